@@ -1,0 +1,132 @@
+"""Every exception we raise, with its exit code; messages are one line: where, what, what to do.
+
+EmcfError                    1  something we can explain went wrong
+├── InputError               2  the user's files or words; nothing was half-written
+│   ├── ProjectError            project.toml: file, key, what, remedy
+│   ├── ProjectFaults           several ProjectErrors at once, one a line
+│   ├── ImageError              a micrograph or mask that cannot be read
+│   ├── AnnotationError         an annotation file that cannot be read or used
+│   ├── DataFaults              several faults of a data set at once, one a line
+│   ├── ModelFileError          a model file that is damaged, unknown or of the future
+│   ├── WeightsError            pretrained weights that cannot be had or do not fit
+│   └── RunFolderError          a run folder that cannot be used as asked
+├── RunFailedError           1  a run ended badly; the reason stands in its events
+├── DaemonError              3  the daemon could not be reached or started
+├── QueueError               2  a job that does not exist, or a move that is not allowed
+└── ShapeError               1  tensors that do not fit together: a mistake of ours
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class EmcfError(Exception):
+    """Something went wrong that one line can explain."""
+
+    exit_code = 1
+
+
+class InputError(EmcfError):
+    """The user's input cannot be used: which file or value, what is wrong, what to do."""
+
+    exit_code = 2
+
+    def __init__(self, where: Path | str, what: str, remedy: str = "") -> None:
+        self.where = where
+        self.what = what
+        self.remedy = remedy
+        super().__init__(_sentence(str(where), what, remedy))
+
+
+class ProjectError(InputError):
+    """One fault of project.toml, named by its key."""
+
+    def __init__(self, file: Path | str, key: str, what: str, remedy: str = "") -> None:
+        super().__init__(f"{file}: {key}" if key else file, what, remedy)
+        self.file = file
+        self.key = key
+
+
+class _Faults(EmcfError):
+    """Several faults found in one go, one line each."""
+
+    exit_code = 2
+
+    def __init__(self, faults: Sequence[InputError]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(str(fault) for fault in faults))
+
+
+class ProjectFaults(_Faults):
+    """Every fault of one project.toml."""
+
+
+class DataFaults(_Faults):
+    """Every fault found in a project's images and labels."""
+
+
+class ImageError(InputError):
+    """A file that is no micrograph, or one that cannot be read."""
+
+
+class AnnotationError(InputError):
+    """An annotation file that cannot be read, or that does not fit its micrograph."""
+
+
+class ModelFileError(InputError):
+    """A model file that cannot be used."""
+
+
+class WeightsError(InputError):
+    """Weights that cannot be had here, or that do not fit the network."""
+
+
+class RunFolderError(InputError):
+    """A run folder that cannot be used as asked."""
+
+
+class RunFailedError(EmcfError):
+    """A run ended badly."""
+
+
+class DaemonError(EmcfError):
+    """The daemon could not be reached or started."""
+
+    exit_code = 3
+
+
+class QueueError(InputError):
+    """A job that does not exist, or a move its state does not allow."""
+
+
+class ShapeError(EmcfError):
+    """Arrays or tensors that do not fit together."""
+
+
+def printable(text: str) -> str:
+    r"""Return text with every control character escaped (\x1b, \n …), safe for a terminal.
+
+    File names, labels and logs come from outside: an ANSI escape in them must not reach the screen.
+    Bidirectional overrides and lone surrogates are escaped as well.
+    """
+    return "".join(_escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    is_control = code < 0x20 or 0x7F <= code < 0xA0
+    is_bidi = 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
+    if is_control or is_bidi or 0xD800 <= code <= 0xDFFF or code in (0x2028, 0x2029):
+        return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+    return character
+
+
+def _sentence(where: str, what: str, remedy: str) -> str:
+    parts = [f"{printable(where)}: {_stopped(printable(what))}"]
+    if remedy:
+        parts.append(_stopped(printable(remedy)))
+    return " ".join(parts)
+
+
+def _stopped(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."

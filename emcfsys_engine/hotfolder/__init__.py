@@ -1,0 +1,1 @@
+"""Which files of a watched folder have settled, and which were seen."""

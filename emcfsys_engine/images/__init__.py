@@ -1,0 +1,1 @@
+"""Micrograph formats: any file a microscope writes becomes an array with its pixel size."""

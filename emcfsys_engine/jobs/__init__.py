@@ -1,0 +1,1 @@
+"""The queue, the daemon that empties it, and who has which GPU."""

@@ -1,0 +1,1 @@
+"""Networks, training and inference: the only place that imports torch."""

@@ -1,0 +1,1 @@
+"""What needs pixels but no torch: check, convert, measure, demo, report, doctor."""
