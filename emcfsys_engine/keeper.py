@@ -40,6 +40,7 @@ class _Keeper:
         self.lock = lock
         self.watches_parent = watches_parent
         self.worker: subprocess.Popen[bytes] | None = None
+        self.early_signal: int | None = None  # came before there was a worker to pass it to
 
     def keep(self, command: Sequence[str]) -> int:
         started = time.time()
@@ -53,6 +54,8 @@ class _Keeper:
             detail = f"the worker could not be started: {error.strerror}: {error.filename}"
             self._write_exit({"exit_code": 127, "detail": detail}, started)
             return 127
+        if self.early_signal is not None:
+            self.worker.send_signal(self.early_signal)
         code = self._wait()
         ended: dict[str, object] = {"exit_code": code if code >= 0 else None}
         if code < 0:
@@ -72,7 +75,9 @@ class _Keeper:
             )
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        if self.worker is not None and self.worker.poll() is None:
+        if self.worker is None:
+            self.early_signal = number
+        elif self.worker.poll() is None:
             self.worker.send_signal(number)
 
     def _wait(self) -> int:

@@ -239,6 +239,8 @@ class Run:
         if isinstance(ending, RunInterrupted):
             return "interrupted", ending.reason
         record = self.exit_record()
+        if record is not None and record.signal == "SIGTERM":  # before the worker could listen
+            return ("cancelled", "") if self.asked() == "cancel" else ("interrupted", "terminated")
         if record is not None:
             return "failed", _process_end(record)
         if self.events_file.exists():
