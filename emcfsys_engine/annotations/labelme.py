@@ -50,7 +50,9 @@ def read(path: Path, document: Mapping[str, Any]) -> list[Annotation]:
     notes: list[str] = []
     for number, item in enumerate(document["shapes"], start=1):
         if not isinstance(item, dict):
-            raise AnnotationError(path, f"shape {number} is not an object", "Save it in Labelme again")
+            raise AnnotationError(
+                path, f"shape {number} is not an object", "Save it in Labelme again"
+            )
         shape = _shape(path, number, item, notes)
         if shape is not None:
             shapes.append(shape)
@@ -108,7 +110,9 @@ def points_array(path: Path, what: str, points: object) -> np.ndarray:
     except (TypeError, ValueError):
         array = np.empty(0)
     if array.ndim != 2 or array.shape[1] != 2 or not np.isfinite(array).all():
-        raise AnnotationError(path, f"{what} has points that are not pairs of numbers", "Draw it again")
+        raise AnnotationError(
+            path, f"{what} has points that are not pairs of numbers", "Draw it again"
+        )
     return array
 
 

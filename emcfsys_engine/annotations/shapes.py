@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from emcfsys_engine.annotations.pairing import key_of_name
+
 # polygon … point are drawn as Labelme draws them (a coordinate is a pixel's centre, the outline is
 # filled); rings hold for all other tools (a coordinate is a pixel's corner, even-odd inside).
 ShapeKind = Literal[
@@ -44,3 +46,8 @@ class Annotation:
     shapes: tuple[Shape, ...]
     notes: tuple[str, ...] = ()  # what was skipped and why
     plane: int | None = None  # of a stack, when the file says so
+
+    @property
+    def key(self) -> tuple[str, int | None]:
+        """What its image is called below the source's folder, without extension; and the plane."""
+        return key_of_name(self.image_name, self.plane)

@@ -14,7 +14,11 @@ MOST_SIDE_PX = 1 << 20
 
 
 def refuse_false_promise(
-    path: Path, shape: tuple[int, ...], item_bytes: float, coding: str, file_bytes: int | None = None
+    path: Path,
+    shape: tuple[int, ...],
+    item_bytes: float,
+    coding: str,
+    file_bytes: int | None = None,
 ) -> None:
     """Raise ImageError when a file cannot hold the pixels its header promises.
 

@@ -57,7 +57,12 @@ class Normaliser(msgspec.Struct, frozen=True, kw_only=True):
         clipped = np.clip(values, low, high)
         mean, deviation = float(clipped.mean()), float(clipped.std())
         tiny = 1e-6 * max(1.0, abs(float(low)), abs(float(high)))
-        spread = deviation if deviation > tiny or (np.issubdtype(plane.dtype, np.floating) and deviation > 1e-6 * abs(mean)) else 0.0
+        spread = (
+            deviation
+            if deviation > tiny
+            or (np.issubdtype(plane.dtype, np.floating) and deviation > 1e-6 * abs(mean))
+            else 0.0
+        )
         return float(low), float(high), mean, spread
 
 

@@ -29,7 +29,9 @@ def probe(path: Path) -> ImageFacts:
             turned = name == "JPEG" and picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except Exception as error:
         raise _unreadable(path, error) from None
-    refuse_false_promise(path, (height, width, channels), 1, "jpeg" if name == "JPEG" else "packbits")
+    refuse_false_promise(
+        path, (height, width, channels), 1, "jpeg" if name == "JPEG" else "packbits"
+    )
     size = (width, height) if turned else (height, width)
     return ImageFacts(
         path=path,

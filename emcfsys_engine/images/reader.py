@@ -61,6 +61,7 @@ def is_unfinished(name: str) -> bool:
 
 
 def _candidates(pattern: str, base: Path) -> Iterable[Path]:
+    pattern = str(Path(pattern).expanduser())
     whole = base / pattern
     if whole.is_dir():
         return [whole] if is_zarr(whole) else _files_below(whole)

@@ -14,7 +14,15 @@ from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
 from emcfsys_engine.images.picture import palette_is_grey, through_palette
 from emcfsys_engine.images.tiff_metadata import VendorFacts, vendor_facts
 
-_CODINGS = {1: "none", 5: "lzw", 6: "jpeg", 7: "jpeg", 8: "deflate", 32773: "packbits", 32946: "deflate"}
+_CODINGS = {
+    1: "none",
+    5: "lzw",
+    6: "jpeg",
+    7: "jpeg",
+    8: "deflate",
+    32773: "packbits",
+    32946: "deflate",
+}
 _PALETTE = 3
 _MOST_PAGES = 200_000
 
@@ -95,9 +103,7 @@ def damaged(path: Path, error: Exception) -> ImageError:
     if isinstance(error, MemoryError):
         return ImageError(path, "does not fit into memory", "Use a machine with more memory")
     words = " ".join(str(error).split())[:120] or type(error).__name__
-    return ImageError(
-        path, f"is a truncated or damaged TIFF ({words})", "Copy or export it again"
-    )
+    return ImageError(path, f"is a truncated or damaged TIFF ({words})", "Copy or export it again")
 
 
 def _layers(path: Path, tiff: tifffile.TiffFile) -> list[_Layer]:
@@ -128,7 +134,9 @@ def _refuse_impossible(path: Path, layer: _Layer) -> None:
     refuse_false_promise(path, layer.plane_shape, bits / 8 if coding == "none" else 1, coding)
     if np.dtype(key.dtype).kind == "c":
         raise ImageError(
-            path, "holds complex numbers (a Fourier transform), not a micrograph", "Export the image"
+            path,
+            "holds complex numbers (a Fourier transform), not a micrograph",
+            "Export the image",
         )
 
 
@@ -202,7 +210,9 @@ def _read_plane(path: Path, tiff: tifffile.TiffFile, layer: _Layer, index: int) 
         axes = series.keyframe.axes
         index %= page_planes
     if not np.isfinite(pixels.size) or pixels.ndim != len(axes):
-        pixels = pixels.reshape([n for n, axis in zip(layer.shape, layer.axes, strict=True) if axis in axes])
+        pixels = pixels.reshape(
+            [n for n, axis in zip(layer.shape, layer.axes, strict=True) if axis in axes]
+        )
     plane = _plane_of(pixels, axes, index)
     return np.ascontiguousarray(plane.astype(plane.dtype.newbyteorder("="), copy=False))
 

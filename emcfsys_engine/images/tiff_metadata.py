@@ -77,7 +77,9 @@ def _zeiss(tiff: tifffile.TiffFile, shape: tuple[int, ...]) -> VendorFacts | Non
         if pixel_nm is None:
             pixel_nm = said
         elif said is not None and not math.isclose(said[0], pixel_nm[0], rel_tol=0.02):
-            notes = (f"two pixel sizes disagree ({said[0]:g} and {pixel_nm[0]:g} nm): none is used",)
+            notes = (
+                f"two pixel sizes disagree ({said[0]:g} and {pixel_nm[0]:g} nm): none is used",
+            )
             pixel_nm = None
     return VendorFacts(maker="Zeiss", pixel_nm=pixel_nm, notes=notes)
 
