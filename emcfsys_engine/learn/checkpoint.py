@@ -96,7 +96,7 @@ class BackgroundWriter:
 
     def __init__(self) -> None:
         self._jobs: queue.Queue[_Job | None] = queue.Queue(maxsize=2)
-        self._done: queue.SimpleQueue[tuple[_Job, OSError | None]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[_Job, Exception | None]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
         self._thread.start()
 
@@ -104,7 +104,7 @@ class BackgroundWriter:
         self,
         file: Path,
         make_bytes: Callable[[], bytes],
-        on_done: Callable[[OSError | None], None],
+        on_done: Callable[[Exception | None], None],
     ) -> None:
         """Queue a file; waits only when two are waiting already."""
         self._jobs.put(_Job(file, make_bytes, on_done))
@@ -125,7 +125,7 @@ class BackgroundWriter:
         while (job := self._jobs.get()) is not None:
             try:
                 write_whole(job.file, job.make_bytes())
-            except OSError as error:
+            except Exception as error:  # handed to the loop's thread, which decides
                 self._done.put((job, error))
             else:
                 self._done.put((job, None))
@@ -136,7 +136,7 @@ class _Job:
         self,
         file: Path,
         make_bytes: Callable[[], bytes],
-        on_done: Callable[[OSError | None], None],
+        on_done: Callable[[Exception | None], None],
     ) -> None:
         self.file = file
         self.make_bytes = make_bytes
