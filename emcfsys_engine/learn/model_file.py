@@ -6,7 +6,7 @@ A `.safetensors` file whose metadata holds one JSON text under "emcfsys": the Mo
 import colorsys
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +246,19 @@ def _hue(hue: float) -> tuple[int, int, int]:
 
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.65, 0.95)
     return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def with_confidence(
+    statistics: TrainingStatistics | None, confidences: Sequence[float]
+) -> TrainingStatistics | None:
+    """Return the statistics with how sure the network was of the validation images."""
+    if statistics is None or not confidences:
+        return statistics
+    mean = sum(confidences) / len(confidences)
+    variance = sum((value - mean) ** 2 for value in confidences) / len(confidences)
+    return msgspec.structs.replace(
+        statistics, confidence=mean, confidence_deviation=variance**0.5
+    )
 
 
 def file_digest(file: Path) -> str:
