@@ -17,7 +17,7 @@ from emcfsys_engine.learn.network import SegmentationNetwork, build_network
 from emcfsys_engine.learn.plan import FORMAT, Plan, make_plan, summary_of
 from emcfsys_engine.learn.train import Parts, Trainer
 from emcfsys_engine.learn.weights import load_weights
-from emcfsys_engine.learn.worker import Worker, say_ending
+from emcfsys_engine.learn.working import Worker, say_ending
 from emcfsys_engine.project import Project
 from emcfsys_engine.run import Run, write_whole
 
