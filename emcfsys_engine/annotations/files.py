@@ -12,7 +12,7 @@ from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.images.reader import is_unfinished
 
 _LARGEST_BYTES = 2 << 30
-_SUFFIXES = frozenset(".json .geojson .xml .roi .zip .txt".split())
+_SUFFIXES = frozenset([".json", ".geojson", ".xml", ".roi", ".zip", ".txt"])
 _JSON_READERS = ("labelme",)
 
 
