@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from emcfsys_engine.annotations.files import read_annotations
-from emcfsys_engine.annotations.masks import read_stencil
 from emcfsys_engine.errors import EmcfError, InputError, ProjectError
-from emcfsys_engine.images.reader import find_images
+from emcfsys_engine.images.reader import find_images, read_micrograph
 from emcfsys_engine.run import write_whole
 
 _IMAGE_FOLDERS = ("images", "image", "imgs", "raw", "micrographs")
@@ -95,7 +94,7 @@ def _classes_of_masks(folder: Path, place: str) -> tuple[dict[str, int], list[st
     values: set[int] = set()
     for ref in find_images(place, folder)[:_LOOK_AT]:
         try:
-            values |= {int(value) for value in np.unique(read_stencil(ref.path))}
+            values |= {int(value) for value in np.unique(read_micrograph(ref).pixels)}
         except EmcfError:
             continue  # `check` names what is wrong with it
     values.discard(255)
