@@ -203,7 +203,7 @@ def _berkeley(group: h5py.Group) -> _Signal | None:
     data = group.get("data")
     if not isinstance(data, h5py.Dataset) or data.ndim < 1:
         return None
-    kind, notes = _kind(data.dtype), ()
+    kind = _kind(data.dtype)
     steps: list[float | None] = []
     for number in range(1, data.ndim + 1):
         unit, step = _dimension(group.get(f"dim{number}"))
@@ -211,21 +211,38 @@ def _berkeley(group: h5py.Group) -> _Signal | None:
             kind = "a spectrum"
         per = nm_per(unit)
         steps.append(step * per if per is not None and step else None)
-    if data.ndim < 2 or (kind == "an image" and min(data.shape[-2:]) < 2):
+    axes = _berkeley_axes(group, data.ndim)
+    sides = [data.shape[axes.index(axis)] for axis in "YX" if axis in axes]
+    if len(sides) < 2 or (kind == "an image" and min(sides) < 2):
         kind = "a spectrum"
     pixel_nm = None
-    if data.ndim >= 2 and steps[-1] is not None and steps[-2] is not None:
-        pixel_nm = square_nm(steps[-2], steps[-1], "nm")
+    if len(sides) == 2:
+        down, across = steps[axes.index("Y")], steps[axes.index("X")]
+        if down is not None and across is not None:
+            pixel_nm = square_nm(down, across, "nm")
     return _Signal(
         name=data.name or "",
         flavour="EMD (Berkeley)",
         shape=data.shape,
         dtype=data.dtype,
-        axes="Z" * (data.ndim - 2) + "YX" if data.ndim >= 2 else "Z",
+        axes=axes,
         pixel_nm=pixel_nm,
         kind=kind,
-        notes=notes,
     )
+
+
+def _berkeley_axes(group: h5py.Group, count: int) -> str:
+    """Return the axes of a Berkeley array; HyperSpy stores them in reverse."""
+    if count < 2:
+        return "Z" * count
+    names = [_axis_name(group.get(f"dim{number}")) for number in range(1, count + 1)]
+    reverse = "record_by" in group.attrs or names[:2] == ["x", "y"]
+    return "XY" + "Z" * (count - 2) if reverse else "Z" * (count - 2) + "YX"
+
+
+def _axis_name(axis: object) -> str:
+    name = axis.attrs.get("name", "") if isinstance(axis, h5py.Dataset) else ""
+    return (name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)).lower()
 
 
 def _dimension(axis: object) -> tuple[str, float]:

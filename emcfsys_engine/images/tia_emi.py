@@ -57,7 +57,7 @@ def read(path: Path, plane: int) -> Micrograph:
         file.seek(image.start)
         flat = np.frombuffer(file.read(height * width * image.dtype.itemsize), image.dtype)
     return Micrograph(
-        pixels=flat.reshape(height, width),
+        pixels=flat.reshape(height, width)[::-1],  # TIA counts rows from the bottom
         pixel_nm=image.pixel_nm,
         source=str(path) if len(images) == 1 else f"{path}#{plane}",
         bit_depth=image.dtype.itemsize * 8,

@@ -60,7 +60,7 @@ def read(path: Path, plane: int) -> Micrograph:
         height, width = element.size_HW
         flat = np.frombuffer(file.read(height * width * element.dtype.itemsize), element.dtype)
     return Micrograph(
-        pixels=flat.reshape(height, width),
+        pixels=flat.reshape(height, width)[::-1],  # TIA counts rows from the bottom
         pixel_nm=pixel_nm(element.step_m),
         source=str(path) if len(offsets) == 1 else f"{path}#{plane}",
         bit_depth=element.dtype.itemsize * 8,

@@ -162,7 +162,7 @@ def _facts(path: Path, tiff: tifffile.TiffFile, layers: list[_Layer]) -> ImageFa
         path=path,
         format=f"TIFF ({vendor.maker})" if vendor.maker else "TIFF",
         shape=_shown_shape(first),
-        dtype=_dtype(first).name,
+        dtype="uint8" if _shown_shape(first) != first.plane_shape else _dtype(first).name,
         planes=sum(layer.planes for layer in layers),
         pixel_nm=vendor.pixel_nm,
         bit_depth=int(bits),
