@@ -41,6 +41,8 @@ class LabelTable:
             return UNLABELLED
         if name in BACKGROUND_LABELS and self.background != UNLABELLED:
             return self.background
+        if name.isdecimal() and len(name) < 10:  # tools without names write the class's number
+            return self.of_value(int(name))
         return self.other
 
     def nearest_name(self, name: str) -> str:

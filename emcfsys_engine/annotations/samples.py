@@ -96,7 +96,7 @@ def shape_ids(label: LabelRef, table: LabelTable, size_HW: tuple[int, int]) -> n
     """
     annotation = read_annotations(label.path)[label.item]
     pairs: list[tuple[Shape, int]] = []
-    for shape in annotation.shapes:
+    for shape in annotation.shapes_in(size_HW):
         class_id = table.of_name(shape.label)
         if class_id is None:
             raise unknown_label(label.path, shape.label, table)
