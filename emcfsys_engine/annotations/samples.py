@@ -18,8 +18,8 @@ from emcfsys_engine.annotations.source import (
     size_mismatch,
     unknown_label,
 )
-from emcfsys_engine.annotations.splits import Split
 from emcfsys_engine.annotations.split_samples import assign_splits
+from emcfsys_engine.annotations.splits import Split
 from emcfsys_engine.errors import DataFaults, InputError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.project import UNLABELLED, Project

@@ -33,12 +33,12 @@ class Strengths(msgspec.Struct, frozen=True, kw_only=True):
     missing_rows: float = 0.0
 
 
-_STANDARD = {name: 1.0 for name in Strengths.__struct_fields__}
+_STANDARD = dict.fromkeys(Strengths.__struct_fields__, 1.0)
 _PRESETS: dict[str, dict[str, float]] = {
     "none": {},
     "light": {"flip": 1.0, "rotate": 0.5, "scale": 0.5, "brightness": 0.5, "contrast": 0.5},
     "standard": _STANDARD,
-    "strong": {**{name: 1.5 for name in _STANDARD}, "flip": 1.0},
+    "strong": {**dict.fromkeys(_STANDARD, 1.5), "flip": 1.0},
 }
 MARGIN = 1.5  # crops are this much larger than patches, so that rotation finds real pixels
 
@@ -250,9 +250,7 @@ def _filtered(images: Tensor, kernels_NKK: Tensor) -> Tensor:
     return images
 
 
-def _uniform(
-    number: int, low: float, high: float, rng: Generator, device: torch.device
-) -> Tensor:
+def _uniform(number: int, low: float, high: float, rng: Generator, device: torch.device) -> Tensor:
     return torch.rand(number, generator=rng, device=device) * (high - low) + low
 
 

@@ -91,9 +91,7 @@ def _resampled(item: Item, pixel_nm: float | None) -> Item:
 class Dataset:
     """The items of some samples: kept in memory while they fit, read again where they do not."""
 
-    def __init__(
-        self, samples: Sequence[Sample], project: Project, normaliser: Normaliser
-    ) -> None:
+    def __init__(self, samples: Sequence[Sample], project: Project, normaliser: Normaliser) -> None:
         self.samples = tuple(samples)
         self.project = project
         self.normaliser = normaliser

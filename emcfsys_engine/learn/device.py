@@ -1,4 +1,4 @@
-"""Which device computes, and in which precision: decided by tables, so that two runs choose alike."""
+"""Which device computes, and in which precision: by tables, so that two runs choose alike."""
 
 import contextlib
 import os

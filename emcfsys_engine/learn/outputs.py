@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_8_bit
-from emcfsys_engine.learn.model_file import ModelCard
+from emcfsys_engine.model_card import ModelCard
 
 
 class OutputNames:
@@ -86,7 +86,9 @@ def write_file(file: Path, content: bytes) -> None:
         raise
 
 
-def blend(grey_HW: np.ndarray, mask_HW: np.ndarray, card: ModelCard, opacity: float = 0.4) -> np.ndarray:
+def blend(
+    grey_HW: np.ndarray, mask_HW: np.ndarray, card: ModelCard, opacity: float = 0.4
+) -> np.ndarray:
     """Return the micrograph with its classes laid over in colour; the first class stays grey.
 
     Shapes: grey is H×W uint8, mask H×W class values; the result is H×W×3 uint8.
@@ -108,9 +110,7 @@ def _overlay_png(micrograph: Micrograph, mask_HW: np.ndarray, card: ModelCard) -
     return _png(blend(grey, mask_HW, card), micrograph.pixel_nm)
 
 
-def _encoded_mask(
-    file: Path, mask_HW: np.ndarray, pixel_nm: tuple[float, float] | None
-) -> bytes:
+def _encoded_mask(file: Path, mask_HW: np.ndarray, pixel_nm: tuple[float, float] | None) -> bytes:
     if file.suffix == ".png":
         return _png(mask_HW, pixel_nm)
     stream = io.BytesIO()

@@ -12,7 +12,7 @@ from emcfsys_engine.learn.augment import Strengths, strengths_of
 from emcfsys_engine.learn.backbones import defaults_for
 from emcfsys_engine.learn.data import Dataset, class_pixel_counts
 from emcfsys_engine.learn.device import choose_precision
-from emcfsys_engine.learn.network import NetworkSpec
+from emcfsys_engine.model_card import NetworkSpec
 from emcfsys_engine.project import Project
 
 FORMAT = 1
@@ -170,6 +170,4 @@ def _choose_class_weights(train: Dataset, reasons: dict[str, str]) -> tuple[floa
 
 
 def _named_shares(names: Sequence[str], shares: np.ndarray) -> str:
-    return ", ".join(
-        f"{name} {share:.1%}" for name, share in zip(names, shares, strict=True)
-    )
+    return ", ".join(f"{name} {share:.1%}" for name, share in zip(names, shares, strict=True))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,12 +17,13 @@ from torch import Tensor
 from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.events import Event, ImageDone, ImageFailed, WarningGiven
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
-from emcfsys_engine.images.normalise import to_grey
+from emcfsys_engine.images.normalise import Normaliser, to_grey
 from emcfsys_engine.images.reader import find_images, read_micrograph
 from emcfsys_engine.learn.device import autocast, choose_device, choose_precision
-from emcfsys_engine.learn.model_file import ModelCard, load_model
+from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.learn.outputs import OutputNames, write_outputs
 from emcfsys_engine.learn.tiling import logit_bands
+from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run import PredictRequest
 
 
@@ -55,13 +57,14 @@ class Predictor:
         batch: int | None = None,
     ) -> None:
         network, self.card = load_model(Path(model))
+        self.normaliser = Normaliser(**msgspec.structs.asdict(self.card.normaliser))
         self.device = choose_device(gpus)
         self.precision, _ = choose_precision(self.device)
         self._network = network.to(self.device, memory_format=torch.channels_last)
         self._overlap = overlap
         self._tta = tta
-        self._tile_px = tile_px or max(self.card.patch_px, 512)
-        self._batch = batch or (16 if self.device.type == "cuda" else 4)
+        self.tile_px = tile_px or max(self.card.patch_px, 512)
+        self.batch = batch or (16 if self.device.type == "cuda" else 4)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Return the mask of an image: class values, H×W uint8.
@@ -87,7 +90,7 @@ class Predictor:
         grey = to_grey(pixels)
         if not grey.size:
             raise InputError("image", "has no pixels", "Leave it out")
-        image = self.card.normaliser.apply(grey, info_bar_rows)
+        image = self.normaliser.apply(grey, info_bar_rows)
         image_CHW = torch.from_numpy(image).movedim(-1, 0).to(self.device)
         height, width = image_CHW.shape[-2:]
         if scale != 1.0:
@@ -103,15 +106,16 @@ class Predictor:
 
     def _bands(self, image_CHW: Tensor) -> Iterator[tuple[int, Tensor]]:
         return logit_bands(
-            self._forward,
+            self.forward,
             image_CHW,
-            tile_px=self._tile_px,
+            tile_px=self.tile_px,
             overlap=self._overlap,
-            batch=self._batch,
+            batch=self.batch,
             tta=self._tta,
         )
 
-    def _forward(self, tiles_NCTT: Tensor) -> Tensor:
+    def forward(self, tiles_NCTT: Tensor) -> Tensor:
+        """Return the logits of a batch of tiles, in the precision this device is fast at."""
         with autocast(self.device, self.precision):
             return self._network(tiles_NCTT.contiguous(memory_format=torch.channels_last))
 

@@ -16,8 +16,9 @@ from emcfsys_engine.learn.checkpoint import (
     copied,
     encode_checkpoint,
 )
-from emcfsys_engine.learn.model_file import ModelCard, encode_model
+from emcfsys_engine.learn.model_file import encode_model
 from emcfsys_engine.learn.network import SegmentationNetwork
+from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run import Run
 
 
@@ -109,5 +110,7 @@ class Saver:
         self._writer.write(file, make_bytes, on_done)
 
     def _warn_of_disk(self, what: str, error: Exception) -> None:
+        if not isinstance(error, OSError):
+            raise error
         message = f"The {what} could not be saved: {error}. What was saved before is whole"
         self._say(WarningGiven(message=message))

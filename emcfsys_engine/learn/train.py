@@ -28,14 +28,16 @@ from emcfsys_engine.learn.checkpoint import (
 from emcfsys_engine.learn.data import Dataset, PatchSampler
 from emcfsys_engine.learn.device import autocast
 from emcfsys_engine.learn.losses import build_loss
-from emcfsys_engine.learn.model_file import ModelCard, with_confidence
+from emcfsys_engine.learn.model_file import with_confidence
 from emcfsys_engine.learn.network import SegmentationNetwork, parameter_groups
 from emcfsys_engine.learn.plan import Plan
 from emcfsys_engine.learn.saving import Saver
 from emcfsys_engine.learn.validate import Validation, validate
+from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import Project
 from emcfsys_engine.run import Run
 
+_WARM_SHARE = 0.05  # of the run: the warm-up is over by then, however few its steps
 _FLOOR = 0.01  # of the learning rate, at the end of the cosine
 _CHECKPOINT_EVERY_S = 120.0
 _STEP_EVENT_EVERY_S = 0.5
@@ -211,8 +213,8 @@ class Trainer:
 
     def _rate_factor(self, step: int) -> float:
         """Return what the learning rates are multiplied with: warm-up, then a cosine."""
-        warm = min(1.0, step / self.plan.warmup_steps)
         progress = min(1.0, self._progress(step))
+        warm = min(1.0, max(step / self.plan.warmup_steps, progress / _WARM_SHARE))
         return warm * (_FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def _progress(self, step: int) -> float:

@@ -12,12 +12,13 @@ from emcfsys_engine.events import PlanMade, RunResumed, RunStarted, WarningGiven
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.data import Dataset, class_pixel_counts
 from emcfsys_engine.learn.device import choose_device, choose_threads, describe
-from emcfsys_engine.learn.model_file import ModelCard, TrainingStatistics, colours_for
+from emcfsys_engine.learn.model_file import colours_for
 from emcfsys_engine.learn.network import SegmentationNetwork, build_network
 from emcfsys_engine.learn.plan import FORMAT, Plan, make_plan, summary_of
 from emcfsys_engine.learn.train import Parts, Trainer
 from emcfsys_engine.learn.weights import load_weights
 from emcfsys_engine.learn.working import Worker, say_ending
+from emcfsys_engine.model_card import ModelCard, NormaliserSettings, TrainingStatistics
 from emcfsys_engine.project import Project
 from emcfsys_engine.run import Run, write_whole
 
@@ -127,7 +128,7 @@ def _make_card(run: Run, project: Project, plan: Plan, train: Dataset) -> ModelC
         classes=project.class_names,
         class_values=project.class_values,
         colours=colours_for(len(project.classes)),
-        normaliser=plan.normaliser,
+        normaliser=NormaliserSettings(**msgspec.structs.asdict(plan.normaliser)),
         pixel_nm=_pixel_nm(project, train),
         patch_px=plan.patch_px,
         statistics=_statistics(train),
