@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real micrographs and annotations; tests that need it skip where it is absent."""
+    """The folder of real micrographs; tests that need it skip where it is absent."""
     beside = Path(__file__).resolve().parents[1].parent / "shared" / "data"
     folder = Path(os.environ.get("EMCFSYS_SHARED_DATA", beside))
     if not folder.is_dir():

@@ -67,7 +67,7 @@ def _candidates(pattern: str, base: Path) -> list[Path]:
     if whole.is_dir():
         found = whole.rglob("*")
     else:
-        names = glob.glob(str(Path(pattern).expanduser()), root_dir=base, recursive=True)  # noqa: PTH207
+        names = glob.glob(str(Path(pattern).expanduser()), root_dir=base, recursive=True)
         found = (base / name for name in names)
     return sorted(
         path

@@ -21,10 +21,7 @@ def is_geojson(document: object) -> bool:
 
 def read(path: Path, document: Any) -> list[Annotation]:
     """Return the one annotation of a GeoJSON file; its image is the one with the file's name."""
-    if isinstance(document, list):
-        features = document
-    else:
-        features = document["features"] if "features" in document else [document]
+    features = document if isinstance(document, list) else document.get("features", [document])
     shapes: list[Shape] = []
     notes: list[str] = []
     for number, feature in enumerate(features, start=1):

@@ -16,6 +16,7 @@ _MOST_ROUNDS = 40
 _LEAST_AGREEMENT = 0.98  # a simplified outline that agrees less with its region is written exactly
 _LEAST_OVERLAP = 0.992  # and all are, where a whole class would overlap less
 _JUST_INSIDE = 1 - 1e-3  # the level at which a contour runs through the pixels' centres
+MOST_TOLERANCE_PX = 2.0
 TOLERANCE_PX = 0.3  # below 0.35 no pixel's centre changes sides
 
 
@@ -74,6 +75,8 @@ def shapes_of(
     Shapes: ids are uint8 H×W.
     Units:  outlines stray at most tolerance_px; regions below smallest_px are left out.
     """
+    if not 0 <= tolerance_px <= MOST_TOLERANCE_PX:
+        raise ValueError(f"a tolerance of {tolerance_px} px is outside 0 to {MOST_TOLERANCE_PX}")
     shapes, painted, left_out = _drawn(ids, names, background, tolerance_px, smallest_px)
     if tolerance_px > 0 and _worst_overlap(ids, painted, left_out) < _LEAST_OVERLAP:
         return _drawn(ids, names, background, 0.0, smallest_px)[0]
@@ -157,7 +160,10 @@ def _polygon(
 
 def _agreement(shape: Shape, box: tuple[slice, slice], filled: np.ndarray) -> float:
     """Return the overlap over the union of a drawn shape and the region it stands for."""
-    (left, top), size = (box[1].start - 2, box[0].start - 2), (filled.shape[0] + 4, filled.shape[1] + 4)
+    (left, top), size = (
+        (box[1].start - 2, box[0].start - 2),
+        (filled.shape[0] + 4, filled.shape[1] + 4),
+    )
     here = Shape(label="", kind=shape.kind, rings=(shape.points - (left, top),))
     drawn = np.zeros(size, bool)
     found = mask_of(here, size)
@@ -185,9 +191,7 @@ def _paint_over(
     painted[here][mask] = class_id
     rows, columns = box
     wanted = np.zeros(mask.shape, bool)
-    wanted[
-        rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
-    ] = filled
+    wanted[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = filled
     moved[here] |= mask ^ wanted
 
 

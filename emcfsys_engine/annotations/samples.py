@@ -6,17 +6,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from emcfsys_engine.annotations.annotation_ids import annotation_ids
 from emcfsys_engine.annotations.files import read_annotations
 from emcfsys_engine.annotations.label_values import LabelTable, label_table
 from emcfsys_engine.annotations.masks import read_mask, read_stencil
-from emcfsys_engine.annotations.rasterise import rasterise
-from emcfsys_engine.annotations.shapes import Shape
 from emcfsys_engine.annotations.source import (
     Found,
     LabelRef,
     find_source,
     size_mismatch,
-    unknown_label,
 )
 from emcfsys_engine.annotations.split_samples import assign_splits
 from emcfsys_engine.annotations.splits import Split
@@ -94,14 +92,7 @@ def shape_ids(label: LabelRef, table: LabelTable, size_HW: tuple[int, int]) -> n
     Shapes: uint8 H×W.
     Raises: AnnotationError for a label that is no class.
     """
-    annotation = read_annotations(label.path)[label.item]
-    pairs: list[tuple[Shape, int]] = []
-    for shape in annotation.shapes_in(size_HW):
-        class_id = table.of_name(shape.label)
-        if class_id is None:
-            raise unknown_label(label.path, shape.label, table)
-        pairs.append((shape, class_id))
-    return rasterise(pairs, size_HW, background=table.background)
+    return annotation_ids(read_annotations(label.path)[label.item], table, size_HW)
 
 
 def _read(

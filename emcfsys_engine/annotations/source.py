@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from emcfsys_engine.annotations.annotation_ids import unknown_label
 from emcfsys_engine.annotations.files import find_annotations
 from emcfsys_engine.annotations.label_values import LabelTable, label_table
 from emcfsys_engine.annotations.mask_scan import scan_masks
@@ -305,14 +306,6 @@ def size_mismatch(
     return AnnotationError(str(label), what, "Pair it with the right image, or export it again")
 
 
-def unknown_label(path: Path, name: str, table: LabelTable) -> AnnotationError:
-    """Return the error for a label that is no class, with the nearest that is."""
-    near = table.nearest_name(name)
-    remedy = f'Did you mean "{near}"? ' if near else ""
-    remedy += f'Add it to [classes], or map it under [data.labels]: "{name}" = "…"'
-    return AnnotationError(path, f'label "{name}" is no class', remedy)
-
-
 def _images(project: Project, source: Source) -> list[ImageRef]:
     images = find_images(source.images, project.folder)
     if source.masks is None:
@@ -376,7 +369,7 @@ def _name(image: ImageRef, root: Path) -> str:
 
 
 def _group(source: Source, image: ImageRef, root: Path) -> str | None:
-    """Return what the source's regular expression finds in the path below its folder, or the name."""
+    """Return what the source's regular expression finds in the path below its folder."""
     if source.group is None:
         return None
     relative = f"{_name(image, root)}{image.path.suffix}"
