@@ -1,37 +1,25 @@
 """Labels from any tool to any other, masks among them; micrographs to PNG that Labelme opens."""
 
-import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import numpy as np
-from PIL import Image
 
 from emcfsys_engine.annotations.annotation_ids import annotation_ids
 from emcfsys_engine.annotations.files import find_annotations
 from emcfsys_engine.annotations.label_values import IGNORED_LABELS, LabelTable, table_of
 from emcfsys_engine.annotations.masks import mask_facts, read_mask
-from emcfsys_engine.annotations.outlines import TOLERANCE_PX, regions_of, shapes_of
 from emcfsys_engine.annotations.pairing import Key, key_of_file, match, root_of
 from emcfsys_engine.annotations.shapes import Annotation
-from emcfsys_engine.annotations.write_coco import CocoImage, write_coco
-from emcfsys_engine.annotations.write_geojson import write_geojson
-from emcfsys_engine.annotations.write_imagej import write_imagej
-from emcfsys_engine.annotations.write_labelme import write_labelme
+from emcfsys_engine.annotations.write_labels import LabelFormat, LabelWriter, write_png
 from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit
 from emcfsys_engine.images.reader import find_images, probe, read_micrograph
 from emcfsys_engine.project import UNLABELLED
-from emcfsys_engine.run import write_whole
-
-LabelFormat = Literal["masks", "labelme", "coco", "geojson", "imagej"]
-LABELME_TOLERANCE_PX = 0.5
-UNLABELLED_NAME = "__ignore__"  # Labelme's own word for it
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,12 +45,26 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(kw_only=True)
 class _Log:
+    overwrite: bool
     written: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def skip(self, fault: InputError) -> None:
         self.skipped.append(Skipped(file=str(fault.where), why=_why(fault)))
+
+    def may_write(self, file: Path, source: Path) -> bool:
+        """Tell whether a file may be written; what a person may have corrected is kept."""
+        if not file.exists():
+            return True
+        if file.samefile(source):
+            why = "would be overwritten by its own conversion. Give another --out"
+        elif self.overwrite:
+            return True
+        else:
+            why = f"{file} exists already. Give --overwrite to replace it, or another --out"
+        self.skipped.append(Skipped(file=str(source), why=why))
+        return False
 
     def result(self, classes: Mapping[str, int]) -> Conversion:
         return Conversion(
@@ -78,29 +80,33 @@ class _Labelled:
     """Labels of one image, to be read when their turn comes. Shapes: read gives uint8 H×W."""
 
     name: str  # below the output folder, without extension
-    source: str
+    path: Path
     image: ImageRef | None
     plane: int | None
     read: Callable[[], np.ndarray]
 
 
-def convert_images(images: str, out: Path, *, base: Path | None = None) -> Conversion:
+def convert_images(
+    images: str, out: Path, *, overwrite: bool = False, base: Path | None = None
+) -> Conversion:
     """Write every micrograph as an 8-bit PNG, stretched as EMCFsys sees it, for Labelme.
 
     Sub-folders are kept; a plane of a stack is x.0012.png, and names that collide keep their
     extension (x.dm4.png). Annotations of these PNGs pair with the originals by these names.
     """
     base = base or Path.cwd()
-    root, log = root_of(images, base), _Log()
+    root, log = root_of(images, base), _Log(overwrite=overwrite)
     refs = find_images(images, base)
     for ref, name in zip(refs, output_names(refs, root), strict=True):
+        file = out / f"{name}.png"
+        if not log.may_write(file, ref.path):
+            continue
         try:
             micrograph = read_micrograph(ref)
         except InputError as fault:
             log.skip(fault)
             continue
-        file = out / f"{name}.png"
-        _write_png(file, to_8_bit(micrograph.pixels, micrograph.info_bar_rows))
+        write_png(file, to_8_bit(micrograph.pixels, micrograph.info_bar_rows))
         log.written.append(str(file))
     return log.result({})
 
@@ -115,6 +121,7 @@ def convert_labels(
     labels: Mapping[str, str] | None = None,
     tolerance_px: float | None = None,
     smallest_px: int = 0,
+    overwrite: bool = False,
     base: Path | None = None,
 ) -> Conversion:
     """Convert masks or annotations of any known tool to masks or to another tool's annotations.
@@ -126,7 +133,7 @@ def convert_labels(
     Raises: InputError when nothing is found at all.
     """
     base = base or Path.cwd()
-    log = _Log()
+    log = _Log(overwrite=overwrite)
     if tolerance_px is not None and not 0 <= tolerance_px <= 2:
         raise InputError("--tolerance", f"{tolerance_px:g} px is outside 0 to 2", "Use 0.5")
     refs = find_images(images, base) if images else []
@@ -146,7 +153,15 @@ def convert_labels(
         items = _masked(masks, table, chosen, refs, image_root, root_of(source, base))
     if not items and not log.skipped:
         raise AnnotationError(base / source, "holds no masks and no annotations known here")
-    _write_all(items, out, to, chosen, table, tolerance_px, smallest_px, log)
+    writer = LabelWriter(
+        out=out,
+        to=to,
+        classes=chosen,
+        background=table.background,
+        tolerance_px=tolerance_px,
+        smallest_px=smallest_px,
+    )
+    _write_all(items, writer, log)
     return log.result(chosen)
 
 
@@ -194,7 +209,7 @@ def _annotated(
         items.append(
             _Labelled(
                 name=name,
-                source=str(path),
+                path=path,
                 image=image,
                 plane=annotation.plane,
                 read=lambda annotation=annotation, size=size: annotation_ids(
@@ -221,7 +236,7 @@ def _masked(
     return [
         _Labelled(
             name=named[image_of[mask]] if mask in image_of else own[mask],
-            source=str(mask),
+            path=mask.path,
             image=image_of.get(mask),
             plane=mask.plane,
             read=lambda mask=mask: read_mask(mask, table, "index", values),
@@ -230,69 +245,26 @@ def _masked(
     ]
 
 
-def _write_all(
-    items: Sequence[_Labelled],
-    out: Path,
-    to: LabelFormat,
-    classes: Mapping[str, int],
-    table: LabelTable,
-    tolerance_px: float | None,
-    smallest_px: int,
-    log: _Log,
-) -> None:
-    names = {value: name for name, value in classes.items()} | {UNLABELLED: UNLABELLED_NAME}
-    tolerance = TOLERANCE_PX if tolerance_px is None else tolerance_px
-    coco: list[CocoImage] = []
+def _write_all(items: Sequence[_Labelled], writer: LabelWriter, log: _Log) -> None:
     twice = {name for name, count in Counter(item.name for item in items).items() if count > 1}
+    coco = writer.to == "coco"
+    if coco and items and not log.may_write(writer.file_of(""), items[0].path):
+        return
     for item in items:
+        file = writer.file_of(item.name)
+        if not coco and not log.may_write(file, item.path):
+            continue
         try:
             if item.name in twice:
-                raise AnnotationError(item.source, f"shares the name {item.name} with another file")
+                raise AnnotationError(item.path, f"shares the name {item.name} with another file")
             ids = item.read()
         except InputError as fault:
             log.skip(fault)
             continue
-        file = out / item.name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if to == "masks":
-            file = file.with_name(f"{file.name}.png")
-            _write_png(file, ids)
-        elif to == "labelme":
-            file = file.with_name(f"{file.name}.json")
-            loose = LABELME_TOLERANCE_PX if tolerance_px is None else tolerance_px
-            shapes = shapes_of(
-                ids, names, background=table.background, tolerance_px=loose, smallest_px=smallest_px
-            )
-            image = item.image.path if item.image else file.with_suffix(".png")
-            write_labelme(file, shapes, ids.shape, image)
-        else:
-            regions = tuple(
-                regions_of(
-                    ids,
-                    background=table.background,
-                    tolerance_px=tolerance,
-                    smallest_px=smallest_px,
-                )
-            )
-            if to == "coco":
-                coco.append(_coco_image(item, ids.shape, regions))
-                continue
-            if to == "geojson":
-                file = file.with_name(f"{file.name}.geojson")
-                write_geojson(file, regions, names)
-            else:
-                file = file.with_name(f"{file.name}.zip")
-                write_imagej(file, regions, names, plane=item.plane)
-        log.written.append(str(file))
-    if to == "coco" and coco:
-        out.mkdir(parents=True, exist_ok=True)
-        write_coco(out / "annotations.json", coco, {v: n for v, n in names.items() if v in names})
-        log.written += [f"{out / 'annotations.json'} ({image.name})" for image in coco]
-
-
-def _coco_image(item: _Labelled, size_HW: tuple[int, ...], regions: tuple) -> CocoImage:
-    suffix = item.image.path.suffix if item.image and item.image.plane is None else ".png"
-    return CocoImage(name=f"{item.name}{suffix}", size_HW=(size_HW[0], size_HW[1]), regions=regions)
+        image = item.image.path if item.image else None
+        writer.write(item.name, ids, image=image, plane=item.plane)
+        log.written.append(f"{file} ({item.name})" if coco else str(file))
+    writer.finish()
 
 
 def _classes_of_labels(
@@ -337,13 +309,6 @@ def _name_of_key(key: Key) -> str:
     name, plane = key
     name = name.removeprefix("./").lstrip("/")
     return name if plane is None else f"{name}.{plane:04d}"
-
-
-def _write_png(file: Path, pixels: np.ndarray) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    packed = io.BytesIO()
-    Image.fromarray(pixels).save(packed, "PNG")
-    write_whole(file, packed.getvalue())
 
 
 def _why(fault: InputError) -> str:
