@@ -55,7 +55,13 @@ class Found:
     items: tuple[Item, ...]
 
 
-def find_source(project: Project, index: int, faults: list[InputError], notes: list[str]) -> Found:
+def find_source(
+    project: Project,
+    index: int,
+    faults: list[InputError],
+    notes: list[str],
+    cache: FactsCache,
+) -> Found:
     """Return the labelled images of one [[data]] table; faults and notes are added to the lists."""
     source = project.data[index]
     table = label_table(project, source)

@@ -1,4 +1,4 @@
-"""Class ids of many images to one COCO file: polygons, and run-length masks where there are holes."""
+"""Class ids of many images to one COCO file: polygons, and run lengths where there are holes."""
 
 import json
 from collections.abc import Iterable, Mapping
