@@ -6,7 +6,10 @@ from emcfsys_engine.jobs.job import Job
 from emcfsys_engine.jobs.outcome import Outcome, Verdict
 from emcfsys_engine.jobs.store import Store, move
 
-_HORIZON = 100  # waiting jobs looked at in one go
+HORIZON = 100  # waiting jobs of each class looked at in one go
+
+# Jobs that need unlike things do not hide each other behind that horizon.
+_CLASSES = ("gpus > 0", "gpus = 0 AND cpus > 0", "gpus = 0 AND cpus = 0")
 
 
 def claim(
@@ -69,14 +72,17 @@ def waiting(store: Store, *, full_groups: list[str], backing_off: list[int]) -> 
     """Return the first jobs that may start as far as order goes: not how much is free."""
     groups = ", ".join("?" * len(full_groups))
     numbers = ", ".join("?" * len(backing_off))
-    return store.jobs(
+    condition = (
         "state = 'queued' AND NOT EXISTS (SELECT 1 FROM needs JOIN jobs AS other"
         " ON other.id = needs.needs WHERE needs.job = jobs.id AND other.state != 'done')"
-        f' AND "group" NOT IN ({groups}) AND id NOT IN ({numbers})',
-        *full_groups,
-        *backing_off,
-        limit=_HORIZON,
+        f' AND "group" NOT IN ({groups}) AND id NOT IN ({numbers})'
     )
+    found = [
+        job
+        for kind in _CLASSES
+        for job in store.jobs(f"{condition} AND {kind}", *full_groups, *backing_off, limit=HORIZON)
+    ]
+    return sorted(found, key=lambda job: (-job.priority, job.position, job.id))
 
 
 def cancel_orphans(store: Store) -> None:

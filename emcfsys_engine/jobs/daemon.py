@@ -5,97 +5,84 @@
 
 import contextlib
 import os
-import secrets
 import select
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from emcfsys_engine import process
-from emcfsys_engine.errors import DaemonError, EmcfError, RunFolderError
-from emcfsys_engine.jobs import claims, notify
+from emcfsys_engine.errors import DaemonError, EmcfError
 from emcfsys_engine.jobs.daemon_lock import DaemonLock
-from emcfsys_engine.jobs.job import Job
-from emcfsys_engine.jobs.outcome import events_offset, judge, outcome_of
+from emcfsys_engine.jobs.daemon_log import log
+from emcfsys_engine.jobs.dispatch import Dispatch
+from emcfsys_engine.jobs.notify import Notices
 from emcfsys_engine.jobs.queue import Queue
-from emcfsys_engine.jobs.schedule import Free, Placement, place
-from emcfsys_engine.jobs.supervise import Start, whereabouts
-from emcfsys_engine.leases import slots_for
-from emcfsys_engine.run import Run
+from emcfsys_engine.jobs.supervisor import Supervisor
 
 _LOOK_S = 1.0  # a change of the queue that did not wake us is seen after that
 _ORPHAN_S = 0.25  # between looks at a worker whose keeper was killed
-_SCARCE_S = 2.0  # between looks at GPUs and memory that others may have freed
 _TROUBLE_S = 2.0  # before trying again what a full disk or a lost mount refused
-_NUM_EXPLAINED = 10
 
 
 class Daemon:
-    """Everything one daemon knows; all of it can be found again from the queue and the folders."""
+    """One round after the other: settle what ended, pass on what was asked, start what fits."""
 
     def __init__(self, queue: Queue, *, worker: Sequence[str] | None = None) -> None:
-        self.queue = queue
+        machine = queue.machine
         self.store = queue.store
-        self.machine = queue.machine
-        self.settings = queue.machine.config.jobs
-        self.worker = worker
-        self.starts: dict[int, Start] = {}
-        self.not_before: dict[int, float] = {}  # monotonic time, of jobs that back off
-        self.waits_since: dict[int, float] = {}  # monotonic time, of jobs that wait for GPUs
-        self.notices = notify.Notices(queue.machine.config.notify.command)
+        self.notices = Notices(machine.config.notify.command)
+        self.supervisor = Supervisor(self.store, machine.config.jobs, self.notices)
+        self.dispatch = Dispatch(
+            self.store, machine, self.supervisor, look_in=self._look_in, worker=worker
+        )
         self.is_leaving = False
         self.ends_jobs = False
-        self._seen: tuple[int, int] | None = None
-        self._look_again = 0.0
+        self._seen: tuple[int, int] | None = None  # the queue as of the last look
+        self._look_at = 0.0  # monotonic time
         self._trouble = ""
 
     def run(self) -> None:
         """Work until a signal asks to leave: SIGTERM leaves the jobs running, SIGUSR1 ends them."""
         with _wakeups(self) as (pipe, signals):
-            while not self._may_leave():
+            while not (self.is_leaving and not (self.ends_jobs and self.supervisor.starts)):
                 self._work()
                 self._wait(pipe, signals)
-        for start in self.starts.values():
-            start.close()
+        self.supervisor.close()
         self.notices.close()
 
-    def look_now(self) -> None:
-        """Look at the whole queue in the next round."""
+    def leave(self, *, ends_jobs: bool) -> None:
+        """Ask the loop to end after this round, or when all jobs have saved and ended."""
+        self.is_leaving = True
+        self.ends_jobs = self.ends_jobs or ends_jobs
         self._seen = None
-
-    def _may_leave(self) -> bool:
-        return self.is_leaving and not (self.ends_jobs and self.starts)
 
     def _work(self) -> None:
         """Do all that there is to do now; trouble is told and tried again, it ends nothing."""
         try:
-            self._settle_ended()
+            if self.supervisor.settle_ended():
+                self._seen = None  # what they held is free
             version = self.store.version()
-            if version != self._seen or time.monotonic() >= self._look_again:
-                self._look_again = float("inf")
+            if version != self._seen or time.monotonic() >= self._look_at:
+                self._look_at = float("inf")
                 self._seen = version
-                self._follow_running()
+                if not self.supervisor.follow_running(ends_jobs=self.ends_jobs):
+                    self._look_in(_ORPHAN_S)
                 if not self.is_leaving:
-                    self._start_waiting()
-                self._seen = self.store.version()
+                    self.dispatch.start_waiting()
             self._trouble = ""
         except (EmcfError, OSError) as error:
             if str(error) != self._trouble:
                 self._trouble = str(error)
                 log(self._trouble)
-            self._seen = None
-            self._again_in(_TROUBLE_S)
-        for start in self.starts.values():
-            start.kill_if_due()
+            self._look_in(_TROUBLE_S)
+        self.supervisor.kill_due()
 
     def _wait(self, pipe: int, signals: int) -> None:
         poll = select.poll()
         for descriptor in (pipe, signals):
             poll.register(descriptor, select.POLLIN)
-        for start in self.starts.values():
+        for start in self.supervisor.starts.values():
             if start.keeper is not None:
                 poll.register(start.keeper, select.POLLIN)
         for descriptor, _ in poll.poll(self._idle_s() * 1000):
@@ -105,197 +92,17 @@ class Daemon:
         self.notices.reap()
 
     def _idle_s(self) -> float:
+        if self._trouble:
+            return _TROUBLE_S  # ended keepers stay ready to be seen: no round after the other
         now = time.monotonic()
-        times = [now + _LOOK_S, self._look_again]
-        times += [start.kill_at for start in self.starts.values() if start.kill_at is not None]
-        times += [now + _ORPHAN_S for start in self.starts.values() if start.keeper is None]
+        starts = self.supervisor.starts.values()
+        times = [now + _LOOK_S, self._look_at]
+        times += [start.kill_at for start in starts if start.kill_at is not None]
+        times += [now + _ORPHAN_S for start in starts if start.keeper is None]
         return max(0.0, min(times) - now)
 
-    def _again_in(self, seconds: float) -> None:
-        self._look_again = min(self._look_again, time.monotonic() + seconds)
-
-    # What runs
-
-    def _settle_ended(self) -> None:
-        for start in list(self.starts.values()):
-            if start.keeper is not None and _has_ended(start.keeper):
-                start.keeper_ended()
-            if not start.is_alive():
-                self._settle(start)
-
-    def _settle(self, start: Start) -> None:
-        """Write the outcome of a start whose processes are gone."""
-        start.sweep()
-        jobs = self.store.jobs("id = ? AND token = ?", start.job_id, start.token)
-        if jobs and whereabouts(jobs[0]) == "never began":
-            self._put_back(jobs[0], start)
-        elif jobs:
-            job = jobs[0]
-            outcome = outcome_of(start.run, job, was_killed=start.was_killed)
-            ran_s = time.monotonic() - start.since
-            verdict = judge(job, outcome, self.settings, ran_s=ran_s)
-            claims.settle(self.store, job, outcome, verdict)
-            log(f"job {job.id}: {verdict.state} {verdict.reason}".rstrip())
-            if verdict.state != "queued":
-                self.notices.tell(job, verdict.state, verdict.reason)
-        start.close()
-        del self.starts[start.job_id]
-        self._seen = None  # what it held is free
-
-    def _put_back(self, job: Job, start: Start) -> None:
-        """A keeper ended before it had the run: its GPU was taken by others, or it was killed."""
-        if job.ask in ("cancel", "stop", "pause"):
-            outcome = outcome_of(start.run, job)
-            claims.settle(self.store, job, outcome, judge(job, outcome, self.settings, ran_s=0))
-            return
-        claims.put_back(self.store, job, reason="waits to start", wait_s=_SCARCE_S)
-        log(f"job {job.id}: its keeper never began; it waits again")
-
-    def _follow_running(self) -> None:
-        """Find starts that nobody watches, and pass on what was asked of the others."""
-        for job in self.store.jobs("state IN ('running', 'stopping')"):
-            start = self.starts.get(job.id) or self._adopt(job)
-            if self.ends_jobs and not start.asked:
-                start.ask("end", self.settings.grace_s)
-            elif job.state == "stopping" and start.asked != job.ask:
-                start.ask(job.ask, self.settings.grace_s)
-
-    def _adopt(self, job: Job) -> Start:
-        """Watch a start that another daemon began; what ended meanwhile is settled next."""
-        run = Run(Path(job.run))
-        held_by = process.holder(run)
-        if run.is_alive() and held_by is not None and held_by.token not in ("", job.token):
-            claims.follow(
-                self.store, job, held_by.token
-            )  # begun by somebody else: the lock decides
-            job = self.store.job(job.id)
-        start = Start(job)
-        self.starts[job.id] = start
-        self._again_in(0.0 if not start.is_alive() else _SCARCE_S)
-        log(f"job {job.id}: found again")
-        return start
-
-    # What waits
-
-    def _start_waiting(self) -> None:
-        claims.cancel_orphans(self.store)
-        running = self.store.jobs("state IN ('running', 'stopping')")
-        groups = self._group_room(running)
-        full = [name for name, room in groups.items() if room < 1]
-        waiting = claims.waiting(self.store, full_groups=full, backing_off=self._backing_off())
-        waiting = [job for job in waiting if not self._backs_off(job)]
-        if not waiting:
-            return
-        num_explained = 0
-        for decision in place(
-            waiting, self._free(running, waiting, groups), holds_gpus=self._held()
-        ):
-            if isinstance(decision, Placement):
-                self.waits_since.pop(decision.job.id, None)
-                self._start(decision)
-            elif num_explained < _NUM_EXPLAINED:
-                num_explained += 1
-                claims.explain(self.store, decision.job, decision.reason)
-                if decision.job.gpus:
-                    self.waits_since.setdefault(decision.job.id, time.monotonic())
-                self._again_in(_SCARCE_S)
-
-    def _start(self, placement: Placement) -> None:
-        job, run = placement.job, Run(Path(placement.job.run))
-        token = secrets.token_hex(8)
-        if not claims.claim(
-            self.store,
-            job,
-            token=token,
-            gpu_ids=placement.gpu_ids,
-            events_offset=events_offset(run),
-        ):
-            return  # cancelled in this moment
-        job = self.store.job(job.id)
-        try:
-            child = process.start(
-                run,
-                environment=self._environment(placement),
-                token=token,
-                lease=self._lease(placement),
-                worker=self.worker,
-            )
-        except RunFolderError as error:
-            self._not_started(job, run, error)
-        except OSError as error:  # no process or memory left: for now
-            reason = f"could not be started: {error.strerror}"
-            claims.put_back(self.store, job, reason=reason, wait_s=_TROUBLE_S)
-        else:
-            self.starts[job.id] = Start(job, child)
-            log(f"job {job.id}: started {run.folder}")
-
-    def _not_started(self, job: Job, run: Run, error: RunFolderError) -> None:
-        if run.is_alive():
-            self._adopt(job)
-            return
-        claims.fail(self.store, job, str(error))
-        log(f"job {job.id}: failed {error}")
-        self.notices.tell(job, "failed", str(error))
-
-    def _environment(self, placement: Placement) -> dict[str, str]:
-        if not self.machine.built_in_gpus:
-            return {}
-        return {"CUDA_VISIBLE_DEVICES": ",".join(placement.gpu_ids)}
-
-    def _lease(self, placement: Placement) -> process.Lease | None:
-        if not placement.gpu_ids:
-            return None
-        slots = slots_for(placement.job.gpus)
-        return process.Lease(
-            lock_folder=str(self.machine.lock_folder),
-            num_slots=dict.fromkeys(placement.gpu_ids, slots),
-        )
-
-    def _free(self, running: Sequence[Job], waiting: Sequence[Job], groups: dict[str, int]) -> Free:
-        slots = self.machine.num_cpu_slots
-        total_gb, available_gb = self.machine.memory_gb()
-        promised_gb = sum(job.memory_gb for job in running)  # jobs take their memory late
-        our_slots: Counter[str] = Counter()
-        for job in running:
-            for gpu in job.gpu_ids:
-                our_slots[gpu] += slots_for(job.gpus)
-        return Free(
-            cpu_slots=slots - sum(min(job.cpus, slots) for job in running),
-            num_cpu_slots=slots,
-            memory_gb=min(available_gb, total_gb - promised_gb),
-            gpus=self.machine.gpus() if any(job.gpus for job in waiting) else [],
-            our_slots=our_slots,
-            groups=groups,
-        )
-
-    def _group_room(self, running: Sequence[Job]) -> dict[str, int]:
-        used = Counter(job.group for job in running)
-        limits = self.machine.config.groups
-        return {name: limit - used[name] for name, limit in limits.items()}
-
-    def _backing_off(self) -> list[int]:
-        now = time.monotonic()
-        self.not_before = {job: at for job, at in self.not_before.items() if at > now}
-        for at in self.not_before.values():
-            self._again_in(at - now)
-        return list(self.not_before)
-
-    def _backs_off(self, job: Job) -> bool:
-        """Tell whether a crash was so short ago that the job waits; each wait is counted once.
-
-        It is counted on our own clock: a wall clock that is set back prolongs nothing.
-        """
-        if not job.wait_s:
-            return False
-        claims.count_wait(self.store, job)
-        self.not_before[job.id] = time.monotonic() + job.wait_s
-        self._again_in(job.wait_s)
-        return True
-
-    def _held(self) -> frozenset[int]:
-        """Return the jobs that have waited for GPUs for so long that no other may overtake them."""
-        long_ago = time.monotonic() - self.settings.backfill_s
-        return frozenset(job for job, since in self.waits_since.items() if since < long_ago)
+    def _look_in(self, seconds: float) -> None:
+        self._look_at = min(self._look_at, time.monotonic() + seconds)
 
 
 def serve(queue: Queue, *, worker: Sequence[str] | None = None, ready: int | None = None) -> None:
@@ -307,8 +114,7 @@ def serve(queue: Queue, *, worker: Sequence[str] | None = None, ready: int | Non
     """
     lock = DaemonLock(queue.folder)
     if not lock.take():
-        status = lock.status()
-        raise DaemonError(f"a daemon is running already (process {status.pid})")
+        raise DaemonError(f"a daemon is running already (process {lock.status().pid})")
     try:
         queue.store.check_whole()
         daemon = Daemon(queue, worker=worker)
@@ -321,43 +127,6 @@ def serve(queue: Queue, *, worker: Sequence[str] | None = None, ready: int | Non
         log("daemon leaves")
     finally:
         lock.release()
-
-
-def log(line: str) -> None:
-    """Write a line to the daemon's log, with the wall clock's time for people."""
-    print(time.strftime("%Y-%m-%d %H:%M:%S"), line, flush=True)
-
-
-@contextlib.contextmanager
-def _wakeups(daemon: Daemon) -> Generator[tuple[int, int]]:
-    """Listen at the queue's pipe and for signals; both end a wait."""
-    wake_file = daemon.store.wake_file
-    with contextlib.suppress(FileExistsError):
-        os.mkfifo(wake_file, 0o600)
-    pipe = os.open(wake_file, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-
-    def leave(number: int, _: object) -> None:
-        daemon.is_leaving = True
-        daemon.ends_jobs = daemon.ends_jobs or number == signal.SIGUSR1
-        daemon.look_now()
-
-    before = signal.set_wakeup_fd(write)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, leave)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        yield pipe, read
-    finally:
-        signal.set_wakeup_fd(before)
-        for descriptor in (pipe, read, write):
-            os.close(descriptor)
-
-
-def _has_ended(pidfd: int) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -374,6 +143,25 @@ def main(arguments: Sequence[str]) -> int:
         log(str(error))
         return error.exit_code
     return 0
+
+
+@contextlib.contextmanager
+def _wakeups(daemon: Daemon) -> Generator[tuple[int, int]]:
+    """Listen at the queue's pipe and for signals; both end a wait."""
+    with contextlib.suppress(FileExistsError):
+        os.mkfifo(daemon.store.wake_file, 0o600)
+    pipe = os.open(daemon.store.wake_file, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = signal.set_wakeup_fd(write)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, lambda got, _: daemon.leave(ends_jobs=got == signal.SIGUSR1))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield pipe, read
+    finally:
+        signal.set_wakeup_fd(before)
+        for descriptor in (pipe, read, write):
+            os.close(descriptor)
 
 
 if __name__ == "__main__":

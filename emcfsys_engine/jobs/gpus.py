@@ -121,7 +121,7 @@ def _instances(handle: Any) -> Iterator[Any]:
     except nvml.NVMLError:  # a GPU that cannot be divided
         return
     for index in range(count):
-        with contextlib.suppress(nvml.NVMLError_NotFound):  # places may be empty
+        with contextlib.suppress(nvml.NVMLError):  # places may be empty
             yield nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
 
 

@@ -37,39 +37,60 @@ class Wait:
 
 
 def place(
-    waiting: Iterable[Job], free: Free, *, holds_gpus: frozenset[int] = frozenset()
+    waiting: Iterable[Job], free: Free, *, held_for: frozenset[int] = frozenset()
 ) -> list[Placement | Wait]:
     """Decide for each waiting job, in order, whether it starts now.
 
-    `holds_gpus`: jobs that have waited so long for GPUs that no later one may overtake them.
+    `held_for`: jobs that have waited for so long that no later one may take what they need.
     """
+    left = _Left(free)
     decisions: list[Placement | Wait] = []
-    cpu_slots, memory_gb = free.cpu_slots, free.memory_gb
-    our_slots, groups = dict(free.our_slots), dict(free.groups)
-    held_back = False
     for job in waiting:
-        cpus = min(job.cpus, free.num_cpu_slots)
+        found = left.fit(job)
+        if isinstance(found, Placement):
+            left.take(found)
+        elif job.id in held_for:
+            left.hold(job)
+        decisions.append(found)
+    return decisions
+
+
+class _Left:
+    """What is left while one job after the other gets its share."""
+
+    def __init__(self, free: Free) -> None:
+        self.free = free
+        self.cpu_slots = free.cpu_slots
+        self.memory_gb = free.memory_gb
+        self.our_slots = dict(free.our_slots)
+        self.groups = dict(free.groups)
+        self.holds_gpus = False
+        self.holds_cpus = False
+
+    def fit(self, job: Job) -> Placement | Wait:
+        cpus = min(job.cpus, self.free.num_cpu_slots)
+        if self.groups.get(job.group, 1) < 1:
+            return Wait(job=job, reason=f"waits for others of group {job.group}")
+        if cpus and (cpus > self.cpu_slots or self.holds_cpus):
+            return Wait(job=job, reason=f"waits for {cpus} processor slot{'s' * (cpus > 1)}")
+        if job.memory_gb > self.memory_gb:
+            return Wait(job=job, reason=f"waits for {job.memory_gb:g} GB of memory")
         gpu_ids: tuple[str, ...] | None = ()
         if job.gpus:
-            gpu_ids = None if held_back else choose(free.gpus, job.gpus, our_slots)
-        reason = ""
-        if groups.get(job.group, 1) < 1:
-            reason = f"waits for others of group {job.group}"
-        elif gpu_ids is None:
-            reason = f"waits for {job.gpus:g} GPU"
-            held_back = held_back or job.id in holds_gpus
-        elif cpus > cpu_slots:
-            reason = f"waits for {cpus} processor slots"
-        elif job.memory_gb > memory_gb:
-            reason = f"waits for {job.memory_gb:g} GB of memory"
-        if reason or gpu_ids is None:
-            decisions.append(Wait(job=job, reason=reason))
-            continue
-        decisions.append(Placement(job=job, gpu_ids=gpu_ids))
-        cpu_slots -= cpus
-        memory_gb -= job.memory_gb
-        for gpu in gpu_ids:
-            our_slots[gpu] = our_slots.get(gpu, 0) + leases.slots_for(job.gpus)
-        if job.group in groups:
-            groups[job.group] -= 1
-    return decisions
+            gpu_ids = choose(self.free.gpus, job.gpus, self.our_slots)
+        if gpu_ids is None or (job.gpus and self.holds_gpus):
+            return Wait(job=job, reason=f"waits for {job.gpus:g} GPU{'s' * (job.gpus > 1)}")
+        return Placement(job=job, gpu_ids=gpu_ids)
+
+    def take(self, placement: Placement) -> None:
+        job = placement.job
+        self.cpu_slots -= min(job.cpus, self.free.num_cpu_slots)
+        self.memory_gb -= job.memory_gb
+        for gpu in placement.gpu_ids:
+            self.our_slots[gpu] = self.our_slots.get(gpu, 0) + leases.slots_for(job.gpus)
+        if job.group in self.groups:
+            self.groups[job.group] -= 1
+
+    def hold(self, job: Job) -> None:
+        self.holds_gpus = self.holds_gpus or job.gpus > 0
+        self.holds_cpus = self.holds_cpus or job.gpus == 0

@@ -29,7 +29,14 @@ class Start:
         self.asked = ""  # what was passed on last
         self.was_killed = False
         self.kill_at: float | None = None
-        self.keeper = _open_keeper(self, child)
+        self._keeper_ended = False
+        self.keeper: int | None = None
+        self.find_keeper()
+
+    def find_keeper(self) -> None:
+        """Look for the keeper, unless it was found or its end was seen."""
+        if self.keeper is None and not self._keeper_ended:
+            self.keeper = _open_keeper(self, self.child)
 
     def close(self) -> None:
         """Forget the processes; they live on if they live."""
@@ -41,6 +48,7 @@ class Start:
 
     def keeper_ended(self) -> None:
         """Note that the keeper's end was seen."""
+        self._keeper_ended = True
         if self.child is not None:
             self.child.wait()
         self.close()
@@ -54,6 +62,7 @@ class Start:
     def ask(self, ask: Ask, grace_s: float) -> None:
         """Ask the worker to end, as a person wishes; the kill follows after the grace.
 
+        It is asked again while nobody can be found who would pass it on.
         On a full disk the wish cannot be left in the run's folder: the worker is asked to save and
         leave all the same, and the queue still knows what was meant.
         """
@@ -62,8 +71,8 @@ class Start:
                 self.run.ask(ask)
             else:
                 self.run.ask_file.unlink(missing_ok=True)
-        self.asked = ask
-        self._send(signal.SIGTERM)
+        if self._send(signal.SIGTERM):
+            self.asked = ask
         if self.kill_at is None:
             self.kill_at = time.monotonic() + grace_s
 
@@ -90,14 +99,18 @@ class Start:
         held_by = process.holder(self.run)
         return held_by if held_by is not None and held_by.token == self.token else None
 
-    def _send(self, number: signal.Signals) -> None:
+    def _send(self, number: signal.Signals) -> bool:
+        """Send a signal to whoever is in charge; False while nobody is."""
         if self.keeper is not None:
             try:
                 signal.pidfd_send_signal(self.keeper, number)
             except ProcessLookupError:  # ended just now; its end is told next
-                return
-        elif (held_by := self.holder()) is not None and held_by.worker_lives:
-            process.signal_group(held_by.worker, number)
+                return False
+            return True
+        held_by = self.holder()
+        if held_by is None or not held_by.worker_lives:
+            return False
+        return process.signal_group(held_by.worker, number)
 
     def _is_in_memory(self) -> bool:
         return bool(identity.descendants(self.token))

@@ -12,7 +12,8 @@ import msgspec
 
 from emcfsys_engine.config import load_config
 from emcfsys_engine.errors import EmcfError
-from emcfsys_engine.jobs.daemon import log, serve
+from emcfsys_engine.jobs.daemon import serve
+from emcfsys_engine.jobs.daemon_log import log
 from emcfsys_engine.jobs.gpus import Gpu
 from emcfsys_engine.jobs.machine import Machine
 from emcfsys_engine.jobs.queue import Queue
