@@ -1,4 +1,4 @@
-"""project.toml becomes a frozen Project: the only reader, and the only place that knows its keys."""
+"""project.toml becomes a frozen Project: its only reader, and where its keys are known."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -35,7 +35,7 @@ def unknown_keys(
 def check_table(
     file: Path, name: str, given: Any, kind: type[Table], faults: list[ProjectError]
 ) -> Table | None:
-    """Add every fault of the table to `faults` and return it, or None where a needed key is missing.
+    """Add every fault of the table to `faults` and return it; None where a needed key is missing.
 
     A faulty key takes its default, so that checks across keys can still name their own faults.
     """

@@ -51,6 +51,7 @@ class PredictRequest(msgspec.Struct, frozen=True, kw_only=True, tag="predict"):
     out: str  # absolute folder
     overlay: bool = False
     probability: bool = False
+    mask_format: Literal["png", "tif"] = "png"
     force: bool = False
     tta: bool = False
     rescale: bool = False
