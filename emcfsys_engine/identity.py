@@ -46,6 +46,16 @@ def descendants(token: str, group: int = 0) -> list[int]:
     ]
 
 
+def session(leader: int) -> list[int]:
+    """Return the living processes of a session, its leader last."""
+    members: list[int] = []
+    for place in Path("/proc").glob("[0-9]*"):
+        fields = _fields(int(place.name))
+        if fields and int(fields[3]) == leader:
+            members.append(int(place.name))
+    return sorted(members, key=leader.__eq__)
+
+
 def _belongs(pid: int, wanted: bytes, group: int) -> bool:
     fields = _fields(pid)
     if not fields:

@@ -1,5 +1,6 @@
 """Start and signal a keeper with its worker: the only spawner."""
 
+import contextlib
 import os
 import secrets
 import signal
@@ -119,8 +120,12 @@ def is_second(exit_code: int) -> bool:
 def signal_group(keeper_pid: int, number: signal.Signals) -> bool:
     """Send a signal to the keeper's group, and so to its worker; False when nothing is left.
 
-    A keeper passes SIGTERM, SIGINT and SIGUSR2 on. SIGKILL cannot be passed on: use `kill_run`.
+    A keeper passes SIGTERM, SIGINT and SIGUSR2 on. SIGKILL cannot be passed on: it goes to every
+    process of the keeper's session. The caller knows that the keeper's number is still its own.
     """
+    if number == signal.SIGKILL:
+        sent = [send(pid, number) for pid in identity.session(keeper_pid)]
+        return True in sent
     try:
         os.killpg(keeper_pid, number)
     except ProcessLookupError:
@@ -143,7 +148,8 @@ def kill_run(held_by: Holder, *, with_keeper: bool = False) -> None:
     Only processes that are proven to be this start's are touched: a reused id is no match.
     """
     if held_by.worker_lives:
-        signal_group(held_by.worker, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(held_by.worker, signal.SIGKILL)
     for pid in identity.descendants(held_by.token) if held_by.token else []:
         if pid != held_by.pid:
             send(pid, signal.SIGKILL)
