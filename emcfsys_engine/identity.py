@@ -46,6 +46,16 @@ def descendants(token: str, group: int = 0) -> list[int]:
     ]
 
 
+def token_of(pid: int) -> str:
+    """Return the token in a process's environment; empty if it has none, or is another user's."""
+    mark = f"{COOKIE}=".encode()
+    try:
+        words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    return next((word[len(mark) :].decode() for word in words if word.startswith(mark)), "")
+
+
 def session(leader: int) -> list[int]:
     """Return the living processes of a session, its leader last."""
     members: list[int] = []

@@ -121,10 +121,13 @@ def signal_group(keeper_pid: int, number: signal.Signals) -> bool:
     """Send a signal to the keeper's group, and so to its worker; False when nothing is left.
 
     A keeper passes SIGTERM, SIGINT and SIGUSR2 on. SIGKILL cannot be passed on: it goes to every
-    process of the keeper's session. The caller knows that the keeper's number is still its own.
+    process of the keeper's session, and to those that left it. The caller knows that the keeper's
+    number is still its own.
     """
     if number == signal.SIGKILL:
-        sent = [send(pid, number) for pid in identity.session(keeper_pid)]
+        token = identity.token_of(keeper_pid)
+        family = [*(identity.descendants(token) if token else []), *identity.session(keeper_pid)]
+        sent = [send(pid, number) for pid in dict.fromkeys(family)]
         return True in sent
     try:
         os.killpg(keeper_pid, number)

@@ -92,15 +92,16 @@ def cancel_orphans(store: Store) -> None:
         " JOIN jobs AS other ON other.id = needs.needs JOIN jobs ON jobs.id = needs.job"
         " WHERE jobs.state = 'queued' AND other.state IN ('failed', 'cancelled', 'lost')"
     )
-    with store.reading() as connection:
-        found = connection.execute(query).fetchall()
-    if not found:
-        return
-    with store.transaction() as connection:
-        for job_id, needed, state in connection.execute(query).fetchall():
-            reason = f"job {needed}, which it needs, is {state}"
-            columns = {"reason": reason, "ended": time.time()}
-            move(connection, job_id, "cancelled", columns=columns)
+    while True:  # each round may leave others without what they need
+        with store.reading() as connection:
+            found = connection.execute(query).fetchall()
+        if not found:
+            return
+        with store.transaction() as connection:
+            for job_id, needed, state in connection.execute(query).fetchall():
+                reason = f"job {needed}, which it needs, is {state}"
+                columns = {"reason": reason, "ended": time.time()}
+                move(connection, job_id, "cancelled", columns=columns)
 
 
 def fail(store: Store, job: Job, reason: str) -> bool:

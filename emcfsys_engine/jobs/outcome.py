@@ -103,6 +103,7 @@ def judge(job: Job, outcome: Outcome, settings: JobSettings, *, ran_s: float) ->
         at_once = outcome.was_restart or job.ask == "end"
         reason = f"{outcome.reason}; goes on"
         return Verdict(state="queued", reason=reason, wait_s=0.0 if at_once else wait_s)
+    failures = 0 if outcome.state == "done" else failures
     return Verdict(state=outcome.state, reason=outcome.reason, failures=failures)
 
 

@@ -1,7 +1,9 @@
 """The queue's file: made whole, opened, brought up to date; what is no queue of ours is refused."""
 
+import fcntl
 import os
 import sqlite3
+import time
 from pathlib import Path
 
 from emcfsys_engine.errors import QueueError
@@ -107,7 +109,12 @@ def explain(file: Path, error: sqlite3.Error) -> QueueError:
 def _create(file: Path) -> None:
     """Make the file beside its place and link it in: its name never stands for half a queue."""
     temporary = file.with_name(f"{file.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if file.exists():
+            return  # another process was faster: its file is as good
+        _set_aside_log(file)
         connection = sqlite3.connect(temporary, isolation_level=None)
         try:
             connection.execute(f"PRAGMA application_id = {APPLICATION}")
@@ -115,22 +122,28 @@ def _create(file: Path) -> None:
         finally:
             connection.close()
         os.link(temporary, file)
-    except FileExistsError:
-        pass  # another process was faster: its file is as good
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(folder)
+
+
+def _set_aside_log(file: Path) -> None:
+    """Keep the log of a queue that was moved away out of the new one: it would be played back."""
+    for suffix in ("-wal", "-shm", "-journal"):
+        log = file.with_name(file.name + suffix)
+        if log.exists():
+            log.replace(file.with_name(f"{file.name}{suffix}.{time.time_ns()}"))
 
 
 def _connect(file: Path) -> sqlite3.Connection:
+    if not os.access(file, os.W_OK) or not os.access(file.parent, os.W_OK):
+        return _connect_to_read(file)
     connection = sqlite3.connect(
         file, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
     )
     try:
         _check_kind(connection, file)
         version = _version(connection)
-        if not os.access(file, os.W_OK) or not os.access(file.parent, os.W_OK):
-            connection.close()
-            return _connect_to_read(file)
         if version < VERSION:
             _bring_up_to_date(connection, version)
         # A write-ahead log needs memory shared by all its users, which no network share has.
@@ -151,9 +164,12 @@ def _connect_to_read(file: Path) -> sqlite3.Connection:
             form, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
         )
         try:
-            connection.execute("SELECT count(*) FROM jobs").fetchone()
+            _check_kind(connection, file)
         except sqlite3.OperationalError:  # the log's shared memory cannot be made here
             connection.close()
+        except (sqlite3.Error, QueueError):
+            connection.close()
+            raise
         else:
             return connection
     raise QueueError(file, "cannot be read on this read-only disk", "Mount it for writing")

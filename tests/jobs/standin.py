@@ -6,6 +6,7 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -63,6 +64,15 @@ def _do(run: Run, behaviour: dict[str, Any], events: EventWriter, asked: list[in
     if does == "fail":
         events.write(RunFailed(reason=behaviour["reason"], exit_code=behaviour["exit_code"]))
         return int(behaviour["exit_code"])
+    if does == "flood":  # until no more events fit: a limit on the file stands for a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        while True:
+            events.write(StepDone(step=1, loss=0.5, learning_rate=0.1, seconds=0.01))
+    if does == "tell":  # which GPUs it was given
+        told = run.folder / "told.tmp"
+        told.write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+        told.rename(run.folder / "told")
     if does == "family":  # grandchildren: one in the group, one in a session of its own
         for own_session in (False, True):
             child = subprocess.Popen(["sleep", "1000"], start_new_session=own_session)

@@ -172,9 +172,11 @@ def test_damaged_file_is_kept_named_and_refused(bench: Bench, damage: str) -> No
         torn = content[:4096] + os.urandom(len(content) - 4096)
         file.write_bytes({"empty": b"", "noise": os.urandom(9000), "torn": torn}[damage])
     before = file.read_bytes()
-    with pytest.raises(QueueError, match="queue.sqlite") as caught:
-        with Queue.open(bench.folder, machine=bench.machine) as queue:
-            queue.store.check_whole()
+    with (
+        pytest.raises(QueueError, match=r"queue\.sqlite") as caught,
+        Queue.open(bench.folder, machine=bench.machine) as queue,
+    ):
+        queue.store.check_whole()
     assert "move it away" in str(caught.value).lower()
     assert file.read_bytes() == before
 
@@ -236,7 +238,7 @@ def test_full_disk_changes_nothing(bench: Bench) -> None:
     with bench.queue.store.reading() as connection:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(QueueError, match="full. Free some space") as caught:
+    with pytest.raises(QueueError, match=r"full\. Free some space") as caught:
         for _ in range(200):
             bench.add(bench.run())
     assert isinstance(caught.value, EmcfError)
@@ -270,7 +272,7 @@ def test_read_only_disk_can_be_read_and_refuses_changes(bench: Bench) -> None:
     )
     if "unshare" in ended.stderr or "mount" in ended.stderr:
         pytest.skip("this machine lets nobody mount: " + ended.stderr.strip())
-    assert ended.stdout.splitlines()[0] == f"[{job_id}]", ended.stderr
+    assert ended.stdout.startswith(f"[{job_id}]\n"), (ended.stdout, ended.stderr)
     assert "readonly" in ended.stdout.splitlines()[1].replace("read-only", "readonly")
     bench.queue.store.wake()
 
