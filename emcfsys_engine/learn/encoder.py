@@ -35,7 +35,9 @@ class Encoder(nn.Module):
             self.body.get_parameter(name).requires_grad_(False)
         self._pooled_norms = found.pooled_norms
         self.pyramid = Pyramid(
-            level_plans, in_channels=in_channels, normalise=plan.is_plain or not found.batch_norm
+            level_plans,
+            in_channels=in_channels,
+            normalise=plan.is_plain or found.loses_norm or not found.batch_norm,
         )
         self.to_rgb = _to_rgb(in_channels, plan.body_channels)
         self.channels = self.pyramid.channels
@@ -97,12 +99,13 @@ class _Findings:
         self.unused: tuple[str, ...] = ()  # parameters that no map depends on
         self.pooled_norms: tuple[str, ...] = ()  # batch norms on 1×1 maps
         self.batch_norm = False  # whether there is any
+        self.loses_norm = False  # whether the maps are taken before a last norm (pre-activation)
 
 
-def _prune(body: nn.Module, taps: Sequence[int]) -> None:
+def _prune(body: nn.Module, taps: Sequence[int], *, prune_norm: bool = True) -> None:
     prune = getattr(body, "prune_intermediate_layers", None)
     if prune is not None:
-        prune(list(taps), prune_norm=True, prune_head=True)
+        prune(list(taps), prune_norm=prune_norm, prune_head=True)
 
 
 @lru_cache(maxsize=64)
@@ -125,7 +128,11 @@ def _inspect_on(device: str, plan: EncoderPlan, taps: tuple[int, ...]) -> _Findi
     pooled: list[str] = []
     with torch.device(device):
         body = create_body(plan)
+        _prune(body, taps, prune_norm=False)
+        with_norm = dict(body.named_parameters())
         _prune(body, taps)
+        lost = [p for n, p in with_norm.items() if n not in dict(body.named_parameters())]
+        found.loses_norm = bool(lost) and all(each.ndim == 1 for each in lost)
         for name, module in body.named_modules():
             if isinstance(module, _BatchNorm):
                 found.batch_norm = True

@@ -81,8 +81,8 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def smallest_of_families() -> dict[str, str]:
-    """Return the smallest backbone of each family; a family is one module of timm.
+def families() -> dict[str, list[str]]:
+    """Return the backbones of each family; a family is one module of timm.
 
     timm's own `test_…` networks are toys of its test suite and stand for no family.
     """
@@ -90,17 +90,15 @@ def smallest_of_families() -> dict[str, str]:
     for name in timm.list_models():
         if not name.startswith("test_"):
             members[family_of[name]].append(name)
-    return {
-        family: min(names, key=lambda name: (count_parameters(name), name))
-        for family, names in sorted(members.items())
-    }
+    return dict(sorted(members.items()))
 
 
 def _chosen(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
     number, slices = (int(part) for part in options.slice.split("/"))
     wanted = [each for each in options.families.split(",") if each]
-    pairs = [p for p in smallest_of_families().items() if not wanted or p[0] in wanted]
-    yield from pairs[number - 1 :: slices]
+    known = [each for each in families().items() if not wanted or each[0] in wanted]
+    for family, members in known[number - 1 :: slices]:
+        yield family, min(members, key=lambda name: (count_parameters(name), name))
 
 
 def _our_network(backbone: str, head: Head) -> nn.Module:
