@@ -62,7 +62,9 @@ def project_folder(tmp_path: Path) -> Path:
     for split, number in (("train", 3), ("val", 1)):
         for index in range(number):
             name = f"{split}{index}.png"
-            write_picture(rng, tmp_path / "images" / split / name, tmp_path / "masks" / split / name)
+            write_picture(
+                rng, tmp_path / "images" / split / name, tmp_path / "masks" / split / name
+            )
     (tmp_path / "project.toml").write_text(PROJECT)
     return tmp_path
 

@@ -39,9 +39,7 @@ def test_a_pixelwise_network_gives_its_own_output_whatever_the_tiles(
     height: int, width: int, tile: int, batch: int, tta: bool
 ) -> None:
     image = torch.randn(1, height, width)
-    bands = list(
-        logit_bands(_pointwise, image, tile_px=tile, overlap=0.25, batch=batch, tta=tta)
-    )
+    bands = list(logit_bands(_pointwise, image, tile_px=tile, overlap=0.25, batch=batch, tta=tta))
     tops = [top for top, _ in bands]
     assert tops == sorted(tops)
     made = torch.cat([band for _, band in bands], dim=1)
