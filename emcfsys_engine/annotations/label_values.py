@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,6 +42,8 @@ class LabelTable:
             return UNLABELLED
         if name in BACKGROUND_LABELS and self.background != UNLABELLED:
             return self.background
+        if name.isdecimal() and len(name) < 10:  # tools without names write the class's number
+            return self.of_value(int(name))
         return self.other
 
     def nearest_name(self, name: str) -> str:
@@ -61,17 +64,21 @@ class LabelTable:
 
 
 def label_table(project: Project, source: Source) -> LabelTable:
-    """Return what the labels of a source mean; its own [data.labels] go before the classes.
+    """Return what the labels of a source mean; its own [data.labels] go before the classes."""
+    return table_of(project.classes, source.labels)
+
+
+def table_of(classes: Mapping[str, int], labels: Mapping[str, str]) -> LabelTable:
+    """Return what labels mean, from classes (name to value) and labels (own word to class name).
 
     Keys of [data.labels] are values ("255"), ranges ("128-255"), colours ("#ff0000"), names, and
     "other" for all the rest.
     """
-    classes = project.classes
     values: list[tuple[int, int, int]] = []
     colours: dict[int, int] = {}
     names = dict(classes)
     other = None
-    for key, meaning in source.labels.items():
+    for key, meaning in labels.items():
         class_id = UNLABELLED if meaning == "ignore" else classes[meaning]
         names[key] = class_id
         word = key.strip()

@@ -4,13 +4,14 @@ import base64
 import binascii
 import io
 import zlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import imagecodecs
 import numpy as np
 
+from emcfsys_engine.annotations.fields import last_part, points_array, size_of
 from emcfsys_engine.annotations.shapes import Annotation, Shape, ShapeKind
 from emcfsys_engine.errors import AnnotationError
 
@@ -61,23 +62,11 @@ def read(path: Path, document: Mapping[str, Any]) -> list[Annotation]:
             file=path,
             format=f"Labelme {document.get('version') or '3'}",
             image_name=last_part(document.get("imagePath")),
-            size_HW=_size(document),
+            size_HW=size_of(document.get("imageHeight"), document.get("imageWidth")),
             shapes=tuple(shapes),
             notes=tuple(notes),
         )
     ]
-
-
-def last_part(name: object) -> str:
-    """Return the file name of a path written on any system: folders in it are never followed."""
-    return PurePosixPath(name.replace("\\", "/")).name if isinstance(name, str) else ""
-
-
-def _size(document: Mapping[str, Any]) -> tuple[int, int] | None:
-    height, width = document.get("imageHeight"), document.get("imageWidth")
-    if isinstance(height, (int, float)) and isinstance(width, (int, float)) and height and width:
-        return int(height), int(width)
-    return None
 
 
 def _shape(path: Path, number: int, item: Mapping[str, Any], notes: list[str]) -> Shape | None:
@@ -96,24 +85,6 @@ def _shape(path: Path, number: int, item: Mapping[str, Any], notes: list[str]) -
     bitmap = _mask(path, number, item.get("mask"))
     left, top = np.rint(np.clip(points.min(axis=0), -1e9, 1e9)).astype(int)
     return Shape(label=label, kind=kind, bitmap=bitmap, origin_xy=(int(left), int(top)))
-
-
-def points_array(path: Path, what: str, points: object) -> np.ndarray:
-    """Return points as N×2 floats.
-
-    Raises: AnnotationError when they are not pairs of finite numbers.
-    """
-    if isinstance(points, Sequence) and not points:
-        return np.empty((0, 2))
-    try:
-        array = np.array(points, dtype=np.float64)
-    except (TypeError, ValueError):
-        array = np.empty(0)
-    if array.ndim != 2 or array.shape[1] != 2 or not np.isfinite(array).all():
-        raise AnnotationError(
-            path, f"{what} has points that are not pairs of numbers", "Draw it again"
-        )
-    return array
 
 
 def _mask(path: Path, number: int, coded: object) -> np.ndarray:

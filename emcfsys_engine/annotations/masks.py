@@ -1,4 +1,4 @@
-"""Mask files to class ids: index, two values, ranges, instances, palettes, colours, painted over."""
+"""Mask files to class ids: index, two values, ranges, instances, palettes, colours, painted."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -13,10 +13,11 @@ Key = tuple[str, int | None]  # relative path without extension, and the plane o
 
 _LABEL_SUFFIX = re.compile(
     r"[ _.\-]+(?:masks?|labels?|lbl|seg(?:mentation)?|gt|ground_?truth|annotations?|manual|"
-    r"labell?ed|labelids)$",
+    r"labell?ed|labelids|rois?|roiset)$",
     re.IGNORECASE,
 )
 _IMAGE_SUFFIX = re.compile(r"[ _.\-]+(?:img|image|raw|im|0000)$", re.IGNORECASE)
+_UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio puts it before a name
 _PACKED = (".gz", ".bz2")
 
 
@@ -80,7 +81,7 @@ def key_of_name(name: str, plane: int | None = None) -> Key:
 
 
 def _split(name: str) -> tuple[str, str]:
-    found = re.fullmatch(r"(.+)(\.(?=[^.]*[a-zA-Z])[a-zA-Z0-9]{1,5})", name)
+    found = re.fullmatch(r"(.+)(\.(?=[^.]*[a-zA-Z])[a-zA-Z0-9]{1,7})", name)
     return (found[1], found[2]) if found else (name, "")
 
 
@@ -110,6 +111,7 @@ def _trimmed_keys(ref: ImageRef, root: Path) -> list[Key]:
 def _name_keys(ref: ImageRef, root: Path) -> list[Key]:
     names = {bare_name(ref.path.name), ref.path.name}
     names |= {_IMAGE_SUFFIX.sub("", name) for name in names}
+    names |= {_UPLOAD_PREFIX.sub("", name) for name in names}
     return [key for name in sorted(names) for key in _with_planes(name, ref.plane)]
 
 

@@ -125,9 +125,9 @@ def _draw(shape: Shape, points: np.ndarray, size_HW: tuple[int, int]) -> np.ndar
     elif shape.kind in ("line", "linestrip") and len(xy) >= 2:
         draw.line(xy, fill=1, width=LINE_PX)
     elif shape.kind == "point":
-        x, y = xy[0]
         r = POINT_RADIUS_PX
-        draw.ellipse((x - r, y - r, x + r, y + r), outline=1, fill=1)
+        for x, y in xy:
+            draw.ellipse((x - r, y - r, x + r, y + r), outline=1, fill=1)
     return np.asarray(image, dtype=bool)
 
 

@@ -6,17 +6,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from emcfsys_engine.annotations.annotation_ids import annotation_ids
+from emcfsys_engine.annotations.facts_cache import cache_of
 from emcfsys_engine.annotations.files import read_annotations
 from emcfsys_engine.annotations.label_values import LabelTable, label_table
 from emcfsys_engine.annotations.masks import read_mask, read_stencil
-from emcfsys_engine.annotations.rasterise import rasterise
-from emcfsys_engine.annotations.shapes import Shape
 from emcfsys_engine.annotations.source import (
     Found,
     LabelRef,
     find_source,
     size_mismatch,
-    unknown_label,
 )
 from emcfsys_engine.annotations.split_samples import assign_splits
 from emcfsys_engine.annotations.splits import Split
@@ -36,6 +35,7 @@ class Sample:
     name: str  # unique in the project: the path below its source's folder, without extension
     group: str | None
     classes: frozenset[str] = frozenset()  # the classes its labels hold, as far as known
+    pixels: tuple[tuple[str, int], ...] | None = None  # (class, pixels), where a mask told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,27 +50,41 @@ class Samples:
         return tuple(sample for sample in self.samples if sample.split == split)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """What was found, sound or not: for `check`, which goes on where training would stop."""
+
+    samples: tuple[Sample, ...]
+    faults: tuple[InputError, ...]
+    notes: tuple[str, ...]
+
+
 def list_samples(project: Project, *, for_training: bool = True) -> Samples:
     """Return the images of every [[data]] table, paired with labels and split.
 
     Sizes come from headers; masks are read once to see that their values are classes.
     Raises: DataFaults with every fault of every source at once, each with its file and remedy.
     """
+    gathered = gather(project, for_training=for_training)
+    if gathered.faults:
+        raise DataFaults(gathered.faults)
+    return Samples(samples=gathered.samples, notes=gathered.notes)
+
+
+def gather(project: Project, *, for_training: bool = True) -> Gathered:
+    """Return the samples together with every fault, so that all can be named."""
     faults: list[InputError] = []
     notes: list[str] = []
-    found: list[Found] = []
-    for index in range(len(project.data)):
-        found.append(find_source(project, index, faults, notes))
-    if faults:
-        raise DataFaults(faults)
-    samples = _named(found)
-    samples = assign_splits(project, samples, notes)
-    if for_training:
+    cache = cache_of(project.file)
+    found = [
+        find_source(project, index, faults, notes, cache) for index in range(len(project.data))
+    ]
+    cache.save()
+    samples = assign_splits(project, _named(found), notes)
+    if for_training and not faults:
         faults += _split_faults(project, samples)
-    if faults:
-        raise DataFaults(faults)
     notes += _class_notes(project, samples)
-    return Samples(samples=tuple(samples), notes=tuple(notes))
+    return Gathered(samples=tuple(samples), faults=tuple(faults), notes=tuple(notes))
 
 
 def read_labels(sample: Sample, project: Project, size_HW: tuple[int, int]) -> np.ndarray:
@@ -94,14 +108,7 @@ def shape_ids(label: LabelRef, table: LabelTable, size_HW: tuple[int, int]) -> n
     Shapes: uint8 H×W.
     Raises: AnnotationError for a label that is no class.
     """
-    annotation = read_annotations(label.path)[label.item]
-    pairs: list[tuple[Shape, int]] = []
-    for shape in annotation.shapes:
-        class_id = table.of_name(shape.label)
-        if class_id is None:
-            raise unknown_label(label.path, shape.label, table)
-        pairs.append((shape, class_id))
-    return rasterise(pairs, size_HW, background=table.background)
+    return annotation_ids(read_annotations(label.path)[label.item], table, size_HW)
 
 
 def _read(
@@ -133,6 +140,7 @@ def _named(found: Sequence[Found]) -> list[Sample]:
             name=item.name,
             group=item.group,
             classes=item.classes,
+            pixels=item.pixels,
         )
         for index, source in enumerate(found)
         for item in source.items

@@ -1,6 +1,6 @@
 """What people draw: shapes with a label, in pixels of one micrograph."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -46,6 +46,17 @@ class Annotation:
     shapes: tuple[Shape, ...]
     notes: tuple[str, ...] = ()  # what was skipped and why
     plane: int | None = None  # of a stack, when the file says so
+    relative: bool = False  # points are fractions of the image's size (YOLO)
+
+    def shapes_in(self, size_HW: tuple[int, int]) -> tuple[Shape, ...]:
+        """Return the shapes in pixels of an image of this size."""
+        if not self.relative:
+            return self.shapes
+        scale = np.array((size_HW[1], size_HW[0]), np.float64)
+        return tuple(
+            replace(shape, rings=tuple(ring * scale for ring in shape.rings))
+            for shape in self.shapes
+        )
 
     @property
     def key(self) -> tuple[str, int | None]:

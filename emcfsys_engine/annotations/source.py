@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from emcfsys_engine.annotations.annotation_ids import unknown_label
+from emcfsys_engine.annotations.facts_cache import FactsCache
 from emcfsys_engine.annotations.files import find_annotations
 from emcfsys_engine.annotations.label_values import LabelTable, label_table
 from emcfsys_engine.annotations.mask_scan import scan_masks
@@ -43,6 +45,7 @@ class Item:
     group: str | None
     classes: frozenset[str]
     size_HW: tuple[int, int]
+    pixels: tuple[tuple[str, int], ...] | None  # (class, pixels), where a mask told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,13 @@ class Found:
     items: tuple[Item, ...]
 
 
-def find_source(project: Project, index: int, faults: list[InputError], notes: list[str]) -> Found:
+def find_source(
+    project: Project,
+    index: int,
+    faults: list[InputError],
+    notes: list[str],
+    cache: FactsCache,
+) -> Found:
     """Return the labelled images of one [[data]] table; faults and notes are added to the lists."""
     source = project.data[index]
     table = label_table(project, source)
@@ -68,7 +77,7 @@ def find_source(project: Project, index: int, faults: list[InputError], notes: l
         return Found(items=())
     sizes = _sizes(images, faults)
     root = root_of(source.images, project.folder)
-    labelled = _Labelled(project, index, table, images, sizes, root)
+    labelled = _Labelled(project, index, table, images, sizes, root, cache)
     labels, classes = labelled.find(faults, notes)
     _name_unlabelled(project, index, images, labels, faults, notes)
     items = [
@@ -79,6 +88,7 @@ def find_source(project: Project, index: int, faults: list[InputError], notes: l
             group=_group(source, image, root),
             classes=classes.get(image, frozenset()),
             size_HW=sizes[image],
+            pixels=tuple(labelled.pixels[image].items()) if image in labelled.pixels else None,
         )
         for image in images
         if image in labels and image in sizes
@@ -97,7 +107,10 @@ class _Labelled:
         images: Sequence[ImageRef],
         sizes: Mapping[ImageRef, tuple[int, int]],
         root: Path,
+        cache: FactsCache,
     ) -> None:
+        self.cache = cache
+        self.pixels: dict[ImageRef, dict[str, int]] = {}
         self.project = project
         self.source = project.data[index]
         self.index = index
@@ -132,7 +145,7 @@ class _Labelled:
         keys = {mask: key_of_file(mask.path, root, mask.plane) for mask in masks}
         pairs, left = match(self.images, self.root, keys)
         self._name_left(left, faults, notes)
-        facts = scan_masks([pairs[image] for image in pairs], self.table, faults)
+        facts = scan_masks([pairs[image] for image in pairs], self.table, faults, self.cache)
         recipe = self._recipe(facts.values(), notes)
         classes: dict[ImageRef, frozenset[str]] = {}
         labels: dict[ImageRef, LabelRef] = {}
@@ -147,7 +160,8 @@ class _Labelled:
                 wrong = held.unknown(self.table)
                 if wrong:
                     faults.append(unknown_values(mask, wrong, held))
-            classes[image] = self._classes_of(held, recipe)
+            self.pixels[image] = self._pixels_of(held, recipe)
+            classes[image] = frozenset(self.pixels[image])
         return labels, classes
 
     def _recipe(self, facts: object, notes: list[str]) -> MaskRecipe:
@@ -167,13 +181,18 @@ class _Labelled:
         )
         return "two_values"
 
-    def _classes_of(self, facts: MaskFacts, recipe: MaskRecipe) -> frozenset[str]:
+    def _pixels_of(self, facts: MaskFacts, recipe: MaskRecipe) -> dict[str, int]:
+        """Return class -> pixels of one mask."""
         names = {value: name for name, value in self.project.classes.items()}
-        if recipe == "two_values":
-            ids = {self.project.class_values[int(value != 0)] for value, _ in facts.values}
-        else:
-            ids = {facts.class_of(value, self.table) for value, _ in facts.values}
-        return frozenset(names[i] for i in ids if i in names)
+        pixels: dict[str, int] = {}
+        for value, count in facts.values:
+            if recipe == "two_values":
+                class_id = self.project.class_values[int(value != 0)]
+            else:
+                class_id = facts.class_of(value, self.table)
+            if class_id in names:
+                pixels[names[class_id]] = pixels.get(names[class_id], 0) + count
+        return pixels
 
     def _class_folders(self, pattern: str) -> dict[str, Path]:
         """Return label -> folder where the masks lie in one folder a class."""
@@ -305,14 +324,6 @@ def size_mismatch(
     return AnnotationError(str(label), what, "Pair it with the right image, or export it again")
 
 
-def unknown_label(path: Path, name: str, table: LabelTable) -> AnnotationError:
-    """Return the error for a label that is no class, with the nearest that is."""
-    near = table.nearest_name(name)
-    remedy = f'Did you mean "{near}"? ' if near else ""
-    remedy += f'Add it to [classes], or map it under [data.labels]: "{name}" = "…"'
-    return AnnotationError(path, f'label "{name}" is no class', remedy)
-
-
 def _images(project: Project, source: Source) -> list[ImageRef]:
     images = find_images(source.images, project.folder)
     if source.masks is None:
@@ -376,7 +387,7 @@ def _name(image: ImageRef, root: Path) -> str:
 
 
 def _group(source: Source, image: ImageRef, root: Path) -> str | None:
-    """Return what the source's regular expression finds in the path below its folder, or the name."""
+    """Return what the source's regular expression finds in the path below its folder."""
     if source.group is None:
         return None
     relative = f"{_name(image, root)}{image.path.suffix}"

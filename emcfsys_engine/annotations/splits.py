@@ -3,6 +3,7 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import pairwise
 from typing import Literal, TypeVar
 
 Split = Literal["train", "val", "test"]
@@ -87,7 +88,7 @@ def rows_of_neighbours(names: Sequence[str], least: int = 4) -> list[list[int]]:
     for members in series.values():
         members.sort()
         row = [members[0][1]]
-        for (before, _), (number, place) in zip(members, members[1:], strict=False):
+        for (before, _), (number, place) in pairwise(members):
             if number != before + 1:
                 rows.append(row)
                 row = []

@@ -8,34 +8,11 @@ from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
 
 # Names a person gives to images: a file so called that is none is worth an error, others are not.
-IMAGE_SUFFIXES = frozenset(
-    [
-        ".tif",
-        ".tiff",
-        ".btf",
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".bmp",
-        ".mrc",
-        ".mrcs",
-        ".map",
-        ".rec",
-        ".st",
-        ".ali",
-        ".dm3",
-        ".dm4",
-        ".ser",
-        ".emi",
-        ".emd",
-        ".h5",
-        ".hdf5",
-        ".zarr",
-        ".czi",
-        ".elid",
-        ".ome",
-    ]
+_SUFFIXES = (
+    ".tif .tiff .btf .png .jpg .jpeg .bmp .mrc .mrcs .map .rec .st .ali .dm3 .dm4 .ser .emi .emd"
+    " .h5 .hdf5 .zarr .czi .elid"
 )
+IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
 HEADER_BYTES = 1024
 
 

@@ -67,7 +67,7 @@ class Normaliser(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def to_grey(pixels: np.ndarray) -> np.ndarray:
-    """Return one channel: the first where colours are equal, else their luminance; alpha is dropped.
+    """Return one channel: the first where colours are equal, else luminance; alpha is dropped.
 
     Shapes: H×W or H×W×C in, H×W out, dtype kept where colours are equal, else float32.
     """

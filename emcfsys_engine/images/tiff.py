@@ -1,5 +1,6 @@
 """TIFF of every kind: strips, tiles, BigTIFF, planar, palette, compressed, pyramids, stacks."""
 
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,13 +46,23 @@ class _Layer:
 
 def probe(path: Path) -> ImageFacts:
     """Return the facts of a TIFF: reads tags, no pixels."""
-    with _opened(path) as tiff:
+    return probe_inside(path, path)
+
+
+def probe_inside(path: Path, file: Path | io.BytesIO) -> ImageFacts:
+    """Return the facts of a TIFF that may stand inside another file."""
+    with _Opened(path, file) as tiff:
         return _facts(path, tiff, _layers(path, tiff))
 
 
 def read(path: Path, plane: int) -> Micrograph:
     """Return one plane; a palette is turned into what it shows."""
-    with _opened(path) as tiff:
+    return read_inside(path, path, plane)
+
+
+def read_inside(path: Path, file: Path | io.BytesIO, plane: int = 0) -> Micrograph:
+    """Return one plane of a TIFF that may stand inside another file."""
+    with _Opened(path, file) as tiff:
         layers = _layers(path, tiff)
         facts = _facts(path, tiff, layers)
         layer, index = _find_plane(path, layers, plane)
@@ -70,21 +81,23 @@ def read(path: Path, plane: int) -> Micrograph:
 
 def read_indices(path: Path, plane: int = 0) -> np.ndarray:
     """Return the stored values of one plane: palette indices where there is a palette."""
-    with _opened(path) as tiff:
+    with _Opened(path, path) as tiff:
         layer, index = _find_plane(path, _layers(path, tiff), plane)
         return _read_plane(path, tiff, layer, index)
 
 
-class _opened:
+class _Opened:
     """A TiffFile whose every failure is an ImageError."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: Path | io.BytesIO) -> None:
         self._path = path
+        self._file = file
         self._tiff: tifffile.TiffFile | None = None
 
     def __enter__(self) -> tifffile.TiffFile:
         try:
-            self._tiff = tifffile.TiffFile(self._path)
+            # An OME-TIFF can name other files as parts of itself: those are never opened.
+            self._tiff = tifffile.TiffFile(self._file, _multifile=False)
         except Exception as error:
             raise damaged(self._path, error) from None
         return self._tiff
@@ -149,7 +162,7 @@ def _facts(path: Path, tiff: tifffile.TiffFile, layers: list[_Layer]) -> ImageFa
         path=path,
         format=f"TIFF ({vendor.maker})" if vendor.maker else "TIFF",
         shape=_shown_shape(first),
-        dtype=_dtype(first).name,
+        dtype="uint8" if _shown_shape(first) != first.plane_shape else _dtype(first).name,
         planes=sum(layer.planes for layer in layers),
         pixel_nm=vendor.pixel_nm,
         bit_depth=int(bits),
@@ -197,7 +210,7 @@ def _find_plane(path: Path, layers: list[_Layer], plane: int) -> tuple[_Layer, i
 
 def _read_plane(path: Path, tiff: tifffile.TiffFile, layer: _Layer, index: int) -> np.ndarray:
     series, axes = layer.series, layer.axes
-    if series.dataoffset is not None:
+    if series.dataoffset is not None and not isinstance(tiff.filehandle._fh, io.BytesIO):
         pixels = _mapped(path, tiff, layer)
     elif layer.planes == 1:
         pixels = series.asarray()
@@ -209,10 +222,6 @@ def _read_plane(path: Path, tiff: tifffile.TiffFile, layer: _Layer, index: int) 
         pixels = page.asarray()
         axes = series.keyframe.axes
         index %= page_planes
-    if not np.isfinite(pixels.size) or pixels.ndim != len(axes):
-        pixels = pixels.reshape(
-            [n for n, axis in zip(layer.shape, layer.axes, strict=True) if axis in axes]
-        )
     plane = _plane_of(pixels, axes, index)
     return np.ascontiguousarray(plane.astype(plane.dtype.newbyteorder("="), copy=False))
 

@@ -60,6 +60,22 @@ def _fei(tiff: tifffile.TiffFile, shape: tuple[int, ...]) -> VendorFacts | None:
     return VendorFacts(maker="FEI", pixel_nm=pixel_nm, info_bar_rows=bar)
 
 
+def _phenom(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | None:
+    tag = tiff.pages.first.tags.get("FEI_TITAN")
+    text = tag.value if tag is not None else ""
+    if not isinstance(text, str) or "<FeiImage" not in text or "<!" in text:
+        return None
+    image = ET.fromstring(text[text.index("<FeiImage") :].rstrip("\0 \r\n"))
+    sides: list[float | None] = []
+    for name in ("pixelHeight", "pixelWidth"):
+        side = image.find(name)
+        per = nm_per(side.get("unit", "")) if side is not None else None
+        sides.append(float(side.text or 0) * per if side is not None and per else None)
+    bar = int(float(image.findtext("databarHeight") or 0))
+    size = square_nm(sides[0], sides[1], "nm") if None not in sides else None
+    return VendorFacts(maker="Phenom", pixel_nm=size, info_bar_rows=max(0, bar))
+
+
 def _zeiss(tiff: tifffile.TiffFile, shape: tuple[int, ...]) -> VendorFacts | None:
     if not tiff.is_sem:
         return None
@@ -99,7 +115,7 @@ def _jeol(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | Non
         return None
     text = _text(tiff, "ImageDescription").strip(" \r\n\t\x00\x01")
     report = ET.fromstring(text) if "<!" not in text else ET.Element("none")
-    # The resolution is that of the camera's chip; on the specimen it is smaller by the magnification.
+    # The resolution tag is the camera chip's; the magnification leads from it to the specimen.
     mode = report.findtext(".//Eos/EosMode") or report.findtext(".//EosMode")
     imaging = report.find(".//ImageFormingSystem")
     kind = imaging.findtext("ModeString") if imaging is not None else None
@@ -167,6 +183,7 @@ def _imagej(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | N
 
 
 _MAKERS: tuple[Callable[[tifffile.TiffFile, tuple[int, ...]], VendorFacts | None], ...] = (
+    _phenom,
     _fei,
     _zeiss,
     _hamamatsu,

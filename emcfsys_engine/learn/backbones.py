@@ -1,11 +1,13 @@
 """Which timm backbones there are, how each is best trained, and the encoder built from one."""
 
 import difflib
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
 import timm
+import torch
 
 from emcfsys_engine.errors import InputError
 
@@ -66,3 +68,15 @@ def defaults_for(backbone: str) -> BackboneDefaults:
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
     )
+
+
+@cache
+def count_parameters(backbone: str) -> int:
+    """Return how many parameters the backbone has with its classifier; nothing is computed.
+
+    Raises: InputError for a name timm does not know.
+    """
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it says of its options is said when it is built
+        network = timm.create_model(check_backbone(backbone), pretrained=False)
+    return sum(each.numel() for each in network.parameters())
