@@ -45,7 +45,7 @@ class Queue:
         Raises: QueueError if it is damaged, of a newer version, another user's, or out of reach.
         """
         store = Store(prepare(folder.absolute() if folder else state_folder()))
-        return cls(store, machine or Machine.of_user())
+        return cls(store, machine or Machine())
 
     @property
     def folder(self) -> Path:

@@ -39,7 +39,7 @@ def machine_of(folder: Path) -> Machine:
     """Return the machine that a test described in the state folder's neighbour."""
     place = folder.with_name(folder.name + "-machine")
     config = load_config(place / "settings.toml")
-    return Machine(config=config, source=FileSource(place / "gpus.json"))
+    return Machine(settings=config, source=FileSource(place / "gpus.json"))
 
 
 def main() -> int:
