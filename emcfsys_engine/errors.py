@@ -17,7 +17,9 @@ EmcfError                    1  something we can explain went wrong
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 class EmcfError(Exception):
@@ -101,6 +103,16 @@ class QueueError(InputError):
 
 class ShapeError(EmcfError):
     """Arrays or tensors that do not fit together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at, and what to do about it."""
+
+    what: str
+    state: Literal["ok", "warn", "fail"]
+    found: str
+    remedy: str = ""
 
 
 def printable(text: str) -> str:

@@ -5,13 +5,12 @@ N images, C channels or classes, H and W pixels.
 
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.learn.backbones import Norm, check_backbone
+from emcfsys_engine.learn.backbones import check_backbone
 from emcfsys_engine.learn.encoder import Encoder
 from emcfsys_engine.learn.encoder_plan import plan_encoder
 from emcfsys_engine.learn.heads import (
@@ -19,22 +18,12 @@ from emcfsys_engine.learn.heads import (
     DECODER_CHANNELS,
     DILATED_STRIDE,
     Decoder,
-    Head,
     auxiliary_head,
     levels_of,
 )
+from emcfsys_engine.model_card import NetworkSpec
 
-
-class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything needed to build a network again; it is stored in model files for ever."""
-
-    head: Head
-    backbone: str
-    in_channels: int = 1
-    num_classes: int
-    auxiliary: bool = False  # a second head on the stride-16 map, used in training only
-    norm: Norm = "batch"  # of the decoder; "group" where a micro-batch can be 1
-    drop_path: float = 0.0  # stochastic depth of the backbone, where it has one
+__all__ = ["NetworkSpec", "SegmentationNetwork", "build_network", "parameter_groups"]
 
 
 class SegmentationNetwork(nn.Module):

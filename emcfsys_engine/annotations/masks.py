@@ -1,0 +1,199 @@
+"""Mask files to class ids: index, two values, ranges, instances, palettes, colours, painted."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from emcfsys_engine.annotations.label_values import LabelTable
+from emcfsys_engine.errors import AnnotationError, ImageError
+from emcfsys_engine.images import picture, tiff
+from emcfsys_engine.images.formats import format_of
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.quiet import quiet_libraries
+from emcfsys_engine.images.reader import read_micrograph
+from emcfsys_engine.project import UNLABELLED
+
+# "index": values go through the label table. "two_values": 0 and 255 are the project's two classes.
+MaskRecipe = Literal["index", "two_values"]
+_NAMED_VALUES = 6  # so many wrong values are named in a message, the rest counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskFacts:
+    """Which values a mask holds. Units: counts are pixels."""
+
+    size_HW: tuple[int, int]
+    values: tuple[tuple[int, int], ...]  # (value, pixels); colours are 0xRRGGBB
+    in_colour: bool
+
+    def class_of(self, value: int, table: LabelTable) -> int | None:
+        """Return the class id of one of its values; None when it is no class."""
+        return _class_of_colour(value, table) if self.in_colour else table.of_value(value)
+
+    def unknown(self, table: LabelTable) -> tuple[tuple[int, int], ...]:
+        """Return the (value, pixels) that are no class, most pixels first."""
+        wrong = [(v, n) for v, n in self.values if self.class_of(v, table) is None]
+        return tuple(sorted(wrong, key=lambda pair: -pair[1]))
+
+
+def mask_facts(ref: ImageRef, table: LabelTable) -> MaskFacts:
+    """Read a mask and count its values.
+
+    Raises: AnnotationError when it is no mask.
+    """
+    stored = _stored(ref, table)
+    if stored.ndim == 3:
+        colours, counts = np.unique(_packed(stored), return_counts=True)
+    elif stored.dtype.itemsize == 1:
+        all_counts = np.bincount(stored.ravel(), minlength=256)
+        colours = np.flatnonzero(all_counts)
+        counts = all_counts[colours]
+    else:
+        colours, counts = np.unique(stored, return_counts=True)
+    pairs = zip(colours.tolist(), counts.tolist(), strict=True)
+    return MaskFacts(
+        size_HW=(stored.shape[0], stored.shape[1]),
+        values=tuple((int(value), int(count)) for value, count in pairs),
+        in_colour=stored.ndim == 3,
+    )
+
+
+def read_mask(
+    ref: ImageRef, table: LabelTable, recipe: MaskRecipe, values: tuple[int, ...]
+) -> np.ndarray:
+    """Return class ids; `values` are the project's class values, lowest first.
+
+    Shapes: uint8 H×W, 255 where unlabelled.
+    Raises: AnnotationError for values that are no class, each named with its pixels.
+    """
+    stored = _stored(ref, table)
+    if stored.ndim == 3:
+        ids = _ids_of_colours(stored, table)
+    elif recipe == "two_values":
+        ids = np.where(stored == 0, values[0], values[1]).astype(np.int16)
+    else:
+        largest = int(stored.max(initial=0))
+        if largest <= 1 << 20:
+            ids = table.lookup(largest)[stored]
+        else:  # instance numbers can be any 32-bit value
+            found, places = np.unique(stored, return_inverse=True)
+            known = [table.of_value(int(v)) for v in found]
+            ids = np.array([-1 if k is None else k for k in known], np.int16)[places]
+            ids = ids.reshape(stored.shape)
+    if (ids < 0).any():
+        facts = mask_facts(ref, table)
+        raise unknown_values(ref, facts.unknown(table), facts)
+    return ids.astype(np.uint8)
+
+
+def read_stencil(path: Path) -> np.ndarray:
+    """Return where a class folder's mask is set: not 0, in any of its channels.
+
+    Shapes: bool H×W.
+    """
+    stored = _stored(ImageRef(path=path), LabelTable(values=()))
+    return (stored > 0).any(axis=2) if stored.ndim == 3 else stored > 0
+
+
+def unknown_values(
+    ref: ImageRef, wrong: tuple[tuple[int, int], ...], facts: MaskFacts
+) -> AnnotationError:
+    """Return the error that names values which are no class, and what to write."""
+    if facts.in_colour:
+        named = ", ".join(f"#{value:06x} ({count:,} px)" for value, count in wrong[:_NAMED_VALUES])
+        what = f"is a colour picture, and these colours are no class: {named}{_more(wrong)}"
+        first = f"#{wrong[0][0]:06x}"
+        remedy = f'Name them under [data.labels], as in "{first}" = "…", or save an index mask'
+        return AnnotationError(str(ref), what, remedy)
+    if len(wrong) > 20 and {value for value, _ in facts.values} >= {0, 255}:
+        what = (
+            f"holds {len(wrong)} grey values between 0 and 255: its edges are smoothed, "
+            "by anti-aliasing or JPEG"
+        )
+        remedy = 'Give ranges under [data.labels], as in "0-127" = "…" and "128-255" = "…"'
+        return AnnotationError(str(ref), what, remedy)
+    named = ", ".join(
+        f"value {value} is no class ({count:,} px)" for value, count in wrong[:_NAMED_VALUES]
+    )
+    remedy = f'Add it to [classes], or map it under [data.labels], as in "{wrong[0][0]}" = "…"'
+    if len(wrong) > 3:
+        remedy += f'; instance numbers are mapped by a range: "1-{max(v for v, _ in wrong)}" = "…"'
+    return AnnotationError(str(ref), named + _more(wrong), remedy)
+
+
+def _more(wrong: tuple[tuple[int, int], ...]) -> str:
+    rest = wrong[_NAMED_VALUES:]
+    return f" and {len(rest)} more" if rest else ""
+
+
+def _stored(ref: ImageRef, table: LabelTable) -> np.ndarray:
+    """Return H×W integers, or H×W×3 bytes where colours matter."""
+    try:
+        with quiet_libraries():
+            stored = _read_indices(ref, in_colour=bool(table.colours))
+    except ImageError as error:
+        raise AnnotationError(error.where, error.what, error.remedy) from None
+    if stored.ndim == 3:
+        stored = _grey_or_colour(stored)
+    if stored.dtype.kind == "b":
+        return stored.astype(np.uint8)
+    if stored.dtype.kind == "f":
+        if not np.isfinite(stored).all() or (stored != np.rint(stored)).any():
+            what = "holds fractions, so it is no mask"
+            raise AnnotationError(str(ref), what, "Save class values as whole numbers")
+        return stored.astype(np.int64)
+    if stored.dtype.kind == "i" and int(stored.min(initial=0)) < 0:
+        lowest = int(stored.min())
+        raise AnnotationError(
+            str(ref), f"holds negative values down to {lowest}", "Use values from 0 to 255"
+        )
+    return stored
+
+
+def _read_indices(ref: ImageRef, *, in_colour: bool) -> np.ndarray:
+    name = format_of(ref.path)
+    if not in_colour and name == "picture":
+        return picture.read_indices(ref.path)
+    if not in_colour and name == "tiff":
+        return tiff.read_indices(ref.path, ref.plane or 0)
+    return read_micrograph(ref).pixels
+
+
+def _grey_or_colour(stored: np.ndarray) -> np.ndarray:
+    if stored.shape[2] <= 2:
+        return stored[..., 0]
+    colours = stored[..., :3]
+    if (colours == colours[..., :1]).all():
+        return colours[..., 0]
+    if colours.dtype == np.uint16:  # GIMP saves 8-bit paint as 16 bits
+        return (colours >> 8).astype(np.uint8)
+    return colours.astype(np.uint8)
+
+
+def _packed(colours: np.ndarray) -> np.ndarray:
+    wide = colours.astype(np.uint32)
+    return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
+
+
+def _is_grey(value: int) -> bool:
+    return value >> 16 == (value >> 8) & 255 == value & 255
+
+
+def _class_of_colour(value: int, table: LabelTable) -> int | None:
+    if value in table.colours:
+        return table.colours[value]
+    if table.other is not None:
+        return table.other
+    # Colour painted over the image itself: every grey pixel is what nobody painted.
+    if table.colours and _is_grey(value) and table.background != UNLABELLED:
+        return table.background
+    return None
+
+
+def _ids_of_colours(stored: np.ndarray, table: LabelTable) -> np.ndarray:
+    colours, places = np.unique(_packed(stored), return_inverse=True)
+    known = [_class_of_colour(int(value), table) for value in colours]
+    ids = np.array([-1 if k is None else k for k in known], np.int16)
+    return ids[places].reshape(stored.shape[:2])

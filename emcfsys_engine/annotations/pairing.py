@@ -1,0 +1,151 @@
+"""Which label belongs to which image: by relative path without extension and usual suffixes."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+from emcfsys_engine.images.micrograph import ImageRef
+
+Label = TypeVar("Label")
+Key = tuple[str, int | None]  # relative path without extension, and the plane of a stack
+
+_LABEL_SUFFIX = re.compile(
+    r"[ _.\-]+(?:masks?|labels?|lbl|seg(?:mentation)?|gt|ground_?truth|annotations?|manual|"
+    r"labell?ed|labelids|rois?|roiset)$",
+    re.IGNORECASE,
+)
+_IMAGE_SUFFIX = re.compile(r"[ _.\-]+(?:img|image|raw|im|0000)$", re.IGNORECASE)
+_UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio puts it before a name
+_PACKED = (".gz", ".bz2")
+
+
+def match(
+    images: Sequence[ImageRef], root: Path, labels: Mapping[Label, Key]
+) -> tuple[dict[ImageRef, Label], list[Label]]:
+    """Return image -> label, and the labels that belong to no image.
+
+    The relative path must agree; then, in this order, the image's full name (x.dm4 for x.dm4.png),
+    the path without suffixes such as _mask, and the file's name alone where it is unique. Plane 12
+    of x.mrc goes with plane 12 of a mask stack, or with the file x.0012.
+    """
+    pairs: dict[ImageRef, Label] = {}
+    left = dict(labels)
+    for keys_of_image, key_of_label in _RULES:
+        found = _unique((key_of_label(key), label) for label, key in left.items())
+        open_images = [ref for ref in images if ref not in pairs]
+        wanted = _unique((key, ref) for ref in open_images for key in keys_of_image(ref, root))
+        for key, image in wanted.items():
+            if key in found and image not in pairs and found[key] in left:
+                pairs[image] = found[key]
+                del left[found[key]]
+    return pairs, list(left)
+
+
+def is_label_name(path: Path) -> bool:
+    """Tell whether a file calls itself a label: `x_mask.png`."""
+    return _LABEL_SUFFIX.search(bare_name(path.name)) is not None
+
+
+def root_of(pattern: str, base: Path) -> Path:
+    """Return the folder that relative paths of a source start at: the part before any wildcard."""
+    fixed: list[str] = []
+    for part in Path(pattern).expanduser().parts:
+        if re.search(r"[*?\[]", part):
+            return base.joinpath(*fixed)
+        fixed.append(part)
+    whole = base.joinpath(*fixed)
+    return whole if whole.is_dir() else whole.parent
+
+
+def bare_name(name: str) -> str:
+    """Return a file's name without its extension: a.ome.tif -> a, x.map.gz -> x, x.0012 stays."""
+    stem, dot = _split(name)
+    if dot.lower() in _PACKED:
+        stem, _ = _split(stem)
+    if dot.lower() in (".tif", ".tiff"):
+        stem = stem.removesuffix(".ome")
+    return stem
+
+
+def key_of_file(path: Path, root: Path, plane: int | None = None) -> Key:
+    """Return a file's path below root without its extension, and its plane."""
+    return f"{_folder(path, root)}/{bare_name(path.name)}", plane
+
+
+def key_of_name(name: str, plane: int | None = None) -> Key:
+    """Return the key of an image name that stands inside an annotation file."""
+    path = PurePosixPath(name)
+    return f"{path.parent}/{bare_name(path.name)}", plane
+
+
+def _split(name: str) -> tuple[str, str]:
+    found = re.fullmatch(r"(.+)(\.(?=[^.]*[a-zA-Z])[a-zA-Z0-9]{1,7})", name)
+    return (found[1], found[2]) if found else (name, "")
+
+
+def _folder(path: Path, root: Path) -> str:
+    try:
+        return path.parent.relative_to(root).as_posix()
+    except ValueError:
+        return path.parent.as_posix()
+
+
+def _with_planes(key: str, plane: int | None) -> list[Key]:
+    return [(key, None)] if plane is None else [(key, plane), (f"{key}.{plane:04d}", None)]
+
+
+def _path_keys(ref: ImageRef, root: Path) -> list[Key]:
+    return _with_planes(key_of_file(ref.path, root)[0], ref.plane)
+
+
+def _full_name_keys(ref: ImageRef, root: Path) -> list[Key]:
+    return _with_planes(f"{_folder(ref.path, root)}/{ref.path.name}", ref.plane)
+
+
+def _trimmed_keys(ref: ImageRef, root: Path) -> list[Key]:
+    return _with_planes(_IMAGE_SUFFIX.sub("", key_of_file(ref.path, root)[0]), ref.plane)
+
+
+def _name_keys(ref: ImageRef, root: Path) -> list[Key]:
+    names = {bare_name(ref.path.name), ref.path.name}
+    names |= {_IMAGE_SUFFIX.sub("", name) for name in names}
+    names |= {_UPLOAD_PREFIX.sub("", name) for name in names}
+    return [key for name in sorted(names) for key in _with_planes(name, ref.plane)]
+
+
+def _same(key: Key) -> Key:
+    return key
+
+
+def _label_trimmed(key: Key) -> Key:
+    return _LABEL_SUFFIX.sub("", key[0]), key[1]
+
+
+def _label_name(key: Key) -> Key:
+    return key[0].rpartition("/")[2], key[1]
+
+
+def _label_name_trimmed(key: Key) -> Key:
+    return _label_name(_label_trimmed(key))
+
+
+_Rule = tuple[Callable[[ImageRef, Path], list[Key]], Callable[[Key], Key]]
+_RULES: tuple[_Rule, ...] = (
+    (_path_keys, _same),
+    (_full_name_keys, _same),
+    (_path_keys, _label_trimmed),
+    (_full_name_keys, _label_trimmed),
+    (_trimmed_keys, _label_trimmed),
+    (_name_keys, _label_name),
+    (_name_keys, _label_name_trimmed),
+)
+
+
+def _unique(pairs: Iterable[tuple[Key, Label]]) -> dict[Key, Label]:
+    """Return key -> item for the keys that only one item has."""
+    groups: defaultdict[Key, list[Label]] = defaultdict(list)
+    for key, item in pairs:
+        groups[key].append(item)
+    return {key: items[0] for key, items in groups.items() if len(items) == 1}

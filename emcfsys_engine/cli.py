@@ -1,0 +1,82 @@
+"""emcfsys-engine: a table of commands, each imported when it is used, so that --help stays fast."""
+
+import sys
+from importlib import import_module
+
+import click
+
+from emcfsys_engine.errors import EmcfError
+
+# name -> (module under emcfsys_engine.commands, one line for --help), in the order of a day's work
+_COMMANDS: dict[str, tuple[str, str]] = {
+    "new": ("data", "Make a project from a folder of images."),
+    "demo": ("data", "Make the demo project, or play a microscope."),
+    "check": ("data", "Name every fault of a project's images and labels."),
+    "train": ("train", "Train as a project says."),
+    "evaluate": ("predict", "Compare a model with masks."),
+    "predict": ("predict", "Segment files, folders or globs with a model."),
+    "runs": ("runs", "List a project's runs."),
+    "inspect": ("data", "Tell what a file is."),
+    "doctor": ("system", "Check this machine and say what to mend."),
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name and imports one when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the table."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command's module."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"emcfsys_engine.commands.{_COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or name the nearest one."""
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            from emcfsys_engine.project_faults import nearest
+
+            ctx.fail(f"{args[0]!r} is no command. {nearest(args[0], _COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="emcfsys-tui", prog_name="emcfsys-engine")
+def cli() -> None:
+    """Segment electron micrographs: check, train, predict, watch.
+
+    Example: emcfsys-engine train projects/demo/project.toml
+    """
+
+
+def main() -> None:
+    """Run the command line; our errors become one line on stderr and their exit code."""
+    try:
+        cli.main(prog_name="emcfsys-engine", standalone_mode=False)
+    except EmcfError as error:
+        click.echo(f"emcfsys-engine: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("cancelled", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)  # the reader of our output went away, as `| head` does
+
+
+if __name__ == "__main__":
+    main()

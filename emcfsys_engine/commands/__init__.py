@@ -1,0 +1,1 @@
+"""The commands of emcfsys-engine: parse, call one function, exit code."""

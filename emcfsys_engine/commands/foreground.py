@@ -1,0 +1,200 @@
+"""Run a worker in the foreground: follow its events on stderr, pass Ctrl+C on, return its code."""
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from types import FrameType
+
+import click
+
+from emcfsys_engine.errors import RunFolderError, printable
+from emcfsys_engine.events import (
+    AnyEvent,
+    CheckpointSaved,
+    EventReader,
+    ImageDone,
+    ImageFailed,
+    PlanMade,
+    RunFailed,
+    RunFinished,
+    RunInterrupted,
+    RunResumed,
+    RunStarted,
+    StepDone,
+    ValidationDone,
+    WarningGiven,
+    WatchState,
+)
+from emcfsys_engine.process import is_second, signal_group, start
+from emcfsys_engine.run import Run
+
+_LOOK_EVERY_S = 0.1
+
+
+def run_in_foreground(run: Run) -> int:
+    """Start the run's worker, tell its story on stderr, and return its exit code.
+
+    Ctrl+C asks the worker to save and end; a second Ctrl+C kills it.
+    """
+    reader = EventReader(run.events_file)
+    reader.read_new()  # a resumed run's past is known
+    keeper = start(run, foreground=True)
+    story = Story(sys.stderr.isatty())
+    with _signals_passed_on(run, keeper):
+        while keeper.poll() is None:
+            for event in reader.read_new():
+                story.tell(event)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                keeper.wait(_LOOK_EVERY_S)
+    for event in reader.read_new():
+        story.tell(event)
+    story.finish()
+    return _exit_code(run, keeper.returncode)
+
+
+def _exit_code(run: Run, code: int) -> int:
+    if is_second(code):
+        raise RunFolderError(run.folder, "is already running", "Wait for it or cancel it")
+    state, reason = run.outcome()
+    record = run.exit_record()
+    if state == "failed" and record is not None and (record.signal or record.detail):
+        click.echo(f"emcfsys-engine: {run.id}: {reason}. See {run.log_file}", err=True)
+    return 1 if code < 0 or code in (127, 137, 139) else code
+
+
+class _signals_passed_on:  # noqa: N801 - reads as what it does in a with statement
+    """While it lasts, INT and TERM go to the worker instead of ending this process."""
+
+    def __init__(self, run: Run, keeper: "subprocess.Popen[bytes]") -> None:
+        self._run = run
+        self._keeper = keeper
+        self._interrupts = 0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._on_signal)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            self._interrupts += 1
+            if self._interrupts > 1:
+                signal_group(self._keeper.pid, signal.SIGKILL)
+                return
+            self._run.ask("cancel")
+            click.echo("\nSaving and ending. Ctrl+C again kills it.", err=True)
+        signal_group(self._keeper.pid, signal.SIGTERM)
+
+
+class Story:
+    """Tells events to a person: one changing line on a terminal, else a line a validation."""
+
+    def __init__(self, on_terminal: bool) -> None:
+        self._on_terminal = on_terminal
+        self._total: int | None = None
+        self._score = ""
+        self._done = self._failed = 0
+        self._began = time.monotonic()
+        self._drawn = 0.0
+
+    def tell(self, event: AnyEvent) -> None:
+        """Tell one event."""
+        if isinstance(event, StepDone):
+            total = f"/{self._total}" if self._total else ""
+            self._draw(f"step {event.step}{total}  loss {event.loss:.4f}  {self._score}")
+        elif isinstance(event, ImageDone | ImageFailed):
+            self._tell_image(event)
+        else:
+            text = self._text_of(event)
+            if text:
+                self._line(text)
+
+    def finish(self) -> None:
+        """Leave the terminal's cursor on a fresh line."""
+        if self._on_terminal and self._drawn:
+            click.echo("\r\x1b[K", nl=False, err=True)
+
+    def _text_of(self, event: AnyEvent) -> str:
+        match event:
+            case RunStarted():
+                self._total = event.total_steps if event.does == "train" else event.num_images
+                return ""
+            case PlanMade():
+                return event.summary
+            case RunResumed():
+                return f"resumed at step {event.step}"
+            case ValidationDone():
+                return self._validation(event)
+            case CheckpointSaved(role="final"):
+                return f"saved {event.file}"
+            case WarningGiven():
+                return f"warning: {event.message}"
+            case WatchState():
+                return f"{event.state} {event.detail}".strip()
+            case RunFinished():
+                return self._finished(event)
+            case RunFailed():
+                return f"failed: {event.reason}"
+            case RunInterrupted():
+                return f"interrupted ({event.reason}); go on with --resume"
+            case _:
+                return ""
+
+    def _validation(self, event: ValidationDone) -> str:
+        each = "  ".join(f"{name} {_short(value)}" for name, value in event.iou.items())
+        left = "" if event.seconds_left is None else f"  {_clock(event.seconds_left)} left"
+        best = "  best" if event.is_best else ""
+        if event.is_best:
+            self._score = f"best {_short(event.score)}"
+        return (
+            f"step {event.step}  mean IoU {_short(event.mean_iou)}  {each}  "
+            f"loss {event.train_loss:.3f} / {event.val_loss:.3f}{left}{best}"
+        )
+
+    def _finished(self, event: RunFinished) -> str:
+        if event.done is not None:
+            failed = f", {event.failed} failed" if event.failed else ""
+            return f"{event.done} images done{failed}"
+        score = "" if event.score is None else f", best score {event.score:.3f}"
+        return f"finished ({event.reason.replace('_', ' ')}){score}"
+
+    def _tell_image(self, event: ImageDone | ImageFailed) -> None:
+        if isinstance(event, ImageFailed):
+            self._failed += 1
+            self._line(f"failed: {event.reason}")
+        else:
+            self._done += 1
+            if event.unlike:
+                self._line(f"{event.image}: unlike the training data: {event.unlike}")
+        per_s = self._done / max(1e-6, time.monotonic() - self._began)
+        self._draw(f"{self._done + self._failed}/{self._total or '?'} images  {per_s:.1f}/s")
+
+    def _line(self, text: str) -> None:
+        clear = "\r\x1b[K" if self._on_terminal and self._drawn else ""
+        lines = "\n".join(printable(line) for line in text.split("\n"))
+        click.echo(f"{clear}{lines}", err=True)
+
+    def _draw(self, text: str) -> None:
+        now = time.monotonic()
+        if not self._on_terminal or now - self._drawn < 0.1:
+            return
+        self._drawn = now
+        width = shutil.get_terminal_size().columns - 1
+        click.echo(f"\r\x1b[K{printable(text)[:width]}", nl=False, err=True)
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,115 @@
+"""predict and evaluate: use a model file on images."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import click
+import msgspec
+
+from emcfsys_engine.commands.foreground import run_in_foreground
+from emcfsys_engine.events import AnyEvent, ImageDone, ImageFailed
+from emcfsys_engine.model_card import read_card
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run import PredictRequest, new_run
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, required=True)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for masks.")
+@click.option("--overlay", is_flag=True, help="Also write the classes laid over the image.")
+@click.option("--probability", is_flag=True, help="Also write each class's probability (0-255).")
+@click.option("--format", "mask_format", type=click.Choice(["png", "tif"]), default="png")
+@click.option("--force", is_flag=True, help="Do images again whose mask is there already.")
+@click.option("--tta", is_flag=True, help="Average over four flips: better, four times slower.")
+@click.option("--rescale", is_flag=True, help="Bring images to the model's pixel size.")
+@click.option("--overlap", type=click.FloatRange(0, 0.75), default=0.25, show_default=True)
+@click.option("--tile-px", type=click.IntRange(min=32), help="Side of a tile.")
+@click.option("--batch", type=click.IntRange(min=1), help="Tiles at a time.")
+@click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
+def predict(
+    model: Path,
+    inputs: tuple[str, ...],
+    out: Path,
+    overlay: bool,
+    probability: bool,
+    mask_format: Literal["png", "tif"],
+    force: bool,
+    tta: bool,
+    rescale: bool,
+    overlap: float,
+    tile_px: int | None,
+    batch: int | None,
+    as_json: bool,
+) -> None:
+    """Segment INPUTS (files, folders or quoted globs) with MODEL; masks go to --out.
+
+    Example: emcfsys-engine predict best.safetensors new_images --out masks --overlay
+    """
+    read_card(model)
+    request = PredictRequest(
+        model=str(model.absolute()),
+        inputs=tuple(str(Path(place).absolute()) for place in inputs),
+        out=str(out.absolute()),
+        overlay=overlay,
+        probability=probability,
+        mask_format=mask_format,
+        force=force,
+        tta=tta,
+        rescale=rescale,
+        overlap=overlap,
+        tile_px=tile_px,
+        batch=batch,
+    )
+    run = new_run(out.absolute() / ".emcfsys", request)
+    code = run_in_foreground(run)
+    if as_json:
+        click.echo(json.dumps(_summary(run.folder, run.events())))
+    else:
+        click.echo(out.absolute())
+    raise SystemExit(code)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("project", required=False, type=click.Path(path_type=Path))
+@click.option("--split", type=click.Choice(["train", "val", "test", "all"]), default="val")
+@click.option("--images", type=click.Path(), help="Instead of a project: folder of images.")
+@click.option("--masks", type=click.Path(), help="Their masks or annotations.")
+@click.option("--tta", is_flag=True, help="Average over four flips.")
+@click.option("--overlap", type=click.FloatRange(0, 0.75), default=0.25, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evaluate(
+    model: Path,
+    project: Path | None,
+    split: str,
+    images: str | None,
+    masks: str | None,
+    tta: bool,
+    overlap: float,
+    as_json: bool,
+) -> None:
+    """Compare MODEL with a PROJECT's split, or with --images and --masks.
+
+    Example: emcfsys-engine evaluate best.safetensors --images test/images --masks test/masks
+    """
+    from emcfsys_engine.learn import evaluate as evaluation
+
+    if project is not None and images is None and masks is None:
+        loaded = load_project(project)
+        found = evaluation.evaluate_project(model, loaded, split, tta=tta, overlap=overlap)
+    elif project is None and images and masks:
+        found = evaluation.evaluate_folders(model, images, masks, tta=tta, overlap=overlap)
+    else:
+        raise click.UsageError("Name a project, or both --images and --masks")
+    if as_json:
+        click.echo(msgspec.json.encode(found).decode())
+    else:
+        click.echo(evaluation.table_of(found))
+
+
+def _summary(folder: Path, events: list[AnyEvent]) -> dict[str, object]:
+    done = [msgspec.to_builtins(event) for event in events if isinstance(event, ImageDone)]
+    failed = [msgspec.to_builtins(event) for event in events if isinstance(event, ImageFailed)]
+    return {"run": str(folder), "done": done, "failed": failed}

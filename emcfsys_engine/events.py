@@ -1,0 +1,313 @@
+"""What a worker can say: one JSON line an event, appended; readers take whole lines only.
+
+The format is for ever: a field with a default may be added, none is renamed or reused.
+`run_started` is the first line and carries the format number. `run_resumed(step)` voids every
+earlier event with a later step. Times are seconds since 1970.
+"""
+
+import math
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import msgspec
+
+FORMAT = 1
+_READ_BYTES = 8 << 20
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """Something that happened in a run."""
+
+    time: float = msgspec.field(default_factory=time.time)
+
+
+class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
+    """The worker began; always the first line of a run's events."""
+
+    format: int = FORMAT
+    run: str
+    does: str  # train | predict | watch
+    project: str = ""
+    classes: tuple[str, ...] = ()
+    total_steps: int | None = None  # None: ended by minutes, or no training
+    minutes: float | None = None
+    device: str = ""
+    num_images: int | None = None  # to predict, or to train on
+
+
+class RunResumed(Event, frozen=True, kw_only=True, tag="run_resumed"):
+    """The worker went on from a checkpoint; earlier events with a later step are void."""
+
+    step: int
+
+
+class PlanMade(Event, frozen=True, kw_only=True, tag="plan_made"):
+    """Every automatic choice was written to plan.json."""
+
+    summary: str
+
+
+class StepDone(Event, frozen=True, kw_only=True, tag="step_done"):
+    """The worker finished one optimiser step; long runs say so only every few steps."""
+
+    step: int  # 1 for the first; a resumed run goes on counting
+    loss: float  # mean over the steps since the last such event; always finite
+    learning_rate: float
+    seconds: float  # wall time of one step, mean over the same steps
+
+
+class ValidationDone(Event, frozen=True, kw_only=True, tag="validation_done"):
+    """All validation images were predicted whole and compared in one confusion matrix."""
+
+    step: int
+    train_loss: float
+    val_loss: float
+    mean_iou: float | None
+    mean_foreground_iou: float | None
+    accuracy: float
+    iou: dict[str, float | None]  # null: the class is in neither truth nor prediction
+    f1: dict[str, float | None]
+    learning_rate: float
+    images_per_s: float  # training patches a second since the last validation
+    seconds_left: float | None
+    score: float | None = None  # the value of training.best_by
+    is_best: bool = False
+    source_mean_iou: dict[str, float | None] = {}  # per [[data]] source, by its images path
+
+
+class CheckpointSaved(Event, frozen=True, kw_only=True, tag="checkpoint_saved"):
+    """A file with its final name is whole."""
+
+    step: int
+    role: str  # best | last | final
+    file: str  # relative to the run's folder
+    score: float | None = None
+
+
+class CheckpointPruned(Event, frozen=True, kw_only=True, tag="checkpoint_pruned"):
+    """A beaten best model was removed."""
+
+    step: int  # the step it came from
+    role: str
+    score: float | None = None
+
+
+class WarningGiven(Event, frozen=True, kw_only=True, tag="warning"):
+    """Something the person should know that did not stop the run."""
+
+    message: str
+
+
+class ImageDone(Event, frozen=True, kw_only=True, tag="image_done"):
+    """One image has its mask on the disk."""
+
+    image: str
+    mask: str
+    seconds: float
+    shares: dict[str, float] = {}  # area fraction of each class
+    confidence: float | None = None  # mean probability of the chosen class
+    unlike: str = ""  # why the image is unlike the training data; empty: it is not
+    model: str = ""
+
+
+class ImageFailed(Event, frozen=True, kw_only=True, tag="image_failed"):
+    """One image could not be predicted; the others go on."""
+
+    image: str
+    reason: str
+    attempt: int = 1
+    final: bool = True
+
+
+class WatchState(Event, frozen=True, kw_only=True, tag="watch_state"):
+    """The watched folder came, went, or changed how it is watched."""
+
+    state: str  # watching | polling | offline
+    detail: str = ""
+
+
+class RunFinished(Event, frozen=True, kw_only=True, tag="run_finished"):
+    """The run did what it was asked."""
+
+    reason: str  # steps | minutes | early_stopping | stopped | done
+    step: int | None = None
+    score: float | None = None
+    done: int | None = None  # images
+    failed: int | None = None
+
+
+class RunFailed(Event, frozen=True, kw_only=True, tag="run_failed"):
+    """The run could not go on."""
+
+    reason: str
+    exit_code: int = 1
+
+
+class RunCancelled(Event, frozen=True, kw_only=True, tag="run_cancelled"):
+    """Somebody asked for an end; what was reached is saved."""
+
+    step: int | None = None
+
+
+class RunInterrupted(Event, frozen=True, kw_only=True, tag="run_interrupted"):
+    """The machine or a pause ended the worker; what was reached is saved and can be resumed."""
+
+    step: int | None = None
+    reason: str = "terminated"
+
+
+AnyEvent = (
+    RunStarted
+    | RunResumed
+    | PlanMade
+    | StepDone
+    | ValidationDone
+    | CheckpointSaved
+    | CheckpointPruned
+    | WarningGiven
+    | ImageDone
+    | ImageFailed
+    | WatchState
+    | RunFinished
+    | RunFailed
+    | RunCancelled
+    | RunInterrupted
+)
+Ending = RunFinished | RunFailed | RunCancelled | RunInterrupted
+
+
+class EventWriter:
+    """Appends events to one file; opening cuts a torn last line that a kill left behind.
+
+    Raises: OSError when the disk is full; what was written before stays whole lines.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        end = _end_of_last_line(self._descriptor)
+        os.ftruncate(self._descriptor, end)
+        os.lseek(self._descriptor, end, os.SEEK_SET)
+        self._end = end
+
+    def write(self, event: Event, *, durable: bool = False) -> None:
+        """Append one line; `durable` waits until it is on the disk."""
+        line = msgspec.json.encode(event) + b"\n"
+        try:
+            written = os.write(self._descriptor, line)
+            if written < len(line):
+                os.write(self._descriptor, line[written:])
+        except OSError:
+            # Half a line would merge with the next event: take it back.
+            os.ftruncate(self._descriptor, self._end)
+            os.lseek(self._descriptor, self._end, os.SEEK_SET)
+            raise
+        self._end += len(line)
+        if durable:
+            os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def __enter__(self) -> "EventWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class EventReader:
+    """Reads what is new in a file of events, whole lines only, from byte 0 on."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.skipped = 0  # lines that were no event we know
+        self._offset = 0
+
+    def read_new(self) -> list[AnyEvent]:
+        """Return the events since the last call; an absent file has none.
+
+        A file that became shorter (the run began anew) is read again from its start.
+        """
+        events: list[AnyEvent] = []
+        try:
+            with self.file.open("rb") as stream:
+                if os.fstat(stream.fileno()).st_size < self._offset:
+                    self._offset = 0
+                stream.seek(self._offset)
+                while block := _whole_lines(stream.read(_READ_BYTES), stream):
+                    self._offset += len(block)
+                    events += self._decode(block)
+                    stream.seek(self._offset)
+        except FileNotFoundError:
+            self._offset = 0
+        return events
+
+    def _decode(self, block: bytes) -> list[AnyEvent]:
+        try:
+            return _DECODER.decode_lines(block)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return self._decode_one_by_one(block)
+
+    def _decode_one_by_one(self, block: bytes) -> list[AnyEvent]:
+        events: list[AnyEvent] = []
+        for line in block.split(b"\n"):
+            if not line.strip():
+                continue
+            try:
+                events.append(_DECODER.decode(line))
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                self.skipped += 1
+        return events
+
+
+def read_events(file: Path) -> list[AnyEvent]:
+    """Return every event of a file, without those that a resume made void."""
+    return without_void(EventReader(file).read_new())
+
+
+def without_void(events: Iterable[AnyEvent]) -> list[AnyEvent]:
+    """Drop the events that a later `run_resumed` made void: those with a later step."""
+    kept: list[AnyEvent] = []
+    for event in events:
+        if isinstance(event, RunResumed):
+            kept = [old for old in kept if (getattr(old, "step", None) or 0) <= event.step]
+        kept.append(event)
+    return kept
+
+
+def finite(value: float) -> float | None:
+    """Return the value, or None where JSON has no word for it (NaN, infinity)."""
+    return value if math.isfinite(value) else None
+
+
+_DECODER = msgspec.json.Decoder(AnyEvent)
+
+
+def _end_of_last_line(descriptor: int) -> int:
+    position = os.fstat(descriptor).st_size
+    while position > 0:
+        start = max(0, position - 65536)
+        found = os.pread(descriptor, position - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        position = start
+    return 0
+
+
+def _whole_lines(block: bytes, stream: BinaryIO) -> bytes:
+    """Cut a block after its last newline; a line longer than a block is read on to its end."""
+    cut = block.rfind(b"\n") + 1
+    if cut or not block:
+        return block[:cut]
+    rest = stream.readline()
+    return block + rest if rest.endswith(b"\n") else b""

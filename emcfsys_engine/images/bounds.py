@@ -1,0 +1,49 @@
+"""Is a header's promise believable for the size of its file? Asked before any memory is taken."""
+
+import math
+from pathlib import Path
+
+from emcfsys_engine.errors import ImageError
+
+# Bytes out for one byte in, at the very most. None of these lies between an honest file and us:
+# deflate cannot exceed 1032; a JPEG block of 64 colour pixels takes at least 6 bits.
+MOST_BYTES_A_BYTE = {"deflate": 1040, "lzw": 1500, "packbits": 64, "jpeg": 300, "none": 1.02}
+MOST_BYTES_OTHERWISE = 20_000  # zstd, LZMA, CCITT: a blank page can be tiny
+SMALL_BYTES = 64 << 20  # below this a false promise does no harm
+MOST_SIDE_PX = 1 << 20
+
+
+def refuse_false_promise(
+    path: Path,
+    shape: tuple[int, ...],
+    item_bytes: float,
+    coding: str,
+    file_bytes: int | None = None,
+) -> None:
+    """Raise ImageError when a file cannot hold the pixels its header promises.
+
+    Shapes: shape is any shape; only its product and its largest side count.
+    """
+    wanted = math.prod(shape) * item_bytes
+    here = path.stat().st_size if file_bytes is None else file_bytes
+    if min(shape, default=0) < 1:
+        raise ImageError(path, f"promises an image of {_words(shape)} pixels", "It is damaged")
+    if coding == "none" and wanted > here * 1.02 + 64:
+        missing = wanted - here
+        raise ImageError(
+            path,
+            f"is truncated: {_words(shape)} pixels need {wanted:,.0f} bytes, "
+            f"{missing:,.0f} are missing",
+            "Copy it again",
+        )
+    most = MOST_BYTES_A_BYTE.get(coding, MOST_BYTES_OTHERWISE)
+    if (wanted > SMALL_BYTES and wanted > here * most) or max(shape) > MOST_SIDE_PX:
+        raise ImageError(
+            path,
+            f"promises {_words(shape)} pixels, which {here:,} bytes cannot hold",
+            "It is damaged or made to do harm: do not use it",
+        )
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    return " × ".join(f"{side:,}" for side in shape)

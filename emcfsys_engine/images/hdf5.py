@@ -1,0 +1,275 @@
+"""HDF5: EMD of Velox and of Berkeley, and plain arrays."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import h5py
+import numpy as np
+
+from emcfsys_engine.errors import ImageError
+from emcfsys_engine.images.bounds import refuse_false_promise
+from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
+from emcfsys_engine.images.units import nm_per, square_nm
+
+Result = TypeVar("Result")
+_MOST_OBJECTS = 10_000
+_LARGEST_COLOURS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Signal:
+    """A dataset that may be an image. Shapes: order names its axes, as in "YXZ"."""
+
+    name: str
+    flavour: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    axes: str  # Y, X, S for colour, Z for planes
+    pixel_nm: tuple[float, float] | None
+    kind: str = "an image"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def planes(self) -> int:
+        return math.prod(n for axis, n in zip(self.axes, self.shape, strict=True) if axis == "Z")
+
+    @property
+    def plane_shape(self) -> tuple[int, ...]:
+        return tuple(self.shape[self.axes.index(axis)] for axis in "YXS" if axis in self.axes)
+
+
+def probe(path: Path) -> ImageFacts:
+    """Return the facts of the one image in an HDF5 file."""
+    return _opened(path, lambda file: _facts(path, *_only_image(path, _signals(path, file))))
+
+
+def read(path: Path, plane: int) -> Micrograph:
+    """Return one plane; of a large array only this plane is read."""
+    return _opened(path, lambda file: _read(path, file, plane))
+
+
+def _opened(path: Path, work: Callable[[h5py.File], Result]) -> Result:
+    try:
+        with h5py.File(path, "r") as file:
+            return work(file)
+    except ImageError:
+        raise
+    except Exception as error:
+        words = " ".join(str(error).split())[:100] or type(error).__name__
+        what = f"is a truncated or damaged HDF5 file ({words})"
+        raise ImageError(path, what, "Copy or export it again") from None
+
+
+def _read(path: Path, file: h5py.File, plane: int) -> Micrograph:
+    signal, rest = _only_image(path, _signals(path, file))
+    facts = _facts(path, signal, rest)
+    if not 0 <= plane < facts.planes:
+        raise ImageError(
+            path, f"has {facts.planes} planes, counted from 0, so there is no #{plane}"
+        )
+    counts = [n for axis, n in zip(signal.axes, signal.shape, strict=True) if axis == "Z"]
+    places = iter(np.unravel_index(plane, counts)) if counts else iter(())
+    index = tuple(int(next(places)) if axis == "Z" else slice(None) for axis in signal.axes)
+    data = file[signal.name]
+    _refuse_elsewhere(path, data)
+    pixels = np.asarray(data[index])
+    left = signal.axes.replace("Z", "")
+    pixels = pixels.transpose([left.index(axis) for axis in "YXS" if axis in left])
+    native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    return Micrograph(
+        pixels=np.ascontiguousarray(native),
+        pixel_nm=signal.pixel_nm,
+        source=str(path) if facts.planes == 1 else f"{path}#{plane}",
+        bit_depth=facts.bit_depth,
+        info_bar_rows=0,
+    )
+
+
+def _refuse_elsewhere(path: Path, data: h5py.Dataset) -> None:
+    """An HDF5 file can name other files that hold its pixels: those are never opened."""
+    if data.external or data.is_virtual:
+        raise ImageError(path, "keeps its pixels in other files", "Copy them into one HDF5 file")
+
+
+def _facts(path: Path, signal: _Signal, rest: list[_Signal]) -> ImageFacts:
+    refuse_false_promise(path, signal.plane_shape, signal.dtype.itemsize, "deflate")
+    notes = list(signal.notes)
+    if rest:
+        kinds = ", ".join(dict.fromkeys(one.kind for one in rest))
+        notes.append(f"also holds {kinds}: not used")
+    return ImageFacts(
+        path=path,
+        format=signal.flavour,
+        shape=signal.plane_shape,
+        dtype=signal.dtype.newbyteorder("=").name,
+        planes=signal.planes,
+        pixel_nm=signal.pixel_nm,
+        bit_depth=signal.dtype.itemsize * 8,
+        notes=tuple(notes),
+    )
+
+
+def _only_image(path: Path, signals: list[_Signal]) -> tuple[_Signal, list[_Signal]]:
+    images = [one for one in signals if one.kind == "an image"]
+    if len(images) == 1:
+        return images[0], [one for one in signals if one is not images[0]]
+    if images:
+        names = ", ".join(f"{one.name} {'×'.join(map(str, one.shape))}" for one in images[:5])
+        what = f"is a multi-signal file with {len(images)} images ({names})"
+        raise ImageError(path, what, "Export the one to use")
+    if signals:
+        kinds = " and ".join(dict.fromkeys(one.kind for one in signals))
+        raise ImageError(path, f"is {kinds}, not a micrograph", "Export the image itself")
+    raise ImageError(path, "is an HDF5 file without an image", "Export it as TIFF")
+
+
+def _signals(path: Path, file: h5py.File) -> list[_Signal]:
+    """Return the images and other signals of a file: Velox's, else Berkeley's, else any arrays."""
+    velox = file.get("Data/Image")
+    if isinstance(velox, h5py.Group):
+        found = [_velox(group) for group in velox.values() if isinstance(group, h5py.Group)]
+        return [one for one in found if one is not None]
+    groups: list[h5py.Group] = []
+    arrays: list[h5py.Dataset] = []
+    seen = 0
+
+    def visit(_name: str, item: object) -> bool | None:
+        nonlocal seen
+        seen += 1
+        if isinstance(item, h5py.Group) and int(item.attrs.get("emd_group_type", 0)) == 1:
+            groups.append(item)
+        elif isinstance(item, h5py.Dataset) and item.ndim >= 2 and min(item.shape) > 0:
+            arrays.append(item)
+        return True if seen > _MOST_OBJECTS else None
+
+    # visititems follows hard links only: a soft or external link never leads out of this file.
+    file.visititems(visit)
+    if file.get("Data") is not None and not arrays:
+        raise ImageError(path, "is a Velox file of spectra, not a micrograph", "Export the image")
+    berkeley = [one for one in map(_berkeley, groups) if one is not None]
+    return berkeley or [one for one in map(_plain, arrays) if one is not None]
+
+
+def _kind(dtype: np.dtype[Any]) -> str:
+    if dtype.kind == "c" or (dtype.names and len(dtype.names) == 2):
+        return "a Fourier transform (complex numbers)"
+    return "an image" if dtype.kind in "uifb" else "a table"
+
+
+def _velox(group: h5py.Group) -> _Signal | None:
+    data = group.get("Data")
+    if not isinstance(data, h5py.Dataset) or data.ndim != 3:
+        return None
+    metadata = _velox_metadata(group)
+    result = metadata.get("BinaryResult", {})
+    size, units = result.get("PixelSize", {}), (result.get("PixelUnitY"), result.get("PixelUnitX"))
+    pixel_nm, notes = None, ()
+    try:
+        down, across = nm_per(str(units[0])), nm_per(str(units[1]))
+        if down is not None and across is not None:
+            pixel_nm = square_nm(float(size["height"]) * down, float(size["width"]) * across, "nm")
+        elif "1/" in str(units[0]):
+            notes = (f"a diffraction pattern (its axes are in {units[0]}): no pixel size in nm",)
+    except (KeyError, TypeError, ValueError):
+        pixel_nm = None
+    return _Signal(
+        name=data.name or "",
+        flavour="EMD (Velox)",
+        shape=data.shape,
+        dtype=data.dtype,
+        axes="YXZ",
+        pixel_nm=pixel_nm,
+        kind=_kind(data.dtype),
+        notes=notes,
+    )
+
+
+def _velox_metadata(group: h5py.Group) -> dict[str, Any]:
+    raw = group.get("Metadata")
+    if not isinstance(raw, h5py.Dataset) or raw.ndim != 2 or raw.shape[0] > 1 << 24:
+        return {}
+    try:
+        found = json.loads(bytes(raw[:, 0]).rstrip(b"\0"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _berkeley(group: h5py.Group) -> _Signal | None:
+    data = group.get("data")
+    if not isinstance(data, h5py.Dataset) or data.ndim < 1:
+        return None
+    kind = _kind(data.dtype)
+    steps: list[float | None] = []
+    for number in range(1, data.ndim + 1):
+        unit, step = _dimension(group.get(f"dim{number}"))
+        if "eV" in unit:
+            kind = "a spectrum"
+        per = nm_per(unit)
+        steps.append(step * per if per is not None and step else None)
+    axes = _berkeley_axes(group, data.ndim)
+    sides = [data.shape[axes.index(axis)] for axis in "YX" if axis in axes]
+    if len(sides) < 2 or (kind == "an image" and min(sides) < 2):
+        kind = "a spectrum"
+    pixel_nm = None
+    if len(sides) == 2:
+        down, across = steps[axes.index("Y")], steps[axes.index("X")]
+        if down is not None and across is not None:
+            pixel_nm = square_nm(down, across, "nm")
+    return _Signal(
+        name=data.name or "",
+        flavour="EMD (Berkeley)",
+        shape=data.shape,
+        dtype=data.dtype,
+        axes=axes,
+        pixel_nm=pixel_nm,
+        kind=kind,
+    )
+
+
+def _berkeley_axes(group: h5py.Group, count: int) -> str:
+    """Return the axes of a Berkeley array; HyperSpy stores them in reverse."""
+    if count < 2:
+        return "Z" * count
+    names = [_axis_name(group.get(f"dim{number}")) for number in range(1, count + 1)]
+    reverse = "record_by" in group.attrs or names[:2] == ["x", "y"]
+    return "XY" + "Z" * (count - 2) if reverse else "Z" * (count - 2) + "YX"
+
+
+def _axis_name(axis: object) -> str:
+    name = axis.attrs.get("name", "") if isinstance(axis, h5py.Dataset) else ""
+    return (name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)).lower()
+
+
+def _dimension(axis: object) -> tuple[str, float]:
+    """Return a Berkeley axis' unit and step; its values are evenly spaced coordinates."""
+    if not isinstance(axis, h5py.Dataset) or axis.ndim != 1 or axis.shape[0] < 2:
+        return "", 0.0
+    unit = axis.attrs.get("units", "")
+    text = unit.decode("utf-8", "replace") if isinstance(unit, bytes) else str(unit)
+    ends = np.asarray(axis[:: max(1, axis.shape[0] - 1)], np.float64)
+    return text, float(ends[-1] - ends[0]) / (axis.shape[0] - 1)
+
+
+def _plain(data: h5py.Dataset) -> _Signal | None:
+    if data.dtype.kind not in "uifbc" or min(data.shape[-2:]) < 2:
+        return None
+    colour = data.ndim >= 3 and data.shape[-1] in (3, _LARGEST_COLOURS) and data.dtype.kind == "u"
+    sizes = data.attrs.get("element_size_um")  # ilastik and others: (z, y, x) in µm
+    pixel_nm = None
+    if sizes is not None and np.size(sizes) >= 2:
+        values = np.ravel(sizes)
+        pixel_nm = square_nm(float(values[-2]), float(values[-1]), "um")
+    return _Signal(
+        name=data.name or "",
+        flavour="HDF5",
+        shape=data.shape,
+        dtype=data.dtype,
+        axes="Z" * (data.ndim - 3) + "YXS" if colour else "Z" * (data.ndim - 2) + "YX",
+        pixel_nm=pixel_nm,
+        kind=_kind(data.dtype),
+    )

@@ -1,0 +1,150 @@
+"""MRC, MAP, REC, ST: electron microscopy's own stack format (MRC2014 and its older forms)."""
+
+import io
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from emcfsys_engine.errors import ImageError
+from emcfsys_engine.images.bounds import refuse_false_promise
+from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
+from emcfsys_engine.images.units import square_nm
+
+_HEADER_BYTES = 1024
+_DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
+_COMPLEX_MODES = (3, 4)
+_FEI_PIXEL_AT = 156  # in FEI1 and FEI2 extended headers: two float64, x and y, in metres
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    size_ZYX: tuple[int, int, int]
+    dtype: np.dtype[np.generic]
+    start: int  # byte of the first pixel
+    pixel_nm: tuple[float, float] | None
+    is_volume: bool
+
+
+def probe(path: Path) -> ImageFacts:
+    """Return the facts of an MRC file from its header."""
+    with path.open("rb") as file:
+        start = file.read(_HEADER_BYTES + 256)
+    return facts_of(path, _parse(path, start, path.stat().st_size), "MRC")
+
+
+def read(path: Path, plane: int) -> Micrograph:
+    """Return one plane; of a large stack only this plane is read."""
+    with path.open("rb") as file:
+        header = _parse(path, file.read(_HEADER_BYTES + 256), path.stat().st_size)
+        return read_plane(path, header, plane, file)
+
+
+def parse_packed(path: Path, start: bytes, file_bytes: int) -> Header:
+    """Return the header of an MRC file found inside a compressed one."""
+    return _parse(path, start, file_bytes)
+
+
+def facts_of(path: Path, header: Header, name: str) -> ImageFacts:
+    """Return the facts that a header states."""
+    planes, height, width = header.size_ZYX
+    notes = ("a volume: its planes are slices, counted from 0",) if header.is_volume else ()
+    return ImageFacts(
+        path=path,
+        format=name,
+        shape=(height, width),
+        dtype=header.dtype.newbyteorder("=").name,
+        planes=planes,
+        pixel_nm=header.pixel_nm,
+        bit_depth=header.dtype.itemsize * 8,
+        notes=notes,
+    )
+
+
+def read_plane(
+    path: Path, header: Header, plane: int, file: io.BufferedIOBase | io.BufferedReader
+) -> Micrograph:
+    """Return one plane from an open file that is placed anywhere."""
+    planes, height, width = header.size_ZYX
+    if not 0 <= plane < planes:
+        raise ImageError(path, f"has {planes} planes, counted from 0, so there is no #{plane}")
+    wanted = height * width * header.dtype.itemsize
+    file.seek(header.start + plane * wanted)
+    pixels = np.frombuffer(file.read(wanted), header.dtype)
+    if pixels.size < height * width:
+        raise ImageError(path, f"is truncated: plane #{plane} is not whole", "Copy it again")
+    native = pixels.reshape(height, width).astype(header.dtype.newbyteorder("="), copy=False)
+    return Micrograph(
+        pixels=native,
+        pixel_nm=header.pixel_nm,
+        source=str(path) if planes == 1 else f"{path}#{plane}",
+        bit_depth=header.dtype.itemsize * 8,
+        info_bar_rows=0,
+    )
+
+
+def _parse(path: Path, start: bytes, file_bytes: int) -> Header:
+    if len(start) < _HEADER_BYTES:
+        raise ImageError(path, "is truncated: an MRC header has 1,024 bytes", "Copy it again")
+    order = _byte_order(start)
+    words = struct.unpack(f"{order}256i", start[:_HEADER_BYTES])
+    numbers = struct.unpack(f"{order}256f", start[:_HEADER_BYTES])
+    width, height, planes, mode = words[:4]
+    if mode in _COMPLEX_MODES:
+        raise ImageError(
+            path,
+            "holds a Fourier transform (complex numbers), not a micrograph",
+            "Export the image",
+        )
+    if mode not in _DTYPES:
+        what = f"has MRC mode {mode}, which is not known here"
+        raise ImageError(path, what, "Known are 0, 1, 2, 6 and 12")
+    dtype = np.dtype(f"{order}{_DTYPES[mode]}")
+    extended = max(0, words[23])
+    pixel_start = _HEADER_BYTES + extended
+    if pixel_start > file_bytes:
+        raise ImageError(path, "is truncated inside its extended header", "Copy it again")
+    size = (planes, height, width)
+    refuse_false_promise(path, size, dtype.itemsize, "none", file_bytes - pixel_start)
+    return Header(
+        size_ZYX=size,
+        dtype=dtype,
+        start=pixel_start,
+        pixel_nm=_pixel_nm(words, numbers, start),
+        is_volume=planes > 1 and words[22] > 0,
+    )
+
+
+def _byte_order(start: bytes) -> str:
+    stamp = start[212:214]
+    if stamp[:1] == b"\x11":
+        return ">"
+    if stamp[:1] == b"\x44":
+        return "<"
+    # Older files have no stamp: the mode is a small number in the right order only.
+    return "<" if struct.unpack("<i", start[12:16])[0] in range(128) else ">"
+
+
+def _pixel_nm(
+    words: tuple[int, ...], numbers: tuple[float, ...], start: bytes
+) -> tuple[float, float] | None:
+    """Return (y, x) from the cell's size in ångström; columns may run along any of its axes."""
+    counts, cell, axes = words[7:10], numbers[10:13], words[16:19]
+    if sorted(axes) != [1, 2, 3]:
+        axes = (1, 2, 3)
+    if (
+        start[208 - 104 : 208 - 100] in (b"FEI1", b"FEI2")
+        and len(start) >= 1024 + _FEI_PIXEL_AT + 16
+    ):
+        order = _byte_order(start)
+        across, down = struct.unpack_from(f"{order}2d", start, 1024 + _FEI_PIXEL_AT)
+        found = square_nm(down, across, "m")
+        if found is not None and across > 0 and down > 0:
+            return found
+    sides: list[float] = []
+    for axis in (axes[1] - 1, axes[0] - 1):
+        if counts[axis] <= 0 or not cell[axis] > 0:
+            return None
+        sides.append(cell[axis] / counts[axis])
+    return square_nm(sides[0], sides[1], "A")

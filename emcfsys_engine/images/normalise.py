@@ -1,0 +1,133 @@
+"""Grey values from any camera made alike: percentile clip, then z-score, over the whole image."""
+
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+SAMPLE_PX = 4_000_000  # above this the statistics come from an evenly strided sample
+
+
+class Normaliser(msgspec.Struct, frozen=True, kw_only=True):
+    """How pixels become a network's input; kept in the model file, so that both ends agree.
+
+    The statistics are those of the whole image, never of a tile: tiles would show seams. Constant
+    borders and the microscope's info bar are left out of them. bioimage.io can say exactly this
+    (ScaleRange, then ZeroMeanUnitVariance).
+    """
+
+    low_percentile: float = 0.5
+    high_percentile: float = 99.5
+    kind: Literal["percentile_zscore"] = "percentile_zscore"
+
+    def apply(self, pixels: np.ndarray, info_bar_rows: int = 0) -> np.ndarray:
+        """Return the image as float32 with mean 0 and deviation 1 a channel.
+
+        NaN and infinity become the clip's ends (NaN its low one); a constant image becomes zeros.
+        Shapes: H×W or H×W×C in, H×W×C out.
+        """
+        image = pixels[..., None] if pixels.ndim == 2 else pixels
+        result = np.empty(image.shape, np.float32)
+        for channel in range(image.shape[2]):
+            low, high, mean, deviation = self.statistics(image[..., channel], info_bar_rows)
+            plane = result[..., channel]
+            if deviation == 0:
+                plane[...] = 0
+                continue
+            plane[...] = image[..., channel]
+            np.nan_to_num(plane, copy=False, nan=low, posinf=high, neginf=low)
+            np.clip(plane, low, high, out=plane)
+            plane -= np.float32(mean)
+            plane /= np.float32(deviation)
+        return result
+
+    def statistics(
+        self, plane: np.ndarray, info_bar_rows: int = 0
+    ) -> tuple[float, float, float, float]:
+        """Return the clip's low and high end, and mean and deviation after clipping.
+
+        Shapes: plane is H×W.
+        """
+        values = _sample(plane, info_bar_rows)
+        if not values.size:
+            return 0.0, 0.0, 0.0, 0.0
+        low, high = np.percentile(values, (self.low_percentile, self.high_percentile))
+        if not high > low:  # one value fills nearly everything: use the extremes
+            low, high = values.min(), values.max()
+        clipped = np.clip(values, low, high)
+        mean, deviation = float(clipped.mean()), float(clipped.std())
+        tiny = 1e-6 * max(1.0, abs(float(low)), abs(float(high)))
+        spread = (
+            deviation
+            if deviation > tiny
+            or (np.issubdtype(plane.dtype, np.floating) and deviation > 1e-6 * abs(mean))
+            else 0.0
+        )
+        return float(low), float(high), mean, spread
+
+
+def to_grey(pixels: np.ndarray) -> np.ndarray:
+    """Return one channel: the first where colours are equal, else luminance; alpha is dropped.
+
+    Shapes: H×W or H×W×C in, H×W out, dtype kept where colours are equal, else float32.
+    """
+    if pixels.ndim == 2:
+        return pixels
+    if pixels.shape[2] <= 2:
+        return pixels[..., 0]
+    red, green, blue = (pixels[..., n] for n in range(3))
+    if np.array_equal(red, green) and np.array_equal(green, blue):
+        return red
+    weights = np.array((0.299, 0.587, 0.114), np.float32)  # ITU-R BT.601, as Pillow's "L"
+    return pixels[..., :3].astype(np.float32) @ weights
+
+
+def to_8_bit(pixels: np.ndarray, info_bar_rows: int = 0) -> np.ndarray:
+    """Return the picture that people look at: the same clip, stretched over 0–255.
+
+    Shapes: H×W or H×W×C in, H×W or H×W×3 out.
+    """
+    colours = pixels if pixels.ndim == 2 else pixels[..., :3]
+    if colours.ndim == 3 and colours.shape[2] < 3:
+        colours = colours[..., 0]
+    normaliser = Normaliser()
+    ends = normaliser.statistics(to_grey(colours), info_bar_rows)
+    low, high = ends[0], ends[1]
+    stretched = np.nan_to_num(colours.astype(np.float32), nan=low, posinf=high, neginf=low)
+    if high > low:
+        stretched = (np.clip(stretched, low, high) - low) * (255 / (high - low))
+    else:
+        stretched = np.zeros_like(stretched)
+    return (stretched + 0.5).astype(np.uint8)
+
+
+def _sample(plane: np.ndarray, info_bar_rows: int) -> np.ndarray:
+    """Return finite values of the specimen, at most about SAMPLE_PX of them, as float64."""
+    specimen = plane[: plane.shape[0] - info_bar_rows] if info_bar_rows else plane
+    if not specimen.size:
+        return np.empty(0)
+    specimen = _without_borders(specimen)
+    stride = max(1, round((specimen.size / SAMPLE_PX) ** 0.5))
+    values = specimen[::stride, ::stride].astype(np.float64).ravel()
+    return values[np.isfinite(values)]
+
+
+def _without_borders(plane: np.ndarray) -> np.ndarray:
+    """Cut constant rows and columns from the edges (padding of aligned stacks)."""
+    top, bottom, left, right = 0, plane.shape[0], 0, plane.shape[1]
+    while top < bottom and _is_constant(plane[top], plane[0, 0]):
+        top += 1
+    if top == bottom:
+        return plane
+    while _is_constant(plane[bottom - 1], plane[-1, 0]):
+        bottom -= 1
+    middle = plane[top:bottom]
+    while left < right - 1 and _is_constant(middle[:, left], middle[0, 0]):
+        left += 1
+    while right > left + 1 and _is_constant(middle[:, right - 1], middle[0, -1]):
+        right -= 1
+    return middle[:, left:right]
+
+
+def _is_constant(line: np.ndarray, value: np.generic) -> bool:
+    return bool((line == value).all())

@@ -1,0 +1,197 @@
+"""PNG, JPEG and BMP: the pixels as stored, 16 bits kept, and PNG's pixel size in metres."""
+
+import struct
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+from PIL import Image, ImageOps
+
+from emcfsys_engine.errors import ImageError
+from emcfsys_engine.images.bounds import refuse_false_promise
+from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
+
+Image.MAX_IMAGE_PIXELS = None  # bounds.py refuses false promises; 20k × 20k micrographs are honest
+
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_PNG_PALETTE = 3
+
+
+def probe(path: Path) -> ImageFacts:
+    """Return the facts of a PNG, JPEG or BMP from its header."""
+    if _is_png(path):
+        return _probe_png(path)
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            name = picture.format or "picture"
+            channels = len(picture.getbands())
+            turned = name == "JPEG" and picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except Exception as error:
+        raise _unreadable(path, error) from None
+    refuse_false_promise(
+        path, (height, width, channels), 1, "jpeg" if name == "JPEG" else "packbits"
+    )
+    size = (width, height) if turned else (height, width)
+    return ImageFacts(
+        path=path,
+        format=name,
+        shape=size if channels == 1 else (*size, 3),
+        dtype="uint8",
+        planes=1,
+        pixel_nm=None,
+        bit_depth=8,
+    )
+
+
+def read(path: Path, plane: int) -> Micrograph:
+    """Return the picture's pixels; a palette is turned into what it shows."""
+    facts = probe(path)
+    if plane != 0:
+        raise ImageError(path, f"has one plane, so there is no #{plane}")
+    pixels = read_indices(path, facts)
+    if facts.format == "PNG" and _png_header(path)[3] == _PNG_PALETTE:
+        pixels = through_palette(pixels, _png_palette(path))
+    return Micrograph(
+        pixels=pixels,
+        pixel_nm=facts.pixel_nm,
+        source=str(path),
+        bit_depth=facts.bit_depth,
+        info_bar_rows=0,
+    )
+
+
+def read_indices(path: Path, facts: ImageFacts | None = None) -> np.ndarray:
+    """Return the stored values: palette indices where there is a palette, else the pixels.
+
+    Shapes: H×W or H×W×C.
+    """
+    facts = facts or probe(path)
+    try:
+        if facts.format != "PNG":
+            return _read_with_pillow(path)
+        width, height, depth, kind = _png_header(path)
+        if kind == _PNG_PALETTE:
+            return _read_with_pillow(path)
+        pixels = np.asarray(imagecodecs.png_decode(path.read_bytes()))
+    except ImageError:
+        raise
+    except Exception as error:
+        raise _unreadable(path, error) from None
+    if depth < 8:  # libpng stretches 1, 2 and 4 bits over 0–255: take that back
+        pixels = (pixels.astype(np.uint16) * (2**depth - 1) // 255).astype(np.uint8)
+    if pixels.shape[:2] != (height, width):
+        raise ImageError(path, "is damaged: its size differs from its header", "Export it again")
+    return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+
+
+def through_palette(indices: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Return the colours a palette gives; one channel when they are grey.
+
+    Shapes: indices H×W, palette at most 256×3.
+    """
+    full = np.zeros((256, 3), palette.dtype)
+    full[: len(palette)] = palette[:256]
+    if not palette_is_grey(palette):
+        return full[indices]
+    return indices if (full[:, 0] == np.arange(256)).mean() > 0.5 else full[:, 0][indices]
+
+
+def palette_is_grey(palette: np.ndarray) -> bool:
+    """Tell whether a palette shows grey values.
+
+    Zeiss keeps 26 of 256 entries for the pens of its overlays: such an image is grey all the same.
+    Shapes: palette is N×3.
+    """
+    is_grey = (palette == palette[:, :1]).all(axis=1)
+    ramp = (palette[:, 0] == np.arange(len(palette))) & is_grey
+    return bool(is_grey.all()) or (len(palette) == 256 and bool(ramp.mean() > 0.8))
+
+
+def _read_with_pillow(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        picture.load()
+        if picture.format == "JPEG":
+            ImageOps.exif_transpose(picture, in_place=True)
+        if picture.mode in ("L", "P", "RGB"):
+            return np.array(picture)
+        if picture.mode == "1":
+            return np.array(picture, dtype=np.uint8)
+        return np.array(picture.convert("RGB"))
+
+
+def _probe_png(path: Path) -> ImageFacts:
+    width, height, depth, kind = _png_header(path)
+    channels = _PNG_CHANNELS.get(kind, 0)
+    if not channels or depth not in (1, 2, 4, 8, 16):
+        raise ImageError(path, "is a damaged PNG: its header makes no sense", "Export it again")
+    refuse_false_promise(path, (height, width, channels), max(depth, 8) / 8, "deflate")
+    if kind == _PNG_PALETTE:
+        palette = _png_palette(path)
+        channels = 1 if palette_is_grey(palette) else 3
+    return ImageFacts(
+        path=path,
+        format="PNG",
+        shape=(height, width) if channels == 1 else (height, width, channels),
+        dtype="uint16" if depth == 16 else "uint8",
+        planes=1,
+        pixel_nm=_png_pixel_nm(path),
+        bit_depth=depth,
+    )
+
+
+def _is_png(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"\x89PNG"
+
+
+def _png_header(path: Path) -> tuple[int, int, int, int]:
+    """Return width, height, bit depth and colour type."""
+    with path.open("rb") as file:
+        start = file.read(26)
+    if len(start) < 26 or start[12:16] != b"IHDR":
+        raise ImageError(path, "is truncated: the PNG ends in its header", "Copy it again")
+    width, height, depth, kind = struct.unpack(">IIBB", start[16:26])
+    return width, height, depth, kind
+
+
+def _png_chunk(path: Path, wanted: bytes) -> bytes:
+    """Return the first chunk of this kind that stands before the pixels; empty when none does."""
+    with path.open("rb") as file:
+        file.seek(8)
+        for _ in range(200):
+            head = file.read(8)
+            if len(head) < 8 or head[4:] in (b"IDAT", b"IEND"):
+                return b""
+            length = int.from_bytes(head[:4], "big")
+            if head[4:] == wanted:
+                return file.read(min(length, 4096))
+            file.seek(length + 4, 1)
+    return b""
+
+
+def _png_palette(path: Path) -> np.ndarray:
+    flat = np.frombuffer(_png_chunk(path, b"PLTE")[:768], np.uint8)
+    return flat[: len(flat) // 3 * 3].reshape(-1, 3)
+
+
+def _png_pixel_nm(path: Path) -> tuple[float, float] | None:
+    """Return the pixel size where it is one of a microscope; printers' dots are none."""
+    chunk = _png_chunk(path, b"pHYs")
+    if len(chunk) < 9 or chunk[8] != 1:
+        return None
+    across, down = struct.unpack(">II", chunk[:8])
+    # 72–2400 dpi is 2,835–94,488 pixels a metre: that is a page. Below 10 µm it is a specimen.
+    if min(across, down) < 100_000:
+        return None
+    return 1e9 / down, 1e9 / across
+
+
+def _unreadable(path: Path, error: Exception) -> ImageError:
+    if isinstance(error, PermissionError):
+        return ImageError(path, "may not be read", f"Try: chmod +r {path.name}")
+    if isinstance(error, MemoryError):
+        return ImageError(path, "does not fit into memory", "Use a machine with more memory")
+    words = " ".join(str(error).split())[:120] or type(error).__name__
+    kind = "truncated" if "trunc" in words.lower() or "EOF" in words else "damaged"
+    return ImageError(path, f"is {kind} and cannot be read ({words})", "Copy or export it again")

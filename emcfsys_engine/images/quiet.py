@@ -1,0 +1,18 @@
+"""Nothing but our own words reaches the terminal: libraries are kept silent while they read."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_CHATTY = ("tifffile", "rsciio", "PIL", "h5py", "zarr", "roifile", "mrcfile", "imagecodecs")
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Drop the log lines and warnings of image libraries; what matters comes as an ImageError."""
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,224 @@
+"""The pixel size a TIFF's maker wrote: FEI, Zeiss, JEOL, TVIPS, Olympus, Gatan, ImageJ, OME."""
+
+import math
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tifffile
+
+from emcfsys_engine.images.units import nm_per, square_nm
+
+PixelNm = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VendorFacts:
+    """What the maker's own tags say. Units: pixel_nm is (y, x)."""
+
+    maker: str = ""
+    pixel_nm: PixelNm | None = None
+    info_bar_rows: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def vendor_facts(tiff: tifffile.TiffFile, shape: tuple[int, ...]) -> VendorFacts:
+    """Return the first maker's facts that apply; a printer's dots per inch are never a pixel size.
+
+    Shapes: shape is (H, W) or (H, W, C) of a plane.
+    """
+    for recognise in _MAKERS:
+        try:
+            facts = recognise(tiff, shape)
+        except Exception:
+            # A maker's tag that does not parse says nothing: the image itself is still good.
+            continue
+        if facts is not None:
+            return facts
+    return VendorFacts()
+
+
+def _fei(tiff: tifffile.TiffFile, shape: tuple[int, ...]) -> VendorFacts | None:
+    if not tiff.is_fei:
+        return None
+    metadata: Mapping[str, Any] = tiff.fei_metadata or {}
+    scan = _section(metadata, "Scan")
+    image = _section(metadata, "Image")
+    width, height = int(image.get("ResolutionX", 0)), int(image.get("ResolutionY", 0))
+    pixel_nm = None
+    if "PixelWidth" in scan:
+        pixel_nm = square_nm(scan.get("PixelHeight"), scan["PixelWidth"], "m")
+    elif width and height:
+        beam = _section(metadata, "IRBeam")
+        if "HFW" in beam and "VFW" in beam:
+            pixel_nm = square_nm(beam["VFW"] / height, beam["HFW"] / width, "m")
+    if width and width != shape[1]:
+        pixel_nm = None  # saved at another size than scanned
+    bar = shape[0] - height if height and width == shape[1] and height < shape[0] else 0
+    return VendorFacts(maker="FEI", pixel_nm=pixel_nm, info_bar_rows=bar)
+
+
+def _phenom(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | None:
+    tag = tiff.pages.first.tags.get("FEI_TITAN")
+    text = tag.value if tag is not None else ""
+    if not isinstance(text, str) or "<FeiImage" not in text or "<!" in text:
+        return None
+    image = ET.fromstring(text[text.index("<FeiImage") :].rstrip("\0 \r\n"))
+    sides: list[float | None] = []
+    for name in ("pixelHeight", "pixelWidth"):
+        side = image.find(name)
+        per = nm_per(side.get("unit", "")) if side is not None else None
+        sides.append(float(side.text or 0) * per if side is not None and per else None)
+    bar = int(float(image.findtext("databarHeight") or 0))
+    size = square_nm(sides[0], sides[1], "nm") if None not in sides else None
+    return VendorFacts(maker="Phenom", pixel_nm=size, info_bar_rows=max(0, bar))
+
+
+def _zeiss(tiff: tifffile.TiffFile, shape: tuple[int, ...]) -> VendorFacts | None:
+    if not tiff.is_sem:
+        return None
+    metadata: Mapping[str, Any] = tiff.sem_metadata or {}
+    unnamed = metadata.get("", ())
+    # The unnamed block holds the pixel size on a display 1024 pixels wide, in metres.
+    pixel_nm = None
+    if len(unnamed) > 3:
+        side = float(unnamed[3]) * 1024 / shape[1]
+        pixel_nm = square_nm(side, side, "m")
+    named = metadata.get("ap_image_pixel_size")
+    notes: tuple[str, ...] = ()
+    if named is not None and len(named) > 2:
+        said = square_nm(named[1], named[1], str(named[2]))
+        if pixel_nm is None:
+            pixel_nm = said
+        elif said is not None and not math.isclose(said[0], pixel_nm[0], rel_tol=0.02):
+            notes = (
+                f"two pixel sizes disagree ({said[0]:g} and {pixel_nm[0]:g} nm): none is used",
+            )
+            pixel_nm = None
+    return VendorFacts(maker="Zeiss", pixel_nm=pixel_nm, notes=notes)
+
+
+def _hamamatsu(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | None:
+    if "HPD-TA" not in _text(tiff, "Software") and "HiPic" not in _text(tiff, "Software"):
+        return None
+    described = _text(tiff, "ImageDescription")
+    if "Streak" in described:
+        notes = ("a streak camera's picture: time over wavelength, no pixel size in nm",)
+        return VendorFacts(maker="Hamamatsu", notes=notes)
+    return VendorFacts(maker="Hamamatsu")
+
+
+def _jeol(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | None:
+    if not _text(tiff, "Make").startswith("JEOL"):
+        return None
+    text = _text(tiff, "ImageDescription").strip(" \r\n\t\x00\x01")
+    report = ET.fromstring(text) if "<!" not in text else ET.Element("none")
+    # The resolution tag is the camera chip's; the magnification leads from it to the specimen.
+    mode = report.findtext(".//Eos/EosMode") or report.findtext(".//EosMode")
+    imaging = report.find(".//ImageFormingSystem")
+    kind = imaging.findtext("ModeString") if imaging is not None else None
+    if mode != "eosTEM" or kind != "MAG" or imaging is None:
+        return VendorFacts(maker="JEOL", notes=("not a TEM image in MAG mode: no pixel size",))
+    magnification = float(imaging.findtext("SelectorValue") or 0)
+    chip = _resolution(tiff)
+    if chip is None or not magnification > 0:
+        return VendorFacts(maker="JEOL")
+    return VendorFacts(maker="JEOL", pixel_nm=(chip[0] / magnification, chip[1] / magnification))
+
+
+def _tvips(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | None:
+    if not tiff.is_tvips:
+        return None
+    metadata: Mapping[str, Any] = tiff.tvips_metadata or {}
+    size = square_nm(metadata.get("PixelSizeY"), metadata.get("PixelSizeX"), "nm")
+    return VendorFacts(maker="TVIPS", pixel_nm=size)
+
+
+def _olympus(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | None:
+    if not tiff.is_sis:
+        return None
+    metadata: Mapping[str, Any] = tiff.sis_metadata or {}
+    size = square_nm(metadata.get("pixelsizey"), metadata.get("pixelsizex"), "m")
+    return VendorFacts(maker="Olympus SIS", pixel_nm=size)
+
+
+def _gatan(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | None:
+    tags = tiff.pages.first.tags  # 65003/65004: units of y and x; 65009/65010: their scales
+    if 65003 not in tags or 65009 not in tags:
+        return None
+    unit_x, unit_y = str(tags[65003].value), str(tags.get(65004, tags[65003]).value)
+    scale_x, scale_y = tags[65009].value, tags.get(65010, tags[65009]).value
+    pixel_nm = None
+    per_x, per_y = nm_per(unit_x), nm_per(unit_y)
+    if per_x is not None and per_y is not None:
+        pixel_nm = square_nm(float(scale_y) * per_y, float(scale_x) * per_x, "nm")
+    return VendorFacts(maker="Gatan", pixel_nm=pixel_nm)
+
+
+def _ome(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | None:
+    if not tiff.is_ome:
+        return None
+    found = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", tiff.ome_metadata or "")
+    words = dict(re.findall(r'(\w+)\s*=\s*"([^"]*)"', found.group(0))) if found else {}
+    per_x = nm_per(words.get("PhysicalSizeXUnit", "µm"))
+    per_y = nm_per(words.get("PhysicalSizeYUnit", "µm"))
+    if per_x is None or per_y is None or "PhysicalSizeX" not in words:
+        return VendorFacts(maker="OME")
+    across = float(words["PhysicalSizeX"]) * per_x
+    down = float(words["PhysicalSizeY"]) * per_y if "PhysicalSizeY" in words else None
+    return VendorFacts(maker="OME", pixel_nm=square_nm(down, across, "nm"))
+
+
+def _imagej(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | None:
+    if not tiff.is_imagej:
+        return None
+    metadata: Mapping[str, Any] = tiff.imagej_metadata or {}
+    per = nm_per(str(metadata.get("unit", "")).replace("\\u00B5", "µ"))
+    down, across = _pixels_per_unit(tiff)
+    if per is None or not down or not across:
+        return VendorFacts(maker="ImageJ")
+    return VendorFacts(maker="ImageJ", pixel_nm=square_nm(per / down, per / across, "nm"))
+
+
+_MAKERS: tuple[Callable[[tifffile.TiffFile, tuple[int, ...]], VendorFacts | None], ...] = (
+    _phenom,
+    _fei,
+    _zeiss,
+    _hamamatsu,
+    _jeol,
+    _tvips,
+    _olympus,
+    _gatan,
+    _ome,
+    _imagej,
+)
+
+
+def _section(metadata: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = metadata.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _text(tiff: tifffile.TiffFile, name: str) -> str:
+    tag = tiff.pages.first.tags.get(name)
+    return tag.value if tag is not None and isinstance(tag.value, str) else ""
+
+
+def _pixels_per_unit(tiff: tifffile.TiffFile) -> tuple[float, float]:
+    """Return the (Y, X) resolution tags as numbers; 0 when absent."""
+    tags = tiff.pages.first.tags
+    numbers: list[float] = []
+    for name in ("YResolution", "XResolution"):
+        over, under = tags[name].value if name in tags else (0, 1)
+        numbers.append(over / under if under else 0.0)
+    return numbers[0], numbers[1]
+
+
+def _resolution(tiff: tifffile.TiffFile) -> PixelNm | None:
+    """Return the resolution tags as nm a pixel (y, x)."""
+    unit = tiff.pages.first.tags.get("ResolutionUnit")
+    per = {2: 25.4e6, 3: 10e6}.get(int(unit.value) if unit is not None else 2)
+    down, across = _pixels_per_unit(tiff)
+    return (per / down, per / across) if per and down > 0 and across > 0 else None

@@ -1,0 +1,64 @@
+"""Which device computes, and in which precision: by tables, so that two runs choose alike."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import torch
+
+from emcfsys_engine.errors import InputError
+
+# The processor's flags under which bf16 is faster than fp32 (Intel AMX, AVX-512 BF16).
+_FAST_BF16 = frozenset({"amx_bf16", "avx512_bf16"})
+
+
+def choose_device(gpus: int | None) -> torch.device:
+    """Return the device for a run: CUDA when there is one, unless the project says 0 GPUs.
+
+    Raises: InputError if a GPU is demanded and there is none.
+    """
+    if gpus != 0 and torch.cuda.is_available():
+        return torch.device("cuda")
+    if gpus:
+        remedy = "Leave compute.gpus out, or look at emcfsys-engine doctor"
+        raise InputError("compute.gpus", f"{gpus} asked for, but CUDA finds no GPU", remedy)
+    return torch.device("cpu")
+
+
+def choose_precision(device: torch.device) -> tuple[torch.dtype, str]:
+    """Return the dtype of the forward pass and the reason, from the hardware's flags alone."""
+    if device.type == "cuda":
+        if torch.cuda.get_device_capability(device)[0] >= 8:
+            return torch.bfloat16, "this GPU computes bf16 natively"
+        return torch.float32, "this GPU has no bf16"
+    found = sorted(_FAST_BF16 & cpu_flags())
+    if found:
+        return torch.bfloat16, f"the processor has {', '.join(found)}"
+    return torch.float32, "the processor has neither AMX nor AVX512-BF16: bf16 would be slower"
+
+
+def cpu_flags() -> frozenset[str]:
+    """Return the processor's feature flags as Linux names them; empty elsewhere."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def choose_threads(threads: int | None) -> int:
+    """Return the number of compute threads: as asked, else the cores this process may use."""
+    return threads or len(os.sched_getaffinity(0))
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """Return the context in which the network runs at this precision."""
+    return torch.autocast(device.type, precision, enabled=precision != torch.float32)
+
+
+def describe(device: torch.device, precision: torch.dtype) -> str:
+    """Return a short text for people: 'cuda NVIDIA H100 (bf16)' or 'cpu (fp32)'."""
+    name = {torch.bfloat16: "bf16", torch.float32: "fp32"}[precision]
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)} ({name})"
+    return f"cpu ({name})"

@@ -1,0 +1,277 @@
+"""Use a model file: one call for an array, one for a run over files.
+
+C channels or classes, H and W pixels.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from emcfsys_engine.errors import EmcfError, InputError
+from emcfsys_engine.events import Event, ImageDone, ImageFailed, WarningGiven
+from emcfsys_engine.images.micrograph import ImageRef, Micrograph
+from emcfsys_engine.images.normalise import Normaliser, to_grey
+from emcfsys_engine.images.reader import find_images, read_micrograph
+from emcfsys_engine.learn.device import autocast, choose_device, choose_precision
+from emcfsys_engine.learn.model_file import load_model
+from emcfsys_engine.learn.outputs import OutputNames, write_outputs
+from emcfsys_engine.learn.tiling import logit_bands
+from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.run import PredictRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the network made of one image.
+
+    Shapes: mask is H×W uint8 with class values; probabilities C×H×W uint8 (255 = certain) or None.
+    """
+
+    mask: np.ndarray
+    confidence: float  # mean probability of the chosen class
+    shares: dict[str, float]  # area fraction of each class
+    probabilities: np.ndarray | None = None
+
+
+class Predictor:
+    """A model file in use: `Predictor("model.safetensors")(array)` returns a mask.
+
+    Raises: ModelFileError for a file that cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        gpus: int | None = None,
+        overlap: float = 0.25,
+        tta: bool = False,
+        tile_px: int | None = None,
+        batch: int | None = None,
+    ) -> None:
+        network, self.card = load_model(Path(model))
+        self.normaliser = Normaliser(**msgspec.structs.asdict(self.card.normaliser))
+        self.device = choose_device(gpus)
+        self.precision, _ = choose_precision(self.device)
+        self._network = network.to(self.device, memory_format=torch.channels_last)
+        self._overlap = overlap
+        self._tta = tta
+        self.tile_px = tile_px or max(self.card.patch_px, 512)
+        self.batch = batch or (16 if self.device.type == "cuda" else 4)
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the mask of an image: class values, H×W uint8.
+
+        Shapes: H×W or H×W×C, any numeric type.
+        """
+        return self.predict(pixels).mask
+
+    def predict(
+        self,
+        pixels: np.ndarray,
+        *,
+        info_bar_rows: int = 0,
+        scale: float = 1.0,
+        probabilities: bool = False,
+    ) -> Prediction:
+        """Return mask and confidence of an image.
+
+        `scale` enlarges the image for the network (its pixel size over the model's); the mask has
+        the image's own size. Rows of the info bar are given the first class.
+        Shapes: H×W or H×W×C, any numeric type.
+        """
+        grey = to_grey(pixels)
+        if not grey.size:
+            raise InputError("image", "has no pixels", "Leave it out")
+        image = self.normaliser.apply(grey, info_bar_rows)
+        image_CHW = torch.from_numpy(image).movedim(-1, 0).to(self.device)
+        height, width = image_CHW.shape[-2:]
+        if scale != 1.0:
+            size = [max(1, round(n * scale)) for n in (height, width)]
+            image_CHW = F.interpolate(image_CHW[None], size=size, mode="bilinear", antialias=True)[
+                0
+            ]
+        gathered = _Gathered(self.card, image_CHW.shape[-2:], probabilities)
+        with torch.inference_mode():
+            for first, logits_CHW in self._bands(image_CHW):
+                gathered.add(first, logits_CHW)
+        return gathered.finish((height, width), info_bar_rows)
+
+    def _bands(self, image_CHW: Tensor) -> Iterator[tuple[int, Tensor]]:
+        return logit_bands(
+            self.forward,
+            image_CHW,
+            tile_px=self.tile_px,
+            overlap=self._overlap,
+            batch=self.batch,
+            tta=self._tta,
+        )
+
+    def forward(self, tiles_NCTT: Tensor) -> Tensor:
+        """Return the logits of a batch of tiles, in the precision this device is fast at."""
+        with autocast(self.device, self.precision):
+            return self._network(tiles_NCTT.contiguous(memory_format=torch.channels_last))
+
+
+class _Gathered:
+    """Bands of logits, turned at once into a mask and counts: logits of a whole image never stay."""
+
+    def __init__(self, card: ModelCard, size: torch.Size, probabilities: bool) -> None:
+        self.card = card
+        self.indices = np.empty(size, np.uint8)
+        self.sure = 0.0
+        self.probabilities: np.ndarray | None = None
+        if probabilities:
+            self.probabilities = np.empty((len(card.classes), *size), np.uint8)
+
+    def add(self, first: int, logits_CHW: Tensor) -> None:
+        shares_CHW = logits_CHW.softmax(dim=0)
+        best = shares_CHW.max(dim=0)
+        rows = slice(first, first + logits_CHW.shape[1])
+        self.indices[rows] = best.indices.to(torch.uint8).cpu().numpy()
+        self.sure += float(best.values.sum(dtype=torch.float64))
+        if self.probabilities is not None:
+            self.probabilities[:, rows] = (shares_CHW * 255).round().to(torch.uint8).cpu().numpy()
+
+    def finish(self, size: tuple[int, int], info_bar_rows: int) -> Prediction:
+        confidence = self.sure / max(1, self.indices.size)
+        indices = _resized(self.indices, size)
+        if info_bar_rows:
+            indices[-info_bar_rows:] = 0
+        counts = np.bincount(indices.ravel(), minlength=len(self.card.classes))
+        values = np.asarray(self.card.class_values, np.uint8)
+        probabilities = self.probabilities
+        if probabilities is not None and probabilities.shape[1:] != size:
+            probabilities = np.stack([_resized(plane, size, "bilinear") for plane in probabilities])
+        return Prediction(
+            mask=values[indices],
+            confidence=confidence,
+            shares={
+                name: float(count) / indices.size
+                for name, count in zip(self.card.classes, counts, strict=True)
+            },
+            probabilities=probabilities,
+        )
+
+
+def _resized(plane: np.ndarray, size: tuple[int, int], mode: str = "nearest-exact") -> np.ndarray:
+    if plane.shape == size:
+        return plane
+    given = torch.from_numpy(plane)[None, None]
+    if mode == "bilinear":
+        given = given.float()
+    made = F.interpolate(given, size=size, mode=mode)[0, 0]
+    return made.round().to(torch.uint8).numpy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """How many images of a run were done, skipped because they were there, or failed."""
+
+    done: int
+    skipped: int
+    failed: int
+
+
+def predict_files(
+    request: PredictRequest,
+    refs: list[ImageRef],
+    predictor: Predictor,
+    say: Callable[[Event], None],
+    asked: Callable[[], str | None],
+) -> Tally:
+    """Predict image after image; one that fails is reported and the others go on."""
+    names = OutputNames(Path(request.out), refs, request.inputs, request.mask_format)
+    done = skipped = failed = 0
+    for ref in refs:
+        if asked() is not None:
+            break
+        mask_file = names.mask_of(ref)
+        if mask_file.exists() and not request.force:
+            skipped += 1
+            continue
+        try:
+            say(_predict_one(request, ref, mask_file, predictor, say))
+            done += 1
+        except EmcfError as error:
+            say(ImageFailed(image=str(ref), reason=str(error)))
+            failed += 1
+    return Tally(done=done, skipped=skipped, failed=failed)
+
+
+def find_inputs(request: PredictRequest) -> list[ImageRef]:
+    """Return the images of all inputs, without what lies in the output folder.
+
+    Raises: InputError if there is none.
+    """
+    out = Path(request.out)
+    found: dict[ImageRef, None] = {}
+    for place in request.inputs:
+        for ref in find_images(place, Path("/")):
+            if out not in ref.path.parents:
+                found[ref] = None
+    if not found:
+        raise InputError(
+            ", ".join(request.inputs), "holds no micrographs", "Name images or their folder"
+        )
+    return list(found)
+
+
+def _predict_one(
+    request: PredictRequest,
+    ref: ImageRef,
+    mask_file: Path,
+    predictor: Predictor,
+    say: Callable[[Event], None],
+) -> ImageDone:
+    started = time.monotonic()
+    micrograph = read_micrograph(ref)
+    scale = _scale(micrograph, predictor.card, request.rescale, say)
+    prediction = predictor.predict(
+        micrograph.pixels,
+        info_bar_rows=micrograph.info_bar_rows,
+        scale=scale,
+        probabilities=request.probability,
+    )
+    write_outputs(
+        mask_file,
+        micrograph,
+        prediction.mask,
+        predictor.card,
+        overlay=request.overlay,
+        probabilities=prediction.probabilities,
+    )
+    return ImageDone(
+        image=str(ref),
+        mask=str(mask_file),
+        seconds=time.monotonic() - started,
+        shares=prediction.shares,
+        confidence=prediction.confidence,
+    )
+
+
+def _scale(
+    micrograph: Micrograph, card: ModelCard, rescale: bool, say: Callable[[Event], None]
+) -> float:
+    """Return by what the image must be enlarged to have the model's pixel size, if asked."""
+    if card.pixel_nm is None or micrograph.pixel_nm is None:
+        return 1.0
+    own = (micrograph.pixel_nm[0] * micrograph.pixel_nm[1]) ** 0.5
+    factor = own / card.pixel_nm
+    if abs(factor - 1) < 0.1:
+        return 1.0
+    if rescale:
+        return factor
+    message = (
+        f"{micrograph.source}: its pixels are {own:.4g} nm, the model was trained at "
+        f"{card.pixel_nm:.4g} nm. Use --rescale to bring them together"
+    )
+    say(WarningGiven(message=message))
+    return 1.0

@@ -1,0 +1,162 @@
+"""A training run from its run.json to its ending: data, plan, network, loop."""
+
+from datetime import UTC, datetime
+
+import msgspec
+import numpy as np
+import torch
+
+from emcfsys_engine.annotations.samples import list_samples
+from emcfsys_engine.errors import ProjectError, RunFolderError
+from emcfsys_engine.events import PlanMade, RunResumed, RunStarted, WarningGiven
+from emcfsys_engine.images.normalise import Normaliser
+from emcfsys_engine.learn.data import Dataset, class_pixel_counts
+from emcfsys_engine.learn.device import choose_device, choose_threads, describe
+from emcfsys_engine.learn.model_file import colours_for
+from emcfsys_engine.learn.network import SegmentationNetwork, build_network
+from emcfsys_engine.learn.plan import FORMAT, Plan, make_plan, summary_of
+from emcfsys_engine.learn.train import Parts, Trainer
+from emcfsys_engine.learn.weights import load_weights
+from emcfsys_engine.learn.working import Worker, say_ending
+from emcfsys_engine.model_card import ModelCard, NormaliserSettings, TrainingStatistics
+from emcfsys_engine.project import Project
+from emcfsys_engine.run import Run, write_whole
+
+
+def execute(worker: Worker) -> int:
+    """Train as run.json says; go on where a checkpoint is found."""
+    project = worker.record.project
+    if project is None:
+        raise RunFolderError(worker.run.record_file, "has no project", "Train anew")
+    resumed = worker.run.checkpoint_file.exists()
+    threads = choose_threads(project.compute.threads)
+    torch.set_num_threads(threads)
+    device = choose_device(project.compute.gpus)
+    # The same batch must give the same sums in every run: no choice by timing.
+    torch.backends.cudnn.benchmark = False
+    samples = list_samples(project)
+    normaliser = Normaliser()
+    train = Dataset(samples.of("train"), project, normaliser)
+    val = Dataset(samples.of("val"), project, normaliser)
+    plan = read_plan(worker.run) if worker.run.plan_file.exists() else None
+    worker.say(
+        RunStarted(
+            run=worker.run.id,
+            does="train",
+            project=project.name,
+            classes=project.class_names,
+            total_steps=project.training.steps,
+            minutes=project.training.minutes,
+            device=device.type,
+            num_images=len(train),
+        )
+    )
+    for note in samples.notes:
+        worker.say(WarningGiven(message=note))
+    train.check()
+    val.check()
+    _warn_of_classes(worker, project, train, val)
+    if plan is None:
+        plan = make_plan(project, train, val, device, threads)
+        content = msgspec.json.format(msgspec.json.encode(plan), indent=2)
+        write_whole(worker.run.plan_file, content)
+    torch.set_num_threads(plan.threads)
+    worker.say(PlanMade(summary=summary_of(plan)))
+    torch.manual_seed(project.project.seed)
+    network = build_network(plan.network)
+    if not resumed:
+        _start_from(worker, project, network)
+    trainer = Trainer(
+        Parts(
+            run=worker.run,
+            project=project,
+            plan=plan,
+            card=_make_card(worker.run, project, plan, train),
+            network=network,
+            train=train,
+            val=val,
+            say=worker.say,
+            asked=worker.asked,
+        )
+    )
+    if resumed:
+        worker.say(RunResumed(step=trainer.resume()))
+    print(f"{describe(device, getattr(torch, plan.precision))}: {summary_of(plan)}", flush=True)
+    ending = trainer.train()
+    return say_ending(worker, ending.reason, step=ending.step, score=ending.score)
+
+
+def read_plan(run: Run) -> Plan:
+    """Read plan.json.
+
+    Raises: RunFolderError if it is damaged or of a newer version.
+    """
+    try:
+        plan = msgspec.json.decode(run.plan_file.read_bytes(), type=Plan)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise RunFolderError(run.plan_file, f"cannot be read: {error}", "Train anew") from None
+    if plan.format > FORMAT:
+        what = f"has format {plan.format}, this version knows {FORMAT}"
+        raise RunFolderError(run.plan_file, what, "Update emcfsys-tui")
+    return plan
+
+
+def _start_from(worker: Worker, project: Project, network: SegmentationNetwork) -> None:
+    place = project.model.weights
+    if place not in ("none", "imagenet") and (project.folder / place).exists():
+        place = str(project.folder / place)
+    report = load_weights(network, place)
+    print(report.summary, flush=True)
+
+
+def _warn_of_classes(worker: Worker, project: Project, train: Dataset, val: Dataset) -> None:
+    """Tell which classes cannot be learned or judged."""
+    for name, split in (("training", train), ("validation", val)):
+        counts = class_pixel_counts(split)
+        if not counts.sum():
+            remedy = "Label them, or take them out of project.toml"
+            raise ProjectError(project.file, "data", f"the {name} images have no labels", remedy)
+        for class_name, count in zip(project.class_names, counts, strict=True):
+            if count == 0:
+                message = f"The class {class_name!r} does not occur in the {name} images"
+                worker.say(WarningGiven(message=message))
+
+
+def _make_card(run: Run, project: Project, plan: Plan, train: Dataset) -> ModelCard:
+    return ModelCard(
+        network=plan.network,
+        classes=project.class_names,
+        class_values=project.class_values,
+        colours=colours_for(len(project.classes)),
+        normaliser=NormaliserSettings(**msgspec.structs.asdict(plan.normaliser)),
+        pixel_nm=_pixel_nm(project, train),
+        patch_px=plan.patch_px,
+        statistics=_statistics(train),
+        project=project.name,
+        run=run.id,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=run.record().versions,
+    )
+
+
+def _pixel_nm(project: Project, train: Dataset) -> float | None:
+    """Return the pixel size trained at: the project's, else the images' if they agree to 10 %."""
+    if project.project.pixel_nm is not None:
+        return project.project.pixel_nm
+    sizes = [train[index].pixel_nm for index in range(len(train))]
+    known = [(y * x) ** 0.5 for y, x in (size for size in sizes if size is not None)]
+    if len(known) < len(sizes) or max(known) > 1.1 * min(known):
+        return None
+    return float(np.median(known))
+
+
+def _statistics(train: Dataset) -> TrainingStatistics:
+    means = np.array([train[index].raw_mean for index in range(len(train))])
+    contrasts = np.array([train[index].raw_deviation for index in range(len(train))])
+    return TrainingStatistics(
+        num_images=len(train),
+        mean=float(means.mean()),
+        mean_deviation=float(means.std()),
+        contrast=float(contrasts.mean()),
+        contrast_deviation=float(contrasts.std()),
+    )

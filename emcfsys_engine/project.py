@@ -1,0 +1,413 @@
+"""project.toml becomes a frozen Project: its only reader, and where its keys are known."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import tomli
+from msgspec import Meta
+
+from emcfsys_engine.errors import ProjectError, ProjectFaults
+from emcfsys_engine.project_faults import check_table, nearest, unknown_keys
+
+UNLABELLED = 255
+MAX_CLASS_VALUE = 254
+
+Positive = Annotated[float, Meta(gt=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Strength = Annotated[float, Meta(ge=0, le=4)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class Naming(msgspec.Struct, frozen=True, kw_only=True):
+    """[project]: what it is called, its pixel size and its seed."""
+
+    name: Annotated[str, Meta(min_length=1)]
+    pixel_nm: Positive | None = None
+    seed: Annotated[int, Meta(ge=0)] = 0
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """One [[data]] table: a set of micrographs and where their labels are."""
+
+    images: Annotated[str, Meta(min_length=1)]
+    masks: str | None = None
+    annotations: str | None = None
+    split: Literal["train", "val", "test", "auto"] = "auto"
+    group: str | None = None
+    weight: Positive = 1.0
+    unlabelled: Literal["error", "skip"] | None = None
+    labels: dict[str, str] = {}
+
+    @property
+    def skips_unlabelled(self) -> bool:
+        """Tell whether images without labels are left out rather than an error."""
+        return (self.unlabelled or ("error" if self.masks else "skip")) == "skip"
+
+
+class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """[model]: which network, and the weights it starts from."""
+
+    head: Literal["unet", "pspnet", "deeplabv3plus", "upernet"] = "unet"
+    backbone: str = "tf_efficientnet_lite0"
+    weights: str = "imagenet"
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True):
+    """[training]: everything optional; None means that the plan chooses and says why."""
+
+    preset: Literal["quick", "standard", "best"] = "standard"
+    steps: Count | None = None
+    minutes: Positive | None = None
+    patch_px: Annotated[int, Meta(ge=32, le=4096)] | None = None
+    batch: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    loss: str = "ce+dice"
+    best_by: str = "mean_iou"
+    patience: Annotated[int, Meta(ge=0)] = 20
+    validate_every: Count | None = None
+    encoder_lr: Positive | None = None
+    decoder_lr: Positive | None = None
+    kfold: Annotated[int, Meta(ge=0, le=20)] = 0
+
+
+class Augmentation(msgspec.Struct, frozen=True, kw_only=True):
+    """[augment]: a preset, and single strengths that replace the preset's."""
+
+    preset: Literal["none", "light", "standard", "strong"] = "standard"
+    flip: Strength | None = None
+    rotate: Strength | None = None
+    scale: Strength | None = None
+    elastic: Strength | None = None
+    brightness: Strength | None = None
+    contrast: Strength | None = None
+    gamma: Strength | None = None
+    noise: Strength | None = None
+    blur: Strength | None = None
+    low_resolution: Strength | None = None
+    curtaining: Strength | None = None
+    shading: Strength | None = None
+    drift: Strength | None = None
+    missing_rows: Strength | None = None
+
+
+class Inference(msgspec.Struct, frozen=True, kw_only=True):
+    """[inference]: how whole images are cut into tiles and blended."""
+
+    overlap: Annotated[float, Meta(ge=0, le=0.75)] = 0.25
+    tta: bool = False
+    tile_px: Annotated[int, Meta(ge=32, le=8192)] | None = None
+    batch: Annotated[int, Meta(ge=1, le=1024)] | None = None
+
+
+class Hotfolder(msgspec.Struct, frozen=True, kw_only=True):
+    """[hotfolder]: the folder that a microscope writes into, and what becomes of each image."""
+
+    watch: str | None = None
+    output: str = "predictions"
+    model: str = "best"
+    follow: bool = False
+    rewritten: Literal["redo", "skip", "version"] = "redo"
+    order: Literal["oldest", "newest"] = "oldest"
+    backend: Literal["auto", "events", "polling"] = "auto"
+    settle_s: Annotated[float, Meta(ge=0, le=3600)] | None = None
+    poll_s: Annotated[float, Meta(ge=0.1, le=3600)] | None = None
+    min_bytes: Annotated[int, Meta(ge=0)] = 64
+    ignore: tuple[str, ...] = ()
+    overlay: bool = False
+    labelme: bool = False
+    measure: bool = False
+
+
+class Compute(msgspec.Struct, frozen=True, kw_only=True):
+    """[compute]: where the run is executed and on how many devices."""
+
+    executor: Literal["local", "slurm"] = "local"
+    gpus: Annotated[int, Meta(ge=0, le=64)] | None = None
+    nodes: Annotated[int, Meta(ge=1, le=64)] = 1
+    threads: Count | None = None
+    slurm: dict[str, str | int | bool] = {}
+
+
+class Project(msgspec.Struct, frozen=True, kw_only=True):
+    """A project as its project.toml says, checked; what a run keeps a copy of."""
+
+    file_name: str
+    project: Naming
+    classes: dict[str, int]
+    data: tuple[Source, ...]
+    model: ModelSettings = ModelSettings()
+    training: Training = Training()
+    augment: Augmentation = Augmentation()
+    inference: Inference = Inference()
+    hotfolder: Hotfolder = Hotfolder()
+    compute: Compute = Compute()
+
+    @property
+    def file(self) -> Path:
+        """The absolute path of project.toml."""
+        return Path(self.file_name)
+
+    @property
+    def folder(self) -> Path:
+        """The project's folder: relative paths start here."""
+        return self.file.parent
+
+    @property
+    def name(self) -> str:
+        """The project's name."""
+        return self.project.name
+
+    @property
+    def runs_folder(self) -> Path:
+        """Where this project's runs live."""
+        return self.folder / "runs"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names in the order of their values: the order of the network's channels."""
+        return tuple(sorted(self.classes, key=self.classes.__getitem__))
+
+    @property
+    def class_values(self) -> tuple[int, ...]:
+        """Mask values in the order of the network's channels."""
+        return tuple(sorted(self.classes.values()))
+
+
+LOSSES = ("ce", "dice", "focal", "tversky", "lovasz", "boundary", "ohem")
+_TABLES: Mapping[str, type[msgspec.Struct]] = {
+    "project": Naming,
+    "model": ModelSettings,
+    "training": Training,
+    "augment": Augmentation,
+    "inference": Inference,
+    "hotfolder": Hotfolder,
+    "compute": Compute,
+}
+_PLACES = (*_TABLES, "classes", "data")
+
+
+def load_project(place: Path, overrides: Iterable[str] = ()) -> Project:
+    """Read project.toml, or the one in a folder, and apply `key=value` overrides.
+
+    Raises: ProjectError if there is none or it is no TOML; ProjectFaults with every fault at once.
+    """
+    file = (place / "project.toml" if place.is_dir() else place).absolute()
+    document = _read_toml(file)
+    for override in overrides:
+        _apply_override(file, document, override)
+    return project_from(file, document)
+
+
+def project_from(file: Path, document: Mapping[str, Any]) -> Project:
+    """Check a parsed project.toml and return it as a Project; paths are looked up on the disk.
+
+    Raises: ProjectFaults with every fault at once.
+    """
+    faults: list[ProjectError] = []
+    faults += unknown_keys(file, "", document, _PLACES)
+    tables: dict[str, Any] = {}
+    for name, kind in _TABLES.items():
+        if name == "project" and name not in document:
+            faults.append(
+                ProjectError(file, "project", "is missing", 'Add [project] with name = "…"')
+            )
+            continue
+        tables[name] = check_table(file, name, document.get(name, {}), kind, faults)
+    classes = _check_classes(file, document.get("classes"), faults)
+    sources = _check_sources(file, document.get("data"), classes, faults)
+    _check_training(file, tables["training"], classes, faults)
+    _check_compute(file, tables["compute"], tables["training"], faults)
+    if faults:
+        raise ProjectFaults(faults)
+    return Project(file_name=str(file), classes=classes, data=sources, **tables)
+
+
+def parse_loss(text: str) -> tuple[tuple[float, str], ...]:
+    """Split "ce+0.5*dice" into ((1.0, "ce"), (0.5, "dice")).
+
+    Raises: ValueError with the nearest known name.
+    """
+    terms: list[tuple[float, str]] = []
+    for term in text.split("+"):
+        factor, star, name = term.strip().rpartition("*")
+        name = name.strip()
+        if name not in LOSSES:
+            raise ValueError(f"{name!r} is no loss. {nearest(name, LOSSES)}")
+        try:
+            weight = float(factor) if star else 1.0
+        except ValueError:
+            raise ValueError(f"{factor.strip()!r} is no number") from None
+        if not 0 < weight < 1e6:
+            raise ValueError(f"the weight of {name} is {weight:g}, it must be above 0")
+        terms.append((weight, name))
+    return tuple(terms)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomli.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        remedy = f"Make one with: emcfsys-engine new {file.parent}"
+        raise ProjectError(file, "", "there is no such file", remedy) from None
+    except IsADirectoryError:
+        raise ProjectError(file, "", "is a folder", "Name its project.toml") from None
+    except PermissionError:
+        remedy = "Ask its owner for read permission"
+        raise ProjectError(file, "", "may not be read", remedy) from None
+    except UnicodeDecodeError:
+        raise ProjectError(file, "", "is no UTF-8 text", "Save it as UTF-8") from None
+    except tomli.TOMLDecodeError as error:
+        raise ProjectError(file, "", f"is no valid TOML: {error}", "Mend that line") from None
+    except OSError as error:
+        raise ProjectError(file, "", f"cannot be read: {error.strerror}", "Try again") from None
+
+
+def _apply_override(file: Path, document: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    *tables, last = key.strip().split(".")
+    if not equals or not tables or not last:
+        remedy = "Write --set table.key=value, as in --set training.steps=200"
+        raise ProjectError("--set", override, "is no key=value", remedy)
+    try:
+        value = tomli.loads(f"value = {text}")["value"]
+    except tomli.TOMLDecodeError:
+        value = text
+    table: Any = document
+    for name in tables:
+        if isinstance(table, list):
+            table = _list_item(file, key, table, name)
+        else:
+            table = table.setdefault(name, {})
+    if not isinstance(table, dict):
+        raise ProjectError(file, key, "is no table", "Name a key inside a table")
+    # steps and minutes are one budget: the newer word replaces the older.
+    replaced = {"steps": "minutes", "minutes": "steps"}.get(last)
+    if tables == ["training"] and replaced:
+        table.pop(replaced, None)
+    table[last] = value
+
+
+def _list_item(file: Path, key: str, items: list[Any], name: str) -> Any:
+    if name.isdecimal() and int(name) < len(items):
+        return items[int(name)]
+    remedy = f"Use a number from 0 to {len(items) - 1}, as in data.0.weight=2"
+    raise ProjectError(file, key, f"{name!r} is no place in the list", remedy)
+
+
+def _check_classes(file: Path, given: Any, faults: list[ProjectError]) -> dict[str, int]:
+    remedy = 'Add [classes] with lines like "background = 0"'
+    if not isinstance(given, dict) or not given:
+        faults.append(ProjectError(file, "classes", "is missing or empty", remedy))
+        return {}
+    classes: dict[str, int] = {}
+    for name, value in given.items():
+        key = f"classes.{name}"
+        if not isinstance(value, int) or isinstance(value, bool):
+            faults.append(ProjectError(file, key, f"{value!r} is no whole number", "Use 0 to 254"))
+        elif not 0 <= value <= MAX_CLASS_VALUE:
+            what = f"{value} is outside 0 to {MAX_CLASS_VALUE}"
+            faults.append(ProjectError(file, key, what, "255 means unlabelled: use 0 to 254"))
+        elif value in classes.values():
+            what = f"value {value} is taken by another class"
+            faults.append(ProjectError(file, key, what, "Give every class its own value"))
+        elif name == "ignore":
+            what = '"ignore" means unlabelled pixels'
+            faults.append(ProjectError(file, key, what, "Choose another name"))
+        else:
+            classes[name] = value
+    if len(given) == 1:
+        faults.append(ProjectError(file, "classes", "has one class", "Add a background class"))
+    return classes
+
+
+def _check_sources(
+    file: Path, given: Any, classes: Mapping[str, int], faults: list[ProjectError]
+) -> tuple[Source, ...]:
+    if not isinstance(given, list) or not given:
+        remedy = 'Add [[data]] with images = "images" and masks = "masks"'
+        faults.append(ProjectError(file, "data", "is missing", remedy))
+        return ()
+    sources: list[Source] = []
+    for index, table in enumerate(given):
+        key = f"data.{index}"
+        if not isinstance(table, dict):
+            faults.append(ProjectError(file, key, "is no table", "Write [[data]]"))
+            continue
+        source = check_table(file, key, table, Source, faults)
+        if isinstance(source, Source):
+            _check_source(file, key, source, classes, faults)
+            sources.append(source)
+    return tuple(sources)
+
+
+def _check_source(
+    file: Path, key: str, source: Source, classes: Mapping[str, int], faults: list[ProjectError]
+) -> None:
+    if (source.masks is None) == (source.annotations is None):
+        what = "has both masks and annotations" if source.masks else "has no masks or annotations"
+        faults.append(ProjectError(file, key, what, "Give one of the two"))
+    for name in ("images", "masks", "annotations"):
+        place = getattr(source, name)
+        if place is not None and not re.search(r"[*?\[]", place) and not _exists(file, place):
+            what = f"{place!r} does not exist"
+            faults.append(ProjectError(file, f"{key}.{name}", what, "Mend the path"))
+    if source.group is not None:
+        try:
+            re.compile(source.group)
+        except re.error as error:
+            what = f"{source.group!r} is no regular expression: {error}"
+            faults.append(ProjectError(file, f"{key}.group", what, "Mend the pattern"))
+    for own, name in source.labels.items():
+        if name != "ignore" and name not in classes:
+            remedy = nearest(name, [*classes, "ignore"])
+            faults.append(
+                ProjectError(file, f"{key}.labels.{own}", f"{name!r} is no class", remedy)
+            )
+
+
+def _exists(file: Path, place: str) -> bool:
+    try:
+        return (file.parent / Path(place).expanduser()).exists()
+    except OSError:
+        return False
+
+
+def _check_training(
+    file: Path, training: Any, classes: Mapping[str, int], faults: list[ProjectError]
+) -> None:
+    if not isinstance(training, Training):
+        return
+    if training.steps is not None and training.minutes is not None:
+        what = "steps and minutes are both given"
+        faults.append(ProjectError(file, "training", what, "Keep one: they are one budget"))
+    try:
+        parse_loss(training.loss)
+    except ValueError as error:
+        remedy = 'Write a sum like "ce+0.5*dice"'
+        faults.append(ProjectError(file, "training.loss", str(error), remedy))
+    kind, colon, name = training.best_by.partition(":")
+    if colon and kind == "iou":
+        if name not in classes:
+            what = f"{name!r} is no class"
+            faults.append(ProjectError(file, "training.best_by", what, nearest(name, classes)))
+    elif training.best_by not in ("mean_iou", "mean_foreground_iou"):
+        what = f"{training.best_by!r} is unknown"
+        remedy = "Use mean_iou, mean_foreground_iou or iou:<class>"
+        faults.append(ProjectError(file, "training.best_by", what, remedy))
+
+
+def _check_compute(file: Path, compute: Any, training: Any, faults: list[ProjectError]) -> None:
+    """Refuse what this version cannot do, rather than doing something else without a word."""
+    if isinstance(training, Training) and training.kfold:
+        what = "k-fold training is not in this version"
+        faults.append(ProjectError(file, "training.kfold", what, "Set it to 0"))
+    if not isinstance(compute, Compute):
+        return
+    if compute.executor == "slurm":
+        what = "Slurm is not in this version"
+        faults.append(ProjectError(file, "compute.executor", what, 'Use "local"'))
+    if (compute.gpus or 0) > 1 or compute.nodes > 1:
+        what = "training on several GPUs or nodes is not in this version"
+        faults.append(ProjectError(file, "compute", what, "Use gpus = 1 and nodes = 1"))

@@ -1,0 +1,236 @@
+"""Name every fault of a project's images and labels at once, before anything runs."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from emcfsys_engine.annotations.facts_cache import cache_of
+from emcfsys_engine.annotations.samples import Sample, gather, read_labels
+from emcfsys_engine.errors import InputError, printable
+from emcfsys_engine.images.micrograph import ImageFacts
+from emcfsys_engine.images.reader import probe
+from emcfsys_engine.project import UNLABELLED, Project
+from emcfsys_engine.tools.check_images import duplicates, image_findings, leaking_groups
+from emcfsys_engine.tools.check_shapes import shape_findings
+from emcfsys_engine.tools.findings import Finding
+
+SAMPLE_IMAGES = 64  # images whose pixels are looked at
+_SAMPLE_SHAPES = 256  # annotated images that are drawn to count their pixels
+_RARE_SHARE = 5e-4  # of all labelled training pixels
+_RARE_IMAGES = 3
+_SIZES_DISAGREE = 1.25  # largest over smallest pixel size of one project
+
+DryRun = Callable[[Project], Sequence[Finding]]
+
+
+class ClassShare(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of one split is one class."""
+
+    name: str
+    split: Literal["train", "val", "test"]
+    pixels: int
+    share: float  # of the labelled pixels that were counted
+    images: int  # that hold it
+
+
+class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything `check` found."""
+
+    project: str
+    findings: tuple[Finding, ...]
+    classes: tuple[ClassShare, ...]
+    images: dict[str, int]  # split -> images with labels
+    notes: tuple[str, ...]
+    seconds: float
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """What must be mended before training."""
+        return tuple(one for one in self.findings if one.level == "error")
+
+    @property
+    def exit_code(self) -> int:
+        """0 when training can start, else 2."""
+        return 2 if self.errors else 0
+
+    @property
+    def text(self) -> str:
+        """The report for a terminal."""
+        lines = [one.text for one in self.findings]
+        if self.classes:
+            lines += ["", f"{'class':<24} {'split':<6} {'share':>8} {'pixels':>14} {'images':>7}"]
+            lines += [
+                f"{c.name:<24} {c.split:<6} {c.share:>8.2%} {c.pixels:>14,} {c.images:>7}"
+                for c in self.classes
+            ]
+        lines += ["", *(f"note: {note}" for note in self.notes)]
+        counts = ", ".join(f"{count} {split}" for split, count in self.images.items())
+        warnings = len(self.findings) - len(self.errors)
+        verdict = f"{len(self.errors)} errors, {warnings} warnings; {counts or 'no images'}"
+        return "\n".join(printable(line) for line in [*lines, verdict])
+
+
+def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckReport:
+    """Return every fault of a project's data, with file and remedy; raises none of them.
+
+    Headers of all images, pixels of all masks, digests of files of equal size, and the pixels of 64
+    images are read. Facts are remembered by size and time of change, so a second check is quick.
+    dry_run is called only when there is no error: one training and one validation step.
+    """
+    start = time.monotonic()
+    gathered = gather(project)
+    samples = gathered.samples
+    findings = [Finding.of(fault) for fault in gathered.faults]
+    cache = cache_of(project.file)
+    facts = _facts(samples)
+    findings += image_findings(_evenly(samples, SAMPLE_IMAGES), cache)
+    findings += duplicates(samples, cache)
+    findings += leaking_groups(samples)
+    findings += _pixel_sizes(project, samples, facts)
+    findings += _mixed_kinds(samples, facts)
+    findings += shape_findings(project, samples)
+    classes = _shares(project, samples, findings)
+    findings += _rare(project, classes)
+    cache.save()
+    if dry_run is not None and not any(one.level == "error" for one in findings):
+        findings += dry_run(project)
+    findings.sort(key=lambda one: (one.level != "error", one.file))
+    return CheckReport(
+        project=str(project.file),
+        findings=tuple(dict.fromkeys(findings)),
+        classes=classes,
+        images=dict(Counter(sample.split for sample in samples)),
+        notes=gathered.notes,
+        seconds=round(time.monotonic() - start, 2),
+    )
+
+
+def _evenly(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """Return up to this many samples, evenly over the list."""
+    step = max(1.0, len(samples) / count)
+    return [samples[int(n * step)] for n in range(min(count, len(samples)))]
+
+
+def _facts(samples: Sequence[Sample]) -> dict[Path, ImageFacts]:
+    facts: dict[Path, ImageFacts] = {}
+    for sample in samples:
+        path = sample.image.path
+        if path not in facts:
+            try:
+                facts[path] = probe(path)
+            except InputError:
+                continue  # named already, when the samples were gathered
+    return facts
+
+
+def _pixel_sizes(
+    project: Project, samples: Sequence[Sample], facts: dict[Path, ImageFacts]
+) -> list[Finding]:
+    sizes = {path: known.pixel_nm[0] for path, known in facts.items() if known.pixel_nm is not None}
+    findings: list[Finding] = []
+    for path, known in facts.items():
+        if known.pixel_nm is not None:
+            down, across = known.pixel_nm
+            if max(down, across) / min(down, across) > 1.02:
+                what = f"has pixels that are not square ({across:.4g} × {down:.4g} nm)"
+                findings.append(Finding.warn(path, what, "Areas are measured with both sides"))
+    if project.project.pixel_nm is not None or len(sizes) < 2:
+        return findings
+    small, large = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+    if sizes[large] / sizes[small] > _SIZES_DISAGREE:
+        what = (
+            f"pixel sizes disagree: {sizes[small]:.4g} nm in {small.name}, "
+            f"{sizes[large]:.4g} nm in {large.name}"
+        )
+        remedy = "Say pixel_nm under [project], and all are resampled to it"
+        findings.append(Finding.warn(project.file, what, remedy))
+    return findings
+
+
+def _mixed_kinds(samples: Sequence[Sample], facts: dict[Path, ImageFacts]) -> list[Finding]:
+    """Warn where one source mixes bit depths, or grey with colour."""
+    findings: list[Finding] = []
+    for source in sorted({sample.source for sample in samples}):
+        kinds = Counter(
+            (facts[s.image.path].dtype, "colour" if len(facts[s.image.path].shape) > 2 else "grey")
+            for s in samples
+            if s.source == source and s.image.path in facts
+        )
+        if len(kinds) > 1:
+            named = ", ".join(f"{count} × {dtype} {kind}" for (dtype, kind), count in kinds.items())
+            what = f"mixes kinds of images: {named}"
+            remedy = "Each image is normalised by itself; see that they show the same signal"
+            findings.append(Finding.warn(f"data.{source}", what, remedy))
+    return findings
+
+
+def _shares(
+    project: Project, samples: Sequence[Sample], findings: list[Finding]
+) -> tuple[ClassShare, ...]:
+    """Count the pixels of every class; annotations are drawn for a sample of images."""
+    drawn = [sample for sample in samples if sample.pixels is None and sample.label is not None]
+    counted = {
+        id(sample): _drawn_pixels(project, sample, findings)
+        for sample in _evenly(drawn, _SAMPLE_SHAPES)
+    }
+    pixels: Counter[tuple[str, str]] = Counter()
+    images: Counter[tuple[str, str]] = Counter()
+    for sample in samples:
+        held = dict(sample.pixels) if sample.pixels is not None else counted.get(id(sample), {})
+        for name, count in held.items():
+            pixels[sample.split, name] += count
+            images[sample.split, name] += 1
+    shares: list[ClassShare] = []
+    for split in ("train", "val", "test"):
+        total = sum(count for (where, _), count in pixels.items() if where == split)
+        if not total:
+            continue
+        for name in project.class_names:
+            count = pixels[split, name]
+            shares.append(
+                ClassShare(
+                    name=name,
+                    split=split,
+                    pixels=count,
+                    share=count / total,
+                    images=images[split, name],
+                )
+            )
+    return tuple(shares)
+
+
+def _drawn_pixels(project: Project, sample: Sample, findings: list[Finding]) -> dict[str, int]:
+    try:
+        shape = probe(sample.image.path).shape
+        ids = read_labels(sample, project, (shape[0], shape[1]))
+    except InputError as fault:
+        findings.append(Finding.of(fault))
+        return {}
+    counts = np.bincount(ids.ravel(), minlength=UNLABELLED + 1)
+    return {name: int(counts[value]) for name, value in project.classes.items() if counts[value]}
+
+
+def _rare(project: Project, classes: Sequence[ClassShare]) -> list[Finding]:
+    findings: list[Finding] = []
+    most_images = max((one.images for one in classes if one.split == "train"), default=0)
+    for one in classes:
+        if one.split != "train":
+            continue
+        if one.images == 0:
+            what = f'class "{one.name}" never occurs in the training images: it cannot be learned'
+            remedy = "Annotate it, or take it out of [classes]"
+        elif one.share < _RARE_SHARE or one.images < min(_RARE_IMAGES, most_images):
+            what = (
+                f'class "{one.name}" is rare: {one.share:.3%} of the training pixels, '
+                f"in {one.images} images"
+            )
+            remedy = "Annotate more of it, or join it with another class under [data.labels]"
+        else:
+            continue
+        findings.append(Finding.warn(project.file, what, remedy))
+    return findings

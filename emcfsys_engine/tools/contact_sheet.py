@@ -1,0 +1,125 @@
+"""A picture of what will be learned: images, labels over them, and augmented patches."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from emcfsys_engine.annotations.samples import Sample, gather, read_labels
+from emcfsys_engine.annotations.write_labels import write_png
+from emcfsys_engine.errors import InputError, printable
+from emcfsys_engine.images.normalise import to_8_bit, to_grey
+from emcfsys_engine.images.reader import read_micrograph
+from emcfsys_engine.project import UNLABELLED, Project
+
+_TILE_PX = 320
+_COLUMNS = 4
+_CAPTION_PX = 16
+_MOST_TILES = 12
+_OPACITY = 0.45
+# Okabe and Ito: told apart also by people who do not see red and green.
+PALETTE = np.array(
+    [
+        (0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115),
+        (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
+    ],
+    np.uint8,
+)  # fmt: skip
+
+
+def contact_sheet(
+    project: Project, out: Path, *, patches: Sequence[tuple[np.ndarray, np.ndarray]] = ()
+) -> int:
+    """Write a PNG of the images a person should look at first, and return how many it shows.
+
+    Those come first that hold the rarest classes and those of each source and split. patches are
+    augmented ones, as (image, class ids).
+    Shapes: patches are H×W or H×W×C, any dtype, and uint8 H×W.
+    """
+    tiles: list[Image.Image] = []
+    for sample in _first_to_see(gather(project).samples):
+        try:
+            micrograph = read_micrograph(sample.image)
+            ids = read_labels(sample, project, micrograph.pixels.shape[:2])
+        except InputError as fault:
+            tiles.append(_tile(None, None, project, f"{sample.name}: {fault.what}"))
+            continue
+        grey = to_8_bit(to_grey(micrograph.pixels), micrograph.info_bar_rows)
+        tiles.append(_tile(grey, None, project, f"{sample.name} ({sample.split})"))
+        tiles.append(_tile(grey, ids, project, "labels"))
+    for number, (pixels, ids) in enumerate(patches, start=1):
+        grey = to_8_bit(to_grey(np.asarray(pixels)))
+        tiles.append(_tile(grey, np.asarray(ids), project, f"augmented patch {number}"))
+    write_png(out, np.asarray(_pasted(tiles, project)))
+    return len(tiles)
+
+
+def overlay(grey: np.ndarray, ids: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    """Return a grey image with its classes in colour; the first class stays grey.
+
+    Shapes: uint8 H×W twice in, uint8 H×W×3 out.
+    """
+    picture = np.repeat(grey[..., None], 3, axis=2)
+    for place, value in enumerate(values):
+        where = ids == value
+        if place and where.any():
+            colour = PALETTE[1 + (place - 1) % (len(PALETTE) - 1)]
+            picture[where] = (picture[where] * (1 - _OPACITY) + colour * _OPACITY).astype(np.uint8)
+    unlabelled = ids == UNLABELLED
+    picture[unlabelled] = picture[unlabelled] // 3
+    return picture
+
+
+def _first_to_see(samples: Sequence[Sample]) -> list[Sample]:
+    counts = {
+        name: sum(name in sample.classes for sample in samples)
+        for name in frozenset().union(*(sample.classes for sample in samples))
+    }
+    rarest = sorted(samples, key=lambda s: (min((counts[n] for n in s.classes), default=0), s.name))
+    chosen: list[Sample] = []
+    kinds: set[tuple[int, str]] = set()
+    for sample in rarest:
+        if (sample.source, sample.split) not in kinds:
+            kinds.add((sample.source, sample.split))
+            chosen.append(sample)
+    chosen += [sample for sample in rarest if sample not in chosen]
+    return chosen[: _MOST_TILES // 2]
+
+
+def _tile(
+    grey: np.ndarray | None, ids: np.ndarray | None, project: Project, caption: str
+) -> Image.Image:
+    tile = Image.new("RGB", (_TILE_PX, _TILE_PX + _CAPTION_PX), (24, 24, 24))
+    if grey is not None:
+        step = max(1, max(grey.shape) // (2 * _TILE_PX))
+        small = grey[::step, ::step]
+        if ids is None:
+            pixels = np.repeat(small[..., None], 3, axis=2)
+        else:
+            pixels = overlay(small, ids[::step, ::step], project.class_values)
+        picture = Image.fromarray(pixels)
+        picture.thumbnail((_TILE_PX, _TILE_PX))
+        tile.paste(picture, (0, _CAPTION_PX))
+    # The built-in font knows Latin letters only.
+    words = printable(caption)[-52:].encode("latin-1", "replace").decode("latin-1")
+    ImageDraw.Draw(tile).text((3, 2), words, fill=(230, 230, 230))
+    return tile
+
+
+def _pasted(tiles: Sequence[Image.Image], project: Project) -> Image.Image:
+    rows = -(-len(tiles) // _COLUMNS)
+    width, height = _COLUMNS * _TILE_PX, rows * (_TILE_PX + _CAPTION_PX)
+    sheet = Image.new("RGB", (width, height + 24), (24, 24, 24))
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, _COLUMNS)
+        sheet.paste(tile, (column * _TILE_PX, row * (_TILE_PX + _CAPTION_PX)))
+    draw = ImageDraw.Draw(sheet)
+    x = 4
+    for place, name in enumerate(project.class_names):
+        colour = (128, 128, 128) if not place else tuple(PALETTE[1 + (place - 1) % 7].tolist())
+        draw.rectangle((x, height + 6, x + 12, height + 18), fill=colour)
+        words = printable(name).encode("latin-1", "replace").decode("latin-1")
+        draw.text((x + 16, height + 6), words, fill=(230, 230, 230))
+        x += 28 + int(draw.textlength(words))
+    return sheet

@@ -1,0 +1,315 @@
+"""Labels from any tool to any other, masks among them; micrographs to PNG that Labelme opens."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from emcfsys_engine.annotations.annotation_ids import annotation_ids
+from emcfsys_engine.annotations.files import find_annotations
+from emcfsys_engine.annotations.label_values import IGNORED_LABELS, LabelTable, table_of
+from emcfsys_engine.annotations.masks import mask_facts, read_mask
+from emcfsys_engine.annotations.pairing import Key, key_of_file, match, root_of
+from emcfsys_engine.annotations.shapes import Annotation
+from emcfsys_engine.annotations.write_labels import LabelFormat, LabelWriter, write_png
+from emcfsys_engine.errors import AnnotationError, InputError
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.normalise import to_8_bit
+from emcfsys_engine.images.reader import find_images, probe, read_micrograph
+from emcfsys_engine.project import UNLABELLED
+
+
+class Skipped(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that was not converted."""
+
+    file: str
+    why: str
+
+
+class Conversion(msgspec.Struct, frozen=True, kw_only=True):
+    """What a conversion did: every file written, every one skipped and why."""
+
+    written: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+    classes: dict[str, int] = {}
+    notes: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """One line: how many were converted and skipped."""
+        return f"{len(self.written)} written, {len(self.skipped)} skipped"
+
+
+@dataclass(kw_only=True)
+class _Log:
+    overwrite: bool
+    written: list[str] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def skip(self, fault: InputError) -> None:
+        self.skipped.append(Skipped(file=str(fault.where), why=_why(fault)))
+
+    def may_write(self, file: Path, source: Path) -> bool:
+        """Tell whether a file may be written; what a person may have corrected is kept."""
+        if not file.exists():
+            return True
+        if file.samefile(source):
+            why = "would be overwritten by its own conversion. Give another --out"
+        elif self.overwrite:
+            return True
+        else:
+            why = f"{file} exists already. Give --overwrite to replace it, or another --out"
+        self.skipped.append(Skipped(file=str(source), why=why))
+        return False
+
+    def result(self, classes: Mapping[str, int]) -> Conversion:
+        return Conversion(
+            written=tuple(self.written),
+            skipped=tuple(self.skipped),
+            classes=dict(classes),
+            notes=tuple(dict.fromkeys(self.notes)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Labelled:
+    """Labels of one image, to be read when their turn comes. Shapes: read gives uint8 H×W."""
+
+    name: str  # below the output folder, without extension
+    path: Path
+    image: ImageRef | None
+    plane: int | None
+    read: Callable[[], np.ndarray]
+
+
+def convert_images(
+    images: str, out: Path, *, overwrite: bool = False, base: Path | None = None
+) -> Conversion:
+    """Write every micrograph as an 8-bit PNG, stretched as EMCFsys sees it, for Labelme.
+
+    Sub-folders are kept; a plane of a stack is x.0012.png, and names that collide keep their
+    extension (x.dm4.png). Annotations of these PNGs pair with the originals by these names.
+    """
+    base = base or Path.cwd()
+    root, log = root_of(images, base), _Log(overwrite=overwrite)
+    refs = find_images(images, base)
+    for ref, name in zip(refs, output_names(refs, root), strict=True):
+        file = out / f"{name}.png"
+        if not log.may_write(file, ref.path):
+            continue
+        try:
+            micrograph = read_micrograph(ref)
+        except InputError as fault:
+            log.skip(fault)
+            continue
+        write_png(file, to_8_bit(micrograph.pixels, micrograph.info_bar_rows))
+        log.written.append(str(file))
+    return log.result({})
+
+
+def convert_labels(
+    source: str,
+    out: Path,
+    *,
+    to: LabelFormat,
+    images: str | None = None,
+    classes: Mapping[str, int] | None = None,
+    labels: Mapping[str, str] | None = None,
+    tolerance_px: float | None = None,
+    smallest_px: int = 0,
+    overwrite: bool = False,
+    base: Path | None = None,
+) -> Conversion:
+    """Convert masks or annotations of any known tool to masks or to another tool's annotations.
+
+    Without classes those found are used: labels in alphabetic order from 1 with background 0, or
+    the values of masks. Labels are read as in [data.labels] of project.toml.
+    Units:  outlines stray at most tolerance_px (0 to 2; by default 0.5 for Labelme and 0.3, which
+            moves no pixel, for the others); regions below smallest_px are left out.
+    Raises: InputError when nothing is found at all.
+    """
+    base = base or Path.cwd()
+    log = _Log(overwrite=overwrite)
+    if tolerance_px is not None and not 0 <= tolerance_px <= 2:
+        raise InputError("--tolerance", f"{tolerance_px:g} px is outside 0 to 2", "Use 0.5")
+    refs = find_images(images, base) if images else []
+    image_root = root_of(images, base) if images else base
+    faults: list[InputError] = []
+    found = find_annotations(source, base, faults, log.notes)
+    for fault in faults:
+        log.skip(fault)
+    if found:
+        chosen = dict(classes) if classes else _classes_of_labels(found, labels or {})
+        table = table_of(chosen, labels or {})
+        items = _annotated(found, table, refs, image_root, root_of(source, base), log)
+    else:
+        masks = [ref for ref in find_images(source, base) if ref not in set(refs)]
+        chosen = dict(classes) if classes else _classes_of_masks(masks, labels or {}, log)
+        table = table_of(chosen, labels or {})
+        items = _masked(masks, table, chosen, refs, image_root, root_of(source, base))
+    if not items and not log.skipped:
+        raise AnnotationError(base / source, "holds no masks and no annotations known here")
+    writer = LabelWriter(
+        out=out,
+        to=to,
+        classes=chosen,
+        background=table.background,
+        tolerance_px=tolerance_px,
+        smallest_px=smallest_px,
+    )
+    _write_all(items, writer, log)
+    return log.result(chosen)
+
+
+def output_names(refs: Sequence[ImageRef], root: Path) -> list[str]:
+    """Return a name below the output folder for each image: x, x.0012, or x.dm4 on collision."""
+    stems = [key_of_file(ref.path, root)[0].removeprefix("./") for ref in refs]
+    owners: dict[str, set[Path]] = {}
+    for ref, stem in zip(refs, stems, strict=True):
+        owners.setdefault(stem, set()).add(ref.path)
+    names: list[str] = []
+    for ref, stem in zip(refs, stems, strict=True):
+        whole = stem if len(owners[stem]) == 1 else f"{Path(stem).parent / ref.path.name}"
+        names.append(whole if ref.plane is None else f"{whole}.{ref.plane:04d}")
+    return names
+
+
+def _annotated(
+    found: Mapping[Path, tuple[Annotation, ...]],
+    table: LabelTable,
+    refs: Sequence[ImageRef],
+    image_root: Path,
+    root: Path,
+    log: _Log,
+) -> list[_Labelled]:
+    every = [(path, n, one) for path, several in found.items() for n, one in enumerate(several)]
+    by_file = {(p, n): key_of_file(p, root, a.plane) for p, n, a in every if len(found[p]) == 1}
+    by_name: dict[tuple[Path, int], Key] = {(p, n): a.key for p, n, a in every if a.image_name}
+    pairs, _ = match(refs, image_root, by_file)
+    taken = set(pairs.values())
+    rest = {label: key for label, key in by_name.items() if label not in taken}
+    pairs |= match([ref for ref in refs if ref not in pairs], image_root, rest)[0]
+    image_of = {label: ref for ref, label in pairs.items()}
+    named = dict(zip(refs, output_names(refs, image_root), strict=True))
+    items: list[_Labelled] = []
+    for path, number, annotation in every:
+        log.notes += [f"{path}: {note}" for note in annotation.notes]
+        image = image_of.get((path, number))
+        size = annotation.size_HW or (_size(image) if image else None)
+        if size is None:
+            why = "does not say how large its image is, and the image was not found"
+            log.skipped.append(Skipped(file=str(path), why=f"{why}. Name the images"))
+            continue
+        key = by_name.get((path, number)) if len(found[path]) > 1 else by_file[path, number]
+        name = named[image] if image else _name_of_key(key or key_of_file(path, root))
+        items.append(
+            _Labelled(
+                name=name,
+                path=path,
+                image=image,
+                plane=annotation.plane,
+                read=lambda annotation=annotation, size=size: annotation_ids(
+                    annotation, table, size
+                ),
+            )
+        )
+    return items
+
+
+def _masked(
+    masks: Sequence[ImageRef],
+    table: LabelTable,
+    classes: Mapping[str, int],
+    refs: Sequence[ImageRef],
+    image_root: Path,
+    root: Path,
+) -> list[_Labelled]:
+    keys = {mask: key_of_file(mask.path, root, mask.plane) for mask in masks}
+    image_of = {mask: ref for ref, mask in match(refs, image_root, keys)[0].items()}
+    named = dict(zip(refs, output_names(refs, image_root), strict=True))
+    own = dict(zip(masks, output_names(masks, root), strict=True))
+    values = tuple(sorted(classes.values()))
+    return [
+        _Labelled(
+            name=named[image_of[mask]] if mask in image_of else own[mask],
+            path=mask.path,
+            image=image_of.get(mask),
+            plane=mask.plane,
+            read=lambda mask=mask: read_mask(mask, table, "index", values),
+        )
+        for mask in masks
+    ]
+
+
+def _write_all(items: Sequence[_Labelled], writer: LabelWriter, log: _Log) -> None:
+    twice = {name for name, count in Counter(item.name for item in items).items() if count > 1}
+    coco = writer.to == "coco"
+    if coco and items and not log.may_write(writer.file_of(""), items[0].path):
+        return
+    for item in items:
+        file = writer.file_of(item.name)
+        if not coco and not log.may_write(file, item.path):
+            continue
+        try:
+            if item.name in twice:
+                raise AnnotationError(item.path, f"shares the name {item.name} with another file")
+            ids = item.read()
+        except InputError as fault:
+            log.skip(fault)
+            continue
+        image = item.image.path if item.image else None
+        writer.write(item.name, ids, image=image, plane=item.plane)
+        log.written.append(f"{file} ({item.name})" if coco else str(file))
+    writer.finish()
+
+
+def _classes_of_labels(
+    found: Mapping[Path, tuple[Annotation, ...]], labels: Mapping[str, str]
+) -> dict[str, int]:
+    """Return classes for labels as they are: background 0, then the names in alphabetic order."""
+    names = {shape.label for several in found.values() for one in several for shape in one.shapes}
+    names = {labels.get(name, name) for name in names} - {"background", "_background_", "ignore"}
+    names = sorted(names - IGNORED_LABELS)
+    return {"background": 0} | {name: value for value, name in enumerate(names[:254], start=1)}
+
+
+def _classes_of_masks(
+    masks: Sequence[ImageRef], labels: Mapping[str, str], log: _Log
+) -> dict[str, int]:
+    """Return classes for the values that masks hold; 0 is the background."""
+    given = [name for name in dict.fromkeys(labels.values()) if name != "ignore"]
+    if given:
+        return {"background": 0} | {
+            name: value for value, name in enumerate([n for n in given if n != "background"], 1)
+        }
+    table = table_of({f"class {value}": value for value in range(255)}, {})
+    values: set[int] = set()
+    for mask in masks:
+        try:
+            values |= {value for value, _ in mask_facts(mask, table).values if value < UNLABELLED}
+        except InputError:
+            continue  # it is skipped, with its reason, when its turn comes
+    log.notes.append("no classes were given: values are named class 1, class 2 …")
+    return {"background": 0} | {f"class {value}": value for value in sorted(values - {0})}
+
+
+def _size(image: ImageRef) -> tuple[int, int] | None:
+    try:
+        shape = probe(image.path).shape
+    except InputError:
+        return None
+    return shape[0], shape[1]
+
+
+def _name_of_key(key: Key) -> str:
+    name, plane = key
+    name = name.removeprefix("./").lstrip("/")
+    return name if plane is None else f"{name}.{plane:04d}"
+
+
+def _why(fault: InputError) -> str:
+    return f"{fault.what}. {fault.remedy}".strip().rstrip(".")

@@ -1,0 +1,155 @@
+"""Tell what any file is: a model file, a micrograph, an annotation file."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from emcfsys_engine.annotations.files import NotAnAnnotation, read_annotations
+from emcfsys_engine.annotations.shapes import Annotation
+from emcfsys_engine.errors import InputError, printable
+from emcfsys_engine.images.formats import IMAGE_SUFFIXES, format_of
+from emcfsys_engine.images.micrograph import ImageFacts, ImageRef
+from emcfsys_engine.images.reader import probe, read_micrograph
+from emcfsys_engine.model_card import ModelCard, read_card
+
+_MOST_LABELS = 50
+
+
+class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a file is, and what there is to know of it."""
+
+    file: str
+    kind: Literal["micrograph", "annotation", "model"]
+    format: str
+    bytes: int
+    shape: tuple[int, ...] = ()  # of one plane
+    dtype: str = ""
+    planes: int = 0
+    pixel_nm: tuple[float, float] | None = None  # (y, x)
+    bit_depth: int = 0
+    info_bar_rows: int = 0
+    lowest: float | None = None  # grey values of the first plane
+    highest: float | None = None
+    images: tuple[str, ...] = ()  # those an annotation file speaks of
+    labels: dict[str, int] = {}  # label -> number of shapes
+    model: ModelCard | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The facts for a terminal, one a line."""
+        lines = [f"{self.file}: {self.kind}, {self.format}, {self.bytes:,} bytes"]
+        if self.kind == "micrograph":
+            lines += self._of_micrograph()
+        elif self.kind == "annotation":
+            named = ", ".join(self.images[:5]) + (" …" if len(self.images) > 5 else "")
+            lines.append(f"images: {len(self.images)} ({named})")
+            lines += [f"label {name}: {count} shapes" for name, count in self.labels.items()]
+        elif self.model is not None:
+            lines += _of_model(self.model)
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(printable(line) for line in lines)
+
+    def _of_micrograph(self) -> list[str]:
+        size = f"{self.shape[1]} × {self.shape[0]} pixels"
+        colours = f", {self.shape[2]} channels" if len(self.shape) > 2 else ""
+        lines = [f"{size}{colours}, {self.planes} planes, {self.dtype}, {self.bit_depth} bits"]
+        if self.pixel_nm is None:
+            lines.append("pixel size: the file does not say")
+        else:
+            down, across = self.pixel_nm
+            lines.append(f"pixel size: {across:.6g} nm across, {down:.6g} nm down")
+        if self.lowest is not None:
+            lines.append(f"values: {self.lowest:g} to {self.highest:g}")
+        if self.info_bar_rows:
+            lines.append(f"info bar: {self.info_bar_rows} rows at the bottom")
+        return lines
+
+
+def inspect_file(file: Path) -> FileFacts:
+    """Return what a file is; its content decides.
+
+    Raises: InputError, in one line, when it is none of ours or damaged.
+    """
+    if _looks_like_a_model(file):
+        card = read_card(file)
+        return FileFacts(
+            file=str(file),
+            kind="model",
+            format=f"EMCFsys model, format {card.format}",
+            bytes=file.stat().st_size,
+            model=card,
+        )
+    if format_of(file) is not None or file.suffix.lower() in IMAGE_SUFFIXES:
+        return _micrograph(file, probe(file))
+    try:
+        annotations = read_annotations(file)
+    except NotAnAnnotation:
+        what = "is no model file, micrograph or annotation file known here"
+        raise InputError(file, what, "Name a file of one of these kinds") from None
+    return _annotation(file, annotations)
+
+
+def _looks_like_a_model(file: Path) -> bool:
+    if file.suffix == ".safetensors":
+        return True
+    if not file.is_file() or file.stat().st_size < 10:
+        return False
+    with file.open("rb") as stream:
+        start = stream.read(9)
+    # safetensors: a length of 8 bytes, then its JSON header.
+    return start[8:] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= 100_000_000
+
+
+def _micrograph(file: Path, facts: ImageFacts) -> FileFacts:
+    first = read_micrograph(ImageRef(path=file, plane=0))
+    values = first.pixels
+    return FileFacts(
+        file=str(file),
+        kind="micrograph",
+        format=facts.format,
+        bytes=file.stat().st_size,
+        shape=facts.shape,
+        dtype=facts.dtype,
+        planes=facts.planes,
+        pixel_nm=facts.pixel_nm,
+        bit_depth=facts.bit_depth,
+        info_bar_rows=first.info_bar_rows,
+        lowest=float(values.min()),
+        highest=float(values.max()),
+        notes=facts.notes,
+    )
+
+
+def _annotation(file: Path, annotations: tuple[Annotation, ...]) -> FileFacts:
+    labels = Counter(shape.label for one in annotations for shape in one.shapes)
+    sizes = {one.size_HW for one in annotations if one.size_HW is not None}
+    return FileFacts(
+        file=str(file),
+        kind="annotation",
+        format=annotations[0].format if annotations else "without images",
+        bytes=file.stat().st_size,
+        shape=next(iter(sizes)) if len(sizes) == 1 else (),
+        images=tuple(one.image_name or file.stem for one in annotations),
+        labels=dict(labels.most_common(_MOST_LABELS)),
+        notes=tuple(dict.fromkeys(note for one in annotations for note in one.notes)),
+    )
+
+
+def _of_model(card: ModelCard) -> list[str]:
+    network = card.network
+    classes = ", ".join(
+        f"{name} = {value}" for name, value in zip(card.classes, card.class_values, strict=True)
+    )
+    size = "any pixel size" if card.pixel_nm is None else f"{card.pixel_nm:g} nm a pixel"
+    lines = [
+        f"network: {network.head} on {network.backbone}, {network.in_channels} input channels",
+        f"classes: {classes}",
+        f"trained at {size} in patches of {card.patch_px} px, {card.step} steps",
+    ]
+    lines += [f"{name}: {value:.4f}" for name, value in card.scores.items() if value is not None]
+    if card.project or card.run:
+        lines.append(f"from project {card.project}, run {card.run}, {card.created}")
+    return lines

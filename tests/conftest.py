@@ -1,0 +1,16 @@
+"""Fixtures for every test: where the real data is."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real micrographs; tests that need it skip where it is absent."""
+    beside = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    folder = Path(os.environ.get("EMCFSYS_SHARED_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"the real data is not here ({folder}); EMCFSYS_SHARED_DATA names its folder")
+    return folder
