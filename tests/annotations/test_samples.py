@@ -217,7 +217,8 @@ def labelme(name: str, label: str, size: tuple[int, int] = (40, 50)) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", ["im{}x.png", "C:\\data\\im{}x.png", "/home/me/im{}x.png", "../../../im{}x.png", "other"]
+    "name",
+    ["im{}x.png", "C:\\data\\im{}x.png", "/home/me/im{}x.png", "../../../im{}x.png", "other"],
 )
 def test_labelme_files_pair_whatever_their_image_path_says(
     make: Maker, tmp_path: Path, name: str
