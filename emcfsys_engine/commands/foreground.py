@@ -178,7 +178,8 @@ class Story:
 
     def _line(self, text: str) -> None:
         clear = "\r\x1b[K" if self._on_terminal and self._drawn else ""
-        click.echo(f"{clear}{printable(text)}", err=True)
+        lines = "\n".join(printable(line) for line in text.split("\n"))
+        click.echo(f"{clear}{lines}", err=True)
 
     def _draw(self, text: str) -> None:
         now = time.monotonic()

@@ -1,1 +1,1 @@
-"""The queue, the daemon that empties it, and who has which GPU."""
+"""Jobs: a queue in one file, and a daemon that starts what fits and tells how it ended."""

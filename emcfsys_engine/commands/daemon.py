@@ -1,0 +1,104 @@
+"""daemon start|stop|status|run|restart|install: the process that starts and supervises jobs."""
+
+import time
+
+import click
+import msgspec
+
+from emcfsys_engine.errors import DaemonError
+from emcfsys_engine.jobs import systemd
+from emcfsys_engine.jobs.control import (
+    daemon_status,
+    ensure_daemon,
+    restart_daemon,
+    stop_daemon,
+)
+from emcfsys_engine.jobs.daemon import serve
+from emcfsys_engine.jobs.daemon_lock import DaemonStatus
+from emcfsys_engine.jobs.folder import network_type, prepare, state_folder
+from emcfsys_engine.jobs.queue import Queue
+
+
+@click.group()
+def daemon() -> None:
+    """Start, stop and ask after the job daemon; its end leaves the jobs running.
+
+    Example: emcfsys-engine daemon status
+    """
+
+
+@daemon.command()
+def start() -> None:
+    """Start the daemon, detached from this terminal.
+
+    Example: emcfsys-engine daemon start
+    """
+    click.echo(_sentence(ensure_daemon()))
+
+
+@daemon.command()
+@click.option("--jobs", is_flag=True, help="Its jobs too: they save first and can be resumed.")
+def stop(jobs: bool) -> None:
+    """End the daemon; its jobs go on, and the next daemon finds them again.
+
+    Example: emcfsys-engine daemon stop
+    """
+    click.echo("daemon stopped" if stop_daemon(jobs=jobs) else "no daemon was running")
+
+
+@daemon.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(as_json: bool) -> None:
+    """Tell whether the daemon runs, and which process it is.
+
+    Example: emcfsys-engine daemon status --json
+    """
+    found = daemon_status()
+    if as_json:
+        click.echo(msgspec.json.encode(found).decode())
+        return
+    click.echo(_sentence(found))
+    if kind := network_type(state_folder()):
+        click.echo(
+            f"The queue is on a {kind} share: slower, and no other host may use it", err=True
+        )
+
+
+@daemon.command()
+def run() -> None:
+    """Be the daemon in this terminal, until Ctrl+C; its jobs go on after it.
+
+    Example: emcfsys-engine daemon run
+    """
+    with Queue.open() as queue:
+        serve(queue)
+
+
+@daemon.command()
+def restart() -> None:
+    """Start the daemon anew, with the code as it is now; its jobs go on.
+
+    Example: emcfsys-engine daemon restart
+    """
+    click.echo(_sentence(restart_daemon()))
+
+
+@daemon.command()
+def install() -> None:
+    """Let systemd start the daemon with the machine, as a unit of yours; needs no root.
+
+    Example: emcfsys-engine daemon install
+    """
+    made = systemd.install(prepare(state_folder()))
+    for note in made.notes:
+        click.echo(note, err=True)
+    click.echo(made.file)
+    if not made.is_enabled:
+        raise DaemonError("The unit is written, but systemd did not take it up.")
+
+
+def _sentence(found: DaemonStatus) -> str:
+    if not found.running or found.started is None:
+        return "no daemon runs; submitting a job starts it"
+    since = time.strftime("%F %H:%M:%S", time.localtime(found.started))
+    return f"daemon {found.version} runs since {since} (process {found.pid}, {found.folder})"

@@ -1,0 +1,79 @@
+"""One job: its states, the moves between them that are legal, and its row as a frozen value."""
+
+from typing import Literal, get_args
+
+import msgspec
+
+JobState = Literal[
+    "queued",
+    "running",
+    "paused",
+    "stopping",
+    "done",
+    "failed",
+    "cancelled",
+    "interrupted",
+    "lost",
+]
+Ask = Literal["", "cancel", "stop", "pause", "end"]  # end: save and leave, as at a shutdown
+Kind = Literal["train", "predict", "watch"]
+
+STATES: tuple[JobState, ...] = get_args(JobState)
+OPEN: tuple[JobState, ...] = ("queued", "running", "paused", "stopping")
+ACTIVE: tuple[JobState, ...] = ("running", "stopping")
+_ENDS: tuple[JobState, ...] = ("done", "failed", "cancelled", "interrupted", "lost")
+_ENDED_BADLY: tuple[JobState, ...] = ("failed", "cancelled", "interrupted", "lost")
+
+# From each state, the states it may move to; `Queue` refuses every other move.
+MOVES: dict[JobState, tuple[JobState, ...]] = {
+    "queued": ("running", "paused", "cancelled", "failed"),
+    "running": ("stopping", "queued", "paused", *_ENDS),
+    "stopping": ("stopping", "queued", "paused", *_ENDS),
+    "paused": ("queued", "cancelled"),
+    "done": (),
+    **dict.fromkeys(_ENDED_BADLY, ("queued",)),
+}
+
+
+def sources(to: JobState) -> tuple[JobState, ...]:
+    """Return the states from which a job may move to this one."""
+    return tuple(state for state in STATES if to in MOVES[state])
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One job as the queue holds it.
+
+    Units: times are seconds since 1970, for people; nothing waits by them.
+    """
+
+    id: int
+    state: JobState
+    run: str  # absolute folder
+    project: str
+    kind: Kind
+    group: str = ""
+    priority: int = 0  # higher starts earlier
+    position: int = 0  # order among equal priorities
+    after: tuple[int, ...] = ()  # jobs that must be done first
+    gpus: float = 0.0  # whole ones, or a fraction of one
+    cpus: int = 0
+    memory_gb: float = 0.0
+    resume: Literal["auto", "never"] = "never"
+    retries: int = 0  # restarts after a crash; -1: always
+    created: float = 0.0
+    started: float | None = None
+    ended: float | None = None
+    reason: str = ""  # why it ended, or what it waits for
+    ask: Ask = ""
+    starts: int = 0
+    failures: int = 0  # crashes in a row
+    wait_s: float = 0.0  # back-off before the next start, counted by the daemon that sees it
+    token: str = ""  # names the newest start
+    events_offset: int = 0  # bytes of events.jsonl before that start
+    gpu_ids: tuple[str, ...] = ()  # leased, by UUID
+    evidence: tuple[str, ...] = ()  # last lines of the log of a worker that crashed
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether the job is still to end."""
+        return self.state in OPEN

@@ -1,0 +1,119 @@
+"""GPU leases: slot files that whoever uses a part of a GPU keeps locked. Standard library only.
+
+A GPU has NUM_SLOTS files in a folder that all users of the machine share. A whole GPU is all of
+them, a fraction is some. The lock dies with its processes, so a lease is never left behind.
+"""
+
+import fcntl
+import math
+import os
+import re
+import stat
+import time
+from pathlib import Path
+
+NUM_SLOTS = 8
+_PATIENCE_S = 0.5  # a look at a slot holds it for an instant: that is no owner
+
+
+def lock_folder() -> Path:
+    """Return the sticky, world-writable folder of this machine that the slot files are in."""
+    for place in (Path("/run/lock"), Path("/var/lock"), Path("/dev/shm")):
+        try:
+            mode = place.stat().st_mode
+        except OSError:
+            continue
+        if stat.S_ISDIR(mode) and mode & stat.S_ISVTX and mode & stat.S_IWOTH:
+            return place
+    return Path("/tmp")
+
+
+def slots_for(gpus: float) -> int:
+    """Return how many slots of each of its GPUs a request takes: all of them from one GPU up."""
+    return NUM_SLOTS if gpus >= 1 else math.ceil(gpus * NUM_SLOTS)
+
+
+def take(folder: Path, gpu: str, num_slots: int) -> list[int] | None:
+    """Lock that many slots of a GPU; None when others hold too many. Closing frees them.
+
+    Raises: OSError if the folder cannot be used.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        held: list[int] = []
+        for slot in range(NUM_SLOTS):
+            descriptor = _lock(slot_file(folder, gpu, slot)) if len(held) < num_slots else None
+            if descriptor is not None:
+                held.append(descriptor)
+        if len(held) == num_slots:
+            return held
+        for descriptor in held:
+            os.close(descriptor)
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.02)
+
+
+def num_taken(folder: Path, gpu: str) -> int:
+    """Count the slots of a GPU that somebody holds, of whichever user."""
+    return sum(is_taken(slot_file(folder, gpu, slot)) for slot in range(NUM_SLOTS))
+
+
+def is_taken(file: Path) -> bool:
+    """Tell whether somebody holds a slot; one that may not be opened counts as held."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def slot_file(folder: Path, gpu: str, slot: int) -> Path:
+    """Return the file that stands for one slot of a GPU."""
+    return folder / f"emcfsys-{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}.{slot}"
+
+
+def _lock(file: Path) -> int | None:
+    descriptor = _open(file)
+    if descriptor is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ours, named = os.fstat(descriptor), file.stat(follow_symlinks=False)
+    except OSError:  # held by somebody, or removed under us
+        os.close(descriptor)
+        return None
+    if not stat.S_ISREG(ours.st_mode) or (ours.st_dev, ours.st_ino) != (named.st_dev, named.st_ino):
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _open(file: Path) -> int | None:
+    """Open a slot file, and make it only if there is none.
+
+    In a sticky folder the kernel refuses O_CREAT on a file of another user (protected_regular).
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    for _ in range(3):
+        try:
+            return os.open(file, flags)
+        except FileNotFoundError:
+            pass
+        except OSError:  # a link, a folder, or a file that only its owner may open
+            return None
+        try:
+            descriptor = os.open(file, flags | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:  # somebody was faster: open theirs
+            continue
+        os.fchmod(descriptor, 0o666)  # whatever the umask: other users lock it as well
+        return descriptor
+    return None

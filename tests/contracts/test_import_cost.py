@@ -1,0 +1,43 @@
+"""What a start may cost: heavy libraries stay out until they are needed."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "timm", "numpy", "segmentation_models_pytorch", "textual", "skimage", "sqlite3")
+
+
+def _loaded_after(code: str) -> set[str]:
+    command = [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in done.stdout.split()}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import emcfsys_engine",
+        "import emcfsys_engine.cli",
+        "from emcfsys_engine import Project, load_project, Run, EventReader",
+        "import emcfsys_engine.process, emcfsys_engine.model_card",
+    ],
+)
+def test_the_front_doors_load_nothing_heavy(code: str) -> None:
+    assert not _loaded_after(code) & set(HEAVY)
+
+
+def test_the_keeper_needs_only_the_standard_library() -> None:
+    loaded = _loaded_after("import emcfsys_engine.keeper")
+    assert loaded <= set(sys.stdlib_module_names) | {
+        "emcfsys_engine",
+        "__main__",
+        "__mp_main__",
+    } | {name for name in loaded if name.startswith(("_", "sitecustomize", "usercustomize"))}
+
+
+def test_help_imports_no_command() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "emcfsys_engine", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "emcfsys_engine.commands" not in done.stderr
+    assert "emcfsys-engine train projects/demo/project.toml" in done.stdout

@@ -1,0 +1,45 @@
+"""Files of earlier versions load for ever; none of these samples is ever changed."""
+
+from pathlib import Path
+
+import pytest
+
+from emcfsys_engine.events import EventReader, RunFinished, RunStarted, StepDone, ValidationDone
+from emcfsys_engine.learn.model_file import load_model, verify_model
+from emcfsys_engine.learn.train_run import read_plan
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run import Run, TrainRequest
+
+DATA = Path(__file__).parent / "data"
+
+
+def test_events_of_format_1() -> None:
+    reader = EventReader(DATA / "run-format-1" / "events.jsonl")
+    events = reader.read_new()
+    assert reader.skipped == 0
+    kinds = {type(event) for event in events}
+    assert {RunStarted, StepDone, ValidationDone, RunFinished} <= kinds
+
+
+def test_run_and_plan_of_format_1() -> None:
+    run = Run(DATA / "run-format-1")
+    assert isinstance(run.record().request, TrainRequest)
+    assert run.outcome() == ("done", "steps")
+    assert read_plan(run).total_steps == 8
+
+
+def test_a_model_file_of_format_1() -> None:
+    network, card = load_model(DATA / "model-format-1.safetensors")
+    assert card.classes == ("resin", "grain")
+    assert sum(p.numel() for p in network.parameters()) > 0
+    assert verify_model(DATA / "model-format-1.safetensors").startswith(("identical", "equal"))
+
+
+@pytest.mark.parametrize("name", ["project-format-1.toml"])
+def test_a_project_of_format_1(name: str, tmp_path: Path) -> None:
+    for place in ("images", "masks", "labels"):
+        (tmp_path / place).mkdir()
+    (tmp_path / "project.toml").write_text((DATA / name).read_text())
+    project = load_project(tmp_path)
+    assert project.training.loss == "ce+0.5*dice"
+    assert project.hotfolder.rewritten == "version"

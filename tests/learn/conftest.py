@@ -1,0 +1,93 @@
+"""A tiny project that trains in seconds, and a model made without training."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from emcfsys_engine.learn.model_file import colours_for, save_model
+from emcfsys_engine.learn.network import build_network
+from emcfsys_engine.model_card import ModelCard, NetworkSpec
+
+TINY = NetworkSpec(head="unet", backbone="mobilenetv3_small_050", num_classes=2)
+
+PROJECT = """
+[project]
+name = "tiny"
+[classes]
+resin = 0
+grain = 1
+[[data]]
+images = "images/train"
+masks = "masks/train"
+split = "train"
+[[data]]
+images = "images/val"
+masks = "masks/val"
+split = "val"
+[model]
+backbone = "mobilenetv3_small_050"
+weights = "none"
+[training]
+steps = 8
+validate_every = 4
+patch_px = 32
+batch = 2
+[compute]
+gpus = 0
+threads = 1
+"""
+
+
+def write_picture(rng: np.random.Generator, image: Path, mask: Path, size: int = 64) -> None:
+    """Draw bright discs on a dark noisy ground, and their mask."""
+    rows, columns = np.indices((size, size))
+    truth = np.zeros((size, size), np.uint8)
+    for _ in range(4):
+        y, x, radius = rng.uniform(5, size - 5), rng.uniform(5, size - 5), rng.uniform(5, 10)
+        truth[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = 1
+    picture = np.clip(60 + 120 * truth + rng.normal(0, 15, truth.shape), 0, 255).astype(np.uint8)
+    for path, pixels in ((image, picture), (mask, truth)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def project_folder(tmp_path: Path) -> Path:
+    """A project of three training images and one for validation."""
+    rng = np.random.default_rng(0)
+    for split, number in (("train", 3), ("val", 1)):
+        for index in range(number):
+            name = f"{split}{index}.png"
+            write_picture(
+                rng, tmp_path / "images" / split / name, tmp_path / "masks" / split / name
+            )
+    (tmp_path / "project.toml").write_text(PROJECT)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file with random but fixed weights."""
+    torch.manual_seed(0)
+    network = build_network(TINY).eval()
+    card = ModelCard(
+        network=TINY,
+        classes=("resin", "grain"),
+        class_values=(0, 7),
+        colours=colours_for(2),
+        patch_px=64,
+        pixel_nm=4.0,
+        project="tiny",
+    )
+    file = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_model(file, network, card)
+    return file
+
+
+def read_json(file: Path) -> object:
+    """Return a JSON file's content."""
+    return json.loads(file.read_text())

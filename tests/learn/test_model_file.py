@@ -1,0 +1,109 @@
+"""Model files: the same numbers to the bit, and one clear line for each way to be broken."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from emcfsys_engine.errors import ModelFileError
+from emcfsys_engine.learn.model_file import colours_for, load_model, verify_model
+from emcfsys_engine.learn.network import build_network
+from emcfsys_engine.model_card import read_card
+from tests.learn.conftest import TINY
+
+
+def _rewritten(file: Path, to: Path, **changes: object) -> Path:
+    """Copy a model file with other words on its card."""
+    card = json.loads(_metadata(file)["emcfsys"])
+    metadata = {"format": "pt", "emcfsys": json.dumps({**card, **changes})}
+    save_file(load_file(file), to, metadata)
+    return to
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    content = file.read_bytes()
+    size = struct.unpack("<Q", content[:8])[0]
+    return json.loads(content[8 : 8 + size])["__metadata__"]
+
+
+def test_what_is_loaded_computes_the_same_to_the_bit(model_file: Path) -> None:
+    torch.manual_seed(0)
+    original = build_network(TINY).eval()
+    loaded, _ = load_model(model_file)
+    image = torch.randn(1, 1, 70, 50)
+    with torch.inference_mode():
+        assert torch.equal(original(image), loaded(image))
+
+
+def test_the_test_vector_is_recomputed(model_file: Path) -> None:
+    assert verify_model(model_file) == "identical to the bit"
+
+
+def test_the_card_is_read_without_the_weights(model_file: Path) -> None:
+    card = read_card(model_file)
+    assert card.classes == ("resin", "grain")
+    assert card.network == TINY
+    assert card.versions["timm"]
+
+
+def test_a_flipped_byte_is_found(model_file: Path, tmp_path: Path) -> None:
+    content = bytearray(model_file.read_bytes())
+    content[-1000] ^= 1
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(content)
+    with pytest.raises(ModelFileError, match="weights were changed"):
+        load_model(broken)
+
+
+@pytest.mark.parametrize("share", [0, 0.0001, 0.1, 0.5, 0.99])
+def test_a_cut_file_is_one_line(model_file: Path, tmp_path: Path, share: float) -> None:
+    content = model_file.read_bytes()
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ModelFileError, match="broken.safetensors: ") as caught:
+        load_model(broken)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_tensor_is_named(model_file: Path, tmp_path: Path) -> None:
+    tensors = load_file(model_file)
+    del tensors["head.weight"]
+    card = {**json.loads(_metadata(model_file)["emcfsys"]), "weights_digest": ""}
+    broken = tmp_path / "broken.safetensors"
+    save_file(tensors, broken, {"emcfsys": json.dumps(card)})
+    with pytest.raises(ModelFileError, match=r"lacks the tensor head\.weight"):
+        load_model(broken)
+
+
+def test_a_format_of_the_future_asks_for_an_update(model_file: Path, tmp_path: Path) -> None:
+    file = _rewritten(model_file, tmp_path / "x.safetensors", format=2)
+    with pytest.raises(ModelFileError, match="Update emcfsys-tui"):
+        load_model(file)
+
+
+def test_an_unknown_backbone_names_the_timm_it_was_made_with(
+    model_file: Path, tmp_path: Path
+) -> None:
+    network = {**json.loads(_metadata(model_file)["emcfsys"])["network"], "backbone": "no_such"}
+    file = _rewritten(model_file, tmp_path / "x.safetensors", network=network)
+    with pytest.raises(ModelFileError, match="made with timm"):
+        load_model(file)
+
+
+def test_bare_weights_are_no_model_file(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(ModelFileError, match="no model file of ours"):
+        read_card(tmp_path / "w.safetensors")
+
+
+def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(ModelFileError, match="safetensors"):
+        load_model(tmp_path / "w.pth")
+
+
+def test_classes_get_different_colours() -> None:
+    assert len(set(colours_for(30))) == 30

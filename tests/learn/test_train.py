@@ -1,0 +1,174 @@
+"""Training through the real worker: it learns, ends as asked, and resumes exactly."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from emcfsys_engine.events import CheckpointSaved, StepDone, ValidationDone
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run import Run, TrainRequest, new_run
+
+CLI = [sys.executable, "-m", "emcfsys_engine"]
+
+
+def _train(*words: str | Path) -> "subprocess.CompletedProcess[str]":
+    command = [*CLI, "train", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+
+
+def _run_of(done: "subprocess.CompletedProcess[str]") -> Run:
+    return Run(Path(done.stdout.splitlines()[-1]))
+
+
+def _wait_for(condition: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 100
+    pause = random.Random(0)
+    while not condition():
+        assert process.poll() is None, "the process ended before the condition held"
+        assert time.monotonic() < deadline, "the condition never held"
+        try:
+            process.wait(0.01 + pause.random() / 100)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def test_a_project_becomes_models_events_and_a_plan(project_folder: Path) -> None:
+    done = _train(project_folder)
+    assert done.returncode == 0, done.stderr
+    run = _run_of(done)
+    assert run.folder == project_folder / "runs" / "run-0001"
+    assert run.outcome() == ("done", "steps")
+    events = run.events()
+    validations = [event for event in events if isinstance(event, ValidationDone)]
+    assert [event.step for event in validations] == [4, 8]
+    assert any(isinstance(event, StepDone) for event in events)
+    assert run.best_model.exists()
+    assert run.final_model.exists()
+    plan = json.loads(run.plan_file.read_text())
+    assert plan["train_images"] == ["train0", "train1", "train2"]
+    assert plan["reasons"]["precision"]
+    saved = {(event.role, event.step) for event in events if isinstance(event, CheckpointSaved)}
+    assert {("last", 8), ("final", 8)} <= saved
+    assert not list(run.folder.glob(".*tmp"))
+    verified = subprocess.run(
+        [*CLI, "inspect", str(run.best_model), "--verify"], capture_output=True, check=False
+    )
+    assert verified.returncode == 0, verified.stderr
+
+
+def test_ctrl_c_saves_and_exits_130_and_the_run_resumes(project_folder: Path) -> None:
+    command = [*CLI, "train", str(project_folder), "--set", "training.steps=100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        run = Run(project_folder / "runs" / "run-0001")
+        _wait_for(lambda: any(isinstance(e, StepDone) for e in run.events()), process)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out.decode().splitlines()[-1] == str(run.folder)
+    assert run.outcome()[0] == "cancelled"
+    assert run.checkpoint_file.exists()
+    assert not run.is_alive()
+
+
+def test_a_term_from_elsewhere_is_an_interruption(project_folder: Path) -> None:
+    command = [*CLI, "train", str(project_folder), "--set", "training.steps=100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        run = Run(project_folder / "runs" / "run-0001")
+        _wait_for(lambda: any(isinstance(e, StepDone) for e in run.events()), process)
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert run.outcome() == ("interrupted", "terminated")
+    assert run.checkpoint_file.exists()
+
+
+def _worker(run: Run) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "emcfsys_engine.learn.worker", str(run.folder)]
+    with run.log_file.open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def _new_training(folder: Path, steps: int) -> Run:
+    project = load_project(folder, [f"training.steps={steps}", "training.validate_every=3"])
+    return new_run(folder / "runs", TrainRequest(), project=project)
+
+
+def _numbers(run: Run) -> list[tuple[int, float, float | None]]:
+    return [
+        (event.step, event.train_loss, event.mean_iou)
+        for event in run.events()
+        if isinstance(event, ValidationDone)
+    ]
+
+
+def _kill_and_resume(folder: Path, whole: Run, steps: int, kills: list[int]) -> None:
+    """Kill a run at some steps, resume it each time, and compare it with a whole one."""
+    cut = _new_training(folder, steps)
+    for step in kills:
+        process = _worker(cut)
+        _wait_for(
+            lambda step=step: any(  # type: ignore[misc]
+                isinstance(event, ValidationDone) and event.step >= step for event in cut.events()
+            ),
+            process,
+        )
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(10)
+    assert _worker(cut).wait(100) == 0, cut.log_file.read_text()
+    assert cut.outcome() == whole.outcome()
+    assert _numbers(cut) == _numbers(whole)
+    ours, theirs = load_file(cut.final_model), load_file(whole.final_model)
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].equal(theirs[name]) for name in ours)
+
+
+def test_a_killed_run_resumes_to_the_same_weights_to_the_bit(project_folder: Path) -> None:
+    whole = _new_training(project_folder, 40)
+    assert _worker(whole).wait(100) == 0, whole.log_file.read_text()
+    _kill_and_resume(project_folder, whole, 40, [6])
+
+
+@pytest.mark.long
+def test_ten_kills_at_random_steps_change_nothing(project_folder: Path) -> None:
+    whole = _new_training(project_folder, 300)
+    assert _worker(whole).wait(200) == 0, whole.log_file.read_text()
+    kills = sorted(random.Random(1).sample(range(1, 290), 10))
+    _kill_and_resume(project_folder, whole, 300, kills)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "sentence"),
+    [
+        (lambda f: (f / "masks/train/train1.png").unlink(), "train1"),
+        (lambda f: (f / "images/val/val0.png").write_bytes(b""), "val0.png"),
+        (lambda f: (f / "masks/val/val0.png").unlink(), "val0"),
+    ],
+)
+def test_bad_data_is_one_line_a_fault_and_exit_2_before_the_first_step(
+    project_folder: Path, break_it: Callable[[Path], object], sentence: str
+) -> None:
+    break_it(project_folder)
+    done = _train(project_folder)
+    assert done.returncode == 2, done.stderr
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    run = _run_of(done)
+    assert not run.best_model.exists()
+    assert not any(isinstance(event, StepDone) for event in run.events())
+
+
+def test_a_finished_run_is_not_trained_again(project_folder: Path) -> None:
+    done = _train(project_folder)
+    again = _train("--resume", _run_of(done).folder)
+    assert again.returncode == 0
+    assert _run_of(again).folder == _run_of(done).folder
+    assert _run_of(again).outcome() == ("done", "steps")
