@@ -70,6 +70,11 @@ def read_all(folder: Path) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
+def skip_without_reader(name: str) -> None:
+    if name.startswith("czi/"):
+        pytest.importorskip("pylibCZIrw", reason="Zeiss's CZI reader has no wheel for this machine")
+
+
 def judge(folder: Path, count: int) -> None:
     answers, said = read_all(folder)
     lines = [line.rsplit(" ", 2) for line in answers.splitlines()]
@@ -82,6 +87,7 @@ def judge(folder: Path, count: int) -> None:
 def test_a_truncated_file_is_read_or_refused_in_silence(
     name: str, shared_data: Path, tmp_path: Path
 ) -> None:
+    skip_without_reader(name)
     whole = (shared_data / "microscope-formats" / name).read_bytes()
     for part in range(16):
         (tmp_path / f"{part:02d}{Path(name).suffix}").write_bytes(whole[: len(whole) * part // 16])
@@ -93,6 +99,7 @@ def test_a_truncated_file_is_read_or_refused_in_silence(
 def test_flipped_bytes_never_crash_hang_or_print(
     name: str, shared_data: Path, tmp_path: Path
 ) -> None:
+    skip_without_reader(name)
     whole = np.frombuffer((shared_data / "microscope-formats" / name).read_bytes(), np.uint8)
     for seed in range(120):
         rng = np.random.default_rng(seed)
