@@ -220,7 +220,8 @@ def test_the_contact_sheet_shows_images_labels_and_patches(
     patch = (np.zeros((64, 64), np.float32), np.ones((64, 64), np.uint8))
     shown = contact_sheet(project_at(tmp_path, data), tmp_path / "sheet.png", patches=[patch])
     assert shown == 13
-    assert Image.open(tmp_path / "sheet.png").size == (1280, 4 * 336 + 24)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (1280, 4 * 336 + 24)
 
 
 def test_inspect_tells_micrographs_and_annotations_apart(shared_data: Path) -> None:
