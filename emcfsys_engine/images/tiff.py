@@ -223,6 +223,9 @@ def _read_plane(path: Path, tiff: tifffile.TiffFile, layer: _Layer, index: int) 
         axes = series.keyframe.axes
         index %= page_planes
     plane = _plane_of(pixels, axes, index)
+    if isinstance(pixels, np.memmap):
+        # A copy: a file that is rewritten while it is mapped would end the process.
+        return np.array(plane, plane.dtype.newbyteorder("="), order="C")
     return np.ascontiguousarray(plane.astype(plane.dtype.newbyteorder("="), copy=False))
 
 

@@ -204,3 +204,35 @@ def test_what_is_no_image_is_named_in_one_line(tmp_path: Path, content: bytes, w
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no such file"):
         read_micrograph(tmp_path / "none.tif")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["png", "jpg", "bmp", "tif", "mrc"])
+def test_reading_takes_at_most_twice_the_size_of_the_pixels(kind: str, tmp_path: Path) -> None:
+    side = 9000
+    rows = np.tile(np.arange(side, dtype=np.uint32) % 251, (side, 1)).astype(np.uint8)
+    path = tmp_path / f"a.{kind}"
+    if kind == "mrc":
+        header = bytearray(1024)
+        header[:16] = struct.pack("<4i", side, side, 1, 0)
+        header[208:212] = b"MAP "
+        path.write_bytes(bytes(header) + rows.tobytes())
+    elif kind == "tif":
+        import tifffile
+
+        tifffile.imwrite(path, rows, compression="deflate", rowsperstrip=64)
+    else:
+        from PIL import Image
+
+        Image.fromarray(rows).save(path)
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from emcfsys_engine.images.reader import read_micrograph\n"
+        "import imagecodecs, tifffile, PIL.Image, numpy\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "m = read_micrograph(Path(sys.argv[1]))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert int(done.stdout) * 1024 < 2.2 * side * side, f"{int(done.stdout) / 1024:.0f} MiB"
