@@ -22,6 +22,7 @@ from emcfsys_engine.jobs.supervisor import Supervisor
 
 _LOOK_S = 1.0  # a change of the queue that did not wake us is seen after that
 _ORPHAN_S = 0.25  # between looks at a worker whose keeper was killed
+_REST = 4.0  # times the length of a look, before the next one
 _TROUBLE_S = 2.0  # before trying again what a full disk or a lost mount refused
 
 
@@ -40,6 +41,7 @@ class Daemon:
         self.ends_jobs = False
         self._seen: tuple[int, int] | None = None  # the queue as of the last look
         self._look_at = 0.0  # monotonic time
+        self._rests_until = 0.0  # monotonic time
         self._trouble = ""
 
     def run(self) -> None:
@@ -62,14 +64,10 @@ class Daemon:
         try:
             if self.supervisor.settle_ended():
                 self._seen = None  # what they held is free
-            version = self.store.version()
-            if version != self._seen or time.monotonic() >= self._look_at:
-                self._look_at = float("inf")
-                self._seen = version
-                if not self.supervisor.follow_running(ends_jobs=self.ends_jobs):
-                    self._look_in(_ORPHAN_S)
-                if not self.is_leaving:
-                    self.dispatch.start_waiting()
+            if self.store.version() != self._seen:
+                self._look_in(max(0.0, self._rests_until - time.monotonic()))
+            if time.monotonic() >= self._look_at:
+                self._look()
             self._trouble = ""
         except (EmcfError, OSError) as error:
             if str(error) != self._trouble:
@@ -77,6 +75,18 @@ class Daemon:
                 log(self._trouble)
             self._look_in(_TROUBLE_S)
         self.supervisor.kill_due()
+
+    def _look(self) -> None:
+        """Look at the whole queue, then rest in proportion: many submissions share one look."""
+        began = time.monotonic()
+        self._look_at = float("inf")
+        self._seen = self.store.version()
+        if not self.supervisor.follow_running(ends_jobs=self.ends_jobs):
+            self._look_in(_ORPHAN_S)
+        if not self.is_leaving:
+            self.dispatch.start_waiting()
+        ended = time.monotonic()
+        self._rests_until = ended + _REST * (ended - began)
 
     def _wait(self, pipe: int, signals: int) -> None:
         poll = select.poll()

@@ -59,6 +59,7 @@ CREATE TABLE history (
     reason TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX history_of ON history (job);
+CREATE INDEX jobs_by_place ON jobs (position);
 """
 _STEPS = (_VERSION_1, _VERSION_2)  # step n brings a file of version n to version n + 1
 VERSION = len(_STEPS)
