@@ -42,11 +42,11 @@ class FactsCache:
 
     def save(self) -> None:
         """Write what was used this time; a cache that cannot be written is done without."""
-        if self._file is None or self._used == self._known:
+        if self._file is None or self._used.items() <= self._known.items():
             return
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            document = {"format": _FORMAT, "facts": self._used}
+            document = {"format": _FORMAT, "facts": self._known | self._used}
             write_whole(self._file, msgspec.json.encode(document))
         except OSError:
             self._file = None

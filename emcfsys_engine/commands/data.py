@@ -12,7 +12,9 @@ from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.tools.check import check_project
 from emcfsys_engine.tools.contact_sheet import contact_sheet
 from emcfsys_engine.tools.convert import convert_images, convert_labels
+from emcfsys_engine.tools.demo import make_demo
 from emcfsys_engine.tools.findings import Finding
+from emcfsys_engine.tools.microscope import Manner, play_microscope
 from emcfsys_engine.tools.new_project import make_project
 
 if TYPE_CHECKING:
@@ -34,15 +36,36 @@ def new(folder: Path, name: str | None) -> None:
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option("--microscope", type=click.Path(path_type=Path), help="Write micrographs here.")
+@click.option(
+    "--manner", type=click.Choice(["whole", "slow", "rename", "burst", "mixed"]), default="mixed"
+)
+@click.option("--every", type=click.FloatRange(min=0), default=2.0, help="Seconds between images.")
+@click.option("--count", type=click.IntRange(min=1), help="End after so many images.")
 @click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True)
-def demo(folder: Path, seed: int) -> None:
-    """Make the demo project in FOLDER: synthetic micrographs with Labelme annotations.
+def demo(
+    folder: Path | None,
+    microscope: Path | None,
+    manner: str,
+    every: float,
+    count: int | None,
+    seed: int,
+) -> None:
+    """Make the demo project in FOLDER; or, with --microscope, write micrographs into a folder.
 
-    Example: emcfsys-engine demo demo && emcfsys-engine train demo/project.toml
+    Example: emcfsys-engine demo --microscope projects/demo/incoming --every 5
     """
-    from emcfsys_engine.tools.demo import make_demo
-
+    if (folder is None) == (microscope is None):
+        raise click.UsageError("Name a folder for the project, or --microscope DIR")
+    if microscope is not None:
+        made = play_microscope(
+            microscope, manner=cast("Manner", manner), every_s=every, count=count, seed=seed
+        )
+        for file in made:
+            click.echo(file)
+        return
+    assert folder is not None
     written = make_demo(folder, seed=seed)
     click.echo(f"{len(written)} micrographs", err=True)
     click.echo(folder / "project.toml")

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import click
 
 from emcfsys_engine.commands.predict import make_prediction, prediction_options
+from emcfsys_engine.commands.watch import make_watch
 from emcfsys_engine.errors import printable
 from emcfsys_engine.jobs.control import ensure_daemon
 from emcfsys_engine.jobs.queue import Queue
@@ -89,6 +90,20 @@ def predict(
         resume=resume,
         retries=retries,
     )
+
+
+@submit.command()
+@click.argument("project", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override any key.")
+@_queue_options
+def watch(project: Path, overrides: tuple[str, ...], **options: Any) -> None:
+    """Watch PROJECT's hot folder; started again when it dies or the machine restarts.
+
+    Example: emcfsys-engine submit watch projects/demo
+    """
+    loaded = load_project(project, overrides)
+    run = make_watch(loaded)
+    add(run, loaded.name, resume=options.pop("resume") or "auto", **options)
 
 
 def add(run: Run, name: str, **options: Any) -> None:

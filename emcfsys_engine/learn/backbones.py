@@ -2,12 +2,14 @@
 
 import difflib
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 import torch
+from torch import nn
 
 from emcfsys_engine.errors import InputError
 
@@ -23,7 +25,8 @@ class BackboneDefaults:
     Units: learning rates are for AdamW at an effective batch of 8, before warm-up and decay.
     """
 
-    encoder_lr: float
+    encoder_lr: float  # of pretrained weights
+    scratch_lr: float  # of the encoder when it starts from random weights
     decoder_lr: float
     weight_decay: float
     drop_path: float  # stochastic depth at the deepest block, 0 = off
@@ -31,6 +34,18 @@ class BackboneDefaults:
     warmup_steps: int
     mean: tuple[float, ...]  # of the images it was pretrained on, in 0..1; our inputs are z-scored
     std: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneFacts:
+    """What can be told of a backbone without computing anything."""
+
+    family: str  # timm's module
+    parameters: int  # with its classifier
+    strides: tuple[int, ...]  # of the maps it gives, finest first
+    has_batch_norm: bool
+    is_transformer: bool
+    has_drop_path: bool
 
 
 @cache
@@ -55,28 +70,80 @@ def check_backbone(backbone: str) -> str:
 def defaults_for(backbone: str) -> BackboneDefaults:
     """Return how this backbone is best trained.
 
+    The larger a transformer, the gentler: full fine-tuning of a ViT-L on electron micrographs gives
+    Dice .50 at 2e-5 and .16 at 1e-4 (ablation of QuantEM).
+
     Raises: InputError for a name timm does not know.
     """
-    check_backbone(backbone)
+    facts = facts_of(backbone)
+    cfg = timm.get_pretrained_cfg(check_backbone(backbone))
+    is_gentle = facts.is_transformer or not facts.has_batch_norm
     return BackboneDefaults(
-        encoder_lr=3e-4,
-        decoder_lr=1e-3,
-        weight_decay=0.01,
-        drop_path=0.0,
-        norm="batch",
-        warmup_steps=100,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
+        encoder_lr=_gentle_lr(facts) if is_gentle else 3e-4,
+        scratch_lr=5e-4 if is_gentle else 1e-3,
+        decoder_lr=5e-4 if is_gentle else 1e-3,
+        weight_decay=0.05 if is_gentle else 0.01,
+        drop_path=_drop_path(facts) if is_gentle else 0.0,
+        norm="batch" if facts.has_batch_norm else "group",
+        warmup_steps=300 if is_gentle else 100,
+        mean=tuple(cfg.mean) if cfg is not None else (),
+        std=tuple(cfg.std) if cfg is not None else (),
+    )
+
+
+def _gentle_lr(facts: BackboneFacts) -> float:
+    millions = facts.parameters / 1e6
+    small, medium = (1e-4, 5e-5) if facts.is_transformer else (2e-4, 1e-4)
+    if millions < 40:
+        return small
+    return medium if millions < 150 else 2e-5
+
+
+def _drop_path(facts: BackboneFacts) -> float:
+    if not facts.has_drop_path:
+        return 0.0
+    return 0.1 if facts.parameters < 60e6 else 0.2
+
+
+@cache
+def facts_of(backbone: str) -> BackboneFacts:
+    """Return what can be told of a backbone; it is built on the meta device, without numbers.
+
+    Raises: InputError for a name timm does not know.
+    """
+    architecture = check_backbone(backbone)
+    network = _on_meta(architecture, {})
+    modules = list(network.modules())
+    infos: Sequence[dict[str, Any]] = list(getattr(network, "feature_info", ()))
+    return BackboneFacts(
+        family=type(network).__module__.rpartition(".")[2],
+        parameters=count_parameters(architecture),
+        strides=tuple(dict.fromkeys(int(info["reduction"]) for info in infos)),
+        has_batch_norm=any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in modules),
+        is_transformer=any("attention" in type(m).__name__.lower() for m in modules)
+        and any(isinstance(m, nn.LayerNorm) for m in modules),
+        has_drop_path=_takes_drop_path(architecture),
     )
 
 
 @cache
 def count_parameters(backbone: str) -> int:
-    """Return how many parameters the backbone has with its classifier; nothing is computed.
+    """Return how many parameters the backbone has, with its classifier.
 
     Raises: InputError for a name timm does not know.
     """
+    return sum(each.numel() for each in _on_meta(check_backbone(backbone), {}).parameters())
+
+
+def _takes_drop_path(architecture: str) -> bool:
+    try:
+        _on_meta(architecture, {"drop_path_rate": 0.1})
+    except TypeError:
+        return False
+    return True
+
+
+def _on_meta(architecture: str, options: dict[str, Any]) -> nn.Module:
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it says of its options is said when it is built
-        network = timm.create_model(check_backbone(backbone), pretrained=False)
-    return sum(each.numel() for each in network.parameters())
+        return timm.create_model(architecture, pretrained=False, **options)

@@ -9,7 +9,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from emcfsys_engine.learn.encoder_plan import EncoderPlan, create_body, maps_of
 from emcfsys_engine.learn.pyramid import Pyramid, plan_levels
@@ -134,7 +133,7 @@ def _inspect_on(device: str, plan: EncoderPlan, taps: tuple[int, ...]) -> _Findi
         lost = [p for n, p in with_norm.items() if n not in dict(body.named_parameters())]
         found.loses_norm = bool(lost) and all(each.ndim == 1 for each in lost)
         for name, module in body.named_modules():
-            if isinstance(module, _BatchNorm):
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 found.batch_norm = True
                 module.register_forward_pre_hook(_note_pooled(name, pooled))
         image_px = -(-max(_PROBE_PX, plan.minimum_px) // plan.multiple_px) * plan.multiple_px

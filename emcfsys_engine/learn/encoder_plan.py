@@ -31,6 +31,10 @@ _MINIMA_PX = (
 )  # at 64 the stride-32 map is 2×2: a batch norm has more than one value
 _RGB = 3
 
+# Networks that take any size without complaint and look up positions they have no entry for: the
+# meta device computes no index, so this cannot be seen there. They are fed in tiles of their size.
+_ONE_SIZE_FAMILIES = frozenset({"MultiScaleVit"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tap:
@@ -157,8 +161,9 @@ def _body_on(
 def _fitting_plan(
     backbone: str, body: Any, channels: int, options: dict[str, Any], failures: list[str]
 ) -> EncoderPlan | None:
-    infos: Sequence[dict[str, Any]] = list(body.feature_info)
-    patch_px = int(infos[0]["reduction"])
+    if type(body).__name__ in _ONE_SIZE_FAMILIES:
+        return _tiled_plan(backbone, body, channels, options, failures)
+    patch_px = int(body.feature_info[0]["reduction"])
     grid_px = _nearest_power(patch_px)
     for multiple_px in _MULTIPLES_PX:
         for minimum_px in _MINIMA_PX:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from emcfsys_engine.learn.backbones import Norm
 from emcfsys_engine.learn.group_norm import use_group_norm
+from emcfsys_engine.learn.region_mean import make_exportable
 
 Head = Literal["unet", "pspnet", "deeplabv3plus", "upernet"]
 
@@ -49,9 +50,10 @@ class Decoder(nn.Module):
         self, head: Head, channels: Sequence[int], *, in_channels: int, norm: Norm
     ) -> None:
         super().__init__()
-        self.head = head
+        self.head: Head = head
         self.blocks = _smp_decoder(head, channels, in_channels)
         use_group_norm(self.blocks, everywhere=norm == "group")
+        make_exportable(self.blocks)
 
     def forward(self, x_NCHW: Tensor, maps: list[Tensor]) -> Tensor:
         """Return the map from which the classes are told.

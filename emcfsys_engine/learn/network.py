@@ -5,6 +5,7 @@ N images, C channels or classes, H and W pixels.
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -73,13 +74,18 @@ class SegmentationNetwork(nn.Module):
 
     def _padded(self, x_NCHW: Tensor) -> Tensor:
         height_px, width_px = x_NCHW.shape[-2:]
-        pad = (0, self._extra(width_px), 0, self._extra(height_px))
+        right_px, below_px = self._extra(width_px), self._extra(height_px)
+        if not torch.jit.is_tracing() and right_px == 0 and below_px == 0:
+            return x_NCHW
         # The border is repeated: zeros would draw an edge that no specimen has.
-        return functional.pad(x_NCHW, pad, mode="replicate")
+        return functional.pad(x_NCHW, (0, right_px, 0, below_px), mode="replicate")
 
     def _extra(self, edge_px: int) -> int:
         multiple_px, minimum_px = self.encoder.multiple_px, self.encoder.minimum_px
-        return max(minimum_px - edge_px, -edge_px % multiple_px)
+        # Under tracing edge_px is a tensor, for which max() would freeze the example's size.
+        enlarge: Any = torch.clamp if isinstance(edge_px, Tensor) else torch.sym_max
+        wanted_px = enlarge(edge_px, minimum_px)
+        return wanted_px + -wanted_px % multiple_px - edge_px
 
     def _scores(self, padded_NCHW: Tensor, maps: list[Tensor], x_NCHW: Tensor) -> Tensor:
         decoded_NCHW = self.decoder(padded_NCHW, [maps[i] for i in self._for_head])

@@ -114,6 +114,10 @@ class Predictor:
             tta=self._tta,
         )
 
+    def halve_batch(self) -> None:
+        """Compute fewer tiles at a time from now on: the device ran out of memory."""
+        self.batch = max(1, self.batch // 2)
+
     def forward(self, tiles_NCTT: Tensor) -> Tensor:
         """Return the logits of a batch of tiles, in the precision this device is fast at."""
         with autocast(self.device, self.precision):

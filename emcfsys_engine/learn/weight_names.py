@@ -169,7 +169,7 @@ def _filtered_by_timm(network: _Tensors, architecture: str, plan: EncoderPlan) -
         return None
     try:
         converted = convert(dict(network), reference)
-    except Exception:
+    except Exception:  # a checkpoint of another family may break it in any way
         return None
     return {n: t for n, t in converted.items() if isinstance(t, Tensor)}
 

@@ -1,4 +1,4 @@
-"""Named sets of weights made for microscopy: where they are, whose they are, how they are fetched."""
+"""Named sets of weights made for microscopy: where they are, whose, how fetched."""
 
 import hashlib
 import json
@@ -115,7 +115,7 @@ def fetch(url: str, folder: Path | None = None, *, progress: Progress | None = N
     digest = _sha256(part)
     _check_again(file, record, digest)
     _write_record(record, url, digest)
-    os.replace(part, file)
+    part.replace(file)
     return file
 
 
@@ -182,7 +182,7 @@ def _check_again(file: Path, record: Path, digest: str) -> None:
 def _write_record(record: Path, source: str, digest: str) -> None:
     temporary = record.with_name(record.name + ".tmp")
     temporary.write_text(json.dumps({"source": source, "sha256": digest}, indent=1) + "\n")
-    os.replace(temporary, record)
+    temporary.replace(record)
 
 
 def _sha256(file: Path) -> str:

@@ -10,9 +10,7 @@ from typing import Literal
 import psutil
 
 from emcfsys_engine.errors import Diagnosis
-
-# On these, other hosts' writes raise no events and locks may not hold.
-_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "gpfs", "beegfs", "9p"}
+from emcfsys_engine.mounts import file_system_of, is_network
 
 
 def examine(project: str | None = None) -> list[Diagnosis]:
@@ -24,22 +22,6 @@ def examine(project: str | None = None) -> list[Diagnosis]:
         lines += [_disk(name, place), _file_system(name, place)]
     lines += [_shared_memory(), _terminal()]
     return lines
-
-
-def file_system_of(place: Path) -> str:
-    """Return the type of the file system that holds a path: ext4, nfs4 …; "unknown" if unclear."""
-    existing = _existing(place)
-    best, kind = "", "unknown"
-    for part in psutil.disk_partitions(all=True):
-        is_parent = existing.is_relative_to(part.mountpoint)
-        if is_parent and len(part.mountpoint) >= len(best):
-            best, kind = part.mountpoint, part.fstype or "unknown"
-    return kind
-
-
-def is_network(kind: str) -> bool:
-    """Tell whether a file-system type is a network's."""
-    return kind in _NETWORK
 
 
 def _python() -> Diagnosis:

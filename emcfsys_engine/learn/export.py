@@ -1,0 +1,233 @@
+"""Hand a trained network to other programs: ONNX, TorchScript, a bioimage.io package.
+
+Exported networks read what ours reads: an image that is normalised already (percentiles 0.5 and
+99.5 of the whole image clipped, then zero mean and unit variance). bioimage.io packages carry that
+normalisation with them; ONNX and TorchScript files state it in their metadata.
+
+N images, C channels or classes, H and W pixels.
+"""
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.learn.network import SegmentationNetwork
+
+NORMALISATION = "clip to percentiles 0.5 and 99.5 of the whole image, subtract mean, divide by std"
+_TOLERANCE = 1e-3  # of logits, which are of the order of 1 to 10
+OPSET = 20
+_LARGEST_PX = 16384
+_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportMetadata:
+    """What a stranger must know to use the network."""
+
+    name: str
+    class_names: tuple[str, ...]
+    description: str = "Segments electron micrographs."
+    authors: tuple[str, ...] = ("unknown",)
+    licence: str = "CC-BY-4.0"  # of the weights, as an SPDX id
+    citation: str = ""
+    citation_url: str = ""
+    pixel_nm: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What was written, and how far it is from the network it came from."""
+
+    file: Path
+    max_difference: float  # between its logits and ours, over every size that was tried
+    any_size: bool  # False: it reads only images of `size_px`
+    size_px: tuple[int, int]
+    multiple_px: int  # height and width must be multiples of this; 1 where it pads by itself
+
+
+def export_onnx(network: SegmentationNetwork, file: Path, metadata: ExportMetadata) -> ExportReport:
+    """Write an ONNX file, run it with onnxruntime at several sizes, and tell the difference.
+
+    Height and width stay free, in multiples of the network's, where its operations allow it.
+
+    Raises: InputError if the packages are missing or the file does not give our numbers.
+    """
+    need("onnx", "onnxruntime", "onnxscript")
+    plain, sizes = _prepared(network)
+    for free in (True, False):
+        try:
+            _write_onnx(plain, file, sizes, free=free, metadata=metadata)
+            difference = _onnx_difference(plain, file, sizes if free else sizes[:1])
+        except Exception as error:  # exporter and runtime fail in many ways; the next try is fixed
+            difference, reason = float("inf"), str(error).splitlines()[0][:200]
+        else:
+            reason = f"its logits differ by {difference:.2g}"
+        if difference <= _TOLERANCE:
+            return ExportReport(
+                file=file,
+                max_difference=difference,
+                any_size=free,
+                size_px=sizes[0],
+                multiple_px=network.encoder.multiple_px,
+            )
+    file.unlink(missing_ok=True)
+    raise InputError(
+        network.spec.backbone,
+        f"it cannot be exported to ONNX ({reason})",
+        "Export it as torchscript",
+    )
+
+
+def export_torchscript(
+    network: SegmentationNetwork, file: Path, metadata: ExportMetadata
+) -> ExportReport:
+    """Write a TorchScript file, run it at several sizes, and tell the difference.
+
+    Raises: InputError if the file does not give our numbers.
+    """
+    plain, sizes = _prepared(network)
+    odd = (sizes[0][0] + 13, sizes[0][1] + 5)
+    with _quiet(), torch.no_grad():
+        traced = torch.jit.trace(plain, _image(network, sizes[0]), check_trace=False)
+        extra = {"metadata.json": _metadata_json(network, metadata)}
+        torch.jit.save(traced, file, _extra_files=extra)
+        loaded = torch.jit.load(file)
+    differences = [_difference(loaded, plain, size) for size in (*sizes, odd)]
+    if differences[0] > _TOLERANCE:
+        file.unlink(missing_ok=True)
+        raise InputError(
+            network.spec.backbone,
+            f"its TorchScript differs by {differences[0]:.2g}",
+            "Export it to onnx",
+        )
+    any_size = max(differences) <= _TOLERANCE
+    return ExportReport(
+        file=file,
+        max_difference=max(differences) if any_size else differences[0],
+        any_size=any_size,
+        size_px=sizes[0],
+        multiple_px=1,
+    )
+
+
+def need(*packages: str) -> None:
+    """Say which packages an export lacks.
+
+    Raises: InputError if one is not installed.
+    """
+    absent = [each for each in packages if not _is_installed(each)]
+    if absent:
+        raise InputError(
+            "export", f"{', '.join(absent)} not installed", 'pip install "emcfsys-tui[export]"'
+        )
+
+
+def _prepared(network: SegmentationNetwork) -> tuple[SegmentationNetwork, list[tuple[int, int]]]:
+    """Return the network ready for tracing, and sizes to try it at; the first is the example."""
+    plain = network.cpu().eval()
+    step = network.encoder.multiple_px
+    least = max(network.encoder.minimum_px, step)
+    return plain, [(least + step, least + 2 * step), (least + 3 * step, least)]
+
+
+def _write_onnx(
+    network: SegmentationNetwork,
+    file: Path,
+    sizes: list[tuple[int, int]],
+    *,
+    free: bool,
+    metadata: ExportMetadata,
+) -> None:
+    import onnx
+
+    step = network.encoder.multiple_px
+    least = max(network.encoder.minimum_px // step, 1)
+    shapes: dict[str, Any] | None = None
+    if free:
+        height = torch.export.Dim("height_steps", min=least, max=_LARGEST_PX // step)
+        width = torch.export.Dim("width_steps", min=least, max=_LARGEST_PX // step)
+        shapes = {"x_NCHW": {2: step * height, 3: step * width}}
+    with _quiet(), torch.no_grad():
+        torch.onnx.export(
+            network,
+            (_image(network, sizes[0]),),
+            file,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=shapes,
+            input_names=["image"],
+            output_names=["logits"],
+            external_data=False,
+            verbose=False,
+        )
+    model = onnx.load(file)
+    onnx.helper.set_model_props(
+        model, {"emcfsys": _metadata_json(network, metadata), "normalisation": NORMALISATION}
+    )
+    onnx.checker.check_model(model)
+    onnx.save(model, file)
+
+
+def _onnx_difference(
+    network: SegmentationNetwork, file: Path, sizes: list[tuple[int, int]]
+) -> float:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # a failure comes back as an exception, once is enough
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+    def run(x_NCHW: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"image": x_NCHW.numpy()})[0])
+
+    return max(_difference(run, network, size) for size in sizes)
+
+
+def _difference(run: Any, network: SegmentationNetwork, size: tuple[int, int]) -> float:
+    x_NCHW = _image(network, size)
+    with torch.no_grad():
+        try:
+            return float((run(x_NCHW) - network(x_NCHW)).abs().max())
+        except RuntimeError:
+            return float("inf")  # it insists on the example's size
+
+
+def _image(network: SegmentationNetwork, size: tuple[int, int]) -> Tensor:
+    generator = torch.Generator().manual_seed(_SEED)
+    return torch.randn(1, network.spec.in_channels, *size, generator=generator)
+
+
+def _metadata_json(network: SegmentationNetwork, metadata: ExportMetadata) -> str:
+    content = {
+        **asdict(metadata),
+        "head": network.spec.head,
+        "backbone": network.spec.backbone,
+        "in_channels": network.spec.in_channels,
+        "normalisation": NORMALISATION,
+        "output": "logits, one channel a class",
+    }
+    return json.dumps(content, ensure_ascii=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what torch's exporters warn of: every result is compared with ours anyway."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # of bioimageio.core, where even bioimageio is absent
+        return False
