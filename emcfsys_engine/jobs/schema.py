@@ -52,6 +52,7 @@ CREATE INDEX needed_by ON needs (needs);
 """
 _VERSION_2 = """
 ALTER TABLE jobs ADD COLUMN evidence TEXT NOT NULL DEFAULT '';
+ALTER TABLE jobs ADD COLUMN umask INTEGER NOT NULL DEFAULT -1;
 CREATE TABLE history (
     job INTEGER NOT NULL REFERENCES jobs (id),
     time REAL NOT NULL,
