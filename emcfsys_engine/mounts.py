@@ -3,8 +3,9 @@
 from pathlib import Path
 
 # Other hosts' writes raise no events on these, and locks may not hold.
-_NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "gpfs"))
-_NETWORK |= {"beegfs", "9p", "ceph", "fuse.glusterfs", "afs"}
+_WINDOWS_SHARES = ("cifs", "smb3", "smbfs")
+_CLUSTER = ("lustre", "gpfs", "beegfs", "ceph", "fuse.glusterfs", "afs")
+_NETWORK = frozenset(("nfs", "nfs4", "9p", "fuse.sshfs", *_WINDOWS_SHARES, *_CLUSTER))
 _MOUNTS = Path("/proc/self/mountinfo")
 
 

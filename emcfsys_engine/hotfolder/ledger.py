@@ -12,7 +12,7 @@ import os
 import socket
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -213,7 +213,7 @@ def _open(file: Path) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def _explained(file: Path) -> Iterator[None]:
+def _explained(file: Path) -> Generator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:

@@ -16,9 +16,10 @@ from typing import Literal
 from emcfsys_engine.hotfolder.ledger import Entry
 from emcfsys_engine.hotfolder.structure import look
 
-SUFFIXES = frozenset((".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".mrc", ".mrcs", ".map"))
-SUFFIXES |= {".rec", ".st", ".dm3", ".dm4", ".ser", ".emi", ".emd", ".h5", ".hdf5", ".czi", ".elid"}
-SUFFIXES |= {".gz", ".bz2"}
+_PICTURES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
+_MICROSCOPES = (".mrc", ".mrcs", ".map", ".rec", ".st", ".dm3", ".dm4", ".ser", ".emi", ".emd")
+_CONTAINERS = (".h5", ".hdf5", ".czi", ".elid", ".gz", ".bz2")
+SUFFIXES = frozenset((*_PICTURES, *_MICROSCOPES, *_CONTAINERS))
 _UNFINISHED = (".tmp", ".part", ".partial", ".filepart", ".crdownload", ".swp")
 _BACK_OFF_S = (0.0, 5.0, 30.0)  # before the first, second and third try
 MAX_ATTEMPTS = 3

@@ -59,7 +59,7 @@ def _step(project: Project) -> None:
     load_weights(
         network, str(project.folder / place) if (project.folder / place).exists() else place
     )
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.to(device).to(memory_format=torch.channels_last)
     batch = min(2, plan.batch)
     sampler = PatchSampler(train, plan.patch_px, batch, project.project.seed)
     images, labels = (part.to(device) for part in sampler.crops(1))

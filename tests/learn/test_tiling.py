@@ -1,5 +1,7 @@
 """Tiles: they cover, they blend, and where they are cut does not show."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,7 +21,7 @@ def test_tiles_cover_every_pixel_with_the_overlap_asked_for(
     assert starts[0] == 0
     if length > tile:
         assert starts[-1] + tile == length
-        steps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+        steps = [b - a for a, b in pairwise(starts)]
         assert all(0 < step <= tile * (1 - overlap) + 1 for step in steps)
 
 
