@@ -69,6 +69,11 @@ class Store:
                 raise
         self.wake()
 
+    def set_patience(self, seconds: float) -> None:
+        """Wait that long, and no longer, while another process writes."""
+        with self._lock, self._explained():
+            self._current().execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}")
+
     def version(self) -> tuple[int, int]:
         """Return a mark that changes whenever another process changed the queue."""
         with self._lock, self._explained():
@@ -93,7 +98,7 @@ class Store:
             connection = self._current()
             rows = connection.execute(query, (*values, limit)).fetchall()
             needs = _needs(connection, [row[0] for row in rows])
-        return [_job(row, needs) for row in rows]
+            return [_job(row, needs) for row in rows]
 
     def job(self, job_id: int) -> Job:
         """Return one job.
@@ -136,6 +141,9 @@ class Store:
             yield
         except sqlite3.Error as error:
             raise schema.explain(self.file, error) from error
+        except msgspec.MsgspecError as error:
+            what = f"holds a row that cannot be read: {error}"
+            raise QueueError(self.file, what, "Move it away: the runs stay whole") from error
 
 
 def move(

@@ -6,14 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
+from emcfsys_engine import leases
 from emcfsys_engine.commands import daemon as daemon_commands
 from emcfsys_engine.commands import jobs as job_commands
 from emcfsys_engine.errors import DaemonError, QueueError
 from emcfsys_engine.jobs import claims, systemd
 from emcfsys_engine.jobs.daemon_lock import DaemonLock
+from emcfsys_engine.jobs.diagnosis import examine_jobs
+from emcfsys_engine.jobs.gpus import Gpu
 from tests.jobs.conftest import Bench, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -161,3 +165,28 @@ def test_slow_wait_does_not_import_torch(home: Bench) -> None:
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.stderr.strip() == "0"
     assert wait_for(lambda: True)
+
+
+def test_doctor_names_who_holds_a_gpu(home: Bench) -> None:
+    gpu = Gpu(uuid="GPU-1", name="H100", index=3, total_gb=80, free_gb=20, process_ids=(4711,))
+    (home.place / "gpus.json").write_bytes(msgspec.json.encode([gpu]))
+    home.configure(f'lock_folder = "{home.place}"')
+
+    def line() -> str:
+        return {found.what: found for found in examine_jobs(home.folder, home.machine)}[
+            "GPU 3"
+        ].found
+
+    assert "used without a lease by processes 4711" in line()
+    held = leases.take(home.place, "GPU-1", 2)
+    assert held is not None
+    assert "leased by" in line()
+    assert "2/8" in line()
+    for descriptor in held:
+        os.close(descriptor)
+
+
+def test_doctor_makes_no_queue(home: Bench) -> None:
+    states = {found.what: found.found for found in examine_jobs(home.folder, home.machine)}
+    assert states["job queue"].startswith("none yet")
+    assert not home.folder.exists()
