@@ -9,7 +9,7 @@ N images, C channels or classes, H and W pixels.
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -219,7 +219,7 @@ def _metadata_json(network: SegmentationNetwork, metadata: ExportMetadata) -> st
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Keep back what torch's exporters warn of: every result is compared with ours anyway."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

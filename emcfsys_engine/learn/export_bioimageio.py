@@ -155,7 +155,7 @@ def _input(network: SegmentationNetwork, folder: Path) -> Any:
     step = network.encoder.multiple_px
     size = spec.ParameterizedSize(min=max(network.encoder.minimum_px, step), step=step)
     space = [spec.AxisId("y"), spec.AxisId("x")]
-    names = [spec.Identifier(f"channel{i}") for i in range(network.spec.in_channels)]
+    names = [f"channel{i}" for i in range(network.spec.in_channels)]
     return spec.InputTensorDescr(
         id=spec.TensorId("image"),
         axes=[
@@ -186,7 +186,7 @@ def _output(folder: Path, metadata: ExportMetadata) -> Any:
     from bioimageio.spec.model import v0_5 as spec
 
     image = spec.TensorId("image")
-    names = [spec.Identifier(_identifier(name)) for name in metadata.class_names]
+    names = [_identifier(name) for name in metadata.class_names]
     return spec.OutputTensorDescr(
         id=spec.TensorId("probabilities"),
         axes=[
