@@ -48,7 +48,11 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.head: Head = head
-        self.blocks = _smp_decoder(head, channels, in_channels)
+        # smp's PSP module splits the channels into four and loses what does not divide.
+        odd = head == "pspnet" and channels[-1] % 4
+        even = -(-channels[-1] // 4) * 4
+        self.widen = nn.Conv2d(channels[-1], even, 1) if odd else nn.Identity()
+        self.blocks = _smp_decoder(head, (*channels[:-1], even) if odd else channels, in_channels)
         use_group_norm(self.blocks, everywhere=norm == "group")
         make_exportable(self.blocks)
 
@@ -61,7 +65,7 @@ class Decoder(nn.Module):
             case "unet":
                 return self.blocks([x_NCHW, *maps])
             case "pspnet":
-                return self.blocks(maps)
+                return self.blocks([self.widen(maps[-1])])
             case "deeplabv3plus":
                 return self.blocks([x_NCHW, x_NCHW, *maps])
             case "upernet":
