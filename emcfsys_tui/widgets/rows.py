@@ -9,7 +9,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Region, Size
+from textual.geometry import Size
 from textual.message import Message
 from textual.reactive import reactive
 from textual.scroll_view import ScrollView
@@ -212,9 +212,6 @@ class Rows(ScrollView, can_focus=True):
         if key != self._told:
             self._told = key
             self.post_message(self.Moved(self, self.current))
-
-    def scroll_to_region(self, region: Region, **options: object) -> None:  # type: ignore[override]
-        """Do nothing: the list scrolls by its cursor."""
 
 
 def fitted(text: str, width: int, *, right: bool = False, cut: str = "end") -> str:

@@ -1,0 +1,68 @@
+"""What every whole screen has: a line above, a line below, and a word when there is no room."""
+
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.screen import Screen
+from textual.widgets import Static
+
+from emcfsys_tui.widgets.lines import KeyLine, TopLine
+
+if TYPE_CHECKING:
+    from emcfsys_tui.app import EmcfApp
+
+LEAST_COLUMNS, LEAST_LINES = 60, 16
+
+
+class Page(Screen[None]):
+    """A screen of the interface."""
+
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+        (0, "-tiny"),
+        (LEAST_COLUMNS, "-narrow"),
+        (110, "-wide"),
+    ]
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+        (0, "-flat"),
+        (LEAST_LINES, "-low"),
+        (34, "-tall"),
+    ]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("question_mark,f1", "app.help", "help", key_display="?", id="app.help", tooltip="What every key does here"),
+        Binding("colon,ctrl+p", "app.command_palette", "palette", key_display=":", id="app.palette", tooltip="Find any action by name"),
+        Binding("tab", "app.focus_next", "Next pane", show=False, id="app.next"),
+        Binding("shift+tab", "app.focus_previous", "Previous pane", show=False, id="app.previous"),
+        Binding("q", "app.leave", "Quit", show=False, id="app.quit", tooltip="Leave; jobs go on"),
+    ]  # fmt: skip
+
+    @property
+    def page_app(self) -> "EmcfApp":
+        """The application, by its own class."""
+        return cast("EmcfApp", self.app)
+
+    def compose(self) -> ComposeResult:
+        """Lay the three parts out."""
+        yield TopLine(id="top")
+        yield Static(id="too-small", markup=False)
+        with Container(id="body"):
+            yield from self.compose_body()
+        yield KeyLine(id="keys")
+
+    def compose_body(self) -> ComposeResult:
+        """Lay out what is between the lines."""
+        yield from ()
+
+    def on_resize(self) -> None:
+        """Say plainly when there is no room."""
+        size = self.size
+        self.query_one("#too-small", Static).update(
+            f"This terminal has {size.width} × {size.height} characters.\n"
+            f"EMCFsys needs {LEAST_COLUMNS} × {LEAST_LINES}: make the window larger, or its font"
+            " smaller.\nJobs go on meanwhile. q quits."
+        )
+
+    async def on_key_line_pressed(self, event: KeyLine.Pressed) -> None:
+        """Do what was clicked in the line of keys."""
+        self.app.simulate_key(event.action.split(",")[0])
