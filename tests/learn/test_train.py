@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from emcfsys_engine.events import CheckpointSaved, StepDone, ValidationDone
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run import Run, TrainRequest, new_run
+from tests.learn.conftest import run_here
 
 CLI = [sys.executable, "-m", "emcfsys_engine"]
 
@@ -133,7 +134,7 @@ def _kill_and_resume(folder: Path, whole: Run, steps: int, kills: list[int]) -> 
 
 def test_a_killed_run_resumes_to_the_same_weights_to_the_bit(project_folder: Path) -> None:
     whole = _new_training(project_folder, 40)
-    assert _worker(whole).wait(100) == 0, whole.log_file.read_text()
+    assert run_here(whole) == 0
     _kill_and_resume(project_folder, whole, 40, [6])
 
 
@@ -157,18 +158,20 @@ def test_bad_data_is_one_line_a_fault_and_exit_2_before_the_first_step(
     project_folder: Path, break_it: Callable[[Path], object], sentence: str
 ) -> None:
     break_it(project_folder)
-    done = _train(project_folder)
-    assert done.returncode == 2, done.stderr
-    assert sentence in done.stderr
-    assert "Traceback" not in done.stderr
-    run = _run_of(done)
+    run = new_run(project_folder, TrainRequest(), project=load_project(project_folder))
+    assert run_here(run) == 2
+    state, reason = run.outcome()
+    assert state == "failed"
+    assert sentence in reason
+    assert all(": " in line for line in reason.splitlines())
     assert not run.best_model.exists()
     assert not any(isinstance(event, StepDone) for event in run.events())
 
 
 def test_a_finished_run_is_not_trained_again(project_folder: Path) -> None:
-    done = _train(project_folder)
-    again = _train("--resume", _run_of(done).folder)
+    run = _new_training(project_folder, 2)
+    assert run_here(run) == 0
+    again = _train("--resume", run.folder)
     assert again.returncode == 0
-    assert _run_of(again).folder == _run_of(done).folder
-    assert _run_of(again).outcome() == ("done", "steps")
+    assert _run_of(again).folder == run.folder
+    assert run.outcome() == ("done", "steps")
