@@ -39,6 +39,7 @@ watch = "incoming"
 output = "predictions"
 model = "{model}"
 poll_s = 0.5
+settle_s = 0.3
 {more}
 """
 
@@ -201,9 +202,7 @@ def test_a_poisoned_file_is_tried_and_then_listed_and_never_touched(hot: Hot) ->
     hot.image("good.png")
     run = hot.new_run()
     with _worker(run) as child:
-        _until(
-            lambda: any(isinstance(event, ImageFailed) for event in run.events()), child, run
-        )
+        _until(lambda: any(isinstance(event, ImageFailed) for event in run.events()), child, run)
         _until(lambda: hot.masks() == ["good.png"], child, run)
         child.kill()
     (entry,) = [entry for entry in read_ledger(hot.output) if entry.path == "poison.png"]
