@@ -92,6 +92,8 @@ def _tiff(stream: BinaryIO, size: int) -> bool:
 def _directory(stream: BinaryIO, size: int, place: int, order: str, is_big: bool) -> int:
     """Return the next directory's place (0: none), or -1 if something lies outside the file."""
     count_code, entry_code, next_code = ("Q", "HHQ8s", "Q") if is_big else ("H", "HHI4s", "I")
+    if place >= size:
+        return -1
     stream.seek(place)
     number = struct.unpack(f"{order}{count_code}", _exactly(stream, 8 if is_big else 2))[0]
     if number > 65_535:
@@ -121,7 +123,8 @@ def _numbers(
         raise ValueError(f"TIFF type {kind}, count {count}")
     code = {1: "B", 2: "H", 4: "I", 8: "Q"}[width]
     if count * width > len(value):
-        stream.seek(struct.unpack(f"{order}{'Q' if is_big else 'I'}", value)[0])
+        place = struct.unpack(f"{order}{'Q' if is_big else 'I'}", value)[0]
+        stream.seek(min(place, os.fstat(stream.fileno()).st_size))
         value = _exactly(stream, count * width)
     return struct.unpack(f"{order}{count}{code}", value[: count * width])
 

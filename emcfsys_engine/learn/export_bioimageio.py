@@ -20,6 +20,7 @@ from emcfsys_engine.learn.export import (
     export_onnx,
     export_torchscript,
     need,
+    quiet,
 )
 from emcfsys_engine.learn.network import SegmentationNetwork
 
@@ -44,7 +45,7 @@ def export_bioimageio(
     Raises: InputError if bioimageio.core is missing or the package does not pass its test.
     """
     need("bioimageio.core", "bioimageio.spec")
-    with tempfile.TemporaryDirectory(dir=file.parent) as name:
+    with quiet(), tempfile.TemporaryDirectory(dir=file.parent) as name:
         folder = Path(name)
         report = export_torchscript(network, folder / "weights.pt", metadata)
         onnx = folder / "weights.onnx"
@@ -126,7 +127,11 @@ def _description(
     from bioimageio.spec.common import HttpUrl
     from bioimageio.spec.model import v0_5 as spec
 
-    onnx = spec.OnnxWeightsDescr(source=folder / "weights.onnx", opset_version=OPSET)
+    onnx = (
+        spec.OnnxWeightsDescr(source=folder / "weights.onnx", opset_version=OPSET)
+        if with_onnx
+        else None
+    )
     url = HttpUrl(metadata.citation_url) if metadata.citation_url else None
     cite = metadata.citation or f"{metadata.name}, trained with EMCFsys"
     return spec.ModelDescr(
@@ -144,7 +149,7 @@ def _description(
                 source=folder / "weights.pt",
                 pytorch_version=spec.Version(torch.__version__.partition("+")[0]),
             ),
-            onnx=onnx if with_onnx else None,
+            onnx=onnx,
         ),
     )
 
@@ -155,7 +160,7 @@ def _input(network: SegmentationNetwork, folder: Path) -> Any:
     step = network.encoder.multiple_px
     size = spec.ParameterizedSize(min=max(network.encoder.minimum_px, step), step=step)
     space = [spec.AxisId("y"), spec.AxisId("x")]
-    names = [spec.Identifier(f"channel{i}") for i in range(network.spec.in_channels)]
+    names = [f"channel{i}" for i in range(network.spec.in_channels)]
     return spec.InputTensorDescr(
         id=spec.TensorId("image"),
         axes=[
@@ -186,7 +191,7 @@ def _output(folder: Path, metadata: ExportMetadata) -> Any:
     from bioimageio.spec.model import v0_5 as spec
 
     image = spec.TensorId("image")
-    names = [spec.Identifier(_identifier(name)) for name in metadata.class_names]
+    names = [_identifier(name) for name in metadata.class_names]
     return spec.OutputTensorDescr(
         id=spec.TensorId("probabilities"),
         axes=[

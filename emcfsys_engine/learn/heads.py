@@ -1,7 +1,6 @@
 """The four decoders, on maps from any encoder -- N images, C channels, H and W pixels of a map."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
 from segmentation_models_pytorch.decoders.pspnet.decoder import PSPDecoder
@@ -9,11 +8,9 @@ from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 
-from emcfsys_engine.learn.backbones import Norm
 from emcfsys_engine.learn.group_norm import use_group_norm
 from emcfsys_engine.learn.region_mean import make_exportable
-
-Head = Literal["unet", "pspnet", "deeplabv3plus", "upernet"]
+from emcfsys_engine.model_card import Head, Norm
 
 # Deepest stride as published; backbones that cannot be dilated give their stride-16 map.
 DILATED_STRIDE: dict[Head, int] = {"pspnet": 8, "deeplabv3plus": 16}
@@ -51,7 +48,11 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.head: Head = head
-        self.blocks = _smp_decoder(head, channels, in_channels)
+        # smp's PSP module splits the channels into four and loses what does not divide.
+        odd = head == "pspnet" and channels[-1] % 4
+        even = -(-channels[-1] // 4) * 4
+        self.widen = nn.Conv2d(channels[-1], even, 1) if odd else nn.Identity()
+        self.blocks = _smp_decoder(head, (*channels[:-1], even) if odd else channels, in_channels)
         use_group_norm(self.blocks, everywhere=norm == "group")
         make_exportable(self.blocks)
 
@@ -64,7 +65,7 @@ class Decoder(nn.Module):
             case "unet":
                 return self.blocks([x_NCHW, *maps])
             case "pspnet":
-                return self.blocks(maps)
+                return self.blocks([self.widen(maps[-1])])
             case "deeplabv3plus":
                 return self.blocks([x_NCHW, x_NCHW, *maps])
             case "upernet":

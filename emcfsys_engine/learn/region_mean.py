@@ -3,6 +3,8 @@
 N images, C channels, H and W pixels of a map, P regions an axis.
 """
 
+from typing import Any
+
 import torch
 from segmentation_models_pytorch.decoders.pspnet.decoder import PSPBlock
 from torch import Tensor, nn
@@ -57,8 +59,11 @@ def make_exportable(module: nn.Module) -> None:
             branch = PooledBranch(child)
             setattr(module, name, branch)
             make_exportable(branch)
-        elif isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size not in (1, (1, 1)):
-            size = child.output_size
-            setattr(module, name, RegionMean(size if isinstance(size, int) else int(size[0])))
+        elif isinstance(child, nn.AdaptiveAvgPool2d):
+            # smp gives one number for both axes, or a pair of equal ones.
+            size: Any = child.output_size
+            num_regions = int(size if isinstance(size, int) else size[0])
+            if num_regions > 1:
+                setattr(module, name, RegionMean(num_regions))
         else:
             make_exportable(child)

@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -59,10 +60,11 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
 def _pickle(file: Path) -> Any:
     try:
         # DINO and MAE save their plain settings beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"(?:GLOBAL|class|global:?) ['`]?([\w.]+\.[\w]+)", str(error))
+        wanted = re.search(r"\bGLOBAL ([\w.]+)", str(error))
         if wanted is None:
             raise WeightsError(file, "no PyTorch checkpoint", "Copy it again") from error
         raise WeightsError(

@@ -29,8 +29,8 @@ from torch import nn
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.learn.backbones import count_parameters
 from emcfsys_engine.learn.encoder_plan import plan_encoder
-from emcfsys_engine.learn.heads import Head
-from emcfsys_engine.learn.network import NetworkSpec, build_network
+from emcfsys_engine.learn.network import build_network
+from emcfsys_engine.model_card import Head, NetworkSpec
 
 HEADS: tuple[Head, ...] = get_args(Head)
 SHAPE_NCHW = (2, 1, 200, 328)

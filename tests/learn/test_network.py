@@ -12,16 +12,11 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.learn.heads import Head
-from emcfsys_engine.learn.network import (
-    NetworkSpec,
-    SegmentationNetwork,
-    build_network,
-    parameter_groups,
-)
+from emcfsys_engine.learn.network import SegmentationNetwork, build_network, parameter_groups
+from emcfsys_engine.model_card import Head, NetworkSpec
 
 HEADS: tuple[Head, ...] = get_args(Head)
-# A dilated and a plain transformer, windows, tiles, patches of 14: one of each way to be fed.
+# Dilated, plain, without fine maps, in tiles: one of each way to be fed.
 KINDS = ["resnet10t", "vit_tiny_patch16_224", "efficientvit_m0", "levit_128s"]
 
 
@@ -158,6 +153,7 @@ def test_a_network_compiles_without_a_break_in_its_graph() -> None:
     assert logits_NCHW.shape == (2, 3, 64, 96)
 
 
+@pytest.mark.filterwarnings("ignore:Grad strides do not match:UserWarning")  # it is only slower
 @pytest.mark.parametrize("backbone", ["resnet10t", "vit_tiny_patch16_224"])
 def test_distributed_training_finds_no_unused_parameter(tmp_path: Path, backbone: str) -> None:
     torch.distributed.init_process_group(
