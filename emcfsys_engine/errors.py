@@ -106,7 +106,7 @@ class ShapeError(EmcfError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Diagnosis:
     """One thing that was looked at, and what to do about it."""
 
     what: str

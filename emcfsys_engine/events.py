@@ -112,6 +112,7 @@ class ImageDone(Event, frozen=True, kw_only=True, tag="image_done"):
     confidence: float | None = None  # mean probability of the chosen class
     unlike: str = ""  # why the image is unlike the training data; empty: it is not
     model: str = ""
+    lag_s: float | None = None  # from the last change of the file to its mask
 
 
 class ImageFailed(Event, frozen=True, kw_only=True, tag="image_failed"):

@@ -54,6 +54,7 @@ def start(
     environment: Mapping[str, str] | None = None,
     token: str | None = None,
     lease: Lease | None = None,
+    umask: int = -1,
     worker: Sequence[str] | None = None,
 ) -> "subprocess.Popen[bytes]":
     """Start a keeper for the run, in a session of its own, with the submitter's interpreter.
@@ -62,6 +63,7 @@ def start(
     `environment` is laid over the submitter's (CUDA_VISIBLE_DEVICES, for one).
     `token` names this start; keepers of earlier starts that have not got going never will.
     `lease`: GPU slots to lock first; the keeper ends with `keeper.NO_LEASE` when they are taken.
+    `umask`: who may read what the run writes; -1: as for us.
     `worker`: the command that gets the run's folder, instead of the real worker: for tests.
     Raises: RunFolderError if the run is already running, or its folder or interpreter is gone.
     """
@@ -88,6 +90,7 @@ def start(
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                umask=umask,
                 cwd=_folder(record.folder),
                 env={**record.environment, **(environment or {}), identity.COOKIE: token},
             )

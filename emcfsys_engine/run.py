@@ -195,6 +195,18 @@ class Run:
             raise RunFolderError(self.record_file, what, "Update emcfsys-tui")
         return record
 
+    def write_record(self, record: RunRecord) -> None:
+        """Write run.json: when the run is made, and when a resume extends it.
+
+        Raises: RunFolderError if it cannot be written.
+        """
+        content = msgspec.json.format(msgspec.json.encode(record), indent=2)
+        try:
+            write_whole(self.record_file, content)
+        except OSError as error:
+            what = f"could not be written: {error.strerror}"
+            raise RunFolderError(self.record_file, what, "Free some space") from None
+
     def exit_record(self) -> ExitRecord | None:
         """Read exit.json; None while there is none."""
         return _read_optional(self.exit_file, ExitRecord)
@@ -289,11 +301,10 @@ def new_run(
     )
     run = Run(folder)
     try:
-        write_whole(run.record_file, msgspec.json.format(msgspec.json.encode(record), indent=2))
-    except OSError as error:
+        run.write_record(record)
+    except RunFolderError:
         shutil.rmtree(folder, ignore_errors=True)
-        what = f"could not be written: {error.strerror}"
-        raise RunFolderError(run.record_file, what, "Free some space") from None
+        raise
     return run
 
 

@@ -42,11 +42,19 @@ class FactsCache:
 
     def save(self) -> None:
         """Write what was used this time; a cache that cannot be written is done without."""
-        if self._file is None or self._used == self._known:
+        if self._file is None or self._used.items() <= self._known.items():
             return
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            document = {"format": _FORMAT, "facts": self._used}
+            # Facts of a file as it was before it changed are dropped.
+            seen = {name.split("|", 1)[0] for name in self._used}
+            stamps = set(self._stamps.values())
+            kept = {
+                name: fact
+                for name, fact in self._known.items()
+                if name.split("|", 1)[0] not in seen or name.rsplit("|", 1)[0] in stamps
+            }
+            document = {"format": _FORMAT, "facts": kept | self._used}
             write_whole(self._file, msgspec.json.encode(document))
         except OSError:
             self._file = None

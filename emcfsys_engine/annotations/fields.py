@@ -15,6 +15,7 @@ def points_array(path: Path, what: str, points: object) -> np.ndarray:
     """
     if isinstance(points, Sequence) and not points:
         return np.empty((0, 2))
+    array: np.ndarray
     try:
         array = np.array(points, dtype=np.float64)
     except (TypeError, ValueError):

@@ -94,17 +94,18 @@ def read_stencil(path: Path) -> np.ndarray:
     Shapes: bool H×W.
     """
     stored = _stored(ImageRef(path=path), LabelTable(values=()))
-    return (stored > 0).any(axis=2) if stored.ndim == 3 else stored > 0
+    return np.any(stored > 0, axis=2) if stored.ndim == 3 else np.greater(stored, 0)
 
 
 def unknown_values(
     ref: ImageRef, wrong: tuple[tuple[int, int], ...], facts: MaskFacts
 ) -> AnnotationError:
     """Return the error that names values which are no class, and what to write."""
+    commonest = next((value for value, _ in wrong), 0)
     if facts.in_colour:
         named = ", ".join(f"#{value:06x} ({count:,} px)" for value, count in wrong[:_NAMED_VALUES])
         what = f"is a colour picture, and these colours are no class: {named}{_more(wrong)}"
-        first = f"#{wrong[0][0]:06x}"
+        first = f"#{commonest:06x}"
         remedy = f'Name them under [data.labels], as in "{first}" = "…", or save an index mask'
         return AnnotationError(str(ref), what, remedy)
     if len(wrong) > 20 and {value for value, _ in facts.values} >= {0, 255}:
@@ -117,7 +118,7 @@ def unknown_values(
     named = ", ".join(
         f"value {value} is no class ({count:,} px)" for value, count in wrong[:_NAMED_VALUES]
     )
-    remedy = f'Add it to [classes], or map it under [data.labels], as in "{wrong[0][0]}" = "…"'
+    remedy = f'Add it to [classes], or map it under [data.labels], as in "{commonest}" = "…"'
     if len(wrong) > 3:
         remedy += f'; instance numbers are mapped by a range: "1-{max(v for v, _ in wrong)}" = "…"'
     return AnnotationError(str(ref), named + _more(wrong), remedy)

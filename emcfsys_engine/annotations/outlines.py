@@ -107,7 +107,7 @@ def _drawn(
                 if int(mask.sum()) < smallest_px:
                     left_out[box] |= mask
                     continue
-                filled = ndimage.binary_fill_holes(mask)
+                filled = np.asarray(ndimage.binary_fill_holes(mask), dtype=bool)
                 shape = _polygon(filled, box, names[int(class_id)], tolerance_px)
                 _paint_over(painted, moved, shape, int(class_id), box, filled)
                 shapes.append(shape)
@@ -126,7 +126,8 @@ def _worst_overlap(ids: np.ndarray, painted: np.ndarray, left_out: np.ndarray) -
 
 def _components(mask: np.ndarray) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
     """Yield the box and the pixels of each connected component, larger boxes first."""
-    numbered, _count = ndimage.label(mask, _TOUCHING)
+    numbered: np.ndarray = np.empty(mask.shape, np.int32)
+    ndimage.label(mask, _TOUCHING, output=numbered)
     boxes = [(place, box) for place, box in enumerate(ndimage.find_objects(numbered), 1) if box]
     boxes.sort(key=lambda pair: -_box_area(pair[1]))
     for place, box in boxes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from emcfsys_engine.annotations.annotation_ids import annotation_ids
-from emcfsys_engine.annotations.facts_cache import cache_of
+from emcfsys_engine.annotations.facts_cache import FactsCache, cache_of
 from emcfsys_engine.annotations.files import read_annotations
 from emcfsys_engine.annotations.label_values import LabelTable, label_table
 from emcfsys_engine.annotations.masks import read_mask, read_stencil
@@ -71,15 +71,21 @@ def list_samples(project: Project, *, for_training: bool = True) -> Samples:
     return Samples(samples=gathered.samples, notes=gathered.notes)
 
 
-def gather(project: Project, *, for_training: bool = True) -> Gathered:
-    """Return the samples together with every fault, so that all can be named."""
+def gather(
+    project: Project, *, for_training: bool = True, cache: FactsCache | None = None
+) -> Gathered:
+    """Return the samples together with every fault, so that all can be named.
+
+    A cache that is given is not saved here.
+    """
     faults: list[InputError] = []
     notes: list[str] = []
-    cache = cache_of(project.file)
+    known = cache or cache_of(project.file)
     found = [
-        find_source(project, index, faults, notes, cache) for index in range(len(project.data))
+        find_source(project, index, faults, notes, known) for index in range(len(project.data))
     ]
-    cache.save()
+    if cache is None:
+        known.save()
     samples = assign_splits(project, _named(found), notes)
     if for_training and not faults:
         faults += _split_faults(project, samples)

@@ -5,6 +5,7 @@ import time
 import click
 import msgspec
 
+from emcfsys_engine.config import load_config
 from emcfsys_engine.errors import DaemonError
 from emcfsys_engine.jobs import systemd
 from emcfsys_engine.jobs.control import (
@@ -17,6 +18,8 @@ from emcfsys_engine.jobs.daemon import serve
 from emcfsys_engine.jobs.daemon_lock import DaemonStatus
 from emcfsys_engine.jobs.folder import network_type, prepare, state_folder
 from emcfsys_engine.jobs.queue import Queue
+
+_SLACK_S = 60.0
 
 
 @click.group()
@@ -43,7 +46,9 @@ def stop(jobs: bool) -> None:
 
     Example: emcfsys-engine daemon stop
     """
-    click.echo("daemon stopped" if stop_daemon(jobs=jobs) else "no daemon was running")
+    wait_s = _SLACK_S + (load_config().jobs.grace_s if jobs else 0.0)
+    was_running = stop_daemon(jobs=jobs, wait_s=wait_s)
+    click.echo("daemon stopped" if was_running else "no daemon was running")
 
 
 @daemon.command()

@@ -1,13 +1,24 @@
-"""new, demo, check, inspect: projects and the files in them."""
+"""new, demo, check, convert, inspect: projects and the files in them."""
 
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 import msgspec
 
-from emcfsys_engine.errors import EmcfError, InputError, printable
+from emcfsys_engine.annotations.write_labels import LabelFormat
+from emcfsys_engine.errors import printable
+from emcfsys_engine.project import Project, load_project
+from emcfsys_engine.tools.check import check_project
+from emcfsys_engine.tools.contact_sheet import contact_sheet
+from emcfsys_engine.tools.convert import convert_images, convert_labels
+from emcfsys_engine.tools.demo import make_demo
+from emcfsys_engine.tools.findings import Finding
+from emcfsys_engine.tools.microscope import Manner, play_microscope
 from emcfsys_engine.tools.new_project import make_project
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @click.command()
@@ -25,15 +36,36 @@ def new(folder: Path, name: str | None) -> None:
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option("--microscope", type=click.Path(path_type=Path), help="Write micrographs here.")
+@click.option(
+    "--manner", type=click.Choice(["whole", "slow", "rename", "burst", "mixed"]), default="mixed"
+)
+@click.option("--every", type=click.FloatRange(min=0), default=2.0, help="Seconds between images.")
+@click.option("--count", type=click.IntRange(min=1), help="End after so many images.")
 @click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True)
-def demo(folder: Path, seed: int) -> None:
-    """Make the demo project in FOLDER: synthetic micrographs with Labelme annotations.
+def demo(
+    folder: Path | None,
+    microscope: Path | None,
+    manner: str,
+    every: float,
+    count: int | None,
+    seed: int,
+) -> None:
+    """Make the demo project in FOLDER; or, with --microscope, write micrographs into a folder.
 
-    Example: emcfsys-engine demo demo && emcfsys-engine train demo/project.toml
+    Example: emcfsys-engine demo --microscope projects/demo/incoming --every 5
     """
-    from emcfsys_engine.tools.demo import make_demo
-
+    if (folder is None) == (microscope is None):
+        raise click.UsageError("Name a folder for the project, or --microscope DIR")
+    if microscope is not None:
+        made = play_microscope(
+            microscope, manner=cast("Manner", manner), every_s=every, count=count, seed=seed
+        )
+        for file in made:
+            click.echo(file)
+        return
+    assert folder is not None
     written = make_demo(folder, seed=seed)
     click.echo(f"{len(written)} micrographs", err=True)
     click.echo(folder / "project.toml")
@@ -67,13 +99,94 @@ def inspect(file: Path, verify: bool, as_json: bool) -> None:
 
 @click.command()
 @click.argument("project", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override any key.")
+@click.option("--dry-run/--no-dry-run", default=True, help="One training and validation step too.")
+@click.option("--preview", type=click.Path(path_type=Path), help="Draw a contact sheet (PNG).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(project: Path, as_json: bool) -> None:
+def check(
+    project: Path, overrides: tuple[str, ...], dry_run: bool, preview: Path | None, as_json: bool
+) -> None:
     """Name every fault of PROJECT's images and labels, with file and remedy.
 
-    Example: emcfsys-engine check projects/demo
+    Example: emcfsys-engine check projects/demo --preview look.png
     """
-    raise EmcfError("check is under construction")
+    loaded = load_project(project, overrides)
+    report = check_project(loaded, dry_run=_dry_run if dry_run else None)
+    click.echo(msgspec.json.encode(report).decode() if as_json else report.text)
+    if preview is not None:
+        contact_sheet(loaded, preview, patches=_patches(loaded) if not report.errors else ())
+        click.echo(f"drawn: {printable(str(preview))}", err=True)
+    raise SystemExit(2 if report.errors else 0)
 
 
-__all__ = ["InputError", "check", "demo", "inspect", "new", "sys"]
+def _dry_run(project: Project) -> list[Finding]:
+    from emcfsys_engine.learn.dry_run import dry_run
+
+    return [Finding.of(fault) for fault in dry_run(project)]
+
+
+def _patches(project: Project) -> list[tuple["np.ndarray", "np.ndarray"]]:
+    from emcfsys_engine.learn.dry_run import augmented_patches
+
+    return augmented_patches(project, 8)
+
+
+@click.command()
+@click.argument("source", type=click.Path())
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output folder.")
+@click.option(
+    "--to",
+    required=True,
+    type=click.Choice(["masks", "labelme", "coco", "geojson", "imagej", "png"]),
+    help="png: micrographs as 8-bit PNG, for Labelme.",
+)
+@click.option("--images", type=click.Path(), help="The images that labels belong to.")
+@click.option("--project", type=click.Path(path_type=Path), help="Take its classes.")
+@click.option("--label", "labels", multiple=True, metavar="NAME=CLASS", help="Rename a label.")
+@click.option("--tolerance", type=click.FloatRange(0, 2), help="Pixels an outline may stray.")
+@click.option("--smallest", type=click.IntRange(min=0), default=0, help="Leave out below px².")
+@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def convert(
+    source: str,
+    out: Path,
+    to: str,
+    images: str | None,
+    project: Path | None,
+    labels: tuple[str, ...],
+    tolerance: float | None,
+    smallest: int,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Turn labels of SOURCE into masks or another tool's format, or micrographs into PNG.
+
+    Example: emcfsys-engine convert predictions --to labelme --out corrections --images incoming
+    """
+    if to == "png":
+        found = convert_images(source, out, overwrite=overwrite)
+    else:
+        found = convert_labels(
+            source,
+            out,
+            to=cast("LabelFormat", to),
+            images=images,
+            classes=load_project(project).classes if project else None,
+            labels=dict(_pair(text) for text in labels),
+            tolerance_px=tolerance,
+            smallest_px=smallest,
+            overwrite=overwrite,
+        )
+    for one in found.skipped:
+        click.echo(printable(f"skipped {one.file}: {one.why}"), err=True)
+    for note in found.notes:
+        click.echo(printable(note), err=True)
+    click.echo(msgspec.json.encode(found).decode() if as_json else found.summary)
+    raise SystemExit(1 if found.skipped else 0)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, class_name = text.partition("=")
+    if not equals:
+        raise click.UsageError(f"--label {text!r} is no NAME=CLASS")
+    return name, class_name

@@ -1,8 +1,9 @@
 """predict and evaluate: use a model file on images."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import click
 import msgspec
@@ -11,58 +12,53 @@ from emcfsys_engine.commands.foreground import run_in_foreground
 from emcfsys_engine.events import AnyEvent, ImageDone, ImageFailed
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run import PredictRequest, new_run
+from emcfsys_engine.run import PredictRequest, Run, new_run
 
 
-@click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("inputs", nargs=-1, required=True)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for masks.")
-@click.option("--overlay", is_flag=True, help="Also write the classes laid over the image.")
-@click.option("--probability", is_flag=True, help="Also write each class's probability (0-255).")
-@click.option("--format", "mask_format", type=click.Choice(["png", "tif"]), default="png")
-@click.option("--force", is_flag=True, help="Do images again whose mask is there already.")
-@click.option("--tta", is_flag=True, help="Average over four flips: better, four times slower.")
-@click.option("--rescale", is_flag=True, help="Bring images to the model's pixel size.")
-@click.option("--overlap", type=click.FloatRange(0, 0.75), default=0.25, show_default=True)
-@click.option("--tile-px", type=click.IntRange(min=32), help="Side of a tile.")
-@click.option("--batch", type=click.IntRange(min=1), help="Tiles at a time.")
-@click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
-def predict(
-    model: Path,
-    inputs: tuple[str, ...],
-    out: Path,
-    overlay: bool,
-    probability: bool,
-    mask_format: Literal["png", "tif"],
-    force: bool,
-    tta: bool,
-    rescale: bool,
-    overlap: float,
-    tile_px: int | None,
-    batch: int | None,
-    as_json: bool,
-) -> None:
-    """Segment INPUTS (files, folders or quoted globs) with MODEL; masks go to --out.
+def prediction_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the arguments of a prediction; `submit predict` has the same."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
 
-    Example: emcfsys-engine predict best.safetensors new_images --out masks --overlay
-    """
+
+_OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
+    click.argument("model", type=click.Path(path_type=Path)),
+    click.argument("inputs", nargs=-1, required=True),
+    click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for masks."),
+    click.option("--overlay", is_flag=True, help="Also write the classes laid over the image."),
+    click.option("--probability", is_flag=True, help="Also each class's probability (0-255)."),
+    click.option("--format", "mask_format", type=click.Choice(["png", "tif"]), default="png"),
+    click.option("--force", is_flag=True, help="Do images again whose mask is there already."),
+    click.option("--tta", is_flag=True, help="Average over four flips: better, 4 times slower."),
+    click.option("--rescale", is_flag=True, help="Bring images to the model's pixel size."),
+    click.option("--overlap", type=click.FloatRange(0, 0.75), default=0.25, show_default=True),
+    click.option("--tile-px", type=click.IntRange(min=32), help="Side of a tile."),
+    click.option("--batch", type=click.IntRange(min=1), help="Tiles at a time."),
+)
+
+
+def make_prediction(model: Path, inputs: Sequence[str], out: Path, **options: Any) -> Run:
+    """Make the run of a prediction, after a look at the model file."""
     read_card(model)
     request = PredictRequest(
         model=str(model.absolute()),
         inputs=tuple(str(Path(place).absolute()) for place in inputs),
         out=str(out.absolute()),
-        overlay=overlay,
-        probability=probability,
-        mask_format=mask_format,
-        force=force,
-        tta=tta,
-        rescale=rescale,
-        overlap=overlap,
-        tile_px=tile_px,
-        batch=batch,
+        **options,
     )
-    run = new_run(out.absolute() / ".emcfsys", request)
+    return new_run(out.absolute() / ".emcfsys", request)
+
+
+@click.command()
+@prediction_options
+@click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
+def predict(model: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
+    """Segment INPUTS (files, folders or quoted globs) with MODEL; masks go to --out.
+
+    Example: emcfsys-engine predict best.safetensors new_images --out masks --overlay
+    """
+    run = make_prediction(model, inputs, out, **options)
     code = run_in_foreground(run)
     if as_json:
         click.echo(json.dumps(_summary(run.folder, run.events())))

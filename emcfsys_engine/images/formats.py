@@ -6,6 +6,7 @@ from typing import Protocol, cast
 
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
+from emcfsys_engine.images.trial import try_first
 
 # Names a person gives to images: a file so called that is none is worth an error, others are not.
 _SUFFIXES = (
@@ -14,6 +15,7 @@ _SUFFIXES = (
 )
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
 HEADER_BYTES = 1024
+_TRIED_FIRST = frozenset({"hdf5", "czi"})  # their libraries can die of a damaged file
 
 
 class FormatReader(Protocol):
@@ -63,6 +65,8 @@ def reader_for(path: Path) -> FormatReader:
             "is in no image format known here",
             "Known are TIFF, PNG, JPEG, BMP, MRC, DM3/DM4, SER/EMI, EMD, HDF5, Zarr, CZI and elid",
         )
+    if name in _TRIED_FIRST:
+        try_first(path.resolve(), name)
     return cast("FormatReader", importlib.import_module(f"emcfsys_engine.images.{name}"))
 
 

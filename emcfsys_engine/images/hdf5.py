@@ -75,6 +75,8 @@ def _read(path: Path, file: h5py.File, plane: int) -> Micrograph:
     places = iter(np.unravel_index(plane, counts)) if counts else iter(())
     index = tuple(int(next(places)) if axis == "Z" else slice(None) for axis in signal.axes)
     data = file[signal.name]
+    if not isinstance(data, h5py.Dataset):
+        raise ImageError(path, f"has no array {signal.name} any more", "Copy it again")
     _refuse_elsewhere(path, data)
     pixels = np.asarray(data[index])
     left = signal.axes.replace("Z", "")

@@ -15,6 +15,7 @@ Image.MAX_IMAGE_PIXELS = None  # bounds.py refuses false promises; 20k × 20k mi
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PNG_PALETTE = 3
+_STRIP_ROWS = 512
 
 
 def probe(path: Path) -> ImageFacts:
@@ -113,11 +114,23 @@ def _read_with_pillow(path: Path) -> np.ndarray:
         picture.load()
         if picture.format == "JPEG":
             ImageOps.exif_transpose(picture, in_place=True)
-        if picture.mode in ("L", "P", "RGB"):
-            return np.array(picture)
-        if picture.mode == "1":
-            return np.array(picture, dtype=np.uint8)
-        return np.array(picture.convert("RGB"))
+        return _array_of(picture)
+
+
+def _array_of(picture: Image.Image) -> np.ndarray:
+    """Return a picture's pixels strip by strip: Pillow's own way holds them three times at once.
+
+    Shapes: H×W or H×W×3.
+    """
+    width, height = picture.size
+    one_channel = picture.mode in ("L", "P", "1")
+    pixels = np.empty((height, width) if one_channel else (height, width, 3), np.uint8)
+    for top in range(0, height, _STRIP_ROWS):
+        bottom = min(height, top + _STRIP_ROWS)
+        strip = picture.crop((0, top, width, bottom))
+        kept = strip if strip.mode in ("L", "P", "1", "RGB") else strip.convert("RGB")
+        pixels[top:bottom] = np.asarray(kept)
+    return pixels
 
 
 def _probe_png(path: Path) -> ImageFacts:

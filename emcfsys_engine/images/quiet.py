@@ -2,14 +2,14 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 _CHATTY = ("tifffile", "rsciio", "PIL", "h5py", "zarr", "roifile", "mrcfile", "imagecodecs")
 
 
 @contextmanager
-def quiet_libraries() -> Iterator[None]:
+def quiet_libraries() -> Generator[None]:
     """Drop the log lines and warnings of image libraries; what matters comes as an ImageError."""
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)

@@ -2,7 +2,9 @@
 
 import fnmatch
 import glob
-from collections.abc import Iterable
+import struct
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 
 from emcfsys_engine.errors import ImageError
@@ -12,6 +14,11 @@ from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, Micrograph
 from emcfsys_engine.images.quiet import quiet_libraries
 
 _UNFINISHED = ("*.tmp", "*.part", "*.partial", "*.filepart", "*.crdownload", "*~")
+# What numbers out of range do to a reader; an ImageError passes through untouched.
+_STUMBLES = (
+    OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, EOFError,
+    struct.error, RecursionError,
+)  # fmt: skip
 _ALWAYS_ONE_PLANE = frozenset({"picture"})
 
 
@@ -22,7 +29,7 @@ def read_micrograph(ref: Path | ImageRef) -> Micrograph:
     without a plane, since which one to use is not ours to say.
     """
     path, plane = (ref.path, ref.plane) if isinstance(ref, ImageRef) else (ref, None)
-    with quiet_libraries():
+    with quiet_libraries(), _fence(path):
         reader = reader_for(path)
         if plane is None and reader.probe(path).planes > 1:
             planes = reader.probe(path).planes
@@ -38,7 +45,7 @@ def probe(path: Path) -> ImageFacts:
 
     Raises: ImageError for what is no micrograph, naming what it is where we know.
     """
-    with quiet_libraries():
+    with quiet_libraries(), _fence(path):
         return reader_for(path).probe(path)
 
 
@@ -58,6 +65,22 @@ def find_images(pattern: str, base: Path) -> list[ImageRef]:
 def is_unfinished(name: str) -> bool:
     """Tell whether a file is hidden or still being copied, by its name."""
     return name.startswith(".") or any(fnmatch.fnmatch(name.lower(), p) for p in _UNFINISHED)
+
+
+@contextmanager
+def _fence(path: Path) -> Generator[None]:
+    """Turn what a damaged file makes a reader stumble over into one line."""
+    try:
+        yield
+    except PermissionError:
+        raise ImageError(path, "may not be read", f"Try: chmod +r {path.name}") from None
+    except MemoryError:
+        remedy = "Use a machine with more memory"
+        raise ImageError(path, "does not fit into memory", remedy) from None
+    except _STUMBLES as error:
+        words = " ".join(f"{type(error).__name__} {error}".split())[:100]
+        what = f"is truncated or damaged ({words})"
+        raise ImageError(path, what, "Copy or export it again") from None
 
 
 def _candidates(pattern: str, base: Path) -> Iterable[Path]:

@@ -210,7 +210,7 @@ def _find_plane(path: Path, layers: list[_Layer], plane: int) -> tuple[_Layer, i
 
 def _read_plane(path: Path, tiff: tifffile.TiffFile, layer: _Layer, index: int) -> np.ndarray:
     series, axes = layer.series, layer.axes
-    if series.dataoffset is not None and not isinstance(tiff.filehandle._fh, io.BytesIO):
+    if series.dataoffset is not None and tiff.filehandle.is_file:
         pixels = _mapped(path, tiff, layer)
     elif layer.planes == 1:
         pixels = series.asarray()
@@ -223,6 +223,9 @@ def _read_plane(path: Path, tiff: tifffile.TiffFile, layer: _Layer, index: int) 
         axes = series.keyframe.axes
         index %= page_planes
     plane = _plane_of(pixels, axes, index)
+    if isinstance(pixels, np.memmap):
+        # A copy: a file that is rewritten while it is mapped would end the process.
+        return np.array(plane, plane.dtype.newbyteorder("="), order="C")
     return np.ascontiguousarray(plane.astype(plane.dtype.newbyteorder("="), copy=False))
 
 

@@ -145,11 +145,12 @@ def _olympus(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | 
 
 
 def _gatan(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | None:
-    tags = tiff.pages.first.tags  # 65003/65004: units of y and x; 65009/65010: their scales
+    tags = tiff.pages.first.tags  # 65003, 65004: units of x and y; 65009, 65010: their scales
     if 65003 not in tags or 65009 not in tags:
         return None
-    unit_x, unit_y = str(tags[65003].value), str(tags.get(65004, tags[65003]).value)
-    scale_x, scale_y = tags[65009].value, tags.get(65010, tags[65009]).value
+    unit_x, scale_x = str(tags[65003].value), tags[65009].value
+    unit_y = str(tags[65004].value) if 65004 in tags else unit_x
+    scale_y = tags[65010].value if 65010 in tags else scale_x
     pixel_nm = None
     per_x, per_y = nm_per(unit_x), nm_per(unit_y)
     if per_x is not None and per_y is not None:

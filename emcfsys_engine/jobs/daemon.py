@@ -9,7 +9,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 from emcfsys_engine.errors import DaemonError, EmcfError
@@ -22,6 +22,8 @@ from emcfsys_engine.jobs.supervisor import Supervisor
 
 _LOOK_S = 1.0  # a change of the queue that did not wake us is seen after that
 _ORPHAN_S = 0.25  # between looks at a worker whose keeper was killed
+_REST = 4.0  # times the length of a look, before the next one
+_PATIENCE_S = 2.0  # for another process's hold on the queue: a look comes again, a kill is due
 _TROUBLE_S = 2.0  # before trying again what a full disk or a lost mount refused
 
 
@@ -40,11 +42,16 @@ class Daemon:
         self.ends_jobs = False
         self._seen: tuple[int, int] | None = None  # the queue as of the last look
         self._look_at = 0.0  # monotonic time
+        self._rests_until = 0.0  # monotonic time
         self._trouble = ""
 
-    def run(self) -> None:
-        """Work until a signal asks to leave: SIGTERM leaves the jobs running, SIGUSR1 ends them."""
+    def run(self, begun: Callable[[], None]) -> None:
+        """Work until a signal asks to leave: SIGTERM leaves the jobs running, SIGUSR1 ends them.
+
+        `begun` is called when signals are heeded and submissions are heard of.
+        """
         with _wakeups(self) as (pipe, signals):
+            begun()
             while not (self.is_leaving and not (self.ends_jobs and self.supervisor.starts)):
                 self._work()
                 self._wait(pipe, signals)
@@ -62,14 +69,10 @@ class Daemon:
         try:
             if self.supervisor.settle_ended():
                 self._seen = None  # what they held is free
-            version = self.store.version()
-            if version != self._seen or time.monotonic() >= self._look_at:
-                self._look_at = float("inf")
-                self._seen = version
-                if not self.supervisor.follow_running(ends_jobs=self.ends_jobs):
-                    self._look_in(_ORPHAN_S)
-                if not self.is_leaving:
-                    self.dispatch.start_waiting()
+            if self.store.version() != self._seen:
+                self._look_in(max(0.0, self._rests_until - time.monotonic()))
+            if time.monotonic() >= self._look_at:
+                self._look()
             self._trouble = ""
         except (EmcfError, OSError) as error:
             if str(error) != self._trouble:
@@ -77,6 +80,18 @@ class Daemon:
                 log(self._trouble)
             self._look_in(_TROUBLE_S)
         self.supervisor.kill_due()
+
+    def _look(self) -> None:
+        """Look at the whole queue, then rest in proportion: many submissions share one look."""
+        began = time.monotonic()
+        self._look_at = float("inf")
+        self._seen = self.store.version()
+        if not self.supervisor.follow_running(ends_jobs=self.ends_jobs):
+            self._look_in(_ORPHAN_S)
+        if not self.is_leaving:
+            self.dispatch.start_waiting()
+        ended = time.monotonic()
+        self._rests_until = ended + _REST * (ended - began)
 
     def _wait(self, pipe: int, signals: int) -> None:
         poll = select.poll()
@@ -117,13 +132,15 @@ def serve(queue: Queue, *, worker: Sequence[str] | None = None, ready: int | Non
         raise DaemonError(f"a daemon is running already (process {lock.status().pid})")
     try:
         queue.store.check_whole()
+        queue.store.set_patience(_PATIENCE_S)
         daemon = Daemon(queue, worker=worker)
-        lock.sign()
-        log(f"daemon {os.getpid()} serves {queue.folder}")
-        if ready is not None:
-            os.write(ready, b"ready\n")
-            os.close(ready)
-        daemon.run()
+
+        def begun() -> None:
+            lock.sign()
+            log(f"daemon {os.getpid()} serves {queue.folder}")
+            _say(ready, "ready")
+
+        daemon.run(begun)
         log("daemon leaves")
     finally:
         lock.release()
@@ -137,20 +154,28 @@ def main(arguments: Sequence[str]) -> int:
         with Queue.open(folders[0] if folders else None) as queue:
             serve(queue, ready=ready[0] if ready else None)
     except EmcfError as error:
-        if ready:
-            with contextlib.suppress(OSError):
-                os.write(ready[0], f"{error}\n".encode())
+        _say(ready[0] if ready else None, str(error))
         log(str(error))
         return error.exit_code
     return 0
 
 
+def _say(ready: int | None, word: str) -> None:
+    """Answer the process that started us, if there is one and it still listens."""
+    if ready is not None:
+        with contextlib.suppress(BrokenPipeError):
+            os.write(ready, f"{word}\n".encode())
+        os.close(ready)
+
+
 @contextlib.contextmanager
 def _wakeups(daemon: Daemon) -> Generator[tuple[int, int]]:
     """Listen at the queue's pipe and for signals; both end a wait."""
-    with contextlib.suppress(FileExistsError):
-        os.mkfifo(daemon.store.wake_file, 0o600)
-    pipe = os.open(daemon.store.wake_file, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    wake_file = daemon.store.wake_file
+    if not wake_file.is_fifo():
+        wake_file.unlink(missing_ok=True)
+        os.mkfifo(wake_file, 0o600)
+    pipe = os.open(wake_file, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     before = signal.set_wakeup_fd(write)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):

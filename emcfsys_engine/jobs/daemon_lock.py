@@ -59,6 +59,7 @@ class DaemonLock:
                     return False
                 time.sleep(0.01)
             else:
+                os.ftruncate(descriptor, 0)  # the last one's name
                 self._descriptor = descriptor
                 return True
 
@@ -72,7 +73,6 @@ class DaemonLock:
             version=__version__,
             started=time.time(),
         )
-        os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, msgspec.json.encode(signature), 0)
 
     def release(self) -> None:
@@ -85,7 +85,7 @@ class DaemonLock:
     def status(self) -> DaemonStatus:
         """Tell whether a daemon works, and which."""
         signature = self._signature()
-        if signature is None or not self._is_held():
+        if signature is None or not signature.lives or not self._is_held():
             return DaemonStatus(running=False, folder=str(self.folder))
         return DaemonStatus(
             running=True,

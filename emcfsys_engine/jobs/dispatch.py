@@ -88,6 +88,7 @@ class Dispatch:
                 environment=self._environment(placement),
                 token=token,
                 lease=self._lease(placement),
+                umask=job.umask,
                 worker=self.worker,
             )
         except RunFolderError as error:

@@ -71,6 +71,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     token: str = ""  # names the newest start
     events_offset: int = 0  # bytes of events.jsonl before that start
     gpu_ids: tuple[str, ...] = ()  # leased, by UUID
+    umask: int = -1  # the submitter's; -1 in jobs of version 1: the daemon's
     evidence: tuple[str, ...] = ()  # last lines of the log of a worker that crashed
 
     @property

@@ -15,16 +15,16 @@ from emcfsys_engine.jobs.gpus import Gpu, GpuSource, NvmlSource, with_leases
 class Machine:
     """This machine under the user's settings; GPUs are looked up behind one seam."""
 
-    config: Config = field(default_factory=Config)
+    settings: Config | None = None  # None: the user's own, read when they are needed
     source: GpuSource = field(default_factory=NvmlSource)
 
-    @classmethod
-    def of_user(cls) -> "Machine":
-        """Return this machine under the user's own settings.
+    @cached_property
+    def config(self) -> Config:
+        """The settings; a faulty file does not keep anybody from listing or cancelling jobs.
 
         Raises: ProjectError or ProjectFaults if config.toml is faulty.
         """
-        return cls(config=load_config())
+        return load_config() if self.settings is None else self.settings
 
     @property
     def lock_folder(self) -> Path:

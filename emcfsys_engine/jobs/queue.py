@@ -45,7 +45,7 @@ class Queue:
         Raises: QueueError if it is damaged, of a newer version, another user's, or out of reach.
         """
         store = Store(prepare(folder.absolute() if folder else state_folder()))
-        return cls(store, machine or Machine.of_user())
+        return cls(store, machine or Machine())
 
     @property
     def folder(self) -> Path:
@@ -97,6 +97,7 @@ class Queue:
             "resume": resume or record.resume,
             "retries": retries,
             "created": time.time(),
+            "umask": _umask(),
         }
         return self._insert(row, sorted(set(after)))
 
@@ -254,6 +255,14 @@ class Queue:
 
     def _refused(self, job_id: int, word: str, remedy: str) -> QueueError:
         return QueueError(f"job {job_id}", f"is {self.get(job_id).state}, so not {word}", remedy)
+
+
+def _umask() -> int:
+    """Return our umask without changing it, which other threads would notice."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("Umask:"):
+            return int(line.split()[1], 8)
+    return -1
 
 
 def _kind(record: RunRecord) -> Kind:

@@ -52,6 +52,7 @@ CREATE INDEX needed_by ON needs (needs);
 """
 _VERSION_2 = """
 ALTER TABLE jobs ADD COLUMN evidence TEXT NOT NULL DEFAULT '';
+ALTER TABLE jobs ADD COLUMN umask INTEGER NOT NULL DEFAULT -1;
 CREATE TABLE history (
     job INTEGER NOT NULL REFERENCES jobs (id),
     time REAL NOT NULL,
@@ -59,6 +60,7 @@ CREATE TABLE history (
     reason TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX history_of ON history (job);
+CREATE INDEX jobs_by_place ON jobs (position);
 """
 _STEPS = (_VERSION_1, _VERSION_2)  # step n brings a file of version n to version n + 1
 VERSION = len(_STEPS)

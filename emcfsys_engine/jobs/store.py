@@ -5,7 +5,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +18,7 @@ from emcfsys_engine.jobs.job import Job, JobState, sources
 
 _COLUMNS = tuple(field.name for field in msgspec.structs.fields(Job) if field.name != "after")
 _SELECT = "SELECT " + ", ".join(f'"{name}"' for name in _COLUMNS) + " FROM jobs"
+_FEW = 200  # jobs whose needs are looked up one by one rather than all
 _LISTS = ("gpu_ids", "evidence")
 _LIST_DECODER = msgspec.json.Decoder(tuple[str, ...])
 
@@ -68,6 +69,11 @@ class Store:
                 raise
         self.wake()
 
+    def set_patience(self, seconds: float) -> None:
+        """Wait that long, and no longer, while another process writes."""
+        with self._lock, self._explained():
+            self._current().execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}")
+
     def version(self) -> tuple[int, int]:
         """Return a mark that changes whenever another process changed the queue."""
         with self._lock, self._explained():
@@ -91,8 +97,8 @@ class Store:
         with self._lock, self._explained():
             connection = self._current()
             rows = connection.execute(query, (*values, limit)).fetchall()
-            needs = _needs(connection)
-        return [_job(row, needs) for row in rows]
+            needs = _needs(connection, [row[0] for row in rows])
+            return [_job(row, needs) for row in rows]
 
     def job(self, job_id: int) -> Job:
         """Return one job.
@@ -135,6 +141,9 @@ class Store:
             yield
         except sqlite3.Error as error:
             raise schema.explain(self.file, error) from error
+        except msgspec.MsgspecError as error:
+            what = f"holds a row that cannot be read: {error}"
+            raise QueueError(self.file, what, "Move it away: the runs stay whole") from error
 
 
 def move(
@@ -174,9 +183,12 @@ def _stored(name: str, value: Any) -> Any:
     return msgspec.json.encode(value).decode() if name in _LISTS else value
 
 
-def _needs(connection: sqlite3.Connection) -> dict[int, tuple[int, ...]]:
+def _needs(connection: sqlite3.Connection, ids: Sequence[int]) -> dict[int, tuple[int, ...]]:
     needs: dict[int, tuple[int, ...]] = {}
-    for job_id, needed in connection.execute("SELECT job, needs FROM needs ORDER BY job, needs"):
+    few = len(ids) <= _FEW
+    condition = f"WHERE job IN ({', '.join('?' * len(ids))})" if few else ""
+    query = f"SELECT job, needs FROM needs {condition} ORDER BY job, needs"
+    for job_id, needed in connection.execute(query, ids if few else ()):
         needs[job_id] = (*needs.get(job_id, ()), needed)
     return needs
 

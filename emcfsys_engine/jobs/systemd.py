@@ -103,6 +103,25 @@ def lingers() -> bool:
     return answer.stdout.strip() == "yes"
 
 
+def kills_at_logout() -> bool:
+    """Tell whether this machine ends its users' processes when they log out, as far as it says."""
+    program = shutil.which("busctl")
+    if program is None:
+        return False
+    place = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
+    try:
+        answer = subprocess.run(
+            [program, "get-property", *place, "KillUserProcesses"],
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return answer.stdout.strip() == "b true"
+
+
 def _systemctl(*words: str) -> str:
     """Return what went wrong; empty if nothing did."""
     program = shutil.which("systemctl")

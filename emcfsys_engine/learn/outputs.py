@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -114,7 +115,7 @@ def _encoded_mask(file: Path, mask_HW: np.ndarray, pixel_nm: tuple[float, float]
     if file.suffix == ".png":
         return _png(mask_HW, pixel_nm)
     stream = io.BytesIO()
-    options: dict[str, object] = {"compression": "zlib", "photometric": "minisblack"}
+    options: dict[str, Any] = {"compression": "zlib", "photometric": "minisblack"}
     if pixel_nm is not None:  # pixels a centimetre, (x, y)
         options["resolution"] = (1e7 / pixel_nm[1], 1e7 / pixel_nm[0])
         options["resolutionunit"] = "CENTIMETER"
@@ -126,7 +127,7 @@ def _png(pixels: np.ndarray, pixel_nm: tuple[float, float] | None) -> bytes:
     """Return a PNG; the pixel size stands in pHYs (pixels a metre) and, exactly, as text."""
     stream = io.BytesIO()
     info = PngInfo()
-    options: dict[str, object] = {}
+    options: dict[str, Any] = {}
     if pixel_nm is not None:
         info.add_text("pixel_nm", f"{pixel_nm[0]:.9g} {pixel_nm[1]:.9g}")
         per_metre = (round(1e9 / pixel_nm[1]), round(1e9 / pixel_nm[0]))

@@ -60,7 +60,7 @@ class Predictor:
         self.normaliser = Normaliser(**msgspec.structs.asdict(self.card.normaliser))
         self.device = choose_device(gpus)
         self.precision, _ = choose_precision(self.device)
-        self._network = network.to(self.device, memory_format=torch.channels_last)
+        self._network = network.to(self.device).to(memory_format=torch.channels_last)
         self._overlap = overlap
         self._tta = tta
         self.tile_px = tile_px or max(self.card.patch_px, 512)
@@ -95,9 +95,8 @@ class Predictor:
         height, width = image_CHW.shape[-2:]
         if scale != 1.0:
             size = [max(1, round(n * scale)) for n in (height, width)]
-            image_CHW = F.interpolate(image_CHW[None], size=size, mode="bilinear", antialias=True)[
-                0
-            ]
+            image_NCHW = image_CHW[None]
+            image_CHW = F.interpolate(image_NCHW, size=size, mode="bilinear", antialias=True)[0]
         gathered = _Gathered(self.card, image_CHW.shape[-2:], probabilities)
         with torch.inference_mode():
             for first, logits_CHW in self._bands(image_CHW):
@@ -114,6 +113,10 @@ class Predictor:
             tta=self._tta,
         )
 
+    def halve_batch(self) -> None:
+        """Compute fewer tiles at a time from now on: the device ran out of memory."""
+        self.batch = max(1, self.batch // 2)
+
     def forward(self, tiles_NCTT: Tensor) -> Tensor:
         """Return the logits of a batch of tiles, in the precision this device is fast at."""
         with autocast(self.device, self.precision):
@@ -121,7 +124,7 @@ class Predictor:
 
 
 class _Gathered:
-    """Bands of logits, turned at once into a mask and counts: logits of a whole image never stay."""
+    """Bands of logits, turned at once into a mask: logits of a whole image never stay."""
 
     def __init__(self, card: ModelCard, size: torch.Size, probabilities: bool) -> None:
         self.card = card

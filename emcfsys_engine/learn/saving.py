@@ -32,7 +32,7 @@ class Saver:
         self._say = say
         self._averaged = averaged
         # Files are encoded from this copy, in the thread: it draws no random numbers.
-        self._on_disk = copy.deepcopy(averaged).to("cpu", memory_format=torch.contiguous_format)
+        self._on_disk = copy.deepcopy(averaged).to("cpu").to(memory_format=torch.contiguous_format)
         self._writer = BackgroundWriter()
         self._checkpoint_at = time.monotonic()
 

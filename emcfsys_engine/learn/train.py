@@ -95,7 +95,7 @@ class Trainer:
         self.plan = parts.plan
         self.device = torch.device(parts.plan.device)
         self.precision: torch.dtype = getattr(torch, parts.plan.precision)
-        self.network = parts.network.to(self.device, memory_format=torch.channels_last)
+        self.network = parts.network.to(self.device).to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = _make_optimizer(self.network, self.plan, self.device)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]

@@ -41,7 +41,13 @@ class Worker:
 
 
 def say_ending(
-    worker: Worker, reason: str, *, step: int | None = None, score: float | None = None
+    worker: Worker,
+    reason: str,
+    *,
+    step: int | None = None,
+    score: float | None = None,
+    done: int | None = None,
+    failed: int | None = None,
 ) -> int:
     """Write the event for a reason to end, and return its exit code."""
     if reason in ("cancel", "cancelled"):
@@ -51,5 +57,5 @@ def say_ending(
         why = "paused" if reason.startswith("pause") else "terminated"
         worker.say(RunInterrupted(step=step, reason=why))
         return 143
-    worker.say(RunFinished(reason=reason, step=step, score=score))
+    worker.say(RunFinished(reason=reason, step=step, score=score, done=done, failed=failed))
     return 0

@@ -83,10 +83,10 @@ def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckRe
     dry_run is called only when there is no error: one training and one validation step.
     """
     start = time.monotonic()
-    gathered = gather(project)
+    cache = cache_of(project.file)
+    gathered = gather(project, cache=cache)
     samples = gathered.samples
     findings = [Finding.of(fault) for fault in gathered.faults]
-    cache = cache_of(project.file)
     facts = _facts(samples)
     findings += image_findings(_evenly(samples, SAMPLE_IMAGES), cache)
     findings += duplicates(samples, cache)

@@ -120,5 +120,5 @@ def _is_simple(ring: np.ndarray) -> bool:
 
 
 def _area(ring: np.ndarray) -> float:
-    x, y = ring[:, 0], ring[:, 1]
-    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+    """Return the area of the convex hull: 0 only where all points lie on one line."""
+    return float(shapely.MultiPoint(ring).convex_hull.area)

@@ -7,13 +7,13 @@ vesicles and granules that have no label, shot noise and uneven illumination.
 import io
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+from shapely.geometry import Polygon, box
 from skimage.draw import polygon2mask
 
 from emcfsys_engine.errors import InputError
@@ -120,7 +120,7 @@ def _make_scene(rng: np.random.Generator, size_px: int) -> Scene:
         for column in range(-1, 4):
             centre = (np.array([column + 0.5 + 0.5 * (row % 2), row + 0.5]) * spacing) + shift
             centre += rng.uniform(-0.06, 0.06, 2) * spacing
-            radius = spacing * rng.uniform(0.43, 0.5)
+            radius = spacing * rng.uniform(0.41, 0.46)
             outer = _blob(rng, centre, radius, wobble=0.09)
             inner = _shrunk(outer, centre, _MEMBRANE_PX)
             if not _touches(outer, size_px):
@@ -200,8 +200,8 @@ def _render(scene: Scene, rng: np.random.Generator, size_px: int) -> np.ndarray:
         cell = _inside(inner, size)
         texture = 0.62 + 0.05 * _smooth_noise(rng, size, 2) + 0.03 * _smooth_noise(rng, size, 12)
         picture[cell] = texture[cell]
-    granules = rng.random(size) < 0.004
-    picture[ndimage.binary_dilation(granules) & (picture < 0.75) & (picture > 0.45)] -= 0.18
+    granules = np.asarray(ndimage.binary_dilation(rng.random(size) < 0.004), bool)
+    picture[granules & (picture < 0.75) & (picture > 0.45)] -= 0.18
     for outline in scene.vesicles:
         picture[_inside(outline, size)] = 0.35
         picture[_inside(_shrunk(outline, outline.mean(axis=0), 2.0), size)] = 0.74
@@ -266,7 +266,10 @@ def _labelme(scene: Scene, image_path: str) -> str:
 
 
 def _shape(label: str, outline: Outline) -> dict[str, object]:
-    points: Sequence[Sequence[float]] = np.round(outline, 1).tolist()
+    inside = Polygon(outline).buffer(0).intersection(box(0, 0, SIZE_PX, SIZE_PX))
+    parts = [inside] if isinstance(inside, Polygon) else list(getattr(inside, "geoms", ()))
+    largest = max(parts, key=lambda part: part.area)
+    points: list[list[float]] = np.round(np.asarray(largest.exterior.coords)[:-1], 1).tolist()
     return {
         "label": label,
         "points": points,

@@ -9,13 +9,11 @@ from typing import Literal
 
 import psutil
 
-from emcfsys_engine.errors import Finding
-
-# On these, other hosts' writes raise no events and locks may not hold.
-_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "gpfs", "beegfs", "9p"}
+from emcfsys_engine.errors import Diagnosis
+from emcfsys_engine.mounts import file_system_of, is_network
 
 
-def examine(project: str | None = None) -> list[Finding]:
+def examine(project: str | None = None) -> list[Diagnosis]:
     """Look at Python, memory, processor, disks, state folder and terminal."""
     lines = [_python(), _package(), _memory(), _processor()]
     state = Path(os.environ.get("EMCFSYS_HOME") or Path.home())
@@ -26,104 +24,90 @@ def examine(project: str | None = None) -> list[Finding]:
     return lines
 
 
-def file_system_of(place: Path) -> str:
-    """Return the type of the file system that holds a path: ext4, nfs4 …; "unknown" if unclear."""
-    existing = _existing(place)
-    best, kind = "", "unknown"
-    for part in psutil.disk_partitions(all=True):
-        is_parent = existing.is_relative_to(part.mountpoint)
-        if is_parent and len(part.mountpoint) >= len(best):
-            best, kind = part.mountpoint, part.fstype or "unknown"
-    return kind
-
-
-def is_network(kind: str) -> bool:
-    """Tell whether a file-system type is a network's."""
-    return kind in _NETWORK
-
-
-def _python() -> Finding:
+def _python() -> Diagnosis:
     version = sys.version.split()[0]
-    return Finding(what="Python", state="ok", found=f"{version} at {sys.executable}")
+    return Diagnosis(what="Python", state="ok", found=f"{version} at {sys.executable}")
 
 
-def _package() -> Finding:
+def _package() -> Diagnosis:
     try:
         found = metadata.version("emcfsys-tui")
     except metadata.PackageNotFoundError:
         remedy = "pip install . in the project's checkout"
-        return Finding(what="emcfsys-tui", state="warn", found="not installed", remedy=remedy)
-    return Finding(what="emcfsys-tui", state="ok", found=found)
+        return Diagnosis(what="emcfsys-tui", state="warn", found="not installed", remedy=remedy)
+    return Diagnosis(what="emcfsys-tui", state="ok", found=found)
 
 
-def _memory() -> Finding:
+def _memory() -> Diagnosis:
     memory = psutil.virtual_memory()
     text = f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
     if memory.available < 2 * 2**30:
         remedy = "End other programs, or train with a smaller batch"
-        return Finding(what="memory", state="warn", found=text, remedy=remedy)
-    return Finding(what="memory", state="ok", found=text)
+        return Diagnosis(what="memory", state="warn", found=text, remedy=remedy)
+    return Diagnosis(what="memory", state="ok", found=text)
 
 
-def _processor() -> Finding:
+def _processor() -> Diagnosis:
     cores = len(os.sched_getaffinity(0))
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     fast = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
     found = f"{cores} cores, bf16 by {', '.join(fast)}" if fast else f"{cores} cores, no fast bf16"
-    return Finding(what="processor", state="ok", found=found)
+    return Diagnosis(what="processor", state="ok", found=found)
 
 
-def _disk(name: str, place: Path) -> Finding:
+def _disk(name: str, place: Path) -> Diagnosis:
     free = shutil.disk_usage(_existing(place)).free / 2**30
     text = f"{free:.1f} GiB free at {place}"
     if free < 1:
-        return Finding(what=f"{name} disk", state="fail", found=text, remedy="Free some space")
+        return Diagnosis(what=f"{name} disk", state="fail", found=text, remedy="Free some space")
     state: Literal["ok", "warn"] = "warn" if free < 10 else "ok"
     remedy = "Free some space soon" if state == "warn" else ""
-    return Finding(what=f"{name} disk", state=state, found=text, remedy=remedy)
+    return Diagnosis(what=f"{name} disk", state=state, found=text, remedy=remedy)
 
 
-def _file_system(name: str, place: Path) -> Finding:
+def _file_system(name: str, place: Path) -> Diagnosis:
     kind = file_system_of(place)
     if is_network(kind) and name == "home":
         remedy = "Set EMCFSYS_HOME to a folder on a local disk: the queue is safer and faster there"
-        return Finding(what=f"{name} file system", state="warn", found=kind, remedy=remedy)
+        return Diagnosis(what=f"{name} file system", state="warn", found=kind, remedy=remedy)
     if is_network(kind):
         remedy = "The hot folder polls here, as no events cross a network"
-        return Finding(what=f"{name} file system", state="warn", found=kind, remedy=remedy)
+        return Diagnosis(what=f"{name} file system", state="warn", found=kind, remedy=remedy)
     if not os.access(_existing(place), os.W_OK):
         remedy = "Ask its owner for write permission"
-        return Finding(
+        return Diagnosis(
             what=f"{name} file system", state="fail", found="not writable", remedy=remedy
         )
-    return Finding(what=f"{name} file system", state="ok", found=kind)
+    return Diagnosis(what=f"{name} file system", state="ok", found=kind)
 
 
-def _shared_memory() -> Finding:
+def _shared_memory() -> Diagnosis:
     place = Path("/dev/shm")
     if not place.exists():
-        return Finding(what="shared memory", state="ok", found="none needed")
+        return Diagnosis(what="shared memory", state="ok", found="none needed")
     free = shutil.disk_usage(place).free / 2**30
-    return Finding(what="shared memory", state="ok", found=f"{free:.1f} GiB free")
+    return Diagnosis(what="shared memory", state="ok", found=f"{free:.1f} GiB free")
 
 
-def _terminal() -> Finding:
+def _terminal() -> Diagnosis:
     term = os.environ.get("TERM", "")
     colours = {"truecolor": "16 million", "24bit": "16 million"}.get(
         os.environ.get("COLORTERM", ""), "256" if "256" in term else "16"
     )
     if not sys.stdout.isatty():
-        return Finding(what="terminal", state="ok", found="none: commands print plain text")
+        return Diagnosis(what="terminal", state="ok", found="none: commands print plain text")
     if term in ("", "dumb"):
         remedy = "Set TERM=xterm-256color for the interface"
-        return Finding(
+        return Diagnosis(
             what="terminal", state="warn", found=f"TERM={term or 'unset'}", remedy=remedy
         )
     size = shutil.get_terminal_size()
     text = f"{term}, {colours} colours, {size.columns}×{size.lines}"
     if size.columns < 60 or size.lines < 16:
-        return Finding(what="terminal", state="warn", found=text, remedy="Make it 80×24 or larger")
-    return Finding(what="terminal", state="ok", found=text)
+        return Diagnosis(
+            what="terminal", state="warn", found=text, remedy="Make it 80×24 or larger"
+        )
+    return Diagnosis(what="terminal", state="ok", found=text)
 
 
 def _existing(place: Path) -> Path:

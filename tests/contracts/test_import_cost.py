@@ -29,9 +29,11 @@ def test_the_front_doors_load_nothing_heavy(code: str) -> None:
 
 def test_the_keeper_needs_only_the_standard_library() -> None:
     loaded = _loaded_after("import emcfsys_engine.keeper")
-    assert loaded <= set(sys.stdlib_module_names) | {"emcfsys_engine", "__main__", "__mp_main__"} | {
-        name for name in loaded if name.startswith(("_", "sitecustomize", "usercustomize"))
-    }
+    assert loaded <= set(sys.stdlib_module_names) | {
+        "emcfsys_engine",
+        "__main__",
+        "__mp_main__",
+    } | {name for name in loaded if name.startswith(("_", "sitecustomize", "usercustomize"))}
 
 
 def test_help_imports_no_command() -> None:

@@ -122,6 +122,8 @@ def test_the_table_names_every_file_of_the_corpus(shared_data: Path) -> None:
 def test_a_real_file_is_read_right(
     name: str, shared_data: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    if name.startswith("czi/"):
+        pytest.importorskip("pylibCZIrw", reason="Zeiss's CZI reader has no wheel for this machine")
     shape, dtype, planes, pixel_nm, bits, bar = RIGHT[name]
     path = shared_data / "microscope-formats" / name
     facts = probe(path)

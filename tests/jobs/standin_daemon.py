@@ -3,7 +3,6 @@
 The folder's settings.toml is its config; gpus.json, where there is one, is what NVML would say.
 """
 
-import contextlib
 import os
 import sys
 from pathlib import Path
@@ -39,7 +38,7 @@ def machine_of(folder: Path) -> Machine:
     """Return the machine that a test described in the state folder's neighbour."""
     place = folder.with_name(folder.name + "-machine")
     config = load_config(place / "settings.toml")
-    return Machine(config=config, source=FileSource(place / "gpus.json"))
+    return Machine(settings=config, source=FileSource(place / "gpus.json"))
 
 
 def main() -> int:
@@ -52,8 +51,7 @@ def main() -> int:
             serve(queue, worker=worker, ready=ready[0] if ready else None)
     except EmcfError as error:
         if ready:
-            with contextlib.suppress(OSError):
-                os.write(ready[0], f"{error}\n".encode())
+            os.write(ready[0], f"{error}\n".encode())
         log(str(error))
         return error.exit_code
     return 0

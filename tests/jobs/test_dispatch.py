@@ -103,6 +103,7 @@ def test_folder_deleted_under_a_waiting_job_fails_it(bench: Bench) -> None:
 
 
 def test_folder_deleted_under_a_running_job_is_told(bench: Bench) -> None:
+    bench.configure("cpu_slots = 8\ngrace_s = 0.5")
     run = bench.run(seconds=60)
     job_id = bench.add(run)
     bench.start()
@@ -157,6 +158,21 @@ def test_more_gpus_than_there_are_is_refused(bench: Bench) -> None:
     assert bench.queue.get(bench.queue.add(bench.run().folder, project_name="x")).gpus == 1
     with pytest.raises(QueueError, match="2 are asked for, this machine has 1"):
         bench.add(bench.run(), gpus=2)
+
+
+def test_job_writes_with_the_umask_of_its_submitter(bench: Bench) -> None:
+    bench.start()
+    modes: list[int] = []
+    for umask in (0o077, 0o002):
+        run = bench.run()
+        before = os.umask(umask)
+        try:
+            job_id = bench.add(run)
+        finally:
+            os.umask(before)
+        bench.wait(job_id, "done")
+        modes.append(run.events_file.stat().st_mode & 0o777)
+    assert modes == [0o600, 0o664]
 
 
 def test_job_without_gpu_sees_none(bench: Bench) -> None:

@@ -58,9 +58,10 @@ def test_shares_and_confidence_describe_the_mask(predictor: Predictor) -> None:
     assert found.shares["grain"] == pytest.approx((found.mask == 7).mean())
     assert 0.5 <= found.confidence <= 1
     assert found.probabilities is not None
-    assert np.array_equal(found.probabilities[1] > 127, found.mask == 7) or (
-        (found.probabilities[1] > 127) == (found.mask == 7)
-    ).mean() > 0.99
+    assert (
+        np.array_equal(found.probabilities[1] > 127, found.mask == 7)
+        or ((found.probabilities[1] > 127) == (found.mask == 7)).mean() > 0.99
+    )
 
 
 def test_an_image_without_pixels_is_refused(predictor: Predictor) -> None:

@@ -1,5 +1,7 @@
 """Tiles: they cover, they blend, and where they are cut does not show."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,7 +21,7 @@ def test_tiles_cover_every_pixel_with_the_overlap_asked_for(
     assert starts[0] == 0
     if length > tile:
         assert starts[-1] + tile == length
-        steps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+        steps = [b - a for a, b in pairwise(starts)]
         assert all(0 < step <= tile * (1 - overlap) + 1 for step in steps)
 
 
@@ -39,9 +41,7 @@ def test_a_pixelwise_network_gives_its_own_output_whatever_the_tiles(
     height: int, width: int, tile: int, batch: int, tta: bool
 ) -> None:
     image = torch.randn(1, height, width)
-    bands = list(
-        logit_bands(_pointwise, image, tile_px=tile, overlap=0.25, batch=batch, tta=tta)
-    )
+    bands = list(logit_bands(_pointwise, image, tile_px=tile, overlap=0.25, batch=batch, tta=tta))
     tops = [top for top, _ in bands]
     assert tops == sorted(tops)
     made = torch.cat([band for _, band in bands], dim=1)

@@ -1,0 +1,74 @@
+"""watch: every image that arrives in a project's hot folder gets its mask."""
+
+import json
+from pathlib import Path
+
+import click
+
+from emcfsys_engine.commands.foreground import run_in_foreground
+from emcfsys_engine.errors import InputError, ProjectError, printable
+from emcfsys_engine.hotfolder.ledger import watcher_of
+from emcfsys_engine.hotfolder.model_choice import resolve_model
+from emcfsys_engine.hotfolder.preview import what_it_would_do
+from emcfsys_engine.hotfolder.status import status_of, text_of
+from emcfsys_engine.project import Project, load_project
+from emcfsys_engine.run import Run, WatchRequest, new_run
+
+
+@click.command()
+@click.argument("project", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override any key.")
+@click.option("--once", is_flag=True, help="Do what is there and still settling, then end.")
+@click.option("--dry-run", is_flag=True, help="Say what it would do, and do nothing.")
+@click.option("--status", is_flag=True, help="Say how the watch is doing.")
+@click.option("--json", "as_json", is_flag=True, help="With --status or --dry-run: as JSON.")
+def watch(
+    project: Path,
+    overrides: tuple[str, ...],
+    once: bool,
+    dry_run: bool,
+    status: bool,
+    as_json: bool,
+) -> None:
+    """Segment every image that arrives in PROJECT's hot folder, until Ctrl+C.
+
+    Example: emcfsys-engine watch projects/demo --set hotfolder.watch=/mnt/microscope
+    """
+    loaded = load_project(project, overrides)
+    if status:
+        found = status_of(loaded)
+        click.echo(json.dumps(found) if as_json else text_of(found))
+        return
+    if dry_run:
+        planned = what_it_would_do(loaded)
+        click.echo(json.dumps(planned) if as_json else "\n".join(map(printable, planned["lines"])))
+        return
+    run = make_watch(loaded, once=once)
+    code = run_in_foreground(run)
+    click.echo(run.folder)
+    raise SystemExit(code)
+
+
+def make_watch(project: Project, *, once: bool = False) -> Run:
+    """Make the run of a watch: its folders and its model are settled now.
+
+    Raises: ProjectError without hotfolder.watch; InputError if somebody watches it already.
+    """
+    settings = project.hotfolder
+    if settings.watch is None:
+        remedy = 'Add [hotfolder] with watch = "incoming"'
+        raise ProjectError(project.file, "hotfolder.watch", "is missing", remedy)
+    root, output = project.folder / settings.watch, project.folder / settings.output
+    if root == output:
+        what = "is the watched folder itself"
+        raise ProjectError(project.file, "hotfolder.output", what, "Name another folder")
+    other = watcher_of(output)
+    if other is not None:
+        raise InputError(output, f"is watched already, by {other}", "Stop that watch first")
+    request = WatchRequest(
+        model=str(resolve_model(project, settings.model)),
+        watch=str(root),
+        output=str(output),
+        once=once,
+    )
+    return new_run(project.runs_folder, request, project=project, resume="auto")

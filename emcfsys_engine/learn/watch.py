@@ -1,0 +1,248 @@
+"""What becomes of one image of a hot folder: mask, companions, measurements, a judgement."""
+
+import csv
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+
+from emcfsys_engine.annotations.write_labels import LabelWriter
+from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.hotfolder.ledger import FOLDER, Entry
+from emcfsys_engine.hotfolder.scan import MAX_ATTEMPTS, Seen
+from emcfsys_engine.images.micrograph import ImageRef, Micrograph
+from emcfsys_engine.images.normalise import to_grey
+from emcfsys_engine.images.reader import probe, read_micrograph
+from emcfsys_engine.learn.outputs import write_outputs
+from emcfsys_engine.learn.predict import Prediction, Predictor
+from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.project import Project
+
+_UNLIKE_DEVIATIONS = 4.0
+_UNLIKE_PIXEL_SIZE = 1.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handled:
+    """What became of one file."""
+
+    entry: Entry
+    mask: Path | None = None
+    prediction: Prediction | None = None  # of the last plane
+    seconds: float = 0.0
+    unlike: str = ""
+
+
+class Desk:
+    """Handles one file after the other with one loaded model."""
+
+    def __init__(self, project: Project, predictor: Predictor, root: Path, output: Path) -> None:
+        self._project = project
+        self._predictor = predictor
+        self._root = root
+        self._output = output
+        self._to_sync: set[Path] = set()
+        self._stems: dict[str, str] = {}
+
+    def use(self, predictor: Predictor) -> None:
+        """Go on with another model."""
+        self._predictor = predictor
+
+    def handle(self, seen: Seen, digest: str, *, version: int, attempts: int) -> Handled:
+        """Predict a file and write its mask; an error is in the result, never raised."""
+        started = time.monotonic()
+        try:
+            mask, prediction, unlike = self._predict(self._root / seen.path, seen.path, version)
+        except (EmcfError, OSError, MemoryError, RuntimeError) as error:
+            if isinstance(error, torch.cuda.OutOfMemoryError):
+                torch.cuda.empty_cache()
+                self._predictor.halve_batch()
+            state = "failed" if attempts >= MAX_ATTEMPTS else "trying"
+            reason = str(error) or type(error).__name__
+            entry = self._entry(seen, digest, state, version, attempts, reason=reason)
+            return Handled(entry=entry, seconds=time.monotonic() - started)
+        below = str(mask.relative_to(self._output))
+        entry = self._entry(seen, digest, "done", version, attempts, mask=below)
+        return Handled(
+            entry=entry,
+            mask=mask,
+            prediction=prediction,
+            seconds=time.monotonic() - started,
+            unlike=unlike,
+        )
+
+    def unchanged(self, seen: Seen, before: Entry) -> Handled:
+        """A file that was only touched: note its new time."""
+        entry = msgspec.structs.replace(before, size=seen.size, mtime_ns=seen.mtime_ns)
+        return Handled(entry=entry)
+
+    def skipped(self, seen: Seen, before: Entry, digest: str) -> Handled:
+        """A rewritten file that the project wants left alone."""
+        entry = msgspec.structs.replace(
+            before, size=seen.size, mtime_ns=seen.mtime_ns, digest=digest, state="skipped"
+        )
+        return Handled(entry=entry)
+
+    def failed(self, seen: Seen, before: Entry | None, reason: str) -> Handled:
+        """A file that cannot even be opened."""
+        attempts = before.attempts + 1 if before is not None and before.state == "trying" else 1
+        state = "failed" if attempts >= MAX_ATTEMPTS else "trying"
+        return Handled(entry=self._entry(seen, "", state, 1, attempts, reason=reason))
+
+    def sync(self) -> None:
+        """Wait until every mask written since the last call is on the disk."""
+        for file in self._to_sync:
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        for folder in {file.parent for file in self._to_sync}:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        self._to_sync.clear()
+
+    def _predict(self, file: Path, path: str, version: int) -> tuple[Path, Prediction, str]:
+        facts = probe(file)
+        planes = [None] if facts.planes <= 1 else list(range(facts.planes))
+        mask, prediction, unlike = self._output, None, ""
+        for plane in planes:
+            micrograph = read_micrograph(ImageRef(path=file, plane=plane))
+            mask = self._mask_of(path, plane, version)
+            prediction = self._predictor.predict(
+                micrograph.pixels, info_bar_rows=micrograph.info_bar_rows
+            )
+            self._write(mask, micrograph, prediction, file)
+            unlike = unlike or unlike_training(micrograph, prediction, self._predictor.card)
+            if self._project.hotfolder.measure:
+                self._append_measurements(path, plane, micrograph, prediction, unlike)
+        assert prediction is not None
+        return mask, prediction, unlike
+
+    def _write(
+        self, mask: Path, micrograph: Micrograph, prediction: Prediction, image: Path
+    ) -> None:
+        settings, card = self._project.hotfolder, self._predictor.card
+        if settings.labelme:
+            classes = dict(zip(card.classes, card.class_values, strict=True))
+            LabelWriter(
+                out=mask.parent, to="labelme", classes=classes, background=card.class_values[0]
+            ).write(mask.stem, prediction.mask, image=image, plane=None)
+        write_outputs(
+            mask, micrograph, prediction.mask, card, overlay=settings.overlay, probabilities=None
+        )
+        self._to_sync.add(mask)
+
+    def _mask_of(self, path: str, plane: int | None, version: int) -> Path:
+        """Return the mask's name; the first file of a stem has it, a second adds its suffix."""
+        place = Path(path)
+        key = str(place.with_suffix(""))
+        owner = self._stems.setdefault(key, path)
+        stem = place.stem if owner == path else place.name
+        stem += "" if plane is None else f".{plane:04d}"
+        stem += "" if version == 1 else f".v{version}"
+        return self._output / place.parent / f"{stem}.png"
+
+    def know(self, entries: dict[str, Entry]) -> None:
+        """Remember which file owns which mask from earlier starts."""
+        for path, entry in entries.items():
+            if entry.mask and Path(entry.mask).name.startswith(f"{Path(path).stem}."):
+                owns = not Path(entry.mask).name.startswith(f"{Path(path).name}.")
+                if owns:
+                    self._stems.setdefault(str(Path(path).with_suffix("")), path)
+
+    def _append_measurements(
+        self,
+        path: str,
+        plane: int | None,
+        micrograph: Micrograph,
+        prediction: Prediction,
+        unlike: str,
+    ) -> None:
+        """Append one line an image: area of each class, in px and, where known, in nm²."""
+        file = self._output / FOLDER / "measurements.csv"
+        area_nm2 = None if micrograph.pixel_nm is None else math.prod(micrograph.pixel_nm)
+        row: dict[str, object] = {
+            "image": path if plane is None else f"{path}#{plane}",
+            "height_px": prediction.mask.shape[0],
+            "width_px": prediction.mask.shape[1],
+            "pixel_nm": "" if area_nm2 is None else f"{math.sqrt(area_nm2):.6g}",
+            "confidence": f"{prediction.confidence:.4f}",
+            "unlike_training_data": unlike,
+        }
+        for name, share in prediction.shares.items():
+            pixels = round(share * prediction.mask.size)
+            row[f"{name}_fraction"] = f"{share:.6f}"
+            row[f"{name}_px"] = pixels
+            row[f"{name}_nm2"] = "" if area_nm2 is None else f"{pixels * area_nm2:.6g}"
+        is_new = not file.exists()
+        with file.open("a", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+            writer = csv.DictWriter(stream, list(row))
+            if is_new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def _entry(
+        self,
+        seen: Seen,
+        digest: str,
+        state: str,
+        version: int,
+        attempts: int,
+        *,
+        mask: str = "",
+        reason: str = "",
+    ) -> Entry:
+        return Entry(
+            path=seen.path,
+            size=seen.size,
+            mtime_ns=seen.mtime_ns,
+            digest=digest,
+            state=state,  # type: ignore[arg-type]
+            mask=mask,
+            version=version,
+            attempts=attempts,
+            reason=reason,
+            model=f"{self._predictor.card.run} step {self._predictor.card.step}".strip(),
+        )
+
+
+def unlike_training(micrograph: Micrograph, prediction: Prediction, card: ModelCard) -> str:
+    """Tell why an image is unlike those the model was trained on; empty: it is not.
+
+    Grey values are compared by 4 deviations of the training images and half their contrast, so
+    that a handful of very equal training images does not flag everything.
+    """
+    known = card.statistics
+    if known is None:
+        return ""
+    found: list[str] = []
+    if card.pixel_nm and micrograph.pixel_nm:
+        own = math.sqrt(math.prod(micrograph.pixel_nm))
+        ratio = max(own / card.pixel_nm, card.pixel_nm / own)
+        if ratio > _UNLIKE_PIXEL_SIZE:
+            found.append(f"pixel size {own:.4g} nm, trained at {card.pixel_nm:.4g} nm")
+    grey = to_grey(micrograph.pixels)
+    specimen = grey[: grey.shape[0] - micrograph.info_bar_rows].astype(np.float32)
+    mean, contrast = float(np.nanmean(specimen)), float(np.nanstd(specimen))
+    limit = _UNLIKE_DEVIATIONS * known.mean_deviation + 0.5 * known.contrast
+    if abs(mean - known.mean) > limit:
+        found.append(f"mean {mean:.4g}, training {known.mean:.4g} ± {known.mean_deviation:.2g}")
+    limit = _UNLIKE_DEVIATIONS * known.contrast_deviation + 0.5 * known.contrast
+    if abs(contrast - known.contrast) > limit:
+        found.append(f"contrast {contrast:.4g}, training {known.contrast:.4g}")
+    if known.confidence is not None:
+        spread = max(_UNLIKE_DEVIATIONS * (known.confidence_deviation or 0.0), 0.1)
+        if prediction.confidence < known.confidence - spread:
+            found.append(
+                f"confidence {prediction.confidence:.2f}, validation {known.confidence:.2f}"
+            )
+    return "; ".join(found)

@@ -1,0 +1,189 @@
+"""Images/s of our training loop over those of the bare step loop, alternating in one process.
+
+    python tests/bench/train_speed.py [--backbone NAME] [--patch 256] [--batch 8] [--rounds 5]
+
+Ours: reading, sampling, cutting, augmenting, EMA, clipping, events, checkpoints in the background.
+Bare: the same network, precision, layout, loss and optimiser, with one batch already in memory.
+Validation is apart, in both. Beside them the loop of an afternoon (fp32, a DataLoader without
+workers, numpy augmentation).
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from emcfsys_engine.annotations.samples import list_samples
+from emcfsys_engine.images.normalise import Normaliser
+from emcfsys_engine.learn.batches import Batches
+from emcfsys_engine.learn.data import Dataset
+from emcfsys_engine.learn.device import autocast, choose_device, choose_threads, describe
+from emcfsys_engine.learn.model_file import colours_for
+from emcfsys_engine.learn.network import build_network, parameter_groups
+from emcfsys_engine.learn.plan import make_plan
+from emcfsys_engine.learn.train import Parts, Trainer
+from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run import TrainRequest, new_run
+from emcfsys_engine.tools.demo import make_micrograph
+from tests.bench.machine import machine_line
+
+PROJECT = """
+[project]
+name = "bench"
+[classes]
+background = 0
+object = 1
+third = 2
+[[data]]
+images = "images"
+masks = "masks"
+split = "train"
+[[data]]
+images = "val_images"
+masks = "val_masks"
+split = "val"
+[model]
+backbone = "{backbone}"
+weights = "none"
+[training]
+steps = 100000
+patch_px = {patch}
+batch = {batch}
+"""
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0")
+    parser.add_argument("--patch", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=6)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _trainer(Path(folder), arguments)
+        bare = _Bare(trainer)
+        batches = Batches(trainer.sampler, 1, trainer.device)
+        ours_s: list[float] = []
+        bare_s: list[float] = []
+        for number in range(arguments.rounds + 1):
+            pair = (_ours(trainer, batches, arguments.steps), bare.time(arguments.steps))
+            if number:  # the first round warms up
+                ours_s.append(pair[0])
+                bare_s.append(pair[1])
+        batches.close()
+        trainer.saver.close()
+    ratios = [b / a for a, b in zip(ours_s, bare_s, strict=True)]
+    images = arguments.batch * arguments.steps
+    print(machine_line())
+    print(
+        f"unet/{arguments.backbone}, {arguments.batch} × {arguments.patch}², "
+        f"{describe(trainer.device, trainer.precision)}"
+    )
+    print(f"{'loop':<12} images/s (median)")
+    print(f"{'ours':<12} {images / statistics.median(ours_s):.2f}")
+    print(f"{'bare':<12} {images / statistics.median(bare_s):.2f}")
+    low, high = min(ratios), max(ratios)
+    print(f"ours / bare  {statistics.median(ratios):.3f}  (min {low:.3f}, max {high:.3f})")
+
+
+def _ours(trainer: Trainer, batches: Batches, steps: int) -> float:
+    started = time.perf_counter()
+    for _ in range(steps):
+        loss = trainer._step(*batches.next())
+        for counter in (trainer.since_event, trainer.since_validation):
+            counter.loss += loss
+            counter.steps += 1
+        trainer.saver.poll()
+        if trainer._is_event_due():
+            trainer._say_step()
+    _wait(trainer.device)
+    return time.perf_counter() - started
+
+
+class _Bare:
+    """Forward, loss, backward, step: nothing else."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        plan, self.device = trainer.plan, trainer.device
+        self.network = build_network(plan.network).to(self.device)
+        self.network = self.network.to(memory_format=torch.channels_last).train()
+        groups = parameter_groups(self.network, plan.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=1e-4, fused=self.device.type == "cuda" or None
+        )
+        shape = (plan.batch, 1, plan.patch_px, plan.patch_px)
+        images = torch.randn(shape, device=self.device)
+        self.images = images.contiguous(memory_format=torch.channels_last)
+        self.labels = torch.randint(0, 3, (shape[0], *shape[2:]), device=self.device)
+
+    def time(self, steps: int) -> float:
+        """Return how long some steps take."""
+        started = time.perf_counter()
+        for _ in range(steps):
+            self.optimizer.zero_grad(set_to_none=True)
+            with autocast(self.device, self.trainer.precision):
+                logits = self.network(self.images)
+            self.trainer.loss(logits, self.labels).backward()
+            self.optimizer.step()
+        _wait(self.device)
+        return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _trainer(folder: Path, arguments: argparse.Namespace) -> Trainer:
+    for place, first, number in (("", 0, 6), ("val_", 100, 1)):
+        for index in range(first, first + number):
+            _, pixels = make_micrograph(1, index, 2 * arguments.patch)
+            truth = np.digitize(pixels, (90, 150)).astype(np.uint8)
+            for kind, array in (("images", pixels), ("masks", truth)):
+                file = folder / f"{place}{kind}" / f"{index}.png"
+                file.parent.mkdir(exist_ok=True)
+                Image.fromarray(array).save(file)
+    (folder / "project.toml").write_text(
+        PROJECT.format(backbone=arguments.backbone, patch=arguments.patch, batch=arguments.batch)
+    )
+    project = load_project(folder)
+    device = choose_device(None)
+    threads = choose_threads(None)
+    torch.set_num_threads(threads)
+    samples = list_samples(project)
+    train = Dataset(samples.of("train"), project, Normaliser())
+    val = Dataset(samples.of("val"), project, Normaliser())
+    plan = make_plan(project, train, val, device, threads)
+    card = ModelCard(
+        network=plan.network,
+        classes=project.class_names,
+        class_values=project.class_values,
+        colours=colours_for(3),
+        patch_px=plan.patch_px,
+    )
+    return Trainer(
+        Parts(
+            run=new_run(folder / "runs", TrainRequest(), project=project),
+            project=project,
+            plan=plan,
+            card=card,
+            network=build_network(plan.network),
+            train=train,
+            val=val,
+            say=lambda event: None,
+            asked=lambda: None,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

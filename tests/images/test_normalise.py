@@ -1,0 +1,98 @@
+"""Normalising, grey, 8 bit, resampling and info bars hold their laws."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emcfsys_engine.images.info_bar import find_info_bar
+from emcfsys_engine.images.normalise import Normaliser, to_8_bit, to_grey
+from emcfsys_engine.images.resample import resampled, resampled_labels, size_at
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    gain=st.floats(1e-3, 1e3),
+    offset=st.floats(-1e3, 1e3),
+)
+def test_gain_and_offset_do_not_matter(seed: int, gain: float, offset: float) -> None:
+    image = np.random.default_rng(seed).normal(0, 10, (40, 30))
+    plain = Normaliser().apply(image)
+    changed = Normaliser().apply(image * gain + offset)
+    assert plain.shape == (40, 30, 1)
+    assert plain.dtype == np.float32
+    assert np.allclose(plain, changed, atol=2e-2)
+    assert abs(float(plain.mean())) < 1e-3
+    assert float(plain.std()) == pytest.approx(1, abs=1e-2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), share=st.floats(0, 1))
+def test_no_number_ever_becomes_nan(seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    image = rng.normal(0, 1, (16, 16)).astype(np.float32)
+    image[rng.random((16, 16)) < share] = rng.choice([np.nan, np.inf, -np.inf])
+    assert np.isfinite(Normaliser().apply(image)).all()
+
+
+@pytest.mark.parametrize("value", [0, 7, 65535])
+def test_a_constant_image_becomes_zeros(value: int) -> None:
+    image = np.full((20, 20), value, np.uint16)
+    assert not Normaliser().apply(image).any()
+    assert not to_8_bit(image).any()
+
+
+def test_borders_and_the_info_bar_do_not_enter_the_statistics() -> None:
+    specimen = np.random.default_rng(0).integers(80, 120, (100, 100), dtype=np.uint8)
+    framed = np.zeros((150, 140), np.uint8)
+    framed[20:120, 30:130] = specimen
+    framed[120:] = 255
+    plain = Normaliser().statistics(specimen)
+    assert Normaliser().statistics(framed, 30) == pytest.approx(plain)
+
+
+def test_a_large_image_is_sampled_evenly() -> None:
+    rows = np.arange(3000, dtype=np.float32)[:, None] % 251
+    image = np.ascontiguousarray(np.broadcast_to(rows, (3000, 3000)))
+    low, high, mean, deviation = Normaliser().statistics(image)
+    assert (low, high) == pytest.approx((1, 249), abs=2)
+    assert (mean, deviation) == pytest.approx((125, 72), abs=2)
+
+
+def test_grey_keeps_equal_channels_and_drops_alpha() -> None:
+    grey = np.random.default_rng(0).integers(0, 65535, (5, 6), dtype=np.uint16)
+    same = np.stack((grey, grey, grey, np.zeros_like(grey)), axis=2)
+    assert np.array_equal(to_grey(same), grey)
+    assert to_grey(same).dtype == np.uint16
+    assert np.array_equal(to_grey(same[..., 2:]), grey)
+    colours = np.zeros((2, 2, 3), np.uint8)
+    colours[..., 1] = 100
+    assert to_grey(colours) == pytest.approx(58.7)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), height=st.integers(1, 30), width=st.integers(1, 30))
+def test_resampled_labels_gain_no_value(seed: int, height: int, width: int) -> None:
+    ids = np.random.default_rng(seed).choice(np.array([0, 3, 255], np.uint8), (17, 23))
+    assert set(np.unique(resampled_labels(ids, (height, width)))) <= {0, 3, 255}
+    assert resampled_labels(ids, (height, width)).shape == (height, width)
+
+
+def test_resampling_follows_both_pixel_sides() -> None:
+    assert size_at((100, 200), (5.0, 10.0), 10.0) == (50, 200)
+    assert size_at((100, 200), (10.001, 10.0), 10.0) == (100, 200)
+    flat = np.full((20, 30, 2), 7, np.uint16)
+    assert resampled(flat, (10, 45)) == pytest.approx(7)
+    assert resampled(flat, (10, 45)).shape == (10, 45, 2)
+
+
+def test_a_painted_bar_is_found_and_a_dark_specimen_is_not() -> None:
+    rng = np.random.default_rng(1)
+    image = rng.integers(40, 200, (200, 300), dtype=np.uint8)
+    assert find_info_bar(image) == 0
+    image[170:] = 0
+    image[175:190, 20:80] = rng.integers(0, 2, (15, 60), dtype=np.uint8) * 255
+    assert find_info_bar(image) == 30
+    dark = np.where(rng.random((200, 300)) < 0.02, 200, 0).astype(np.uint8)
+    assert find_info_bar(dark) == 0

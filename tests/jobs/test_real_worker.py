@@ -1,0 +1,101 @@
+"""The real worker under the real daemon, a few times: torch is in it, so these are long."""
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from emcfsys_engine.events import StepDone
+from emcfsys_engine.jobs.control import ensure_daemon, stop_daemon
+from emcfsys_engine.jobs.daemon_lock import DaemonLock
+from emcfsys_engine.jobs.job import Job
+from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.process import holder
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run import Run, TrainRequest, new_run
+from tests.jobs.conftest import wait_for
+
+DEMO = Path(__file__).parents[2] / "projects/demo"
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
+    monkeypatch.setenv("PYTHONPATH", str(DEMO.parents[1]))
+    shutil.copytree(DEMO, tmp_path / "demo", ignore=shutil.ignore_patterns("runs"))
+    with Queue.open(tmp_path / "state") as opened:
+        yield opened
+        stop_daemon(opened.folder, jobs=True)
+
+
+def _training(queue: Queue, steps: int) -> Run:
+    overrides = [f"training.steps={steps}", "training.patch_px=64", "training.batch=2"]
+    project = load_project(queue.folder.parent / "demo", [*overrides, "training.validate_every=5"])
+    return new_run(project.runs_folder, TrainRequest(), project=project, resume="auto")
+
+
+def _steps(run: Run) -> list[int]:
+    return [event.step for event in run.events() if isinstance(event, StepDone)]
+
+
+def _wait(queue: Queue, job_id: int, *states: str) -> Job:
+    wait_for(lambda: queue.get(job_id).state in states, seconds=200, what=f"job {job_id}")
+    return queue.get(job_id)
+
+
+def test_training_outlives_its_daemon_and_is_done_once(queue: Queue) -> None:
+    run = _training(queue, 20)
+    job_id = queue.add(run.folder, project_name="demo", gpus=0)
+    ensure_daemon(queue.folder)
+    wait_for(lambda: _steps(run), seconds=120)
+    pid = DaemonLock(queue.folder).status().pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not DaemonLock(queue.folder).status().running)
+    assert run.is_alive()
+    ensure_daemon(queue.folder)
+    job = _wait(queue, job_id, "done", "failed", "lost")
+    assert (job.state, job.starts) == ("done", 1)
+    assert run.final_model.exists()
+
+
+def test_killed_training_goes_on_and_cancel_ends_it(queue: Queue) -> None:
+    run = _training(queue, 100_000)
+    job_id = queue.add(run.folder, project_name="demo", gpus=0, retries=1)
+    ensure_daemon(queue.folder)
+    wait_for(lambda: run.checkpoint_file.exists(), seconds=120)
+    held_by = holder(run)
+    assert held_by is not None
+    reached = max(_steps(run))
+    os.kill(held_by.worker, signal.SIGKILL)
+    wait_for(lambda: queue.get(job_id).starts == 2, seconds=60)
+    wait_for(lambda: _steps(run) and max(_steps(run)) > reached, seconds=120)
+    queue.cancel(job_id)
+    assert _wait(queue, job_id, "cancelled", "failed", "lost").state == "cancelled"
+    assert not run.is_alive()
+    assert [line.state for line in queue.history(job_id)] == [
+        "queued",
+        "running",
+        "queued",
+        "running",
+        "stopping",
+        "cancelled",
+    ]
+
+
+def test_paused_training_frees_the_machine_and_goes_on(queue: Queue) -> None:
+    run = _training(queue, 100_000)
+    job_id = queue.add(run.folder, project_name="demo", gpus=0)
+    ensure_daemon(queue.folder)
+    wait_for(lambda: _steps(run), seconds=120)
+    queue.pause(job_id)
+    _wait(queue, job_id, "paused", "failed")
+    assert not run.is_alive()
+    reached = max(_steps(run))
+    queue.resume(job_id)
+    wait_for(lambda: max(_steps(run)) > reached, seconds=120)
+    queue.stop(job_id)
+    assert _wait(queue, job_id, "done", "failed").reason == "stopped"

@@ -1,0 +1,258 @@
+"""The hot folder through its real worker: every image exactly one whole mask."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emcfsys_engine.events import ImageDone, ImageFailed, WatchState
+from emcfsys_engine.hotfolder.ledger import read_ledger
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run import Run, WatchRequest, new_run
+from tests.hotfolder.test_structure import FORMATS
+from tests.learn.conftest import run_here
+
+PROJECT = """
+[project]
+name = "hot"
+[classes]
+resin = 0
+grain = 7
+[[data]]
+images = "incoming"
+masks = "incoming"
+[compute]
+gpus = 0
+threads = 1
+[hotfolder]
+watch = "incoming"
+output = "predictions"
+model = "{model}"
+poll_s = 0.5
+settle_s = 0.3
+{more}
+"""
+
+
+class Hot:
+    """A project with a hot folder."""
+
+    def __init__(self, folder: Path, model: Path, more: str = "") -> None:
+        self.folder = folder
+        self.incoming = folder / "incoming"
+        self.incoming.mkdir(exist_ok=True)
+        self.output = folder / "predictions"
+        (folder / "project.toml").write_text(PROJECT.format(model=model, more=more))
+        self.model = model
+
+    def image(self, name: str, seed: int = 0) -> Path:
+        """Write an image by rename, so that it is whole at once."""
+        file = self.incoming / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 255, (48, 56), np.uint8)
+        part = file.with_name(file.name + ".part")
+        with part.open("wb") as stream:
+            Image.fromarray(pixels).save(stream, "PNG")
+        part.replace(file)
+        return file
+
+    def new_run(self, *, once: bool = False) -> Run:
+        """Make a watch run."""
+        request = WatchRequest(
+            model=str(self.model), watch=str(self.incoming), output=str(self.output), once=once
+        )
+        project = load_project(self.folder)
+        return new_run(project.runs_folder, request, project=project)
+
+    def masks(self) -> list[str]:
+        """Return the masks' names below the output folder."""
+        files = self.output.rglob("*.png")
+        return sorted(str(file.relative_to(self.output)) for file in files)
+
+
+@pytest.fixture
+def hot(tmp_path: Path, model_file: Path) -> Hot:
+    return Hot(tmp_path, model_file)
+
+
+@contextmanager
+def _worker(run: Run) -> Iterator["subprocess.Popen[bytes]"]:
+    command = [sys.executable, "-m", "emcfsys_engine.learn.worker", str(run.folder)]
+    with run.log_file.open("ab") as log, subprocess.Popen(command, stdout=log, stderr=log) as child:
+        try:
+            yield child
+        finally:
+            if child.poll() is None:
+                child.kill()
+
+
+def _until(
+    condition: Callable[[], object], child: "subprocess.Popen[bytes]", run: Run, wait_s: float = 60
+) -> None:
+    deadline = time.monotonic() + wait_s
+    while not condition():
+        assert child.poll() is None, run.log_file.read_text()
+        assert time.monotonic() < deadline, run.log_file.read_text() + str(run.events()[-3:])
+        try:
+            child.wait(0.02)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _states(run: Run) -> list[str]:
+    return [event.state for event in run.events() if isinstance(event, WatchState)]
+
+
+def test_what_arrives_in_any_manner_gets_one_mask(hot: Hot) -> None:
+    run = hot.new_run()
+    hot.image("there before.png")
+    with _worker(run) as child:
+        _until(lambda: _states(run), child, run)
+        hot.image("renamed.png", 1)
+        hot.image("sub dir/deep.png", 2)
+        with (hot.incoming / "slow.tif").open("wb") as stream:
+            content = FORMATS["a.tif"]
+            for start in range(0, len(content), 500):
+                stream.write(content[start : start + 500])
+                stream.flush()
+        os.link(hot.image("first.png", 3), hot.incoming / "second name.png")
+        (hot.incoming / "new\nline \x1b[31m.png").write_bytes(FORMATS["a.png"])
+        (hot.incoming / "broken.png").write_bytes(FORMATS["a.png"][:-30] + b"\0" * 18 + b"IEND")
+        expected = [
+            "first.png", "new\nline \x1b[31m.png", "renamed.png", "second name.png", "slow.png",
+            "sub dir/deep.png", "there before.png",
+        ]  # fmt: skip
+        _until(lambda: hot.masks() == expected, child, run)
+        child.terminate()
+        assert child.wait(30) == 143
+    assert run.outcome()[0] == "interrupted"
+    done = [event for event in run.events() if isinstance(event, ImageDone)]
+    assert len(done) == len(expected)
+    assert all(event.lag_s is not None and event.lag_s < 30 for event in done)
+    for name in expected:
+        with Image.open(hot.output / name) as mask:
+            assert set(np.unique(np.asarray(mask))) <= {0, 7}
+
+
+def test_once_does_what_is_there_and_ends_and_a_second_time_nothing(hot: Hot) -> None:
+    for index in range(3):
+        hot.image(f"{index}.png", index)
+    for expected in (3, 0):
+        run = hot.new_run(once=True)
+        assert run_here(run) == 0
+        done = [event for event in run.events() if isinstance(event, ImageDone)]
+        assert len(done) == expected
+        assert run.outcome() == ("done", "done")
+    assert hot.masks() == ["0.png", "1.png", "2.png"]
+
+
+def test_a_rewritten_image_is_redone_skipped_or_versioned(tmp_path: Path, model_file: Path) -> None:
+    expected = {"redo": ["a.png"], "skip": ["a.png"], "version": ["a.png", "a.v2.png"]}
+    for rule, masks in expected.items():
+        folder = tmp_path / rule
+        folder.mkdir()
+        hot = Hot(folder, model_file, f'rewritten = "{rule}"\nmeasure = true')
+        hot.image("a.png", 0)
+        for seed in (0, 5):
+            original = hot.image("a.png", seed).read_bytes()
+            run = hot.new_run(once=True)
+            assert run_here(run) == 0
+        assert hot.masks() == masks, rule
+        assert (hot.incoming / "a.png").read_bytes() == original
+        lines = (hot.output / ".emcfsys" / "measurements.csv").read_text().splitlines()
+        assert len(lines) == (2 if rule == "skip" else 3)
+        assert lines[0].startswith("image,height_px,width_px,pixel_nm,confidence")
+
+
+def test_a_second_watcher_is_refused_by_name(hot: Hot) -> None:
+    first, second = hot.new_run(), hot.new_run()
+    with _worker(first) as child:
+        _until(lambda: _states(first), child, first)
+        assert run_here(second) == 2
+        assert first.id in second.outcome()[1]
+        assert child.poll() is None
+
+
+def test_a_folder_that_goes_and_comes_is_offline_and_then_watched_again(hot: Hot) -> None:
+    run = hot.new_run()
+    with _worker(run) as child:
+        _until(lambda: _states(run) == ["watching"], child, run)
+        away = hot.incoming.rename(hot.folder / "away")
+        _until(lambda: _states(run)[-1] == "offline", child, run)
+        away.rename(hot.incoming)
+        _until(lambda: _states(run)[-1] == "watching", child, run)
+        hot.image("after.png")
+        _until(lambda: hot.masks() == ["after.png"], child, run)
+        child.kill()
+
+
+def test_a_poisoned_file_is_tried_and_then_listed_and_never_touched(hot: Hot) -> None:
+    poison = FORMATS["a.png"][:-30] + b"\0" * 18 + b"\0\0\0\0IEND\xaeB`\x82"
+    (hot.incoming / "poison.png").write_bytes(poison)
+    hot.image("good.png")
+    run = hot.new_run()
+    with _worker(run) as child:
+        _until(lambda: any(isinstance(event, ImageFailed) for event in run.events()), child, run)
+        _until(lambda: hot.masks() == ["good.png"], child, run)
+        child.kill()
+    (entry,) = [entry for entry in read_ledger(hot.output) if entry.path == "poison.png"]
+    assert entry.state == "trying"
+    assert "poison.png" in entry.reason
+    assert (hot.incoming / "poison.png").read_bytes() == poison
+
+
+def test_the_status_tells_counts_and_state(hot: Hot) -> None:
+    hot.image("a.png")
+    run = hot.new_run(once=True)
+    assert run_here(run) == 0
+    command = [sys.executable, "-m", "emcfsys_engine", "watch", str(hot.folder), "--status"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert (found["state"], found["done"], found["failed"]) == ("stopped", 1, 0)
+    assert subprocess.run(command, capture_output=True, check=True).stdout
+
+
+def _images_and_masks_agree(hot: Hot, number: int) -> None:
+    assert hot.masks() == sorted(f"{index}.png" for index in range(number))
+    for file in hot.output.glob("*.png"):
+        with Image.open(file) as mask:
+            mask.load()
+    entries = read_ledger(hot.output)
+    assert len(entries) == number
+    assert all(entry.state == "done" for entry in entries)
+
+
+def _kill_at_random(hot: Hot, number: int, kills: int) -> None:
+    """Kill the watcher again and again while images arrive; restart it each time."""
+    chance = random.Random(3)
+    for index in range(number):
+        hot.image(f"{index}.png", index)
+    for _ in range(kills):
+        run = hot.new_run()
+        with _worker(run) as child:
+            target = len(read_ledger(hot.output)) + chance.randint(1, 3)
+            _until(lambda: len(hot.masks()) >= min(target, number), child, run)  # noqa: B023
+            os.kill(child.pid, signal.SIGKILL)
+            child.wait(10)
+    run = hot.new_run(once=True)
+    assert run_here(run) == 0
+    _images_and_masks_agree(hot, number)
+
+
+def test_kills_between_mask_and_ledger_leave_every_image_one_whole_mask(hot: Hot) -> None:
+    _kill_at_random(hot, 40, 2)
+
+
+@pytest.mark.long
+def test_many_kills_leave_every_image_one_whole_mask(hot: Hot) -> None:
+    _kill_at_random(hot, 200, 15)
