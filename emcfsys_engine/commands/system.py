@@ -5,6 +5,7 @@ import json
 import click
 
 from emcfsys_engine.errors import printable
+from emcfsys_engine.jobs.diagnosis import examine_jobs
 from emcfsys_engine.tools.doctor import examine
 
 
@@ -18,7 +19,7 @@ def doctor(project: str | None, as_json: bool) -> None:
     """
     from emcfsys_engine.learn.hardware import examine_torch
 
-    lines = [*examine(project), *examine_torch()]
+    lines = [*examine(project), *examine_torch(), *examine_jobs()]
     if as_json:
         rows = [
             {"what": line.what, "state": line.state, "found": line.found, "remedy": line.remedy}

@@ -56,10 +56,7 @@ def execute(worker: Worker) -> int:
     train.check()
     val.check()
     _warn_of_classes(worker, project, train, val)
-    if plan is None:
-        plan = make_plan(project, train, val, device, threads)
-        content = msgspec.json.format(msgspec.json.encode(plan), indent=2)
-        write_whole(worker.run.plan_file, content)
+    plan = _write_plan(worker.run, plan, project, train, val, device, threads)
     torch.set_num_threads(plan.threads)
     worker.say(PlanMade(summary=summary_of(plan)))
     torch.manual_seed(project.project.seed)
@@ -84,6 +81,27 @@ def execute(worker: Worker) -> int:
     print(f"{describe(device, getattr(torch, plan.precision))}: {summary_of(plan)}", flush=True)
     ending = trainer.train()
     return say_ending(worker, ending.reason, step=ending.step, score=ending.score)
+
+
+def _write_plan(
+    run: Run,
+    known: Plan | None,
+    project: Project,
+    train: Dataset,
+    val: Dataset,
+    device: torch.device,
+    threads: int,
+) -> Plan:
+    """Return the run's plan: the one it has, with the budget of today, or a new one."""
+    plan = known or make_plan(project, train, val, device, threads)
+    steps, minutes = project.training.steps, project.training.minutes
+    if known is not None and (steps is not None or minutes is not None):
+        plan = msgspec.structs.replace(plan, total_steps=steps, minutes=minutes)
+        if steps is not None and plan.validate_every is None:
+            plan = msgspec.structs.replace(plan, validate_every=max(1, steps // 20))
+    if plan != known:
+        write_whole(run.plan_file, msgspec.json.format(msgspec.json.encode(plan), indent=2))
+    return plan
 
 
 def read_plan(run: Run) -> Plan:

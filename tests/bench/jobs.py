@@ -47,6 +47,7 @@ def main() -> int:
     parser.add_argument("--starts", type=int, default=20, help="submissions for the median")
     parser.add_argument("--idle-s", type=float, default=30.0, help="how long to watch the idle one")
     wanted = parser.parse_args()
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # for keepers and workers
     results = [
         _submit_to_start(wanted.starts),
         *_idle(wanted.idle_s),
@@ -131,7 +132,7 @@ def _many_jobs(num_jobs: int) -> Iterator[Result]:
         bench.queue.move(bench.add(blocker, cpus=8))
         bench.start()
         wait_for(lambda: bench.starts(blocker))
-        busy_s = [_timed(lambda run=run: bench.add(run)) for run in _run_folders(bench, 50)]
+        busy_s = [_timed(lambda run=run: bench.add(run)) for run in _run_folders(bench, 200)]
     yield Result(
         what=f"submit, {num_jobs} jobs queued: median (99th percentile)",
         measured=f"{_ms(statistics.median(submit_s))} ({_ms(worst_s)})",
@@ -171,7 +172,6 @@ def _list_as_command(bench: Bench) -> None:
         " jobs()"
     )
     environment = {**os.environ, "EMCFSYS_HOME": str(bench.folder)}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     command = [sys.executable, "-c", script]
     subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
 

@@ -117,7 +117,9 @@ class _Bare:
         self.network = build_network(plan.network).to(self.device)
         self.network = self.network.to(memory_format=torch.channels_last).train()
         groups = parameter_groups(self.network, plan.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=1e-4, fused=self.device.type == "cuda" or None)
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=1e-4, fused=self.device.type == "cuda" or None
+        )
         shape = (plan.batch, 1, plan.patch_px, plan.patch_px)
         images = torch.randn(shape, device=self.device)
         self.images = images.contiguous(memory_format=torch.channels_last)
@@ -151,9 +153,7 @@ def _trainer(folder: Path, arguments: argparse.Namespace) -> Trainer:
                 file.parent.mkdir(exist_ok=True)
                 Image.fromarray(array).save(file)
     (folder / "project.toml").write_text(
-        PROJECT.format(
-            backbone=arguments.backbone, patch=arguments.patch, batch=arguments.batch
-        )
+        PROJECT.format(backbone=arguments.backbone, patch=arguments.patch, batch=arguments.batch)
     )
     project = load_project(folder)
     device = choose_device(None)

@@ -1,5 +1,6 @@
 """Training through the real worker: it learns, ends as asked, and resumes exactly."""
 
+import errno
 import json
 import os
 import random
@@ -11,11 +12,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
-from emcfsys_engine.events import CheckpointSaved, StepDone, ValidationDone
+from emcfsys_engine.events import (
+    CheckpointSaved,
+    RunFinished,
+    StepDone,
+    ValidationDone,
+    WarningGiven,
+)
+from emcfsys_engine.learn import checkpoint, train
+from emcfsys_engine.learn.metrics import Scores
+from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run import Run, TrainRequest, new_run
+from emcfsys_engine.run import Run, TrainRequest, new_run, write_whole
+from tests.learn.conftest import run_here
 
 CLI = [sys.executable, "-m", "emcfsys_engine"]
 
@@ -133,7 +145,7 @@ def _kill_and_resume(folder: Path, whole: Run, steps: int, kills: list[int]) -> 
 
 def test_a_killed_run_resumes_to_the_same_weights_to_the_bit(project_folder: Path) -> None:
     whole = _new_training(project_folder, 40)
-    assert _worker(whole).wait(100) == 0, whole.log_file.read_text()
+    assert run_here(whole) == 0
     _kill_and_resume(project_folder, whole, 40, [6])
 
 
@@ -157,18 +169,118 @@ def test_bad_data_is_one_line_a_fault_and_exit_2_before_the_first_step(
     project_folder: Path, break_it: Callable[[Path], object], sentence: str
 ) -> None:
     break_it(project_folder)
-    done = _train(project_folder)
-    assert done.returncode == 2, done.stderr
-    assert sentence in done.stderr
-    assert "Traceback" not in done.stderr
-    run = _run_of(done)
+    run = new_run(project_folder, TrainRequest(), project=load_project(project_folder))
+    assert run_here(run) == 2
+    state, reason = run.outcome()
+    assert state == "failed"
+    assert sentence in reason
+    assert all(": " in line for line in reason.splitlines())
     assert not run.best_model.exists()
     assert not any(isinstance(event, StepDone) for event in run.events())
 
 
 def test_a_finished_run_is_not_trained_again(project_folder: Path) -> None:
-    done = _train(project_folder)
-    again = _train("--resume", _run_of(done).folder)
+    run = _new_training(project_folder, 2)
+    assert run_here(run) == 0
+    again = _train("--resume", run.folder)
     assert again.returncode == 0
-    assert _run_of(again).folder == _run_of(done).folder
-    assert _run_of(again).outcome() == ("done", "steps")
+    assert _run_of(again).folder == run.folder
+    assert run.outcome() == ("done", "steps")
+
+
+def test_a_finished_run_is_extended_by_more_steps_and_by_nothing_else(
+    project_folder: Path,
+) -> None:
+    run = _new_training(project_folder, 4)
+    assert run_here(run) == 0
+    refused = _train("--resume", run.folder, "--set", "model.head=pspnet")
+    assert refused.returncode == 2
+    assert "cannot change a resumed run" in refused.stderr
+    done = _train("--resume", run.folder, "--set", "training.steps=9")
+    assert done.returncode == 0, done.stderr
+    ending = run.ending()
+    assert isinstance(ending, RunFinished)
+    assert ending.step == 9
+    steps = [event.step for event in run.events() if isinstance(event, ValidationDone)]
+    assert steps == sorted(set(steps))
+
+
+def test_a_full_disk_keeps_the_previous_best_and_is_told(
+    project_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _new_training(project_folder, 12)
+    written: list[Path] = []
+
+    def once_only(file: Path, content: bytes) -> None:
+        if file.name == "best.safetensors" and file in written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(file)
+        write_whole(file, content)
+
+    monkeypatch.setattr(checkpoint, "write_whole", once_only)
+    # Every validation beats the one before, so that each wants to save a best model.
+    scores = iter(range(1, 100))
+    monkeypatch.setattr(Scores, "score", lambda self, best_by: float(next(scores)))
+    assert run_here(run) == 0
+    assert load_model(run.best_model)[1].step == 3
+    warnings = [event.message for event in run.events() if isinstance(event, WarningGiven)]
+    assert any("No space left" in text and "whole" in text for text in warnings)
+    assert run.final_model.exists()
+
+
+def test_a_non_finite_loss_rolls_back_once_and_then_fails(
+    project_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _new_training(project_folder, 30)
+    build = train.build_loss
+    calls = iter(range(10_000))
+
+    def poisoned(*arguments: object) -> object:
+        loss = build(*arguments)  # type: ignore[arg-type]
+        return lambda logits, target: (
+            loss(logits, target) * (float("nan") if next(calls) in (20, 26) else 1.0)
+        )
+
+    monkeypatch.setattr(train, "build_loss", poisoned)
+    monkeypatch.setattr(train, "_STEP_EVENT_EVERY_S", 0.0)
+    assert run_here(run) == 1
+    state, reason = run.outcome()
+    assert state == "failed"
+    assert "the loss became nan at step" in reason
+    warnings = [event.message for event in run.events() if isinstance(event, WarningGiven)]
+    assert sum("half the rate" in text for text in warnings) == 1
+
+
+def test_one_image_smaller_than_the_patch_is_enough(project_folder: Path) -> None:
+    for name in ("train1.png", "train2.png"):
+        (project_folder / "images" / "train" / name).unlink()
+        (project_folder / "masks" / "train" / name).unlink()
+    project = load_project(project_folder, ["training.patch_px=96", "training.steps=2"])
+    run = new_run(project_folder / "runs", TrainRequest(), project=project)
+    assert run_here(run) == 0
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(
+    project_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = load_project(project_folder, ["training.batch=4", "training.steps=3"])
+    run = new_run(project_folder / "runs", TrainRequest(), project=project)
+    build = train.build_loss
+
+    def too_much(*arguments: object) -> object:
+        loss = build(*arguments)  # type: ignore[arg-type]
+
+        def limited(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            if len(logits) > 1 and logits.requires_grad:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return loss(logits, target)
+
+        return limited
+
+    monkeypatch.setattr(train, "build_loss", too_much)
+    assert run_here(run) == 0
+    messages = [event.message for event in run.events() if isinstance(event, WarningGiven)]
+    assert [text for text in messages if "instead of" in text] == [
+        "Out of memory at step 1: 2 instead of 4 patches at a time from now on, 4 a step as before",
+        "Out of memory at step 1: 1 instead of 2 patches at a time from now on, 4 a step as before",
+    ]

@@ -20,6 +20,7 @@ from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run import Run, WatchRequest, new_run
 from tests.hotfolder.test_structure import FORMATS
+from tests.learn.conftest import run_here
 
 PROJECT = """
 [project]
@@ -38,6 +39,7 @@ watch = "incoming"
 output = "predictions"
 model = "{model}"
 poll_s = 0.5
+settle_s = 0.3
 {more}
 """
 
@@ -147,8 +149,7 @@ def test_once_does_what_is_there_and_ends_and_a_second_time_nothing(hot: Hot) ->
         hot.image(f"{index}.png", index)
     for expected in (3, 0):
         run = hot.new_run(once=True)
-        with _worker(run) as child:
-            assert child.wait(60) == 0, run.log_file.read_text()
+        assert run_here(run) == 0
         done = [event for event in run.events() if isinstance(event, ImageDone)]
         assert len(done) == expected
         assert run.outcome() == ("done", "done")
@@ -165,8 +166,7 @@ def test_a_rewritten_image_is_redone_skipped_or_versioned(tmp_path: Path, model_
         for seed in (0, 5):
             original = hot.image("a.png", seed).read_bytes()
             run = hot.new_run(once=True)
-            with _worker(run) as child:
-                assert child.wait(60) == 0, run.log_file.read_text()
+            assert run_here(run) == 0
         assert hot.masks() == masks, rule
         assert (hot.incoming / "a.png").read_bytes() == original
         lines = (hot.output / ".emcfsys" / "measurements.csv").read_text().splitlines()
@@ -178,8 +178,7 @@ def test_a_second_watcher_is_refused_by_name(hot: Hot) -> None:
     first, second = hot.new_run(), hot.new_run()
     with _worker(first) as child:
         _until(lambda: _states(first), child, first)
-        with _worker(second) as other:
-            assert other.wait(60) == 2
+        assert run_here(second) == 2
         assert first.id in second.outcome()[1]
         assert child.poll() is None
 
@@ -203,9 +202,7 @@ def test_a_poisoned_file_is_tried_and_then_listed_and_never_touched(hot: Hot) ->
     hot.image("good.png")
     run = hot.new_run()
     with _worker(run) as child:
-        _until(
-            lambda: any(isinstance(event, ImageFailed) for event in run.events()), child, run
-        )
+        _until(lambda: any(isinstance(event, ImageFailed) for event in run.events()), child, run)
         _until(lambda: hot.masks() == ["good.png"], child, run)
         child.kill()
     (entry,) = [entry for entry in read_ledger(hot.output) if entry.path == "poison.png"]
@@ -217,8 +214,7 @@ def test_a_poisoned_file_is_tried_and_then_listed_and_never_touched(hot: Hot) ->
 def test_the_status_tells_counts_and_state(hot: Hot) -> None:
     hot.image("a.png")
     run = hot.new_run(once=True)
-    with _worker(run) as child:
-        assert child.wait(60) == 0
+    assert run_here(run) == 0
     command = [sys.executable, "-m", "emcfsys_engine", "watch", str(hot.folder), "--status"]
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
@@ -249,8 +245,7 @@ def _kill_at_random(hot: Hot, number: int, kills: int) -> None:
             os.kill(child.pid, signal.SIGKILL)
             child.wait(10)
     run = hot.new_run(once=True)
-    with _worker(run) as child:
-        assert child.wait(120) == 0, run.log_file.read_text()
+    assert run_here(run) == 0
     _images_and_masks_agree(hot, number)
 
 

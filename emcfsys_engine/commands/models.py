@@ -1,0 +1,88 @@
+"""models and export: which backbones there are, and a model handed to other programs."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from emcfsys_engine.errors import InputError, printable
+from emcfsys_engine.learn.export import (
+    ExportMetadata,
+    ExportReport,
+    export_onnx,
+    export_torchscript,
+)
+from emcfsys_engine.learn.export_bioimageio import export_bioimageio
+from emcfsys_engine.learn.model_file import load_model
+from emcfsys_engine.learn.models_list import list_models
+
+_SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "bioimageio": ".zip"}
+
+
+@click.command()
+@click.argument("pattern", default="")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def models(pattern: str, as_json: bool) -> None:
+    """List backbones whose name holds PATTERN (or matches its * and ?); all recommended without.
+
+    Example: emcfsys-engine models 'convnext*tiny*'
+    """
+    rows = list_models(pattern)
+    if as_json:
+        click.echo(json.dumps({"models": [asdict(row) for row in rows]}))
+        return
+    click.echo(f"{'backbone':<40} {'M param':>8}  {'weights':<12} {'licence':<14} use")
+    for row in rows:
+        here = row.weights_here or ("to download" if row.weights_exist else "none")
+        count = f"{row.parameters / 1e6:.1f}"
+        text = f"{row.name:<40} {count:>8}  {here:<12} {row.licence:<14} {row.recommendation or ''}"
+        click.echo(printable(text.rstrip()))
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--format", "kind", required=True, type=click.Choice(["onnx", "torchscript", "bioimageio"])
+)
+@click.option("--out", type=click.Path(path_type=Path), help="File to write; beside MODEL if not.")
+@click.option("--name", help="What the model is called.")
+@click.option("--author", "authors", multiple=True, help="Who made it.")
+@click.option("--licence", default="CC-BY-4.0", show_default=True, help="Of the weights (SPDX).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def export(
+    model: Path,
+    kind: str,
+    out: Path | None,
+    name: str | None,
+    authors: tuple[str, ...],
+    licence: str,
+    as_json: bool,
+) -> None:
+    """Write MODEL as ONNX, TorchScript or a bioimage.io package, and compare the outputs.
+
+    Example: emcfsys-engine export best.safetensors --format onnx
+    """
+    file = out or model.with_suffix(_SUFFIXES[kind])
+    if file.exists():
+        raise InputError(file, "is there already", "Name another with --out, or remove it")
+    network, card = load_model(model)
+    metadata = ExportMetadata(
+        name=name or card.project or model.stem,
+        class_names=card.classes,
+        authors=authors or ("unknown",),
+        licence=licence,
+        pixel_nm=card.pixel_nm,
+    )
+    exporters = {
+        "onnx": export_onnx,
+        "torchscript": export_torchscript,
+        "bioimageio": export_bioimageio,
+    }
+    report: ExportReport = exporters[kind](network, file, metadata)
+    if as_json:
+        click.echo(json.dumps(asdict(report), default=str))
+        return
+    size = "any size" if report.any_size else f"only {report.size_px[0]} × {report.size_px[1]}"
+    click.echo(f"largest difference {report.max_difference:.2g}, reads {size}", err=True)
+    click.echo(report.file)
