@@ -48,6 +48,13 @@ class EmcfApp(App[None]):
         """Six colours for curves."""
         return themes.curve_colours(self.theme, dark=self.current_theme.dark)
 
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Give every theme a quiet text colour and a cursor: solid ones, for every terminal."""
+        theme = self.current_theme
+        if theme.ansi:
+            return {"dim": "ansi_bright_black", "cursor": "ansi_blue"}
+        return {"dim": "#8b949e" if theme.dark else "#5f6872", "cursor": "#2c4a6b" if theme.dark else "#c6dcf5"}
+
     def on_mount(self) -> None:
         """Dress up and open what was asked for, else the last place, else the list."""
         for theme in themes.THEMES:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from emcfsys_engine.jobs.queue import Queue
 
 _NUM_RECENT = 20
-_IMAGE_NAMES = frozenset(
+_IMAGE_SUFFIXES = frozenset(
     ".tif .tiff .btf .png .jpg .jpeg .bmp .mrc .mrcs .map .rec .st .ali .dm3 .dm4 .ser .emi .emd"
     " .h5 .hdf5 .zarr .czi .elid".split()
 )
@@ -135,7 +135,7 @@ def count_images(project: Project) -> tuple[int, int]:
     """Return the number of image files and of label files, by their names alone."""
     images = labels = 0
     for source in project.data:
-        names = _stems(project.folder, source.images, _IMAGE_NAMES)
+        names = _stems(project.folder, source.images, _IMAGE_SUFFIXES)
         images += len(names)
         place = source.masks or source.annotations
         if place:
@@ -325,3 +325,8 @@ def _flatten(prefix: str, value: Any, flat: dict[str, str]) -> None:
             _flatten(f"{prefix}.{place}", inner, flat)
     elif value is not None:
         flat[prefix] = str(value)
+
+
+def image_suffixes() -> frozenset[str]:
+    """Return the endings of image files."""
+    return _IMAGE_SUFFIXES

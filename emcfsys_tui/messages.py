@@ -8,6 +8,7 @@ from textual.message import Message
 from emcfsys_tui.values import (
     CheckState,
     HotState,
+    ImageFacts,
     ImageRow,
     ModelRow,
     Picture,
@@ -56,6 +57,20 @@ class ImagesRead(Message, bubble=False):
     is_complete: bool
     notes: tuple[str, ...] = ()
     fault: str = ""
+
+
+@dataclass
+class FactsRead(Message, bubble=False):
+    """Sizes and pixel sizes of some images, by their keys."""
+
+    facts: dict[str, ImageFacts]
+
+
+@dataclass
+class PointRead(Reading):
+    """What is under the cursor of a picture."""
+
+    text: str
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from emcfsys_tui.series import SeriesView
 
@@ -128,20 +128,30 @@ class QueueState:
     fault: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageRow:
-    """One image of a project's data."""
+class ImageRow(NamedTuple):
+    """One image of a project's data; a tuple, since there can be a hundred thousand."""
 
     name: str
-    path: Path
+    path: str
     plane: int | None = None
     source: int = 0
     labels: str = ""  # what its labels hold, for people
     split: str = ""
+    label: object = None  # handed back to the decoder as it came
+
+    @property
+    def key(self) -> str:
+        """The file with its plane: what tells it from the others."""
+        return self.path if self.plane is None else f"{self.path}#{self.plane}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """What the headers of one image say."""
+
     size: str = ""
     pixel_nm: float | None = None
-    problem: str = ""
-    label: object = None  # handed back to the decoder as it came
+    fault: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -182,7 +182,7 @@ class Chart(Widget, can_focus=True):
             width=width, height=height, is_log=self.log_y,
         )  # fmt: skip
         strokes = [_stroke(part, curve.colour, frame) for part, curve in zip(columns, self.curves, strict=True)]
-        self._lines = draw_strokes(frame, [stroke for stroke in strokes if stroke.xs])
+        self._lines = draw_strokes(frame, [stroke for stroke in reversed(strokes) if stroke.xs])
         self._marks = self._glyphs(frame, columns)
         self.num_drawn += 1
 
@@ -191,12 +191,14 @@ class Chart(Widget, can_focus=True):
     ) -> dict[tuple[int, int], tuple[str, Colour]]:
         """Place each curve's glyph at its points where they are few, else at its end."""
         marks: dict[tuple[int, int], tuple[str, Colour]] = {}
-        for curve, part in zip(self.curves, columns, strict=True):
+        pairs = list(zip(self.curves, columns, strict=True))
+        for curve, part in reversed(pairs):  # the first curve lies on top
             inside = [c for c in part if frame.left <= c.x <= frame.right]
             shown = inside if len(inside) <= frame.width // 4 else inside[-1:]
             for column in shown:
                 place = (frame.column(column.x), frame.row(column.mean))
                 marks[place] = (curve.glyph, curve.colour)
+        for curve, _ in pairs:
             best = curve.view.nearest(curve.best_x) if curve.best_x is not None else None
             if best is not None and frame.left <= best[0] <= frame.right:
                 marks[frame.column(best[0]), max(0, min(frame.height - 1, frame.row(best[1])))] = ("★", curve.colour)
@@ -226,10 +228,13 @@ class Chart(Widget, can_focus=True):
         options += " zoomed" if self.window else ""
         point = "" if self.cursor_x is None else f" @{self.cursor_x:,.0f}"
         segments = [Segment(f"─ {self.chart_title}{options}{point} ", style)]
-        for curve in self.curves:
+        values = [self._value(curve) for curve in self.curves]
+        taken = sum(len(segment.text) for segment in segments) + sum(len(v) + 4 for v in values)
+        room = max(1, (width - taken) // max(1, len(self.curves)))
+        for curve, value in zip(self.curves, values, strict=True):
+            name = curve.name if len(curve.name) <= room else curve.name[:room]
             segments.append(Segment(f" {curve.glyph} ", base + _style_of(curve.colour)))
-            value = self._value(curve)
-            segments.append(Segment(f"{curve.name}{value} ", base))
+            segments.append(Segment(f"{name}{value} ", base))
         used = sum(len(segment.text) for segment in segments)
         segments.append(Segment("─" * max(0, width - used), style))
         return Strip(segments).crop_extend(0, width, base)
@@ -252,7 +257,7 @@ class Chart(Widget, can_focus=True):
         left, right = _steps(frame.left), _steps(frame.right)
         middle = _steps((frame.left + frame.right) / 2)
         room = frame.width - len(left) - len(right)
-        text = fitted(middle, room, right=False) if room < len(middle) + 4 else middle.center(room)
+        text = fitted(middle, room, right=False) if room < len(middle) + 4 else middle.center(max(0, room))
         return f"{' ' * _AXIS}{left}{text}{right}"
 
 
