@@ -147,6 +147,8 @@ class DataPane(Pane):
         self._is_complete = event.is_complete
         self.query_one("#images", Rows).empty = event.fault or _EMPTY
         self.images = event.images
+        if event.is_complete:  # now its labels are known
+            self._wish_again()
 
     def on_facts_read(self, event: FactsRead) -> None:
         """Add sizes."""

@@ -66,7 +66,7 @@ class PictureBox(Vertical):
     def next_opacity(self) -> None:
         """Cover more of the image, then little again."""
         view = self.query_one(PictureView)
-        view.opacity = (view.opacity + 1) % 3
+        view.strength = (view.strength + 1) % 3
 
     def watch_picture(self, picture: Picture | None) -> None:
         """Show it."""

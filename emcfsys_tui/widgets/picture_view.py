@@ -40,7 +40,7 @@ class PictureView(Widget, can_focus=True):
 
     picture: reactive[Picture | None] = reactive(None)
     overlay: reactive[bool] = reactive(True)
-    opacity: reactive[int] = reactive(0)
+    strength: reactive[int] = reactive(0)
     only_class: reactive[int | None] = reactive(None)
     pointer: reactive[tuple[int, int] | None] = reactive(None)  # cell
     colours: reactive[Colours] = reactive(())
@@ -167,7 +167,7 @@ class PictureView(Widget, can_focus=True):
             return [_grey(value) for value in greys]
         ids = shown.ids[start : start + shown.width]
         order = {value: place for place, (value, _) in enumerate(shown.classes)}
-        share = _OPACITIES[self.opacity]
+        share = _OPACITIES[self.strength]
         only = self.only_class
         return [
             _grey(value)
