@@ -24,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("folder", metavar="DIR", nargs="?", type=Path, help="a project's folder")
     parser.add_argument("--read-only", action="store_true", help="look, change nothing")
-    parser.add_argument("--theme", help="emcfsys-dark, emcfsys-light, colour-blind-dark, ansi-dark …")
+    parser.add_argument(
+        "--theme", help="emcfsys-dark, emcfsys-light, colour-blind-dark, ansi-dark …"
+    )
     parser.add_argument("--version", action="version", version=f"emcfsys {__version__}")
     wanted = parser.parse_args(arguments)
     try:

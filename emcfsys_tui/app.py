@@ -32,7 +32,11 @@ class EmcfApp(App[None]):
     ]
 
     def __init__(
-        self, folder: Path | None = None, *, read_only: bool = False, settings: Settings | None = None
+        self,
+        folder: Path | None = None,
+        *,
+        read_only: bool = False,
+        settings: Settings | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings or Settings()
@@ -53,7 +57,10 @@ class EmcfApp(App[None]):
         theme = self.current_theme
         if theme.ansi:
             return {"dim": "ansi_bright_black", "cursor": "ansi_blue"}
-        return {"dim": "#8b949e" if theme.dark else "#5f6872", "cursor": "#2c4a6b" if theme.dark else "#c6dcf5"}
+        return {
+            "dim": "#8b949e" if theme.dark else "#5f6872",
+            "cursor": "#2c4a6b" if theme.dark else "#c6dcf5",
+        }
 
     def on_mount(self) -> None:
         """Dress up and open what was asked for, else the last place, else the list."""
@@ -64,7 +71,11 @@ class EmcfApp(App[None]):
         self.set_keymap(self.settings.keys)
         self.push_screen(ProjectsScreen())
         folder = self._folder
-        if folder is None and self.memory.place and Path(self.memory.place, "project.toml").is_file():
+        if (
+            folder is None
+            and self.memory.place
+            and Path(self.memory.place, "project.toml").is_file()
+        ):
             folder = Path(self.memory.place)
         if folder is not None:
             self.open_project(folder)
@@ -140,8 +151,14 @@ class EmcfApp(App[None]):
                 about,
                 lambda key=binding.key: self.simulate_key(key),
             )
-        yield SystemCommand("Theme", "Dark, light, colour-blind-safe, sixteen colours", self.search_themes)
-        yield SystemCommand("Save a picture of this screen (SVG)", "Into the current folder", self.deliver_screenshot)
+        yield SystemCommand(
+            "Theme", "Dark, light, colour-blind-safe, sixteen colours", self.search_themes
+        )
+        yield SystemCommand(
+            "Save a picture of this screen (SVG)",
+            "Into the current folder",
+            self.deliver_screenshot,
+        )
 
     def copy_with_word(self, text: str) -> None:
         """Copy by OSC 52 and show the text too: tmux may swallow the copy."""

@@ -98,7 +98,14 @@ class Viewer:
         return _drawn(answer, shown, wish)
 
     def _look(self, wish: Wish) -> _Shown:
-        key = (wish.path, wish.plane, bytes(wish.label), wish.mask, _stamp(wish.path), _stamp(wish.mask))
+        key = (
+            wish.path,
+            wish.plane,
+            bytes(wish.label),
+            wish.mask,
+            _stamp(wish.path),
+            _stamp(wish.mask),
+        )
         if key not in self._shown:
             self._shown[key] = self._decode(wish)
             while len(self._shown) > _KEPT:
@@ -144,7 +151,8 @@ def list_images(project_file: Path, out: BinaryIO) -> None:
     except EmcfError as error:
         _write(out, {"fault": printable(str(error))})
         return
-    rows = [_row(sample) for sample in gathered.samples]
+    ground = next((name for name, value in project.classes.items() if value == 0), "")
+    rows = [_row(sample, ground) for sample in gathered.samples]
     _write(out, {"images": rows, "notes": [printable(note) for note in gathered.notes]})
     paths = list(dict.fromkeys(sample.image.path for sample in gathered.samples))
     for start in range(0, len(paths), _CHUNK):
@@ -175,8 +183,10 @@ def _write(out: BinaryIO, document: dict[str, object]) -> None:
     out.flush()
 
 
-def _row(sample: Sample) -> dict[str, object]:
-    held = ", ".join(sorted(sample.classes)) if sample.label is not None else ""
+def _row(sample: Sample, ground: str) -> dict[str, object]:
+    """Return a sample for the list; the background is not worth a word where there is more."""
+    names = sorted(sample.classes - {ground}) or sorted(sample.classes)
+    held = ", ".join(names) if sample.label is not None else ""
     return {
         "name": sample.name,
         "path": str(sample.image.path),
@@ -207,14 +217,23 @@ def _stamp(path: str) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
-def _labels(wish: Wish, ref: ImageRef, project: Project, shape: tuple[int, int]) -> np.ndarray | None:
-    label = msgspec.json.decode(wish.label, type=LabelRef | None)
+def _labels(
+    wish: Wish, ref: ImageRef, project: Project, shape: tuple[int, int]
+) -> np.ndarray | None:
+    label = msgspec.json.decode(wish.label, type=LabelRef | None, dec_hook=_path)
     if label is None:
         return None
     sample = Sample(
         image=ref, label=label, source=wish.source, split="train", name=ref.name, group=None
     )
     return read_labels(sample, project, shape)
+
+
+def _path(kind: type, value: object) -> Path:
+    """Read a path in JSON, which has only text."""
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(kind)
 
 
 def _mask(file: Path, shape: tuple[int, int]) -> np.ndarray:
@@ -227,7 +246,9 @@ def _mask(file: Path, shape: tuple[int, int]) -> np.ndarray:
 
 def _drawn(answer: Answer, shown: _Shown, wish: Wish) -> tuple[Answer, bytes, bytes]:
     height, width = shown.grey.shape
-    left, top, wide, high = _fit(wish.view or (0.0, 0.0, float(width), float(height)), width, height)
+    left, top, wide, high = _fit(
+        wish.view or (0.0, 0.0, float(width), float(height)), width, height
+    )
     scale = min(wish.width / wide, wish.height / high)
     num_x = max(1, min(wish.width, round(wide * scale)))
     num_y = max(2, min(wish.height, round(high * scale)))
@@ -238,7 +259,9 @@ def _drawn(answer: Answer, shown: _Shown, wish: Wish) -> tuple[Answer, bytes, by
     ids = b""
     if shown.ids is not None:
         rows = np.clip((top + (np.arange(num_y) + 0.5) * high / num_y).astype(int), 0, height - 1)
-        columns = np.clip((left + (np.arange(num_x) + 0.5) * wide / num_x).astype(int), 0, width - 1)
+        columns = np.clip(
+            (left + (np.arange(num_x) + 0.5) * wide / num_x).astype(int), 0, width - 1
+        )
         ids = shown.ids[rows[:, None], columns[None, :]].astype(np.uint8).tobytes()
     full = msgspec.structs.replace(
         answer,

@@ -1,4 +1,4 @@
-"""The engine as the interface sees it: projects and runs. Called from threads, never from a widget."""
+"""The engine as the interface sees it: projects and runs; called from threads."""
 
 import os
 import shutil
@@ -26,8 +26,31 @@ if TYPE_CHECKING:
 
 _NUM_RECENT = 20
 _IMAGE_SUFFIXES = frozenset(
-    ".tif .tiff .btf .png .jpg .jpeg .bmp .mrc .mrcs .map .rec .st .ali .dm3 .dm4 .ser .emi .emd"
-    " .h5 .hdf5 .zarr .czi .elid".split()
+    [
+        ".tif",
+        ".tiff",
+        ".btf",
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".bmp",
+        ".mrc",
+        ".mrcs",
+        ".map",
+        ".rec",
+        ".st",
+        ".ali",
+        ".dm3",
+        ".dm4",
+        ".ser",
+        ".emi",
+        ".emd",
+        ".h5",
+        ".hdf5",
+        ".zarr",
+        ".czi",
+        ".elid",
+    ]
 )
 
 
@@ -112,7 +135,9 @@ def find_projects(memory: Memory) -> list[Path]:
     found = [here] if (here / "project.toml").is_file() else []
     base = here / "projects"
     if base.is_dir():
-        found += [folder for folder in sorted(base.iterdir()) if (folder / "project.toml").is_file()]
+        found += [
+            folder for folder in sorted(base.iterdir()) if (folder / "project.toml").is_file()
+        ]
     found += [Path(place) for place in memory.recent if (Path(place) / "project.toml").is_file()]
     return list(dict.fromkeys(folder.absolute() for folder in found))
 
@@ -147,23 +172,22 @@ def _stems(base: Path, place: str, suffixes: Collection[str] | None) -> set[str]
     folder = base / place
     if not folder.is_dir():
         folder = folder.parent
-    if not folder.is_dir():
-        return set()
-    return {
-        name[: -len(suffix)] if suffix else name
-        for _, _, names in os.walk(folder)
-        for name in names
-        if not name.startswith(".")
-        and ((suffix := os.path.splitext(name)[1]) or True)
-        and (suffixes is None or suffix.lower() in suffixes)
-    }
+    found: set[str] = set()
+    for _, _, names in os.walk(folder):  # an absent folder has none
+        for name in names:
+            stem, dot, suffix = name.rpartition(".")
+            if stem and (suffixes is None or f"{dot}{suffix}".lower() in suffixes):
+                found.add(stem)
+    return found
 
 
 def _project_row(folder: Path, active: Mapping[str, int]) -> ProjectRow:
     try:
         project = load_project(folder)
     except EmcfError as error:
-        return ProjectRow(folder=folder, name=folder.name, fault=printable(str(error).split("\n")[0]))
+        return ProjectRow(
+            folder=folder, name=folder.name, fault=printable(str(error).split("\n")[0])
+        )
     num_images, num_labels = count_images(project)
     runs = list_runs(folder)
     scores = [score for run in runs[-12:] if (score := _best_score(run)) is not None]
@@ -216,7 +240,9 @@ class RunsReader:
                 rows.append(history.row())
             except (EmcfError, OSError) as error:
                 rows.append(
-                    RunRow(id=name, folder=found[name].folder, does="", state="lost", reason=str(error))
+                    RunRow(
+                        id=name, folder=found[name].folder, does="", state="lost", reason=str(error)
+                    )
                 )
                 continue
             if name in shown:
@@ -247,7 +273,9 @@ def ask_run(folder: Path, ask: str) -> str:
                 "stop": queue.stop,
                 "cancel": queue.cancel,
                 "pause": queue.pause,
-                "resume": queue.retry if job.state in ("failed", "cancelled", "lost") else queue.resume,
+                "resume": queue.retry
+                if job.state in ("failed", "cancelled", "lost")
+                else queue.resume,
             }[ask]
             job = act(job.id)
             import_module("emcfsys_engine.jobs.control").ensure_daemon(queue.folder)

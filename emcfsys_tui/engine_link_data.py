@@ -75,7 +75,9 @@ class Decoder:
             except (OSError, ValueError, msgspec.MsgspecError):
                 self._child = None  # it died of a damaged file: the next wish gets a new one
                 fault = f"{wish.path}: the decoder died of it"
-                self._post(PictureRead(Picture(key=wish.key, width=0, height=0, fault=printable(fault))))
+                self._post(
+                    PictureRead(Picture(key=wish.key, width=0, height=0, fault=printable(fault)))
+                )
         if self._child is not None:
             self._child.kill()
             self._child.wait()
@@ -115,7 +117,9 @@ class Decoder:
             self._post(PictureRead(_with_pixels(picture, grey, ids)))
 
 
-def list_images(folder: Path, post: Callable[[Message], object], is_over: Callable[[], bool]) -> None:
+def list_images(
+    folder: Path, post: Callable[[Message], object], is_over: Callable[[], bool]
+) -> None:
     """Post the project's images: their names at once, then labels and splits, then sizes."""
     try:
         project = load_project(folder)
@@ -176,7 +180,9 @@ def _with_pixels(picture: Picture, grey: bytes, ids: bytes) -> Picture:
     return Picture(**{**vars(picture), "grey": grey, "ids": ids})
 
 
-def _tell(document: dict[str, Any], quick: list[ImageRow], post: Callable[[Message], object]) -> None:
+def _tell(
+    document: dict[str, Any], quick: list[ImageRow], post: Callable[[Message], object]
+) -> None:
     if "fault" in document:
         post(ImagesRead(tuple(quick), is_complete=True, fault=document["fault"]))
     elif "facts" in document:
@@ -194,11 +200,11 @@ def _quick_rows(base: Path, pattern: str, source: int, split: str) -> list[Image
     suffixes = image_suffixes()
     folder = base / Path(pattern).expanduser()
     if folder.is_dir():
-        root = str(folder)
+        start = len(str(folder)) + 1
         return [
-            ImageRow(os.path.splitext(os.path.relpath(path, root))[0], path, None, source, "", split)
-            for path in _walk(root)
-            if os.path.splitext(path)[1].lower() in suffixes
+            ImageRow(path[start:].rpartition(".")[0], path, None, source, "", split)
+            for path in _walk(str(folder))
+            if f".{path.rpartition('.')[2]}".lower() in suffixes
         ]
     found = [path for path in sorted(base.glob(pattern)) if path.suffix.lower() in suffixes]
     return [ImageRow(path.stem, str(path), None, source, "", split) for path in found]
@@ -253,7 +259,9 @@ def assign_label(folder: Path, source: int, answer: str) -> str:
 
 def label_in(finding: str) -> str:
     """Return the unknown label that a finding speaks of; empty when it speaks of none."""
-    found = re.search(r'(?:label|value|class) ["\']?([^"\',:;]+?)["\']? (?:is no class|is unknown)', finding)
+    found = re.search(
+        r'(?:label|value|class) ["\']?([^"\',:;]+?)["\']? (?:is no class|is unknown)', finding
+    )
     return found[1].strip() if found else ""
 
 
@@ -280,7 +288,9 @@ def convert_labels(folder: Path, source: int, to: str) -> str:
     arguments += ["--images", str(folder / data.images), "--project", str(project.file)]
     done = run_command(arguments)
     if done.code != 0:
-        raise InputError("convert", done.words or "failed", f"Try: emcfsys-engine {' '.join(arguments)}")
+        raise InputError(
+            "convert", done.words or "failed", f"Try: emcfsys-engine {' '.join(arguments)}"
+        )
     return f"{printable(done.out.strip())} → {out.name}"
 
 

@@ -128,7 +128,7 @@ class HotFolderReader:
         elif isinstance(event, ImageFailed):
             line = HotLine(
                 time=event.time,
-                image=event.image,
+                image=_short(project, event.image),
                 path=_below(project, project.hotfolder.watch or "", event.image),
                 mask=None,
                 text=event.reason + (f" (try {event.attempt})" if not event.final else ""),
@@ -177,7 +177,9 @@ def stop_watch(folder: Path) -> str:
             if job.kind == "watch" and job.is_open and Path(job.run).parent.parent == folder:
                 queue.cancel(job.id)
                 return f"job {job.id} is asked to end"
-    raise InputError(folder, "no watch of this queue", "It may run in another terminal: end it there")
+    raise InputError(
+        folder, "no watch of this queue", "It may run in another terminal: end it there"
+    )
 
 
 def retry_failed(folder: Path) -> str:
@@ -211,12 +213,18 @@ def _line_of(event: ImageDone, project: Project) -> HotLine:
         words.append(f"conf {event.confidence:.2f}")
     return HotLine(
         time=event.time,
-        image=event.image,
+        image=_short(project, event.image),
         path=_below(project, project.hotfolder.watch or "", event.image),
         mask=_below(project, project.hotfolder.output, event.mask),
         text="  ".join(words),
         unlike=event.unlike,
     )
+
+
+def _short(project: Project, name: str) -> str:
+    """Return an image's name below the watched folder."""
+    root = str(project.folder / (project.hotfolder.watch or ""))
+    return name.removeprefix(root + "/")
 
 
 def _below(project: Project, folder: str, name: str) -> Path:

@@ -138,7 +138,7 @@ def history_of(job_id: int) -> str:
     with Queue.open() as queue:
         job = queue.get(job_id)
         lines = [
-            f"{time.strftime('%F %H:%M:%S', time.localtime(line.time))}  {line.state:<12} {line.reason}"
+            f"{day_clock(line.time)}  {line.state:<12} {line.reason}"
             for line in queue.history(job_id)
         ]
     lines += ["", f"run: {job.run}", *job.evidence]
@@ -166,7 +166,9 @@ def _job_row(job: Job) -> JobRow:
 
 
 def _gpu_rows(gpus: list[Gpu], jobs: list[Job]) -> tuple[GpuRow, ...]:
-    ours = {uuid: job for job in jobs if job.state in ("running", "stopping") for uuid in job.gpu_ids}
+    ours = {
+        uuid: job for job in jobs if job.state in ("running", "stopping") for uuid in job.gpu_ids
+    }
     rows: list[GpuRow] = []
     for gpu in gpus:
         if gpu.uuid in ours:

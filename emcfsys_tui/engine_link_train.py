@@ -87,9 +87,7 @@ def read_form(folder: Path) -> ProjectForm:
         facts = _facts(load_project(file))
     except EmcfError as error:
         faults = _field_faults(error)
-    return ProjectForm(
-        fields=tuple(fields), digest=_digest(content), faults=faults, facts=facts
-    )
+    return ProjectForm(fields=tuple(fields), digest=_digest(content), faults=faults, facts=facts)
 
 
 def judge(folder: Path, changes: Mapping[str, str]) -> Verdict:
@@ -202,7 +200,9 @@ def _field_faults(error: EmcfError) -> tuple[FieldFault, ...]:
     return tuple(
         FieldFault(
             key=one.key if isinstance(one, ProjectError) else "",
-            text=printable(f"{one.what}. {one.remedy}" if isinstance(one, InputError) else str(one)),
+            text=printable(
+                f"{one.what}. {one.remedy}" if isinstance(one, InputError) else str(one)
+            ),
         )
         for one in faults
     )

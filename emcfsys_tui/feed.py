@@ -13,7 +13,9 @@ class Feed:
     `read` returns None when nothing changed. While paused nothing is read.
     """
 
-    def __init__(self, owner: Widget, read: Callable[[], Message | None], *, every_s: float) -> None:
+    def __init__(
+        self, owner: Widget, read: Callable[[], Message | None], *, every_s: float
+    ) -> None:
         self._owner = owner
         self._read = read
         self._every_s = every_s

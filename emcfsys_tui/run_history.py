@@ -26,6 +26,7 @@ from emcfsys_tui.series import Series
 from emcfsys_tui.values import ClassScore, LogLine, RunDetail, RunRow, Tone
 
 _LINES = 1000
+_STEP_LINES = 100
 _TONES: dict[type[object], Tone] = {
     RunFinished: "good",
     RunFailed: "bad",
@@ -90,9 +91,10 @@ class RunHistory:
     def detail(self) -> RunDetail:
         """Return everything that is drawn of the run."""
         newest = self._validation
-        classes = () if newest is None else tuple(
-            ClassScore(name=name, iou=iou, f1=newest.f1.get(name)) for name, iou in newest.iou.items()
-        )  # fmt: skip
+        scores = newest.iou.items() if newest else ()
+        f1 = newest.f1 if newest else {}
+        classes = tuple(ClassScore(name=name, iou=iou, f1=f1.get(name)) for name, iou in scores)
+        lines = sorted([*self._recent, *self._steps], key=lambda event: event.time)
         return RunDetail(
             id=self.run.id,
             version=self.version,
@@ -102,7 +104,7 @@ class RunHistory:
             best_step=self._best_step,
             lines=tuple(
                 LogLine(time=event.time, text=text, tone=_TONES.get(type(event), ""))
-                for event in self._recent
+                for event in lines
                 if (text := line_of(event))
             ),
             log=tuple(self._log_lines),
@@ -111,6 +113,7 @@ class RunHistory:
     def _reset(self) -> None:
         self._series: dict[str, Series] = {}
         self._recent: deque[AnyEvent] = deque(maxlen=_LINES)
+        self._steps: deque[StepDone] = deque(maxlen=_STEP_LINES)  # must not push the others out
         self._started: RunStarted | None = None
         self._validation: ValidationDone | None = None
         self._ending: Ending | None = None
@@ -124,10 +127,10 @@ class RunHistory:
         steps: list[float] = []
         losses: list[float] = []
         rates: list[float] = []
-        recent = self._recent
+        newest_steps = self._steps
         for event in events:
-            recent.append(event)
             if type(event) is StepDone:
+                newest_steps.append(event)
                 steps.append(event.step)
                 losses.append(event.loss)
                 rates.append(event.learning_rate)
@@ -135,6 +138,7 @@ class RunHistory:
                 continue
             self._add_steps(steps, losses, rates)
             steps, losses, rates = [], [], []
+            self._recent.append(event)
             self._take_rare(event)
         self._add_steps(steps, losses, rates)
 

@@ -32,11 +32,15 @@ def load_settings() -> Settings:
         return Settings()
     except (OSError, ValueError) as error:
         return Settings(faults=(f"{file}: {error}",))
-    faults = [f"{file}: {key}: is no setting. {nearest(key, _KEYS)}" for key in document if key not in _KEYS]
+    faults = [
+        f"{file}: {key}: is no setting. {nearest(key, _KEYS)}"
+        for key in document
+        if key not in _KEYS
+    ]
     theme, bell = document.get("theme", ""), document.get("bell", True)
     pictures, keys = document.get("pictures", "grey"), document.get("keys", {})
     if not isinstance(theme, str):
-        faults.append(f"{file}: theme: is no text. Write theme = \"emcfsys-dark\"")
+        faults.append(f'{file}: theme: is no text. Write theme = "emcfsys-dark"')
         theme = ""
     if not isinstance(bell, bool):
         faults.append(f"{file}: bell: is neither true nor false")

@@ -3,20 +3,21 @@
 from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Container, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from emcfsys_engine.errors import printable
+from emcfsys_tui.keys import shown
 
 
 class ConfirmScreen(ModalScreen[bool]):
     """Asks before something is lost for good."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("y", "answer(True)", "Yes", id="confirm.yes"),
-        Binding("n,escape,q", "answer(False)", "No", id="confirm.no"),
+        shown("y", "answer(True)", "Yes", "confirm.yes"),
+        shown("n,escape,q", "answer(False)", "No", "confirm.no"),
     ]
 
     def __init__(self, question: str, yes: str) -> None:
@@ -37,7 +38,7 @@ class ConfirmScreen(ModalScreen[bool]):
 class AskScreen(ModalScreen[str | None]):
     """Asks for one line of text."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "give_up", "Cancel", id="ask.cancel")]
+    BINDINGS: ClassVar[list[BindingType]] = [shown("escape", "give_up", "Cancel", "ask.cancel")]
 
     def __init__(self, question: str, value: str = "") -> None:
         super().__init__()
@@ -63,8 +64,8 @@ class TextScreen(ModalScreen[None]):
     """A text to read: facts of a file, a comparison, a report."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,enter", "close", "Close", id="text.close"),
-        Binding("y", "copy", "Copy", id="text.copy", tooltip="Copy the text (OSC 52)"),
+        shown("escape,q,enter", "close", "Close", "text.close"),
+        shown("y", "copy", "Copy", "text.copy", "Copy the text (OSC 52)"),
     ]
 
     def __init__(self, title: str, text: str) -> None:

@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Container
 from textual.screen import Screen
 from textual.widgets import Static
 
+from emcfsys_tui.keys import quiet, shown
 from emcfsys_tui.widgets.lines import KeyLine, TopLine
 
 if TYPE_CHECKING:
@@ -30,12 +31,19 @@ class Page(Screen[None]):
         (34, "-tall"),
     ]
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("question_mark,f1", "app.help", "help", key_display="?", id="app.help", tooltip="What every key does here"),
-        Binding("colon,ctrl+p", "app.command_palette", "palette", key_display=":", id="app.palette", tooltip="Find any action by name"),
-        Binding("tab", "app.focus_next", "Next pane", show=False, id="app.next"),
-        Binding("shift+tab", "app.focus_previous", "Previous pane", show=False, id="app.previous"),
-        Binding("q", "app.leave", "Quit", show=False, id="app.quit", tooltip="Leave; jobs go on"),
-    ]  # fmt: skip
+        shown("question_mark,f1", "app.help", "help", "app.help", "What every key does here", "?"),
+        shown(
+            "colon,ctrl+p",
+            "app.command_palette",
+            "palette",
+            "app.palette",
+            "Find any action by name",
+            ":",
+        ),
+        quiet("tab", "app.focus_next", "Next pane", "app.next"),
+        quiet("shift+tab", "app.focus_previous", "Previous pane", "app.previous"),
+        quiet("q", "app.leave", "Quit", "app.quit", "Leave; jobs go on"),
+    ]
 
     @property
     def page_app(self) -> "EmcfApp":

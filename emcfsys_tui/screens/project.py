@@ -10,6 +10,7 @@ from textual.widgets import ContentSwitcher
 
 from emcfsys_tui.engine_link_jobs import QueueReader
 from emcfsys_tui.feed import Feed
+from emcfsys_tui.keys import quiet
 from emcfsys_tui.messages import QueueRead, RunsChanged, TabWanted
 from emcfsys_tui.screens.page import Page
 from emcfsys_tui.values import JobRow, QueueState
@@ -39,12 +40,25 @@ class ProjectScreen(Page):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
-            Binding(tab.key, f"tab('{tab.id}')", tab.name, show=False, id=f"tab.{tab.id}", tooltip=f"Go to {tab.name}")
+            Binding(
+                tab.key,
+                f"tab('{tab.id}')",
+                tab.name,
+                show=False,
+                id=f"tab.{tab.id}",
+                tooltip=f"Go to {tab.name}",
+            )
             for tab in TABS
         ),
-        Binding("escape", "back", "All projects", show=False, id="project.back", tooltip="Back to the list of projects"),
-        Binding("y", "copy_command", "Copy the command", show=False, id="project.command", tooltip="Copy the engine command that does the same"),
-    ]  # fmt: skip
+        quiet("escape", "back", "All projects", "project.back", "Back to the list of projects"),
+        quiet(
+            "y",
+            "copy_command",
+            "Copy the command",
+            "project.command",
+            "Copy the engine command that does the same",
+        ),
+    ]
 
     def __init__(self, folder: Path, *, tab: str = "runs") -> None:
         super().__init__()

@@ -6,10 +6,11 @@ from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 
 from emcfsys_tui import engine_link
 from emcfsys_tui.feed import Feed
+from emcfsys_tui.keys import shown
 from emcfsys_tui.messages import ProjectChosen, ProjectsRead, Told
 from emcfsys_tui.screens.ask import AskScreen
 from emcfsys_tui.screens.page import Page
@@ -38,11 +39,19 @@ class ProjectsScreen(Page):
     """The projects of ./projects and the recent ones."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter,o", "open", "open", id="projects.open", tooltip="Open the project"),
-        Binding("d", "demo", "make the demo", id="projects.demo", tooltip="Make the demo project in ./projects/demo"),
-        Binding("n", "new", "new from images", id="projects.new", tooltip="Make a project from a folder of images"),
-        Binding("q", "app.leave", "quit", id="app.quit", tooltip="Leave; jobs go on"),
-    ]  # fmt: skip
+        shown("enter,o", "open", "open", "projects.open", "Open the project"),
+        shown(
+            "d",
+            "demo",
+            "make the demo",
+            "projects.demo",
+            "Make the demo project in ./projects/demo",
+        ),
+        shown(
+            "n", "new", "new from images", "projects.new", "Make a project from a folder of images"
+        ),
+        shown("q", "app.leave", "quit", "app.quit", "Leave; jobs go on"),
+    ]
 
     def compose_body(self) -> ComposeResult:
         """A list is enough."""

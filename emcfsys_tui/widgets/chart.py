@@ -6,12 +6,13 @@ from typing import ClassVar
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
+from emcfsys_tui.keys import quiet
 from emcfsys_tui.series import ColumnOfSeries, SeriesView, smoothed
 from emcfsys_tui.widgets.canvas import Colour, Frame, Stroke, draw_strokes
 from emcfsys_tui.widgets.rows import fitted
@@ -34,15 +35,13 @@ class Chart(Widget, can_focus=True):
     """Curves over training steps, one named glyph each."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left,h", "point(-1)", "Cursor left", show=False, id="chart.left"),
-        Binding("right,l", "point(1)", "Cursor right", show=False, id="chart.right"),
-        Binding("plus,equals_sign", "zoom(0.5)", "Zoom in", show=False, id="chart.zoom_in"),
-        Binding("minus", "zoom(2.0)", "Zoom out", show=False, id="chart.zoom_out"),
-        Binding("less_than_sign,comma", "pan(-0.25)", "Pan left", show=False, id="chart.pan_left"),
-        Binding(
-            "greater_than_sign,full_stop", "pan(0.25)", "Pan right", show=False, id="chart.pan_right"
-        ),
-        Binding("0", "whole", "Whole run", show=False, id="chart.whole"),
+        quiet("left,h", "point(-1)", "Cursor left", "chart.left"),
+        quiet("right,l", "point(1)", "Cursor right", "chart.right"),
+        quiet("plus,equals_sign", "zoom(0.5)", "Zoom in", "chart.zoom_in"),
+        quiet("minus", "zoom(2.0)", "Zoom out", "chart.zoom_out"),
+        quiet("less_than_sign,comma", "pan(-0.25)", "Pan left", "chart.pan_left"),
+        quiet("greater_than_sign,full_stop", "pan(0.25)", "Pan right", "chart.pan_right"),
+        quiet("0", "whole", "Whole run", "chart.whole"),
     ]
     COMPONENT_CLASSES: ClassVar[set[str]] = {"chart--title", "chart--axis", "chart--cursor"}
 
@@ -66,7 +65,9 @@ class Chart(Widget, can_focus=True):
             self.window = window
             super().__init__()
 
-    def __init__(self, title: str, *, id: str | None = None, log_y: bool = False, decimals: int = 3) -> None:
+    def __init__(
+        self, title: str, *, id: str | None = None, log_y: bool = False, decimals: int = 3
+    ) -> None:
         super().__init__(id=id)
         self.chart_title = title
         self._decimals = decimals
@@ -173,7 +174,9 @@ class Chart(Widget, can_focus=True):
         if whole is None or width < 8 or height < 2:
             return
         left, right = self.window or whole
-        columns = [smoothed(c.view.columns(left, right, width * 2), self.smoothing) for c in self.curves]
+        columns = [
+            smoothed(c.view.columns(left, right, width * 2), self.smoothing) for c in self.curves
+        ]
         limits = _limits(columns, left, right, self.log_y)
         if limits is None:
             return
@@ -181,7 +184,10 @@ class Chart(Widget, can_focus=True):
             left=left, right=right, low=limits[0], high=limits[1],
             width=width, height=height, is_log=self.log_y,
         )  # fmt: skip
-        strokes = [_stroke(part, curve.colour, frame) for part, curve in zip(columns, self.curves, strict=True)]
+        strokes = [
+            _stroke(part, curve.colour, frame)
+            for part, curve in zip(columns, self.curves, strict=True)
+        ]
         self._lines = draw_strokes(frame, [stroke for stroke in reversed(strokes) if stroke.xs])
         self._marks = self._glyphs(frame, columns)
         self.num_drawn += 1
@@ -201,7 +207,10 @@ class Chart(Widget, can_focus=True):
         for curve, _ in pairs:
             best = curve.view.nearest(curve.best_x) if curve.best_x is not None else None
             if best is not None and frame.left <= best[0] <= frame.right:
-                marks[frame.column(best[0]), max(0, min(frame.height - 1, frame.row(best[1])))] = ("★", curve.colour)
+                marks[frame.column(best[0]), max(0, min(frame.height - 1, frame.row(best[1])))] = (
+                    "★",
+                    curve.colour,
+                )
         return marks
 
     def _canvas_line(self, frame: Frame, row: int, base: Style) -> list[Segment]:
@@ -257,7 +266,11 @@ class Chart(Widget, can_focus=True):
         left, right = _steps(frame.left), _steps(frame.right)
         middle = _steps((frame.left + frame.right) / 2)
         room = frame.width - len(left) - len(right)
-        text = fitted(middle, room, right=False) if room < len(middle) + 4 else middle.center(max(0, room))
+        text = (
+            fitted(middle, room, right=False)
+            if room < len(middle) + 4
+            else middle.center(max(0, room))
+        )
         return f"{' ' * _AXIS}{left}{text}{right}"
 
 

@@ -5,19 +5,21 @@ from typing import ClassVar
 
 from rich.segment import Segment
 from textual import events
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
+
+from emcfsys_tui.keys import quiet
 
 
 class Choice(Widget, can_focus=True):
     """Words side by side; the chosen one stands in brackets."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left,h", "shift(-1)", "Word before", show=False, id="choice.before"),
-        Binding("right,l,space", "shift(1)", "Next word", show=False, id="choice.next"),
+        quiet("left,h", "shift(-1)", "Word before", "choice.before"),
+        quiet("right,l,space", "shift(1)", "Next word", "choice.next"),
     ]
     COMPONENT_CLASSES: ClassVar[set[str]] = {"choice--chosen", "choice--default"}
 

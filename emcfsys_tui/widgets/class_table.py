@@ -1,5 +1,7 @@
 """IoU and F1 of each class, as numbers and as bars."""
 
+from typing import ClassVar
+
 from rich.segment import Segment
 from textual.reactive import reactive
 from textual.strip import Strip
@@ -13,7 +15,7 @@ from emcfsys_tui.widgets.rows import fitted
 class ClassTable(Widget):
     """One line a class, at the newest validation."""
 
-    COMPONENT_CLASSES = {"classes--title", "classes--bar", "classes--dim"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"classes--title", "classes--bar", "classes--dim"}
 
     detail: reactive[RunDetail | None] = reactive(None)
 
@@ -34,7 +36,9 @@ class ClassTable(Widget):
             return Strip.blank(width, base)
         score = detail.classes[y - 1]
         numbers = f" {_score(score.iou)}  F1 {_score(score.f1)} "
-        name = fitted(printable(score.name), max(6, min(16, width - len(numbers) - 6)), cut="middle")
+        name = fitted(
+            printable(score.name), max(6, min(16, width - len(numbers) - 6)), cut="middle"
+        )
         room = max(0, width - len(name) - len(numbers) - 3)
         bar = _bar(score.iou or 0.0, min(room, 24))
         style = base + self.get_component_rich_style("classes--bar", partial=True)

@@ -7,7 +7,7 @@ from typing import ClassVar, overload
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.reactive import reactive
 from textual.widgets import Input, Static
@@ -15,6 +15,7 @@ from textual.worker import get_current_worker
 
 from emcfsys_tui import engine_link_data
 from emcfsys_tui.engine_link_data import Decoder, PictureWish
+from emcfsys_tui.keys import quiet, shown
 from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, PictureRead, PointRead, TextFound
 from emcfsys_tui.screens.ask import AskScreen
 from emcfsys_tui.values import CheckState, FindingRow, ImageFacts, ImageRow
@@ -32,8 +33,14 @@ _COLUMNS = (
     Column(title="nm", width=6, right=True, hide_below=66),
     Column(title="problem", width=24, hide_below=90),
 )
-_FINDINGS = (Column(title="", width=1), Column(title="file", width=22, cut="start"), Column(title="what"))
-_EMPTY = "No images here. [[data]] in project.toml says where they are; 2 shows what is wrong with it."
+_FINDINGS = (
+    Column(title="", width=1),
+    Column(title="file", width=22, cut="start"),
+    Column(title="what"),
+)
+_EMPTY = (
+    "No images here. [[data]] in project.toml says where they are; 2 shows what is wrong with it."
+)
 
 
 class ImageList(Sequence[Row]):
@@ -73,27 +80,63 @@ class ImageList(Sequence[Row]):
             "" if facts is None or facts.pixel_nm is None else f"{facts.pixel_nm:.4g}",
             problem,
         )
-        return Row(key=image.key, cells=cells, tone="bad" if problem else "" if image.labels else "dim")
+        return Row(
+            key=image.key, cells=cells, tone="bad" if problem else "" if image.labels else "dim"
+        )
 
 
 class DataPane(Pane):
     """A hundred thousand images, as easily as ten."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "filter", "filter", key_display="/", id="data.filter", tooltip="Show the images with these words: name, class, split, “no labels”"),
-        Binding("o", "overlay", "overlay", id="data.overlay", tooltip="Labels, prediction, or the bare image"),
-        Binding("c", "one_class", "class", id="data.class", tooltip="Lay one class after the other over the image"),
-        Binding("plus,equals_sign", "zoom(0.5)", "zoom", key_display="+-", id="data.zoom_in", tooltip="Zoom in around the pointer; - zooms out"),
-        Binding("v", "convert", "convert", id="data.convert", tooltip="Write the annotations in another format"),
-        Binding("minus", "zoom(2.0)", "Zoom out", show=False, id="data.zoom_out"),
-        Binding("b", "opacity", "Opacity", show=False, id="data.opacity", tooltip="How much the overlay covers"),
-        Binding("w", "whole", "Whole image", show=False, id="data.whole"),
-        Binding("e", "split", "Edit the split", show=False, id="data.split", tooltip="train, val, test or auto for this image's source"),
-        Binding("a", "assign", "Assign a label", show=False, id="data.assign", tooltip="Say which class a label of this source means"),
-        Binding("k", "check", "Check again", show=False, id="data.check", tooltip="Run emcfsys-engine check"),
-        Binding("i", "inspect", "Facts of the file", show=False, id="data.inspect", tooltip="What the file says of itself"),
-        Binding("P", "predict", "Predict all images", show=False, id="data.predict", tooltip="Submit a prediction of this source with the best model; o shows it"),
-    ]  # fmt: skip
+        shown(
+            "slash",
+            "filter",
+            "filter",
+            "data.filter",
+            "Show the images with these words: name, class, split, “no labels”",
+            "/",
+        ),
+        shown("o", "overlay", "overlay", "data.overlay", "Labels, prediction, or the bare image"),
+        shown(
+            "c", "one_class", "class", "data.class", "Lay one class after the other over the image"
+        ),
+        shown(
+            "plus,equals_sign",
+            "zoom(0.5)",
+            "zoom",
+            "data.zoom_in",
+            "Zoom in around the pointer; - zooms out",
+            "+-",
+        ),
+        shown("v", "convert", "convert", "data.convert", "Write the annotations in another format"),
+        quiet("minus", "zoom(2.0)", "Zoom out", "data.zoom_out"),
+        quiet("b", "opacity", "Opacity", "data.opacity", "How much the overlay covers"),
+        quiet("w", "whole", "Whole image", "data.whole"),
+        quiet(
+            "e",
+            "split",
+            "Edit the split",
+            "data.split",
+            "train, val, test or auto for this image's source",
+        ),
+        quiet(
+            "a",
+            "assign",
+            "Assign a label",
+            "data.assign",
+            "Say which class a label of this source means",
+        ),
+        quiet("k", "check", "Check again", "data.check", "Run emcfsys-engine check"),
+        quiet("i", "inspect", "Facts of the file", "data.inspect", "What the file says of itself"),
+        quiet(
+            "P",
+            "predict",
+            "Predict all images",
+            "data.predict",
+            "Submit a prediction of this source with the best model; o shows it",
+        ),
+    ]
 
     images: reactive[tuple[ImageRow, ...]] = reactive((), always_update=True)
     check_state: reactive[CheckState] = reactive(CheckState(running=True))
@@ -117,7 +160,9 @@ class DataPane(Pane):
         """List and check at the left, the picture at the right."""
         with Horizontal():
             with Vertical(id="data-left"):
-                yield Input(placeholder="words to look for; esc ends", id="data-filter", compact=True)
+                yield Input(
+                    placeholder="words to look for; esc ends", id="data-filter", compact=True
+                )
                 yield Rows(_COLUMNS, id="images", empty="Reading the folders …")
                 yield Static(id="check-title", classes="section", markup=False)
                 yield Rows(_FINDINGS, id="findings", titles=False, empty="")
@@ -194,6 +239,7 @@ class DataPane(Pane):
         self.query_one("#check-title", Static).update(f"─ {title} " + "─" * 80)
         findings = self.query_one("#findings", Rows)
         findings.empty = "" if check.running else "Nothing to mend: 2 goes on to Train."
+        findings.styles.height = max(1, min(10, len(check.findings)))
         findings.rows = [_finding_row(number, one) for number, one in enumerate(check.findings)]
         self._show_images()
 
@@ -321,7 +367,9 @@ class DataPane(Pane):
             if answer:
                 self.attempt(partial(self._change, engine_link_data.set_split, source, answer))
 
-        question = f"Split of source {source} ([[data]] number {source + 1}): train, val, test or auto"
+        question = (
+            f"Split of source {source} ([[data]] number {source + 1}): train, val, test or auto"
+        )
         self.app.push_screen(AskScreen(question, image.split or "auto"), answered)
 
     def action_assign(self) -> None:
@@ -336,7 +384,9 @@ class DataPane(Pane):
             if answer:
                 self.attempt(partial(self._change, engine_link_data.assign_label, source, answer))
 
-        question = f"Source {source}: which class is a label? Write label = class, or label = ignore"
+        question = (
+            f"Source {source}: which class is a label? Write label = class, or label = ignore"
+        )
         start = engine_link_data.proposal(self.folder, unknown) if unknown else ""
         self.app.push_screen(AskScreen(question, start), answered)
 
@@ -385,7 +435,9 @@ class DataPane(Pane):
             if image is None:
                 self.query_one(PictureBox).picture = None
             return
-        self._decoder.wish(self._wish_of(image, view=view, width=room.width, height=room.height * 2))
+        self._decoder.wish(
+            self._wish_of(image, view=view, width=room.width, height=room.height * 2)
+        )
 
     def _wish_of(
         self,
@@ -422,7 +474,9 @@ class DataPane(Pane):
             return
         words = self.wanted.lower().split()
         if words:
-            order = [n for n, text in enumerate(self._haystacks) if all(word in text for word in words)]
+            order = [
+                n for n, text in enumerate(self._haystacks) if all(word in text for word in words)
+            ]
         else:
             order = range(len(self.images))
         rows = self.query_one("#images", Rows)
@@ -450,4 +504,3 @@ def _finding_row(number: int, one: FindingRow) -> Row:
     tone = "bad" if one.level == "error" else "warn"
     what = f"{one.what}. {one.remedy}" if one.remedy else one.what
     return Row(key=str(number), cells=("✗" if one.level == "error" else "!", name, what), tone=tone)
-

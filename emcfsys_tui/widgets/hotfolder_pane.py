@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.reactive import reactive
 from textual.widgets import Static
@@ -16,6 +16,7 @@ from emcfsys_engine.errors import printable
 from emcfsys_tui import engine_link_hotfolder
 from emcfsys_tui.engine_link_data import Decoder, PictureWish
 from emcfsys_tui.feed import Feed
+from emcfsys_tui.keys import quiet, shown
 from emcfsys_tui.messages import HotRead, PictureRead, PointRead, TabWanted
 from emcfsys_tui.values import HotLine, HotState, QueueState
 from emcfsys_tui.widgets.lines import sparkline
@@ -53,16 +54,22 @@ class HotFolderPane(Pane):
     """What the microscope wrote, and what became of it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "start_stop", "start/stop", id="hot.start", tooltip="Start the watch as a job, or let it end"),
-        Binding("t", "retry", "retry failed", id="hot.retry", tooltip="Look at the failed images again"),
-        Binding("o", "overlay", "overlay", id="hot.overlay", tooltip="Mask or bare image"),
-        Binding("c", "one_class", "class", id="hot.class", tooltip="One class after the other"),
-        Binding("f", "follow", "follow newest", id="hot.follow", tooltip="Show each image as it comes"),
-        Binding("plus,equals_sign", "zoom(0.5)", "Zoom in", show=False, id="hot.zoom_in"),
-        Binding("minus", "zoom(2.0)", "Zoom out", show=False, id="hot.zoom_out"),
-        Binding("b", "opacity", "Opacity", show=False, id="hot.opacity"),
-        Binding("j", "job", "Its job", show=False, id="hot.job", tooltip="Show the watch in Jobs"),
-    ]  # fmt: skip
+        shown(
+            "space",
+            "start_stop",
+            "start/stop",
+            "hot.start",
+            "Start the watch as a job, or let it end",
+        ),
+        shown("t", "retry", "retry failed", "hot.retry", "Look at the failed images again"),
+        shown("o", "overlay", "overlay", "hot.overlay", "Mask or bare image"),
+        shown("c", "one_class", "class", "hot.class", "One class after the other"),
+        shown("f", "follow", "follow newest", "hot.follow", "Show each image as it comes"),
+        quiet("plus,equals_sign", "zoom(0.5)", "Zoom in", "hot.zoom_in"),
+        quiet("minus", "zoom(2.0)", "Zoom out", "hot.zoom_out"),
+        quiet("b", "opacity", "Opacity", "hot.opacity"),
+        quiet("j", "job", "Its job", "hot.job", "Show the watch in Jobs"),
+    ]
 
     hot: reactive[HotState] = reactive(HotState())
     follows: reactive[bool] = reactive(True)
@@ -175,7 +182,9 @@ class HotFolderPane(Pane):
         if not self.may_change():
             return
         if not self.hot.configured:
-            self.page_app.tell("Add [hotfolder] with watch = \"incoming\" to project.toml first", "warning")
+            self.page_app.tell(
+                'Add [hotfolder] with watch = "incoming" to project.toml first', "warning"
+            )
         elif self.hot.state == "stopped" and self._job() is None:
             self.page_app.tell("Starting: the model is looked up …")
             self.attempt(partial(engine_link_hotfolder.start_watch, self.folder))
@@ -209,7 +218,9 @@ class HotFolderPane(Pane):
     def action_follow(self) -> None:
         """Show each image as it comes, or keep still."""
         self.follows = not self.follows
-        self.page_app.tell("The newest image is shown as it comes" if self.follows else "The picture keeps still")
+        self.page_app.tell(
+            "The newest image is shown as it comes" if self.follows else "The picture keeps still"
+        )
         if self.follows:
             self.query_one("#newest", Rows).cursor = 0
 
@@ -253,7 +264,9 @@ class HotFolderPane(Pane):
 
     def _show_state(self) -> None:
         if self.is_mounted:
-            self.query_one("#hot-state", Static).update(_state_text(self.hot, self._job(), self.folder))
+            self.query_one("#hot-state", Static).update(
+                _state_text(self.hot, self._job(), self.folder)
+            )
 
 
 def _state_text(hot: HotState, job: int | None, folder: Path) -> str:
@@ -263,10 +276,11 @@ def _state_text(hot: HotState, job: int | None, folder: Path) -> str:
     since = f"  since {span(max(0.0, time.time() - hot.since))}" if hot.since else ""
     model = Path(hot.model)
     name = f"{model.parent.name} {model.stem}" if model.suffix else hot.model
-    first = f" {look} {hot.watch}/ {hot.detail}  → {hot.output}/  model {name}{since}"
+    detail = f" {hot.detail[hot.detail.rfind('(') :]}" if "(" in hot.detail else ""
+    first = f" {look} {hot.watch}/{detail}  → {hot.output}/  model {name}{since}"
     counts = (
-        f" masked {hot.done:,}  trying {hot.trying:,}  failed {hot.failed:,}  skipped {hot.skipped:,}"
-        f"  unlike training data {hot.unlike:,}"
+        f" masked {hot.done:,}  trying {hot.trying:,}  failed {hot.failed:,}"
+        f"  skipped {hot.skipped:,}  unlike training data {hot.unlike:,}"
     )
     lag = "–" if hot.median_lag_s is None else f"{hot.median_lag_s:.2f} s"
     worst = "–" if hot.worst_lag_s is None else f"{hot.worst_lag_s:.1f} s"
@@ -299,5 +313,3 @@ def _row(line: HotLine) -> Row:
         cells=(clock(line.time), "!" if line.unlike else " ", line.image, text),
         tone="warn" if line.unlike else "",
     )
-
-

@@ -7,12 +7,13 @@ from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
 from emcfsys_tui import engine_link_jobs
 from emcfsys_tui.feed import Feed
+from emcfsys_tui.keys import quiet, shown
 from emcfsys_tui.messages import LogRead, TabWanted, TextFound
 from emcfsys_tui.values import STATE_LOOKS, GpuRow, JobRow, QueueState
 from emcfsys_tui.widgets.log_view import LogView
@@ -39,17 +40,33 @@ class JobsPane(Pane):
     """Every job of this user on this machine."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("x", "ask('cancel')", "cancel", id="jobs.cancel", tooltip="End for good; what was reached is saved"),
-        Binding("p", "ask('pause')", "pause", id="jobs.pause", tooltip="Out of the way; it keeps its place"),
-        Binding("r", "ask('resume')", "resume", id="jobs.resume", tooltip="Let a paused or interrupted job go on"),
-        Binding("t", "ask('retry')", "retry", id="jobs.retry", tooltip="Run an ended job again"),
-        Binding("o", "run", "its run", id="jobs.run", tooltip="Show the job's run in Runs"),
-        Binding("s", "ask('stop')", "Stop early", show=False, id="jobs.stop", tooltip="What was reached is its result"),
-        Binding("u,left_square_bracket", "shift(-1)", "Earlier", show=False, id="jobs.earlier", tooltip="One place up in the queue"),
-        Binding("d,right_square_bracket", "shift(1)", "Later", show=False, id="jobs.later", tooltip="One place down in the queue"),
-        Binding("i", "history", "History", show=False, id="jobs.history", tooltip="Every move of this job"),
-        Binding("slash", "filter", "Filter the log", show=False, key_display="/", id="jobs.filter"),
-    ]  # fmt: skip
+        shown(
+            "x", "ask('cancel')", "cancel", "jobs.cancel", "End for good; what was reached is saved"
+        ),
+        shown("p", "ask('pause')", "pause", "jobs.pause", "Out of the way; it keeps its place"),
+        shown(
+            "r", "ask('resume')", "resume", "jobs.resume", "Let a paused or interrupted job go on"
+        ),
+        shown("t", "ask('retry')", "retry", "jobs.retry", "Run an ended job again"),
+        shown("o", "run", "its run", "jobs.run", "Show the job's run in Runs"),
+        quiet("s", "ask('stop')", "Stop early", "jobs.stop", "What was reached is its result"),
+        quiet(
+            "u,left_square_bracket",
+            "shift(-1)",
+            "Earlier",
+            "jobs.earlier",
+            "One place up in the queue",
+        ),
+        quiet(
+            "d,right_square_bracket",
+            "shift(1)",
+            "Later",
+            "jobs.later",
+            "One place down in the queue",
+        ),
+        quiet("i", "history", "History", "jobs.history", "Every move of this job"),
+        quiet("slash", "filter", "Filter the log", "jobs.filter", face="/"),
+    ]
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -189,7 +206,9 @@ def _gpu_text(queue: QueueState) -> str:
     daemon = "no daemon: submitting a job starts it"
     if queue.daemon_pid is not None:
         daemon = f"daemon: process {queue.daemon_pid}"
-    gpus = [_gpu_line(gpu) for gpu in queue.gpus] or [" no GPU on this machine: jobs use the processor"]
+    gpus = [_gpu_line(gpu) for gpu in queue.gpus] or [
+        " no GPU on this machine: jobs use the processor"
+    ]
     return "\n".join([f"─ machine ─ {daemon}", *gpus])
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from typing import ClassVar
+
 from rich.segment import Segment
 from textual import events
 from textual.message import Message
@@ -29,7 +31,7 @@ class Tab:
 class TopLine(Widget):
     """The project, its tabs, and what runs on this machine."""
 
-    COMPONENT_CLASSES = {"top--place", "top--tab", "top--current", "top--state"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"top--place", "top--tab", "top--current", "top--state"}
 
     place: reactive[str] = reactive("")
     tabs: reactive[tuple[Tab, ...]] = reactive(())
@@ -84,7 +86,7 @@ class TopLine(Widget):
 class KeyLine(Widget):
     """At most seven keys that do something here; a click presses them."""
 
-    COMPONENT_CLASSES = {"keys--key", "keys--word"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"keys--key", "keys--word"}
 
     keys: reactive[tuple[tuple[str, str, str], ...]] = reactive(())  # key, word, action
 

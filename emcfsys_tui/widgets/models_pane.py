@@ -6,12 +6,13 @@ from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
 from emcfsys_tui import engine_link_models
 from emcfsys_tui.feed import Feed
+from emcfsys_tui.keys import shown
 from emcfsys_tui.messages import ModelsRead, TabWanted
 from emcfsys_tui.values import ModelRow
 from emcfsys_tui.widgets.pane import Pane
@@ -29,19 +30,28 @@ _COLUMNS = (
     Column(title="size", width=7, right=True),
     Column(title="written", width=12, hide_below=76),
 )
-_EMPTY = "No model files yet: a training writes best.safetensors at its first validation. 2 goes to Train."
+_EMPTY = (
+    "No model files yet: a training writes best.safetensors at its first validation."
+    " 2 goes to Train."
+)
 
 
 class ModelsPane(Pane):
     """Every model file of the project."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("i", "inspect", "inspect", id="models.inspect", tooltip="What the file says of itself"),
-        Binding("v", "verify", "verify", id="models.verify", tooltip="Compute its test vector again"),
-        Binding("u", "use", "use in hot folder", id="models.use", tooltip="Write it into [hotfolder] of project.toml"),
-        Binding("o", "run", "its run", id="models.run", tooltip="Show the run it comes from"),
-        Binding("n", "path", "copy path", id="models.path", tooltip="Copy the file's path (OSC 52)"),
-    ]  # fmt: skip
+        shown("i", "inspect", "inspect", "models.inspect", "What the file says of itself"),
+        shown("v", "verify", "verify", "models.verify", "Compute its test vector again"),
+        shown(
+            "u",
+            "use",
+            "use in hot folder",
+            "models.use",
+            "Write it into [hotfolder] of project.toml",
+        ),
+        shown("o", "run", "its run", "models.run", "Show the run it comes from"),
+        shown("n", "path", "copy path", "models.path", "Copy the file's path (OSC 52)"),
+    ]
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

@@ -10,17 +10,18 @@ from rich.palette import Palette
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
+from emcfsys_tui.keys import quiet
 from emcfsys_tui.values import Picture
 
 _UNLABELLED = 255
 _GREYS = 12  # fewer steps than the terminal has: neighbours become equal, and cost no bytes
-_OPACITIES = (0.35, 0.6, 1.0)
+_OPACITIES = (0.5, 0.75, 1.0)
 Colours = Sequence[tuple[int, int, int]]
 
 
@@ -28,14 +29,14 @@ class PictureView(Widget, can_focus=True):
     """What the decoder made of an image, as large as there is room."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left,h", "point(-1, 0)", "Point left", show=False, id="picture.left"),
-        Binding("right,l", "point(1, 0)", "Point right", show=False, id="picture.right"),
-        Binding("up,k", "point(0, -1)", "Point up", show=False, id="picture.up"),
-        Binding("down,j", "point(0, 1)", "Point down", show=False, id="picture.down"),
-        Binding("H", "pan(-0.25, 0)", "Pan left", show=False, id="picture.pan_left"),
-        Binding("L", "pan(0.25, 0)", "Pan right", show=False, id="picture.pan_right"),
-        Binding("K", "pan(0, -0.25)", "Pan up", show=False, id="picture.pan_up"),
-        Binding("J", "pan(0, 0.25)", "Pan down", show=False, id="picture.pan_down"),
+        quiet("left,h", "point(-1, 0)", "Point left", "picture.left"),
+        quiet("right,l", "point(1, 0)", "Point right", "picture.right"),
+        quiet("up,k", "point(0, -1)", "Point up", "picture.up"),
+        quiet("down,j", "point(0, 1)", "Point down", "picture.down"),
+        quiet("H", "pan(-0.25, 0)", "Pan left", "picture.pan_left"),
+        quiet("L", "pan(0.25, 0)", "Pan right", "picture.pan_right"),
+        quiet("K", "pan(0, -0.25)", "Pan up", "picture.pan_up"),
+        quiet("J", "pan(0, 0.25)", "Pan down", "picture.pan_down"),
     ]
 
     picture: reactive[Picture | None] = reactive(None)
@@ -171,8 +172,12 @@ class PictureView(Widget, can_focus=True):
         only = self.only_class
         return [
             _grey(value)
-            if class_id == _UNLABELLED or (only is not None and class_id != only) or (only is None and class_id == 0)
-            else _blend(value, self.colours[order.get(class_id, class_id) % len(self.colours)], share)
+            if class_id == _UNLABELLED
+            or (only is not None and class_id != only)
+            or (only is None and class_id == 0)
+            else _blend(
+                value, self.colours[order.get(class_id, class_id) % len(self.colours)], share
+            )
             for value, class_id in zip(greys, ids, strict=True)
         ]
 
@@ -212,7 +217,7 @@ def _grey(value: int) -> tuple[int, int, int]:
 
 @lru_cache(4096)
 def _blend(value: int, colour: tuple[int, int, int], share: float) -> tuple[int, int, int]:
-    grey = _grey(value)[0]
+    grey = 70 + _grey(value)[0] * 185 // 255  # too dark a colour has no hue in 256
     red, green, blue = (round(grey * (1 - share) + part * share) for part in colour)
     return red, green, blue
 
@@ -246,14 +251,18 @@ _PALETTE = Palette(
 )
 
 
-def _segment(pair: tuple[tuple[int, int, int], tuple[int, int, int]], count: int, true_colour: bool) -> Segment:
+def _segment(
+    pair: tuple[tuple[int, int, int], tuple[int, int, int]], count: int, true_colour: bool
+) -> Segment:
     upper, lower = _colour(pair[0], true_colour), _colour(pair[1], true_colour)
     if upper == lower:
         return Segment(" " * count, Style.from_color(None, upper))
     return Segment("▀" * count, Style.from_color(upper, lower))
 
 
-def _pointer_style(pair: tuple[tuple[int, int, int], tuple[int, int, int]], true_colour: bool) -> Style:
+def _pointer_style(
+    pair: tuple[tuple[int, int, int], tuple[int, int, int]], true_colour: bool
+) -> Style:
     is_bright = sum(pair[0]) > 380
     ink = _colour((0, 0, 0) if is_bright else (255, 255, 255), true_colour)
     return Style.from_color(ink, _colour(pair[0], true_colour)) + Style(bold=True)

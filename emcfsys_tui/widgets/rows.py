@@ -8,7 +8,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.geometry import Size
 from textual.message import Message
 from textual.reactive import reactive
@@ -16,6 +16,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from emcfsys_engine.errors import printable
+from emcfsys_tui.keys import quiet
 from emcfsys_tui.values import Tone
 
 
@@ -43,13 +44,13 @@ class Rows(ScrollView, can_focus=True):
     """Rows under a line of titles, with a cursor and marks."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", "Up", show=False, id="list.up"),
-        Binding("down,j", "move(1)", "Down", show=False, id="list.down"),
-        Binding("pageup", "page(-1)", "Page up", show=False, id="list.page_up"),
-        Binding("pagedown", "page(1)", "Page down", show=False, id="list.page_down"),
-        Binding("home,g", "edge(0)", "First", show=False, id="list.first"),
-        Binding("end,G", "edge(-1)", "Last", show=False, id="list.last"),
-        Binding("enter", "open", "Open", show=False, id="list.open"),
+        quiet("up,k", "move(-1)", "Up", "list.up"),
+        quiet("down,j", "move(1)", "Down", "list.down"),
+        quiet("pageup", "page(-1)", "Page up", "list.page_up"),
+        quiet("pagedown", "page(1)", "Page down", "list.page_down"),
+        quiet("home,g", "edge(0)", "First", "list.first"),
+        quiet("end,G", "edge(-1)", "Last", "list.last"),
+        quiet("enter", "open", "Open", "list.open"),
     ]
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "rows--title",
@@ -84,7 +85,12 @@ class Rows(ScrollView, can_focus=True):
         """The person opened a row."""
 
     def __init__(
-        self, columns: Sequence[Column], *, id: str | None = None, empty: str = "", titles: bool = True
+        self,
+        columns: Sequence[Column],
+        *,
+        id: str | None = None,
+        empty: str = "",
+        titles: bool = True,
     ) -> None:
         super().__init__(id=id)
         self.columns = tuple(columns)
@@ -173,7 +179,9 @@ class Rows(ScrollView, can_focus=True):
         if y < self._titles:
             cells = tuple(column.title for column in self.columns)
             style = base + self.get_component_rich_style("rows--title", partial=True)
-            return Strip([Segment(self._text(cells, " "), style)], width).crop_extend(0, width, base)
+            return Strip([Segment(self._text(cells, " "), style)], width).crop_extend(
+                0, width, base
+            )
         place = y - self._titles + round(self.scroll_offset.y)
         if place >= len(self.rows):
             return Strip.blank(width, base)
@@ -185,7 +193,9 @@ class Rows(ScrollView, can_focus=True):
             name = "rows--cursor" if self.has_focus else "rows--blurred"
             style += self.get_component_rich_style(name, partial=True)
         mark = "■" if row.key in self.marked else ("▸" if place == self.cursor else " ")
-        return Strip([Segment(self._text(row.cells, mark), style)], width).crop_extend(0, width, style)
+        return Strip([Segment(self._text(row.cells, mark), style)], width).crop_extend(
+            0, width, style
+        )
 
     def _empty_line(self, y: int, width: int) -> Strip:
         lines = _wrapped(self.empty, max(1, width - 2))
@@ -240,7 +250,9 @@ def _tail(text: str, width: int) -> str:
 def _share(columns: Sequence[Column], width: int) -> tuple[int, ...]:
     """Return the width of each column, 0 for those that are left out."""
     shown = [width >= column.hide_below for column in columns]
-    fixed = sum(column.width + 1 for column, is_shown in zip(columns, shown, strict=True) if is_shown)
+    fixed = sum(
+        column.width + 1 for column, is_shown in zip(columns, shown, strict=True) if is_shown
+    )
     growing = [n for n, column in enumerate(columns) if shown[n] and not column.width]
     rest = max(0, width - 1 - fixed)
     widths: list[int] = []

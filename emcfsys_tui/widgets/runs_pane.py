@@ -8,12 +8,13 @@ from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal
 from textual.reactive import reactive
 
 from emcfsys_tui import engine_link
 from emcfsys_tui.feed import Feed
+from emcfsys_tui.keys import quiet, shown
 from emcfsys_tui.messages import RunsRead, TabWanted, TextFound
 from emcfsys_tui.values import STATE_LOOKS, QueueState, RunDetail, RunRow
 from emcfsys_tui.widgets.chart import Chart, Curve
@@ -47,19 +48,31 @@ class RunsPane(Pane):
     """Every run of the project."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "mark", "overlay", id="runs.mark", tooltip="Draw this run together with others"),
-        Binding("s", "ask('stop')", "stop", id="runs.stop", tooltip="End early: what was reached is the result"),
-        Binding("r", "ask('resume')", "resume", id="runs.resume", tooltip="Go on from the checkpoint"),
-        Binding("c", "compare", "compare", id="runs.compare", tooltip="Settings in which the shown runs differ"),
-        Binding("slash", "filter", "filter log", key_display="/", id="runs.filter", tooltip="Show only lines with this text"),
-        Binding("x", "ask('cancel')", "Cancel", show=False, id="runs.cancel", tooltip="End for good; what was reached is saved"),
-        Binding("p", "ask('pause')", "Pause", show=False, id="runs.pause", tooltip="Save, free the GPU, keep the place in the queue"),
-        Binding("L", "log_axis", "Log axis", show=False, id="runs.log_axis", tooltip="Logarithmic loss axis on or off"),
-        Binding("S", "smooth", "Smooth", show=False, id="runs.smooth", tooltip="Smooth the curves: off, a little, more, much"),
-        Binding("m", "model", "Model of this run", show=False, id="runs.model", tooltip="Show its model file in Models"),
-        Binding("t", "whole_log", "Whole log", show=False, id="runs.log", tooltip="Events or the worker's own output"),
-        Binding("delete,D", "delete", "Delete", show=False, id="runs.delete", tooltip="Remove the run's folder (asks)"),
-    ]  # fmt: skip
+        shown("space", "mark", "overlay", "runs.mark", "Draw this run together with others"),
+        shown("s", "ask('stop')", "stop", "runs.stop", "End early: what was reached is the result"),
+        shown("r", "ask('resume')", "resume", "runs.resume", "Go on from the checkpoint"),
+        shown("c", "compare", "compare", "runs.compare", "Settings in which the shown runs differ"),
+        shown(
+            "slash", "filter", "filter log", "runs.filter", "Show only lines with this text", "/"
+        ),
+        quiet(
+            "x", "ask('cancel')", "Cancel", "runs.cancel", "End for good; what was reached is saved"
+        ),
+        quiet(
+            "p",
+            "ask('pause')",
+            "Pause",
+            "runs.pause",
+            "Save, free the GPU, keep the place in the queue",
+        ),
+        quiet("L", "log_axis", "Log axis", "runs.log_axis", "Logarithmic loss axis on or off"),
+        quiet(
+            "S", "smooth", "Smooth", "runs.smooth", "Smooth the curves: off, a little, more, much"
+        ),
+        quiet("m", "model", "Model of this run", "runs.model", "Show its model file in Models"),
+        quiet("t", "whole_log", "Whole log", "runs.log", "Events or the worker's own output"),
+        quiet("delete,D", "delete", "Delete", "runs.delete", "Remove the run's folder (asks)"),
+    ]
 
     shown: reactive[tuple[str, ...]] = reactive(())
 
@@ -244,7 +257,11 @@ class RunsPane(Pane):
         rows: list[Row] = []
         for run in self._runs:
             job = jobs.get(str(run.folder))
-            state = job.state if job is not None and job.is_open and run.state != "running" else run.state
+            state = (
+                job.state
+                if job is not None and job.is_open and run.state != "running"
+                else run.state
+            )
             rows.append(_row(run, state, letters.get(run.id, "")))
         self.query_one("#runs", Rows).rows = rows
 
@@ -305,7 +322,9 @@ class RunsPane(Pane):
 def _curves_of_one(detail: RunDetail, colours: tuple[object, ...]) -> dict[str, tuple[Curve, ...]]:
     lines = detail.curves
 
-    def curve(line: str, name: str, glyph: str, place: int, best: float | None = None) -> tuple[Curve, ...]:
+    def curve(
+        line: str, name: str, glyph: str, place: int, best: float | None = None
+    ) -> tuple[Curve, ...]:
         if line not in lines:
             return ()
         colour = colours[place % len(colours)]
@@ -340,7 +359,8 @@ def _row(run: RunRow, state: str, letter: str) -> Row:
             f"{run.step:,}{total}" if run.step else "",
             "" if run.seconds_left is None else span(run.seconds_left),
             run.network or run.does,
-            run.reason.replace("_", " ") or time.strftime("%d %b %H:%M", time.localtime(run.created)),
+            run.reason.replace("_", " ")
+            or time.strftime("%d %b %H:%M", time.localtime(run.created)),
         ),
         tone=tone if state not in ("done", "cancelled") else "",
     )

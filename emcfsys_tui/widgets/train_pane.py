@@ -4,9 +4,8 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.message import Message
 from textual.reactive import reactive
@@ -15,6 +14,7 @@ from textual.widgets import Input, Static
 from emcfsys_engine.errors import printable
 from emcfsys_tui import engine_link_jobs, engine_link_train
 from emcfsys_tui.engine_link_train import FIRST, FormField, ProjectForm, Verdict
+from emcfsys_tui.keys import quiet, shown
 from emcfsys_tui.messages import TabWanted
 from emcfsys_tui.widgets.choice import Choice
 from emcfsys_tui.widgets.pane import Pane
@@ -99,14 +99,25 @@ class TrainPane(Pane):
     """What to train and how long; everything has a good default."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+t,s", "submit", "submit", key_display="s", id="train.submit", tooltip="Put this training into the queue"),
-        Binding("w", "write", "write project.toml", id="train.write", tooltip="Keep these settings, comments stay"),
-        Binding("f", "fold", "all settings", id="train.fold", tooltip="Show or hide the rarer settings"),
-        Binding("R,ctrl+r", "read", "read again", key_display="R", id="train.read", tooltip="Drop the changes and read the file again"),
-        Binding("up", "app.focus_previous", "Previous", show=False, id="train.up"),
-        Binding("down", "app.focus_next", "Next", show=False, id="train.down"),
-        Binding("escape", "leave_field", "Leave the field", show=False, id="train.leave"),
-    ]  # fmt: skip
+        shown(
+            "ctrl+t,s", "submit", "submit", "train.submit", "Put this training into the queue", "s"
+        ),
+        shown(
+            "w", "write", "write project.toml", "train.write", "Keep these settings, comments stay"
+        ),
+        shown("f", "fold", "all settings", "train.fold", "Show or hide the rarer settings"),
+        shown(
+            "R,ctrl+r",
+            "read",
+            "read again",
+            "train.read",
+            "Drop the changes and read the file again",
+            "R",
+        ),
+        quiet("up", "app.focus_previous", "Previous", "train.up"),
+        quiet("down", "app.focus_next", "Next", "train.down"),
+        quiet("escape", "leave_field", "Leave the field", "train.leave"),
+    ]
 
     form: reactive[ProjectForm] = reactive(ProjectForm())
     verdict: reactive[Verdict] = reactive(Verdict())
@@ -176,15 +187,23 @@ class TrainPane(Pane):
         lines = {line.field.key: line for line in self.query(FormLine)}
         for key, line in lines.items():
             line.fault = by_key.get(key, "")
-        others = [f"✗ {fault.key}: {fault.text}" for fault in event.verdict.faults if fault.key not in lines or not lines[fault.key].display]
+        others = [
+            f"✗ {fault.key}: {fault.text}"
+            for fault in event.verdict.faults
+            if fault.key not in lines or not lines[fault.key].display
+        ]
         self.query_one("#train-faults", Static).update("\n".join(others))
         num = len(self._changes)
         changed = f"{num} changed · " if num else ""
-        self.query_one("#train-command", Static).update(f" {changed}$ {printable(event.verdict.command)}")
+        self.query_one("#train-command", Static).update(
+            f" {changed}$ {printable(event.verdict.command)}"
+        )
 
     def on_submitted(self, event: Submitted) -> None:
         """Go and look at the run."""
-        self.page_app.tell(f"Job {event.job}: {event.run} is in the queue. Quitting does not stop it.")
+        self.page_app.tell(
+            f"Job {event.job}: {event.run} is in the queue. Quitting does not stop it."
+        )
         self.post_message(TabWanted("runs", event.run))
 
     def action_read(self) -> None:
@@ -220,9 +239,15 @@ class TrainPane(Pane):
         if self.verdict.faults:
             self.page_app.tell("Mend what is marked with ✗ first", "error")
             return
-        dropped = [key for key, text in self._changes.items() if not text.strip() and not self._replaced(key)]
+        dropped = [
+            key
+            for key, text in self._changes.items()
+            if not text.strip() and not self._replaced(key)
+        ]
         if dropped:
-            self.page_app.tell(f"Write project.toml first (w): {', '.join(dropped)} was emptied", "warning")
+            self.page_app.tell(
+                f"Write project.toml first (w): {', '.join(dropped)} was emptied", "warning"
+            )
             return
         self.attempt(partial(self._submit, self.verdict.overrides))
 
@@ -246,11 +271,16 @@ class TrainPane(Pane):
             self.action_read()
         elif not self._was_told_of_change:
             self._was_told_of_change = True
-            self.page_app.tell("project.toml changed on the disk: R reads it again and drops your changes", "warning")
+            self.page_app.tell(
+                "project.toml changed on the disk: R reads it again and drops your changes",
+                "warning",
+            )
 
     def _judge(self) -> None:
         changes = {key: text for key, text in self._changes.items() if not self._replaced(key)}
-        self.run_worker(partial(self._ask_engine, changes), thread=True, exclusive=True, group="judge")
+        self.run_worker(
+            partial(self._ask_engine, changes), thread=True, exclusive=True, group="judge"
+        )
 
     def _ask_engine(self, changes: dict[str, str]) -> None:
         verdict = engine_link_train.judge(self.folder, changes)
@@ -258,8 +288,14 @@ class TrainPane(Pane):
 
     def _replaced(self, key: str) -> bool:
         """Tell whether a key is empty only because its other half of the budget is given."""
-        other = {"training.steps": "training.minutes", "training.minutes": "training.steps"}.get(key)
-        return bool(other and not self._changes.get(key, "x").strip() and self._changes.get(other, "").strip())
+        other = {"training.steps": "training.minutes", "training.minutes": "training.steps"}.get(
+            key
+        )
+        return bool(
+            other
+            and not self._changes.get(key, "x").strip()
+            and self._changes.get(other, "").strip()
+        )
 
     def _empty_field(self, key: str) -> None:
         line = self.query_one("#field-" + key.replace(".", "-"), FormLine)
@@ -270,5 +306,3 @@ class TrainPane(Pane):
     def _fold(self) -> None:
         for line in self.query(FormLine):
             line.display = self._unfolded or line.field.key in FIRST or bool(line.field.value)
-
-
