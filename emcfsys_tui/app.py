@@ -13,6 +13,7 @@ from emcfsys_engine.errors import printable
 from emcfsys_tui import engine_link, themes
 from emcfsys_tui.crash import save_report
 from emcfsys_tui.messages import ProjectChosen, Told
+from emcfsys_tui.screens.page import LEAST_COLUMNS, LEAST_LINES
 from emcfsys_tui.screens.projects import ProjectsScreen
 from emcfsys_tui.settings import Settings
 from emcfsys_tui.widgets.canvas import Colour
@@ -26,6 +27,16 @@ class EmcfApp(App[None]):
     CSS_PATH = "app.tcss"
     TITLE = "EMCFsys"
     ENABLE_COMMAND_PALETTE = True
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+        (0, "-tiny"),
+        (LEAST_COLUMNS, "-narrow"),
+        (110, "-wide"),
+    ]
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+        (0, "-flat"),
+        (LEAST_LINES, "-low"),
+        (34, "-tall"),
+    ]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+q", "leave", "Quit", show=False, id="app.quit_too", priority=True),
         Binding("ctrl+c", "leave", "Quit", show=False, id="app.quit_by_c"),

@@ -13,6 +13,7 @@ from emcfsys_engine.project import load_project
 from emcfsys_engine.run import Run, TrainRequest, new_run
 from emcfsys_tui.messages import LogRead, QueueRead
 from emcfsys_tui.values import GpuRow, JobRow, QueueState
+from emcfsys_tui.words import day_clock
 
 _NUM_ENDED = 200
 _GPUS_EVERY_S = 5.0

@@ -20,16 +20,6 @@ LEAST_COLUMNS, LEAST_LINES = 60, 16
 class Page(Screen[None]):
     """A screen of the interface."""
 
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
-        (0, "-tiny"),
-        (LEAST_COLUMNS, "-narrow"),
-        (110, "-wide"),
-    ]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
-        (0, "-flat"),
-        (LEAST_LINES, "-low"),
-        (34, "-tall"),
-    ]
     BINDINGS: ClassVar[list[BindingType]] = [
         shown("question_mark,f1", "app.help", "help", "app.help", "What every key does here", "?"),
         shown(

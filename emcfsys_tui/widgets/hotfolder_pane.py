@@ -122,7 +122,7 @@ class HotFolderPane(Pane):
 
     def look_now(self) -> None:
         """Read at once."""
-        self._feed.looktime.time()
+        self._feed.look_now()
 
     def on_hot_read(self, event: HotRead) -> None:
         """Show what was read."""

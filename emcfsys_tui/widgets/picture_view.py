@@ -65,7 +65,9 @@ class PictureView(Widget, can_focus=True):
     def on_resize(self) -> None:
         """Ask for a picture of the new size."""
         self.pointer = None
-        self.post_message(self.Wanted(self.picture.view_px if self._is_zoomed() else None))
+        shown = self.picture
+        is_zoomed = shown is not None and self._is_zoomed()
+        self.post_message(self.Wanted(shown.view_px if shown and is_zoomed else None))
 
     def zoom(self, factor: float) -> None:
         """Show a part, around the pointer or the middle."""
@@ -247,7 +249,7 @@ _CUBE = (0, 95, 135, 175, 215, 255)
 _PALETTE = Palette(
     [(0, 0, 0)] * 16
     + [(r, g, b) for r in _CUBE for g in _CUBE for b in _CUBE]
-    + [(8 + 10 * n,) * 3 for n in range(24)]
+    + [(8 + 10 * n, 8 + 10 * n, 8 + 10 * n) for n in range(24)]
 )
 
 

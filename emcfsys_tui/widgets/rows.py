@@ -128,9 +128,9 @@ class Rows(ScrollView, can_focus=True):
         height = max(1, self.size.height - self._titles)
         top = round(self.scroll_offset.y)
         if self.cursor < top:
-            self.scroll_to(y=self.cursor, animate=False, immediate=True)
+            self.scroll_to(y=self.cursor, animate=False, force=True)
         elif self.cursor >= top + height:
-            self.scroll_to(y=line - height, animate=False, immediate=True)
+            self.scroll_to(y=line - height, animate=False, force=True)
         self.refresh()
         self._tell()
 

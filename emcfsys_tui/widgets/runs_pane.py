@@ -74,7 +74,7 @@ class RunsPane(Pane):
         quiet("delete,D", "delete", "Delete", "runs.delete", "Remove the run's folder (asks)"),
     ]
 
-    shown: reactive[tuple[str, ...]] = reactive(())
+    drawn: reactive[tuple[str, ...]] = reactive(())
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -218,7 +218,7 @@ class RunsPane(Pane):
 
     def action_compare(self) -> None:
         """Show the settings in which the shown runs differ."""
-        folders = [run.folder for run in self._runs if run.id in self.shown]
+        folders = [run.folder for run in self._runs if run.id in self.drawn]
         if len(folders) < 2:
             self.page_app.tell("Mark two runs or more with space, then compare them", "warning")
             return
@@ -243,8 +243,8 @@ class RunsPane(Pane):
         here = {rows.current.key} if rows.current is not None else set[str]()
         known = {run.id for run in self._runs}
         shown = tuple(sorted((rows.marked & known) | here, reverse=True))
-        if shown != self.shown:
-            self.shown = shown
+        if shown != self.drawn:
+            self.drawn = shown
             self._reader.shown = frozenset(shown)
             self._feed.look_now()
             self._show_rows()
@@ -267,10 +267,10 @@ class RunsPane(Pane):
 
     def _letters(self) -> dict[str, str]:
         """Return the letter of each run that is drawn, where several are."""
-        return dict(zip(self.shown, _LETTERS, strict=False)) if len(self.shown) > 1 else {}
+        return dict(zip(self.drawn, _LETTERS, strict=False)) if len(self.drawn) > 1 else {}
 
     def _show_details(self) -> None:
-        details = [self._details[name] for name in self.shown if name in self._details]
+        details = [self._details[name] for name in self.drawn if name in self._details]
         for chart_id, curves in self._curves(details).items():
             self._to_draw.append((self.query_one(f"#{chart_id}", Chart), curves))
         self._draw_next()
