@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, Literal, cast
 
+from rich.markup import escape
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
@@ -27,16 +28,6 @@ class EmcfApp(App[None]):
     CSS_PATH = "app.tcss"
     TITLE = "EMCFsys"
     ENABLE_COMMAND_PALETTE = True
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
-        (0, "-tiny"),
-        (LEAST_COLUMNS, "-narrow"),
-        (110, "-wide"),
-    ]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
-        (0, "-flat"),
-        (LEAST_LINES, "-low"),
-        (34, "-tall"),
-    ]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+q", "leave", "Quit", show=False, id="app.quit_too", priority=True),
         Binding("ctrl+c", "leave", "Quit", show=False, id="app.quit_by_c"),
@@ -57,6 +48,8 @@ class EmcfApp(App[None]):
         self.crashed: BaseException | None = None
         self._folder = folder
         self.animation_level = "none"
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (LEAST_COLUMNS, "-narrow"), (110, "-wide")]
+        self.VERTICAL_BREAKPOINTS = [(0, "-flat"), (LEAST_LINES, "-low"), (34, "-tall")]
 
     @property
     def colours(self) -> tuple[Colour, ...]:
@@ -156,7 +149,7 @@ class EmcfApp(App[None]):
                 continue
             offered.add(binding.action)
             key = self.get_key_display(binding)
-            about = f"{binding.tooltip or binding.description}  [{key}]"
+            about = escape(f"{binding.tooltip or binding.description} · key {key}")
             yield SystemCommand(
                 binding.description.capitalize(),
                 about,
