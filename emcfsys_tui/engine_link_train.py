@@ -116,7 +116,7 @@ def write_form(folder: Path, changes: Mapping[str, str], digest: str) -> str:
     tomlkit: Any = import_module("tomlkit")
     content = file.read_bytes()
     if _digest(content) != digest:
-        raise ProjectError(file, "", "changed on the disk meanwhile", "Read it again: ctrl+r, or R")
+        raise ProjectError(file, "", "changed on the disk meanwhile", "Read it again with R")
     document = tomlkit.parse(content.decode())
     for key, text in changes.items():
         table_name, _, name = key.partition(".")

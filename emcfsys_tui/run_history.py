@@ -70,15 +70,16 @@ class RunHistory:
         """Return the run as a line of the list."""
         record = self._known_record()
         project = record.project if record else None
+        does = self._started.does if self._started else _does(record)
         network = f"{project.model.head}/{project.model.backbone}" if project else ""
         state, reason = self._state
         return RunRow(
             id=self.run.id,
             folder=self.run.folder,
-            does=self._started.does if self._started else _does(record),
+            does=does,
             state=state,
             reason=reason,
-            network=network,
+            network=network if does == "train" else "",
             score=self._best_score,
             best_step=self._best_step,
             step=self._step,

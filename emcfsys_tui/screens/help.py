@@ -17,19 +17,30 @@ class HelpScreen(TextScreen):
 
 
 def help_text(screen: Screen[object]) -> str:
-    """Return one line a key that works on this screen now."""
-    shown: dict[str, tuple[str, str, str]] = {}
+    """Return one line a key that works on this screen now, the ones of the footer first."""
+    lines: dict[str, tuple[bool, str, str]] = {}
     for active in screen.active_bindings.values():
         binding = active.binding
-        if not binding.description or not active.enabled:
+        if not binding.description or not active.enabled or not binding.id:
             continue
         key = screen.app.get_key_display(binding)
-        name = binding.id or binding.action
-        if name in shown:
-            keys = shown[name][0]
-            key = keys if key in keys.split(" ") else f"{keys} {key}"
-        shown[name] = (key, binding.tooltip or binding.description, binding.id or "")
-    width = max((len(key) for key, _, _ in shown.values()), default=0)
-    about = max((len(text) for _, text, _ in shown.values()), default=0)
-    lines = [f"{key:<{width}}  {text:<{about}}  {name}" for key, text, name in shown.values()]
-    return "\n".join([*_LOOPS.split("\n"), "", *lines])
+        known = lines.get(binding.id)
+        if known is not None:
+            key = known[1] if key in known[1].split(" ") else f"{known[1]} {key}"
+        lines[binding.id] = (binding.show, key, binding.tooltip or binding.description)
+    width = max((len(key) for _, key, _ in lines.values()), default=0)
+    about = max((len(text) for _, _, text in lines.values()), default=0)
+    has_room = screen.size.width >= width + about + 40
+    shown = sorted(lines.items(), key=lambda item: not item[1][0])
+    return "\n".join(
+        [
+            *_LOOPS.split("\n"),
+            "",
+            *(
+                f"{key:<{width}}  {text:<{about}}  {name}"
+                if has_room
+                else f"{key:<{width}}  {text}"
+                for name, (_, key, text) in shown
+            ),
+        ]
+    )

@@ -162,8 +162,8 @@ def _status(queue: QueueState, *, read_only: bool) -> str:
     if queue.gpus:
         busy = sum(gpu.owner != "free" for gpu in queue.gpus)
         parts.append(f"GPU {busy}/{len(queue.gpus)}")
-    if running or waiting:
-        parts.append(f"●{running} ○{waiting}")
+    parts += [f"●{running} running"] if running else []
+    parts += [f"○{waiting} waiting"] if waiting else []
     if waiting and queue.daemon_pid is None:
         parts.append("no daemon")
     return " ".join(parts)

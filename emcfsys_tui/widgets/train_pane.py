@@ -92,28 +92,21 @@ class FormLine(Horizontal):
         self.post_message(self.Edited(self.field.key, event.value))
 
     def _remark(self) -> str:
-        return f"✗ {self.fault}" if self.fault else ""
+        return "✗" if self.fault else ""
 
 
 class TrainPane(Pane):
     """What to train and how long; everything has a good default."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        shown("s", "submit", "submit", "train.submit", "Put this training into the queue"),
         shown(
-            "ctrl+t,s", "submit", "submit", "train.submit", "Put this training into the queue", "s"
-        ),
-        shown(
-            "w", "write", "write project.toml", "train.write", "Keep these settings, comments stay"
+            "w", "write", "write project.toml", "train.write", "Keep these settings; comments stay"
         ),
         shown("f", "fold", "all settings", "train.fold", "Show or hide the rarer settings"),
-        shown(
-            "R,ctrl+r",
-            "read",
-            "read again",
-            "train.read",
-            "Drop the changes and read the file again",
-            "R",
-        ),
+        shown("R", "read", "read again", "train.read", "Drop the changes, read the file again"),
+        quiet("ctrl+t", "submit", "Submit", "train.submit_too", "Submit, also from within a field"),
+        quiet("ctrl+w", "write", "Write", "train.write_too", "Write, also from within a field"),
         quiet("up", "app.focus_previous", "Previous", "train.up"),
         quiet("down", "app.focus_next", "Next", "train.down"),
         quiet("escape", "leave_field", "Leave the field", "train.leave"),
@@ -187,12 +180,8 @@ class TrainPane(Pane):
         lines = {line.field.key: line for line in self.query(FormLine)}
         for key, line in lines.items():
             line.fault = by_key.get(key, "")
-        others = [
-            f"✗ {fault.key}: {fault.text}"
-            for fault in event.verdict.faults
-            if fault.key not in lines or not lines[fault.key].display
-        ]
-        self.query_one("#train-faults", Static).update("\n".join(others))
+        words = [f"✗ {fault.key}: {fault.text}" for fault in event.verdict.faults]
+        self.query_one("#train-faults", Static).update("\n".join(words))
         num = len(self._changes)
         changed = f"{num} changed · " if num else ""
         self.query_one("#train-command", Static).update(
