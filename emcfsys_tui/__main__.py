@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from emcfsys_engine import __version__
 from emcfsys_engine.errors import EmcfError, printable
 
@@ -48,7 +50,7 @@ def _start(folder: Path | None, *, read_only: bool, theme: str) -> int:
         return 0
     from_file = import_module("emcfsys_tui.settings").load_settings()
     if theme:
-        from_file = type(from_file)(**{**vars(from_file), "theme": theme})
+        from_file = replace(from_file, theme=theme)
     app = import_module("emcfsys_tui.app").EmcfApp(folder, read_only=read_only, settings=from_file)
     app.run()
     if app.crashed is not None:

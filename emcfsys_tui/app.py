@@ -5,7 +5,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, Literal, cast
 
-from rich.markup import escape
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
@@ -149,7 +148,7 @@ class EmcfApp(App[None]):
                 continue
             offered.add(binding.action)
             key = self.get_key_display(binding)
-            about = escape(f"{binding.tooltip or binding.description} · key {key}")
+            about = f"{binding.tooltip or binding.description} · key {key}".replace("[", r"\[")
             yield SystemCommand(
                 binding.description.capitalize(),
                 about,

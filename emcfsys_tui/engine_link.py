@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,8 +62,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     theme: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CommandEnd:
+class CommandEnd(msgspec.Struct, frozen=True, kw_only=True):
     """How an engine command ended."""
 
     code: int

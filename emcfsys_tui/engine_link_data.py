@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -178,7 +177,7 @@ def _start(arguments: list[str], *, stdin: int = subprocess.DEVNULL) -> "subproc
 
 
 def _with_pixels(picture: Picture, grey: bytes, ids: bytes) -> Picture:
-    return replace(picture, grey=grey, ids=ids)
+    return msgspec.structs.replace(picture, grey=grey, ids=ids)
 
 
 def _tell(

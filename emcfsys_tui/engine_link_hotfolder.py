@@ -2,7 +2,6 @@
 
 import time
 from collections import deque
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -199,11 +198,6 @@ def retry_failed(folder: Path) -> str:
     if not touched:
         raise InputError(output, "holds no failed image that is still there")
     return f"{touched} images will be tried again"
-
-
-def with_job(hot: HotState, job: int | None) -> HotState:
-    """Return the state with the number of the job that watches."""
-    return replace(hot, job=job)
 
 
 def _line_of(event: ImageDone, project: Project) -> HotLine:

@@ -3,7 +3,6 @@
 import hashlib
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -42,8 +41,7 @@ FIRST = (
 _NOT_OFFERED = ("compute.executor", "compute.nodes", "compute.slurm", "training.kfold")
 
 
-@dataclass(frozen=True, kw_only=True)
-class FormField:
+class FormField(msgspec.Struct, frozen=True, kw_only=True):
     """One key of project.toml as a line of the form."""
 
     key: str
@@ -52,8 +50,7 @@ class FormField:
     choices: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProjectForm:
+class ProjectForm(msgspec.Struct, frozen=True, kw_only=True):
     """project.toml as a form."""
 
     fields: tuple[FormField, ...] = ()
@@ -62,13 +59,12 @@ class ProjectForm:
     facts: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What the engine says to the form as it is now."""
 
     faults: tuple[FieldFault, ...] = ()
     command: str = ""
-    overrides: tuple[str, ...] = field(default=())
+    overrides: tuple[str, ...] = ()
 
 
 def read_form(folder: Path) -> ProjectForm:

@@ -1,6 +1,5 @@
 """What the parts of the interface tell each other: readings come down, wishes go up."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from textual.message import Message
@@ -27,104 +26,123 @@ class Reading(Message, bubble=False):
         return type(message) is type(self)
 
 
-@dataclass
 class ProjectsRead(Reading):
     """The projects at a glance."""
 
-    projects: tuple[ProjectRow, ...]
+    def __init__(self, projects: tuple[ProjectRow, ...]) -> None:
+        self.projects = projects
+        super().__init__()
 
 
-@dataclass
 class RunsRead(Reading):
     """The runs of the project, and everything about those that are shown."""
 
-    runs: tuple[RunRow, ...]
-    details: dict[str, RunDetail]
+    def __init__(self, runs: tuple[RunRow, ...], details: dict[str, RunDetail]) -> None:
+        self.runs = runs
+        self.details = details
+        super().__init__()
 
 
-@dataclass
 class QueueRead(Reading):
     """Jobs, GPUs, daemon."""
 
-    queue: QueueState
+    def __init__(self, queue: QueueState) -> None:
+        self.queue = queue
+        super().__init__()
 
 
-@dataclass
 class ImagesRead(Message, bubble=False):
     """The images of the project: names at first, then all that is known."""
 
-    images: tuple[ImageRow, ...]
-    is_complete: bool
-    notes: tuple[str, ...] = ()
-    fault: str = ""
+    def __init__(
+        self,
+        images: tuple[ImageRow, ...],
+        is_complete: bool,
+        notes: tuple[str, ...] = (),
+        fault: str = "",
+    ) -> None:
+        self.images = images
+        self.is_complete = is_complete
+        self.notes = notes
+        self.fault = fault
+        super().__init__()
 
 
-@dataclass
 class FactsRead(Message, bubble=False):
     """Sizes and pixel sizes of some images, by their keys."""
 
-    facts: dict[str, ImageFacts]
+    def __init__(self, facts: dict[str, ImageFacts]) -> None:
+        self.facts = facts
+        super().__init__()
 
 
-@dataclass
 class PointRead(Reading):
     """What is under the cursor of a picture."""
 
-    text: str
+    def __init__(self, text: str) -> None:
+        self.text = text
+        super().__init__()
 
 
-@dataclass
 class CheckRead(Message, bubble=False):
     """What the check found, or that it runs."""
 
-    check: CheckState
+    def __init__(self, check: CheckState) -> None:
+        self.check = check
+        super().__init__()
 
 
-@dataclass
 class PictureRead(Reading):
     """A picture that was asked for."""
 
-    picture: Picture
+    def __init__(self, picture: Picture) -> None:
+        self.picture = picture
+        super().__init__()
 
 
-@dataclass
 class HotRead(Reading):
     """The hot folder."""
 
-    hot: HotState
+    def __init__(self, hot: HotState) -> None:
+        self.hot = hot
+        super().__init__()
 
 
-@dataclass
 class ModelsRead(Reading):
     """The project's model files."""
 
-    models: tuple[ModelRow, ...]
+    def __init__(self, models: tuple[ModelRow, ...]) -> None:
+        self.models = models
+        super().__init__()
 
 
-@dataclass
 class LogRead(Message, bubble=False):
     """New lines of the log of a job."""
 
-    job: int
-    lines: tuple[str, ...]
-    fresh: bool
+    def __init__(self, job: int, lines: tuple[str, ...], fresh: bool) -> None:
+        self.job = job
+        self.lines = lines
+        self.fresh = fresh
+        super().__init__()
 
 
-@dataclass
 class Told(Message):
     """Something worth a line to the person: a toast, and a bell when it is `loud`."""
 
-    text: str
-    severity: str = "information"
-    loud: bool = False
+    def __init__(self, text: str, severity: str = "information", loud: bool = False) -> None:
+        self.text = text
+        self.severity = severity
+        self.loud = loud
+        super().__init__()
 
 
-@dataclass
 class TextFound(Message, bubble=False):
     """A text that was asked for, to be shown on its own screen."""
 
-    title: str
-    text: str
+    def __init__(self, title: str, text: str) -> None:
+        self.title = title
+        self.text = text
+        super().__init__()
 
 
 class ProjectChosen(Message):

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Iterable
+from pathlib import Path
 
 from emcfsys_engine.events import (
     AnyEvent,
@@ -49,11 +50,13 @@ class RunHistory:
         self._log = LogReader(run.log_file)
         self._log_lines: deque[str] = deque(maxlen=_LINES)
         self._state: tuple[str, str] = ("new", "")
+        self._ended_as: tuple[int, tuple[str, str]] | None = None
         self._reset()
 
     def read_new(self) -> bool:
         """Read what is new; tell whether anything changed."""
         events = self._events.read_new()
+        self._has_events = self._has_events or bool(events)
         for place in range(0, len(events), 20_000):
             self._take(events[place : place + 20_000])
             if place:
@@ -122,7 +125,7 @@ class RunHistory:
         self._best_step: int | None = None
         self._step = 0
         self._step_s = 0.0
-        self._is_over = False
+        self._has_events = False
 
     def _take(self, events: Iterable[AnyEvent]) -> None:
         steps: list[float] = []
@@ -194,22 +197,38 @@ class RunHistory:
         return None
 
     def _read_state(self, has_new: bool) -> tuple[str, str]:
-        if self._is_over and not has_new and not self.run.lock_file.exists():
-            return self._state
         if self.run.is_alive():
+            self._ended_as = None
             return "running", ""
+        exit_stamp = _stamp(self.run.exit_file)
+        if has_new or self._ended_as is None or self._ended_as[0] != exit_stamp:
+            self._ended_as = exit_stamp, self._outcome(exit_stamp)
+        return self._ended_as[1]
+
+    def _outcome(self, exit_stamp: int) -> tuple[str, str]:
+        """Tell how the run ended, without reading its events once more."""
         ending = self._ending
         if isinstance(ending, RunFinished | RunFailed | RunInterrupted):
             word = {RunFinished: "done", RunFailed: "failed", RunInterrupted: "interrupted"}
             return word[type(ending)], ending.reason
         if isinstance(ending, RunCancelled):
             return "cancelled", ""
+        if exit_stamp == 0 and self._has_events:
+            return "lost", "its worker and keeper ended without a word"
         return self.run.outcome()
 
     def _known_record(self) -> RunRecord | None:
         if self._record is None and self.run.record_file.exists():
             self._record = self.run.record()
         return self._record
+
+
+def _stamp(file: Path) -> int:
+    """Return when a file changed; 0 where there is none."""
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _does(record: RunRecord | None) -> str:

@@ -3,13 +3,13 @@
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 _BLOCK = 64
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ColumnOfSeries:
+class ColumnOfSeries(msgspec.Struct, frozen=True, kw_only=True):
     """What one column of a chart shows of a series."""
 
     x: float  # middle of the points in it
@@ -65,8 +65,7 @@ class Series:
         return low, high, total
 
 
-@dataclass(frozen=True, slots=True)
-class SeriesView:
+class SeriesView(msgspec.Struct, frozen=True):
     """The first `count` points of a series."""
 
     series: Series

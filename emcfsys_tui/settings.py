@@ -1,8 +1,8 @@
 """~/.config/emcfsys/interface.toml: the person's own keys, theme and picture settings."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import tomli
 
 from emcfsys_engine.config import config_file
@@ -12,14 +12,13 @@ PICTURES = ("grey", "colour")
 _KEYS = ("theme", "bell", "pictures", "keys")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How the interface looks and which keys it listens to."""
 
     theme: str = ""
     bell: bool = True
     pictures: str = "grey"  # grey half-blocks with coloured overlays, or everything in true colour
-    keys: dict[str, str] = field(default_factory=dict[str, str])
+    keys: dict[str, str] = {}
     faults: tuple[str, ...] = ()
 
 

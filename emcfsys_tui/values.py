@@ -1,8 +1,9 @@
 """The plain values that the engine link hands to screens and widgets."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+import msgspec
 
 from emcfsys_tui.series import SeriesView
 
@@ -23,8 +24,7 @@ STATE_LOOKS: dict[str, tuple[str, Tone]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProjectRow:
+class ProjectRow(msgspec.Struct, frozen=True, kw_only=True):
     """One project at a glance."""
 
     folder: Path
@@ -38,8 +38,7 @@ class ProjectRow:
     is_watched: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassScore:
+class ClassScore(msgspec.Struct, frozen=True, kw_only=True):
     """How well one class is told from the others, at the newest validation."""
 
     name: str
@@ -47,8 +46,7 @@ class ClassScore:
     f1: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunRow:
+class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     """One run in the list."""
 
     id: str
@@ -67,8 +65,7 @@ class RunRow:
     has_model: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class LogLine:
+class LogLine(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a run's story."""
 
     time: float
@@ -76,13 +73,12 @@ class LogLine:
     tone: Tone = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunDetail:
+class RunDetail(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is drawn of one run."""
 
     id: str
     version: int = 0  # grows with every batch that changed something
-    curves: dict[str, SeriesView] = field(default_factory=dict[str, SeriesView])
+    curves: dict[str, SeriesView] = {}
     classes: tuple[ClassScore, ...] = ()
     validated_at: int | None = None
     best_step: int | None = None
@@ -90,8 +86,7 @@ class RunDetail:
     log: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobRow:
+class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     """One job in the queue."""
 
     id: int
@@ -107,8 +102,7 @@ class JobRow:
     gpu_ids: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class GpuRow:
+class GpuRow(msgspec.Struct, frozen=True, kw_only=True):
     """One GPU: its memory and who has it."""
 
     name: str
@@ -118,8 +112,7 @@ class GpuRow:
     owner: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class QueueState:
+class QueueState(msgspec.Struct, frozen=True, kw_only=True):
     """The queue, the GPUs and the daemon, as they are now."""
 
     jobs: tuple[JobRow, ...] = ()
@@ -145,8 +138,7 @@ class ImageRow(NamedTuple):
         return self.path if self.plane is None else f"{self.path}#{self.plane}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageFacts:
+class ImageFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the headers of one image say."""
 
     size: str = ""
@@ -154,8 +146,7 @@ class ImageFacts:
     fault: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FindingRow:
+class FindingRow(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that `check` found."""
 
     level: str
@@ -164,8 +155,7 @@ class FindingRow:
     remedy: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckState:
+class CheckState(msgspec.Struct, frozen=True, kw_only=True):
     """How the check beside the data is doing."""
 
     running: bool = False
@@ -173,8 +163,7 @@ class CheckState:
     summary: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Picture:
+class Picture(msgspec.Struct, frozen=True, kw_only=True):
     """A piece of a micrograph as the decoder made it: one grey value a half-block.
 
     Shapes: grey and ids hold width × height bytes, row after row; ids are class values, 255: none.
@@ -193,16 +182,14 @@ class Picture:
     info: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FieldFault:
+class FieldFault(msgspec.Struct, frozen=True, kw_only=True):
     """What is wrong with one key of project.toml."""
 
     key: str
     text: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class HotLine:
+class HotLine(msgspec.Struct, frozen=True, kw_only=True):
     """One image that came through the hot folder."""
 
     time: float
@@ -214,8 +201,7 @@ class HotLine:
     failed: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class HotState:
+class HotState(msgspec.Struct, frozen=True, kw_only=True):
     """How the hot folder is doing."""
 
     configured: bool = False
@@ -242,8 +228,7 @@ class HotState:
     job: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelRow:
+class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     """One model file of a project."""
 
     run: str

@@ -1,6 +1,7 @@
 """The first screen: every project with its state at a glance."""
 
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,7 +13,6 @@ from emcfsys_tui import engine_link
 from emcfsys_tui.feed import Feed
 from emcfsys_tui.keys import shown
 from emcfsys_tui.messages import ProjectChosen, ProjectsRead, Told
-from emcfsys_tui.screens.ask import AskScreen
 from emcfsys_tui.screens.page import Page
 from emcfsys_tui.values import ProjectRow
 from emcfsys_tui.widgets.lines import TopLine, sparkline
@@ -108,8 +108,9 @@ class ProjectsScreen(Page):
             if answer:
                 self._make(["new"], Path(answer).expanduser().absolute())
 
+        ask_screen = import_module("emcfsys_tui.screens.ask").AskScreen
         question = "Make a project from which folder of images?"
-        self.app.push_screen(AskScreen(question, str(Path.cwd()) + "/"), made)
+        self.app.push_screen(ask_screen(question, str(Path.cwd()) + "/"), made)
 
     def _make(self, command: list[str], folder: Path) -> None:
         if self.page_app.may_change():

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any
 
+import msgspec
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
@@ -14,8 +14,7 @@ from rich.text import Text
 Colour = int | tuple[int, int, int]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True, kw_only=True):
     """What a canvas shows: its limits, its size in cells, and whether y is logarithmic."""
 
     left: float
@@ -53,8 +52,7 @@ class Frame:
         return math.log10(max(y, 1e-12)) if self.is_log else y
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stroke:
+class Stroke(msgspec.Struct, frozen=True, kw_only=True):
     """One curve as points to be joined."""
 
     xs: Sequence[float]

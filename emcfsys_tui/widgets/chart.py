@@ -1,8 +1,8 @@
 """A chart of several curves: log axis, smoothing, zoom, pan, and a cursor with exact values."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+import msgspec
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -20,8 +20,7 @@ from emcfsys_tui.widgets.rows import fitted
 _AXIS = 6  # cells for the numbers at the left
 
 
-@dataclass(frozen=True, kw_only=True)
-class Curve:
+class Curve(msgspec.Struct, frozen=True, kw_only=True):
     """One curve: its points, its colour, and the glyph that names it where colour cannot."""
 
     name: str

@@ -1,9 +1,9 @@
 """The line above (where am I, what runs) and the line below (what can I do now)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
+import msgspec
 from rich.segment import Segment
 from textual import events
 from textual.message import Message
@@ -18,8 +18,7 @@ from emcfsys_tui.widgets.rows import fitted
 _MOST_KEYS = 7
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tab:
+class Tab(msgspec.Struct, frozen=True, kw_only=True):
     """One tab: its key, its name."""
 
     id: str

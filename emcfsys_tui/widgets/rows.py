@@ -1,9 +1,9 @@
 """A list that draws only the lines that are seen: a hundred thousand rows cost what twenty do."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import msgspec
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
@@ -20,8 +20,7 @@ from emcfsys_tui.keys import quiet
 from emcfsys_tui.values import Tone
 
 
-@dataclass(frozen=True, kw_only=True)
-class Column:
+class Column(msgspec.Struct, frozen=True, kw_only=True):
     """One column; width 0 takes what the others leave."""
 
     title: str
@@ -31,8 +30,7 @@ class Column:
     hide_below: int = 0  # leave it out where the list is narrower
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One line: a key that stays the same, its cells and its tone."""
 
     key: str
