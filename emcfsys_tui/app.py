@@ -45,8 +45,17 @@ class EmcfApp(App[None]):
         self.memory = engine_link.remembered()
         self.crash_file: Path | None = None
         self.crashed: BaseException | None = None
+        last = self.memory.place
+        if folder is None and last and Path(last, "project.toml").is_file():
+            folder = Path(last)
         self._folder = folder
         self.animation_level = "none"
+        for theme in themes.THEMES:
+            self.register_theme(theme)
+        wanted = self.settings.theme or self.memory.theme or self._theme_of_terminal()
+        known = wanted if wanted in self.available_themes else themes.DARK
+        self.set_reactive(EmcfApp.theme, known)  # before the first style is made of it
+        self.stylesheet.set_variables(self.get_css_variables())
         self.HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (LEAST_COLUMNS, "-narrow"), (110, "-wide")]
         self.VERTICAL_BREAKPOINTS = [(0, "-flat"), (LEAST_LINES, "-low"), (34, "-tall")]
 
@@ -65,30 +74,30 @@ class EmcfApp(App[None]):
             "cursor": "#2c4a6b" if theme.dark else "#c6dcf5",
         }
 
+    def get_default_screen(self) -> Screen[None]:
+        """Open what was asked for, else the last place, else the list of projects."""
+        if self._folder is None:
+            return ProjectsScreen()
+        return self._project_screen(self._folder)
+
     def on_mount(self) -> None:
-        """Dress up and open what was asked for, else the last place, else the list."""
-        for theme in themes.THEMES:
-            self.register_theme(theme)
-        wanted = self.settings.theme or self.memory.theme or self._theme_of_terminal()
-        self.theme = wanted if wanted in self.available_themes else themes.DARK
+        """Listen to the person's own keys, and say what is wrong in the settings."""
         self.set_keymap(self.settings.keys)
-        self.push_screen(ProjectsScreen())
-        folder = self._folder
-        if (
-            folder is None
-            and self.memory.place
-            and Path(self.memory.place, "project.toml").is_file()
-        ):
-            folder = Path(self.memory.place)
-        if folder is not None:
-            self.open_project(folder)
         for fault in self.settings.faults:
             self.tell(fault, "warning")
 
     def open_project(self, folder: Path) -> None:
-        """Open a project over the list of projects."""
+        """Open a project instead of the list."""
+        self.switch_screen(self._project_screen(folder))
+
+    def open_list(self) -> None:
+        """Open the list of projects instead of a project."""
+        self.keep_place(None)
+        self.switch_screen(ProjectsScreen())
+
+    def _project_screen(self, folder: Path) -> Screen[None]:
         screen = import_module("emcfsys_tui.screens.project").ProjectScreen
-        self.push_screen(screen(folder.absolute(), tab=self.memory.tab))
+        return screen(folder.absolute(), tab=self.memory.tab)
 
     def keep_place(self, folder: Path | None, tab: str = "runs") -> None:
         """Remember where the person is, for the next start."""

@@ -11,9 +11,24 @@ from textual.widgets import Input, Static
 from emcfsys_engine.errors import printable
 from emcfsys_tui.keys import shown
 
+_LOOK = """
+ConfirmScreen, AskScreen { align: center middle; background: $background 60%; }
+.dialog { width: 66; max-width: 90%; height: auto; padding: 1 2; background: $panel; border: solid $accent; }
+.dialog Input { margin: 1 0; border: none; height: 1; background: $background; padding: 0 1; }
+.keys { color: $dim; }
+TextScreen, HelpScreen { align: center middle; background: $background 60%; }
+.reader { width: 90%; height: 90%; background: $background; border: solid $primary; padding: 0 1; }
+.reader-title { color: $primary; text-style: bold; }
+.reader .keys { height: 1; }
+.reader VerticalScroll { height: 1fr; }
+"""
+
 
 class ConfirmScreen(ModalScreen[bool]):
     """Asks before something is lost for good."""
+
+    SCOPED_CSS = False
+    DEFAULT_CSS = _LOOK
 
     BINDINGS: ClassVar[list[BindingType]] = [
         shown("y", "answer(True)", "Yes", "confirm.yes"),
@@ -37,6 +52,9 @@ class ConfirmScreen(ModalScreen[bool]):
 
 class AskScreen(ModalScreen[str | None]):
     """Asks for one line of text."""
+
+    SCOPED_CSS = False
+    DEFAULT_CSS = _LOOK
 
     BINDINGS: ClassVar[list[BindingType]] = [shown("escape", "give_up", "Cancel", "ask.cancel")]
 
@@ -62,6 +80,9 @@ class AskScreen(ModalScreen[str | None]):
 
 class TextScreen(ModalScreen[None]):
     """A text to read: facts of a file, a comparison, a report."""
+
+    SCOPED_CSS = False
+    DEFAULT_CSS = _LOOK
 
     BINDINGS: ClassVar[list[BindingType]] = [
         shown("escape,q,enter", "close", "Close", "text.close"),

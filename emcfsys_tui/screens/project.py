@@ -134,8 +134,7 @@ class ProjectScreen(Page):
 
     def action_back(self) -> None:
         """Go back to the list of projects."""
-        self.page_app.keep_place(None)
-        self.dismiss(None)
+        self.page_app.open_list()
 
     def action_copy_command(self) -> None:
         """Copy the engine command that does what this tab shows."""

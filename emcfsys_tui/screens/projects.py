@@ -68,15 +68,6 @@ class ProjectsScreen(Page):
             self, lambda: engine_link.read_projects(engine_link.remembered()), every_s=5.0
         )
 
-    def on_screen_suspend(self) -> None:
-        """Read nothing while a project covers this."""
-        self._feed.pause(True)
-
-    def on_screen_resume(self) -> None:
-        """Look again."""
-        if hasattr(self, "_feed"):
-            self._feed.pause(False)
-
     def on_unmount(self) -> None:
         """Let the thread end."""
         self._feed.end()

@@ -33,6 +33,15 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
 class Chart(Widget, can_focus=True):
     """Curves over training steps, one named glyph each."""
 
+    SCOPED_CSS = False
+    DEFAULT_CSS = """
+    Chart { width: 1fr; height: 1fr; min-height: 5; }
+    Chart > .chart--title { color: $dim; }
+    Chart:focus > .chart--title { color: $accent; text-style: bold; }
+    Chart > .chart--axis { color: $dim; }
+    Chart > .chart--cursor { color: $accent; text-style: bold; }
+    """
+
     BINDINGS: ClassVar[list[BindingType]] = [
         quiet("left,h", "point(-1)", "Cursor left", "chart.left"),
         quiet("right,l", "point(1)", "Cursor right", "chart.right"),

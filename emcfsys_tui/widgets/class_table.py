@@ -15,6 +15,14 @@ from emcfsys_tui.widgets.rows import fitted
 class ClassTable(Widget):
     """One line a class, at the newest validation."""
 
+    SCOPED_CSS = False
+    DEFAULT_CSS = """
+    ClassTable { width: 5fr; }
+    ClassTable > .classes--title { color: $dim; }
+    ClassTable > .classes--dim { color: $dim; }
+    ClassTable > .classes--bar { color: $primary; }
+    """
+
     COMPONENT_CLASSES: ClassVar[set[str]] = {"classes--title", "classes--bar", "classes--dim"}
 
     detail: reactive[RunDetail | None] = reactive(None)

@@ -88,6 +88,14 @@ class ImageList(Sequence[Row]):
 class DataPane(Pane):
     """A hundred thousand images, as easily as ten."""
 
+    SCOPED_CSS = False
+    DEFAULT_CSS = """
+    DataPane #data-left { width: 6fr; }
+    DataPane #images { height: 1fr; }
+    DataPane #findings { height: 1; }
+    DataPane #data-filter { height: 1; border: none; padding: 0 1; background: $panel; }
+    """
+
     BINDINGS: ClassVar[list[BindingType]] = [
         shown(
             "slash",

@@ -53,6 +53,14 @@ _NOT_SET = (
 class HotFolderPane(Pane):
     """What the microscope wrote, and what became of it."""
 
+    SCOPED_CSS = False
+    DEFAULT_CSS = """
+    HotFolderPane #hot-state { height: 3; }
+    HotFolderPane #hot-left { width: 6fr; }
+    HotFolderPane #newest { height: 3fr; }
+    HotFolderPane #failures { height: 1fr; min-height: 3; }
+    """
+
     BINDINGS: ClassVar[list[BindingType]] = [
         shown(
             "space",

@@ -39,6 +39,13 @@ _LINES = 5000
 class JobsPane(Pane):
     """Every job of this user on this machine."""
 
+    SCOPED_CSS = False
+    DEFAULT_CSS = """
+    JobsPane #jobs { height: 2fr; }
+    JobsPane #gpus { height: auto; max-height: 10; color: $dim; }
+    JobsPane LogView { width: 1fr; height: 3fr; }
+    """
+
     BINDINGS: ClassVar[list[BindingType]] = [
         shown(
             "x", "ask('cancel')", "cancel", "jobs.cancel", "End for good; what was reached is saved"

@@ -19,6 +19,12 @@ Line = tuple[str, str, str]  # time, text, tone
 class LogView(Vertical):
     """Times and texts, under a filter."""
 
+    SCOPED_CSS = False
+    DEFAULT_CSS = """
+    LogView { width: 6fr; height: 1fr; }
+    LogView Input { height: 1; border: none; padding: 0 1; background: $panel; }
+    """
+
     lines: reactive[tuple[Line, ...]] = reactive((), always_update=True)
     heading: reactive[str] = reactive("log")
     wanted: reactive[str] = reactive("")

@@ -39,6 +39,11 @@ _EMPTY = (
 class ModelsPane(Pane):
     """Every model file of the project."""
 
+    SCOPED_CSS = False
+    DEFAULT_CSS = """
+    ModelsPane #model-about { height: auto; max-height: 3; color: $dim; }
+    """
+
     BINDINGS: ClassVar[list[BindingType]] = [
         shown("i", "inspect", "inspect", "models.inspect", "What the file says of itself"),
         shown("v", "verify", "verify", "models.verify", "Compute its test vector again"),

@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 class PictureBox(Vertical):
     """What is known of one image, the image itself foremost."""
 
+    SCOPED_CSS = False
+    DEFAULT_CSS = """
+    PictureBox { width: 5fr; padding-left: 1; }
+    PictureView { height: 1fr; }
+    #picture-legend, #picture-point { height: 1; }
+    #picture-point { color: $dim; }
+    PictureView:focus { background: $panel; }
+    Screen.-wide PictureBox { width: 8fr; }
+    """
+
     picture: reactive[Picture | None] = reactive(None)
     image_name: reactive[str] = reactive("")
     point: reactive[str] = reactive("")

@@ -47,6 +47,17 @@ _MOST_SHOWN = 6
 class RunsPane(Pane):
     """Every run of the project."""
 
+    SCOPED_CSS = False
+    DEFAULT_CSS = """
+    .charts { height: 3fr; }
+    .charts.extra { display: none; }
+    Screen.-tall .charts.extra { display: block; layout: horizontal; }
+    RunsPane #runs { height: 6; }
+    Screen.-tall RunsPane #runs { height: 10; }
+    RunsPane #details { height: 6; }
+    Screen.-tall RunsPane #details { height: 12; }
+    """
+
     BINDINGS: ClassVar[list[BindingType]] = [
         shown("space", "mark", "overlay", "runs.mark", "Draw this run together with others"),
         shown("s", "ask('stop')", "stop", "runs.stop", "End early: what was reached is the result"),

@@ -98,6 +98,23 @@ class FormLine(Horizontal):
 class TrainPane(Pane):
     """What to train and how long; everything has a good default."""
 
+    SCOPED_CSS = False
+    DEFAULT_CSS = """
+    TrainPane #train-facts { height: 1; color: $dim; }
+    TrainPane #form { height: 1fr; scrollbar-size-vertical: 1; }
+    TrainPane #form:focus { border-left: none; }
+    TrainPane #train-faults { height: auto; max-height: 6; color: $error; padding: 0 1; }
+    TrainPane #train-command { height: auto; max-height: 4; background: $panel; color: $dim; }
+    FormLine { height: 1; }
+    FormLine .field-name { width: 24; padding: 0 1; color: $dim; }
+    FormLine:focus-within .field-name { color: $accent; text-style: bold; }
+    FormLine Input { width: 30; height: 1; border: none; padding: 0; background: $panel; }
+    FormLine Choice { width: auto; min-width: 46; height: 1; }
+    FormLine .field-remark { width: 1fr; padding: 0 1; color: $error; }
+    Choice > .choice--chosen { text-style: bold; color: $primary; }
+    Choice:focus { background: $panel; }
+    """
+
     BINDINGS: ClassVar[list[BindingType]] = [
         shown("s", "submit", "submit", "train.submit", "Put this training into the queue"),
         shown(
