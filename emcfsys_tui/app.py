@@ -74,14 +74,10 @@ class EmcfApp(App[None]):
             "cursor": "#2c4a6b" if theme.dark else "#c6dcf5",
         }
 
-    def get_default_screen(self) -> Screen[None]:
-        """Open what was asked for, else the last place, else the list of projects."""
-        if self._folder is None:
-            return ProjectsScreen()
-        return self._project_screen(self._folder)
-
     def on_mount(self) -> None:
-        """Listen to the person's own keys, and say what is wrong in the settings."""
+        """Open what was asked for, else the last place, else the list of projects."""
+        folder = self._folder
+        self.push_screen(ProjectsScreen() if folder is None else self._project_screen(folder))
         self.set_keymap(self.settings.keys)
         for fault in self.settings.faults:
             self.tell(fault, "warning")
@@ -185,7 +181,7 @@ class EmcfApp(App[None]):
         """Keep a report of our mistake, and end with the terminal restored."""
         if self.crashed is None:
             self.crashed = error
-            where = type(self.screen_stack[-1]).__name__ if self._screen_stacks else ""
+            where = " ".join(type(screen).__name__ for screen in self._screen_stack)
             self.crash_file = save_report(error, where)
         super()._handle_exception(error)
 

@@ -13,7 +13,8 @@ from emcfsys_tui.keys import shown
 
 _LOOK = """
 ConfirmScreen, AskScreen { align: center middle; background: $background 60%; }
-.dialog { width: 66; max-width: 90%; height: auto; padding: 1 2; background: $panel; border: solid $accent; }
+.dialog { width: 66; max-width: 90%; height: auto; padding: 1 2; }
+.dialog { background: $panel; border: solid $accent; }
 .dialog Input { margin: 1 0; border: none; height: 1; background: $background; padding: 0 1; }
 .keys { color: $dim; }
 TextScreen, HelpScreen { align: center middle; background: $background 60%; }

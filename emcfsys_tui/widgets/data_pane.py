@@ -118,6 +118,7 @@ class DataPane(Pane):
             "+-",
         ),
         shown("v", "convert", "convert", "data.convert", "Write the annotations in another format"),
+        quiet("escape", "drop_filter", "Show all again", "data.drop_filter"),
         quiet("minus", "zoom(2.0)", "Zoom out", "data.zoom_out"),
         quiet("b", "opacity", "Opacity", "data.opacity", "How much the overlay covers"),
         quiet("w", "whole", "Whole image", "data.whole"),
@@ -299,15 +300,18 @@ class DataPane(Pane):
         """Keep the filter, and look."""
         self.take_focus()
 
-    def key_escape(self) -> None:
-        """Drop the filter."""
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Let escape go on to the screen while there is no filter to drop."""
+        if action == "drop_filter":
+            return self.is_mounted and bool(self.query_one("#data-filter").display)
+        return True
+
+    def action_drop_filter(self) -> None:
+        """Show all images again."""
         box = self.query_one("#data-filter", Input)
-        if box.display:
-            box.value = ""
-            box.display = False
-            self.take_focus()
-        else:
-            self.screen.run_worker(self.screen.run_action("back"))
+        box.value = ""
+        box.display = False
+        self.take_focus()
 
     def action_filter(self) -> None:
         """Open the filter."""

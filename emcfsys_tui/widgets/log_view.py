@@ -1,15 +1,17 @@
 """Lines that come: follows the newest, searches, keeps its place while somebody reads."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 from textual import on
 from textual.app import ComposeResult
+from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.reactive import reactive
 from textual.widgets import Input, Static
 
 from emcfsys_engine.errors import printable
+from emcfsys_tui.keys import quiet
 from emcfsys_tui.values import Tone
 from emcfsys_tui.widgets.rows import Column, Row, Rows
 
@@ -24,6 +26,10 @@ class LogView(Vertical):
     LogView { width: 6fr; height: 1fr; }
     LogView Input { height: 1; border: none; padding: 0 1; background: $panel; }
     """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        quiet("escape", "drop_filter", "Show all lines again", "log.drop_filter"),
+    ]
 
     lines: reactive[tuple[Line, ...]] = reactive((), always_update=True)
     heading: reactive[str] = reactive("log")
@@ -75,13 +81,17 @@ class LogView(Vertical):
         self.query_one(Rows).focus()
         self._hide_empty()
 
-    def key_escape(self) -> None:
-        """Drop the filter."""
-        box = self.query_one(Input)
-        if box.display:
-            box.value = ""
-            self.query_one(Rows).focus()
-            self._hide_empty()
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Let escape go on to the screen while there is no filter to drop."""
+        if action == "drop_filter":
+            return self.is_mounted and bool(self.query_one(Input).display)
+        return True
+
+    def action_drop_filter(self) -> None:
+        """Show all lines again."""
+        self.query_one(Input).value = ""
+        self.query_one(Rows).focus()
+        self._hide_empty()
 
     def _hide_empty(self) -> None:
         box = self.query_one(Input)
