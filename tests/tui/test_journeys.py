@@ -257,5 +257,5 @@ async def test_a_name_with_escapes_is_shown_harmlessly(demo: Path) -> None:
     evil = "evil\x1b[31m[bold]\nname.png"
     shutil.copy(demo / "images/train/cell_0001.png", demo / "images/train" / evil)
     async with opened(demo, "1", size=(120, 40)) as pilot:
-        await until(pilot, lambda: "evil\\x1b" in screen_text(pilot))
+        await until(pilot, lambda: "evil\\x" in screen_text(pilot))
         assert "\x1b" not in screen_text(pilot)
