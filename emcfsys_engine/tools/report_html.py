@@ -94,11 +94,6 @@ _STYLE = """
 @media (prefers-color-scheme:dark){:root{--paper:#14181c;--ink:#e3e7eb;--soft:#98a3ae;
 --line:#2e353c;--panel:#1c2227;--best:#f0a05a;--c0:#56b4e9;--c1:#f28a3c;--c2:#2fc494;--c3:#e39cc4;
 --c4:#e6b93a;--c5:#8fd0f5;--c6:#b4bac1;--good:#2fc494;--bad:#ff8a70;--busy:#56b4e9}}
-@media print{:root{--paper:#fff;--ink:#000;--soft:#444;--line:#ccc;--panel:#fff;--best:#b3470b;
---c0:#0072b2;--c1:#d55e00;--c2:#00845f;--c3:#b0568c;--c4:#9a6a00;--c5:#2f8fc4;--c6:#55595e;
---good:#00704f;--bad:#b3260b;--busy:#0072b2}
-body{font-size:9pt}main{padding:0}.charts{grid-template-columns:1fr 1fr}figure,tr,.tiles>div{break-inside:avoid}h2{break-after:avoid}
-details::details-content{content-visibility:visible;height:auto}.wide{overflow:visible}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
@@ -151,4 +146,10 @@ details{margin:10px 0}summary{cursor:pointer;font-weight:600}
 pre{background:var(--panel);border:1px solid var(--line);border-radius:6px;padding:10px 12px;
 overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere}
 footer{margin-top:44px;color:var(--soft);font-size:.85em}
+@media print{:root{--paper:#fff;--ink:#000;--soft:#444;--line:#ccc;--panel:#fff;--best:#b3470b;
+--c0:#0072b2;--c1:#d55e00;--c2:#00845f;--c3:#b0568c;--c4:#9a6a00;--c5:#2f8fc4;--c6:#55595e;
+--good:#00704f;--bad:#b3260b;--busy:#0072b2}
+body{font-size:9pt}main{padding:0}
+.charts{grid-template-columns:1fr 1fr}figure,tr,.tiles>div{break-inside:avoid}h2{break-after:avoid}
+details::details-content{content-visibility:visible;height:auto}.wide{overflow:visible}}
 """
