@@ -96,6 +96,14 @@ class CheckpointPruned(Event, frozen=True, kw_only=True, tag="checkpoint_pruned"
     score: float | None = None
 
 
+class PreviewSaved(Event, frozen=True, kw_only=True, tag="preview_saved"):
+    """A small picture of one validation image: image, truth, prediction, error side by side."""
+
+    step: int
+    image: str
+    file: str  # relative to the run's folder
+
+
 class WarningGiven(Event, frozen=True, kw_only=True, tag="warning"):
     """Something the person should know that did not stop the run."""
 
@@ -169,6 +177,7 @@ AnyEvent = (
     | ValidationDone
     | CheckpointSaved
     | CheckpointPruned
+    | PreviewSaved
     | WarningGiven
     | ImageDone
     | ImageFailed

@@ -85,6 +85,7 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True):
     gamma: Strength | None = None
     noise: Strength | None = None
     blur: Strength | None = None
+    defocus: Strength | None = None
     low_resolution: Strength | None = None
     curtaining: Strength | None = None
     shading: Strength | None = None

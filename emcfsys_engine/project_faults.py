@@ -24,7 +24,7 @@ def unknown_keys(
 ) -> list[ProjectError]:
     """Return a fault for each key that is not known."""
     names = list(known)
-    what = "is no key of project.toml"
+    what = f"is no key of {file.name}"
     return [
         ProjectError(file, f"{prefix}.{key}" if prefix else key, what, nearest(key, names))
         for key in given

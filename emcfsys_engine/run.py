@@ -207,6 +207,20 @@ class Run:
             what = f"could not be written: {error.strerror}"
             raise RunFolderError(self.record_file, what, "Free some space") from None
 
+    def discard(self) -> None:
+        """Remove a run that was never started.
+
+        Raises: RunFolderError if it was.
+        """
+        if self.events_file.exists() or self.is_alive():
+            raise RunFolderError(self.folder, "has been started", "Cancel it instead")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def start_file(self) -> Path:
+        """Which start of the run is the newest; written by whoever starts it."""
+        return self.folder / "start.json"
+
     def exit_record(self) -> ExitRecord | None:
         """Read exit.json; None while there is none."""
         return _read_optional(self.exit_file, ExitRecord)
@@ -242,7 +256,9 @@ class Run:
 
     def outcome(self) -> tuple[State, str]:
         """Tell how a run that no longer lives ended, and why."""
-        ending = self.ending()
+        ending, record = self.ending(), self.exit_record()
+        if ending is not None and record is not None and record.started > ending.time:
+            ending = None  # of an earlier start: the last one died before its first word
         if isinstance(ending, RunFinished):
             return "done", ending.reason
         if isinstance(ending, RunFailed):
@@ -251,7 +267,6 @@ class Run:
             return "cancelled", ""
         if isinstance(ending, RunInterrupted):
             return "interrupted", ending.reason
-        record = self.exit_record()
         if record is not None and record.signal == "SIGTERM":  # before the worker could listen
             return ("cancelled", "") if self.asked() == "cancel" else ("interrupted", "terminated")
         if record is not None:

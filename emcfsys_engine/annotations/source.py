@@ -304,7 +304,11 @@ class _Labelled:
         self, left: Sequence[object], faults: list[InputError], notes: list[str]
     ) -> None:
         """Labels without an image: an error for masks, a note for annotations or by request."""
+        # A glob picks some images on purpose: the labels of the others are no fault.
+        picks = re.search(r"[*?\[]", self.source.images) is not None
         for label in left:
+            if picks:
+                continue
             if self.source.skips_unlabelled:
                 notes.append(f"{label}: belongs to no image of {self.source.images!r}: not used")
                 continue

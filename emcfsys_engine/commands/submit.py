@@ -8,10 +8,10 @@ import click
 
 from emcfsys_engine.commands.predict import make_prediction, prediction_options
 from emcfsys_engine.commands.watch import make_watch
-from emcfsys_engine.errors import printable
+from emcfsys_engine.errors import QueueError, printable
 from emcfsys_engine.jobs.control import ensure_daemon
 from emcfsys_engine.jobs.queue import Queue
-from emcfsys_engine.project import load_project
+from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run import Run, TrainRequest, new_run
 
 _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
@@ -19,7 +19,7 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.option("--after", type=int, multiple=True, metavar="JOB", help="Wait until it is done."),
     click.option("--group", help="A name that several jobs share."),
     click.option("--gpus", type=click.FloatRange(min=0), help="Whole ones, or a fraction of one."),
-    click.option("--cpus", type=click.IntRange(min=1), help="Processor slots."),
+    click.option("--cpus", type=click.IntRange(min=0), help="Processor slots."),
     click.option("--memory-gb", type=click.FloatRange(min=0), help="Memory to keep free for it."),
     click.option(
         "--resume", type=click.Choice(["auto", "never"]), help="Go on by itself when interrupted."
@@ -53,7 +53,7 @@ def train(project: Path, overrides: tuple[str, ...], **options: Any) -> None:
     """
     loaded = load_project(project, overrides)
     run = new_run(loaded.runs_folder, TrainRequest(), project=loaded, resume="auto")
-    add(run, loaded.name, resume=options.pop("resume") or "auto", **options)
+    _add_of_project(run, loaded, options)
 
 
 @submit.command()
@@ -103,13 +103,26 @@ def watch(project: Path, overrides: tuple[str, ...], **options: Any) -> None:
     """
     loaded = load_project(project, overrides)
     run = make_watch(loaded)
-    add(run, loaded.name, resume=options.pop("resume") or "auto", **options)
+    _add_of_project(run, loaded, options)
+
+
+def _add_of_project(run: Run, project: Project, options: dict[str, Any]) -> None:
+    """Queue a project's run; what the command line leaves open, [compute] says."""
+    if options["gpus"] is None and project.compute.gpus is not None:
+        options["gpus"] = float(project.compute.gpus)
+    if options["cpus"] is None:
+        options["cpus"] = project.compute.threads
+    add(run, project.name, **{**options, "resume": options["resume"] or "auto"})
 
 
 def add(run: Run, name: str, **options: Any) -> None:
     """Queue a run, see that a daemon runs, and print the job's number."""
     with Queue.open() as queue:
-        number = queue.add(run.folder, project_name=name, **options)
+        try:
+            number = queue.add(run.folder, project_name=name, **options)
+        except QueueError:
+            run.discard()  # nothing half-made is left of a request that was refused
+            raise
     ensure_daemon()
     click.echo(printable(str(run.folder)), err=True)
     click.echo(number)

@@ -26,6 +26,7 @@ class Strengths(msgspec.Struct, frozen=True, kw_only=True):
     gamma: float = 0.0
     noise: float = 0.0
     blur: float = 0.0
+    defocus: float = 0.0
     low_resolution: float = 0.0
     curtaining: float = 0.0
     shading: float = 0.0
@@ -201,7 +202,8 @@ def _blurred(images: Tensor, s: Strengths, rng: Generator) -> Tensor:
         sigma = _uniform(number, 0.3, 1.6, rng, device) * s.blur
         sigma = sigma * _chance(number, 0.25, rng, device)
         images = _filtered(images, _gaussians(sigma))
-        radius = _uniform(number, 1.0, 2.5, rng, device) * s.blur
+    if s.defocus:
+        radius = _uniform(number, 1.0, 2.5, rng, device) * s.defocus
         radius = radius * _chance(number, 0.08, rng, device)
         images = _filtered(images, _discs(radius))
     if s.low_resolution:

@@ -65,11 +65,13 @@ def write_outputs(
     try:
         mask_file.parent.mkdir(parents=True, exist_ok=True)
         if overlay:
-            write_file(companion(mask_file, "overlay"), _overlay_png(micrograph, mask_HW, card))
+            write_file(
+                companion(mask_file, "overlay"), _overlaypng_bytes(micrograph, mask_HW, card)
+            )
         if probabilities is not None:
             for name, plane in zip(card.classes, probabilities, strict=True):
                 kind = f"prob-{name.replace('/', '_')}"
-                write_file(companion(mask_file, kind), _png(plane, None))
+                write_file(companion(mask_file, kind), png_bytes(plane, None))
         write_file(mask_file, _encoded_mask(mask_file, mask_HW, micrograph.pixel_nm))
     except OSError as error:
         remedy = "Free some space or check the folder's permissions"
@@ -104,16 +106,16 @@ def blend(
     return mixed.astype(np.uint8)
 
 
-def _overlay_png(micrograph: Micrograph, mask_HW: np.ndarray, card: ModelCard) -> bytes:
+def _overlaypng_bytes(micrograph: Micrograph, mask_HW: np.ndarray, card: ModelCard) -> bytes:
     grey = to_8_bit(micrograph.pixels, micrograph.info_bar_rows)
     if grey.ndim == 3:
         grey = grey.mean(axis=2).astype(np.uint8)
-    return _png(blend(grey, mask_HW, card), micrograph.pixel_nm)
+    return png_bytes(blend(grey, mask_HW, card), micrograph.pixel_nm)
 
 
 def _encoded_mask(file: Path, mask_HW: np.ndarray, pixel_nm: tuple[float, float] | None) -> bytes:
     if file.suffix == ".png":
-        return _png(mask_HW, pixel_nm)
+        return png_bytes(mask_HW, pixel_nm)
     stream = io.BytesIO()
     options: dict[str, Any] = {"compression": "zlib", "photometric": "minisblack"}
     if pixel_nm is not None:  # pixels a centimetre, (x, y)
@@ -123,7 +125,7 @@ def _encoded_mask(file: Path, mask_HW: np.ndarray, pixel_nm: tuple[float, float]
     return stream.getvalue()
 
 
-def _png(pixels: np.ndarray, pixel_nm: tuple[float, float] | None) -> bytes:
+def png_bytes(pixels: np.ndarray, pixel_nm: tuple[float, float] | None = None) -> bytes:
     """Return a PNG; the pixel size stands in pHYs (pixels a metre) and, exactly, as text."""
     stream = io.BytesIO()
     info = PngInfo()

@@ -3,6 +3,7 @@
 C channels or classes, H and W pixels.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from emcfsys_engine.images.reader import find_images, read_micrograph
 from emcfsys_engine.learn.device import autocast, choose_device, choose_precision
 from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.learn.outputs import OutputNames, write_outputs
+from emcfsys_engine.learn.pipeline import Failure, run_pipeline
 from emcfsys_engine.learn.tiling import logit_bands
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run import PredictRequest
@@ -87,10 +89,31 @@ class Predictor:
         the image's own size. Rows of the info bar are given the first class.
         Shapes: H×W or H×W×C, any numeric type.
         """
+        image = self.prepare(pixels, info_bar_rows)
+        return self.predict_prepared(
+            image, info_bar_rows=info_bar_rows, scale=scale, probabilities=probabilities
+        )
+
+    def prepare(self, pixels: np.ndarray, info_bar_rows: int = 0) -> np.ndarray:
+        """Return the image as the network wants it; safe to call in any thread.
+
+        Shapes: H×W or H×W×C in, H×W×1 float32 out.
+        Raises: InputError for an image without pixels.
+        """
         grey = to_grey(pixels)
         if not grey.size:
             raise InputError("image", "has no pixels", "Leave it out")
-        image = self.normaliser.apply(grey, info_bar_rows)
+        return self.normaliser.apply(grey, info_bar_rows)
+
+    def predict_prepared(
+        self,
+        image: np.ndarray,
+        *,
+        info_bar_rows: int = 0,
+        scale: float = 1.0,
+        probabilities: bool = False,
+    ) -> Prediction:
+        """Return mask and confidence of an image that `prepare` made ready."""
         image_CHW = torch.from_numpy(image).movedim(-1, 0).to(self.device)
         height, width = image_CHW.shape[-2:]
         if scale != 1.0:
@@ -183,6 +206,13 @@ class Tally:
     failed: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Ready:
+    micrograph: Micrograph
+    image: np.ndarray
+    started: float
+
+
 def predict_files(
     request: PredictRequest,
     refs: list[ImageRef],
@@ -192,21 +222,52 @@ def predict_files(
 ) -> Tally:
     """Predict image after image; one that fails is reported and the others go on."""
     names = OutputNames(Path(request.out), refs, request.inputs, request.mask_format)
-    done = skipped = failed = 0
-    for ref in refs:
-        if asked() is not None:
-            break
+    todo = [ref for ref in refs if request.force or not names.mask_of(ref).exists()]
+
+    def read(ref: ImageRef) -> _Ready:
+        started = time.monotonic()
+        micrograph = read_micrograph(ref)
+        image = predictor.prepare(micrograph.pixels, micrograph.info_bar_rows)
+        return _Ready(micrograph=micrograph, image=image, started=started)
+
+    def compute(ref: ImageRef, ready: _Ready) -> tuple[_Ready, Prediction]:
+        prediction = predictor.predict_prepared(
+            ready.image,
+            info_bar_rows=ready.micrograph.info_bar_rows,
+            scale=_scale(ready.micrograph, predictor.card, request.rescale, say),
+            probabilities=request.probability,
+        )
+        return ready, prediction
+
+    def write(ref: ImageRef, made: tuple[_Ready, Prediction]) -> ImageDone:
+        ready, prediction = made
         mask_file = names.mask_of(ref)
-        if mask_file.exists() and not request.force:
-            skipped += 1
-            continue
-        try:
-            say(_predict_one(request, ref, mask_file, predictor, say))
-            done += 1
-        except EmcfError as error:
-            say(ImageFailed(image=str(ref), reason=str(error)))
+        write_outputs(
+            mask_file,
+            ready.micrograph,
+            prediction.mask,
+            predictor.card,
+            overlay=request.overlay,
+            probabilities=prediction.probabilities,
+        )
+        return ImageDone(
+            image=str(ref),
+            mask=str(mask_file),
+            seconds=time.monotonic() - ready.started,
+            shares=prediction.shares,
+            confidence=prediction.confidence,
+        )
+
+    done = failed = 0
+    until_asked = itertools.takewhile(lambda _: asked() is None, todo)
+    for ref, result in run_pipeline(until_asked, read, compute, write, (EmcfError,)):
+        if isinstance(result, Failure):
+            say(ImageFailed(image=str(ref), reason=str(result.error)))
             failed += 1
-    return Tally(done=done, skipped=skipped, failed=failed)
+        else:
+            say(result)
+            done += 1
+    return Tally(done=done, skipped=len(refs) - len(todo), failed=failed)
 
 
 def find_inputs(request: PredictRequest) -> list[ImageRef]:
@@ -225,39 +286,6 @@ def find_inputs(request: PredictRequest) -> list[ImageRef]:
             ", ".join(request.inputs), "holds no micrographs", "Name images or their folder"
         )
     return list(found)
-
-
-def _predict_one(
-    request: PredictRequest,
-    ref: ImageRef,
-    mask_file: Path,
-    predictor: Predictor,
-    say: Callable[[Event], None],
-) -> ImageDone:
-    started = time.monotonic()
-    micrograph = read_micrograph(ref)
-    scale = _scale(micrograph, predictor.card, request.rescale, say)
-    prediction = predictor.predict(
-        micrograph.pixels,
-        info_bar_rows=micrograph.info_bar_rows,
-        scale=scale,
-        probabilities=request.probability,
-    )
-    write_outputs(
-        mask_file,
-        micrograph,
-        prediction.mask,
-        predictor.card,
-        overlay=request.overlay,
-        probabilities=prediction.probabilities,
-    )
-    return ImageDone(
-        image=str(ref),
-        mask=str(mask_file),
-        seconds=time.monotonic() - started,
-        shares=prediction.shares,
-        confidence=prediction.confidence,
-    )
 
 
 def _scale(

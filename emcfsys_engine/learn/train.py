@@ -13,6 +13,7 @@ from torch import Tensor
 from emcfsys_engine.errors import RunFailedError
 from emcfsys_engine.events import (
     Event,
+    PreviewSaved,
     StepDone,
     ValidationDone,
     WarningGiven,
@@ -31,6 +32,7 @@ from emcfsys_engine.learn.losses import build_loss
 from emcfsys_engine.learn.model_file import with_confidence
 from emcfsys_engine.learn.network import SegmentationNetwork, parameter_groups
 from emcfsys_engine.learn.plan import Plan
+from emcfsys_engine.learn.previews import MOST, preview_name, write_preview
 from emcfsys_engine.learn.saving import Saver
 from emcfsys_engine.learn.validate import Validation, validate
 from emcfsys_engine.model_card import ModelCard
@@ -179,22 +181,48 @@ class Trainer:
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor * self.state.rate_factor
         self.network.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        micro = self.state.micro_batch
-        for first in range(0, len(images), micro):
-            part = slice(first, first + micro)
-            with autocast(self.device, self.precision):
-                logits = self.network(images[part])
-            share = len(images[part]) / len(images)
-            loss = self.loss(logits, labels[part]) * share
-            loss.backward()
-            total += loss.detach()
+        total = self._accumulated(images, labels)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.clip_norm)
         self.optimizer.step()
         self._average(step)
         self.state = msgspec.structs.replace(self.state, step=step)
         return total
+
+    def _accumulated(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Gather the batch's gradients, in parts that fit into memory; return its mean loss."""
+        while True:
+            micro = self.state.micro_batch
+            self.optimizer.zero_grad(set_to_none=True)
+            total = torch.zeros((), device=self.device)
+            try:
+                for first in range(0, len(images), micro):
+                    part = slice(first, first + micro)
+                    with autocast(self.device, self.precision):
+                        logits = self.network(images[part])
+                    share = len(images[part]) / len(images)
+                    loss = self.loss(logits, labels[part]) * share
+                    loss.backward()
+                    total += loss.detach()
+            except torch.OutOfMemoryError:
+                self._halve_micro_batch()
+            else:
+                return total
+
+    def _halve_micro_batch(self) -> None:
+        """Compute fewer patches at a time from now on; the effective batch stays what it was."""
+        micro = self.state.micro_batch
+        if micro == 1:
+            raise RunFailedError(
+                f"one patch of {self.plan.patch_px} px does not fit into the device's memory. "
+                "Lower training.patch_px, or choose a smaller backbone"
+            )
+        torch.cuda.empty_cache()
+        self.state = msgspec.structs.replace(self.state, micro_batch=micro // 2)
+        message = (
+            f"Out of memory at step {self.state.step + 1}: {micro // 2} instead of {micro} patches "
+            f"at a time from now on, {self.plan.batch} a step as before"
+        )
+        self.parts.say(WarningGiven(message=message))
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
@@ -322,7 +350,24 @@ class Trainer:
                 tile_px=self.plan.tile_px,
                 overlap=self.parts.project.inference.overlap,
                 batch=max(1, self.plan.batch // 2),
+                on_image=self._draw,
             )
+
+    def _draw(self, index: int, predicted_HW: Tensor) -> None:
+        """Write a preview of one of the first validation images; a full disk costs only that."""
+        if index >= MOST:
+            return
+        step, name = self.state.step, self.parts.val.samples[index].name
+        item = self.parts.val[index]
+        file = self.parts.run.previews_folder / preview_name(step, name)
+        predicted = predicted_HW.to(torch.uint8).cpu().numpy()
+        try:
+            write_preview(file, item.image[..., 0], item.labels, predicted, self.parts.card)
+        except OSError as error:
+            self.parts.say(WarningGiven(message=f"No preview of {name}: {error}"))
+            return
+        place = str(file.relative_to(self.parts.run.folder))
+        self.parts.say(PreviewSaved(step=step, image=name, file=place))
 
     def _validation_event(
         self, result: Validation, train_s: float, score: float | None, is_best: bool

@@ -55,7 +55,7 @@ def execute(worker: Worker) -> int:
         worker.say(WarningGiven(message=note))
     train.check()
     val.check()
-    _warn_of_classes(worker, project, train, val)
+    _refuse_unlabelled(project, train, val)
     plan = _write_plan(worker.run, plan, project, train, val, device, threads)
     torch.set_num_threads(plan.threads)
     worker.say(PlanMade(summary=summary_of(plan)))
@@ -127,17 +127,11 @@ def _start_from(worker: Worker, project: Project, network: SegmentationNetwork) 
     print(report.summary, flush=True)
 
 
-def _warn_of_classes(worker: Worker, project: Project, train: Dataset, val: Dataset) -> None:
-    """Tell which classes cannot be learned or judged."""
+def _refuse_unlabelled(project: Project, train: Dataset, val: Dataset) -> None:
     for name, split in (("training", train), ("validation", val)):
-        counts = class_pixel_counts(split)
-        if not counts.sum():
+        if not class_pixel_counts(split).sum():
             remedy = "Label them, or take them out of project.toml"
             raise ProjectError(project.file, "data", f"the {name} images have no labels", remedy)
-        for class_name, count in zip(project.class_names, counts, strict=True):
-            if count == 0:
-                message = f"The class {class_name!r} does not occur in the {name} images"
-                worker.say(WarningGiven(message=message))
 
 
 def _make_card(run: Run, project: Project, plan: Plan, train: Dataset) -> ModelCard:

@@ -36,8 +36,12 @@ def validate(
     overlap: float,
     batch: int,
     tta: bool = False,
+    on_image: Callable[[int, Tensor], None] | None = None,
 ) -> Validation:
-    """Predict every image whole, tiled and without augmentation, and compare."""
+    """Predict every image whole, tiled and without augmentation, and compare.
+
+    `on_image` gets each image's number and its predicted class indices, H×W.
+    """
     names = dataset.project.class_names
     by_source: dict[str, Tensor] = {}
     losses: list[float] = []
@@ -54,6 +58,8 @@ def validate(
             losses.append(float(loss(logits_CHW[None], truth_HW[None])))
         best = logits_CHW.softmax(dim=0).max(dim=0)
         confidences.append(float(best.values.mean()))
+        if on_image is not None:
+            on_image(index, best.indices)
         counted = confusion_matrix(best.indices, truth_HW, len(names))
         source = dataset.project.data[sample.source].images
         by_source[source] = by_source.get(source, torch.zeros_like(counted)) + counted

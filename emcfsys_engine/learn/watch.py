@@ -1,11 +1,14 @@
 """What becomes of one image of a hot folder: mask, companions, measurements, a judgement."""
 
 import csv
+import itertools
 import math
 import os
 import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -19,12 +22,15 @@ from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_grey
 from emcfsys_engine.images.reader import probe, read_micrograph
 from emcfsys_engine.learn.outputs import write_outputs
+from emcfsys_engine.learn.pipeline import Failure, run_pipeline
 from emcfsys_engine.learn.predict import Prediction, Predictor
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import Project
 
 _UNLIKE_DEVIATIONS = 4.0
 _UNLIKE_PIXEL_SIZE = 1.25
+# What one odd file can cause; anything else is our mistake and ends the watch.
+_CAUGHT = (EmcfError, OSError, MemoryError, RuntimeError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +39,30 @@ class Handled:
 
     entry: Entry
     mask: Path | None = None
+    written: tuple[Path, ...] = ()  # every mask: one a plane
     prediction: Prediction | None = None  # of the last plane
     seconds: float = 0.0
     unlike: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One file that needs a mask."""
+
+    seen: Seen
+    digest: str
+    version: int  # of the mask: a rewritten file may keep its older masks
+    attempts: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """A file that was read: one micrograph a plane."""
+
+    started: float
+    planes: tuple[int | None, ...]
+    micrographs: list[Micrograph]
+    images: list[np.ndarray]  # ready for the network
 
 
 class Desk:
@@ -46,35 +73,67 @@ class Desk:
         self._predictor = predictor
         self._root = root
         self._output = output
-        self._to_sync: set[Path] = set()
         self._stems: dict[str, str] = {}
 
     def use(self, predictor: Predictor) -> None:
         """Go on with another model."""
         self._predictor = predictor
 
-    def handle(self, seen: Seen, digest: str, *, version: int, attempts: int) -> Handled:
-        """Predict a file and write its mask; an error is in the result, never raised."""
+    def handle(self, tasks: Sequence[Task], go_on: Callable[[], bool]) -> Iterator[Handled]:
+        """Predict files and write their masks; an error is in a file's result, never raised.
+
+        Files are read ahead and masks written behind, as `predict` does.
+        """
+        wanted = itertools.takewhile(lambda _: go_on(), tasks)
+        stages = (self._read, self._compute, self._write)
+        for task, result in run_pipeline(wanted, *stages, _CAUGHT):
+            yield self._failure(task, result.error) if isinstance(result, Failure) else result
+
+    def _read(self, task: Task) -> _Read:
         started = time.monotonic()
-        try:
-            mask, prediction, unlike = self._predict(self._root / seen.path, seen.path, version)
-        except (EmcfError, OSError, MemoryError, RuntimeError) as error:
-            if isinstance(error, torch.cuda.OutOfMemoryError):
-                torch.cuda.empty_cache()
-                self._predictor.halve_batch()
-            state = "failed" if attempts >= MAX_ATTEMPTS else "trying"
-            reason = str(error) or type(error).__name__
-            entry = self._entry(seen, digest, state, version, attempts, reason=reason)
-            return Handled(entry=entry, seconds=time.monotonic() - started)
-        below = str(mask.relative_to(self._output))
-        entry = self._entry(seen, digest, "done", version, attempts, mask=below)
+        file = self._root / task.seen.path
+        facts = probe(file)
+        planes = [None] if facts.planes <= 1 else list(range(facts.planes))
+        micrographs = [read_micrograph(ImageRef(path=file, plane=plane)) for plane in planes]
+        prepare = self._predictor.prepare
+        images = [prepare(one.pixels, one.info_bar_rows) for one in micrographs]
+        return _Read(started=started, planes=tuple(planes), micrographs=micrographs, images=images)
+
+    def _compute(self, task: Task, read: _Read) -> tuple[_Read, list[Prediction]]:
+        predict = self._predictor.predict_prepared
+        pairs = zip(read.images, read.micrographs, strict=True)
+        return read, [predict(image, info_bar_rows=one.info_bar_rows) for image, one in pairs]
+
+    def _write(self, task: Task, made: tuple[_Read, list[Prediction]]) -> Handled:
+        read, predictions = made
+        card = self._predictor.card
+        masks: list[Path] = []
+        unlike = ""
+        for plane, micrograph, prediction in zip(
+            read.planes, read.micrographs, predictions, strict=True
+        ):
+            masks.append(self._mask_of(task.seen.path, plane, task.version))
+            self._write_mask(masks[-1], micrograph, prediction, self._root / task.seen.path)
+            unlike = unlike or unlike_training(micrograph, prediction, card)
+            if self._project.hotfolder.measure:
+                self._append_measurements(task.seen.path, plane, micrograph, prediction, unlike)
+        below = str(masks[-1].relative_to(self._output))
         return Handled(
-            entry=entry,
-            mask=mask,
-            prediction=prediction,
-            seconds=time.monotonic() - started,
+            entry=self._entry(task, "done", mask=below),
+            mask=masks[-1],
+            written=tuple(masks),
+            prediction=predictions[-1],
+            seconds=time.monotonic() - read.started,
             unlike=unlike,
         )
+
+    def _failure(self, task: Task, error: Exception) -> Handled:
+        if isinstance(error, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+            self._predictor.halve_batch()
+        state = "failed" if task.attempts >= MAX_ATTEMPTS else "trying"
+        reason = str(error) or type(error).__name__
+        return Handled(entry=self._entry(task, state, reason=reason))
 
     def unchanged(self, seen: Seen, before: Entry) -> Handled:
         """A file that was only touched: note its new time."""
@@ -88,46 +147,11 @@ class Desk:
         )
         return Handled(entry=entry)
 
-    def failed(self, seen: Seen, before: Entry | None, reason: str) -> Handled:
+    def unreadable(self, seen: Seen, attempts: int, error: OSError) -> Handled:
         """A file that cannot even be opened."""
-        attempts = before.attempts + 1 if before is not None and before.state == "trying" else 1
-        state = "failed" if attempts >= MAX_ATTEMPTS else "trying"
-        return Handled(entry=self._entry(seen, "", state, 1, attempts, reason=reason))
+        return self._failure(Task(seen=seen, digest="", version=1, attempts=attempts), error)
 
-    def sync(self) -> None:
-        """Wait until every mask written since the last call is on the disk."""
-        for file in self._to_sync:
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        for folder in {file.parent for file in self._to_sync}:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        self._to_sync.clear()
-
-    def _predict(self, file: Path, path: str, version: int) -> tuple[Path, Prediction, str]:
-        facts = probe(file)
-        planes = [None] if facts.planes <= 1 else list(range(facts.planes))
-        mask, prediction, unlike = self._output, None, ""
-        for plane in planes:
-            micrograph = read_micrograph(ImageRef(path=file, plane=plane))
-            mask = self._mask_of(path, plane, version)
-            prediction = self._predictor.predict(
-                micrograph.pixels, info_bar_rows=micrograph.info_bar_rows
-            )
-            self._write(mask, micrograph, prediction, file)
-            unlike = unlike or unlike_training(micrograph, prediction, self._predictor.card)
-            if self._project.hotfolder.measure:
-                self._append_measurements(path, plane, micrograph, prediction, unlike)
-        assert prediction is not None
-        return mask, prediction, unlike
-
-    def _write(
+    def _write_mask(
         self, mask: Path, micrograph: Micrograph, prediction: Prediction, image: Path
     ) -> None:
         settings, card = self._project.hotfolder, self._predictor.card
@@ -139,7 +163,6 @@ class Desk:
         write_outputs(
             mask, micrograph, prediction.mask, card, overlay=settings.overlay, probabilities=None
         )
-        self._to_sync.add(mask)
 
     def _mask_of(self, path: str, plane: int | None, version: int) -> Path:
         """Return the mask's name; the first file of a stem has it, a second adds its suffix."""
@@ -192,27 +215,35 @@ class Desk:
 
     def _entry(
         self,
-        seen: Seen,
-        digest: str,
-        state: str,
-        version: int,
-        attempts: int,
+        task: Task,
+        state: Literal["done", "trying", "failed"],
         *,
         mask: str = "",
         reason: str = "",
     ) -> Entry:
+        card = self._predictor.card
         return Entry(
-            path=seen.path,
-            size=seen.size,
-            mtime_ns=seen.mtime_ns,
-            digest=digest,
-            state=state,  # type: ignore[arg-type]
+            path=task.seen.path,
+            size=task.seen.size,
+            mtime_ns=task.seen.mtime_ns,
+            digest=task.digest,
+            state=state,
             mask=mask,
-            version=version,
-            attempts=attempts,
+            version=task.version,
+            attempts=task.attempts,
             reason=reason,
-            model=f"{self._predictor.card.run} step {self._predictor.card.step}".strip(),
+            model=f"{card.run} step {card.step}".strip(),
         )
+
+
+def sync(files: Collection[Path]) -> None:
+    """Wait until files and their names are on the disk."""
+    for place in (*files, *{file.parent for file in files}):
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def unlike_training(micrograph: Micrograph, prediction: Prediction, card: ModelCard) -> str:

@@ -17,14 +17,15 @@ from emcfsys_engine.hotfolder.scan import Rules, Scanner, Seen
 from emcfsys_engine.hotfolder.wake import Waker, choose_backend
 from emcfsys_engine.learn.device import choose_threads
 from emcfsys_engine.learn.predict import Predictor
-from emcfsys_engine.learn.watch import Desk, Handled
+from emcfsys_engine.learn.watch import Desk, Handled, Task, sync
 from emcfsys_engine.learn.working import Worker, say_ending
 from emcfsys_engine.project import Project
 from emcfsys_engine.run import WatchRequest
 
 _SETTLE_S = {"events": 2.0, "polling": 30.0}
 _SCAN_EVERY_S = {"events": 5.0, "polling": 5.0}
-_BATCH = 16
+_BATCH = 64  # files looked at together
+_COMMIT_EVERY_S = 0.3  # a burst is noted in the ledger in groups: a sync costs milliseconds
 _FOLLOW_EVERY_S = 15.0
 _LONGEST_OFFLINE_S = 60.0
 
@@ -136,39 +137,41 @@ class _Watch:
 
     def _handle_ready(self) -> int:
         ready = self.scanner.ready(_BATCH)
-        if not ready:
-            return 0
-        results: list[tuple[Seen, Handled]] = []
-        for seen in ready:
-            if self.worker.asked() is not None:
-                break
-            results.append((seen, self._handle(seen)))
-        self._commit(results)
-        return len(results)
+        decided = [self._decide(seen) for seen in ready]
+        by_path = {seen.path: seen for seen in ready}
+        tasks = [one for one in decided if isinstance(one, Task)]
+        pending = [one for one in decided if isinstance(one, Handled)]
+        committed_at = time.monotonic()
+        for one in self.desk.handle(tasks, lambda: self.worker.asked() is None):
+            pending.append(one)
+            if time.monotonic() - committed_at > _COMMIT_EVERY_S:
+                self._commit([(by_path[each.entry.path], each) for each in pending])
+                pending, committed_at = [], time.monotonic()
+        self._commit([(by_path[each.entry.path], each) for each in pending])
+        return len(ready)
 
-    def _handle(self, seen: Seen) -> Handled:
-        """Give one file its mask; what goes wrong is in the result."""
+    def _decide(self, seen: Seen) -> Task | Handled:
+        """Tell what a file needs: a mask, or only a note that it was touched."""
         before = self.scanner.known.get(seen.path)
-        version, attempts = 1, 1
-        file = self.root / seen.path
+        attempts = before.attempts + 1 if before is not None and before.state == "trying" else 1
         try:
-            digest = digest_of(file, seen.size)
+            digest = digest_of(self.root / seen.path, seen.size)
         except OSError as error:
-            return self.desk.failed(seen, before, f"{file}: cannot be read: {error.strerror}")
-        if before is not None:
-            attempts = before.attempts + 1 if before.state == "trying" else 1
-            version = before.version
-            if before.state in ("done", "skipped") and before.digest == digest:
+            return self.desk.unreadable(seen, attempts, error)
+        version = before.version if before is not None else 1
+        if before is not None and before.state in ("done", "skipped"):
+            if before.digest == digest:
                 return self.desk.unchanged(seen, before)
-            if before.state == "done" and self.project.hotfolder.rewritten == "skip":
+            if self.project.hotfolder.rewritten == "skip":
                 return self.desk.skipped(seen, before, digest)
-            if before.state == "done" and self.project.hotfolder.rewritten == "version":
-                version += 1
-        return self.desk.handle(seen, digest, version=version, attempts=attempts)
+            version += self.project.hotfolder.rewritten == "version"
+        return Task(seen=seen, digest=digest, version=version, attempts=attempts)
 
     def _commit(self, results: list[tuple[Seen, Handled]]) -> None:
         """Masks first, on the disk; then the ledger; then the events."""
-        self.desk.sync()
+        if not results:
+            return
+        sync([mask for _, one in results for mask in one.written])
         kept = [(seen, one) for seen, one in results if not self._has_changed(seen, one)]
         self.ledger.record([one.entry for _, one in kept])
         for seen, one in kept:

@@ -20,7 +20,6 @@ _JOBS = {"TrainRequest": "train_run", "PredictRequest": "predict_run", "WatchReq
 def main(arguments: Sequence[str]) -> int:
     """Execute one run; return the process's exit code."""
     run = open_run(Path(arguments[0]))
-    run.ask_file.unlink(missing_ok=True)  # what was asked of an earlier start is answered
     with EventWriter(run.events_file) as events:
         worker = Worker(run, events)
         job = _JOBS[type(worker.record.request).__name__]

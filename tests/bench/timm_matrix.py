@@ -3,7 +3,7 @@
 python tests/bench/timm_matrix.py                       the whole matrix
 python tests/bench/timm_matrix.py --slice 1/4           a quarter of the families
 python tests/bench/timm_matrix.py --families convnext,swin_transformer
-python tests/bench/timm_matrix.py --smp                 what segmentation-models-pytorch does alone
+python tests/bench/timm_matrix.py --smp --size 224x352  what segmentation-models-pytorch does alone
 python tests/bench/timm_matrix.py --plan-only           every backbone, only planned, no numbers
 """
 
@@ -33,7 +33,7 @@ from emcfsys_engine.learn.network import build_network
 from emcfsys_engine.model_card import Head, NetworkSpec
 
 HEADS: tuple[Head, ...] = get_args(Head)
-SHAPE_NCHW = (2, 1, 200, 328)
+NUM_IMAGES = 2
 NUM_CLASSES = 3
 
 
@@ -59,7 +59,7 @@ def main() -> int:
     build = _smp_network if options.smp else _our_network
     outcomes: list[Outcome] = []
     for family, backbone in _chosen(options):
-        row = [_tried(build, family, backbone, head) for head in HEADS]
+        row = [_tried(build, family, backbone, head, options.size) for head in HEADS]
         outcomes += row
         marks = "  ".join("ok  " if not each.fault else "FAIL" for each in row)
         seconds = sum(each.seconds for each in row)
@@ -76,9 +76,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--families", default="", help="only these, by comma")
     parser.add_argument("--smp", action="store_true")
     parser.add_argument("--plan-only", action="store_true")
+    parser.add_argument("--size", type=_size, default=(200, 328), help="height x width, 200x328")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write the outcomes here")
     return parser.parse_args()
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, width = text.split("x")
+    return int(height), int(width)
 
 
 def families() -> dict[str, list[str]]:
@@ -116,11 +122,15 @@ def _smp_network(backbone: str, head: Head) -> nn.Module:
 
 
 def _tried(
-    build: Callable[[str, Head], nn.Module], family: str, backbone: str, head: Head
+    build: Callable[[str, Head], nn.Module],
+    family: str,
+    backbone: str,
+    head: Head,
+    size: tuple[int, int],
 ) -> Outcome:
     started = time.perf_counter()
     try:
-        fault = _fault(build(backbone, head))
+        fault = _fault(build(backbone, head), size)
     except Exception as error:  # any failure of any network is a result here
         fault = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     gc.collect()
@@ -128,12 +138,12 @@ def _tried(
     return Outcome(family=family, backbone=backbone, head=head, seconds=seconds, fault=fault)
 
 
-def _fault(network: nn.Module) -> str:
+def _fault(network: nn.Module, size: tuple[int, int]) -> str:
     """Return what is wrong with one step forward and backward, or nothing."""
     network.train()
-    x_NCHW = torch.randn(SHAPE_NCHW)
+    x_NCHW = torch.randn(NUM_IMAGES, 1, *size)
     logits_NCHW = network(x_NCHW)
-    wanted = (SHAPE_NCHW[0], NUM_CLASSES, *SHAPE_NCHW[2:])
+    wanted = (NUM_IMAGES, NUM_CLASSES, *size)
     if tuple(logits_NCHW.shape) != wanted:
         return f"the logits are {tuple(logits_NCHW.shape)}, not {wanted}"
     if not logits_NCHW.isfinite().all():
@@ -151,8 +161,9 @@ def _conclude(outcomes: list[Outcome], options: argparse.Namespace) -> None:
         print(f"  {each.backbone} × {each.head}: {each.fault}")
     passed = len(outcomes) - len(failed)
     rate = 100 * passed / max(len(outcomes), 1)
+    shape = "×".join(str(each) for each in (NUM_IMAGES, 1, *options.size))
     who = "smp alone" if options.smp else "EMCFsys"
-    print(f"\n{who}: {passed} of {len(outcomes)} pairs pass ({rate:.1f} %) at {SHAPE_NCHW}")
+    print(f"\n{who}: {passed} of {len(outcomes)} pairs pass ({rate:.1f} %) at {shape}")
     print(
         f"timm {timm.__version__}, smp {smp.__version__}, torch {torch.__version__}, "
         f"Python {platform.python_version()}, {options.threads} thread(s), seed 0"

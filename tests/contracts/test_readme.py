@@ -10,6 +10,7 @@ import click
 import pytest
 
 from emcfsys_engine.cli import cli
+from emcfsys_engine.config import load_config
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run import Run
 
@@ -39,7 +40,9 @@ def test_every_command_of_the_readme_parses(command: str) -> None:
 
 
 def test_the_project_toml_of_the_readme_is_one(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    config, text = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "config.toml").write_text(config)
+    assert load_config(tmp_path / "config.toml").jobs.grace_s == 30
     for folder in ("images/train", "masks/train"):
         (tmp_path / folder).mkdir(parents=True)
     text = text.replace("\nminutes", "\n# minutes")

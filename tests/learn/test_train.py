@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from emcfsys_engine.events import (
@@ -257,3 +258,29 @@ def test_one_image_smaller_than_the_patch_is_enough(project_folder: Path) -> Non
     project = load_project(project_folder, ["training.patch_px=96", "training.steps=2"])
     run = new_run(project_folder / "runs", TrainRequest(), project=project)
     assert run_here(run) == 0
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(
+    project_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = load_project(project_folder, ["training.batch=4", "training.steps=3"])
+    run = new_run(project_folder / "runs", TrainRequest(), project=project)
+    build = train.build_loss
+
+    def too_much(*arguments: object) -> object:
+        loss = build(*arguments)  # type: ignore[arg-type]
+
+        def limited(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            if len(logits) > 1 and logits.requires_grad:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return loss(logits, target)
+
+        return limited
+
+    monkeypatch.setattr(train, "build_loss", too_much)
+    assert run_here(run) == 0
+    messages = [event.message for event in run.events() if isinstance(event, WarningGiven)]
+    assert [text for text in messages if "instead of" in text] == [
+        "Out of memory at step 1: 2 instead of 4 patches at a time from now on, 4 a step as before",
+        "Out of memory at step 1: 1 instead of 2 patches at a time from now on, 4 a step as before",
+    ]
