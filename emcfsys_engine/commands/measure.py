@@ -50,7 +50,8 @@ def measure(
     """Measure the objects in MASKS (a file, folder or quoted glob); tables go to --out.
 
     Writes objects.csv (one row an object), images.csv (one row a class of an image: area
-    fractions, counts) and a histogram a class. Lengths are in nm when all pixel sizes are known.
+    fractions, counts) and a histogram a class. Lengths are in nm when all pixel sizes are known,
+    else in px; where rows and columns differ in size, all are those of the specimen.
 
     Example: emcfsys-engine measure masks --images new_images --model best.safetensors --out numbers
     """

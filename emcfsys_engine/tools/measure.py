@@ -24,6 +24,7 @@ from emcfsys_engine.tools.measurement import Measurement, MeasureSettings, NotMe
 # What predict writes beside a mask x.png: x.overlay.png, x.prob-<class>.png, x.uncertainty.png.
 _COMPANION = re.compile(r"(.+)\.(?:overlay|uncertainty|prob-[^/]+)\.png")
 _TWO_VALUES = {0, UNLABELLED}
+_BAND_ROWS = 512
 
 
 @dataclass(kw_only=True)
@@ -179,10 +180,14 @@ def _pixel_sizes(
     if settings.pixel_nm is not None:
         return dict.fromkeys(items.masks, settings.pixel_nm), "nm"
     found: dict[ImageRef, tuple[float, float]] = {}
+    asked: dict[tuple[Path, Path | None], tuple[float, float] | None] = {}  # once a file
     unknown: list[ImageRef] = []
     for mask in tuple(items.masks):
         try:
-            size = pixel_nm_of(mask.path, items.image_of[mask].path if items.image_of else None)
+            image = items.image_of[mask].path if items.image_of else None
+            if (mask.path, image) not in asked:
+                asked[mask.path, image] = pixel_nm_of(mask.path, image)
+            size = asked[mask.path, image]
         except InputError as fault:
             items.fail(mask, fault)
             continue
@@ -228,7 +233,7 @@ def _measure(
         min_px=settings.min_px,
         exclude_border=settings.exclude_border,
     )
-    counts = np.bincount(ids.ravel(), minlength=UNLABELLED + 1)
+    counts = _counts(ids)
     return MaskMeasured(
         mask=_shown(mask, items.root),
         image=str(image) if image is not None else "",
@@ -241,6 +246,15 @@ def _measure(
         ),
         objects=objects,
     )
+
+
+def _counts(ids: np.ndarray) -> np.ndarray:
+    """Return how often each value occurs, a band of rows at a time: bincount widens its input."""
+    counts = np.zeros(UNLABELLED + 1, np.int64)
+    for top in range(0, ids.shape[0], _BAND_ROWS):
+        band = ids[top : top + _BAND_ROWS]
+        counts += np.bincount(band.ravel(), minlength=len(counts))
+    return counts
 
 
 def _grey_of(micrograph: Micrograph, mask: ImageRef, size: tuple[int, int]) -> np.ndarray:

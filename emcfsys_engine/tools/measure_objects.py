@@ -30,6 +30,8 @@ class Objects:
     Shapes: every array has one entry an object.
     Units:  lengths and areas are in the unit of the pixel size given, pixels of size 1 without one;
             names with _px are always pixels. Angles are degrees, intensities grey values.
+            A centroid counts from the middle of the first pixel. Circularity is 4π area /
+            perimeter² (Cox 1927), not cut off: of objects of a few pixels it may be above 1.
     """
 
     class_value: np.ndarray

@@ -31,6 +31,7 @@ _HISTOGRAMS: Mapping[HistogramOf, tuple[str, str, str]] = {  # field, words, pow
     "neighbour": ("neighbour_distance", "distance to the nearest neighbour", "1"),
 }
 _UNFIT = re.compile(r"[^\w.+-]+")  # for the name of a file
+_LONGEST_NAME = 60
 
 
 def write_measurement(
@@ -82,10 +83,16 @@ def _draw_histograms(
     for value, name in names:
         values = _of_class(measured, value, column)
         if np.isfinite(values).any():
-            file = out / f"histogram-{_UNFIT.sub('_', name)}.png"
+            file = out / f"histogram-{_stem_of(name, value)}.png"
             write_whole(file, histogram_png(values, name, quantity))
             files.append(file)
     return files
+
+
+def _stem_of(name: str, value: int) -> str:
+    """Return a class's name as part of a file's; with its value where the name had to change."""
+    plain = _UNFIT.sub("_", name)[:_LONGEST_NAME]
+    return plain if plain == name else f"{plain}-{value}"
 
 
 def _of_class(measured: Sequence[MaskMeasured], value: int, column: str) -> np.ndarray:

@@ -72,7 +72,7 @@ def report_page(run: Run) -> str:
         section("Warnings", _warnings(events)),
         section("Curves", _curves(story)),
         section("Classes", class_table(story), source_table(story)),
-        section("Previews", previews(run)),
+        section("Previews", previews(run, events, story.best.step if story.best else None)),
         section("Images", failed_images(events), image_table(events), overlays(events)),
         _ending(story),
         settings_section(story.record),

@@ -140,6 +140,7 @@ ul.warnings{margin:0;padding:0;list-style:none}
 ul.warnings li{border-left:3px solid var(--best);background:var(--panel);padding:6px 12px;
 margin:0 0 6px;overflow-wrap:anywhere}
 .pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,360px),1fr));gap:16px}
+.strips{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,520px),1fr));gap:14px}
 .picture img{display:block;max-width:100%;border:1px solid var(--line);image-rendering:auto}
 .picture figcaption{font-weight:400;font-size:.85em;color:var(--soft);margin-top:3px}
 details{margin:10px 0}summary{cursor:pointer;font-weight:600}

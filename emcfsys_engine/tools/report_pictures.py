@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from emcfsys_engine.errors import printable
-from emcfsys_engine.events import AnyEvent, ImageDone
+from emcfsys_engine.events import AnyEvent, ImageDone, PreviewSaved
 from emcfsys_engine.images.quiet import quiet_libraries
 from emcfsys_engine.run import Run
 from emcfsys_engine.tools.report_html import picture
@@ -15,24 +15,35 @@ from emcfsys_engine.tools.report_html import picture
 _KINDS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}
 _MOST_PREVIEWS = 12
 _MOST_OVERLAYS = 6
+_LATEST = 500  # predictions that are looked for on the disk, which may be far away
 _MOST_BYTES = 1 << 20  # a larger picture is made smaller: the page is to be sent by mail
 _SIDE_PX = 900
 
 
-def previews(run: Run) -> str:
-    """Return the newest pictures of the run's previews folder, newest first."""
+def previews(run: Run, events: Sequence[AnyEvent], best_step: int | None) -> str:
+    """Return pictures of the run's previews folder: those of the best step, then the newest."""
     try:
         found = [file for file in run.previews_folder.iterdir() if _is_picture(file)]
     except (FileNotFoundError, NotADirectoryError):
         return ""
-    dated = sorted(((file.stat().st_mtime, file.name, file) for file in found), reverse=True)
-    shown = [_embedded(file, file.name) for _, _, file in dated[:_MOST_PREVIEWS]]
-    return _grid(shown, len(found), "in the folder previews")
+    said = {Path(e.file).name: e for e in events if isinstance(e, PreviewSaved)}
+    steps = {file: said[file.name].step if file.name in said else -1 for file in found}
+    # Files that no event speaks of come last, in the order of their names.
+    found.sort(key=lambda file: (steps[file] != best_step, -steps[file], file.name))
+    shown: list[str] = []
+    for file in found[:_MOST_PREVIEWS]:
+        event = said.get(file.name)
+        words = f"{event.image}, step {event.step:,}" if event else file.name
+        words += " (best)" if event and event.step == best_step else ""
+        shown.append(_embedded(file, words))
+    legend = '<p class="soft">Left to right: image, truth, prediction, errors in red.</p>'
+    grid = _grid(shown, len(found), "in the folder previews", kind="strips")
+    return (legend if said and grid else "") + grid
 
 
 def overlays(events: Sequence[AnyEvent]) -> str:
     """Return some predictions laid over their images, evenly picked among those written."""
-    done = [event for event in events if isinstance(event, ImageDone)]
+    done = [event for event in events if isinstance(event, ImageDone)][-_LATEST:]
     files = [Path(event.mask).with_suffix(".overlay.png") for event in done]
     there = [file for file in files if file.is_file()]
     stride = max(1, len(there) // _MOST_OVERLAYS)
@@ -44,12 +55,12 @@ def _is_picture(file: Path) -> bool:
     return file.suffix.lower() in _KINDS and not file.name.startswith(".") and file.is_file()
 
 
-def _grid(shown: Sequence[str], total: int, where: str) -> str:
+def _grid(shown: Sequence[str], total: int, where: str, kind: str = "pictures") -> str:
     if not shown:
         return ""
     more = total - len(shown)
     words = f'<p class="soft">and {more:,} more {where}</p>' if more > 0 else ""
-    return f'<div class="pictures">{"".join(shown)}</div>{words}'
+    return f'<div class="{kind}">{"".join(shown)}</div>{words}'
 
 
 def _embedded(file: Path, caption: str) -> str:

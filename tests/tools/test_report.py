@@ -1,5 +1,6 @@
 """A report tells every kind of run, loads nothing, and lets nothing from outside become markup."""
 
+import fcntl
 import json
 import re
 from html.parser import HTMLParser
@@ -20,6 +21,7 @@ from emcfsys_engine.events import (
     EventWriter,
     ImageDone,
     ImageFailed,
+    PreviewSaved,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -171,6 +173,16 @@ def test_a_run_that_has_said_nothing_yet_has_a_page(tmp_path: Path) -> None:
     assert "svg" not in tags
 
 
+def test_a_running_run_is_told_so_far(tmp_path: Path) -> None:
+    run = training(tmp_path)
+    with run.lock_file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        text, _ = checked(report_page(run))
+    assert "running" in text
+    assert "So far" in text
+    assert "How it ended" not in text
+
+
 def test_a_prediction_shows_shares_failures_and_overlays(tmp_path: Path) -> None:
     mask = tmp_path / "a.png"
     Image.new("RGB", (8, 8)).save(tmp_path / "a.overlay.png")
@@ -204,16 +216,28 @@ def test_a_watch_shows_lag_and_that_its_folder_was_away(tmp_path: Path) -> None:
     assert "darker" in text
 
 
-def test_previews_stand_in_the_page_newest_first_and_damaged_ones_are_named(tmp_path: Path) -> None:
-    run = training(tmp_path)
+def test_previews_stand_in_the_page_the_best_first_then_the_newest(tmp_path: Path) -> None:
+    said = [
+        PreviewSaved(step=step, image="a", file=f"previews/step-{step:02}.png")
+        for step in range(10, 24)
+    ]
+    run = training(tmp_path, *said)
     run.previews_folder.mkdir()
-    for number in range(14):
-        Image.new("L", (4, 4), number).save(run.previews_folder / f"step-{number:02}.png")
-    (run.previews_folder / "torn.png").write_bytes(b"\x89PNG")
-    (run.previews_folder / ".step.tmp").write_bytes(b"x")
+    for event in said:
+        Image.new("L", (4, 4)).save(run.folder / event.file)
     text, tags = checked(report_page(run))
     assert tags.count("img") == 12
-    assert "and 3 more" in text
+    assert "and 2 more" in text
+    steps = [int(word) for word in re.findall(r"a, step (\d+)", text)]
+    assert steps == [20, 23, 22, 21, 19, 18, 17, 16, 15, 14, 13, 12]
+
+
+def test_a_damaged_preview_is_named_in_its_place(tmp_path: Path) -> None:
+    run = training(tmp_path)
+    run.previews_folder.mkdir()
+    (run.previews_folder / "torn.png").write_bytes(b"\x89PNG")
+    (run.previews_folder / ".step.tmp").write_bytes(b"x")
+    text, _ = checked(report_page(run))
     assert "torn.png cannot be shown" in text
 
 
