@@ -96,7 +96,10 @@ class _Canvas:
 
     def bar(self, low: float, high: float, count: float) -> None:
         if count:
-            corners = (self.x(low) + 1, self.y(count), self.x(high) - 1, self.y(0) - 1)
+            floor, left = self.y(0) - 1, self.x(low) + 1
+            top = min(self.y(count), floor - 1)  # a single object beside thousands is still seen
+            right = max(self.x(high) - 1, left + 1)
+            corners = (left, top, right, floor)
             self.draw.rectangle([corner * _FINER for corner in corners], fill=_BAR)
 
     def median_line(self, median: float) -> None:

@@ -21,17 +21,19 @@ _SIDE_PX = 900
 
 
 def previews(run: Run, events: Sequence[AnyEvent], best_step: int | None) -> str:
-    """Return pictures of the run's previews folder: those of the best step, then the newest."""
+    """Return pictures of the run's previews folder: of the best step, the last, and on the way."""
     try:
         found = [file for file in run.previews_folder.iterdir() if _is_picture(file)]
     except (FileNotFoundError, NotADirectoryError):
         return ""
     said = {Path(e.file).name: e for e in events if isinstance(e, PreviewSaved)}
     steps = {file: said[file.name].step if file.name in said else -1 for file in found}
+    telling = _telling(sorted(set(steps.values())), best_step)
     # Files that no event speaks of come last, in the order of their names.
-    found.sort(key=lambda file: (steps[file] != best_step, -steps[file], file.name))
+    found.sort(key=lambda file: (steps[file] not in telling, -steps[file], file.name))
+    picked = sorted(found[:_MOST_PREVIEWS], key=lambda file: steps[file] != best_step)
     shown: list[str] = []
-    for file in found[:_MOST_PREVIEWS]:
+    for file in picked:
         event = said.get(file.name)
         words = f"{event.image}, step {event.step:,}" if event else file.name
         words += " (best)" if event and event.step == best_step else ""
@@ -49,6 +51,12 @@ def overlays(events: Sequence[AnyEvent]) -> str:
     stride = max(1, len(there) // _MOST_OVERLAYS)
     picked = there[::stride][:_MOST_OVERLAYS]
     return _grid([_embedded(file, file.name) for file in picked], len(there), "beside the masks")
+
+
+def _telling(steps: Sequence[int], best_step: int | None) -> set[int]:
+    """Return the steps that show how the training went: best, first, middle, last."""
+    chosen = {steps[0], steps[len(steps) // 2], steps[-1]} if steps else set[int]()
+    return chosen if best_step is None else chosen | {best_step}
 
 
 def _is_picture(file: Path) -> bool:

@@ -216,7 +216,9 @@ def test_a_watch_shows_lag_and_that_its_folder_was_away(tmp_path: Path) -> None:
     assert "darker" in text
 
 
-def test_previews_stand_in_the_page_the_best_first_then_the_newest(tmp_path: Path) -> None:
+def test_previews_stand_in_the_page_best_last_middle_and_first_before_others(
+    tmp_path: Path,
+) -> None:
     said = [
         PreviewSaved(step=step, image="a", file=f"previews/step-{step:02}.png")
         for step in range(10, 24)
@@ -229,7 +231,7 @@ def test_previews_stand_in_the_page_the_best_first_then_the_newest(tmp_path: Pat
     assert tags.count("img") == 12
     assert "and 2 more" in text
     steps = [int(word) for word in re.findall(r"a, step (\d+)", text)]
-    assert steps == [20, 23, 22, 21, 19, 18, 17, 16, 15, 14, 13, 12]
+    assert steps == [20, 23, 17, 10, 22, 21, 19, 18, 16, 15, 14, 13]
 
 
 def test_a_damaged_preview_is_named_in_its_place(tmp_path: Path) -> None:
