@@ -1,5 +1,6 @@
 """measure: masks to tables of objects and area fractions."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,10 @@ def measure(
         pixel_nm=parse_pixel_nm(pixel_nm) if pixel_nm else None,
         **options,
     )
-    found = measure_masks(masks, out, settings, images=images)
+    on_terminal = sys.stderr.isatty()
+    found = measure_masks(
+        masks, out, settings, images=images, on_mask=_show_progress if on_terminal else None
+    )
     for note in (*named.notes, *found.notes):
         click.echo(printable(note), err=True)
     for one in found.failed:
@@ -78,3 +82,7 @@ def measure(
         click.echo("\n".join(printable(line) for line in found.text.split("\n")))
         click.echo(printable(str(out.absolute())))
     raise SystemExit(1 if found.failed else 0)
+
+
+def _show_progress(done: int, total: int) -> None:
+    click.echo(f"\r{done:,} of {total:,} masks", err=True, nl=done == total)

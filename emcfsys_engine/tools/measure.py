@@ -1,7 +1,7 @@
 """Masks to numbers: objects and area fractions of a folder of masks, as tables and histograms."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,11 +65,13 @@ def measure_masks(
     *,
     images: str | None = None,
     base: Path | None = None,
+    on_mask: Callable[[int, int], None] | None = None,
 ) -> Measurement:
     """Measure every mask of a file, folder or glob; write objects, images and histograms to out.
 
     One unit holds for all: nm when the pixel size of every mask is known, else px. A mask that
-    cannot be measured is reported and the others are done.
+    cannot be measured is reported and the others are done. on_mask hears how many masks are done,
+    and of how many.
     Raises: InputError when there are no masks, or the output cannot be written.
     """
     base = base or Path.cwd()
@@ -79,11 +81,14 @@ def measure_masks(
     labels = _labels(items, settings)
     pixel_of, unit = _pixel_sizes(items, settings)
     measured: list[MaskMeasured] = []
-    for mask in tuple(items.masks):
+    open_masks = tuple(items.masks)
+    for number, mask in enumerate(open_masks, start=1):
         try:
             measured.append(_measure(mask, items, labels, pixel_of[mask], settings))
         except InputError as fault:
             items.fail(mask, fault)
+        if on_mask is not None:
+            on_mask(number, len(open_masks))
     seen = {share.value for one in measured for share in one.shares if share.area_px}
     if settings.classes is None:  # of 255 possible values only those that occur have a row
         measured = [_with_shares(one, seen) for one in measured]

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import struct
 from importlib import import_module
 from pathlib import Path
 
@@ -20,8 +21,12 @@ from skimage.measure import label, perimeter_crofton, regionprops, regionprops_t
 
 from emcfsys_engine.commands.measure import measure
 from emcfsys_engine.errors import InputError, ShapeError
+from emcfsys_engine.images.reader import read_micrograph
+from emcfsys_engine.model_card import ModelCard, NetworkSpec
+from emcfsys_engine.run import PredictRequest, new_run
 from emcfsys_engine.tools.histogram import Quantity, histogram_png, nice_ticks
 from emcfsys_engine.tools.measure import measure_masks
+from emcfsys_engine.tools.measure_classes import classes_for
 from emcfsys_engine.tools.measure_objects import measure_objects
 from emcfsys_engine.tools.measurement import Measurement, MeasureSettings
 
@@ -347,19 +352,18 @@ def test_companions_and_our_own_histograms_are_no_masks(tmp_path: Path) -> None:
 
 
 def test_the_painted_info_bar_is_not_measured(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    image = rng.integers(60, 200, (200, 200)).astype(np.uint8)
+    image = np.random.default_rng(0).integers(60, 200, (200, 200)).astype(np.uint8)
     image[180:] = 0
-    image[185:190, 20:60] = 255
+    image[185:190, 20:60] = 255  # the bar's text
     save_mask(tmp_path / "images/a.png", image)
+    assert read_micrograph(tmp_path / "images/a.png").info_bar_rows == 20
     save_mask(tmp_path / "masks/a.png", np.ones((200, 200), np.uint8))
     settings = MeasureSettings(classes=CLASSES)
     done = measure_masks(
         str(tmp_path / "masks"), tmp_path / "out", settings, images=str(tmp_path / "images")
     )
-    rows = rows_of(done.images_file)
-    assert int(rows[1]["labelled_px"]) in (180 * 200, 200 * 200)  # where a bar is recognised
-    assert rows[1]["area_fraction"] == "1"
+    large = rows_of(done.images_file)[1]
+    assert (large["labelled_px"], large["area_fraction"]) == (str(180 * 200), "1")
 
 
 def test_background_can_be_any_class_or_none(tmp_path: Path) -> None:
@@ -420,3 +424,56 @@ def test_the_command_prints_json_alone_and_exits_1_for_a_bad_mask(tmp_path: Path
     assert isinstance(
         CliRunner().invoke(measure, [*arguments, "--pixel-nm", "x"]).exception, InputError
     )
+
+
+# ------------------------------------------------------------------------- names of classes
+
+
+def save_model(file: Path) -> None:
+    """Write the header of a model file, without weights."""
+    card = ModelCard(
+        network=NetworkSpec(head="unet", backbone="resnet18", num_classes=2),
+        classes=("rest", "pore"),
+        class_values=(0, 1),
+        colours=((0, 0, 0), (255, 0, 0)),
+        patch_px=64,
+    )
+    header = {"__metadata__": {"emcfsys": msgspec.json.encode(card).decode()}}
+    packed = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(packed)) + packed)
+
+
+def test_classes_come_from_a_model_a_project_or_the_prediction_itself(tmp_path: Path) -> None:
+    model = tmp_path / "best.safetensors"
+    save_model(model)
+    (tmp_path / "project.toml").write_text(
+        '[project]\nname = "p"\npixel_nm = 4\n[classes]\na = 0\nb = 1\n'
+        '[[data]]\nimages = "."\nmasks = "."\n'
+    )
+    masks = tmp_path / "masks"
+    new_run(masks / ".emcfsys", PredictRequest(model=str(model), inputs=("/i",), out=str(masks)))
+    pore = {"rest": 0, "pore": 1}
+    assert classes_for("x", project=None, model=model).classes == pore
+    of_project = classes_for("x", project=tmp_path, model=None)
+    assert (of_project.classes, of_project.pixel_nm) == ({"a": 0, "b": 1}, 4)
+    assert classes_for(str(masks), project=None, model=None).classes == pore
+    assert classes_for(str(tmp_path), project=None, model=None).classes is None
+    with pytest.raises(InputError, match="one of the two"):
+        classes_for("x", project=tmp_path, model=model)
+    model.unlink()
+    left = classes_for(str(masks), project=None, model=None)
+    assert left.classes is None
+    assert "cannot be asked" in left.notes[0]
+
+
+def test_progress_counts_every_mask(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        save_mask(tmp_path / f"masks/{name}.png", np.zeros((4, 4), np.uint8))
+    heard: list[tuple[int, int]] = []
+    measure_masks(
+        str(tmp_path / "masks"),
+        tmp_path / "out",
+        MeasureSettings(classes=CLASSES),
+        on_mask=lambda done, total: heard.append((done, total)),
+    )
+    assert heard == [(1, 3), (2, 3), (3, 3)]
