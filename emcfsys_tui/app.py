@@ -1,0 +1,190 @@
+"""The application: screens, themes, the palette, toasts, and a clean end."""
+
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import ClassVar, Literal, cast
+
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+
+from emcfsys_engine.errors import printable
+from emcfsys_tui import engine_link, themes
+from emcfsys_tui.crash import save_report
+from emcfsys_tui.messages import ProjectChosen, Told
+from emcfsys_tui.screens.page import LEAST_COLUMNS, LEAST_LINES
+from emcfsys_tui.screens.projects import ProjectsScreen
+from emcfsys_tui.settings import Settings
+from emcfsys_tui.widgets.canvas import Colour
+
+Severity = Literal["information", "warning", "error"]
+
+
+class EmcfApp(App[None]):
+    """Everything a person does with EMCFsys, in one terminal."""
+
+    CSS_PATH = "app.tcss"
+    TITLE = "EMCFsys"
+    ENABLE_COMMAND_PALETTE = True
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+q", "leave", "Quit", show=False, id="app.quit_too", priority=True),
+        Binding("ctrl+c", "leave", "Quit", show=False, id="app.quit_by_c"),
+    ]
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        read_only: bool = False,
+        settings: Settings | None = None,
+    ) -> None:
+        super().__init__()
+        self.settings = settings or Settings()
+        self.read_only = read_only
+        self.memory = engine_link.remembered()
+        self.crash_file: Path | None = None
+        self.crashed: BaseException | None = None
+        last = self.memory.place
+        if folder is None and last and Path(last, "project.toml").is_file():
+            folder = Path(last)
+        self._folder = folder
+        self.animation_level = "none"
+        for theme in themes.THEMES:
+            self.register_theme(theme)
+        wanted = self.settings.theme or self.memory.theme or self._theme_of_terminal()
+        known = wanted if wanted in self.available_themes else themes.DARK
+        self.set_reactive(EmcfApp.theme, known)  # before the first style is made of it
+        self.stylesheet.set_variables(self.get_css_variables())
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (LEAST_COLUMNS, "-narrow"), (110, "-wide")]
+        self.VERTICAL_BREAKPOINTS = [(0, "-flat"), (LEAST_LINES, "-low"), (34, "-tall")]
+
+    @property
+    def colours(self) -> tuple[Colour, ...]:
+        """Six colours for curves."""
+        return themes.curve_colours(self.theme, dark=self.current_theme.dark)
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Give every theme a quiet text colour and a cursor: solid ones, for every terminal."""
+        theme = self.current_theme
+        if theme.ansi:
+            return {"dim": "ansi_bright_black", "cursor": "ansi_blue"}
+        return {
+            "dim": "#8b949e" if theme.dark else "#5f6872",
+            "cursor": "#2c4a6b" if theme.dark else "#c6dcf5",
+        }
+
+    def on_mount(self) -> None:
+        """Open what was asked for, else the last place, else the list of projects."""
+        folder = self._folder
+        self.push_screen(ProjectsScreen() if folder is None else self._project_screen(folder))
+        self.set_keymap(self.settings.keys)
+        for fault in self.settings.faults:
+            self.tell(fault, "warning")
+
+    def open_project(self, folder: Path) -> None:
+        """Open a project instead of the list."""
+        self.switch_screen(self._project_screen(folder))
+
+    def open_list(self) -> None:
+        """Open the list of projects instead of a project."""
+        self.keep_place(None)
+        self.switch_screen(ProjectsScreen())
+
+    def _project_screen(self, folder: Path) -> Screen[None]:
+        screen = import_module("emcfsys_tui.screens.project").ProjectScreen
+        return screen(folder.absolute(), tab=self.memory.tab)
+
+    def keep_place(self, folder: Path | None, tab: str = "runs") -> None:
+        """Remember where the person is, for the next start."""
+        if folder is None:
+            self.memory = type(self.memory)(recent=self.memory.recent, theme=self.memory.theme)
+        else:
+            self.memory = engine_link.with_recent(self.memory, folder, tab)
+        engine_link.remember(self.memory)
+
+    def tell(self, text: str, severity: str = "information", *, loud: bool = False) -> None:
+        """Show a toast; a loud one rings and tells the terminal's own notifier too."""
+        self.notify(printable(text), severity=cast("Severity", severity), markup=False, timeout=8)
+        if loud and self.settings.bell:
+            self.bell()
+            driver = self._driver
+            if driver is not None:
+                driver.write(f"\x1b]9;{printable(text)}\x07")
+
+    def may_change(self) -> bool:
+        """Tell whether things may be changed here, and say so when not."""
+        if self.read_only:
+            self.tell("This is read-only: start without --read-only to change things", "warning")
+        return not self.read_only
+
+    def on_told(self, event: Told) -> None:
+        """Show what a part of the interface has to say."""
+        self.tell(event.text, event.severity, loud=event.loud)
+
+    def on_project_chosen(self, event: ProjectChosen) -> None:
+        """Open the project that was chosen."""
+        self.open_project(event.folder)
+
+    def action_leave(self) -> None:
+        """Leave; nothing that runs is stopped by it."""
+        engine_link.remember(self.memory_with_theme())
+        self.exit()
+
+    def memory_with_theme(self) -> engine_link.Memory:
+        """Return what to remember, with the theme of now."""
+        memory = self.memory
+        return type(memory)(
+            recent=memory.recent, place=memory.place, tab=memory.tab, theme=self.theme
+        )
+
+    def action_help(self) -> None:
+        """Explain every key of this screen."""
+        help_screen = import_module("emcfsys_tui.screens.help").HelpScreen
+        if not isinstance(self.screen, help_screen):
+            self.push_screen(help_screen(self.screen))
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """Offer every action of the screen in the palette, with its key."""
+        offered: set[str] = set()
+        for active in screen.active_bindings.values():
+            binding = active.binding
+            if not binding.description or not active.enabled or binding.action in offered:
+                continue
+            offered.add(binding.action)
+            key = self.get_key_display(binding)
+            about = f"{binding.tooltip or binding.description} · key {key}".replace("[", r"\[")
+            yield SystemCommand(
+                binding.description.capitalize(),
+                about,
+                lambda key=binding.key: self.simulate_key(key),
+            )
+        yield SystemCommand(
+            "Theme", "Dark, light, colour-blind-safe, sixteen colours", self.search_themes
+        )
+        yield SystemCommand(
+            "Save a picture of this screen (SVG)",
+            "Into the current folder",
+            self.deliver_screenshot,
+        )
+
+    def copy_with_word(self, text: str) -> None:
+        """Copy by OSC 52 and show the text too: tmux may swallow the copy."""
+        self.copy_to_clipboard(text)
+        self.tell(f"Copied: {text}")
+
+    def _theme_of_terminal(self) -> str:
+        system = self.console.color_system
+        return "ansi-dark" if system == "standard" else themes.DARK
+
+    def _handle_exception(self, error: Exception) -> None:
+        """Keep a report of our mistake, and end with the terminal restored."""
+        if self.crashed is None:
+            self.crashed = error
+            where = " ".join(type(screen).__name__ for screen in self._screen_stack)
+            self.crash_file = save_report(error, where)
+        super()._handle_exception(error)
+
+    def _fatal_error(self) -> None:
+        """End without a page of traceback: it is in the report."""
+        self._close_messages_no_wait()

@@ -1,0 +1,304 @@
+"""A child process that looks at images for the interface: nothing it does can freeze a key.
+
+`list PROJECT` writes one JSON line after the other: the images with their labels, then their sizes.
+`serve` answers one JSON line a request with one JSON line, followed by the bytes it announces.
+"""
+
+import os
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+from PIL import Image
+
+from emcfsys_engine.annotations.samples import Sample, gather, read_labels
+from emcfsys_engine.annotations.source import LabelRef
+from emcfsys_engine.errors import EmcfError, printable
+from emcfsys_engine.images.micrograph import ImageRef, Micrograph
+from emcfsys_engine.images.normalise import to_8_bit, to_grey
+from emcfsys_engine.images.reader import probe, read_micrograph
+from emcfsys_engine.project import UNLABELLED, Project, load_project
+
+_CHUNK = 500
+_KEPT = 6  # decoded images, for zooming and going back and forth
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What the interface wants to see."""
+
+    key: str
+    path: str
+    project: str = ""
+    plane: int | None = None
+    label: msgspec.Raw = msgspec.Raw(b"null")
+    source: int = 0
+    mask: str = ""  # a prediction; instead of the label
+    view: tuple[float, float, float, float] | None = None  # left, top, width, height in pixels
+    width: int = 0
+    height: int = 0  # 0 × 0: only the point
+    point: tuple[int, int] | None = None
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is to see; `num_grey` and `num_ids` bytes follow it."""
+
+    key: str
+    width: int = 0
+    height: int = 0
+    image_px: tuple[int, int] = (0, 0)
+    view_px: tuple[float, float, float, float] = (0, 0, 1, 1)
+    pixel_nm: float | None = None
+    classes: tuple[tuple[int, str], ...] = ()
+    fault: str = ""
+    info: str = ""
+    point: str = ""
+    num_grey: int = 0
+    num_ids: int = 0
+
+
+class _Shown(msgspec.Struct, kw_only=True):
+    micrograph: Micrograph
+    grey: np.ndarray
+    ids: np.ndarray | None
+    note: str
+    classes: tuple[tuple[int, str], ...]
+
+
+class Viewer:
+    """Decodes images and keeps the last few."""
+
+    def __init__(self) -> None:
+        self._shown: OrderedDict[object, _Shown] = OrderedDict()
+        self._projects: dict[str, Project] = {}
+
+    def answer(self, wish: Wish) -> tuple[Answer, bytes, bytes]:
+        """Return what is wished for; what cannot be read is said in the answer."""
+        try:
+            shown = self._look(wish)
+        except EmcfError as error:
+            return Answer(key=wish.key, fault=printable(str(error))), b"", b""
+        except (MemoryError, OSError, ValueError) as error:
+            return Answer(key=wish.key, fault=printable(f"{wish.path}: {error}")), b"", b""
+        height, width = shown.grey.shape
+        point = _point_words(shown, wish.point)
+        pixel_nm = shown.micrograph.pixel_nm
+        answer = Answer(
+            key=wish.key,
+            image_px=(width, height),
+            pixel_nm=pixel_nm[1] if pixel_nm else self._project_nm(wish),
+            classes=shown.classes,
+            point=point,
+            info=shown.note,
+        )
+        if wish.width < 1 or wish.height < 1:
+            return answer, b"", b""
+        return _drawn(answer, shown, wish)
+
+    def _look(self, wish: Wish) -> _Shown:
+        key = (
+            wish.path,
+            wish.plane,
+            bytes(wish.label),
+            wish.mask,
+            _stamp(wish.path),
+            _stamp(wish.mask),
+        )
+        if key not in self._shown:
+            self._shown[key] = self._decode(wish)
+            while len(self._shown) > _KEPT:
+                self._shown.popitem(last=False)
+        self._shown.move_to_end(key)
+        return self._shown[key]
+
+    def _decode(self, wish: Wish) -> _Shown:
+        ref = ImageRef(path=Path(wish.path), plane=wish.plane)
+        micrograph = read_micrograph(ref)
+        grey = to_8_bit(to_grey(micrograph.pixels), micrograph.info_bar_rows)
+        shape = (grey.shape[0], grey.shape[1])
+        project = self._project(wish)
+        classes = tuple((value, name) for name, value in project.classes.items()) if project else ()
+        ids, note = None, ""
+        try:
+            if wish.mask:
+                ids = _mask(Path(wish.mask), shape)
+            elif project is not None:
+                ids = _labels(wish, ref, project, shape)
+        except EmcfError as error:
+            note = printable(str(error))
+        return _Shown(micrograph=micrograph, grey=grey, ids=ids, note=note, classes=classes)
+
+    def _project(self, wish: Wish) -> Project | None:
+        if not wish.project:
+            return None
+        stamp = f"{wish.project}|{_stamp(wish.project)}"
+        if stamp not in self._projects:
+            self._projects = {stamp: load_project(Path(wish.project))}
+        return self._projects[stamp]
+
+    def _project_nm(self, wish: Wish) -> float | None:
+        project = self._project(wish)
+        return project.project.pixel_nm if project else None
+
+
+def list_images(project_file: Path, out: BinaryIO) -> None:
+    """Write the images of a project with labels and splits, then their sizes in chunks."""
+    try:
+        project = load_project(project_file)
+        gathered = gather(project, for_training=False)
+    except EmcfError as error:
+        _write(out, {"fault": printable(str(error))})
+        return
+    ground = next((name for name, value in project.classes.items() if value == 0), "")
+    rows = [_row(sample, ground) for sample in gathered.samples]
+    _write(out, {"images": rows, "notes": [printable(note) for note in gathered.notes]})
+    paths = list(dict.fromkeys(sample.image.path for sample in gathered.samples))
+    for start in range(0, len(paths), _CHUNK):
+        _write(out, {"facts": {str(path): _facts(path) for path in paths[start : start + _CHUNK]}})
+
+
+def serve(source: BinaryIO, out: BinaryIO) -> None:
+    """Answer requests until the interface is gone."""
+    viewer = Viewer()
+    for line in source:
+        answer, grey, ids = viewer.answer(msgspec.json.decode(line, type=Wish))
+        out.write(msgspec.json.encode(answer) + b"\n" + grey + ids)
+        out.flush()
+
+
+def main() -> None:
+    """Do what the first argument says."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not get between our answers
+    if sys.argv[1] == "list":
+        list_images(Path(sys.argv[2]), out)
+    else:
+        serve(sys.stdin.buffer, out)
+
+
+def _write(out: BinaryIO, document: dict[str, object]) -> None:
+    out.write(msgspec.json.encode(document, enc_hook=str) + b"\n")
+    out.flush()
+
+
+def _row(sample: Sample, ground: str) -> dict[str, object]:
+    """Return a sample for the list; the background is not worth a word where there is more."""
+    names = sorted(sample.classes - {ground}) or sorted(sample.classes)
+    held = ", ".join(names) if sample.label is not None else ""
+    return {
+        "name": sample.name,
+        "path": str(sample.image.path),
+        "plane": sample.image.plane,
+        "source": sample.source,
+        "split": sample.split,
+        "labels": held or ("yes" if sample.label is not None else ""),
+        "label": sample.label,
+    }
+
+
+def _facts(path: Path) -> dict[str, object]:
+    try:
+        found = probe(path)
+    except EmcfError as error:
+        return {"fault": printable(str(error))}
+    height, width = found.shape[:2]
+    return {"size": f"{width}×{height}", "pixel_nm": found.pixel_nm[1] if found.pixel_nm else None}
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    if not path:
+        return 0, 0
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+def _labels(
+    wish: Wish, ref: ImageRef, project: Project, shape: tuple[int, int]
+) -> np.ndarray | None:
+    label = msgspec.json.decode(wish.label, type=LabelRef | None, dec_hook=_path)
+    if label is None:
+        return None
+    sample = Sample(
+        image=ref, label=label, source=wish.source, split="train", name=ref.name, group=None
+    )
+    return read_labels(sample, project, shape)
+
+
+def _path(kind: type, value: object) -> Path:
+    """Read a path in JSON, which has only text."""
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(kind)
+
+
+def _mask(file: Path, shape: tuple[int, int]) -> np.ndarray:
+    with Image.open(file) as picture:
+        ids = np.asarray(picture)
+    if ids.ndim != 2 or ids.shape != shape:
+        raise EmcfError(f"{file}: is no mask of this image")
+    return ids.astype(np.uint8)
+
+
+def _drawn(answer: Answer, shown: _Shown, wish: Wish) -> tuple[Answer, bytes, bytes]:
+    height, width = shown.grey.shape
+    left, top, wide, high = _fit(
+        wish.view or (0.0, 0.0, float(width), float(height)), width, height
+    )
+    scale = min(wish.width / wide, wish.height / high)
+    num_x = max(1, min(wish.width, round(wide * scale)))
+    num_y = max(2, min(wish.height, round(high * scale)))
+    box = (left, top, left + wide, top + high)
+    picture = Image.fromarray(shown.grey)
+    method = Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
+    grey = np.asarray(picture.resize((num_x, num_y), method, box=box))
+    ids = b""
+    if shown.ids is not None:
+        rows = np.clip((top + (np.arange(num_y) + 0.5) * high / num_y).astype(int), 0, height - 1)
+        columns = np.clip(
+            (left + (np.arange(num_x) + 0.5) * wide / num_x).astype(int), 0, width - 1
+        )
+        ids = shown.ids[rows[:, None], columns[None, :]].astype(np.uint8).tobytes()
+    full = msgspec.structs.replace(
+        answer,
+        width=num_x,
+        height=num_y,
+        view_px=(left, top, wide, high),
+        num_grey=grey.size,
+        num_ids=len(ids),
+    )
+    return full, grey.tobytes(), ids
+
+
+def _fit(
+    view: tuple[float, float, float, float], width: int, height: int
+) -> tuple[float, float, float, float]:
+    wide, high = min(max(view[2], 4.0), float(width)), min(max(view[3], 4.0), float(height))
+    left = min(max(view[0], 0.0), width - wide)
+    top = min(max(view[1], 0.0), height - high)
+    return left, top, wide, high
+
+
+def _point_words(shown: _Shown, point: tuple[int, int] | None) -> str:
+    height, width = shown.grey.shape
+    if point is None or not (0 <= point[0] < width and 0 <= point[1] < height):
+        return ""
+    x, y = point
+    value: Any = shown.micrograph.pixels[y, x]
+    words = f"{x},{y}  value {'/'.join(f'{v:g}' for v in np.atleast_1d(value))}"
+    if shown.ids is not None:
+        number = int(shown.ids[y, x])
+        names = dict(shown.classes)
+        words += f"  {'unlabelled' if number == UNLABELLED else names.get(number, number)}"
+    if shown.micrograph.pixel_nm is not None:
+        down, across = shown.micrograph.pixel_nm
+        words += f"  {x * across:,.0f} {y * down:,.0f} nm"
+    return words
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The engine as the interface sees it: the hot folder, told from its ledger and its run."""
+
+import time
+from collections import deque
+from pathlib import Path
+from statistics import median
+
+from emcfsys_engine.errors import EmcfError, InputError, printable
+from emcfsys_engine.events import (
+    AnyEvent,
+    EventReader,
+    ImageDone,
+    ImageFailed,
+    RunFailed,
+    RunStarted,
+    WatchState,
+)
+from emcfsys_engine.hotfolder.ledger import read_ledger, watcher_of
+from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.project import Project, load_project
+from emcfsys_engine.run import Run, WatchRequest, list_runs
+from emcfsys_tui.engine_link import run_command
+from emcfsys_tui.messages import HotRead
+from emcfsys_tui.values import HotLine, HotState
+
+_NEWEST = 200
+_MINUTES = 30
+_LEDGER_EVERY_S = 2.0
+
+
+class HotFolderReader:
+    """Follows the newest watch of a project; called from one thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known_runs: dict[str, bool] = {}
+        self._run: Run | None = None
+        self._events: EventReader | None = None
+        self._newest: deque[HotLine] = deque(maxlen=_NEWEST)
+        self._failures: deque[HotLine] = deque(maxlen=_NEWEST)
+        self._lags: deque[float] = deque(maxlen=500)
+        self._per_minute: dict[int, int] = {}
+        self._num_unlike = 0
+        self._state: WatchState | None = None
+        self._started: float | None = None
+        self._fault = ""
+        self._counts: dict[str, int] = {}
+        self._counted_at = float("-inf")
+        self._told: HotState | None = None
+
+    def read(self) -> HotRead | None:
+        """Return how the hot folder is doing, or None if nothing changed."""
+        try:
+            state = self._read()
+        except (EmcfError, OSError) as error:
+            state = HotState(fault=printable(str(error)))
+        if state == self._told:
+            return None
+        self._told = state
+        return HotRead(state)
+
+    def _read(self) -> HotState:
+        project = load_project(self.folder)
+        settings = project.hotfolder
+        if settings.watch is None:
+            return HotState()
+        self._follow_newest(project)
+        output = self.folder / settings.output
+        owner = watcher_of(output)
+        self._count(output)
+        word, detail = self._word(owner)
+        minute = int(time.time() // 60)
+        rates = [float(self._per_minute.get(minute - n, 0)) for n in range(_MINUTES, -1, -1)]
+        request = self._run.record().request if self._run else None
+        return HotState(
+            configured=True,
+            state=word,
+            detail=detail,
+            watch=settings.watch,
+            output=settings.output,
+            model=request.model if isinstance(request, WatchRequest) else settings.model,
+            run=self._run.id if self._run else "",
+            since=self._started if owner else None,
+            done=self._counts.get("done", 0),
+            failed=self._counts.get("failed", 0),
+            trying=self._counts.get("trying", 0),
+            skipped=self._counts.get("skipped", 0),
+            unlike=self._num_unlike,
+            median_lag_s=median(self._lags) if self._lags else None,
+            worst_lag_s=max(self._lags, default=None),
+            images_per_min=sum(rates[-6:-1]) / 5,
+            rates=tuple(rates),
+            lags=tuple(self._lags)[-40:],
+            newest=tuple(self._newest),
+            failures=tuple(self._failures),
+            fault=self._fault if not owner else "",
+        )
+
+    def _follow_newest(self, project: Project) -> None:
+        newest: Run | None = None
+        for run in list_runs(project.folder):
+            if run.id not in self._known_runs:
+                self._known_runs[run.id] = isinstance(run.record().request, WatchRequest)
+            if self._known_runs[run.id]:
+                newest = run
+        if newest is not None and (self._run is None or newest.id != self._run.id):
+            self._run, self._events = newest, EventReader(newest.events_file)
+            self._state, self._fault = None, ""
+        if self._events is not None:
+            for event in self._events.read_new():
+                self._take(event, project)
+
+    def _take(self, event: AnyEvent, project: Project) -> None:
+        if isinstance(event, RunStarted):
+            self._started, self._fault = event.time, ""
+        elif isinstance(event, WatchState):
+            self._state = event
+        elif isinstance(event, RunFailed):
+            self._fault = printable(event.reason)
+        elif isinstance(event, ImageDone):
+            minute = int(event.time // 60)
+            self._per_minute[minute] = self._per_minute.get(minute, 0) + 1
+            if event.lag_s is not None:
+                self._lags.append(event.lag_s)
+            self._num_unlike += bool(event.unlike)
+            self._newest.appendleft(_line_of(event, project))
+        elif isinstance(event, ImageFailed):
+            line = HotLine(
+                time=event.time,
+                image=_short(project, event.image),
+                path=_below(project, project.hotfolder.watch or "", event.image),
+                mask=None,
+                text=event.reason + (f" (try {event.attempt})" if not event.final else ""),
+                failed=True,
+            )
+            self._failures.appendleft(line)
+
+    def _count(self, output: Path) -> None:
+        if time.monotonic() - self._counted_at < _LEDGER_EVERY_S:
+            return
+        self._counted_at = time.monotonic()
+        counts: dict[str, int] = {}
+        for entry in read_ledger(output):
+            counts[entry.state] = counts.get(entry.state, 0) + 1
+        self._counts = counts
+
+    def _word(self, owner: str | None) -> tuple[str, str]:
+        if owner is None:
+            return "stopped", ""
+        if self._state is None:
+            return "starting", ""
+        return self._state.state, self._state.detail
+
+
+def start_watch(folder: Path) -> str:
+    """Queue a watch of the project's hot folder, in a child: it settles the model first.
+
+    Raises: InputError with the engine's own word.
+    """
+    project = load_project(folder)
+    if project.hotfolder.watch is not None:
+        (folder / project.hotfolder.watch).mkdir(parents=True, exist_ok=True)
+    done = run_command(["submit", "watch", str(folder)])
+    if done.code != 0:
+        raise InputError("watch", done.words.removeprefix("emcfsys-engine: ") or "failed")
+    return f"job {done.out.strip()} watches {project.hotfolder.watch}/"
+
+
+def stop_watch(folder: Path) -> str:
+    """Let the watch end: the images at hand are finished.
+
+    Raises: InputError when it is not one of our jobs.
+    """
+    with Queue.open() as queue:
+        for job in queue.list():
+            if job.kind == "watch" and job.is_open and Path(job.run).parent.parent == folder:
+                queue.cancel(job.id)
+                return f"job {job.id} is asked to end"
+    raise InputError(
+        folder, "no watch of this queue", "It may run in another terminal: end it there"
+    )
+
+
+def retry_failed(folder: Path) -> str:
+    """Say how failed images are tried again: a file that is touched is looked at anew.
+
+    Raises: InputError when there is none.
+    """
+    project = load_project(folder)
+    root = folder / (project.hotfolder.watch or "")
+    output = folder / project.hotfolder.output
+    touched = 0
+    for entry in read_ledger(output):
+        file = root / entry.path
+        if entry.state == "failed" and file.is_file():
+            file.touch()
+            touched += 1
+    if not touched:
+        raise InputError(output, "holds no failed image that is still there")
+    return f"{touched} images will be tried again"
+
+
+def _line_of(event: ImageDone, project: Project) -> HotLine:
+    shares = sorted(event.shares.items(), key=lambda item: -item[1])
+    words = [f"{name} {share:.1%}" for name, share in shares if name != project.class_names[0]]
+    if event.confidence is not None:
+        words.append(f"conf {event.confidence:.2f}")
+    return HotLine(
+        time=event.time,
+        image=_short(project, event.image),
+        path=_below(project, project.hotfolder.watch or "", event.image),
+        mask=_below(project, project.hotfolder.output, event.mask),
+        text="  ".join(words),
+        unlike=event.unlike,
+    )
+
+
+def _short(project: Project, name: str) -> str:
+    """Return an image's name below the watched folder."""
+    root = str(project.folder / (project.hotfolder.watch or ""))
+    return name.removeprefix(root + "/")
+
+
+def _below(project: Project, folder: str, name: str) -> Path:
+    return project.folder / folder / name

@@ -1,0 +1,166 @@
+"""What the parts of the interface tell each other: readings come down, wishes go up."""
+
+from pathlib import Path
+
+from textual.message import Message
+
+from emcfsys_tui.values import (
+    CheckState,
+    HotState,
+    ImageFacts,
+    ImageRow,
+    ModelRow,
+    Picture,
+    ProjectRow,
+    QueueState,
+    RunDetail,
+    RunRow,
+)
+
+
+class Reading(Message, bubble=False):
+    """Something was read by a thread; only the newest of a kind matters."""
+
+    def can_replace(self, message: Message) -> bool:
+        """Let a newer reading take the place of one that was not handled yet."""
+        return type(message) is type(self)
+
+
+class ProjectsRead(Reading):
+    """The projects at a glance."""
+
+    def __init__(self, projects: tuple[ProjectRow, ...]) -> None:
+        self.projects = projects
+        super().__init__()
+
+
+class RunsRead(Reading):
+    """The runs of the project, and everything about those that are shown."""
+
+    def __init__(self, runs: tuple[RunRow, ...], details: dict[str, RunDetail]) -> None:
+        self.runs = runs
+        self.details = details
+        super().__init__()
+
+
+class QueueRead(Reading):
+    """Jobs, GPUs, daemon."""
+
+    def __init__(self, queue: QueueState) -> None:
+        self.queue = queue
+        super().__init__()
+
+
+class ImagesRead(Message, bubble=False):
+    """The images of the project: names at first, then all that is known."""
+
+    def __init__(
+        self,
+        images: tuple[ImageRow, ...],
+        is_complete: bool,
+        notes: tuple[str, ...] = (),
+        fault: str = "",
+    ) -> None:
+        self.images = images
+        self.is_complete = is_complete
+        self.notes = notes
+        self.fault = fault
+        super().__init__()
+
+
+class FactsRead(Message, bubble=False):
+    """Sizes and pixel sizes of some images, by their keys."""
+
+    def __init__(self, facts: dict[str, ImageFacts]) -> None:
+        self.facts = facts
+        super().__init__()
+
+
+class PointRead(Reading):
+    """What is under the cursor of a picture."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        super().__init__()
+
+
+class CheckRead(Message, bubble=False):
+    """What the check found, or that it runs."""
+
+    def __init__(self, check: CheckState) -> None:
+        self.check = check
+        super().__init__()
+
+
+class PictureRead(Reading):
+    """A picture that was asked for."""
+
+    def __init__(self, picture: Picture) -> None:
+        self.picture = picture
+        super().__init__()
+
+
+class HotRead(Reading):
+    """The hot folder."""
+
+    def __init__(self, hot: HotState) -> None:
+        self.hot = hot
+        super().__init__()
+
+
+class ModelsRead(Reading):
+    """The project's model files."""
+
+    def __init__(self, models: tuple[ModelRow, ...]) -> None:
+        self.models = models
+        super().__init__()
+
+
+class LogRead(Message, bubble=False):
+    """New lines of the log of a job."""
+
+    def __init__(self, job: int, lines: tuple[str, ...], fresh: bool) -> None:
+        self.job = job
+        self.lines = lines
+        self.fresh = fresh
+        super().__init__()
+
+
+class Told(Message):
+    """Something worth a line to the person: a toast, and a bell when it is `loud`."""
+
+    def __init__(self, text: str, severity: str = "information", loud: bool = False) -> None:
+        self.text = text
+        self.severity = severity
+        self.loud = loud
+        super().__init__()
+
+
+class TextFound(Message, bubble=False):
+    """A text that was asked for, to be shown on its own screen."""
+
+    def __init__(self, title: str, text: str) -> None:
+        self.title = title
+        self.text = text
+        super().__init__()
+
+
+class ProjectChosen(Message):
+    """The person wants to open a project."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        super().__init__()
+
+
+class TabWanted(Message):
+    """The person wants another tab, and something in it."""
+
+    def __init__(self, tab: str, item: str = "") -> None:
+        self.tab = tab
+        self.item = item
+        super().__init__()
+
+
+class RunsChanged(Message):
+    """Something was done to runs or jobs: look again now."""

@@ -1,0 +1,245 @@
+"""The plain values that the engine link hands to screens and widgets."""
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from emcfsys_tui.series import SeriesView
+
+Tone = Literal["", "dim", "good", "warn", "bad", "live"]
+
+# A state is a glyph and a word, never a colour alone.
+STATE_LOOKS: dict[str, tuple[str, Tone]] = {
+    "running": ("●", "live"),
+    "stopping": ("◐", "warn"),
+    "queued": ("○", ""),
+    "paused": ("‖", "warn"),
+    "new": ("○", "dim"),
+    "done": ("✓", "good"),
+    "failed": ("✗", "bad"),
+    "cancelled": ("–", "dim"),
+    "interrupted": ("↯", "warn"),
+    "lost": ("?", "bad"),
+}
+
+
+class ProjectRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One project at a glance."""
+
+    folder: Path
+    name: str
+    fault: str = ""
+    num_images: int = 0
+    num_labels: int = 0
+    num_runs: int = 0
+    scores: tuple[float, ...] = ()  # best of each run, oldest first
+    num_active: int = 0  # jobs that run or wait
+    is_watched: bool = False
+
+
+class ClassScore(msgspec.Struct, frozen=True, kw_only=True):
+    """How well one class is told from the others, at the newest validation."""
+
+    name: str
+    iou: float | None
+    f1: float | None
+
+
+class RunRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One run in the list."""
+
+    id: str
+    folder: Path
+    does: str
+    state: str
+    reason: str = ""
+    network: str = ""
+    score: float | None = None
+    best_step: int | None = None
+    step: int = 0
+    total_steps: int | None = None
+    seconds_left: float | None = None
+    created: float = 0.0
+    job: int | None = None
+    has_model: bool = False
+
+
+class LogLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a run's story."""
+
+    time: float
+    text: str
+    tone: Tone = ""
+
+
+class RunDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is drawn of one run."""
+
+    id: str
+    version: int = 0  # grows with every batch that changed something
+    curves: dict[str, SeriesView] = {}
+    classes: tuple[ClassScore, ...] = ()
+    validated_at: int | None = None
+    best_step: int | None = None
+    lines: tuple[LogLine, ...] = ()
+    log: tuple[str, ...] = ()
+
+
+class JobRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One job in the queue."""
+
+    id: int
+    state: str
+    project: str
+    kind: str
+    run: Path
+    asks: str
+    since: float
+    took_s: float | None
+    reason: str
+    is_open: bool
+    gpu_ids: tuple[str, ...] = ()
+
+
+class GpuRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU: its memory and who has it."""
+
+    name: str
+    index: int
+    used_gb: float
+    total_gb: float
+    owner: str
+
+
+class QueueState(msgspec.Struct, frozen=True, kw_only=True):
+    """The queue, the GPUs and the daemon, as they are now."""
+
+    jobs: tuple[JobRow, ...] = ()
+    gpus: tuple[GpuRow, ...] = ()
+    daemon_pid: int | None = None
+    fault: str = ""
+
+
+class ImageRow(NamedTuple):
+    """One image of a project's data; a tuple, since there can be a hundred thousand."""
+
+    name: str
+    path: str
+    plane: int | None = None
+    source: int = 0
+    labels: str = ""  # what its labels hold, for people
+    split: str = ""
+    label: object = None  # handed back to the decoder as it came
+
+    @property
+    def key(self) -> str:
+        """The file with its plane: what tells it from the others."""
+        return self.path if self.plane is None else f"{self.path}#{self.plane}"
+
+
+class ImageFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the headers of one image say."""
+
+    size: str = ""
+    pixel_nm: float | None = None
+    fault: str = ""
+
+
+class FindingRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that `check` found."""
+
+    level: str
+    file: str
+    what: str
+    remedy: str
+
+
+class CheckState(msgspec.Struct, frozen=True, kw_only=True):
+    """How the check beside the data is doing."""
+
+    running: bool = False
+    findings: tuple[FindingRow, ...] = ()
+    summary: str = ""
+
+
+class Picture(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of a micrograph as the decoder made it: one grey value a half-block.
+
+    Shapes: grey and ids hold width × height bytes, row after row; ids are class values, 255: none.
+    """
+
+    key: str
+    width: int
+    height: int
+    grey: bytes = b""
+    ids: bytes = b""
+    image_px: tuple[int, int] = (0, 0)  # width, height of the whole image
+    view_px: tuple[float, float, float, float] = (0, 0, 1, 1)  # left, top, width, height shown
+    pixel_nm: float | None = None
+    classes: tuple[tuple[int, str], ...] = ()  # value, name
+    fault: str = ""
+    info: str = ""
+
+
+class FieldFault(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wrong with one key of project.toml."""
+
+    key: str
+    text: str
+
+
+class HotLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One image that came through the hot folder."""
+
+    time: float
+    image: str
+    path: Path | None
+    mask: Path | None
+    text: str
+    unlike: str = ""
+    failed: bool = False
+
+
+class HotState(msgspec.Struct, frozen=True, kw_only=True):
+    """How the hot folder is doing."""
+
+    configured: bool = False
+    state: str = "stopped"
+    detail: str = ""
+    watch: str = ""
+    output: str = ""
+    model: str = ""
+    run: str = ""
+    since: float | None = None
+    done: int = 0
+    failed: int = 0
+    trying: int = 0
+    skipped: int = 0
+    unlike: int = 0
+    median_lag_s: float | None = None
+    worst_lag_s: float | None = None
+    images_per_min: float = 0.0
+    rates: tuple[float, ...] = ()  # images a minute, of the last minutes
+    lags: tuple[float, ...] = ()  # seconds, of the last images
+    newest: tuple[HotLine, ...] = ()
+    failures: tuple[HotLine, ...] = ()
+    fault: str = ""
+    job: int | None = None
+
+
+class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One model file of a project."""
+
+    run: str
+    role: str
+    file: Path
+    network: str
+    classes: str
+    score: float | None
+    step: int
+    pixel_nm: float | None
+    patch_px: int
+    created: str
+    bytes: int
+    fault: str = ""

@@ -1,0 +1,518 @@
+"""Data: every image with its labels and split, a look at one of them, and the check beside."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, overload
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal, Vertical
+from textual.reactive import reactive
+from textual.widgets import Input, Static
+from textual.worker import get_current_worker
+
+from emcfsys_tui import engine_link_data
+from emcfsys_tui.engine_link_data import Decoder, PictureWish
+from emcfsys_tui.keys import quiet, shown
+from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, PictureRead, PointRead, TextFound
+from emcfsys_tui.screens.ask import AskScreen
+from emcfsys_tui.values import CheckState, FindingRow, ImageFacts, ImageRow
+from emcfsys_tui.widgets.pane import Pane
+from emcfsys_tui.widgets.picture_box import PictureBox
+from emcfsys_tui.widgets.picture_view import PictureView
+from emcfsys_tui.widgets.rows import Column, Row, Rows
+
+_COLUMNS = (
+    Column(title="", width=1),
+    Column(title="image", cut="middle"),
+    Column(title="labels", width=16, cut="end", hide_below=42),
+    Column(title="split", width=5),
+    Column(title="px", width=10, right=True, hide_below=46),
+    Column(title="nm", width=6, right=True, hide_below=66),
+    Column(title="problem", width=24, hide_below=90),
+)
+_FINDINGS = (
+    Column(title="", width=1),
+    Column(title="file", width=22, cut="start"),
+    Column(title="what"),
+)
+_EMPTY = (
+    "No images here. [[data]] in project.toml says where they are; 2 shows what is wrong with it."
+)
+
+
+class ImageList(Sequence[Row]):
+    """The images that match, made into rows when they are drawn."""
+
+    def __init__(
+        self,
+        images: Sequence[ImageRow],
+        order: Sequence[int],
+        facts: Mapping[str, ImageFacts],
+        problems: Mapping[str, str],
+    ) -> None:
+        self.images, self.order = images, order
+        self._facts, self._problems = facts, problems
+
+    def __len__(self) -> int:
+        """Return how many match."""
+        return len(self.order)
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | Sequence[Row]:
+        """Return the row at a place."""
+        if isinstance(place, slice):
+            return [self[n] for n in range(*place.indices(len(self)))]
+        image = self.images[self.order[place]]
+        facts = self._facts.get(image.path)
+        problem = self._problems.get(image.path) or (facts.fault if facts else "")
+        cells = (
+            "!" if problem else " ",
+            image.name if image.plane is None else f"{image.name}#{image.plane}",
+            image.labels or "–",
+            image.split or "–",
+            facts.size if facts else "",
+            "" if facts is None or facts.pixel_nm is None else f"{facts.pixel_nm:.4g}",
+            problem,
+        )
+        return Row(
+            key=image.key, cells=cells, tone="bad" if problem else "" if image.labels else "dim"
+        )
+
+
+class DataPane(Pane):
+    """A hundred thousand images, as easily as ten."""
+
+    SCOPED_CSS = False
+    DEFAULT_CSS = """
+    DataPane #data-left { width: 6fr; }
+    DataPane #images { height: 1fr; }
+    DataPane #findings { height: 1; }
+    DataPane #data-filter { height: 1; border: none; padding: 0 1; background: $panel; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        shown(
+            "slash",
+            "filter",
+            "filter",
+            "data.filter",
+            "Show the images with these words: name, class, split, “no labels”",
+            "/",
+        ),
+        shown("o", "overlay", "overlay", "data.overlay", "Labels, prediction, or the bare image"),
+        shown(
+            "c", "one_class", "class", "data.class", "Lay one class after the other over the image"
+        ),
+        shown(
+            "plus,equals_sign",
+            "zoom(0.5)",
+            "zoom",
+            "data.zoom_in",
+            "Zoom in around the pointer; - zooms out",
+            "+-",
+        ),
+        shown("v", "convert", "convert", "data.convert", "Write the annotations in another format"),
+        quiet("escape", "drop_filter", "Show all again", "data.drop_filter"),
+        quiet("minus", "zoom(2.0)", "Zoom out", "data.zoom_out"),
+        quiet("b", "opacity", "Opacity", "data.opacity", "How much the overlay covers"),
+        quiet("w", "whole", "Whole image", "data.whole"),
+        quiet(
+            "e",
+            "split",
+            "Edit the split",
+            "data.split",
+            "train, val, test or auto for this image's source",
+        ),
+        quiet(
+            "a",
+            "assign",
+            "Assign a label",
+            "data.assign",
+            "Say which class a label of this source means",
+        ),
+        quiet("k", "check", "Check again", "data.check", "Run emcfsys-engine check"),
+        quiet("i", "inspect", "Facts of the file", "data.inspect", "What the file says of itself"),
+        quiet(
+            "P",
+            "predict",
+            "Predict all images",
+            "data.predict",
+            "Submit a prediction of this source with the best model; o shows it",
+        ),
+    ]
+
+    images: reactive[tuple[ImageRow, ...]] = reactive((), always_update=True)
+    check_state: reactive[CheckState] = reactive(CheckState(running=True))
+    wanted: reactive[str] = reactive("")
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._facts: dict[str, ImageFacts] = {}
+        self._problems: dict[str, str] = {}
+        self._haystacks: list[str] = []
+        self._decoder = Decoder(self.post_message)
+        self._notes: tuple[str, ...] = ()
+        self._is_complete = False
+
+    @property
+    def command(self) -> str:
+        """The command that checks the same."""
+        return f"emcfsys-engine check {self.folder}"
+
+    def compose(self) -> ComposeResult:
+        """List and check at the left, the picture at the right."""
+        with Horizontal():
+            with Vertical(id="data-left"):
+                yield Input(
+                    placeholder="words to look for; esc ends", id="data-filter", compact=True
+                )
+                yield Rows(_COLUMNS, id="images", empty="Reading the folders …")
+                yield Static(id="check-title", classes="section", markup=False)
+                yield Rows(_FINDINGS, id="findings", titles=False, empty="")
+            yield PictureBox(id="data-right")
+
+    def on_mount(self) -> None:
+        """Read names at once, the rest in children."""
+        self.query_one("#data-filter").display = False
+        self.run_worker(self._list, thread=True, exclusive=True, group="list")
+        self.action_check()
+
+    def on_unmount(self) -> None:
+        """End the decoder."""
+        self._decoder.close()
+
+    def take_focus(self) -> None:
+        """The list first."""
+        self.query_one("#images", Rows).focus()
+
+    def go_to_item(self, item: str) -> None:
+        """Put the cursor on an image."""
+        self.query_one("#images", Rows).go_to(item)
+
+    def on_images_read(self, event: ImagesRead) -> None:
+        """Show the images."""
+        self._notes = event.notes
+        self._is_complete = event.is_complete
+        self.query_one("#images", Rows).empty = event.fault or _EMPTY
+        self.images = event.images
+        if event.is_complete:  # now its labels are known
+            self._wish_again()
+
+    def on_facts_read(self, event: FactsRead) -> None:
+        """Add sizes."""
+        self._facts.update(event.facts)
+        self.query_one("#images", Rows).refresh()
+
+    def on_check_read(self, event: CheckRead) -> None:
+        """Show what the check found."""
+        self.check_state = event.check
+
+    def on_picture_read(self, event: PictureRead) -> None:
+        """Show the picture, unless the cursor went on meanwhile."""
+        image = self._current()
+        if image is not None and event.picture.key == image.key:
+            self.query_one(PictureBox).picture = event.picture
+
+    def on_point_read(self, event: PointRead) -> None:
+        """Say what is under the pointer."""
+        self.query_one(PictureBox).point = event.text
+
+    def watch_images(self) -> None:
+        """Make them searchable."""
+        self._haystacks = [
+            f"{row.name} {row.split} {row.labels or 'no labels'}".lower() for row in self.images
+        ]
+        self._show_images()
+
+    def watch_wanted(self) -> None:
+        """Show what matches."""
+        self._show_images()
+
+    def watch_check_state(self, check: CheckState) -> None:
+        """Show the findings, and mark the images they speak of."""
+        if not self.is_mounted:
+            return
+        by_stem = {Path(row.path).stem: row.path for row in self.images}
+        self._problems = {}
+        for one in check.findings:
+            path = _image_of(one, by_stem)
+            if path:
+                self._problems.setdefault(path, one.what)
+        title = "check runs …" if check.running else f"check: {check.summary}"
+        self.query_one("#check-title", Static).update(f"─ {title} " + "─" * 80)
+        findings = self.query_one("#findings", Rows)
+        findings.empty = "" if check.running else "Nothing to mend: 2 goes on to Train."
+        findings.styles.height = max(1, min(10, len(check.findings)))
+        findings.rows = [_finding_row(number, one) for number, one in enumerate(check.findings)]
+        self._show_images()
+
+    @on(Rows.Moved, "#images")
+    def look(self) -> None:
+        """Show the image under the cursor."""
+        box = self.query_one(PictureBox)
+        image = self._current()
+        box.image_name = image.name if image else ""
+        box.point = ""
+        self._wish(None)
+
+    @on(Rows.Opened, "#images")
+    def enter_picture(self) -> None:
+        """Enter goes to the picture."""
+        self.query_one(PictureView).focus()
+
+    @on(Rows.Opened, "#findings")
+    def jump(self, event: Rows.Opened) -> None:
+        """Go to the image that a finding speaks of, or show the finding whole."""
+        if event.row is None:
+            return
+        one = self.check_state.findings[int(event.row.key)]
+        by_stem = {Path(row.path).stem: row.path for row in self.images}
+        path = _image_of(one, by_stem)
+        if path and self.query_one("#images", Rows).go_to(path):
+            self.take_focus()
+        self.page_app.tell(f"{one.file}: {one.what}. {one.remedy}", "warning")
+
+    @on(PictureView.Wanted)
+    def look_at(self, event: PictureView.Wanted) -> None:
+        """Show another part."""
+        self._wish(event.view)
+
+    @on(PictureView.Pointed)
+    def ask_point(self, event: PictureView.Pointed) -> None:
+        """Ask what is under the pointer."""
+        image = self._current()
+        if image is not None:
+            self._decoder.wish(self._wish_of(image, point=event.pixel))
+
+    @on(Input.Changed, "#data-filter")
+    def filter_images(self, event: Input.Changed) -> None:
+        """Filter as the person types."""
+        self.wanted = event.value
+
+    @on(Input.Submitted, "#data-filter")
+    def end_filter(self) -> None:
+        """Keep the filter, and look."""
+        self.take_focus()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Let escape go on to the screen while there is no filter to drop."""
+        if action == "drop_filter":
+            return self.is_mounted and bool(self.query_one("#data-filter").display)
+        return True
+
+    def action_drop_filter(self) -> None:
+        """Show all images again."""
+        box = self.query_one("#data-filter", Input)
+        box.value = ""
+        box.display = False
+        self.take_focus()
+
+    def action_filter(self) -> None:
+        """Open the filter."""
+        box = self.query_one("#data-filter", Input)
+        box.display = True
+        box.focus()
+
+    def action_overlay(self) -> None:
+        """Labels, prediction, nothing."""
+        self.query_one(PictureBox).next_overlay(has_prediction=bool(self._mask_of(self._current())))
+        self._wish_again()
+
+    def action_one_class(self) -> None:
+        """One class after the other."""
+        self.query_one(PictureBox).next_class()
+
+    def action_opacity(self) -> None:
+        """Cover more, then little again."""
+        self.query_one(PictureBox).next_opacity()
+
+    def action_zoom(self, factor: float) -> None:
+        """Zoom in or out."""
+        self.query_one(PictureView).zoom(factor)
+
+    def action_whole(self) -> None:
+        """Show the whole image."""
+        self._wish(None)
+
+    def action_check(self) -> None:
+        """Run the check in a child."""
+        self.check_state = CheckState(running=True, findings=self.check_state.findings)
+        self.run_worker(self._check, thread=True, exclusive=True, group="check")
+
+    def action_inspect(self) -> None:
+        """Show what the file says of itself."""
+        image = self._current()
+        if image is not None:
+            self.attempt(partial(_inspect, image.path))
+
+    def action_convert(self) -> None:
+        """Ask for a format and write the annotations in it."""
+        image = self._current()
+        if image is None or not self.may_change():
+            return
+        source = image.source
+
+        def answered(answer: str | None) -> None:
+            if answer:
+                self.attempt(partial(engine_link_data.convert_labels, self.folder, source, answer))
+
+        question = (
+            "Write the annotations of this source as masks, labelme, coco, geojson or imagej,"
+            " into a folder beside them.\nFormat:"
+        )
+        self.app.push_screen(AskScreen(question, "masks"), answered)
+
+    def action_split(self) -> None:
+        """Ask which split the image's source belongs to, and write it."""
+        image = self._current()
+        if image is None or not self.may_change():
+            return
+        source = image.source
+
+        def answered(answer: str | None) -> None:
+            if answer:
+                self.attempt(partial(self._change, engine_link_data.set_split, source, answer))
+
+        question = (
+            f"Split of source {source} ([[data]] number {source + 1}): train, val, test or auto"
+        )
+        self.app.push_screen(AskScreen(question, image.split or "auto"), answered)
+
+    def action_assign(self) -> None:
+        """Ask which class a label means, and write it."""
+        image = self._current()
+        if image is None or not self.may_change():
+            return
+        source = image.source
+        unknown = engine_link_data.label_in(self._finding_under_cursor())
+
+        def answered(answer: str | None) -> None:
+            if answer:
+                self.attempt(partial(self._change, engine_link_data.assign_label, source, answer))
+
+        question = (
+            f"Source {source}: which class is a label? Write label = class, or label = ignore"
+        )
+        start = engine_link_data.proposal(self.folder, unknown) if unknown else ""
+        self.app.push_screen(AskScreen(question, start), answered)
+
+    def action_predict(self) -> None:
+        """Submit a prediction of the image's source."""
+        image = self._current()
+        if image is not None and self.may_change():
+            self.attempt(partial(engine_link_data.submit_prediction, self.folder, image.source))
+
+    def _change(self, change: "engine_link_data.Change", source: int, answer: str) -> str:
+        word = change(self.folder, source, answer)
+        self.app.call_from_thread(self.reload)
+        return word
+
+    def reload(self) -> None:
+        """Read everything again."""
+        self.run_worker(self._list, thread=True, exclusive=True, group="list")
+        self.action_check()
+
+    def _finding_under_cursor(self) -> str:
+        row = self.query_one("#findings", Rows).current
+        return self.check_state.findings[int(row.key)].what if row is not None else ""
+
+    def _list(self) -> None:
+        worker = get_current_worker()
+        engine_link_data.list_images(self.folder, self.post_message, lambda: worker.is_cancelled)
+
+    def _check(self) -> None:
+        self.post_message(engine_link_data.check(self.folder))
+
+    def _current(self) -> ImageRow | None:
+        rows = self.query_one("#images", Rows).rows
+        place = self.query_one("#images", Rows).cursor
+        if isinstance(rows, ImageList) and 0 <= place < len(rows):
+            return rows.images[rows.order[place]]
+        return None
+
+    def _wish_again(self) -> None:
+        shown = self.query_one(PictureBox).picture
+        self._wish(shown.view_px if shown is not None and shown.grey else None)
+
+    def _wish(self, view: tuple[float, float, float, float] | None) -> None:
+        image = self._current()
+        room = self.query_one(PictureView).size
+        if image is None or room.width < 2 or room.height < 2:
+            if image is None:
+                self.query_one(PictureBox).picture = None
+            return
+        self._decoder.wish(
+            self._wish_of(image, view=view, width=room.width, height=room.height * 2)
+        )
+
+    def _wish_of(
+        self,
+        image: ImageRow,
+        *,
+        view: tuple[float, float, float, float] | None = None,
+        width: int = 0,
+        height: int = 0,
+        point: tuple[int, int] | None = None,
+    ) -> PictureWish:
+        box = self.query_one(PictureBox)
+        return PictureWish(
+            key=image.key,
+            path=image.path,
+            project=str(self.folder / "project.toml"),
+            plane=image.plane,
+            label=image.label,
+            source=image.source,
+            mask=self._mask_of(image) if box.shows_prediction else "",
+            view=view,
+            width=width,
+            height=height,
+            point=point,
+        )
+
+    def _mask_of(self, image: ImageRow | None) -> str:
+        if image is None:
+            return ""
+        file = engine_link_data.prediction_of(self.folder, image.source, image.name)
+        return str(file) if file.is_file() else ""
+
+    def _show_images(self) -> None:
+        if not self.is_mounted:
+            return
+        words = self.wanted.lower().split()
+        if words:
+            order = [
+                n for n, text in enumerate(self._haystacks) if all(word in text for word in words)
+            ]
+        else:
+            order = range(len(self.images))
+        rows = self.query_one("#images", Rows)
+        if words:
+            rows.empty = "No image matches. esc shows all again."
+        rows.rows = ImageList(self.images, order, self._facts, self._problems)
+        labelled = sum(bool(row.labels) for row in self.images)
+        shown = f"{len(order):,} of " if words else ""
+        counts = f"{shown}{len(self.images):,} images"
+        counts += f" · {labelled:,} labelled" if self._is_complete else " · reading labels …"
+        self.query_one(PictureBox).counts = counts
+
+
+def _inspect(path: str) -> TextFound:
+    done = engine_link_data.run_command(["inspect", path])
+    return TextFound(Path(path).name, done.out or done.words)
+
+
+def _image_of(one: FindingRow, by_stem: Mapping[str, str]) -> str:
+    return by_stem.get(Path(one.file.partition("#")[0]).stem, "")
+
+
+def _finding_row(number: int, one: FindingRow) -> Row:
+    name = Path(one.file).name
+    tone = "bad" if one.level == "error" else "warn"
+    what = f"{one.what}. {one.remedy}" if one.remedy else one.what
+    return Row(key=str(number), cells=("✗" if one.level == "error" else "!", name, what), tone=tone)

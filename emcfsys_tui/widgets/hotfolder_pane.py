@@ -1,0 +1,323 @@
+"""Hot folder: is it alive, is it keeping up, what came, what failed, and what it looks like."""
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal, Vertical
+from textual.reactive import reactive
+from textual.widgets import Static
+
+from emcfsys_engine.errors import printable
+from emcfsys_tui import engine_link_hotfolder
+from emcfsys_tui.engine_link_data import Decoder, PictureWish
+from emcfsys_tui.feed import Feed
+from emcfsys_tui.keys import quiet, shown
+from emcfsys_tui.messages import HotRead, PictureRead, PointRead, TabWanted
+from emcfsys_tui.values import HotLine, HotState, QueueState
+from emcfsys_tui.widgets.lines import sparkline
+from emcfsys_tui.widgets.pane import Pane
+from emcfsys_tui.widgets.picture_box import PictureBox
+from emcfsys_tui.widgets.picture_view import PictureView
+from emcfsys_tui.widgets.rows import Column, Row, Rows
+from emcfsys_tui.words import clock, span
+
+_LOOKS = {
+    "watching": "● WATCHING",
+    "polling": "● POLLING",
+    "offline": "✗ OFFLINE",
+    "starting": "◐ STARTING",
+    "stopped": "○ STOPPED",
+}
+_COLUMNS = (
+    Column(title="time", width=8),
+    Column(title="", width=1),
+    Column(title="newest", cut="middle"),
+    Column(title="found"),
+)
+_FAILED = (
+    Column(title="time", width=8),
+    Column(title="failed", cut="middle"),
+    Column(title="why"),
+)
+_NOT_SET = (
+    "No hot folder yet. Add to project.toml:\n\n"
+    '[hotfolder]\nwatch  = "incoming"\noutput = "predictions"'
+)
+
+
+class HotFolderPane(Pane):
+    """What the microscope wrote, and what became of it."""
+
+    SCOPED_CSS = False
+    DEFAULT_CSS = """
+    HotFolderPane #hot-state { height: 3; }
+    HotFolderPane #hot-left { width: 6fr; }
+    HotFolderPane #newest { height: 3fr; }
+    HotFolderPane #failures { height: 1fr; min-height: 3; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        shown(
+            "space",
+            "start_stop",
+            "start/stop",
+            "hot.start",
+            "Start the watch as a job, or let it end",
+        ),
+        shown("t", "retry", "retry failed", "hot.retry", "Look at the failed images again"),
+        shown("o", "overlay", "overlay", "hot.overlay", "Mask or bare image"),
+        shown("c", "one_class", "class", "hot.class", "One class after the other"),
+        shown("f", "follow", "follow newest", "hot.follow", "Show each image as it comes"),
+        quiet("plus,equals_sign", "zoom(0.5)", "Zoom in", "hot.zoom_in"),
+        quiet("minus", "zoom(2.0)", "Zoom out", "hot.zoom_out"),
+        quiet("b", "opacity", "Opacity", "hot.opacity"),
+        quiet("j", "job", "Its job", "hot.job", "Show the watch in Jobs"),
+    ]
+
+    hot: reactive[HotState] = reactive(HotState())
+    follows: reactive[bool] = reactive(True)
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._reader = engine_link_hotfolder.HotFolderReader(folder)
+        self._decoder = Decoder(self.post_message)
+
+    @property
+    def command(self) -> str:
+        """The command that does the same."""
+        if self.hot.state == "stopped":
+            return f"emcfsys-engine submit watch {self.folder}"
+        return f"emcfsys-engine watch {self.folder} --status"
+
+    def compose(self) -> ComposeResult:
+        """State, newest, failures, picture."""
+        yield Static(id="hot-state", markup=False)
+        with Horizontal():
+            with Vertical(id="hot-left"):
+                yield Rows(_COLUMNS, id="newest", empty="Reading the ledger …")
+                yield Rows(_FAILED, id="failures", empty="No image failed.")
+            yield PictureBox(id="hot-right")
+
+    def on_mount(self) -> None:
+        """Follow the watch in a thread."""
+        box = self.query_one(PictureBox)
+        box.mode = "prediction"
+        self._feed = Feed(self, self._reader.read, every_s=1.0)
+        self._show_state()
+
+    def on_unmount(self) -> None:
+        """Let the thread and the decoder end."""
+        self._feed.end()
+        self._decoder.close()
+
+    def watch_is_shown(self, is_shown: bool) -> None:
+        """Read only while somebody looks."""
+        if hasattr(self, "_feed"):
+            self._feed.pause(not is_shown)
+
+    def watch_queue_state(self, queue: QueueState) -> None:
+        """The watch may wait in the queue."""
+        self._show_state()
+
+    def take_focus(self) -> None:
+        """The newest images first."""
+        self.query_one("#newest", Rows).focus()
+
+    def look_now(self) -> None:
+        """Read at once."""
+        self._feed.look_now()
+
+    def on_hot_read(self, event: HotRead) -> None:
+        """Show what was read."""
+        self.hot = event.hot
+
+    def on_picture_read(self, event: PictureRead) -> None:
+        """Show the picture, unless the cursor went on."""
+        line = self._current()
+        if line is not None and event.picture.key == line.image:
+            self.query_one(PictureBox).picture = event.picture
+
+    def on_point_read(self, event: PointRead) -> None:
+        """Say what is under the pointer."""
+        self.query_one(PictureBox).point = event.text
+
+    def watch_hot(self, hot: HotState) -> None:
+        """Show counters and lists."""
+        if not self.is_mounted:
+            return
+        self._show_state()
+        newest, failures = self.query_one("#newest", Rows), self.query_one("#failures", Rows)
+        newest.empty = _hint(hot)
+        newest.rows = [_row(line) for line in hot.newest]
+        failures.rows = [
+            Row(key=f"{line.time}", cells=(clock(line.time), line.image, line.text), tone="bad")
+            for line in hot.failures
+        ]
+        if self.follows and newest.rows and newest.cursor != 0:
+            newest.cursor = 0
+
+    @on(Rows.Moved, "#newest")
+    def look(self) -> None:
+        """Show the image under the cursor."""
+        line = self._current()
+        box = self.query_one(PictureBox)
+        box.image_name = line.image if line else ""
+        box.point = ""
+        self._wish(None)
+
+    @on(Rows.Opened, "#newest")
+    def enter_picture(self) -> None:
+        """Enter goes to the picture."""
+        self.query_one(PictureView).focus()
+
+    @on(PictureView.Wanted)
+    def look_at(self, event: PictureView.Wanted) -> None:
+        """Show another part."""
+        self._wish(event.view)
+
+    @on(PictureView.Pointed)
+    def ask_point(self, event: PictureView.Pointed) -> None:
+        """Ask what is under the pointer."""
+        self._wish(None, point=event.pixel)
+
+    def action_start_stop(self) -> None:
+        """Start the watch, or let it end."""
+        if not self.may_change():
+            return
+        if not self.hot.configured:
+            self.page_app.tell(
+                'Add [hotfolder] with watch = "incoming" to project.toml first', "warning"
+            )
+        elif self.hot.state == "stopped" and self._job() is None:
+            self.page_app.tell("Starting: the model is looked up …")
+            self.attempt(partial(engine_link_hotfolder.start_watch, self.folder))
+        else:
+            question = "Stop watching? Images that come later wait for the next start."
+            work = partial(engine_link_hotfolder.stop_watch, self.folder)
+            self.confirm(question, "stop", lambda: self.attempt(work))
+
+    def action_retry(self) -> None:
+        """Look at failed images again."""
+        if self.may_change():
+            self.attempt(partial(engine_link_hotfolder.retry_failed, self.folder))
+
+    def action_overlay(self) -> None:
+        """Mask or bare image."""
+        box = self.query_one(PictureBox)
+        box.mode = "bare" if box.mode == "prediction" else "prediction"
+
+    def action_one_class(self) -> None:
+        """One class after the other."""
+        self.query_one(PictureBox).next_class()
+
+    def action_opacity(self) -> None:
+        """Cover more, then little."""
+        self.query_one(PictureBox).next_opacity()
+
+    def action_zoom(self, factor: float) -> None:
+        """Zoom in or out."""
+        self.query_one(PictureView).zoom(factor)
+
+    def action_follow(self) -> None:
+        """Show each image as it comes, or keep still."""
+        self.follows = not self.follows
+        self.page_app.tell(
+            "The newest image is shown as it comes" if self.follows else "The picture keeps still"
+        )
+        if self.follows:
+            self.query_one("#newest", Rows).cursor = 0
+
+    def action_job(self) -> None:
+        """Go to the watch's job."""
+        job = self._job()
+        self.post_message(TabWanted("jobs", "" if job is None else str(job)))
+
+    def _job(self) -> int | None:
+        for job in self.queue_state.jobs:
+            if job.kind == "watch" and job.is_open and job.run.parent.parent == self.folder:
+                return job.id
+        return None
+
+    def _current(self) -> HotLine | None:
+        place = self.query_one("#newest", Rows).cursor
+        return self.hot.newest[place] if 0 <= place < len(self.hot.newest) else None
+
+    def _wish(
+        self,
+        view: tuple[float, float, float, float] | None,
+        *,
+        point: tuple[int, int] | None = None,
+    ) -> None:
+        line = self._current()
+        room = self.query_one(PictureView).size
+        if line is None or line.path is None or room.width < 2 or room.height < 2:
+            return
+        is_small = point is not None
+        wish = PictureWish(
+            key=line.image,
+            path=str(line.path),
+            project=str(self.folder / "project.toml"),
+            mask=str(line.mask or ""),
+            view=view,
+            width=0 if is_small else room.width,
+            height=0 if is_small else room.height * 2,
+            point=point,
+        )
+        self._decoder.wish(wish)
+
+    def _show_state(self) -> None:
+        if self.is_mounted:
+            self.query_one("#hot-state", Static).update(
+                _state_text(self.hot, self._job(), self.folder)
+            )
+
+
+def _state_text(hot: HotState, job: int | None, folder: Path) -> str:
+    look = _LOOKS.get(hot.state, f"? {hot.state.upper()}")
+    if hot.state == "stopped" and job is not None:
+        look = f"◐ WAITING as job {job}"
+    since = f"  since {span(max(0.0, time.time() - hot.since))}" if hot.since else ""
+    model = Path(hot.model)
+    name = f"{model.parent.name} {model.stem}" if model.suffix else hot.model
+    detail = f" {hot.detail[hot.detail.rfind('(') :]}" if "(" in hot.detail else ""
+    first = f" {look} {hot.watch}/{detail}  → {hot.output}/  model {name}{since}"
+    counts = (
+        f" masked {hot.done:,}  trying {hot.trying:,}  failed {hot.failed:,}"
+        f"  skipped {hot.skipped:,}  unlike training data {hot.unlike:,}"
+    )
+    lag = "–" if hot.median_lag_s is None else f"{hot.median_lag_s:.2f} s"
+    worst = "–" if hot.worst_lag_s is None else f"{hot.worst_lag_s:.1f} s"
+    speed = (
+        f" images/min {hot.images_per_min:.1f} {sparkline(hot.rates[-16:], low=0.0)}"
+        f"   lag median {lag} worst {worst} {sparkline(hot.lags[-16:], low=0.0)}"
+    )
+    if not hot.configured:
+        return f" {hot.fault}\n\n" if hot.fault else " ○ no hot folder in project.toml\n\n"
+    if hot.fault:
+        speed = f" ✗ {hot.fault}"
+    return "\n".join(printable(line) for line in (first, counts, speed))
+
+
+def _hint(hot: HotState) -> str:
+    if not hot.configured:
+        return hot.fault or _NOT_SET
+    if hot.state == "stopped":
+        return (
+            f"Nothing came yet. space starts watching {hot.watch}/ with the {hot.model} model."
+            f"\nTo try it without a microscope: emcfsys-engine demo --microscope {hot.watch}"
+        )
+    return f"Waiting for images in {hot.watch}/"
+
+
+def _row(line: HotLine) -> Row:
+    text = f"unlike training data: {line.unlike}" if line.unlike else line.text
+    return Row(
+        key=f"{line.time}{line.image}",
+        cells=(clock(line.time), "!" if line.unlike else " ", line.image, text),
+        tone="warn" if line.unlike else "",
+    )

@@ -1,0 +1,233 @@
+"""Jobs: the queue over all projects, the GPUs, and what a job says."""
+
+from collections import deque
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.widgets import Static
+
+from emcfsys_engine.errors import printable
+from emcfsys_tui import engine_link_jobs
+from emcfsys_tui.feed import Feed
+from emcfsys_tui.keys import quiet, shown
+from emcfsys_tui.messages import LogRead, TabWanted, TextFound
+from emcfsys_tui.values import STATE_LOOKS, GpuRow, JobRow, QueueState
+from emcfsys_tui.widgets.log_view import LogView
+from emcfsys_tui.widgets.pane import Pane
+from emcfsys_tui.widgets.rows import Column, Row, Rows
+from emcfsys_tui.words import day_clock, span
+
+_COLUMNS = (
+    Column(title="job", width=5, right=True),
+    Column(title="state", width=13),
+    Column(title="project", width=16, cut="middle"),
+    Column(title="does", width=7),
+    Column(title="run", width=10),
+    Column(title="asks", width=8, hide_below=100),
+    Column(title="since", width=12, hide_below=100),
+    Column(title="took", width=8, right=True),
+    Column(title="why"),
+)
+_EMPTY = "No jobs. Submit a training in 2 Train, or start the hot folder in 4."
+_LINES = 5000
+
+
+class JobsPane(Pane):
+    """Every job of this user on this machine."""
+
+    SCOPED_CSS = False
+    DEFAULT_CSS = """
+    JobsPane #jobs { height: 2fr; }
+    JobsPane #gpus { height: auto; max-height: 10; color: $dim; }
+    JobsPane LogView { width: 1fr; height: 3fr; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        shown(
+            "x", "ask('cancel')", "cancel", "jobs.cancel", "End for good; what was reached is saved"
+        ),
+        shown("p", "ask('pause')", "pause", "jobs.pause", "Out of the way; it keeps its place"),
+        shown(
+            "r", "ask('resume')", "resume", "jobs.resume", "Let a paused or interrupted job go on"
+        ),
+        shown("t", "ask('retry')", "retry", "jobs.retry", "Run an ended job again"),
+        shown("o", "run", "its run", "jobs.run", "Show the job's run in Runs"),
+        quiet("s", "ask('stop')", "Stop early", "jobs.stop", "What was reached is its result"),
+        quiet(
+            "u,left_square_bracket",
+            "shift(-1)",
+            "Earlier",
+            "jobs.earlier",
+            "One place up in the queue",
+        ),
+        quiet(
+            "d,right_square_bracket",
+            "shift(1)",
+            "Later",
+            "jobs.later",
+            "One place down in the queue",
+        ),
+        quiet("i", "history", "History", "jobs.history", "Every move of this job"),
+        quiet("slash", "filter", "Filter the log", "jobs.filter", face="/"),
+    ]
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._log: deque[str] = deque(maxlen=_LINES)
+        self._log_reader = engine_link_jobs.JobLogReader()
+
+    @property
+    def command(self) -> str:
+        """The command that shows the same."""
+        return "emcfsys-engine jobs --watch"
+
+    def compose(self) -> ComposeResult:
+        """Queue, GPUs, log."""
+        yield Rows(_COLUMNS, id="jobs", empty=_EMPTY)
+        yield Static(id="gpus", markup=False)
+        yield LogView(id="job-log")
+
+    def on_mount(self) -> None:
+        """Follow the log of the job under the cursor."""
+        self._feed = Feed(self, self._log_reader.read, every_s=0.5)
+        self._show_queue()
+
+    def on_unmount(self) -> None:
+        """Let the thread end."""
+        self._feed.end()
+
+    def watch_is_shown(self, is_shown: bool) -> None:
+        """Read only while somebody looks."""
+        if hasattr(self, "_feed"):
+            self._feed.pause(not is_shown)
+
+    def watch_queue_state(self) -> None:
+        """Show the queue."""
+        self._show_queue()
+
+    def take_focus(self) -> None:
+        """The list first."""
+        self.query_one("#jobs", Rows).focus()
+
+    def go_to_item(self, item: str) -> None:
+        """Put the cursor on a job."""
+        self.query_one("#jobs", Rows).go_to(item)
+
+    @on(Rows.Moved, "#jobs")
+    def follow_cursor(self) -> None:
+        """Show what the job under the cursor says."""
+        job = self._current()
+        self._log_reader.wanted = (job.id, job.run) if job else None
+        self._feed.look_now()
+        if job is None:
+            self.query_one(LogView).lines = ()
+
+    @on(Rows.Opened, "#jobs")
+    def action_run(self) -> None:
+        """Show the job's run, where it is one of this project."""
+        job = self._current()
+        if job is None:
+            return
+        if job.run.parent.parent != self.folder:
+            self.page_app.tell(f"It belongs to another project: {job.run}", "warning")
+            return
+        self.post_message(TabWanted("hotfolder" if job.kind == "watch" else "runs", job.run.name))
+
+    def on_log_read(self, event: LogRead) -> None:
+        """Add the new lines."""
+        if event.fresh:
+            self._log.clear()
+        self._log.extend(event.lines)
+        view = self.query_one(LogView)
+        view.heading = f"log of job {event.job}"
+        view.lines = tuple(_log_line(line) for line in self._log)
+
+    def action_ask(self, ask: str) -> None:
+        """Do something to the job under the cursor."""
+        job = self._current()
+        if job is None or not self.may_change():
+            return
+        work = partial(engine_link_jobs.ask_job, job.id, ask)
+        if ask == "cancel":
+            question = f"Cancel job {job.id} ({job.project}, {job.run.name}) for good?"
+            self.confirm(question, "cancel it", lambda: self.attempt(work))
+        else:
+            self.attempt(work)
+
+    def action_shift(self, by: int) -> None:
+        """Move a waiting job."""
+        job = self._current()
+        if job is not None and self.may_change():
+            self.attempt(partial(engine_link_jobs.move_job, job.id, by))
+
+    def action_history(self) -> None:
+        """Show every move of the job."""
+        job = self._current()
+        if job is not None:
+            title = f"Job {job.id}"
+            self.attempt(lambda: TextFound(title, engine_link_jobs.history_of(job.id)))
+
+    def action_filter(self) -> None:
+        """Look for a text in the log."""
+        self.query_one(LogView).ask_filter()
+
+    def _current(self) -> JobRow | None:
+        row = self.query_one("#jobs", Rows).current
+        jobs = self.queue_state.jobs
+        return next((job for job in jobs if row is not None and str(job.id) == row.key), None)
+
+    def _show_queue(self) -> None:
+        if not self.is_mounted:
+            return
+        queue = self.queue_state
+        rows = self.query_one("#jobs", Rows)
+        rows.empty = queue.fault or _EMPTY
+        rows.rows = [_row(job) for job in queue.jobs]
+        self.query_one("#gpus", Static).update(_gpu_text(queue))
+
+
+def _row(job: JobRow) -> Row:
+    glyph, tone = STATE_LOOKS.get(job.state, ("?", ""))
+    return Row(
+        key=str(job.id),
+        cells=(
+            str(job.id),
+            f"{glyph} {job.state}",
+            job.project,
+            job.kind,
+            job.run.name,
+            job.asks,
+            day_clock(job.since),
+            "" if job.took_s is None else span(job.took_s),
+            job.reason.replace("_", " "),
+        ),
+        tone=tone if job.state != "done" else "",
+    )
+
+
+def _gpu_text(queue: QueueState) -> str:
+    daemon = "no daemon: submitting a job starts it"
+    if queue.daemon_pid is not None:
+        daemon = f"daemon: process {queue.daemon_pid}"
+    gpus = [_gpu_line(gpu) for gpu in queue.gpus] or [
+        " no GPU on this machine: jobs use the processor"
+    ]
+    return "\n".join([f"─ machine ─ {daemon}", *gpus])
+
+
+def _gpu_line(gpu: GpuRow) -> str:
+    share = gpu.used_gb / gpu.total_gb if gpu.total_gb else 0.0
+    bar = "█" * round(share * 10) + "░" * (10 - round(share * 10))
+    memory = f"{gpu.used_gb:5.1f} / {gpu.total_gb:.0f} GB"
+    return f" {gpu.index}  {printable(gpu.name):<24} {bar} {memory}  {printable(gpu.owner)}"
+
+
+def _log_line(line: str) -> tuple[str, str, str]:
+    has_time = len(line) > 9 and line[2:3] == ":" and line[5:6] == ":"
+    at, text = (line[:8], line[9:]) if has_time else ("", line)
+    tone = "bad" if text.startswith("failed") else "warn" if text.startswith("warning") else ""
+    return at, text, tone

@@ -1,0 +1,122 @@
+"""Lines that come: follows the newest, searches, keeps its place while somebody reads."""
+
+from collections.abc import Sequence
+from typing import ClassVar, cast
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Vertical
+from textual.reactive import reactive
+from textual.widgets import Input, Static
+
+from emcfsys_engine.errors import printable
+from emcfsys_tui.keys import quiet
+from emcfsys_tui.values import Tone
+from emcfsys_tui.widgets.rows import Column, Row, Rows
+
+Line = tuple[str, str, str]  # time, text, tone
+
+
+class LogView(Vertical):
+    """Times and texts, under a filter."""
+
+    SCOPED_CSS = False
+    DEFAULT_CSS = """
+    LogView { width: 6fr; height: 1fr; }
+    LogView Input { height: 1; border: none; padding: 0 1; background: $panel; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        quiet("escape", "drop_filter", "Show all lines again", "log.drop_filter"),
+    ]
+
+    lines: reactive[tuple[Line, ...]] = reactive((), always_update=True)
+    heading: reactive[str] = reactive("log")
+    wanted: reactive[str] = reactive("")
+
+    def compose(self) -> ComposeResult:
+        """Title, filter, lines."""
+        yield Static(classes="section", markup=False)
+        yield Input(placeholder="only lines with …  esc ends", id="log-filter", compact=True)
+        columns = (Column(title="time", width=8), Column(title="what"))
+        yield Rows(columns, titles=False, empty="Nothing was said yet.")
+
+    def on_mount(self) -> None:
+        """The filter appears when it is asked for."""
+        self.query_one(Input).display = False
+        self._show_heading()
+
+    def ask_filter(self) -> None:
+        """Open the filter."""
+        box = self.query_one(Input)
+        box.display = True
+        box.focus()
+
+    def watch_lines(self) -> None:
+        """Show the lines."""
+        self._show()
+
+    def watch_wanted(self) -> None:
+        """Show only what is looked for."""
+        self._show()
+
+    def watch_heading(self) -> None:
+        """Show the title."""
+        self._show_heading()
+
+    def on_resize(self) -> None:
+        """The title is as long as there is room."""
+        self._show_heading()
+
+    @on(Input.Changed, "#log-filter")
+    def filter_lines(self, event: Input.Changed) -> None:
+        """Filter as the person types."""
+        self.wanted = event.value
+        event.stop()
+
+    @on(Input.Submitted, "#log-filter")
+    def end_filter(self) -> None:
+        """Keep the filter, and read."""
+        self.query_one(Rows).focus()
+        self._hide_empty()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Let escape go on to the screen while there is no filter to drop."""
+        if action == "drop_filter":
+            return self.is_mounted and bool(self.query_one(Input).display)
+        return True
+
+    def action_drop_filter(self) -> None:
+        """Show all lines again."""
+        self.query_one(Input).value = ""
+        self.query_one(Rows).focus()
+        self._hide_empty()
+
+    def _hide_empty(self) -> None:
+        box = self.query_one(Input)
+        box.display = bool(box.value)
+
+    def _show_heading(self) -> None:
+        if self.is_mounted:
+            text = f"─ {printable(self.heading)} "
+            self.query_one(Static).update(text + "─" * max(0, self.size.width - len(text)))
+
+    def _show(self) -> None:
+        if not self.is_mounted:
+            return
+        rows = self.query_one(Rows)
+        follows = rows.cursor >= len(rows.rows) - 1
+        found = _matching(self.lines, self.wanted)
+        rows.empty = "No line holds this text." if self.wanted else "Nothing was said yet."
+        rows.rows = [
+            Row(key=str(place), cells=(at, text), tone=cast("Tone", tone))
+            for place, (at, text, tone) in found
+        ]
+        if follows:
+            rows.cursor = len(rows.rows) - 1
+
+
+def _matching(lines: Sequence[Line], wanted: str) -> list[tuple[int, Line]]:
+    low = wanted.lower()
+    return [(n, line) for n, line in enumerate(lines) if not low or low in line[1].lower()]

@@ -1,0 +1,82 @@
+"""What every tab has: a project, the queue, a command that does the same, and deeds in threads."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from textual.containers import Vertical
+from textual.message import Message
+from textual.reactive import reactive
+
+from emcfsys_engine.errors import EmcfError
+from emcfsys_tui.messages import RunsChanged, TextFound, Told
+from emcfsys_tui.screens.ask import ConfirmScreen, TextScreen
+from emcfsys_tui.values import QueueState
+
+if TYPE_CHECKING:
+    from emcfsys_tui.app import EmcfApp
+
+
+class Pane(Vertical):
+    """One tab of a project."""
+
+    is_shown: reactive[bool] = reactive(False)
+    queue_state: reactive[QueueState] = reactive(QueueState())
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    @property
+    def page_app(self) -> "EmcfApp":
+        """The application, by its own class."""
+        return cast("EmcfApp", self.app)
+
+    @property
+    def command(self) -> str:
+        """The engine command that does or shows the same."""
+        return f"emcfsys-engine runs {self.folder}"
+
+    def take_focus(self) -> None:
+        """Give the keyboard to the part that is used first."""
+
+    def look_now(self) -> None:
+        """Read again at once."""
+
+    def go_to_item(self, item: str) -> None:
+        """Put the cursor on something another tab points to."""
+
+    def may_change(self) -> bool:
+        """Tell whether things may be changed here, and say so when not."""
+        return self.page_app.may_change()
+
+    def attempt(self, work: Callable[[], Message | str | None]) -> None:
+        """Do something in a thread; its word, or why it could not be done, is told."""
+        self.run_worker(partial(self._attempt, work), thread=True, group="deed")
+
+    def confirm(self, question: str, yes: str, work: Callable[[], None]) -> None:
+        """Ask first, then do it."""
+
+        def answered(answer: bool | None) -> None:
+            if answer:
+                work()
+
+        self.app.push_screen(ConfirmScreen(question, yes), answered)
+
+    def on_text_found(self, event: TextFound) -> None:
+        """Show a text that was asked for."""
+        self.app.push_screen(TextScreen(event.title, event.text))
+
+    def _attempt(self, work: Callable[[], Message | str | None]) -> None:
+        try:
+            found = work()
+        except EmcfError as error:
+            self.post_message(Told(str(error), "error"))
+            return
+        if isinstance(found, Message):
+            self.post_message(found)
+            return
+        if found:
+            self.post_message(Told(found))
+        self.post_message(RunsChanged())

@@ -1,0 +1,270 @@
+"""A micrograph in half-blocks, with the classes laid over it; zoom, pan, a point to ask about."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import ClassVar
+
+from rich.color import Color, ColorType
+from rich.color_triplet import ColorTriplet
+from rich.palette import Palette
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.binding import BindingType
+from textual.message import Message
+from textual.reactive import reactive
+from textual.strip import Strip
+from textual.widget import Widget
+
+from emcfsys_tui.keys import quiet
+from emcfsys_tui.values import Picture
+
+_UNLABELLED = 255
+_GREYS = 12  # fewer steps than the terminal has: neighbours become equal, and cost no bytes
+_OPACITIES = (0.5, 0.75, 1.0)
+Colours = Sequence[tuple[int, int, int]]
+
+
+class PictureView(Widget, can_focus=True):
+    """What the decoder made of an image, as large as there is room."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        quiet("left,h", "point(-1, 0)", "Point left", "picture.left"),
+        quiet("right,l", "point(1, 0)", "Point right", "picture.right"),
+        quiet("up,k", "point(0, -1)", "Point up", "picture.up"),
+        quiet("down,j", "point(0, 1)", "Point down", "picture.down"),
+        quiet("H", "pan(-0.25, 0)", "Pan left", "picture.pan_left"),
+        quiet("L", "pan(0.25, 0)", "Pan right", "picture.pan_right"),
+        quiet("K", "pan(0, -0.25)", "Pan up", "picture.pan_up"),
+        quiet("J", "pan(0, 0.25)", "Pan down", "picture.pan_down"),
+    ]
+
+    picture: reactive[Picture | None] = reactive(None)
+    overlay: reactive[bool] = reactive(True)
+    strength: reactive[int] = reactive(0)
+    only_class: reactive[int | None] = reactive(None)
+    pointer: reactive[tuple[int, int] | None] = reactive(None)  # cell
+    colours: reactive[Colours] = reactive(())
+    true_colour: reactive[bool] = reactive(False)
+    hint: reactive[str] = reactive("")
+
+    class Wanted(Message):
+        """Another part of the image, or another size of the picture, is wanted."""
+
+        def __init__(self, view: tuple[float, float, float, float] | None) -> None:
+            self.view = view
+            super().__init__()
+
+    class Pointed(Message):
+        """The pointer is on this pixel of the image."""
+
+        def __init__(self, pixel: tuple[int, int]) -> None:
+            self.pixel = pixel
+            super().__init__()
+
+    def on_resize(self) -> None:
+        """Ask for a picture of the new size."""
+        self.pointer = None
+        shown = self.picture
+        is_zoomed = shown is not None and self._is_zoomed()
+        self.post_message(self.Wanted(shown.view_px if shown and is_zoomed else None))
+
+    def zoom(self, factor: float) -> None:
+        """Show a part, around the pointer or the middle."""
+        shown = self.picture
+        if shown is None or not shown.grey:
+            return
+        left, top, wide, high = shown.view_px
+        x, y = self._pixel() or (left + wide / 2, top + high / 2)
+        new_wide, new_high = wide * factor, high * factor
+        if new_wide >= shown.image_px[0] and new_high >= shown.image_px[1]:
+            self.pointer = None
+            self.post_message(self.Wanted(None))
+            return
+        if new_wide < 6:
+            return
+        view = (x - new_wide / 2, y - new_high / 2, new_wide, new_high)
+        self.pointer = None
+        self.post_message(self.Wanted(view))
+
+    def action_pan(self, across: float, down: float) -> None:
+        """Show the part beside."""
+        shown = self.picture
+        if shown is not None and self._is_zoomed():
+            left, top, wide, high = shown.view_px
+            self.post_message(self.Wanted((left + across * wide, top + down * high, wide, high)))
+
+    def action_point(self, across: int, down: int) -> None:
+        """Move the pointer by a cell; at the edge the picture moves on."""
+        shown = self.picture
+        if shown is None or not shown.grey:
+            return
+        columns, rows = shown.width, (shown.height + 1) // 2
+        x, y = self.pointer or (columns // 2, rows // 2)
+        x, y = x + across, y + down
+        if not (0 <= x < columns and 0 <= y < rows):
+            self.action_pan(across * 0.25, down * 0.25)
+        self.pointer = (max(0, min(columns - 1, x)), max(0, min(rows - 1, y)))
+        self._tell_pixel()
+
+    def on_click(self, event: events.Click) -> None:
+        """Point where the person clicked."""
+        shown = self.picture
+        left, top = self._margins()
+        if shown is None or not shown.grey:
+            return
+        x, y = event.x - left, event.y - top
+        if 0 <= x < shown.width and 0 <= y < (shown.height + 1) // 2:
+            self.pointer = (x, y)
+            self._tell_pixel()
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        """Zoom in."""
+        event.stop()
+        self.zoom(0.5)
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        """Zoom out."""
+        event.stop()
+        self.zoom(2.0)
+
+    def render_line(self, y: int) -> Strip:
+        """Draw one line of cells: two lines of the picture."""
+        base, width = self.rich_style, self.size.width
+        shown = self.picture
+        if shown is None or not shown.grey:
+            text = (shown.fault if shown else "") or self.hint
+            line = text[y * (width - 2) : (y + 1) * (width - 2)] if width > 2 else ""
+            return Strip([Segment(f" {line}", base)]).crop_extend(0, width, base)
+        left, top = self._margins()
+        row = y - top
+        if not 0 <= row < (shown.height + 1) // 2:
+            return Strip.blank(width, base)
+        cells = self._cells(shown, row)
+        segments = [Segment(" " * left, base), *cells]
+        return Strip(segments).crop_extend(0, width, base)
+
+    def _cells(self, shown: Picture, row: int) -> list[Segment]:
+        upper = self._line(shown, row * 2)
+        lower = self._line(shown, row * 2 + 1) if row * 2 + 1 < shown.height else upper
+        pointer = self.pointer[0] if self.pointer and self.pointer[1] == row else -1
+        segments: list[Segment] = []
+        run, count = (upper[0], lower[0]), 0
+        for x, pair in enumerate(zip(upper, lower, strict=True)):
+            if pair != run or x in (pointer, pointer + 1):
+                if count:
+                    segments.append(_segment(run, count, self.true_colour))
+                run, count = pair, 0
+            if x == pointer:
+                segments.append(Segment("┼", _pointer_style(pair, self.true_colour)))
+                continue
+            count += 1
+        if count:
+            segments.append(_segment(run, count, self.true_colour))
+        return segments
+
+    def _line(self, shown: Picture, line: int) -> list[tuple[int, int, int]]:
+        start = line * shown.width
+        greys = shown.grey[start : start + shown.width]
+        if not self.overlay or not shown.ids or not self.colours:
+            return [_grey(value) for value in greys]
+        ids = shown.ids[start : start + shown.width]
+        order = {value: place for place, (value, _) in enumerate(shown.classes)}
+        share = _OPACITIES[self.strength]
+        only = self.only_class
+        return [
+            _grey(value)
+            if class_id == _UNLABELLED
+            or (only is not None and class_id != only)
+            or (only is None and class_id == 0)
+            else _blend(
+                value, self.colours[order.get(class_id, class_id) % len(self.colours)], share
+            )
+            for value, class_id in zip(greys, ids, strict=True)
+        ]
+
+    def _margins(self) -> tuple[int, int]:
+        shown = self.picture
+        if shown is None:
+            return 0, 0
+        return (
+            max(0, (self.size.width - shown.width) // 2),
+            max(0, (self.size.height - (shown.height + 1) // 2) // 2),
+        )
+
+    def _is_zoomed(self) -> bool:
+        shown = self.picture
+        return shown is not None and (shown.view_px[2:] != tuple(map(float, shown.image_px)))
+
+    def _pixel(self) -> tuple[float, float] | None:
+        shown, pointer = self.picture, self.pointer
+        if shown is None or pointer is None or not shown.width:
+            return None
+        left, top, wide, high = shown.view_px
+        x = left + (pointer[0] + 0.5) * wide / shown.width
+        y = top + (pointer[1] * 2 + 1) * high / max(1, shown.height)
+        return x, y
+
+    def _tell_pixel(self) -> None:
+        pixel = self._pixel()
+        if pixel is not None:
+            self.post_message(self.Pointed((int(pixel[0]), int(pixel[1]))))
+
+
+@lru_cache(256)
+def _grey(value: int) -> tuple[int, int, int]:
+    step = round(value * (_GREYS - 1) / 255) * 255 // (_GREYS - 1)
+    return step, step, step
+
+
+@lru_cache(4096)
+def _blend(value: int, colour: tuple[int, int, int], share: float) -> tuple[int, int, int]:
+    grey = 70 + _grey(value)[0] * 185 // 255  # too dark a colour has no hue in 256
+    red, green, blue = (round(grey * (1 - share) + part * share) for part in colour)
+    return red, green, blue
+
+
+@lru_cache(4096)
+def _colour(rgb: tuple[int, int, int], true_colour: bool) -> Color:
+    """Return a colour of the terminal's 256: a third of the bytes of a true one.
+
+    It keeps its triplet, so that nothing on the way to the terminal makes a true colour of it.
+    """
+    triplet = ColorTriplet(*rgb)
+    if true_colour:
+        return Color.from_triplet(triplet)
+    number = _nearest(rgb)
+    return Color(f"color({number})", ColorType.EIGHT_BIT, number=number, triplet=_PALETTE[number])
+
+
+def _nearest(rgb: tuple[int, int, int]) -> int:
+    red, green, blue = rgb
+    if red == green == blue:  # 24 greys between black and white
+        return 16 if red < 4 else 231 if red > 246 else 232 + min(23, max(0, round((red - 8) / 10)))
+    cube = [min(range(6), key=lambda n: abs(_CUBE[n] - part)) for part in rgb]
+    return 16 + 36 * cube[0] + 6 * cube[1] + cube[2]
+
+
+_CUBE = (0, 95, 135, 175, 215, 255)
+_PALETTE = Palette(
+    [(0, 0, 0)] * 16
+    + [(r, g, b) for r in _CUBE for g in _CUBE for b in _CUBE]
+    + [(8 + 10 * n, 8 + 10 * n, 8 + 10 * n) for n in range(24)]
+)
+
+
+def _segment(
+    pair: tuple[tuple[int, int, int], tuple[int, int, int]], count: int, true_colour: bool
+) -> Segment:
+    upper, lower = _colour(pair[0], true_colour), _colour(pair[1], true_colour)
+    if upper == lower:
+        return Segment(" " * count, Style.from_color(None, upper))
+    return Segment("▀" * count, Style.from_color(upper, lower))
+
+
+def _pointer_style(
+    pair: tuple[tuple[int, int, int], tuple[int, int, int]], true_colour: bool
+) -> Style:
+    is_bright = sum(pair[0]) > 380
+    ink = _colour((0, 0, 0) if is_bright else (255, 255, 255), true_colour)
+    return Style.from_color(ink, _colour(pair[0], true_colour)) + Style(bold=True)

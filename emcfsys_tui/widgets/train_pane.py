@@ -1,0 +1,314 @@
+"""Train: project.toml as a form, judged by the engine as it is typed, written or submitted."""
+
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.message import Message
+from textual.reactive import reactive
+from textual.widgets import Input, Static
+
+from emcfsys_engine.errors import printable
+from emcfsys_tui import engine_link_jobs, engine_link_train
+from emcfsys_tui.engine_link_train import FIRST, FormField, ProjectForm, Verdict
+from emcfsys_tui.keys import quiet, shown
+from emcfsys_tui.messages import TabWanted
+from emcfsys_tui.widgets.choice import Choice
+from emcfsys_tui.widgets.pane import Pane
+
+PRESETS = {
+    "quick": "minutes: is it promising?",
+    "standard": "the usual: good results",
+    "best": "long: the last percent",
+}
+
+
+class FormRead(Message, bubble=False):
+    """project.toml was read."""
+
+    def __init__(self, form: ProjectForm) -> None:
+        self.form = form
+        super().__init__()
+
+
+class Judged(Message, bubble=False):
+    """The engine looked at the form."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict = verdict
+        super().__init__()
+
+
+class Submitted(Message, bubble=False):
+    """A training is in the queue."""
+
+    def __init__(self, job: int, run: str) -> None:
+        self.job, self.run = job, run
+        super().__init__()
+
+
+class FormLine(Horizontal):
+    """One key: its name, a value to type or choose, and what is wrong with it."""
+
+    fault: reactive[str] = reactive("")
+
+    class Edited(Message):
+        """The value is another one."""
+
+        def __init__(self, key: str, value: str) -> None:
+            self.key, self.value = key, value
+            super().__init__()
+
+    def __init__(self, field: FormField) -> None:
+        super().__init__(id="field-" + field.key.replace(".", "-"))
+        self.field = field
+
+    def compose(self) -> ComposeResult:
+        """Name, value, remark."""
+        yield Static(self.field.key, classes="field-name", markup=False)
+        if self.field.choices:
+            yield Choice(self.field.choices, self.field.value, default=self.field.default)
+        else:
+            yield Input(self.field.value, placeholder=self.field.default, compact=True)
+        yield Static(self._remark(), classes="field-remark", markup=False)
+
+    def watch_fault(self, fault: str) -> None:
+        """Show the engine's word."""
+        if self.is_mounted:
+            self.set_class(bool(fault), "-faulty")
+            self.query_one(".field-remark", Static).update(self._remark())
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Tell of every letter."""
+        event.stop()
+        self.post_message(self.Edited(self.field.key, event.value))
+
+    def on_choice_changed(self, event: Choice.Changed) -> None:
+        """Tell of a choice."""
+        event.stop()
+        self.post_message(self.Edited(self.field.key, event.value))
+
+    def _remark(self) -> str:
+        return "✗" if self.fault else ""
+
+
+class TrainPane(Pane):
+    """What to train and how long; everything has a good default."""
+
+    SCOPED_CSS = False
+    DEFAULT_CSS = """
+    TrainPane #train-facts { height: 1; color: $dim; }
+    TrainPane #form { height: 1fr; scrollbar-size-vertical: 1; }
+    TrainPane #form:focus { border-left: none; }
+    TrainPane #train-faults { height: auto; max-height: 6; color: $error; padding: 0 1; }
+    TrainPane #train-command { height: auto; max-height: 4; background: $panel; color: $dim; }
+    FormLine { height: 1; }
+    FormLine .field-name { width: 24; padding: 0 1; color: $dim; }
+    FormLine:focus-within .field-name { color: $accent; text-style: bold; }
+    FormLine Input { width: 30; height: 1; border: none; padding: 0; background: $panel; }
+    FormLine Choice { width: auto; min-width: 46; height: 1; }
+    FormLine .field-remark { width: 1fr; padding: 0 1; color: $error; }
+    Choice > .choice--chosen { text-style: bold; color: $primary; }
+    Choice:focus { background: $panel; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        shown("s", "submit", "submit", "train.submit", "Put this training into the queue"),
+        shown(
+            "w", "write", "write project.toml", "train.write", "Keep these settings; comments stay"
+        ),
+        shown("f", "fold", "all settings", "train.fold", "Show or hide the rarer settings"),
+        shown("R", "read", "read again", "train.read", "Drop the changes, read the file again"),
+        quiet("ctrl+t", "submit", "Submit", "train.submit_too", "Submit, also from within a field"),
+        quiet("ctrl+w", "write", "Write", "train.write_too", "Write, also from within a field"),
+        quiet("up", "app.focus_previous", "Previous", "train.up"),
+        quiet("down", "app.focus_next", "Next", "train.down"),
+        quiet("escape", "leave_field", "Leave the field", "train.leave"),
+    ]
+
+    form: reactive[ProjectForm] = reactive(ProjectForm())
+    verdict: reactive[Verdict] = reactive(Verdict())
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._changes: dict[str, str] = {}
+        self._unfolded = False
+        self._was_told_of_change = False
+
+    @property
+    def command(self) -> str:
+        """The command that submits what the form says."""
+        return self.verdict.command or f"emcfsys-engine submit train {self.folder}"
+
+    def compose(self) -> ComposeResult:
+        """Facts, form, faults and the command."""
+        yield Static(id="train-facts", markup=False)
+        yield VerticalScroll(id="form", can_focus=True)
+        yield Static(id="train-faults", markup=False)
+        yield Static(id="train-command", markup=False)
+
+    def on_mount(self) -> None:
+        """Read the file."""
+        self.action_read()
+
+    def take_focus(self) -> None:
+        """The form as a whole: letters are keys until a field is entered."""
+        self.query_one("#form").focus()
+
+    def watch_is_shown(self, is_shown: bool) -> None:
+        """Look whether the file changed while we were away."""
+        if is_shown and self.form.digest:
+            self.run_worker(self._look_at_file, thread=True, group="look")
+
+    async def on_form_read(self, event: FormRead) -> None:
+        """Lay out the form anew."""
+        self.form, self._changes = event.form, {}
+        self._was_told_of_change = False
+        form = self.query_one("#form", VerticalScroll)
+        had_focus = form.has_focus_within or form.has_focus
+        await form.remove_children()
+        lines = [FormLine(field) for field in event.form.fields]
+        await form.mount_all(lines)
+        self._fold()
+        if had_focus:
+            form.focus()
+        self.query_one("#train-facts", Static).update(f" {event.form.facts}")
+        self._judge()
+
+    def on_form_line_edited(self, event: FormLine.Edited) -> None:
+        """Judge what was typed."""
+        before = {field.key: field.value for field in self.form.fields}
+        if event.value == before.get(event.key):
+            self._changes.pop(event.key, None)
+        else:
+            self._changes[event.key] = event.value
+            other = {"training.steps": "training.minutes", "training.minutes": "training.steps"}
+            if event.key in other and event.value:
+                self._empty_field(other[event.key])
+        self._judge()
+
+    def on_judged(self, event: Judged) -> None:
+        """Show each fault at its line, and the command."""
+        self.verdict = event.verdict
+        by_key = {fault.key: fault.text for fault in event.verdict.faults}
+        lines = {line.field.key: line for line in self.query(FormLine)}
+        for key, line in lines.items():
+            line.fault = by_key.get(key, "")
+        words = [f"✗ {fault.key}: {fault.text}" for fault in event.verdict.faults]
+        self.query_one("#train-faults", Static).update("\n".join(words))
+        num = len(self._changes)
+        changed = f"{num} changed · " if num else ""
+        self.query_one("#train-command", Static).update(
+            f" {changed}$ {printable(event.verdict.command)}"
+        )
+
+    def on_submitted(self, event: Submitted) -> None:
+        """Go and look at the run."""
+        self.page_app.tell(
+            f"Job {event.job}: {event.run} is in the queue. Quitting does not stop it."
+        )
+        self.post_message(TabWanted("runs", event.run))
+
+    def action_read(self) -> None:
+        """Read the file again."""
+        self.run_worker(self._read, thread=True, exclusive=True, group="read")
+
+    def action_fold(self) -> None:
+        """Show all settings, or the first ones."""
+        self._unfolded = not self._unfolded
+        self._fold()
+
+    def action_leave_field(self) -> None:
+        """From a field to the form, from the form to the list of projects."""
+        form = self.query_one("#form", VerticalScroll)
+        if form.has_focus:
+            self.screen.run_worker(self.screen.run_action("back"))
+        else:
+            form.focus()
+
+    def action_write(self) -> None:
+        """Write the changes into project.toml."""
+        if not self.may_change():
+            return
+        if not self._changes:
+            self.page_app.tell("Nothing was changed")
+            return
+        self.attempt(self._write)
+
+    def action_submit(self) -> None:
+        """Put the training into the queue."""
+        if not self.may_change():
+            return
+        if self.verdict.faults:
+            self.page_app.tell("Mend what is marked with ✗ first", "error")
+            return
+        dropped = [
+            key
+            for key, text in self._changes.items()
+            if not text.strip() and not self._replaced(key)
+        ]
+        if dropped:
+            self.page_app.tell(
+                f"Write project.toml first (w): {', '.join(dropped)} was emptied", "warning"
+            )
+            return
+        self.attempt(partial(self._submit, self.verdict.overrides))
+
+    def _submit(self, overrides: tuple[str, ...]) -> Submitted:
+        return Submitted(*engine_link_jobs.submit_training(self.folder, overrides))
+
+    def _write(self) -> str:
+        word = engine_link_train.write_form(self.folder, dict(self._changes), self.form.digest)
+        self._read()
+        return word
+
+    def _read(self) -> None:
+        self.post_message(FormRead(engine_link_train.read_form(self.folder)))
+
+    def _look_at_file(self) -> None:
+        if engine_link_train.digest_of(self.folder) != self.form.digest:
+            self.app.call_from_thread(self._file_changed)
+
+    def _file_changed(self) -> None:
+        if not self._changes:
+            self.action_read()
+        elif not self._was_told_of_change:
+            self._was_told_of_change = True
+            self.page_app.tell(
+                "project.toml changed on the disk: R reads it again and drops your changes",
+                "warning",
+            )
+
+    def _judge(self) -> None:
+        changes = {key: text for key, text in self._changes.items() if not self._replaced(key)}
+        self.run_worker(
+            partial(self._ask_engine, changes), thread=True, exclusive=True, group="judge"
+        )
+
+    def _ask_engine(self, changes: dict[str, str]) -> None:
+        verdict = engine_link_train.judge(self.folder, changes)
+        self.post_message(Judged(verdict))
+
+    def _replaced(self, key: str) -> bool:
+        """Tell whether a key is empty only because its other half of the budget is given."""
+        other = {"training.steps": "training.minutes", "training.minutes": "training.steps"}.get(
+            key
+        )
+        return bool(
+            other
+            and not self._changes.get(key, "x").strip()
+            and self._changes.get(other, "").strip()
+        )
+
+    def _empty_field(self, key: str) -> None:
+        line = self.query_one("#field-" + key.replace(".", "-"), FormLine)
+        box = line.query_one(Input)
+        if box.value:
+            box.value = ""
+
+    def _fold(self) -> None:
+        for line in self.query(FormLine):
+            line.display = self._unfolded or line.field.key in FIRST or bool(line.field.value)

@@ -1,0 +1,252 @@
+"""What the interface costs, on a real pty: python -m tests.bench.tui prints one table."""
+
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.events import Event, EventWriter, RunStarted, StepDone, ValidationDone
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run import Run, TrainRequest, new_run
+from emcfsys_engine.tools.demo import make_demo
+from tests.bench.terminal import Terminal, project_environment
+
+_EMPTY_APP = (
+    "from textual.app import App\nfrom textual.widgets import Static\n"
+    "class Empty(App):\n    def compose(self): yield Static('empty app')\nEmpty().run()\n"
+)
+_ROUNDS = 7
+Line = tuple[str, str, str, str]
+
+
+def main() -> None:
+    """Measure everything and print it."""
+    with tempfile.TemporaryDirectory(prefix="emcfsys-bench-") as place:
+        home = Path(place)
+        lines = [*first_paint(home), *long_run(home), *many_images(home), *streams(home)]
+    widths = [max(len(line[n]) for line in lines) for n in range(3)]
+    for line in lines:
+        print(
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=False)),
+            line[3],
+        )
+
+
+def first_paint(home: Path) -> Iterator[Line]:
+    """An empty Textual app against ours, by turns."""
+    folder = _demo(home)
+    empty: list[float] = []
+    listed: list[float] = []
+    opened: list[float] = []
+    for _ in range(_ROUNDS):
+        empty.append(_paint_s(home, [sys.executable, "-c", _EMPTY_APP], "empty app"))
+        listed.append(
+            _paint_s(home, [sys.executable, "-m", "emcfsys_tui"], "Looking for projects|folder")
+        )
+        opened.append(_paint_s(home, [*_ours(), str(folder)], "Hot folder"))
+        shutil.rmtree(home / "state", ignore_errors=True)
+    base = statistics.median(empty)
+    yield "empty Textual app, first paint", f"{base * 1000:.0f} ms", "–", ""
+    for name, times in (("list of projects", listed), ("a project", opened)):
+        middle = statistics.median(times)
+        yield (
+            f"first paint, {name}",
+            f"{middle * 1000:.0f} ms = {middle / base:.2f} ×",
+            "≤ 1.5 ×, ≤ 500 ms",
+            _verdict(middle <= 1.5 * base and middle <= 0.5),
+        )
+
+
+def long_run(home: Path, num_events: int = 1_000_000) -> Iterator[Line]:
+    """A run with a million events, opened and followed."""
+    folder = _demo(home)
+    run = _made_run(folder, num_events)
+    terminal = _open(home, [str(folder)])
+    try:
+        terminal.wait_for("Hot folder")
+        shown = terminal.wait_for(r"1\.?0*M|1,000,000", limit_s=60)
+        yield (
+            "run of 1,000,000 events: chart",
+            f"{shown:.2f} s",
+            "≤ 2 s from the start",
+            _verdict(shown <= 2),
+        )
+        terminal.read_for(2.0)
+        before, begun = terminal.cpu_s(), time.perf_counter()
+        terminal.num_bytes = 0
+        terminal.read_for(5.0)
+        idle = (terminal.cpu_s() - before) / (time.perf_counter() - begun)
+        num_idle = terminal.num_bytes
+        yield "idle with that run open: CPU", f"{idle:.1%}", "≤ 2 %", _verdict(idle <= 0.02)
+        yield "idle: bytes to the terminal", f"{num_idle / 5:.0f} B/s", "0", _verdict(num_idle == 0)
+    finally:
+        terminal.close()
+    shutil.rmtree(run.folder)
+
+
+def many_images(home: Path, num_images: int = 100_000) -> Iterator[Line]:
+    """A project of a hundred thousand images."""
+    folder = home / "many"
+    images = folder / "images"
+    images.mkdir(parents=True)
+    for number in range(num_images):
+        (images / f"image_{number:06}.png").touch()
+    (folder / "masks").mkdir()
+    (folder / "project.toml").write_text(
+        '[project]\nname = "many"\n[classes]\na = 0\nb = 1\n'
+        '[[data]]\nimages = "images"\nmasks = "masks"\n'
+    )
+    terminal = _open(home, [str(folder)])
+    try:
+        terminal.wait_for("Hot folder")
+        before = time.perf_counter()
+        terminal.press("1")
+        terminal.wait_for("image_0000")
+        shown = time.perf_counter() - before
+        yield "100,000 images: list on the screen", f"{shown:.2f} s", "≤ 1 s", _verdict(shown <= 1)
+        terminal.wait_for("100,000 images")
+        answers = [terminal.answer_s(key) for key in ("G", "g", "\x1b[6~", "j", "/", "9", "9")]
+        yield _latency("100,000 images: a key answered", answers)
+    finally:
+        terminal.close()
+    shutil.rmtree(folder)
+
+
+def streams(home: Path) -> Iterator[Line]:
+    """Two live charts, then five runs at 50 events a second."""
+    folder = _demo(home)
+    with _streaming(folder, num_runs=2, per_s=2):
+        terminal = _open(home, [str(folder)])
+        try:
+            terminal.wait_for("Hot folder")
+            terminal.read_for(3.0)
+            terminal.num_bytes = 0
+            before, begun = terminal.cpu_s(), time.perf_counter()
+            terminal.read_for(8.0)
+            share = (terminal.cpu_s() - before) / (time.perf_counter() - begun)
+            rate = terminal.num_bytes / 8000
+            yield "two live charts: bytes", f"{rate:.1f} kB/s", "≤ 10 kB/s", _verdict(rate <= 10)
+            yield "two live charts: CPU", f"{share:.1%}", "–", ""
+        finally:
+            terminal.close()
+    with _streaming(folder, num_runs=5, per_s=50):
+        terminal = _open(home, [str(folder)])
+        try:
+            terminal.wait_for("Hot folder")
+            terminal.press("jj jj jj ")
+            terminal.read_for(3.0)
+            answers = [terminal.answer_s(key) for key in "jkjkjkjkjk?"]
+            yield _latency("5 runs at 50 events/s: a key answered", answers)
+        finally:
+            terminal.close()
+
+
+def _latency(name: str, answers: list[float]) -> Line:
+    slowest = max(answers)
+    words = f"median {statistics.median(answers) * 1000:.0f} ms, slowest {slowest * 1000:.0f} ms"
+    return name, words, "≤ 50 ms", _verdict(slowest <= 0.05)
+
+
+def _verdict(is_met: bool) -> str:
+    return "met" if is_met else "MISSED"
+
+
+def _ours() -> list[str]:
+    return [sys.executable, "-m", "emcfsys_tui"]
+
+
+def _open(home: Path, arguments: list[str]) -> Terminal:
+    return Terminal([*_ours(), *arguments], environment=project_environment(home), size=(100, 30))
+
+
+def _paint_s(home: Path, command: list[str], pattern: str) -> float:
+    terminal = Terminal(command, environment=project_environment(home))
+    try:
+        return terminal.wait_for(pattern)
+    finally:
+        terminal.close()
+
+
+def _demo(home: Path) -> Path:
+    folder = home / "demo"
+    if not folder.exists():
+        make_demo(folder)
+    return folder
+
+
+def _made_run(folder: Path, num_events: int) -> Run:
+    run = new_run(folder / "runs", TrainRequest(), project=load_project(folder))
+    start = RunStarted(run=run.id, does="train", total_steps=num_events)
+    encoder, noise = msgspec.json.Encoder(), random.Random(0)
+    with run.events_file.open("wb") as stream:
+        stream.write(encoder.encode(start) + b"\n")
+        for step in range(1, num_events):
+            stream.write(encoder.encode(_step(step, noise)) + b"\n")
+            if step % 50_000 == 0:
+                stream.write(encoder.encode(_validation(step)) + b"\n")
+        stream.write(encoder.encode(_step(num_events, noise)) + b"\n")
+    return run
+
+
+def _step(step: int, noise: random.Random) -> StepDone:
+    loss = 2.0 / (1 + step / 5000) + 0.1 * noise.random()
+    return StepDone(step=step, loss=loss, learning_rate=1e-3, seconds=0.1)
+
+
+def _validation(step: int) -> ValidationDone:
+    iou = 0.9 - 0.5 / (1 + step / 50)
+    return ValidationDone(
+        step=step, train_loss=1.0, val_loss=1.1, mean_iou=iou, mean_foreground_iou=iou, accuracy=iou,
+        iou={"membrane": iou, "background": iou}, f1={}, learning_rate=1e-3, images_per_s=20.0,
+        seconds_left=100.0, score=iou, is_best=True,
+    )  # fmt: skip
+
+
+@contextmanager
+def _streaming(folder: Path, *, num_runs: int, per_s: float) -> Iterator[None]:
+    """Write events into runs, as their workers would."""
+    project = load_project(folder)
+    runs = [new_run(folder / "runs", TrainRequest(), project=project) for _ in range(num_runs)]
+    over = threading.Event()
+    threads = [threading.Thread(target=_stream, args=(run, per_s, over)) for run in runs]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+        for run in runs:
+            shutil.rmtree(run.folder)
+
+
+def _stream(run: Run, per_s: float, over: threading.Event) -> None:
+    noise = random.Random(run.id)
+    with EventWriter(run.events_file) as writer:
+        writer.write(RunStarted(run=run.id, does="train", total_steps=100_000))
+        for step in range(1, 201):
+            writer.write(_step(step, noise))
+        step = 200
+        while not over.wait(1 / per_s):
+            step += 1
+            event: Event = _step(step, noise)
+            writer.write(event)
+            if step % 20 == 0:
+                writer.write(_validation(step))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except EmcfError as error:
+        sys.exit(str(error))

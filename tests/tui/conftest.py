@@ -1,0 +1,132 @@
+"""A demo project with runs that were never trained, in a world of its own."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from textual.pilot import Pilot
+
+from emcfsys_engine.events import (
+    Event,
+    EventWriter,
+    RunFinished,
+    RunStarted,
+    StepDone,
+    ValidationDone,
+)
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run import Run, TrainRequest, new_run
+from emcfsys_engine.tools.demo import make_demo
+from emcfsys_tui.app import EmcfApp
+from emcfsys_tui.settings import Settings
+
+CLASSES = ("background", "membrane", "mitochondrion")
+
+
+@pytest.fixture(autouse=True)
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing of the person's own settings, queue or caches is read or written."""
+    monkeypatch.setenv("EMCFSYS_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    """The demo project, without runs."""
+    folder = tmp_path / "demo"
+    make_demo(folder)
+    return folder
+
+
+def step(number: int, loss: float = 1.0) -> StepDone:
+    """One step of a training."""
+    return StepDone(step=number, loss=loss, learning_rate=1e-3, seconds=0.1)
+
+
+def validation(number: int, iou: float, *, best: bool = True) -> ValidationDone:
+    """One validation of a training."""
+    return ValidationDone(
+        step=number,
+        train_loss=1.0,
+        val_loss=1.1,
+        mean_iou=iou,
+        mean_foreground_iou=iou,
+        accuracy=iou,
+        iou=dict.fromkeys(CLASSES, iou),
+        f1=dict.fromkeys(CLASSES, iou),
+        learning_rate=1e-3,
+        images_per_s=20.0,
+        seconds_left=60.0,
+        score=iou,
+        is_best=best,
+    )
+
+
+def made_run(
+    folder: Path, *, steps: int = 100, ended: bool = True, sets: tuple[str, ...] = ()
+) -> Run:
+    """Write a run as a worker would, without the work."""
+    run = new_run(folder / "runs", TrainRequest(), project=load_project(folder, sets))
+    events: list[Event] = [RunStarted(run=run.id, does="train", total_steps=steps, device="cpu")]
+    for number in range(1, steps + 1):
+        events.append(step(number, 2.0 / number))
+        if number % 20 == 0:
+            events.append(validation(number, 0.5 + number / (4 * steps)))
+    if ended:
+        events.append(RunFinished(reason="steps", step=steps, score=0.75))
+    say(run, *events)
+    run.plan_file.write_bytes(msgspec.json.encode({"device": "cpu", "patch_px": 64}))
+    return run
+
+
+def say(run: Run, *events: Event) -> None:
+    """Append events to a run."""
+    with EventWriter(run.events_file) as writer:
+        for event in events:
+            writer.write(event)
+
+
+@asynccontextmanager
+async def opened(
+    folder: Path | None,
+    tab: str = "",
+    *,
+    size: tuple[int, int] = (80, 24),
+    read_only: bool = False,
+    settings: Settings | None = None,
+) -> AsyncIterator[Pilot[None]]:
+    """Open the interface, at a tab."""
+    app = EmcfApp(folder, read_only=read_only, settings=settings or Settings(bell=False))
+    async with app.run_test(size=size) as pilot:
+        if tab:
+            await pilot.press(tab)
+        await pilot.pause()
+        yield pilot
+
+
+async def until(
+    pilot: Pilot[None], condition: Callable[[], object], *, limit_s: float = 20
+) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition was not met in time"
+        await pilot.pause(0.02)
+
+
+def screen_text(pilot: Pilot[None]) -> str:
+    """Return what is on the screen, as text."""
+    strips = pilot.app.screen._compositor.render_strips()
+    return "\n".join(strip.text for strip in strips)
+
+
+def told(pilot: Pilot[None]) -> str:
+    """Return what the toasts say."""
+    return "\n".join(toast.message for toast in pilot.app._notifications)

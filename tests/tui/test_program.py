@@ -1,0 +1,163 @@
+"""The real program on a real terminal: start, resize, colours, a clean end, crashes, no terminal."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bench.terminal import Terminal, project_environment
+from tests.tui.conftest import made_run
+
+_PROGRAM = [sys.executable, "-m", "emcfsys_tui"]
+
+
+def _run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    root = str(Path(__file__).resolve().parents[2])
+    return subprocess.run(
+        [*_PROGRAM, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root, **environment},
+    )
+
+
+def test_without_a_terminal_it_says_what_there_is_and_ends_with_0(demo: Path) -> None:
+    made_run(demo)
+    done = _run(str(demo))
+    assert done.returncode == 0
+    assert "run-0001" in done.stdout and "done" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert "demo" in _run().stdout or "No projects here" in _run().stdout
+
+
+def test_a_dumb_terminal_gets_text(demo: Path, world: Path) -> None:
+    environment = {**project_environment(world), "TERM": "dumb"}
+    terminal = Terminal([*_PROGRAM, str(demo)], environment=environment)
+    try:
+        terminal.wait_for("no runs yet")
+        assert "\x1b" not in terminal.text
+        assert terminal.child.wait(timeout=20) == 0
+    finally:
+        terminal.close()
+
+
+def test_a_folder_without_a_project_is_one_line_and_exit_2(tmp_path: Path) -> None:
+    done = _run(str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "emcfsys-engine new" in done.stderr
+
+
+def test_nothing_heavy_is_loaded_at_the_start() -> None:
+    code = (
+        "import sys, emcfsys_tui.__main__, emcfsys_tui.app, emcfsys_tui.screens.project\n"
+        "import emcfsys_tui.widgets.runs_pane, emcfsys_tui.widgets.data_pane\n"
+        "heavy = {'torch', 'timm', 'numpy', 'PIL', 'skimage', 'segmentation_models_pytorch'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)))"
+    )
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "PYTHONPATH": root}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("term", ["xterm-256color", "screen", "linux"])
+def test_quitting_leaves_a_clean_terminal(demo: Path, world: Path, term: str) -> None:
+    environment = {**project_environment(world), "TERM": term}
+    terminal = Terminal([*_PROGRAM, str(demo)], environment=environment)
+    try:
+        terminal.wait_for("Hot folder")
+        assert "38;2;" not in terminal.text  # no true colours where they were not offered
+        terminal.press("q")
+        terminal.wait_for(r"\x1b\[\?1049l")
+        assert terminal.child.wait(timeout=20) == 0
+    finally:
+        terminal.close()
+
+
+def test_a_hang_up_ends_it_and_its_children(demo: Path, world: Path) -> None:
+    terminal = Terminal([*_PROGRAM, str(demo)], environment=project_environment(world))
+    try:
+        terminal.wait_for("Hot folder")
+        terminal.press("1")
+        terminal.wait_for("cell_0001")
+        terminal.child.send_signal(signal.SIGHUP)
+        terminal.child.wait(timeout=20)
+        _wait(lambda: not _decoders_of(str(demo)))
+    finally:
+        terminal.close()
+
+
+def test_a_mistake_of_ours_becomes_a_report(demo: Path, world: Path) -> None:
+    code = (
+        "import sys\nfrom emcfsys_tui.widgets.runs_pane import RunsPane\n"
+        "def broken(self): raise RuntimeError('a mistake [/bold]')\n"
+        "RunsPane.action_smooth = broken\n"
+        f"from emcfsys_tui.__main__ import main\nmain([{str(demo)!r}])"
+    )
+    terminal = Terminal([sys.executable, "-c", code], environment=project_environment(world))
+    try:
+        terminal.wait_for("Hot folder")
+        terminal.press("3")
+        terminal.wait_for("No runs yet")
+        terminal.press("S")
+        terminal.wait_for("The report is in")
+        assert terminal.child.wait(timeout=20) == 1
+        (report,) = (world / "state").glob("crash-*.txt")
+        assert "a mistake [/bold]" in report.read_text()
+        assert "1049l" in terminal.text or "a mistake" in terminal.text
+    finally:
+        terminal.close()
+
+
+@pytest.fixture
+def tmux(world: Path) -> Iterator[Callable[..., str]]:
+    """A tmux of its own; commands go to it by socket."""
+    if shutil.which("tmux") is None:
+        pytest.skip("tmux is not installed")
+    socket = str(world / "tmux")
+
+    def call(*arguments: str) -> str:
+        command = ["tmux", "-S", socket, "-f", "/dev/null", *arguments]
+        return subprocess.run(command, capture_output=True, text=True).stdout
+
+    yield call
+    call("kill-server")
+
+
+@pytest.mark.parametrize("colours", ["screen-256color", "screen"])
+def test_in_tmux_it_starts_resizes_and_quits(
+    demo: Path, world: Path, tmux: Callable[..., str], colours: str
+) -> None:
+    made_run(demo)
+    names = project_environment(world)
+    words = [f"{name}={value}" for name, value in names.items()]
+    program = " ".join(["env", f"TERM={colours}", *words, *_PROGRAM, str(demo)])
+    tmux("new-session", "-d", "-x", "200", "-y", "60", "-s", "t", f"{program}; echo END $?; cat")
+    _wait(lambda: "run-0001" in tmux("capture-pane", "-p", "-t", "t"))
+    tmux("resize-window", "-t", "t", "-x", "60", "-y", "16")
+    _wait(lambda: "palette" in tmux("capture-pane", "-p", "-t", "t").strip().split("\n")[-1])
+    tmux("resize-window", "-t", "t", "-x", "50", "-y", "12")
+    _wait(lambda: "needs 60 × 16" in tmux("capture-pane", "-p", "-t", "t"))
+    tmux("resize-window", "-t", "t", "-x", "80", "-y", "24")
+    tmux("send-keys", "-t", "t", "6")
+    _wait(lambda: "No model files" in tmux("capture-pane", "-p", "-t", "t"))
+    tmux("send-keys", "-t", "t", "q")
+    _wait(lambda: "END 0" in tmux("capture-pane", "-p", "-t", "t"))
+
+
+def _decoders_of(place: str) -> list[str]:
+    found = subprocess.run(["pgrep", "-f", f"decoder.*{place}"], capture_output=True, text=True)
+    return found.stdout.split()
+
+
+def _wait(condition: Callable[[], object], *, limit_s: float = 30) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition was not met in time"
+        time.sleep(0.05)

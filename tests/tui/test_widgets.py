@@ -1,0 +1,128 @@
+"""Widgets alone: the virtual list, the chart, the picture."""
+
+import time
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from textual.app import App, ComposeResult
+from textual.widgets import Static
+
+from emcfsys_tui.series import Series
+from emcfsys_tui.values import Picture
+from emcfsys_tui.widgets.chart import Chart, Curve
+from emcfsys_tui.widgets.picture_view import PictureView
+from emcfsys_tui.widgets.rows import Column, Row, Rows, fitted
+
+
+class _Stage(App[None]):
+    def __init__(self, widget: Static | Rows | Chart | PictureView) -> None:
+        super().__init__()
+        self.widget = widget
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        return {"dim": "#888888", "cursor": "#224466"}
+
+    def compose(self) -> ComposeResult:
+        yield self.widget
+
+
+def _text(widget: Rows | Chart | PictureView) -> str:
+    return "\n".join(widget.render_line(y).text for y in range(widget.size.height))
+
+
+@given(st.text(max_size=40), st.integers(0, 30), st.sampled_from(["end", "middle", "start"]))
+def test_fitted_text_is_exactly_as_wide_as_asked(text: str, width: int, cut: str) -> None:
+    clean = "".join(c for c in text if cell_len(c) > 0)
+    assert cell_len(fitted(clean, width, cut=cut)) == width
+
+
+async def test_a_list_of_100_000_rows_draws_only_what_is_seen() -> None:
+    rows = Rows([Column(title="name"), Column(title="n", width=8, right=True)])
+    app = _Stage(rows)
+    async with app.run_test(size=(60, 20)) as pilot:
+        rows.rows = [Row(key=str(n), cells=(f"image_{n}", str(n))) for n in range(100_000)]
+        rows.focus()
+        await pilot.press("end")
+        assert rows.current is not None and rows.current.key == "99999"
+        await pilot.pause()
+        assert "image_99999" in _text(rows)
+        began = time.perf_counter()
+        _text(rows)
+        assert time.perf_counter() - began < 0.05
+
+
+async def test_the_cursor_stays_on_its_row_when_rows_come_before_it() -> None:
+    rows = Rows([Column(title="name")])
+    async with _Stage(rows).run_test() as pilot:
+        rows.rows = [Row(key="a", cells=("a",)), Row(key="b", cells=("b",))]
+        rows.cursor = 1
+        await pilot.pause()
+        rows.rows = [Row(key="new", cells=("new",)), *rows.rows]
+        assert rows.current is not None and rows.current.key == "b"
+
+
+async def test_escapes_and_markup_in_names_are_shown_harmlessly() -> None:
+    rows = Rows([Column(title="name")])
+    async with _Stage(rows).run_test():
+        rows.rows = [Row(key="x", cells=("\x1b[31m[bold]evil[/]\nname\u202e",))]
+        text = _text(rows)
+        assert "\x1b" not in text and "\u202e" not in text
+        assert "\\x1b[31m[bold]evil[/]\\nname" in text
+
+
+def _curve(values: list[float], glyph: str = "●") -> Curve:
+    series = Series()
+    series.extend(range(1, len(values) + 1), values)
+    return Curve(name="loss", glyph=glyph, view=series.view(), colour=4)
+
+
+async def test_a_chart_is_drawn_once_and_its_cursor_over_it() -> None:
+    chart = Chart("loss")
+    async with _Stage(chart).run_test(size=(60, 16)) as pilot:
+        chart.curves = (_curve([1 / n for n in range(1, 200)]),)
+        await pilot.pause()
+        drawn = chart.num_drawn
+        chart.cursor_x = 50.0
+        await pilot.pause()
+        assert "@50" in chart.render_line(0).text
+        assert ".020" in chart.render_line(0).text  # 1/50, exactly
+        assert chart.num_drawn == drawn == 1
+
+
+async def test_a_chart_without_points_says_what_it_waits_for() -> None:
+    chart = Chart("loss")
+    async with _Stage(chart).run_test(size=(60, 16)):
+        assert "Waiting for the first step" in _text(chart)
+
+
+async def test_every_line_of_a_chart_is_as_wide_as_the_chart() -> None:
+    chart = Chart("loss", log_y=True)
+    async with _Stage(chart).run_test(size=(41, 13)) as pilot:
+        chart.curves = (_curve([0.0, 1e-9, 5.0, 1e6, 2.0]), _curve([3.0], "x"))
+        await pilot.pause()
+        widths = {chart.render_line(y).cell_length for y in range(chart.size.height)}
+        assert widths == {41}
+        assert "x" in _text(chart)  # a curve of one point is seen, by its glyph
+
+
+async def test_a_picture_is_grey_half_blocks_in_few_bytes() -> None:
+    view = PictureView()
+    async with _Stage(view).run_test(size=(80, 24)) as pilot:
+        width, height = 80, 48
+        grey = bytes((x * 3 + y) % 256 for y in range(height) for x in range(width))
+        view.picture = Picture(
+            key="a", width=width, height=height, grey=grey, image_px=(800, 480),
+            view_px=(0, 0, 800, 480),
+        )  # fmt: skip
+        await pilot.pause()
+        rendered = "".join(view.render_line(y).render(pilot.app.console) for y in range(24))
+        assert "▀" in rendered
+        assert "38;2;" not in rendered  # 256 colours, a third of the bytes
+
+
+def test_no_file_name_of_this_package_is_a_junk_drawer() -> None:
+    root = Path(__file__).resolve().parents[2] / "emcfsys_tui"
+    names = {file.stem for file in root.rglob("*.py")}
+    assert not names & {"utils", "helpers", "common"}
