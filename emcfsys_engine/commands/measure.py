@@ -80,7 +80,8 @@ def measure(
         click.echo(msgspec.json.encode(found).decode())
     else:
         click.echo("\n".join(printable(line) for line in found.text.split("\n")))
-        click.echo(printable(str(out.absolute())))
+        if found.num_masks:
+            click.echo(printable(str(out.absolute())))
     raise SystemExit(1 if found.failed else 0)
 
 

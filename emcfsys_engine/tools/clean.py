@@ -99,7 +99,7 @@ def clean_runs(
     Raises: InputError where there are no runs.
     """
     runs = runs_in(place)
-    newest = {run.folder for run in sorted(runs, key=_last_change)[max(0, len(runs) - keep) :]}
+    newest = {run.folder for run in sorted(runs, key=_ended)[max(0, len(runs) - keep) :]}
     items: list[CleanItem] = []
     left: list[LeftAlone] = []
     failed: list[LeftAlone] = []
@@ -178,21 +178,28 @@ def _why_left(run: Run, is_newest: bool, keep: int, older_than_days: float | Non
         return _LEFT_ALONE[state]
     if is_newest:
         return f"it is one of the {keep} newest" if keep > 1 else "it is the newest"
-    age_days = (time.time() - _last_change(run)) / _DAY_S
+    age_days = (time.time() - _ended(run)) / _DAY_S
     if older_than_days is not None and age_days < older_than_days:
         return f"it ended {age_days:.1f} days ago"
     return None
 
 
-def _last_change(run: Run) -> float:
-    """Return when the run last wrote something. Units: seconds since 1970."""
-    times = [0.0]
-    for file in (run.record_file, run.events_file, run.exit_file):
-        try:
-            times.append(file.stat().st_mtime)
-        except FileNotFoundError:
-            continue
-    return max(times)
+def _ended(run: Run) -> float:
+    """Return when the run ended, as its own files say: a copy of a folder is not younger.
+
+    Units:  seconds since 1970; 0 for a run whose record cannot be read.
+    """
+    try:
+        created = run.record().created
+    except RunFolderError:
+        return 0.0
+    exited = run.exit_record()
+    if exited is not None and exited.ended:
+        return max(created, exited.ended)
+    try:
+        return max(created, run.events_file.stat().st_mtime)
+    except FileNotFoundError:
+        return created
 
 
 @contextmanager

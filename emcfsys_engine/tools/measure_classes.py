@@ -4,10 +4,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run import PredictRequest, Run
+
+_LEVELS = 4  # predictions mirror the sub-folders of their input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,7 @@ def classes_for(masks: str, *, project: Path | None, model: Path | None) -> Name
         return NamedClasses(classes=loaded.classes, pixel_nm=loaded.project.pixel_nm)
     if model is not None:
         return NamedClasses(classes=_classes_of(model))
-    maker = _model_of(Path(masks))
+    maker = _model_of(masks)
     if maker is None:
         return NamedClasses()
     try:
@@ -46,18 +49,19 @@ def _classes_of(model: Path) -> dict[str, int]:
     return dict(zip(card.classes, card.class_values, strict=True))
 
 
-def _model_of(masks: Path) -> Path | None:
-    """Return the model of the newest prediction that wrote into this folder."""
-    runs = masks / ".emcfsys"
-    try:
-        names = sorted(os.listdir(runs), reverse=True)
-    except OSError:
-        return None
-    for name in names:
+def _model_of(masks: str) -> Path | None:
+    """Return the model of the newest prediction that wrote into this folder or one above it."""
+    start = root_of(masks, Path.cwd())
+    for folder in (start, *start.parents)[:_LEVELS]:
         try:
-            request = Run(runs / name).record().request
-        except InputError:
+            names = sorted(os.listdir(folder / ".emcfsys"), reverse=True)
+        except OSError:
             continue
-        if isinstance(request, PredictRequest):
-            return Path(request.model)
+        for name in names:
+            try:
+                request = Run(folder / ".emcfsys" / name).record().request
+            except InputError:
+                continue  # another thing that lies there, as a hot folder's ledger
+            if isinstance(request, PredictRequest):
+                return Path(request.model)
     return None

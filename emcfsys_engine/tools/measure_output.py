@@ -46,12 +46,17 @@ def write_measurement(
 ) -> Measurement:
     """Write the tables and histograms of what was measured, and return the summary.
 
+    Where nothing was, nothing is written: earlier tables stay.
     Raises: OSError when they cannot be written.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    objects = write_table(out, "objects", objects_table(measured, names, unit), settings.table)
-    images = write_table(out, "images", images_table(measured, unit), settings.table)
-    drawn = _draw_histograms(measured, names, unit, out, settings.histogram)
+    objects: Path | str = ""
+    images: Path | str = ""
+    drawn: list[Path] = []
+    if measured:
+        out.mkdir(parents=True, exist_ok=True)
+        objects = write_table(out, "objects", objects_table(measured, names, unit), settings.table)
+        images = write_table(out, "images", images_table(measured, unit), settings.table)
+        drawn = _draw_histograms(measured, names, unit, out, settings.histogram)
     num_objects = sum(len(one.objects) for one in measured)
     if measured and not num_objects:
         notes = (*notes, "no objects were found: the table of objects has no rows")

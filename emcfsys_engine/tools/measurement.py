@@ -53,7 +53,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     unit: Unit
     num_masks: int
     num_objects: int
-    objects_file: str
+    objects_file: str  # empty when no mask could be measured
     images_file: str
     histograms: tuple[str, ...]
     classes: tuple[ClassSummary, ...]

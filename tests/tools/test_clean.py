@@ -2,12 +2,12 @@
 
 import fcntl
 import json
-import os
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
@@ -25,7 +25,7 @@ from emcfsys_engine.events import (
     RunInterrupted,
     RunStarted,
 )
-from emcfsys_engine.run import PredictRequest, Run, TrainRequest, new_run
+from emcfsys_engine.run import ExitRecord, PredictRequest, Run, TrainRequest, new_run
 from emcfsys_engine.tools.clean import EVERY, clean_runs, parse_what, size_of
 
 DONE = RunFinished(reason="steps")
@@ -44,8 +44,9 @@ def make_run(place: Path, ending: Ending | None = DONE, *, days_ago: float = 0) 
     run.previews_folder.mkdir()
     (run.previews_folder / "step-5.png").write_bytes(b"x" * 100)
     then = time.time() - days_ago * 86_400
-    for file in (run.record_file, run.events_file):
-        os.utime(file, (then, then))
+    run.write_record(msgspec.structs.replace(run.record(), created=then - 60))
+    if ending is not None:
+        run.exit_file.write_bytes(msgspec.json.encode(ExitRecord(exit_code=0, ended=then)))
     return run
 
 

@@ -382,6 +382,16 @@ def test_nothing_to_measure_is_bad_input(tmp_path: Path) -> None:
         measure_masks(str(tmp_path / "nowhere"), tmp_path / "out", MeasureSettings())
 
 
+def test_where_nothing_could_be_measured_earlier_tables_stay(tmp_path: Path) -> None:
+    save_mask(tmp_path / "masks/a.png", disc((40, 40), (20, 20), 9).astype(np.uint8))
+    objects = Path(measured(tmp_path).objects_file)
+    before = objects.read_bytes()
+    (tmp_path / "masks/a.png").write_bytes(b"torn")
+    done = measured(tmp_path)
+    assert (done.num_masks, done.objects_file, len(done.failed)) == (0, "", 1)
+    assert objects.read_bytes() == before
+
+
 def test_parquet_holds_the_same_numbers_or_says_what_to_install(tmp_path: Path) -> None:
     save_mask(tmp_path / "masks/a.png", disc((40, 40), (20, 20), 9).astype(np.uint8), (2.0, 2.0))
     try:
@@ -456,7 +466,8 @@ def test_classes_come_from_a_model_a_project_or_the_prediction_itself(tmp_path: 
     assert classes_for("x", project=None, model=model).classes == pore
     of_project = classes_for("x", project=tmp_path, model=None)
     assert (of_project.classes, of_project.pixel_nm) == ({"a": 0, "b": 1}, 4)
-    assert classes_for(str(masks), project=None, model=None).classes == pore
+    for place in (masks, masks / "sub" / "a.png", masks / "**" / "*.png"):
+        assert classes_for(str(place), project=None, model=None).classes == pore
     assert classes_for(str(tmp_path), project=None, model=None).classes is None
     with pytest.raises(InputError, match="one of the two"):
         classes_for("x", project=tmp_path, model=model)
