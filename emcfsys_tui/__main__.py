@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from emcfsys_engine import __version__
 from emcfsys_engine.errors import EmcfError, printable
 
+_SWITCH_S = 0.001  # keys are answered while threads read: they give way five times as often
 _ABOUT = """Segment electron micrographs from a terminal.
 
 Without DIR it lists the projects of ./projects and the recent ones.
@@ -52,6 +53,7 @@ def _start(folder: Path | None, *, read_only: bool, theme: str) -> int:
     if theme:
         from_file = replace(from_file, theme=theme)
     app = import_module("emcfsys_tui.app").EmcfApp(folder, read_only=read_only, settings=from_file)
+    sys.setswitchinterval(_SWITCH_S)
     app.run()
     if app.crashed is not None:
         words = printable(f"{type(app.crashed).__name__}: {app.crashed}")

@@ -82,6 +82,10 @@ class EmcfApp(App[None]):
         for fault in self.settings.faults:
             self.tell(fault, "warning")
 
+    def on_unmount(self) -> None:
+        """End what only looks: leaving waits for nothing."""
+        engine_link.end_looking()
+
     def open_project(self, folder: Path) -> None:
         """Open a project instead of the list."""
         self.switch_screen(self._project_screen(folder))

@@ -70,21 +70,34 @@ class CommandEnd(msgspec.Struct, frozen=True, kw_only=True):
     words: str  # its story, for people
 
 
-def run_command(arguments: Sequence[str], *, timeout_s: float = 3600) -> CommandEnd:
-    """Run an engine command in a child and wait for it; nothing of it reaches the terminal."""
-    command = [sys.executable, "-m", "emcfsys_engine", *arguments]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout_s,
-            env=child_environment(),
-        )
-    except subprocess.TimeoutExpired:
-        return CommandEnd(code=1, out="", words=f"{arguments[0]} took over {timeout_s:g} s")
-    words = printable(done.stderr.decode("utf-8", "replace").strip().replace("\n", "; "))
-    return CommandEnd(code=done.returncode, out=done.stdout.decode("utf-8", "replace"), words=words)
+# Children that only look: they may be ended at any time, and are when the interface leaves.
+LOOKING: "set[subprocess.Popen[bytes]]" = set()
+
+
+def end_looking() -> None:
+    """End every child that only looks, so that leaving never waits for one."""
+    for child in list(LOOKING):
+        child.kill()
+
+
+def run_command(arguments: Sequence[str], *, is_look: bool = False) -> CommandEnd:
+    """Run an engine command in a child and wait for it; nothing of it reaches the terminal.
+
+    `is_look`: it changes nothing, and is ended when the interface leaves.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-m", "emcfsys_engine", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=child_environment(),
+    ) as child:
+        if is_look:
+            LOOKING.add(child)
+        out, story = child.communicate()
+        LOOKING.discard(child)
+    words = printable(story.decode("utf-8", "replace").strip().replace("\n", "; "))
+    return CommandEnd(code=child.returncode, out=out.decode("utf-8", "replace"), words=words)
 
 
 def child_environment() -> dict[str, str]:

@@ -19,9 +19,11 @@ from textual.message import Message
 from emcfsys_engine.errors import EmcfError, InputError, printable
 from emcfsys_engine.project import load_project, project_from
 from emcfsys_engine.run import write_whole
-from emcfsys_tui.engine_link import child_environment, image_suffixes, run_command
+from emcfsys_tui.engine_link import LOOKING, child_environment, image_suffixes, run_command
 from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, PictureRead, PointRead
 from emcfsys_tui.values import CheckState, FindingRow, ImageFacts, ImageRow, Picture
+
+_MOST_FINDINGS = 1000
 
 
 class PictureWish(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,18 +75,15 @@ class Decoder:
             try:
                 self._answer(wish)
             except (OSError, ValueError, msgspec.MsgspecError):
-                self._child = None  # it died of a damaged file: the next wish gets a new one
-                fault = f"{wish.path}: the decoder died of it"
-                self._post(
-                    PictureRead(Picture(key=wish.key, width=0, height=0, fault=printable(fault)))
-                )
-        if self._child is not None:
-            self._child.kill()
-            self._child.wait()
-            for stream in (self._child.stdin, self._child.stdout):
-                if stream is not None:
-                    with contextlib.suppress(OSError):
-                        stream.close()
+                self._end_child()  # it died of a damaged file: the next wish gets a new one
+                fault = printable(f"{wish.path}: the decoder died of it")
+                self._post(PictureRead(Picture(key=wish.key, width=0, height=0, fault=fault)))
+        self._end_child()
+
+    def _end_child(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            _end(child)
 
     def _newest(self) -> PictureWish | None:
         """Return the newest wish, but never drop a picture for a mere point."""
@@ -102,6 +101,7 @@ class Decoder:
     def _answer(self, wish: PictureWish) -> None:
         child = self._child
         if child is None or child.poll() is not None:
+            self._end_child()
             self._child = child = _start(["serve"], stdin=subprocess.PIPE)
         assert child.stdin is not None and child.stdout is not None
         child.stdin.write(msgspec.json.encode(wish, enc_hook=str) + b"\n")
@@ -139,19 +139,18 @@ def list_images(
                 break
             _tell(msgspec.json.decode(line), quick, post)
     finally:
-        child.kill()
-        child.wait()
-        child.stdout.close()
+        _end(child)
 
 
 def check(folder: Path) -> CheckRead:
     """Run the engine's check in a child and return what it found."""
-    done = run_command(["check", str(folder), "--json", "--no-dry-run"])
+    done = run_command(["check", str(folder), "--json", "--no-dry-run"], is_look=True)
     try:
         report: dict[str, Any] = msgspec.json.decode(done.out)
     except msgspec.DecodeError:
         fault = FindingRow(level="error", file="check", what=done.words or "ended badly", remedy="")
         return CheckRead(CheckState(findings=(fault,), summary="the check could not be made"))
+    num = len(report["findings"])
     findings = tuple(
         FindingRow(
             level=one["level"],
@@ -159,21 +158,35 @@ def check(folder: Path) -> CheckRead:
             what=one["what"],
             remedy=one.get("remedy", ""),
         )
-        for one in report["findings"]
+        for one in report["findings"][:_MOST_FINDINGS]
     )
-    errors = sum(one.level == "error" for one in findings)
-    summary = f"{errors} errors, {len(findings) - errors} warnings in {report['seconds']:g} s"
+    errors = sum(one["level"] == "error" for one in report["findings"])
+    summary = f"{errors:,} errors, {num - errors:,} warnings in {report['seconds']:g} s"
+    if num > _MOST_FINDINGS:
+        summary += f"; the first {_MOST_FINDINGS:,}"
     return CheckRead(CheckState(findings=findings, summary=summary))
 
 
 def _start(arguments: list[str], *, stdin: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
+    child = subprocess.Popen(
         [sys.executable, "-m", "emcfsys_tui.decoder", *arguments],
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env={**child_environment(), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )
+    LOOKING.add(child)
+    return child
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    LOOKING.discard(child)
+    child.kill()
+    child.wait()
+    for stream in (child.stdin, child.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
 
 
 def _with_pixels(picture: Picture, grey: bytes, ids: bytes) -> Picture:

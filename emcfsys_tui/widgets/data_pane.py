@@ -13,7 +13,7 @@ from textual.reactive import reactive
 from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
-from emcfsys_tui import engine_link_data
+from emcfsys_tui import engine_link, engine_link_data
 from emcfsys_tui.engine_link_data import Decoder, PictureWish
 from emcfsys_tui.keys import quiet, shown
 from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, PictureRead, PointRead, TextFound
@@ -159,6 +159,7 @@ class DataPane(Pane):
         self._decoder = Decoder(self.post_message)
         self._notes: tuple[str, ...] = ()
         self._is_complete = False
+        self._num_labelled = 0
 
     @property
     def command(self) -> str:
@@ -184,8 +185,9 @@ class DataPane(Pane):
         self.action_check()
 
     def on_unmount(self) -> None:
-        """End the decoder."""
+        """End the decoder, the list and the check."""
         self._decoder.close()
+        engine_link.end_looking()
 
     def take_focus(self) -> None:
         """The list first."""
@@ -225,9 +227,11 @@ class DataPane(Pane):
 
     def watch_images(self) -> None:
         """Make them searchable."""
+        words = " {} {}".format
         self._haystacks = [
-            f"{row.name} {row.split} {row.labels or 'no labels'}".lower() for row in self.images
+            (row.name + words(row.split, row.labels or "no labels")).lower() for row in self.images
         ]
+        self._num_labelled = sum(bool(row.labels) for row in self.images)
         self._show_images()
 
     def watch_wanted(self) -> None:
@@ -238,7 +242,7 @@ class DataPane(Pane):
         """Show the findings, and mark the images they speak of."""
         if not self.is_mounted:
             return
-        by_stem = {Path(row.path).stem: row.path for row in self.images}
+        by_stem = self._by_stem() if check.findings else {}
         self._problems = {}
         for one in check.findings:
             path = _image_of(one, by_stem)
@@ -272,8 +276,7 @@ class DataPane(Pane):
         if event.row is None:
             return
         one = self.check_state.findings[int(event.row.key)]
-        by_stem = {Path(row.path).stem: row.path for row in self.images}
-        path = _image_of(one, by_stem)
+        path = _image_of(one, self._by_stem())
         if path and self.query_one("#images", Rows).go_to(path):
             self.take_focus()
         self.page_app.tell(f"{one.file}: {one.what}. {one.remedy}", "warning")
@@ -418,6 +421,9 @@ class DataPane(Pane):
         self.run_worker(self._list, thread=True, exclusive=True, group="list")
         self.action_check()
 
+    def _by_stem(self) -> dict[str, str]:
+        return {row.path.rpartition("/")[2].rpartition(".")[0]: row.path for row in self.images}
+
     def _finding_under_cursor(self) -> str:
         row = self.query_one("#findings", Rows).current
         return self.check_state.findings[int(row.key)].what if row is not None else ""
@@ -485,20 +491,16 @@ class DataPane(Pane):
         if not self.is_mounted:
             return
         words = self.wanted.lower().split()
-        if words:
-            order = [
-                n for n, text in enumerate(self._haystacks) if all(word in text for word in words)
-            ]
-        else:
-            order = range(len(self.images))
+        order: Sequence[int] = range(len(self.images))
+        for word in words:
+            order = [n for n in order if word in self._haystacks[n]]
         rows = self.query_one("#images", Rows)
         if words:
             rows.empty = "No image matches. esc shows all again."
         rows.rows = ImageList(self.images, order, self._facts, self._problems)
-        labelled = sum(bool(row.labels) for row in self.images)
         shown = f"{len(order):,} of " if words else ""
         counts = f"{shown}{len(self.images):,} images"
-        counts += f" · {labelled:,} labelled" if self._is_complete else " · reading labels …"
+        counts += f" · {self._num_labelled:,} labelled" if self._is_complete else " · reading …"
         self.query_one(PictureBox).counts = counts
 
 

@@ -205,7 +205,8 @@ def _step(step: int, noise: random.Random) -> StepDone:
 def _validation(step: int) -> ValidationDone:
     iou = 0.9 - 0.5 / (1 + step / 50)
     return ValidationDone(
-        step=step, train_loss=1.0, val_loss=1.1, mean_iou=iou, mean_foreground_iou=iou, accuracy=iou,
+        step=step, train_loss=1.0, val_loss=1.1, mean_iou=iou, mean_foreground_iou=iou,
+        accuracy=iou,
         iou={"membrane": iou, "background": iou}, f1={}, learning_rate=1e-3, images_per_s=20.0,
         seconds_left=100.0, score=iou, is_best=True,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """A demo project with runs that were never trained, in a world of its own."""
 
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -37,12 +38,18 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def demo(tmp_path: Path) -> Path:
-    """The demo project, without runs."""
-    folder = tmp_path / "demo"
+@pytest.fixture(scope="session")
+def drawn_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo project, drawn once."""
+    folder = tmp_path_factory.mktemp("drawn") / "demo"
     make_demo(folder)
     return folder
+
+
+@pytest.fixture
+def demo(drawn_demo: Path, tmp_path: Path) -> Path:
+    """The demo project, without runs."""
+    return Path(shutil.copytree(drawn_demo, tmp_path / "demo"))
 
 
 def step(number: int, loss: float = 1.0) -> StepDone:

@@ -2,7 +2,7 @@
 
 import time
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emcfsys_tui.series import Series, smoothed
@@ -16,6 +16,7 @@ def _series(values: list[float]) -> Series:
     return series
 
 
+@settings(deadline=None)
 @given(_VALUES, st.integers(1, 40))
 def test_extremes_of_columns_are_those_of_the_values(values: list[float], columns: int) -> None:
     found = _series(values).view().columns(0, len(values) - 1, columns)
@@ -24,6 +25,7 @@ def test_extremes_of_columns_are_those_of_the_values(values: list[float], column
     assert len(found) <= columns + 1
 
 
+@settings(deadline=None)
 @given(_VALUES, st.data())
 def test_extremes_of_any_part_are_right(values: list[float], data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(values) - 1))

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from textual.app import App, ComposeResult
@@ -32,6 +32,7 @@ def _text(widget: Rows | Chart | PictureView) -> str:
     return "\n".join(widget.render_line(y).text for y in range(widget.size.height))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40), st.integers(0, 30), st.sampled_from(["end", "middle", "start"]))
 def test_fitted_text_is_exactly_as_wide_as_asked(text: str, width: int, cut: str) -> None:
     clean = "".join(c for c in text if cell_len(c) > 0)
