@@ -1,23 +1,44 @@
-"""runs: what a project has trained so far."""
+"""runs: what a project has trained so far; compare two of them; clean up."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
+import msgspec
 
+from emcfsys_engine.commands.clean import clean
 from emcfsys_engine.errors import printable
 from emcfsys_engine.events import RunStarted, ValidationDone
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run import Run, list_runs
+from emcfsys_engine.run import Run, list_runs, open_run
 
 
-@click.command()
-@click.argument("project", type=click.Path(path_type=Path), default=".")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def runs(project: Path, as_json: bool) -> None:
-    """List PROJECT's runs with their state and best score.
+class _ListsByDefault(click.Group):
+    """`runs PROJECT` is `runs list PROJECT`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put "list" in front where no sub-command is named."""
+        if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_ListsByDefault)
+def runs() -> None:
+    """List a project's runs, compare some, or clean up behind them.
 
     Example: emcfsys-engine runs projects/demo
+    """
+
+
+@runs.command("list")
+@click.argument("project", type=click.Path(path_type=Path), default=".")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(project: Path, as_json: bool) -> None:
+    """List PROJECT's runs with their state and best score.
+
+    Example: emcfsys-engine runs list projects/demo
     """
     found = [_row(run) for run in list_runs(load_project(project).folder)]
     if as_json:
@@ -31,7 +52,59 @@ def runs(project: Path, as_json: bool) -> None:
         click.echo(printable(text.rstrip()))
 
 
-def _row(run: Run) -> dict[str, object]:
+@runs.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(folders: tuple[Path, ...], as_json: bool) -> None:
+    """Show the scores of runs and the settings in which they differ.
+
+    Example: emcfsys-engine runs compare projects/demo/runs/run-0001 projects/demo/runs/run-0002
+    """
+    found = [open_run(folder) for folder in folders]
+    settings = [_flat(msgspec.to_builtins(run.record().project), "") for run in found]
+    keys = [
+        key
+        for key in dict.fromkeys(name for one in settings for name in one)
+        if len({repr(one.get(key)) for one in settings}) > 1
+    ]
+    rows = [_row(run) for run in found]
+    if as_json:
+        differing = {key: [one.get(key) for one in settings] for key in keys}
+        click.echo(json.dumps({"runs": rows, "settings": differing}))
+        return
+    table = [["", *(run.id for run in found)]]
+    table += [[name, *(_text(row[name]) for row in rows)] for name in ("state", "score", "step")]
+    table += [[key, *(_text(one.get(key)) for one in settings)] for key in keys]
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    for line in table:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        click.echo(printable("  ".join(cells).rstrip()))
+
+
+runs.add_command(clean)
+
+
+def _flat(value: Any, name: str) -> dict[str, Any]:
+    """Return a nested document as dotted keys."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        return {name: value}
+    flat: dict[str, Any] = {}
+    for key, inner in items:
+        flat |= _flat(inner, f"{name}.{key}" if name else str(key))
+    return flat
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _row(run: Run) -> dict[str, Any]:
     events = run.events()
     validations = [event for event in events if isinstance(event, ValidationDone)]
     scores = [event.score for event in validations if event.score is not None]

@@ -5,6 +5,7 @@ missed. Waiting is measured on our own monotonic clock: the files' times are onl
 equality, so that a microscope whose clock is wrong does no harm.
 """
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -108,7 +109,8 @@ class Scanner:
         now = self._clock()
         waiting = [seen for seen in self.settling.values() if self._wait_s(seen, now) <= 0]
         waiting.sort(key=lambda seen: (seen.mtime_ns, seen.path), reverse=self.rules.newest_first)
-        return [seen for seen in waiting if self._is_whole(seen)][:most]
+        # Only as many are opened as are asked for: thousands may wait.
+        return list(itertools.islice(filter(self._is_whole, waiting), most))
 
     def done(self, entry: Entry) -> None:
         """Take note of what became of a file; one that failed is tried again after a while."""

@@ -5,7 +5,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -39,6 +39,7 @@ class Handled:
 
     entry: Entry
     mask: Path | None = None
+    written: tuple[Path, ...] = ()  # every mask: one a plane
     prediction: Prediction | None = None  # of the last plane
     seconds: float = 0.0
     unlike: str = ""
@@ -72,27 +73,21 @@ class Desk:
         self._predictor = predictor
         self._root = root
         self._output = output
-        self._to_sync: set[Path] = set()
         self._stems: dict[str, str] = {}
 
     def use(self, predictor: Predictor) -> None:
         """Go on with another model."""
         self._predictor = predictor
 
-    def handle(self, tasks: Sequence[Task], go_on: Callable[[], bool]) -> list[Handled]:
+    def handle(self, tasks: Sequence[Task], go_on: Callable[[], bool]) -> Iterator[Handled]:
         """Predict files and write their masks; an error is in a file's result, never raised.
 
         Files are read ahead and masks written behind, as `predict` does.
         """
         wanted = itertools.takewhile(lambda _: go_on(), tasks)
-        handled: list[Handled] = []
         stages = (self._read, self._compute, self._write)
         for task, result in run_pipeline(wanted, *stages, _CAUGHT):
-            if isinstance(result, Failure):
-                handled.append(self._failure(task, result.error))
-            else:
-                handled.append(result)
-        return handled
+            yield self._failure(task, result.error) if isinstance(result, Failure) else result
 
     def _read(self, task: Task) -> _Read:
         started = time.monotonic()
@@ -112,19 +107,21 @@ class Desk:
     def _write(self, task: Task, made: tuple[_Read, list[Prediction]]) -> Handled:
         read, predictions = made
         card = self._predictor.card
-        mask, unlike = self._output, ""
+        masks: list[Path] = []
+        unlike = ""
         for plane, micrograph, prediction in zip(
             read.planes, read.micrographs, predictions, strict=True
         ):
-            mask = self._mask_of(task.seen.path, plane, task.version)
-            self._write_mask(mask, micrograph, prediction, self._root / task.seen.path)
+            masks.append(self._mask_of(task.seen.path, plane, task.version))
+            self._write_mask(masks[-1], micrograph, prediction, self._root / task.seen.path)
             unlike = unlike or unlike_training(micrograph, prediction, card)
             if self._project.hotfolder.measure:
                 self._append_measurements(task.seen.path, plane, micrograph, prediction, unlike)
-        below = str(mask.relative_to(self._output))
+        below = str(masks[-1].relative_to(self._output))
         return Handled(
             entry=self._entry(task, "done", mask=below),
-            mask=mask,
+            mask=masks[-1],
+            written=tuple(masks),
             prediction=predictions[-1],
             seconds=time.monotonic() - read.started,
             unlike=unlike,
@@ -154,22 +151,6 @@ class Desk:
         """A file that cannot even be opened."""
         return self._failure(Task(seen=seen, digest="", version=1, attempts=attempts), error)
 
-    def sync(self) -> None:
-        """Wait until every mask written since the last call is on the disk."""
-        for file in self._to_sync:
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        for folder in {file.parent for file in self._to_sync}:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        self._to_sync.clear()
-
     def _write_mask(
         self, mask: Path, micrograph: Micrograph, prediction: Prediction, image: Path
     ) -> None:
@@ -182,7 +163,6 @@ class Desk:
         write_outputs(
             mask, micrograph, prediction.mask, card, overlay=settings.overlay, probabilities=None
         )
-        self._to_sync.add(mask)
 
     def _mask_of(self, path: str, plane: int | None, version: int) -> Path:
         """Return the mask's name; the first file of a stem has it, a second adds its suffix."""
@@ -254,6 +234,16 @@ class Desk:
             reason=reason,
             model=f"{card.run} step {card.step}".strip(),
         )
+
+
+def sync(files: Collection[Path]) -> None:
+    """Wait until files and their names are on the disk."""
+    for place in (*files, *{file.parent for file in files}):
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def unlike_training(micrograph: Micrograph, prediction: Prediction, card: ModelCard) -> str:

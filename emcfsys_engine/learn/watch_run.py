@@ -17,14 +17,15 @@ from emcfsys_engine.hotfolder.scan import Rules, Scanner, Seen
 from emcfsys_engine.hotfolder.wake import Waker, choose_backend
 from emcfsys_engine.learn.device import choose_threads
 from emcfsys_engine.learn.predict import Predictor
-from emcfsys_engine.learn.watch import Desk, Handled, Task
+from emcfsys_engine.learn.watch import Desk, Handled, Task, sync
 from emcfsys_engine.learn.working import Worker, say_ending
 from emcfsys_engine.project import Project
 from emcfsys_engine.run import WatchRequest
 
 _SETTLE_S = {"events": 2.0, "polling": 30.0}
 _SCAN_EVERY_S = {"events": 5.0, "polling": 5.0}
-_BATCH = 16
+_BATCH = 64  # files looked at together
+_COMMIT_EVERY_S = 0.3  # a burst is noted in the ledger in groups: a sync costs milliseconds
 _FOLLOW_EVERY_S = 15.0
 _LONGEST_OFFLINE_S = 60.0
 
@@ -136,14 +137,18 @@ class _Watch:
 
     def _handle_ready(self) -> int:
         ready = self.scanner.ready(_BATCH)
-        decided = [(seen, self._decide(seen)) for seen in ready]
-        tasks = [one for _, one in decided if isinstance(one, Task)]
-        handled = [one for _, one in decided if isinstance(one, Handled)]
-        handled += self.desk.handle(tasks, lambda: self.worker.asked() is None)
+        decided = [self._decide(seen) for seen in ready]
         by_path = {seen.path: seen for seen in ready}
-        if handled:
-            self._commit([(by_path[one.entry.path], one) for one in handled])
-        return len(handled)
+        tasks = [one for one in decided if isinstance(one, Task)]
+        pending = [one for one in decided if isinstance(one, Handled)]
+        committed_at = time.monotonic()
+        for one in self.desk.handle(tasks, lambda: self.worker.asked() is None):
+            pending.append(one)
+            if time.monotonic() - committed_at > _COMMIT_EVERY_S:
+                self._commit([(by_path[each.entry.path], each) for each in pending])
+                pending, committed_at = [], time.monotonic()
+        self._commit([(by_path[each.entry.path], each) for each in pending])
+        return len(ready)
 
     def _decide(self, seen: Seen) -> Task | Handled:
         """Tell what a file needs: a mask, or only a note that it was touched."""
@@ -164,7 +169,9 @@ class _Watch:
 
     def _commit(self, results: list[tuple[Seen, Handled]]) -> None:
         """Masks first, on the disk; then the ledger; then the events."""
-        self.desk.sync()
+        if not results:
+            return
+        sync([mask for _, one in results for mask in one.written])
         kept = [(seen, one) for seen, one in results if not self._has_changed(seen, one)]
         self.ledger.record([one.entry for _, one in kept])
         for seen, one in kept:

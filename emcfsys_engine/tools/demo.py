@@ -47,7 +47,7 @@ annotations = "annotations/val"
 split       = "val"
 
 [training]
-minutes = 2
+minutes = 2.3
 
 [hotfolder]
 watch  = "incoming"
@@ -249,10 +249,12 @@ def _inside(outline: Outline, size: tuple[int, int]) -> np.ndarray:
 
 def _labelme(scene: Scene, image_path: str) -> str:
     """Return a Labelme 5 file; later shapes lie over earlier ones, as Labelme draws them."""
-    shapes: list[dict[str, object]] = []
+    outlines: list[tuple[str, Outline]] = []
     for outer, inner in scene.cells:
-        shapes += [_shape("membrane", outer), _shape("background", inner)]
-    shapes += [_shape("mitochondrion", outline) for outline, _ in scene.organelles]
+        outlines += [("membrane", outer), ("background", inner)]
+    outlines += [("mitochondrion", outline) for outline, _ in scene.organelles]
+    inside = [(label, _inside_picture(outline)) for label, outline in outlines]
+    shapes = [_shape(label, points) for label, points in inside if len(points)]
     document = {
         "version": "5.5.0",
         "flags": {},
@@ -265,14 +267,18 @@ def _labelme(scene: Scene, image_path: str) -> str:
     return json.dumps(document, separators=(",", ":"))
 
 
-def _shape(label: str, outline: Outline) -> dict[str, object]:
+def _inside_picture(outline: Outline) -> Outline:
+    """Cut an outline at the picture's edges, as Labelme does; nothing is left of one outside."""
     inside = Polygon(outline).buffer(0).intersection(box(0, 0, SIZE_PX, SIZE_PX))
     parts = [inside] if isinstance(inside, Polygon) else list(getattr(inside, "geoms", ()))
-    largest = max(parts, key=lambda part: part.area)
-    points: list[list[float]] = np.round(np.asarray(largest.exterior.coords)[:-1], 1).tolist()
+    largest = max(parts, key=lambda part: part.area, default=Polygon())
+    return np.asarray(largest.exterior.coords)[:-1] if largest.area >= 1 else np.empty((0, 2))
+
+
+def _shape(label: str, outline: Outline) -> dict[str, object]:
     return {
         "label": label,
-        "points": points,
+        "points": np.round(outline, 1).tolist(),
         "group_id": None,
         "description": "",
         "shape_type": "polygon",

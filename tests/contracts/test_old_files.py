@@ -1,10 +1,12 @@
 """Files of earlier versions load for ever; none of these samples is ever changed."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from emcfsys_engine.events import EventReader, RunFinished, RunStarted, StepDone, ValidationDone
+from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.learn.model_file import load_model, verify_model
 from emcfsys_engine.learn.train_run import read_plan
 from emcfsys_engine.project import load_project
@@ -43,3 +45,13 @@ def test_a_project_of_format_1(name: str, tmp_path: Path) -> None:
     project = load_project(tmp_path)
     assert project.training.loss == "ce+0.5*dice"
     assert project.hotfolder.rewritten == "version"
+
+
+def test_a_ledger_of_version_1(tmp_path: Path) -> None:
+    (tmp_path / ".emcfsys").mkdir()
+    shutil.copy(DATA / "ledger-v1.sqlite", tmp_path / ".emcfsys" / "ledger.sqlite")
+    ledger = Ledger(tmp_path, owner="test")
+    entries = ledger.entries()
+    ledger.close()
+    assert entries["grid 1/a.tif"].mask == "grid 1/a.png"
+    assert (entries["b.dm4"].state, entries["b.dm4"].attempts) == ("failed", 3)

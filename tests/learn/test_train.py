@@ -110,7 +110,8 @@ def _worker(run: Run) -> "subprocess.Popen[bytes]":
 
 
 def _new_training(folder: Path, steps: int) -> Run:
-    project = load_project(folder, [f"training.steps={steps}", "training.validate_every=3"])
+    overrides = [f"training.steps={steps}", "training.validate_every=3", "training.patience=0"]
+    project = load_project(folder, overrides)
     return new_run(folder / "runs", TrainRequest(), project=project)
 
 
@@ -122,17 +123,17 @@ def _numbers(run: Run) -> list[tuple[int, float, float | None]]:
     ]
 
 
+def _reached(run: Run) -> int:
+    steps = [event.step for event in run.events() if isinstance(event, ValidationDone)]
+    return max(steps, default=0)
+
+
 def _kill_and_resume(folder: Path, whole: Run, steps: int, kills: list[int]) -> None:
     """Kill a run at some steps, resume it each time, and compare it with a whole one."""
     cut = _new_training(folder, steps)
     for step in kills:
         process = _worker(cut)
-        _wait_for(
-            lambda step=step: any(  # type: ignore[misc]
-                isinstance(event, ValidationDone) and event.step >= step for event in cut.events()
-            ),
-            process,
-        )
+        _wait_for(lambda step=step: _reached(cut) >= step, process)  # type: ignore[misc]
         os.kill(process.pid, signal.SIGKILL)
         process.wait(10)
     assert _worker(cut).wait(100) == 0, cut.log_file.read_text()
@@ -151,10 +152,11 @@ def test_a_killed_run_resumes_to_the_same_weights_to_the_bit(project_folder: Pat
 
 @pytest.mark.long
 def test_ten_kills_at_random_steps_change_nothing(project_folder: Path) -> None:
-    whole = _new_training(project_folder, 300)
-    assert _worker(whole).wait(200) == 0, whole.log_file.read_text()
-    kills = sorted(random.Random(1).sample(range(1, 290), 10))
-    _kill_and_resume(project_folder, whole, 300, kills)
+    whole = _new_training(project_folder, 320)
+    assert run_here(whole) == 0
+    # The last kill lies well before the end: a busy machine may look late.
+    kills = sorted(random.Random(1).sample(range(1, 160), 10))
+    _kill_and_resume(project_folder, whole, 320, kills)
 
 
 @pytest.mark.parametrize(

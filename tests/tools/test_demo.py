@@ -1,0 +1,39 @@
+"""The demo: made the same again, without a fault, as it lies in the repository."""
+
+from pathlib import Path
+
+from emcfsys_engine.project import load_project
+from emcfsys_engine.tools.check import check_project
+from emcfsys_engine.tools.demo import make_demo
+from emcfsys_engine.tools.microscope import play_microscope
+
+SHIPPED = Path(__file__).resolve().parents[2] / "projects" / "demo"
+
+
+def test_the_shipped_demo_is_what_the_generator_makes(tmp_path: Path) -> None:
+    made = make_demo(tmp_path / "demo")
+    assert len(made) == 13
+    for file in (tmp_path / "demo").rglob("*"):
+        shipped = SHIPPED / file.relative_to(tmp_path / "demo")
+        if file.suffix in (".toml", ".json"):
+            assert file.read_text() == shipped.read_text(), file.name
+        elif file.is_file():
+            assert shipped.is_file()
+
+
+def test_check_finds_no_error_in_the_demo() -> None:
+    report = check_project(load_project(SHIPPED))
+    assert report.errors == ()
+    assert {one.name for one in report.classes} == {"background", "membrane", "mitochondrion"}
+
+
+def test_the_microscope_writes_whole_files_in_every_manner(tmp_path: Path) -> None:
+    pauses: list[float] = []
+    for manner in ("whole", "slow", "rename", "burst", "mixed"):
+        folder = tmp_path / manner
+        made = list(
+            play_microscope(folder, manner=manner, every_s=1, count=3, pause=pauses.append)  # type: ignore[arg-type]
+        )
+        assert sorted(folder.iterdir()) == sorted(made)
+        assert all(file.read_bytes().endswith(b"IEND\xaeB`\x82") for file in made)
+    assert pauses
