@@ -128,7 +128,7 @@ def streams(home: Path) -> Iterator[Line]:
     with _streaming(folder, num_runs=2, per_s=2):
         terminal = _open(home, [str(folder)])
         try:
-            terminal.wait_for("run-0001")
+            terminal.wait_for("images/s|classes")
             terminal.press(" j ")  # both, overlaid
             terminal.read_for(3.0)
             terminal.num_bytes = 0
@@ -143,7 +143,7 @@ def streams(home: Path) -> Iterator[Line]:
     with _streaming(folder, num_runs=5, per_s=50):
         terminal = _open(home, [str(folder)])
         try:
-            terminal.wait_for("run-0001")
+            terminal.wait_for("images/s|classes")
             terminal.press(" j j j j ")  # all five, overlaid
             terminal.read_for(3.0)
             answers = [terminal.answer_s(key) for key in "jkjkjkjkjk?"]
