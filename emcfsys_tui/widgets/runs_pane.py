@@ -119,7 +119,7 @@ class RunsPane(Pane):
 
     def on_mount(self) -> None:
         """Follow the runs in a thread."""
-        self._feed = Feed(self, self._reader.read, every_s=0.5)
+        self._feed = Feed(self, self._reader.read, every_s=1.0)
 
     def on_unmount(self) -> None:
         """Let the thread end."""
