@@ -8,7 +8,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import ContentSwitcher
 
-from emcfsys_tui.engine_link_jobs import QueueReader
 from emcfsys_tui.feed import Feed
 from emcfsys_tui.keys import quiet
 from emcfsys_tui.messages import QueueRead, RunsChanged, TabWanted
@@ -65,6 +64,7 @@ class ProjectScreen(Page):
         self.folder = folder
         self._tab = tab if tab in _PANES else "runs"
         self._queue: QueueState | None = None
+        self._feed: Feed | None = None
 
     def compose_body(self) -> ComposeResult:
         """Tabs are made when they are first looked at."""
@@ -75,12 +75,20 @@ class ProjectScreen(Page):
         top = self.query_one(TopLine)
         top.place = self.folder.name
         top.tabs = TABS
-        await self.show_tab(self._tab)
-        self._feed = Feed(self, QueueReader().read, every_s=1.0)
+        top.current = self._tab
+        self.call_after_refresh(self._begin)
 
     def on_unmount(self) -> None:
         """Let the thread end."""
-        self._feed.end()
+        if self._feed is not None:
+            self._feed.end()
+
+    async def _begin(self) -> None:
+        """Fill the screen once its frame stands: the first paint does not wait for imports."""
+        if self._feed is None:
+            reader = import_module("emcfsys_tui.engine_link_jobs").QueueReader()
+            await self.show_tab(self._tab)
+            self._feed = Feed(self, reader.read, every_s=1.0)
 
     async def show_tab(self, tab: str, item: str = "") -> None:
         """Show a tab; the ones that are hidden read nothing."""
@@ -118,7 +126,8 @@ class ProjectScreen(Page):
 
     def on_runs_changed(self, event: RunsChanged) -> None:
         """Look at everything again, now."""
-        self._feed.look_now()
+        if self._feed is not None:
+            self._feed.look_now()
         for pane in self.query(Pane):
             pane.look_now()
 

@@ -1,9 +1,9 @@
 """Data: every image with its labels and split, a look at one of them, and the check beside."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, overload
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -18,21 +18,13 @@ from emcfsys_tui.engine_link_data import Decoder, PictureWish
 from emcfsys_tui.keys import quiet, shown
 from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, PictureRead, PointRead, TextFound
 from emcfsys_tui.screens.ask import AskScreen
-from emcfsys_tui.values import CheckState, FindingRow, ImageFacts, ImageRow
+from emcfsys_tui.values import CheckState, ImageFacts, ImageRow
+from emcfsys_tui.widgets.image_list import IMAGE_COLUMNS, ImageList, finding_row, image_of
 from emcfsys_tui.widgets.pane import Pane
 from emcfsys_tui.widgets.picture_box import PictureBox
 from emcfsys_tui.widgets.picture_view import PictureView
-from emcfsys_tui.widgets.rows import Column, Row, Rows
+from emcfsys_tui.widgets.rows import Column, Rows
 
-_COLUMNS = (
-    Column(title="", width=1),
-    Column(title="image", cut="middle"),
-    Column(title="labels", width=16, cut="end", hide_below=42),
-    Column(title="split", width=5),
-    Column(title="px", width=10, right=True, hide_below=46),
-    Column(title="nm", width=6, right=True, hide_below=66),
-    Column(title="problem", width=24, hide_below=90),
-)
 _FINDINGS = (
     Column(title="", width=1),
     Column(title="file", width=22, cut="start"),
@@ -41,48 +33,6 @@ _FINDINGS = (
 _EMPTY = (
     "No images here. [[data]] in project.toml says where they are; 2 shows what is wrong with it."
 )
-
-
-class ImageList(Sequence[Row]):
-    """The images that match, made into rows when they are drawn."""
-
-    def __init__(
-        self,
-        images: Sequence[ImageRow],
-        order: Sequence[int],
-        facts: Mapping[str, ImageFacts],
-        problems: Mapping[str, str],
-    ) -> None:
-        self.images, self.order = images, order
-        self._facts, self._problems = facts, problems
-
-    def __len__(self) -> int:
-        """Return how many match."""
-        return len(self.order)
-
-    @overload
-    def __getitem__(self, place: int) -> Row: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Row]: ...
-    def __getitem__(self, place: int | slice) -> Row | Sequence[Row]:
-        """Return the row at a place."""
-        if isinstance(place, slice):
-            return [self[n] for n in range(*place.indices(len(self)))]
-        image = self.images[self.order[place]]
-        facts = self._facts.get(image.path)
-        problem = self._problems.get(image.path) or (facts.fault if facts else "")
-        cells = (
-            "!" if problem else " ",
-            image.name if image.plane is None else f"{image.name}#{image.plane}",
-            image.labels or "–",
-            image.split or "–",
-            facts.size if facts else "",
-            "" if facts is None or facts.pixel_nm is None else f"{facts.pixel_nm:.4g}",
-            problem,
-        )
-        return Row(
-            key=image.key, cells=cells, tone="bad" if problem else "" if image.labels else "dim"
-        )
 
 
 class DataPane(Pane):
@@ -173,7 +123,7 @@ class DataPane(Pane):
                 yield Input(
                     placeholder="words to look for; esc ends", id="data-filter", compact=True
                 )
-                yield Rows(_COLUMNS, id="images", empty="Reading the folders …")
+                yield Rows(IMAGE_COLUMNS, id="images", empty="Reading the folders …")
                 yield Static(id="check-title", classes="section", markup=False)
                 yield Rows(_FINDINGS, id="findings", titles=False, empty="")
             yield PictureBox(id="data-right")
@@ -245,7 +195,7 @@ class DataPane(Pane):
         by_stem = self._by_stem() if check.findings else {}
         self._problems = {}
         for one in check.findings:
-            path = _image_of(one, by_stem)
+            path = image_of(one, by_stem)
             if path:
                 self._problems.setdefault(path, one.what)
         title = "check runs …" if check.running else f"check: {check.summary}"
@@ -253,7 +203,7 @@ class DataPane(Pane):
         findings = self.query_one("#findings", Rows)
         findings.empty = "" if check.running else "Nothing to mend: 2 goes on to Train."
         findings.styles.height = max(1, min(10, len(check.findings)))
-        findings.rows = [_finding_row(number, one) for number, one in enumerate(check.findings)]
+        findings.rows = [finding_row(number, one) for number, one in enumerate(check.findings)]
         self._show_images()
 
     @on(Rows.Moved, "#images")
@@ -276,7 +226,7 @@ class DataPane(Pane):
         if event.row is None:
             return
         one = self.check_state.findings[int(event.row.key)]
-        path = _image_of(one, self._by_stem())
+        path = image_of(one, self._by_stem())
         if path and self.query_one("#images", Rows).go_to(path):
             self.take_focus()
         self.page_app.tell(f"{one.file}: {one.what}. {one.remedy}", "warning")
@@ -507,14 +457,3 @@ class DataPane(Pane):
 def _inspect(path: str) -> TextFound:
     done = engine_link_data.run_command(["inspect", path])
     return TextFound(Path(path).name, done.out or done.words)
-
-
-def _image_of(one: FindingRow, by_stem: Mapping[str, str]) -> str:
-    return by_stem.get(Path(one.file.partition("#")[0]).stem, "")
-
-
-def _finding_row(number: int, one: FindingRow) -> Row:
-    name = Path(one.file).name
-    tone = "bad" if one.level == "error" else "warn"
-    what = f"{one.what}. {one.remedy}" if one.remedy else one.what
-    return Row(key=str(number), cells=("✗" if one.level == "error" else "!", name, what), tone=tone)

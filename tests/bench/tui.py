@@ -124,10 +124,12 @@ def many_images(home: Path, num_images: int = 100_000) -> Iterator[Line]:
 def streams(home: Path) -> Iterator[Line]:
     """Two live charts, then five runs at 50 events a second."""
     folder = _demo(home)
+    shutil.rmtree(home / "state", ignore_errors=True)  # the last tab: Runs again
     with _streaming(folder, num_runs=2, per_s=2):
         terminal = _open(home, [str(folder)])
         try:
-            terminal.wait_for("Hot folder")
+            terminal.wait_for("run-0001")
+            terminal.press(" j ")  # both, overlaid
             terminal.read_for(3.0)
             terminal.num_bytes = 0
             before, begun = terminal.cpu_s(), time.perf_counter()
@@ -141,8 +143,8 @@ def streams(home: Path) -> Iterator[Line]:
     with _streaming(folder, num_runs=5, per_s=50):
         terminal = _open(home, [str(folder)])
         try:
-            terminal.wait_for("Hot folder")
-            terminal.press("jj jj jj ")
+            terminal.wait_for("run-0001")
+            terminal.press(" j j j j ")  # all five, overlaid
             terminal.read_for(3.0)
             answers = [terminal.answer_s(key) for key in "jkjkjkjkjk?"]
             yield _latency("5 runs at 50 events/s: a key answered", answers)
