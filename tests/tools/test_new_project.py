@@ -1,0 +1,52 @@
+"""`new` finds what lies in a folder, proposes the classes, and overwrites nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emcfsys_engine.errors import InputError, ProjectError
+from emcfsys_engine.project import load_project
+from emcfsys_engine.tools.demo import make_demo
+from emcfsys_engine.tools.new_project import make_project
+
+
+def _picture(file: Path, pixels: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.astype(np.uint8)).save(file)
+
+
+def test_masks_beside_the_images_become_classes_by_value(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    _picture(tmp_path / "images" / "a.png", rng.integers(0, 255, (40, 40)))
+    _picture(tmp_path / "masks" / "a.png", rng.choice([0, 2, 5, 255], (40, 40)))
+    project = load_project(make_project(tmp_path).file)
+    assert project.classes == {"background": 0, "class_2": 2, "class_5": 5}
+    assert project.data[0].masks == "masks"
+
+
+def test_masks_of_0_and_255_become_two_classes(tmp_path: Path) -> None:
+    _picture(tmp_path / "images" / "a.png", np.zeros((40, 40)))
+    _picture(tmp_path / "labels" / "a.png", np.eye(40) * 255)
+    assert load_project(make_project(tmp_path).file).classes == {"background": 0, "object": 1}
+
+
+def test_labelme_files_become_classes_by_name(tmp_path: Path) -> None:
+    make_demo(tmp_path / "demo", num_train=2, num_val=1)
+    (tmp_path / "demo" / "project.toml").unlink()
+    made = make_project(tmp_path / "demo", "cells")
+    project = load_project(made.file)
+    assert list(project.classes) == ["background", "membrane", "mitochondrion"]
+    assert project.name == "cells"
+
+
+def test_nothing_is_overwritten_and_nothing_is_made_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no micrographs"):
+        make_project(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    _picture(tmp_path / "a.png", np.eye(40))
+    (tmp_path / "project.toml").write_text("mine")
+    with pytest.raises(ProjectError, match="is there already"):
+        make_project(tmp_path)
+    assert (tmp_path / "project.toml").read_text() == "mine"
