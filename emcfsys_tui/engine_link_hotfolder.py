@@ -16,6 +16,7 @@ from emcfsys_engine.events import (
     WatchState,
 )
 from emcfsys_engine.hotfolder.ledger import read_ledger, watcher_of
+from emcfsys_engine.hotfolder.retry import ask_retry
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run import Run, WatchRequest, list_runs
@@ -182,22 +183,13 @@ def stop_watch(folder: Path) -> str:
 
 
 def retry_failed(folder: Path) -> str:
-    """Say how failed images are tried again: a file that is touched is looked at anew.
+    """Ask the watch to try failed images again; the images are not touched.
 
     Raises: InputError when there is none.
     """
     project = load_project(folder)
-    root = folder / (project.hotfolder.watch or "")
-    output = folder / project.hotfolder.output
-    touched = 0
-    for entry in read_ledger(output):
-        file = root / entry.path
-        if entry.state == "failed" and file.is_file():
-            file.touch()
-            touched += 1
-    if not touched:
-        raise InputError(output, "holds no failed image that is still there")
-    return f"{touched} images will be tried again"
+    number = ask_retry(folder / project.hotfolder.output)
+    return f"{number} images will be tried again"
 
 
 def _line_of(event: ImageDone, project: Project) -> HotLine:

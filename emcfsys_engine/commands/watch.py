@@ -10,6 +10,7 @@ from emcfsys_engine.errors import InputError, ProjectError, printable
 from emcfsys_engine.hotfolder.ledger import watcher_of
 from emcfsys_engine.hotfolder.model_choice import resolve_model
 from emcfsys_engine.hotfolder.preview import what_it_would_do
+from emcfsys_engine.hotfolder.retry import ask_retry
 from emcfsys_engine.hotfolder.status import status_of, text_of
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run import Run, WatchRequest, new_run
@@ -21,6 +22,7 @@ from emcfsys_engine.run import Run, WatchRequest, new_run
 @click.option("--once", is_flag=True, help="Do what is there and still settling, then end.")
 @click.option("--dry-run", is_flag=True, help="Say what it would do, and do nothing.")
 @click.option("--status", is_flag=True, help="Say how the watch is doing.")
+@click.option("--retry", is_flag=True, help="Let failed images be tried again.")
 @click.option("--json", "as_json", is_flag=True, help="With --status or --dry-run: as JSON.")
 def watch(
     project: Path,
@@ -28,6 +30,7 @@ def watch(
     once: bool,
     dry_run: bool,
     status: bool,
+    retry: bool,
     as_json: bool,
 ) -> None:
     """Segment every image that arrives in PROJECT's hot folder, until Ctrl+C.
@@ -38,6 +41,10 @@ def watch(
     if status:
         found = status_of(loaded)
         click.echo(json.dumps(found) if as_json else text_of(found))
+        return
+    if retry:
+        number = ask_retry(loaded.folder / loaded.hotfolder.output)
+        click.echo(f"{number} images will be tried again")
         return
     if dry_run:
         planned = what_it_would_do(loaded)

@@ -122,6 +122,11 @@ class Scanner:
             del self.settling[entry.path]
             self._retry_at.pop(entry.path, None)
 
+    def forget_failed(self) -> None:
+        """Let images that failed be found anew by the next scan."""
+        for path in [path for path, entry in self.known.items() if entry.state == "failed"]:
+            del self.known[path]
+
     def next_in_s(self, base_s: float) -> float:
         """Return in how many seconds to look again: settling files soon, else now and then."""
         now = self._clock()

@@ -13,6 +13,7 @@ from emcfsys_engine.events import ImageDone, ImageFailed, RunStarted, WarningGiv
 from emcfsys_engine.hotfolder.hook import Hook
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger, digest_of
 from emcfsys_engine.hotfolder.model_choice import best_model
+from emcfsys_engine.hotfolder.retry import was_asked
 from emcfsys_engine.hotfolder.scan import Rules, Scanner, Seen
 from emcfsys_engine.hotfolder.wake import Waker, choose_backend
 from emcfsys_engine.learn.device import choose_threads
@@ -129,6 +130,8 @@ class _Watch:
 
     def _scan(self) -> None:
         has_events = self.backend == "events" and self.waker.look_after()
+        if was_asked(self.rules.output):
+            self.scanner.forget_failed()
         self.scanner.scan()
         state = "offline" if self._is_off() else "watching" if has_events else "polling"
         if state != self.state:

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from emcfsys_engine.errors import InputError
 from emcfsys_engine.events import ImageDone, ImageFailed, WatchState
-from emcfsys_engine.hotfolder.ledger import read_ledger
+from emcfsys_engine.hotfolder.ledger import Entry, Ledger, read_ledger
+from emcfsys_engine.hotfolder.retry import ask_retry
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run import Run, WatchRequest, new_run
 from tests.hotfolder.test_structure import FORMATS
@@ -209,6 +211,24 @@ def test_a_poisoned_file_is_tried_and_then_listed_and_never_touched(hot: Hot) ->
     assert entry.state == "trying"
     assert "poison.png" in entry.reason
     assert (hot.incoming / "poison.png").read_bytes() == poison
+
+
+def test_a_failed_image_is_tried_again_when_asked_and_never_touched(hot: Hot) -> None:
+    file = hot.image("a.png")
+    status = file.stat()
+    hot.output.mkdir()
+    ledger = Ledger(hot.output, owner="test")
+    stamp = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    ledger.record([Entry(path="a.png", state="failed", attempts=3, reason="gpu lost", **stamp)])
+    ledger.close()
+    assert run_here(hot.new_run(once=True)) == 0
+    assert hot.masks() == []
+    assert ask_retry(hot.output) == 1
+    assert run_here(hot.new_run(once=True)) == 0
+    assert hot.masks() == ["a.png"]
+    assert file.stat().st_mtime_ns == status.st_mtime_ns
+    with pytest.raises(InputError, match="no failed image"):
+        ask_retry(hot.output)
 
 
 def test_the_status_tells_counts_and_state(hot: Hot) -> None:
