@@ -128,11 +128,8 @@ def _inspect_on(device: str, plan: EncoderPlan, taps: tuple[int, ...]) -> _Findi
     pooled: list[str] = []
     with torch.device(device):
         body = create_body(plan)
-        _prune(body, taps, prune_norm=False)
-        with_norm = dict(body.named_parameters())
         _prune(body, taps)
-        lost = [p for n, p in with_norm.items() if n not in dict(body.named_parameters())]
-        found.loses_norm = bool(lost) and all(each.ndim == 1 for each in lost)
+        found.loses_norm = _loses_norm(plan, taps, body)
         for name, module in body.named_modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 found.batch_norm = True
@@ -144,6 +141,18 @@ def _inspect_on(device: str, plan: EncoderPlan, taps: tuple[int, ...]) -> _Findi
     found.unused = tuple(name for name, each in body.named_parameters() if each.grad is None)
     found.pooled_norms = tuple(pooled)
     return found
+
+
+def _loses_norm(plan: EncoderPlan, taps: Sequence[int], pruned: nn.Module) -> bool:
+    """Tell whether pruning cut off a last norm and nothing else.
+
+    A second body is pruned for it: some of timm's cannot be pruned twice.
+    """
+    whole = create_body(plan)
+    _prune(whole, taps, prune_norm=False)
+    kept = dict(pruned.named_parameters())
+    lost = [each for name, each in whole.named_parameters() if name not in kept]
+    return bool(lost) and all(each.ndim == 1 for each in lost)
 
 
 def _note_pooled(name: str, pooled: list[str]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

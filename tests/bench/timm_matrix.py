@@ -55,7 +55,7 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     if options.plan_only:
-        return _plan_all()
+        return _plan_all(options.slice)
     build = _smp_network if options.smp else _our_network
     outcomes: list[Outcome] = []
     for family, backbone in _chosen(options):
@@ -172,9 +172,10 @@ def _conclude(outcomes: list[Outcome], options: argparse.Namespace) -> None:
         options.json.write_text(json.dumps([asdict(each) for each in outcomes], indent=1))
 
 
-def _plan_all() -> int:
+def _plan_all(part: str) -> int:
     """Plan every backbone timm knows; nothing is computed, so this covers all sizes of a family."""
-    names = timm.list_models()
+    number, slices = (int(each) for each in part.split("/"))
+    names = timm.list_models()[number - 1 :: slices]
     faults: dict[str, str] = {}
     tiled = 0
     for name in names:

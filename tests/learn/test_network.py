@@ -69,6 +69,10 @@ def test_every_trained_parameter_gets_a_gradient(backbone: str, head: Head) -> N
     assert [name for name, each in trained.items() if each.grad is None] == []
 
 
+def test_a_network_that_can_be_pruned_only_once_is_built() -> None:
+    assert network_of("pspnet", "legacy_xception").encoder.strides == (16,)
+
+
 def test_without_an_auxiliary_head_there_are_no_auxiliary_logits() -> None:
     network = network_of("unet").eval()
     x_NCHW = torch.randn(1, 1, 64, 64)
