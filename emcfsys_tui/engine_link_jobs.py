@@ -4,13 +4,14 @@ import time
 from pathlib import Path
 
 from emcfsys_engine.errors import EmcfError, printable
+from emcfsys_engine.jobs import submission
 from emcfsys_engine.jobs.control import daemon_status, ensure_daemon
 from emcfsys_engine.jobs.gpus import Gpu
 from emcfsys_engine.jobs.job import Job
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.jobs.story import RunStory
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run import Run, TrainRequest, new_run
+from emcfsys_engine.run import Run
 from emcfsys_tui.messages import LogRead, QueueRead
 from emcfsys_tui.values import GpuRow, JobRow, QueueState
 from emcfsys_tui.words import day_clock
@@ -83,12 +84,11 @@ def ordered(jobs: list[Job]) -> list[Job]:
 def submit_training(folder: Path, overrides: tuple[str, ...] = ()) -> tuple[int, str]:
     """Queue a training of the project and see that a daemon runs; return job and run.
 
-    Raises: ProjectFaults, QueueError, DaemonError, RunFolderError.
+    Raises: ProjectFaults, QueueError, SlurmError, DaemonError, RunFolderError.
     """
     project = load_project(folder, overrides)
-    run = new_run(project.runs_folder, TrainRequest(), project=project, resume="auto")
     with Queue.open() as queue:
-        number = queue.add(run.folder, project_name=project.name, resume="auto")
+        number, run = submission.submit_training(queue, project)
     ensure_daemon()
     return number, run.id
 
@@ -147,7 +147,9 @@ def history_of(job_id: int) -> str:
 
 
 def _job_row(job: Job) -> JobRow:
-    asks = [f"{job.gpus:g} GPU"] if job.gpus else [f"{job.cpus} CPU"] if job.cpus else []
+    nodes = job.slurm.nodes if job.slurm else 1
+    asks = [f"{nodes} ×"] if nodes > 1 else []
+    asks += [f"{job.gpus:g} GPU"] if job.gpus else [f"{job.cpus} CPU"] if job.cpus else []
     asks += [f"{job.memory_gb:g} GB"] if job.memory_gb else []
     ended = job.ended or (None if not job.is_open else time.time() // 1)
     took = max(0.0, ended - job.started) if job.started and ended else None

@@ -6,7 +6,7 @@ from typing import Any
 import click
 import msgspec
 
-from emcfsys_engine.commands.foreground import run_in_foreground
+from emcfsys_engine.commands.foreground import refuse_cluster, run_in_foreground
 from emcfsys_engine.errors import InputError, ProjectError, ProjectFaults
 from emcfsys_engine.project import Training, load_project
 from emcfsys_engine.project_faults import check_table
@@ -33,6 +33,7 @@ def train(project: Path | None, overrides: tuple[str, ...], resume: Path | None)
         return
     assert project is not None
     loaded = load_project(project, overrides)
+    refuse_cluster(loaded, "train")
     run = new_run(loaded.runs_folder, TrainRequest(), project=loaded)
     code = run_in_foreground(run)
     click.echo(run.folder)
