@@ -14,8 +14,9 @@ from emcfsys_engine.learn.data import Dataset, class_pixel_counts
 from emcfsys_engine.learn.device import choose_device, choose_threads, describe
 from emcfsys_engine.learn.model_file import colours_for
 from emcfsys_engine.learn.network import SegmentationNetwork, build_network
+from emcfsys_engine.learn.parts import Parts
 from emcfsys_engine.learn.plan import FORMAT, Plan, make_plan, summary_of
-from emcfsys_engine.learn.train import Parts, Trainer
+from emcfsys_engine.learn.train import Trainer
 from emcfsys_engine.learn.weights import load_weights
 from emcfsys_engine.learn.working import Worker, say_ending
 from emcfsys_engine.model_card import ModelCard, NormaliserSettings, TrainingStatistics
