@@ -127,6 +127,7 @@ class Compute(msgspec.Struct, frozen=True, kw_only=True):
     executor: Literal["local", "slurm"] = "local"
     gpus: Annotated[int, Meta(ge=0, le=64)] | None = None
     nodes: Annotated[int, Meta(ge=1, le=64)] = 1
+    processes: Annotated[int, Meta(ge=1, le=64)] = 1  # without GPUs: for servers of many cores
     threads: Count | None = None
     slurm: dict[str, str | int | bool] = {}
 
@@ -409,6 +410,9 @@ def _check_compute(file: Path, compute: Any, training: Any, faults: list[Project
     if compute.executor == "slurm":
         what = "Slurm is not in this version"
         faults.append(ProjectError(file, "compute.executor", what, 'Use "local"'))
-    if (compute.gpus or 0) > 1 or compute.nodes > 1:
-        what = "training on several GPUs or nodes is not in this version"
-        faults.append(ProjectError(file, "compute", what, "Use gpus = 1 and nodes = 1"))
+    if compute.nodes > 1 and compute.executor == "local":
+        what = "several nodes need a cluster"
+        faults.append(ProjectError(file, "compute.nodes", what, 'Set executor = "slurm"'))
+    if compute.processes > 1 and compute.gpus != 0:
+        what = "several processes compute on the processor: GPUs have one process each"
+        faults.append(ProjectError(file, "compute.processes", what, "Set gpus = 0, or leave it"))

@@ -143,6 +143,11 @@ class Run:
         return self.folder / "exit.json"
 
     @property
+    def ranks_file(self) -> Path:
+        """With which exit code the first of several processes ended; torchrun passes none on."""
+        return self.folder / "ranks.json"
+
+    @property
     def ask_file(self) -> Path:
         """What a person asked of the worker."""
         return self.folder / "ask.json"

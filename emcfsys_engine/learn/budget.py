@@ -29,11 +29,11 @@ class Budget:
             return step / self._plan.total_steps
         return self.elapsed_s() / max(1e-9, self._train_s(state))
 
-    def is_over(self, state: TrainState, step_s: float) -> str | None:
-        """Tell why the run is over: "steps" or "minutes"; None while it goes on."""
+    def is_over(self, state: TrainState, step_s: float) -> bool:
+        """Tell whether the steps are done, or the minutes have no room for another one."""
         if self._plan.total_steps is not None:
-            return "steps" if state.step >= self._plan.total_steps else None
-        return "minutes" if self.elapsed_s() + step_s > self._train_s(state) else None
+            return state.step >= self._plan.total_steps
+        return self.elapsed_s() + step_s > self._train_s(state)
 
     def is_validation_due(self, state: TrainState, since_s: float) -> bool:
         """Tell whether to validate after this step; `since_s`: since the last validation."""

@@ -22,11 +22,16 @@ class Look:
         self._parts = parts
         self._averaged = averaged
         self._loss = loss
-        self._device = torch.device(parts.plan.device)
+        self._device = parts.ranks.device(parts.plan.device)
         self._precision: torch.dtype = getattr(torch, parts.plan.precision)
 
     def at(self, step: int) -> Validation:
-        """Predict every validation image whole, compare, and draw the first ones."""
+        """Predict every validation image whole, compare, and draw the first ones.
+
+        Several processes share the images out: their scores are those of all images.
+        """
+        # Batch statistics that each process has of its own share are not what is saved.
+        self._parts.ranks.copy_from_first(list(self._averaged.buffers()))
 
         def forward(tiles: Tensor) -> Tensor:
             with autocast(self._device, self._precision):
@@ -41,12 +46,13 @@ class Look:
                 tile_px=self._parts.plan.tile_px,
                 overlap=self._parts.project.inference.overlap,
                 batch=max(1, self._parts.plan.batch // 2),
+                ranks=self._parts.ranks,
                 on_image=lambda index, predicted_HW: self._draw(step, index, predicted_HW),
             )
 
     def _draw(self, step: int, index: int, predicted_HW: Tensor) -> None:
         """Write a preview of one of the first validation images; a full disk costs only that."""
-        if index >= MOST:
+        if index >= MOST or not self._parts.ranks.is_first:
             return
         name, item = self._parts.val.samples[index].name, self._parts.val[index]
         file = self._parts.run.previews_folder / preview_name(step, name)

@@ -1,12 +1,13 @@
 """What a training works with, and how it ended."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from emcfsys_engine.events import Event
 from emcfsys_engine.learn.data import Dataset
 from emcfsys_engine.learn.network import SegmentationNetwork
 from emcfsys_engine.learn.plan import Plan
+from emcfsys_engine.learn.ranks import Ranks
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import Project
 from emcfsys_engine.run import Run
@@ -25,6 +26,7 @@ class Parts:
     val: Dataset
     say: Callable[[Event], None]
     asked: Callable[[], str | None]  # "cancel", "stop", "pause" or "terminated"
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 @dataclass(kw_only=True)

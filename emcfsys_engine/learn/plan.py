@@ -32,7 +32,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     network: NetworkSpec
     device: str  # cpu | cuda
     precision: str  # bfloat16 | float32
-    threads: int
+    threads: int  # of each process
+    processes: int = 1  # that share every batch out
     patch_px: int
     batch: int
     micro_batch: int
@@ -55,7 +56,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_plan(
-    project: Project, train: Dataset, val: Dataset, device: torch.device, threads: int
+    project: Project,
+    train: Dataset,
+    val: Dataset,
+    device: torch.device,
+    threads: int,
+    processes: int = 1,
 ) -> Plan:
     """Choose everything the project leaves open."""
     reasons: dict[str, str] = {}
@@ -78,6 +84,7 @@ def make_plan(
         device=device.type,
         precision=str(precision).removeprefix("torch."),
         threads=threads,
+        processes=processes,
         patch_px=patch_px,
         batch=batch,
         micro_batch=batch,
@@ -104,9 +111,13 @@ def summary_of(plan: Plan) -> str:
     length = f"{plan.total_steps} steps" if plan.total_steps else f"{plan.minutes:g} min"
     return (
         f"{plan.network.head}/{plan.network.backbone}, {length} of {plan.batch} patches of "
-        f"{plan.patch_px} px, {plan.precision} on {plan.device}, "
+        f"{plan.patch_px} px, {plan.precision} on {_place_of(plan)}, "
         f"{len(plan.train_images)} training and {len(plan.val_images)} validation images"
     )
+
+
+def _place_of(plan: Plan) -> str:
+    return plan.device if plan.processes == 1 else f"{plan.processes} processes with {plan.device}"
 
 
 def _choose_patch(

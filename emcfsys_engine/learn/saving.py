@@ -22,6 +22,34 @@ from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run import Run
 
 
+class Idle:
+    """What saves nothing: another process of the training does."""
+
+    def save_best(
+        self, card: ModelCard, score: float | None, beaten: tuple[int, float | None]
+    ) -> None:
+        """Save nothing."""
+
+    def save_final(self, card: ModelCard) -> None:
+        """Save nothing."""
+
+    def save_checkpoint(self, tensors: dict[str, Tensor], state: TrainState) -> None:
+        """Save nothing."""
+
+    def seconds_since_checkpoint(self) -> float:
+        """Return 0: none is ever due."""
+        return 0.0
+
+    def poll(self) -> None:
+        """Say nothing."""
+
+    def wait(self) -> None:
+        """Wait for nothing."""
+
+    def close(self) -> None:
+        """Wait for nothing."""
+
+
 class Saver:
     """Saves a run's models and checkpoints in a thread, and says so when they are on the disk."""
 

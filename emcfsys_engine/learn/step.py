@@ -8,10 +8,13 @@ from torch import Tensor
 
 from emcfsys_engine.learn.augment import augment
 from emcfsys_engine.learn.device import autocast
-from emcfsys_engine.learn.losses import Loss
+from emcfsys_engine.learn.losses import Loss, Measured
 from emcfsys_engine.learn.network import SegmentationNetwork
 from emcfsys_engine.learn.plan import Plan
+from emcfsys_engine.learn.ranks import Ranks
 from emcfsys_engine.learn.rates import make_optimizer
+
+_AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss; Zhao et al. 2017 (PSPNet)
 
 
 class DoesNotFitError(Exception):
@@ -28,15 +31,18 @@ class Stepper:
         loss: Loss,
         plan: Plan,
         seed: int,
+        ranks: Ranks,
     ) -> None:
         self.plan = plan
-        self.device = torch.device(plan.device)
+        self.ranks = ranks
+        self.device = ranks.device(plan.device)
         self.precision: torch.dtype = getattr(torch, plan.precision)
         self.network = network
         self.averaged = averaged
         self.loss = loss
         self.seed = seed
         self.optimizer = make_optimizer(network, plan, self.device)
+        self._parameters = list(network.parameters())
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
 
     @property
@@ -50,7 +56,7 @@ class Stepper:
         Each step seeds its own random numbers: a resumed run draws what it would have drawn.
         """
         seed = _mixed(self.seed, step)
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + self.ranks.rank)  # dropout differs between processes
         rng = torch.Generator(self.device).manual_seed(seed)
         images, labels = augment(
             crops_NCMM, labels_NMM, self.plan.patch_px, self.plan.strengths, rng
@@ -60,23 +66,58 @@ class Stepper:
     def gather(self, images: Tensor, labels: Tensor, micro_batch: int) -> Tensor:
         """Gather the batch's gradients, so many patches at a time; return its mean loss.
 
-        Raises: DoesNotFitError, with gradients that are worth nothing.
+        With several processes each computes its share of every part, and all get the same sums:
+        gradients are added here rather than by DistributedDataParallel, because all processes must
+        agree that the batch fits before any of them waits for the others' gradients.
+        Raises: DoesNotFitError, on every process, with gradients that are worth nothing.
         """
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        try:
-            for first in range(0, len(images), micro_batch):
-                part = slice(first, first + micro_batch)
-                with autocast(self.device, self.precision):
-                    logits = self.network(images[part])
-                share = len(images[part]) / len(images)
-                loss = self.loss(logits, labels[part]) * share
-                loss.backward()
-                total += loss.detach()
-        except torch.OutOfMemoryError:
-            raise DoesNotFitError from None
+        fits = True
+        for first in range(0, len(images), micro_batch):
+            part = slice(first, first + micro_batch)
+            measured = self._measured(*self.ranks.share(images[part], labels[part])) if fits else []
+            self._agree_that_it_fits(bool(measured))
+            loss = self._value(measured) * (len(images[part]) / len(images))
+            fits = self._backward(loss)
+            total += loss.detach()
+        self._agree_that_it_fits(fits)
+        self.ranks.sum_gradients(self._parameters)
         return total
+
+    def _measured(self, images: Tensor, labels: Tensor) -> list[Measured]:
+        """Return what the network's heads make of some patches; nothing when they do not fit."""
+        try:
+            with autocast(self.device, self.precision):
+                logits, auxiliary = self.network.forward_with_auxiliary(images)
+            heads = [logits] if auxiliary is None else [logits, auxiliary]
+            return [self.loss.measure(head, labels) for head in heads]
+        except torch.OutOfMemoryError:
+            return []
+
+    def _value(self, measured: list[Measured]) -> Tensor:
+        try:
+            loss = self.loss.value(measured[0])
+            for auxiliary in measured[1:]:
+                loss = loss + _AUXILIARY_WEIGHT * self.loss.value(auxiliary)
+        except torch.OutOfMemoryError:
+            if self.ranks.world > 1:  # the others wait for this process's statistics: no way back
+                raise
+            raise DoesNotFitError from None
+        return loss
+
+    def _backward(self, loss: Tensor) -> bool:
+        try:
+            loss.backward()
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
+    def _agree_that_it_fits(self, fits: bool) -> None:
+        """Go on when every process had memory enough; else none does."""
+        if self.ranks.most(not fits)[0]:
+            raise DoesNotFitError
 
     def step(self, factor: float, step: int) -> None:
         """Move the weights by the gathered gradients, with `factor` times the plan's rates."""

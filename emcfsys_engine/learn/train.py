@@ -24,7 +24,7 @@ from emcfsys_engine.learn.look import Look, card_at, event_of
 from emcfsys_engine.learn.losses import build_loss
 from emcfsys_engine.learn.parts import Ending, Parts
 from emcfsys_engine.learn.rates import rate_factor
-from emcfsys_engine.learn.saving import Saver
+from emcfsys_engine.learn.saving import Idle, Saver
 from emcfsys_engine.learn.step import DoesNotFitError, Stepper
 
 _CHECKPOINT_EVERY_S = 120.0
@@ -35,6 +35,12 @@ _ENDING_OF = {
     "pause": "paused",
     "terminated": "terminated",
 }
+_WISHES = (
+    "terminated",
+    "pause",
+    "stop",
+    "cancel",
+)  # where processes heard different ones, the last
 
 
 @dataclass(kw_only=True)
@@ -63,16 +69,19 @@ class Trainer:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self.plan = parts.plan
-        self.device = torch.device(parts.plan.device)
-        self.network = parts.network.to(self.device).to(memory_format=torch.channels_last)
-        self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.ranks = parts.ranks
+        self.device = self.ranks.device(parts.plan.device)
+        network = parts.network.to(self.device).to(memory_format=torch.channels_last)
+        self.averaged = copy.deepcopy(network).eval().requires_grad_(False)
+        self.network = self.ranks.with_common_norms(network, self.device)
         seed = parts.project.project.seed
-        loss = build_loss(parts.project.training.loss, self.plan.class_weights)
-        self.stepper = Stepper(self.network, self.averaged, loss, self.plan, seed)
-        self.look = Look(parts, self.averaged, loss)
+        text, weights = parts.project.training.loss, self.plan.class_weights
+        loss = build_loss(text, weights, self.ranks)
+        self.stepper = Stepper(self.network, self.averaged, loss, self.plan, seed, self.ranks)
+        self.look = Look(parts, self.averaged, build_loss(text, weights))
         self.sampler = PatchSampler(parts.train, self.plan.patch_px, self.plan.batch, seed)
         self.state = TrainState(micro_batch=self.plan.micro_batch)
-        self.saver = Saver(parts.run, parts.say, self.averaged)
+        self.saver = Saver(parts.run, parts.say, self.averaged) if self.ranks.is_first else Idle()
         self.since_event = _Since(loss=torch.zeros((), device=self.device))
         self.since_validation = _Since(loss=torch.zeros((), device=self.device))
         self.budget = Budget(self.plan)
@@ -104,21 +113,18 @@ class Trainer:
 
     def _loop(self, batches: Batches) -> str:
         while True:
-            asked = self.parts.asked()
-            if asked is not None:
-                return _ENDING_OF[asked]
-            ended = self.budget.is_over(self.state, self.since_validation.step_s())
+            ended, progress = self._agreed()
             if ended is not None:
                 return ended
-            loss = self.step(*batches.next())
+            loss = self.step(*batches.next(), progress)
             for counter in (self.since_event, self.since_validation):
                 counter.loss += loss
                 counter.steps += 1
             self.saver.poll()
-            if self._is_event_due():
+            says, validates = self._due()
+            if says or validates:
                 self._say_step()
-            if self.budget.is_validation_due(self.state, self.since_validation.seconds()):
-                self._say_step()
+            if validates:
                 self._validate()
                 self._save_checkpoint()
                 if self._has_lost_patience():
@@ -126,11 +132,31 @@ class Trainer:
             elif self.saver.seconds_since_checkpoint() > _CHECKPOINT_EVERY_S:
                 self._save_checkpoint()
 
-    def step(self, crops_NCMM: Tensor, labels_NMM: Tensor) -> Tensor:
-        """Do one optimiser step on a batch; return its mean loss, still on the device."""
+    def _agreed(self) -> tuple[str | None, float]:
+        """Return why to end now, if so, and the run's progress: the same on all processes."""
+        asked = self.parts.asked()
+        wish = 0 if asked is None else _WISHES.index(asked) + 1
+        is_over = self.budget.is_over(self.state, self.since_validation.step_s())
+        progress = self.budget.progress(self.state.step + 1, self.state)
+        wish, over, progress = self.ranks.most(wish, is_over, progress)
+        if wish:
+            return _ENDING_OF[_WISHES[int(wish) - 1]], progress
+        budget = "minutes" if self.plan.total_steps is None else "steps"
+        return (budget if over else None), progress
+
+    def _due(self) -> tuple[bool, bool]:
+        """Tell whether to report this step and whether to validate after it, on all processes."""
+        validates = self.budget.is_validation_due(self.state, self.since_validation.seconds())
+        says, validates = self.ranks.most(self._is_event_due(), validates)
+        return bool(says), bool(validates)
+
+    def step(self, crops_NCMM: Tensor, labels_NMM: Tensor, progress: float) -> Tensor:
+        """Do one optimiser step on a batch; return its mean loss, still on the device.
+
+        Units: `progress` is the share of the run that is done, 0 to 1.
+        """
         step = self.state.step + 1
         images, labels = self.stepper.prepare(crops_NCMM, labels_NMM, step)
-        progress = self.budget.progress(step, self.state)
         factor = rate_factor(self.plan, step, progress) * self.state.rate_factor
         loss = self._gathered(images, labels)
         self.stepper.step(factor, step)
@@ -192,6 +218,7 @@ class Trainer:
         step = self.state.step
         what = f"the loss became {loss} at step {step} or just before"
         self.saver.wait()
+        self.ranks.wait()
         if self.state.rollbacks or not self.parts.run.checkpoint_file.exists():
             raise RunFailedError(f"{what}. Lower training.encoder_lr and training.decoder_lr")
         self._restore()

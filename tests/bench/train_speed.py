@@ -98,7 +98,7 @@ def main() -> None:
 def _ours(trainer: Trainer, batches: Batches, steps: int) -> float:
     started = time.perf_counter()
     for _ in range(steps):
-        loss = trainer.step(*batches.next())
+        loss = trainer.step(*batches.next(), 0.5)
         for counter in (trainer.since_event, trainer.since_validation):
             counter.loss += loss
             counter.steps += 1
