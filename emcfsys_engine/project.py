@@ -402,9 +402,9 @@ def _check_training(
 
 def _check_compute(file: Path, compute: Any, training: Any, faults: list[ProjectError]) -> None:
     """Refuse what this version cannot do, rather than doing something else without a word."""
-    if isinstance(training, Training) and training.kfold:
-        what = "k-fold training is not in this version"
-        faults.append(ProjectError(file, "training.kfold", what, "Set it to 0"))
+    if isinstance(training, Training) and training.kfold == 1:
+        what = "one fold leaves nothing to train on"
+        faults.append(ProjectError(file, "training.kfold", what, "Use 2 or more, or 0 for none"))
     if not isinstance(compute, Compute):
         return
     if compute.executor == "slurm":

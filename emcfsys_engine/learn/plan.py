@@ -52,6 +52,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     normaliser: Normaliser = Normaliser()
     train_images: tuple[str, ...] = ()
     val_images: tuple[str, ...] = ()
+    fold: int = 0  # of `folds`, from 1: what validates in it trains in all others; 0: no folds
+    folds: int = 0
     reasons: dict[str, str] = {}
 
 
@@ -113,6 +115,7 @@ def summary_of(plan: Plan) -> str:
         f"{plan.network.head}/{plan.network.backbone}, {length} of {plan.batch} patches of "
         f"{plan.patch_px} px, {plan.precision} on {_place_of(plan)}, "
         f"{len(plan.train_images)} training and {len(plan.val_images)} validation images"
+        + (f", fold {plan.fold} of {plan.folds}" if plan.fold else "")
     )
 
 

@@ -40,7 +40,7 @@ def execute(worker: Worker) -> int:
     ranks.connect(device)
     # The same batch must give the same sums in every run: no choice by timing.
     torch.backends.cudnn.benchmark = False
-    samples = list_samples(project)
+    samples = list_samples(project, fold=worker.record.fold)
     normaliser = Normaliser()
     train = Dataset(samples.of("train"), project, normaliser, ranks.local_world)
     val = Dataset(samples.of("val"), project, normaliser, ranks.local_world)
@@ -108,6 +108,7 @@ def _written_plan(
     """
     known = read_plan(run) if run.plan_file.exists() else None
     plan = known or make_plan(project, train, val, device, threads, processes)
+    plan = msgspec.structs.replace(plan, fold=run.record().fold, folds=project.training.kfold)
     if plan.processes != processes:
         what = f"was begun with {plan.processes} processes, and {processes} are here"
         raise RunFolderError(run.folder, what, "Resume it with as many, or train anew")
