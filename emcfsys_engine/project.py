@@ -53,6 +53,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     head: Literal["unet", "pspnet", "deeplabv3plus", "upernet"] = "unet"
     backbone: str = "tf_efficientnet_lite0"
     weights: str = "imagenet"
+    auxiliary: bool | None = None  # a second head while training; None: with preset "best"
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +68,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     best_by: str = "mean_iou"
     patience: Annotated[int, Meta(ge=0)] = 20
     validate_every: Count | None = None
+    schedule: Literal["cosine", "trapezoid"] = "cosine"
     encoder_lr: Positive | None = None
     decoder_lr: Positive | None = None
     kfold: Annotated[int, Meta(ge=0, le=20)] = 0

@@ -88,6 +88,7 @@ def event_of(
         accuracy=found.accuracy,
         iou=found.iou,
         f1=found.f1,
+        boundary_f1=found.boundary_f1,
         learning_rate=learning_rate,
         images_per_s=images_per_s,
         seconds_left=seconds_left,

@@ -45,6 +45,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     decoder_lr: float
     weight_decay: float
     warmup_steps: int
+    schedule: str = "cosine"  # cosine | trapezoid
     ema_decay: float
     clip_norm: float
     class_weights: tuple[float, ...]
@@ -82,6 +83,7 @@ def make_plan(
             num_classes=len(project.classes),
             norm=defaults.norm if batch >= 4 else "group",
             drop_path=defaults.drop_path,
+            auxiliary=_choose_auxiliary(project, reasons),
         ),
         device=device.type,
         precision=str(precision).removeprefix("torch."),
@@ -98,6 +100,7 @@ def make_plan(
         decoder_lr=project.training.decoder_lr or defaults.decoder_lr,
         weight_decay=defaults.weight_decay,
         warmup_steps=_choose_warmup(defaults.warmup_steps, total_steps),
+        schedule=project.training.schedule,
         ema_decay=_choose_ema(total_steps, device, reasons),
         clip_norm=1.0,
         class_weights=_choose_class_weights(train, reasons),
@@ -136,6 +139,14 @@ def _choose_patch(
         f"{wanted} suits a {device.type}; the images' shorter side is typically {typical} px"
     )
     return patch_px
+
+
+def _choose_auxiliary(project: Project, reasons: dict[str, str]) -> bool:
+    if project.model.auxiliary is not None:
+        return project.model.auxiliary
+    preset = project.training.preset
+    reasons["network.auxiliary"] = f"preset {preset}: a second head guides only long trainings"
+    return preset == "best"
 
 
 def _choose_budget(

@@ -79,9 +79,10 @@ class Stepper:
             part = slice(first, first + micro_batch)
             measured = self._measured(*self.ranks.share(images[part], labels[part])) if fits else []
             self._agree_that_it_fits(bool(measured))
-            loss = self._value(measured) * (len(images[part]) / len(images))
-            fits = self._backward(loss)
-            total += loss.detach()
+            loss, guided = self._value(measured)
+            share = len(images[part]) / len(images)
+            fits = self._backward(guided * share)
+            total += loss.detach() * share
         self._agree_that_it_fits(fits)
         self.ranks.sum_gradients(self._parameters)
         return total
@@ -96,16 +97,17 @@ class Stepper:
         except torch.OutOfMemoryError:
             return []
 
-    def _value(self, measured: list[Measured]) -> Tensor:
+    def _value(self, measured: list[Measured]) -> tuple[Tensor, Tensor]:
+        """Return the loss of the head, and the one to learn from, with that of a second head."""
         try:
-            loss = self.loss.value(measured[0])
+            loss = guided = self.loss.value(measured[0])
             for auxiliary in measured[1:]:
-                loss = loss + _AUXILIARY_WEIGHT * self.loss.value(auxiliary)
+                guided = guided + _AUXILIARY_WEIGHT * self.loss.value(auxiliary)
         except torch.OutOfMemoryError:
             if self.ranks.world > 1:  # the others wait for this process's statistics: no way back
                 raise
             raise DoesNotFitError from None
-        return loss
+        return loss, guided
 
     def _backward(self, loss: Tensor) -> bool:
         try:

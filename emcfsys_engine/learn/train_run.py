@@ -155,7 +155,7 @@ def _refuse_unlabelled(project: Project, train: Dataset, val: Dataset) -> None:
 
 def _make_card(run: Run, project: Project, plan: Plan, train: Dataset) -> ModelCard:
     return ModelCard(
-        network=plan.network,
+        network=msgspec.structs.replace(plan.network, auxiliary=False),
         classes=project.class_names,
         class_values=project.class_values,
         colours=colours_for(len(project.classes)),

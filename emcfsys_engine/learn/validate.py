@@ -11,7 +11,13 @@ from torch import Tensor
 
 from emcfsys_engine.learn.data import Dataset
 from emcfsys_engine.learn.losses import Loss
-from emcfsys_engine.learn.metrics import Scores, confusion_matrix, scores
+from emcfsys_engine.learn.metrics import (
+    BOUNDARY_TOLERANCE_PX,
+    Scores,
+    boundary_counts,
+    confusion_matrix,
+    scores,
+)
 from emcfsys_engine.learn.ranks import Ranks
 from emcfsys_engine.learn.tiling import logit_bands
 from emcfsys_engine.project import UNLABELLED
@@ -37,11 +43,13 @@ def validate(
     overlap: float,
     batch: int,
     tta: bool = False,
+    boundary_px: float = BOUNDARY_TOLERANCE_PX,
     ranks: Ranks | None = None,
     on_image: Callable[[int, Tensor], None] | None = None,
 ) -> Validation:
     """Predict every image whole, tiled and without augmentation, and compare.
 
+    `boundary_px`: how far a predicted boundary may lie from the true one.
     `ranks`: the processes that share the images out; each gets the result of all.
     `on_image` gets each image's number and its predicted class indices, H×W.
     """
@@ -49,6 +57,7 @@ def validate(
     names = dataset.project.class_names
     sources = sorted({sample.source for sample in dataset.samples})
     counts_SCC = torch.zeros(len(sources), len(names), len(names), dtype=torch.int64)
+    edges_SC4 = torch.zeros(len(sources), len(names), 4, dtype=torch.int64)
     found_3I = torch.zeros(3, len(dataset), dtype=torch.float64)  # loss, whether any, confidence
     for index in ranks.block(len(dataset)):
         item = dataset[index]
@@ -66,16 +75,24 @@ def validate(
         if on_image is not None:
             on_image(index, best.indices)
         counted = confusion_matrix(best.indices, truth_HW, len(names))
-        counts_SCC[sources.index(dataset.samples[index].source)] += counted.cpu()
-    counts_SCC, found_3I = ranks.sum(counts_SCC), ranks.sum(found_3I)
+        edges = boundary_counts(best.indices, truth_HW, len(names), boundary_px)
+        source = sources.index(dataset.samples[index].source)
+        counts_SCC[source] += counted.cpu()
+        edges_SC4[source] += edges.cpu()
+    counts_SCC, edges_SC4, found_3I = (
+        ranks.sum(each) for each in (counts_SCC, edges_SC4, found_3I)
+    )
     losses = found_3I[0][found_3I[1] > 0].tolist()
-    by_source: dict[str, Tensor] = {}
-    for source, counted in zip(sources, counts_SCC, strict=True):
-        place = dataset.project.data[source].images
-        by_source[place] = by_source.get(place, torch.zeros_like(counted)) + counted
+    places = [dataset.project.data[source].images for source in sources]
+    of_place = {
+        place: [index for index, other in enumerate(places) if other == place] for place in places
+    }
     return Validation(
-        scores=scores(counts_SCC.sum(dim=0), names),
-        per_source={name: scores(counted, names) for name, counted in by_source.items()},
+        scores=scores(counts_SCC.sum(dim=0), names, edges_SC4.sum(dim=0)),
+        per_source={
+            place: scores(counts_SCC[own].sum(dim=0), names, edges_SC4[own].sum(dim=0))
+            for place, own in of_place.items()
+        },
         loss=sum(losses) / len(losses) if losses else 0.0,
         confidence=tuple(found_3I[2].tolist()),
     )
