@@ -14,9 +14,9 @@ from emcfsys_engine import identity
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.keeper import ALREADY_RUNNING, START_FILE
 from emcfsys_engine.run import Run
+from emcfsys_engine.torchrun import worker_command
 
 _KEEPER = "emcfsys_engine.keeper"
-_WORKER = "emcfsys_engine.learn.worker"
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,9 +96,18 @@ def keeper_command(
     run: Run, token: str, options: Sequence[str] = (), *, worker: Sequence[str] | None = None
 ) -> list[str]:
     """Return the words that start a keeper with its worker, with the submitter's interpreter."""
-    python = run.record().python
-    work = [*worker, str(run.folder)] if worker else [python, "-m", _WORKER, str(run.folder)]
-    return [python, "-m", _KEEPER, str(run.folder), f"--start={token}", *options, "--", *work]
+    record = run.record()
+    work = [*worker, str(run.folder)] if worker else worker_command(record, run.folder)
+    return [
+        record.python,
+        "-m",
+        _KEEPER,
+        str(run.folder),
+        f"--start={token}",
+        *options,
+        "--",
+        *work,
+    ]
 
 
 def announce(run: Run, token: str) -> None:

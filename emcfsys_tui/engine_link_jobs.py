@@ -84,13 +84,15 @@ def ordered(jobs: list[Job]) -> list[Job]:
 def submit_training(folder: Path, overrides: tuple[str, ...] = ()) -> tuple[int, str]:
     """Queue a training of the project and see that a daemon runs; return job and run.
 
+    Of several folds each is a job; the first is returned.
+
     Raises: ProjectFaults, QueueError, SlurmError, DaemonError, RunFolderError.
     """
     project = load_project(folder, overrides)
     with Queue.open() as queue:
-        number, run = submission.submit_training(queue, project)
+        numbers, runs = submission.submit_training(queue, project)
     ensure_daemon()
-    return number, run.id
+    return numbers[0], runs[0].id
 
 
 def ask_job(job_id: int, ask: str) -> str:

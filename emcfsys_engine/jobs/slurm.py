@@ -89,10 +89,10 @@ class SlurmDesk:
         handed = moves.handed_over(self.store)
         if not handed:
             return later_s
-        asked = self.follower.pass_on_asks(handed)
+        asked = self.follower.leave_word(handed)
         now = time.monotonic()
         if asked:
-            self._look_at = min(self._look_at, now + min(1.0, self.config.slurm.poll_s))
+            self._look_at = now
         if now >= self._look_at:
             self._look_at = now + self.config.slurm.poll_s
             self._look(moves.handed_over(self.store))

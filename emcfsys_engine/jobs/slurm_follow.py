@@ -35,22 +35,18 @@ class Follower:
         self._signs: dict[str, tuple[int, int]] = {}  # by token: sizes of events and log
         self._no_accounts_until: dict[Cluster, float] = {}
 
-    def pass_on_asks(self, jobs: Iterable[Job]) -> bool:
-        """Pass on what was asked of jobs, first by signal, after the grace by force; True if any.
+    def leave_word(self, jobs: Iterable[Job]) -> bool:
+        """Leave what was asked in the runs' folders; True if any of it is new: look at Slurm soon.
 
-        Raises: SlurmError if Slurm cannot be reached.
+        A signal comes with the next look: scancel tries for minutes to signal a job that waits.
         """
         found = False
         for job in jobs:
-            if not job.ask or job.slurm is None or not job.slurm_id.isdecimal():
-                continue
-            told, deadline = self._asked.get(job.token, ("", 0.0))
-            if told != job.ask:
-                self._ask(job)
-                found = True
-            elif time.monotonic() > deadline and job.token not in self._killed:
-                commands.kill(job.slurm.cluster, job.slurm_id)
-                self._killed.add(job.token)
+            if job.ask and self._asked.get(job.token, ("", 0.0))[0] != job.ask:
+                with contextlib.suppress(OSError):  # a full disk: the queue knows what was meant
+                    if job.ask in ("cancel", "stop", "pause"):
+                        Run(Path(job.run)).ask(job.ask)
+                self._asked[job.token] = (job.ask, float("inf"))
                 found = True
         return found
 
@@ -81,8 +77,8 @@ class Follower:
     def _alive(self, cluster: Cluster, job: Job, seen: Seen) -> None:
         self._gone_since.pop(job.token, None)
         lives = phase_of(seen) == "lives"
-        if not lives and job.ask:
-            commands.kill(cluster, seen.id)  # it waits, maybe again: nobody is there to be asked
+        if job.ask:
+            self._pass_on(cluster, job, seen)
             return
         lost = "" if lives else moves.lost_need(self.store, job)
         if lost or is_blocked(seen):
@@ -153,14 +149,15 @@ class Follower:
                 self.notices.tell(job, verdict.state, verdict.reason)
         self._forget(job)
 
-    def _ask(self, job: Job) -> None:
-        run = Run(Path(job.run))
-        assert job.slurm is not None
-        with contextlib.suppress(OSError):  # a full disk: the queue still knows what was meant
-            if job.ask in ("cancel", "stop", "pause"):
-                run.ask(job.ask)
-        commands.kill(job.slurm.cluster, job.slurm_id, number="TERM")
-        self._asked[job.token] = (job.ask, time.monotonic() + self.config.jobs.grace_s)
+    def _pass_on(self, cluster: Cluster, job: Job, seen: Seen) -> None:
+        """Ask a worker to end, by force after the grace; a job that waits has nobody to ask."""
+        told, deadline = self._asked.get(job.token, ("", 0.0))
+        if phase_of(seen) == "waits" or (time.monotonic() > deadline and told):
+            self._killed.add(job.token)
+            commands.kill(cluster, seen.id)
+        elif seen.state in ("RUNNING", "SUSPENDED") and deadline == float("inf"):
+            commands.kill(cluster, seen.id, number="TERM")
+            self._asked[job.token] = (job.ask, time.monotonic() + self.config.jobs.grace_s)
 
     def _is_late(self, job: Job) -> bool:
         """Tell whether files of another node have had their time to appear since it was gone."""

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from emcfsys_engine import identity, process
+from emcfsys_engine import identity, process, torchrun
 from emcfsys_engine.jobs.job import Job, SlurmOrder
 from emcfsys_engine.run import Run, RunRecord
 
@@ -23,11 +23,17 @@ _SCRIPT = """\
 # The warning before a time limit or a preemption is for the worker: this shell lives on to see
 # how it left.
 trap : TERM USR2
-srun {srun} \\
-  {keeper}
+{meeting}srun {srun} \\
+  {task}
 code=$?
 {after}
 exit $code
+"""
+_MEETING = """\
+# Where the nodes' processes meet: on the first node, which is this one.
+port=$({python} -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
+export EMCFSYS_RENDEZVOUS=$(hostname):$port
+export EMCFSYS_RENDEZVOUS_ID=$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}
 """
 _AFTER = """\
 # On the mark that a worker leaves when it was told to make room: to the end of the queue again.
@@ -87,6 +93,7 @@ def script_of(job: Job, order: SlurmOrder, *, worker: Sequence[str] | None = Non
     run = Run(Path(job.run))
     record = run.record()
     steps = [f"--ntasks={order.nodes}", "--ntasks-per-node=1", "--input=none"]
+    steps.append("--kill-on-bad-exit=0")  # torchrun says 1 while the first process still saves
     # Only the keeper's family carries the token: what has it is ended with the worker.
     steps.append(f"--export=ALL,{identity.COOKIE}={job.token}")
     if job.cpus:  # since 22.05 a step no longer takes it from its job
@@ -103,10 +110,24 @@ def script_of(job: Job, order: SlurmOrder, *, worker: Sequence[str] | None = Non
         job=job.id,
         run=run.id,
         prolog="\n".join(order.prolog),
+        meeting=_MEETING.format(python=shlex.quote(record.python)) if order.nodes > 1 else "",
         srun=shlex.join(steps),
-        keeper=shlex.join(keeper),
+        task=_task(keeper) if order.nodes > 1 else shlex.join(keeper),
         after=after if goes_on(job) else "",
     )
+
+
+def _task(keeper: Sequence[str]) -> str:
+    """Return what srun starts on each node: the keeper on the first, its worker's twin elsewhere.
+
+    The token stays with the keeper's family: two nodes may be one machine.
+    """
+    worker = keeper[list(keeper).index("--") + 1 :]
+    lines = (
+        f'if [ "$SLURM_PROCID" = 0 ]; then exec {torchrun.in_shell(keeper)};'
+        f" else unset {identity.COOKIE}; exec {torchrun.in_shell(worker)}; fi"
+    )
+    return shlex.join(["bash", "-c", lines])
 
 
 def goes_on(job: Job) -> bool:

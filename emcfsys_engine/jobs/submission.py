@@ -8,7 +8,8 @@ import msgspec
 from emcfsys_engine.errors import QueueError, SlurmError
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import Project
-from emcfsys_engine.run import Run, TrainRequest, new_run
+from emcfsys_engine.run import Run
+from emcfsys_engine.run_groups import new_trainings
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,13 +26,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     slurm: bool | None = None
 
 
-def submit_training(queue: Queue, project: Project) -> tuple[int, Run]:
-    """Make a training run of a project and queue it; return the job's number and the run.
+def submit_training(queue: Queue, project: Project) -> tuple[list[int], list[Run]]:
+    """Make and queue a project's training, or one for each fold; return the jobs and their runs.
 
     Raises: QueueError, SlurmError, RunFolderError; nothing is left of what was refused.
     """
-    run = new_run(project.runs_folder, TrainRequest(), project=project, resume="auto")
-    return submit_run(queue, run, project.name, project, Options()), run
+    runs = new_trainings(project, resume="auto")
+    numbers = [
+        submit_run(queue, run, project.name, project, Options(group=run.record().group or None))
+        for run in runs
+    ]
+    return numbers, runs
 
 
 def submit_run(queue: Queue, run: Run, name: str, project: Project | None, options: Options) -> int:

@@ -32,7 +32,11 @@ class Slurm:
         """Start what does not run; skip where Slurm cannot be had."""
         self.folder.mkdir(exist_ok=True)
         done = subprocess.run(
-            [str(HERE / "slurm-up.sh")], env=self._env(), capture_output=True, text=True, check=False
+            [str(HERE / "slurm-up.sh")],
+            env=self._env(),
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode == 3:
             pytest.skip(f"no Slurm can be installed here: {done.stdout.strip()[-200:]}")
@@ -42,7 +46,10 @@ class Slurm:
     def down(self) -> None:
         """Stop everything and leave nothing."""
         subprocess.run(
-            [str(HERE / "slurm-down.sh")], env=self._env() | {"PURGE": "1"}, check=False, timeout=120
+            [str(HERE / "slurm-down.sh")],
+            env=self._env() | {"PURGE": "1"},
+            check=False,
+            timeout=120,
         )
 
     def ask(self, *words: str) -> str:
@@ -50,7 +57,9 @@ class Slurm:
         real = shutil.which(words[0], path=f"{os.environ['PATH']}:/usr/sbin")
         assert real is not None
         env = {**os.environ, **self.environment}
-        done = subprocess.run([real, *words[1:]], env=env, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [real, *words[1:]], env=env, capture_output=True, text=True, check=True
+        )
         return done.stdout.strip()
 
     def state(self, job: Job) -> str:
@@ -80,14 +89,14 @@ class Slurm:
                 told = (place / "cmdline").read_bytes().split(b"\0")[0].decode()
             except OSError:
                 continue
-            if told.startswith(f"slurmstepd: [") and self._is_of(place, node):
+            if told.startswith("slurmstepd: [") and self._is_of(place, node):
                 os.kill(int(place.name), signal.SIGKILL)
 
     def _is_of(self, place: Path, node: str) -> bool:
         wanted = str(self.folder / f"spool.{node}")
         try:
-            held = [os.readlink(one) for one in (place / "fd").iterdir()]
-            return any(wanted in one for one in held) or wanted in os.readlink(place / "cwd")
+            held = [str(one.readlink()) for one in (place / "fd").iterdir()]
+            return any(wanted in one for one in held) or wanted in str((place / "cwd").readlink())
         except OSError:
             return False
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.jobs.conftest import wait_for
 from tests.slurm.conftest import Slurm, SlurmBench
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
@@ -118,15 +119,13 @@ def test_who_cancels_in_slurm_itself_is_obeyed(bench: SlurmBench, slurm: Slurm) 
 
 
 def test_two_hundred_jobs_cost_one_question_a_look(bench: SlurmBench, slurm: Slurm) -> None:
-    bench.configure(slurm='poll_s = 2\nextra = ["--begin=now+1hour"]'.replace("poll_s = 2\n", ""))
+    bench.configure(slurm='extra = ["--begin=now+1hour"]')
     ids = [bench.queue.add(bench.run().folder, project_name="many", **_SMALL) for _ in range(200)]
     bench.start()
     for job_id in ids:
         bench.await_reason(job_id, "begin time")
     assert len(slurm.calls("sbatch")) == 200
     before = len(slurm.calls("squeue"))
-    from tests.jobs.conftest import wait_for
-
     wait_for(lambda: len(slurm.calls("squeue")) > before + 2, seconds=60)
     assert {call.split()[1] for call in slurm.calls("squeue")} == {"--me"}
     assert not any("-j" in call.split() for call in slurm.calls("squeue"))
