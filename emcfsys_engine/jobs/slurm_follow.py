@@ -165,11 +165,14 @@ class Follower:
         return time.monotonic() - since >= self.config.slurm.late_s
 
     def _gives_signs(self, run: Run, job: Job) -> bool:
-        """Tell whether the run's files have grown since the last look; any growth starts anew."""
+        """Tell whether its worker lives: the run lock is held, or the run's files have grown.
+
+        Locks do not cross every shared disk; a step may take longer than there is between looks.
+        """
         now = (_size(run.events_file), _size(run.log_file))
         before = self._signs.get(job.token)
         self._signs[job.token] = now
-        if before is None or now == before:
+        if not run.is_alive() and (before is None or now == before):
             return False
         self._gone_since.pop(job.token, None)
         return True

@@ -89,7 +89,7 @@ def is_blocked(seen: Seen) -> bool:
 
 def is_held(seen: Seen) -> bool:
     """Tell whether somebody must release a job before it starts."""
-    return seen.state in ("REQUEUE_HOLD", "SPECIAL_EXIT") or seen.reason.split(" ")[0] in _HELD
+    return seen.state in ("REQUEUE_HOLD", "SPECIAL_EXIT") or _word(seen) in _HELD
 
 
 def words_of(seen: Seen) -> str:
@@ -107,9 +107,9 @@ def words_of(seen: Seen) -> str:
 
 
 def _waiting(seen: Seen) -> str:
-    word = seen.reason.strip("()").partition(",")[0]
+    word = _word(seen)
     if is_held(seen):
-        why = _HELD.get(word.split(" ")[0], f"held: {word}")
+        why = _HELD.get(word, f"held: {word}")
         return f"{why}; release it with scontrol release {seen.id}"
     if is_blocked(seen):
         return "a job it needs did not end well"
@@ -120,3 +120,8 @@ def _waiting(seen: Seen) -> str:
     then = time.localtime(seen.start)
     today = time.strftime("%F", then) == time.strftime("%F")
     return f"{what}; expected at {time.strftime('%H:%M' if today else '%F %H:%M', then)}"
+
+
+def _word(seen: Seen) -> str:
+    """Return the reason as one word: some versions write theirs with spaces or a list after it."""
+    return seen.reason.strip("()").partition(",")[0].replace(" ", "_")
