@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 
 from emcfsys_engine.events import CheckpointSaved, RunStarted, StepDone, ValidationDone
 from emcfsys_engine.identity import start_ticks
+from emcfsys_engine.learn.network import build_network
 from emcfsys_engine.learn.ranks import Ranks
 from emcfsys_engine.learn.train_run import read_plan
+from emcfsys_engine.model_card import NetworkSpec
 from emcfsys_engine.process import start
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run import Run, TrainRequest, new_run
@@ -163,6 +165,20 @@ def test_the_shares_of_all_are_the_batch_and_nothing_twice(batch: int, world: in
     assert len({len(own) for own, _ in shares}) == 1
     labelled = [own[truth != 255] for own, truth in ((o[:, 0], t) for o, t in shares)]
     assert torch.cat(labelled).tolist() == images.reshape(-1).tolist()
+
+
+def test_batch_norms_that_average_over_gpus_predict_and_are_saved_as_before() -> None:
+    spec = NetworkSpec(head="unet", backbone="test_efficientnet", num_classes=2, auxiliary=True)
+    network = build_network(spec).eval()
+    x_NCHW = torch.randn(1, 1, 64, 64)
+    with torch.inference_mode():
+        before, names = network(x_NCHW), list(network.state_dict())
+        shared = Ranks(Place(0, 2)).with_common_norms(network, torch.device("cuda"))
+        assert torch.equal(shared(x_NCHW), before)
+    assert list(shared.state_dict()) == names
+    kinds = {type(module) for module in shared.modules()}
+    assert any(issubclass(kind, torch.nn.SyncBatchNorm) for kind in kinds)
+    assert not any(issubclass(kind, torch.nn.BatchNorm2d) for kind in kinds)
 
 
 def test_blocks_cover_every_image_once() -> None:
