@@ -59,9 +59,14 @@ def train(project: Path, overrides: tuple[str, ...], **options: Any) -> None:
         compute = msgspec.structs.replace(loaded.compute, gpus=int(max(1, gpus)) if gpus else 0)
         loaded = msgspec.structs.replace(loaded, compute=compute)
     runs = new_trainings(loaded, resume="auto")
-    for run in runs:
+    for place, run in enumerate(runs):
         group = options["group"] or run.record().group or None
-        _add_of_project(run, loaded, {**options, "group": group})
+        try:
+            _add_of_project(run, loaded, {**options, "group": group})
+        except QueueError:
+            for other in runs[place + 1 :]:
+                other.discard()
+            raise
 
 
 @submit.command()

@@ -209,7 +209,9 @@ def test_a_finished_run_is_extended_by_more_steps_and_by_nothing_else(
     assert steps == sorted(set(steps))
 
 
-def test_folds_train_one_after_the_other_and_an_unfinished_group_goes_on(project_folder: Path) -> None:
+def test_folds_train_one_after_the_other_and_an_unfinished_group_goes_on(
+    project_folder: Path,
+) -> None:
     overrides = ["training.kfold=2", "training.steps=2"]
     runs = new_trainings(load_project(project_folder, overrides))
     assert run_here(runs[0]) == 0
