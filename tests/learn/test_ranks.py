@@ -156,6 +156,21 @@ def test_a_term_saves_once_and_the_run_resumes_with_as_many(project_folder: Path
     assert "begun with 2 processes, and 1" in run.outcome()[1]
 
 
+@pytest.mark.long
+def test_two_processes_that_were_killed_resume_to_the_same_weights(project_folder: Path) -> None:
+    settings = ["training.steps=24", "training.validate_every=3", "compute.processes=2"]
+    settings += ["model.backbone=mobilenetv3_small_050", "training.batch=3"]
+    whole, cut = _training(project_folder, *settings), _training(project_folder, *settings)
+    assert _kept(whole) == 0, whole.log_file.read_text()
+    with start(cut) as keeper:
+        _wait_for(lambda: any(isinstance(e, ValidationDone) for e in cut.events()), keeper, cut)
+        os.kill(_processes(cut)[0], signal.SIGKILL)
+        assert keeper.wait(WAIT_S) == 1
+    assert _kept(cut) == 0, cut.log_file.read_text()
+    ours, theirs = load_file(cut.final_model), load_file(whole.final_model)
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_the_shares_of_all_are_the_batch_and_nothing_twice(batch: int, world: int) -> None:
