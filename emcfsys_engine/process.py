@@ -14,7 +14,7 @@ from emcfsys_engine import identity
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.keeper import ALREADY_RUNNING, START_FILE
 from emcfsys_engine.run import Run
-from emcfsys_engine.torchrun import worker_command
+from emcfsys_engine.torchrun import default_environment, worker_command
 
 _KEEPER = "emcfsys_engine.keeper"
 
@@ -85,7 +85,12 @@ def start(
                 start_new_session=True,
                 umask=umask,
                 cwd=_folder(record.folder),
-                env={**record.environment, **(environment or {}), identity.COOKIE: token},
+                env={
+                    **default_environment(command),
+                    **record.environment,
+                    **(environment or {}),
+                    identity.COOKIE: token,
+                },
             )
         except (FileNotFoundError, PermissionError):
             remedy = "Submit again from an environment that exists"

@@ -12,6 +12,7 @@ from pathlib import Path
 from emcfsys_engine.project import Project
 from emcfsys_engine.run import RunRecord, TrainRequest
 
+LAUNCHER = "torch.distributed.run"
 WORKER = "emcfsys_engine.learn.worker"
 RENDEZVOUS = "$EMCFSYS_RENDEZVOUS"  # host:port of the first node, set by the job script
 RENDEZVOUS_ID = "$EMCFSYS_RENDEZVOUS_ID"  # one word for this start, the same on every node
@@ -53,6 +54,14 @@ def worker_command(record: RunRecord, run_folder: Path) -> list[str]:
     return torchrun_command(run_folder, record.python, processes=processes, nodes=nodes)
 
 
+def default_environment(command: Sequence[str]) -> dict[str, str]:
+    """Return what a command needs where the submitter's environment says nothing.
+
+    torchrun would set the same, with a warning; every process sets its own threads later.
+    """
+    return {"OMP_NUM_THREADS": "1"} if LAUNCHER in command else {}
+
+
 def torchrun_command(run_folder: Path, python: str, *, processes: int, nodes: int = 1) -> list[str]:
     """Return the words that start a run's processes on one machine.
 
@@ -67,7 +76,7 @@ def torchrun_command(run_folder: Path, python: str, *, processes: int, nodes: in
         meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", RENDEZVOUS]
         meeting += ["--rdzv-id", RENDEZVOUS_ID]
     return [
-        *(python, "-m", "torch.distributed.run", *meeting),
+        *(python, "-m", LAUNCHER, *meeting),
         *("--nnodes", str(nodes), "--nproc-per-node", str(processes), "--max-restarts", "0"),
         *("--signals-to-handle", "SIGTERM,SIGINT,SIGUSR2", "--shutdown-timeout", str(GRACE_S)),
         *("-m", WORKER, str(run_folder)),

@@ -58,6 +58,7 @@ def assign_fold(
     dealt out evenly. Each source is dealt out by itself; the seed and the images decide.
     """
     result = list(samples)
+    sizes = [0] * project.training.kfold
     for index, source in enumerate(project.data):
         places = [place for place, sample in enumerate(result) if sample.source == index]
         if source.split == "test":
@@ -71,8 +72,12 @@ def assign_fold(
             for name, members in units.items()
         }
         folds = assign_folds(held, project.training.kfold, project.project.seed + index)
+        # The first fold of a source is its largest: it goes where least is so far.
+        order = sorted(range(project.training.kfold), key=sizes.__getitem__)
         for name, members in units.items():
-            split: Any = "val" if folds[name] == fold - 1 else "train"
+            number = order[folds[name]]
+            sizes[number] += len(members)
+            split: Any = "val" if number == fold - 1 else "train"
             for local in members:
                 result[places[local]] = replace(mine[local], split=split)
     return result
@@ -135,7 +140,7 @@ def _blocks(samples: Sequence["Sample"], index: int, notes: list[str]) -> list[l
     flat += [block[0] for block in stacks.values() if len(block) == 1]
     for row in rows_of_neighbours([samples[place].name for place in flat]):
         block = [flat[n] for n in row]
-        alike = _likeness([samples[place] for place in block])
+        alike = likeness([samples[place] for place in block])
         if alike >= ALIKE:
             first, last = samples[block[0]].name, samples[block[-1]].name
             notes.append(
@@ -146,7 +151,7 @@ def _blocks(samples: Sequence["Sample"], index: int, notes: list[str]) -> list[l
     return blocks
 
 
-def _likeness(row: Sequence["Sample"]) -> float:
+def likeness(row: Sequence["Sample"]) -> float:
     """Return the median correlation of a few neighbouring images, blurred."""
     last = len(row) - 1
     starts = sorted(

@@ -75,6 +75,13 @@ def predict(model: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **op
 @click.option("--masks", type=click.Path(), help="Their masks or annotations.")
 @click.option("--tta", is_flag=True, help="Average over four flips.")
 @click.option("--overlap", type=click.FloatRange(0, 0.75), default=0.25, show_default=True)
+@click.option(
+    "--boundary-px",
+    type=click.FloatRange(0, 50),
+    default=2.0,
+    show_default=True,
+    help="How far a boundary may lie from the true one (boundary F1).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(
     model: Path,
@@ -84,6 +91,7 @@ def evaluate(
     masks: str | None,
     tta: bool,
     overlap: float,
+    boundary_px: float,
     as_json: bool,
 ) -> None:
     """Compare MODEL with a PROJECT's split, or with --images and --masks.
@@ -94,9 +102,13 @@ def evaluate(
 
     if project is not None and images is None and masks is None:
         loaded = load_project(project)
-        found = evaluation.evaluate_project(model, loaded, split, tta=tta, overlap=overlap)
+        found = evaluation.evaluate_project(
+            model, loaded, split, tta=tta, overlap=overlap, boundary_px=boundary_px
+        )
     elif project is None and images and masks:
-        found = evaluation.evaluate_folders(model, images, masks, tta=tta, overlap=overlap)
+        found = evaluation.evaluate_folders(
+            model, images, masks, tta=tta, overlap=overlap, boundary_px=boundary_px
+        )
     else:
         raise click.UsageError("Name a project, or both --images and --masks")
     if as_json:

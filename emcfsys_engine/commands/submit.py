@@ -5,17 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from emcfsys_engine.commands.predict import make_prediction, prediction_options
 from emcfsys_engine.commands.watch import make_watch
 from emcfsys_engine.errors import printable
 from emcfsys_engine.jobs.control import ensure_daemon
 from emcfsys_engine.jobs.queue import Queue
-from emcfsys_engine.jobs.submission import Options, submit_run
+from emcfsys_engine.jobs.submission import Options, submit_run, submit_training
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run import Run
-from emcfsys_engine.run_groups import new_trainings
 
 _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.option("--priority", type=int, default=0, help="Higher ones start first."),
@@ -61,14 +59,12 @@ def train(project: Path, overrides: tuple[str, ...], **options: Any) -> None:
     Example: emcfsys-engine submit train projects/demo --set training.minutes=5
     """
     loaded = load_project(project, overrides)
-    gpus = options["gpus"]
-    if gpus is not None:  # what it gets is what it computes on
-        compute = msgspec.structs.replace(loaded.compute, gpus=int(max(1, gpus)) if gpus else 0)
-        loaded = msgspec.structs.replace(loaded, compute=compute)
-    runs = new_trainings(loaded, resume="auto")
-    for run in runs:
-        group = options["group"] or run.record().group or None
-        _add(run, loaded.name, loaded, {**options, "group": group})
+    with Queue.open() as queue:
+        numbers, runs = submit_training(queue, loaded, Options(**options))
+    ensure_daemon()
+    for number, run in zip(numbers, runs, strict=True):
+        click.echo(printable(str(run.folder)), err=True)
+        click.echo(number)
 
 
 @submit.command()

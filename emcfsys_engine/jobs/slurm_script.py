@@ -50,7 +50,8 @@ def environment_of(job: Job, record: RunRecord) -> dict[str, str]:
     }
     if not job.gpus and not (job.slurm and job.slurm.settings.gres):
         kept["CUDA_VISIBLE_DEVICES"] = ""
-    return {"PATH": "/usr/local/bin:/usr/bin:/bin", **kept}
+    defaults = torchrun.default_environment(torchrun.worker_command(record, Path(job.run)))
+    return {"PATH": "/usr/local/bin:/usr/bin:/bin", **defaults, **kept}
 
 
 def options_of(job: Job, order: SlurmOrder, needs: Sequence[str]) -> list[str]:

@@ -8,8 +8,9 @@ import msgspec
 from emcfsys_engine.errors import QueueError, SlurmError
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import Project
-from emcfsys_engine.run import Run
+from emcfsys_engine.run import Run, TrainRequest
 from emcfsys_engine.run_groups import new_trainings
+from emcfsys_engine.torchrun import processes_of
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,16 +27,31 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     slurm: bool | None = None
 
 
-def submit_training(queue: Queue, project: Project) -> tuple[list[int], list[Run]]:
+_OPEN = Options()
+
+
+def submit_training(
+    queue: Queue, project: Project, options: Options = _OPEN
+) -> tuple[list[int], list[Run]]:
     """Make and queue a project's training, or one for each fold; return the jobs and their runs.
 
     Raises: QueueError, SlurmError, RunFolderError; nothing is left of what was refused.
     """
+    if options.gpus is not None:  # what it gets is what it computes on
+        gpus = int(max(1, options.gpus)) if options.gpus else 0
+        compute = msgspec.structs.replace(project.compute, gpus=gpus)
+        project = msgspec.structs.replace(project, compute=compute)
     runs = new_trainings(project, resume="auto")
-    numbers = [
-        submit_run(queue, run, project.name, project, Options(group=run.record().group or None))
-        for run in runs
-    ]
+    numbers: list[int] = []
+    for run in runs:
+        group = options.group or run.record().group or None
+        own = msgspec.structs.replace(options, group=group)
+        try:
+            numbers.append(submit_run(queue, run, project.name, project, own))
+        except (QueueError, SlurmError):
+            for other in runs[len(numbers) + 1 :]:
+                other.discard()
+            raise
     return numbers, runs
 
 
@@ -49,8 +65,9 @@ def submit_run(queue: Queue, run: Run, name: str, project: Project | None, optio
         compute = project.compute
         if options.gpus is None and compute.gpus is not None:
             words["gpus"] = float(compute.gpus)
-        if options.cpus is None:
-            words["cpus"] = compute.threads
+        if options.cpus is None and compute.threads is not None:
+            trains = isinstance(run.record().request, TrainRequest)
+            words["cpus"] = compute.threads * (processes_of(project) if trains else 1)
         words["resume"] = options.resume or "auto"
     try:
         return queue.add(Path(run.folder), project_name=name, **words)

@@ -121,7 +121,7 @@ class Trainer:
                 counter.loss += loss
                 counter.steps += 1
             self.saver.poll()
-            says, validates = self._due()
+            says, validates, saves = self._due()
             if says or validates:
                 self._say_step()
             if validates:
@@ -129,7 +129,7 @@ class Trainer:
                 self._save_checkpoint()
                 if self._has_lost_patience():
                     return "early_stopping"
-            elif self.saver.seconds_since_checkpoint() > _CHECKPOINT_EVERY_S:
+            elif saves:
                 self._save_checkpoint()
 
     def _agreed(self) -> tuple[str | None, float]:
@@ -144,11 +144,12 @@ class Trainer:
         budget = "minutes" if self.plan.total_steps is None else "steps"
         return (budget if over else None), progress
 
-    def _due(self) -> tuple[bool, bool]:
-        """Tell whether to report this step and whether to validate after it, on all processes."""
+    def _due(self) -> tuple[bool, bool, bool]:
+        """Tell what all processes do after this step: report it, validate, save a checkpoint."""
         validates = self.budget.is_validation_due(self.state, self.since_validation.seconds())
-        says, validates = self.ranks.most(self._is_event_due(), validates)
-        return bool(says), bool(validates)
+        saves = self.saver.seconds_since_checkpoint() > _CHECKPOINT_EVERY_S
+        says, validates, saves = self.ranks.most(self._is_event_due(), validates, saves)
+        return bool(says), bool(validates), bool(saves)
 
     def step(self, crops_NCMM: Tensor, labels_NMM: Tensor, progress: float) -> Tensor:
         """Do one optimiser step on a batch; return its mean loss, still on the device.
@@ -174,7 +175,7 @@ class Trainer:
     def _halve_micro_batch(self) -> None:
         """Compute fewer patches at a time from now on; the effective batch stays what it was."""
         micro = self.state.micro_batch
-        if micro == 1:
+        if micro <= self.ranks.world:
             raise RunFailedError(
                 f"one patch of {self.plan.patch_px} px does not fit into the device's memory. "
                 "Lower training.patch_px, or choose a smaller backbone"
@@ -270,6 +271,9 @@ class Trainer:
         load_optimizer(self.stepper.optimizer, tensors)
 
     def _save_checkpoint(self) -> None:
+        # A resume gives every process these statistics: they are to be the same in a run that
+        # is not interrupted.
+        self.ranks.copy_from_first(list(self.network.buffers()))
         self.state = msgspec.structs.replace(
             self.state,
             elapsed_s=self.budget.elapsed_s(),

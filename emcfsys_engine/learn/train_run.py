@@ -30,7 +30,6 @@ def execute(worker: Worker) -> int:
     project = worker.record.project
     if project is None:
         raise RunFolderError(worker.run.record_file, "has no project", "Train anew")
-    resumed = worker.run.checkpoint_file.exists()
     ranks = Ranks(worker.place)
     threads = choose_threads(project.compute.threads, ranks.local_world)
     torch.set_num_threads(threads)
@@ -38,6 +37,7 @@ def execute(worker: Worker) -> int:
     if device.type == "cuda" and ranks.world > 1:
         torch.cuda.set_device(ranks.local_rank)
     ranks.connect(device)
+    resumed = bool(ranks.most(worker.run.checkpoint_file.exists())[0])
     # The same batch must give the same sums in every run: no choice by timing.
     torch.backends.cudnn.benchmark = False
     samples = list_samples(project, fold=worker.record.fold)

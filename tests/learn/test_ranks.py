@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 
 from emcfsys_engine.events import CheckpointSaved, RunStarted, StepDone, ValidationDone
 from emcfsys_engine.identity import start_ticks
+from emcfsys_engine.learn.network import build_network
 from emcfsys_engine.learn.ranks import Ranks
 from emcfsys_engine.learn.train_run import read_plan
+from emcfsys_engine.model_card import NetworkSpec
 from emcfsys_engine.process import start
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run import Run, TrainRequest, new_run
@@ -154,6 +156,21 @@ def test_a_term_saves_once_and_the_run_resumes_with_as_many(project_folder: Path
     assert "begun with 2 processes, and 1" in run.outcome()[1]
 
 
+@pytest.mark.long
+def test_two_processes_that_were_killed_resume_to_the_same_weights(project_folder: Path) -> None:
+    settings = ["training.steps=24", "training.validate_every=3", "compute.processes=2"]
+    settings += ["model.backbone=mobilenetv3_small_050", "training.batch=3"]
+    whole, cut = _training(project_folder, *settings), _training(project_folder, *settings)
+    assert _kept(whole) == 0, whole.log_file.read_text()
+    with start(cut) as keeper:
+        _wait_for(lambda: any(isinstance(e, ValidationDone) for e in cut.events()), keeper, cut)
+        os.kill(_processes(cut)[0], signal.SIGKILL)
+        assert keeper.wait(WAIT_S) == 1
+    assert _kept(cut) == 0, cut.log_file.read_text()
+    ours, theirs = load_file(cut.final_model), load_file(whole.final_model)
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_the_shares_of_all_are_the_batch_and_nothing_twice(batch: int, world: int) -> None:
@@ -163,6 +180,20 @@ def test_the_shares_of_all_are_the_batch_and_nothing_twice(batch: int, world: in
     assert len({len(own) for own, _ in shares}) == 1
     labelled = [own[truth != 255] for own, truth in ((o[:, 0], t) for o, t in shares)]
     assert torch.cat(labelled).tolist() == images.reshape(-1).tolist()
+
+
+def test_batch_norms_that_average_over_gpus_predict_and_are_saved_as_before() -> None:
+    spec = NetworkSpec(head="unet", backbone="test_efficientnet", num_classes=2, auxiliary=True)
+    network = build_network(spec).eval()
+    x_NCHW = torch.randn(1, 1, 64, 64)
+    with torch.inference_mode():
+        before, names = network(x_NCHW), list(network.state_dict())
+        shared = Ranks(Place(0, 2)).with_common_norms(network, torch.device("cuda"))
+        assert torch.equal(shared(x_NCHW), before)
+    assert list(shared.state_dict()) == names
+    kinds = {type(module) for module in shared.modules()}
+    assert any(issubclass(kind, torch.nn.SyncBatchNorm) for kind in kinds)
+    assert not any(issubclass(kind, torch.nn.BatchNorm2d) for kind in kinds)
 
 
 def test_blocks_cover_every_image_once() -> None:

@@ -25,7 +25,7 @@ from emcfsys_engine.events import (
 from emcfsys_engine.learn import checkpoint, train
 from emcfsys_engine.learn.losses import Loss, Measured
 from emcfsys_engine.learn.metrics import Scores
-from emcfsys_engine.learn.model_file import load_model
+from emcfsys_engine.learn.model_file import load_model, verify_model
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run import Run, TrainRequest, new_run, write_whole
 from emcfsys_engine.run_groups import models_of, new_trainings
@@ -209,7 +209,9 @@ def test_a_finished_run_is_extended_by_more_steps_and_by_nothing_else(
     assert steps == sorted(set(steps))
 
 
-def test_folds_train_one_after_the_other_and_a_killed_group_goes_on(project_folder: Path) -> None:
+def test_folds_train_one_after_the_other_and_an_unfinished_group_goes_on(
+    project_folder: Path,
+) -> None:
     overrides = ["training.kfold=2", "training.steps=2"]
     runs = new_trainings(load_project(project_folder, overrides))
     assert run_here(runs[0]) == 0
@@ -227,6 +229,21 @@ def test_folds_train_one_after_the_other_and_a_killed_group_goes_on(project_fold
     rows = json.loads(listed.stdout)["runs"]
     assert [(row["group"], row["fold"]) for row in rows] == [("kfold-0001", 1), ("kfold-0001", 2)]
     assert models_of(runs[0].folder) == tuple(run.best_model for run in runs)
+
+
+def test_an_auxiliary_head_guides_training_and_is_in_no_model_file(project_folder: Path) -> None:
+    overrides = ["model.auxiliary=true", "training.steps=2", "training.schedule=trapezoid"]
+    overrides += ["model.head=pspnet", "model.backbone=resnet10t"]  # reads no level that it reads
+    project = load_project(project_folder, overrides)
+    run = new_run(project_folder / "runs", TrainRequest(), project=project)
+    assert run_here(run) == 0
+    plan = json.loads(run.plan_file.read_text())
+    assert (plan["network"]["auxiliary"], plan["schedule"]) == (True, "trapezoid")
+    assert any("auxiliary_head" in name for name in load_file(run.checkpoint_file))
+    network, card = load_model(run.final_model)
+    assert not card.network.auxiliary
+    assert not any("auxiliary" in name for name in network.state_dict())
+    assert verify_model(run.best_model) == "identical to the bit"
 
 
 def test_a_full_disk_keeps_the_previous_best_and_is_told(
