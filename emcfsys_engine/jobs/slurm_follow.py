@@ -144,7 +144,8 @@ class Follower:
         outcome = slurm_outcome(job, seen, was_killed=job.token in self._killed)
         verdict = slurm_verdict(job, outcome, seen, self.config.jobs)
         if moves.settle(self.store, job, outcome, verdict):
-            log(f"job {job.id}: {verdict.state} {verdict.reason}".rstrip())
+            told = seen.state if seen else "unknown"
+            log(f"job {job.id}: {verdict.state} {verdict.reason} (Slurm: {told})")
             if verdict.state not in ("queued", "paused"):
                 self.notices.tell(job, verdict.state, verdict.reason)
         self._forget(job)

@@ -50,6 +50,7 @@ def test_a_job_that_gets_nowhere_is_not_requeued_for_ever(bench: SlurmBench, slu
     assert job.state == "interrupted"
     assert "brought it no further" in job.reason
     assert bench.starts(run) == 3  # the first advanced, two gained nothing
+    assert len(slurm.calls("sbatch")) == 1, (slurm.folder / "log" / "slurmctld.log").read_text()
     assert json.loads((run.folder / "requeues.json").read_text())["num_vain"] >= 2
 
 
