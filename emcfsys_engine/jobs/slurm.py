@@ -190,7 +190,7 @@ class SlurmDesk:
             self._num_refusals = 0
             moves.confirm(self.store, job, number)
             self._look_at = min(
-                self._look_at, time.monotonic() + min(1.0, self.config.slurm.poll_s)
+                self._look_at, time.monotonic() + min(3.0, self.config.slurm.poll_s)
             )
             log(f"job {job.id}: submitted to Slurm as {number}: {run.folder}")
 
