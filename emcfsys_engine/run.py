@@ -44,9 +44,10 @@ class TrainRequest(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
 
 
 class PredictRequest(msgspec.Struct, frozen=True, kw_only=True, tag="predict"):
-    """Predict the inputs with one model file."""
+    """Predict the inputs with a model file, or with several as an ensemble."""
 
     model: str  # absolute path
+    also: tuple[str, ...] = ()  # more model files: an ensemble
     inputs: tuple[str, ...]  # absolute files, folders or globs
     out: str  # absolute folder
     overlay: bool = False

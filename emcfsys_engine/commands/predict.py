@@ -26,6 +26,13 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.argument("model", type=click.Path(path_type=Path)),
     click.argument("inputs", nargs=-1, required=True),
     click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for masks."),
+    click.option(
+        "--with",
+        "also",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        help="One more model file; the mean of all is used. Repeatable.",
+    ),
     click.option("--overlay", is_flag=True, help="Also write the classes laid over the image."),
     click.option("--probability", is_flag=True, help="Also each class's probability (0-255)."),
     click.option("--format", "mask_format", type=click.Choice(["png", "tif"]), default="png"),
@@ -38,11 +45,15 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
 )
 
 
-def make_prediction(model: Path, inputs: Sequence[str], out: Path, **options: Any) -> Run:
-    """Make the run of a prediction, after a look at the model file."""
-    read_card(model)
+def make_prediction(
+    model: Path, inputs: Sequence[str], out: Path, also: Sequence[Path] = (), **options: Any
+) -> Run:
+    """Make the run of a prediction, after a look at the model files."""
+    for file in (model, *also):
+        read_card(file)
     request = PredictRequest(
         model=str(model.absolute()),
+        also=tuple(str(file.absolute()) for file in also),
         inputs=tuple(str(Path(place).absolute()) for place in inputs),
         out=str(out.absolute()),
         **options,
@@ -73,6 +84,13 @@ def predict(model: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **op
 @click.option("--split", type=click.Choice(["train", "val", "test", "all"]), default="val")
 @click.option("--images", type=click.Path(), help="Instead of a project: folder of images.")
 @click.option("--masks", type=click.Path(), help="Their masks or annotations.")
+@click.option(
+    "--with",
+    "also",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="One more model file; the mean of all is used. Repeatable.",
+)
 @click.option("--tta", is_flag=True, help="Average over four flips.")
 @click.option("--overlap", type=click.FloatRange(0, 0.75), default=0.25, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -82,6 +100,7 @@ def evaluate(
     split: str,
     images: str | None,
     masks: str | None,
+    also: tuple[Path, ...],
     tta: bool,
     overlap: float,
     as_json: bool,
@@ -94,9 +113,13 @@ def evaluate(
 
     if project is not None and images is None and masks is None:
         loaded = load_project(project)
-        found = evaluation.evaluate_project(model, loaded, split, tta=tta, overlap=overlap)
+        found = evaluation.evaluate_project(
+            model, loaded, split, tta=tta, overlap=overlap, also=also
+        )
     elif project is None and images and masks:
-        found = evaluation.evaluate_folders(model, images, masks, tta=tta, overlap=overlap)
+        found = evaluation.evaluate_folders(
+            model, images, masks, tta=tta, overlap=overlap, also=also
+        )
     else:
         raise click.UsageError("Name a project, or both --images and --masks")
     if as_json:

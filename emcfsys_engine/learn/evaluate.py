@@ -1,5 +1,6 @@
 """Compare a model file with masks of images it has not seen."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -8,6 +9,7 @@ import torch
 from emcfsys_engine.annotations.samples import list_samples
 from emcfsys_engine.errors import DataFaults, InputError
 from emcfsys_engine.learn.data import Dataset
+from emcfsys_engine.learn.ensemble import check_members
 from emcfsys_engine.learn.metrics import Scores
 from emcfsys_engine.learn.predict import Predictor
 from emcfsys_engine.learn.validate import validate
@@ -24,13 +26,21 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def evaluate_project(
-    model: Path, project: Project, split: str, *, tta: bool, overlap: float
+    model: Path,
+    project: Project,
+    split: str,
+    *,
+    tta: bool,
+    overlap: float,
+    also: Sequence[Path] = (),
 ) -> Evaluation:
     """Compare the model with one split of a project ("all" for everything labelled).
 
+    `also` names more model files: an ensemble.
+
     Raises: InputError if the project's classes are not the model's, or the split is empty.
     """
-    predictor = Predictor(model, tta=tta, overlap=overlap)
+    predictor = Predictor.of((model, *also), tta=tta, overlap=overlap)
     card = predictor.card
     if project.class_names != card.classes or project.class_values != card.class_values:
         what = f"its classes are {_named(project)}, the model's {', '.join(card.classes)}"
@@ -58,6 +68,7 @@ def evaluate_project(
             overlap=overlap,
             batch=predictor.batch,
             tta=tta,
+            merged=predictor.merged,
         )
     return Evaluation(
         model=str(model), images=len(samples), scores=result.scores, per_source=result.per_source
@@ -65,10 +76,16 @@ def evaluate_project(
 
 
 def evaluate_folders(
-    model: Path, images: str, masks: str, *, tta: bool, overlap: float
+    model: Path,
+    images: str,
+    masks: str,
+    *,
+    tta: bool,
+    overlap: float,
+    also: Sequence[Path] = (),
 ) -> Evaluation:
     """Compare the model with a folder of images and a folder of their masks or annotations."""
-    card = Predictor(model).card
+    card = check_members((model, *also))
     classes = dict(zip(card.classes, card.class_values, strict=True))
     here = Path.cwd() / "project.toml"
     place = str(Path(masks).absolute())
@@ -89,7 +106,7 @@ def evaluate_folders(
             data=(source,),
         )
         try:
-            return evaluate_project(model, project, "test", tta=tta, overlap=overlap)
+            return evaluate_project(model, project, "test", tta=tta, overlap=overlap, also=also)
         except (DataFaults, InputError) as error:
             faults = faults or error
     assert faults is not None

@@ -5,9 +5,10 @@ C channels or classes, H and W pixels.
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,7 +22,7 @@ from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import Normaliser, to_grey
 from emcfsys_engine.images.reader import find_images, read_micrograph
 from emcfsys_engine.learn.device import autocast, choose_device, choose_precision
-from emcfsys_engine.learn.model_file import load_model
+from emcfsys_engine.learn.ensemble import load_members, merged
 from emcfsys_engine.learn.outputs import OutputNames, write_outputs
 from emcfsys_engine.learn.pipeline import Failure, run_pipeline
 from emcfsys_engine.learn.tiling import logit_bands
@@ -45,12 +46,13 @@ class Prediction:
 class Predictor:
     """A model file in use: `Predictor("model.safetensors")(array)` returns a mask.
 
-    Raises: ModelFileError for a file that cannot be used.
+    Several files are an ensemble: the mean of their probabilities (`Predictor.of`).
+    Raises: ModelFileError for a file that cannot be used, or is not alike the first one.
     """
 
     def __init__(
         self,
-        model: str | Path,
+        model: str | Path | Sequence[str | Path],
         *,
         gpus: int | None = None,
         overlap: float = 0.25,
@@ -58,15 +60,28 @@ class Predictor:
         tile_px: int | None = None,
         batch: int | None = None,
     ) -> None:
-        network, self.card = load_model(Path(model))
+        files = [model] if isinstance(model, str | Path) else model
+        networks, self.card = load_members([Path(file) for file in files])
         self.normaliser = Normaliser(**msgspec.structs.asdict(self.card.normaliser))
         self.device = choose_device(gpus)
         self.precision, _ = choose_precision(self.device)
-        self._network = network.to(self.device).to(memory_format=torch.channels_last)
+        self._networks = [
+            network.to(self.device).to(memory_format=torch.channels_last) for network in networks
+        ]
         self._overlap = overlap
         self._tta = tta
         self.tile_px = tile_px or max(self.card.patch_px, 512)
         self.batch = batch or (16 if self.device.type == "cuda" else 4)
+
+    @classmethod
+    def of(cls, models: Sequence[str | Path], **options: Any) -> "Predictor":
+        """Return one predictor for several model files, such as the folds of a cross-validation.
+
+        Its probabilities are the mean of those that each model alone would give; with `tta` each
+        member is averaged over the flips first. Options are those of `Predictor`.
+        Raises: ModelFileError if classes, values, normalisation or pixel size differ.
+        """
+        return cls(models, **options)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Return the mask of an image: class values, H×W uint8.
@@ -123,7 +138,7 @@ class Predictor:
         gathered = _Gathered(self.card, image_CHW.shape[-2:], probabilities)
         with torch.inference_mode():
             for first, logits_CHW in self._bands(image_CHW):
-                gathered.add(first, logits_CHW)
+                gathered.add(first, self.merged(logits_CHW))
         return gathered.finish((height, width), info_bar_rows)
 
     def _bands(self, image_CHW: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -141,9 +156,21 @@ class Predictor:
         self.batch = max(1, self.batch // 2)
 
     def forward(self, tiles_NCTT: Tensor) -> Tensor:
-        """Return the logits of a batch of tiles, in the precision this device is fast at."""
+        """Return the logits of a batch of tiles, in the precision this device is fast at.
+
+        Shapes: an ensemble gives M·C channels, member after member: see `merged`.
+        """
+        tiles_NCTT = tiles_NCTT.contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.precision):
-            return self._network(tiles_NCTT.contiguous(memory_format=torch.channels_last))
+            made = [network(tiles_NCTT) for network in self._networks]
+        return made[0] if len(made) == 1 else torch.cat(made, dim=1)
+
+    def merged(self, logits_KHW: Tensor) -> Tensor:
+        """Return the logits of the ensemble from those of its members; one member's are its own.
+
+        Shapes: K = M·C in, C×H×W out.
+        """
+        return merged(logits_KHW, len(self._networks))
 
 
 class _Gathered:

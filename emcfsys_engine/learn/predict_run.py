@@ -18,7 +18,7 @@ def execute(worker: Worker) -> int:
     torch.set_num_threads(choose_threads(request.threads))
     refs = find_inputs(request)
     predictor = Predictor(
-        request.model,
+        (request.model, *request.also),
         overlap=request.overlap,
         tta=request.tta,
         tile_px=request.tile_px,

@@ -37,10 +37,12 @@ def validate(
     batch: int,
     tta: bool = False,
     on_image: Callable[[int, Tensor], None] | None = None,
+    merged: Callable[[Tensor], Tensor] | None = None,
 ) -> Validation:
     """Predict every image whole, tiled and without augmentation, and compare.
 
-    `on_image` gets each image's number and its predicted class indices, H×W.
+    `on_image` gets each image's number and its predicted class indices, H×W. `merged` turns the
+    channels of an ensemble into those of the classes.
     """
     names = dataset.project.class_names
     by_source: dict[str, Tensor] = {}
@@ -52,7 +54,7 @@ def validate(
         bands = logit_bands(
             forward, image_CHW, tile_px=tile_px, overlap=overlap, batch=batch, tta=tta
         )
-        logits_CHW = torch.cat([band for _, band in bands], dim=1)
+        logits_CHW = torch.cat([merged(band) if merged else band for _, band in bands], dim=1)
         truth_HW = torch.from_numpy(item.labels).to(device, torch.int64)
         if loss is not None and bool((truth_HW != UNLABELLED).any()):
             losses.append(float(loss(logits_CHW[None], truth_HW[None])))
