@@ -52,7 +52,9 @@ class PredictRequest(msgspec.Struct, frozen=True, kw_only=True, tag="predict"):
     out: str  # absolute folder
     overlay: bool = False
     probability: bool = False
-    mask_format: Literal["png", "tif"] = "png"
+    uncertainty: bool = False
+    vectors: tuple[Literal["labelme", "coco", "geojson", "imagej"], ...] = ()
+    mask_format: Literal["png", "tif", "tiff", "ome-tiff", "ome-zarr"] = "png"
     force: bool = False
     tta: bool = False
     rescale: bool = False

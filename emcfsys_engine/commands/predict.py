@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from emcfsys_engine.commands.foreground import run_in_foreground
+from emcfsys_engine.errors import InputError
 from emcfsys_engine.events import AnyEvent, ImageDone, ImageFailed
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import load_project
@@ -22,6 +23,7 @@ def prediction_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+_VECTORS = ("labelme", "coco", "geojson", "imagej")
 _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.argument("model", type=click.Path(path_type=Path)),
     click.argument("inputs", nargs=-1, required=True),
@@ -35,7 +37,22 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     ),
     click.option("--overlay", is_flag=True, help="Also write the classes laid over the image."),
     click.option("--probability", is_flag=True, help="Also each class's probability (0-255)."),
-    click.option("--format", "mask_format", type=click.Choice(["png", "tif"]), default="png"),
+    click.option(
+        "--uncertainty", is_flag=True, help="Also how unsure it is (entropy, 0-255), as a picture."
+    ),
+    click.option(
+        "--vectors",
+        default="",
+        help="Also outlines: labelme, coco, geojson, imagej; several with commas.",
+    ),
+    click.option(
+        "--format",
+        "mask_format",
+        type=click.Choice(["png", "tiff", "ome-tiff", "ome-zarr", "tif"]),
+        default="png",
+        show_default=True,
+        help="Of masks; the OME formats carry the pixel size to napari and Fiji.",
+    ),
     click.option("--force", is_flag=True, help="Do images again whose mask is there already."),
     click.option("--tta", is_flag=True, help="Average over four flips: better, 4 times slower."),
     click.option("--rescale", is_flag=True, help="Bring images to the model's pixel size."),
@@ -49,6 +66,10 @@ def make_prediction(
     model: Path, inputs: Sequence[str], out: Path, also: Sequence[Path] = (), **options: Any
 ) -> Run:
     """Make the run of a prediction, after a look at the model files."""
+    vectors = tuple(part.strip() for part in options.pop("vectors", "").split(",") if part.strip())
+    for name in vectors:
+        if name not in _VECTORS:
+            raise InputError("--vectors", f"{name!r} is no format", f"Use {', '.join(_VECTORS)}")
     for file in (model, *also):
         read_card(file)
     request = PredictRequest(
@@ -56,6 +77,7 @@ def make_prediction(
         also=tuple(str(file.absolute()) for file in also),
         inputs=tuple(str(Path(place).absolute()) for place in inputs),
         out=str(out.absolute()),
+        vectors=vectors,
         **options,
     )
     return new_run(out.absolute() / ".emcfsys", request)

@@ -132,14 +132,15 @@ def to_8_bit(pixels: np.ndarray, info_bar_rows: int = 0) -> np.ndarray:
     if colours.ndim == 3 and colours.shape[2] < 3:
         colours = colours[..., 0]
     normaliser = Normaliser()
-    ends = normaliser.statistics(to_grey(colours), info_bar_rows)
-    low, high = ends[0], ends[1]
-    stretched = np.nan_to_num(colours.astype(np.float32), nan=low, posinf=high, neginf=low)
-    if high > low:
-        stretched = (np.clip(stretched, low, high) - low) * (255 / (high - low))
-    else:
-        stretched = np.zeros_like(stretched)
-    return (stretched + 0.5).astype(np.uint8)
+    low, high, _, _ = normaliser.statistics(to_grey(colours), info_bar_rows)
+    return stretched(colours, low, high)
+
+
+def stretched(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return values from low to high spread over 0–255; NaN becomes 0. Shapes: any, uint8 out."""
+    made = np.nan_to_num(pixels.astype(np.float32), nan=low, posinf=high, neginf=low)
+    made = (np.clip(made, low, high) - low) * (255 / (high - low)) if high > low else made * 0
+    return (made + 0.5).astype(np.uint8)
 
 
 def _without_borders(plane: np.ndarray) -> np.ndarray:

@@ -3,14 +3,16 @@
 N tiles, C channels or classes, H and W pixels of the image, T pixels of a tile.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Forward = Callable[[Tensor], Tensor]
-ReadRows = Callable[[int, int], Tensor]  # (first, last) -> C×(last - first)×W on the device
+# Given the rows to read, (first, last) and on, yields them as C×(last - first)×W on the device.
+ReadBlocks = Callable[[Sequence[tuple[int, int]]], Iterator[Tensor]]
 MIN_PX = 32  # smaller images are padded: the deepest map of a network must not vanish
 
 
@@ -30,7 +32,7 @@ def logit_bands(
     height, width = image_CHW.shape[-2:]
     return logit_bands_of_rows(
         forward,
-        lambda first, last: image_CHW[:, first:last],
+        lambda ranges: (image_CHW[:, first:last] for first, last in ranges),
         (height, width),
         tile_px=tile_px,
         overlap=overlap,
@@ -41,7 +43,7 @@ def logit_bands(
 
 def logit_bands_of_rows(
     forward: Forward,
-    read: ReadRows,
+    read: ReadBlocks,
     size_HW: tuple[int, int],
     *,
     tile_px: int,
@@ -60,7 +62,10 @@ def logit_bands_of_rows(
     tile_h, tile_w = min(tile_px, tall), min(tile_px, wide)
     tops = tile_starts(tall, tile_h, overlap)
     lefts = tile_starts(wide, tile_w, overlap)
-    held_CTW = _at_least(read(0, min(tile_h, height)), MIN_PX)
+    ranges = [(0, min(tile_h, height))]
+    ranges += [(above + tile_h, top + tile_h) for above, top in pairwise(tops)]
+    blocks = read(ranges)
+    held_CTW = _at_least(next(blocks), MIN_PX)
     windows_h = _windows(tops, tile_h, overlap, held_CTW.device)
     windows_w = _windows(lefts, tile_w, overlap, held_CTW.device)
     total_CTW: Tensor | None = None  # the rows that later tiles may still touch
@@ -83,7 +88,7 @@ def logit_bands_of_rows(
             yield top, total_CTW[:, : min(done, height - top), :width].clone()
         if not is_last:
             _move_up(total_CTW, done)
-            fresh_CTW = _at_least(read(top + tile_h, top + done + tile_h), MIN_PX, rows=False)
+            fresh_CTW = _at_least(next(blocks), MIN_PX, rows=False)
             held_CTW = torch.cat((held_CTW[:, done:], fresh_CTW), dim=1)
 
 

@@ -160,9 +160,7 @@ class Desk:
             LabelWriter(
                 out=mask.parent, to="labelme", classes=classes, background=card.class_values[0]
             ).write(mask.stem, prediction.mask, image=image, plane=None)
-        write_outputs(
-            mask, micrograph, prediction.mask, card, overlay=settings.overlay, probabilities=None
-        )
+        write_outputs(mask, micrograph, prediction.mask, card, overlay=settings.overlay)
 
     def _mask_of(self, path: str, plane: int | None, version: int) -> Path:
         """Return the mask's name; the first file of a stem has it, a second adds its suffix."""
