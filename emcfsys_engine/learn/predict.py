@@ -17,6 +17,8 @@ from emcfsys_engine.images.normalise import Normaliser, to_grey
 from emcfsys_engine.learn.bands import Band, Prediction, Wanted, band_of, whole
 from emcfsys_engine.learn.device import autocast, choose_device, choose_precision
 from emcfsys_engine.learn.ensemble import load_members, merged
+from emcfsys_engine.learn.folding import folded, is_only_convolutions
+from emcfsys_engine.learn.network import SegmentationNetwork
 from emcfsys_engine.learn.pipeline import read_ahead
 from emcfsys_engine.learn.scaling import scaled_bands, scaled_reader
 from emcfsys_engine.learn.tiling import logit_bands_of_rows
@@ -46,9 +48,7 @@ class Predictor:
         self.normaliser = Normaliser(**msgspec.structs.asdict(self.card.normaliser))
         self.device = choose_device(gpus)
         self.precision, _ = choose_precision(self.device)
-        self._networks = [
-            network.to(self.device).to(memory_format=torch.channels_last) for network in networks
-        ]
+        self._networks = [self._prepared(folded(network)) for network in networks]
         self._overlap = overlap
         self._tta = tta
         self.tile_px = tile_px or max(self.card.patch_px, 512)
@@ -176,9 +176,23 @@ class Predictor:
         Shapes: an ensemble gives M·C channels, member after member: see `merged`.
         """
         tiles_NCTT = tiles_NCTT.contiguous(memory_format=torch.channels_last)
-        with autocast(self.device, self.precision):
-            made = [network(tiles_NCTT) for network in self._networks]
+        made = [network(tiles_NCTT) for network in self._networks]
         return made[0] if len(made) == 1 else torch.cat(made, dim=1)
+
+    def _prepared(self, network: SegmentationNetwork) -> Callable[[Tensor], Tensor]:
+        """Return the network on its device, in the layout and precision this device is fast at."""
+        network = network.to(self.device).to(memory_format=torch.channels_last)
+        if self.precision == torch.float32:
+            return network
+        if is_only_convolutions(network):  # nothing is cast on the way, weights included
+            network = network.to(self.precision)
+            return lambda tiles_NCTT: network(tiles_NCTT.to(self.precision))
+
+        def mixed(tiles_NCTT: Tensor) -> Tensor:
+            with autocast(self.device, self.precision):
+                return network(tiles_NCTT)
+
+        return mixed
 
     def merged(self, logits_KHW: Tensor) -> Tensor:
         """Return the logits of the ensemble from those of its members; one member's are its own.
