@@ -53,6 +53,7 @@ class PredictRequest(msgspec.Struct, frozen=True, kw_only=True, tag="predict"):
     overlay: bool = False
     probability: bool = False
     uncertainty: bool = False
+    rank_uncertain: bool = False
     vectors: tuple[Literal["labelme", "coco", "geojson", "imagej"], ...] = ()
     mask_format: Literal["png", "tif", "tiff", "ome-tiff", "ome-zarr"] = "png"
     force: bool = False

@@ -41,6 +41,11 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
         "--uncertainty", is_flag=True, help="Also how unsure it is (entropy, 0-255), as a picture."
     ),
     click.option(
+        "--rank-uncertain",
+        is_flag=True,
+        help="Also which images to annotate next: ranking.json and ranking.csv in --out.",
+    ),
+    click.option(
         "--vectors",
         default="",
         help="Also outlines: labelme, coco, geojson, imagej; several with commas.",

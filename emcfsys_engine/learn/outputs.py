@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.images.companions import companion
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_8_bit
 from emcfsys_engine.images.row_writers import PngWriter, RowWriter, writer_for
@@ -47,20 +48,6 @@ class OutputNames:
             if root in path.parents:
                 return self._out / path.parent.relative_to(root)
         return self._out
-
-
-def stem_of(mask_file: Path) -> str:
-    """Return what a mask's name and those of its companions begin with."""
-    name = mask_file.name
-    for suffix in sorted(SUFFIXES.values(), key=len, reverse=True):
-        if name.endswith(f".{suffix}"):
-            return name[: -len(suffix) - 1]
-    return mask_file.stem
-
-
-def companion(mask_file: Path, kind: str, suffix: str = "png") -> Path:
-    """Return the name of a mask's companion: `x.overlay.png`, `x.prob-<class>.png`."""
-    return mask_file.with_name(f"{stem_of(mask_file)}.{kind}.{suffix}")
 
 
 @dataclass(frozen=True, kw_only=True)

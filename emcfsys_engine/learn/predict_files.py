@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from emcfsys_engine.learn.opened import OpenImage, open_image
 from emcfsys_engine.learn.outputs import SUFFIXES, Companions, OutputNames, OutputSet
 from emcfsys_engine.learn.pipeline import Behind, Failure, run_pipeline
 from emcfsys_engine.learn.predict import Predictor
+from emcfsys_engine.learn.ranking import rank, write_ranking
 from emcfsys_engine.learn.vector_outputs import VectorOutputs
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run import PredictRequest
@@ -67,9 +68,11 @@ class _Desk:
         self._companions = Companions(
             overlay=request.overlay,
             probabilities=request.probability,
-            uncertainty=request.uncertainty,
+            uncertainty=request.uncertainty or request.rank_uncertain,
         )
-        self._wanted = Wanted(probabilities=request.probability, uncertainty=request.uncertainty)
+        self._wanted = Wanted(
+            probabilities=request.probability, uncertainty=self._companions.uncertainty
+        )
         self.vectors = VectorOutputs(Path(request.out), request.vectors, predictor.card)
         self._images: dict[ImageRef, OpenImage] = {}  # open, and not yet done
         self._folders: set[Path] = set()
@@ -210,7 +213,25 @@ def predict_files(
     if asked() is None:
         left = set(todo)
         desk.vectors.finish([(r, names.mask_of(r)) for r in refs if r not in left])
+        if request.rank_uncertain:
+            _rank(Path(request.out), refs, names, predictor.card, say)
     return Counted(done=done, skipped=len(refs) - len(todo), failed=failed)
+
+
+def _rank(
+    out: Path,
+    refs: Sequence[ImageRef],
+    names: OutputNames,
+    card: ModelCard,
+    say: Callable[[Event], None],
+) -> None:
+    pairs = [(ref, names.mask_of(ref)) for ref in refs]
+    ranking = rank([pair for pair in pairs if pair[1].exists()], card.class_values)
+    write_ranking(out, ranking)
+    if ranking.left_out:
+        few = ", ".join(Path(name).name for name in ranking.left_out[:3])
+        what = f"{len(ranking.left_out)} images have a mask without its uncertainty ({few})"
+        say(WarningGiven(message=f"{what}: not ranked. Use --force to predict them again"))
 
 
 def find_inputs(request: PredictRequest) -> list[ImageRef]:

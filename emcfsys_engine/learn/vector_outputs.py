@@ -14,11 +14,11 @@ from emcfsys_engine.annotations.write_labels import (
     LabelWriter,
     write_png,
 )
+from emcfsys_engine.images.companions import companion, stem_of
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.learn.bands import Band
 from emcfsys_engine.learn.opened import OpenImage
-from emcfsys_engine.learn.outputs import companion, stem_of
 from emcfsys_engine.model_card import ModelCard
 
 
