@@ -34,6 +34,7 @@ class PlaneRows:
     info_bar_rows: int  # only what the header knows
     chunk_rows: int  # rows that the file holds together: reading one costs reading all
     read_chunk: Callable[[int, int], np.ndarray]  # (first, last), at multiples of chunk_rows
+    in_memory: bool = False
     resources: ExitStack = field(default_factory=ExitStack)
     _held: tuple[int, np.ndarray] | None = None
 
@@ -53,6 +54,8 @@ class PlaneRows:
         Shapes: (last - first)×W or (last - first)×W×C, in the machine's byte order.
         Raises: ImageError when the file is damaged there.
         """
+        if self.in_memory:
+            return self.read_chunk(first, last)
         step = self.block_rows
         parts: list[np.ndarray] = []
         for block in range(first // step, -(-last // step) if last > first else first // step):
@@ -120,6 +123,7 @@ def rows_of(micrograph: Micrograph) -> PlaneRows:
         info_bar_rows=micrograph.info_bar_rows,
         chunk_rows=1,
         read_chunk=lambda first, last: pixels[first:last],
+        in_memory=True,
     )
 
 

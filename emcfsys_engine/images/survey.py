@@ -45,13 +45,15 @@ class _Frame:
     right: int
 
 
-def survey(rows: PlaneRows, normaliser: Normaliser) -> Survey:
+def survey(rows: PlaneRows, normaliser: Normaliser, *, info_bar_rows: int | None = None) -> Survey:
     """Read an image once, in most cases, and return its statistics.
 
+    A bar that was looked for already is given as `info_bar_rows`.
     Raises: ImageError when the file is damaged.
     """
-    first_channel = _first_channel(rows)
-    bar = rows.info_bar_rows or find_info_bar_of_rows(first_channel, rows.shape[:2], rows.dtype)
+    bar = rows.info_bar_rows if info_bar_rows is None else info_bar_rows
+    if not bar and info_bar_rows is None:
+        bar = find_info_bar_of_rows(_first_channel(rows), rows.shape[:2], rows.dtype)
     coloured = len(rows.shape) == 3 and rows.shape[2] >= 3 and not _is_grey(rows)
     found = Survey(info_bar_rows=bar, statistics=(0.0, 0.0, 0.0, 0.0), is_coloured=coloured)
     height = rows.height - bar

@@ -83,7 +83,7 @@ def open_image(ref: ImageRef, normaliser: Normaliser) -> OpenImage:
     rows = rows_of(micrograph)
     if not micrograph.pixels.size:
         raise ImageError(ref.path, "has no pixels", "Leave it out")
-    found = survey(rows, normaliser)
+    found = survey(rows, normaliser, info_bar_rows=micrograph.info_bar_rows)
     image = OpenImage(ref=ref, rows=rows, survey=found, normaliser=normaliser, is_large=False)
     if rows.height * rows.width <= LARGE_PX:
         image._normalised = image.read(0, rows.height)  # pyright: ignore[reportPrivateUsage]
