@@ -80,7 +80,7 @@ def _blocks(samples: Sequence["Sample"], index: int, notes: list[str]) -> list[l
     flat += [block[0] for block in stacks.values() if len(block) == 1]
     for row in rows_of_neighbours([samples[place].name for place in flat]):
         block = [flat[n] for n in row]
-        alike = _likeness([samples[place] for place in block])
+        alike = likeness([samples[place] for place in block])
         if alike >= ALIKE:
             first, last = samples[block[0]].name, samples[block[-1]].name
             notes.append(
@@ -91,7 +91,7 @@ def _blocks(samples: Sequence["Sample"], index: int, notes: list[str]) -> list[l
     return blocks
 
 
-def _likeness(row: Sequence["Sample"]) -> float:
+def likeness(row: Sequence["Sample"]) -> float:
     """Return the median correlation of a few neighbouring images, blurred."""
     last = len(row) - 1
     starts = sorted(

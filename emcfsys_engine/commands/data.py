@@ -8,7 +8,7 @@ import msgspec
 
 from emcfsys_engine.annotations.write_labels import LabelFormat
 from emcfsys_engine.errors import printable
-from emcfsys_engine.project import Project, load_project
+from emcfsys_engine.project import UNLABELLED, Project, load_project
 from emcfsys_engine.tools.check import check_project
 from emcfsys_engine.tools.contact_sheet import contact_sheet
 from emcfsys_engine.tools.convert import convert_images, convert_labels
@@ -142,6 +142,9 @@ def _patches(project: Project) -> list[tuple["np.ndarray", "np.ndarray"]]:
 )
 @click.option("--images", type=click.Path(), help="The images that labels belong to.")
 @click.option("--project", type=click.Path(path_type=Path), help="Take its classes.")
+@click.option(
+    "--class", "classes", multiple=True, metavar="NAME=VALUE", help="A class and its mask value."
+)
 @click.option("--label", "labels", multiple=True, metavar="NAME=CLASS", help="Rename a label.")
 @click.option("--tolerance", type=click.FloatRange(0, 2), help="Pixels an outline may stray.")
 @click.option("--smallest", type=click.IntRange(min=0), default=0, help="Leave out below px².")
@@ -153,6 +156,7 @@ def convert(
     to: str,
     images: str | None,
     project: Path | None,
+    classes: tuple[str, ...],
     labels: tuple[str, ...],
     tolerance: float | None,
     smallest: int,
@@ -171,7 +175,7 @@ def convert(
             out,
             to=cast("LabelFormat", to),
             images=images,
-            classes=load_project(project).classes if project else None,
+            classes=_classes(project, classes),
             labels=dict(_pair(text) for text in labels),
             tolerance_px=tolerance,
             smallest_px=smallest,
@@ -183,6 +187,23 @@ def convert(
         click.echo(printable(note), err=True)
     click.echo(msgspec.json.encode(found).decode() if as_json else found.summary)
     raise SystemExit(1 if found.skipped else 0)
+
+
+def _classes(project: Path | None, named: tuple[str, ...]) -> dict[str, int] | None:
+    """Return the classes that were said: by a project, or one by one; None when neither was."""
+    if project is not None and named:
+        raise click.UsageError("--project and --class exclude each other: give one of them")
+    if project is not None:
+        return load_project(project).classes
+    found: dict[str, int] = {}
+    for text in named:
+        name, equals, value = text.partition("=")
+        if not name or not equals or not value.isdecimal() or not 0 <= int(value) < UNLABELLED:
+            raise click.UsageError(f"--class {text}: write NAME=VALUE, the value from 0 to 254")
+        if name in found or int(value) in found.values():
+            raise click.UsageError(f"--class {text}: this name or value was given already")
+        found[name] = int(value)
+    return found or None
 
 
 def _pair(text: str) -> tuple[str, str]:

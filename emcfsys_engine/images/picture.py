@@ -15,7 +15,7 @@ Image.MAX_IMAGE_PIXELS = None  # bounds.py refuses false promises; 20k × 20k mi
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PNG_PALETTE = 3
-_STRIP_ROWS = 512
+_STRIP_ROWS = 32
 
 
 def probe(path: Path) -> ImageFacts:
@@ -111,10 +111,28 @@ def palette_is_grey(palette: np.ndarray) -> bool:
 
 def _read_with_pillow(path: Path) -> np.ndarray:
     with Image.open(path) as picture:
+        if picture.format == "JPEG" and picture.mode in ("L", "RGB"):
+            turn = int(picture.getexif().get(0x0112, 1))
+            return turned_upright(imagecodecs.jpeg8_decode(path.read_bytes()), turn)
         picture.load()
         if picture.format == "JPEG":
             ImageOps.exif_transpose(picture, in_place=True)
         return _array_of(picture)
+
+
+def turned_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Return the pixels as they are meant to be seen, from how their first row and column lie.
+
+    Source: orientation tag 274 of TIFF 6.0 and Exif. 1 and what is no orientation change nothing.
+    Shapes: H×W or H×W×C; 5 to 8 exchange H and W.
+    """
+    if orientation in (5, 6, 7, 8):
+        pixels = np.swapaxes(pixels, 0, 1)
+    upside_down = orientation in (3, 4, 7, 8)
+    mirrored = orientation in (2, 3, 6, 7)
+    pixels = pixels[::-1] if upside_down else pixels
+    pixels = pixels[:, ::-1] if mirrored else pixels
+    return np.ascontiguousarray(pixels)
 
 
 def _array_of(picture: Image.Image) -> np.ndarray:

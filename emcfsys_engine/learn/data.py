@@ -57,7 +57,7 @@ def load_item(sample: Sample, project: Project, normaliser: Normaliser) -> Item:
         raw_mean=mean,
         raw_deviation=deviation,
     )
-    return _resampled(item, project.project.pixel_nm)
+    return resampled(item, project.project.pixel_nm)
 
 
 def to_indices(values_HW: np.ndarray, project: Project) -> np.ndarray:
@@ -68,8 +68,11 @@ def to_indices(values_HW: np.ndarray, project: Project) -> np.ndarray:
     return table[values_HW]
 
 
-def _resampled(item: Item, pixel_nm: float | None) -> Item:
-    """Return the item at the project's pixel size, where its own is known and differs by 2 %."""
+def resampled(item: Item, pixel_nm: float | None) -> Item:
+    """Return the item at the project's pixel size, where its own is known and differs by 2 %.
+
+    Labels gain no value that was not there; making an image smaller averages: nothing aliases.
+    """
     if pixel_nm is None or item.pixel_nm is None:
         return item
     factors = [own / pixel_nm for own in item.pixel_nm]

@@ -15,7 +15,13 @@ from emcfsys_engine.errors import InputError, printable
 from emcfsys_engine.images.micrograph import ImageFacts
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.project import UNLABELLED, Project
-from emcfsys_engine.tools.check_images import duplicates, image_findings, leaking_groups
+from emcfsys_engine.tools.check_images import image_findings, pixel_facts
+from emcfsys_engine.tools.check_leaks import (
+    duplicates,
+    leaking_groups,
+    look_alikes,
+    scattered_sections,
+)
 from emcfsys_engine.tools.check_shapes import shape_findings
 from emcfsys_engine.tools.findings import Finding
 
@@ -88,9 +94,12 @@ def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckRe
     samples = gathered.samples
     findings = [Finding.of(fault) for fault in gathered.faults]
     facts = _facts(samples)
-    findings += image_findings(_evenly(samples, SAMPLE_IMAGES), cache)
+    seen = pixel_facts(_evenly(samples, SAMPLE_IMAGES), cache)
+    findings += image_findings(seen)
     findings += duplicates(samples, cache)
     findings += leaking_groups(samples)
+    findings += look_alikes(samples, seen)
+    findings += scattered_sections(samples)
     findings += _pixel_sizes(project, samples, facts)
     findings += _mixed_kinds(samples, facts)
     findings += shape_findings(project, samples)

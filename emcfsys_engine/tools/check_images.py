@@ -1,10 +1,8 @@
-"""What the pixels and bytes of images tell: damage, flat or saturated pictures, duplicates."""
+"""What the pixels of images tell: damage, flat or saturated pictures, and a thumbnail of each."""
 
-import hashlib
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -12,6 +10,7 @@ import numpy as np
 from emcfsys_engine.annotations.facts_cache import FactsCache
 from emcfsys_engine.annotations.samples import Sample
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_grey
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.tools.findings import Finding
@@ -19,11 +18,17 @@ from emcfsys_engine.tools.findings import Finding
 _SATURATED_SHARE = 0.05  # of the pixels at one end of the scale
 _SMALLEST_SIDE_PX = 64
 _THREADS = 2
-_BLOCK_BYTES = 1 << 20
 
 
-class _PixelFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen in an image's pixels."""
+class PixelFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen in an image's pixels.
+
+    Shapes: the thumbnail holds 32×32 block means, uint8, row by row; empty for an unreadable image.
+    """
+
+    THUMBNAIL_PX: ClassVar[int] = 32
+
+    thumbnail: bytes
 
     fault: tuple[str, str] | None = None
     constant: bool = False
@@ -33,75 +38,35 @@ class _PixelFacts(msgspec.Struct, frozen=True, kw_only=True):
     smallest_side: int = 0
 
 
-def image_findings(samples: Sequence[Sample], cache: FactsCache) -> list[Finding]:
-    """Return what is wrong with the pixels of these images."""
+def pixel_facts(samples: Sequence[Sample], cache: FactsCache) -> dict[ImageRef, PixelFacts]:
+    """Look at the pixels of these images; what cannot be read is a fault of its facts."""
     with ThreadPoolExecutor(_THREADS) as threads:
         facts = list(threads.map(lambda sample: _pixel_facts(sample, cache), samples))
-    findings: list[Finding] = []
-    for sample, seen in zip(samples, facts, strict=True):
-        findings += _judged(str(sample.image), seen)
-    return findings
+    return {sample.image: seen for sample, seen in zip(samples, facts, strict=True)}
 
 
-def duplicates(samples: Sequence[Sample], cache: FactsCache) -> list[Finding]:
-    """Return files with the same bytes: an error when one trains and another validates."""
-    by_size: defaultdict[int, list[Sample]] = defaultdict(list)
-    for sample in {sample.image.path: sample for sample in samples}.values():
-        if sample.image.path.is_file():
-            by_size[sample.image.path.stat().st_size].append(sample)
-    suspects = [sample for same in by_size.values() if len(same) > 1 for sample in same]
-    with ThreadPoolExecutor(_THREADS) as threads:
-        digests = list(threads.map(lambda sample: _digest(sample.image.path, cache), suspects))
-    by_digest: defaultdict[str, list[Sample]] = defaultdict(list)
-    for sample, digest in zip(suspects, digests, strict=True):
-        if digest:
-            by_digest[digest].append(sample)
-    findings: list[Finding] = []
-    for same in by_digest.values():
-        first = same[0]
-        for other in same[1:]:
-            if first.split != other.split:
-                what = f"is in {other.split}, and the same file {first.image.path} in {first.split}"
-                remedy = "Keep one of them: validation on training images measures nothing"
-                findings.append(Finding.error(other.image.path, what, remedy))
-            else:
-                what = f"is the same file as {first.image.path}"
-                findings.append(Finding.warn(other.image.path, what, "Keep one of them"))
-    return findings
+def image_findings(facts: Mapping[ImageRef, PixelFacts]) -> list[Finding]:
+    """Return what is wrong with the pixels of these images."""
+    return [finding for image, seen in facts.items() for finding in _judged(str(image), seen)]
 
 
-def leaking_groups(samples: Sequence[Sample]) -> list[Finding]:
-    """Return groups that were split by hand between training and validation."""
-    held: defaultdict[str, dict[str, Sample]] = defaultdict(dict)
-    for sample in samples:
-        if sample.group is not None:
-            held[sample.group].setdefault(sample.split, sample)
-    return [
-        Finding.warn(
-            parts["val"].image.path,
-            f'group "{group}" is also in training, as {parts["train"].image.path.name}',
-            "Put all of a group into one split",
-        )
-        for group, parts in held.items()
-        if {"train", "val"} <= parts.keys()
-    ]
-
-
-def _pixel_facts(sample: Sample, cache: FactsCache) -> _PixelFacts:
-    key = f"pixels:{sample.image.plane}"
+def _pixel_facts(sample: Sample, cache: FactsCache) -> PixelFacts:
+    key = f"thumbnail and pixels:{sample.image.plane}"
     try:
-        known = cache.get(sample.image.path, key, _PixelFacts)
+        known = cache.get(sample.image.path, key, PixelFacts)
         if known is not None:
             return known
         grey = to_grey(read_micrograph(sample.image).pixels)
     except InputError as fault:
-        return _PixelFacts(fault=(fault.what, fault.remedy))
+        return PixelFacts(thumbnail=b"", fault=(fault.what, fault.remedy))
     except OSError as error:
-        return _PixelFacts(fault=(f"cannot be read ({error.strerror})", "Copy it again"))
+        fault = (f"cannot be read ({error.strerror})", "Copy it again")
+        return PixelFacts(thumbnail=b"", fault=fault)
     finite = np.isfinite(grey) if grey.dtype.kind == "f" else None
     values = grey if finite is None or finite.all() else grey[finite]
     low, high = (values.min(), values.max()) if values.size else (0, 0)
-    facts = _PixelFacts(
+    facts = PixelFacts(
+        thumbnail=_thumbnail(grey),
         constant=bool(low == high),
         not_finite=0 if finite is None else int(finite.size - finite.sum()),
         lowest_share=float((values == low).mean()) if values.size else 0.0,
@@ -112,7 +77,21 @@ def _pixel_facts(sample: Sample, cache: FactsCache) -> _PixelFacts:
     return facts
 
 
-def _judged(file: str, seen: _PixelFacts) -> list[Finding]:
+def _thumbnail(grey: np.ndarray) -> bytes:
+    """Return block means, stretched to 8 bit; borders that fill no block are left out."""
+    side = PixelFacts.THUMBNAIL_PX
+    rows, columns = grey.shape[0] // side, grey.shape[1] // side
+    if not rows or not columns:
+        return b""
+    cut = grey[: rows * side, : columns * side]
+    small = np.nan_to_num(
+        cut.reshape(side, rows, side, columns).mean(axis=(1, 3), dtype=np.float64)
+    )
+    span = float(np.ptp(small)) or 1.0
+    return ((small - small.min()) / span * 255).astype(np.uint8).tobytes()
+
+
+def _judged(file: str, seen: PixelFacts) -> list[Finding]:
     if seen.fault is not None:
         return [Finding.error(file, *seen.fault)]
     findings: list[Finding] = []
@@ -131,18 +110,3 @@ def _judged(file: str, seen: _PixelFacts) -> list[Finding]:
         what = f"is only {seen.smallest_side} pixels wide or high"
         findings.append(Finding.warn(file, what, "Small images are padded"))
     return findings
-
-
-def _digest(path: Path, cache: FactsCache) -> str:
-    known = cache.get(path, "digest", str)
-    if known is not None:
-        return known
-    digest = hashlib.blake2b(digest_size=16)
-    try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                digest.update(block)
-    except OSError:
-        return ""  # an unreadable file is named elsewhere
-    cache.put(path, "digest", digest.hexdigest())
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Normalising, grey, 8 bit, resampling and info bars hold their laws."""
+"""Normalising, grey, 8 bit and info bars hold their laws."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from emcfsys_engine.images.info_bar import find_info_bar
 from emcfsys_engine.images.normalise import Normaliser, to_8_bit, to_grey
-from emcfsys_engine.images.resample import resampled, resampled_labels, size_at
 
 
 @settings(max_examples=60, deadline=None)
@@ -69,22 +68,6 @@ def test_grey_keeps_equal_channels_and_drops_alpha() -> None:
     colours = np.zeros((2, 2, 3), np.uint8)
     colours[..., 1] = 100
     assert to_grey(colours) == pytest.approx(58.7)
-
-
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), height=st.integers(1, 30), width=st.integers(1, 30))
-def test_resampled_labels_gain_no_value(seed: int, height: int, width: int) -> None:
-    ids = np.random.default_rng(seed).choice(np.array([0, 3, 255], np.uint8), (17, 23))
-    assert set(np.unique(resampled_labels(ids, (height, width)))) <= {0, 3, 255}
-    assert resampled_labels(ids, (height, width)).shape == (height, width)
-
-
-def test_resampling_follows_both_pixel_sides() -> None:
-    assert size_at((100, 200), (5.0, 10.0), 10.0) == (50, 200)
-    assert size_at((100, 200), (10.001, 10.0), 10.0) == (100, 200)
-    flat = np.full((20, 30, 2), 7, np.uint16)
-    assert resampled(flat, (10, 45)) == pytest.approx(7)
-    assert resampled(flat, (10, 45)).shape == (10, 45, 2)
 
 
 def test_a_painted_bar_is_found_and_a_dark_specimen_is_not() -> None:

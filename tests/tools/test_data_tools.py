@@ -1,6 +1,8 @@
 """convert, check and inspect do what they say on real and on faulty data."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -240,3 +242,86 @@ def test_inspect_refuses_what_is_none_of_ours(shared_data: Path, tmp_path: Path)
         inspect_file(shared_data / "superalloy-sem" / "README.md")
     with pytest.raises(InputError, match="no such file"):
         inspect_file(tmp_path / "none.tif")
+
+
+def link_pairs(source: Path, folder: Path, names: list[str]) -> None:
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+        for name in names:
+            (folder / kind / f"{name}.png").symlink_to(source / kind / f"{name}.png")
+
+
+def by_hand(tmp_path: Path) -> Project:
+    tables = [
+        f'[[data]]\nimages = "{split}/images"\nmasks = "{split}/masks"\nsplit = "{split}"\n'
+        for split in ("train", "val")
+    ]
+    classes = "in = 0\nmembrane = 1\nglia = 2\nmitochondrion = 3\nsynapse = 4"
+    return project_at(tmp_path, "".join(tables), classes)
+
+
+def test_interleaved_serial_sections_are_warned_about(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "vnc-sstem"
+    link_pairs(source, tmp_path / "train", ["00", "02", "04", "06"])
+    link_pairs(source, tmp_path / "val", ["01", "03", "05"])
+    words = [one.what for one in check_project(by_hand(tmp_path)).findings]
+    assert any("6 times a training image lies beside a validation image" in what for what in words)
+
+
+def test_one_block_of_sections_for_validation_is_not_warned_about(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    source = shared_data / "vnc-sstem"
+    link_pairs(source, tmp_path / "train", ["00", "01", "02", "03"])
+    link_pairs(source, tmp_path / "val", ["04", "05"])
+    words = [one.what for one in check_project(by_hand(tmp_path)).findings]
+    assert not any("look" in what for what in words)
+
+
+def test_a_training_image_saved_again_for_validation_is_found(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    source = shared_data / "vnc-sstem"
+    link_pairs(source, tmp_path / "train", ["00", "05"])
+    link_pairs(source, tmp_path / "val", ["10"])
+    pixels = np.asarray(Image.open(source / "images/05.png")).astype(float)
+    noise = np.random.default_rng(0).normal(0, 5, pixels.shape)
+    brighter = (pixels * 0.8 + 30 + noise).clip(0, 255).astype(np.uint8)
+    Image.fromarray(brighter).save(tmp_path / "val/images/again.png")
+    (tmp_path / "val/masks/again.png").symlink_to(source / "masks/05.png")
+    findings = check_project(by_hand(tmp_path)).findings
+    found = [one for one in findings if "looks like 05.png, which trains" in one.what]
+    assert [Path(one.file).name for one in found] == ["again.png"]
+
+
+def convert_at_the_terminal(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "emcfsys_engine", "convert", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_classes_are_named_on_the_command_line(shared_data: Path, tmp_path: Path) -> None:
+    masks = str(shared_data / "superalloy-sem/masks/val")
+    classes = ("--class", "matrix=0", "--class", "big=1", "--class", "tiny=2")
+    done = convert_at_the_terminal(masks, "--to", "labelme", "--out", str(tmp_path), *classes)
+    assert done.returncode == 0, done.stderr
+    shapes = json.loads(min(tmp_path.glob("*.json")).read_text())["shapes"]
+    assert {shape["label"] for shape in shapes} == {"big", "tiny"}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--class", "pore"), "write NAME=VALUE"),
+        (("--class", "pore=255"), "from 0 to 254"),
+        (("--class", "a=1", "--class", "b=1"), "given already"),
+        (("--class", "a=1", "--project", "."), "exclude each other"),
+    ],
+)
+def test_classes_without_sense_are_refused(
+    given: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = convert_at_the_terminal("x", "--to", "masks", "--out", str(out), *given)
+    assert done.returncode == 2
+    assert words in " ".join(done.stderr.split())
+    assert not out.exists()
