@@ -71,7 +71,11 @@ def open_image(ref: ImageRef, normaliser: Normaliser) -> OpenImage:
 
     Raises: ImageError for what is no micrograph, is damaged or has no pixels.
     """
-    rows = open_rows(ref) if math.prod(probe(ref.path).shape[:2]) > LARGE_PX else None
+    facts = probe(ref.path)
+    rows, exact = None, ref
+    if facts.planes == 1 or ref.plane is not None:  # of a stack without a plane, reading says so
+        exact = ImageRef(path=ref.path, plane=ref.plane or 0)
+        rows = open_rows(exact) if math.prod(facts.shape[:2]) > LARGE_PX else None
     if rows is not None:
         try:
             found = survey(rows, normaliser)
@@ -79,7 +83,7 @@ def open_image(ref: ImageRef, normaliser: Normaliser) -> OpenImage:
             rows.close()
             raise
         return OpenImage(ref=ref, rows=rows, survey=found, normaliser=normaliser, is_large=True)
-    micrograph = read_micrograph(ref)
+    micrograph = read_micrograph(exact)
     rows = rows_of(micrograph)
     if not micrograph.pixels.size:
         raise ImageError(ref.path, "has no pixels", "Leave it out")

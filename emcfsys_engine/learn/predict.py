@@ -173,11 +173,21 @@ class Predictor:
     def forward(self, tiles_NCTT: Tensor) -> Tensor:
         """Return the logits of a batch of tiles, in the precision this device is fast at.
 
+        A batch that does not fit into the device's memory is halved, and those after it, too.
         Shapes: an ensemble gives M·C channels, member after member: see `merged`.
         """
         tiles_NCTT = tiles_NCTT.contiguous(memory_format=torch.channels_last)
-        made = [network(tiles_NCTT) for network in self._networks]
-        return made[0] if len(made) == 1 else torch.cat(made, dim=1)
+        try:
+            made = [network(tiles_NCTT) for network in self._networks]
+        except torch.OutOfMemoryError:
+            if len(tiles_NCTT) == 1:
+                raise
+        else:
+            return made[0] if len(made) == 1 else torch.cat(made, dim=1)
+        torch.cuda.empty_cache()  # outside the handler, which holds what did not fit
+        self.halve_batch()
+        halves = tiles_NCTT.split(-(-len(tiles_NCTT) // 2))
+        return torch.cat([self.forward(half) for half in halves])
 
     def _prepared(self, network: SegmentationNetwork) -> Callable[[Tensor], Tensor]:
         """Return the network on its device, in the layout and precision this device is fast at."""
