@@ -46,7 +46,11 @@ def test_norms_go_and_every_pixel_keeps_its_class(head: str, backbone: str) -> N
     with torch.inference_mode():
         before, after = network(image), made(image)
     torch.testing.assert_close(after, before, atol=1e-3, rtol=1e-3)
-    assert (after.argmax(1) != before.argmax(1)).float().mean() <= 1e-5
+    # An untrained network is undecided at many pixels: only ties to rounding may turn over.
+    other = after.argmax(1) != before.argmax(1)
+    best = before.topk(2, dim=1).values
+    assert not (other & (best[:, 0] - best[:, 1] > 1e-5 * before.abs().max())).any()
+    assert other.float().mean() <= 5e-5
 
 
 def test_a_network_without_batch_norms_is_left_alone() -> None:
