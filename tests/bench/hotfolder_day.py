@@ -1,4 +1,4 @@
-"""A microscope's day in ten minutes: everything that can go wrong, mixed; then the books are checked.
+"""A microscope's day in ten minutes: all that can go wrong, mixed; then the books are checked.
 
     python -m tests.bench.hotfolder_day [--minutes 10] [--seed 0]
 
