@@ -136,7 +136,7 @@ class ImageFailed(Event, frozen=True, kw_only=True, tag="image_failed"):
 class WatchState(Event, frozen=True, kw_only=True, tag="watch_state"):
     """The watched folder came, went, or changed how it is watched."""
 
-    state: str  # watching | polling | offline
+    state: str  # watching | polling | offline | full (no space left)
     detail: str = ""
 
 

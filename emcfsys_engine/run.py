@@ -44,14 +44,18 @@ class TrainRequest(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
 
 
 class PredictRequest(msgspec.Struct, frozen=True, kw_only=True, tag="predict"):
-    """Predict the inputs with one model file."""
+    """Predict the inputs with a model file, or with several as an ensemble."""
 
     model: str  # absolute path
+    also: tuple[str, ...] = ()  # more model files: an ensemble
     inputs: tuple[str, ...]  # absolute files, folders or globs
     out: str  # absolute folder
     overlay: bool = False
     probability: bool = False
-    mask_format: Literal["png", "tif"] = "png"
+    uncertainty: bool = False
+    rank_uncertain: bool = False
+    vectors: tuple[Literal["labelme", "coco", "geojson", "imagej"], ...] = ()
+    mask_format: Literal["png", "tif", "tiff", "ome-tiff", "ome-zarr"] = "png"
     force: bool = False
     tta: bool = False
     rescale: bool = False

@@ -5,11 +5,13 @@ import glob
 import importlib
 import json
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.errors import AnnotationError, InputError
+from emcfsys_engine.images.formats import is_zarr
 from emcfsys_engine.images.reader import is_unfinished
 
 _LARGEST_BYTES = 2 << 30
@@ -65,7 +67,7 @@ def _candidates(pattern: str, base: Path) -> list[Path]:
     if whole.is_file():
         return [whole]
     if whole.is_dir():
-        found = whole.rglob("*")
+        found = _below(whole)
     else:
         names = glob.glob(str(Path(pattern).expanduser()), root_dir=base, recursive=True)
         found = (base / name for name in names)
@@ -74,6 +76,15 @@ def _candidates(pattern: str, base: Path) -> list[Path]:
         for path in found
         if path.suffix.lower() in _SUFFIXES and not is_unfinished(path.name) and path.is_file()
     )
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder; our own .emcfsys and the inside of a Zarr hold no labels."""
+    for entry in folder.iterdir():
+        if not entry.is_dir():
+            yield entry
+        elif not entry.name.startswith(".") and not is_zarr(entry):
+            yield from _below(entry)
 
 
 @functools.lru_cache(maxsize=4096)

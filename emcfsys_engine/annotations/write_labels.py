@@ -26,7 +26,7 @@ _SUFFIXES: Mapping[LabelFormat, str] = {
     "geojson": ".geojson",
     "imagej": ".zip",
 }
-_LABELME_OPENS = (".png", ".jpg", ".jpeg", ".bmp")
+LABELME_OPENS = (".png", ".jpg", ".jpeg", ".bmp")
 
 
 @dataclass(kw_only=True)
@@ -75,7 +75,7 @@ class LabelWriter:
                 tolerance_px=loose,
                 smallest_px=self.smallest_px,
             )
-            opens = image is not None and image.suffix.lower() in _LABELME_OPENS
+            opens = image is not None and image.suffix.lower() in LABELME_OPENS
             shown = (
                 image if image is not None and opens else file.with_name(f"{Path(name).name}.png")
             )

@@ -9,10 +9,12 @@ import click
 import msgspec
 
 from emcfsys_engine.commands.foreground import run_in_foreground
+from emcfsys_engine.errors import InputError
 from emcfsys_engine.events import AnyEvent, ImageDone, ImageFailed
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run import PredictRequest, Run, new_run
+from emcfsys_engine.run_groups import models_of
 
 
 def prediction_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -22,13 +24,41 @@ def prediction_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+_VECTORS = ("labelme", "coco", "geojson", "imagej")
 _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.argument("model", type=click.Path(path_type=Path)),
     click.argument("inputs", nargs=-1, required=True),
     click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for masks."),
+    click.option(
+        "--with",
+        "also",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        help="One more model file; the mean of all is used. Repeatable.",
+    ),
     click.option("--overlay", is_flag=True, help="Also write the classes laid over the image."),
     click.option("--probability", is_flag=True, help="Also each class's probability (0-255)."),
-    click.option("--format", "mask_format", type=click.Choice(["png", "tif"]), default="png"),
+    click.option(
+        "--uncertainty", is_flag=True, help="Also how unsure it is (entropy, 0-255), as a picture."
+    ),
+    click.option(
+        "--rank-uncertain",
+        is_flag=True,
+        help="Also which images to annotate next: ranking.json and ranking.csv in --out.",
+    ),
+    click.option(
+        "--vectors",
+        default="",
+        help="Also outlines: labelme, coco, geojson, imagej; several with commas.",
+    ),
+    click.option(
+        "--format",
+        "mask_format",
+        type=click.Choice(["png", "tiff", "ome-tiff", "ome-zarr", "tif"]),
+        default="png",
+        show_default=True,
+        help="Of masks; the OME formats carry the pixel size to napari and Fiji.",
+    ),
     click.option("--force", is_flag=True, help="Do images again whose mask is there already."),
     click.option("--tta", is_flag=True, help="Average over four flips: better, 4 times slower."),
     click.option("--rescale", is_flag=True, help="Bring images to the model's pixel size."),
@@ -38,13 +68,23 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
 )
 
 
-def make_prediction(model: Path, inputs: Sequence[str], out: Path, **options: Any) -> Run:
-    """Make the run of a prediction, after a look at the model file."""
-    read_card(model)
+def make_prediction(
+    model: Path, inputs: Sequence[str], out: Path, also: Sequence[Path] = (), **options: Any
+) -> Run:
+    """Make the run of a prediction, after a look at the model files."""
+    vectors = tuple(part.strip() for part in options.pop("vectors", "").split(",") if part.strip())
+    for name in vectors:
+        if name not in _VECTORS:
+            raise InputError("--vectors", f"{name!r} is no format", f"Use {', '.join(_VECTORS)}")
+    files = _files_of(model, also)
+    for file in files:
+        read_card(file)
     request = PredictRequest(
-        model=str(model.absolute()),
+        model=str(files[0].absolute()),
+        also=tuple(str(file.absolute()) for file in files[1:]),
         inputs=tuple(str(Path(place).absolute()) for place in inputs),
         out=str(out.absolute()),
+        vectors=vectors,
         **options,
     )
     return new_run(out.absolute() / ".emcfsys", request)
@@ -55,6 +95,8 @@ def make_prediction(model: Path, inputs: Sequence[str], out: Path, **options: An
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
 def predict(model: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
     """Segment INPUTS (files, folders or quoted globs) with MODEL; masks go to --out.
+
+    MODEL is a model file, a run's folder, or runs/GROUP: all folds of a k-fold training at once.
 
     Example: emcfsys-engine predict best.safetensors new_images --out masks --overlay
     """
@@ -73,6 +115,13 @@ def predict(model: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **op
 @click.option("--split", type=click.Choice(["train", "val", "test", "all"]), default="val")
 @click.option("--images", type=click.Path(), help="Instead of a project: folder of images.")
 @click.option("--masks", type=click.Path(), help="Their masks or annotations.")
+@click.option(
+    "--with",
+    "also",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="One more model file; the mean of all is used. Repeatable.",
+)
 @click.option("--tta", is_flag=True, help="Average over four flips.")
 @click.option("--overlap", type=click.FloatRange(0, 0.75), default=0.25, show_default=True)
 @click.option(
@@ -89,6 +138,7 @@ def evaluate(
     split: str,
     images: str | None,
     masks: str | None,
+    also: tuple[Path, ...],
     tta: bool,
     overlap: float,
     boundary_px: float,
@@ -96,25 +146,45 @@ def evaluate(
 ) -> None:
     """Compare MODEL with a PROJECT's split, or with --images and --masks.
 
+    MODEL is a model file, a run's folder, or runs/GROUP: all folds of a k-fold training at once.
+
     Example: emcfsys-engine evaluate best.safetensors --images test/images --masks test/masks
     """
     from emcfsys_engine.learn import evaluate as evaluation
 
+    first, *others = _files_of(model, also)
+    if project is not None and others and split in ("train", "val", "all") and not model.is_file():
+        words = (
+            "note: every fold trained on what the others validate on: a fair test is --split test"
+        )
+        click.echo(words, err=True)
+    options: dict[str, Any] = {
+        "also": tuple(others),
+        "tta": tta,
+        "overlap": overlap,
+        "boundary_px": boundary_px,
+    }
     if project is not None and images is None and masks is None:
         loaded = load_project(project)
-        found = evaluation.evaluate_project(
-            model, loaded, split, tta=tta, overlap=overlap, boundary_px=boundary_px
-        )
+        found = evaluation.evaluate_project(first, loaded, split, **options)
     elif project is None and images and masks:
-        found = evaluation.evaluate_folders(
-            model, images, masks, tta=tta, overlap=overlap, boundary_px=boundary_px
-        )
+        found = evaluation.evaluate_folders(first, images, masks, **options)
     else:
         raise click.UsageError("Name a project, or both --images and --masks")
     if as_json:
         click.echo(msgspec.json.encode(found).decode())
     else:
         click.echo(evaluation.table_of(found))
+
+
+def _files_of(model: Path, also: Sequence[Path]) -> list[Path]:
+    """Return the model files that are named: files, runs, or all folds of a group."""
+    found: list[Path] = []
+    for place in (model, *also):
+        # A name that is no file is told as one, unless it may be a run or a group of runs.
+        is_run = place.is_dir() or place.parent.name == "runs"
+        found += models_of(place) if is_run else [place]
+    return list(dict.fromkeys(found))
 
 
 def _summary(folder: Path, events: list[AnyEvent]) -> dict[str, object]:

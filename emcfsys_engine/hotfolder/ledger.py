@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.hotfolder.full_disk import DiskFullError
 from emcfsys_engine.mounts import file_system_of, is_network
 
 SCHEMA = 1
@@ -217,6 +218,8 @@ def _explained(file: Path) -> Generator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise DiskFullError(file) from None
         raise InputError(file, f"cannot be used: {error}", "Check permissions and space") from None
     except sqlite3.DatabaseError as error:
         remedy = "Move it away to begin anew: images will be segmented again"

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ import numpy as np
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.bounds import refuse_false_promise
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
+from emcfsys_engine.images.rows import PlaneRows, rows_from
 from emcfsys_engine.images.units import nm_per, square_nm
 
 Result = TypeVar("Result")
@@ -52,16 +54,62 @@ def read(path: Path, plane: int) -> Micrograph:
     return _opened(path, lambda file: _read(path, file, plane))
 
 
+def open_rows(path: Path, plane: int) -> PlaneRows:
+    """Return one plane row by row; chunks are read once."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(h5py.File(path, "r"))
+        except Exception as error:
+            raise _damaged(path, error) from None
+        signal, rest = _only_image(path, _signals(path, file))
+        facts = _facts(path, signal, rest)
+        index, order = _index_of(signal, min(plane, facts.planes - 1))
+        data, down = _dataset(path, file, signal), signal.axes.index("Y")
+
+        def read(first: int, last: int) -> np.ndarray:
+            try:
+                pixels = np.asarray(data[(*index[:down], slice(first, last), *index[down + 1 :])])
+            except Exception as error:
+                raise _damaged(path, error) from None
+            return pixels.transpose(order).astype(pixels.dtype.newbyteorder("="), copy=False)
+
+        chunk_rows = data.chunks[down] if data.chunks else 1
+        rows = rows_from(facts, plane, read, chunk_rows=chunk_rows)
+        rows.resources = stack.pop_all()
+        return rows
+
+
+def _index_of(signal: _Signal, plane: int) -> tuple[tuple[int | slice, ...], list[int]]:
+    """Return how to ask for a plane, and how to transpose what comes to H×W or H×W×C."""
+    counts = [n for axis, n in zip(signal.axes, signal.shape, strict=True) if axis == "Z"]
+    places = iter(np.unravel_index(plane, counts)) if counts else iter(())
+    index = tuple(int(next(places)) if axis == "Z" else slice(None) for axis in signal.axes)
+    left = signal.axes.replace("Z", "")
+    return index, [left.index(axis) for axis in "YXS" if axis in left]
+
+
+def _dataset(path: Path, file: h5py.File, signal: _Signal) -> h5py.Dataset:
+    data = file[signal.name]
+    if not isinstance(data, h5py.Dataset):
+        raise ImageError(path, f"has no array {signal.name} any more", "Copy it again")
+    _refuse_elsewhere(path, data)
+    return data
+
+
+def _damaged(path: Path, error: Exception) -> ImageError:
+    if isinstance(error, ImageError):
+        return error
+    words = " ".join(str(error).split())[:100] or type(error).__name__
+    what = f"is a truncated or damaged HDF5 file ({words})"
+    return ImageError(path, what, "Copy or export it again")
+
+
 def _opened(path: Path, work: Callable[[h5py.File], Result]) -> Result:
     try:
         with h5py.File(path, "r") as file:
             return work(file)
-    except ImageError:
-        raise
     except Exception as error:
-        words = " ".join(str(error).split())[:100] or type(error).__name__
-        what = f"is a truncated or damaged HDF5 file ({words})"
-        raise ImageError(path, what, "Copy or export it again") from None
+        raise _damaged(path, error) from None
 
 
 def _read(path: Path, file: h5py.File, plane: int) -> Micrograph:
@@ -71,16 +119,8 @@ def _read(path: Path, file: h5py.File, plane: int) -> Micrograph:
         raise ImageError(
             path, f"has {facts.planes} planes, counted from 0, so there is no #{plane}"
         )
-    counts = [n for axis, n in zip(signal.axes, signal.shape, strict=True) if axis == "Z"]
-    places = iter(np.unravel_index(plane, counts)) if counts else iter(())
-    index = tuple(int(next(places)) if axis == "Z" else slice(None) for axis in signal.axes)
-    data = file[signal.name]
-    if not isinstance(data, h5py.Dataset):
-        raise ImageError(path, f"has no array {signal.name} any more", "Copy it again")
-    _refuse_elsewhere(path, data)
-    pixels = np.asarray(data[index])
-    left = signal.axes.replace("Z", "")
-    pixels = pixels.transpose([left.index(axis) for axis in "YXS" if axis in left])
+    index, order = _index_of(signal, plane)
+    pixels = np.asarray(_dataset(path, file, signal)[index]).transpose(order)
     native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     return Micrograph(
         pixels=np.ascontiguousarray(native),

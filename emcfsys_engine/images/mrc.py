@@ -2,6 +2,7 @@
 
 import io
 import struct
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.bounds import refuse_false_promise
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
+from emcfsys_engine.images.rows import PlaneRows, rows_from
 from emcfsys_engine.images.units import square_nm
 
 _HEADER_BYTES = 1024
@@ -39,6 +41,30 @@ def read(path: Path, plane: int) -> Micrograph:
     with path.open("rb") as file:
         header = _parse(path, file.read(_HEADER_BYTES + 256), path.stat().st_size)
         return read_plane(path, header, plane, file)
+
+
+def open_rows(path: Path, plane: int) -> PlaneRows:
+    """Return one plane row by row."""
+    with ExitStack() as stack:
+        file = stack.enter_context(path.open("rb"))
+        header = _parse(path, file.read(_HEADER_BYTES + 256), path.stat().st_size)
+        _, height, width = header.size_ZYX
+        row_bytes = width * header.dtype.itemsize
+        start = header.start + plane * height * row_bytes
+
+        def read(first: int, last: int) -> np.ndarray:
+            file.seek(start + first * row_bytes)
+            raw = file.read((last - first) * row_bytes)
+            if len(raw) < (last - first) * row_bytes:
+                raise ImageError(
+                    path, f"is truncated: plane #{plane} is not whole", "Copy it again"
+                )
+            rows = np.frombuffer(raw, header.dtype).reshape(last - first, width)
+            return rows.astype(header.dtype.newbyteorder("="), copy=False)
+
+        rows = rows_from(facts_of(path, header, "MRC"), plane, read)
+        rows.resources = stack.pop_all()
+        return rows
 
 
 def parse_packed(path: Path, start: bytes, file_bytes: int) -> Header:

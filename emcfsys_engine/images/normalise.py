@@ -29,17 +29,27 @@ class Normaliser(msgspec.Struct, frozen=True, kw_only=True):
         image = pixels[..., None] if pixels.ndim == 2 else pixels
         result = np.empty(image.shape, np.float32)
         for channel in range(image.shape[2]):
-            low, high, mean, deviation = self.statistics(image[..., channel], info_bar_rows)
-            plane = result[..., channel]
-            if deviation == 0:
-                plane[...] = 0
-                continue
-            plane[...] = image[..., channel]
-            np.nan_to_num(plane, copy=False, nan=low, posinf=high, neginf=low)
-            np.clip(plane, low, high, out=plane)
-            plane -= np.float32(mean)
-            plane /= np.float32(deviation)
+            plane = image[..., channel]
+            result[..., channel] = self.apply_known(plane, self.statistics(plane, info_bar_rows))
         return result
+
+    def apply_known(
+        self, rows: np.ndarray, statistics: tuple[float, float, float, float]
+    ) -> np.ndarray:
+        """Return some rows of one channel, normalised by the statistics of the whole image.
+
+        Shapes: any in, the same in float32 out.
+        """
+        low, high, mean, deviation = statistics
+        if deviation == 0:
+            return np.zeros(rows.shape, np.float32)
+        made = rows.astype(np.float32)
+        if rows.dtype.kind == "f":
+            np.nan_to_num(made, copy=False, nan=low, posinf=high, neginf=low)
+        np.clip(made, low, high, out=made)
+        made -= np.float32(mean)
+        made /= np.float32(deviation)
+        return made
 
     def statistics(
         self, plane: np.ndarray, info_bar_rows: int = 0
@@ -48,7 +58,20 @@ class Normaliser(msgspec.Struct, frozen=True, kw_only=True):
 
         Shapes: plane is H×W.
         """
-        values = _sample(plane, info_bar_rows)
+        specimen = plane[: plane.shape[0] - info_bar_rows] if info_bar_rows else plane
+        if not specimen.size:
+            return 0.0, 0.0, 0.0, 0.0
+        specimen = _without_borders(specimen)
+        stride = sample_stride(specimen.size)
+        return self.statistics_of(specimen[::stride, ::stride].ravel())
+
+    def statistics_of(self, sample: np.ndarray) -> tuple[float, float, float, float]:
+        """Return the same from the sample of an image: see `images.survey`.
+
+        Shapes: any number of values on one axis, in the image's own type.
+        """
+        values = sample.astype(np.float64)
+        values = values[np.isfinite(values)]
         if not values.size:
             return 0.0, 0.0, 0.0, 0.0
         low, high = np.percentile(values, (self.low_percentile, self.high_percentile))
@@ -60,10 +83,15 @@ class Normaliser(msgspec.Struct, frozen=True, kw_only=True):
         spread = (
             deviation
             if deviation > tiny
-            or (np.issubdtype(plane.dtype, np.floating) and deviation > 1e-6 * abs(mean))
+            or (np.issubdtype(sample.dtype, np.floating) and deviation > 1e-6 * abs(mean))
             else 0.0
         )
         return float(low), float(high), mean, spread
+
+
+def sample_stride(num_px: int) -> int:
+    """Return the step, along rows and columns, at which an image's statistics are sampled."""
+    return max(1, round((num_px / SAMPLE_PX) ** 0.5))
 
 
 def to_grey(pixels: np.ndarray) -> np.ndarray:
@@ -75,9 +103,22 @@ def to_grey(pixels: np.ndarray) -> np.ndarray:
         return pixels
     if pixels.shape[2] <= 2:
         return pixels[..., 0]
+    if has_equal_channels(pixels):
+        return pixels[..., 0]
+    return luminance(pixels)
+
+
+def has_equal_channels(pixels: np.ndarray) -> bool:
+    """Tell whether a colour picture is grey: most that microscopes write as RGB are.
+
+    Shapes: H×W×C with three or more channels.
+    """
     red, green, blue = (pixels[..., n] for n in range(3))
-    if np.array_equal(red, green) and np.array_equal(green, blue):
-        return red
+    return np.array_equal(red, green) and np.array_equal(green, blue)
+
+
+def luminance(pixels: np.ndarray) -> np.ndarray:
+    """Return how bright colours are. Shapes: H×W×C in, H×W float32 out."""
     weights = np.array((0.299, 0.587, 0.114), np.float32)  # ITU-R BT.601, as Pillow's "L"
     return pixels[..., :3].astype(np.float32) @ weights
 
@@ -91,25 +132,15 @@ def to_8_bit(pixels: np.ndarray, info_bar_rows: int = 0) -> np.ndarray:
     if colours.ndim == 3 and colours.shape[2] < 3:
         colours = colours[..., 0]
     normaliser = Normaliser()
-    ends = normaliser.statistics(to_grey(colours), info_bar_rows)
-    low, high = ends[0], ends[1]
-    stretched = np.nan_to_num(colours.astype(np.float32), nan=low, posinf=high, neginf=low)
-    if high > low:
-        stretched = (np.clip(stretched, low, high) - low) * (255 / (high - low))
-    else:
-        stretched = np.zeros_like(stretched)
-    return (stretched + 0.5).astype(np.uint8)
+    low, high, _, _ = normaliser.statistics(to_grey(colours), info_bar_rows)
+    return stretched(colours, low, high)
 
 
-def _sample(plane: np.ndarray, info_bar_rows: int) -> np.ndarray:
-    """Return finite values of the specimen, at most about SAMPLE_PX of them, as float64."""
-    specimen = plane[: plane.shape[0] - info_bar_rows] if info_bar_rows else plane
-    if not specimen.size:
-        return np.empty(0)
-    specimen = _without_borders(specimen)
-    stride = max(1, round((specimen.size / SAMPLE_PX) ** 0.5))
-    values = specimen[::stride, ::stride].astype(np.float64).ravel()
-    return values[np.isfinite(values)]
+def stretched(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return values from low to high spread over 0–255; NaN becomes 0. Shapes: any, uint8 out."""
+    made = np.nan_to_num(pixels.astype(np.float32), nan=low, posinf=high, neginf=low)
+    made = (np.clip(made, low, high) - low) * (255 / (high - low)) if high > low else made * 0
+    return (made + 0.5).astype(np.uint8)
 
 
 def _without_borders(plane: np.ndarray) -> np.ndarray:
@@ -117,10 +148,10 @@ def _without_borders(plane: np.ndarray) -> np.ndarray:
     top, bottom, left, right = 0, plane.shape[0], 0, plane.shape[1]
     while top < bottom and _is_constant(plane[top], plane[0, 0]):
         top += 1
+    while bottom > top and _is_constant(plane[bottom - 1], plane[-1, 0]):
+        bottom -= 1
     if top == bottom:
         return plane
-    while _is_constant(plane[bottom - 1], plane[-1, 0]):
-        bottom -= 1
     middle = plane[top:bottom]
     while left < right - 1 and _is_constant(middle[:, left], middle[0, 0]):
         left += 1

@@ -6,13 +6,16 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 _CHATTY = ("tifffile", "rsciio", "PIL", "h5py", "zarr", "roifile", "mrcfile", "imagecodecs")
+_SILENT = logging.CRITICAL + 1
 
 
 @contextmanager
 def quiet_libraries() -> Generator[None]:
     """Drop the log lines and warnings of image libraries; what matters comes as an ImageError."""
     for name in _CHATTY:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        logger = logging.getLogger(name)
+        if logger.level != _SILENT:  # setting it empties every logger's cache: costly a file
+            logger.setLevel(_SILENT)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -2,23 +2,17 @@
 
 import fnmatch
 import glob
-import struct
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 from emcfsys_engine.errors import ImageError
+from emcfsys_engine.images.fence import fenced
 from emcfsys_engine.images.formats import IMAGE_SUFFIXES, format_of, is_zarr, reader_for
 from emcfsys_engine.images.info_bar import find_info_bar
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, Micrograph
 from emcfsys_engine.images.quiet import quiet_libraries
 
 _UNFINISHED = ("*.tmp", "*.part", "*.partial", "*.filepart", "*.crdownload", "*~")
-# What numbers out of range do to a reader; an ImageError passes through untouched.
-_STUMBLES = (
-    OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, EOFError,
-    struct.error, RecursionError,
-)  # fmt: skip
 _ALWAYS_ONE_PLANE = frozenset({"picture"})
 
 
@@ -29,7 +23,7 @@ def read_micrograph(ref: Path | ImageRef) -> Micrograph:
     without a plane, since which one to use is not ours to say.
     """
     path, plane = (ref.path, ref.plane) if isinstance(ref, ImageRef) else (ref, None)
-    with quiet_libraries(), _fence(path):
+    with quiet_libraries(), fenced(path):
         reader = reader_for(path)
         if plane is None and reader.probe(path).planes > 1:
             planes = reader.probe(path).planes
@@ -45,7 +39,7 @@ def probe(path: Path) -> ImageFacts:
 
     Raises: ImageError for what is no micrograph, naming what it is where we know.
     """
-    with quiet_libraries(), _fence(path):
+    with quiet_libraries(), fenced(path):
         return reader_for(path).probe(path)
 
 
@@ -65,22 +59,6 @@ def find_images(pattern: str, base: Path) -> list[ImageRef]:
 def is_unfinished(name: str) -> bool:
     """Tell whether a file is hidden or still being copied, by its name."""
     return name.startswith(".") or any(fnmatch.fnmatch(name.lower(), p) for p in _UNFINISHED)
-
-
-@contextmanager
-def _fence(path: Path) -> Generator[None]:
-    """Turn what a damaged file makes a reader stumble over into one line."""
-    try:
-        yield
-    except PermissionError:
-        raise ImageError(path, "may not be read", f"Try: chmod +r {path.name}") from None
-    except MemoryError:
-        remedy = "Use a machine with more memory"
-        raise ImageError(path, "does not fit into memory", remedy) from None
-    except _STUMBLES as error:
-        words = " ".join(f"{type(error).__name__} {error}".split())[:100]
-        what = f"is truncated or damaged ({words})"
-        raise ImageError(path, what, "Copy or export it again") from None
 
 
 def _candidates(pattern: str, base: Path) -> Iterable[Path]:

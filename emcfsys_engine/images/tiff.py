@@ -2,6 +2,8 @@
 
 import io
 import math
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.bounds import refuse_false_promise
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
 from emcfsys_engine.images.picture import palette_is_grey, through_palette
+from emcfsys_engine.images.rows import PlaneRows, rows_from
 from emcfsys_engine.images.tiff_metadata import VendorFacts, vendor_facts
+from emcfsys_engine.images.tiff_rows import segmented, uncompressed
 
 _CODINGS = {
     1: "none",
@@ -77,6 +81,49 @@ def read_inside(path: Path, file: Path | io.BytesIO, plane: int = 0) -> Microgra
         bit_depth=facts.bit_depth,
         info_bar_rows=facts.info_bar_rows,
     )
+
+
+def open_rows(path: Path, plane: int) -> PlaneRows | None:
+    """Return one plane row by row; None for channels stored apart and for one large strip."""
+    with ExitStack() as stack:
+        tiff = stack.enter_context(_Opened(path, path))
+        layers = _layers(path, tiff)
+        facts = _facts(path, tiff, layers)
+        layer, index = _find_plane(path, layers, plane)
+        read, high = _row_reader(path, tiff, layer, index) or (None, 0)
+        if read is None:
+            return None
+        key = layer.series.keyframe
+        if key.photometric == _PALETTE and key.colormap is not None and len(layer.plane_shape) == 2:
+            read = _shown(read, np.asarray(key.colormap))
+        rows = rows_from(facts, plane, read, chunk_rows=high, shape=_shown_shape(layer))
+        rows.resources = stack.pop_all()
+        return rows
+
+
+def _row_reader(
+    path: Path, tiff: tifffile.TiffFile, layer: _Layer, index: int
+) -> tuple[Callable[[int, int], np.ndarray], int] | None:
+    series, shape = layer.series, layer.plane_shape
+    axes = "YXS" if len(shape) == 3 else "YX"
+    if not layer.axes.replace("S", "" if len(shape) == 2 else "S").endswith(axes):
+        return None
+    if series.dataoffset is not None:
+        step = math.prod(shape) * np.dtype(series.dtype).itemsize
+        start = series.dataoffset + index * step
+        return uncompressed(path, tiff, start, shape, series.dtype), 1
+    if math.prod(series.keyframe.shape) != math.prod(shape) or series.keyframe.imagedepth != 1:
+        return None
+    page = series.pages[index]
+    if page is None:
+        raise ImageError(path, f"plane #{index} is missing from the file", "Copy it again")
+    return segmented(path, tiff, page, shape)
+
+
+def _shown(
+    read: Callable[[int, int], np.ndarray], colormap: np.ndarray
+) -> Callable[[int, int], np.ndarray]:
+    return lambda first, last: _show(read(first, last), colormap)
 
 
 def read_indices(path: Path, plane: int = 0) -> np.ndarray:

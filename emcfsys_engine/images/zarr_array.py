@@ -10,6 +10,7 @@ import zarr
 
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
+from emcfsys_engine.images.rows import PlaneRows, rows_from
 from emcfsys_engine.images.units import nm_per, square_nm
 
 
@@ -57,6 +58,34 @@ def read(path: Path, plane: int) -> Micrograph:
         bit_depth=facts.bit_depth,
         info_bar_rows=0,
     )
+
+
+def open_rows(path: Path, plane: int) -> PlaneRows:
+    """Return one plane row by row; chunks are read once."""
+    facts = probe(path)
+    array, axes, _, _ = _image(path)
+    others = [n for axis, n in zip(axes, array.shape, strict=True) if axis not in "yxs"]
+    places = iter(np.unravel_index(min(plane, facts.planes - 1), others)) if others else iter(())
+    index = [slice(None) if axis in "yxs" else int(next(places)) for axis in axes]
+    left = [axis for axis in axes if axis in "yxs"]
+    order = [left.index(axis) for axis in "yxs" if axis in left]
+    down = axes.index("y")
+
+    def read(first: int, last: int) -> np.ndarray:
+        index[down] = slice(first, last)
+        try:
+            pixels = np.asarray(array[tuple(index)]).transpose(order)
+        except Exception as error:
+            raise _damaged(path, error) from None
+        return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+    return rows_from(facts, plane, read, chunk_rows=_chunk_rows(array, down))
+
+
+def _chunk_rows(array: Any, down: int) -> int:
+    """Return how many rows lie in one object of the store: those of a shard where there are."""
+    sides = getattr(array, "shards", None) or array.chunks
+    return int(sides[down])
 
 
 def _image(path: Path) -> tuple[Any, str, tuple[float, float] | None, str]:

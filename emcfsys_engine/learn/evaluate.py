@@ -1,5 +1,6 @@
 """Compare a model file with masks of images it has not seen."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -8,6 +9,7 @@ import torch
 from emcfsys_engine.annotations.samples import list_samples
 from emcfsys_engine.errors import DataFaults, InputError
 from emcfsys_engine.learn.data import Dataset
+from emcfsys_engine.learn.ensemble import check_members
 from emcfsys_engine.learn.metrics import BOUNDARY_TOLERANCE_PX, Scores
 from emcfsys_engine.learn.predict import Predictor
 from emcfsys_engine.learn.validate import validate
@@ -30,14 +32,16 @@ def evaluate_project(
     *,
     tta: bool,
     overlap: float,
+    also: Sequence[Path] = (),
     boundary_px: float = BOUNDARY_TOLERANCE_PX,
 ) -> Evaluation:
     """Compare the model with one split of a project ("all" for everything labelled).
 
+    `also` names more model files: an ensemble.
     Units: `boundary_px` is how far a predicted boundary may lie from the true one.
     Raises: InputError if the project's classes are not the model's, or the split is empty.
     """
-    predictor = Predictor(model, tta=tta, overlap=overlap)
+    predictor = Predictor.of((model, *also), tta=tta, overlap=overlap)
     card = predictor.card
     if project.class_names != card.classes or project.class_values != card.class_values:
         what = f"its classes are {_named(project)}, the model's {', '.join(card.classes)}"
@@ -65,6 +69,7 @@ def evaluate_project(
             overlap=overlap,
             batch=predictor.batch,
             tta=tta,
+            merged=predictor.merged,
             boundary_px=boundary_px,
         )
     return Evaluation(
@@ -79,10 +84,11 @@ def evaluate_folders(
     *,
     tta: bool,
     overlap: float,
+    also: Sequence[Path] = (),
     boundary_px: float = BOUNDARY_TOLERANCE_PX,
 ) -> Evaluation:
     """Compare the model with a folder of images and a folder of their masks or annotations."""
-    card = Predictor(model).card
+    card = check_members((model, *also))
     classes = dict(zip(card.classes, card.class_values, strict=True))
     here = Path.cwd() / "project.toml"
     place = str(Path(masks).absolute())
@@ -104,7 +110,13 @@ def evaluate_folders(
         )
         try:
             return evaluate_project(
-                model, project, "test", tta=tta, overlap=overlap, boundary_px=boundary_px
+                model,
+                project,
+                "test",
+                tta=tta,
+                overlap=overlap,
+                also=also,
+                boundary_px=boundary_px,
             )
         except (DataFaults, InputError) as error:
             faults = faults or error

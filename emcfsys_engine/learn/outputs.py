@@ -1,21 +1,27 @@
 """Masks and their companions on the disk: how they are named, and how they are written whole."""
 
-import io
-import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tifffile
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.images.companions import companion
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_8_bit
+from emcfsys_engine.images.row_writers import PngWriter, RowWriter, writer_for
+from emcfsys_engine.learn.bands import Band
 from emcfsys_engine.model_card import ModelCard
+
+SUFFIXES = {
+    "png": "png",
+    "tif": "tif",
+    "tiff": "tif",
+    "ome-tiff": "ome.tif",
+    "ome-zarr": "ome.zarr",
+}
 
 
 class OutputNames:
@@ -44,49 +50,117 @@ class OutputNames:
         return self._out
 
 
-def companion(mask_file: Path, kind: str) -> Path:
-    """Return the name of a mask's companion: `x.overlay.png`, `x.prob-<class>.png`."""
-    return mask_file.with_name(f"{mask_file.stem}.{kind}.png")
+@dataclass(frozen=True, kw_only=True)
+class Companions:
+    """What is written beside a mask."""
+
+    overlay: bool = False
+    probabilities: bool = False
+    uncertainty: bool = False
+
+
+class OutputSet:
+    """The files of one image, written band by band; they get their names together, at the end.
+
+    A mask that is there means that all is there: it comes last.
+    Shapes: view(first, last) gives rows of the picture as people see it, h×W uint8.
+    Raises: InputError when the folder cannot be written or the disk is full; nothing of this image
+    is left behind then.
+    """
+
+    def __init__(
+        self,
+        mask_file: Path,
+        size_HW: tuple[int, int],
+        pixel_nm: tuple[float, float] | None,
+        card: ModelCard,
+        wanted: Companions,
+        view: Callable[[int, int], np.ndarray] | None = None,
+    ) -> None:
+        self.mask_file = mask_file
+        self._card = card
+        self._view = view
+        self._wanted = wanted
+        self._writers: dict[str, RowWriter] = {}
+        self._guarded(lambda: self._open(size_HW, pixel_nm))
+
+    def _open(self, size_HW: tuple[int, int], pixel_nm: tuple[float, float] | None) -> None:
+        mask, writers = self.mask_file, self._writers
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        if self._wanted.overlay:
+            writers["overlay"] = PngWriter(
+                companion(mask, "overlay"), size_HW, pixel_nm, channels=3, is_smooth=True
+            )
+        if self._wanted.uncertainty:
+            writers["uncertainty"] = PngWriter(
+                companion(mask, "uncertainty"), size_HW, pixel_nm, is_smooth=True
+            )
+        if self._wanted.probabilities:
+            for name in self._card.classes:
+                kind = f"prob-{name.replace('/', '_')}"
+                writers[f"prob {name}"] = PngWriter(companion(mask, kind), size_HW, is_smooth=True)
+        writers["mask"] = writer_for(mask, size_HW, pixel_nm)
+
+    def add(self, band: Band) -> None:
+        """Write the next rows; none once it was given up."""
+        if not self._writers:
+            return
+        self._guarded(lambda: self._add(band))
+
+    def _add(self, band: Band) -> None:
+        writers = self._writers
+        if self._wanted.overlay and self._view is not None:
+            grey = self._view(band.first, band.first + len(band.mask))
+            writers["overlay"].write(blend(grey, band.mask, self._card))
+        if band.uncertainty is not None and "uncertainty" in writers:
+            writers["uncertainty"].write(band.uncertainty)
+        if band.probabilities is not None and self._wanted.probabilities:
+            for name, plane in zip(self._card.classes, band.probabilities, strict=True):
+                writers[f"prob {name}"].write(plane)
+        writers["mask"].write(band.mask)
+
+    def finish(self) -> None:
+        """Give all files their names, the mask last."""
+        self._guarded(self._finish)
+
+    def _finish(self) -> None:
+        for name in list(self._writers):
+            self._writers[name].finish()
+            del self._writers[name]
+
+    def abort(self) -> None:
+        """Leave nothing behind that is not whole."""
+        while self._writers:
+            self._writers.popitem()[1].abort()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except OSError as error:
+            self.abort()
+            why = error.strerror or str(error)
+            remedy = "Free some space or check the folder's permissions, then predict again"
+            raise InputError(self.mask_file, f"cannot be written: {why}", remedy) from None
+        except BaseException:
+            self.abort()
+            raise
 
 
 def write_outputs(
-    mask_file: Path,
-    micrograph: Micrograph,
-    mask_HW: np.ndarray,
-    card: ModelCard,
-    *,
-    overlay: bool,
-    probabilities: np.ndarray | None,
+    mask_file: Path, micrograph: Micrograph, mask_HW: np.ndarray, card: ModelCard, *, overlay: bool
 ) -> None:
-    """Write the companions, then the mask: a mask that is there means that all is there.
+    """Write the mask of an image in memory, and its overlay before.
 
     Raises: InputError when the folder cannot be written or the disk is full.
     """
-    try:
-        mask_file.parent.mkdir(parents=True, exist_ok=True)
-        if overlay:
-            write_file(
-                companion(mask_file, "overlay"), _overlaypng_bytes(micrograph, mask_HW, card)
-            )
-        if probabilities is not None:
-            for name, plane in zip(card.classes, probabilities, strict=True):
-                kind = f"prob-{name.replace('/', '_')}"
-                write_file(companion(mask_file, kind), png_bytes(plane, None))
-        write_file(mask_file, _encoded_mask(mask_file, mask_HW, micrograph.pixel_nm))
-    except OSError as error:
-        remedy = "Free some space or check the folder's permissions"
-        raise InputError(mask_file, f"cannot be written: {error.strerror}", remedy) from None
-
-
-def write_file(file: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it; a failure leaves nothing behind."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    size = (mask_HW.shape[0], mask_HW.shape[1])
+    counts = np.zeros(0, np.int64)
+    view = _view_of(micrograph) if overlay else None
+    outputs = OutputSet(
+        mask_file, size, micrograph.pixel_nm, card, Companions(overlay=overlay), view
+    )
+    outputs.add(Band(first=0, mask=mask_HW, counts=counts, sure=0.0))
+    outputs.finish()
 
 
 def blend(
@@ -96,44 +170,16 @@ def blend(
 
     Shapes: grey is H×W uint8, mask H×W class values; the result is H×W×3 uint8.
     """
-    colours = np.zeros((256, 3), np.float32)
-    alpha = np.zeros(256, np.float32)
-    for index, (value, colour) in enumerate(zip(card.class_values, card.colours, strict=True)):
-        colours[value] = colour
-        alpha[value] = opacity if index else 0.0
-    weight_HW1 = alpha[mask_HW][..., None]
-    mixed = grey_HW[..., None] * (1 - weight_HW1) + colours[mask_HW] * weight_HW1
-    return mixed.astype(np.uint8)
+    # Every (class, grey) has one colour: a table is exact, and cheaper than arithmetic on pixels.
+    table = np.repeat(np.arange(256, dtype=np.float32)[None, :, None], 256, axis=0)
+    table = np.repeat(table, 3, axis=2)
+    for value, colour in list(zip(card.class_values, card.colours, strict=True))[1:]:
+        table[value] = table[value] * (1 - opacity) + np.asarray(colour, np.float32) * opacity
+    return table.astype(np.uint8)[mask_HW, grey_HW]
 
 
-def _overlaypng_bytes(micrograph: Micrograph, mask_HW: np.ndarray, card: ModelCard) -> bytes:
+def _view_of(micrograph: Micrograph) -> Callable[[int, int], np.ndarray]:
     grey = to_8_bit(micrograph.pixels, micrograph.info_bar_rows)
     if grey.ndim == 3:
         grey = grey.mean(axis=2).astype(np.uint8)
-    return png_bytes(blend(grey, mask_HW, card), micrograph.pixel_nm)
-
-
-def _encoded_mask(file: Path, mask_HW: np.ndarray, pixel_nm: tuple[float, float] | None) -> bytes:
-    if file.suffix == ".png":
-        return png_bytes(mask_HW, pixel_nm)
-    stream = io.BytesIO()
-    options: dict[str, Any] = {"compression": "zlib", "photometric": "minisblack"}
-    if pixel_nm is not None:  # pixels a centimetre, (x, y)
-        options["resolution"] = (1e7 / pixel_nm[1], 1e7 / pixel_nm[0])
-        options["resolutionunit"] = "CENTIMETER"
-    tifffile.imwrite(stream, mask_HW, **options)
-    return stream.getvalue()
-
-
-def png_bytes(pixels: np.ndarray, pixel_nm: tuple[float, float] | None = None) -> bytes:
-    """Return a PNG; the pixel size stands in pHYs (pixels a metre) and, exactly, as text."""
-    stream = io.BytesIO()
-    info = PngInfo()
-    options: dict[str, Any] = {}
-    if pixel_nm is not None:
-        info.add_text("pixel_nm", f"{pixel_nm[0]:.9g} {pixel_nm[1]:.9g}")
-        per_metre = (round(1e9 / pixel_nm[1]), round(1e9 / pixel_nm[0]))
-        if max(per_metre) < 2**32:
-            options["dpi"] = (per_metre[0] * 0.0254, per_metre[1] * 0.0254)
-    Image.fromarray(pixels).save(stream, "PNG", compress_level=3, pnginfo=info, **options)
-    return stream.getvalue()
+    return lambda first, last: grey[first:last]

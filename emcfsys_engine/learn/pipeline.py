@@ -19,6 +19,43 @@ _AHEAD = 3  # files read before their turn
 _BEHIND = 3  # results not yet written
 
 
+def read_ahead(source: Iterator[Read]) -> Iterator[Read]:
+    """Yield what a source yields, one item ahead: it is made in a thread."""
+    with ThreadPoolExecutor(1, "ahead") as reader:
+        future = reader.submit(next, source, None)
+        while (item := future.result()) is not None:
+            future = reader.submit(next, source, None)
+            yield item
+
+
+class Behind:
+    """Does one thing after another in a thread; the caller is let ahead by a few of them only."""
+
+    def __init__(self) -> None:
+        self._worker = ThreadPoolExecutor(1, "behind")
+        self._under_way: deque[Future[None]] = deque()
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Do it soon.
+
+        Raises: what an earlier one raised.
+        """
+        self._under_way.append(self._worker.submit(work))
+        while len(self._under_way) > _BEHIND:
+            self._under_way.popleft().result()
+
+    def finish(self) -> None:
+        """Wait for all of it.
+
+        Raises: what the first one that failed raised.
+        """
+        try:
+            while self._under_way:
+                self._under_way.popleft().result()
+        finally:
+            self._worker.shutdown()
+
+
 class Failure(Generic[Job]):
     """What went wrong with one job; the others go on."""
 

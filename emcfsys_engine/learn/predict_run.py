@@ -5,7 +5,8 @@ import torch
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.events import RunFinished, RunStarted
 from emcfsys_engine.learn.device import choose_threads
-from emcfsys_engine.learn.predict import Predictor, find_inputs, predict_files
+from emcfsys_engine.learn.predict import Predictor
+from emcfsys_engine.learn.predict_files import find_inputs, predict_files
 from emcfsys_engine.learn.working import Worker, say_ending
 from emcfsys_engine.run import PredictRequest
 
@@ -18,7 +19,7 @@ def execute(worker: Worker) -> int:
     torch.set_num_threads(choose_threads(request.threads))
     refs = find_inputs(request)
     predictor = Predictor(
-        request.model,
+        (request.model, *request.also),
         overlap=request.overlap,
         tta=request.tta,
         tile_px=request.tile_px,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emcfsys_engine.learn.outputs import png_bytes, write_file
+from emcfsys_engine.images.row_writers import PngWriter
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import UNLABELLED
 
@@ -47,4 +47,11 @@ def write_preview(
     gap = np.full((picture.shape[0], 2, 3), 255, np.uint8)
     panels = [picture, gap, table[truth], gap, table[predicted], gap, error]
     file.parent.mkdir(exist_ok=True)
-    write_file(file, png_bytes(np.concatenate(panels, axis=1)))
+    strip = np.concatenate(panels, axis=1)
+    writer = PngWriter(file, (strip.shape[0], strip.shape[1]), channels=3, is_smooth=True)
+    try:
+        writer.write(strip)
+        writer.finish()
+    except OSError:
+        writer.abort()
+        raise

@@ -1,15 +1,18 @@
-"""Whole images through a network: tiles in batches, blended smoothly, given out band by band.
+"""A network over an image of any size: overlapping tiles, blended smoothly, given out in bands.
 
 N tiles, C channels or classes, H and W pixels of the image, T pixels of a tile.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Forward = Callable[[Tensor], Tensor]
+# Given the rows to read, (first, last) and on, yields them as C×(last - first)×W on the device.
+ReadBlocks = Callable[[Sequence[tuple[int, int]]], Iterator[Tensor]]
 MIN_PX = 32  # smaller images are padded: the deepest map of a network must not vanish
 
 
@@ -24,32 +27,69 @@ def logit_bands(
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (first row, logits C×h×W) from top to bottom; together they cover the image once.
 
-    A band is given out as soon as no later tile touches it, so that memory holds one row of tiles.
     Shapes: the image is float32 on the device of the network.
     """
     height, width = image_CHW.shape[-2:]
-    image_CHW = _at_least(image_CHW, MIN_PX)
-    tall, wide = image_CHW.shape[-2:]
+    return logit_bands_of_rows(
+        forward,
+        lambda ranges: (image_CHW[:, first:last] for first, last in ranges),
+        (height, width),
+        tile_px=tile_px,
+        overlap=overlap,
+        batch=batch,
+        tta=tta,
+    )
+
+
+def logit_bands_of_rows(
+    forward: Forward,
+    read: ReadBlocks,
+    size_HW: tuple[int, int],
+    *,
+    tile_px: int,
+    overlap: float,
+    batch: int,
+    tta: bool = False,
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield (first row, logits C×h×W) of an image that is read row by row, each row once.
+
+    A band is given out as soon as no later tile touches it, and rows are forgotten as soon as no
+    later tile needs them: memory holds two rows of tiles, whatever the image's height. Which rows
+    are read at a time has no influence on the result.
+    """
+    height, width = size_HW
+    tall, wide = max(height, MIN_PX), max(width, MIN_PX)
     tile_h, tile_w = min(tile_px, tall), min(tile_px, wide)
     tops = tile_starts(tall, tile_h, overlap)
     lefts = tile_starts(wide, tile_w, overlap)
-    window_TT = _window(tile_h, tile_w, overlap, image_CHW.device)
-    total: Tensor | None = None  # C×tile_h×wide: the rows that later tiles may still touch
-    weight = image_CHW.new_zeros(tile_h, wide)
+    ranges = [(0, min(tile_h, height))]
+    ranges += [(above + tile_h, top + tile_h) for above, top in pairwise(tops)]
+    blocks = read(ranges)
+    held_CTW = _at_least(next(blocks), MIN_PX)
+    windows_h = _windows(tops, tile_h, overlap, held_CTW.device)
+    windows_w = _windows(lefts, tile_w, overlap, held_CTW.device)
+    total_CTW: Tensor | None = None  # the rows that later tiles may still touch
     for number, top in enumerate(tops):
-        for left, logits_CTT in _row(forward, image_CHW, top, tile_h, lefts, tile_w, batch, tta):
-            if total is None:
-                total = logits_CTT.new_zeros(logits_CTT.shape[0], tile_h, wide)
-            total[:, :, left : left + tile_w] += logits_CTT * window_TT
-            weight[:, left : left + tile_w] += window_TT
-        assert total is not None
-        done = (tops[number + 1] if number + 1 < len(tops) else tall) - top
-        band = total[:, :done] / weight[:done]
-        first, last = top, min(top + done, height)
-        if first < last:
-            yield first, band[:, : last - first, :width]
-        total = _moved_up(total, done)
-        weight = _moved_up(weight, done)
+        for first in range(0, len(lefts), batch):
+            some = range(first, min(first + batch, len(lefts)))
+            tiles_NCTT = torch.stack([held_CTW[:, :, lefts[n] : lefts[n] + tile_w] for n in some])
+            logits_NCTT = forward_flipped(forward, tiles_NCTT) if tta else forward(tiles_NCTT)
+            if total_CTW is None:
+                total_CTW = held_CTW.new_zeros(logits_NCTT.shape[1], tile_h, wide)
+            for n, logits_CTT in zip(some, logits_NCTT, strict=True):
+                window_TT = windows_h[number][:, None] * windows_w[n]
+                total_CTW[:, :, lefts[n] : lefts[n] + tile_w].addcmul_(
+                    logits_CTT.float(), window_TT
+                )
+        assert total_CTW is not None
+        is_last = number + 1 == len(tops)
+        done = tall - top if is_last else tops[number + 1] - top
+        if top < min(top + done, height):
+            yield top, total_CTW[:, : min(done, height - top), :width].clone()
+        if not is_last:
+            _move_up(total_CTW, done)
+            fresh_CTW = _at_least(next(blocks), MIN_PX, rows=False)
+            held_CTW = torch.cat((held_CTW[:, done:], fresh_CTW), dim=1)
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
@@ -61,24 +101,6 @@ def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
     return [round(i * (length - tile) / (number - 1)) for i in range(number)]
 
 
-def _row(
-    forward: Forward,
-    image_CHW: Tensor,
-    top: int,
-    tile_h: int,
-    lefts: list[int],
-    tile_w: int,
-    batch: int,
-    tta: bool,
-) -> Iterator[tuple[int, Tensor]]:
-    rows_CTW = image_CHW[:, top : top + tile_h]
-    for first in range(0, len(lefts), batch):
-        some = lefts[first : first + batch]
-        tiles_NCTT = torch.stack([rows_CTW[:, :, left : left + tile_w] for left in some])
-        logits_NCTT = forward_flipped(forward, tiles_NCTT) if tta else forward(tiles_NCTT).float()
-        yield from zip(some, logits_NCTT, strict=True)
-
-
 def forward_flipped(forward: Forward, tiles_NCTT: Tensor) -> Tensor:
     """Return the mean logits over the four flips (test-time augmentation)."""
     total = forward(tiles_NCTT).float()
@@ -87,8 +109,16 @@ def forward_flipped(forward: Forward, tiles_NCTT: Tensor) -> Tensor:
     return total / 4
 
 
-def _window(tile_h: int, tile_w: int, overlap: float, device: torch.device) -> Tensor:
-    return _ramp(tile_h, overlap, device)[:, None] * _ramp(tile_w, overlap, device)[None]
+def _windows(starts: list[int], tile: int, overlap: float, device: torch.device) -> list[Tensor]:
+    """Return each tile's weights along one axis; over all tiles they add up to 1 everywhere.
+
+    Tiles form a grid, so that the weight of a pixel is the product of its row's and its column's.
+    """
+    ramp = _ramp(tile, overlap, device)
+    total = torch.zeros(starts[-1] + tile, device=device)
+    for start in starts:
+        total[start : start + tile] += ramp
+    return [ramp / total[start : start + tile] for start in starts]
 
 
 def _ramp(length: int, overlap: float, device: torch.device) -> Tensor:
@@ -100,17 +130,17 @@ def _ramp(length: int, overlap: float, device: torch.device) -> Tensor:
     return torch.minimum(rise, rise.flip(0)).clamp_min(1e-3)
 
 
-def _moved_up(rows: Tensor, done: int) -> Tensor:
-    moved = torch.zeros_like(rows)
-    kept = rows.shape[-2] - done
+def _move_up(rows_CTW: Tensor, done: int) -> None:
+    """Drop the first rows in place; what comes after the last is 0."""
+    kept = rows_CTW.shape[1] - done
     if kept > 0:
-        moved[..., :kept, :] = rows[..., done:, :]
-    return moved
+        rows_CTW[:, :kept] = rows_CTW[:, done:].clone()
+    rows_CTW[:, max(0, kept) :] = 0
 
 
-def _at_least(image_CHW: Tensor, size_px: int) -> Tensor:
-    missing_h = max(0, size_px - image_CHW.shape[-2])
-    missing_w = max(0, size_px - image_CHW.shape[-1])
+def _at_least(rows_CHW: Tensor, size_px: int, *, rows: bool = True) -> Tensor:
+    missing_h = max(0, size_px - rows_CHW.shape[-2]) if rows else 0
+    missing_w = max(0, size_px - rows_CHW.shape[-1])
     if not (missing_h or missing_w):
-        return image_CHW
-    return F.pad(image_CHW[None], (0, missing_w, 0, missing_h), mode="replicate")[0]
+        return rows_CHW
+    return F.pad(rows_CHW[None], (0, missing_w, 0, missing_h), mode="replicate")[0]

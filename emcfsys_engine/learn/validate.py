@@ -46,12 +46,14 @@ def validate(
     boundary_px: float = BOUNDARY_TOLERANCE_PX,
     ranks: Ranks | None = None,
     on_image: Callable[[int, Tensor], None] | None = None,
+    merged: Callable[[Tensor], Tensor] | None = None,
 ) -> Validation:
     """Predict every image whole, tiled and without augmentation, and compare.
 
     `boundary_px`: how far a predicted boundary may lie from the true one.
     `ranks`: the processes that share the images out; each gets the result of all.
-    `on_image` gets each image's number and its predicted class indices, H×W.
+    `on_image` gets each image's number and its predicted class indices, H×W. `merged` turns the
+    channels of an ensemble into those of the classes.
     """
     ranks = ranks or Ranks()
     names = dataset.project.class_names
@@ -65,7 +67,7 @@ def validate(
         bands = logit_bands(
             forward, image_CHW, tile_px=tile_px, overlap=overlap, batch=batch, tta=tta
         )
-        logits_CHW = torch.cat([band for _, band in bands], dim=1)
+        logits_CHW = torch.cat([merged(band) if merged else band for _, band in bands], dim=1)
         truth_HW = torch.from_numpy(item.labels).to(device, torch.int64)
         if loss is not None and bool((truth_HW != UNLABELLED).any()):
             found_3I[0, index] = float(loss(logits_CHW[None], truth_HW[None]))

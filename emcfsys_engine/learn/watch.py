@@ -1,6 +1,5 @@
 """What becomes of one image of a hot folder: mask, companions, measurements, a judgement."""
 
-import csv
 import itertools
 import math
 import os
@@ -16,7 +15,8 @@ import torch
 
 from emcfsys_engine.annotations.write_labels import LabelWriter
 from emcfsys_engine.errors import EmcfError
-from emcfsys_engine.hotfolder.ledger import FOLDER, Entry
+from emcfsys_engine.hotfolder.full_disk import DiskFullError, is_full
+from emcfsys_engine.hotfolder.ledger import Entry
 from emcfsys_engine.hotfolder.scan import MAX_ATTEMPTS, Seen
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_grey
@@ -24,6 +24,7 @@ from emcfsys_engine.images.reader import probe, read_micrograph
 from emcfsys_engine.learn.outputs import write_outputs
 from emcfsys_engine.learn.pipeline import Failure, run_pipeline
 from emcfsys_engine.learn.predict import Prediction, Predictor
+from emcfsys_engine.learn.watch_measure import Line, measured
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import Project
 
@@ -41,6 +42,7 @@ class Handled:
     mask: Path | None = None
     written: tuple[Path, ...] = ()  # every mask: one a plane
     prediction: Prediction | None = None  # of the last plane
+    measured: tuple[Line, ...] = ()  # one a plane, where the project asks for it
     seconds: float = 0.0
     unlike: str = ""
 
@@ -80,14 +82,20 @@ class Desk:
         self._predictor = predictor
 
     def handle(self, tasks: Sequence[Task], go_on: Callable[[], bool]) -> Iterator[Handled]:
-        """Predict files and write their masks; an error is in a file's result, never raised.
+        """Predict files and write their masks; a file's error is in its result, not raised.
 
         Files are read ahead and masks written behind, as `predict` does.
+        Raises: DiskFullError when masks cannot be written: that is no file's fault.
         """
         wanted = itertools.takewhile(lambda _: go_on(), tasks)
         stages = (self._read, self._compute, self._write)
         for task, result in run_pipeline(wanted, *stages, _CAUGHT):
-            yield self._failure(task, result.error) if isinstance(result, Failure) else result
+            if isinstance(result, Failure):
+                if is_full(result.error):
+                    raise DiskFullError(self._output)
+                yield self._failure(task, result.error)
+            else:
+                yield result
 
     def _read(self, task: Task) -> _Read:
         started = time.monotonic()
@@ -108,6 +116,7 @@ class Desk:
         read, predictions = made
         card = self._predictor.card
         masks: list[Path] = []
+        lines: list[Line] = []
         unlike = ""
         for plane, micrograph, prediction in zip(
             read.planes, read.micrographs, predictions, strict=True
@@ -116,12 +125,14 @@ class Desk:
             self._write_mask(masks[-1], micrograph, prediction, self._root / task.seen.path)
             unlike = unlike or unlike_training(micrograph, prediction, card)
             if self._project.hotfolder.measure:
-                self._append_measurements(task.seen.path, plane, micrograph, prediction, unlike)
+                image = task.seen.path if plane is None else f"{task.seen.path}#{plane}"
+                lines.append(measured(image, micrograph, prediction, card, unlike))
         below = str(masks[-1].relative_to(self._output))
         return Handled(
             entry=self._entry(task, "done", mask=below),
             mask=masks[-1],
             written=tuple(masks),
+            measured=tuple(lines),
             prediction=predictions[-1],
             seconds=time.monotonic() - read.started,
             unlike=unlike,
@@ -160,9 +171,7 @@ class Desk:
             LabelWriter(
                 out=mask.parent, to="labelme", classes=classes, background=card.class_values[0]
             ).write(mask.stem, prediction.mask, image=image, plane=None)
-        write_outputs(
-            mask, micrograph, prediction.mask, card, overlay=settings.overlay, probabilities=None
-        )
+        write_outputs(mask, micrograph, prediction.mask, card, overlay=settings.overlay)
 
     def _mask_of(self, path: str, plane: int | None, version: int) -> Path:
         """Return the mask's name; the first file of a stem has it, a second adds its suffix."""
@@ -181,37 +190,6 @@ class Desk:
                 owns = not Path(entry.mask).name.startswith(f"{Path(path).name}.")
                 if owns:
                     self._stems.setdefault(str(Path(path).with_suffix("")), path)
-
-    def _append_measurements(
-        self,
-        path: str,
-        plane: int | None,
-        micrograph: Micrograph,
-        prediction: Prediction,
-        unlike: str,
-    ) -> None:
-        """Append one line an image: area of each class, in px and, where known, in nm²."""
-        file = self._output / FOLDER / "measurements.csv"
-        area_nm2 = None if micrograph.pixel_nm is None else math.prod(micrograph.pixel_nm)
-        row: dict[str, object] = {
-            "image": path if plane is None else f"{path}#{plane}",
-            "height_px": prediction.mask.shape[0],
-            "width_px": prediction.mask.shape[1],
-            "pixel_nm": "" if area_nm2 is None else f"{math.sqrt(area_nm2):.6g}",
-            "confidence": f"{prediction.confidence:.4f}",
-            "unlike_training_data": unlike,
-        }
-        for name, share in prediction.shares.items():
-            pixels = round(share * prediction.mask.size)
-            row[f"{name}_fraction"] = f"{share:.6f}"
-            row[f"{name}_px"] = pixels
-            row[f"{name}_nm2"] = "" if area_nm2 is None else f"{pixels * area_nm2:.6g}"
-        is_new = not file.exists()
-        with file.open("a", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-            writer = csv.DictWriter(stream, list(row))
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
 
     def _entry(
         self,

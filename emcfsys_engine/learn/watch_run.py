@@ -1,5 +1,6 @@
 """A watch run: the model is loaded once, every image that arrives gets its mask, once."""
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass, field
@@ -8,8 +9,9 @@ from pathlib import Path
 import torch
 
 from emcfsys_engine.config import load_config
-from emcfsys_engine.errors import EmcfError, RunFolderError
+from emcfsys_engine.errors import EmcfError, RunFailedError, RunFolderError
 from emcfsys_engine.events import ImageDone, ImageFailed, RunStarted, WarningGiven, WatchState
+from emcfsys_engine.hotfolder.full_disk import is_full, refuse_full
 from emcfsys_engine.hotfolder.hook import Hook
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger, digest_of
 from emcfsys_engine.hotfolder.model_choice import best_model
@@ -19,6 +21,7 @@ from emcfsys_engine.hotfolder.wake import Waker, choose_backend
 from emcfsys_engine.learn.device import choose_threads
 from emcfsys_engine.learn.predict import Predictor
 from emcfsys_engine.learn.watch import Desk, Handled, Task, sync
+from emcfsys_engine.learn.watch_measure import Measurements
 from emcfsys_engine.learn.working import Worker, say_ending
 from emcfsys_engine.project import Project
 from emcfsys_engine.run import WatchRequest
@@ -29,6 +32,7 @@ _BATCH = 64  # files looked at together
 _COMMIT_EVERY_S = 0.3  # a burst is noted in the ledger in groups: a sync costs milliseconds
 _FOLLOW_EVERY_S = 15.0
 _LONGEST_OFFLINE_S = 60.0
+_FULL_DISK_S = 2.0  # between looks at a full disk
 
 
 def execute(worker: Worker) -> int:
@@ -74,6 +78,8 @@ class _Watch:
         self.hook = Hook(load_config().hooks.image_done)
         self.desk = Desk(project, self.predictor, self.root, Path(request.output))
         self.desk.know(self.scanner.known)
+        self.measurements = Measurements(Path(request.output), self.scanner.known)
+        self.blocked_until = 0.0  # by a full disk
         self.looked_for_model = time.monotonic()
         self.state = ""
         worker.say(
@@ -98,7 +104,7 @@ class _Watch:
                     offline_s = min(_LONGEST_OFFLINE_S, 2 * offline_s) if self._is_off() else 1.0
                     wait_s = offline_s if self._is_off() else self._interval_s()
                     next_scan = time.monotonic() + wait_s
-                handled = self._handle_ready()
+                handled = self._handle_or_wait()
                 self._follow()
                 if handled:
                     continue
@@ -134,9 +140,40 @@ class _Watch:
             self.scanner.forget_failed()
         self.scanner.scan()
         state = "offline" if self._is_off() else "watching" if has_events else "polling"
-        if state != self.state:
+        if state != self.state and self.state != "full":
             self.state = state
             self.worker.say(WatchState(state=state, detail=self.why))
+
+    def _handle_or_wait(self) -> int:
+        """Handle what is ready; while a disk is full, leave all of it for later.
+
+        Raises: RunFailedError for a full disk when nobody waits: `once`.
+        """
+        if time.monotonic() < self.blocked_until:
+            return 0
+        try:
+            refuse_full((self.rules.output, self.worker.run.folder))
+            handled = self._handle_ready()
+            if self.state == "full":
+                self.state = ""  # the next scan says how it watches
+                self._scan()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self._wait_for_space(error)
+            return 0
+        return handled
+
+    def _wait_for_space(self, error: OSError) -> None:
+        if self.request.once:
+            raise RunFailedError(str(error))
+        self.blocked_until = time.monotonic() + _FULL_DISK_S
+        if self.state == "full":
+            return
+        self.state = "full"
+        print(error, flush=True)
+        with contextlib.suppress(OSError):  # the events may lie on the same disk
+            self.worker.say(WatchState(state="full", detail=str(error)))
 
     def _handle_ready(self) -> int:
         ready = self.scanner.ready(_BATCH)
@@ -171,14 +208,22 @@ class _Watch:
         return Task(seen=seen, digest=digest, version=version, attempts=attempts)
 
     def _commit(self, results: list[tuple[Seen, Handled]]) -> None:
-        """Masks first, on the disk; then the ledger; then the events."""
+        """Masks first, on the disk; then measurements; then the ledger; then the events."""
         if not results:
             return
         sync([mask for _, one in results for mask in one.written])
         kept = [(seen, one) for seen, one in results if not self._has_changed(seen, one)]
-        self.ledger.record([one.entry for _, one in kept])
-        for seen, one in kept:
+        lines = [line for _, one in kept for line in one.measured]
+        self.measurements.append(lines)
+        try:
+            self.ledger.record([one.entry for _, one in kept])
+        except OSError:
+            if lines:
+                self.measurements.take_back()
+            raise
+        for _, one in kept:
             self.scanner.done(one.entry)
+        for seen, one in kept:
             self._say(seen, one)
 
     def _has_changed(self, seen: Seen, one: Handled) -> bool:

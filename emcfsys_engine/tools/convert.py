@@ -14,8 +14,14 @@ from emcfsys_engine.annotations.label_values import IGNORED_LABELS, LabelTable, 
 from emcfsys_engine.annotations.masks import mask_facts, read_mask
 from emcfsys_engine.annotations.pairing import Key, key_of_file, match, root_of
 from emcfsys_engine.annotations.shapes import Annotation
-from emcfsys_engine.annotations.write_labels import LabelFormat, LabelWriter, write_png
+from emcfsys_engine.annotations.write_labels import (
+    LABELME_OPENS,
+    LabelFormat,
+    LabelWriter,
+    write_png,
+)
 from emcfsys_engine.errors import AnnotationError, InputError
+from emcfsys_engine.images.companions import is_companion
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit
 from emcfsys_engine.images.reader import find_images, probe, read_micrograph
@@ -147,7 +153,12 @@ def convert_labels(
         table = table_of(chosen, labels or {})
         items = _annotated(found, table, refs, image_root, root_of(source, base), log)
     else:
-        masks = [ref for ref in find_images(source, base) if ref not in set(refs)]
+        known = set(refs)
+        masks = [
+            ref
+            for ref in find_images(source, base)
+            if ref not in known and not is_companion(ref.path)
+        ]
         chosen = dict(classes) if classes else _classes_of_masks(masks, labels or {}, log)
         table = table_of(chosen, labels or {})
         items = _masked(masks, table, chosen, refs, image_root, root_of(source, base))
@@ -262,9 +273,32 @@ def _write_all(items: Sequence[_Labelled], writer: LabelWriter, log: _Log) -> No
             log.skip(fault)
             continue
         image = item.image.path if item.image else None
+        if item.image and _to_be_shown(writer, item.image):
+            image = writer.out / f"{item.name}.png"
+            if not _write_view(item.image, image, log):
+                continue
         writer.write(item.name, ids, image=image, plane=item.plane)
         log.written.append(f"{file} ({item.name})" if coco else str(file))
     writer.finish()
+
+
+def _to_be_shown(writer: LabelWriter, image: ImageRef) -> bool:
+    """Tell whether Labelme needs a picture of the image: it opens few formats, and no planes."""
+    opens = image.plane is None and image.path.suffix.lower() in LABELME_OPENS
+    return writer.to == "labelme" and not opens
+
+
+def _write_view(image: ImageRef, file: Path, log: _Log) -> bool:
+    """Write the 8-bit picture that a Labelme file points to, unless it is there."""
+    if file.exists():
+        return True
+    try:
+        micrograph = read_micrograph(image)
+    except InputError as fault:
+        log.skip(fault)
+        return False
+    write_png(file, to_8_bit(micrograph.pixels, micrograph.info_bar_rows))
+    return True
 
 
 def _classes_of_labels(

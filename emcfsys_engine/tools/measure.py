@@ -11,6 +11,7 @@ from emcfsys_engine.annotations.label_values import LabelTable, table_of
 from emcfsys_engine.annotations.masks import MaskRecipe, mask_facts, read_mask
 from emcfsys_engine.annotations.pairing import key_of_file, match, root_of
 from emcfsys_engine.errors import AnnotationError, ImageError, InputError
+from emcfsys_engine.images.companions import is_companion
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_grey
 from emcfsys_engine.images.reader import find_images, read_micrograph
@@ -21,8 +22,6 @@ from emcfsys_engine.tools.measure_output import write_measurement
 from emcfsys_engine.tools.measure_tables import ClassShare, MaskMeasured, Unit, need_parquet
 from emcfsys_engine.tools.measurement import Measurement, MeasureSettings, NotMeasured
 
-# What predict writes beside a mask x.png: x.overlay.png, x.prob-<class>.png, x.uncertainty.png.
-_COMPANION = re.compile(r"(.+)\.(?:overlay|uncertainty|prob-[^/]+)\.png")
 _TWO_VALUES = {0, UNLABELLED}
 _BAND_ROWS = 512
 
@@ -111,7 +110,7 @@ def _find(masks: str, images: str | None, out: Path, base: Path) -> _Items:
     found = [
         ref
         for ref in find_images(masks, base)
-        if ref not in known and not _is_companion(ref.path) and not _is_ours(ref.path, own)
+        if ref not in known and not is_companion(ref.path) and not _is_ours(ref.path, own)
     ]
     if not found:
         raise AnnotationError(base / masks, "holds no masks", "Name masks or their folder")
@@ -124,13 +123,6 @@ def _find(masks: str, images: str | None, out: Path, base: Path) -> _Items:
                 remedy = "Mend the names, or leave out --images"
                 items.fail(mask, AnnotationError(str(mask), f"no image of {images} fits", remedy))
     return items
-
-
-def _is_companion(path: Path) -> bool:
-    found = _COMPANION.fullmatch(path.name)
-    return found is not None and any(
-        path.with_name(f"{found[1]}{suffix}").exists() for suffix in (".png", ".tif", ".ome.tif")
-    )
 
 
 def _is_ours(path: Path, out: Path) -> bool:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from emcfsys_engine.errors import printable
 from emcfsys_engine.events import AnyEvent, ImageDone, PreviewSaved
+from emcfsys_engine.images.companions import companion
 from emcfsys_engine.images.quiet import quiet_libraries
 from emcfsys_engine.run import Run
 from emcfsys_engine.tools.report_html import picture
@@ -46,7 +47,7 @@ def previews(run: Run, events: Sequence[AnyEvent], best_step: int | None) -> str
 def overlays(events: Sequence[AnyEvent]) -> str:
     """Return some predictions laid over their images, evenly picked among those written."""
     done = [event for event in events if isinstance(event, ImageDone)][-_LATEST:]
-    files = [Path(event.mask).with_suffix(".overlay.png") for event in done]
+    files = [companion(Path(event.mask), "overlay") for event in done]
     there = [file for file in files if file.is_file()]
     stride = max(1, len(there) // _MOST_OVERLAYS)
     picked = there[::stride][:_MOST_OVERLAYS]

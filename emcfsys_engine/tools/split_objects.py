@@ -1,9 +1,11 @@
 """Touching objects parted at their necks: watershed of the distance to the border."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from scipy import ndimage
+from skimage.morphology import local_maxima
 from skimage.segmentation import watershed
 
 NECK = 0.75
@@ -25,26 +27,91 @@ def split_labels(
     Source: watershed of the distance map, Beucher & Lantuéjoul 1979; basins are merged in the order
             of their passes (Najman & Schmitt 1996), with a relative depth where they use heights.
     """
+    groups = [[value] for value in values] if _touch(ids, values) else [list(values)]
     labels = np.zeros(ids.shape, np.int32)
     largest = 0
-    for value in values:
-        inside = ids == value
+    for group in groups:
+        inside = np.isin(ids, group)
         if not inside.any():
             continue
         depth = _depth(inside, pixel)
-        # A rim of nothing: a peak is one only where something around it is lower.
-        basins = watershed(np.pad(-depth, 1), mask=np.pad(inside, 1), connectivity=2)[1:-1, 1:-1]
-        parts = _merged(basins, depth, neck, _LEAST_DEPTH_PX * min(pixel))[basins]
+        basins = _basins(inside, depth)
+        parts = _merged(basins, depth, neck, _LEAST_DEPTH_PX * min(pixel))
+        parts = _class_by_class(parts, basins, ids, group)[basins]
         np.add(parts, largest, out=labels, where=inside, casting="unsafe")
         largest = int(labels.max())
     return labels
+
+
+def _touch(ids: np.ndarray, values: Sequence[int]) -> bool:
+    """Tell whether objects of different classes are neighbours anywhere.
+
+    Where they are not, the nearest pixel outside an object is of no class: distances and basins of
+    all classes are found at once.
+    """
+    chosen = np.isin(ids, values)
+    return any(
+        bool(((ids[here] != ids[there]) & chosen[here] & chosen[there]).any())
+        for here, there in _NEIGHBOURS
+    )
+
+
+def _basins(inside: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Return a number for each pixel: that of the peak it drains to; 0 outside.
+
+    Most objects have one peak and are one basin: only the others are flooded.
+    """
+    # A rim of nothing: a peak is one only where something around it is lower.
+    depth, inside = np.pad(depth, 1), np.pad(inside, 1)
+    eight = np.ones((3, 3))
+    highest = np.asarray(local_maxima(depth, connectivity=2)) & inside
+    peaks, num = cast("tuple[np.ndarray, int]", ndimage.label(highest, eight))
+    objects, _ = cast("tuple[np.ndarray, int]", ndimage.label(inside, eight))
+    place = np.flatnonzero(peaks)
+    peak_of, object_of = peaks.ravel()[place], objects.ravel()[place]
+    home = np.zeros(num + 1, np.int64)
+    home[peak_of] = object_of
+    many = np.bincount(home[1:], minlength=int(objects.max()) + 1) > 1
+    only = np.zeros(len(many), peaks.dtype)
+    only[home[1:]] = np.arange(1, num + 1)
+    basins = np.where(many, 0, only)[objects]
+    rest = many[objects]
+    if rest.any():
+        basins += watershed(-depth, np.where(rest, peaks, 0), mask=rest, connectivity=2)
+    return basins[1:-1, 1:-1]
+
+
+def _class_by_class(
+    parts: np.ndarray, basins: np.ndarray, ids: np.ndarray, group: Sequence[int]
+) -> np.ndarray:
+    """Number the parts of the first class first. Shapes: parts has a part for each basin."""
+    if len(group) < 2:
+        return parts
+    order = np.zeros(int(max(group)) + 1, np.int64)
+    order[list(group)] = np.arange(len(group))
+    inside = basins > 0
+    place = np.zeros(int(parts.max()) + 1, np.int64)  # of each part's class
+    place[parts[basins[inside]]] = order[ids[inside]] + 1  # part 0 is no part, and stays first
+    new = np.empty_like(place)
+    new[np.argsort(place, kind="stable")] = np.arange(len(place))
+    return new[parts].astype(np.int32)
 
 
 def _depth(inside: np.ndarray, pixel: tuple[float, float]) -> np.ndarray:
     """Return how far each pixel lies from the border; the image's edge is none."""
     if inside.all():
         return np.ones(inside.shape, np.float32)
-    return np.asarray(ndimage.distance_transform_edt(inside, pixel), np.float32)
+    nearest = np.asarray(
+        ndimage.distance_transform_edt(inside, pixel, return_distances=False, return_indices=True)
+    )
+    # scipy's own distances fill arrays of float64 for every pixel; only those inside are wanted.
+    place = np.flatnonzero(inside)
+    rows, columns = np.divmod(place, inside.shape[1])
+    down = (nearest[0].ravel()[place] - rows) * float(pixel[0])
+    across = (nearest[1].ravel()[place] - columns) * float(pixel[1])
+    depth = np.zeros(inside.shape, np.float32)
+    depth.ravel()[place] = np.sqrt(down * down + across * across)
+    return depth
 
 
 def _merged(basins: np.ndarray, depth: np.ndarray, neck: float, least: float) -> np.ndarray:

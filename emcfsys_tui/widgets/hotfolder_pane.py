@@ -30,6 +30,7 @@ _LOOKS = {
     "watching": "● WATCHING",
     "polling": "● POLLING",
     "offline": "✗ OFFLINE",
+    "full": "✗ DISK FULL",
     "starting": "◐ STARTING",
     "stopped": "○ STOPPED",
 }

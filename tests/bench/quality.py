@@ -141,13 +141,14 @@ def _commands(
     if who == "careful":
         own = [sys.executable, "-m", "tests.bench.quality", "--seed", str(arguments.seed)]
         return [*own, "--careful-worker", name, str(minutes), str(folder / "careful")]
-    project = _write_project(SETS[name], folder / "project", arguments.seed)
+    project = write_project(SETS[name], folder / "project", arguments.seed)
     sets = [f"training.minutes={minutes}", *arguments.set]
     options = [part for key in sets for part in ("--set", key)]
     return [sys.executable, "-m", "emcfsys_engine", "train", str(project), *options]
 
 
-def _write_project(data: DataSet, folder: Path, seed: int) -> Path:
+def write_project(data: DataSet, folder: Path, seed: int) -> Path:
+    """Write a project of links to a set's images and masks, and return its project.toml."""
     classes = "\n".join(f"{name} = {value}" for value, name in enumerate(data.classes))
     tables = []
     for split, globs in (("train", data.train), ("val", data.val)):

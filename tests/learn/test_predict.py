@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
 from emcfsys_engine.errors import InputError
@@ -62,6 +63,22 @@ def test_shares_and_confidence_describe_the_mask(predictor: Predictor) -> None:
         np.array_equal(found.probabilities[1] > 127, found.mask == 7)
         or ((found.probabilities[1] > 127) == (found.mask == 7)).mean() > 0.99
     )
+
+
+def test_a_batch_that_does_not_fit_is_halved(model_file: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (64, 300), np.uint8)
+    expected = Predictor(model_file, gpus=0, tile_px=64)(image)
+    small = Predictor(model_file, gpus=0, tile_px=64, batch=5)
+    network = small._networks[0]
+
+    def fits_two(tiles: torch.Tensor) -> torch.Tensor:
+        if len(tiles) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return network(tiles)
+
+    small._networks = [fits_two]
+    assert np.mean(small(image) != expected) <= 1e-3
+    assert small.batch <= 2
 
 
 def test_an_image_without_pixels_is_refused(predictor: Predictor) -> None:

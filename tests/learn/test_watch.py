@@ -2,13 +2,8 @@
 
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,70 +11,12 @@ import pytest
 from PIL import Image
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.events import ImageDone, ImageFailed, WatchState
+from emcfsys_engine.events import ImageDone, ImageFailed
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger, read_ledger
 from emcfsys_engine.hotfolder.retry import ask_retry
-from emcfsys_engine.project import load_project
-from emcfsys_engine.run import Run, WatchRequest, new_run
 from tests.hotfolder.test_structure import FORMATS
 from tests.learn.conftest import run_here
-
-PROJECT = """
-[project]
-name = "hot"
-[classes]
-resin = 0
-grain = 7
-[[data]]
-images = "incoming"
-masks = "incoming"
-[compute]
-gpus = 0
-threads = 1
-[hotfolder]
-watch = "incoming"
-output = "predictions"
-model = "{model}"
-poll_s = 0.5
-settle_s = 0.3
-{more}
-"""
-
-
-class Hot:
-    """A project with a hot folder."""
-
-    def __init__(self, folder: Path, model: Path, more: str = "") -> None:
-        self.folder = folder
-        self.incoming = folder / "incoming"
-        self.incoming.mkdir(exist_ok=True)
-        self.output = folder / "predictions"
-        (folder / "project.toml").write_text(PROJECT.format(model=model, more=more))
-        self.model = model
-
-    def image(self, name: str, seed: int = 0) -> Path:
-        """Write an image by rename, so that it is whole at once."""
-        file = self.incoming / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(seed).integers(0, 255, (48, 56), np.uint8)
-        part = file.with_name(file.name + ".part")
-        with part.open("wb") as stream:
-            Image.fromarray(pixels).save(stream, "PNG")
-        part.replace(file)
-        return file
-
-    def new_run(self, *, once: bool = False) -> Run:
-        """Make a watch run."""
-        request = WatchRequest(
-            model=str(self.model), watch=str(self.incoming), output=str(self.output), once=once
-        )
-        project = load_project(self.folder)
-        return new_run(project.runs_folder, request, project=project)
-
-    def masks(self) -> list[str]:
-        """Return the masks' names below the output folder."""
-        files = self.output.rglob("*.png")
-        return sorted(str(file.relative_to(self.output)) for file in files)
+from tests.learn.hot import Hot, states_of, until, watching
 
 
 @pytest.fixture
@@ -87,39 +24,11 @@ def hot(tmp_path: Path, model_file: Path) -> Hot:
     return Hot(tmp_path, model_file)
 
 
-@contextmanager
-def _worker(run: Run) -> Iterator["subprocess.Popen[bytes]"]:
-    command = [sys.executable, "-m", "emcfsys_engine.learn.worker", str(run.folder)]
-    with run.log_file.open("ab") as log, subprocess.Popen(command, stdout=log, stderr=log) as child:
-        try:
-            yield child
-        finally:
-            if child.poll() is None:
-                child.kill()
-
-
-def _until(
-    condition: Callable[[], object], child: "subprocess.Popen[bytes]", run: Run, wait_s: float = 60
-) -> None:
-    deadline = time.monotonic() + wait_s
-    while not condition():
-        assert child.poll() is None, run.log_file.read_text()
-        assert time.monotonic() < deadline, run.log_file.read_text() + str(run.events()[-3:])
-        try:
-            child.wait(0.02)
-        except subprocess.TimeoutExpired:
-            continue
-
-
-def _states(run: Run) -> list[str]:
-    return [event.state for event in run.events() if isinstance(event, WatchState)]
-
-
 def test_what_arrives_in_any_manner_gets_one_mask(hot: Hot) -> None:
     run = hot.new_run()
     hot.image("there before.png")
-    with _worker(run) as child:
-        _until(lambda: _states(run), child, run)
+    with watching(run) as child:
+        until(lambda: states_of(run), child, run)
         hot.image("renamed.png", 1)
         hot.image("sub dir/deep.png", 2)
         with (hot.incoming / "slow.tif").open("wb") as stream:
@@ -134,7 +43,7 @@ def test_what_arrives_in_any_manner_gets_one_mask(hot: Hot) -> None:
             "first.png", "new\nline \x1b[31m.png", "renamed.png", "second name.png", "slow.png",
             "sub dir/deep.png", "there before.png",
         ]  # fmt: skip
-        _until(lambda: hot.masks() == expected, child, run)
+        until(lambda: hot.masks() == expected, child, run)
         child.terminate()
         assert child.wait(30) == 143
     assert run.outcome()[0] == "interrupted"
@@ -178,8 +87,8 @@ def test_a_rewritten_image_is_redone_skipped_or_versioned(tmp_path: Path, model_
 
 def test_a_second_watcher_is_refused_by_name(hot: Hot) -> None:
     first, second = hot.new_run(), hot.new_run()
-    with _worker(first) as child:
-        _until(lambda: _states(first), child, first)
+    with watching(first) as child:
+        until(lambda: states_of(first), child, first)
         assert run_here(second) == 2
         assert first.id in second.outcome()[1]
         assert child.poll() is None
@@ -187,14 +96,14 @@ def test_a_second_watcher_is_refused_by_name(hot: Hot) -> None:
 
 def test_a_folder_that_goes_and_comes_is_offline_and_then_watched_again(hot: Hot) -> None:
     run = hot.new_run()
-    with _worker(run) as child:
-        _until(lambda: _states(run) == ["watching"], child, run)
+    with watching(run) as child:
+        until(lambda: states_of(run) == ["watching"], child, run)
         away = hot.incoming.rename(hot.folder / "away")
-        _until(lambda: _states(run)[-1] == "offline", child, run)
+        until(lambda: states_of(run)[-1] == "offline", child, run)
         away.rename(hot.incoming)
-        _until(lambda: _states(run)[-1] == "watching", child, run)
+        until(lambda: states_of(run)[-1] == "watching", child, run)
         hot.image("after.png")
-        _until(lambda: hot.masks() == ["after.png"], child, run)
+        until(lambda: hot.masks() == ["after.png"], child, run)
         child.kill()
 
 
@@ -203,9 +112,9 @@ def test_a_poisoned_file_is_tried_and_then_listed_and_never_touched(hot: Hot) ->
     (hot.incoming / "poison.png").write_bytes(poison)
     hot.image("good.png")
     run = hot.new_run()
-    with _worker(run) as child:
-        _until(lambda: any(isinstance(event, ImageFailed) for event in run.events()), child, run)
-        _until(lambda: hot.masks() == ["good.png"], child, run)
+    with watching(run) as child:
+        until(lambda: any(isinstance(event, ImageFailed) for event in run.events()), child, run)
+        until(lambda: hot.masks() == ["good.png"], child, run)
         child.kill()
     (entry,) = [entry for entry in read_ledger(hot.output) if entry.path == "poison.png"]
     assert entry.state == "trying"
@@ -240,39 +149,3 @@ def test_the_status_tells_counts_and_state(hot: Hot) -> None:
     found = json.loads(done.stdout)
     assert (found["state"], found["done"], found["failed"]) == ("stopped", 1, 0)
     assert subprocess.run(command, capture_output=True, check=True).stdout
-
-
-def _images_and_masks_agree(hot: Hot, number: int) -> None:
-    assert hot.masks() == sorted(f"{index}.png" for index in range(number))
-    for file in hot.output.glob("*.png"):
-        with Image.open(file) as mask:
-            mask.load()
-    entries = read_ledger(hot.output)
-    assert len(entries) == number
-    assert all(entry.state == "done" for entry in entries)
-
-
-def _kill_at_random(hot: Hot, number: int, kills: int) -> None:
-    """Kill the watcher again and again while images arrive; restart it each time."""
-    chance = random.Random(3)
-    for index in range(number):
-        hot.image(f"{index}.png", index)
-    for _ in range(kills):
-        run = hot.new_run()
-        with _worker(run) as child:
-            target = len(read_ledger(hot.output)) + chance.randint(1, 3)
-            _until(lambda: len(hot.masks()) >= min(target, number), child, run)  # noqa: B023
-            os.kill(child.pid, signal.SIGKILL)
-            child.wait(10)
-    run = hot.new_run(once=True)
-    assert run_here(run) == 0
-    _images_and_masks_agree(hot, number)
-
-
-def test_kills_between_mask_and_ledger_leave_every_image_one_whole_mask(hot: Hot) -> None:
-    _kill_at_random(hot, 40, 2)
-
-
-@pytest.mark.long
-def test_many_kills_leave_every_image_one_whole_mask(hot: Hot) -> None:
-    _kill_at_random(hot, 200, 15)

@@ -29,6 +29,7 @@ from emcfsys_engine.tools.measure import measure_masks
 from emcfsys_engine.tools.measure_classes import classes_for
 from emcfsys_engine.tools.measure_objects import measure_objects
 from emcfsys_engine.tools.measurement import Measurement, MeasureSettings
+from emcfsys_engine.tools.split_objects import split_labels
 
 CLASSES = {"matrix": 0, "large": 1, "small": 2}
 SMALL_MASKS = arrays(
@@ -488,3 +489,23 @@ def test_progress_counts_every_mask(tmp_path: Path) -> None:
         on_mask=lambda done, total: heard.append((done, total)),
     )
     assert heard == [(1, 3), (2, 3), (3, 3)]
+
+
+@given(seed=st.integers(0, 2**32 - 1), touching=st.booleans())
+def test_classes_split_together_are_split_as_each_alone(seed: int, touching: bool) -> None:
+    rng = np.random.default_rng(seed)
+    rows, columns = np.indices((90, 90))
+    ids = np.zeros((90, 90), np.uint8)
+    for _ in range(12):
+        y, x, radius = rng.uniform(0, 90), rng.uniform(0, 90), rng.uniform(3, 12)
+        ids[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = rng.integers(1, 3)
+    if not touching:
+        ids[:, 44:47] = 0
+        ids[:, :44][ids[:, :44] == 2] = 1
+        ids[:, 47:][ids[:, 47:] == 1] = 2
+    both = split_labels(ids, (1, 2))
+    first, second = split_labels(ids, (1,)), split_labels(ids, (2,))
+    apart = np.where(second > 0, second + first.max(), first)
+    assert np.array_equal(both > 0, ids > 0)
+    assert both.max() == apart.max()
+    assert np.mean(both != apart) < 0.01  # ties at a pass may fall to either side

@@ -1,0 +1,337 @@
+"""Images written from top to bottom, a few rows at a time, and whole or not at all.
+
+A file has its final name only when it is complete and on the disk.
+"""
+
+import os
+import queue
+import shutil
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tifffile
+import zarr
+
+_TILE_PX = 256
+_CHUNK_PX = 1024
+_IDAT_BYTES = 1 << 20
+_LEVEL = 3
+
+
+class RowWriter(Protocol):
+    """Takes rows from top to bottom; `finish` or `abort` ends it."""
+
+    file: Path
+
+    def write(self, rows: np.ndarray) -> None:
+        """Add rows below those that are there. Shapes: uint8 h×W, or h×W×3."""
+        ...
+
+    def finish(self) -> None:
+        """Complete the file and give it its name.
+
+        Raises: OSError when the disk is full; nothing is left behind then.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        ...
+
+
+def writer_for(
+    file: Path, size_HW: tuple[int, int], pixel_nm: tuple[float, float] | None
+) -> RowWriter:
+    """Return the writer of a file of class values by its name: PNG, TIFF, OME-TIFF, OME-Zarr.
+
+    Units: pixel_nm is (y, x).
+    """
+    if file.name.endswith(".ome.zarr"):
+        return ZarrWriter(file, size_HW, pixel_nm)
+    if file.suffix == ".tif":
+        return TiffWriter(file, size_HW, pixel_nm)
+    return PngWriter(file, size_HW, pixel_nm)
+
+
+class PngWriter:
+    """A PNG, 8 bits, grey or RGB; the pixel size in pHYs and, exactly, as text.
+
+    Source: PNG (ISO/IEC 15948); rows carry filter 0 for masks, which zlib likes best, else 1.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        size_HW: tuple[int, int],
+        pixel_nm: tuple[float, float] | None = None,
+        *,
+        channels: int = 1,
+        is_smooth: bool = False,
+    ) -> None:
+        self.file = file
+        self._channels = channels
+        self._filter = 1 if is_smooth else 0
+        self._packer = zlib.compressobj(_LEVEL)
+        self._packed: list[bytes] = []
+        self._temporary = _temporary(file)
+        self._stream = self._temporary.open("wb")
+        self._stream.write(b"\x89PNG\r\n\x1a\n")
+        kind = 0 if channels == 1 else 2
+        self._chunk(b"IHDR", struct.pack(">IIBBBBB", size_HW[1], size_HW[0], 8, kind, 0, 0, 0))
+        if pixel_nm is not None:
+            exact = f"{pixel_nm[0]:.9g} {pixel_nm[1]:.9g}"
+            self._chunk(b"tEXt", b"pixel_nm\0" + exact.encode())
+            per_metre = (round(1e9 / pixel_nm[1]), round(1e9 / pixel_nm[0]))
+            if max(per_metre) < 2**32:
+                self._chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
+
+    def write(self, rows: np.ndarray) -> None:
+        """Add rows."""
+        flat = np.ascontiguousarray(rows, np.uint8).reshape(len(rows), -1)
+        lines = np.empty((len(rows), flat.shape[1] + 1), np.uint8)
+        lines[:, 0] = self._filter
+        lines[:, 1:] = flat
+        if self._filter:
+            lines[:, 1 + self._channels :] -= flat[:, : -self._channels]
+        self._packed.append(self._packer.compress(lines.data))
+        if sum(map(len, self._packed)) >= _IDAT_BYTES:
+            self._flush()
+
+    def finish(self) -> None:
+        """Complete the file and give it its name."""
+        self._packed.append(self._packer.flush())
+        self._flush()
+        self._chunk(b"IEND", b"")
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        self._temporary.replace(self.file)
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        try:
+            self._stream.close()
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def _flush(self) -> None:
+        self._chunk(b"IDAT", b"".join(self._packed))
+        self._packed.clear()
+
+    def _chunk(self, name: bytes, content: bytes) -> None:
+        check = zlib.crc32(content, zlib.crc32(name))
+        self._stream.write(struct.pack(">I", len(content)) + name + content)
+        self._stream.write(struct.pack(">I", check))
+
+
+class TiffWriter:
+    """A tiled, deflated TIFF (BigTIFF from 2 GiB on), OME-TIFF when it is so named.
+
+    OME-XML carries PhysicalSizeX and PhysicalSizeY in nm; the others the resolution tags.
+    """
+
+    def __init__(
+        self, file: Path, size_HW: tuple[int, int], pixel_nm: tuple[float, float] | None = None
+    ) -> None:
+        self.file = file
+        self._size = size_HW
+        self._pixel_nm = pixel_nm
+        self._temporary = _temporary(file)
+        self._rows: queue.Queue[np.ndarray | None] = queue.Queue(maxsize=2)
+        self._failure: BaseException | None = None
+        self._stream = self._temporary.open("w+b")
+        # tifffile wants to pull tiles; rows are pushed here.
+        self._thread = threading.Thread(target=self._run, name="tiff", daemon=True)
+        self._thread.start()
+
+    def write(self, rows: np.ndarray) -> None:
+        """Add rows."""
+        self._put(np.ascontiguousarray(rows, np.uint8))
+
+    def finish(self) -> None:
+        """Complete the file and give it its name."""
+        self._put(None)
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        self._temporary.replace(self.file)
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        if self._failure is None and self._thread.is_alive():
+            self._failure = OSError("given up")
+            self._put(None, quietly=True)
+        self._thread.join()
+        try:
+            self._stream.close()
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def _put(self, rows: np.ndarray | None, *, quietly: bool = False) -> None:
+        while self._thread.is_alive():
+            try:
+                self._rows.put(rows, timeout=0.1)
+            except queue.Full:
+                continue
+            else:
+                return
+        if self._failure is not None and not quietly:
+            raise self._failure
+
+    def _run(self) -> None:
+        height, width = self._size
+        is_ome = self.file.name.endswith(".ome.tif")
+        options: dict[str, Any] = {"metadata": None}
+        if is_ome:
+            options["metadata"] = _ome_sizes(self._pixel_nm)
+        elif self._pixel_nm is not None:  # pixels a centimetre, (x, y)
+            options["resolution"] = (1e7 / self._pixel_nm[1], 1e7 / self._pixel_nm[0])
+            options["resolutionunit"] = "CENTIMETER"
+        try:
+            big = height * width >= 2 << 30
+            with tifffile.TiffWriter(self._stream, bigtiff=big, ome=is_ome) as tiff:
+                tiff.write(
+                    self._tiles(),
+                    shape=(height, width),
+                    dtype=np.uint8,
+                    tile=(_TILE_PX, _TILE_PX),
+                    compression="zlib",
+                    photometric="minisblack",
+                    maxworkers=1,
+                    **options,
+                )
+        except BaseException as error:  # told to whoever pushes the next rows
+            self._failure = error
+
+    def _pushed(self) -> Iterator[np.ndarray]:
+        while (rows := self._rows.get()) is not None:
+            yield rows
+
+    def _tiles(self) -> Iterator[np.ndarray]:
+        height, width = self._size
+        blocks = _blocks(self._pushed(), _TILE_PX)
+        done = 0
+        for block in blocks:
+            done += len(block)
+            for left in range(0, width, _TILE_PX):
+                yield np.ascontiguousarray(block[:, left : left + _TILE_PX])
+        if done < height:
+            raise self._failure or OSError("not all rows were written")
+
+
+class ZarrWriter:
+    """A label image as OME-Zarr 0.5 (Zarr 3): a multiscale of one level with its pixel size.
+
+    Source: OME-NGFF 0.5, multiscales and image-label.
+    """
+
+    def __init__(
+        self, file: Path, size_HW: tuple[int, int], pixel_nm: tuple[float, float] | None = None
+    ) -> None:
+        self.file = file
+        self._temporary = _temporary(file)
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._kept: list[np.ndarray] = []
+        self._done = 0
+        group = zarr.open_group(str(self._temporary), mode="w", zarr_format=3)
+        self._array = group.create_array(
+            "0",
+            shape=size_HW,
+            chunks=(min(_CHUNK_PX, size_HW[0]), min(_CHUNK_PX, size_HW[1])),
+            dtype="uint8",
+            dimension_names=("y", "x"),
+        )
+        unit = {} if pixel_nm is None else {"unit": "nanometer"}
+        scale = [1.0, 1.0] if pixel_nm is None else [float(side) for side in pixel_nm]
+        change = {"type": "scale", "scale": scale}
+        levels = [{"path": "0", "coordinateTransformations": [change]}]
+        axes = [{"name": name, "type": "space", **unit} for name in "yx"]
+        group.attrs["ome"] = {
+            "version": "0.5",
+            "multiscales": [{"name": file.name, "axes": axes, "datasets": levels}],
+            "image-label": {"version": "0.5"},
+        }
+
+    def write(self, rows: np.ndarray) -> None:
+        """Add rows."""
+        self._kept.append(rows)
+        held = sum(map(len, self._kept))
+        if held >= _CHUNK_PX:
+            block = np.concatenate(self._kept)
+            whole = held // _CHUNK_PX * _CHUNK_PX
+            self._store(block[:whole])
+            self._kept = [block[whole:]] if whole < held else []
+
+    def finish(self) -> None:
+        """Complete the folder and give it its name; one of that name is replaced."""
+        if self._kept:
+            self._store(np.concatenate(self._kept))
+        for place in sorted(self._temporary.rglob("*"), reverse=True):
+            sync(place)
+        sync(self._temporary)
+        if self.file.exists():
+            old = _temporary(self.file).with_suffix(".old")
+            self.file.replace(old)
+            self._temporary.replace(self.file)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            self._temporary.replace(self.file)
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _store(self, rows: np.ndarray) -> None:
+        self._array[self._done : self._done + len(rows)] = rows
+        self._done += len(rows)
+
+
+def _blocks(bands: Iterator[np.ndarray], height: int) -> Iterator[np.ndarray]:
+    """Cut bands of any height into blocks of one height; the last may be lower."""
+    kept: list[np.ndarray] = []
+    held = 0
+    for band in bands:
+        kept.append(band)
+        held += len(band)
+        if held < height:
+            continue
+        whole = np.concatenate(kept)
+        start = 0
+        for start in range(0, held - height + 1, height):
+            yield whole[start : start + height]
+        kept, held = [whole[start + height :]], held - start - height
+    if held:
+        yield np.concatenate(kept)
+
+
+def _ome_sizes(pixel_nm: tuple[float, float] | None) -> dict[str, Any]:
+    sizes: dict[str, Any] = {"axes": "YX"}
+    if pixel_nm is not None:
+        sizes |= {
+            "PhysicalSizeY": pixel_nm[0],
+            "PhysicalSizeYUnit": "nm",
+            "PhysicalSizeX": pixel_nm[1],
+            "PhysicalSizeXUnit": "nm",
+        }
+    return sizes
+
+
+def _temporary(file: Path) -> Path:
+    return file.with_name(f".{file.name}.{os.getpid()}.tmp")
+
+
+def sync(place: Path) -> None:
+    """Wait until a file or a folder's names are on the disk."""
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
