@@ -41,15 +41,10 @@ _AFTER = """\
 
 
 def environment_of(job: Job, record: RunRecord) -> dict[str, str]:
-    """Return the submitter's allow-listed environment without what means another machine.
-
-    Without a GPU asked for none may be seen: not every cluster hides those of others.
-    """
+    """Return the submitter's allow-listed environment without what means another machine."""
     kept = {
         name: text for name, text in record.environment.items() if not _LEFT_BEHIND.fullmatch(name)
     }
-    if not job.gpus and not (job.slurm and job.slurm.settings.gres):
-        kept["CUDA_VISIBLE_DEVICES"] = ""
     defaults = torchrun.default_environment(torchrun.worker_command(record, Path(job.run)))
     return {"PATH": "/usr/local/bin:/usr/bin:/bin", **defaults, **kept}
 
@@ -113,9 +108,15 @@ def script_of(job: Job, order: SlurmOrder, *, worker: Sequence[str] | None = Non
         prolog="\n".join(order.prolog),
         meeting=_MEETING.format(python=shlex.quote(record.python)) if order.nodes > 1 else "",
         srun=shlex.join(steps),
-        task=_task(keeper) if order.nodes > 1 else shlex.join(keeper),
+        task=_hidden(job) + (_task(keeper) if order.nodes > 1 else shlex.join(keeper)),
         after=after if goes_on(job) else "",
     )
+
+
+def _hidden(job: Job) -> str:
+    """Hide the GPUs from a job that asked for none: not every cluster does, and srun unsets this."""
+    has_gpu = job.gpus or (job.slurm and job.slurm.settings.gres)
+    return "" if has_gpu else "env CUDA_VISIBLE_DEVICES= "
 
 
 def _task(keeper: Sequence[str]) -> str:

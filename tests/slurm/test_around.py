@@ -60,7 +60,7 @@ def test_table_and_interface_show_why_a_job_waits_and_until_when(
     monkeypatch.setenv("EMCFSYS_HOME", str(bench.folder))
     shown = QueueReader().read()
     assert shown is not None
-    rows = {row.id: row for row in shown.state.jobs}
+    rows = {row.id: row for row in shown.queue.jobs}
     assert rows[job_id].reason == job.reason
     assert (rows[job_id].state, rows[local].state) == ("queued", "done")
 
@@ -74,17 +74,15 @@ def test_accounts_tell_what_the_controller_forgot(accounted: Slurm, tmp_path: Pa
         bench.await_start(run)
         job = bench.await_state(job_id, "running")
         bench.kill_daemon()
-        accounted.ask("scancel", "--full", "--signal=KILL", job.slurm_id)
+        accounted.ask("scancel", job.slurm_id)
         wait_for(lambda: not accounted.ask("squeue", "-h"), seconds=PATIENCE_S)
-        (run.exit_file).unlink(missing_ok=True)  # the keeper's word never came
         wait_for(lambda: _account(accounted, job.slurm_id), seconds=PATIENCE_S)
-        state = _account(accounted, job.slurm_id)
         accounted.kill_controller()
         accounted.start_controller("-c")
         bench.start()
         ended = bench.await_state(job_id, "failed", "interrupted", "done", "lost")
-        assert state in ("FAILED", "CANCELLED", "COMPLETED", "OUT_OF_MEMORY")
-        assert (ended.state, state in ended.reason) == ("failed", True), ended
+        assert ended.state == "interrupted"
+        assert "cancelled in Slurm" in ended.reason  # without accounts: forgotten
         assert accounted.calls("sacct")
     finally:
         bench.close()
@@ -108,7 +106,13 @@ def test_what_slurm_could_not_do_is_refused_at_submission(
 
 
 def test_a_prolog_runs_before_the_worker_on_the_node(bench: SlurmBench) -> None:
-    bench.configure(slurm='prolog = ["export CUDA_VISIBLE_DEVICES=from-the-prolog"]')
+    place = bench.project / "told"
+    bench.configure(slurm=f'prolog = ["test -e {place} || hostname >{place}"]')
+    assert bench.await_state(bench.submit(bench.run()), "done", "failed").state == "done"
+    assert place.read_text().strip()
+
+
+def test_a_job_without_a_gpu_sees_none(bench: SlurmBench) -> None:
     run = bench.run("tell")
-    assert bench.await_state(bench.submit(run), "done", "failed").state == "done"
-    assert (run.folder / "told").read_text() == "from-the-prolog"
+    assert bench.await_state(bench.submit(run, gpus=0), "done", "failed").state == "done"
+    assert (run.folder / "told").read_text() == ""
