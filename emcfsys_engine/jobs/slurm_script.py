@@ -114,7 +114,7 @@ def script_of(job: Job, order: SlurmOrder, *, worker: Sequence[str] | None = Non
 
 
 def _hidden(job: Job) -> str:
-    """Hide the GPUs from a job that asked for none: not every cluster does, and srun unsets this."""
+    """Hide the GPUs from a job that asked for none: not every cluster does; srun unsets this."""
     has_gpu = job.gpus or (job.slurm and job.slurm.settings.gres)
     return "" if has_gpu else "env CUDA_VISIBLE_DEVICES= "
 
