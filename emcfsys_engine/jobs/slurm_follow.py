@@ -14,7 +14,7 @@ from emcfsys_engine.jobs.job import Cluster, Job
 from emcfsys_engine.jobs.notify import Notices
 from emcfsys_engine.jobs.slurm_commands import Seen
 from emcfsys_engine.jobs.slurm_outcome import has_begun, has_word, slurm_outcome, slurm_verdict
-from emcfsys_engine.jobs.slurm_states import is_blocked, phase_of, words_of
+from emcfsys_engine.jobs.slurm_states import MAY_COME_BACK, is_blocked, phase_of, words_of
 from emcfsys_engine.jobs.store import Store
 from emcfsys_engine.run import Run
 
@@ -95,6 +95,8 @@ class Follower:
         """Slurm says that it is over: the run's folder says how, at once or a little late."""
         run = Run(Path(job.run))
         began = has_begun(run, job) or job.started is not None
+        if seen.state in MAY_COME_BACK and not job.ask and not self._stays_gone(job):
+            return  # Slurm itself may be about to queue it again: submitting it now made two of it
         if not began and seen.state == "CANCELLED" and not job.ask:
             self._never_began(job, seen)
         elif has_word(run, job) or (not has_begun(run, job) and job.ask) or self._is_late(job):
@@ -143,6 +145,8 @@ class Follower:
     def _settle(self, job: Job, seen: Seen | None) -> None:
         outcome = slurm_outcome(job, seen, was_killed=job.token in self._killed)
         verdict = slurm_verdict(job, outcome, seen, self.config.jobs)
+        if verdict.state == "queued" and seen is not None and job.slurm is not None:
+            commands.kill_named(job.slurm.cluster, job.slurm_name)  # it must not come back as well
         if moves.settle(self.store, job, outcome, verdict):
             told = seen.state if seen else "unknown"
             log(f"job {job.id}: {verdict.state} {verdict.reason} (Slurm: {told})")
@@ -159,6 +163,11 @@ class Follower:
         elif seen.state in ("RUNNING", "SUSPENDED") and deadline == float("inf"):
             commands.kill(cluster, seen.id, number="TERM")
             self._asked[job.token] = (job.ask, time.monotonic() + self.config.jobs.grace_s)
+
+    def _stays_gone(self, job: Job) -> bool:
+        """Tell whether a job was over at an earlier look already."""
+        since = self._gone_since.setdefault(job.token, time.monotonic())
+        return time.monotonic() - since >= self.config.slurm.poll_s
 
     def _is_late(self, job: Job) -> bool:
         """Tell whether files of another node have had their time to appear since it was gone."""

@@ -40,6 +40,9 @@ PHASES: dict[str, Phase] = {
     "REVOKED": "ended",
 }
 
+# Ends after which Slurm may queue a job again by itself, a moment later.
+MAY_COME_BACK = frozenset({"NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "LAUNCH_FAILED", "TIMEOUT"})
+
 _WAITS_FOR = {
     "": "waits",
     "Resources": "waits for free nodes",
