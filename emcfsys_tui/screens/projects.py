@@ -12,6 +12,7 @@ from textual.binding import BindingType
 from emcfsys_tui import engine_link
 from emcfsys_tui.feed import Feed
 from emcfsys_tui.keys import shown
+from emcfsys_tui.memory import remembered
 from emcfsys_tui.messages import ProjectChosen, ProjectsRead, Told
 from emcfsys_tui.screens.page import Page
 from emcfsys_tui.values import ProjectRow
@@ -64,9 +65,7 @@ class ProjectsScreen(Page):
         top.status = "read-only " if self.page_app.read_only else ""
         rows = self.query_one(Rows)
         rows.focus()
-        self._feed = Feed(
-            self, lambda: engine_link.read_projects(engine_link.remembered()), every_s=5.0
-        )
+        self._feed = Feed(self, lambda: engine_link.read_projects(remembered()), every_s=5.0)
 
     def on_unmount(self) -> None:
         """Let the thread end."""

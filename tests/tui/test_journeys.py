@@ -8,7 +8,8 @@ from textual.widgets import Input
 
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.run import Run
-from emcfsys_tui import engine_link, engine_link_jobs
+from emcfsys_tui import engine_link_jobs
+from emcfsys_tui.memory import remembered
 from emcfsys_tui.screens.ask import ConfirmScreen, TextScreen
 from emcfsys_tui.screens.project import ProjectScreen
 from emcfsys_tui.settings import Settings
@@ -52,7 +53,7 @@ async def test_the_list_shows_projects_and_opens_one(demo: Path) -> None:
 async def test_the_last_place_is_restored(demo: Path) -> None:
     async with opened(demo, "6") as pilot:
         await pilot.pause()
-    assert engine_link.remembered().place == str(demo)
+    assert remembered().place == str(demo)
     async with opened(None) as pilot:
         screen = pilot.app.screen
         assert isinstance(screen, ProjectScreen)
