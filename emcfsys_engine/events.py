@@ -76,6 +76,7 @@ class ValidationDone(Event, frozen=True, kw_only=True, tag="validation_done"):
     seconds_left: float | None
     score: float | None = None  # the value of training.best_by
     is_best: bool = False
+    boundary_f1: dict[str, float | None] = {}  # null: the class has no boundary in either
     source_mean_iou: dict[str, float | None] = {}  # per [[data]] source, by its images path
 
 

@@ -32,6 +32,8 @@ from emcfsys_engine import identity, leases
 ALREADY_RUNNING = 75  # EX_TEMPFAIL: another keeper has the run
 NO_LEASE = 76  # somebody else was faster at the GPU; nothing was touched
 START_FILE = "start.json"
+RANKS_FILE = "ranks.json"
+_LAUNCHER = "torch.distributed.run"
 _GRACE_S = 60.0  # between the TERM of a vanished parent and the KILL
 _PATIENCE_S = 0.3  # a look at the run lock holds it for an instant: that is no keeper
 _LEFTOVERS_S = 2.0  # helpers of a worker that ended may clean up that long
@@ -58,6 +60,7 @@ class _Keeper:
         self.leases = [lease.rpartition("=") for lease in _values(options, "--lease")]
         self.held: list[int] = []  # run lock, then GPU slots: the worker holds them as well
         self.worker: subprocess.Popen[bytes] | None = None
+        self.passed_on = 0  # the last signal that the worker got from us
         self.early_signal: int | None = None  # came before there was a worker to pass it to
 
     def lock_run(self) -> bool:
@@ -83,7 +86,8 @@ class _Keeper:
     def keep(self, command: Sequence[str]) -> int:
         started = time.time()
         kills_before = _oom_kills()
-        (self.folder / "exit.json").unlink(missing_ok=True)
+        for name in ("exit.json", RANKS_FILE):
+            (self.folder / name).unlink(missing_ok=True)
         self._write_identity()
         if self.early_signal is not None:
             name, detail = signal.Signals(self.early_signal).name, "ended before its worker began"
@@ -99,13 +103,28 @@ class _Keeper:
             self.pass_on(self.early_signal, None)
         self._write_identity()
         code = self._wait()
+        self._end_leftovers()
+        if _LAUNCHER in command:
+            code = self._code_of_ranks(code)
         ended: dict[str, object] = {"exit_code": code if code >= 0 else None}
         if code < 0:
             ended["signal"] = _signal_name(-code)
             ended["out_of_memory"] = -code == signal.SIGKILL and _oom_kills() > kills_before
-        self._end_leftovers()
+        elif code and _LAUNCHER in command and not (self.folder / RANKS_FILE).exists():
+            ended["detail"] = "one of its processes ended without a word: see log.txt"
+            ended["out_of_memory"] = _oom_kills() > kills_before
         self._write_exit(ended, started)
         return code if code >= 0 else 128 - code
+
+    def _code_of_ranks(self, code: int) -> int:
+        """Return how several processes ended: their first one left word, if it could.
+
+        Without a word after a signal, they ended by that signal before they could listen.
+        """
+        try:
+            return int(json.loads((self.folder / RANKS_FILE).read_text())["exit_code"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return -self.passed_on if self.passed_on else code
 
     def _start(self, command: Sequence[str]) -> "subprocess.Popen[bytes]":
         with (self.folder / "log.txt").open("ab") as log:
@@ -123,6 +142,7 @@ class _Keeper:
         if self.worker is None:
             self.early_signal = number
         elif self.worker.returncode is None:  # not reaped: its group's number is still its own
+            self.passed_on = number
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.worker.pid, number)
 

@@ -14,9 +14,9 @@ from emcfsys_engine import identity
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.keeper import ALREADY_RUNNING, START_FILE
 from emcfsys_engine.run import Run
+from emcfsys_engine.torchrun import default_environment, worker_command
 
 _KEEPER = "emcfsys_engine.keeper"
-_WORKER = "emcfsys_engine.learn.worker"
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +71,7 @@ def start(
     if run.is_alive():
         raise RunFolderError(run.folder, "is already running", "Wait for it or cancel it")
     token = token or secrets.token_hex(8)
-    work = [*worker, str(run.folder)] if worker else [record.python, "-m", _WORKER, str(run.folder)]
+    work = [*worker, str(run.folder)] if worker else worker_command(record, run.folder)
     options = [f"--start={token}", *_lease_options(lease)]
     options += ["--with-parent"] if foreground else []
     command = [record.python, "-m", _KEEPER, str(run.folder), *options, "--", *work]
@@ -92,7 +92,12 @@ def start(
                 start_new_session=True,
                 umask=umask,
                 cwd=_folder(record.folder),
-                env={**record.environment, **(environment or {}), identity.COOKIE: token},
+                env={
+                    **default_environment(work),
+                    **record.environment,
+                    **(environment or {}),
+                    identity.COOKIE: token,
+                },
             )
         except (FileNotFoundError, PermissionError):
             remedy = "Submit again from an environment that exists"

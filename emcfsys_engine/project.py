@@ -53,6 +53,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     head: Literal["unet", "pspnet", "deeplabv3plus", "upernet"] = "unet"
     backbone: str = "tf_efficientnet_lite0"
     weights: str = "imagenet"
+    auxiliary: bool | None = None  # a second head while training; None: with preset "best"
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +68,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     best_by: str = "mean_iou"
     patience: Annotated[int, Meta(ge=0)] = 20
     validate_every: Count | None = None
+    schedule: Literal["cosine", "trapezoid"] = "cosine"
     encoder_lr: Positive | None = None
     decoder_lr: Positive | None = None
     kfold: Annotated[int, Meta(ge=0, le=20)] = 0
@@ -127,6 +129,7 @@ class Compute(msgspec.Struct, frozen=True, kw_only=True):
     executor: Literal["local", "slurm"] = "local"
     gpus: Annotated[int, Meta(ge=0, le=64)] | None = None
     nodes: Annotated[int, Meta(ge=1, le=64)] = 1
+    processes: Annotated[int, Meta(ge=1, le=64)] = 1  # without GPUs: for servers of many cores
     threads: Count | None = None
     slurm: dict[str, str | int | bool] = {}
 
@@ -401,14 +404,17 @@ def _check_training(
 
 def _check_compute(file: Path, compute: Any, training: Any, faults: list[ProjectError]) -> None:
     """Refuse what this version cannot do, rather than doing something else without a word."""
-    if isinstance(training, Training) and training.kfold:
-        what = "k-fold training is not in this version"
-        faults.append(ProjectError(file, "training.kfold", what, "Set it to 0"))
+    if isinstance(training, Training) and training.kfold == 1:
+        what = "one fold leaves nothing to train on"
+        faults.append(ProjectError(file, "training.kfold", what, "Use 2 or more, or 0 for none"))
     if not isinstance(compute, Compute):
         return
     if compute.executor == "slurm":
         what = "Slurm is not in this version"
         faults.append(ProjectError(file, "compute.executor", what, 'Use "local"'))
-    if (compute.gpus or 0) > 1 or compute.nodes > 1:
-        what = "training on several GPUs or nodes is not in this version"
-        faults.append(ProjectError(file, "compute", what, "Use gpus = 1 and nodes = 1"))
+    if compute.nodes > 1 and compute.executor == "local":
+        what = "several nodes need a cluster"
+        faults.append(ProjectError(file, "compute.nodes", what, 'Set executor = "slurm"'))
+    if compute.processes > 1 and compute.gpus != 0:
+        what = "several processes compute on the processor: GPUs have one process each"
+        faults.append(ProjectError(file, "compute.processes", what, "Set gpus = 0, or leave it"))

@@ -91,6 +91,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, str] = {}
     versions: dict[str, str] = {}
     resume: Literal["auto", "never"] = "never"
+    group: str = ""  # runs that were asked for together
+    fold: int = 0  # of a cross-validation, from 1; 0: none
 
 
 class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +147,11 @@ class Run:
     def exit_file(self) -> Path:
         """How the worker's process ended."""
         return self.folder / "exit.json"
+
+    @property
+    def ranks_file(self) -> Path:
+        """With which exit code the first of several processes ended; torchrun passes none on."""
+        return self.folder / "ranks.json"
 
     @property
     def ask_file(self) -> Path:
@@ -300,9 +307,12 @@ def new_run(
     *,
     project: Project | None = None,
     resume: Literal["auto", "never"] = "never",
+    group: str = "",
+    fold: int = 0,
 ) -> Run:
     """Make the next free run folder under `parent` and write its run.json.
 
+    A first fold without a group's name begins a new group, named after its run.
     Raises: RunFolderError if the folder cannot be made or written.
     """
     folder = _next_folder(parent)
@@ -317,6 +327,8 @@ def new_run(
         environment=_allowed(os.environ),
         versions=_versions(),
         resume=resume,
+        group=group or (folder.name.replace("run-", "kfold-") if fold else ""),
+        fold=fold,
     )
     run = Run(folder)
     try:

@@ -10,7 +10,8 @@ from emcfsys_engine.jobs.job import Job
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.jobs.story import RunStory
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run import Run, TrainRequest, new_run
+from emcfsys_engine.run import Run
+from emcfsys_engine.run_groups import new_trainings
 from emcfsys_tui.messages import LogRead, QueueRead
 from emcfsys_tui.values import GpuRow, JobRow, QueueState
 from emcfsys_tui.words import day_clock
@@ -83,14 +84,26 @@ def ordered(jobs: list[Job]) -> list[Job]:
 def submit_training(folder: Path, overrides: tuple[str, ...] = ()) -> tuple[int, str]:
     """Queue a training of the project and see that a daemon runs; return job and run.
 
+    Of several folds each is a job; the first is returned.
+
     Raises: ProjectFaults, QueueError, DaemonError, RunFolderError.
     """
     project = load_project(folder, overrides)
-    run = new_run(project.runs_folder, TrainRequest(), project=project, resume="auto")
+    runs = new_trainings(project, resume="auto")
+    gpus = None if project.compute.gpus is None else float(project.compute.gpus)
     with Queue.open() as queue:
-        number = queue.add(run.folder, project_name=project.name, resume="auto")
+        numbers = [
+            queue.add(
+                run.folder,
+                project_name=project.name,
+                group=run.record().group or None,
+                gpus=gpus,
+                resume="auto",
+            )
+            for run in runs
+        ]
     ensure_daemon()
-    return number, run.id
+    return numbers[0], runs[0].id
 
 
 def ask_job(job_id: int, ask: str) -> str:

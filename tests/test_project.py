@@ -95,6 +95,9 @@ def test_every_fault_is_named_at_once(folder: Path) -> None:
         (("[classes]", "[training]\nencoder_lr = 0\n[classes]"), "training.encoder_lr"),
         (("[classes]", "[training]\nsteps = 1\nminutes = 1\n[classes]"), "training"),
         (("[classes]", "[traning]\n[classes]"), "traning"),
+        (("[classes]", "[training]\nkfold = 1\n[classes]"), "training.kfold"),
+        (("[classes]", "[compute]\nnodes = 2\n[classes]"), "compute.nodes"),
+        (("[classes]", "[compute]\nprocesses = 2\n[classes]"), "compute.processes"),
     ],
 )
 def test_a_fault_names_its_key(folder: Path, change: tuple[str, str], key: str) -> None:

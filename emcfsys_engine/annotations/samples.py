@@ -17,9 +17,9 @@ from emcfsys_engine.annotations.source import (
     find_source,
     size_mismatch,
 )
-from emcfsys_engine.annotations.split_samples import assign_splits
+from emcfsys_engine.annotations.split_samples import assign_fold, assign_splits
 from emcfsys_engine.annotations.splits import Split
-from emcfsys_engine.errors import DataFaults, InputError
+from emcfsys_engine.errors import DataFaults, InputError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.project import UNLABELLED, Project
 
@@ -59,20 +59,25 @@ class Gathered:
     notes: tuple[str, ...]
 
 
-def list_samples(project: Project, *, for_training: bool = True) -> Samples:
+def list_samples(project: Project, *, for_training: bool = True, fold: int = 0) -> Samples:
     """Return the images of every [[data]] table, paired with labels and split.
 
+    `fold`: of training.kfold, from 1; it validates, and all but the test images train.
     Sizes come from headers; masks are read once to see that their values are classes.
     Raises: DataFaults with every fault of every source at once, each with its file and remedy.
     """
-    gathered = gather(project, for_training=for_training)
+    gathered = gather(project, for_training=for_training, fold=fold)
     if gathered.faults:
         raise DataFaults(gathered.faults)
     return Samples(samples=gathered.samples, notes=gathered.notes)
 
 
 def gather(
-    project: Project, *, for_training: bool = True, cache: FactsCache | None = None
+    project: Project,
+    *,
+    for_training: bool = True,
+    cache: FactsCache | None = None,
+    fold: int = 0,
 ) -> Gathered:
     """Return the samples together with every fault, so that all can be named.
 
@@ -86,9 +91,10 @@ def gather(
     ]
     if cache is None:
         known.save()
-    samples = assign_splits(project, _named(found), notes)
+    assign = assign_fold if fold else assign_splits
+    samples = assign(project, _named(found), notes, fold)
     if for_training and not faults:
-        faults += _split_faults(project, samples)
+        faults += _fold_faults(project, samples) if fold else _split_faults(project, samples)
     notes += _class_notes(project, samples)
     return Gathered(samples=tuple(samples), faults=tuple(faults), notes=tuple(notes))
 
@@ -158,6 +164,14 @@ def _named(found: Sequence[Found]) -> list[Sample]:
         else replace(sample, name=f"{sample.source}/{sample.name}{sample.image.path.suffix}")
         for sample in samples
     ]
+
+
+def _fold_faults(project: Project, samples: Sequence[Sample]) -> list[InputError]:
+    if {"train", "val"} <= {sample.split for sample in samples}:
+        return []
+    folds = project.training.kfold
+    what = f"{len(samples)} images, groups and blocks are too few for {folds} folds"
+    return [ProjectError(project.file, "training.kfold", what, "Lower it, or label more images")]
 
 
 def _split_faults(project: Project, samples: Sequence[Sample]) -> list[InputError]:

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emcfsys_engine.annotations.splits import rows_of_neighbours, split_block, split_units
+from emcfsys_engine.annotations.splits import (
+    assign_folds,
+    rows_of_neighbours,
+    split_block,
+    split_units,
+)
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.normalise import to_grey
 from emcfsys_engine.images.reader import read_micrograph
@@ -22,7 +27,7 @@ _THUMBNAIL_PX = 48
 
 
 def assign_splits(
-    project: Project, samples: Sequence["Sample"], notes: list[str]
+    project: Project, samples: Sequence["Sample"], notes: list[str], fold: int = 0
 ) -> list["Sample"]:
     """Return the samples with their splits: those of their source, or chosen where it says auto.
 
@@ -43,12 +48,67 @@ def assign_splits(
     return result
 
 
+def assign_fold(
+    project: Project, samples: Sequence["Sample"], notes: list[str], fold: int
+) -> list["Sample"]:
+    """Return the samples with their splits in one fold of training.kfold, counted from 1.
+
+    Every image that is not for testing is for validation in exactly one fold, whatever its source
+    says: groups stay whole, stacks and rows of sections are cut into one block a fold, classes are
+    dealt out evenly. Each source is dealt out by itself; the seed and the images decide.
+    """
+    result = list(samples)
+    sizes = [0] * project.training.kfold
+    for index, source in enumerate(project.data):
+        places = [place for place, sample in enumerate(result) if sample.source == index]
+        if source.split == "test":
+            for place in places:
+                result[place] = replace(result[place], split="test")
+            continue
+        mine = [result[place] for place in places]
+        units = _units(mine, index, project.training.kfold, notes)
+        held = {
+            name: frozenset().union(*(mine[local].classes for local in members))
+            for name, members in units.items()
+        }
+        folds = assign_folds(held, project.training.kfold, project.project.seed + index)
+        # The first fold of a source is its largest: it goes where least is so far.
+        order = sorted(range(project.training.kfold), key=sizes.__getitem__)
+        for name, members in units.items():
+            number = order[folds[name]]
+            sizes[number] += len(members)
+            split: Any = "val" if number == fold - 1 else "train"
+            for local in members:
+                result[places[local]] = replace(mine[local], split=split)
+    return result
+
+
+def _units(
+    samples: Sequence["Sample"], index: int, pieces: int, notes: list[str]
+) -> dict[str, list[int]]:
+    """Return what must stay together, by a name: groups, pieces of blocks, or single images."""
+    if any(sample.group is not None for sample in samples):
+        return _groups(samples)
+    blocks = _blocks(samples, index, notes)
+    in_blocks = {place for block in blocks for place in block}
+    units = {f"{n}": [n] for n in range(len(samples)) if n not in in_blocks}
+    for block in blocks:
+        for piece in np.array_split(np.array(block), min(pieces, len(block))):
+            units[f"{piece[0]}"] = piece.tolist()
+    return units
+
+
+def _groups(samples: Sequence["Sample"]) -> dict[str, list[int]]:
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for place, sample in enumerate(samples):
+        groups[sample.group or f"only {sample.name}"].append(place)
+    return groups
+
+
 def _validation(samples: Sequence["Sample"], seed: int, index: int, notes: list[str]) -> set[int]:
     """Return the places of the samples that are for validation."""
     if any(sample.group is not None for sample in samples):
-        groups: defaultdict[str, list[int]] = defaultdict(list)
-        for place, sample in enumerate(samples):
-            groups[sample.group or f"only {sample.name}"].append(place)
+        groups = _groups(samples)
         held = {
             group: frozenset().union(*(samples[p].classes for p in places))
             for group, places in groups.items()

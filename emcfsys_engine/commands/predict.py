@@ -14,6 +14,7 @@ from emcfsys_engine.events import AnyEvent, ImageDone, ImageFailed
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run import PredictRequest, Run, new_run
+from emcfsys_engine.run_groups import models_of
 
 
 def prediction_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -75,11 +76,12 @@ def make_prediction(
     for name in vectors:
         if name not in _VECTORS:
             raise InputError("--vectors", f"{name!r} is no format", f"Use {', '.join(_VECTORS)}")
-    for file in (model, *also):
+    files = _files_of(model, also)
+    for file in files:
         read_card(file)
     request = PredictRequest(
-        model=str(model.absolute()),
-        also=tuple(str(file.absolute()) for file in also),
+        model=str(files[0].absolute()),
+        also=tuple(str(file.absolute()) for file in files[1:]),
         inputs=tuple(str(Path(place).absolute()) for place in inputs),
         out=str(out.absolute()),
         vectors=vectors,
@@ -93,6 +95,8 @@ def make_prediction(
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
 def predict(model: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
     """Segment INPUTS (files, folders or quoted globs) with MODEL; masks go to --out.
+
+    MODEL is a model file, a run's folder, or runs/GROUP: all folds of a k-fold training at once.
 
     Example: emcfsys-engine predict best.safetensors new_images --out masks --overlay
     """
@@ -120,6 +124,13 @@ def predict(model: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **op
 )
 @click.option("--tta", is_flag=True, help="Average over four flips.")
 @click.option("--overlap", type=click.FloatRange(0, 0.75), default=0.25, show_default=True)
+@click.option(
+    "--boundary-px",
+    type=click.FloatRange(0, 50),
+    default=2.0,
+    show_default=True,
+    help="How far a boundary may lie from the true one (boundary F1).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(
     model: Path,
@@ -130,29 +141,50 @@ def evaluate(
     also: tuple[Path, ...],
     tta: bool,
     overlap: float,
+    boundary_px: float,
     as_json: bool,
 ) -> None:
     """Compare MODEL with a PROJECT's split, or with --images and --masks.
+
+    MODEL is a model file, a run's folder, or runs/GROUP: all folds of a k-fold training at once.
 
     Example: emcfsys-engine evaluate best.safetensors --images test/images --masks test/masks
     """
     from emcfsys_engine.learn import evaluate as evaluation
 
+    first, *others = _files_of(model, also)
+    if project is not None and others and split in ("train", "val", "all") and not model.is_file():
+        words = (
+            "note: every fold trained on what the others validate on: a fair test is --split test"
+        )
+        click.echo(words, err=True)
+    options: dict[str, Any] = {
+        "also": tuple(others),
+        "tta": tta,
+        "overlap": overlap,
+        "boundary_px": boundary_px,
+    }
     if project is not None and images is None and masks is None:
         loaded = load_project(project)
-        found = evaluation.evaluate_project(
-            model, loaded, split, tta=tta, overlap=overlap, also=also
-        )
+        found = evaluation.evaluate_project(first, loaded, split, **options)
     elif project is None and images and masks:
-        found = evaluation.evaluate_folders(
-            model, images, masks, tta=tta, overlap=overlap, also=also
-        )
+        found = evaluation.evaluate_folders(first, images, masks, **options)
     else:
         raise click.UsageError("Name a project, or both --images and --masks")
     if as_json:
         click.echo(msgspec.json.encode(found).decode())
     else:
         click.echo(evaluation.table_of(found))
+
+
+def _files_of(model: Path, also: Sequence[Path]) -> list[Path]:
+    """Return the model files that are named: files, runs, or all folds of a group."""
+    found: list[Path] = []
+    for place in (model, *also):
+        # A name that is no file is told as one, unless it may be a run or a group of runs.
+        is_run = place.is_dir() or place.parent.name == "runs"
+        found += models_of(place) if is_run else [place]
+    return list(dict.fromkeys(found))
 
 
 def _summary(folder: Path, events: list[AnyEvent]) -> dict[str, object]:

@@ -48,7 +48,9 @@ def list_(project: Path, as_json: bool) -> None:
         click.echo("no runs yet", err=True)
     for row in found:
         score = "–" if row["score"] is None else f"{row['score']:.3f}"
-        text = f"{row['run']:<10} {row['does']:<8} {row['state']:<12} {score:>6} {row['reason']}"
+        fold = f" {row['group']} fold {row['fold']}" if row["fold"] else ""
+        text = f"{row['run']:<10} {row['does']:<8} {row['state']:<12} {score:>6}{fold}"
+        text += f" {row['reason']}"
         click.echo(printable(text.rstrip()))
 
 
@@ -110,8 +112,11 @@ def _row(run: Run) -> dict[str, Any]:
     scores = [event.score for event in validations if event.score is not None]
     started = next((event for event in events if isinstance(event, RunStarted)), None)
     state, reason = ("running", "") if run.is_alive() else run.outcome()
+    record = run.record()
     return {
         "run": run.id,
+        "group": record.group,
+        "fold": record.fold,
         "folder": str(run.folder),
         "does": started.does if started else "",
         "state": state,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
+import msgspec
 
 from emcfsys_engine.commands.predict import make_prediction, prediction_options
 from emcfsys_engine.commands.watch import make_watch
@@ -12,7 +13,8 @@ from emcfsys_engine.errors import QueueError, printable
 from emcfsys_engine.jobs.control import ensure_daemon
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import Project, load_project
-from emcfsys_engine.run import Run, TrainRequest, new_run
+from emcfsys_engine.run import Run
+from emcfsys_engine.run_groups import new_trainings
 
 _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.option("--priority", type=int, default=0, help="Higher ones start first."),
@@ -47,13 +49,24 @@ def submit() -> None:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override any key.")
 @_queue_options
 def train(project: Path, overrides: tuple[str, ...], **options: Any) -> None:
-    """Train as PROJECT says, when its turn comes.
+    """Train as PROJECT says, when its turn comes; with training.kfold, one job a fold.
 
     Example: emcfsys-engine submit train projects/demo --set training.minutes=5
     """
     loaded = load_project(project, overrides)
-    run = new_run(loaded.runs_folder, TrainRequest(), project=loaded, resume="auto")
-    _add_of_project(run, loaded, options)
+    gpus = options["gpus"]
+    if gpus is not None:  # what it gets is what it computes on
+        compute = msgspec.structs.replace(loaded.compute, gpus=int(max(1, gpus)) if gpus else 0)
+        loaded = msgspec.structs.replace(loaded, compute=compute)
+    runs = new_trainings(loaded, resume="auto")
+    for place, run in enumerate(runs):
+        group = options["group"] or run.record().group or None
+        try:
+            _add_of_project(run, loaded, {**options, "group": group})
+        except QueueError:
+            for other in runs[place + 1 :]:
+                other.discard()
+            raise
 
 
 @submit.command()
@@ -103,6 +116,8 @@ def watch(project: Path, overrides: tuple[str, ...], **options: Any) -> None:
     """
     loaded = load_project(project, overrides)
     run = make_watch(loaded)
+    if options["gpus"] is None and (loaded.compute.gpus or 0) > 1:
+        options["gpus"] = 1.0  # a watch computes in one process
     _add_of_project(run, loaded, options)
 
 

@@ -1,5 +1,7 @@
-"""train: a project becomes a model."""
+"""train: a project becomes a model, or one a fold."""
 
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,12 @@ import click
 import msgspec
 
 from emcfsys_engine.commands.foreground import run_in_foreground
-from emcfsys_engine.errors import InputError, ProjectError, ProjectFaults
+from emcfsys_engine.errors import InputError, ProjectError, ProjectFaults, printable
+from emcfsys_engine.events import RunFinished
 from emcfsys_engine.project import Training, load_project
 from emcfsys_engine.project_faults import check_table
-from emcfsys_engine.run import TrainRequest, new_run, open_run
+from emcfsys_engine.run import Run, TrainRequest
+from emcfsys_engine.run_groups import new_trainings, runs_at
 
 _EXTENDABLE = ("steps", "minutes", "patience")
 
@@ -19,10 +23,15 @@ _EXTENDABLE = ("steps", "minutes", "patience")
 @click.argument("project", required=False, type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override any key.")
 @click.option(
-    "--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run's folder."
+    "--resume",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Go on with a run's folder, or with the unfinished folds of runs/GROUP.",
 )
 def train(project: Path | None, overrides: tuple[str, ...], resume: Path | None) -> None:
     """Train as PROJECT (a project.toml or its folder) says; print the run's folder.
+
+    With training.kfold the folds train one after the other, each in a run of its own.
 
     Example: emcfsys-engine train projects/demo/project.toml --set training.minutes=5
     """
@@ -32,28 +41,56 @@ def train(project: Path | None, overrides: tuple[str, ...], resume: Path | None)
         _resume(resume, overrides)
         return
     assert project is not None
-    loaded = load_project(project, overrides)
-    run = new_run(loaded.runs_folder, TrainRequest(), project=loaded)
-    code = run_in_foreground(run)
-    click.echo(run.folder)
+    _train_all(new_trainings(load_project(project, overrides)))
+
+
+def _train_all(runs: Sequence[Run]) -> None:
+    """Train one run after the other; the first that does not end well ends it all."""
+    code = 0
+    for run in runs:
+        record = run.record()
+        if record.fold and record.project is not None:
+            folds = record.project.training.kfold
+            click.echo(f"{run.id}: fold {record.fold} of {folds} of {record.group}", err=True)
+        code = run_in_foreground(run)
+        click.echo(run.folder)
+        if code:
+            break
+    if len(runs) > 1 and code == 0:
+        click.echo(_folds_summary(runs), err=True)
     raise SystemExit(code)
 
 
-def _resume(folder: Path, overrides: tuple[str, ...]) -> None:
-    run = open_run(folder)
-    record = run.record()
-    if not isinstance(record.request, TrainRequest) or record.project is None:
-        raise InputError(folder, "is no training", "Name the folder of a training run")
-    if run.is_alive():
-        raise InputError(folder, "is running", "Stop it first")
-    if overrides:
-        training = _extended(record.project.training, overrides)
-        project = msgspec.structs.replace(record.project, training=training)
-        run.write_record(msgspec.structs.replace(record, project=project))
-    is_over = run.state() == "done" and not overrides
-    code = 0 if is_over else run_in_foreground(run)
-    click.echo(run.folder)
-    raise SystemExit(code)
+def _folds_summary(runs: Sequence[Run]) -> str:
+    """Return the mean of the folds' best scores, and how far they spread."""
+    endings = [run.ending() for run in runs]
+    scores = [e.score for e in endings if isinstance(e, RunFinished) and e.score is not None]
+    if len(scores) < 2:
+        return f"{len(runs)} folds"
+    mean, spread = statistics.mean(scores), statistics.stdev(scores)
+    place = runs[0].folder.parent / runs[0].record().group
+    text = f"{len(scores)} folds: best score {mean:.3f} ± {spread:.3f} (mean ± standard deviation)"
+    return f"{text}\ntogether they are one model: {printable(str(place))}"
+
+
+def _resume(place: Path, overrides: tuple[str, ...]) -> None:
+    runs = runs_at(place)
+    for run in runs:
+        record = run.record()
+        if not isinstance(record.request, TrainRequest) or record.project is None:
+            raise InputError(run.folder, "is no training", "Name the folder of a training run")
+        if run.is_alive():
+            raise InputError(run.folder, "is running", "Stop it first")
+    for run in runs:
+        record = run.record()
+        if overrides and record.project is not None:
+            training = _extended(record.project.training, overrides)
+            project = msgspec.structs.replace(record.project, training=training)
+            run.write_record(msgspec.structs.replace(record, project=project))
+    waiting = [run for run in runs if overrides or run.state() != "done"]
+    if waiting:
+        _train_all(waiting)
+    click.echo(runs[-1].folder)
 
 
 def _extended(training: Training, overrides: tuple[str, ...]) -> Training:

@@ -50,6 +50,8 @@ class Batches:
 
     def _cut(self, step: int) -> None:
         try:
+            if self._device.type == "cuda":  # pinned memory belongs to this thread's GPU, else 0
+                torch.cuda.set_device(self._device)
             while not self._stop.is_set():
                 images, labels = self._sampler.crops(step)
                 if self._device.type == "cuda":

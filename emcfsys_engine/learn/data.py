@@ -94,12 +94,18 @@ def resampled(item: Item, pixel_nm: float | None) -> Item:
 class Dataset:
     """The items of some samples: kept in memory while they fit, read again where they do not."""
 
-    def __init__(self, samples: Sequence[Sample], project: Project, normaliser: Normaliser) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        project: Project,
+        normaliser: Normaliser,
+        processes: int = 1,  # on this machine, each with images in memory of its own
+    ) -> None:
         self.samples = tuple(samples)
         self.project = project
         self.normaliser = normaliser
         self._kept: dict[int, Item] = {}
-        self._free_bytes = int(psutil.virtual_memory().total * _MEMORY_SHARE)
+        self._free_bytes = int(psutil.virtual_memory().total * _MEMORY_SHARE / processes)
 
     def __len__(self) -> int:
         return len(self.samples)

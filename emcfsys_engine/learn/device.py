@@ -13,11 +13,15 @@ _FAST_BF16 = frozenset({"amx_bf16", "avx512_bf16"})
 
 
 def choose_device(gpus: int | None) -> torch.device:
-    """Return the device for a run: CUDA when there is one, unless the project says 0 GPUs.
+    """Return the kind of device for a run: CUDA when there is one, unless the project says 0 GPUs.
 
-    Raises: InputError if a GPU is demanded and there is none.
+    Raises: InputError if more GPUs are demanded than there are.
     """
     if gpus != 0 and torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        if gpus is not None and gpus > count:
+            remedy = f"Use {count}, or look at emcfsys-engine doctor"
+            raise InputError("compute.gpus", f"{gpus} asked for, but CUDA finds {count}", remedy)
         return torch.device("cuda")
     if gpus:
         remedy = "Leave compute.gpus out, or look at emcfsys-engine doctor"
@@ -46,9 +50,9 @@ def cpu_flags() -> frozenset[str]:
     return frozenset()
 
 
-def choose_threads(threads: int | None) -> int:
-    """Return the number of compute threads: as asked, else the cores this process may use."""
-    return threads or len(os.sched_getaffinity(0))
+def choose_threads(threads: int | None, processes: int = 1) -> int:
+    """Return the number of compute threads: as asked, else a fair share of the usable cores."""
+    return threads or max(1, len(os.sched_getaffinity(0)) // processes)
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:

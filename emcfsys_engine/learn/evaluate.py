@@ -10,7 +10,7 @@ from emcfsys_engine.annotations.samples import list_samples
 from emcfsys_engine.errors import DataFaults, InputError
 from emcfsys_engine.learn.data import Dataset
 from emcfsys_engine.learn.ensemble import check_members
-from emcfsys_engine.learn.metrics import Scores
+from emcfsys_engine.learn.metrics import BOUNDARY_TOLERANCE_PX, Scores
 from emcfsys_engine.learn.predict import Predictor
 from emcfsys_engine.learn.validate import validate
 from emcfsys_engine.project import Naming, Project, Source
@@ -33,11 +33,12 @@ def evaluate_project(
     tta: bool,
     overlap: float,
     also: Sequence[Path] = (),
+    boundary_px: float = BOUNDARY_TOLERANCE_PX,
 ) -> Evaluation:
     """Compare the model with one split of a project ("all" for everything labelled).
 
     `also` names more model files: an ensemble.
-
+    Units: `boundary_px` is how far a predicted boundary may lie from the true one.
     Raises: InputError if the project's classes are not the model's, or the split is empty.
     """
     predictor = Predictor.of((model, *also), tta=tta, overlap=overlap)
@@ -69,6 +70,7 @@ def evaluate_project(
             batch=predictor.batch,
             tta=tta,
             merged=predictor.merged,
+            boundary_px=boundary_px,
         )
     return Evaluation(
         model=str(model), images=len(samples), scores=result.scores, per_source=result.per_source
@@ -83,6 +85,7 @@ def evaluate_folders(
     tta: bool,
     overlap: float,
     also: Sequence[Path] = (),
+    boundary_px: float = BOUNDARY_TOLERANCE_PX,
 ) -> Evaluation:
     """Compare the model with a folder of images and a folder of their masks or annotations."""
     card = check_members((model, *also))
@@ -106,7 +109,15 @@ def evaluate_folders(
             data=(source,),
         )
         try:
-            return evaluate_project(model, project, "test", tta=tta, overlap=overlap, also=also)
+            return evaluate_project(
+                model,
+                project,
+                "test",
+                tta=tta,
+                overlap=overlap,
+                also=also,
+                boundary_px=boundary_px,
+            )
         except (DataFaults, InputError) as error:
             faults = faults or error
     assert faults is not None
@@ -116,12 +127,13 @@ def evaluate_folders(
 def table_of(found: Evaluation) -> str:
     """Return the numbers as a table for people."""
     width = max(5, *(len(name) for name in found.scores.iou))
-    lines = [f"{'class':<{width}}   IoU    F1     precision  recall"]
+    lines = [f"{'class':<{width}}   IoU    F1     precision  recall  boundary F1"]
     scores = found.scores
     for name in scores.iou:
-        cells = (scores.iou[name], scores.f1[name], scores.precision[name], scores.recall[name])
-        iou, f1, precision, recall = ("–" if cell is None else f"{cell:.4f}" for cell in cells)
-        lines.append(f"{name:<{width}}   {iou:<6} {f1:<6} {precision:<9}  {recall}")
+        of_class = (scores.iou, scores.f1, scores.precision, scores.recall, scores.boundary_f1)
+        cells = [numbers.get(name) for numbers in of_class]
+        iou, f1, precision, recall, edge = ("–" if n is None else f"{n:.4f}" for n in cells)
+        lines.append(f"{name:<{width}}   {iou:<6} {f1:<6} {precision:<9}  {recall:<6}  {edge}")
     mean = "–" if scores.mean_iou is None else f"{scores.mean_iou:.4f}"
     fore = "–" if scores.mean_foreground_iou is None else f"{scores.mean_foreground_iou:.4f}"
     lines.append(f"mean IoU {mean}, foreground {fore}, pixel accuracy {scores.accuracy:.4f}")

@@ -1,12 +1,19 @@
-"""Numbers from one confusion matrix over a whole data set: IoU, F1, precision, recall, accuracy."""
+"""Numbers over a whole data set: IoU, F1, precision, recall, accuracy, and F1 of boundaries.
+
+C classes, H and W pixels.
+"""
 
 from collections.abc import Sequence
 
 import msgspec
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from emcfsys_engine.project import UNLABELLED
+
+BOUNDARY_TOLERANCE_PX = 2.0
+_BITS = 8
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +27,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     mean_iou: float | None
     mean_foreground_iou: float | None  # without the first class
     pixels: int  # labelled pixels compared
+    boundary_f1: dict[str, float | None] = {}  # within a tolerance; empty: not looked at
 
     def score(self, best_by: str) -> float | None:
         """Return the number that `training.best_by` names."""
@@ -40,8 +48,85 @@ def confusion_matrix(predicted: Tensor, truth: Tensor, num_classes: int) -> Tens
     return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def scores(matrix_CC: Tensor, class_names: Sequence[str]) -> Scores:
-    """Return all scores of one confusion matrix (rows: truth, columns: prediction)."""
+def boundary_counts(
+    predicted_HW: Tensor, truth_HW: Tensor, num_classes: int, tolerance_px: float
+) -> Tensor:
+    """Count boundary pixels by class: predicted, of them near a true one, true, near a predicted.
+
+    A boundary pixel has a direct neighbour of another class; where either is unlabelled there is
+    none. Near is a Euclidean distance of at most `tolerance_px` to a boundary pixel of its class.
+    Shapes: both integer class indices; the result is int64, C×4: add it up over the images.
+    Source: Csurka et al. 2013 (What is a good evaluation measure for semantic segmentation?).
+    """
+    labelled_HW = truth_HW != UNLABELLED
+    counts_4C = torch.zeros(4, num_classes, dtype=torch.int64, device=truth_HW.device)
+    planes = [plane.byte().where(labelled_HW, UNLABELLED) for plane in (predicted_HW, truth_HW)]
+    edges = [_edges(plane) for plane in planes]
+    for first in range(0, num_classes, _BITS):  # a class a bit: all are dilated at once
+        guess, truth = (
+            _as_bits(plane, edge, first) for plane, edge in zip(planes, edges, strict=True)
+        )
+        near = (guess & _dilated(truth, tolerance_px), truth & _dilated(guess, tolerance_px))
+        for row, (plane, bits) in enumerate(
+            zip((0, 0, 1, 1), (guess, near[0], truth, near[1]), strict=True)
+        ):
+            counts_4C[row] += torch.bincount(planes[plane][bits != 0], minlength=num_classes)
+    return counts_4C.T
+
+
+def _edges(classes_HW: Tensor) -> Tensor:
+    """Tell where a labelled pixel has a direct, labelled neighbour of another class."""
+    edges = torch.zeros_like(classes_HW, dtype=torch.bool)
+    labelled = classes_HW != UNLABELLED
+    for axis in (0, 1):
+        length = classes_HW.shape[axis] - 1
+        first, second = (classes_HW.narrow(axis, start, length) for start in (0, 1))
+        differs = first != second
+        for start in (0, 1):
+            differs = differs & labelled.narrow(axis, start, length)
+        for start in (0, 1):
+            edges.narrow(axis, start, length).logical_or_(differs)
+    return edges
+
+
+def _as_bits(classes_HW: Tensor, edges_HW: Tensor, first: int) -> Tensor:
+    """Return bit n where a boundary pixel is of class `first` + n."""
+    mine_HW = edges_HW & (classes_HW >= first) & (classes_HW < first + _BITS)
+    return mine_HW.byte().bitwise_left_shift((classes_HW - first).where(mine_HW, 0))
+
+
+def _dilated(bits_HW: Tensor, radius_px: float) -> Tensor:
+    """Return the bits that are set anywhere in a disc around each pixel."""
+    reach = int(radius_px)
+    height, width = bits_HW.shape
+    padded = F.pad(bits_HW, (reach, reach, reach, reach))
+    result = torch.zeros_like(bits_HW)
+    for y in range(-reach, reach + 1):
+        for x in range(-reach, reach + 1):
+            if y * y + x * x <= radius_px * radius_px:
+                result |= padded[reach + y : reach + y + height, reach + x : reach + x + width]
+    return result
+
+
+def boundary_f1(counts_C4: Tensor, class_names: Sequence[str]) -> dict[str, float | None]:
+    """Return each class's F1 from its `boundary_counts`; None where neither has a boundary."""
+    found: dict[str, float | None] = {}
+    for name, row in zip(class_names, counts_C4.tolist(), strict=True):
+        guess, guess_near, truth, truth_near = row
+        precision, recall = guess_near / max(1, guess), truth_near / max(1, truth)
+        both = precision + recall
+        f1 = 2 * precision * recall / both if both else 0.0
+        found[name] = f1 if guess or truth else None
+    return found
+
+
+def scores(
+    matrix_CC: Tensor, class_names: Sequence[str], boundary_C4: Tensor | None = None
+) -> Scores:
+    """Return all scores of one confusion matrix (rows: truth, columns: prediction).
+
+    `boundary_C4`: of `boundary_counts`, where boundaries were looked at.
+    """
     counts = matrix_CC.cpu().to(torch.float64)
     hit_C = counts.diagonal()
     truth_C, guess_C = counts.sum(1), counts.sum(0)
@@ -57,6 +142,7 @@ def scores(matrix_CC: Tensor, class_names: Sequence[str]) -> Scores:
         mean_iou=_mean(present),
         mean_foreground_iou=_mean([value for value in foreground if value is not None]),
         pixels=int(counts.sum()),
+        boundary_f1={} if boundary_C4 is None else boundary_f1(boundary_C4, class_names),
     )
 
 

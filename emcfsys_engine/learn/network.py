@@ -26,6 +26,9 @@ from emcfsys_engine.model_card import NetworkSpec
 __all__ = ["NetworkSpec", "SegmentationNetwork", "build_network", "parameter_groups"]
 
 
+_LEVELS = "encoder.pyramid.levels."
+
+
 class SegmentationNetwork(nn.Module):
     """A network that gives every pixel of an image of any size its class scores."""
 
@@ -71,6 +74,26 @@ class SegmentationNetwork(nn.Module):
             return logits_NCHW, None
         auxiliary_NCHW = self.auxiliary_head(maps[self._for_auxiliary])
         return logits_NCHW, _at_full_size(auxiliary_NCHW, padded_NCHW, x_NCHW)
+
+    def inference_state(self) -> dict[str, Tensor]:
+        """Return the weights as a network without auxiliary head names them.
+
+        The auxiliary head reads a level of the pyramid that some heads do not: what is only there
+        for it is left out, and the levels are numbered anew.
+        """
+        state = self.state_dict()
+        if self.auxiliary_head is None:
+            return state
+        numbers = {str(old): str(new) for new, old in enumerate(self._for_head)}
+        kept: dict[str, Tensor] = {}
+        for name, tensor in state.items():
+            if name.startswith(_LEVELS):
+                number, _, rest = name.removeprefix(_LEVELS).partition(".")
+                if number in numbers:
+                    kept[f"{_LEVELS}{numbers[number]}.{rest}"] = tensor
+            elif not name.startswith("auxiliary_head."):
+                kept[name] = tensor
+        return kept
 
     def _padded(self, x_NCHW: Tensor) -> Tensor:
         height_px, width_px = x_NCHW.shape[-2:]

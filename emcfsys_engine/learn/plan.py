@@ -32,7 +32,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     network: NetworkSpec
     device: str  # cpu | cuda
     precision: str  # bfloat16 | float32
-    threads: int
+    threads: int  # of each process
+    processes: int = 1  # that share every batch out
     patch_px: int
     batch: int
     micro_batch: int
@@ -44,6 +45,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     decoder_lr: float
     weight_decay: float
     warmup_steps: int
+    schedule: str = "cosine"  # cosine | trapezoid
     ema_decay: float
     clip_norm: float
     class_weights: tuple[float, ...]
@@ -51,11 +53,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     normaliser: Normaliser = Normaliser()
     train_images: tuple[str, ...] = ()
     val_images: tuple[str, ...] = ()
+    fold: int = 0  # of `folds`, from 1: what validates in it trains in all others; 0: no folds
+    folds: int = 0
     reasons: dict[str, str] = {}
 
 
 def make_plan(
-    project: Project, train: Dataset, val: Dataset, device: torch.device, threads: int
+    project: Project,
+    train: Dataset,
+    val: Dataset,
+    device: torch.device,
+    threads: int,
+    processes: int = 1,
 ) -> Plan:
     """Choose everything the project leaves open."""
     reasons: dict[str, str] = {}
@@ -74,10 +83,12 @@ def make_plan(
             num_classes=len(project.classes),
             norm=defaults.norm if batch >= 4 else "group",
             drop_path=defaults.drop_path,
+            auxiliary=_choose_auxiliary(project, reasons),
         ),
         device=device.type,
         precision=str(precision).removeprefix("torch."),
         threads=threads,
+        processes=processes,
         patch_px=patch_px,
         batch=batch,
         micro_batch=batch,
@@ -89,6 +100,7 @@ def make_plan(
         decoder_lr=project.training.decoder_lr or defaults.decoder_lr,
         weight_decay=defaults.weight_decay,
         warmup_steps=_choose_warmup(defaults.warmup_steps, total_steps),
+        schedule=project.training.schedule,
         ema_decay=_choose_ema(total_steps, device, reasons),
         clip_norm=1.0,
         class_weights=_choose_class_weights(train, reasons),
@@ -104,9 +116,14 @@ def summary_of(plan: Plan) -> str:
     length = f"{plan.total_steps} steps" if plan.total_steps else f"{plan.minutes:g} min"
     return (
         f"{plan.network.head}/{plan.network.backbone}, {length} of {plan.batch} patches of "
-        f"{plan.patch_px} px, {plan.precision} on {plan.device}, "
+        f"{plan.patch_px} px, {plan.precision} on {_place_of(plan)}, "
         f"{len(plan.train_images)} training and {len(plan.val_images)} validation images"
+        + (f", fold {plan.fold} of {plan.folds}" if plan.fold else "")
     )
+
+
+def _place_of(plan: Plan) -> str:
+    return plan.device if plan.processes == 1 else f"{plan.processes} processes with {plan.device}"
 
 
 def _choose_patch(
@@ -122,6 +139,14 @@ def _choose_patch(
         f"{wanted} suits a {device.type}; the images' shorter side is typically {typical} px"
     )
     return patch_px
+
+
+def _choose_auxiliary(project: Project, reasons: dict[str, str]) -> bool:
+    if project.model.auxiliary is not None:
+        return project.model.auxiliary
+    preset = project.training.preset
+    reasons["network.auxiliary"] = f"preset {preset}: a second head guides only long trainings"
+    return preset == "best"
 
 
 def _choose_budget(

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -17,9 +18,37 @@ from emcfsys_engine.learn.checkpoint import (
     encode_checkpoint,
 )
 from emcfsys_engine.learn.model_file import encode_model
-from emcfsys_engine.learn.network import SegmentationNetwork
+from emcfsys_engine.learn.network import SegmentationNetwork, build_network
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run import Run
+
+
+class Idle:
+    """What saves nothing: another process of the training does."""
+
+    def save_best(
+        self, card: ModelCard, score: float | None, beaten: tuple[int, float | None]
+    ) -> None:
+        """Save nothing."""
+
+    def save_final(self, card: ModelCard) -> None:
+        """Save nothing."""
+
+    def save_checkpoint(self, tensors: dict[str, Tensor], state: TrainState) -> None:
+        """Save nothing."""
+
+    def seconds_since_checkpoint(self) -> float:
+        """Return 0: none is ever due."""
+        return 0.0
+
+    def poll(self) -> None:
+        """Say nothing."""
+
+    def wait(self) -> None:
+        """Wait for nothing."""
+
+    def close(self) -> None:
+        """Wait for nothing."""
 
 
 class Saver:
@@ -32,7 +61,7 @@ class Saver:
         self._say = say
         self._averaged = averaged
         # Files are encoded from this copy, in the thread: it draws no random numbers.
-        self._on_disk = copy.deepcopy(averaged).to("cpu").to(memory_format=torch.contiguous_format)
+        self._on_disk = _for_inference(averaged)
         self._writer = BackgroundWriter()
         self._checkpoint_at = time.monotonic()
 
@@ -101,7 +130,9 @@ class Saver:
     def _save_model(
         self, file: Path, card: ModelCard, on_done: Callable[[Exception | None], None]
     ) -> None:
-        weights = copied(self._averaged.state_dict())
+        wanted = self._on_disk.state_dict()
+        kept = self._averaged.inference_state()
+        weights = copied({name: tensor for name, tensor in kept.items() if name in wanted})
 
         def make_bytes() -> bytes:
             self._on_disk.load_state_dict(weights)
@@ -114,3 +145,11 @@ class Saver:
             raise error
         message = f"The {what} could not be saved: {error}. What was saved before is whole"
         self._say(WarningGiven(message=message))
+
+
+def _for_inference(averaged: SegmentationNetwork) -> SegmentationNetwork:
+    """Return a network of the same kind on the CPU, without the head that is only for training."""
+    if not averaged.spec.auxiliary:
+        return copy.deepcopy(averaged).to("cpu").to(memory_format=torch.contiguous_format)
+    spec = msgspec.structs.replace(averaged.spec, auxiliary=False)
+    return build_network(spec).eval().requires_grad_(False)

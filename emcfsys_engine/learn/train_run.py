@@ -14,8 +14,10 @@ from emcfsys_engine.learn.data import Dataset, class_pixel_counts
 from emcfsys_engine.learn.device import choose_device, choose_threads, describe
 from emcfsys_engine.learn.model_file import colours_for
 from emcfsys_engine.learn.network import SegmentationNetwork, build_network
+from emcfsys_engine.learn.parts import Parts
 from emcfsys_engine.learn.plan import FORMAT, Plan, make_plan, summary_of
-from emcfsys_engine.learn.train import Parts, Trainer
+from emcfsys_engine.learn.ranks import Ranks
+from emcfsys_engine.learn.train import Trainer
 from emcfsys_engine.learn.weights import load_weights
 from emcfsys_engine.learn.working import Worker, say_ending
 from emcfsys_engine.model_card import ModelCard, NormaliserSettings, TrainingStatistics
@@ -28,17 +30,20 @@ def execute(worker: Worker) -> int:
     project = worker.record.project
     if project is None:
         raise RunFolderError(worker.run.record_file, "has no project", "Train anew")
-    resumed = worker.run.checkpoint_file.exists()
-    threads = choose_threads(project.compute.threads)
+    ranks = Ranks(worker.place)
+    threads = choose_threads(project.compute.threads, ranks.local_world)
     torch.set_num_threads(threads)
     device = choose_device(project.compute.gpus)
+    if device.type == "cuda" and ranks.world > 1:
+        torch.cuda.set_device(ranks.local_rank)
+    ranks.connect(device)
+    resumed = bool(ranks.most(worker.run.checkpoint_file.exists())[0])
     # The same batch must give the same sums in every run: no choice by timing.
     torch.backends.cudnn.benchmark = False
-    samples = list_samples(project)
+    samples = list_samples(project, fold=worker.record.fold)
     normaliser = Normaliser()
-    train = Dataset(samples.of("train"), project, normaliser)
-    val = Dataset(samples.of("val"), project, normaliser)
-    plan = read_plan(worker.run) if worker.run.plan_file.exists() else None
+    train = Dataset(samples.of("train"), project, normaliser, ranks.local_world)
+    val = Dataset(samples.of("val"), project, normaliser, ranks.local_world)
     worker.say(
         RunStarted(
             run=worker.run.id,
@@ -56,7 +61,10 @@ def execute(worker: Worker) -> int:
     train.check()
     val.check()
     _refuse_unlabelled(project, train, val)
-    plan = _write_plan(worker.run, plan, project, train, val, device, threads)
+    told = ranks.from_first(
+        lambda: _written_plan(worker.run, project, train, val, device, threads, ranks.world)
+    )
+    plan = msgspec.json.decode(told, type=Plan)
     torch.set_num_threads(plan.threads)
     worker.say(PlanMade(summary=summary_of(plan)))
     torch.manual_seed(project.project.seed)
@@ -74,34 +82,45 @@ def execute(worker: Worker) -> int:
             val=val,
             say=worker.say,
             asked=worker.asked,
+            ranks=ranks,
         )
     )
     if resumed:
         worker.say(RunResumed(step=trainer.resume()))
     print(f"{describe(device, getattr(torch, plan.precision))}: {summary_of(plan)}", flush=True)
     ending = trainer.train()
+    ranks.leave()
     return say_ending(worker, ending.reason, step=ending.step, score=ending.score)
 
 
-def _write_plan(
+def _written_plan(
     run: Run,
-    known: Plan | None,
     project: Project,
     train: Dataset,
     val: Dataset,
     device: torch.device,
     threads: int,
-) -> Plan:
-    """Return the run's plan: the one it has, with the budget of today, or a new one."""
-    plan = known or make_plan(project, train, val, device, threads)
+    processes: int,
+) -> bytes:
+    """Write the run's plan, and return it: the one it has, with the budget of today, or a new one.
+
+    Raises: RunFolderError if the run was begun with another number of processes.
+    """
+    known = read_plan(run) if run.plan_file.exists() else None
+    plan = known or make_plan(project, train, val, device, threads, processes)
+    plan = msgspec.structs.replace(plan, fold=run.record().fold, folds=project.training.kfold)
+    if plan.processes != processes:
+        what = f"was begun with {plan.processes} processes, and {processes} are here"
+        raise RunFolderError(run.folder, what, "Resume it with as many, or train anew")
     steps, minutes = project.training.steps, project.training.minutes
     if known is not None and (steps is not None or minutes is not None):
         plan = msgspec.structs.replace(plan, total_steps=steps, minutes=minutes)
         if steps is not None and plan.validate_every is None:
             plan = msgspec.structs.replace(plan, validate_every=max(1, steps // 20))
+    content = msgspec.json.format(msgspec.json.encode(plan), indent=2)
     if plan != known:
-        write_whole(run.plan_file, msgspec.json.format(msgspec.json.encode(plan), indent=2))
-    return plan
+        write_whole(run.plan_file, content)
+    return content
 
 
 def read_plan(run: Run) -> Plan:
@@ -136,7 +155,7 @@ def _refuse_unlabelled(project: Project, train: Dataset, val: Dataset) -> None:
 
 def _make_card(run: Run, project: Project, plan: Plan, train: Dataset) -> ModelCard:
     return ModelCard(
-        network=plan.network,
+        network=msgspec.structs.replace(plan.network, auxiliary=False),
         classes=project.class_names,
         class_values=project.class_values,
         colours=colours_for(len(project.classes)),

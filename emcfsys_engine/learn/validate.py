@@ -1,6 +1,6 @@
 """Compare a network with the labels of whole images: one confusion matrix over a data set.
 
-C channels or classes, H and W pixels.
+C channels or classes, H and W pixels, S sources, I images.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,14 @@ from torch import Tensor
 
 from emcfsys_engine.learn.data import Dataset
 from emcfsys_engine.learn.losses import Loss
-from emcfsys_engine.learn.metrics import Scores, confusion_matrix, scores
+from emcfsys_engine.learn.metrics import (
+    BOUNDARY_TOLERANCE_PX,
+    Scores,
+    boundary_counts,
+    confusion_matrix,
+    scores,
+)
+from emcfsys_engine.learn.ranks import Ranks
 from emcfsys_engine.learn.tiling import logit_bands
 from emcfsys_engine.project import UNLABELLED
 
@@ -36,19 +43,25 @@ def validate(
     overlap: float,
     batch: int,
     tta: bool = False,
+    boundary_px: float = BOUNDARY_TOLERANCE_PX,
+    ranks: Ranks | None = None,
     on_image: Callable[[int, Tensor], None] | None = None,
     merged: Callable[[Tensor], Tensor] | None = None,
 ) -> Validation:
     """Predict every image whole, tiled and without augmentation, and compare.
 
+    `boundary_px`: how far a predicted boundary may lie from the true one.
+    `ranks`: the processes that share the images out; each gets the result of all.
     `on_image` gets each image's number and its predicted class indices, H×W. `merged` turns the
     channels of an ensemble into those of the classes.
     """
+    ranks = ranks or Ranks()
     names = dataset.project.class_names
-    by_source: dict[str, Tensor] = {}
-    losses: list[float] = []
-    confidences: list[float] = []
-    for index, sample in enumerate(dataset.samples):
+    sources = sorted({sample.source for sample in dataset.samples})
+    counts_SCC = torch.zeros(len(sources), len(names), len(names), dtype=torch.int64)
+    edges_SC4 = torch.zeros(len(sources), len(names), 4, dtype=torch.int64)
+    found_3I = torch.zeros(3, len(dataset), dtype=torch.float64)  # loss, whether any, confidence
+    for index in ranks.block(len(dataset)):
         item = dataset[index]
         image_CHW = torch.from_numpy(item.image).movedim(-1, 0).to(device)
         bands = logit_bands(
@@ -57,18 +70,31 @@ def validate(
         logits_CHW = torch.cat([merged(band) if merged else band for _, band in bands], dim=1)
         truth_HW = torch.from_numpy(item.labels).to(device, torch.int64)
         if loss is not None and bool((truth_HW != UNLABELLED).any()):
-            losses.append(float(loss(logits_CHW[None], truth_HW[None])))
+            found_3I[0, index] = float(loss(logits_CHW[None], truth_HW[None]))
+            found_3I[1, index] = 1
         best = logits_CHW.softmax(dim=0).max(dim=0)
-        confidences.append(float(best.values.mean()))
+        found_3I[2, index] = float(best.values.mean())
         if on_image is not None:
             on_image(index, best.indices)
         counted = confusion_matrix(best.indices, truth_HW, len(names))
-        source = dataset.project.data[sample.source].images
-        by_source[source] = by_source.get(source, torch.zeros_like(counted)) + counted
-    total = torch.stack(list(by_source.values())).sum(dim=0)
+        edges = boundary_counts(best.indices, truth_HW, len(names), boundary_px)
+        source = sources.index(dataset.samples[index].source)
+        counts_SCC[source] += counted.cpu()
+        edges_SC4[source] += edges.cpu()
+    counts_SCC, edges_SC4, found_3I = (
+        ranks.sum(each) for each in (counts_SCC, edges_SC4, found_3I)
+    )
+    losses = found_3I[0][found_3I[1] > 0].tolist()
+    places = [dataset.project.data[source].images for source in sources]
+    of_place = {
+        place: [index for index, other in enumerate(places) if other == place] for place in places
+    }
     return Validation(
-        scores=scores(total, names),
-        per_source={name: scores(counted, names) for name, counted in by_source.items()},
+        scores=scores(counts_SCC.sum(dim=0), names, edges_SC4.sum(dim=0)),
+        per_source={
+            place: scores(counts_SCC[own].sum(dim=0), names, edges_SC4[own].sum(dim=0))
+            for place, own in of_place.items()
+        },
         loss=sum(losses) / len(losses) if losses else 0.0,
-        confidence=tuple(confidences),
+        confidence=tuple(found_3I[2].tolist()),
     )

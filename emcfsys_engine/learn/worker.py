@@ -3,6 +3,8 @@
 Signals are caught before torch is imported: a TERM during start-up is answered, too.
 """
 
+import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,28 +14,49 @@ from pathlib import Path
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.events import EventWriter, RunFailed
 from emcfsys_engine.learn.working import Worker
-from emcfsys_engine.run import open_run
+from emcfsys_engine.run import open_run, write_whole
+from emcfsys_engine.torchrun import place_here
 
 _JOBS = {"TrainRequest": "train_run", "PredictRequest": "predict_run", "WatchRequest": "watch_run"}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Execute one run; return the process's exit code."""
-    run = open_run(Path(arguments[0]))
+    """Execute one run; return the process's exit code.
+
+    Of several processes that train together the first one tells events and leaves the exit code
+    in ranks.json, as torchrun passes none on; the others say only what goes wrong.
+    """
+    run, place = open_run(Path(arguments[0])), place_here()
+    if place.rank:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _execute(Worker(run, None, place))
     with EventWriter(run.events_file) as events:
-        worker = Worker(run, events)
-        job = _JOBS[type(worker.record.request).__name__]
-        try:
-            execute: Callable[[Worker], int] = import_module(f"emcfsys_engine.learn.{job}").execute
-            return execute(worker)
-        except EmcfError as error:
-            print(error, file=sys.stderr)
-            worker.say(RunFailed(reason=str(error), exit_code=error.exit_code))
-            return error.exit_code
-        except Exception as error:  # told to the person, then to the log with its trace
-            traceback.print_exc()
-            worker.say(RunFailed(reason=f"{type(error).__name__}: {error}"))
-            return 1
+        code = _execute(Worker(run, events, place))
+    if place.world > 1:
+        write_whole(run.ranks_file, json.dumps({"exit_code": code}).encode())
+        return 0
+    return code
+
+
+def _execute(worker: Worker) -> int:
+    job = _JOBS[type(worker.record.request).__name__]
+    try:
+        execute: Callable[[Worker], int] = import_module(f"emcfsys_engine.learn.{job}").execute
+        code = execute(worker)
+    except EmcfError as error:
+        print(f"{_name(worker)}{error}", file=sys.stderr)
+        worker.say(RunFailed(reason=str(error), exit_code=error.exit_code))
+        return error.exit_code
+    except Exception as error:  # told to the person, then to the log with its trace
+        traceback.print_exc()
+        worker.say(RunFailed(reason=f"{type(error).__name__}: {error}"))
+        return 1
+    # An end that all processes agreed on is no failure of theirs.
+    return 0 if worker.place.rank else code
+
+
+def _name(worker: Worker) -> str:
+    return f"process {worker.place.rank}: " if worker.place.world > 1 else ""
 
 
 if __name__ == "__main__":

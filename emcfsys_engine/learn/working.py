@@ -11,23 +11,27 @@ from emcfsys_engine.events import (
     RunInterrupted,
 )
 from emcfsys_engine.run import Run
+from emcfsys_engine.torchrun import Place
 
 
 class Worker:
     """One run under way: what it may say, and whether it should end."""
 
-    def __init__(self, run: Run, events: EventWriter) -> None:
+    def __init__(self, run: Run, events: EventWriter | None, place: Place) -> None:
         self.run = run
+        self.place = place
         self.record = run.record()
         self._events = events
         self._terminated = False
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def say(self, event: Event) -> None:
         """Append an event; endings and checkpoints wait until they are on the disk."""
         kind = type(event).__name__
+        if self._events is None:  # another process of the same training tells
+            return
         self._events.write(event, durable=kind.startswith(("Run", "Validation")))
 
     def asked(self) -> str | None:

@@ -25,8 +25,9 @@ from emcfsys_engine.learn.data import Dataset
 from emcfsys_engine.learn.device import autocast, choose_device, choose_threads, describe
 from emcfsys_engine.learn.model_file import colours_for
 from emcfsys_engine.learn.network import build_network, parameter_groups
+from emcfsys_engine.learn.parts import Parts
 from emcfsys_engine.learn.plan import make_plan
-from emcfsys_engine.learn.train import Parts, Trainer
+from emcfsys_engine.learn.train import Trainer
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run import TrainRequest, new_run
@@ -97,7 +98,7 @@ def main() -> None:
 def _ours(trainer: Trainer, batches: Batches, steps: int) -> float:
     started = time.perf_counter()
     for _ in range(steps):
-        loss = trainer._step(*batches.next())
+        loss = trainer.step(*batches.next(), 0.5)
         for counter in (trainer.since_event, trainer.since_validation):
             counter.loss += loss
             counter.steps += 1
@@ -130,9 +131,9 @@ class _Bare:
         started = time.perf_counter()
         for _ in range(steps):
             self.optimizer.zero_grad(set_to_none=True)
-            with autocast(self.device, self.trainer.precision):
+            with autocast(self.device, self.trainer.stepper.precision):
                 logits = self.network(self.images)
-            self.trainer.loss(logits, self.labels).backward()
+            self.trainer.stepper.loss(logits, self.labels).backward()
             self.optimizer.step()
         _wait(self.device)
         return time.perf_counter() - started

@@ -30,6 +30,20 @@ def test_run_and_plan_of_format_1() -> None:
     assert read_plan(run).total_steps == 8
 
 
+def test_a_fold_of_a_cross_validation_of_format_1() -> None:
+    run = Run(DATA / "fold-format-1")
+    record = run.record()
+    assert (record.group, record.fold) == ("kfold-0001", 2)
+    assert record.project is not None
+    assert record.project.training.kfold == 2
+    plan = read_plan(run)
+    assert (plan.fold, plan.folds, plan.schedule) == (2, 2, "trapezoid")
+    assert (plan.network.auxiliary, plan.processes) == (True, 1)
+    assert run.outcome() == ("done", "steps")
+    validations = [event for event in run.events() if isinstance(event, ValidationDone)]
+    assert validations[-1].boundary_f1.keys() == {"resin", "grain"}
+
+
 def test_a_model_file_of_format_1() -> None:
     network, card = load_model(DATA / "model-format-1.safetensors")
     assert card.classes == ("resin", "grain")

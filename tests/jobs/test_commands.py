@@ -13,11 +13,14 @@ from click.testing import CliRunner
 from emcfsys_engine import leases
 from emcfsys_engine.commands import daemon as daemon_commands
 from emcfsys_engine.commands import jobs as job_commands
+from emcfsys_engine.commands import submit as submit_commands
 from emcfsys_engine.errors import DaemonError, QueueError
 from emcfsys_engine.jobs import claims, systemd
 from emcfsys_engine.jobs.daemon_lock import DaemonLock
 from emcfsys_engine.jobs.diagnosis import examine_jobs
 from emcfsys_engine.jobs.gpus import Gpu
+from emcfsys_engine.run import Run
+from emcfsys_engine.torchrun import processes_of
 from tests.jobs.conftest import Bench, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -190,3 +193,54 @@ def test_doctor_makes_no_queue(home: Bench) -> None:
     states = {found.what: found.found for found in examine_jobs(home.folder, home.machine)}
     assert states["job queue"].startswith("none yet")
     assert not home.folder.exists()
+
+
+@pytest.fixture
+def project_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    (folder / "project.toml").write_text(
+        '[project]\nname = "p"\n[classes]\na = 0\nb = 1\n'
+        '[[data]]\nimages = "images"\nmasks = "masks"\n[compute]\ngpus = 0\n'
+    )
+    return folder
+
+
+def test_folds_are_jobs_of_one_group(
+    home: Bench, project_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit_commands, "ensure_daemon", lambda: None)
+    words = ("train", str(project_folder), "--set", "training.kfold=3")
+    assert _say(submit_commands.submit, *words).split() == ["1", "2", "3"]
+    jobs = home.queue.list()
+    assert {job.group for job in jobs} == {"kfold-0001"}
+    assert [Run(Path(job.run)).record().fold for job in jobs] == [1, 2, 3]
+    assert _say(submit_commands.submit, *words, "--group", "night").split() == ["4", "5", "6"]
+    assert {job.group for job in home.queue.list()} == {"kfold-0001", "night"}
+
+
+def test_a_refused_training_leaves_no_folds_behind(
+    home: Bench, project_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit_commands, "ensure_daemon", lambda: None)
+    words = ("train", str(project_folder), "--set", "training.kfold=3", "--gpus", "64")
+    result = CliRunner().invoke(submit_commands.submit, words)
+    assert isinstance(result.exception, QueueError)
+    assert not home.queue.list()
+    assert not list((project_folder / "runs").iterdir())
+
+
+def test_as_many_gpus_are_asked_for_as_there_are_processes(
+    home: Bench, project_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(submit_commands, "ensure_daemon", lambda: None)
+    monkeypatch.setattr(
+        submit_commands, "add", lambda run, name, **options: asked.append((run, options["gpus"]))
+    )
+    for words in (("--set", "compute.gpus=4"), ("--gpus", "2"), ("--gpus", "0.5"), ("--gpus", "0")):
+        _say(submit_commands.submit, "train", str(project_folder), *words)
+    records = [run.record() for run, _ in asked]  # type: ignore[attr-defined]
+    assert [gpus for _, gpus in asked] == [4.0, 2.0, 0.5, 0.0]  # type: ignore[misc]
+    assert [processes_of(record.project) for record in records] == [4, 2, 1, 1]

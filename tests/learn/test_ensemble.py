@@ -1,5 +1,6 @@
 """Several models as one: the mean of what each alone would say."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from emcfsys_engine.learn.ensemble import merged
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.network import build_network
 from emcfsys_engine.learn.predict import Predictor
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run_groups import new_trainings
 from tests.learn.conftest import TINY
 
 
@@ -93,3 +96,24 @@ def test_predict_and_evaluate_take_more_models(folds: list[Path], tmp_path: Path
         [*evaluate, *more], check=True, timeout=250, capture_output=True, text=True
     )
     assert "mean IoU" in done.stdout
+
+
+def test_the_folds_of_a_training_predict_as_one(
+    folds: list[Path], project_folder: Path, tmp_path: Path
+) -> None:
+    runs = new_trainings(load_project(project_folder, ["training.kfold=3"]))
+    for run, file in zip(runs, folds, strict=True):
+        shutil.copy(file, run.best_model)
+    group = runs[0].folder.parent / runs[0].record().group
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    out = tmp_path / "out"
+    engine = [sys.executable, "-m", "emcfsys_engine"]
+    command = [*engine, "predict", str(group), str(tmp_path / "a.png"), "--out", str(out)]
+    subprocess.run(command, check=True, timeout=250, capture_output=True)
+    with Image.open(out / "a.png") as mask:
+        assert np.array_equal(np.asarray(mask), Predictor.of(folds)(pixels))
+    missing = [*engine, "predict", f"{group}x", str(tmp_path / "a.png"), "--out", str(out)]
+    done = subprocess.run(missing, check=False, timeout=250, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "is no run and no group of runs" in done.stderr

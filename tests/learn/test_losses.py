@@ -1,6 +1,7 @@
 """Losses: worked by hand, and by laws."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -130,20 +131,55 @@ def test_a_batch_without_labels_costs_nothing_and_moves_nothing(name: str) -> No
     assert not logits.grad.any()
 
 
-@pytest.mark.parametrize("name", ["ce", "dice", "focal", "tversky", "lovasz"])
+@pytest.mark.parametrize("name", ALL)
 def test_gradients_agree_with_finite_differences(name: str) -> None:
     torch.manual_seed(0)
-    logits = torch.randn(1, 3, 3, 3, dtype=torch.float64, requires_grad=True)
-    target = torch.randint(0, 3, (1, 3, 3))
-    target[0, 0, 0] = 255
+    logits = torch.randn(1, 3, 5, 5, dtype=torch.float64, requires_grad=True)
+    target = torch.zeros(1, 5, 5, dtype=torch.int64)
+    target[:, 2:] = 1
+    target[:, :, 3:] = 2
+    if name != "boundary":  # which leaves out all that is near an unlabelled pixel
+        target[0, 0, 0] = 255
     functions = {
         "ce": cross_entropy_loss,
         "dice": soft_dice_loss,
         "focal": focal_loss,
         "tversky": tversky_loss,
         "lovasz": lovasz_loss,
+        "ohem": ohem_loss,
+        "boundary": partial(boundary_loss, width_px=1),
     }
     assert torch.autograd.gradcheck(lambda x: functions[name](x, target), logits)
+
+
+def test_a_boundary_by_hand() -> None:
+    # Three columns a | b | b, predicted with p(a) = 0.8, 0.5, 0.1: the pixel beside the true edge
+    # has 0.5, the first 0.8 - 0.5 more than its neighbour has; likewise for b from the other side.
+    shares = torch.tensor([0.8, 0.5, 0.1])
+    logits = torch.stack([shares.log(), (1 - shares).log()]).reshape(1, 2, 1, 3)
+    target = torch.tensor([[[0, 1, 1]]])
+    guess_a = [0.8 - 0.5, 0.5 - 0.1, 0.0]  # what is above the lowest of the neighbours
+    guess_b = [0.0, 0.5 - 0.2, 0.9 - 0.5]
+    truth_a, truth_b = [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]
+    expected = []
+    for guess, truth in ((guess_a, truth_a), (guess_b, truth_b)):
+        wide = [[max(p[max(0, i - 1) : i + 2]) for i in range(3)] for p in (guess, truth)]
+        precision = sum(g * t for g, t in zip(guess, wide[1], strict=True)) / sum(guess)
+        recall = sum(t * g for t, g in zip(truth, wide[0], strict=True)) / sum(truth)
+        expected.append(2 * precision * recall / (precision + recall))
+    found = boundary_loss(logits, target, width_px=1).item()
+    assert found == pytest.approx(1 - sum(expected) / 2, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lovasz", "boundary", "ohem"])
+def test_an_absent_class_changes_nothing_where_it_is_not_predicted(name: str) -> None:
+    target = torch.zeros(1, 12, 12, dtype=torch.int64)
+    target[:, 4:8, 4:8] = 1
+    torch.manual_seed(0)
+    two = torch.randn(1, 2, 12, 12)
+    three = torch.cat([two, torch.full((1, 1, 12, 12), -SURE)], dim=1)
+    loss = build_loss(name)
+    assert loss(three, target).item() == pytest.approx(loss(two, target).item(), rel=1e-4)
 
 
 def test_a_sum_is_the_sum_of_its_terms() -> None:

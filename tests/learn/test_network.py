@@ -82,6 +82,21 @@ def test_without_an_auxiliary_head_there_are_no_auxiliary_logits() -> None:
         assert torch.equal(logits_NCHW, network(x_NCHW))
 
 
+@pytest.mark.parametrize(
+    "backbone", ["resnet10t", "test_vit", "test_convnext", "test_efficientnet"]
+)
+@pytest.mark.parametrize("head", ["unet", "pspnet", "deeplabv3plus", "upernet"])
+def test_without_its_auxiliary_head_a_network_predicts_the_same(head: Head, backbone: str) -> None:
+    trained = network_of(head, backbone, auxiliary=True).eval()
+    plain = network_of(head, backbone).eval()
+    wanted = plain.state_dict()
+    kept = trained.inference_state()
+    plain.load_state_dict({name: tensor for name, tensor in kept.items() if name in wanted})
+    x_NCHW = torch.randn(1, 1, 64, 96)
+    with torch.inference_mode():
+        assert torch.equal(plain(x_NCHW), trained(x_NCHW))
+
+
 def test_the_auxiliary_head_does_not_change_the_logits_of_a_prediction() -> None:
     network = network_of("upernet", auxiliary=True).eval()
     x_NCHW = torch.randn(1, 1, 64, 64)

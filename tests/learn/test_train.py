@@ -23,10 +23,12 @@ from emcfsys_engine.events import (
     WarningGiven,
 )
 from emcfsys_engine.learn import checkpoint, train
+from emcfsys_engine.learn.losses import Loss, Measured
 from emcfsys_engine.learn.metrics import Scores
-from emcfsys_engine.learn.model_file import load_model
+from emcfsys_engine.learn.model_file import load_model, verify_model
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run import Run, TrainRequest, new_run, write_whole
+from emcfsys_engine.run_groups import models_of, new_trainings
 from tests.learn.conftest import run_here
 
 CLI = [sys.executable, "-m", "emcfsys_engine"]
@@ -207,6 +209,43 @@ def test_a_finished_run_is_extended_by_more_steps_and_by_nothing_else(
     assert steps == sorted(set(steps))
 
 
+def test_folds_train_one_after_the_other_and_an_unfinished_group_goes_on(
+    project_folder: Path,
+) -> None:
+    overrides = ["training.kfold=2", "training.steps=2"]
+    runs = new_trainings(load_project(project_folder, overrides))
+    assert run_here(runs[0]) == 0
+    done = _train("--resume", project_folder / "runs" / "kfold-0001")
+    assert done.returncode == 0, done.stderr
+    assert _run_of(done).folder == runs[1].folder
+    assert "fold 2 of 2" in done.stderr
+    plans = [json.loads(run.plan_file.read_text()) for run in runs]
+    assert [(plan["fold"], plan["folds"]) for plan in plans] == [(1, 2), (2, 2)]
+    for plan, other in (plans, plans[::-1]):
+        assert sorted(plan["val_images"]) == sorted(other["train_images"])
+    listed = subprocess.run(
+        [*CLI, "runs", str(project_folder), "--json"], capture_output=True, text=True, check=True
+    )
+    rows = json.loads(listed.stdout)["runs"]
+    assert [(row["group"], row["fold"]) for row in rows] == [("kfold-0001", 1), ("kfold-0001", 2)]
+    assert models_of(runs[0].folder) == tuple(run.best_model for run in runs)
+
+
+def test_an_auxiliary_head_guides_training_and_is_in_no_model_file(project_folder: Path) -> None:
+    overrides = ["model.auxiliary=true", "training.steps=2", "training.schedule=trapezoid"]
+    overrides += ["model.head=pspnet", "model.backbone=resnet10t"]  # reads no level that it reads
+    project = load_project(project_folder, overrides)
+    run = new_run(project_folder / "runs", TrainRequest(), project=project)
+    assert run_here(run) == 0
+    plan = json.loads(run.plan_file.read_text())
+    assert (plan["network"]["auxiliary"], plan["schedule"]) == (True, "trapezoid")
+    assert any("auxiliary_head" in name for name in load_file(run.checkpoint_file))
+    network, card = load_model(run.final_model)
+    assert not card.network.auxiliary
+    assert not any("auxiliary" in name for name in network.state_dict())
+    assert verify_model(run.best_model) == "identical to the bit"
+
+
 def test_a_full_disk_keeps_the_previous_best_and_is_told(
     project_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,16 +273,13 @@ def test_a_non_finite_loss_rolls_back_once_and_then_fails(
     project_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = _new_training(project_folder, 30)
-    build = train.build_loss
+    value = Loss.value
     calls = iter(range(10_000))
 
-    def poisoned(*arguments: object) -> object:
-        loss = build(*arguments)  # type: ignore[arg-type]
-        return lambda logits, target: (
-            loss(logits, target) * (float("nan") if next(calls) in (20, 26) else 1.0)
-        )
+    def poisoned(self: Loss, measured: Measured) -> torch.Tensor:
+        return value(self, measured) * (float("nan") if next(calls) in (20, 26) else 1.0)
 
-    monkeypatch.setattr(train, "build_loss", poisoned)
+    monkeypatch.setattr(Loss, "value", poisoned)
     monkeypatch.setattr(train, "_STEP_EVENT_EVERY_S", 0.0)
     assert run_here(run) == 1
     state, reason = run.outcome()
@@ -267,19 +303,14 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(
 ) -> None:
     project = load_project(project_folder, ["training.batch=4", "training.steps=3"])
     run = new_run(project_folder / "runs", TrainRequest(), project=project)
-    build = train.build_loss
+    measure = Loss.measure
 
-    def too_much(*arguments: object) -> object:
-        loss = build(*arguments)  # type: ignore[arg-type]
+    def limited(self: Loss, logits: torch.Tensor, target: torch.Tensor) -> Measured:
+        if len(logits) > 1 and logits.requires_grad:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return measure(self, logits, target)
 
-        def limited(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-            if len(logits) > 1 and logits.requires_grad:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return loss(logits, target)
-
-        return limited
-
-    monkeypatch.setattr(train, "build_loss", too_much)
+    monkeypatch.setattr(Loss, "measure", limited)
     assert run_here(run) == 0
     messages = [event.message for event in run.events() if isinstance(event, WarningGiven)]
     assert [text for text in messages if "instead of" in text] == [

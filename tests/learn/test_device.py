@@ -1,0 +1,25 @@
+"""Devices: as many GPUs as asked for, or a sentence."""
+
+import pytest
+import torch
+
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.learn.device import choose_device, choose_threads
+
+
+@pytest.mark.parametrize(("count", "asked", "found"), [(2, 3, "finds 2"), (0, 1, "finds no GPU")])
+def test_more_gpus_than_there_are_are_refused(
+    monkeypatch: pytest.MonkeyPatch, count: int, asked: int, found: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(InputError, match=rf"compute\.gpus: {asked} asked for, but CUDA {found}"):
+        choose_device(asked)
+    assert choose_device(0) == torch.device("cpu")
+    assert choose_device(None).type == ("cuda" if count else "cpu")
+
+
+def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)))
+    assert [choose_threads(None, number) for number in (1, 2, 4, 12)] == [6, 3, 1, 1]
+    assert choose_threads(5, 4) == 5
