@@ -280,6 +280,9 @@ def _drawn(answer: Answer, shown: _Shown, wish: Wish) -> tuple[Answer, bytes, by
 
 _PANELS = ("image", "truth", "prediction", "error")
 _GAP_PX = 2
+_SATURATED = 60  # between the strongest and the weakest of red, green, blue
+_LEAST_SHARE = 0.2  # of a cell, from which on a colour fills it
+_MOST_COLOURS = 64
 
 
 def strip_answer(wish: Wish) -> tuple[Answer, bytes, bytes]:
@@ -307,11 +310,40 @@ def strip_answer(wish: Wish) -> tuple[Answer, bytes, bytes]:
     scale = min(wish.width / wide, wish.height / high)
     num_x = max(1, min(wish.width, round(wide * scale)))
     num_y = max(2, min(wish.height, round(high * scale)))
-    method = Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
-    small = picture.resize((num_x, num_y), method, box=(left, top, left + wide, top + high))
-    pixels = small.tobytes()
+    box = (left, top, left + wide, top + high)
+    if scale < 1:
+        pixels = _reduced(picture, (num_x, num_y), box).tobytes()
+    else:
+        pixels = picture.resize((num_x, num_y), Image.Resampling.NEAREST, box=box).tobytes()
     full = msgspec.structs.replace(answer, width=num_x, height=num_y, num_grey=len(pixels))
     return full, pixels, b""
+
+
+def _reduced(
+    picture: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]
+) -> np.ndarray:
+    """Return a smaller picture in which class colours stay pure, and thin outlines stay seen.
+
+    Shapes: H×W×3 uint8, H and W of `size` (width, height).
+    """
+
+    def mean(plane_HW: np.ndarray) -> np.ndarray:
+        plane = Image.fromarray(plane_HW.astype(np.float32))
+        return np.asarray(plane.resize(size, Image.Resampling.BOX, box=box))
+
+    rgb = np.asarray(picture).astype(np.int32)
+    is_coloured = rgb.max(axis=2) - rgb.min(axis=2) > _SATURATED
+    plain = mean(np.where(is_coloured, 0, rgb.mean(axis=2)))
+    shade = plain / np.maximum(mean(~is_coloured), 1e-3)
+    small = np.repeat(np.clip(shade, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    packed = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+    best = np.full(small.shape[:2], _LEAST_SHARE, np.float32)
+    for number in np.unique(packed[is_coloured])[:_MOST_COLOURS]:
+        share = mean(packed == number)
+        colour = (int(number) >> 16, int(number) >> 8 & 255, int(number) & 255)
+        small[share > best] = colour
+        best = np.maximum(best, share)
+    return small
 
 
 def _rows_of_panels(size: tuple[int, int], wish: Wish) -> int:

@@ -22,6 +22,7 @@ from emcfsys_tui.values import Picture
 _UNLABELLED = 255
 _GREYS = 12  # fewer steps than the terminal has: neighbours become equal, and cost no bytes
 _NEARLY_GREY = 24
+_WEAK = 70
 _OPACITIES = (0.5, 0.75, 1.0)
 Colours = Sequence[tuple[int, int, int]]
 
@@ -226,7 +227,9 @@ def _calmed(red: int, green: int, blue: int) -> tuple[int, int, int]:
     """Return a colour of few: nearly grey ones become grey, neighbours become equal."""
     if max(red, green, blue) - min(red, green, blue) < _NEARLY_GREY:
         return _grey((red + green + blue) // 3)
-    return red & 0xF0, green & 0xF0, blue & 0xF0
+    # A weak component is dropped, or a red becomes an orange among 256 colours.
+    red, green, blue = (part & 0xF0 if part > _WEAK else 0 for part in (red, green, blue))
+    return red, green, blue
 
 
 @lru_cache(4096)

@@ -42,6 +42,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 class Rows(ScrollView, can_focus=True):
     """Rows under a line of titles, with a cursor and marks."""
 
+    SCOPED_CSS = False
+    DEFAULT_CSS = """
+    Rows { height: 1fr; scrollbar-size-vertical: 1; overflow-x: hidden; }
+    """
+
     BINDINGS: ClassVar[list[BindingType]] = [
         quiet("up,k", "move(-1)", "Up", "list.up"),
         quiet("down,j", "move(1)", "Down", "list.down"),

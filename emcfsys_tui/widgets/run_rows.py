@@ -11,12 +11,12 @@ from emcfsys_tui.words import span
 
 RUN_COLUMNS = (
     Column(title="", width=1),
-    Column(title="run", width=10),
+    Column(title="run", width=9),
     Column(title="state", width=13),
     Column(title="best", width=6, right=True),
-    Column(title="at step", width=8, right=True),
-    Column(title="step", width=15, right=True),
-    Column(title="left", width=8, right=True),
+    Column(title="at step", width=8, right=True, hide_below=90),
+    Column(title="step", width=14, right=True),
+    Column(title="left", width=7, right=True),
     Column(title="network", cut="middle", hide_below=70),
     Column(title="why", hide_below=110),
 )

@@ -49,8 +49,8 @@ class RunsPane(Pane):
     Screen.-wide RunsPane.-previews #all-charts { display: block; }
     .charts.extra { display: none; }
     Screen.-tall .charts.extra { display: block; layout: horizontal; }
-    RunsPane #runs { height: 6; }
-    Screen.-tall RunsPane #runs { height: 10; }
+    RunsPane #runs { height: auto; min-height: 3; max-height: 6; }
+    Screen.-tall RunsPane #runs { max-height: 12; }
     RunsPane #details { height: 6; }
     Screen.-tall RunsPane #details { height: 12; }
     """
@@ -324,7 +324,9 @@ class RunsPane(Pane):
                 self.page_app.tell(f"Exporting {run.id}: its output is compared, some seconds …")
                 self.attempt(partial(engine_link_runs.export_model, run.folder, kind))
 
-        command = engine_link_runs.as_command(*engine_link_runs.export_command(run.folder, "FORMAT"))
+        command = engine_link_runs.as_command(
+            *engine_link_runs.export_command(run.folder, "FORMAT")
+        )
         question = f"Write the best model of {run.id} as"
         self.app.push_screen(
             PickScreen(question, engine_link_runs.EXPORTS, command=command), answered
