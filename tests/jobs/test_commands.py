@@ -247,16 +247,19 @@ def test_as_many_gpus_are_asked_for_as_there_are_processes(
 
 
 def test_an_ended_training_is_queued_with_more_steps_and_nothing_else(
-    home: Bench, monkeypatch: pytest.MonkeyPatch
+    home: Bench, project_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(submit_commands, "ensure_daemon", lambda: None)
-    run = home.run()
+    _say(submit_commands.submit, "train", str(project_folder))
+    home.queue.cancel(1)
+    run = project_folder / "runs" / "run-0001"
+    extend = ("extend", str(run), "--set")
     with pytest.raises(InputError, match="cannot change a resumed run"):
-        _say(submit_commands.extend, str(run), "--set", "model.head=pspnet")
-    assert _say(submit_commands.extend, str(run), "--set", "training.steps=500").strip() == "1"
+        _say(submit_commands.submit, *extend, "model.head=pspnet")
+    assert _say(submit_commands.submit, *extend, "training.steps=500").strip() == "2"
     project = Run(run).record().project
     assert project is not None and project.training.steps == 500
-    with pytest.raises(QueueError, match="is job 1 of the queue"):
-        _say(submit_commands.extend, str(run), "--set", "training.steps=600")
+    with pytest.raises(QueueError, match="is job 2 of the queue"):
+        _say(submit_commands.submit, *extend, "training.steps=600")
     project = Run(run).record().project
     assert project is not None and project.training.steps == 500

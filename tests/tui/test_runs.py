@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from textual.widgets import Input
 
 from emcfsys_engine.events import PreviewSaved
 from emcfsys_engine.jobs.queue import Queue
@@ -86,7 +87,7 @@ async def test_a_finished_run_is_extended_as_a_job(demo: Path) -> None:
         await pilot.press("e")
         await until(pilot, lambda: isinstance(pilot.app.screen, AskScreen))
         await until(pilot, lambda: "submit extend" in screen_text(pilot))
-        assert "200" in screen_text(pilot)
+        assert pilot.app.screen.query_one(Input).value == "200"
         await pilot.press("enter")
         await until(pilot, lambda: "goes on with training.steps=200" in told(pilot))
         await until(pilot, lambda: "queued" in screen_text(pilot))
