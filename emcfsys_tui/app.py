@@ -101,7 +101,11 @@ class EmcfApp(App[None]):
         if folder is None:
             return import_module("emcfsys_tui.screens.projects").ProjectsScreen()
         screen = import_module("emcfsys_tui.screens.project").ProjectScreen
-        return screen(folder.absolute(), tab=self.memory.tab)
+        folder = folder.absolute()
+        was_here = str(folder) == self.memory.place
+        has_runs = (folder / "runs").is_dir()
+        first = "runs" if has_runs else "data"  # who has no runs looks at the data first
+        return screen(folder, tab=self.memory.tab if was_here else first)
 
     def keep_place(self, folder: Path | None, tab: str = "runs") -> None:
         """Remember where the person is, for the next start."""

@@ -30,9 +30,11 @@ _COLUMNS = (
     Column(title="folder", cut="start", hide_below=70),
 )
 _EMPTY = (
-    "No projects yet.\n\n"
-    "d   make the demo project in ./projects/demo: small, labelled, trains in minutes\n"
-    "n   make a project from a folder of your own images\n"
+    "EMCFsys segments electron micrographs: label some, train, then watch a folder.\n\n"
+    "No projects yet in ./projects. Press\n\n"
+    "d   for the demo in ./projects/demo: labelled, trains in minutes\n"
+    "n   to make a project from a folder of your own images\n"
+    "?   for every key\n"
 )
 
 
@@ -40,7 +42,7 @@ class ProjectsScreen(Page):
     """The projects of ./projects and the recent ones."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        shown("enter,o", "open", "open", "projects.open", "Open the project"),
+        shown("o,enter", "open", "open", "projects.open", "Open the project"),
         shown(
             "d",
             "demo",

@@ -31,6 +31,20 @@ _EMPTY = (
     "No runs yet. 2 goes to Train: choose a preset and press s.\n"
     "1 goes to Data: look at the images and their labels first."
 )
+_OF_RUNS = frozenset(
+    (
+        "mark",
+        "ask",
+        "compare",
+        "delete",
+        "extend",
+        "export",
+        "report",
+        "previews",
+        "model",
+        "filter",
+    )
+)
 _STAGGER_S = 0.03
 _MOST_SHOWN = 6
 
@@ -183,6 +197,8 @@ class RunsPane(Pane):
         self._runs, self._details = event.runs, event.details
         rows = self.query_one("#runs", Rows)
         rows.empty = _EMPTY
+        if is_first or not self._runs:
+            self.refresh_bindings()
         self._show_rows()
         if is_first and rows.current is not None:
             self._choose()
@@ -271,10 +287,10 @@ class RunsPane(Pane):
         self.query_one(PreviewBox).on_point_read(event)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer steps only while previews are shown."""
+        """Offer what can be done: nothing to a run where there is none, steps in previews."""
         if action in ("preview", "preview_image"):
             return self.has_class("-previews")
-        return True
+        return bool(self._runs) or action not in _OF_RUNS
 
     def action_previews(self) -> None:
         """Show the previews: instead of the charts, or beside them where there is room."""

@@ -87,7 +87,9 @@ async def test_a_finished_run_is_extended_as_a_job(demo: Path) -> None:
         await pilot.press("e")
         await until(pilot, lambda: isinstance(pilot.app.screen, AskScreen))
         await until(pilot, lambda: "submit extend" in screen_text(pilot))
-        assert pilot.app.screen.query_one(Input).value == "200"
+        box = pilot.app.screen.query_one(Input)
+        assert box.value == "4.6 min"  # twice of what it had
+        box.value = "200"
         await pilot.press("enter")
         await until(pilot, lambda: "goes on with training.steps=200" in told(pilot))
         await until(pilot, lambda: "queued" in screen_text(pilot))
