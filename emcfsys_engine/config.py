@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from emcfsys_engine.errors import ProjectError, ProjectFaults
 from emcfsys_engine.project_faults import check_table, nearest
+from emcfsys_engine.slurm_settings import SlurmDefaults, check_slurm
 
 Argv = tuple[Annotated[str, Meta(min_length=1)], ...]
 Seconds = Annotated[float, Meta(ge=0, le=86400)]
@@ -45,6 +46,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     notify: Notify = Notify()
     hooks: Hooks = Hooks()
     jobs: JobSettings = JobSettings()
+    slurm: SlurmDefaults = SlurmDefaults()
     groups: dict[str, Annotated[int, Meta(ge=1)]] = {}  # [groups]: how many of a group run at once
 
 
@@ -74,13 +76,14 @@ def load_config(file: Path | None = None) -> Config:
         return Config()
     faults: list[ProjectError] = []
     for key in document:
-        if key not in (*_TABLES, "groups"):
-            remedy = nearest(key, [*_TABLES, "groups"])
+        if key not in (*_TABLES, "slurm", "groups"):
+            remedy = nearest(key, [*_TABLES, "slurm", "groups"])
             faults.append(ProjectError(file, key, "is no table of config.toml", remedy))
     tables: dict[str, Any] = {
         name: check_table(file, name, document.get(name, {}), kind, faults)
         for name, kind in _TABLES.items()
     }
+    tables["slurm"] = check_slurm(file, "slurm", document.get("slurm", {}), SlurmDefaults, faults)
     groups = _groups(file, document.get("groups", {}), faults)
     if faults:
         raise ProjectFaults(faults)

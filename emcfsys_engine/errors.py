@@ -12,6 +12,7 @@ EmcfError                    1  something we can explain went wrong
 │   └── RunFolderError          a run folder that cannot be used as asked
 ├── RunFailedError           1  a run ended badly; the reason stands in its events
 ├── DaemonError              3  the daemon could not be reached or started
+├── SlurmError               3  Slurm could not be reached, or refused
 ├── QueueError               2  a job that does not exist, or a move that is not allowed
 └── ShapeError               1  tensors that do not fit together: a mistake of ours
 """
@@ -95,6 +96,20 @@ class DaemonError(EmcfError):
     """The daemon could not be reached or started."""
 
     exit_code = 3
+
+
+class SlurmError(EmcfError):
+    """Slurm did not do what was asked.
+
+    `may_pass`: it is busy or away, so a new try may help. `unheard`: nothing can have been done.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, may_pass: bool, unheard: bool = False) -> None:
+        super().__init__(printable(message))
+        self.may_pass = may_pass
+        self.unheard = unheard
 
 
 class QueueError(InputError):

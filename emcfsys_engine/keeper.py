@@ -10,8 +10,10 @@ whose keeper was killed is still seen as alive; the GPU's slots likewise. The wo
 of its own, to which the keeper passes signals on, and of which it leaves nothing behind.
 With --start the keeper goes on only while start.json still names its token: a keeper that was
 overtaken by a newer start never runs. The same token stands in the environment, and so in that of
-every descendant. With --with-parent its standard input is a pipe from the
-command that started it: when that command dies, the worker is asked to end.
+every descendant. With --with-parent its standard input is a pipe from the command that started it:
+when that command dies, the worker is asked to end. With --with-step the same holds for the process
+that started it, and --patience=SECONDS waits for the run lock: a job of Slurm that starts anew
+elsewhere may find its last worker still saving.
 """
 
 import contextlib
@@ -55,6 +57,8 @@ class _Keeper:
     def __init__(self, folder: Path, options: Sequence[str]) -> None:
         self.folder = folder
         self.watches_parent = "--with-parent" in options
+        self.step = os.pidfd_open(os.getppid()) if "--with-step" in options else None
+        self.patience_s = float("".join(_values(options, "--patience")) or _PATIENCE_S)
         self.token = "".join(_values(options, "--start"))
         self.lock_folder = Path("".join(_values(options, "--lock-folder")))
         self.leases = [lease.rpartition("=") for lease in _values(options, "--lease")]
@@ -65,7 +69,7 @@ class _Keeper:
 
     def lock_run(self) -> bool:
         """Take the run lock; False when another keeper has it, or a newer start is under way."""
-        descriptor = _lock(self.folder / "run.lock")
+        descriptor = _lock(self.folder / "run.lock", self.patience_s)
         if descriptor is None:
             return False
         if self.token and _start_token(self.folder) != self.token:
@@ -148,18 +152,19 @@ class _Keeper:
 
     def _wait(self) -> int:
         assert self.worker is not None
-        if not self.watches_parent:
+        if not self.watches_parent and self.step is None:
             return self.worker.wait()
         ended = os.pidfd_open(self.worker.pid)
+        watched = 0 if self.step is None else self.step
         poll = select.poll()
         poll.register(ended, select.POLLIN)
-        poll.register(0, select.POLLIN | select.POLLHUP)
+        poll.register(watched, select.POLLIN | select.POLLHUP)
         while True:
             ready = [descriptor for descriptor, _ in poll.poll()]
             if ended in ready:
                 return self.worker.wait()
-            if 0 in ready and not os.read(0, 4096):
-                poll.unregister(0)
+            if watched in ready and (self.step is not None or not os.read(0, 4096)):
+                poll.unregister(watched)
                 return self._end_worker()
 
     def _end_worker(self) -> int:
@@ -231,9 +236,9 @@ def _values(options: Sequence[str], name: str) -> list[str]:
     return [option[len(name) + 1 :] for option in options if option.startswith(f"{name}=")]
 
 
-def _lock(file: Path) -> int | None:
+def _lock(file: Path, patience_s: float) -> int | None:
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -71,18 +71,11 @@ def start(
     if run.is_alive():
         raise RunFolderError(run.folder, "is already running", "Wait for it or cancel it")
     token = token or secrets.token_hex(8)
-    work = [*worker, str(run.folder)] if worker else worker_command(record, run.folder)
-    options = [f"--start={token}", *_lease_options(lease)]
+    options = _lease_options(lease)
     options += ["--with-parent"] if foreground else []
-    command = [record.python, "-m", _KEEPER, str(run.folder), *options, "--", *work]
-    try:
-        run.ask_file.unlink(missing_ok=True)  # what was asked of an earlier start is over
-        _name_start(run, token)
-        log = run.log_file.open("ab")
-    except OSError as error:
-        what = f"cannot be written: {error.strerror}"
-        raise RunFolderError(run.folder, what, "Check its permissions and free space") from None
-    with log:
+    command = keeper_command(run, token, options, worker=worker)
+    announce(run, token)
+    with run.log_file.open("ab") as log:
         try:
             return subprocess.Popen(
                 command,
@@ -93,7 +86,7 @@ def start(
                 umask=umask,
                 cwd=_folder(record.folder),
                 env={
-                    **default_environment(work),
+                    **default_environment(command),
                     **record.environment,
                     **(environment or {}),
                     identity.COOKIE: token,
@@ -102,6 +95,38 @@ def start(
         except (FileNotFoundError, PermissionError):
             remedy = "Submit again from an environment that exists"
             raise RunFolderError(record.python, "the run's Python is gone", remedy) from None
+
+
+def keeper_command(
+    run: Run, token: str, options: Sequence[str] = (), *, worker: Sequence[str] | None = None
+) -> list[str]:
+    """Return the words that start a keeper with its worker, with the submitter's interpreter."""
+    record = run.record()
+    work = [*worker, str(run.folder)] if worker else worker_command(record, run.folder)
+    return [
+        record.python,
+        "-m",
+        _KEEPER,
+        str(run.folder),
+        f"--start={token}",
+        *options,
+        "--",
+        *work,
+    ]
+
+
+def announce(run: Run, token: str) -> None:
+    """Make this start the run's newest, before it begins: what was asked of an earlier one is over.
+
+    Raises: RunFolderError if the folder cannot be written.
+    """
+    try:
+        run.ask_file.unlink(missing_ok=True)
+        _name_start(run, token)
+        run.log_file.open("ab").close()
+    except OSError as error:
+        what = f"cannot be written: {error.strerror}"
+        raise RunFolderError(run.folder, what, "Check its permissions and free space") from None
 
 
 def void_start(run: Run) -> None:

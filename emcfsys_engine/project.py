@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from emcfsys_engine.errors import ProjectError, ProjectFaults
 from emcfsys_engine.project_faults import check_table, nearest, unknown_keys
+from emcfsys_engine.slurm_settings import SlurmSettings, check_slurm
 
 UNLABELLED = 255
 MAX_CLASS_VALUE = 254
@@ -131,7 +132,7 @@ class Compute(msgspec.Struct, frozen=True, kw_only=True):
     nodes: Annotated[int, Meta(ge=1, le=64)] = 1
     processes: Annotated[int, Meta(ge=1, le=64)] = 1  # without GPUs: for servers of many cores
     threads: Count | None = None
-    slurm: dict[str, str | int | bool] = {}
+    slurm: SlurmSettings = SlurmSettings()
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,7 +219,11 @@ def project_from(file: Path, document: Mapping[str, Any]) -> Project:
                 ProjectError(file, "project", "is missing", 'Add [project] with name = "…"')
             )
             continue
-        tables[name] = check_table(file, name, document.get(name, {}), kind, faults)
+        table = document.get(name, {})
+        if name == "compute" and isinstance(table, Mapping) and "slurm" in table:
+            slurm = check_slurm(file, "compute.slurm", table["slurm"], SlurmSettings, faults)
+            table = {**table, "slurm": msgspec.to_builtins(slurm)}
+        tables[name] = check_table(file, name, table, kind, faults)
     classes = _check_classes(file, document.get("classes"), faults)
     sources = _check_sources(file, document.get("data"), classes, faults)
     _check_training(file, tables["training"], classes, faults)
@@ -409,9 +414,6 @@ def _check_compute(file: Path, compute: Any, training: Any, faults: list[Project
         faults.append(ProjectError(file, "training.kfold", what, "Use 2 or more, or 0 for none"))
     if not isinstance(compute, Compute):
         return
-    if compute.executor == "slurm":
-        what = "Slurm is not in this version"
-        faults.append(ProjectError(file, "compute.executor", what, 'Use "local"'))
     if compute.nodes > 1 and compute.executor == "local":
         what = "several nodes need a cluster"
         faults.append(ProjectError(file, "compute.nodes", what, 'Set executor = "slurm"'))

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from emcfsys_engine.errors import EmcfError, printable
+from emcfsys_engine.jobs import submission
 from emcfsys_engine.jobs.control import daemon_status, ensure_daemon
 from emcfsys_engine.jobs.gpus import Gpu
 from emcfsys_engine.jobs.job import Job
@@ -11,7 +12,6 @@ from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.jobs.story import RunStory
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run import Run
-from emcfsys_engine.run_groups import new_trainings
 from emcfsys_tui.messages import LogRead, QueueRead
 from emcfsys_tui.values import GpuRow, JobRow, QueueState
 from emcfsys_tui.words import day_clock
@@ -86,22 +86,11 @@ def submit_training(folder: Path, overrides: tuple[str, ...] = ()) -> tuple[int,
 
     Of several folds each is a job; the first is returned.
 
-    Raises: ProjectFaults, QueueError, DaemonError, RunFolderError.
+    Raises: ProjectFaults, QueueError, SlurmError, DaemonError, RunFolderError.
     """
     project = load_project(folder, overrides)
-    runs = new_trainings(project, resume="auto")
-    gpus = None if project.compute.gpus is None else float(project.compute.gpus)
     with Queue.open() as queue:
-        numbers = [
-            queue.add(
-                run.folder,
-                project_name=project.name,
-                group=run.record().group or None,
-                gpus=gpus,
-                resume="auto",
-            )
-            for run in runs
-        ]
+        numbers, runs = submission.submit_training(queue, project)
     ensure_daemon()
     return numbers[0], runs[0].id
 
@@ -160,7 +149,9 @@ def history_of(job_id: int) -> str:
 
 
 def _job_row(job: Job) -> JobRow:
-    asks = [f"{job.gpus:g} GPU"] if job.gpus else [f"{job.cpus} CPU"] if job.cpus else []
+    nodes = job.slurm.nodes if job.slurm else 1
+    asks = [f"{nodes} ×"] if nodes > 1 else []
+    asks += [f"{job.gpus:g} GPU"] if job.gpus else [f"{job.cpus} CPU"] if job.cpus else []
     asks += [f"{job.memory_gb:g} GB"] if job.memory_gb else []
     ended = job.ended or (None if not job.is_open else time.time() // 1)
     took = max(0.0, ended - job.started) if job.started and ended else None

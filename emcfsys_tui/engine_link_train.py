@@ -38,7 +38,7 @@ FIRST = (
     "model.backbone",
     "model.weights",
 )
-_NOT_OFFERED = ("compute.executor", "compute.nodes", "compute.slurm", "training.kfold")
+_NOT_OFFERED = ("compute.slurm", "training.kfold")
 
 
 class FormField(msgspec.Struct, frozen=True, kw_only=True):

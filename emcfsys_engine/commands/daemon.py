@@ -40,7 +40,7 @@ def start() -> None:
 
 
 @daemon.command()
-@click.option("--jobs", is_flag=True, help="Its jobs too: they save first and can be resumed.")
+@click.option("--jobs", is_flag=True, help="Its local jobs too: they save and can be resumed.")
 def stop(jobs: bool) -> None:
     """End the daemon; its jobs go on, and the next daemon finds them again.
 

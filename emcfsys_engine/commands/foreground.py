@@ -10,7 +10,7 @@ from types import FrameType
 
 import click
 
-from emcfsys_engine.errors import RunFolderError, printable
+from emcfsys_engine.errors import ProjectError, RunFolderError, printable
 from emcfsys_engine.events import (
     AnyEvent,
     CheckpointSaved,
@@ -29,6 +29,7 @@ from emcfsys_engine.events import (
     WatchState,
 )
 from emcfsys_engine.process import is_second, signal_group, start
+from emcfsys_engine.project import Project
 from emcfsys_engine.run import Run
 
 _LOOK_EVERY_S = 0.1
@@ -53,6 +54,20 @@ def run_in_foreground(run: Run) -> int:
         story.tell(event)
     story.finish()
     return _exit_code(run, keeper.returncode)
+
+
+def refuse_cluster(project: Project, command: str) -> None:
+    """Refuse to compute here what is meant for the cluster: this may be its login node.
+
+    Raises: ProjectError if the project's executor is Slurm.
+    """
+    if project.compute.executor == "slurm":
+        remedy = (
+            f"Run: emcfsys-engine submit {command} {project.folder}, or add --set"
+            " compute.executor=local"
+        )
+        what = '"slurm" does not run in the foreground'
+        raise ProjectError(project.file, "compute.executor", what, remedy)
 
 
 def _exit_code(run: Run, code: int) -> int:

@@ -2,20 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
-import msgspec
 
 from emcfsys_engine.commands.predict import make_prediction, prediction_options
 from emcfsys_engine.commands.watch import make_watch
-from emcfsys_engine.errors import QueueError, printable
+from emcfsys_engine.errors import printable
 from emcfsys_engine.jobs.control import ensure_daemon
 from emcfsys_engine.jobs.extension import submit_extension
 from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.jobs.submission import Options, submit_run, submit_training
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run import Run, open_run
-from emcfsys_engine.run_groups import new_trainings
 
 _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.option("--priority", type=int, default=0, help="Higher ones start first."),
@@ -28,6 +27,12 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
         "--resume", type=click.Choice(["auto", "never"]), help="Go on by itself when interrupted."
     ),
     click.option("--retries", type=click.IntRange(min=-1), help="Restarts after a crash."),
+    click.option(
+        "--slurm/--local",
+        default=None,
+        help="On the cluster or here, not as the project"
+        " says; partition, time … stand in [compute.slurm] or the user's [slurm].",
+    ),
 )
 
 
@@ -55,19 +60,12 @@ def train(project: Path, overrides: tuple[str, ...], **options: Any) -> None:
     Example: emcfsys-engine submit train projects/demo --set training.minutes=5
     """
     loaded = load_project(project, overrides)
-    gpus = options["gpus"]
-    if gpus is not None:  # what it gets is what it computes on
-        compute = msgspec.structs.replace(loaded.compute, gpus=int(max(1, gpus)) if gpus else 0)
-        loaded = msgspec.structs.replace(loaded, compute=compute)
-    runs = new_trainings(loaded, resume="auto")
-    for place, run in enumerate(runs):
-        group = options["group"] or run.record().group or None
-        try:
-            _add_of_project(run, loaded, {**options, "group": group})
-        except QueueError:
-            for other in runs[place + 1 :]:
-                other.discard()
-            raise
+    with Queue.open() as queue:
+        numbers, runs = submit_training(queue, loaded, Options(**options))
+    ensure_daemon()
+    for number, run in zip(numbers, runs, strict=True):
+        click.echo(printable(str(run.folder)), err=True)
+        click.echo(number)
 
 
 @submit.command()
@@ -77,33 +75,15 @@ def predict(
     model: Path,
     inputs: tuple[str, ...],
     out: Path,
-    priority: int,
-    after: tuple[int, ...],
-    group: str | None,
-    gpus: float | None,
-    cpus: int | None,
-    memory_gb: float | None,
-    resume: Literal["auto", "never"] | None,
-    retries: int | None,
     **options: Any,
 ) -> None:
     """Segment INPUTS with MODEL, when its turn comes.
 
     Example: emcfsys-engine submit predict best.safetensors images --out masks
     """
+    of_queue = {name: options.pop(name) for name in Options.__struct_fields__}
     run = make_prediction(model, inputs, out, **options)
-    add(
-        run,
-        out.absolute().name,
-        priority=priority,
-        after=after,
-        group=group,
-        gpus=gpus,
-        cpus=cpus,
-        memory_gb=memory_gb,
-        resume=resume,
-        retries=retries,
-    )
+    _add(run, out.absolute().name, None, of_queue)
 
 
 @submit.command()
@@ -119,7 +99,7 @@ def watch(project: Path, overrides: tuple[str, ...], **options: Any) -> None:
     run = make_watch(loaded)
     if options["gpus"] is None and (loaded.compute.gpus or 0) > 1:
         options["gpus"] = 1.0  # a watch computes in one process
-    _add_of_project(run, loaded, options)
+    _add(run, loaded.name, loaded, options)
 
 
 @submit.command()
@@ -143,23 +123,10 @@ def extend(run: Path, overrides: tuple[str, ...]) -> None:
     click.echo(number)
 
 
-def _add_of_project(run: Run, project: Project, options: dict[str, Any]) -> None:
-    """Queue a project's run; what the command line leaves open, [compute] says."""
-    if options["gpus"] is None and project.compute.gpus is not None:
-        options["gpus"] = float(project.compute.gpus)
-    if options["cpus"] is None:
-        options["cpus"] = project.compute.threads
-    add(run, project.name, **{**options, "resume": options["resume"] or "auto"})
-
-
-def add(run: Run, name: str, **options: Any) -> None:
+def _add(run: Run, name: str, project: Project | None, options: dict[str, Any]) -> None:
     """Queue a run, see that a daemon runs, and print the job's number."""
     with Queue.open() as queue:
-        try:
-            number = queue.add(run.folder, project_name=name, **options)
-        except QueueError:
-            run.discard()  # nothing half-made is left of a request that was refused
-            raise
+        number = submit_run(queue, run, name, project, Options(**options))
     ensure_daemon()
     click.echo(printable(str(run.folder)), err=True)
     click.echo(number)

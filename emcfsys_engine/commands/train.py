@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from emcfsys_engine.commands.foreground import run_in_foreground
+from emcfsys_engine.commands.foreground import refuse_cluster, run_in_foreground
 from emcfsys_engine.errors import printable
 from emcfsys_engine.events import RunFinished
 from emcfsys_engine.extension import extend, refuse_unless_extendable
@@ -37,7 +37,9 @@ def train(project: Path | None, overrides: tuple[str, ...], resume: Path | None)
         _resume(resume, overrides)
         return
     assert project is not None
-    _train_all(new_trainings(load_project(project, overrides)))
+    loaded = load_project(project, overrides)
+    refuse_cluster(loaded, "train")
+    _train_all(new_trainings(loaded))
 
 
 def _train_all(runs: Sequence[Run]) -> None:

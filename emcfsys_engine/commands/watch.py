@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from emcfsys_engine.commands.foreground import run_in_foreground
+from emcfsys_engine.commands.foreground import refuse_cluster, run_in_foreground
 from emcfsys_engine.errors import InputError, ProjectError, printable
 from emcfsys_engine.hotfolder.ledger import watcher_of
 from emcfsys_engine.hotfolder.model_choice import resolve_model
@@ -50,6 +50,7 @@ def watch(
         planned = what_it_would_do(loaded)
         click.echo(json.dumps(planned) if as_json else "\n".join(map(printable, planned["lines"])))
         return
+    refuse_cluster(loaded, "watch")
     run = make_watch(loaded, once=once)
     code = run_in_foreground(run)
     click.echo(run.folder)

@@ -73,7 +73,8 @@ def waiting(store: Store, *, full_groups: list[str], backing_off: list[int]) -> 
     groups = ", ".join("?" * len(full_groups))
     numbers = ", ".join("?" * len(backing_off))
     condition = (
-        "state = 'queued' AND NOT EXISTS (SELECT 1 FROM needs JOIN jobs AS other"
+        "state = 'queued' AND executor = 'local'"
+        " AND NOT EXISTS (SELECT 1 FROM needs JOIN jobs AS other"
         " ON other.id = needs.needs WHERE needs.job = jobs.id AND other.state != 'done')"
         f' AND "group" NOT IN ({groups}) AND id NOT IN ({numbers})'
     )
@@ -90,7 +91,8 @@ def cancel_orphans(store: Store) -> None:
     query = (
         "SELECT jobs.id, other.id, other.state FROM needs"
         " JOIN jobs AS other ON other.id = needs.needs JOIN jobs ON jobs.id = needs.job"
-        " WHERE jobs.state = 'queued' AND other.state IN ('failed', 'cancelled', 'lost')"
+        " WHERE jobs.state = 'queued' AND jobs.slurm_id = ''"
+        " AND other.state IN ('failed', 'cancelled', 'lost')"
     )
     while True:  # each round may leave others without what they need
         with store.reading() as connection:

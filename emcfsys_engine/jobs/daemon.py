@@ -18,6 +18,8 @@ from emcfsys_engine.jobs.daemon_log import log
 from emcfsys_engine.jobs.dispatch import Dispatch
 from emcfsys_engine.jobs.notify import Notices
 from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.jobs.slurm import SlurmDesk
+from emcfsys_engine.jobs.store import Store
 from emcfsys_engine.jobs.supervisor import Supervisor
 
 _LOOK_S = 1.0  # a change of the queue that did not wake us is seen after that
@@ -38,6 +40,8 @@ class Daemon:
         self.dispatch = Dispatch(
             self.store, machine, self.supervisor, look_in=self._look_in, worker=worker
         )
+        own_store = Store(queue.folder)  # so that each of the two sees what the other writes
+        self.slurm = SlurmDesk(own_store, machine.config, self.notices, worker=worker)
         self.is_leaving = False
         self.ends_jobs = False
         self._seen: tuple[int, int] | None = None  # the queue as of the last look
@@ -52,9 +56,11 @@ class Daemon:
         """
         with _wakeups(self) as (pipe, signals):
             begun()
+            self.slurm.start()
             while not (self.is_leaving and not (self.ends_jobs and self.supervisor.starts)):
                 self._work()
                 self._wait(pipe, signals)
+        self.slurm.leave()
         self.supervisor.close()
         self.notices.close()
 
@@ -86,6 +92,7 @@ class Daemon:
         began = time.monotonic()
         self._look_at = float("inf")
         self._seen = self.store.version()
+        self.slurm.wake()
         if not self.supervisor.follow_running(ends_jobs=self.ends_jobs):
             self._look_in(_ORPHAN_S)
         if not self.is_leaving:

@@ -1,10 +1,11 @@
-"""What `doctor` says of jobs: daemon, queue, logout, and who holds which GPU."""
+"""What `doctor` says of jobs: daemon, queue, logout, who holds which GPU, and the cluster."""
 
 from pathlib import Path
 
 from emcfsys_engine.errors import Diagnosis, EmcfError
 from emcfsys_engine.jobs import systemd
 from emcfsys_engine.jobs.control import daemon_status
+from emcfsys_engine.jobs.diagnosis_slurm import examine_slurm
 from emcfsys_engine.jobs.folder import network_type, state_folder
 from emcfsys_engine.jobs.gpus import Gpu
 from emcfsys_engine.jobs.holders import lease_holders
@@ -14,7 +15,7 @@ from emcfsys_engine.leases import NUM_SLOTS
 
 
 def examine_jobs(folder: Path | None = None, machine: Machine | None = None) -> list[Diagnosis]:
-    """Look at the daemon, the queue's file, what a logout ends, and every GPU's holders.
+    """Look at daemon, queue, what a logout ends, every GPU's holders, and Slurm where it is.
 
     It starts and makes nothing: a queue that does not exist yet is no fault.
     """
@@ -25,7 +26,7 @@ def examine_jobs(folder: Path | None = None, machine: Machine | None = None) -> 
         lines += [_gpu(machine.lock_folder, gpu) for gpu in machine.gpus()]
     except EmcfError as error:
         lines.append(Diagnosis(what="config", state="fail", found=str(error)))
-    return lines
+    return [*lines, *examine_slurm()]
 
 
 def _daemon(folder: Path) -> Diagnosis:

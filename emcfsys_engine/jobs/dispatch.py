@@ -47,8 +47,11 @@ class Dispatch:
     def start_waiting(self) -> None:
         """Start every waiting job that may start and fits."""
         claims.cancel_orphans(self.store)
-        running = self.store.jobs("state IN ('running', 'stopping')")
-        groups = self._group_room(running)
+        active = self.store.jobs(
+            "state IN ('running', 'stopping') OR (state = 'queued' AND slurm_id != '')"
+        )
+        running = [job for job in active if job.executor == "local"]
+        groups = self._group_room(active)
         full = [name for name, room in groups.items() if room < 1]
         found = claims.waiting(self.store, full_groups=full, backing_off=self._backing_off())
         waiting = [job for job in found if not self._backs_off(job)]
@@ -138,8 +141,8 @@ class Dispatch:
             groups=groups,
         )
 
-    def _group_room(self, running: Sequence[Job]) -> dict[str, int]:
-        used = Counter(job.group for job in running)
+    def _group_room(self, active: Sequence[Job]) -> dict[str, int]:
+        used = Counter(job.group for job in active)
         limits = self.machine.config.groups
         return {name: limit - used[name] for name, limit in limits.items()}
 

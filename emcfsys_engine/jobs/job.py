@@ -4,6 +4,8 @@ from typing import Literal, get_args
 
 import msgspec
 
+from emcfsys_engine.slurm_settings import SlurmSettings
+
 JobState = Literal[
     "queued",
     "running",
@@ -24,9 +26,10 @@ ACTIVE: tuple[JobState, ...] = ("running", "stopping")
 _ENDS: tuple[JobState, ...] = ("done", "failed", "cancelled", "interrupted", "lost")
 _ENDED_BADLY: tuple[JobState, ...] = ("failed", "cancelled", "interrupted", "lost")
 
-# From each state, the states it may move to; `Queue` refuses every other move.
+# From each state, the states it may move to; `Queue` refuses every other move. A queued job is
+# only "stopping" while Slurm has it: it may be about to start there.
 MOVES: dict[JobState, tuple[JobState, ...]] = {
-    "queued": ("running", "paused", "cancelled", "failed"),
+    "queued": ("running", "stopping", "paused", "cancelled", "failed"),
     "running": ("stopping", "queued", "paused", *_ENDS),
     "stopping": ("stopping", "queued", "paused", *_ENDS),
     "paused": ("queued", "cancelled"),
@@ -38,6 +41,23 @@ MOVES: dict[JobState, tuple[JobState, ...]] = {
 def sources(to: JobState) -> tuple[JobState, ...]:
     """Return the states from which a job may move to this one."""
     return tuple(state for state in STATES if to in MOVES[state])
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True):
+    """Which Slurm: where its commands are, and $SLURM_CONF at submission; empty: the usual one."""
+
+    bin: str
+    conf: str = ""
+
+
+class SlurmOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked of Slurm at submission, defaults filled in: what runs is what stands here."""
+
+    cluster: Cluster
+    settings: SlurmSettings = SlurmSettings()
+    prolog: tuple[str, ...] = ()
+    nodes: int = 1
+    requeues: int = 3
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,8 +93,22 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     gpu_ids: tuple[str, ...] = ()  # leased, by UUID
     umask: int = -1  # the submitter's; -1 in jobs of version 1: the daemon's
     evidence: tuple[str, ...] = ()  # last lines of the log of a worker that crashed
+    executor: Literal["local", "slurm"] = "local"
+    slurm_id: str = ""  # Slurm's number of the newest submission; "?": it was never confirmed
+    slurm: SlurmOrder | None = None
+    expected: float | None = None  # when Slurm thinks that it will start
 
     @property
     def is_open(self) -> bool:
         """Tell whether the job is still to end."""
         return self.state in OPEN
+
+    @property
+    def is_handed_over(self) -> bool:
+        """Tell whether Slurm has the job, or may have it."""
+        return self.is_open and self.state != "paused" and self.slurm_id != ""
+
+    @property
+    def slurm_name(self) -> str:
+        """The newest submission's name in Slurm: numbers are given again, this one never."""
+        return f"emcfsys-{self.id}-{self.token}"

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ class Notices:
     def __init__(self, command: Sequence[str]) -> None:
         self.command = list(command)
         self._running: list[tuple[subprocess.Popen[bytes], float]] = []
+        self._lock = threading.Lock()  # told from two threads
 
     def tell(self, job: Job, state: str, reason: str) -> None:
         """Start the user's command for a job that ended, with the facts in its environment."""
@@ -41,17 +43,16 @@ class Notices:
         except OSError as error:
             print(f"notify.command could not be started: {error}", flush=True)
         else:
-            self._running.append((child, time.monotonic() + _LONGEST_S))
+            with self._lock:
+                self._running.append((child, time.monotonic() + _LONGEST_S))
 
     def reap(self) -> None:
         """Collect the commands that ended, and end those that take too long."""
-        going: list[tuple[subprocess.Popen[bytes], float]] = []
-        for child, deadline in self._running:
-            if child.poll() is None:
+        with self._lock:
+            self._running = [one for one in self._running if one[0].poll() is None]
+            for child, deadline in self._running:
                 if time.monotonic() > deadline:
                     os.killpg(child.pid, signal.SIGKILL)
-                going.append((child, deadline))
-        self._running = going
 
     def close(self) -> None:
         """Let the last commands end by themselves."""

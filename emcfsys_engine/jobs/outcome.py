@@ -69,6 +69,14 @@ def outcome_of(run: Run, job: Job, *, was_killed: bool = False) -> Outcome:
 
     `was_killed`: by us, after the grace that a request to end gives.
     """
+    told = told_outcome(run, job)
+    if told is not None:
+        return told
+    return asked_outcome(job, was_killed=was_killed) if job.ask else _without_word(run)
+
+
+def told_outcome(run: Run, job: Job) -> Outcome | None:
+    """Tell how the job's newest start ended in its worker's own words; None if it left none."""
     ending = _ending_since(run, job.events_offset)
     if isinstance(ending, RunFinished):
         return Outcome(state="done", reason=ending.reason)
@@ -83,9 +91,7 @@ def outcome_of(run: Run, job: Job, *, was_killed: bool = False) -> Outcome:
         return Outcome(
             state="failed", reason=ending.reason, evidence=log_tail(run), may_retry=may_retry
         )
-    if job.ask:
-        return _asked_without_word(job, was_killed=was_killed)
-    return _without_word(run)
+    return None
 
 
 def judge(job: Job, outcome: Outcome, settings: JobSettings, *, ran_s: float) -> Verdict:
@@ -139,7 +145,8 @@ def _ending_since(run: Run, offset: int) -> Ending | None:
     return None
 
 
-def _asked_without_word(job: Job, *, was_killed: bool) -> Outcome:
+def asked_outcome(job: Job, *, was_killed: bool) -> Outcome:
+    """Tell how a start ended that was asked to, and left no word."""
     how = "had to be killed" if was_killed else "ended before it could save"
     if job.ask == "pause":
         return Outcome(state="paused", reason=f"{how}; goes on from its last checkpoint")
@@ -153,7 +160,7 @@ def _without_word(run: Run) -> Outcome:
         return Outcome(state="failed", reason=f"its run folder is gone: {run.folder}")
     record = run.exit_record()
     if record is not None:
-        return _by_process(run, record)
+        return process_outcome(run, record)
     held_by = holder(run)
     if held_by is not None and held_by.boot != identity.boot_id():
         return Outcome(state="interrupted", reason="the machine was restarted", was_restart=True)
@@ -161,8 +168,9 @@ def _without_word(run: Run) -> Outcome:
     return Outcome(state="lost", reason=reason, evidence=log_tail(run), may_retry=True)
 
 
-def _by_process(run: Run, record: ExitRecord) -> Outcome:
-    if record.signal == "SIGTERM":
+def process_outcome(run: Run, record: ExitRecord) -> Outcome:
+    """Tell how a start ended from its process alone."""
+    if record.signal in ("SIGTERM", "SIGUSR2"):
         return Outcome(state="interrupted", reason="terminated before it could save")
     if record.out_of_memory:
         reason = "ended by the kernel: out of memory (SIGKILL)"

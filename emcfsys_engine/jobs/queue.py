@@ -11,10 +11,12 @@ import msgspec
 
 from emcfsys_engine.errors import QueueError
 from emcfsys_engine.jobs.folder import prepare, state_folder
-from emcfsys_engine.jobs.job import ACTIVE, OPEN, Ask, Job, JobState, Kind
+from emcfsys_engine.jobs.job import ACTIVE, OPEN, Ask, Job, JobState, Kind, SlurmOrder
 from emcfsys_engine.jobs.machine import Machine
 from emcfsys_engine.jobs.requests import Wanted, settle_request
+from emcfsys_engine.jobs.slurm_order import settle_order
 from emcfsys_engine.jobs.store import Store, move, note
+from emcfsys_engine.project import Compute
 from emcfsys_engine.run import PredictRequest, Run, RunRecord, WatchRequest
 
 
@@ -65,21 +67,27 @@ class Queue:
         memory_gb: float | None = None,
         resume: Literal["auto", "never"] | None = None,
         retries: int | None = None,
+        slurm: bool | None = None,
     ) -> int:
         """Add a run to the end of the queue and return the job's number.
 
         `gpus`: whole ones or a fraction of one; None: one if the machine has any.
         `cpus`: slots; None: all of them on a machine without GPU, except for a watch.
         `resume`: None: as run.json says. `retries`: after a crash; None: none, a watch always.
+        `slurm`: on the cluster rather than here; None: as the run's project says.
         Raises: QueueError if this machine can never fulfil the request, a job of `after` does not
         exist, or the run has an open job already; RunFolderError if the folder holds no run.
         """
         run = Run(run_folder)
         record = run.record()
         kind = _kind(record)
-        wanted = settle_request(
-            self.machine, Wanted(kind=kind, gpus=gpus, cpus=cpus, memory_gb=memory_gb)
-        )
+        asked = Wanted(kind=kind, gpus=gpus, cpus=cpus, memory_gb=memory_gb)
+        compute = record.project.compute if record.project else Compute()
+        order: SlurmOrder | None = None
+        if slurm if slurm is not None else compute.executor == "slurm":
+            wanted, order = settle_order(asked, compute, self.machine.config)
+        else:
+            wanted = settle_request(self.machine, asked)
         if retries is None:
             retries = -1 if kind == "watch" else 0
         elif retries < -1:
@@ -98,6 +106,8 @@ class Queue:
             "retries": retries,
             "created": time.time(),
             "umask": _umask(),
+            "executor": "slurm" if order else "local",
+            "slurm": msgspec.json.encode(order).decode() if order else "",
         }
         return self._insert(row, sorted(set(after)))
 
@@ -183,6 +193,9 @@ class Queue:
         with self.store.transaction() as connection:
             if self.get(job_id).state not in ("queued", "paused"):
                 raise self._refused(job_id, "moved", "Only a waiting job can")
+            if self.get(job_id).is_handed_over:
+                remedy = "Slurm orders its own queue; scontrol top may help"
+                raise QueueError(f"job {job_id}", "waits in Slurm, so is not moved", remedy)
             line = self.store.jobs("state IN ('queued', 'paused')")
             others = [job for job in line if job.id != job_id]
             named = [job for job in others if job.id == before]
@@ -229,9 +242,13 @@ class Queue:
         return job_id
 
     def _ask(self, job_id: int, ask: Ask) -> bool:
-        """Ask something of a running job; False if it does not run, or shall end for good."""
+        """Ask something of a running job; False if it does not run, or shall end for good.
+
+        One that waits in Slurm may start there at any moment: it is asked to go like a running one.
+        """
         job = self.get(job_id)
-        if job.state not in ACTIVE or (job.ask == "cancel" and ask != "cancel"):
+        waits_there = job.is_handed_over and ask != "stop"
+        if not (job.state in ACTIVE or waits_there) or (job.ask == "cancel" and ask != "cancel"):
             return False
         with self.store.transaction() as connection:
             return move(connection, job_id, "stopping", columns={"ask": ask})
@@ -248,7 +265,14 @@ class Queue:
             )
             if taken:
                 raise self._refused(job_id, word, f"Its run is job {taken[0].id} now")
-            columns = {"ended": None, "reason": "", "ask": "", "failures": 0, "wait_s": 0.0}
+            columns = {
+                "ended": None,
+                "reason": "",
+                "ask": "",
+                "failures": 0,
+                "wait_s": 0.0,
+                "slurm_id": "",
+            }
             if not move(connection, job_id, "queued", columns=columns):
                 raise self._refused(job_id, word, remedy)
         return self.get(job_id)

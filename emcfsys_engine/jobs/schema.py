@@ -62,7 +62,13 @@ CREATE TABLE history (
 CREATE INDEX history_of ON history (job);
 CREATE INDEX jobs_by_place ON jobs (position);
 """
-_STEPS = (_VERSION_1, _VERSION_2)  # step n brings a file of version n to version n + 1
+_VERSION_3 = """
+ALTER TABLE jobs ADD COLUMN executor TEXT NOT NULL DEFAULT 'local';
+ALTER TABLE jobs ADD COLUMN slurm_id TEXT NOT NULL DEFAULT '';
+ALTER TABLE jobs ADD COLUMN slurm TEXT NOT NULL DEFAULT '';
+ALTER TABLE jobs ADD COLUMN expected REAL;
+"""
+_STEPS = (_VERSION_1, _VERSION_2, _VERSION_3)  # step n brings a file of version n to version n + 1
 VERSION = len(_STEPS)
 
 

@@ -14,13 +14,15 @@ import msgspec
 
 from emcfsys_engine.errors import QueueError
 from emcfsys_engine.jobs import schema
-from emcfsys_engine.jobs.job import Job, JobState, sources
+from emcfsys_engine.jobs.job import Job, JobState, SlurmOrder, sources
 
 _COLUMNS = tuple(field.name for field in msgspec.structs.fields(Job) if field.name != "after")
 _SELECT = "SELECT " + ", ".join(f'"{name}"' for name in _COLUMNS) + " FROM jobs"
 _FEW = 200  # jobs whose needs are looked up one by one rather than all
 _LISTS = ("gpu_ids", "evidence")
+_JSON = (*_LISTS, "slurm")
 _LIST_DECODER = msgspec.json.Decoder(tuple[str, ...])
+_ORDER_DECODER = msgspec.json.Decoder(SlurmOrder)
 
 
 class Store:
@@ -180,7 +182,7 @@ def note(connection: sqlite3.Connection, job_id: int, state: JobState, reason: s
 
 
 def _stored(name: str, value: Any) -> Any:
-    return msgspec.json.encode(value).decode() if name in _LISTS else value
+    return msgspec.json.encode(value).decode() if name in _JSON else value
 
 
 def _needs(connection: sqlite3.Connection, ids: Sequence[int]) -> dict[int, tuple[int, ...]]:
@@ -197,4 +199,5 @@ def _job(row: tuple[Any, ...], needs: dict[int, tuple[int, ...]]) -> Job:
     values = dict(zip(_COLUMNS, row, strict=True))
     for name in _LISTS:
         values[name] = _LIST_DECODER.decode(values[name]) if values[name] else ()
+    values["slurm"] = _ORDER_DECODER.decode(values["slurm"]) if values["slurm"] else None
     return Job(**values, after=needs.get(values["id"], ()))

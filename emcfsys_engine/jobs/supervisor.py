@@ -53,7 +53,7 @@ class Supervisor:
         Returns False if something could not yet be passed on.
         """
         all_told = True
-        for job in self.store.jobs("state IN ('running', 'stopping')"):
+        for job in self.store.jobs("executor = 'local' AND state IN ('running', 'stopping')"):
             start = self.starts.get(job.id) or self.adopt(job)
             ask = job.ask or ("end" if ends_jobs else "")
             if ask and start.asked != ask:

@@ -7,7 +7,7 @@ from pathlib import Path
 from emcfsys_engine.errors import printable
 from emcfsys_engine.jobs.job import Job
 
-_TITLES = ("ID", "STATE", "PROJECT", "DOES", "RUN", "ASKS", "SINCE", "TOOK", "REASON")
+_TITLES = ("ID", "STATE", "PROJECT", "DOES", "RUN", "ON", "ASKS", "SINCE", "TOOK", "REASON")
 _NUM_ENDED = 10
 
 
@@ -38,6 +38,7 @@ def _row(job: Job) -> tuple[str, ...]:
         printable(job.project),
         job.kind,
         printable(Path(job.run).name),
+        "slurm" if job.slurm else "here",
         _asks(job),
         _clock(job.started or job.created),
         _took(job),
@@ -46,7 +47,8 @@ def _row(job: Job) -> tuple[str, ...]:
 
 
 def _asks(job: Job) -> str:
-    parts = [f"{job.gpus:g} GPU"] if job.gpus else []
+    parts = [f"{job.slurm.nodes} ×"] if job.slurm and job.slurm.nodes > 1 else []
+    parts += [f"{job.gpus:g} GPU"] if job.gpus else []
     parts += [f"{job.cpus} CPU"] if job.cpus and not job.gpus else []
     parts += [f"{job.memory_gb:g} GB"] if job.memory_gb else []
     return " ".join(parts) or "–"

@@ -65,7 +65,7 @@ def main() -> int:
         seconds = sum(each.seconds for each in row)
         print(f"{family:26} {backbone:34} {marks}  {seconds:6.1f} s", flush=True)
     _conclude(outcomes, options)
-    return 0
+    return int(options.strict and any(each.fault for each in outcomes))
 
 
 def _options() -> argparse.Namespace:
@@ -74,6 +74,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--slice", default="1/1", help="i/n: every n-th family from the i-th")
     parser.add_argument("--families", default="", help="only these, by comma")
+    parser.add_argument("--strict", action="store_true", help="end with 1 if any pair fails")
     parser.add_argument("--smp", action="store_true")
     parser.add_argument("--plan-only", action="store_true")
     parser.add_argument("--size", type=_size, default=(200, 328), help="height x width, 200x328")

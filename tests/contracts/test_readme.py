@@ -40,9 +40,11 @@ def test_every_command_of_the_readme_parses(command: str) -> None:
 
 
 def test_the_project_toml_of_the_readme_is_one(tmp_path: Path) -> None:
-    config, text = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    config, cluster, text = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     (tmp_path / "config.toml").write_text(config)
     assert load_config(tmp_path / "config.toml").jobs.grace_s == 30
+    (tmp_path / "config.toml").write_text(f"{config}\n{cluster}")
+    assert load_config(tmp_path / "config.toml").slurm.partition == "gpu"
     for folder in ("images/train", "masks/train"):
         (tmp_path / folder).mkdir(parents=True)
     text = text.replace("\nminutes", "\n# minutes")

@@ -19,6 +19,7 @@ from emcfsys_engine.jobs import claims, systemd
 from emcfsys_engine.jobs.daemon_lock import DaemonLock
 from emcfsys_engine.jobs.diagnosis import examine_jobs
 from emcfsys_engine.jobs.gpus import Gpu
+from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.run import Run
 from emcfsys_engine.torchrun import processes_of
 from tests.jobs.conftest import Bench, wait_for
@@ -236,9 +237,12 @@ def test_as_many_gpus_are_asked_for_as_there_are_processes(
 ) -> None:
     asked: list[object] = []
     monkeypatch.setattr(submit_commands, "ensure_daemon", lambda: None)
-    monkeypatch.setattr(
-        submit_commands, "add", lambda run, name, **options: asked.append((run, options["gpus"]))
-    )
+
+    def add(queue: Queue, folder: Path, **options: object) -> int:
+        asked.append((Run(folder), options["gpus"]))
+        return len(asked)
+
+    monkeypatch.setattr(Queue, "add", add)
     for words in (("--set", "compute.gpus=4"), ("--gpus", "2"), ("--gpus", "0.5"), ("--gpus", "0")):
         _say(submit_commands.submit, "train", str(project_folder), *words)
     records = [run.record() for run, _ in asked]  # type: ignore[attr-defined]

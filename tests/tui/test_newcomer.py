@@ -1,4 +1,4 @@
-"""Somebody's first hour, reading nothing but the screen: demo, check, training, hot folder, mask."""
+"""Somebody's first hour, reading nothing but the screen: demo, training, hot folder, mask."""
 
 import shutil
 import subprocess

@@ -1,0 +1,248 @@
+"""Slurm's own commands, called without a shell; what they print becomes typed values."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from emcfsys_engine.errors import SlurmError
+from emcfsys_engine.jobs.job import Cluster
+
+_PATIENCE_S = 90.0  # Slurm's commands try again by themselves for a while
+_OURS = re.compile(r"(SLURM|SBATCH|SRUN|SALLOC|SQUEUE|SCANCEL|SACCT|SINFO)_")
+# What a controller that is away or busy makes sbatch say; every other word is a refusal.
+_MAY_PASS = re.compile(
+    r"unable to contact slurm controller|socket timed out|timed out|zero bytes were transmitted"
+    r"|temporarily unable|resource temporarily unavailable|connection refused|standby mode"
+    r"|communication connection failure|unexpected message|transport endpoint|try again"
+    r"|slurm_persist_conn|maxsubmitjob|job submit limit|unable to resolve|munge",
+    re.IGNORECASE,
+)
+
+# The controller never heard of it: nothing was done.
+_UNHEARD = re.compile(
+    r"connect failure|connection refused|standby mode|job submit limit|maxsubmitjob|temporarily",
+    re.IGNORECASE,
+)
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """One job as Slurm tells it. Units: seconds since 1970."""
+
+    id: str
+    name: str
+    state: str  # PENDING, RUNNING, TIMEOUT …
+    reason: str = ""
+    start: float | None = None  # of a waiting job: expected
+    node: str = ""
+    exit_code: str = ""
+
+
+class Partition(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of node in one partition."""
+
+    name: str
+    is_default: bool
+    is_up: bool
+    num_nodes: int
+    cpus: int
+    gres: str
+
+    @property
+    def gpus(self) -> int:
+        """GPUs a node."""
+        counts = re.findall(r"gpu(?::[^:,()]+)?:(\d+)", self.gres)
+        return sum(int(count) for count in counts) or ("gpu" in self.gres)
+
+
+def find_cluster(environment: Mapping[str, str] = os.environ) -> Cluster | None:
+    """Return the Slurm whose commands are here; None where there are none."""
+    found = shutil.which("sbatch", path=environment.get("PATH"))
+    if found is None:
+        return None
+    return Cluster(bin=str(Path(found).absolute().parent), conf=environment.get("SLURM_CONF", ""))
+
+
+def submit(
+    cluster: Cluster,
+    options: Sequence[str],
+    script: str,
+    environment: Mapping[str, str],
+    umask: int = -1,
+) -> str:
+    """Hand a batch script to sbatch and return the job's number.
+
+    Raises: SlurmError; where it may pass, the job may have been taken all the same.
+    """
+    env = {name: text for name, text in environment.items() if not _OURS.match(name)}
+    if cluster.conf:
+        env["SLURM_CONF"] = cluster.conf
+    told = _run(cluster, "sbatch", ["--parsable", *options], env=env, script=script, umask=umask)
+    number = told.strip().partition(";")[0]
+    if not number.isdecimal():
+        raise SlurmError(f"sbatch answered {told.strip()!r} instead of a number", may_pass=True)
+    return number
+
+
+def list_jobs(cluster: Cluster) -> dict[str, Seen]:
+    """Return all of our user's jobs that Slurm remembers, by name: one question for all.
+
+    Raises: SlurmError.
+    """
+    told = _run(cluster, "squeue", ["--me", "-h", "-t", "all", "-o", "%i|%T|%r|%S|%N|%j"])
+    seen = [_seen(line.split("|", 5)) for line in told.splitlines() if line.count("|") >= 5]
+    return {one.name: one for one in seen}
+
+
+def remembered(cluster: Cluster, ids: Sequence[str]) -> dict[str, Seen]:
+    """Return what the accounting says of jobs that squeue has forgotten, by name.
+
+    Raises: SlurmError; that accounting is switched off is normal.
+    """
+    words = ["-X", "-D", "-n", "-P", "-o", "JobID,State,Reason,Start,ExitCode,NodeList,JobName"]
+    told = _run(cluster, "sacct", [*words, "-j", ",".join(ids)])
+    found: dict[str, Seen] = {}
+    for line in told.splitlines():
+        fields = line.split("|", 6)
+        if len(fields) == 7:
+            number, state, reason, start, code, node, name = fields
+            # A requeued job has one line a start, the newest last; "CANCELLED by 1000" is a state.
+            found[name] = Seen(
+                id=number,
+                name=name,
+                state=state.split()[0] if state else "",
+                reason=reason,
+                start=_epoch(start),
+                node=node,
+                exit_code=code,
+            )
+    return found
+
+
+def kill(cluster: Cluster, slurm_id: str, *, number: str | None = None) -> None:
+    """End a job, or send its steps a signal (TERM …); one that is gone is no error.
+
+    Raises: SlurmError if Slurm cannot be reached.
+    """
+    words = [f"--signal={number}"] if number else []
+    try:
+        _run(cluster, "scancel", [*words, slurm_id])
+    except SlurmError as error:
+        if error.may_pass:
+            raise
+
+
+def kill_named(cluster: Cluster, name: str) -> None:
+    """End what was submitted under a name, if Slurm has it.
+
+    Raises: SlurmError if Slurm cannot be reached.
+    """
+    _run(cluster, "scancel", ["--me", f"--name={name}"])
+
+
+def hasten(cluster: Cluster, slurm_id: str) -> None:
+    """Let a requeued job start as soon as it can: Slurm holds it back for two minutes.
+
+    Raises: SlurmError.
+    """
+    _run(cluster, "scontrol", ["update", f"JobId={slurm_id}", "StartTime=now"])
+
+
+def partitions(cluster: Cluster) -> list[Partition]:
+    """Return every kind of node of every partition.
+
+    Raises: SlurmError.
+    """
+    found: list[Partition] = []
+    for line in _run(cluster, "sinfo", ["-h", "-o", "%P|%a|%D|%c|%G"]).splitlines():
+        name, up, nodes, cpus, gres = line.split("|", 4)
+        found.append(
+            Partition(
+                name=name.rstrip("*"),
+                is_default=name.endswith("*"),
+                is_up=up == "up",
+                num_nodes=int(nodes),
+                cpus=int(cpus.rstrip("+") or 1),
+                gres=gres,
+            )
+        )
+    return found
+
+
+def has_accounting(cluster: Cluster) -> bool:
+    """Tell whether Slurm keeps accounts of ended jobs.
+
+    Raises: SlurmError.
+    """
+    told = _run(cluster, "scontrol", ["show", "config"])
+    found = re.search(r"^AccountingStorageType\s*=\s*(\S+)", told, re.MULTILINE)
+    return found is not None and not found[1].endswith("/none") and found[1] != "(null)"
+
+
+def version(cluster: Cluster) -> str:
+    """Return Slurm's version; it asks no controller.
+
+    Raises: SlurmError.
+    """
+    return _run(cluster, "sbatch", ["--version"]).strip()
+
+
+def plain_environment(environment: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return an environment without what a job or a shell of Slurm left in it."""
+    return {name: text for name, text in environment if not _OURS.match(name)}
+
+
+def _run(
+    cluster: Cluster,
+    program: str,
+    words: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    script: str | None = None,
+    umask: int = -1,
+) -> str:
+    if env is None:
+        env = {**plain_environment(os.environ.items()), "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
+        if cluster.conf:
+            env["SLURM_CONF"] = cluster.conf
+    try:
+        done = subprocess.run(
+            [str(Path(cluster.bin) / program), *words],
+            input=script or "",
+            env=env,
+            umask=umask,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_PATIENCE_S,
+            check=False,
+            cwd="/",
+        )
+    except subprocess.TimeoutExpired:
+        message = f"{program} did not answer in {_PATIENCE_S:g} s"
+        raise SlurmError(message, may_pass=True) from None
+    except OSError as error:
+        message = f"{program} could not be started: {error.strerror}"
+        raise SlurmError(message, may_pass=True) from None
+    if done.returncode:
+        lines = [re.sub(rf"^{program}: (error: )?", "", line) for line in done.stderr.splitlines()]
+        lines = [line.strip() for line in lines if line.strip()]
+        told = "; ".join(lines[-2:]) or "no word"
+        may_pass = bool(_MAY_PASS.search(done.stderr)) or not lines
+        unheard = bool(_UNHEARD.search(done.stderr))
+        raise SlurmError(f"{program}: {told}", may_pass=may_pass, unheard=unheard)
+    return done.stdout
+
+
+def _seen(fields: Sequence[str]) -> Seen:
+    number, state, reason, start, node, name = fields
+    reason = "" if reason == "None" else reason
+    return Seen(id=number, name=name, state=state, reason=reason, start=_epoch(start), node=node)
+
+
+def _epoch(text: str) -> float | None:
+    return float(text) if text.isdecimal() else None

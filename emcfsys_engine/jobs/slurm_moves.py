@@ -1,0 +1,145 @@
+"""The moves of jobs that Slurm has, each only for its newest submission."""
+
+import time
+from typing import Any
+
+from emcfsys_engine.jobs.job import Job, JobState
+from emcfsys_engine.jobs.outcome import Outcome, Verdict
+from emcfsys_engine.jobs.store import Store, move, note
+
+UNCONFIRMED = "?"
+
+
+def waiting_jobs(store: Store) -> list[Job]:
+    """Return the jobs that are still to be handed to Slurm, in their order."""
+    return store.jobs("executor = 'slurm' AND state = 'queued' AND slurm_id = ''")
+
+
+def handed_over(store: Store) -> list[Job]:
+    """Return the jobs that Slurm has, or may have."""
+    return store.jobs(
+        "executor = 'slurm' AND slurm_id != '' AND state IN ('queued', 'running', 'stopping')"
+    )
+
+
+def begin(store: Store, job: Job, *, token: str, events_offset: int) -> bool:
+    """Write the token down before anything is submitted; False if the job no longer waits."""
+    query = (
+        "UPDATE jobs SET token = ?, events_offset = ?, slurm_id = ?, evidence = '', ask = '',"
+        " started = NULL, ended = NULL, expected = NULL WHERE id = ? AND state = 'queued'"
+        " AND slurm_id = ''"
+    )
+    with store.transaction() as connection:
+        values = (token, events_offset, UNCONFIRMED, job.id)
+        return connection.execute(query, values).rowcount == 1
+
+
+def confirm(store: Store, job: Job, slurm_id: str) -> None:
+    """Note Slurm's number of a submission."""
+    with store.transaction() as connection:
+        query = "UPDATE jobs SET slurm_id = ?, reason = ? WHERE id = ? AND token = ?"
+        reason = f"Slurm {slurm_id}: submitted"
+        if connection.execute(query, (slurm_id, reason, job.id, job.token)).rowcount:
+            note(connection, job.id, job.state, reason)
+
+
+def take_back(store: Store, job: Job, *, reason: str, wait_s: float, failures: int) -> bool:
+    """Let a job wait for another submission, because this one never came to anything."""
+    columns = {
+        "reason": reason,
+        "wait_s": wait_s,
+        "failures": failures,
+        "slurm_id": "",
+        "expected": None,
+        "started": None,
+    }
+    with store.transaction() as connection:
+        if job.state == "queued":
+            return _change(connection, job, columns)
+        return move(connection, job.id, "queued", token=job.token, columns=columns)
+
+
+def see(store: Store, job: Job, *, lives: bool, reason: str, start: float | None) -> Job:
+    """Write what Slurm says of a job where it is news; return the job as it is now."""
+    state: JobState = job.state
+    if job.state != "stopping":
+        state = "running" if lives else "queued"
+    columns: dict[str, Any] = {"reason": reason, "expected": None if lives else start}
+    if lives and (job.state == "queued" or job.started is None):
+        columns |= {"starts": job.starts + 1, "started": start or time.time(), "wait_s": 0.0}
+    if state == job.state and all(getattr(job, name) == new for name, new in columns.items()):
+        return job
+    with store.transaction() as connection:
+        if state == job.state:
+            _change(connection, job, columns)
+        else:
+            move(connection, job.id, state, token=job.token, columns=columns)
+    return store.job(job.id)
+
+
+def settle(store: Store, job: Job, outcome: Outcome, verdict: Verdict) -> bool:
+    """Write how a submission ended; False if somebody else did."""
+    is_over = verdict.state not in ("queued", "paused")
+    columns: dict[str, Any] = {
+        "reason": verdict.reason,
+        "evidence": outcome.evidence,
+        "ended": time.time() if is_over else None,
+        "wait_s": verdict.wait_s,
+        "failures": verdict.failures,
+        "expected": None,
+        "ask": "",
+        **({} if is_over else {"slurm_id": ""}),
+    }
+    with store.transaction() as connection:
+        if job.state == "queued":  # it began and ended between two looks
+            started = {"started": job.started or time.time()}
+            move(connection, job.id, "running", token=job.token, columns=started)
+        return move(connection, job.id, verdict.state, token=job.token, columns=columns)
+
+
+def drop(store: Store, job: Job, state: JobState, reason: str) -> bool:
+    """End a job that never began."""
+    columns = {"reason": reason, "ended": time.time(), "ask": "", "expected": None}
+    with store.transaction() as connection:
+        return move(connection, job.id, state, token=job.token, columns=columns)
+
+
+def explain(store: Store, job: Job, reason: str) -> None:
+    """Say what a job waits for, or what is known of it."""
+    if job.reason != reason:
+        with store.transaction() as connection:
+            _change(connection, job, {"reason": reason})
+
+
+def lost_need(store: Store, job: Job) -> str:
+    """Name the job that a waiting one needs and that ended badly; empty while all may end well."""
+    if job.after:
+        marks = ", ".join("?" * len(job.after))
+        bad = store.jobs(
+            f"id IN ({marks}) AND state IN ('failed', 'cancelled', 'lost')", *job.after
+        )
+        if bad:
+            return f"job {bad[0].id}, which it needs, is {bad[0].state}"
+    return ""
+
+
+def needs_of(store: Store, job: Job) -> list[str] | None:
+    """Return Slurm's numbers of the jobs that must end well first; None: it must wait for others.
+
+    Those that are done need no mention: Slurm may have forgotten them.
+    """
+    numbers: list[str] = []
+    for other in (store.job(number) for number in job.after):
+        if other.state == "done":
+            continue
+        if not other.is_handed_over or not other.slurm_id.isdecimal():
+            return None
+        numbers.append(other.slurm_id)
+    return numbers
+
+
+def _change(connection: Any, job: Job, columns: dict[str, Any]) -> bool:
+    changes = ", ".join(f'"{name}" = ?' for name in columns)
+    query = f"UPDATE jobs SET {changes} WHERE id = ? AND token = ? AND state = ?"
+    values = (*columns.values(), job.id, job.token, job.state)
+    return connection.execute(query, values).rowcount == 1
