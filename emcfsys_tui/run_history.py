@@ -92,6 +92,8 @@ class RunHistory:
             seconds_left=self._seconds_left() if state == "running" else None,
             created=record.created if record else 0.0,
             has_model=self.run.best_model.exists(),
+            group=record.group if record else "",
+            fold=record.fold if record else 0,
         )
 
     def detail(self) -> RunDetail:

@@ -63,6 +63,8 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     created: float = 0.0
     job: int | None = None
     has_model: bool = False
+    group: str = ""  # of a cross-validation's folds
+    fold: int = 0  # from 1; 0: none
 
 
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +110,7 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     took_s: float | None
     reason: str
     is_open: bool
+    where: str = "here"  # or slurm and its number
     gpu_ids: tuple[str, ...] = ()
 
 

@@ -1,5 +1,6 @@
 """A run as a row of the list, and its events as curves of the charts."""
 
+import statistics
 import time
 from collections.abc import Sequence
 
@@ -62,9 +63,19 @@ def run_row(run: RunRow, state: str, letter: str) -> Row:
             "" if run.best_step is None else f"{run.best_step:,}",
             f"{run.step:,}{total}" if run.step else "",
             "" if run.seconds_left is None else span(run.seconds_left),
-            run.network or run.does,
-            run.reason.replace("_", " ")
+            f"fold {run.fold} · {run.network}" if run.fold else run.network or run.does,
+            (f"{run.group} · " if run.group else "") + run.reason.replace("_", " ")
             or time.strftime("%d %b %H:%M", time.localtime(run.created)),
         ),
         tone=tone if state not in ("done", "cancelled") else "",
     )
+
+
+def folds_words(group: str, folds: Sequence[RunRow]) -> str:
+    """Return how well the folds of a cross-validation did: mean and standard deviation."""
+    scores = [fold.score for fold in folds if fold.score is not None]
+    words = f"{group}: {len(folds)} folds"
+    if len(scores) > 1:
+        mean, spread = statistics.mean(scores), statistics.stdev(scores)
+        words += f", best {mean:.3f} ± {spread:.3f} of {len(scores)}"
+    return words

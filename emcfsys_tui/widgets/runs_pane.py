@@ -24,7 +24,7 @@ from emcfsys_tui.widgets.log_view import LogView
 from emcfsys_tui.widgets.pane import Pane
 from emcfsys_tui.widgets.preview_box import PreviewBox
 from emcfsys_tui.widgets.rows import Row, Rows
-from emcfsys_tui.widgets.run_rows import LETTERS, RUN_COLUMNS, curves_of_one, run_row
+from emcfsys_tui.widgets.run_rows import LETTERS, RUN_COLUMNS, curves_of_one, folds_words, run_row
 from emcfsys_tui.words import clock
 
 _EMPTY = (
@@ -79,6 +79,13 @@ class RunsPane(Pane):
             "previews",
             "runs.previews",
             "What the network drew at each validation, beside the truth",
+        ),
+        quiet(
+            "F",
+            "mark_folds",
+            "Overlay the folds",
+            "runs.folds",
+            "All folds of its cross-validation",
         ),
         quiet("c", "compare", "Compare", "runs.compare", "Settings in which the shown runs differ"),
         shown(
@@ -236,6 +243,17 @@ class RunsPane(Pane):
             self.page_app.tell(f"{_MOST_SHOWN} runs at most can be drawn together", "warning")
             return
         rows.marked = marked
+        self._choose()
+
+    def action_mark_folds(self) -> None:
+        """Draw all folds of this run's cross-validation together, and tell their mean."""
+        run = self._current()
+        folds = [one for one in self._runs if run is not None and run.group == one.group]
+        if run is None or not run.group:
+            self.page_app.tell("This run is no fold of a cross-validation", "warning")
+            return
+        self.query_one("#runs", Rows).marked = frozenset(one.id for one in folds[:_MOST_SHOWN])
+        self.page_app.tell(folds_words(run.group, folds))
         self._choose()
 
     def action_log_axis(self) -> None:

@@ -6,14 +6,17 @@ import pytest
 from PIL import Image
 from textual.widgets import Input
 
-from emcfsys_engine.events import PreviewSaved
+from emcfsys_engine.events import PreviewSaved, RunFinished, RunStarted
 from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.project import load_project
 from emcfsys_engine.run import Run
+from emcfsys_engine.run_groups import new_trainings
 from emcfsys_tui.engine_link_runs import budget_of
 from emcfsys_tui.screens.ask import AskScreen, PickScreen
 from emcfsys_tui.widgets.picture_view import PictureView
 from emcfsys_tui.widgets.preview_box import PreviewBox, PreviewTitle
-from tests.tui.conftest import made_run, opened, say, screen_text, told, until
+from emcfsys_tui.widgets.runs_pane import RunsPane
+from tests.tui.conftest import made_run, opened, say, screen_text, step, told, until, validation
 
 _ORANGE, _RED = (230, 159, 0), (220, 50, 47)
 
@@ -150,3 +153,17 @@ async def test_read_only_makes_nothing_of_a_run_but_shows_previews(demo: Path) -
         await pilot.press("v")
         await until(pilot, lambda: "step 20" in screen_text(pilot))
     assert not (run.folder / "report.html").exists()
+
+
+async def test_folds_are_shown_and_drawn_together(demo: Path) -> None:
+    project = load_project(demo, ("training.kfold=2",))
+    for run in new_trainings(project):
+        say(run, RunStarted(run=run.id, does="train", total_steps=40), step(1))
+        say(run, validation(20, 0.5 + run.record().fold / 10), RunFinished(reason="steps", step=20))
+    made_run(demo)
+    async with opened(demo, "3", size=(140, 40)) as pilot:
+        await until(pilot, lambda: "fold 2 · unet/" in screen_text(pilot))
+        pane = pilot.app.screen.query_one(RunsPane)
+        await pilot.press("down", "F")
+        await until(pilot, lambda: pane.drawn == ("run-0002", "run-0001"))
+        assert "kfold-0001: 2 folds, best 0.650 ± 0.071 of 2" in told(pilot)
