@@ -121,6 +121,7 @@ class TrainPane(Pane):
     FormLine:focus-within .field-name { color: $accent; text-style: bold; }
     FormLine Input { width: 30; height: 1; border: none; padding: 0; background: $panel; }
     FormLine Choice { width: auto; min-width: 46; height: 1; }
+    FormLine#field-training-preset Choice { min-width: 26; }
     FormLine .field-remark { width: 1fr; padding: 0 1; color: $dim; }
     FormLine.-faulty .field-remark { color: $error; }
     TrainPane #train-hint { height: auto; color: $dim; padding: 0 1; }

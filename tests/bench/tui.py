@@ -54,7 +54,7 @@ def first_paint(home: Path) -> Iterator[Line]:
             _paint_s(home, [sys.executable, "-m", "emcfsys_tui"], "Looking for projects|folder")
         )
         opened.append(_paint_s(home, [*_ours(), str(folder)], "Hot folder"))
-        filled.append(_paint_s(home, [*_ours(), str(folder)], "No runs yet"))
+        filled.append(_paint_s(home, [*_ours(), str(folder)], "cell_0000"))
         shutil.rmtree(home / "state", ignore_errors=True)
     base = statistics.median(empty)
     yield "empty Textual app, first paint", f"{base * 1000:.0f} ms", "–", ""
@@ -68,7 +68,7 @@ def first_paint(home: Path) -> Iterator[Line]:
         )
     middle = statistics.median(filled)
     yield (
-        "a project with its runs read",
+        "a project with its images listed",
         f"{middle * 1000:.0f} ms",
         "≤ 500 ms",
         _verdict(middle <= 0.5),
