@@ -10,11 +10,11 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from emcfsys_engine.errors import printable
-from emcfsys_tui import engine_link, themes
+from emcfsys_tui import themes
 from emcfsys_tui.crash import save_report
+from emcfsys_tui.memory import Memory, remember, remembered, with_recent
 from emcfsys_tui.messages import ProjectChosen, Told
 from emcfsys_tui.screens.page import LEAST_COLUMNS, LEAST_LINES
-from emcfsys_tui.screens.projects import ProjectsScreen
 from emcfsys_tui.settings import Settings
 from emcfsys_tui.widgets.canvas import Colour
 
@@ -42,7 +42,7 @@ class EmcfApp(App[None]):
         super().__init__()
         self.settings = settings or Settings()
         self.read_only = read_only
-        self.memory = engine_link.remembered()
+        self.memory = remembered()
         self.crash_file: Path | None = None
         self.crashed: BaseException | None = None
         last = self.memory.place
@@ -74,38 +74,46 @@ class EmcfApp(App[None]):
             "cursor": "#2c4a6b" if theme.dark else "#c6dcf5",
         }
 
-    def on_mount(self) -> None:
+    def get_default_screen(self) -> Screen[None]:
         """Open what was asked for, else the last place, else the list of projects."""
-        folder = self._folder
-        self.push_screen(ProjectsScreen() if folder is None else self._project_screen(folder))
+        return self._screen_of(self._folder)
+
+    def on_mount(self) -> None:
+        """Listen to the person's own keys, and say what is wrong with the settings."""
         self.set_keymap(self.settings.keys)
         for fault in self.settings.faults:
             self.tell(fault, "warning")
 
     def on_unmount(self) -> None:
         """End what only looks: leaving waits for nothing."""
-        engine_link.end_looking()
+        import_module("emcfsys_tui.engine_link").end_looking()
 
     def open_project(self, folder: Path) -> None:
         """Open a project instead of the list."""
-        self.switch_screen(self._project_screen(folder))
+        self.switch_screen(self._screen_of(folder))
 
     def open_list(self) -> None:
         """Open the list of projects instead of a project."""
         self.keep_place(None)
-        self.switch_screen(ProjectsScreen())
+        self.switch_screen(self._screen_of(None))
 
-    def _project_screen(self, folder: Path) -> Screen[None]:
+    def _screen_of(self, folder: Path | None) -> Screen[None]:
+        if folder is None:
+            return import_module("emcfsys_tui.screens.projects").ProjectsScreen()
         screen = import_module("emcfsys_tui.screens.project").ProjectScreen
-        return screen(folder.absolute(), tab=self.memory.tab)
+        folder = folder.absolute()
+        was_here = str(folder) == self.memory.place
+        has_runs = (folder / "runs").is_dir()
+        first = "runs" if has_runs else "data"  # who has no runs looks at the data first
+        return screen(folder, tab=self.memory.tab if was_here else first)
 
     def keep_place(self, folder: Path | None, tab: str = "runs") -> None:
         """Remember where the person is, for the next start."""
         if folder is None:
             self.memory = type(self.memory)(recent=self.memory.recent, theme=self.memory.theme)
         else:
-            self.memory = engine_link.with_recent(self.memory, folder, tab)
-        engine_link.remember(self.memory)
+            self.memory = with_recent(self.memory, folder, tab)
+        remember(self.memory)
 
     def tell(self, text: str, severity: str = "information", *, loud: bool = False) -> None:
         """Show a toast; a loud one rings and tells the terminal's own notifier too."""
@@ -132,10 +140,10 @@ class EmcfApp(App[None]):
 
     def action_leave(self) -> None:
         """Leave; nothing that runs is stopped by it."""
-        engine_link.remember(self.memory_with_theme())
+        remember(self.memory_with_theme())
         self.exit()
 
-    def memory_with_theme(self) -> engine_link.Memory:
+    def memory_with_theme(self) -> Memory:
         """Return what to remember, with the theme of now."""
         memory = self.memory
         return type(memory)(

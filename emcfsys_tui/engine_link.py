@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from emcfsys_engine.errors import EmcfError, RunFolderError, printable
-from emcfsys_engine.jobs.folder import prepare, state_folder
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run import Run, list_runs
+from emcfsys_tui.memory import Memory
 from emcfsys_tui.messages import ProjectsRead, RunsRead
 from emcfsys_tui.run_history import RunHistory
 from emcfsys_tui.values import ProjectRow, RunDetail, RunRow
@@ -23,7 +23,6 @@ from emcfsys_tui.values import ProjectRow, RunDetail, RunRow
 if TYPE_CHECKING:
     from emcfsys_engine.jobs.queue import Queue
 
-_NUM_RECENT = 20
 _IMAGE_SUFFIXES = frozenset(
     [
         ".tif",
@@ -51,15 +50,6 @@ _IMAGE_SUFFIXES = frozenset(
         ".elid",
     ]
 )
-
-
-class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """What the interface remembers between two starts."""
-
-    recent: tuple[str, ...] = ()
-    place: str = ""  # the project that was open last; empty: the list
-    tab: str = "runs"
-    theme: str = ""
 
 
 class CommandEnd(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,32 +102,6 @@ def child_environment() -> dict[str, str]:
 def open_queue() -> "Queue":
     """Open the user's queue."""
     return import_module("emcfsys_engine.jobs.queue").Queue.open()
-
-
-def remembered() -> Memory:
-    """Return what the last start left."""
-    try:
-        return msgspec.json.decode((state_folder() / "interface.json").read_bytes(), type=Memory)
-    except (OSError, msgspec.MsgspecError):
-        return Memory()
-
-
-def remember(memory: Memory) -> None:
-    """Keep this for the next start; a folder that cannot be written is done without."""
-    try:
-        file = prepare(state_folder()) / "interface.json"
-        temporary = file.with_name(f".interface.{os.getpid()}.tmp")
-        temporary.write_bytes(msgspec.json.encode(memory))
-        temporary.replace(file)
-    except (OSError, EmcfError):
-        return
-
-
-def with_recent(memory: Memory, folder: Path, tab: str) -> Memory:
-    """Return the memory with this project as the newest."""
-    others = [place for place in memory.recent if place != str(folder)]
-    recent = (str(folder), *others)[:_NUM_RECENT]
-    return msgspec.structs.replace(memory, recent=recent, place=str(folder), tab=tab)
 
 
 def find_projects(memory: Memory) -> list[Path]:

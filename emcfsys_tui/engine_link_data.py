@@ -40,6 +40,7 @@ class PictureWish(msgspec.Struct, frozen=True, kw_only=True):
     width: int = 0
     height: int = 0
     point: tuple[int, int] | None = None
+    is_strip: bool = False
 
 
 class Decoder:

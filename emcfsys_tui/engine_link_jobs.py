@@ -166,6 +166,7 @@ def _job_row(job: Job) -> JobRow:
         took_s=took,
         reason=f"{job.ask} asked" if job.ask else job.reason,
         is_open=job.is_open,
+        where=f"slurm {job.slurm_id}".rstrip(" ?") if job.slurm else "here",
         gpu_ids=job.gpu_ids,
     )
 

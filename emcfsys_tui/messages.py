@@ -1,21 +1,23 @@
 """What the parts of the interface tell each other: readings come down, wishes go up."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from textual.message import Message
 
-from emcfsys_tui.values import (
-    CheckState,
-    HotState,
-    ImageFacts,
-    ImageRow,
-    ModelRow,
-    Picture,
-    ProjectRow,
-    QueueState,
-    RunDetail,
-    RunRow,
-)
+if TYPE_CHECKING:
+    from emcfsys_tui.values import (
+        CheckState,
+        HotState,
+        ImageFacts,
+        ImageRow,
+        ModelRow,
+        Picture,
+        ProjectRow,
+        QueueState,
+        RunDetail,
+        RunRow,
+    )
 
 
 class Reading(Message, bubble=False):
@@ -29,7 +31,7 @@ class Reading(Message, bubble=False):
 class ProjectsRead(Reading):
     """The projects at a glance."""
 
-    def __init__(self, projects: tuple[ProjectRow, ...]) -> None:
+    def __init__(self, projects: "tuple[ProjectRow, ...]") -> None:
         self.projects = projects
         super().__init__()
 
@@ -37,7 +39,7 @@ class ProjectsRead(Reading):
 class RunsRead(Reading):
     """The runs of the project, and everything about those that are shown."""
 
-    def __init__(self, runs: tuple[RunRow, ...], details: dict[str, RunDetail]) -> None:
+    def __init__(self, runs: "tuple[RunRow, ...]", details: "dict[str, RunDetail]") -> None:
         self.runs = runs
         self.details = details
         super().__init__()
@@ -46,7 +48,7 @@ class RunsRead(Reading):
 class QueueRead(Reading):
     """Jobs, GPUs, daemon."""
 
-    def __init__(self, queue: QueueState) -> None:
+    def __init__(self, queue: "QueueState") -> None:
         self.queue = queue
         super().__init__()
 
@@ -56,7 +58,7 @@ class ImagesRead(Message, bubble=False):
 
     def __init__(
         self,
-        images: tuple[ImageRow, ...],
+        images: "tuple[ImageRow, ...]",
         is_complete: bool,
         notes: tuple[str, ...] = (),
         fault: str = "",
@@ -71,7 +73,7 @@ class ImagesRead(Message, bubble=False):
 class FactsRead(Message, bubble=False):
     """Sizes and pixel sizes of some images, by their keys."""
 
-    def __init__(self, facts: dict[str, ImageFacts]) -> None:
+    def __init__(self, facts: "dict[str, ImageFacts]") -> None:
         self.facts = facts
         super().__init__()
 
@@ -87,7 +89,7 @@ class PointRead(Reading):
 class CheckRead(Message, bubble=False):
     """What the check found, or that it runs."""
 
-    def __init__(self, check: CheckState) -> None:
+    def __init__(self, check: "CheckState") -> None:
         self.check = check
         super().__init__()
 
@@ -95,7 +97,7 @@ class CheckRead(Message, bubble=False):
 class PictureRead(Reading):
     """A picture that was asked for."""
 
-    def __init__(self, picture: Picture) -> None:
+    def __init__(self, picture: "Picture") -> None:
         self.picture = picture
         super().__init__()
 
@@ -103,7 +105,7 @@ class PictureRead(Reading):
 class HotRead(Reading):
     """The hot folder."""
 
-    def __init__(self, hot: HotState) -> None:
+    def __init__(self, hot: "HotState") -> None:
         self.hot = hot
         super().__init__()
 
@@ -111,7 +113,7 @@ class HotRead(Reading):
 class ModelsRead(Reading):
     """The project's model files."""
 
-    def __init__(self, models: tuple[ModelRow, ...]) -> None:
+    def __init__(self, models: "tuple[ModelRow, ...]") -> None:
         self.models = models
         super().__init__()
 

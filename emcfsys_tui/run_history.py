@@ -1,5 +1,6 @@
 """What a run's events amount to: curves, scores, lines; grows with each batch of events."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from emcfsys_engine.events import (
     EventReader,
     ImageDone,
     ImageFailed,
+    PreviewSaved,
     RunCancelled,
     RunFailed,
     RunFinished,
@@ -24,7 +26,7 @@ from emcfsys_engine.events import (
 from emcfsys_engine.jobs.story import LogReader, line_of
 from emcfsys_engine.run import Run, RunRecord
 from emcfsys_tui.series import Series
-from emcfsys_tui.values import ClassScore, LogLine, RunDetail, RunRow, Tone
+from emcfsys_tui.values import ClassScore, LogLine, Preview, RunDetail, RunRow, Tone
 
 _LINES = 1000
 _STEP_LINES = 100
@@ -90,6 +92,8 @@ class RunHistory:
             seconds_left=self._seconds_left() if state == "running" else None,
             created=record.created if record else 0.0,
             has_model=self.run.best_model.exists(),
+            group=record.group if record else "",
+            fold=record.fold if record else 0,
         )
 
     def detail(self) -> RunDetail:
@@ -112,11 +116,26 @@ class RunHistory:
                 if (text := line_of(event))
             ),
             log=tuple(self._log_lines),
+            previews=self._previews_there(),
+        )
+
+    def _previews_there(self) -> tuple[Preview, ...]:
+        """Return the previews whose files were not cleaned away, oldest validation first."""
+        try:
+            there = set(os.listdir(self.run.previews_folder))
+        except OSError:
+            return ()
+        found = sorted(self._previews.items())
+        return tuple(
+            Preview(step=step, image=image, file=self.run.previews_folder / name)
+            for (step, image), name in found
+            if name in there
         )
 
     def _reset(self) -> None:
         self._series: dict[str, Series] = {}
         self._recent: deque[AnyEvent] = deque(maxlen=_LINES)
+        self._previews: dict[tuple[int, str], str] = {}  # step and image to the file's name
         self._steps: deque[StepDone] = deque(maxlen=_STEP_LINES)  # must not push the others out
         self._started: RunStarted | None = None
         self._validation: ValidationDone | None = None
@@ -160,8 +179,13 @@ class RunHistory:
         elif isinstance(event, RunResumed):
             self._series = {name: line.cut_after(event.step) for name, line in self._series.items()}
             self._step, self._ending = event.step, None
+            self._previews = {
+                at: name for at, name in self._previews.items() if at[0] <= event.step
+            }
         elif isinstance(event, ValidationDone):
             self._take_validation(event)
+        elif isinstance(event, PreviewSaved):
+            self._previews[event.step, event.image] = Path(event.file).name
         elif isinstance(event, Ending):
             self._ending = event
         elif isinstance(event, ImageDone | ImageFailed):

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from emcfsys_engine.errors import EmcfError, printable
 from emcfsys_engine.jobs.table import shown, table_of
-from emcfsys_tui.engine_link import RunsReader, open_queue, read_projects, remembered
+from emcfsys_tui.engine_link import RunsReader, open_queue, read_projects
+from emcfsys_tui.memory import remembered
 from emcfsys_tui.values import STATE_LOOKS
 
 

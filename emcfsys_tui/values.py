@@ -63,6 +63,16 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     created: float = 0.0
     job: int | None = None
     has_model: bool = False
+    group: str = ""  # of a cross-validation's folds
+    fold: int = 0  # from 1; 0: none
+
+
+class Preview(msgspec.Struct, frozen=True, kw_only=True):
+    """One picture of a validation: image, truth, prediction and error side by side."""
+
+    step: int
+    image: str
+    file: Path
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +94,7 @@ class RunDetail(msgspec.Struct, frozen=True, kw_only=True):
     best_step: int | None = None
     lines: tuple[LogLine, ...] = ()
     log: tuple[str, ...] = ()
+    previews: tuple[Preview, ...] = ()  # oldest validation first
 
 
 class JobRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +110,7 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     took_s: float | None
     reason: str
     is_open: bool
+    where: str = "here"  # or slurm and its number
     gpu_ids: tuple[str, ...] = ()
 
 
@@ -164,9 +176,10 @@ class CheckState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
-    """A piece of a micrograph as the decoder made it: one grey value a half-block.
+    """A piece of a micrograph as the decoder made it: one grey value or colour a half-block.
 
-    Shapes: grey and ids hold width × height bytes, row after row; ids are class values, 255: none.
+    Shapes: ids hold width × height bytes, row after row: class values, 255: none; grey as many, or
+    three times as many (red, green, blue) of a picture in colour.
     """
 
     key: str
@@ -174,6 +187,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     height: int
     grey: bytes = b""
     ids: bytes = b""
+    channels: int = 1  # of `grey`: 3 for a picture in colour
     image_px: tuple[int, int] = (0, 0)  # width, height of the whole image
     view_px: tuple[float, float, float, float] = (0, 0, 1, 1)  # left, top, width, height shown
     pixel_nm: float | None = None

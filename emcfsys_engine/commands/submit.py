@@ -10,10 +10,11 @@ from emcfsys_engine.commands.predict import make_prediction, prediction_options
 from emcfsys_engine.commands.watch import make_watch
 from emcfsys_engine.errors import printable
 from emcfsys_engine.jobs.control import ensure_daemon
+from emcfsys_engine.jobs.extension import submit_extension
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.jobs.submission import Options, submit_run, submit_training
 from emcfsys_engine.project import Project, load_project
-from emcfsys_engine.run import Run
+from emcfsys_engine.run import Run, open_run
 
 _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.option("--priority", type=int, default=0, help="Higher ones start first."),
@@ -99,6 +100,27 @@ def watch(project: Path, overrides: tuple[str, ...], **options: Any) -> None:
     if options["gpus"] is None and (loaded.compute.gpus or 0) > 1:
         options["gpus"] = 1.0  # a watch computes in one process
     _add(run, loaded.name, loaded, options)
+
+
+@submit.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    required=True,
+    metavar="KEY=VALUE",
+    help="training.steps, training.minutes (both in all, not added) or training.patience.",
+)
+def extend(run: Path, overrides: tuple[str, ...]) -> None:
+    """Let RUN, a training that ended, go on from its checkpoint when its turn comes.
+
+    Example: emcfsys-engine submit extend projects/demo/runs/run-0001 --set training.steps=2000
+    """
+    with Queue.open() as queue:
+        number = submit_extension(queue, open_run(run), overrides)
+    ensure_daemon()
+    click.echo(number)
 
 
 def _add(run: Run, name: str, project: Project | None, options: dict[str, Any]) -> None:

@@ -3,20 +3,16 @@
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
-import msgspec
 
 from emcfsys_engine.commands.foreground import refuse_cluster, run_in_foreground
-from emcfsys_engine.errors import InputError, ProjectError, ProjectFaults, printable
+from emcfsys_engine.errors import printable
 from emcfsys_engine.events import RunFinished
-from emcfsys_engine.project import Training, load_project
-from emcfsys_engine.project_faults import check_table
-from emcfsys_engine.run import Run, TrainRequest
+from emcfsys_engine.extension import extend, refuse_unless_extendable
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run import Run
 from emcfsys_engine.run_groups import new_trainings, runs_at
-
-_EXTENDABLE = ("steps", "minutes", "patience")
 
 
 @click.command()
@@ -78,49 +74,11 @@ def _folds_summary(runs: Sequence[Run]) -> str:
 def _resume(place: Path, overrides: tuple[str, ...]) -> None:
     runs = runs_at(place)
     for run in runs:
-        record = run.record()
-        if not isinstance(record.request, TrainRequest) or record.project is None:
-            raise InputError(run.folder, "is no training", "Name the folder of a training run")
-        if run.is_alive():
-            raise InputError(run.folder, "is running", "Stop it first")
+        refuse_unless_extendable(run)
     for run in runs:
-        record = run.record()
-        if overrides and record.project is not None:
-            training = _extended(record.project.training, overrides)
-            project = msgspec.structs.replace(record.project, training=training)
-            run.write_record(msgspec.structs.replace(record, project=project))
+        if overrides:
+            extend(run, overrides)
     waiting = [run for run in runs if overrides or run.state() != "done"]
     if waiting:
         _train_all(waiting)
     click.echo(runs[-1].folder)
-
-
-def _extended(training: Training, overrides: tuple[str, ...]) -> Training:
-    """Return the run's own settings with another budget or patience: nothing else may change."""
-    given = msgspec.to_builtins(training)
-    for override in overrides:
-        key, _, text = override.partition("=")
-        name = key.strip().removeprefix("training.")
-        if name not in _EXTENDABLE:
-            remedy = f"Use {', '.join(f'training.{one}' for one in _EXTENDABLE)}, or a new run"
-            raise InputError("--set", f"{override!r} cannot change a resumed run", remedy)
-        given |= {"steps": None, "minutes": None} if name != "patience" else {}
-        given[name] = float(text) if name == "minutes" and _is_number(text) else text
-    faults: list[ProjectError] = []
-    made = check_table(Path("--set"), "training", {**given, **_whole(given)}, Training, faults)
-    if faults or made is None:
-        raise ProjectFaults(faults)
-    return made
-
-
-def _whole(given: dict[str, Any]) -> dict[str, Any]:
-    """Return steps and patience as numbers where their text is one."""
-    return {
-        name: int(given[name])
-        for name in ("steps", "patience")
-        if isinstance(given[name], str) and given[name].strip().isdecimal()
-    }
-
-
-def _is_number(text: str) -> bool:
-    return text.strip().replace(".", "", 1).isdecimal()

@@ -1,5 +1,6 @@
 """Small questions over the screen: yes or no, one line of text, or a text to read."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -10,6 +11,7 @@ from textual.widgets import Input, Static
 
 from emcfsys_engine.errors import printable
 from emcfsys_tui.keys import shown
+from emcfsys_tui.widgets.rows import Column, Row, Rows
 
 _LOOK = """
 ConfirmScreen, AskScreen { align: center middle; background: $background 60%; }
@@ -59,20 +61,54 @@ class AskScreen(ModalScreen[str | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [shown("escape", "give_up", "Cancel", "ask.cancel")]
 
-    def __init__(self, question: str, value: str = "") -> None:
+    def __init__(self, question: str, value: str = "", *, command: str = "") -> None:
         super().__init__()
-        self._question, self._value = question, value
+        self._question, self._value, self._command = question, value, command
 
     def compose(self) -> ComposeResult:
         """A line to fill in."""
         with Container(classes="dialog"):
             yield Static(printable(self._question), markup=False)
             yield Input(self._value, select_on_focus=False)
+            yield from _command_line(self._command)
             yield Static("enter  go      esc  cancel", markup=False, classes="keys")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Close with the text."""
         self.dismiss(event.value.strip() or None)
+
+    def action_give_up(self) -> None:
+        """Close without one."""
+        self.dismiss(None)
+
+
+class PickScreen(ModalScreen[str | None]):
+    """Asks for one of a few things."""
+
+    SCOPED_CSS = False
+    DEFAULT_CSS = _LOOK
+
+    BINDINGS: ClassVar[list[BindingType]] = [shown("escape,q", "give_up", "Cancel", "pick.cancel")]
+
+    def __init__(self, question: str, choices: Mapping[str, str], *, command: str = "") -> None:
+        super().__init__()
+        self._question, self._choices, self._command = question, choices, command
+
+    def compose(self) -> ComposeResult:
+        """A list to choose from."""
+        with Container(classes="dialog"):
+            yield Static(printable(self._question), markup=False)
+            rows = Rows([Column(title="about")], titles=False)
+            rows.styles.height = len(self._choices)
+            rows.styles.margin = (1, 0)
+            rows.rows = [Row(key=key, cells=(about,)) for key, about in self._choices.items()]
+            yield rows
+            yield from _command_line(self._command)
+            yield Static("↑↓  choose      enter  go      esc  cancel", markup=False, classes="keys")
+
+    def on_rows_opened(self, event: Rows.Opened) -> None:
+        """Close with what was chosen."""
+        self.dismiss(event.row.key if event.row is not None else None)
 
     def action_give_up(self) -> None:
         """Close without one."""
@@ -111,3 +147,9 @@ class TextScreen(ModalScreen[None]):
         """Copy the text to the terminal's clipboard."""
         self.app.copy_to_clipboard(self._text)
         self.app.notify("Copied (if your terminal allows OSC 52)", markup=False)
+
+
+def _command_line(command: str) -> ComposeResult:
+    """The engine command that does the same."""
+    if command:
+        yield Static(f"$ {printable(command)}\n", markup=False, classes="keys")

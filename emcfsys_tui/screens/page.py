@@ -61,6 +61,11 @@ class Page(Screen[None]):
             " smaller.\nJobs go on meanwhile. q quits."
         )
 
+    def _pop_result_callback(self) -> None:
+        # The first screen is the app's own: nobody pushed it, nobody waits for its result.
+        if self._result_callbacks:
+            super()._pop_result_callback()
+
     async def on_key_line_pressed(self, event: KeyLine.Pressed) -> None:
         """Do what was clicked in the line of keys."""
         self.app.simulate_key(event.action.split(",")[0])

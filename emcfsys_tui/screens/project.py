@@ -76,14 +76,13 @@ class ProjectScreen(Page):
         top.place = self.folder.name
         top.tabs = TABS
         top.current = self._tab
-        self.call_after_refresh(self._begin)
 
     def on_unmount(self) -> None:
         """Let the thread end."""
         if self._feed is not None:
             self._feed.end()
 
-    async def _begin(self) -> None:
+    async def on_top_line_drawn(self) -> None:
         """Fill the screen once its frame stands: the first paint does not wait for imports."""
         if self._feed is None:
             reader = import_module("emcfsys_tui.engine_link_jobs").QueueReader()

@@ -12,6 +12,7 @@ from textual.binding import BindingType
 from emcfsys_tui import engine_link
 from emcfsys_tui.feed import Feed
 from emcfsys_tui.keys import shown
+from emcfsys_tui.memory import remembered
 from emcfsys_tui.messages import ProjectChosen, ProjectsRead, Told
 from emcfsys_tui.screens.page import Page
 from emcfsys_tui.values import ProjectRow
@@ -29,9 +30,11 @@ _COLUMNS = (
     Column(title="folder", cut="start", hide_below=70),
 )
 _EMPTY = (
-    "No projects yet.\n\n"
-    "d   make the demo project in ./projects/demo: small, labelled, trains in minutes\n"
-    "n   make a project from a folder of your own images\n"
+    "EMCFsys segments electron micrographs: label some, train, then watch a folder.\n\n"
+    "No projects yet in ./projects. Press\n\n"
+    "d   for the demo in ./projects/demo: labelled, trains in minutes\n"
+    "n   to make a project from a folder of your own images\n"
+    "?   for every key\n"
 )
 
 
@@ -39,7 +42,7 @@ class ProjectsScreen(Page):
     """The projects of ./projects and the recent ones."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        shown("enter,o", "open", "open", "projects.open", "Open the project"),
+        shown("o,enter", "open", "open", "projects.open", "Open the project"),
         shown(
             "d",
             "demo",
@@ -64,9 +67,7 @@ class ProjectsScreen(Page):
         top.status = "read-only " if self.page_app.read_only else ""
         rows = self.query_one(Rows)
         rows.focus()
-        self._feed = Feed(
-            self, lambda: engine_link.read_projects(engine_link.remembered()), every_s=5.0
-        )
+        self._feed = Feed(self, lambda: engine_link.read_projects(remembered()), every_s=5.0)
 
     def on_unmount(self) -> None:
         """Let the thread end."""

@@ -9,7 +9,7 @@ from textual.widget import Widget
 
 from emcfsys_engine.errors import printable
 from emcfsys_tui.values import RunDetail
-from emcfsys_tui.widgets.rows import fitted
+from emcfsys_tui.words import fitted
 
 
 class ClassTable(Widget):

@@ -13,7 +13,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from emcfsys_engine.errors import printable
-from emcfsys_tui.widgets.rows import fitted
+from emcfsys_tui.words import fitted
 
 _MOST_KEYS = 7
 
@@ -43,8 +43,16 @@ class TopLine(Widget):
             self.tab = tab
             super().__init__()
 
+    class Drawn(Message):
+        """The line is drawn for the first time: the frame of the screen stands."""
+
+    _is_drawn = False
+
     def render_line(self, y: int) -> Strip:
         """Draw the line."""
+        if not self._is_drawn:
+            self._is_drawn = True
+            self.post_message(self.Drawn())
         base = self.rich_style
         width = self.size.width
         segments: list[Segment] = []

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -11,7 +12,6 @@ from textual.reactive import reactive
 
 from emcfsys_engine.errors import EmcfError
 from emcfsys_tui.messages import RunsChanged, TextFound, Told
-from emcfsys_tui.screens.ask import ConfirmScreen, TextScreen
 from emcfsys_tui.values import QueueState
 
 if TYPE_CHECKING:
@@ -62,11 +62,13 @@ class Pane(Vertical):
             if answer:
                 work()
 
-        self.app.push_screen(ConfirmScreen(question, yes), answered)
+        confirm = import_module("emcfsys_tui.screens.ask").ConfirmScreen
+        self.app.push_screen(confirm(question, yes), answered)
 
     def on_text_found(self, event: TextFound) -> None:
         """Show a text that was asked for."""
-        self.app.push_screen(TextScreen(event.title, event.text))
+        reader = import_module("emcfsys_tui.screens.ask").TextScreen
+        self.app.push_screen(reader(event.title, event.text))
 
     def _attempt(self, work: Callable[[], Message | str | None]) -> None:
         try:

@@ -117,7 +117,8 @@ class PictureBox(Vertical):
             return self.counts
         words = f"{shown.image_px[0]}×{shown.image_px[1]} px"
         words += f"  {shown.pixel_nm:.4g} nm/px" if shown.pixel_nm else ""
-        words += f"  {self.counts}"
+        counts = f"  {self.counts}"
+        words += counts if len(words) + len(counts) < self.size.width - 2 else ""
         return printable(shown.info) if shown.info else words
 
     def _legend(self) -> Text:

@@ -21,6 +21,8 @@ from emcfsys_tui.values import Picture
 
 _UNLABELLED = 255
 _GREYS = 12  # fewer steps than the terminal has: neighbours become equal, and cost no bytes
+_NEARLY_GREY = 24
+_WEAK = 70
 _OPACITIES = (0.5, 0.75, 1.0)
 Colours = Sequence[tuple[int, int, int]]
 
@@ -165,6 +167,9 @@ class PictureView(Widget, can_focus=True):
 
     def _line(self, shown: Picture, line: int) -> list[tuple[int, int, int]]:
         start = line * shown.width
+        if shown.channels == 3:
+            values = shown.grey[start * 3 : (start + shown.width) * 3]
+            return list(map(_calmed, values[::3], values[1::3], values[2::3]))
         greys = shown.grey[start : start + shown.width]
         if not self.overlay or not shown.ids or not self.colours:
             return [_grey(value) for value in greys]
@@ -215,6 +220,16 @@ class PictureView(Widget, can_focus=True):
 def _grey(value: int) -> tuple[int, int, int]:
     step = round(value * (_GREYS - 1) / 255) * 255 // (_GREYS - 1)
     return step, step, step
+
+
+@lru_cache(4096)
+def _calmed(red: int, green: int, blue: int) -> tuple[int, int, int]:
+    """Return a colour of few: nearly grey ones become grey, neighbours become equal."""
+    if max(red, green, blue) - min(red, green, blue) < _NEARLY_GREY:
+        return _grey((red + green + blue) // 3)
+    # A weak component is dropped, or a red becomes an orange among 256 colours.
+    red, green, blue = (part & 0xF0 if part > _WEAK else 0 for part in (red, green, blue))
+    return red, green, blue
 
 
 @lru_cache(4096)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import msgspec
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -18,6 +18,7 @@ from textual.strip import Strip
 from emcfsys_engine.errors import printable
 from emcfsys_tui.keys import quiet
 from emcfsys_tui.values import Tone
+from emcfsys_tui.words import fitted
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +41,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 class Rows(ScrollView, can_focus=True):
     """Rows under a line of titles, with a cursor and marks."""
+
+    SCOPED_CSS = False
+    DEFAULT_CSS = """
+    Rows { height: 1fr; scrollbar-size-vertical: 1; overflow-x: hidden; }
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         quiet("up,k", "move(-1)", "Up", "list.up"),
@@ -220,29 +226,6 @@ class Rows(ScrollView, can_focus=True):
         if key != self._told:
             self._told = key
             self.post_message(self.Moved(self, self.current))
-
-
-def fitted(text: str, width: int, *, right: bool = False, cut: str = "end") -> str:
-    """Return text in exactly `width` cells, with … where something was left out."""
-    if cell_len(text) > width:
-        if width <= 1:
-            return set_cell_size("…", width)
-        if cut == "middle":
-            tail = (width - 1) // 2
-            return f"{set_cell_size(text, width - 1 - tail)}…{_tail(text, tail)}"
-        if cut == "start":
-            return f"…{_tail(text, width - 1)}"
-        return f"{set_cell_size(text, width - 1)}…"
-    return " " * (width - cell_len(text)) + text if right else set_cell_size(text, width)
-
-
-def _tail(text: str, width: int) -> str:
-    start = len(text)
-    used = 0
-    while start > 0 and used + cell_len(text[start - 1]) <= width:
-        start -= 1
-        used += cell_len(text[start])
-    return " " * (width - used) + text[start:]
 
 
 def _share(columns: Sequence[Column], width: int) -> tuple[int, ...]:

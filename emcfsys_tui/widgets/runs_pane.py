@@ -1,6 +1,5 @@
 """Runs: the list, live charts of those that are shown, scores of classes, and the log."""
 
-import time
 from collections import deque
 from functools import partial
 from pathlib import Path
@@ -9,37 +8,43 @@ from typing import ClassVar
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Horizontal
+from textual.containers import Horizontal, Vertical
 from textual.reactive import reactive
 
-from emcfsys_tui import engine_link
+from emcfsys_tui import engine_link, engine_link_runs
+from emcfsys_tui.engine_link_data import Decoder
 from emcfsys_tui.feed import Feed
 from emcfsys_tui.keys import quiet, shown
-from emcfsys_tui.messages import RunsRead, TabWanted, TextFound
-from emcfsys_tui.values import STATE_LOOKS, QueueState, RunDetail, RunRow
+from emcfsys_tui.messages import PictureRead, PointRead, RunsRead, TabWanted, TextFound
+from emcfsys_tui.screens.ask import AskScreen, PickScreen
+from emcfsys_tui.values import QueueState, RunDetail, RunRow
 from emcfsys_tui.widgets.chart import Chart, Curve
 from emcfsys_tui.widgets.class_table import ClassTable
 from emcfsys_tui.widgets.log_view import LogView
 from emcfsys_tui.widgets.pane import Pane
-from emcfsys_tui.widgets.rows import Column, Row, Rows
-from emcfsys_tui.words import clock, span
+from emcfsys_tui.widgets.preview_box import PreviewBox
+from emcfsys_tui.widgets.rows import Row, Rows
+from emcfsys_tui.widgets.run_rows import LETTERS, RUN_COLUMNS, curves_of_one, folds_words, run_row
+from emcfsys_tui.words import clock
 
-_COLUMNS = (
-    Column(title="", width=1),
-    Column(title="run", width=10),
-    Column(title="state", width=13),
-    Column(title="best", width=6, right=True),
-    Column(title="at step", width=8, right=True),
-    Column(title="step", width=15, right=True),
-    Column(title="left", width=8, right=True),
-    Column(title="network", cut="middle", hide_below=70),
-    Column(title="why", hide_below=110),
-)
 _EMPTY = (
     "No runs yet. 2 goes to Train: choose a preset and press s.\n"
     "1 goes to Data: look at the images and their labels first."
 )
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_OF_RUNS = frozenset(
+    (
+        "mark",
+        "ask",
+        "compare",
+        "delete",
+        "extend",
+        "export",
+        "report",
+        "previews",
+        "model",
+        "filter",
+    )
+)
 _STAGGER_S = 0.03
 _MOST_SHOWN = 6
 
@@ -49,11 +54,17 @@ class RunsPane(Pane):
 
     SCOPED_CSS = False
     DEFAULT_CSS = """
-    .charts { height: 3fr; }
+    .charts { height: 1fr; }
+    RunsPane #middle { height: 1fr; }
+    RunsPane #all-charts { width: 3fr; }
+    RunsPane #preview { display: none; width: 2fr; }
+    RunsPane.-previews #preview { display: block; }
+    RunsPane.-previews #all-charts { display: none; }
+    Screen.-wide RunsPane.-previews #all-charts { display: block; }
     .charts.extra { display: none; }
     Screen.-tall .charts.extra { display: block; layout: horizontal; }
-    RunsPane #runs { height: 6; }
-    Screen.-tall RunsPane #runs { height: 10; }
+    RunsPane #runs { height: auto; min-height: 3; max-height: 6; }
+    Screen.-tall RunsPane #runs { max-height: 12; }
     RunsPane #details { height: 6; }
     Screen.-tall RunsPane #details { height: 12; }
     """
@@ -62,7 +73,43 @@ class RunsPane(Pane):
         shown("space", "mark", "overlay", "runs.mark", "Draw this run together with others"),
         shown("s", "ask('stop')", "stop", "runs.stop", "End early: what was reached is the result"),
         shown("r", "ask('resume')", "resume", "runs.resume", "Go on from the checkpoint"),
-        shown("c", "compare", "compare", "runs.compare", "Settings in which the shown runs differ"),
+        shown(
+            "v",
+            "previews",
+            "previews",
+            "runs.previews",
+            "What the network drew at each validation, beside the truth",
+        ),
+        quiet(
+            "F",
+            "mark_folds",
+            "Overlay the folds",
+            "runs.folds",
+            "All folds of its cross-validation",
+        ),
+        quiet("c", "compare", "Compare", "runs.compare", "Settings in which the shown runs differ"),
+        shown(
+            "left_square_bracket",
+            "preview(-1)",
+            "before",
+            "runs.preview_before",
+            "The validation before",
+            "[",
+        ),
+        shown(
+            "right_square_bracket",
+            "preview(1)",
+            "after",
+            "runs.preview_after",
+            "The validation after",
+            "]",
+        ),
+        quiet("n", "preview_image", "Next preview", "runs.preview_image", "Its next image"),
+        quiet(
+            "e", "extend", "Extend", "runs.extend", "Train on, with more steps or minutes, as a job"
+        ),
+        quiet("E", "export", "Export", "runs.export", "Write the best model for other programs"),
+        quiet("R", "report", "Report", "runs.report", "Write the run as one HTML page"),
         shown(
             "slash", "filter", "filter log", "runs.filter", "Show only lines with this text", "/"
         ),
@@ -95,6 +142,7 @@ class RunsPane(Pane):
         self._to_draw: deque[tuple[Chart, tuple[Curve, ...]]] = deque()
         self._is_drawing = False
         self._has_log = False
+        self._decoder = Decoder(self.post_message)
 
     @property
     def command(self) -> str:
@@ -106,13 +154,16 @@ class RunsPane(Pane):
 
     def compose(self) -> ComposeResult:
         """List, charts, details."""
-        yield Rows(_COLUMNS, id="runs", empty="Reading runs …")
-        with Horizontal(classes="charts"):
-            yield Chart("loss", id="loss", log_y=True)
-            yield Chart("IoU", id="iou")
-        with Horizontal(classes="charts extra"):
-            yield Chart("learning rate", id="rate", decimals=6)
-            yield Chart("images/s", id="speed", decimals=1)
+        yield Rows(RUN_COLUMNS, id="runs", empty="Reading runs …")
+        with Horizontal(id="middle"):
+            with Vertical(id="all-charts"):
+                with Horizontal(classes="charts"):
+                    yield Chart("loss", id="loss", log_y=True)
+                    yield Chart("IoU", id="iou")
+                with Horizontal(classes="charts extra"):
+                    yield Chart("learning rate", id="rate", decimals=6)
+                    yield Chart("images/s", id="speed", decimals=1)
+            yield PreviewBox(id="preview")
         with Horizontal(id="details"):
             yield ClassTable(id="classes")
             yield LogView(id="log")
@@ -122,8 +173,9 @@ class RunsPane(Pane):
         self._feed = Feed(self, self._reader.read, every_s=1.0)
 
     def on_unmount(self) -> None:
-        """Let the thread end."""
+        """Let the thread and the decoder end."""
         self._feed.end()
+        self._decoder.close()
 
     def watch_is_shown(self, is_shown: bool) -> None:
         """Read only while somebody looks."""
@@ -152,6 +204,8 @@ class RunsPane(Pane):
         self._runs, self._details = event.runs, event.details
         rows = self.query_one("#runs", Rows)
         rows.empty = _EMPTY
+        if is_first or not self._runs:
+            self.refresh_bindings()
         self._show_rows()
         if is_first and rows.current is not None:
             self._choose()
@@ -191,6 +245,17 @@ class RunsPane(Pane):
         rows.marked = marked
         self._choose()
 
+    def action_mark_folds(self) -> None:
+        """Draw all folds of this run's cross-validation together, and tell their mean."""
+        run = self._current()
+        folds = [one for one in self._runs if run is not None and run.group == one.group]
+        if run is None or not run.group:
+            self.page_app.tell("This run is no fold of a cross-validation", "warning")
+            return
+        self.query_one("#runs", Rows).marked = frozenset(one.id for one in folds[:_MOST_SHOWN])
+        self.page_app.tell(folds_words(run.group, folds))
+        self._choose()
+
     def action_log_axis(self) -> None:
         """Switch the loss axis."""
         chart = self.query_one("#loss", Chart)
@@ -227,6 +292,89 @@ class RunsPane(Pane):
         else:
             self.attempt(work)
 
+    def on_preview_box_wanted(self, event: PreviewBox.Wanted) -> None:
+        """Decode a preview."""
+        self._decoder.wish(event.wish)
+
+    def on_picture_read(self, event: PictureRead) -> None:
+        """Hand a decoded preview on."""
+        self.query_one(PreviewBox).on_picture_read(event)
+
+    def on_point_read(self, event: PointRead) -> None:
+        """Hand on what is under the pointer."""
+        self.query_one(PreviewBox).on_point_read(event)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer what can be done: nothing to a run where there is none, steps in previews."""
+        if action in ("preview", "preview_image"):
+            return self.has_class("-previews")
+        return bool(self._runs) or action not in _OF_RUNS
+
+    def action_previews(self) -> None:
+        """Show the previews: instead of the charts, or beside them where there is room."""
+        self.toggle_class("-previews")
+        self.refresh_bindings()
+
+    def action_preview(self, by: int) -> None:
+        """Go to the validation before or after."""
+        self.query_one(PreviewBox).move(by)
+
+    def action_preview_image(self) -> None:
+        """Go to another image of the validation."""
+        self.query_one(PreviewBox).next_image()
+
+    def action_extend(self) -> None:
+        """Ask for a larger budget, and queue the run with it."""
+        run = self._training()
+        if run is None or not self.may_change():
+            return
+
+        def answered(answer: str | None) -> None:
+            if answer:
+                self.attempt(partial(engine_link_runs.extend_run, run.folder, answer))
+
+        question = (
+            f"Train {run.id} on from step {run.step:,}.\n"
+            "To which step in all, or for how long in all (like 30 min)?"
+        )
+        command = engine_link_runs.as_command("submit", "extend", str(run.folder), "--set")
+        self.app.push_screen(
+            AskScreen(
+                question,
+                engine_link_runs.proposed_budget(run),
+                command=f"{command} training.steps=…",
+            ),
+            answered,
+        )
+
+    def action_export(self) -> None:
+        """Ask for a format, and write the best model in it."""
+        run = self._training()
+        if run is None or not self.may_change():
+            return
+
+        def answered(kind: str | None) -> None:
+            if kind:
+                self.page_app.tell(f"Exporting {run.id}: its output is compared, some seconds …")
+                self.attempt(partial(engine_link_runs.export_model, run.folder, kind))
+
+        command = engine_link_runs.as_command(
+            *engine_link_runs.export_command(run.folder, "FORMAT")
+        )
+        question = f"Write the best model of {run.id} as"
+        self.app.push_screen(
+            PickScreen(question, engine_link_runs.EXPORTS, command=command), answered
+        )
+
+    def action_report(self) -> None:
+        """Write the run as one page, and copy its path."""
+        run = self._current()
+        if run is not None and self.may_change():
+            self.page_app.tell(
+                f"Writing the report … $ {engine_link_runs.as_command('report', str(run.folder))}"
+            )
+            self.attempt(partial(self._report, run.folder))
+
     def action_compare(self) -> None:
         """Show the settings in which the shown runs differ."""
         folders = [run.folder for run in self._runs if run.id in self.drawn]
@@ -244,6 +392,18 @@ class RunsPane(Pane):
         question = f"Delete {run.id} with its models, for good?\n{run.folder}"
         work = partial(engine_link.delete_run, run.folder)
         self.confirm(question, "delete it", lambda: self.attempt(work))
+
+    def _report(self, folder: Path) -> None:
+        file = engine_link_runs.write_report(folder)
+        self.app.call_from_thread(self.page_app.copy_with_word, str(file))
+
+    def _training(self) -> RunRow | None:
+        """Return the run under the cursor, if it is a training."""
+        run = self._current()
+        if run is not None and run.does != "train":
+            self.page_app.tell(f"{run.id} is no training", "warning")
+            return None
+        return run
 
     def _current(self) -> RunRow | None:
         row = self.query_one("#runs", Rows).current
@@ -273,12 +433,12 @@ class RunsPane(Pane):
                 if job is not None and job.is_open and run.state != "running"
                 else run.state
             )
-            rows.append(_row(run, state, letters.get(run.id, "")))
+            rows.append(run_row(run, state, letters.get(run.id, "")))
         self.query_one("#runs", Rows).rows = rows
 
     def _letters(self) -> dict[str, str]:
         """Return the letter of each run that is drawn, where several are."""
-        return dict(zip(self.drawn, _LETTERS, strict=False)) if len(self.drawn) > 1 else {}
+        return dict(zip(self.drawn, LETTERS, strict=False)) if len(self.drawn) > 1 else {}
 
     def _show_details(self) -> None:
         details = [self._details[name] for name in self.drawn if name in self._details]
@@ -288,6 +448,7 @@ class RunsPane(Pane):
         rows = self.query_one("#runs", Rows)
         current = self._details.get(rows.current.key) if rows.current else None
         self.query_one(ClassTable).detail = current
+        self.query_one(PreviewBox).detail = current
         log = self.query_one(LogView)
         if current is None:
             log.lines = ()
@@ -311,7 +472,7 @@ class RunsPane(Pane):
     def _curves(self, details: list[RunDetail]) -> dict[str, tuple[Curve, ...]]:
         colours = self.page_app.colours
         if len(details) == 1:
-            return _curves_of_one(details[0], colours)
+            return curves_of_one(details[0], colours)
         letters = self._letters()
         wanted = {"loss": "train loss", "iou": "mean", "rate": "learning rate", "speed": "images/s"}
         return {
@@ -328,50 +489,3 @@ class RunsPane(Pane):
             )
             for chart, line in wanted.items()
         }
-
-
-def _curves_of_one(detail: RunDetail, colours: tuple[object, ...]) -> dict[str, tuple[Curve, ...]]:
-    lines = detail.curves
-
-    def curve(
-        line: str, name: str, glyph: str, place: int, best: float | None = None
-    ) -> tuple[Curve, ...]:
-        if line not in lines:
-            return ()
-        colour = colours[place % len(colours)]
-        return (Curve(name=name, glyph=glyph, view=lines[line], colour=colour, best_x=best),)  # type: ignore[arg-type]
-
-    iou = curve("mean", "mean", "●", 0, detail.best_step)
-    taken = {"●"}
-    for place, name in enumerate(sorted(line for line in lines if line.startswith("iou:"))):
-        short = name.removeprefix("iou:")
-        glyph = next((c for c in short.lower() + _LETTERS if c not in taken and c.isalpha()), "·")
-        taken.add(glyph)
-        iou += curve(name, short, glyph, place + 1)
-    return {
-        "loss": curve("train loss", "train", "●", 0) + curve("val loss", "val", "○", 1),
-        "iou": iou,
-        "rate": curve("learning rate", "rate", "●", 0),
-        "speed": curve("images/s", "images/s", "●", 2),
-    }
-
-
-def _row(run: RunRow, state: str, letter: str) -> Row:
-    glyph, tone = STATE_LOOKS.get(state, ("?", ""))
-    total = f"/{run.total_steps:,}" if run.total_steps else ""
-    return Row(
-        key=run.id,
-        cells=(
-            letter,
-            run.id,
-            f"{glyph} {state}",
-            "–" if run.score is None else f"{run.score:.3f}",
-            "" if run.best_step is None else f"{run.best_step:,}",
-            f"{run.step:,}{total}" if run.step else "",
-            "" if run.seconds_left is None else span(run.seconds_left),
-            run.network or run.does,
-            run.reason.replace("_", " ")
-            or time.strftime("%d %b %H:%M", time.localtime(run.created)),
-        ),
-        tone=tone if state not in ("done", "cancelled") else "",
-    )

@@ -9,6 +9,7 @@ from textual.binding import BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.message import Message
 from textual.reactive import reactive
+from textual.timer import Timer
 from textual.widgets import Input, Static
 
 from emcfsys_engine.errors import printable
@@ -21,9 +22,13 @@ from emcfsys_tui.widgets.pane import Pane
 
 PRESETS = {
     "quick": "minutes: is it promising?",
-    "standard": "the usual: good results",
+    "standard": "good results",
     "best": "long: the last percent",
 }
+_HINT = (
+    "↑↓ choose a line, then type, or ←→ for words; esc leaves it, s starts the training as a job"
+)
+_JUDGE_AFTER_S = 0.15  # of typing: a burst of letters is judged once
 
 
 class FormRead(Message, bubble=False):
@@ -89,10 +94,16 @@ class FormLine(Horizontal):
     def on_choice_changed(self, event: Choice.Changed) -> None:
         """Tell of a choice."""
         event.stop()
+        self.query_one(".field-remark", Static).update(self._remark())
         self.post_message(self.Edited(self.field.key, event.value))
 
     def _remark(self) -> str:
-        return "✗" if self.fault else ""
+        if self.fault:
+            return "✗"
+        if self.field.key != "training.preset":
+            return ""
+        chosen = self.query_one(Choice).value if self.is_mounted else self.field.value
+        return PRESETS.get(chosen or self.field.default, "")
 
 
 class TrainPane(Pane):
@@ -110,7 +121,10 @@ class TrainPane(Pane):
     FormLine:focus-within .field-name { color: $accent; text-style: bold; }
     FormLine Input { width: 30; height: 1; border: none; padding: 0; background: $panel; }
     FormLine Choice { width: auto; min-width: 46; height: 1; }
-    FormLine .field-remark { width: 1fr; padding: 0 1; color: $error; }
+    FormLine#field-training-preset Choice { min-width: 26; }
+    FormLine .field-remark { width: 1fr; padding: 0 1; color: $dim; }
+    FormLine.-faulty .field-remark { color: $error; }
+    TrainPane #train-hint { height: auto; color: $dim; padding: 0 1; }
     Choice > .choice--chosen { text-style: bold; color: $primary; }
     Choice:focus { background: $panel; }
     """
@@ -137,6 +151,7 @@ class TrainPane(Pane):
         self._changes: dict[str, str] = {}
         self._unfolded = False
         self._was_told_of_change = False
+        self._judge_timer: Timer | None = None
 
     @property
     def command(self) -> str:
@@ -147,6 +162,7 @@ class TrainPane(Pane):
         """Facts, form, faults and the command."""
         yield Static(id="train-facts", markup=False)
         yield VerticalScroll(id="form", can_focus=True)
+        yield Static(_HINT, id="train-hint", markup=False)
         yield Static(id="train-faults", markup=False)
         yield Static(id="train-command", markup=False)
 
@@ -283,6 +299,11 @@ class TrainPane(Pane):
             )
 
     def _judge(self) -> None:
+        if self._judge_timer is not None:
+            self._judge_timer.stop()
+        self._judge_timer = self.set_timer(_JUDGE_AFTER_S, self._judge_now)
+
+    def _judge_now(self) -> None:
         changes = {key: text for key, text in self._changes.items() if not self._replaced(key)}
         self.run_worker(
             partial(self._ask_engine, changes), thread=True, exclusive=True, group="judge"

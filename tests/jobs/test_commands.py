@@ -14,7 +14,7 @@ from emcfsys_engine import leases
 from emcfsys_engine.commands import daemon as daemon_commands
 from emcfsys_engine.commands import jobs as job_commands
 from emcfsys_engine.commands import submit as submit_commands
-from emcfsys_engine.errors import DaemonError, QueueError
+from emcfsys_engine.errors import DaemonError, InputError, QueueError
 from emcfsys_engine.jobs import claims, systemd
 from emcfsys_engine.jobs.daemon_lock import DaemonLock
 from emcfsys_engine.jobs.diagnosis import examine_jobs
@@ -248,3 +248,22 @@ def test_as_many_gpus_are_asked_for_as_there_are_processes(
     records = [run.record() for run, _ in asked]  # type: ignore[attr-defined]
     assert [gpus for _, gpus in asked] == [4.0, 2.0, 0.5, 0.0]  # type: ignore[misc]
     assert [processes_of(record.project) for record in records] == [4, 2, 1, 1]
+
+
+def test_an_ended_training_is_queued_with_more_steps_and_nothing_else(
+    home: Bench, project_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit_commands, "ensure_daemon", lambda: None)
+    _say(submit_commands.submit, "train", str(project_folder))
+    home.queue.cancel(1)
+    run = project_folder / "runs" / "run-0001"
+    extend = ("extend", str(run), "--set")
+    with pytest.raises(InputError, match="cannot change a resumed run"):
+        _say(submit_commands.submit, *extend, "model.head=pspnet")
+    assert _say(submit_commands.submit, *extend, "training.steps=500").strip() == "2"
+    project = Run(run).record().project
+    assert project is not None and project.training.steps == 500
+    with pytest.raises(QueueError, match="is job 2 of the queue"):
+        _say(submit_commands.submit, *extend, "training.steps=600")
+    project = Run(run).record().project
+    assert project is not None and project.training.steps == 500

@@ -21,6 +21,7 @@ from emcfsys_engine.events import (
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run import Run, TrainRequest, new_run
 from emcfsys_engine.tools.demo import make_demo
+from emcfsys_tui import engine_link_jobs, engine_link_runs
 from emcfsys_tui.app import EmcfApp
 from emcfsys_tui.settings import Settings
 
@@ -50,6 +51,14 @@ def drawn_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo(drawn_demo: Path, tmp_path: Path) -> Path:
     """The demo project, without runs."""
     return Path(shutil.copytree(drawn_demo, tmp_path / "demo"))
+
+
+@pytest.fixture
+def no_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs stay in the queue: nothing is started."""
+    for module in (engine_link_jobs, engine_link_runs):
+        monkeypatch.setattr(module, "ensure_daemon", lambda *_: None)
+    monkeypatch.setattr("emcfsys_engine.jobs.control.ensure_daemon", lambda *_: None)
 
 
 def step(number: int, loss: float = 1.0) -> StepDone:

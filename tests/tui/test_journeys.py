@@ -8,7 +8,7 @@ from textual.widgets import Input
 
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.run import Run
-from emcfsys_tui import engine_link, engine_link_jobs
+from emcfsys_tui.memory import remembered
 from emcfsys_tui.screens.ask import ConfirmScreen, TextScreen
 from emcfsys_tui.screens.project import ProjectScreen
 from emcfsys_tui.settings import Settings
@@ -20,13 +20,6 @@ from emcfsys_tui.widgets.rows import Rows
 from emcfsys_tui.widgets.runs_pane import RunsPane
 from emcfsys_tui.widgets.train_pane import FormLine, TrainPane
 from tests.tui.conftest import made_run, opened, say, screen_text, step, told, until, validation
-
-
-@pytest.fixture
-def no_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs stay in the queue: nothing is started."""
-    monkeypatch.setattr(engine_link_jobs, "ensure_daemon", lambda *_: None)
-    monkeypatch.setattr("emcfsys_engine.jobs.control.ensure_daemon", lambda *_: None)
 
 
 async def test_a_first_start_offers_the_demo_and_a_new_project() -> None:
@@ -52,7 +45,7 @@ async def test_the_list_shows_projects_and_opens_one(demo: Path) -> None:
 async def test_the_last_place_is_restored(demo: Path) -> None:
     async with opened(demo, "6") as pilot:
         await pilot.pause()
-    assert engine_link.remembered().place == str(demo)
+    assert remembered().place == str(demo)
     async with opened(None) as pilot:
         screen = pilot.app.screen
         assert isinstance(screen, ProjectScreen)

@@ -85,7 +85,7 @@ def test_it_follows_the_size_of_its_terminal(demo: Path, world: Path) -> None:
         [*_PROGRAM, str(demo)], environment=project_environment(world), size=(200, 60)
     )
     try:
-        terminal.wait_for("No runs yet")
+        terminal.wait_for("cell_0000")
         for columns, lines, words in ((50, 12, "needs 60 × 16"), (60, 16, "palette")):
             terminal.text = ""
             terminal.resize(columns, lines)

@@ -13,7 +13,8 @@ from emcfsys_tui.series import Series
 from emcfsys_tui.values import Picture
 from emcfsys_tui.widgets.chart import Chart, Curve
 from emcfsys_tui.widgets.picture_view import PictureView
-from emcfsys_tui.widgets.rows import Column, Row, Rows, fitted
+from emcfsys_tui.widgets.rows import Column, Row, Rows
+from emcfsys_tui.words import fitted
 
 
 class _Stage(App[None]):

@@ -1,0 +1,141 @@
+"""Every tab looks as it did: screens compared with pictures kept beside this file.
+
+EMCFSYS_RENEW_PICTURES=1 pytest tests/tui/test_pictures.py writes them anew; look at them before you
+commit them. Under another Textual than theirs only the words are compared.
+"""
+
+import gzip
+import html
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import textual
+from PIL import Image
+from textual.pilot import Pilot
+from textual.widget import Widget
+
+from emcfsys_engine.events import ImageDone, ImageFailed, RunStarted, WatchState
+from emcfsys_engine.jobs.machine import Machine
+from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run import TrainRequest, WatchRequest, new_run
+from emcfsys_tui.settings import Settings
+from emcfsys_tui.values import CheckState
+from emcfsys_tui.widgets.data_pane import DataPane
+from emcfsys_tui.widgets.rows import Rows
+from tests.tui.conftest import made_run, opened, say, until
+
+_KEPT = Path(__file__).parent / "pictures"
+_SIZES = {"80x24": (80, 24), "160x48": (160, 48)}
+_TABS = {
+    "data": ("1", "Nothing"),
+    "train": ("2", "training.preset"),
+    "runs": ("3", "mitochondrion"),
+    "hotfolder": ("4", "grid1_0001"),
+    "jobs": ("5", "run-0002"),
+    "models": ("6", "No"),
+}
+_AT = 1_700_000_000.0  # when everything happened
+
+
+@pytest.fixture
+def busy(demo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a finished run, a queued one, and a hot folder through which images came."""
+    monkeypatch.setattr(Machine, "gpus", lambda self: [])
+    made_run(demo)
+    project = load_project(demo)
+    waiting = new_run(demo / "runs", TrainRequest(), project=project)
+    with Queue.open() as queue:
+        queue.add(waiting.folder, project_name="demo", gpus=0)
+    for place in ("incoming", "predictions"):
+        (demo / place).mkdir()
+    mask = Image.new("L", (384, 384))
+    mask.paste(1, (60, 60, 200, 300))
+    mask.paste(2, (100, 100, 160, 160))
+    for number in (1, 2):
+        source = demo / "images" / "val" / "cell_1000.png"
+        shutil.copy(source, demo / "incoming" / f"grid1_000{number}.png")
+        mask.save(demo / "predictions" / f"grid1_000{number}.png")
+    request = WatchRequest(model="best", watch="incoming", output="predictions")
+    watch = new_run(demo / "runs", request, project=project)
+    say(watch, RunStarted(run=watch.id, does="watch", time=_AT), WatchState(state="watching"))
+    for number in (1, 2):
+        name = f"grid1_000{number}.png"
+        shares = {"background": 0.8, "membrane": 0.15, "mitochondrion": 0.05}
+        done = ImageDone(
+            image=name, mask=name, seconds=0.2, shares=shares, confidence=0.97, lag_s=0.3, time=_AT
+        )
+        say(watch, done)
+    say(watch, ImageFailed(image="grid1_0003.tif", reason="is half a file", time=_AT))
+    return demo
+
+
+@pytest.mark.parametrize("theme", ["emcfsys-dark", "emcfsys-light"])
+@pytest.mark.parametrize("size", _SIZES)
+async def test_every_tab_looks_as_it_did(busy: Path, size: str, theme: str) -> None:
+    faults: list[str] = []
+    settings = Settings(bell=False, theme=theme)
+    async with opened(busy, size=_SIZES[size], settings=settings) as pilot:
+        for tab, (key, word) in _TABS.items():
+            await pilot.press(key)
+            now = await _settled(pilot, tab, word)
+            faults += _compared(f"{tab}-{size}-{theme.removeprefix('emcfsys-')}", now)
+    assert not faults, "\n".join(faults)
+
+
+async def _settled(pilot: Pilot[None], tab: str, word: str) -> str:
+    """Return the picture of a tab once two looks at it are the same."""
+    before = [""]
+
+    def is_still() -> bool:
+        for name in ("#train-command", "#job-log"):  # paths of this machine
+            for widget in pilot.app.screen.query(name).results(Widget):
+                widget.visible = False
+        if tab == "data":
+            pane = pilot.app.screen.query_one(DataPane)
+            if pane.check_state.running or not all(row.labels for row in pane.images):
+                return False
+            pane.check_state = CheckState(summary="0 errors, 0 warnings in 0.3 s")
+        if tab == "runs":
+            pilot.app.screen.query_one("RunsPane #runs", Rows).go_to("run-0001")
+        now = _plain(pilot.app.export_screenshot())
+        same, before[0] = now == before[0] and word in _words(now), now
+        return same
+
+    for _ in range(3):  # still for three looks: a decoder may need a moment
+        await until(pilot, is_still, limit_s=60)
+        await pilot.pause(0.5)
+    return before[0]
+
+
+def _plain(svg: str) -> str:
+    """Return the picture without what differs from start to start: ids and times."""
+    svg = re.sub(r"terminal-\d+", "terminal", svg)
+    svg = re.sub(r"\d\d:\d\d:\d\d", "00:00:00", svg)
+    return re.sub(r"\d\d&#160;[A-Z][a-z]{2}&#160;\d\d:\d\d", "01&#160;Jan&#160;00:00", svg)
+
+
+def _words(svg: str) -> str:
+    lines = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    return html.unescape("\n".join(lines)).replace("\xa0", " ")
+
+
+def _compared(name: str, now: str) -> list[str]:
+    """Return what is wrong with a picture; written anew when asked to."""
+    file = _KEPT / f"{name}.svg.gz"
+    version_file = _KEPT / "textual-version.txt"
+    if os.environ.get("EMCFSYS_RENEW_PICTURES"):
+        _KEPT.mkdir(exist_ok=True)
+        file.write_bytes(gzip.compress(now.encode(), mtime=0))
+        version_file.write_text(textual.__version__ + "\n")
+        return []
+    kept = gzip.decompress(file.read_bytes()).decode()
+    is_same_textual = version_file.read_text().strip() == textual.__version__
+    if now == kept or (not is_same_textual and _words(now) == _words(kept)):
+        return []
+    there, here = _words(kept).split("\n"), _words(now).split("\n")
+    changed = [f"  - {a}\n  + {b}" for a, b in zip(there, here, strict=False) if a != b][:8]
+    return [f"{name} looks different:", *(changed or ["  its colours or places changed"])]
