@@ -104,7 +104,7 @@ def test_logs_follow_until_the_job_ends(home: Bench) -> None:
         assert follower.stdout is not None
         assert "started" in follower.stdout.readline()
         home.queue.stop(job_id)
-        rest, story = follower.communicate(timeout=30)
+        rest, story = follower.communicate(timeout=120)
     assert "finished: stopped" in rest
     assert story == f"job {job_id} is done: stopped\n"
     assert follower.returncode == 0

@@ -42,7 +42,7 @@ def test_a_dumb_terminal_gets_text(demo: Path, world: Path) -> None:
     try:
         terminal.wait_for("no runs yet")
         assert "\x1b" not in terminal.text
-        assert terminal.child.wait(timeout=20) == 0
+        assert terminal.child.wait(timeout=120) == 0
     finally:
         terminal.close()
 
@@ -75,7 +75,7 @@ def test_quitting_leaves_a_clean_terminal(demo: Path, world: Path, term: str) ->
         assert "38;2;" not in terminal.text  # no true colours where they were not offered
         terminal.press("q")
         terminal.wait_for(r"\x1b\[\?1049l")
-        assert terminal.child.wait(timeout=20) == 0
+        assert terminal.child.wait(timeout=120) == 0
     finally:
         terminal.close()
 
@@ -102,7 +102,7 @@ def test_a_hang_up_ends_it_and_its_children(demo: Path, world: Path) -> None:
         terminal.press("1")
         terminal.wait_for("cell_0001")
         terminal.child.send_signal(signal.SIGHUP)
-        terminal.child.wait(timeout=20)
+        terminal.child.wait(timeout=120)
         _wait(lambda: not _decoders_of(str(demo)))
     finally:
         terminal.close()
@@ -122,7 +122,7 @@ def test_a_mistake_of_ours_becomes_a_report(demo: Path, world: Path) -> None:
         terminal.wait_for("No runs yet")
         terminal.press("S")
         terminal.wait_for("The report is in")
-        assert terminal.child.wait(timeout=20) == 1
+        assert terminal.child.wait(timeout=120) == 1
         (report,) = (world / "state").glob("crash-*.txt")
         assert "a mistake [/bold]" in report.read_text()
         assert "1049l" in terminal.text or "a mistake" in terminal.text
