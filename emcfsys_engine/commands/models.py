@@ -32,12 +32,16 @@ def models(pattern: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"models": [asdict(row) for row in rows]}))
         return
-    click.echo(f"{'backbone':<40} {'M param':>8}  {'weights':<12} {'licence':<14} use")
+    heading = (
+        f"{'backbone':<36} {'M param':>8}  {'strides':<13} {'weights':<12} {'licence':<13} use"
+    )
+    click.echo(heading)
     for row in rows:
         here = row.weights_here or ("to download" if row.weights_exist else "none")
         count = f"{row.parameters / 1e6:.1f}"
-        text = f"{row.name:<40} {count:>8}  {here:<12} {row.licence:<14} {row.recommendation or ''}"
-        click.echo(printable(text.rstrip()))
+        strides = " ".join(str(stride) for stride in row.strides)
+        text = f"{row.name:<36} {count:>8}  {strides:<13} {here:<12} {row.licence:<13}"
+        click.echo(printable(f"{text} {row.recommendation or ''}".rstrip()))
 
 
 @click.command()
