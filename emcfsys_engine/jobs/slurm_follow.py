@@ -95,7 +95,7 @@ class Follower:
         """Slurm says that it is over: the run's folder says how, at once or a little late."""
         run = Run(Path(job.run))
         began = has_begun(run, job) or job.started is not None
-        if seen.state in MAY_COME_BACK and not job.ask and not self._stays_gone(job):
+        if seen.state in MAY_COME_BACK and not job.ask and not self._is_late(job):
             return  # Slurm itself may be about to queue it again: submitting it now made two of it
         if not began and seen.state == "CANCELLED" and not job.ask:
             self._never_began(job, seen)
@@ -163,11 +163,6 @@ class Follower:
         elif seen.state in ("RUNNING", "SUSPENDED") and deadline == float("inf"):
             commands.kill(cluster, seen.id, number="TERM")
             self._asked[job.token] = (job.ask, time.monotonic() + self.config.jobs.grace_s)
-
-    def _stays_gone(self, job: Job) -> bool:
-        """Tell whether a job was over at an earlier look already."""
-        since = self._gone_since.setdefault(job.token, time.monotonic())
-        return time.monotonic() - since >= self.config.slurm.poll_s
 
     def _is_late(self, job: Job) -> bool:
         """Tell whether files of another node have had their time to appear since it was gone."""

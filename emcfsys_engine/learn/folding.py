@@ -12,6 +12,7 @@ from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from emcfsys_engine.learn.dilated import kind_of
 from emcfsys_engine.learn.network import SegmentationNetwork
 
 _PROBE_PX = 96
@@ -68,7 +69,7 @@ def _run(
     hooks = [
         part.register_forward_hook(after_convolution)
         for part in network.modules()
-        if type(part) in (nn.Conv2d, Conv2dSame)
+        if kind_of(part) in (nn.Conv2d, Conv2dSame)
     ]
     hooks += [
         part.register_forward_pre_hook(before_norm)

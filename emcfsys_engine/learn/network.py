@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.learn.backbones import check_backbone
+from emcfsys_engine.learn.dilated import learn_dilated_in_full_precision
 from emcfsys_engine.learn.encoder import Encoder
 from emcfsys_engine.learn.encoder_plan import plan_encoder
 from emcfsys_engine.learn.heads import (
@@ -52,6 +53,7 @@ class SegmentationNetwork(nn.Module):
             self._for_auxiliary = levels.index(AUXILIARY_LEVEL)
             width = self.encoder.channels[self._for_auxiliary]
             self.auxiliary_head = auxiliary_head(width, spec.num_classes, spec.norm)
+        learn_dilated_in_full_precision(self)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return class scores (logits) for each pixel.

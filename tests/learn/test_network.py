@@ -1,5 +1,6 @@
 """Every head on every kind of backbone gives scores for each pixel of any image."""
 
+import copy
 from pathlib import Path
 from typing import get_args
 
@@ -8,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.learn.dilated import learn_dilated_in_full_precision
 from emcfsys_engine.learn.network import SegmentationNetwork, build_network, parameter_groups
 from emcfsys_engine.model_card import Head, NetworkSpec
 
@@ -225,3 +227,36 @@ def test_the_same_seed_builds_the_same_network() -> None:
         return next(network_of("unet").parameters()).detach()
 
     assert torch.equal(first_weight(), first_weight())
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 4])
+@pytest.mark.parametrize("groups", [1, 16, 80])
+def test_a_dilated_convolution_learns_the_same_in_bfloat16(dilation: int, groups: int) -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(80, 80, 3, padding=dilation, dilation=dilation, groups=groups)
+    network = nn.Sequential(convolution).to(memory_format=torch.channels_last)
+    learn_dilated_in_full_precision(network)
+    x = torch.randn(4, 80, 32, 32).contiguous(memory_format=torch.channels_last)
+    towards = torch.randn(4, 80, 32, 32)
+    found: list[Tensor] = []
+    for is_low in (False, True):
+        network.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_low):
+            y = network(x)
+        (y.float() * towards).sum().backward()
+        assert convolution.weight.grad is not None
+        found.append(convolution.weight.grad)
+    assert (found[0] - found[1]).norm() < 0.02 * found[0].norm()
+
+
+def test_every_dilated_convolution_of_a_network_is_guarded_and_keeps_its_name() -> None:
+    spec = NetworkSpec(head="deeplabv3plus", backbone="convnext_atto", num_classes=2)
+    network = copy.deepcopy(build_network(spec))
+    dilated = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and max(module.dilation) > 1
+    ]
+    assert len(dilated) > 3
+    assert all("dilated" in type(module).forward.__module__ for module in dilated)
+    assert {type(module).__name__ for module in dilated} == {"Conv2d"}
