@@ -187,7 +187,7 @@ def stopped_while(hot: Hot, number: int) -> None:
                 os.link(first, hot.incoming / f"{index}.png")
         finally:
             os.kill(child.pid, signal.SIGCONT)
-        wait_for(lambda: len(read_ledger(hot.output)) == number, child, run, 540)
+        wait_for(lambda: len(read_ledger(hot.output)) == number, child, run, 1500)
     images_and_masks_agree(hot, number)
     done = [event for event in run.events() if isinstance(event, ImageDone)]
     assert len(done) == number
@@ -198,6 +198,7 @@ def test_images_that_came_while_the_watcher_slept_are_found(hot: Hot) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1700)
 def test_more_images_than_the_queue_of_events_holds_are_found(
     tmp_path: Path, model_file: Path
 ) -> None:
