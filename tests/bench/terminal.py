@@ -36,6 +36,8 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
+            # A terminal's shell hears of a hang-up, also where nohup started us.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
             env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "", **environment},
         )
         os.close(slave)
