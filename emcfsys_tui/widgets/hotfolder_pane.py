@@ -15,12 +15,11 @@ from textual.widgets import Static
 from emcfsys_engine.errors import printable
 from emcfsys_tui import engine_link_hotfolder
 from emcfsys_tui.engine_link_data import Decoder, PictureWish
-from emcfsys_tui.feed import Feed
 from emcfsys_tui.keys import quiet, shown
 from emcfsys_tui.messages import HotRead, PictureRead, PointRead, TabWanted
 from emcfsys_tui.values import HotLine, HotState, QueueState
 from emcfsys_tui.widgets.lines import sparkline
-from emcfsys_tui.widgets.pane import Pane
+from emcfsys_tui.widgets.pane import FedPane
 from emcfsys_tui.widgets.picture_box import PictureBox
 from emcfsys_tui.widgets.picture_view import PictureView
 from emcfsys_tui.widgets.rows import Column, Row, Rows
@@ -51,7 +50,7 @@ _NOT_SET = (
 )
 
 
-class HotFolderPane(Pane):
+class HotFolderPane(FedPane):
     """What the microscope wrote, and what became of it."""
 
     SCOPED_CSS = False
@@ -108,18 +107,12 @@ class HotFolderPane(Pane):
         """Follow the watch in a thread."""
         box = self.query_one(PictureBox)
         box.mode = "prediction"
-        self._feed = Feed(self, self._reader.read, every_s=1.0)
+        self.feed_on(self._reader.read, every_s=1.0)
         self._show_state()
 
     def on_unmount(self) -> None:
-        """Let the thread and the decoder end."""
-        self._feed.end()
+        """Let the decoder end."""
         self._decoder.close()
-
-    def watch_is_shown(self, is_shown: bool) -> None:
-        """Read only while somebody looks."""
-        if hasattr(self, "_feed"):
-            self._feed.pause(not is_shown)
 
     def watch_queue_state(self, queue: QueueState) -> None:
         """The watch may wait in the queue."""
@@ -128,10 +121,6 @@ class HotFolderPane(Pane):
     def take_focus(self) -> None:
         """The newest images first."""
         self.query_one("#newest", Rows).focus()
-
-    def look_now(self) -> None:
-        """Read at once."""
-        self._feed.look_now()
 
     def on_hot_read(self, event: HotRead) -> None:
         """Show what was read."""

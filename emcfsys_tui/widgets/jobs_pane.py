@@ -12,12 +12,11 @@ from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
 from emcfsys_tui import engine_link_jobs
-from emcfsys_tui.feed import Feed
 from emcfsys_tui.keys import quiet, shown
 from emcfsys_tui.messages import LogRead, TabWanted, TextFound
 from emcfsys_tui.values import STATE_LOOKS, GpuRow, JobRow, QueueState
 from emcfsys_tui.widgets.log_view import LogView
-from emcfsys_tui.widgets.pane import Pane
+from emcfsys_tui.widgets.pane import FedPane
 from emcfsys_tui.widgets.rows import Column, Row, Rows
 from emcfsys_tui.words import day_clock, span
 
@@ -37,7 +36,7 @@ _EMPTY = "No jobs. Submit a training in 2 Train, or start the hot folder in 4."
 _LINES = 5000
 
 
-class JobsPane(Pane):
+class JobsPane(FedPane):
     """Every job of this user on this machine."""
 
     SCOPED_CSS = False
@@ -94,17 +93,8 @@ class JobsPane(Pane):
 
     def on_mount(self) -> None:
         """Follow the log of the job under the cursor."""
-        self._feed = Feed(self, self._log_reader.read, every_s=0.5)
+        self.feed_on(self._log_reader.read, every_s=0.5)
         self._show_queue()
-
-    def on_unmount(self) -> None:
-        """Let the thread end."""
-        self._feed.end()
-
-    def watch_is_shown(self, is_shown: bool) -> None:
-        """Read only while somebody looks."""
-        if hasattr(self, "_feed"):
-            self._feed.pause(not is_shown)
 
     def watch_queue_state(self) -> None:
         """Show the queue."""
@@ -123,7 +113,7 @@ class JobsPane(Pane):
         """Show what the job under the cursor says."""
         job = self._current()
         self._log_reader.wanted = (job.id, job.run) if job else None
-        self._feed.look_now()
+        self.look_now()
         if job is None:
             self.query_one(LogView).lines = ()
 

@@ -11,11 +11,10 @@ from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
 from emcfsys_tui import engine_link_models
-from emcfsys_tui.feed import Feed
 from emcfsys_tui.keys import shown
 from emcfsys_tui.messages import ModelsRead, TabWanted
 from emcfsys_tui.values import ModelRow
-from emcfsys_tui.widgets.pane import Pane
+from emcfsys_tui.widgets.pane import FedPane
 from emcfsys_tui.widgets.rows import Column, Row, Rows
 from emcfsys_tui.words import size
 
@@ -36,7 +35,7 @@ _EMPTY = (
 )
 
 
-class ModelsPane(Pane):
+class ModelsPane(FedPane):
     """Every model file of the project."""
 
     SCOPED_CSS = False
@@ -76,24 +75,11 @@ class ModelsPane(Pane):
 
     def on_mount(self) -> None:
         """Follow the files in a thread."""
-        self._feed = Feed(self, engine_link_models.ModelsReader(self.folder).read, every_s=2.0)
-
-    def on_unmount(self) -> None:
-        """Let the thread end."""
-        self._feed.end()
-
-    def watch_is_shown(self, is_shown: bool) -> None:
-        """Read only while somebody looks."""
-        if hasattr(self, "_feed"):
-            self._feed.pause(not is_shown)
+        self.feed_on(engine_link_models.ModelsReader(self.folder).read, every_s=2.0)
 
     def take_focus(self) -> None:
         """The list."""
         self.query_one("#models", Rows).focus()
-
-    def look_now(self) -> None:
-        """Read at once."""
-        self._feed.look_now()
 
     def go_to_item(self, item: str) -> None:
         """Put the cursor on a run's best model, now or when it was read."""

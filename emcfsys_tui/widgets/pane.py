@@ -11,6 +11,7 @@ from textual.message import Message
 from textual.reactive import reactive
 
 from emcfsys_engine.errors import EmcfError
+from emcfsys_tui.feed import Feed
 from emcfsys_tui.messages import RunsChanged, TextFound, Told
 from emcfsys_tui.values import QueueState
 
@@ -82,3 +83,28 @@ class Pane(Vertical):
         if found:
             self.post_message(Told(found))
         self.post_message(RunsChanged())
+
+
+class FedPane(Pane):
+    """A tab that reads again and again in a thread, only while somebody looks."""
+
+    _feed: Feed | None = None
+
+    def feed_on(self, read: Callable[[], Message | None], *, every_s: float) -> None:
+        """Begin to read."""
+        self._feed = Feed(self, read, every_s=every_s)
+
+    def on_unmount(self) -> None:
+        """Let the thread end; Textual calls this beside a tab's own `on_unmount`."""
+        if self._feed is not None:
+            self._feed.end()
+
+    def watch_is_shown(self, is_shown: bool) -> None:
+        """Read only while somebody looks."""
+        if self._feed is not None:
+            self._feed.pause(not is_shown)
+
+    def look_now(self) -> None:
+        """Read at once."""
+        if self._feed is not None:
+            self._feed.look_now()

@@ -13,7 +13,6 @@ from textual.reactive import reactive
 
 from emcfsys_tui import engine_link, engine_link_runs
 from emcfsys_tui.engine_link_data import Decoder
-from emcfsys_tui.feed import Feed
 from emcfsys_tui.keys import quiet, shown
 from emcfsys_tui.messages import PictureRead, PointRead, RunsRead, TabWanted, TextFound
 from emcfsys_tui.screens.ask import AskScreen, PickScreen
@@ -21,7 +20,7 @@ from emcfsys_tui.values import QueueState, RunDetail, RunRow
 from emcfsys_tui.widgets.chart import Chart, Curve
 from emcfsys_tui.widgets.class_table import ClassTable
 from emcfsys_tui.widgets.log_view import LogView
-from emcfsys_tui.widgets.pane import Pane
+from emcfsys_tui.widgets.pane import FedPane
 from emcfsys_tui.widgets.preview_box import PreviewBox
 from emcfsys_tui.widgets.rows import Row, Rows
 from emcfsys_tui.widgets.run_rows import LETTERS, RUN_COLUMNS, curves_of_one, folds_words, run_row
@@ -49,7 +48,7 @@ _STAGGER_S = 0.03
 _MOST_SHOWN = 6
 
 
-class RunsPane(Pane):
+class RunsPane(FedPane):
     """Every run of the project."""
 
     SCOPED_CSS = False
@@ -170,17 +169,11 @@ class RunsPane(Pane):
 
     def on_mount(self) -> None:
         """Follow the runs in a thread."""
-        self._feed = Feed(self, self._reader.read, every_s=1.0)
+        self.feed_on(self._reader.read, every_s=1.0)
 
     def on_unmount(self) -> None:
-        """Let the thread and the decoder end."""
-        self._feed.end()
+        """Let the decoder end."""
         self._decoder.close()
-
-    def watch_is_shown(self, is_shown: bool) -> None:
-        """Read only while somebody looks."""
-        if hasattr(self, "_feed"):
-            self._feed.pause(not is_shown)
 
     def watch_queue_state(self, queue: QueueState) -> None:
         """A run that waits says so."""
@@ -189,10 +182,6 @@ class RunsPane(Pane):
     def take_focus(self) -> None:
         """The list first."""
         self.query_one("#runs", Rows).focus()
-
-    def look_now(self) -> None:
-        """Read at once."""
-        self._feed.look_now()
 
     def go_to_item(self, item: str) -> None:
         """Put the cursor on a run."""
@@ -417,7 +406,7 @@ class RunsPane(Pane):
         if shown != self.drawn:
             self.drawn = shown
             self._reader.shown = frozenset(shown)
-            self._feed.look_now()
+            self.look_now()
             self._show_rows()
 
     def _show_rows(self) -> None:
