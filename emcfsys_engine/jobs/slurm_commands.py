@@ -29,6 +29,8 @@ _UNHEARD = re.compile(
     re.IGNORECASE,
 )
 
+REST_S = 5  # of a requeued job, before it may start again
+
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """One job as Slurm tells it. Units: seconds since 1970."""
@@ -145,11 +147,14 @@ def kill_named(cluster: Cluster, name: str) -> None:
 
 
 def hasten(cluster: Cluster, slurm_id: str) -> None:
-    """Let a requeued job start as soon as it can: Slurm holds it back for two minutes.
+    """Let a requeued job start soon: Slurm holds it back for two minutes.
+
+    Not at once: its nodes refuse a job that starts in the second in which they let it go
+    ("job credential revoked"), and Slurm takes that for its failure.
 
     Raises: SlurmError.
     """
-    _run(cluster, "scontrol", ["update", f"JobId={slurm_id}", "StartTime=now"])
+    _run(cluster, "scontrol", ["update", f"JobId={slurm_id}", f"StartTime=now+{REST_S}"])
 
 
 def partitions(cluster: Cluster) -> list[Partition]:

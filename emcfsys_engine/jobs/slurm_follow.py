@@ -33,6 +33,7 @@ class Follower:
         self._killed: set[str] = set()  # tokens
         self._gone_since: dict[str, float] = {}  # by token: monotonic time
         self._signs: dict[str, tuple[int, int]] = {}  # by token: sizes of events and log
+        self._hastened: dict[str, int] = {}  # by token: after which start
         self._no_accounts_until: dict[Cluster, float] = {}
 
     def leave_word(self, jobs: Iterable[Job]) -> bool:
@@ -87,9 +88,15 @@ class Follower:
                 self.notices.tell(job, "cancelled", lost)
             return
         if not lives and seen.reason == "BeginTime" and job.starts:
+            self._hasten(cluster, job, seen)
+        moves.see(self.store, job, lives=lives, reason=words_of(seen), start=seen.start)
+
+    def _hasten(self, cluster: Cluster, job: Job, seen: Seen) -> None:
+        """Let a requeued job start soon, once: a second word would only put its start off."""
+        if self._hastened.get(job.token) != job.starts:
             with contextlib.suppress(SlurmError):  # it comes by itself after two minutes
                 commands.hasten(cluster, seen.id)
-        moves.see(self.store, job, lives=lives, reason=words_of(seen), start=seen.start)
+            self._hastened[job.token] = job.starts
 
     def _ended(self, job: Job, seen: Seen) -> None:
         """Slurm says that it is over: the run's folder says how, at once or a little late."""
@@ -194,7 +201,7 @@ class Follower:
         return {name: one for name, one in found.items() if phase_of(one) == "ended"}
 
     def _forget(self, job: Job) -> None:
-        for known in (self._asked, self._gone_since, self._signs):
+        for known in (self._asked, self._gone_since, self._signs, self._hastened):
             known.pop(job.token, None)
         self._killed.discard(job.token)
 
