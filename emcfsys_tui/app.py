@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
-from typing import ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
+from rich.console import RenderableType
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
@@ -15,8 +16,11 @@ from emcfsys_tui.crash import save_report
 from emcfsys_tui.memory import Memory, remember, remembered, with_recent
 from emcfsys_tui.messages import ProjectChosen, Told
 from emcfsys_tui.screens.page import LEAST_COLUMNS, LEAST_LINES
-from emcfsys_tui.settings import Settings
+from emcfsys_tui.settings import GRAPHICS, Settings
 from emcfsys_tui.widgets.canvas import Colour
+
+if TYPE_CHECKING:
+    from emcfsys_tui.widgets.picture_layer import PictureLayer
 
 Severity = Literal["information", "warning", "error"]
 
@@ -43,6 +47,7 @@ class EmcfApp(App[None]):
         self.settings = settings or Settings()
         self.read_only = read_only
         self.memory = remembered()
+        self._layer: PictureLayer | None = None
         self.crash_file: Path | None = None
         self.crashed: BaseException | None = None
         last = self.memory.place
@@ -64,6 +69,16 @@ class EmcfApp(App[None]):
         """Six colours for curves."""
         return themes.curve_colours(self.theme, dark=self.current_theme.dark)
 
+    def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
+        """Draw, then lay the pictures in the terminal's own pixels over their half-blocks."""
+        super()._display(screen, renderable)
+        driver = self._driver
+        if self._layer is None or renderable is None or self._batch_count or driver is None:
+            return
+        words = self._layer.words(self, renderable) if self._running and not self._closed else ""
+        if words:
+            driver.write(words)
+
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Give every theme a quiet text colour and a cursor: solid ones, for every terminal."""
         theme = self.current_theme
@@ -81,6 +96,8 @@ class EmcfApp(App[None]):
     def on_mount(self) -> None:
         """Listen to the person's own keys, and say what is wrong with the settings."""
         self.set_keymap(self.settings.keys)
+        if self.settings.pictures in GRAPHICS:
+            self._layer = import_module("emcfsys_tui.widgets.picture_layer").PictureLayer()
         for fault in self.settings.faults:
             self.tell(fault, "warning")
 

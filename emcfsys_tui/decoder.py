@@ -21,44 +21,14 @@ from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_8_bit, to_grey
 from emcfsys_engine.images.reader import probe, read_micrograph
 from emcfsys_engine.project import UNLABELLED, Project, load_project
+from emcfsys_tui.encoders import encoded
+from emcfsys_tui.strip import strip_reply
+from emcfsys_tui.values import Drawing
+from emcfsys_tui.wishes import Answer, Reply, Wish, drawn_px, fit, room
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the image
 _CHUNK = 500
 _KEPT = 6  # decoded images, for zooming and going back and forth
-
-
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What the interface wants to see."""
-
-    key: str
-    path: str
-    project: str = ""
-    plane: int | None = None
-    label: msgspec.Raw = msgspec.Raw(b"null")
-    source: int = 0
-    mask: str = ""  # a prediction; instead of the label
-    view: tuple[float, float, float, float] | None = None  # left, top, width, height in pixels
-    width: int = 0
-    height: int = 0  # 0 × 0: only the point
-    point: tuple[int, int] | None = None
-    is_strip: bool = False  # a preview of a validation: four panels in colour
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is to see; `num_grey` and `num_ids` bytes follow it."""
-
-    key: str
-    width: int = 0
-    height: int = 0
-    image_px: tuple[int, int] = (0, 0)
-    view_px: tuple[float, float, float, float] = (0, 0, 1, 1)
-    pixel_nm: float | None = None
-    classes: tuple[tuple[int, str], ...] = ()
-    fault: str = ""
-    info: str = ""
-    point: str = ""
-    channels: int = 1
-    num_grey: int = 0
-    num_ids: int = 0
 
 
 class _Shown(msgspec.Struct, kw_only=True):
@@ -76,16 +46,16 @@ class Viewer:
         self._shown: OrderedDict[object, _Shown] = OrderedDict()
         self._projects: dict[str, Project] = {}
 
-    def answer(self, wish: Wish) -> tuple[Answer, bytes, bytes]:
+    def answer(self, wish: Wish) -> Reply:
         """Return what is wished for; what cannot be read is said in the answer."""
         try:
             if wish.is_strip:
-                return strip_answer(wish)
+                return strip_reply(wish)
             shown = self._look(wish)
         except EmcfError as error:
-            return Answer(key=wish.key, fault=printable(str(error))), b"", b""
+            return Reply(Answer(key=wish.key, fault=printable(str(error))))
         except (MemoryError, OSError, ValueError) as error:
-            return Answer(key=wish.key, fault=printable(f"{wish.path}: {error}")), b"", b""
+            return Reply(Answer(key=wish.key, fault=printable(f"{wish.path}: {error}")))
         height, width = shown.grey.shape
         point = _point_words(shown, wish.point)
         pixel_nm = shown.micrograph.pixel_nm
@@ -97,8 +67,8 @@ class Viewer:
             point=point,
             info=shown.note,
         )
-        if wish.width < 1 or wish.height < 1:
-            return answer, b"", b""
+        if wish.point is not None or wish.width < 1 or wish.height < 1:
+            return Reply(answer)
         return _drawn(answer, shown, wish)
 
     def _look(self, wish: Wish) -> _Shown:
@@ -167,8 +137,7 @@ def serve(source: BinaryIO, out: BinaryIO) -> None:
     """Answer requests until the interface is gone."""
     viewer = Viewer()
     for line in source:
-        answer, grey, ids = viewer.answer(msgspec.json.decode(line, type=Wish))
-        out.write(msgspec.json.encode(answer) + b"\n" + grey + ids)
+        out.write(viewer.answer(msgspec.json.decode(line, type=Wish)).line())
         out.flush()
 
 
@@ -248,140 +217,59 @@ def _mask(file: Path, shape: tuple[int, int]) -> np.ndarray:
     return ids.astype(np.uint8)
 
 
-def _drawn(answer: Answer, shown: _Shown, wish: Wish) -> tuple[Answer, bytes, bytes]:
+def _drawn(answer: Answer, shown: _Shown, wish: Wish) -> Reply:
     height, width = shown.grey.shape
-    left, top, wide, high = _fit(
-        wish.view or (0.0, 0.0, float(width), float(height)), width, height
-    )
-    scale = min(wish.width / wide, wish.height / high)
-    num_x = max(1, min(wish.width, round(wide * scale)))
-    num_y = max(2, min(wish.height, round(high * scale)))
+    left, top, wide, high = fit(wish.view or (0.0, 0.0, float(width), float(height)), width, height)
     box = (left, top, left + wide, top + high)
-    picture = Image.fromarray(shown.grey)
-    method = Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
-    grey = np.asarray(picture.resize((num_x, num_y), method, box=box))
-    ids = b""
-    if shown.ids is not None:
-        rows = np.clip((top + (np.arange(num_y) + 0.5) * high / num_y).astype(int), 0, height - 1)
-        columns = np.clip(
-            (left + (np.arange(num_x) + 0.5) * wide / num_x).astype(int), 0, width - 1
-        )
-        ids = shown.ids[rows[:, None], columns[None, :]].astype(np.uint8).tobytes()
+    num_x, num_y = room(wish, wide, high)
+    ids = _ids(shown, (num_x, num_y), box)
+    graphic = b""
+    if wish.drawing is not None:
+        sharp = _painted(shown, drawn_px(wish.drawing, num_x, num_y), box, wish.drawing)
+        graphic = encoded(sharp, wish.drawing)
     full = msgspec.structs.replace(
         answer,
         width=num_x,
         height=num_y,
         view_px=(left, top, wide, high),
-        num_grey=grey.size,
-        num_ids=len(ids),
+        drawing=wish.drawing,
     )
-    return full, grey.tobytes(), ids
+    grey = _greys(shown, (num_x, num_y), box).tobytes()
+    return Reply(full, grey, b"" if ids is None else ids.tobytes(), graphic)
 
 
-_PANELS = ("image", "truth", "prediction", "error")
-_GAP_PX = 2
-_SATURATED = 60  # between the strongest and the weakest of red, green, blue
-_LEAST_SHARE = 0.2  # of a cell, from which on a colour fills it
-_MOST_COLOURS = 64
+def _greys(shown: _Shown, size: tuple[int, int], box: Box) -> np.ndarray:
+    is_reduced = size[0] < box[2] - box[0]
+    method = Image.Resampling.BOX if is_reduced else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(shown.grey).resize(size, method, box=box))
 
 
-def strip_answer(wish: Wish) -> tuple[Answer, bytes, bytes]:
-    """Return a preview's four panels, in a row or two by two, whichever is larger in this room.
-
-    Raises: OSError for what is no picture.
-    """
-    with Image.open(wish.path) as opened:
-        strip = opened.convert("RGB")
-    rows = _rows_of_panels(strip.size, wish)
-    picture = _arranged(strip, rows)
-    width, height = picture.size
-    left, top, wide, high = _fit(
-        wish.view or (0.0, 0.0, float(width), float(height)), width, height
-    )
-    answer = Answer(
-        key=wish.key,
-        image_px=(width, height),
-        view_px=(left, top, wide, high),
-        point=_panel_words(wish.point, picture.size, rows),
-        channels=3,
-    )
-    if wish.width < 1 or wish.height < 1:
-        return answer, b"", b""
-    scale = min(wish.width / wide, wish.height / high)
-    num_x = max(1, min(wish.width, round(wide * scale)))
-    num_y = max(2, min(wish.height, round(high * scale)))
-    box = (left, top, left + wide, top + high)
-    if scale < 1:
-        pixels = _reduced(picture, (num_x, num_y), box).tobytes()
-    else:
-        pixels = picture.resize((num_x, num_y), Image.Resampling.NEAREST, box=box).tobytes()
-    full = msgspec.structs.replace(answer, width=num_x, height=num_y, num_grey=len(pixels))
-    return full, pixels, b""
+def _ids(shown: _Shown, size: tuple[int, int], box: Box) -> np.ndarray | None:
+    if shown.ids is None:
+        return None
+    places = [
+        np.clip((low + (np.arange(num) + 0.5) * (high - low) / num).astype(int), 0, most - 1)
+        for num, low, high, most in (
+            (size[1], box[1], box[3], shown.ids.shape[0]),
+            (size[0], box[0], box[2], shown.ids.shape[1]),
+        )
+    ]
+    return shown.ids[places[0][:, None], places[1][None, :]].astype(np.uint8)
 
 
-def _reduced(
-    picture: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]
-) -> np.ndarray:
-    """Return a smaller picture in which class colours stay pure, and thin outlines stay seen.
-
-    Shapes: H×W×3 uint8, H and W of `size` (width, height).
-    """
-
-    def mean(plane_HW: np.ndarray) -> np.ndarray:
-        plane = Image.fromarray(plane_HW.astype(np.float32))
-        return np.asarray(plane.resize(size, Image.Resampling.BOX, box=box))
-
-    rgb = np.asarray(picture).astype(np.int32)
-    is_coloured = rgb.max(axis=2) - rgb.min(axis=2) > _SATURATED
-    plain = mean(np.where(is_coloured, 0, rgb.mean(axis=2)))
-    shade = plain / np.maximum(mean(~is_coloured), 1e-3)
-    small = np.repeat(np.clip(shade, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-    packed = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
-    best = np.full(small.shape[:2], _LEAST_SHARE, np.float32)
-    for number in np.unique(packed[is_coloured])[:_MOST_COLOURS]:
-        share = mean(packed == number)
-        colour = (int(number) >> 16, int(number) >> 8 & 255, int(number) & 255)
-        small[share > best] = colour
-        best = np.maximum(best, share)
-    return small
-
-
-def _rows_of_panels(size: tuple[int, int], wish: Wish) -> int:
-    """Return 1 or 2: how many rows of panels make them larger."""
-    wide, high = max(1, wish.width), max(1, wish.height)
-    in_row = min(wide / size[0], high / size[1])
-    in_square = min(2 * wide / size[0], high / (2 * size[1]))
-    return 2 if in_square > in_row else 1
-
-
-def _arranged(strip: Image.Image, rows: int) -> Image.Image:
-    if rows == 1:
-        return strip
-    width, height = (strip.width - _GAP_PX) // 2, strip.height
-    square = Image.new("RGB", (width, 2 * height + _GAP_PX), (255, 255, 255))
-    square.paste(strip.crop((0, 0, width, height)), (0, 0))
-    right = strip.crop((width + _GAP_PX, 0, strip.width, height))
-    square.paste(right, (0, height + _GAP_PX))
-    return square
-
-
-def _panel_words(point: tuple[int, int] | None, size: tuple[int, int], rows: int) -> str:
-    if point is None or not (0 <= point[0] < size[0] and 0 <= point[1] < size[1]):
-        return ""
-    columns = 4 // rows
-    wide, high = size[0] / columns, size[1] / rows
-    across, down = int(point[0] / wide), int(point[1] / high)
-    x, y = point[0] - round(across * wide), point[1] - round(down * high)
-    return f"{_PANELS[down * columns + across]} {x},{y}"
-
-
-def _fit(
-    view: tuple[float, float, float, float], width: int, height: int
-) -> tuple[float, float, float, float]:
-    wide, high = min(max(view[2], 4.0), float(width)), min(max(view[3], 4.0), float(height))
-    left = min(max(view[0], 0.0), width - wide)
-    top = min(max(view[1], 0.0), height - high)
-    return left, top, wide, high
+def _painted(shown: _Shown, size: tuple[int, int], box: Box, drawing: Drawing) -> Image.Image:
+    """Return the part of the image with its classes in colour, as the half-blocks have them."""
+    greys, ids = _greys(shown, size, box), _ids(shown, size, box)
+    rgb = np.repeat(greys[..., None], 3, axis=2)
+    if ids is None or not drawing.colours or not drawing.share:
+        return Image.fromarray(rgb)
+    for place, (value, _) in enumerate(shown.classes):
+        if value == (drawing.only_class if drawing.only_class is not None else value or None):
+            colour = drawing.colours[place % len(drawing.colours)]
+            part = ids == value
+            mixed = rgb[part] * (1 - drawing.share) + np.array(colour) * drawing.share
+            rgb[part] = np.rint(mixed).astype(np.uint8)
+    return Image.fromarray(rgb)
 
 
 def _point_words(shown: _Shown, point: tuple[int, int] | None) -> str:

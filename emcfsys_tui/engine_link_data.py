@@ -21,7 +21,7 @@ from emcfsys_engine.project import load_project, project_from
 from emcfsys_engine.run import write_whole
 from emcfsys_tui.engine_link import LOOKING, child_environment, image_suffixes, run_command
 from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, PictureRead, PointRead
-from emcfsys_tui.values import CheckState, FindingRow, ImageFacts, ImageRow, Picture
+from emcfsys_tui.values import CheckState, Drawing, FindingRow, ImageFacts, ImageRow, Picture
 
 _MOST_FINDINGS = 1000
 
@@ -41,6 +41,27 @@ class PictureWish(msgspec.Struct, frozen=True, kw_only=True):
     height: int = 0
     point: tuple[int, int] | None = None
     is_strip: bool = False
+    drawing: Drawing | None = None
+
+    @property
+    def is_picture(self) -> bool:
+        """Tell whether a picture is wanted, and not what is at a point of it."""
+        return self.width > 0 and self.point is None
+
+    def at(self, pixel: tuple[int, int]) -> "PictureWish":
+        """Return a wish to know what is there."""
+        return msgspec.structs.replace(self, point=pixel)
+
+    def sized(
+        self,
+        size: tuple[int, int],
+        view: tuple[float, float, float, float] | None,
+        drawing: Drawing | None,
+    ) -> "PictureWish":
+        """Return a wish for a part of the picture, in so many half-blocks across and down."""
+        return msgspec.structs.replace(
+            self, width=size[0], height=size[1], view=view, drawing=drawing
+        )
 
 
 class Decoder:
@@ -95,7 +116,7 @@ class Decoder:
                 wish = self._wishes.get_nowait()
             except queue.Empty:
                 return picture
-            if wish is not None and (wish.width or not (picture and picture.width)):
+            if wish is not None and (wish.is_picture or not (picture and picture.is_picture)):
                 picture = wish
         return None
 
@@ -110,12 +131,14 @@ class Decoder:
         head: dict[str, Any] = msgspec.json.decode(child.stdout.readline())
         grey = child.stdout.read(head.pop("num_grey", 0))
         ids = child.stdout.read(head.pop("num_ids", 0))
+        graphic = child.stdout.read(head.pop("num_graphic", 0))
         point = head.pop("point", "")
         if point:
             self._post(PointRead(point))
-        if wish.width or head.get("fault"):
-            picture = msgspec.convert({**head, "grey": b"", "ids": b""}, Picture)
-            self._post(PictureRead(_with_pixels(picture, grey, ids)))
+        if wish.is_picture or head.get("fault"):
+            picture = msgspec.convert(head, Picture)
+            pixels = {"grey": grey, "ids": ids, "graphic": graphic}
+            self._post(PictureRead(msgspec.structs.replace(picture, **pixels)))
 
 
 def list_images(
@@ -188,10 +211,6 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
         if stream is not None:
             with contextlib.suppress(OSError):
                 stream.close()
-
-
-def _with_pixels(picture: Picture, grey: bytes, ids: bytes) -> Picture:
-    return msgspec.structs.replace(picture, grey=grey, ids=ids)
 
 
 def _tell(

@@ -8,7 +8,8 @@ import tomli
 from emcfsys_engine.config import config_file
 from emcfsys_engine.project_faults import nearest
 
-PICTURES = ("grey", "colour")
+GRAPHICS = ("sixel", "kitty")
+PICTURES = ("grey", "colour", *GRAPHICS)
 _KEYS = ("theme", "bell", "pictures", "keys")
 
 
@@ -17,7 +18,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     theme: str = ""
     bell: bool = True
-    pictures: str = "grey"  # grey half-blocks with coloured overlays, or everything in true colour
+    # Half-blocks: grey with coloured overlays, or all in true colour; or the terminal's own pixels.
+    pictures: str = "grey"
     keys: dict[str, str] = {}
     faults: tuple[str, ...] = ()
 

@@ -175,6 +175,16 @@ class CheckState(msgspec.Struct, frozen=True, kw_only=True):
     summary: str = ""
 
 
+class Drawing(msgspec.Struct, frozen=True, kw_only=True):
+    """How a picture shall be made for the terminal's own pixels."""
+
+    kind: str  # sixel or kitty
+    cell_px: tuple[int, int]  # width, height of a cell
+    colours: tuple[tuple[int, int, int], ...] = ()  # of the classes, in their order
+    share: float = 0.0  # of the colour in a pixel of a class; 0: no overlay
+    only_class: int | None = None
+
+
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
     """A piece of a micrograph as the decoder made it: one grey value or colour a half-block.
 
@@ -187,6 +197,8 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     height: int
     grey: bytes = b""
     ids: bytes = b""
+    graphic: bytes = b""  # the same in the terminal's own pixels, where that was asked for
+    drawing: Drawing | None = None  # what `graphic` was made for
     channels: int = 1  # of `grey`: 3 for a picture in colour
     image_px: tuple[int, int] = (0, 0)  # width, height of the whole image
     view_px: tuple[float, float, float, float] = (0, 0, 1, 1)  # left, top, width, height shown

@@ -12,6 +12,7 @@ from textual.widgets import Input, Static
 from emcfsys_engine.errors import printable
 from emcfsys_tui.keys import shown
 from emcfsys_tui.widgets.rows import Column, Row, Rows
+from emcfsys_tui.widgets.text_input import TextInput
 
 _LOOK = """
 ConfirmScreen, AskScreen { align: center middle; background: $background 60%; }
@@ -69,7 +70,7 @@ class AskScreen(ModalScreen[str | None]):
         """A line to fill in."""
         with Container(classes="dialog"):
             yield Static(printable(self._question), markup=False)
-            yield Input(self._value, select_on_focus=False)
+            yield TextInput(self._value, select_on_focus=False)
             yield from _command_line(self._command)
             yield Static("enter  go      esc  cancel", markup=False, classes="keys")
 

@@ -1,6 +1,6 @@
 """Data: every image with its labels and split, a look at one of them, and the check beside."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -14,16 +14,17 @@ from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
 from emcfsys_tui import engine_link, engine_link_data
-from emcfsys_tui.engine_link_data import Decoder, PictureWish
+from emcfsys_tui.engine_link_data import PictureWish
 from emcfsys_tui.keys import quiet, shown
-from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, PictureRead, PointRead, TextFound
+from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, TextFound
 from emcfsys_tui.screens.ask import AskScreen
 from emcfsys_tui.values import CheckState, ImageFacts, ImageRow
 from emcfsys_tui.widgets.image_list import IMAGE_COLUMNS, ImageList, finding_row, image_of
-from emcfsys_tui.widgets.pane import Pane
 from emcfsys_tui.widgets.picture_box import PictureBox
+from emcfsys_tui.widgets.picture_pane import PicturePane
 from emcfsys_tui.widgets.picture_view import PictureView
 from emcfsys_tui.widgets.rows import Column, Rows
+from emcfsys_tui.widgets.text_input import TextInput
 
 _FINDINGS = (
     Column(title="", width=1),
@@ -35,7 +36,7 @@ _EMPTY = (
 )
 
 
-class DataPane(Pane):
+class DataPane(PicturePane):
     """A hundred thousand images, as easily as ten."""
 
     SCOPED_CSS = False
@@ -106,7 +107,6 @@ class DataPane(Pane):
         self._facts: dict[str, ImageFacts] = {}
         self._problems: dict[str, str] = {}
         self._haystacks: list[str] = []
-        self._decoder = Decoder(self.post_message)
         self._notes: tuple[str, ...] = ()
         self._is_complete = False
         self._num_labelled = 0
@@ -120,7 +120,7 @@ class DataPane(Pane):
         """List and check at the left, the picture at the right."""
         with Horizontal():
             with Vertical(id="data-left"):
-                yield Input(
+                yield TextInput(
                     placeholder="words to look for; esc ends", id="data-filter", compact=True
                 )
                 yield Rows(IMAGE_COLUMNS, id="images", empty="Reading the folders …")
@@ -135,8 +135,7 @@ class DataPane(Pane):
         self.action_check()
 
     def on_unmount(self) -> None:
-        """End the decoder, the list and the check."""
-        self._decoder.close()
+        """End the list and the check."""
         engine_link.end_looking()
 
     def take_focus(self) -> None:
@@ -154,7 +153,7 @@ class DataPane(Pane):
         self.query_one("#images", Rows).empty = event.fault or _EMPTY
         self.images = event.images
         if event.is_complete:  # now its labels are known
-            self._wish_again()
+            self.wish_again()
 
     def on_facts_read(self, event: FactsRead) -> None:
         """Add sizes."""
@@ -164,16 +163,6 @@ class DataPane(Pane):
     def on_check_read(self, event: CheckRead) -> None:
         """Show what the check found."""
         self.check_state = event.check
-
-    def on_picture_read(self, event: PictureRead) -> None:
-        """Show the picture, unless the cursor went on meanwhile."""
-        image = self._current()
-        if image is not None and event.picture.key == image.key:
-            self.query_one(PictureBox).picture = event.picture
-
-    def on_point_read(self, event: PointRead) -> None:
-        """Say what is under the pointer."""
-        self.query_one(PictureBox).point = event.text
 
     def watch_images(self) -> None:
         """Make them searchable."""
@@ -209,11 +198,8 @@ class DataPane(Pane):
     @on(Rows.Moved, "#images")
     def look(self) -> None:
         """Show the image under the cursor."""
-        box = self.query_one(PictureBox)
         image = self._current()
-        box.image_name = image.name if image else ""
-        box.point = ""
-        self._wish(None)
+        self.show_image(image.name if image else "")
 
     @on(Rows.Opened, "#images")
     def enter_picture(self) -> None:
@@ -230,18 +216,6 @@ class DataPane(Pane):
         if path and self.query_one("#images", Rows).go_to(path):
             self.take_focus()
         self.page_app.tell(f"{one.file}: {one.what}. {one.remedy}", "warning")
-
-    @on(PictureView.Wanted)
-    def look_at(self, event: PictureView.Wanted) -> None:
-        """Show another part."""
-        self._wish(event.view)
-
-    @on(PictureView.Pointed)
-    def ask_point(self, event: PictureView.Pointed) -> None:
-        """Ask what is under the pointer."""
-        image = self._current()
-        if image is not None:
-            self._decoder.wish(self._wish_of(image, point=event.pixel))
 
     @on(Input.Changed, "#data-filter")
     def filter_images(self, event: Input.Changed) -> None:
@@ -275,23 +249,7 @@ class DataPane(Pane):
     def action_overlay(self) -> None:
         """Labels, prediction, nothing."""
         self.query_one(PictureBox).next_overlay(has_prediction=bool(self._mask_of(self._current())))
-        self._wish_again()
-
-    def action_one_class(self) -> None:
-        """One class after the other."""
-        self.query_one(PictureBox).next_class()
-
-    def action_opacity(self) -> None:
-        """Cover more, then little again."""
-        self.query_one(PictureBox).next_opacity()
-
-    def action_zoom(self, factor: float) -> None:
-        """Zoom in or out."""
-        self.query_one(PictureView).zoom(factor)
-
-    def action_whole(self) -> None:
-        """Show the whole image."""
-        self._wish(None)
+        self.wish_again()
 
     def action_check(self) -> None:
         """Run the check in a child."""
@@ -306,54 +264,51 @@ class DataPane(Pane):
 
     def action_convert(self) -> None:
         """Ask for a format and write the annotations in it."""
-        image = self._current()
-        if image is None or not self.may_change():
-            return
-        source = image.source
-
-        def answered(answer: str | None) -> None:
-            if answer:
-                self.attempt(partial(engine_link_data.convert_labels, self.folder, source, answer))
-
         question = (
             "Write the annotations of this source as masks, labelme, coco, geojson or imagej,"
             " into a folder beside them.\nFormat:"
         )
-        self.app.push_screen(AskScreen(question, "masks"), answered)
+        self._ask(engine_link_data.convert_labels, lambda image: question, lambda image: "masks")
 
     def action_split(self) -> None:
         """Ask which split the image's source belongs to, and write it."""
-        image = self._current()
-        if image is None or not self.may_change():
-            return
-        source = image.source
-
-        def answered(answer: str | None) -> None:
-            if answer:
-                self.attempt(partial(self._change, engine_link_data.set_split, source, answer))
-
-        question = (
-            f"Split of source {source} ([[data]] number {source + 1}): train, val, test or auto"
+        self._ask(
+            partial(self._change, engine_link_data.set_split),
+            lambda image: (
+                f"Split of source {image.source} ([[data]] number {image.source + 1}):"
+                " train, val, test or auto"
+            ),
+            lambda image: image.split or "auto",
         )
-        self.app.push_screen(AskScreen(question, image.split or "auto"), answered)
 
     def action_assign(self) -> None:
         """Ask which class a label means, and write it."""
+        unknown = engine_link_data.label_in(self._finding_under_cursor())
+        self._ask(
+            partial(self._change, engine_link_data.assign_label),
+            lambda image: (
+                f"Source {image.source}: which class is a label?"
+                " Write label = class, or label = ignore"
+            ),
+            lambda image: engine_link_data.proposal(self.folder, unknown) if unknown else "",
+        )
+
+    def _ask(
+        self,
+        deed: engine_link_data.Change,
+        question: Callable[[ImageRow], str],
+        proposal: Callable[[ImageRow], str],
+    ) -> None:
+        """Ask something about the source of the image under the cursor; do it with the answer."""
         image = self._current()
         if image is None or not self.may_change():
             return
-        source = image.source
-        unknown = engine_link_data.label_in(self._finding_under_cursor())
 
         def answered(answer: str | None) -> None:
             if answer:
-                self.attempt(partial(self._change, engine_link_data.assign_label, source, answer))
+                self.attempt(partial(deed, self.folder, image.source, answer))
 
-        question = (
-            f"Source {source}: which class is a label? Write label = class, or label = ignore"
-        )
-        start = engine_link_data.proposal(self.folder, unknown) if unknown else ""
-        self.app.push_screen(AskScreen(question, start), answered)
+        self.app.push_screen(AskScreen(question(image), proposal(image)), answered)
 
     def action_predict(self) -> None:
         """Submit a prediction of the image's source."""
@@ -361,8 +316,10 @@ class DataPane(Pane):
         if image is not None and self.may_change():
             self.attempt(partial(engine_link_data.submit_prediction, self.folder, image.source))
 
-    def _change(self, change: "engine_link_data.Change", source: int, answer: str) -> str:
-        word = change(self.folder, source, answer)
+    def _change(
+        self, change: engine_link_data.Change, folder: Path, source: int, answer: str
+    ) -> str:
+        word = change(folder, source, answer)
         self.app.call_from_thread(self.reload)
         return word
 
@@ -392,31 +349,11 @@ class DataPane(Pane):
             return rows.images[rows.order[place]]
         return None
 
-    def _wish_again(self) -> None:
-        shown = self.query_one(PictureBox).picture
-        self._wish(shown.view_px if shown is not None and shown.grey else None)
-
-    def _wish(self, view: tuple[float, float, float, float] | None) -> None:
+    def wished(self) -> PictureWish | None:
+        """Return the image under the cursor, with its labels or prediction."""
         image = self._current()
-        room = self.query_one(PictureView).size
-        if image is None or room.width < 2 or room.height < 2:
-            if image is None:
-                self.query_one(PictureBox).picture = None
-            return
-        self._decoder.wish(
-            self._wish_of(image, view=view, width=room.width, height=room.height * 2)
-        )
-
-    def _wish_of(
-        self,
-        image: ImageRow,
-        *,
-        view: tuple[float, float, float, float] | None = None,
-        width: int = 0,
-        height: int = 0,
-        point: tuple[int, int] | None = None,
-    ) -> PictureWish:
-        box = self.query_one(PictureBox)
+        if image is None:
+            return None
         return PictureWish(
             key=image.key,
             path=image.path,
@@ -424,11 +361,7 @@ class DataPane(Pane):
             plane=image.plane,
             label=image.label,
             source=image.source,
-            mask=self._mask_of(image) if box.shows_prediction else "",
-            view=view,
-            width=width,
-            height=height,
-            point=point,
+            mask=self._mask_of(image) if self.query_one(PictureBox).shows_prediction else "",
         )
 
     def _mask_of(self, image: ImageRow | None) -> str:

@@ -14,13 +14,13 @@ from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
 from emcfsys_tui import engine_link_hotfolder
-from emcfsys_tui.engine_link_data import Decoder, PictureWish
+from emcfsys_tui.engine_link_data import PictureWish
 from emcfsys_tui.keys import quiet, shown
-from emcfsys_tui.messages import HotRead, PictureRead, PointRead, TabWanted
+from emcfsys_tui.messages import HotRead, TabWanted
 from emcfsys_tui.values import HotLine, HotState, QueueState
 from emcfsys_tui.widgets.lines import sparkline
-from emcfsys_tui.widgets.pane import FedPane
 from emcfsys_tui.widgets.picture_box import PictureBox
+from emcfsys_tui.widgets.picture_pane import PicturePane
 from emcfsys_tui.widgets.picture_view import PictureView
 from emcfsys_tui.widgets.rows import Column, Row, Rows
 from emcfsys_tui.words import clock, span
@@ -50,7 +50,7 @@ _NOT_SET = (
 )
 
 
-class HotFolderPane(FedPane):
+class HotFolderPane(PicturePane):
     """What the microscope wrote, and what became of it."""
 
     SCOPED_CSS = False
@@ -75,7 +75,8 @@ class HotFolderPane(FedPane):
         shown("f", "follow", "follow newest", "hot.follow", "Show each image as it comes"),
         quiet("plus,equals_sign", "zoom(0.5)", "Zoom in", "hot.zoom_in"),
         quiet("minus", "zoom(2.0)", "Zoom out", "hot.zoom_out"),
-        quiet("b", "opacity", "Opacity", "hot.opacity"),
+        quiet("b", "opacity", "Opacity", "hot.opacity", "How much the overlay covers"),
+        quiet("w", "whole", "Whole image", "hot.whole"),
         quiet("j", "job", "Its job", "hot.job", "Show the watch in Jobs"),
     ]
 
@@ -85,7 +86,6 @@ class HotFolderPane(FedPane):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._reader = engine_link_hotfolder.HotFolderReader(folder)
-        self._decoder = Decoder(self.post_message)
 
     @property
     def command(self) -> str:
@@ -110,10 +110,6 @@ class HotFolderPane(FedPane):
         self.feed_on(self._reader.read, every_s=1.0)
         self._show_state()
 
-    def on_unmount(self) -> None:
-        """Let the decoder end."""
-        self._decoder.close()
-
     def watch_queue_state(self, queue: QueueState) -> None:
         """The watch may wait in the queue."""
         self._show_state()
@@ -125,16 +121,6 @@ class HotFolderPane(FedPane):
     def on_hot_read(self, event: HotRead) -> None:
         """Show what was read."""
         self.hot = event.hot
-
-    def on_picture_read(self, event: PictureRead) -> None:
-        """Show the picture, unless the cursor went on."""
-        line = self._current()
-        if line is not None and event.picture.key == line.image:
-            self.query_one(PictureBox).picture = event.picture
-
-    def on_point_read(self, event: PointRead) -> None:
-        """Say what is under the pointer."""
-        self.query_one(PictureBox).point = event.text
 
     def watch_hot(self, hot: HotState) -> None:
         """Show counters and lists."""
@@ -155,25 +141,12 @@ class HotFolderPane(FedPane):
     def look(self) -> None:
         """Show the image under the cursor."""
         line = self._current()
-        box = self.query_one(PictureBox)
-        box.image_name = line.image if line else ""
-        box.point = ""
-        self._wish(None)
+        self.show_image(line.image if line else "")
 
     @on(Rows.Opened, "#newest")
     def enter_picture(self) -> None:
         """Enter goes to the picture."""
         self.query_one(PictureView).focus()
-
-    @on(PictureView.Wanted)
-    def look_at(self, event: PictureView.Wanted) -> None:
-        """Show another part."""
-        self._wish(event.view)
-
-    @on(PictureView.Pointed)
-    def ask_point(self, event: PictureView.Pointed) -> None:
-        """Ask what is under the pointer."""
-        self._wish(None, point=event.pixel)
 
     def action_start_stop(self) -> None:
         """Start the watch, or let it end."""
@@ -201,18 +174,6 @@ class HotFolderPane(FedPane):
         box = self.query_one(PictureBox)
         box.mode = "bare" if box.mode == "prediction" else "prediction"
 
-    def action_one_class(self) -> None:
-        """One class after the other."""
-        self.query_one(PictureBox).next_class()
-
-    def action_opacity(self) -> None:
-        """Cover more, then little."""
-        self.query_one(PictureBox).next_opacity()
-
-    def action_zoom(self, factor: float) -> None:
-        """Zoom in or out."""
-        self.query_one(PictureView).zoom(factor)
-
     def action_follow(self) -> None:
         """Show each image as it comes, or keep still."""
         self.follows = not self.follows
@@ -237,28 +198,17 @@ class HotFolderPane(FedPane):
         place = self.query_one("#newest", Rows).cursor
         return self.hot.newest[place] if 0 <= place < len(self.hot.newest) else None
 
-    def _wish(
-        self,
-        view: tuple[float, float, float, float] | None,
-        *,
-        point: tuple[int, int] | None = None,
-    ) -> None:
+    def wished(self) -> PictureWish | None:
+        """Return the image under the cursor with its mask, while the file is still there."""
         line = self._current()
-        room = self.query_one(PictureView).size
-        if line is None or line.path is None or room.width < 2 or room.height < 2:
-            return
-        is_small = point is not None
-        wish = PictureWish(
+        if line is None or line.path is None:
+            return None
+        return PictureWish(
             key=line.image,
             path=str(line.path),
             project=str(self.folder / "project.toml"),
             mask=str(line.mask or ""),
-            view=view,
-            width=0 if is_small else room.width,
-            height=0 if is_small else room.height * 2,
-            point=point,
         )
-        self._decoder.wish(wish)
 
     def _show_state(self) -> None:
         if self.is_mounted:

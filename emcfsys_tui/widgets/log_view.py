@@ -14,6 +14,7 @@ from emcfsys_engine.errors import printable
 from emcfsys_tui.keys import quiet
 from emcfsys_tui.values import Tone
 from emcfsys_tui.widgets.rows import Column, Row, Rows
+from emcfsys_tui.widgets.text_input import TextInput
 
 Line = tuple[str, str, str]  # time, text, tone
 
@@ -38,7 +39,7 @@ class LogView(Vertical):
     def compose(self) -> ComposeResult:
         """Title, filter, lines."""
         yield Static(classes="section", markup=False)
-        yield Input(placeholder="only lines with …  esc ends", id="log-filter", compact=True)
+        yield TextInput(placeholder="only lines with …  esc ends", id="log-filter", compact=True)
         columns = (Column(title="time", width=8), Column(title="what"))
         yield Rows(columns, titles=False, empty="Nothing was said yet.")
 

@@ -54,7 +54,7 @@ class PictureBox(Vertical):
         view = self.query_one(PictureView)
         app = cast("EmcfApp", self.app)
         view.colours = themes.class_colours(app.theme, dark=app.current_theme.dark)
-        view.true_colour = app.settings.pictures == "colour"
+        view.show_as(app.settings.pictures)
         self._show_words()
 
     def next_overlay(self, *, has_prediction: bool) -> None:

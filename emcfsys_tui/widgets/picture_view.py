@@ -11,13 +11,15 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import BindingType
+from textual.geometry import Region
 from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
 from emcfsys_tui.keys import quiet
-from emcfsys_tui.values import Picture
+from emcfsys_tui.values import Drawing, Picture
+from emcfsys_tui.widgets.graphic import Graphic, cell_px, kind_of, written_lines
 
 _UNLABELLED = 255
 _GREYS = 12  # fewer steps than the terminal has: neighbours become equal, and cost no bytes
@@ -45,7 +47,7 @@ class PictureView(Widget, can_focus=True):
     overlay: reactive[bool] = reactive(True)
     strength: reactive[int] = reactive(0)
     only_class: reactive[int | None] = reactive(None)
-    pointer: reactive[tuple[int, int] | None] = reactive(None)  # cell
+    pointer: reactive[tuple[int, int] | None] = reactive(None, repaint=False)  # cell
     colours: reactive[Colours] = reactive(())
     true_colour: reactive[bool] = reactive(False)
     hint: reactive[str] = reactive("")
@@ -63,6 +65,81 @@ class PictureView(Widget, can_focus=True):
         def __init__(self, pixel: tuple[int, int]) -> None:
             self.pixel = pixel
             super().__init__()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._graphic: Graphic | None = None
+        self._overwritten: set[int] = set()  # lines of the screen, since the graphic was placed
+        self._removal = ""  # of the graphic before
+
+    def show_as(self, pictures: str) -> None:
+        """Show pictures as the person's settings say: grey, colour, sixel or kitty."""
+        self.true_colour = pictures == "colour"
+        kind = kind_of(pictures)
+        self._graphic = Graphic(kind) if kind else None
+
+    @property
+    def drawing(self) -> Drawing | None:
+        """How the terminal's own pixels shall be made; None where half-blocks are all there is."""
+        if self._graphic is None:
+            return None
+        return Drawing(
+            kind=self._graphic.kind,
+            cell_px=cell_px(),
+            colours=tuple(self.colours),
+            share=_OPACITIES[self.strength] if self.overlay else 0.0,
+            only_class=self.only_class,
+        )
+
+    def lay(self, update: object, *, is_free: bool) -> str:
+        """Return what keeps the graphic over its half-blocks, after the screen was drawn anew.
+
+        `is_free`: nothing lies over this screen, or over this part of it.
+        """
+        graphic, cells = self._graphic, self._cells_shown()
+        if graphic is None:
+            return ""
+        removal, self._removal = self._removal, ""
+        if cells.area:
+            self._overwritten |= written_lines(update, cells)
+        is_right = self.picture is not None and self.picture.drawing == self.drawing
+        if not (is_free and cells.area and graphic.data and is_right):
+            is_covered = graphic.kind == "sixel" and cells.area  # what is over it wrote its cells
+            return removal if is_covered else removal + graphic.remove()
+        written, self._overwritten = self._overwritten, set()
+        return removal + graphic.place(cells, written, self.pointer)
+
+    def take_away(self) -> str:
+        """Return what removes the graphic of a view that is gone."""
+        return self._removal + (self._graphic.remove() if self._graphic is not None else "")
+
+    def watch_picture(self, picture: Picture | None) -> None:
+        """Take its graphic, too."""
+        if self._graphic is not None:
+            self._removal += self._graphic.update(picture.graphic if picture is not None else b"")
+
+    def watch_overlay(self) -> None:
+        """Draw it anew."""
+        self._ask_graphic()
+
+    def watch_strength(self) -> None:
+        """Draw it anew."""
+        self._ask_graphic()
+
+    def watch_only_class(self) -> None:
+        """Draw it anew."""
+        self._ask_graphic()
+
+    def watch_colours(self) -> None:
+        """Draw it anew."""
+        self._ask_graphic()
+
+    def watch_pointer(self, before: tuple[int, int] | None, now: tuple[int, int] | None) -> None:
+        """Draw two cells anew, not the picture."""
+        left, top = self._margins()
+        cells = [Region(left + at[0], top + at[1], 1, 1) for at in (before, now) if at is not None]
+        if cells:
+            self.refresh(*cells)
 
     def on_resize(self) -> None:
         """Ask for a picture of the new size."""
@@ -145,6 +222,22 @@ class PictureView(Widget, can_focus=True):
         cells = self._cells(shown, row)
         segments = [Segment(" " * left, base), *cells]
         return Strip(segments).crop_extend(0, width, base)
+
+    def _cells_shown(self) -> Region:
+        """Return where on the screen the picture is; nothing while it is out of sight."""
+        shown = self.picture
+        if shown is None or not shown.grey or not self.is_attached:
+            return Region()
+        left, top = self._margins()
+        size = (shown.width, (shown.height + 1) // 2)
+        region = self.region
+        is_whole = size[0] <= region.width and size[1] <= region.height
+        return Region(region.x + left, region.y + top, *size) if is_whole else Region()
+
+    def _ask_graphic(self) -> None:
+        shown = self.picture
+        if self._graphic is not None and shown is not None and shown.grey:
+            self.post_message(self.Wanted(shown.view_px if self._is_zoomed() else None))
 
     def _cells(self, shown: Picture, row: int) -> list[Segment]:
         upper = self._line(shown, row * 2)

@@ -72,8 +72,7 @@ class PreviewBox(Vertical):
 
     def on_mount(self) -> None:
         """Take the person's way of showing pictures."""
-        view = self.query_one(PictureView)
-        view.true_colour = cast("EmcfApp", self.app).settings.pictures != "grey"
+        self.query_one(PictureView).show_as(cast("EmcfApp", self.app).settings.pictures)
         self._show()
 
     @property
@@ -200,5 +199,6 @@ class PreviewBox(Vertical):
             height=room.height * 2,
             point=point,
             is_strip=True,
+            drawing=self.query_one(PictureView).drawing,
         )
         self.post_message(self.Wanted(wish))

@@ -19,6 +19,7 @@ from emcfsys_tui.keys import quiet, shown
 from emcfsys_tui.messages import TabWanted
 from emcfsys_tui.widgets.choice import Choice
 from emcfsys_tui.widgets.pane import Pane
+from emcfsys_tui.widgets.text_input import TextInput
 
 PRESETS = {
     "quick": "minutes: is it promising?",
@@ -77,7 +78,7 @@ class FormLine(Horizontal):
         if self.field.choices:
             yield Choice(self.field.choices, self.field.value, default=self.field.default)
         else:
-            yield Input(self.field.value, placeholder=self.field.default, compact=True)
+            yield TextInput(self.field.value, placeholder=self.field.default, compact=True)
         yield Static(self._remark(), classes="field-remark", markup=False)
 
     def watch_fault(self, fault: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from textual._xterm_parser import XTermParser
 from textual.app import App, ComposeResult
 from textual.widgets import Static
 
@@ -14,11 +15,12 @@ from emcfsys_tui.values import Picture
 from emcfsys_tui.widgets.chart import Chart, Curve
 from emcfsys_tui.widgets.picture_view import PictureView
 from emcfsys_tui.widgets.rows import Column, Row, Rows
+from emcfsys_tui.widgets.text_input import TextInput
 from emcfsys_tui.words import fitted
 
 
 class _Stage(App[None]):
-    def __init__(self, widget: Static | Rows | Chart | PictureView) -> None:
+    def __init__(self, widget: Static | Rows | Chart | PictureView | TextInput) -> None:
         super().__init__()
         self.widget = widget
 
@@ -128,3 +130,16 @@ def test_no_file_name_of_this_package_is_a_junk_drawer() -> None:
     root = Path(__file__).resolve().parents[2] / "emcfsys_tui"
     names = {file.stem for file in root.rglob("*.py")}
     assert not names & {"utils", "helpers", "common"}
+
+
+async def test_characters_typed_right_after_a_backspace_in_one_burst_are_kept() -> None:
+    box = TextInput()
+    app = _Stage(box)
+    async with app.run_test() as pilot:
+        box.focus()
+        await pilot.pause()
+        for event in XTermParser().feed("trains\x7fed\x1b[D\x1b[D-\x1b[Hre\x7f\x7f_"):
+            app.post_message(event)  # all at once, as one read of a slow line brings them
+        await pilot.pause()
+        await pilot.pause()
+        assert box.value == "_train-ed"
