@@ -98,9 +98,9 @@ class DataPane(PicturePane):
         ),
     ]
 
-    images: reactive[tuple[ImageRow, ...]] = reactive((), always_update=True)
-    check_state: reactive[CheckState] = reactive(CheckState(running=True))
-    wanted: reactive[str] = reactive("")
+    images: reactive[tuple[ImageRow, ...]] = reactive((), always_update=True, repaint=False)
+    check_state: reactive[CheckState] = reactive(CheckState(running=True), repaint=False)
+    wanted: reactive[str] = reactive("", repaint=False)
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

@@ -80,8 +80,8 @@ class HotFolderPane(PicturePane):
         quiet("j", "job", "Its job", "hot.job", "Show the watch in Jobs"),
     ]
 
-    hot: reactive[HotState] = reactive(HotState())
-    follows: reactive[bool] = reactive(True)
+    hot: reactive[HotState] = reactive(HotState(), repaint=False)
+    follows: reactive[bool] = reactive(True, repaint=False)
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

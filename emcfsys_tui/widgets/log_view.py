@@ -32,9 +32,9 @@ class LogView(Vertical):
         quiet("escape", "drop_filter", "Show all lines again", "log.drop_filter"),
     ]
 
-    lines: reactive[tuple[Line, ...]] = reactive((), always_update=True)
-    heading: reactive[str] = reactive("log")
-    wanted: reactive[str] = reactive("")
+    lines: reactive[tuple[Line, ...]] = reactive((), always_update=True, repaint=False)
+    heading: reactive[str] = reactive("log", repaint=False)
+    wanted: reactive[str] = reactive("", repaint=False)
 
     def compose(self) -> ComposeResult:
         """Title, filter, lines."""

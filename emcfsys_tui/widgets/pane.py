@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Pane(Vertical):
     """One tab of a project."""
 
-    is_shown: reactive[bool] = reactive(False)
-    queue_state: reactive[QueueState] = reactive(QueueState())
+    is_shown: reactive[bool] = reactive(False, repaint=False)
+    queue_state: reactive[QueueState] = reactive(QueueState(), repaint=False)
 
     def __init__(self, folder: Path) -> None:
         super().__init__()

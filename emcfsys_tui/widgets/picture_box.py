@@ -31,11 +31,11 @@ class PictureBox(Vertical):
     Screen.-wide PictureBox { width: 8fr; }
     """
 
-    picture: reactive[Picture | None] = reactive(None)
-    image_name: reactive[str] = reactive("")
-    point: reactive[str] = reactive("")
-    counts: reactive[str] = reactive("")
-    mode: reactive[str] = reactive("labels")  # labels | prediction | bare
+    picture: reactive[Picture | None] = reactive(None, repaint=False)
+    image_name: reactive[str] = reactive("", repaint=False)
+    point: reactive[str] = reactive("", repaint=False)
+    counts: reactive[str] = reactive("", repaint=False)
+    mode: reactive[str] = reactive("labels", repaint=False)  # labels | prediction | bare
 
     @property
     def shows_prediction(self) -> bool:
@@ -106,10 +106,10 @@ class PictureBox(Vertical):
         if not self.is_mounted:
             return
         name = printable(self.image_name)
-        self.query_one("#picture-title", Static).update(f"─ {name} {'─' * 200}")
-        self.query_one("#picture-legend", Static).update(self._legend())
+        self.query_one("#picture-title", Static).update(f"─ {name} {'─' * 200}", layout=False)
+        self.query_one("#picture-legend", Static).update(self._legend(), layout=False)
         point = self.point or self._facts()
-        self.query_one("#picture-point", Static).update(f" {point}")
+        self.query_one("#picture-point", Static).update(f" {point}", layout=False)
 
     def _facts(self) -> str:
         shown = self.picture

@@ -52,10 +52,10 @@ class PreviewBox(Vertical):
         quiet("minus", "zoom(2.0)", "Zoom out", "preview.zoom_out"),
     ]
 
-    detail: reactive[RunDetail | None] = reactive(None)
-    step: reactive[int | None] = reactive(None)  # None: the newest
-    image: reactive[str] = reactive("")
-    point: reactive[str] = reactive("")
+    detail: reactive[RunDetail | None] = reactive(None, repaint=False)
+    step: reactive[int | None] = reactive(None, repaint=False)  # None: the newest
+    image: reactive[str] = reactive("", repaint=False)
+    point: reactive[str] = reactive("", repaint=False)
 
     class Wanted(Message):
         """A picture is wanted from the decoder."""

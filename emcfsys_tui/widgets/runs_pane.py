@@ -131,7 +131,7 @@ class RunsPane(FedPane):
         quiet("delete,D", "delete", "Delete", "runs.delete", "Remove the run's folder (asks)"),
     ]
 
-    drawn: reactive[tuple[str, ...]] = reactive(())
+    drawn: reactive[tuple[str, ...]] = reactive((), repaint=False)
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

@@ -59,7 +59,7 @@ class Submitted(Message, bubble=False):
 class FormLine(Horizontal):
     """One key: its name, a value to type or choose, and what is wrong with it."""
 
-    fault: reactive[str] = reactive("")
+    fault: reactive[str] = reactive("", repaint=False)
 
     class Edited(Message):
         """The value is another one."""
@@ -144,8 +144,8 @@ class TrainPane(Pane):
         quiet("escape", "leave_field", "Leave the field", "train.leave"),
     ]
 
-    form: reactive[ProjectForm] = reactive(ProjectForm())
-    verdict: reactive[Verdict] = reactive(Verdict())
+    form: reactive[ProjectForm] = reactive(ProjectForm(), repaint=False)
+    verdict: reactive[Verdict] = reactive(Verdict(), repaint=False)
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
