@@ -21,6 +21,7 @@ MOST_BYTES = 250_000  # of one picture: a fifth of a second on a line of 10 Mbit
 _QUALITIES = ((1, 64), (1, 24), (2, 64), (2, 24), (3, 24), (4, 16), (6, 12), (8, 8))
 _BITS = np.array([1, 2, 4, 8, 16, 32], np.uint8)
 _BAND_PX = 6
+_NEARLY_GREY = 12  # between the strongest and the weakest of red, green, blue
 _RUN = re.compile(rb"(.)\1{3,255}", re.DOTALL)
 _END = b"\x1b\\"
 
@@ -42,11 +43,11 @@ def sixel_of(picture: Image.Image, row_px: int, *, most_bytes: int = MOST_BYTES)
     Source: DEC, VT330/VT340 Programmer Reference Manual, volume 2, chapter 14.
     """
     for block_px, num_colours in _QUALITIES:
-        small = _reduced(picture, block_px).quantize(num_colours, dither=Image.Dither.NONE)
-        ids = np.asarray(small).repeat(block_px, 0).repeat(block_px, 1)
+        small, palette = _indexed(_reduced(picture, block_px), num_colours)
+        ids = small.repeat(block_px, 0).repeat(block_px, 1)
         ids = ids[: picture.height, : picture.width]
         found = b""
-        for row in _sixel_rows(ids, np.array(small.getpalette()).reshape(-1, 3), row_px):
+        for row in _sixel_rows(ids, palette, row_px):
             found += row
             if len(found) > most_bytes:
                 break
@@ -61,7 +62,9 @@ def png_of(picture: Image.Image, *, most_bytes: int = MOST_BYTES) -> bytes:
     Source: kitty's terminal graphics protocol, f=100.
     """
     for block_px, num_colours in _QUALITIES:
-        small = _reduced(picture, block_px).quantize(num_colours, dither=Image.Dither.NONE)
+        ids, palette = _indexed(_reduced(picture, block_px), num_colours)
+        small = Image.fromarray(ids).convert("P")
+        small.putpalette(palette.tobytes())
         stream = io.BytesIO()
         small.save(stream, "PNG", optimize=True)
         if (found := base64.standard_b64encode(stream.getvalue())) and len(found) <= most_bytes:
@@ -75,12 +78,34 @@ def _reduced(picture: Image.Image, block_px: int) -> Image.Image:
     return picture if block_px == 1 else picture.resize(small, Image.Resampling.BOX)
 
 
+def _indexed(picture: Image.Image, num_colours: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a picture in few colours; greys stay grey, so that no class is seen where none is.
+
+    Shapes: H×W indices into N×3 red, green, blue; both uint8.
+    """
+    rgb = np.asarray(picture)
+    is_coloured = rgb.max(axis=2) - rgb.min(axis=2) > _NEARLY_GREY
+    num_greys = -(-num_colours // 2) if is_coloured.any() else num_colours
+    greys = rgb.mean(axis=2)
+    low, high = float(greys.min()), float(greys.max())
+    steps = np.linspace(low, high, num_greys).round().astype(np.uint8)
+    ids = np.rint((greys - low) * (num_greys - 1) / max(high - low, 1.0)).astype(np.uint8)
+    palette = np.repeat(steps[:, None], 3, axis=1)
+    if is_coloured.any():
+        line = Image.fromarray(rgb[is_coloured][None])
+        few = line.quantize(num_colours - num_greys, dither=Image.Dither.NONE)
+        ids[is_coloured] = np.asarray(few)[0] + num_greys
+        colours = np.array(few.getpalette(), np.uint8).reshape(-1, 3)
+        palette = np.concatenate([palette, colours])
+    return ids, palette
+
+
 def _sixel_rows(ids_HW: np.ndarray, palette: np.ndarray, row_px: int) -> Iterator[bytes]:
     for top in range(0, ids_HW.shape[0], row_px):
         row = ids_HW[top : top + row_px]
         height, width = row.shape
         used = np.unique(row)
-        percents = np.rint(palette[used] * 100 / 255).astype(int)
+        percents = np.rint(palette[used] * (100 / 255)).astype(int)
         # 1: pixels that are not drawn keep what they show. A pixel is as high as wide.
         head = b'\x1bP0;1;0q"1;1;%d;%d' % (width, height)
         colours = (

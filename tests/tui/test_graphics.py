@@ -95,12 +95,21 @@ def test_a_decoded_sixel_picture_is_the_picture(
     width: int, height: int, cell: int, num_colours: int, seed: int
 ) -> None:
     chance = np.random.default_rng(seed)
-    palette = chance.integers(0, 256, (num_colours, 3), np.uint8)
+    palette = np.repeat(chance.integers(0, 256, (num_colours, 1), np.uint8), 3, axis=1)
     pixels = palette[chance.integers(0, num_colours, (height, width))]
     text = sixel_of(Image.fromarray(pixels), cell, most_bytes=10**6).decode()
     assert len(_SIXEL.findall(text)) == -(-height // cell)
     far = np.abs(_sixel_picture(text).astype(int) - pixels)
-    assert far.max() <= 8  # sixel says colours in percent; 64 of them are one median cut away
+    assert far.max() <= 4  # 64 greys are 4 apart at most, and sixel says colours in percent
+
+
+def test_a_grey_pixel_never_gets_the_colour_of_a_class() -> None:
+    pixels = np.asarray(_micrograph(120, 100)).copy()
+    pixels[40:60, 50:90] = (90, 160, 120)
+    text = sixel_of(Image.fromarray(pixels), 20, most_bytes=10**6).decode()
+    found = _sixel_picture(text).astype(int)
+    is_coloured = found.max(axis=2) - found.min(axis=2) > 20
+    assert is_coloured[40:60, 50:90].all() and is_coloured.sum() == 20 * 40
 
 
 def test_two_plain_colours_survive_sixel_and_kitty_unchanged() -> None:
