@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
+from emcfsys_engine.errors import printable
 from emcfsys_engine.events import (
     AnyEvent,
     Ending,
@@ -113,7 +114,7 @@ class RunHistory:
             lines=tuple(
                 LogLine(time=event.time, text=text, tone=_TONES.get(type(event), ""))
                 for event in lines
-                if (text := line_of(event))
+                if (text := _words(event))
             ),
             log=tuple(self._log_lines),
             previews=self._previews_there(),
@@ -253,6 +254,15 @@ def _stamp(file: Path) -> int:
         return file.stat().st_mtime_ns
     except OSError:
         return 0
+
+
+def _words(event: AnyEvent) -> str:
+    """Return the line of an event; of an image its name: a whole path is mostly folders."""
+    if isinstance(event, ImageDone):
+        return f"{printable(Path(event.image).name)}  {event.seconds:.2f} s"
+    if isinstance(event, ImageFailed):
+        return f"{printable(Path(event.image).name)}  {printable(event.reason)}"
+    return line_of(event)
 
 
 def _does(record: RunRecord | None) -> str:

@@ -58,6 +58,7 @@ class Chart(Widget, can_focus=True):
     smoothing: reactive[int] = reactive(0)
     window: reactive[tuple[float, float] | None] = reactive(None)
     cursor_x: reactive[float | None] = reactive(None)
+    hint: reactive[str] = reactive("Waiting for the first step")  # while there is no curve
 
     class Pointed(Message):
         """The cursor went to another x, or away."""
@@ -150,7 +151,7 @@ class Chart(Widget, can_focus=True):
         frame = self._frame
         axis = base + self.get_component_rich_style("chart--axis", partial=True)
         if frame is None:
-            text = " Waiting for the first step" if y == 1 else ""
+            text = f" {self.hint}" if y == 1 else ""
             return Strip([Segment(text, axis)]).crop_extend(0, width, base)
         if y - 1 < frame.height:
             label = self._y_label(frame, y - 1)

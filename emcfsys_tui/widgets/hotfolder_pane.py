@@ -114,6 +114,10 @@ class HotFolderPane(PicturePane):
         """The watch may wait in the queue."""
         self._show_state()
 
+    def on_resize(self) -> None:
+        """Say as much as there is room for."""
+        self._show_state()
+
     def take_focus(self) -> None:
         """The newest images first."""
         self.query_one("#newest", Rows).focus()
@@ -141,6 +145,7 @@ class HotFolderPane(PicturePane):
     def look(self) -> None:
         """Show the image under the cursor."""
         line = self._current()
+        self.query_one(PictureBox).counts = line.text if line else ""
         self.show_image(line.image if line else "")
 
     @on(Rows.Opened, "#newest")
@@ -213,11 +218,11 @@ class HotFolderPane(PicturePane):
     def _show_state(self) -> None:
         if self.is_mounted:
             self.query_one("#hot-state", Static).update(
-                _state_text(self.hot, self._job(), self.folder)
+                _state_text(self.hot, self._job(), self.size.width or 80), layout=False
             )
 
 
-def _state_text(hot: HotState, job: int | None, folder: Path) -> str:
+def _state_text(hot: HotState, job: int | None, width: int) -> str:
     look = _LOOKS.get(hot.state, f"? {hot.state.upper()}")
     if hot.state == "stopped" and job is not None:
         look = f"◐ WAITING as job {job}"
@@ -225,22 +230,37 @@ def _state_text(hot: HotState, job: int | None, folder: Path) -> str:
     model = Path(hot.model)
     name = f"{model.parent.name} {model.stem}" if model.suffix else hot.model
     detail = f" {hot.detail[hot.detail.rfind('(') :]}" if "(" in hot.detail else ""
-    first = f" {look} {hot.watch}/{detail}  → {hot.output}/  model {name}{since}"
+    first = _fitting(
+        width,
+        f" {look} {hot.watch}/{detail}  → {hot.output}/  model {name}{since}",
+        f" {look} {hot.watch}/  → {hot.output}/  model {name}{since}",
+        f" {look} {hot.watch}/  model {name}{since}",
+        f" {look} {hot.watch}/  model {name}",
+    )
     counts = (
         f" masked {hot.done:,}  trying {hot.trying:,}  failed {hot.failed:,}"
         f"  skipped {hot.skipped:,}  unlike training data {hot.unlike:,}"
     )
     lag = "–" if hot.median_lag_s is None else f"{hot.median_lag_s:.2f} s"
     worst = "–" if hot.worst_lag_s is None else f"{hot.worst_lag_s:.1f} s"
-    speed = (
-        f" images/min {hot.images_per_min:.1f} {sparkline(hot.rates[-16:], low=0.0)}"
-        f"   lag median {lag} worst {worst} {sparkline(hot.lags[-16:], low=0.0)}"
+    speed = _fitting(
+        width,
+        *(
+            f" images/min {hot.images_per_min:.1f} {sparkline(hot.rates[-num:], low=0.0)}"
+            f"   lag median {lag} worst {worst} {sparkline(hot.lags[-num:], low=0.0)}"
+            for num in (16, 8)
+        ),
     )
     if not hot.configured:
         return f" {hot.fault}\n\n" if hot.fault else " ○ no hot folder in project.toml\n\n"
     if hot.fault:
         speed = f" ✗ {hot.fault}"
     return "\n".join(printable(line) for line in (first, counts, speed))
+
+
+def _fitting(width: int, *lines: str) -> str:
+    """Return the first line that is not too long, else the last."""
+    return next((line for line in lines if len(line) <= width), lines[-1])
 
 
 def _hint(hot: HotState) -> str:

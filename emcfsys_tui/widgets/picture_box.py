@@ -127,12 +127,14 @@ class PictureBox(Vertical):
         if shown is None or not shown.ids or self.mode == "bare" or not view.colours:
             word = "bare image (o: labels)" if self.mode == "bare" else "no labels"
             return Text(f" {word if shown is not None and shown.grey else ''}", no_wrap=True)
-        text = Text(f" {self.mode}:", no_wrap=True, overflow="ellipsis")
+        names = [name for value, name in shown.classes if value or view.only_class is not None]
+        is_long = sum(len(name) + 3 for name in names) + len(self.mode) + 2 > self.size.width - 1
+        text = Text(" " if is_long else f" {self.mode}: ", no_wrap=True, overflow="ellipsis")
         for place, (value, name) in enumerate(shown.classes):
             if value == 0 and view.only_class is None:
                 continue
             is_shown = view.only_class in (None, value)
             red, green, blue = view.colours[place % len(view.colours)]
-            text.append(" ■" if is_shown else " □", Style.parse(f"rgb({red},{green},{blue})"))
-            text.append(f" {printable(name)}")
+            text.append("■" if is_shown else "□", Style.parse(f"rgb({red},{green},{blue})"))
+            text.append(f" {printable(name)} ")
         return text

@@ -19,7 +19,7 @@ RUN_COLUMNS = (
     Column(title="step", width=14, right=True),
     Column(title="left", width=7, right=True),
     Column(title="network", cut="middle", hide_below=70),
-    Column(title="why", hide_below=110),
+    Column(title="why, or since", hide_below=110),
 )
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

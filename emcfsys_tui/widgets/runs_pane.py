@@ -432,7 +432,9 @@ class RunsPane(FedPane):
     def _show_details(self) -> None:
         details = [self._details[name] for name in self.drawn if name in self._details]
         for chart_id, curves in self._curves(details).items():
-            self._to_draw.append((self.query_one(f"#{chart_id}", Chart), curves))
+            chart = self.query_one(f"#{chart_id}", Chart)
+            chart.hint = self._chart_hint()
+            self._to_draw.append((chart, curves))
         self._draw_next()
         rows = self.query_one("#runs", Rows)
         current = self._details.get(rows.current.key) if rows.current else None
@@ -445,6 +447,15 @@ class RunsPane(FedPane):
             log.lines = tuple(("", line, "") for line in current.log)
         else:
             log.lines = tuple((clock(line.time), line.text, line.tone) for line in current.lines)
+
+    def _chart_hint(self) -> str:
+        """Return why there is no curve."""
+        kinds = {run.does for run in self._runs if run.id in self.drawn}
+        if kinds == {"watch"}:
+            return "A watch has no curves: 4 shows what came"
+        if kinds == {"predict"}:
+            return "A prediction has no curves: its log is below"
+        return "Waiting for the first step"
 
     def _draw_next(self, *, again: bool = False) -> None:
         """Hand one chart its curves, the next one a moment later: no tick draws two."""
