@@ -206,4 +206,6 @@ def _field_faults(error: EmcfError) -> tuple[FieldFault, ...]:
 
 def _facts(project: Project) -> str:
     classes = ", ".join(project.class_names)
-    return printable(f"{project.name}: {len(project.data)} sources, classes {classes}")
+    num = len(project.data)
+    sources = "1 source" if num == 1 else f"{num} sources"
+    return printable(f"{project.name}: {sources}, classes {classes}")

@@ -124,6 +124,7 @@ class HotFolderPane(PicturePane):
 
     def on_hot_read(self, event: HotRead) -> None:
         """Show what was read."""
+        self.query_one("#newest", Rows).empty = _hint(event.hot)  # also where there is none
         self.hot = event.hot
 
     def watch_hot(self, hot: HotState) -> None:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, cast
 
+from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 from textual.app import ComposeResult
@@ -13,6 +14,7 @@ from emcfsys_engine.errors import printable
 from emcfsys_tui import themes
 from emcfsys_tui.values import Picture
 from emcfsys_tui.widgets.picture_view import PictureView
+from emcfsys_tui.words import fitted
 
 if TYPE_CHECKING:
     from emcfsys_tui.app import EmcfApp
@@ -105,7 +107,9 @@ class PictureBox(Vertical):
     def _show_words(self) -> None:
         if not self.is_mounted:
             return
-        name = printable(self.image_name)
+        name, room = printable(self.image_name), max(8, self.size.width - 4)
+        if cell_len(name) > room:
+            name = fitted(name, room, cut="middle")
         self.query_one("#picture-title", Static).update(f"─ {name} {'─' * 200}", layout=False)
         self.query_one("#picture-legend", Static).update(self._legend(), layout=False)
         point = self.point or self._facts()

@@ -193,6 +193,8 @@ class RunsPane(FedPane):
         self._runs, self._details = event.runs, event.details
         rows = self.query_one("#runs", Rows)
         rows.empty = _EMPTY
+        for chart in self.query(Chart):
+            chart.hint = self._chart_hint()
         if is_first or not self._runs:
             self.refresh_bindings()
         self._show_rows()
@@ -432,9 +434,7 @@ class RunsPane(FedPane):
     def _show_details(self) -> None:
         details = [self._details[name] for name in self.drawn if name in self._details]
         for chart_id, curves in self._curves(details).items():
-            chart = self.query_one(f"#{chart_id}", Chart)
-            chart.hint = self._chart_hint()
-            self._to_draw.append((chart, curves))
+            self._to_draw.append((self.query_one(f"#{chart_id}", Chart), curves))
         self._draw_next()
         rows = self.query_one("#runs", Rows)
         current = self._details.get(rows.current.key) if rows.current else None
@@ -450,6 +450,8 @@ class RunsPane(FedPane):
 
     def _chart_hint(self) -> str:
         """Return why there is no curve."""
+        if not self._runs:
+            return ""
         kinds = {run.does for run in self._runs if run.id in self.drawn}
         if kinds == {"watch"}:
             return "A watch has no curves: 4 shows what came"

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input
 
+from emcfsys_engine.events import RunStarted
 from emcfsys_engine.jobs.queue import Queue
-from emcfsys_engine.run import Run
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run import Run, WatchRequest, new_run
 from emcfsys_tui.memory import remembered
 from emcfsys_tui.screens.ask import ConfirmScreen, TextScreen
 from emcfsys_tui.screens.project import ProjectScreen
@@ -252,3 +254,24 @@ async def test_a_name_with_escapes_is_shown_harmlessly(demo: Path) -> None:
     async with opened(demo, "1", size=(120, 40)) as pilot:
         await until(pilot, lambda: "evil\\x" in screen_text(pilot))
         assert "\x1b" not in screen_text(pilot)
+
+
+async def test_a_project_without_a_hot_folder_says_how_to_add_one(demo: Path) -> None:
+    file = demo / "project.toml"
+    file.write_text(file.read_text().partition("[hotfolder]")[0])
+    async with opened(demo, "4") as pilot:
+        await until(pilot, lambda: "Add to project.toml" in screen_text(pilot))
+
+
+async def test_where_nothing_ran_no_chart_waits_for_a_step(demo: Path) -> None:
+    async with opened(demo, "3") as pilot:
+        await until(pilot, lambda: "No runs yet" in screen_text(pilot))
+        assert "Waiting" not in screen_text(pilot)
+
+
+async def test_a_watch_says_why_it_has_no_curves(demo: Path) -> None:
+    request = WatchRequest(model="best", watch="incoming", output="predictions")
+    run = new_run(demo / "runs", request, project=load_project(demo))
+    say(run, RunStarted(run=run.id, does="watch"))
+    async with opened(demo, "3") as pilot:
+        await until(pilot, lambda: "4 shows what came" in screen_text(pilot))
