@@ -10,7 +10,7 @@ from emcfsys_tui.widgets.rows import Column, Row
 IMAGE_COLUMNS = (
     Column(title="", width=1),
     Column(title="image", cut="middle"),
-    Column(title="labels", cut="end", hide_below=42),
+    Column(title="labels", width=16, wide=24, cut="end", hide_below=42),
     Column(title="split", width=5),
     Column(title="px", width=10, right=True, hide_below=46),
     Column(title="nm", width=6, right=True, hide_below=66),

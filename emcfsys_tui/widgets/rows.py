@@ -20,12 +20,15 @@ from emcfsys_tui.keys import quiet
 from emcfsys_tui.values import Tone
 from emcfsys_tui.words import fitted
 
+_WIDE = 64
+
 
 class Column(msgspec.Struct, frozen=True, kw_only=True):
     """One column; width 0 takes what the others leave."""
 
     title: str
     width: int = 0
+    wide: int = 0  # its width in a list of 64 columns or more, where that differs
     right: bool = False
     cut: Literal["end", "middle", "start"] = "end"
     hide_below: int = 0  # leave it out where the list is narrower
@@ -231,17 +234,16 @@ class Rows(ScrollView, can_focus=True):
 def _share(columns: Sequence[Column], width: int) -> tuple[int, ...]:
     """Return the width of each column, 0 for those that are left out."""
     shown = [width >= column.hide_below for column in columns]
-    fixed = sum(
-        column.width + 1 for column, is_shown in zip(columns, shown, strict=True) if is_shown
-    )
+    own = [column.wide if column.wide and width >= _WIDE else column.width for column in columns]
+    fixed = sum(one + 1 for one, is_shown in zip(own, shown, strict=True) if is_shown)
     growing = [n for n, column in enumerate(columns) if shown[n] and not column.width]
     rest = max(0, width - 1 - fixed)
     widths: list[int] = []
-    for n, column in enumerate(columns):
+    for n in range(len(columns)):
         if not shown[n]:
             widths.append(0)
-        elif column.width:
-            widths.append(column.width)
+        elif own[n]:
+            widths.append(own[n])
         else:
             extra = 1 if growing.index(n) < rest % len(growing) else 0
             widths.append(max(4, rest // len(growing) + extra))

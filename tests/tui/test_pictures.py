@@ -25,6 +25,8 @@ from emcfsys_engine.run import TrainRequest, WatchRequest, new_run
 from emcfsys_tui.settings import Settings
 from emcfsys_tui.values import CheckState
 from emcfsys_tui.widgets.data_pane import DataPane
+from emcfsys_tui.widgets.hotfolder_pane import HotFolderPane
+from emcfsys_tui.widgets.picture_view import PictureView
 from emcfsys_tui.widgets.rows import Rows
 from tests.tui.conftest import made_run, opened, say, until
 
@@ -38,6 +40,7 @@ _TABS = {
     "jobs": ("5", "run-0002"),
     "models": ("6", "No"),
 }
+_WITH_PICTURE = {"data": DataPane, "hotfolder": HotFolderPane}
 _AT = 1_700_000_000.0  # when everything happened
 
 
@@ -99,6 +102,10 @@ async def _settled(pilot: Pilot[None], tab: str, word: str) -> str:
             if pane.check_state.running or not all(row.labels for row in pane.images):
                 return False
             pane.check_state = CheckState(summary="0 errors, 0 warnings in 0.3 s")
+        if tab in _WITH_PICTURE:
+            shown = pilot.app.screen.query_one(_WITH_PICTURE[tab]).query_one(PictureView).picture
+            if shown is None or not shown.ids:
+                return False
         if tab == "runs":
             pilot.app.screen.query_one("RunsPane #runs", Rows).go_to("run-0001")
         now = _plain(pilot.app.export_screenshot())
