@@ -193,8 +193,7 @@ class RunsPane(FedPane):
         self._runs, self._details = event.runs, event.details
         rows = self.query_one("#runs", Rows)
         rows.empty = _EMPTY
-        for chart in self.query(Chart):
-            chart.hint = self._chart_hint()
+        self.watch_drawn()
         if is_first or not self._runs:
             self.refresh_bindings()
         self._show_rows()
@@ -448,15 +447,20 @@ class RunsPane(FedPane):
         else:
             log.lines = tuple((clock(line.time), line.text, line.tone) for line in current.lines)
 
+    def watch_drawn(self) -> None:
+        """Say in empty charts why they are."""
+        for chart in self.query(Chart):
+            chart.hint = self._chart_hint()
+
     def _chart_hint(self) -> str:
         """Return why there is no curve."""
         if not self._runs:
             return ""
         kinds = {run.does for run in self._runs if run.id in self.drawn}
         if kinds == {"watch"}:
-            return "A watch has no curves: 4 shows what came"
+            return "A watch: 4 shows what came"
         if kinds == {"predict"}:
-            return "A prediction has no curves: its log is below"
+            return "A prediction: its log is below"
         return "Waiting for the first step"
 
     def _draw_next(self, *, again: bool = False) -> None:
