@@ -12,6 +12,7 @@ from emcfsys_engine.project import Project
 from emcfsys_engine.run import Run, WatchRequest, list_runs
 
 _RECENT_S = 300.0
+_BACKENDS = {"watching": "events", "polling": "polling"}  # by the state that tells of it
 
 
 def newest_watch(project: Project) -> Run | None:
@@ -35,9 +36,11 @@ def status_of(project: Project) -> dict[str, Any]:
     now = time.time()
     recent = [event for event in done if now - event.time < _RECENT_S]
     is_watched = watcher_of(output) is not None
+    backends = [_BACKENDS[event.state] for event in states if event.state in _BACKENDS]
     return {
         "state": (states[-1].state if states else "starting") if is_watched else "stopped",
         "detail": states[-1].detail if states else "",
+        "backend": backends[-1] if backends else None,
         "run": str(run.folder) if run else None,
         "done": counts["done"],
         "failed": counts["failed"],

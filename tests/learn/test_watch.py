@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from emcfsys_engine.commands.watch import watch
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.events import ImageDone, ImageFailed
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger, read_ledger
@@ -148,4 +150,15 @@ def test_the_status_tells_counts_and_state(hot: Hot) -> None:
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert (found["state"], found["done"], found["failed"]) == ("stopped", 1, 0)
+    assert found["backend"] == ("events" if "inotify" in found["detail"] else "polling")
+    assert found["median_lag_s"] > 0
+    assert found["images_per_min"] > 0
+    assert found["last_error"] is None
     assert subprocess.run(command, capture_output=True, check=True).stdout
+
+
+@pytest.mark.parametrize("words", [("--json",), ("--once", "--json"), ("--once", "--dry-run")])
+def test_what_a_watch_would_ignore_is_refused(hot: Hot, words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(watch, [str(hot.folder), *words])
+    assert result.exit_code == 2
+    assert not list((hot.folder / "runs").glob("*"))
