@@ -15,7 +15,7 @@ from emcfsys_engine.events import (
     RunStarted,
     WatchState,
 )
-from emcfsys_engine.hotfolder.ledger import read_ledger, watcher_of
+from emcfsys_engine.hotfolder.ledger import read_ledger, watcher_of, watching_run
 from emcfsys_engine.hotfolder.retry import ask_retry
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import Project, load_project
@@ -30,13 +30,13 @@ _LEDGER_EVERY_S = 2.0
 
 
 class HotFolderReader:
-    """Follows the newest watch of a project; called from one thread."""
+    """Follows the watch of a project, or else its newest; called from one thread."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._known_runs: dict[str, bool] = {}
         self._run: Run | None = None
-        self._events: EventReader | None = None
+        self._readers: dict[str, EventReader] = {}  # by run: one that comes back is read on
         self._newest: deque[HotLine] = deque(maxlen=_NEWEST)
         self._failures: deque[HotLine] = deque(maxlen=_NEWEST)
         self._lags: deque[float] = deque(maxlen=500)
@@ -65,8 +65,8 @@ class HotFolderReader:
         settings = project.hotfolder
         if settings.watch is None:
             return HotState()
-        self._follow_newest(project)
         output = self.folder / settings.output
+        self._follow(project, output)
         owner = watcher_of(output)
         self._count(output)
         word, detail = self._word(owner)
@@ -97,19 +97,24 @@ class HotFolderReader:
             fault=self._fault if not owner else "",
         )
 
-    def _follow_newest(self, project: Project) -> None:
+    def _follow(self, project: Project, output: Path) -> None:
+        """Read what is new of the run that watches; a newer one may have been refused."""
+        now = watching_run(output)
         newest: Run | None = None
         for run in list_runs(project.folder):
             if run.id not in self._known_runs:
                 self._known_runs[run.id] = isinstance(run.record().request, WatchRequest)
             if self._known_runs[run.id]:
                 newest = run
-        if newest is not None and (self._run is None or newest.id != self._run.id):
-            self._run, self._events = newest, EventReader(newest.events_file)
-            self._state, self._fault = None, ""
-        if self._events is not None:
-            for event in self._events.read_new():
-                self._take(event, project)
+                if run.folder == now:
+                    break
+        if newest is None:
+            return
+        if self._run is None or newest.id != self._run.id:
+            self._run, self._state, self._fault = newest, None, ""
+        reader = self._readers.setdefault(newest.id, EventReader(newest.events_file))
+        for event in reader.read_new():
+            self._take(event, project)
 
     def _take(self, event: AnyEvent, project: Project) -> None:
         if isinstance(event, RunStarted):
