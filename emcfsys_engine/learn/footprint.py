@@ -6,6 +6,7 @@ what autograd keeps for the way back is added up. Measured peaks stand beside it
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import psutil
 import torch
@@ -34,6 +35,7 @@ class Footprint:
         return self.weights + micro_batch * self.patch
 
 
+@lru_cache(maxsize=16)
 def footprint_of(spec: NetworkSpec, patch_px: int, precision: torch.dtype) -> Footprint | None:
     """Return what a training of this network on patches of P×P pixels needs; None: unknown.
 
