@@ -56,7 +56,10 @@ class _PackedConvolution(nn.Module):
         self._dilation = list(convolution.dilation)
         self._groups = convolution.groups
         self._bias = None if convolution.bias is None else convolution.bias.detach()
-        self._name, self._numbers = _ACTIVATIONS.get(type(activation), ("none", list[float]()))
+        name, numbers = "none", list[float]()
+        if activation is not None:
+            name, numbers = _ACTIVATIONS[type(activation)]
+        self._name, self._numbers = name, numbers
         self._weight = torch.ops.mkldnn._reorder_convolution_weight(
             convolution.weight.detach(), self._pads, self._stride, self._dilation, self._groups
         )
