@@ -67,9 +67,10 @@ def augment(
         images_NCHW, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
     # Shifted by one, 0 stands for "outside": grid_sample fills with zeros, in fp32 exactly.
-    shifted = ((labels_NHW + 1) % (UNLABELLED + 1))[:, None].float()
+    shifted = torch.where(labels_NHW == UNLABELLED, 0, labels_NHW + 1)[:, None].float()
     warped = F.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    labels = (warped[:, 0].to(torch.int64) - 1) % (UNLABELLED + 1)
+    labels = warped[:, 0].to(torch.int64) - 1
+    labels = torch.where(labels < 0, UNLABELLED, labels)
     return _change_grey_values(images, strengths, rng), labels
 
 
@@ -83,11 +84,12 @@ def _warp_grid(crops_NCMM: Tensor, patch_px: int, s: Strengths, rng: Generator) 
     base = torch.stack([x, y], dim=-1).expand(number, -1, -1, -1)
     grid = base @ _matrices(number, s, rng, device).transpose(1, 2)[:, None]
     if s.elastic:
-        chosen = _chance(number, 0.3, rng, device)
+        chosen = _chance(number, 0.3, rng, device).bool()
         coarse = torch.randn(number, 2, 5, 5, generator=rng, device=device)
-        field = F.interpolate(coarse, size=(patch_px,) * 2, mode="bicubic", align_corners=True)
-        size = 0.02 * s.elastic * chosen
-        grid = grid + size[:, None, None, None] * field.movedim(1, -1)
+        if chosen.any():  # bicubic fields are dear: only for the patches that are bent
+            size = (patch_px, patch_px)
+            field = F.interpolate(coarse[chosen], size=size, mode="bicubic", align_corners=True)
+            grid[chosen] += 0.02 * s.elastic * field.movedim(1, -1)
     if s.drift:  # the stage moves during the scan: rows shift sideways, more and more
         chosen = _chance(number, 0.15, rng, device)
         slope = _uniform(number, -0.06 * s.drift, 0.06 * s.drift, rng, device) * chosen
@@ -132,7 +134,7 @@ def _change_grey_values(images: Tensor, s: Strengths, rng: Generator) -> Tensor:
     if s.gamma:
         images = _with_gamma(images, s.gamma, rng)
     if s.shading:
-        images = images + _shading(images, s.shading, rng)
+        images = _with_shading(images, s.shading, rng)
     if s.curtaining:
         images = images + _curtains(images, s.curtaining, rng)
     if s.noise:
@@ -152,13 +154,18 @@ def _with_gamma(images: Tensor, strength: float, rng: Generator) -> Tensor:
     return ((images - low) / span).clamp_min(1e-4) ** power * span + low
 
 
-def _shading(images: Tensor, strength: float, rng: Generator) -> Tensor:
+def _with_shading(images: Tensor, strength: float, rng: Generator) -> Tensor:
     """Uneven illumination and charging: a smooth field of low order."""
     number, device = images.shape[0], images.device
     coarse = torch.randn(number, 1, 3, 3, generator=rng, device=device)
-    size = 0.35 * strength * _chance(number, 0.3, rng, device)
-    field = F.interpolate(coarse, size=images.shape[-2:], mode="bicubic", align_corners=True)
-    return size[:, None, None, None] * field
+    chosen = _chance(number, 0.3, rng, device).bool()
+    if not chosen.any():
+        return images
+    size = images.shape[-2:]
+    field = F.interpolate(coarse[chosen], size=size, mode="bicubic", align_corners=True)
+    images = images.clone()
+    images[chosen] += 0.35 * strength * field
+    return images
 
 
 def _curtains(images: Tensor, strength: float, rng: Generator) -> Tensor:

@@ -70,15 +70,26 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put the tensors of `optimizer_tensors` back."""
+    """Put the tensors of `optimizer_tensors` back, laid out in memory as their weights are.
+
+    A fused optimiser walks through weights, gradients and moments by their memory, not by their
+    indices: moments of another layout (files know only one) would meet the wrong weights.
+    """
+    weights = [each for group in optimizer.param_groups for each in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for full, value in tensors.items():
         prefix, _, rest = full.partition(".")
         if prefix == "optimizer":
             index, _, name = rest.partition(".")
-            state.setdefault(int(index), {})[name] = value
+            state.setdefault(int(index), {})[name] = _laid_out_as(weights[int(index)], value)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _laid_out_as(weight: Tensor, value: Tensor) -> Tensor:
+    if value.shape != weight.shape:  # a step count
+        return value
+    return torch.empty_strided(weight.size(), weight.stride(), dtype=value.dtype).copy_(value)
 
 
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.learn.fixed_padding import with_fixed_padding
 from emcfsys_engine.learn.network import SegmentationNetwork
 
 NORMALISATION = "clip to percentiles 0.5 and 99.5 of the whole image, subtract mean, divide by std"
@@ -63,9 +64,10 @@ def export_onnx(network: SegmentationNetwork, file: Path, metadata: ExportMetada
     """
     need("onnx", "onnxruntime", "onnxscript")
     plain, sizes = _prepared(network)
+    fixed = with_fixed_padding(plain)
     for free in (True, False):
         try:
-            _write_onnx(plain, file, sizes, free=free, metadata=metadata)
+            _write_onnx(fixed, file, sizes, free=free, metadata=metadata)
             difference = _onnx_difference(plain, file, sizes if free else sizes[:1])
         except Exception as error:  # exporter and runtime fail in many ways; the next try is fixed
             difference, reason = float("inf"), str(error).splitlines()[0][:200]

@@ -27,6 +27,7 @@ from emcfsys_engine.learn.network import SegmentationNetwork
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 _EPSILON = 1e-6
 _TEST_EDGE_PX = 128
+_SHORTEST_NAME = 5
 
 
 def export_bioimageio(
@@ -47,10 +48,9 @@ def export_bioimageio(
     need("bioimageio.core", "bioimageio.spec")
     with quiet(), tempfile.TemporaryDirectory(dir=file.parent) as name:
         folder = Path(name)
-        report = export_torchscript(network, folder / "weights.pt", metadata)
-        onnx = folder / "weights.onnx"
+        reports = [export_torchscript(network, folder / "weights.pt", metadata)]
         if with_onnx:
-            export_onnx(network, onnx, metadata)
+            reports.append(export_onnx(network, folder / "weights.onnx", metadata))
         _write_test_tensors(network, folder, example_HW)
         _write_documentation(folder / "README.md", metadata)
         package = folder / file.name
@@ -63,9 +63,9 @@ def export_bioimageio(
         package.replace(file)
     return ExportReport(
         file=file,
-        max_difference=report.max_difference,
-        any_size=report.any_size,
-        size_px=report.size_px,
+        max_difference=max(each.max_difference for each in reports),
+        any_size=all(each.any_size for each in reports),
+        size_px=reports[-1].size_px,
         multiple_px=network.encoder.multiple_px,
     )
 
@@ -135,7 +135,7 @@ def _description(
     url = HttpUrl(metadata.citation_url) if metadata.citation_url else None
     cite = metadata.citation or f"{metadata.name}, trained with EMCFsys"
     return spec.ModelDescr(
-        name=metadata.name,
+        name=_title(metadata.name),
         description=metadata.description,
         authors=[spec.Author(name=each) for each in metadata.authors],
         cite=[spec.CiteEntry(text=cite, url=url)] if url else [],
@@ -208,6 +208,11 @@ def _output(folder: Path, metadata: ExportMetadata) -> Any:
         test_tensor=spec.FileDescr(source=folder / "test-output.npy"),
         postprocessing=[spec.SoftmaxDescr(kwargs=spec.SoftmaxKwargs(axis=spec.AxisId("channel")))],
     )
+
+
+def _title(name: str) -> str:
+    """Return the model's name as the format wants it: of five characters at least."""
+    return name if len(name) >= _SHORTEST_NAME else f"{name} segmentation"
 
 
 def _identifier(name: str) -> str:

@@ -1,7 +1,8 @@
 """plan.json: every automatic choice of a training, with its reason, before the first step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -12,10 +13,13 @@ from emcfsys_engine.learn.augment import Strengths, strengths_of
 from emcfsys_engine.learn.backbones import defaults_for
 from emcfsys_engine.learn.data import Dataset, class_pixel_counts
 from emcfsys_engine.learn.device import choose_precision
+from emcfsys_engine.learn.footprint import Footprint, footprint_of, memory_for_training
 from emcfsys_engine.model_card import NetworkSpec
 from emcfsys_engine.project import Project
 
 FORMAT = 1
+_LEAST_FOR_BATCH_NORM = 4  # patches: below, each batch's mean and variance are too noisy
+_LEAST_PATCH_PX = 64
 
 # Patches a preset draws in all, on a CPU and on a GPU: minutes to an hour of work on either.
 _PATCHES = {
@@ -69,29 +73,33 @@ def make_plan(
     """Choose everything the project leaves open."""
     reasons: dict[str, str] = {}
     precision, reasons["precision"] = choose_precision(device)
-    patch_px = _choose_patch(project, train, device, reasons)
+    defaults = defaults_for(project.model.backbone)
     batch = project.training.batch or (16 if device.type == "cuda" else 8)
     if project.training.batch is None:
         reasons["batch"] = f"{batch} suits a {device.type} and its budget"
+    network = NetworkSpec(
+        head=project.model.head,
+        backbone=project.model.backbone,
+        in_channels=1,
+        num_classes=len(project.classes),
+        norm=defaults.norm if batch >= _LEAST_FOR_BATCH_NORM else "group",
+        drop_path=defaults.drop_path,
+        auxiliary=_choose_auxiliary(project, reasons),
+    )
+    room = Room(memory_for_training(device, processes), batch, processes, precision)
+    patch_px, micro_batch = _choose_patch(project, train, device, network, room, reasons)
+    if micro_batch < _LEAST_FOR_BATCH_NORM:
+        network = msgspec.structs.replace(network, norm="group")
     total_steps, minutes = _choose_budget(project, batch, device, reasons)
-    defaults = defaults_for(project.model.backbone)
     return Plan(
-        network=NetworkSpec(
-            head=project.model.head,
-            backbone=project.model.backbone,
-            in_channels=1,
-            num_classes=len(project.classes),
-            norm=defaults.norm if batch >= 4 else "group",
-            drop_path=defaults.drop_path,
-            auxiliary=_choose_auxiliary(project, reasons),
-        ),
+        network=network,
         device=device.type,
         precision=str(precision).removeprefix("torch."),
         threads=threads,
         processes=processes,
         patch_px=patch_px,
         batch=batch,
-        micro_batch=batch,
+        micro_batch=micro_batch,
         total_steps=total_steps,
         minutes=minutes,
         validate_every=_choose_validation(project, total_steps, reasons),
@@ -126,19 +134,68 @@ def _place_of(plan: Plan) -> str:
     return plan.device if plan.processes == 1 else f"{plan.processes} processes with {plan.device}"
 
 
+@dataclass(frozen=True)
+class Room:
+    """What bounds the size of a step."""
+
+    memory: int  # bytes, of one process
+    batch: int
+    processes: int
+    precision: torch.dtype
+
+    def micro_batch(self, footprint: Footprint) -> int:
+        """Return how many patches fit at a time, halving the batch; 0: not even one does."""
+        for micro in _halves(self.batch):
+            if footprint.of(-(-micro // self.processes)) <= self.memory:
+                return micro
+        return 0
+
+
 def _choose_patch(
-    project: Project, train: Dataset, device: torch.device, reasons: dict[str, str]
-) -> int:
-    if project.training.patch_px is not None:
-        return project.training.patch_px
+    project: Project,
+    train: Dataset,
+    device: torch.device,
+    network: NetworkSpec,
+    room: Room,
+    reasons: dict[str, str],
+) -> tuple[int, int]:
+    """Return the patch's side and how many patches go through the network at a time."""
+    fixed = project.training.patch_px
     sides = [min(train[index].labels.shape) for index in range(len(train))]
     wanted = 512 if device.type == "cuda" else 256
     typical = int(np.median(sides))
-    patch_px = max(32, min(wanted, typical // 32 * 32))
-    reasons["patch_px"] = (
-        f"{wanted} suits a {device.type}; the images' shorter side is typically {typical} px"
+    patch_px = fixed or max(32, min(wanted, typical // 32 * 32))
+    if fixed is None:
+        reasons["patch_px"] = (
+            f"{wanted} suits a {device.type}; the images' shorter side is typically {typical} px"
+        )
+    while footprint := footprint_of(network, patch_px, room.precision):
+        if micro := room.micro_batch(footprint):
+            reasons["micro_batch"] = _memory_told(footprint, room, micro)
+            return patch_px, micro
+        if fixed is not None or patch_px < 2 * _LEAST_PATCH_PX:
+            reasons["micro_batch"] = "1: it may not fit in the memory, but nothing smaller is left"
+            return patch_px, 1
+        patch_px = patch_px // 64 * 32
+        reasons["patch_px"] = f"the largest of which one fits in {room.memory / 2**30:.1f} GiB"
+    reasons["micro_batch"] = (
+        "the whole batch: what it needs cannot be counted before the first step"
     )
-    return patch_px
+    return patch_px, room.batch
+
+
+def _memory_told(footprint: Footprint, room: Room, micro: int) -> str:
+    need = footprint.of(-(-micro // room.processes)) / 2**30
+    return (
+        f"{micro} of {room.batch} patches at a time need about {need:.1f} GiB of the"
+        f" {room.memory / 2**30:.1f} GiB that a training may take here"
+    )
+
+
+def _halves(number: int) -> Iterator[int]:
+    while number:
+        yield number
+        number = (number + 1) // 2 if number > 1 else 0
 
 
 def _choose_auxiliary(project: Project, reasons: dict[str, str]) -> bool:

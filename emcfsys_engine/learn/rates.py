@@ -20,7 +20,7 @@ def make_optimizer(
     for group in groups:
         is_encoder = group["name"].startswith("encoder")
         group["lr"] = plan.encoder_lr if is_encoder else plan.decoder_lr
-    return torch.optim.AdamW(groups, fused=device.type == "cuda" or None)
+    return torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"))
 
 
 def rate_factor(plan: Plan, step: int, progress: float) -> float:

@@ -99,7 +99,7 @@ def main() -> None:
     for name in arguments.sets:
         with tempfile.TemporaryDirectory() as folder:
             found = _run_both(name, Path(folder), arguments)
-        shown = "   ".join(f"{who} {_told(mean, each)}" for who, (mean, each) in found.items())
+        shown = "   ".join(f"{who} {told(mean, each)}" for who, (mean, each) in found.items())
         print(f"{name:12} {shown}", flush=True)
         if len(found) == 2:
             ours_minus_careful.append(found["ours"][0] - found["careful"][0])
@@ -130,7 +130,7 @@ def _run_both(
         if process.returncode:
             raise SystemExit(f"{each} on {name} ended with {process.returncode}")
         if each == "ours":
-            _predict(Path(answer.strip().splitlines()[-1]), SETS[name], folder / "ours")
+            predict(Path(answer.strip().splitlines()[-1]), SETS[name], folder / "ours")
         found[each] = score(SETS[name], folder / each)
     return found
 
@@ -167,7 +167,7 @@ def write_project(data: DataSet, folder: Path, seed: int) -> Path:
     return project
 
 
-def _predict(run: Path, data: DataSet, out: Path) -> None:
+def predict(run: Path, data: DataSet, out: Path) -> None:
     images = [str(image.resolve()) for image, _ in data.pairs(data.val)]
     command = [sys.executable, "-m", "emcfsys_engine", "predict", str(run / "best.safetensors")]
     subprocess.run([*command, *images, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
@@ -188,7 +188,7 @@ def score(data: DataSet, predictions: Path) -> tuple[float, np.ndarray]:
     return float(each[union > 0].mean()), each
 
 
-def _told(mean: float, each: np.ndarray) -> str:
+def told(mean: float, each: np.ndarray) -> str:
     return f"{mean:.3f} ({' '.join(f'{iou:.2f}' for iou in each)})"
 
 

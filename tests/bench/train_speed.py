@@ -4,14 +4,15 @@
 
 Ours: reading, sampling, cutting, augmenting, EMA, clipping, events, checkpoints in the background.
 Bare: the same network, precision, layout, loss and optimiser, with one batch already in memory.
-Validation is apart, in both. Beside them the loop of an afternoon (fp32, a DataLoader without
-workers, numpy augmentation).
+Validation is apart, in both. `--afternoon`: beside them the loop that an engineer writes in an
+afternoon (smp, albumentations, DataLoader, fp32), which needs `pip install albumentations`.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run import TrainRequest, new_run
 from emcfsys_engine.tools.demo import make_micrograph
+from tests.bench.afternoon_loop import AfternoonLoop
 from tests.bench.machine import machine_line
 
 PROJECT = """
@@ -67,32 +69,52 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--afternoon", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trainer(Path(folder), arguments)
-        bare = _Bare(trainer)
+        loops: dict[str, Callable[[int], float]] = {}
         batches = Batches(trainer.sampler, 1, trainer.device)
-        ours_s: list[float] = []
-        bare_s: list[float] = []
+        loops["ours"] = lambda steps: _ours(trainer, batches, steps)
+        loops["bare"] = _Bare(trainer).time
+        afternoon = _afternoon(Path(folder), arguments) if arguments.afternoon else None
+        if afternoon:
+            loops["afternoon"] = afternoon.time
+        times: dict[str, list[float]] = {name: [] for name in loops}
         for number in range(arguments.rounds + 1):
-            pair = (_ours(trainer, batches, arguments.steps), bare.time(arguments.steps))
-            if number:  # the first round warms up
-                ours_s.append(pair[0])
-                bare_s.append(pair[1])
+            for name, run in loops.items():
+                seconds = run(arguments.steps)
+                if number:  # the first round warms up
+                    times[name].append(seconds)
         batches.close()
         trainer.saver.close()
-    ratios = [b / a for a, b in zip(ours_s, bare_s, strict=True)]
-    images = arguments.batch * arguments.steps
+        if afternoon:
+            afternoon.close()
     print(machine_line())
     print(
         f"unet/{arguments.backbone}, {arguments.batch} × {arguments.patch}², "
-        f"{describe(trainer.device, trainer.precision)}"
+        f"{describe(trainer.device, trainer.stepper.precision)}"
     )
-    print(f"{'loop':<12} images/s (median)")
-    print(f"{'ours':<12} {images / statistics.median(ours_s):.2f}")
-    print(f"{'bare':<12} {images / statistics.median(bare_s):.2f}")
-    low, high = min(ratios), max(ratios)
-    print(f"ours / bare  {statistics.median(ratios):.3f}  (min {low:.3f}, max {high:.3f})")
+    _print_table(times, arguments.batch * arguments.steps)
+
+
+def _print_table(times: dict[str, list[float]], images: int) -> None:
+    print(f"{'loop':<12} images/s (median)  ours / it (median, least to most)")
+    for name, seconds in times.items():
+        ratios = [other / own for own, other in zip(times["ours"], seconds, strict=True)]
+        told = f"{statistics.median(ratios):.3f}  ({min(ratios):.3f} to {max(ratios):.3f})"
+        print(f"{name:<12} {images / statistics.median(seconds):<17.2f}  {told}")
+
+
+def _afternoon(folder: Path, arguments: argparse.Namespace) -> AfternoonLoop:
+    pairs = [(file, folder / "masks" / file.name) for file in sorted((folder / "images").iterdir())]
+    return AfternoonLoop(
+        pairs,
+        backbone=arguments.backbone,
+        num_classes=3,
+        patch_px=arguments.patch,
+        batch=arguments.batch,
+    )
 
 
 def _ours(trainer: Trainer, batches: Batches, steps: int) -> float:
@@ -118,9 +140,7 @@ class _Bare:
         self.network = build_network(plan.network).to(self.device)
         self.network = self.network.to(memory_format=torch.channels_last).train()
         groups = parameter_groups(self.network, plan.weight_decay)
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=1e-4, fused=self.device.type == "cuda" or None
-        )
+        self.optimizer = torch.optim.AdamW(groups, lr=1e-4, fused=True)
         shape = (plan.batch, 1, plan.patch_px, plan.patch_px)
         images = torch.randn(shape, device=self.device)
         self.images = images.contiguous(memory_format=torch.channels_last)

@@ -1,15 +1,18 @@
 """Exported networks give the numbers of the network they came from."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.learn.export import ExportMetadata, export_onnx, export_torchscript
 from emcfsys_engine.learn.export_bioimageio import export_bioimageio, normalised
+from emcfsys_engine.learn.fixed_padding import with_fixed_padding
 from emcfsys_engine.learn.network import SegmentationNetwork, build_network
 from emcfsys_engine.learn.region_mean import RegionMean
 from emcfsys_engine.model_card import Head, NetworkSpec
@@ -62,6 +65,27 @@ def test_onnx_gives_the_same_logits_at_other_sizes(tmp_path: Path, head: Head) -
     assert "percentiles 0.5 and 99.5" in properties["normalisation"]
 
 
+@pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", "tf_mobilenetv3_small_minimal_100"])
+def test_convolutions_that_pad_by_a_constant_give_the_same_numbers(backbone: str) -> None:
+    network = network_of("unet", backbone)
+    fixed = with_fixed_padding(network)
+    assert any(isinstance(each, Conv2dSame) for each in network.modules())
+    assert not any(isinstance(each, Conv2dSame) for each in fixed.modules())
+    for size in ((64, 96), (75, 130)):
+        x_NCHW = torch.randn(1, 1, *size)
+        with torch.no_grad():
+            assert torch.equal(fixed(x_NCHW), network(x_NCHW))
+
+
+def test_the_default_backbone_is_exported_to_onnx(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    network = network_of("unet", "tf_efficientnet_lite0")
+    report = export_onnx(network, tmp_path / "net.onnx", METADATA)
+    assert report.any_size
+    assert report.max_difference < 1e-4
+
+
 def test_the_normalisation_of_a_package_clips_and_centres() -> None:
     image_NCHW = np.random.default_rng(0).normal(1000, 50, (1, 1, 64, 64)).astype(np.float32)
     image_NCHW[0, 0, 0, 0] = 65535  # a hot pixel
@@ -77,7 +101,8 @@ def test_a_bioimageio_package_is_run_by_bioimageio_core(tmp_path: Path) -> None:
     network = network_of("unet", "resnet10t")
     example_HW = np.random.default_rng(1).normal(100, 10, (70, 90)).astype(np.float32)
     file = tmp_path / "model.zip"
-    report = export_bioimageio(network, file, METADATA, example_HW=example_HW, with_onnx=False)
+    metadata = replace(METADATA, name="demo")  # the format wants five characters
+    report = export_bioimageio(network, file, metadata, example_HW=example_HW, with_onnx=False)
     assert report.file == file
     assert file.is_file()
     assert [each.name for each in tmp_path.iterdir()] == ["model.zip"]
