@@ -9,7 +9,8 @@ EmcfError                    1  something we can explain went wrong
 │   ├── DataFaults              several faults of a data set at once, one a line
 │   ├── ModelFileError          a model file that is damaged, unknown or of the future
 │   ├── WeightsError            pretrained weights that cannot be had or do not fit
-│   └── RunFolderError          a run folder that cannot be used as asked
+│   ├── RunFolderError          a run folder that cannot be used as asked
+│   └── WatchedError            an output folder that another watch writes into
 ├── RunFailedError           1  a run ended badly; the reason stands in its events
 ├── DaemonError              3  the daemon could not be reached or started
 ├── SlurmError               3  Slurm could not be reached, or refused
@@ -86,6 +87,14 @@ class WeightsError(InputError):
 
 class RunFolderError(InputError):
     """A run folder that cannot be used as asked."""
+
+
+class WatchedError(InputError):
+    """Another watch writes into this output folder; `run` is its run folder, empty if unknown."""
+
+    def __init__(self, where: Path, what: str, remedy: str, *, run: str = "") -> None:
+        super().__init__(where, what, remedy)
+        self.run = run
 
 
 class RunFailedError(EmcfError):

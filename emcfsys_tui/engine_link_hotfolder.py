@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -15,7 +16,7 @@ from emcfsys_engine.events import (
     RunStarted,
     WatchState,
 )
-from emcfsys_engine.hotfolder.ledger import read_ledger, watcher_of
+from emcfsys_engine.hotfolder.ledger import read_ledger, watcher_of, watching_run
 from emcfsys_engine.hotfolder.retry import ask_retry
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import Project, load_project
@@ -29,22 +30,30 @@ _MINUTES = 30
 _LEDGER_EVERY_S = 2.0
 
 
+@dataclass
+class _Watch:
+    """One run that watches or watched, as far as it was read."""
+
+    run: Run
+    reader: EventReader
+    state: WatchState | None = None
+    started: float | None = None
+    fault: str = ""
+
+
 class HotFolderReader:
-    """Follows the newest watch of a project; called from one thread."""
+    """Follows the watch of a project, or else its newest; called from one thread."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._known_runs: dict[str, bool] = {}
-        self._run: Run | None = None
-        self._events: EventReader | None = None
+        self._watches: dict[str, _Watch] = {}  # by run: one that comes back is read on
+        self._watch: _Watch | None = None
         self._newest: deque[HotLine] = deque(maxlen=_NEWEST)
         self._failures: deque[HotLine] = deque(maxlen=_NEWEST)
         self._lags: deque[float] = deque(maxlen=500)
         self._per_minute: dict[int, int] = {}
         self._num_unlike = 0
-        self._state: WatchState | None = None
-        self._started: float | None = None
-        self._fault = ""
         self._counts: dict[str, int] = {}
         self._counted_at = float("-inf")
         self._told: HotState | None = None
@@ -65,14 +74,15 @@ class HotFolderReader:
         settings = project.hotfolder
         if settings.watch is None:
             return HotState()
-        self._follow_newest(project)
         output = self.folder / settings.output
+        self._follow(project, output)
         owner = watcher_of(output)
         self._count(output)
         word, detail = self._word(owner)
         minute = int(time.time() // 60)
         rates = [float(self._per_minute.get(minute - n, 0)) for n in range(_MINUTES, -1, -1)]
-        request = self._run.record().request if self._run else None
+        watch = self._watch
+        request = watch.run.record().request if watch else None
         return HotState(
             configured=True,
             state=word,
@@ -80,8 +90,8 @@ class HotFolderReader:
             watch=settings.watch,
             output=settings.output,
             model=request.model if isinstance(request, WatchRequest) else settings.model,
-            run=self._run.id if self._run else "",
-            since=self._started if owner else None,
+            run=watch.run.id if watch else "",
+            since=watch.started if watch and owner else None,
             done=self._counts.get("done", 0),
             failed=self._counts.get("failed", 0),
             trying=self._counts.get("trying", 0),
@@ -94,30 +104,35 @@ class HotFolderReader:
             lags=tuple(self._lags)[-40:],
             newest=tuple(self._newest),
             failures=tuple(self._failures),
-            fault=self._fault if not owner else "",
+            fault=watch.fault if watch and not owner else "",
         )
 
-    def _follow_newest(self, project: Project) -> None:
+    def _follow(self, project: Project, output: Path) -> None:
+        """Read what is new of the run that watches; a newer one may have been refused."""
+        now = watching_run(output)
         newest: Run | None = None
         for run in list_runs(project.folder):
             if run.id not in self._known_runs:
                 self._known_runs[run.id] = isinstance(run.record().request, WatchRequest)
             if self._known_runs[run.id]:
                 newest = run
-        if newest is not None and (self._run is None or newest.id != self._run.id):
-            self._run, self._events = newest, EventReader(newest.events_file)
-            self._state, self._fault = None, ""
-        if self._events is not None:
-            for event in self._events.read_new():
-                self._take(event, project)
+                if run.folder == now:
+                    break
+        if newest is None:
+            return
+        if newest.id not in self._watches:
+            self._watches[newest.id] = _Watch(newest, EventReader(newest.events_file))
+        self._watch = self._watches[newest.id]
+        for event in self._watch.reader.read_new():
+            self._take(event, project, self._watch)
 
-    def _take(self, event: AnyEvent, project: Project) -> None:
+    def _take(self, event: AnyEvent, project: Project, watch: "_Watch") -> None:
         if isinstance(event, RunStarted):
-            self._started, self._fault = event.time, ""
+            watch.started, watch.fault = event.time, ""
         elif isinstance(event, WatchState):
-            self._state = event
+            watch.state = event
         elif isinstance(event, RunFailed):
-            self._fault = printable(event.reason)
+            watch.fault = printable(event.reason)
         elif isinstance(event, ImageDone):
             minute = int(event.time // 60)
             self._per_minute[minute] = self._per_minute.get(minute, 0) + 1
@@ -148,9 +163,9 @@ class HotFolderReader:
     def _word(self, owner: str | None) -> tuple[str, str]:
         if owner is None:
             return "stopped", ""
-        if self._state is None:
+        if self._watch is None or self._watch.state is None:
             return "starting", ""
-        return self._state.state, self._state.detail
+        return self._watch.state.state, self._watch.state.detail
 
 
 def start_watch(folder: Path) -> str:

@@ -89,10 +89,10 @@ def gather(
     found = [
         find_source(project, index, faults, notes, known) for index in range(len(project.data))
     ]
+    assign = assign_fold if fold else assign_splits
+    samples = assign(project, _named(found), notes, known, fold)
     if cache is None:
         known.save()
-    assign = assign_fold if fold else assign_splits
-    samples = assign(project, _named(found), notes, fold)
     if for_training and not faults:
         faults += _fold_faults(project, samples) if fold else _split_faults(project, samples)
     notes += _class_notes(project, samples)

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
+from emcfsys_engine.annotations.facts_cache import FactsCache
 from emcfsys_engine.annotations.splits import (
     assign_folds,
     rows_of_neighbours,
@@ -26,8 +28,19 @@ _PAIRS_LOOKED_AT = 4
 _THUMBNAIL_PX = 48
 
 
+class _Thumbnail(msgspec.Struct, frozen=True, kw_only=True):
+    """Block means of an image, float32, row by row."""
+
+    num_columns: int
+    values: bytes
+
+
 def assign_splits(
-    project: Project, samples: Sequence["Sample"], notes: list[str], fold: int = 0
+    project: Project,
+    samples: Sequence["Sample"],
+    notes: list[str],
+    cache: FactsCache,
+    fold: int = 0,
 ) -> list["Sample"]:
     """Return the samples with their splits: those of their source, or chosen where it says auto.
 
@@ -43,13 +56,13 @@ def assign_splits(
                 result[place] = replace(result[place], split=chosen)
             continue
         mine = [result[place] for place in places]
-        for local in _validation(mine, project.project.seed + index, index, notes):
+        for local in _validation(mine, project.project.seed + index, index, notes, cache):
             result[places[local]] = replace(mine[local], split="val")
     return result
 
 
 def assign_fold(
-    project: Project, samples: Sequence["Sample"], notes: list[str], fold: int
+    project: Project, samples: Sequence["Sample"], notes: list[str], cache: FactsCache, fold: int
 ) -> list["Sample"]:
     """Return the samples with their splits in one fold of training.kfold, counted from 1.
 
@@ -66,7 +79,7 @@ def assign_fold(
                 result[place] = replace(result[place], split="test")
             continue
         mine = [result[place] for place in places]
-        units = _units(mine, index, project.training.kfold, notes)
+        units = _units(mine, index, project.training.kfold, notes, cache)
         held = {
             name: frozenset().union(*(mine[local].classes for local in members))
             for name, members in units.items()
@@ -84,12 +97,12 @@ def assign_fold(
 
 
 def _units(
-    samples: Sequence["Sample"], index: int, pieces: int, notes: list[str]
+    samples: Sequence["Sample"], index: int, pieces: int, notes: list[str], cache: FactsCache
 ) -> dict[str, list[int]]:
     """Return what must stay together, by a name: groups, pieces of blocks, or single images."""
     if any(sample.group is not None for sample in samples):
         return _groups(samples)
-    blocks = _blocks(samples, index, notes)
+    blocks = _blocks(samples, index, notes, cache)
     in_blocks = {place for block in blocks for place in block}
     units = {f"{n}": [n] for n in range(len(samples)) if n not in in_blocks}
     for block in blocks:
@@ -105,7 +118,9 @@ def _groups(samples: Sequence["Sample"]) -> dict[str, list[int]]:
     return groups
 
 
-def _validation(samples: Sequence["Sample"], seed: int, index: int, notes: list[str]) -> set[int]:
+def _validation(
+    samples: Sequence["Sample"], seed: int, index: int, notes: list[str], cache: FactsCache
+) -> set[int]:
     """Return the places of the samples that are for validation."""
     if any(sample.group is not None for sample in samples):
         groups = _groups(samples)
@@ -116,7 +131,7 @@ def _validation(samples: Sequence["Sample"], seed: int, index: int, notes: list[
         chosen = split_units(held, seed)
         notes.append(f"data.{index}: validates on {_few(sorted(chosen))} of {len(groups)} groups")
         return {place for group in chosen for place in groups[group]}
-    blocks = _blocks(samples, index, notes)
+    blocks = _blocks(samples, index, notes, cache)
     in_blocks = {place for block in blocks for place in block}
     singles = [place for place in range(len(samples)) if place not in in_blocks]
     result: set[int] = set()
@@ -127,7 +142,9 @@ def _validation(samples: Sequence["Sample"], seed: int, index: int, notes: list[
     return result | {place for place in singles if samples[place].name in names}
 
 
-def _blocks(samples: Sequence["Sample"], index: int, notes: list[str]) -> list[list[int]]:
+def _blocks(
+    samples: Sequence["Sample"], index: int, notes: list[str], cache: FactsCache
+) -> list[list[int]]:
     """Return runs of samples that are neighbours in the specimen: stacks and serial sections."""
     stacks: defaultdict[str, list[int]] = defaultdict(list)
     flat: list[int] = []
@@ -140,7 +157,7 @@ def _blocks(samples: Sequence["Sample"], index: int, notes: list[str]) -> list[l
     flat += [block[0] for block in stacks.values() if len(block) == 1]
     for row in rows_of_neighbours([samples[place].name for place in flat]):
         block = [flat[n] for n in row]
-        alike = likeness([samples[place] for place in block])
+        alike = likeness([samples[place] for place in block], cache)
         if alike >= ALIKE:
             first, last = samples[block[0]].name, samples[block[-1]].name
             notes.append(
@@ -151,7 +168,7 @@ def _blocks(samples: Sequence["Sample"], index: int, notes: list[str]) -> list[l
     return blocks
 
 
-def likeness(row: Sequence["Sample"]) -> float:
+def likeness(row: Sequence["Sample"], cache: FactsCache) -> float:
     """Return the median correlation of a few neighbouring images, blurred."""
     last = len(row) - 1
     starts = sorted(
@@ -160,8 +177,8 @@ def likeness(row: Sequence["Sample"]) -> float:
     found: list[float] = []
     for start in starts:
         try:
-            first, second = (_thumbnail(row[n]) for n in (start, start + 1))
-        except InputError:
+            first, second = (_thumbnail(row[n], cache) for n in (start, start + 1))
+        except (InputError, OSError):
             return 0.0  # a damaged image is named elsewhere
         if first.shape != second.shape or not first.std() or not second.std():
             return 0.0
@@ -169,15 +186,22 @@ def likeness(row: Sequence["Sample"]) -> float:
     return float(np.median(found)) if found else 0.0
 
 
-def _thumbnail(sample: "Sample") -> np.ndarray:
+def _thumbnail(sample: "Sample", cache: FactsCache) -> np.ndarray:
     """Return block means, with the slow shading of the illumination taken away."""
+    key = f"neighbours' thumbnail:{sample.image.plane}"
+    known = cache.get(sample.image.path, key, _Thumbnail)
+    if known is not None:
+        return np.frombuffer(known.values, np.float32).reshape(-1, known.num_columns)
     grey = to_grey(read_micrograph(sample.image).pixels)
     step = max(1, min(grey.shape) // _THUMBNAIL_PX)
     rows, columns = grey.shape[0] // step, grey.shape[1] // step
     cut = grey[: rows * step, : columns * step].astype(np.float32)
     small = np.nan_to_num(cut).reshape(rows, step, columns, step).mean(axis=(1, 3))
     slow = small.mean(axis=0, keepdims=True) + small.mean(axis=1, keepdims=True) - small.mean()
-    return small - slow
+    flat = (small - slow).astype(np.float32)
+    known = _Thumbnail(num_columns=columns, values=flat.tobytes())
+    cache.put(sample.image.path, key, known)
+    return flat
 
 
 def _few(names: Sequence[str]) -> str:

@@ -37,6 +37,10 @@ def watch(
 
     Example: emcfsys-engine watch projects/demo --set hotfolder.watch=/mnt/microscope
     """
+    if once + dry_run + status + retry > 1:
+        raise click.UsageError("Name one of --once, --dry-run, --status and --retry")
+    if as_json and not (dry_run or status):
+        raise click.UsageError("--json goes with --status or --dry-run")
     loaded = load_project(project, overrides)
     if status:
         found = status_of(loaded)

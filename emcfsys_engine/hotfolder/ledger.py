@@ -18,7 +18,7 @@ from typing import Literal
 
 import msgspec
 
-from emcfsys_engine.errors import InputError
+from emcfsys_engine.errors import InputError, WatchedError
 from emcfsys_engine.hotfolder.full_disk import DiskFullError
 from emcfsys_engine.mounts import file_system_of, is_network
 
@@ -66,7 +66,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 class Ledger:
     """The seen files of one output folder; one watcher at a time.
 
-    Raises: InputError if another watcher has it, or if the file is damaged or of a newer version.
+    Raises: WatchedError if another watcher has it; InputError if the file is damaged or of a newer
+    version.
     """
 
     def __init__(self, output: Path, *, owner: str) -> None:
@@ -129,6 +130,17 @@ def read_ledger(output: Path) -> list[Entry]:
 
 def watcher_of(output: Path) -> str | None:
     """Tell who watches into an output folder now, or None."""
+    found = _holder(output)
+    return found[0] if found else None
+
+
+def watching_run(output: Path) -> Path | None:
+    """Return the folder of the run that watches into an output folder now, if it is known."""
+    found = _holder(output)
+    return Path(found[1]) if found and found[1] else None
+
+
+def _holder(output: Path) -> tuple[str, str] | None:
     try:
         descriptor = os.open(output / FOLDER / "watch.lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -175,24 +187,25 @@ def _lock(file: Path, owner: str) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        other = _owner(descriptor)
+        other, run = _owner(descriptor)
         os.close(descriptor)
         what = f"is watched already, by {other}"
-        raise InputError(
-            file.parent.parent, what, "Stop that watch, or use another output"
-        ) from None
+        remedy = "Stop that watch, or use another output"
+        raise WatchedError(file.parent.parent, what, remedy, run=run) from None
     record = {"owner": owner, "pid": os.getpid(), "host": socket.gethostname()}
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(record).encode(), 0)
     return descriptor
 
 
-def _owner(descriptor: int) -> str:
+def _owner(descriptor: int) -> tuple[str, str]:
+    """Return who has a lock, in words, and its run folder; it is empty where that is unknown."""
     try:
         record = json.loads(os.pread(descriptor, 4096, 0))
-        return f"{record['owner']} (process {record['pid']} on {record['host']})"
+        told = f"{record['owner']} (process {record['pid']} on {record['host']})"
+        return told, str(record["owner"])
     except (ValueError, KeyError, TypeError):
-        return "another process"
+        return "another process", ""
 
 
 def _open(file: Path) -> sqlite3.Connection:

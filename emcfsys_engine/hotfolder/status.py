@@ -7,15 +7,19 @@ from typing import Any
 
 from emcfsys_engine.errors import printable
 from emcfsys_engine.events import ImageDone, ImageFailed, WatchState
-from emcfsys_engine.hotfolder.ledger import read_ledger, watcher_of
+from emcfsys_engine.hotfolder.ledger import read_ledger, watcher_of, watching_run
 from emcfsys_engine.project import Project
 from emcfsys_engine.run import Run, WatchRequest, list_runs
 
 _RECENT_S = 300.0
+_BACKENDS = {"watching": "events", "polling": "polling"}  # by the state that tells of it
 
 
-def newest_watch(project: Project) -> Run | None:
-    """Return the newest watch run of a project."""
+def watch_of(project: Project) -> Run | None:
+    """Return the run that watches a project's folder now, else its newest watch."""
+    folder = watching_run(project.folder / project.hotfolder.output)
+    if folder is not None:
+        return Run(folder)
     for run in reversed(list_runs(project.folder)):
         if isinstance(run.record().request, WatchRequest):
             return run
@@ -25,7 +29,7 @@ def newest_watch(project: Project) -> Run | None:
 def status_of(project: Project) -> dict[str, Any]:
     """Return state, backend, counts, lag, images a minute and the last error."""
     output = project.folder / project.hotfolder.output
-    run = newest_watch(project)
+    run = watch_of(project)
     events = run.events() if run else []
     states = [event for event in events if isinstance(event, WatchState)]
     done = [event for event in events if isinstance(event, ImageDone)]
@@ -35,9 +39,11 @@ def status_of(project: Project) -> dict[str, Any]:
     now = time.time()
     recent = [event for event in done if now - event.time < _RECENT_S]
     is_watched = watcher_of(output) is not None
+    backends = [_BACKENDS[event.state] for event in states if event.state in _BACKENDS]
     return {
         "state": (states[-1].state if states else "starting") if is_watched else "stopped",
         "detail": states[-1].detail if states else "",
+        "backend": backends[-1] if backends else None,
         "run": str(run.folder) if run else None,
         "done": counts["done"],
         "failed": counts["failed"],

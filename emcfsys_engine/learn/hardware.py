@@ -33,7 +33,7 @@ def _no_gpu(built_for: str | None) -> Diagnosis:
         return Diagnosis(
             what="GPU", state="fail", found="a driver, but torch for the CPU", remedy=remedy
         )
-    remedy = "Trainings run on the processor: minutes for small sets, hours for large ones"
+    remedy = "Trainings here use the processor: minutes for small sets, hours for large ones"
     return Diagnosis(what="GPU", state="warn", found="none", remedy=remedy)
 
 

@@ -22,6 +22,7 @@ from emcfsys_engine.learn.device import choose_threads
 from emcfsys_engine.learn.predict import Predictor
 from emcfsys_engine.learn.watch import Desk, Handled, Task, sync
 from emcfsys_engine.learn.watch_measure import Measurements
+from emcfsys_engine.learn.watch_turn import take_folder
 from emcfsys_engine.learn.working import Worker, say_ending
 from emcfsys_engine.project import Project
 from emcfsys_engine.run import WatchRequest
@@ -41,8 +42,9 @@ def execute(worker: Worker) -> int:
     if not isinstance(request, WatchRequest) or project is None:
         raise RunFolderError(worker.run.record_file, "is no watch", "Watch anew")
     torch.set_num_threads(choose_threads(project.compute.threads))
-    output = Path(request.output)
-    ledger = Ledger(output, owner=str(worker.run.folder))
+    ledger = take_folder(worker, request)
+    if ledger is None:
+        return say_ending(worker, worker.asked() or "stopped", done=0, failed=0)
     try:
         watch = _Watch(worker, request, project, ledger)
         return watch.go_on()

@@ -88,14 +88,14 @@ def look_alikes(samples: Sequence[Sample], facts: Mapping[ImageRef, PixelFacts])
     return findings
 
 
-def scattered_sections(samples: Sequence[Sample]) -> list[Finding]:
+def scattered_sections(samples: Sequence[Sample], cache: FactsCache) -> list[Finding]:
     """Return rows of serial sections whose training and validation parts are interleaved."""
     used = [sample for sample in samples if sample.split in ("train", "val")]
     findings: list[Finding] = []
     for places in rows_of_neighbours([sample.name for sample in used]):
         row = [used[place] for place in places]
         borders = sum(before.split != after.split for before, after in pairwise(row))
-        if borders > _MOST_BORDERS and likeness(row) >= ALIKE:
+        if borders > _MOST_BORDERS and likeness(row, cache) >= ALIKE:
             what = (
                 f"{row[0].name} … {row[-1].name} are neighbours that look alike, and {borders} "
                 "times a training image lies beside a validation image"

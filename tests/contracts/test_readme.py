@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 
 from emcfsys_engine.cli import cli
-from emcfsys_engine.config import load_config
-from emcfsys_engine.project import load_project
+from emcfsys_engine.config import Config, load_config
+from emcfsys_engine.project import Project, Source, load_project
 from emcfsys_engine.run import Run
+from emcfsys_engine.slurm_settings import SlurmDefaults
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -52,6 +54,32 @@ def test_the_project_toml_of_the_readme_is_one(tmp_path: Path) -> None:
     project = load_project(tmp_path)
     assert project.name == "superalloy"
     assert project.data[0].group
+
+
+def _explained(block: str, table: str) -> set[str]:
+    """Return the words that the README's block says of one table, its comments included."""
+    section = re.split(rf"^\[+{re.escape(table)}\]+", block, flags=re.MULTILINE)[1]
+    return set(re.findall(r"\w+", re.split(r"^\[", section, flags=re.MULTILINE)[0]))
+
+
+def test_every_key_of_a_project_and_of_the_users_settings_is_explained() -> None:
+    config, _, project = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    tables = {field.name: field.type for field in msgspec.structs.fields(Project)}
+    kinds = {name: kind for name, kind in tables.items() if _is_struct(kind)}
+    assert {"model", "training", "hotfolder", "compute"} <= kinds.keys()
+    for name, kind in [*kinds.items(), ("data", Source)]:
+        keys = set(kind.__struct_fields__) - {"slurm", "labels"}  # tables of their own
+        assert keys <= _explained(project, name), f"[{name}] {keys - _explained(project, name)}"
+    for field in msgspec.structs.fields(Config):
+        if _is_struct(field.type) and field.name != "slurm":
+            keys = set(field.type.__struct_fields__)
+            assert keys <= _explained(config, field.name), field.name
+    cluster = README.partition("## On a cluster")[2].partition("\n## ")[0]
+    assert set(SlurmDefaults.__struct_fields__) <= set(re.findall(r"\w+", cluster))
+
+
+def _is_struct(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
 def test_every_option_of_help_is_explained_and_every_command_has_an_example() -> None:

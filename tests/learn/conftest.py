@@ -1,13 +1,18 @@
 """A tiny project that trains in seconds, and a model made without training."""
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
+from emcfsys_engine.cli import cli
+from emcfsys_engine.commands import predict as predict_commands
+from emcfsys_engine.commands import train as train_commands
 from emcfsys_engine.learn import worker
 from emcfsys_engine.learn.model_file import colours_for, save_model
 from emcfsys_engine.learn.network import build_network
@@ -88,6 +93,20 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     save_model(file, network, card)
     return file
+
+
+@pytest.fixture
+def engine_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """The command line, and its workers, in this process; returns what stands on stdout."""
+    for module in (predict_commands, train_commands):
+        monkeypatch.setattr(module, "run_in_foreground", run_here)
+
+    def said(*words: object) -> str:
+        result = CliRunner().invoke(cli, [str(word) for word in words], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return said
 
 
 def run_here(run: Run) -> int:

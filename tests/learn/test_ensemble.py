@@ -1,8 +1,7 @@
 """Several models as one: the mean of what each alone would say."""
 
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -11,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from emcfsys_engine.errors import ModelFileError
+from emcfsys_engine.errors import ModelFileError, RunFolderError
 from emcfsys_engine.learn.ensemble import merged
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.network import build_network
@@ -79,27 +78,24 @@ def test_models_that_do_not_fit_are_refused_in_one_line(
     assert "other.safetensors" in str(caught.value)
 
 
-def test_predict_and_evaluate_take_more_models(folds: list[Path], tmp_path: Path) -> None:
+def test_predict_and_evaluate_take_more_models(
+    folds: list[Path], tmp_path: Path, engine_here: Callable[..., str]
+) -> None:
     rng = np.random.default_rng(0)
     for name in ("images/a.png", "truth/a.png"):
         (tmp_path / name).parent.mkdir()
         Image.fromarray(rng.integers(0, 2, (64, 64), np.uint8) * 7).save(tmp_path / name)
-    more = [word for file in folds[1:] for word in ("--with", str(file))]
-    engine = [sys.executable, "-m", "emcfsys_engine"]
+    more = [word for file in folds[1:] for word in ("--with", file)]
     images, truth, out = tmp_path / "images", tmp_path / "truth", tmp_path / "out"
-    predict = [*engine, "predict", str(folds[0]), str(images), "--out", str(out), *more]
-    subprocess.run(predict, check=True, timeout=250, capture_output=True)
+    engine_here("predict", folds[0], images, "--out", out, *more)
     with Image.open(images / "a.png") as image, Image.open(out / "a.png") as mask:
         assert np.array_equal(np.asarray(mask), Predictor.of(folds)(np.asarray(image)))
-    evaluate = [*engine, "evaluate", str(folds[0]), "--images", str(images), "--masks", str(truth)]
-    done = subprocess.run(
-        [*evaluate, *more], check=True, timeout=250, capture_output=True, text=True
-    )
-    assert "mean IoU" in done.stdout
+    told = engine_here("evaluate", folds[0], "--images", images, "--masks", truth, *more)
+    assert "mean IoU" in told
 
 
 def test_the_folds_of_a_training_predict_as_one(
-    folds: list[Path], project_folder: Path, tmp_path: Path
+    folds: list[Path], project_folder: Path, tmp_path: Path, engine_here: Callable[..., str]
 ) -> None:
     runs = new_trainings(load_project(project_folder, ["training.kfold=3"]))
     for run, file in zip(runs, folds, strict=True):
@@ -108,12 +104,8 @@ def test_the_folds_of_a_training_predict_as_one(
     pixels = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     out = tmp_path / "out"
-    engine = [sys.executable, "-m", "emcfsys_engine"]
-    command = [*engine, "predict", str(group), str(tmp_path / "a.png"), "--out", str(out)]
-    subprocess.run(command, check=True, timeout=250, capture_output=True)
+    engine_here("predict", group, tmp_path / "a.png", "--out", out)
     with Image.open(out / "a.png") as mask:
         assert np.array_equal(np.asarray(mask), Predictor.of(folds)(pixels))
-    missing = [*engine, "predict", f"{group}x", str(tmp_path / "a.png"), "--out", str(out)]
-    done = subprocess.run(missing, check=False, timeout=250, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "is no run and no group of runs" in done.stderr
+    with pytest.raises(RunFolderError, match="is no run and no group of runs"):
+        engine_here("predict", f"{group}x", tmp_path / "a.png", "--out", out)

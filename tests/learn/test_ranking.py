@@ -2,8 +2,7 @@
 
 import csv
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -69,17 +68,10 @@ def test_images_of_any_size_have_regions_inside_them(tmp_path: Path, size: tuple
         assert region.uncertainty == pytest.approx(part.mean() / 255, abs=1e-5)
 
 
-def _engine(*words: object) -> str:
-    command = [sys.executable, "-m", "emcfsys_engine", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_the_loop_from_training_to_corrected_annotations(
-    project_folder: Path, tmp_path: Path
+    project_folder: Path, tmp_path: Path, engine_here: Callable[..., str]
 ) -> None:
-    run = _engine("train", project_folder, "--set", "training.steps=4").splitlines()[-1]
+    run = engine_here("train", project_folder, "--set", "training.steps=4").splitlines()[-1]
     new, out, corrections = tmp_path / "new", tmp_path / "out", tmp_path / "corrections"
     rng = np.random.default_rng(5)
     for number in range(3):
@@ -88,7 +80,7 @@ def test_the_loop_from_training_to_corrected_annotations(
         tifffile.imwrite(new / "n3.tif", np.asarray(picture).astype(np.uint16) * 9)
     (new / "n1.json").write_text("{}")  # is being annotated: not proposed again
     model = Path(run) / "final.safetensors"
-    _engine("predict", model, new, "--out", out, "--rank-uncertain")
+    engine_here("predict", model, new, "--out", out, "--rank-uncertain")
     ranking = json.loads((out / "ranking.json").read_text())
     ranked = [Path(one["image"]).name for one in ranking["images"]]
     assert sorted(ranked) == ["n0.png", "n2.png", "n3.tif"]
@@ -98,8 +90,8 @@ def test_the_loop_from_training_to_corrected_annotations(
     assert [Path(row["image"]).name for row in table] == ranked
     (new / "n1.json").unlink()
     project = project_folder / "project.toml"
-    _engine("convert", out, "--to", "labelme", "--images", new, "--out", corrections,
-            "--project", project_folder)  # fmt: skip
+    words = ("--to", "labelme", "--images", new, "--out", corrections, "--project", project_folder)
+    engine_here("convert", out, *words)
     assert sorted(path.name for path in corrections.iterdir()) == [
         "n0.json", "n1.json", "n2.json", "n3.json", "n3.png",
     ]  # fmt: skip

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from emcfsys_engine.commands.watch import watch
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.events import ImageDone, ImageFailed
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger, read_ledger
 from emcfsys_engine.hotfolder.retry import ask_retry
+from emcfsys_engine.hotfolder.status import status_of
+from emcfsys_engine.project import load_project
 from tests.hotfolder.test_structure import FORMATS
 from tests.learn.conftest import run_here
 from tests.learn.hot import Hot, states_of, until, watching
@@ -94,6 +98,29 @@ def test_a_second_watcher_is_refused_by_name(hot: Hot) -> None:
         assert child.poll() is None
 
 
+def test_a_watch_waits_for_a_short_one_that_was_quicker(hot: Hot) -> None:
+    hot.image("a.png")
+    short, lasting = hot.new_run(once=True), hot.new_run()
+    ledger = Ledger(hot.output, owner=str(short.folder))  # as if it were at work there
+    with watching(lasting) as child:
+        until(lambda: "waits for its end" in lasting.log_file.read_text(), child, lasting)
+        assert short.id in lasting.log_file.read_text()
+        assert run_here(short) == 2  # whoever is short does not wait
+        ledger.close()
+        until(lambda: hot.masks() == ["a.png"], child, lasting)
+
+
+def test_a_watch_that_waits_for_another_can_be_ended(hot: Hot) -> None:
+    short, lasting = hot.new_run(once=True), hot.new_run()
+    ledger = Ledger(hot.output, owner=str(short.folder))
+    with watching(lasting) as child:
+        until(lambda: "waits for its end" in lasting.log_file.read_text(), child, lasting)
+        child.terminate()
+        assert child.wait(60) == 143
+    assert lasting.outcome() == ("interrupted", "terminated")
+    ledger.close()
+
+
 def test_a_folder_that_goes_and_comes_is_offline_and_then_watched_again(hot: Hot) -> None:
     run = hot.new_run()
     with watching(run) as child:
@@ -148,4 +175,28 @@ def test_the_status_tells_counts_and_state(hot: Hot) -> None:
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert (found["state"], found["done"], found["failed"]) == ("stopped", 1, 0)
+    assert found["backend"] == ("events" if "inotify" in found["detail"] else "polling")
+    assert found["median_lag_s"] > 0
+    assert found["images_per_min"] > 0
+    assert found["last_error"] is None
     assert subprocess.run(command, capture_output=True, check=True).stdout
+
+
+def test_the_status_is_that_of_the_watch_that_has_the_folder(hot: Hot) -> None:
+    hot.image("a.png")
+    watches, refused = hot.new_run(), hot.new_run()
+    with watching(watches) as child:
+        until(lambda: hot.masks() == ["a.png"], child, watches)
+        until(lambda: any(isinstance(e, ImageDone) for e in watches.events()), child, watches)
+        assert run_here(refused) == 2
+        found = status_of(load_project(hot.folder))
+        assert (found["run"], found["state"]) == (str(watches.folder), "watching")
+        assert found["median_lag_s"] > 0
+    assert status_of(load_project(hot.folder))["run"] == str(refused.folder)
+
+
+@pytest.mark.parametrize("words", [("--json",), ("--once", "--json"), ("--once", "--dry-run")])
+def test_what_a_watch_would_ignore_is_refused(hot: Hot, words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(watch, [str(hot.folder), *words])
+    assert result.exit_code == 2
+    assert not list((hot.folder / "runs").glob("*"))

@@ -1,6 +1,7 @@
 """convert, check and inspect do what they say on real and on faulty data."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -266,6 +267,22 @@ def test_interleaved_serial_sections_are_warned_about(shared_data: Path, tmp_pat
     link_pairs(source, tmp_path / "val", ["01", "03", "05"])
     words = [one.what for one in check_project(by_hand(tmp_path)).findings]
     assert any("6 times a training image lies beside a validation image" in what for what in words)
+
+
+def test_a_second_check_reads_no_pixels_again(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "vnc-sstem"
+    link_pairs(source, tmp_path / "train", ["00", "02", "04", "06"])
+    link_pairs(source, tmp_path / "val", ["01", "03", "05"])
+    for link in tmp_path.glob("*/*/*.png"):
+        content = link.read_bytes()
+        link.unlink()
+        link.write_bytes(content)
+    first = check_project(by_hand(tmp_path))
+    for file in tmp_path.glob("*/images/*.png"):  # damaged, with the size and time of before
+        status, content = file.stat(), file.read_bytes()
+        file.write_bytes(content[:200] + bytes(len(content) - 200))
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert check_project(by_hand(tmp_path)).findings == first.findings
 
 
 def test_one_block_of_sections_for_validation_is_not_warned_about(

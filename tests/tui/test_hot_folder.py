@@ -1,0 +1,52 @@
+"""The hot folder's numbers are those of the watch that has it."""
+
+from pathlib import Path
+
+from emcfsys_engine.events import EventWriter, ImageDone, RunStarted, WatchState
+from emcfsys_engine.hotfolder.ledger import Ledger
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run import Run, WatchRequest, new_run
+from emcfsys_tui.engine_link_hotfolder import HotFolderReader
+from emcfsys_tui.values import HotState
+
+
+def _watch(folder: Path) -> Run:
+    names = {"watch": str(folder / "incoming"), "output": str(folder / "predictions")}
+    request = WatchRequest(model=str(folder / "best.safetensors"), **names)
+    return new_run(folder / "runs", request, project=load_project(folder))
+
+
+def _read(reader: HotFolderReader) -> HotState:
+    told = reader.read()
+    assert told is not None
+    return told.hot
+
+
+def test_a_newer_watch_that_was_refused_does_not_hide_the_one_that_has_the_folder(
+    tmp_path: Path,
+) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "project.toml").write_text(
+        '[project]\nname = "p"\n[classes]\na = 0\nb = 1\n[[data]]\n'
+        'images = "images"\nmasks = "masks"\n'
+        '[hotfolder]\nwatch = "incoming"\n'
+    )
+    first = _watch(tmp_path)
+    ledger = Ledger(tmp_path / "predictions", owner=str(first.folder))
+    with EventWriter(first.events_file) as events:
+        events.write(RunStarted(run=first.id, does="watch"))
+        events.write(WatchState(state="watching"))
+        events.write(ImageDone(image="x.png", mask="x.png", seconds=0.1, lag_s=0.5))
+    reader = HotFolderReader(tmp_path)
+    assert (_read(reader).run, reader.read()) == (first.id, None)
+    second = _watch(tmp_path)
+    assert reader.read() is None
+    ledger.close()
+    stopped = _read(reader)
+    assert (stopped.run, stopped.state) == (second.id, "stopped")
+    again = Ledger(tmp_path / "predictions", owner=str(first.folder))
+    found = _read(reader)
+    assert (found.run, found.state, found.median_lag_s) == (first.id, "watching", 0.5)
+    assert len(found.newest) == 1  # nothing is counted twice
+    again.close()
