@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.bounds import refuse_false_promise
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
+from emcfsys_engine.images.rows import PlaneRows, rows_from
 from emcfsys_engine.images.units import square_nm
 
 try:
@@ -35,23 +37,43 @@ def probe(path: Path) -> ImageFacts:
 
 def read(path: Path, plane: int) -> Micrograph:
     """Return one plane: times, then heights, then channels are counted."""
-    with _Opened(path) as document:
+    with open_rows(path, plane) as rows:
+        return Micrograph(
+            pixels=rows.read_chunk(0, rows.height),
+            pixel_nm=rows.pixel_nm,
+            source=rows.source,
+            bit_depth=rows.bit_depth,
+            info_bar_rows=0,
+        )
+
+
+def open_rows(path: Path, plane: int) -> PlaneRows:
+    """Return one plane row by row: the library decodes the sub-blocks that lie there."""
+    with ExitStack() as stack:
+        opened = _Opened(path)
+        document = stack.enter_context(opened)
         facts = _facts(path, document)
-        if not 0 <= plane < facts.planes:
-            what = f"has {facts.planes} planes, counted from 0, so there is no #{plane}"
-            raise ImageError(path, what)
         counts = _counts(document)
-        place = np.unravel_index(plane, list(counts.values())) if counts else ()
+        number = min(max(plane, 0), facts.planes - 1)  # one that is not there: said by rows_from
+        place = np.unravel_index(number, list(counts.values())) if counts else ()
         where = {axis: int(n) for axis, n in zip(counts, place, strict=True)}
-        pixels = np.asarray(document.read(plane=where))
-    pixels = pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., ::-1]  # stored blue first
-    return Micrograph(
-        pixels=np.ascontiguousarray(pixels),
-        pixel_nm=facts.pixel_nm,
-        source=str(path) if facts.planes == 1 else f"{path}#{plane}",
-        bit_depth=facts.bit_depth,
-        info_bar_rows=0,
-    )
+        box: Mapping[str, tuple[int, int]] = document.total_bounding_box
+        left, top, width = box["X"][0], box["Y"][0], facts.shape[1]
+
+        def read(first: int, last: int) -> np.ndarray:
+            try:
+                region = (left, top + first, width, last - first)
+                pixels = np.asarray(document.read(roi=region, plane=where))
+            except Exception as error:
+                raise opened.damaged(error) from None
+            # Colours are stored blue first.
+            return np.ascontiguousarray(
+                pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., ::-1]
+            )
+
+        rows = rows_from(facts, plane, read)
+        rows.resources = stack.pop_all()
+        return rows
 
 
 class _Opened:
@@ -71,14 +93,15 @@ class _Opened:
             self._context = library.open_czi(str(self._path))
             return self._context.__enter__()
         except Exception as error:
-            raise self._damaged(error) from None
+            raise self.damaged(error) from None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._context.__exit__(None, None, None)
         if isinstance(error, Exception) and not isinstance(error, ImageError):
-            raise self._damaged(error) from None
+            raise self.damaged(error) from None
 
-    def _damaged(self, error: Exception) -> ImageError:
+    def damaged(self, error: Exception) -> ImageError:
+        """Return what is said of a file that the library stumbles over."""
         words = " ".join(str(error).split())[:100] or type(error).__name__
         return ImageError(
             self._path, f"is a truncated or damaged CZI file ({words})", "Copy it again"

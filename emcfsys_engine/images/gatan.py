@@ -1,8 +1,10 @@
 """Gatan DigitalMicrograph DM3 and DM4: the tag tree is walked, pixels are mapped, not loaded."""
 
+import math
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.bounds import refuse_false_promise
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
+from emcfsys_engine.images.rows import PlaneRows, rows_from, stored_rows
 from emcfsys_engine.images.units import nm_per, square_nm
 
 # Tag value types: number -> (struct letter, bytes).
@@ -71,30 +74,39 @@ def probe(path: Path) -> ImageFacts:
 
 def read(path: Path, plane: int) -> Micrograph:
     """Return one plane; of a large stack only this plane is read."""
+    with open_rows(path, plane) as rows:
+        return Micrograph(
+            pixels=rows.read_chunk(0, rows.height),
+            pixel_nm=rows.pixel_nm,
+            source=rows.source,
+            bit_depth=rows.bit_depth,
+            info_bar_rows=0,
+        )
+
+
+def open_rows(path: Path, plane: int) -> PlaneRows:
+    """Return one plane row by row."""
     order, version, signals = _signals(path)
     signal, rest = _only_image(path, signals)
     facts = _facts(path, version, order, signal, rest)
-    if not 0 <= plane < facts.planes:
-        raise ImageError(
-            path, f"has {facts.planes} planes, counted from 0, so there is no #{plane}"
-        )
     dtype = _dtype(path, signal, order)
     width, height = signal.sizes[:2]
-    shape = (height, width, 4) if signal.data_type in _COLOUR else (height, width)
-    start = signal.start + plane * int(np.prod(shape)) * dtype.itemsize
-    with path.open("rb") as file:
-        file.seek(start)
-        flat = np.frombuffer(file.read(int(np.prod(shape)) * dtype.itemsize), dtype)
-    pixels = flat.reshape(shape).astype(dtype.newbyteorder("="), copy=False)
-    if signal.data_type in _COLOUR:
-        pixels = np.ascontiguousarray(pixels[..., 2::-1])  # stored blue first
-    return Micrograph(
-        pixels=pixels,
-        pixel_nm=facts.pixel_nm,
-        source=str(path) if facts.planes == 1 else f"{path}#{plane}",
-        bit_depth=facts.bit_depth,
-        info_bar_rows=0,
-    )
+    in_colour = signal.data_type in _COLOUR
+    shape = (height, width, 4) if in_colour else (height, width)
+    start = signal.start + plane * math.prod(shape) * dtype.itemsize
+    with ExitStack() as stack:
+        file = stack.enter_context(path.open("rb"))
+        stored = stored_rows(path, file, start, shape, dtype)
+        rows = rows_from(facts, plane, _without_unused(stored) if in_colour else stored)
+        rows.resources = stack.pop_all()
+        return rows
+
+
+def _without_unused(
+    stored: Callable[[int, int], np.ndarray],
+) -> Callable[[int, int], np.ndarray]:
+    """Stored are blue, green, red and a byte that is not used."""
+    return lambda first, last: np.ascontiguousarray(stored(first, last)[..., 2::-1])
 
 
 def _facts(

@@ -11,7 +11,7 @@ import numpy as np
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.bounds import refuse_false_promise
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
-from emcfsys_engine.images.rows import PlaneRows, rows_from
+from emcfsys_engine.images.rows import PlaneRows, rows_from, stored_rows
 from emcfsys_engine.images.units import square_nm
 
 _HEADER_BYTES = 1024
@@ -49,19 +49,8 @@ def open_rows(path: Path, plane: int) -> PlaneRows:
         file = stack.enter_context(path.open("rb"))
         header = _parse(path, file.read(_HEADER_BYTES + 256), path.stat().st_size)
         _, height, width = header.size_ZYX
-        row_bytes = width * header.dtype.itemsize
-        start = header.start + plane * height * row_bytes
-
-        def read(first: int, last: int) -> np.ndarray:
-            file.seek(start + first * row_bytes)
-            raw = file.read((last - first) * row_bytes)
-            if len(raw) < (last - first) * row_bytes:
-                raise ImageError(
-                    path, f"is truncated: plane #{plane} is not whole", "Copy it again"
-                )
-            rows = np.frombuffer(raw, header.dtype).reshape(last - first, width)
-            return rows.astype(header.dtype.newbyteorder("="), copy=False)
-
+        start = header.start + plane * height * width * header.dtype.itemsize
+        read = stored_rows(path, file, start, (height, width), header.dtype)
         rows = rows_from(facts_of(path, header, "MRC"), plane, read)
         rows.resources = stack.pop_all()
         return rows

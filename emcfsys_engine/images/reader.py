@@ -69,7 +69,7 @@ def _candidates(pattern: str, base: Path) -> Iterable[Path]:
     if whole.exists():
         return [whole]
     if not glob.has_magic(pattern):
-        raise ImageError(whole, "there is no such folder or file", "Check the path in project.toml")
+        raise ImageError(whole, "there is no such folder or file", "Check the path")
     found = (Path(name) for name in glob.glob(str(pattern), root_dir=base, recursive=True))
     kept = [base / name for name in found if not is_unfinished(name.name)]
     return [path for path in kept if path.is_file() or is_zarr(path)]

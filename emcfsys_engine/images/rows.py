@@ -1,10 +1,11 @@
 """A plane of any file, row by row: large images are never in memory as a whole."""
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -92,6 +93,18 @@ class PlaneRows:
         self.close()
 
 
+class Stream(Protocol):
+    """An open file of bytes."""
+
+    def seek(self, offset: int, /) -> int:
+        """Go to a byte."""
+        ...
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes, fewer at the end."""
+        ...
+
+
 class _RowReader(Protocol):
     def open_rows(self, path: Path, plane: int) -> PlaneRows | None:
         """Return the plane row by row, or None where this file can only be read whole."""
@@ -125,6 +138,29 @@ def rows_of(micrograph: Micrograph) -> PlaneRows:
         read_chunk=lambda first, last: pixels[first:last],
         in_memory=True,
     )
+
+
+def stored_rows(
+    path: Path, stream: Stream, start: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> Callable[[int, int], np.ndarray]:
+    """Return a reader of rows that lie uncompressed, one after the other, from byte `start` on.
+
+    Read, not mapped: a file that is rewritten while it is mapped would end the process.
+    Shapes: shape is that of the plane; dtype is as stored, the rows have the machine's byte order.
+    """
+    row_items = math.prod(shape[1:])
+
+    def read(first: int, last: int) -> np.ndarray:
+        stream.seek(start + first * row_items * dtype.itemsize)
+        wanted = (last - first) * row_items * dtype.itemsize
+        raw = stream.read(wanted)
+        if len(raw) < wanted:
+            missing = f"{wanted - len(raw):,} of its bytes are missing"
+            raise ImageError(path, f"is truncated: {missing}", "Copy it again")
+        rows = np.frombuffer(raw, dtype).reshape(last - first, *shape[1:])
+        return rows.astype(dtype.newbyteorder("="), copy=False)
+
+    return read
 
 
 def rows_from(

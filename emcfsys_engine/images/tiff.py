@@ -15,9 +15,9 @@ from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.bounds import refuse_false_promise
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
 from emcfsys_engine.images.picture import palette_is_grey, through_palette
-from emcfsys_engine.images.rows import PlaneRows, rows_from
+from emcfsys_engine.images.rows import PlaneRows, rows_from, stored_rows
 from emcfsys_engine.images.tiff_metadata import VendorFacts, vendor_facts
-from emcfsys_engine.images.tiff_rows import segmented, uncompressed
+from emcfsys_engine.images.tiff_rows import segmented
 
 _CODINGS = {
     1: "none",
@@ -111,7 +111,8 @@ def _row_reader(
     if series.dataoffset is not None:
         step = math.prod(shape) * np.dtype(series.dtype).itemsize
         start = series.dataoffset + index * step
-        return uncompressed(path, tiff, start, shape, series.dtype), 1
+        stored = np.dtype(series.dtype).newbyteorder(tiff.byteorder)
+        return stored_rows(path, tiff.filehandle, start, shape, stored), 1
     if math.prod(series.keyframe.shape) != math.prod(shape) or series.keyframe.imagedepth != 1:
         return None
     page = series.pages[index]

@@ -1,4 +1,4 @@
-"""One plane of a TIFF row by row: bytes of uncompressed ones, strips or tiles of the others."""
+"""One plane of a TIFF row by row, by its strips or tiles."""
 
 import math
 from collections.abc import Callable
@@ -8,34 +8,8 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from emcfsys_engine.errors import ImageError
-
 _JPEG = (6, 7, 34892, 33007)
 _MOST_STRIP_BYTES = 256 << 20  # a file in one larger strip is better read whole, once
-
-
-def uncompressed(
-    path: Path, tiff: tifffile.TiffFile, start: int, shape: tuple[int, ...], dtype: Any
-) -> Callable[[int, int], np.ndarray]:
-    """Return a reader of rows that lie one after the other from byte `start` on.
-
-    Read, not mapped: a file that is rewritten while it is mapped would end the process.
-    """
-    stored = np.dtype(dtype).newbyteorder(tiff.byteorder)
-    row_items = math.prod(shape[1:])
-    stream = tiff.filehandle
-
-    def read(first: int, last: int) -> np.ndarray:
-        stream.seek(start + first * row_items * stored.itemsize)
-        wanted = (last - first) * row_items * stored.itemsize
-        raw = stream.read(wanted)
-        if len(raw) < wanted:
-            missing = f"{wanted - len(raw):,} of its bytes are missing"
-            raise ImageError(path, f"is truncated: {missing}", "Copy it again")
-        rows = np.frombuffer(raw, stored).reshape(last - first, *shape[1:])
-        return rows.astype(stored.newbyteorder("="), copy=False)
-
-    return read
 
 
 def segmented(

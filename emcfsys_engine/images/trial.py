@@ -14,6 +14,7 @@ from pathlib import Path
 from emcfsys_engine.errors import ImageError
 
 _MOST_SECONDS = 30
+_SLOWEST_BYTES_A_SECOND = 20e6  # of a large file on a slow disk
 
 
 def try_first(path: Path, reader: str) -> None:
@@ -29,7 +30,7 @@ def try_first(path: Path, reader: str) -> None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _survives(path: str, reader: str, _size: int, _mtime_ns: int) -> bool:
+def _survives(path: str, reader: str, size: int, _mtime_ns: int) -> bool:
     command = [sys.executable, "-m", "emcfsys_engine.images.trial", reader, path]
     package = Path(__file__).resolve().parents[2]  # the child finds us wherever it is started
     try:
@@ -38,7 +39,7 @@ def _survives(path: str, reader: str, _size: int, _mtime_ns: int) -> bool:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=_MOST_SECONDS,
+            timeout=_MOST_SECONDS + size / _SLOWEST_BYTES_A_SECOND,
             cwd=package,
             check=False,
         )
@@ -53,7 +54,9 @@ def main(reader: str, path: Path) -> None:
     try:
         planes = module.probe(path).planes
         for plane in sorted({0, planes - 1}):
-            module.read(path, plane)
+            with module.open_rows(path, plane) as rows:
+                for first in range(0, rows.height, rows.block_rows):
+                    rows.read(first, min(rows.height, first + rows.block_rows))
     except Exception:
         # The parent meets the same and names it; here only survival counts.
         return

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.normalise import Normaliser, to_grey
@@ -19,6 +19,7 @@ from emcfsys_engine.learn.device import autocast, choose_device, choose_precisio
 from emcfsys_engine.learn.ensemble import load_members, merged
 from emcfsys_engine.learn.folding import folded, is_only_convolutions
 from emcfsys_engine.learn.network import SegmentationNetwork
+from emcfsys_engine.learn.packed import packed
 from emcfsys_engine.learn.pipeline import read_ahead
 from emcfsys_engine.learn.scaling import scaled_bands, scaled_reader
 from emcfsys_engine.learn.tiling import logit_bands_of_rows
@@ -195,8 +196,10 @@ class Predictor:
         if self.precision == torch.float32:
             return network
         if is_only_convolutions(network):  # nothing is cast on the way, weights included
-            network = network.to(self.precision)
-            return lambda tiles_NCTT: network(tiles_NCTT.to(self.precision))
+            lean: nn.Module = network.to(self.precision)
+            if self.device.type == "cpu":
+                lean = packed(lean, self.card.network.in_channels)
+            return lambda tiles_NCTT: lean(tiles_NCTT.to(self.precision))
 
         def mixed(tiles_NCTT: Tensor) -> Tensor:
             with autocast(self.device, self.precision):

@@ -240,15 +240,14 @@ def find_inputs(request: PredictRequest) -> list[ImageRef]:
     Raises: InputError if there is none.
     """
     out = Path(request.out)
-    found: dict[ImageRef, None] = {}
-    for place in request.inputs:
-        for ref in find_images(place, Path("/")):
-            if out not in ref.path.parents:
-                found[ref] = None
+    every = [ref for place in request.inputs for ref in find_images(place, Path("/"))]
+    found = dict.fromkeys(ref for ref in every if out not in ref.path.parents)
     if not found:
-        raise InputError(
-            ", ".join(request.inputs), "holds no micrographs", "Name images or their folder"
-        )
+        places = ", ".join(request.inputs)
+        if every:  # taken for masks of ours
+            what = f"all its images lie inside the output folder {out}"
+            raise InputError(places, what, "Choose another folder with --out")
+        raise InputError(places, "holds no micrographs", "Name images or their folder")
     return list(found)
 
 

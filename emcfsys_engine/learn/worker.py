@@ -3,6 +3,7 @@
 Signals are caught before torch is imported: a TERM during start-up is answered, too.
 """
 
+import errno
 import json
 import os
 import sys
@@ -49,10 +50,17 @@ def _execute(worker: Worker) -> int:
         return error.exit_code
     except Exception as error:  # told to the person, then to the log with its trace
         traceback.print_exc()
-        worker.say(RunFailed(reason=f"{type(error).__name__}: {error}"))
+        worker.say(RunFailed(reason=reason_of(error, worker.run.folder)))
         return 1
     # An end that all processes agreed on is no failure of theirs.
     return 0 if worker.place.rank else code
+
+
+def reason_of(error: Exception, folder: Path) -> str:
+    """Return a line about what nobody expected; a full disk is met anywhere."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{folder}: its disk is full. What is done is kept: free some space, then go on."
+    return f"{type(error).__name__}: {error}"
 
 
 def _name(worker: Worker) -> str:

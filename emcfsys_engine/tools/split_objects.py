@@ -9,6 +9,7 @@ from skimage.morphology import local_maxima
 from skimage.segmentation import watershed
 
 NECK = 0.75
+_BAND_ROWS = 64  # so few that they stay in the processor's cache
 _LEAST_DEPTH_PX = 1.0  # shallower necks are the roughness of any border drawn in pixels
 
 
@@ -35,8 +36,8 @@ def split_labels(
         if not inside.any():
             continue
         depth = _depth(inside, pixel)
-        basins = _basins(inside, depth)
-        parts = _merged(basins, depth, neck, _LEAST_DEPTH_PX * min(pixel))
+        basins, peak = _basins(inside, depth)
+        parts = _merged(basins, peak, depth, neck, _LEAST_DEPTH_PX * min(pixel))
         parts = _class_by_class(parts, basins, ids, group)[basins]
         np.add(parts, largest, out=labels, where=inside, casting="unsafe")
         largest = int(labels.max())
@@ -56,10 +57,11 @@ def _touch(ids: np.ndarray, values: Sequence[int]) -> bool:
     )
 
 
-def _basins(inside: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """Return a number for each pixel: that of the peak it drains to; 0 outside.
+def _basins(inside: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a number for each pixel, that of the peak it drains to, and how deep each peak is.
 
     Most objects have one peak and are one basin: only the others are flooded.
+    Shapes: H×W, 0 outside; the depth of peak n is at n, 0 at 0.
     """
     # A rim of nothing: a peak is one only where something around it is lower.
     depth, inside = np.pad(depth, 1), np.pad(inside, 1)
@@ -71,6 +73,8 @@ def _basins(inside: np.ndarray, depth: np.ndarray) -> np.ndarray:
     peak_of, object_of = peaks.ravel()[place], objects.ravel()[place]
     home = np.zeros(num + 1, np.int64)
     home[peak_of] = object_of
+    height = np.zeros(num + 1)
+    height[peak_of] = depth.ravel()[place]  # a peak is level
     many = np.bincount(home[1:], minlength=int(objects.max()) + 1) > 1
     only = np.zeros(len(many), peaks.dtype)
     only[home[1:]] = np.arange(1, num + 1)
@@ -78,7 +82,7 @@ def _basins(inside: np.ndarray, depth: np.ndarray) -> np.ndarray:
     rest = many[objects]
     if rest.any():
         basins += watershed(-depth, np.where(rest, peaks, 0), mask=rest, connectivity=2)
-    return basins[1:-1, 1:-1]
+    return basins[1:-1, 1:-1], height
 
 
 def _class_by_class(
@@ -104,22 +108,21 @@ def _depth(inside: np.ndarray, pixel: tuple[float, float]) -> np.ndarray:
     nearest = np.asarray(
         ndimage.distance_transform_edt(inside, pixel, return_distances=False, return_indices=True)
     )
-    # scipy's own distances fill arrays of float64 for every pixel; only those inside are wanted.
-    place = np.flatnonzero(inside)
-    rows, columns = np.divmod(place, inside.shape[1])
-    down = (nearest[0].ravel()[place] - rows) * float(pixel[0])
-    across = (nearest[1].ravel()[place] - columns) * float(pixel[1])
-    depth = np.zeros(inside.shape, np.float32)
-    depth.ravel()[place] = np.sqrt(down * down + across * across)
+    depth = np.empty(inside.shape, np.float32)
+    columns = np.arange(inside.shape[1])
+    for top in range(0, len(inside), _BAND_ROWS):  # scipy's own distances are whole, in float64
+        rows = slice(top, top + _BAND_ROWS)
+        down = (nearest[0, rows] - np.arange(len(inside))[rows, None]) * float(pixel[0])
+        across = (nearest[1, rows] - columns) * float(pixel[1])
+        depth[rows] = np.sqrt(down * down + across * across)
     return depth
 
 
-def _merged(basins: np.ndarray, depth: np.ndarray, neck: float, least: float) -> np.ndarray:
+def _merged(
+    basins: np.ndarray, peak: np.ndarray, depth: np.ndarray, neck: float, least: float
+) -> np.ndarray:
     """Return the part that each basin belongs to, by basin number; 0 stays 0."""
-    num = int(basins.max())
-    peak = np.zeros(num + 1)
-    inside = basins > 0
-    np.maximum.at(peak, basins[inside], depth[inside])
+    num, peak = len(peak) - 1, peak.copy()
     parent = list(range(num + 1))
     for one, other, height in _passes(basins, depth, num):
         first, second = _root(parent, one), _root(parent, other)

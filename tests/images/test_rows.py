@@ -1,5 +1,11 @@
 """Images read in bands are the images read whole: pixels, statistics, bars and borders."""
 
+import math
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -113,6 +119,86 @@ def test_real_micrographs_read_in_bands_are_the_same(shared_data: Path) -> None:
             assert found.statistics == expected
     if not checked:
         pytest.skip("the real data holds no file that can be read in bands")
+
+
+_READ_ALL = """
+import sys
+from pathlib import Path
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.rows import open_rows
+with open_rows(ImageRef(path=Path(sys.argv[1]))) as opened:
+    shape = opened.shape
+    assert opened.read(0, 100).max() == 0  # libraries are loaded
+    Path("/proc/self/clear_refs").write_text("5")  # the mark of the most memory is set back
+    lines = Path("/proc/self/status").read_text().split()
+    before = int(lines[lines.index("VmHWM:") + 1])
+    for first in range(0, opened.height, 300):
+        assert opened.read(first, min(opened.height, first + 300)).max() == 0
+    lines = Path("/proc/self/status").read_text().split()
+    print(*shape, (int(lines[lines.index("VmHWM:") + 1]) - before) // 1024)
+"""
+_LARGE_HW = (16_000, 12_000)
+
+
+def _large_czi(file: Path, _: Path) -> None:
+    czi = pytest.importorskip("pylibCZIrw.czi", reason="Zeiss's reader has no wheel here")
+    tile = np.zeros((2000, 2000, 1), np.uint8)
+    with czi.create_czi(str(file), compression_options="zstd0:ExplicitLevel=1") as document:
+        for top in range(-4000, 12_000, 2000):  # places below 0 are usual
+            for left in range(0, 12_000, 2000):
+                document.write(tile, location=(left, top))
+
+
+def _large_dm4(file: Path, shared: Path) -> None:
+    """Write the real file's tags around far more pixels, a hole in the file."""
+    folder = shared / "microscope-formats" / "gatan"
+    raw = (folder / "dmTest_float32_nonSquare_diffPixelSize.dm4").read_bytes()
+    height, width = 64, 128
+    start = raw.rindex(struct.pack(">q", height * width)) + 8
+    end = start + height * width * 4
+    tail = bytearray(raw[end:])
+    place = tail.index(b"Dimensions")
+    for old, new in ((width, _LARGE_HW[1]), (height, _LARGE_HW[0])):
+        place = tail.index(struct.pack("<I", old), place)
+        tail[place : place + 4] = struct.pack("<I", new)
+    with file.open("wb") as made:
+        made.write(raw[: start - 8] + struct.pack(">q", math.prod(_LARGE_HW)))
+        made.seek(math.prod(_LARGE_HW) * 4, os.SEEK_CUR)
+        made.write(tail)
+
+
+@pytest.mark.parametrize(("make", "plane_mb"), [(_large_czi, 192), (_large_dm4, 768)])
+def test_large_czi_and_dm_files_are_never_in_memory_as_a_whole(
+    make: Callable[[Path, Path], None], plane_mb: int, shared_data: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "large"
+    make(file, shared_data)
+    done = subprocess.run(
+        [sys.executable, "-c", _READ_ALL, str(file)],
+        capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    height, width, grown_mb = map(int, done.stdout.split())
+    assert (height, width) == _LARGE_HW
+    assert grown_mb < 0.6 * plane_mb
+
+
+def test_rows_of_real_dm_and_czi_files_are_those_of_the_whole(shared_data: Path) -> None:
+    checked = 0
+    for ref in find_images("*/*.[dc][mz]*", shared_data / "microscope-formats"):
+        try:
+            whole = read_micrograph(ref)
+        except ImageError:
+            continue  # spectra and transforms
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rows, "_BLOCK_BYTES", 5 * whole.pixels[0].nbytes)
+            opened = open_rows(ref)
+            assert opened is not None
+            with opened:
+                assert np.array_equal(opened.read(0, opened.height), whole.pixels)
+                assert np.array_equal(opened.read(1, 2), whole.pixels[1:2])
+        checked += 1
+    assert checked >= 15
 
 
 def test_a_truncated_file_is_said_to_be_when_its_rows_are_read(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.learn.outputs import OutputNames
 from emcfsys_engine.learn.predict import Predictor
+from emcfsys_engine.learn.worker import reason_of
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +130,26 @@ def test_one_bad_file_among_many_is_reported_and_the_others_are_done(
         assert made == ["a.overlay.png", "a.png", "sub/b.overlay.png", "sub/b.png"], attempt
     with Image.open(out / "sub" / "b.png") as mask:
         assert mask.size == (50, 40)
+
+
+def test_images_that_all_lie_in_the_output_folder_are_said_to(
+    model_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sub").mkdir()
+    Image.fromarray(np.zeros((40, 50), np.uint8)).save(tmp_path / "sub" / "a.png")
+    for images in (tmp_path, tmp_path / "sub"):
+        done = _cli("predict", model_file, images, "--out", tmp_path)
+        assert done.returncode == 2
+        assert f"inside the output folder {tmp_path}" in done.stderr
+        assert "--out" in done.stderr
+
+
+def test_a_full_disk_is_said_in_words(tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OSError) as caught:
+        full.write(b"x")
+    assert str(tmp_path) in reason_of(caught.value, tmp_path)
+    assert "disk is full" in reason_of(caught.value, tmp_path)
+    assert reason_of(ValueError("odd"), tmp_path) == "ValueError: odd"
 
 
 def test_a_model_that_is_none_is_refused_before_anything_is_made(tmp_path: Path) -> None:

@@ -4,6 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
+from skimage.measure import label
+from skimage.morphology import local_maxima
+from skimage.segmentation import watershed
 
 from emcfsys_engine.tools.measure_objects import measure_objects
 from emcfsys_engine.tools.split_objects import split_labels
@@ -59,3 +63,47 @@ def test_classes_split_together_are_split_as_each_alone(seed: int, touching: boo
     assert np.array_equal(both > 0, ids > 0)
     assert both.max() == apart.max()
     assert np.mean(both != apart) < 0.01  # ties at a pass may fall to either side
+
+
+@given(seed=st.integers(0, 2**32 - 1), across=st.sampled_from([1.0, 2.5]))
+def test_the_split_is_that_of_its_plain_recipe(seed: int, across: float) -> None:
+    rng = np.random.default_rng(seed)
+    rows, columns = np.indices((70, 150))  # more rows than are looked at together
+    ids = np.zeros((70, 150), np.uint8)
+    for _ in range(14):
+        y, x, radius = rng.uniform(0, 70), rng.uniform(0, 150), rng.uniform(3, 14)
+        ids[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = 1
+    found = split_labels(ids, (1,), pixel=(1.0, across), neck=0.75)
+    plain = _split_plainly(ids > 0, (1.0, across), neck=0.75)
+    pairs = np.unique(np.stack((found.ravel(), plain.ravel())), axis=1)
+    assert pairs.shape[1] == found.max() + 1 == len(np.unique(plain))
+
+
+def _split_plainly(inside: np.ndarray, pixel: tuple[float, float], *, neck: float) -> np.ndarray:
+    """Flood everything from every peak, then join parts pass after pass."""
+    depth = distance_transform_edt(inside, pixel).astype(np.float32)
+    padded = np.pad(depth, 1)
+    peaks = label(local_maxima(padded)[1:-1, 1:-1] & inside, connectivity=2)
+    parts = watershed(-depth, peaks, mask=inside, connectivity=2)
+    passes: dict[tuple[int, int], float] = {}
+    for (y, x), here in np.ndenumerate(parts):
+        for near in ((y, x + 1), (y + 1, x), (y + 1, x + 1), (y + 1, x - 1)):
+            if not (near[0] < parts.shape[0] and 0 <= near[1] < parts.shape[1]):
+                continue
+            there = parts[near]
+            if here and there and here != there:
+                pair = (min(here, there), max(here, there))
+                height = float(min(depth[y, x], depth[near]))
+                passes[pair] = max(height, passes.get(pair, 0.0))
+    name = {part: part for part in range(parts.max() + 1)}
+    highest = {part: float(depth[parts == part].max()) for part in name if part}
+    for pair, height in sorted(passes.items(), key=lambda item: (-item[1], item[0])):
+        one, other = (name[part] for part in pair)
+        if one == other:
+            continue
+        lower = min(highest[one], highest[other])
+        if height >= neck * lower or lower - height < min(pixel):
+            kept, gone = min(one, other), max(one, other)
+            highest[kept] = max(highest[one], highest[other])
+            name = {part: kept if into == gone else into for part, into in name.items()}
+    return np.vectorize(name.__getitem__)(parts)
