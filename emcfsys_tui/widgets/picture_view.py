@@ -1,5 +1,6 @@
 """A micrograph in half-blocks, with the classes laid over it; zoom, pan, a point to ask about."""
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import ClassVar
@@ -349,11 +350,22 @@ def _nearest(rgb: tuple[int, int, int]) -> int:
     red, green, blue = rgb
     if red == green == blue:  # 24 greys between black and white
         return 16 if red < 4 else 231 if red > 246 else 232 + min(23, max(0, round((red - 8) / 10)))
-    cube = [min(range(6), key=lambda n: abs(_CUBE[n] - part)) for part in rgb]
-    return 16 + 36 * cube[0] + 6 * cube[1] + cube[2]
+    wanted = _luma_and_chroma(rgb)
+    return 16 + min(range(216), key=lambda n: math.dist(_SHADES[n], wanted))
+
+
+def _luma_and_chroma(rgb: tuple[int, int, int]) -> tuple[float, float, float]:
+    """Return how bright a colour is, and its hue, which counts double: orange stays orange.
+
+    Source: ITU-R BT.601, luma and colour differences.
+    """
+    red, green, blue = rgb
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    return luma, 2 * (red - luma), 2 * (blue - luma)
 
 
 _CUBE = (0, 95, 135, 175, 215, 255)
+_SHADES = [_luma_and_chroma((r, g, b)) for r in _CUBE for g in _CUBE for b in _CUBE]
 _PALETTE = Palette(
     [(0, 0, 0)] * 16
     + [(r, g, b) for r in _CUBE for g in _CUBE for b in _CUBE]

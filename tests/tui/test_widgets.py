@@ -1,8 +1,10 @@
 """Widgets alone: the virtual list, the chart, the picture."""
 
+import colorsys
 import time
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
@@ -11,6 +13,7 @@ from textual.app import App, ComposeResult
 from textual.widgets import Static
 
 from emcfsys_tui.series import Series
+from emcfsys_tui.themes import class_colours
 from emcfsys_tui.values import Picture
 from emcfsys_tui.widgets.chart import Chart, Curve
 from emcfsys_tui.widgets.picture_view import PictureView
@@ -124,6 +127,31 @@ async def test_a_picture_is_grey_half_blocks_in_few_bytes() -> None:
         rendered = "".join(view.render_line(y).render(pilot.app.console) for y in range(24))
         assert "▀" in rendered
         assert "38;2;" not in rendered  # 256 colours, a third of the bytes
+
+
+@pytest.mark.parametrize("colour", class_colours("emcfsys-dark", dark=True))
+async def test_a_class_keeps_its_hue_among_256_colours_over_any_grey(
+    colour: tuple[int, int, int],
+) -> None:
+    hue = colorsys.rgb_to_hsv(*colour)[0]
+    view = PictureView()
+    async with _Stage(view).run_test(size=(256, 4)) as pilot:
+        view.colours = (colour, colour)
+        view.picture = Picture(
+            key="a", width=256, height=8, grey=bytes(range(256)) * 8, ids=b"\x01" * 2048,
+            classes=((0, "resin"), (1, "grain")), image_px=(256, 8), view_px=(0, 0, 256, 8),
+        )  # fmt: skip
+        await pilot.pause()
+        shown = {
+            tuple(segment.style.bgcolor.get_truecolor())
+            for segment in view.render_line(1)
+            if segment.style and segment.style.bgcolor
+        }
+    coloured = [each for each in shown if max(each) - min(each) >= 40]
+    assert len(coloured) >= 2, shown
+    for each in coloured:
+        apart = abs(colorsys.rgb_to_hsv(*each)[0] - hue)
+        assert min(apart, 1 - apart) < 25 / 360, each
 
 
 def test_no_file_name_of_this_package_is_a_junk_drawer() -> None:
