@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 from skimage.measure import label
@@ -65,6 +65,7 @@ def test_classes_split_together_are_split_as_each_alone(seed: int, touching: boo
     assert np.mean(both != apart) < 0.01  # ties at a pass may fall to either side
 
 
+@example(seed=116083, across=1.0)  # nine pixels of a pass on the other side
 @given(seed=st.integers(0, 2**32 - 1), across=st.sampled_from([1.0, 2.5]))
 def test_the_split_is_that_of_its_plain_recipe(seed: int, across: float) -> None:
     rng = np.random.default_rng(seed)
@@ -75,8 +76,12 @@ def test_the_split_is_that_of_its_plain_recipe(seed: int, across: float) -> None
         ids[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = 1
     found = split_labels(ids, (1,), pixel=(1.0, across), neck=0.75)
     plain = _split_plainly(ids > 0, (1.0, across), neck=0.75)
-    pairs = np.unique(np.stack((found.ravel(), plain.ravel())), axis=1)
-    assert pairs.shape[1] == found.max() + 1 == len(np.unique(plain))
+    shared = np.zeros((found.max() + 1, plain.max() + 1), np.int64)  # pixels of each two parts
+    np.add.at(shared, (found.ravel(), plain.ravel()), 1)
+    partner = shared.argmax(axis=1)
+    assert sorted(partner) == np.unique(plain).tolist()
+    # Pixels at a pass that are as near to one peak as to the other may fall to either side.
+    assert shared.sum() - shared.max(axis=1).sum() <= 0.003 * ids.size
 
 
 def _split_plainly(inside: np.ndarray, pixel: tuple[float, float], *, neck: float) -> np.ndarray:
