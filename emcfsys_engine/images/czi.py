@@ -11,7 +11,7 @@ import numpy as np
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.bounds import refuse_false_promise
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
-from emcfsys_engine.images.rows import PlaneRows, rows_from
+from emcfsys_engine.images.rows import PlaneRows, rows_from, whole
 from emcfsys_engine.images.units import square_nm
 
 try:
@@ -37,14 +37,7 @@ def probe(path: Path) -> ImageFacts:
 
 def read(path: Path, plane: int) -> Micrograph:
     """Return one plane: times, then heights, then channels are counted."""
-    with open_rows(path, plane) as rows:
-        return Micrograph(
-            pixels=rows.read_chunk(0, rows.height),
-            pixel_nm=rows.pixel_nm,
-            source=rows.source,
-            bit_depth=rows.bit_depth,
-            info_bar_rows=0,
-        )
+    return whole(open_rows(path, plane))
 
 
 def open_rows(path: Path, plane: int) -> PlaneRows:

@@ -14,7 +14,7 @@ import numpy as np
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.bounds import refuse_false_promise
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
-from emcfsys_engine.images.rows import PlaneRows, rows_from, stored_rows
+from emcfsys_engine.images.rows import PlaneRows, rows_from, stored_rows, whole
 from emcfsys_engine.images.units import nm_per, square_nm
 
 # Tag value types: number -> (struct letter, bytes).
@@ -74,14 +74,7 @@ def probe(path: Path) -> ImageFacts:
 
 def read(path: Path, plane: int) -> Micrograph:
     """Return one plane; of a large stack only this plane is read."""
-    with open_rows(path, plane) as rows:
-        return Micrograph(
-            pixels=rows.read_chunk(0, rows.height),
-            pixel_nm=rows.pixel_nm,
-            source=rows.source,
-            bit_depth=rows.bit_depth,
-            info_bar_rows=0,
-        )
+    return whole(open_rows(path, plane))
 
 
 def open_rows(path: Path, plane: int) -> PlaneRows:

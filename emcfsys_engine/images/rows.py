@@ -140,6 +140,18 @@ def rows_of(micrograph: Micrograph) -> PlaneRows:
     )
 
 
+def whole(rows: PlaneRows) -> Micrograph:
+    """Return all rows of a plane, and close its file."""
+    with rows:
+        return Micrograph(
+            pixels=rows.read_chunk(0, rows.height),
+            pixel_nm=rows.pixel_nm,
+            source=rows.source,
+            bit_depth=rows.bit_depth,
+            info_bar_rows=rows.info_bar_rows,
+        )
+
+
 def stored_rows(
     path: Path, stream: Stream, start: int, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> Callable[[int, int], np.ndarray]:

@@ -15,9 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
 from emcfsys_engine.annotations.samples import list_samples
 from emcfsys_engine.images.normalise import Normaliser
@@ -32,9 +30,9 @@ from emcfsys_engine.learn.train import Trainer
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run import TrainRequest, new_run
-from emcfsys_engine.tools.demo import make_micrograph
 from tests.bench.afternoon_loop import AfternoonLoop
 from tests.bench.machine import machine_line
+from tests.bench.pairs import write_pairs
 
 PROJECT = """
 [project]
@@ -165,14 +163,9 @@ def _wait(device: torch.device) -> None:
 
 
 def _trainer(folder: Path, arguments: argparse.Namespace) -> Trainer:
-    for place, first, number in (("", 0, 6), ("val_", 100, 1)):
-        for index in range(first, first + number):
-            _, pixels = make_micrograph(1, index, 2 * arguments.patch)
-            truth = np.digitize(pixels, (90, 150)).astype(np.uint8)
-            for kind, array in (("images", pixels), ("masks", truth)):
-                file = folder / f"{place}{kind}" / f"{index}.png"
-                file.parent.mkdir(exist_ok=True)
-                Image.fromarray(array).save(file)
+    px = 2 * arguments.patch
+    write_pairs(folder / "images", folder / "masks", range(6), px)
+    write_pairs(folder / "val_images", folder / "val_masks", range(100, 101), px)
     (folder / "project.toml").write_text(
         PROJECT.format(backbone=arguments.backbone, patch=arguments.patch, batch=arguments.batch)
     )

@@ -13,11 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from emcfsys_engine.tools.demo import make_micrograph
 from tests.bench.machine import machine_line
+from tests.bench.pairs import write_pairs
 
 PRESETS = ("quick", "standard", "best")
 PROJECT = """
@@ -84,14 +81,8 @@ def _peak_of(command: list[str]) -> int:
 
 
 def _write_project(folder: Path, backbone: str, preset: str, steps: int) -> None:
-    for split, first, number in (("train", 0, 6), ("val", 100, 2)):
-        for index in range(first, first + number):
-            _, pixels = make_micrograph(1, index, _PX)
-            truth = np.digitize(pixels, (90, 150)).astype(np.uint8)
-            for place, array in ((split, pixels), (f"{split}_masks", truth)):
-                file = folder / place / f"{index}.png"
-                file.parent.mkdir(exist_ok=True)
-                Image.fromarray(array).save(file)
+    write_pairs(folder / "train", folder / "train_masks", range(6), _PX)
+    write_pairs(folder / "val", folder / "val_masks", range(100, 102), _PX)
     text = PROJECT.format(backbone=backbone, preset=preset, steps=steps)
     (folder / "project.toml").write_text(text)
 
