@@ -3,7 +3,6 @@
 Signals are caught before torch is imported: a TERM during start-up is answered, too.
 """
 
-import errno
 import json
 import os
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.events import EventWriter, RunFailed
+from emcfsys_engine.hotfolder.full_disk import is_full
 from emcfsys_engine.learn.working import Worker
 from emcfsys_engine.run import open_run, write_whole
 from emcfsys_engine.torchrun import place_here
@@ -58,7 +58,7 @@ def _execute(worker: Worker) -> int:
 
 def reason_of(error: Exception, folder: Path) -> str:
     """Return a line about what nobody expected; a full disk is met anywhere."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         return f"{folder}: its disk is full. What is done is kept: free some space, then go on."
     return f"{type(error).__name__}: {error}"
 
