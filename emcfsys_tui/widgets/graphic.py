@@ -97,6 +97,8 @@ class Graphic:
         if self.kind == "kitty":
             return self._placed_kitty(cells, pointer, is_new=is_new)
         lines = range(cells.y, cells.bottom) if is_new else sorted(overwritten)
+        if not lines:  # most updates of a screen are elsewhere
+            return ""
         rows = self.data.split(b"\x1b\\")[:-1]
         words = [
             f"{_at(cells.x, y)}{rows[y - cells.y].decode()}\x1b\\"
