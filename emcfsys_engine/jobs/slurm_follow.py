@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 
 from emcfsys_engine.config import Config
@@ -19,6 +20,7 @@ from emcfsys_engine.jobs.store import Store
 from emcfsys_engine.run import Run
 
 _NO_ACCOUNTS_S = 3600.0  # before accounting that is switched off is asked again
+_HASTEN_AGAIN_S = 15.0  # three times the rest that a requeued job is given
 _MOST_VAIN = 3  # submissions in a row that Slurm forgot before they began
 
 
@@ -33,7 +35,7 @@ class Follower:
         self._killed: set[str] = set()  # tokens
         self._gone_since: dict[str, float] = {}  # by token: monotonic time
         self._signs: dict[str, tuple[int, int]] = {}  # by token: sizes of events and log
-        self._hastened: dict[str, int] = {}  # by token: after which start
+        self._hastened: dict[str, float] = {}  # by token: monotonic time
         self._no_accounts_until: dict[Cluster, float] = {}
 
     def leave_word(self, jobs: Iterable[Job]) -> bool:
@@ -92,11 +94,19 @@ class Follower:
         moves.see(self.store, job, lives=lives, reason=words_of(seen), start=seen.start)
 
     def _hasten(self, cluster: Cluster, job: Job, seen: Seen) -> None:
-        """Let a requeued job start soon, once: a second word would only put its start off."""
-        if self._hastened.get(job.token) != job.starts:
-            with contextlib.suppress(SlurmError):  # it comes by itself after two minutes
-                commands.hasten(cluster, seen.id)
-            self._hastened[job.token] = job.starts
+        """Let a requeued job start soon; each word puts its start off, so seldom twice.
+
+        A word may be lost: Slurm sets the two minutes anew when the nodes let the job go only after
+        it, and refuses it for a moment when it is busy.
+        """
+        now = time.monotonic()
+        if now - self._hastened.get(job.token, -inf) < _HASTEN_AGAIN_S:
+            return
+        self._hastened[job.token] = now
+        try:
+            commands.hasten(cluster, seen.id)
+        except SlurmError as error:
+            log(f"job {job.id}: Slurm does not let it start sooner yet: {error}")
 
     def _ended(self, job: Job, seen: Seen) -> None:
         """Slurm says that it is over: the run's folder says how, at once or a little late."""

@@ -1,11 +1,13 @@
 """A real Slurm for the session, a queue with a real daemon beside it, and runs for a stand-in."""
 
+import math
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,14 @@ class Slurm:
     def state(self, job: Job) -> str:
         """Return a job's state and reason as Slurm tells them."""
         return self.ask("squeue", "-h", "-t", "all", "-j", job.slurm_id, "-o", "%T %r %N")
+
+    def starts_in(self, job: Job) -> float:
+        """Return the seconds until a waiting job may start; infinity for one that does not wait."""
+        told = self.ask("squeue", "-h", "-t", "PENDING", "-j", job.slurm_id, "-o", "%S")
+        try:
+            return (datetime.fromisoformat(told) - datetime.now()).total_seconds()  # noqa: DTZ005
+        except ValueError:  # nothing, or N/A
+            return math.inf
 
     def calls(self, program: str) -> list[str]:
         """Return how the daemon called one of the commands since the test began."""
@@ -199,8 +209,21 @@ class SlurmBench(Bench):
         return self.queue.get(job_id)
 
     def await_start(self, run: Run, number: int = 1) -> None:
-        """Wait until a run's worker has begun that often."""
-        wait_for(lambda: self.starts(run) >= number, seconds=PATIENCE_S, what=f"start {number}")
+        """Wait until a run's worker has begun that often; else tell what Slurm did instead."""
+        try:
+            wait_for(lambda: self.starts(run) >= number, seconds=PATIENCE_S, what=f"start {number}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self._story()}") from None
+
+    def _story(self) -> str:
+        """The queue, Slurm's view of it, and the last of what its controller and nodes wrote."""
+        folder = Path(os.environ["SLURM_CONF"]).parent.parent
+        queue = subprocess.run(["squeue", "-t", "all"], capture_output=True, text=True, check=False)
+        logs = [
+            file.read_text(errors="replace")[-2500:] for file in (folder / "log").glob("slurm*")
+        ]
+        jobs = [str(job) for job in self.queue.list()]
+        return "\n".join([*jobs, queue.stdout, *logs])
 
     def states(self, job_id: int) -> Sequence[str]:
         """Return the states a job went through, each once in a row."""

@@ -33,6 +33,22 @@ def test_a_preempted_job_saves_and_goes_on_when_there_is_room(
     assert bench.await_state(job_id, "done", "failed").reason == "stopped"
 
 
+def test_a_requeued_job_starts_soon_although_slurm_sets_its_two_minutes_anew(
+    bench: SlurmBench, slurm: Slurm
+) -> None:
+    run = bench.run(seconds=1000)
+    job_id = bench.submit(run)
+    bench.await_start(run)
+    job = bench.await_state(job_id, "running")
+    slurm.ask("scontrol", "requeue", job.slurm_id)
+    wait_for(lambda: slurm.starts_in(job) < 30, seconds=PATIENCE_S, what="the first word")
+    slurm.ask("scontrol", "update", f"JobId={job.slurm_id}", "StartTime=now+600")
+    bench.await_start(run, 2)
+    bench.await_state(job_id, "running")
+    bench.queue.stop(job_id)
+    assert bench.await_state(job_id, "done", "failed").state == "done"
+
+
 def test_a_job_that_gets_nowhere_is_not_requeued_for_ever(bench: SlurmBench, slurm: Slurm) -> None:
     bench.configure(slurm="requeues = 1")
     run = bench.run(seconds=1000)
