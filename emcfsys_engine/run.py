@@ -34,7 +34,8 @@ State = Literal["new", "running", "done", "failed", "cancelled", "interrupted", 
 # What a worker may know of its submitter's environment: libraries and caches, no secrets.
 _ENVIRONMENT = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|PYTHONPATH|VIRTUAL_ENV|"
-    r"CONDA_(PREFIX|DEFAULT_ENV)|CUDA_\w+|NVIDIA_\w+|OMP_NUM_THREADS|MKL_NUM_THREADS|"
+    r"CONDA_(PREFIX|DEFAULT_ENV)|CC|CXX|TORCHINDUCTOR_CACHE_DIR|CUDA_\w+|NVIDIA_\w+|"
+    r"OMP_NUM_THREADS|MKL_NUM_THREADS|"
     r"HF_(HOME|HUB_CACHE|HUB_OFFLINE)|TORCH_HOME|XDG_\w+|EMCFSYS_\w+|https?_proxy|no_proxy"
 )
 
@@ -63,6 +64,7 @@ class PredictRequest(msgspec.Struct, frozen=True, kw_only=True, tag="predict"):
     tile_px: int | None = None
     batch: int | None = None
     threads: int | None = None
+    compile: bool = True  # when enough of it is left to pay for that
 
 
 class WatchRequest(msgspec.Struct, frozen=True, kw_only=True, tag="watch"):

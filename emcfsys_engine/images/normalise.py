@@ -89,6 +89,11 @@ class Normaliser(msgspec.Struct, frozen=True, kw_only=True):
         return float(low), float(high), mean, spread
 
 
+def has_no_number(values: np.ndarray) -> bool:
+    """Tell whether all values are NaN or infinite. Shapes: any."""
+    return values.dtype.kind == "f" and values.size > 0 and not np.isfinite(values).any()
+
+
 def sample_stride(num_px: int) -> int:
     """Return the step, along rows and columns, at which an image's statistics are sampled."""
     return max(1, round((num_px / SAMPLE_PX) ** 0.5))

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.info_bar import find_info_bar_of_rows
 from emcfsys_engine.images.normalise import (
     Normaliser,
     has_equal_channels,
+    has_no_number,
     luminance,
     sample_stride,
 )
@@ -49,7 +51,7 @@ def survey(rows: PlaneRows, normaliser: Normaliser, *, info_bar_rows: int | None
     """Read an image once, in most cases, and return its statistics.
 
     A bar that was looked for already is given as `info_bar_rows`.
-    Raises: ImageError when the file is damaged.
+    Raises: ImageError when the file is damaged, or holds no finite number.
     """
     bar = rows.info_bar_rows if info_bar_rows is None else info_bar_rows
     if not bar and info_bar_rows is None:
@@ -60,6 +62,8 @@ def survey(rows: PlaneRows, normaliser: Normaliser, *, info_bar_rows: int | None
     if height <= 0 or rows.width == 0:
         return found
     sample = _sample(_Grey(rows, found, height), height, rows.width)
+    if has_no_number(sample):
+        raise ImageError(rows.source, "holds no finite number", "Leave it out, or write it again")
     return Survey(
         info_bar_rows=bar, statistics=normaliser.statistics_of(sample), is_coloured=coloured
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -27,6 +28,20 @@ def choose_device(gpus: int | None) -> torch.device:
         remedy = "Leave compute.gpus out, or look at emcfsys-engine doctor"
         raise InputError("compute.gpus", f"{gpus} asked for, but CUDA finds no GPU", remedy)
     return torch.device("cpu")
+
+
+def lost_gpu(device: torch.device, gpus: int | None, environment: Mapping[str, str]) -> str:
+    """Return a warning when a run was given a GPU that CUDA cannot use; else nothing.
+
+    The queue and Slurm name the GPUs of a run in CUDA_VISIBLE_DEVICES, and hide those of others.
+    """
+    given = environment.get("CUDA_VISIBLE_DEVICES", "")
+    if device.type != "cpu" or gpus == 0 or given in ("", "-1"):
+        return ""
+    return (
+        f"GPU {given} was given to this run, but CUDA cannot use it: the processor computes, many "
+        "times slower. Look at emcfsys-engine doctor on that machine"
+    )
 
 
 def choose_precision(device: torch.device) -> tuple[torch.dtype, str]:

@@ -34,14 +34,19 @@ class OutputNames:
         self._suffix = suffix
         self._roots = sorted((Path(place) for place in inputs), key=lambda p: -len(p.parts))
         paths = {ref.path for ref in refs}
-        self._stems = Counter(self._folder(path) / path.stem for path in paths)
+        self._stems = Counter(self._folder(path) / self._stem(path) for path in paths)
 
     def mask_of(self, ref: ImageRef) -> Path:
         """Return the mask's file: `sub/x.png`, `sub/x.dm4.png` on a collision, `x.0012.png`."""
-        place = self._folder(ref.path) / ref.path.stem
-        stem = ref.path.name if self._stems[place] > 1 else ref.path.stem
+        place = self._folder(ref.path) / self._stem(ref.path)
+        stem = ref.path.name if self._stems[place] > 1 else place.name
         plane = "" if ref.plane is None else f".{ref.plane:04d}"
         return place.with_name(f"{stem}{plane}.{self._suffix}")
+
+    def _stem(self, path: Path) -> str:
+        """Return the name without its suffix; `x.ome.tif` gives no `x.ome.ome.tif`."""
+        is_ome = self._suffix.startswith("ome.")
+        return path.stem.removesuffix(".ome") if is_ome else path.stem
 
     def _folder(self, path: Path) -> Path:
         for root in self._roots:

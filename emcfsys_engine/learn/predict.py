@@ -3,7 +3,9 @@
 C channels or classes, H and W pixels.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.images.normalise import Normaliser, to_grey
+from emcfsys_engine.images.normalise import Normaliser, has_no_number, to_grey
 from emcfsys_engine.learn.bands import Band, Prediction, Wanted, band_of, whole
+from emcfsys_engine.learn.compiled import Call, try_compiled
 from emcfsys_engine.learn.device import autocast, choose_device, choose_precision
 from emcfsys_engine.learn.ensemble import load_members, merged
 from emcfsys_engine.learn.folding import folded, is_only_convolutions
@@ -24,7 +27,19 @@ from emcfsys_engine.learn.pipeline import read_ahead
 from emcfsys_engine.learn.scaling import scaled_bands, scaled_reader
 from emcfsys_engine.learn.tiling import logit_bands_of_rows
 
-__all__ = ["Prediction", "Predictor"]
+__all__ = ["PAYS_AFTER_S", "Prediction", "Predictor"]
+
+# Of what is left of a prediction, by kind of device: what compiling takes, over what it gains.
+PAYS_AFTER_S = {"cpu": 900.0, "cuda": 300.0}
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One network of an ensemble: as it is, and as it is called until code is made for it."""
+
+    network: nn.Module
+    plain: Call
+    around: Callable[[Call], Call]  # brings tiles into the network's precision
 
 
 class Predictor:
@@ -49,7 +64,10 @@ class Predictor:
         self.normaliser = Normaliser(**msgspec.structs.asdict(self.card.normaliser))
         self.device = choose_device(gpus)
         self.precision, _ = choose_precision(self.device)
-        self._networks = [self._prepared(folded(network)) for network in networks]
+        self._members = [self._prepared(folded(network)) for network in networks]
+        self._calls = [member.plain for member in self._members]
+        self._shapes: Counter[torch.Size] = Counter()
+        self._sample_NCTT: Tensor | None = None  # the last batch of the most frequent shape
         self._overlap = overlap
         self._tta = tta
         self.tile_px = tile_px or max(self.card.patch_px, 512)
@@ -95,11 +113,12 @@ class Predictor:
         """Return the image as the network wants it; safe to call in any thread.
 
         Shapes: H×W or H×W×C in, H×W×1 float32 out.
-        Raises: InputError for an image without pixels.
+        Raises: InputError for an image without pixels, or without a finite number.
         """
         grey = to_grey(pixels)
-        if not grey.size:
-            raise InputError("image", "has no pixels", "Leave it out")
+        if not grey.size or has_no_number(grey):
+            what = "holds no finite number" if grey.size else "has no pixels"
+            raise InputError("image", what, "Leave it out")
         return self.normaliser.apply(grey, info_bar_rows)
 
     def predict_prepared(
@@ -179,40 +198,67 @@ class Predictor:
         """
         tiles_NCTT = tiles_NCTT.contiguous(memory_format=torch.channels_last)
         try:
-            made = [network(tiles_NCTT) for network in self._networks]
+            made = [call(tiles_NCTT) for call in self._calls]
         except torch.OutOfMemoryError:
             if len(tiles_NCTT) == 1:
                 raise
         else:
+            self._note_shape(tiles_NCTT)
             return made[0] if len(made) == 1 else torch.cat(made, dim=1)
         torch.cuda.empty_cache()  # outside the handler, which holds what did not fit
         self.halve_batch()
         halves = tiles_NCTT.split(-(-len(tiles_NCTT) // 2))
         return torch.cat([self.forward(half) for half in halves])
 
-    def _prepared(self, network: SegmentationNetwork) -> Callable[[Tensor], Tensor]:
+    def compile(self) -> str:
+        """Have code made for the most frequent shape of batch so far; return what came of it.
+
+        It takes up to minutes, and pays for itself in a prediction of more than `PAYS_AFTER_S`.
+        """
+        if self._sample_NCTT is None:
+            return "not compiled: nothing was predicted yet"
+        told: list[str] = []
+        for number, member in enumerate(self._members):
+            trial = try_compiled(member.network, member.around, member.plain, self._sample_NCTT)
+            self._calls[number] = trial.call
+            told.append(trial.told)
+        return "; ".join(told)
+
+    def _note_shape(self, tiles_NCTT: Tensor) -> None:
+        self._shapes[tiles_NCTT.shape] += 1
+        if self._shapes[tiles_NCTT.shape] == max(self._shapes.values()):
+            self._sample_NCTT = tiles_NCTT
+
+    def _prepared(self, network: SegmentationNetwork) -> _Member:
         """Return the network on its device, in the layout and precision this device is fast at."""
         network = network.to(self.device).to(memory_format=torch.channels_last)
         if self.precision == torch.float32:
-            return network
+            return _Member(network, network, lambda call: call)
         if is_only_convolutions(network):  # nothing is cast on the way, weights included
             lean: nn.Module = network.to(self.precision)
+
+            def cast(call: Call) -> Call:
+                return lambda tiles_NCTT: call(tiles_NCTT.to(self.precision))
+
             if self.device.type == "cpu":
-                lean = packed(lean, self.card.network.in_channels)
-            return lambda tiles_NCTT: lean(tiles_NCTT.to(self.precision))
+                return _Member(lean, cast(packed(lean, self.card.network.in_channels)), cast)
+            return _Member(lean, cast(lean), cast)
 
-        def mixed(tiles_NCTT: Tensor) -> Tensor:
-            with autocast(self.device, self.precision):
-                return network(tiles_NCTT)
+        def mixed(call: Call) -> Call:
+            def run(tiles_NCTT: Tensor) -> Tensor:
+                with autocast(self.device, self.precision):
+                    return call(tiles_NCTT)
 
-        return mixed
+            return run
+
+        return _Member(network, mixed(network), mixed)
 
     def merged(self, logits_KHW: Tensor) -> Tensor:
         """Return the logits of the ensemble from those of its members; one member's are its own.
 
         Shapes: K = M·C in, C×H×W out.
         """
-        return merged(logits_KHW, len(self._networks))
+        return merged(logits_KHW, len(self._members))
 
 
 def _next(logits: Iterator[tuple[int, Tensor]]) -> tuple[int, Tensor] | None:

@@ -15,8 +15,9 @@ from emcfsys_engine.images.row_writers import sync
 from emcfsys_engine.learn.bands import Band, Tally, Wanted
 from emcfsys_engine.learn.opened import OpenImage, open_image
 from emcfsys_engine.learn.outputs import SUFFIXES, Companions, OutputNames, OutputSet
+from emcfsys_engine.learn.pace import Pace
 from emcfsys_engine.learn.pipeline import Behind, Failure, run_pipeline
-from emcfsys_engine.learn.predict import Predictor
+from emcfsys_engine.learn.predict import PAYS_AFTER_S, Predictor
 from emcfsys_engine.learn.ranking import rank, write_ranking
 from emcfsys_engine.learn.vector_outputs import VectorOutputs
 from emcfsys_engine.model_card import ModelCard
@@ -59,12 +60,15 @@ class _Desk:
         predictor: Predictor,
         say: Callable[[Event], None],
         asked: Callable[[], str | None],
+        pace: Pace,
     ) -> None:
         self._request = request
         self._names = names
         self._predictor = predictor
         self._say = say
         self._asked = asked
+        self._pace = pace
+        self._may_compile = request.compile
         self._companions = Companions(
             overlay=request.overlay,
             probabilities=request.probability,
@@ -102,7 +106,16 @@ class _Desk:
         except BaseException:
             self._give_up(work)
             raise
+        self._pace.image_done()
+        self._compile_if_it_pays()
         return work
+
+    def _compile_if_it_pays(self, share: float = 0.0) -> None:
+        """Once, when enough of the job is left: have code made for the network."""
+        pays_after_s = PAYS_AFTER_S[self._predictor.device.type]
+        if self._may_compile and self._pace.left_s(share) > pays_after_s:
+            self._may_compile = False
+            print(f"network {self._predictor.compile()}", flush=True)
 
     def _write_while_computing(self, ref: ImageRef, work: _Work, bands: Iterator[Band]) -> None:
         outputs = work.outputs = self._open_outputs(ref, work)
@@ -112,6 +125,7 @@ class _Desk:
                 if self._asked() is not None:
                     raise _EndAskedFor
                 behind.do(lambda band=band: self._add(work, outputs, band))
+                self._compile_if_it_pays((band.first + len(band.mask)) / work.image.size[0])
         finally:
             behind.finish()
 
@@ -196,7 +210,7 @@ def predict_files(
     """
     names = OutputNames(Path(request.out), refs, request.inputs, SUFFIXES[request.mask_format])
     todo = [ref for ref in refs if request.force or not names.mask_of(ref).exists()]
-    desk = _Desk(request, names, predictor, say, asked)
+    desk = _Desk(request, names, predictor, say, asked, Pace(len(todo)))
     done = failed = 0
     until_asked = itertools.takewhile(lambda _: asked() is None, todo)
     with suppress(_EndAskedFor):

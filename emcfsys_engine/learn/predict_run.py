@@ -1,10 +1,12 @@
 """A prediction run from its run.json to its ending."""
 
+import os
+
 import torch
 
 from emcfsys_engine.errors import RunFolderError
-from emcfsys_engine.events import RunFinished, RunStarted
-from emcfsys_engine.learn.device import choose_threads
+from emcfsys_engine.events import RunFinished, RunStarted, WarningGiven
+from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.predict import Predictor
 from emcfsys_engine.learn.predict_files import find_inputs, predict_files
 from emcfsys_engine.learn.working import Worker, say_ending
@@ -35,6 +37,8 @@ def execute(worker: Worker) -> int:
             num_images=len(refs),
         )
     )
+    if lost := lost_gpu(predictor.device, None, os.environ):
+        worker.say(WarningGiven(message=lost))
     tally = predict_files(request, refs, predictor, worker.say, worker.asked)
     asked = worker.asked()
     if asked is not None:

@@ -1,5 +1,6 @@
 """A training run from its run.json to its ending: data, plan, network, loop."""
 
+import os
 from datetime import UTC, datetime
 
 import msgspec
@@ -11,7 +12,7 @@ from emcfsys_engine.errors import ProjectError, RunFolderError
 from emcfsys_engine.events import PlanMade, RunResumed, RunStarted, WarningGiven
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.data import Dataset, class_pixel_counts
-from emcfsys_engine.learn.device import choose_device, choose_threads, describe
+from emcfsys_engine.learn.device import choose_device, choose_threads, describe, lost_gpu
 from emcfsys_engine.learn.model_file import colours_for
 from emcfsys_engine.learn.network import SegmentationNetwork, build_network
 from emcfsys_engine.learn.parts import Parts
@@ -56,7 +57,8 @@ def execute(worker: Worker) -> int:
             num_images=len(train),
         )
     )
-    for note in samples.notes:
+    lost = lost_gpu(device, project.compute.gpus, os.environ)
+    for note in filter(None, (lost, *samples.notes)):
         worker.say(WarningGiven(message=note))
     train.check()
     val.check()

@@ -18,7 +18,8 @@ from emcfsys_engine.hotfolder.model_choice import best_model
 from emcfsys_engine.hotfolder.retry import was_asked
 from emcfsys_engine.hotfolder.scan import Rules, Scanner, Seen
 from emcfsys_engine.hotfolder.wake import Waker, choose_backend
-from emcfsys_engine.learn.device import choose_threads
+from emcfsys_engine.learn.allocation import give_back_freed_memory
+from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.predict import Predictor
 from emcfsys_engine.learn.watch import Desk, Handled, Task, sync
 from emcfsys_engine.learn.watch_measure import Measurements
@@ -33,6 +34,7 @@ _BATCH = 64  # files looked at together
 _COMMIT_EVERY_S = 0.3  # a burst is noted in the ledger in groups: a sync costs milliseconds
 _FOLLOW_EVERY_S = 15.0
 _LONGEST_OFFLINE_S = 60.0
+_IDLE_S = 5.0  # without a new image, before others may have the memory of the last
 _FULL_DISK_S = 2.0  # between looks at a full disk
 
 
@@ -93,12 +95,15 @@ class _Watch:
                 device=self.predictor.device.type,
             )
         )
+        if lost := lost_gpu(self.predictor.device, project.compute.gpus, os.environ):
+            worker.say(WarningGiven(message=lost))
         self.why = f"{self.root} ({why})"
 
     def go_on(self) -> int:
         """Watch until asked to end; return the exit code."""
         offline_s = 1.0
         next_scan = 0.0
+        idle_since, has_memory = time.monotonic(), True
         try:
             while (asked := self.worker.asked()) is None:
                 if time.monotonic() >= next_scan:
@@ -109,7 +114,11 @@ class _Watch:
                 handled = self._handle_or_wait()
                 self._follow()
                 if handled:
+                    idle_since, has_memory = time.monotonic(), True
                     continue
+                if has_memory and time.monotonic() - idle_since > _IDLE_S:
+                    give_back_freed_memory()
+                    has_memory = False
                 if self.request.once and not self._is_off() and not self.scanner.is_settling():
                     return self._end("done")
                 wait_s = min(next_scan - time.monotonic(), self.scanner.next_in_s(3600.0))

@@ -1,6 +1,7 @@
 """Inference against the bare network and MONAI's sliding window, in alternating pairs.
 
 python tests/bench/inference_speed.py [--backbone B] [--side 1280] [--rounds 5]
+python tests/bench/inference_speed.py --compiled [--backbone B] the code made for long predictions
 python tests/bench/inference_speed.py --big  [--side 20000] [--minutes 4]  memory of one large image
 python tests/bench/inference_speed.py --many [--number 10000] small images, by file
 
@@ -26,6 +27,7 @@ import tifffile
 import torch
 
 from emcfsys_engine.learn import outputs
+from emcfsys_engine.learn.allocation import keep_freed_memory
 from emcfsys_engine.learn.bands import Band
 from emcfsys_engine.learn.device import autocast, choose_precision
 from emcfsys_engine.learn.model_file import colours_for, load_model, save_model
@@ -140,6 +142,32 @@ def _ratio(name: str, ratios: list[float]) -> None:
     )
 
 
+def compare_compiled(model: Path, side: int, rounds: int) -> None:
+    """Alternate a predictor with compiled networks and one without, in one process."""
+    plain = Predictor(model, tile_px=TILE_PX, overlap=OVERLAP)
+    fast = Predictor(model, tile_px=TILE_PX, overlap=OVERLAP)
+    prepared = plain.prepare(picture(side, side))
+    expected = plain.predict_prepared(prepared).mask
+    fast.predict_prepared(prepared)
+    began = time.perf_counter()
+    print(f"  {fast.compile()}")
+    cost_s = time.perf_counter() - began
+    times: dict[str, list[float]] = {"plain": [], "compiled": []}
+    for _ in range(rounds):
+        for name, predictor in (("plain", plain), ("compiled", fast)):
+            began = time.perf_counter()
+            made = predictor.predict_prepared(prepared).mask
+            _wait(predictor.device)
+            times[name].append(time.perf_counter() - began)
+    ratios = [one / other for one, other in zip(times["plain"], times["compiled"], strict=True)]
+    _ratio("compiled / plain", ratios)
+    gain = statistics.median(ratios)
+    if gain > 1:
+        pays_after_s = cost_s * gain / (gain - 1)
+        print(f"  {cost_s:.0f} s to make, repaid by {pays_after_s / 60:.1f} minutes of plain tiles")
+    print(f"  {int((made != expected).sum())} of {side * side} pixels of the mask change class")
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -180,6 +208,7 @@ def big(folder: Path, backbone: str, side: int, minutes: float) -> None:
 def child() -> None:
     """Predict sys.argv[2] with the model sys.argv[1] into sys.argv[3], sys.argv[4] minutes."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    keep_freed_memory()
     request = PredictRequest(model=sys.argv[1], inputs=(sys.argv[2],), out=sys.argv[3])
     predictor = Predictor(sys.argv[1], tile_px=TILE_PX)
     limit_s = 60 * float(sys.argv[4]) or float("inf")
@@ -238,10 +267,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--number", type=int, default=10_000)
     parser.add_argument("--minutes", type=float, default=4)
+    parser.add_argument("--plain-malloc", action="store_true", help="not as a worker has it")
+    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--model", type=Path, help="a trained model instead of random weights")
     parser.add_argument("--big", action="store_true")
     parser.add_argument("--many", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    if not options.plain_malloc:
+        keep_freed_memory()  # as a worker does: for ours and for theirs
     print(machine_line())
     print(f"load {os.getloadavg()[0]:.1f}, {threading.active_count()} threads")
     with tempfile.TemporaryDirectory() as name:
@@ -249,6 +283,9 @@ def main() -> None:
             big(Path(name), options.backbone, options.side or 20_000, options.minutes)
         elif options.many:
             many(Path(name), options.backbone, options.number)
+        elif options.compiled:
+            model = options.model or make_model(Path(name), options.backbone)
+            compare_compiled(model, options.side or 1280, options.rounds)
         else:
             compare(Path(name), options.backbone, options.side or 1280, options.rounds)
 

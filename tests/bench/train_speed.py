@@ -19,6 +19,7 @@ import torch
 
 from emcfsys_engine.annotations.samples import list_samples
 from emcfsys_engine.images.normalise import Normaliser
+from emcfsys_engine.learn.allocation import keep_freed_memory
 from emcfsys_engine.learn.batches import Batches
 from emcfsys_engine.learn.data import Dataset
 from emcfsys_engine.learn.device import autocast, choose_device, choose_threads, describe
@@ -173,6 +174,7 @@ def _trainer(folder: Path, arguments: argparse.Namespace) -> Trainer:
     device = choose_device(None)
     threads = choose_threads(None)
     torch.set_num_threads(threads)
+    keep_freed_memory()  # as a worker does: for ours and for the others
     samples = list_samples(project)
     train = Dataset(samples.of("train"), project, Normaliser())
     val = Dataset(samples.of("val"), project, Normaliser())

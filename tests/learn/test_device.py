@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.learn.device import choose_device, choose_threads
+from emcfsys_engine.learn.device import choose_device, choose_threads, lost_gpu
 
 
 @pytest.mark.parametrize(("count", "asked", "found"), [(2, 3, "finds 2"), (0, 1, "finds no GPU")])
@@ -17,6 +17,26 @@ def test_more_gpus_than_there_are_are_refused(
         choose_device(asked)
     assert choose_device(0) == torch.device("cpu")
     assert choose_device(None).type == ("cuda" if count else "cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "given", "warns"),
+    [
+        ("cpu", None, "3", True),
+        ("cpu", None, "GPU-1,GPU-2", True),
+        ("cpu", None, "", False),
+        ("cpu", None, "-1", False),
+        ("cpu", 0, "3", False),
+        ("cuda", None, "3", False),
+    ],
+)
+def test_a_gpu_that_was_given_and_cannot_be_used_is_told(
+    device: str, gpus: int | None, given: str, warns: bool
+) -> None:
+    told = lost_gpu(torch.device(device), gpus, {"CUDA_VISIBLE_DEVICES": given})
+    assert (f"GPU {given} was given" in told) == warns
+    assert bool(told) == warns
+    assert lost_gpu(torch.device(device), gpus, {}) == ""
 
 
 def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,14 +70,14 @@ def test_a_batch_that_does_not_fit_is_halved(model_file: Path) -> None:
     image = np.random.default_rng(0).integers(0, 255, (64, 300), np.uint8)
     expected = Predictor(model_file, gpus=0, tile_px=64)(image)
     small = Predictor(model_file, gpus=0, tile_px=64, batch=5)
-    network = small._networks[0]
+    network = small._calls[0]
 
     def fits_two(tiles: torch.Tensor) -> torch.Tensor:
         if len(tiles) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return network(tiles)
 
-    small._networks = [fits_two]
+    small._calls = [fits_two]
     assert np.mean(small(image) != expected) <= 1e-3
     assert small.batch <= 2
 
@@ -104,6 +104,14 @@ def test_names_mirror_folders_and_never_collide() -> None:
         "/out/s.0000.png",
         "/out/s.0012.png",
     ]
+
+
+def test_masks_of_ome_files_say_ome_once() -> None:
+    refs = [ImageRef(path=Path("/in/x.ome.tif")), ImageRef(path=Path("/in/y.ome.zarr"))]
+    names = OutputNames(Path("/out"), refs, ["/in"], "ome.tif")
+    assert [names.mask_of(ref).name for ref in refs] == ["x.ome.tif", "y.ome.tif"]
+    names = OutputNames(Path("/out"), refs, ["/in"], "png")
+    assert names.mask_of(refs[0]).name == "x.ome.png"
 
 
 def _cli(*words: str | Path) -> "subprocess.CompletedProcess[str]":

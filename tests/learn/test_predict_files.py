@@ -21,6 +21,7 @@ from emcfsys_engine.images import row_writers, rows
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.learn import opened
+from emcfsys_engine.learn.pace import Pace
 from emcfsys_engine.learn.predict import Predictor
 from emcfsys_engine.learn.predict_files import Counted, find_inputs, predict_files
 from emcfsys_engine.run import PredictRequest
@@ -239,11 +240,10 @@ def test_ending_within_a_large_image_leaves_nothing_half(
         np.full((200, 1), 9, np.uint8),
         np.full((1, 200), 9, np.uint8),
         np.full((90, 90), 7, np.uint16),
-        np.full((90, 90), np.nan, np.float32),
         np.where(np.eye(90) > 0, np.inf, _image((90, 90), dtype="float32")).astype(np.float32),
         np.stack([_image((90, 90), n, "uint8") for n in range(3)], axis=-1),
     ],
-    ids=["1 px wide", "1 px high", "constant", "all NaN", "infinite", "RGB"],
+    ids=["1 px wide", "1 px high", "constant", "infinite", "RGB"],
 )
 @pytest.mark.parametrize("where", ["memory", "bands"])
 def test_odd_images_get_a_mask_of_their_size(
@@ -256,6 +256,21 @@ def test_odd_images_get_a_mask_of_their_size(
     count, said = predict(overlay=True, uncertainty=True)
     assert count.done == 1, said
     assert _mask(tmp_path / "out" / "a.png").shape == pixels.shape[:2]
+
+
+@pytest.mark.parametrize("where", ["memory", "bands"])
+def test_an_image_without_a_number_is_reported_and_gets_no_mask(
+    predict: Predict, tmp_path: Path, where: str, monkeypatch: Any
+) -> None:
+    if where == "bands":
+        monkeypatch.setattr(opened, "LARGE_PX", 10)
+    tifffile.imwrite(tmp_path / "in" / "a.tif", np.full((90, 90), np.nan, np.float32))
+    tifffile.imwrite(tmp_path / "in" / "b.tif", _image((90, 90)))
+    count, said = predict()
+    assert (count.done, count.failed) == (1, 1)
+    (failed,) = (event for event in said if isinstance(event, ImageFailed))
+    assert "a.tif: holds no finite number" in failed.reason
+    assert _names(tmp_path / "out") == ["b.png"]
 
 
 def test_zarr_and_stacks_are_read_in_bands(
@@ -317,3 +332,41 @@ def test_what_the_commands_summary_says_is_json(model_file: Path, tmp_path: Path
     )
     assert bad.returncode == 2
     assert "'svg' is no format" in bad.stderr
+
+
+def test_the_network_is_compiled_once_when_enough_of_the_job_is_left(
+    predict: Predict, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def compile_() -> str:
+        made.append(len(_names(tmp_path / "out")))
+        return "compiled"
+
+    monkeypatch.setattr(predictor, "compile", compile_)
+    for number in range(6):
+        tifffile.imwrite(tmp_path / "in" / f"{number}.tif", _image((90, 90)))
+    left_s = iter((0.0, 899.0, 901.0, 902.0, 903.0, 904.0))
+    monkeypatch.setattr(Pace, "left_s", lambda self, share=0.0: next(left_s))
+    assert predict(compile=False)[0].done == 6
+    assert made == []
+    assert predict(force=True)[0].done == 6
+    assert len(made) == 1
+    assert next(left_s) == 902  # asked after each image until it paid, then no more
+
+
+def test_a_large_image_is_compiled_for_within_it(
+    predict: Predict,
+    predictor: Predictor,
+    tmp_path: Path,
+    in_bands: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shares: list[float] = []
+    monkeypatch.setattr(predictor, "compile", lambda: "compiled")
+    monkeypatch.setattr(Pace, "left_s", lambda self, share=0.0: shares.append(share) or 0.0)
+    tifffile.imwrite(tmp_path / "in" / "a.tif", _image((300, 100)), rowsperstrip=10)
+    assert predict()[0].done == 1
+    assert shares == [*sorted(shares[:-1]), 0.0]  # and the whole image at the end
+    assert shares[0] < 0.5
+    assert shares[-2] == 1.0

@@ -76,7 +76,7 @@ class Slurm:
         """Return the seconds until a waiting job may start; infinity for one that does not wait."""
         told = self.ask("squeue", "-h", "-t", "PENDING", "-j", job.slurm_id, "-o", "%S")
         try:
-            return (datetime.fromisoformat(told) - datetime.now()).total_seconds()  # noqa: DTZ005
+            return (datetime.fromisoformat(told) - datetime.now()).total_seconds()
         except ValueError:  # nothing, or N/A
             return math.inf
 

@@ -1,0 +1,52 @@
+"""A worker keeps the memory that it frees, and gives it back when it waits."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="only glibc can be told"
+)
+
+_CODE = """
+import resource, sys
+import psutil, torch
+from emcfsys_engine.learn.allocation import give_back_freed_memory, keep_freed_memory
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+
+def step():
+    made = [torch.empty(mib * 2**20, dtype=torch.uint8).fill_(1) for mib in (64, 32, 8, 48, 64)]
+    del made[1:4]
+    [torch.empty(mib * 2**20, dtype=torch.uint8).fill_(1) for mib in (8, 33, 64)]
+
+def pages():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+for _ in range(12):
+    step()
+before = pages()
+for _ in range(3):
+    step()
+touched = pages() - before
+held = psutil.Process().memory_info().rss
+give_back_freed_memory()
+print(touched, held - psutil.Process().memory_info().rss)
+"""
+
+
+def _numbers(how: str) -> tuple[int, int]:
+    command = [sys.executable, "-c", _CODE, how]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    touched, given_back = map(int, done.stdout.split())
+    return touched, given_back
+
+
+def test_steps_after_the_first_touch_no_new_pages() -> None:
+    touched, given_back = _numbers("kept")
+    assert touched < 1000
+    assert given_back > 200 * 2**20
+    assert _numbers("as it is")[0] > 100_000  # of 4 KiB
