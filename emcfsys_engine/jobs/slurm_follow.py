@@ -89,7 +89,7 @@ class Follower:
             if moves.drop(self.store, job, "cancelled", lost or words_of(seen)):
                 self.notices.tell(job, "cancelled", lost)
             return
-        if not lives and seen.reason == "BeginTime" and job.starts:
+        if not lives and seen.reason == "BeginTime" and _was_begun(job):
             self._hasten(cluster, job, seen)
         moves.see(self.store, job, lives=lives, reason=words_of(seen), start=seen.start)
 
@@ -214,6 +214,11 @@ class Follower:
         for known in (self._asked, self._gone_since, self._signs, self._hastened):
             known.pop(job.token, None)
         self._killed.discard(job.token)
+
+
+def _was_begun(job: Job) -> bool:
+    """Tell whether it ever ran, also between two looks: its begin time is Slurm's own then."""
+    return job.starts > 0 or has_begun(Run(Path(job.run)), job)
 
 
 def _size(file: Path) -> int:

@@ -18,6 +18,7 @@ def test_a_preempted_job_saves_and_goes_on_when_there_is_room(
     run = bench.run(seconds=1000)
     job_id = bench.submit(run, cpus=4)
     bench.await_start(run)
+    bench.await_state(job_id, "running")
     urgent = slurm.ask(
         "sbatch", "--parsable", "-p", "urgent", "-N2", "-c4", "-o/dev/null", "--wrap=sleep 1000"
     )
@@ -43,6 +44,25 @@ def test_a_requeued_job_starts_soon_although_slurm_sets_its_two_minutes_anew(
     slurm.ask("scontrol", "requeue", job.slurm_id)
     wait_for(lambda: slurm.starts_in(job) < 30, seconds=PATIENCE_S, what="the first word")
     slurm.ask("scontrol", "update", f"JobId={job.slurm_id}", "StartTime=now+600")
+    bench.await_start(run, 2)
+    bench.await_state(job_id, "running")
+    bench.queue.stop(job_id)
+    assert bench.await_state(job_id, "done", "failed").state == "done"
+
+
+def test_a_requeued_job_starts_soon_although_its_first_start_was_never_seen(
+    bench: SlurmBench, slurm: Slurm
+) -> None:
+    bench.configure(slurm='extra = ["--begin=now+3"]')
+    run = bench.run(seconds=1000)
+    job_id = bench.submit(run)
+    job = bench.await_reason(job_id, "begin time")
+    bench.kill_daemon()
+    bench.await_start(run)
+    slurm.ask("scontrol", "requeue", job.slurm_id)
+    wait_for(lambda: 60 < slurm.starts_in(job) < 600, seconds=PATIENCE_S, what="Slurm's delay")
+    assert bench.queue.get(job_id).starts == 0
+    bench.start()
     bench.await_start(run, 2)
     bench.await_state(job_id, "running")
     bench.queue.stop(job_id)
