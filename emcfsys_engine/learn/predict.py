@@ -22,7 +22,6 @@ from emcfsys_engine.learn.device import autocast, choose_device, choose_precisio
 from emcfsys_engine.learn.ensemble import load_members, merged
 from emcfsys_engine.learn.folding import folded, is_only_convolutions
 from emcfsys_engine.learn.network import SegmentationNetwork
-from emcfsys_engine.learn.packed import packed
 from emcfsys_engine.learn.pipeline import read_ahead
 from emcfsys_engine.learn.scaling import scaled_bands, scaled_reader
 from emcfsys_engine.learn.tiling import logit_bands_of_rows
@@ -240,8 +239,6 @@ class Predictor:
             def cast(call: Call) -> Call:
                 return lambda tiles_NCTT: call(tiles_NCTT.to(self.precision))
 
-            if self.device.type == "cpu":
-                return _Member(lean, cast(packed(lean, self.card.network.in_channels)), cast)
             return _Member(lean, cast(lean), cast)
 
         def mixed(call: Call) -> Call:
