@@ -3,11 +3,9 @@
 N tiles, C channels, H and W pixels.
 """
 
-import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -45,7 +43,6 @@ def try_compiled(
     shape = tiles_NCHW.shape
     began = time.monotonic()
     try:
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder(os.environ)))
         fast = _compiled(network, around, tiles_NCHW)
         unlike, gain = _unlike(plain, fast, tiles_NCHW), _gain(plain, fast, tiles_NCHW)
     except Exception as error:
@@ -61,17 +58,6 @@ def try_compiled(
         is_compiled=True,
         told=f"{told} as fast",
     )
-
-
-def cache_folder(environment: Mapping[str, str]) -> Path:
-    """Make and return the folder of compiled code: the user's own, for what lies there is run.
-
-    Raises: OSError if it cannot be made.
-    """
-    home = environment.get("XDG_CACHE_HOME")
-    folder = (Path(home) if home else Path.home() / ".cache") / "emcfsys" / "compiled"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
 
 
 def _compiled(network: nn.Module, around: Callable[[Call], Call], tiles_NCHW: Tensor) -> Call:

@@ -15,6 +15,7 @@ from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.events import EventWriter, RunFailed
 from emcfsys_engine.hotfolder.full_disk import is_full
 from emcfsys_engine.learn.allocation import keep_freed_memory
+from emcfsys_engine.learn.code_cache import keep_compiled_code_private
 from emcfsys_engine.learn.working import Worker
 from emcfsys_engine.run import open_run, write_whole
 from emcfsys_engine.torchrun import place_here
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     in ranks.json, as torchrun passes none on; the others say only what goes wrong.
     """
     keep_freed_memory()
+    keep_compiled_code_private()
     run, place = open_run(Path(arguments[0])), place_here()
     if place.rank:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
