@@ -55,8 +55,8 @@ def footprint_of(spec: NetworkSpec, patch_px: int, precision: torch.dtype) -> Fo
     return Footprint(weights=_COPIES * weights, patch=round(kept * share / _PROBE) + loss)
 
 
-def memory_for_training(device: torch.device, processes: int = 1) -> int:
-    """Return the bytes that one process's training may take: of all there is, free or not.
+def usable_memory(device: torch.device, processes: int = 1) -> int:
+    """Return the bytes that one process's work may take: of all there is, free or not.
 
     The memory that happens to be free differs from run to run; the plan must not.
     """

@@ -13,7 +13,7 @@ from emcfsys_engine.learn.augment import Strengths, strengths_of
 from emcfsys_engine.learn.backbones import defaults_for
 from emcfsys_engine.learn.data import Dataset, class_pixel_counts
 from emcfsys_engine.learn.device import choose_precision
-from emcfsys_engine.learn.footprint import Footprint, footprint_of, memory_for_training
+from emcfsys_engine.learn.footprint import Footprint, footprint_of, usable_memory
 from emcfsys_engine.model_card import NetworkSpec
 from emcfsys_engine.project import Project
 
@@ -86,7 +86,7 @@ def make_plan(
         drop_path=defaults.drop_path,
         auxiliary=_choose_auxiliary(project, reasons),
     )
-    room = Room(memory_for_training(device, processes), batch, processes, precision)
+    room = Room(usable_memory(device, processes), batch, processes, precision)
     patch_px, micro_batch = _choose_patch(project, train, device, network, room, reasons)
     if micro_batch < _LEAST_FOR_BATCH_NORM:
         network = msgspec.structs.replace(network, norm="group")

@@ -24,6 +24,7 @@ from emcfsys_engine.learn.folding import folded, is_only_convolutions
 from emcfsys_engine.learn.network import SegmentationNetwork
 from emcfsys_engine.learn.pipeline import read_ahead
 from emcfsys_engine.learn.scaling import scaled_bands, scaled_reader
+from emcfsys_engine.learn.tile_choice import choose_tiles
 from emcfsys_engine.learn.tiling import logit_bands_of_rows
 
 __all__ = ["PAYS_AFTER_S", "Prediction", "Predictor"]
@@ -69,8 +70,14 @@ class Predictor:
         self._sample_NCTT: Tensor | None = None  # the last batch of the most frequent shape
         self._overlap = overlap
         self._tta = tta
-        self.tile_px = tile_px or max(self.card.patch_px, 512)
-        self.batch = batch or (16 if self.device.type == "cuda" else 4)
+        self.tile_px, fits = choose_tiles(
+            [network.spec for network in networks],
+            self.device,
+            self.precision,
+            patch_px=self.card.patch_px,
+            tile_px=tile_px,
+        )
+        self.batch = batch or fits
 
     @classmethod
     def of(cls, models: Sequence[str | Path], **options: Any) -> "Predictor":

@@ -14,7 +14,7 @@ from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn import plan as plan_module
 from emcfsys_engine.learn.data import Dataset
 from emcfsys_engine.learn.device import choose_precision
-from emcfsys_engine.learn.footprint import footprint_of, memory_for_training
+from emcfsys_engine.learn.footprint import footprint_of, usable_memory
 from emcfsys_engine.learn.network import build_network
 from emcfsys_engine.learn.plan import Plan, make_plan
 from emcfsys_engine.model_card import Head, NetworkSpec
@@ -62,8 +62,8 @@ def test_four_times_the_pixels_need_four_times_the_memory() -> None:
 
 def test_memory_that_others_use_now_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Now", (), {"total": 1000})())
-    assert memory_for_training(CPU) == 400
-    assert memory_for_training(CPU, processes=2) == 200
+    assert usable_memory(CPU) == 400
+    assert usable_memory(CPU, processes=2) == 200
 
 
 def planned(folder: Path, memory: int, monkeypatch: pytest.MonkeyPatch, **changes: str) -> Plan:
@@ -76,7 +76,7 @@ def planned(folder: Path, memory: int, monkeypatch: pytest.MonkeyPatch, **change
     project = load_project(folder)
     samples = list_samples(project)
     train, val = (Dataset(samples.of(split), project, Normaliser()) for split in ("train", "val"))
-    monkeypatch.setattr(plan_module, "memory_for_training", lambda *_: memory)
+    monkeypatch.setattr(plan_module, "usable_memory", lambda *_: memory)
     return make_plan(project, train, val, CPU, 1)
 
 
