@@ -114,6 +114,7 @@ def test_a_network_that_cannot_be_compiled_is_used_as_it_is() -> None:
     assert trial.told.startswith("not compiled: ")
 
 
+@pytest.mark.long
 @needs_compiler
 def test_a_predictor_answers_alike_when_it_is_compiled(model_file: Path) -> None:
     image = np.random.default_rng(0).integers(0, 255, (96, 160), np.uint8)
