@@ -64,6 +64,12 @@ def config_file(environment: Mapping[str, str] = os.environ) -> Path:
     return home / "emcfsys" / "config.toml"
 
 
+def cache_home(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of what can be had again: facts of files, weights, compiled code."""
+    base = environment.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "emcfsys"
+
+
 def load_config(file: Path | None = None) -> Config:
     """Read the user's settings; without a file all are the defaults.
 

@@ -1,12 +1,12 @@
 """Facts of files, remembered by path, size and time of change: a second look costs nothing."""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
+from emcfsys_engine.config import cache_home
 from emcfsys_engine.run import write_whole
 
 Fact = TypeVar("Fact")
@@ -68,10 +68,8 @@ class FactsCache:
 
 def cache_of(project_file: Path) -> FactsCache:
     """Return the cache of a project; it lives in the user's cache folder, never in the project."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    folder = Path(home) if home else Path.home() / ".cache"
     name = hashlib.blake2b(str(project_file).encode(), digest_size=8).hexdigest()
-    return FactsCache(folder / "emcfsys" / f"facts-{name}.json")
+    return FactsCache(cache_home() / f"facts-{name}.json")
 
 
 def _load(file: Path | None) -> dict[str, Any]:

@@ -5,7 +5,8 @@ torch's own choice is a folder in /tmp with a name that anybody on the machine c
 
 import contextlib
 import os
-from pathlib import Path
+
+from emcfsys_engine.config import cache_home
 
 _VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
@@ -17,8 +18,7 @@ def keep_compiled_code_private() -> None:
     """
     if _VARIABLE in os.environ:
         return
-    home = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(home) if home else Path.home() / ".cache") / "emcfsys" / "compiled"
+    folder = cache_home() / "compiled"
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.environ[_VARIABLE] = str(folder)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from emcfsys_engine.config import cache_home
 from emcfsys_engine.errors import WeightsError
 
 Progress = Callable[[int, int | None], None]  # bytes there, bytes in all where the server says so
@@ -86,8 +87,7 @@ WEIGHT_SETS: dict[str, WeightSet] = {
 
 def cache_folder() -> Path:
     """Return where downloaded weights are kept, and where a person can copy some to."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "emcfsys" / "weights"
+    return cache_home() / "weights"
 
 
 def fetch(url: str, folder: Path | None = None, *, progress: Progress | None = None) -> Path:
