@@ -27,19 +27,20 @@ from emcfsys_engine.learn.scaling import scaled_bands, scaled_reader
 from emcfsys_engine.learn.tile_choice import choose_tiles
 from emcfsys_engine.learn.tiling import logit_bands_of_rows
 
-__all__ = ["PAYS_AFTER_S", "Prediction", "Predictor"]
-
-# Of what is left of a prediction, by kind of device: what compiling takes, over what it gains.
-PAYS_AFTER_S = {"cpu": 900.0, "cuda": 300.0}
+__all__ = ["Prediction", "Predictor"]
 
 
 @dataclass(frozen=True)
 class _Member:
-    """One network of an ensemble: as it is, and as it is called until code is made for it."""
+    """One network of an ensemble, on its device."""
 
     network: nn.Module
-    plain: Call
     around: Callable[[Call], Call]  # brings tiles into the network's precision
+
+    @property
+    def plain(self) -> Call:
+        """The network as it is called until code is made for it."""
+        return self.around(self.network)
 
 
 class Predictor:
@@ -239,14 +240,13 @@ class Predictor:
         """Return the network on its device, in the layout and precision this device is fast at."""
         network = network.to(self.device).to(memory_format=torch.channels_last)
         if self.precision == torch.float32:
-            return _Member(network, network, lambda call: call)
+            return _Member(network, lambda call: call)
         if is_only_convolutions(network):  # nothing is cast on the way, weights included
-            lean: nn.Module = network.to(self.precision)
 
             def cast(call: Call) -> Call:
                 return lambda tiles_NCTT: call(tiles_NCTT.to(self.precision))
 
-            return _Member(lean, cast(lean), cast)
+            return _Member(network.to(self.precision), cast)
 
         def mixed(call: Call) -> Call:
             def run(tiles_NCTT: Tensor) -> Tensor:
@@ -255,7 +255,7 @@ class Predictor:
 
             return run
 
-        return _Member(network, mixed(network), mixed)
+        return _Member(network, mixed)
 
     def merged(self, logits_KHW: Tensor) -> Tensor:
         """Return the logits of the ensemble from those of its members; one member's are its own.

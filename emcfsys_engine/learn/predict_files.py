@@ -13,11 +13,12 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images
 from emcfsys_engine.images.row_writers import sync
 from emcfsys_engine.learn.bands import Band, Tally, Wanted
+from emcfsys_engine.learn.compiled import PAYS_AFTER_S
 from emcfsys_engine.learn.opened import OpenImage, open_image
 from emcfsys_engine.learn.outputs import SUFFIXES, Companions, OutputNames, OutputSet
 from emcfsys_engine.learn.pace import Pace
 from emcfsys_engine.learn.pipeline import Behind, Failure, run_pipeline
-from emcfsys_engine.learn.predict import PAYS_AFTER_S, Predictor
+from emcfsys_engine.learn.predict import Predictor
 from emcfsys_engine.learn.ranking import rank, write_ranking
 from emcfsys_engine.learn.vector_outputs import VectorOutputs
 from emcfsys_engine.model_card import ModelCard

@@ -103,7 +103,7 @@ class _Watch:
         """Watch until asked to end; return the exit code."""
         offline_s = 1.0
         next_scan = 0.0
-        idle_since, has_memory = time.monotonic(), True
+        busy_at: float | None = time.monotonic()  # None: its memory is given back
         try:
             while (asked := self.worker.asked()) is None:
                 if time.monotonic() >= next_scan:
@@ -114,11 +114,11 @@ class _Watch:
                 handled = self._handle_or_wait()
                 self._follow()
                 if handled:
-                    idle_since, has_memory = time.monotonic(), True
+                    busy_at = time.monotonic()
                     continue
-                if has_memory and time.monotonic() - idle_since > _IDLE_S:
+                if busy_at is not None and time.monotonic() - busy_at > _IDLE_S:
                     give_back_freed_memory()
-                    has_memory = False
+                    busy_at = None
                 if self.request.once and not self._is_off() and not self.scanner.is_settling():
                     return self._end("done")
                 wait_s = min(next_scan - time.monotonic(), self.scanner.next_in_s(3600.0))
