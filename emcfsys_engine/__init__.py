@@ -7,9 +7,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from emcfsys_engine.errors import EmcfError, InputError, ProjectError, ProjectFaults
-    from emcfsys_engine.events import Event, EventReader
     from emcfsys_engine.project import Project, load_project
-    from emcfsys_engine.run import Run, new_run, open_run
+    from emcfsys_engine.run.events import Event, EventReader
+    from emcfsys_engine.run.folder import Run, new_run, open_run
 
 __all__ = [
     "EmcfError",
@@ -28,16 +28,16 @@ __all__ = [
 
 _HOME_OF = {
     "EmcfError": "errors",
-    "Event": "events",
-    "EventReader": "events",
+    "Event": "run.events",
+    "EventReader": "run.events",
     "InputError": "errors",
     "Project": "project",
     "ProjectError": "errors",
     "ProjectFaults": "errors",
-    "Run": "run",
+    "Run": "run.folder",
     "load_project": "project",
-    "new_run": "run",
-    "open_run": "run",
+    "new_run": "run.folder",
+    "open_run": "run.folder",
 }
 
 

@@ -29,11 +29,11 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "retry": ("jobs", "Run ended jobs again."),
     "move": ("jobs", "Change the order of waiting jobs."),
     "logs": ("jobs", "Show what a job says."),
-    "daemon": ("daemon", "Start, stop and see the process that runs the jobs."),
+    "daemon": ("system", "Start, stop and see the process that runs the jobs."),
     "models": ("models", "List the backbones, their weights and licences."),
     "export": ("models", "Hand a model to other programs."),
     "inspect": ("data", "Tell what a file is."),
-    "doctor": ("system", "Check this machine and say what to mend."),
+    "doctor": ("doctor_command", "Check this machine and say what to mend."),
 }
 
 

@@ -103,7 +103,7 @@ class EmcfApp(App[None]):
 
     def on_unmount(self) -> None:
         """End what only looks: leaving waits for nothing."""
-        import_module("emcfsys_tui.engine_link").end_looking()
+        import_module("emcfsys_tui.engine.runs").end_looking()
 
     def open_project(self, folder: Path) -> None:
         """Open a project instead of the list."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from textual.message import Message
 
 if TYPE_CHECKING:
-    from emcfsys_tui.values import (
+    from emcfsys_tui.view_models import (
         CheckState,
         HotState,
         ImageFacts,

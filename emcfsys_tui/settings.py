@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import tomli
 
-from emcfsys_engine.config import config_file
 from emcfsys_engine.project_faults import nearest
+from emcfsys_engine.settings import config_file
 
 GRAPHICS = ("sixel", "kitty")
 PICTURES = ("grey", "colour", *GRAPHICS)

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from emcfsys_engine.commands.table import shown, table_of
 from emcfsys_engine.errors import EmcfError, printable
-from emcfsys_engine.jobs.table import shown, table_of
-from emcfsys_tui.engine_link import RunsReader, open_queue, read_projects
+from emcfsys_tui.engine.runs import RunsReader, open_queue, read_projects
 from emcfsys_tui.memory import remembered
-from emcfsys_tui.values import STATE_LOOKS
+from emcfsys_tui.view_models import STATE_LOOKS
 
 
 def summary_of(folder: Path | None) -> str:

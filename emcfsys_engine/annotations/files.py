@@ -11,8 +11,8 @@ from typing import Any
 
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.errors import AnnotationError, InputError
-from emcfsys_engine.images.formats import is_zarr
 from emcfsys_engine.images.reader import is_unfinished
+from emcfsys_engine.images.recognise import is_zarr
 
 _LARGEST_BYTES = 2 << 30
 _SUFFIXES = frozenset((".json", ".geojson", ".xml", ".roi", ".zip", ".txt"))
@@ -142,7 +142,7 @@ def _read_xml(path: Path) -> list[Annotation]:
 
 
 def _module(name: str) -> Any:
-    return importlib.import_module(f"emcfsys_engine.annotations.{name}")
+    return importlib.import_module(f"emcfsys_engine.annotations.formats.{name}")
 
 
 def _start_of(path: Path) -> bytes:

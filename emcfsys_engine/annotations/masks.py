@@ -8,11 +8,11 @@ import numpy as np
 
 from emcfsys_engine.annotations.label_values import LabelTable
 from emcfsys_engine.errors import AnnotationError, ImageError
-from emcfsys_engine.images import picture, tiff
-from emcfsys_engine.images.formats import format_of
+from emcfsys_engine.images.formats import picture, tiff
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.quiet import quiet_libraries
 from emcfsys_engine.images.reader import read_micrograph
+from emcfsys_engine.images.recognise import format_of
 from emcfsys_engine.project import UNLABELLED
 
 # "index": values go through the label table. "two_values": 0 and 255 are the project's two classes.

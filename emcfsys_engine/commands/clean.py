@@ -28,7 +28,7 @@ def clean(
 
     Example: emcfsys-engine runs clean projects/demo --older-than 30 --yes
     """
-    from emcfsys_engine.tools.clean import clean_runs, parse_what
+    from emcfsys_engine.tools.clean_runs import clean_runs, parse_what
 
     found = clean_runs(
         place, what=parse_what(what), older_than_days=older_than, keep=keep, remove=yes

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 import click
 import msgspec
 
-from emcfsys_engine.annotations.write_labels import LabelFormat
+from emcfsys_engine.annotations.writer import LabelFormat
 from emcfsys_engine.errors import printable
 from emcfsys_engine.project import UNLABELLED, Project, load_project
 from emcfsys_engine.tools.check import check_project
@@ -120,13 +120,13 @@ def check(
 
 
 def _dry_run(project: Project) -> list[Finding]:
-    from emcfsys_engine.learn.dry_run import dry_run
+    from emcfsys_engine.learn.training.dry_run import dry_run
 
     return [Finding.of(fault) for fault in dry_run(project)]
 
 
 def _patches(project: Project) -> list[tuple["np.ndarray", "np.ndarray"]]:
-    from emcfsys_engine.learn.dry_run import augmented_patches
+    from emcfsys_engine.learn.training.dry_run import augmented_patches
 
     return augmented_patches(project, 8)
 

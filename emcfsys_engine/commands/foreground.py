@@ -11,7 +11,9 @@ from types import FrameType
 import click
 
 from emcfsys_engine.errors import ProjectError, RunFolderError, printable
-from emcfsys_engine.events import (
+from emcfsys_engine.launch.start import is_second, signal_group, start
+from emcfsys_engine.project import Project
+from emcfsys_engine.run.events import (
     AnyEvent,
     CheckpointSaved,
     EventReader,
@@ -28,9 +30,7 @@ from emcfsys_engine.events import (
     WarningGiven,
     WatchState,
 )
-from emcfsys_engine.process import is_second, signal_group, start
-from emcfsys_engine.project import Project
-from emcfsys_engine.run import Run
+from emcfsys_engine.run.folder import Run
 
 _LOOK_EVERY_S = 0.1
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import click
 import msgspec
 
+from emcfsys_engine.commands.table import shown, table_of
 from emcfsys_engine.errors import QueueError, printable
 from emcfsys_engine.jobs.control import daemon_status, ensure_daemon
 from emcfsys_engine.jobs.job import ACTIVE, Job
 from emcfsys_engine.jobs.queue import Queue
-from emcfsys_engine.jobs.story import RunStory
-from emcfsys_engine.jobs.table import shown, table_of
-from emcfsys_engine.run import Run
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.outcome import RunStory
 
 _LOOK_EVERY_S = 0.2
 _REDRAW_EVERY_S = 1.0

@@ -56,10 +56,10 @@ def measure(
 
     Example: emcfsys-engine measure masks --images new_images --model best.safetensors --out numbers
     """
-    from emcfsys_engine.tools.mask_pixel_size import parse_pixel_nm
-    from emcfsys_engine.tools.measure import measure_masks
-    from emcfsys_engine.tools.measure_classes import classes_for
-    from emcfsys_engine.tools.measurement import MeasureSettings
+    from emcfsys_engine.tools.measure.mask_pixel_size import parse_pixel_nm
+    from emcfsys_engine.tools.measure.masks import measure_masks
+    from emcfsys_engine.tools.measure.measure_classes import classes_for
+    from emcfsys_engine.tools.measure.measurement import MeasureSettings
 
     named = classes_for(masks, project=project, model=model)
     settings = MeasureSettings(

@@ -15,7 +15,7 @@ from emcfsys_engine.learn.export import (
 )
 from emcfsys_engine.learn.export_bioimageio import export_bioimageio
 from emcfsys_engine.learn.model_file import load_model
-from emcfsys_engine.learn.models_list import list_models
+from emcfsys_engine.learn.networks.models_list import list_models
 
 _SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "bioimageio": ".zip"}
 

@@ -15,8 +15,8 @@ def report(run: Path, out: Path | None, as_json: bool) -> None:
 
     Example: emcfsys-engine report projects/demo/runs/run-0001 --out demo.html
     """
-    from emcfsys_engine.run import open_run
-    from emcfsys_engine.tools.report import write_report
+    from emcfsys_engine.run.folder import open_run
+    from emcfsys_engine.tools.report.page import write_report
 
     opened = open_run(run)
     file = write_report(opened, out)

@@ -9,9 +9,9 @@ import msgspec
 
 from emcfsys_engine.commands.clean import clean
 from emcfsys_engine.errors import printable
-from emcfsys_engine.events import RunStarted, ValidationDone
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run import Run, list_runs, open_run
+from emcfsys_engine.run.events import RunStarted, ValidationDone
+from emcfsys_engine.run.folder import Run, list_runs, open_run
 
 
 class _ListsByDefault(click.Group):

@@ -14,7 +14,7 @@ from emcfsys_engine.jobs.extension import submit_extension
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.jobs.submission import Options, submit_run, submit_training
 from emcfsys_engine.project import Project, load_project
-from emcfsys_engine.run import Run, open_run
+from emcfsys_engine.run.folder import Run, open_run
 
 _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.option("--priority", type=int, default=0, help="Higher ones start first."),

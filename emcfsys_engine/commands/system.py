@@ -1,34 +1,109 @@
-"""doctor: this machine, line by line."""
+"""daemon start|stop|status|run|restart|install: the process that starts and supervises jobs."""
 
-import json
+import time
 
 import click
+import msgspec
 
-from emcfsys_engine.errors import printable
-from emcfsys_engine.jobs.diagnosis import examine_jobs
-from emcfsys_engine.tools.doctor import examine
+from emcfsys_engine.errors import DaemonError
+from emcfsys_engine.jobs import systemd
+from emcfsys_engine.jobs.control import (
+    daemon_status,
+    ensure_daemon,
+    restart_daemon,
+    stop_daemon,
+)
+from emcfsys_engine.jobs.daemon import serve
+from emcfsys_engine.jobs.daemon_lock import DaemonStatus
+from emcfsys_engine.jobs.folder import network_type, prepare, state_folder
+from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.settings import load_config
+
+_SLACK_S = 60.0
 
 
-@click.command()
-@click.argument("project", required=False, type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(project: str | None, as_json: bool) -> None:
-    """Check this machine and say what to mend; PROJECT's disk too, if named.
+@click.group()
+def daemon() -> None:
+    """Start, stop and ask after the job daemon; its end leaves the jobs running.
 
-    Example: emcfsys-engine doctor
+    Example: emcfsys-engine daemon status
     """
-    from emcfsys_engine.learn.hardware import examine_torch
 
-    lines = [*examine(project), *examine_torch(), *examine_jobs()]
+
+@daemon.command()
+def start() -> None:
+    """Start the daemon, detached from this terminal.
+
+    Example: emcfsys-engine daemon start
+    """
+    click.echo(_sentence(ensure_daemon()))
+
+
+@daemon.command()
+@click.option("--jobs", is_flag=True, help="Its local jobs too: they save and can be resumed.")
+def stop(jobs: bool) -> None:
+    """End the daemon; its jobs go on, and the next daemon finds them again.
+
+    Example: emcfsys-engine daemon stop
+    """
+    wait_s = _SLACK_S + (load_config().jobs.grace_s if jobs else 0.0)
+    was_running = stop_daemon(jobs=jobs, wait_s=wait_s)
+    click.echo("daemon stopped" if was_running else "no daemon was running")
+
+
+@daemon.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(as_json: bool) -> None:
+    """Tell whether the daemon runs, and which process it is.
+
+    Example: emcfsys-engine daemon status --json
+    """
+    found = daemon_status()
     if as_json:
-        rows = [
-            {"what": line.what, "state": line.state, "found": line.found, "remedy": line.remedy}
-            for line in lines
-        ]
-        click.echo(json.dumps({"lines": rows}))
-    else:
-        width = max(len(line.what) for line in lines)
-        for line in lines:
-            remedy = f" → {line.remedy}" if line.remedy else ""
-            click.echo(printable(f"{line.state:<4}  {line.what:<{width}}  {line.found}{remedy}"))
-    raise SystemExit(1 if any(line.state == "fail" for line in lines) else 0)
+        click.echo(msgspec.json.encode(found).decode())
+        return
+    click.echo(_sentence(found))
+    if kind := network_type(state_folder()):
+        click.echo(
+            f"The queue is on a {kind} share: slower, and no other host may use it", err=True
+        )
+
+
+@daemon.command()
+def run() -> None:
+    """Be the daemon in this terminal, until Ctrl+C; its jobs go on after it.
+
+    Example: emcfsys-engine daemon run
+    """
+    with Queue.open() as queue:
+        serve(queue)
+
+
+@daemon.command()
+def restart() -> None:
+    """Start the daemon anew, with the code as it is now; its jobs go on.
+
+    Example: emcfsys-engine daemon restart
+    """
+    click.echo(_sentence(restart_daemon()))
+
+
+@daemon.command()
+def install() -> None:
+    """Let systemd start the daemon with the machine, as a unit of yours; needs no root.
+
+    Example: emcfsys-engine daemon install
+    """
+    made = systemd.install(prepare(state_folder()))
+    for note in made.notes:
+        click.echo(note, err=True)
+    click.echo(made.file)
+    if not made.is_enabled:
+        raise DaemonError("The unit is written, but systemd did not take it up.")
+
+
+def _sentence(found: DaemonStatus) -> str:
+    if not found.running or found.started is None:
+        return "no daemon runs; submitting a job starts it"
+    since = time.strftime("%F %H:%M:%S", time.localtime(found.started))
+    return f"daemon {found.version} runs since {since} (process {found.pid}, {found.folder})"

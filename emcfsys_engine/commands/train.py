@@ -8,11 +8,11 @@ import click
 
 from emcfsys_engine.commands.foreground import refuse_cluster, run_in_foreground
 from emcfsys_engine.errors import printable
-from emcfsys_engine.events import RunFinished
-from emcfsys_engine.extension import extend, refuse_unless_extendable
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run import Run
-from emcfsys_engine.run_groups import new_trainings, runs_at
+from emcfsys_engine.run.events import RunFinished
+from emcfsys_engine.run.extension import extend, refuse_unless_extendable
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.groups import new_trainings, runs_at
 
 
 @click.command()

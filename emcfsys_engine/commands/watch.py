@@ -13,7 +13,7 @@ from emcfsys_engine.hotfolder.preview import what_it_would_do
 from emcfsys_engine.hotfolder.retry import ask_retry
 from emcfsys_engine.hotfolder.status import status_of, text_of
 from emcfsys_engine.project import Project, load_project
-from emcfsys_engine.run import Run, WatchRequest, new_run
+from emcfsys_engine.run.folder import Run, WatchRequest, new_run
 
 
 @click.command()

@@ -19,8 +19,8 @@ from typing import Literal
 import msgspec
 
 from emcfsys_engine.errors import InputError, WatchedError
-from emcfsys_engine.hotfolder.full_disk import DiskFullError
-from emcfsys_engine.mounts import file_system_of, is_network
+from emcfsys_engine.files import file_system_of, is_network
+from emcfsys_engine.full_disk import DiskFullError
 
 SCHEMA = 1
 FOLDER = ".emcfsys"

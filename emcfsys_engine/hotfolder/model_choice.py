@@ -5,7 +5,7 @@ from pathlib import Path
 from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.project import Project
-from emcfsys_engine.run import Run, TrainRequest, list_runs
+from emcfsys_engine.run.folder import Run, TrainRequest, list_runs
 
 
 def resolve_model(project: Project, wanted: str) -> Path:

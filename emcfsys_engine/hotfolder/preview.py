@@ -6,8 +6,8 @@ from typing import Any
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.model_choice import resolve_model
+from emcfsys_engine.hotfolder.notifier import choose_backend
 from emcfsys_engine.hotfolder.scan import Rules, Scanner
-from emcfsys_engine.hotfolder.wake import choose_backend
 from emcfsys_engine.project import Project
 
 

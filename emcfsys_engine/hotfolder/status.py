@@ -6,10 +6,10 @@ from statistics import median
 from typing import Any
 
 from emcfsys_engine.errors import printable
-from emcfsys_engine.events import ImageDone, ImageFailed, WatchState
 from emcfsys_engine.hotfolder.ledger import read_ledger, watcher_of, watching_run
 from emcfsys_engine.project import Project
-from emcfsys_engine.run import Run, WatchRequest, list_runs
+from emcfsys_engine.run.events import ImageDone, ImageFailed, WatchState
+from emcfsys_engine.run.folder import Run, WatchRequest, list_runs
 
 _RECENT_S = 300.0
 _BACKENDS = {"watching": "events", "polling": "polling"}  # by the state that tells of it

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.fence import fenced
-from emcfsys_engine.images.formats import IMAGE_SUFFIXES, format_of, is_zarr, reader_for
 from emcfsys_engine.images.info_bar import find_info_bar
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, Micrograph
 from emcfsys_engine.images.quiet import quiet_libraries
+from emcfsys_engine.images.recognise import IMAGE_SUFFIXES, format_of, is_zarr, reader_for
 
 _UNFINISHED = ("*.tmp", "*.part", "*.partial", "*.filepart", "*.crdownload", "*~")
 _ALWAYS_ONE_PLANE = frozenset({"picture"})

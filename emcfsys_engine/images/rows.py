@@ -11,9 +11,9 @@ import numpy as np
 
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.fence import fenced
-from emcfsys_engine.images.formats import reader_for
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, Micrograph
 from emcfsys_engine.images.quiet import quiet_libraries
+from emcfsys_engine.images.recognise import reader_for
 
 _BLOCK_BYTES = 32 << 20  # read at a time, at least one chunk of the file high
 

@@ -9,10 +9,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from emcfsys_engine import identity
 from emcfsys_engine.errors import DaemonError, printable
 from emcfsys_engine.jobs.daemon_lock import DaemonLock, DaemonStatus
 from emcfsys_engine.jobs.folder import prepare, state_folder
+from emcfsys_engine.launch import identity
 
 _START_S = 20.0
 _LOG_BYTES = 4 << 20

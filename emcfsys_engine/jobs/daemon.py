@@ -15,12 +15,12 @@ from pathlib import Path
 from emcfsys_engine.errors import DaemonError, EmcfError
 from emcfsys_engine.jobs.daemon_lock import DaemonLock
 from emcfsys_engine.jobs.daemon_log import log
-from emcfsys_engine.jobs.dispatch import Dispatch
-from emcfsys_engine.jobs.notify import Notices
 from emcfsys_engine.jobs.queue import Queue
-from emcfsys_engine.jobs.slurm import SlurmDesk
+from emcfsys_engine.jobs.scheduler import Dispatch
+from emcfsys_engine.jobs.slurm.executor import SlurmDesk
 from emcfsys_engine.jobs.store import Store
 from emcfsys_engine.jobs.supervisor import Supervisor
+from emcfsys_engine.user_commands import Notices
 
 _LOOK_S = 1.0  # a change of the queue that did not wake us is seen after that
 _ORPHAN_S = 0.25  # between looks at a worker whose keeper was killed

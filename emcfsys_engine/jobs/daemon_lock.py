@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from emcfsys_engine import __version__, identity
+from emcfsys_engine import __version__
+from emcfsys_engine.launch import identity
 
 _PATIENCE_S = 0.5  # a look at the lock holds it for an instant: that is no daemon
 

@@ -1,10 +1,10 @@
 """A training that ended goes on with a larger budget, when its turn in the queue comes."""
 
 from emcfsys_engine.errors import QueueError, SlurmError
-from emcfsys_engine.extension import extend
 from emcfsys_engine.jobs.queue import Queue
-from emcfsys_engine.run import Run
-from emcfsys_engine.torchrun import processes_of
+from emcfsys_engine.launch.torchrun import processes_of
+from emcfsys_engine.run.extension import extend
+from emcfsys_engine.run.folder import Run
 
 
 def submit_extension(queue: Queue, run: Run, overrides: tuple[str, ...]) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 import pynvml as nvml
 
-from emcfsys_engine import leases
+from emcfsys_engine.launch import processes
 
 _BUSY_SHARE = 0.2  # more memory in use than this: somebody computes, though unseen from a container
 
@@ -68,14 +68,14 @@ class NvmlSource:
 def with_leases(gpus: Sequence[Gpu], lock_folder: Path) -> list[Gpu]:
     """Return the GPUs with the count of slots that anybody holds."""
     return [
-        msgspec.structs.replace(gpu, num_taken=leases.num_taken(lock_folder, gpu.uuid))
+        msgspec.structs.replace(gpu, num_taken=processes.num_taken(lock_folder, gpu.uuid))
         for gpu in gpus
     ]
 
 
 def gpu_inventory(source: GpuSource | None = None, lock_folder: Path | None = None) -> list[Gpu]:
     """Return this machine's GPUs with who uses them; empty where there is none."""
-    return with_leases((source or NvmlSource()).read(), lock_folder or leases.lock_folder())
+    return with_leases((source or NvmlSource()).read(), lock_folder or processes.lock_folder())
 
 
 def choose(gpus: Sequence[Gpu], wanted: float, ours: dict[str, int]) -> tuple[str, ...] | None:
@@ -85,8 +85,8 @@ def choose(gpus: Sequence[Gpu], wanted: float, ours: dict[str, int]) -> tuple[st
     and goes where others share already, so that whole ones stay free.
     `ours`: slots of our own running jobs, some of which their keepers are about to lock.
     """
-    slots = leases.slots_for(wanted)
-    free = {g.uuid: leases.NUM_SLOTS - max(g.num_taken, ours.get(g.uuid, 0)) for g in gpus}
+    slots = processes.slots_for(wanted)
+    free = {g.uuid: processes.NUM_SLOTS - max(g.num_taken, ours.get(g.uuid, 0)) for g in gpus}
     if wanted >= 1:
         fitting = [g for g in gpus if free[g.uuid] >= slots and not g.is_used_by_others]
         fitting = fitting if wanted == 1 else [g for g in fitting if not g.is_instance]

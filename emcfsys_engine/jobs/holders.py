@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from emcfsys_engine import leases
+from emcfsys_engine.launch import processes
 
 
 class LeaseHolder(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,9 +22,9 @@ def lease_holders(lock_folder: Path, gpu: str) -> list[LeaseHolder]:
     """Return who holds slots of a GPU; empty when it is free."""
     owners = _lock_owners()
     slots: dict[int | None, int] = {}
-    for number in range(leases.NUM_SLOTS):
-        file = leases.slot_file(lock_folder, gpu, number)
-        if leases.is_taken(file):
+    for number in range(processes.NUM_SLOTS):
+        file = processes.slot_file(lock_folder, gpu, number)
+        if processes.is_taken(file):
             pid = owners.get(_place(file))
             slots[pid] = slots.get(pid, 0) + 1
     return [

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from emcfsys_engine import leases
-from emcfsys_engine.config import Config, load_config
 from emcfsys_engine.jobs.gpus import Gpu, GpuSource, NvmlSource, with_leases
+from emcfsys_engine.launch import processes
+from emcfsys_engine.settings import Config, load_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Machine:
     def lock_folder(self) -> Path:
         """Where the GPUs' slot files are."""
         named = self.config.jobs.lock_folder
-        return Path(named) if named else leases.lock_folder()
+        return Path(named) if named else processes.lock_folder()
 
     @property
     def num_cpu_slots(self) -> int:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from emcfsys_engine import identity
-from emcfsys_engine.config import JobSettings
-from emcfsys_engine.events import (
+from emcfsys_engine.jobs.job import Job, JobState
+from emcfsys_engine.launch import identity
+from emcfsys_engine.launch.start import holder
+from emcfsys_engine.run.events import (
     AnyEvent,
     Ending,
     RunCancelled,
@@ -16,9 +17,8 @@ from emcfsys_engine.events import (
     RunResumed,
     RunStarted,
 )
-from emcfsys_engine.jobs.job import Job, JobState
-from emcfsys_engine.process import holder
-from emcfsys_engine.run import ExitRecord, Run
+from emcfsys_engine.run.folder import ExitRecord, Run
+from emcfsys_engine.settings import JobSettings
 
 _TAIL_BYTES = 1 << 18
 _NUM_EVIDENCE = 12

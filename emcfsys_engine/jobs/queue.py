@@ -14,10 +14,10 @@ from emcfsys_engine.jobs.folder import prepare, state_folder
 from emcfsys_engine.jobs.job import ACTIVE, OPEN, Ask, Job, JobState, Kind, SlurmOrder
 from emcfsys_engine.jobs.machine import Machine
 from emcfsys_engine.jobs.requests import Wanted, settle_request
-from emcfsys_engine.jobs.slurm_order import settle_order
+from emcfsys_engine.jobs.slurm.slurm_order import settle_order
 from emcfsys_engine.jobs.store import Store, move, note
 from emcfsys_engine.project import Compute
-from emcfsys_engine.run import PredictRequest, Run, RunRecord, WatchRequest
+from emcfsys_engine.run.folder import PredictRequest, Run, RunRecord, WatchRequest
 
 
 class HistoryLine(msgspec.Struct, frozen=True, kw_only=True):

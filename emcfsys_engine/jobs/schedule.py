@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from emcfsys_engine import leases
 from emcfsys_engine.jobs.gpus import Gpu, choose
 from emcfsys_engine.jobs.job import Job
+from emcfsys_engine.launch import processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class _Left:
         self.cpu_slots -= min(job.cpus, self.free.num_cpu_slots)
         self.memory_gb -= job.memory_gb
         for gpu in placement.gpu_ids:
-            self.our_slots[gpu] = self.our_slots.get(gpu, 0) + leases.slots_for(job.gpus)
+            self.our_slots[gpu] = self.our_slots.get(gpu, 0) + processes.slots_for(job.gpus)
         if job.group in self.groups:
             self.groups[job.group] -= 1
 

@@ -7,10 +7,10 @@ import msgspec
 
 from emcfsys_engine.errors import QueueError, SlurmError
 from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.launch.torchrun import processes_of
 from emcfsys_engine.project import Project
-from emcfsys_engine.run import Run, TrainRequest
-from emcfsys_engine.run_groups import new_trainings
-from emcfsys_engine.torchrun import processes_of
+from emcfsys_engine.run.folder import Run, TrainRequest
+from emcfsys_engine.run.groups import new_trainings
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from emcfsys_engine import identity, process
 from emcfsys_engine.jobs.job import Ask, Job
-from emcfsys_engine.process import Holder
-from emcfsys_engine.run import Run
+from emcfsys_engine.launch import identity
+from emcfsys_engine.launch import start as process
+from emcfsys_engine.launch.start import Holder
+from emcfsys_engine.run.folder import Run
 
 Whereabouts = Literal["alive", "ended", "never began"]
 _KEEPER_S = 5.0  # after its worker was killed, a keeper has that long to write exit.json

@@ -4,16 +4,16 @@ import select
 import time
 from pathlib import Path
 
-from emcfsys_engine import process
-from emcfsys_engine.config import JobSettings
-from emcfsys_engine.jobs import claims
+from emcfsys_engine.jobs import transitions
 from emcfsys_engine.jobs.daemon_log import log
 from emcfsys_engine.jobs.job import Job
-from emcfsys_engine.jobs.notify import Notices
 from emcfsys_engine.jobs.outcome import judge, outcome_of
 from emcfsys_engine.jobs.store import Store
 from emcfsys_engine.jobs.supervise import Start, whereabouts
-from emcfsys_engine.run import Run
+from emcfsys_engine.launch import start as process
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.settings import JobSettings
+from emcfsys_engine.user_commands import Notices
 
 _RETRY_START_S = 2.0  # after a GPU was taken in the last moment
 
@@ -66,7 +66,9 @@ class Supervisor:
         run = Run(Path(job.run))
         held_by = process.holder(run)
         if run.is_alive() and held_by is not None and held_by.token not in ("", job.token):
-            claims.follow(self.store, job, held_by.token)  # another start: the run lock decides
+            transitions.follow(
+                self.store, job, held_by.token
+            )  # another start: the run lock decides
             job = self.store.job(job.id)
         start = self.starts[job.id] = Start(job)
         log(f"job {job.id}: found again")
@@ -99,7 +101,7 @@ class Supervisor:
                 self._write_end(start, job)
             else:  # a GPU was taken in the last moment, or the keeper was killed at once
                 reason = "waits to start"
-                claims.put_back(self.store, job, reason=reason, wait_s=_RETRY_START_S)
+                transitions.put_back(self.store, job, reason=reason, wait_s=_RETRY_START_S)
                 log(f"job {job.id}: its keeper never began; it waits again")
         start.close()
         del self.starts[start.job_id]
@@ -107,7 +109,7 @@ class Supervisor:
     def _write_end(self, start: Start, job: Job) -> None:
         outcome = outcome_of(start.run, job, was_killed=start.was_killed)
         verdict = judge(job, outcome, self.settings, ran_s=time.monotonic() - start.since)
-        claims.settle(self.store, job, outcome, verdict)
+        transitions.settle(self.store, job, outcome, verdict)
         log(f"job {job.id}: {verdict.state} {verdict.reason}".rstrip())
         if verdict.state not in ("queued", "paused"):
             self.notices.tell(job, verdict.state, verdict.reason)

@@ -22,7 +22,7 @@ from emcfsys_engine.learn.export import (
     need,
     quiet,
 )
-from emcfsys_engine.learn.network import SegmentationNetwork
+from emcfsys_engine.learn.networks.network import SegmentationNetwork
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 _EPSILON = 1e-6

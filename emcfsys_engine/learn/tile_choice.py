@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import torch
 
-from emcfsys_engine.learn.footprint import footprint_of, usable_memory
+from emcfsys_engine.learn.memory import footprint_of, usable_memory
 from emcfsys_engine.model_card import NetworkSpec
 
 TILE_PX = 512

@@ -9,19 +9,19 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from emcfsys_engine.annotations.facts_cache import cache_of
-from emcfsys_engine.annotations.samples import Sample, gather, read_labels
+from emcfsys_engine.dataset.facts_cache import cache_of
+from emcfsys_engine.dataset.samples import Sample, gather, read_labels
 from emcfsys_engine.errors import InputError, printable
 from emcfsys_engine.images.micrograph import ImageFacts
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.project import UNLABELLED, Project
-from emcfsys_engine.tools.check_images import image_findings, pixel_facts
-from emcfsys_engine.tools.check_leaks import (
+from emcfsys_engine.tools.check_data import (
     duplicates,
     leaking_groups,
     look_alikes,
     scattered_sections,
 )
+from emcfsys_engine.tools.check_images import image_findings, pixel_facts
 from emcfsys_engine.tools.check_shapes import shape_findings
 from emcfsys_engine.tools.findings import Finding
 

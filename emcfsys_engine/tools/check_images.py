@@ -7,8 +7,8 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 
-from emcfsys_engine.annotations.facts_cache import FactsCache
-from emcfsys_engine.annotations.samples import Sample
+from emcfsys_engine.dataset.facts_cache import FactsCache
+from emcfsys_engine.dataset.samples import Sample
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_grey

@@ -8,8 +8,8 @@ import shapely
 from emcfsys_engine.annotations.files import read_annotations
 from emcfsys_engine.annotations.label_values import LabelTable, label_table
 from emcfsys_engine.annotations.rasterise import mask_of
-from emcfsys_engine.annotations.samples import Sample
 from emcfsys_engine.annotations.shapes import Annotation, Shape
+from emcfsys_engine.dataset.samples import Sample
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.project import UNLABELLED, Project

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from emcfsys_engine.annotations.samples import Sample, gather, read_labels
-from emcfsys_engine.annotations.write_labels import write_png
+from emcfsys_engine.annotations.writer import write_png
+from emcfsys_engine.dataset.samples import Sample, gather, read_labels
 from emcfsys_engine.errors import InputError, printable
 from emcfsys_engine.images.normalise import to_8_bit, to_grey
 from emcfsys_engine.images.reader import read_micrograph

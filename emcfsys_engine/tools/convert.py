@@ -14,7 +14,7 @@ from emcfsys_engine.annotations.label_values import IGNORED_LABELS, LabelTable, 
 from emcfsys_engine.annotations.masks import mask_facts, read_mask
 from emcfsys_engine.annotations.pairing import Key, key_of_file, match, root_of
 from emcfsys_engine.annotations.shapes import Annotation
-from emcfsys_engine.annotations.write_labels import (
+from emcfsys_engine.annotations.writer import (
     LABELME_OPENS,
     LabelFormat,
     LabelWriter,

@@ -2,7 +2,7 @@
 
 from textual.screen import Screen
 
-from emcfsys_tui.screens.ask import TextScreen
+from emcfsys_tui.screens.dialogs import TextScreen
 
 _LOOPS = """The loop: 1 Data → 2 Train → 3 Runs → 4 Hot folder. 5 Jobs and 6 Models watch over it.
 Jobs belong to the daemon: quitting, a lost connection or a crash of this screen never stops one.

@@ -9,7 +9,7 @@ from textual.screen import Screen
 from textual.widgets import Static
 
 from emcfsys_tui.keys import quiet, shown
-from emcfsys_tui.widgets.lines import KeyLine, TopLine
+from emcfsys_tui.screens.lines import KeyLine, TopLine
 
 if TYPE_CHECKING:
     from emcfsys_tui.app import EmcfApp

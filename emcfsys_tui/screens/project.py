@@ -8,12 +8,12 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import ContentSwitcher
 
-from emcfsys_tui.feed import Feed
 from emcfsys_tui.keys import quiet
 from emcfsys_tui.messages import QueueRead, RunsChanged, TabWanted
+from emcfsys_tui.screens.lines import Tab, TopLine
 from emcfsys_tui.screens.page import Page
-from emcfsys_tui.values import JobRow, QueueState
-from emcfsys_tui.widgets.lines import Tab, TopLine
+from emcfsys_tui.view_models import JobRow, QueueState
+from emcfsys_tui.widgets.feed import Feed
 from emcfsys_tui.widgets.pane import Pane
 
 TABS = (
@@ -85,7 +85,7 @@ class ProjectScreen(Page):
     async def on_top_line_drawn(self) -> None:
         """Fill the screen once its frame stands: the first paint does not wait for imports."""
         if self._feed is None:
-            reader = import_module("emcfsys_tui.engine_link_jobs").QueueReader()
+            reader = import_module("emcfsys_tui.engine.jobs").QueueReader()
             await self.show_tab(self._tab)
             self._feed = Feed(self, reader.read, every_s=1.0)
 

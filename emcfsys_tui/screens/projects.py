@@ -9,15 +9,15 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 
-from emcfsys_tui import engine_link
-from emcfsys_tui.feed import Feed
+from emcfsys_tui.engine import runs
 from emcfsys_tui.keys import shown
 from emcfsys_tui.memory import remembered
 from emcfsys_tui.messages import ProjectChosen, ProjectsRead, Told
+from emcfsys_tui.screens.lines import TopLine, sparkline
 from emcfsys_tui.screens.page import Page
-from emcfsys_tui.values import ProjectRow
-from emcfsys_tui.widgets.lines import TopLine, sparkline
-from emcfsys_tui.widgets.rows import Column, Row, Rows
+from emcfsys_tui.view_models import ProjectRow
+from emcfsys_tui.widgets.feed import Feed
+from emcfsys_tui.widgets.list import Column, Row, Rows
 
 _COLUMNS = (
     Column(title="project", width=20, cut="middle"),
@@ -67,7 +67,7 @@ class ProjectsScreen(Page):
         top.status = "read-only " if self.page_app.read_only else ""
         rows = self.query_one(Rows)
         rows.focus()
-        self._feed = Feed(self, lambda: engine_link.read_projects(remembered()), every_s=5.0)
+        self._feed = Feed(self, lambda: runs.read_projects(remembered()), every_s=5.0)
 
     def on_unmount(self) -> None:
         """Let the thread end."""
@@ -100,7 +100,7 @@ class ProjectsScreen(Page):
             if answer:
                 self._make(["new"], Path(answer).expanduser().absolute())
 
-        ask_screen = import_module("emcfsys_tui.screens.ask").AskScreen
+        ask_screen = import_module("emcfsys_tui.screens.dialogs").AskScreen
         question = "Make a project from which folder of images?"
         self.app.push_screen(ask_screen(question, str(Path.cwd()) + "/"), made)
 
@@ -111,7 +111,7 @@ class ProjectsScreen(Page):
 
     def _make_and_open(self, command: list[str], folder: Path) -> None:
         if not (folder / "project.toml").exists():
-            done = engine_link.run_command([*command, str(folder)])
+            done = runs.run_command([*command, str(folder)])
             if done.code != 0:
                 self.post_message(Told(done.words, "error"))
                 self._feed.look_now()

@@ -15,7 +15,7 @@ from textual.widget import Widget
 from emcfsys_tui.keys import quiet
 from emcfsys_tui.series import ColumnOfSeries, SeriesView, smoothed
 from emcfsys_tui.widgets.canvas import Colour, Frame, Stroke, draw_strokes
-from emcfsys_tui.widgets.rows import fitted
+from emcfsys_tui.widgets.list import fitted
 
 _AXIS = 6  # cells for the numbers at the left
 

@@ -8,8 +8,8 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from emcfsys_engine.errors import printable
-from emcfsys_tui.values import RunDetail
-from emcfsys_tui.words import fitted
+from emcfsys_tui.text import fitted
+from emcfsys_tui.view_models import RunDetail
 
 
 class ClassTable(Widget):

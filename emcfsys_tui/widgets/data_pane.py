@@ -13,17 +13,17 @@ from textual.reactive import reactive
 from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
-from emcfsys_tui import engine_link, engine_link_data
-from emcfsys_tui.engine_link_data import PictureWish
+from emcfsys_tui.engine import data, runs
+from emcfsys_tui.engine.data import PictureWish
 from emcfsys_tui.keys import quiet, shown
 from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, TextFound
-from emcfsys_tui.screens.ask import AskScreen
-from emcfsys_tui.values import CheckState, ImageFacts, ImageRow
+from emcfsys_tui.screens.dialogs import AskScreen
+from emcfsys_tui.view_models import CheckState, ImageFacts, ImageRow
 from emcfsys_tui.widgets.image_list import IMAGE_COLUMNS, ImageList, finding_row, image_of
+from emcfsys_tui.widgets.list import Column, Rows
 from emcfsys_tui.widgets.picture_box import PictureBox
 from emcfsys_tui.widgets.picture_pane import PicturePane
 from emcfsys_tui.widgets.picture_view import PictureView
-from emcfsys_tui.widgets.rows import Column, Rows
 from emcfsys_tui.widgets.text_input import TextInput
 
 _FINDINGS = (
@@ -136,7 +136,7 @@ class DataPane(PicturePane):
 
     def on_unmount(self) -> None:
         """End the list and the check."""
-        engine_link.end_looking()
+        runs.end_looking()
 
     def take_focus(self) -> None:
         """The list first."""
@@ -268,12 +268,12 @@ class DataPane(PicturePane):
             "Write the annotations of this source as masks, labelme, coco, geojson or imagej,"
             " into a folder beside them.\nFormat:"
         )
-        self._ask(engine_link_data.convert_labels, lambda image: question, lambda image: "masks")
+        self._ask(data.convert_labels, lambda image: question, lambda image: "masks")
 
     def action_split(self) -> None:
         """Ask which split the image's source belongs to, and write it."""
         self._ask(
-            partial(self._change, engine_link_data.set_split),
+            partial(self._change, data.set_split),
             lambda image: (
                 f"Split of source {image.source} ([[data]] number {image.source + 1}):"
                 " train, val, test or auto"
@@ -283,19 +283,19 @@ class DataPane(PicturePane):
 
     def action_assign(self) -> None:
         """Ask which class a label means, and write it."""
-        unknown = engine_link_data.label_in(self._finding_under_cursor())
+        unknown = data.label_in(self._finding_under_cursor())
         self._ask(
-            partial(self._change, engine_link_data.assign_label),
+            partial(self._change, data.assign_label),
             lambda image: (
                 f"Source {image.source}: which class is a label?"
                 " Write label = class, or label = ignore"
             ),
-            lambda image: engine_link_data.proposal(self.folder, unknown) if unknown else "",
+            lambda image: data.proposal(self.folder, unknown) if unknown else "",
         )
 
     def _ask(
         self,
-        deed: engine_link_data.Change,
+        deed: data.Change,
         question: Callable[[ImageRow], str],
         proposal: Callable[[ImageRow], str],
     ) -> None:
@@ -314,11 +314,9 @@ class DataPane(PicturePane):
         """Submit a prediction of the image's source."""
         image = self._current()
         if image is not None and self.may_change():
-            self.attempt(partial(engine_link_data.submit_prediction, self.folder, image.source))
+            self.attempt(partial(data.submit_prediction, self.folder, image.source))
 
-    def _change(
-        self, change: engine_link_data.Change, folder: Path, source: int, answer: str
-    ) -> str:
+    def _change(self, change: data.Change, folder: Path, source: int, answer: str) -> str:
         word = change(folder, source, answer)
         self.app.call_from_thread(self.reload)
         return word
@@ -337,10 +335,10 @@ class DataPane(PicturePane):
 
     def _list(self) -> None:
         worker = get_current_worker()
-        engine_link_data.list_images(self.folder, self.post_message, lambda: worker.is_cancelled)
+        data.list_images(self.folder, self.post_message, lambda: worker.is_cancelled)
 
     def _check(self) -> None:
-        self.post_message(engine_link_data.check(self.folder))
+        self.post_message(data.check(self.folder))
 
     def _current(self) -> ImageRow | None:
         rows = self.query_one("#images", Rows).rows
@@ -367,7 +365,7 @@ class DataPane(PicturePane):
     def _mask_of(self, image: ImageRow | None) -> str:
         if image is None:
             return ""
-        file = engine_link_data.prediction_of(self.folder, image.source, image.name)
+        file = data.prediction_of(self.folder, image.source, image.name)
         return str(file) if file.is_file() else ""
 
     def _show_images(self) -> None:
@@ -388,5 +386,5 @@ class DataPane(PicturePane):
 
 
 def _inspect(path: str) -> TextFound:
-    done = engine_link_data.run_command(["inspect", path])
+    done = data.run_command(["inspect", path])
     return TextFound(Path(path).name, done.out or done.words)

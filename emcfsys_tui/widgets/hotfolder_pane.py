@@ -13,17 +13,17 @@ from textual.reactive import reactive
 from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
-from emcfsys_tui import engine_link_hotfolder
-from emcfsys_tui.engine_link_data import PictureWish
+from emcfsys_tui.engine import hotfolder
+from emcfsys_tui.engine.data import PictureWish
 from emcfsys_tui.keys import quiet, shown
 from emcfsys_tui.messages import HotRead, TabWanted
-from emcfsys_tui.values import HotLine, HotState, QueueState
-from emcfsys_tui.widgets.lines import sparkline
+from emcfsys_tui.screens.lines import sparkline
+from emcfsys_tui.text import clock, span
+from emcfsys_tui.view_models import HotLine, HotState, QueueState
+from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.picture_box import PictureBox
 from emcfsys_tui.widgets.picture_pane import PicturePane
 from emcfsys_tui.widgets.picture_view import PictureView
-from emcfsys_tui.widgets.rows import Column, Row, Rows
-from emcfsys_tui.words import clock, span
 
 _LOOKS = {
     "watching": "● WATCHING",
@@ -85,7 +85,7 @@ class HotFolderPane(PicturePane):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._reader = engine_link_hotfolder.HotFolderReader(folder)
+        self._reader = hotfolder.HotFolderReader(folder)
 
     @property
     def command(self) -> str:
@@ -164,16 +164,16 @@ class HotFolderPane(PicturePane):
             )
         elif self.hot.state == "stopped" and self._job() is None:
             self.page_app.tell("Starting: the model is looked up …")
-            self.attempt(partial(engine_link_hotfolder.start_watch, self.folder))
+            self.attempt(partial(hotfolder.start_watch, self.folder))
         else:
             question = "Stop watching? Images that come later wait for the next start."
-            work = partial(engine_link_hotfolder.stop_watch, self.folder)
+            work = partial(hotfolder.stop_watch, self.folder)
             self.confirm(question, "stop", lambda: self.attempt(work))
 
     def action_retry(self) -> None:
         """Look at failed images again."""
         if self.may_change():
-            self.attempt(partial(engine_link_hotfolder.retry_failed, self.folder))
+            self.attempt(partial(hotfolder.retry_failed, self.folder))
 
     def action_overlay(self) -> None:
         """Mask or bare image."""

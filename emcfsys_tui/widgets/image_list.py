@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import overload
 
-from emcfsys_tui.values import FindingRow, ImageFacts, ImageRow
-from emcfsys_tui.widgets.rows import Column, Row
+from emcfsys_tui.view_models import FindingRow, ImageFacts, ImageRow
+from emcfsys_tui.widgets.list import Column, Row
 
 IMAGE_COLUMNS = (
     Column(title="", width=1),

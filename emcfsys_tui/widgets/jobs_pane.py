@@ -11,14 +11,14 @@ from textual.binding import BindingType
 from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
-from emcfsys_tui import engine_link_jobs
+from emcfsys_tui.engine import jobs as engine_link_jobs
 from emcfsys_tui.keys import quiet, shown
 from emcfsys_tui.messages import LogRead, TabWanted, TextFound
-from emcfsys_tui.values import STATE_LOOKS, GpuRow, JobRow, QueueState
+from emcfsys_tui.text import day_clock, span
+from emcfsys_tui.view_models import STATE_LOOKS, GpuRow, JobRow, QueueState
+from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.log_view import LogView
 from emcfsys_tui.widgets.pane import FedPane
-from emcfsys_tui.widgets.rows import Column, Row, Rows
-from emcfsys_tui.words import day_clock, span
 
 _COLUMNS = (
     Column(title="job", width=5, right=True),

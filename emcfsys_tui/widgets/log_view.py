@@ -12,8 +12,8 @@ from textual.widgets import Input, Static
 
 from emcfsys_engine.errors import printable
 from emcfsys_tui.keys import quiet
-from emcfsys_tui.values import Tone
-from emcfsys_tui.widgets.rows import Column, Row, Rows
+from emcfsys_tui.view_models import Tone
+from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.text_input import TextInput
 
 Line = tuple[str, str, str]  # time, text, tone

@@ -10,13 +10,13 @@ from textual.binding import BindingType
 from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
-from emcfsys_tui import engine_link_models
+from emcfsys_tui.engine import engine_link_models
 from emcfsys_tui.keys import shown
 from emcfsys_tui.messages import ModelsRead, TabWanted
-from emcfsys_tui.values import ModelRow
+from emcfsys_tui.text import size
+from emcfsys_tui.view_models import ModelRow
+from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.pane import FedPane
-from emcfsys_tui.widgets.rows import Column, Row, Rows
-from emcfsys_tui.words import size
 
 _COLUMNS = (
     Column(title="run", width=10),

@@ -11,9 +11,9 @@ from textual.message import Message
 from textual.reactive import reactive
 
 from emcfsys_engine.errors import EmcfError
-from emcfsys_tui.feed import Feed
 from emcfsys_tui.messages import RunsChanged, TextFound, Told
-from emcfsys_tui.values import QueueState
+from emcfsys_tui.view_models import QueueState
+from emcfsys_tui.widgets.feed import Feed
 
 if TYPE_CHECKING:
     from emcfsys_tui.app import EmcfApp
@@ -63,12 +63,12 @@ class Pane(Vertical):
             if answer:
                 work()
 
-        confirm = import_module("emcfsys_tui.screens.ask").ConfirmScreen
+        confirm = import_module("emcfsys_tui.screens.dialogs").ConfirmScreen
         self.app.push_screen(confirm(question, yes), answered)
 
     def on_text_found(self, event: TextFound) -> None:
         """Show a text that was asked for."""
-        reader = import_module("emcfsys_tui.screens.ask").TextScreen
+        reader = import_module("emcfsys_tui.screens.dialogs").TextScreen
         self.app.push_screen(reader(event.title, event.text))
 
     def _attempt(self, work: Callable[[], Message | str | None]) -> None:

@@ -12,9 +12,9 @@ from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
 from emcfsys_tui import themes
-from emcfsys_tui.values import Picture
+from emcfsys_tui.text import fitted
+from emcfsys_tui.view_models import Picture
 from emcfsys_tui.widgets.picture_view import PictureView
-from emcfsys_tui.words import fitted
 
 if TYPE_CHECKING:
     from emcfsys_tui.app import EmcfApp

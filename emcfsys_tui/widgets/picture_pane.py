@@ -4,7 +4,7 @@ from pathlib import Path
 
 from textual import on
 
-from emcfsys_tui.engine_link_data import Decoder, PictureWish
+from emcfsys_tui.engine.data import Decoder, PictureWish
 from emcfsys_tui.messages import PictureRead, PointRead
 from emcfsys_tui.widgets.pane import FedPane
 from emcfsys_tui.widgets.picture_box import PictureBox

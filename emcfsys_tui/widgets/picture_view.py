@@ -19,8 +19,8 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from emcfsys_tui.keys import quiet
-from emcfsys_tui.values import Drawing, Picture
-from emcfsys_tui.widgets.graphic import Graphic, cell_px, kind_of, written_lines
+from emcfsys_tui.pictures.placement import Graphic, cell_px, kind_of, written_lines
+from emcfsys_tui.view_models import Drawing, Picture
 
 _UNLABELLED = 255
 _GREYS = 12  # fewer steps than the terminal has: neighbours become equal, and cost no bytes

@@ -11,10 +11,10 @@ from textual.reactive import reactive
 from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
-from emcfsys_tui.engine_link_data import PictureWish
+from emcfsys_tui.engine.data import PictureWish
 from emcfsys_tui.keys import quiet
 from emcfsys_tui.messages import PictureRead, PointRead
-from emcfsys_tui.values import Preview, RunDetail
+from emcfsys_tui.view_models import Preview, RunDetail
 from emcfsys_tui.widgets.picture_view import PictureView
 
 if TYPE_CHECKING:

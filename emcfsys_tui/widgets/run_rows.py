@@ -4,11 +4,11 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from emcfsys_tui.values import STATE_LOOKS, RunDetail, RunRow
+from emcfsys_tui.text import span
+from emcfsys_tui.view_models import STATE_LOOKS, RunDetail, RunRow
 from emcfsys_tui.widgets.canvas import Colour
 from emcfsys_tui.widgets.chart import Curve
-from emcfsys_tui.widgets.rows import Column, Row
-from emcfsys_tui.words import span
+from emcfsys_tui.widgets.list import Column, Row
 
 RUN_COLUMNS = (
     Column(title="", width=1),

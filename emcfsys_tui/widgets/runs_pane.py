@@ -11,20 +11,20 @@ from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.reactive import reactive
 
-from emcfsys_tui import engine_link, engine_link_runs
-from emcfsys_tui.engine_link_data import Decoder
+from emcfsys_tui.engine import engine_link_runs, runs
+from emcfsys_tui.engine.data import Decoder
 from emcfsys_tui.keys import quiet, shown
 from emcfsys_tui.messages import PictureRead, PointRead, RunsRead, TabWanted, TextFound
-from emcfsys_tui.screens.ask import AskScreen, PickScreen
-from emcfsys_tui.values import QueueState, RunDetail, RunRow
+from emcfsys_tui.screens.dialogs import AskScreen, PickScreen
+from emcfsys_tui.text import clock
+from emcfsys_tui.view_models import QueueState, RunDetail, RunRow
 from emcfsys_tui.widgets.chart import Chart, Curve
 from emcfsys_tui.widgets.class_table import ClassTable
+from emcfsys_tui.widgets.list import Row, Rows
 from emcfsys_tui.widgets.log_view import LogView
 from emcfsys_tui.widgets.pane import FedPane
 from emcfsys_tui.widgets.preview_box import PreviewBox
-from emcfsys_tui.widgets.rows import Row, Rows
 from emcfsys_tui.widgets.run_rows import LETTERS, RUN_COLUMNS, curves_of_one, folds_words, run_row
-from emcfsys_tui.words import clock
 
 _EMPTY = (
     "No runs yet. 2 goes to Train: choose a preset and press s.\n"
@@ -137,7 +137,7 @@ class RunsPane(FedPane):
         super().__init__(folder)
         self._runs: tuple[RunRow, ...] = ()
         self._details: dict[str, RunDetail] = {}
-        self._reader = engine_link.RunsReader(folder)
+        self._reader = runs.RunsReader(folder)
         self._to_draw: deque[tuple[Chart, tuple[Curve, ...]]] = deque()
         self._is_drawing = False
         self._has_log = False
@@ -276,7 +276,7 @@ class RunsPane(FedPane):
         run = self._current()
         if run is None or not self.may_change():
             return
-        work = partial(engine_link.ask_run, run.folder, ask)
+        work = partial(runs.ask_run, run.folder, ask)
         if ask == "cancel":
             self.confirm(f"Cancel {run.id} for good?", "cancel it", lambda: self.attempt(work))
         else:
@@ -372,7 +372,7 @@ class RunsPane(FedPane):
             self.page_app.tell("Mark two runs or more with space, then compare them", "warning")
             return
         title = "Settings that differ: " + ", ".join(folder.name for folder in folders)
-        self.attempt(lambda: TextFound(title, engine_link.compare_runs(folders)))
+        self.attempt(lambda: TextFound(title, runs.compare_runs(folders)))
 
     def action_delete(self) -> None:
         """Remove a run's folder, after asking."""
@@ -380,7 +380,7 @@ class RunsPane(FedPane):
         if run is None or not self.may_change():
             return
         question = f"Delete {run.id} with its models, for good?\n{run.folder}"
-        work = partial(engine_link.delete_run, run.folder)
+        work = partial(runs.delete_run, run.folder)
         self.confirm(question, "delete it", lambda: self.attempt(work))
 
     def _report(self, folder: Path) -> None:

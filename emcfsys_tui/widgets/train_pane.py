@@ -13,8 +13,9 @@ from textual.timer import Timer
 from textual.widgets import Input, Static
 
 from emcfsys_engine.errors import printable
-from emcfsys_tui import engine_link_jobs, engine_link_train
-from emcfsys_tui.engine_link_train import FIRST, FormField, ProjectForm, Verdict
+from emcfsys_tui.engine import form as engine_link_train
+from emcfsys_tui.engine import jobs
+from emcfsys_tui.engine.form import FIRST, FormField, ProjectForm, Verdict
 from emcfsys_tui.keys import quiet, shown
 from emcfsys_tui.messages import TabWanted
 from emcfsys_tui.widgets.choice import Choice
@@ -275,7 +276,7 @@ class TrainPane(Pane):
         self.attempt(partial(self._submit, self.verdict.overrides))
 
     def _submit(self, overrides: tuple[str, ...]) -> Submitted:
-        return Submitted(*engine_link_jobs.submit_training(self.folder, overrides))
+        return Submitted(*jobs.submit_training(self.folder, overrides))
 
     def _write(self) -> str:
         word = engine_link_train.write_form(self.folder, dict(self._changes), self.form.digest)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from emcfsys_engine.learn.augment import Strengths, augment
+from emcfsys_engine.learn.training.augment import Strengths, augment
 from tests.bench.machine import machine_line
 
 _OURS = Strengths(flip=1, rotate=1, scale=1, elastic=1, brightness=1, contrast=1, noise=1, blur=1)

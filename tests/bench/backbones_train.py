@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import get_args
 
-from emcfsys_engine.events import StepDone, ValidationDone
 from emcfsys_engine.model_card import Head
-from emcfsys_engine.run import open_run
+from emcfsys_engine.run.events import StepDone, ValidationDone
+from emcfsys_engine.run.folder import open_run
 from tests.bench.machine import machine_line
 from tests.bench.quality import SETS, write_project
 

@@ -23,14 +23,14 @@ import psutil
 import torch
 from PIL import Image
 
-from emcfsys_engine.events import ImageDone, WatchState
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger
+from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.model_file import colours_for, save_model
-from emcfsys_engine.learn.network import build_network
-from emcfsys_engine.learn.predict import Predictor
+from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run import PredictRequest, Run, WatchRequest, new_run
+from emcfsys_engine.run.events import ImageDone, WatchState
+from emcfsys_engine.run.folder import PredictRequest, Run, WatchRequest, new_run
 from tests.bench.machine import machine_line
 
 PROJECT = """

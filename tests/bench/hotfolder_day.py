@@ -26,14 +26,14 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from emcfsys_engine import process
 from emcfsys_engine.hotfolder.ledger import Entry, read_ledger
 from emcfsys_engine.jobs.job import Job
 from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.launch import start
 from emcfsys_engine.learn.model_file import colours_for, save_model
-from emcfsys_engine.learn.network import build_network
+from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
-from emcfsys_engine.run import Run
+from emcfsys_engine.run.folder import Run
 from emcfsys_engine.tools.microscope import play_microscope
 from tests.bench.machine import machine_line
 
@@ -133,14 +133,14 @@ class Day:
     def _kill_worker(self) -> None:
         worker = self._worker()
         if worker:
-            process.send(worker, signal.SIGKILL)
+            start.send(worker, signal.SIGKILL)
 
     def _sleep_through_a_burst(self) -> None:
         worker = self._worker()
-        if worker and process.send(worker, signal.SIGSTOP):
+        if worker and start.send(worker, signal.SIGSTOP):
             for _ in range(50):
                 self._link()
-            process.send(worker, signal.SIGCONT)
+            start.send(worker, signal.SIGCONT)
 
     def _move_away(self) -> None:
         with self.writing:
@@ -172,7 +172,7 @@ class Day:
 
     def _worker(self) -> int:
         for job in _jobs():
-            held = process.holder(Run(Path(job.run)))
+            held = start.holder(Run(Path(job.run)))
             if held is not None and held.worker_lives:
                 return held.worker
         return 0

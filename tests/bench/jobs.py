@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from emcfsys_engine import __version__
 from emcfsys_engine.jobs.control import daemon_status, ensure_daemon
-from emcfsys_engine.run import Run
+from emcfsys_engine.run.folder import Run
 from tests.jobs.conftest import DAEMON, Bench, wait_for
 
 _TICKS_S = os.sysconf("SC_CLK_TCK")

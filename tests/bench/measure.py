@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from skimage.measure import label, regionprops_table
 
-from emcfsys_engine.tools.measure import measure_masks
-from emcfsys_engine.tools.measurement import MeasureSettings
+from emcfsys_engine.tools.measure.masks import measure_masks
+from emcfsys_engine.tools.measure.measurement import MeasureSettings
 from tests.bench.machine import machine_line
 
 _SIDE_PX = 4096

@@ -18,11 +18,12 @@ from unittest import mock
 
 import msgspec
 
-from emcfsys_engine.learn import data as data_module
-from emcfsys_engine.learn import train_run, worker
-from emcfsys_engine.learn.plan import Plan
+from emcfsys_engine.learn import worker
+from emcfsys_engine.learn.training import dataset as data_module
+from emcfsys_engine.learn.training import run as train_run
+from emcfsys_engine.learn.training.plan import Plan
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run_groups import new_trainings
+from emcfsys_engine.run.groups import new_trainings
 from tests.bench.machine import machine_line
 from tests.bench.quality import SETS, predict, score, told, write_project
 

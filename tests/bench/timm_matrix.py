@@ -27,9 +27,9 @@ from timm.models._registry import _model_to_module as family_of  # timm offers n
 from torch import nn
 
 from emcfsys_engine.errors import EmcfError
-from emcfsys_engine.learn.backbones import count_parameters
-from emcfsys_engine.learn.encoder_plan import plan_encoder
-from emcfsys_engine.learn.network import build_network
+from emcfsys_engine.learn.networks.backbones import count_parameters
+from emcfsys_engine.learn.networks.encoder_plan import plan_encoder
+from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.model_card import Head, NetworkSpec
 
 HEADS: tuple[Head, ...] = get_args(Head)

@@ -17,20 +17,20 @@ from pathlib import Path
 
 import torch
 
-from emcfsys_engine.annotations.samples import list_samples
+from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.allocation import keep_freed_memory
-from emcfsys_engine.learn.batches import Batches
-from emcfsys_engine.learn.data import Dataset
 from emcfsys_engine.learn.device import autocast, choose_device, choose_threads, describe
 from emcfsys_engine.learn.model_file import colours_for
-from emcfsys_engine.learn.network import build_network, parameter_groups
-from emcfsys_engine.learn.parts import Parts
-from emcfsys_engine.learn.plan import make_plan
-from emcfsys_engine.learn.train import Trainer
+from emcfsys_engine.learn.networks.network import build_network, parameter_groups
+from emcfsys_engine.learn.training.batches import Batches
+from emcfsys_engine.learn.training.dataset import Dataset
+from emcfsys_engine.learn.training.plan import make_plan
+from emcfsys_engine.learn.training.setup import Parts
+from emcfsys_engine.learn.training.trainer import Trainer
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run import TrainRequest, new_run
+from emcfsys_engine.run.folder import TrainRequest, new_run
 from tests.bench.afternoon_loop import AfternoonLoop
 from tests.bench.machine import machine_line
 from tests.bench.pairs import write_pairs

@@ -41,7 +41,7 @@ steps = {steps}
 validate_every = {steps}
 """
 _PX = 1024
-_IDLE = "import emcfsys_engine.learn.train_run"
+_IDLE = "import emcfsys_engine.learn.training.run"
 
 
 def main() -> None:

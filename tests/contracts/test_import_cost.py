@@ -20,7 +20,7 @@ def _loaded_after(code: str) -> set[str]:
         "import emcfsys_engine",
         "import emcfsys_engine.cli",
         "from emcfsys_engine import Project, load_project, Run, EventReader",
-        "import emcfsys_engine.process, emcfsys_engine.model_card",
+        "import emcfsys_engine.launch.start, emcfsys_engine.model_card",
     ],
 )
 def test_the_front_doors_load_nothing_heavy(code: str) -> None:
@@ -28,7 +28,7 @@ def test_the_front_doors_load_nothing_heavy(code: str) -> None:
 
 
 def test_the_keeper_needs_only_the_standard_library() -> None:
-    loaded = _loaded_after("import emcfsys_engine.keeper")
+    loaded = _loaded_after("import emcfsys_engine.launch.keeper")
     assert loaded <= set(sys.stdlib_module_names) | {
         "emcfsys_engine",
         "__main__",

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from emcfsys_engine.events import EventReader, RunFinished, RunStarted, StepDone, ValidationDone
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.learn.model_file import load_model, verify_model
-from emcfsys_engine.learn.train_run import read_plan
+from emcfsys_engine.learn.training.run import read_plan
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run import Run, TrainRequest
+from emcfsys_engine.run.events import EventReader, RunFinished, RunStarted, StepDone, ValidationDone
+from emcfsys_engine.run.folder import Run, TrainRequest
 
 DATA = Path(__file__).parent / "data"
 

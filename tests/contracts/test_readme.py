@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from emcfsys_engine.cli import cli
-from emcfsys_engine.config import Config, load_config
 from emcfsys_engine.project import Project, Source, load_project
-from emcfsys_engine.run import Run
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.settings import Config, load_config
 from emcfsys_engine.slurm_settings import SlurmDefaults
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,15 +12,15 @@ from typing import Any, TypeVar
 
 import pytest
 
-from emcfsys_engine import identity
 from emcfsys_engine.errors import QueueError
 from emcfsys_engine.jobs.control import ensure_daemon, stop_daemon
 from emcfsys_engine.jobs.daemon_lock import DaemonLock, DaemonStatus
 from emcfsys_engine.jobs.job import Job
 from emcfsys_engine.jobs.machine import Machine
 from emcfsys_engine.jobs.queue import Queue
-from emcfsys_engine.process import holder
-from emcfsys_engine.run import Run, TrainRequest, new_run
+from emcfsys_engine.launch import identity
+from emcfsys_engine.launch.start import holder
+from emcfsys_engine.run.folder import Run, TrainRequest, new_run
 
 Value = TypeVar("Value")
 DAEMON = (sys.executable, str(Path(__file__).with_name("standin_daemon.py")))

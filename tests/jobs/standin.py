@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from emcfsys_engine.events import (
+from emcfsys_engine.run.events import (
     EventWriter,
     RunCancelled,
     RunFailed,
@@ -24,7 +24,7 @@ from emcfsys_engine.events import (
     RunStarted,
     StepDone,
 )
-from emcfsys_engine.run import Run
+from emcfsys_engine.run.folder import Run
 
 _TICK_S = 0.01
 

@@ -10,18 +10,18 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from emcfsys_engine import leases
-from emcfsys_engine.commands import daemon as daemon_commands
 from emcfsys_engine.commands import jobs as job_commands
 from emcfsys_engine.commands import submit as submit_commands
+from emcfsys_engine.commands import system as daemon_commands
+from emcfsys_engine.commands.diagnosis import examine_jobs
 from emcfsys_engine.errors import DaemonError, InputError, QueueError
-from emcfsys_engine.jobs import claims, systemd
+from emcfsys_engine.jobs import systemd, transitions
 from emcfsys_engine.jobs.daemon_lock import DaemonLock
-from emcfsys_engine.jobs.diagnosis import examine_jobs
 from emcfsys_engine.jobs.gpus import Gpu
 from emcfsys_engine.jobs.queue import Queue
-from emcfsys_engine.run import Run
-from emcfsys_engine.torchrun import processes_of
+from emcfsys_engine.launch import processes
+from emcfsys_engine.launch.torchrun import processes_of
+from emcfsys_engine.run.folder import Run
 from tests.jobs.conftest import Bench, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -138,7 +138,7 @@ def test_daemon_in_the_foreground_refuses_beside_another(home: Bench) -> None:
 
 def test_cancel_of_a_running_job_wakes_a_daemon(home: Bench) -> None:
     job = home.queue.get(home.add(home.run()))
-    assert claims.claim(home.queue.store, job, token="gone", gpu_ids=(), events_offset=0)
+    assert transitions.claim(home.queue.store, job, token="gone", gpu_ids=(), events_offset=0)
     assert _say(job_commands.cancel, "1") == "job 1 is stopping\n"
     assert DaemonLock(home.folder).status().running
     home.wait(1, "cancelled")
@@ -182,7 +182,7 @@ def test_doctor_names_who_holds_a_gpu(home: Bench) -> None:
         ].found
 
     assert "used without a lease by processes 4711" in line()
-    held = leases.take(home.place, "GPU-1", 2)
+    held = processes.take(home.place, "GPU-1", 2)
     assert held is not None
     assert "leased by" in line()
     assert "2/8" in line()

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from emcfsys_engine import identity
 from emcfsys_engine.jobs.control import daemon_status, stop_daemon
+from emcfsys_engine.launch import identity
 from tests.jobs.conftest import Bench, wait_for
 
 

@@ -8,10 +8,10 @@ import sys
 import msgspec
 import pytest
 
-from emcfsys_engine import leases
 from emcfsys_engine.errors import QueueError
 from emcfsys_engine.jobs.gpus import Gpu
-from emcfsys_engine.run import WatchRequest, new_run
+from emcfsys_engine.launch import processes
+from emcfsys_engine.run.folder import WatchRequest, new_run
 from tests.jobs.conftest import Bench, wait_for
 
 
@@ -134,16 +134,16 @@ def test_job_gets_its_gpu_by_uuid_and_holds_its_lease(bench: Bench) -> None:
     told = wait_for(lambda: (run.folder / "told").exists() and (run.folder / "told").read_text())
     (gpu,) = bench.queue.get(job_id).gpu_ids
     assert told == gpu
-    assert leases.num_taken(bench.place / "locks", gpu) == leases.NUM_SLOTS
+    assert processes.num_taken(bench.place / "locks", gpu) == processes.NUM_SLOTS
     bench.queue.cancel(job_id)
     bench.wait(job_id, "cancelled")
-    assert leases.num_taken(bench.place / "locks", gpu) == 0
+    assert processes.num_taken(bench.place / "locks", gpu) == 0
     assert bench.queue.get(job_id).gpu_ids == ()
 
 
 def test_gpu_taken_by_another_user_is_waited_for(bench: Bench) -> None:
     _gpus(bench, 1)
-    held = leases.take(bench.place / "locks", "GPU-0", leases.NUM_SLOTS)
+    held = processes.take(bench.place / "locks", "GPU-0", processes.NUM_SLOTS)
     assert held is not None
     job_id = bench.add(bench.run(), gpus=1)
     bench.start()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from emcfsys_engine.errors import EmcfError, QueueError, RunFolderError
-from emcfsys_engine.jobs import claims, schema
+from emcfsys_engine.jobs import schema, transitions
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.jobs.store import move
 from tests.jobs.conftest import Bench
@@ -23,14 +23,14 @@ NUM_CLIENTS = 20
 
 def _claim(bench: Bench, job_id: int) -> None:
     job = bench.queue.get(job_id)
-    assert claims.claim(bench.queue.store, job, token="t", gpu_ids=(), events_offset=0)
+    assert transitions.claim(bench.queue.store, job, token="t", gpu_ids=(), events_offset=0)
 
 
 def test_numbers_count_up_and_jobs_wait_in_order(bench: Bench) -> None:
     ids = [bench.add(bench.run(), priority=priority) for priority in (0, 5, 0)]
     assert ids == [1, 2, 3]
     assert [job.id for job in bench.queue.list()] == [1, 2, 3]
-    waiting = claims.waiting(bench.queue.store, full_groups=[], backing_off=[])
+    waiting = transitions.waiting(bench.queue.store, full_groups=[], backing_off=[])
     assert [job.id for job in waiting] == [2, 1, 3]
 
 
@@ -39,7 +39,7 @@ def test_move_gives_another_place(bench: Bench) -> None:
         bench.add(bench.run(), priority=priority)
 
     def order() -> list[int]:
-        found = claims.waiting(bench.queue.store, full_groups=[], backing_off=[])
+        found = transitions.waiting(bench.queue.store, full_groups=[], backing_off=[])
         return [job.id for job in found]
 
     assert order() == [4, 1, 2, 3]

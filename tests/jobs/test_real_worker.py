@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from emcfsys_engine.events import StepDone
 from emcfsys_engine.jobs.control import ensure_daemon, stop_daemon
 from emcfsys_engine.jobs.daemon_lock import DaemonLock
 from emcfsys_engine.jobs.job import Job
 from emcfsys_engine.jobs.queue import Queue
-from emcfsys_engine.process import holder
+from emcfsys_engine.launch.start import holder
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run import Run, TrainRequest, new_run
+from emcfsys_engine.run.events import StepDone
+from emcfsys_engine.run.folder import Run, TrainRequest, new_run
 from tests.jobs.conftest import wait_for
 
 DEMO = Path(__file__).parents[2] / "projects/demo"

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from emcfsys_engine import identity
 from emcfsys_engine.errors import DaemonError, QueueError
 from emcfsys_engine.jobs.control import daemon_status, ensure_daemon, restart_daemon, stop_daemon
 from emcfsys_engine.jobs.queue import Queue
-from emcfsys_engine.process import holder
-from emcfsys_engine.run import Run
+from emcfsys_engine.launch import identity
+from emcfsys_engine.launch.start import holder
+from emcfsys_engine.run.folder import Run
 from tests.jobs.conftest import DAEMON, Bench, wait_for
 
 # What a stand-in worker does, and the only state in which its job may end.
@@ -77,16 +77,16 @@ def test_no_job_is_lost_or_run_twice_in_fifty_kills(bench: Bench) -> None:
 
 
 def test_daemon_that_died_between_claim_and_start_starts_once(bench: Bench) -> None:
-    from emcfsys_engine.jobs import claims
+    from emcfsys_engine.jobs import transitions
 
     run = bench.run()
     job = bench.queue.get(bench.add(run))
-    assert claims.claim(bench.queue.store, job, token="dead", gpu_ids=(), events_offset=0)
+    assert transitions.claim(bench.queue.store, job, token="dead", gpu_ids=(), events_offset=0)
     (run.folder / "start.json").write_text('{"token": "dead"}')
     bench.start()
     bench.wait(job.id, "done")
     assert bench.starts(run) == 1
-    late = [sys.executable, "-m", "emcfsys_engine.keeper", str(run.folder), "--start=dead"]
+    late = [sys.executable, "-m", "emcfsys_engine.launch.keeper", str(run.folder), "--start=dead"]
     subprocess.run([*late, "--", "touch", str(run.folder / "twice")], check=False)
     assert not (run.folder / "twice").exists()
 

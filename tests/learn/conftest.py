@@ -15,9 +15,9 @@ from emcfsys_engine.commands import predict as predict_commands
 from emcfsys_engine.commands import train as train_commands
 from emcfsys_engine.learn import worker
 from emcfsys_engine.learn.model_file import colours_for, save_model
-from emcfsys_engine.learn.network import build_network
+from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
-from emcfsys_engine.run import Run
+from emcfsys_engine.run.folder import Run
 
 TINY = NetworkSpec(head="unet", backbone="mobilenetv3_small_050", num_classes=2)
 

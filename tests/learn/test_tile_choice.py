@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from emcfsys_engine.learn import tile_choice
-from emcfsys_engine.learn.footprint import footprint_of
+from emcfsys_engine.learn.memory import footprint_of
 from emcfsys_engine.learn.tile_choice import choose_tiles
 from emcfsys_engine.model_card import NetworkSpec
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from emcfsys_engine.jobs.job import Job
-from emcfsys_engine.run import Run
+from emcfsys_engine.run.folder import Run
 from tests.jobs.conftest import Bench, wait_for
 
 HERE = Path(__file__).parent

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from emcfsys_engine.commands.diagnosis_slurm import examine_slurm
+from emcfsys_engine.commands.table import table_of
 from emcfsys_engine.errors import QueueError
-from emcfsys_engine.jobs.diagnosis_slurm import examine_slurm
-from emcfsys_engine.jobs.table import table_of
-from emcfsys_tui.engine_link_jobs import QueueReader
+from emcfsys_tui.engine.jobs import QueueReader
 from tests.jobs.conftest import wait_for
 from tests.slurm.conftest import PATIENCE_S, Slurm, SlurmBench, made_slurm
 

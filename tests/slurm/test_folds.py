@@ -8,8 +8,8 @@ import pytest
 from emcfsys_engine.errors import QueueError
 from emcfsys_engine.jobs.submission import Options, submit_training
 from emcfsys_engine.project import Project, load_project
-from emcfsys_engine.run import Run
-from emcfsys_engine.run_groups import runs_at
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.groups import runs_at
 from tests.slurm.conftest import Slurm, SlurmBench
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]

@@ -7,8 +7,8 @@ import pytest
 
 from emcfsys_engine.jobs.control import stop_daemon
 from emcfsys_engine.jobs.queue import Queue
-from emcfsys_engine.run import Run
-from emcfsys_tui.widgets.rows import Rows
+from emcfsys_engine.run.folder import Run
+from emcfsys_tui.widgets.list import Rows
 from emcfsys_tui.widgets.train_pane import TrainPane
 from tests.slurm.conftest import Slurm
 from tests.tui.conftest import opened, until

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from emcfsys_engine.events import RunInterrupted
+from emcfsys_engine.run.events import RunInterrupted
 from tests.jobs.conftest import wait_for
 from tests.slurm.conftest import PATIENCE_S, Slurm, SlurmBench
 

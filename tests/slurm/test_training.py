@@ -12,14 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from emcfsys_engine.events import RunResumed, StepDone, ValidationDone
 from emcfsys_engine.jobs.control import ensure_daemon, stop_daemon
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.jobs.submission import Options, submit_run
-from emcfsys_engine.learn.train_run import read_plan
-from emcfsys_engine.process import holder
+from emcfsys_engine.launch.start import holder
+from emcfsys_engine.learn.training.run import read_plan
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run import Run, TrainRequest, new_run
+from emcfsys_engine.run.events import RunResumed, StepDone, ValidationDone
+from emcfsys_engine.run.folder import Run, TrainRequest, new_run
 from tests.jobs.conftest import wait_for
 from tests.learn.conftest import project_folder, run_here
 from tests.slurm.conftest import Slurm

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emcfsys_engine.annotations.samples import list_samples, read_labels
-from emcfsys_engine.annotations.write_labels import LabelFormat
+from emcfsys_engine.annotations.writer import LabelFormat
+from emcfsys_engine.dataset.samples import list_samples, read_labels
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.tools.check import check_project

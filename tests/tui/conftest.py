@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from textual.pilot import Pilot
 
-from emcfsys_engine.events import (
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run.events import (
     Event,
     EventWriter,
     RunFinished,
@@ -18,11 +19,10 @@ from emcfsys_engine.events import (
     StepDone,
     ValidationDone,
 )
-from emcfsys_engine.project import load_project
-from emcfsys_engine.run import Run, TrainRequest, new_run
+from emcfsys_engine.run.folder import Run, TrainRequest, new_run
 from emcfsys_engine.tools.demo import make_demo
-from emcfsys_tui import engine_link_jobs, engine_link_runs
 from emcfsys_tui.app import EmcfApp
+from emcfsys_tui.engine import engine_link_runs, jobs
 from emcfsys_tui.settings import Settings
 
 CLASSES = ("background", "membrane", "mitochondrion")
@@ -56,7 +56,7 @@ def demo(drawn_demo: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def no_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs stay in the queue: nothing is started."""
-    for module in (engine_link_jobs, engine_link_runs):
+    for module in (jobs, engine_link_runs):
         monkeypatch.setattr(module, "ensure_daemon", lambda *_: None)
     monkeypatch.setattr("emcfsys_engine.jobs.control.ensure_daemon", lambda *_: None)
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from textual.pilot import Pilot
 
-from emcfsys_engine.config import config_file
+from emcfsys_engine.settings import config_file
 from emcfsys_tui.app import EmcfApp
-from emcfsys_tui.encoders import MOST_BYTES, png_of, sixel_of
+from emcfsys_tui.pictures.encoders import MOST_BYTES, png_of, sixel_of
+from emcfsys_tui.pictures.placement import Graphic, kind_of
 from emcfsys_tui.settings import PICTURES, Settings, load_settings
-from emcfsys_tui.values import Picture
+from emcfsys_tui.view_models import Picture
 from emcfsys_tui.widgets.data_pane import DataPane
-from emcfsys_tui.widgets.graphic import Graphic, kind_of
 from emcfsys_tui.widgets.picture_view import PictureView
 from tests.bench.terminal import Terminal, project_environment
 from tests.tui.conftest import opened, until

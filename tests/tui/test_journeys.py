@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input
 
-from emcfsys_engine.events import RunStarted
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run import Run, WatchRequest, new_run
+from emcfsys_engine.run.events import RunStarted
+from emcfsys_engine.run.folder import Run, WatchRequest, new_run
 from emcfsys_tui.memory import remembered
-from emcfsys_tui.screens.ask import ConfirmScreen, TextScreen
+from emcfsys_tui.screens.dialogs import ConfirmScreen, TextScreen
 from emcfsys_tui.screens.project import ProjectScreen
 from emcfsys_tui.settings import Settings
-from emcfsys_tui.values import CheckState
+from emcfsys_tui.view_models import CheckState
 from emcfsys_tui.widgets.chart import Chart
 from emcfsys_tui.widgets.data_pane import DataPane
+from emcfsys_tui.widgets.list import Rows
 from emcfsys_tui.widgets.picture_view import PictureView
-from emcfsys_tui.widgets.rows import Rows
 from emcfsys_tui.widgets.runs_pane import RunsPane
 from emcfsys_tui.widgets.train_pane import FormLine, TrainPane
 from tests.tui.conftest import made_run, opened, say, screen_text, step, told, until, validation

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input
 
-from emcfsys_engine.run import Run
-from emcfsys_tui.engine_link import child_environment
-from emcfsys_tui.screens.ask import PickScreen
+from emcfsys_engine.run.folder import Run
+from emcfsys_tui.engine.runs import child_environment
+from emcfsys_tui.screens.dialogs import PickScreen
 from emcfsys_tui.screens.project import ProjectScreen
 from emcfsys_tui.widgets.chart import Chart
 from emcfsys_tui.widgets.data_pane import DataPane

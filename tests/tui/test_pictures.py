@@ -17,17 +17,17 @@ from PIL import Image
 from textual.pilot import Pilot
 from textual.widget import Widget
 
-from emcfsys_engine.events import ImageDone, ImageFailed, RunStarted, WatchState
 from emcfsys_engine.jobs.machine import Machine
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run import TrainRequest, WatchRequest, new_run
+from emcfsys_engine.run.events import ImageDone, ImageFailed, RunStarted, WatchState
+from emcfsys_engine.run.folder import TrainRequest, WatchRequest, new_run
 from emcfsys_tui.settings import Settings
-from emcfsys_tui.values import CheckState
+from emcfsys_tui.view_models import CheckState
 from emcfsys_tui.widgets.data_pane import DataPane
 from emcfsys_tui.widgets.hotfolder_pane import HotFolderPane
+from emcfsys_tui.widgets.list import Rows
 from emcfsys_tui.widgets.picture_view import PictureView
-from emcfsys_tui.widgets.rows import Rows
 from tests.tui.conftest import made_run, opened, say, until
 
 _KEPT = Path(__file__).parent / "pictures"

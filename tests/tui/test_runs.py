@@ -6,13 +6,13 @@ import pytest
 from PIL import Image
 from textual.widgets import Input
 
-from emcfsys_engine.events import PreviewSaved, RunFinished, RunStarted
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run import Run
-from emcfsys_engine.run_groups import new_trainings
-from emcfsys_tui.engine_link_runs import budget_of
-from emcfsys_tui.screens.ask import AskScreen, PickScreen
+from emcfsys_engine.run.events import PreviewSaved, RunFinished, RunStarted
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.groups import new_trainings
+from emcfsys_tui.engine.engine_link_runs import budget_of
+from emcfsys_tui.screens.dialogs import AskScreen, PickScreen
 from emcfsys_tui.widgets.picture_view import PictureView
 from emcfsys_tui.widgets.preview_box import PreviewBox, PreviewTitle
 from emcfsys_tui.widgets.runs_pane import RunsPane

@@ -1,0 +1,121 @@
+"""Class ids of one image after another to masks, Labelme, COCO, GeoJSON or ImageJ files."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from emcfsys_engine.annotations.draw import TOLERANCE_PX, regions_of, shapes_of
+from emcfsys_engine.annotations.formats.write_coco import CocoImage, write_coco
+from emcfsys_engine.annotations.formats.write_geojson import write_geojson
+from emcfsys_engine.annotations.formats.write_imagej import write_imagej
+from emcfsys_engine.annotations.formats.write_labelme import write_labelme
+from emcfsys_engine.project import UNLABELLED
+from emcfsys_engine.run.folder import write_whole
+
+LabelFormat = Literal["masks", "labelme", "coco", "geojson", "imagej"]
+LABELME_TOLERANCE_PX = 0.5
+UNLABELLED_NAME = "__ignore__"  # Labelme's own word for it
+_SUFFIXES: Mapping[LabelFormat, str] = {
+    "masks": ".png",
+    "labelme": ".json",
+    "geojson": ".geojson",
+    "imagej": ".zip",
+}
+LABELME_OPENS = (".png", ".jpg", ".jpeg", ".bmp")
+
+
+@dataclass(kw_only=True)
+class LabelWriter:
+    """Writes labels in one format below one folder; COCO's single file at the end.
+
+    Units: outlines stray at most tolerance_px (None: 0.5 for Labelme, else 0.3, which moves no
+           pixel); regions below smallest_px are left out.
+    """
+
+    out: Path
+    to: LabelFormat
+    classes: Mapping[str, int]
+    background: int
+    tolerance_px: float | None = None
+    smallest_px: int = 0
+    _coco: list[CocoImage] = field(default_factory=list)
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Class value -> name, with one for what is unlabelled."""
+        return {value: name for name, value in self.classes.items()} | {UNLABELLED: UNLABELLED_NAME}
+
+    def file_of(self, name: str) -> Path:
+        """Return the file that the labels of an image are written to."""
+        if self.to == "coco":
+            return self.out / "annotations.json"
+        return self.out / f"{name}{_SUFFIXES[self.to]}"
+
+    def write(self, name: str, ids: np.ndarray, *, image: Path | None, plane: int | None) -> None:
+        """Write the labels of one image.
+
+        Shapes: ids are uint8 H×W.
+        """
+        file = self.file_of(name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        size = (ids.shape[0], ids.shape[1])
+        if self.to == "masks":
+            write_png(file, ids)
+        elif self.to == "labelme":
+            loose = LABELME_TOLERANCE_PX if self.tolerance_px is None else self.tolerance_px
+            shapes = shapes_of(
+                ids,
+                self.names,
+                background=self.background,
+                tolerance_px=loose,
+                smallest_px=self.smallest_px,
+            )
+            opens = image is not None and image.suffix.lower() in LABELME_OPENS
+            shown = (
+                image if image is not None and opens else file.with_name(f"{Path(name).name}.png")
+            )
+            write_labelme(file, shapes, size, shown)
+        else:
+            self._write_regions(file, name, ids, image, plane)
+
+    def finish(self) -> None:
+        """Write what can only be written when all images are known."""
+        if self._coco:
+            write_coco(self.file_of(""), self._coco, self.names)
+
+    def _write_regions(
+        self, file: Path, name: str, ids: np.ndarray, image: Path | None, plane: int | None
+    ) -> None:
+        tolerance = TOLERANCE_PX if self.tolerance_px is None else self.tolerance_px
+        regions = tuple(
+            regions_of(
+                ids,
+                background=self.background,
+                tolerance_px=tolerance,
+                smallest_px=self.smallest_px,
+            )
+        )
+        if self.to == "coco":
+            suffix = image.suffix if image is not None and plane is None else ".png"
+            size = (ids.shape[0], ids.shape[1])
+            self._coco.append(CocoImage(name=f"{name}{suffix}", size_HW=size, regions=regions))
+        elif self.to == "geojson":
+            write_geojson(file, regions, self.names)
+        else:
+            write_imagej(file, regions, self.names, plane=plane)
+
+
+def write_png(file: Path, pixels: np.ndarray) -> None:
+    """Write pixels as a PNG, whole or not at all.
+
+    Shapes: uint8 H×W or H×W×3.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    packed = io.BytesIO()
+    Image.fromarray(pixels).save(packed, "PNG")
+    write_whole(file, packed.getvalue())

@@ -1,0 +1,1 @@
+"""Images and labels of a project as samples: paired, read, split."""

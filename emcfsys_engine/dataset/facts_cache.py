@@ -1,0 +1,85 @@
+"""Facts of files, remembered by path, size and time of change: a second look costs nothing."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from emcfsys_engine.run.folder import write_whole
+from emcfsys_engine.settings import cache_home
+
+Fact = TypeVar("Fact")
+_FORMAT = 1
+_LARGEST_BYTES = 256 << 20
+
+
+class FactsCache:
+    """A table of facts that can be thrown away at any time; without a file it is empty."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        self._known: dict[str, Any] = _load(file)
+        self._used: dict[str, Any] = {}
+        self._stamps: dict[Path, str] = {}
+
+    def get(self, path: Path, key: str, kind: type[Fact]) -> Fact | None:
+        """Return what is remembered of this file as it is now, or None."""
+        name = self._name(path, key)
+        raw = self._used.get(name, self._known.get(name))
+        if raw is None:
+            return None
+        try:
+            fact = msgspec.convert(raw, kind)
+        except msgspec.ValidationError:
+            return None  # written by another version
+        self._used[name] = raw
+        return fact
+
+    def put(self, path: Path, key: str, fact: object) -> None:
+        """Remember a fact of this file as it is now."""
+        self._used[self._name(path, key)] = msgspec.to_builtins(fact)
+
+    def save(self) -> None:
+        """Write what was used this time; a cache that cannot be written is done without."""
+        if self._file is None or self._used.items() <= self._known.items():
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            # Facts of a file as it was before it changed are dropped.
+            seen = {name.split("|", 1)[0] for name in self._used}
+            stamps = set(self._stamps.values())
+            kept = {
+                name: fact
+                for name, fact in self._known.items()
+                if name.split("|", 1)[0] not in seen or name.rsplit("|", 1)[0] in stamps
+            }
+            document = {"format": _FORMAT, "facts": kept | self._used}
+            write_whole(self._file, msgspec.json.encode(document))
+        except OSError:
+            self._file = None
+
+    def _name(self, path: Path, key: str) -> str:
+        if path not in self._stamps:
+            status = path.stat()
+            self._stamps[path] = f"{path}|{status.st_size}|{status.st_mtime_ns}"
+        return f"{self._stamps[path]}|{key}"
+
+
+def cache_of(project_file: Path) -> FactsCache:
+    """Return the cache of a project; it lives in the user's cache folder, never in the project."""
+    name = hashlib.blake2b(str(project_file).encode(), digest_size=8).hexdigest()
+    return FactsCache(cache_home() / f"facts-{name}.json")
+
+
+def _load(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        if file.stat().st_size > _LARGEST_BYTES:
+            return {}
+        document = msgspec.json.decode(file.read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return {}
+    known = document.get("facts") if isinstance(document, dict) else None
+    return known if isinstance(known, dict) and document.get("format") == _FORMAT else {}

@@ -1,0 +1,200 @@
+"""The data set of a project: images paired with labels, split, and every fault named at once."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from emcfsys_engine.annotations.annotation_ids import annotation_ids
+from emcfsys_engine.annotations.files import read_annotations
+from emcfsys_engine.annotations.label_values import LabelTable, label_table
+from emcfsys_engine.annotations.masks import read_mask, read_stencil
+from emcfsys_engine.dataset.facts_cache import FactsCache, cache_of
+from emcfsys_engine.dataset.sources import (
+    Found,
+    LabelRef,
+    find_source,
+    size_mismatch,
+)
+from emcfsys_engine.dataset.split_samples import assign_fold, assign_splits
+from emcfsys_engine.dataset.splits import Split
+from emcfsys_engine.errors import DataFaults, InputError, ProjectError
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.project import UNLABELLED, Project
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image with its labels and its part in the training."""
+
+    image: ImageRef
+    label: LabelRef | None  # None only where unlabelled images were asked for
+    source: int  # index of its [[data]] table
+    split: Split
+    name: str  # unique in the project: the path below its source's folder, without extension
+    group: str | None
+    classes: frozenset[str] = frozenset()  # the classes its labels hold, as far as known
+    pixels: tuple[tuple[str, int], ...] | None = None  # (class, pixels), where a mask told
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Every sample of a project, and what was decided on the way."""
+
+    samples: tuple[Sample, ...]
+    notes: tuple[str, ...]
+
+    def of(self, split: Split) -> tuple[Sample, ...]:
+        """Return the samples of one split."""
+        return tuple(sample for sample in self.samples if sample.split == split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """What was found, sound or not: for `check`, which goes on where training would stop."""
+
+    samples: tuple[Sample, ...]
+    faults: tuple[InputError, ...]
+    notes: tuple[str, ...]
+
+
+def list_samples(project: Project, *, for_training: bool = True, fold: int = 0) -> Samples:
+    """Return the images of every [[data]] table, paired with labels and split.
+
+    `fold`: of training.kfold, from 1; it validates, and all but the test images train.
+    Sizes come from headers; masks are read once to see that their values are classes.
+    Raises: DataFaults with every fault of every source at once, each with its file and remedy.
+    """
+    gathered = gather(project, for_training=for_training, fold=fold)
+    if gathered.faults:
+        raise DataFaults(gathered.faults)
+    return Samples(samples=gathered.samples, notes=gathered.notes)
+
+
+def gather(
+    project: Project,
+    *,
+    for_training: bool = True,
+    cache: FactsCache | None = None,
+    fold: int = 0,
+) -> Gathered:
+    """Return the samples together with every fault, so that all can be named.
+
+    A cache that is given is not saved here.
+    """
+    faults: list[InputError] = []
+    notes: list[str] = []
+    known = cache or cache_of(project.file)
+    found = [
+        find_source(project, index, faults, notes, known) for index in range(len(project.data))
+    ]
+    assign = assign_fold if fold else assign_splits
+    samples = assign(project, _named(found), notes, known, fold)
+    if cache is None:
+        known.save()
+    if for_training and not faults:
+        faults += _fold_faults(project, samples) if fold else _split_faults(project, samples)
+    notes += _class_notes(project, samples)
+    return Gathered(samples=tuple(samples), faults=tuple(faults), notes=tuple(notes))
+
+
+def read_labels(sample: Sample, project: Project, size_HW: tuple[int, int]) -> np.ndarray:
+    """Return the class ids of a sample; 255 is unlabelled.
+
+    Shapes: uint8 H×W.
+    Raises: AnnotationError when the labels have another size, or hold what is no class.
+    """
+    if sample.label is None:
+        return np.full(size_HW, UNLABELLED, np.uint8)
+    table = label_table(project, project.data[sample.source])
+    ids = _read(sample.label, table, project, size_HW)
+    if ids.shape != tuple(size_HW):
+        raise size_mismatch(sample.label, ids.shape, sample.image, size_HW)
+    return ids
+
+
+def shape_ids(label: LabelRef, table: LabelTable, size_HW: tuple[int, int]) -> np.ndarray:
+    """Return the class ids that an annotation's shapes paint.
+
+    Shapes: uint8 H×W.
+    Raises: AnnotationError for a label that is no class.
+    """
+    return annotation_ids(read_annotations(label.path)[label.item], table, size_HW)
+
+
+def _read(
+    label: LabelRef, table: LabelTable, project: Project, size_HW: tuple[int, int]
+) -> np.ndarray:
+    if label.kind == "shapes":
+        return shape_ids(label, table, size_HW)
+    if label.kind == "mask":
+        ref = ImageRef(path=label.path, plane=label.plane)
+        return read_mask(ref, table, label.recipe, project.class_values)
+    ids = np.full(size_HW, table.background, np.uint8)
+    for name, path in label.parts:
+        class_id = table.of_name(name)
+        stencil = read_stencil(path)
+        if stencil.shape != tuple(size_HW):
+            return stencil.astype(np.uint8)  # the caller names the sizes
+        ids[stencil] = UNLABELLED if class_id is None else class_id
+    return ids
+
+
+def _named(found: Sequence[Found]) -> list[Sample]:
+    """Give every sample a name that no other has: its extension or its source tell it apart."""
+    samples = [
+        Sample(
+            image=item.image,
+            label=item.label,
+            source=index,
+            split="train",
+            name=item.name,
+            group=item.group,
+            classes=item.classes,
+            pixels=item.pixels,
+        )
+        for index, source in enumerate(found)
+        for item in source.items
+    ]
+    seen = Counter(sample.name for sample in samples)
+    return [
+        sample
+        if seen[sample.name] == 1
+        else replace(sample, name=f"{sample.source}/{sample.name}{sample.image.path.suffix}")
+        for sample in samples
+    ]
+
+
+def _fold_faults(project: Project, samples: Sequence[Sample]) -> list[InputError]:
+    if {"train", "val"} <= {sample.split for sample in samples}:
+        return []
+    folds = project.training.kfold
+    what = f"{len(samples)} images, groups and blocks are too few for {folds} folds"
+    return [ProjectError(project.file, "training.kfold", what, "Lower it, or label more images")]
+
+
+def _split_faults(project: Project, samples: Sequence[Sample]) -> list[InputError]:
+    faults: list[InputError] = []
+    rules = ", ".join(f'data.{n}: split = "{s.split}"' for n, s in enumerate(project.data))
+    for split, word in (("train", "training"), ("val", "validation")):
+        if any(sample.split == split for sample in samples):
+            continue
+        what = f"no image is for {word} ({rules}; {len(samples)} images with labels)"
+        remedy = (
+            f'Give one [[data]] table split = "{split}", or let split = "auto" part at least two '
+            "images or groups"
+        )
+        faults.append(InputError(project.file, what, remedy))
+    return faults
+
+
+def _class_notes(project: Project, samples: Sequence[Sample]) -> list[str]:
+    notes: list[str] = []
+    for split, word in (("train", "training"), ("val", "validation")):
+        part = [sample for sample in samples if sample.split == split]
+        here = frozenset().union(*(sample.classes for sample in part))
+        for name in project.class_names:
+            if part and name not in here:
+                notes.append(f'class "{name}" never occurs in the {word} images')
+    return notes

@@ -1,0 +1,402 @@
+"""One [[data]] table: its images, its labels, which belongs to which, and what is wrong."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from emcfsys_engine.annotations.annotation_ids import unknown_label
+from emcfsys_engine.annotations.files import find_annotations
+from emcfsys_engine.annotations.label_values import LabelTable, label_table
+from emcfsys_engine.annotations.masks import MaskFacts, MaskRecipe, unknown_values
+from emcfsys_engine.annotations.pairing import Key, is_label_name, key_of_file, match, root_of
+from emcfsys_engine.annotations.shapes import Annotation
+from emcfsys_engine.dataset.facts_cache import FactsCache
+from emcfsys_engine.dataset.mask_scan import scan_masks
+from emcfsys_engine.errors import AnnotationError, InputError, ProjectError
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.reader import find_images, probe
+from emcfsys_engine.project import UNLABELLED, Project, Source
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class LabelRef:
+    """Where the labels of one image are."""
+
+    path: Path
+    kind: Literal["mask", "shapes", "class_folders"]
+    plane: int | None = None  # of a mask stack
+    item: int = 0  # which of the images an annotation file speaks of
+    recipe: MaskRecipe = "index"
+    parts: tuple[tuple[str, Path], ...] = ()  # class_folders: (label, mask)
+
+    def __str__(self) -> str:
+        return str(self.path) if self.plane is None else f"{self.path}#{self.plane}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """An image and its labels, before it is told which split it is in."""
+
+    image: ImageRef
+    label: LabelRef | None
+    name: str
+    group: str | None
+    classes: frozenset[str]
+    size_HW: tuple[int, int]
+    pixels: tuple[tuple[str, int], ...] | None  # (class, pixels), where a mask told
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What one [[data]] table amounts to."""
+
+    items: tuple[Item, ...]
+
+
+def find_source(
+    project: Project,
+    index: int,
+    faults: list[InputError],
+    notes: list[str],
+    cache: FactsCache,
+) -> Found:
+    """Return the labelled images of one [[data]] table; faults and notes are added to the lists."""
+    source = project.data[index]
+    table = label_table(project, source)
+    try:
+        images = _images(project, source)
+    except InputError as fault:
+        faults.append(fault)
+        return Found(items=())
+    if not images:
+        what = f"no image is found in {source.images!r}"
+        remedy = "Give a folder or a pattern such as images/*.tif"
+        faults.append(ProjectError(project.file, f"data.{index}.images", what, remedy))
+        return Found(items=())
+    sizes = _sizes(images, faults)
+    root = root_of(source.images, project.folder)
+    labelled = _Labelled(project, index, table, images, sizes, root, cache)
+    labels, classes = labelled.find(faults, notes)
+    _name_unlabelled(project, index, images, labels, faults, notes)
+    items = [
+        Item(
+            image=image,
+            label=labels[image],
+            name=_name(image, root),
+            group=_group(source, image, root),
+            classes=classes.get(image, frozenset()),
+            size_HW=sizes[image],
+            pixels=tuple(labelled.pixels[image].items()) if image in labelled.pixels else None,
+        )
+        for image in images
+        if image in labels and image in sizes
+    ]
+    return Found(items=tuple(items))
+
+
+class _Labelled:
+    """Finds the label of each image of one source."""
+
+    def __init__(
+        self,
+        project: Project,
+        index: int,
+        table: LabelTable,
+        images: Sequence[ImageRef],
+        sizes: Mapping[ImageRef, tuple[int, int]],
+        root: Path,
+        cache: FactsCache,
+    ) -> None:
+        self.cache = cache
+        self.pixels: dict[ImageRef, dict[str, int]] = {}
+        self.project = project
+        self.source = project.data[index]
+        self.index = index
+        self.table = table
+        self.images = images
+        self.sizes = sizes
+        self.root = root
+
+    def find(
+        self, faults: list[InputError], notes: list[str]
+    ) -> tuple[dict[ImageRef, LabelRef], dict[ImageRef, frozenset[str]]]:
+        """Return image -> label and image -> classes in it."""
+        if self.source.annotations is not None:
+            return self._shapes(self.source.annotations, faults, notes)
+        pattern = self.source.masks or ""
+        folders = self._class_folders(pattern)
+        if folders:
+            return self._stencils(folders, faults, notes)
+        return self._masks(pattern, faults, notes)
+
+    def _masks(
+        self, pattern: str, faults: list[InputError], notes: list[str]
+    ) -> tuple[dict[ImageRef, LabelRef], dict[ImageRef, frozenset[str]]]:
+        root = root_of(pattern, self.project.folder)
+        try:
+            masks = find_images(pattern, self.project.folder)
+        except InputError as fault:
+            faults.append(fault)
+            return {}, {}
+        if pattern == self.source.images:
+            masks = [mask for mask in masks if is_label_name(mask.path)]
+        keys = {mask: key_of_file(mask.path, root, mask.plane) for mask in masks}
+        pairs, left = match(self.images, self.root, keys)
+        self._name_left(left, faults, notes)
+        facts = scan_masks([pairs[image] for image in pairs], self.table, faults, self.cache)
+        recipe = self._recipe(facts.values(), notes)
+        classes: dict[ImageRef, frozenset[str]] = {}
+        labels: dict[ImageRef, LabelRef] = {}
+        for image, mask in pairs.items():
+            label = LabelRef(path=mask.path, kind="mask", plane=mask.plane, recipe=recipe)
+            labels[image] = label
+            held = facts.get(mask)
+            if held is None:
+                continue
+            self._check_size(image, label, held.size_HW, faults)
+            if recipe == "index":
+                wrong = held.unknown(self.table)
+                if wrong:
+                    faults.append(unknown_values(mask, wrong, held))
+            self.pixels[image] = self._pixels_of(held, recipe)
+            classes[image] = frozenset(self.pixels[image])
+        return labels, classes
+
+    def _recipe(self, facts: object, notes: list[str]) -> MaskRecipe:
+        """Tell whether the whole source holds only 0 and 255 and the project two classes."""
+        every = [fact for fact in facts if isinstance(fact, MaskFacts)]  # type: ignore[union-attr]
+        held = {value for fact in every for value, _ in fact.values}
+        values = self.project.class_values
+        mapped = any(
+            low <= UNLABELLED <= high for low, high, _ in self.table.values[: -1 - len(values)]
+        )
+        if held != {0, UNLABELLED} or len(values) != 2 or mapped or any(f.in_colour for f in every):
+            return "index"
+        low, high = self.project.class_names
+        notes.append(
+            f'data.{self.index}: its masks hold only 0 and 255: 0 is taken as "{low}" and 255 as '
+            f'"{high}" (say otherwise under [data.labels])'
+        )
+        return "two_values"
+
+    def _pixels_of(self, facts: MaskFacts, recipe: MaskRecipe) -> dict[str, int]:
+        """Return class -> pixels of one mask."""
+        names = {value: name for name, value in self.project.classes.items()}
+        pixels: dict[str, int] = {}
+        for value, count in facts.values:
+            if recipe == "two_values":
+                class_id = self.project.class_values[int(value != 0)]
+            else:
+                class_id = facts.class_of(value, self.table)
+            if class_id in names:
+                pixels[names[class_id]] = pixels.get(names[class_id], 0) + count
+        return pixels
+
+    def _class_folders(self, pattern: str) -> dict[str, Path]:
+        """Return label -> folder where the masks lie in one folder a class."""
+        root = self.project.folder / Path(pattern).expanduser()
+        if not root.is_dir():
+            return {}
+        folders = [entry for entry in sorted(root.iterdir()) if entry.is_dir()]
+        known = {f.name: f for f in folders if f.name in self.table.names}
+        images_too = {image.path.parent.name for image in self.images}
+        return known if known and not set(known) & images_too else {}
+
+    def _stencils(
+        self, folders: Mapping[str, Path], faults: list[InputError], notes: list[str]
+    ) -> tuple[dict[ImageRef, LabelRef], dict[ImageRef, frozenset[str]]]:
+        parts: dict[ImageRef, list[tuple[str, Path]]] = {}
+        for name, folder in folders.items():
+            masks = find_images(".", folder)
+            keys = {mask: key_of_file(mask.path, folder, mask.plane) for mask in masks}
+            pairs, left = match(self.images, self.root, keys)
+            self._name_left(left, faults, notes)
+            for image, mask in pairs.items():
+                self._check_stencil(image, mask, faults)
+                parts.setdefault(image, []).append((name, mask.path))
+        # Where stencils overlap, the class with the higher value lies on top.
+        order = {name: self.table.of_name(name) or 0 for name in folders}
+        labels = {
+            image: LabelRef(
+                path=found[0][1].parent.parent,
+                kind="class_folders",
+                parts=tuple(sorted(found, key=lambda part: order[part[0]])),
+            )
+            for image, found in parts.items()
+        }
+        ids = {value: name for name, value in self.project.classes.items()}
+        classes = {
+            image: frozenset(ids[order[name]] for name, _ in found if order[name] in ids)
+            for image, found in parts.items()
+        }
+        return labels, classes
+
+    def _check_stencil(self, image: ImageRef, mask: ImageRef, faults: list[InputError]) -> None:
+        label = LabelRef(path=mask.path, kind="mask", plane=mask.plane)
+        try:
+            shape = probe(mask.path).shape
+        except InputError as fault:
+            faults.append(fault)
+            return
+        self._check_size(image, label, (shape[0], shape[1]), faults)
+
+    def _shapes(
+        self, pattern: str, faults: list[InputError], notes: list[str]
+    ) -> tuple[dict[ImageRef, LabelRef], dict[ImageRef, frozenset[str]]]:
+        root = root_of(pattern, self.project.folder)
+        found = find_annotations(pattern, self.project.folder, faults, notes)
+        by_file: dict[LabelRef, Key] = {}
+        by_name: dict[LabelRef, Key] = {}
+        annotations: dict[LabelRef, Annotation] = {}
+        for path, several in found.items():
+            for item, annotation in enumerate(several):
+                label = LabelRef(path=path, kind="shapes", item=item, plane=annotation.plane)
+                annotations[label] = annotation
+                if len(several) == 1:
+                    by_file[label] = key_of_file(path, root)
+                if annotation.image_name:
+                    by_name[label] = annotation.key
+        pairs, _ = match(self.images, self.root, by_file)
+        used = set(pairs.values())
+        rest = [image for image in self.images if image not in pairs]
+        by_name = {label: key for label, key in by_name.items() if label not in used}
+        more, _ = match(rest, self.root, by_name)
+        pairs |= more
+        left = [label for label in annotations if label not in set(pairs.values())]
+        self._name_left(left, faults, notes)
+        return pairs, self._check_shapes(pairs, annotations, faults, notes)
+
+    def _check_shapes(
+        self,
+        pairs: Mapping[ImageRef, LabelRef],
+        annotations: Mapping[LabelRef, Annotation],
+        faults: list[InputError],
+        notes: list[str],
+    ) -> dict[ImageRef, frozenset[str]]:
+        names = {value: name for name, value in self.project.classes.items()}
+        classes: dict[ImageRef, frozenset[str]] = {}
+        for image, label in pairs.items():
+            annotation = annotations[label]
+            notes += [f"{label.path}: {note}" for note in annotation.notes]
+            if annotation.size_HW is not None:
+                self._check_size(image, label, annotation.size_HW, faults)
+            ids = {self.table.background}
+            wrong = dict.fromkeys(
+                shape.label
+                for shape in annotation.shapes
+                if self.table.of_name(shape.label) is None
+            )
+            faults += [unknown_label(label.path, name, self.table) for name in wrong]
+            ids |= {i for s in annotation.shapes if (i := self.table.of_name(s.label)) is not None}
+            classes[image] = frozenset(names[i] for i in ids if i in names)
+        return classes
+
+    def _check_size(
+        self, image: ImageRef, label: LabelRef, size_HW: tuple[int, int], faults: list[InputError]
+    ) -> None:
+        wanted = self.sizes.get(image)
+        if wanted is not None and tuple(size_HW) != wanted:
+            faults.append(size_mismatch(label, size_HW, image, wanted))
+
+    def _name_left(
+        self, left: Sequence[object], faults: list[InputError], notes: list[str]
+    ) -> None:
+        """Labels without an image: an error for masks, a note for annotations or by request."""
+        # A glob picks some images on purpose: the labels of the others are no fault.
+        picks = re.search(r"[*?\[]", self.source.images) is not None
+        for label in left:
+            if picks:
+                continue
+            if self.source.skips_unlabelled:
+                notes.append(f"{label}: belongs to no image of {self.source.images!r}: not used")
+                continue
+            what = f"belongs to no image of {self.source.images!r}"
+            remedy = "Add the image, rename one of them alike, or take this file away"
+            faults.append(AnnotationError(str(label), what, remedy))
+
+
+def size_mismatch(
+    label: LabelRef, label_HW: Sequence[int], image: ImageRef, image_HW: Sequence[int]
+) -> AnnotationError:
+    """Return the error for labels of another size than their image."""
+    what = (
+        f"is {label_HW[1]} × {label_HW[0]} pixels, but its image {image.name} "
+        f"is {image_HW[1]} × {image_HW[0]}"
+    )
+    return AnnotationError(str(label), what, "Pair it with the right image, or export it again")
+
+
+def _images(project: Project, source: Source) -> list[ImageRef]:
+    images = find_images(source.images, project.folder)
+    if source.masks is None:
+        return images
+    if source.masks == source.images:
+        return [image for image in images if not is_label_name(image.path)]
+    masks_root = root_of(source.masks, project.folder)
+    images_root = root_of(source.images, project.folder)
+    if masks_root != images_root and masks_root.is_relative_to(images_root):
+        return [image for image in images if not image.path.is_relative_to(masks_root)]
+    return images
+
+
+def _sizes(images: Sequence[ImageRef], faults: list[InputError]) -> dict[ImageRef, tuple[int, int]]:
+    sizes: dict[ImageRef, tuple[int, int]] = {}
+    known: dict[Path, tuple[int, int] | None] = {}
+    for image in images:
+        if image.path not in known:
+            try:
+                shape = probe(image.path).shape
+                known[image.path] = (shape[0], shape[1])
+            except InputError as fault:
+                faults.append(fault)
+                known[image.path] = None
+        size = known[image.path]
+        if size is not None:
+            sizes[image] = size
+    return sizes
+
+
+def _name_unlabelled(
+    project: Project,
+    index: int,
+    images: Sequence[ImageRef],
+    labels: Mapping[ImageRef, LabelRef],
+    faults: list[InputError],
+    notes: list[str],
+) -> None:
+    source = project.data[index]
+    missing = [image for image in images if image not in labels]
+    where = source.masks or source.annotations
+    if not missing:
+        return
+    if source.skips_unlabelled:
+        if len(missing) == len(images):
+            what = f"none of its {len(images)} images has labels in {where!r}"
+            remedy = "Names must agree: images/a.tif goes with a.png, a_mask.png or a.json"
+            faults.append(ProjectError(project.file, f"data.{index}", what, remedy))
+        else:
+            notes.append(f"data.{index}: {len(missing)} of {len(images)} images have no labels")
+        return
+    for image in missing:
+        remedy = 'Add its labels, or say unlabelled = "skip" in this [[data]] table'
+        faults.append(AnnotationError(str(image), f"has no labels in {where!r}", remedy))
+
+
+def _name(image: ImageRef, root: Path) -> str:
+    key, plane = key_of_file(image.path, root, image.plane)
+    name = key.removeprefix("./")
+    return name if plane is None else f"{name}.{plane:04d}"
+
+
+def _group(source: Source, image: ImageRef, root: Path) -> str | None:
+    """Return what the source's regular expression finds in the path below its folder."""
+    if source.group is None:
+        return None
+    relative = f"{_name(image, root)}{image.path.suffix}"
+    for text in (relative, image.path.name):
+        found = re.search(source.group, text)
+        if found:
+            return found[1] if found.groups() else found[0]
+    return None

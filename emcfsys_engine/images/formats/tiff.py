@@ -1,0 +1,310 @@
+"""TIFF of every kind: strips, tiles, BigTIFF, planar, palette, compressed, pyramids, stacks."""
+
+import io
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from emcfsys_engine.errors import ImageError
+from emcfsys_engine.images.bounds import refuse_false_promise
+from emcfsys_engine.images.formats.picture import palette_is_grey, through_palette
+from emcfsys_engine.images.formats.tiff_metadata import VendorFacts, vendor_facts
+from emcfsys_engine.images.formats.tiff_rows import segmented
+from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
+from emcfsys_engine.images.rows import PlaneRows, rows_from, stored_rows
+
+_CODINGS = {
+    1: "none",
+    5: "lzw",
+    6: "jpeg",
+    7: "jpeg",
+    8: "deflate",
+    32773: "packbits",
+    32946: "deflate",
+}
+_PALETTE = 3
+_MOST_PAGES = 200_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """Planes of one size: a series of the file at its full resolution."""
+
+    series: Any
+    axes: str
+    shape: tuple[int, ...]
+    planes: int
+
+    @property
+    def plane_shape(self) -> tuple[int, ...]:
+        size = (self.shape[self.axes.index("Y")], self.shape[self.axes.index("X")])
+        samples = self.shape[self.axes.index("S")] if "S" in self.axes else 1
+        return size if samples == 1 else (*size, samples)
+
+
+def probe(path: Path) -> ImageFacts:
+    """Return the facts of a TIFF: reads tags, no pixels."""
+    return probe_inside(path, path)
+
+
+def probe_inside(path: Path, file: Path | io.BytesIO) -> ImageFacts:
+    """Return the facts of a TIFF that may stand inside another file."""
+    with _Opened(path, file) as tiff:
+        return _facts(path, tiff, _layers(path, tiff))
+
+
+def read(path: Path, plane: int) -> Micrograph:
+    """Return one plane; a palette is turned into what it shows."""
+    return read_inside(path, path, plane)
+
+
+def read_inside(path: Path, file: Path | io.BytesIO, plane: int = 0) -> Micrograph:
+    """Return one plane of a TIFF that may stand inside another file."""
+    with _Opened(path, file) as tiff:
+        layers = _layers(path, tiff)
+        facts = _facts(path, tiff, layers)
+        layer, index = _find_plane(path, layers, plane)
+        pixels = _read_plane(path, tiff, layer, index)
+        key = layer.series.keyframe
+        if key.photometric == _PALETTE and key.colormap is not None and pixels.ndim == 2:
+            pixels = _show(pixels, np.asarray(key.colormap))
+    return Micrograph(
+        pixels=pixels,
+        pixel_nm=facts.pixel_nm,
+        source=str(path) if facts.planes == 1 else f"{path}#{plane}",
+        bit_depth=facts.bit_depth,
+        info_bar_rows=facts.info_bar_rows,
+    )
+
+
+def open_rows(path: Path, plane: int) -> PlaneRows | None:
+    """Return one plane row by row; None for channels stored apart and for one large strip."""
+    with ExitStack() as stack:
+        tiff = stack.enter_context(_Opened(path, path))
+        layers = _layers(path, tiff)
+        facts = _facts(path, tiff, layers)
+        layer, index = _find_plane(path, layers, plane)
+        read, high = _row_reader(path, tiff, layer, index) or (None, 0)
+        if read is None:
+            return None
+        key = layer.series.keyframe
+        if key.photometric == _PALETTE and key.colormap is not None and len(layer.plane_shape) == 2:
+            read = _shown(read, np.asarray(key.colormap))
+        rows = rows_from(facts, plane, read, chunk_rows=high, shape=_shown_shape(layer))
+        rows.resources = stack.pop_all()
+        return rows
+
+
+def _row_reader(
+    path: Path, tiff: tifffile.TiffFile, layer: _Layer, index: int
+) -> tuple[Callable[[int, int], np.ndarray], int] | None:
+    series, shape = layer.series, layer.plane_shape
+    axes = "YXS" if len(shape) == 3 else "YX"
+    if not layer.axes.replace("S", "" if len(shape) == 2 else "S").endswith(axes):
+        return None
+    if series.dataoffset is not None:
+        step = math.prod(shape) * np.dtype(series.dtype).itemsize
+        start = series.dataoffset + index * step
+        stored = np.dtype(series.dtype).newbyteorder(tiff.byteorder)
+        return stored_rows(path, tiff.filehandle, start, shape, stored), 1
+    if math.prod(series.keyframe.shape) != math.prod(shape) or series.keyframe.imagedepth != 1:
+        return None
+    page = series.pages[index]
+    if page is None:
+        raise ImageError(path, f"plane #{index} is missing from the file", "Copy it again")
+    return segmented(path, tiff, page, shape)
+
+
+def _shown(
+    read: Callable[[int, int], np.ndarray], colormap: np.ndarray
+) -> Callable[[int, int], np.ndarray]:
+    return lambda first, last: _show(read(first, last), colormap)
+
+
+def read_indices(path: Path, plane: int = 0) -> np.ndarray:
+    """Return the stored values of one plane: palette indices where there is a palette."""
+    with _Opened(path, path) as tiff:
+        layer, index = _find_plane(path, _layers(path, tiff), plane)
+        return _read_plane(path, tiff, layer, index)
+
+
+class _Opened:
+    """A TiffFile whose every failure is an ImageError."""
+
+    def __init__(self, path: Path, file: Path | io.BytesIO) -> None:
+        self._path = path
+        self._file = file
+        self._tiff: tifffile.TiffFile | None = None
+
+    def __enter__(self) -> tifffile.TiffFile:
+        try:
+            # An OME-TIFF can name other files as parts of itself: those are never opened.
+            self._tiff = tifffile.TiffFile(self._file, _multifile=False)
+        except Exception as error:
+            raise damaged(self._path, error) from None
+        return self._tiff
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if self._tiff is not None:
+            self._tiff.close()
+        if isinstance(error, Exception) and not isinstance(error, ImageError):
+            raise damaged(self._path, error) from None
+
+
+def damaged(path: Path, error: Exception) -> ImageError:
+    """Return the sentence for a TIFF that tifffile could not take."""
+    if isinstance(error, PermissionError):
+        return ImageError(path, "may not be read", f"Try: chmod +r {path.name}")
+    if isinstance(error, MemoryError):
+        return ImageError(path, "does not fit into memory", "Use a machine with more memory")
+    words = " ".join(str(error).split())[:120] or type(error).__name__
+    return ImageError(path, f"is a truncated or damaged TIFF ({words})", "Copy or export it again")
+
+
+def _layers(path: Path, tiff: tifffile.TiffFile) -> list[_Layer]:
+    """Return the series that are images of their own: no overviews, thumbnails or labels."""
+    if not len(tiff.pages):
+        raise ImageError(path, "is a TIFF without an image", "Copy or export it again")
+    if len(tiff.pages) > _MOST_PAGES:
+        raise ImageError(path, f"claims {len(tiff.pages):,} pages", "It is damaged")
+    layers: list[_Layer] = []
+    for number, series in enumerate(tiff.series):
+        axes, shape = series.axes, tuple(series.shape)
+        reduced = number > 0 and (series.keyframe.is_reduced or series.name in ("Label", "Macro"))
+        if reduced or "Y" not in axes or "X" not in axes or 0 in shape:
+            continue
+        others = [n for axis, n in zip(axes, shape, strict=True) if axis not in "YXS"]
+        layers.append(_Layer(series=series, axes=axes, shape=shape, planes=math.prod(others)))
+    if not layers:
+        raise ImageError(path, "is a TIFF without a two-dimensional image")
+    for layer in layers:
+        _refuse_impossible(path, layer)
+    return layers
+
+
+def _refuse_impossible(path: Path, layer: _Layer) -> None:
+    key = layer.series.keyframe
+    coding = _CODINGS.get(int(key.compression), "other")
+    bits = key.bitspersample if isinstance(key.bitspersample, int) else max(key.bitspersample)
+    refuse_false_promise(path, layer.plane_shape, bits / 8 if coding == "none" else 1, coding)
+    if np.dtype(key.dtype).kind == "c":
+        raise ImageError(
+            path,
+            "holds complex numbers (a Fourier transform), not a micrograph",
+            "Export the image",
+        )
+
+
+def _facts(path: Path, tiff: tifffile.TiffFile, layers: list[_Layer]) -> ImageFacts:
+    first = layers[0]
+    key = first.series.keyframe
+    vendor = vendor_facts(tiff, first.plane_shape)
+    bits = key.bitspersample if isinstance(key.bitspersample, int) else max(key.bitspersample)
+    return ImageFacts(
+        path=path,
+        format=f"TIFF ({vendor.maker})" if vendor.maker else "TIFF",
+        shape=_shown_shape(first),
+        dtype="uint8" if _shown_shape(first) != first.plane_shape else _dtype(first).name,
+        planes=sum(layer.planes for layer in layers),
+        pixel_nm=vendor.pixel_nm,
+        bit_depth=int(bits),
+        info_bar_rows=vendor.info_bar_rows,
+        notes=_notes(layers, vendor),
+    )
+
+
+def _notes(layers: list[_Layer], vendor: VendorFacts) -> tuple[str, ...]:
+    notes = list(vendor.notes)
+    first = layers[0]
+    if len({layer.plane_shape for layer in layers}) > 1:
+        notes.append("its planes differ in size")
+    if len(first.series.levels) > 1:
+        notes.append(f"a pyramid of {len(first.series.levels)} levels: the finest is used")
+    orientation = first.series.keyframe.tags.get(274)
+    if orientation is not None and orientation.value not in (0, 1):
+        notes.append(f"orientation tag {int(orientation.value)}: pixels are taken as stored")
+    if int(first.series.keyframe.photometric or 0) == 0 and _dtype(first).kind == "b":
+        notes.append("0 is white, as in a fax")
+    return tuple(notes)
+
+
+def _dtype(layer: _Layer) -> np.dtype[Any]:
+    return np.dtype(layer.series.dtype).newbyteorder("=")
+
+
+def _shown_shape(layer: _Layer) -> tuple[int, ...]:
+    key = layer.series.keyframe
+    if key.photometric != _PALETTE or key.colormap is None or len(layer.plane_shape) == 3:
+        return layer.plane_shape
+    grey = palette_is_grey((np.asarray(key.colormap).T >> 8).astype(np.uint8))
+    return layer.plane_shape if grey else (*layer.plane_shape, 3)
+
+
+def _find_plane(path: Path, layers: list[_Layer], plane: int) -> tuple[_Layer, int]:
+    rest = plane
+    for layer in layers:
+        if 0 <= rest < layer.planes:
+            return layer, rest
+        rest -= layer.planes
+    have = sum(layer.planes for layer in layers)
+    raise ImageError(path, f"has {have} planes, counted from 0, so there is no #{plane}")
+
+
+def _read_plane(path: Path, tiff: tifffile.TiffFile, layer: _Layer, index: int) -> np.ndarray:
+    series, axes = layer.series, layer.axes
+    if series.dataoffset is not None and tiff.filehandle.is_file:
+        pixels = _mapped(path, tiff, layer)
+    elif layer.planes == 1:
+        pixels = series.asarray()
+    else:
+        page_planes = math.prod(series.keyframe.shape) // math.prod(layer.plane_shape)
+        page = series.pages[index // page_planes]
+        if page is None:
+            raise ImageError(path, f"plane #{index} is missing from the file", "Copy it again")
+        pixels = page.asarray()
+        axes = series.keyframe.axes
+        index %= page_planes
+    plane = _plane_of(pixels, axes, index)
+    if isinstance(pixels, np.memmap):
+        # A copy: a file that is rewritten while it is mapped would end the process.
+        return np.array(plane, plane.dtype.newbyteorder("="), order="C")
+    return np.ascontiguousarray(plane.astype(plane.dtype.newbyteorder("="), copy=False))
+
+
+def _plane_of(pixels: np.ndarray, axes: str, index: int) -> np.ndarray:
+    """Return plane number `index` as H×W or H×W×C.
+
+    Shapes: pixels have one axis a letter of `axes`; letters other than Y, X, S count planes.
+    """
+    others = [place for place, axis in enumerate(axes) if axis not in "YXS"]
+    last = [axes.index(axis) for axis in "YXS" if axis in axes]
+    ordered = pixels.transpose(others + last)
+    if others:
+        ordered = ordered[np.unravel_index(index, ordered.shape[: len(others)])]
+    return ordered[..., 0] if ordered.ndim == 3 and ordered.shape[2] == 1 else ordered
+
+
+def _mapped(path: Path, tiff: tifffile.TiffFile, layer: _Layer) -> np.ndarray:
+    """Map an uncompressed series: one plane of a large stack costs one plane of memory."""
+    dtype = np.dtype(layer.series.dtype).newbyteorder(tiff.byteorder)
+    end = layer.series.dataoffset + math.prod(layer.shape) * dtype.itemsize
+    size = path.stat().st_size
+    if end > size:
+        missing = end - size
+        raise ImageError(
+            path, f"is truncated: {missing:,} of its bytes are missing", "Copy it again"
+        )
+    return np.memmap(path, dtype, "r", layer.series.dataoffset, layer.shape)
+
+
+def _show(indices: np.ndarray, colormap: np.ndarray) -> np.ndarray:
+    palette = (colormap.T >> 8).astype(np.uint8)  # 16-bit entries; 8-bit indices show 8-bit greys
+    if len(palette) <= 256:
+        return through_palette(indices.astype(np.uint8), palette)
+    return palette[indices.astype(np.int64)]

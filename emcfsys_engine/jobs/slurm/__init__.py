@@ -1,0 +1,1 @@
+"""Jobs that Slurm runs: its commands, our scripts, what became of them."""

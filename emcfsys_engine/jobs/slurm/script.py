@@ -1,0 +1,137 @@
+"""The batch script of one submission, and the words for sbatch: absolute paths, no inheritance."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from emcfsys_engine.jobs.job import Job, SlurmOrder
+from emcfsys_engine.launch import identity, start, torchrun
+from emcfsys_engine.run.folder import Run, RunRecord
+
+_WARN_S = 120
+_LATE_S = 90  # a job that starts anew elsewhere may find its last worker still saving
+# Of the submitter's machine, and wrong on another.
+_LEFT_BEHIND = re.compile(
+    r"CUDA_VISIBLE_DEVICES|NVIDIA_VISIBLE_DEVICES|TMPDIR|XDG_(RUNTIME_DIR|SESSION_\w+)|EMCFSYS_HOME"
+)
+_SCRIPT = """\
+#!/bin/bash
+# EMCFsys job {job}: {run}
+# Written for one submission; the copy in the run's folder is for people to read.
+{prolog}
+# The warning before a time limit or a preemption is for the worker: this shell lives on to see
+# how it left.
+trap : TERM USR2
+{meeting}srun {srun} \\
+  {task}
+code=$?
+{after}
+exit $code
+"""
+_MEETING = """\
+# Where the nodes' processes meet: on the first node, which is this one.
+port=$({python} -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
+export EMCFSYS_RENDEZVOUS=$(hostname):$port
+export EMCFSYS_RENDEZVOUS_ID=$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}
+"""
+_AFTER = """\
+# On the mark that a worker leaves when it was told to make room: to the end of the queue again.
+{python} -m emcfsys_engine.jobs.slurm.requeue {run} {bin} {requeues}"""
+
+
+def environment_of(job: Job, record: RunRecord) -> dict[str, str]:
+    """Return the submitter's allow-listed environment without what means another machine."""
+    kept = {
+        name: text for name, text in record.environment.items() if not _LEFT_BEHIND.fullmatch(name)
+    }
+    defaults = torchrun.default_environment(torchrun.worker_command(record, Path(job.run)))
+    return {"PATH": "/usr/local/bin:/usr/bin:/bin", **defaults, **kept}
+
+
+def options_of(job: Job, order: SlurmOrder, needs: Sequence[str]) -> list[str]:
+    """Return sbatch's options for a job. `needs`: Slurm's numbers of jobs that must end well."""
+    run, record, asked = Run(Path(job.run)), Run(Path(job.run)).record(), order.settings
+    log = str(run.log_file).replace("%", "%%")
+    options = [
+        f"--job-name={job.slurm_name}",
+        f"--comment=EMCFsys {job.project}"[:200],
+        f"--output={log}",
+        "--open-mode=append",
+        f"--chdir={record.folder}",
+        f"--nodes={order.nodes}",
+        f"--ntasks={order.nodes}",
+        "--ntasks-per-node=1",
+        f"--signal=USR2@{asked.warn_s or _WARN_S}",
+        "--requeue" if goes_on(job) else "--no-requeue",
+        "--export=ALL",
+    ]
+    named = {
+        "partition": asked.partition,
+        "account": asked.account,
+        "qos": asked.qos,
+        "time": asked.time,
+        "mem": asked.memory or (f"{round(job.memory_gb * 1024)}M" if job.memory_gb else None),
+        "cpus-per-task": str(job.cpus) if job.cpus else None,
+        "gres": asked.gres or (f"gpu:{round(job.gpus)}" if job.gpus else None),
+    }
+    options += [f"--{name}={value}" for name, value in named.items() if value]
+    if needs:
+        options += [f"--dependency=afterok:{':'.join(needs)}", "--kill-on-invalid-dep=yes"]
+    return [*options, *asked.extra]
+
+
+def script_of(job: Job, order: SlurmOrder, *, worker: Sequence[str] | None = None) -> str:
+    """Return the batch script: prolog, the same keeper and worker as anywhere, the requeue.
+
+    `worker`: the command that gets the run's folder, instead of the real worker: for tests.
+    """
+    run = Run(Path(job.run))
+    record = run.record()
+    steps = [f"--ntasks={order.nodes}", "--ntasks-per-node=1", "--input=none"]
+    steps.append("--kill-on-bad-exit=0")  # torchrun says 1 while the first process still saves
+    # Only the keeper's family carries the token: what has it is ended with the worker.
+    steps.append(f"--export=ALL,{identity.COOKIE}={job.token}")
+    if job.cpus:  # since 22.05 a step no longer takes it from its job
+        steps.append(f"--cpus-per-task={job.cpus}")
+    options = ["--with-step", f"--patience={_LATE_S}"]
+    keeper = start.keeper_command(run, job.token, options, worker=worker)
+    after = _AFTER.format(
+        python=shlex.quote(record.python),
+        run=shlex.quote(str(run.folder)),
+        bin=shlex.quote(order.cluster.bin),
+        requeues=order.requeues,
+    )
+    return _SCRIPT.format(
+        job=job.id,
+        run=run.id,
+        prolog="\n".join(order.prolog),
+        meeting=_MEETING.format(python=shlex.quote(record.python)) if order.nodes > 1 else "",
+        srun=shlex.join(steps),
+        task=_hidden(job) + (_task(keeper) if order.nodes > 1 else shlex.join(keeper)),
+        after=after if goes_on(job) else "",
+    )
+
+
+def _hidden(job: Job) -> str:
+    """Hide the GPUs from a job that asked for none: not every cluster does; srun unsets this."""
+    has_gpu = job.gpus or (job.slurm and job.slurm.settings.gres)
+    return "" if has_gpu else "env CUDA_VISIBLE_DEVICES= "
+
+
+def _task(keeper: Sequence[str]) -> str:
+    """Return what srun starts on each node: the keeper on the first, its worker's twin elsewhere.
+
+    The token stays with the keeper's family: two nodes may be one machine.
+    """
+    worker = keeper[list(keeper).index("--") + 1 :]
+    lines = (
+        f'if [ "$SLURM_PROCID" = 0 ]; then exec {torchrun.in_shell(keeper)};'
+        f" else unset {identity.COOKIE}; exec {torchrun.in_shell(worker)}; fi"
+    )
+    return shlex.join(["bash", "-c", lines])
+
+
+def goes_on(job: Job) -> bool:
+    """Tell whether a job goes on by itself when Slurm needs its place."""
+    return job.resume == "auto" or job.kind == "watch"

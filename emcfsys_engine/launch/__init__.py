@@ -1,0 +1,1 @@
+"""Workers as processes: started, kept, recognised again."""

@@ -1,0 +1,211 @@
+"""Start and signal a keeper with its worker: the only spawner."""
+
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from emcfsys_engine.errors import RunFolderError
+from emcfsys_engine.launch import identity
+from emcfsys_engine.launch.keeper import ALREADY_RUNNING, START_FILE
+from emcfsys_engine.launch.torchrun import default_environment, worker_command
+from emcfsys_engine.run.folder import Run
+
+_KEEPER = "emcfsys_engine.launch.keeper"
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """Which slots of which GPUs a keeper locks before it starts its worker."""
+
+    lock_folder: str
+    num_slots: dict[str, int]  # by the GPU's UUID
+
+
+class Holder(msgspec.Struct, frozen=True, kw_only=True):
+    """run.lock: who holds the run, or held it last."""
+
+    pid: int
+    start_ticks: int
+    boot: str
+    token: str = ""  # names one start of the run; empty in files of version 0.1.0's first days
+    worker: int = 0
+    worker_ticks: int = 0
+
+    @property
+    def keeper_lives(self) -> bool:
+        """Tell whether this very keeper still lives."""
+        return identity.is_same(self.pid, self.start_ticks, self.boot)
+
+    @property
+    def worker_lives(self) -> bool:
+        """Tell whether this very worker still lives."""
+        return self.worker > 0 and identity.is_same(self.worker, self.worker_ticks, self.boot)
+
+
+def start(
+    run: Run,
+    *,
+    foreground: bool = False,
+    environment: Mapping[str, str] | None = None,
+    token: str | None = None,
+    lease: Lease | None = None,
+    umask: int = -1,
+    worker: Sequence[str] | None = None,
+) -> "subprocess.Popen[bytes]":
+    """Start a keeper for the run, in a session of its own, with the submitter's interpreter.
+
+    `foreground`: the keeper ends its worker when the calling process dies.
+    `environment` is laid over the submitter's (CUDA_VISIBLE_DEVICES, for one).
+    `token` names this start; keepers of earlier starts that have not got going never will.
+    `lease`: GPU slots to lock first; the keeper ends with `keeper.NO_LEASE` when they are taken.
+    `umask`: who may read what the run writes; -1: as for us.
+    `worker`: the command that gets the run's folder, instead of the real worker: for tests.
+    Raises: RunFolderError if the run is already running, or its folder or interpreter is gone.
+    """
+    record = run.record()
+    if run.is_alive():
+        raise RunFolderError(run.folder, "is already running", "Wait for it or cancel it")
+    token = token or secrets.token_hex(8)
+    options = _lease_options(lease)
+    options += ["--with-parent"] if foreground else []
+    command = keeper_command(run, token, options, worker=worker)
+    announce(run, token)
+    with run.log_file.open("ab") as log:
+        try:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE if foreground else subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                umask=umask,
+                cwd=_folder(record.folder),
+                env={
+                    **default_environment(command),
+                    **record.environment,
+                    **(environment or {}),
+                    identity.COOKIE: token,
+                },
+            )
+        except (FileNotFoundError, PermissionError):
+            remedy = "Submit again from an environment that exists"
+            raise RunFolderError(record.python, "the run's Python is gone", remedy) from None
+
+
+def keeper_command(
+    run: Run, token: str, options: Sequence[str] = (), *, worker: Sequence[str] | None = None
+) -> list[str]:
+    """Return the words that start a keeper with its worker, with the submitter's interpreter."""
+    record = run.record()
+    work = [*worker, str(run.folder)] if worker else worker_command(record, run.folder)
+    return [
+        record.python,
+        "-m",
+        _KEEPER,
+        str(run.folder),
+        f"--start={token}",
+        *options,
+        "--",
+        *work,
+    ]
+
+
+def announce(run: Run, token: str) -> None:
+    """Make this start the run's newest, before it begins: what was asked of an earlier one is over.
+
+    Raises: RunFolderError if the folder cannot be written.
+    """
+    try:
+        run.ask_file.unlink(missing_ok=True)
+        _name_start(run, token)
+        run.log_file.open("ab").close()
+    except OSError as error:
+        what = f"cannot be written: {error.strerror}"
+        raise RunFolderError(run.folder, what, "Check its permissions and free space") from None
+
+
+def void_start(run: Run) -> None:
+    """Make every start so far void: a keeper that has not locked the run yet ends by itself.
+
+    Raises: OSError if the folder cannot be written.
+    """
+    _name_start(run, secrets.token_hex(8))
+
+
+def holder(run: Run) -> Holder | None:
+    """Tell who holds the run or held it last; `run.is_alive()` tells which of the two."""
+    try:
+        return msgspec.json.decode(run.lock_file.read_bytes(), type=Holder)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def is_second(exit_code: int) -> bool:
+    """Tell whether a keeper ended because another one has the run."""
+    return exit_code == ALREADY_RUNNING
+
+
+def signal_group(keeper_pid: int, number: signal.Signals) -> bool:
+    """Send a signal to the keeper's group, and so to its worker; False when nothing is left.
+
+    A keeper passes SIGTERM, SIGINT and SIGUSR2 on. SIGKILL cannot be passed on: it goes to every
+    process of the keeper's session, and to those that left it. The caller knows that the keeper's
+    number is still its own.
+    """
+    if number == signal.SIGKILL:
+        token = identity.token_of(keeper_pid)
+        family = [*(identity.descendants(token) if token else []), *identity.session(keeper_pid)]
+        sent = [send(pid, number) for pid in dict.fromkeys(family)]
+        return True in sent
+    try:
+        os.killpg(keeper_pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def send(pid: int, number: signal.Signals) -> bool:
+    """Send a signal to one process; False when it is gone."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def kill_run(held_by: Holder, *, with_keeper: bool = False) -> None:
+    """Kill a run's worker and all that came of it; the keeper lives on to tell, unless named too.
+
+    Only processes that are proven to be this start's are touched: a reused id is no match.
+    """
+    if held_by.worker_lives:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(held_by.worker, signal.SIGKILL)
+    for pid in identity.descendants(held_by.token) if held_by.token else []:
+        if pid != held_by.pid:
+            send(pid, signal.SIGKILL)
+    if with_keeper and held_by.keeper_lives:
+        send(held_by.pid, signal.SIGKILL)
+
+
+def _lease_options(lease: Lease | None) -> list[str]:
+    if lease is None:
+        return []
+    slots = [f"--lease={gpu}={num}" for gpu, num in lease.num_slots.items()]
+    return [f"--lock-folder={lease.lock_folder}", *slots]
+
+
+def _name_start(run: Run, token: str) -> None:
+    file = run.folder / START_FILE
+    temporary = file.with_name(f".{START_FILE}.{os.getpid()}.tmp")
+    temporary.write_bytes(msgspec.json.encode({"token": token}))
+    temporary.replace(file)
+
+
+def _folder(place: str) -> str:
+    return place if Path(place).is_dir() else "/"

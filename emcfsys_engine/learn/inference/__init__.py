@@ -1,0 +1,1 @@
+"""Prediction: tiles, bands, files, evaluation."""

@@ -1,0 +1,270 @@
+"""A model file in use: one call for an array, bands for images of any size.
+
+C channels or classes, H and W pixels.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.images.normalise import Normaliser, has_no_number, to_grey
+from emcfsys_engine.learn.device import autocast, choose_device, choose_precision
+from emcfsys_engine.learn.inference.bands import Band, Prediction, Wanted, band_of, whole
+from emcfsys_engine.learn.inference.compiled import Call, try_compiled
+from emcfsys_engine.learn.inference.ensemble import load_members, merged
+from emcfsys_engine.learn.inference.pipeline import read_ahead
+from emcfsys_engine.learn.inference.scaling import scaled_bands, scaled_reader
+from emcfsys_engine.learn.inference.tiles import logit_bands_of_rows
+from emcfsys_engine.learn.networks.network import SegmentationNetwork
+from emcfsys_engine.learn.networks.rewrites import folded, is_only_convolutions
+from emcfsys_engine.learn.tile_choice import choose_tiles
+
+__all__ = ["Prediction", "Predictor"]
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One network of an ensemble, on its device."""
+
+    network: nn.Module
+    around: Callable[[Call], Call]  # brings tiles into the network's precision
+
+    @property
+    def plain(self) -> Call:
+        """The network as it is called until code is made for it."""
+        return self.around(self.network)
+
+
+class Predictor:
+    """A model file in use: `Predictor("model.safetensors")(array)` returns a mask.
+
+    Several files are an ensemble: the mean of their probabilities (`Predictor.of`).
+    Raises: ModelFileError for a file that cannot be used, or is not alike the first one.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Sequence[str | Path],
+        *,
+        gpus: int | None = None,
+        overlap: float = 0.25,
+        tta: bool = False,
+        tile_px: int | None = None,
+        batch: int | None = None,
+    ) -> None:
+        files = [model] if isinstance(model, str | Path) else model
+        networks, self.card = load_members([Path(file) for file in files])
+        self.normaliser = Normaliser(**msgspec.structs.asdict(self.card.normaliser))
+        self.device = choose_device(gpus)
+        self.precision, _ = choose_precision(self.device)
+        self._members = [self._prepared(folded(network)) for network in networks]
+        self._calls = [member.plain for member in self._members]
+        self._shapes: Counter[torch.Size] = Counter()
+        self._sample_NCTT: Tensor | None = None  # the last batch of the most frequent shape
+        self._overlap = overlap
+        self._tta = tta
+        self.tile_px, fits = choose_tiles(
+            [network.spec for network in networks],
+            self.device,
+            self.precision,
+            patch_px=self.card.patch_px,
+            tile_px=tile_px,
+        )
+        self.batch = batch or fits
+
+    @classmethod
+    def of(cls, models: Sequence[str | Path], **options: Any) -> "Predictor":
+        """Return one predictor for several model files, such as the folds of a cross-validation.
+
+        Its probabilities are the mean of those that each model alone would give; with `tta` each
+        member is averaged over the flips first. Options are those of `Predictor`.
+        Raises: ModelFileError if classes, values, normalisation or pixel size differ.
+        """
+        return cls(models, **options)
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the mask of an image: class values, H×W uint8.
+
+        Shapes: H×W or H×W×C, any numeric type.
+        """
+        return self.predict(pixels).mask
+
+    def predict(
+        self,
+        pixels: np.ndarray,
+        *,
+        info_bar_rows: int = 0,
+        scale: float = 1.0,
+        probabilities: bool = False,
+        uncertainty: bool = False,
+    ) -> Prediction:
+        """Return mask and confidence of an image.
+
+        `scale` enlarges the image for the network (its pixel size over the model's); the mask has
+        the image's own size. Rows of the info bar are given the first class.
+        Shapes: H×W or H×W×C, any numeric type.
+        """
+        image = self.prepare(pixels, info_bar_rows)
+        wanted = Wanted(probabilities=probabilities, uncertainty=uncertainty)
+        return self.predict_prepared(image, info_bar_rows=info_bar_rows, scale=scale, wanted=wanted)
+
+    def prepare(self, pixels: np.ndarray, info_bar_rows: int = 0) -> np.ndarray:
+        """Return the image as the network wants it; safe to call in any thread.
+
+        Shapes: H×W or H×W×C in, H×W×1 float32 out.
+        Raises: InputError for an image without pixels, or without a finite number.
+        """
+        grey = to_grey(pixels)
+        if not grey.size or has_no_number(grey):
+            what = "holds no finite number" if grey.size else "has no pixels"
+            raise InputError("image", what, "Leave it out")
+        return self.normaliser.apply(grey, info_bar_rows)
+
+    def predict_prepared(
+        self,
+        image: np.ndarray,
+        *,
+        info_bar_rows: int = 0,
+        scale: float = 1.0,
+        wanted: Wanted = Wanted(),  # noqa: B008 - frozen
+    ) -> Prediction:
+        """Return mask and confidence of an image that `prepare` made ready."""
+        plane = image[..., 0]
+        bands = self.bands(
+            lambda first, last: plane[first:last],
+            (plane.shape[0], plane.shape[1]),
+            info_bar_rows=info_bar_rows,
+            scale=scale,
+            wanted=wanted,
+        )
+        return whole(bands, self.card)
+
+    def bands(
+        self,
+        read: Callable[[int, int], np.ndarray],
+        size_HW: tuple[int, int],
+        *,
+        info_bar_rows: int = 0,
+        scale: float = 1.0,
+        wanted: Wanted = Wanted(),  # noqa: B008 - frozen
+        ahead: bool = False,
+    ) -> Iterator[Band]:
+        """Yield the prediction of an image from top to bottom; memory does not grow with height.
+
+        `ahead`: rows are read in a thread while the network works on those above.
+        Shapes: read(first, last) gives normalised rows, (last - first)×W float32.
+        """
+
+        def load(first: int, last: int) -> Tensor:
+            return torch.from_numpy(read(first, last))[None].to(self.device)
+
+        def blocks(ranges: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
+            made = (rows(first, last) for first, last in ranges)
+            return read_ahead(made) if ahead else made
+
+        inner = size_HW
+        rows = load
+        if scale != 1.0:
+            inner = (max(1, round(size_HW[0] * scale)), max(1, round(size_HW[1] * scale)))
+            rows = scaled_reader(load, size_HW, inner)
+        found = logit_bands_of_rows(
+            self.forward,
+            blocks,
+            inner,
+            tile_px=self.tile_px,
+            overlap=self._overlap,
+            batch=self.batch,
+            tta=self._tta,
+        )
+        logits = ((first, self.merged(logits_KHW)) for first, logits_KHW in found)
+        if scale != 1.0:
+            logits = scaled_bands(logits, inner, size_HW)
+        # Not in inference mode while the caller has the band: a generator would keep it so.
+        while (item := _next(logits)) is not None:
+            with torch.inference_mode():
+                band = band_of(*item, self.card, size_HW[0] - info_bar_rows, wanted)
+            yield band
+
+    def halve_batch(self) -> None:
+        """Compute fewer tiles at a time from now on: the device ran out of memory."""
+        self.batch = max(1, self.batch // 2)
+
+    def forward(self, tiles_NCTT: Tensor) -> Tensor:
+        """Return the logits of a batch of tiles, in the precision this device is fast at.
+
+        A batch that does not fit into the device's memory is halved, and those after it, too.
+        Shapes: an ensemble gives M·C channels, member after member: see `merged`.
+        """
+        tiles_NCTT = tiles_NCTT.contiguous(memory_format=torch.channels_last)
+        try:
+            made = [call(tiles_NCTT) for call in self._calls]
+        except torch.OutOfMemoryError:
+            if len(tiles_NCTT) == 1:
+                raise
+        else:
+            self._note_shape(tiles_NCTT)
+            return made[0] if len(made) == 1 else torch.cat(made, dim=1)
+        torch.cuda.empty_cache()  # outside the handler, which holds what did not fit
+        self.halve_batch()
+        halves = tiles_NCTT.split(-(-len(tiles_NCTT) // 2))
+        return torch.cat([self.forward(half) for half in halves])
+
+    def compile(self) -> str:
+        """Have code made for the most frequent shape of batch so far; return what came of it.
+
+        It takes up to minutes, and pays for itself in a prediction of more than `PAYS_AFTER_S`.
+        """
+        if self._sample_NCTT is None:
+            return "not compiled: nothing was predicted yet"
+        told: list[str] = []
+        for number, member in enumerate(self._members):
+            trial = try_compiled(member.network, member.around, member.plain, self._sample_NCTT)
+            self._calls[number] = trial.call
+            told.append(trial.told)
+        return "; ".join(told)
+
+    def _note_shape(self, tiles_NCTT: Tensor) -> None:
+        self._shapes[tiles_NCTT.shape] += 1
+        if self._shapes[tiles_NCTT.shape] == max(self._shapes.values()):
+            self._sample_NCTT = tiles_NCTT
+
+    def _prepared(self, network: SegmentationNetwork) -> _Member:
+        """Return the network on its device, in the layout and precision this device is fast at."""
+        network = network.to(self.device).to(memory_format=torch.channels_last)
+        if self.precision == torch.float32:
+            return _Member(network, lambda call: call)
+        if is_only_convolutions(network):  # nothing is cast on the way, weights included
+
+            def cast(call: Call) -> Call:
+                return lambda tiles_NCTT: call(tiles_NCTT.to(self.precision))
+
+            return _Member(network.to(self.precision), cast)
+
+        def mixed(call: Call) -> Call:
+            def run(tiles_NCTT: Tensor) -> Tensor:
+                with autocast(self.device, self.precision):
+                    return call(tiles_NCTT)
+
+            return run
+
+        return _Member(network, mixed)
+
+    def merged(self, logits_KHW: Tensor) -> Tensor:
+        """Return the logits of the ensemble from those of its members; one member's are its own.
+
+        Shapes: K = M·C in, C×H×W out.
+        """
+        return merged(logits_KHW, len(self._members))
+
+
+def _next(logits: Iterator[tuple[int, Tensor]]) -> tuple[int, Tensor] | None:
+    with torch.inference_mode():
+        return next(logits, None)

@@ -1,0 +1,87 @@
+"""How much memory a training will need, counted before it begins: no step is taken for it.
+
+The network is built and run on torch's meta device, where tensors have sizes but no content, and
+what autograd keeps for the way back is added up. Measured peaks stand beside it in the bench
+`tests/bench/training_memory.py`.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import psutil
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from emcfsys_engine.learn.networks.network import build_network
+from emcfsys_engine.model_card import NetworkSpec
+
+# Of a machine's memory, the share that activations and weights may take: on a CPU the decoded
+# images (data.py), the system and other people need the rest.
+_SHARES = {"cpu": 0.4, "cuda": 0.85}
+_COPIES = 5  # of each weight: itself, its gradient, AdamW's two moments, the average
+_PROBE = 2  # patches: batch normalisation wants more than one
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that a training needs at its peak, beside images and libraries."""
+
+    weights: int  # whatever the batch
+    patch: int  # for each patch of a micro-batch
+
+    def of(self, micro_batch: int) -> int:
+        """Return the bytes that a step on so many patches needs."""
+        return self.weights + micro_batch * self.patch
+
+
+@lru_cache(maxsize=16)
+def footprint_of(spec: NetworkSpec, patch_px: int, precision: torch.dtype) -> Footprint | None:
+    """Return what a training of this network on patches of P×P pixels needs; None: unknown.
+
+    Under autocast nearly all kept activations are of the lower precision; logits and loss, a few
+    maps of the classes' number at full size, are not.
+    """
+    try:
+        with torch.device("meta"):
+            network = build_network(spec).train()
+            patches = torch.empty(_PROBE, spec.in_channels, patch_px, patch_px)
+        kept = _kept_bytes(network, patches)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):
+        return None  # a network that looks at its numbers cannot run on tensors without any
+    weights = sum(each.numel() * each.element_size() for each in network.parameters())
+    share = torch.finfo(precision).bits / 32
+    loss = 6 * spec.num_classes * patch_px**2 * 4  # logits, their probabilities, gradients of both
+    return Footprint(weights=_COPIES * weights, patch=round(kept * share / _PROBE) + loss)
+
+
+def usable_memory(device: torch.device, processes: int = 1) -> int:
+    """Return the bytes that one process's work may take: of all there is, free or not.
+
+    The memory that happens to be free differs from run to run; the plan must not.
+    """
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+    else:
+        total = psutil.virtual_memory().total // processes
+    return int(total * _SHARES[device.type])
+
+
+def _kept_bytes(network: torch.nn.Module, patches: Tensor) -> int:
+    """Return the bytes of all that the forward pass keeps for the backward pass, each once."""
+    own = {_storage(each) for each in network.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if (key := _storage(tensor)) not in own:
+            kept.setdefault(key, tensor)
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(patches)
+        return sum(each.untyped_storage().nbytes() for each in kept.values())
+
+
+def _storage(tensor: Tensor) -> int:
+    """Name the memory that a tensor shows: views share it."""
+    return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]

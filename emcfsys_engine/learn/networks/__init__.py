@@ -1,0 +1,1 @@
+"""Networks: any timm backbone under four heads, and their weights."""

@@ -1,0 +1,82 @@
+"""Which backbones there are, for a person who has to choose one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import timm
+
+from emcfsys_engine.learn.networks.backbones import count_parameters, facts_of, known_backbones
+from emcfsys_engine.learn.networks.offline_weights import OFFLINE_BACKBONES
+from emcfsys_engine.learn.networks.weight_sets import WEIGHT_SETS
+from emcfsys_engine.learn.networks.weights import weights_here
+
+Recommendation = Literal["fast", "standard", "best"]
+
+# Few names that cover most needs; fast ones also train on a processor.
+RECOMMENDED: dict[str, Recommendation] = {
+    "tf_efficientnet_lite0": "fast",
+    "tf_efficientnet_lite1": "fast",
+    "resnet18": "fast",
+    "mobilenetv3_large_100": "fast",
+    "tf_efficientnet_lite2": "standard",
+    "resnet34": "standard",
+    "resnet50": "standard",
+    "convnext_tiny": "standard",
+    "convnextv2_base": "best",
+    "swin_small_patch4_window7_224": "best",
+    "vit_small_patch16_dinov3": "best",
+    "vit_base_patch14_dinov2": "best",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRow:
+    """One backbone as `models` shows it."""
+
+    name: str
+    parameters: int  # with its classifier
+    strides: tuple[int, ...]  # of its own maps; the encoder gives 2 to 32 of any
+    weights_here: str  # "package", "copied", "hub cache"; empty: not on this machine
+    weights_exist: bool  # whether timm knows of any ImageNet-like weights at all
+    named_sets: tuple[str, ...]  # of microscopy weights
+    licence: str  # of the default weights, as timm states it; empty: not stated
+    recommendation: Recommendation | None
+
+
+def list_models(pattern: str = "") -> Iterator[ModelRow]:
+    """Yield the backbones whose name matches; without a pattern those that we recommend.
+
+    A pattern with * or ? is a glob, any other is looked for anywhere in the name. Rows come one by
+    one, each in about a tenth of a second: all of timm takes some minutes.
+    """
+    if not pattern:
+        names = [name for name in RECOMMENDED if name in known_backbones()]
+    elif any(sign in pattern for sign in "*?["):
+        names = sorted(name for name in known_backbones() if fnmatchcase(name, pattern))
+    else:
+        names = sorted(name for name in known_backbones() if pattern.lower() in name)
+    for name in names:
+        yield _row(name)
+
+
+def _row(name: str) -> ModelRow:
+    return ModelRow(
+        name=name,
+        parameters=count_parameters(name),
+        strides=facts_of(name).strides,
+        weights_here=weights_here(name),
+        weights_exist=name in OFFLINE_BACKBONES or timm.is_model_pretrained(name),
+        named_sets=tuple(s.name for s in WEIGHT_SETS.values() if name in dict(s.encoders)),
+        licence=_licence(name),
+        recommendation=RECOMMENDED.get(name),
+    )
+
+
+def _licence(name: str) -> str:
+    cfg = timm.get_pretrained_cfg(name)
+    stated = (cfg.license if cfg is not None else None) or ""
+    if not stated and name in OFFLINE_BACKBONES:
+        return OFFLINE_BACKBONES[name].licence
+    return stated

@@ -1,0 +1,164 @@
+"""The network we train: any timm backbone under one of four heads.
+
+N images, C channels or classes, H and W pixels.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.learn.networks.backbones import check_backbone
+from emcfsys_engine.learn.networks.dilated import learn_dilated_in_full_precision
+from emcfsys_engine.learn.networks.encoder import Encoder
+from emcfsys_engine.learn.networks.encoder_plan import plan_encoder
+from emcfsys_engine.learn.networks.heads import (
+    AUXILIARY_LEVEL,
+    DECODER_CHANNELS,
+    DILATED_STRIDE,
+    Decoder,
+    auxiliary_head,
+    levels_of,
+)
+from emcfsys_engine.model_card import NetworkSpec
+
+__all__ = ["NetworkSpec", "SegmentationNetwork", "build_network", "parameter_groups"]
+
+
+_LEVELS = "encoder.pyramid.levels."
+
+
+class SegmentationNetwork(nn.Module):
+    """A network that gives every pixel of an image of any size its class scores."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        plan = plan_encoder(spec.backbone, spec.in_channels, DILATED_STRIDE.get(spec.head))
+        head_levels = levels_of(spec.head, dilated=plan.dilated_stride is not None)
+        levels = sorted({*head_levels, AUXILIARY_LEVEL} if spec.auxiliary else head_levels)
+        self.encoder = Encoder(
+            plan, in_channels=spec.in_channels, levels=levels, drop_path=spec.drop_path
+        )
+        self._for_head = [levels.index(level) for level in head_levels]
+        channels = [self.encoder.channels[i] for i in self._for_head]
+        self.decoder = Decoder(spec.head, channels, in_channels=spec.in_channels, norm=spec.norm)
+        kernel_px = 3 if spec.head in ("unet", "pspnet") else 1
+        width = DECODER_CHANNELS[spec.head]
+        self.head = nn.Conv2d(width, spec.num_classes, kernel_px, padding=kernel_px // 2)
+        self.auxiliary_head: nn.Module | None = None
+        if spec.auxiliary:
+            self._for_auxiliary = levels.index(AUXILIARY_LEVEL)
+            width = self.encoder.channels[self._for_auxiliary]
+            self.auxiliary_head = auxiliary_head(width, spec.num_classes, spec.norm)
+        learn_dilated_in_full_precision(self)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Return class scores (logits) for each pixel.
+
+        Shapes: x is float, at least 32×32; the logits have exactly its height and width.
+        """
+        padded_NCHW = self._padded(x_NCHW)
+        maps = self.encoder(padded_NCHW)
+        return self._scores(padded_NCHW, maps, x_NCHW)
+
+    def forward_with_auxiliary(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the logits, and those of the auxiliary head where there is one.
+
+        Shapes: both as in `forward`.
+        """
+        padded_NCHW = self._padded(x_NCHW)
+        maps = self.encoder(padded_NCHW)
+        logits_NCHW = self._scores(padded_NCHW, maps, x_NCHW)
+        if self.auxiliary_head is None:
+            return logits_NCHW, None
+        auxiliary_NCHW = self.auxiliary_head(maps[self._for_auxiliary])
+        return logits_NCHW, _at_full_size(auxiliary_NCHW, padded_NCHW, x_NCHW)
+
+    def inference_state(self) -> dict[str, Tensor]:
+        """Return the weights as a network without auxiliary head names them.
+
+        The auxiliary head reads a level of the pyramid that some heads do not: what is only there
+        for it is left out, and the levels are numbered anew.
+        """
+        state = self.state_dict()
+        if self.auxiliary_head is None:
+            return state
+        numbers = {str(old): str(new) for new, old in enumerate(self._for_head)}
+        kept: dict[str, Tensor] = {}
+        for name, tensor in state.items():
+            if name.startswith(_LEVELS):
+                number, _, rest = name.removeprefix(_LEVELS).partition(".")
+                if number in numbers:
+                    kept[f"{_LEVELS}{numbers[number]}.{rest}"] = tensor
+            elif not name.startswith("auxiliary_head."):
+                kept[name] = tensor
+        return kept
+
+    def _padded(self, x_NCHW: Tensor) -> Tensor:
+        height_px, width_px = x_NCHW.shape[-2:]
+        right_px, below_px = self._extra(width_px), self._extra(height_px)
+        if not torch.jit.is_tracing() and right_px == 0 and below_px == 0:
+            return x_NCHW
+        # The border is repeated: zeros would draw an edge that no specimen has.
+        return functional.pad(x_NCHW, (0, right_px, 0, below_px), mode="replicate")
+
+    def _extra(self, edge_px: int) -> int:
+        multiple_px, minimum_px = self.encoder.multiple_px, self.encoder.minimum_px
+        # Under tracing edge_px is a tensor, for which max() would freeze the example's size.
+        enlarge: Any = torch.clamp if isinstance(edge_px, Tensor) else torch.sym_max
+        wanted_px = enlarge(edge_px, minimum_px)
+        return wanted_px + -wanted_px % multiple_px - edge_px
+
+    def _scores(self, padded_NCHW: Tensor, maps: list[Tensor], x_NCHW: Tensor) -> Tensor:
+        decoded_NCHW = self.decoder(padded_NCHW, [maps[i] for i in self._for_head])
+        return _at_full_size(self.head(decoded_NCHW), padded_NCHW, x_NCHW)
+
+
+def build_network(spec: NetworkSpec) -> SegmentationNetwork:
+    """Return a network with random weights; nothing is downloaded.
+
+    Raises: InputError for a backbone that timm does not know, or a spec without sense.
+    """
+    check_backbone(spec.backbone)
+    if spec.num_classes < 1 or spec.in_channels < 1:
+        raise InputError(
+            "model", f"{spec.num_classes} classes and {spec.in_channels} channels make no network"
+        )
+    return SegmentationNetwork(spec)
+
+
+def parameter_groups(network: SegmentationNetwork, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the optimiser's groups: encoder and decoder, each with and without weight decay.
+
+    The encoder is what can be pretrained; its pyramid starts from nothing and learns with the
+    decoder. Biases, norms and other vectors are not decayed. Each group has a `name`:
+    encoder/decay, encoder/plain, decoder/decay or decoder/plain; empty groups are left out.
+    """
+    groups: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part = "encoder" if name.startswith("encoder.body.") else "decoder"
+        kind = "decay" if parameter.ndim > 1 else "plain"
+        groups.setdefault(f"{part}/{kind}", []).append(parameter)
+    return [
+        {
+            "name": name,
+            "params": parameters,
+            "weight_decay": weight_decay if name.endswith("/decay") else 0.0,
+        }
+        for name, parameters in sorted(groups.items())
+    ]
+
+
+def _at_full_size(scores_NCHW: Tensor, padded_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
+    """Return the scores enlarged to the padded image and cut to the image."""
+    size = padded_NCHW.shape[-2:]
+    if scores_NCHW.shape[-2:] != size:
+        scores_NCHW = functional.interpolate(
+            scores_NCHW, size=size, mode="bilinear", align_corners=False
+        )
+    return scores_NCHW[..., : x_NCHW.shape[-2], : x_NCHW.shape[-1]]

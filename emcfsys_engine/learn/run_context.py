@@ -1,0 +1,65 @@
+"""One run under way: what its worker may say, and whether it should end."""
+
+import signal
+from types import FrameType
+
+from emcfsys_engine.launch.torchrun import Place
+from emcfsys_engine.run.events import (
+    Event,
+    EventWriter,
+    RunCancelled,
+    RunFinished,
+    RunInterrupted,
+)
+from emcfsys_engine.run.folder import Run
+
+
+class Worker:
+    """One run under way: what it may say, and whether it should end."""
+
+    def __init__(self, run: Run, events: EventWriter | None, place: Place) -> None:
+        self.run = run
+        self.place = place
+        self.record = run.record()
+        self._events = events
+        self._terminated = False
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):  # USR2: Slurm's warning
+            signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def say(self, event: Event) -> None:
+        """Append an event; endings and checkpoints wait until they are on the disk."""
+        kind = type(event).__name__
+        if self._events is None:  # another process of the same training tells
+            return
+        self._events.write(event, durable=kind.startswith(("Run", "Validation")))
+
+    def asked(self) -> str | None:
+        """Tell whether to end, and how: cancel, stop, pause or terminated."""
+        if not self._terminated:
+            return None
+        return self.run.asked() or "terminated"
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._terminated = True
+
+
+def say_ending(
+    worker: Worker,
+    reason: str,
+    *,
+    step: int | None = None,
+    score: float | None = None,
+    done: int | None = None,
+    failed: int | None = None,
+) -> int:
+    """Write the event for a reason to end, and return its exit code."""
+    if reason in ("cancel", "cancelled"):
+        worker.say(RunCancelled(step=step))
+        return 130
+    if reason in ("terminated", "paused", "pause"):
+        why = "paused" if reason.startswith("pause") else "terminated"
+        worker.say(RunInterrupted(step=step, reason=why))
+        return 143
+    worker.say(RunFinished(reason=reason, step=step, score=score, done=done, failed=failed))
+    return 0

@@ -1,0 +1,1 @@
+"""Training: plan, data, step, losses, validation, checkpoints."""

@@ -1,0 +1,232 @@
+"""Images and labels in memory, and patches drawn from them: step n of a seed is always the same.
+
+N patches, C channels, H and W pixels, M pixels of a crop (a patch and the margin for its warp).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import psutil
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from emcfsys_engine.dataset.samples import Sample, read_labels
+from emcfsys_engine.errors import DataFaults, InputError
+from emcfsys_engine.images.normalise import Normaliser, to_grey
+from emcfsys_engine.images.reader import read_micrograph
+from emcfsys_engine.learn.training.augment import MARGIN
+from emcfsys_engine.project import UNLABELLED, Project
+
+_MEMORY_SHARE = 0.4  # of the machine's memory, for decoded images
+_POSITIONS = 2048  # remembered pixels of each class and image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One micrograph ready for the network.
+
+    Shapes: image is H×W×C float32, normalised; labels are H×W uint8 class indices or 255.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    pixel_nm: tuple[float, float] | None
+    raw_mean: float  # of the grey values before normalisation, for the quality guard
+    raw_deviation: float
+
+
+def load_item(sample: Sample, project: Project, normaliser: Normaliser) -> Item:
+    """Read a micrograph and its labels; resample both if the project asks for one pixel size.
+
+    Raises: ImageError, AnnotationError and the like, naming the file.
+    """
+    micrograph = read_micrograph(sample.image)
+    grey = to_grey(micrograph.pixels)
+    image = normaliser.apply(grey, micrograph.info_bar_rows)
+    labels = to_indices(read_labels(sample, project, grey.shape), project)
+    if micrograph.info_bar_rows:
+        labels[-micrograph.info_bar_rows :] = UNLABELLED
+    _, _, mean, deviation = normaliser.statistics(grey, micrograph.info_bar_rows)
+    item = Item(
+        image=image,
+        labels=labels,
+        pixel_nm=micrograph.pixel_nm,
+        raw_mean=mean,
+        raw_deviation=deviation,
+    )
+    return resampled(item, project.project.pixel_nm)
+
+
+def to_indices(values_HW: np.ndarray, project: Project) -> np.ndarray:
+    """Return class values as indices into `project.class_names`; 255 stays unlabelled."""
+    table = np.full(256, UNLABELLED, np.uint8)
+    for index, value in enumerate(project.class_values):
+        table[value] = index
+    return table[values_HW]
+
+
+def resampled(item: Item, pixel_nm: float | None) -> Item:
+    """Return the item at the project's pixel size, where its own is known and differs by 2 %.
+
+    Labels gain no value that was not there; making an image smaller averages: nothing aliases.
+    """
+    if pixel_nm is None or item.pixel_nm is None:
+        return item
+    factors = [own / pixel_nm for own in item.pixel_nm]
+    if all(abs(factor - 1) < 0.02 for factor in factors):
+        return item
+    size = [max(1, round(n * f)) for n, f in zip(item.labels.shape, factors, strict=True)]
+    image_NCHW = torch.from_numpy(item.image).movedim(-1, 0)[None]
+    image_NCHW = F.interpolate(image_NCHW, size=size, mode="bilinear", antialias=True)
+    labels_NCHW = torch.from_numpy(item.labels)[None, None]
+    labels_NCHW = F.interpolate(labels_NCHW, size=size, mode="nearest-exact")
+    return replace(
+        item,
+        image=image_NCHW[0].movedim(0, -1).numpy(),
+        labels=labels_NCHW[0, 0].numpy(),
+        pixel_nm=(pixel_nm, pixel_nm),
+    )
+
+
+class Dataset:
+    """The items of some samples: kept in memory while they fit, read again where they do not."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        project: Project,
+        normaliser: Normaliser,
+        processes: int = 1,  # on this machine, each with images in memory of its own
+    ) -> None:
+        self.samples = tuple(samples)
+        self.project = project
+        self.normaliser = normaliser
+        self._kept: dict[int, Item] = {}
+        self._free_bytes = int(psutil.virtual_memory().total * _MEMORY_SHARE / processes)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Item:
+        item = self._kept.get(index)
+        if item is not None:
+            return item
+        item = load_item(self.samples[index], self.project, self.normaliser)
+        size = item.image.nbytes + item.labels.nbytes
+        if size <= self._free_bytes:
+            self._free_bytes -= size
+            self._kept[index] = item
+        return item
+
+    def check(self) -> None:
+        """Read every item once, so that a bad file ends the run before its first step.
+
+        Raises: DataFaults with every fault at once.
+        """
+        faults: list[InputError] = []
+        for index in range(len(self)):
+            try:
+                self[index]
+            except DataFaults as several:
+                faults += several.faults
+            except InputError as fault:
+                faults.append(fault)
+        if faults:
+            raise DataFaults(faults)
+
+
+class PatchSampler:
+    """Draws the crops of step n: half of them centred on a pixel of a uniformly chosen class."""
+
+    def __init__(self, dataset: Dataset, patch_px: int, batch: int, seed: int) -> None:
+        self.dataset = dataset
+        self.patch_px = patch_px
+        self.crop_px = math.ceil(patch_px * MARGIN)
+        self.batch = batch
+        self.seed = seed
+        weights = [dataset.project.data[sample.source].weight for sample in dataset.samples]
+        # A source's weight is shared by its images: it says how often the source is drawn.
+        counts = np.bincount([sample.source for sample in dataset.samples])
+        shares = [w / counts[s.source] for w, s in zip(weights, dataset.samples, strict=True)]
+        self.shares = np.asarray(shares) / sum(shares)
+        self.positions = [_class_positions(dataset[i].labels, seed, i) for i in range(len(dataset))]
+        self.classes = sorted({index for found in self.positions for index in found})
+
+    def crops(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return the crops of one step, before augmentation.
+
+        Shapes: N×C×M×M float32 and N×M×M int64.
+        """
+        rng = np.random.default_rng((self.seed, step))
+        images, labels = zip(*[self._crop(rng) for _ in range(self.batch)], strict=True)
+        stacked = torch.from_numpy(np.stack(images)).movedim(-1, 1)
+        return stacked, torch.from_numpy(np.stack(labels)).to(torch.int64)
+
+    def _crop(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        if self.classes and rng.random() < 0.5:
+            chosen = self.classes[rng.integers(len(self.classes))]
+            having = [i for i, found in enumerate(self.positions) if chosen in found]
+            shares = self.shares[having]
+            index = having[rng.choice(len(having), p=shares / shares.sum())]
+            places = self.positions[index][chosen]
+            centre = places[rng.integers(len(places))]
+        else:
+            index = int(rng.choice(len(self.shares), p=self.shares))
+            height, width = self.dataset[index].labels.shape
+            centre = np.array([rng.integers(height), rng.integers(width)])
+        item = self.dataset[index]
+        rows = self._lines(int(centre[0]), item.labels.shape[0])
+        columns = self._lines(int(centre[1]), item.labels.shape[1])
+        return _cut(item, rows, columns)
+
+    def _lines(self, centre: int, size: int) -> np.ndarray:
+        """Return the crop's line numbers; the patch in its middle stays inside where it can."""
+        half = self.patch_px // 2
+        if size > self.patch_px:
+            centre = min(max(centre, half), size - (self.patch_px - half))
+        else:
+            centre = size // 2
+        return np.arange(self.crop_px) + centre - self.crop_px // 2
+
+
+def class_pixel_counts(dataset: Dataset) -> np.ndarray:
+    """Count the labelled pixels of each class over all items."""
+    total = np.zeros(UNLABELLED + 1, np.int64)
+    for index in range(len(dataset)):
+        total += np.bincount(dataset[index].labels.ravel(), minlength=UNLABELLED + 1)
+    return total[: len(dataset.project.classes)]
+
+
+def _cut(item: Item, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cut lines that may lie outside: the image is mirrored there, the labels are unlabelled."""
+    height, width = item.labels.shape
+    inside_rows, inside_columns = _mirrored(rows, height), _mirrored(columns, width)
+    image = item.image[np.ix_(inside_rows, inside_columns)]
+    labels = item.labels[np.ix_(inside_rows, inside_columns)]
+    labels[(rows != inside_rows), :] = UNLABELLED
+    labels[:, (columns != inside_columns)] = UNLABELLED
+    return image, labels
+
+
+def _mirrored(lines: np.ndarray, size: int) -> np.ndarray:
+    if size == 1:
+        return np.zeros_like(lines)
+    period = 2 * (size - 1)
+    folded = np.abs(lines) % period
+    return np.where(folded < size, folded, period - folded)
+
+
+def _class_positions(labels: np.ndarray, seed: int, index: int) -> Mapping[int, np.ndarray]:
+    """Return for each class up to _POSITIONS of its pixels (row, column), drawn evenly."""
+    rng = np.random.default_rng((seed, index, 0xC1A55))
+    found: dict[int, np.ndarray] = {}
+    flat = labels.ravel()
+    for value in np.flatnonzero(np.bincount(flat, minlength=256)[:UNLABELLED]):
+        places = np.flatnonzero(flat == value)
+        if len(places) > _POSITIONS:
+            places = rng.choice(places, _POSITIONS, replace=False)
+        found[int(value)] = np.stack(np.unravel_index(places, labels.shape), 1).astype(np.int32)
+    return found

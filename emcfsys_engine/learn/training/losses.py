@@ -1,0 +1,348 @@
+"""Losses for dense labels, all blind to unlabelled pixels.
+
+N images, C classes, H and W pixels, P labelled pixels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from emcfsys_engine.errors import ShapeError
+from emcfsys_engine.learn.training.distributed import Ranks
+from emcfsys_engine.project import UNLABELLED, parse_loss
+
+_ALONE = Ranks()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What one process found in its share of a batch; sums of several make the batch's loss."""
+
+    sums: tuple[Tensor, ...]  # one vector a term that is made of sums
+    logits_NCHW: Tensor
+    target_NHW: Tensor
+
+
+class Loss:
+    """A weighted sum of loss terms over a batch that may be spread over several processes.
+
+    Every term is that of the whole batch: sums are added over the processes before they are
+    divided; terms that sort pixels (lovasz, ohem) gather the logits of all.
+    """
+
+    def __init__(
+        self, text: str, class_weights: Sequence[float] | None = None, ranks: Ranks = _ALONE
+    ) -> None:
+        self._terms = parse_loss(text)
+        self._weights_C = None if class_weights is None else torch.tensor(class_weights)
+        self._ranks = ranks
+
+    def __call__(self, logits_NCHW: Tensor, target_NHW: Tensor) -> Tensor:
+        """Return the loss: `value` of `measure`.
+
+        Shapes: logits are float and not normalised; target holds class indices or 255.
+        """
+        return self.value(self.measure(logits_NCHW, target_NHW))
+
+    def measure(self, logits_NCHW: Tensor, target_NHW: Tensor) -> Measured:
+        """Compute what is this process's own: here memory is needed, and nobody is waited for."""
+        _check_shapes(logits_NCHW, target_NHW)
+        logits_NCHW = logits_NCHW.float()
+        sums = [
+            _SUMS[name][0](logits_NCHW, target_NHW, self._weights_on(logits_NCHW.device))
+            for _, name in self._terms
+            if name in _SUMS
+        ]
+        return Measured(sums=tuple(sums), logits_NCHW=logits_NCHW, target_NHW=target_NHW)
+
+    def value(self, measured: Measured) -> Tensor:
+        """Return the loss over the shares of all processes, the same on each of them."""
+        total = measured.logits_NCHW.new_zeros(())
+        weights_C = self._weights_on(total.device)
+        pooled = iter(self._pooled(measured.sums))
+        logits_NCHW, target_NHW = measured.logits_NCHW, measured.target_NHW
+        if any(name in _WHOLE for _, name in self._terms):
+            logits_NCHW = self._ranks.gathered(logits_NCHW)
+            target_NHW = self._ranks.gathered(target_NHW)
+        for factor, name in self._terms:
+            if name in _SUMS:
+                term = _SUMS[name][1](next(pooled))
+            else:
+                term = _WHOLE[name](logits_NCHW, target_NHW, weights_C)
+            total = total + factor * term
+        return total
+
+    def _pooled(self, sums: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Add each vector over all processes, in one message."""
+        if self._ranks.world == 1 or not sums:
+            return sums
+        return self._ranks.pooled(torch.cat(list(sums))).split([len(each) for each in sums])
+
+    def _weights_on(self, device: torch.device) -> Tensor | None:
+        return None if self._weights_C is None else self._weights_C.to(device)
+
+
+def build_loss(
+    text: str, class_weights: Sequence[float] | None = None, ranks: Ranks = _ALONE
+) -> Loss:
+    """Return the weighted sum that a text like "ce+0.5*dice" names.
+
+    `class_weights` enter the pixel-wise terms (ce, focal, ohem); overlap terms weigh classes alike.
+    Raises: ValueError for an unknown name, with the nearest known.
+    """
+    return Loss(text, class_weights, ranks)
+
+
+def cross_entropy_loss(
+    logits_NCHW: Tensor, target_NHW: Tensor, *, class_weights_C: Tensor | None = None
+) -> Tensor:
+    """Return the mean negative log-likelihood of labelled pixels; 0 when none is labelled.
+
+    Shapes: logits are float and not normalised; target holds class indices or 255.
+    """
+    return _mean_of(_cross_entropy_sums(logits_NCHW, target_NHW, class_weights_C))
+
+
+def _cross_entropy_sums(
+    logits_NCHW: Tensor, target_NHW: Tensor, class_weights_C: Tensor | None
+) -> Tensor:
+    total = F.cross_entropy(
+        logits_NCHW, target_NHW, class_weights_C, ignore_index=UNLABELLED, reduction="sum"
+    )
+    return torch.stack([total, _weight_of_labelled(total, target_NHW, class_weights_C)])
+
+
+def _mean_of(sums_2: Tensor) -> Tensor:
+    """Return a weighted mean from the weighted sum and the sum of weights; 0 without weight."""
+    return sums_2[0] / sums_2[1].clamp_min(torch.finfo(sums_2.dtype).tiny)
+
+
+def focal_loss(
+    logits_NCHW: Tensor,
+    target_NHW: Tensor,
+    *,
+    class_weights_C: Tensor | None = None,
+    gamma: float = 2.0,
+) -> Tensor:
+    """Return cross-entropy scaled by (1 - p)^gamma, so that easy pixels count less.
+
+    Shapes: as cross_entropy_loss.
+    Source: Lin et al. 2017 (arXiv:1708.02002).
+    """
+    return _mean_of(_focal_sums(logits_NCHW, target_NHW, class_weights_C, gamma))
+
+
+def _focal_sums(
+    logits_NCHW: Tensor, target_NHW: Tensor, class_weights_C: Tensor | None, gamma: float = 2.0
+) -> Tensor:
+    nll_NHW = F.cross_entropy(logits_NCHW, target_NHW, ignore_index=UNLABELLED, reduction="none")
+    scaled_NHW = (1 - torch.exp(-nll_NHW)).clamp_min(0) ** gamma * nll_NHW
+    if class_weights_C is not None:
+        labelled_NHW = target_NHW != UNLABELLED
+        scaled_NHW = scaled_NHW * class_weights_C[target_NHW.where(labelled_NHW, 0)]
+    total = scaled_NHW.sum()
+    return torch.stack([total, _weight_of_labelled(total, target_NHW, class_weights_C)])
+
+
+def ohem_loss(
+    logits_NCHW: Tensor,
+    target_NHW: Tensor,
+    *,
+    class_weights_C: Tensor | None = None,
+    threshold: float = 0.7,
+    keep_at_least: float = 0.0625,
+) -> Tensor:
+    """Return the mean cross-entropy of the hard pixels: those whose true class has p < threshold.
+
+    At least a sixteenth of the labelled pixels is kept, the hardest first.
+    Shapes: as cross_entropy_loss.
+    Source: online hard example mining, Shrivastava et al. 2016 (arXiv:1604.03540), pixel-wise.
+    """
+    nll_P = F.cross_entropy(
+        logits_NCHW, target_NHW, class_weights_C, ignore_index=UNLABELLED, reduction="none"
+    )[target_NHW != UNLABELLED]
+    if not nll_P.numel():
+        return logits_NCHW.sum() * 0
+    with torch.no_grad():
+        plain_P = F.cross_entropy(
+            logits_NCHW, target_NHW, ignore_index=UNLABELLED, reduction="none"
+        )[target_NHW != UNLABELLED]
+        least = max(1, int(keep_at_least * plain_P.numel()))
+        floor = plain_P.topk(least).values[-1]
+        limit = torch.minimum(floor, -torch.log(plain_P.new_tensor(threshold)))
+    return nll_P[plain_P >= limit].mean()
+
+
+def soft_dice_loss(logits_NCHW: Tensor, target_NHW: Tensor, *, smooth_px: float = 1.0) -> Tensor:
+    """Return 1 minus the soft Dice overlap, averaged over classes; 0 is a perfect match.
+
+    Shapes: as cross_entropy_loss.
+    Units:  `smooth_px` pixels are added above and below, so an absent, unpredicted class costs 0.
+    Source: Milletari et al. 2016 (V-Net, arXiv:1606.04797), with plain sums where it squares.
+    """
+    return _dice_of(_overlap_sums(logits_NCHW, target_NHW), smooth_px)
+
+
+def _overlap_sums(
+    logits_NCHW: Tensor, target_NHW: Tensor, class_weights_C: Tensor | None = None
+) -> Tensor:
+    """Return pixels by class: both agree, predicted, true, one class after the other."""
+    guess_NCHW, truth_NCHW = _probabilities_and_truth(logits_NCHW, target_NHW)
+    overlap_C = (guess_NCHW * truth_NCHW).sum(dim=(0, 2, 3))
+    return torch.cat([overlap_C, guess_NCHW.sum(dim=(0, 2, 3)), truth_NCHW.sum(dim=(0, 2, 3))])
+
+
+def _dice_of(sums_3C: Tensor, smooth_px: float = 1.0) -> Tensor:
+    overlap_C, guess_C, truth_C = sums_3C.chunk(3)
+    total_C = guess_C + truth_C
+    return 1 - ((2 * overlap_C + smooth_px) / (total_C + smooth_px)).mean()
+
+
+def tversky_loss(
+    logits_NCHW: Tensor,
+    target_NHW: Tensor,
+    *,
+    false_positive: float = 0.3,
+    false_negative: float = 0.7,
+    smooth_px: float = 1.0,
+) -> Tensor:
+    """Return 1 minus the Tversky index, averaged over classes: misses cost more than false alarms.
+
+    Shapes: as cross_entropy_loss.
+    Source: Salehi et al. 2017 (arXiv:1706.05721), alpha 0.3 and beta 0.7.
+    """
+    sums_3C = _overlap_sums(logits_NCHW, target_NHW)
+    return _tversky_of(sums_3C, false_positive, false_negative, smooth_px)
+
+
+def _tversky_of(
+    sums_3C: Tensor,
+    false_positive: float = 0.3,
+    false_negative: float = 0.7,
+    smooth_px: float = 1.0,
+) -> Tensor:
+    hit_C, guess_C, truth_C = sums_3C.chunk(3)
+    wrong_C = false_positive * (guess_C - hit_C) + false_negative * (truth_C - hit_C)
+    return 1 - ((hit_C + smooth_px) / (hit_C + wrong_C + smooth_px)).mean()
+
+
+def lovasz_loss(logits_NCHW: Tensor, target_NHW: Tensor) -> Tensor:
+    """Return the Lovász extension of the Jaccard loss over the classes that occur in the batch.
+
+    Shapes: as cross_entropy_loss.
+    Source: Berman et al. 2018 (arXiv:1705.08790), algorithm 1, lovasz-softmax with "present".
+    """
+    labelled_NHW = target_NHW != UNLABELLED
+    target_P = target_NHW[labelled_NHW]
+    if not target_P.numel():
+        return logits_NCHW.sum() * 0
+    guess_PC = logits_NCHW.softmax(dim=1).movedim(1, -1)[labelled_NHW]
+    losses = [
+        _lovasz_of_class((target_P == index).to(guess_PC.dtype), guess_PC[:, index])
+        for index in target_P.unique().tolist()
+    ]
+    return torch.stack(losses).mean()
+
+
+def _lovasz_of_class(truth_P: Tensor, guess_P: Tensor) -> Tensor:
+    error_P, order_P = (truth_P - guess_P).abs().sort(descending=True)
+    sorted_truth_P = truth_P[order_P]
+    total = sorted_truth_P.sum()
+    intersection_P = total - sorted_truth_P.cumsum(0)
+    union_P = total + (1 - sorted_truth_P).cumsum(0)
+    jaccard_P = 1 - intersection_P / union_P
+    gradient_P = torch.cat([jaccard_P[:1], jaccard_P[1:] - jaccard_P[:-1]])
+    return torch.dot(error_P, gradient_P)
+
+
+def boundary_loss(logits_NCHW: Tensor, target_NHW: Tensor, *, width_px: int = 3) -> Tensor:
+    """Return 1 minus the F1 score of soft class boundaries, averaged over the present classes.
+
+    A boundary is where a class differs from its own minimum over a neighbourhood of `width_px`;
+    it may lie up to `width_px` pixels beside the true one.
+    Shapes: as cross_entropy_loss.
+    Source: Bokhovkin & Burnaev 2019 (arXiv:1905.07852), pooled over the batch.
+    """
+    return _boundary_of(_boundary_sums(logits_NCHW, target_NHW, None, width_px))
+
+
+def _boundary_sums(
+    logits_NCHW: Tensor, target_NHW: Tensor, class_weights_C: Tensor | None, width_px: int = 3
+) -> Tensor:
+    """Return boundary pixels by class: predicted near true ones, predicted, and the reverse."""
+    guess_NCHW, truth_NCHW = _probabilities_and_truth(logits_NCHW, target_NHW)
+    labelled_N1HW = (target_NHW != UNLABELLED)[:, None]
+    # A border of unlabelled pixels is no boundary: count only where the neighbourhood is labelled.
+    inside_N1HW = 1 - F.max_pool2d((~labelled_N1HW).float(), 2 * width_px + 1, 1, width_px)
+    guess_edge = (guess_NCHW + F.max_pool2d(-guess_NCHW, 3, 1, 1)) * inside_N1HW
+    truth_edge = (truth_NCHW + F.max_pool2d(-truth_NCHW, 3, 1, 1)) * inside_N1HW
+    near_truth = F.max_pool2d(truth_edge, 2 * width_px + 1, 1, width_px)
+    near_guess = F.max_pool2d(guess_edge, 2 * width_px + 1, 1, width_px)
+    parts = (guess_edge * near_truth, guess_edge, truth_edge * near_guess, truth_edge)
+    return torch.cat([part.sum(dim=(0, 2, 3)) for part in parts])
+
+
+def _boundary_of(sums_4C: Tensor) -> Tensor:
+    guess_hit_C, guess_C, truth_hit_C, truth_C = sums_4C.chunk(4)
+    precise_C, complete_C = _ratio(guess_hit_C, guess_C), _ratio(truth_hit_C, truth_C)
+    f1_C = _ratio(2 * precise_C * complete_C, precise_C + complete_C)
+    present_C = truth_C.detach() > 0
+    if not present_C.any():
+        return sums_4C.sum() * 0
+    return 1 - f1_C[present_C].mean()
+
+
+def _ratio(above: Tensor, below: Tensor) -> Tensor:
+    return above / (below + 1e-6)
+
+
+def _ohem(logits_NCHW: Tensor, target_NHW: Tensor, class_weights_C: Tensor | None) -> Tensor:
+    return ohem_loss(logits_NCHW, target_NHW, class_weights_C=class_weights_C)
+
+
+def _lovasz(logits_NCHW: Tensor, target_NHW: Tensor, class_weights_C: Tensor | None) -> Tensor:
+    return lovasz_loss(logits_NCHW, target_NHW)
+
+
+# Terms made of sums over pixels: what is summed, and the loss that the sums give.
+_SUMS: dict[
+    str, tuple[Callable[[Tensor, Tensor, Tensor | None], Tensor], Callable[[Tensor], Tensor]]
+] = {
+    "ce": (_cross_entropy_sums, _mean_of),
+    "focal": (_focal_sums, _mean_of),
+    "dice": (_overlap_sums, _dice_of),
+    "tversky": (_overlap_sums, _tversky_of),
+    "boundary": (_boundary_sums, _boundary_of),
+}
+# Terms that sort the pixels of the whole batch.
+_WHOLE: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
+    "lovasz": _lovasz,
+    "ohem": _ohem,
+}
+
+
+def _weight_of_labelled(like: Tensor, target_NHW: Tensor, class_weights_C: Tensor | None) -> Tensor:
+    labelled_NHW = target_NHW != UNLABELLED
+    if class_weights_C is None:
+        return labelled_NHW.sum().to(like.dtype)
+    weights_NHW = class_weights_C[target_NHW.where(labelled_NHW, 0)] * labelled_NHW
+    return weights_NHW.sum().to(like.dtype)
+
+
+def _probabilities_and_truth(logits_NCHW: Tensor, target_NHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Return softmax and one-hot truth, both 0 where a pixel is unlabelled."""
+    labelled_NHW = target_NHW != UNLABELLED
+    ids_NHW = target_NHW.where(labelled_NHW, 0)  # one_hot accepts no id outside 0..C-1
+    classes_C = torch.arange(logits_NCHW.shape[1], device=target_NHW.device)
+    truth_NCHW = (ids_NHW[:, None] == classes_C[:, None, None]) & labelled_NHW[:, None]
+    guess_NCHW = logits_NCHW.softmax(dim=1) * labelled_NHW[:, None]
+    return guess_NCHW, truth_NCHW.to(logits_NCHW.dtype)
+
+
+def _check_shapes(logits_NCHW: Tensor, target_NHW: Tensor) -> None:
+    wanted, given = logits_NCHW[:, 0].shape, target_NHW.shape
+    if wanted != given:
+        raise ShapeError(f"target is {tuple(given)}, the network's output is {tuple(wanted)}")

@@ -1,0 +1,255 @@
+"""plan.json: every automatic choice of a training, with its reason, before the first step."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import torch
+
+from emcfsys_engine.images.normalise import Normaliser
+from emcfsys_engine.learn.device import choose_precision
+from emcfsys_engine.learn.memory import Footprint, footprint_of, usable_memory
+from emcfsys_engine.learn.networks.backbones import defaults_for
+from emcfsys_engine.learn.training.augment import Strengths, strengths_of
+from emcfsys_engine.learn.training.dataset import Dataset, class_pixel_counts
+from emcfsys_engine.model_card import NetworkSpec
+from emcfsys_engine.project import Project
+
+FORMAT = 1
+_LEAST_FOR_BATCH_NORM = 4  # patches: below, each batch's mean and variance are too noisy
+_LEAST_PATCH_PX = 64
+
+# Patches a preset draws in all, on a CPU and on a GPU: minutes to an hour of work on either.
+_PATCHES = {
+    "quick": {"cpu": 3_000, "cuda": 16_000},
+    "standard": {"cpu": 16_000, "cuda": 80_000},
+    "best": {"cpu": 64_000, "cuda": 320_000},
+}
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a training decided for itself; a resume reads it instead of deciding again."""
+
+    format: int = FORMAT
+    network: NetworkSpec
+    device: str  # cpu | cuda
+    precision: str  # bfloat16 | float32
+    threads: int  # of each process
+    processes: int = 1  # that share every batch out
+    patch_px: int
+    batch: int
+    micro_batch: int
+    total_steps: int | None  # None: ended by minutes
+    minutes: float | None
+    validate_every: int | None  # None: about every tenth of the minutes
+    tile_px: int
+    encoder_lr: float
+    decoder_lr: float
+    weight_decay: float
+    warmup_steps: int
+    schedule: str = "cosine"  # cosine | trapezoid
+    ema_decay: float
+    clip_norm: float
+    class_weights: tuple[float, ...]
+    strengths: Strengths
+    normaliser: Normaliser = Normaliser()
+    train_images: tuple[str, ...] = ()
+    val_images: tuple[str, ...] = ()
+    fold: int = 0  # of `folds`, from 1: what validates in it trains in all others; 0: no folds
+    folds: int = 0
+    reasons: dict[str, str] = {}
+
+
+def make_plan(
+    project: Project,
+    train: Dataset,
+    val: Dataset,
+    device: torch.device,
+    threads: int,
+    processes: int = 1,
+) -> Plan:
+    """Choose everything the project leaves open."""
+    reasons: dict[str, str] = {}
+    precision, reasons["precision"] = choose_precision(device)
+    defaults = defaults_for(project.model.backbone)
+    batch = project.training.batch or (16 if device.type == "cuda" else 8)
+    if project.training.batch is None:
+        reasons["batch"] = f"{batch} suits a {device.type} and its budget"
+    network = NetworkSpec(
+        head=project.model.head,
+        backbone=project.model.backbone,
+        in_channels=1,
+        num_classes=len(project.classes),
+        norm=defaults.norm if batch >= _LEAST_FOR_BATCH_NORM else "group",
+        drop_path=defaults.drop_path,
+        auxiliary=_choose_auxiliary(project, reasons),
+    )
+    room = Room(usable_memory(device, processes), batch, processes, precision)
+    patch_px, micro_batch = _choose_patch(project, train, device, network, room, reasons)
+    if micro_batch < _LEAST_FOR_BATCH_NORM:
+        network = msgspec.structs.replace(network, norm="group")
+    total_steps, minutes = _choose_budget(project, batch, device, reasons)
+    return Plan(
+        network=network,
+        device=device.type,
+        precision=str(precision).removeprefix("torch."),
+        threads=threads,
+        processes=processes,
+        patch_px=patch_px,
+        batch=batch,
+        micro_batch=micro_batch,
+        total_steps=total_steps,
+        minutes=minutes,
+        validate_every=_choose_validation(project, total_steps, reasons),
+        tile_px=project.inference.tile_px or max(patch_px, 512),
+        encoder_lr=project.training.encoder_lr or defaults.encoder_lr,
+        decoder_lr=project.training.decoder_lr or defaults.decoder_lr,
+        weight_decay=defaults.weight_decay,
+        warmup_steps=_choose_warmup(defaults.warmup_steps, total_steps),
+        schedule=project.training.schedule,
+        ema_decay=_choose_ema(total_steps, device, reasons),
+        clip_norm=1.0,
+        class_weights=_choose_class_weights(train, reasons),
+        strengths=strengths_of(project.augment),
+        train_images=tuple(sample.name for sample in train.samples),
+        val_images=tuple(sample.name for sample in val.samples),
+        reasons=reasons,
+    )
+
+
+def summary_of(plan: Plan) -> str:
+    """Return the plan in one line for a person."""
+    length = f"{plan.total_steps} steps" if plan.total_steps else f"{plan.minutes:g} min"
+    return (
+        f"{plan.network.head}/{plan.network.backbone}, {length} of {plan.batch} patches of "
+        f"{plan.patch_px} px, {plan.precision} on {_place_of(plan)}, "
+        f"{len(plan.train_images)} training and {len(plan.val_images)} validation images"
+        + (f", fold {plan.fold} of {plan.folds}" if plan.fold else "")
+    )
+
+
+def _place_of(plan: Plan) -> str:
+    return plan.device if plan.processes == 1 else f"{plan.processes} processes with {plan.device}"
+
+
+@dataclass(frozen=True)
+class Room:
+    """What bounds the size of a step."""
+
+    memory: int  # bytes, of one process
+    batch: int
+    processes: int
+    precision: torch.dtype
+
+    def micro_batch(self, footprint: Footprint) -> int:
+        """Return how many patches fit at a time, halving the batch; 0: not even one does."""
+        for micro in _halves(self.batch):
+            if footprint.of(-(-micro // self.processes)) <= self.memory:
+                return micro
+        return 0
+
+
+def _choose_patch(
+    project: Project,
+    train: Dataset,
+    device: torch.device,
+    network: NetworkSpec,
+    room: Room,
+    reasons: dict[str, str],
+) -> tuple[int, int]:
+    """Return the patch's side and how many patches go through the network at a time."""
+    fixed = project.training.patch_px
+    sides = [min(train[index].labels.shape) for index in range(len(train))]
+    wanted = 512 if device.type == "cuda" else 256
+    typical = int(np.median(sides))
+    patch_px = fixed or max(32, min(wanted, typical // 32 * 32))
+    if fixed is None:
+        reasons["patch_px"] = (
+            f"{wanted} suits a {device.type}; the images' shorter side is typically {typical} px"
+        )
+    while footprint := footprint_of(network, patch_px, room.precision):
+        if micro := room.micro_batch(footprint):
+            reasons["micro_batch"] = _memory_told(footprint, room, micro)
+            return patch_px, micro
+        if fixed is not None or patch_px < 2 * _LEAST_PATCH_PX:
+            reasons["micro_batch"] = "1: it may not fit in the memory, but nothing smaller is left"
+            return patch_px, 1
+        patch_px = patch_px // 64 * 32
+        reasons["patch_px"] = f"the largest of which one fits in {room.memory / 2**30:.1f} GiB"
+    reasons["micro_batch"] = (
+        "the whole batch: what it needs cannot be counted before the first step"
+    )
+    return patch_px, room.batch
+
+
+def _memory_told(footprint: Footprint, room: Room, micro: int) -> str:
+    need = footprint.of(-(-micro // room.processes)) / 2**30
+    return (
+        f"{micro} of {room.batch} patches at a time need about {need:.1f} GiB of the"
+        f" {room.memory / 2**30:.1f} GiB that a training may take here"
+    )
+
+
+def _halves(number: int) -> Iterator[int]:
+    while number:
+        yield number
+        number = (number + 1) // 2 if number > 1 else 0
+
+
+def _choose_auxiliary(project: Project, reasons: dict[str, str]) -> bool:
+    if project.model.auxiliary is not None:
+        return project.model.auxiliary
+    preset = project.training.preset
+    reasons["network.auxiliary"] = f"preset {preset}: a second head guides only long trainings"
+    return preset == "best"
+
+
+def _choose_budget(
+    project: Project, batch: int, device: torch.device, reasons: dict[str, str]
+) -> tuple[int | None, float | None]:
+    if project.training.steps is not None or project.training.minutes is not None:
+        return project.training.steps, project.training.minutes
+    patches = _PATCHES[project.training.preset][device.type]
+    reasons["steps"] = f"preset {project.training.preset} draws {patches} patches on a {device}"
+    return max(1, patches // batch), None
+
+
+def _choose_validation(
+    project: Project, total_steps: int | None, reasons: dict[str, str]
+) -> int | None:
+    if project.training.validate_every is not None:
+        return project.training.validate_every
+    if total_steps is None:
+        reasons["validate_every"] = "about a tenth of the minutes"
+        return None
+    reasons["validate_every"] = "a twentieth of the steps"
+    return max(1, total_steps // 20)
+
+
+def _choose_warmup(default: int, total_steps: int | None) -> int:
+    return default if total_steps is None else max(1, min(default, total_steps // 10))
+
+
+def _choose_ema(total_steps: int | None, device: torch.device, reasons: dict[str, str]) -> float:
+    """Average over the last twentieth of the run: long enough to smooth, short enough to follow."""
+    steps = total_steps or (10_000 if device.type == "cuda" else 400)
+    span = min(2_000, max(10, steps // 20))
+    reasons["ema_decay"] = f"weights are averaged over about {span} steps"
+    return 1 - 1 / span
+
+
+def _choose_class_weights(train: Dataset, reasons: dict[str, str]) -> tuple[float, ...]:
+    """Weigh classes by 1/√frequency, so that a class of 1 % counts ten times, not a hundred."""
+    counts = class_pixel_counts(train)
+    shares = counts / max(1, counts.sum())
+    raw = [1 / math.sqrt(max(share, 1e-4)) for share in shares]
+    mean = float(np.dot(raw, shares)) or 1.0
+    weights = tuple(round(min(10.0, weight / mean), 4) for weight in raw)
+    reasons["class_weights"] = "1/√frequency: " + _named_shares(train.project.class_names, shares)
+    return weights
+
+
+def _named_shares(names: Sequence[str], shares: np.ndarray) -> str:
+    return ", ".join(f"{name} {share:.1%}" for name, share in zip(names, shares, strict=True))

@@ -1,0 +1,195 @@
+"""A training run from its run.json to its ending: data, plan, network, loop."""
+
+import os
+from datetime import UTC, datetime
+
+import msgspec
+import numpy as np
+import torch
+
+from emcfsys_engine.dataset.samples import list_samples
+from emcfsys_engine.errors import ProjectError, RunFolderError
+from emcfsys_engine.images.normalise import Normaliser
+from emcfsys_engine.learn.device import choose_device, choose_threads, describe, lost_gpu
+from emcfsys_engine.learn.model_file import colours_for
+from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_network
+from emcfsys_engine.learn.networks.weights import load_weights
+from emcfsys_engine.learn.run_context import Worker, say_ending
+from emcfsys_engine.learn.training.dataset import Dataset, class_pixel_counts
+from emcfsys_engine.learn.training.distributed import Ranks
+from emcfsys_engine.learn.training.plan import FORMAT, Plan, make_plan, summary_of
+from emcfsys_engine.learn.training.setup import Parts
+from emcfsys_engine.learn.training.trainer import Trainer
+from emcfsys_engine.model_card import ModelCard, NormaliserSettings, TrainingStatistics
+from emcfsys_engine.project import Project
+from emcfsys_engine.run.events import PlanMade, RunResumed, RunStarted, WarningGiven
+from emcfsys_engine.run.folder import Run, write_whole
+
+
+def execute(worker: Worker) -> int:
+    """Train as run.json says; go on where a checkpoint is found."""
+    project = worker.record.project
+    if project is None:
+        raise RunFolderError(worker.run.record_file, "has no project", "Train anew")
+    ranks = Ranks(worker.place)
+    threads = choose_threads(project.compute.threads, ranks.local_world)
+    torch.set_num_threads(threads)
+    device = choose_device(project.compute.gpus)
+    if device.type == "cuda" and ranks.world > 1:
+        torch.cuda.set_device(ranks.local_rank)
+    ranks.connect(device)
+    resumed = bool(ranks.most(worker.run.checkpoint_file.exists())[0])
+    # The same batch must give the same sums in every run: no choice by timing.
+    torch.backends.cudnn.benchmark = False
+    samples = list_samples(project, fold=worker.record.fold)
+    normaliser = Normaliser()
+    train = Dataset(samples.of("train"), project, normaliser, ranks.local_world)
+    val = Dataset(samples.of("val"), project, normaliser, ranks.local_world)
+    worker.say(
+        RunStarted(
+            run=worker.run.id,
+            does="train",
+            project=project.name,
+            classes=project.class_names,
+            total_steps=project.training.steps,
+            minutes=project.training.minutes,
+            device=device.type,
+            num_images=len(train),
+        )
+    )
+    lost = lost_gpu(device, project.compute.gpus, os.environ)
+    for note in filter(None, (lost, *samples.notes)):
+        worker.say(WarningGiven(message=note))
+    train.check()
+    val.check()
+    _refuse_unlabelled(project, train, val)
+    told = ranks.from_first(
+        lambda: _written_plan(worker.run, project, train, val, device, threads, ranks.world)
+    )
+    plan = msgspec.json.decode(told, type=Plan)
+    torch.set_num_threads(plan.threads)
+    worker.say(PlanMade(summary=summary_of(plan)))
+    torch.manual_seed(project.project.seed)
+    network = build_network(plan.network)
+    if not resumed:
+        _start_from(worker, project, network)
+    trainer = Trainer(
+        Parts(
+            run=worker.run,
+            project=project,
+            plan=plan,
+            card=_make_card(worker.run, project, plan, train),
+            network=network,
+            train=train,
+            val=val,
+            say=worker.say,
+            asked=worker.asked,
+            ranks=ranks,
+        )
+    )
+    if resumed:
+        worker.say(RunResumed(step=trainer.resume()))
+    print(f"{describe(device, getattr(torch, plan.precision))}: {summary_of(plan)}", flush=True)
+    ending = trainer.train()
+    ranks.leave()
+    return say_ending(worker, ending.reason, step=ending.step, score=ending.score)
+
+
+def _written_plan(
+    run: Run,
+    project: Project,
+    train: Dataset,
+    val: Dataset,
+    device: torch.device,
+    threads: int,
+    processes: int,
+) -> bytes:
+    """Write the run's plan, and return it: the one it has, with the budget of today, or a new one.
+
+    Raises: RunFolderError if the run was begun with another number of processes.
+    """
+    known = read_plan(run) if run.plan_file.exists() else None
+    plan = known or make_plan(project, train, val, device, threads, processes)
+    plan = msgspec.structs.replace(plan, fold=run.record().fold, folds=project.training.kfold)
+    if plan.processes != processes:
+        what = f"was begun with {plan.processes} processes, and {processes} are here"
+        raise RunFolderError(run.folder, what, "Resume it with as many, or train anew")
+    steps, minutes = project.training.steps, project.training.minutes
+    if known is not None and (steps is not None or minutes is not None):
+        plan = msgspec.structs.replace(plan, total_steps=steps, minutes=minutes)
+        if steps is not None and plan.validate_every is None:
+            plan = msgspec.structs.replace(plan, validate_every=max(1, steps // 20))
+    content = msgspec.json.format(msgspec.json.encode(plan), indent=2)
+    if plan != known:
+        write_whole(run.plan_file, content)
+    return content
+
+
+def read_plan(run: Run) -> Plan:
+    """Read plan.json.
+
+    Raises: RunFolderError if it is damaged or of a newer version.
+    """
+    try:
+        plan = msgspec.json.decode(run.plan_file.read_bytes(), type=Plan)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise RunFolderError(run.plan_file, f"cannot be read: {error}", "Train anew") from None
+    if plan.format > FORMAT:
+        what = f"has format {plan.format}, this version knows {FORMAT}"
+        raise RunFolderError(run.plan_file, what, "Update emcfsys-tui")
+    return plan
+
+
+def _start_from(worker: Worker, project: Project, network: SegmentationNetwork) -> None:
+    place = project.model.weights
+    if place not in ("none", "imagenet") and (project.folder / place).exists():
+        place = str(project.folder / place)
+    report = load_weights(network, place)
+    print(report.summary, flush=True)
+
+
+def _refuse_unlabelled(project: Project, train: Dataset, val: Dataset) -> None:
+    for name, split in (("training", train), ("validation", val)):
+        if not class_pixel_counts(split).sum():
+            remedy = "Label them, or take them out of project.toml"
+            raise ProjectError(project.file, "data", f"the {name} images have no labels", remedy)
+
+
+def _make_card(run: Run, project: Project, plan: Plan, train: Dataset) -> ModelCard:
+    return ModelCard(
+        network=msgspec.structs.replace(plan.network, auxiliary=False),
+        classes=project.class_names,
+        class_values=project.class_values,
+        colours=colours_for(len(project.classes)),
+        normaliser=NormaliserSettings(**msgspec.structs.asdict(plan.normaliser)),
+        pixel_nm=_pixel_nm(project, train),
+        patch_px=plan.patch_px,
+        statistics=_statistics(train),
+        project=project.name,
+        run=run.id,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=run.record().versions,
+    )
+
+
+def _pixel_nm(project: Project, train: Dataset) -> float | None:
+    """Return the pixel size trained at: the project's, else the images' if they agree to 10 %."""
+    if project.project.pixel_nm is not None:
+        return project.project.pixel_nm
+    sizes = [train[index].pixel_nm for index in range(len(train))]
+    known = [(y * x) ** 0.5 for y, x in (size for size in sizes if size is not None)]
+    if len(known) < len(sizes) or max(known) > 1.1 * min(known):
+        return None
+    return float(np.median(known))
+
+
+def _statistics(train: Dataset) -> TrainingStatistics:
+    means = np.array([train[index].raw_mean for index in range(len(train))])
+    contrasts = np.array([train[index].raw_deviation for index in range(len(train))])
+    return TrainingStatistics(
+        num_images=len(train),
+        mean=float(means.mean()),
+        mean_deviation=float(means.std()),
+        contrast=float(contrasts.mean()),
+        contrast_deviation=float(contrasts.std()),
+    )

@@ -1,0 +1,152 @@
+"""One optimiser step: augment, gather the gradients in parts that fit, step, average the weights.
+
+N patches, C channels, M pixels of a crop.
+"""
+
+import torch
+from torch import Tensor
+
+from emcfsys_engine.learn.device import autocast
+from emcfsys_engine.learn.networks.network import SegmentationNetwork
+from emcfsys_engine.learn.training.augment import augment
+from emcfsys_engine.learn.training.distributed import Ranks
+from emcfsys_engine.learn.training.losses import Loss, Measured
+from emcfsys_engine.learn.training.plan import Plan
+from emcfsys_engine.learn.training.rates import make_optimizer
+
+_AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss; Zhao et al. 2017 (PSPNet)
+
+
+class DoesNotFitError(Exception):
+    """A part of the batch needs more memory than the device has."""
+
+
+class Stepper:
+    """Does optimiser steps on one network, and keeps the average of its weights."""
+
+    def __init__(
+        self,
+        network: SegmentationNetwork,
+        averaged: SegmentationNetwork,
+        loss: Loss,
+        plan: Plan,
+        seed: int,
+        ranks: Ranks,
+    ) -> None:
+        self.plan = plan
+        self.ranks = ranks
+        self.device = ranks.device(plan.device)
+        self.precision: torch.dtype = getattr(torch, plan.precision)
+        self.network = network
+        self.averaged = averaged
+        self.loss = loss
+        self.seed = seed
+        self.optimizer = make_optimizer(network, plan, self.device)
+        self._parameters = list(network.parameters())
+        self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the first group in the last step."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def prepare(self, crops_NCMM: Tensor, labels_NMM: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Return the step's patches, augmented.
+
+        Each step seeds its own random numbers: a resumed run draws what it would have drawn.
+        """
+        seed = _mixed(self.seed, step)
+        torch.manual_seed(seed + self.ranks.rank)  # dropout differs between processes
+        rng = torch.Generator(self.device).manual_seed(seed)
+        images, labels = augment(
+            crops_NCMM, labels_NMM, self.plan.patch_px, self.plan.strengths, rng
+        )
+        return images.contiguous(memory_format=torch.channels_last), labels
+
+    def gather(self, images: Tensor, labels: Tensor, micro_batch: int) -> Tensor:
+        """Gather the batch's gradients, so many patches at a time; return its mean loss.
+
+        With several processes each computes its share of every part, and all get the same sums:
+        gradients are added here rather than by DistributedDataParallel, because all processes must
+        agree that the batch fits before any of them waits for the others' gradients.
+        Raises: DoesNotFitError, on every process, with gradients that are worth nothing.
+        """
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        fits = True
+        for first in range(0, len(images), micro_batch):
+            part = slice(first, first + micro_batch)
+            measured = self._measured(*self.ranks.share(images[part], labels[part])) if fits else []
+            self._agree_that_it_fits(bool(measured))
+            loss, guided = self._value(measured)
+            share = len(images[part]) / len(images)
+            fits = self._backward(guided * share)
+            total += loss.detach() * share
+        self._agree_that_it_fits(fits)
+        self.ranks.sum_gradients(self._parameters)
+        return total
+
+    def _measured(self, images: Tensor, labels: Tensor) -> list[Measured]:
+        """Return what the network's heads make of some patches; nothing when they do not fit."""
+        try:
+            with autocast(self.device, self.precision):
+                logits, auxiliary = self.network.forward_with_auxiliary(images)
+            heads = [logits] if auxiliary is None else [logits, auxiliary]
+            return [self.loss.measure(head, labels) for head in heads]
+        except torch.OutOfMemoryError:
+            return []
+
+    def _value(self, measured: list[Measured]) -> tuple[Tensor, Tensor]:
+        """Return the loss of the head, and the one to learn from, with that of a second head."""
+        try:
+            loss = guided = self.loss.value(measured[0])
+            for auxiliary in measured[1:]:
+                guided = guided + _AUXILIARY_WEIGHT * self.loss.value(auxiliary)
+        except torch.OutOfMemoryError:
+            if self.ranks.world > 1:  # the others wait for this process's statistics: no way back
+                raise
+            raise DoesNotFitError from None
+        return loss, guided
+
+    def _backward(self, loss: Tensor) -> bool:
+        try:
+            loss.backward()
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
+    def _agree_that_it_fits(self, fits: bool) -> None:
+        """Go on when every process had memory enough; else none does."""
+        if self.ranks.most(not fits)[0]:
+            raise DoesNotFitError
+
+    def step(self, factor: float, step: int) -> None:
+        """Move the weights by the gathered gradients, with `factor` times the plan's rates."""
+        for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = rate * factor
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.clip_norm)
+        self.optimizer.step()
+        self._average(step)
+
+    @torch.no_grad()
+    def _average(self, step: int) -> None:
+        """Move the averaged weights towards the current ones, faster at the start."""
+        decay = min(self.plan.ema_decay, (1 + step) / (10 + step))
+        own = self.network.state_dict()
+        floats: list[Tensor] = []
+        targets: list[Tensor] = []
+        for name, mean in self.averaged.state_dict().items():
+            if mean.dtype.is_floating_point:
+                floats.append(mean)
+                targets.append(own[name])
+            else:
+                mean.copy_(own[name])
+        torch._foreach_lerp_(floats, targets, 1 - decay)  # pyright: ignore[reportPrivateUsage]
+
+
+def _mixed(seed: int, step: int) -> int:
+    """Return one 63-bit number for a seed and a step (splitmix64)."""
+    value = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    value ^= value >> 31
+    return (value * 0x94D049BB133111EB & (2**64 - 1)) >> 1

@@ -1,0 +1,293 @@
+"""The training loop: steps, validations, checkpoints, and a clean end to any of them."""
+
+import copy
+import math
+import time
+from dataclasses import dataclass, field
+
+import msgspec
+import torch
+from torch import Tensor
+
+from emcfsys_engine.errors import RunFailedError
+from emcfsys_engine.learn.training.batches import Batches
+from emcfsys_engine.learn.training.budget import Budget
+from emcfsys_engine.learn.training.checkpoint import (
+    TrainState,
+    load_optimizer,
+    optimizer_tensors,
+    read_checkpoint,
+)
+from emcfsys_engine.learn.training.dataset import PatchSampler
+from emcfsys_engine.learn.training.losses import build_loss
+from emcfsys_engine.learn.training.rates import rate_factor
+from emcfsys_engine.learn.training.saving import Idle, Saver
+from emcfsys_engine.learn.training.setup import Ending, Parts
+from emcfsys_engine.learn.training.step import DoesNotFitError, Stepper
+from emcfsys_engine.learn.training.validation import Look, card_at, event_of
+from emcfsys_engine.run.events import StepDone, WarningGiven
+
+_CHECKPOINT_EVERY_S = 120.0
+_STEP_EVENT_EVERY_S = 0.5
+_ENDING_OF = {
+    "cancel": "cancelled",
+    "stop": "stopped",
+    "pause": "paused",
+    "terminated": "terminated",
+}
+_WISHES = (
+    "terminated",
+    "pause",
+    "stop",
+    "cancel",
+)  # where processes heard different ones, the last
+
+
+@dataclass(kw_only=True)
+class _Since:
+    """What was counted since the last event of a kind."""
+
+    loss: Tensor
+    steps: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def begin_again(self) -> None:
+        self.loss.zero_()
+        self.steps = 0
+        self.started = time.monotonic()
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def step_s(self) -> float:
+        return self.seconds() / max(1, self.steps)
+
+
+class Trainer:
+    """Trains one network as its plan says; a checkpoint holds all of its state."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.plan = parts.plan
+        self.ranks = parts.ranks
+        self.device = self.ranks.device(parts.plan.device)
+        network = parts.network.to(self.device).to(memory_format=torch.channels_last)
+        self.averaged = copy.deepcopy(network).eval().requires_grad_(False)
+        self.network = self.ranks.with_common_norms(network, self.device)
+        seed = parts.project.project.seed
+        text, weights = parts.project.training.loss, self.plan.class_weights
+        loss = build_loss(text, weights, self.ranks)
+        self.stepper = Stepper(self.network, self.averaged, loss, self.plan, seed, self.ranks)
+        self.look = Look(parts, self.averaged, build_loss(text, weights))
+        self.sampler = PatchSampler(parts.train, self.plan.patch_px, self.plan.batch, seed)
+        self.state = TrainState(micro_batch=self.plan.micro_batch)
+        self.saver = Saver(parts.run, parts.say, self.averaged) if self.ranks.is_first else Idle()
+        self.since_event = _Since(loss=torch.zeros((), device=self.device))
+        self.since_validation = _Since(loss=torch.zeros((), device=self.device))
+        self.budget = Budget(self.plan)
+
+    def resume(self) -> int:
+        """Go on from the run's checkpoint; return its step."""
+        self._restore()
+        self.since_validation.loss.fill_(self.state.loss_sum)
+        self.since_validation.steps = self.state.loss_count
+        return self.state.step
+
+    def train(self) -> Ending:
+        """Step until the budget, patience or a person ends it; then validate and save."""
+        self.budget.begin(self.state.elapsed_s)
+        batches = Batches(self.sampler, self.state.step + 1, self.device)
+        try:
+            reason = self._loop(batches)
+        finally:
+            batches.close()
+        if reason in ("cancelled", "paused", "terminated"):
+            self._save_checkpoint()
+        else:
+            if self.since_validation.steps or self.state.step == 0:
+                self._validate()
+            self._save_checkpoint()
+            self.saver.save_final(card_at(self.parts.card, self.state.step))
+        self.saver.close()
+        return Ending(reason=reason, step=self.state.step, score=self.state.best_score)
+
+    def _loop(self, batches: Batches) -> str:
+        while True:
+            ended, progress = self._agreed()
+            if ended is not None:
+                return ended
+            loss = self.step(*batches.next(), progress)
+            for counter in (self.since_event, self.since_validation):
+                counter.loss += loss
+                counter.steps += 1
+            self.saver.poll()
+            says, validates, saves = self._due()
+            if says or validates:
+                self._say_step()
+            if validates:
+                self._validate()
+                self._save_checkpoint()
+                if self._has_lost_patience():
+                    return "early_stopping"
+            elif saves:
+                self._save_checkpoint()
+
+    def _agreed(self) -> tuple[str | None, float]:
+        """Return why to end now, if so, and the run's progress: the same on all processes."""
+        asked = self.parts.asked()
+        wish = 0 if asked is None else _WISHES.index(asked) + 1
+        is_over = self.budget.is_over(self.state, self.since_validation.step_s())
+        progress = self.budget.progress(self.state.step + 1, self.state)
+        wish, over, progress = self.ranks.most(wish, is_over, progress)
+        if wish:
+            return _ENDING_OF[_WISHES[int(wish) - 1]], progress
+        budget = "minutes" if self.plan.total_steps is None else "steps"
+        return (budget if over else None), progress
+
+    def _due(self) -> tuple[bool, bool, bool]:
+        """Tell what all processes do after this step: report it, validate, save a checkpoint."""
+        validates = self.budget.is_validation_due(self.state, self.since_validation.seconds())
+        saves = self.saver.seconds_since_checkpoint() > _CHECKPOINT_EVERY_S
+        says, validates, saves = self.ranks.most(self._is_event_due(), validates, saves)
+        return bool(says), bool(validates), bool(saves)
+
+    def step(self, crops_NCMM: Tensor, labels_NMM: Tensor, progress: float) -> Tensor:
+        """Do one optimiser step on a batch; return its mean loss, still on the device.
+
+        Units: `progress` is the share of the run that is done, 0 to 1.
+        """
+        step = self.state.step + 1
+        images, labels = self.stepper.prepare(crops_NCMM, labels_NMM, step)
+        factor = rate_factor(self.plan, step, progress) * self.state.rate_factor
+        loss = self._gathered(images, labels)
+        self.stepper.step(factor, step)
+        self.state = msgspec.structs.replace(self.state, step=step)
+        return loss
+
+    def _gathered(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Gather the batch's gradients, in parts that fit into memory; return its mean loss."""
+        while True:
+            try:
+                return self.stepper.gather(images, labels, self.state.micro_batch)
+            except DoesNotFitError:
+                self._halve_micro_batch()
+
+    def _halve_micro_batch(self) -> None:
+        """Compute fewer patches at a time from now on; the effective batch stays what it was."""
+        micro = self.state.micro_batch
+        if micro <= self.ranks.world:
+            raise RunFailedError(
+                f"one patch of {self.plan.patch_px} px does not fit into the device's memory. "
+                "Lower training.patch_px, or choose a smaller backbone"
+            )
+        torch.cuda.empty_cache()
+        self.state = msgspec.structs.replace(self.state, micro_batch=micro // 2)
+        message = (
+            f"Out of memory at step {self.state.step + 1}: {micro // 2} instead of {micro} patches "
+            f"at a time from now on, {self.plan.batch} a step as before"
+        )
+        self.parts.say(WarningGiven(message=message))
+
+    def _has_lost_patience(self) -> bool:
+        patience = self.parts.project.training.patience
+        return 0 < patience <= self.state.beaten
+
+    def _is_event_due(self) -> bool:
+        return self.state.step == 1 or self.since_event.seconds() >= _STEP_EVENT_EVERY_S
+
+    def _say_step(self) -> None:
+        """Report the steps since the last report; here a non-finite loss is found."""
+        since = self.since_event
+        if not since.steps:
+            return
+        loss = float(since.loss) / since.steps
+        if not math.isfinite(loss):
+            self._roll_back(loss)
+        else:
+            self.parts.say(
+                StepDone(
+                    step=self.state.step,
+                    loss=loss,
+                    learning_rate=self.stepper.learning_rate,
+                    seconds=since.step_s(),
+                )
+            )
+        since.begin_again()
+
+    def _roll_back(self, loss: float) -> None:
+        """Go back to the last checkpoint with half the rate, once; then give up."""
+        step = self.state.step
+        what = f"the loss became {loss} at step {step} or just before"
+        self.saver.wait()
+        self.ranks.wait()
+        if self.state.rollbacks or not self.parts.run.checkpoint_file.exists():
+            raise RunFailedError(f"{what}. Lower training.encoder_lr and training.decoder_lr")
+        self._restore()
+        back_to = self.state.step
+        self.state = msgspec.structs.replace(
+            self.state, step=step, rate_factor=self.state.rate_factor / 2, rollbacks=1
+        )
+        self.since_validation.begin_again()
+        message = f"{what}: back to the weights of step {back_to} with half the rate"
+        self.parts.say(WarningGiven(message=message))
+
+    def _validate(self) -> None:
+        since = self.since_validation
+        started = time.monotonic()
+        train_s = started - since.started
+        result = self.look.at(self.state.step)
+        score = result.scores.score(self.parts.project.training.best_by)
+        beaten = (self.state.best_step, self.state.best_score)
+        is_best = score is not None and (beaten[1] is None or score > beaten[1])
+        self.state = msgspec.structs.replace(
+            self.state,
+            elapsed_s=self.budget.elapsed_s(),
+            validation_s=time.monotonic() - started,
+            best_score=score if is_best else self.state.best_score,
+            best_step=self.state.step if is_best else self.state.best_step,
+            beaten=0 if is_best else self.state.beaten + 1,
+        )
+        self.parts.say(
+            event_of(
+                result,
+                step=self.state.step,
+                train_loss=float(since.loss) / max(1, since.steps),
+                learning_rate=self.stepper.learning_rate,
+                images_per_s=since.steps * self.plan.batch / max(1e-9, train_s),
+                seconds_left=self.budget.seconds_left(self.state, train_s / max(1, since.steps)),
+                score=score,
+                is_best=is_best,
+            )
+        )
+        if is_best:
+            card = card_at(self.parts.card, self.state.step, result)
+            self.saver.save_best(card, score, beaten)
+        since.begin_again()
+
+    def _restore(self) -> None:
+        tensors, self.state = read_checkpoint(self.parts.run.checkpoint_file)
+        self.network.load_state_dict(_under("network.", tensors))
+        self.averaged.load_state_dict(_under("averaged.", tensors))
+        load_optimizer(self.stepper.optimizer, tensors)
+
+    def _save_checkpoint(self) -> None:
+        # A resume gives every process these statistics: they are to be the same in a run that
+        # is not interrupted.
+        self.ranks.copy_from_first(list(self.network.buffers()))
+        self.state = msgspec.structs.replace(
+            self.state,
+            elapsed_s=self.budget.elapsed_s(),
+            loss_sum=float(self.since_validation.loss),
+            loss_count=self.since_validation.steps,
+        )
+        tensors = {f"network.{name}": t for name, t in self.network.state_dict().items()}
+        tensors |= {f"averaged.{name}": t for name, t in self.averaged.state_dict().items()}
+        self.saver.save_checkpoint(tensors | optimizer_tensors(self.stepper.optimizer), self.state)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

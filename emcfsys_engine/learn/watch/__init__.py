@@ -1,0 +1,1 @@
+"""The hot folder's worker: every image that arrives gets its mask."""

@@ -1,0 +1,132 @@
+"""Measurements of a hot folder: one line an image in one CSV, beside the ledger.
+
+Lines are appended before the ledger's, on the disk: a kill between the two leaves lines of images
+that the ledger does not know, which the next start takes back, so that no image is counted twice.
+"""
+
+import csv
+import io
+import math
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from emcfsys_engine.hotfolder.ledger import FOLDER
+from emcfsys_engine.images.micrograph import Micrograph
+from emcfsys_engine.learn.inference.predictor import Prediction
+from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.run.folder import write_whole
+
+Line = Mapping[str, object]
+_FILE = "measurements.csv"
+
+
+def measured(
+    image: str, micrograph: Micrograph, prediction: Prediction, card: ModelCard, unlike: str
+) -> Line:
+    """Return an image's line: each class's area, and the number and size of its objects.
+
+    Objects are told of all classes but the first, the ground. Units: px, and nm where the pixel
+    size is known; diameters are those of discs of the same area, their median.
+    """
+    nm = micrograph.pixel_nm
+    area_nm2 = None if nm is None else math.prod(nm)
+    line: dict[str, object] = {
+        "image": image,
+        "height_px": prediction.mask.shape[0],
+        "width_px": prediction.mask.shape[1],
+        "pixel_nm": "" if area_nm2 is None else f"{math.sqrt(area_nm2):.6g}",
+        "confidence": f"{prediction.confidence:.4f}",
+        "unlike_training_data": unlike,
+    }
+    ground = card.class_values[0]
+    for name, value in zip(card.classes, card.class_values, strict=True):
+        pixels = int((prediction.mask == value).sum())
+        line[f"{name}_fraction"] = f"{pixels / prediction.mask.size:.6f}"
+        line[f"{name}_px"] = pixels
+        line[f"{name}_nm2"] = "" if area_nm2 is None else f"{pixels * area_nm2:.6g}"
+        if value == ground:
+            continue
+        areas_px = _object_areas_px(prediction.mask == value)
+        line[f"{name}_objects"] = len(areas_px)
+        middle = ""
+        if len(areas_px):
+            middle = f"{2 * math.sqrt(float(np.median(areas_px)) * (area_nm2 or 1) / math.pi):.6g}"
+        line[f"{name}_diameter_px"] = middle if nm is None else ""
+        line[f"{name}_diameter_nm"] = "" if nm is None else middle
+    return line
+
+
+def _object_areas_px(is_class_HW: np.ndarray) -> np.ndarray:
+    """Return the area of each object; pixels that touch at a corner are one object."""
+    labels = np.zeros(is_class_HW.shape, np.int32)
+    ndimage.label(is_class_HW, np.ones((3, 3)), output=labels)
+    return np.bincount(labels.ravel())[1:]
+
+
+class Measurements:
+    """The CSV of one output folder; its columns stay those of its first line.
+
+    Raises: OSError where it cannot be read or written.
+    """
+
+    def __init__(self, output: Path, done: Collection[str]) -> None:
+        """`done`: the images the ledger knows; lines after the last of those are taken back."""
+        self.file = output / FOLDER / _FILE
+        self._columns: list[str] = []
+        self._begun = 0  # where the lines of the last append begin
+        if self.file.exists():
+            self._drop_unknown(frozenset(done))
+
+    def append(self, lines: Sequence[Line]) -> None:
+        """Append lines; they are on the disk when this returns."""
+        if not lines:
+            return
+        text = io.StringIO(newline="")
+        if not self._columns:
+            self._columns = list(lines[0])
+            csv.writer(text).writerow(self._columns)
+        # A later version's columns would shift an older file's: it keeps its own.
+        writer = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore")
+        writer.writerows(lines)
+        with self.file.open("ab") as stream:
+            self._begun = stream.tell()
+            try:
+                stream.write(text.getvalue().encode("utf-8", "surrogateescape"))
+                stream.flush()
+                os.fsync(stream.fileno())
+            except OSError:
+                self.take_back()  # half a line would merge with the next
+                raise
+
+    def take_back(self) -> None:
+        """Remove the lines of the last append: the ledger could not take their images."""
+        if self.file.exists():
+            os.truncate(self.file, self._begun)
+            self._columns = self._columns if self._begun else []
+
+    def _drop_unknown(self, done: frozenset[str]) -> None:
+        """Drop a torn last line and lines of images that the ledger does not know, at the end."""
+        content = self.file.read_bytes().decode("utf-8", "surrogateescape")
+        rows = list(csv.reader(io.StringIO(content, newline="")))
+        if not rows:
+            return
+        self._columns = rows[0]
+        kept = len(rows)
+        while kept > 1 and (
+            len(rows[kept - 1]) != len(rows[0]) or _file_of(rows[kept - 1][0], done) not in done
+        ):
+            kept -= 1
+        if kept == len(rows) and content.endswith("\n"):
+            return
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(rows[:kept])
+        write_whole(self.file, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _file_of(image: str, done: frozenset[str]) -> str:
+    """Return the file of an image, which may be a plane: stack.mrc#12."""
+    return image if image in done else image.rpartition("#")[0]

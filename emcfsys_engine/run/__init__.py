@@ -1,0 +1,1 @@
+"""One run: its folder, its events, how it ended, and the groups it belongs to."""

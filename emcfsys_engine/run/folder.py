@@ -1,0 +1,430 @@
+"""One run's folder: makes it, names every file in it, tells its outcome."""
+
+import fcntl
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from emcfsys_engine.errors import RunFolderError
+from emcfsys_engine.project import Project
+from emcfsys_engine.run.events import (
+    AnyEvent,
+    Ending,
+    EventReader,
+    RunCancelled,
+    RunFailed,
+    RunFinished,
+    RunInterrupted,
+    RunResumed,
+    RunStarted,
+    read_events,
+)
+
+FORMAT = 1
+State = Literal["new", "running", "done", "failed", "cancelled", "interrupted", "lost"]
+
+# What a worker may know of its submitter's environment: libraries and caches, no secrets.
+_ENVIRONMENT = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|PYTHONPATH|VIRTUAL_ENV|"
+    r"CONDA_(PREFIX|DEFAULT_ENV)|CC|CXX|TORCHINDUCTOR_CACHE_DIR|CUDA_\w+|NVIDIA_\w+|"
+    r"OMP_NUM_THREADS|MKL_NUM_THREADS|"
+    r"HF_(HOME|HUB_CACHE|HUB_OFFLINE)|TORCH_HOME|XDG_\w+|EMCFSYS_\w+|https?_proxy|no_proxy"
+)
+
+
+class TrainRequest(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
+    """Train as the project says."""
+
+
+class PredictRequest(msgspec.Struct, frozen=True, kw_only=True, tag="predict"):
+    """Predict the inputs with a model file, or with several as an ensemble."""
+
+    model: str  # absolute path
+    also: tuple[str, ...] = ()  # more model files: an ensemble
+    inputs: tuple[str, ...]  # absolute files, folders or globs
+    out: str  # absolute folder
+    overlay: bool = False
+    probability: bool = False
+    uncertainty: bool = False
+    rank_uncertain: bool = False
+    vectors: tuple[Literal["labelme", "coco", "geojson", "imagej"], ...] = ()
+    mask_format: Literal["png", "tif", "tiff", "ome-tiff", "ome-zarr"] = "png"
+    force: bool = False
+    tta: bool = False
+    rescale: bool = False
+    overlap: float = 0.25
+    tile_px: int | None = None
+    batch: int | None = None
+    threads: int | None = None
+    compile: bool = True  # when enough of it is left to pay for that
+
+
+class WatchRequest(msgspec.Struct, frozen=True, kw_only=True, tag="watch"):
+    """Watch the project's hot folder and predict what arrives."""
+
+    model: str  # absolute path, resolved when the run was made
+    watch: str
+    output: str
+    once: bool = False
+
+
+Request = TrainRequest | PredictRequest | WatchRequest
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """run.json: what was true when the run was asked for; what runs is what stands here."""
+
+    format: int = FORMAT
+    id: str
+    request: Request
+    project: Project | None = None
+    seed: int = 0
+    created: float
+    python: str  # the submitter's interpreter
+    folder: str  # where the submitter stood
+    environment: dict[str, str] = {}
+    versions: dict[str, str] = {}
+    resume: Literal["auto", "never"] = "never"
+    group: str = ""  # runs that were asked for together
+    fold: int = 0  # of a cross-validation, from 1; 0: none
+
+
+class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """exit.json: how the worker's process ended, written by its keeper."""
+
+    format: int = FORMAT
+    exit_code: int | None = None  # None: ended by a signal
+    signal: str | None = None  # SIGKILL, SIGSEGV …
+    out_of_memory: bool = False
+    started: float = 0.0
+    ended: float = 0.0
+    detail: str = ""
+
+
+class AskRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """ask.json: what a person asked of a running worker; without one a TERM is an interruption."""
+
+    ask: Literal["cancel", "stop", "pause"]
+    time: float
+
+
+class Run:
+    """One run, known by its folder; every name of a file in it is made here."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    @property
+    def id(self) -> str:
+        """The run's name: that of its folder."""
+        return self.folder.name
+
+    @property
+    def record_file(self) -> Path:
+        """What was asked for."""
+        return self.folder / "run.json"
+
+    @property
+    def plan_file(self) -> Path:
+        """Every automatic choice, with its reason."""
+        return self.folder / "plan.json"
+
+    @property
+    def events_file(self) -> Path:
+        """What the worker said."""
+        return self.folder / "events.jsonl"
+
+    @property
+    def exit_file(self) -> Path:
+        """How the worker's process ended."""
+        return self.folder / "exit.json"
+
+    @property
+    def ranks_file(self) -> Path:
+        """With which exit code the first of several processes ended; torchrun passes none on."""
+        return self.folder / "ranks.json"
+
+    @property
+    def ask_file(self) -> Path:
+        """What a person asked of the worker."""
+        return self.folder / "ask.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked while a keeper or worker of this run lives."""
+        return self.folder / "run.lock"
+
+    @property
+    def log_file(self) -> Path:
+        """The worker's standard output and error."""
+        return self.folder / "log.txt"
+
+    @property
+    def best_model(self) -> Path:
+        """The model file with the best validation score so far."""
+        return self.folder / "best.safetensors"
+
+    @property
+    def final_model(self) -> Path:
+        """The model file as training ended."""
+        return self.folder / "final.safetensors"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """Everything needed to go on with training."""
+        return self.folder / "checkpoint-last.safetensors"
+
+    @property
+    def previews_folder(self) -> Path:
+        """Small pictures made at validations."""
+        return self.folder / "previews"
+
+    def record(self) -> RunRecord:
+        """Read run.json.
+
+        Raises: RunFolderError if there is none or it is of a newer version.
+        """
+        try:
+            record = msgspec.json.decode(self.record_file.read_bytes(), type=RunRecord)
+        except FileNotFoundError:
+            remedy = "Name a folder under a project's runs/"
+            raise RunFolderError(self.folder, "is no run: it has no run.json", remedy) from None
+        except msgspec.MsgspecError as error:
+            remedy = "Restore it from a copy"
+            raise RunFolderError(self.record_file, f"is damaged: {error}", remedy) from None
+        if record.format > FORMAT:
+            what = f"has format {record.format}, this version knows {FORMAT}"
+            raise RunFolderError(self.record_file, what, "Update emcfsys-tui")
+        return record
+
+    def write_record(self, record: RunRecord) -> None:
+        """Write run.json: when the run is made, and when a resume extends it.
+
+        Raises: RunFolderError if it cannot be written.
+        """
+        content = msgspec.json.format(msgspec.json.encode(record), indent=2)
+        try:
+            write_whole(self.record_file, content)
+        except OSError as error:
+            what = f"could not be written: {error.strerror}"
+            raise RunFolderError(self.record_file, what, "Free some space") from None
+
+    def discard(self) -> None:
+        """Remove a run that was never started.
+
+        Raises: RunFolderError if it was.
+        """
+        if self.events_file.exists() or self.is_alive():
+            raise RunFolderError(self.folder, "has been started", "Cancel it instead")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def start_file(self) -> Path:
+        """Which start of the run is the newest; written by whoever starts it."""
+        return self.folder / "start.json"
+
+    def exit_record(self) -> ExitRecord | None:
+        """Read exit.json; None while there is none."""
+        return _read_optional(self.exit_file, ExitRecord)
+
+    def asked(self) -> str | None:
+        """Tell what a person asked of the worker: cancel, stop or pause."""
+        record = _read_optional(self.ask_file, AskRecord)
+        return record.ask if record else None
+
+    def events(self) -> list[AnyEvent]:
+        """Return all events, without those a resume made void."""
+        return read_events(self.events_file)
+
+    def is_alive(self) -> bool:
+        """Tell whether a keeper or worker of this run lives: it holds the run lock."""
+        try:
+            descriptor = os.open(self.lock_file, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def state(self) -> State:
+        """Tell the run's state from its folder alone."""
+        if self.is_alive():
+            return "running"
+        return self.outcome()[0]
+
+    def outcome(self) -> tuple[State, str]:
+        """Tell how a run that no longer lives ended, and why."""
+        ending, record = self.ending(), self.exit_record()
+        if ending is not None and record is not None and record.started > ending.time:
+            ending = None  # of an earlier start: the last one died before its first word
+        if isinstance(ending, RunFinished):
+            return "done", ending.reason
+        if isinstance(ending, RunFailed):
+            return "failed", ending.reason
+        if isinstance(ending, RunCancelled):
+            return "cancelled", ""
+        if isinstance(ending, RunInterrupted):
+            return "interrupted", ending.reason
+        if record is not None and record.signal == "SIGTERM":  # before the worker could listen
+            return ("cancelled", "") if self.asked() == "cancel" else ("interrupted", "terminated")
+        if record is not None:
+            return "failed", _process_end(record)
+        if self.events_file.exists():
+            return "lost", "its worker and keeper ended without a word"
+        return "new", ""
+
+    def ending(self) -> Ending | None:
+        """Return the event that ended the run, if its last start ended with one."""
+        last: Ending | None = None
+        for event in EventReader(self.events_file).read_new():
+            if isinstance(event, Ending):
+                last = event
+            elif isinstance(event, RunStarted | RunResumed):
+                last = None
+        return last
+
+    def ask(self, ask: Literal["cancel", "stop", "pause"]) -> None:
+        """Leave word for the worker; it looks when it is signalled and between steps."""
+        write_whole(self.ask_file, msgspec.json.encode(AskRecord(ask=ask, time=time.time())))
+
+
+def new_run(
+    parent: Path,
+    request: Request,
+    *,
+    project: Project | None = None,
+    resume: Literal["auto", "never"] = "never",
+    group: str = "",
+    fold: int = 0,
+) -> Run:
+    """Make the next free run folder under `parent` and write its run.json.
+
+    A first fold without a group's name begins a new group, named after its run.
+    Raises: RunFolderError if the folder cannot be made or written.
+    """
+    folder = _next_folder(parent)
+    record = RunRecord(
+        id=folder.name,
+        request=request,
+        project=project,
+        seed=project.project.seed if project else 0,
+        created=time.time(),
+        python=sys.executable,
+        folder=str(Path.cwd()),
+        environment=_allowed(os.environ),
+        versions=_versions(),
+        resume=resume,
+        group=group or (folder.name.replace("run-", "kfold-") if fold else ""),
+        fold=fold,
+    )
+    run = Run(folder)
+    try:
+        run.write_record(record)
+    except RunFolderError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return run
+
+
+def open_run(folder: Path) -> Run:
+    """Return the run of a folder that holds one.
+
+    Raises: RunFolderError if it holds none.
+    """
+    run = Run(folder)
+    run.record()
+    return run
+
+
+def list_runs(project_folder: Path) -> list[Run]:
+    """Return a project's runs, oldest first."""
+    folder = project_folder / "runs"
+    try:
+        names = sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [Run(folder / name) for name in names if (folder / name / "run.json").is_file()]
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write a file so that its name never stands for half of it: temporary, fsync, replace."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)  # the new name itself must survive a power cut
+    finally:
+        os.close(folder)
+
+
+def _next_folder(parent: Path) -> Path:
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        taken = [int(name[4:]) for name in os.listdir(parent) if re.fullmatch(r"run-\d+", name)]
+        number = max(taken, default=0) + 1
+        while True:
+            folder = parent / f"run-{number:04d}"
+            try:
+                folder.mkdir()
+            except FileExistsError:  # somebody else was faster
+                number += 1
+            else:
+                return folder
+    except OSError as error:
+        what = f"no run can be made here: {error.strerror}"
+        raise RunFolderError(parent, what, "Check the folder's permissions and space") from None
+
+
+def _allowed(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if _ENVIRONMENT.fullmatch(name)}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": sys.version.split()[0]}
+    metadata = import_module("importlib.metadata")  # a tenth of the interface's start
+    for name in ("emcfsys-tui", "torch", "timm", "segmentation-models-pytorch", "numpy"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _process_end(record: ExitRecord) -> str:
+    if record.out_of_memory:
+        return "ended by the kernel: out of memory"
+    if record.signal:
+        return f"ended by {record.signal}"
+    if record.detail:
+        return record.detail
+    return f"ended with exit code {record.exit_code}"
+
+
+def _read_optional(file: Path, kind: type[Any]) -> Any:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=kind)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None

@@ -1,0 +1,1 @@
+"""Objects of masks in nanometres: found, measured, written as tables."""

@@ -1,0 +1,1 @@
+"""One page of a run, to send or keep."""

@@ -1,0 +1,149 @@
+"""A run as its folder tells it: everything a report needs, read once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from emcfsys_engine.run.events import AnyEvent, RunStarted, StepDone, ValidationDone
+from emcfsys_engine.run.folder import (
+    ExitRecord,
+    PredictRequest,
+    Run,
+    RunRecord,
+    State,
+    TrainRequest,
+)
+
+_LOG_LINES = 40
+_LOG_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """What a run was asked, what it decided, what it said, and how it ended."""
+
+    run: Run
+    record: RunRecord
+    plan: dict[str, Any]  # as plan.json has it: older and newer plans are told as well
+    events: tuple[AnyEvent, ...]
+    state: State
+    reason: str
+    exit: ExitRecord | None
+    log_tail: tuple[str, ...]
+
+    @property
+    def does(self) -> str:
+        """What the run does: train, predict or watch."""
+        request = self.record.request
+        if isinstance(request, TrainRequest):
+            return "train"
+        return "predict" if isinstance(request, PredictRequest) else "watch"
+
+    @property
+    def title(self) -> str:
+        """The project's name, else that of the model which predicted."""
+        if self.record.project is not None:
+            return self.record.project.name
+        started = self.started
+        if started is not None and started.project:
+            return started.project
+        request = self.record.request
+        return Path(request.model).name if isinstance(request, PredictRequest) else self.run.id
+
+    @property
+    def started(self) -> RunStarted | None:
+        """The first event, if the worker came so far."""
+        return next((event for event in self.events if isinstance(event, RunStarted)), None)
+
+    @property
+    def device(self) -> str:
+        """What it computed on."""
+        return self.started.device if self.started else ""
+
+    @property
+    def total_steps(self) -> int | None:
+        """How many steps it was to do."""
+        starts = [event for event in self.events if isinstance(event, RunStarted)]
+        return starts[-1].total_steps if starts else None
+
+    @property
+    def validations(self) -> list[ValidationDone]:
+        """The validations in their order."""
+        return [event for event in self.events if isinstance(event, ValidationDone)]
+
+    @property
+    def best(self) -> ValidationDone | None:
+        """The validation whose model was kept as best."""
+        kept = [event for event in self.validations if event.is_best]
+        return kept[-1] if kept else None
+
+    @property
+    def step(self) -> int:
+        """The last step known."""
+        kinds = (StepDone, ValidationDone)
+        return max((event.step for event in self.events if isinstance(event, kinds)), default=0)
+
+    @property
+    def began(self) -> float | None:
+        """When the first event was written. Units: seconds since 1970."""
+        return self.events[0].time if self.events else None
+
+    @property
+    def ended(self) -> float | None:
+        """When the last event was written. Units: seconds since 1970."""
+        return self.events[-1].time if self.events else None
+
+    @property
+    def seconds(self) -> float | None:
+        """From the first event to the last, pauses included."""
+        if self.began is None or self.ended is None:
+            return None
+        return max(0.0, self.ended - self.began)
+
+
+def read_story(run: Run) -> Story:
+    """Read a run's folder; a file that is not there yet is no fault.
+
+    Raises: RunFolderError if the folder holds no run.
+    """
+    record = run.record()
+    state = run.state()
+    reason = "" if state in ("running", "new") else run.outcome()[1]
+    return Story(
+        run=run,
+        record=record,
+        plan=_plan_of(run.plan_file),
+        events=tuple(run.events()),
+        state=state,
+        reason=reason,
+        exit=None if state == "running" else run.exit_record(),
+        log_tail=_tail(run.log_file),
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words that fit beside a number: 42 s, 7 min, 3 h 5 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _plan_of(file: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return {}
+
+
+def _tail(file: Path) -> tuple[str, ...]:
+    try:
+        with file.open("rb") as stream:
+            stream.seek(0, 2)
+            stream.seek(max(0, stream.tell() - _LOG_BYTES))
+            text = stream.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ()
+    return tuple(text.splitlines()[-_LOG_LINES:])

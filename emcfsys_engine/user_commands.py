@@ -1,0 +1,62 @@
+"""Telling people that a job ended: the command of their own config file, without a shell."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+
+from emcfsys_engine.jobs.job import Job
+from emcfsys_engine.launch import identity
+
+_LONGEST_S = 60.0
+
+
+class Notices:
+    """Notices under way: none holds the daemon up."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self.command = list(command)
+        self._running: list[tuple[subprocess.Popen[bytes], float]] = []
+        self._lock = threading.Lock()  # told from two threads
+
+    def tell(self, job: Job, state: str, reason: str) -> None:
+        """Start the user's command for a job that ended, with the facts in its environment."""
+        if not self.command:
+            return
+        facts = {
+            "EMCFSYS_JOB": str(job.id),
+            "EMCFSYS_JOB_STATE": state,
+            "EMCFSYS_JOB_REASON": reason.replace("\0", ""),
+            "EMCFSYS_JOB_PROJECT": job.project,
+            "EMCFSYS_JOB_RUN": job.run,
+        }
+        environment = {name: value for name, value in os.environ.items() if name != identity.COOKIE}
+        try:
+            child = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**environment, **facts},
+            )
+        except OSError as error:
+            print(f"notify.command could not be started: {error}", flush=True)
+        else:
+            with self._lock:
+                self._running.append((child, time.monotonic() + _LONGEST_S))
+
+    def reap(self) -> None:
+        """Collect the commands that ended, and end those that take too long."""
+        with self._lock:
+            self._running = [one for one in self._running if one[0].poll() is None]
+            for child, deadline in self._running:
+                if time.monotonic() > deadline:
+                    os.killpg(child.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let the last commands end by themselves."""
+        for child, _ in self._running:
+            if child.poll() is None:
+                child.returncode = 0  # nobody waits for it any more
+        self._running = []

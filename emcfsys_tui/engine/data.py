@@ -1,0 +1,361 @@
+"""The engine as the interface sees it: images, pictures and checks, made in child processes."""
+
+import contextlib
+import os
+import queue
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+from textual.message import Message
+
+from emcfsys_engine.errors import EmcfError, InputError, printable
+from emcfsys_engine.project import load_project, project_from
+from emcfsys_engine.run.folder import write_whole
+from emcfsys_tui.engine.runs import LOOKING, child_environment, image_suffixes, run_command
+from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, PictureRead, PointRead
+from emcfsys_tui.view_models import CheckState, Drawing, FindingRow, ImageFacts, ImageRow, Picture
+
+_MOST_FINDINGS = 1000
+
+
+class PictureWish(msgspec.Struct, frozen=True, kw_only=True):
+    """What a picture shall show; the decoder's own words."""
+
+    key: str
+    path: str
+    project: str = ""
+    plane: int | None = None
+    label: object = None
+    source: int = 0
+    mask: str = ""
+    view: tuple[float, float, float, float] | None = None
+    width: int = 0
+    height: int = 0
+    point: tuple[int, int] | None = None
+    is_strip: bool = False
+    drawing: Drawing | None = None
+
+    @property
+    def is_picture(self) -> bool:
+        """Tell whether a picture is wanted, and not what is at a point of it."""
+        return self.width > 0 and self.point is None
+
+    def at(self, pixel: tuple[int, int]) -> "PictureWish":
+        """Return a wish to know what is there."""
+        return msgspec.structs.replace(self, point=pixel)
+
+    def sized(
+        self,
+        size: tuple[int, int],
+        view: tuple[float, float, float, float] | None,
+        drawing: Drawing | None,
+    ) -> "PictureWish":
+        """Return a wish for a part of the picture, in so many half-blocks across and down."""
+        return msgspec.structs.replace(
+            self, width=size[0], height=size[1], view=view, drawing=drawing
+        )
+
+
+class Decoder:
+    """One child that decodes images; only the newest wish of each kind is answered."""
+
+    def __init__(self, post: Callable[[Message], object]) -> None:
+        self._post = post
+        self._child: subprocess.Popen[bytes] | None = None
+        self._wishes: queue.SimpleQueue[PictureWish | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def wish(self, wish: PictureWish) -> None:
+        """Ask for a picture or a point; a message brings it."""
+        if self._thread is None:
+            # No worker: it ends by itself when the interface does, whatever it is busy with.
+            self._thread = threading.Thread(target=self._loop, daemon=True)
+            self._thread.start()
+        self._wishes.put(wish)
+
+    def close(self) -> None:
+        """End the child."""
+        self._wishes.put(None)
+        child = self._child
+        if child is not None:
+            with contextlib.suppress(OSError):
+                child.kill()
+
+    def _loop(self) -> None:
+        while True:
+            wish = self._newest()
+            if wish is None:
+                break
+            try:
+                self._answer(wish)
+            except (OSError, ValueError, msgspec.MsgspecError):
+                self._end_child()  # it died of a damaged file: the next wish gets a new one
+                fault = printable(f"{wish.path}: the decoder died of it")
+                self._post(PictureRead(Picture(key=wish.key, width=0, height=0, fault=fault)))
+        self._end_child()
+
+    def _end_child(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            _end(child)
+
+    def _newest(self) -> PictureWish | None:
+        """Return the newest wish, but never drop a picture for a mere point."""
+        wish = self._wishes.get()
+        picture = wish
+        while wish is not None:
+            try:
+                wish = self._wishes.get_nowait()
+            except queue.Empty:
+                return picture
+            if wish is not None and (wish.is_picture or not (picture and picture.is_picture)):
+                picture = wish
+        return None
+
+    def _answer(self, wish: PictureWish) -> None:
+        child = self._child
+        if child is None or child.poll() is not None:
+            self._end_child()
+            self._child = child = _start(["serve"], stdin=subprocess.PIPE)
+        assert child.stdin is not None and child.stdout is not None
+        child.stdin.write(msgspec.json.encode(wish, enc_hook=str) + b"\n")
+        child.stdin.flush()
+        head: dict[str, Any] = msgspec.json.decode(child.stdout.readline())
+        grey = child.stdout.read(head.pop("num_grey", 0))
+        ids = child.stdout.read(head.pop("num_ids", 0))
+        graphic = child.stdout.read(head.pop("num_graphic", 0))
+        point = head.pop("point", "")
+        if point:
+            self._post(PointRead(point))
+        if wish.is_picture or head.get("fault"):
+            picture = msgspec.convert(head, Picture)
+            pixels = {"grey": grey, "ids": ids, "graphic": graphic}
+            self._post(PictureRead(msgspec.structs.replace(picture, **pixels)))
+
+
+def list_images(
+    folder: Path, post: Callable[[Message], object], is_over: Callable[[], bool]
+) -> None:
+    """Post the project's images: their names at once, then labels and splits, then sizes."""
+    try:
+        project = load_project(folder)
+    except EmcfError as error:
+        post(ImagesRead((), is_complete=True, fault=printable(str(error))))
+        return
+    quick: list[ImageRow] = []
+    for number, source in enumerate(project.data):
+        split = "" if source.split == "auto" else source.split
+        quick += _quick_rows(project.folder, source.images, number, split)
+    post(ImagesRead(tuple(quick), is_complete=False))
+    child = _start(["list", str(project.file)])
+    assert child.stdout is not None
+    try:
+        for line in child.stdout:
+            if is_over():
+                break
+            _tell(msgspec.json.decode(line), quick, post)
+    finally:
+        _end(child)
+
+
+def check(folder: Path) -> CheckRead:
+    """Run the engine's check in a child and return what it found."""
+    done = run_command(["check", str(folder), "--json", "--no-dry-run"], is_look=True)
+    try:
+        report: dict[str, Any] = msgspec.json.decode(done.out)
+    except msgspec.DecodeError:
+        fault = FindingRow(level="error", file="check", what=done.words or "ended badly", remedy="")
+        return CheckRead(CheckState(findings=(fault,), summary="the check could not be made"))
+    num = len(report["findings"])
+    findings = tuple(
+        FindingRow(
+            level=one["level"],
+            file=one["file"],
+            what=one["what"],
+            remedy=one.get("remedy", ""),
+        )
+        for one in report["findings"][:_MOST_FINDINGS]
+    )
+    errors = sum(one["level"] == "error" for one in report["findings"])
+    summary = f"{errors:,} errors, {num - errors:,} warnings in {report['seconds']:g} s"
+    if num > _MOST_FINDINGS:
+        summary += f"; the first {_MOST_FINDINGS:,}"
+    return CheckRead(CheckState(findings=findings, summary=summary))
+
+
+def _start(arguments: list[str], *, stdin: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
+    child = subprocess.Popen(
+        [sys.executable, "-m", "emcfsys_tui.pictures.decoder", *arguments],
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**child_environment(), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )
+    LOOKING.add(child)
+    return child
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    LOOKING.discard(child)
+    child.kill()
+    child.wait()
+    for stream in (child.stdin, child.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+def _tell(
+    document: dict[str, Any], quick: list[ImageRow], post: Callable[[Message], object]
+) -> None:
+    if "fault" in document:
+        post(ImagesRead(tuple(quick), is_complete=True, fault=document["fault"]))
+    elif "facts" in document:
+        post(FactsRead(msgspec.convert(document["facts"], dict[str, ImageFacts])))
+    else:
+        labelled = [ImageRow(**row) for row in document["images"]]
+        seen = {row.path for row in labelled}
+        rest = [row for row in quick if row.path not in seen]
+        rows = sorted([*labelled, *rest], key=lambda row: (row.source, row.path, row.plane or 0))
+        post(ImagesRead(tuple(rows), is_complete=True, notes=tuple(document["notes"])))
+
+
+def _quick_rows(base: Path, pattern: str, source: int, split: str) -> list[ImageRow]:
+    """Return the image files of a folder or glob by their names alone."""
+    suffixes = image_suffixes()
+    folder = base / Path(pattern).expanduser()
+    if folder.is_dir():
+        start = len(str(folder)) + 1
+        return [
+            ImageRow(path[start:].rpartition(".")[0], path, None, source, "", split)
+            for path in _walk(str(folder))
+            if f".{path.rpartition('.')[2]}".lower() in suffixes
+        ]
+    found = [path for path in sorted(base.glob(pattern)) if path.suffix.lower() in suffixes]
+    return [ImageRow(path.stem, str(path), None, source, "", split) for path in found]
+
+
+def _walk(root: str) -> Iterator[str]:
+    for folder, inner, names in os.walk(root):
+        inner.sort()
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield f"{folder}/{name}"
+
+
+class Change(Protocol):
+    """A change of one [[data]] table of project.toml."""
+
+    def __call__(self, folder: Path, source: int, answer: str, /) -> str:
+        """Make the change, and say so."""
+        ...
+
+
+def set_split(folder: Path, source: int, answer: str) -> str:
+    """Write which split a source belongs to.
+
+    Raises: ProjectFaults for a word that is none.
+    """
+
+    def change(table: Any) -> None:
+        table["split"] = answer
+
+    _edit_source(folder, source, change)
+    return f"data.{source}: split = {printable(answer)}"
+
+
+def assign_label(folder: Path, source: int, answer: str) -> str:
+    """Write which class a label of a source means: "label = class".
+
+    Raises: InputError for what is no such line, ProjectFaults for an unknown class.
+    """
+    label, equals, name = (part.strip().strip('"') for part in answer.partition("="))
+    if not equals or not label or not name:
+        raise InputError(answer, "is no label = class", "Write it like membran = membrane")
+
+    def change(table: Any) -> None:
+        if "labels" not in table:
+            table["labels"] = import_module("tomlkit").table()
+        table["labels"][label] = name
+
+    _edit_source(folder, source, change)
+    return f"data.{source}: {printable(label)} means {printable(name)}"
+
+
+def label_in(finding: str) -> str:
+    """Return the unknown label that a finding speaks of; empty when it speaks of none."""
+    found = re.search(
+        r'(?:label|value|class) ["\']?([^"\',:;]+?)["\']? (?:is no class|is unknown)', finding
+    )
+    return found[1].strip() if found else ""
+
+
+def proposal(folder: Path, label: str) -> str:
+    """Return a line that gives a label the class with the nearest name."""
+    try:
+        names = list(load_project(folder).classes)
+    except EmcfError:
+        names = []
+    near = get_close_matches(label.lower(), names, n=1, cutoff=0.4)
+    return f"{label} = {near[0] if near else 'ignore'}"
+
+
+def convert_labels(folder: Path, source: int, to: str) -> str:
+    """Write the labels of a source in another format, into a folder beside them.
+
+    Raises: InputError when the engine refuses.
+    """
+    project = load_project(folder)
+    data = project.data[source]
+    labels = data.masks or data.annotations or ""
+    out = folder / f"{Path(labels.split('*')[0].rstrip('/')).name or 'labels'}_{to}"
+    arguments = ["convert", str(folder / labels), "--to", to, "--out", str(out)]
+    arguments += ["--images", str(folder / data.images), "--project", str(project.file)]
+    done = run_command(arguments)
+    if done.code != 0:
+        raise InputError(
+            "convert", done.words or "failed", f"Try: emcfsys-engine {' '.join(arguments)}"
+        )
+    return f"{printable(done.out.strip())} → {out.name}"
+
+
+def submit_prediction(folder: Path, source: int) -> str:
+    """Queue a prediction of a source's images with the project's best model.
+
+    Raises: InputError without a model; QueueError, DaemonError.
+    """
+    project = load_project(folder)
+    model = import_module("emcfsys_engine.hotfolder.model_choice").resolve_model(project, "best")
+    out = prediction_folder(folder, source)
+    images = str(folder / project.data[source].images)
+    done = run_command(["submit", "predict", str(model), images, "--out", str(out)])
+    if done.code != 0:
+        raise InputError("predict", done.words or "failed", "See emcfsys-engine jobs")
+    return f"job {done.out.strip()}: predictions go to {out.relative_to(folder)}; o shows them"
+
+
+def prediction_folder(folder: Path, source: int) -> Path:
+    """Return where predictions of a source's own images go."""
+    return folder / "predicted" / str(source)
+
+
+def prediction_of(folder: Path, source: int, name: str) -> Path:
+    """Return the file of an image's prediction, whether there is one or not."""
+    return prediction_folder(folder, source) / f"{name}.png"
+
+
+def _edit_source(folder: Path, source: int, change: Callable[[Any], None]) -> None:
+    file = folder / "project.toml"
+    tomlkit: Any = import_module("tomlkit")
+    document = tomlkit.parse(file.read_text("utf-8"))
+    change(document["data"][source])
+    project_from(file, document.unwrap())
+    write_whole(file, tomlkit.dumps(document).encode())

@@ -1,0 +1,211 @@
+"""The engine as the interface sees it: project.toml read, checked, written with its comments."""
+
+import hashlib
+import shlex
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import msgspec
+
+from emcfsys_engine.errors import EmcfError, InputError, ProjectError, ProjectFaults, printable
+from emcfsys_engine.project import (
+    Augmentation,
+    Compute,
+    Inference,
+    ModelSettings,
+    Project,
+    Training,
+    load_project,
+)
+from emcfsys_engine.run.folder import write_whole
+from emcfsys_tui.view_models import FieldFault
+
+_TABLES: Mapping[str, type[msgspec.Struct]] = {
+    "training": Training,
+    "model": ModelSettings,
+    "augment": Augmentation,
+    "inference": Inference,
+    "compute": Compute,
+}
+# Shown at once; the others are folded away.
+FIRST = (
+    "training.preset",
+    "training.minutes",
+    "training.steps",
+    "model.head",
+    "model.backbone",
+    "model.weights",
+)
+_NOT_OFFERED = ("compute.slurm", "training.kfold")
+
+
+class FormField(msgspec.Struct, frozen=True, kw_only=True):
+    """One key of project.toml as a line of the form."""
+
+    key: str
+    value: str  # as the file has it; empty: not there
+    default: str  # what an empty line means
+    choices: tuple[str, ...] = ()
+
+
+class ProjectForm(msgspec.Struct, frozen=True, kw_only=True):
+    """project.toml as a form."""
+
+    fields: tuple[FormField, ...] = ()
+    digest: str = ""  # of the file that was read
+    faults: tuple[FieldFault, ...] = ()
+    facts: str = ""
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine says to the form as it is now."""
+
+    faults: tuple[FieldFault, ...] = ()
+    command: str = ""
+    overrides: tuple[str, ...] = ()
+
+
+def read_form(folder: Path) -> ProjectForm:
+    """Read project.toml into a form; a file with faults gives those."""
+    file = folder / "project.toml"
+    try:
+        content = file.read_bytes()
+        document: dict[str, Any] = import_module("tomlkit").parse(content.decode()).unwrap()
+    except (OSError, ValueError) as error:
+        return ProjectForm(faults=(FieldFault(key="", text=printable(f"{file}: {error}")),))
+    fields = [one for table, kind in _TABLES.items() for one in _fields(table, kind, document)]
+    fields.sort(key=lambda one: FIRST.index(one.key) if one.key in FIRST else len(FIRST))
+    faults: tuple[FieldFault, ...] = ()
+    facts = ""
+    try:
+        facts = _facts(load_project(file))
+    except EmcfError as error:
+        faults = _field_faults(error)
+    return ProjectForm(fields=tuple(fields), digest=_digest(content), faults=faults, facts=facts)
+
+
+def judge(folder: Path, changes: Mapping[str, str]) -> Verdict:
+    """Return the engine's own word on the changes, and the command that submits them."""
+    overrides = tuple(f"{key}={_toml(key, text)}" for key, text in changes.items() if text.strip())
+    dropped = [key for key, text in changes.items() if not text.strip()]
+    words = ["emcfsys-engine", "submit", "train", str(folder)]
+    for one in overrides:
+        words += ["--set", one]
+    command = shlex.join(words)
+    if dropped:
+        command += "   (after writing: " + ", ".join(f"{key} dropped" for key in dropped) + ")"
+    try:
+        load_project(folder, overrides)
+    except EmcfError as error:
+        return Verdict(faults=_field_faults(error), command=command, overrides=overrides)
+    return Verdict(command=command, overrides=overrides)
+
+
+def write_form(folder: Path, changes: Mapping[str, str], digest: str) -> str:
+    """Write the changes into project.toml, its comments kept.
+
+    Raises: ProjectError if the file changed since it was read, ProjectFaults if it would be faulty.
+    """
+    file = folder / "project.toml"
+    tomlkit: Any = import_module("tomlkit")
+    content = file.read_bytes()
+    if _digest(content) != digest:
+        raise ProjectError(file, "", "changed on the disk meanwhile", "Read it again with R")
+    document = tomlkit.parse(content.decode())
+    for key, text in changes.items():
+        table_name, _, name = key.partition(".")
+        if not text.strip():
+            if table_name in document:
+                document[table_name].pop(name, None)
+            continue
+        if table_name not in document:
+            document[table_name] = tomlkit.table()
+        other = {"training.steps": "minutes", "training.minutes": "steps"}.get(key)
+        if other:
+            document[table_name].pop(other, None)
+        document[table_name][name] = tomlkit.parse(f"v = {_toml(key, text)}")["v"]
+    import_module("emcfsys_engine.project").project_from(file, document.unwrap())
+    try:
+        write_whole(file, tomlkit.dumps(document).encode())
+    except OSError as error:
+        what = f"could not be written: {error.strerror}"
+        raise ProjectError(file, "", what, "Check its permissions and free space") from None
+    return f"{file.name} written, comments kept"
+
+
+def digest_of(folder: Path) -> str:
+    """Return the digest of project.toml as it is now; empty when it cannot be read."""
+    try:
+        return _digest((folder / "project.toml").read_bytes())
+    except OSError:
+        return ""
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _fields(table: str, kind: type[msgspec.Struct], document: Mapping[str, Any]) -> list[FormField]:
+    given = document.get(table, {})
+    found: list[FormField] = []
+    for info in msgspec.structs.fields(kind):
+        key = f"{table}.{info.name}"
+        if key in _NOT_OFFERED:
+            continue
+        value = given.get(info.name) if isinstance(given, Mapping) else None
+        default = "chosen by the plan" if info.default is None else _text(info.default)
+        if key in ("training.steps", "training.minutes"):
+            default = "as the preset says"
+        if table == "augment" and info.default is None:
+            default = "as the preset says"
+        shown = "" if value is None else _text(value)
+        found.append(FormField(key=key, value=shown, default=default, choices=_choices(info.type)))
+    return found
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    if get_origin(kind) is Literal:
+        return tuple(str(value) for value in get_args(kind))
+    return ("true", "false") if kind is bool else ()
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _toml(key: str, text: str) -> str:
+    """Return what the person typed as a TOML value: a number or true where it is one."""
+    text = text.strip()
+    table, _, name = key.partition(".")
+    kind = next(f.type for f in msgspec.structs.fields(_TABLES[table]) if f.name == name)
+    if kind is str or get_origin(kind) is Literal:
+        return str(msgspec.json.encode(text), "utf-8")
+    try:
+        import_module("tomli").loads(f"v = {text}")
+    except ValueError:
+        return str(msgspec.json.encode(text), "utf-8")
+    return text
+
+
+def _field_faults(error: EmcfError) -> tuple[FieldFault, ...]:
+    faults = error.faults if isinstance(error, ProjectFaults) else (error,)
+    return tuple(
+        FieldFault(
+            key=one.key if isinstance(one, ProjectError) else "",
+            text=printable(
+                f"{one.what}. {one.remedy}" if isinstance(one, InputError) else str(one)
+            ),
+        )
+        for one in faults
+    )
+
+
+def _facts(project: Project) -> str:
+    classes = ", ".join(project.class_names)
+    num = len(project.data)
+    sources = "1 source" if num == 1 else f"{num} sources"
+    return printable(f"{project.name}: {sources}, classes {classes}")

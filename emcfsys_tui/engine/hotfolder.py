@@ -1,0 +1,232 @@
+"""The engine as the interface sees it: the hot folder, told from its ledger and its run."""
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from emcfsys_engine.errors import EmcfError, InputError, printable
+from emcfsys_engine.hotfolder.ledger import read_ledger, watcher_of, watching_run
+from emcfsys_engine.hotfolder.retry import ask_retry
+from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.project import Project, load_project
+from emcfsys_engine.run.events import (
+    AnyEvent,
+    EventReader,
+    ImageDone,
+    ImageFailed,
+    RunFailed,
+    RunStarted,
+    WatchState,
+)
+from emcfsys_engine.run.folder import Run, WatchRequest, list_runs
+from emcfsys_tui.engine.runs import run_command
+from emcfsys_tui.messages import HotRead
+from emcfsys_tui.view_models import HotLine, HotState
+
+_NEWEST = 200
+_MINUTES = 30
+_LEDGER_EVERY_S = 2.0
+
+
+@dataclass
+class _Watch:
+    """One run that watches or watched, as far as it was read."""
+
+    run: Run
+    reader: EventReader
+    state: WatchState | None = None
+    started: float | None = None
+    fault: str = ""
+
+
+class HotFolderReader:
+    """Follows the watch of a project, or else its newest; called from one thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known_runs: dict[str, bool] = {}
+        self._watches: dict[str, _Watch] = {}  # by run: one that comes back is read on
+        self._watch: _Watch | None = None
+        self._newest: deque[HotLine] = deque(maxlen=_NEWEST)
+        self._failures: deque[HotLine] = deque(maxlen=_NEWEST)
+        self._lags: deque[float] = deque(maxlen=500)
+        self._per_minute: dict[int, int] = {}
+        self._num_unlike = 0
+        self._counts: dict[str, int] = {}
+        self._counted_at = float("-inf")
+        self._told: HotState | None = None
+
+    def read(self) -> HotRead | None:
+        """Return how the hot folder is doing, or None if nothing changed."""
+        try:
+            state = self._read()
+        except (EmcfError, OSError) as error:
+            state = HotState(fault=printable(str(error)))
+        if state == self._told:
+            return None
+        self._told = state
+        return HotRead(state)
+
+    def _read(self) -> HotState:
+        project = load_project(self.folder)
+        settings = project.hotfolder
+        if settings.watch is None:
+            return HotState()
+        output = self.folder / settings.output
+        self._follow(project, output)
+        owner = watcher_of(output)
+        self._count(output)
+        word, detail = self._word(owner)
+        minute = int(time.time() // 60)
+        rates = [float(self._per_minute.get(minute - n, 0)) for n in range(_MINUTES, -1, -1)]
+        watch = self._watch
+        request = watch.run.record().request if watch else None
+        return HotState(
+            configured=True,
+            state=word,
+            detail=detail,
+            watch=settings.watch,
+            output=settings.output,
+            model=request.model if isinstance(request, WatchRequest) else settings.model,
+            run=watch.run.id if watch else "",
+            since=watch.started if watch and owner else None,
+            done=self._counts.get("done", 0),
+            failed=self._counts.get("failed", 0),
+            trying=self._counts.get("trying", 0),
+            skipped=self._counts.get("skipped", 0),
+            unlike=self._num_unlike,
+            median_lag_s=median(self._lags) if self._lags else None,
+            worst_lag_s=max(self._lags, default=None),
+            images_per_min=sum(rates[-6:-1]) / 5,
+            rates=tuple(rates),
+            lags=tuple(self._lags)[-40:],
+            newest=tuple(self._newest),
+            failures=tuple(self._failures),
+            fault=watch.fault if watch and not owner else "",
+        )
+
+    def _follow(self, project: Project, output: Path) -> None:
+        """Read what is new of the run that watches; a newer one may have been refused."""
+        now = watching_run(output)
+        newest: Run | None = None
+        for run in list_runs(project.folder):
+            if run.id not in self._known_runs:
+                self._known_runs[run.id] = isinstance(run.record().request, WatchRequest)
+            if self._known_runs[run.id]:
+                newest = run
+                if run.folder == now:
+                    break
+        if newest is None:
+            return
+        if newest.id not in self._watches:
+            self._watches[newest.id] = _Watch(newest, EventReader(newest.events_file))
+        self._watch = self._watches[newest.id]
+        for event in self._watch.reader.read_new():
+            self._take(event, project, self._watch)
+
+    def _take(self, event: AnyEvent, project: Project, watch: "_Watch") -> None:
+        if isinstance(event, RunStarted):
+            watch.started, watch.fault = event.time, ""
+        elif isinstance(event, WatchState):
+            watch.state = event
+        elif isinstance(event, RunFailed):
+            watch.fault = printable(event.reason)
+        elif isinstance(event, ImageDone):
+            minute = int(event.time // 60)
+            self._per_minute[minute] = self._per_minute.get(minute, 0) + 1
+            if event.lag_s is not None:
+                self._lags.append(event.lag_s)
+            self._num_unlike += bool(event.unlike)
+            self._newest.appendleft(_line_of(event, project))
+        elif isinstance(event, ImageFailed):
+            line = HotLine(
+                time=event.time,
+                image=_short(project, event.image),
+                path=_below(project, project.hotfolder.watch or "", event.image),
+                mask=None,
+                text=event.reason + (f" (try {event.attempt})" if not event.final else ""),
+                failed=True,
+            )
+            self._failures.appendleft(line)
+
+    def _count(self, output: Path) -> None:
+        if time.monotonic() - self._counted_at < _LEDGER_EVERY_S:
+            return
+        self._counted_at = time.monotonic()
+        counts: dict[str, int] = {}
+        for entry in read_ledger(output):
+            counts[entry.state] = counts.get(entry.state, 0) + 1
+        self._counts = counts
+
+    def _word(self, owner: str | None) -> tuple[str, str]:
+        if owner is None:
+            return "stopped", ""
+        if self._watch is None or self._watch.state is None:
+            return "starting", ""
+        return self._watch.state.state, self._watch.state.detail
+
+
+def start_watch(folder: Path) -> str:
+    """Queue a watch of the project's hot folder, in a child: it settles the model first.
+
+    Raises: InputError with the engine's own word.
+    """
+    project = load_project(folder)
+    if project.hotfolder.watch is not None:
+        (folder / project.hotfolder.watch).mkdir(parents=True, exist_ok=True)
+    done = run_command(["submit", "watch", str(folder)])
+    if done.code != 0:
+        raise InputError("watch", done.words.removeprefix("emcfsys-engine: ") or "failed")
+    return f"job {done.out.strip()} watches {project.hotfolder.watch}/"
+
+
+def stop_watch(folder: Path) -> str:
+    """Let the watch end: the images at hand are finished.
+
+    Raises: InputError when it is not one of our jobs.
+    """
+    with Queue.open() as queue:
+        for job in queue.list():
+            if job.kind == "watch" and job.is_open and Path(job.run).parent.parent == folder:
+                queue.cancel(job.id)
+                return f"job {job.id} is asked to end"
+    raise InputError(
+        folder, "no watch of this queue", "It may run in another terminal: end it there"
+    )
+
+
+def retry_failed(folder: Path) -> str:
+    """Ask the watch to try failed images again; the images are not touched.
+
+    Raises: InputError when there is none.
+    """
+    project = load_project(folder)
+    number = ask_retry(folder / project.hotfolder.output)
+    return f"{number} images will be tried again"
+
+
+def _line_of(event: ImageDone, project: Project) -> HotLine:
+    shares = sorted(event.shares.items(), key=lambda item: -item[1])
+    words = [f"{name} {share:.1%}" for name, share in shares if name != project.class_names[0]]
+    if event.confidence is not None:
+        words.append(f"conf {event.confidence:.2f}")
+    return HotLine(
+        time=event.time,
+        image=_short(project, event.image),
+        path=_below(project, project.hotfolder.watch or "", event.image),
+        mask=_below(project, project.hotfolder.output, event.mask),
+        text="  ".join(words),
+        unlike=event.unlike,
+    )
+
+
+def _short(project: Project, name: str) -> str:
+    """Return an image's name below the watched folder."""
+    root = str(project.folder / (project.hotfolder.watch or ""))
+    return name.removeprefix(root + "/")
+
+
+def _below(project: Project, folder: str, name: str) -> Path:
+    return project.folder / folder / name

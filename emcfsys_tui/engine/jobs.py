@@ -1,0 +1,190 @@
+"""The engine as the interface sees it: the queue, the GPUs, the daemon."""
+
+import time
+from pathlib import Path
+
+from emcfsys_engine.errors import EmcfError, printable
+from emcfsys_engine.jobs import submission
+from emcfsys_engine.jobs.control import daemon_status, ensure_daemon
+from emcfsys_engine.jobs.gpus import Gpu
+from emcfsys_engine.jobs.job import Job
+from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.outcome import RunStory
+from emcfsys_tui.messages import LogRead, QueueRead
+from emcfsys_tui.text import day_clock
+from emcfsys_tui.view_models import GpuRow, JobRow, QueueState
+
+_NUM_ENDED = 200
+_GPUS_EVERY_S = 5.0
+
+
+class QueueReader:
+    """Follows the queue; called from one thread."""
+
+    def __init__(self) -> None:
+        self._told: QueueState | None = None
+        self._gpus: tuple[GpuRow, ...] = ()
+        self._gpus_at = float("-inf")
+
+    def read(self) -> QueueRead | None:
+        """Return the queue, or None if nothing changed."""
+        state = self._read()
+        if state == self._told:
+            return None
+        self._told = state
+        return QueueRead(state)
+
+    def _read(self) -> QueueState:
+        try:
+            with Queue.open() as queue:
+                jobs = queue.list()
+                if time.monotonic() - self._gpus_at > _GPUS_EVERY_S:
+                    self._gpus = _gpu_rows(queue.machine.gpus(), jobs)
+                    self._gpus_at = time.monotonic()
+                pid = daemon_status(queue.folder).pid
+        except EmcfError as error:
+            return QueueState(fault=printable(str(error)))
+        rows = tuple(_job_row(job) for job in ordered(jobs))
+        return QueueState(jobs=rows, gpus=self._gpus, daemon_pid=pid)
+
+
+class JobLogReader:
+    """Follows the story of one job's run; called from one thread."""
+
+    def __init__(self) -> None:
+        self.wanted: tuple[int, Path] | None = None
+        self._shown: tuple[int, Path] | None = None
+        self._story: RunStory | None = None
+
+    def read(self) -> LogRead | None:
+        """Return the new lines of the job that is wanted."""
+        wanted = self.wanted
+        if wanted is None:
+            return None
+        fresh = wanted != self._shown or self._story is None
+        if fresh:
+            self._story = RunStory(Run(wanted[1]))
+            self._shown = wanted
+        assert self._story is not None
+        lines = tuple(self._story.new_lines()[-2000:])
+        return LogRead(wanted[0], lines, fresh) if lines or fresh else None
+
+
+def ordered(jobs: list[Job]) -> list[Job]:
+    """Return running jobs, then the queue in its order, then the newest ended ones."""
+    running = [job for job in jobs if job.state in ("running", "stopping")]
+    waiting = [job for job in jobs if job.state in ("queued", "paused")]
+    waiting.sort(key=lambda job: (-job.priority, job.position, job.id))
+    ended = [job for job in reversed(jobs) if not job.is_open][:_NUM_ENDED]
+    return [*running, *waiting, *ended]
+
+
+def submit_training(folder: Path, overrides: tuple[str, ...] = ()) -> tuple[int, str]:
+    """Queue a training of the project and see that a daemon runs; return job and run.
+
+    Of several folds each is a job; the first is returned.
+
+    Raises: ProjectFaults, QueueError, SlurmError, DaemonError, RunFolderError.
+    """
+    project = load_project(folder, overrides)
+    with Queue.open() as queue:
+        numbers, runs = submission.submit_training(queue, project)
+    ensure_daemon()
+    return numbers[0], runs[0].id
+
+
+def ask_job(job_id: int, ask: str) -> str:
+    """Do something to a job and return what it is now.
+
+    Raises: QueueError when its state does not allow it; DaemonError.
+    """
+    with Queue.open() as queue:
+        acts = {
+            "cancel": queue.cancel,
+            "stop": queue.stop,
+            "pause": queue.pause,
+            "resume": queue.resume,
+            "retry": queue.retry,
+        }
+        job = acts[ask](job_id)
+        if job.is_open and job.state != "paused":
+            ensure_daemon(queue.folder)
+    return f"job {job.id} is {job.state}" + (f" ({job.ask} asked)" if job.ask else "")
+
+
+def move_job(job_id: int, by: int) -> str:
+    """Move a waiting job one place up or down in the queue.
+
+    Raises: QueueError when it does not wait.
+    """
+    with Queue.open() as queue:
+        waiting = [job.id for job in ordered(queue.list()) if job.state in ("queued", "paused")]
+        if job_id not in waiting:
+            queue.move(job_id)  # refuses, with the reason
+        place = waiting.index(job_id)
+        target = max(0, min(len(waiting) - 1, place + by))
+        if target == place:
+            return f"job {job_id} keeps its place"
+        if by < 0:
+            queue.move(job_id, before=waiting[target])
+        elif target == len(waiting) - 1:
+            queue.move(job_id, last=True)
+        else:
+            queue.move(job_id, before=waiting[target + 1])
+    return f"job {job_id} is number {target + 1} of those that wait"
+
+
+def history_of(job_id: int) -> str:
+    """Return every move of a job, and the last words of a worker that crashed."""
+    with Queue.open() as queue:
+        job = queue.get(job_id)
+        lines = [
+            f"{day_clock(line.time)}  {line.state:<12} {line.reason}"
+            for line in queue.history(job_id)
+        ]
+    lines += ["", f"run: {job.run}", *job.evidence]
+    return "\n".join(printable(line) for line in lines)
+
+
+def _job_row(job: Job) -> JobRow:
+    nodes = job.slurm.nodes if job.slurm else 1
+    asks = [f"{nodes} ×"] if nodes > 1 else []
+    asks += [f"{job.gpus:g} GPU"] if job.gpus else [f"{job.cpus} CPU"] if job.cpus else []
+    asks += [f"{job.memory_gb:g} GB"] if job.memory_gb else []
+    ended = job.ended or (None if not job.is_open else time.time() // 1)
+    took = max(0.0, ended - job.started) if job.started and ended else None
+    return JobRow(
+        id=job.id,
+        state=job.state,
+        project=job.project,
+        kind=job.kind,
+        run=Path(job.run),
+        asks=" ".join(asks) or "–",
+        since=job.started or job.created,
+        took_s=took,
+        reason=f"{job.ask} asked" if job.ask else job.reason,
+        is_open=job.is_open,
+        where=f"slurm {job.slurm_id}".rstrip(" ?") if job.slurm else "here",
+        gpu_ids=job.gpu_ids,
+    )
+
+
+def _gpu_rows(gpus: list[Gpu], jobs: list[Job]) -> tuple[GpuRow, ...]:
+    ours = {
+        uuid: job for job in jobs if job.state in ("running", "stopping") for uuid in job.gpu_ids
+    }
+    rows: list[GpuRow] = []
+    for gpu in gpus:
+        if gpu.uuid in ours:
+            owner = f"job {ours[gpu.uuid].id} · {ours[gpu.uuid].project}"
+        elif gpu.num_taken:
+            owner = "a colleague's job"
+        else:
+            owner = "somebody else's process" if gpu.is_used_by_others else "free"
+        used = gpu.total_gb - gpu.free_gb
+        rows.append(
+            GpuRow(name=gpu.name, index=gpu.index, used_gb=used, total_gb=gpu.total_gb, owner=owner)
+        )
+    return tuple(rows)

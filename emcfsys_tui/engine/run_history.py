@@ -1,0 +1,269 @@
+"""What a run's events amount to: curves, scores, lines; grows with each batch of events."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+
+from emcfsys_engine.errors import printable
+from emcfsys_engine.run.events import (
+    AnyEvent,
+    Ending,
+    EventReader,
+    ImageDone,
+    ImageFailed,
+    PreviewSaved,
+    RunCancelled,
+    RunFailed,
+    RunFinished,
+    RunInterrupted,
+    RunResumed,
+    RunStarted,
+    StepDone,
+    ValidationDone,
+    WarningGiven,
+)
+from emcfsys_engine.run.folder import Run, RunRecord
+from emcfsys_engine.run.outcome import LogReader, line_of
+from emcfsys_tui.series import Series
+from emcfsys_tui.view_models import ClassScore, LogLine, Preview, RunDetail, RunRow, Tone
+
+_LINES = 1000
+_STEP_LINES = 100
+_TONES: dict[type[object], Tone] = {
+    RunFinished: "good",
+    RunFailed: "bad",
+    ImageFailed: "bad",
+    WarningGiven: "warn",
+    RunInterrupted: "warn",
+    RunCancelled: "warn",
+    StepDone: "dim",
+}
+
+
+class RunHistory:
+    """Reads one run's files and remembers what is drawn; used by one thread."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.version = 0
+        self._record: RunRecord | None = None
+        self._events = EventReader(run.events_file)
+        self._log = LogReader(run.log_file)
+        self._log_lines: deque[str] = deque(maxlen=_LINES)
+        self._state: tuple[str, str] = ("new", "")
+        self._ended_as: tuple[int, tuple[str, str]] | None = None
+        self._reset()
+
+    def read_new(self) -> bool:
+        """Read what is new; tell whether anything changed."""
+        events = self._events.read_new()
+        self._has_events = self._has_events or bool(events)
+        for place in range(0, len(events), 20_000):
+            self._take(events[place : place + 20_000])
+            if place:
+                time.sleep(0)  # others want the interpreter too
+        lines = self._log.new_lines()
+        self._log_lines.extend(line for line in lines if line.strip())
+        state = self._read_state(bool(events))
+        changed = bool(events or lines) or state != self._state or self.version == 0
+        self._state = state
+        self.version += changed
+        return changed
+
+    def row(self) -> RunRow:
+        """Return the run as a line of the list."""
+        record = self._known_record()
+        project = record.project if record else None
+        does = self._started.does if self._started else _does(record)
+        network = f"{project.model.head}/{project.model.backbone}" if project else ""
+        state, reason = self._state
+        return RunRow(
+            id=self.run.id,
+            folder=self.run.folder,
+            does=does,
+            state=state,
+            reason=reason,
+            network=network if does == "train" else "",
+            score=self._best_score,
+            best_step=self._best_step,
+            step=self._step,
+            total_steps=self._started.total_steps if self._started else None,
+            seconds_left=self._seconds_left() if state == "running" else None,
+            created=record.created if record else 0.0,
+            has_model=self.run.best_model.exists(),
+            group=record.group if record else "",
+            fold=record.fold if record else 0,
+        )
+
+    def detail(self) -> RunDetail:
+        """Return everything that is drawn of the run."""
+        newest = self._validation
+        scores = newest.iou.items() if newest else ()
+        f1 = newest.f1 if newest else {}
+        classes = tuple(ClassScore(name=name, iou=iou, f1=f1.get(name)) for name, iou in scores)
+        lines = sorted([*self._recent, *self._steps], key=lambda event: event.time)
+        return RunDetail(
+            id=self.run.id,
+            version=self.version,
+            curves={name: series.view() for name, series in self._series.items()},
+            classes=classes,
+            validated_at=newest.step if newest else None,
+            best_step=self._best_step,
+            lines=tuple(
+                LogLine(time=event.time, text=text, tone=_TONES.get(type(event), ""))
+                for event in lines
+                if (text := _words(event))
+            ),
+            log=tuple(self._log_lines),
+            previews=self._previews_there(),
+        )
+
+    def _previews_there(self) -> tuple[Preview, ...]:
+        """Return the previews whose files were not cleaned away, oldest validation first."""
+        try:
+            there = set(os.listdir(self.run.previews_folder))
+        except OSError:
+            return ()
+        found = sorted(self._previews.items())
+        return tuple(
+            Preview(step=step, image=image, file=self.run.previews_folder / name)
+            for (step, image), name in found
+            if name in there
+        )
+
+    def _reset(self) -> None:
+        self._series: dict[str, Series] = {}
+        self._recent: deque[AnyEvent] = deque(maxlen=_LINES)
+        self._previews: dict[tuple[int, str], str] = {}  # step and image to the file's name
+        self._steps: deque[StepDone] = deque(maxlen=_STEP_LINES)  # must not push the others out
+        self._started: RunStarted | None = None
+        self._validation: ValidationDone | None = None
+        self._ending: Ending | None = None
+        self._best_score: float | None = None
+        self._best_step: int | None = None
+        self._step = 0
+        self._step_s = 0.0
+        self._has_events = False
+
+    def _take(self, events: Iterable[AnyEvent]) -> None:
+        steps: list[float] = []
+        losses: list[float] = []
+        rates: list[float] = []
+        newest_steps = self._steps
+        for event in events:
+            if type(event) is StepDone:
+                newest_steps.append(event)
+                steps.append(event.step)
+                losses.append(event.loss)
+                rates.append(event.learning_rate)
+                self._step_s = event.seconds
+                continue
+            self._add_steps(steps, losses, rates)
+            steps, losses, rates = [], [], []
+            self._recent.append(event)
+            self._take_rare(event)
+        self._add_steps(steps, losses, rates)
+
+    def _add_steps(self, steps: list[float], losses: list[float], rates: list[float]) -> None:
+        if steps:
+            self._line("train loss").extend(steps, losses)
+            self._line("learning rate").extend(steps, rates)
+            self._step = int(steps[-1])
+
+    def _take_rare(self, event: AnyEvent) -> None:
+        if isinstance(event, RunStarted):
+            if self._started is not None and self._started.run != event.run:
+                self._reset()
+            self._started, self._ending = event, None
+        elif isinstance(event, RunResumed):
+            self._series = {name: line.cut_after(event.step) for name, line in self._series.items()}
+            self._step, self._ending = event.step, None
+            self._previews = {
+                at: name for at, name in self._previews.items() if at[0] <= event.step
+            }
+        elif isinstance(event, ValidationDone):
+            self._take_validation(event)
+        elif isinstance(event, PreviewSaved):
+            self._previews[event.step, event.image] = Path(event.file).name
+        elif isinstance(event, Ending):
+            self._ending = event
+        elif isinstance(event, ImageDone | ImageFailed):
+            self._step += 1
+
+    def _take_validation(self, event: ValidationDone) -> None:
+        self._validation = event
+        self._step = event.step
+        at = (event.step,)
+        self._line("val loss").extend(at, (event.val_loss,))
+        self._line("images/s").extend(at, (event.images_per_s,))
+        if event.mean_iou is not None:
+            self._line("mean").extend(at, (event.mean_iou,))
+        for name, iou in event.iou.items():
+            if iou is not None:
+                self._line(f"iou:{name}").extend(at, (iou,))
+        score = event.mean_iou if event.score is None else event.score
+        if score is not None and (self._best_score is None or event.is_best):
+            self._best_score, self._best_step = score, event.step
+
+    def _line(self, name: str) -> Series:
+        if name not in self._series:
+            self._series[name] = Series()
+        return self._series[name]
+
+    def _seconds_left(self) -> float | None:
+        if self._validation is not None and self._validation.seconds_left is not None:
+            passed = time.time() - self._validation.time
+            return max(0.0, self._validation.seconds_left - passed)
+        total = self._started.total_steps if self._started else None
+        if total and self._step_s:
+            return (total - self._step) * self._step_s
+        return None
+
+    def _read_state(self, has_new: bool) -> tuple[str, str]:
+        if self.run.is_alive():
+            self._ended_as = None
+            return "running", ""
+        exit_stamp = _stamp(self.run.exit_file)
+        if has_new or self._ended_as is None or self._ended_as[0] != exit_stamp:
+            self._ended_as = exit_stamp, self._outcome(exit_stamp)
+        return self._ended_as[1]
+
+    def _outcome(self, exit_stamp: int) -> tuple[str, str]:
+        """Tell how the run ended, without reading its events once more."""
+        ending = self._ending
+        if isinstance(ending, RunFinished | RunFailed | RunInterrupted):
+            word = {RunFinished: "done", RunFailed: "failed", RunInterrupted: "interrupted"}
+            return word[type(ending)], ending.reason
+        if isinstance(ending, RunCancelled):
+            return "cancelled", ""
+        if exit_stamp == 0 and self._has_events:
+            return "lost", "its worker and keeper ended without a word"
+        return self.run.outcome()
+
+    def _known_record(self) -> RunRecord | None:
+        if self._record is None and self.run.record_file.exists():
+            self._record = self.run.record()
+        return self._record
+
+
+def _stamp(file: Path) -> int:
+    """Return when a file changed; 0 where there is none."""
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _words(event: AnyEvent) -> str:
+    """Return the line of an event; of an image its name: a whole path is mostly folders."""
+    if isinstance(event, ImageDone):
+        return f"{printable(Path(event.image).name)}  {event.seconds:.2f} s"
+    if isinstance(event, ImageFailed):
+        return f"{printable(Path(event.image).name)}  {printable(event.reason)}"
+    return line_of(event)
+
+
+def _does(record: RunRecord | None) -> str:
+    return type(record.request).__name__.removesuffix("Request").lower() if record else ""

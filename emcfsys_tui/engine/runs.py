@@ -1,0 +1,335 @@
+"""The engine as the interface sees it: projects and runs; called from threads."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from emcfsys_engine.errors import EmcfError, RunFolderError, printable
+from emcfsys_engine.project import Project, load_project
+from emcfsys_engine.run.folder import Run, list_runs
+from emcfsys_tui.engine.run_history import RunHistory
+from emcfsys_tui.memory import Memory
+from emcfsys_tui.messages import ProjectsRead, RunsRead
+from emcfsys_tui.view_models import ProjectRow, RunDetail, RunRow
+
+if TYPE_CHECKING:
+    from emcfsys_engine.jobs.queue import Queue
+
+_IMAGE_SUFFIXES = frozenset(
+    [
+        ".tif",
+        ".tiff",
+        ".btf",
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".bmp",
+        ".mrc",
+        ".mrcs",
+        ".map",
+        ".rec",
+        ".st",
+        ".ali",
+        ".dm3",
+        ".dm4",
+        ".ser",
+        ".emi",
+        ".emd",
+        ".h5",
+        ".hdf5",
+        ".zarr",
+        ".czi",
+        ".elid",
+    ]
+)
+
+
+class CommandEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """How an engine command ended."""
+
+    code: int
+    out: str
+    words: str  # its story, for people
+
+
+# Children that only look: they may be ended at any time, and are when the interface leaves.
+LOOKING: "set[subprocess.Popen[bytes]]" = set()
+
+
+def end_looking() -> None:
+    """End every child that only looks, so that leaving never waits for one."""
+    for child in list(LOOKING):
+        child.kill()
+
+
+def run_command(arguments: Sequence[str], *, is_look: bool = False) -> CommandEnd:
+    """Run an engine command in a child and wait for it; nothing of it reaches the terminal.
+
+    `is_look`: it changes nothing, and is ended when the interface leaves.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-m", "emcfsys_engine", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=child_environment(),
+    ) as child:
+        if is_look:
+            LOOKING.add(child)
+        out, story = child.communicate()
+        LOOKING.discard(child)
+    words = printable(story.decode("utf-8", "replace").strip().replace("\n", "; "))
+    return CommandEnd(code=child.returncode, out=out.decode("utf-8", "replace"), words=words)
+
+
+def child_environment() -> dict[str, str]:
+    """Return our environment, in which a child finds the packages that we are."""
+    place = Path(__file__).resolve().parents[2]
+    if place.name in ("site-packages", "dist-packages"):
+        return dict(os.environ)
+    paths = [str(place), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+
+
+def open_queue() -> "Queue":
+    """Open the user's queue."""
+    return import_module("emcfsys_engine.jobs.queue").Queue.open()
+
+
+def find_projects(memory: Memory) -> list[Path]:
+    """Return the folders of ./projects that hold a project, this one's, and the recent ones."""
+    here = Path.cwd()
+    found = [here] if (here / "project.toml").is_file() else []
+    base = here / "projects"
+    if base.is_dir():
+        found += [
+            folder for folder in sorted(base.iterdir()) if (folder / "project.toml").is_file()
+        ]
+    found += [Path(place) for place in memory.recent if (Path(place) / "project.toml").is_file()]
+    return list(dict.fromkeys(folder.absolute() for folder in found))
+
+
+def read_projects(memory: Memory) -> ProjectsRead:
+    """Return the projects at a glance."""
+    active: dict[str, int] = {}
+    try:
+        with open_queue() as queue:
+            for job in queue.list():
+                if job.is_open:
+                    folder = str(Path(job.run).parent.parent)
+                    active[folder] = active.get(folder, 0) + 1
+    except EmcfError:
+        active = {}
+    return ProjectsRead(tuple(_project_row(folder, active) for folder in find_projects(memory)))
+
+
+def count_images(project: Project) -> tuple[int, int]:
+    """Return the number of image files and of label files, by their names alone."""
+    images = labels = 0
+    for source in project.data:
+        names = _stems(project.folder, source.images, _IMAGE_SUFFIXES)
+        images += len(names)
+        place = source.masks or source.annotations
+        if place:
+            labels += len(_stems(project.folder, place, None) & names)
+    return images, labels
+
+
+def _stems(base: Path, place: str, suffixes: Collection[str] | None) -> set[str]:
+    folder = base / place
+    if not folder.is_dir():
+        folder = folder.parent
+    found: set[str] = set()
+    for _, _, names in os.walk(folder):  # an absent folder has none
+        for name in names:
+            stem, dot, suffix = name.rpartition(".")
+            if stem and (suffixes is None or f"{dot}{suffix}".lower() in suffixes):
+                found.add(stem)
+    return found
+
+
+def _project_row(folder: Path, active: Mapping[str, int]) -> ProjectRow:
+    try:
+        project = load_project(folder)
+    except EmcfError as error:
+        return ProjectRow(
+            folder=folder, name=folder.name, fault=printable(str(error).split("\n")[0])
+        )
+    num_images, num_labels = count_images(project)
+    runs = list_runs(folder)
+    scores = [score for run in runs[-12:] if (score := _best_score(run)) is not None]
+    watcher = import_module("emcfsys_engine.hotfolder.ledger").watcher_of
+    return ProjectRow(
+        folder=folder,
+        name=project.name,
+        num_images=num_images,
+        num_labels=num_labels,
+        num_runs=len(runs),
+        scores=tuple(scores),
+        num_active=active.get(str(folder), 0),
+        is_watched=watcher(folder / project.hotfolder.output) is not None,
+    )
+
+
+def _best_score(run: Run) -> float | None:
+    """Return a run's best score from its model file's header: no events need be read."""
+    if not run.best_model.exists():
+        return None
+    card: Any = import_module("emcfsys_engine.model_card")
+    try:
+        scores = card.read_card(run.best_model).scores
+    except EmcfError:
+        return None
+    return scores.get("mean_iou")
+
+
+class RunsReader:
+    """Follows the runs of one project; called from one thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.shown: frozenset[str] = frozenset()  # runs whose details are wanted
+        self._histories: dict[str, RunHistory] = {}
+        self._told: object = None
+
+    def read(self) -> RunsRead | None:
+        """Return the runs, newest first, with the details of those shown; None if unchanged."""
+        found = {run.id: run for run in list_runs(self.folder)}
+        for gone in self._histories.keys() - found.keys():
+            del self._histories[gone]
+        rows: list[RunRow] = []
+        details: dict[str, RunDetail] = {}
+        shown = self.shown
+        for name in sorted(found, reverse=True):
+            history = self._histories.setdefault(name, RunHistory(found[name]))
+            try:
+                history.read_new()
+                rows.append(history.row())
+            except (EmcfError, OSError) as error:
+                rows.append(
+                    RunRow(
+                        id=name, folder=found[name].folder, does="", state="lost", reason=str(error)
+                    )
+                )
+                continue
+            if name in shown:
+                details[name] = history.detail()
+        versions = [(row, self._histories[row.id].version) for row in rows]
+        key = (shown, [(row.id, row.state, row.has_model, v) for row, v in versions])
+        if key == self._told:
+            return None
+        self._told = key
+        return RunsRead(tuple(rows), details)
+
+    def forget(self) -> None:
+        """Tell everything again at the next reading."""
+        self._told = None
+
+
+def ask_run(folder: Path, ask: str) -> str:
+    """Ask something of a run: through its job where it has one, else by word in its folder.
+
+    Raises: QueueError or RunFolderError when it cannot be done.
+    """
+    run = Run(folder)
+    with open_queue() as queue:
+        jobs = [job for job in queue.list() if job.run == str(run.folder)]
+        if jobs and (jobs[-1].is_open or ask in ("resume", "retry")):
+            job = jobs[-1]
+            act = {
+                "stop": queue.stop,
+                "cancel": queue.cancel,
+                "pause": queue.pause,
+                "resume": queue.retry
+                if job.state in ("failed", "cancelled", "lost")
+                else queue.resume,
+            }[ask]
+            job = act(job.id)
+            import_module("emcfsys_engine.jobs.control").ensure_daemon(queue.folder)
+            return f"job {job.id}: {job.state}"
+        if ask == "resume":
+            record = run.record()
+            name = record.project.name if record.project else run.folder.parent.name
+            number = queue.add(run.folder, project_name=name, resume="auto")
+            import_module("emcfsys_engine.jobs.control").ensure_daemon(queue.folder)
+            return f"job {number}: queued"
+    if not run.is_alive():
+        raise RunFolderError(run.folder, "does not run", "Nothing to do")
+    run.ask("stop" if ask == "stop" else "pause" if ask == "pause" else "cancel")
+    return f"{run.id}: asked to {ask}"
+
+
+def delete_run(folder: Path) -> str:
+    """Remove a run's folder for good.
+
+    Raises: RunFolderError while it runs or waits in the queue.
+    """
+    run = Run(folder)
+    run.record()
+    if run.is_alive():
+        raise RunFolderError(run.folder, "is running", "Cancel it first")
+    with open_queue() as queue:
+        if any(job.run == str(run.folder) and job.is_open for job in queue.list()):
+            raise RunFolderError(run.folder, "has an open job", "Cancel it first")
+    try:
+        shutil.rmtree(run.folder)
+    except OSError as error:
+        what = f"could not be removed: {error.strerror}"
+        raise RunFolderError(run.folder, what, "Check its permissions") from None
+    return f"{run.id} deleted"
+
+
+def compare_runs(folders: list[Path]) -> str:
+    """Return the settings in which runs differ, one a line, with each run's value."""
+    tables = {folder.name: _settings(Run(folder)) for folder in folders}
+    keys = sorted({key for table in tables.values() for key in table})
+    width = max([len(key) for key in keys], default=0)
+    names = list(tables)
+    lines = [" ".join([" " * width, *(f"{name:<18}" for name in names)]).rstrip()]
+    for key in keys:
+        values = [tables[name].get(key, "–") for name in names]
+        if len(set(values)) > 1:
+            cells = " ".join(f"{value:<18}" for value in values)
+            lines.append(f"{key:<{width}} {cells}".rstrip())
+    if len(lines) == 1:
+        lines.append("These runs were asked for with the same settings.")
+    return "\n".join(printable(line) for line in lines)
+
+
+def _settings(run: Run) -> dict[str, str]:
+    """Return what a run was asked for and what was planned, as flat keys."""
+    record = run.record()
+    flat: dict[str, str] = {}
+    _flatten("", msgspec.to_builtins(record.project), flat)
+    flat["created"] = time.strftime("%F %H:%M", time.localtime(record.created))
+    try:
+        plan: Any = msgspec.json.decode(run.plan_file.read_bytes())
+    except (OSError, msgspec.DecodeError):
+        plan = {}
+    kept = ("device", "precision", "patch_px", "batch", "total_steps", "encoder_lr", "decoder_lr")
+    flat |= {f"plan.{key}": str(plan[key]) for key in kept if key in plan}
+    return flat
+
+
+def _flatten(prefix: str, value: Any, flat: dict[str, str]) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _flatten(f"{prefix}.{key}" if prefix else str(key), inner, flat)
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            _flatten(f"{prefix}.{place}", inner, flat)
+    elif value is not None:
+        flat[prefix] = str(value)
+
+
+def image_suffixes() -> frozenset[str]:
+    """Return the endings of image files."""
+    return _IMAGE_SUFFIXES

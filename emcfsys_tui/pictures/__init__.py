@@ -1,0 +1,1 @@
+"""Micrographs in a terminal: decoded in a child, encoded, placed."""

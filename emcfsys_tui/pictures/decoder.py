@@ -1,0 +1,293 @@
+"""A child process that looks at images for the interface: nothing it does can freeze a key.
+
+`list PROJECT` writes one JSON line after the other: the images with their labels, then their sizes.
+`serve` answers one JSON line a request with one JSON line, followed by the bytes it announces.
+"""
+
+import os
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+from PIL import Image
+
+from emcfsys_engine.dataset.samples import Sample, gather, read_labels
+from emcfsys_engine.dataset.sources import LabelRef
+from emcfsys_engine.errors import EmcfError, printable
+from emcfsys_engine.images.micrograph import ImageRef, Micrograph
+from emcfsys_engine.images.normalise import to_8_bit, to_grey
+from emcfsys_engine.images.reader import probe, read_micrograph
+from emcfsys_engine.project import UNLABELLED, Project, load_project
+from emcfsys_tui.pictures.encoders import encoded
+from emcfsys_tui.pictures.protocol import Answer, Reply, Wish, drawn_px, fit, room
+from emcfsys_tui.pictures.strip import strip_reply
+from emcfsys_tui.view_models import Drawing
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the image
+_CHUNK = 500
+_KEPT = 6  # decoded images, for zooming and going back and forth
+
+
+class _Shown(msgspec.Struct, kw_only=True):
+    micrograph: Micrograph
+    grey: np.ndarray
+    ids: np.ndarray | None
+    note: str
+    classes: tuple[tuple[int, str], ...]
+
+
+class Viewer:
+    """Decodes images and keeps the last few."""
+
+    def __init__(self) -> None:
+        self._shown: OrderedDict[object, _Shown] = OrderedDict()
+        self._projects: dict[str, Project] = {}
+
+    def answer(self, wish: Wish) -> Reply:
+        """Return what is wished for; what cannot be read is said in the answer."""
+        try:
+            if wish.is_strip:
+                return strip_reply(wish)
+            shown = self._look(wish)
+        except EmcfError as error:
+            return Reply(Answer(key=wish.key, fault=printable(str(error))))
+        except (MemoryError, OSError, ValueError) as error:
+            return Reply(Answer(key=wish.key, fault=printable(f"{wish.path}: {error}")))
+        height, width = shown.grey.shape
+        point = _point_words(shown, wish.point)
+        pixel_nm = shown.micrograph.pixel_nm
+        answer = Answer(
+            key=wish.key,
+            image_px=(width, height),
+            pixel_nm=pixel_nm[1] if pixel_nm else self._project_nm(wish),
+            classes=shown.classes,
+            point=point,
+            info=shown.note,
+        )
+        if wish.point is not None or wish.width < 1 or wish.height < 1:
+            return Reply(answer)
+        return _drawn(answer, shown, wish)
+
+    def _look(self, wish: Wish) -> _Shown:
+        key = (
+            wish.path,
+            wish.plane,
+            bytes(wish.label),
+            wish.mask,
+            _stamp(wish.path),
+            _stamp(wish.mask),
+        )
+        if key not in self._shown:
+            self._shown[key] = self._decode(wish)
+            while len(self._shown) > _KEPT:
+                self._shown.popitem(last=False)
+        self._shown.move_to_end(key)
+        return self._shown[key]
+
+    def _decode(self, wish: Wish) -> _Shown:
+        ref = ImageRef(path=Path(wish.path), plane=wish.plane)
+        micrograph = read_micrograph(ref)
+        grey = to_8_bit(to_grey(micrograph.pixels), micrograph.info_bar_rows)
+        shape = (grey.shape[0], grey.shape[1])
+        project = self._project(wish)
+        classes = tuple((value, name) for name, value in project.classes.items()) if project else ()
+        ids, note = None, ""
+        try:
+            if wish.mask:
+                ids = _mask(Path(wish.mask), shape)
+            elif project is not None:
+                ids = _labels(wish, ref, project, shape)
+        except EmcfError as error:
+            note = printable(str(error))
+        return _Shown(micrograph=micrograph, grey=grey, ids=ids, note=note, classes=classes)
+
+    def _project(self, wish: Wish) -> Project | None:
+        if not wish.project:
+            return None
+        stamp = f"{wish.project}|{_stamp(wish.project)}"
+        if stamp not in self._projects:
+            self._projects = {stamp: load_project(Path(wish.project))}
+        return self._projects[stamp]
+
+    def _project_nm(self, wish: Wish) -> float | None:
+        project = self._project(wish)
+        return project.project.pixel_nm if project else None
+
+
+def list_images(project_file: Path, out: BinaryIO) -> None:
+    """Write the images of a project with labels and splits, then their sizes in chunks."""
+    try:
+        project = load_project(project_file)
+        gathered = gather(project, for_training=False)
+    except EmcfError as error:
+        _write(out, {"fault": printable(str(error))})
+        return
+    ground = next((name for name, value in project.classes.items() if value == 0), "")
+    rows = [_row(sample, ground) for sample in gathered.samples]
+    _write(out, {"images": rows, "notes": [printable(note) for note in gathered.notes]})
+    paths = list(dict.fromkeys(sample.image.path for sample in gathered.samples))
+    for start in range(0, len(paths), _CHUNK):
+        _write(out, {"facts": {str(path): _facts(path) for path in paths[start : start + _CHUNK]}})
+
+
+def serve(source: BinaryIO, out: BinaryIO) -> None:
+    """Answer requests until the interface is gone."""
+    viewer = Viewer()
+    for line in source:
+        out.write(viewer.answer(msgspec.json.decode(line, type=Wish)).line())
+        out.flush()
+
+
+def main() -> None:
+    """Do what the first argument says."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not get between our answers
+    if sys.argv[1] == "list":
+        list_images(Path(sys.argv[2]), out)
+    else:
+        serve(sys.stdin.buffer, out)
+
+
+def _write(out: BinaryIO, document: dict[str, object]) -> None:
+    out.write(msgspec.json.encode(document, enc_hook=str) + b"\n")
+    out.flush()
+
+
+def _row(sample: Sample, ground: str) -> dict[str, object]:
+    """Return a sample for the list; the background is not worth a word where there is more."""
+    names = sorted(sample.classes - {ground}) or sorted(sample.classes)
+    held = ", ".join(names) if sample.label is not None else ""
+    return {
+        "name": sample.name,
+        "path": str(sample.image.path),
+        "plane": sample.image.plane,
+        "source": sample.source,
+        "split": sample.split,
+        "labels": held or ("yes" if sample.label is not None else ""),
+        "label": sample.label,
+    }
+
+
+def _facts(path: Path) -> dict[str, object]:
+    try:
+        found = probe(path)
+    except EmcfError as error:
+        return {"fault": printable(str(error))}
+    height, width = found.shape[:2]
+    return {"size": f"{width}×{height}", "pixel_nm": found.pixel_nm[1] if found.pixel_nm else None}
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    if not path:
+        return 0, 0
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+def _labels(
+    wish: Wish, ref: ImageRef, project: Project, shape: tuple[int, int]
+) -> np.ndarray | None:
+    label = msgspec.json.decode(wish.label, type=LabelRef | None, dec_hook=_path)
+    if label is None:
+        return None
+    sample = Sample(
+        image=ref, label=label, source=wish.source, split="train", name=ref.name, group=None
+    )
+    return read_labels(sample, project, shape)
+
+
+def _path(kind: type, value: object) -> Path:
+    """Read a path in JSON, which has only text."""
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(kind)
+
+
+def _mask(file: Path, shape: tuple[int, int]) -> np.ndarray:
+    with Image.open(file) as picture:
+        ids = np.asarray(picture)
+    if ids.ndim != 2 or ids.shape != shape:
+        raise EmcfError(f"{file}: is no mask of this image")
+    return ids.astype(np.uint8)
+
+
+def _drawn(answer: Answer, shown: _Shown, wish: Wish) -> Reply:
+    height, width = shown.grey.shape
+    left, top, wide, high = fit(wish.view or (0.0, 0.0, float(width), float(height)), width, height)
+    box = (left, top, left + wide, top + high)
+    num_x, num_y = room(wish, wide, high)
+    ids = _ids(shown, (num_x, num_y), box)
+    graphic = b""
+    if wish.drawing is not None:
+        sharp = _painted(shown, drawn_px(wish.drawing, num_x, num_y), box, wish.drawing)
+        graphic = encoded(sharp, wish.drawing)
+    full = msgspec.structs.replace(
+        answer,
+        width=num_x,
+        height=num_y,
+        view_px=(left, top, wide, high),
+        drawing=wish.drawing,
+    )
+    grey = _greys(shown, (num_x, num_y), box).tobytes()
+    return Reply(full, grey, b"" if ids is None else ids.tobytes(), graphic)
+
+
+def _greys(shown: _Shown, size: tuple[int, int], box: Box) -> np.ndarray:
+    is_reduced = size[0] < box[2] - box[0]
+    method = Image.Resampling.BOX if is_reduced else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(shown.grey).resize(size, method, box=box))
+
+
+def _ids(shown: _Shown, size: tuple[int, int], box: Box) -> np.ndarray | None:
+    if shown.ids is None:
+        return None
+    places = [
+        np.clip((low + (np.arange(num) + 0.5) * (high - low) / num).astype(int), 0, most - 1)
+        for num, low, high, most in (
+            (size[1], box[1], box[3], shown.ids.shape[0]),
+            (size[0], box[0], box[2], shown.ids.shape[1]),
+        )
+    ]
+    return shown.ids[places[0][:, None], places[1][None, :]].astype(np.uint8)
+
+
+def _painted(shown: _Shown, size: tuple[int, int], box: Box, drawing: Drawing) -> Image.Image:
+    """Return the part of the image with its classes in colour, as the half-blocks have them."""
+    greys, ids = _greys(shown, size, box), _ids(shown, size, box)
+    rgb = np.repeat(greys[..., None], 3, axis=2)
+    if ids is None or not drawing.colours or not drawing.share:
+        return Image.fromarray(rgb)
+    for place, (value, _) in enumerate(shown.classes):
+        if value == (drawing.only_class if drawing.only_class is not None else value or None):
+            colour = drawing.colours[place % len(drawing.colours)]
+            part = ids == value
+            mixed = rgb[part] * (1 - drawing.share) + np.array(colour) * drawing.share
+            rgb[part] = np.rint(mixed).astype(np.uint8)
+    return Image.fromarray(rgb)
+
+
+def _point_words(shown: _Shown, point: tuple[int, int] | None) -> str:
+    height, width = shown.grey.shape
+    if point is None or not (0 <= point[0] < width and 0 <= point[1] < height):
+        return ""
+    x, y = point
+    value: Any = shown.micrograph.pixels[y, x]
+    words = f"{x},{y}  value {'/'.join(f'{v:g}' for v in np.atleast_1d(value))}"
+    if shown.ids is not None:
+        number = int(shown.ids[y, x])
+        names = dict(shown.classes)
+        words += f"  {'unlabelled' if number == UNLABELLED else names.get(number, number)}"
+    if shown.micrograph.pixel_nm is not None:
+        down, across = shown.micrograph.pixel_nm
+        words += f"  {x * across:,.0f} {y * down:,.0f} nm"
+    return words
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""What the interface and the child that looks at images say to each other."""
+
+from typing import NamedTuple
+
+import msgspec
+
+from emcfsys_tui.view_models import Drawing
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What the interface wants to see."""
+
+    key: str
+    path: str
+    project: str = ""
+    plane: int | None = None
+    label: msgspec.Raw = msgspec.Raw(b"null")
+    source: int = 0
+    mask: str = ""  # a prediction; instead of the label
+    view: tuple[float, float, float, float] | None = None  # left, top, width, height in pixels
+    width: int = 0
+    height: int = 0  # 0 × 0: only the point
+    point: tuple[int, int] | None = None  # what is there is wanted, and no picture
+    is_strip: bool = False  # a preview of a validation: four panels in colour
+    drawing: Drawing | None = None  # the terminal's own pixels are wanted, too
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is to see; `num_grey`, `num_ids` and `num_graphic` bytes follow it."""
+
+    key: str
+    width: int = 0
+    height: int = 0
+    image_px: tuple[int, int] = (0, 0)
+    view_px: tuple[float, float, float, float] = (0, 0, 1, 1)
+    pixel_nm: float | None = None
+    classes: tuple[tuple[int, str], ...] = ()
+    fault: str = ""
+    info: str = ""
+    point: str = ""
+    channels: int = 1
+    drawing: Drawing | None = None  # as it was wished for
+    num_grey: int = 0
+    num_ids: int = 0
+    num_graphic: int = 0
+
+
+class Reply(NamedTuple):
+    """An answer with its pixels."""
+
+    answer: Answer
+    grey: bytes = b""
+    ids: bytes = b""
+    graphic: bytes = b""
+
+    def line(self) -> bytes:
+        """Return it as it is sent: a JSON line, then the bytes that this announces."""
+        head = msgspec.structs.replace(
+            self.answer,
+            num_grey=len(self.grey),
+            num_ids=len(self.ids),
+            num_graphic=len(self.graphic),
+        )
+        return msgspec.json.encode(head) + b"\n" + self.grey + self.ids + self.graphic
+
+
+def room(wish: Wish, wide: float, high: float) -> tuple[int, int]:
+    """Return how many half-blocks across and down a part of an image fills of a wish's room."""
+    scale = min(wish.width / wide, wish.height / high)
+    num_x = max(1, min(wish.width, round(wide * scale)))
+    num_y = max(2, min(wish.height, round(high * scale)))
+    if wish.drawing is not None:
+        num_y += num_y % 2  # the terminal's own pixels fill whole cells
+    return num_x, num_y
+
+
+def drawn_px(drawing: Drawing, num_x: int, num_y: int) -> tuple[int, int]:
+    """Return width and height in the terminal's own pixels of so many half-blocks."""
+    return num_x * drawing.cell_px[0], max(1, num_y * drawing.cell_px[1] // 2)
+
+
+def fit(
+    view: tuple[float, float, float, float], width: int, height: int
+) -> tuple[float, float, float, float]:
+    """Return the part of an image nearest to the wished one: left, top, width, height in pixels."""
+    wide, high = min(max(view[2], 4.0), float(width)), min(max(view[3], 4.0), float(height))
+    left = min(max(view[0], 0.0), width - wide)
+    top = min(max(view[1], 0.0), height - high)
+    return left, top, wide, high

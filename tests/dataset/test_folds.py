@@ -1,0 +1,120 @@
+"""Folds: every image validates once, and nothing that belongs together is parted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from emcfsys_engine.dataset.samples import Sample, list_samples
+from emcfsys_engine.errors import DataFaults
+from emcfsys_engine.project import Project, load_project
+
+TOML = """
+[project]
+name = "p"
+[classes]
+a = 0
+b = 1
+[training]
+kfold = {folds}
+"""
+SOURCE = """
+[[data]]
+images = "{place}/images"
+masks = "{place}/masks"
+split = "{split}"
+"""
+
+
+def _write(folder: Path, name: str, rng: np.random.Generator, *, rare: bool = False) -> None:
+    mask = np.zeros((16, 16), np.uint8)
+    mask[:8] = rare
+    for kind, pixels in (
+        ("images", rng.integers(0, 255, (16, 16)).astype(np.uint8)),
+        ("masks", mask),
+    ):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / kind / f"{name}.png")
+
+
+def _project(folder: Path, folds: int, *sources: tuple[str, str], extra: str = "") -> Project:
+    text = TOML.format(folds=folds)
+    text += "".join(SOURCE.format(place=place, split=split) + extra for place, split in sources)
+    (folder / "project.toml").write_text(text)
+    return load_project(folder)
+
+
+def _folds(project: Project) -> list[tuple[Sample, ...]]:
+    numbers = range(1, project.training.kfold + 1)
+    return [list_samples(project, fold=fold).samples for fold in numbers]
+
+
+def _validating(fold: tuple[Sample, ...]) -> set[str]:
+    return {sample.name for sample in fold if sample.split == "val"}
+
+
+def test_every_image_but_those_for_testing_validates_exactly_once(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for place, number in (("x", 7), ("y", 4), ("z", 2)):
+        for index in range(number):
+            _write(tmp_path / place, f"{place}{'abcdefg'[index]}", rng)
+    project = _project(tmp_path, 3, ("x", "train"), ("y", "val"), ("z", "test"))
+    folds = _folds(project)
+    for fold in folds:
+        assert {s.name for s in fold if s.split == "test"} == {"za", "zb"}
+        assert len({s.name for s in fold}) == 13
+    validating = [_validating(fold) for fold in folds]
+    assert sorted(name for names in validating for name in names) == sorted(
+        [f"x{c}" for c in "abcdefg"] + [f"y{c}" for c in "abcd"]
+    )
+    assert max(map(len, validating)) - min(map(len, validating)) <= 1
+    assert folds == _folds(project)  # the seed decides
+
+
+def test_a_rare_class_is_dealt_out_evenly(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for index, letter in enumerate("abcdefghijkl"):
+        _write(tmp_path / "x", letter, rng, rare=index in (0, 1, 2))
+    folds = _folds(_project(tmp_path, 3, ("x", "auto")))
+    for fold in folds:
+        assert sum("b" in sample.classes for sample in fold if sample.split == "val") == 1
+
+
+def test_groups_are_never_parted(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for group in "pqrst":
+        for index in range(3):
+            _write(tmp_path / "x", f"{group}_{index}", rng)
+    project = _project(tmp_path, 5, ("x", "auto"), extra="group = '^(\\w)_'\n")
+    for fold in _folds(project):
+        assert len({name[0] for name in _validating(fold)}) == 1
+        assert len(_validating(fold)) == 3
+
+
+def test_a_stack_is_cut_into_one_block_a_fold(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for kind, pixels in (
+        ("images", rng.integers(0, 255, (12, 16, 16)).astype(np.uint8)),
+        ("masks", rng.integers(0, 2, (12, 16, 16)).astype(np.uint8)),
+    ):
+        (tmp_path / "x" / kind).mkdir(parents=True)
+        tifffile.imwrite(tmp_path / "x" / kind / "stack.tif", pixels, photometric="minisblack")
+    seen: set[int] = set()
+    for fold in _folds(_project(tmp_path, 4, ("x", "auto"))):
+        planes = sorted(
+            s.image.plane for s in fold if s.split == "val" and s.image.plane is not None
+        )
+        assert planes == list(range(planes[0], planes[0] + 3))
+        seen |= set(planes)
+    assert seen == set(range(12))
+
+
+def test_more_folds_than_images_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for letter in "ab":
+        _write(tmp_path / "x", letter, rng)
+    project = _project(tmp_path, 5, ("x", "auto"))
+    with pytest.raises(DataFaults, match=r"training\.kfold: 2 images.* too few for 5 folds"):
+        list_samples(project, fold=5)

@@ -1,0 +1,109 @@
+"""Files written row by row are read back by everyone, with their pixel size."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.reader import read_micrograph
+from emcfsys_engine.images.writers import PngWriter, RowWriter, TiffWriter, writer_for
+from emcfsys_engine.tools.measure.mask_pixel_size import pixel_nm_of
+
+NAMES = ["x.png", "x.tif", "x.ome.tif", "x.ome.zarr"]
+
+
+def _write(writer: RowWriter, pixels: np.ndarray, height: int) -> None:
+    for first in range(0, len(pixels), height):
+        writer.write(pixels[first : first + height])
+    writer.finish()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [(1, 1), (3, 1000), (700, 41), (513, 1030)])
+def test_what_was_written_is_read_back_with_its_pixel_size(
+    name: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 5, size, np.uint8)
+    _write(writer_for(tmp_path / name, size, (4.0, 4.0)), pixels, 100)
+    found = read_micrograph(ImageRef(path=tmp_path / name))
+    assert np.array_equal(found.pixels, pixels)
+    assert pixel_nm_of(tmp_path / name, None) == pytest.approx((4.0, 4.0))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@given(
+    heights=st.lists(st.integers(1, 400), min_size=1, max_size=6), name=st.sampled_from(NAMES[:2])
+)
+def test_how_rows_are_cut_does_not_matter(
+    heights: list[int], name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("cut")
+    pixels = np.random.default_rng(1).integers(0, 3, (sum(heights), 270), np.uint8)
+    writer = writer_for(folder / name, (len(pixels), 270), None)
+    for first, last in itertools.pairwise([0, *itertools.accumulate(heights)]):
+        writer.write(pixels[first:last])
+    writer.finish()
+    assert np.array_equal(read_micrograph(ImageRef(path=folder / name)).pixels, pixels)
+
+
+def test_a_colour_png_opens_in_pillow(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 71, 3), np.uint8)
+    writer = PngWriter(tmp_path / "x.png", (90, 71), (2.0, 2.0), channels=3, is_smooth=True)
+    _write(writer, pixels, 13)
+    with Image.open(tmp_path / "x.png") as picture:
+        assert np.array_equal(np.asarray(picture), pixels)
+        assert picture.text["pixel_nm"] == "2 2"  # type: ignore[attr-defined]
+
+
+def test_other_programs_find_the_scale_in_the_ome_formats(tmp_path: Path) -> None:
+    pixels = np.ones((300, 300), np.uint8)
+    _write(writer_for(tmp_path / "x.ome.tif", (300, 300), (2.5, 5.0)), pixels, 64)
+    with tifffile.TiffFile(tmp_path / "x.ome.tif") as tiff:
+        assert tiff.ome_metadata is not None
+        for word in ('PhysicalSizeX="5.0"', 'PhysicalSizeY="2.5"', 'PhysicalSizeXUnit="nm"'):
+            assert word in tiff.ome_metadata
+    _write(writer_for(tmp_path / "x.ome.zarr", (300, 300), (2.5, 5.0)), pixels, 64)
+    ome = dict(zarr.open_group(str(tmp_path / "x.ome.zarr"), mode="r").attrs)["ome"]
+    assert ome["version"] == "0.5"  # type: ignore[index, call-overload]
+    scales = ome["multiscales"][0]  # type: ignore[index, call-overload]
+    assert [axis["unit"] for axis in scales["axes"]] == ["nanometer"] * 2  # type: ignore[index, call-overload, union-attr]
+    assert scales["datasets"][0]["coordinateTransformations"][0]["scale"] == [2.5, 5.0]  # type: ignore[index, call-overload]
+    assert "image-label" in ome  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("rows", [0, 300])
+def test_what_was_given_up_leaves_nothing(name: str, rows: int, tmp_path: Path) -> None:
+    writer = writer_for(tmp_path / name, (600, 300), None)
+    if rows:
+        writer.write(np.ones((rows, 300), np.uint8))
+    writer.abort()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_older_file_stays_until_the_new_one_is_whole(name: str, tmp_path: Path) -> None:
+    old, new = np.zeros((40, 40), np.uint8), np.ones((40, 40), np.uint8)
+    _write(writer_for(tmp_path / name, (40, 40), None), old, 9)
+    writer = writer_for(tmp_path / name, (40, 40), None)
+    writer.write(new)
+    assert np.array_equal(read_micrograph(ImageRef(path=tmp_path / name)).pixels, old)
+    writer.finish()
+    assert np.array_equal(read_micrograph(ImageRef(path=tmp_path / name)).pixels, new)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_too_few_rows_make_no_tiff(tmp_path: Path) -> None:
+    writer = TiffWriter(tmp_path / "x.tif", (600, 300))
+    writer.write(np.ones((256, 300), np.uint8))
+    with pytest.raises(OSError, match="not all rows"):
+        writer.finish()
+    writer.abort()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,178 @@
+"""GPUs as the driver tells them, and leases between processes that do not know each other."""
+
+import getpass
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pynvml
+import pytest
+
+from emcfsys_engine.jobs import gpus
+from emcfsys_engine.jobs.gpus import NvmlSource, gpu_inventory
+from emcfsys_engine.jobs.holders import lease_holders
+from emcfsys_engine.launch import processes as leases
+
+GIB = 2**30
+
+
+def _driver(monkeypatch: pytest.MonkeyPatch, **answers: Callable[..., Any]) -> None:
+    """Let the driver's library answer so; everything else of it stays as it is."""
+    for name, answer in answers.items():
+        monkeypatch.setattr(gpus.nvml, name, answer)
+
+
+def _no_mig(handle: Any) -> Any:
+    raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+
+def test_driver_is_read_and_mig_parts_count_as_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mig_mode(handle: str) -> tuple[int, int]:
+        return (1, 1) if handle == "gpu1" else _no_mig(handle)
+
+    def instance(handle: str, index: int) -> str:
+        if index == 1:  # an empty place
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return f"{handle}-part{index}"
+
+    def processes(handle: str) -> list[SimpleNamespace]:
+        if "part" in handle:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return [SimpleNamespace(pid=42)]
+
+    _driver(
+        monkeypatch,
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda index: f"gpu{index}",
+        nvmlDeviceGetName=lambda handle: b"H100",
+        nvmlDeviceGetUUID=lambda handle: f"UUID-{handle}",
+        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(total=80 * GIB, free=70 * GIB),
+        nvmlDeviceGetMigMode=mig_mode,
+        nvmlDeviceGetMaxMigDeviceCount=lambda handle: 3,
+        nvmlDeviceGetMigDeviceHandleByIndex=instance,
+        nvmlDeviceGetComputeRunningProcesses=processes,
+    )
+    found = NvmlSource().read()
+    assert [gpu.uuid for gpu in found] == ["UUID-gpu0", "UUID-gpu1-part0", "UUID-gpu1-part2"]
+    assert [gpu.is_instance for gpu in found] == [False, True, True]
+    assert (found[0].name, found[0].total_gb, found[0].process_ids) == ("H100", 80.0, (42,))
+    assert found[0].is_used_by_others
+    assert not found[1].is_used_by_others
+
+
+def test_driver_that_stops_answering_is_asked_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def count() -> int:
+        calls.append("count")
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+
+    _driver(
+        monkeypatch,
+        nvmlInit=lambda: calls.append("init"),
+        nvmlShutdown=lambda: calls.append("shutdown"),
+        nvmlDeviceGetCount=count,
+    )
+    source = NvmlSource()
+    assert source.read() == []
+    assert source.read() == []
+    assert calls == ["init", "count", "shutdown"] * 2
+
+
+@pytest.mark.gpu
+def test_real_driver_tells_uuids_and_memory() -> None:
+    found = gpu_inventory()
+    assert found
+    assert all(gpu.uuid.startswith(("GPU-", "MIG-")) and gpu.total_gb > 1 for gpu in found)
+    assert all(0 <= gpu.free_gb <= gpu.total_gb for gpu in found)
+
+
+def test_slot_files_may_be_locked_by_everybody(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        held = leases.take(tmp_path, "GPU-1", 2)
+    finally:
+        os.umask(before)
+    assert held is not None
+    files = list(tmp_path.iterdir())
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o666}
+    for descriptor in held:
+        os.close(descriptor)
+    assert leases.num_taken(tmp_path, "GPU-1") == 0
+
+
+def test_links_and_odd_names_lead_nowhere(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    leases.slot_file(tmp_path, "GPU-1", 0).symlink_to(secret)
+    leases.slot_file(tmp_path, "GPU-1", 1).mkdir()
+    os.mkfifo(leases.slot_file(tmp_path, "GPU-1", 2))
+    held = leases.take(tmp_path, "GPU-1", leases.NUM_SLOTS - 3)
+    assert held is not None
+    assert leases.take(tmp_path, "GPU-1", 1) is None
+    assert leases.is_taken(leases.slot_file(tmp_path, "GPU-1", 0))
+    assert secret.read_text() == "x"
+    assert leases.slot_file(tmp_path, "../../etc/x", 0).parent == tmp_path
+    for descriptor in held:
+        os.close(descriptor)
+
+
+def test_lease_dies_with_its_process_and_its_holder_is_named(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from emcfsys_engine import leases\n"
+        "held = leases.take(Path(sys.argv[1]), 'GPU-1', 3); print(len(held), flush=True)\n"
+        "sys.stdin.read()"
+    )
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"3\n"
+        (holder,) = lease_holders(tmp_path, "GPU-1")
+        assert holder.num_slots == 3
+        assert (holder.pid, holder.user) in [(other.pid, getpass.getuser()), (None, "")]
+        assert leases.take(tmp_path, "GPU-1", leases.NUM_SLOTS) is None
+        other.send_signal(signal.SIGKILL)
+    assert leases.num_taken(tmp_path, "GPU-1") == 0
+    assert lease_holders(tmp_path, "GPU-1") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a second user")
+def test_leases_of_two_users_exclude_each_other_in_a_sticky_folder(tmp_path: Path) -> None:
+    shared = Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
+    shared.chmod(0o1777)
+    script = (
+        "import os, sys; from pathlib import Path; from emcfsys_engine import leases\n"
+        "os.setuid(65534); held = leases.take(Path(sys.argv[1]), 'GPU-1', int(sys.argv[2]))\n"
+        "print(held is not None)"
+    )
+    root = Path(__file__).parents[2]
+
+    def as_other(num_slots: int) -> str:
+        command = [sys.executable, "-c", script, str(shared), str(num_slots)]
+        environment = {**os.environ, "PYTHONPATH": str(root)}
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return ended.stdout.strip()
+
+    assert as_other(8) == "True"  # the other user's files now
+    held = leases.take(shared, "GPU-1", 6)
+    assert held is not None
+    assert as_other(3) == "False"
+    assert as_other(2) == "True"
+    for descriptor in held:
+        os.close(descriptor)
+    for file in shared.iterdir():
+        file.unlink()
+    shared.rmdir()

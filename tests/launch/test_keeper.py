@@ -1,0 +1,199 @@
+"""The keeper with real processes: one runs, its outcome is true, nothing of it is left."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from emcfsys_engine.errors import RunFolderError
+from emcfsys_engine.launch import identity, processes, start
+from emcfsys_engine.launch.keeper import ALREADY_RUNNING, NO_LEASE
+from emcfsys_engine.run.folder import Run, TrainRequest, new_run
+
+SLEEP = ("sh", "-c", "sleep 60")
+FAMILY = 'setsid sleep 70 & sleep 71 & echo $! >"$0/pid"; wait'
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return new_run(tmp_path / "runs", TrainRequest())
+
+
+def _true(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.01)
+
+
+def _begun(run: Run) -> start.Holder:
+    _true(lambda: (held := start.holder(run)) is not None and held.worker > 0)
+    held_by = start.holder(run)
+    assert held_by is not None
+    return held_by
+
+
+def test_exit_code_and_signal_are_told(run: Run) -> None:
+    assert start.start(run, worker=["sh", "-c", "exit 7"]).wait() == 7
+    record = run.exit_record()
+    assert record is not None
+    assert (record.exit_code, record.signal) == (7, None)
+    assert start.start(run, worker=["sh", "-c", "kill -SEGV $$"]).wait() == 128 + 11
+    record = run.exit_record()
+    assert record is not None
+    assert (record.exit_code, record.signal) == (None, "SIGSEGV")
+
+
+def test_missing_program_is_told(run: Run) -> None:
+    assert start.start(run, worker=["/no/such/program"]).wait() == 127
+    record = run.exit_record()
+    assert record is not None
+    assert "/no/such/program" in record.detail
+
+
+def test_second_keeper_leaves_the_first_alone(run: Run) -> None:
+    first = start.start(run, worker=SLEEP)
+    held_by = _begun(run)
+    with pytest.raises(RunFolderError, match="already running"):
+        start.start(run, worker=SLEEP)
+    command = [sys.executable, "-m", "emcfsys_engine.launch.keeper", str(run.folder), "--", "true"]
+    assert subprocess.run(command, check=False).returncode == ALREADY_RUNNING
+    assert start.holder(run) == held_by
+    assert start.signal_group(first.pid, signal.SIGTERM)
+    first.wait()
+
+
+def test_keeper_that_was_overtaken_never_runs(run: Run) -> None:
+    (run.folder / "start.json").write_text('{"token": "new"}')
+    command = [sys.executable, "-m", "emcfsys_engine.launch.keeper", str(run.folder), "--start=old"]
+    ended = subprocess.run([*command, "--", "touch", str(run.folder / "ran")], check=False)
+    assert ended.returncode == ALREADY_RUNNING
+    assert not (run.folder / "ran").exists()
+    assert run.exit_record() is None
+
+
+def test_looks_at_the_lock_do_not_keep_a_keeper_out(run: Run) -> None:
+    is_over = threading.Event()
+
+    def look() -> None:
+        while not is_over.is_set():
+            run.is_alive()
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    try:
+        codes = [start.start(run, worker=["true"]).wait() for _ in range(5)]
+    finally:
+        is_over.set()
+        looker.join()
+    assert codes == [0] * 5
+
+
+def test_worker_gets_a_passed_signal_once(run: Run) -> None:
+    script = (
+        "import signal,sys,time; got=[]\n"
+        "signal.signal(signal.SIGTERM, lambda n, f: got.append(n))\n"
+        "print('ready', flush=True)\n"
+        "while not got: time.sleep(0.01)\n"
+        "time.sleep(0.3); sys.exit(40 + len(got))"
+    )
+    keeper = start.start(run, worker=[sys.executable, "-c", script])
+    _true(lambda: run.log_file.exists() and "ready" in run.log_file.read_text())
+    start.signal_group(keeper.pid, signal.SIGTERM)
+    assert keeper.wait() == 41
+
+
+def test_hangup_ends_nothing(run: Run) -> None:
+    keeper = start.start(run, worker=["sh", "-c", "sleep 0.5; exit 9"])
+    _begun(run)
+    start.signal_group(keeper.pid, signal.SIGHUP)
+    assert keeper.wait() == 9
+
+
+def test_what_outlives_the_worker_is_ended(run: Run) -> None:
+    script = 'setsid sleep 70 & sleep 71 & echo $! >"$0/pid"; exit 0'
+    keeper = start.start(run, worker=["sh", "-c", script], token="abc")
+    assert keeper.wait() == 0
+    assert identity.descendants("abc") == []
+    assert identity.start_ticks(int((run.folder / "pid").read_text())) is None
+
+
+def test_run_lives_on_when_its_keeper_is_killed(run: Run) -> None:
+    keeper = start.start(run, worker=SLEEP)
+    held_by = _begun(run)
+    keeper.kill()
+    keeper.wait()
+    assert run.is_alive()
+    assert not held_by.keeper_lives
+    assert held_by.worker_lives
+    start.kill_run(held_by)
+    _true(lambda: not run.is_alive())
+
+
+def test_kill_takes_the_whole_session(run: Run) -> None:
+    keeper = start.start(run, worker=["sh", "-c", FAMILY], token="kin")
+    _true(lambda: len(identity.descendants("kin")) >= 3)
+    assert start.signal_group(keeper.pid, signal.SIGKILL)
+    keeper.wait()
+    _true(lambda: not run.is_alive())
+    assert identity.descendants("kin") == []
+
+
+def test_reused_number_is_not_taken_for_the_keeper(run: Run) -> None:
+    ours = identity.start_ticks(os.getpid())
+    assert ours is not None
+    boot = identity.boot_id()
+    earlier = start.Holder(pid=os.getpid(), start_ticks=ours - 1, boot=boot, worker=os.getpid())
+    assert not earlier.keeper_lives
+    assert not earlier.worker_lives
+    start.kill_run(earlier, with_keeper=True)  # would end this test
+    other_boot = start.Holder(pid=os.getpid(), start_ticks=ours, boot="another")
+    assert not other_boot.keeper_lives
+
+
+def test_lease_is_held_by_worker_and_keeper(run: Run, tmp_path: Path) -> None:
+    lease = start.Lease(lock_folder=str(tmp_path), num_slots={"GPU-1": 3})
+    keeper = start.start(run, worker=SLEEP, lease=lease)
+    held_by = _begun(run)
+    assert processes.num_taken(tmp_path, "GPU-1") == 3
+    keeper.kill()
+    keeper.wait()
+    assert processes.num_taken(tmp_path, "GPU-1") == 3
+    start.kill_run(held_by)
+    _true(lambda: processes.num_taken(tmp_path, "GPU-1") == 0)
+
+
+def test_taken_lease_starts_nothing(run: Run, tmp_path: Path) -> None:
+    (run.folder / "exit.json").write_text('{"exit_code": 5}')
+    others = processes.take(tmp_path, "GPU-1", 1)
+    assert others is not None
+    lease = start.Lease(lock_folder=str(tmp_path), num_slots={"GPU-1": processes.NUM_SLOTS})
+    assert start.start(run, worker=["touch", "ran"], lease=lease).wait() == NO_LEASE
+    record = run.exit_record()
+    assert record is not None
+    assert record.exit_code == 5
+    for descriptor in others:
+        os.close(descriptor)
+
+
+def test_folder_that_is_gone_is_named(run: Run) -> None:
+    file = run.folder / "run.json"
+    content = file.read_bytes()
+    run.folder.rename(run.folder.with_name("away"))
+    with pytest.raises(RunFolderError, match="no run"):
+        start.start(run, worker=["true"])
+    assert content
+
+
+def test_worker_ends_with_the_command_that_waits_for_it(run: Run) -> None:
+    keeper = start.start(run, foreground=True, worker=SLEEP)
+    _begun(run)
+    assert keeper.stdin is not None
+    keeper.stdin.close()
+    assert keeper.wait() == 128 + signal.SIGTERM

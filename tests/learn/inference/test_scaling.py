@@ -1,0 +1,46 @@
+"""Scaling in bands is scaling of the whole."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from emcfsys_engine.learn.inference.scaling import scaled_bands, scaled_reader
+
+SIZES = st.tuples(st.integers(1, 60), st.integers(1, 60))
+
+
+@given(old=SIZES, new=SIZES, cut=st.integers(1, 30))
+def test_rows_and_bands_are_those_of_the_image_scaled_at_once(
+    old: tuple[int, int], new: tuple[int, int], cut: int
+) -> None:
+    torch.manual_seed(0)
+    image = torch.randn(2, *old)
+    whole = scaled_reader(lambda first, last: image[:, first:last], old, new)(0, new[0])
+    read = scaled_reader(lambda first, last: image[:, first:last], old, new)
+    cuts = [*range(0, new[0], cut), new[0]]
+    pieces = torch.cat([read(a, b) for a, b in pairwise(cuts)], dim=1)
+    torch.testing.assert_close(pieces, whole)
+
+    def bands() -> Iterator[tuple[int, Tensor]]:
+        for first in range(0, old[0], cut):
+            yield first, image[:, first : first + cut]
+
+    made = list(scaled_bands(bands(), old, new))
+    assert [first for first, _ in made] == sorted({first for first, _ in made})
+    torch.testing.assert_close(torch.cat([band for _, band in made], dim=1), whole)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [((40, 50), (20, 25)), ((30, 31), (77, 90)), ((64, 64), (23, 9))]
+)
+def test_it_is_torchs_antialiased_interpolation(old: tuple[int, int], new: tuple[int, int]) -> None:
+    image = torch.randn(1, *old)
+    ours = scaled_reader(lambda first, last: image[:, first:last], old, new)(0, new[0])
+    theirs = F.interpolate(image[None], size=new, mode="bilinear", antialias=True)[0]
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)

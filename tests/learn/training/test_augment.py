@@ -1,0 +1,77 @@
+"""Augmentation: seeded, blind to labels it did not see, and one warp for image and labels."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emcfsys_engine.learn.training.augment import Strengths, augment, strengths_of
+from emcfsys_engine.project import Augmentation
+
+STRONG = strengths_of(Augmentation(preset="strong"))
+
+
+def _crops(seed: int, size_px: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 3, (4, size_px, size_px), generator=generator)
+    labels[:, :5] = 255
+    return torch.randn(4, 1, size_px, size_px, generator=generator), labels
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**31))
+def test_labels_gain_no_value(seed: int) -> None:
+    images, labels = _crops(seed)
+    rng = torch.Generator().manual_seed(seed)
+    warped, made = augment(images, labels, 32, STRONG, rng)
+    assert set(made.unique().tolist()) <= {0, 1, 2, 255}
+    assert made.shape == (4, 32, 32)
+    assert warped.shape == (4, 1, 32, 32)
+    assert torch.isfinite(warped).all()
+
+
+def test_the_same_seed_gives_the_same_batch() -> None:
+    images, labels = _crops(0)
+    first = augment(images, labels, 32, STRONG, torch.Generator().manual_seed(5))
+    again = augment(images, labels, 32, STRONG, torch.Generator().manual_seed(5))
+    other = augment(images, labels, 32, STRONG, torch.Generator().manual_seed(6))
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_without_strengths_the_patch_is_the_middle_of_the_crop() -> None:
+    images, labels = _crops(1)
+    made, warped = augment(images, labels, 32, Strengths(), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(made, images[:, :, 8:40, 8:40], atol=1e-4, rtol=0)
+    assert torch.equal(warped, labels[:, 8:40, 8:40])
+
+
+@given(seed=st.integers(0, 2**31))
+@settings(max_examples=20)
+def test_image_and_labels_are_warped_alike(seed: int) -> None:
+    """Paint the labels as an image: after any warp they still agree away from edges."""
+    line = torch.arange(64)
+    labels = ((line[:, None] // 16 + line[None] // 16) % 2).expand(4, 64, 64).contiguous()
+    strengths = Strengths(flip=1, rotate=1, scale=1, elastic=1, drift=1)
+    rng = torch.Generator().manual_seed(seed)
+    image, warped = augment(labels[:, None].float(), labels, 32, strengths, rng)
+    known = warped != 255
+    agreement = ((image[:, 0] > 0.5) == (warped == 1))[known].float().mean()
+    assert agreement > 0.97
+
+
+def test_single_strengths_replace_the_presets() -> None:
+    strengths = strengths_of(Augmentation(preset="none", noise=2.0))
+    assert strengths == Strengths(noise=2.0)
+
+
+@pytest.mark.parametrize("name", Strengths.__struct_fields__)
+def test_every_strength_changes_something(name: str) -> None:
+    images, labels = _crops(2)
+    images, labels = images.repeat(16, 1, 1, 1), labels.repeat(16, 1, 1)
+    made, _ = augment(
+        images, labels, 32, Strengths(**{name: 1.0}), torch.Generator().manual_seed(3)
+    )
+    plain, _ = augment(images, labels, 32, Strengths(), torch.Generator().manual_seed(3))
+    assert not torch.allclose(made, plain, atol=1e-3)

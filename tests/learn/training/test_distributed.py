@@ -1,0 +1,218 @@
+"""Training with several processes: as with one, and it ends as one."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from emcfsys_engine.launch.identity import start_ticks
+from emcfsys_engine.launch.start import start
+from emcfsys_engine.launch.torchrun import Place, in_shell, torchrun_command
+from emcfsys_engine.learn.networks.network import build_network
+from emcfsys_engine.learn.training.distributed import Ranks
+from emcfsys_engine.learn.training.run import read_plan
+from emcfsys_engine.model_card import NetworkSpec
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run.events import CheckpointSaved, RunStarted, StepDone, ValidationDone
+from emcfsys_engine.run.folder import Run, TrainRequest, new_run
+from tests.learn.conftest import run_here, write_picture
+
+WAIT_S = 200
+
+
+def _training(folder: Path, *overrides: str) -> Run:
+    project = load_project(folder, ["model.backbone=test_convnext", *overrides])
+    return new_run(folder / "runs", TrainRequest(), project=project)
+
+
+def _exactly(run: Run, like: Run, processes: int) -> None:
+    """Give a run the plan of another, in full precision and without chance in the network."""
+    plan = read_plan(like)
+    network = msgspec.structs.replace(plan.network, norm="group", drop_path=0.0)
+    plan = msgspec.structs.replace(plan, network=network, precision="float32", processes=processes)
+    run.plan_file.write_bytes(msgspec.json.encode(plan))
+
+
+def _kept(run: Run) -> int:
+    """Execute a run as the command line does: keeper, torchrun, processes."""
+    with start(run) as keeper:
+        return keeper.wait(WAIT_S)
+
+
+def _wait_for(condition: Callable[[], bool], keeper: "subprocess.Popen[bytes]", run: Run) -> None:
+    for _ in range(20 * WAIT_S):
+        if condition():
+            return
+        try:
+            keeper.wait(0.05)
+        except subprocess.TimeoutExpired:
+            continue
+        pytest.fail(f"it ended too early: {run.outcome()}\n{run.log_file.read_text()}")
+    pytest.fail("the condition never held")
+
+
+def _processes(run: Run) -> dict[int, int]:
+    """Return the pids of a run's training processes by their rank."""
+    found: dict[int, int] = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (place / "cmdline").read_bytes().split(b"\0")
+            environment = (place / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if str(run.folder).encode() in words and start_ticks(int(place.name)):
+            ranks = [int(word[5:]) for word in environment if word.startswith(b"RANK=")]
+            found |= {rank: int(place.name) for rank in ranks}
+    return found
+
+
+def test_two_processes_train_as_one(project_folder: Path) -> None:
+    for name in ("val1", "val2"):  # an odd number: the processes have unequal shares
+        picture = project_folder / "images" / "val" / f"{name}.png"
+        mask = project_folder / "masks" / "val" / f"{name}.png"
+        write_picture(np.random.default_rng(7), picture, mask)
+    settings = [
+        "training.batch=3",
+        "training.steps=6",
+        "training.validate_every=3",
+        "training.loss=ce+dice+0.1*lovasz+0.1*ohem+0.1*boundary",
+    ]
+    planned = _training(project_folder, "training.steps=1", *settings[:1], *settings[2:])
+    assert run_here(planned) == 0
+    alone, together = (
+        _training(project_folder, *settings, f"compute.processes={n}") for n in (1, 2)
+    )
+    for run, processes in ((alone, 1), (together, 2)):
+        plan = read_plan(planned)
+        _exactly(run, planned, processes)
+        assert plan.batch == 3
+    assert run_here(alone) == 0
+    assert _kept(together) == 0, together.log_file.read_text()
+    assert together.outcome() == ("done", "steps")
+    ours, theirs = (
+        [event for event in run.events() if isinstance(event, ValidationDone)]
+        for run in (together, alone)
+    )
+    assert [event.step for event in ours] == [3, 6]
+    for our, their in zip(ours, theirs, strict=True):
+        assert our.train_loss == pytest.approx(their.train_loss, rel=1e-4)
+        assert our.val_loss == pytest.approx(their.val_loss, rel=1e-4)
+        assert our.mean_iou == pytest.approx(their.mean_iou, abs=2e-3)
+        assert our.accuracy == pytest.approx(their.accuracy, abs=2e-3)
+    weights, wanted = load_file(together.final_model), load_file(alone.final_model)
+    assert weights.keys() == wanted.keys()
+    assert all(torch.allclose(weights[name], wanted[name], atol=2e-3) for name in wanted)
+    _is_told_once(together)
+
+
+def _is_told_once(run: Run) -> None:
+    events = run.events()
+    assert sum(isinstance(event, RunStarted) for event in events) == 1
+    finals = [e for e in events if isinstance(e, CheckpointSaved) and e.role == "final"]
+    assert len(finals) == 1
+    assert run.log_file.read_text().count("6 steps of 3 patches") == 1
+    assert run.exit_record().exit_code == 0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.long)])
+def test_a_process_that_is_killed_ends_the_run_and_leaves_nothing(
+    project_folder: Path, rank: int
+) -> None:
+    run = _training(project_folder, "training.steps=100000", "compute.processes=2")
+    with start(run) as keeper:
+        _wait_for(lambda: any(isinstance(e, StepDone) for e in run.events()), keeper, run)
+        os.kill(_processes(run)[rank], signal.SIGKILL)
+        assert keeper.wait(WAIT_S) == 1
+    state, reason = run.outcome()
+    assert state == "failed"
+    assert "process" in reason
+    assert not _processes(run)
+    assert not run.is_alive()
+
+
+def test_a_term_saves_once_and_the_run_resumes_with_as_many(project_folder: Path) -> None:
+    run = _training(project_folder, "training.steps=100000", "compute.processes=2")
+    with start(run) as keeper:
+        _wait_for(lambda: any(isinstance(e, StepDone) for e in run.events()), keeper, run)
+        os.kill(_processes(run)[1], signal.SIGTERM)  # one of them hears it: all end
+        assert keeper.wait(WAIT_S) == 143
+    assert run.outcome() == ("interrupted", "terminated")
+    assert json.loads(run.exit_file.read_text())["exit_code"] == 143
+    assert run.checkpoint_file.exists()
+    record = run.record()
+    assert record.project is not None
+    fewer = msgspec.structs.replace(record.project.compute, processes=1)
+    project = msgspec.structs.replace(record.project, compute=fewer)
+    run.write_record(msgspec.structs.replace(record, project=project))
+    assert run_here(run) == 2
+    assert "begun with 2 processes, and 1" in run.outcome()[1]
+
+
+@pytest.mark.long
+def test_two_processes_that_were_killed_resume_to_the_same_weights(project_folder: Path) -> None:
+    settings = ["training.steps=24", "training.validate_every=3", "compute.processes=2"]
+    settings += ["model.backbone=mobilenetv3_small_050", "training.batch=3"]
+    whole, cut = _training(project_folder, *settings), _training(project_folder, *settings)
+    assert _kept(whole) == 0, whole.log_file.read_text()
+    with start(cut) as keeper:
+        _wait_for(lambda: any(isinstance(e, ValidationDone) for e in cut.events()), keeper, cut)
+        os.kill(_processes(cut)[0], signal.SIGKILL)
+        assert keeper.wait(WAIT_S) == 1
+    assert _kept(cut) == 0, cut.log_file.read_text()
+    ours, theirs = load_file(cut.final_model), load_file(whole.final_model)
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_the_shares_of_all_are_the_batch_and_nothing_twice(batch: int, world: int) -> None:
+    images = torch.arange(batch, dtype=torch.float32)[:, None, None, None].expand(-1, 1, 2, 2)
+    labels = torch.zeros(batch, 2, 2, dtype=torch.int64)
+    shares = [Ranks(Place(rank, world)).share(images, labels) for rank in range(world)]
+    assert len({len(own) for own, _ in shares}) == 1
+    labelled = [own[truth != 255] for own, truth in ((o[:, 0], t) for o, t in shares)]
+    assert torch.cat(labelled).tolist() == images.reshape(-1).tolist()
+
+
+def test_batch_norms_that_average_over_gpus_predict_and_are_saved_as_before() -> None:
+    spec = NetworkSpec(head="unet", backbone="test_efficientnet", num_classes=2, auxiliary=True)
+    network = build_network(spec).eval()
+    x_NCHW = torch.randn(1, 1, 64, 64)
+    with torch.inference_mode():
+        before, names = network(x_NCHW), list(network.state_dict())
+        shared = Ranks(Place(0, 2)).with_common_norms(network, torch.device("cuda"))
+        assert torch.equal(shared(x_NCHW), before)
+    assert list(shared.state_dict()) == names
+    kinds = {type(module) for module in shared.modules()}
+    assert any(issubclass(kind, torch.nn.SyncBatchNorm) for kind in kinds)
+    assert not any(issubclass(kind, torch.nn.BatchNorm2d) for kind in kinds)
+
+
+def test_blocks_cover_every_image_once() -> None:
+    for world in (1, 2, 3, 7):
+        for count in (0, 1, 2, 5, 20):
+            blocks = [Ranks(Place(rank, world)).block(count) for rank in range(world)]
+            assert [index for block in blocks for index in block] == list(range(count))
+
+
+def test_only_the_rendezvous_is_expanded_by_a_shell() -> None:
+    words = torchrun_command(Path("/a $HOME/run 1"), "/py", processes=4, nodes=2)
+    shown = subprocess.run(
+        ["sh", "-c", f"printf '%s\\n' {in_shell(words)}"],
+        env={"EMCFSYS_RENDEZVOUS": "node1:2950", "EMCFSYS_RENDEZVOUS_ID": "x y", "HOME": "/no"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert shown[-1] == "/a $HOME/run 1"
+    assert shown[shown.index("--rdzv-endpoint") + 1] == "node1:2950"
+    assert shown[shown.index("--rdzv-id") + 1] == "x y"
+    assert "--standalone" not in shown

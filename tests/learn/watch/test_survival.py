@@ -1,0 +1,289 @@
+"""What a hot folder must survive: kills, full disks, lost events, mounts that go and come.
+
+Workers are forked from a server that has torch imported already: a start costs milliseconds.
+"""
+
+import ctypes
+import multiprocessing as mp
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emcfsys_engine.hotfolder.ledger import read_ledger
+from emcfsys_engine.run.events import ImageDone
+from emcfsys_engine.run.folder import Run
+from tests.images.test_bad_files import FUZZED
+from tests.learn.hot import Hot, images_and_masks_agree, states_of
+
+_SERVER = mp.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    ["emcfsys_engine.learn.worker", "emcfsys_engine.learn.watch.run", "timm", __name__]
+)
+
+pytestmark = pytest.mark.timeout(580)
+
+
+def _give_up_privileges() -> None:
+    """Let permissions hold for root, too: capset(2) with no capability at all."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, ourselves
+    nothing = (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None).capset(header, nothing):
+        raise OSError("capset was refused")
+
+
+def _work(folder: str, is_plain: bool) -> None:
+    """Be the worker of a run, as its keeper would start it."""
+    from emcfsys_engine.learn import worker
+
+    if is_plain:
+        _give_up_privileges()
+    log = os.open(Path(folder, "log.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.exit(worker.main([folder]))
+
+
+@contextmanager
+def forked(run: Run, *, is_plain: bool = False) -> Iterator[BaseProcess]:
+    """Run a worker until the block ends."""
+    child = _SERVER.Process(target=_work, args=(str(run.folder), is_plain))
+    child.start()
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.join()
+
+
+def wait_for(
+    condition: Callable[[], object], child: BaseProcess, run: Run, wait_s: float = 120
+) -> None:
+    deadline = time.monotonic() + wait_s
+    while not condition():
+        log = run.log_file.read_text() if run.log_file.exists() else ""
+        assert child.is_alive(), log
+        assert time.monotonic() < deadline, log + str(run.events()[-3:])
+        child.join(0.02)
+
+
+def finish(hot: Hot, *, is_plain: bool = False) -> Run:
+    """Watch once, to the end; `is_plain`: without the privileges of root."""
+    run = hot.new_run(once=True)
+    with forked(run, is_plain=is_plain) as child:
+        child.join(300)
+        assert child.exitcode is not None, run.log_file.read_text()
+    return run
+
+
+def kill_at_random(hot: Hot, number: int, kills: int) -> None:
+    """Kill the watcher again and again, at any moment, while images wait; start it each time."""
+    chance = random.Random(3)
+    for index in range(number):
+        hot.image(f"{index}.png", index)
+    for _ in range(kills):
+        run = hot.new_run()
+        with forked(run) as child:
+            # Sometimes before the first mask, most often between some mask and its ledger line.
+            target = min(number, len(hot.masks()) + chance.randint(0, 4))
+            wait_for(lambda: len(hot.masks()) >= target, child, run)  # noqa: B023
+            child.join(chance.random() * 0.05)
+    assert finish(hot).outcome() == ("done", "done")
+    images_and_masks_agree(hot, number)
+
+
+@pytest.fixture
+def hot(tmp_path: Path, model_file: Path) -> Hot:
+    return Hot(tmp_path, model_file, "measure = true")
+
+
+def measured_images(hot: Hot) -> list[str]:
+    lines = (hot.output / ".emcfsys" / "measurements.csv").read_text().splitlines()
+    return sorted(line.partition(",")[0] for line in lines[1:])
+
+
+def test_kills_between_mask_and_ledger_leave_every_image_one_whole_mask(hot: Hot) -> None:
+    kill_at_random(hot, 30, 6)
+    assert measured_images(hot) == sorted(f"{index}.png" for index in range(30))
+
+
+@pytest.mark.long
+def test_fifty_kills_leave_every_image_one_whole_mask(hot: Hot) -> None:
+    kill_at_random(hot, 250, 50)
+    assert measured_images(hot) == sorted(f"{index}.png" for index in range(250))
+
+
+@contextmanager
+def mounted(place: Path, size: str) -> Iterator[None]:
+    """Mount a file system in memory of its own."""
+    place.mkdir(parents=True, exist_ok=True)
+    options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(["mount", *options], capture_output=True).returncode:
+        pytest.skip("only root may mount, and not in every container")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_is_waited_for_and_no_image_is_given_up(hot: Hot) -> None:
+    with mounted(hot.output, "4m"):
+        run = hot.new_run()
+        with forked(run) as child:
+            wait_for(lambda: states_of(run), child, run)
+            ballast = hot.output / "ballast"
+            ballast.write_bytes(bytes(os.statvfs(hot.output).f_bavail * 4096 - 8192))
+            for index in range(5):
+                hot.image(f"{index}.png", index)
+            wait_for(lambda: states_of(run)[-1] == "full", child, run)
+            assert hot.masks() == []
+            ballast.unlink()
+            wait_for(lambda: len(hot.masks()) == 5, child, run)
+            wait_for(lambda: states_of(run)[-1] == "watching", child, run)
+            wait_for(lambda: len(read_ledger(hot.output)) == 5, child, run)
+        images_and_masks_agree(hot, 5)
+        assert all(entry.attempts == 1 for entry in read_ledger(hot.output))
+
+
+def test_once_on_a_full_disk_ends_and_says_so(hot: Hot) -> None:
+    with mounted(hot.output, "4m"):
+        hot.image("a.png")
+        (hot.output / "ballast").write_bytes(bytes(3 << 20 | 1 << 19))
+        state, reason = finish(hot).outcome()
+        assert state == "failed"
+        assert "no space left" in reason
+
+
+def test_a_folder_mounted_anew_is_watched_again(hot: Hot) -> None:
+    run = hot.new_run()
+    with forked(run) as child:
+        wait_for(lambda: states_of(run), child, run)
+        for number in range(2):
+            with mounted(hot.incoming, "4m"):
+                name = f"{number}.png"
+                hot.image(name, number)
+                wait_for(lambda: name in hot.masks(), child, run)  # noqa: B023
+        hot.image("below.png", 5)
+        wait_for(lambda: len(read_ledger(hot.output)) == 3, child, run)
+    assert hot.masks() == ["0.png", "1.png", "below.png"]
+
+
+def stopped_while(hot: Hot, number: int) -> None:
+    """Make images while the watcher sleeps: more than its queue of events can hold."""
+    first = hot.image("0.png")
+    run = hot.new_run()
+    with forked(run) as child:
+        wait_for(lambda: hot.masks() == ["0.png"], child, run)
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGSTOP)
+        try:
+            for index in range(1, number):
+                os.link(first, hot.incoming / f"{index}.png")
+        finally:
+            os.kill(child.pid, signal.SIGCONT)
+        wait_for(lambda: len(read_ledger(hot.output)) == number, child, run, 1500)
+    images_and_masks_agree(hot, number)
+    done = [event for event in run.events() if isinstance(event, ImageDone)]
+    assert len(done) == number
+
+
+def test_images_that_came_while_the_watcher_slept_are_found(hot: Hot) -> None:
+    stopped_while(hot, 100)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1700)
+def test_more_images_than_the_queue_of_events_holds_are_found(
+    tmp_path: Path, model_file: Path
+) -> None:
+    stopped_while(Hot(tmp_path, model_file), 20_000)
+
+
+@pytest.mark.long
+def test_no_poisoned_file_stops_the_others(hot: Hot, shared_data: Path) -> None:
+    chance = np.random.default_rng(0)
+    originals: dict[Path, bytes] = {}
+    for name in FUZZED:
+        whole = (shared_data / "microscope-formats" / name).read_bytes()
+        harmed = np.frombuffer(whole, np.uint8).copy()
+        harmed[chance.integers(0, min(len(whole), 1024), 12)] = chance.integers(0, 256, 12)
+        for kind, content in (("cut", whole[: len(whole) // 2]), ("harmed", harmed.tobytes())):
+            file = hot.incoming / f"{kind} {Path(name).name}"
+            file.write_bytes(content)
+            originals[file] = content
+    for index in range(10):
+        hot.image(f"good{index}.png", index)
+    run = finish(hot)
+    state, _ = run.outcome()
+    assert state in ("done", "failed"), run.log_file.read_text()
+    goods = {f"good{index}.png" for index in range(10)}
+    assert goods <= set(hot.masks())
+    entries = {entry.path: entry for entry in read_ledger(hot.output)}
+    assert {file.name for file in originals} <= entries.keys()
+    for file, content in originals.items():
+        assert file.read_bytes() == content
+        assert entries[file.name].state in ("done", "failed")
+        assert entries[file.name].state == "done" or entries[file.name].reason
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_times_an_hour_off_change_nothing(hot: Hot, hours: int) -> None:
+    for index in range(3):
+        file = hot.image(f"{index}.png", index)
+        moment = time.time() + 3600 * hours
+        os.utime(file, (moment, moment))
+    assert finish(hot).outcome() == ("done", "done")
+    images_and_masks_agree(hot, 3)
+
+
+@pytest.mark.long
+def test_an_image_that_may_not_be_read_is_named_and_the_others_go_on(hot: Hot) -> None:
+    hot.image("locked.png").chmod(0)
+    hot.image("open.png")
+    run = finish(hot, is_plain=True)
+    assert hot.masks() == ["open.png"], run.log_file.read_text()
+    entries = {entry.path: entry for entry in read_ledger(hot.output)}
+    assert entries["locked.png"].state == "failed"
+    assert "ermission" in entries["locked.png"].reason
+
+
+def test_the_output_may_lie_inside_the_watched_folder(tmp_path: Path, model_file: Path) -> None:
+    hot = Hot(tmp_path, model_file)
+    hot.output = hot.incoming / "masks"
+    for index in range(3):
+        hot.image(f"{index}.png", index)
+    for _ in range(2):
+        finish(hot)
+    assert hot.masks() == ["0.png", "1.png", "2.png"]
+    shutil.rmtree(hot.output)
+
+
+def test_a_writer_that_pauses_in_the_middle_is_waited_for(hot: Hot) -> None:
+    whole = hot.image("source.png").read_bytes()
+    run = hot.new_run()
+    slow = hot.incoming / "slow.png"
+    with forked(run) as child:
+        wait_for(lambda: hot.masks() == ["source.png"], child, run)
+        with slow.open("wb") as stream:
+            stream.write(whole[:-40])
+            stream.flush()
+            begun = time.monotonic()
+            # longer than the settle time of this project: it must be the structure that tells
+            wait_for(lambda: time.monotonic() - begun > 2.0, child, run)
+            assert "slow.png" not in hot.masks()
+            assert not [entry for entry in read_ledger(hot.output) if entry.path == "slow.png"]
+            stream.write(whole[-40:])
+        wait_for(lambda: "slow.png" in hot.masks(), child, run)
+    with Image.open(hot.output / "slow.png") as mask:
+        assert mask.size == (56, 48)

@@ -1,0 +1,100 @@
+"""A run's folder tells everything about the run."""
+
+import errno
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from emcfsys_engine.errors import RunFolderError
+from emcfsys_engine.run import folder as run_module
+from emcfsys_engine.run.events import (
+    EventWriter,
+    RunFinished,
+    RunInterrupted,
+    RunResumed,
+    RunStarted,
+)
+from emcfsys_engine.run.folder import (
+    PredictRequest,
+    Run,
+    TrainRequest,
+    new_run,
+    open_run,
+    write_whole,
+)
+
+
+def test_runs_are_numbered_and_none_is_made_twice(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: new_run(tmp_path, TrainRequest()).id, range(24)))
+    assert sorted(made) == [f"run-{number:04d}" for number in range(1, 25)]
+
+
+def test_a_record_comes_back_as_it_was_asked(tmp_path: Path) -> None:
+    request = PredictRequest(model="/m", inputs=("/a", "/b"), out="/o", overlay=True)
+    run = new_run(tmp_path, request)
+    assert open_run(run.folder).record().request == request
+
+
+def test_secrets_of_the_environment_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_API_TOKEN", "secret")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    environment = new_run(tmp_path, TrainRequest()).record().environment
+    assert "MY_API_TOKEN" not in environment
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_a_folder_without_a_run_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="is no run"):
+        open_run(tmp_path)
+
+
+def test_a_record_of_the_future_asks_for_an_update(tmp_path: Path) -> None:
+    run = new_run(tmp_path, TrainRequest())
+    document = json.loads(run.record_file.read_text())
+    run.record_file.write_text(json.dumps({**document, "format": 99}))
+    with pytest.raises(RunFolderError, match="Update emcfsys-tui"):
+        run.record()
+
+
+def test_the_outcome_is_that_of_the_last_start(tmp_path: Path) -> None:
+    run = new_run(tmp_path, TrainRequest())
+    assert run.state() == "new"
+    with EventWriter(run.events_file) as writer:
+        writer.write(RunStarted(run=run.id, does="train"))
+        assert run.state() == "lost"
+        writer.write(RunInterrupted(step=3))
+        assert run.outcome() == ("interrupted", "terminated")
+        writer.write(RunStarted(run=run.id, does="train"))
+        writer.write(RunResumed(step=3))
+        assert run.state() == "lost"
+        writer.write(RunFinished(reason="steps", step=5))
+        assert run.outcome() == ("done", "steps")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "best.safetensors"
+    write_whole(file, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run_module.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(file, b"new")
+    assert file.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == [file.name]
+
+
+def test_asking_leaves_word_for_the_worker(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    assert run.asked() is None
+    run.ask("stop")
+    assert run.asked() == "stop"

@@ -1,0 +1,79 @@
+"""Runs that belong together are found by any of their names."""
+
+from pathlib import Path
+
+import pytest
+
+from emcfsys_engine.errors import RunFolderError
+from emcfsys_engine.project import Project, load_project
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.groups import models_of, new_trainings, runs_at
+
+TOML = """
+[project]
+name = "p"
+[classes]
+a = 0
+b = 1
+[[data]]
+images = "images"
+masks = "masks"
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "project.toml").write_text(TOML)
+    return load_project(tmp_path)
+
+
+def _with_folds(project: Project, folds: int) -> Project:
+    return load_project(project.file, [f"training.kfold={folds}"])
+
+
+def _finish(run: Run) -> Path:
+    run.best_model.write_bytes(b"a model")
+    return run.best_model
+
+
+def test_without_folds_there_is_one_run_and_no_group(project: Project) -> None:
+    (run,) = new_trainings(project)
+    assert (run.record().group, run.record().fold) == ("", 0)
+    assert models_of(_finish(run)) == (run.best_model,)
+    assert models_of(run.folder) == (run.best_model,)
+
+
+def test_each_fold_is_a_run_of_one_group(project: Project) -> None:
+    new_trainings(project)
+    runs = new_trainings(_with_folds(project, 3))
+    records = [run.record() for run in runs]
+    assert [record.fold for record in records] == [1, 2, 3]
+    assert {record.group for record in records} == {"kfold-0002"}
+    other = new_trainings(_with_folds(project, 2))
+    assert {run.record().group for run in other} == {"kfold-0005"}
+
+
+def test_the_group_and_each_of_its_runs_name_all_its_models(project: Project) -> None:
+    runs = new_trainings(_with_folds(project, 3))
+    new_trainings(_with_folds(project, 2))
+    files = tuple(_finish(run) for run in runs)
+    assert models_of(project.runs_folder / "kfold-0001") == files
+    assert all(models_of(run.folder) == files for run in runs)
+    assert models_of(files[1]) == (files[1],)
+    assert [run.id for run in runs_at(project.runs_folder / "kfold-0001")] == [r.id for r in runs]
+
+
+def test_a_fold_without_a_model_is_named_with_the_remedy(project: Project) -> None:
+    runs = new_trainings(_with_folds(project, 2))
+    _finish(runs[0])
+    with pytest.raises(RunFolderError, match=r"run-0002: has no best model yet.*--resume"):
+        models_of(runs[0].folder)
+
+
+def test_what_is_no_run_and_no_group_is_refused(project: Project) -> None:
+    new_trainings(_with_folds(project, 2))
+    for place in (project.runs_folder / "kfold-0009", project.folder / "images"):
+        with pytest.raises(RunFolderError):
+            models_of(place)
