@@ -17,9 +17,9 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("predict", "Compare a model with masks."),
     "predict": ("predict", "Segment files, folders or globs with a model."),
     "watch": ("watch", "Segment every image that arrives in the hot folder."),
-    "measure": ("measure", "Measure the objects of masks."),
+    "measure": ("data", "Measure the objects of masks."),
     "runs": ("runs", "List a project's runs, compare them, clean up."),
-    "report": ("report", "Make one page of a run, to send or keep."),
+    "report": ("runs", "Make one page of a run, to send or keep."),
     "submit": ("submit", "Put a training, prediction or watch into the queue."),
     "jobs": ("jobs", "List the jobs."),
     "cancel": ("jobs", "End jobs for good."),
@@ -33,7 +33,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("models", "List the backbones, their weights and licences."),
     "export": ("models", "Hand a model to other programs."),
     "inspect": ("data", "Tell what a file is."),
-    "doctor": ("doctor_command", "Check this machine and say what to mend."),
+    "doctor": ("doctor", "Check this machine and say what to mend."),
 }
 
 
@@ -57,7 +57,7 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or name the nearest one."""
         if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            from emcfsys_engine.project_faults import nearest
+            from emcfsys_engine.settings import nearest
 
             ctx.fail(f"{args[0]!r} is no command. {nearest(args[0], _COMMANDS)}")
         return super().resolve_command(ctx, args)

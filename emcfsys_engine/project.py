@@ -10,8 +10,7 @@ import tomli
 from msgspec import Meta
 
 from emcfsys_engine.errors import ProjectError, ProjectFaults
-from emcfsys_engine.project_faults import check_table, nearest, unknown_keys
-from emcfsys_engine.slurm_settings import SlurmSettings, check_slurm
+from emcfsys_engine.settings import SlurmSettings, check_slurm, check_table, nearest, unknown_keys
 
 UNLABELLED = 255
 MAX_CLASS_VALUE = 254

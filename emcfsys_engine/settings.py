@@ -1,17 +1,164 @@
 """~/.config/emcfsys/config.toml: the user's own settings, and the only commands we execute."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import tomli
 from msgspec import Meta
 
 from emcfsys_engine.errors import ProjectError, ProjectFaults
-from emcfsys_engine.project_faults import check_table, nearest
-from emcfsys_engine.slurm_settings import SlurmDefaults, check_slurm
+
+Table = TypeVar("Table", bound=msgspec.Struct)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a remedy: the known word that is nearest, or all of them."""
+    names = list(known)
+    close = get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}?" if close else f"Known are {', '.join(names)}"
+
+
+def unknown_keys(
+    file: Path, prefix: str, given: Iterable[str], known: Iterable[str]
+) -> list[ProjectError]:
+    """Return a fault for each key that is not known."""
+    names = list(known)
+    what = f"is no key of {file.name}"
+    return [
+        ProjectError(file, f"{prefix}.{key}" if prefix else key, what, nearest(key, names))
+        for key in given
+        if key not in names
+    ]
+
+
+def check_table(
+    file: Path, name: str, given: Any, kind: type[Table], faults: list[ProjectError]
+) -> Table | None:
+    """Add every fault of the table to `faults` and return it; None where a needed key is missing.
+
+    A faulty key takes its default, so that checks across keys can still name their own faults.
+    """
+    if not isinstance(given, Mapping):
+        faults.append(ProjectError(file, name, "is no table", f"Write [{name}]"))
+        return None
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    found = unknown_keys(file, name, given, fields)
+    complete = True
+    values: dict[str, Any] = {}
+    for key, field in fields.items():
+        if key in given:
+            try:
+                values[key] = msgspec.convert(given[key], field.type)
+            except msgspec.ValidationError as error:
+                what = f"{given[key]!r} does not fit: {_plain(error)}"
+                found.append(ProjectError(file, f"{name}.{key}", what, _choices(field.type)))
+        elif field.required:
+            found.append(ProjectError(file, f"{name}.{key}", "is missing", "Add it"))
+        complete = complete and (key in values or not field.required)
+    faults.extend(found)
+    return kind(**values) if complete else None
+
+
+def _plain(error: msgspec.ValidationError) -> str:
+    text = str(error)
+    return text[:1].lower() + text[1:]
+
+
+def _choices(kind: Any) -> str:
+    words: list[str] = []
+    for info in _flat(msgspec.inspect.type_info(kind)):
+        if isinstance(info, msgspec.inspect.LiteralType):
+            words += [str(value) for value in info.values]
+    return f"Use one of {', '.join(words)}" if words else "Mend the value"
+
+
+def _flat(info: Any) -> list[Any]:
+    if isinstance(info, msgspec.inspect.Metadata):
+        return _flat(info.type)
+    return list(info.types) if isinstance(info, msgspec.inspect.UnionType) else [info]
+
+
+Word = Annotated[str, Meta(min_length=1, pattern=r"^[^\s\x00-\x1f]+$")]
+_PollSeconds = Annotated[float, Meta(ge=0.1, le=3600)]
+
+# In full, as sbatch takes any unique beginning. None of these executes, reads or writes a file.
+_EXTRA = """
+    begin constraint prefer contiguous core-spec cores-per-socket cpus-per-gpu deadline
+    distribution exclude exclusive gpu-freq gpus-per-node hint licenses mail-type mail-user
+    mem-per-cpu mem-per-gpu mincpus nice nodelist oversubscribe reservation sockets-per-node
+    spread-job switches thread-spec threads-per-core time-min tmp use-min-nodes wckey
+"""
+EXTRA = tuple(_EXTRA.split())
+
+
+class SlurmSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """[compute.slurm]: what is asked of the cluster; None means the user's default, else its own.
+
+    Units: `warn_s` is how long before the time limit a job is told to save.
+    """
+
+    partition: Word | None = None
+    account: Word | None = None
+    qos: Word | None = None
+    gres: Word | None = None  # instead of what compute.gpus makes of it: gpu:a100:1
+    time: Annotated[str, Meta(pattern=r"^\d+(-\d+)?(:\d+){0,2}$")] | None = None
+    memory: Annotated[str, Meta(pattern=r"^\d+[KMGT]?$")] | None = None  # a node: 32G
+    cpus: Annotated[int, Meta(ge=1, le=4096)] | None = None  # a node
+    warn_s: Annotated[int, Meta(ge=10, le=65535)] | None = None
+    extra: tuple[str, ...] = ()  # long options of sbatch: "--constraint=a100"
+
+
+class SlurmDefaults(SlurmSettings, frozen=True, kw_only=True):
+    """[slurm] of the user's own config.toml: defaults for every project, and the prolog.
+
+    Units: seconds between two looks at Slurm; seconds that a file of another node may be late.
+    """
+
+    prolog: tuple[str, ...] = ()  # lines of shell before each worker: module load, conda activate
+    poll_s: _PollSeconds = 20.0
+    late_s: _PollSeconds = 90.0
+    requeues: Annotated[int, Meta(ge=0, le=1000)] = 3  # in a row without progress
+
+
+def check_slurm(
+    file: Path, key: str, given: Any, kind: type[SlurmSettings], faults: list[ProjectError]
+) -> SlurmSettings:
+    """Return a table of Slurm's settings, and add every fault of it."""
+    if isinstance(given, dict) and "prolog" in given and kind is SlurmSettings:
+        what = "is executed, so it is read from your own config.toml only"
+        remedy = "Write it into [slurm] of ~/.config/emcfsys/config.toml"
+        faults.append(ProjectError(file, f"{key}.prolog", what, remedy))
+        given = {name: value for name, value in given.items() if name != "prolog"}
+    made = check_table(file, key, given, kind, faults) or kind()
+    for word in made.extra:
+        name = re.fullmatch(r"--([a-z-]+)(=[^\x00-\x1f]*)?", word)
+        if name is None or name[1] not in EXTRA:
+            what = f"{word!r} may not be passed on to sbatch"
+            remedy = nearest(name[1] if name else word, EXTRA)
+            faults.append(ProjectError(file, f"{key}.extra", what, remedy))
+    return made
+
+
+def merged(asked: SlurmSettings, defaults: SlurmDefaults) -> SlurmSettings:
+    """Return what a project asks for, and the user's default wherever it asks nothing."""
+    names = [field.name for field in msgspec.structs.fields(SlurmSettings) if field.name != "extra"]
+    values = {
+        name: getattr(defaults, name) if getattr(asked, name) is None else getattr(asked, name)
+        for name in names
+    }
+    return SlurmSettings(**values, extra=_both(defaults.extra, asked.extra))
+
+
+def _both(first: Sequence[str], then: Sequence[str]) -> tuple[str, ...]:
+    """Return the options of both; a project's replaces the default of the same name."""
+    named = {word.partition("=")[0]: word for word in (*first, *then)}
+    return tuple(named.values())
+
 
 Argv = tuple[Annotated[str, Meta(min_length=1)], ...]
 Seconds = Annotated[float, Meta(ge=0, le=86400)]

@@ -1,16 +1,18 @@
 """Telling people that a job ended: the command of their own config file, without a shell."""
 
 import os
+import queue
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from emcfsys_engine.jobs.job import Job
-from emcfsys_engine.launch import identity
+from emcfsys_engine.launch import processes
 
-_LONGEST_S = 60.0
+_LONGEST_NOTIFICATION_S = 60.0
 
 
 class Notices:
@@ -32,7 +34,9 @@ class Notices:
             "EMCFSYS_JOB_PROJECT": job.project,
             "EMCFSYS_JOB_RUN": job.run,
         }
-        environment = {name: value for name, value in os.environ.items() if name != identity.COOKIE}
+        environment = {
+            name: value for name, value in os.environ.items() if name != processes.COOKIE
+        }
         try:
             child = subprocess.Popen(
                 self.command,
@@ -44,7 +48,7 @@ class Notices:
             print(f"notify.command could not be started: {error}", flush=True)
         else:
             with self._lock:
-                self._running.append((child, time.monotonic() + _LONGEST_S))
+                self._running.append((child, time.monotonic() + _LONGEST_NOTIFICATION_S))
 
     def reap(self) -> None:
         """Collect the commands that ended, and end those that take too long."""
@@ -60,3 +64,48 @@ class Notices:
             if child.poll() is None:
                 child.returncode = 0  # nobody waits for it any more
         self._running = []
+
+
+_LONGEST_HOOK_S = 300.0
+
+
+class Hook:
+    """Runs the command image after image in a thread; a slow one never delays a mask."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = list(command)
+        self._images: queue.Queue[dict[str, str] | None] = queue.Queue()
+        self._thread: threading.Thread | None = None
+        if self._command:
+            self._thread = threading.Thread(target=self._work, name="hook", daemon=True)
+            self._thread.start()
+
+    def run(self, *, image: Path, mask: Path | None, unlike: str) -> None:
+        """Queue the command for one image."""
+        if self._thread is not None:
+            self._images.put(
+                {
+                    "EMCFSYS_IMAGE": str(image),
+                    "EMCFSYS_MASK": str(mask or ""),
+                    "EMCFSYS_UNLIKE": unlike,
+                }
+            )
+
+    def close(self) -> None:
+        """Let the commands that wait finish, for a while."""
+        if self._thread is not None:
+            self._images.put(None)
+            self._thread.join(_LONGEST_HOOK_S)
+
+    def _work(self) -> None:
+        while (names := self._images.get()) is not None:
+            try:
+                subprocess.run(
+                    self._command,
+                    env={**os.environ, **names},
+                    stdin=subprocess.DEVNULL,
+                    timeout=_LONGEST_HOOK_S,
+                    check=False,
+                )
+            except (OSError, subprocess.TimeoutExpired) as error:
+                print(f"hook: {self._command[0]}: {error}", flush=True)  # log.txt of the run

@@ -1,5 +1,8 @@
 """The application: screens, themes, the palette, toasts, and a clean end."""
 
+import platform
+import time
+import traceback
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
@@ -10,17 +13,37 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from emcfsys_engine.errors import printable
-from emcfsys_tui import themes
-from emcfsys_tui.crash import save_report
-from emcfsys_tui.memory import Memory, remember, remembered, with_recent
+from emcfsys_engine import __version__
+from emcfsys_engine.errors import EmcfError, printable
+from emcfsys_engine.jobs.control import prepare, state_folder
+from emcfsys_tui import settings as themes
 from emcfsys_tui.messages import ProjectChosen, Told
 from emcfsys_tui.screens.page import LEAST_COLUMNS, LEAST_LINES
-from emcfsys_tui.settings import GRAPHICS, Settings
+from emcfsys_tui.settings import GRAPHICS, Memory, Settings, remember, remembered, with_recent
 from emcfsys_tui.widgets.canvas import Colour
 
 if TYPE_CHECKING:
-    from emcfsys_tui.widgets.picture_layer import PictureLayer
+    from emcfsys_tui.widgets.picture_view import PictureLayer
+
+
+def save_report(error: BaseException, where: str = "") -> Path | None:
+    """Write what happened into the state folder; None where nothing can be written."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    text = "\n".join(
+        [
+            f"EMCFsys {__version__}, Python {platform.python_version()}, {platform.platform()}",
+            f"{stamp} {where}".rstrip(),
+            "",
+            "".join(traceback.format_exception(error)),
+        ]
+    )
+    try:
+        file = prepare(state_folder()) / f"crash-{stamp}.txt"
+        file.write_text(text, "utf-8")
+    except (OSError, EmcfError):
+        return None
+    return file
+
 
 Severity = Literal["information", "warning", "error"]
 
@@ -97,7 +120,7 @@ class EmcfApp(App[None]):
         """Listen to the person's own keys, and say what is wrong with the settings."""
         self.set_keymap(self.settings.keys)
         if self.settings.pictures in GRAPHICS:
-            self._layer = import_module("emcfsys_tui.widgets.picture_layer").PictureLayer()
+            self._layer = import_module("emcfsys_tui.widgets.picture_view").PictureLayer()
         for fault in self.settings.faults:
             self.tell(fault, "warning")
 
@@ -169,7 +192,7 @@ class EmcfApp(App[None]):
 
     def action_help(self) -> None:
         """Explain every key of this screen."""
-        help_screen = import_module("emcfsys_tui.screens.help").HelpScreen
+        help_screen = import_module("emcfsys_tui.screens.page").HelpScreen
         if not isinstance(self.screen, help_screen):
             self.push_screen(help_screen(self.screen))
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from emcfsys_engine.commands.table import shown, table_of
+from emcfsys_engine.commands.jobs import shown, table_of
 from emcfsys_engine.errors import EmcfError, printable
 from emcfsys_tui.engine.runs import RunsReader, open_queue, read_projects
-from emcfsys_tui.memory import remembered
+from emcfsys_tui.settings import remembered
 from emcfsys_tui.view_models import STATE_LOOKS
 
 

@@ -5,11 +5,9 @@ from pathlib import Path
 import pytest
 
 from emcfsys_engine.errors import ProjectFaults
-from emcfsys_engine.jobs.slurm.client import Seen
-from emcfsys_engine.jobs.slurm.slurm_states import PHASES, is_blocked, is_held, phase_of, words_of
+from emcfsys_engine.jobs.slurm.client import PHASES, Seen, is_blocked, is_held, phase_of, words_of
 from emcfsys_engine.project import load_project
-from emcfsys_engine.settings import load_config
-from emcfsys_engine.slurm_settings import SlurmDefaults, SlurmSettings, merged
+from emcfsys_engine.settings import SlurmDefaults, SlurmSettings, load_config, merged
 
 PROJECT = """
 [project]

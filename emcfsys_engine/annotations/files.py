@@ -11,8 +11,7 @@ from typing import Any
 
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.errors import AnnotationError, InputError
-from emcfsys_engine.images.reader import is_unfinished
-from emcfsys_engine.images.recognise import is_zarr
+from emcfsys_engine.images.reader import is_unfinished, is_zarr
 
 _LARGEST_BYTES = 2 << 30
 _SUFFIXES = frozenset((".json", ".geojson", ".xml", ".roi", ".zip", ".txt"))

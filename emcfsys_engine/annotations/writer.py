@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from emcfsys_engine.annotations.draw import TOLERANCE_PX, regions_of, shapes_of
-from emcfsys_engine.annotations.formats.write_coco import CocoImage, write_coco
-from emcfsys_engine.annotations.formats.write_geojson import write_geojson
-from emcfsys_engine.annotations.formats.write_imagej import write_imagej
-from emcfsys_engine.annotations.formats.write_labelme import write_labelme
+from emcfsys_engine.annotations.formats.coco import CocoImage, write_coco
+from emcfsys_engine.annotations.formats.geojson import write_geojson
+from emcfsys_engine.annotations.formats.imagej import write_imagej
+from emcfsys_engine.annotations.formats.labelme import write_labelme
 from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.run.folder import write_whole
 

@@ -1,7 +1,8 @@
 """new, demo, check, convert, inspect: projects and the files in them."""
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 import msgspec
@@ -10,11 +11,10 @@ from emcfsys_engine.annotations.writer import LabelFormat
 from emcfsys_engine.errors import printable
 from emcfsys_engine.project import UNLABELLED, Project, load_project
 from emcfsys_engine.tools.check import check_project
+from emcfsys_engine.tools.check_data import Finding
 from emcfsys_engine.tools.contact_sheet import contact_sheet
 from emcfsys_engine.tools.convert import convert_images, convert_labels
-from emcfsys_engine.tools.demo import make_demo
-from emcfsys_engine.tools.findings import Finding
-from emcfsys_engine.tools.microscope import Manner, play_microscope
+from emcfsys_engine.tools.demo import Manner, make_demo, play_microscope
 from emcfsys_engine.tools.new_project import make_project
 
 if TYPE_CHECKING:
@@ -120,13 +120,13 @@ def check(
 
 
 def _dry_run(project: Project) -> list[Finding]:
-    from emcfsys_engine.learn.training.dry_run import dry_run
+    from emcfsys_engine.learn.training.run import dry_run
 
     return [Finding.of(fault) for fault in dry_run(project)]
 
 
 def _patches(project: Project) -> list[tuple["np.ndarray", "np.ndarray"]]:
-    from emcfsys_engine.learn.training.dry_run import augmented_patches
+    from emcfsys_engine.learn.training.run import augmented_patches
 
     return augmented_patches(project, 8)
 
@@ -211,3 +211,80 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals:
         raise click.UsageError(f"--label {text!r} is no NAME=CLASS")
     return name, class_name
+
+
+@click.command()
+@click.argument("masks", type=click.Path())
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for tables.")
+@click.option("--images", type=click.Path(), help="Their images: for intensity and pixel size.")
+@click.option("--project", type=click.Path(path_type=Path), help="Take its classes.")
+@click.option("--model", type=click.Path(path_type=Path), help="Take a model file's classes.")
+@click.option("--pixel-nm", help="Size of a pixel; HEIGHT,WIDTH where they differ.")
+@click.option(
+    "--split", type=click.Choice(["none", "watershed"]), default="none", help="Part at necks."
+)
+@click.option(
+    "--neck",
+    type=click.FloatRange(0, 1),
+    default=0.75,
+    show_default=True,
+    help="Part where the neck is narrower than this share of the smaller part.",
+)
+@click.option("--min-px", type=click.IntRange(min=1), default=1, help="Leave out below px².")
+@click.option("--exclude-border", is_flag=True, help="Leave out objects at an edge.")
+@click.option("--background", help='The class without objects ("none": all have objects).')
+@click.option("--format", "table", type=click.Choice(["csv", "parquet"]), default="csv")
+@click.option(
+    "--histogram",
+    type=click.Choice(["diameter", "area", "feret", "circularity", "neighbour", "none"]),
+    default="diameter",
+    show_default=True,
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
+def measure(
+    masks: str,
+    out: Path,
+    images: str | None,
+    project: Path | None,
+    model: Path | None,
+    pixel_nm: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure the objects in MASKS (a file, folder or quoted glob); tables go to --out.
+
+    Writes objects.csv (one row an object), images.csv (one row a class of an image: area
+    fractions, counts) and a histogram a class. Lengths are in nm when all pixel sizes are known,
+    else in px; where rows and columns differ in size, all are those of the specimen.
+
+    Example: emcfsys-engine measure masks --images new_images --model best.safetensors --out numbers
+    """
+    from emcfsys_engine.tools.measure.masks import measure_masks, parse_pixel_nm
+    from emcfsys_engine.tools.measure.results import MeasureSettings, classes_for
+
+    named = classes_for(masks, project=project, model=model)
+    settings = MeasureSettings(
+        classes=named.classes,
+        fallback_nm=named.pixel_nm,
+        pixel_nm=parse_pixel_nm(pixel_nm) if pixel_nm else None,
+        **options,
+    )
+    on_terminal = sys.stderr.isatty()
+    found = measure_masks(
+        masks, out, settings, images=images, on_mask=_show_progress if on_terminal else None
+    )
+    for note in (*named.notes, *found.notes):
+        click.echo(printable(note), err=True)
+    for one in found.failed:
+        click.echo(printable(f"not measured: {one.file}: {one.why}"), err=True)
+    if as_json:
+        click.echo(msgspec.json.encode(found).decode())
+    else:
+        click.echo("\n".join(printable(line) for line in found.text.split("\n")))
+        if found.num_masks:
+            click.echo(printable(str(out.absolute())))
+    raise SystemExit(1 if found.failed else 0)
+
+
+def _show_progress(done: int, total: int) -> None:
+    click.echo(f"\r{done:,} of {total:,} masks", err=True, nl=done == total)

@@ -1,16 +1,140 @@
 """What this machine is able to do, as lines with a remedy each; torch's part is learn.hardware."""
 
+import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+import click
 import psutil
 
-from emcfsys_engine.errors import Diagnosis
+from emcfsys_engine.errors import Diagnosis, EmcfError, SlurmError, printable
 from emcfsys_engine.files import file_system_of, is_network
+from emcfsys_engine.jobs import systemd
+from emcfsys_engine.jobs.control import daemon_status, network_type, state_folder
+from emcfsys_engine.jobs.machine import Gpu, Machine, lease_holders
+from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.jobs.slurm import client as commands
+from emcfsys_engine.jobs.slurm.client import Partition
+from emcfsys_engine.launch.processes import NUM_SLOTS
+from emcfsys_engine.settings import load_config
+
+
+def examine_jobs(folder: Path | None = None, machine: Machine | None = None) -> list[Diagnosis]:
+    """Look at daemon, queue, what a logout ends, every GPU's holders, and Slurm where it is.
+
+    It starts and makes nothing: a queue that does not exist yet is no fault.
+    """
+    folder = folder or state_folder()
+    machine = machine or Machine()
+    lines = [_daemon(folder), _queue(folder), _logout()]
+    try:
+        lines += [_gpu(machine.lock_folder, gpu) for gpu in machine.gpus()]
+    except EmcfError as error:
+        lines.append(Diagnosis(what="config", state="fail", found=str(error)))
+    return [*lines, *examine_slurm()]
+
+
+def _daemon(folder: Path) -> Diagnosis:
+    status = daemon_status(folder)
+    found = f"process {status.pid}" if status.running else "does not run; a submit starts it"
+    return Diagnosis(what="job daemon", state="ok", found=found)
+
+
+def _queue(folder: Path) -> Diagnosis:
+    if not (folder / "queue.sqlite").exists():
+        return Diagnosis(what="job queue", state="ok", found=f"none yet in {folder}")
+    try:
+        with Queue.open(folder) as queue:
+            queue.store.check_whole()
+            found = f"{len(queue.list())} jobs in {folder}"
+    except EmcfError as error:
+        return Diagnosis(what="job queue", state="fail", found=str(error))
+    if kind := network_type(folder):
+        remedy = "Set EMCFSYS_HOME to a folder on a local disk"
+        return Diagnosis(what="job queue", state="warn", found=f"{found}, on {kind}", remedy=remedy)
+    return Diagnosis(what="job queue", state="ok", found=found)
+
+
+def _logout() -> Diagnosis:
+    if systemd.kills_at_logout() and not systemd.lingers():
+        found = "this machine ends your processes when you log out, jobs included"
+        remedy = "Run: loginctl enable-linger, then emcfsys-engine daemon install"
+        return Diagnosis(what="logout", state="warn", found=found, remedy=remedy)
+    return Diagnosis(what="logout", state="ok", found="leaves jobs running")
+
+
+def _gpu(lock_folder: Path, gpu: Gpu) -> Diagnosis:
+    what = f"GPU {gpu.index}"
+    memory = f"{gpu.name}, {gpu.free_gb:.1f} of {gpu.total_gb:.1f} GB free"
+    holders = lease_holders(lock_folder, gpu.uuid)
+    if holders:
+        names = [
+            f"{holder.user or 'an unknown user'} (process {holder.pid or '?'},"
+            f" {holder.num_slots}/{NUM_SLOTS})"
+            for holder in holders
+        ]
+        return Diagnosis(what=what, state="ok", found=f"{memory}, leased by {', '.join(names)}")
+    if gpu.is_used_by_others:
+        pids = ", ".join(str(pid) for pid in gpu.process_ids) or "unseen"
+        found = f"{memory}, used without a lease by processes {pids}"
+        remedy = "Jobs that want it whole wait for them"
+        return Diagnosis(what=what, state="warn", found=found, remedy=remedy)
+    return Diagnosis(what=what, state="ok", found=f"{memory}, nobody computes on it")
+
+
+def examine_slurm(environment: Mapping[str, str] = os.environ) -> list[Diagnosis]:
+    """Look at the cluster from here; a machine without Slurm is no fault."""
+    cluster = commands.find_cluster(environment)
+    if cluster is None:
+        return [Diagnosis(what="Slurm", state="ok", found="none here; jobs run on this machine")]
+    try:
+        version = commands.version(cluster)
+        found = commands.partitions(cluster)
+        accounts = commands.has_accounting(cluster)
+    except SlurmError as error:
+        remedy = "Check SLURM_CONF and munge, or ask the cluster's administrators"
+        return [Diagnosis(what="Slurm", state="fail", found=str(error), remedy=remedy)]
+    lines = [Diagnosis(what="Slurm", state="ok", found=f"{version}, its controller answers")]
+    lines.append(_partitions(found))
+    lines.append(_gpus(found))
+    word = "on" if accounts else "off: how a job ended is read from its run's folder"
+    return [*lines, Diagnosis(what="Slurm accounting", state="ok", found=word)]
+
+
+def _partitions(found: Sequence[Partition]) -> Diagnosis:
+    names = list(dict.fromkeys(_named(one) for one in found))
+    what, text = "Slurm partitions", ", ".join(names) or "none"
+    try:
+        wanted = load_config().slurm.partition
+    except EmcfError as error:
+        return Diagnosis(what=what, state="fail", found=str(error))
+    known = {one.name for one in found}
+    if wanted and not set(wanted.split(",")) <= known:
+        remedy = f"Name one of {', '.join(sorted(known))} in [slurm] of config.toml"
+        return Diagnosis(what=what, state="fail", found=f"{wanted!r} is none", remedy=remedy)
+    if not wanted and not any(one.is_default for one in found):
+        remedy = 'Write partition = "…" into [slurm] of config.toml: none is the default'
+        return Diagnosis(what=what, state="warn", found=text, remedy=remedy)
+    return Diagnosis(what=what, state="ok", found=text)
+
+
+def _gpus(found: Sequence[Partition]) -> Diagnosis:
+    with_gpus = [one for one in found if one.gpus]
+    if not with_gpus:
+        remedy = "Trainings will compute on processors; ask whether gres names the GPUs"
+        return Diagnosis(what="Slurm GPUs", state="warn", found="none in gres", remedy=remedy)
+    each = [f"{one.name}: {one.num_nodes} × {one.gpus}" for one in with_gpus]
+    return Diagnosis(what="Slurm GPUs", state="ok", found=", ".join(each))
+
+
+def _named(partition: Partition) -> str:
+    state = "" if partition.is_up else " (down)"
+    return f"{partition.name}{' (default)' if partition.is_default else ''}{state}"
 
 
 def examine(project: str | None = None) -> list[Diagnosis]:
@@ -115,3 +239,28 @@ def _existing(place: Path) -> Path:
     while not place.exists():
         place = place.parent
     return place
+
+
+@click.command()
+@click.argument("project", required=False, type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(project: str | None, as_json: bool) -> None:
+    """Check this machine and say what to mend; PROJECT's disk too, if named.
+
+    Example: emcfsys-engine doctor
+    """
+    from emcfsys_engine.learn.device import examine_torch
+
+    lines = [*examine(project), *examine_torch(), *examine_jobs()]
+    if as_json:
+        rows = [
+            {"what": line.what, "state": line.state, "found": line.found, "remedy": line.remedy}
+            for line in lines
+        ]
+        click.echo(json.dumps({"lines": rows}))
+    else:
+        width = max(len(line.what) for line in lines)
+        for line in lines:
+            remedy = f" → {line.remedy}" if line.remedy else ""
+            click.echo(printable(f"{line.state:<4}  {line.what:<{width}}  {line.found}{remedy}"))
+    raise SystemExit(1 if any(line.state == "fail" for line in lines) else 0)

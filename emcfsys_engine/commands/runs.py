@@ -7,11 +7,62 @@ from typing import Any
 import click
 import msgspec
 
-from emcfsys_engine.commands.clean import clean
 from emcfsys_engine.errors import printable
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunStarted, ValidationDone
 from emcfsys_engine.run.folder import Run, list_runs, open_run
+
+
+@click.command()
+@click.argument("place", type=click.Path(path_type=Path), default=".")
+@click.option(
+    "--what",
+    default="checkpoints,previews,temporary",
+    show_default=True,
+    help="Of checkpoints, previews, temporary, companions (overlays, probabilities).",
+)
+@click.option("--older-than", type=click.FloatRange(min=0), help="Only runs ended DAYS ago.")
+@click.option("--keep", type=click.IntRange(min=0), default=0, help="Leave the newest N runs.")
+@click.option("--yes", is_flag=True, help="Remove it; without, only say what would be removed.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def clean(
+    place: Path, what: str, older_than: float | None, keep: int, yes: bool, as_json: bool
+) -> None:
+    """Say what the runs of PLACE (a project or predictions) could give back; --yes removes it.
+
+    Models, masks, settings and events stay, and so does every run that lives, waits or can be
+    resumed. A run without its checkpoint can no longer be extended.
+
+    Example: emcfsys-engine runs clean projects/demo --older-than 30 --yes
+    """
+    from emcfsys_engine.tools.clean_runs import clean_runs, parse_what
+
+    found = clean_runs(
+        place, what=parse_what(what), older_than_days=older_than, keep=keep, remove=yes
+    )
+    if as_json:
+        document = msgspec.to_builtins(found)
+        click.echo(msgspec.json.encode({**document, "num_bytes": found.num_bytes}).decode())
+    else:
+        click.echo(found.text)
+    raise SystemExit(1 if found.failed else 0)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The page; else RUN/report.html.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def report(run: Path, out: Path | None, as_json: bool) -> None:
+    """Write RUN (a run's folder) as one HTML page that needs no network: curves, classes, settings.
+
+    Example: emcfsys-engine report projects/demo/runs/run-0001 --out demo.html
+    """
+    from emcfsys_engine.run.folder import open_run
+    from emcfsys_engine.tools.report.page import write_report
+
+    opened = open_run(run)
+    file = write_report(opened, out)
+    click.echo(json.dumps({"run": opened.id, "page": str(file.absolute())}) if as_json else file)
 
 
 class _ListsByDefault(click.Group):

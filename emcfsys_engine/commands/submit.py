@@ -10,9 +10,7 @@ from emcfsys_engine.commands.predict import make_prediction, prediction_options
 from emcfsys_engine.commands.watch import make_watch
 from emcfsys_engine.errors import printable
 from emcfsys_engine.jobs.control import ensure_daemon
-from emcfsys_engine.jobs.extension import submit_extension
-from emcfsys_engine.jobs.queue import Queue
-from emcfsys_engine.jobs.submission import Options, submit_run, submit_training
+from emcfsys_engine.jobs.queue import Options, Queue, submit_extension, submit_run, submit_training
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.folder import Run, open_run
 

@@ -8,14 +8,16 @@ import msgspec
 from emcfsys_engine.errors import DaemonError
 from emcfsys_engine.jobs import systemd
 from emcfsys_engine.jobs.control import (
+    DaemonStatus,
     daemon_status,
     ensure_daemon,
+    network_type,
+    prepare,
     restart_daemon,
+    state_folder,
     stop_daemon,
 )
 from emcfsys_engine.jobs.daemon import serve
-from emcfsys_engine.jobs.daemon_lock import DaemonStatus
-from emcfsys_engine.jobs.folder import network_type, prepare, state_folder
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.settings import load_config
 

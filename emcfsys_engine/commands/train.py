@@ -10,9 +10,8 @@ from emcfsys_engine.commands.foreground import refuse_cluster, run_in_foreground
 from emcfsys_engine.errors import printable
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunFinished
-from emcfsys_engine.run.extension import extend, refuse_unless_extendable
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.groups import new_trainings, runs_at
+from emcfsys_engine.run.groups import extend, new_trainings, refuse_unless_extendable, runs_at
 
 
 @click.command()

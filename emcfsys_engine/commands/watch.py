@@ -7,11 +7,8 @@ import click
 
 from emcfsys_engine.commands.foreground import refuse_cluster, run_in_foreground
 from emcfsys_engine.errors import InputError, ProjectError, printable
-from emcfsys_engine.hotfolder.ledger import watcher_of
-from emcfsys_engine.hotfolder.model_choice import resolve_model
-from emcfsys_engine.hotfolder.preview import what_it_would_do
-from emcfsys_engine.hotfolder.retry import ask_retry
-from emcfsys_engine.hotfolder.status import status_of, text_of
+from emcfsys_engine.hotfolder.ledger import ask_retry, watcher_of
+from emcfsys_engine.hotfolder.status import resolve_model, status_of, text_of, what_it_would_do
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.folder import Run, WatchRequest, new_run
 

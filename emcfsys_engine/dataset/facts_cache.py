@@ -1,11 +1,16 @@
 """Facts of files, remembered by path, size and time of change: a second look costs nothing."""
 
 import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
+from emcfsys_engine.annotations.masks import LabelTable, MaskFacts, mask_facts
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.run.folder import write_whole
 from emcfsys_engine.settings import cache_home
 
@@ -83,3 +88,37 @@ def _load(file: Path | None) -> dict[str, Any]:
         return {}
     known = document.get("facts") if isinstance(document, dict) else None
     return known if isinstance(known, dict) and document.get("format") == _FORMAT else {}
+
+
+_THREADS = 2  # decoding releases Python's lock; more threads would only cost memory
+_AT_ONCE = 64  # so that a thousand decoded results never wait in memory
+
+
+def scan_masks(
+    masks: Sequence[ImageRef], table: LabelTable, faults: list[InputError], cache: FactsCache
+) -> dict[ImageRef, MaskFacts]:
+    """Return the facts of each mask; one that cannot be read becomes a fault."""
+    found: dict[ImageRef, MaskFacts] = {}
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for start in range(0, len(masks), _AT_ONCE):
+            part = masks[start : start + _AT_ONCE]
+            results = threads.map(lambda mask: _facts(mask, table, cache), part)
+            for mask, result in zip(part, results, strict=True):
+                if isinstance(result, InputError):
+                    faults.append(result)
+                else:
+                    found[mask] = result
+    return found
+
+
+def _facts(mask: ImageRef, table: LabelTable, cache: FactsCache) -> MaskFacts | InputError:
+    key = f"mask:{mask.plane}:{bool(table.colours)}"
+    known = cache.get(mask.path, key, MaskFacts)
+    if known is not None:
+        return known
+    try:
+        facts = mask_facts(mask, table)
+    except InputError as fault:
+        return fault
+    cache.put(mask.path, key, facts)
+    return facts

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from emcfsys_engine.annotations.annotation_ids import annotation_ids
+from emcfsys_engine.annotations.draw import annotation_ids
 from emcfsys_engine.annotations.files import read_annotations
-from emcfsys_engine.annotations.label_values import LabelTable, label_table
-from emcfsys_engine.annotations.masks import read_mask, read_stencil
+from emcfsys_engine.annotations.masks import LabelTable, label_table, read_mask, read_stencil
 from emcfsys_engine.dataset.facts_cache import FactsCache, cache_of
 from emcfsys_engine.dataset.sources import (
     Found,
@@ -17,8 +16,7 @@ from emcfsys_engine.dataset.sources import (
     find_source,
     size_mismatch,
 )
-from emcfsys_engine.dataset.split_samples import assign_fold, assign_splits
-from emcfsys_engine.dataset.splits import Split
+from emcfsys_engine.dataset.splits import Split, assign_fold, assign_splits
 from emcfsys_engine.errors import DataFaults, InputError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.project import UNLABELLED, Project

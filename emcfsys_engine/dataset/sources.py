@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from emcfsys_engine.annotations.annotation_ids import unknown_label
+from emcfsys_engine.annotations.draw import unknown_label
 from emcfsys_engine.annotations.files import find_annotations
-from emcfsys_engine.annotations.label_values import LabelTable, label_table
-from emcfsys_engine.annotations.masks import MaskFacts, MaskRecipe, unknown_values
+from emcfsys_engine.annotations.masks import (
+    LabelTable,
+    MaskFacts,
+    MaskRecipe,
+    label_table,
+    unknown_values,
+)
 from emcfsys_engine.annotations.pairing import Key, is_label_name, key_of_file, match, root_of
 from emcfsys_engine.annotations.shapes import Annotation
-from emcfsys_engine.dataset.facts_cache import FactsCache
-from emcfsys_engine.dataset.mask_scan import scan_masks
+from emcfsys_engine.dataset.facts_cache import FactsCache, scan_masks
 from emcfsys_engine.errors import AnnotationError, InputError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images, probe

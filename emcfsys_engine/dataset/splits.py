@@ -3,8 +3,22 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import msgspec
+import numpy as np
+
+from emcfsys_engine.dataset.facts_cache import FactsCache
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.images.normalise import to_grey
+from emcfsys_engine.images.reader import read_micrograph
+from emcfsys_engine.project import Project
+
+if TYPE_CHECKING:
+    from emcfsys_engine.dataset.samples import Sample
+
 
 Split = Literal["train", "val", "test"]
 Unit = TypeVar("Unit", bound=Hashable)
@@ -105,3 +119,188 @@ def _last_number(name: str) -> tuple[str, str, str]:
     while start and name[start - 1].isdecimal() and end - start < 12:
         start -= 1
     return name[:start], name[start:end], name[end:]
+
+
+ALIKE = 0.35  # correlation of blurred neighbours above which they are one specimen, cut in sections
+_PAIRS_LOOKED_AT = 4
+_THUMBNAIL_PX = 48
+
+
+class _Thumbnail(msgspec.Struct, frozen=True, kw_only=True):
+    """Block means of an image, float32, row by row."""
+
+    num_columns: int
+    values: bytes
+
+
+def assign_splits(
+    project: Project,
+    samples: Sequence["Sample"],
+    notes: list[str],
+    cache: FactsCache,
+    fold: int = 0,
+) -> list["Sample"]:
+    """Return the samples with their splits: those of their source, or chosen where it says auto.
+
+    auto keeps groups whole, cuts one block off a stack or a row of sections that look alike, and
+    otherwise deals out images. Each source is split by itself.
+    """
+    result = list(samples)
+    for index, source in enumerate(project.data):
+        places = [place for place, sample in enumerate(result) if sample.source == index]
+        if source.split != "auto":
+            chosen: Any = source.split
+            for place in places:
+                result[place] = replace(result[place], split=chosen)
+            continue
+        mine = [result[place] for place in places]
+        for local in _validation(mine, project.project.seed + index, index, notes, cache):
+            result[places[local]] = replace(mine[local], split="val")
+    return result
+
+
+def assign_fold(
+    project: Project, samples: Sequence["Sample"], notes: list[str], cache: FactsCache, fold: int
+) -> list["Sample"]:
+    """Return the samples with their splits in one fold of training.kfold, counted from 1.
+
+    Every image that is not for testing is for validation in exactly one fold, whatever its source
+    says: groups stay whole, stacks and rows of sections are cut into one block a fold, classes are
+    dealt out evenly. Each source is dealt out by itself; the seed and the images decide.
+    """
+    result = list(samples)
+    sizes = [0] * project.training.kfold
+    for index, source in enumerate(project.data):
+        places = [place for place, sample in enumerate(result) if sample.source == index]
+        if source.split == "test":
+            for place in places:
+                result[place] = replace(result[place], split="test")
+            continue
+        mine = [result[place] for place in places]
+        units = _units(mine, index, project.training.kfold, notes, cache)
+        held = {
+            name: frozenset().union(*(mine[local].classes for local in members))
+            for name, members in units.items()
+        }
+        folds = assign_folds(held, project.training.kfold, project.project.seed + index)
+        # The first fold of a source is its largest: it goes where least is so far.
+        order = sorted(range(project.training.kfold), key=sizes.__getitem__)
+        for name, members in units.items():
+            number = order[folds[name]]
+            sizes[number] += len(members)
+            split: Any = "val" if number == fold - 1 else "train"
+            for local in members:
+                result[places[local]] = replace(mine[local], split=split)
+    return result
+
+
+def _units(
+    samples: Sequence["Sample"], index: int, pieces: int, notes: list[str], cache: FactsCache
+) -> dict[str, list[int]]:
+    """Return what must stay together, by a name: groups, pieces of blocks, or single images."""
+    if any(sample.group is not None for sample in samples):
+        return _groups(samples)
+    blocks = _blocks(samples, index, notes, cache)
+    in_blocks = {place for block in blocks for place in block}
+    units = {f"{n}": [n] for n in range(len(samples)) if n not in in_blocks}
+    for block in blocks:
+        for piece in np.array_split(np.array(block), min(pieces, len(block))):
+            units[f"{piece[0]}"] = piece.tolist()
+    return units
+
+
+def _groups(samples: Sequence["Sample"]) -> dict[str, list[int]]:
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for place, sample in enumerate(samples):
+        groups[sample.group or f"only {sample.name}"].append(place)
+    return groups
+
+
+def _validation(
+    samples: Sequence["Sample"], seed: int, index: int, notes: list[str], cache: FactsCache
+) -> set[int]:
+    """Return the places of the samples that are for validation."""
+    if any(sample.group is not None for sample in samples):
+        groups = _groups(samples)
+        held = {
+            group: frozenset().union(*(samples[p].classes for p in places))
+            for group, places in groups.items()
+        }
+        chosen = split_units(held, seed)
+        notes.append(f"data.{index}: validates on {_few(sorted(chosen))} of {len(groups)} groups")
+        return {place for group in chosen for place in groups[group]}
+    blocks = _blocks(samples, index, notes, cache)
+    in_blocks = {place for block in blocks for place in block}
+    singles = [place for place in range(len(samples)) if place not in in_blocks]
+    result: set[int] = set()
+    for block in blocks:
+        result |= {block[n] for n in split_block(len(block), seed)}
+    units = {samples[place].name: samples[place].classes for place in singles}
+    names = split_units(units, seed)
+    return result | {place for place in singles if samples[place].name in names}
+
+
+def _blocks(
+    samples: Sequence["Sample"], index: int, notes: list[str], cache: FactsCache
+) -> list[list[int]]:
+    """Return runs of samples that are neighbours in the specimen: stacks and serial sections."""
+    stacks: defaultdict[str, list[int]] = defaultdict(list)
+    flat: list[int] = []
+    for place, sample in enumerate(samples):
+        if sample.image.plane is None:
+            flat.append(place)
+        else:
+            stacks[str(sample.image.path)].append(place)
+    blocks = [block for block in stacks.values() if len(block) > 1]
+    flat += [block[0] for block in stacks.values() if len(block) == 1]
+    for row in rows_of_neighbours([samples[place].name for place in flat]):
+        block = [flat[n] for n in row]
+        alike = likeness([samples[place] for place in block], cache)
+        if alike >= ALIKE:
+            first, last = samples[block[0]].name, samples[block[-1]].name
+            notes.append(
+                f"data.{index}: {first} … {last} are neighbours that look alike (correlation "
+                f"{alike:.2f}): one block of them validates, not single ones"
+            )
+            blocks.append(block)
+    return blocks
+
+
+def likeness(row: Sequence["Sample"], cache: FactsCache) -> float:
+    """Return the median correlation of a few neighbouring images, blurred."""
+    last = len(row) - 1
+    starts = sorted(
+        {round(n * (last - 1) / max(1, _PAIRS_LOOKED_AT - 1)) for n in range(_PAIRS_LOOKED_AT)}
+    )
+    found: list[float] = []
+    for start in starts:
+        try:
+            first, second = (_thumbnail(row[n], cache) for n in (start, start + 1))
+        except (InputError, OSError):
+            return 0.0  # a damaged image is named elsewhere
+        if first.shape != second.shape or not first.std() or not second.std():
+            return 0.0
+        found.append(float(np.corrcoef(first.ravel(), second.ravel())[0, 1]))
+    return float(np.median(found)) if found else 0.0
+
+
+def _thumbnail(sample: "Sample", cache: FactsCache) -> np.ndarray:
+    """Return block means, with the slow shading of the illumination taken away."""
+    key = f"neighbours' thumbnail:{sample.image.plane}"
+    known = cache.get(sample.image.path, key, _Thumbnail)
+    if known is not None:
+        return np.frombuffer(known.values, np.float32).reshape(-1, known.num_columns)
+    grey = to_grey(read_micrograph(sample.image).pixels)
+    step = max(1, min(grey.shape) // _THUMBNAIL_PX)
+    rows, columns = grey.shape[0] // step, grey.shape[1] // step
+    cut = grey[: rows * step, : columns * step].astype(np.float32)
+    small = np.nan_to_num(cut).reshape(rows, step, columns, step).mean(axis=(1, 3))
+    slow = small.mean(axis=0, keepdims=True) + small.mean(axis=1, keepdims=True) - small.mean()
+    flat = (small - slow).astype(np.float32)
+    known = _Thumbnail(num_columns=columns, values=flat.tobytes())
+    cache.put(sample.image.path, key, known)
+    return flat
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -19,8 +19,36 @@ from typing import Literal
 import msgspec
 
 from emcfsys_engine.errors import InputError, WatchedError
-from emcfsys_engine.files import file_system_of, is_network
-from emcfsys_engine.full_disk import DiskFullError
+from emcfsys_engine.files import DiskFullError, file_system_of, is_network
+
+_MARK = "retry"
+
+
+def ask_retry(output: Path) -> int:
+    """Leave word for the watch that runs, or for the next one; return how many images failed.
+
+    The images themselves are never touched.
+    Raises: InputError if none failed, or if the mark cannot be written.
+    """
+    failed = sum(entry.state == "failed" for entry in read_ledger(output))
+    if not failed:
+        raise InputError(output, "holds no failed image")
+    try:
+        (output / FOLDER / _MARK).touch()
+    except OSError as error:
+        what = f"cannot be written: {error.strerror}"
+        raise InputError(output / FOLDER, what, "Check its permissions") from None
+    return failed
+
+
+def was_asked(output: Path) -> bool:
+    """Tell whether a retry was asked for, and take the mark away."""
+    try:
+        (output / FOLDER / _MARK).unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
 
 SCHEMA = 1
 FOLDER = ".emcfsys"

@@ -2,14 +2,91 @@
 
 import time
 from collections import Counter
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from emcfsys_engine.errors import printable
+from emcfsys_engine.errors import EmcfError, InputError, printable
 from emcfsys_engine.hotfolder.ledger import read_ledger, watcher_of, watching_run
+from emcfsys_engine.hotfolder.notifier import choose_backend
+from emcfsys_engine.hotfolder.scan import Rules, Scanner
+from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import ImageDone, ImageFailed, WatchState
-from emcfsys_engine.run.folder import Run, WatchRequest, list_runs
+from emcfsys_engine.run.folder import Run, TrainRequest, WatchRequest, list_runs
+
+
+def what_it_would_do(project: Project) -> dict[str, Any]:
+    """Return the model, the way of watching, and the files that would be segmented."""
+    settings = project.hotfolder
+    root = project.folder / (settings.watch or "")
+    output = project.folder / settings.output
+    backend, why = choose_backend(root, settings.backend)
+    try:
+        model = str(resolve_model(project, settings.model))
+    except EmcfError as error:
+        model = str(error)
+    known = {entry.path: entry for entry in read_ledger(output)}
+    rules = Rules(
+        root=root,
+        output=Path(output),
+        settle_s=0,
+        closed_settle_s=0,
+        min_bytes=settings.min_bytes,
+        ignore=settings.ignore,
+    )
+    scanner = Scanner(rules, known)
+    scanner.scan()
+    waiting = sorted(scanner.settling)
+    lines = [
+        f"watches {root}: {'it does not exist' if scanner.offline else f'{backend}, {why}'}",
+        f"model {model}",
+        f"writes to {output}",
+        f"{len(waiting)} to segment, {len(known)} known",
+        *(f"  {path}" for path in waiting[:20]),
+    ]
+    if len(waiting) > 20:
+        lines.append(f"  … and {len(waiting) - 20} more")
+    return {"backend": backend, "model": model, "waiting": waiting, "lines": lines}
+
+
+def resolve_model(project: Project, wanted: str) -> Path:
+    """Return the model file that "best", a run's name or a path stands for.
+
+    Raises: InputError if there is none, or if its classes are not the project's.
+    """
+    if wanted == "best":
+        file = best_model(project)
+        if file is None:
+            remedy = "Train one: emcfsys-engine train " + str(project.file)
+            raise InputError(project.file, "has no finished run with these classes", remedy)
+        return file
+    run = Run(project.runs_folder / wanted)
+    file = run.best_model if run.record_file.exists() else (project.folder / wanted)
+    card = read_card(file)
+    if not fits(project, card):
+        what = f"its classes are {', '.join(card.classes)}, not the project's"
+        raise InputError(file, what, "Name a model of this project")
+    return file.absolute()
+
+
+def best_model(project: Project) -> Path | None:
+    """Return the best model of the newest finished training with the project's classes."""
+    for run in reversed(list_runs(project.folder)):
+        try:
+            if not isinstance(run.record().request, TrainRequest) or run.state() != "done":
+                continue
+            if fits(project, read_card(run.best_model)):
+                return run.best_model
+        except EmcfError:
+            continue  # a run without a usable model is passed over
+    return None
+
+
+def fits(project: Project, card: ModelCard) -> bool:
+    """Tell whether a model's classes and values are the project's."""
+    return card.classes == project.class_names and card.class_values == project.class_values
+
 
 _RECENT_S = 300.0
 _BACKENDS = {"watching": "events", "polling": "polling"}  # by the state that tells of it

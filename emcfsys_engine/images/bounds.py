@@ -1,6 +1,11 @@
 """Is a header's promise believable for the size of its file? Asked before any memory is taken."""
 
+import logging
 import math
+import struct
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from emcfsys_engine.errors import ImageError
@@ -47,3 +52,42 @@ def refuse_false_promise(
 
 def _words(shape: tuple[int, ...]) -> str:
     return " × ".join(f"{side:,}" for side in shape)
+
+
+# What numbers out of range do to a reader; an ImageError passes through untouched.
+_STUMBLES = (
+    OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, EOFError,
+    struct.error, RuntimeError,
+)  # fmt: skip
+
+
+@contextmanager
+def fenced(path: Path) -> Generator[None]:
+    """Turn whatever a reader stumbles over into an ImageError of one line."""
+    try:
+        yield
+    except PermissionError:
+        raise ImageError(path, "may not be read", f"Try: chmod +r {path.name}") from None
+    except MemoryError:
+        remedy = "Use a machine with more memory"
+        raise ImageError(path, "does not fit into memory", remedy) from None
+    except _STUMBLES as error:
+        words = " ".join(f"{type(error).__name__} {error}".split())[:100]
+        what = f"is truncated or damaged ({words})"
+        raise ImageError(path, what, "Copy or export it again") from None
+
+
+_CHATTY = ("tifffile", "rsciio", "PIL", "h5py", "zarr", "roifile", "mrcfile", "imagecodecs")
+_SILENT = logging.CRITICAL + 1
+
+
+@contextmanager
+def quiet_libraries() -> Generator[None]:
+    """Drop the log lines and warnings of image libraries; what matters comes as an ImageError."""
+    for name in _CHATTY:
+        logger = logging.getLogger(name)
+        if logger.level != _SILENT:  # setting it empties every logger's cache: costly a file
+            logger.setLevel(_SILENT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

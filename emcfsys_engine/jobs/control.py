@@ -1,18 +1,216 @@
 """Start, stop and ask after the daemon, from any process of its user."""
 
+import fcntl
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from emcfsys_engine.errors import DaemonError, printable
-from emcfsys_engine.jobs.daemon_lock import DaemonLock, DaemonStatus
-from emcfsys_engine.jobs.folder import prepare, state_folder
-from emcfsys_engine.launch import identity
+import msgspec
+
+from emcfsys_engine import __version__
+from emcfsys_engine.errors import DaemonError, QueueError, printable
+from emcfsys_engine.launch import processes
+
+
+def log(line: str) -> None:
+    """Write a line to the daemon's standard output, which is its log when it is detached."""
+    print(time.strftime("%Y-%m-%d %H:%M:%S"), printable(line), flush=True)
+
+
+_OURS = ("queue.sqlite", "daemon.", "wake")
+_NETWORK = (
+    "nfs",
+    "cifs",
+    "smb",
+    "sshfs",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "9p",
+    "afs",
+    "ceph",
+    "gluster",
+)
+
+
+def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where the queue lives: $EMCFSYS_HOME, else one folder a host in the state home."""
+    if home := environment.get("EMCFSYS_HOME"):
+        return Path(home).expanduser().absolute()
+    base = environment.get("XDG_STATE_HOME")
+    state = Path(base) if base and Path(base).is_absolute() else Path.home() / ".local/state"
+    return state / "emcfsys" / (socket.gethostname() or "localhost")
+
+
+def prepare(folder: Path) -> Path:
+    """Make the state folder, or check that only we may look into it; return it.
+
+    Raises: QueueError if it cannot be made, is another user's, or holds other things openly.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.stat()
+        if status.st_uid != os.geteuid():
+            raise QueueError(folder, "belongs to another user", "Set EMCFSYS_HOME to your own")
+        if status.st_mode & 0o077:
+            _make_private(folder)
+    except OSError as error:
+        what = f"cannot hold the queue: {error.strerror}"
+        raise QueueError(folder, what, "Set EMCFSYS_HOME to a folder of your own") from None
+    return folder
+
+
+def network_type(folder: Path) -> str:
+    """Return the type of the network file system the folder is on; empty on a local one."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    place = os.fspath(folder.resolve())
+    best, found = -1, ""
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        mount = before.split()[4].replace("\\040", " ")
+        inside = place == mount or place.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= best:  # a later mount hides an earlier one
+            best, found = len(mount), after.split()[0]
+    return found if any(name in found for name in _NETWORK) else ""
+
+
+def _make_private(folder: Path) -> None:
+    if all(file.name.startswith(_OURS) for file in folder.iterdir()):
+        folder.chmod(0o700)
+        return
+    remedy = f"Run chmod 700 {folder}, or set EMCFSYS_HOME to a folder of its own"
+    raise QueueError(folder, "may be read by other users", remedy)
+
+
+_PATIENCE_S = 0.5  # a look at the lock holds it for an instant: that is no daemon
+
+
+class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What `daemon status` tells.
+
+    Units: `started` is in seconds since 1970.
+    """
+
+    running: bool
+    pid: int | None = None
+    version: str = ""
+    started: float | None = None
+    folder: str = ""
+
+
+class _Signature(msgspec.Struct, frozen=True, kw_only=True):
+    pid: int
+    start_ticks: int
+    boot: str
+    version: str
+    started: float
+
+    @property
+    def lives(self) -> bool:
+        return processes.is_same(self.pid, self.start_ticks, self.boot)
+
+
+class DaemonLock:
+    """The lock of one state folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "daemon.lock"
+        self._descriptor: int | None = None
+
+    def take(self) -> bool:
+        """Become the daemon; False if another one is."""
+        descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                signature = self._signature()
+                if time.monotonic() > deadline or (signature and signature.lives):
+                    os.close(descriptor)
+                    return False
+                time.sleep(0.01)
+            else:
+                os.ftruncate(descriptor, 0)  # the last one's name
+                self._descriptor = descriptor
+                return True
+
+    def sign(self) -> None:
+        """Say who the daemon is: from now on it works."""
+        assert self._descriptor is not None
+        signature = _Signature(
+            pid=os.getpid(),
+            start_ticks=processes.start_ticks(os.getpid()) or 0,
+            boot=processes.boot_id(),
+            version=__version__,
+            started=time.time(),
+        )
+        os.pwrite(self._descriptor, msgspec.json.encode(signature), 0)
+
+    def release(self) -> None:
+        """Stop being the daemon."""
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def status(self) -> DaemonStatus:
+        """Tell whether a daemon works, and which."""
+        signature = self._signature()
+        if signature is None or not signature.lives or not self._is_held():
+            return DaemonStatus(running=False, folder=str(self.folder))
+        return DaemonStatus(
+            running=True,
+            pid=signature.pid,
+            version=signature.version,
+            started=signature.started,
+            folder=str(self.folder),
+        )
+
+    def open_process(self) -> int | None:
+        """Return a handle of the daemon's process that no reuse of its number can confuse."""
+        signature = self._signature()
+        if signature is None or not signature.lives:
+            return None
+        try:
+            descriptor = os.pidfd_open(signature.pid)
+        except ProcessLookupError:
+            return None
+        if not signature.lives:
+            os.close(descriptor)
+            return None
+        return descriptor
+
+    def _is_held(self) -> bool:
+        try:
+            descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def _signature(self) -> _Signature | None:
+        try:
+            return msgspec.json.decode(self.file.read_bytes(), type=_Signature)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
 
 _START_S = 20.0
 _LOG_BYTES = 4 << 20
@@ -113,7 +311,7 @@ def _spawn(folder: Path, command: Sequence[str]) -> str:
 
 def _environment() -> dict[str, str]:
     """Return our environment, in which the daemon finds the package that we are."""
-    environment = {name: value for name, value in os.environ.items() if name != identity.COOKIE}
+    environment = {name: value for name, value in os.environ.items() if name != processes.COOKIE}
     place = Path(__file__).resolve().parents[2]
     if place.name not in ("site-packages", "dist-packages"):  # run from a source folder
         paths = [str(place), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]

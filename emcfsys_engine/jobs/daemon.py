@@ -13,8 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 from emcfsys_engine.errors import DaemonError, EmcfError
-from emcfsys_engine.jobs.daemon_lock import DaemonLock
-from emcfsys_engine.jobs.daemon_log import log
+from emcfsys_engine.jobs.control import DaemonLock, log
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.jobs.scheduler import Dispatch
 from emcfsys_engine.jobs.slurm.executor import SlurmDesk

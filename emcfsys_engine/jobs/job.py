@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from emcfsys_engine.slurm_settings import SlurmSettings
+from emcfsys_engine.settings import SlurmSettings
 
 JobState = Literal[
     "queued",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import msgspec
 
 from emcfsys_engine.jobs.job import Job, JobState
-from emcfsys_engine.launch import identity
+from emcfsys_engine.launch import processes
 from emcfsys_engine.launch.start import holder
 from emcfsys_engine.run.events import (
     AnyEvent,
@@ -162,7 +162,7 @@ def _without_word(run: Run) -> Outcome:
     if record is not None:
         return process_outcome(run, record)
     held_by = holder(run)
-    if held_by is not None and held_by.boot != identity.boot_id():
+    if held_by is not None and held_by.boot != processes.boot_id():
         return Outcome(state="interrupted", reason="the machine was restarted", was_restart=True)
     reason = "its worker and keeper ended without a word"
     return Outcome(state="lost", reason=reason, evidence=log_tail(run), may_retry=True)

@@ -2,8 +2,8 @@
 
 Standard library only, because every start of a worker waits for it.
 
-`python -m emcfsys_engine.launch.keeper RUN_FOLDER [--with-parent] [--start=TOKEN] [--lock-folder=FOLDER
---lease=GPU=SLOTS …] -- COMMAND …`
+`python -m emcfsys_engine.launch.keeper RUN_FOLDER [--with-parent] [--start=TOKEN]
+[--lock-folder=FOLDER --lease=GPU=SLOTS …] -- COMMAND …`
 
 The lock's open file goes to the worker as well: it is held while either of them lives, so a run
 whose keeper was killed is still seen as alive; the GPU's slots likewise. The worker leads a group
@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from emcfsys_engine.launch import identity, processes
+from emcfsys_engine.launch import processes
 
 ALREADY_RUNNING = 75  # EX_TEMPFAIL: another keeper has the run
 NO_LEASE = 76  # somebody else was faster at the GPU; nothing was touched
@@ -194,18 +194,18 @@ class _Keeper:
 
     def _leftovers(self) -> list[int]:
         assert self.worker is not None
-        return identity.descendants(self.token, self.worker.pid)
+        return processes.descendants(self.token, self.worker.pid)
 
     def _write_identity(self) -> None:
         """Say in the lock file who holds it: keeper and worker, each with its start time."""
         worker = self.worker.pid if self.worker else 0
         record = {
             "pid": os.getpid(),
-            "start_ticks": identity.start_ticks(os.getpid()) or 0,
-            "boot": identity.boot_id(),
+            "start_ticks": processes.start_ticks(os.getpid()) or 0,
+            "boot": processes.boot_id(),
             "token": self.token,
             "worker": worker,
-            "worker_ticks": (identity.start_ticks(worker) or 0) if worker else 0,
+            "worker_ticks": (processes.start_ticks(worker) or 0) if worker else 0,
         }
         content = json.dumps(record).encode()
         try:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.learn.networks.fixed_padding import with_fixed_padding
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
+from emcfsys_engine.learn.networks.rewrites import with_fixed_padding
 
 NORMALISATION = "clip to percentiles 0.5 and 99.5 of the whole image, subtract mean, divide by std"
 _TOLERANCE = 1e-3  # of logits, which are of the order of 1 to 10

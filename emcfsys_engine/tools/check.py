@@ -16,14 +16,15 @@ from emcfsys_engine.images.micrograph import ImageFacts
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.project import UNLABELLED, Project
 from emcfsys_engine.tools.check_data import (
+    Finding,
     duplicates,
+    image_findings,
     leaking_groups,
     look_alikes,
+    pixel_facts,
     scattered_sections,
+    shape_findings,
 )
-from emcfsys_engine.tools.check_images import image_findings, pixel_facts
-from emcfsys_engine.tools.check_shapes import shape_findings
-from emcfsys_engine.tools.findings import Finding
 
 SAMPLE_IMAGES = 64  # images whose pixels are looked at
 _SAMPLE_SHAPES = 256  # annotated images that are drawn to count their pixels

@@ -6,18 +6,156 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar, Literal
 
+import msgspec
 import numpy as np
+import shapely
 
+from emcfsys_engine.annotations.draw import mask_of
+from emcfsys_engine.annotations.files import read_annotations
+from emcfsys_engine.annotations.masks import LabelTable, label_table
+from emcfsys_engine.annotations.shapes import Annotation, Shape
 from emcfsys_engine.dataset.facts_cache import FactsCache
 from emcfsys_engine.dataset.samples import Sample
-from emcfsys_engine.dataset.split_samples import ALIKE, likeness
-from emcfsys_engine.dataset.splits import rows_of_neighbours
+from emcfsys_engine.dataset.splits import ALIKE, likeness, rows_of_neighbours
+from emcfsys_engine.errors import InputError, printable
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.tools.check_images import PixelFacts
-from emcfsys_engine.tools.findings import Finding
+from emcfsys_engine.images.normalise import to_grey
+from emcfsys_engine.images.reader import probe, read_micrograph
+from emcfsys_engine.project import UNLABELLED, Project
 
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """A fault, or something that a person would want to know before training."""
+
+    level: Literal["error", "warning"]
+    file: str
+    what: str
+    remedy: str = ""
+
+    @classmethod
+    def of(cls, fault: InputError) -> "Finding":
+        """Return an error that was raised, as a finding."""
+        return cls(level="error", file=str(fault.where), what=fault.what, remedy=fault.remedy)
+
+    @classmethod
+    def warn(cls, file: Path | str, what: str, remedy: str = "") -> "Finding":
+        """Return a warning."""
+        return cls(level="warning", file=str(file), what=what, remedy=remedy)
+
+    @classmethod
+    def error(cls, file: Path | str, what: str, remedy: str = "") -> "Finding":
+        """Return an error."""
+        return cls(level="error", file=str(file), what=what, remedy=remedy)
+
+    @property
+    def text(self) -> str:
+        """One line for a terminal."""
+        what = self.what if self.what.endswith((".", "!", "?")) else f"{self.what}."
+        remedy = (
+            f" {self.remedy}." if self.remedy and not self.remedy.endswith(".") else self.remedy
+        )
+        return printable(f"{self.level}: {self.file}: {what}{remedy}")
+
+
+_SATURATED_SHARE = 0.05  # of the pixels at one end of the scale
+_SMALLEST_SIDE_PX = 64
 _THREADS = 2
+
+
+class PixelFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen in an image's pixels.
+
+    Shapes: the thumbnail holds 32×32 block means, uint8, row by row; empty for an unreadable image.
+    """
+
+    THUMBNAIL_PX: ClassVar[int] = 32
+
+    thumbnail: bytes
+
+    fault: tuple[str, str] | None = None
+    constant: bool = False
+    not_finite: int = 0
+    lowest_share: float = 0.0
+    highest_share: float = 0.0
+    smallest_side: int = 0
+
+
+def pixel_facts(samples: Sequence[Sample], cache: FactsCache) -> dict[ImageRef, PixelFacts]:
+    """Look at the pixels of these images; what cannot be read is a fault of its facts."""
+    with ThreadPoolExecutor(_THREADS) as threads:
+        facts = list(threads.map(lambda sample: _pixel_facts(sample, cache), samples))
+    return {sample.image: seen for sample, seen in zip(samples, facts, strict=True)}
+
+
+def image_findings(facts: Mapping[ImageRef, PixelFacts]) -> list[Finding]:
+    """Return what is wrong with the pixels of these images."""
+    return [finding for image, seen in facts.items() for finding in _judged(str(image), seen)]
+
+
+def _pixel_facts(sample: Sample, cache: FactsCache) -> PixelFacts:
+    key = f"thumbnail and pixels:{sample.image.plane}"
+    try:
+        known = cache.get(sample.image.path, key, PixelFacts)
+        if known is not None:
+            return known
+        grey = to_grey(read_micrograph(sample.image).pixels)
+    except InputError as fault:
+        return PixelFacts(thumbnail=b"", fault=(fault.what, fault.remedy))
+    except OSError as error:
+        fault = (f"cannot be read ({error.strerror})", "Copy it again")
+        return PixelFacts(thumbnail=b"", fault=fault)
+    finite = np.isfinite(grey) if grey.dtype.kind == "f" else None
+    values = grey if finite is None or finite.all() else grey[finite]
+    low, high = (values.min(), values.max()) if values.size else (0, 0)
+    facts = PixelFacts(
+        thumbnail=_thumbnail_of(grey),
+        constant=bool(low == high),
+        not_finite=0 if finite is None else int(finite.size - finite.sum()),
+        lowest_share=float((values == low).mean()) if values.size else 0.0,
+        highest_share=float((values == high).mean()) if values.size else 0.0,
+        smallest_side=min(grey.shape),
+    )
+    cache.put(sample.image.path, key, facts)
+    return facts
+
+
+def _thumbnail_of(grey: np.ndarray) -> bytes:
+    """Return block means, stretched to 8 bit; borders that fill no block are left out."""
+    side = PixelFacts.THUMBNAIL_PX
+    rows, columns = grey.shape[0] // side, grey.shape[1] // side
+    if not rows or not columns:
+        return b""
+    cut = grey[: rows * side, : columns * side]
+    small = np.nan_to_num(
+        cut.reshape(side, rows, side, columns).mean(axis=(1, 3), dtype=np.float64)
+    )
+    span = float(np.ptp(small)) or 1.0
+    return ((small - small.min()) / span * 255).astype(np.uint8).tobytes()
+
+
+def _judged(file: str, seen: PixelFacts) -> list[Finding]:
+    if seen.fault is not None:
+        return [Finding.error(file, *seen.fault)]
+    findings: list[Finding] = []
+    if seen.constant:
+        findings.append(Finding.warn(file, "is constant: one value everywhere", "Take it out"))
+    elif max(seen.lowest_share, seen.highest_share) > _SATURATED_SHARE:
+        dark = seen.lowest_share > seen.highest_share
+        share = max(seen.lowest_share, seen.highest_share)
+        what = f"has {share:.0%} of its pixels at its {'lowest' if dark else 'highest'} value"
+        remedy = "It is saturated or has a painted border: the detail there is lost"
+        findings.append(Finding.warn(file, what, remedy))
+    if seen.not_finite:
+        what = f"holds {seen.not_finite:,} pixels that are no numbers"
+        findings.append(Finding.warn(file, what, "They are taken as the darkest grey"))
+    if seen.smallest_side < _SMALLEST_SIDE_PX:
+        what = f"is only {seen.smallest_side} pixels wide or high"
+        findings.append(Finding.warn(file, what, "Small images are padded"))
+    return findings
+
+
 _BLOCK_BYTES = 1 << 20
 _SAME_PICTURE = 0.985  # correlation of two 32×32 thumbnails
 _MOST_BORDERS = 2  # between training and validation in a row of sections: one block has so many
@@ -130,3 +268,112 @@ def _digest(path: Path, cache: FactsCache) -> str:
         return ""  # an unreadable file is named elsewhere
     cache.put(path, "digest", digest.hexdigest())
     return digest.hexdigest()
+
+
+_OUTSIDE_PX = 2.0  # drawing tools let a point lie a little over the edge
+_OVERLAP_SHARE = 0.1  # of the smaller shape, by a shape of another class
+_MOST_IMAGES = 1000
+_OVERLAP_IMAGES = 100
+_MOST_NAMED = 5  # findings of one kind in one file
+
+
+def shape_findings(project: Project, samples: Sequence[Sample]) -> list[Finding]:
+    """Return what is wrong with the shapes of annotated images."""
+    findings: list[Finding] = []
+    drawn = [s for s in samples if s.label is not None and s.label.kind == "shapes"]
+    for number, sample in enumerate(drawn[:_MOST_IMAGES]):
+        assert sample.label is not None
+        table = label_table(project, project.data[sample.source])
+        try:
+            annotation = read_annotations(sample.label.path)[sample.label.item]
+            height, width = probe(sample.image.path).shape[:2]
+        except InputError:
+            continue  # named already, when the samples were gathered
+        found = _of_annotation(annotation, (height, width))
+        if number < _OVERLAP_IMAGES:
+            found += _overlaps(annotation, table, (height, width))
+        findings += found
+    return findings
+
+
+def _of_annotation(annotation: Annotation, size_HW: tuple[int, int]) -> list[Finding]:
+    empty: list[str] = []
+    crossing: list[str] = []
+    outside: list[str] = []
+    shapes = annotation.shapes_in(size_HW)
+    for number, shape in enumerate(shapes, start=1):
+        name = f"{number} ({shape.label})"
+        if shape.kind == "bitmap":
+            if shape.bitmap is None or not shape.bitmap.any():
+                empty.append(name)
+            continue
+        if _is_outside(shape, size_HW):
+            outside.append(name)
+        if shape.kind in ("polygon", "rings"):
+            if not any(_area(ring) > 0 for ring in shape.rings):
+                empty.append(name)
+            elif shape.kind == "polygon" and not _is_simple(shape.points):
+                crossing.append(name)
+    file = annotation.file
+    findings: list[Finding] = []
+    if not shapes:
+        what = f"has no shapes: {annotation.image_name or 'its image'} counts as background"
+        findings.append(Finding.warn(file, what, "Annotate it, or take the file away"))
+    for names, what, remedy in (
+        (empty, "no area", "Draw it again, or take it away"),
+        (crossing, "an outline that crosses itself", "Draw it again: parts of it may be left out"),
+        (outside, "points outside the image", "See that it belongs to this image"),
+    ):
+        if names:
+            listed = ", ".join(names[:_MOST_NAMED]) + (" …" if len(names) > _MOST_NAMED else "")
+            findings.append(
+                Finding.warn(file, f"{len(names)} shapes have {what}: {listed}", remedy)
+            )
+    return findings
+
+
+def _overlaps(annotation: Annotation, table: LabelTable, size_HW: tuple[int, int]) -> list[Finding]:
+    """Return shapes that hide much of an earlier one of another class without lying inside it."""
+    owner = np.full(size_HW, -1, np.int32)
+    areas: list[int] = []
+    classes: list[int | None] = []
+    hidden: list[str] = []
+    shapes = annotation.shapes_in(size_HW)
+    for number, shape in enumerate(shapes):
+        found = mask_of(shape, size_HW)
+        classes.append(table.of_name(shape.label))
+        areas.append(0)
+        if found is None:
+            continue
+        (top, left), mask = found
+        areas[number] = int(mask.sum())
+        here = owner[top : top + mask.shape[0], left : left + mask.shape[1]]
+        below, counts = np.unique(here[mask], return_counts=True)
+        for other, count in zip(below.tolist(), counts.tolist(), strict=True):
+            if other < 0 or classes[other] == classes[number] or classes[other] == UNLABELLED:
+                continue
+            inside = count > 0.9 * areas[number]  # a hole or an inclusion, drawn on purpose
+            if count > _OVERLAP_SHARE * min(areas[other], areas[number]) and not inside:
+                names = f"{other + 1} ({shapes[other].label}) and {number + 1} ({shape.label})"
+                hidden.append(f"{names} share {count:,} px")
+        here[mask] = number
+    if not hidden:
+        return []
+    listed = "; ".join(hidden[:_MOST_NAMED]) + (" …" if len(hidden) > _MOST_NAMED else "")
+    remedy = "The later shape wins; draw them side by side if that is not meant"
+    return [Finding.warn(annotation.file, f"shapes of two classes overlap: {listed}", remedy)]
+
+
+def _is_outside(shape: Shape, size_HW: tuple[int, int]) -> bool:
+    points = np.concatenate(shape.rings)
+    limit = np.array((size_HW[1], size_HW[0])) + _OUTSIDE_PX
+    return bool((points < -_OUTSIDE_PX).any() or (points > limit).any())
+
+
+def _is_simple(ring: np.ndarray) -> bool:
+    return bool(shapely.is_simple(shapely.LinearRing(ring))) if len(ring) > 2 else False
+
+
+def _area(ring: np.ndarray) -> float:
+    """Return the area of the convex hull: 0 only where all points lie on one line."""
+    return float(shapely.MultiPoint(ring).convex_hull.area)

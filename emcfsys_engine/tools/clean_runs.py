@@ -12,9 +12,9 @@ from typing import Literal, get_args
 import msgspec
 
 from emcfsys_engine.errors import InputError, RunFolderError, printable
-from emcfsys_engine.project_faults import nearest
 from emcfsys_engine.run.events import ImageDone
 from emcfsys_engine.run.folder import Run, State, list_runs
+from emcfsys_engine.settings import nearest
 
 What = Literal["checkpoints", "previews", "temporary", "companions"]
 EVERY: tuple[What, ...] = get_args(What)

@@ -8,10 +8,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from emcfsys_engine.annotations.annotation_ids import annotation_ids
+from emcfsys_engine.annotations.draw import annotation_ids
 from emcfsys_engine.annotations.files import find_annotations
-from emcfsys_engine.annotations.label_values import IGNORED_LABELS, LabelTable, table_of
-from emcfsys_engine.annotations.masks import mask_facts, read_mask
+from emcfsys_engine.annotations.masks import (
+    IGNORED_LABELS,
+    LabelTable,
+    mask_facts,
+    read_mask,
+    table_of,
+)
 from emcfsys_engine.annotations.pairing import Key, key_of_file, match, root_of
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.annotations.writer import (
@@ -21,10 +26,10 @@ from emcfsys_engine.annotations.writer import (
     write_png,
 )
 from emcfsys_engine.errors import AnnotationError, InputError
-from emcfsys_engine.images.companions import is_companion
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit
 from emcfsys_engine.images.reader import find_images, probe, read_micrograph
+from emcfsys_engine.images.writers import is_companion
 from emcfsys_engine.project import UNLABELLED
 
 

@@ -10,8 +10,7 @@ from emcfsys_engine.annotations.files import NotAnAnnotation, read_annotations
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.errors import InputError, printable
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef
-from emcfsys_engine.images.reader import probe, read_micrograph
-from emcfsys_engine.images.recognise import IMAGE_SUFFIXES, format_of
+from emcfsys_engine.images.reader import IMAGE_SUFFIXES, format_of, probe, read_micrograph
 from emcfsys_engine.model_card import ModelCard, read_card
 
 _MOST_LABELS = 50

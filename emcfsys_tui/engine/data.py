@@ -333,7 +333,7 @@ def submit_prediction(folder: Path, source: int) -> str:
     Raises: InputError without a model; QueueError, DaemonError.
     """
     project = load_project(folder)
-    model = import_module("emcfsys_engine.hotfolder.model_choice").resolve_model(project, "best")
+    model = import_module("emcfsys_engine.hotfolder.status").resolve_model(project, "best")
     out = prediction_folder(folder, source)
     images = str(folder / project.data[source].images)
     done = run_command(["submit", "predict", str(model), images, "--out", str(out)])

@@ -4,10 +4,10 @@ import time
 from pathlib import Path
 
 from emcfsys_engine.errors import EmcfError, printable
-from emcfsys_engine.jobs import submission
+from emcfsys_engine.jobs import queue as submission
 from emcfsys_engine.jobs.control import daemon_status, ensure_daemon
-from emcfsys_engine.jobs.gpus import Gpu
 from emcfsys_engine.jobs.job import Job
+from emcfsys_engine.jobs.machine import Gpu
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import Run

@@ -26,8 +26,7 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.folder import Run, RunRecord
 from emcfsys_engine.run.outcome import LogReader, line_of
-from emcfsys_tui.series import Series
-from emcfsys_tui.view_models import ClassScore, LogLine, Preview, RunDetail, RunRow, Tone
+from emcfsys_tui.view_models import ClassScore, LogLine, Preview, RunDetail, RunRow, Series, Tone
 
 _LINES = 1000
 _STEP_LINES = 100

@@ -1,6 +1,7 @@
 """The engine as the interface sees it: projects and runs; called from threads."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from emcfsys_engine.errors import EmcfError, RunFolderError, printable
+from emcfsys_engine.errors import EmcfError, InputError, RunFolderError, printable
+from emcfsys_engine.jobs.control import ensure_daemon
+from emcfsys_engine.jobs.queue import submit_extension
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.folder import Run, list_runs
 from emcfsys_tui.engine.run_history import RunHistory
-from emcfsys_tui.memory import Memory
-from emcfsys_tui.messages import ProjectsRead, RunsRead
+from emcfsys_tui.messages import ProjectsRead, RunsRead, Told
+from emcfsys_tui.settings import Memory
 from emcfsys_tui.view_models import ProjectRow, RunDetail, RunRow
 
 if TYPE_CHECKING:
     from emcfsys_engine.jobs.queue import Queue
+
 
 _IMAGE_SUFFIXES = frozenset(
     [
@@ -333,3 +337,84 @@ def _flatten(prefix: str, value: Any, flat: dict[str, str]) -> None:
 def image_suffixes() -> frozenset[str]:
     """Return the endings of image files."""
     return _IMAGE_SUFFIXES
+
+
+EXPORTS = {
+    "onnx": "ONNX: for other programs, one file",
+    "torchscript": "TorchScript: for PyTorch without this package",
+    "bioimageio": "bioimage.io package: for ilastik, deepImageJ, QuPath …",
+}
+
+
+def budget_of(answer: str) -> str:
+    """Return an answer like "2000", "2000 steps" or "30 min" as a setting.
+
+    Raises: InputError for anything else.
+    """
+    number, _, unit = answer.strip().replace(",", "").lower().partition(" ")
+    unit = unit.strip()
+    if number.endswith("min") and not unit:
+        number, unit = number.removesuffix("min"), "min"
+    if number.isdecimal() and unit in ("", "step", "steps"):
+        return f"training.steps={int(number)}"
+    if number.replace(".", "", 1).isdecimal() and unit in ("min", "minute", "minutes"):
+        return f"training.minutes={float(number):g}"
+    raise InputError(answer, "is no budget", "Write steps like 2000, or a time like 30 min")
+
+
+def proposed_budget(run: RunRow) -> str:
+    """Return twice of what the run had."""
+    settings = None
+    record = Run(run.folder).record()
+    if record.project is not None:
+        settings = record.project.training
+    if settings is not None and settings.minutes is not None:
+        return f"{2 * settings.minutes:g} min"
+    return str(2 * max(run.total_steps or run.step, 1))
+
+
+def extend_run(folder: Path, answer: str) -> str:
+    """Queue a run that ended with a larger budget.
+
+    Raises: InputError, ProjectFaults, RunFolderError, QueueError, DaemonError.
+    """
+    budget = budget_of(answer)
+    with open_queue() as queue:
+        number = submit_extension(queue, Run(folder), (budget,))
+        ensure_daemon(queue.folder)
+    return f"job {number}: {folder.name} goes on with {budget}"
+
+
+def export_command(folder: Path, kind: str) -> list[str]:
+    """Return the engine's arguments that export a run's best model."""
+    return ["export", str(Run(folder).best_model), "--format", kind]
+
+
+def export_model(folder: Path, kind: str) -> Told:
+    """Export a run's best model, in a child.
+
+    Raises: RunFolderError without a model; InputError with the engine's own word.
+    """
+    if not Run(folder).best_model.is_file():
+        remedy = "It is written at the first validation"
+        raise RunFolderError(folder, "has no best model yet", remedy)
+    done = run_command(export_command(folder, kind))
+    if done.code != 0:
+        raise InputError("export", done.words.removeprefix("emcfsys-engine: ") or "failed")
+    return Told(f"Written: {printable(done.out.strip())} ({done.words})", loud=True)
+
+
+def write_report(folder: Path) -> Path:
+    """Write a run as one HTML page, in a child, and return the file.
+
+    Raises: InputError with the engine's own word.
+    """
+    done = run_command(["report", str(folder)])
+    if done.code != 0:
+        raise InputError("report", done.words.removeprefix("emcfsys-engine: ") or "failed")
+    return Path(done.out.strip())
+
+
+def as_command(*words: str) -> str:
+    """Return an engine command to paste."""
+    return shlex.join(["emcfsys-engine", *words])

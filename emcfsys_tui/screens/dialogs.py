@@ -10,9 +10,9 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from emcfsys_engine.errors import printable
-from emcfsys_tui.keys import shown
+from emcfsys_tui.settings import shown
 from emcfsys_tui.widgets.list import Column, Row, Rows
-from emcfsys_tui.widgets.text_input import TextInput
+from emcfsys_tui.widgets.log_view import TextInput
 
 _LOOK = """
 ConfirmScreen, AskScreen { align: center middle; background: $background 60%; }

@@ -8,13 +8,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import ContentSwitcher
 
-from emcfsys_tui.keys import quiet
 from emcfsys_tui.messages import QueueRead, RunsChanged, TabWanted
-from emcfsys_tui.screens.lines import Tab, TopLine
-from emcfsys_tui.screens.page import Page
+from emcfsys_tui.screens.page import Page, Tab, TopLine
+from emcfsys_tui.settings import quiet
 from emcfsys_tui.view_models import JobRow, QueueState
-from emcfsys_tui.widgets.feed import Feed
-from emcfsys_tui.widgets.pane import Pane
+from emcfsys_tui.widgets.pane import Feed, Pane
 
 TABS = (
     Tab(id="data", key="1", name="Data"),

@@ -10,14 +10,12 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 
 from emcfsys_tui.engine import runs
-from emcfsys_tui.keys import shown
-from emcfsys_tui.memory import remembered
 from emcfsys_tui.messages import ProjectChosen, ProjectsRead, Told
-from emcfsys_tui.screens.lines import TopLine, sparkline
-from emcfsys_tui.screens.page import Page
+from emcfsys_tui.screens.page import Page, TopLine, sparkline
+from emcfsys_tui.settings import remembered, shown
 from emcfsys_tui.view_models import ProjectRow
-from emcfsys_tui.widgets.feed import Feed
 from emcfsys_tui.widgets.list import Column, Row, Rows
+from emcfsys_tui.widgets.pane import Feed
 
 _COLUMNS = (
     Column(title="project", width=20, cut="middle"),

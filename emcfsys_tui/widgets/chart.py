@@ -12,8 +12,8 @@ from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
-from emcfsys_tui.keys import quiet
-from emcfsys_tui.series import ColumnOfSeries, SeriesView, smoothed
+from emcfsys_tui.settings import quiet
+from emcfsys_tui.view_models import ColumnOfSeries, SeriesView, smoothed
 from emcfsys_tui.widgets.canvas import Colour, Frame, Stroke, draw_strokes
 from emcfsys_tui.widgets.list import fitted
 

@@ -15,16 +15,14 @@ from textual.worker import get_current_worker
 
 from emcfsys_tui.engine import data, runs
 from emcfsys_tui.engine.data import PictureWish
-from emcfsys_tui.keys import quiet, shown
 from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, TextFound
 from emcfsys_tui.screens.dialogs import AskScreen
+from emcfsys_tui.settings import quiet, shown
 from emcfsys_tui.view_models import CheckState, ImageFacts, ImageRow
-from emcfsys_tui.widgets.image_list import IMAGE_COLUMNS, ImageList, finding_row, image_of
-from emcfsys_tui.widgets.list import Column, Rows
-from emcfsys_tui.widgets.picture_box import PictureBox
-from emcfsys_tui.widgets.picture_pane import PicturePane
+from emcfsys_tui.widgets.list import IMAGE_COLUMNS, Column, ImageList, Rows, finding_row, image_of
+from emcfsys_tui.widgets.log_view import TextInput
+from emcfsys_tui.widgets.picture_pane import PictureBox, PicturePane
 from emcfsys_tui.widgets.picture_view import PictureView
-from emcfsys_tui.widgets.text_input import TextInput
 
 _FINDINGS = (
     Column(title="", width=1),

@@ -1,7 +1,8 @@
 """A list that draws only the lines that are seen: a hundred thousand rows cost what twenty do."""
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal, overload
 
 import msgspec
 from rich.cells import cell_len
@@ -14,11 +15,12 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
+from textual.widget import Widget
 
 from emcfsys_engine.errors import printable
-from emcfsys_tui.keys import quiet
+from emcfsys_tui.settings import quiet
 from emcfsys_tui.text import fitted
-from emcfsys_tui.view_models import Tone
+from emcfsys_tui.view_models import FindingRow, ImageFacts, ImageRow, RunDetail, Tone
 
 _WIDE = 64
 
@@ -262,3 +264,119 @@ def _wrapped(text: str, width: int) -> list[str]:
                 line = f"{line} {word}" if line else word
         lines.append(line)
     return lines
+
+
+class ClassTable(Widget):
+    """One line a class, at the newest validation."""
+
+    SCOPED_CSS = False
+    DEFAULT_CSS = """
+    ClassTable { width: 5fr; }
+    ClassTable > .classes--title { color: $dim; }
+    ClassTable > .classes--dim { color: $dim; }
+    ClassTable > .classes--bar { color: $primary; }
+    """
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"classes--title", "classes--bar", "classes--dim"}
+
+    detail: reactive[RunDetail | None] = reactive(None)
+
+    def render_line(self, y: int) -> Strip:
+        """Draw one line."""
+        base, width = self.rich_style, self.size.width
+        detail = self.detail
+        if y == 0:
+            step = f" at step {detail.validated_at:,} " if detail and detail.validated_at else ""
+            text = f"─ classes {'─' * max(0, width - 11 - len(step))}{step}"
+            style = base + self.get_component_rich_style("classes--title", partial=True)
+            return Strip([Segment(text, style)]).crop_extend(0, width, base)
+        if detail is None or not detail.classes:
+            text = " no validation yet" if y == 1 else ""
+            style = base + self.get_component_rich_style("classes--dim", partial=True)
+            return Strip([Segment(text, style)]).crop_extend(0, width, base)
+        if y - 1 >= len(detail.classes):
+            return Strip.blank(width, base)
+        score = detail.classes[y - 1]
+        numbers = f" {_score(score.iou)}  F1 {_score(score.f1)} "
+        name = fitted(
+            printable(score.name), max(6, min(16, width - len(numbers) - 6)), cut="middle"
+        )
+        room = max(0, width - len(name) - len(numbers) - 3)
+        bar = _bar(score.iou or 0.0, min(room, 24))
+        style = base + self.get_component_rich_style("classes--bar", partial=True)
+        segments = [Segment(f" {name}{numbers}", base), Segment(bar, style)]
+        return Strip(segments).crop_extend(0, width, base)
+
+
+def _score(value: float | None) -> str:
+    return "   –" if value is None else f"{value:.3f}".removeprefix("0") if value < 1 else "1.00"
+
+
+def _bar(share: float, width: int) -> str:
+    eighths = round(max(0.0, min(1.0, share)) * width * 8)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
+
+
+IMAGE_COLUMNS = (
+    Column(title="", width=1),
+    Column(title="image", cut="middle"),
+    Column(title="labels", width=16, wide=24, cut="end", hide_below=42),
+    Column(title="split", width=5),
+    Column(title="px", width=10, right=True, hide_below=46),
+    Column(title="nm", width=6, right=True, hide_below=66),
+    Column(title="problem", width=24, hide_below=90),
+)
+
+
+class ImageList(Sequence[Row]):
+    """The images that match, made into rows when they are drawn."""
+
+    def __init__(
+        self,
+        images: Sequence[ImageRow],
+        order: Sequence[int],
+        facts: Mapping[str, ImageFacts],
+        problems: Mapping[str, str],
+    ) -> None:
+        self.images, self.order = images, order
+        self._facts, self._problems = facts, problems
+
+    def __len__(self) -> int:
+        """Return how many match."""
+        return len(self.order)
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | Sequence[Row]:
+        """Return the row at a place."""
+        if isinstance(place, slice):
+            return [self[n] for n in range(*place.indices(len(self)))]
+        image = self.images[self.order[place]]
+        facts = self._facts.get(image.path)
+        problem = self._problems.get(image.path) or (facts.fault if facts else "")
+        cells = (
+            "!" if problem else " ",
+            image.name if image.plane is None else f"{image.name}#{image.plane}",
+            image.labels or "–",
+            image.split or "–",
+            facts.size if facts else "",
+            "" if facts is None or facts.pixel_nm is None else f"{facts.pixel_nm:.4g}",
+            problem,
+        )
+        return Row(
+            key=image.key, cells=cells, tone="bad" if problem else "" if image.labels else "dim"
+        )
+
+
+def image_of(one: FindingRow, by_stem: Mapping[str, str]) -> str:
+    return by_stem.get(Path(one.file.partition("#")[0]).stem, "")
+
+
+def finding_row(number: int, one: FindingRow) -> Row:
+    name = Path(one.file).name
+    tone = "bad" if one.level == "error" else "warn"
+    what = f"{one.what}. {one.remedy}" if one.remedy else one.what
+    return Row(key=str(number), cells=("✗" if one.level == "error" else "!", name, what), tone=tone)

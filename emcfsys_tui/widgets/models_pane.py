@@ -10,9 +10,9 @@ from textual.binding import BindingType
 from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
-from emcfsys_tui.engine import engine_link_models
-from emcfsys_tui.keys import shown
+from emcfsys_tui.engine import hotfolder
 from emcfsys_tui.messages import ModelsRead, TabWanted
+from emcfsys_tui.settings import shown
 from emcfsys_tui.text import size
 from emcfsys_tui.view_models import ModelRow
 from emcfsys_tui.widgets.list import Column, Row, Rows
@@ -75,7 +75,7 @@ class ModelsPane(FedPane):
 
     def on_mount(self) -> None:
         """Follow the files in a thread."""
-        self.feed_on(engine_link_models.ModelsReader(self.folder).read, every_s=2.0)
+        self.feed_on(hotfolder.ModelsReader(self.folder).read, every_s=2.0)
 
     def take_focus(self) -> None:
         """The list."""
@@ -121,7 +121,7 @@ class ModelsPane(FedPane):
         """Use it in the hot folder."""
         model = self._current()
         if model is not None and self.may_change():
-            self.attempt(partial(engine_link_models.use_in_hot_folder, self.folder, model.file))
+            self.attempt(partial(hotfolder.use_in_hot_folder, self.folder, model.file))
 
     def action_run(self) -> None:
         """Go to its run."""
@@ -138,7 +138,7 @@ class ModelsPane(FedPane):
     def _inspect(self, *, verify: bool) -> None:
         model = self._current()
         if model is not None:
-            self.attempt(partial(engine_link_models.inspect, model.file, verify=verify))
+            self.attempt(partial(hotfolder.inspect, model.file, verify=verify))
 
     def _current(self) -> ModelRow | None:
         row = self.query_one("#models", Rows).current

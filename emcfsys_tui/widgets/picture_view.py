@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.color import Color, ColorType
 from rich.color_triplet import ColorTriplet
@@ -11,6 +11,7 @@ from rich.palette import Palette
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
+from textual.app import App
 from textual.binding import BindingType
 from textual.geometry import Region
 from textual.message import Message
@@ -18,8 +19,8 @@ from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
-from emcfsys_tui.keys import quiet
 from emcfsys_tui.pictures.placement import Graphic, cell_px, kind_of, written_lines
+from emcfsys_tui.settings import quiet
 from emcfsys_tui.view_models import Drawing, Picture
 
 _UNLABELLED = 255
@@ -388,3 +389,27 @@ def _pointer_style(
     is_bright = sum(pair[0]) > 380
     ink = _colour((0, 0, 0) if is_bright else (255, 255, 255), true_colour)
     return Style.from_color(ink, _colour(pair[0], true_colour)) + Style(bold=True)
+
+
+_ABOVE = "Toast, Tooltip"  # what Textual lays over a screen without another screen
+
+
+class PictureLayer:
+    """All pictures of the application that are on the terminal."""
+
+    def __init__(self) -> None:
+        self._views: set[PictureView] = set()
+
+    def words(self, app: App[Any], update: object) -> str:
+        """Return what to write to the terminal after an update of it was drawn."""
+        views: set[PictureView] = set()
+        words = ""
+        for screen in app.screen_stack:
+            above = [one.region for one in screen.query(_ABOVE) if one.display]
+            for view in screen.query(PictureView):
+                views.add(view)
+                is_covered = any(region.overlaps(view.region) for region in above)
+                words += view.lay(update, is_free=screen.is_active and not is_covered)
+        words += "".join(view.take_away() for view in self._views - views)
+        self._views = views
+        return words

@@ -11,19 +11,18 @@ from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.reactive import reactive
 
-from emcfsys_tui.engine import engine_link_runs, runs
+from emcfsys_tui.engine import runs
 from emcfsys_tui.engine.data import Decoder
-from emcfsys_tui.keys import quiet, shown
 from emcfsys_tui.messages import PictureRead, PointRead, RunsRead, TabWanted, TextFound
 from emcfsys_tui.screens.dialogs import AskScreen, PickScreen
+from emcfsys_tui.settings import quiet, shown
 from emcfsys_tui.text import clock
 from emcfsys_tui.view_models import QueueState, RunDetail, RunRow
 from emcfsys_tui.widgets.chart import Chart, Curve
-from emcfsys_tui.widgets.class_table import ClassTable
-from emcfsys_tui.widgets.list import Row, Rows
+from emcfsys_tui.widgets.list import ClassTable, Row, Rows
 from emcfsys_tui.widgets.log_view import LogView
 from emcfsys_tui.widgets.pane import FedPane
-from emcfsys_tui.widgets.preview_box import PreviewBox
+from emcfsys_tui.widgets.picture_pane import PreviewBox
 from emcfsys_tui.widgets.run_rows import LETTERS, RUN_COLUMNS, curves_of_one, folds_words, run_row
 
 _EMPTY = (
@@ -321,17 +320,17 @@ class RunsPane(FedPane):
 
         def answered(answer: str | None) -> None:
             if answer:
-                self.attempt(partial(engine_link_runs.extend_run, run.folder, answer))
+                self.attempt(partial(runs.extend_run, run.folder, answer))
 
         question = (
             f"Train {run.id} on from step {run.step:,}.\n"
             "To which step in all, or for how long in all (like 30 min)?"
         )
-        command = engine_link_runs.as_command("submit", "extend", str(run.folder), "--set")
+        command = runs.as_command("submit", "extend", str(run.folder), "--set")
         self.app.push_screen(
             AskScreen(
                 question,
-                engine_link_runs.proposed_budget(run),
+                runs.proposed_budget(run),
                 command=f"{command} training.steps=…",
             ),
             answered,
@@ -346,22 +345,18 @@ class RunsPane(FedPane):
         def answered(kind: str | None) -> None:
             if kind:
                 self.page_app.tell(f"Exporting {run.id}: its output is compared, some seconds …")
-                self.attempt(partial(engine_link_runs.export_model, run.folder, kind))
+                self.attempt(partial(runs.export_model, run.folder, kind))
 
-        command = engine_link_runs.as_command(
-            *engine_link_runs.export_command(run.folder, "FORMAT")
-        )
+        command = runs.as_command(*runs.export_command(run.folder, "FORMAT"))
         question = f"Write the best model of {run.id} as"
-        self.app.push_screen(
-            PickScreen(question, engine_link_runs.EXPORTS, command=command), answered
-        )
+        self.app.push_screen(PickScreen(question, runs.EXPORTS, command=command), answered)
 
     def action_report(self) -> None:
         """Write the run as one page, and copy its path."""
         run = self._current()
         if run is not None and self.may_change():
             self.page_app.tell(
-                f"Writing the report … $ {engine_link_runs.as_command('report', str(run.folder))}"
+                f"Writing the report … $ {runs.as_command('report', str(run.folder))}"
             )
             self.attempt(partial(self._report, run.folder))
 
@@ -384,7 +379,7 @@ class RunsPane(FedPane):
         self.confirm(question, "delete it", lambda: self.attempt(work))
 
     def _report(self, folder: Path) -> None:
-        file = engine_link_runs.write_report(folder)
+        file = runs.write_report(folder)
         self.app.call_from_thread(self.page_app.copy_with_word, str(file))
 
     def _training(self) -> RunRow | None:

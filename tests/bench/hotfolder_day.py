@@ -34,7 +34,7 @@ from emcfsys_engine.learn.model_file import colours_for, save_model
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.tools.microscope import play_microscope
+from emcfsys_engine.tools.demo import play_microscope
 from tests.bench.machine import machine_line
 
 PROJECT = """

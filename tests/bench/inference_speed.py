@@ -26,7 +26,6 @@ import psutil
 import tifffile
 import torch
 
-from emcfsys_engine.learn.allocation import keep_freed_memory
 from emcfsys_engine.learn.device import autocast, choose_precision
 from emcfsys_engine.learn.inference import outputs
 from emcfsys_engine.learn.inference.bands import Band
@@ -34,6 +33,7 @@ from emcfsys_engine.learn.inference.files import find_inputs, predict_files
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.model_file import colours_for, load_model, save_model
 from emcfsys_engine.learn.networks.network import build_network
+from emcfsys_engine.learn.run_context import keep_freed_memory
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
 from emcfsys_engine.run.folder import PredictRequest
 from tests.bench.machine import machine_line

@@ -13,7 +13,7 @@ from PIL import Image
 from skimage.measure import label, regionprops_table
 
 from emcfsys_engine.tools.measure.masks import measure_masks
-from emcfsys_engine.tools.measure.measurement import MeasureSettings
+from emcfsys_engine.tools.measure.results import MeasureSettings
 from tests.bench.machine import machine_line
 
 _SIDE_PX = 4096

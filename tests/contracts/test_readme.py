@@ -13,8 +13,7 @@ import pytest
 from emcfsys_engine.cli import cli
 from emcfsys_engine.project import Project, Source, load_project
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.settings import Config, load_config
-from emcfsys_engine.slurm_settings import SlurmDefaults
+from emcfsys_engine.settings import Config, SlurmDefaults, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

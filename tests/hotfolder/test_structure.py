@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from emcfsys_engine.hotfolder.structure import look
+from emcfsys_engine.hotfolder.scan import look
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (40, 50), np.uint8)
 

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emcfsys_engine.images.info_bar import find_info_bar
-from emcfsys_engine.images.normalise import Normaliser, to_8_bit, to_grey
+from emcfsys_engine.images.normalise import Normaliser, find_info_bar, to_8_bit, to_grey
 
 
 @settings(max_examples=60, deadline=None)

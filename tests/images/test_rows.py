@@ -18,12 +18,10 @@ from hypothesis import strategies as st
 
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images import normalise, rows
-from emcfsys_engine.images.info_bar import find_info_bar
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
-from emcfsys_engine.images.normalise import Normaliser, to_grey
+from emcfsys_engine.images.normalise import Normaliser, find_info_bar, to_grey
 from emcfsys_engine.images.reader import find_images, read_micrograph
-from emcfsys_engine.images.rows import open_rows, rows_of
-from emcfsys_engine.images.survey import survey
+from emcfsys_engine.images.rows import open_rows, rows_of, survey
 
 
 def _picture(dtype: str, *, planes: int = 1, colours: int = 0) -> np.ndarray:

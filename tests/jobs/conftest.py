@@ -13,12 +13,11 @@ from typing import Any, TypeVar
 import pytest
 
 from emcfsys_engine.errors import QueueError
-from emcfsys_engine.jobs.control import ensure_daemon, stop_daemon
-from emcfsys_engine.jobs.daemon_lock import DaemonLock, DaemonStatus
+from emcfsys_engine.jobs.control import DaemonLock, DaemonStatus, ensure_daemon, stop_daemon
 from emcfsys_engine.jobs.job import Job
 from emcfsys_engine.jobs.machine import Machine
 from emcfsys_engine.jobs.queue import Queue
-from emcfsys_engine.launch import identity
+from emcfsys_engine.launch import processes
 from emcfsys_engine.launch.start import holder
 from emcfsys_engine.run.folder import Run, TrainRequest, new_run
 
@@ -88,7 +87,7 @@ class Bench:
         if status.pid is not None:
             os.kill(status.pid, signal.SIGKILL)
             pid = status.pid
-            wait_for(lambda: identity.start_ticks(pid) is None, what="the daemon's death")
+            wait_for(lambda: processes.start_ticks(pid) is None, what="the daemon's death")
 
     def state(self, job_id: int) -> str:
         """Return a job's state."""
@@ -125,7 +124,7 @@ class Bench:
             return
         with contextlib.suppress(QueueError):  # a test may have damaged or closed it
             for job in self._queue.list():
-                for pid in identity.descendants(job.token) if job.token else []:
+                for pid in processes.descendants(job.token) if job.token else []:
                     os.kill(pid, signal.SIGKILL)
         self._queue.close()
 

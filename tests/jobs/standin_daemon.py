@@ -10,10 +10,9 @@ from pathlib import Path
 import msgspec
 
 from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.jobs.control import log
 from emcfsys_engine.jobs.daemon import serve
-from emcfsys_engine.jobs.daemon_log import log
-from emcfsys_engine.jobs.gpus import Gpu
-from emcfsys_engine.jobs.machine import Machine
+from emcfsys_engine.jobs.machine import Gpu, Machine
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.settings import load_config
 

@@ -13,14 +13,14 @@ from click.testing import CliRunner
 from emcfsys_engine.commands import jobs as job_commands
 from emcfsys_engine.commands import submit as submit_commands
 from emcfsys_engine.commands import system as daemon_commands
-from emcfsys_engine.commands.diagnosis import examine_jobs
+from emcfsys_engine.commands.doctor import examine_jobs
 from emcfsys_engine.errors import DaemonError, InputError, QueueError
 from emcfsys_engine.jobs import systemd, transitions
-from emcfsys_engine.jobs.daemon_lock import DaemonLock
-from emcfsys_engine.jobs.gpus import Gpu
+from emcfsys_engine.jobs.control import DaemonLock
+from emcfsys_engine.jobs.machine import Gpu
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.launch import processes
-from emcfsys_engine.launch.torchrun import processes_of
+from emcfsys_engine.launch.start import processes_of
 from emcfsys_engine.run.folder import Run
 from tests.jobs.conftest import Bench, wait_for
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from emcfsys_engine.jobs.control import daemon_status, stop_daemon
-from emcfsys_engine.launch import identity
+from emcfsys_engine.launch import processes
 from tests.jobs.conftest import Bench, wait_for
 
 
@@ -27,7 +27,7 @@ def test_cancelled_job_saves_and_leaves_nothing(bench: Bench) -> None:
     assert bench.queue.cancel(job_id).state == "stopping"
     bench.wait(job_id, "cancelled")
     assert not run.is_alive()
-    assert all(identity.start_ticks(int(pid)) is None for pid in pids)
+    assert all(processes.start_ticks(int(pid)) is None for pid in pids)
     assert run.exit_record() is not None
 
 

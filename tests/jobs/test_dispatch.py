@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from emcfsys_engine.errors import QueueError
-from emcfsys_engine.jobs.gpus import Gpu
+from emcfsys_engine.jobs.machine import Gpu
 from emcfsys_engine.launch import processes
 from emcfsys_engine.run.folder import WatchRequest, new_run
 from tests.jobs.conftest import Bench, wait_for

@@ -14,9 +14,8 @@ from typing import Any
 import pynvml
 import pytest
 
-from emcfsys_engine.jobs import gpus
-from emcfsys_engine.jobs.gpus import NvmlSource, gpu_inventory
-from emcfsys_engine.jobs.holders import lease_holders
+from emcfsys_engine.jobs import machine
+from emcfsys_engine.jobs.machine import NvmlSource, gpu_inventory, lease_holders
 from emcfsys_engine.launch import processes as leases
 
 GIB = 2**30
@@ -25,7 +24,7 @@ GIB = 2**30
 def _driver(monkeypatch: pytest.MonkeyPatch, **answers: Callable[..., Any]) -> None:
     """Let the driver's library answer so; everything else of it stays as it is."""
     for name, answer in answers.items():
-        monkeypatch.setattr(gpus.nvml, name, answer)
+        monkeypatch.setattr(machine.nvml, name, answer)
 
 
 def _no_mig(handle: Any) -> Any:

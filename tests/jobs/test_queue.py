@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from emcfsys_engine.errors import EmcfError, QueueError, RunFolderError
-from emcfsys_engine.jobs import schema, transitions
+from emcfsys_engine.jobs import store, transitions
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.jobs.store import move
 from tests.jobs.conftest import Bench
@@ -305,4 +305,4 @@ def test_twenty_clients_submit_and_cancel_at_once(bench: Bench) -> None:
 
 
 def test_schema_has_a_step_for_every_version() -> None:
-    assert schema.VERSION == 3
+    assert store.VERSION == 3

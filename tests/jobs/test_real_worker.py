@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from emcfsys_engine.jobs.control import ensure_daemon, stop_daemon
-from emcfsys_engine.jobs.daemon_lock import DaemonLock
+from emcfsys_engine.jobs.control import DaemonLock, ensure_daemon, stop_daemon
 from emcfsys_engine.jobs.job import Job
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.launch.start import holder

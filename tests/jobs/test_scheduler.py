@@ -5,10 +5,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from emcfsys_engine.jobs.gpus import Gpu, choose, gpu_inventory
 from emcfsys_engine.jobs.job import MOVES, OPEN, STATES, Job, sources
+from emcfsys_engine.jobs.machine import Gpu, choose, gpu_inventory
 from emcfsys_engine.jobs.outcome import Outcome, judge
-from emcfsys_engine.jobs.schedule import Free, Placement, place
+from emcfsys_engine.jobs.scheduler import Free, Placement, place
 from emcfsys_engine.launch import processes
 from emcfsys_engine.settings import JobSettings
 

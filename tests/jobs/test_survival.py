@@ -17,7 +17,7 @@ import pytest
 from emcfsys_engine.errors import DaemonError, QueueError
 from emcfsys_engine.jobs.control import daemon_status, ensure_daemon, restart_daemon, stop_daemon
 from emcfsys_engine.jobs.queue import Queue
-from emcfsys_engine.launch import identity
+from emcfsys_engine.launch import processes
 from emcfsys_engine.launch.start import holder
 from emcfsys_engine.run.folder import Run
 from tests.jobs.conftest import DAEMON, Bench, wait_for
@@ -57,7 +57,7 @@ def _kill_often(bench: Bench, num_kills: int, seed: int) -> None:
         assert job.state == expected, (job, run.log_file.read_text())
         assert bench.starts(run) == 1, f"job {job_id} ran {bench.starts(run)} times"
         assert not run.is_alive()
-        assert identity.descendants(job.token) == []
+        assert processes.descendants(job.token) == []
     assert len(bench.queue.list()) == len(submitted)
 
 
@@ -346,6 +346,6 @@ def _daemons(bench: Bench) -> list[int]:
         with contextlib.suppress(OSError):
             words = (place / "cmdline").read_bytes().split(b"\0")
             is_daemon = any(word.endswith(b"standin_daemon.py") for word in words)
-            if is_daemon and wanted in words and identity.start_ticks(int(place.name)):
+            if is_daemon and wanted in words and processes.start_ticks(int(place.name)):
                 found.append(int(place.name))
     return found

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from emcfsys_engine.errors import RunFolderError
-from emcfsys_engine.launch import identity, processes, start
+from emcfsys_engine.launch import processes, start
 from emcfsys_engine.launch.keeper import ALREADY_RUNNING, NO_LEASE
 from emcfsys_engine.run.folder import Run, TrainRequest, new_run
 
@@ -120,8 +120,8 @@ def test_what_outlives_the_worker_is_ended(run: Run) -> None:
     script = 'setsid sleep 70 & sleep 71 & echo $! >"$0/pid"; exit 0'
     keeper = start.start(run, worker=["sh", "-c", script], token="abc")
     assert keeper.wait() == 0
-    assert identity.descendants("abc") == []
-    assert identity.start_ticks(int((run.folder / "pid").read_text())) is None
+    assert processes.descendants("abc") == []
+    assert processes.start_ticks(int((run.folder / "pid").read_text())) is None
 
 
 def test_run_lives_on_when_its_keeper_is_killed(run: Run) -> None:
@@ -138,17 +138,17 @@ def test_run_lives_on_when_its_keeper_is_killed(run: Run) -> None:
 
 def test_kill_takes_the_whole_session(run: Run) -> None:
     keeper = start.start(run, worker=["sh", "-c", FAMILY], token="kin")
-    _true(lambda: len(identity.descendants("kin")) >= 3)
+    _true(lambda: len(processes.descendants("kin")) >= 3)
     assert start.signal_group(keeper.pid, signal.SIGKILL)
     keeper.wait()
     _true(lambda: not run.is_alive())
-    assert identity.descendants("kin") == []
+    assert processes.descendants("kin") == []
 
 
 def test_reused_number_is_not_taken_for_the_keeper(run: Run) -> None:
-    ours = identity.start_ticks(os.getpid())
+    ours = processes.start_ticks(os.getpid())
     assert ours is not None
-    boot = identity.boot_id()
+    boot = processes.boot_id()
     earlier = start.Holder(pid=os.getpid(), start_ticks=ours - 1, boot=boot, worker=os.getpid())
     assert not earlier.keeper_lives
     assert not earlier.worker_lives

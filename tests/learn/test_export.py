@@ -12,9 +12,9 @@ from timm.layers.conv2d_same import Conv2dSame
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.learn.export import ExportMetadata, export_onnx, export_torchscript
 from emcfsys_engine.learn.export_bioimageio import export_bioimageio, normalised
-from emcfsys_engine.learn.networks.fixed_padding import with_fixed_padding
+from emcfsys_engine.learn.networks.heads import RegionMean
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_network
-from emcfsys_engine.learn.networks.region_mean import RegionMean
+from emcfsys_engine.learn.networks.rewrites import with_fixed_padding
 from emcfsys_engine.model_card import Head, NetworkSpec
 
 METADATA = ExportMetadata(name="grain boundaries", class_names=("grain", "grain boundary"))

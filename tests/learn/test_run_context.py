@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(
 _CODE = """
 import resource, sys
 import psutil, torch
-from emcfsys_engine.learn.allocation import give_back_freed_memory, keep_freed_memory
+from emcfsys_engine.learn.run_context import give_back_freed_memory, keep_freed_memory
 
 if sys.argv[1] == "kept":
     keep_freed_memory()

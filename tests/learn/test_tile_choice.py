@@ -6,9 +6,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emcfsys_engine.learn import tile_choice
-from emcfsys_engine.learn.memory import footprint_of
-from emcfsys_engine.learn.tile_choice import choose_tiles
+from emcfsys_engine.learn import memory as tile_choice
+from emcfsys_engine.learn.memory import choose_tiles, footprint_of
 from emcfsys_engine.model_card import NetworkSpec
 
 CPU = torch.device("cpu")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from emcfsys_engine.commands.diagnosis_slurm import examine_slurm
-from emcfsys_engine.commands.table import table_of
+from emcfsys_engine.commands.doctor import examine_slurm
+from emcfsys_engine.commands.jobs import table_of
 from emcfsys_engine.errors import QueueError
 from emcfsys_tui.engine.jobs import QueueReader
 from tests.jobs.conftest import wait_for

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from emcfsys_engine.errors import QueueError
-from emcfsys_engine.jobs.submission import Options, submit_training
+from emcfsys_engine.jobs.queue import Options, submit_training
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import runs_at

@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from emcfsys_engine.jobs.control import ensure_daemon, stop_daemon
-from emcfsys_engine.jobs.queue import Queue
-from emcfsys_engine.jobs.submission import Options, submit_run
+from emcfsys_engine.jobs.queue import Options, Queue, submit_run
 from emcfsys_engine.launch.start import holder
 from emcfsys_engine.learn.training.run import read_plan
 from emcfsys_engine.project import load_project

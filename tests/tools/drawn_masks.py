@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from emcfsys_engine.tools.measure.masks import measure_masks
-from emcfsys_engine.tools.measure.measurement import Measurement, MeasureSettings
+from emcfsys_engine.tools.measure.results import Measurement, MeasureSettings
 
 CLASSES = {"matrix": 0, "large": 1, "small": 2}
 SMALL_MASKS = arrays(

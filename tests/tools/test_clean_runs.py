@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emcfsys_engine.commands.clean import clean
+from emcfsys_engine.commands.runs import clean
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.run.events import (
     Ending,

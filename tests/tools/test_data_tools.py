@@ -16,9 +16,9 @@ from emcfsys_engine.dataset.samples import list_samples, read_labels
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.tools.check import check_project
+from emcfsys_engine.tools.check_data import Finding
 from emcfsys_engine.tools.contact_sheet import contact_sheet
 from emcfsys_engine.tools.convert import convert_images, convert_labels
-from emcfsys_engine.tools.findings import Finding
 from emcfsys_engine.tools.inspect_file import inspect_file
 
 CLASSES = {"matrix": 0, "large": 1, "small": 2}

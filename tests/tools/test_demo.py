@@ -4,8 +4,7 @@ from pathlib import Path
 
 from emcfsys_engine.project import load_project
 from emcfsys_engine.tools.check import check_project
-from emcfsys_engine.tools.demo import make_demo
-from emcfsys_engine.tools.microscope import play_microscope
+from emcfsys_engine.tools.demo import make_demo, play_microscope
 
 SHIPPED = Path(__file__).resolve().parents[2] / "projects" / "demo"
 

@@ -22,7 +22,7 @@ from emcfsys_engine.run.events import (
 from emcfsys_engine.run.folder import Run, TrainRequest, new_run
 from emcfsys_engine.tools.demo import make_demo
 from emcfsys_tui.app import EmcfApp
-from emcfsys_tui.engine import engine_link_runs, jobs
+from emcfsys_tui.engine import jobs, runs
 from emcfsys_tui.settings import Settings
 
 CLASSES = ("background", "membrane", "mitochondrion")
@@ -56,7 +56,7 @@ def demo(drawn_demo: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def no_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs stay in the queue: nothing is started."""
-    for module in (jobs, engine_link_runs):
+    for module in (jobs, runs):
         monkeypatch.setattr(module, "ensure_daemon", lambda *_: None)
     monkeypatch.setattr("emcfsys_engine.jobs.control.ensure_daemon", lambda *_: None)
 

@@ -11,10 +11,10 @@ from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import PreviewSaved, RunFinished, RunStarted
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import new_trainings
-from emcfsys_tui.engine.engine_link_runs import budget_of
+from emcfsys_tui.engine.runs import budget_of
 from emcfsys_tui.screens.dialogs import AskScreen, PickScreen
+from emcfsys_tui.widgets.picture_pane import PreviewBox, PreviewTitle
 from emcfsys_tui.widgets.picture_view import PictureView
-from emcfsys_tui.widgets.preview_box import PreviewBox, PreviewTitle
 from emcfsys_tui.widgets.runs_pane import RunsPane
 from tests.tui.conftest import made_run, opened, say, screen_text, step, told, until, validation
 

@@ -12,14 +12,13 @@ from textual._xterm_parser import XTermParser
 from textual.app import App, ComposeResult
 from textual.widgets import Static
 
-from emcfsys_tui.series import Series
+from emcfsys_tui.settings import class_colours
 from emcfsys_tui.text import fitted
-from emcfsys_tui.themes import class_colours
-from emcfsys_tui.view_models import Picture
+from emcfsys_tui.view_models import Picture, Series
 from emcfsys_tui.widgets.chart import Chart, Curve
 from emcfsys_tui.widgets.list import Column, Row, Rows
+from emcfsys_tui.widgets.log_view import TextInput
 from emcfsys_tui.widgets.picture_view import PictureView
-from emcfsys_tui.widgets.text_input import TextInput
 
 
 class _Stage(App[None]):

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from emcfsys_engine.annotations.fields import (
+from emcfsys_engine.annotations.shapes import (
+    Annotation,
+    Shape,
     box_ring,
     ellipse_ring,
     inner_path,
     points_array,
     size_of,
 )
-from emcfsys_engine.annotations.shapes import Annotation, Shape
 from emcfsys_engine.errors import AnnotationError
 
 _DRAWN = ("polygon", "box", "ellipse", "mask", "polyline", "points")

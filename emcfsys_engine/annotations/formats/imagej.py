@@ -1,17 +1,20 @@
 """ImageJ regions: .roi files and RoiSet.zip archives, composites with holes, slices of stacks."""
 
+import io
 import re
 import zipfile
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import roifile
 
+from emcfsys_engine.annotations.draw import Region
 from emcfsys_engine.annotations.pairing import bare_name
 from emcfsys_engine.annotations.shapes import Annotation, Shape, ShapeKind
 from emcfsys_engine.errors import AnnotationError
+from emcfsys_engine.run.folder import write_whole
 
 _LARGEST_ROI_BYTES = 64 << 20
 _LARGEST_SET_BYTES = 512 << 20
@@ -128,3 +131,58 @@ def _label(roi: roifile.ImagejRoi, file_name: str) -> str:
     if not _AUTOMATIC_NAME.fullmatch(name):
         return _NUMBERED.sub("", name) or name
     return f"group {roi.group}" if int(roi.group) > 0 else "roi"
+
+
+_MOVE, _LINE, _CLOSE = 0.0, 1.0, 4.0  # path segments of java.awt.geom.PathIterator
+
+
+def write_imagej(
+    file: Path, regions: Iterable[Region], names: Mapping[int, str], *, plane: int | None = None
+) -> None:
+    """Write the regions of one image, named "class-0001" and grouped by class.
+
+    ImageJ's ROI Manager opens the archive as it is. A plane of a stack becomes ImageJ's slice.
+    """
+    counts: Counter[int] = Counter()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for region in regions:
+            counts[region.class_id] += 1
+            name = f"{names[region.class_id]}-{counts[region.class_id]:04d}"
+            roi = _written_roi(region, name)
+            roi.group = region.class_id + 1  # 0 means no group
+            if plane is not None:
+                roi.position = plane + 1
+            archive.writestr(f"{_file_name(name)}.roi", roi.tobytes())
+    write_whole(file, packed.getvalue())
+
+
+def _written_roi(region: Region, name: str) -> roifile.ImagejRoi:
+    if len(region.rings) == 1:
+        return roifile.ImagejRoi.frompoints(region.rings[0].astype(np.float32), name=name)
+    points = np.concatenate(region.rings)
+    low, high = np.floor(points.min(axis=0)), np.ceil(points.max(axis=0))
+    path = np.concatenate([_path(ring) for ring in region.rings]).astype(np.float32)
+    return roifile.ImagejRoi(
+        roitype=roifile.ROI_TYPE.RECT,
+        name=name,
+        left=int(low[0]),
+        top=int(low[1]),
+        right=int(high[0]),
+        bottom=int(high[1]),
+        shape_roi_size=len(path),
+        multi_coordinates=path,
+    )
+
+
+def _path(ring: np.ndarray) -> np.ndarray:
+    """Return a ring as move, lines and close, three numbers a point. Shapes: flat."""
+    kinds = np.full(len(ring), _LINE)
+    kinds[0] = _MOVE
+    steps = np.column_stack((kinds, ring)).ravel()
+    return np.append(steps, _CLOSE)
+
+
+def _file_name(name: str) -> str:
+    """Return a name that no system takes for a path."""
+    return "".join("_" if character in '/\\:*?"<>|' else character for character in name)

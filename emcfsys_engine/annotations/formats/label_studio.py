@@ -8,14 +8,15 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from emcfsys_engine.annotations.fields import (
+from emcfsys_engine.annotations.shapes import (
+    Annotation,
+    Shape,
     box_ring,
     ellipse_ring,
     last_part,
     points_array,
     size_of,
 )
-from emcfsys_engine.annotations.shapes import Annotation, Shape
 from emcfsys_engine.errors import AnnotationError
 
 _KINDS = ("polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels", "keypointlabels")

@@ -3,17 +3,26 @@
 import base64
 import binascii
 import io
+import json
+import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import imagecodecs
 import numpy as np
 
-from emcfsys_engine.annotations.fields import last_part, points_array, size_of
-from emcfsys_engine.annotations.shapes import Annotation, Shape, ShapeKind
+from emcfsys_engine.annotations.shapes import (
+    Annotation,
+    Shape,
+    ShapeKind,
+    last_part,
+    points_array,
+    size_of,
+)
 from emcfsys_engine.errors import AnnotationError
+from emcfsys_engine.run.folder import write_whole
 
 _KINDS: Mapping[str, ShapeKind] = {
     "polygon": "polygon",
@@ -100,3 +109,37 @@ def _mask(path: Path, number: int, coded: object) -> np.ndarray:
             path, f"shape {number} has a mask that is no PNG", "Draw it again in Labelme"
         ) from None
     return (pixels if pixels.ndim == 2 else pixels[..., 0]) > 0
+
+
+VERSION = "5.5.0"  # of Labelme, whose format this is
+
+
+def write_labelme(
+    file: Path, shapes: Sequence[Shape], size_HW: tuple[int, int], image: Path
+) -> None:
+    """Write the polygons of one image; imagePath leads from the file to the image.
+
+    Units: points are rounded to a hundredth of a pixel.
+    """
+    document = {
+        "version": VERSION,
+        "flags": {},
+        "shapes": [_written_shape(shape) for shape in shapes],
+        "imagePath": Path(os.path.relpath(image, file.parent)).as_posix(),
+        "imageData": None,
+        "imageHeight": size_HW[0],
+        "imageWidth": size_HW[1],
+    }
+    write_whole(file, json.dumps(document, indent=1, ensure_ascii=False).encode("utf-8"))
+
+
+def _written_shape(shape: Shape) -> dict[str, Any]:
+    return {
+        "label": shape.label,
+        "points": [[round(float(x), 2), round(float(y), 2)] for x, y in shape.points],
+        "group_id": None,
+        "description": "",
+        "shape_type": "polygon",
+        "flags": {},
+        "mask": None,
+    }

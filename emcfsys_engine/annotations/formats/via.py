@@ -4,8 +4,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from emcfsys_engine.annotations.fields import box_ring, ellipse_ring, last_part, points_array
-from emcfsys_engine.annotations.shapes import Annotation, Shape
+from emcfsys_engine.annotations.shapes import (
+    Annotation,
+    Shape,
+    box_ring,
+    ellipse_ring,
+    last_part,
+    points_array,
+)
 
 _LABEL_KEYS = ("label", "class", "type", "name")
 

@@ -10,9 +10,8 @@ import numpy as np
 
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.bounds import refuse_false_promise
-from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
+from emcfsys_engine.images.micrograph import ImageFacts, Micrograph, square_nm
 from emcfsys_engine.images.rows import PlaneRows, rows_from, whole
-from emcfsys_engine.images.units import square_nm
 
 try:
     from pylibCZIrw import czi as library

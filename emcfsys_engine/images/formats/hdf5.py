@@ -13,9 +13,8 @@ import numpy as np
 
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.bounds import refuse_false_promise
-from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
+from emcfsys_engine.images.micrograph import ImageFacts, Micrograph, nm_per, square_nm
 from emcfsys_engine.images.rows import PlaneRows, rows_from
-from emcfsys_engine.images.units import nm_per, square_nm
 
 Result = TypeVar("Result")
 _MOST_OBJECTS = 10_000

@@ -10,9 +10,8 @@ import numpy as np
 
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.bounds import refuse_false_promise
-from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
+from emcfsys_engine.images.micrograph import ImageFacts, Micrograph, square_nm
 from emcfsys_engine.images.rows import PlaneRows, rows_from, stored_rows
-from emcfsys_engine.images.units import square_nm
 
 _HEADER_BYTES = 1024
 _DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import tifffile
 
-from emcfsys_engine.images.units import nm_per, square_nm
+from emcfsys_engine.images.micrograph import nm_per, square_nm
 
 PixelNm = tuple[float, float]
 

@@ -9,9 +9,8 @@ import numpy as np
 import zarr
 
 from emcfsys_engine.errors import ImageError
-from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
+from emcfsys_engine.images.micrograph import ImageFacts, Micrograph, nm_per, square_nm
 from emcfsys_engine.images.rows import PlaneRows, rows_from
-from emcfsys_engine.images.units import nm_per, square_nm
 
 
 def probe(path: Path) -> ImageFacts:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from emcfsys_engine.errors import EmcfError, RunFolderError, SlurmError
-from emcfsys_engine.jobs.daemon_log import log
+from emcfsys_engine.jobs.control import log
 from emcfsys_engine.jobs.job import Cluster, Job
 from emcfsys_engine.jobs.outcome import events_offset
 from emcfsys_engine.jobs.slurm import client as commands

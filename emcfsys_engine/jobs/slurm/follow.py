@@ -7,13 +7,12 @@ from math import inf
 from pathlib import Path
 
 from emcfsys_engine.errors import SlurmError
-from emcfsys_engine.jobs.daemon_log import log
+from emcfsys_engine.jobs.control import log
 from emcfsys_engine.jobs.job import Cluster, Job
 from emcfsys_engine.jobs.slurm import client as commands
 from emcfsys_engine.jobs.slurm import transitions as moves
-from emcfsys_engine.jobs.slurm.client import Seen
+from emcfsys_engine.jobs.slurm.client import MAY_COME_BACK, Seen, is_blocked, phase_of, words_of
 from emcfsys_engine.jobs.slurm.outcome import has_begun, has_word, slurm_outcome, slurm_verdict
-from emcfsys_engine.jobs.slurm.slurm_states import MAY_COME_BACK, is_blocked, phase_of, words_of
 from emcfsys_engine.jobs.store import Store
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.settings import Config

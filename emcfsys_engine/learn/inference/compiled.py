@@ -3,6 +3,8 @@
 N tiles, C channels, H and W pixels.
 """
 
+import contextlib
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -11,6 +13,52 @@ from typing import Any
 import msgspec
 import torch
 from torch import Tensor, nn
+
+from emcfsys_engine.settings import cache_home
+
+_SURE_AFTER_S = 10.0  # before that the first image's caches and files are most of it
+
+
+class Pace:
+    """Counts images, and parts of one, against a number that is known beforehand."""
+
+    def __init__(self, num_images: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._num_images = num_images
+        self._clock = clock
+        self._began = clock()
+        self._done = 0
+
+    def image_done(self) -> None:
+        """Count one more image as done."""
+        self._done += 1
+
+    def left_s(self, share: float = 0.0) -> float:
+        """Return the seconds still to go, when this share of the image at hand is done as well.
+
+        0 as long as it is too early to tell.
+        """
+        elapsed_s = self._clock() - self._began
+        done = self._done + share
+        if elapsed_s < _SURE_AFTER_S or done <= 0:
+            return 0.0
+        return elapsed_s * max(0.0, self._num_images - done) / done
+
+
+_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def keep_compiled_code_private() -> None:
+    """Choose the folder of compiled code, unless the user did; before torch is imported.
+
+    Where it cannot be made, torch's choice stays.
+    """
+    if _VARIABLE in os.environ:
+        return
+    folder = cache_home() / "compiled"
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.environ[_VARIABLE] = str(folder)
+
 
 Call = Callable[[Tensor], Tensor]
 

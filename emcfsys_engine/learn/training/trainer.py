@@ -10,20 +10,18 @@ import torch
 from torch import Tensor
 
 from emcfsys_engine.errors import RunFailedError
-from emcfsys_engine.learn.training.batches import Batches
-from emcfsys_engine.learn.training.budget import Budget
 from emcfsys_engine.learn.training.checkpoint import (
+    Idle,
+    Saver,
     TrainState,
     load_optimizer,
     optimizer_tensors,
     read_checkpoint,
 )
-from emcfsys_engine.learn.training.dataset import PatchSampler
+from emcfsys_engine.learn.training.dataset import Batches, PatchSampler
 from emcfsys_engine.learn.training.losses import build_loss
-from emcfsys_engine.learn.training.rates import rate_factor
-from emcfsys_engine.learn.training.saving import Idle, Saver
-from emcfsys_engine.learn.training.setup import Ending, Parts
-from emcfsys_engine.learn.training.step import DoesNotFitError, Stepper
+from emcfsys_engine.learn.training.setup import Budget, Ending, Parts
+from emcfsys_engine.learn.training.step import DoesNotFitError, Stepper, rate_factor
 from emcfsys_engine.learn.training.validation import Look, card_at, event_of
 from emcfsys_engine.run.events import StepDone, WarningGiven
 

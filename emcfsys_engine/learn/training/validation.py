@@ -1,18 +1,110 @@
 """A look at the validation images during training: scores, previews, the event and the card."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor
 
+from emcfsys_engine.images.writers import PngWriter
 from emcfsys_engine.learn.device import autocast
+from emcfsys_engine.learn.inference.tiles import logit_bands
 from emcfsys_engine.learn.model_file import with_confidence
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
+from emcfsys_engine.learn.training.dataset import Dataset
+from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.losses import Loss
-from emcfsys_engine.learn.training.previews import MOST, preview_name, write_preview
+from emcfsys_engine.learn.training.metrics import (
+    BOUNDARY_TOLERANCE_PX,
+    Scores,
+    boundary_counts,
+    confusion_matrix,
+    scores,
+)
 from emcfsys_engine.learn.training.setup import Parts
-from emcfsys_engine.learn.training.validate import Validation, validate
 from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.run.events import PreviewSaved, ValidationDone, WarningGiven
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What one look at all validation images found."""
+
+    scores: Scores
+    per_source: dict[str, Scores]  # by the source's images path
+    loss: float  # mean over images
+    confidence: tuple[float, ...]  # per image: mean probability of the chosen class
+
+
+def validate(
+    forward: Callable[[Tensor], Tensor],
+    dataset: Dataset,
+    loss: Loss | None,
+    *,
+    device: torch.device,
+    tile_px: int,
+    overlap: float,
+    batch: int,
+    tta: bool = False,
+    boundary_px: float = BOUNDARY_TOLERANCE_PX,
+    ranks: Ranks | None = None,
+    on_image: Callable[[int, Tensor], None] | None = None,
+    merged: Callable[[Tensor], Tensor] | None = None,
+) -> Validation:
+    """Predict every image whole, tiled and without augmentation, and compare.
+
+    `boundary_px`: how far a predicted boundary may lie from the true one.
+    `ranks`: the processes that share the images out; each gets the result of all.
+    `on_image` gets each image's number and its predicted class indices, H×W. `merged` turns the
+    channels of an ensemble into those of the classes.
+    """
+    ranks = ranks or Ranks()
+    names = dataset.project.class_names
+    sources = sorted({sample.source for sample in dataset.samples})
+    counts_SCC = torch.zeros(len(sources), len(names), len(names), dtype=torch.int64)
+    edges_SC4 = torch.zeros(len(sources), len(names), 4, dtype=torch.int64)
+    found_3I = torch.zeros(3, len(dataset), dtype=torch.float64)  # loss, whether any, confidence
+    for index in ranks.block(len(dataset)):
+        item = dataset[index]
+        image_CHW = torch.from_numpy(item.image).movedim(-1, 0).to(device)
+        bands = logit_bands(
+            forward, image_CHW, tile_px=tile_px, overlap=overlap, batch=batch, tta=tta
+        )
+        logits_CHW = torch.cat([merged(band) if merged else band for _, band in bands], dim=1)
+        truth_HW = torch.from_numpy(item.labels).to(device, torch.int64)
+        if loss is not None and bool((truth_HW != UNLABELLED).any()):
+            found_3I[0, index] = float(loss(logits_CHW[None], truth_HW[None]))
+            found_3I[1, index] = 1
+        best = logits_CHW.softmax(dim=0).max(dim=0)
+        found_3I[2, index] = float(best.values.mean())
+        if on_image is not None:
+            on_image(index, best.indices)
+        counted = confusion_matrix(best.indices, truth_HW, len(names))
+        edges = boundary_counts(best.indices, truth_HW, len(names), boundary_px)
+        source = sources.index(dataset.samples[index].source)
+        counts_SCC[source] += counted.cpu()
+        edges_SC4[source] += edges.cpu()
+    counts_SCC, edges_SC4, found_3I = (
+        ranks.sum(each) for each in (counts_SCC, edges_SC4, found_3I)
+    )
+    losses = found_3I[0][found_3I[1] > 0].tolist()
+    places = [dataset.project.data[source].images for source in sources]
+    of_place = {
+        place: [index for index, other in enumerate(places) if other == place] for place in places
+    }
+    return Validation(
+        scores=scores(counts_SCC.sum(dim=0), names, edges_SC4.sum(dim=0)),
+        per_source={
+            place: scores(counts_SCC[own].sum(dim=0), names, edges_SC4[own].sum(dim=0))
+            for place, own in of_place.items()
+        },
+        loss=sum(losses) / len(losses) if losses else 0.0,
+        confidence=tuple(found_3I[2].tolist()),
+    )
 
 
 class Look:
@@ -113,3 +205,49 @@ def card_at(card: ModelCard, step: int, result: Validation | None = None) -> Mod
     return msgspec.structs.replace(
         card, scores=given, statistics=with_confidence(card.statistics, result.confidence)
     )
+
+
+MOST = 3  # images of the validation set that are drawn
+_LONGEST_PX = 256
+_ERROR = (220, 50, 47)
+
+
+def preview_name(step: int, image: str) -> str:
+    """Return a preview's file name: what is not a plain letter in an image's name is dropped."""
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in image)[-80:]
+    return f"step-{step:07d}-{plain}.png"
+
+
+def write_preview(
+    file: Path,
+    image_HW: np.ndarray,
+    truth_HW: np.ndarray,
+    predicted_HW: np.ndarray,
+    card: ModelCard,
+) -> None:
+    """Write one strip: image | truth | prediction | error, at most 256 px a panel.
+
+    Shapes: image is normalised float; truth and prediction are class indices, 255 unlabelled.
+    Raises: OSError when the disk is full.
+    """
+    stride = max(1, -(-max(image_HW.shape) // _LONGEST_PX))
+    image, truth, predicted = (
+        plane[::stride, ::stride] for plane in (image_HW, truth_HW, predicted_HW)
+    )
+    grey = (np.clip((image + 2.5) / 5, 0, 1) * 255).astype(np.uint8)
+    picture = np.repeat(grey[..., None], 3, axis=2)
+    table = np.full((256, 3), 90, np.uint8)  # unlabelled: grey
+    table[: len(card.colours)] = card.colours
+    error = picture // 2
+    error[(truth != predicted) & (truth != UNLABELLED)] = _ERROR
+    gap = np.full((picture.shape[0], 2, 3), 255, np.uint8)
+    panels = [picture, gap, table[truth], gap, table[predicted], gap, error]
+    file.parent.mkdir(exist_ok=True)
+    strip = np.concatenate(panels, axis=1)
+    writer = PngWriter(file, (strip.shape[0], strip.shape[1]), channels=3, is_smooth=True)
+    try:
+        writer.write(strip)
+        writer.finish()
+    except OSError:
+        writer.abort()
+        raise

@@ -15,7 +15,7 @@ import torch
 
 from emcfsys_engine.annotations.writer import LabelWriter
 from emcfsys_engine.errors import EmcfError
-from emcfsys_engine.full_disk import DiskFullError, is_full
+from emcfsys_engine.files import DiskFullError, is_full
 from emcfsys_engine.hotfolder.ledger import Entry
 from emcfsys_engine.hotfolder.scan import MAX_ATTEMPTS, Seen
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph

@@ -8,25 +8,55 @@ from pathlib import Path
 
 import torch
 
-from emcfsys_engine.errors import EmcfError, RunFailedError, RunFolderError
-from emcfsys_engine.full_disk import is_full, refuse_full
-from emcfsys_engine.hook import Hook
-from emcfsys_engine.hotfolder.ledger import Entry, Ledger, digest_of
-from emcfsys_engine.hotfolder.model_choice import best_model
+from emcfsys_engine.errors import EmcfError, RunFailedError, RunFolderError, WatchedError
+from emcfsys_engine.files import is_full, refuse_full
+from emcfsys_engine.hotfolder.ledger import Entry, Ledger, digest_of, was_asked
 from emcfsys_engine.hotfolder.notifier import Waker, choose_backend
-from emcfsys_engine.hotfolder.retry import was_asked
 from emcfsys_engine.hotfolder.scan import Rules, Scanner, Seen
-from emcfsys_engine.learn.allocation import give_back_freed_memory
+from emcfsys_engine.hotfolder.status import best_model
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.predictor import Predictor
-from emcfsys_engine.learn.run_context import Worker, say_ending
+from emcfsys_engine.learn.run_context import Worker, give_back_freed_memory, say_ending
 from emcfsys_engine.learn.watch.images import Desk, Handled, Task, sync
 from emcfsys_engine.learn.watch.measurements import Measurements
-from emcfsys_engine.learn.watch.watch_turn import take_folder
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RunStarted, WarningGiven, WatchState
-from emcfsys_engine.run.folder import WatchRequest
+from emcfsys_engine.run.folder import Run, WatchRequest
 from emcfsys_engine.settings import load_config
+from emcfsys_engine.user_commands import Hook
+
+_TURN_S = 0.5  # between looks at a folder that the other will leave
+
+
+def take_folder(worker: Worker, request: WatchRequest) -> Ledger | None:
+    """Take the output folder; None if we were asked to end before it was free.
+
+    A watch that lasts waits for a `--once` that is at work there: it ends by itself, and a job of
+    the daemon that was refused would not come back.
+    Raises: WatchedError if another watch that lasts has it; InputError if it cannot be used.
+    """
+    told = False
+    while worker.asked() is None:
+        try:
+            return Ledger(Path(request.output), owner=str(worker.run.folder))
+        except WatchedError as error:
+            if request.once or not _ends_by_itself(error.run):
+                raise
+            if not told:
+                print(f"{error.where} {error.what}: waits for its end", flush=True)
+                told = True
+        time.sleep(_TURN_S)
+    return None
+
+
+def _ends_by_itself(other: str) -> bool:
+    """Tell whether a watch's run folder is that of a `--once`."""
+    try:
+        request = Run(Path(other)).record().request
+    except (EmcfError, OSError):
+        return False
+    return isinstance(request, WatchRequest) and request.once
+
 
 _SETTLE_S = {"events": 2.0, "polling": 30.0}
 _SCAN_EVERY_S = {"events": 5.0, "polling": 5.0}

@@ -9,11 +9,13 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from emcfsys_engine.errors import ShapeError
-from emcfsys_engine.tools.measure.hulls import convex_areas_px, feret_diameters, hulls_of
-from emcfsys_engine.tools.measure.object_runs import (
+from emcfsys_engine.tools.measure.hulls import (
     Contacts,
     Runs,
     contacts_of,
+    convex_areas_px,
+    feret_diameters,
+    hulls_of,
     objects_of,
     overlap_px,
     runs_of,

@@ -1,27 +1,157 @@
 """What a measurement leaves behind: tables, histograms, and a summary of each class."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import msgspec
 import numpy as np
 
-from emcfsys_engine.run.folder import write_whole
+from emcfsys_engine.annotations.pairing import root_of
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.model_card import read_card
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run.folder import PredictRequest, Run, write_whole
 from emcfsys_engine.tools.measure.histogram import Quantity, histogram_png
-from emcfsys_engine.tools.measure.measurement import (
-    ClassSummary,
-    HistogramOf,
-    Measurement,
-    MeasureSettings,
-    NotMeasured,
-)
+from emcfsys_engine.tools.measure.objects import Split
 from emcfsys_engine.tools.measure.tables import (
     MaskMeasured,
+    TableFormat,
     Unit,
     images_table,
     objects_table,
     write_table,
 )
+from emcfsys_engine.tools.measure.watershed import NECK
+
+HistogramOf = Literal["diameter", "area", "feret", "circularity", "neighbour", "none"]
+
+
+class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How masks are measured. Units: pixel_nm is (y, x); min_px counts pixels."""
+
+    classes: dict[str, int] | None = None  # name -> value; None: as the masks' values say
+    background: str | None = None  # the class without objects; None: the lowest value; "none"
+    pixel_nm: tuple[float, float] | None = None  # goes before what the files say
+    fallback_nm: float | None = None  # where the files say nothing
+    split: Split = "none"
+    neck: float = NECK
+    min_px: int = 1
+    exclude_border: bool = False
+    table: TableFormat = "csv"
+    histogram: HistogramOf = "diameter"
+
+
+class ClassSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One class over all images. Units: diameters and areas in the measurement's unit."""
+
+    name: str
+    value: int
+    num_objects: int
+    area_fraction: float | None  # of all labelled area together
+    area: float
+    mean_diameter: float | None = None
+    sd_diameter: float | None = None
+    median_diameter: float | None = None
+    mean_neighbour: float | None = None
+
+
+class NotMeasured(msgspec.Struct, frozen=True, kw_only=True):
+    """A mask that could not be measured."""
+
+    file: str
+    why: str
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured and where it was written."""
+
+    unit: Unit
+    num_masks: int
+    num_objects: int
+    objects_file: str  # empty when no mask could be measured
+    images_file: str
+    histograms: tuple[str, ...]
+    classes: tuple[ClassSummary, ...]
+    failed: tuple[NotMeasured, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """A table of the classes for a terminal."""
+        length = max([5, *(len(one.name) for one in self.classes)])
+        head = f"{'class':<{length}}  {'objects':>8}  {'area %':>7}  "
+        lines = [head + f"{'diameter mean ± SD, median':>30} ({self.unit})"]
+        for one in self.classes:
+            share = "–" if one.area_fraction is None else f"{100 * one.area_fraction:.2f}"
+            spread = "–"
+            if one.mean_diameter is not None:
+                median = one.median_diameter or 0.0
+                spread = f"{one.mean_diameter:.4g} ± {one.sd_diameter or 0.0:.3g}, {median:.4g}"
+            lines.append(f"{one.name:<{length}}  {one.num_objects:>8,}  {share:>7}  {spread:>30}")
+        lines.append(f"{self.num_objects:,} objects in {self.num_masks:,} masks")
+        return "\n".join(lines)
+
+
+_LEVELS = 4  # predictions mirror the sub-folders of their input
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedClasses:
+    """Class names with their values; None where nobody names them. Units: pixel_nm is a side."""
+
+    classes: dict[str, int] | None = None
+    pixel_nm: float | None = None  # of the project: for files that do not say theirs
+    notes: tuple[str, ...] = ()
+
+
+def classes_for(masks: str, *, project: Path | None, model: Path | None) -> NamedClasses:
+    """Return the classes of the project or model given, else of the model that made the masks.
+
+    Raises: InputError when both are given, or one cannot be read.
+    """
+    if project is not None and model is not None:
+        raise InputError("--model", "names classes, and so does --project", "Give one of the two")
+    if project is not None:
+        loaded = load_project(project)
+        return NamedClasses(classes=loaded.classes, pixel_nm=loaded.project.pixel_nm)
+    if model is not None:
+        return NamedClasses(classes=_classes_of(model))
+    maker = _model_of(masks)
+    if maker is None:
+        return NamedClasses()
+    try:
+        classes = _classes_of(maker)
+    except InputError as fault:
+        return NamedClasses(notes=(f"the model that made the masks cannot be asked: {fault}",))
+    return NamedClasses(classes=classes, notes=(f"classes as {maker} names them",))
+
+
+def _classes_of(model: Path) -> dict[str, int]:
+    card = read_card(model)
+    return dict(zip(card.classes, card.class_values, strict=True))
+
+
+def _model_of(masks: str) -> Path | None:
+    """Return the model of the newest prediction that wrote into this folder or one above it."""
+    start = root_of(masks, Path.cwd())
+    for folder in (start, *start.parents)[:_LEVELS]:
+        try:
+            names = sorted(os.listdir(folder / ".emcfsys"), reverse=True)
+        except OSError:
+            continue
+        for name in names:
+            try:
+                request = Run(folder / ".emcfsys" / name).record().request
+            except InputError:
+                continue  # another thing that lies there, as a hot folder's ledger
+            if isinstance(request, PredictRequest):
+                return Path(request.model)
+    return None
+
 
 _HISTOGRAMS: Mapping[HistogramOf, tuple[str, str, str]] = {  # field, words, power of the unit
     "diameter": ("equivalent_diameter", "equivalent diameter", "1"),

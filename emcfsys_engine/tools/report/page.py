@@ -1,9 +1,12 @@
 """report: one HTML page that tells a run whole, for a colleague without EMCFsys or a network."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.run.events import (
@@ -17,30 +20,195 @@ from emcfsys_engine.run.events import (
     WarningGiven,
     WatchState,
 )
-from emcfsys_engine.run.folder import Run, write_whole
-from emcfsys_engine.tools.report.charts import Chart, Curve, Point, figure_of
-from emcfsys_engine.tools.report.report_html import (
+from emcfsys_engine.run.folder import Run, RunRecord, write_whole
+from emcfsys_engine.tools.report.charts import (
     Cell,
+    Chart,
+    Curve,
+    Markup,
+    Point,
     escaped,
+    figure_of,
     folded,
     number,
+    overlays,
     page,
+    previews,
     section,
     table,
 )
-from emcfsys_engine.tools.report.report_pictures import overlays, previews
-from emcfsys_engine.tools.report.report_settings import (
-    environment_section,
-    plan_section,
-    settings_section,
-)
-from emcfsys_engine.tools.report.report_tables import (
-    class_table,
-    failed_images,
-    image_table,
-    source_table,
-)
 from emcfsys_engine.tools.report.summary import Story, duration, read_story
+
+_MOST_IMAGES = 300  # rows of a table that people scroll through
+
+
+def class_table(story: Story) -> str:
+    """Return the scores of each class at the best and at the last validation."""
+    if not story.validations:
+        return ""
+    last = story.validations[-1]
+    best = story.best or last
+    columns = [
+        name
+        for name in last.__struct_fields__
+        if isinstance(getattr(last, name), dict) and set(getattr(last, name)) == set(last.iou)
+    ]
+    shown = {"iou": "IoU", "f1": "F1"}
+    heads = ["class", ""]
+    heads += [f"{shown.get(name, name.replace('_', ' '))}, best" for name in columns]
+    heads += ["IoU, last"]
+    rows: list[Sequence[Cell]] = []
+    for name in last.iou:
+        values = [_fixed(getattr(best, column, {}).get(name)) for column in columns]
+        rows.append([name, _bar(best.iou.get(name)), *values, _fixed(last.iou.get(name))])
+    between = [Markup(html="")] * (len(columns) - 1)
+    mean = [_bar(best.mean_iou), _fixed(best.mean_iou), *between, _fixed(last.mean_iou)]
+    rows.append(["mean", *mean])
+    words = (
+        f"Best: step {best.step:,}, last: step {last.step:,}. "
+        "A dash: the class is in neither truth nor prediction."
+    )
+    return table(heads, rows, kind="numbers") + f'<p class="soft">{words}</p>'
+
+
+def source_table(story: Story) -> str:
+    """Return the score of each data source, where there are several."""
+    best = story.best
+    if best is None or len(best.source_mean_iou) < 2:
+        return ""
+    rows = [[name, _bar(value), _fixed(value)] for name, value in best.source_mean_iou.items()]
+    return table(["source", "", "mean IoU, best"], rows, kind="numbers")
+
+
+def failed_images(events: Sequence[AnyEvent]) -> str:
+    """Return the images that could not be predicted, with the reason."""
+    failed = [event for event in events if isinstance(event, ImageFailed)]
+    rows = [[event.image, event.reason] for event in failed[:_MOST_IMAGES]]
+    return table(["could not be predicted", "why"], rows)
+
+
+def image_table(events: Sequence[AnyEvent]) -> str:
+    """Return area fractions over all images, and each image."""
+    done = [event for event in events if isinstance(event, ImageDone)]
+    if not done:
+        return ""
+    names = list(dict.fromkeys(name for event in done for name in event.shares))
+    shares = {
+        name: [event.shares[name] for event in done if name in event.shares] for name in names
+    }
+    means = table(
+        ["class", "", "mean area fraction", "lowest", "highest"],
+        [
+            [name, _bar(sum(v) / len(v)), sum(v) / len(v), min(v), max(v)]
+            for name, v in shares.items()
+        ],
+        kind="numbers",
+    )
+    has_lag = any(event.lag_s is not None for event in done)
+    heads = ["image", *names, "confidence", "seconds", *(["lag s"] if has_lag else []), "unlike"]
+    rows: list[Sequence[Cell]] = []
+    for event in done[-_MOST_IMAGES:]:
+        cells: list[Cell] = [event.image, *(event.shares.get(name) for name in names)]
+        cells += [event.confidence, event.seconds]
+        cells += [event.lag_s] if has_lag else []
+        rows.append([*cells, event.unlike])
+    shown = "" if len(done) <= _MOST_IMAGES else f", the last {_MOST_IMAGES:,} of {len(done):,}"
+    return means + folded(f"Each image{shown}", table(heads, rows, kind="numbers"))
+
+
+def _fixed(value: float | None) -> Markup:
+    return Markup(html=number(value), kind="n")
+
+
+def _bar(share: float | None) -> Markup:
+    if share is None:
+        return Markup(html="")
+    percent = 100 * min(1.0, max(0.0, share))
+    return Markup(html=f'<span class="bar"><i style="width:{percent:.1f}%"></i></span>')
+
+
+_MOST_CHARACTERS = 400
+_OPEN = "not set"
+_APART = ("format", "reasons", "train_images", "val_images")
+
+
+def settings_section(record: RunRecord) -> str:
+    """Return what the run was asked and the project it used."""
+    asked = {"request": msgspec.to_builtins(record.request), "seed": record.seed}
+    project = msgspec.to_builtins(record.project) if record.project is not None else {}
+    rows = [*_flat(asked), *_flat(project)]
+    said = [row for row in rows if row[1] != _OPEN]
+    left = [row for row in rows if row[1] == _OPEN]
+    return section(
+        "Settings",
+        table(["", ""], said, kind="facts"),
+        folded(f"Left open ({len(left)})", table(["", ""], left, kind="facts")),
+    )
+
+
+def plan_section(plan: Mapping[str, Any]) -> str:
+    """Return every choice that the run made for itself, with its reason."""
+    reasons = plan.get("reasons")
+    reasons = reasons if isinstance(reasons, dict) else {}
+    rows: list[Sequence[Cell]] = []
+    told: set[str] = set()
+    for key, value in plan.items():
+        if key in _APART:
+            continue
+        for name, words in _flat({key: value}):
+            reason = reasons.get(name, "")
+            told.add(str(name))
+            rows.append([name, words, str(reason)])
+    rows += [[str(key), "", str(why)] for key, why in reasons.items() if key not in told]
+    lists = "".join(
+        folded(f"{word} images ({len(names)})", table(["", ""], [[str(name)] for name in names]))
+        for word, key in (("Training", "train_images"), ("Validation", "val_images"))
+        if isinstance(names := plan.get(key), list) and names
+    )
+    chosen = table(["choice", "value", "reason"], rows, kind="facts") if rows else ""
+    return section("Plan", chosen, lists)
+
+
+def environment_section(story: Story) -> str:
+    """Return versions, interpreter, folders and the variables the worker knew."""
+    record = story.record
+    rows: list[Sequence[Cell]] = [[name, version] for name, version in record.versions.items()]
+    rows += [["interpreter", record.python], ["started in", record.folder]]
+    rows.append(["run folder", str(story.run.folder)])
+    variables = table(["", ""], sorted(record.environment.items()), kind="facts")
+    return section(
+        "Environment",
+        table(["", ""], rows, kind="facts"),
+        folded(f"Environment variables ({len(record.environment)})", variables),
+    )
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> list[Sequence[Cell]]:
+    """Return nested settings as rows of key and value: training.steps, data.0.images."""
+    rows: list[Sequence[Cell]] = []
+    for key, value in values.items():
+        name = f"{before}{key}"
+        if isinstance(value, dict) and value:
+            rows += _flat(value, f"{name}.")
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+            rows += _flat({str(place): one for place, one in enumerate(value)}, f"{name}.")
+        else:
+            rows.append([name, _words(value)])
+    return rows
+
+
+def _words(value: Any) -> str:
+    if value is None:
+        return _OPEN
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    if isinstance(value, list | tuple | dict):
+        words = ", ".join(_words(one) for one in value) if value else "none"
+        return words if len(words) <= _MOST_CHARACTERS else f"{words[:_MOST_CHARACTERS]}…"
+    return str(value)
+
 
 _FIRST_WARNINGS = 6
 _MOST_WARNINGS = 200

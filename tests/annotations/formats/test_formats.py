@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from emcfsys_engine.annotations.fields import inner_path, mask_from_runs
+from emcfsys_engine.annotations.draw import mask_of, rasterise
 from emcfsys_engine.annotations.files import read_annotations
 from emcfsys_engine.annotations.formats.coco import runs_of_text
-from emcfsys_engine.annotations.rasterise import mask_of, rasterise
-from emcfsys_engine.annotations.shapes import Annotation, Shape
+from emcfsys_engine.annotations.shapes import Annotation, Shape, inner_path, mask_from_runs
 from emcfsys_engine.errors import AnnotationError
 
 

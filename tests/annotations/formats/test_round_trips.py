@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from emcfsys_engine.annotations.draw import regions_of, shapes_of
+from emcfsys_engine.annotations.draw import rasterise, regions_of, shapes_of
 from emcfsys_engine.annotations.files import read_annotations
-from emcfsys_engine.annotations.formats.write_coco import CocoImage, runs_of_mask, write_coco
-from emcfsys_engine.annotations.formats.write_geojson import write_geojson
-from emcfsys_engine.annotations.formats.write_imagej import write_imagej
-from emcfsys_engine.annotations.formats.write_labelme import write_labelme
-from emcfsys_engine.annotations.rasterise import rasterise
+from emcfsys_engine.annotations.formats.coco import CocoImage, runs_of_mask, write_coco
+from emcfsys_engine.annotations.formats.geojson import write_geojson
+from emcfsys_engine.annotations.formats.imagej import write_imagej
+from emcfsys_engine.annotations.formats.labelme import write_labelme
 
 NAMES = {0: "matrix", 1: "large", 2: "small", 3: "mito", 4: "synapse"}
 

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 _CODE = """
-from emcfsys_engine.learn.inference.code_cache import keep_compiled_code_private
+from emcfsys_engine.learn.inference.compiled import keep_compiled_code_private
 keep_compiled_code_private()
 import timm
 from torch._inductor.runtime.cache_dir_utils import cache_dir

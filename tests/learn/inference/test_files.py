@@ -19,9 +19,9 @@ from emcfsys_engine.annotations.files import find_annotations
 from emcfsys_engine.images import rows, writers
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import read_micrograph
-from emcfsys_engine.learn.inference import opened
+from emcfsys_engine.learn.inference import bands
+from emcfsys_engine.learn.inference.compiled import Pace
 from emcfsys_engine.learn.inference.files import Counted, find_inputs, predict_files
-from emcfsys_engine.learn.inference.pace import Pace
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, WarningGiven
 from emcfsys_engine.run.folder import PredictRequest
@@ -53,7 +53,7 @@ def predict(predictor: Predictor, tmp_path: Path) -> Predict:
 @pytest.fixture
 def in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take small images for large ones."""
-    monkeypatch.setattr(opened, "LARGE_PX", 1000)
+    monkeypatch.setattr(bands, "LARGE_PX", 1000)
     monkeypatch.setattr(rows, "_BLOCK_BYTES", 20_000)
 
 
@@ -101,7 +101,7 @@ def test_a_large_image_in_bands_gets_the_mask_of_the_image_in_memory(
 def test_the_height_of_bands_and_the_batch_do_not_matter(
     model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opened, "LARGE_PX", 1000)
+    monkeypatch.setattr(bands, "LARGE_PX", 1000)
     (tmp_path / "in").mkdir()
     tifffile.imwrite(tmp_path / "in" / "a.tif", _image((400, 333)), rowsperstrip=7)
     masks = []
@@ -121,7 +121,7 @@ def test_rescaled_images_keep_their_size(
     predict: Predict, predictor: Predictor, tmp_path: Path, where: str, monkeypatch: Any
 ) -> None:
     if where == "bands":
-        monkeypatch.setattr(opened, "LARGE_PX", 1000)
+        monkeypatch.setattr(bands, "LARGE_PX", 1000)
     image = _image((150, 131), dtype="uint8")
     file = writers.writer_for(tmp_path / "in" / "a.ome.tif", (150, 131), (8.0, 8.0))
     file.write(image)  # 8 nm, the model has 4
@@ -201,7 +201,7 @@ def test_a_full_disk_leaves_nothing_half_and_the_run_can_go_on(
     predict: Predict, tmp_path: Path, monkeypatch: Any, mask_format: str, size: str
 ) -> None:
     if size == "large":
-        monkeypatch.setattr(opened, "LARGE_PX", 1000)
+        monkeypatch.setattr(bands, "LARGE_PX", 1000)
     for name in ("a", "b", "c"):
         tifffile.imwrite(tmp_path / "in" / f"{name}.tif", _image((300, 100)), rowsperstrip=10)
 
@@ -250,7 +250,7 @@ def test_odd_images_get_a_mask_of_their_size(
     predict: Predict, tmp_path: Path, pixels: np.ndarray, where: str, monkeypatch: Any
 ) -> None:
     if where == "bands":
-        monkeypatch.setattr(opened, "LARGE_PX", 10)
+        monkeypatch.setattr(bands, "LARGE_PX", 10)
     colour = {"photometric": "rgb"} if pixels.ndim == 3 else {"photometric": "minisblack"}
     tifffile.imwrite(tmp_path / "in" / "a.tif", pixels, **colour)
     count, said = predict(overlay=True, uncertainty=True)
@@ -263,7 +263,7 @@ def test_an_image_without_a_number_is_reported_and_gets_no_mask(
     predict: Predict, tmp_path: Path, where: str, monkeypatch: Any
 ) -> None:
     if where == "bands":
-        monkeypatch.setattr(opened, "LARGE_PX", 10)
+        monkeypatch.setattr(bands, "LARGE_PX", 10)
     tifffile.imwrite(tmp_path / "in" / "a.tif", np.full((90, 90), np.nan, np.float32))
     tifffile.imwrite(tmp_path / "in" / "b.tif", _image((90, 90)))
     count, said = predict()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emcfsys_engine.learn.inference.pace import Pace
+from emcfsys_engine.learn.inference.compiled import Pace
 
 
 class _Clock:

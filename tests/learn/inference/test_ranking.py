@@ -11,8 +11,8 @@ import tifffile
 from PIL import Image
 
 from emcfsys_engine.dataset.samples import list_samples
-from emcfsys_engine.images.companions import companion
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.writers import companion
 from emcfsys_engine.learn.inference.ranking import rank
 from emcfsys_engine.project import load_project
 from tests.learn.conftest import write_picture

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from emcfsys_engine.learn.inference.scaling import scaled_bands, scaled_reader
+from emcfsys_engine.learn.inference.tiles import scaled_bands, scaled_reader
 
 SIZES = st.tuples(st.integers(1, 60), st.integers(1, 60))
 

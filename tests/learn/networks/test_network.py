@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.learn.networks.dilated import learn_dilated_in_full_precision
 from emcfsys_engine.learn.networks.network import (
     SegmentationNetwork,
     build_network,
+    learn_dilated_in_full_precision,
     parameter_groups,
 )
 from emcfsys_engine.model_card import Head, NetworkSpec

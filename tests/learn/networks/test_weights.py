@@ -77,7 +77,7 @@ def test_a_grey_image_is_seen_as_the_same_grey_in_three_colours() -> None:
 def test_a_damaged_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     damaged = tmp_path / "weights.pth"
     damaged.write_bytes(b"damaged")
-    offline = "emcfsys_engine.learn.networks.offline_weights.OfflineWeights.path"
+    offline = "emcfsys_engine.learn.networks.weights.OfflineWeights.path"
     monkeypatch.setattr(offline, damaged)
     with pytest.raises(WeightsError, match="not the one that was checked"):
         load_weights(network_of("tf_efficientnet_lite0"), "imagenet")

@@ -13,9 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from emcfsys_engine.launch.identity import start_ticks
-from emcfsys_engine.launch.start import start
-from emcfsys_engine.launch.torchrun import Place, in_shell, torchrun_command
+from emcfsys_engine.launch.processes import start_ticks
+from emcfsys_engine.launch.start import Place, in_shell, start, torchrun_command
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.run import read_plan

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from emcfsys_engine.learn.training.augment import Strengths
 from emcfsys_engine.learn.training.plan import Plan
-from emcfsys_engine.learn.training.rates import rate_factor
+from emcfsys_engine.learn.training.step import rate_factor
 from emcfsys_engine.model_card import NetworkSpec
 
 

@@ -11,14 +11,13 @@ import pytest
 import tifffile
 from click.testing import CliRunner
 
-from emcfsys_engine.commands.measure import measure
+from emcfsys_engine.commands.data import measure
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
 from emcfsys_engine.run.folder import PredictRequest, new_run
 from emcfsys_engine.tools.measure.masks import measure_masks
-from emcfsys_engine.tools.measure.measure_classes import classes_for
-from emcfsys_engine.tools.measure.measurement import Measurement, MeasureSettings
+from emcfsys_engine.tools.measure.results import Measurement, MeasureSettings, classes_for
 from tests.tools.drawn_masks import CLASSES, disc, measured, rows_of, save_mask
 
 

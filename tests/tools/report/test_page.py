@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from emcfsys_engine.commands.report import report
+from emcfsys_engine.commands.runs import report
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.project import Naming, Project, Source
 from emcfsys_engine.run.events import (
@@ -40,9 +40,8 @@ from emcfsys_engine.run.folder import (
     WatchRequest,
 )
 from emcfsys_engine.run.folder import new_run as make_folder
-from emcfsys_engine.tools.report.charts import Chart, Curve, figure_of, thinned
+from emcfsys_engine.tools.report.charts import Chart, Curve, escaped, figure_of, table, thinned
 from emcfsys_engine.tools.report.page import report_page, write_report
-from emcfsys_engine.tools.report.report_html import escaped, table
 
 EVIL = "<script>alert('x')</script>\"'><img src=http://x.y onerror=a()>\x1b[31m"
 _VOID = {"meta", "img", "br", "line", "circle", "polyline"}
