@@ -1,4 +1,4 @@
-"""Telling people that a job ended: the command of their own config file, without a shell."""
+"""The commands of a person's own config file: after a job, after an image; without a shell."""
 
 import os
 import queue
@@ -8,11 +8,22 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
-from emcfsys_engine.jobs.job import Job
 from emcfsys_engine.launch import processes
 
 _LONGEST_NOTIFICATION_S = 60.0
+
+
+class EndedJob(Protocol):
+    """What a notice says of a job."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def project(self) -> str: ...
+    @property
+    def run(self) -> str: ...
 
 
 class Notices:
@@ -23,7 +34,7 @@ class Notices:
         self._running: list[tuple[subprocess.Popen[bytes], float]] = []
         self._lock = threading.Lock()  # told from two threads
 
-    def tell(self, job: Job, state: str, reason: str) -> None:
+    def tell(self, job: EndedJob, state: str, reason: str) -> None:
         """Start the user's command for a job that ended, with the facts in its environment."""
         if not self.command:
             return

@@ -16,10 +16,19 @@ from textual.screen import Screen
 from emcfsys_engine import __version__
 from emcfsys_engine.errors import EmcfError, printable
 from emcfsys_engine.jobs.control import prepare, state_folder
-from emcfsys_tui import settings as themes
 from emcfsys_tui.messages import ProjectChosen, Told
 from emcfsys_tui.screens.page import LEAST_COLUMNS, LEAST_LINES
-from emcfsys_tui.settings import GRAPHICS, Memory, Settings, remember, remembered, with_recent
+from emcfsys_tui.settings import (
+    DARK,
+    GRAPHICS,
+    THEMES,
+    Memory,
+    Settings,
+    curve_colours,
+    remember,
+    remembered,
+    with_recent,
+)
 from emcfsys_tui.widgets.canvas import Colour
 
 if TYPE_CHECKING:
@@ -78,10 +87,10 @@ class EmcfApp(App[None]):
             folder = Path(last)
         self._folder = folder
         self.animation_level = "none"
-        for theme in themes.THEMES:
+        for theme in THEMES:
             self.register_theme(theme)
         wanted = self.settings.theme or self.memory.theme or self._theme_of_terminal()
-        known = wanted if wanted in self.available_themes else themes.DARK
+        known = wanted if wanted in self.available_themes else DARK
         self.set_reactive(EmcfApp.theme, known)  # before the first style is made of it
         self.stylesheet.set_variables(self.get_css_variables())
         self.HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (LEAST_COLUMNS, "-narrow"), (110, "-wide")]
@@ -90,7 +99,7 @@ class EmcfApp(App[None]):
     @property
     def colours(self) -> tuple[Colour, ...]:
         """Six colours for curves."""
-        return themes.curve_colours(self.theme, dark=self.current_theme.dark)
+        return curve_colours(self.theme, dark=self.current_theme.dark)
 
     def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
         """Draw, then lay the pictures in the terminal's own pixels over their half-blocks."""
@@ -227,7 +236,7 @@ class EmcfApp(App[None]):
 
     def _theme_of_terminal(self) -> str:
         system = self.console.color_system
-        return "ansi-dark" if system == "standard" else themes.DARK
+        return "ansi-dark" if system == "standard" else DARK
 
     def _handle_exception(self, error: Exception) -> None:
         """Keep a report of our mistake, and end with the terminal restored."""

@@ -15,8 +15,7 @@ from emcfsys_engine.jobs.job import Ask, Job
 from emcfsys_engine.jobs.outcome import judge, outcome_of
 from emcfsys_engine.jobs.store import Store
 from emcfsys_engine.launch import processes
-from emcfsys_engine.launch import start as process
-from emcfsys_engine.launch.start import Holder
+from emcfsys_engine.launch.start import Holder, holder, kill_run, send, signal_group, void_start
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.settings import JobSettings
 from emcfsys_engine.user_commands import Notices
@@ -90,21 +89,21 @@ class Start:
             return
         held_by = self.holder()
         if held_by is not None:
-            process.kill_run(held_by, with_keeper=self.was_killed)
+            kill_run(held_by, with_keeper=self.was_killed)
         else:
             for pid in processes.descendants(self.token):
-                process.send(pid, signal.SIGKILL)
+                send(pid, signal.SIGKILL)
         self.was_killed = True
         self.kill_at = time.monotonic() + _KEEPER_S
 
     def sweep(self) -> None:
         """Kill what a dead keeper could not: descendants that outlived their worker."""
         for pid in processes.descendants(self.token):
-            process.send(pid, signal.SIGKILL)
+            send(pid, signal.SIGKILL)
 
     def holder(self) -> Holder | None:
         """Tell who holds the run, if it is this start."""
-        held_by = process.holder(self.run)
+        held_by = holder(self.run)
         return held_by if held_by is not None and held_by.token == self.token else None
 
     def _send(self, number: signal.Signals) -> bool:
@@ -118,7 +117,7 @@ class Start:
         held_by = self.holder()
         if held_by is None or not held_by.worker_lives:
             return False
-        return process.signal_group(held_by.worker, number)
+        return signal_group(held_by.worker, number)
 
     def _is_in_memory(self) -> bool:
         return bool(processes.descendants(self.token))
@@ -134,14 +133,14 @@ def whereabouts(job: Job) -> Whereabouts:
     found = _whereabouts(run, job)
     if found != "never began":
         return found
-    process.void_start(run)
+    void_start(run)
     return _whereabouts(run, job)  # it may have been quicker than the void
 
 
 def _whereabouts(run: Run, job: Job) -> Whereabouts:
     if run.is_alive():
         return "alive"
-    held_by = process.holder(run)
+    held_by = holder(run)
     if held_by is not None and held_by.token == job.token:
         return "ended"
     if not run.folder.is_dir():
@@ -217,7 +216,7 @@ class Supervisor:
     def adopt(self, job: Job) -> Start:
         """Watch a start that another daemon began; one that ended meanwhile is settled next."""
         run = Run(Path(job.run))
-        held_by = process.holder(run)
+        held_by = holder(run)
         if run.is_alive() and held_by is not None and held_by.token not in ("", job.token):
             transitions.follow(
                 self.store, job, held_by.token
@@ -241,7 +240,7 @@ class Supervisor:
         """Our keeper came second: the run is another start's, which becomes the job's own."""
         if start.keeper is not None:
             return
-        held_by = process.holder(start.run)
+        held_by = holder(start.run)
         if held_by is not None and held_by.token not in ("", start.token) and start.run.is_alive():
             for job in self._jobs_of(start):
                 self.adopt(job)

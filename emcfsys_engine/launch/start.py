@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 
 from emcfsys_engine.errors import RunFolderError
-from emcfsys_engine.launch import processes as identity
 from emcfsys_engine.launch.keeper import ALREADY_RUNNING, START_FILE
+from emcfsys_engine.launch.processes import COOKIE, descendants, is_same, session, token_of
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.folder import Run, RunRecord, TrainRequest
 
@@ -117,12 +117,12 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def keeper_lives(self) -> bool:
         """Tell whether this very keeper still lives."""
-        return identity.is_same(self.pid, self.start_ticks, self.boot)
+        return is_same(self.pid, self.start_ticks, self.boot)
 
     @property
     def worker_lives(self) -> bool:
         """Tell whether this very worker still lives."""
-        return self.worker > 0 and identity.is_same(self.worker, self.worker_ticks, self.boot)
+        return self.worker > 0 and is_same(self.worker, self.worker_ticks, self.boot)
 
 
 def start(
@@ -167,7 +167,7 @@ def start(
                     **default_environment(command),
                     **record.environment,
                     **(environment or {}),
-                    identity.COOKIE: token,
+                    COOKIE: token,
                 },
             )
         except (FileNotFoundError, PermissionError):
@@ -236,8 +236,8 @@ def signal_group(keeper_pid: int, number: signal.Signals) -> bool:
     number is still its own.
     """
     if number == signal.SIGKILL:
-        token = identity.token_of(keeper_pid)
-        family = [*(identity.descendants(token) if token else []), *identity.session(keeper_pid)]
+        token = token_of(keeper_pid)
+        family = [*(descendants(token) if token else []), *session(keeper_pid)]
         sent = [send(pid, number) for pid in dict.fromkeys(family)]
         return True in sent
     try:
@@ -264,7 +264,7 @@ def kill_run(held_by: Holder, *, with_keeper: bool = False) -> None:
     if held_by.worker_lives:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(held_by.worker, signal.SIGKILL)
-    for pid in identity.descendants(held_by.token) if held_by.token else []:
+    for pid in descendants(held_by.token) if held_by.token else []:
         if pid != held_by.pid:
             send(pid, signal.SIGKILL)
     if with_keeper and held_by.keeper_lives:

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from emcfsys_engine.errors import EmcfError, printable
-from emcfsys_engine.jobs import queue as submission
+from emcfsys_engine.jobs import queue as engine_queue
 from emcfsys_engine.jobs.control import daemon_status, ensure_daemon
 from emcfsys_engine.jobs.job import Job
 from emcfsys_engine.jobs.machine import Gpu
@@ -90,7 +90,7 @@ def submit_training(folder: Path, overrides: tuple[str, ...] = ()) -> tuple[int,
     """
     project = load_project(folder, overrides)
     with Queue.open() as queue:
-        numbers, runs = submission.submit_training(queue, project)
+        numbers, runs = engine_queue.submit_training(queue, project)
     ensure_daemon()
     return numbers[0], runs[0].id
 

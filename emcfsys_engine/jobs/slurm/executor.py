@@ -20,7 +20,7 @@ from emcfsys_engine.jobs.slurm import transitions as moves
 from emcfsys_engine.jobs.slurm.follow import Follower
 from emcfsys_engine.jobs.slurm.script import environment_of, options_of, script_of
 from emcfsys_engine.jobs.store import Store
-from emcfsys_engine.launch import start as process
+from emcfsys_engine.launch.start import announce
 from emcfsys_engine.run.folder import Run, write_whole
 from emcfsys_engine.settings import Config
 from emcfsys_engine.user_commands import Notices
@@ -175,7 +175,7 @@ class SlurmDesk:
         job = self.store.job(job.id)
         assert job.slurm is not None
         try:
-            process.announce(run, token)
+            announce(run, token)
             script = script_of(job, job.slurm, worker=self.worker)
             with contextlib.suppress(OSError):  # a copy to read; the queue's own word is submitted
                 write_whole(run.folder / "slurm.sh", script.encode())
