@@ -1,4 +1,4 @@
-"""Which file system holds a path, and whether it is a network's: asked of the kernel."""
+"""Files, disks and machines as the kernel knows them: full, remote, restarted."""
 
 import errno
 import os
@@ -40,6 +40,14 @@ def refuse_full(places: Iterable[Path]) -> None:
         needed = min(LEAST_FREE_BYTES, found.f_blocks * found.f_frsize // 4)
         if found.f_bavail * found.f_frsize < needed:
             raise DiskFullError(place)
+
+
+def boot_id() -> str:
+    """Return the name of this boot of the machine; empty where the kernel gives none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 # Other hosts' writes raise no events on these, and locks may not hold.

@@ -14,7 +14,7 @@ from emcfsys_engine.jobs.control import daemon_status, ensure_daemon
 from emcfsys_engine.jobs.job import ACTIVE, Job
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.outcome import RunStory
+from emcfsys_engine.run.lines import RunStory
 
 _TITLES = ("ID", "STATE", "PROJECT", "DOES", "RUN", "ON", "ASKS", "SINCE", "TOOK", "REASON")
 _NUM_ENDED = 10

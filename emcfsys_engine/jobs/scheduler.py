@@ -12,11 +12,11 @@ from emcfsys_engine.jobs import transitions
 from emcfsys_engine.jobs.control import log
 from emcfsys_engine.jobs.job import Job
 from emcfsys_engine.jobs.machine import Gpu, Machine, choose
-from emcfsys_engine.jobs.outcome import events_offset
 from emcfsys_engine.jobs.store import Store
 from emcfsys_engine.jobs.supervisor import Start, Supervisor
 from emcfsys_engine.launch import processes, start
 from emcfsys_engine.launch.processes import slots_for
+from emcfsys_engine.run.events import end_of_events
 from emcfsys_engine.run.folder import Run
 
 
@@ -169,7 +169,7 @@ class Dispatch:
             placement.job,
             token=token,
             gpu_ids=placement.gpu_ids,
-            events_offset=events_offset(run),
+            events_offset=end_of_events(run.events_file),
         ):
             return  # cancelled in this moment
         job = self.store.job(placement.job.id)

@@ -215,6 +215,7 @@ class _Keeper:
 
     def _write_exit(self, ended: dict[str, object], started: float) -> None:
         record = {"format": 1, **ended, "started": started, "ended": time.time()}
+        record["start"] = self.token
         temporary = self.folder / ".exit.json.tmp"
         try:
             with temporary.open("w") as stream:

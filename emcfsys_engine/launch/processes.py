@@ -12,15 +12,9 @@ import stat
 import time
 from pathlib import Path
 
+from emcfsys_engine.files import boot_id
+
 COOKIE = "EMCFSYS_START"  # in a worker's environment: finds its descendants, whatever they became
-
-
-def boot_id() -> str:
-    """Return the name of this boot; empty where the kernel gives none."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 def start_ticks(pid: int) -> int | None:

@@ -16,7 +16,8 @@ from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.launch.keeper import ALREADY_RUNNING, START_FILE
 from emcfsys_engine.launch.processes import COOKIE, descendants, is_same, session, token_of
 from emcfsys_engine.project import Project
-from emcfsys_engine.run.folder import Run, RunRecord, TrainRequest
+from emcfsys_engine.run.events import end_of_events
+from emcfsys_engine.run.folder import Run, RunRecord, StartRecord, TrainRequest
 
 LAUNCHER = "torch.distributed.run"
 WORKER = "emcfsys_engine.learn.worker"
@@ -281,7 +282,8 @@ def _lease_options(lease: Lease | None) -> list[str]:
 def _name_start(run: Run, token: str) -> None:
     file = run.folder / START_FILE
     temporary = file.with_name(f".{START_FILE}.{os.getpid()}.tmp")
-    temporary.write_bytes(msgspec.json.encode({"token": token}))
+    record = StartRecord(token=token, events_bytes=end_of_events(run.events_file))
+    temporary.write_bytes(msgspec.json.encode(record))
     temporary.replace(file)
 
 

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import msgspec
 
 FORMAT = 1
+_TAIL_BYTES = 1 << 18  # an ending is a run's last word: it lies there
 _READ_BYTES = 8 << 20
 
 
@@ -279,6 +280,42 @@ class EventReader:
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 self.skipped += 1
         return events
+
+
+def reversed_events(file: Path, since: int = 0) -> list[AnyEvent]:
+    """Return the file's newest events, the newest first; lines that are none are left out.
+
+    Units: only what lies after `since`, and at most the last 256 KiB, in bytes.
+    """
+    try:
+        with file.open("rb") as stream:
+            end = stream.seek(0, 2)
+            stream.seek(max(since if since <= end else 0, end - _TAIL_BYTES))
+            lines = stream.read().split(b"\n")[:-1]
+    except OSError:
+        return []
+    events: list[AnyEvent] = []
+    for line in reversed(lines):
+        try:
+            events.append(_DECODER.decode(line))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            continue  # a torn line, or a kind of a newer version
+    return events
+
+
+def end_of_events(file: Path) -> int:
+    """Return where the next event will begin: after the last whole line; 0 where there is none.
+
+    Units: bytes.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        return _end_of_last_line(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_events(file: Path) -> list[AnyEvent]:

@@ -14,22 +14,19 @@ from typing import Any, Literal
 import msgspec
 
 from emcfsys_engine.errors import RunFolderError
+from emcfsys_engine.files import boot_id
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import (
     AnyEvent,
     Ending,
-    EventReader,
-    RunCancelled,
-    RunFailed,
-    RunFinished,
-    RunInterrupted,
     RunResumed,
     RunStarted,
     read_events,
+    reversed_events,
 )
+from emcfsys_engine.run.outcome import ExitRecord, Outcome, State, Traces, how_it_ended
 
 FORMAT = 1
-State = Literal["new", "running", "done", "failed", "cancelled", "interrupted", "lost"]
 
 # What a worker may know of its submitter's environment: libraries and caches, no secrets.
 _ENVIRONMENT = re.compile(
@@ -97,16 +94,17 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     fold: int = 0  # of a cross-validation, from 1; 0: none
 
 
-class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """exit.json: how the worker's process ended, written by its keeper."""
+class StartRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """start.json: the newest start of a run; written by whoever starts it."""
 
-    format: int = FORMAT
-    exit_code: int | None = None  # None: ended by a signal
-    signal: str | None = None  # SIGKILL, SIGSEGV …
-    out_of_memory: bool = False
-    started: float = 0.0
-    ended: float = 0.0
-    detail: str = ""
+    token: str = ""
+    events_bytes: int | None = None  # how long events.jsonl was then; None in older files
+
+
+class _LockRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Of run.lock, what tells whether the machine was restarted since."""
+
+    boot: str = ""
 
 
 class AskRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -269,34 +267,50 @@ class Run:
 
     def outcome(self) -> tuple[State, str]:
         """Tell how a run that no longer lives ended, and why."""
-        ending, record = self.ending(), self.exit_record()
-        if ending is not None and record is not None and record.started > ending.time:
-            ending = None  # of an earlier start: the last one died before its first word
-        if isinstance(ending, RunFinished):
-            return "done", ending.reason
-        if isinstance(ending, RunFailed):
-            return "failed", ending.reason
-        if isinstance(ending, RunCancelled):
-            return "cancelled", ""
-        if isinstance(ending, RunInterrupted):
-            return "interrupted", ending.reason
-        if record is not None and record.signal == "SIGTERM":  # before the worker could listen
-            return ("cancelled", "") if self.asked() == "cancel" else ("interrupted", "terminated")
-        if record is not None:
-            return "failed", _process_end(record)
-        if self.events_file.exists():
-            return "lost", "its worker and keeper ended without a word"
-        return "new", ""
+        ended = self.ended()
+        return ended.state, ended.reason
 
-    def ending(self) -> Ending | None:
-        """Return the event that ended the run, if its last start ended with one."""
-        last: Ending | None = None
-        for event in EventReader(self.events_file).read_new():
+    def ended(
+        self, *, since: int | None = None, asked: str | None = None, was_killed: bool = False
+    ) -> Outcome:
+        """Tell how the newest start of a run that no longer lives ended.
+
+        `since`: where that start's events begin, in bytes; else start.json says it.
+        `asked`: what was asked of it; else ask.json says it.
+        """
+        start = _read_optional(self.start_file, StartRecord) or StartRecord()
+        since = start.events_bytes if since is None else since
+        ending, process = self.ending(since or 0), self.exit_record()
+        if process is not None and process.start and process.start != start.token:
+            process = None  # of an earlier start
+        if since is None and ending is not None and process is not None:  # an older version's run
+            ending = None if process.started > ending.time else ending
+        return how_it_ended(
+            Traces(
+                ending=ending,
+                process=process,
+                asked=(self.asked() or "") if asked is None else asked,
+                was_killed=was_killed,
+                was_restart=self._was_restarted(),
+                has_begun=self.events_file.exists() or self.lock_file.exists(),
+            )
+        )
+
+    def ending(self, since: int = 0) -> Ending | None:
+        """Return the event that ended the run's last start, if it left one.
+
+        Units: `since` is an offset in events.jsonl, in bytes; an ending before it does not count.
+        """
+        for event in reversed_events(self.events_file, since):
             if isinstance(event, Ending):
-                last = event
-            elif isinstance(event, RunStarted | RunResumed):
-                last = None
-        return last
+                return event
+            if isinstance(event, RunStarted | RunResumed):
+                return None
+        return None
+
+    def _was_restarted(self) -> bool:
+        lock: _LockRecord | None = _read_optional(self.lock_file, _LockRecord)
+        return lock is not None and lock.boot not in ("", boot_id())
 
     def ask(self, ask: Literal["cancel", "stop", "pause"]) -> None:
         """Leave word for the worker; it looks when it is signalled and between steps."""
@@ -411,16 +425,6 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return versions
-
-
-def _process_end(record: ExitRecord) -> str:
-    if record.out_of_memory:
-        return "ended by the kernel: out of memory"
-    if record.signal:
-        return f"ended by {record.signal}"
-    if record.detail:
-        return record.detail
-    return f"ended with exit code {record.exit_code}"
 
 
 def _read_optional(file: Path, kind: type[Any]) -> Any:

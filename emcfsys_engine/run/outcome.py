@@ -1,108 +1,110 @@
-"""A run's events and log as lines for people, from the start or as they come."""
+"""How a run ended: one decision for `runs`, `jobs`, the daemon, reports and the interface."""
 
-import time
-from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Literal
 
-from emcfsys_engine.errors import printable
+import msgspec
+
 from emcfsys_engine.run.events import (
-    AnyEvent,
-    CheckpointSaved,
-    EventReader,
-    ImageDone,
-    ImageFailed,
-    PlanMade,
+    Ending,
     RunCancelled,
     RunFailed,
     RunFinished,
     RunInterrupted,
-    RunResumed,
-    RunStarted,
-    StepDone,
-    ValidationDone,
-    WarningGiven,
-    WatchState,
 )
-from emcfsys_engine.run.folder import Run
+
+State = Literal["new", "running", "done", "failed", "cancelled", "interrupted", "lost"]
+BAD_INPUT = 2  # the exit code of a fault that another try meets again
+WITHOUT_A_WORD = "its worker and keeper ended without a word"
+_SAVING_SIGNALS = ("SIGTERM", "SIGUSR2")  # somebody's request to save and end
 
 
-class RunStory:
-    """What a run says, line by line; each call returns what is new."""
+class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """exit.json: how the worker's process ended, written by its keeper."""
 
-    def __init__(self, run: Run) -> None:
-        self._events = EventReader(run.events_file)
-        self._log = LogReader(run.log_file)
-
-    def new_lines(self) -> list[str]:
-        """Return the lines since the last call: events with their time, then the log's own."""
-        lines = [
-            f"{time.strftime('%H:%M:%S', time.localtime(event.time))} {printable(text)}"
-            for event in self._events.read_new()
-            if (text := line_of(event))
-        ]
-        return [*lines, *self._log.new_lines()]
+    format: int = 1
+    exit_code: int | None = None  # None: ended by a signal
+    signal: str | None = None  # SIGKILL, SIGSEGV …
+    out_of_memory: bool = False
+    started: float = 0.0
+    ended: float = 0.0
+    detail: str = ""
+    start: str = ""  # the token of the start that ended; empty in older files
 
 
-class LogReader:
-    """Reads what is new in a run's log, whole lines only."""
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How the newest start of a run ended."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self._offset = 0
-
-    def new_lines(self) -> list[str]:
-        """Return the lines since the last call, safe for a terminal."""
-        try:
-            with self.file.open("rb") as stream:
-                size = stream.seek(0, 2)
-                stream.seek(self._offset if self._offset <= size else 0)
-                block = stream.read()
-        except OSError:
-            return []
-        whole = block[: block.rfind(b"\n") + 1]
-        self._offset = self._offset + len(whole) if self._offset <= size else len(whole)
-        # A progress bar overwrites its line: its last state is the line.
-        lines = whole.decode("utf-8", "replace").split("\n")[:-1]
-        return [printable(line.rstrip("\r").rpartition("\r")[2]) for line in lines]
+    state: State
+    reason: str = ""
+    may_retry: bool = False  # a crash, not the person's input
+    was_restart: bool = False  # the machine went down under it
 
 
-def line_of(event: AnyEvent) -> str:
-    """Return an event in words; empty for those that say nothing to a person."""
-    return next(_words(event), "")
+@dataclass(frozen=True, kw_only=True)
+class Traces:
+    """What the newest start of a run left behind, once its processes are gone."""
+
+    ending: Ending | None = None  # its worker's last word
+    process: ExitRecord | None = None  # its keeper's word
+    asked: str = ""  # what a person had asked of it: cancel, stop, pause …
+    was_killed: bool = False  # by us, after the grace that a request to end gives
+    was_restart: bool = False  # the lock was last held before this machine's last start
+    has_begun: bool = True  # a worker or keeper ever came to life
 
 
-def _words(event: AnyEvent) -> Iterator[str]:
-    match event:
-        case RunStarted():
-            steps = f", {event.total_steps} steps" if event.total_steps else ""
-            yield f"{event.does} started on {event.device or 'this machine'}{steps}"
-        case RunResumed():
-            yield f"resumed at step {event.step}"
-        case PlanMade():
-            yield event.summary
-        case StepDone():
-            yield f"step {event.step}  loss {event.loss:.4f}"
-        case ValidationDone():
-            best = "  best" if event.is_best else ""
-            score = "–" if event.mean_iou is None else f"{event.mean_iou:.3f}"
-            yield f"step {event.step}  mean IoU {score}  loss {event.val_loss:.4f}{best}"
-        case CheckpointSaved(role="best" | "final"):
-            yield f"saved {event.file}"
-        case WarningGiven():
-            yield f"warning: {event.message}"
-        case ImageDone():
-            yield f"{event.image} -> {event.mask}"
-        case ImageFailed():
-            yield f"{event.image} failed: {event.reason}"
-        case WatchState():
-            yield f"{event.state} {event.detail}".strip()
+def how_it_ended(traces: Traces) -> Outcome:
+    """Tell how a start ended: its worker's word counts most, then the request, then the process."""
+    if traces.ending is not None:
+        return told_by_worker(traces.ending, traces.asked)
+    if traces.was_killed or traces.asked in ("cancel", "pause", "end"):
+        return asked_to_end(traces.asked, was_killed=traces.was_killed)
+    if traces.process is not None:
+        return told_by_process(traces.process)
+    if traces.was_restart:
+        reason = "the machine was restarted"
+        return Outcome(state="interrupted", reason=reason, was_restart=True)
+    if traces.has_begun:
+        return Outcome(state="lost", reason=WITHOUT_A_WORD, may_retry=True)
+    return Outcome(state="new")
+
+
+def told_by_worker(ending: Ending, asked: str = "") -> Outcome:
+    """Tell how a start ended in its worker's own words."""
+    match ending:
         case RunFinished():
-            yield f"finished: {event.reason.replace('_', ' ')}"
-        case RunFailed():
-            yield f"failed: {event.reason}"
+            return Outcome(state="done", reason=ending.reason)
         case RunCancelled():
-            yield "cancelled; what was reached is saved"
+            return Outcome(state="cancelled")
         case RunInterrupted():
-            yield f"interrupted ({event.reason}); what was reached is saved"
-        case _:
-            return
+            if asked == "cancel":  # the request could not be left on a full disk
+                return Outcome(state="cancelled")
+            return Outcome(state="interrupted", reason=ending.reason)
+        case RunFailed():
+            may_retry = ending.exit_code != BAD_INPUT
+            return Outcome(state="failed", reason=ending.reason, may_retry=may_retry)
+
+
+def asked_to_end(asked: str, *, was_killed: bool) -> Outcome:
+    """Tell how a start ended that was asked to, and left no word."""
+    how = "had to be killed" if was_killed else "ended before it could save"
+    if asked == "pause":
+        reason = f"{how}; goes on from its last checkpoint"
+        return Outcome(state="interrupted", reason=reason)
+    return Outcome(state="interrupted" if asked == "end" else "cancelled", reason=how)
+
+
+def told_by_process(record: ExitRecord) -> Outcome:
+    """Tell how a start ended from its process alone."""
+    if record.signal in _SAVING_SIGNALS:
+        return Outcome(state="interrupted", reason="terminated before it could save")
+    if record.out_of_memory:
+        reason = "ended by the kernel: out of memory (SIGKILL)"
+    elif record.signal:
+        reason = f"ended by {record.signal}"
+    elif record.detail:
+        reason = record.detail
+    else:
+        reason = f"ended with exit code {record.exit_code}, and without a word"
+    return Outcome(state="failed", reason=reason, may_retry=record.exit_code != BAD_INPUT)

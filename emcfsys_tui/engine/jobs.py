@@ -11,7 +11,7 @@ from emcfsys_engine.jobs.machine import Gpu
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.outcome import RunStory
+from emcfsys_engine.run.lines import RunStory
 from emcfsys_tui.messages import LogRead, QueueRead
 from emcfsys_tui.text import day_clock
 from emcfsys_tui.view_models import GpuRow, JobRow, QueueState

@@ -9,7 +9,6 @@ from pathlib import Path
 from emcfsys_engine.errors import printable
 from emcfsys_engine.run.events import (
     AnyEvent,
-    Ending,
     EventReader,
     ImageDone,
     ImageFailed,
@@ -25,7 +24,7 @@ from emcfsys_engine.run.events import (
     WarningGiven,
 )
 from emcfsys_engine.run.folder import Run, RunRecord
-from emcfsys_engine.run.outcome import LogReader, line_of
+from emcfsys_engine.run.lines import LogReader, line_of
 from emcfsys_tui.view_models import ClassScore, LogLine, Preview, RunDetail, RunRow, Series, Tone
 
 _LINES = 1000
@@ -58,7 +57,6 @@ class RunHistory:
     def read_new(self) -> bool:
         """Read what is new; tell whether anything changed."""
         events = self._events.read_new()
-        self._has_events = self._has_events or bool(events)
         for place in range(0, len(events), 20_000):
             self._take(events[place : place + 20_000])
             if place:
@@ -85,7 +83,7 @@ class RunHistory:
             state=state,
             reason=reason,
             network=network if does == "train" else "",
-            score=self._best_score,
+            score=self._bests[-1][1] if self._bests else None,
             best_step=self._best_step,
             step=self._step,
             total_steps=self._started.total_steps if self._started else None,
@@ -119,6 +117,10 @@ class RunHistory:
             previews=self._previews_there(),
         )
 
+    @property
+    def _best_step(self) -> int | None:
+        return self._bests[-1][0] if self._bests else None
+
     def _previews_there(self) -> tuple[Preview, ...]:
         """Return the previews whose files were not cleaned away, oldest validation first."""
         try:
@@ -139,12 +141,9 @@ class RunHistory:
         self._steps: deque[StepDone] = deque(maxlen=_STEP_LINES)  # must not push the others out
         self._started: RunStarted | None = None
         self._validation: ValidationDone | None = None
-        self._ending: Ending | None = None
-        self._best_score: float | None = None
-        self._best_step: int | None = None
+        self._bests: list[tuple[int, float]] = []  # step and score of each best so far
         self._step = 0
         self._step_s = 0.0
-        self._has_events = False
 
     def _take(self, events: Iterable[AnyEvent]) -> None:
         steps: list[float] = []
@@ -175,10 +174,11 @@ class RunHistory:
         if isinstance(event, RunStarted):
             if self._started is not None and self._started.run != event.run:
                 self._reset()
-            self._started, self._ending = event, None
+            self._started = event
         elif isinstance(event, RunResumed):
             self._series = {name: line.cut_after(event.step) for name, line in self._series.items()}
-            self._step, self._ending = event.step, None
+            self._step = event.step
+            self._forget_after(event.step)
             self._previews = {
                 at: name for at, name in self._previews.items() if at[0] <= event.step
             }
@@ -186,8 +186,6 @@ class RunHistory:
             self._take_validation(event)
         elif isinstance(event, PreviewSaved):
             self._previews[event.step, event.image] = Path(event.file).name
-        elif isinstance(event, Ending):
-            self._ending = event
         elif isinstance(event, ImageDone | ImageFailed):
             self._step += 1
 
@@ -203,8 +201,14 @@ class RunHistory:
             if iou is not None:
                 self._line(f"iou:{name}").extend(at, (iou,))
         score = event.mean_iou if event.score is None else event.score
-        if score is not None and (self._best_score is None or event.is_best):
-            self._best_score, self._best_step = score, event.step
+        if score is not None and (not self._bests or event.is_best):
+            self._bests.append((event.step, score))
+
+    def _forget_after(self, step: int) -> None:
+        """Drop what a resume from an earlier checkpoint made void."""
+        self._bests = [best for best in self._bests if best[0] <= step]
+        if self._validation is not None and self._validation.step > step:
+            self._validation = None
 
     def _line(self, name: str) -> Series:
         if name not in self._series:
@@ -226,20 +230,8 @@ class RunHistory:
             return "running", ""
         exit_stamp = _stamp(self.run.exit_file)
         if has_new or self._ended_as is None or self._ended_as[0] != exit_stamp:
-            self._ended_as = exit_stamp, self._outcome(exit_stamp)
+            self._ended_as = exit_stamp, self.run.outcome()
         return self._ended_as[1]
-
-    def _outcome(self, exit_stamp: int) -> tuple[str, str]:
-        """Tell how the run ended, without reading its events once more."""
-        ending = self._ending
-        if isinstance(ending, RunFinished | RunFailed | RunInterrupted):
-            word = {RunFinished: "done", RunFailed: "failed", RunInterrupted: "interrupted"}
-            return word[type(ending)], ending.reason
-        if isinstance(ending, RunCancelled):
-            return "cancelled", ""
-        if exit_stamp == 0 and self._has_events:
-            return "lost", "its worker and keeper ended without a word"
-        return self.run.outcome()
 
     def _known_record(self) -> RunRecord | None:
         if self._record is None and self.run.record_file.exists():

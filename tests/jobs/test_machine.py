@@ -126,7 +126,8 @@ def test_links_and_odd_names_lead_nowhere(tmp_path: Path) -> None:
 
 def test_lease_dies_with_its_process_and_its_holder_is_named(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from emcfsys_engine import leases\n"
+        "import sys; from pathlib import Path\n"
+        "from emcfsys_engine.launch import processes as leases\n"
         "held = leases.take(Path(sys.argv[1]), 'GPU-1', 3); print(len(held), flush=True)\n"
         "sys.stdin.read()"
     )
@@ -153,7 +154,8 @@ def test_leases_of_two_users_exclude_each_other_in_a_sticky_folder(tmp_path: Pat
     shared = Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
     shared.chmod(0o1777)
     script = (
-        "import os, sys; from pathlib import Path; from emcfsys_engine import leases\n"
+        "import os, sys; from pathlib import Path\n"
+        "from emcfsys_engine.launch import processes as leases\n"
         "os.setuid(65534); held = leases.take(Path(sys.argv[1]), 'GPU-1', int(sys.argv[2]))\n"
         "print(held is not None)"
     )

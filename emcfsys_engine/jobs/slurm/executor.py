@@ -14,13 +14,13 @@ from pathlib import Path
 from emcfsys_engine.errors import EmcfError, RunFolderError, SlurmError
 from emcfsys_engine.jobs.control import log
 from emcfsys_engine.jobs.job import Cluster, Job
-from emcfsys_engine.jobs.outcome import events_offset
 from emcfsys_engine.jobs.slurm import client as commands
 from emcfsys_engine.jobs.slurm import transitions as moves
 from emcfsys_engine.jobs.slurm.follow import Follower
 from emcfsys_engine.jobs.slurm.script import environment_of, options_of, script_of
 from emcfsys_engine.jobs.store import Store
 from emcfsys_engine.launch.start import announce
+from emcfsys_engine.run.events import end_of_events
 from emcfsys_engine.run.folder import Run, write_whole
 from emcfsys_engine.settings import Config
 from emcfsys_engine.user_commands import Notices
@@ -170,7 +170,8 @@ class SlurmDesk:
         if job.slurm is None or needs is None:
             return
         token = secrets.token_hex(8)
-        if not moves.begin(self.store, job, token=token, events_offset=events_offset(run)):
+        offset = end_of_events(run.events_file)
+        if not moves.begin(self.store, job, token=token, events_offset=offset):
             return  # cancelled in this moment
         job = self.store.job(job.id)
         assert job.slurm is not None

@@ -9,7 +9,6 @@ from emcfsys_engine.jobs.outcome import (
     Verdict,
     asked_outcome,
     judge,
-    log_tail,
     process_outcome,
     told_outcome,
 )
@@ -18,6 +17,7 @@ from emcfsys_engine.jobs.slurm.requeue import may_start_again
 from emcfsys_engine.jobs.slurm.script import goes_on
 from emcfsys_engine.launch.start import holder
 from emcfsys_engine.run.folder import ExitRecord, Run
+from emcfsys_engine.run.lines import log_tail
 from emcfsys_engine.settings import JobSettings
 
 # What Slurm did to the job, and whether its run goes on from its checkpoint then.
@@ -67,7 +67,7 @@ def slurm_outcome(job: Job, seen: Seen | None, *, was_killed: bool) -> Outcome:
         return Outcome(state="failed", reason=reason, evidence=log_tail(run))
     exit_record = _exit_of(run, job)
     if exit_record is not None:
-        return process_outcome(run, exit_record)
+        return process_outcome(run, job, exit_record)
     return _without_word(run, job, seen)
 
 
@@ -90,7 +90,7 @@ def slurm_verdict(job: Job, outcome: Outcome, seen: Seen | None, settings: JobSe
 
 def _asked(run: Run, job: Job, *, was_killed: bool) -> Outcome:
     if has_begun(run, job):
-        return asked_outcome(job, was_killed=was_killed)
+        return asked_outcome(run, job, was_killed=was_killed)
     return Outcome(state="paused" if job.ask == "pause" else "cancelled")
 
 

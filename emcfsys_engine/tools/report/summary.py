@@ -15,9 +15,9 @@ from emcfsys_engine.run.folder import (
     State,
     TrainRequest,
 )
+from emcfsys_engine.run.lines import log_tail
 
 _LOG_LINES = 40
-_LOG_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ def read_story(run: Run) -> Story:
         state=state,
         reason=reason,
         exit=None if state == "running" else run.exit_record(),
-        log_tail=_tail(run.log_file),
+        log_tail=log_tail(run, _LOG_LINES),
     )
 
 
@@ -136,14 +136,3 @@ def _plan_of(file: Path) -> dict[str, Any]:
         return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
     except (FileNotFoundError, msgspec.MsgspecError):
         return {}
-
-
-def _tail(file: Path) -> tuple[str, ...]:
-    try:
-        with file.open("rb") as stream:
-            stream.seek(0, 2)
-            stream.seek(max(0, stream.tell() - _LOG_BYTES))
-            text = stream.read().decode("utf-8", "replace")
-    except FileNotFoundError:
-        return ()
-    return tuple(text.splitlines()[-_LOG_LINES:])

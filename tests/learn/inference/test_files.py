@@ -289,9 +289,9 @@ def test_memory_does_not_grow_with_the_height_of_an_image(model_file: Path, tmp_
     """The peak of two processes, one with an image of four times the height, differs little."""
     code = (
         "import resource, sys\n"
-        "from emcfsys_engine.learn import opened\n"
+        "from emcfsys_engine.learn.inference import bands\n"
         "from emcfsys_engine.images import rows\n"
-        "opened.LARGE_PX, rows._BLOCK_BYTES = 1000, 1 << 20\n"
+        "bands.LARGE_PX, rows._BLOCK_BYTES = 1000, 1 << 20\n"
         "from emcfsys_engine.learn.inference.predictor import Predictor\n"
         "from emcfsys_engine.learn.inference.files import *\n"
         "from emcfsys_engine.run.folder import PredictRequest\n"

@@ -1,0 +1,124 @@
+"""A run's events and log as lines for people, from the start or as they come."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from emcfsys_engine.errors import printable
+from emcfsys_engine.run.events import (
+    AnyEvent,
+    CheckpointSaved,
+    EventReader,
+    ImageDone,
+    ImageFailed,
+    PlanMade,
+    RunCancelled,
+    RunFailed,
+    RunFinished,
+    RunInterrupted,
+    RunResumed,
+    RunStarted,
+    StepDone,
+    ValidationDone,
+    WarningGiven,
+    WatchState,
+)
+from emcfsys_engine.run.folder import Run
+
+_TAIL_BYTES = 1 << 18
+_NUM_EVIDENCE = 12
+_EVIDENCE_CHARACTERS = 400
+
+
+class RunStory:
+    """What a run says, line by line; each call returns what is new."""
+
+    def __init__(self, run: Run) -> None:
+        self._events = EventReader(run.events_file)
+        self._log = LogReader(run.log_file)
+
+    def new_lines(self) -> list[str]:
+        """Return the lines since the last call: events with their time, then the log's own."""
+        lines = [
+            f"{time.strftime('%H:%M:%S', time.localtime(event.time))} {printable(text)}"
+            for event in self._events.read_new()
+            if (text := line_of(event))
+        ]
+        return [*lines, *self._log.new_lines()]
+
+
+class LogReader:
+    """Reads what is new in a run's log, whole lines only."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._offset = 0
+
+    def new_lines(self) -> list[str]:
+        """Return the lines since the last call, safe for a terminal."""
+        try:
+            with self.file.open("rb") as stream:
+                size = stream.seek(0, 2)
+                stream.seek(self._offset if self._offset <= size else 0)
+                block = stream.read()
+        except OSError:
+            return []
+        whole = block[: block.rfind(b"\n") + 1]
+        self._offset = self._offset + len(whole) if self._offset <= size else len(whole)
+        # A progress bar overwrites its line: its last state is the line.
+        lines = whole.decode("utf-8", "replace").split("\n")[:-1]
+        return [printable(line.rstrip("\r").rpartition("\r")[2]) for line in lines]
+
+
+def log_tail(run: Run, num_lines: int = _NUM_EVIDENCE) -> tuple[str, ...]:
+    """Return the last lines of a run's log that say something; none where there is no log."""
+    try:
+        with run.log_file.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, 2) - _TAIL_BYTES))
+            text = stream.read().decode("utf-8", "replace")
+    except OSError:
+        return ()
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    return tuple(line[:_EVIDENCE_CHARACTERS] for line in lines[-num_lines:])
+
+
+def line_of(event: AnyEvent) -> str:
+    """Return an event in words; empty for those that say nothing to a person."""
+    return next(_words(event), "")
+
+
+def _words(event: AnyEvent) -> Iterator[str]:
+    match event:
+        case RunStarted():
+            steps = f", {event.total_steps} steps" if event.total_steps else ""
+            yield f"{event.does} started on {event.device or 'this machine'}{steps}"
+        case RunResumed():
+            yield f"resumed at step {event.step}"
+        case PlanMade():
+            yield event.summary
+        case StepDone():
+            yield f"step {event.step}  loss {event.loss:.4f}"
+        case ValidationDone():
+            best = "  best" if event.is_best else ""
+            score = "–" if event.mean_iou is None else f"{event.mean_iou:.3f}"
+            yield f"step {event.step}  mean IoU {score}  loss {event.val_loss:.4f}{best}"
+        case CheckpointSaved(role="best" | "final"):
+            yield f"saved {event.file}"
+        case WarningGiven():
+            yield f"warning: {event.message}"
+        case ImageDone():
+            yield f"{event.image} -> {event.mask}"
+        case ImageFailed():
+            yield f"{event.image} failed: {event.reason}"
+        case WatchState():
+            yield f"{event.state} {event.detail}".strip()
+        case RunFinished():
+            yield f"finished: {event.reason.replace('_', ' ')}"
+        case RunFailed():
+            yield f"failed: {event.reason}"
+        case RunCancelled():
+            yield "cancelled; what was reached is saved"
+        case RunInterrupted():
+            yield f"interrupted ({event.reason}); what was reached is saved"
+        case _:
+            return
