@@ -2,11 +2,31 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 LEAST_FREE_BYTES = 32 << 20  # below this nothing new is begun
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write a file so that its name never stands for half of it: temporary, fsync, replace."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)  # the new name itself must survive a power cut
+    finally:
+        os.close(folder)
 
 
 class DiskFullError(OSError):
@@ -50,10 +70,19 @@ def boot_id() -> str:
         return ""
 
 
+# Names a person gives to micrographs: such a file that is none is worth an error, others are not.
+_SUFFIXES = (
+    ".tif .tiff .btf .png .jpg .jpeg .bmp .mrc .mrcs .map .rec .st .ali .dm3 .dm4 .ser .emi .emd"
+    " .h5 .hdf5 .zarr .czi .elid"
+)
+MICROGRAPH_SUFFIXES = frozenset(_SUFFIXES.split())
+PACKED_SUFFIXES = frozenset({".gz", ".bz2"})  # a packed file is a micrograph when its content is
+
 # Other hosts' writes raise no events on these, and locks may not hold.
-_WINDOWS_SHARES = ("cifs", "smb3", "smbfs")
-_CLUSTER = ("lustre", "gpfs", "beegfs", "ceph", "fuse.glusterfs", "afs")
-_NETWORK = frozenset(("nfs", "nfs4", "9p", "fuse.sshfs", *_WINDOWS_SHARES, *_CLUSTER))
+_NETWORK = re.compile(
+    r"(fuse\.)?(nfs\d?|9p|sshfs|cifs|smb\w*|lustre|gpfs|beegfs|ceph|glusterfs|afs|orangefs|"
+    r"rclone|s3fs|davfs2?|juicefs|panfs|mfs|moosefs)"
+)
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
@@ -80,7 +109,7 @@ def file_system_of(place: Path) -> str:
 
 def is_network(kind: str) -> bool:
     """Tell whether a file-system type is a network's."""
-    return kind in _NETWORK
+    return _NETWORK.fullmatch(kind) is not None
 
 
 def _nearest_existing(place: Path) -> Path:

@@ -14,8 +14,8 @@ from emcfsys_engine.annotations.formats.coco import CocoImage, write_coco
 from emcfsys_engine.annotations.formats.geojson import write_geojson
 from emcfsys_engine.annotations.formats.imagej import write_imagej
 from emcfsys_engine.annotations.formats.labelme import write_labelme
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.project import UNLABELLED
-from emcfsys_engine.run.folder import write_whole
 
 LabelFormat = Literal["masks", "labelme", "coco", "geojson", "imagej"]
 LABELME_TOLERANCE_PX = 0.5

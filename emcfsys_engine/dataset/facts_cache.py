@@ -10,8 +10,8 @@ import msgspec
 
 from emcfsys_engine.annotations.masks import LabelTable, MaskFacts, mask_facts
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.run.folder import write_whole
 from emcfsys_engine.settings import cache_home
 
 Fact = TypeVar("Fact")

@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from emcfsys_engine.files import MICROGRAPH_SUFFIXES, PACKED_SUFFIXES
 from emcfsys_engine.hotfolder.ledger import Entry
 
 Verdict = Literal["whole", "growing", "unknown"]
@@ -161,10 +162,7 @@ _FORMATS: tuple[tuple[Callable[[bytes, str], bool], Callable[[BinaryIO, int], bo
 )
 
 
-_PICTURES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
-_MICROSCOPES = (".mrc", ".mrcs", ".map", ".rec", ".st", ".dm3", ".dm4", ".ser", ".emi", ".emd")
-_CONTAINERS = (".h5", ".hdf5", ".czi", ".elid", ".gz", ".bz2")
-SUFFIXES = frozenset((*_PICTURES, *_MICROSCOPES, *_CONTAINERS))
+_SUFFIXES = MICROGRAPH_SUFFIXES | PACKED_SUFFIXES
 _UNFINISHED = (".tmp", ".part", ".partial", ".filepart", ".crdownload", ".swp")
 _BACK_OFF_S = (0.0, 5.0, 30.0)  # before the first, second and third try
 MAX_ATTEMPTS = 3
@@ -358,7 +356,7 @@ class Scanner:
         lower = name.lower()
         if name.startswith((".", "~")) or lower.endswith(("~", *_UNFINISHED)):
             return False
-        if os.path.splitext(lower)[1] not in SUFFIXES:  # noqa: PTH122 - 100,000 times a scan
+        if os.path.splitext(lower)[1] not in _SUFFIXES:  # noqa: PTH122 - 100,000 times a scan
             return False
         if any(part.startswith(".") for part in path.split("/")[:-1]):
             return False

@@ -8,17 +8,12 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from emcfsys_engine.errors import ImageError
+from emcfsys_engine.files import MICROGRAPH_SUFFIXES
 from emcfsys_engine.images.bounds import fenced, quiet_libraries
 from emcfsys_engine.images.crash_test import try_first
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, Micrograph
 from emcfsys_engine.images.normalise import find_info_bar
 
-# Names a person gives to images: a file so called that is none is worth an error, others are not.
-_SUFFIXES = (
-    ".tif .tiff .btf .png .jpg .jpeg .bmp .mrc .mrcs .map .rec .st .ali .dm3 .dm4 .ser .emi .emd"
-    " .h5 .hdf5 .zarr .czi .elid"
-)
-IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
 HEADER_BYTES = 1024
 _TRIED_FIRST = frozenset({"hdf5", "czi"})  # their libraries can die of a damaged file
 
@@ -209,7 +204,7 @@ def _planes(path: Path) -> list[ImageRef]:
         name = format_of(path)
     except ImageError:
         name = ""  # cannot be opened: reading it says why
-    looks_like_one = path.suffix.lower() in IMAGE_SUFFIXES
+    looks_like_one = path.suffix.lower() in MICROGRAPH_SUFFIXES
     if name is None and not looks_like_one:
         return []
     if not name or name in _ALWAYS_ONE_PLANE:

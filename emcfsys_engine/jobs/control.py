@@ -15,6 +15,7 @@ import msgspec
 
 from emcfsys_engine import __version__
 from emcfsys_engine.errors import DaemonError, QueueError, printable
+from emcfsys_engine.files import file_system_of, is_network
 from emcfsys_engine.launch import processes
 
 
@@ -24,19 +25,6 @@ def log(line: str) -> None:
 
 
 _OURS = ("queue.sqlite", "daemon.", "wake")
-_NETWORK = (
-    "nfs",
-    "cifs",
-    "smb",
-    "sshfs",
-    "lustre",
-    "gpfs",
-    "beegfs",
-    "9p",
-    "afs",
-    "ceph",
-    "gluster",
-)
 
 
 def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -69,19 +57,8 @@ def prepare(folder: Path) -> Path:
 
 def network_type(folder: Path) -> str:
     """Return the type of the network file system the folder is on; empty on a local one."""
-    try:
-        lines = Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return ""
-    place = os.fspath(folder.resolve())
-    best, found = -1, ""
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        mount = before.split()[4].replace("\\040", " ")
-        inside = place == mount or place.startswith(mount.rstrip("/") + "/")
-        if inside and len(mount) >= best:  # a later mount hides an earlier one
-            best, found = len(mount), after.split()[0]
-    return found if any(name in found for name in _NETWORK) else ""
+    kind = file_system_of(folder)
+    return kind if is_network(kind) else ""
 
 
 def _make_private(folder: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emcfsys_engine.errors import DaemonError
-from emcfsys_engine.run.folder import write_whole
+from emcfsys_engine.files import write_whole
 
 UNIT = "emcfsys.service"
 _TIMEOUT_S = 20.0

@@ -17,9 +17,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from emcfsys_engine.errors import EmcfError, ModelFileError
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_network
 from emcfsys_engine.model_card import KEY, ModelCard, TestVector, TrainingStatistics, read_card
-from emcfsys_engine.run.folder import write_whole
 
 _TEST_PX = 64
 

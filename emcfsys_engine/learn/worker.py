@@ -12,12 +12,12 @@ from importlib import import_module
 from pathlib import Path
 
 from emcfsys_engine.errors import EmcfError
-from emcfsys_engine.files import is_full
+from emcfsys_engine.files import is_full, write_whole
 from emcfsys_engine.launch.start import place_here
 from emcfsys_engine.learn.inference.compiled import keep_compiled_code_private
 from emcfsys_engine.learn.run_context import Worker, keep_freed_memory
 from emcfsys_engine.run.events import EventWriter, RunFailed
-from emcfsys_engine.run.folder import open_run, write_whole
+from emcfsys_engine.run.folder import open_run
 
 _JOBS = {
     "TrainRequest": "training.run",

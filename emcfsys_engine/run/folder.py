@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from emcfsys_engine.errors import RunFolderError
-from emcfsys_engine.files import boot_id
+from emcfsys_engine.files import boot_id, write_whole
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import (
     AnyEvent,
@@ -373,25 +373,6 @@ def list_runs(project_folder: Path) -> list[Run]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [Run(folder / name) for name in names if (folder / name / "run.json").is_file()]
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Write a file so that its name never stands for half of it: temporary, fsync, replace."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)  # the new name itself must survive a power cut
-    finally:
-        os.close(folder)
 
 
 def _next_folder(parent: Path) -> Path:

@@ -9,8 +9,9 @@ import msgspec
 from emcfsys_engine.annotations.files import NotAnAnnotation, read_annotations
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.errors import InputError, printable
+from emcfsys_engine.files import MICROGRAPH_SUFFIXES
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef
-from emcfsys_engine.images.reader import IMAGE_SUFFIXES, format_of, probe, read_micrograph
+from emcfsys_engine.images.reader import format_of, probe, read_micrograph
 from emcfsys_engine.model_card import ModelCard, read_card
 
 _MOST_LABELS = 50
@@ -81,7 +82,7 @@ def inspect_file(file: Path) -> FileFacts:
             bytes=file.stat().st_size,
             model=card,
         )
-    if format_of(file) is not None or file.suffix.lower() in IMAGE_SUFFIXES:
+    if format_of(file) is not None or file.suffix.lower() in MICROGRAPH_SUFFIXES:
         return _micrograph(file, probe(file))
     try:
         annotations = read_annotations(file)

@@ -8,8 +8,8 @@ import numpy as np
 
 from emcfsys_engine.annotations.files import read_annotations
 from emcfsys_engine.errors import EmcfError, InputError, ProjectError
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.reader import find_images, read_micrograph
-from emcfsys_engine.run.folder import write_whole
 
 _IMAGE_FOLDERS = ("images", "image", "imgs", "raw", "micrographs")
 _MASK_FOLDERS = ("masks", "mask", "labels", "label", "seg", "segmentations", "gt")

@@ -17,9 +17,9 @@ import msgspec
 from textual.message import Message
 
 from emcfsys_engine.errors import EmcfError, InputError, printable
+from emcfsys_engine.files import MICROGRAPH_SUFFIXES, write_whole
 from emcfsys_engine.project import load_project, project_from
-from emcfsys_engine.run.folder import write_whole
-from emcfsys_tui.engine.runs import LOOKING, child_environment, image_suffixes, run_command
+from emcfsys_tui.engine.runs import LOOKING, child_environment, run_command
 from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, PictureRead, PointRead
 from emcfsys_tui.view_models import CheckState, Drawing, FindingRow, ImageFacts, ImageRow, Picture
 
@@ -230,16 +230,17 @@ def _tell(
 
 def _quick_rows(base: Path, pattern: str, source: int, split: str) -> list[ImageRow]:
     """Return the image files of a folder or glob by their names alone."""
-    suffixes = image_suffixes()
     folder = base / Path(pattern).expanduser()
     if folder.is_dir():
         start = len(str(folder)) + 1
         return [
             ImageRow(path[start:].rpartition(".")[0], path, None, source, "", split)
             for path in _walk(str(folder))
-            if f".{path.rpartition('.')[2]}".lower() in suffixes
+            if f".{path.rpartition('.')[2]}".lower() in MICROGRAPH_SUFFIXES
         ]
-    found = [path for path in sorted(base.glob(pattern)) if path.suffix.lower() in suffixes]
+    found = [
+        path for path in sorted(base.glob(pattern)) if path.suffix.lower() in MICROGRAPH_SUFFIXES
+    ]
     return [ImageRow(path.stem, str(path), None, source, "", split) for path in found]
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 
 from emcfsys_engine.errors import EmcfError, InputError, ProjectError, ProjectFaults, printable
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.project import (
     Augmentation,
     Compute,
@@ -19,7 +20,6 @@ from emcfsys_engine.project import (
     Training,
     load_project,
 )
-from emcfsys_engine.run.folder import write_whole
 from emcfsys_tui.view_models import FieldFault
 
 _TABLES: Mapping[str, type[msgspec.Struct]] = {

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from emcfsys_engine.errors import EmcfError, InputError, printable
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.hotfolder.ledger import ask_retry, read_ledger, watcher_of, watching_run
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.model_card import read_card
@@ -22,7 +23,7 @@ from emcfsys_engine.run.events import (
     RunStarted,
     WatchState,
 )
-from emcfsys_engine.run.folder import Run, TrainRequest, WatchRequest, list_runs, write_whole
+from emcfsys_engine.run.folder import Run, TrainRequest, WatchRequest, list_runs
 from emcfsys_tui.engine.runs import run_command
 from emcfsys_tui.messages import HotRead, ModelsRead, TextFound
 from emcfsys_tui.view_models import HotLine, HotState, ModelRow

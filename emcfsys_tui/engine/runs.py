@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from emcfsys_engine.errors import EmcfError, InputError, RunFolderError, printable
+from emcfsys_engine.files import MICROGRAPH_SUFFIXES
 from emcfsys_engine.jobs.control import ensure_daemon
 from emcfsys_engine.jobs.queue import submit_extension
 from emcfsys_engine.project import Project, load_project
@@ -25,35 +26,6 @@ from emcfsys_tui.view_models import ProjectRow, RunDetail, RunRow
 
 if TYPE_CHECKING:
     from emcfsys_engine.jobs.queue import Queue
-
-
-_IMAGE_SUFFIXES = frozenset(
-    [
-        ".tif",
-        ".tiff",
-        ".btf",
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".bmp",
-        ".mrc",
-        ".mrcs",
-        ".map",
-        ".rec",
-        ".st",
-        ".ali",
-        ".dm3",
-        ".dm4",
-        ".ser",
-        ".emi",
-        ".emd",
-        ".h5",
-        ".hdf5",
-        ".zarr",
-        ".czi",
-        ".elid",
-    ]
-)
 
 
 class CommandEnd(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,7 +111,7 @@ def count_images(project: Project) -> tuple[int, int]:
     """Return the number of image files and of label files, by their names alone."""
     images = labels = 0
     for source in project.data:
-        names = _stems(project.folder, source.images, _IMAGE_SUFFIXES)
+        names = _stems(project.folder, source.images, MICROGRAPH_SUFFIXES)
         images += len(names)
         place = source.masks or source.annotations
         if place:
@@ -332,11 +304,6 @@ def _flatten(prefix: str, value: Any, flat: dict[str, str]) -> None:
             _flatten(f"{prefix}.{place}", inner, flat)
     elif value is not None:
         flat[prefix] = str(value)
-
-
-def image_suffixes() -> frozenset[str]:
-    """Return the endings of image files."""
-    return _IMAGE_SUFFIXES
 
 
 EXPORTS = {

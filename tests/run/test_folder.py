@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from emcfsys_engine.errors import RunFolderError
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.run import folder as run_module
 from emcfsys_engine.run.events import (
     EventWriter,
@@ -17,14 +18,7 @@ from emcfsys_engine.run.events import (
     RunResumed,
     RunStarted,
 )
-from emcfsys_engine.run.folder import (
-    PredictRequest,
-    Run,
-    TrainRequest,
-    new_run,
-    open_run,
-    write_whole,
-)
+from emcfsys_engine.run.folder import PredictRequest, Run, TrainRequest, new_run, open_run
 
 
 def test_runs_are_numbered_and_none_is_made_twice(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from emcfsys_engine.annotations.draw import Region
 from emcfsys_engine.annotations.shapes import Annotation, Shape, points_array
-from emcfsys_engine.run.folder import write_whole
+from emcfsys_engine.files import write_whole
 
 UNCLASSIFIED = "Unclassified"
 

@@ -14,7 +14,7 @@ from emcfsys_engine.annotations.draw import Region
 from emcfsys_engine.annotations.pairing import bare_name
 from emcfsys_engine.annotations.shapes import Annotation, Shape, ShapeKind
 from emcfsys_engine.errors import AnnotationError
-from emcfsys_engine.run.folder import write_whole
+from emcfsys_engine.files import write_whole
 
 _LARGEST_ROI_BYTES = 64 << 20
 _LARGEST_SET_BYTES = 512 << 20

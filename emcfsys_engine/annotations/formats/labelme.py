@@ -22,7 +22,7 @@ from emcfsys_engine.annotations.shapes import (
     size_of,
 )
 from emcfsys_engine.errors import AnnotationError
-from emcfsys_engine.run.folder import write_whole
+from emcfsys_engine.files import write_whole
 
 _KINDS: Mapping[str, ShapeKind] = {
     "polygon": "polygon",

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from emcfsys_engine.errors import EmcfError, RunFolderError, SlurmError
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.jobs.control import log
 from emcfsys_engine.jobs.job import Cluster, Job
 from emcfsys_engine.jobs.slurm import client as commands
@@ -21,7 +22,7 @@ from emcfsys_engine.jobs.slurm.script import environment_of, options_of, script_
 from emcfsys_engine.jobs.store import Store
 from emcfsys_engine.launch.start import announce
 from emcfsys_engine.run.events import end_of_events
-from emcfsys_engine.run.folder import Run, write_whole
+from emcfsys_engine.run.folder import Run
 from emcfsys_engine.settings import Config
 from emcfsys_engine.user_commands import Notices
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import msgspec
 
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.run.events import CheckpointSaved, ImageDone, RunInterrupted
-from emcfsys_engine.run.folder import Run, write_whole
+from emcfsys_engine.run.folder import Run
 
 _PATIENCE_S = 60.0
 

@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 
 from emcfsys_engine.errors import EmcfError, InputError
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.images.writers import companion
-from emcfsys_engine.run.folder import write_whole
 
 JSON_NAME, TABLE_NAME = "ranking.json", "ranking.csv"
 _UPPER = 0.1  # share of the pixels, the most uncertain ones, that an image's score is the mean of

@@ -15,11 +15,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from emcfsys_engine.errors import RunFailedError, RunFolderError
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.learn.model_file import encode_model
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_network
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run.events import CheckpointPruned, CheckpointSaved, Event, WarningGiven
-from emcfsys_engine.run.folder import Run, write_whole
+from emcfsys_engine.run.folder import Run
 
 FORMAT = 1
 _KEY = "emcfsys_training"

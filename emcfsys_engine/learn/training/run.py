@@ -9,6 +9,7 @@ import torch
 
 from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.errors import EmcfError, InputError, ProjectError, RunFolderError
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.device import choose_device, choose_threads, describe, lost_gpu
 from emcfsys_engine.learn.inference.tiles import logit_bands
@@ -26,7 +27,7 @@ from emcfsys_engine.learn.training.trainer import Trainer
 from emcfsys_engine.model_card import ModelCard, NormaliserSettings, TrainingStatistics
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import PlanMade, RunResumed, RunStarted, WarningGiven
-from emcfsys_engine.run.folder import Run, write_whole
+from emcfsys_engine.run.folder import Run
 
 _NUM_IMAGES = 2
 

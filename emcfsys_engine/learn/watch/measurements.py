@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.hotfolder.ledger import FOLDER
 from emcfsys_engine.images.micrograph import Micrograph
 from emcfsys_engine.learn.inference.predictor import Prediction
 from emcfsys_engine.model_card import ModelCard
-from emcfsys_engine.run.folder import write_whole
 
 Line = Mapping[str, object]
 _FILE = "measurements.csv"

@@ -12,9 +12,10 @@ import numpy as np
 
 from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run.folder import PredictRequest, Run, write_whole
+from emcfsys_engine.run.folder import PredictRequest, Run
 from emcfsys_engine.tools.measure.histogram import Quantity, histogram_png
 from emcfsys_engine.tools.measure.objects import Split
 from emcfsys_engine.tools.measure.tables import (

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.run.folder import write_whole
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.tools.measure.objects import Objects
 
 Unit = Literal["nm", "px"]

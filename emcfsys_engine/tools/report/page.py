@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from emcfsys_engine.errors import RunFolderError
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.run.events import (
     AnyEvent,
     CheckpointSaved,
@@ -20,7 +21,7 @@ from emcfsys_engine.run.events import (
     WarningGiven,
     WatchState,
 )
-from emcfsys_engine.run.folder import Run, RunRecord, write_whole
+from emcfsys_engine.run.folder import Run, RunRecord
 from emcfsys_engine.tools.report.charts import (
     Cell,
     Chart,

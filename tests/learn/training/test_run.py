@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.learn.model_file import load_model, verify_model
 from emcfsys_engine.learn.training import checkpoint, trainer
 from emcfsys_engine.learn.training.losses import Loss, Measured
@@ -27,7 +28,7 @@ from emcfsys_engine.run.events import (
     ValidationDone,
     WarningGiven,
 )
-from emcfsys_engine.run.folder import Run, TrainRequest, new_run, write_whole
+from emcfsys_engine.run.folder import Run, TrainRequest, new_run
 from emcfsys_engine.run.groups import models_of, new_trainings
 from tests.learn.conftest import run_here
 
