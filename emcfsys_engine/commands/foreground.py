@@ -31,6 +31,7 @@ from emcfsys_engine.run.events import (
     WatchState,
 )
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.text import span
 
 _LOOK_EVERY_S = 0.1
 
@@ -164,7 +165,7 @@ class Story:
 
     def _validation(self, event: ValidationDone) -> str:
         each = "  ".join(f"{name} {_short(value)}" for name, value in event.iou.items())
-        left = "" if event.seconds_left is None else f"  {_clock(event.seconds_left)} left"
+        left = "" if event.seconds_left is None else f"  {span(event.seconds_left)} left"
         best = "  best" if event.is_best else ""
         if event.is_best:
             self._score = f"best {_short(event.score)}"
@@ -207,9 +208,3 @@ class Story:
 
 def _short(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -15,6 +15,7 @@ from emcfsys_engine.jobs.job import ACTIVE, Job
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import RunStory
+from emcfsys_engine.text import clock, day_clock, span
 
 _TITLES = ("ID", "STATE", "PROJECT", "DOES", "RUN", "ON", "ASKS", "SINCE", "TOOK", "REASON")
 _NUM_ENDED = 10
@@ -49,7 +50,7 @@ def _row(job: Job) -> tuple[str, ...]:
         printable(Path(job.run).name),
         "slurm" if job.slurm else "here",
         _asks(job),
-        _clock(job.started or job.created),
+        _when(job.started or job.created),
         _took(job),
         printable(_reason(job)),
     )
@@ -69,17 +70,13 @@ def _reason(job: Job) -> str:
     return job.reason
 
 
-def _clock(seconds: float) -> str:
-    then = time.localtime(seconds)
-    today = time.strftime("%F", then) == time.strftime("%F")
-    return time.strftime("%H:%M:%S" if today else "%F %H:%M", then)
+def _when(seconds: float) -> str:
+    is_today = time.strftime("%F", time.localtime(seconds)) == time.strftime("%F")
+    return clock(seconds) if is_today else day_clock(seconds)
 
 
 def _took(job: Job) -> str:
-    if job.started is None:
-        return ""
-    seconds = max(0, round((job.ended or time.time()) - job.started))
-    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+    return "" if job.started is None else span(max(0, (job.ended or time.time()) - job.started))
 
 
 _LOOK_EVERY_S = 0.2

@@ -11,6 +11,7 @@ from emcfsys_engine.errors import printable
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunStarted, ValidationDone
 from emcfsys_engine.run.folder import Run, list_runs, open_run
+from emcfsys_engine.text import flattened
 
 
 @click.command()
@@ -114,7 +115,7 @@ def compare(folders: tuple[Path, ...], as_json: bool) -> None:
     Example: emcfsys-engine runs compare projects/demo/runs/run-0001 projects/demo/runs/run-0002
     """
     found = [open_run(folder) for folder in folders]
-    settings = [_flat(msgspec.to_builtins(run.record().project), "") for run in found]
+    settings = [flattened(msgspec.to_builtins(run.record().project)) for run in found]
     keys = [
         key
         for key in dict.fromkeys(name for one in settings for name in one)
@@ -135,20 +136,6 @@ def compare(folders: tuple[Path, ...], as_json: bool) -> None:
 
 
 runs.add_command(clean)
-
-
-def _flat(value: Any, name: str) -> dict[str, Any]:
-    """Return a nested document as dotted keys."""
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list | tuple):
-        items = enumerate(value)
-    else:
-        return {name: value}
-    flat: dict[str, Any] = {}
-    for key, inner in items:
-        flat |= _flat(inner, f"{name}.{key}" if name else str(key))
-    return flat
 
 
 def _text(value: Any) -> str:

@@ -15,6 +15,7 @@ from emcfsys_engine.errors import InputError, RunFolderError, printable
 from emcfsys_engine.run.events import ImageDone
 from emcfsys_engine.run.folder import Run, State, list_runs
 from emcfsys_engine.settings import nearest
+from emcfsys_engine.text import size
 
 What = Literal["checkpoints", "previews", "temporary", "companions"]
 EVERY: tuple[What, ...] = get_args(What)
@@ -66,12 +67,12 @@ class Cleaning(msgspec.Struct, frozen=True, kw_only=True):
         """A line for each run and kind, and the sum."""
         lines = [
             f"{item.run:<12} {item.state:<11} {item.what:<12} {len(item.files):>7,} files "
-            f"{size_of(item.num_bytes):>9}"
+            f"{size(item.num_bytes):>9}"
             for item in self.items
         ]
         lines += [f"{one.name:<12} left alone: {one.why}" for one in self.left]
         lines += [f"{one.name}: could not be removed: {one.why}" for one in self.failed]
-        total = size_of(self.num_bytes)
+        total = size(self.num_bytes)
         if not self.items:
             lines.append("nothing to remove")
         elif self.removed:
@@ -148,16 +149,6 @@ def parse_what(text: str) -> tuple[What, ...]:
             raise InputError("--what", f"{word!r} is unknown", nearest(word, EVERY))
         chosen.append(word)
     return tuple(chosen)
-
-
-def size_of(num_bytes: int) -> str:
-    """Return a size in words: 812 B, 45.2 MB (of 10⁶ bytes, as disks are sold)."""
-    size, unit = float(num_bytes), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
 def _below(folder: Path) -> list[Run]:

@@ -17,8 +17,9 @@ import msgspec
 from textual.message import Message
 
 from emcfsys_engine.errors import EmcfError, InputError, printable
-from emcfsys_engine.files import MICROGRAPH_SUFFIXES, write_whole
-from emcfsys_engine.project import load_project, project_from
+from emcfsys_engine.files import MICROGRAPH_SUFFIXES
+from emcfsys_engine.project import load_project
+from emcfsys_tui.engine.form import edit_project
 from emcfsys_tui.engine.runs import LOOKING, child_environment, run_command
 from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, PictureRead, PointRead
 from emcfsys_tui.view_models import CheckState, Drawing, FindingRow, ImageFacts, ImageRow, Picture
@@ -354,9 +355,4 @@ def prediction_of(folder: Path, source: int, name: str) -> Path:
 
 
 def _edit_source(folder: Path, source: int, change: Callable[[Any], None]) -> None:
-    file = folder / "project.toml"
-    tomlkit: Any = import_module("tomlkit")
-    document = tomlkit.parse(file.read_text("utf-8"))
-    change(document["data"][source])
-    project_from(file, document.unwrap())
-    write_whole(file, tomlkit.dumps(document).encode())
+    edit_project(folder, lambda document: change(document["data"][source]))

@@ -2,7 +2,7 @@
 
 import hashlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -108,31 +108,51 @@ def write_form(folder: Path, changes: Mapping[str, str], digest: str) -> str:
 
     Raises: ProjectError if the file changed since it was read, ProjectFaults if it would be faulty.
     """
+    tomlkit: Any = import_module("tomlkit")
+
+    def change(document: Any) -> None:
+        for key, text in changes.items():
+            _set_field(tomlkit, document, key, text)
+
+    edit_project(folder, change, digest)
+    return "project.toml written, comments kept"
+
+
+def edit_project(folder: Path, change: Callable[[Any], None], digest: str = "") -> None:
+    """Change project.toml as its reader would accept it, the comments kept.
+
+    `digest`: of the content that the change was made for; empty: of what is there now.
+    Raises: ProjectError if the file changed meanwhile or cannot be written, ProjectFaults if it
+    would be faulty.
+    """
     file = folder / "project.toml"
     tomlkit: Any = import_module("tomlkit")
     content = file.read_bytes()
-    if _digest(content) != digest:
-        raise ProjectError(file, "", "changed on the disk meanwhile", "Read it again with R")
     document = tomlkit.parse(content.decode())
-    for key, text in changes.items():
-        table_name, _, name = key.partition(".")
-        if not text.strip():
-            if table_name in document:
-                document[table_name].pop(name, None)
-            continue
-        if table_name not in document:
-            document[table_name] = tomlkit.table()
-        other = {"training.steps": "minutes", "training.minutes": "steps"}.get(key)
-        if other:
-            document[table_name].pop(other, None)
-        document[table_name][name] = tomlkit.parse(f"v = {_toml(key, text)}")["v"]
+    change(document)
     import_module("emcfsys_engine.project").project_from(file, document.unwrap())
+    if _digest(file.read_bytes()) != (digest or _digest(content)):
+        raise ProjectError(file, "", "changed on the disk meanwhile", "Read it again with R")
     try:
         write_whole(file, tomlkit.dumps(document).encode())
     except OSError as error:
         what = f"could not be written: {error.strerror}"
         raise ProjectError(file, "", what, "Check its permissions and free space") from None
-    return f"{file.name} written, comments kept"
+
+
+def _set_field(tomlkit: Any, document: Any, key: str, text: str) -> None:
+    """Write one key of the form; an empty text takes the key away."""
+    table_name, _, name = key.partition(".")
+    if not text.strip():
+        if table_name in document:
+            document[table_name].pop(name, None)
+        return
+    if table_name not in document:
+        document[table_name] = tomlkit.table()
+    other = {"training.steps": "minutes", "training.minutes": "steps"}.get(key)
+    if other:
+        document[table_name].pop(other, None)
+    document[table_name][name] = tomlkit.parse(f"v = {_toml(key, text)}")["v"]
 
 
 def digest_of(folder: Path) -> str:

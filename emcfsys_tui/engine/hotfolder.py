@@ -3,17 +3,15 @@
 import time
 from collections import deque
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from emcfsys_engine.errors import EmcfError, InputError, printable
-from emcfsys_engine.files import write_whole
 from emcfsys_engine.hotfolder.ledger import ask_retry, read_ledger, watcher_of, watching_run
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.model_card import read_card
-from emcfsys_engine.project import Project, load_project, project_from
+from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.events import (
     AnyEvent,
     EventReader,
@@ -24,6 +22,7 @@ from emcfsys_engine.run.events import (
     WatchState,
 )
 from emcfsys_engine.run.folder import Run, TrainRequest, WatchRequest, list_runs
+from emcfsys_tui.engine.form import edit_project
 from emcfsys_tui.engine.runs import run_command
 from emcfsys_tui.messages import HotRead, ModelsRead, TextFound
 from emcfsys_tui.view_models import HotLine, HotState, ModelRow
@@ -281,15 +280,15 @@ def use_in_hot_folder(folder: Path, file: Path) -> str:
 
     Raises: ProjectFaults, InputError.
     """
-    tomlkit: Any = import_module("tomlkit")
-    project_file = folder / "project.toml"
-    document = tomlkit.parse(project_file.read_text("utf-8"))
-    if "hotfolder" not in document:
-        raise InputError(project_file, "has no [hotfolder]", 'Add it with watch = "incoming"')
     name = file.parent.name if file.stem == "best" else str(file.relative_to(folder))
-    document["hotfolder"]["model"] = name
-    project_from(project_file, document.unwrap())
-    write_whole(project_file, tomlkit.dumps(document).encode())
+
+    def change(document: Any) -> None:
+        if "hotfolder" not in document:
+            remedy = 'Add it with watch = "incoming"'
+            raise InputError(folder / "project.toml", "has no [hotfolder]", remedy)
+        document["hotfolder"]["model"] = name
+
+    edit_project(folder, change)
     return f"the hot folder uses {name} from its next start on"
 
 

@@ -12,8 +12,8 @@ from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import RunStory
+from emcfsys_engine.text import day_clock
 from emcfsys_tui.messages import LogRead, QueueRead
-from emcfsys_tui.text import day_clock
 from emcfsys_tui.view_models import GpuRow, JobRow, QueueState
 
 _NUM_ENDED = 200

@@ -19,6 +19,7 @@ from emcfsys_engine.jobs.control import ensure_daemon
 from emcfsys_engine.jobs.queue import submit_extension
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.folder import Run, list_runs
+from emcfsys_engine.text import flattened
 from emcfsys_tui.engine.run_history import RunHistory
 from emcfsys_tui.messages import ProjectsRead, RunsRead, Told
 from emcfsys_tui.settings import Memory
@@ -283,8 +284,8 @@ def compare_runs(folders: list[Path]) -> str:
 def _settings(run: Run) -> dict[str, str]:
     """Return what a run was asked for and what was planned, as flat keys."""
     record = run.record()
-    flat: dict[str, str] = {}
-    _flatten("", msgspec.to_builtins(record.project), flat)
+    settings = flattened(msgspec.to_builtins(record.project))
+    flat = {key: str(value) for key, value in settings.items() if value is not None}
     flat["created"] = time.strftime("%F %H:%M", time.localtime(record.created))
     try:
         plan: Any = msgspec.json.decode(run.plan_file.read_bytes())
@@ -293,17 +294,6 @@ def _settings(run: Run) -> dict[str, str]:
     kept = ("device", "precision", "patch_px", "batch", "total_steps", "encoder_lr", "decoder_lr")
     flat |= {f"plan.{key}": str(plan[key]) for key in kept if key in plan}
     return flat
-
-
-def _flatten(prefix: str, value: Any, flat: dict[str, str]) -> None:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            _flatten(f"{prefix}.{key}" if prefix else str(key), inner, flat)
-    elif isinstance(value, list):
-        for place, inner in enumerate(value):
-            _flatten(f"{prefix}.{place}", inner, flat)
-    elif value is not None:
-        flat[prefix] = str(value)
 
 
 EXPORTS = {

@@ -13,12 +13,12 @@ from textual.reactive import reactive
 from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
+from emcfsys_engine.text import clock, span
 from emcfsys_tui.engine import hotfolder
 from emcfsys_tui.engine.data import PictureWish
 from emcfsys_tui.messages import HotRead, TabWanted
 from emcfsys_tui.screens.page import sparkline
 from emcfsys_tui.settings import quiet, shown
-from emcfsys_tui.text import clock, span
 from emcfsys_tui.view_models import HotLine, HotState, QueueState
 from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.picture_pane import PictureBox, PicturePane

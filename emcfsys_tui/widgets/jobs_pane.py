@@ -11,10 +11,10 @@ from textual.binding import BindingType
 from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
+from emcfsys_engine.text import day_clock, span
 from emcfsys_tui.engine import jobs as engine_link_jobs
 from emcfsys_tui.messages import LogRead, TabWanted, TextFound
 from emcfsys_tui.settings import quiet, shown
-from emcfsys_tui.text import day_clock, span
 from emcfsys_tui.view_models import STATE_LOOKS, GpuRow, JobRow, QueueState
 from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.log_view import LogView

@@ -10,10 +10,10 @@ from textual.binding import BindingType
 from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
+from emcfsys_engine.text import size
 from emcfsys_tui.engine import hotfolder
 from emcfsys_tui.messages import ModelsRead, TabWanted
 from emcfsys_tui.settings import shown
-from emcfsys_tui.text import size
 from emcfsys_tui.view_models import ModelRow
 from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.pane import FedPane

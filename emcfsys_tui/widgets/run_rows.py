@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from emcfsys_tui.text import span
+from emcfsys_engine.text import span
 from emcfsys_tui.view_models import STATE_LOOKS, RunDetail, RunRow
 from emcfsys_tui.widgets.canvas import Colour
 from emcfsys_tui.widgets.chart import Curve

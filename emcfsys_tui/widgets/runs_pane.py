@@ -11,12 +11,12 @@ from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.reactive import reactive
 
+from emcfsys_engine.text import clock
 from emcfsys_tui.engine import runs
 from emcfsys_tui.engine.data import Decoder
 from emcfsys_tui.messages import PictureRead, PointRead, RunsRead, TabWanted, TextFound
 from emcfsys_tui.screens.dialogs import AskScreen, PickScreen
 from emcfsys_tui.settings import quiet, shown
-from emcfsys_tui.text import clock
 from emcfsys_tui.view_models import QueueState, RunDetail, RunRow
 from emcfsys_tui.widgets.chart import Chart, Curve
 from emcfsys_tui.widgets.list import ClassTable, Row, Rows

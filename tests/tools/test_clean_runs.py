@@ -26,7 +26,8 @@ from emcfsys_engine.run.events import (
     RunStarted,
 )
 from emcfsys_engine.run.folder import ExitRecord, PredictRequest, Run, TrainRequest, new_run
-from emcfsys_engine.tools.clean_runs import EVERY, clean_runs, parse_what, size_of
+from emcfsys_engine.text import size
+from emcfsys_engine.tools.clean_runs import EVERY, clean_runs, parse_what
 
 DONE = RunFinished(reason="steps")
 MODELS = ("best.safetensors", "final.safetensors")
@@ -188,7 +189,7 @@ def test_an_unknown_kind_is_refused_with_the_nearest() -> None:
 
 @given(st.integers(0, 10**15))
 def test_sizes_are_short(num_bytes: int) -> None:
-    assert len(size_of(num_bytes)) <= 9
+    assert len(size(num_bytes)) <= 9
 
 
 def test_the_command_removes_with_yes_and_prints_json_alone(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from emcfsys_engine.run.events import (
     WatchState,
 )
 from emcfsys_engine.run.folder import Run, RunRecord
+from emcfsys_engine.text import flattened, span
 from emcfsys_engine.tools.report.charts import (
     Cell,
     Chart,
@@ -38,7 +39,7 @@ from emcfsys_engine.tools.report.charts import (
     section,
     table,
 )
-from emcfsys_engine.tools.report.summary import Story, duration, read_story
+from emcfsys_engine.tools.report.summary import Story, read_story
 
 _MOST_IMAGES = 300  # rows of a table that people scroll through
 
@@ -137,7 +138,7 @@ def settings_section(record: RunRecord) -> str:
     """Return what the run was asked and the project it used."""
     asked = {"request": msgspec.to_builtins(record.request), "seed": record.seed}
     project = msgspec.to_builtins(record.project) if record.project is not None else {}
-    rows = [*_flat(asked), *_flat(project)]
+    rows = [*_settings(asked), *_settings(project)]
     said = [row for row in rows if row[1] != _OPEN]
     left = [row for row in rows if row[1] == _OPEN]
     return section(
@@ -156,7 +157,7 @@ def plan_section(plan: Mapping[str, Any]) -> str:
     for key, value in plan.items():
         if key in _APART:
             continue
-        for name, words in _flat({key: value}):
+        for name, words in _settings({key: value}):
             reason = reasons.get(name, "")
             told.add(str(name))
             rows.append([name, words, str(reason)])
@@ -184,18 +185,9 @@ def environment_section(story: Story) -> str:
     )
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> list[Sequence[Cell]]:
-    """Return nested settings as rows of key and value: training.steps, data.0.images."""
-    rows: list[Sequence[Cell]] = []
-    for key, value in values.items():
-        name = f"{before}{key}"
-        if isinstance(value, dict) and value:
-            rows += _flat(value, f"{name}.")
-        elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
-            rows += _flat({str(place): one for place, one in enumerate(value)}, f"{name}.")
-        else:
-            rows.append([name, _words(value)])
-    return rows
+def _settings(document: Any) -> list[Sequence[Cell]]:
+    """Return nested settings as rows of key and value."""
+    return [[key, _words(value)] for key, value in flattened(document).items()]
 
 
 def _words(value: Any) -> str:
@@ -289,7 +281,7 @@ def _tiles(story: Story) -> str:
         middle = sorted(event.seconds for event in done)[len(done) // 2]
         tiles.append((f"{middle:.3g} s", "an image (median)"))
     if story.seconds is not None:
-        tiles.append((duration(story.seconds), "from first to last event"))
+        tiles.append((span(story.seconds), "from first to last event"))
     cells = "".join(f"<div><b>{escaped(a)}</b><span>{escaped(b)}</span></div>" for a, b in tiles)
     return f'<div class="tiles">{cells}</div>' if cells else ""
 

@@ -123,14 +123,6 @@ def read_story(run: Run) -> Story:
     )
 
 
-def duration(seconds: float) -> str:
-    """Return a time in words that fit beside a number: 42 s, 7 min, 3 h 5 min."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def _plan_of(file: Path) -> dict[str, Any]:
     try:
         return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])

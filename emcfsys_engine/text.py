@@ -1,0 +1,55 @@
+"""Times, durations, sizes and nested settings as text: the same words in commands and screens."""
+
+import time
+from typing import Any
+
+
+def clock(seconds: float) -> str:
+    """Return a time of today as 12:41:07."""
+    return time.strftime("%H:%M:%S", time.localtime(seconds))
+
+
+def day_clock(seconds: float) -> str:
+    """Return a time as 24 Nov 12:41."""
+    return time.strftime("%d %b %H:%M", time.localtime(seconds))
+
+
+def span(seconds: float) -> str:
+    """Return a duration as 41 s, 12 min, 3 h 20, 2 d 4 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02}"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h"
+
+
+def size(num_bytes: int) -> str:
+    """Return a size as 812 B, 45.2 MB (of 10⁶ bytes, as disks are sold)."""
+    value, unit = float(num_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def flattened(value: Any, name: str = "") -> dict[str, Any]:
+    """Return a nested document as dotted keys: training.steps, data.0.images.
+
+    A list of plain values is one value; empty tables and lists are values, too.
+    """
+    if isinstance(value, dict) and value:
+        items = list(value.items())
+    elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+        items = list(enumerate(value))
+    else:
+        return {name: value}
+    flat: dict[str, Any] = {}
+    for key, inner in items:
+        flat |= flattened(inner, f"{name}.{key}" if name else str(key))
+    return flat
