@@ -107,7 +107,7 @@ def _read(path: Path, _mtime_ns: int, size: int) -> tuple[Annotation, ...]:
 def _dispatched(path: Path) -> list[Annotation]:
     start = _start_of(path)
     if start[:4] in (b"Iout", b"PK\3\4", b"PK\5\6"):
-        return _module("imagej_roi").read(path, start)
+        return _module("imagej").read(path, start)
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text[:1] in (b"{", b"["):
         return _read_document(path)

@@ -262,5 +262,5 @@ def test_every_dilated_convolution_of_a_network_is_guarded_and_keeps_its_name() 
         if isinstance(module, nn.Conv2d) and module.groups > 1 and max(module.dilation) > 1
     ]
     assert len(dilated) > 3
-    assert all("dilated" in type(module).forward.__module__ for module in dilated)
+    assert all(type(module).forward is not nn.Conv2d.forward for module in dilated)
     assert {type(module).__name__ for module in dilated} == {"Conv2d"}
