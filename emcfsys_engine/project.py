@@ -3,135 +3,27 @@
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 import tomli
-from msgspec import Meta
 
 from emcfsys_engine.errors import ProjectError, ProjectFaults
+from emcfsys_engine.project_tables import (
+    TABLES,
+    Augmentation,
+    Compute,
+    Hotfolder,
+    Inference,
+    ModelSettings,
+    Naming,
+    Source,
+    Training,
+)
 from emcfsys_engine.settings import SlurmSettings, check_slurm, check_table, nearest, unknown_keys
 
 UNLABELLED = 255
 MAX_CLASS_VALUE = 254
-
-Positive = Annotated[float, Meta(gt=0)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
-Strength = Annotated[float, Meta(ge=0, le=4)]
-Count = Annotated[int, Meta(ge=1)]
-
-
-class Naming(msgspec.Struct, frozen=True, kw_only=True):
-    """[project]: what it is called, its pixel size and its seed."""
-
-    name: Annotated[str, Meta(min_length=1)]
-    pixel_nm: Positive | None = None
-    seed: Annotated[int, Meta(ge=0)] = 0
-
-
-class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """One [[data]] table: a set of micrographs and where their labels are."""
-
-    images: Annotated[str, Meta(min_length=1)]
-    masks: str | None = None
-    annotations: str | None = None
-    split: Literal["train", "val", "test", "auto"] = "auto"
-    group: str | None = None
-    weight: Positive = 1.0
-    unlabelled: Literal["error", "skip"] | None = None
-    labels: dict[str, str] = {}
-
-    @property
-    def skips_unlabelled(self) -> bool:
-        """Tell whether images without labels are left out rather than an error."""
-        return (self.unlabelled or ("error" if self.masks else "skip")) == "skip"
-
-
-class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """[model]: which network, and the weights it starts from."""
-
-    head: Literal["unet", "pspnet", "deeplabv3plus", "upernet"] = "unet"
-    backbone: str = "tf_efficientnet_lite0"
-    weights: str = "imagenet"
-    auxiliary: bool | None = None  # a second head while training; None: with preset "best"
-
-
-class Training(msgspec.Struct, frozen=True, kw_only=True):
-    """[training]: everything optional; None means that the plan chooses and says why."""
-
-    preset: Literal["quick", "standard", "best"] = "standard"
-    steps: Count | None = None
-    minutes: Positive | None = None
-    patch_px: Annotated[int, Meta(ge=32, le=4096)] | None = None
-    batch: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    loss: str = "ce+dice"
-    best_by: str = "mean_iou"
-    patience: Annotated[int, Meta(ge=0)] = 20
-    validate_every: Count | None = None
-    schedule: Literal["cosine", "trapezoid"] = "cosine"
-    encoder_lr: Positive | None = None
-    decoder_lr: Positive | None = None
-    kfold: Annotated[int, Meta(ge=0, le=20)] = 0
-
-
-class Augmentation(msgspec.Struct, frozen=True, kw_only=True):
-    """[augment]: a preset, and single strengths that replace the preset's."""
-
-    preset: Literal["none", "light", "standard", "strong"] = "standard"
-    flip: Strength | None = None
-    rotate: Strength | None = None
-    scale: Strength | None = None
-    elastic: Strength | None = None
-    brightness: Strength | None = None
-    contrast: Strength | None = None
-    gamma: Strength | None = None
-    noise: Strength | None = None
-    blur: Strength | None = None
-    defocus: Strength | None = None
-    low_resolution: Strength | None = None
-    curtaining: Strength | None = None
-    shading: Strength | None = None
-    drift: Strength | None = None
-    missing_rows: Strength | None = None
-
-
-class Inference(msgspec.Struct, frozen=True, kw_only=True):
-    """[inference]: how whole images are cut into tiles and blended."""
-
-    overlap: Annotated[float, Meta(ge=0, le=0.75)] = 0.25
-    tta: bool = False
-    tile_px: Annotated[int, Meta(ge=32, le=8192)] | None = None
-    batch: Annotated[int, Meta(ge=1, le=1024)] | None = None
-
-
-class Hotfolder(msgspec.Struct, frozen=True, kw_only=True):
-    """[hotfolder]: the folder that a microscope writes into, and what becomes of each image."""
-
-    watch: str | None = None
-    output: str = "predictions"
-    model: str = "best"
-    follow: bool = False
-    rewritten: Literal["redo", "skip", "version"] = "redo"
-    order: Literal["oldest", "newest"] = "oldest"
-    backend: Literal["auto", "events", "polling"] = "auto"
-    settle_s: Annotated[float, Meta(ge=0, le=3600)] | None = None
-    poll_s: Annotated[float, Meta(ge=0.1, le=3600)] | None = None
-    min_bytes: Annotated[int, Meta(ge=0)] = 64
-    ignore: tuple[str, ...] = ()
-    overlay: bool = False
-    labelme: bool = False
-    measure: bool = False
-
-
-class Compute(msgspec.Struct, frozen=True, kw_only=True):
-    """[compute]: where the run is executed and on how many devices."""
-
-    executor: Literal["local", "slurm"] = "local"
-    gpus: Annotated[int, Meta(ge=0, le=64)] | None = None
-    nodes: Annotated[int, Meta(ge=1, le=64)] = 1
-    processes: Annotated[int, Meta(ge=1, le=64)] = 1  # without GPUs: for servers of many cores
-    threads: Count | None = None
-    slurm: SlurmSettings = SlurmSettings()
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,16 +72,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
 
 
 LOSSES = ("ce", "dice", "focal", "tversky", "lovasz", "boundary", "ohem")
-_TABLES: Mapping[str, type[msgspec.Struct]] = {
-    "project": Naming,
-    "model": ModelSettings,
-    "training": Training,
-    "augment": Augmentation,
-    "inference": Inference,
-    "hotfolder": Hotfolder,
-    "compute": Compute,
-}
-_PLACES = (*_TABLES, "classes", "data")
+_PLACES = (*TABLES, "classes", "data")
 
 
 def load_project(place: Path, overrides: Iterable[str] = ()) -> Project:
@@ -212,7 +95,7 @@ def project_from(file: Path, document: Mapping[str, Any]) -> Project:
     faults: list[ProjectError] = []
     faults += unknown_keys(file, "", document, _PLACES)
     tables: dict[str, Any] = {}
-    for name, kind in _TABLES.items():
+    for name, kind in TABLES.items():
         if name == "project" and name not in document:
             faults.append(
                 ProjectError(file, "project", "is missing", 'Add [project] with name = "…"')

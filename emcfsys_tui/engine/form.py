@@ -20,6 +20,7 @@ from emcfsys_engine.project import (
     Training,
     load_project,
 )
+from emcfsys_engine.project_tables import bare
 from emcfsys_tui.view_models import FieldFault
 
 _TABLES: Mapping[str, type[msgspec.Struct]] = {
@@ -186,6 +187,7 @@ def _fields(table: str, kind: type[msgspec.Struct], document: Mapping[str, Any])
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
+    kind = bare(kind)
     if get_origin(kind) is Literal:
         return tuple(str(value) for value in get_args(kind))
     return ("true", "false") if kind is bool else ()
@@ -201,7 +203,7 @@ def _toml(key: str, text: str) -> str:
     """Return what the person typed as a TOML value: a number or true where it is one."""
     text = text.strip()
     table, _, name = key.partition(".")
-    kind = next(f.type for f in msgspec.structs.fields(_TABLES[table]) if f.name == name)
+    kind = bare(next(f.type for f in msgspec.structs.fields(_TABLES[table]) if f.name == name))
     if kind is str or get_origin(kind) is Literal:
         return str(msgspec.json.encode(text), "utf-8")
     try:
