@@ -34,6 +34,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("models", "Hand a model to other programs."),
     "inspect": ("data", "Tell what a file is."),
     "doctor": ("doctor", "Check this machine and say what to mend."),
+    "manual": ("manual", "Show the manual, a page a topic."),
+    "schema": ("manual", "Print the JSON Schema of project.toml, for editors."),
 }
 
 

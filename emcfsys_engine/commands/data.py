@@ -39,11 +39,16 @@ def new(folder: Path, name: str | None) -> None:
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option("--microscope", type=click.Path(path_type=Path), help="Write micrographs here.")
 @click.option(
-    "--manner", type=click.Choice(["whole", "slow", "rename", "burst", "mixed"]), default="mixed"
+    "--manner",
+    type=click.Choice(["whole", "slow", "rename", "burst", "mixed"]),
+    default="mixed",
+    help="How files arrive.",
 )
 @click.option("--every", type=click.FloatRange(min=0), default=2.0, help="Seconds between images.")
 @click.option("--count", type=click.IntRange(min=1), help="End after so many images.")
-@click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Of the pictures."
+)
 def demo(
     folder: Path | None,
     microscope: Path | None,
@@ -233,12 +238,15 @@ def _pair(text: str) -> tuple[str, str]:
 @click.option("--min-px", type=click.IntRange(min=1), default=1, help="Leave out below px².")
 @click.option("--exclude-border", is_flag=True, help="Leave out objects at an edge.")
 @click.option("--background", help='The class without objects ("none": all have objects).')
-@click.option("--format", "table", type=click.Choice(["csv", "parquet"]), default="csv")
+@click.option(
+    "--format", "table", type=click.Choice(["csv", "parquet"]), default="csv", help="Of the tables."
+)
 @click.option(
     "--histogram",
     type=click.Choice(["diameter", "area", "feret", "circularity", "neighbour", "none"]),
     default="diameter",
     show_default=True,
+    help="What the distribution is drawn of.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
 def measure(

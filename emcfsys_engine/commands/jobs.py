@@ -180,7 +180,9 @@ def move(job_id: int, before: int | None, first: bool, last: bool) -> None:
 @click.command()
 @click.argument("job_id", type=int, metavar="[JOB]", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job ends.")
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=40, show_default=True)
+@click.option(
+    "-n", "--lines", type=click.IntRange(min=0), default=40, show_default=True, help="How many."
+)
 def logs(job_id: int | None, follow: bool, lines: int) -> None:
     """Tell what a job's run says; without a number, the newest job.
 

@@ -47,7 +47,11 @@ def models(pattern: str, as_json: bool) -> None:
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "--format", "kind", required=True, type=click.Choice(["onnx", "torchscript", "bioimageio"])
+    "--format",
+    "kind",
+    required=True,
+    type=click.Choice(["onnx", "torchscript", "bioimageio"]),
+    help="What to write.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="File to write; beside MODEL if not.")
 @click.option("--name", help="What the model is called.")

@@ -62,7 +62,13 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.option("--force", is_flag=True, help="Do images again whose mask is there already."),
     click.option("--tta", is_flag=True, help="Average over four flips: better, 4 times slower."),
     click.option("--rescale", is_flag=True, help="Bring images to the model's pixel size."),
-    click.option("--overlap", type=click.FloatRange(0, 0.75), default=0.25, show_default=True),
+    click.option(
+        "--overlap",
+        type=click.FloatRange(0, 0.75),
+        default=0.25,
+        show_default=True,
+        help="Of tiles.",
+    ),
     click.option("--tile-px", type=click.IntRange(min=32), help="Side of a tile."),
     click.option("--batch", type=click.IntRange(min=1), help="Tiles at a time."),
     click.option(
@@ -118,7 +124,12 @@ def predict(model: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **op
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("project", required=False, type=click.Path(path_type=Path))
-@click.option("--split", type=click.Choice(["train", "val", "test", "all"]), default="val")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test", "all"]),
+    default="val",
+    help="Which of PROJECT's images.",
+)
 @click.option("--images", type=click.Path(), help="Instead of a project: folder of images.")
 @click.option("--masks", type=click.Path(), help="Their masks or annotations.")
 @click.option(
@@ -129,7 +140,9 @@ def predict(model: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **op
     help="One more model file; the mean of all is used. Repeatable.",
 )
 @click.option("--tta", is_flag=True, help="Average over four flips.")
-@click.option("--overlap", type=click.FloatRange(0, 0.75), default=0.25, show_default=True)
+@click.option(
+    "--overlap", type=click.FloatRange(0, 0.75), default=0.25, show_default=True, help="Of tiles."
+)
 @click.option(
     "--boundary-px",
     type=click.FloatRange(0, 50),

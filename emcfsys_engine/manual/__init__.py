@@ -96,6 +96,6 @@ def _default(field: Any, schema: dict[str, Any]) -> str:
     if "unset" in schema:
         return f"{schema['unset']}"
     default = field.default
-    if default is None or isinstance(default, msgspec.Struct) or default in ((), {}):
+    if default in (None, msgspec.NODEFAULT, ()) or isinstance(default, msgspec.Struct):
         return "–"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"

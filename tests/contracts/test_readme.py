@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -11,23 +12,32 @@ import msgspec
 import pytest
 
 from emcfsys_engine.cli import cli
-from emcfsys_engine.project import Project, Source, load_project
+from emcfsys_engine.manual import page, topics
+from emcfsys_engine.project import Project, load_project
+from emcfsys_engine.project_tables import TABLES, Source, json_schema
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.settings import Config, SlurmDefaults, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-COMMANDS = [
-    line.partition("#")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    for part in block.splitlines()
-    for line in part.split("&&")
-    if "emcfsys-engine" in line
-]
+PAGES = {name: page(name) for name in topics()}
+
+
+def _commands(text: str) -> list[str]:
+    return [
+        line.partition("#")[0].strip()
+        for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+        for part in block.splitlines()
+        for line in re.split(r"&&|>", part)
+        if "emcfsys-engine" in line
+    ]
+
+
+COMMANDS = list(dict.fromkeys(one for text in (README, *PAGES.values()) for one in _commands(text)))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_of_the_readme_parses(command: str) -> None:
+def test_every_command_of_readme_and_manual_parses(command: str) -> None:
     words = shlex.split(command)
     assert words[0] == "emcfsys-engine"
     context = click.Context(cli)
@@ -40,8 +50,14 @@ def test_every_command_of_the_readme_parses(command: str) -> None:
     group.make_context(words[1], list(rest), resilient_parsing=False)
 
 
-def test_the_project_toml_of_the_readme_is_one(tmp_path: Path) -> None:
-    config, cluster, text = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+def _toml(topic: str) -> list[str]:
+    return re.findall(r"```toml\n(.*?)```", PAGES[topic], re.DOTALL)
+
+
+def test_the_toml_files_of_the_manual_are_read(tmp_path: Path) -> None:
+    (config,) = _toml("jobs")
+    (cluster,) = _toml("cluster")
+    text = _toml("project")[0]
     (tmp_path / "config.toml").write_text(config)
     assert load_config(tmp_path / "config.toml").jobs.grace_s == 30
     (tmp_path / "config.toml").write_text(f"{config}\n{cluster}")
@@ -56,13 +72,13 @@ def test_the_project_toml_of_the_readme_is_one(tmp_path: Path) -> None:
 
 
 def _explained(block: str, table: str) -> set[str]:
-    """Return the words that the README's block says of one table, its comments included."""
+    """Return the words that the manual's block says of one table, its comments included."""
     section = re.split(rf"^\[+{re.escape(table)}\]+", block, flags=re.MULTILINE)[1]
     return set(re.findall(r"\w+", re.split(r"^\[", section, flags=re.MULTILINE)[0]))
 
 
 def test_every_key_of_a_project_and_of_the_users_settings_is_explained() -> None:
-    config, _, project = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (config,), project = _toml("jobs"), _toml("project")[0]
     tables = {field.name: field.type for field in msgspec.structs.fields(Project)}
     kinds = {name: kind for name, kind in tables.items() if _is_struct(kind)}
     assert {"model", "training", "hotfolder", "compute"} <= kinds.keys()
@@ -73,22 +89,55 @@ def test_every_key_of_a_project_and_of_the_users_settings_is_explained() -> None
         if _is_struct(field.type) and field.name != "slurm":
             keys = set(field.type.__struct_fields__)
             assert keys <= _explained(config, field.name), field.name
-    cluster = README.partition("## On a cluster")[2].partition("\n## ")[0]
-    assert set(SlurmDefaults.__struct_fields__) <= set(re.findall(r"\w+", cluster))
+    assert set(SlurmDefaults.__struct_fields__) <= set(re.findall(r"\w+", PAGES["cluster"]))
 
 
 def _is_struct(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
-def test_every_option_of_help_is_explained_and_every_command_has_an_example() -> None:
-    from emcfsys_engine.cli import _COMMANDS
+def _each_command() -> Iterator[tuple[str, click.Command]]:
+    waiting: list[tuple[str, click.Command]] = [("", cli)]
+    while waiting:
+        name, command = waiting.pop()
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for word in command.list_commands(context):
+                inner = command.get_command(context, word)
+                assert inner is not None
+                waiting.append((f"{name} {word}".strip(), inner))
+        else:
+            yield name, command
 
-    context = click.Context(cli)
-    for name in _COMMANDS:
-        command = cli.get_command(context, name)
-        assert command is not None
-        assert "Example: emcfsys-engine" in (command.help or "") or isinstance(command, click.Group)
+
+def test_every_command_has_an_example_and_every_option_a_help() -> None:
+    bare = [
+        f"{name} {param.opts[0]}"
+        for name, command in _each_command()
+        for param in command.params
+        if isinstance(param, click.Option) and not param.help
+    ]
+    assert bare == []
+    without = [
+        name for name, one in _each_command() if "Example: emcfsys-engine" not in (one.help or "")
+    ]
+    assert without == []
+
+
+def test_every_page_of_the_manual_is_listed_and_every_link_of_the_readme_leads_somewhere() -> None:
+    listed = set(re.findall(r"^\| (\w+) \|", PAGES["overview"], re.MULTILINE)) - {"topic"}
+    assert listed | {"overview"} == set(PAGES)
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+    assert len(README.splitlines()) <= 130
+
+
+def test_the_reference_names_every_key_of_a_project_with_a_sentence() -> None:
+    definitions = json_schema()["$defs"]
+    for kind in (*TABLES.values(), Source):
+        for key in kind.__struct_fields__:
+            assert f"| `{key}` |" in PAGES["project"], key
+            assert definitions[kind.__name__]["properties"][key].get("description"), key
 
 
 @pytest.mark.long

@@ -1,0 +1,31 @@
+"""manual, schema: the pages that travel with the program, and project.toml for editors."""
+
+import json
+
+import click
+
+from emcfsys_engine import manual as pages
+from emcfsys_engine.project_tables import json_schema
+
+
+@click.command()
+@click.argument("topic", default="overview")
+def manual(topic: str) -> None:
+    """Show a page of the manual; without TOPIC the overview, which names the pages.
+
+    Example: emcfsys-engine manual project
+    """
+    text = pages.page(topic)
+    if click.get_text_stream("stdout").isatty():
+        click.echo_via_pager(text)
+    else:
+        click.echo(text)
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of project.toml: editors complete and check its keys with it.
+
+    Example: emcfsys-engine schema > project.schema.json
+    """
+    click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
