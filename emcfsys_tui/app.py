@@ -228,6 +228,16 @@ class EmcfApp(App[None]):
             "Into the current folder",
             self.deliver_screenshot,
         )
+        for topic, title in import_module("emcfsys_engine.manual").topics().items():
+            yield SystemCommand(
+                f"Manual: {topic}", title, lambda topic=topic: self.show_manual(topic)
+            )
+
+    def show_manual(self, topic: str) -> None:
+        """Open a page of the manual over the screen."""
+        text: str = import_module("emcfsys_engine.manual").page(topic)
+        reader = import_module("emcfsys_tui.screens.dialogs").TextScreen
+        self.push_screen(reader(f"manual: {topic}", text))
 
     def copy_with_word(self, text: str) -> None:
         """Copy by OSC 52 and show the text too: tmux may swallow the copy."""

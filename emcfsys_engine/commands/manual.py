@@ -1,6 +1,7 @@
 """manual, schema: the pages that travel with the program, and project.toml for editors."""
 
 import json
+import sys
 
 import click
 
@@ -16,7 +17,7 @@ def manual(topic: str) -> None:
     Example: emcfsys-engine manual project
     """
     text = pages.page(topic)
-    if click.get_text_stream("stdout").isatty():
+    if sys.stdout.isatty():
         click.echo_via_pager(text)
     else:
         click.echo(text)

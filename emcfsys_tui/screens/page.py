@@ -170,7 +170,8 @@ def sparkline(values: Sequence[float], *, low: float | None = None) -> str:
 
 _LOOPS = """The loop: 1 Data → 2 Train → 3 Runs → 4 Hot folder. 5 Jobs and 6 Models watch over it.
 Jobs belong to the daemon: quitting, a lost connection or a crash of this screen never stops one.
-Every key can be changed: name its id in ~/.config/emcfsys/interface.toml, under [keys]."""
+Every key can be changed: name its id in ~/.config/emcfsys/interface.toml, under [keys].
+The manual: ":" and the word manual, or emcfsys-engine manual in a shell."""
 
 
 class HelpScreen(TextScreen):
