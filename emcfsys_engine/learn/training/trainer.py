@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from emcfsys_engine.errors import RunFailedError
-from emcfsys_engine.learn.gpu_faults import free_cached_memory
+from emcfsys_engine.learn.gpu_faults import free_cached_memory, is_out_of_memory
 from emcfsys_engine.learn.training.checkpoint import (
     Idle,
     Retry,
@@ -162,12 +162,29 @@ class Trainer:
         Units: `progress` is the share of the run that is done, 0 to 1.
         """
         step = self.state.step + 1
-        images, labels = self.stepper.prepare(crops_NCMM, labels_NMM, step)
+        images, labels = self._prepared(crops_NCMM, labels_NMM, step)
         factor = rate_factor(self.plan, step, progress) * self.state.rate_factor
         loss = self._gathered(images, labels)
         self.stepper.step(factor, step)
         self.state = msgspec.structs.replace(self.state, step=step)
         return loss
+
+    def _prepared(self, crops_NCMM: Tensor, labels_NMM: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Return the step's patches, augmented: the same ones however often it is tried.
+
+        Raises: RunFailedError if the images alone are too much for the device.
+        """
+        for patience in (1, 0):
+            try:
+                return self.stepper.prepare(crops_NCMM, labels_NMM, step)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if not patience:
+                    what = "not even the batch's images fit into the device's memory"
+                    raise RunFailedError(f"{what}. Lower training.batch") from None
+            free_cached_memory()  # outside the handler, which holds what did not fit
+        raise AssertionError
 
     def _gathered(self, images: Tensor, labels: Tensor) -> Tensor:
         """Gather the batch's gradients, in parts that fit into memory; return its mean loss."""
@@ -269,7 +286,11 @@ class Trainer:
         """Save, validate, save: whatever a validation meets, the steps before it are kept."""
         self.state = msgspec.structs.replace(self.state, owes_validation=True)
         self._save_checkpoint()
-        self._validate()
+        try:
+            self._validate()
+        except BaseException:
+            self.saver.wait()  # the process is about to end
+            raise
         self.state = msgspec.structs.replace(self.state, owes_validation=False)
         self._save_checkpoint()
 
