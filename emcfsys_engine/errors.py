@@ -12,6 +12,7 @@ EmcfError                    1  something we can explain went wrong
 │   ├── RunFolderError          a run folder that cannot be used as asked
 │   └── WatchedError            an output folder that another watch writes into
 ├── RunFailedError           1  a run ended badly; the reason stands in its events
+│   └── PeerLostError           another process of the same training is gone
 ├── DaemonError              3  the daemon could not be reached or started
 ├── SlurmError               3  Slurm could not be reached, or refused
 ├── QueueError               2  a job that does not exist, or a move that is not allowed
@@ -99,6 +100,10 @@ class WatchedError(InputError):
 
 class RunFailedError(EmcfError):
     """A run ended badly."""
+
+
+class PeerLostError(RunFailedError):
+    """Another process of the same training ended or does not answer."""
 
 
 class DaemonError(EmcfError):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import click
-import psutil
 
 from emcfsys_engine.errors import Diagnosis, EmcfError, SlurmError, printable
 from emcfsys_engine.files import file_system_of, is_network
@@ -21,6 +20,7 @@ from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.jobs.slurm import client as commands
 from emcfsys_engine.jobs.slurm.client import Partition
 from emcfsys_engine.launch.processes import NUM_SLOTS
+from emcfsys_engine.memory_limit import memory_bytes
 from emcfsys_engine.settings import load_config
 
 
@@ -163,9 +163,9 @@ def _package() -> Diagnosis:
 
 
 def _memory() -> Diagnosis:
-    memory = psutil.virtual_memory()
-    text = f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
-    if memory.available < 2 * 2**30:
+    total, available = memory_bytes()
+    text = f"{available / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    if available < 2 * 2**30:
         remedy = "End other programs, or train with a smaller batch"
         return Diagnosis(what="memory", state="warn", found=text, remedy=remedy)
     return Diagnosis(what="memory", state="ok", found=text)

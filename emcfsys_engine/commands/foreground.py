@@ -10,7 +10,8 @@ from types import FrameType
 
 import click
 
-from emcfsys_engine.errors import ProjectError, RunFolderError, printable
+from emcfsys_engine.errors import InputError, ProjectError, RunFolderError, printable
+from emcfsys_engine.launch.keeper import NO_LEASE
 from emcfsys_engine.launch.start import is_second, signal_group, start
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import (
@@ -39,11 +40,16 @@ _LOOK_EVERY_S = 0.1
 def run_in_foreground(run: Run) -> int:
     """Start the run's worker, tell its story on stderr, and return its exit code.
 
+    It takes a free GPU, where there is one, and nobody else's.
     Ctrl+C asks the worker to save and end; a second Ctrl+C kills it.
+    Raises: InputError if all GPUs are in use.
     """
+    from emcfsys_engine.commands.foreground_gpu import gpus_for  # NVML, only where it computes
+
+    laid_over, lease = gpus_for(run)
     reader = EventReader(run.events_file)
     reader.read_new()  # a resumed run's past is known
-    keeper = start(run, foreground=True)
+    keeper = start(run, foreground=True, environment=laid_over, lease=lease)
     story = Story(sys.stderr.isatty())
     with _signals_passed_on(run, keeper):
         while keeper.poll() is None:
@@ -74,6 +80,8 @@ def refuse_cluster(project: Project, command: str) -> None:
 def _exit_code(run: Run, code: int) -> int:
     if is_second(code):
         raise RunFolderError(run.folder, "is already running", "Wait for it or cancel it")
+    if code == NO_LEASE:
+        raise InputError("GPU", "was taken by somebody else in this moment", "Try again")
     state, reason = run.outcome()
     record = run.exit_record()
     if state == "failed" and record is not None and (record.signal or record.detail):

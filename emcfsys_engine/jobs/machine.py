@@ -3,7 +3,7 @@
 import contextlib
 import os
 import pwd
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +15,12 @@ import pynvml as nvml
 from emcfsys_engine.errors import QueueError
 from emcfsys_engine.jobs.job import Kind
 from emcfsys_engine.launch import processes
+from emcfsys_engine.memory_limit import memory_bytes
 from emcfsys_engine.settings import Config, load_config
 
+_DRIVER = Path("/proc/driver/nvidia/version")
+_NODES = Path("/dev")
+_PLANNED_SHARE = 0.85  # of its share of a GPU, what a job plans to use: learn/footprint.py
 _BUSY_SHARE = 0.2  # more memory in use than this: somebody computes, though unseen from a container
 
 
@@ -47,6 +51,10 @@ class GpuSource(Protocol):
         """Return the GPUs as they are now."""
         ...
 
+    def fault(self) -> str:
+        """Tell why GPUs that are built in cannot be used; nothing: they can, or there are none."""
+        ...
+
 
 class NvmlSource:
     """The NVIDIA driver's own word; a machine without it has no GPU."""
@@ -64,6 +72,20 @@ class NvmlSource:
         except nvml.NVMLError:  # no driver, or it was replaced under us: try anew next time
             self._close()
             return []
+
+    def fault(self) -> str:
+        """Tell why the driver, whose module is loaded, does not answer; nothing: it does."""
+        if not _DRIVER.exists() or not any(_NODES.glob("nvidia[0-9]*")):
+            return ""  # a container sees the host's module, but no GPU's node
+        try:
+            if not self._is_open:
+                nvml.nvmlInit()
+                self._is_open = True
+            nvml.nvmlDeviceGetCount()
+        except nvml.NVMLError as error:
+            self._close()
+            return str(error)
+        return ""
 
     def _close(self) -> None:
         if self._is_open:
@@ -99,7 +121,8 @@ def choose(gpus: Sequence[Gpu], wanted: float, ours: dict[str, int]) -> tuple[st
         fitting = fitting if wanted == 1 else [g for g in fitting if not g.is_instance]
         fitting.sort(key=lambda gpu: -gpu.free_gb)
         return tuple(g.uuid for g in fitting[: int(wanted)]) if len(fitting) >= wanted else None
-    fitting = [g for g in gpus if free[g.uuid] >= slots and g.free_gb >= wanted * g.total_gb]
+    least = _PLANNED_SHARE * wanted
+    fitting = [g for g in gpus if free[g.uuid] >= slots and g.free_gb >= least * g.total_gb]
     fitting.sort(key=lambda gpu: (free[gpu.uuid], -gpu.free_gb))
     return (fitting[0].uuid,) if fitting else None
 
@@ -149,6 +172,7 @@ class Machine:
 
     settings: Config | None = None  # None: the user's own, read when they are needed
     source: GpuSource = field(default_factory=NvmlSource)
+    _seen: list[Gpu] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @cached_property
     def config(self) -> Config:
@@ -169,10 +193,15 @@ class Machine:
         """How many processor slots there are: one a core that we may use, or as the user says."""
         return self.config.jobs.cpu_slots or len(os.sched_getaffinity(0))
 
-    @cached_property
+    @property
     def built_in_gpus(self) -> tuple[Gpu, ...]:
-        """The GPUs as they were at the first look: how many there are, not who uses them."""
-        return tuple(self.source.read())
+        """The GPUs as they were when first seen: how many there are, not who uses them.
+
+        None is no lasting answer: a driver may be loaded after the daemon was started.
+        """
+        if not self._seen:
+            self._seen.extend(self.source.read())
+        return tuple(self._seen)
 
     def gpus(self) -> list[Gpu]:
         """Return the GPUs as they are now, with the leases of all users."""
@@ -180,27 +209,8 @@ class Machine:
 
     def memory_gb(self) -> tuple[float, float]:
         """Return total and available memory; a control group's limit counts."""
-        info = _meminfo()
-        total, available = info.get("MemTotal", 0.0), info.get("MemAvailable", 0.0)
-        limit = _group_limit_gb()
-        return (min(total, limit), min(available, limit)) if limit else (total, available)
-
-
-def _meminfo() -> Mapping[str, float]:
-    info: dict[str, float] = {}
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        name, _, rest = line.partition(":")
-        info[name] = int(rest.split()[0]) / 2**20  # kB to GiB
-    return info
-
-
-def _group_limit_gb() -> float:
-    try:
-        group = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip()
-        text = Path(f"/sys/fs/cgroup{group}/memory.max").read_text().strip()
-    except OSError:
-        return 0.0
-    return 0.0 if text == "max" else int(text) / 2**30
+        total, available = memory_bytes()
+        return total / 2**30, available / 2**30
 
 
 class LeaseHolder(msgspec.Struct, frozen=True, kw_only=True):
@@ -225,6 +235,19 @@ def lease_holders(lock_folder: Path, gpu: str) -> list[LeaseHolder]:
         LeaseHolder(gpu=gpu, num_slots=count, pid=pid, user=_user(pid))
         for pid, count in slots.items()
     ]
+
+
+def who_uses(lock_folder: Path, gpus: Sequence[Gpu]) -> str:
+    """Return who holds or uses which GPU, for people: 'GPU 0 by alice (process 12)'; or nothing."""
+    told: list[str] = []
+    for gpu in gpus:
+        pids = [one.pid for one in lease_holders(lock_folder, gpu.uuid)] or list(gpu.process_ids)
+        names = [f"{_user(pid) or 'somebody'} (process {pid or '?'})" for pid in pids]
+        if names:
+            told.append(f"GPU {gpu.index} by {', '.join(names)}")
+        elif gpu.is_used_by_others:
+            told.append(f"GPU {gpu.index} by processes that are not shown to us")
+    return "; ".join(told)
 
 
 def _lock_owners() -> dict[str, int]:
@@ -262,6 +285,9 @@ def _user(pid: int | None) -> str:
         return str(uid)
 
 
+_WATCH_SHARE = 0.25  # of a GPU; it mostly waits, and a training beside it has the rest
+
+
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
     """A request as it was made; None is for the default."""
@@ -284,10 +310,13 @@ class Request:
 def settle_request(machine: Machine, wanted: Wanted) -> Request:
     """Fill in the defaults of a request.
 
-    Without GPUs a training takes all processor slots; a watch, which mostly waits, takes none.
+    Without GPUs a training takes all processor slots; a watch, which mostly waits, takes none, and
+    a quarter of a GPU, which everything else leaves free where there is only one.
     Raises: QueueError if this machine can never fulfil it.
     """
-    gpus = wanted.gpus if wanted.gpus is not None else min(1, len(machine.built_in_gpus))
+    gpus = wanted.gpus if wanted.gpus is not None else usual_gpus(machine, wanted.kind)
+    if gpus or wanted.gpus is None:
+        _refuse_lost_gpus(machine)
     _check_gpus(machine, gpus)
     cpus = wanted.cpus
     if cpus is None:
@@ -302,6 +331,28 @@ def settle_request(machine: Machine, wanted: Wanted) -> Request:
         what = f"{memory_gb:g} GB are asked for, this machine has {total_gb:.1f}"
         raise QueueError("--memory-gb", what, "Ask for less")
     return Request(gpus=float(gpus), cpus=cpus, memory_gb=memory_gb)
+
+
+def usual_gpus(machine: Machine, kind: Kind) -> float:
+    """Return what a job gets that asks for nothing: on the only GPU room is left for a watch."""
+    number = len(machine.built_in_gpus)
+    if kind == "watch":
+        return _WATCH_SHARE if number else 0
+    return 1 - _WATCH_SHARE if number == 1 else min(1, number)
+
+
+def _refuse_lost_gpus(machine: Machine) -> None:
+    """Queue nothing for a GPU that the driver has lost: it would wait for ever, or crawl.
+
+    Raises: QueueError
+    """
+    if machine.built_in_gpus or not (fault := machine.source.fault()):
+        return
+    remedy = (
+        "Reboot, or end what uses the GPU and reload its module: sudo rmmod nvidia_uvm nvidia_drm"
+        " nvidia_modeset nvidia; sudo modprobe nvidia. Or ask for --gpus 0"
+    )
+    raise QueueError("--gpus", f"the NVIDIA driver does not answer: {fault}", remedy)
 
 
 def _check_gpus(machine: Machine, gpus: float) -> None:

@@ -11,11 +11,10 @@ from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.jobs import transitions
 from emcfsys_engine.jobs.control import log
 from emcfsys_engine.jobs.job import Job
-from emcfsys_engine.jobs.machine import Gpu, Machine, choose
+from emcfsys_engine.jobs.machine import Gpu, Machine, choose, who_uses
 from emcfsys_engine.jobs.store import Store
 from emcfsys_engine.jobs.supervisor import Start, Supervisor
 from emcfsys_engine.launch import processes, start
-from emcfsys_engine.launch.processes import slots_for
 from emcfsys_engine.run.events import end_of_events
 from emcfsys_engine.run.folder import Run
 
@@ -157,10 +156,17 @@ class Dispatch:
 
     def _explain(self, waits: Sequence[Wait]) -> None:
         for wait in waits[:_NUM_EXPLAINED]:
-            transitions.explain(self.store, wait.job, wait.reason)
+            transitions.explain(self.store, wait.job, self._reason(wait))
             self._waits_since.setdefault(wait.job.id, time.monotonic())
         if any(wait.job.gpus or wait.job.memory_gb for wait in waits):
             self.look_in(_SCARCE_S)
+
+    def _reason(self, wait: Wait) -> str:
+        """Return what a job waits for; of GPUs, who holds them."""
+        users = ""
+        if "GPU" in wait.reason:
+            users = who_uses(self.machine.lock_folder, self.machine.gpus())
+        return f"{wait.reason}, used: {users}" if users else wait.reason
 
     def _start(self, placement: Placement) -> None:
         run, token = Run(Path(placement.job.run)), secrets.token_hex(8)
@@ -202,14 +208,18 @@ class Dispatch:
     def _environment(self, placement: Placement) -> dict[str, str]:
         if not self.machine.built_in_gpus:
             return {}
-        return {"CUDA_VISIBLE_DEVICES": ",".join(placement.gpu_ids)}
+        share = min(1.0, placement.job.gpus)
+        return {
+            "CUDA_VISIBLE_DEVICES": ",".join(placement.gpu_ids),
+            processes.SHARE_VARIABLE: f"{share:g}" if placement.gpu_ids else "1",
+        }
 
     def _lease(self, placement: Placement) -> start.Lease | None:
         if not placement.gpu_ids:
             return None
         return start.Lease(
             lock_folder=str(self.machine.lock_folder),
-            num_slots=dict.fromkeys(placement.gpu_ids, slots_for(placement.job.gpus)),
+            num_slots=dict.fromkeys(placement.gpu_ids, processes.slots_for(placement.job.gpus)),
         )
 
     def _free(self, running: Sequence[Job], waiting: Sequence[Job], groups: dict[str, int]) -> Free:
@@ -219,7 +229,7 @@ class Dispatch:
         our_slots: Counter[str] = Counter()
         for job in running:
             for gpu in job.gpu_ids:
-                our_slots[gpu] += slots_for(job.gpus)
+                our_slots[gpu] += processes.slots_for(job.gpus)
         return Free(
             cpu_slots=slots - sum(min(job.cpus, slots) for job in running),
             num_cpu_slots=slots,

@@ -35,6 +35,8 @@ ALREADY_RUNNING = 75  # EX_TEMPFAIL: another keeper has the run
 NO_LEASE = 76  # somebody else was faster at the GPU; nothing was touched
 START_FILE = "start.json"
 RANKS_FILE = "ranks.json"
+FAULT_FILE = "fault.json"  # which of several processes failed first
+RETRY_FILE = "retry.json"  # several processes ask to be started again, with less at a time
 _LAUNCHER = "torch.distributed.run"
 _GRACE_S = 60.0  # between the TERM of a vanished parent and the KILL
 _PATIENCE_S = 0.3  # a look at the run lock holds it for an instant: that is no keeper
@@ -64,6 +66,7 @@ class _Keeper:
         self.leases = [lease.rpartition("=") for lease in _values(options, "--lease")]
         self.held: list[int] = []  # run lock, then GPU slots: the worker holds them as well
         self.worker: subprocess.Popen[bytes] | None = None
+        self.retry_word = b""
         self.passed_on = 0  # the last signal that the worker got from us
         self.early_signal: int | None = None  # came before there was a worker to pass it to
 
@@ -90,24 +93,20 @@ class _Keeper:
     def keep(self, command: Sequence[str]) -> int:
         started = time.time()
         kills_before = _oom_kills()
-        for name in ("exit.json", RANKS_FILE):
-            (self.folder / name).unlink(missing_ok=True)
+        (self.folder / "exit.json").unlink(missing_ok=True)
         self._write_identity()
         if self.early_signal is not None:
             name, detail = signal.Signals(self.early_signal).name, "ended before its worker began"
             self._write_exit({"exit_code": None, "signal": name, "detail": detail}, started)
             return 128 + self.early_signal
         try:
-            self.worker = self._start(command)
+            code = self._work(command)
+            while self._wants_another_start(command):
+                code = self._work(command)
         except OSError as error:
             detail = f"the worker could not be started: {error.strerror}: {error.filename}"
             self._write_exit({"exit_code": 127, "detail": detail}, started)
             return 127
-        if self.early_signal is not None:
-            self.pass_on(self.early_signal, None)
-        self._write_identity()
-        code = self._wait()
-        self._end_leftovers()
         if _LAUNCHER in command:
             code = self._code_of_ranks(code)
         ended: dict[str, object] = {"exit_code": code if code >= 0 else None}
@@ -119,6 +118,32 @@ class _Keeper:
             ended["out_of_memory"] = _oom_kills() > kills_before
         self._write_exit(ended, started)
         return code if code >= 0 else 128 - code
+
+    def _work(self, command: Sequence[str]) -> int:
+        """Start the worker and wait for its end; return how it ended.
+
+        Raises: OSError if it cannot be started.
+        """
+        for name in (RANKS_FILE, FAULT_FILE):
+            (self.folder / name).unlink(missing_ok=True)
+        self.retry_word = self._read_retry()
+        self.worker = self._start(command)
+        if self.early_signal is not None:
+            self.pass_on(self.early_signal, None)
+        self._write_identity()
+        code = self._wait()
+        self._end_leftovers()
+        return code
+
+    def _wants_another_start(self, command: Sequence[str]) -> bool:
+        """Tell whether several processes ended to go on with less memory, and nobody ended them."""
+        return _LAUNCHER in command and not self.passed_on and self._read_retry() != self.retry_word
+
+    def _read_retry(self) -> bytes:
+        try:
+            return (self.folder / RETRY_FILE).read_bytes()
+        except OSError:
+            return b""
 
     def _code_of_ranks(self, code: int) -> int:
         """Return how several processes ended: their first one left word, if it could.

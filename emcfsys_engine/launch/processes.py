@@ -87,6 +87,8 @@ def _fields(pid: int) -> list[str]:
 
 
 NUM_SLOTS = 8
+# Tells a worker which share of its GPU's memory is its own; absent: all of it.
+SHARE_VARIABLE = "EMCFSYS_GPU_SHARE"
 _PATIENCE_S = 0.5  # a look at a slot holds it for an instant: that is no owner
 
 

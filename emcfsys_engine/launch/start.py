@@ -6,15 +6,24 @@ import secrets
 import shlex
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
 
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.launch.keeper import ALREADY_RUNNING, START_FILE
-from emcfsys_engine.launch.processes import COOKIE, descendants, is_same, session, token_of
+from emcfsys_engine.launch.processes import (
+    COOKIE,
+    SHARE_VARIABLE,
+    descendants,
+    is_same,
+    session,
+    token_of,
+)
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import end_of_events
 from emcfsys_engine.run.folder import Run, RunRecord, StartRecord, TrainRequest
@@ -85,9 +94,26 @@ def torchrun_command(run_folder: Path, python: str, *, processes: int, nodes: in
     return [
         *(python, "-m", LAUNCHER, *meeting),
         *("--nnodes", str(nodes), "--nproc-per-node", str(processes), "--max-restarts", "0"),
-        *("--signals-to-handle", "SIGTERM,SIGINT,SIGUSR2", "--shutdown-timeout", str(GRACE_S)),
+        *("--signals-to-handle", "SIGTERM,SIGINT,SIGUSR2"),
+        *(("--shutdown-timeout", str(GRACE_S)) if _knows(python, "--shutdown-timeout") else ()),
         *("-m", WORKER, str(run_folder)),
     ]
+
+
+def _knows(python: str, option: str) -> bool:
+    """Tell whether the torchrun of an interpreter has an option; torch is not imported for it."""
+    return any(option in file.read_text() for file in _launchers(python))
+
+
+def _launchers(python: str) -> Iterator[Path]:
+    if python == sys.executable:
+        found = find_spec("torch")
+        places = [Path(place) for place in (found and found.submodule_search_locations) or ()]
+    else:
+        places = list(Path(python).parent.parent.glob("lib*/python3*/site-packages/torch"))
+    for place in places:
+        if (file := place / "distributed" / "run.py").is_file():
+            yield file
 
 
 def in_shell(words: Sequence[str]) -> str:
@@ -166,7 +192,7 @@ def start(
                 cwd=_folder(record.folder),
                 env={
                     **default_environment(command),
-                    **record.environment,
+                    **_recorded(record.environment, foreground=foreground),
                     **(environment or {}),
                     COOKIE: token,
                 },
@@ -270,6 +296,17 @@ def kill_run(held_by: Holder, *, with_keeper: bool = False) -> None:
             send(pid, signal.SIGKILL)
     if with_keeper and held_by.keeper_lives:
         send(held_by.pid, signal.SIGKILL)
+
+
+def _recorded(environment: Mapping[str, str], *, foreground: bool) -> dict[str, str]:
+    """Return the submitter's environment; which GPUs are seen is for whoever starts it now."""
+    chosen_now = "CUDA_VISIBLE_DEVICES"
+    kept = {k: v for k, v in environment.items() if k != SHARE_VARIABLE}
+    if foreground:
+        kept.pop(chosen_now, None)
+        if chosen_now in os.environ:
+            kept[chosen_now] = os.environ[chosen_now]
+    return kept
 
 
 def _lease_options(lease: Lease | None) -> list[str]:

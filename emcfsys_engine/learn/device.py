@@ -8,40 +8,122 @@ from pathlib import Path
 import torch
 
 from emcfsys_engine.errors import Diagnosis, InputError
+from emcfsys_engine.launch.processes import SHARE_VARIABLE
 
 # The processor's flags under which bf16 is faster than fp32 (Intel AMX, AVX-512 BF16).
 _FAST_BF16 = frozenset({"amx_bf16", "avx512_bf16"})
+_DRIVER = Path("/proc/driver/nvidia/version")
+_NODES = Path("/dev")
+RELOAD = (
+    "Reboot, or end what uses the GPU and reload its module: sudo rmmod nvidia_uvm nvidia_drm"
+    " nvidia_modeset nvidia; sudo modprobe nvidia"
+)
 
 
-def choose_device(gpus: int | None) -> torch.device:
-    """Return the kind of device for a run: CUDA when there is one, unless the project says 0 GPUs.
+def choose_device(gpus: int | None, local_rank: int = 0) -> torch.device:
+    """Return the device of a process: a GPU when there is one, unless the project says 0 GPUs.
 
-    Raises: InputError if more GPUs are demanded than there are.
+    It always has an index: torch's setters refuse a GPU without one.
+    Raises: InputError if more GPUs are demanded than there are, or torch has no kernels for it.
     """
     if gpus != 0 and torch.cuda.is_available():
         count = torch.cuda.device_count()
         if gpus is not None and gpus > count:
             remedy = f"Use {count}, or look at emcfsys-engine doctor"
             raise InputError("compute.gpus", f"{gpus} asked for, but CUDA finds {count}", remedy)
-        return torch.device("cuda")
+        if fault := kernels_missing(local_rank):
+            remedy = "Install a torch for it, or set compute.gpus = 0 (CUDA_VISIBLE_DEVICES=)"
+            raise InputError(f"GPU {local_rank}", fault, remedy)
+        return torch.device("cuda", local_rank)
     if gpus:
         remedy = "Leave compute.gpus out, or look at emcfsys-engine doctor"
         raise InputError("compute.gpus", f"{gpus} asked for, but CUDA finds no GPU", remedy)
     return torch.device("cpu")
 
 
-def lost_gpu(device: torch.device, gpus: int | None, environment: Mapping[str, str]) -> str:
-    """Return a warning when a run was given a GPU that CUDA cannot use; else nothing.
+def device_of(kind: str, local_rank: int = 0) -> torch.device:
+    """Return the device of a kind, "cpu" or "cuda", for the process of this local rank."""
+    return torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
+
+
+def use(device: torch.device) -> None:
+    """Let this process compute on its device, within its share of it."""
+    if device.type != "cuda":
+        return
+    torch.cuda.set_device(device)
+    if (share := gpu_share()) < 1:
+        torch.cuda.set_per_process_memory_fraction(share, device)
+
+
+def gpu_share(environment: Mapping[str, str] = os.environ) -> float:
+    """Return the share of its GPU that this process was given: 1 unless the queue says less."""
+    try:
+        share = float(environment.get(SHARE_VARIABLE, "1"))
+    except ValueError:
+        return 1.0
+    return share if 0 < share < 1 else 1.0
+
+
+def kernels_missing(index: int) -> str:
+    """Tell why this torch cannot compute on a GPU that the driver knows; nothing: it can.
+
+    Kernels of sm_80 run on 8.0 and every later 8.x; compute_90 is compiled for all from 9.0 on.
+    """
+    major, minor = torch.cuda.get_device_capability(index)
+    known = torch.cuda.get_arch_list()
+    if not known or any(_runs_on(arch, major, minor) for arch in known):
+        return ""
+    name = torch.cuda.get_device_name(index)
+    return f"torch {torch.__version__} has no kernels for {name} (sm_{major}{minor})"
+
+
+def _runs_on(arch: str, major: int, minor: int) -> bool:
+    kind, _, text = arch.partition("_")
+    digits = text.rstrip("af")  # sm_90a and sm_100f are of one architecture
+    if not digits.isdigit():
+        return False
+    of = (int(digits[:-1]), int(digits[-1]))
+    if kind == "compute":
+        return of <= (major, minor)
+    is_exact = text != digits and text.endswith("a")
+    return of == (major, minor) if is_exact else of[0] == major and of[1] <= minor
+
+
+def lost_gpu(
+    device: torch.device,
+    gpus: int | None,
+    environment: Mapping[str, str],
+    has_driver: bool | None = None,
+) -> str:
+    """Return a warning when a run should have a GPU that CUDA cannot use; else nothing.
 
     The queue and Slurm name the GPUs of a run in CUDA_VISIBLE_DEVICES, and hide those of others.
+    A driver that was updated under its module leaves GPUs that nobody can use until it is reloaded.
     """
-    given = environment.get("CUDA_VISIBLE_DEVICES", "")
-    if device.type != "cpu" or gpus == 0 or given in ("", "-1"):
+    if device.type != "cpu" or gpus == 0:
         return ""
-    return (
-        f"GPU {given} was given to this run, but CUDA cannot use it: the processor computes, many "
-        "times slower. Look at emcfsys-engine doctor on that machine"
-    )
+    given = environment.get("CUDA_VISIBLE_DEVICES")
+    if given in ("", "-1"):
+        return ""
+    if given is not None:
+        return (
+            f"GPU {given} was given to this run, but CUDA cannot use it: the processor computes,"
+            " many times slower. Look at emcfsys-engine doctor on that machine"
+        )
+    if torch.version.cuda and (driver_is_loaded() if has_driver is None else has_driver):
+        return (
+            "this machine has a GPU that CUDA cannot use: the processor computes, many times"
+            f" slower. {RELOAD}"
+        )
+    return ""
+
+
+def driver_is_loaded() -> bool:
+    """Tell whether the NVIDIA driver's module is loaded and shows us a GPU.
+
+    A container sees the host's module, but no GPU's node unless it was given one.
+    """
+    return _DRIVER.exists() and any(_NODES.glob("nvidia[0-9]*"))
 
 
 def choose_precision(device: torch.device) -> tuple[torch.dtype, str]:
@@ -99,9 +181,12 @@ def examine_torch() -> list[Diagnosis]:
 
 
 def _no_gpu(built_for: str | None) -> Diagnosis:
-    has_driver = os.path.exists("/proc/driver/nvidia/version")  # noqa: PTH110 - a kernel's file
+    has_driver = driver_is_loaded()
     if has_driver and built_for:
-        remedy = f"Update the NVIDIA driver to one for CUDA {built_for}, or install an older torch"
+        remedy = (
+            f"{RELOAD}. If that does not help, update the driver to one for CUDA {built_for}, or"
+            " install an older torch"
+        )
         return Diagnosis(
             what="GPU", state="fail", found="a driver that torch cannot use", remedy=remedy
         )
@@ -115,10 +200,19 @@ def _no_gpu(built_for: str | None) -> Diagnosis:
 
 
 def _gpu(index: int) -> Diagnosis:
-    properties = torch.cuda.get_device_properties(index)
-    free, total = torch.cuda.mem_get_info(index)
-    text = f"{properties.name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
-    name = f"GPU {index}"
+    """Look at one GPU; one that is full, used by one process alone or broken is told as it is."""
+    name, text = f"GPU {index}", ""
+    try:
+        text = torch.cuda.get_device_name(index)
+        if missing := kernels_missing(index):
+            remedy = "Install a torch that has them, or use another GPU"
+            return Diagnosis(what=name, state="fail", found=missing, remedy=remedy)
+        free, total = torch.cuda.mem_get_info(index)
+    except RuntimeError as error:
+        why = str(error).strip().partition("\n")[0]
+        remedy = "Another program may have all of it, or have it alone: see nvidia-smi"
+        return Diagnosis(what=name, state="warn", found=f"{text}: {why}", remedy=remedy)
+    text = f"{text}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
     if free < _MIN_GPU_GIB * 2**30:
         remedy = "Another program holds its memory: see nvidia-smi"
         return Diagnosis(what=name, state="warn", found=text, remedy=remedy)

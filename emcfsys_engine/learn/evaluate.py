@@ -9,9 +9,9 @@ import torch
 from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.errors import DataFaults, InputError
 from emcfsys_engine.learn.inference.predictor import Predictor, check_members
+from emcfsys_engine.learn.inference.tiles import Tiles, validate
 from emcfsys_engine.learn.training.dataset import Dataset
 from emcfsys_engine.learn.training.metrics import BOUNDARY_TOLERANCE_PX, Scores
-from emcfsys_engine.learn.training.validation import validate
 from emcfsys_engine.project import Naming, Project, Source
 
 
@@ -64,9 +64,8 @@ def evaluate_project(
             dataset,
             None,
             device=predictor.device,
-            tile_px=predictor.tile_px,
+            tiles=Tiles(px=predictor.tile_px, batch=predictor.batch),
             overlap=overlap,
-            batch=predictor.batch,
             tta=tta,
             merged=predictor.merged,
             boundary_px=boundary_px,

@@ -9,12 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-import psutil
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from emcfsys_engine.learn.device import gpu_share
 from emcfsys_engine.learn.networks.network import build_network
+from emcfsys_engine.memory_limit import memory_bytes
 from emcfsys_engine.model_card import NetworkSpec
 
 # Of a machine's memory, the share that activations and weights may take: on a CPU the decoded
@@ -62,9 +63,9 @@ def usable_memory(device: torch.device, processes: int = 1) -> int:
     The memory that happens to be free differs from run to run; the plan must not.
     """
     if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
+        total = round(torch.cuda.get_device_properties(device).total_memory * gpu_share())
     else:
-        total = psutil.virtual_memory().total // processes
+        total = memory_bytes()[0] // processes
     return int(total * _SHARES[device.type])
 
 

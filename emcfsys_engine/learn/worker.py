@@ -15,6 +15,7 @@ from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.files import is_full, write_whole
 from emcfsys_engine.launch.start import place_here
 from emcfsys_engine.learn.inference.compiled import keep_compiled_code_private
+from emcfsys_engine.learn.rank_faults import note_fault, told_with_first_fault
 from emcfsys_engine.learn.run_context import Worker, keep_freed_memory
 from emcfsys_engine.run.events import EventWriter, RunFailed
 from emcfsys_engine.run.folder import open_run
@@ -53,11 +54,14 @@ def _execute(worker: Worker) -> int:
         code = execute(worker)
     except EmcfError as error:
         print(f"{_name(worker)}{error}", file=sys.stderr)
-        worker.say(RunFailed(reason=str(error), exit_code=error.exit_code))
+        reason = told_with_first_fault(worker, error)
+        worker.say(RunFailed(reason=reason, exit_code=error.exit_code))
         return error.exit_code
     except Exception as error:  # told to the person, then to the log with its trace
         traceback.print_exc()
-        worker.say(RunFailed(reason=reason_of(error, worker.run.folder)))
+        reason = reason_of(error, worker.run.folder)
+        note_fault(worker, reason)
+        worker.say(RunFailed(reason=reason))
         return 1
     # An end that all processes agreed on is no failure of theirs.
     return 0 if worker.place.rank else code

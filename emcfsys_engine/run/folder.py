@@ -32,8 +32,9 @@ FORMAT = 1
 _ENVIRONMENT = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|PYTHONPATH|VIRTUAL_ENV|"
     r"CONDA_(PREFIX|DEFAULT_ENV)|CC|CXX|TORCHINDUCTOR_CACHE_DIR|CUDA_\w+|NVIDIA_\w+|"
-    r"OMP_NUM_THREADS|MKL_NUM_THREADS|"
-    r"HF_(HOME|HUB_CACHE|HUB_OFFLINE)|TORCH_HOME|XDG_\w+|EMCFSYS_\w+|https?_proxy|no_proxy"
+    r"OMP_NUM_THREADS|MKL_NUM_THREADS|(TORCH_)?NCCL_\w+|GLOO_\w+|PYTORCH_\w*ALLOC_CONF|"
+    r"TRITON_CACHE_DIR|HF_(HOME|HUB_CACHE|HUB_OFFLINE|ENDPOINT|ASSETS_CACHE|XET_CACHE)|"
+    r"TORCH_HOME|XDG_\w+|EMCFSYS_\w+|https?_proxy|no_proxy"
 )
 
 
@@ -152,6 +153,16 @@ class Run:
     def ranks_file(self) -> Path:
         """With which exit code the first of several processes ended; torchrun passes none on."""
         return self.folder / "ranks.json"
+
+    @property
+    def retry_file(self) -> Path:
+        """With how many patches at a time several processes start again that ran out of memory."""
+        return self.folder / "retry.json"
+
+    @property
+    def fault_file(self) -> Path:
+        """Which of several processes failed first, and why."""
+        return self.folder / "fault.json"
 
     @property
     def ask_file(self) -> Path:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.learn import device
 from emcfsys_engine.learn.device import choose_device, choose_threads, lost_gpu
 
 
@@ -13,6 +14,7 @@ def test_more_gpus_than_there_are_are_refused(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(device, "kernels_missing", lambda index: "")
     with pytest.raises(InputError, match=rf"compute\.gpus: {asked} asked for, but CUDA {found}"):
         choose_device(asked)
     assert choose_device(0) == torch.device("cpu")
@@ -20,7 +22,7 @@ def test_more_gpus_than_there_are_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("device", "gpus", "given", "warns"),
+    ("kind", "gpus", "given", "warns"),
     [
         ("cpu", None, "3", True),
         ("cpu", None, "GPU-1,GPU-2", True),
@@ -31,12 +33,12 @@ def test_more_gpus_than_there_are_are_refused(
     ],
 )
 def test_a_gpu_that_was_given_and_cannot_be_used_is_told(
-    device: str, gpus: int | None, given: str, warns: bool
+    kind: str, gpus: int | None, given: str, warns: bool
 ) -> None:
-    told = lost_gpu(torch.device(device), gpus, {"CUDA_VISIBLE_DEVICES": given})
+    told = lost_gpu(torch.device(kind), gpus, {"CUDA_VISIBLE_DEVICES": given})
     assert (f"GPU {given} was given" in told) == warns
     assert bool(told) == warns
-    assert lost_gpu(torch.device(device), gpus, {}) == ""
+    assert lost_gpu(torch.device(kind), gpus, {}) == ""
 
 
 def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

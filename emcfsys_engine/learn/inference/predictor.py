@@ -16,11 +16,17 @@ from torch import Tensor, nn
 
 from emcfsys_engine.errors import InputError, ModelFileError
 from emcfsys_engine.images.normalise import Normaliser, has_no_number, to_grey
-from emcfsys_engine.learn.device import autocast, choose_device, choose_precision
+from emcfsys_engine.learn.device import autocast, choose_device, choose_precision, use
+from emcfsys_engine.learn.gpu_faults import free_cached_memory, is_out_of_memory
 from emcfsys_engine.learn.inference.bands import Band, Prediction, Wanted, band_of, whole
 from emcfsys_engine.learn.inference.compiled import Call, try_compiled
 from emcfsys_engine.learn.inference.pipeline import read_ahead
-from emcfsys_engine.learn.inference.tiles import logit_bands_of_rows, scaled_bands, scaled_reader
+from emcfsys_engine.learn.inference.tiles import (
+    Tiles,
+    logit_bands_of_rows,
+    scaled_bands,
+    scaled_reader,
+)
 from emcfsys_engine.learn.memory import choose_tiles
 from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
@@ -64,6 +70,7 @@ class Predictor:
         networks, self.card = load_members([Path(file) for file in files])
         self.normaliser = Normaliser(**msgspec.structs.asdict(self.card.normaliser))
         self.device = choose_device(gpus)
+        use(self.device)
         self.precision, _ = choose_precision(self.device)
         self._members = [self._prepared(folded(network)) for network in networks]
         self._calls = [member.plain for member in self._members]
@@ -159,10 +166,32 @@ class Predictor:
     ) -> Iterator[Band]:
         """Yield the prediction of an image from top to bottom; memory does not grow with height.
 
-        `ahead`: rows are read in a thread while the network works on those above.
+        `ahead`: rows are read in a thread while the network works on those above. An image of which
+        not even one tile fits into the device's memory is begun anew with smaller ones.
         Shapes: read(first, last) gives normalised rows, (last - first)×W float32.
         """
+        has_begun = False
+        while True:
+            try:
+                for band in self._bands(read, size_HW, info_bar_rows, scale, wanted, ahead):
+                    has_begun = True
+                    yield band
+            except RuntimeError as error:
+                if has_begun or not is_out_of_memory(error) or not self.shrink():
+                    raise
+            else:
+                return
+            free_cached_memory()
 
+    def _bands(
+        self,
+        read: Callable[[int, int], np.ndarray],
+        size_HW: tuple[int, int],
+        info_bar_rows: int,
+        scale: float,
+        wanted: Wanted,
+        ahead: bool,
+    ) -> Iterator[Band]:
         def load(first: int, last: int) -> Tensor:
             return torch.from_numpy(read(first, last))[None].to(self.device)
 
@@ -193,9 +222,12 @@ class Predictor:
                 band = band_of(*item, self.card, size_HW[0] - info_bar_rows, wanted)
             yield band
 
-    def halve_batch(self) -> None:
-        """Compute fewer tiles at a time from now on: the device ran out of memory."""
-        self.batch = max(1, self.batch // 2)
+    def shrink(self) -> bool:
+        """Compute fewer tiles at a time, then smaller ones; False: there are none smaller."""
+        tiles = Tiles(px=self.tile_px, batch=self.batch)
+        fits = tiles.shrink()
+        self.tile_px, self.batch = tiles.px, tiles.batch
+        return fits
 
     def forward(self, tiles_NCTT: Tensor) -> Tensor:
         """Return the logits of a batch of tiles, in the precision this device is fast at.
@@ -206,14 +238,14 @@ class Predictor:
         tiles_NCTT = tiles_NCTT.contiguous(memory_format=torch.channels_last)
         try:
             made = [call(tiles_NCTT) for call in self._calls]
-        except torch.OutOfMemoryError:
-            if len(tiles_NCTT) == 1:
+        except RuntimeError as error:
+            if len(tiles_NCTT) == 1 or not is_out_of_memory(error):
                 raise
         else:
             self._note_shape(tiles_NCTT)
             return made[0] if len(made) == 1 else torch.cat(made, dim=1)
-        torch.cuda.empty_cache()  # outside the handler, which holds what did not fit
-        self.halve_batch()
+        free_cached_memory()  # outside the handler, which holds what did not fit
+        self.batch = max(1, self.batch // 2)
         halves = tiles_NCTT.split(-(-len(tiles_NCTT) // 2))
         return torch.cat([self.forward(half) for half in halves])
 

@@ -4,6 +4,7 @@ N tiles, C channels or classes, H and W pixels of the image, T pixels of a tile.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -14,6 +15,26 @@ Forward = Callable[[Tensor], Tensor]
 # Given the rows to read, (first, last) and on, yields them as C×(last - first)×W on the device.
 ReadBlocks = Callable[[Sequence[tuple[int, int]]], Iterator[Tensor]]
 MIN_PX = 32  # smaller images are padded: the deepest map of a network must not vanish
+
+_LEAST_TILE_PX = 64
+
+
+@dataclass(kw_only=True)
+class Tiles:
+    """How large tiles are and how many are predicted at a time: less, once memory was short."""
+
+    px: int
+    batch: int
+
+    def shrink(self) -> bool:
+        """Take half of them at a time, else tiles of half the side; False: none are smaller."""
+        if self.batch > 1:
+            self.batch //= 2
+        elif self.px >= 2 * _LEAST_TILE_PX:
+            self.px = self.px // 64 * 32
+        else:
+            return False
+        return True
 
 
 def logit_bands(

@@ -41,6 +41,22 @@ class TrainState(msgspec.Struct, frozen=True, kw_only=True):
     loss_sum: float = 0.0  # since the last validation
     loss_count: int = 0
     validation_s: float = 0.0  # how long the last validation took
+    owes_validation: bool = False  # saved just before one: it comes first when the run goes on
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
+    """retry.json: several processes go on with fewer patches at a time than ran out of memory."""
+
+    micro_batch: int
+    rank: int  # that was out of memory
+
+
+def read_retry(run: Run) -> Retry | None:
+    """Return what an earlier start of several processes left; None where nothing is left."""
+    try:
+        return msgspec.json.decode(run.retry_file.read_bytes(), type=Retry)
+    except (OSError, msgspec.MsgspecError):
+        return None
 
 
 def encode_checkpoint(tensors: dict[str, Tensor], state: TrainState) -> bytes:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +19,7 @@ from emcfsys_engine.errors import DataFaults, InputError
 from emcfsys_engine.images.normalise import Normaliser, to_grey
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.learn.training.augment import MARGIN
+from emcfsys_engine.memory_limit import memory_bytes
 from emcfsys_engine.project import UNLABELLED, Project
 
 _MEMORY_SHARE = 0.4  # of the machine's memory, for decoded images
@@ -107,7 +107,7 @@ class Dataset:
         self.project = project
         self.normaliser = normaliser
         self._kept: dict[int, Item] = {}
-        self._free_bytes = int(psutil.virtual_memory().total * _MEMORY_SHARE / processes)
+        self._free_bytes = int(memory_bytes()[0] * _MEMORY_SHARE / processes)
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -16,13 +16,14 @@ import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from emcfsys_engine.errors import RunFailedError
+from emcfsys_engine.errors import PeerLostError
 from emcfsys_engine.launch.start import Place
+from emcfsys_engine.learn.device import device_of
 from emcfsys_engine.project import UNLABELLED
 
 Network = TypeVar("Network", bound=nn.Module)
 
-_PATIENCE = timedelta(hours=1)  # one rank may read a large data set while the others wait
+_PATIENCE = timedelta(minutes=10)  # all read the same images; more means that one hangs
 _BUCKET_VALUES = 1 << 23  # 32 MiB of gradients in one message
 _PR_SET_PDEATHSIG = 1
 
@@ -43,8 +44,7 @@ class Ranks:
 
     def device(self, kind: str) -> torch.device:
         """Return the device that this process computes on; `kind` is "cpu" or "cuda"."""
-        is_shared = kind == "cuda" and self.world > 1
-        return torch.device(kind, self.local_rank) if is_shared else torch.device(kind)
+        return device_of(kind, self.local_rank)
 
     def connect(self, device: torch.device) -> None:
         """Meet the others.
@@ -65,6 +65,13 @@ class Ranks:
             return network
         # timm's knows the norms that have an activation in them; the network itself is no norm.
         return cast(Network, convert_sync_batchnorm(network))
+
+    def are_coupled(self, device: torch.device) -> bool:
+        """Tell whether processes wait for each other within a forward pass.
+
+        Batch norms over several GPUs do: one that is out of memory there cannot tell the others.
+        """
+        return self.world > 1 and device.type == "cuda"
 
     def leave(self) -> None:
         """Part from the others, at a moment when nobody waits for anybody."""
@@ -167,7 +174,7 @@ def _others(world: int) -> Generator[None]:
         yield
     except RuntimeError as error:
         why = str(error).partition("\n")[0]
-        raise RunFailedError(
+        raise PeerLostError(
             f"another of the {world} processes of this training ended or does not answer ({why}). "
             "What was saved before is whole: resume the run"
         ) from None

@@ -3,7 +3,7 @@
 N images, C classes, H and W pixels, P labelled pixels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,6 +75,28 @@ class Loss:
             total = total + factor * term
         return total
 
+    def running(self) -> "RunningLoss":
+        """Return a sum over the bands of one image."""
+        return RunningLoss(self)
+
+    def of_sums(self, sums: Sequence[Tensor], whole: Mapping[str, Tensor]) -> Tensor:
+        """Return the loss from the sums of its terms, and the values of those that sort pixels."""
+        pooled = iter(sums)
+        terms = [
+            factor * (_SUMS[name][1](next(pooled)) if name in _SUMS else whole[name])
+            for factor, name in self._terms
+        ]
+        return torch.stack(terms).sum()
+
+    def sorted_terms(self, measured: Measured) -> dict[str, Tensor]:
+        """Return the values of the terms that sort pixels, of what one process has."""
+        weights_C = self._weights_on(measured.logits_NCHW.device)
+        return {
+            name: _WHOLE[name](measured.logits_NCHW, measured.target_NHW, weights_C)
+            for _, name in self._terms
+            if name in _WHOLE
+        }
+
     def _pooled(self, sums: Sequence[Tensor]) -> Sequence[Tensor]:
         """Add each vector over all processes, in one message."""
         if self._ranks.world == 1 or not sums:
@@ -83,6 +105,39 @@ class Loss:
 
     def _weights_on(self, device: torch.device) -> Tensor | None:
         return None if self._weights_C is None else self._weights_C.to(device)
+
+
+class RunningLoss:
+    """The loss of an image that goes by in bands: only a handful of numbers of each are kept.
+
+    Sums are those of the whole image, but for boundaries that lie on the edge of a band. Terms
+    that sort pixels (lovasz, ohem) are means over the bands, by their labelled pixels.
+    """
+
+    def __init__(self, loss: Loss) -> None:
+        self._loss = loss
+        self._sums: list[Tensor] = []
+        self._sorted: dict[str, Tensor] = {}
+        self._labelled = 0
+
+    def add(self, logits_CHW: Tensor, target_HW: Tensor, labelled: int) -> None:
+        """Add a band of which so many pixels are labelled."""
+        if not labelled:
+            return
+        measured = self._loss.measure(logits_CHW[None], target_HW[None])
+        fresh = [each.double() for each in measured.sums]
+        self._sums = (
+            [a + b for a, b in zip(self._sums, fresh, strict=True)] if self._sums else fresh
+        )
+        for name, value in self._loss.sorted_terms(measured).items():
+            known = self._sorted.get(name, torch.zeros_like(value, dtype=torch.float64))
+            self._sorted[name] = known + value.double() * labelled
+        self._labelled += labelled
+
+    def value(self) -> Tensor:
+        """Return the loss of all bands so far, on the device."""
+        whole = {name: total / self._labelled for name, total in self._sorted.items()}
+        return self._loss.of_sums(self._sums, whole)
 
 
 def build_loss(

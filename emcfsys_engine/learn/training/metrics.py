@@ -14,6 +14,7 @@ from emcfsys_engine.project import UNLABELLED
 
 BOUNDARY_TOLERANCE_PX = 2.0
 _BITS = 8
+_STRIP_ROWS = 1024  # boundaries are looked for in so many rows at a time: memory has few of them
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,9 +44,10 @@ def confusion_matrix(predicted: Tensor, truth: Tensor, num_classes: int) -> Tens
 
     Shapes: both integer class indices of one shape; the result is int64, C×C.
     """
-    labelled = truth != UNLABELLED
-    pairs = truth[labelled].to(torch.int64) * num_classes + predicted[labelled]
-    return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    none = num_classes**2  # one more place, for pixels without a label
+    pairs = (truth.to(torch.int64) * num_classes + predicted).where(truth != UNLABELLED, none)
+    counts = torch.bincount(pairs.flatten(), minlength=none + 1)
+    return counts[:none].reshape(num_classes, num_classes)
 
 
 def boundary_counts(
@@ -58,6 +60,21 @@ def boundary_counts(
     Shapes: both integer class indices; the result is int64, C×4: add it up over the images.
     Source: Csurka et al. 2013 (What is a good evaluation measure for semantic segmentation?).
     """
+    height, halo = truth_HW.shape[0], int(tolerance_px) + 1
+    counts_C4 = torch.zeros(num_classes, 4, dtype=torch.int64, device=truth_HW.device)
+    for first in range(0, height, _STRIP_ROWS):
+        last, above = min(height, first + _STRIP_ROWS), max(0, first - halo)
+        rows, own = slice(above, last + halo), slice(first - above, last - above)
+        counts_C4 += _boundary_counts_of(
+            predicted_HW[rows], truth_HW[rows], num_classes, tolerance_px, own
+        )
+    return counts_C4
+
+
+def _boundary_counts_of(
+    predicted_HW: Tensor, truth_HW: Tensor, num_classes: int, tolerance_px: float, own: slice
+) -> Tensor:
+    """Count the boundary pixels of some rows; those around them are only looked at."""
     labelled_HW = truth_HW != UNLABELLED
     counts_4C = torch.zeros(4, num_classes, dtype=torch.int64, device=truth_HW.device)
     planes = [plane.byte().where(labelled_HW, UNLABELLED) for plane in (predicted_HW, truth_HW)]
@@ -70,7 +87,8 @@ def boundary_counts(
         for row, (plane, bits) in enumerate(
             zip((0, 0, 1, 1), (guess, near[0], truth, near[1]), strict=True)
         ):
-            counts_4C[row] += torch.bincount(planes[plane][bits != 0], minlength=num_classes)
+            classes = planes[plane][own][bits[own] != 0]
+            counts_4C[row] += torch.bincount(classes, minlength=num_classes)
     return counts_4C.T
 
 

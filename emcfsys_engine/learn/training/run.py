@@ -11,7 +11,14 @@ from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.errors import EmcfError, InputError, ProjectError, RunFolderError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.normalise import Normaliser
-from emcfsys_engine.learn.device import choose_device, choose_threads, describe, lost_gpu
+from emcfsys_engine.learn.device import (
+    choose_device,
+    choose_precision,
+    choose_threads,
+    describe,
+    lost_gpu,
+    use,
+)
 from emcfsys_engine.learn.inference.tiles import logit_bands
 from emcfsys_engine.learn.model_file import colours_for
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_network
@@ -98,9 +105,8 @@ def execute(worker: Worker) -> int:
     ranks = Ranks(worker.place)
     threads = choose_threads(project.compute.threads, ranks.local_world)
     torch.set_num_threads(threads)
-    device = choose_device(project.compute.gpus)
-    if device.type == "cuda" and ranks.world > 1:
-        torch.cuda.set_device(ranks.local_rank)
+    device = choose_device(project.compute.gpus, ranks.local_rank)
+    use(device)
     ranks.connect(device)
     resumed = bool(ranks.most(worker.run.checkpoint_file.exists())[0])
     # The same batch must give the same sums in every run: no choice by timing.
@@ -128,7 +134,7 @@ def execute(worker: Worker) -> int:
     val.check()
     _refuse_unlabelled(project, train, val)
     told = ranks.from_first(
-        lambda: _written_plan(worker.run, project, train, val, device, threads, ranks.world)
+        lambda: _written_plan(worker, project, train, val, device, threads, ranks.world)
     )
     plan = msgspec.json.decode(told, type=Plan)
     torch.set_num_threads(plan.threads)
@@ -160,7 +166,7 @@ def execute(worker: Worker) -> int:
 
 
 def _written_plan(
-    run: Run,
+    worker: Worker,
     project: Project,
     train: Dataset,
     val: Dataset,
@@ -172,12 +178,16 @@ def _written_plan(
 
     Raises: RunFolderError if the run was begun with another number of processes.
     """
+    run = worker.run
     known = read_plan(run) if run.plan_file.exists() else None
     plan = known or make_plan(project, train, val, device, threads, processes)
     plan = msgspec.structs.replace(plan, fold=run.record().fold, folds=project.training.kfold)
     if plan.processes != processes:
         what = f"was begun with {plan.processes} processes, and {processes} are here"
         raise RunFolderError(run.folder, what, "Resume it with as many, or train anew")
+    if device.type != plan.device:
+        worker.say(WarningGiven(message=f"Begun on {plan.device}, goes on on {device.type}"))
+        plan = _moved(plan, device, threads)
     steps, minutes = project.training.steps, project.training.minutes
     if known is not None and (steps is not None or minutes is not None):
         plan = msgspec.structs.replace(plan, total_steps=steps, minutes=minutes)
@@ -187,6 +197,18 @@ def _written_plan(
     if plan != known:
         write_whole(run.plan_file, content)
     return content
+
+
+def _moved(plan: Plan, device: torch.device, threads: int) -> Plan:
+    """Return the plan of a run that goes on on another kind of device, in its precision."""
+    precision, why = choose_precision(device)
+    return msgspec.structs.replace(
+        plan,
+        device=device.type,
+        precision=str(precision).removeprefix("torch."),
+        threads=threads,
+        reasons={**plan.reasons, "precision": why},
+    )
 
 
 def read_plan(run: Run) -> Plan:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from emcfsys_engine.learn.device import autocast
+from emcfsys_engine.learn.gpu_faults import is_out_of_memory
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, parameter_groups
 from emcfsys_engine.learn.training.augment import augment
 from emcfsys_engine.learn.training.distributed import Ranks
@@ -75,6 +76,7 @@ class Stepper:
         self.loss = loss
         self.seed = seed
         self.optimizer = make_optimizer(network, plan, self.device)
+        self._coupled = ranks.are_coupled(self.device)
         self._parameters = list(network.parameters())
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
 
@@ -127,7 +129,8 @@ class Stepper:
                 logits, auxiliary = self.network.forward_with_auxiliary(images)
             heads = [logits] if auxiliary is None else [logits, auxiliary]
             return [self.loss.measure(head, labels) for head in heads]
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            self._refuse_unless_it_may_fit(error)
             return []
 
     def _value(self, measured: list[Measured]) -> tuple[Tensor, Tensor]:
@@ -136,7 +139,8 @@ class Stepper:
             loss = guided = self.loss.value(measured[0])
             for auxiliary in measured[1:]:
                 guided = guided + _AUXILIARY_WEIGHT * self.loss.value(auxiliary)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            self._refuse_unless_it_may_fit(error)
             if self.ranks.world > 1:  # the others wait for this process's statistics: no way back
                 raise
             raise DoesNotFitError from None
@@ -145,9 +149,20 @@ class Stepper:
     def _backward(self, loss: Tensor) -> bool:
         try:
             loss.backward()
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            self._refuse_unless_it_may_fit(error)
             return False
         return True
+
+    def _refuse_unless_it_may_fit(self, error: RuntimeError) -> None:
+        """Do nothing where fewer patches at a time can help, and all processes can agree on it.
+
+        Raises: DoesNotFitError where the others already wait within the network; else the error.
+        """
+        if not is_out_of_memory(error):
+            raise error
+        if self._coupled:
+            raise DoesNotFitError from None
 
     def _agree_that_it_fits(self, fits: bool) -> None:
         """Go on when every process had memory enough; else none does."""

@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from emcfsys_engine.errors import RunFailedError
+from emcfsys_engine.files import write_whole
+from emcfsys_engine.learn.gpu_faults import free_cached_memory, is_out_of_memory
 from emcfsys_engine.learn.training.checkpoint import (
     Idle,
+    Retry,
     Saver,
     TrainState,
     load_optimizer,
     optimizer_tensors,
     read_checkpoint,
+    read_retry,
 )
 from emcfsys_engine.learn.training.dataset import Batches, PatchSampler
 from emcfsys_engine.learn.training.losses import build_loss
@@ -93,7 +97,10 @@ class Trainer:
 
     def train(self) -> Ending:
         """Step until the budget, patience or a person ends it; then validate and save."""
+        self._heed_retry()
         self.budget.begin(self.state.elapsed_s)
+        if self.state.owes_validation:
+            self._look()
         batches = Batches(self.sampler, self.state.step + 1, self.device)
         try:
             reason = self._loop(batches)
@@ -103,8 +110,9 @@ class Trainer:
             self._save_checkpoint()
         else:
             if self.since_validation.steps or self.state.step == 0:
-                self._validate()
-            self._save_checkpoint()
+                self._look()
+            else:
+                self._save_checkpoint()
             self.saver.save_final(card_at(self.parts.card, self.state.step))
         self.saver.close()
         return Ending(reason=reason, step=self.state.step, score=self.state.best_score)
@@ -123,8 +131,7 @@ class Trainer:
             if says or validates:
                 self._say_step()
             if validates:
-                self._validate()
-                self._save_checkpoint()
+                self._look()
                 if self._has_lost_patience():
                     return "early_stopping"
             elif saves:
@@ -155,12 +162,29 @@ class Trainer:
         Units: `progress` is the share of the run that is done, 0 to 1.
         """
         step = self.state.step + 1
-        images, labels = self.stepper.prepare(crops_NCMM, labels_NMM, step)
+        images, labels = self._prepared(crops_NCMM, labels_NMM, step)
         factor = rate_factor(self.plan, step, progress) * self.state.rate_factor
         loss = self._gathered(images, labels)
         self.stepper.step(factor, step)
         self.state = msgspec.structs.replace(self.state, step=step)
         return loss
+
+    def _prepared(self, crops_NCMM: Tensor, labels_NMM: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Return the step's patches, augmented: the same ones however often it is tried.
+
+        Raises: RunFailedError if the images alone are too much for the device.
+        """
+        for patience in (1, 0):
+            try:
+                return self.stepper.prepare(crops_NCMM, labels_NMM, step)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if not patience:
+                    what = "not even the batch's images fit into the device's memory"
+                    raise RunFailedError(f"{what}. Lower training.batch") from None
+            free_cached_memory()  # outside the handler, which holds what did not fit
+        raise AssertionError
 
     def _gathered(self, images: Tensor, labels: Tensor) -> Tensor:
         """Gather the batch's gradients, in parts that fit into memory; return its mean loss."""
@@ -168,7 +192,10 @@ class Trainer:
             try:
                 return self.stepper.gather(images, labels, self.state.micro_batch)
             except DoesNotFitError:
-                self._halve_micro_batch()
+                pass  # what did not fit is held by the error: let go of it first
+            self.stepper.optimizer.zero_grad(set_to_none=True)
+            free_cached_memory()
+            self._halve_micro_batch()
 
     def _halve_micro_batch(self) -> None:
         """Compute fewer patches at a time from now on; the effective batch stays what it was."""
@@ -178,11 +205,37 @@ class Trainer:
                 f"one patch of {self.plan.patch_px} px does not fit into the device's memory. "
                 "Lower training.patch_px, or choose a smaller backbone"
             )
-        torch.cuda.empty_cache()
+        if self.ranks.are_coupled(self.device):
+            self._start_again_with(micro // 2)
         self.state = msgspec.structs.replace(self.state, micro_batch=micro // 2)
         message = (
             f"Out of memory at step {self.state.step + 1}: {micro // 2} instead of {micro} patches "
             f"at a time from now on, {self.plan.batch} a step as before"
+        )
+        self.parts.say(WarningGiven(message=message))
+
+    def _start_again_with(self, micro: int) -> None:
+        """End all processes, which wait for each other, to go on from the last checkpoint.
+
+        Raises: RunFailedError; the keeper reads what is left here, and starts them again.
+        """
+        self.saver.wait()
+        word = Retry(micro_batch=micro, rank=self.ranks.rank)
+        write_whole(self.parts.run.retry_file, msgspec.json.encode(word))
+        raise RunFailedError(
+            f"out of memory at step {self.state.step + 1}: goes on from the last checkpoint with "
+            f"{micro} patches at a time"
+        )
+
+    def _heed_retry(self) -> None:
+        """Take as few patches at a time as an earlier start found to be necessary."""
+        word = read_retry(self.parts.run)
+        if word is None or word.micro_batch >= self.state.micro_batch:
+            return
+        self.state = msgspec.structs.replace(self.state, micro_batch=word.micro_batch)
+        message = (
+            f"Process {word.rank} was out of memory: {word.micro_batch} patches at a time from "
+            f"now on, {self.plan.batch} a step as before"
         )
         self.parts.say(WarningGiven(message=message))
 
@@ -228,6 +281,18 @@ class Trainer:
         self.since_validation.begin_again()
         message = f"{what}: back to the weights of step {back_to} with half the rate"
         self.parts.say(WarningGiven(message=message))
+
+    def _look(self) -> None:
+        """Save, validate, save: whatever a validation meets, the steps before it are kept."""
+        self.state = msgspec.structs.replace(self.state, owes_validation=True)
+        self._save_checkpoint()
+        try:
+            self._validate()
+        except BaseException:
+            self.saver.wait()  # the process is about to end
+            raise
+        self.state = msgspec.structs.replace(self.state, owes_validation=False)
+        self._save_checkpoint()
 
     def _validate(self) -> None:
         since = self.since_validation

@@ -1,6 +1,7 @@
 """A look at the validation images during training: scores, previews, the event and the card."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from emcfsys_engine.images.writers import PngWriter
 from emcfsys_engine.learn.device import autocast
-from emcfsys_engine.learn.inference.tiles import logit_bands
+from emcfsys_engine.learn.gpu_faults import free_cached_memory, is_out_of_memory
+from emcfsys_engine.learn.inference.tiles import Tiles, logit_bands_of_rows
 from emcfsys_engine.learn.model_file import with_confidence
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
-from emcfsys_engine.learn.training.dataset import Dataset
+from emcfsys_engine.learn.training.dataset import Dataset, Item
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.losses import Loss
 from emcfsys_engine.learn.training.metrics import (
@@ -40,15 +42,24 @@ class Validation:
     confidence: tuple[float, ...]  # per image: mean probability of the chosen class
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What was found in one image, on the device."""
+
+    best_HW: Tensor  # uint8
+    counts_CC: Tensor
+    edges_C4: Tensor
+    numbers_3: Tensor  # loss, whether any, confidence
+
+
 def validate(
     forward: Callable[[Tensor], Tensor],
     dataset: Dataset,
     loss: Loss | None,
     *,
     device: torch.device,
-    tile_px: int,
+    tiles: Tiles,
     overlap: float,
-    batch: int,
     tta: bool = False,
     boundary_px: float = BOUNDARY_TOLERANCE_PX,
     ranks: Ranks | None = None,
@@ -57,6 +68,8 @@ def validate(
 ) -> Validation:
     """Predict every image whole, tiled and without augmentation, and compare.
 
+    Losses and counts are added up band by band on the device: of an image it holds labels, classes
+    and two rows of tiles. Where that is too much, `tiles` are made fewer and then smaller.
     `boundary_px`: how far a predicted boundary may lie from the true one.
     `ranks`: the processes that share the images out; each gets the result of all.
     `on_image` gets each image's number and its predicted class indices, H×W. `merged` turns the
@@ -67,27 +80,29 @@ def validate(
     sources = sorted({sample.source for sample in dataset.samples})
     counts_SCC = torch.zeros(len(sources), len(names), len(names), dtype=torch.int64)
     edges_SC4 = torch.zeros(len(sources), len(names), 4, dtype=torch.int64)
-    found_3I = torch.zeros(3, len(dataset), dtype=torch.float64)  # loss, whether any, confidence
-    for index in ranks.block(len(dataset)):
-        item = dataset[index]
-        image_CHW = torch.from_numpy(item.image).movedim(-1, 0).to(device)
-        bands = logit_bands(
-            forward, image_CHW, tile_px=tile_px, overlap=overlap, batch=batch, tta=tta
+    found_3I = torch.zeros(3, len(dataset), dtype=torch.float64)
+
+    def look_at(item: Item) -> _Found:
+        logits = logit_bands_of_rows(
+            forward,
+            lambda ranges: (_uploaded(item, *rows, device) for rows in ranges),
+            (item.labels.shape[0], item.labels.shape[1]),
+            tile_px=tiles.px,
+            overlap=overlap,
+            batch=tiles.batch,
+            tta=tta,
         )
-        logits_CHW = torch.cat([merged(band) if merged else band for _, band in bands], dim=1)
-        truth_HW = torch.from_numpy(item.labels).to(device, torch.int64)
-        if loss is not None and bool((truth_HW != UNLABELLED).any()):
-            found_3I[0, index] = float(loss(logits_CHW[None], truth_HW[None]))
-            found_3I[1, index] = 1
-        best = logits_CHW.softmax(dim=0).max(dim=0)
-        found_3I[2, index] = float(best.values.mean())
+        bands = ((top, merged(each) if merged else each) for top, each in logits)
+        return _compared(bands, item, loss, len(names), boundary_px, device)
+
+    for index in ranks.block(len(dataset)):
+        found = _with_less_memory(lambda item=dataset[index]: look_at(item), tiles)
         if on_image is not None:
-            on_image(index, best.indices)
-        counted = confusion_matrix(best.indices, truth_HW, len(names))
-        edges = boundary_counts(best.indices, truth_HW, len(names), boundary_px)
+            on_image(index, found.best_HW)
         source = sources.index(dataset.samples[index].source)
-        counts_SCC[source] += counted.cpu()
-        edges_SC4[source] += edges.cpu()
+        counts_SCC[source] += found.counts_CC.cpu()
+        edges_SC4[source] += found.edges_C4.cpu()
+        found_3I[:, index] = found.numbers_3.cpu()
     counts_SCC, edges_SC4, found_3I = (
         ranks.sum(each) for each in (counts_SCC, edges_SC4, found_3I)
     )
@@ -107,6 +122,58 @@ def validate(
     )
 
 
+def _compared(
+    bands: Iterator[tuple[int, Tensor]],
+    item: Item,
+    loss: Loss | None,
+    num_classes: int,
+    boundary_px: float,
+    device: torch.device,
+) -> _Found:
+    """Go through the bands of an image once; what is returned stays on the device."""
+    truth_HW = torch.from_numpy(item.labels).to(device)
+    best_HW = torch.empty_like(truth_HW)
+    counts_CC = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+    sure = torch.zeros((), dtype=torch.float64, device=device)
+    running = None if loss is None else loss.running()
+    num_labelled = 0
+    for first, logits_ChW in bands:
+        rows = slice(first, first + logits_ChW.shape[1])
+        labelled = int((item.labels[rows] != UNLABELLED).sum())
+        num_labelled += labelled
+        truth_hW = truth_HW[rows].to(torch.int64)
+        if running is not None:
+            running.add(logits_ChW, truth_hW, labelled)
+        best = logits_ChW.softmax(dim=0).max(dim=0)
+        best_HW[rows] = best.indices.to(torch.uint8)
+        sure += best.values.sum(dtype=torch.float64)
+        counts_CC += confusion_matrix(best.indices, truth_hW, num_classes)
+    is_told = running is not None and num_labelled > 0
+    value = running.value() if running is not None and is_told else torch.zeros_like(sure)
+    numbers = [value.double(), torch.full_like(sure, float(is_told)), sure / truth_HW.numel()]
+    return _Found(
+        best_HW=best_HW,
+        counts_CC=counts_CC,
+        edges_C4=boundary_counts(best_HW, truth_HW, num_classes, boundary_px),
+        numbers_3=torch.stack(numbers),
+    )
+
+
+def _uploaded(item: Item, first: int, last: int, device: torch.device) -> Tensor:
+    return torch.from_numpy(item.image[first:last]).movedim(-1, 0).to(device)
+
+
+def _with_less_memory(look: Callable[[], _Found], tiles: Tiles) -> _Found:
+    """Look at an image with fewer, then smaller tiles, until it fits into the device's memory."""
+    while True:
+        try:
+            return look()
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or not tiles.shrink():
+                raise
+        free_cached_memory()  # outside the handler, which holds what did not fit
+
+
 class Look:
     """Looks at all validation images with the averaged weights."""
 
@@ -116,6 +183,7 @@ class Look:
         self._loss = loss
         self._device = parts.ranks.device(parts.plan.device)
         self._precision: torch.dtype = getattr(torch, parts.plan.precision)
+        self._tiles = Tiles(px=parts.plan.tile_px, batch=max(1, parts.plan.batch // 2))
 
     def at(self, step: int) -> Validation:
         """Predict every validation image whole, compare, and draw the first ones.
@@ -129,18 +197,25 @@ class Look:
             with autocast(self._device, self._precision):
                 return self._averaged(tiles.contiguous(memory_format=torch.channels_last))
 
+        before = copy.copy(self._tiles)
         with torch.inference_mode():
-            return validate(
+            found = validate(
                 forward,
                 self._parts.val,
                 self._loss,
                 device=self._device,
-                tile_px=self._parts.plan.tile_px,
+                tiles=self._tiles,
                 overlap=self._parts.project.inference.overlap,
-                batch=max(1, self._parts.plan.batch // 2),
                 ranks=self._parts.ranks,
                 on_image=lambda index, predicted_HW: self._draw(step, index, predicted_HW),
             )
+        if before != self._tiles:
+            message = (
+                f"Out of memory in the validation of step {step}: {self._tiles.batch} tiles of "
+                f"{self._tiles.px} px at a time from now on"
+            )
+            self._parts.say(WarningGiven(message=message))
+        return found
 
     def _draw(self, step: int, index: int, predicted_HW: Tensor) -> None:
         """Write a preview of one of the first validation images; a full disk costs only that."""

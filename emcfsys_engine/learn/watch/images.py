@@ -11,7 +11,6 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-import torch
 
 from emcfsys_engine.annotations.writer import LabelWriter
 from emcfsys_engine.errors import EmcfError
@@ -21,6 +20,11 @@ from emcfsys_engine.hotfolder.scan import MAX_ATTEMPTS, Seen
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_grey
 from emcfsys_engine.images.reader import probe, read_micrograph
+from emcfsys_engine.learn.gpu_faults import (
+    free_cached_memory,
+    is_out_of_memory,
+    refuse_lost_gpu,
+)
 from emcfsys_engine.learn.inference.outputs import write_outputs
 from emcfsys_engine.learn.inference.pipeline import Failure, run_pipeline
 from emcfsys_engine.learn.inference.predictor import Prediction, Predictor
@@ -85,7 +89,8 @@ class Desk:
         """Predict files and write their masks; a file's error is in its result, not raised.
 
         Files are read ahead and masks written behind, as `predict` does.
-        Raises: DiskFullError when masks cannot be written: that is no file's fault.
+        Raises: DiskFullError when masks cannot be written, GpuLostError when this process can
+        compute no more: neither is a file's fault.
         """
         wanted = itertools.takewhile(lambda _: go_on(), tasks)
         stages = (self._read, self._compute, self._write)
@@ -139,9 +144,10 @@ class Desk:
         )
 
     def _failure(self, task: Task, error: Exception) -> Handled:
-        if isinstance(error, torch.OutOfMemoryError):
-            torch.cuda.empty_cache()
-            self._predictor.halve_batch()
+        refuse_lost_gpu(error)
+        if is_out_of_memory(error):
+            free_cached_memory()
+            self._predictor.shrink()
         state = "failed" if task.attempts >= MAX_ATTEMPTS else "trying"
         reason = str(error) or type(error).__name__
         return Handled(entry=self._entry(task, state, reason=reason))

@@ -1,0 +1,274 @@
+"""What only a real GPU can tell: one check a call, one line a finding.
+
+    python -m tests.bench.gpu_checks NAME [--small]
+
+PASS, FAIL or a bare number with what is expected. `--small` runs on a processor, to see that the
+check itself works. `tests/bench/gpu.sh` calls all of them, each in a process of its own.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+import traceback
+import warnings
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from emcfsys_engine.learn.gpu_faults import is_out_of_memory, loses_gpu
+from emcfsys_engine.learn.inference.predictor import Predictor
+from emcfsys_engine.learn.memory import footprint_of
+from emcfsys_engine.learn.training.dataset import Batches
+from emcfsys_engine.learn.training.trainer import Trainer
+from tests.bench import inference_speed, train_speed
+
+GPU = torch.cuda.is_available()
+GIB = 2**30
+
+
+def say(name: str, is_good: bool | None, text: str) -> None:
+    """Print one finding."""
+    word = {True: "PASS", False: "FAIL", None: "    "}[is_good]
+    print(f"{word}  {name}: {text}", flush=True)
+
+
+def _wait() -> None:
+    if GPU:
+        torch.cuda.synchronize()
+
+
+def _rate(work: Callable[[], object], times: int, images: int) -> float:
+    """Return images per second: the median of three rounds after one that warms up."""
+    work()
+    found: list[float] = []
+    for _ in range(3):
+        _wait()
+        began = time.perf_counter()
+        for _ in range(times):
+            work()
+        _wait()
+        found.append(images * times / (time.perf_counter() - began))
+    return statistics.median(found)
+
+
+class _Setting:
+    """A trainer on pictures that it makes itself."""
+
+    def __init__(self, small: bool) -> None:
+        self.patch, self.batch, self.times = (64, 2, 2) if small else (512, 16, 20)
+        self.backbone = "resnet18" if small else "resnet34"
+        self.side = 200 if small else 8192
+
+    def trainer(self) -> Trainer:
+        """Return a trainer on the best device."""
+        words = Namespace(backbone=self.backbone, patch=self.patch, batch=self.batch)
+        return train_speed._trainer(Path(tempfile.mkdtemp()), words)
+
+
+def train(setting: _Setting) -> None:
+    """Where the time of a step goes, against the bare step; what the host does for it."""
+    trainer = setting.trainer()
+    batch, times = setting.batch, setting.times
+    batches = Batches(trainer.sampler, 1, trainer.device)
+    trainer.step(*batches.next(), 0.1)
+    _wait()
+    say("one GPU trains", True, f"{trainer.device}, {trainer.plan.precision}")
+    ready = batches.next()
+    crop = _rate(lambda: trainer.sampler.crops(1), max(1, times // 10), batch)
+    prepare = _rate(lambda: trainer.stepper.prepare(*ready, 5), times, batch)
+    images, labels = trainer.stepper.prepare(*ready, 5)
+
+    def core() -> None:
+        trainer.stepper.gather(images, labels, batch)
+        trainer.stepper.step(0.1, 5)
+
+    step = _rate(core, times, batch)
+    ours = _rate(lambda: trainer.step(*batches.next(), 0.1), times, batch)
+    batches.close()
+    bare = train_speed._Bare(trainer)
+    net = _rate(lambda: bare.time(1), times, batch)
+    say("bare step", net > 900 if GPU else None, f"{net:.0f} img/s (900 is 167 TFLOP/s)")
+    say("cutting, one thread", crop > 1.2 * net, f"{crop:.0f} img/s (want 1.2 × bare)")
+    say("augmentation alone", prepare > 5 * net, f"{prepare:.0f} img/s (want 5 × bare)")
+    say("step / bare", step > 0.92 * net, f"{step / net:.2f} (EMA, clip, loss sums)")
+    say("whole loop / bare", ours > 0.9 * net, f"{ours:.0f} / {net:.0f} = {ours / net:.2f}")
+
+
+def host(setting: _Setting) -> None:
+    """Host synchronisations, memory against what was counted, layout conversions of one step."""
+    trainer = setting.trainer()
+    batches = Batches(trainer.sampler, 1, trainer.device)
+    trainer.step(*batches.next(), 0.1)
+    ready = batches.next()
+    _wait()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        trainer.step(*ready, 0.1)
+        torch.cuda.set_sync_debug_mode("default")
+    places = [f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroni" in str(w)]
+    say("syncs a step", len(places) <= 1, f"{len(places)}: {sorted(set(places))[:10]}")
+    torch.cuda.reset_peak_memory_stats()
+    trainer.step(*ready, 0.1)
+    _wait()
+    counted = footprint_of(trainer.plan.network, setting.patch, trainer.stepper.precision)
+    assert counted is not None
+    peak, told = torch.cuda.max_memory_allocated(), counted.of(setting.batch)
+    is_near = 0.6 < peak / told < 1.1
+    say("memory / counted", is_near, f"{peak / GIB:.2f} / {told / GIB:.2f} GiB")
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
+        trainer.step(*ready, 0.1)
+        _wait()
+    kernels = [each for each in seen.key_averages() if each.self_device_time_total > 0]
+    turned = [k.key for k in kernels if "nchwToNhwc" in k.key or "nhwcToNchw" in k.key]
+    say("no layout conversions", not turned, f"{len(turned)} kinds of transposing kernels")
+    launches = sum(each.count for each in kernels)
+    say("kernels a step", None, f"{launches} launches")
+    for each in sorted(kernels, key=lambda k: -k.self_device_time_total)[:5]:
+        ms = each.self_device_time_total / 1000
+        say("  kernel", None, f"{ms:.1f} ms in {each.count}: {each.key[:70]}")
+    batches.close()
+
+
+def sizes(setting: _Setting) -> None:
+    """Is 16 the right batch for this card?"""
+    trainer = setting.trainer()
+    bare = train_speed._Bare(trainer)
+    shape = (1, setting.patch, setting.patch)
+    for batch in (16, 32, 64):
+        images = torch.randn(batch, *shape, device=trainer.device)
+        bare.images = images.contiguous(memory_format=torch.channels_last)
+        bare.labels = torch.randint(0, 3, (batch, *shape[1:]), device=trainer.device)
+        rate = _rate(lambda: bare.time(1), 8, batch)
+        peak = torch.cuda.max_memory_allocated() / GIB if GPU else 0
+        say(f"bare, batch {batch}", None, f"{rate:.0f} img/s, {peak:.1f} GiB")
+
+
+def _leave(gib: float) -> None:
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(
+        min(1.0, (torch.cuda.memory_allocated() + gib * GIB) / total)
+    )
+
+
+def memory(setting: _Setting) -> None:
+    """Out of memory in a step, a validation and a prediction: less at a time, and on."""
+    trainer = setting.trainer()
+    batches = Batches(trainer.sampler, 1, trainer.device)
+    trainer.step(*batches.next(), 0.1)
+    ready = batches.next()
+    _leave(1.5)
+    trainer.step(*ready, 0.1)
+    micro = trainer.state.micro_batch
+    say("out of memory in a step", micro < setting.batch, f"{micro} of {setting.batch} at a time")
+    batches.close()
+    trainer.stepper.optimizer.zero_grad(set_to_none=True)
+    del ready
+    item, side = trainer.parts.val[0], setting.side
+    rng = np.random.default_rng(0)
+    trainer.parts.val._kept[0] = replace(
+        item,
+        image=rng.normal(size=(side, side, 1)).astype(np.float32),
+        labels=rng.integers(0, 3, (side, side)).astype(np.uint8),
+    )
+    _leave(1.5)
+    began = time.perf_counter()
+    found = trainer.look.at(1)
+    told = (
+        f"{side}² with 1.5 GiB left in {time.perf_counter() - began:.1f} s, {trainer.look._tiles}"
+    )
+    say("out of memory in a validation", found.scores.pixels == side * side, told)
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    model = inference_speed.make_model(Path(tempfile.mkdtemp()), setting.backbone)
+    predictor = Predictor(model)
+    picture = inference_speed.picture(3000, 3000)
+    _leave(0.5)
+    mask = predictor(picture)
+    told = f"{predictor.batch} tiles of {predictor.tile_px} px with 0.5 GiB left"
+    say("out of memory in a prediction", mask.shape == (3000, 3000), told)
+
+
+def faults(setting: _Setting) -> None:
+    """Are the driver's own errors told apart?"""
+    try:
+        torch.empty(1 << 46, dtype=torch.uint8, device="cuda")
+    except RuntimeError as error:
+        say("out of memory is known", is_out_of_memory(error), type(error).__name__)
+    try:
+        torch.zeros(3, device="cuda")[torch.tensor([7], device="cuda")].cpu()
+        _wait()
+    except RuntimeError as error:
+        text = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        say("a broken context is known", loses_gpu(error), text)
+
+
+def masks(setting: _Setting) -> None:
+    """Are a GPU's masks those of a processor in fp32?"""
+    model = inference_speed.make_model(Path(tempfile.mkdtemp()), setting.backbone)
+    picture = inference_speed.picture(700, 900)
+    there = Predictor(model)(picture)
+    here = Predictor(model, gpus=0)
+    here.precision = torch.float32
+    here._members = [here._prepared(each.network.float()) for each in here._members]
+    here._calls = [each.plain for each in here._members]
+    share = float((there != here(picture)).mean())
+    say(
+        "masks as a processor's", share < 0.02, f"{share:.2%} of the pixels differ (random weights)"
+    )
+
+
+def shapes(setting: _Setting) -> None:
+    """Does memory grow with the number of image sizes?"""
+    model = inference_speed.make_model(Path(tempfile.mkdtemp()), setting.backbone)
+    predictor = Predictor(model)
+    made = [(300 + 37 * n, 900 - 23 * n) for n in range(3 if setting.side < 1000 else 20)]
+    held: list[int] = []
+    for _ in range(3):
+        for size in made:
+            predictor(inference_speed.picture(*size))
+        held.append(torch.cuda.memory_reserved() if GPU else 1)
+    text = " -> ".join(f"{each / GIB:.2f}" for each in held)
+    say("memory does not grow with shapes", held[2] <= 1.05 * held[1], f"{text} GiB")
+
+
+def compiled(setting: _Setting) -> None:
+    """Does compiled code pay for a single tile?"""
+    model = inference_speed.make_model(Path(tempfile.mkdtemp()), setting.backbone)
+    predictor = Predictor(model)
+    predictor(inference_speed.picture(512, 512))
+    began = time.perf_counter()
+    told = predictor.compile()
+    is_made = "not compiled" not in told
+    say("compile, one tile", is_made, f"{told} ({time.perf_counter() - began:.0f} s)")
+
+
+CHECKS: dict[str, Callable[[_Setting], None]] = {
+    each.__name__: each for each in (train, host, sizes, memory, faults, masks, shapes, compiled)
+}
+
+
+def main() -> None:
+    """Run one check; what goes wrong is a finding as well."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=CHECKS)
+    parser.add_argument("--small", action="store_true")
+    options = parser.parse_args()
+    try:
+        CHECKS[options.name](_Setting(options.small))
+    except Exception as error:
+        traceback.print_exc(limit=-3)
+        first = str(error).strip().partition("\n")[0][:160]
+        say(options.name, False, f"{type(error).__name__}: {first}")
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

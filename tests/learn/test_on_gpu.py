@@ -1,0 +1,371 @@
+"""All that computes, on a GPU: on a pretended one in every run, on a real one with `-m gpu`.
+
+A mixed device, a device without an index, a wrong dtype or memory that runs short shows in both.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from emcfsys_engine.dataset.samples import list_samples
+from emcfsys_engine.errors import InputError, RunFailedError
+from emcfsys_engine.hotfolder.ledger import read_ledger
+from emcfsys_engine.images.normalise import Normaliser
+from emcfsys_engine.learn.device import choose_device, choose_precision, examine_torch
+from emcfsys_engine.learn.evaluate import evaluate_project
+from emcfsys_engine.learn.inference.predictor import Predictor
+from emcfsys_engine.learn.memory import usable_memory
+from emcfsys_engine.learn.model_file import colours_for
+from emcfsys_engine.learn.networks.network import build_network
+from emcfsys_engine.learn.training.checkpoint import read_checkpoint
+from emcfsys_engine.learn.training.dataset import Batches, Dataset
+from emcfsys_engine.learn.training.plan import make_plan
+from emcfsys_engine.learn.training.setup import Parts
+from emcfsys_engine.learn.training.trainer import Trainer
+from emcfsys_engine.learn.training.validation import Look
+from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.project import LOSSES, load_project
+from emcfsys_engine.run.events import (
+    RunFailed,
+    RunResumed,
+    RunStarted,
+    ValidationDone,
+    WarningGiven,
+)
+from emcfsys_engine.run.folder import PredictRequest, Run, TrainRequest, WatchRequest, new_run
+from tests.learn.conftest import run_here
+from tests.learn.pretend_gpu import Pretended, pretended_gpu
+
+MOST_UPLOADS, MOST_SYNCS = 4, 20  # of a step
+
+
+@pytest.fixture(params=["pretended", pytest.param("real", marks=pytest.mark.gpu)])
+def gpu(request: pytest.FixtureRequest) -> Iterator[Pretended | None]:
+    """A GPU: what is yielded counts what a pretended one was asked; None is a real one."""
+    with ExitStack() as stack:
+        if request.param == "real":
+            yield None
+        else:
+            yield stack.enter_context(pretended_gpu())
+
+
+@pytest.fixture
+def pretended() -> Iterator[Pretended]:
+    """A pretended GPU."""
+    with pretended_gpu() as seen:
+        yield seen
+
+
+@pytest.fixture
+def project(project_folder: Path) -> Path:
+    """A tiny project that computes where it can best."""
+    file = project_folder / "project.toml"
+    file.write_text(file.read_text().replace("gpus = 0\n", ""))
+    return project_folder
+
+
+def _trained(project: Path, *overrides: str) -> Run:
+    loaded = load_project(project, overrides)
+    run = new_run(loaded.runs_folder, TrainRequest(), project=loaded)
+    assert run_here(run) == 0
+    return run
+
+
+def _trainer(project: Path, *overrides: str) -> tuple[Trainer, list[Any]]:
+    """Return a trainer as the worker makes it, and what it says."""
+    loaded = load_project(project, overrides)
+    samples = list_samples(loaded)
+    train, val = (Dataset(samples.of(s), loaded, Normaliser()) for s in ("train", "val"))
+    plan = make_plan(loaded, train, val, choose_device(None), 1)
+    card = ModelCard(
+        network=plan.network,
+        classes=loaded.class_names,
+        class_values=loaded.class_values,
+        colours=colours_for(2),
+        patch_px=plan.patch_px,
+    )
+    told: list[Any] = []
+    parts = Parts(
+        run=new_run(loaded.runs_folder, TrainRequest(), project=loaded),
+        project=loaded,
+        plan=plan,
+        card=card,
+        network=build_network(plan.network),
+        train=train,
+        val=val,
+        say=told.append,
+        asked=lambda: None,
+    )
+    return Trainer(parts), told
+
+
+def _step(trainer: Trainer, number: int = 1) -> Tensor:
+    batches = Batches(trainer.sampler, trainer.state.step + 1, trainer.device)
+    try:
+        return [trainer.step(*batches.next(), 0.1) for _ in range(number)][-1]
+    finally:
+        batches.close()
+
+
+def test_a_training_runs_is_resumed_predicts_and_is_evaluated(
+    project: Path, gpu: Pretended | None, tmp_path: Path
+) -> None:
+    run = _trained(project)
+    assert '"device": "cuda"' in run.plan_file.read_text()
+    assert '"precision": "bfloat16"' in run.plan_file.read_text()
+    assert [e.step for e in run.events() if isinstance(e, ValidationDone)] == [4, 8]
+    if gpu is not None:
+        assert set(gpu.device_set) == {0}
+        assert gpu.conv_dtypes.most_common(1)[0][0] == torch.bfloat16  # a blur is fp32
+    longer = load_project(project, ("training.steps=10",))
+    run.write_record(_with(run, longer))
+    assert run_here(run) == 0
+    assert [e.step for e in run.events() if isinstance(e, RunResumed)] == [8]
+    assert run.outcome() == ("done", "steps")
+    found = evaluate_project(run.best_model, load_project(project), "val", tta=True, overlap=0.25)
+    assert found.scores.pixels == 64 * 64
+    out = tmp_path / "out"
+    request = PredictRequest(
+        model=str(run.best_model),
+        also=(str(run.final_model),),
+        inputs=(str(project / "images" / "val"),),
+        out=str(out),
+        uncertainty=True,
+        probability=True,
+        overlay=True,
+    )
+    predicted = new_run(tmp_path / "runs", request)
+    assert run_here(predicted) == 0
+    assert (out / "val0.png").exists()
+
+
+def _with(run: Run, project: Any) -> Any:
+    return msgspec.structs.replace(run.record(), project=project)
+
+
+def test_a_watch_predicts_what_arrives(
+    project: Path, gpu: Pretended | None, model_file: Path
+) -> None:
+    request = WatchRequest(
+        model=str(model_file),
+        watch=str(project / "images" / "val"),
+        output=str(project / "predictions"),
+        once=True,
+    )
+    loaded = load_project(project)
+    run = new_run(loaded.runs_folder, request, project=loaded)
+    assert run_here(run) == 0
+    assert (project / "predictions" / "val0.png").exists()
+
+
+@pytest.mark.parametrize("head", ["unet", "pspnet", "deeplabv3plus", "upernet"])
+def test_every_head_takes_steps(project: Path, gpu: Pretended | None, head: str) -> None:
+    trainer, _ = _trainer(project, f"model.head={head}", "model.auxiliary=true")
+    assert torch.isfinite(_step(trainer, 2)).item()
+
+
+@pytest.mark.parametrize("backbone", ["resnet10t", "vit_tiny_patch16_224", "convnextv2_atto"])
+def test_every_kind_of_backbone_takes_steps(
+    project: Path, gpu: Pretended | None, backbone: str
+) -> None:
+    trainer, _ = _trainer(project, f"model.backbone={backbone}", "augment.preset=strong")
+    assert torch.isfinite(_step(trainer, 2)).item()
+
+
+@pytest.mark.parametrize("loss", ["+".join(LOSSES[:4]), "+".join(LOSSES[4:])])
+def test_every_loss_validates_and_takes_steps(
+    project: Path, gpu: Pretended | None, loss: str
+) -> None:
+    trainer, _ = _trainer(project, f"training.loss={loss}")
+    assert torch.isfinite(_step(trainer)).item()
+    assert np.isfinite(trainer.look.at(1).loss)
+
+
+def test_a_step_that_does_not_fit_goes_on_with_fewer_patches(
+    project: Path, pretended: Pretended
+) -> None:
+    trainer, told = _trainer(project, "training.batch=4")
+    pretended.most_pixels = 2 * 64 * 64  # patches of 32 are padded to 64
+    assert torch.isfinite(_step(trainer)).item()
+    assert (trainer.state.micro_batch, trainer.state.step) == (2, 1)
+    assert [type(each) for each in told] == [WarningGiven]
+    pretended.most_pixels = 64 * 64 - 1
+    with pytest.raises(RunFailedError, match="one patch of 32 px does not fit"):
+        _step(trainer)
+
+
+def test_a_batch_that_does_not_fit_at_all_is_told_in_a_sentence(
+    project: Path, pretended: Pretended
+) -> None:
+    trainer, _ = _trainer(project, "augment.blur=1", "training.batch=16")
+    pretended.most_pixels = 10
+    with pytest.raises(RunFailedError, match="not even the batch's images fit"):
+        _step(trainer)
+
+
+def test_a_validation_that_does_not_fit_is_done_in_smaller_tiles(
+    project: Path, pretended: Pretended
+) -> None:
+    trainer, told = _trainer(project, "inference.tile_px=128", "training.batch=8")
+    item = trainer.parts.val[0]
+    tall = replace(item, image=np.tile(item.image, (3, 3, 1)), labels=np.tile(item.labels, (3, 3)))
+    trainer.parts.val._kept[0] = tall
+    whole = trainer.look.at(1)
+    pretended.most_pixels = 100 * 100
+    told.clear()
+    found = trainer.look.at(2)
+    assert found.scores.pixels == whole.scores.pixels == 192 * 192
+    (warning,) = [each for each in told if isinstance(each, WarningGiven)]
+    assert "1 tiles of 64 px at a time" in warning.message
+    assert np.isfinite(found.loss)
+
+
+def test_a_validation_moves_only_numbers_and_two_rows_of_tiles(
+    project: Path, pretended: Pretended
+) -> None:
+    trainer, _ = _trainer(project)
+    pretended.forget()
+    trainer.look.at(1)
+    image_bytes = 64 * 64 * 4
+    assert pretended.uploaded_bytes < 2 * image_bytes
+    assert sum(pretended.syncs.values()) < 25
+
+
+def test_a_step_asks_little_of_the_host(project: Path, pretended: Pretended) -> None:
+    trainer, _ = _trainer(project, "training.batch=4")
+    _step(trainer)
+    batches = Batches(trainer.sampler, 2, trainer.device)
+    first = batches.next()
+    pretended.forget()
+    trainer.step(*first, 0.1)
+    batches.close()
+    assert pretended.uploads <= MOST_UPLOADS, pretended.syncs
+    assert sum(pretended.syncs.values()) <= MOST_SYNCS, pretended.syncs
+
+
+def test_a_prediction_that_does_not_fit_is_made_of_smaller_tiles(
+    pretended: Pretended, model_file: Path
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (300, 200), np.uint8)
+    whole = Predictor(model_file)(picture)
+    predictor = Predictor(model_file)
+    pretended.most_pixels = 150 * 150
+    mask = predictor(picture)
+    assert mask.shape == whole.shape
+    assert (predictor.tile_px, predictor.batch) == (128, 1)
+
+
+def test_a_broken_gpu_ends_a_watch_and_leaves_its_files_waiting(
+    project: Path, pretended: Pretended, model_file: Path
+) -> None:
+    watched = project / "images" / "train"
+    request = WatchRequest(
+        model=str(model_file), watch=str(watched), output=str(project / "out"), once=True
+    )
+    loaded = load_project(project)
+    run = new_run(loaded.runs_folder, request, project=loaded)
+    pretended.breaks_at = lambda: (project / "out" / "train0.png").exists()
+    assert run_here(run) == 1
+    ending = run.ending()
+    assert isinstance(ending, RunFailed)
+    assert "the GPU failed: CUDA error: an illegal memory access" in ending.reason
+    assert all(entry.state == "done" for entry in read_ledger(project / "out"))
+    pretended.breaks_at, pretended.is_broken = None, False
+    again = new_run(loaded.runs_folder, request, project=loaded)
+    assert run_here(again) == 0
+    assert {each.name for each in (project / "out").glob("*.png")} == {
+        f"train{n}.png" for n in range(3)
+    }
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [
+        ((7, 0), torch.float32),
+        ((7, 5), torch.float32),
+        ((8, 0), torch.bfloat16),
+        ((9, 0), torch.bfloat16),
+    ],
+)
+def test_precision_is_what_a_gpu_computes_natively(
+    project: Path, capability: tuple[int, int], expected: torch.dtype
+) -> None:
+    with pretended_gpu(capability) as seen:
+        assert choose_precision(choose_device(None))[0] == expected
+        trainer, _ = _trainer(project, "augment.preset=none")
+        _step(trainer)
+        assert set(seen.conv_dtypes) == {expected}
+
+
+def test_a_gpu_without_kernels_is_refused_by_name(
+    pretended: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_100f"])
+    with pytest.raises(InputError, match=r"no kernels for Pretended GPU \(sm_90\)"):
+        choose_device(None)
+    (_, line) = examine_torch()
+    assert (line.state, line.found) == (
+        "fail",
+        f"torch {torch.__version__} has no kernels for Pretended GPU (sm_90)",
+    )
+
+
+def test_doctor_survives_a_gpu_that_others_fill(
+    pretended: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(device: object = None) -> None:
+        raise torch.OutOfMemoryError("CUDA error: out of memory\nCUDA kernel errors")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", busy)
+    (_, line) = examine_torch()
+    assert (line.state, line.found) == ("warn", "Pretended GPU: CUDA error: out of memory")
+
+
+def test_a_share_of_a_gpu_plans_for_that_share_and_keeps_to_it(
+    project: Path, pretended: Pretended, monkeypatch: pytest.MonkeyPatch, model_file: Path
+) -> None:
+    whole = usable_memory(torch.device("cuda", 0))
+    monkeypatch.setenv("EMCFSYS_GPU_SHARE", "0.25")
+    assert usable_memory(torch.device("cuda", 0)) == pytest.approx(whole / 4, rel=1e-6)
+    Predictor(model_file)
+    assert pretended.memory_fraction == 0.25
+
+
+def test_a_run_begun_on_a_processor_goes_on_on_the_gpu(project: Path) -> None:
+    run = _trained(project, "training.steps=4", "compute.gpus=0")
+    assert '"device": "cpu"' in run.plan_file.read_text()
+    with pretended_gpu() as seen:
+        run.write_record(_with(run, load_project(project, ("training.steps=6",))))
+        assert run_here(run) == 0
+        assert seen.conv_dtypes[torch.bfloat16]
+    started = [e.device for e in run.events() if isinstance(e, RunStarted)]
+    assert started == ["cpu", "cuda"]
+    assert '"device": "cuda"' in run.plan_file.read_text()
+    warnings = [e.message for e in run.events() if isinstance(e, WarningGiven)]
+    assert warnings == ["Begun on cpu, goes on on cuda"]
+    run.write_record(_with(run, load_project(project, ("training.steps=8", "compute.gpus=0"))))
+    assert run_here(run) == 0  # and back, where the GPU is gone
+
+
+def test_what_a_validation_meets_costs_no_step(
+    project_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: Look, step: int) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    loaded = load_project(project_folder)
+    run = new_run(loaded.runs_folder, TrainRequest(), project=loaded)
+    with monkeypatch.context() as patched:
+        patched.setattr(Look, "at", fails)
+        assert run_here(run) == 1
+    assert read_checkpoint(run.checkpoint_file)[1].step == 4
+    assert run_here(run) == 0
+    assert [e.step for e in run.events() if isinstance(e, ValidationDone)] == [4, 8]
