@@ -9,9 +9,10 @@ import torch
 from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.errors import DataFaults, InputError
 from emcfsys_engine.learn.inference.predictor import Predictor, check_members
-from emcfsys_engine.learn.inference.tiles import Tiles, validate
+from emcfsys_engine.learn.inference.tiles import Tiles
 from emcfsys_engine.learn.training.dataset import Dataset
 from emcfsys_engine.learn.training.metrics import BOUNDARY_TOLERANCE_PX, Scores
+from emcfsys_engine.learn.training.validation import validate
 from emcfsys_engine.project import Naming, Project, Source
 
 
