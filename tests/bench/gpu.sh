@@ -39,7 +39,7 @@ tests() {  # beside each other: nothing here is timed
     -p no:cacheprovider -m gpu tests/jobs --tb=short &
   KEEP=2 check 60 torchrun bash -c 'python3 -c "
 from pathlib import Path; import sys
-from emcfsys_engine.torchrun import torchrun_command
+from emcfsys_engine.launch.start import torchrun_command
 print(*torchrun_command(Path(\"run\"), sys.executable, processes=2)[3:])"
     python3 -m torch.distributed.run --help | grep -c -- --shutdown-timeout || true'
   check 60 faults python3 -m tests.bench.gpu_checks faults
