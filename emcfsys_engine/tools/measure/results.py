@@ -1,7 +1,7 @@
 """What a measurement leaves behind: tables, histograms, and a summary of each class."""
 
+import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,6 @@ from emcfsys_engine.files import write_whole
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import PredictRequest, Run
-from emcfsys_engine.tools.measure.histogram import Quantity, histogram_png
 from emcfsys_engine.tools.measure.objects import Split
 from emcfsys_engine.tools.measure.tables import (
     MaskMeasured,
@@ -27,6 +26,7 @@ from emcfsys_engine.tools.measure.tables import (
     write_table,
 )
 from emcfsys_engine.tools.measure.watershed import NECK
+from emcfsys_engine.tools.report.charts import Chart, Curve, escaped, figure_of, page
 
 HistogramOf = Literal["diameter", "area", "feret", "circularity", "neighbour", "none"]
 
@@ -161,8 +161,9 @@ _HISTOGRAMS: Mapping[HistogramOf, tuple[str, str, str]] = {  # field, words, pow
     "circularity": ("circularity", "circularity", ""),
     "neighbour": ("neighbour_distance", "distance to the nearest neighbour", "1"),
 }
-_UNFIT = re.compile(r"[^\w.+-]+")  # for the name of a file
-_LONGEST_NAME = 60
+HISTOGRAMS_FILE = "histograms.html"
+_MOST_BARS = 60
+_LARGE_NM = 10_000.0  # from here on micrometres read better
 
 
 def write_measurement(
@@ -211,24 +212,65 @@ def _draw_histograms(
     out: Path,
     which: HistogramOf,
 ) -> list[Path]:
+    """Write one page with a histogram a class; nothing where no class has an object."""
     if which == "none":
         return []
     column, words, power = _HISTOGRAMS[which]
-    quantity = Quantity(words=words, unit=f"{unit}{power}".removesuffix("1") if power else "")
-    files: list[Path] = []
-    for value, name in names:
-        values = _of_class(measured, value, column)
-        if np.isfinite(values).any():
-            file = out / f"histogram-{_stem_of(name, value)}.png"
-            write_whole(file, histogram_png(values, name, quantity))
-            files.append(file)
-    return files
+    stored_unit = f"{unit}{power}".removesuffix("1") if power else ""
+    figures = [
+        _histogram(values, name, words, stored_unit)
+        for value, name in names
+        if np.isfinite(values := _of_class(measured, value, column)).any()
+    ]
+    if not figures:
+        return []
+    file = out / HISTOGRAMS_FILE
+    title = f"Distribution of {words}"
+    body = f'<h1>{escaped(title)}</h1><div class="charts">{"".join(figures)}</div>'
+    write_whole(file, page(title, body).encode())
+    return [file]
 
 
-def _stem_of(name: str, value: int) -> str:
-    """Return a class's name as part of a file's; with its value where the name had to change."""
-    plain = _UNFIT.sub("_", name)[:_LONGEST_NAME]
-    return plain if plain == name else f"{plain}-{value}"
+def _histogram(values: np.ndarray, title: str, words: str, unit: str) -> str:
+    """Return a figure of how often each size occurs, with count, mean, deviation and median."""
+    values, unit = _in_readable_unit(values[np.isfinite(values)], unit)
+    counts, edges = np.histogram(values, _edges(values))
+    corners = [(float(edges[0]), 0.0)]
+    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
+        corners += [(float(low), float(count)), (float(high), float(count))]
+    corners.append((float(edges[-1]), 0.0))
+    numbers = (
+        f"n = {values.size:,}, mean {values.mean():.4g}, SD {values.std():.4g}, "
+        f"median {np.median(values):.4g} {unit}"
+    )
+    chart = Chart(
+        title=title,
+        curves=(Curve(name="objects", points=tuple(corners)),),
+        limits=(0, math.inf),
+        x_words=f"{words} ({unit})" if unit else words,
+        note=numbers.rstrip(),
+        has_legend=False,
+    )
+    return figure_of(chart)
+
+
+def _in_readable_unit(values: np.ndarray, unit: str) -> tuple[np.ndarray, str]:
+    if unit == "nm" and np.median(values) >= _LARGE_NM:
+        return values / 1e3, "µm"
+    if unit == "nm2" and np.median(values) >= 1e6:
+        return values / 1e6, "µm²"
+    return values, unit.replace("2", "²")
+
+
+def _edges(values: np.ndarray) -> np.ndarray:
+    low, high = float(values.min()), float(values.max())
+    if high - low <= 1e-9 * max(1.0, abs(high)):
+        return np.linspace(low - 0.5, high + 0.5, 4)
+    # Twice the interquartile range over the cube root of n: Freedman & Diaconis 1981.
+    lower, upper = np.percentile(values, (25, 75))
+    width = 2 * (upper - lower) / values.size ** (1 / 3)
+    bars = math.ceil((high - low) / width) if width > 0 else 1 + math.ceil(math.log2(values.size))
+    return np.linspace(low, high, 1 + min(_MOST_BARS, max(5, bars)))
 
 
 def _of_class(measured: Sequence[MaskMeasured], value: int, column: str) -> np.ndarray:

@@ -16,7 +16,6 @@ from emcfsys_engine.images.bounds import quiet_libraries
 from emcfsys_engine.images.writers import companion
 from emcfsys_engine.run.events import AnyEvent, ImageDone, PreviewSaved
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.tools.measure.histogram import nice_ticks
 
 DASH = "–"
 
@@ -194,6 +193,7 @@ class Chart:
     limits: tuple[float, float] = (-math.inf, math.inf)  # that the axis never goes beyond
     x_words: str = "step"
     note: str = field(default="")
+    has_legend: bool = True
 
 
 def figure_of(chart: Chart) -> str:
@@ -208,13 +208,25 @@ def figure_of(chart: Chart) -> str:
     parts += [axes.curve(curve) for curve in curves]
     if chart.best is not None:
         parts += [axes.best_dot(curve, chart.best) for curve in curves]
-    legend = "".join(_legend(curve) for curve in curves)
+    legend = "".join(_legend(curve) for curve in curves) if chart.has_legend else ""
     note = f'<span class="note">{escaped(chart.note)}</span>' if chart.note else ""
     return (
         f"<figure><figcaption>{escaped(chart.title)}{note}</figcaption>"
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escaped(chart.title)}">'
         f'{"".join(parts)}</svg><div class="legend">{legend}</div></figure>'
     )
+
+
+def nice_ticks(low: float, high: float, about: int = 6) -> list[float]:
+    """Return round numbers between low and high, about so many."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(number * step, 12) for number in range(first, last + 1)]
 
 
 def thinned(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
