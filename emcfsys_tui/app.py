@@ -17,10 +17,11 @@ from emcfsys_engine import __version__
 from emcfsys_engine.errors import EmcfError, printable
 from emcfsys_engine.jobs.control import prepare, state_folder
 from emcfsys_tui.messages import ProjectChosen, Told
-from emcfsys_tui.screens.page import LEAST_COLUMNS, LEAST_LINES
 from emcfsys_tui.settings import (
     DARK,
     GRAPHICS,
+    LEAST_COLUMNS,
+    LEAST_LINES,
     THEMES,
     Memory,
     Settings,

@@ -185,6 +185,7 @@ def with_recent(memory: Memory, folder: Path, tab: str) -> Memory:
     return msgspec.structs.replace(memory, recent=recent, place=str(folder), tab=tab)
 
 
+LEAST_COLUMNS, LEAST_LINES = 60, 16  # a smaller terminal is asked to grow
 GRAPHICS = ("sixel", "kitty")
 PICTURES = ("grey", "colour", *GRAPHICS)
 _KEYS = ("theme", "bell", "pictures", "keys")

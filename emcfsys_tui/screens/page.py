@@ -18,7 +18,7 @@ from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
 from emcfsys_tui.screens.dialogs import TextScreen
-from emcfsys_tui.settings import quiet, shown
+from emcfsys_tui.settings import LEAST_COLUMNS, LEAST_LINES, quiet, shown
 from emcfsys_tui.text import fitted
 
 if TYPE_CHECKING:
@@ -209,9 +209,6 @@ def help_text(screen: Screen[object]) -> str:
             ),
         ]
     )
-
-
-LEAST_COLUMNS, LEAST_LINES = 60, 16
 
 
 class Page(Screen[None]):
