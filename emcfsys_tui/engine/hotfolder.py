@@ -292,14 +292,6 @@ def use_in_hot_folder(folder: Path, file: Path) -> str:
     return f"the hot folder uses {name} from its next start on"
 
 
-def hot_folder_model(folder: Path) -> str:
-    """Return which model the hot folder is set to."""
-    try:
-        return load_project(folder).hotfolder.model
-    except EmcfError:
-        return ""
-
-
 def _read(run: Run, role: str, file: Path, num_bytes: int, written: float) -> ModelRow:
     common: dict[str, Any] = {"run": run.id, "role": role, "file": file, "bytes": num_bytes}
     try:

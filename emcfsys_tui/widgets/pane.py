@@ -38,11 +38,6 @@ class Feed:
         self._awake.set()
         owner.run_worker(self._loop, thread=True, group="feed", exit_on_error=True)
 
-    @property
-    def has_ended(self) -> bool:
-        """Tell whether nothing more will be read."""
-        return self._ended.is_set()
-
     def look_now(self) -> None:
         """Read at once, without waiting for the next turn."""
         self._look_now.set()

@@ -25,7 +25,6 @@ class BackboneDefaults:
     """
 
     encoder_lr: float  # of pretrained weights
-    scratch_lr: float  # of the encoder when it starts from random weights
     decoder_lr: float
     weight_decay: float
     drop_path: float  # stochastic depth at the deepest block, 0 = off
@@ -79,7 +78,6 @@ def defaults_for(backbone: str) -> BackboneDefaults:
     is_gentle = facts.is_transformer or not facts.has_batch_norm
     return BackboneDefaults(
         encoder_lr=_gentle_lr(facts) if is_gentle else 3e-4,
-        scratch_lr=5e-4 if is_gentle else 1e-3,
         decoder_lr=5e-4 if is_gentle else 1e-3,
         weight_decay=0.05 if is_gentle else 0.01,
         drop_path=_drop_path(facts) if is_gentle else 0.0,

@@ -27,7 +27,6 @@ class WeightSet:
     name: str
     url: str  # {encoder} and {version} are put in
     licence: str
-    citation: str
     encoders: tuple[tuple[str, str], ...]  # timm's name, the publisher's name
     versions: tuple[tuple[str, str], ...] = ()  # publisher's name -> version, where not 1.0
 
@@ -60,14 +59,13 @@ _MICRONET_ENCODERS = (
     *((name, name) for name in ("vgg11_bn", "vgg13_bn", "vgg16_bn")),
     ("legacy_xception", "xception"),
 )
-_CITATION = "Stuckner et al. 2022, npj Computational Materials 8, 200"
+# Source: Stuckner et al. 2022, npj Computational Materials 8, 200.
 
 WEIGHT_SETS: dict[str, WeightSet] = {
     "micronet": WeightSet(
         name="micronet",
         url=_MICRONET + "/{encoder}_pretrained_microscopynet_v{version}.pth.tar",
         licence="MIT",
-        citation=_CITATION,
         encoders=_MICRONET_ENCODERS,
         versions=(("resnet50", "1.1"),),
     ),
@@ -75,7 +73,6 @@ WEIGHT_SETS: dict[str, WeightSet] = {
         name="imagenet-micronet",
         url=_MICRONET + "/{encoder}_pretrained_imagenet-microscopynet_v{version}.pth.tar",
         licence="MIT",
-        citation=_CITATION,
         encoders=(
             *_MICRONET_ENCODERS,
             ("tf_efficientnet_b6", "efficientnet-b6"),

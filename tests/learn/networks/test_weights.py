@@ -330,7 +330,7 @@ def test_a_named_set_is_downloaded_and_loaded(
         WEIGHT_SETS,
         "micronet",
         weight_sets.WeightSet(
-            name="micronet", url=local, licence="MIT", citation="", encoders=(("resnet18",) * 2,)
+            name="micronet", url=local, licence="MIT", encoders=(("resnet18",) * 2,)
         ),
     )
     network = network_of("resnet18", in_channels=1)
