@@ -217,7 +217,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a run's story."""
+    """One line of what a run says."""
 
     time: float
     text: str

@@ -16,29 +16,21 @@ from emcfsys_engine.launch.start import is_second, signal_group, start
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import (
     AnyEvent,
-    CheckpointSaved,
     EventReader,
     ImageDone,
     ImageFailed,
-    PlanMade,
-    RunFailed,
-    RunFinished,
-    RunInterrupted,
-    RunResumed,
     RunStarted,
     StepDone,
     ValidationDone,
-    WarningGiven,
-    WatchState,
 )
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.text import span
+from emcfsys_engine.run.lines import line_of
 
 _LOOK_EVERY_S = 0.1
 
 
 def run_in_foreground(run: Run) -> int:
-    """Start the run's worker, tell its story on stderr, and return its exit code.
+    """Start the run's worker, tell on stderr how it goes, and return its exit code.
 
     It takes a free GPU, where there is one, and nobody else's.
     Ctrl+C asks the worker to save and end; a second Ctrl+C kills it.
@@ -50,16 +42,16 @@ def run_in_foreground(run: Run) -> int:
     reader = EventReader(run.events_file)
     reader.read_new()  # a resumed run's past is known
     keeper = start(run, foreground=True, environment=laid_over, lease=lease)
-    story = Story(sys.stderr.isatty())
+    progress = Progress(sys.stderr.isatty())
     with _signals_passed_on(run, keeper):
         while keeper.poll() is None:
             for event in reader.read_new():
-                story.tell(event)
+                progress.tell(event)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 keeper.wait(_LOOK_EVERY_S)
     for event in reader.read_new():
-        story.tell(event)
-    story.finish()
+        progress.tell(event)
+    progress.finish()
     return _exit_code(run, keeper.returncode)
 
 
@@ -117,7 +109,7 @@ class _signals_passed_on:  # noqa: N801 - reads as what it does in a with statem
         signal_group(self._keeper.pid, signal.SIGTERM)
 
 
-class Story:
+class Progress:
     """Tells events to a person: one changing line on a terminal, else a line a validation."""
 
     def __init__(self, on_terminal: bool) -> None:
@@ -136,58 +128,17 @@ class Story:
         elif isinstance(event, ImageDone | ImageFailed):
             self._tell_image(event)
         else:
-            text = self._text_of(event)
-            if text:
+            if isinstance(event, RunStarted):
+                self._total = event.total_steps if event.does == "train" else event.num_images
+            elif isinstance(event, ValidationDone) and event.is_best and event.score is not None:
+                self._score = f"best {event.score:.3f}"
+            if text := line_of(event):
                 self._line(text)
 
     def finish(self) -> None:
         """Leave the terminal's cursor on a fresh line."""
         if self._on_terminal and self._drawn:
             click.echo("\r\x1b[K", nl=False, err=True)
-
-    def _text_of(self, event: AnyEvent) -> str:
-        match event:
-            case RunStarted():
-                self._total = event.total_steps if event.does == "train" else event.num_images
-                return ""
-            case PlanMade():
-                return event.summary
-            case RunResumed():
-                return f"resumed at step {event.step}"
-            case ValidationDone():
-                return self._validation(event)
-            case CheckpointSaved(role="final"):
-                return f"saved {event.file}"
-            case WarningGiven():
-                return f"warning: {event.message}"
-            case WatchState():
-                return f"{event.state} {event.detail}".strip()
-            case RunFinished():
-                return self._finished(event)
-            case RunFailed():
-                return f"failed: {event.reason}"
-            case RunInterrupted():
-                return f"interrupted ({event.reason}); go on with --resume"
-            case _:
-                return ""
-
-    def _validation(self, event: ValidationDone) -> str:
-        each = "  ".join(f"{name} {_short(value)}" for name, value in event.iou.items())
-        left = "" if event.seconds_left is None else f"  {span(event.seconds_left)} left"
-        best = "  best" if event.is_best else ""
-        if event.is_best:
-            self._score = f"best {_short(event.score)}"
-        return (
-            f"step {event.step}  mean IoU {_short(event.mean_iou)}  {each}  "
-            f"loss {event.train_loss:.3f} / {event.val_loss:.3f}{left}{best}"
-        )
-
-    def _finished(self, event: RunFinished) -> str:
-        if event.done is not None:
-            failed = f", {event.failed} failed" if event.failed else ""
-            return f"{event.done} images done{failed}"
-        score = "" if event.score is None else f", best score {event.score:.3f}"
-        return f"finished ({event.reason.replace('_', ' ')}){score}"
 
     def _tell_image(self, event: ImageDone | ImageFailed) -> None:
         if isinstance(event, ImageFailed):
@@ -212,7 +163,3 @@ class Story:
         self._drawn = now
         width = shutil.get_terminal_size().columns - 1
         click.echo(f"\r\x1b[K{printable(text)[:width]}", nl=False, err=True)
-
-
-def _short(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

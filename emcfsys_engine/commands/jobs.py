@@ -14,7 +14,7 @@ from emcfsys_engine.jobs.control import daemon_status, ensure_daemon
 from emcfsys_engine.jobs.job import ACTIVE, Job
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.lines import RunStory
+from emcfsys_engine.run.lines import RunLines
 from emcfsys_engine.text import clock, day_clock, span
 
 _TITLES = ("ID", "STATE", "PROJECT", "DOES", "RUN", "ON", "ASKS", "SINCE", "TOOK", "REASON")
@@ -190,21 +190,21 @@ def logs(job_id: int | None, follow: bool, lines: int) -> None:
     """
     with Queue.open() as queue:
         job = queue.get(job_id) if job_id is not None else _newest(queue)
-        story = RunStory(Run(Path(job.run)))
-        for line in story.new_lines()[-lines:] if lines else []:
+        news = RunLines(Run(Path(job.run)))
+        for line in news.new_lines()[-lines:] if lines else []:
             click.echo(line)
         if follow:
-            job = _follow(queue, job, story)
+            job = _follow(queue, job, news)
         click.echo(_ending(job), err=True)
     raise SystemExit(0 if not follow or job.state in ("done", "paused") else 1)
 
 
-def _follow(queue: Queue, job: Job, story: RunStory) -> Job:
+def _follow(queue: Queue, job: Job, news: RunLines) -> Job:
     """Tell a run's lines as they come until its job neither runs nor waits."""
     told = ""
     while True:
         job = queue.get(job.id)
-        lines = story.new_lines()
+        lines = news.new_lines()
         for line in lines:
             click.echo(line)
         sys.stdout.flush()

@@ -24,13 +24,14 @@ from emcfsys_engine.run.events import (
     WatchState,
 )
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.text import span
 
 _TAIL_BYTES = 1 << 18
 _NUM_EVIDENCE = 12
 _EVIDENCE_CHARACTERS = 400
 
 
-class RunStory:
+class RunLines:
     """What a run says, line by line; each call returns what is new."""
 
     def __init__(self, run: Run) -> None:
@@ -99,9 +100,7 @@ def _words(event: AnyEvent) -> Iterator[str]:
         case StepDone():
             yield f"step {event.step}  loss {event.loss:.4f}"
         case ValidationDone():
-            best = "  best" if event.is_best else ""
-            score = "–" if event.mean_iou is None else f"{event.mean_iou:.3f}"
-            yield f"step {event.step}  mean IoU {score}  loss {event.val_loss:.4f}{best}"
+            yield _validation(event)
         case CheckpointSaved(role="best" | "final"):
             yield f"saved {event.file}"
         case WarningGiven():
@@ -113,12 +112,34 @@ def _words(event: AnyEvent) -> Iterator[str]:
         case WatchState():
             yield f"{event.state} {event.detail}".strip()
         case RunFinished():
-            yield f"finished: {event.reason.replace('_', ' ')}"
+            yield _finished(event)
         case RunFailed():
             yield f"failed: {event.reason}"
         case RunCancelled():
             yield "cancelled; what was reached is saved"
         case RunInterrupted():
-            yield f"interrupted ({event.reason}); what was reached is saved"
+            yield f"interrupted ({event.reason}); what was reached is saved: resume goes on"
         case _:
             return
+
+
+def _validation(event: ValidationDone) -> str:
+    each = "  ".join(f"{name} {_score(value)}" for name, value in event.iou.items())
+    left = "" if event.seconds_left is None else f"  {span(event.seconds_left)} left"
+    best = "  best" if event.is_best else ""
+    return (
+        f"step {event.step}  mean IoU {_score(event.mean_iou)}  {each}  "
+        f"loss {event.train_loss:.3f} / {event.val_loss:.3f}{left}{best}"
+    )
+
+
+def _finished(event: RunFinished) -> str:
+    if event.done is not None:
+        failed = f", {event.failed} failed" if event.failed else ""
+        return f"{event.done} images done{failed}"
+    score = "" if event.score is None else f", best score {event.score:.3f}"
+    return f"finished ({event.reason.replace('_', ' ')}){score}"
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

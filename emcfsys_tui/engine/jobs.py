@@ -11,7 +11,7 @@ from emcfsys_engine.jobs.machine import Gpu
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.lines import RunStory
+from emcfsys_engine.run.lines import RunLines
 from emcfsys_engine.text import day_clock
 from emcfsys_tui.messages import LogRead, QueueRead
 from emcfsys_tui.view_models import GpuRow, JobRow, QueueState
@@ -51,12 +51,12 @@ class QueueReader:
 
 
 class JobLogReader:
-    """Follows the story of one job's run; called from one thread."""
+    """Follows the lines of one job's run; called from one thread."""
 
     def __init__(self) -> None:
         self.wanted: tuple[int, Path] | None = None
         self._shown: tuple[int, Path] | None = None
-        self._story: RunStory | None = None
+        self._story: RunLines | None = None
 
     def read(self) -> LogRead | None:
         """Return the new lines of the job that is wanted."""
@@ -65,7 +65,7 @@ class JobLogReader:
             return None
         fresh = wanted != self._shown or self._story is None
         if fresh:
-            self._story = RunStory(Run(wanted[1]))
+            self._story = RunLines(Run(wanted[1]))
             self._shown = wanted
         assert self._story is not None
         lines = tuple(self._story.new_lines()[-2000:])

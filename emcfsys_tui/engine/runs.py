@@ -34,7 +34,7 @@ class CommandEnd(msgspec.Struct, frozen=True, kw_only=True):
 
     code: int
     out: str
-    words: str  # its story, for people
+    words: str  # what it said on stderr
 
 
 # Children that only look: they may be ended at any time, and are when the interface leaves.
@@ -61,9 +61,9 @@ def run_command(arguments: Sequence[str], *, is_look: bool = False) -> CommandEn
     ) as child:
         if is_look:
             LOOKING.add(child)
-        out, story = child.communicate()
+        out, told = child.communicate()
         LOOKING.discard(child)
-    words = printable(story.decode("utf-8", "replace").strip().replace("\n", "; "))
+    words = printable(told.decode("utf-8", "replace").strip().replace("\n", "; "))
     return CommandEnd(code=child.returncode, out=out.decode("utf-8", "replace"), words=words)
 
 

@@ -87,7 +87,7 @@ def test_logs_tell_events_and_the_workers_own_words(home: Bench) -> None:
     home.wait(job_id, "done")
     told = _say(job_commands.logs)
     assert "step 1  loss 0.5000" in told
-    assert "finished: steps" in told
+    assert "finished (steps)" in told
     assert "the stand-in works" in told
     assert _say(job_commands.logs, "-n", "1").count("\n") == 1
 
@@ -105,7 +105,7 @@ def test_logs_follow_until_the_job_ends(home: Bench) -> None:
         assert "started" in follower.stdout.readline()
         home.queue.stop(job_id)
         rest, story = follower.communicate(timeout=120)
-    assert "finished: stopped" in rest
+    assert "finished (stopped)" in rest
     assert story == f"job {job_id} is done: stopped\n"
     assert follower.returncode == 0
 

@@ -39,17 +39,17 @@ from emcfsys_engine.tools.report.charts import (
     section,
     table,
 )
-from emcfsys_engine.tools.report.summary import Story, read_story
+from emcfsys_engine.tools.report.summary import RunSummary, read_summary
 
 _MOST_IMAGES = 300  # rows of a table that people scroll through
 
 
-def class_table(story: Story) -> str:
+def class_table(summary: RunSummary) -> str:
     """Return the scores of each class at the best and at the last validation."""
-    if not story.validations:
+    if not summary.validations:
         return ""
-    last = story.validations[-1]
-    best = story.best or last
+    last = summary.validations[-1]
+    best = summary.best or last
     columns = [
         name
         for name in last.__struct_fields__
@@ -73,9 +73,9 @@ def class_table(story: Story) -> str:
     return table(heads, rows, kind="numbers") + f'<p class="soft">{words}</p>'
 
 
-def source_table(story: Story) -> str:
+def source_table(summary: RunSummary) -> str:
     """Return the score of each data source, where there are several."""
-    best = story.best
+    best = summary.best
     if best is None or len(best.source_mean_iou) < 2:
         return ""
     rows = [[name, _bar(value), _fixed(value)] for name, value in best.source_mean_iou.items()]
@@ -171,12 +171,12 @@ def plan_section(plan: Mapping[str, Any]) -> str:
     return section("Plan", chosen, lists)
 
 
-def environment_section(story: Story) -> str:
+def environment_section(summary: RunSummary) -> str:
     """Return versions, interpreter, folders and the variables the worker knew."""
-    record = story.record
+    record = summary.record
     rows: list[Sequence[Cell]] = [[name, version] for name, version in record.versions.items()]
     rows += [["interpreter", record.python], ["started in", record.folder]]
-    rows.append(["run folder", str(story.run.folder)])
+    rows.append(["run folder", str(summary.run.folder)])
     variables = table(["", ""], sorted(record.environment.items()), kind="facts")
     return section(
         "Environment",
@@ -225,63 +225,63 @@ def write_report(run: Run, out: Path | None = None) -> Path:
 
 def report_page(run: Run) -> str:
     """Return the page of a run of any kind, also of one that still goes on."""
-    story = read_story(run)
-    events = story.events
+    summary = read_summary(run)
+    events = summary.events
     parts = [
-        _header(story),
-        _tiles(story),
+        _header(summary),
+        _tiles(summary),
         section("Warnings", _warnings(events)),
-        section("Curves", _curves(story)),
-        section("Classes", class_table(story), source_table(story)),
-        section("Previews", previews(run, events, story.best.step if story.best else None)),
+        section("Curves", _curves(summary)),
+        section("Classes", class_table(summary), source_table(summary)),
+        section("Previews", previews(run, events, summary.best.step if summary.best else None)),
         section("Images", failed_images(events), image_table(events), overlays(events)),
-        _ending(story),
-        settings_section(story.record),
-        plan_section(story.plan),
-        environment_section(story),
+        _ending(summary),
+        settings_section(summary.record),
+        plan_section(summary.plan),
+        environment_section(summary),
         _footer(),
     ]
-    return page(f"{story.title} – EMCFsys", "".join(parts))
+    return page(f"{summary.title} – EMCFsys", "".join(parts))
 
 
-def _header(story: Story) -> str:
-    started = _moment(story.began or story.record.created)
-    does = {"train": "Training", "predict": "Prediction", "watch": "Watch"}[story.does]
-    words = [f"{does} {story.run.id}", f"started {started}", story.device]
-    reason = f" {escaped(story.reason)}" if story.reason not in ("", story.state) else ""
+def _header(summary: RunSummary) -> str:
+    started = _moment(summary.began or summary.record.created)
+    does = {"train": "Training", "predict": "Prediction", "watch": "Watch"}[summary.does]
+    words = [f"{does} {summary.run.id}", f"started {started}", summary.device]
+    reason = f" {escaped(summary.reason)}" if summary.reason not in ("", summary.state) else ""
     return (
-        f"<h1>{escaped(story.title)}</h1>"
+        f"<h1>{escaped(summary.title)}</h1>"
         f'<p class="soft">{escaped(" · ".join(word for word in words if word))}</p>'
-        f'<p><span class="badge {story.state}">{story.state}</span>{reason}</p>'
+        f'<p><span class="badge {summary.state}">{summary.state}</span>{reason}</p>'
     )
 
 
-def _tiles(story: Story) -> str:
+def _tiles(summary: RunSummary) -> str:
     tiles: list[tuple[str, str]] = []
-    best = story.best
+    best = summary.best
     if best is not None:
-        word = story.record.project.training.best_by if story.record.project else "score"
+        word = summary.record.project.training.best_by if summary.record.project else "score"
         word = word.replace("_", " ").replace("iou", "IoU")
         tiles.append((number(best.score), f"best {word}, step {best.step:,}"))
-    if story.does == "train":
-        total = f" of {story.total_steps:,}" if story.total_steps else ""
-        tiles.append((f"{story.step:,}", f"steps{total}"))
-    steps = [event for event in story.events if isinstance(event, StepDone)]
+    if summary.does == "train":
+        total = f" of {summary.total_steps:,}" if summary.total_steps else ""
+        tiles.append((f"{summary.step:,}", f"steps{total}"))
+    steps = [event for event in summary.events if isinstance(event, StepDone)]
     if steps:
         tiles.append((f"{steps[-1].loss:.4g}", "last training loss"))
-    validations = story.validations
+    validations = summary.validations
     if validations:
         tiles.append((f"{validations[-1].images_per_s:.3g}", "training patches a second"))
-    done = [event for event in story.events if isinstance(event, ImageDone)]
-    if story.does != "train":
-        failed = sum(isinstance(event, ImageFailed) and event.final for event in story.events)
+    done = [event for event in summary.events if isinstance(event, ImageDone)]
+    if summary.does != "train":
+        failed = sum(isinstance(event, ImageFailed) and event.final for event in summary.events)
         tiles.append((f"{len(done):,}", "images done"))
         tiles.append((f"{failed:,}", "images failed"))
     if done:
         middle = sorted(event.seconds for event in done)[len(done) // 2]
         tiles.append((f"{middle:.3g} s", "an image (median)"))
-    if story.seconds is not None:
-        tiles.append((span(story.seconds), "from first to last event"))
+    if summary.seconds is not None:
+        tiles.append((span(summary.seconds), "from first to last event"))
     cells = "".join(f"<div><b>{escaped(a)}</b><span>{escaped(b)}</span></div>" for a, b in tiles)
     return f'<div class="tiles">{cells}</div>' if cells else ""
 
@@ -305,10 +305,10 @@ def _list_of(messages: Sequence[str]) -> str:
     return f'<ul class="warnings">{items}</ul>{rest}' if items else ""
 
 
-def _curves(story: Story) -> str:
-    steps = [event for event in story.events if isinstance(event, StepDone)]
-    seen = story.validations
-    best = story.best.step if story.best is not None else None
+def _curves(summary: RunSummary) -> str:
+    steps = [event for event in summary.events if isinstance(event, StepDone)]
+    seen = summary.validations
+    best = summary.best.step if summary.best is not None else None
     names = list(seen[-1].iou) if seen else []
     mean = Curve(
         name="mean", points=_points(seen, [v.mean_iou for v in seen]), colour=6, manner="strong"
@@ -360,7 +360,7 @@ def _curves(story: Story) -> str:
         ),
     )
     figures = "".join(figure_of(chart) for chart in charts)
-    resumed = [event.step for event in story.events if isinstance(event, RunResumed)]
+    resumed = [event.step for event in summary.events if isinstance(event, RunResumed)]
     words = (
         f"<p class='soft'>Resumed at step {', '.join(map(str, resumed))}.</p>" if resumed else ""
     )
@@ -374,25 +374,25 @@ def _points(
     return tuple((float(event.step), value) for event, value in pairs if value is not None)
 
 
-def _ending(story: Story) -> str:
-    files = [event for event in story.events if isinstance(event, CheckpointSaved)]
+def _ending(summary: RunSummary) -> str:
+    files = [event for event in summary.events if isinstance(event, CheckpointSaved)]
     latest = {event.role: event for event in files}
-    rows: list[Sequence[Cell]] = [["state", story.state]]
-    rows += [["reason", story.reason]] if story.reason not in ("", story.state) else []
-    left = story.exit
+    rows: list[Sequence[Cell]] = [["state", summary.state]]
+    rows += [["reason", summary.reason]] if summary.reason not in ("", summary.state) else []
+    left = summary.exit
     if left is not None:
         code = left.signal or f"exit code {left.exit_code}"
         rows.append(["process", f"{code}{', out of memory' if left.out_of_memory else ''}"])
         rows += [["detail", left.detail]] if left.detail else []
-    rows.append(["last event", _moment(story.ended) if story.ended else "none"])
+    rows.append(["last event", _moment(summary.ended) if summary.ended else "none"])
     for role, event in latest.items():
         score = "" if event.score is None else f", score {event.score:.4f}"
         rows.append([f"{role} file", f"{event.file}, step {event.step:,}{score}"])
     log = ""
-    if story.state in ("failed", "lost") and story.log_tail:
-        log = f"<pre>{'<br>'.join(escaped(line) for line in story.log_tail)}</pre>"
+    if summary.state in ("failed", "lost") and summary.log_tail:
+        log = f"<pre>{'<br>'.join(escaped(line) for line in summary.log_tail)}</pre>"
     return section(
-        "How it ended" if story.state != "running" else "So far",
+        "How it ended" if summary.state != "running" else "So far",
         table(["", ""], rows, kind="facts"),
         log,
     )

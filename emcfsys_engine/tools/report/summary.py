@@ -21,7 +21,7 @@ _LOG_LINES = 40
 
 
 @dataclass(frozen=True, kw_only=True)
-class Story:
+class RunSummary:
     """What a run was asked, what it decided, what it said, and how it ended."""
 
     run: Run
@@ -103,7 +103,7 @@ class Story:
         return max(0.0, self.ended - self.began)
 
 
-def read_story(run: Run) -> Story:
+def read_summary(run: Run) -> RunSummary:
     """Read a run's folder; a file that is not there yet is no fault.
 
     Raises: RunFolderError if the folder holds no run.
@@ -111,7 +111,7 @@ def read_story(run: Run) -> Story:
     record = run.record()
     state = run.state()
     reason = "" if state in ("running", "new") else run.outcome()[1]
-    return Story(
+    return RunSummary(
         run=run,
         record=record,
         plan=_plan_of(run.plan_file),
