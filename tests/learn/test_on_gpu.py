@@ -25,8 +25,9 @@ from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.memory import usable_memory
 from emcfsys_engine.learn.model_file import colours_for
 from emcfsys_engine.learn.networks.network import build_network
-from emcfsys_engine.learn.training.checkpoint import read_checkpoint
+from emcfsys_engine.learn.training.checkpoint import Retry, read_checkpoint, read_retry
 from emcfsys_engine.learn.training.dataset import Batches, Dataset
+from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.plan import make_plan
 from emcfsys_engine.learn.training.setup import Parts
 from emcfsys_engine.learn.training.trainer import Trainer
@@ -369,3 +370,19 @@ def test_what_a_validation_meets_costs_no_step(
     assert read_checkpoint(run.checkpoint_file)[1].step == 4
     assert run_here(run) == 0
     assert [e.step for e in run.events() if isinstance(e, ValidationDone)] == [4, 8]
+
+
+def test_coupled_processes_that_run_out_of_memory_leave_word_and_heed_it(
+    project: Path, pretended: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, told = _trainer(project, "training.batch=4")
+    monkeypatch.setattr(Ranks, "are_coupled", lambda self, device: True)
+    monkeypatch.setattr(trainer.stepper, "_coupled", True)
+    pretended.most_pixels = 2 * 64 * 64
+    with pytest.raises(RunFailedError, match="goes on from the last checkpoint with 2 patches"):
+        _step(trainer)
+    assert read_retry(trainer.parts.run) == Retry(micro_batch=2, rank=0)
+    trainer._heed_retry()
+    assert trainer.state.micro_batch == 2
+    assert "Process 0 was out of memory: 2 patches" in told[-1].message
+    assert torch.isfinite(_step(trainer)).item()
