@@ -149,6 +149,7 @@ class PatchSampler:
         self.crop_px = math.ceil(patch_px * MARGIN)
         self.batch = batch
         self.seed = seed
+        self.channels = dataset[0].image.shape[-1]
         weights = [dataset.project.data[sample.source].weight for sample in dataset.samples]
         # A source's weight is shared by its images: it says how often the source is drawn.
         counts = np.bincount([sample.source for sample in dataset.samples])
@@ -160,14 +161,17 @@ class PatchSampler:
     def crops(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the crops of one step, before augmentation.
 
-        Shapes: N×C×M×M float32 and N×M×M int64.
+        A patch is drawn by its own numbers: which others are cut beside it changes nothing.
+        Shapes: N×C×M×M float32 and N×M×M uint8.
         """
-        rng = np.random.default_rng((self.seed, step))
-        images, labels = zip(*[self._crop(rng) for _ in range(self.batch)], strict=True)
-        stacked = torch.from_numpy(np.stack(images)).movedim(-1, 1)
-        return stacked, torch.from_numpy(np.stack(labels)).to(torch.int64)
+        labels_NMM = np.empty((self.batch, self.crop_px, self.crop_px), np.uint8)
+        images_NMMC = np.empty((*labels_NMM.shape, self.channels), np.float32)
+        for number in range(self.batch):
+            rng = np.random.default_rng((self.seed, step, number))
+            self._cut_one(rng, images_NMMC[number], labels_NMM[number])
+        return torch.from_numpy(images_NMMC).movedim(-1, 1), torch.from_numpy(labels_NMM)
 
-    def _crop(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _cut_one(self, rng: np.random.Generator, image: np.ndarray, labels: np.ndarray) -> None:
         if self.classes and rng.random() < 0.5:
             chosen = self.classes[rng.integers(len(self.classes))]
             having = [i for i, found in enumerate(self.positions) if chosen in found]
@@ -182,7 +186,7 @@ class PatchSampler:
         item = self.dataset[index]
         rows = self._lines(int(centre[0]), item.labels.shape[0])
         columns = self._lines(int(centre[1]), item.labels.shape[1])
-        return _cut(item, rows, columns)
+        _cut(item, rows, columns, image, labels)
 
     def _lines(self, centre: int, size: int) -> np.ndarray:
         """Return the crop's line numbers; the patch in its middle stays inside where it can."""
@@ -202,15 +206,24 @@ def class_pixel_counts(dataset: Dataset) -> np.ndarray:
     return total[: len(dataset.project.classes)]
 
 
-def _cut(item: Item, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cut lines that may lie outside: the image is mirrored there, the labels are unlabelled."""
+def _cut(
+    item: Item, rows: np.ndarray, columns: np.ndarray, image: np.ndarray, labels: np.ndarray
+) -> None:
+    """Cut lines that may lie outside: the image is mirrored there, the labels are unlabelled.
+
+    `image` and `labels` are written into. A crop that lies inside is a plain copy.
+    """
     height, width = item.labels.shape
+    if rows[0] >= 0 and columns[0] >= 0 and rows[-1] < height and columns[-1] < width:
+        inside = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        image[...], labels[...] = item.image[inside], item.labels[inside]
+        return
     inside_rows, inside_columns = _mirrored(rows, height), _mirrored(columns, width)
-    image = item.image[np.ix_(inside_rows, inside_columns)]
-    labels = item.labels[np.ix_(inside_rows, inside_columns)]
+    # Whole rows first: with a list for each axis numpy goes from pixel to pixel.
+    image[...] = item.image[inside_rows][:, inside_columns]
+    labels[...] = item.labels[inside_rows][:, inside_columns]
     labels[(rows != inside_rows), :] = UNLABELLED
     labels[:, (columns != inside_columns)] = UNLABELLED
-    return image, labels
 
 
 def _mirrored(lines: np.ndarray, size: int) -> np.ndarray:

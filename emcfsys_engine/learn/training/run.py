@@ -59,8 +59,7 @@ def augmented_patches(project: Project, number: int) -> list[tuple[np.ndarray, n
     train = _some(project, "train")
     plan = make_plan(project, train, train, choose_device(0), 1)
     sampler = PatchSampler(train, plan.patch_px, number, project.project.seed)
-    rng = torch.Generator().manual_seed(project.project.seed)
-    images, labels = augment(*sampler.crops(1), plan.patch_px, plan.strengths, rng)
+    images, labels = augment(*sampler.crops(1), plan.patch_px, plan.strengths, range(number))
     values = np.full(256, 255, np.uint8)
     values[: len(project.class_values)] = project.class_values
     return [
@@ -82,8 +81,7 @@ def _step(project: Project) -> None:
     batch = min(2, plan.batch)
     sampler = PatchSampler(train, plan.patch_px, batch, project.project.seed)
     images, labels = (part.to(device) for part in sampler.crops(1))
-    rng = torch.Generator(device).manual_seed(0)
-    patches, truth = augment(images, labels, plan.patch_px, plan.strengths, rng)
+    patches, truth = augment(images, labels, plan.patch_px, plan.strengths, range(batch))
     loss = build_loss(project.training.loss, plan.class_weights)(network.train()(patches), truth)
     loss.backward()
     image = torch.from_numpy(val[0].image).movedim(-1, 0)[:, :512, :512].to(device)
