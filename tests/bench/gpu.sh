@@ -75,13 +75,17 @@ speed() {  # one after the other, alone on the card
   check 60 host python3 -m tests.bench.gpu_checks host
   KEEP=9 check 50 inference-4096 python3 -m tests.bench.inference_speed --backbone resnet34 --side 4096 --rounds 3
   KEEP=1 check 40 inference-many python3 -m tests.bench.inference_speed --backbone resnet34 --many --number 1500
-  KEEP=4 check 60 inference-big python3 -m tests.bench.inference_speed --backbone resnet34 --big --side 16000 --minutes 0.4
-  check 50 sizes python3 -m tests.bench.gpu_checks sizes
+  KEEP=4 check 60 inference-big python3 -m tests.bench.inference_speed --backbone resnet34 --big --side 16000 --minutes 0.3
+  check 60 compiled python3 -m tests.bench.gpu_checks compiled
+  check 40 sizes python3 -m tests.bench.gpu_checks sizes
   check 40 shapes python3 -m tests.bench.gpu_checks shapes
-  check 70 compiled python3 -m tests.bench.gpu_checks compiled
 }
 
 nvidia-smi -L 2>/dev/null
 python3 -c 'import torch; print("torch", torch.__version__, *torch.cuda.get_arch_list())'
-for part in "${@:-tests commands speed}"; do for each in $part; do $each; done; done
+if [ $# = 0 ]; then  # what is not timed goes beside each other
+  tests & commands & wait
+  speed
+fi
+for part in "$@"; do "$part"; done
 echo "== all: $((SECONDS - began)) s"
