@@ -250,15 +250,46 @@ def _cut(
 ) -> None:
     """Cut lines that may lie outside: the image is mirrored there, the labels are unlabelled.
 
-    `image` and `labels` are written into. A crop that lies inside is a plain copy.
+    `image` and `labels` are written into.
     """
     height, width = item.labels.shape
-    if rows[0] >= 0 and columns[0] >= 0 and rows[-1] < height and columns[-1] < width:
-        inside = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-        image[...], labels[...] = item.pixels[inside], item.labels[inside]
+    top, bottom = max(0, -int(rows[0])), max(0, int(rows[-1]) + 1 - height)
+    left, right = max(0, -int(columns[0])), max(0, int(columns[-1]) + 1 - width)
+    down = slice(top, len(rows) - bottom)
+    across = slice(left, len(columns) - right)
+    if max(top, bottom) >= down.stop - top or max(left, right) >= across.stop - left:
+        _cut_from_small(item, rows, columns, image, labels)
         return
+    inside = (
+        slice(rows[top], rows[top] + down.stop - top),
+        slice(columns[left], columns[left] + across.stop - left),
+    )
+    image[down, across] = item.pixels[inside]
+    if top or bottom or left or right:
+        labels[...] = UNLABELLED
+    labels[down, across] = item.labels[inside]
+    _mirror_ends(image[down].swapaxes(0, 1), left, right)
+    _mirror_ends(image, top, bottom)
+
+
+def _mirror_ends(lines: np.ndarray, before: int, after: int) -> None:
+    """Fill the first and last lines with those on the other side of the first and last inner one.
+
+    Slices only: numpy walks through lists of lines from pixel to pixel.
+    """
+    end = len(lines) - after
+    if before:
+        lines[:before] = lines[before + 1 : 2 * before + 1][::-1]
+    if after:
+        lines[end:] = lines[end - 1 - after : end - 1][::-1]
+
+
+def _cut_from_small(
+    item: Item, rows: np.ndarray, columns: np.ndarray, image: np.ndarray, labels: np.ndarray
+) -> None:
+    """Cut from an image so small that it is mirrored more than once."""
+    height, width = item.labels.shape
     inside_rows, inside_columns = _mirrored(rows, height), _mirrored(columns, width)
-    # Whole rows first: with a list for each axis numpy goes from pixel to pixel.
     image[...] = item.pixels[inside_rows][:, inside_columns]
     labels[...] = item.labels[inside_rows][:, inside_columns]
     labels[(rows != inside_rows), :] = UNLABELLED

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.grey_on_device import statistics_to_use
-from emcfsys_engine.learn.training.dataset import Dataset, Item, PatchSampler, resampled
+from emcfsys_engine.learn.training.dataset import Dataset, Item, PatchSampler, _cut, resampled
 
 
 def make_item(labels: np.ndarray, pixel_nm: tuple[float, float] | None) -> Item:
@@ -109,3 +109,29 @@ def test_a_constant_image_is_zeros() -> None:
         statistics=statistics,
     )
     assert not item.image.any()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    start=st.tuples(st.integers(-30, 50), st.integers(-30, 50)),
+    crop_px=st.integers(1, 48),
+    seed=st.integers(0, 2**31),
+)
+def test_a_crop_is_a_plain_copy_mirrored_where_it_leaves_the_image(
+    size: tuple[int, int], start: tuple[int, int], crop_px: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    pixels, labels = (rng.integers(0, 255, size, np.uint8) for _ in range(2))
+    item = Item(pixels=pixels[..., None], labels=labels, pixel_nm=None, raw_mean=0, raw_deviation=1)
+    rows, columns = (
+        np.arange(crop_px) + min(at, side - 1) for at, side in zip(start, size, strict=True)
+    )
+    image, made = np.empty((crop_px, crop_px, 1), np.uint8), np.empty((crop_px, crop_px), np.uint8)
+    _cut(item, rows, columns, image, made)
+    reach = 100
+    wide = np.pad(pixels, reach, mode="reflect")
+    marked = np.pad(labels, reach, constant_values=255)
+    there = np.ix_(rows + reach, columns + reach)
+    np.testing.assert_array_equal(image[..., 0], wide[there])
+    np.testing.assert_array_equal(made, marked[there])
