@@ -78,6 +78,7 @@ def _commonest(block: np.ndarray) -> np.generic:
     return values[counts.argmax()]
 
 
+_COUNTED = (np.dtype(np.uint8), np.dtype(np.uint16))  # values are counted instead of sorted
 SAMPLE_PX = 4_000_000  # above this the statistics come from an evenly strided sample
 
 
@@ -143,15 +144,18 @@ class Normaliser(msgspec.Struct, frozen=True, kw_only=True):
 
         Shapes: any number of values on one axis, in the image's own type.
         """
-        values = sample.astype(np.float64)
-        values = values[np.isfinite(values)]
-        if not values.size:
-            return 0.0, 0.0, 0.0, 0.0
-        low, high = np.percentile(values, (self.low_percentile, self.high_percentile))
-        if not high > low:  # one value fills nearly everything: use the extremes
-            low, high = values.min(), values.max()
-        clipped = np.clip(values, low, high)
-        mean, deviation = float(clipped.mean()), float(clipped.std())
+        if sample.dtype in _COUNTED and sample.size:
+            low, high, mean, deviation = self._counted(sample)
+        else:
+            values = sample.astype(np.float64)
+            values = values[np.isfinite(values)]
+            if not values.size:
+                return 0.0, 0.0, 0.0, 0.0
+            low, high = np.percentile(values, (self.low_percentile, self.high_percentile))
+            if not high > low:  # one value fills nearly everything: use the extremes
+                low, high = values.min(), values.max()
+            clipped = np.clip(values, low, high)
+            mean, deviation = float(clipped.mean()), float(clipped.std())
         tiny = 1e-6 * max(1.0, abs(float(low)), abs(float(high)))
         spread = (
             deviation
@@ -160,6 +164,28 @@ class Normaliser(msgspec.Struct, frozen=True, kw_only=True):
             else 0.0
         )
         return float(low), float(high), mean, spread
+
+    def _counted(self, sample: np.ndarray) -> tuple[float, float, float, float]:
+        """Return low, high, mean and deviation from how often each value occurs: no sorting."""
+        counts = np.bincount(sample)
+        below = counts.cumsum()
+        low, high = (
+            _percentile(below, percent) for percent in (self.low_percentile, self.high_percentile)
+        )
+        if not high > low:
+            low, high = float(np.argmax(counts > 0)), float(len(counts) - 1)
+        clipped = np.clip(np.arange(len(counts), dtype=np.float64), low, high)
+        mean = float(counts @ clipped) / sample.size
+        variance = float(counts @ (clipped - mean) ** 2) / sample.size
+        return low, high, mean, variance**0.5
+
+
+def _percentile(below: np.ndarray, percent: float) -> float:
+    """Return a percentile as numpy's linear method does; `below` counts the values up to each."""
+    place = (int(below[-1]) - 1) * percent / 100
+    first = int(place)
+    lower, upper = np.searchsorted(below, (first, min(first + 1, int(below[-1]) - 1)), side="right")
+    return float(lower + (upper - lower) * (place - first))
 
 
 def has_no_number(values: np.ndarray) -> bool:

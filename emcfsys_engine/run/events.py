@@ -324,11 +324,18 @@ def read_events(file: Path) -> list[AnyEvent]:
 
 
 def without_void(events: Iterable[AnyEvent]) -> list[AnyEvent]:
-    """Drop the events that a later `run_resumed` made void: those with a later step."""
+    """Drop the events that a later `run_resumed` made void: those with a later step.
+
+    A run that was killed around a validation repeats it when it goes on: the newer one counts.
+    """
     kept: list[AnyEvent] = []
+    resumed_at = -1
     for event in events:
         if isinstance(event, RunResumed):
+            resumed_at = event.step
             kept = [old for old in kept if (getattr(old, "step", None) or 0) <= event.step]
+        elif isinstance(event, ValidationDone) and event.step == resumed_at:
+            kept = [e for e in kept if not (isinstance(e, ValidationDone) and e.step == resumed_at)]
         kept.append(event)
     return kept
 

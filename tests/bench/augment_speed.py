@@ -28,8 +28,8 @@ def main() -> None:
     crop = int(arguments.patch * 1.5)
     images = torch.randn(arguments.batch, 1, crop, crop)
     labels = torch.randint(0, 3, (arguments.batch, crop, crop))
-    rng = torch.Generator().manual_seed(0)
-    ours = lambda: augment(images, labels, arguments.patch, _OURS, rng)  # noqa: E731
+    seeds = range(arguments.batch)
+    ours = lambda: augment(images, labels, arguments.patch, _OURS, seeds)  # noqa: E731
     kornia = _kornia(images, labels, arguments.patch)
     times: dict[str, list[float]] = {"ours": [], "kornia": []}
     for number in range(arguments.rounds + 2):

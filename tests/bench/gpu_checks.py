@@ -176,7 +176,7 @@ def memory(setting: _Setting) -> None:
     rng = np.random.default_rng(0)
     trainer.parts.val._kept[0] = replace(
         item,
-        image=rng.normal(size=(side, side, 1)).astype(np.float32),
+        pixels=rng.integers(0, 255, (side, side, 1), np.uint8),
         labels=rng.integers(0, 3, (side, side)).astype(np.uint8),
     )
     _leave(1.5)
@@ -197,7 +197,9 @@ def memory(setting: _Setting) -> None:
 
 
 def faults(setting: _Setting) -> None:
-    """Are the driver's own errors told apart?"""
+    """Are the driver's own errors told apart, and 16-bit images taken?"""
+    there = torch.arange(65_536, dtype=torch.int32).to(torch.uint16).to("cuda").float()
+    say("uint16 on the device", bool(there[-1] == 65_535), f"{there[-1]:.0f}")
     try:
         torch.empty(1 << 46, dtype=torch.uint8, device="cuda")
     except RuntimeError as error:

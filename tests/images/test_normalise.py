@@ -78,3 +78,19 @@ def test_a_painted_bar_is_found_and_a_dark_specimen_is_not() -> None:
     assert find_info_bar(image) == 30
     dark = np.where(rng.random((200, 300)) < 0.02, 200, 0).astype(np.uint8)
     assert find_info_bar(dark) == 0
+
+
+@given(
+    data=st.data(),
+    kind=st.sampled_from([np.uint8, np.uint16]),
+    number=st.integers(1, 400),
+    seed=st.integers(0, 2**31),
+)
+def test_counted_values_give_the_statistics_of_sorted_ones(
+    data: st.DataObject, kind: type[np.generic], number: int, seed: int
+) -> None:
+    most = data.draw(st.integers(0, np.iinfo(kind).max))
+    values = np.random.default_rng(seed).integers(0, most, number, kind, endpoint=True)
+    counted = Normaliser().statistics_of(values)
+    as_sorted = Normaliser().statistics_of(values.astype(np.int64))
+    np.testing.assert_allclose(counted, as_sorted, rtol=1e-9, atol=1e-9)

@@ -11,12 +11,28 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pynvml
 import pytest
 
-from emcfsys_engine.jobs import machine
-from emcfsys_engine.jobs.machine import NvmlSource, gpu_inventory, lease_holders
+from emcfsys_engine.commands.foreground_gpu import gpus_for
+from emcfsys_engine.errors import InputError, QueueError
+from emcfsys_engine.jobs import machine as gpus
+from emcfsys_engine.jobs.machine import (
+    Gpu,
+    Machine,
+    NvmlSource,
+    Wanted,
+    choose,
+    gpu_inventory,
+    lease_holders,
+    settle_request,
+    usual_gpus,
+)
 from emcfsys_engine.launch import processes as leases
+from emcfsys_engine.launch import start
+from emcfsys_engine.run.folder import TrainRequest, new_run
+from emcfsys_engine.settings import Config, JobSettings
 
 GIB = 2**30
 
@@ -24,7 +40,7 @@ GIB = 2**30
 def _driver(monkeypatch: pytest.MonkeyPatch, **answers: Callable[..., Any]) -> None:
     """Let the driver's library answer so; everything else of it stays as it is."""
     for name, answer in answers.items():
-        monkeypatch.setattr(machine.nvml, name, answer)
+        monkeypatch.setattr(gpus.nvml, name, answer)
 
 
 def _no_mig(handle: Any) -> Any:
@@ -177,3 +193,103 @@ def test_leases_of_two_users_exclude_each_other_in_a_sticky_folder(tmp_path: Pat
     for file in shared.iterdir():
         file.unlink()
     shared.rmdir()
+
+
+class _Late:
+    """A driver that answers from the second look on."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def read(self) -> list[Gpu]:
+        self.looks += 1
+        return [Gpu(uuid="GPU-1", total_gb=80, free_gb=80)] if self.looks > 1 else []
+
+    def fault(self) -> str:
+        return "Driver/library version mismatch" if self.looks < 2 else ""
+
+
+def test_a_driver_that_came_after_the_daemon_is_seen(tmp_path: Path) -> None:
+    machine = Machine(settings=Config(), source=_Late())
+    assert machine.built_in_gpus == ()
+    assert [gpu.uuid for gpu in machine.built_in_gpus] == ["GPU-1"]
+
+
+def test_nothing_is_queued_for_a_gpu_that_its_driver_has_lost() -> None:
+    for asked in (None, 1.0):
+        machine = Machine(settings=Config(), source=_Late())
+        machine.source.read = list  # type: ignore[method-assign]
+        with pytest.raises(QueueError, match=r"version mismatch.*modprobe nvidia"):
+            settle_request(machine, Wanted(kind="train", gpus=asked))
+        assert settle_request(machine, Wanted(kind="train", gpus=0)).gpus == 0
+
+
+def test_a_watch_leaves_room_for_a_training_on_the_only_gpu(tmp_path: Path) -> None:
+    one = [Gpu(uuid="GPU-1", total_gb=80, free_gb=80)]
+    source = _Late()
+    source.read = lambda: one  # type: ignore[method-assign]
+    machine = Machine(settings=Config(), source=source)
+    watch, training = (usual_gpus(machine, kind) for kind in ("watch", "train"))
+    slots = {"GPU-1": leases.slots_for(watch)}
+    busy = [msgspec.structs.replace(one[0], free_gb=78, process_ids=(7,))]
+    assert choose(busy, training, slots) == ("GPU-1",)
+    assert usual_gpus(_machine_of(2), "train") == 1
+    assert usual_gpus(_machine_of(0), "watch") == 0
+
+
+def _machine_of(number: int) -> Machine:
+    source = _Late()
+    gpus = [Gpu(uuid=f"GPU-{n}", total_gb=80, free_gb=80) for n in range(number)]
+    source.read = lambda: gpus  # type: ignore[method-assign]
+    return Machine(settings=Config(), source=source)
+
+
+def test_a_run_in_the_foreground_takes_a_free_gpu_and_its_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Config(jobs=JobSettings(lock_folder=str(tmp_path)))
+    machine = Machine(settings=settings, source=_machine_of(2).source)
+    run = new_run(tmp_path / "runs", TrainRequest())
+    held = leases.take(tmp_path, "GPU-0", 1)
+    assert held is not None
+    laid_over, lease = gpus_for(run, machine, {})
+    assert laid_over == {"CUDA_VISIBLE_DEVICES": "GPU-1", leases.SHARE_VARIABLE: "1"}
+    assert lease is not None
+    assert lease.num_slots == {"GPU-1": leases.NUM_SLOTS}
+    assert gpus_for(run, machine, {"CUDA_VISIBLE_DEVICES": "0"}) == ({}, None)
+    held += leases.take(tmp_path, "GPU-1", 1) or []
+    with pytest.raises(InputError, match=r"in use: GPU 0 by .*\. Submit the run"):
+        gpus_for(run, machine, {})
+    for descriptor in held:
+        os.close(descriptor)
+
+
+def test_who_resumes_in_the_foreground_chooses_the_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    run = new_run(tmp_path / "runs", TrainRequest())
+    assert run.record().environment["CUDA_VISIBLE_DEVICES"] == "1"
+    told = ["sh", "-c", 'printf %s "${CUDA_VISIBLE_DEVICES-unset}" >"$0/told"']
+    for now, expected in (("2,3", "2,3"), (None, "unset")):
+        if now is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", now)
+        with start.start(run, foreground=True, worker=told) as keeper:
+            assert keeper.wait(20) == 0
+        assert (run.folder / "told").read_text() == expected
+
+
+def test_settings_of_gpu_libraries_reach_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = (
+        *("NCCL_SOCKET_IFNAME", "TORCH_NCCL_BLOCKING_WAIT", "GLOO_SOCKET_IFNAME"),
+        *("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "HF_HOME"),
+    )
+    for name in (*names, "HF_TOKEN"):
+        monkeypatch.setenv(name, "x")
+    kept = new_run(tmp_path, TrainRequest()).record().environment
+    assert set(names) <= set(kept)
+    assert "HF_TOKEN" not in kept

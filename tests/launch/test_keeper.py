@@ -197,3 +197,18 @@ def test_worker_ends_with_the_command_that_waits_for_it(run: Run) -> None:
     assert keeper.stdin is not None
     keeper.stdin.close()
     assert keeper.wait() == 128 + signal.SIGTERM
+
+
+def test_processes_that_ran_out_of_memory_are_started_again_with_less(run: Run) -> None:
+    script = (
+        "import sys; from pathlib import Path; folder = Path(sys.argv[-1])\n"
+        "count = folder / 'count'; n = len(count.read_text()) if count.exists() else 0\n"
+        "count.write_text('x' * (n + 1))\n"
+        "if n < 2: (folder / 'retry.json').write_text(str(4 >> n)); sys.exit(1)\n"
+        "(folder / 'ranks.json').write_text('{\"exit_code\": 0}')\n"
+    )
+    worker = [sys.executable, "-c", script, "torch.distributed.run"]
+    assert start.start(run, worker=worker).wait() == 0
+    assert (run.folder / "count").read_text() == "xxx"
+    assert start.start(run, worker=worker).wait() == 0  # what lies there asks for nothing
+    assert (run.folder / "count").read_text() == "xxxx"

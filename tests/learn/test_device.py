@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.launch.start import Place
 from emcfsys_engine.learn import device
-from emcfsys_engine.learn.device import choose_device, choose_threads, lost_gpu
+from emcfsys_engine.learn.device import choose_device, choose_threads, device_of, lost_gpu
+from emcfsys_engine.learn.gpu_faults import is_out_of_memory, loses_gpu
+from emcfsys_engine.learn.training.distributed import Ranks
 
 
 @pytest.mark.parametrize(("count", "asked", "found"), [(2, 3, "finds 2"), (0, 1, "finds no GPU")])
@@ -45,3 +48,62 @@ def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)))
     assert [choose_threads(None, number) for number in (1, 2, 4, 12)] == [6, 3, 1, 1]
     assert choose_threads(5, 4) == 5
+
+
+@pytest.mark.parametrize(
+    ("capability", "known", "runs"),
+    [
+        ((8, 6), ["sm_80"], True),
+        ((8, 0), ["sm_86"], False),
+        ((7, 0), ["sm_75", "sm_80"], False),
+        ((9, 0), ["sm_90a"], True),
+        ((10, 3), ["sm_100f"], True),
+        ((10, 3), ["sm_100a"], False),
+        ((12, 1), ["sm_90", "compute_120"], True),
+        ((8, 9), ["compute_90"], False),
+        ((9, 0), [], True),  # a build that does not tell
+    ],
+)
+def test_kernels_run_on_their_own_and_on_later_cards_of_a_generation(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], known: list[str], runs: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: known)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "a card")
+    assert (device.kernels_missing(0) == "") == runs
+
+
+def test_a_gpu_that_the_driver_lost_is_told_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    cpu = torch.device("cpu")
+    told = lost_gpu(cpu, None, {}, has_driver=True)
+    assert "many times slower" in told
+    assert "modprobe nvidia" in told
+    assert lost_gpu(cpu, 0, {}, has_driver=True) == ""  # the processor was asked for
+    assert lost_gpu(cpu, None, {"CUDA_VISIBLE_DEVICES": ""}, has_driver=True) == ""
+    assert lost_gpu(cpu, None, {}, has_driver=False) == ""
+
+
+def test_every_device_of_cuda_has_an_index() -> None:
+    assert device_of("cuda") == torch.device("cuda", 0)
+    assert Ranks(Place(3, 4, 3, 4)).device("cuda") == torch.device("cuda", 3)
+    assert Ranks().device("cuda").index == 0
+    assert device_of("cpu") == torch.device("cpu")
+
+
+def test_errors_of_memory_and_of_a_lost_gpu_are_told_apart() -> None:
+    short = [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+        RuntimeError("CUDA error: out of memory"),
+    ]
+    lost = RuntimeError("CUDA error: an illegal memory access was encountered")
+    assert [is_out_of_memory(each) for each in short] == [True] * 3
+    assert not any(loses_gpu(each) for each in short)
+    assert loses_gpu(lost)
+    assert not is_out_of_memory(lost)
+    other = RuntimeError("The size of tensor a (3) must match")
+    assert not is_out_of_memory(other)
+    assert not loses_gpu(other)

@@ -25,8 +25,9 @@ from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.memory import usable_memory
 from emcfsys_engine.learn.model_file import colours_for
 from emcfsys_engine.learn.networks.network import build_network
-from emcfsys_engine.learn.training.checkpoint import read_checkpoint
+from emcfsys_engine.learn.training.checkpoint import Retry, read_checkpoint, read_retry
 from emcfsys_engine.learn.training.dataset import Batches, Dataset
+from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.plan import make_plan
 from emcfsys_engine.learn.training.setup import Parts
 from emcfsys_engine.learn.training.trainer import Trainer
@@ -44,7 +45,7 @@ from emcfsys_engine.run.folder import PredictRequest, Run, TrainRequest, WatchRe
 from tests.learn.conftest import run_here
 from tests.learn.pretend_gpu import Pretended, pretended_gpu
 
-MOST_UPLOADS, MOST_SYNCS = 4, 20  # of a step
+MOST_SYNCS = 1  # of a step: the norm of the gradients, which only pretended devices wait for
 
 
 @pytest.fixture(params=["pretended", pytest.param("real", marks=pytest.mark.gpu)])
@@ -216,7 +217,9 @@ def test_a_validation_that_does_not_fit_is_done_in_smaller_tiles(
 ) -> None:
     trainer, told = _trainer(project, "inference.tile_px=128", "training.batch=8")
     item = trainer.parts.val[0]
-    tall = replace(item, image=np.tile(item.image, (3, 3, 1)), labels=np.tile(item.labels, (3, 3)))
+    tall = replace(
+        item, pixels=np.tile(item.pixels, (3, 3, 1)), labels=np.tile(item.labels, (3, 3))
+    )
     trainer.parts.val._kept[0] = tall
     whole = trainer.look.at(1)
     pretended.most_pixels = 100 * 100
@@ -234,8 +237,8 @@ def test_a_validation_moves_only_numbers_and_two_rows_of_tiles(
     trainer, _ = _trainer(project)
     pretended.forget()
     trainer.look.at(1)
-    image_bytes = 64 * 64 * 4
-    assert pretended.uploaded_bytes < 2 * image_bytes
+    image_bytes = 64 * 64  # uint8, as its labels
+    assert pretended.uploaded_bytes < 2 * image_bytes + 100
     assert sum(pretended.syncs.values()) < 25
 
 
@@ -246,9 +249,12 @@ def test_a_step_asks_little_of_the_host(project: Path, pretended: Pretended) -> 
     first = batches.next()
     pretended.forget()
     trainer.step(*first, 0.1)
+    trainer.step(*batches.next(), 0.1)  # its crops, too
     batches.close()
-    assert pretended.uploads <= MOST_UPLOADS, pretended.syncs
-    assert sum(pretended.syncs.values()) <= MOST_SYNCS, pretended.syncs
+    assert sum(pretended.syncs.values()) <= 2 * MOST_SYNCS, pretended.syncs
+    assert pretended.uploads <= 5  # images, labels, statistics, twice an augmentation's numbers
+    crops_bytes = 4 * 48 * 48 * 2  # both uint8
+    assert pretended.uploaded_bytes < crops_bytes + 2 * 4 * 10_000
 
 
 def test_a_prediction_that_does_not_fit_is_made_of_smaller_tiles(
@@ -369,3 +375,19 @@ def test_what_a_validation_meets_costs_no_step(
     assert read_checkpoint(run.checkpoint_file)[1].step == 4
     assert run_here(run) == 0
     assert [e.step for e in run.events() if isinstance(e, ValidationDone)] == [4, 8]
+
+
+def test_coupled_processes_that_run_out_of_memory_leave_word_and_heed_it(
+    project: Path, pretended: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, told = _trainer(project, "training.batch=4")
+    monkeypatch.setattr(Ranks, "are_coupled", lambda self, device: True)
+    monkeypatch.setattr(trainer.stepper, "_coupled", True)
+    pretended.most_pixels = 2 * 64 * 64
+    with pytest.raises(RunFailedError, match="goes on from the last checkpoint with 2 patches"):
+        _step(trainer)
+    assert read_retry(trainer.parts.run) == Retry(micro_batch=2, rank=0)
+    trainer._heed_retry()
+    assert trainer.state.micro_batch == 2
+    assert "Process 0 was out of memory: 2 patches" in told[-1].message
+    assert torch.isfinite(_step(trainer)).item()

@@ -16,6 +16,7 @@ from emcfsys_engine.run.events import (
     StepDone,
     ValidationDone,
     read_events,
+    without_void,
 )
 
 STARTED = RunStarted(run="run-0001", does="train")
@@ -120,6 +121,28 @@ def test_a_resume_voids_exactly_the_later_steps(
             writer.write(_step(step))
     steps = [event.step for event in read_events(file) if isinstance(event, StepDone)]
     assert steps == [*range(1, min(before, back_to) + 1), *range(back_to + 1, back_to + after + 1)]
+
+
+def test_a_validation_that_is_repeated_after_a_kill_counts_once() -> None:
+    first, again = (
+        ValidationDone(
+            step=4,
+            train_loss=loss,
+            val_loss=0.5,
+            mean_iou=None,
+            mean_foreground_iou=None,
+            accuracy=0.5,
+            iou={},
+            f1={},
+            learning_rate=1e-3,
+            images_per_s=1.0,
+            seconds_left=None,
+        )
+        for loss in (0.1, 0.2)
+    )
+    resumed = RunResumed(step=4)
+    assert without_void([STARTED, first, resumed, again]) == [STARTED, resumed, again]
+    assert without_void([STARTED, first, resumed]) == [STARTED, first, resumed]
 
 
 def test_a_file_that_began_anew_is_read_from_its_start(tmp_path: Path) -> None:

@@ -18,11 +18,19 @@ from emcfsys_engine.dataset.samples import Sample, read_labels
 from emcfsys_engine.errors import DataFaults, InputError
 from emcfsys_engine.images.normalise import Normaliser, to_grey
 from emcfsys_engine.images.reader import read_micrograph
+from emcfsys_engine.learn.grey_on_device import (
+    AS_THEY_ARE,
+    Crops,
+    Statistics,
+    normalised,
+    statistics_to_use,
+)
 from emcfsys_engine.learn.training.augment import MARGIN
 from emcfsys_engine.memory_limit import memory_bytes
 from emcfsys_engine.project import UNLABELLED, Project
 
 _MEMORY_SHARE = 0.4  # of the machine's memory, for decoded images
+_OWN_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))  # kept as they are until the device
 _POSITIONS = 2048  # remembered pixels of each class and image
 
 
@@ -30,14 +38,26 @@ _POSITIONS = 2048  # remembered pixels of each class and image
 class Item:
     """One micrograph ready for the network.
 
-    Shapes: image is H×W×C float32, normalised; labels are H×W uint8 class indices or 255.
+    Shapes: pixels are H×W×C, uint8 or uint16 as the camera gave them, or float32 and normalised;
+    labels are H×W uint8 class indices or 255.
     """
 
-    image: np.ndarray
+    pixels: np.ndarray
     labels: np.ndarray
     pixel_nm: tuple[float, float] | None
     raw_mean: float  # of the grey values before normalisation, for the quality guard
     raw_deviation: float
+    statistics: Statistics = AS_THEY_ARE  # by which pixels of the camera's type are normalised
+
+    @property
+    def image(self) -> np.ndarray:
+        """The image as the network sees it. Shapes: H×W×C float32."""
+        return normalised(torch.from_numpy(self.pixels), self.statistics).numpy()
+
+    def rows_on(self, first: int, last: int, device: torch.device) -> Tensor:
+        """Return rows of it, normalised on the device. Shapes: C×(last - first)×W float32."""
+        raw = torch.from_numpy(self.pixels[first:last]).to(device)
+        return normalised(raw, self.statistics).movedim(-1, 0)
 
 
 def load_item(sample: Sample, project: Project, normaliser: Normaliser) -> Item:
@@ -47,17 +67,19 @@ def load_item(sample: Sample, project: Project, normaliser: Normaliser) -> Item:
     """
     micrograph = read_micrograph(sample.image)
     grey = to_grey(micrograph.pixels)
-    image = normaliser.apply(grey, micrograph.info_bar_rows)
     labels = to_indices(read_labels(sample, project, grey.shape), project)
     if micrograph.info_bar_rows:
         labels[-micrograph.info_bar_rows :] = UNLABELLED
-    _, _, mean, deviation = normaliser.statistics(grey, micrograph.info_bar_rows)
+    found = normaliser.statistics(grey, micrograph.info_bar_rows)
+    as_it_is = grey.dtype in _OWN_TYPES
+    own = np.require(grey, requirements=("C", "W")) if as_it_is else grey  # as torch wants it
     item = Item(
-        image=image,
+        pixels=own[..., None] if as_it_is else normaliser.apply_known(grey, found)[..., None],
         labels=labels,
         pixel_nm=micrograph.pixel_nm,
-        raw_mean=mean,
-        raw_deviation=deviation,
+        raw_mean=found[2],
+        raw_deviation=found[3],
+        statistics=statistics_to_use(found) if as_it_is else AS_THEY_ARE,
     )
     return resampled(item, project.project.pixel_nm)
 
@@ -87,7 +109,8 @@ def resampled(item: Item, pixel_nm: float | None) -> Item:
     labels_NCHW = F.interpolate(labels_NCHW, size=size, mode="nearest-exact")
     return replace(
         item,
-        image=image_NCHW[0].movedim(0, -1).numpy(),
+        pixels=image_NCHW[0].movedim(0, -1).numpy(),
+        statistics=AS_THEY_ARE,
         labels=labels_NCHW[0, 0].numpy(),
         pixel_nm=(pixel_nm, pixel_nm),
     )
@@ -117,7 +140,7 @@ class Dataset:
         if item is not None:
             return item
         item = load_item(self.samples[index], self.project, self.normaliser)
-        size = item.image.nbytes + item.labels.nbytes
+        size = item.pixels.nbytes + item.labels.nbytes
         if size <= self._free_bytes:
             self._free_bytes -= size
             self._kept[index] = item
@@ -149,6 +172,9 @@ class PatchSampler:
         self.crop_px = math.ceil(patch_px * MARGIN)
         self.batch = batch
         self.seed = seed
+        self.channels = dataset[0].pixels.shape[-1]
+        types = {dataset[index].pixels.dtype for index in range(len(dataset))}
+        self.dtype = types.pop() if len(types) == 1 else np.dtype(np.float32)
         weights = [dataset.project.data[sample.source].weight for sample in dataset.samples]
         # A source's weight is shared by its images: it says how often the source is drawn.
         counts = np.bincount([sample.source for sample in dataset.samples])
@@ -157,17 +183,28 @@ class PatchSampler:
         self.positions = [_class_positions(dataset[i].labels, seed, i) for i in range(len(dataset))]
         self.classes = sorted({index for found in self.positions for index in found})
 
-    def crops(self, step: int) -> tuple[Tensor, Tensor]:
+    def crops(self, step: int) -> Crops:
         """Return the crops of one step, before augmentation.
 
-        Shapes: N×C×M×M float32 and N×M×M int64.
+        A patch is drawn by its own numbers: which others are cut beside it changes nothing.
+        They are of the images' own type where all have the same, else float32 and normalised.
         """
-        rng = np.random.default_rng((self.seed, step))
-        images, labels = zip(*[self._crop(rng) for _ in range(self.batch)], strict=True)
-        stacked = torch.from_numpy(np.stack(images)).movedim(-1, 1)
-        return stacked, torch.from_numpy(np.stack(labels)).to(torch.int64)
+        labels_NMM = np.empty((self.batch, self.crop_px, self.crop_px), np.uint8)
+        images_NMMC = np.empty((*labels_NMM.shape, self.channels), self.dtype)
+        statistics_N4 = np.empty((self.batch, 4), np.float32)
+        for number in range(self.batch):
+            rng = np.random.default_rng((self.seed, step, number))
+            place = (images_NMMC[number], labels_NMM[number])
+            statistics_N4[number] = self._cut_one(rng, *place)
+        return Crops(
+            images=torch.from_numpy(images_NMMC).movedim(-1, 1),
+            labels=torch.from_numpy(labels_NMM),
+            statistics=torch.from_numpy(statistics_N4),
+        )
 
-    def _crop(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _cut_one(
+        self, rng: np.random.Generator, image: np.ndarray, labels: np.ndarray
+    ) -> Statistics:
         if self.classes and rng.random() < 0.5:
             chosen = self.classes[rng.integers(len(self.classes))]
             having = [i for i, found in enumerate(self.positions) if chosen in found]
@@ -182,7 +219,13 @@ class PatchSampler:
         item = self.dataset[index]
         rows = self._lines(int(centre[0]), item.labels.shape[0])
         columns = self._lines(int(centre[1]), item.labels.shape[1])
-        return _cut(item, rows, columns)
+        if item.pixels.dtype == self.dtype:
+            _cut(item, rows, columns, image, labels)
+        else:
+            raw = np.empty(image.shape, item.pixels.dtype)
+            _cut(item, rows, columns, raw, labels)
+            image[...] = normalised(torch.from_numpy(raw), item.statistics).numpy()
+        return item.statistics
 
     def _lines(self, centre: int, size: int) -> np.ndarray:
         """Return the crop's line numbers; the patch in its middle stays inside where it can."""
@@ -202,15 +245,55 @@ def class_pixel_counts(dataset: Dataset) -> np.ndarray:
     return total[: len(dataset.project.classes)]
 
 
-def _cut(item: Item, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cut lines that may lie outside: the image is mirrored there, the labels are unlabelled."""
+def _cut(
+    item: Item, rows: np.ndarray, columns: np.ndarray, image: np.ndarray, labels: np.ndarray
+) -> None:
+    """Cut lines that may lie outside: the image is mirrored there, the labels are unlabelled.
+
+    `image` and `labels` are written into.
+    """
+    height, width = item.labels.shape
+    top, bottom = max(0, -int(rows[0])), max(0, int(rows[-1]) + 1 - height)
+    left, right = max(0, -int(columns[0])), max(0, int(columns[-1]) + 1 - width)
+    down = slice(top, len(rows) - bottom)
+    across = slice(left, len(columns) - right)
+    if max(top, bottom) >= down.stop - top or max(left, right) >= across.stop - left:
+        _cut_from_small(item, rows, columns, image, labels)
+        return
+    inside = (
+        slice(rows[top], rows[top] + down.stop - top),
+        slice(columns[left], columns[left] + across.stop - left),
+    )
+    image[down, across] = item.pixels[inside]
+    if top or bottom or left or right:
+        labels[...] = UNLABELLED
+    labels[down, across] = item.labels[inside]
+    _mirror_ends(image[down].swapaxes(0, 1), left, right)
+    _mirror_ends(image, top, bottom)
+
+
+def _mirror_ends(lines: np.ndarray, before: int, after: int) -> None:
+    """Fill the first and last lines with those on the other side of the first and last inner one.
+
+    Slices only: numpy walks through lists of lines from pixel to pixel.
+    """
+    end = len(lines) - after
+    if before:
+        lines[:before] = lines[before + 1 : 2 * before + 1][::-1]
+    if after:
+        lines[end:] = lines[end - 1 - after : end - 1][::-1]
+
+
+def _cut_from_small(
+    item: Item, rows: np.ndarray, columns: np.ndarray, image: np.ndarray, labels: np.ndarray
+) -> None:
+    """Cut from an image so small that it is mirrored more than once."""
     height, width = item.labels.shape
     inside_rows, inside_columns = _mirrored(rows, height), _mirrored(columns, width)
-    image = item.image[np.ix_(inside_rows, inside_columns)]
-    labels = item.labels[np.ix_(inside_rows, inside_columns)]
+    image[...] = item.pixels[inside_rows][:, inside_columns]
+    labels[...] = item.labels[inside_rows][:, inside_columns]
     labels[(rows != inside_rows), :] = UNLABELLED
     labels[:, (columns != inside_columns)] = UNLABELLED
-    return image, labels
 
 
 def _mirrored(lines: np.ndarray, size: int) -> np.ndarray:
@@ -243,7 +326,7 @@ class Batches:
     def __init__(self, sampler: PatchSampler, first_step: int, device: torch.device) -> None:
         self._sampler = sampler
         self._device = device
-        self._ready: queue.Queue[tuple[Tensor, Tensor] | BaseException] = queue.Queue(_AHEAD)
+        self._ready: queue.Queue[Crops | BaseException] = queue.Queue(_AHEAD)
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=self._cut, args=(first_step,), name="batches", daemon=True
@@ -258,11 +341,7 @@ class Batches:
         ready = self._ready.get()
         if isinstance(ready, BaseException):
             raise ready
-        images, labels = ready
-        return (
-            images.to(self._device, non_blocking=True),
-            labels.to(self._device, non_blocking=True),
-        )
+        return ready.on(self._device)
 
     def close(self) -> None:
         """End the thread."""
@@ -279,10 +358,8 @@ class Batches:
             if self._device.type == "cuda":  # pinned memory belongs to this thread's GPU, else 0
                 torch.cuda.set_device(self._device)
             while not self._stop.is_set():
-                images, labels = self._sampler.crops(step)
-                if self._device.type == "cuda":
-                    images, labels = images.pin_memory(), labels.pin_memory()
-                self._ready.put((images, labels))
+                crops = self._sampler.crops(step)
+                self._ready.put(crops.pinned() if self._device.type == "cuda" else crops)
                 step += 1
         except BaseException as error:  # handed to the loop's thread, which raises it
             self._ready.put(error)

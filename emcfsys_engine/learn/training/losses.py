@@ -104,7 +104,9 @@ class Loss:
         return self._ranks.pooled(torch.cat(list(sums))).split([len(each) for each in sums])
 
     def _weights_on(self, device: torch.device) -> Tensor | None:
-        return None if self._weights_C is None else self._weights_C.to(device)
+        if self._weights_C is not None and self._weights_C.device != device:
+            self._weights_C = self._weights_C.to(device)  # once
+        return self._weights_C
 
 
 class RunningLoss:

@@ -60,8 +60,8 @@ def augmented_patches(project: Project, number: int) -> list[tuple[np.ndarray, n
     train = _some(project, "train")
     plan = make_plan(project, train, train, choose_device(0), 1)
     sampler = PatchSampler(train, plan.patch_px, number, project.project.seed)
-    rng = torch.Generator().manual_seed(project.project.seed)
-    images, labels = augment(*sampler.crops(1), plan.patch_px, plan.strengths, rng)
+    images, labels = sampler.crops(1).on(torch.device("cpu"))
+    images, labels = augment(images, labels, plan.patch_px, plan.strengths, range(number))
     values = np.full(256, 255, np.uint8)
     values[: len(project.class_values)] = project.class_values
     return [
@@ -82,12 +82,11 @@ def _step(project: Project) -> None:
     network = network.to(device).to(memory_format=torch.channels_last)
     batch = min(2, plan.batch)
     sampler = PatchSampler(train, plan.patch_px, batch, project.project.seed)
-    images, labels = (part.to(device) for part in sampler.crops(1))
-    rng = torch.Generator(device).manual_seed(0)
-    patches, truth = augment(images, labels, plan.patch_px, plan.strengths, rng)
+    images, labels = sampler.crops(1).on(device)
+    patches, truth = augment(images, labels, plan.patch_px, plan.strengths, range(batch))
     loss = build_loss(project.training.loss, plan.class_weights)(network.train()(patches), truth)
     loss.backward()
-    image = torch.from_numpy(val[0].image).movedim(-1, 0)[:, :512, :512].to(device)
+    image = val[0].rows_on(0, 512, device)[:, :, :512]
     with torch.inference_mode():
         list(logit_bands(network.eval(), image, tile_px=256, overlap=0.25, batch=1))
 

@@ -92,9 +92,9 @@ class Stepper:
         """
         seed = _mixed(self.seed, step)
         torch.manual_seed(seed + self.ranks.rank)  # dropout differs between processes
-        rng = torch.Generator(self.device).manual_seed(seed)
+        seeds = [_mixed(seed, number) for number in range(len(crops_NCMM))]
         images, labels = augment(
-            crops_NCMM, labels_NMM, self.plan.patch_px, self.plan.strengths, rng
+            crops_NCMM, labels_NMM, self.plan.patch_px, self.plan.strengths, seeds
         )
         return images.contiguous(memory_format=torch.channels_last), labels
 

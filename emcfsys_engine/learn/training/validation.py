@@ -85,7 +85,7 @@ def validate(
     def look_at(item: Item) -> _Found:
         logits = logit_bands_of_rows(
             forward,
-            lambda ranges: (_uploaded(item, *rows, device) for rows in ranges),
+            lambda ranges: (item.rows_on(*rows, device) for rows in ranges),
             (item.labels.shape[0], item.labels.shape[1]),
             tile_px=tiles.px,
             overlap=overlap,
@@ -157,10 +157,6 @@ def _compared(
         edges_C4=boundary_counts(best_HW, truth_HW, num_classes, boundary_px),
         numbers_3=torch.stack(numbers),
     )
-
-
-def _uploaded(item: Item, first: int, last: int, device: torch.device) -> Tensor:
-    return torch.from_numpy(item.image[first:last]).movedim(-1, 0).to(device)
 
 
 def _with_less_memory(look: Callable[[], _Found], tiles: Tiles) -> _Found:

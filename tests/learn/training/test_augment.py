@@ -18,12 +18,15 @@ def _crops(seed: int, size_px: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(4, 1, size_px, size_px, generator=generator), labels
 
 
+def _seeds(seed: int, number: int = 4) -> range:
+    return range(seed * 1000, seed * 1000 + number)
+
+
 @settings(max_examples=40)
 @given(seed=st.integers(0, 2**31))
 def test_labels_gain_no_value(seed: int) -> None:
     images, labels = _crops(seed)
-    rng = torch.Generator().manual_seed(seed)
-    warped, made = augment(images, labels, 32, STRONG, rng)
+    warped, made = augment(images, labels, 32, STRONG, _seeds(seed))
     assert set(made.unique().tolist()) <= {0, 1, 2, 255}
     assert made.shape == (4, 32, 32)
     assert warped.shape == (4, 1, 32, 32)
@@ -32,9 +35,9 @@ def test_labels_gain_no_value(seed: int) -> None:
 
 def test_the_same_seed_gives_the_same_batch() -> None:
     images, labels = _crops(0)
-    first = augment(images, labels, 32, STRONG, torch.Generator().manual_seed(5))
-    again = augment(images, labels, 32, STRONG, torch.Generator().manual_seed(5))
-    other = augment(images, labels, 32, STRONG, torch.Generator().manual_seed(6))
+    first = augment(images, labels, 32, STRONG, _seeds(5))
+    again = augment(images, labels, 32, STRONG, _seeds(5))
+    other = augment(images, labels, 32, STRONG, _seeds(6))
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[0], other[0])
@@ -42,7 +45,7 @@ def test_the_same_seed_gives_the_same_batch() -> None:
 
 def test_without_strengths_the_patch_is_the_middle_of_the_crop() -> None:
     images, labels = _crops(1)
-    made, warped = augment(images, labels, 32, Strengths(), torch.Generator().manual_seed(0))
+    made, warped = augment(images, labels, 32, Strengths(), _seeds(0))
     torch.testing.assert_close(made, images[:, :, 8:40, 8:40], atol=1e-4, rtol=0)
     assert torch.equal(warped, labels[:, 8:40, 8:40])
 
@@ -54,8 +57,7 @@ def test_image_and_labels_are_warped_alike(seed: int) -> None:
     line = torch.arange(64)
     labels = ((line[:, None] // 16 + line[None] // 16) % 2).expand(4, 64, 64).contiguous()
     strengths = Strengths(flip=1, rotate=1, scale=1, elastic=1, drift=1)
-    rng = torch.Generator().manual_seed(seed)
-    image, warped = augment(labels[:, None].float(), labels, 32, strengths, rng)
+    image, warped = augment(labels[:, None].float(), labels, 32, strengths, _seeds(seed))
     known = warped != 255
     agreement = ((image[:, 0] > 0.5) == (warped == 1))[known].float().mean()
     assert agreement > 0.97
@@ -70,8 +72,17 @@ def test_single_strengths_replace_the_presets() -> None:
 def test_every_strength_changes_something(name: str) -> None:
     images, labels = _crops(2)
     images, labels = images.repeat(16, 1, 1, 1), labels.repeat(16, 1, 1)
-    made, _ = augment(
-        images, labels, 32, Strengths(**{name: 1.0}), torch.Generator().manual_seed(3)
-    )
-    plain, _ = augment(images, labels, 32, Strengths(), torch.Generator().manual_seed(3))
+    made, _ = augment(images, labels, 32, Strengths(**{name: 1.0}), _seeds(3, len(images)))
+    plain, _ = augment(images, labels, 32, Strengths(), _seeds(3, len(images)))
     assert not torch.allclose(made, plain, atol=1e-3)
+
+
+@given(seed=st.integers(0, 2**31), first=st.integers(0, 3))
+@settings(max_examples=20)
+def test_a_patch_is_changed_alike_beside_any_others(seed: int, first: int) -> None:
+    images, labels = _crops(seed)
+    seeds = list(_seeds(seed))
+    whole = augment(images, labels, 32, STRONG, seeds)
+    part = augment(images[first:], labels[first:], 32, STRONG, seeds[first:])
+    torch.testing.assert_close(part[0], whole[0][first:], atol=1e-4, rtol=1e-4)
+    assert torch.equal(part[1], whole[1][first:])

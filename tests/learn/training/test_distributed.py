@@ -5,7 +5,10 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -13,9 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from emcfsys_engine.errors import PeerLostError, RunFailedError
 from emcfsys_engine.launch.processes import start_ticks
 from emcfsys_engine.launch.start import Place, in_shell, start, torchrun_command
 from emcfsys_engine.learn.networks.network import build_network
+from emcfsys_engine.learn.rank_faults import note_fault, told_with_first_fault
+from emcfsys_engine.learn.run_context import Worker
+from emcfsys_engine.learn.training import distributed as ranks
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.run import read_plan
 from emcfsys_engine.model_card import NetworkSpec
@@ -101,9 +108,10 @@ def test_two_processes_train_as_one(project_folder: Path) -> None:
         for run in (together, alone)
     )
     assert [event.step for event in ours] == [3, 6]
-    for our, their in zip(ours, theirs, strict=True):
-        assert our.train_loss == pytest.approx(their.train_loss, rel=1e-4)
-        assert our.val_loss == pytest.approx(their.val_loss, rel=1e-4)
+    # Terms that sort pixels make more of a rounding with every step.
+    for our, their, nearly in zip(ours, theirs, (1e-4, 1e-3), strict=True):
+        assert our.train_loss == pytest.approx(their.train_loss, rel=nearly)
+        assert our.val_loss == pytest.approx(their.val_loss, rel=nearly)
         assert our.mean_iou == pytest.approx(their.mean_iou, abs=2e-3)
         assert our.accuracy == pytest.approx(their.accuracy, abs=2e-3)
     weights, wanted = load_file(together.final_model), load_file(alone.final_model)
@@ -215,3 +223,29 @@ def test_only_the_rendezvous_is_expanded_by_a_shell() -> None:
     assert shown[shown.index("--rdzv-endpoint") + 1] == "node1:2950"
     assert shown[shown.index("--rdzv-id") + 1] == "x y"
     assert "--standalone" not in shown
+
+
+def test_torchrun_is_called_with_options_that_it_knows(tmp_path: Path) -> None:
+    old = tmp_path / "lib/python3.11/site-packages/torch/distributed/run.py"
+    old.parent.mkdir(parents=True)
+    old.write_text('parser.add_argument("--signals-to-handle")')
+    python = tmp_path / "bin" / "python"
+    words = torchrun_command(Path("/run"), str(python), processes=2)
+    assert "--signals-to-handle" in words
+    assert "--shutdown-timeout" not in words
+    old.write_text('parser.add_argument("--shutdown-timeout")')
+    assert "--shutdown-timeout" in torchrun_command(Path("/run"), str(python), processes=2)
+
+
+def test_the_process_that_failed_first_is_named(tmp_path: Path) -> None:
+    run = new_run(tmp_path, TrainRequest())
+    first, other = (cast(Worker, SimpleNamespace(run=run, place=Place(rank, 4))) for rank in (2, 0))
+    missed = PeerLostError("another of the 4 processes ended")
+    assert told_with_first_fault(first, RunFailedError("out of memory")) == "out of memory"
+    note_fault(other, "comes later")
+    told = told_with_first_fault(other, missed)
+    assert told == "process 2 failed: out of memory (another of the 4 processes ended)"
+
+
+def test_collectives_wait_for_minutes_not_for_hours() -> None:
+    assert timedelta(minutes=2) < ranks._PATIENCE <= timedelta(minutes=15)

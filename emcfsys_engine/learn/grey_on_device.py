@@ -1,0 +1,59 @@
+"""Grey values in the camera's own type become the network's input on the device that computes.
+
+N patches, C channels, M pixels of a crop.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Low and high end of the clip, mean and deviation after it: images.normalise.
+Statistics = tuple[float, float, float, float]
+AS_THEY_ARE: Statistics = (-np.inf, np.inf, 0.0, 1.0)  # of values that are normalised already
+
+
+class Crops(NamedTuple):
+    """A step's crops as they were cut, on the host.
+
+    Shapes: images N×C×M×M in one of the camera's types or float32, labels N×M×M uint8,
+    statistics N×4 float32: those of the image that a crop is from.
+    """
+
+    images: Tensor
+    labels: Tensor
+    statistics: Tensor
+
+    def pinned(self) -> "Crops":
+        """Return the same in memory that a GPU fetches by itself."""
+        return Crops(*(each.pin_memory() for each in self))
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return images and labels on the device, the images normalised there.
+
+        Shapes: N×C×M×M float32 and N×M×M uint8.
+        """
+        there = Crops(*(each.to(device, non_blocking=True) for each in self))
+        if self.images.dtype == torch.float32:
+            return there.images, there.labels
+        columns = there.statistics.T[:, :, None, None, None]
+        return _scaled(there.images.float(), *columns), there.labels
+
+
+def statistics_to_use(found: Statistics) -> Statistics:
+    """Return the statistics of an image; a constant one becomes zeros by them."""
+    return (0.0, 0.0, 0.0, 1.0) if found[3] == 0 else found
+
+
+def normalised(raw: Tensor, statistics: Statistics) -> Tensor:
+    """Return rows of one image, normalised where they are; float32 ones are so already."""
+    if raw.dtype == torch.float32:
+        return raw
+    numbers = torch.tensor(statistics, dtype=torch.float32).tolist()
+    low, high, mean, deviation = numbers
+    return raw.float().clamp_(low, high).sub_(mean).div_(deviation)
+
+
+def _scaled(images: Tensor, low: Tensor, high: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    return images.maximum(low).minimum(high).sub_(mean).div_(deviation)
