@@ -12,8 +12,9 @@ from scipy import ndimage
 from skimage.measure import find_contours
 
 from emcfsys_engine.annotations.masks import LabelTable
-from emcfsys_engine.annotations.shapes import Annotation, Shape
+from emcfsys_engine.annotations.shapes import Annotation, Shape, SkippedShape
 from emcfsys_engine.errors import AnnotationError
+from emcfsys_engine.project import UNLABELLED
 
 LINE_PX = 10  # Labelme's defaults: a line is 10 pixels wide, a point a disc of radius 5
 POINT_RADIUS_PX = 5
@@ -156,18 +157,51 @@ def _clipped_bitmap(
 def annotation_ids(
     annotation: Annotation, table: LabelTable, size_HW: tuple[int, int]
 ) -> np.ndarray:
-    """Return the class ids that an annotation's shapes paint.
+    """Return the class ids that an annotation's shapes paint; 255 is unlabelled.
 
+    What is not drawn is background or unlabelled, as the source says; inside a reviewed shape it is
+    background. The pixels of a skipped shape are unlabelled in its place of the drawing order;
+    where it may be anywhere, nothing undrawn is background.
     Shapes: uint8 H×W.
     Raises: AnnotationError for a label that is no class.
     """
-    pairs: list[tuple[Shape, int]] = []
-    for shape in annotation.shapes_in(size_HW):
-        class_id = table.of_name(shape.label)
-        if class_id is None:
-            raise unknown_label(annotation.file, shape.label, table)
-        pairs.append((shape, class_id))
-    return rasterise(pairs, size_HW, background=table.background)
+    lost = [one for one in annotation.skipped if _matters(one, table)]
+    in_doubt = is_in_doubt(annotation, table)
+    canvas = np.full(size_HW, UNLABELLED if in_doubt else table.undrawn, np.uint8)
+    shapes = annotation.shapes_in(size_HW)
+    if not in_doubt:
+        for shape in shapes:
+            if table.is_reviewed(shape):
+                paint(canvas, shape, table.background)
+    for number, shape in enumerate(shapes):
+        _paint_lost(canvas, lost, number)
+        if not table.is_reviewed(shape):
+            paint(canvas, shape, _class_of(annotation, shape, table))
+    _paint_lost(canvas, lost, len(shapes))
+    return canvas
+
+
+def is_in_doubt(annotation: Annotation, table: LabelTable) -> bool:
+    """Tell whether a skipped shape of a class may lie anywhere in the image."""
+    return any(one.in_doubt and _matters(one, table) for one in annotation.skipped)
+
+
+def _class_of(annotation: Annotation, shape: Shape, table: LabelTable) -> int:
+    class_id = table.of_shape(shape)
+    if class_id is None:
+        raise unknown_label(annotation.file, shape.full_name or shape.label, table)
+    return class_id
+
+
+def _matters(one: SkippedShape, table: LabelTable) -> bool:
+    """Tell whether a skipped shape is of a class, as far as known: else it means no pixels."""
+    return one.label is None or table.of_name(one.label) is not None
+
+
+def _paint_lost(canvas: np.ndarray, lost: list[SkippedShape], number: int) -> None:
+    for one in lost:
+        if one.below == number and one.outline is not None:
+            paint(canvas, one.outline, UNLABELLED)
 
 
 def unknown_label(path: Path, name: str, table: LabelTable) -> AnnotationError:

@@ -3,12 +3,13 @@
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from emcfsys_engine.annotations.shapes import Shape
 from emcfsys_engine.errors import AnnotationError, ImageError
 from emcfsys_engine.images.bounds import quiet_libraries
 from emcfsys_engine.images.formats import picture, tiff
@@ -18,6 +19,9 @@ from emcfsys_engine.project import UNLABELLED, Project, Source
 
 IGNORED_LABELS = frozenset({"__ignore__", "ignore", "unlabelled", "unlabeled", "void"})
 BACKGROUND_LABELS = frozenset({"_background_", "background"})
+REVIEWED = "reviewed"  # a shape of this name says where a person looked, unless it is a class
+# Numbers that a person or a script put behind a class's name; "phase1" is a name of its own.
+_NUMBERED = re.compile(r"[ _\-.#]+\d+$")
 OTHER = "other"  # in [data.labels]: every value or colour that no other line names
 
 
@@ -32,7 +36,14 @@ class LabelTable:
     colours: dict[int, int] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
     other: int | None = None
-    background: int = UNLABELLED  # what no shape covers, and what a painted-over image shows
+    background: int = UNLABELLED  # the class that is called background, when there is one
+    ignores_undrawn: bool = False  # what no shape covers is unlabelled, not background
+    reviewed: str | None = None  # inside shapes of this name what is not drawn is background
+
+    @property
+    def undrawn(self) -> int:
+        """What no shape covers, and what a painted-over image shows."""
+        return UNLABELLED if self.ignores_undrawn else self.background
 
     def of_value(self, value: int) -> int | None:
         """Return the class id of a mask value; None when it is no class."""
@@ -53,6 +64,25 @@ class LabelTable:
             return self.of_value(int(name))
         return self.other
 
+    def of_shape(self, shape: Shape) -> int | None:
+        """Return the class id of a shape; None when its label is no class.
+
+        A name with a number ("mito_12", "mito-0003") is that class if it is one, else its stem.
+        """
+        if shape.full_name in self.names:
+            return self.names[shape.full_name]
+        known = self.of_name(shape.label)
+        if known is None and shape.full_name:
+            stem = _NUMBERED.sub("", shape.full_name)
+            return self.names.get(stem)
+        return known
+
+    def is_reviewed(self, shape: Shape) -> bool:
+        """Tell whether a shape says where a person looked, rather than what is there."""
+        if self.reviewed is not None:
+            return self.reviewed in (shape.label, shape.full_name)
+        return shape.label == REVIEWED and self.of_name(REVIEWED) in (None, self.other)
+
     def nearest_name(self, name: str) -> str:
         """Return the known name that looks most like this one; empty when none does."""
         by_lower = {known.lower(): known for known in self.names}
@@ -72,7 +102,8 @@ class LabelTable:
 
 def label_table(project: Project, source: Source) -> LabelTable:
     """Return what the labels of a source mean; its own [data.labels] go before the classes."""
-    return table_of(project.classes, source.labels)
+    table = table_of(project.classes, source.labels)
+    return replace(table, ignores_undrawn=source.undrawn == "ignore", reviewed=source.reviewed)
 
 
 def table_of(classes: Mapping[str, int], labels: Mapping[str, str]) -> LabelTable:
@@ -282,7 +313,7 @@ def _class_of_colour(value: int, table: LabelTable) -> int | None:
         return table.other
     # Colour painted over the image itself: every grey pixel is what nobody painted.
     if table.colours and _is_grey(value) and table.background != UNLABELLED:
-        return table.background
+        return table.undrawn
     return None
 
 

@@ -1,12 +1,14 @@
 """Which label belongs to which image: by relative path without extension and usual suffixes."""
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.walk import split_glob
 
 Label = TypeVar("Label")
 Key = tuple[str, int | None]  # relative path without extension, and the plane of a stack
@@ -50,13 +52,13 @@ def is_label_name(path: Path) -> bool:
 
 def root_of(pattern: str, base: Path) -> Path:
     """Return the folder that relative paths of a source start at: the part before any wildcard."""
-    fixed: list[str] = []
-    for part in Path(pattern).expanduser().parts:
-        if re.search(r"[*?\[]", part):
-            return base.joinpath(*fixed)
-        fixed.append(part)
-    whole = base.joinpath(*fixed)
-    return whole if whole.is_dir() else whole.parent
+    root, wild = split_glob(pattern, base)
+    return root if wild or root.is_dir() else root.parent
+
+
+def picks_some(pattern: str, base: Path) -> bool:
+    """Tell whether a pattern picks files by wildcards, rather than naming a folder or file."""
+    return bool(split_glob(pattern, base)[1])
 
 
 def bare_name(name: str) -> str:
@@ -146,6 +148,7 @@ _RULES: tuple[_Rule, ...] = (
 def _unique(pairs: Iterable[tuple[Key, Label]]) -> dict[Key, Label]:
     """Return key -> item for the keys that only one item has."""
     groups: defaultdict[Key, list[Label]] = defaultdict(list)
-    for key, item in pairs:
-        groups[key].append(item)
+    for (name, plane), item in pairs:
+        # macOS writes "ü" as two characters: both ways of writing it are the same name.
+        groups[unicodedata.normalize("NFC", name), plane].append(item)
     return {key: items[0] for key, items in groups.items() if len(items) == 1}

@@ -12,6 +12,7 @@ from emcfsys_engine.images.bounds import fenced, quiet_libraries
 from emcfsys_engine.images.crash_test import try_first
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, Micrograph
 from emcfsys_engine.images.normalise import find_info_bar
+from emcfsys_engine.images.walk import files_below, is_left_alone, is_regular, split_glob
 
 # Names a person gives to images: a file so called that is none is worth an error, others are not.
 _SUFFIXES = (
@@ -177,31 +178,26 @@ def find_images(pattern: str, base: Path) -> list[ImageRef]:
 
 def is_unfinished(name: str) -> bool:
     """Tell whether a file is hidden or still being copied, by its name."""
-    return name.startswith(".") or any(fnmatch.fnmatch(name.lower(), p) for p in _UNFINISHED)
+    return is_left_alone(name) or any(fnmatch.fnmatch(name.lower(), p) for p in _UNFINISHED)
 
 
 def _candidates(pattern: str, base: Path) -> Iterable[Path]:
-    pattern = str(Path(pattern).expanduser())
-    whole = base / pattern
-    if whole.is_dir():
-        return [whole] if is_zarr(whole) else _files_below(whole)
-    if whole.exists():
-        return [whole]
-    if not glob.has_magic(pattern):
-        raise ImageError(whole, "there is no such folder or file", "Check the path")
-    found = (Path(name) for name in glob.glob(str(pattern), root_dir=base, recursive=True))
-    kept = [base / name for name in found if not is_unfinished(name.name)]
-    return [path for path in kept if path.is_file() or is_zarr(path)]
+    root, wild = split_glob(pattern, base)
+    if not wild:
+        if root.is_dir():
+            return [root] if is_zarr(root) else _finished_below(root)
+        if is_regular(root):
+            return [root]
+        if root.exists():
+            raise ImageError(root, "is a pipe, socket or device", "Name a file or a folder")
+        raise ImageError(root, "there is no such folder or file", "Check the path")
+    found = (root / name for name in glob.glob(wild, root_dir=root, recursive=True))
+    kept = [path for path in found if not is_unfinished(path.name)]
+    return [path for path in kept if is_regular(path) or is_zarr(path)]
 
 
-def _files_below(folder: Path) -> Iterable[Path]:
-    for entry in sorted(folder.iterdir()):
-        if is_unfinished(entry.name):
-            continue
-        if entry.is_dir() and not is_zarr(entry):
-            yield from _files_below(entry)
-        else:
-            yield entry
+def _finished_below(folder: Path) -> Iterable[Path]:
+    return (path for path in files_below(folder) if not is_unfinished(path.name))
 
 
 def _planes(path: Path) -> list[ImageRef]:
