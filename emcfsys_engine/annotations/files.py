@@ -18,7 +18,8 @@ from emcfsys_engine.images.walk import files_below, is_regular, split_glob
 
 _LARGEST_BYTES = 2 << 30
 _SUFFIXES = frozenset((".json", ".geojson", ".xml", ".roi", ".zip", ".txt"))
-_SIDE_CARS = ("[SemImageFile]", "$CM_FORMAT", "$SEM_", "[MAIN]", "[SEM]", "[User]")
+# Microscopes write tables beside images: "[SemImageFile]" (Hitachi), "[MAIN]", "$CM_FORMAT" (JEOL).
+_SIDE_CAR = re.compile(r"\[(?!true|false|null)[A-Za-z][\w .-]*\][ \t]*[\r\n]|\$[A-Z]+_")
 _JSON_READERS = ("labelme", "coco", "geojson", "via", "label_studio")
 
 
@@ -111,14 +112,14 @@ def _dispatched(path: Path) -> list[Annotation]:
             raise NotAnAnnotation(path, "is an archive without ImageJ regions")
         return found
     text = _beginning(start)
+    if _SIDE_CAR.match(text):
+        raise _SideCar(path, "is what a microscope wrote beside its image")
     if text[:1] in ("{", "["):
         return _read_document(path)
     if text[:1] == "<":
         return _read_xml(path)
     if _module("yolo").is_yolo(text):
         return _module("yolo").read(path, text_of(path, _bytes_of(path)))
-    if text.startswith(_SIDE_CARS):
-        raise _SideCar(path, "is what a microscope wrote beside its image")
     raise NotAnAnnotation(path, "is of no annotation tool known here")
 
 

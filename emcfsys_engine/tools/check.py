@@ -220,7 +220,9 @@ def _counted(
     looked_at = {drawn[int(n * step)] for n in range(min(_SAMPLE_SHAPES, len(drawn)))}
     counted = {n: dict(one.pixels) for n, one in enumerate(samples) if one.pixels is not None}
     for n in sorted(looked_at):
-        counted[n] = _drawn_pixels(project, samples[n], findings)
+        pixels = _drawn_pixels(project, samples[n], findings)
+        if pixels is not None:
+            counted[n] = pixels
     return counted
 
 
@@ -253,13 +255,15 @@ def _shares(
     return tuple(shares)
 
 
-def _drawn_pixels(project: Project, sample: Sample, findings: list[Finding]) -> dict[str, int]:
+def _drawn_pixels(
+    project: Project, sample: Sample, findings: list[Finding]
+) -> dict[str, int] | None:
     try:
         shape = probe(sample.image.path).shape
         ids = read_labels(sample, project, (shape[0], shape[1]))
     except InputError as fault:
         findings.append(Finding.of(fault))
-        return {}
+        return None
     counts = np.bincount(ids.ravel(), minlength=UNLABELLED + 1)
     return {name: int(counts[value]) for name, value in project.classes.items() if counts[value]}
 
