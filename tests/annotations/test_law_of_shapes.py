@@ -1,6 +1,6 @@
 """The law of all formats: what a file holds is drawn or skipped with a reason, and nothing else.
 
-Random shapes are written by our writers and by the formats' own libraries, with broken ones between.
+Random shapes are written by our writers and by the formats' own libraries, broken ones between.
 """
 
 import base64
