@@ -239,16 +239,20 @@ def regions_of(
     background: int,
     tolerance_px: float = TOLERANCE_PX,
     smallest_px: int = 0,
+    numbers: np.ndarray | None = None,
 ) -> Iterator[Region]:
     """Yield every connected region of every class but the background, largest class value last.
 
-    Shapes: ids are uint8 H×W.
+    Where objects are numbered, those that touch are regions of their own.
+    Shapes: ids are uint8 H×W, numbers integers H×W.
     Units:  outlines stray at most tolerance_px; regions below smallest_px are left out.
     """
     for class_id in np.unique(ids):
         if class_id == background:
             continue
-        for (rows, columns), mask in _components(ids == class_id):
+        where = ids == class_id
+        found = _components(where) if numbers is None else _numbered(where, numbers)
+        for (rows, columns), mask in found:
             area = int(mask.sum())
             if area < smallest_px:
                 continue
@@ -295,7 +299,7 @@ def _drawn(
 
     Paint every region, look what differs (holes do), paint that over it, until nothing differs.
     """
-    painted = np.full(ids.shape, background, np.uint8)
+    painted = np.full(ids.shape, background, ids.dtype)
     moved = np.zeros(ids.shape, bool)  # over an edge by simplifying: within the tolerance
     left_out = np.zeros(ids.shape, bool)
     shapes: list[Shape] = []
@@ -333,6 +337,17 @@ def _components(mask: np.ndarray) -> Iterator[tuple[tuple[slice, slice], np.ndar
     boxes.sort(key=lambda pair: -_box_area(pair[1]))
     for place, box in boxes:
         yield box, numbered[box] == place
+
+
+def _numbered(
+    where: np.ndarray, numbers: np.ndarray
+) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """Yield the box and the pixels of each numbered object of a class."""
+    places = np.zeros(where.shape, np.int32)
+    places[where] = np.unique(numbers[where], return_inverse=True)[1].reshape(-1) + 1
+    for place, box in enumerate(ndimage.find_objects(places), 1):
+        if box is not None:
+            yield box, places[box] == place
 
 
 def _box_area(box: tuple[slice, slice]) -> int:

@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +39,7 @@ class LabelTable:
     other: int | None = None
     background: int = UNLABELLED  # the class that is called background, when there is one
     ignores_undrawn: bool = False  # what no shape covers is unlabelled, not background
+    ranges: tuple[tuple[int, int], ...] = ()  # values that [data.labels] maps as ranges
     reviewed: str | None = None  # inside shapes of this name what is not drawn is background
 
     @property
@@ -129,18 +131,25 @@ def table_of(classes: Mapping[str, int], labels: Mapping[str, str]) -> LabelTabl
             other = class_id
     values += [(value, value, value) for value in classes.values()]
     values.append((UNLABELLED, UNLABELLED, UNLABELLED))
+    spans = (re.fullmatch(r"(\d+)\s*(?:-|–|\.\.)\s*(\d+)", key.strip()) for key in labels)
     has_zero = 0 in classes.values()
     return LabelTable(
         values=tuple(values),
         colours=colours,
         names=names,
         other=other,
+        ranges=tuple((int(span[1]), int(span[2])) for span in spans if span),
         background=0 if has_zero else UNLABELLED,
     )
 
 
 # "index": values go through the label table. "two_values": 0 and 255 are the project's two classes.
 MaskRecipe = Literal["index", "two_values"]
+_LEVEL_SHARE = 0.005  # of the pixels: what a level holds at least
+_APART = 24  # grey values between two levels at least
+_NEAR = 12  # grey values to either side of a level that JPEG leaves of it
+_SMOOTH_SHARE, _LOSSY_SHARE = 0.85, 0.6  # of the pixels are near a level
+_FEWEST = 3  # values beside the levels, before a mask is called smoothed
 _NAMED_VALUES = 6  # so many wrong values are named in a message, the rest counted
 
 
@@ -212,6 +221,65 @@ def read_mask(
     return ids.astype(np.uint8)
 
 
+def read_instances(ref: ImageRef, table: LabelTable) -> np.ndarray | None:
+    """Return the numbers of a mask's objects where a range of [data.labels] says they are numbers.
+
+    Smoothed edges are mapped by ranges, too, but are no numbers: there, and where no range maps
+    the values, None.
+    Shapes: integers H×W.
+    """
+    if not table.ranges:
+        return None
+    facts = mask_facts(ref, table)
+    numbers = sum(
+        any(low <= value <= high for low, high in table.ranges) for value, _ in facts.values
+    )
+    if facts.in_colour or numbers < 2 or is_smoothed(facts, ref):
+        return None
+    return _stored(ref, table)
+
+
+def is_smoothed(facts: MaskFacts, ref: ImageRef) -> bool:
+    """Tell whether the values between a few levels come from smoothed edges: JPEG, anti-aliasing.
+
+    In a mask of numbered objects no two values hold nearly everything with the rest between them.
+    """
+    return not facts.in_colour and len(levels_of(facts, ref)) > 1
+
+
+def levels_of(facts: MaskFacts, ref: ImageRef) -> tuple[int, ...]:
+    """Return the few values that a smoothed mask was made of; none where it is not smoothed."""
+    total = sum(count for _, count in facts.values)
+    counts = dict(facts.values)
+    if max(counts, default=0) > UNLABELLED or len(counts) < 3:
+        return ()
+    levels: list[int] = []
+    for value, count in sorted(counts.items(), key=lambda pair: -pair[1]):
+        if count >= _LEVEL_SHARE * total and all(abs(value - one) >= _APART for one in levels):
+            levels.append(value)
+    near = sum(n for v, n in counts.items() if any(abs(v - one) <= _NEAR for one in levels))
+    least = _LOSSY_SHARE if _is_lossy(ref) else _SMOOTH_SHARE
+    between = len(counts) - len(levels)
+    if len(levels) < 2 or near < least * total or (between < _FEWEST and not _is_lossy(ref)):
+        return ()
+    return tuple(sorted(levels))
+
+
+def _is_lossy(ref: ImageRef) -> bool:
+    try:
+        with ref.path.open("rb") as file:
+            return file.read(3) == b"\xff\xd8\xff"
+    except OSError:
+        return False
+
+
+def ranges_between(levels: tuple[int, ...]) -> list[str]:
+    """Return ranges that part the values 0 to 255 half-way between levels."""
+    ends = [(low + high) // 2 for low, high in pairwise(levels)]
+    starts = [0, *(end + 1 for end in ends)]
+    return [f"{low}-{high}" for low, high in zip(starts, [*ends, UNLABELLED], strict=True)]
+
+
 def read_stencil(path: Path) -> np.ndarray:
     """Return where a class folder's mask is set: not 0, in any of its channels.
 
@@ -232,20 +300,28 @@ def unknown_values(
         first = f"#{commonest:06x}"
         remedy = f'Name them under [data.labels], as in "{first}" = "…", or save an index mask'
         return AnnotationError(str(ref), what, remedy)
-    if len(wrong) > 20 and {value for value, _ in facts.values} >= {0, 255}:
+    levels = levels_of(facts, ref)
+    if levels:
+        cause = "JPEG" if _is_lossy(ref) else "anti-aliasing or JPEG"
         what = (
-            f"holds {len(wrong)} grey values between 0 and 255: its edges are smoothed, "
-            "by anti-aliasing or JPEG"
+            f"holds {len(facts.values)} grey values around {_listed(levels)}: its edges are "
+            f"smoothed, by {cause}"
         )
-        remedy = 'Give ranges under [data.labels], as in "0-127" = "…" and "128-255" = "…"'
+        lines = _listed(tuple(f'"{one}" = "…"' for one in ranges_between(levels)))
+        remedy = f"Give ranges under [data.labels]: {lines}"
         return AnnotationError(str(ref), what, remedy)
     named = ", ".join(
         f"value {value} is no class ({count:,} px)" for value, count in wrong[:_NAMED_VALUES]
     )
     remedy = f'Add it to [classes], or map it under [data.labels], as in "{commonest}" = "…"'
-    if len(wrong) > 3:
+    if len(wrong) > 3:  # numbered objects
         remedy += f'; instance numbers are mapped by a range: "1-{max(v for v, _ in wrong)}" = "…"'
     return AnnotationError(str(ref), named + _more(wrong), remedy)
+
+
+def _listed(words: tuple[object, ...]) -> str:
+    *first, last = map(str, words)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _more(wrong: tuple[tuple[int, int], ...]) -> str:

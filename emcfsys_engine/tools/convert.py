@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -15,6 +15,7 @@ from emcfsys_engine.annotations.masks import (
     IGNORED_LABELS,
     LabelTable,
     mask_facts,
+    read_instances,
     read_mask,
     table_of,
 )
@@ -33,7 +34,7 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit
 from emcfsys_engine.images.reader import find_images, probe, read_micrograph
 from emcfsys_engine.images.writers import is_companion
-from emcfsys_engine.project import UNLABELLED
+from emcfsys_engine.project import UNLABELLED, Source
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +122,7 @@ class _Labelled:
     image: ImageRef | None
     plane: int | None
     read: Callable[[], np.ndarray]
+    numbers: Callable[[], np.ndarray | None] = lambda: None  # of objects, where a mask has them
 
 
 def convert_images(
@@ -156,6 +158,7 @@ def convert_labels(
     images: str | None = None,
     classes: Mapping[str, int] | None = None,
     labels: Mapping[str, str] | None = None,
+    own: Source | None = None,
     tolerance_px: float | None = None,
     smallest_px: int = 0,
     overwrite: bool = False,
@@ -164,13 +167,15 @@ def convert_labels(
     """Convert masks or annotations of any known tool to masks or to another tool's annotations.
 
     Without classes those found are used: labels in alphabetic order from 1 with background 0, or
-    the values of masks. Labels are read as in [data.labels] of project.toml.
+    the values of masks. Labels are read as in [data.labels] of project.toml; `own` is the table of
+    a project that these labels are of. Objects that a mask numbers stay objects of their own.
     Units:  outlines stray at most tolerance_px (0 to 2; by default 0.5 for Labelme and 0.3, which
             moves no pixel, for the others); regions below smallest_px are left out.
     Raises: InputError when nothing is found at all.
     """
     base = base or Path.cwd()
     log = _Log(overwrite=overwrite)
+    labels = {**(own.labels if own else {}), **(labels or {})}
     if tolerance_px is not None and not 0 <= tolerance_px <= 2:
         raise InputError("--tolerance", f"{tolerance_px:g} px is outside 0 to 2", "Use 0.5")
     refs = find_images(images, base) if images else []
@@ -180,8 +185,8 @@ def convert_labels(
     for fault in faults:
         log.skip(fault)
     if found:
-        chosen = dict(classes) if classes else _classes_of_labels(found, labels or {})
-        table = table_of(chosen, labels or {})
+        chosen = dict(classes) if classes else _classes_of_labels(found, labels)
+        table = _table(chosen, labels, own)
         items = _annotated(found, table, refs, image_root, root_of(source, base), log)
     else:
         known = set(refs)
@@ -190,8 +195,8 @@ def convert_labels(
             for ref in find_images(source, base)
             if ref not in known and not is_companion(ref.path)
         ]
-        chosen = dict(classes) if classes else _classes_of_masks(masks, labels or {}, log)
-        table = table_of(chosen, labels or {})
+        chosen = dict(classes) if classes else _classes_of_masks(masks, labels, log)
+        table = _table(chosen, labels, own)
         items = _masked(masks, table, chosen, refs, image_root, root_of(source, base))
     if not items and not log.skipped:
         raise AnnotationError(base / source, "holds no masks and no annotations known here")
@@ -205,6 +210,13 @@ def convert_labels(
     )
     _write_all(items, writer, log)
     return log.result(chosen)
+
+
+def _table(classes: Mapping[str, int], labels: Mapping[str, str], own: Source | None) -> LabelTable:
+    table = table_of(classes, labels)
+    if own is None:
+        return table
+    return replace(table, ignores_undrawn=own.undrawn == "ignore", reviewed=own.reviewed)
 
 
 def output_names(refs: Sequence[ImageRef], root: Path) -> list[str]:
@@ -306,6 +318,7 @@ def _masked(
             image=image_of.get(mask),
             plane=mask.plane,
             read=lambda mask=mask: read_mask(mask, table, "index", values),
+            numbers=lambda mask=mask: read_instances(mask, table),
         )
         for mask in masks
     ]
@@ -323,7 +336,7 @@ def _write_all(items: Sequence[_Labelled], writer: LabelWriter, log: _Log) -> No
         try:
             if item.name in twice:
                 raise AnnotationError(item.path, f"shares the name {item.name} with another file")
-            ids = item.read()
+            ids, numbers = item.read(), item.numbers()
         except InputError as fault:
             log.skip(fault)
             continue
@@ -332,7 +345,7 @@ def _write_all(items: Sequence[_Labelled], writer: LabelWriter, log: _Log) -> No
             image = writer.out / f"{item.name}.png"
             if not _write_view(item.image, image, log):
                 continue
-        writer.write(item.name, ids, image=image, plane=item.plane)
+        writer.write(item.name, ids, image=image, plane=item.plane, numbers=numbers)
         log.written.append(f"{file} ({item.name})" if coco else str(file))
     writer.finish()
 
