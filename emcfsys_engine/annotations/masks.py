@@ -146,10 +146,13 @@ def table_of(classes: Mapping[str, int], labels: Mapping[str, str]) -> LabelTabl
 # "index": values go through the label table. "two_values": 0 and 255 are the project's two classes.
 MaskRecipe = Literal["index", "two_values"]
 _LEVEL_SHARE = 0.005  # of the pixels: what a level holds at least
+_MOST_LEVELS = 6
+_DENSE = 0.5  # of all numbers up to the largest are used
 _APART = 24  # grey values between two levels at least
 _NEAR = 12  # grey values to either side of a level that JPEG leaves of it
 _SMOOTH_SHARE, _LOSSY_SHARE = 0.85, 0.6  # of the pixels are near a level
 _FEWEST = 3  # values beside the levels, before a mask is called smoothed
+_NUMBERED_OBJECTS = 20  # wrong values: so many are no classes
 _NAMED_VALUES = 6  # so many wrong values are named in a message, the rest counted
 
 
@@ -260,6 +263,9 @@ def levels_of(facts: MaskFacts, ref: ImageRef) -> tuple[int, ...]:
     near = sum(n for v, n in counts.items() if any(abs(v - one) <= _NEAR for one in levels))
     least = _LOSSY_SHARE if _is_lossy(ref) else _SMOOTH_SHARE
     between = len(counts) - len(levels)
+    if len(levels) > _MOST_LEVELS:  # a ramp; numbered objects have no gaps in their numbers
+        has_gaps = len(counts) < _DENSE * (max(counts) + 1)
+        return (0, UNLABELLED) if has_gaps and {0, UNLABELLED} <= counts.keys() else ()
     if len(levels) < 2 or near < least * total or (between < _FEWEST and not _is_lossy(ref)):
         return ()
     return tuple(sorted(levels))
@@ -309,6 +315,11 @@ def unknown_values(
         )
         lines = _listed(tuple(f'"{one}" = "…"' for one in ranges_between(levels)))
         remedy = f"Give ranges under [data.labels]: {lines}"
+        return AnnotationError(str(ref), what, remedy)
+    if len(wrong) > _NUMBERED_OBJECTS:
+        largest = max(value for value, _ in wrong)
+        what = f"holds {len(facts.values):,} values up to {largest:,}, as masks of numbered objects"
+        remedy = f'Map them by a range under [data.labels], as in "1-{largest}" = "…"'
         return AnnotationError(str(ref), what, remedy)
     named = ", ".join(
         f"value {value} is no class ({count:,} px)" for value, count in wrong[:_NAMED_VALUES]

@@ -13,11 +13,14 @@ from emcfsys_engine.images.walk import split_glob
 Label = TypeVar("Label")
 Key = tuple[str, int | None]  # relative path without extension, and the plane of a stack
 
+_WORDS = r"masks?|msk|labels?|lbl|seg(?:mentations?|mented)?|gt|ground_?truth"
 _LABEL_SUFFIX = re.compile(
-    r"[ _.\-]+(?:masks?|labels?|lbl|seg(?:mentation)?|gt|ground_?truth|annotations?|manual|"
-    r"labell?ed|labelids|rois?|roiset)$",
+    # _cp_masks is Cellpose's, _Simple Segmentation ilastik's, _labelIds Cityscapes'.
+    rf"[ _.\-]+(?:cp[ _]masks?|simple[ _]segmentation|{_WORDS}|annotations?|manual|labell?ed|"
+    r"labelids|rois?|roiset)$",
     re.IGNORECASE,
 )
+_LABEL_PREFIX = re.compile(rf"(^|/)(?:{_WORDS})[ _.\-]+(?=[^/]+$)", re.IGNORECASE)
 _IMAGE_SUFFIX = re.compile(r"[ _.\-]+(?:img|image|raw|im|0000)$", re.IGNORECASE)
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio puts it before a name
 _PACKED = (".gz", ".bz2")
@@ -46,8 +49,9 @@ def match(
 
 
 def is_label_name(path: Path) -> bool:
-    """Tell whether a file calls itself a label: `x_mask.png`."""
-    return _LABEL_SUFFIX.search(bare_name(path.name)) is not None
+    """Tell whether a file calls itself a label: `x_mask.png`, `mask_x.png`."""
+    name = bare_name(path.name)
+    return bool(_LABEL_SUFFIX.search(name) or _LABEL_PREFIX.search(name))
 
 
 def root_of(pattern: str, base: Path) -> Path:
@@ -125,8 +129,16 @@ def _label_trimmed(key: Key) -> Key:
     return _LABEL_SUFFIX.sub("", key[0]), key[1]
 
 
+def _label_unprefixed(key: Key) -> Key:
+    return _LABEL_PREFIX.sub(r"\1", key[0]), key[1]
+
+
 def _label_name(key: Key) -> Key:
     return key[0].rpartition("/")[2], key[1]
+
+
+def _label_name_unprefixed(key: Key) -> Key:
+    return _label_name(_label_unprefixed(key))
 
 
 def _label_name_trimmed(key: Key) -> Key:
@@ -140,8 +152,10 @@ _RULES: tuple[_Rule, ...] = (
     (_path_keys, _label_trimmed),
     (_full_name_keys, _label_trimmed),
     (_trimmed_keys, _label_trimmed),
+    (_path_keys, _label_unprefixed),
     (_name_keys, _label_name),
     (_name_keys, _label_name_trimmed),
+    (_name_keys, _label_name_unprefixed),
 )
 
 

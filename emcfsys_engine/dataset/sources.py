@@ -8,6 +8,7 @@ from typing import Literal
 
 from emcfsys_engine.annotations.draw import is_in_doubt, unknown_label
 from emcfsys_engine.annotations.files import find_annotations
+from emcfsys_engine.annotations.layouts import best_layout
 from emcfsys_engine.annotations.masks import (
     LabelTable,
     MaskFacts,
@@ -399,17 +400,26 @@ def _name_unlabelled(
     where = source.masks or source.annotations
     if not missing:
         return
+    if len(missing) == len(images):
+        what = f"none of its {len(images)} images has labels in {where!r}"
+        faults.append(ProjectError(project.file, f"data.{index}", what, _what_pairs(project)))
+        return
     if source.skips_unlabelled:
-        if len(missing) == len(images):
-            what = f"none of its {len(images)} images has labels in {where!r}"
-            remedy = "Names must agree: images/a.tif goes with a.png, a_mask.png or a.json"
-            faults.append(ProjectError(project.file, f"data.{index}", what, remedy))
-        else:
-            notes.append(f"data.{index}: {len(missing)} of {len(images)} images have no labels")
+        notes.append(f"data.{index}: {len(missing)} of {len(images)} images have no labels")
         return
     for image in missing:
         remedy = 'Add its labels, or say unlabelled = "skip" in this [[data]] table'
         faults.append(AnnotationError(str(image), f"has no labels in {where!r}", remedy))
+
+
+def _what_pairs(project: Project) -> str:
+    """Return what to write so that images and labels pair, when something in the folder does."""
+    layout = best_layout(project.folder)
+    if layout is None or not layout.num_pairs:
+        return "Names must agree: images/a.tif goes with a.png, a_mask.png or a.json"
+    counts = f"{layout.num_pairs} of {layout.num_images} images"
+    lines = f'images = "{layout.images}" and {layout.kind} = "{layout.labels}"'
+    return f"These would pair {counts}: {lines}"
 
 
 def _name(image: ImageRef, root: Path) -> str:

@@ -190,6 +190,7 @@ def convert_labels(
         items = _annotated(found, table, refs, image_root, root_of(source, base), log)
     else:
         known = set(refs)
+        log.notes.clear()  # the files that are no annotations are masks, or said to be none
         masks = [
             ref
             for ref in find_images(source, base)

@@ -4,10 +4,10 @@
                                     [--share 0.05] [--pinned] [--set KEY=VALUE ...]
 
 Strokes of a few pixels' width are drawn inside every class of every mask by a seeded generator
-until the share is reached; the rest is unlabelled, in the validation images that choose the best model,
-too. Both are scored here on the full masks of the validation images, by `quality`'s confusion
-matrix. One after the other on all cores; with `--pinned` beside each other on a core each, for
-cores times the minutes.
+until the share is reached; the rest is unlabelled, also in the validation images that choose the
+best model. Both are scored here on the full masks of the validation images, by `quality`'s
+confusion matrix. One after the other on all cores; with `--pinned` beside each other on a core
+each, for cores times the minutes.
 """
 
 import argparse
