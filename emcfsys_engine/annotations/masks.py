@@ -317,7 +317,7 @@ def unknown_values(
         remedy = f"Give ranges under [data.labels]: {lines}"
         return AnnotationError(str(ref), what, remedy)
     if len(wrong) > _NUMBERED_OBJECTS:
-        largest = max(value for value, _ in wrong)
+        largest = max(value for value, _ in facts.values)  # 255 is a number there, too
         what = f"holds {len(facts.values):,} values up to {largest:,}, as masks of numbered objects"
         remedy = f'Map them by a range under [data.labels], as in "1-{largest}" = "…"'
         return AnnotationError(str(ref), what, remedy)
