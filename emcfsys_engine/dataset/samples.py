@@ -9,6 +9,7 @@ import numpy as np
 from emcfsys_engine.annotations.draw import annotation_ids
 from emcfsys_engine.annotations.masks import LabelTable, label_table, read_mask, read_stencil
 from emcfsys_engine.annotations.pair_shapes import annotation_for
+from emcfsys_engine.data_counts import remember_counts
 from emcfsys_engine.dataset.facts_cache import FactsCache, cache_of
 from emcfsys_engine.dataset.sources import (
     Found,
@@ -95,6 +96,7 @@ def gather(
     if for_training and not faults:
         faults += _fold_faults(project, samples) if fold else _split_faults(project, samples)
     notes += _class_notes(project, samples)
+    remember_counts(project, sum(one.num_images for one in found), len(samples))
     shapes = (sum(one.shapes[0] for one in found), sum(one.shapes[1] for one in found))
     return Gathered(samples=tuple(samples), faults=tuple(faults), notes=tuple(notes), shapes=shapes)
 

@@ -72,6 +72,7 @@ class Found:
     """What one [[data]] table amounts to."""
 
     items: tuple[Item, ...]
+    num_images: int = 0  # with labels or without
     shapes: tuple[int, int] = (0, 0)  # drawn and skipped, those of images it does not have too
 
 
@@ -113,7 +114,7 @@ def find_source(
         for image in images
         if image in labels and image in sizes
     ]
-    return Found(items=tuple(items), shapes=labelled.num_shapes)
+    return Found(items=tuple(items), num_images=len(images), shapes=labelled.num_shapes)
 
 
 class _Labelled:

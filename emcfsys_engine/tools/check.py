@@ -112,6 +112,7 @@ def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckRe
     gathered = gather(project, cache=cache)
     samples = gathered.samples
     findings = [Finding.of(fault) for fault in gathered.faults]
+    findings += _skipped(project, gathered.shapes)
     facts = _facts(samples)
     seen = pixel_facts(_evenly(samples, SAMPLE_IMAGES), cache)
     findings += image_findings(seen)
@@ -145,6 +146,15 @@ def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckRe
         labelled=labelled,
         seconds=round(time.monotonic() - start, 2),
     )
+
+
+def _skipped(project: Project, shapes: tuple[int, int]) -> list[Finding]:
+    drawn, skipped = shapes
+    if not skipped:
+        return []
+    what = f"{skipped} of {drawn + skipped} shapes are not drawn: the notes say which, and why"
+    remedy = "Draw them again as polygons, or take them away; their pixels are unlabelled"
+    return [Finding.warn(project.file, what, remedy)]
 
 
 def _evenly(samples: Sequence[Sample], count: int) -> list[Sample]:

@@ -1,6 +1,7 @@
 """Folders of public bug reports: `new` finds the layout, `check` counts alike, words are true."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from emcfsys_engine.cli import cli
+from emcfsys_engine.data_counts import recall_counts
 from emcfsys_engine.project import load_project
 from emcfsys_engine.tools.check import CheckReport, check_project
 from emcfsys_engine.tools.inspect_file import inspect_file
 from emcfsys_engine.tools.new_project import make_project
+from emcfsys_tui.engine.runs import count_images
 
 
 def copied(shared_data: Path, name: str, to: Path) -> Path:
@@ -71,6 +74,20 @@ def test_new_finds_what_check_counts(
     errors = [one.text for one in report.errors]
     assert all("orphan.png: belongs to no image" in text for text in errors)
     assert len(errors) == (name == "30_br")
+
+
+def test_the_project_list_counts_what_check_counts(tmp_path: Path) -> None:
+    for number in range(3):
+        noise(tmp_path / f"s{number}.png")
+        mask(tmp_path / f"s{number}_mask.png", 255)
+    make_project(tmp_path)
+    project = load_project(tmp_path)
+    assert count_images(project) == (3, 3)
+    noise(tmp_path / "later.png")
+    os.utime(tmp_path, ns=(1, 1))  # a folder's time can be coarse
+    assert recall_counts(project) is None
+    report = check_project(project)
+    assert count_images(project) == (4, sum(report.images.values())) == (4, 3)
 
 
 def test_numbered_masks_and_palettes_are_understood(shared_data: Path, tmp_path: Path) -> None:
