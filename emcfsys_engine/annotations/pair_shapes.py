@@ -41,8 +41,8 @@ def pair_shapes(
     by_name = {p: one.key for p, one in places.items() if one.image_name}
     pairs, _ = match(images, image_root, by_file)
     for keys in (by_name, by_file):
-        stacked = {place: places[place].is_stacked for place in keys}
-        pairs |= _matched(images, image_root, keys, pairs, stacked)
+        known = {place: places[place] for place in keys}
+        pairs |= _matched(images, image_root, keys, pairs, known)
     used = set(pairs.values())
     return Pairs(
         of_image=pairs,
@@ -52,8 +52,12 @@ def pair_shapes(
 
 
 def annotation_for(place: Place, image: ImageRef | None) -> Annotation:
-    """Return what a file says of an image: of a stack, of this plane."""
-    annotation = read_annotations(place[0])[place[1]]
+    """Return what a file says of an image; the file is read."""
+    return part_for(read_annotations(place[0])[place[1]], image)
+
+
+def part_for(annotation: Annotation, image: ImageRef | None) -> Annotation:
+    """Return what an annotation says of an image: of a stack, of this plane."""
     if image is None or not annotation.is_stacked:
         return annotation
     return on_plane(annotation, _axes(image.path), image.plane or 0)
@@ -64,21 +68,27 @@ def _matched(
     image_root: Path,
     keys: Mapping[Place, Key],
     pairs: Mapping[ImageRef, Place],
-    stacked: Mapping[Place, bool],
+    annotations: Mapping[Place, Annotation],
 ) -> dict[ImageRef, Place]:
     """Return pairs of the images that have none yet; a stacked annotation takes its planes."""
     used = set(pairs.values())
     left = {place: key for place, key in keys.items() if place not in used}
-    more = match([ref for ref in images if ref not in pairs], image_root, left)[0]
+    bare = [ref for ref in images if ref not in pairs]
+    if not left or not bare:
+        return {}
+    more = match(bare, image_root, left)[0]
     used |= set(more.values())
     stacks: dict[ImageRef, list[ImageRef]] = {}
-    for ref in images:
-        if ref.plane is not None and ref not in pairs and ref not in more:
+    for ref in bare:
+        if ref.plane is not None and ref not in more:
             stacks.setdefault(ImageRef(path=ref.path), []).append(ref)
-    left = {place: key for place, key in left.items() if place not in used and stacked[place]}
+    left = {
+        place: key
+        for place, key in left.items()
+        if place not in used and annotations[place].is_stacked
+    }
     for whole, place in match(list(stacks), image_root, left)[0].items():
-        annotation = read_annotations(place[0])[place[1]]
-        planes = planes_labelled(annotation, _axes(whole.path))
+        planes = planes_labelled(annotations[place], _axes(whole.path))
         more |= {ref: place for ref in stacks[whole] if ref.plane in planes}
     return more
 

@@ -16,7 +16,7 @@ from emcfsys_engine.annotations.masks import (
     label_table,
     unknown_values,
 )
-from emcfsys_engine.annotations.pair_shapes import Place, annotation_for, pair_shapes
+from emcfsys_engine.annotations.pair_shapes import Place, pair_shapes, part_for
 from emcfsys_engine.annotations.pairing import (
     is_label_name,
     key_of_file,
@@ -288,7 +288,7 @@ class _Labelled:
                 name = one.image_name or "an image"
                 notes.append(f"{path}: {name}: {one.unused}: there are no labels for it")
             notes += [f"{path}: {remark}" for remark in one.remarks]
-        return labels, self._check_shapes(labels, faults, notes)
+        return labels, self._check_shapes(labels, found, faults, notes)
 
     def _count(self, annotation: Annotation) -> None:
         drawn, skipped = self.num_shapes
@@ -297,13 +297,14 @@ class _Labelled:
     def _check_shapes(
         self,
         pairs: Mapping[ImageRef, LabelRef],
+        found: Mapping[Path, tuple[Annotation, ...]],
         faults: list[InputError],
         notes: list[str],
     ) -> dict[ImageRef, frozenset[str]]:
         names = {value: name for name, value in self.project.classes.items()}
         classes: dict[ImageRef, frozenset[str]] = {}
         for image, label in pairs.items():
-            annotation = annotation_for(label.place, image)
+            annotation = part_for(found[label.path][label.item], image)
             self._count(annotation)
             notes += [f"{label}: {remark}" for remark in annotation.remarks]
             if is_in_doubt(annotation, self.table):
@@ -401,7 +402,7 @@ def _name_unlabelled(
     where = source.masks or source.annotations
     if not missing:
         return
-    if len(missing) == len(images):
+    if len(missing) == len(images) and (source.skips_unlabelled or len(images) > 1):
         what = f"none of its {len(images)} images has labels in {where!r}"
         faults.append(ProjectError(project.file, f"data.{index}", what, _what_pairs(project)))
         return

@@ -19,7 +19,7 @@ from emcfsys_engine.annotations.masks import (
     read_mask,
     table_of,
 )
-from emcfsys_engine.annotations.pair_shapes import Place, annotation_for, pair_shapes
+from emcfsys_engine.annotations.pair_shapes import Place, pair_shapes, part_for
 from emcfsys_engine.annotations.pairing import Key, key_of_file, match, root_of
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.annotations.writer import (
@@ -250,7 +250,7 @@ def _annotated(
     for path, number in ((p, n) for p, several in found.items() for n in range(len(several))):
         place = (path, number)
         for image in images_of.get(place, [None]):
-            annotation = annotation_for(place, image)
+            annotation = part_for(found[path][number], image)
             log.count(annotation, image, table)
             if annotation.unused:
                 continue

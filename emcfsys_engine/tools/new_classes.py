@@ -59,9 +59,15 @@ def from_shapes(annotations: Sequence[Annotation]) -> Proposal | None:
         others = others[:MAX_CLASS_VALUE]
     undrawn: Literal["background", "ignore"] = "background"
     marked = bool(background) or REVIEWED in counts
-    if _mostly_bare(annotations) and (marked or _mostly_strokes(annotations)):
+    bare = _mostly_bare(annotations)
+    if bare and (marked or _mostly_strokes(annotations)):
         undrawn = "ignore"
         notes.append('most of each image is bare: undrawn = "ignore", only what is drawn teaches')
+    elif bare:  # objects on a background look like this, too
+        notes.append(
+            "most of each image is bare, and taken as background: if it was not looked at, set "
+            'undrawn = "ignore"'
+        )
     first = background[0] if background and background[0] not in BACKGROUND_LABELS else "background"
     has_background = undrawn == "background" or marked or len(others) < 2
     classes = {first: 0} if has_background else {}

@@ -92,8 +92,12 @@ def _toml(name: str, layout: Layout, proposal: Proposal) -> str:
     classes = "\n".join(f"{_key(label)} = {value}" for label, value in proposal.classes.items())
     labels = "".join(f"{_text(own)} = {_text(to)}\n" for own, to in proposal.labels.items())
     mapped = f"\n[data.labels]            # own value or name -> class\n{labels}" if labels else ""
-    undrawn = 'undrawn = "ignore"       # only what is drawn teaches\n'
-    bare = undrawn if proposal.undrawn == "ignore" else ""
+    bare = ""
+    if layout.kind == "annotations":
+        mark = "" if proposal.undrawn == "ignore" else "# "
+        bare = (
+            f'{mark}undrawn = "ignore"     # what no shape covers is unlabelled, not background\n'
+        )
     return f"""\
 # Train with:  emcfsys-engine train project.toml
 # Check with:  emcfsys-engine check project.toml

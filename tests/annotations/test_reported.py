@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import roifile
 import tifffile
+from click.testing import CliRunner
 from PIL import Image
 
 from emcfsys_engine.annotations.files import NotAnAnnotation, find_annotations, read_annotations
+from emcfsys_engine.cli import cli
 from emcfsys_engine.dataset.samples import gather, read_labels
 from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.project import load_project
@@ -142,6 +144,63 @@ def test_a_feature_without_geometry_leaves_its_image_in_doubt(
     drawn = mask(tmp_path)
     assert set(np.unique(drawn)) == {made.classes["Unclassified"], 255}
     assert int((drawn == made.classes["Unclassified"]).sum()) == 45 * 35
+
+
+def test_a_mask_of_coco_that_is_larger_than_its_image_is_an_error(tmp_path: Path) -> None:
+    coded = {"size": [96, 128], "counts": [96 * 128 - 4, 4]}
+    document = {
+        "images": [{"id": 1, "file_name": "img.png", "width": 64, "height": 48}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": coded}],
+        "categories": [{"id": 1, "name": "pore"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    with pytest.raises(AnnotationError, match="128 × 96 pixels, its image 64 × 48"):
+        read_annotations(tmp_path / "a.json")
+
+
+def test_pairs_of_label_studio_without_ids_are_one_region(tmp_path: Path) -> None:
+    size = {"original_width": 64, "original_height": 48}
+    box = {"x": 10, "y": 10, "width": 20, "height": 30, "rotation": 0, **size}
+    other = {**box, "x": 60}
+    task = {
+        "image": "img.png", "id": 1, "annotator": 1, "annotation_id": 2,
+        "shapes": [box, other], "Type": [{**box, "labels": ["pore"]}],
+    }  # fmt: skip
+    (tmp_path / "a.json").write_text(json.dumps([task]))
+    (one,) = read_annotations(tmp_path / "a.json")
+    assert [shape.label for shape in one.shapes] == ["pore"]
+    assert [lost.why for lost in one.skipped] == ["task 1: region ? has a shape without a label"]
+
+
+def test_a_box_that_x_anylabeling_turned_by_degrees_is_drawn_turned(tmp_path: Path) -> None:
+    box = {"label": "pore", "points": [[10, 10], [50, 20]], "shape_type": "rectangle"}
+    upright = {**box, "points": [[10, 10], [50, 10], [50, 20], [10, 20]]}
+    corners = {**box, "points": [[25, -5], [35, -5], [35, 35], [25, 35]]}
+    shapes = [{**box, "rotation": 90}, {**upright, "rotation": 90}, upright, corners]
+    (tmp_path / "a.json").write_text(json.dumps({"version": "3.2.0", "shapes": shapes}))
+    (one,) = read_annotations(tmp_path / "a.json")
+    boxes = [tuple(np.ptp(shape.points, axis=0).round(6)) for shape in one.shapes]
+    assert boxes == [(10, 40), (10, 40), (40, 10), (10, 40)]
+
+
+def test_convert_takes_what_a_project_says_of_its_own_labels(tmp_path: Path) -> None:
+    image(tmp_path)
+    shapes = [
+        {"label": "hole", "points": [[5, 5], [20, 5], [20, 20]], "shape_type": "polygon"},
+        {"label": "seen", "points": [[2, 2], [40, 40]], "shape_type": "rectangle"},
+    ]
+    document = {"version": "5", "shapes": shapes, "imagePath": "img.png"}
+    (tmp_path / "ann" / "img.json").write_text(json.dumps(document))
+    data = 'annotations = "ann"\nundrawn = "ignore"\nreviewed = "seen"'
+    project_of(tmp_path, "bg = 0\npore = 1", data)
+    with (tmp_path / "project.toml").open("a") as file:
+        file.write('[data.labels]\nhole = "pore"\n')
+    words = ["convert", str(tmp_path / "ann"), "--to", "masks", "--project", str(tmp_path)]
+    words += ["--images", str(tmp_path / "images"), "--out", str(tmp_path / "out")]
+    ended = CliRunner().invoke(cli, words)
+    assert ended.exit_code == 0, ended.output
+    ids = mask(tmp_path / "out")
+    assert (ids[8, 18], ids[30, 30], ids[45, 60]) == (1, 0, 255)
 
 
 @pytest.mark.parametrize(

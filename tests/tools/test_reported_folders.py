@@ -204,15 +204,16 @@ def test_scribbles_are_proposed_to_teach_only_what_they_cover(tmp_path: Path) ->
 
 
 def test_check_proposes_what_would_pair(tmp_path: Path) -> None:
-    noise(tmp_path / "images" / "a.png")
-    mask(tmp_path / "masks" / "final" / "a_mask.png")
+    for stem in ("a", "b"):
+        noise(tmp_path / "images" / f"{stem}.png")
+        mask(tmp_path / "masks" / "final" / f"{stem}_mask.png")
     (tmp_path / "empty").mkdir()
     (tmp_path / "project.toml").write_text(
         '[project]\nname = "x"\n[classes]\nbg = 0\npore = 1\n'
         '[[data]]\nimages = "images"\nmasks = "empty"\n'
     )
     (error,) = check_project(load_project(tmp_path)).errors
-    assert 'These would pair 1 of 1 images: images = "images" and masks = "masks"' in error.text
+    assert 'These would pair 2 of 2 images: images = "images" and masks = "masks"' in error.text
 
 
 def test_numbered_objects_stay_objects_in_measure_and_convert(

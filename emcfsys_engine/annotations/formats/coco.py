@@ -46,6 +46,7 @@ def read(path: Path, document: Mapping[str, Any]) -> list[Annotation]:
     if objects and not any(item.get("segmentation") for item in objects):
         _refuse(path, document)
     by_image: dict[str, Gathering] = {_id(image["id"]): Gathering() for image in images}
+    sizes = {_id(one["id"]): size_of(one.get("height"), one.get("width")) for one in images}
     lost = Gathering()  # of objects whose image the file does not list
     for number, item in enumerate(objects, start=1):
         image_id = _id(item.get("image_id", images[0]["id"] if single is not None else None))
@@ -55,6 +56,7 @@ def read(path: Path, document: Mapping[str, Any]) -> list[Annotation]:
         if image_id not in by_image:
             lost.skip(label, f"{what} is of image {image_id}, which the file does not list")
             continue
+        _check_mask_size(path, what, item.get("segmentation"), sizes[image_id])
         _object(path, what, label, item, by_image[image_id])
     read = [_annotation(path, image, by_image[_id(image["id"])]) for image in images]
     if lost.skipped:  # an entry of its own: they say nothing of any image
@@ -118,6 +120,19 @@ def _object(path: Path, what: str, label: str, item: Mapping[str, Any], found: G
             found.draw(shape)
     else:
         _polygons(path, what, label, segmentation, box, found)
+
+
+def _check_mask_size(
+    path: Path, what: str, segmentation: object, image_HW: tuple[int, int] | None
+) -> None:
+    if not isinstance(segmentation, dict) or image_HW is None:
+        return
+    own = size_of(*(segmentation.get("size") or (None, None)))
+    if own is not None and own != image_HW:
+        sizes = " pixels, its image ".join(
+            f"{width} × {height}" for height, width in (own, image_HW)
+        )
+        raise AnnotationError(path, f"{what} has a mask of {sizes}", "Export it again")
 
 
 def _box(label: str, given: object) -> Shape | None:
