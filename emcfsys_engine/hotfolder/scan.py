@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from emcfsys_engine.hotfolder.ledger import Entry
+from emcfsys_engine.left_alone import is_left_alone
 
 Verdict = Literal["whole", "growing", "unknown"]
 _MAX_DIRECTORIES = 100_000  # of a TIFF: a loop in its chain must end
@@ -351,7 +352,7 @@ class Scanner:
 
     def _is_folder_wanted(self, path: str, full: str) -> bool:
         name = path.rpartition("/")[2]
-        return not name.startswith(".") and Path(full) != self.rules.output
+        return not is_left_alone(name) and Path(full) != self.rules.output
 
     def _is_wanted(self, path: str) -> bool:
         name = path.rpartition("/")[2]
@@ -360,7 +361,7 @@ class Scanner:
             return False
         if os.path.splitext(lower)[1] not in SUFFIXES:  # noqa: PTH122 - 100,000 times a scan
             return False
-        if any(part.startswith(".") for part in path.split("/")[:-1]):
+        if any(is_left_alone(part) for part in path.split("/")[:-1]):
             return False
         if (self.rules.root / path).is_relative_to(self.rules.output):
             return False

@@ -12,7 +12,8 @@ from emcfsys_engine.images.bounds import fenced, quiet_libraries
 from emcfsys_engine.images.crash_test import try_first
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, Micrograph
 from emcfsys_engine.images.normalise import find_info_bar
-from emcfsys_engine.images.walk import files_below, is_left_alone, is_regular, split_glob
+from emcfsys_engine.images.walk import files_below, is_regular, split_glob
+from emcfsys_engine.left_alone import is_left_alone
 
 # Names a person gives to images: a file so called that is none is worth an error, others are not.
 _SUFFIXES = (

@@ -7,15 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from emcfsys_engine.images.reader import is_zarr
-
-# What systems and tools leave in folders: thumbnails, previews, lost blocks, the halves of macOS.
-_LEFT_ALONE = frozenset(
-    name.lower()
-    for name in (
-        "__MACOSX", "@eaDir", "#recycle", "lost+found", ".ipynb_checkpoints", "__pycache__",
-        "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini", ".DS_Store",
-    )
-)  # fmt: skip
+from emcfsys_engine.left_alone import is_left_alone
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -31,11 +23,6 @@ def files_below(folder: Path) -> Iterator[Path]:
         if not linked or real not in found:
             found[real] = path
     yield from sorted(found.values())
-
-
-def is_left_alone(name: str) -> bool:
-    """Tell whether a file or folder is a system's or a tool's, by its name, and never data."""
-    return name.startswith(".") or name.lower() in _LEFT_ALONE
 
 
 def is_own_output(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from emcfsys_engine.annotations.pairing import bare_name
 from emcfsys_engine.annotations.shapes import Annotation, Gathering, Shape, ShapeKind, box_ring
 from emcfsys_engine.annotations.stack_place import StackPlace
 from emcfsys_engine.errors import AnnotationError
-from emcfsys_engine.images.walk import is_left_alone
+from emcfsys_engine.left_alone import is_left_alone
 from emcfsys_engine.run.folder import write_whole
 
 _LARGEST_ROI_BYTES = 64 << 20
