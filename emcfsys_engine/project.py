@@ -138,7 +138,7 @@ def parse_loss(text: str) -> tuple[tuple[float, str], ...]:
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return tomli.loads(file.read_text("utf-8"))
+        return tomli.loads(file.read_text("utf-8-sig"))
     except FileNotFoundError:
         remedy = f"Make one with: emcfsys-engine new {file.parent}"
         raise ProjectError(file, "", "there is no such file", remedy) from None
@@ -244,6 +244,9 @@ def _check_source(
         if place is not None and not re.search(r"[*?\[]", place) and not _exists(file, place):
             what = f"{place!r} does not exist"
             faults.append(ProjectError(file, f"{key}.{name}", what, "Mend the path"))
+    if source.reviewed is not None and 0 not in classes.values():
+        what = "no class has the value 0, so nothing inside a reviewed shape can be background"
+        faults.append(ProjectError(file, f"{key}.reviewed", what, "Give one class the value 0"))
     if source.group is not None:
         try:
             re.compile(source.group)

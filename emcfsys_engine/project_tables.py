@@ -72,6 +72,20 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         Literal["error", "skip"] | None,
         says("What images without labels are.", unset="error with masks, skip with annotations"),
     ] = None
+    undrawn: Annotated[
+        Literal["background", "ignore"],
+        says(
+            "What no shape covers; ignore for scribbles and partial polygons, which then teach only"
+            " what they cover."
+        ),
+    ] = "background"
+    reviewed: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        says(
+            "Shapes of this name: inside, what is undrawn is background all the same.",
+            unset='shapes named "reviewed"',
+        ),
+    ] = None
     labels: Annotated[
         dict[str, str],
         says(

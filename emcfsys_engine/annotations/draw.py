@@ -12,8 +12,9 @@ from scipy import ndimage
 from skimage.measure import find_contours
 
 from emcfsys_engine.annotations.masks import LabelTable
-from emcfsys_engine.annotations.shapes import Annotation, Shape
+from emcfsys_engine.annotations.shapes import Annotation, Shape, SkippedShape
 from emcfsys_engine.errors import AnnotationError
+from emcfsys_engine.project import UNLABELLED
 
 LINE_PX = 10  # Labelme's defaults: a line is 10 pixels wide, a point a disc of radius 5
 POINT_RADIUS_PX = 5
@@ -156,18 +157,51 @@ def _clipped_bitmap(
 def annotation_ids(
     annotation: Annotation, table: LabelTable, size_HW: tuple[int, int]
 ) -> np.ndarray:
-    """Return the class ids that an annotation's shapes paint.
+    """Return the class ids that an annotation's shapes paint; 255 is unlabelled.
 
+    What is not drawn is background or unlabelled, as the source says; inside a reviewed shape it is
+    background. The pixels of a skipped shape are unlabelled in its place of the drawing order;
+    where it may be anywhere, nothing undrawn is background.
     Shapes: uint8 H×W.
     Raises: AnnotationError for a label that is no class.
     """
-    pairs: list[tuple[Shape, int]] = []
-    for shape in annotation.shapes_in(size_HW):
-        class_id = table.of_name(shape.label)
-        if class_id is None:
-            raise unknown_label(annotation.file, shape.label, table)
-        pairs.append((shape, class_id))
-    return rasterise(pairs, size_HW, background=table.background)
+    lost = [one for one in annotation.skipped if _matters(one, table)]
+    in_doubt = is_in_doubt(annotation, table)
+    canvas = np.full(size_HW, UNLABELLED if in_doubt else table.undrawn, np.uint8)
+    shapes = annotation.shapes_in(size_HW)
+    if not in_doubt:
+        for shape in shapes:
+            if table.is_reviewed(shape):
+                paint(canvas, shape, table.background)
+    for number, shape in enumerate(shapes):
+        _paint_lost(canvas, lost, number)
+        if not table.is_reviewed(shape):
+            paint(canvas, shape, _class_of(annotation, shape, table))
+    _paint_lost(canvas, lost, len(shapes))
+    return canvas
+
+
+def is_in_doubt(annotation: Annotation, table: LabelTable) -> bool:
+    """Tell whether a skipped shape of a class may lie anywhere in the image."""
+    return any(one.in_doubt and _matters(one, table) for one in annotation.skipped)
+
+
+def _class_of(annotation: Annotation, shape: Shape, table: LabelTable) -> int:
+    class_id = table.of_shape(shape)
+    if class_id is None:
+        raise unknown_label(annotation.file, shape.full_name or shape.label, table)
+    return class_id
+
+
+def _matters(one: SkippedShape, table: LabelTable) -> bool:
+    """Tell whether a skipped shape is of a class, as far as known: else it means no pixels."""
+    return one.label is None or table.of_name(one.label) is not None
+
+
+def _paint_lost(canvas: np.ndarray, lost: list[SkippedShape], number: int) -> None:
+    for one in lost:
+        if one.below == number and one.outline is not None:
+            paint(canvas, one.outline, UNLABELLED)
 
 
 def unknown_label(path: Path, name: str, table: LabelTable) -> AnnotationError:
@@ -205,16 +239,20 @@ def regions_of(
     background: int,
     tolerance_px: float = TOLERANCE_PX,
     smallest_px: int = 0,
+    numbers: np.ndarray | None = None,
 ) -> Iterator[Region]:
     """Yield every connected region of every class but the background, largest class value last.
 
-    Shapes: ids are uint8 H×W.
+    Where objects are numbered, those that touch are regions of their own.
+    Shapes: ids are uint8 H×W, numbers integers H×W.
     Units:  outlines stray at most tolerance_px; regions below smallest_px are left out.
     """
     for class_id in np.unique(ids):
         if class_id == background:
             continue
-        for (rows, columns), mask in _components(ids == class_id):
+        where = ids == class_id
+        found = _components(where) if numbers is None else _numbered(where, numbers)
+        for (rows, columns), mask in found:
             area = int(mask.sum())
             if area < smallest_px:
                 continue
@@ -261,7 +299,7 @@ def _drawn(
 
     Paint every region, look what differs (holes do), paint that over it, until nothing differs.
     """
-    painted = np.full(ids.shape, background, np.uint8)
+    painted = np.full(ids.shape, background, ids.dtype)
     moved = np.zeros(ids.shape, bool)  # over an edge by simplifying: within the tolerance
     left_out = np.zeros(ids.shape, bool)
     shapes: list[Shape] = []
@@ -299,6 +337,17 @@ def _components(mask: np.ndarray) -> Iterator[tuple[tuple[slice, slice], np.ndar
     boxes.sort(key=lambda pair: -_box_area(pair[1]))
     for place, box in boxes:
         yield box, numbered[box] == place
+
+
+def _numbered(
+    where: np.ndarray, numbers: np.ndarray
+) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """Yield the box and the pixels of each numbered object of a class."""
+    places = np.zeros(where.shape, np.int32)
+    places[where] = np.unique(numbers[where], return_inverse=True)[1].reshape(-1) + 1
+    for place, box in enumerate(ndimage.find_objects(places), 1):
+        if box is not None:
+            yield box, places[box] == place
 
 
 def _box_area(box: tuple[slice, slice]) -> int:

@@ -4,22 +4,31 @@ import functools
 import glob
 import importlib
 import json
+import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from emcfsys_engine.annotations.shapes import Annotation
+from emcfsys_engine.annotations.text_encoding import other_encodings, text_of
 from emcfsys_engine.errors import AnnotationError, InputError
-from emcfsys_engine.images.reader import is_unfinished, is_zarr
+from emcfsys_engine.images.reader import is_unfinished
+from emcfsys_engine.images.walk import files_below, is_regular, split_glob
 
 _LARGEST_BYTES = 2 << 30
 _SUFFIXES = frozenset((".json", ".geojson", ".xml", ".roi", ".zip", ".txt"))
+# Microscopes write tables beside images: "[SemImageFile]" (Hitachi), "[MAIN]", "$CM_FORMAT" (JEOL).
+_SIDE_CAR = re.compile(r"\[(?!true|false|null)[A-Za-z][\w .-]*\][ \t]*[\r\n]|\$[A-Z]+_")
 _JSON_READERS = ("labelme", "coco", "geojson", "via", "label_studio")
 
 
 class NotAnAnnotation(AnnotationError):
     """A sound file that no annotation tool wrote."""
+
+
+class _SideCar(NotAnAnnotation):
+    """A microscope's own text beside its image: left alone without a word."""
 
 
 def read_annotations(path: Path) -> tuple[Annotation, ...]:
@@ -47,7 +56,8 @@ def find_annotations(
         try:
             found[path] = read_annotations(path)
         except NotAnAnnotation as other:
-            notes.append(f"{other} It is not used.")
+            if not isinstance(other, _SideCar):
+                notes.append(f"{other} It is not used.")
         except InputError as fault:
             faults.append(fault)
     return found
@@ -62,28 +72,17 @@ def read_json(path: Path) -> Any:
 
 
 def _candidates(pattern: str, base: Path) -> list[Path]:
-    whole = base / Path(pattern).expanduser()
-    if whole.is_file():
-        return [whole]
-    if whole.is_dir():
-        found = _below(whole)
-    else:
-        names = glob.glob(str(Path(pattern).expanduser()), root_dir=base, recursive=True)
-        found = (base / name for name in names)
+    root, wild = split_glob(pattern, base)
+    if not wild and not root.is_dir():
+        return [root] if is_regular(root) else []
+    found: Iterable[Path] = files_below(root)
+    if wild:
+        found = (root / name for name in glob.glob(wild, root_dir=root, recursive=True))
     return sorted(
         path
         for path in found
-        if path.suffix.lower() in _SUFFIXES and not is_unfinished(path.name) and path.is_file()
+        if path.suffix.lower() in _SUFFIXES and not is_unfinished(path.name) and is_regular(path)
     )
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder; our own .emcfsys and the inside of a Zarr hold no labels."""
-    for entry in folder.iterdir():
-        if not entry.is_dir():
-            yield entry
-        elif not entry.name.startswith(".") and not is_zarr(entry):
-            yield from _below(entry)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -107,15 +106,27 @@ def _read(path: Path, _mtime_ns: int, size: int) -> tuple[Annotation, ...]:
 def _dispatched(path: Path) -> list[Annotation]:
     start = _start_of(path)
     if start[:4] in (b"Iout", b"PK\3\4", b"PK\5\6"):
-        return _module("imagej").read(path, start)
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
-    if text[:1] in (b"{", b"["):
+        found = _module("imagej").read(path, start)
+        # An empty archive is ours for an image without objects: ImageJ saves none.
+        if start[:4] == b"PK\3\4" and not any(one.num_read for one in found):
+            raise NotAnAnnotation(path, "is an archive without ImageJ regions")
+        return found
+    text = _beginning(start)
+    if _SIDE_CAR.match(text):
+        raise _SideCar(path, "is what a microscope wrote beside its image")
+    if text[:1] in ("{", "["):
         return _read_document(path)
-    if text[:1] == b"<":
+    if text[:1] == "<":
         return _read_xml(path)
-    if _module("yolo").is_yolo(text.decode("utf-8", "replace")):
-        return _module("yolo").read(path, _bytes_of(path).decode("utf-8", "replace"))
+    if _module("yolo").is_yolo(text):
+        return _module("yolo").read(path, text_of(path, _bytes_of(path)))
     raise NotAnAnnotation(path, "is of no annotation tool known here")
+
+
+def _beginning(start: bytes) -> str:
+    """Return the first characters of a file, to tell what it is, in whatever encoding it is."""
+    wide = next((name for name in other_encodings(start) if name.startswith("UTF")), "utf-8")
+    return start.decode(wide, "replace").lstrip("\ufeff \t\r\n")
 
 
 def _read_document(path: Path) -> list[Annotation]:
@@ -132,12 +143,27 @@ def _read_xml(path: Path) -> list[Annotation]:
     if b"<!ENTITY" in data or b"<!DOCTYPE" in data:
         raise AnnotationError(path, "declares entities, which no annotation needs", "Do not use it")
     try:
-        root = ET.fromstring(data)
+        root = ET.fromstring(_declared_text(path, data))
     except (ET.ParseError, ValueError, RecursionError):
         raise AnnotationError(path, "is truncated or no XML", "Export it again") from None
     if root.tag == "annotations":
         return _module("cvat").read(path, root)
     raise NotAnAnnotation(path, "is XML, but of no annotation tool known here")
+
+
+def _declared_text(path: Path, data: bytes) -> str | bytes:
+    """Return XML as text where it says its encoding or has none but UTF-8; UTF-16 has a mark."""
+    declared = re.match(rb"<\?xml[^>]*?encoding=[\"']([A-Za-z0-9._-]+)[\"'][^>]*\?>", data)
+    if declared and declared[1].lower() not in (b"utf-8", b"utf8", b"us-ascii"):
+        name = declared[1].decode("ascii")
+        try:
+            return data[declared.end() :].decode(name)
+        except (LookupError, UnicodeDecodeError):
+            what = f"declares the encoding {name}, which it is not in"
+            raise AnnotationError(path, what, "Export it again as UTF-8") from None
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data
+    return text_of(path, data)
 
 
 def _module(name: str) -> Any:
@@ -161,6 +187,6 @@ def _bytes_of(path: Path) -> bytes:
 
 def _parsed_json(path: Path, data: bytes) -> Any:
     try:
-        return json.loads(data)
+        return json.loads(text_of(path, data))
     except (ValueError, RecursionError):
         raise AnnotationError(path, "is truncated or no JSON", "Export it again") from None

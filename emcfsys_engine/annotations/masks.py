@@ -3,12 +3,14 @@
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from emcfsys_engine.annotations.shapes import Shape
 from emcfsys_engine.errors import AnnotationError, ImageError
 from emcfsys_engine.images.bounds import quiet_libraries
 from emcfsys_engine.images.formats import picture, tiff
@@ -18,6 +20,9 @@ from emcfsys_engine.project import UNLABELLED, Project, Source
 
 IGNORED_LABELS = frozenset({"__ignore__", "ignore", "unlabelled", "unlabeled", "void"})
 BACKGROUND_LABELS = frozenset({"_background_", "background"})
+REVIEWED = "reviewed"  # a shape of this name says where a person looked, unless it is a class
+# Numbers that a person or a script put behind a class's name; "phase1" is a name of its own.
+_NUMBERED = re.compile(r"[ _\-.#]+\d+$")
 OTHER = "other"  # in [data.labels]: every value or colour that no other line names
 
 
@@ -32,7 +37,15 @@ class LabelTable:
     colours: dict[int, int] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
     other: int | None = None
-    background: int = UNLABELLED  # what no shape covers, and what a painted-over image shows
+    background: int = UNLABELLED  # the class that is called background, when there is one
+    ignores_undrawn: bool = False  # what no shape covers is unlabelled, not background
+    ranges: tuple[tuple[int, int], ...] = ()  # values that [data.labels] maps as ranges
+    reviewed: str | None = None  # inside shapes of this name what is not drawn is background
+
+    @property
+    def undrawn(self) -> int:
+        """What no shape covers, and what a painted-over image shows."""
+        return UNLABELLED if self.ignores_undrawn else self.background
 
     def of_value(self, value: int) -> int | None:
         """Return the class id of a mask value; None when it is no class."""
@@ -53,6 +66,25 @@ class LabelTable:
             return self.of_value(int(name))
         return self.other
 
+    def of_shape(self, shape: Shape) -> int | None:
+        """Return the class id of a shape; None when its label is no class.
+
+        A name with a number ("mito_12", "mito-0003") is that class if it is one, else its stem.
+        """
+        if shape.full_name in self.names:
+            return self.names[shape.full_name]
+        known = self.of_name(shape.label)
+        if known is None and shape.full_name:
+            stem = _NUMBERED.sub("", shape.full_name)
+            return self.names.get(stem)
+        return known
+
+    def is_reviewed(self, shape: Shape) -> bool:
+        """Tell whether a shape says where a person looked, rather than what is there."""
+        if self.reviewed is not None:
+            return self.reviewed in (shape.label, shape.full_name)
+        return shape.label == REVIEWED and self.of_name(REVIEWED) in (None, self.other)
+
     def nearest_name(self, name: str) -> str:
         """Return the known name that looks most like this one; empty when none does."""
         by_lower = {known.lower(): known for known in self.names}
@@ -72,7 +104,8 @@ class LabelTable:
 
 def label_table(project: Project, source: Source) -> LabelTable:
     """Return what the labels of a source mean; its own [data.labels] go before the classes."""
-    return table_of(project.classes, source.labels)
+    table = table_of(project.classes, source.labels)
+    return replace(table, ignores_undrawn=source.undrawn == "ignore", reviewed=source.reviewed)
 
 
 def table_of(classes: Mapping[str, int], labels: Mapping[str, str]) -> LabelTable:
@@ -98,18 +131,28 @@ def table_of(classes: Mapping[str, int], labels: Mapping[str, str]) -> LabelTabl
             other = class_id
     values += [(value, value, value) for value in classes.values()]
     values.append((UNLABELLED, UNLABELLED, UNLABELLED))
+    spans = (re.fullmatch(r"(\d+)\s*(?:-|–|\.\.)\s*(\d+)", key.strip()) for key in labels)
     has_zero = 0 in classes.values()
     return LabelTable(
         values=tuple(values),
         colours=colours,
         names=names,
         other=other,
+        ranges=tuple((int(span[1]), int(span[2])) for span in spans if span),
         background=0 if has_zero else UNLABELLED,
     )
 
 
 # "index": values go through the label table. "two_values": 0 and 255 are the project's two classes.
 MaskRecipe = Literal["index", "two_values"]
+_LEVEL_SHARE = 0.005  # of the pixels: what a level holds at least
+_MOST_LEVELS = 6
+_DENSE = 0.5  # of all numbers up to the largest are used
+_APART = 24  # grey values between two levels at least
+_NEAR = 12  # grey values to either side of a level that JPEG leaves of it
+_SMOOTH_SHARE, _LOSSY_SHARE = 0.85, 0.6  # of the pixels are near a level
+_FEWEST = 3  # values beside the levels, before a mask is called smoothed
+_NUMBERED_OBJECTS = 20  # wrong values: so many are no classes
 _NAMED_VALUES = 6  # so many wrong values are named in a message, the rest counted
 
 
@@ -181,6 +224,68 @@ def read_mask(
     return ids.astype(np.uint8)
 
 
+def read_instances(ref: ImageRef, table: LabelTable) -> np.ndarray | None:
+    """Return the numbers of a mask's objects where a range of [data.labels] says they are numbers.
+
+    Smoothed edges are mapped by ranges, too, but are no numbers: there, and where no range maps
+    the values, None.
+    Shapes: integers H×W.
+    """
+    if not table.ranges:
+        return None
+    facts = mask_facts(ref, table)
+    numbers = sum(
+        any(low <= value <= high for low, high in table.ranges) for value, _ in facts.values
+    )
+    if facts.in_colour or numbers < 2 or is_smoothed(facts, ref):
+        return None
+    return _stored(ref, table)
+
+
+def is_smoothed(facts: MaskFacts, ref: ImageRef) -> bool:
+    """Tell whether the values between a few levels come from smoothed edges: JPEG, anti-aliasing.
+
+    In a mask of numbered objects no two values hold nearly everything with the rest between them.
+    """
+    return not facts.in_colour and len(levels_of(facts, ref)) > 1
+
+
+def levels_of(facts: MaskFacts, ref: ImageRef) -> tuple[int, ...]:
+    """Return the few values that a smoothed mask was made of; none where it is not smoothed."""
+    total = sum(count for _, count in facts.values)
+    counts = dict(facts.values)
+    if max(counts, default=0) > UNLABELLED or len(counts) < 3:
+        return ()
+    levels: list[int] = []
+    for value, count in sorted(counts.items(), key=lambda pair: -pair[1]):
+        if count >= _LEVEL_SHARE * total and all(abs(value - one) >= _APART for one in levels):
+            levels.append(value)
+    near = sum(n for v, n in counts.items() if any(abs(v - one) <= _NEAR for one in levels))
+    least = _LOSSY_SHARE if _is_lossy(ref) else _SMOOTH_SHARE
+    between = len(counts) - len(levels)
+    if len(levels) > _MOST_LEVELS:  # a ramp; numbered objects have no gaps in their numbers
+        has_gaps = len(counts) < _DENSE * (max(counts) + 1)
+        return (0, UNLABELLED) if has_gaps and {0, UNLABELLED} <= counts.keys() else ()
+    if len(levels) < 2 or near < least * total or (between < _FEWEST and not _is_lossy(ref)):
+        return ()
+    return tuple(sorted(levels))
+
+
+def _is_lossy(ref: ImageRef) -> bool:
+    try:
+        with ref.path.open("rb") as file:
+            return file.read(3) == b"\xff\xd8\xff"
+    except OSError:
+        return False
+
+
+def ranges_between(levels: tuple[int, ...]) -> list[str]:
+    """Return ranges that part the values 0 to 255 half-way between levels."""
+    ends = [(low + high) // 2 for low, high in pairwise(levels)]
+    starts = [0, *(end + 1 for end in ends)]
+    return [f"{low}-{high}" for low, high in zip(starts, [*ends, UNLABELLED], strict=True)]
+
+
 def read_stencil(path: Path) -> np.ndarray:
     """Return where a class folder's mask is set: not 0, in any of its channels.
 
@@ -201,20 +306,33 @@ def unknown_values(
         first = f"#{commonest:06x}"
         remedy = f'Name them under [data.labels], as in "{first}" = "…", or save an index mask'
         return AnnotationError(str(ref), what, remedy)
-    if len(wrong) > 20 and {value for value, _ in facts.values} >= {0, 255}:
+    levels = levels_of(facts, ref)
+    if levels:
+        cause = "JPEG" if _is_lossy(ref) else "anti-aliasing or JPEG"
         what = (
-            f"holds {len(wrong)} grey values between 0 and 255: its edges are smoothed, "
-            "by anti-aliasing or JPEG"
+            f"holds {len(facts.values)} grey values around {_listed(levels)}: its edges are "
+            f"smoothed, by {cause}"
         )
-        remedy = 'Give ranges under [data.labels], as in "0-127" = "…" and "128-255" = "…"'
+        lines = _listed(tuple(f'"{one}" = "…"' for one in ranges_between(levels)))
+        remedy = f"Give ranges under [data.labels]: {lines}"
+        return AnnotationError(str(ref), what, remedy)
+    if len(wrong) > _NUMBERED_OBJECTS:
+        largest = max(value for value, _ in facts.values)  # 255 is a number there, too
+        what = f"holds {len(facts.values):,} values up to {largest:,}, as masks of numbered objects"
+        remedy = f'Map them by a range under [data.labels], as in "1-{largest}" = "…"'
         return AnnotationError(str(ref), what, remedy)
     named = ", ".join(
         f"value {value} is no class ({count:,} px)" for value, count in wrong[:_NAMED_VALUES]
     )
     remedy = f'Add it to [classes], or map it under [data.labels], as in "{commonest}" = "…"'
-    if len(wrong) > 3:
+    if len(wrong) > 3:  # numbered objects
         remedy += f'; instance numbers are mapped by a range: "1-{max(v for v, _ in wrong)}" = "…"'
     return AnnotationError(str(ref), named + _more(wrong), remedy)
+
+
+def _listed(words: tuple[object, ...]) -> str:
+    *first, last = map(str, words)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _more(wrong: tuple[tuple[int, int], ...]) -> str:
@@ -282,7 +400,7 @@ def _class_of_colour(value: int, table: LabelTable) -> int | None:
         return table.other
     # Colour painted over the image itself: every grey pixel is what nobody painted.
     if table.colours and _is_grey(value) and table.background != UNLABELLED:
-        return table.background
+        return table.undrawn
     return None
 
 

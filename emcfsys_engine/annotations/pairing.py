@@ -1,21 +1,26 @@
 """Which label belongs to which image: by relative path without extension and usual suffixes."""
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.walk import split_glob
 
 Label = TypeVar("Label")
 Key = tuple[str, int | None]  # relative path without extension, and the plane of a stack
 
+_WORDS = r"masks?|msk|labels?|lbl|seg(?:mentations?|mented)?|gt|ground_?truth"
 _LABEL_SUFFIX = re.compile(
-    r"[ _.\-]+(?:masks?|labels?|lbl|seg(?:mentation)?|gt|ground_?truth|annotations?|manual|"
-    r"labell?ed|labelids|rois?|roiset)$",
+    # _cp_masks is Cellpose's, _Simple Segmentation ilastik's, _labelIds Cityscapes'.
+    rf"[ _.\-]+(?:cp[ _]masks?|simple[ _]segmentation|{_WORDS}|annotations?|manual|labell?ed|"
+    r"labelids|rois?|roiset)$",
     re.IGNORECASE,
 )
+_LABEL_PREFIX = re.compile(rf"(^|/)(?:{_WORDS})[ _.\-]+(?=[^/]+$)", re.IGNORECASE)
 _IMAGE_SUFFIX = re.compile(r"[ _.\-]+(?:img|image|raw|im|0000)$", re.IGNORECASE)
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio puts it before a name
 _PACKED = (".gz", ".bz2")
@@ -44,19 +49,20 @@ def match(
 
 
 def is_label_name(path: Path) -> bool:
-    """Tell whether a file calls itself a label: `x_mask.png`."""
-    return _LABEL_SUFFIX.search(bare_name(path.name)) is not None
+    """Tell whether a file calls itself a label: `x_mask.png`, `mask_x.png`."""
+    name = bare_name(path.name)
+    return bool(_LABEL_SUFFIX.search(name) or _LABEL_PREFIX.search(name))
 
 
 def root_of(pattern: str, base: Path) -> Path:
     """Return the folder that relative paths of a source start at: the part before any wildcard."""
-    fixed: list[str] = []
-    for part in Path(pattern).expanduser().parts:
-        if re.search(r"[*?\[]", part):
-            return base.joinpath(*fixed)
-        fixed.append(part)
-    whole = base.joinpath(*fixed)
-    return whole if whole.is_dir() else whole.parent
+    root, wild = split_glob(pattern, base)
+    return root if wild or root.is_dir() else root.parent
+
+
+def picks_some(pattern: str, base: Path) -> bool:
+    """Tell whether a pattern picks files by wildcards, rather than naming a folder or file."""
+    return bool(split_glob(pattern, base)[1])
 
 
 def bare_name(name: str) -> str:
@@ -123,8 +129,16 @@ def _label_trimmed(key: Key) -> Key:
     return _LABEL_SUFFIX.sub("", key[0]), key[1]
 
 
+def _label_unprefixed(key: Key) -> Key:
+    return _LABEL_PREFIX.sub(r"\1", key[0]), key[1]
+
+
 def _label_name(key: Key) -> Key:
     return key[0].rpartition("/")[2], key[1]
+
+
+def _label_name_unprefixed(key: Key) -> Key:
+    return _label_name(_label_unprefixed(key))
 
 
 def _label_name_trimmed(key: Key) -> Key:
@@ -138,14 +152,17 @@ _RULES: tuple[_Rule, ...] = (
     (_path_keys, _label_trimmed),
     (_full_name_keys, _label_trimmed),
     (_trimmed_keys, _label_trimmed),
+    (_path_keys, _label_unprefixed),
     (_name_keys, _label_name),
     (_name_keys, _label_name_trimmed),
+    (_name_keys, _label_name_unprefixed),
 )
 
 
 def _unique(pairs: Iterable[tuple[Key, Label]]) -> dict[Key, Label]:
     """Return key -> item for the keys that only one item has."""
     groups: defaultdict[Key, list[Label]] = defaultdict(list)
-    for key, item in pairs:
-        groups[key].append(item)
+    for (name, plane), item in pairs:
+        # macOS writes "ü" as two characters: both ways of writing it are the same name.
+        groups[unicodedata.normalize("NFC", name), plane].append(item)
     return {key: items[0] for key, items in groups.items() if len(items) == 1}

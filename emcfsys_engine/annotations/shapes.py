@@ -1,14 +1,149 @@
 """What people draw: shapes with a label, in pixels of one micrograph."""
 
+import base64
+import binascii
+import io
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+import imagecodecs
 import numpy as np
 
 from emcfsys_engine.annotations.pairing import key_of_name
+from emcfsys_engine.annotations.planes import StackPlace
 from emcfsys_engine.errors import AnnotationError
+
+_LARGEST_MASK_PX = 1 << 30
+
+
+ShapeKind = Literal[
+    "polygon", "rectangle", "circle", "line", "linestrip", "point", "bitmap", "rings"
+]
+_NAMED = 6  # so many skipped shapes are named in a message, the rest counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """One drawn shape.
+
+    Shapes: points are N×2 (x, y); rings are several of them; bitmap is a bool H×W at origin (x, y).
+    Units:  pixels.
+    """
+
+    label: str
+    kind: ShapeKind
+    rings: tuple[np.ndarray, ...] = ()  # one for all kinds but "rings", where holes follow
+    bitmap: np.ndarray | None = None
+    origin_xy: tuple[int, int] = (0, 0)
+    full_name: str = ""  # as the file says it, where label is that name without its number
+    place: StackPlace | None = None  # of a stack, when the file says so
+
+    @property
+    def points(self) -> np.ndarray:
+        """The first ring."""
+        return self.rings[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedShape:
+    """A shape that a file holds and that is not drawn: its pixels are nobody's background."""
+
+    why: str  # one line that names it: "shape 3 (pore) is a cuboid, which is not drawn"
+    label: str | None  # None: the file does not say which class it is
+    outline: Shape | None = None  # its pixels as far as known, which become unlabelled
+    in_doubt: bool = False  # where it lies is not known: it may be anywhere in its image
+    below: int = 0  # how many shapes of the annotation were drawn before it
+    place: StackPlace | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotation:
+    """Every shape of one micrograph, in drawing order: later ones lie over earlier ones.
+
+    Law: what the file holds is drawn or skipped: `num_read` is the sum of both.
+    """
+
+    file: Path
+    format: str  # "Labelme 5.7.0", "COCO" …
+    image_name: str  # as the file says it; only its last part is ever used to find an image
+    size_HW: tuple[int, int] | None  # as the file says it
+    shapes: tuple[Shape, ...]
+    skipped: tuple[SkippedShape, ...] = ()
+    notes: tuple[str, ...] = ()  # what else there is to say of the file
+    unused: str = ""  # why the file says nothing about this image, though it lists it
+    relative: bool = False  # points are fractions of the image's size (YOLO)
+
+    @property
+    def num_read(self) -> int:
+        """How many shapes the file holds for this image."""
+        return len(self.shapes) + len(self.skipped)
+
+    @property
+    def is_stacked(self) -> bool:
+        """Tell whether any shape says on which plane of a stack it lies."""
+        return any(one.place is not None for one in (*self.shapes, *self.skipped))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What must not go without a word: what was skipped, and the file's own notes."""
+        if not self.skipped:
+            return self.notes
+        reasons = list(dict.fromkeys(one.why for one in self.skipped))
+        named = "; ".join(reasons[:_NAMED])
+        more = f"; and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
+        drawn = f"{len(self.shapes)} drawn, {len(self.skipped)} skipped"
+        return (f"{self.num_read} shapes, {drawn}: {named}{more}", *self.notes)
+
+    def shapes_in(self, size_HW: tuple[int, int]) -> tuple[Shape, ...]:
+        """Return the shapes in pixels of an image of this size."""
+        if not self.relative:
+            return self.shapes
+        scale = np.array((size_HW[1], size_HW[0]), np.float64)
+        return tuple(
+            replace(shape, rings=tuple(ring * scale for ring in shape.rings))
+            for shape in self.shapes
+        )
+
+    @property
+    def key(self) -> tuple[str, int | None]:
+        """What its image is called below the source's folder, without extension."""
+        return key_of_name(self.image_name)
+
+
+@dataclass(kw_only=True)
+class Gathering:
+    """The shapes of one image while a reader meets them: each is drawn or skipped, none is lost."""
+
+    shapes: list[Shape] = field(default_factory=list)
+    skipped: list[SkippedShape] = field(default_factory=list)
+
+    def draw(self, shape: Shape) -> None:
+        """Add a shape over those before it."""
+        self.shapes.append(shape)
+
+    def skip(
+        self,
+        label: str | None,
+        why: str,
+        *,
+        outline: Shape | None = None,
+        in_doubt: bool = False,
+        place: StackPlace | None = None,
+    ) -> None:
+        """Add a shape that is not drawn, with its reason."""
+        self.skipped.append(
+            SkippedShape(
+                why=why,
+                label=label,
+                outline=outline,
+                in_doubt=in_doubt,
+                below=len(self.shapes),
+                place=place,
+            )
+        )
 
 
 def points_array(path: Path, what: str, points: object) -> np.ndarray:
@@ -70,6 +205,30 @@ def mask_from_runs(
     return np.repeat(values, runs).reshape(width, height).T
 
 
+def mask_from_png(path: Path, what: str, coded: object) -> np.ndarray:
+    """Return the mask of a PNG in base64: where it is not transparent, else not black.
+
+    Shapes: bool H×W.
+    Raises: AnnotationError when it is no PNG.
+    """
+    try:
+        png = base64.b64decode(str(coded), validate=True)
+        width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
+        # A PNG cannot hold more than 1032 pixels a byte and channel: refuse bombs before decoding.
+        if png[:4] != b"\x89PNG" or not 0 < width * height < min(_LARGEST_MASK_PX, len(png) * 8400):
+            raise ValueError("not a believable PNG")
+        pixels = np.asarray(imagecodecs.png_decode(png))
+    except (ValueError, binascii.Error, zlib.error, RuntimeError, io.UnsupportedOperation):
+        raise AnnotationError(path, f"{what} has a mask that is no PNG", "Draw it again") from None
+    if pixels.ndim == 2:
+        return pixels > 0
+    if pixels.shape[2] in (2, 4) and not pixels[..., -1].all():
+        return pixels[..., -1] > 0  # drawn on a transparent picture, in whatever colour
+    if pixels.shape[2] in (2, 4):
+        pixels = pixels[..., :-1]
+    return np.any(pixels > 0, axis=2)
+
+
 def ellipse_ring(
     centre_xy: tuple[float, float], radii_xy: tuple[float, float], degrees: float
 ) -> np.ndarray:
@@ -91,57 +250,24 @@ def box_ring(left: float, top: float, right: float, bottom: float) -> np.ndarray
     return np.array(((left, top), (right, top), (right, bottom), (left, bottom)), np.float64)
 
 
+def turned(ring: np.ndarray, degrees: float) -> np.ndarray:
+    """Return a ring turned about the middle of its corners, clockwise on the screen.
+
+    Shapes: N×2 (x, y).
+    """
+    tilt = np.deg2rad(degrees)
+    turn = np.array(((np.cos(tilt), np.sin(tilt)), (-np.sin(tilt), np.cos(tilt))))
+    centre = ring.mean(axis=0)
+    return (ring - centre) @ turn + centre
+
+
+def outline_of(label: str, points: np.ndarray) -> Shape | None:
+    """Return the pixels that a shape of an unknown kind can cover: the box around its points."""
+    if not len(points):
+        return None
+    ring = box_ring(*points.min(axis=0), *points.max(axis=0))
+    return Shape(label=label, kind="rings", rings=(ring,))
+
+
 # polygon … point are drawn as Labelme draws them (a coordinate is a pixel's centre, the outline is
 # filled); rings hold for all other tools (a coordinate is a pixel's corner, even-odd inside).
-ShapeKind = Literal[
-    "polygon", "rectangle", "circle", "line", "linestrip", "point", "bitmap", "rings"
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """One drawn shape.
-
-    Shapes: points are N×2 (x, y); rings are several of them; bitmap is a bool H×W at origin (x, y).
-    Units:  pixels.
-    """
-
-    label: str
-    kind: ShapeKind
-    rings: tuple[np.ndarray, ...] = ()  # one for all kinds but "rings", where holes follow
-    bitmap: np.ndarray | None = None
-    origin_xy: tuple[int, int] = (0, 0)
-
-    @property
-    def points(self) -> np.ndarray:
-        """The first ring."""
-        return self.rings[0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Annotation:
-    """Every shape of one micrograph, in drawing order: later ones lie over earlier ones."""
-
-    file: Path
-    format: str  # "Labelme 5.7.0", "COCO" …
-    image_name: str  # as the file says it; only its last part is ever used to find an image
-    size_HW: tuple[int, int] | None  # as the file says it
-    shapes: tuple[Shape, ...]
-    notes: tuple[str, ...] = ()  # what was skipped and why
-    plane: int | None = None  # of a stack, when the file says so
-    relative: bool = False  # points are fractions of the image's size (YOLO)
-
-    def shapes_in(self, size_HW: tuple[int, int]) -> tuple[Shape, ...]:
-        """Return the shapes in pixels of an image of this size."""
-        if not self.relative:
-            return self.shapes
-        scale = np.array((size_HW[1], size_HW[0]), np.float64)
-        return tuple(
-            replace(shape, rings=tuple(ring * scale for ring in shape.rings))
-            for shape in self.shapes
-        )
-
-    @property
-    def key(self) -> tuple[str, int | None]:
-        """What its image is called below the source's folder, without extension; and the plane."""
-        return key_of_name(self.image_name, self.plane)

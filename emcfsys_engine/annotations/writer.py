@@ -56,10 +56,18 @@ class LabelWriter:
             return self.out / "annotations.json"
         return self.out / f"{name}{_SUFFIXES[self.to]}"
 
-    def write(self, name: str, ids: np.ndarray, *, image: Path | None, plane: int | None) -> None:
-        """Write the labels of one image.
+    def write(
+        self,
+        name: str,
+        ids: np.ndarray,
+        *,
+        image: Path | None,
+        plane: int | None,
+        numbers: np.ndarray | None = None,
+    ) -> None:
+        """Write the labels of one image; objects that are numbered are written one by one.
 
-        Shapes: ids are uint8 H×W.
+        Shapes: ids are uint8 H×W, numbers integers H×W.
         """
         file = self.file_of(name)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -68,9 +76,10 @@ class LabelWriter:
             write_png(file, ids)
         elif self.to == "labelme":
             loose = LABELME_TOLERANCE_PX if self.tolerance_px is None else self.tolerance_px
+            drawn, names = (ids, self.names) if numbers is None else self._numbered(ids, numbers)
             shapes = shapes_of(
-                ids,
-                self.names,
+                drawn,
+                names,
                 background=self.background,
                 tolerance_px=loose,
                 smallest_px=self.smallest_px,
@@ -81,15 +90,33 @@ class LabelWriter:
             )
             write_labelme(file, shapes, size, shown)
         else:
-            self._write_regions(file, name, ids, image, plane)
+            self._write_regions(file, name, ids, image, plane, numbers)
 
     def finish(self) -> None:
         """Write what can only be written when all images are known."""
         if self._coco:
             write_coco(self.file_of(""), self._coco, self.names)
 
+    def _numbered(self, ids: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+        """Return a value for every object, above those of the classes, and what each is called."""
+        found, first, places = np.unique(numbers, return_index=True, return_inverse=True)
+        values = np.arange(len(found)) + UNLABELLED + 1
+        classes = ids.ravel()[first]
+        values[classes == self.background] = self.background
+        names = {
+            int(value): self.names[int(class_id)]
+            for value, class_id in zip(values, classes, strict=True)
+        }
+        return values[places].reshape(ids.shape).astype(np.int32), names
+
     def _write_regions(
-        self, file: Path, name: str, ids: np.ndarray, image: Path | None, plane: int | None
+        self,
+        file: Path,
+        name: str,
+        ids: np.ndarray,
+        image: Path | None,
+        plane: int | None,
+        numbers: np.ndarray | None,
     ) -> None:
         tolerance = TOLERANCE_PX if self.tolerance_px is None else self.tolerance_px
         regions = tuple(
@@ -98,6 +125,7 @@ class LabelWriter:
                 background=self.background,
                 tolerance_px=tolerance,
                 smallest_px=self.smallest_px,
+                numbers=numbers,
             )
         )
         if self.to == "coco":

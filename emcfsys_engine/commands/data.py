@@ -9,7 +9,7 @@ import msgspec
 
 from emcfsys_engine.annotations.writer import LabelFormat
 from emcfsys_engine.errors import printable
-from emcfsys_engine.project import UNLABELLED, Project, load_project
+from emcfsys_engine.project import UNLABELLED, Project, Source, load_project
 from emcfsys_engine.tools.check import check_project
 from emcfsys_engine.tools.check_data import Finding
 from emcfsys_engine.tools.contact_sheet import contact_sheet
@@ -182,6 +182,7 @@ def convert(
             images=images,
             classes=_classes(project, classes),
             labels=dict(_pair(text) for text in labels),
+            own=_own_source(project, source),
             tolerance_px=tolerance,
             smallest_px=smallest,
             overwrite=overwrite,
@@ -209,6 +210,13 @@ def _classes(project: Path | None, named: tuple[str, ...]) -> dict[str, int] | N
             raise click.UsageError(f"--class {text}: this name or value was given already")
         found[name] = int(value)
     return found or None
+
+
+def _own_source(project: Path | None, place: str) -> Source | None:
+    """Return the project's [[data]] table that the labels are of: what it says of them holds."""
+    from emcfsys_engine.annotations.own_source import source_of
+
+    return source_of(load_project(project), place, Path.cwd()) if project is not None else None
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -273,6 +281,7 @@ def measure(
     named = classes_for(masks, project=project, model=model)
     settings = MeasureSettings(
         classes=named.classes,
+        labels=dict(named.labels),
         fallback_nm=named.pixel_nm,
         pixel_nm=parse_pixel_nm(pixel_nm) if pixel_nm else None,
         **options,

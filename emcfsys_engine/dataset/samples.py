@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from emcfsys_engine.annotations.draw import annotation_ids
-from emcfsys_engine.annotations.files import read_annotations
 from emcfsys_engine.annotations.masks import LabelTable, label_table, read_mask, read_stencil
+from emcfsys_engine.annotations.pair_shapes import annotation_for
+from emcfsys_engine.data_counts import remember_counts
 from emcfsys_engine.dataset.facts_cache import FactsCache, cache_of
 from emcfsys_engine.dataset.sources import (
     Found,
@@ -16,24 +17,10 @@ from emcfsys_engine.dataset.sources import (
     find_source,
     size_mismatch,
 )
-from emcfsys_engine.dataset.splits import Split, assign_fold, assign_splits
+from emcfsys_engine.dataset.splits import Sample, Split, assign_fold, assign_splits
 from emcfsys_engine.errors import DataFaults, InputError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.project import UNLABELLED, Project
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One image with its labels and its part in the training."""
-
-    image: ImageRef
-    label: LabelRef | None  # None only where unlabelled images were asked for
-    source: int  # index of its [[data]] table
-    split: Split
-    name: str  # unique in the project: the path below its source's folder, without extension
-    group: str | None
-    classes: frozenset[str] = frozenset()  # the classes its labels hold, as far as known
-    pixels: tuple[tuple[str, int], ...] | None = None  # (class, pixels), where a mask told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +42,7 @@ class Gathered:
     samples: tuple[Sample, ...]
     faults: tuple[InputError, ...]
     notes: tuple[str, ...]
+    shapes: tuple[int, int] = (0, 0)  # of annotations: drawn, and skipped with a note
 
 
 def list_samples(project: Project, *, for_training: bool = True, fold: int = 0) -> Samples:
@@ -94,7 +82,9 @@ def gather(
     if for_training and not faults:
         faults += _fold_faults(project, samples) if fold else _split_faults(project, samples)
     notes += _class_notes(project, samples)
-    return Gathered(samples=tuple(samples), faults=tuple(faults), notes=tuple(notes))
+    remember_counts(project, sum(one.num_images for one in found), len(samples))
+    shapes = (sum(one.shapes[0] for one in found), sum(one.shapes[1] for one in found))
+    return Gathered(samples=tuple(samples), faults=tuple(faults), notes=tuple(notes), shapes=shapes)
 
 
 def read_labels(sample: Sample, project: Project, size_HW: tuple[int, int]) -> np.ndarray:
@@ -106,30 +96,25 @@ def read_labels(sample: Sample, project: Project, size_HW: tuple[int, int]) -> n
     if sample.label is None:
         return np.full(size_HW, UNLABELLED, np.uint8)
     table = label_table(project, project.data[sample.source])
-    ids = _read(sample.label, table, project, size_HW)
+    ids = _read(sample, sample.label, table, project, size_HW)
     if ids.shape != tuple(size_HW):
         raise size_mismatch(sample.label, ids.shape, sample.image, size_HW)
     return ids
 
 
-def shape_ids(label: LabelRef, table: LabelTable, size_HW: tuple[int, int]) -> np.ndarray:
-    """Return the class ids that an annotation's shapes paint.
-
-    Shapes: uint8 H×W.
-    Raises: AnnotationError for a label that is no class.
-    """
-    return annotation_ids(read_annotations(label.path)[label.item], table, size_HW)
-
-
 def _read(
-    label: LabelRef, table: LabelTable, project: Project, size_HW: tuple[int, int]
+    sample: Sample,
+    label: LabelRef,
+    table: LabelTable,
+    project: Project,
+    size_HW: tuple[int, int],
 ) -> np.ndarray:
     if label.kind == "shapes":
-        return shape_ids(label, table, size_HW)
+        return annotation_ids(annotation_for(label.place, sample.image), table, size_HW)
     if label.kind == "mask":
         ref = ImageRef(path=label.path, plane=label.plane)
         return read_mask(ref, table, label.recipe, project.class_values)
-    ids = np.full(size_HW, table.background, np.uint8)
+    ids = np.full(size_HW, table.undrawn, np.uint8)
     for name, path in label.parts:
         class_id = table.of_name(name)
         stencil = read_stencil(path)

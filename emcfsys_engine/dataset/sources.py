@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from emcfsys_engine.annotations.draw import unknown_label
+from emcfsys_engine.annotations.draw import is_in_doubt, unknown_label
 from emcfsys_engine.annotations.files import find_annotations
+from emcfsys_engine.annotations.layouts import best_layout
 from emcfsys_engine.annotations.masks import (
     LabelTable,
     MaskFacts,
@@ -15,13 +16,22 @@ from emcfsys_engine.annotations.masks import (
     label_table,
     unknown_values,
 )
-from emcfsys_engine.annotations.pairing import Key, is_label_name, key_of_file, match, root_of
+from emcfsys_engine.annotations.pair_shapes import Place, pair_shapes, part_for
+from emcfsys_engine.annotations.pairing import (
+    is_label_name,
+    key_of_file,
+    match,
+    picks_some,
+    root_of,
+)
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.dataset.facts_cache import FactsCache, scan_masks
 from emcfsys_engine.errors import AnnotationError, InputError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images, probe
 from emcfsys_engine.project import UNLABELLED, Project, Source
+
+IN_DOUBT = "nothing undrawn in its image is taken as background"
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -34,6 +44,11 @@ class LabelRef:
     item: int = 0  # which of the images an annotation file speaks of
     recipe: MaskRecipe = "index"
     parts: tuple[tuple[str, Path], ...] = ()  # class_folders: (label, mask)
+
+    @property
+    def place(self) -> Place:
+        """Which annotation of which file."""
+        return self.path, self.item
 
     def __str__(self) -> str:
         return str(self.path) if self.plane is None else f"{self.path}#{self.plane}"
@@ -57,6 +72,8 @@ class Found:
     """What one [[data]] table amounts to."""
 
     items: tuple[Item, ...]
+    num_images: int = 0  # with labels or without
+    shapes: tuple[int, int] = (0, 0)  # drawn and skipped, those of images it does not have too
 
 
 def find_source(
@@ -97,7 +114,7 @@ def find_source(
         for image in images
         if image in labels and image in sizes
     ]
-    return Found(items=tuple(items))
+    return Found(items=tuple(items), num_images=len(images), shapes=labelled.num_shapes)
 
 
 class _Labelled:
@@ -115,6 +132,7 @@ class _Labelled:
     ) -> None:
         self.cache = cache
         self.pixels: dict[ImageRef, dict[str, int]] = {}
+        self.num_shapes = (0, 0)
         self.project = project
         self.source = project.data[index]
         self.index = index
@@ -138,6 +156,11 @@ class _Labelled:
     def _masks(
         self, pattern: str, faults: list[InputError], notes: list[str]
     ) -> tuple[dict[ImageRef, LabelRef], dict[ImageRef, frozenset[str]]]:
+        if self.source.undrawn == "ignore" and not self.table.colours:
+            key = f"data.{self.index}.undrawn"
+            what = "masks say of every pixel what it is: what is not drawn in them has a value"
+            remedy = 'Say which, as in "0" = "ignore" under [data.labels], and take undrawn out'
+            faults.append(ProjectError(self.project.file, key, what, remedy))
         root = root_of(pattern, self.project.folder)
         try:
             masks = find_images(pattern, self.project.folder)
@@ -251,49 +274,53 @@ class _Labelled:
     ) -> tuple[dict[ImageRef, LabelRef], dict[ImageRef, frozenset[str]]]:
         root = root_of(pattern, self.project.folder)
         found = find_annotations(pattern, self.project.folder, faults, notes)
-        by_file: dict[LabelRef, Key] = {}
-        by_name: dict[LabelRef, Key] = {}
-        annotations: dict[LabelRef, Annotation] = {}
-        for path, several in found.items():
-            for item, annotation in enumerate(several):
-                label = LabelRef(path=path, kind="shapes", item=item, plane=annotation.plane)
-                annotations[label] = annotation
-                if len(several) == 1:
-                    by_file[label] = key_of_file(path, root)
-                if annotation.image_name:
-                    by_name[label] = annotation.key
-        pairs, _ = match(self.images, self.root, by_file)
-        used = set(pairs.values())
-        rest = [image for image in self.images if image not in pairs]
-        by_name = {label: key for label, key in by_name.items() if label not in used}
-        more, _ = match(rest, self.root, by_name)
-        pairs |= more
-        left = [label for label in annotations if label not in set(pairs.values())]
+        pairs = pair_shapes(self.images, self.root, found, root)
+        labels = {
+            image: LabelRef(path=path, kind="shapes", item=item, plane=image.plane)
+            for image, (path, item) in pairs.of_image.items()
+        }
+        left = [LabelRef(path=path, kind="shapes", item=item) for path, item in pairs.without_image]
         self._name_left(left, faults, notes)
-        return pairs, self._check_shapes(pairs, annotations, faults, notes)
+        for path, item in pairs.unused:
+            one = found[path][item]
+            self._count(one)
+            if not one.skipped:
+                name = one.image_name or "an image"
+                notes.append(f"{path}: {name}: {one.unused}: there are no labels for it")
+            notes += [f"{path}: {remark}" for remark in one.remarks]
+        return labels, self._check_shapes(labels, found, faults, notes)
+
+    def _count(self, annotation: Annotation) -> None:
+        drawn, skipped = self.num_shapes
+        self.num_shapes = (drawn + len(annotation.shapes), skipped + len(annotation.skipped))
 
     def _check_shapes(
         self,
         pairs: Mapping[ImageRef, LabelRef],
-        annotations: Mapping[LabelRef, Annotation],
+        found: Mapping[Path, tuple[Annotation, ...]],
         faults: list[InputError],
         notes: list[str],
     ) -> dict[ImageRef, frozenset[str]]:
         names = {value: name for name, value in self.project.classes.items()}
         classes: dict[ImageRef, frozenset[str]] = {}
         for image, label in pairs.items():
-            annotation = annotations[label]
-            notes += [f"{label.path}: {note}" for note in annotation.notes]
+            annotation = part_for(found[label.path][label.item], image)
+            self._count(annotation)
+            notes += [f"{label}: {remark}" for remark in annotation.remarks]
+            if is_in_doubt(annotation, self.table):
+                notes.append(f"{label}: where a skipped shape lies is not known: {IN_DOUBT}")
             if annotation.size_HW is not None:
                 self._check_size(image, label, annotation.size_HW, faults)
-            ids = {self.table.background}
+            drawn = [one for one in annotation.shapes if not self.table.is_reviewed(one)]
+            known = [(one, self.table.of_shape(one)) for one in drawn]
             wrong = dict.fromkeys(
-                shape.label
-                for shape in annotation.shapes
-                if self.table.of_name(shape.label) is None
+                one.full_name or one.label for one, class_id in known if class_id is None
             )
             faults += [unknown_label(label.path, name, self.table) for name in wrong]
-            ids |= {i for s in annotation.shapes if (i := self.table.of_name(s.label)) is not None}
+            ids = {class_id for _, class_id in known if class_id is not None}
+            ids.add(self.table.undrawn)
+            if len(drawn) < len(annotation.shapes):
+                ids.add(self.table.background)
             classes[image] = frozenset(names[i] for i in ids if i in names)
         return classes
 
@@ -309,7 +336,7 @@ class _Labelled:
     ) -> None:
         """Labels without an image: an error for masks, a note for annotations or by request."""
         # A glob picks some images on purpose: the labels of the others are no fault.
-        picks = re.search(r"[*?\[]", self.source.images) is not None
+        picks = picks_some(self.source.images, self.project.folder)
         for label in left:
             if picks:
                 continue
@@ -375,17 +402,26 @@ def _name_unlabelled(
     where = source.masks or source.annotations
     if not missing:
         return
+    if len(missing) == len(images) and (source.skips_unlabelled or len(images) > 1):
+        what = f"none of its {len(images)} images has labels in {where!r}"
+        faults.append(ProjectError(project.file, f"data.{index}", what, _what_pairs(project)))
+        return
     if source.skips_unlabelled:
-        if len(missing) == len(images):
-            what = f"none of its {len(images)} images has labels in {where!r}"
-            remedy = "Names must agree: images/a.tif goes with a.png, a_mask.png or a.json"
-            faults.append(ProjectError(project.file, f"data.{index}", what, remedy))
-        else:
-            notes.append(f"data.{index}: {len(missing)} of {len(images)} images have no labels")
+        notes.append(f"data.{index}: {len(missing)} of {len(images)} images have no labels")
         return
     for image in missing:
         remedy = 'Add its labels, or say unlabelled = "skip" in this [[data]] table'
         faults.append(AnnotationError(str(image), f"has no labels in {where!r}", remedy))
+
+
+def _what_pairs(project: Project) -> str:
+    """Return what to write so that images and labels pair, when something in the folder does."""
+    layout = best_layout(project.folder)
+    if layout is None or not layout.num_pairs:
+        return "Names must agree: images/a.tif goes with a.png, a_mask.png or a.json"
+    counts = f"{layout.num_pairs} of {layout.num_images} images"
+    lines = f'images = "{layout.images}" and {layout.kind} = "{layout.labels}"'
+    return f"These would pair {counts}: {lines}"
 
 
 def _name(image: ImageRef, root: Path) -> str:

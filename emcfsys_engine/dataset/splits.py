@@ -3,24 +3,38 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
 
 from emcfsys_engine.dataset.facts_cache import FactsCache
+from emcfsys_engine.dataset.sources import LabelRef
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_grey
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.project import Project
 
-if TYPE_CHECKING:
-    from emcfsys_engine.dataset.samples import Sample
-
-
 Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image with its labels and its part in the training."""
+
+    image: ImageRef
+    label: LabelRef | None  # None only where unlabelled images were asked for
+    source: int  # index of its [[data]] table
+    split: Split
+    name: str  # unique in the project: the path below its source's folder, without extension
+    group: str | None
+    classes: frozenset[str] = frozenset()  # the classes its labels hold, as far as known
+    pixels: tuple[tuple[str, int], ...] | None = None  # (class, pixels), where a mask told
+
+
 Unit = TypeVar("Unit", bound=Hashable)
 
 VALIDATION_SHARE = 0.2
@@ -135,11 +149,11 @@ class _Thumbnail(msgspec.Struct, frozen=True, kw_only=True):
 
 def assign_splits(
     project: Project,
-    samples: Sequence["Sample"],
+    samples: Sequence[Sample],
     notes: list[str],
     cache: FactsCache,
     fold: int = 0,
-) -> list["Sample"]:
+) -> list[Sample]:
     """Return the samples with their splits: those of their source, or chosen where it says auto.
 
     auto keeps groups whole, cuts one block off a stack or a row of sections that look alike, and
@@ -160,8 +174,8 @@ def assign_splits(
 
 
 def assign_fold(
-    project: Project, samples: Sequence["Sample"], notes: list[str], cache: FactsCache, fold: int
-) -> list["Sample"]:
+    project: Project, samples: Sequence[Sample], notes: list[str], cache: FactsCache, fold: int
+) -> list[Sample]:
     """Return the samples with their splits in one fold of training.kfold, counted from 1.
 
     Every image that is not for testing is for validation in exactly one fold, whatever its source
@@ -195,7 +209,7 @@ def assign_fold(
 
 
 def _units(
-    samples: Sequence["Sample"], index: int, pieces: int, notes: list[str], cache: FactsCache
+    samples: Sequence[Sample], index: int, pieces: int, notes: list[str], cache: FactsCache
 ) -> dict[str, list[int]]:
     """Return what must stay together, by a name: groups, pieces of blocks, or single images."""
     if any(sample.group is not None for sample in samples):
@@ -209,7 +223,7 @@ def _units(
     return units
 
 
-def _groups(samples: Sequence["Sample"]) -> dict[str, list[int]]:
+def _groups(samples: Sequence[Sample]) -> dict[str, list[int]]:
     groups: defaultdict[str, list[int]] = defaultdict(list)
     for place, sample in enumerate(samples):
         groups[sample.group or f"only {sample.name}"].append(place)
@@ -217,7 +231,7 @@ def _groups(samples: Sequence["Sample"]) -> dict[str, list[int]]:
 
 
 def _validation(
-    samples: Sequence["Sample"], seed: int, index: int, notes: list[str], cache: FactsCache
+    samples: Sequence[Sample], seed: int, index: int, notes: list[str], cache: FactsCache
 ) -> set[int]:
     """Return the places of the samples that are for validation."""
     if any(sample.group is not None for sample in samples):
@@ -241,7 +255,7 @@ def _validation(
 
 
 def _blocks(
-    samples: Sequence["Sample"], index: int, notes: list[str], cache: FactsCache
+    samples: Sequence[Sample], index: int, notes: list[str], cache: FactsCache
 ) -> list[list[int]]:
     """Return runs of samples that are neighbours in the specimen: stacks and serial sections."""
     stacks: defaultdict[str, list[int]] = defaultdict(list)
@@ -266,7 +280,7 @@ def _blocks(
     return blocks
 
 
-def likeness(row: Sequence["Sample"], cache: FactsCache) -> float:
+def likeness(row: Sequence[Sample], cache: FactsCache) -> float:
     """Return the median correlation of a few neighbouring images, blurred."""
     last = len(row) - 1
     starts = sorted(
@@ -284,7 +298,7 @@ def likeness(row: Sequence["Sample"], cache: FactsCache) -> float:
     return float(np.median(found)) if found else 0.0
 
 
-def _thumbnail(sample: "Sample", cache: FactsCache) -> np.ndarray:
+def _thumbnail(sample: Sample, cache: FactsCache) -> np.ndarray:
     """Return block means, with the slow shading of the illumination taken away."""
     key = f"neighbours' thumbnail:{sample.image.plane}"
     known = cache.get(sample.image.path, key, _Thumbnail)

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from emcfsys_engine.files import MICROGRAPH_SUFFIXES, PACKED_SUFFIXES
+from emcfsys_engine.files import MICROGRAPH_SUFFIXES, PACKED_SUFFIXES, is_left_alone
 from emcfsys_engine.hotfolder.ledger import Entry
 
 Verdict = Literal["whole", "growing", "unknown"]
@@ -349,7 +349,7 @@ class Scanner:
 
     def _is_folder_wanted(self, path: str, full: str) -> bool:
         name = path.rpartition("/")[2]
-        return not name.startswith(".") and Path(full) != self.rules.output
+        return not is_left_alone(name) and Path(full) != self.rules.output
 
     def _is_wanted(self, path: str) -> bool:
         name = path.rpartition("/")[2]
@@ -358,7 +358,7 @@ class Scanner:
             return False
         if os.path.splitext(lower)[1] not in _SUFFIXES:  # noqa: PTH122 - 100,000 times a scan
             return False
-        if any(part.startswith(".") for part in path.split("/")[:-1]):
+        if any(is_left_alone(part) for part in path.split("/")[:-1]):
             return False
         if (self.rules.root / path).is_relative_to(self.rules.output):
             return False

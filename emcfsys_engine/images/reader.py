@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from emcfsys_engine.errors import ImageError
-from emcfsys_engine.files import MICROGRAPH_SUFFIXES
+from emcfsys_engine.files import MICROGRAPH_SUFFIXES, is_left_alone
 from emcfsys_engine.images.bounds import fenced, quiet_libraries
 from emcfsys_engine.images.crash_test import try_first
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, Micrograph
 from emcfsys_engine.images.normalise import find_info_bar
+from emcfsys_engine.images.walk import files_below, is_regular, is_zarr, split_glob
 
 HEADER_BYTES = 1024
 _TRIED_FIRST = frozenset({"hdf5", "czi"})  # their libraries can die of a damaged file
@@ -68,11 +69,6 @@ def reader_for(path: Path) -> FormatReader:
     if name in _TRIED_FIRST:
         try_first(path.resolve(), name)
     return cast("FormatReader", importlib.import_module(f"emcfsys_engine.images.formats.{name}"))
-
-
-def is_zarr(folder: Path) -> bool:
-    """Tell whether a folder is a Zarr array or group, which is one image rather than many."""
-    return any((folder / name).is_file() for name in (".zarray", ".zgroup", "zarr.json"))
 
 
 def _format_of_bytes(start: bytes) -> str | None:
@@ -172,31 +168,26 @@ def find_images(pattern: str, base: Path) -> list[ImageRef]:
 
 def is_unfinished(name: str) -> bool:
     """Tell whether a file is hidden or still being copied, by its name."""
-    return name.startswith(".") or any(fnmatch.fnmatch(name.lower(), p) for p in _UNFINISHED)
+    return is_left_alone(name) or any(fnmatch.fnmatch(name.lower(), p) for p in _UNFINISHED)
 
 
 def _candidates(pattern: str, base: Path) -> Iterable[Path]:
-    pattern = str(Path(pattern).expanduser())
-    whole = base / pattern
-    if whole.is_dir():
-        return [whole] if is_zarr(whole) else _files_below(whole)
-    if whole.exists():
-        return [whole]
-    if not glob.has_magic(pattern):
-        raise ImageError(whole, "there is no such folder or file", "Check the path")
-    found = (Path(name) for name in glob.glob(str(pattern), root_dir=base, recursive=True))
-    kept = [base / name for name in found if not is_unfinished(name.name)]
-    return [path for path in kept if path.is_file() or is_zarr(path)]
+    root, wild = split_glob(pattern, base)
+    if not wild:
+        if root.is_dir():
+            return [root] if is_zarr(root) else _finished_below(root)
+        if is_regular(root):
+            return [root]
+        if root.exists():
+            raise ImageError(root, "is a pipe, socket or device", "Name a file or a folder")
+        raise ImageError(root, "there is no such folder or file", "Check the path")
+    found = (root / name for name in glob.glob(wild, root_dir=root, recursive=True))
+    kept = [path for path in found if not is_unfinished(path.name)]
+    return [path for path in kept if is_regular(path) or is_zarr(path)]
 
 
-def _files_below(folder: Path) -> Iterable[Path]:
-    for entry in sorted(folder.iterdir()):
-        if is_unfinished(entry.name):
-            continue
-        if entry.is_dir() and not is_zarr(entry):
-            yield from _files_below(entry)
-        else:
-            yield entry
+def _finished_below(folder: Path) -> Iterable[Path]:
+    return (path for path in files_below(folder) if not is_unfinished(path.name))
 
 
 def _planes(path: Path) -> list[ImageRef]:

@@ -28,6 +28,7 @@ from emcfsys_engine.tools.check_data import (
 
 SAMPLE_IMAGES = 64  # images whose pixels are looked at
 _SAMPLE_SHAPES = 256  # annotated images that are drawn to count their pixels
+_NAMED_BARE = 20  # images that are labelled in part, in the report for a terminal
 _RARE_SHARE = 5e-4  # of all labelled training pixels
 _RARE_IMAGES = 3
 _SIZES_DISAGREE = 1.25  # largest over smallest pixel size of one project
@@ -54,6 +55,9 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     images: dict[str, int]  # split -> images with labels
     notes: tuple[str, ...]
     seconds: float
+    shapes_drawn: int = 0  # of annotations
+    shapes_skipped: int = 0  # each with its reason in the notes
+    labelled: dict[str, float] = {}  # image -> labelled share, of those whose pixels were counted
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -75,11 +79,25 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
                 f"{c.name:<24} {c.split:<6} {c.share:>8.2%} {c.pixels:>14,} {c.images:>7}"
                 for c in self.classes
             ]
+        lines += self._of_labelled()
         lines += ["", *(f"note: {note}" for note in self.notes)]
+        if self.shapes_drawn or self.shapes_skipped:
+            counts = f"{self.shapes_drawn} drawn, {self.shapes_skipped} skipped"
+            lines.append(f"shapes: {self.shapes_drawn + self.shapes_skipped} ({counts})")
         counts = ", ".join(f"{count} {split}" for split, count in self.images.items())
         warnings = len(self.findings) - len(self.errors)
         verdict = f"{len(self.errors)} errors, {warnings} warnings; {counts or 'no images'}"
         return "\n".join(printable(line) for line in [*lines, verdict])
+
+    def _of_labelled(self) -> list[str]:
+        """Say which share of each image is labelled, the least first; whole ones need no line."""
+        bare = sorted((share, name) for name, share in self.labelled.items() if share < 1)
+        if not bare:
+            return []
+        lines = ["", f"{'image':<40} {'labelled':>8}"]
+        lines += [f"{name:<40} {share:>8.1%}" for share, name in bare[:_NAMED_BARE]]
+        rest = len(bare) - _NAMED_BARE
+        return [*lines, f"and {rest} more"] if rest > 0 else lines
 
 
 def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckReport:
@@ -94,6 +112,7 @@ def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckRe
     gathered = gather(project, cache=cache)
     samples = gathered.samples
     findings = [Finding.of(fault) for fault in gathered.faults]
+    findings += _skipped(project, gathered.shapes)
     facts = _facts(samples)
     seen = pixel_facts(_evenly(samples, SAMPLE_IMAGES), cache)
     findings += image_findings(seen)
@@ -104,7 +123,13 @@ def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckRe
     findings += _pixel_sizes(project, samples, facts)
     findings += _mixed_kinds(samples, facts)
     findings += shape_findings(project, samples)
-    classes = _shares(project, samples, findings)
+    counted = _counted(project, samples, findings)
+    classes = _shares(project, samples, counted)
+    labelled = {
+        sample.name: round(sum(counted[n].values()) / num_pixels, 4)
+        for n, sample in enumerate(samples)
+        if n in counted and (num_pixels := _num_pixels(sample, facts))
+    }
     findings += _rare(project, classes)
     cache.save()
     if dry_run is not None and not any(one.level == "error" for one in findings):
@@ -116,8 +141,20 @@ def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckRe
         classes=classes,
         images=dict(Counter(sample.split for sample in samples)),
         notes=gathered.notes,
+        shapes_drawn=gathered.shapes[0],
+        shapes_skipped=gathered.shapes[1],
+        labelled=labelled,
         seconds=round(time.monotonic() - start, 2),
     )
+
+
+def _skipped(project: Project, shapes: tuple[int, int]) -> list[Finding]:
+    drawn, skipped = shapes
+    if not skipped:
+        return []
+    what = f"{skipped} of {drawn + skipped} shapes are not drawn: the notes say which, and why"
+    remedy = "Draw them again as polygons, or take them away; their pixels are unlabelled"
+    return [Finding.warn(project.file, what, remedy)]
 
 
 def _evenly(samples: Sequence[Sample], count: int) -> list[Sample]:
@@ -179,20 +216,34 @@ def _mixed_kinds(samples: Sequence[Sample], facts: dict[Path, ImageFacts]) -> li
     return findings
 
 
-def _shares(
+def _num_pixels(sample: Sample, facts: dict[Path, ImageFacts]) -> int:
+    known = facts.get(sample.image.path)
+    return known.shape[0] * known.shape[1] if known is not None else 0
+
+
+def _counted(
     project: Project, samples: Sequence[Sample], findings: list[Finding]
+) -> dict[int, dict[str, int]]:
+    """Return place of a sample -> class -> pixels; annotations are drawn for a part of them."""
+    drawn = [n for n, one in enumerate(samples) if one.pixels is None and one.label is not None]
+    step = max(1.0, len(drawn) / _SAMPLE_SHAPES)
+    looked_at = {drawn[int(n * step)] for n in range(min(_SAMPLE_SHAPES, len(drawn)))}
+    counted = {n: dict(one.pixels) for n, one in enumerate(samples) if one.pixels is not None}
+    for n in sorted(looked_at):
+        pixels = _drawn_pixels(project, samples[n], findings)
+        if pixels is not None:
+            counted[n] = pixels
+    return counted
+
+
+def _shares(
+    project: Project, samples: Sequence[Sample], counted: dict[int, dict[str, int]]
 ) -> tuple[ClassShare, ...]:
-    """Count the pixels of every class; annotations are drawn for a sample of images."""
-    drawn = [sample for sample in samples if sample.pixels is None and sample.label is not None]
-    counted = {
-        id(sample): _drawn_pixels(project, sample, findings)
-        for sample in _evenly(drawn, _SAMPLE_SHAPES)
-    }
+    """Add up the pixels of every class."""
     pixels: Counter[tuple[str, str]] = Counter()
     images: Counter[tuple[str, str]] = Counter()
-    for sample in samples:
-        held = dict(sample.pixels) if sample.pixels is not None else counted.get(id(sample), {})
-        for name, count in held.items():
+    for n, sample in enumerate(samples):
+        for name, count in counted.get(n, {}).items():
             pixels[sample.split, name] += count
             images[sample.split, name] += 1
     shares: list[ClassShare] = []
@@ -214,13 +265,15 @@ def _shares(
     return tuple(shares)
 
 
-def _drawn_pixels(project: Project, sample: Sample, findings: list[Finding]) -> dict[str, int]:
+def _drawn_pixels(
+    project: Project, sample: Sample, findings: list[Finding]
+) -> dict[str, int] | None:
     try:
         shape = probe(sample.image.path).shape
         ids = read_labels(sample, project, (shape[0], shape[1]))
     except InputError as fault:
         findings.append(Finding.of(fault))
-        return {}
+        return None
     counts = np.bincount(ids.ravel(), minlength=UNLABELLED + 1)
     return {name: int(counts[value]) for name, value in project.classes.items() if counts[value]}
 

@@ -13,8 +13,8 @@ import numpy as np
 import shapely
 
 from emcfsys_engine.annotations.draw import mask_of
-from emcfsys_engine.annotations.files import read_annotations
 from emcfsys_engine.annotations.masks import LabelTable, label_table
+from emcfsys_engine.annotations.pair_shapes import annotation_for
 from emcfsys_engine.annotations.shapes import Annotation, Shape
 from emcfsys_engine.dataset.facts_cache import FactsCache
 from emcfsys_engine.dataset.samples import Sample
@@ -285,18 +285,20 @@ def shape_findings(project: Project, samples: Sequence[Sample]) -> list[Finding]
         assert sample.label is not None
         table = label_table(project, project.data[sample.source])
         try:
-            annotation = read_annotations(sample.label.path)[sample.label.item]
+            annotation = annotation_for(sample.label.place, sample.image)
             height, width = probe(sample.image.path).shape[:2]
         except InputError:
             continue  # named already, when the samples were gathered
-        found = _of_annotation(annotation, (height, width))
+        found = _of_annotation(annotation, table, (height, width))
         if number < _OVERLAP_IMAGES:
             found += _overlaps(annotation, table, (height, width))
         findings += found
     return findings
 
 
-def _of_annotation(annotation: Annotation, size_HW: tuple[int, int]) -> list[Finding]:
+def _of_annotation(
+    annotation: Annotation, table: LabelTable, size_HW: tuple[int, int]
+) -> list[Finding]:
     empty: list[str] = []
     crossing: list[str] = []
     outside: list[str] = []
@@ -316,8 +318,9 @@ def _of_annotation(annotation: Annotation, size_HW: tuple[int, int]) -> list[Fin
                 crossing.append(name)
     file = annotation.file
     findings: list[Finding] = []
-    if not shapes:
-        what = f"has no shapes: {annotation.image_name or 'its image'} counts as background"
+    if not annotation.num_read:
+        counts = "is unlabelled" if table.ignores_undrawn else "counts as background"
+        what = f"has no shapes: {annotation.image_name or 'its image'} {counts}"
         findings.append(Finding.warn(file, what, "Annotate it, or take the file away"))
     for names, what, remedy in (
         (empty, "no area", "Draw it again, or take it away"),
@@ -341,9 +344,9 @@ def _overlaps(annotation: Annotation, table: LabelTable, size_HW: tuple[int, int
     shapes = annotation.shapes_in(size_HW)
     for number, shape in enumerate(shapes):
         found = mask_of(shape, size_HW)
-        classes.append(table.of_name(shape.label))
+        classes.append(table.of_shape(shape))
         areas.append(0)
-        if found is None:
+        if found is None or table.is_reviewed(shape):
             continue
         (top, left), mask = found
         areas[number] = int(mask.sum())

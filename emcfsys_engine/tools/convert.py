@@ -2,21 +2,24 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from emcfsys_engine.annotations.draw import annotation_ids
+from emcfsys_engine.annotations.draw import annotation_ids, is_in_doubt
 from emcfsys_engine.annotations.files import find_annotations
 from emcfsys_engine.annotations.masks import (
+    BACKGROUND_LABELS,
     IGNORED_LABELS,
     LabelTable,
     mask_facts,
+    read_instances,
     read_mask,
     table_of,
 )
+from emcfsys_engine.annotations.pair_shapes import Place, pair_shapes, part_for
 from emcfsys_engine.annotations.pairing import Key, key_of_file, match, root_of
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.annotations.writer import (
@@ -25,12 +28,13 @@ from emcfsys_engine.annotations.writer import (
     LabelWriter,
     write_png,
 )
+from emcfsys_engine.dataset.sources import IN_DOUBT, LabelRef, size_mismatch
 from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit
 from emcfsys_engine.images.reader import find_images, probe, read_micrograph
 from emcfsys_engine.images.writers import is_companion
-from emcfsys_engine.project import UNLABELLED
+from emcfsys_engine.project import UNLABELLED, Source
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,11 +51,16 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
     skipped: tuple[Skipped, ...]
     classes: dict[str, int] = {}
     notes: tuple[str, ...] = ()
+    shapes_drawn: int = 0  # of annotations, as they were read
+    shapes_skipped: int = 0  # each with its reason in the notes
 
     @property
     def summary(self) -> str:
         """One line: how many were converted and skipped."""
-        return f"{len(self.written)} written, {len(self.skipped)} skipped"
+        line = f"{len(self.written)} written, {len(self.skipped)} skipped"
+        if self.shapes_skipped:
+            line += f"; {self.shapes_drawn} shapes drawn, {self.shapes_skipped} skipped"
+        return line
 
 
 @dataclass(kw_only=True)
@@ -60,6 +69,22 @@ class _Log:
     written: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    drawn: int = 0
+    lost: int = 0
+
+    def count(self, annotation: Annotation, image: ImageRef | None, table: LabelTable) -> None:
+        """Count an annotation's shapes, and say which of them are not drawn."""
+        self.drawn += len(annotation.shapes)
+        self.lost += len(annotation.skipped)
+        where = f"{annotation.file}"
+        if image is not None and image.plane is not None:
+            where += f"#{image.plane}"
+        if annotation.unused and not annotation.skipped:
+            name = annotation.image_name or "an image"
+            self.notes.append(f"{where}: {name}: {annotation.unused}: nothing is written for it")
+        self.notes += [f"{where}: {remark}" for remark in annotation.remarks]
+        if is_in_doubt(annotation, table):
+            self.notes.append(f"{where}: where a skipped shape lies is not known: {IN_DOUBT}")
 
     def skip(self, fault: InputError) -> None:
         self.skipped.append(Skipped(file=str(fault.where), why=_why(fault)))
@@ -83,6 +108,8 @@ class _Log:
             skipped=tuple(self.skipped),
             classes=dict(classes),
             notes=tuple(dict.fromkeys(self.notes)),
+            shapes_drawn=self.drawn,
+            shapes_skipped=self.lost,
         )
 
 
@@ -95,6 +122,7 @@ class _Labelled:
     image: ImageRef | None
     plane: int | None
     read: Callable[[], np.ndarray]
+    numbers: Callable[[], np.ndarray | None] = lambda: None  # of objects, where a mask has them
 
 
 def convert_images(
@@ -130,6 +158,7 @@ def convert_labels(
     images: str | None = None,
     classes: Mapping[str, int] | None = None,
     labels: Mapping[str, str] | None = None,
+    own: Source | None = None,
     tolerance_px: float | None = None,
     smallest_px: int = 0,
     overwrite: bool = False,
@@ -138,13 +167,15 @@ def convert_labels(
     """Convert masks or annotations of any known tool to masks or to another tool's annotations.
 
     Without classes those found are used: labels in alphabetic order from 1 with background 0, or
-    the values of masks. Labels are read as in [data.labels] of project.toml.
+    the values of masks. Labels are read as in [data.labels] of project.toml; `own` is the table of
+    a project that these labels are of. Objects that a mask numbers stay objects of their own.
     Units:  outlines stray at most tolerance_px (0 to 2; by default 0.5 for Labelme and 0.3, which
             moves no pixel, for the others); regions below smallest_px are left out.
     Raises: InputError when nothing is found at all.
     """
     base = base or Path.cwd()
     log = _Log(overwrite=overwrite)
+    labels = {**(own.labels if own else {}), **(labels or {})}
     if tolerance_px is not None and not 0 <= tolerance_px <= 2:
         raise InputError("--tolerance", f"{tolerance_px:g} px is outside 0 to 2", "Use 0.5")
     refs = find_images(images, base) if images else []
@@ -154,18 +185,19 @@ def convert_labels(
     for fault in faults:
         log.skip(fault)
     if found:
-        chosen = dict(classes) if classes else _classes_of_labels(found, labels or {})
-        table = table_of(chosen, labels or {})
+        chosen = dict(classes) if classes else _classes_of_labels(found, labels)
+        table = _table(chosen, labels, own)
         items = _annotated(found, table, refs, image_root, root_of(source, base), log)
     else:
         known = set(refs)
+        log.notes.clear()  # the files that are no annotations are masks, or said to be none
         masks = [
             ref
             for ref in find_images(source, base)
             if ref not in known and not is_companion(ref.path)
         ]
-        chosen = dict(classes) if classes else _classes_of_masks(masks, labels or {}, log)
-        table = table_of(chosen, labels or {})
+        chosen = dict(classes) if classes else _classes_of_masks(masks, labels, log)
+        table = _table(chosen, labels, own)
         items = _masked(masks, table, chosen, refs, image_root, root_of(source, base))
     if not items and not log.skipped:
         raise AnnotationError(base / source, "holds no masks and no annotations known here")
@@ -179,6 +211,13 @@ def convert_labels(
     )
     _write_all(items, writer, log)
     return log.result(chosen)
+
+
+def _table(classes: Mapping[str, int], labels: Mapping[str, str], own: Source | None) -> LabelTable:
+    table = table_of(classes, labels)
+    if own is None:
+        return table
+    return replace(table, ignores_undrawn=own.undrawn == "ignore", reviewed=own.reviewed)
 
 
 def output_names(refs: Sequence[ImageRef], root: Path) -> list[str]:
@@ -202,38 +241,62 @@ def _annotated(
     root: Path,
     log: _Log,
 ) -> list[_Labelled]:
-    every = [(path, n, one) for path, several in found.items() for n, one in enumerate(several)]
-    by_file = {(p, n): key_of_file(p, root, a.plane) for p, n, a in every if len(found[p]) == 1}
-    by_name: dict[tuple[Path, int], Key] = {(p, n): a.key for p, n, a in every if a.image_name}
-    pairs, _ = match(refs, image_root, by_file)
-    taken = set(pairs.values())
-    rest = {label: key for label, key in by_name.items() if label not in taken}
-    pairs |= match([ref for ref in refs if ref not in pairs], image_root, rest)[0]
-    image_of = {label: ref for ref, label in pairs.items()}
+    pairs = pair_shapes(refs, image_root, found, root)
+    images_of: dict[Place, list[ImageRef]] = {}
+    for image, place in pairs.of_image.items():
+        images_of.setdefault(place, []).append(image)
     named = dict(zip(refs, output_names(refs, image_root), strict=True))
     items: list[_Labelled] = []
-    for path, number, annotation in every:
-        log.notes += [f"{path}: {note}" for note in annotation.notes]
-        image = image_of.get((path, number))
-        size = annotation.size_HW or (_size(image) if image else None)
-        if size is None:
-            why = "does not say how large its image is, and the image was not found"
-            log.skipped.append(Skipped(file=str(path), why=f"{why}. Name the images"))
-            continue
-        key = by_name.get((path, number)) if len(found[path]) > 1 else by_file[path, number]
-        name = named[image] if image else _name_of_key(key or key_of_file(path, root))
-        items.append(
-            _Labelled(
-                name=name,
-                path=path,
-                image=image,
-                plane=annotation.plane,
-                read=lambda annotation=annotation, size=size: annotation_ids(
-                    annotation, table, size
-                ),
+    for path, number in ((p, n) for p, several in found.items() for n in range(len(several))):
+        place = (path, number)
+        for image in images_of.get(place, [None]):
+            annotation = part_for(found[path][number], image)
+            log.count(annotation, image, table)
+            if annotation.unused:
+                continue
+            size = _drawn_size(annotation, image, log)
+            if size is None:
+                continue
+            name = named[image] if image else _name_of(place, annotation, found, root)
+            items.append(
+                _Labelled(
+                    name=name,
+                    path=path,
+                    image=image,
+                    plane=image.plane if image else None,
+                    read=lambda annotation=annotation, size=size: annotation_ids(
+                        annotation, table, size
+                    ),
+                )
             )
-        )
     return items
+
+
+def _drawn_size(
+    annotation: Annotation, image: ImageRef | None, log: _Log
+) -> tuple[int, int] | None:
+    """Return the size to draw in; None, and a reason in the log, where file and image disagree."""
+    own, known = annotation.size_HW, _size(image) if image else None
+    path = annotation.file
+    if own and known and tuple(own) != tuple(known) and image:
+        label = LabelRef(path=path, kind="shapes")
+        log.skip(size_mismatch(label, own, image, known))
+        return None
+    if own is None and known is None:
+        why = "does not say how large its image is, and the image was not found"
+        log.skipped.append(Skipped(file=str(path), why=f"{why}. Name the images"))
+    return known or own
+
+
+def _name_of(
+    place: Place,
+    annotation: Annotation,
+    found: Mapping[Path, tuple[Annotation, ...]],
+    root: Path,
+) -> str:
+    """Return the output name of an annotation whose image was not found."""
+    alone = len(found[place[0]]) == 1 or not annotation.image_name
+    return _name_of_key(key_of_file(place[0], root) if alone else annotation.key)
 
 
 def _masked(
@@ -256,6 +319,7 @@ def _masked(
             image=image_of.get(mask),
             plane=mask.plane,
             read=lambda mask=mask: read_mask(mask, table, "index", values),
+            numbers=lambda mask=mask: read_instances(mask, table),
         )
         for mask in masks
     ]
@@ -273,7 +337,7 @@ def _write_all(items: Sequence[_Labelled], writer: LabelWriter, log: _Log) -> No
         try:
             if item.name in twice:
                 raise AnnotationError(item.path, f"shares the name {item.name} with another file")
-            ids = item.read()
+            ids, numbers = item.read(), item.numbers()
         except InputError as fault:
             log.skip(fault)
             continue
@@ -282,7 +346,7 @@ def _write_all(items: Sequence[_Labelled], writer: LabelWriter, log: _Log) -> No
             image = writer.out / f"{item.name}.png"
             if not _write_view(item.image, image, log):
                 continue
-        writer.write(item.name, ids, image=image, plane=item.plane)
+        writer.write(item.name, ids, image=image, plane=item.plane, numbers=numbers)
         log.written.append(f"{file} ({item.name})" if coco else str(file))
     writer.finish()
 
@@ -310,9 +374,20 @@ def _classes_of_labels(
     found: Mapping[Path, tuple[Annotation, ...]], labels: Mapping[str, str]
 ) -> dict[str, int]:
     """Return classes for labels as they are: background 0, then the names in alphabetic order."""
-    names = {shape.label for several in found.values() for one in several for shape in one.shapes}
-    names = {labels.get(name, name) for name in names} - {"background", "_background_", "ignore"}
-    names = sorted(names - IGNORED_LABELS)
+    every = [one for several in found.values() for one in several]
+    names = {
+        labels.get(shape.full_name, labels.get(shape.label, shape.label))
+        for one in every
+        for shape in one.shapes
+    }
+    # A shape that cannot be drawn is of a class all the same: its pixels are not background.
+    names |= {
+        labels.get(lost.label, lost.label)
+        for one in every
+        for lost in one.skipped
+        if lost.label and (lost.in_doubt or lost.outline is not None)
+    }
+    names = sorted(names - BACKGROUND_LABELS - IGNORED_LABELS)
     return {"background": 0} | {name: value for value, name in enumerate(names[:254], start=1)}
 
 

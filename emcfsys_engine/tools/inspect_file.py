@@ -33,7 +33,9 @@ class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
     lowest: float | None = None  # grey values of the first plane
     highest: float | None = None
     images: tuple[str, ...] = ()  # those an annotation file speaks of
-    labels: dict[str, int] = {}  # label -> number of shapes
+    labels: dict[str, int] = {}  # label -> number of shapes that are drawn
+    shapes_drawn: int = 0
+    shapes_skipped: int = 0  # each with its reason in the notes
     model: ModelCard | None = None
     notes: tuple[str, ...] = ()
 
@@ -46,6 +48,8 @@ class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
         elif self.kind == "annotation":
             named = ", ".join(self.images[:5]) + (" …" if len(self.images) > 5 else "")
             lines.append(f"images: {len(self.images)} ({named})")
+            drawn = f"{self.shapes_drawn} drawn, {self.shapes_skipped} skipped"
+            lines.append(f"shapes: {self.shapes_drawn + self.shapes_skipped} ({drawn})")
             lines += [f"label {name}: {count} shapes" for name, count in self.labels.items()]
         elif self.model is not None:
             lines += _of_model(self.model)
@@ -132,10 +136,18 @@ def _annotation(file: Path, annotations: tuple[Annotation, ...]) -> FileFacts:
         format=annotations[0].format if annotations else "without images",
         bytes=file.stat().st_size,
         shape=next(iter(sizes)) if len(sizes) == 1 else (),
-        images=tuple(one.image_name or file.stem for one in annotations),
+        images=tuple(one.image_name or file.stem for one in annotations if not one.unused),
         labels=dict(labels.most_common(_MOST_LABELS)),
-        notes=tuple(dict.fromkeys(note for one in annotations for note in one.notes)),
+        shapes_drawn=sum(len(one.shapes) for one in annotations),
+        shapes_skipped=sum(len(one.skipped) for one in annotations),
+        notes=tuple(dict.fromkeys(said for one in annotations for said in _said(one))),
     )
+
+
+def _said(annotation: Annotation) -> tuple[str, ...]:
+    if not annotation.unused or annotation.skipped:
+        return annotation.remarks
+    return (f"{annotation.image_name or 'an image'}: {annotation.unused}", *annotation.remarks)
 
 
 def _of_model(card: ModelCard) -> list[str]:

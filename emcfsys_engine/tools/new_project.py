@@ -1,20 +1,28 @@
 """Make a project.toml from a folder of images: find labels beside them, propose classes."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from emcfsys_engine.annotations.files import read_annotations
-from emcfsys_engine.errors import EmcfError, InputError, ProjectError
+from emcfsys_engine.annotations.files import find_annotations
+from emcfsys_engine.annotations.layouts import (
+    ANNOTATION_FOLDERS,
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
+    Layout,
+    best_layout,
+    images_in,
+)
+from emcfsys_engine.annotations.pairing import is_label_name
+from emcfsys_engine.dataset.samples import gather
+from emcfsys_engine.errors import InputError, ProjectError
 from emcfsys_engine.files import write_whole
-from emcfsys_engine.images.reader import find_images, read_micrograph
+from emcfsys_engine.images.reader import find_images
+from emcfsys_engine.project import load_project
+from emcfsys_engine.tools.new_classes import Proposal, from_masks, from_shapes
 
-_IMAGE_FOLDERS = ("images", "image", "imgs", "raw", "micrographs")
-_MASK_FOLDERS = ("masks", "mask", "labels", "label", "seg", "segmentations", "gt")
-_ANNOTATION_FOLDERS = ("annotations", "annotation", "labelme", "json", "coco")
-_LOOK_AT = 200  # label files that are read to find the classes
+_LOOK_AT = 200  # masks that are read to find the classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,93 +44,76 @@ def make_project(folder: Path, name: str | None = None) -> NewProject:
     if file.exists():
         raise ProjectError(file, "", "is there already", "Edit it, or remove it first")
     folder = folder.absolute()
-    images = _first(folder, _IMAGE_FOLDERS) or "."
-    found = [ref for ref in find_images(images, folder) if not _is_label_place(folder, ref.path)]
-    if not found:
+    layout = best_layout(folder)
+    if layout is None:
         raise InputError(folder, "holds no micrographs", "Copy images into it, or name another")
-    kind, place = _labels(folder, images)
-    classes, notes = _classes(folder, kind, place)
-    notes = [f"{len(found)} images in {images}", *notes]
-    text = _toml(name or folder.name, images, kind, place, classes)
-    write_whole(file, text.encode())
-    return NewProject(file=file, notes=tuple(notes))
+    layout = layout if layout.num_pairs else _without_labels(folder, layout)
+    proposal = _proposal(folder, layout)
+    write_whole(file, _toml(name or folder.name, layout, proposal).encode("utf-8", "replace"))
+    counts = f"{layout.num_images} images in {layout.images}, {_num_labelled(file)} with labels"
+    where = f"{layout.kind} in {layout.labels}" if layout.num_pairs else "no labels found"
+    return NewProject(file=file, notes=(f"{counts} ({where})", *proposal.notes))
 
 
-def _first(folder: Path, names: tuple[str, ...]) -> str | None:
-    return next((name for name in names if (folder / name).is_dir()), None)
+def _num_labelled(file: Path) -> int:
+    """Count as `check` does."""
+    return len(gather(load_project(file), for_training=False).samples)
 
 
-def _is_label_place(folder: Path, path: Path) -> bool:
-    first = path.relative_to(folder).parts[0]
-    return first in (*_MASK_FOLDERS, *_ANNOTATION_FOLDERS, "runs", "predictions", "incoming")
-
-
-def _labels(folder: Path, images: str) -> tuple[str, str]:
-    """Return ("masks" or "annotations", place); annotations beside the images if nothing else."""
-    if place := _first(folder, _MASK_FOLDERS):
-        holds_json = any((folder / place).rglob("*.json"))
-        return ("annotations" if holds_json else "masks"), place
-    if place := _first(folder, _ANNOTATION_FOLDERS):
-        return "annotations", place
-    if any((folder / images).rglob("*.json")):
-        return "annotations", images
-    return "annotations", "annotations"
-
-
-def _classes(folder: Path, kind: str, place: str) -> tuple[dict[str, int], list[str]]:
-    if kind == "masks":
-        return _classes_of_masks(folder, place)
+def _without_labels(folder: Path, layout: Layout) -> Layout:
+    """Return where labels will be put: into the folder that is there for them, else a new one."""
+    named = {entry.name.lower(): entry.name for entry in folder.iterdir() if entry.is_dir()}
+    images = next((named[one] for one in IMAGE_FOLDERS if one in named), layout.images)
+    place = next((named[one] for one in ANNOTATION_FOLDERS if one in named), None)
+    mask_place = next((named[one] for one in MASK_FOLDERS if one in named), None)
+    count = len(images_in(folder, images, place or mask_place))
+    if place is None and mask_place is not None:
+        return Layout(images=images, kind="masks", labels=mask_place, num_images=count, num_pairs=0)
+    place = place or "annotations"
     (folder / place).mkdir(exist_ok=True)
-    labels: set[str] = set()
-    files = sorted((folder / place).rglob("*"))[: _LOOK_AT * 4]
-    for path in files[:_LOOK_AT]:
-        if not path.is_file():
-            continue
-        try:
-            labels |= {shape.label for one in read_annotations(path) for shape in one.shapes}
-        except EmcfError:
-            continue  # `check` names what is wrong with it
-    if not labels:
-        note = f"no labels yet: put Labelme files into {place}/ and mend [classes]"
-        return {"background": 0, "object": 1}, [note]
-    background = [name for name in labels if name.lower() in ("background", "bg", "_background_")]
-    names = [*(background or ["background"]), *sorted(labels - set(background))]
-    return {name: value for value, name in enumerate(names)}, [f"classes: {', '.join(names)}"]
+    return Layout(images=images, kind="annotations", labels=place, num_images=count, num_pairs=0)
 
 
-def _classes_of_masks(folder: Path, place: str) -> tuple[dict[str, int], list[str]]:
-    values: set[int] = set()
-    for ref in find_images(place, folder)[:_LOOK_AT]:
-        try:
-            values |= {int(value) for value in np.unique(read_micrograph(ref).pixels)}
-        except EmcfError:
-            continue  # `check` names what is wrong with it
-    values.discard(255)
-    if not values <= set(range(255)) or len(values) < 2:
-        return {"background": 0, "object": 1}, ["masks hold 0 and 255: two classes"]
-    names = {value: "background" if value == 0 else f"class_{value}" for value in sorted(values)}
-    note = f"mask values {', '.join(map(str, sorted(values)))}: give the classes their names"
-    return {name: value for value, name in names.items()}, [note]
+def _proposal(folder: Path, layout: Layout) -> Proposal:
+    if layout.kind == "masks":
+        masks = find_images(layout.labels, folder)
+        if layout.labels == layout.images:
+            masks = [mask for mask in masks if is_label_name(mask.path)]
+        return from_masks(masks[:_LOOK_AT])
+    found = find_annotations(layout.labels, folder, [], [])  # `check` names what is wrong with them
+    proposal = from_shapes([one for several in found.values() for one in several])
+    if proposal is not None:
+        return proposal
+    note = f"no labels yet: put Labelme files into {layout.labels}/ and mend [classes]"
+    return Proposal(classes={"background": 0, "object": 1}, notes=(note,))
 
 
-def _toml(name: str, images: str, kind: str, place: str, classes: dict[str, int]) -> str:
-    lines = "\n".join(f"{_key(label)} = {value}" for label, value in classes.items())
+def _toml(name: str, layout: Layout, proposal: Proposal) -> str:
+    classes = "\n".join(f"{_key(label)} = {value}" for label, value in proposal.classes.items())
+    labels = "".join(f"{_text(own)} = {_text(to)}\n" for own, to in proposal.labels.items())
+    mapped = f"\n[data.labels]            # own value or name -> class\n{labels}" if labels else ""
+    bare = ""
+    if layout.kind == "annotations":
+        mark = "" if proposal.undrawn == "ignore" else "# "
+        bare = (
+            f'{mark}undrawn = "ignore"     # what no shape covers is unlabelled, not background\n'
+        )
     return f"""\
 # Train with:  emcfsys-engine train project.toml
 # Check with:  emcfsys-engine check project.toml
 
 [project]
-name = {json.dumps(name)}
+name = {_text(name)}
 # pixel_nm = 12.5        # only if the files do not say
 
 [classes]                # name = value in a mask; 255 is unlabelled
-{lines}
+{classes}
 
 [[data]]
-images = {json.dumps(images)}
-{kind} = {json.dumps(place)}
+images = {_text(layout.images)}
+{layout.kind} = {_text(layout.labels)}
 split  = "auto"          # train | val | test | auto
-
+{bare}{mapped}
 [training]
 preset = "standard"      # quick | standard | best
 # minutes = 10           # or steps = 2000
@@ -133,9 +124,11 @@ output = "predictions"
 """
 
 
+def _text(words: str) -> str:
+    """Return a TOML string: JSON's, without its pairs of surrogates and with DEL escaped."""
+    clean = words.encode("utf-8", "replace").decode("utf-8")
+    return json.dumps(clean, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def _key(label: str) -> str:
-    return (
-        label
-        if label.replace("_", "").replace("-", "").isalnum() and label.isascii()
-        else (json.dumps(label))
-    )
+    return label if re.fullmatch(r"[A-Za-z0-9_-]+", label) else _text(label)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from emcfsys_engine.data_counts import recall_counts
 from emcfsys_engine.errors import EmcfError, InputError, RunFolderError, printable
 from emcfsys_engine.files import MICROGRAPH_SUFFIXES
 from emcfsys_engine.jobs.control import ensure_daemon
@@ -109,7 +110,10 @@ def read_projects(memory: Memory) -> ProjectsRead:
 
 
 def count_images(project: Project) -> tuple[int, int]:
-    """Return the number of image files and of label files, by their names alone."""
+    """Return the number of images and of those with labels: as `check` counted, else by names."""
+    known = recall_counts(project)
+    if known is not None:
+        return known
     images = labels = 0
     for source in project.data:
         names = _stems(project.folder, source.images, MICROGRAPH_SUFFIXES)

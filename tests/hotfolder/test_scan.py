@@ -111,7 +111,18 @@ def test_a_format_that_does_not_tell_waits_even_when_closed(bench: Bench) -> Non
 
 @pytest.mark.parametrize(
     "name",
-    [".a.png", "a.png.part", "a.tmp", "~a.png", "a.png~", "a.txt", ".hidden/a.png", "out/a.png"],
+    [
+        "@eaDir/a.tif/THUMB_M.jpg",
+        "__MACOSX/a.tif",
+        ".a.png",
+        "a.png.part",
+        "a.tmp",
+        "~a.png",
+        "a.png~",
+        "a.txt",
+        ".hidden/a.png",
+        "out/a.png",
+    ],
 )
 def test_what_is_no_image_or_not_finished_or_ours_is_left_alone(bench: Bench, name: str) -> None:
     bench.write(name)

@@ -1,9 +1,9 @@
 """COCO: polygons and run-length masks of many images in one JSON; also segment-anything's files."""
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import numpy as np
 from emcfsys_engine.annotations.draw import Region, fill_rings
 from emcfsys_engine.annotations.shapes import (
     Annotation,
+    Gathering,
     Shape,
+    box_ring,
     inner_path,
     mask_from_runs,
     points_array,
@@ -39,32 +41,47 @@ def read(path: Path, document: Mapping[str, Any]) -> list[Annotation]:
     """
     single = document.get("image")
     images = document["images"] if single is None else [{**single, "id": single["image_id"]}]
-    names = {int(c["id"]): str(c["name"]) for c in document.get("categories") or ()}
-    drawn: defaultdict[Any, list[Shape]] = defaultdict(list)
-    without = 0
-    sizes = {image["id"]: size_of(image.get("height"), image.get("width")) for image in images}
-    for number, item in enumerate(document["annotations"], start=1):
-        if not item.get("segmentation"):
-            without += 1
-            continue
-        image_id = item.get("image_id", images[0]["id"] if single is not None else None)
-        category = item.get("category_id")
-        label = "mask" if category is None else names.get(int(category), str(category))
-        drawn[image_id] += _shapes(path, number, label, item["segmentation"])
-    if without and not any(drawn.values()):
+    names = {_id(c["id"]): str(c["name"]) for c in document.get("categories") or ()}
+    objects = document["annotations"]
+    if objects and not any(item.get("segmentation") for item in objects):
         _refuse(path, document)
-    notes = (f"{without} objects have no outline: not used",) if without else ()
-    return [
-        Annotation(
-            file=path,
-            format="COCO",
-            image_name=inner_path(image.get("file_name")),
-            size_HW=sizes[image["id"]],
-            shapes=tuple(drawn.get(image["id"], ())),
-            notes=notes if place == 0 else (),
-        )
-        for place, image in enumerate(images)
-    ]
+    by_image: dict[str, Gathering] = {_id(image["id"]): Gathering() for image in images}
+    sizes = {_id(one["id"]): size_of(one.get("height"), one.get("width")) for one in images}
+    lost = Gathering()  # of objects whose image the file does not list
+    for number, item in enumerate(objects, start=1):
+        image_id = _id(item.get("image_id", images[0]["id"] if single is not None else None))
+        category = item.get("category_id")
+        label = "mask" if category is None else names.get(_id(category), _id(category))
+        what = f"object {number} ({label})"
+        if image_id not in by_image:
+            lost.skip(label, f"{what} is of image {image_id}, which the file does not list")
+            continue
+        _check_mask_size(path, what, item.get("segmentation"), sizes[image_id])
+        _object(path, what, label, item, by_image[image_id])
+    read = [_annotation(path, image, by_image[_id(image["id"])]) for image in images]
+    if lost.skipped:  # an entry of its own: they say nothing of any image
+        nowhere = {"file_name": None}
+        found = _annotation(path, nowhere, lost)
+        read.append(replace(found, unused="belongs to no image of the file"))
+    return read
+
+
+def _annotation(path: Path, image: Mapping[str, Any], found: Gathering) -> Annotation:
+    return Annotation(
+        file=path,
+        format="COCO",
+        image_name=inner_path(image.get("file_name")),
+        size_HW=size_of(image.get("height"), image.get("width")),
+        shapes=tuple(found.shapes),
+        skipped=tuple(found.skipped),
+    )
+
+
+def _id(value: object) -> str:
+    """Return an id as text: some tools write numbers as text, or as 2.0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()
 
 
 def runs_of_text(text: str) -> list[int]:
@@ -89,31 +106,109 @@ def runs_of_text(text: str) -> list[int]:
     return runs
 
 
-def _shapes(path: Path, number: int, label: str, segmentation: object) -> list[Shape]:
-    what = f"object {number} ({label})"
-    if isinstance(segmentation, dict):
-        size = size_of(*segmentation.get("size", (None, None)))
-        if size is None or size[0] * size[1] > _LARGEST_MASK_PX:
-            raise AnnotationError(path, f"{what} has a mask without a size", "Export it again")
-        counts = segmentation.get("counts")
-        runs = runs_of_text(counts) if isinstance(counts, str) else counts
-        if not isinstance(runs, list):
-            raise AnnotationError(path, f"{what} has a mask without counts", "Export it again")
-        mask = mask_from_runs(path, what, runs, size)
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if not len(rows):
-            return []
-        top, left = int(rows[0]), int(columns[0])
-        # A copy of the small part: hundreds of whole-image masks would not fit into memory.
-        part = mask[top : rows[-1] + 1, left : columns[-1] + 1].copy()
-        return [Shape(label=label, kind="bitmap", bitmap=part, origin_xy=(left, top))]
-    shapes: list[Shape] = []
-    for polygon in segmentation if isinstance(segmentation, list) else ():
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            continue  # COCO's own sets hold polygons of two points
+def _object(path: Path, what: str, label: str, item: Mapping[str, Any], found: Gathering) -> None:
+    """Draw the parts of one object, or skip them with what is known of their pixels."""
+    box = _box(label, item.get("bbox"))
+    segmentation = item.get("segmentation")
+    if not segmentation:
+        found.skip(label, f"{what} has no outline", outline=box, in_doubt=box is None)
+    elif isinstance(segmentation, dict):
+        shape = _bitmap(path, what, label, segmentation)
+        if shape is None:
+            found.skip(label, f"{what} has a mask without a pixel")
+        else:
+            found.draw(shape)
+    else:
+        _polygons(path, what, label, segmentation, box, found)
+
+
+def _check_mask_size(
+    path: Path, what: str, segmentation: object, image_HW: tuple[int, int] | None
+) -> None:
+    if not isinstance(segmentation, dict) or image_HW is None:
+        return
+    own = size_of(*(segmentation.get("size") or (None, None)))
+    if own is not None and own != image_HW:
+        sizes = " pixels, its image ".join(
+            f"{width} × {height}" for height, width in (own, image_HW)
+        )
+        raise AnnotationError(path, f"{what} has a mask of {sizes}", "Export it again")
+
+
+def _box(label: str, given: object) -> Shape | None:
+    if not isinstance(given, list) or len(given) != 4:
+        return None
+    if not all(isinstance(side, (int, float)) and math.isfinite(side) for side in given):
+        return None
+    left, top, width, height = given
+    ring = box_ring(left, top, left + width, top + height)
+    return Shape(label=label, kind="rings", rings=(ring,))
+
+
+def _bitmap(path: Path, what: str, label: str, coded: Mapping[str, Any]) -> Shape | None:
+    size = size_of(*(coded.get("size") or (None, None)))
+    if size is None or size[0] * size[1] > _LARGEST_MASK_PX:
+        raise AnnotationError(path, f"{what} has a mask without a size", "Export it again")
+    counts = coded.get("counts")
+    runs = runs_of_text(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list):
+        raise AnnotationError(path, f"{what} has a mask without counts", "Export it again")
+    mask = mask_from_runs(path, what, runs, size)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    top, left = int(rows[0]), int(columns[0])
+    # A copy of the small part: hundreds of whole-image masks would not fit into memory.
+    part = mask[top : rows[-1] + 1, left : columns[-1] + 1].copy()
+    return Shape(label=label, kind="bitmap", bitmap=part, origin_xy=(left, top))
+
+
+def _polygons(
+    path: Path, what: str, label: str, segmentation: object, box: Shape | None, found: Gathering
+) -> None:
+    torn: list[str] = []
+    polygons = list(_flat_lists(segmentation))
+    for polygon in polygons:
+        if not all(isinstance(value, (int, float)) for value in polygon):
+            torn.append(f"{what} has an outline that is no list of numbers")
+        elif len(polygon) % 2:
+            torn.append(f"{what} has an outline of {len(polygon)} numbers, which are no pairs")
+    for why in torn:  # below its sound parts: what the box covers is doubtful, what is drawn is not
+        found.skip(label, why, outline=box, in_doubt=box is None)
+    for polygon in polygons:
+        if len(polygon) % 2 or not all(isinstance(value, (int, float)) for value in polygon):
+            continue
+        if len(polygon) < 6:  # COCO's own sets hold polygons of two points: they have no area
+            found.skip(label, f"{what} has an outline of {len(polygon) // 2} points")
+            continue
         pairs = list(zip(polygon[::2], polygon[1::2], strict=True))
-        shapes.append(Shape(label=label, kind="rings", rings=(points_array(path, what, pairs),)))
-    return shapes
+        found.draw(Shape(label=label, kind="rings", rings=(points_array(path, what, pairs),)))
+    if not polygons:
+        found.skip(label, f"{what} has no outline", outline=box, in_doubt=box is None)
+
+
+def _flat_lists(segmentation: object) -> Iterator[list[Any]]:
+    """Yield each polygon as one flat list, however deep a tool nested it; pairs are joined."""
+    if not isinstance(segmentation, list) or not segmentation:
+        return
+    if not any(isinstance(part, list) for part in segmentation):
+        yield segmentation
+    elif len(segmentation) > 2 and all(_is_pair(part) for part in segmentation):
+        yield [value for pair in segmentation for value in pair]
+    else:
+        for part in segmentation:
+            if isinstance(part, list):
+                yield from _flat_lists(part)
+            else:
+                yield [part, None]  # a number beside lists: named as no list of numbers
+
+
+def _is_pair(part: object) -> bool:
+    return (
+        isinstance(part, list)
+        and len(part) == 2
+        and all(isinstance(value, (int, float)) for value in part)
+    )
 
 
 def _refuse(path: Path, document: Mapping[str, Any]) -> None:
@@ -149,7 +244,7 @@ def write_coco(file: Path, images: Iterable[CocoImage], names: Mapping[int, str]
         height, width = image.size_HW
         listed.append({"id": number, "file_name": image.name, "height": height, "width": width})
         for region in image.regions:
-            objects.append(_object(len(objects) + 1, number, region, image.size_HW))
+            objects.append(_written_object(len(objects) + 1, number, region, image.size_HW))
     categories = [
         {"id": value + 1, "name": name, "supercategory": ""}
         for value, name in sorted(names.items())
@@ -176,7 +271,9 @@ def runs_of_mask(mask: np.ndarray) -> list[int]:
     return [0, *runs] if flat.size and flat[0] else runs
 
 
-def _object(number: int, image: int, region: Region, size_HW: tuple[int, int]) -> dict[str, Any]:
+def _written_object(
+    number: int, image: int, region: Region, size_HW: tuple[int, int]
+) -> dict[str, Any]:
     outer = region.rings[0]
     low, high = outer.min(axis=0), outer.max(axis=0)
     box = [round(float(v), 2) for v in (*low, *(high - low))]

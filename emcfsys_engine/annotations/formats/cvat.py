@@ -1,20 +1,24 @@
 """CVAT XML 1.1 for images and for video: polygons, boxes, ellipses, masks, lines and points."""
 
+import math
+import re
 import xml.etree.ElementTree as ET
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from emcfsys_engine.annotations.shapes import (
     Annotation,
+    Gathering,
     Shape,
     box_ring,
     ellipse_ring,
     inner_path,
+    outline_of,
     points_array,
     size_of,
+    turned,
 )
 from emcfsys_engine.errors import AnnotationError
 
@@ -33,16 +37,16 @@ def read(path: Path, root: ET.Element) -> list[Annotation]:
 def _image(path: Path, image: ET.Element) -> Annotation:
     name = inner_path(image.get("name"))
     subset = image.get("subset")
-    notes: list[str] = []
-    elements = sorted(image, key=lambda e: int(e.get("z_order") or 0))
-    shapes = [s for e in elements for s in _shapes(path, e, e.get("label") or "", notes)]
+    found = Gathering()
+    for element in sorted(image, key=lambda e: int(e.get("z_order") or 0)):
+        _shape(path, element, element.get("label") or "", found)
     return Annotation(
         file=path,
         format="CVAT",
         image_name=f"{subset}/{name}" if subset else name,
         size_HW=size_of(_number(image.get("height")), _number(image.get("width"))),
-        shapes=tuple(shapes),
-        notes=tuple(notes),
+        shapes=tuple(found.shapes),
+        skipped=tuple(found.skipped),
     )
 
 
@@ -52,7 +56,6 @@ def _video(path: Path, root: ET.Element) -> list[Annotation]:
     if size is not None:
         size_HW = size_of(_number(size.findtext("height")), _number(size.findtext("width")))
     frames: defaultdict[int, list[tuple[int, ET.Element, str]]] = defaultdict(list)
-    notes: list[str] = []
     for track in root.iter("track"):
         for element in track:
             frame = int(element.get("frame") or 0)
@@ -63,47 +66,80 @@ def _video(path: Path, root: ET.Element) -> list[Annotation]:
     result: list[Annotation] = []
     for frame, drawn in sorted(frames.items()):
         drawn.sort(key=lambda one: one[0])
-        shapes = [s for _, element, label in drawn for s in _shapes(path, element, label, notes)]
+        found = Gathering()
+        for _, element, label in drawn:
+            _shape(path, element, label, found)
         result.append(
             Annotation(
                 file=path,
                 format="CVAT video",
                 image_name=f"frame_{frame:06d}",
                 size_HW=size_HW,
-                shapes=tuple(shapes),
-                notes=tuple(notes),
+                shapes=tuple(found.shapes),
+                skipped=tuple(found.skipped),
             )
         )
-        notes.clear()
     return result
 
 
-def _shapes(path: Path, element: ET.Element, label: str, notes: list[str]) -> Iterable[Shape]:
-    kind = element.tag
-    if kind not in _DRAWN:
-        if kind != "tag":
-            notes.append(f"a {kind} ({label}) is not drawn")
+def _shape(path: Path, element: ET.Element, label: str, found: Gathering) -> None:
+    kind, what = element.tag, f"a {element.tag} ({label})"
+    if kind == "tag":  # says something of the whole image
         return
-    what = f"a {kind} ({label})"
-    if kind == "box":
-        sides = [float(element.get(side, "nan")) for side in ("xtl", "ytl", "xbr", "ybr")]
-        ring = points_array(path, what, box_ring(*sides).tolist())
-        yield Shape(label=label, kind="rings", rings=(ring,))
-    elif kind == "ellipse":
-        x, y, across, down = (float(element.get(key, "nan")) for key in ("cx", "cy", "rx", "ry"))
-        tilt = float(element.get("rotation") or 0)
-        yield Shape(label=label, kind="rings", rings=(ellipse_ring((x, y), (across, down), tilt),))
+    if kind not in _DRAWN:
+        outline = outline_of(label, _any_points(element))
+        found.skip(label, f"{what} is not drawn", outline=outline, in_doubt=outline is None)
+    elif kind in ("box", "ellipse"):
+        degrees = _number(element.get("rotation")) or 0.0
+        ring = _box(element, degrees) if kind == "box" else _ellipse(element, degrees)
+        checked = points_array(path, what, ring.tolist())
+        found.draw(Shape(label=label, kind="rings", rings=(checked,)))
     elif kind == "mask":
-        yield _mask(path, what, label, element)
+        found.draw(_mask(path, what, label, element))
     else:
         text = element.get("points") or ""
         points = points_array(path, what, [p.split(",") for p in text.split(";") if p])
-        if kind == "points":
-            for point in points:
-                yield Shape(label=label, kind="point", rings=(point[None],))
-        elif len(points) > 1:
-            drawn = "rings" if kind == "polygon" else "linestrip"
-            yield Shape(label=label, kind=drawn, rings=(points,))
+        _points(kind, what, label, points, found)
+
+
+def _points(kind: str, what: str, label: str, points: np.ndarray, found: Gathering) -> None:
+    fewest = {"polygon": 3, "polyline": 2}.get(kind, 1)
+    if len(points) < fewest:
+        found.skip(label, f"{what} has {len(points)} points", in_doubt=not len(points))
+    elif kind == "points":
+        for point in points:
+            found.draw(Shape(label=label, kind="point", rings=(point[None],)))
+    else:
+        drawn = "rings" if kind == "polygon" else "linestrip"
+        found.draw(Shape(label=label, kind=drawn, rings=(points,)))
+
+
+def _box(element: ET.Element, degrees: float) -> np.ndarray:
+    """Return a box as CVAT draws it: turned clockwise about its centre."""
+    sides = [_number(element.get(side)) for side in ("xtl", "ytl", "xbr", "ybr")]
+    return turned(box_ring(*(math.nan if side is None else side for side in sides)), degrees)
+
+
+def _ellipse(element: ET.Element, degrees: float) -> np.ndarray:
+    given = [_number(element.get(key)) for key in ("cx", "cy", "rx", "ry")]
+    x, y, across, down = (math.nan if value is None else value for value in given)
+    return ellipse_ring((x, y), (across, down), degrees)
+
+
+def _any_points(element: ET.Element) -> np.ndarray:
+    """Return every point that an element of another kind names: a cuboid, a skeleton."""
+    pairs: list[tuple[float, float]] = []
+    for one in element.iter():
+        for pair in (one.get("points") or "").split(";"):
+            x, _, y = pair.partition(",")
+            numbers = (_number(x), _number(y))
+            if numbers[0] is not None and numbers[1] is not None:
+                pairs.append((numbers[0], numbers[1]))
+        for key, value in one.items():
+            x, y = _number(value), _number(one.get(f"y{key[1:]}"))
+            if re.fullmatch(r"x[a-z]+\d", key) and x is not None and y is not None:
+                pairs.append((x, y))
+    return np.array(pairs, np.float64).reshape(-1, 2)
 
 
 def _mask(path: Path, what: str, label: str, element: ET.Element) -> Shape:

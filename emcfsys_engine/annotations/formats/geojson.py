@@ -2,15 +2,20 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from emcfsys_engine.annotations.draw import Region
-from emcfsys_engine.annotations.shapes import Annotation, Shape, points_array
+from emcfsys_engine.annotations.planes import StackPlace
+from emcfsys_engine.annotations.shapes import Annotation, Gathering, Shape, ShapeKind, points_array
 from emcfsys_engine.files import write_whole
 
+_GEOMETRIES = (
+    "Polygon", "MultiPolygon", "LineString", "MultiLineString", "Point", "MultiPoint",
+)  # fmt: skip
 UNCLASSIFIED = "Unclassified"
 
 
@@ -24,21 +29,37 @@ def is_geojson(document: object) -> bool:
 def read(path: Path, document: Any) -> list[Annotation]:
     """Return the one annotation of a GeoJSON file; its image is the one with the file's name."""
     features = document if isinstance(document, list) else document.get("features", [document])
-    shapes: list[Shape] = []
-    notes: list[str] = []
+    found = Gathering()
+    # QuPath leaves the first plane unsaid: a feature without a plane lies there, if any has one.
+    stacked = any(_plane(feature) is not None for feature in features)
     for number, feature in enumerate(features, start=1):
         label = _label(feature.get("properties") or {})
-        shapes += _shapes(path, f"feature {number} ({label})", label, feature["geometry"], notes)
+        place = (_plane(feature) or StackPlace(slice=1, frame=1)) if stacked else None
+        reader = _Feature(path=path, label=label, place=place, found=found)
+        reader.read(f"feature {number} ({label})", feature.get("geometry"))
     return [
         Annotation(
             file=path,
             format="GeoJSON",
             image_name="",
             size_HW=None,
-            shapes=tuple(shapes),
-            notes=tuple(notes),
+            shapes=tuple(found.shapes),
+            skipped=tuple(found.skipped),
         )
     ]
+
+
+def _plane(feature: Mapping[str, Any]) -> StackPlace | None:
+    """Return QuPath's plane, which counts from 0; channel -1 is every channel."""
+    geometry = feature.get("geometry")
+    given = geometry.get("plane") if isinstance(geometry, dict) else None
+    given = given or feature.get("plane")
+    if not isinstance(given, dict):
+        return None
+    channel, slice_, frame = (
+        int(given.get(key, low)) for key, low in (("c", -1), ("z", 0), ("t", 0))
+    )
+    return StackPlace(channel=channel + 1, slice=slice_ + 1, frame=frame + 1)
 
 
 def _label(properties: Mapping[str, Any]) -> str:
@@ -52,26 +73,55 @@ def _label(properties: Mapping[str, Any]) -> str:
     return UNCLASSIFIED
 
 
-def _shapes(
-    path: Path, what: str, label: str, geometry: Mapping[str, Any], notes: list[str]
-) -> Iterable[Shape]:
-    kind, coordinates = geometry["type"], geometry.get("coordinates", ())
-    if kind in ("Polygon", "MultiPolygon"):
-        for polygon in [coordinates] if kind == "Polygon" else coordinates:
-            rings = tuple(_ring(path, what, ring) for ring in polygon)
+@dataclass(frozen=True, kw_only=True)
+class _Feature:
+    """Reads the geometry of one feature."""
+
+    path: Path
+    label: str
+    place: StackPlace | None
+    found: Gathering
+
+    def read(self, what: str, geometry: Any) -> None:
+        """Draw each part of a geometry, or skip it with its reason."""
+        if not isinstance(geometry, dict) or not geometry.get("type"):
+            self._skip(f"{what} has no geometry", in_doubt=True)
+            return
+        kind, coordinates = geometry["type"], geometry.get("coordinates") or []
+        single = not kind.startswith("Multi")
+        parts = [coordinates] if single else coordinates
+        if kind == "GeometryCollection":
+            for part in geometry.get("geometries") or [None]:
+                self.read(what, part)
+        elif kind not in _GEOMETRIES:
+            self._skip(f"{what} is a {kind}, which is not drawn", in_doubt=True)
+        elif not coordinates:
+            self._skip(f"{what} is a {kind} without points", in_doubt=True)
+        else:
+            for part in parts:
+                self._part(what, kind.removeprefix("Multi"), part)
+
+    def _part(self, what: str, kind: str, part: Any) -> None:
+        if kind == "Polygon":
+            rings = tuple(_ring(self.path, what, ring) for ring in part)
             if rings and len(rings[0]) >= 3:
-                yield Shape(label=label, kind="rings", rings=rings)
-    elif kind in ("LineString", "MultiLineString"):
-        for line in [coordinates] if kind == "LineString" else coordinates:
-            yield Shape(label=label, kind="linestrip", rings=(_ring(path, what, line),))
-    elif kind in ("Point", "MultiPoint"):
-        for point in [coordinates] if kind == "Point" else coordinates:
-            yield Shape(label=label, kind="point", rings=(_ring(path, what, [point]),))
-    elif kind == "GeometryCollection":
-        for part in geometry.get("geometries", ()):
-            yield from _shapes(path, what, label, part, notes)
-    else:
-        notes.append(f"{what} is a {kind}, which is not drawn")
+                self._draw("rings", rings)
+            else:
+                self._skip(f"{what} is a polygon of {len(rings[0]) if rings else 0} points")
+        elif kind == "LineString":
+            line = _ring(self.path, what, part)
+            if len(line) > 1:
+                self._draw("linestrip", (line,))
+            else:
+                self._skip(f"{what} is a line of {len(line)} points")
+        else:
+            self._draw("point", (_ring(self.path, what, [part]),))
+
+    def _draw(self, kind: ShapeKind, rings: tuple[np.ndarray, ...]) -> None:
+        self.found.draw(Shape(label=self.label, kind=kind, rings=rings, place=self.place))
+
+    def _skip(self, why: str, *, in_doubt: bool = False) -> None:
+        self.found.skip(self.label, why, in_doubt=in_doubt, place=self.place)
 
 
 def _ring(path: Path, what: str, points: Any) -> np.ndarray:

@@ -3,60 +3,67 @@
 import io
 import re
 import zipfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import roifile
 
 from emcfsys_engine.annotations.draw import Region
 from emcfsys_engine.annotations.pairing import bare_name
-from emcfsys_engine.annotations.shapes import Annotation, Shape, ShapeKind
+from emcfsys_engine.annotations.planes import StackPlace
+from emcfsys_engine.annotations.shapes import Annotation, Gathering, Shape, ShapeKind, box_ring
 from emcfsys_engine.errors import AnnotationError
-from emcfsys_engine.files import write_whole
+from emcfsys_engine.files import is_left_alone, write_whole
 
 _LARGEST_ROI_BYTES = 64 << 20
 _LARGEST_SET_BYTES = 512 << 20
 _MOST_ROIS = 200_000
-_AUTOMATIC_NAME = re.compile(r"\d{4}-\d{4}(-\d{4})*|[A-Za-z]?\d*")
-_NUMBERED = re.compile(r"[ _\-.#]*\d+$")
-_AREAS = ("POLYGON", "RECT", "OVAL", "FREEHAND", "TRACED")
-_LINES = ("LINE", "FREELINE", "POLYLINE", "ANGLE")
+# ImageJ names a region by its place, "0012-0034"; scripts give numbers alone.
+_AUTOMATIC_NAME = re.compile(r"\d{3,5}-\d{3,5}(-\d{3,5})*(-\d+)?|\d*")
+_ONLY_FOR_UNIQUENESS = re.compile(r"-\d+$")  # ImageJ's and ours; "phase1" is a name
+_KINDS: Mapping[str, ShapeKind] = {
+    **dict.fromkeys(("POLYGON", "RECT", "OVAL", "FREEHAND", "TRACED"), "rings"),
+    **dict.fromkeys(("LINE", "FREELINE", "POLYLINE", "ANGLE"), "linestrip"),
+    "POINT": "point",
+}
+_MARKS = {"TEXT": "a text", "ARROW": "an arrow", "IMAGE": "an overlaid image"}
 
 
 def read(path: Path, _start: bytes) -> list[Annotation]:
-    """Return the regions of a file, one annotation a slice where they lie on slices of a stack.
+    """Return the regions of a file; each knows on which planes of a stack it lies.
 
-    A label is the region's name without its number ("mito-12" is mito), else its group.
+    A label is the region's name without the number that keeps names apart ("mito-12" is mito), else
+    its group.
     """
-    by_slice: defaultdict[int, list[Shape]] = defaultdict(list)
-    notes: list[str] = []
+    found = Gathering()
     for name, data in _members(path):
-        roi = _roi(path, name, data)
-        shape = _shape(path, roi, name)
-        if shape is None:
-            notes.append(
-                f"region {name} is a {roi.roitype.name.lower()} without an area: not drawn"
-            )
-            continue
-        position = max(int(roi.z_position), int(roi.position), 0)
-        by_slice[position].append(shape)
-    on_slices = max(by_slice, default=0) > 1
-    if not on_slices:
-        by_slice = defaultdict(list, {0: [s for shapes in by_slice.values() for s in shapes]})
+        _shape(path, _roi(path, name, data), name, found)
     return [
         Annotation(
             file=path,
             format="ImageJ ROI",
             image_name=bare_name(path.name),
             size_HW=None,
-            shapes=tuple(shapes),
-            notes=tuple(notes),
-            plane=position - 1 if on_slices and position else None,
+            shapes=tuple(found.shapes),
+            skipped=tuple(found.skipped),
         )
-        for position, shapes in sorted(by_slice.items())
     ]
+
+
+def _place(roi: roifile.ImagejRoi) -> StackPlace | None:
+    """Return where a region lies in its stack; None where it lies on every plane.
+
+    ImageJ counts from 1, and 0 is all; hyperstacks have three numbers, plain stacks one.
+    """
+    channel, slice_, frame = (
+        max(0, int(number)) for number in (roi.c_position, roi.z_position, roi.t_position)
+    )
+    if channel or slice_ or frame:
+        return StackPlace(channel=channel, slice=slice_, frame=frame)
+    index = max(0, int(roi.position))
+    return StackPlace(index=index) if index else None
 
 
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -68,7 +75,7 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
         return
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [m for m in archive.infolist() if m.filename.lower().endswith(".roi")]
+            members = [m for m in archive.infolist() if _is_roi(m.filename)]
             if len(members) > _MOST_ROIS or sum(m.file_size for m in members) > _LARGEST_SET_BYTES:
                 raise AnnotationError(path, "holds more regions than can be read", "Split it")
             for member in members:
@@ -86,6 +93,13 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
         raise AnnotationError(path, "is a truncated or damaged archive", "Save it again") from None
 
 
+def _is_roi(member: str) -> bool:
+    """Tell whether a member of an archive is a region: macOS adds halves that only look like it."""
+    path = PurePosixPath(member.replace("\\", "/"))
+    parts = (part for part in path.parts if part != "..")
+    return path.suffix.lower() == ".roi" and not any(is_left_alone(part) for part in parts)
+
+
 def _bounded(path: Path) -> bytes:
     if path.stat().st_size > _LARGEST_ROI_BYTES:
         raise AnnotationError(path, "is a region of unbelievable size", "Do not use it")
@@ -101,35 +115,51 @@ def _roi(path: Path, name: str, data: bytes) -> roifile.ImagejRoi:
         raise AnnotationError(path, what, "Save it again in ImageJ") from None
 
 
-def _shape(path: Path, roi: roifile.ImagejRoi, name: str) -> Shape | None:
-    kind: ShapeKind
+def _shape(path: Path, roi: roifile.ImagejRoi, name: str, found: Gathering) -> None:
+    label, place = _label(roi, name), _place(roi)
     word = roi.roitype.name
-    if word in _AREAS:
-        kind = "rings"
-    elif word in _LINES:
-        kind = "linestrip"
-    elif word == "POINT":
-        kind = "point"
-    else:
-        return None
+    what = f"region {name} ({label})" if label != name else f"region {name}"
+    if roi.subtype.name in _MARKS:
+        why = f"{what} is {_MARKS[roi.subtype.name]}, which marks no pixels"
+        found.skip(label, why, place=place)
+        return
+    kind = _KINDS.get(word)
+    if kind is None:
+        found.skip(label, f"{what} is a {word.lower()} without an area", in_doubt=True, place=place)
+        return
     try:
-        found = roi.coordinates(multi=True)
-    except Exception:  # the same: a composite with torn paths
+        rings = tuple(
+            np.asarray(ring, np.float64) for ring in roi.coordinates(multi=True) if len(ring)
+        )
+    except Exception:  # roifile raises what its parsing meets: a composite with torn paths
         raise AnnotationError(path, f"holds a damaged region {name}", "Save it again") from None
-    rings = tuple(np.asarray(ring, np.float64) for ring in found if len(ring))
+    fewest = {"rings": 3, "linestrip": 2}.get(kind, 1)
     if not rings or not all(np.isfinite(ring).all() for ring in rings):
+        frame = _frame(roi, label)
+        found.skip(label, f"{what} has no points", outline=frame, in_doubt=True, place=place)
+    elif max(len(ring) for ring in rings) < fewest:
+        found.skip(label, f"{what} is a {word.lower()} of {len(rings[0])} points", place=place)
+    else:
+        full = _name(roi, name)
+        found.draw(Shape(label=label, kind=kind, rings=rings, full_name=full, place=place))
+
+
+def _frame(roi: roifile.ImagejRoi, label: str) -> Shape | None:
+    """Return the box around a region, as its header says it."""
+    sides = (roi.left, roi.top, roi.right, roi.bottom)
+    if roi.right <= roi.left or roi.bottom <= roi.top:
         return None
-    if kind == "rings" and max(len(ring) for ring in rings) < 3:
-        return None
-    if kind == "linestrip" and len(rings[0]) < 2:
-        return None
-    return Shape(label=_label(roi, name), kind=kind, rings=rings)
+    return Shape(label=label, kind="rings", rings=(box_ring(*map(float, sides)),))
+
+
+def _name(roi: roifile.ImagejRoi, file_name: str) -> str:
+    return (roi.name or file_name).strip()
 
 
 def _label(roi: roifile.ImagejRoi, file_name: str) -> str:
-    name = (roi.name or file_name).strip()
+    name = _name(roi, file_name)
     if not _AUTOMATIC_NAME.fullmatch(name):
-        return _NUMBERED.sub("", name) or name
+        return _ONLY_FOR_UNIQUENESS.sub("", name) or name
     return f"group {roi.group}" if int(roi.group) > 0 else "roi"
 
 

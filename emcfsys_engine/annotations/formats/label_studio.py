@@ -1,5 +1,6 @@
-"""Label Studio: polygons, rectangles, ellipses and brush masks, in percent of the image."""
+"""Label Studio: polygons, rectangles, ellipses and masks, in percent of the image."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,16 +11,35 @@ import numpy as np
 
 from emcfsys_engine.annotations.shapes import (
     Annotation,
+    Gathering,
     Shape,
     box_ring,
     ellipse_ring,
     last_part,
+    mask_from_png,
     points_array,
     size_of,
 )
 from emcfsys_engine.errors import AnnotationError
 
-_KINDS = ("polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels", "keypointlabels")
+# Which keys make which shape, the most telling first.
+_SHAPES: Mapping[str, frozenset[str]] = {
+    "bitmask": frozenset({"imageDataURL"}),
+    "brush": frozenset({"rle"}),
+    "polygon": frozenset({"points"}),
+    "ellipse": frozenset({"radiusX", "radiusY", "x", "y"}),
+    "rectangle": frozenset({"width", "height", "x", "y"}),
+    "keypoint": frozenset({"x", "y"}),
+}
+_GEOMETRY = sorted(frozenset[str]().union(*_SHAPES.values()) | {"rotation"})
+_LABELS = (
+    "polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels", "bitmasklabels",
+    "keypointlabels", "labels", "vectorlabels", "videorectanglelabels",
+)  # fmt: skip
+_OF_WHOLE_IMAGE = (
+    None, "choices", "textarea", "number", "rating", "taxonomy", "datetime", "pairwise", "relation",
+    "ranker",
+)  # fmt: skip
 _LARGEST_MASK_PX = 1 << 28
 
 
@@ -40,40 +60,58 @@ def read(path: Path, document: list[Mapping[str, Any]]) -> list[Annotation]:
 
 def _task(path: Path, number: int, task: Mapping[str, Any]) -> Annotation:
     notes: list[str] = []
+    unused = ""
     if "data" in task:
         name = _image_name(task["data"]) or last_part(task.get("file_upload"))
-        done = [
-            a
-            for a in task.get("annotations", task.get("completions", ()))
-            if not a.get("was_cancelled")
-        ]
+        every = task.get("annotations", task.get("completions")) or ()
+        done = [a for a in every if not a.get("was_cancelled") and not a.get("skipped")]
         done.sort(key=lambda a: not a.get("ground_truth"))
-        results = done[0].get("result", ()) if done else ()
+        results = done[0].get("result") or () if done else ()
         if len(done) > 1:
             notes.append(f"task {number} was annotated {len(done)} times: one of them is used")
+        if not done:
+            unused = f"task {number} was {'skipped' if every else 'not annotated'}"
     else:
         name = _image_name(task)
         results = [one for value in task.values() if isinstance(value, list) for one in value]
-    shapes: list[Shape] = []
+        if not any(isinstance(one, dict) for one in results) and task.get("annotation_id") is None:
+            unused = f"task {number} was not annotated"
+    found = Gathering()
     size = None
-    for result in results:
-        if not isinstance(result, dict):
-            continue
-        flat = (
-            {**result, **result.get("value", {})}
-            if isinstance(result.get("value", {}), dict)
-            else result
-        )
-        size = size_of(flat.get("original_height"), flat.get("original_width")) or size
-        shapes += _shapes(path, f"task {number}", flat, notes)
+    for region in _regions(results):
+        size = size_of(region.get("original_height"), region.get("original_width")) or size
+        _region(path, f"task {number}: region {region.get('id') or '?'}", region, found)
     return Annotation(
         file=path,
         format="Label Studio",
         image_name=name,
         size_HW=size,
-        shapes=tuple(shapes),
+        shapes=tuple(found.shapes),
+        skipped=tuple(found.skipped),
         notes=tuple(dict.fromkeys(notes)),
+        unused=unused,
     )
+
+
+def _regions(results: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return one table a region: its shape and its labels can be two results with one id.
+
+    JSON-MIN has no ids: there, both results repeat the same shape.
+    """
+    regions: dict[str, dict[str, Any]] = {}
+    for number, result in enumerate(results):
+        if not isinstance(result, dict):
+            continue
+        value = result.get("value", {})
+        flat = {**result, **value} if isinstance(value, dict) else dict(result)
+        geometry = json.dumps({key: flat[key] for key in _GEOMETRY if key in flat}, default=str)
+        key = str(flat["id"]) if flat.get("id") is not None else geometry
+        if key == "{}":
+            key = f"{number}"  # speaks of the whole image
+        merged = regions.setdefault(key, {})
+        merged.setdefault("types", []).append(flat.get("type"))
+        merged |= {name: item for name, item in flat.items() if name != "type"}
+    return list(regions.values())
 
 
 def _image_name(data: Mapping[str, Any]) -> str:
@@ -86,36 +124,74 @@ def _image_name(data: Mapping[str, Any]) -> str:
     return ""
 
 
-def _shapes(path: Path, what: str, result: Mapping[str, Any], notes: list[str]) -> Iterable[Shape]:
-    kind = next((name for name in _KINDS if result.get(name)), None)
-    size = size_of(result.get("original_height"), result.get("original_width"))
-    if kind is None:
-        if result.get("type") not in (None, "choices", "textarea", "labels"):
-            notes.append(f"{what}: a {result.get('type')} result is not drawn")
+def _region(path: Path, what: str, region: Mapping[str, Any], found: Gathering) -> None:
+    """Draw one region, or skip it: without a label its pixels are of no known class."""
+    labels = next((region[key] for key in _LABELS if region.get(key)), None)
+    label = str(labels[0]) if isinstance(labels, list) else None
+    drawable = next((kind for kind, keys in _SHAPES.items() if keys <= region.keys()), None)
+    if drawable is None:
+        kinds = [str(kind) for kind in region["types"] if kind not in _OF_WHOLE_IMAGE]
+        if label is not None or kinds:
+            kind = kinds[0] if kinds else "label without a shape"
+            why = f"{what} ({label or 'no label'}) is a {kind}, which is not drawn"
+            found.skip(label, why, in_doubt=True)
         return
+    size = size_of(region.get("original_height"), region.get("original_width"))
     if size is None:
         raise AnnotationError(
             path, f"{what} does not say how large its image is", "Export it again"
         )
-    label = str(result[kind][0])
-    scale = np.array((size[1], size[0])) / 100
-    if kind == "polygonlabels":
-        points = points_array(path, what, result["points"]) * scale
-        if len(points) > 2:
-            yield Shape(label=label, kind="rings", rings=(points,))
-    elif kind == "rectanglelabels":
-        yield Shape(label=label, kind="rings", rings=(_rectangle(result, scale),))
-    elif kind == "ellipselabels":
-        centre = (result["x"] * scale[0], result["y"] * scale[1])
-        radii = (result["radiusX"] * scale[0], result["radiusY"] * scale[1])
-        ring = ellipse_ring(centre, radii, float(result.get("rotation", 0)))
-        yield Shape(label=label, kind="rings", rings=(ring,))
-    elif kind == "keypointlabels":
-        points = points_array(path, what, [(result["x"], result["y"])]) * scale
-        yield Shape(label=label, kind="point", rings=(points,))
+    if float(region.get("image_rotation") or 0) % 360:
+        why = f"{what} ({label}) was drawn on the image turned by {region['image_rotation']}°"
+        found.skip(label, why, in_doubt=True)
+        return
+    shape = _shape(path, what, label or "", drawable, region, size)
+    if shape is None:
+        found.skip(label, f"{what} ({label}) has too few points")
+    elif label is None:
+        found.skip(None, f"{what} has a shape without a label", outline=shape)
     else:
-        mask = brush_mask(path, what, result["rle"], size)
-        yield Shape(label=label, kind="bitmap", bitmap=mask)
+        found.draw(shape)
+
+
+def _shape(
+    path: Path,
+    what: str,
+    label: str,
+    kind: str,
+    region: Mapping[str, Any],
+    size: tuple[int, int],
+) -> Shape | None:
+    scale = np.array((size[1], size[0])) / 100
+    if kind == "brush":
+        return Shape(label=label, kind="bitmap", bitmap=brush_mask(path, what, region["rle"], size))
+    if kind == "bitmask":
+        return Shape(label=label, kind="bitmap", bitmap=_bitmask(path, what, region, size))
+    if kind == "keypoint":
+        points = points_array(path, what, [(region["x"], region["y"])]) * scale
+        return Shape(label=label, kind="point", rings=(points,))
+    if kind == "polygon":
+        ring = points_array(path, what, region["points"]) * scale
+        if len(ring) < 3:
+            return None
+    elif kind == "ellipse":
+        centre = (region["x"] * scale[0], region["y"] * scale[1])
+        radii = (region["radiusX"] * scale[0], region["radiusY"] * scale[1])
+        ring = ellipse_ring(centre, radii, float(region.get("rotation") or 0))
+    else:
+        ring = _rectangle(region, scale)
+    return Shape(label=label, kind="rings", rings=(points_array(path, what, ring.tolist()),))
+
+
+def _bitmask(
+    path: Path, what: str, region: Mapping[str, Any], size_HW: tuple[int, int]
+) -> np.ndarray:
+    """Return the mask of a bitmask: a PNG in the file, whose set pixels are the region's."""
+    mask = mask_from_png(path, what, str(region["imageDataURL"]).partition("base64,")[2])
+    if mask.shape != size_HW:
+        have, wanted = (f"{w} × {h}" for h, w in (mask.shape, size_HW))
+        raise AnnotationError(path, f"{what} is a mask of {have}, its image is {wanted} pixels")
+    return mask
 
 
 def _rectangle(result: Mapping[str, Any], scale: np.ndarray) -> np.ndarray:

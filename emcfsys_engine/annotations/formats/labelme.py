@@ -1,25 +1,26 @@
-"""Labelme 3 to 5: polygons, rectangles, circles, lines, points and masks in one JSON an image."""
+"""Labelme 3 to 6 and X-AnyLabeling: polygons, boxes, circles, lines, points and masks."""
 
-import base64
-import binascii
-import io
 import json
+import math
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import imagecodecs
 import numpy as np
 
 from emcfsys_engine.annotations.shapes import (
     Annotation,
+    Gathering,
     Shape,
     ShapeKind,
+    box_ring,
     last_part,
+    mask_from_png,
+    outline_of,
     points_array,
     size_of,
+    turned,
 )
 from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.files import write_whole
@@ -33,11 +34,13 @@ _KINDS: Mapping[str, ShapeKind] = {
     "point": "point",
     "points": "point",
     "mask": "bitmap",
+    "oriented_rectangle": "polygon",  # Labelme 6: four points, drawn as a polygon
+    "rotation": "polygon",  # X-AnyLabeling: the four corners, turned already
+    "quadrilateral": "polygon",
 }
 _FEWEST_POINTS: Mapping[ShapeKind, int] = {
     "polygon": 3, "rectangle": 2, "circle": 2, "line": 2, "linestrip": 2, "point": 1, "bitmap": 2,
 }  # fmt: skip
-_LARGEST_MASK_PX = 1 << 30
 
 
 def is_labelme(document: object) -> bool:
@@ -56,59 +59,61 @@ def read(path: Path, document: Mapping[str, Any]) -> list[Annotation]:
     inside is not needed. group_id and flags do not change what a pixel is, and are not kept.
     Raises: AnnotationError for a shape that cannot be understood.
     """
-    shapes: list[Shape] = []
-    notes: list[str] = []
+    found = Gathering()
     for number, item in enumerate(document["shapes"], start=1):
         if not isinstance(item, dict):
             raise AnnotationError(
                 path, f"shape {number} is not an object", "Save it in Labelme again"
             )
-        shape = _shape(path, number, item, notes)
-        if shape is not None:
-            shapes.append(shape)
+        _shape(path, number, item, found)
     return [
         Annotation(
             file=path,
             format=f"Labelme {document.get('version') or '3'}",
             image_name=last_part(document.get("imagePath")),
             size_HW=size_of(document.get("imageHeight"), document.get("imageWidth")),
-            shapes=tuple(shapes),
-            notes=tuple(notes),
+            shapes=tuple(found.shapes),
+            skipped=tuple(found.skipped),
         )
     ]
 
 
-def _shape(path: Path, number: int, item: Mapping[str, Any], notes: list[str]) -> Shape | None:
+def _shape(path: Path, number: int, item: Mapping[str, Any], found: Gathering) -> None:
     label = str(item.get("label", ""))
     said = str(item.get("shape_type") or "polygon")
+    what = f"shape {number} ({label})"
     kind = _KINDS.get(said)
+    points = points_array(path, what, item.get("points") or [])
     if kind is None:
-        notes.append(f"shape {number} ({label}) is a {said}, which is not drawn")
-        return None
-    points = points_array(path, f"shape {number} ({label})", item.get("points"))
+        why = f"{what} is of the kind {said}, which is not drawn"
+        found.skip(label, why, outline=outline_of(label, points), in_doubt=not len(points))
+        return
     if len(points) < _FEWEST_POINTS[kind]:
-        notes.append(f"shape {number} ({label}) is a {said} of {len(points)} points: skipped")
-        return None
-    if kind != "bitmap":
-        return Shape(label=label, kind=kind, rings=(points,))
-    bitmap = _mask(path, number, item.get("mask"))
-    left, top = np.rint(np.clip(points.min(axis=0), -1e9, 1e9)).astype(int)
-    return Shape(label=label, kind=kind, bitmap=bitmap, origin_xy=(int(left), int(top)))
+        # A polygon of two points has no area: nothing is lost with it.
+        found.skip(label, f"{what} is a {said} of {len(points)} points", in_doubt=not len(points))
+        return
+    if kind == "bitmap":
+        bitmap = mask_from_png(path, what, item.get("mask"))
+        left, top = np.rint(np.clip(points.min(axis=0), -1e9, 1e9)).astype(int)
+        origin = (int(left), int(top))
+        found.draw(Shape(label=label, kind=kind, bitmap=bitmap, origin_xy=origin))
+    elif kind == "rectangle":
+        found.draw(_rectangle(label, points, item))
+    else:
+        found.draw(Shape(label=label, kind=kind, rings=(points,)))
 
 
-def _mask(path: Path, number: int, coded: object) -> np.ndarray:
-    try:
-        png = base64.b64decode(str(coded), validate=True)
-        width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
-        # A PNG cannot hold more than 1032 pixels a byte and channel: refuse bombs before decoding.
-        if png[:4] != b"\x89PNG" or not 0 < width * height < min(_LARGEST_MASK_PX, len(png) * 8400):
-            raise ValueError("not a believable PNG")
-        pixels = np.asarray(imagecodecs.png_decode(png))
-    except (ValueError, binascii.Error, zlib.error, RuntimeError, io.UnsupportedOperation):
-        raise AnnotationError(
-            path, f"shape {number} has a mask that is no PNG", "Draw it again in Labelme"
-        ) from None
-    return (pixels if pixels.ndim == 2 else pixels[..., 0]) > 0
+def _rectangle(label: str, points: np.ndarray, item: Mapping[str, Any]) -> Shape:
+    """Return a box; X-AnyLabeling writes four corners, or turns a box by degrees."""
+    degrees = item.get("rotation")
+    low, high = points.min(axis=0), points.max(axis=0)
+    upright = all((np.isclose(point, low) | np.isclose(point, high)).all() for point in points)
+    if isinstance(degrees, (int, float)) and math.isfinite(degrees) and degrees % 360 and upright:
+        ring = turned(box_ring(*low, *high), degrees)
+        return Shape(label=label, kind="polygon", rings=(ring,))
+    if len(points) == 4 and not upright:  # the corners are turned already
+        return Shape(label=label, kind="polygon", rings=(points,))
+    return Shape(label=label, kind="rectangle", rings=(points,))
 
 
 VERSION = "5.5.0"  # of Labelme, whose format this is

@@ -1,11 +1,15 @@
 """VGG Image Annotator 2 (and 1): regions of many images in one JSON."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from emcfsys_engine.annotations.shapes import (
     Annotation,
+    Gathering,
     Shape,
     box_ring,
     ellipse_ring,
@@ -36,17 +40,16 @@ def read(path: Path, document: Mapping[str, Any]) -> list[Annotation]:
 def _image(path: Path, entry: Mapping[str, Any]) -> Annotation:
     regions = entry["regions"]
     listed = list(regions.values()) if isinstance(regions, dict) else regions
-    notes: list[str] = []
-    shapes: list[Shape] = []
+    found = Gathering()
     for number, region in enumerate(listed, start=1):
-        shapes += _shapes(path, number, region, notes)
+        _shape(path, number, region, found)
     return Annotation(
         file=path,
         format="VIA",
         image_name=last_part(entry["filename"]),
         size_HW=None,
-        shapes=tuple(shapes),
-        notes=tuple(notes),
+        shapes=tuple(found.shapes),
+        skipped=tuple(found.skipped),
     )
 
 
@@ -61,32 +64,34 @@ def _label(attributes: Mapping[str, Any]) -> str:
     return str(value).strip()
 
 
-def _shapes(
-    path: Path, number: int, region: Mapping[str, Any], notes: list[str]
-) -> Iterable[Shape]:
+def _shape(path: Path, number: int, region: Mapping[str, Any], found: Gathering) -> None:
     given, label = region["shape_attributes"], _label(region.get("region_attributes") or {})
     kind, what = given.get("name"), f"region {number} ({label})"
     if kind in ("polygon", "polyline"):
         pairs = list(zip(given["all_points_x"], given["all_points_y"], strict=True))
         points = points_array(path, what, pairs)
-        if len(points) > 1:
-            yield Shape(
-                label=label, kind="rings" if kind == "polygon" else "linestrip", rings=(points,)
-            )
+        drawn = "rings" if kind == "polygon" else "linestrip"
+        if len(points) < (3 if kind == "polygon" else 2):
+            why = f"{what} is a {kind} of {len(points)} points"
+            found.skip(label, why, in_doubt=not len(points))
+            return
+        ring = points
     elif kind == "rect":
         left, top = float(given["x"]), float(given["y"])
+        drawn = "rings"
         ring = box_ring(left, top, left + float(given["width"]), top + float(given["height"]))
-        yield Shape(label=label, kind="rings", rings=(ring,))
     elif kind in ("circle", "ellipse"):
         centre = (float(given["cx"]), float(given["cy"]))
         radii = (
             float(given.get("rx", given.get("r", 0))),
             float(given.get("ry", given.get("r", 0))),
         )
-        tilt = float(given.get("theta", 0)) * 57.29577951308232  # VIA keeps radians
-        yield Shape(label=label, kind="rings", rings=(ellipse_ring(centre, radii, tilt),))
+        tilt = math.degrees(float(given.get("theta", 0)))  # VIA keeps radians
+        drawn, ring = "rings", ellipse_ring(centre, radii, tilt)
     elif kind == "point":
-        points = points_array(path, what, [(given["cx"], given["cy"])])
-        yield Shape(label=label, kind="point", rings=(points,))
+        drawn, ring = "point", np.array([(given["cx"], given["cy"])], np.float64)
     else:
-        notes.append(f"{what} is a {kind}, which is not drawn")
+        found.skip(label, f"{what} is a {kind}, which is not drawn", in_doubt=True)
+        return
+    checked = points_array(path, what, ring.tolist())
+    found.draw(Shape(label=label, kind=drawn, rings=(checked,)))

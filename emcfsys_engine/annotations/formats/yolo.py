@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from emcfsys_engine.annotations.shapes import Annotation, Shape
+from emcfsys_engine.annotations.text_encoding import text_of
 from emcfsys_engine.errors import AnnotationError
 
 _NAME_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
@@ -25,6 +26,7 @@ def read(path: Path, text: str) -> list[Annotation]:
     Raises: AnnotationError for boxes (a detection set) or numbers out of range.
     """
     names = class_names(path.parent) or class_names(path.parent.parent)
+    keypoints = _keypoint_numbers(path.parent) or _keypoint_numbers(path.parent.parent)
     shapes: list[Shape] = []
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.split()
@@ -40,6 +42,13 @@ def read(path: Path, text: str) -> list[Annotation]:
             raise AnnotationError(
                 path,
                 f"line {number} is a box, which does not say which pixels belong to an object",
+                "Export a segmentation set, with polygons",
+            )
+        if _is_pose(words[1:], keypoints):
+            raise AnnotationError(
+                path,
+                f"line {number} is a pose (a box and key points), which does not say which pixels "
+                "belong to an object",
                 "Export a segmentation set, with polygons",
             )
         if len(values) < 6 or len(values) % 2 or not (np.abs(values) <= 2).all():
@@ -60,13 +69,45 @@ def read(path: Path, text: str) -> list[Annotation]:
     ]
 
 
+def _is_pose(words: list[str], keypoints: int) -> bool:
+    """Tell whether the numbers of a line are a box and key points, not a polygon.
+
+    data.yaml says it, or every key point has a visibility, which is 0, 1 or 2.
+    """
+    if keypoints and len(words) == 4 + keypoints:
+        return True
+    if len(words) < 10 or (len(words) - 4) % 3:
+        return False
+    x, y, width, height = (float(word) for word in words[:4])
+    points = np.array([float(word) for word in words[4:]]).reshape(-1, 3)
+    shown = points[points[:, 2] > 0]
+    inside = np.abs(shown[:, :2] - (x, y)) <= np.array((width, height)) / 2 + 0.02
+    return bool(np.isin(points[:, 2], (0.0, 1.0, 2.0)).all() and inside.all())
+
+
+def _keypoint_numbers(folder: Path) -> int:
+    """Return how many numbers the key points of a line have by data.yaml; 0 if unsaid."""
+    for name in _NAME_FILES[:3]:
+        file = folder / name
+        if file.is_file() and file.stat().st_size <= _LARGEST_NAMES_BYTES:
+            text = text_of(file, file.read_bytes())
+            found = re.search(r"^kpt_shape:\s*\[\s*(\d+)\s*,\s*(\d+)\s*\]", text, re.MULTILINE)
+            if not found:
+                found = re.search(
+                    r"^kpt_shape:\s*\n\s*-\s*(\d+)\s*\n\s*-\s*(\d+)", text, re.MULTILINE
+                )
+            if found:
+                return int(found[1]) * int(found[2])
+    return 0
+
+
 def class_names(folder: Path) -> dict[int, str]:
     """Return class number -> name from the data.yaml or classes.txt of a folder; empty if none."""
     for name in _NAME_FILES:
         file = folder / name
         if not file.is_file() or file.stat().st_size > _LARGEST_NAMES_BYTES:
             continue
-        text = file.read_text("utf-8", "replace")
+        text = text_of(file, file.read_bytes())
         if file.suffix in (".txt", ".names"):
             return {n: line.strip() for n, line in enumerate(text.splitlines()) if line.strip()}
         return _names_of_yaml(text)

@@ -164,7 +164,10 @@ class Dataset:
 
 
 class PatchSampler:
-    """Draws the crops of step n: half of them centred on a pixel of a uniformly chosen class."""
+    """Draws the crops of step n: half of them centred on a pixel of a uniformly chosen class.
+
+    The others lie anywhere; in an image that is mostly bare, around its labelled pixels.
+    """
 
     def __init__(self, dataset: Dataset, patch_px: int, batch: int, seed: int) -> None:
         self.dataset = dataset
@@ -181,6 +184,12 @@ class PatchSampler:
         shares = [w / counts[s.source] for w, s in zip(weights, dataset.samples, strict=True)]
         self.shares = np.asarray(shares) / sum(shares)
         self.positions = [_class_positions(dataset[i].labels, seed, i) for i in range(len(dataset))]
+        # An image without a labelled pixel teaches nothing; one that is mostly bare is drawn from
+        # where it is labelled.
+        taught = np.array([bool(found) for found in self.positions])
+        if taught.any() and not taught.all():
+            self.shares = np.where(taught, self.shares, 0) / self.shares[taught].sum()
+        self.bare = [_is_mostly_bare(dataset[i].labels) for i in range(len(dataset))]
         self.classes = sorted({index for found in self.positions for index in found})
 
     def crops(self, step: int) -> Crops:
@@ -214,8 +223,7 @@ class PatchSampler:
             centre = places[rng.integers(len(places))]
         else:
             index = int(rng.choice(len(self.shares), p=self.shares))
-            height, width = self.dataset[index].labels.shape
-            centre = np.array([rng.integers(height), rng.integers(width)])
+            centre = self._any_centre(index, rng)
         item = self.dataset[index]
         rows = self._lines(int(centre[0]), item.labels.shape[0])
         columns = self._lines(int(centre[1]), item.labels.shape[1])
@@ -226,6 +234,14 @@ class PatchSampler:
             _cut(item, rows, columns, raw, labels)
             image[...] = normalised(torch.from_numpy(raw), item.statistics).numpy()
         return item.statistics
+
+    def _any_centre(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        """Return any pixel of an image; a labelled one where most are not."""
+        if self.bare[index] and self.positions[index]:
+            places = np.concatenate(list(self.positions[index].values()))
+            return places[rng.integers(len(places))]
+        height, width = self.dataset[index].labels.shape
+        return np.array([rng.integers(height), rng.integers(width)])
 
     def _lines(self, centre: int, size: int) -> np.ndarray:
         """Return the crop's line numbers; the patch in its middle stays inside where it can."""
@@ -302,6 +318,10 @@ def _mirrored(lines: np.ndarray, size: int) -> np.ndarray:
     period = 2 * (size - 1)
     folded = np.abs(lines) % period
     return np.where(folded < size, folded, period - folded)
+
+
+def _is_mostly_bare(labels: np.ndarray) -> bool:
+    return int(np.count_nonzero(labels == UNLABELLED)) > labels.size // 2
 
 
 def _class_positions(labels: np.ndarray, seed: int, index: int) -> Mapping[int, np.ndarray]:

@@ -10,7 +10,14 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from emcfsys_engine.annotations.masks import LabelTable, MaskRecipe, mask_facts, read_mask, table_of
+from emcfsys_engine.annotations.masks import (
+    LabelTable,
+    MaskRecipe,
+    mask_facts,
+    read_instances,
+    read_mask,
+    table_of,
+)
 from emcfsys_engine.annotations.pairing import key_of_file, match, root_of
 from emcfsys_engine.errors import AnnotationError, ImageError, InputError
 from emcfsys_engine.images.bounds import quiet_libraries
@@ -215,12 +222,16 @@ def _is_ours(path: Path, out: Path) -> bool:
 def _labels(items: _Items, settings: MeasureSettings) -> _Labels:
     """Decide what the masks' values mean."""
     classes = settings.classes
+    labels = dict(settings.labels)
     recipe: MaskRecipe = "index"
-    if (classes is None or len(classes) == 2) and _hold_0_and_255(items):
+    if not labels and (classes is None or len(classes) == 2) and _hold_0_and_255(items):
         recipe = "two_values"
         classes = classes or {"background": 0, "object": 1}
         low, high = sorted(classes, key=classes.__getitem__)
         items.notes.append(f'the masks hold only 0 and 255: taken as "{low}" and "{high}"')
+    elif classes is None and (largest := _largest_number(items)) > UNLABELLED:
+        classes, labels = {"background": 0, "object": 1}, {f"1-{largest}": "object"}
+        items.notes.append(f"values up to {largest:,}: each is taken as one object")
     elif classes is None:
         classes = {"background": 0} | {f"class {value}": value for value in range(1, UNLABELLED)}
         items.notes.append("no classes were given: values are named class 1, class 2 …")
@@ -230,7 +241,7 @@ def _labels(items: _Items, settings: MeasureSettings) -> _Labels:
         raise InputError("--background", f"{background!r} is no class", remedy)
     return _Labels(
         classes=classes,
-        table=table_of(classes, {}),
+        table=table_of(classes, labels),
         recipe=recipe,
         objects=tuple(sorted(v for name, v in classes.items() if name != background)),
     )
@@ -249,6 +260,19 @@ def _hold_0_and_255(items: _Items) -> bool:
         if facts.in_colour or not held <= _TWO_VALUES:
             return False
     return held == _TWO_VALUES
+
+
+def _largest_number(items: _Items) -> int:
+    """Return the largest value of all masks that hold whole numbers of one channel; 0 for none."""
+    largest = 0
+    for mask in items.masks:
+        try:
+            facts = mask_facts(mask, table_of({}, {}))
+        except InputError:
+            continue  # it is reported when its turn comes
+        if not facts.in_colour:
+            largest = max(largest, max((value for value, _ in facts.values), default=0))
+    return largest
 
 
 def _pixel_sizes(
@@ -293,6 +317,7 @@ def _measure(
 ) -> MaskMeasured:
     values = tuple(value for value, _ in labels.names)
     ids = read_mask(mask, labels.table, labels.recipe, values)
+    numbers = read_instances(mask, labels.table)
     size = (ids.shape[0], ids.shape[1])
     image = items.image_of.get(mask)
     grey = None
@@ -310,6 +335,7 @@ def _measure(
         neck=settings.neck,
         min_px=settings.min_px,
         exclude_border=settings.exclude_border,
+        numbers=None if numbers is None else numbers[: ids.shape[0]],
     )
     counts = _counts(ids)
     return MaskMeasured(

@@ -72,18 +72,24 @@ def measure_objects(
     neck: float = NECK,
     min_px: int = 1,
     exclude_border: bool = False,
+    numbers: np.ndarray | None = None,
 ) -> Objects:
     """Measure the objects of the given class values; pixels that touch at a corner are one object.
 
     Rows and columns may have different sizes: all lengths and angles are those of the specimen.
     Objects below min_px, and with exclude_border those at an edge, are left out before neighbours
     are looked for.
-    Shapes: ids are H×W integers, grey is H×W. Units: pixel is (y, x).
+    Where the mask numbers its objects (numbers, 0 is none), each number is one object, also where
+    two of them touch; nothing is split then.
+    Shapes: ids and numbers are H×W integers, grey is H×W. Units: pixel is (y, x).
     Raises: ShapeError if grey has another size.
     """
     if grey is not None and grey.shape != ids.shape:
         raise ShapeError(f"the mask is {ids.shape}, its image {grey.shape}")
-    if split == "watershed":
+    if numbers is not None:
+        runs = runs_of(np.where(np.isin(ids, np.asarray(values, ids.dtype)), numbers, 0), grey)
+        runs = runs.where(runs.value > 0)
+    elif split == "watershed":
         labels = split_labels(ids, values, pixel=pixel, neck=neck)
         runs = runs_of(labels, grey)
         runs = runs.where(runs.value > 0)
@@ -91,7 +97,11 @@ def measure_objects(
         runs = runs_of(ids, grey)
         runs = runs.where(np.isin(runs.value, np.asarray(values, ids.dtype)))
     contacts = contacts_of(runs, ids.shape[1])
-    owner = objects_of(len(runs.row), contacts)
+    if numbers is None:
+        owner = objects_of(len(runs.row), contacts)
+    else:
+        _, first_met, places = np.unique(runs.value, return_index=True, return_inverse=True)
+        owner = np.argsort(np.argsort(first_met))[places]
     owner, runs, contacts = _kept(owner, runs, contacts, ids.shape, min_px, exclude_border)
     return _measured(ids, runs, contacts, owner, pixel)
 

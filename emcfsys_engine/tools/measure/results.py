@@ -3,13 +3,14 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 import numpy as np
 
+from emcfsys_engine.annotations.own_source import source_of
 from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.files import write_whole
@@ -35,6 +36,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How masks are measured. Units: pixel_nm is (y, x); min_px counts pixels."""
 
     classes: dict[str, int] | None = None  # name -> value; None: as the masks' values say
+    labels: dict[str, str] = {}  # as in [data.labels]: ranges number objects of a class
     background: str | None = None  # the class without objects; None: the lowest value; "none"
     pixel_nm: tuple[float, float] | None = None  # goes before what the files say
     fallback_nm: float | None = None  # where the files say nothing
@@ -107,6 +109,7 @@ class NamedClasses:
     classes: dict[str, int] | None = None
     pixel_nm: float | None = None  # of the project: for files that do not say theirs
     notes: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)  # of the source, where these are its
 
 
 def classes_for(masks: str, *, project: Path | None, model: Path | None) -> NamedClasses:
@@ -118,7 +121,12 @@ def classes_for(masks: str, *, project: Path | None, model: Path | None) -> Name
         raise InputError("--model", "names classes, and so does --project", "Give one of the two")
     if project is not None:
         loaded = load_project(project)
-        return NamedClasses(classes=loaded.classes, pixel_nm=loaded.project.pixel_nm)
+        own = source_of(loaded, masks, Path.cwd())
+        return NamedClasses(
+            classes=loaded.classes,
+            pixel_nm=loaded.project.pixel_nm,
+            labels=own.labels if own is not None else {},
+        )
     if model is not None:
         return NamedClasses(classes=_classes_of(model))
     maker = _model_of(masks)

@@ -1,0 +1,144 @@
+"""Where labels lie in a folder of images: the layouts that people and tools really leave."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from emcfsys_engine.annotations.files import find_annotations
+from emcfsys_engine.annotations.pair_shapes import pair_shapes
+from emcfsys_engine.annotations.pairing import is_label_name, key_of_file, match
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.reader import find_images, read_micrograph
+from emcfsys_engine.images.writers import is_companion
+
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "raw", "micrographs", "data", "input")
+MASK_FOLDERS = ("masks", "mask", "labels", "label", "seg", "segmentations", "segmentation", "gt")
+ANNOTATION_FOLDERS = ("annotations", "annotation", "labelme", "json", "coco", "rois")
+_NEVER = frozenset({"runs", "predictions", "incoming"})  # ours, and what comes from a microscope
+_MOST_FOLDERS = 24
+_FEW_VALUES = 32  # fewer are classes, whatever the picture
+_FLAT_SHARE = 0.6  # of neighbours that are equal: a mask is flat, a micrograph is noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Images and labels that belong together, as project.toml says it."""
+
+    images: str
+    kind: Literal["masks", "annotations"]
+    labels: str
+    num_images: int
+    num_pairs: int
+
+
+def best_layout(folder: Path) -> Layout | None:
+    """Return the layout of a folder in which most images have labels; None without images.
+
+    Folders with the usual names are asked first, then labels beside the images, then any folder.
+    """
+    found = list(_layouts(folder, _usual(folder), named=True))
+    if not any(one.num_pairs for one in found):
+        folders = _folders(folder)
+        found += _layouts(
+            folder, [(one, other) for one in folders for other in folders], named=False
+        )
+    # Of equals the first: the usual names come first.
+    return max(found, key=lambda one: one.num_pairs, default=None)
+
+
+def images_in(folder: Path, place: str, labels: str | None = None) -> list[ImageRef]:
+    """Return the micrographs of a place: no masks beside them, nothing that we wrote."""
+    root = folder / place
+    apart = folder / labels if labels is not None and labels != place else None
+    try:
+        found = find_images(place, folder)
+    except InputError:
+        return []
+    return [
+        ref
+        for ref in found
+        if not is_companion(ref.path)
+        and not (apart is not None and apart != root and ref.path.is_relative_to(apart))
+        and not set(ref.path.relative_to(root).parts[:-1]) & _NEVER
+        and not (apart is None and is_label_name(ref.path))
+    ]
+
+
+def _usual(folder: Path) -> list[tuple[str, str]]:
+    """Return pairs of places: for images, and for labels."""
+    subfolders = {entry.name.lower(): entry.name for entry in folder.iterdir() if entry.is_dir()}
+    image_places = [subfolders[name] for name in IMAGE_FOLDERS if name in subfolders] or ["."]
+    label_places = [
+        subfolders[name] for name in (*MASK_FOLDERS, *ANNOTATION_FOLDERS) if name in subfolders
+    ]
+    pairs = [(images, labels) for images in image_places for labels in label_places]
+    return [*pairs, *((images, images) for images in image_places)]
+
+
+def _folders(folder: Path) -> list[str]:
+    """Return the folders below that hold files, by name; the folder itself is "."."""
+    found = ["."]
+    for entry in sorted(folder.rglob("*")):
+        parts = entry.relative_to(folder).parts
+        hidden = any(part.startswith(".") or part in _NEVER for part in parts)
+        if not hidden and len(parts) <= 2 and entry.is_dir() and not entry.is_symlink():
+            found.append(entry.relative_to(folder).as_posix())
+        if len(found) >= _MOST_FOLDERS:
+            break
+    return found
+
+
+def _layouts(folder: Path, places: Iterable[tuple[str, str]], *, named: bool) -> Iterable[Layout]:
+    """Yield what each pair of places amounts to; places named as labels are taken at their word."""
+    for images, labels in places:
+        refs = images_in(folder, images, labels)
+        if not refs:
+            continue
+        drawn = find_annotations(labels, folder, [], [])
+        pairs = pair_shapes(refs, folder / images, drawn, folder / labels) if drawn else None
+        yield Layout(
+            images=images,
+            kind="annotations",
+            labels=labels,
+            num_images=len(refs),
+            num_pairs=len(pairs.of_image) if pairs else 0,
+        )
+        yield Layout(
+            images=images,
+            kind="masks",
+            labels=labels,
+            num_images=len(refs),
+            num_pairs=_mask_pairs(folder, refs, images, labels, named=named),
+        )
+
+
+def _mask_pairs(
+    folder: Path, refs: Sequence[ImageRef], images: str, labels: str, *, named: bool
+) -> int:
+    """Return how many images have a mask there; none where the files look like micrographs."""
+    known = set(refs)
+    masks = [
+        ref
+        for ref in find_images(labels, folder)
+        if ref not in known and not is_companion(ref.path)
+        and (labels != images or is_label_name(ref.path))
+    ]  # fmt: skip
+    keys = {mask: key_of_file(mask.path, folder / labels, mask.plane) for mask in masks}
+    pairs = match(refs, folder / images, keys)[0]
+    first = next(iter(pairs.values()), None)
+    return len(pairs) if first is not None and (named or _looks_like_a_mask(first)) else 0
+
+
+def _looks_like_a_mask(ref: ImageRef) -> bool:
+    try:
+        pixels = read_micrograph(ref).pixels
+    except InputError:
+        return True  # `check` says what is wrong with it
+    if pixels.dtype.itemsize == 1 and len(np.unique(pixels)) <= _FEW_VALUES:
+        return True
+    same = pixels[:, 1:] == pixels[:, :-1]
+    return bool(np.mean(same) >= _FLAT_SHARE) if same.size else True

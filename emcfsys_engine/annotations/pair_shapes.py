@@ -1,0 +1,104 @@
+"""Which image each annotation belongs to, planes of stacks among them."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from emcfsys_engine.annotations.files import read_annotations
+from emcfsys_engine.annotations.on_plane import on_plane, planes_labelled
+from emcfsys_engine.annotations.pairing import Key, key_of_file, match
+from emcfsys_engine.annotations.planes import StackAxes, axes_of
+from emcfsys_engine.annotations.shapes import Annotation
+from emcfsys_engine.images.micrograph import ImageRef
+
+Place = tuple[Path, int]  # an annotation file, and which of its images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """What belongs together, and what belongs to nothing."""
+
+    of_image: dict[ImageRef, Place]
+    without_image: tuple[Place, ...]
+    unused: tuple[Place, ...]  # listed in a file that says nothing about them
+
+
+def pair_shapes(
+    images: Sequence[ImageRef],
+    image_root: Path,
+    found: Mapping[Path, tuple[Annotation, ...]],
+    root: Path,
+) -> Pairs:
+    """Return image -> annotation: by the file's name, then by the name inside it.
+
+    One file can label many planes of a stack, when its shapes say where they lie.
+    """
+    every = {(path, n): one for path, several in found.items() for n, one in enumerate(several)}
+    places = {place: one for place, one in every.items() if not one.unused}
+    by_file = {p: key_of_file(p[0], root) for p in places if len(found[p[0]]) == 1}
+    by_name = {p: one.key for p, one in places.items() if one.image_name}
+    pairs, _ = match(images, image_root, by_file)
+    for keys in (by_name, by_file):
+        known = {place: places[place] for place in keys}
+        pairs |= _matched(images, image_root, keys, pairs, known)
+    used = set(pairs.values())
+    return Pairs(
+        of_image=pairs,
+        without_image=tuple(place for place in places if place not in used),
+        unused=tuple(place for place, one in every.items() if one.unused),
+    )
+
+
+def annotation_for(place: Place, image: ImageRef | None) -> Annotation:
+    """Return what a file says of an image; the file is read."""
+    return part_for(read_annotations(place[0])[place[1]], image)
+
+
+def part_for(annotation: Annotation, image: ImageRef | None) -> Annotation:
+    """Return what an annotation says of an image: of a stack, of this plane."""
+    if image is None or not annotation.is_stacked:
+        return annotation
+    return on_plane(annotation, _axes(image.path), image.plane or 0)
+
+
+def _matched(
+    images: Sequence[ImageRef],
+    image_root: Path,
+    keys: Mapping[Place, Key],
+    pairs: Mapping[ImageRef, Place],
+    annotations: Mapping[Place, Annotation],
+) -> dict[ImageRef, Place]:
+    """Return pairs of the images that have none yet; a stacked annotation takes its planes."""
+    used = set(pairs.values())
+    left = {place: key for place, key in keys.items() if place not in used}
+    bare = [ref for ref in images if ref not in pairs]
+    if not left or not bare:
+        return {}
+    more = match(bare, image_root, left)[0]
+    used |= set(more.values())
+    stacks: dict[ImageRef, list[ImageRef]] = {}
+    for ref in bare:
+        if ref.plane is not None and ref not in more:
+            stacks.setdefault(ImageRef(path=ref.path), []).append(ref)
+    left = {
+        place: key
+        for place, key in left.items()
+        if place not in used and annotations[place].is_stacked
+    }
+    for whole, place in match(list(stacks), image_root, left)[0].items():
+        planes = planes_labelled(annotations[place], _axes(whole.path))
+        more |= {ref: place for ref in stacks[whole] if ref.plane in planes}
+    return more
+
+
+@functools.lru_cache(maxsize=256)
+def _axes_at(path: Path, _mtime_ns: int) -> StackAxes:
+    return axes_of(path)
+
+
+def _axes(path: Path) -> StackAxes:
+    try:
+        return _axes_at(path, path.stat().st_mtime_ns)
+    except OSError:
+        return StackAxes(axes=())

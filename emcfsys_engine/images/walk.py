@@ -1,0 +1,78 @@
+"""Walk a folder: each file once, whatever links lead to it; no devices, and nobody's leftovers."""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from emcfsys_engine.files import is_left_alone
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files (and Zarr folders) below a folder, sorted, each of them once.
+
+    A link to a folder is followed, but never round in a circle; of two ways to one file the one
+    without a link is kept. Pipes, sockets and devices are not opened, hidden files not shown.
+    """
+    found: dict[str, Path] = {}
+    root = Path(os.path.realpath(folder))
+    for path, linked in _walk(folder, frozenset(), linked=False):
+        real = os.path.realpath(path) if linked else str(root / path.relative_to(folder))
+        if not linked or real not in found:
+            found[real] = path
+    yield from sorted(found.values())
+
+
+def is_own_output(folder: Path) -> bool:
+    """Tell whether a folder holds what EMCFsys wrote: a run, or the output of a hot folder."""
+    return (folder / ".emcfsys").is_dir() or (
+        (folder / "run.json").is_file() and folder.parent.name == "runs"
+    )
+
+
+def is_zarr(folder: Path) -> bool:
+    """Tell whether a folder is a Zarr array or group, which is one image rather than many."""
+    return any((folder / name).is_file() for name in (".zarray", ".zgroup", "zarr.json"))
+
+
+def is_regular(path: Path) -> bool:
+    """Tell whether a path leads to a plain file: no pipe, socket or device is ever opened."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def split_glob(pattern: str, base: Path) -> tuple[Path, str]:
+    """Return the folder where a pattern's wildcards begin, and the pattern below it.
+
+    What exists is meant as it is called: brackets in a folder's name are no wildcard there. The
+    second part is empty where the whole pattern is the name of a file or folder.
+    """
+    here = base
+    parts = Path(pattern).expanduser().parts
+    for number, part in enumerate(parts):
+        if re.search(r"[*?\[]", part) and not os.path.lexists(here / part):
+            return here, str(Path(*parts[number:]))
+        here /= part
+    return here, ""
+
+
+def _walk(
+    folder: Path, above: frozenset[tuple[int, int]], *, linked: bool
+) -> Iterator[tuple[Path, bool]]:
+    """Yield every file with whether a link led to it; no folder is walked inside itself."""
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    for entry in sorted(folder.iterdir()):
+        if is_left_alone(entry.name):
+            continue
+        by_link = linked or entry.is_symlink()
+        if entry.is_dir() and not is_zarr(entry):
+            if not is_own_output(entry):
+                yield from _walk(entry, above | {here}, linked=by_link)
+        elif entry.is_dir() or is_regular(entry) or not entry.exists():
+            yield entry, by_link

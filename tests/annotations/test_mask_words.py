@@ -1,0 +1,73 @@
+"""What is said of masks: smoothed edges, numbered objects, and the ranges that would work."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emcfsys_engine.annotations.masks import mask_facts, read_mask, table_of, unknown_values
+from emcfsys_engine.errors import AnnotationError
+from emcfsys_engine.images.micrograph import ImageRef
+
+TABLE = table_of({"background": 0, "pore": 1}, {})
+
+
+def said(file: Path) -> str:
+    ref = ImageRef(path=file)
+    facts = mask_facts(ref, TABLE)
+    return str(unknown_values(ref, facts.unknown(TABLE), facts))
+
+
+def discs(levels: list[int]) -> np.ndarray:
+    rows, columns = np.mgrid[:96, :96]
+    mask = np.full((96, 96), levels[0], np.uint8)
+    for number, level in enumerate(levels[1:]):
+        mask[np.hypot(rows - 48, columns - 24 - 44 * number) < 18] = level
+    return mask
+
+
+@pytest.mark.parametrize("quality", [30, 60, 75, 90, 95, 100])
+@pytest.mark.parametrize("levels", [[0, 255], [0, 128, 255]])
+def test_jpeg_masks_are_named_at_any_quality_with_ranges_that_work(
+    tmp_path: Path, quality: int, levels: list[int]
+) -> None:
+    truth = discs(levels)
+    Image.fromarray(truth).save(tmp_path / "a.jpg", quality=quality)
+    words = said(tmp_path / "a.jpg")
+    assert "smoothed, by JPEG" in words
+    ranges = re.findall(r'"(\d+-\d+)"', words)
+    assert len(ranges) == len(levels)
+    names = [f"c{number}" for number in range(len(levels))]
+    table = table_of(
+        {name: number for number, name in enumerate(names)}, dict(zip(ranges, names, strict=True))
+    )
+    ids = read_mask(ImageRef(path=tmp_path / "a.jpg"), table, "index", tuple(range(len(levels))))
+    assert float((ids == np.searchsorted(levels, truth)).mean()) > 0.98
+
+
+def test_anti_aliased_masks_are_smoothed(tmp_path: Path) -> None:
+    large = Image.fromarray(discs([0, 255]))
+    large.resize((64, 64), Image.Resampling.BILINEAR).save(tmp_path / "a.png")
+    assert '"0-127" = "…" and "128-255" = "…"' in said(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("largest", [255, 256, 900])
+def test_numbered_objects_are_not_smoothed_edges(tmp_path: Path, largest: int) -> None:
+    numbers = np.arange(1024).reshape(32, 32).repeat(4, 0).repeat(4, 1)
+    numbers = np.where(numbers <= largest, numbers, 0)
+    kind = np.uint8 if largest < 256 else np.uint16
+    Image.fromarray(numbers.astype(kind)).save(tmp_path / "a.png")
+    words = said(tmp_path / "a.png")
+    assert "smoothed" not in words
+    assert f'"1-{largest}" = "…"' in words
+    table = table_of({"background": 0, "pore": 1}, {f"1-{largest}": "pore"})
+    ids = read_mask(ImageRef(path=tmp_path / "a.png"), table, "index", (0, 1))
+    assert int((ids == 1).sum()) == largest * 16
+
+
+def test_few_wrong_values_are_named_one_by_one(tmp_path: Path) -> None:
+    Image.fromarray(discs([0, 7])).save(tmp_path / "a.png")
+    with pytest.raises(AnnotationError, match="value 7 is no class"):
+        read_mask(ImageRef(path=tmp_path / "a.png"), TABLE, "index", (0, 1))
