@@ -255,7 +255,7 @@ class _Walker:
             if kind == 20:
                 yield from self._group(tag, depth + 1)
             elif kind == 21:
-                yield tag, self._value()
+                yield tag, self._value(is_pixels=tag[-2:] == ("ImageData", "Data"))
             else:
                 raise ImageError(
                     self.path, "is truncated or damaged inside its tags", "Copy it again"
@@ -267,7 +267,7 @@ class _Walker:
         self.at += width
         return count
 
-    def _value(self) -> Any:
+    def _value(self, *, is_pixels: bool = False) -> Any:
         self.at += 4  # %%%%
         length = self._count()
         if not 0 < length < 1000:
@@ -284,10 +284,11 @@ class _Walker:
             self.at += self._struct_bytes(info)
             return None
         if info[0] == _ARRAY:
-            return self._array(info)
+            return self._array(info, is_pixels=is_pixels)
         raise ImageError(self.path, "is truncated or damaged inside its tags", "Copy it again")
 
-    def _array(self, info: list[int]) -> Any:
+    def _array(self, info: list[int], *, is_pixels: bool) -> Any:
+        """Return a short array of characters as text; the pixels of a tiny image look like one."""
         count = info[-1]
         start = self.at
         if info[1] == _STRUCT:
@@ -297,7 +298,7 @@ class _Walker:
         if not width or not 0 <= count <= self.size:
             raise ImageError(self.path, "is truncated or damaged inside its tags", "Copy it again")
         self.at += count * width
-        if info[1] == 4 and count <= _SHORT_ARRAY and self.at <= self.size:
+        if info[1] == 4 and not is_pixels and count <= _SHORT_ARRAY and self.at <= self.size:
             return self.data[start : self.at].decode(
                 "utf-16-le" if self.order == "<" else "utf-16-be", "replace"
             )

@@ -297,9 +297,11 @@ def _dimension(axis: object) -> tuple[str, float]:
 
 
 def _plain(data: h5py.Dataset) -> _Signal | None:
-    if data.dtype.kind not in "uifbc" or min(data.shape[-2:]) < 2:
+    if data.dtype.kind not in "uifbc":
         return None
-    colour = data.ndim >= 3 and data.shape[-1] in (3, _LARGEST_COLOURS) and data.dtype.kind == "u"
+    axes, notes = _named_axes(data) or (_guessed_axes(data), ())
+    if min(data.shape[axes.index(axis)] for axis in "YX") < 2:
+        return None
     sizes = data.attrs.get("element_size_um")  # ilastik and others: (z, y, x) in µm
     pixel_nm = None
     if sizes is not None and np.size(sizes) >= 2:
@@ -310,7 +312,41 @@ def _plain(data: h5py.Dataset) -> _Signal | None:
         flavour="HDF5",
         shape=data.shape,
         dtype=data.dtype,
-        axes="Z" * (data.ndim - 3) + "YXS" if colour else "Z" * (data.ndim - 2) + "YX",
+        axes=axes,
         pixel_nm=pixel_nm,
         kind=_kind(data.dtype),
+        notes=notes,
     )
+
+
+def _guessed_axes(data: h5py.Dataset) -> str:
+    """Return the axes of an array that names none: rows and columns last, colours behind them."""
+    colour = data.ndim >= 3 and data.shape[-1] in (3, _LARGEST_COLOURS) and data.dtype.kind == "u"
+    return "Z" * (data.ndim - 3) + "YXS" if colour else "Z" * (data.ndim - 2) + "YX"
+
+
+def _named_axes(data: h5py.Dataset) -> tuple[str, tuple[str, ...]] | None:
+    """Return the axes as the file names them, and what is worth saying; None where it does not."""
+    names = _axis_tags(data) or "".join(str(axis.label)[:1] for axis in data.dims).lower()
+    if len(names) != data.ndim or names.count("y") != 1 or names.count("x") != 1:
+        return None
+    axes = "".join(name.upper() if name in "yx" else "Z" for name in names)
+    place = names.find("c")
+    if place < 0 or data.shape[place] == 1:
+        return axes, ()
+    channels = data.shape[place]
+    is_colour = channels in (3, _LARGEST_COLOURS) and data.dtype.kind == "u"
+    if not is_colour and channels != 2:
+        return axes, (f"{channels} channels: each is a plane",)
+    note = () if is_colour else ("2 channels: the first is used",)
+    return axes[:place] + "S" + axes[place + 1 :], note
+
+
+def _axis_tags(data: h5py.Dataset) -> str:
+    """Return ilastik's and vigra's axis keys, as in "zyxc"; empty where there are none."""
+    raw = data.attrs.get("axistags")
+    try:
+        found = json.loads(raw) if isinstance(raw, str | bytes) else {}
+        return "".join(str(axis["key"])[:1] for axis in found["axes"]).lower()
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return ""

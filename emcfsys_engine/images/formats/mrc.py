@@ -16,6 +16,7 @@ from emcfsys_engine.images.rows import PlaneRows, rows_from, stored_rows
 _HEADER_BYTES = 1024
 _DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _COMPLEX_MODES = (3, 4)
+_IMOD_STAMP = 1146047817  # "IMOD"
 _FEI_PIXEL_AT = 156  # in FEI1 and FEI2 extended headers: two float64, x and y, in metres
 
 
@@ -114,7 +115,7 @@ def _parse(path: Path, start: bytes, file_bytes: int) -> Header:
     if mode not in _DTYPES:
         what = f"has MRC mode {mode}, which is not known here"
         raise ImageError(path, what, "Known are 0, 1, 2, 6 and 12")
-    dtype = np.dtype(f"{order}{_DTYPES[mode]}")
+    dtype = np.dtype("u1" if mode == 0 and _is_unsigned(words) else f"{order}{_DTYPES[mode]}")
     extended = max(0, words[23])
     pixel_start = _HEADER_BYTES + extended
     if pixel_start > file_bytes:
@@ -128,6 +129,14 @@ def _parse(path: Path, start: bytes, file_bytes: int) -> Header:
         pixel_nm=_pixel_nm(words, numbers, start),
         is_volume=planes > 1 and words[22] > 0,
     )
+
+
+def _is_unsigned(words: tuple[int, ...]) -> bool:
+    """Tell whether bytes of mode 0 count from 0, as IMOD's do unless their flag says otherwise.
+
+    Source: IMOD's MRC format page: word 39 is the stamp, the first bit of word 40 "signed bytes".
+    """
+    return words[38] == _IMOD_STAMP and not words[39] & 1
 
 
 def _byte_order(start: bytes) -> str:

@@ -27,6 +27,9 @@ def probe(path: Path) -> ImageFacts:
             width, height = picture.size
             name = picture.format or "picture"
             channels = len(picture.getbands())
+            flat = picture.getpalette("RGB") if picture.mode == "P" else None
+            if flat and not palette_is_grey(np.array(flat, np.uint8).reshape(-1, 3)):
+                channels = 3
             turned = name == "JPEG" and picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except Exception as error:
         raise _unreadable(path, error) from None
@@ -51,8 +54,9 @@ def read(path: Path, plane: int) -> Micrograph:
     if plane != 0:
         raise ImageError(path, f"has one plane, so there is no #{plane}")
     pixels = read_indices(path, facts)
-    if facts.format == "PNG" and _png_header(path)[3] == _PNG_PALETTE:
-        pixels = through_palette(pixels, _png_palette(path))
+    palette = _palette(path, facts.format)
+    if palette is not None:
+        pixels = through_palette(pixels, palette)
     return Micrograph(
         pixels=pixels,
         pixel_nm=facts.pixel_nm,
@@ -86,6 +90,18 @@ def read_indices(path: Path, facts: ImageFacts | None = None) -> np.ndarray:
     return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
 
 
+def _palette(path: Path, name: str) -> np.ndarray | None:
+    """Return the colours that a picture's stored values stand for; None where they are its greys.
+
+    Shapes: at most 256×3.
+    """
+    if name == "PNG":
+        return _png_palette(path) if _png_header(path)[3] == _PNG_PALETTE else None
+    with Image.open(path) as picture:
+        flat = picture.getpalette("RGB") if picture.mode == "P" else None
+    return None if flat is None else np.array(flat, np.uint8).reshape(-1, 3)
+
+
 def through_palette(indices: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Return the colours a palette gives; one channel when they are grey.
 
@@ -111,6 +127,8 @@ def palette_is_grey(palette: np.ndarray) -> bool:
 
 def _read_with_pillow(path: Path) -> np.ndarray:
     with Image.open(path) as picture:
+        if picture.format == "JPEG":
+            _refuse_early_end(path)
         if picture.format == "JPEG" and picture.mode in ("L", "RGB"):
             turn = int(picture.getexif().get(0x0112, 1))
             return turned_upright(imagecodecs.jpeg8_decode(path.read_bytes()), turn)
@@ -118,6 +136,20 @@ def _read_with_pillow(path: Path) -> np.ndarray:
         if picture.format == "JPEG":
             ImageOps.exif_transpose(picture, in_place=True)
         return _array_of(picture)
+
+
+def _refuse_early_end(path: Path) -> None:
+    """Decoders fill a JPEG that ends early with grey, and say nothing.
+
+    Source: ITU T.81, annex B: segments with their lengths up to the scan, in which 0xFF stands for
+    itself only before 0x00; end of image is 0xFFD9.
+    """
+    data = path.read_bytes()
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda" and at < len(data):
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    if data.find(b"\xff\xd9", at) < 0:
+        raise ImageError(path, "is truncated: the JPEG ends early", "Copy or export it again")
 
 
 def turned_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

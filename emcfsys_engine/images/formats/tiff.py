@@ -66,7 +66,8 @@ _CODINGS = {
     32773: "packbits",
     32946: "deflate",
 }
-_PALETTE = 3
+_MINISWHITE, _PALETTE, _CMYK = 0, 3, 5
+_Show = Callable[[np.ndarray], np.ndarray]
 _MOST_PAGES = 200_000
 
 
@@ -109,9 +110,8 @@ def read_inside(path: Path, file: Path | io.BytesIO, plane: int = 0) -> Microgra
         facts = _facts(path, tiff, layers)
         layer, index = _find_plane(path, layers, plane)
         pixels = _read_plane(path, tiff, layer, index)
-        key = layer.series.keyframe
-        if key.photometric == _PALETTE and key.colormap is not None and pixels.ndim == 2:
-            pixels = _show(pixels, np.asarray(key.colormap))
+        if (shown := _shower(tiff, layer)) is not None:
+            pixels = shown(pixels)
     return Micrograph(
         pixels=pixels,
         pixel_nm=facts.pixel_nm,
@@ -131,9 +131,8 @@ def open_rows(path: Path, plane: int) -> PlaneRows | None:
         read, high = _row_reader(path, tiff, layer, index) or (None, 0)
         if read is None:
             return None
-        key = layer.series.keyframe
-        if key.photometric == _PALETTE and key.colormap is not None and len(layer.plane_shape) == 2:
-            read = _shown(read, np.asarray(key.colormap))
+        if (shown := _shower(tiff, layer)) is not None:
+            read = _shown(read, shown)
         rows = rows_from(facts, plane, read, chunk_rows=high, shape=_shown_shape(layer))
         rows.resources = stack.pop_all()
         return rows
@@ -160,16 +159,55 @@ def _row_reader(
 
 
 def _shown(
-    read: Callable[[int, int], np.ndarray], colormap: np.ndarray
+    read: Callable[[int, int], np.ndarray], shown: _Show
 ) -> Callable[[int, int], np.ndarray]:
-    return lambda first, last: _show(read(first, last), colormap)
+    return lambda first, last: shown(read(first, last))
+
+
+def _shower(tiff: tifffile.TiffFile, layer: _Layer, *, palette: bool = True) -> _Show | None:
+    """Return what turns stored values into those that every viewer shows; None: they are the same.
+
+    `palette`: through the palette as well, where there is one.
+    """
+    key = layer.series.keyframe
+    if key.photometric == _PALETTE and key.colormap is not None and len(layer.plane_shape) == 2:
+        colormap = np.asarray(key.colormap)
+        return (lambda pixels: _show(pixels, colormap)) if palette else None
+    if _is_inverted(tiff, layer):
+        white = (1 << _bits(layer)) - 1
+        return lambda pixels: _from_white(pixels, white)
+    if key.photometric == _CMYK and layer.plane_shape[2:] and layer.plane_shape[2] >= 4:
+        full = (1 << _bits(layer)) - 1
+        return lambda pixels: _rgb_of_cmyk(pixels, full)
+    return None
+
+
+def _is_inverted(tiff: tifffile.TiffFile, layer: _Layer) -> bool:
+    """Tell whether 0 is white. ImageJ says so of an inverting look-up table over plain values."""
+    is_count = _dtype(layer).kind in "ub" and len(layer.plane_shape) == 2
+    return layer.series.keyframe.photometric == _MINISWHITE and is_count and not tiff.is_imagej
+
+
+def _from_white(pixels: np.ndarray, white: int) -> np.ndarray:
+    """Return values that count from black. Shapes: H×W, bool as 0 and 1."""
+    if pixels.dtype.kind == "b":
+        return (~pixels).astype(np.uint8)
+    return np.subtract(np.array(white, pixels.dtype), pixels)
+
+
+def _rgb_of_cmyk(pixels: np.ndarray, full: int) -> np.ndarray:
+    """Return red, green and blue of inks. Shapes: H×W×4 or more in, H×W×3 out, dtype kept."""
+    light = full - pixels[..., :4].astype(np.float32)
+    return np.rint(light[..., :3] * light[..., 3:4] / full).astype(pixels.dtype)
 
 
 def read_indices(path: Path, plane: int = 0) -> np.ndarray:
-    """Return the stored values of one plane: palette indices where there is a palette."""
+    """Return the values of one plane as shown: palette indices where there is a palette."""
     with _Opened(path, path) as tiff:
         layer, index = _find_plane(path, _layers(path, tiff), plane)
-        return _read_plane(path, tiff, layer, index)
+        pixels = _read_plane(path, tiff, layer, index)
+        shown = _shower(tiff, layer, palette=False)
+        return shown(pixels) if shown is not None else pixels
 
 
 class _Opened:
@@ -241,17 +279,15 @@ def _refuse_impossible(path: Path, layer: _Layer) -> None:
 
 def _facts(path: Path, tiff: tifffile.TiffFile, layers: list[_Layer]) -> ImageFacts:
     first = layers[0]
-    key = first.series.keyframe
     vendor = vendor_facts(tiff, first.plane_shape)
-    bits = key.bitspersample if isinstance(key.bitspersample, int) else max(key.bitspersample)
     return ImageFacts(
         path=path,
         format=f"TIFF ({vendor.maker})" if vendor.maker else "TIFF",
         shape=_shown_shape(first),
-        dtype="uint8" if _shown_shape(first) != first.plane_shape else _dtype(first).name,
+        dtype=_shown_dtype(first),
         planes=sum(layer.planes for layer in layers),
         pixel_nm=vendor.pixel_nm,
-        bit_depth=int(bits),
+        bit_depth=_bits(first),
         info_bar_rows=vendor.info_bar_rows,
         notes=_notes(layers, vendor),
     )
@@ -267,8 +303,8 @@ def _notes(layers: list[_Layer], vendor: VendorFacts) -> tuple[str, ...]:
     orientation = first.series.keyframe.tags.get(274)
     if orientation is not None and orientation.value not in (0, 1):
         notes.append(f"orientation tag {int(orientation.value)}: pixels are taken as stored")
-    if int(first.series.keyframe.photometric or 0) == 0 and _dtype(first).kind == "b":
-        notes.append("0 is white, as in a fax")
+    if first.series.keyframe.photometric == _CMYK:
+        notes.append("inks (CMYK): taken as the red, green and blue that they make")
     return tuple(notes)
 
 
@@ -276,8 +312,21 @@ def _dtype(layer: _Layer) -> np.dtype[Any]:
     return np.dtype(layer.series.dtype).newbyteorder("=")
 
 
+def _bits(layer: _Layer) -> int:
+    bits = layer.series.keyframe.bitspersample
+    return int(bits if isinstance(bits, int) else max(bits))
+
+
+def _shown_dtype(layer: _Layer) -> str:
+    dtype = _dtype(layer)
+    is_byte = len(_shown_shape(layer)) > len(layer.plane_shape) or dtype.kind == "b"
+    return "uint8" if is_byte else dtype.name
+
+
 def _shown_shape(layer: _Layer) -> tuple[int, ...]:
     key = layer.series.keyframe
+    if key.photometric == _CMYK and len(layer.plane_shape) == 3:
+        return (*layer.plane_shape[:2], 3)
     if key.photometric != _PALETTE or key.colormap is None or len(layer.plane_shape) == 3:
         return layer.plane_shape
     grey = palette_is_grey((np.asarray(key.colormap).T >> 8).astype(np.uint8))
