@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from emcfsys_engine.errors import OutputError
+
 LEAST_FREE_BYTES = 32 << 20  # below this nothing new is begun
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -23,7 +25,7 @@ class DiskFullError(OSError):
 
 def is_full(error: BaseException) -> bool:
     """Tell whether an error only says that a disk or a quota is full."""
-    return isinstance(error, OSError) and error.errno in _FULL
+    return isinstance(error, OSError | OutputError) and error.errno in _FULL
 
 
 def refuse_full(places: Iterable[Path]) -> None:

@@ -56,12 +56,20 @@ class LabelWriter:
             return self.out / "annotations.json"
         return self.out / f"{name}{_SUFFIXES[self.to]}"
 
-    def write(self, name: str, ids: np.ndarray, *, image: Path | None, plane: int | None) -> None:
-        """Write the labels of one image.
+    def write(
+        self,
+        name: str,
+        ids: np.ndarray,
+        *,
+        image: Path | None,
+        plane: int | None,
+        to_file: Path | None = None,
+    ) -> None:
+        """Write the labels of one image; `to_file` is another name in the same folder.
 
         Shapes: ids are uint8 H×W.
         """
-        file = self.file_of(name)
+        file = to_file or self.file_of(name)
         file.parent.mkdir(parents=True, exist_ok=True)
         size = (ids.shape[0], ids.shape[1])
         if self.to == "masks":
@@ -83,10 +91,11 @@ class LabelWriter:
         else:
             self._write_regions(file, name, ids, image, plane)
 
-    def finish(self) -> None:
-        """Write what can only be written when all images are known."""
+    def finish(self, to_file: Path | None = None) -> bool:
+        """Write what can only be written when all images are known; tell whether there was any."""
         if self._coco:
-            write_coco(self.file_of(""), self._coco, self.names)
+            write_coco(to_file or self.file_of(""), self._coco, self.names)
+        return bool(self._coco)
 
     def _write_regions(
         self, file: Path, name: str, ids: np.ndarray, image: Path | None, plane: int | None

@@ -1,6 +1,7 @@
 """One run's folder: makes it, names every file in it, tells its outcome."""
 
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ from emcfsys_engine.run.events import (
 )
 
 FORMAT = 1
+_LONGEST_NAME = 255  # bytes, of all usual file systems
 State = Literal["new", "running", "done", "failed", "cancelled", "interrupted", "lost"]
 
 # What a worker may know of its submitter's environment: libraries and caches, no secrets.
@@ -363,7 +365,7 @@ def list_runs(project_folder: Path) -> list[Run]:
 
 def write_whole(file: Path, content: bytes) -> None:
     """Write a file so that its name never stands for half of it: temporary, fsync, replace."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(file)
     try:
         with temporary.open("wb") as stream:
             stream.write(content)
@@ -378,6 +380,15 @@ def write_whole(file: Path, content: bytes) -> None:
         os.fsync(folder)  # the new name itself must survive a power cut
     finally:
         os.close(folder)
+
+
+def temporary_of(file: Path) -> Path:
+    """Return the name a file has while it is written: hidden, of this process, never too long."""
+    name = f".{file.name}.{os.getpid()}.tmp"
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        digest = hashlib.blake2b(os.fsencode(file.name), digest_size=16).hexdigest()
+        name = f".{digest}.{os.getpid()}.tmp"
+    return file.with_name(name)
 
 
 def _next_folder(parent: Path) -> Path:

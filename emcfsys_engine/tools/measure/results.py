@@ -12,9 +12,10 @@ import numpy as np
 
 from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.images.output_book import OutputBook, write_own
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run.folder import PredictRequest, Run, write_whole
+from emcfsys_engine.run.folder import PredictRequest, Run
 from emcfsys_engine.tools.measure.histogram import Quantity, histogram_png
 from emcfsys_engine.tools.measure.objects import Split
 from emcfsys_engine.tools.measure.tables import (
@@ -184,9 +185,12 @@ def write_measurement(
     drawn: list[Path] = []
     if measured:
         out.mkdir(parents=True, exist_ok=True)
-        objects = write_table(out, "objects", objects_table(measured, names, unit), settings.table)
-        images = write_table(out, "images", images_table(measured, unit), settings.table)
-        drawn = _draw_histograms(measured, names, unit, out, settings.histogram)
+        book = OutputBook(out)
+        objects = write_table(book, "objects", objects_table(measured, names, unit), settings.table)
+        images = write_table(book, "images", images_table(measured, unit), settings.table)
+        drawn = _draw_histograms(measured, names, unit, book, settings.histogram)
+    others = [file for file in (objects, images, *drawn) if re.search(r"\.v\d+\.\w+$", str(file))]
+    notes = (*notes, *(f"{file}: the file beside it is not ours, and kept" for file in others))
     num_objects = sum(len(one.objects) for one in measured)
     if measured and not num_objects:
         notes = (*notes, "no objects were found: the table of objects has no rows")
@@ -207,7 +211,7 @@ def _draw_histograms(
     measured: Sequence[MaskMeasured],
     names: Sequence[tuple[int, str]],
     unit: Unit,
-    out: Path,
+    book: OutputBook,
     which: HistogramOf,
 ) -> list[Path]:
     if which == "none":
@@ -218,9 +222,8 @@ def _draw_histograms(
     for value, name in names:
         values = _of_class(measured, value, column)
         if np.isfinite(values).any():
-            file = out / f"histogram-{_stem_of(name, value)}.png"
-            write_whole(file, histogram_png(values, name, quantity))
-            files.append(file)
+            file = book.out / f"histogram-{_stem_of(name, value)}.png"
+            files.append(write_own(file, histogram_png(values, name, quantity), book))
     return files
 
 

@@ -1,5 +1,6 @@
 """report: one HTML page that tells a run whole, for a colleague without EMCFsys or a network."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 
 from emcfsys_engine.errors import RunFolderError
+from emcfsys_engine.images.output_book import OutputBook, place_own
 from emcfsys_engine.run.events import (
     AnyEvent,
     CheckpointSaved,
@@ -222,12 +224,26 @@ def write_report(run: Run, out: Path | None = None) -> Path:
     file = out or run.folder / "report.html"
     content = report_page(run).encode("utf-8", "replace")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, content)
+        _write_over_own(file, content, OutputBook(run.folder))
     except OSError as error:
         what = f"cannot be written: {error.strerror}"
         raise RunFolderError(file, what, "Name another file with --out") from None
     return file
+
+
+def _write_over_own(file: Path, content: bytes, book: OutputBook) -> None:
+    """Write a page, over an older one of ours only; the run's folder knows which are.
+
+    Raises: RunFolderError for a file of somebody else; OSError.
+    """
+    if os.path.lexists(file) and not book.has(file):
+        what = "is not as this program wrote it"
+        raise RunFolderError(file, what, "Name another file with --out, or remove it")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        place_own(file, book, lambda temporary: write_whole(temporary, content))
+    except PermissionError:  # the run is another user's: it takes no note of the page
+        write_whole(file, content)
 
 
 def report_page(run: Run) -> str:
