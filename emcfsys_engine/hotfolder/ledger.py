@@ -20,7 +20,7 @@ from typing import Literal
 
 import msgspec
 
-from emcfsys_engine.errors import InputError, OutputError, WatchedError
+from emcfsys_engine.errors import InputError, OutputError, WatchedError, printable
 from emcfsys_engine.files import DiskFullError, file_system_of, is_network
 
 _MARK = "retry"
@@ -241,11 +241,11 @@ class Ledger:
                 entry.mtime_ns,
                 entry.digest,
                 entry.state,
-                entry.mask,
+                _storable(entry.mask),
                 entry.version,
                 entry.attempts,
-                entry.reason,
-                entry.model,
+                _storable(entry.reason),
+                _storable(entry.model),
                 now,
             )
             for entry in entries
@@ -260,7 +260,10 @@ class Ledger:
             )
             self._connection.executemany(
                 "INSERT OR REPLACE INTO due VALUES (?,?,?)",
-                [(os.fsencode(one.path), os.fsencode(one.mask), one.unlike) for one in due],
+                [
+                    (os.fsencode(one.path), os.fsencode(one.mask), printable(one.unlike))
+                    for one in due
+                ],
             )
 
     def close(self) -> None:
@@ -375,12 +378,25 @@ def _read(connection: sqlite3.Connection, order: str) -> Iterator[Entry]:
             yield msgspec.convert(
                 {
                     "path": os.fsdecode(row[0]),
-                    **dict(zip(_COLUMNS, row[1:], strict=False)),
+                    **dict(zip(_COLUMNS, map(_as_text, row[1:]), strict=False)),
                 },
                 Entry,
             )
         except (TypeError, ValueError):  # a damaged line: its image is looked at again
             continue
+
+
+def _storable(text: str) -> str | bytes:
+    """Names that are no UTF-8 are kept as their bytes: SQLite takes no lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape")
+    return text
+
+
+def _as_text(value: object) -> object:
+    return os.fsdecode(value) if isinstance(value, bytes) else value
 
 
 def _put_aside(file: Path) -> Path:

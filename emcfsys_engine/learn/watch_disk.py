@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from emcfsys_engine.errors import EmcfError, OutputError
+from emcfsys_engine.errors import EmcfError, OutputError, printable
 from emcfsys_engine.files import DiskFullError, is_full, refuse_full
 from emcfsys_engine.hotfolder.ledger import Ledger, id_of_ledger
 from emcfsys_engine.hotfolder.places import device_of, identity_of, try_to_write
@@ -128,5 +128,5 @@ def why_of(error: BaseException) -> str:
     if isinstance(error, DiskFullError | EmcfError):
         return str(error)
     if isinstance(error, OSError) and error.filename:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}: it is waited for"
+        return printable(f"{os.fsdecode(error.filename)}: {error.strerror}: it is waited for")
     return f"{error}: it is waited for"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from emcfsys_engine import any_names
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import (
@@ -198,7 +199,7 @@ class Run:
         Raises: RunFolderError if there is none or it is of a newer version.
         """
         try:
-            record = msgspec.json.decode(self.record_file.read_bytes(), type=RunRecord)
+            record: RunRecord = any_names.decode(self.record_file.read_bytes(), RunRecord)
         except FileNotFoundError:
             remedy = "Name a folder under a project's runs/"
             raise RunFolderError(self.folder, "is no run: it has no run.json", remedy) from None
@@ -215,7 +216,7 @@ class Run:
 
         Raises: RunFolderError if it cannot be written.
         """
-        content = msgspec.json.format(msgspec.json.encode(record), indent=2)
+        content = any_names.encode(record, indent=2)
         try:
             write_whole(self.record_file, content)
         except OSError as error:

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from click.testing import CliRunner
 from PIL import Image
 
-from emcfsys_engine.commands.watch import make_watch
+from emcfsys_engine.commands.watch import make_watch, watch
 from emcfsys_engine.errors import ProjectError
 from emcfsys_engine.hotfolder import scan
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger, read_ledger
@@ -353,3 +354,19 @@ def test_errors_of_the_output_never_count_against_an_image(
     assert not list(hot.output.rglob(".*.tmp"))
     once(hot)
     assert hot.masks() == ["a.png"]
+
+
+def test_names_of_any_bytes_get_their_masks_and_are_told(hot: Hot) -> None:
+    names = ["caf\udce9.png", "\udcff\udcfe.png", "new\nline \x1b[31m.png", "ünï.png"]
+    for index, name in enumerate(names):
+        hot.image(name, index)
+    run = once(hot)
+    assert hot.masks() == sorted(names)
+    assert sorted(entry.path for entry in read_ledger(hot.output)) == sorted(names)
+    assert sorted(entry.mask for entry in read_ledger(hot.output)) == sorted(names)
+    assert sorted(done_of(run)) == sorted(names)
+    assert done_of(once(hot)) == []
+    for words in (["--status"], ["--status", "--json"], ["--dry-run"], ["--dry-run", "--json"]):
+        result = CliRunner().invoke(watch, [str(hot.folder), *words], catch_exceptions=False)
+        assert result.exit_code == 0
+        assert "\x1b" not in result.output
