@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.output_names import RESERVED, keys_of, stems_for
 from emcfsys_engine.images.own_files import digest_of_output, identity_of, put
 from emcfsys_engine.run.folder import temporary_of, write_whole
@@ -94,18 +95,24 @@ class OutputBook:
         """Return the newest version that an image has names for; 1 where it has none."""
         return self._newest.get((str(image), plane), 1)
 
-    def has(self, place: Path) -> bool:
-        """Tell whether a file, or a folder of ours, is as this program wrote it."""
+    def has(self, place: Path, content: str = "") -> bool:
+        """Tell whether a file, or a folder of ours, is as this program wrote it.
+
+        `content`: and whether it was made of an image of this digest.
+        """
         digests = self._digests.get(self._below(place))
-        return digests is not None and digest_of_output(place) in digests
+        if digests is None:
+            return False
+        made_of = digests.get(digest_of_output(place))
+        return made_of is not None and (not content or content in made_of)
 
     def is_known(self, place: Path) -> bool:
         """Tell whether this program ever wrote a file of this name."""
         return self._below(place) in self._digests
 
-    def was_made_of(self, place: Path, content: str) -> bool:
-        """Tell whether the newest that was written here was made of an image of this digest."""
-        return bool(content) and self._contents.get(self._below(place)) == content
+    def last_content(self, place: Path) -> str:
+        """Return of which image the newest file of this name was made: its digest, or ""."""
+        return self._contents.get(self._below(place), "")
 
     def is_copy_of_output(self, file: Path, size: int) -> bool:
         """Tell whether a file is, byte by byte, one that this program wrote into this folder."""
@@ -147,8 +154,14 @@ class OutputBook:
     def write_again(self) -> None:
         """Write everything that is known into a new file: somebody removed the old one."""
         self._place = identity_of(self.out)
-        stems, digests = dict(self._stems), {k: set(v) for k, v in self._digests.items()}
-        contents = dict(self._contents)
+        stems, newest = dict(self._stems), dict(self._contents)
+        written = [
+            (file, digest, content)
+            for file, digests in self._digests.items()
+            for digest, contents in digests.items()
+            for content in sorted(contents)
+        ]
+        written.sort(key=lambda one: newest.get(one[0]) == one[2])  # the newest is the last
         with self._locked():
             self._read_new()
             self._append(
@@ -157,14 +170,8 @@ class OutputBook:
                     for (image, plane, version), stem in stems.items()
                 ]
                 + [
-                    {
-                        "file": file,
-                        "digest": digest,
-                        "image": "",
-                        "content": contents.get(file, ""),
-                    }
-                    for file, several in digests.items()
-                    for digest in several
+                    {"file": file, "digest": digest, "image": "", "content": content}
+                    for file, digest, content in written
                 ]
             )
         self.sync()
@@ -233,7 +240,7 @@ class OutputBook:
         self._stems: dict[tuple[str, _Plane, int], str] = {}
         self._newest: dict[tuple[str, _Plane], int] = {}
         self._owners: dict[str, str] = {}
-        self._digests: dict[str, set[str]] = {}
+        self._digests: dict[str, dict[str, set[str]]] = {}  # file -> digest -> of images
         self._contents: dict[str, str] = {}
         self._made_of: dict[str, set[str]] = {}
         self._sizes: dict[int, set[str]] = {}
@@ -263,7 +270,7 @@ class OutputBook:
             return
         file, digest = str(line["file"]), str(line["digest"])
         content, image = str(line["content"]), str(line["image"])
-        self._digests.setdefault(file, set()).add(digest)
+        self._digests.setdefault(file, {}).setdefault(digest, set()).add(content)
         self._contents[file] = content
         if content and image:
             self._made_of.setdefault(content, set()).add(image)
@@ -330,6 +337,21 @@ def place_own(file: Path, book: "OutputBook", write: Callable[[Path], object]) -
         temporary.unlink(missing_ok=True)
         raise
     return file
+
+
+def replace_own(file: Path, book: "OutputBook", write: Callable[[Path], object]) -> None:
+    """Write one file that a person named, over an older one of ours only.
+
+    Raises: InputError for a file of somebody else; OSError.
+    """
+    if os.path.lexists(file) and not book.has(file):
+        what = "is not as this program wrote it, and kept"
+        raise InputError(file, what, "Name another file, or remove it")
+    try:
+        place_own(file, book, write)
+    except PermissionError:  # the book lies in somebody else's folder: it takes no note
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(file)
 
 
 def write_own(file: Path, content: bytes, book: "OutputBook") -> Path:

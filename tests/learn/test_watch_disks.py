@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from emcfsys_engine.commands.watch import make_watch
+from emcfsys_engine.errors import InputError, ProjectError
 from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.status import status_of
+from emcfsys_engine.learn.inference.files import find_inputs
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import ImageFailed, WarningGiven, WatchState
-from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.folder import PredictRequest, Run
 from tests.learn.hot import Hot, images_and_masks_agree, states_of
 from tests.learn.test_watch_survival import forked, mounted, wait_for
 
@@ -223,3 +226,35 @@ def test_commands_that_were_due_when_a_watch_was_killed_are_run_by_the_next(
     assert set(log.read_text().splitlines()) == expected
     warnings = [event.message for event in again.events() if isinstance(event, WarningGiven)]
     assert any("5 images whose command was not run" in text for text in warnings)
+
+
+@contextmanager
+def bound(source: Path, target: Path) -> Iterator[None]:
+    """Mount a folder a second time."""
+    target.mkdir(exist_ok=True)
+    if os.geteuid() or subprocess.run(["mount", "--bind", source, target]).returncode:
+        pytest.skip("only root may mount, and not in every container")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", target], check=True)
+
+
+def test_a_folder_that_is_mounted_twice_is_still_one(hot: Hot, model_file: Path) -> None:
+    original = hot.image("a.png").read_bytes()
+    with bound(hot.incoming, hot.output):
+        with pytest.raises(ProjectError, match="is the watched folder itself"):
+            make_watch(load_project(hot.folder))
+        request = PredictRequest(
+            model=str(model_file), inputs=(str(hot.incoming),), out=str(hot.output), force=True
+        )
+        with pytest.raises(InputError, match="inside the output folder"):
+            find_inputs(request)
+    hot.output.mkdir(exist_ok=True)
+    with bound(hot.output, hot.incoming / "masks"):
+        for _ in range(2):
+            run = hot.new_run(once=True)
+            with forked(run) as child:
+                child.join(120)
+    assert hot.masks() == ["a.png"]
+    assert (hot.incoming / "a.png").read_bytes() == original

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emcfsys_engine.errors import RunFolderError
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import PredictRequest, new_run
+from emcfsys_engine.tools.contact_sheet import contact_sheet
 from emcfsys_engine.tools.convert import convert_images, convert_labels
 from emcfsys_engine.tools.measure.masks import measure_masks
 from emcfsys_engine.tools.measure.results import MeasureSettings
@@ -87,6 +89,20 @@ def test_a_report_replaces_an_older_report_and_nothing_else(tmp_path: Path) -> N
     page.write_text(json.dumps("changed"))
     for file in (notes, page):
         before = file.read_text()
-        with pytest.raises(RunFolderError, match="is not as this program wrote it"):
+        with pytest.raises(InputError, match="is not as this program wrote it"):
             write_report(run, file)
         assert file.read_text() == before
+
+
+def test_a_contact_sheet_replaces_an_older_one_and_no_image(masks: Path, tmp_path: Path) -> None:
+    (tmp_path / "project.toml").write_text(
+        '[project]\nname = "p"\n[classes]\nresin = 0\ngrain = 1\n'
+        '[[data]]\nimages = "masks"\nmasks = "masks"\n'
+    )
+    project, sheet = load_project(tmp_path), tmp_path / "look.png"
+    for _ in range(2):
+        contact_sheet(project, sheet)
+    original = (masks / "a.png").read_bytes()
+    with pytest.raises(InputError, match="is not as this program wrote it"):
+        contact_sheet(project, masks / "a.png")
+    assert (masks / "a.png").read_bytes() == original

@@ -237,17 +237,16 @@ class Desk:
         if not all(os.path.lexists(mask) for mask in placed.masks):
             return False
         if all(self._book.has(mask) for mask in placed.masks):
-            is_same = all(self._book.was_made_of(mask, task.digest) for mask in placed.masks)
+            is_same = all(self._book.has(mask, task.digest) for mask in placed.masks)
             return is_same and not self._project.hotfolder.measure
         return all(
-            not self._book.is_known(mask) or self._book.was_made_of(mask, task.digest)
+            not self._book.is_known(mask) or self._book.last_content(mask) == task.digest
             for mask in placed.masks
         )
 
     def _is_made(self, task: Task, mask: Path) -> bool:
         """Tell whether a plane was done before the watch was ended within its stack."""
-        known = self._book.was_made_of(mask, task.digest) and self._book.has(mask)
-        return known and not self._project.hotfolder.measure
+        return self._book.has(mask, task.digest) and not self._project.hotfolder.measure
 
     def _read(self, plane: _Plane) -> Work | None:
         fault = plane.error or self._given_up.get(plane.task.seen.path)

@@ -1,6 +1,5 @@
 """report: one HTML page that tells a run whole, for a colleague without EMCFsys or a network."""
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -10,7 +9,7 @@ from typing import Any
 import msgspec
 
 from emcfsys_engine.errors import RunFolderError
-from emcfsys_engine.images.output_book import OutputBook, place_own
+from emcfsys_engine.images.output_book import OutputBook, replace_own
 from emcfsys_engine.run.events import (
     AnyEvent,
     CheckpointSaved,
@@ -219,31 +218,18 @@ _MOST_WARNINGS = 200
 def write_report(run: Run, out: Path | None = None) -> Path:
     """Write the page of a run, in its folder or as `out`, and return its file.
 
-    Raises: RunFolderError if the folder holds no run, or the page cannot be written.
+    Raises: RunFolderError if the folder holds no run, or the page cannot be written; InputError if
+    it would replace a file that is not ours.
     """
     file = out or run.folder / "report.html"
     content = report_page(run).encode("utf-8", "replace")
     try:
-        _write_over_own(file, content, OutputBook(run.folder))
+        book = OutputBook(run.folder)
+        replace_own(file, book, lambda temporary: write_whole(temporary, content))
     except OSError as error:
         what = f"cannot be written: {error.strerror}"
         raise RunFolderError(file, what, "Name another file with --out") from None
     return file
-
-
-def _write_over_own(file: Path, content: bytes, book: OutputBook) -> None:
-    """Write a page, over an older one of ours only; the run's folder knows which are.
-
-    Raises: RunFolderError for a file of somebody else; OSError.
-    """
-    if os.path.lexists(file) and not book.has(file):
-        what = "is not as this program wrote it"
-        raise RunFolderError(file, what, "Name another file with --out, or remove it")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        place_own(file, book, lambda temporary: write_whole(temporary, content))
-    except PermissionError:  # the run is another user's: it takes no note of the page
-        write_whole(file, content)
 
 
 def report_page(run: Run) -> str:
