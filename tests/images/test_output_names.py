@@ -123,6 +123,11 @@ def test_a_stack_and_files_called_like_its_planes_have_masks_of_their_own(tmp_pa
     assert stem_of_one(book, "s.tif", planes=(0, 1)) == "s.tif.0001"
 
 
+def test_of_names_that_meet_the_shorter_has_the_companions(tmp_path: Path) -> None:
+    wanted = [Wanted(image=Path("/in") / name, folder="") for name in ("b.overlay.tif", "b.tif")]
+    assert OutputBook(tmp_path).stems(wanted, ".png") == [("b.overlay.tif",), ("b",)]
+
+
 def test_images_of_two_folders_have_masks_of_their_own(tmp_path: Path) -> None:
     book = OutputBook(tmp_path)
     wanted = [Wanted(image=Path(f"/{day}/a.tif"), folder="") for day in ("monday", "tuesday")]

@@ -1,16 +1,18 @@
 """Prediction of many files: read ahead, computed, written behind; one that fails stays single."""
 
-import itertools
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from emcfsys_engine.errors import EmcfError, InputError, RunFolderError
+from emcfsys_engine.errors import EmcfError, InputError, OutputError, RunFolderError
+from emcfsys_engine.files import is_full
+from emcfsys_engine.hotfolder.places import try_to_write
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import lies_in
@@ -26,6 +28,7 @@ from emcfsys_engine.learn.inference.ranking import rank, write_ranking
 from emcfsys_engine.learn.placing import OutputNames
 from emcfsys_engine.learn.predict_image import EndAskedFor, ImageJobs, Order, Work
 from emcfsys_engine.learn.run_context import Worker, say_ending
+from emcfsys_engine.learn.watch_disk import is_of_disk, wait_until
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run.events import (
     Event,
@@ -149,21 +152,51 @@ def predict_files(
     for told in names.make_writable(todo, desk.jobs.files):
         say(WarningGiven(message=told))
     done = failed = 0
-    until_asked = itertools.takewhile(lambda _: asked() is None, todo)
-    with suppress(EndAskedFor):
-        stages = (desk.read, desk.compute, desk.write)
-        for ref, result in run_pipeline(until_asked, *stages, (EmcfError,)):
-            if isinstance(result, Failure):
-                say(ImageFailed(image=str(ref), reason=str(result.error)))
-                failed += 1
-            else:
-                say(result)
-                done += 1
+    waiting = deque(todo)
+    while waiting and asked() is None:
+        away: list[ImageRef] = []  # met a disk that is gone: they wait for it
+        with suppress(EndAskedFor):
+            jobs = _taken(waiting, lambda: asked() is None and not away)  # noqa: B023
+            stages = (desk.read, desk.compute, desk.write)
+            for ref, result in run_pipeline(jobs, *stages, (EmcfError,)):
+                if not isinstance(result, Failure):
+                    say(result)
+                    done += 1
+                elif _is_gone(result.error, book):
+                    away.append(ref)
+                else:
+                    say(ImageFailed(image=str(ref), reason=str(result.error)))
+                    failed += 1
+        if away:
+            say(WarningGiven(message=f"{book.out}: {_why_gone(book)}: it is waited for"))
+            wait_until(lambda: _why_gone(book), asked, lambda why: print(why, flush=True))
+            waiting.extendleft(reversed(away))
     desk.jobs.close_all()
     desk.sync_folders()
     if asked() is None:
         _finish(request, refs, set(todo), names, desk, say)
     return Counted(done=done, skipped=len(refs) - len(todo), failed=failed)
+
+
+def _taken(waiting: "deque[ImageRef]", go_on: Callable[[], bool]) -> Iterator[ImageRef]:
+    while waiting and go_on():
+        yield waiting.popleft()
+
+
+def _is_gone(error: Exception, book: OutputBook) -> bool:
+    """Tell whether an image failed only because its output's disk is away, for now."""
+    if not isinstance(error, OutputError) or not is_of_disk(error) or is_full(error):
+        return False
+    return bool(_why_gone(book))
+
+
+def _why_gone(book: OutputBook) -> str:
+    try:
+        book.refuse_gone()
+        try_to_write(book.file.parent)
+    except OSError as error:
+        return "" if is_full(error) else error.strerror or str(error)
+    return ""
 
 
 def _finish(
@@ -263,7 +296,7 @@ def execute(worker: Worker) -> int:
     )
     if lost := lost_gpu(predictor.device, None, os.environ):
         worker.say(WarningGiven(message=lost))
-    tally = predict_files(request, refs, predictor, worker.say, worker.asked)
+    tally = predict_files(request, refs, predictor, worker.say_when_possible, worker.asked)
     asked = worker.asked()
     if asked is not None:
         return say_ending(worker, "stopped" if asked == "stop" else asked)

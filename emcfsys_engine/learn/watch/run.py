@@ -43,7 +43,6 @@ from emcfsys_engine.learn.watch_disk import (
 )
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import (
-    Event,
     ImageDone,
     ImageFailed,
     RunStarted,
@@ -167,7 +166,6 @@ class _Watch:
         self.is_blocked = False
         self.looked_for_model = time.monotonic()
         self.state = ""
-        self.unsaid: list[Event] = []
         self.told_of: set[str] = set()  # images whose place cannot be written
         self._begin()
 
@@ -179,7 +177,7 @@ class _Watch:
         self.measurements = Measurements(self.output, self.scanner.known)
 
     def _begin(self) -> None:
-        self._say(
+        self.worker.say_when_possible(
             RunStarted(
                 run=self.worker.run.id,
                 does="watch",
@@ -190,13 +188,13 @@ class _Watch:
         )
         gpus = self.project.compute.gpus
         if lost := lost_gpu(self.predictor.device, gpus, os.environ):
-            self._say(WarningGiven(message=lost))
+            self.worker.say_when_possible(WarningGiven(message=lost))
         if self.ledger.told:
-            self._say(WarningGiven(message=self.ledger.told))
+            self.worker.say_when_possible(WarningGiven(message=self.ledger.told))
         due = self.ledger.due() if self.hook.is_wanted else []
         if due:
             what = f"{len(due)} images whose command was not run, or not to its end: it runs now"
-            self._say(WarningGiven(message=what))
+            self.worker.say_when_possible(WarningGiven(message=what))
         for one in due:
             self.hook.run(one)
 
@@ -245,7 +243,7 @@ class _Watch:
         if self.request.once and left:
             names = ", ".join(left[:5]) + (" …" if len(left) > 5 else "")
             what = f"{len(left)} files still settle, or are too small to be images: {names}"
-            self._say(WarningGiven(message=what))
+            self.worker.say_when_possible(WarningGiven(message=what))
         code = say_ending(
             self.worker,
             "stopped" if reason == "stop" else reason,
@@ -270,7 +268,7 @@ class _Watch:
         why = self.waker.fault if self.waker.fault and not has_events else self.why
         if state != self.state and not self.is_blocked:
             self.state = state
-            self._say(WatchState(state=state, detail=f"{self.root} ({why})"))
+            self.worker.say_when_possible(WatchState(state=state, detail=f"{self.root} ({why})"))
 
     def _handle_or_wait(self) -> int:
         """Handle what is ready; while a disk is full or gone, leave all of it for later.
@@ -285,7 +283,7 @@ class _Watch:
             self.disk.refuse()
             handled = self._handle_ready()
             self.ledger.has_run(self.hook.that_have_run())
-            self._say_unsaid()
+            self.worker.say_when_possible()
         except (OSError, OutputError) as error:
             if not is_of_disk(error):
                 raise
@@ -323,18 +321,7 @@ class _Watch:
             return
         self.is_blocked, self.state = True, state
         print(why_of(error), flush=True)
-        self._say(WatchState(state=state, detail=why_of(error)))
-
-    def _say(self, event: Event) -> None:
-        """Say something as soon as the disk of the events takes it."""
-        self.unsaid.append(event)
-        with contextlib.suppress(OSError):  # it may be full or gone: said when it is back
-            self._say_unsaid()
-
-    def _say_unsaid(self) -> None:
-        while self.unsaid:
-            self.worker.say(self.unsaid[0])
-            del self.unsaid[0]
+        self.worker.say_when_possible(WatchState(state=state, detail=why_of(error)))
 
     def _handle_ready(self) -> int:
         ready = self.scanner.ready(_BATCH)
@@ -368,7 +355,9 @@ class _Watch:
             raise error
         if path not in self.told_of:
             self.told_of.add(path)
-            self._say(WarningGiven(message=f"{error} It is tried again now and then"))
+            self.worker.say_when_possible(
+                WarningGiven(message=f"{error} It is tried again now and then")
+            )
 
     def _decide(self, seen: Seen) -> Task | Handled:
         """Tell what a file needs: a mask, or only a note that it was touched."""
@@ -415,7 +404,7 @@ class _Watch:
             self.hook.run(one)
         if adopted := sum(one.adopted for _, one in kept):
             what = f"{adopted} images had their masks already: they are kept as they are"
-            self._say(WarningGiven(message=what))
+            self.worker.say_when_possible(WarningGiven(message=what))
 
     def _due(self, one: Handled) -> Due:
         return Due(path=one.entry.path, mask=one.entry.mask, unlike=one.unlike)
@@ -436,10 +425,10 @@ class _Watch:
     def _tell(self, seen: Seen, one: Handled) -> None:
         entry = one.entry
         if one.told:
-            self._say(WarningGiven(message=one.told))
+            self.worker.say_when_possible(WarningGiven(message=one.told))
         if entry.state == "done" and one.tally is not None:
             self.counts.done += 1
-            self._say(
+            self.worker.say_when_possible(
                 ImageDone(
                     image=str(self.root / seen.path),
                     mask=str(one.mask),
@@ -454,7 +443,7 @@ class _Watch:
         elif entry.state in ("trying", "failed"):
             final = entry.state == "failed"
             self.counts.failed += final
-            self._say(
+            self.worker.say_when_possible(
                 ImageFailed(
                     image=str(self.root / seen.path),
                     reason=entry.reason,
@@ -478,11 +467,13 @@ class _Watch:
         try:
             self.predictor = self._load(file)
         except EmcfError as error:
-            self._say(WarningGiven(message=f"The newer model cannot be used: {error}"))
+            self.worker.say_when_possible(
+                WarningGiven(message=f"The newer model cannot be used: {error}")
+            )
             return
         self.model = file
         self.desk.use(self.predictor)
-        self._say(WatchState(state=self.state, detail=f"now with {file}"))
+        self.worker.say_when_possible(WatchState(state=self.state, detail=f"now with {file}"))
 
     def _load(self, file: Path) -> Predictor:
         settings = self.project.inference
