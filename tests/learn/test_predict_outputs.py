@@ -16,8 +16,16 @@ from emcfsys_engine.learn.inference import outputs
 from emcfsys_engine.learn.inference import predictor as predict
 from emcfsys_engine.learn.inference.files import Counted, find_inputs, predict_files
 from emcfsys_engine.learn.inference.predictor import Predictor
-from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, WarningGiven
-from emcfsys_engine.run.folder import PredictRequest
+from emcfsys_engine.run.events import (
+    Event,
+    EventWriter,
+    ImageDone,
+    ImageFailed,
+    RunFinished,
+    WarningGiven,
+)
+from emcfsys_engine.run.folder import PredictRequest, new_run
+from emcfsys_engine.tools.clean_runs import clean_runs
 
 Predict = Callable[..., tuple[Counted, list[Event]]]
 
@@ -242,3 +250,22 @@ def test_an_output_that_vanishes_and_returns_is_waited_for_and_no_image_is_lost(
     assert count == Counted(done=6, skipped=0, failed=0)
     assert "another folder lies in its place" in warnings_of(said)
     assert names_in(out) == [f"{index}.png" for index in range(6)]
+
+
+@pytest.mark.parametrize("mask_format", ["png", "ome-tiff", "ome-zarr"])
+def test_cleaning_takes_companions_of_any_format_and_none_that_a_person_changed(
+    run: Predict, tmp_path: Path, mask_format: str
+) -> None:
+    for name in ("a", "b"):
+        draw(tmp_path / "in" / f"{name}.png")
+    _, said = run(overlay=True, mask_format=mask_format)
+    out = tmp_path / "out"
+    request = PredictRequest(model="m", inputs=(str(tmp_path / "in"),), out=str(out))
+    made = new_run(out / ".emcfsys", request)
+    with EventWriter(made.events_file) as events:
+        for event in (*said, RunFinished(reason="done")):
+            events.write(event)
+    (out / "a.overlay.png").write_bytes(b"drawn upon")
+    clean_runs(out, what=("companions",), remove=True)
+    assert (out / "a.overlay.png").read_bytes() == b"drawn upon"
+    assert not (out / "b.overlay.png").exists()
