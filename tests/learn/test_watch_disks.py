@@ -97,7 +97,9 @@ def test_a_disk_that_is_late_after_a_reboot_is_waited_for(hot: Hot, tmp_path: Pa
         images_and_masks_agree(hot, 2)
 
 
-@pytest.mark.parametrize("removed", [".emcfsys", "everything"])
+@pytest.mark.parametrize(
+    "removed", [".emcfsys", pytest.param("everything", marks=pytest.mark.long)]
+)
 def test_a_ledger_that_is_removed_under_a_watch_is_written_again(hot: Hot, removed: str) -> None:
     run, second = hot.new_run(), hot.new_run()
     with forked(run) as child:
@@ -134,6 +136,7 @@ def test_an_output_that_may_not_be_written_is_waited_for(hot: Hot) -> None:
     assert all(entry.attempts == 1 for entry in read_ledger(hot.output))
 
 
+@pytest.mark.long
 def test_an_image_is_tried_again_as_soon_as_it_may_be_read(hot: Hot) -> None:
     run = hot.new_run()
     with forked(run, is_plain=True) as child:

@@ -346,13 +346,13 @@ class _Watch:
 
         Raises: the error, if it is the disk's.
         """
-        self.scanner.put_off(path, _PUT_OFF_S)
         try:
             self.disk.refuse_unwritable()
         except OSError:
             raise error from None
         if is_full(error) or self.request.once:
             raise error
+        self.scanner.put_off(path, _PUT_OFF_S)
         if path not in self.told_of:
             self.told_of.add(path)
             self.worker.say_when_possible(
