@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.project import Project
-from emcfsys_engine.run.folder import write_whole
 from emcfsys_engine.settings import cache_home
 
 

@@ -10,7 +10,8 @@ EmcfError                    1  something we can explain went wrong
 │   ├── ModelFileError          a model file that is damaged, unknown or of the future
 │   ├── WeightsError            pretrained weights that cannot be had or do not fit
 │   ├── RunFolderError          a run folder that cannot be used as asked
-│   └── WatchedError            an output folder that another watch writes into
+│   ├── WatchedError            an output folder that another watch writes into
+│   └── OutputError             files that could not be written where they belong
 ├── RunFailedError           1  a run ended badly; the reason stands in its events
 │   └── PeerLostError           another process of the same training is gone
 ├── DaemonError              3  the daemon could not be reached or started
@@ -96,6 +97,14 @@ class WatchedError(InputError):
     def __init__(self, where: Path, what: str, remedy: str, *, run: str = "") -> None:
         super().__init__(where, what, remedy)
         self.run = run
+
+
+class OutputError(InputError):
+    """Files that could not be written where they belong; `errno` is the system's, 0 for none."""
+
+    def __init__(self, where: Path | str, what: str, remedy: str = "", *, errno: int = 0) -> None:
+        super().__init__(where, what, remedy)
+        self.errno = errno
 
 
 class RunFailedError(EmcfError):

@@ -1,18 +1,22 @@
 """Files, disks and machines as the kernel knows them: full, remote, restarted."""
 
 import errno
+import hashlib
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from emcfsys_engine.errors import OutputError
+
+_LONGEST_NAME = 255  # bytes, of all usual file systems
 LEAST_FREE_BYTES = 32 << 20  # below this nothing new is begun
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def write_whole(file: Path, content: bytes) -> None:
     """Write a file so that its name never stands for half of it: temporary, fsync, replace."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(file)
     try:
         with temporary.open("wb") as stream:
             stream.write(content)
@@ -29,6 +33,15 @@ def write_whole(file: Path, content: bytes) -> None:
         os.close(folder)
 
 
+def temporary_of(file: Path) -> Path:
+    """Return the name a file has while it is written: hidden, of this process, never too long."""
+    name = f".{file.name}.{os.getpid()}.tmp"
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        digest = hashlib.blake2b(os.fsencode(file.name), digest_size=16).hexdigest()
+        name = f".{digest}.{os.getpid()}.tmp"
+    return file.with_name(name)
+
+
 class DiskFullError(OSError):
     """No space is left where masks, the ledger or events are written."""
 
@@ -43,7 +56,7 @@ class DiskFullError(OSError):
 
 def is_full(error: BaseException) -> bool:
     """Tell whether an error only says that a disk or a quota is full."""
-    return isinstance(error, OSError) and error.errno in _FULL
+    return isinstance(error, OSError | OutputError) and error.errno in _FULL
 
 
 def refuse_full(places: Iterable[Path]) -> None:

@@ -7,9 +7,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from emcfsys_engine.hotfolder.ledger import Due
 from emcfsys_engine.launch import processes
 
 _LONGEST_NOTIFICATION_S = 60.0
@@ -78,38 +80,58 @@ class Notices:
 
 
 _LONGEST_HOOK_S = 300.0
+_LONGEST_END_S = 5.0  # what has not run by then is due at the next start
 
 
 class Hook:
-    """Runs the command image after image in a thread; a slow one never delays a mask."""
+    """Runs the command image after image in a thread; a slow one never delays a mask.
 
-    def __init__(self, command: Sequence[str]) -> None:
+    `root` and `output` are the folders that what is due is named below.
+    """
+
+    def __init__(self, command: Sequence[str], root: Path, output: Path) -> None:
         self._command = list(command)
-        self._images: queue.Queue[dict[str, str] | None] = queue.Queue()
+        self._root, self._output = root, output
+        self._waiting: queue.Queue[Due | None] = queue.Queue()
+        self._has_run: queue.Queue[Due] = queue.Queue()
+        self._is_ending = False
         self._thread: threading.Thread | None = None
         if self._command:
             self._thread = threading.Thread(target=self._work, name="hook", daemon=True)
             self._thread.start()
 
-    def run(self, *, image: Path, mask: Path | None, unlike: str) -> None:
+    @property
+    def is_wanted(self) -> bool:
+        """Tell whether there is a command at all."""
+        return bool(self._command)
+
+    def run(self, due: Due) -> None:
         """Queue the command for one image."""
         if self._thread is not None:
-            self._images.put(
-                {
-                    "EMCFSYS_IMAGE": str(image),
-                    "EMCFSYS_MASK": str(mask or ""),
-                    "EMCFSYS_UNLIKE": unlike,
-                }
-            )
+            self._waiting.put(due)
 
-    def close(self) -> None:
-        """Let the commands that wait finish, for a while."""
+    def that_have_run(self) -> list[Due]:
+        """Return for which images the command has run since this was asked last."""
+        found: list[Due] = []
+        with suppress(queue.Empty):
+            while True:
+                found.append(self._has_run.get_nowait())
+        return found
+
+    def close(self, *, all_of_them: bool) -> None:
+        """End: after all commands that wait, or only after the one that runs, for a while."""
         if self._thread is not None:
-            self._images.put(None)
-            self._thread.join(_LONGEST_HOOK_S)
+            self._is_ending = not all_of_them
+            self._waiting.put(None)
+            self._thread.join(_LONGEST_HOOK_S if all_of_them else _LONGEST_END_S)
 
     def _work(self) -> None:
-        while (names := self._images.get()) is not None:
+        while (due := self._waiting.get()) is not None and not self._is_ending:
+            names = {
+                "EMCFSYS_IMAGE": str(self._root / due.path),
+                "EMCFSYS_MASK": str(self._output / due.mask) if due.mask else "",
+                "EMCFSYS_UNLIKE": due.unlike,
+            }
             try:
                 subprocess.run(
                     self._command,
@@ -118,5 +140,6 @@ class Hook:
                     timeout=_LONGEST_HOOK_S,
                     check=False,
                 )
-            except (OSError, subprocess.TimeoutExpired) as error:
+            except (OSError, ValueError, subprocess.TimeoutExpired) as error:
                 print(f"hook: {self._command[0]}: {error}", flush=True)  # log.txt of the run
+            self._has_run.put(due)

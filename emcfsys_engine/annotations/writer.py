@@ -64,12 +64,15 @@ class LabelWriter:
         image: Path | None,
         plane: int | None,
         numbers: np.ndarray | None = None,
+        to_file: Path | None = None,
     ) -> None:
         """Write the labels of one image; objects that are numbered are written one by one.
 
+        `to_file` is another name in the same folder.
+
         Shapes: ids are uint8 H×W, numbers integers H×W.
         """
-        file = self.file_of(name)
+        file = to_file or self.file_of(name)
         file.parent.mkdir(parents=True, exist_ok=True)
         size = (ids.shape[0], ids.shape[1])
         if self.to == "masks":
@@ -92,10 +95,11 @@ class LabelWriter:
         else:
             self._write_regions(file, name, ids, image, plane, numbers)
 
-    def finish(self) -> None:
-        """Write what can only be written when all images are known."""
+    def finish(self, to_file: Path | None = None) -> bool:
+        """Write what can only be written when all images are known; tell whether there was any."""
         if self._coco:
-            write_coco(self.file_of(""), self._coco, self.names)
+            write_coco(to_file or self.file_of(""), self._coco, self.names)
+        return bool(self._coco)
 
     def _numbered(self, ids: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
         """Return a value for every object, above those of the classes, and what each is called."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 import msgspec
 
+from emcfsys_engine import any_names
 from emcfsys_engine.annotations.writer import LabelFormat
 from emcfsys_engine.errors import printable
 from emcfsys_engine.project import UNLABELLED, Project, Source, load_project
@@ -95,7 +96,7 @@ def inspect(file: Path, verify: bool, as_json: bool) -> None:
         verdict = verify_model(file)
     if as_json:
         document = msgspec.to_builtins(facts)
-        click.echo(msgspec.json.encode({**document, "verified": verdict}).decode())
+        click.echo(any_names.encode({**document, "verified": verdict}).decode())
         return
     click.echo(facts.text)
     if verdict:
@@ -117,7 +118,7 @@ def check(
     """
     loaded = load_project(project, overrides)
     report = check_project(loaded, dry_run=_dry_run if dry_run else None)
-    click.echo(msgspec.json.encode(report).decode() if as_json else report.text)
+    click.echo(any_names.encode(report).decode() if as_json else report.text)
     if preview is not None:
         contact_sheet(loaded, preview, patches=_patches(loaded) if not report.errors else ())
         click.echo(f"drawn: {printable(str(preview))}", err=True)
@@ -191,7 +192,7 @@ def convert(
         click.echo(printable(f"skipped {one.file}: {one.why}"), err=True)
     for note in found.notes:
         click.echo(printable(note), err=True)
-    click.echo(msgspec.json.encode(found).decode() if as_json else found.summary)
+    click.echo(any_names.encode(found).decode() if as_json else found.summary)
     raise SystemExit(1 if found.skipped else 0)
 
 
@@ -295,7 +296,7 @@ def measure(
     for one in found.failed:
         click.echo(printable(f"not measured: {one.file}: {one.why}"), err=True)
     if as_json:
-        click.echo(msgspec.json.encode(found).decode())
+        click.echo(any_names.encode(found).decode())
     else:
         click.echo("\n".join(printable(line) for line in found.text.split("\n")))
         if found.num_masks:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
-import msgspec
 
+from emcfsys_engine import any_names
 from emcfsys_engine.errors import QueueError, printable
 from emcfsys_engine.jobs.control import daemon_status, ensure_daemon
 from emcfsys_engine.jobs.job import ACTIVE, Job
@@ -97,7 +97,7 @@ def jobs(show_all: bool, as_json: bool, watch: bool) -> None:
     """
     with Queue.open() as queue:
         if as_json:
-            click.echo(msgspec.json.encode({"jobs": queue.list()}).decode())
+            click.echo(any_names.encode({"jobs": queue.list()}).decode())
             return
         while True:
             _draw(queue, show_all=show_all, clear=watch and sys.stdout.isatty())

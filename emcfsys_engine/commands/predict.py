@@ -8,8 +8,9 @@ from typing import Any
 import click
 import msgspec
 
+from emcfsys_engine import any_names
 from emcfsys_engine.commands.foreground import run_in_foreground
-from emcfsys_engine.errors import InputError
+from emcfsys_engine.errors import InputError, printable
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import AnyEvent, ImageDone, ImageFailed
@@ -117,7 +118,7 @@ def predict(model: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **op
     if as_json:
         click.echo(json.dumps(_summary(run.folder, run.events())))
     else:
-        click.echo(out.absolute())
+        click.echo(printable(str(out.absolute())))
     raise SystemExit(code)
 
 
@@ -191,7 +192,7 @@ def evaluate(
     else:
         raise click.UsageError("Name a project, or both --images and --masks")
     if as_json:
-        click.echo(msgspec.json.encode(found).decode())
+        click.echo(any_names.encode(found).decode())
     else:
         click.echo(evaluation.table_of(found))
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 import msgspec
 
+from emcfsys_engine import any_names
 from emcfsys_engine.errors import printable
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunStarted, ValidationDone
@@ -43,7 +44,7 @@ def clean(
     )
     if as_json:
         document = msgspec.to_builtins(found)
-        click.echo(msgspec.json.encode({**document, "num_bytes": found.num_bytes}).decode())
+        click.echo(any_names.encode({**document, "num_bytes": found.num_bytes}).decode())
     else:
         click.echo(found.text)
     raise SystemExit(1 if found.failed else 0)

@@ -3,8 +3,8 @@
 import time
 
 import click
-import msgspec
 
+from emcfsys_engine import any_names
 from emcfsys_engine.errors import DaemonError
 from emcfsys_engine.jobs import systemd
 from emcfsys_engine.jobs.control import (
@@ -62,7 +62,7 @@ def status(as_json: bool) -> None:
     """
     found = daemon_status()
     if as_json:
-        click.echo(msgspec.json.encode(found).decode())
+        click.echo(any_names.encode(found).decode())
         return
     click.echo(_sentence(found))
     if kind := network_type(state_folder()):

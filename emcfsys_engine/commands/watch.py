@@ -6,8 +6,9 @@ from pathlib import Path
 import click
 
 from emcfsys_engine.commands.foreground import refuse_cluster, run_in_foreground
-from emcfsys_engine.errors import InputError, ProjectError, printable
+from emcfsys_engine.errors import InputError, printable
 from emcfsys_engine.hotfolder.ledger import ask_retry, watcher_of
+from emcfsys_engine.hotfolder.places import watched_places
 from emcfsys_engine.hotfolder.status import resolve_model, status_of, text_of, what_it_would_do
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.folder import Run, WatchRequest, new_run
@@ -61,21 +62,15 @@ def watch(
 def make_watch(project: Project, *, once: bool = False) -> Run:
     """Make the run of a watch: its folders and its model are settled now.
 
-    Raises: ProjectError without hotfolder.watch; InputError if somebody watches it already.
+    Raises: ProjectError without hotfolder.watch or for folders that meet; InputError if somebody
+    watches it already.
     """
-    settings = project.hotfolder
-    if settings.watch is None:
-        remedy = 'Add [hotfolder] with watch = "incoming"'
-        raise ProjectError(project.file, "hotfolder.watch", "is missing", remedy)
-    root, output = project.folder / settings.watch, project.folder / settings.output
-    if root == output:
-        what = "is the watched folder itself"
-        raise ProjectError(project.file, "hotfolder.output", what, "Name another folder")
+    root, output = watched_places(project)
     other = watcher_of(output)
     if other is not None:
         raise InputError(output, f"is watched already, by {other}", "Stop that watch first")
     request = WatchRequest(
-        model=str(resolve_model(project, settings.model)),
+        model=str(resolve_model(project, project.hotfolder.model)),
         watch=str(root),
         output=str(output),
         once=once,

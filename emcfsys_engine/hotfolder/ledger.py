@@ -5,6 +5,7 @@ its head and tail: a file that was only touched is not a new one.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -12,13 +13,14 @@ import os
 import socket
 import sqlite3
 import time
+import uuid
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from emcfsys_engine.errors import InputError, WatchedError
+from emcfsys_engine.errors import InputError, OutputError, WatchedError, printable
 from emcfsys_engine.files import DiskFullError, file_system_of, is_network
 
 _MARK = "retry"
@@ -51,6 +53,14 @@ def was_asked(output: Path) -> bool:
 
 
 SCHEMA = 1
+_ERRNO = {  # what SQLite makes of errors of the disk
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_CANTOPEN: errno.ENOENT,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_BUSY: errno.EIO,
+    sqlite3.SQLITE_LOCKED: errno.EIO,
+    sqlite3.SQLITE_PERM: errno.EACCES,
+}
 FOLDER = ".emcfsys"
 _DIGEST_BYTES = 65_536
 _TABLE = """
@@ -69,6 +79,30 @@ CREATE TABLE seen (
 ) WITHOUT ROWID
 """
 
+_COLUMNS = (
+    "size", "mtime_ns", "digest", "state", "mask", "version", "attempts", "reason", "model", "time",
+)  # fmt: skip
+# Beside the table that every version knows: an older program goes on with the ledger.
+_MORE = """
+CREATE TABLE IF NOT EXISTS changed (path BLOB PRIMARY KEY, ctime_ns INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS due (    -- the user's command for an image, until it has run
+    path BLOB PRIMARY KEY, mask BLOB NOT NULL, is_unlike TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS ledger (id TEXT NOT NULL);
+"""
+
+
+class DamagedLedgerError(InputError):
+    """A ledger that cannot be read, on a disk that can."""
+
+
+class Due(msgspec.Struct, frozen=True, kw_only=True):
+    """A command of the user's that is to run for one image."""
+
+    path: str  # below the watched folder
+    mask: str
+    unlike: str = ""
+
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one file."""
@@ -84,6 +118,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     model: str = ""
     time: float = 0.0
+    ctime_ns: int = 0  # its permissions changed since, if it is another; 0: unknown
 
     @property
     def stamp(self) -> tuple[int, int]:
@@ -99,24 +134,106 @@ class Ledger:
     """
 
     def __init__(self, output: Path, *, owner: str) -> None:
+        self.output = output
         self.folder = output / FOLDER
         self.file = self.folder / "ledger.sqlite"
+        self._owner = owner
+        self._locks: list[int] = []
+        self.told = ""  # of a ledger that was damaged
+        self._open()
+
+    def _open(self) -> None:
+        locks: list[int] = []
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.folder / "watch.lock", owner)
+            locks.append(_lock(self.folder / "watch.lock", self._owner))
+            # The folder itself, too: its own file can be removed and made anew.
+            if not self._locks or not _is_same(self._locks[-1], self.output):
+                locks.append(_lock_folder(self.output, self.folder / "watch.lock"))
+            else:
+                locks.append(self._locks.pop())
         except OSError as error:
+            _close_all(locks)
             what = f"cannot be written: {error.strerror}"
-            raise InputError(self.folder, what, "Check permissions and space") from None
-        self._connection = _open(self.file)
+            raise OutputError(
+                self.folder, what, "Check permissions and space", errno=error.errno or 0
+            ) from None
+        except WatchedError:
+            _close_all(locks)
+            raise
+        _close_all(self._locks)
+        self._locks = locks
+        self._connection = self._opened()
+        self._place = (_identity(self.output), _identity(self.file))
+        self.id = _id_of(self._connection, self.file)
+        self.device = self._place[0][0] if self._place[0] else 0
+
+    def _opened(self) -> sqlite3.Connection:
+        """Open the file; a damaged one is put aside, as masks that are there are known anyway."""
+        try:
+            connection = _open(self.file)
+            with _explained(self.file):
+                list(_read(connection, ""))
+                connection.execute("SELECT * FROM changed, due, ledger").fetchone()
+        except OutputError:
+            raise
+        except DamagedLedgerError as error:
+            aside = _put_aside(self.file)
+            self.told = f"{error} It is kept as {aside.name}: masks that are there are adopted."
+            return _open(self.file)
+        return connection
+
+    @property
+    def is_in_place(self) -> bool:
+        """Tell whether the ledger still lies where it was opened: its disk is not gone."""
+        return (_identity(self.output), _identity(self.file)) == self._place
+
+    def make_again(self, entries: Iterable[Entry]) -> None:
+        """Open the ledger where it is now, and write what is known where it knows nothing.
+
+        Raises: WatchedError if another watch has taken the folder; InputError.
+        """
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.close()
+        self._open()
+        there = self.entries()
+        self.record([entry for entry in entries if entry.path not in there])
 
     def entries(self) -> dict[str, Entry]:
         """Return everything known, by path."""
         with _explained(self.file):
-            return {entry.path: entry for entry in _read(self._connection, "")}
+            changed = dict(self._connection.execute("SELECT path, ctime_ns FROM changed"))
+            return {
+                entry.path: msgspec.structs.replace(
+                    entry, ctime_ns=changed.get(os.fsencode(entry.path), 0)
+                )
+                for entry in _read(self._connection, "")
+            }
 
-    def record(self, entries: Iterable[Entry]) -> None:
-        """Write what became of files, all or none; it is on the disk when this returns."""
-        now = time.time()
+    def due(self) -> list[Due]:
+        """Return the commands of the user's that have not run yet."""
+        with _explained(self.file):
+            rows = self._connection.execute("SELECT path, mask, is_unlike FROM due")
+            return [
+                Due(path=os.fsdecode(path), mask=os.fsdecode(mask), unlike=unlike)
+                for path, mask, unlike in rows
+            ]
+
+    def has_run(self, due: Iterable[Due]) -> None:
+        """Take note of commands that have run."""
+        with _explained(self.file), self._connection:
+            self._connection.executemany(
+                "DELETE FROM due WHERE path = ?", [(os.fsencode(one.path),) for one in due]
+            )
+
+    def record(self, entries: Iterable[Entry], due: Iterable[Due] = ()) -> None:
+        """Write what became of files, all or none; it is on the disk when this returns.
+
+        Raises: OSError where the ledger is no longer where it was opened.
+        """
+        if not self.is_in_place:
+            raise OSError(errno.ESTALE, "the ledger's folder is gone", str(self.folder))
+        entries, now = list(entries), time.time()
         rows = [
             (
                 os.fsencode(entry.path),
@@ -124,11 +241,11 @@ class Ledger:
                 entry.mtime_ns,
                 entry.digest,
                 entry.state,
-                entry.mask,
+                _storable(entry.mask),
                 entry.version,
                 entry.attempts,
-                entry.reason,
-                entry.model,
+                _storable(entry.reason),
+                _storable(entry.model),
                 now,
             )
             for entry in entries
@@ -137,11 +254,24 @@ class Ledger:
             self._connection.executemany(
                 "INSERT OR REPLACE INTO seen VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows
             )
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO changed VALUES (?,?)",
+                [(os.fsencode(one.path), one.ctime_ns) for one in entries if one.ctime_ns],
+            )
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO due VALUES (?,?,?)",
+                [
+                    (os.fsencode(one.path), os.fsencode(one.mask), printable(one.unlike))
+                    for one in due
+                ],
+            )
 
     def close(self) -> None:
         """Close the file and let another watcher have it."""
-        self._connection.close()
-        os.close(self._lock)
+        with contextlib.suppress(sqlite3.Error):  # its disk may be gone
+            self._connection.close()
+        _close_all(self._locks)
+        self._locks = []
 
 
 def read_ledger(output: Path) -> list[Entry]:
@@ -151,8 +281,10 @@ def read_ledger(output: Path) -> list[Entry]:
         return []
     with (
         _explained(file),
-        contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db,
+        contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as db,
     ):
+        if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'seen'").fetchone():
+            return []  # empty, or just being made
         return list(_read(db, "ORDER BY time DESC"))
 
 
@@ -168,18 +300,65 @@ def watching_run(output: Path) -> Path | None:
     return Path(found[1]) if found and found[1] else None
 
 
-def _holder(output: Path) -> tuple[str, str] | None:
+def id_of_ledger(output: Path) -> str:
+    """Return by what a ledger is known again; "" where there is none, or it cannot be read."""
+    file = output / FOLDER / "ledger.sqlite"
     try:
-        descriptor = os.open(output / FOLDER / "watch.lock", os.O_RDONLY | os.O_CLOEXEC)
+        with contextlib.closing(
+            sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
+        ) as db:
+            return str(db.execute("SELECT id FROM ledger").fetchone()[0])
+    except (sqlite3.Error, TypeError, OSError):
+        return ""
+
+
+def _holder(output: Path) -> tuple[str, str] | None:
+    for place in (output / FOLDER / "watch.lock", output):
+        try:
+            descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _owner(descriptor)
+        except OSError:
+            continue  # no locks on this file system
+        finally:
+            os.close(descriptor)
+    return None
+
+
+def _lock_folder(output: Path, record: Path) -> int:
+    descriptor = os.open(output, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        what = "is watched already: another process holds the folder"
+        raise WatchedError(output, what, "Stop that watch, or use another output") from None
+    except OSError:
+        pass  # some networks do not lock folders: the file's lock has to do
+    return descriptor
+
+
+def _close_all(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+def _is_same(descriptor: int, place: Path) -> bool:
+    status = os.fstat(descriptor)
+    return (status.st_dev, status.st_ino) == _identity(place)
+
+
+def _identity(place: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(place)
     except OSError:
         return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _owner(descriptor)
-    finally:
-        os.close(descriptor)
-    return None
+    return status.st_dev, status.st_ino
 
 
 def digest_of(file: Path, size: int) -> str:
@@ -195,19 +374,40 @@ def digest_of(file: Path, size: int) -> str:
 
 def _read(connection: sqlite3.Connection, order: str) -> Iterator[Entry]:
     for row in connection.execute(f"SELECT * FROM seen {order}"):
-        yield Entry(
-            path=os.fsdecode(row[0]),
-            size=row[1],
-            mtime_ns=row[2],
-            digest=row[3],
-            state=row[4],
-            mask=row[5],
-            version=row[6],
-            attempts=row[7],
-            reason=row[8],
-            model=row[9],
-            time=row[10],
-        )
+        try:
+            yield msgspec.convert(
+                {
+                    "path": os.fsdecode(row[0]),
+                    **dict(zip(_COLUMNS, map(_as_text, row[1:]), strict=False)),
+                },
+                Entry,
+            )
+        except (TypeError, ValueError):  # a damaged line: its image is looked at again
+            continue
+
+
+def _storable(text: str) -> str | bytes:
+    """Names that are no UTF-8 are kept as their bytes: SQLite takes no lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape")
+    return text
+
+
+def _as_text(value: object) -> object:
+    return os.fsdecode(value) if isinstance(value, bytes) else value
+
+
+def _put_aside(file: Path) -> Path:
+    """Rename a damaged ledger with what SQLite keeps beside it."""
+    number = 1
+    while (aside := file.with_name(f"ledger.damaged-{number}.sqlite")).exists():
+        number += 1
+    for ending in ("-wal", "-shm", "-journal", ""):
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"{file}{ending}").rename(f"{aside}{ending}")
+    return aside
 
 
 def _lock(file: Path, owner: str) -> int:
@@ -232,7 +432,7 @@ def _owner(descriptor: int) -> tuple[str, str]:
         record = json.loads(os.pread(descriptor, 4096, 0))
         told = f"{record['owner']} (process {record['pid']} on {record['host']})"
         return told, str(record["owner"])
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "another process", ""
 
 
@@ -251,7 +451,17 @@ def _open(file: Path) -> sqlite3.Connection:
             with connection:
                 connection.execute(_TABLE)
                 connection.execute(f"PRAGMA user_version={SCHEMA}")
+        connection.executescript(_MORE)
         return connection
+
+
+def _id_of(connection: sqlite3.Connection, file: Path) -> str:
+    with _explained(file), connection:
+        found = connection.execute("SELECT id FROM ledger").fetchone()
+        if found is None:
+            found = (uuid.uuid4().hex,)
+            connection.execute("INSERT INTO ledger VALUES (?)", found)
+    return str(found[0])
 
 
 @contextlib.contextmanager
@@ -261,7 +471,10 @@ def _explained(file: Path) -> Generator[None]:
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
             raise DiskFullError(file) from None
-        raise InputError(file, f"cannot be used: {error}", "Check permissions and space") from None
+        number = _ERRNO.get(error.sqlite_errorcode & 0xFF, 0)
+        raise OutputError(
+            file, f"cannot be used: {error}", "Check permissions and space", errno=number
+        ) from None
     except sqlite3.DatabaseError as error:
-        remedy = "Move it away to begin anew: images will be segmented again"
-        raise InputError(file, f"is damaged: {error}", remedy) from None
+        remedy = "The next watch begins a new one, and keeps the masks"
+        raise DamagedLedgerError(file, f"is damaged: {error}", remedy) from None

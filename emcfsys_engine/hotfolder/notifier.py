@@ -38,6 +38,7 @@ class Waker:
         self._hints: queue.Queue[tuple[str, bool]] = queue.Queue(_MOST_HINTS)
         self._observer: BaseObserver | None = None
         self._identity: tuple[int, int] | None = None
+        self.fault = ""  # why there are no events
 
     def look_after(self) -> bool:
         """Start watching, or start anew when the folder was replaced; tell whether that works."""
@@ -50,12 +51,17 @@ class Waker:
         if self._observer is not None and identity == self._identity:
             return True
         self.close()
-        observer = Observer()
+        observer: BaseObserver | None = None
         try:
+            observer = Observer()  # it may take an inotify instance already
             observer.schedule(_Handler(self._root, self._hints), str(self._root), recursive=True)
             observer.start()
-        except OSError:  # no inotify watches left, or the folder vanished meanwhile
+        except OSError as error:  # no inotify instance is left, or the folder vanished meanwhile
+            self.fault = f"no events: {error.strerror or error}"
+            if observer is not None:
+                _end(observer)
             return False
+        self.fault = ""
         self._observer, self._identity = observer, identity
         return True
 
@@ -72,10 +78,15 @@ class Waker:
 
     def close(self) -> None:
         """Stop watching."""
-        if self._observer is not None and self._observer.is_alive():
-            self._observer.stop()
-            self._observer.join(5)
+        if self._observer is not None:
+            _end(self._observer)
         self._observer = None
+
+
+def _end(observer: BaseObserver) -> None:
+    if observer.is_alive():
+        observer.stop()
+        observer.join(5)
 
 
 class _Handler(FileSystemEventHandler):

@@ -15,8 +15,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+import msgspec
+
 from emcfsys_engine.files import MICROGRAPH_SUFFIXES, PACKED_SUFFIXES, is_left_alone
 from emcfsys_engine.hotfolder.ledger import Entry
+from emcfsys_engine.hotfolder.places import identity_of, is_inside
 
 Verdict = Literal["whole", "growing", "unknown"]
 _MAX_DIRECTORIES = 100_000  # of a TIFF: a loop in its chain must end
@@ -164,8 +167,11 @@ _FORMATS: tuple[tuple[Callable[[bytes, str], bool], Callable[[BinaryIO, int], bo
 
 _SUFFIXES = MICROGRAPH_SUFFIXES | PACKED_SUFFIXES
 _UNFINISHED = (".tmp", ".part", ".partial", ".filepart", ".crdownload", ".swp")
-_BACK_OFF_S = (0.0, 5.0, 30.0)  # before the first, second and third try
-MAX_ATTEMPTS = 3
+# Before the first try, the second, and so on: an image is given up after nearly four hours.
+_BACK_OFF_S = (0.0, 5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 7200.0)
+MAX_ATTEMPTS = len(_BACK_OFF_S)
+MAX_ATTEMPTS_ONCE = 3  # by a watch that is to end
+_HOPELESS_S = 5.0  # a file too small to be an image is not waited for so long
 _SCAN_SHARE = 250  # a scan that takes long is done the less often: 0.4 % of one core
 
 State = Literal["watching", "polling", "offline"]
@@ -191,6 +197,7 @@ class Seen:
     path: str  # below the root
     size: int
     mtime_ns: int
+    ctime_ns: int = 0  # changes with permissions, too
     since: float = 0.0  # monotonic: unchanged since then
     closed: bool = False  # an event said that its writer has finished
 
@@ -239,8 +246,11 @@ class Scanner:
         """Look at one file that an event named."""
         if not self._is_wanted(path):
             return
+        full = self.rules.root / path
         try:
-            status = os.stat(self.rules.root / path)
+            status = os.stat(full)
+            if self._leads_to_output(full):
+                return
         except OSError:
             self.settling.pop(path, None)
             return
@@ -259,10 +269,15 @@ class Scanner:
         self.known[entry.path] = entry
         seen = self.settling.get(entry.path)
         if entry.state == "trying":
-            self._retry_at[entry.path] = self._clock() + _BACK_OFF_S[entry.attempts]
+            wait_s = _BACK_OFF_S[min(entry.attempts, MAX_ATTEMPTS - 1)]
+            self._retry_at[entry.path] = self._clock() + wait_s
         elif seen is not None and seen.stamp == entry.stamp:
             del self.settling[entry.path]
             self._retry_at.pop(entry.path, None)
+
+    def put_off(self, path: str, wait_s: float) -> None:
+        """Leave a file for later, without a try that counts."""
+        self._retry_at[path] = self._clock() + wait_s
 
     def forget_failed(self) -> None:
         """Let images that failed be found anew by the next scan."""
@@ -282,27 +297,45 @@ class Scanner:
         return max(base_s, _SCAN_SHARE * self.scan_s)
 
     def is_settling(self) -> bool:
-        """Tell whether anything may still become ready."""
-        return bool(self.settling)
+        """Tell whether anything may still become ready: a file that stays empty does not."""
+        now = self._clock()
+        patience_s = max(_HOPELESS_S, 10 * self.rules.settle_s)
+        return any(
+            seen.size >= self.rules.min_bytes or now - seen.since < patience_s
+            for seen in self.settling.values()
+        )
 
     def _note(self, path: str, status: os.stat_result, *, closed: bool) -> None:
         known = self.known.get(path)
         stamp = (status.st_size, status.st_mtime_ns)
-        if known is not None and known.stamp == stamp and known.state != "trying":
-            self.settling.pop(path, None)
-            return
+        if known is not None and known.stamp == stamp:
+            is_changed = bool(known.ctime_ns) and status.st_ctime_ns != known.ctime_ns
+            if known.state in ("done", "skipped") or (known.state == "failed" and not is_changed):
+                self.settling.pop(path, None)
+                return
+            if is_changed:
+                self._take_anew(known, status.st_ctime_ns)
         before = self.settling.get(path)
         if before is None or before.stamp != stamp:
             self.settling[path] = Seen(
                 path=path,
                 size=stamp[0],
                 mtime_ns=stamp[1],
+                ctime_ns=status.st_ctime_ns,
                 since=self._clock(),
                 closed=closed,
             )
             self._retry_at.pop(path, None)
         elif closed and not before.closed:
             self.settling[path] = replace(before, closed=True)
+
+    def _take_anew(self, known: Entry, ctime_ns: int) -> None:
+        """Its permissions may have changed: an image that could not be read is tried at once."""
+        self.known[known.path] = msgspec.structs.replace(
+            known, state="trying", attempts=0, ctime_ns=ctime_ns
+        )
+        self.settling.pop(known.path, None)
+        self._retry_at.pop(known.path, None)
 
     def _wait_s(self, seen: Seen, now: float) -> float:
         settle_s = self.rules.closed_settle_s if seen.closed else self.rules.settle_s
@@ -342,14 +375,27 @@ class Scanner:
                         continue
                     with os.scandir(item.path) as inner:
                         yield from self._walk(inner, f"{path}/")
-                elif self._is_wanted(path) and item.is_file():
+                elif self._is_wanted(path) and item.is_file() and not self._is_link_to_output(item):
                     yield path, item.stat()
             except OSError:
                 continue  # it vanished, or may not be entered: the next scan looks again
 
     def _is_folder_wanted(self, path: str, full: str) -> bool:
         name = path.rpartition("/")[2]
-        return not is_left_alone(name) and Path(full) != self.rules.output
+        if is_left_alone(name) or Path(full) == self.rules.output:
+            return False
+        # By whatever links and mounts the output lies here: masks of masks are never made.
+        return identity_of(full) != identity_of(self.rules.output)
+
+    def _leads_to_output(self, full: Path) -> bool:
+        if full.is_symlink() and is_inside(full, self.rules.output):
+            return True
+        output = identity_of(self.rules.output)
+        below = (folder for folder in full.parents if folder.is_relative_to(self.rules.root))
+        return output is not None and any(identity_of(folder) == output for folder in below)
+
+    def _is_link_to_output(self, item: "os.DirEntry[str]") -> bool:
+        return item.is_symlink() and is_inside(item.path, self.rules.output)
 
     def _is_wanted(self, path: str) -> bool:
         name = path.rpartition("/")[2]

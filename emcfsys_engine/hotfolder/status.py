@@ -9,6 +9,7 @@ from typing import Any
 from emcfsys_engine.errors import EmcfError, InputError, printable
 from emcfsys_engine.hotfolder.ledger import read_ledger, watcher_of, watching_run
 from emcfsys_engine.hotfolder.notifier import choose_backend
+from emcfsys_engine.hotfolder.places import watched_places
 from emcfsys_engine.hotfolder.scan import Rules, Scanner
 from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.project import Project
@@ -17,10 +18,12 @@ from emcfsys_engine.run.folder import Run, TrainRequest, WatchRequest, list_runs
 
 
 def what_it_would_do(project: Project) -> dict[str, Any]:
-    """Return the model, the way of watching, and the files that would be segmented."""
+    """Return the model, the way of watching, and the files that would be segmented.
+
+    Raises: ProjectError for folders that a watch refuses.
+    """
     settings = project.hotfolder
-    root = project.folder / (settings.watch or "")
-    output = project.folder / settings.output
+    root, output = watched_places(project)
     backend, why = choose_backend(root, settings.backend)
     try:
         model = str(resolve_model(project, settings.model))

@@ -3,6 +3,7 @@
 A file has its final name only when it is complete and on the disk.
 """
 
+import glob
 import os
 import queue
 import re
@@ -18,9 +19,13 @@ import numpy as np
 import tifffile
 import zarr
 
-MASK_SUFFIXES = (".ome.zarr", ".ome.tif", ".png", ".tif")  # longest first
+from emcfsys_engine.files import temporary_of
+from emcfsys_engine.images.output_names import MASK_SUFFIXES, file_beside
+from emcfsys_engine.images.own_files import put
+
 # x.overlay.png, x.prob-<class>.png, x.uncertainty.png, and x.view.png, which Labelme opens.
-_COMPANION = re.compile(r"(.+)\.(?:overlay|uncertainty|view|prob-[^/]+)\.png")
+_CUT = re.compile(r"(.{100,})~[0-9a-f]{8}", re.DOTALL)
+_COMPANION = re.compile(r"(.+)\.(overlay|uncertainty|view|prob-[^/]+)\.png")
 
 
 def stem_of(mask_file: Path) -> str:
@@ -33,14 +38,21 @@ def stem_of(mask_file: Path) -> str:
 
 def companion(mask_file: Path, kind: str) -> Path:
     """Return the name of a mask's companion: `x.overlay.png`, `x.prob-<class>.png`."""
-    return mask_file.with_name(f"{stem_of(mask_file)}.{kind}.png")
+    return mask_file.with_name(file_beside(stem_of(mask_file), f".{kind}.png"))
 
 
 def is_companion(path: Path) -> bool:
     """Tell whether a file stands beside a mask and is none itself."""
     found = _COMPANION.fullmatch(path.name)
-    return found is not None and any(
-        path.with_name(f"{found[1]}{suffix}").exists() for suffix in MASK_SUFFIXES
+    if found is None:
+        return False
+    if any(path.with_name(f"{found[1]}{suffix}").exists() for suffix in MASK_SUFFIXES):
+        return True
+    begun = _CUT.fullmatch(found[1])  # a name that had to be cut: its mask's begins like it
+    return begun is not None and any(
+        path == companion(file, found[2])
+        for file in path.parent.glob(f"{glob.escape(begun[1])}*")
+        if file.name.endswith(MASK_SUFFIXES)
     )
 
 
@@ -59,10 +71,17 @@ class RowWriter(Protocol):
         """Add rows below those that are there. Shapes: uint8 h×W, or h×W×3."""
         ...
 
-    def finish(self) -> None:
-        """Complete the file and give it its name.
+    def complete(self) -> Path:
+        """Complete the file under its temporary name, on the disk, and return that name.
 
-        Raises: OSError when the disk is full; nothing is left behind then.
+        Raises: OSError when the disk is full.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Complete the file and give it its name, whatever is there.
+
+        Raises: OSError when the disk is full.
         """
         ...
 
@@ -105,7 +124,7 @@ class PngWriter:
         self._filter = 1 if is_smooth else 0
         self._packer = zlib.compressobj(_LEVEL)
         self._packed: list[bytes] = []
-        self._temporary = _temporary(file)
+        self._temporary = temporary_of(file)
         self._stream = self._temporary.open("wb")
         self._stream.write(b"\x89PNG\r\n\x1a\n")
         kind = 0 if channels == 1 else 2
@@ -129,15 +148,19 @@ class PngWriter:
         if sum(map(len, self._packed)) >= _IDAT_BYTES:
             self._flush()
 
-    def finish(self) -> None:
-        """Complete the file and give it its name."""
+    def complete(self) -> Path:
+        """Complete the file under its temporary name."""
         self._packed.append(self._packer.flush())
         self._flush()
         self._chunk(b"IEND", b"")
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self._stream.close()
-        self._temporary.replace(self.file)
+        return self._temporary
+
+    def finish(self) -> None:
+        """Complete the file and give it its name."""
+        put(self.complete(), self.file, may_replace=True)
 
     def abort(self) -> None:
         """Leave nothing behind."""
@@ -168,7 +191,7 @@ class TiffWriter:
         self.file = file
         self._size = size_HW
         self._pixel_nm = pixel_nm
-        self._temporary = _temporary(file)
+        self._temporary = temporary_of(file)
         self._rows: queue.Queue[np.ndarray | None] = queue.Queue(maxsize=2)
         self._failure: BaseException | None = None
         self._stream = self._temporary.open("w+b")
@@ -180,8 +203,8 @@ class TiffWriter:
         """Add rows."""
         self._put(np.ascontiguousarray(rows, np.uint8))
 
-    def finish(self) -> None:
-        """Complete the file and give it its name."""
+    def complete(self) -> Path:
+        """Complete the file under its temporary name."""
         self._put(None)
         self._thread.join()
         if self._failure is not None:
@@ -189,7 +212,11 @@ class TiffWriter:
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self._stream.close()
-        self._temporary.replace(self.file)
+        return self._temporary
+
+    def finish(self) -> None:
+        """Complete the file and give it its name."""
+        put(self.complete(), self.file, may_replace=True)
 
     def abort(self) -> None:
         """Leave nothing behind."""
@@ -264,7 +291,7 @@ class ZarrWriter:
         self, file: Path, size_HW: tuple[int, int], pixel_nm: tuple[float, float] | None = None
     ) -> None:
         self.file = file
-        self._temporary = _temporary(file)
+        self._temporary = temporary_of(file)
         shutil.rmtree(self._temporary, ignore_errors=True)
         self._kept: list[np.ndarray] = []
         self._done = 0
@@ -297,20 +324,18 @@ class ZarrWriter:
             self._store(block[:whole])
             self._kept = [block[whole:]] if whole < held else []
 
-    def finish(self) -> None:
-        """Complete the folder and give it its name; one of that name is replaced."""
+    def complete(self) -> Path:
+        """Complete the folder under its temporary name."""
         if self._kept:
             self._store(np.concatenate(self._kept))
         for place in sorted(self._temporary.rglob("*"), reverse=True):
             sync(place)
         sync(self._temporary)
-        if self.file.exists():
-            old = _temporary(self.file).with_suffix(".old")
-            self.file.replace(old)
-            self._temporary.replace(self.file)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            self._temporary.replace(self.file)
+        return self._temporary
+
+    def finish(self) -> None:
+        """Complete the folder and give it its name; one of that name is replaced."""
+        put(self.complete(), self.file, may_replace=True)
 
     def abort(self) -> None:
         """Leave nothing behind."""
@@ -349,10 +374,6 @@ def _ome_sizes(pixel_nm: tuple[float, float] | None) -> dict[str, Any]:
             "PhysicalSizeXUnit": "nm",
         }
     return sizes
-
-
-def _temporary(file: Path) -> Path:
-    return file.with_name(f".{file.name}.{os.getpid()}.tmp")
 
 
 def sync(place: Path) -> None:

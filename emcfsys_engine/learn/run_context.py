@@ -2,6 +2,7 @@
 
 import ctypes
 import signal
+from contextlib import suppress
 from types import FrameType
 
 from emcfsys_engine.launch.start import Place
@@ -48,6 +49,7 @@ class Worker:
         self.place = place
         self.record = run.record()
         self._events = events
+        self._unsaid: list[Event] = []
         self._terminated = False
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):  # USR2: Slurm's warning
             signal.signal(number, self._on_signal)
@@ -59,6 +61,14 @@ class Worker:
         if self._events is None:  # another process of the same training tells
             return
         self._events.write(event, durable=kind.startswith(("Run", "Validation")))
+
+    def say_when_possible(self, event: Event | None = None) -> None:
+        """Say something as soon as the disk of the events takes it: it may be full or gone."""
+        self._unsaid += [] if event is None else [event]
+        with suppress(OSError):
+            while self._unsaid:
+                self.say(self._unsaid[0])
+                del self._unsaid[0]
 
     def asked(self) -> str | None:
         """Tell whether to end, and how: cancel, stop, pause or terminated."""

@@ -15,6 +15,8 @@ from typing import BinaryIO
 
 import msgspec
 
+from emcfsys_engine import any_names
+
 FORMAT = 1
 _TAIL_BYTES = 1 << 18  # an ending is a run's last word: it lies there
 _READ_BYTES = 8 << 20
@@ -137,7 +139,7 @@ class ImageFailed(Event, frozen=True, kw_only=True, tag="image_failed"):
 class WatchState(Event, frozen=True, kw_only=True, tag="watch_state"):
     """The watched folder came, went, or changed how it is watched."""
 
-    state: str  # watching | polling | offline | full (no space left)
+    state: str  # watching | polling | offline | full (no space left) | waiting (for a disk)
     detail: str = ""
 
 
@@ -207,7 +209,7 @@ class EventWriter:
 
     def write(self, event: Event, *, durable: bool = False) -> None:
         """Append one line; `durable` waits until it is on the disk."""
-        line = msgspec.json.encode(event) + b"\n"
+        line = any_names.encode(event) + b"\n"
         try:
             written = os.write(self._descriptor, line)
             if written < len(line):
@@ -276,8 +278,8 @@ class EventReader:
             if not line.strip():
                 continue
             try:
-                events.append(_DECODER.decode(line))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                events.append(any_names.decode(line, AnyEvent))
+            except msgspec.MsgspecError:
                 self.skipped += 1
         return events
 

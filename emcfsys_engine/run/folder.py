@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from emcfsys_engine import any_names
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.files import boot_id, write_whole
 from emcfsys_engine.project import Project
@@ -205,7 +206,7 @@ class Run:
         Raises: RunFolderError if there is none or it is of a newer version.
         """
         try:
-            record = msgspec.json.decode(self.record_file.read_bytes(), type=RunRecord)
+            record: RunRecord = any_names.decode(self.record_file.read_bytes(), RunRecord)
         except FileNotFoundError:
             remedy = "Name a folder under a project's runs/"
             raise RunFolderError(self.folder, "is no run: it has no run.json", remedy) from None
@@ -222,7 +223,7 @@ class Run:
 
         Raises: RunFolderError if it cannot be written.
         """
-        content = msgspec.json.format(msgspec.json.encode(record), indent=2)
+        content = any_names.encode(record, indent=2)
         try:
             write_whole(self.record_file, content)
         except OSError as error:

@@ -12,8 +12,10 @@ from typing import Literal, get_args
 import msgspec
 
 from emcfsys_engine.errors import InputError, RunFolderError, printable
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.writers import stem_of
 from emcfsys_engine.run.events import ImageDone
-from emcfsys_engine.run.folder import Run, State, list_runs
+from emcfsys_engine.run.folder import PredictRequest, Run, State, WatchRequest, list_runs
 from emcfsys_engine.settings import nearest
 from emcfsys_engine.text import size
 
@@ -254,19 +256,34 @@ def _temporary(run: Run) -> Iterable[Path]:
 
 
 def _companions(run: Run) -> Iterable[Path]:
-    """Return what lies beside the masks of this run, and only where the mask itself is there."""
+    """Return what lies beside the masks of this run, and only where the mask itself is there.
+
+    One that a person changed since it was written is theirs.
+    """
     found: list[Path] = []
     masks = dict.fromkeys(Path(e.mask) for e in run.events() if isinstance(e, ImageDone))
     stems: dict[Path, set[str]] = {}
     for mask in masks:
-        if mask.is_file():
-            stems.setdefault(mask.parent, set()).add(mask.stem)
+        if mask.exists():
+            stems.setdefault(mask.parent, set()).add(stem_of(mask))
+    book = _book_of(run)
     for folder, own in stems.items():
         for file in _plain(folder):
             ending = _COMPANION.search(file.name)
-            if ending and file.name[: ending.start()] in own:
+            if ending and file.name[: ending.start()] in own and not _is_changed(file, book):
                 found.append(file)
     return found
+
+
+def _book_of(run: Run) -> OutputBook | None:
+    request = run.record().request
+    if isinstance(request, PredictRequest):
+        return OutputBook(Path(request.out))
+    return OutputBook(Path(request.output)) if isinstance(request, WatchRequest) else None
+
+
+def _is_changed(file: Path, book: OutputBook | None) -> bool:
+    return book is not None and book.is_known(file) and not book.has(file)
 
 
 def _plain(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from emcfsys_engine.annotations.writer import write_png
 from emcfsys_engine.dataset.samples import Sample, gather, read_labels
 from emcfsys_engine.errors import InputError, printable
 from emcfsys_engine.images.normalise import to_8_bit, to_grey
+from emcfsys_engine.images.output_book import OutputBook, replace_own
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.project import UNLABELLED, Project
 
@@ -51,7 +52,9 @@ def contact_sheet(
     for number, (pixels, ids) in enumerate(patches, start=1):
         grey = to_8_bit(to_grey(np.asarray(pixels)))
         tiles.append(_tile(grey, np.asarray(ids), project, f"augmented patch {number}"))
-    write_png(out, np.asarray(_pasted(tiles, project)))
+    sheet = np.asarray(_pasted(tiles, project))
+    book = OutputBook(project.folder)
+    replace_own(out, book, lambda temporary: write_png(temporary, sheet))
     return len(tiles)
 
 

@@ -1,5 +1,6 @@
 """Labels from any tool to any other, masks among them; micrographs to PNG that Labelme opens."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ from emcfsys_engine.dataset.sources import IN_DOUBT, LabelRef, size_mismatch
 from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit
+from emcfsys_engine.images.output_book import OutputBook, free_version, place_own
 from emcfsys_engine.images.reader import find_images, probe, read_micrograph
 from emcfsys_engine.images.writers import is_companion
 from emcfsys_engine.project import UNLABELLED, Source
@@ -66,6 +68,7 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
 @dataclass(kw_only=True)
 class _Log:
     overwrite: bool
+    book: OutputBook
     written: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -89,18 +92,36 @@ class _Log:
     def skip(self, fault: InputError) -> None:
         self.skipped.append(Skipped(file=str(fault.where), why=_why(fault)))
 
-    def may_write(self, file: Path, source: Path) -> bool:
-        """Tell whether a file may be written; what a person may have corrected is kept."""
-        if not file.exists():
-            return True
-        if file.samefile(source):
+    def place_for(self, file: Path, source: Path) -> Path | None:
+        """Return where a file may be written: itself, or a new version beside a person's; or None.
+
+        Only what this program wrote, and nobody changed since, is ever replaced.
+        """
+        if not os.path.lexists(file):
+            return file
+        if file.exists() and file.samefile(source):
             why = "would be overwritten by its own conversion. Give another --out"
         elif self.overwrite:
-            return True
+            free = free_version(file, self.book)
+            if free != file:
+                what = "is not as this program wrote it, and kept: the new version is"
+                self.notes.append(f"{file} {what} {free.name}")
+            return free
         else:
             why = f"{file} exists already. Give --overwrite to replace it, or another --out"
         self.skipped.append(Skipped(file=str(source), why=why))
-        return False
+        return None
+
+    def write(self, file: Path, write: Callable[[Path], object]) -> None:
+        """Write a file whole; it is known as ours from then on.
+
+        Raises: InputError if it cannot be written.
+        """
+        try:
+            place_own(file, self.book, write)
+        except OSError as error:
+            what = f"cannot be written: {error.strerror or error}"
+            raise InputError(file, what, "Check its folder's permissions and space") from None
 
     def result(self, classes: Mapping[str, int]) -> Conversion:
         return Conversion(
@@ -134,18 +155,19 @@ def convert_images(
     extension (x.dm4.png). Annotations of these PNGs pair with the originals by these names.
     """
     base = base or Path.cwd()
-    root, log = root_of(images, base), _Log(overwrite=overwrite)
+    root, log = root_of(images, base), _Log(overwrite=overwrite, book=OutputBook(out))
     refs = find_images(images, base)
     for ref, name in zip(refs, output_names(refs, root), strict=True):
-        file = out / f"{name}.png"
-        if not log.may_write(file, ref.path):
+        file = log.place_for(out / f"{name}.png", ref.path)
+        if file is None:
             continue
         try:
             micrograph = read_micrograph(ref)
         except InputError as fault:
             log.skip(fault)
             continue
-        write_png(file, to_8_bit(micrograph.pixels, micrograph.info_bar_rows))
+        grey = to_8_bit(micrograph.pixels, micrograph.info_bar_rows)
+        log.write(file, lambda to, grey=grey: write_png(to, grey))
         log.written.append(str(file))
     return log.result({})
 
@@ -174,7 +196,7 @@ def convert_labels(
     Raises: InputError when nothing is found at all.
     """
     base = base or Path.cwd()
-    log = _Log(overwrite=overwrite)
+    log = _Log(overwrite=overwrite, book=OutputBook(out))
     labels = {**(own.labels if own else {}), **(labels or {})}
     if tolerance_px is not None and not 0 <= tolerance_px <= 2:
         raise InputError("--tolerance", f"{tolerance_px:g} px is outside 0 to 2", "Use 0.5")
@@ -328,11 +350,12 @@ def _masked(
 def _write_all(items: Sequence[_Labelled], writer: LabelWriter, log: _Log) -> None:
     twice = {name for name, count in Counter(item.name for item in items).items() if count > 1}
     coco = writer.to == "coco"
-    if coco and items and not log.may_write(writer.file_of(""), items[0].path):
+    whole = log.place_for(writer.file_of(""), items[0].path) if coco and items else None
+    if coco and items and whole is None:
         return
     for item in items:
-        file = writer.file_of(item.name)
-        if not coco and not log.may_write(file, item.path):
+        file = whole or log.place_for(writer.file_of(item.name), item.path)
+        if file is None:
             continue
         try:
             if item.name in twice:
@@ -346,9 +369,25 @@ def _write_all(items: Sequence[_Labelled], writer: LabelWriter, log: _Log) -> No
             image = writer.out / f"{item.name}.png"
             if not _write_view(item.image, image, log):
                 continue
-        writer.write(item.name, ids, image=image, plane=item.plane, numbers=numbers)
+        if coco:
+            writer.write(item.name, ids, image=image, plane=item.plane, numbers=numbers)
+        else:
+            log.write(file, _writing(writer, item, ids, numbers, image))
         log.written.append(f"{file} ({item.name})" if coco else str(file))
-    writer.finish()
+    if whole is not None and any(log.written):
+        log.write(whole, writer.finish)
+
+
+def _writing(
+    writer: LabelWriter,
+    item: _Labelled,
+    ids: np.ndarray,
+    numbers: np.ndarray | None,
+    image: Path | None,
+) -> Callable[[Path], None]:
+    return lambda to: writer.write(
+        item.name, ids, image=image, plane=item.plane, numbers=numbers, to_file=to
+    )
 
 
 def _to_be_shown(writer: LabelWriter, image: ImageRef) -> bool:
@@ -366,7 +405,8 @@ def _write_view(image: ImageRef, file: Path, log: _Log) -> bool:
     except InputError as fault:
         log.skip(fault)
         return False
-    write_png(file, to_8_bit(micrograph.pixels, micrograph.info_bar_rows))
+    grey = to_8_bit(micrograph.pixels, micrograph.info_bar_rows)
+    log.write(file, lambda to: write_png(to, grey))
     return True
 
 

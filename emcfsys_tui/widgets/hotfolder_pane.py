@@ -29,6 +29,7 @@ _LOOKS = {
     "polling": "● POLLING",
     "offline": "✗ OFFLINE",
     "full": "✗ DISK FULL",
+    "waiting": "✗ WAITING",
     "starting": "◐ STARTING",
     "stopped": "○ STOPPED",
 }

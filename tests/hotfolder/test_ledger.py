@@ -1,11 +1,15 @@
 """The ledger keeps what was seen, for one watcher at a time."""
 
+import contextlib
+import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
 
-from emcfsys_engine.errors import InputError
+from emcfsys_engine.errors import InputError, WatchedError
 from emcfsys_engine.hotfolder.ledger import (
+    Due,
     Entry,
     Ledger,
     digest_of,
@@ -37,13 +41,75 @@ def test_a_second_watcher_is_refused_and_told_who_has_it(tmp_path: Path) -> None
     assert watcher_of(tmp_path) is None
 
 
-def test_a_damaged_ledger_is_kept_and_named(tmp_path: Path) -> None:
+def test_a_damaged_ledger_is_kept_and_named_and_a_new_one_begun(tmp_path: Path) -> None:
     folder = tmp_path / ".emcfsys"
     folder.mkdir()
-    (folder / "ledger.sqlite").write_bytes(b"this is no database, but it may be somebody's" * 50)
+    content = b"this is no database, but it may be somebody's" * 50
+    (folder / "ledger.sqlite").write_bytes(content)
     with pytest.raises(InputError, match="is damaged"):
-        Ledger(tmp_path, owner="x")
-    assert (folder / "ledger.sqlite").read_bytes().startswith(b"this is no database")
+        read_ledger(tmp_path)
+    ledger = Ledger(tmp_path, owner="x")
+    assert (folder / "ledger.damaged-1.sqlite").read_bytes() == content
+    assert "ledger.damaged-1.sqlite" in ledger.told
+    ledger.record([ENTRY])
+    ledger.close()
+    assert [entry.path for entry in read_ledger(tmp_path)] == [ENTRY.path]
+
+
+def test_a_ledger_from_before_commands_were_noted_goes_on(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, owner="x")
+    ledger.record([ENTRY])
+    ledger.close()
+    with contextlib.closing(sqlite3.connect(ledger.file)) as old, old:
+        for table in ("changed", "due", "ledger"):
+            old.execute(f"DROP TABLE {table}")
+    again = Ledger(tmp_path, owner="x")
+    assert list(again.entries()) == [ENTRY.path]
+    assert again.due() == []
+    again.close()
+
+
+def test_commands_are_due_until_they_have_run(tmp_path: Path) -> None:
+    due = [Due(path=f"{name}.tif", mask=f"{name}.png", unlike="odd") for name in "ab"]
+    ledger = Ledger(tmp_path, owner="x")
+    ledger.record([ENTRY], due)
+    ledger.close()
+    again = Ledger(tmp_path, owner="x")
+    assert sorted(again.due(), key=lambda one: one.path) == due
+    again.has_run(due[:1])
+    assert again.due() == due[1:]
+    again.close()
+
+
+@pytest.mark.parametrize("removed", [".emcfsys", ".emcfsys/watch.lock"])
+def test_no_second_watcher_is_let_in_because_the_lock_was_removed(
+    tmp_path: Path, removed: str
+) -> None:
+    first = Ledger(tmp_path, owner="run-0001")
+    gone = tmp_path / removed
+    if gone.is_dir():
+        shutil.rmtree(gone)
+    else:
+        gone.unlink()
+    with pytest.raises(WatchedError):
+        Ledger(tmp_path, owner="run-0002")
+    assert watcher_of(tmp_path) is not None
+    first.close()
+
+
+def test_a_ledger_whose_folder_was_removed_says_so_and_is_made_again(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, owner="x")
+    ledger.record([ENTRY])
+    shutil.rmtree(tmp_path / ".emcfsys")
+    assert not ledger.is_in_place
+    with pytest.raises(OSError, match="gone"):
+        ledger.record([ENTRY])
+    ledger.make_again([ENTRY])
+    assert ledger.is_in_place
+    assert [entry.path for entry in read_ledger(tmp_path)] == [ENTRY.path]
+    with pytest.raises(WatchedError):
+        Ledger(tmp_path, owner="y")
+    ledger.close()
 
 
 def test_a_digest_tells_a_rewrite_from_a_touch(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ class Bench:
                 size=seen.size,
                 mtime_ns=seen.mtime_ns,
                 state=state,  # type: ignore[arg-type]
+                ctime_ns=seen.ctime_ns,
                 attempts=attempts,
             )
         )
@@ -179,17 +180,39 @@ def test_a_rewritten_file_is_ready_again(bench: Bench) -> None:
 def test_a_failed_file_is_tried_again_later_and_then_no_more(bench: Bench) -> None:
     bench.write("a.png")
     bench.scanner.hint("a.png", closed=True)
+    waited_s: list[int] = []
     for attempt in range(1, MAX_ATTEMPTS):
         (seen,) = bench.scanner.ready(1)
         bench.finish(seen, "trying", attempt)
         assert bench.ready() == []
-        bench.clock.now += 31
-        bench.scanner.scan()
-        assert bench.ready() == ["a.png"]
+        waited_s.append(0)
+        while not bench.ready():
+            bench.clock.now += 5
+            waited_s[-1] += 5
+            bench.scanner.scan()
+    assert waited_s == sorted(waited_s)
+    assert 3 * 3600 < sum(waited_s) < 4 * 3600
     bench.finish(bench.scanner.ready(1)[0], "failed", MAX_ATTEMPTS)
     bench.scanner.scan()
-    bench.clock.now += 3600
+    bench.clock.now += 36_000
     assert bench.ready() == []
+
+
+def test_a_failed_file_is_tried_anew_when_its_permissions_change(bench: Bench) -> None:
+    file = bench.write("a.png")
+    bench.scanner.hint("a.png", closed=True)
+    for state, attempt in (("trying", 1), ("failed", MAX_ATTEMPTS)):
+        (seen,) = bench.scanner.ready(1)
+        bench.finish(seen, state, attempt)
+        bench.scanner.scan()
+        assert bench.ready() == []
+        changed = file.stat().st_ctime_ns
+        while file.stat().st_ctime_ns == changed:  # the clock of files is a coarse one
+            file.chmod(0o600 if file.stat().st_mode & 0o077 else 0o644)
+        bench.scanner.scan()
+        bench.clock.now += 5
+        assert bench.ready() == ["a.png"]
+        assert bench.scanner.known["a.png"].attempts == 0
 
 
 def test_the_order_is_oldest_or_newest_first(tmp_path: Path) -> None:

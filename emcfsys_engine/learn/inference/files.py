@@ -1,30 +1,31 @@
 """Prediction of many files: read ahead, computed, written behind; one that fails stays single."""
 
-import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from emcfsys_engine.errors import EmcfError, InputError, RunFolderError
+from emcfsys_engine.errors import EmcfError, InputError, OutputError, RunFolderError
+from emcfsys_engine.files import is_full
+from emcfsys_engine.hotfolder.places import try_to_write
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_files import lies_in
 from emcfsys_engine.images.reader import find_images
 from emcfsys_engine.images.writers import sync
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
-from emcfsys_engine.learn.inference.bands import Band, OpenImage, Tally, Wanted, open_image
+from emcfsys_engine.learn.inference.bands import OpenImage
 from emcfsys_engine.learn.inference.compiled import PAYS_AFTER_S, Pace
-from emcfsys_engine.learn.inference.outputs import (
-    SUFFIXES,
-    Companions,
-    OutputNames,
-    OutputSet,
-    VectorOutputs,
-)
-from emcfsys_engine.learn.inference.pipeline import Behind, Failure, run_pipeline
+from emcfsys_engine.learn.inference.image import EndAskedFor, ImageJobs, Order, Work
+from emcfsys_engine.learn.inference.output_disk import is_of_disk, wait_until
+from emcfsys_engine.learn.inference.outputs import SUFFIXES, Companions
+from emcfsys_engine.learn.inference.pipeline import Failure, run_pipeline
+from emcfsys_engine.learn.inference.placing import OutputNames
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.inference.ranking import rank, write_ranking
 from emcfsys_engine.learn.run_context import Worker, say_ending
@@ -51,23 +52,8 @@ class Counted:
     failed: int
 
 
-class _EndAskedFor(Exception):
-    """A person or the machine asked to end within a large image; it is begun anew next time."""
-
-
-@dataclass(kw_only=True)
-class _Work:
-    """One image between its reading and its files."""
-
-    image: OpenImage
-    started: float
-    tally: Tally
-    outputs: OutputSet | None = None  # open already when a large image was computed
-    bands: list[Band] = field(default_factory=list)
-
-
 class _Desk:
-    """The three stages of the pipeline."""
+    """The three stages of the pipeline, for `predict`."""
 
     def __init__(
         self,
@@ -76,126 +62,54 @@ class _Desk:
         predictor: Predictor,
         say: Callable[[Event], None],
         asked: Callable[[], str | None],
-        pace: Pace,
     ) -> None:
-        self._request = request
         self._names = names
-        self._predictor = predictor
-        self._say = say
-        self._asked = asked
-        self._pace = pace
+        self.predictor = predictor
         self._may_compile = request.compile
-        self._companions = Companions(
-            overlay=request.overlay,
-            probabilities=request.probability,
-            uncertainty=request.uncertainty or request.rank_uncertain,
+        self.pace = Pace(0)
+        self.jobs = ImageJobs(
+            predictor,
+            names.placing.book,
+            companions=Companions(
+                overlay=request.overlay,
+                probabilities=request.probability,
+                uncertainty=request.uncertainty or request.rank_uncertain,
+            ),
+            vectors=request.vectors,
+            scale_of=lambda image: scale_of(image, predictor.card, request.rescale, say),
+            asked=asked,
+            progress=self._compile_if_it_pays,
         )
-        self._wanted = Wanted(
-            probabilities=request.probability, uncertainty=self._companions.uncertainty
-        )
-        self.vectors = VectorOutputs(Path(request.out), request.vectors, predictor.card)
-        self._images: dict[ImageRef, OpenImage] = {}  # open, and not yet done
         self._folders: set[Path] = set()
         self._unsynced = 0
 
-    def read(self, ref: ImageRef) -> _Work:
-        started = time.monotonic()
-        image = open_image(ref, self._predictor.normaliser)
-        self._images[ref] = image
-        return _Work(image=image, started=started, tally=Tally(self._predictor.card))
+    def read(self, ref: ImageRef) -> Work:
+        return self.jobs.read(Order(ref=ref, mask_file=self._names.mask_of(ref)))
 
-    def compute(self, ref: ImageRef, work: _Work) -> _Work:
-        image = work.image
-        try:
-            bands = self._predictor.bands(
-                image.read,
-                image.size,
-                info_bar_rows=image.survey.info_bar_rows,
-                scale=scale_of(image, self._predictor.card, self._request.rescale, self._say),
-                wanted=self._wanted,
-                ahead=image.is_large,
-            )
-            if image.is_large:
-                self._write_while_computing(ref, work, bands)
-            else:
-                work.bands = list(bands)
-        except BaseException:
-            self._give_up(work)
-            raise
-        self._pace.image_done()
+    def compute(self, ref: ImageRef, work: Work) -> Work:
+        self.jobs.compute(work)
+        self.pace.image_done()
         self._compile_if_it_pays()
         return work
 
-    def _compile_if_it_pays(self, share: float = 0.0) -> None:
-        """Once, when enough of the job is left: have code made for the network."""
-        pays_after_s = PAYS_AFTER_S[self._predictor.device.type]
-        if self._may_compile and self._pace.left_s(share) > pays_after_s:
-            self._may_compile = False
-            print(f"network {self._predictor.compile()}", flush=True)
-
-    def _write_while_computing(self, ref: ImageRef, work: _Work, bands: Iterator[Band]) -> None:
-        outputs = work.outputs = self._open_outputs(ref, work)
-        behind = Behind()
-        try:
-            for band in bands:
-                if self._asked() is not None:
-                    raise _EndAskedFor
-                behind.do(lambda band=band: self._add(work, outputs, band))
-                self._compile_if_it_pays((band.first + len(band.mask)) / work.image.size[0])
-        finally:
-            behind.finish()
-
-    def write(self, ref: ImageRef, work: _Work) -> ImageDone:
-        try:
-            outputs = work.outputs = work.outputs or self._open_outputs(ref, work)
-            for band in work.bands:
-                self._add(work, outputs, band)
-            self.vectors.write(ref, outputs.mask_file, work.image)
-            outputs.finish()
-            self._sync_folders(outputs.mask_file.parent)
-        except BaseException:
-            self._give_up(work)
-            raise
-        self._close(work)
+    def write(self, ref: ImageRef, work: Work) -> ImageDone:
+        mask_file = self.jobs.write(work)
+        self.jobs.close(work)
+        self._sync_folders(mask_file.parent)
         return ImageDone(
             image=str(ref),
-            mask=str(outputs.mask_file),
+            mask=str(mask_file),
             seconds=time.monotonic() - work.started,
             shares=work.tally.shares,
             confidence=work.tally.confidence,
         )
 
-    def _open_outputs(self, ref: ImageRef, work: _Work) -> OutputSet:
-        image = work.image
-        return OutputSet(
-            self._names.mask_of(ref),
-            image.size,
-            image.pixel_nm,
-            self._predictor.card,
-            self._companions,
-            image.view,
-        )
-
-    def _add(self, work: _Work, outputs: OutputSet, band: Band) -> None:
-        work.tally.add(band)
-        outputs.add(band)
-        self.vectors.add(outputs.mask_file, band)
-
-    def _give_up(self, work: _Work) -> None:
-        if work.outputs is not None:
-            work.outputs.abort()
-            self.vectors.forget(work.outputs.mask_file)
-        self._close(work)
-
-    def _close(self, work: _Work) -> None:
-        work.image.close()
-        self._images.pop(work.image.ref, None)
-
-    def close(self) -> None:
-        """Close what was read ahead and is no longer wanted."""
-        for image in self._images.values():
-            image.close()
-        self._images.clear()
+    def _compile_if_it_pays(self, share: float = 0.0) -> None:
+        """Once, when enough of the job is left: have code made for the network."""
+        pays_after_s = PAYS_AFTER_S[self.predictor.device.type]
+        if self._may_compile and self.pace.left_s(share) > pays_after_s:
+            self._may_compile = False
+            print(f"network {self.predictor.compile()}", flush=True)
 
     def _sync_folders(self, folder: Path) -> None:
         """Files are on the disk when they are named; their names follow, many at a time."""
@@ -222,42 +136,96 @@ def predict_files(
 ) -> Counted:
     """Predict image after image; one that fails is reported and the others go on.
 
-    Images whose mask is there already are left alone, unless `force` is asked for.
+    Images whose mask is there already are left alone, unless `force` is asked for. What this
+    program did not write, or a person changed, is kept: the new version lies beside it.
+    Raises: InputError when the output folder cannot be written.
     """
-    names = OutputNames(Path(request.out), refs, request.inputs, SUFFIXES[request.mask_format])
-    todo = [ref for ref in refs if request.force or not names.mask_of(ref).exists()]
-    desk = _Desk(request, names, predictor, say, asked, Pace(len(todo)))
+    try:
+        book = OutputBook(Path(request.out))
+        names = OutputNames(book, refs, request.inputs, SUFFIXES[request.mask_format])
+    except OSError as error:
+        what = f"cannot be written: {error.strerror or error}"
+        raise InputError(request.out, what, "Check its permissions and space") from None
+    todo = [ref for ref in refs if request.force or not names.has_mask(ref)]
+    desk = _Desk(request, names, predictor, say, asked)
+    desk.pace = Pace(len(todo))
+    for told in names.make_writable(todo, desk.jobs.files):
+        say(WarningGiven(message=told))
     done = failed = 0
-    until_asked = itertools.takewhile(lambda _: asked() is None, todo)
-    with suppress(_EndAskedFor):
-        stages = (desk.read, desk.compute, desk.write)
-        for ref, result in run_pipeline(until_asked, *stages, (EmcfError,)):
-            if isinstance(result, Failure):
-                say(ImageFailed(image=str(ref), reason=str(result.error)))
-                failed += 1
-            else:
-                say(result)
-                done += 1
-    desk.close()
+    waiting = deque(todo)
+    while waiting and asked() is None:
+        away: list[ImageRef] = []  # met a disk that is gone: they wait for it
+        with suppress(EndAskedFor):
+            jobs = _taken(waiting, lambda: asked() is None and not away)  # noqa: B023
+            stages = (desk.read, desk.compute, desk.write)
+            for ref, result in run_pipeline(jobs, *stages, (EmcfError,)):
+                if not isinstance(result, Failure):
+                    say(result)
+                    done += 1
+                elif _is_gone(result.error, book):
+                    away.append(ref)
+                else:
+                    say(ImageFailed(image=str(ref), reason=str(result.error)))
+                    failed += 1
+        if away:
+            say(WarningGiven(message=f"{book.out}: {_why_gone(book)}: it is waited for"))
+            wait_until(lambda: _why_gone(book), asked, lambda why: print(why, flush=True))
+            waiting.extendleft(reversed(away))
+    desk.jobs.close_all()
     desk.sync_folders()
     if asked() is None:
-        left = set(todo)
-        desk.vectors.finish([(r, names.mask_of(r)) for r in refs if r not in left])
-        if request.rank_uncertain:
-            _rank(Path(request.out), refs, names, predictor.card, say)
+        _finish(request, refs, set(todo), names, desk, say)
     return Counted(done=done, skipped=len(refs) - len(todo), failed=failed)
 
 
-def _rank(
-    out: Path,
+def _taken(waiting: "deque[ImageRef]", go_on: Callable[[], bool]) -> Iterator[ImageRef]:
+    while waiting and go_on():
+        yield waiting.popleft()
+
+
+def _is_gone(error: Exception, book: OutputBook) -> bool:
+    """Tell whether an image failed only because its output's disk is away, for now."""
+    if not isinstance(error, OutputError) or not is_of_disk(error) or is_full(error):
+        return False
+    return bool(_why_gone(book))
+
+
+def _why_gone(book: OutputBook) -> str:
+    try:
+        book.refuse_gone()
+        try_to_write(book.file.parent)
+    except OSError as error:
+        return "" if is_full(error) else error.strerror or str(error)
+    return ""
+
+
+def _finish(
+    request: PredictRequest,
     refs: Sequence[ImageRef],
+    todo: Collection[ImageRef],
     names: OutputNames,
+    desk: _Desk,
+    say: Callable[[Event], None],
+) -> None:
+    """Write what belongs to all images together."""
+    others = [(ref, names.mask_of(ref)) for ref in refs if ref not in todo]
+    desk.jobs.vectors.finish([pair for pair in others if pair[1].exists()])
+    for file in desk.jobs.vectors.kept:
+        what = "is not as this program wrote it, and kept: the new version lies beside it"
+        say(WarningGiven(message=f"{file} {what}"))
+    if request.rank_uncertain:
+        _rank(names, refs, desk.predictor.card, say)
+
+
+def _rank(
+    names: OutputNames,
+    refs: Sequence[ImageRef],
     card: ModelCard,
     say: Callable[[Event], None],
 ) -> None:
     pairs = [(ref, names.mask_of(ref)) for ref in refs]
     ranking = rank([pair for pair in pairs if pair[1].exists()], card.class_values)
-    write_ranking(out, ranking)
+    write_ranking(names.placing.book, ranking)
     if ranking.left_out:
         few = ", ".join(Path(name).name for name in ranking.left_out[:3])
         what = f"{len(ranking.left_out)} images have a mask without its uncertainty ({few})"
@@ -271,7 +239,8 @@ def find_inputs(request: PredictRequest) -> list[ImageRef]:
     """
     out = Path(request.out)
     every = [ref for place in request.inputs for ref in find_images(place, Path("/"))]
-    found = dict.fromkeys(ref for ref in every if out not in ref.path.parents)
+    inside = {folder: lies_in(folder, out) for folder in {ref.path.parent for ref in every}}
+    found = dict.fromkeys(ref for ref in every if not inside[ref.path.parent])
     if not found:
         places = ", ".join(request.inputs)
         if every:  # taken for masks of ours
@@ -327,7 +296,7 @@ def execute(worker: Worker) -> int:
     )
     if lost := lost_gpu(predictor.device, None, os.environ):
         worker.say(WarningGiven(message=lost))
-    tally = predict_files(request, refs, predictor, worker.say, worker.asked)
+    tally = predict_files(request, refs, predictor, worker.say_when_possible, worker.asked)
     asked = worker.asked()
     if asked is not None:
         return say_ending(worker, "stopped" if asked == "stop" else asked)

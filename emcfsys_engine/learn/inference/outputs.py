@@ -1,6 +1,7 @@
-"""Masks and their companions on the disk: how they are named, and how they are written whole."""
+"""Masks and their companions on the disk, written whole and together, over nobody else's files."""
 
-from collections import Counter
+import os
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ from emcfsys_engine.annotations.writer import (
     LabelWriter,
     write_png,
 )
-from emcfsys_engine.errors import InputError
-from emcfsys_engine.images.micrograph import ImageRef, Micrograph
-from emcfsys_engine.images.normalise import to_8_bit
+from emcfsys_engine.errors import OutputError
+from emcfsys_engine.files import temporary_of
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.output_book import OutputBook, free_version
+from emcfsys_engine.images.own_files import digest_of_output, identity_of, put
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.images.writers import PngWriter, RowWriter, companion, stem_of, writer_for
 from emcfsys_engine.learn.inference.bands import Band, OpenImage
@@ -23,100 +26,91 @@ from emcfsys_engine.model_card import ModelCard
 
 
 class VectorOutputs:
-    """Keeps the rows of each mask until it is whole, then writes its outlines.
+    """Writes the outlines of masks that are whole.
 
     Outlines need the whole mask in memory: one byte a pixel, and that of the largest regions.
     """
 
-    def __init__(self, out: Path, formats: Sequence[LabelFormat], card: ModelCard) -> None:
+    def __init__(
+        self, out: Path, formats: Sequence[LabelFormat], card: ModelCard, book: OutputBook
+    ) -> None:
         self._out = out
-        self._rows: dict[Path, list[np.ndarray]] = {}
+        self._book = book
+        self.kept: set[Path] = set()  # a person's: a new version lies beside
         classes = dict(zip(card.classes, card.class_values, strict=True))
         self._writers = [
             LabelWriter(out=out, to=to, classes=classes, background=card.class_values[0])
             for to in dict.fromkeys(formats)
         ]
 
-    def add(self, mask_file: Path, band: Band) -> None:
-        """Keep some rows."""
-        if self._writers:
-            self._rows.setdefault(mask_file, []).append(band.mask)
+    def __bool__(self) -> bool:
+        """Tell whether any outlines are wanted."""
+        return bool(self._writers)
 
-    def forget(self, mask_file: Path) -> None:
-        """Give up a mask that did not become whole."""
-        self._rows.pop(mask_file, None)
+    def files(self, ref: ImageRef, mask_file: Path) -> list[Path]:
+        """Return what is written for one image: COCO has one file for all."""
+        found = [
+            writer.file_of(self._name(mask_file)) for writer in self._writers if writer.to != "coco"
+        ]
+        if any(_needs_view(writer, ref) for writer in self._writers):
+            found.append(companion(mask_file, "view"))
+        return found
 
-    def write(self, ref: ImageRef, mask_file: Path, image: OpenImage) -> None:
-        """Write the outlines of an image that is whole.
+    def write(
+        self, ref: ImageRef, outputs: "OutputSet", mask_HW: np.ndarray, image: OpenImage
+    ) -> None:
+        """Write the outlines of an image, to get their names with its mask.
 
         Labelme opens few formats: for others a picture is written that its file points to.
         """
-        if not self._writers:
-            return
-        mask_HW = np.concatenate(self._rows.pop(mask_file))
+        mask_file = outputs.mask_file
         for writer in self._writers:
             shown = ref.path
-            plain = ref.plane is None and ref.path.suffix.lower() in LABELME_OPENS
-            if writer.to == "labelme" and not plain:
+            if _needs_view(writer, ref):
                 shown = companion(mask_file, "view")
-                write_png(shown, image.view(0, len(mask_HW)))
-            self._write(writer, ref, mask_file, mask_HW, shown)
+                outputs.stage(temporary_of(shown), shown)
+                write_png(temporary_of(shown), image.view(0, len(mask_HW)))
+            name = self._name(mask_file)
+            if writer.to == "coco":
+                writer.write(name, mask_HW, image=ref.path, plane=ref.plane)
+                continue
+            file = writer.file_of(name)
+            temporary = temporary_of(file)
+            outputs.stage(temporary, file)
+            writer.write(name, mask_HW, image=shown, plane=ref.plane, to_file=temporary)
 
     def finish(self, others: Iterable[tuple[ImageRef, Path]]) -> None:
-        """Write what can only be written at the end: COCO's one file, masks of before included."""
+        """Write what can only be written at the end: COCO's one file, masks of before included.
+
+        A file that is not ours, or that a person changed, is kept: see `kept`.
+        """
         for writer in self._writers:
             if writer.to != "coco":
                 continue
             for ref, mask_file in others:
                 mask_HW = read_micrograph(ImageRef(path=mask_file)).pixels
-                self._write(writer, ref, mask_file, mask_HW, ref.path)
-            writer.finish()
+                writer.write(self._name(mask_file), mask_HW, image=ref.path, plane=ref.plane)
+            file = free_version(writer.file_of(""), self._book)
+            if writer.finish(to_file=temporary_of(file)):
+                commit([(temporary_of(file), file)], self._book, Origin(image=self._out))
+                self.kept |= {writer.file_of("")} - {file}
 
-    def _write(
-        self, writer: LabelWriter, ref: ImageRef, mask_file: Path, mask_HW: np.ndarray, shown: Path
-    ) -> None:
-        place = mask_file.with_name(stem_of(mask_file)).relative_to(self._out)
-        writer.write(str(place), mask_HW, image=shown, plane=ref.plane)
+    def _name(self, mask_file: Path) -> str:
+        return str(mask_file.with_name(stem_of(mask_file)).relative_to(self._out))
+
+
+def _needs_view(writer: LabelWriter, ref: ImageRef) -> bool:
+    plain = ref.plane is None and ref.path.suffix.lower() in LABELME_OPENS
+    return writer.to == "labelme" and not plain
 
 
 SUFFIXES = {
-    "png": "png",
-    "tif": "tif",
-    "tiff": "tif",
-    "ome-tiff": "ome.tif",
-    "ome-zarr": "ome.zarr",
+    "png": ".png",
+    "tif": ".tif",
+    "tiff": ".tif",
+    "ome-tiff": ".ome.tif",
+    "ome-zarr": ".ome.zarr",
 }
-
-
-class OutputNames:
-    """Where each image's mask goes: the input's sub-folders are mirrored, no two share a name."""
-
-    def __init__(
-        self, out: Path, refs: Sequence[ImageRef], inputs: Sequence[str], suffix: str
-    ) -> None:
-        self._out = out
-        self._suffix = suffix
-        self._roots = sorted((Path(place) for place in inputs), key=lambda p: -len(p.parts))
-        paths = {ref.path for ref in refs}
-        self._stems = Counter(self._folder(path) / self._stem(path) for path in paths)
-
-    def mask_of(self, ref: ImageRef) -> Path:
-        """Return the mask's file: `sub/x.png`, `sub/x.dm4.png` on a collision, `x.0012.png`."""
-        place = self._folder(ref.path) / self._stem(ref.path)
-        stem = ref.path.name if self._stems[place] > 1 else place.name
-        plane = "" if ref.plane is None else f".{ref.plane:04d}"
-        return place.with_name(f"{stem}{plane}.{self._suffix}")
-
-    def _stem(self, path: Path) -> str:
-        """Return the name without its suffix; `x.ome.tif` gives no `x.ome.ome.tif`."""
-        is_ome = self._suffix.startswith("ome.")
-        return path.stem.removesuffix(".ome") if is_ome else path.stem
-
-    def _folder(self, path: Path) -> Path:
-        for root in self._roots:
-            if root in path.parents:
-                return self._out / path.parent.relative_to(root)
-        return self._out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,14 +121,30 @@ class Companions:
     probabilities: bool = False
     uncertainty: bool = False
 
+    def files(self, mask_file: Path, card: ModelCard) -> list[Path]:
+        """Return the names of a mask and of what stands beside it."""
+        kinds = ["overlay"] * self.overlay + ["uncertainty"] * self.uncertainty
+        if self.probabilities:
+            kinds += [probability_kind(name) for name in card.classes]
+        return [mask_file, *(companion(mask_file, kind) for kind in kinds)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Which image files are made of."""
+
+    image: Path  # absolute, free of links
+    content: str = ""  # its digest
+
 
 class OutputSet:
     """The files of one image, written band by band; they get their names together, at the end.
 
-    A mask that is there means that all is there: it comes last.
+    A mask that is there means that all is there: it comes last. What this program did not write,
+    or a person changed, is never replaced.
     Shapes: view(first, last) gives rows of the picture as people see it, h×W uint8.
-    Raises: InputError when the folder cannot be written or the disk is full; nothing of this image
-    is left behind then.
+    Raises: OutputError when the folder cannot be written or the disk is full; nothing of this
+    image is left behind then.
     """
 
     def __init__(
@@ -145,17 +155,26 @@ class OutputSet:
         card: ModelCard,
         wanted: Companions,
         view: Callable[[int, int], np.ndarray] | None = None,
+        *,
+        book: OutputBook,
+        origin: Origin,
     ) -> None:
         self.mask_file = mask_file
         self._card = card
         self._view = view
         self._wanted = wanted
+        self._book = book
+        self._origin = origin
         self._writers: dict[str, RowWriter] = {}
+        self._staged: list[tuple[Path, Path]] = []  # whole, under a temporary name; its own
         self._guarded(lambda: self._open(size_HW, pixel_nm))
 
     def _open(self, size_HW: tuple[int, int], pixel_nm: tuple[float, float] | None) -> None:
         mask, writers = self.mask_file, self._writers
+        self._book.refuse_gone()
         mask.parent.mkdir(parents=True, exist_ok=True)
+        if identity_of(mask.parent) == identity_of(self._origin.image.parent):
+            raise among_originals(mask)
         if self._wanted.overlay:
             writers["overlay"] = PngWriter(
                 companion(mask, "overlay"), size_HW, pixel_nm, channels=3, is_smooth=True
@@ -166,8 +185,8 @@ class OutputSet:
             )
         if self._wanted.probabilities:
             for name in self._card.classes:
-                kind = f"prob-{name.replace('/', '_')}"
-                writers[f"prob {name}"] = PngWriter(companion(mask, kind), size_HW, is_smooth=True)
+                file = companion(mask, probability_kind(name))
+                writers[f"prob {name}"] = PngWriter(file, size_HW, is_smooth=True)
         writers["mask"] = writer_for(mask, size_HW, pixel_nm)
 
     def add(self, band: Band) -> None:
@@ -188,48 +207,85 @@ class OutputSet:
                 writers[f"prob {name}"].write(plane)
         writers["mask"].write(band.mask)
 
+    def stage(self, temporary: Path, file: Path) -> None:
+        """Give a file that is whole its name with the others, or remove it with them."""
+        self._staged.append((temporary, file))
+
     def finish(self) -> None:
         """Give all files their names, the mask last."""
         self._guarded(self._finish)
 
     def _finish(self) -> None:
         for name in list(self._writers):
-            self._writers[name].finish()
+            self._staged.append((self._writers[name].complete(), self._writers[name].file))
             del self._writers[name]
+        self._book.refuse_gone()
+        commit(self._staged, self._book, self._origin)
+        self._staged.clear()
 
     def abort(self) -> None:
         """Leave nothing behind that is not whole."""
         while self._writers:
             self._writers.popitem()[1].abort()
+        while self._staged:
+            discard(self._staged.pop()[0])
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
         except OSError as error:
-            self.abort()
+            self._abort_quietly()
             why = error.strerror or str(error)
             remedy = "Free some space or check the folder's permissions, then predict again"
-            raise InputError(self.mask_file, f"cannot be written: {why}", remedy) from None
+            raise OutputError(
+                self.mask_file, f"cannot be written: {why}", remedy, errno=error.errno or 0
+            ) from None
         except BaseException:
-            self.abort()
+            self._abort_quietly()
             raise
 
+    def _abort_quietly(self) -> None:
+        try:
+            self.abort()
+        except OSError as error:  # the disk is gone: its hidden files are `runs clean`'s
+            print(f"{self.mask_file.parent}: {error.strerror}", flush=True)
 
-def write_outputs(
-    mask_file: Path, micrograph: Micrograph, mask_HW: np.ndarray, card: ModelCard, *, overlay: bool
-) -> None:
-    """Write the mask of an image in memory, and its overlay before.
 
-    Raises: InputError when the folder cannot be written or the disk is full.
+def among_originals(mask_file: Path) -> OutputError:
+    """Return what is said of an output folder that leads to the images themselves."""
+    what = "is the folder of its original, too"
+    return OutputError(mask_file.parent, what, "Choose another output folder")
+
+
+def commit(staged: list[tuple[Path, Path]], book: OutputBook, origin: Origin) -> None:
+    """Give finished files their names, in order, after their digests are written down.
+
+    Raises: OutputError if one would replace what is not ours; OSError.
     """
-    size = (mask_HW.shape[0], mask_HW.shape[1])
-    counts = np.zeros(0, np.int64)
-    view = _view_of(micrograph) if overlay else None
-    outputs = OutputSet(
-        mask_file, size, micrograph.pixel_nm, card, Companions(overlay=overlay), view
-    )
-    outputs.add(Band(first=0, mask=mask_HW, counts=counts, sure=0.0))
-    outputs.finish()
+    digests = {file: digest_of_output(temporary) for temporary, file in staged}
+    replaced = {file for _, file in staged if os.path.lexists(file)}
+    for file in replaced:
+        if not book.has(file):
+            what = "was changed, or written by somebody else"
+            raise OutputError(
+                file, what, "Predict again: it is kept, and gets a new version beside"
+            )
+    book.note(digests, image=origin.image, content=origin.content)
+    for temporary, file in staged:
+        put(temporary, file, may_replace=file in replaced)
+
+
+def discard(temporary: Path) -> None:
+    """Remove a file or folder that did not get its name."""
+    if temporary.is_dir():
+        shutil.rmtree(temporary, ignore_errors=True)
+    else:
+        temporary.unlink(missing_ok=True)
+
+
+def probability_kind(name: str) -> str:
+    """Return what the file of a class's probability is called beside its mask."""
+    return f"prob-{name.replace('/', '_')}"
 
 
 def blend(
@@ -245,10 +301,3 @@ def blend(
     for value, colour in list(zip(card.class_values, card.colours, strict=True))[1:]:
         table[value] = table[value] * (1 - opacity) + np.asarray(colour, np.float32) * opacity
     return table.astype(np.uint8)[mask_HW, grey_HW]
-
-
-def _view_of(micrograph: Micrograph) -> Callable[[int, int], np.ndarray]:
-    grey = to_8_bit(micrograph.pixels, micrograph.info_bar_rows)
-    if grey.ndim == 3:
-        grey = grey.mean(axis=2).astype(np.uint8)
-    return lambda first, last: grey[first:last]

@@ -75,6 +75,7 @@ class Predictor:
         self._members = [self._prepared(folded(network)) for network in networks]
         self._calls = [member.plain for member in self._members]
         self._shapes: Counter[torch.Size] = Counter()
+        self.before_batch: Callable[[], None] = lambda: None  # may raise, to end within an image
         self._sample_NCTT: Tensor | None = None  # the last batch of the most frequent shape
         self._overlap = overlap
         self._tta = tta
@@ -235,6 +236,7 @@ class Predictor:
         A batch that does not fit into the device's memory is halved, and those after it, too.
         Shapes: an ensemble gives M·C channels, member after member: see `merged`.
         """
+        self.before_batch()
         tiles_NCTT = tiles_NCTT.contiguous(memory_format=torch.channels_last)
         try:
             made = [call(tiles_NCTT) for call in self._calls]

@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 
 from emcfsys_engine.errors import EmcfError, InputError
-from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.output_book import OutputBook, write_own
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.images.writers import companion
 
@@ -91,8 +91,10 @@ def rank(pairs: Sequence[tuple[ImageRef, Path]], values: Sequence[int]) -> Ranki
     )
 
 
-def write_ranking(out: Path, ranking: Ranking) -> None:
+def write_ranking(book: OutputBook, ranking: Ranking) -> None:
     """Write ranking.json and ranking.csv into the folder of the masks.
+
+    A file of that name that is not ours is kept: ranking.v2.json lies beside it then.
 
     Raises: InputError when they cannot be written.
     """
@@ -104,11 +106,14 @@ def write_ranking(out: Path, ranking: Ranking) -> None:
         place = (first.x, first.y, first.width, first.height)
         table.writerow([one.rank, one.image, f"{one.score:.4f}", f"{one.novelty:.4f}", *place])
     content = msgspec.json.format(msgspec.json.encode(ranking), indent=1)
+    table_bytes = text.getvalue().encode("utf-8", "surrogateescape")
     try:
-        write_whole(out / JSON_NAME, content)
-        write_whole(out / TABLE_NAME, text.getvalue().encode("utf-8", "surrogateescape"))
+        write_own(book.out / JSON_NAME, content, book)
+        write_own(book.out / TABLE_NAME, table_bytes, book)
     except OSError as error:
-        raise InputError(out, f"cannot be written: {error.strerror}", "Free some space") from None
+        raise InputError(
+            book.out, f"cannot be written: {error.strerror}", "Free some space"
+        ) from None
 
 
 def _look(ref: ImageRef, mask: Path, values: Sequence[int]) -> _Seen:

@@ -1,39 +1,41 @@
 """What becomes of one image of a hot folder: mask, companions, measurements, a judgement."""
 
 import itertools
-import math
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import msgspec
-import numpy as np
 
-from emcfsys_engine.annotations.writer import LabelWriter
-from emcfsys_engine.errors import EmcfError
-from emcfsys_engine.files import DiskFullError, is_full
+from emcfsys_engine.errors import EmcfError, OutputError
 from emcfsys_engine.hotfolder.ledger import Entry
 from emcfsys_engine.hotfolder.scan import MAX_ATTEMPTS, Seen
-from emcfsys_engine.images.micrograph import ImageRef, Micrograph
-from emcfsys_engine.images.normalise import to_grey
-from emcfsys_engine.images.reader import probe, read_micrograph
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.output_book import OutputBook, Wanted
+from emcfsys_engine.images.own_files import resolved
+from emcfsys_engine.images.reader import probe
+from emcfsys_engine.images.writers import stem_of
 from emcfsys_engine.learn.gpu_faults import (
     free_cached_memory,
     is_out_of_memory,
     refuse_lost_gpu,
 )
-from emcfsys_engine.learn.inference.outputs import write_outputs
+from emcfsys_engine.learn.inference.bands import Tally
+from emcfsys_engine.learn.inference.image import EndAskedFor, ImageJobs, Order, Work
+from emcfsys_engine.learn.inference.output_disk import is_of_disk
+from emcfsys_engine.learn.inference.outputs import Companions, among_originals
 from emcfsys_engine.learn.inference.pipeline import Failure, run_pipeline
-from emcfsys_engine.learn.inference.predictor import Prediction, Predictor
+from emcfsys_engine.learn.inference.placing import Placed, Placing
+from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.watch.measurements import Line, measured
-from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.learn.watch.unlike import unlike_training
 from emcfsys_engine.project import Project
 
-_UNLIKE_DEVIATIONS = 4.0
-_UNLIKE_PIXEL_SIZE = 1.25
 # What one odd file can cause; anything else is our mistake and ends the watch.
 _CAUGHT = (EmcfError, OSError, MemoryError, RuntimeError)
 
@@ -45,10 +47,13 @@ class Handled:
     entry: Entry
     mask: Path | None = None
     written: tuple[Path, ...] = ()  # every mask: one a plane
-    prediction: Prediction | None = None  # of the last plane
+    tally: Tally | None = None  # of the last plane that was predicted
     measured: tuple[Line, ...] = ()  # one a plane, where the project asks for it
     seconds: float = 0.0
     unlike: str = ""
+    adopted: bool = False  # its masks were there already, and are kept as they are
+    told: str = ""  # what a person should hear of it
+    waits_for: OutputError | None = None  # its place cannot be written: nothing to note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,31 +64,75 @@ class Task:
     digest: str
     version: int  # of the mask: a rewritten file may keep its older masks
     attempts: int
+    is_new: bool = False  # the ledger does not know it: masks that are there are adopted
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Read:
-    """A file that was read: one micrograph a plane."""
+class _Plane:
+    """One plane of a file on its way; without an order there is nothing to compute."""
 
+    task: Task
+    masks: tuple[Path, ...] = ()  # of all planes
+    order: Order | None = None
+    is_last: bool = True
+    error: Exception | None = None
+    told: str = ""
+
+
+@dataclass(kw_only=True)
+class _Gathered:
+    """What the planes of one file came to."""
+
+    started: float = 0.0
+    tally: Tally | None = None
+    unlike: str = ""
+    measured: list[Line] = field(default_factory=list)
+    written: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Written:
+    """One plane that has its files."""
+
+    mask: Path
+    tally: Tally
     started: float
-    planes: tuple[int | None, ...]
-    micrographs: list[Micrograph]
-    images: list[np.ndarray]  # ready for the network
+    unlike: str
+    line: Line | None
 
 
 class Desk:
-    """Handles one file after the other with one loaded model."""
+    """Handles one file after the other with one loaded model, a stack plane by plane."""
 
-    def __init__(self, project: Project, predictor: Predictor, root: Path, output: Path) -> None:
+    def __init__(
+        self,
+        project: Project,
+        predictor: Predictor,
+        root: Path,
+        book: OutputBook,
+        asked: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._project = project
-        self._predictor = predictor
         self._root = root
-        self._output = output
-        self._stems: dict[str, str] = {}
+        self._book = book
+        self._asked = asked
+        self._placing = Placing(book, ".png")
+        self._given_up: dict[str, Exception] = {}
+        self.max_attempts = MAX_ATTEMPTS
+        self.use(predictor)
 
     def use(self, predictor: Predictor) -> None:
         """Go on with another model."""
+        settings = self._project.hotfolder
         self._predictor = predictor
+        self._jobs = ImageJobs(
+            predictor,
+            self._book,
+            companions=Companions(overlay=settings.overlay),
+            vectors=("labelme",) if settings.labelme else (),
+            asked=self._asked,
+            keeps_masks=settings.measure,
+        )
 
     def handle(self, tasks: Sequence[Task], go_on: Callable[[], bool]) -> Iterator[Handled]:
         """Predict files and write their masks; a file's error is in its result, not raised.
@@ -92,65 +141,192 @@ class Desk:
         Raises: DiskFullError when masks cannot be written, GpuLostError when this process can
         compute no more: neither is a file's fault.
         """
-        wanted = itertools.takewhile(lambda _: go_on(), tasks)
+        self._given_up.clear()
+        planes = itertools.takewhile(lambda _: go_on(), self._planes(tasks))
         stages = (self._read, self._compute, self._write)
-        for task, result in run_pipeline(wanted, *stages, _CAUGHT):
-            if isinstance(result, Failure):
-                if is_full(result.error):
-                    raise DiskFullError(self._output)
-                yield self._failure(task, result.error)
+        gathered: dict[str, _Gathered] = {}
+        told: set[str] = set()
+        try:
+            for plane, result in run_pipeline(planes, *stages, _CAUGHT):
+                path = plane.task.seen.path
+                if isinstance(result, Failure):
+                    if path not in told:
+                        yield self._failure(plane.task, result.error)
+                    told.add(path)
+                    continue
+                one = gathered.setdefault(path, _Gathered(started=time.monotonic()))
+                if result is not None:
+                    _gather(one, result)
+                if plane.is_last and path not in told:
+                    yield self._done(plane, gathered.pop(path))
+        except EndAskedFor:
+            return
+        finally:
+            self._jobs.close_all()
+
+    def _planes(self, tasks: Sequence[Task]) -> Iterator[_Plane]:
+        """Yield the planes of files one by one: a stack never lies in memory as a whole."""
+        known = self._names_of(tasks)
+        for task, planes in known:
+            if isinstance(planes, Exception):
+                yield _Plane(task=task, error=planes)
+                continue
+            try:
+                yield from self._orders(task, planes)
+            except OSError as error:  # of the output's side: names could not be noted
+                fault = OutputError(
+                    self._book.out, f"cannot be written: {error.strerror}", errno=error.errno or 0
+                )
+                yield _Plane(task=task, error=fault)
+
+    def _names_of(
+        self, tasks: Sequence[Task]
+    ) -> list[tuple[Task, tuple[int | None, ...] | Exception]]:
+        """Return the planes of files; names of new ones are given out together."""
+        found: list[tuple[Task, tuple[int | None, ...] | Exception]] = []
+        for task in tasks:
+            try:
+                number = probe(self._root / task.seen.path).planes
+            except _CAUGHT as error:
+                found.append((task, error))
             else:
-                yield result
+                found.append((task, (None,) if number <= 1 else tuple(range(number))))
+        wanted = [self._wanted(task, planes) for task, planes in found if isinstance(planes, tuple)]
+        with suppress(OSError):  # told by the first file that is to be placed
+            self._placing.newest(wanted)
+        return found
 
-    def _read(self, task: Task) -> _Read:
-        started = time.monotonic()
-        file = self._root / task.seen.path
-        facts = probe(file)
-        planes = [None] if facts.planes <= 1 else list(range(facts.planes))
-        micrographs = [read_micrograph(ImageRef(path=file, plane=plane)) for plane in planes]
-        prepare = self._predictor.prepare
-        images = [prepare(one.pixels, one.info_bar_rows) for one in micrographs]
-        return _Read(started=started, planes=tuple(planes), micrographs=micrographs, images=images)
+    def _wanted(self, task: Task, planes: tuple[int | None, ...]) -> Wanted:
+        folder = os.path.dirname(task.seen.path)  # noqa: PTH120 - of any bytes
+        image = resolved(self._root / task.seen.path)
+        return Wanted(
+            image=image,
+            folder=folder,
+            planes=planes,
+            version=task.version,
+            content=task.digest,
+        )
 
-    def _compute(self, task: Task, read: _Read) -> tuple[_Read, list[Prediction]]:
-        predict = self._predictor.predict_prepared
-        pairs = zip(read.images, read.micrographs, strict=True)
-        return read, [predict(image, info_bar_rows=one.info_bar_rows) for image, one in pairs]
+    def _orders(self, task: Task, planes: tuple[int | None, ...]) -> Iterator[_Plane]:
+        refs = [ImageRef(path=self._root / task.seen.path, plane=plane) for plane in planes]
+        (placed,) = self._placing.newest([self._wanted(task, planes)])
+        if self._placing.is_among_originals(placed):
+            yield _Plane(task=task, error=among_originals(placed.masks[0]))
+            return
+        if task.is_new and self._is_adopted(task, placed):
+            yield _Plane(task=task, masks=placed.masks, told="adopted")
+            return
+        placed = self._placing.writable(placed, lambda mask: self._jobs.files(refs[0], mask))
+        task = replace(task, version=placed.wanted.version)
+        todo = [
+            (ref, mask)
+            for ref, mask in zip(refs, placed.masks, strict=True)
+            if len(refs) == 1 or not self._is_made(task, mask)
+        ] or [(refs[-1], placed.masks[-1])]
+        for ref, mask in todo:
+            if task.seen.path in self._given_up:
+                return
+            yield _Plane(
+                task=task,
+                masks=placed.masks,
+                order=Order(ref=ref, mask_file=mask, content=task.digest),
+                is_last=ref == todo[-1][0],
+                told=placed.told,
+            )
 
-    def _write(self, task: Task, made: tuple[_Read, list[Prediction]]) -> Handled:
-        read, predictions = made
-        card = self._predictor.card
-        masks: list[Path] = []
-        lines: list[Line] = []
-        unlike = ""
-        for plane, micrograph, prediction in zip(
-            read.planes, read.micrographs, predictions, strict=True
-        ):
-            masks.append(self._mask_of(task.seen.path, plane, task.version))
-            self._write_mask(masks[-1], micrograph, prediction, self._root / task.seen.path)
-            unlike = unlike or unlike_training(micrograph, prediction, card)
-            if self._project.hotfolder.measure:
-                image = task.seen.path if plane is None else f"{task.seen.path}#{plane}"
-                lines.append(measured(image, micrograph, prediction, card, unlike))
-        below = str(masks[-1].relative_to(self._output))
+    def _is_adopted(self, task: Task, placed: Placed) -> bool:
+        """Tell whether the masks of an image that the ledger does not know are there already.
+
+        Ours are made anew if the image is another one, or its measurements are wanted: nothing is
+        lost by that. A person's are kept, unless they are known to be of another image.
+        """
+        if not all(os.path.lexists(mask) for mask in placed.masks):
+            return False
+        if all(self._book.has(mask) for mask in placed.masks):
+            is_same = all(self._book.has(mask, task.digest) for mask in placed.masks)
+            return is_same and not self._project.hotfolder.measure
+        return all(
+            not self._book.is_known(mask) or self._book.last_content(mask) == task.digest
+            for mask in placed.masks
+        )
+
+    def _is_made(self, task: Task, mask: Path) -> bool:
+        """Tell whether a plane was done before the watch was ended within its stack."""
+        return self._book.has(mask, task.digest) and not self._project.hotfolder.measure
+
+    def _read(self, plane: _Plane) -> Work | None:
+        fault = plane.error or self._given_up.get(plane.task.seen.path)
+        if fault is not None:
+            raise fault
+        if plane.order is None:
+            return None
+        try:
+            return self._jobs.read(plane.order)
+        except Exception as error:
+            self._given_up[plane.task.seen.path] = error
+            raise
+
+    def _compute(self, plane: _Plane, work: Work | None) -> Work | None:
+        if work is None:
+            return None
+        try:
+            return self._jobs.compute(work)
+        except Exception as error:
+            self._given_up[plane.task.seen.path] = error
+            raise
+
+    def _write(self, plane: _Plane, work: Work | None) -> _Written | None:
+        if work is None:
+            return None
+        try:
+            mask = self._jobs.write(work)
+            card = self._predictor.card
+            unlike = unlike_training(work.image, work.tally.confidence, card)
+            line = self._measured(plane, work, unlike)
+        except Exception as error:
+            self._given_up[plane.task.seen.path] = error
+            raise
+        finally:
+            self._jobs.close(work)
+        return _Written(mask=mask, tally=work.tally, started=work.started, unlike=unlike, line=line)
+
+    def _measured(self, plane: _Plane, work: Work, unlike: str) -> Line | None:
+        if not self._project.hotfolder.measure:
+            return None
+        path, number = plane.task.seen.path, work.order.ref.plane
+        return measured(
+            path if number is None else f"{path}#{number}",
+            work.image.pixel_nm,
+            work.whole_mask,
+            work.tally.confidence,
+            self._predictor.card,
+            unlike,
+        )
+
+    def _done(self, plane: _Plane, one: _Gathered) -> Handled:
+        below = str(plane.masks[-1].relative_to(self._book.out))
+        adopted = plane.order is None
         return Handled(
-            entry=self._entry(task, "done", mask=below),
-            mask=masks[-1],
-            written=tuple(masks),
-            measured=tuple(lines),
-            prediction=predictions[-1],
-            seconds=time.monotonic() - read.started,
-            unlike=unlike,
+            entry=self._entry(plane.task, "done", mask=below),
+            mask=plane.masks[-1],
+            written=tuple(one.written),
+            measured=tuple(one.measured),
+            tally=one.tally,
+            seconds=0.0 if adopted else time.monotonic() - one.started,
+            unlike=one.unlike,
+            adopted=adopted,
+            told="" if adopted else plane.told,
         )
 
     def _failure(self, task: Task, error: Exception) -> Handled:
         refuse_lost_gpu(error)
+        if isinstance(error, OutputError) and is_of_disk(error):
+            return Handled(entry=self._entry(task, "trying"), waits_for=error)
         if is_out_of_memory(error):
             free_cached_memory()
             self._predictor.shrink()
-        state = "failed" if task.attempts >= MAX_ATTEMPTS else "trying"
-        reason = str(error) or type(error).__name__
-        return Handled(entry=self._entry(task, state, reason=reason))
+        state = "failed" if task.attempts >= self.max_attempts else "trying"
+        return Handled(entry=self._entry(task, state, reason=str(error) or type(error).__name__))
 
     def unchanged(self, seen: Seen, before: Entry) -> Handled:
         """A file that was only touched: note its new time."""
@@ -164,43 +340,27 @@ class Desk:
         )
         return Handled(entry=entry)
 
+    def own_output(self, seen: Seen, digest: str) -> Handled:
+        """A copy of one of our masks: it gets no mask of its own."""
+        task = Task(seen=seen, digest=digest, version=1, attempts=1)
+        reason = "is a copy of one of this folder's outputs"
+        return Handled(entry=self._entry(task, "skipped", reason=reason))
+
     def unreadable(self, seen: Seen, attempts: int, error: OSError) -> Handled:
         """A file that cannot even be opened."""
         return self._failure(Task(seen=seen, digest="", version=1, attempts=attempts), error)
 
-    def _write_mask(
-        self, mask: Path, micrograph: Micrograph, prediction: Prediction, image: Path
-    ) -> None:
-        settings, card = self._project.hotfolder, self._predictor.card
-        if settings.labelme:
-            classes = dict(zip(card.classes, card.class_values, strict=True))
-            LabelWriter(
-                out=mask.parent, to="labelme", classes=classes, background=card.class_values[0]
-            ).write(mask.stem, prediction.mask, image=image, plane=None)
-        write_outputs(mask, micrograph, prediction.mask, card, overlay=settings.overlay)
-
-    def _mask_of(self, path: str, plane: int | None, version: int) -> Path:
-        """Return the mask's name; the first file of a stem has it, a second adds its suffix."""
-        place = Path(path)
-        key = str(place.with_suffix(""))
-        owner = self._stems.setdefault(key, path)
-        stem = place.stem if owner == path else place.name
-        stem += "" if plane is None else f".{plane:04d}"
-        stem += "" if version == 1 else f".v{version}"
-        return self._output / place.parent / f"{stem}.png"
-
     def know(self, entries: dict[str, Entry]) -> None:
         """Remember which file owns which mask from earlier starts."""
         for path, entry in entries.items():
-            if entry.mask and Path(entry.mask).name.startswith(f"{Path(path).stem}."):
-                owns = not Path(entry.mask).name.startswith(f"{Path(path).name}.")
-                if owns:
-                    self._stems.setdefault(str(Path(path).with_suffix("")), path)
+            if entry.mask:
+                wanted, stems = _recorded(self._root, path, entry)
+                self._book.adopt(wanted, stems)
 
     def _entry(
         self,
         task: Task,
-        state: Literal["done", "trying", "failed"],
+        state: Literal["done", "trying", "failed", "skipped"],
         *,
         mask: str = "",
         reason: str = "",
@@ -210,6 +370,7 @@ class Desk:
             path=task.seen.path,
             size=task.seen.size,
             mtime_ns=task.seen.mtime_ns,
+            ctime_ns=task.seen.ctime_ns,
             digest=task.digest,
             state=state,
             mask=mask,
@@ -220,44 +381,41 @@ class Desk:
         )
 
 
+def _gather(one: _Gathered, result: _Written) -> None:
+    one.started = min(one.started, result.started)
+    one.tally = result.tally
+    one.unlike = one.unlike or result.unlike
+    one.written.append(result.mask)
+    one.measured += [] if result.line is None else [result.line]
+
+
+def _recorded(root: Path, path: str, entry: Entry) -> tuple[Wanted, list[str]]:
+    """Return the names that a ledger from before the book recorded: of all planes of a stack."""
+    folder, _, name = entry.mask.rpartition("/")
+    stem = stem_of(Path(name))
+    tail = f".v{entry.version}" if entry.version > 1 else ""
+    base = stem.removesuffix(tail)
+    planes: tuple[int | None, ...] = (None,)
+    stack = re.fullmatch(r"(.+)\.(\d{4,})", base, re.DOTALL)
+    if stack and stack[1] in (Path(path).stem, Path(path).name) and int(stack[2]):
+        planes = tuple(range(int(stack[2]) + 1))
+        stems = [f"{stack[1]}.{plane:04d}{tail}" for plane in range(len(planes))]
+    else:
+        stems = [stem]
+    wanted = Wanted(
+        image=resolved(root / path), folder=folder, planes=planes, version=entry.version
+    )
+    return wanted, [f"{folder}/{one}" if folder else one for one in stems]
+
+
 def sync(files: Collection[Path]) -> None:
-    """Wait until files and their names are on the disk."""
+    """Wait until files and their names are on the disk; one that somebody took away is theirs."""
     for place in (*files, *{file.parent for file in files}):
-        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            descriptor = os.open(place, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def unlike_training(micrograph: Micrograph, prediction: Prediction, card: ModelCard) -> str:
-    """Tell why an image is unlike those the model was trained on; empty: it is not.
-
-    Grey values are compared by 4 deviations of the training images and half their contrast, so
-    that a handful of very equal training images does not flag everything.
-    """
-    known = card.statistics
-    if known is None:
-        return ""
-    found: list[str] = []
-    if card.pixel_nm and micrograph.pixel_nm:
-        own = math.sqrt(math.prod(micrograph.pixel_nm))
-        ratio = max(own / card.pixel_nm, card.pixel_nm / own)
-        if ratio > _UNLIKE_PIXEL_SIZE:
-            found.append(f"pixel size {own:.4g} nm, trained at {card.pixel_nm:.4g} nm")
-    grey = to_grey(micrograph.pixels)
-    specimen = grey[: grey.shape[0] - micrograph.info_bar_rows].astype(np.float32)
-    mean, contrast = float(np.nanmean(specimen)), float(np.nanstd(specimen))
-    limit = _UNLIKE_DEVIATIONS * known.mean_deviation + 0.5 * known.contrast
-    if abs(mean - known.mean) > limit:
-        found.append(f"mean {mean:.4g}, training {known.mean:.4g} ± {known.mean_deviation:.2g}")
-    limit = _UNLIKE_DEVIATIONS * known.contrast_deviation + 0.5 * known.contrast
-    if abs(contrast - known.contrast) > limit:
-        found.append(f"contrast {contrast:.4g}, training {known.contrast:.4g}")
-    if known.confidence is not None:
-        spread = max(_UNLIKE_DEVIATIONS * (known.confidence_deviation or 0.0), 0.1)
-        if prediction.confidence < known.confidence - spread:
-            found.append(
-                f"confidence {prediction.confidence:.2f}, validation {known.confidence:.2f}"
-            )
-    return "; ".join(found)

@@ -16,8 +16,6 @@ from scipy import ndimage
 
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.hotfolder.ledger import FOLDER
-from emcfsys_engine.images.micrograph import Micrograph
-from emcfsys_engine.learn.inference.predictor import Prediction
 from emcfsys_engine.model_card import ModelCard
 
 Line = Mapping[str, object]
@@ -25,32 +23,37 @@ _FILE = "measurements.csv"
 
 
 def measured(
-    image: str, micrograph: Micrograph, prediction: Prediction, card: ModelCard, unlike: str
+    image: str,
+    pixel_nm: tuple[float, float] | None,
+    mask_HW: np.ndarray,
+    confidence: float,
+    card: ModelCard,
+    unlike: str,
 ) -> Line:
     """Return an image's line: each class's area, and the number and size of its objects.
 
     Objects are told of all classes but the first, the ground. Units: px, and nm where the pixel
     size is known; diameters are those of discs of the same area, their median.
     """
-    nm = micrograph.pixel_nm
+    nm = pixel_nm
     area_nm2 = None if nm is None else math.prod(nm)
     line: dict[str, object] = {
         "image": image,
-        "height_px": prediction.mask.shape[0],
-        "width_px": prediction.mask.shape[1],
+        "height_px": mask_HW.shape[0],
+        "width_px": mask_HW.shape[1],
         "pixel_nm": "" if area_nm2 is None else f"{math.sqrt(area_nm2):.6g}",
-        "confidence": f"{prediction.confidence:.4f}",
+        "confidence": f"{confidence:.4f}",
         "unlike_training_data": unlike,
     }
     ground = card.class_values[0]
     for name, value in zip(card.classes, card.class_values, strict=True):
-        pixels = int((prediction.mask == value).sum())
-        line[f"{name}_fraction"] = f"{pixels / prediction.mask.size:.6f}"
+        pixels = int((mask_HW == value).sum())
+        line[f"{name}_fraction"] = f"{pixels / mask_HW.size:.6f}"
         line[f"{name}_px"] = pixels
         line[f"{name}_nm2"] = "" if area_nm2 is None else f"{pixels * area_nm2:.6g}"
         if value == ground:
             continue
-        areas_px = _object_areas_px(prediction.mask == value)
+        areas_px = _object_areas_px(mask_HW == value)
         line[f"{name}_objects"] = len(areas_px)
         middle = ""
         if len(areas_px):

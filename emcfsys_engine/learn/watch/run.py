@@ -3,24 +3,52 @@
 import contextlib
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from emcfsys_engine.errors import EmcfError, RunFailedError, RunFolderError, WatchedError
-from emcfsys_engine.files import is_full, refuse_full
-from emcfsys_engine.hotfolder.ledger import Entry, Ledger, digest_of, was_asked
+from emcfsys_engine.errors import (
+    EmcfError,
+    OutputError,
+    RunFailedError,
+    RunFolderError,
+    WatchedError,
+)
+from emcfsys_engine.files import is_full
+from emcfsys_engine.hotfolder.ledger import Due, Ledger, digest_of, was_asked
 from emcfsys_engine.hotfolder.notifier import Waker, choose_backend
-from emcfsys_engine.hotfolder.scan import Rules, Scanner, Seen
+from emcfsys_engine.hotfolder.places import refuse_places
+from emcfsys_engine.hotfolder.scan import (
+    MAX_ATTEMPTS,
+    MAX_ATTEMPTS_ONCE,
+    Rules,
+    Scanner,
+    Seen,
+)
 from emcfsys_engine.hotfolder.status import best_model
+from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
+from emcfsys_engine.learn.inference.output_disk import (
+    OutputDisk,
+    forget_output,
+    is_of_disk,
+    missing_output,
+    wait_until,
+    why_of,
+)
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.run_context import Worker, give_back_freed_memory, say_ending
 from emcfsys_engine.learn.watch.images import Desk, Handled, Task, sync
 from emcfsys_engine.learn.watch.measurements import Measurements
 from emcfsys_engine.project import Project
-from emcfsys_engine.run.events import ImageDone, ImageFailed, RunStarted, WarningGiven, WatchState
+from emcfsys_engine.run.events import (
+    ImageDone,
+    ImageFailed,
+    RunStarted,
+    WarningGiven,
+    WatchState,
+)
 from emcfsys_engine.run.folder import Run, WatchRequest
 from emcfsys_engine.settings import load_config
 from emcfsys_engine.user_commands import Hook
@@ -65,7 +93,8 @@ _COMMIT_EVERY_S = 0.3  # a burst is noted in the ledger in groups: a sync costs 
 _FOLLOW_EVERY_S = 15.0
 _LONGEST_OFFLINE_S = 60.0
 _IDLE_S = 5.0  # without a new image, before others may have the memory of the last
-_FULL_DISK_S = 2.0  # between looks at a full disk
+_BLOCKED_S = 2.0  # between looks at a disk that is full or gone
+_PUT_OFF_S = 30.0  # before the next try where one image's place cannot be written
 
 
 def execute(worker: Worker) -> int:
@@ -74,7 +103,8 @@ def execute(worker: Worker) -> int:
     if not isinstance(request, WatchRequest) or project is None:
         raise RunFolderError(worker.run.record_file, "is no watch", "Watch anew")
     torch.set_num_threads(choose_threads(project.compute.threads))
-    ledger = take_folder(worker, request)
+    refuse_places(Path(request.watch), Path(request.output))
+    ledger = take_folder(worker, request) if _is_all_there(worker, request) else None
     if ledger is None:
         return say_ending(worker, worker.asked() or "stopped", done=0, failed=0)
     try:
@@ -84,11 +114,31 @@ def execute(worker: Worker) -> int:
         ledger.close()
 
 
+def _is_all_there(worker: Worker, request: WatchRequest) -> bool:
+    """Wait for disks that are late, such as after a reboot; False if we were asked to end first.
+
+    Raises: RunFailedError for a missing disk when nobody waits: `once`.
+    """
+    runs, model = worker.run.folder.parent, Path(request.model)
+
+    def why_not() -> str:
+        if not model.exists():
+            return f"{model}: the model is not there: it is waited for"
+        return missing_output(runs, Path(request.output))
+
+    why = why_not()
+    if why and request.once:
+        remedy = f"Mount it, or remove {forget_output(runs)} to begin anew"
+        raise RunFailedError(f"{why}. {remedy}")
+    return wait_until(
+        why_not, worker.asked, lambda why: worker.say(WatchState(state="waiting", detail=why))
+    )
+
+
 @dataclass(kw_only=True)
 class _Counts:
     done: int = 0
     failed: int = 0
-    latest: dict[str, Entry] = field(default_factory=dict)
 
 
 class _Watch:
@@ -101,39 +151,59 @@ class _Watch:
         self.request = request
         self.project = project
         self.ledger = ledger
-        self.root = Path(request.watch)
-        self.backend, why = choose_backend(self.root, project.hotfolder.backend)
+        self.root, self.output = Path(request.watch), Path(request.output)
+        self.backend, self.why = choose_backend(self.root, project.hotfolder.backend)
         self.rules = _rules(project, request, self.backend)
         self.scanner = Scanner(self.rules, ledger.entries())
         self.waker = Waker(self.root)
         self.counts = _Counts()
         self.model = Path(request.model)
         self.predictor = self._load(self.model)
-        self.hook = Hook(load_config().hooks.image_done)
-        self.desk = Desk(project, self.predictor, self.root, Path(request.output))
-        self.desk.know(self.scanner.known)
-        self.measurements = Measurements(Path(request.output), self.scanner.known)
-        self.blocked_until = 0.0  # by a full disk
+        self.hook = Hook(load_config().hooks.image_done, self.root, self.output)
+        self.disk = OutputDisk(ledger, worker.run.folder.parent, worker.run.folder)
+        self._open_outputs()
+        self.blocked_until = 0.0  # by a disk that is full or gone
+        self.is_blocked = False
         self.looked_for_model = time.monotonic()
         self.state = ""
-        worker.say(
+        self.told_of: set[str] = set()  # images whose place cannot be written
+        self._begin()
+
+    def _open_outputs(self) -> None:
+        self.book = OutputBook(self.output)
+        self.desk = Desk(self.project, self.predictor, self.root, self.book, self.worker.asked)
+        self.desk.max_attempts = MAX_ATTEMPTS_ONCE if self.request.once else MAX_ATTEMPTS
+        self.desk.know(self.scanner.known)
+        self.measurements = Measurements(self.output, self.scanner.known)
+
+    def _begin(self) -> None:
+        self.worker.say_when_possible(
             RunStarted(
-                run=worker.run.id,
+                run=self.worker.run.id,
                 does="watch",
-                project=project.name,
-                classes=project.class_names,
+                project=self.project.name,
+                classes=self.project.class_names,
                 device=self.predictor.device.type,
             )
         )
-        if lost := lost_gpu(self.predictor.device, project.compute.gpus, os.environ):
-            worker.say(WarningGiven(message=lost))
-        self.why = f"{self.root} ({why})"
+        gpus = self.project.compute.gpus
+        if lost := lost_gpu(self.predictor.device, gpus, os.environ):
+            self.worker.say_when_possible(WarningGiven(message=lost))
+        if self.ledger.told:
+            self.worker.say_when_possible(WarningGiven(message=self.ledger.told))
+        due = self.ledger.due() if self.hook.is_wanted else []
+        if due:
+            what = f"{len(due)} images whose command was not run, or not to its end: it runs now"
+            self.worker.say_when_possible(WarningGiven(message=what))
+        for one in due:
+            self.hook.run(one)
 
     def go_on(self) -> int:
         """Watch until asked to end; return the exit code."""
         offline_s = 1.0
         next_scan = 0.0
         busy_at: float | None = time.monotonic()  # None: its memory is given back
+        ended_by_itself = False
         try:
             while (asked := self.worker.asked()) is None:
                 if time.monotonic() >= next_scan:
@@ -149,17 +219,31 @@ class _Watch:
                 if busy_at is not None and time.monotonic() - busy_at > _IDLE_S:
                     give_back_freed_memory()
                     busy_at = None
-                if self.request.once and not self._is_off() and not self.scanner.is_settling():
-                    return self._end("done")
+                if self._is_all_done():
+                    ended_by_itself = True
+                    break
                 wait_s = min(next_scan - time.monotonic(), self.scanner.next_in_s(3600.0))
                 for path, closed in self.waker.wait(min(1.0, max(0.005, wait_s))):
                     self.scanner.hint(path, closed=closed)
-            return self._end(asked)
         finally:
             self.waker.close()
-            self.hook.close()
+            self.hook.close(all_of_them=ended_by_itself)
+            with contextlib.suppress(OSError, EmcfError):  # they run again at the next start
+                self.ledger.has_run(self.hook.that_have_run())
+        return self._end(asked or "done")
+
+    def _is_all_done(self) -> bool:
+        """Tell whether a watch that is to end has nothing left that may become ready."""
+        if not self.request.once or self._is_off() or self.is_blocked:
+            return False
+        return not self.scanner.is_settling()
 
     def _end(self, reason: str) -> int:
+        left = sorted(self.scanner.settling)
+        if self.request.once and left:
+            names = ", ".join(left[:5]) + (" …" if len(left) > 5 else "")
+            what = f"{len(left)} files still settle, or are too small to be images: {names}"
+            self.worker.say_when_possible(WarningGiven(message=what))
         code = say_ending(
             self.worker,
             "stopped" if reason == "stop" else reason,
@@ -177,44 +261,67 @@ class _Watch:
 
     def _scan(self) -> None:
         has_events = self.backend == "events" and self.waker.look_after()
-        if was_asked(self.rules.output):
+        if not self.is_blocked and was_asked(self.output):
             self.scanner.forget_failed()
         self.scanner.scan()
         state = "offline" if self._is_off() else "watching" if has_events else "polling"
-        if state != self.state and self.state != "full":
+        why = self.waker.fault if self.waker.fault and not has_events else self.why
+        if state != self.state and not self.is_blocked:
             self.state = state
-            self.worker.say(WatchState(state=state, detail=self.why))
+            self.worker.say_when_possible(WatchState(state=state, detail=f"{self.root} ({why})"))
 
     def _handle_or_wait(self) -> int:
-        """Handle what is ready; while a disk is full, leave all of it for later.
+        """Handle what is ready; while a disk is full or gone, leave all of it for later.
 
-        Raises: RunFailedError for a full disk when nobody waits: `once`.
+        Raises: RunFailedError for such a disk when nobody waits: `once`.
         """
         if time.monotonic() < self.blocked_until:
             return 0
         try:
-            refuse_full((self.rules.output, self.worker.run.folder))
+            if self.is_blocked:
+                self._come_back()
+            self.disk.refuse()
             handled = self._handle_ready()
-            if self.state == "full":
-                self.state = ""  # the next scan says how it watches
-                self._scan()
-        except OSError as error:
-            if not is_full(error):
+            self.ledger.has_run(self.hook.that_have_run())
+            self.worker.say_when_possible()
+        except (OSError, OutputError) as error:
+            if not is_of_disk(error):
                 raise
-            self._wait_for_space(error)
+            self._wait_for_disk(error)
             return 0
         return handled
 
-    def _wait_for_space(self, error: OSError) -> None:
-        if self.request.once:
-            raise RunFailedError(str(error))
-        self.blocked_until = time.monotonic() + _FULL_DISK_S
-        if self.state == "full":
+    def _come_back(self) -> None:
+        """See whether the disk is as it was; a ledger that was removed on it is written again.
+
+        Raises: OSError while it is not.
+        """
+        if not self.ledger.is_in_place and self.disk.may_be_made_again():
+            self.ledger.make_again(self.scanner.known.values())
+            self.disk = OutputDisk(
+                self.ledger, self.worker.run.folder.parent, self.worker.run.folder
+            )
+            self.scanner.known.update(self.ledger.entries())
+            if not self.book.file.exists():
+                self.book.write_again()
+            self._open_outputs()
+        self.disk.refuse_unwritable()
+        self.is_blocked = False
+        self.state = ""  # the next scan says how it watches
+        self._scan()
+
+    def _wait_for_disk(self, error: OSError | OutputError) -> None:
+        if self.request.once and self.ledger.is_in_place:
+            raise RunFailedError(why_of(error))
+        if self.request.once and not self.disk.may_be_made_again():
+            raise RunFailedError(why_of(error))
+        self.blocked_until = time.monotonic() + _BLOCKED_S
+        state = "full" if is_full(error) else "waiting"
+        if self.is_blocked and self.state == state:
             return
-        self.state = "full"
-        print(error, flush=True)
-        with contextlib.suppress(OSError):  # the events may lie on the same disk
-            self.worker.say(WatchState(state="full", detail=str(error)))
+        self.is_blocked, self.state = True, state
+        print(why_of(error), flush=True)
+        self.worker.say_when_possible(WatchState(state=state, detail=why_of(error)))
 
     def _handle_ready(self) -> int:
         ready = self.scanner.ready(_BATCH)
@@ -224,12 +331,33 @@ class _Watch:
         pending = [one for one in decided if isinstance(one, Handled)]
         committed_at = time.monotonic()
         for one in self.desk.handle(tasks, lambda: self.worker.asked() is None):
+            if one.waits_for is not None:
+                self._put_off(one.entry.path, one.waits_for)
+                continue
             pending.append(one)
             if time.monotonic() - committed_at > _COMMIT_EVERY_S:
                 self._commit([(by_path[each.entry.path], each) for each in pending])
                 pending, committed_at = [], time.monotonic()
         self._commit([(by_path[each.entry.path], each) for each in pending])
         return len(ready)
+
+    def _put_off(self, path: str, error: OutputError) -> None:
+        """Leave an image for later, or all of them: only its place may be closed to us.
+
+        Raises: the error, if it is the disk's.
+        """
+        try:
+            self.disk.refuse_unwritable()
+        except OSError:
+            raise error from None
+        if is_full(error) or self.request.once:
+            raise error
+        self.scanner.put_off(path, _PUT_OFF_S)
+        if path not in self.told_of:
+            self.told_of.add(path)
+            self.worker.say_when_possible(
+                WarningGiven(message=f"{error} It is tried again now and then")
+            )
 
     def _decide(self, seen: Seen) -> Task | Handled:
         """Tell what a file needs: a mask, or only a note that it was touched."""
@@ -239,6 +367,8 @@ class _Watch:
             digest = digest_of(self.root / seen.path, seen.size)
         except OSError as error:
             return self.desk.unreadable(seen, attempts, error)
+        if self.book.is_copy_of_output(self.root / seen.path, seen.size):
+            return self.desk.own_output(seen, digest)
         version = before.version if before is not None else 1
         if before is not None and before.state in ("done", "skipped"):
             if before.digest == digest:
@@ -246,26 +376,38 @@ class _Watch:
             if self.project.hotfolder.rewritten == "skip":
                 return self.desk.skipped(seen, before, digest)
             version += self.project.hotfolder.rewritten == "version"
-        return Task(seen=seen, digest=digest, version=version, attempts=attempts)
+        return Task(
+            seen=seen, digest=digest, version=version, attempts=attempts, is_new=before is None
+        )
 
     def _commit(self, results: list[tuple[Seen, Handled]]) -> None:
         """Masks first, on the disk; then measurements; then the ledger; then the events."""
         if not results:
             return
         sync([mask for _, one in results for mask in one.written])
+        self.book.sync()
         kept = [(seen, one) for seen, one in results if not self._has_changed(seen, one)]
         lines = [line for _, one in kept for line in one.measured]
         self.measurements.append(lines)
+        due = [self._due(one) for _, one in kept if one.tally is not None or one.adopted]
         try:
-            self.ledger.record([one.entry for _, one in kept])
-        except OSError:
+            self.ledger.record([one.entry for _, one in kept], due if self.hook.is_wanted else ())
+        except (OSError, EmcfError):
             if lines:
                 self.measurements.take_back()
             raise
         for _, one in kept:
             self.scanner.done(one.entry)
         for seen, one in kept:
-            self._say(seen, one)
+            self._tell(seen, one)
+        for one in due:
+            self.hook.run(one)
+        if adopted := sum(one.adopted for _, one in kept):
+            what = f"{adopted} images had their masks already: they are kept as they are"
+            self.worker.say_when_possible(WarningGiven(message=what))
+
+    def _due(self, one: Handled) -> Due:
+        return Due(path=one.entry.path, mask=one.entry.mask, unlike=one.unlike)
 
     def _has_changed(self, seen: Seen, one: Handled) -> bool:
         """A file that was written to while it was read is not done: it settles again."""
@@ -280,28 +422,28 @@ class _Watch:
             self.scanner.hint(seen.path, closed=False)
         return changed
 
-    def _say(self, seen: Seen, one: Handled) -> None:
+    def _tell(self, seen: Seen, one: Handled) -> None:
         entry = one.entry
-        if entry.state == "done" and one.prediction is not None:
+        if one.told:
+            self.worker.say_when_possible(WarningGiven(message=one.told))
+        if entry.state == "done" and one.tally is not None:
             self.counts.done += 1
-            lag_s = time.monotonic() - seen.since
-            self.worker.say(
+            self.worker.say_when_possible(
                 ImageDone(
                     image=str(self.root / seen.path),
                     mask=str(one.mask),
                     seconds=one.seconds,
-                    shares=one.prediction.shares,
-                    confidence=one.prediction.confidence,
+                    shares=one.tally.shares,
+                    confidence=one.tally.confidence,
                     unlike=one.unlike,
                     model=entry.model,
-                    lag_s=lag_s,
+                    lag_s=time.monotonic() - seen.since,
                 )
             )
-            self.hook.run(image=self.root / seen.path, mask=one.mask, unlike=one.unlike)
         elif entry.state in ("trying", "failed"):
             final = entry.state == "failed"
             self.counts.failed += final
-            self.worker.say(
+            self.worker.say_when_possible(
                 ImageFailed(
                     image=str(self.root / seen.path),
                     reason=entry.reason,
@@ -316,17 +458,22 @@ class _Watch:
         if not self.project.hotfolder.follow or now - self.looked_for_model < _FOLLOW_EVERY_S:
             return
         self.looked_for_model = now
-        file = best_model(self.project)
+        try:
+            file = best_model(self.project)
+        except OSError:
+            return  # the project's disk is away: it goes on with the model it has
         if file is None or file == self.model:
             return
         try:
             self.predictor = self._load(file)
         except EmcfError as error:
-            self.worker.say(WarningGiven(message=f"The newer model cannot be used: {error}"))
+            self.worker.say_when_possible(
+                WarningGiven(message=f"The newer model cannot be used: {error}")
+            )
             return
         self.model = file
         self.desk.use(self.predictor)
-        self.worker.say(WatchState(state=self.state, detail=f"now with {file}"))
+        self.worker.say_when_possible(WatchState(state=self.state, detail=f"now with {file}"))
 
     def _load(self, file: Path) -> Predictor:
         settings = self.project.inference

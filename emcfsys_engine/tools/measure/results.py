@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from emcfsys_engine.annotations.own_source import source_of
 from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.files import write_whole
+from emcfsys_engine.images.output_book import OutputBook, write_own
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import PredictRequest, Run
@@ -194,9 +195,12 @@ def write_measurement(
     drawn: list[Path] = []
     if measured:
         out.mkdir(parents=True, exist_ok=True)
-        objects = write_table(out, "objects", objects_table(measured, names, unit), settings.table)
-        images = write_table(out, "images", images_table(measured, unit), settings.table)
-        drawn = _draw_histograms(measured, names, unit, out, settings.histogram)
+        book = OutputBook(out)
+        objects = write_table(book, "objects", objects_table(measured, names, unit), settings.table)
+        images = write_table(book, "images", images_table(measured, unit), settings.table)
+        drawn = _draw_histograms(measured, names, unit, book, settings.histogram)
+    others = [file for file in (objects, images, *drawn) if re.search(r"\.v\d+\.\w+$", str(file))]
+    notes = (*notes, *(f"{file}: the file beside it is not ours, and kept" for file in others))
     num_objects = sum(len(one.objects) for one in measured)
     if measured and not num_objects:
         notes = (*notes, "no objects were found: the table of objects has no rows")
@@ -217,7 +221,7 @@ def _draw_histograms(
     measured: Sequence[MaskMeasured],
     names: Sequence[tuple[int, str]],
     unit: Unit,
-    out: Path,
+    book: OutputBook,
     which: HistogramOf,
 ) -> list[Path]:
     """Write one page with a histogram a class; nothing where no class has an object."""
@@ -232,11 +236,10 @@ def _draw_histograms(
     ]
     if not figures:
         return []
-    file = out / HISTOGRAMS_FILE
+    file = book.out / HISTOGRAMS_FILE
     title = f"Distribution of {words}"
     body = f'<h1>{escaped(title)}</h1><div class="charts">{"".join(figures)}</div>'
-    write_whole(file, page(title, body).encode())
-    return [file]
+    return [write_own(file, page(title, body).encode(), book)]
 
 
 def _histogram(values: np.ndarray, title: str, words: str, unit: str) -> str:

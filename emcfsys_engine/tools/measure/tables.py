@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.files import write_whole
+from emcfsys_engine.images.output_book import OutputBook, write_own
 from emcfsys_engine.tools.measure.objects import Objects
 
 Unit = Literal["nm", "px"]
@@ -123,14 +123,13 @@ def images_table(measured: Sequence[MaskMeasured], unit: Unit) -> Table:
     return tuple(columns)
 
 
-def write_table(folder: Path, stem: str, table: Table, kind: TableFormat) -> Path:
-    """Write a table whole or not at all, and return its file.
+def write_table(book: OutputBook, stem: str, table: Table, kind: TableFormat) -> Path:
+    """Write a table whole or not at all, and return its file: over one of ours only.
 
     Raises: InputError when Parquet is asked for and pyarrow is not installed.
     """
-    file = folder / f"{stem}.{kind}"
-    write_whole(file, csv_of(table) if kind == "csv" else _parquet_of(table))
-    return file
+    content = csv_of(table) if kind == "csv" else _parquet_of(table)
+    return write_own(book.out / f"{stem}.{kind}", content, book)
 
 
 def need_parquet() -> None:

@@ -10,6 +10,7 @@ import msgspec
 
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.files import write_whole
+from emcfsys_engine.images.output_book import OutputBook, replace_own
 from emcfsys_engine.run.events import (
     AnyEvent,
     CheckpointSaved,
@@ -210,13 +211,14 @@ _MOST_WARNINGS = 200
 def write_report(run: Run, out: Path | None = None) -> Path:
     """Write the page of a run, in its folder or as `out`, and return its file.
 
-    Raises: RunFolderError if the folder holds no run, or the page cannot be written.
+    Raises: RunFolderError if the folder holds no run, or the page cannot be written; InputError if
+    it would replace a file that is not ours.
     """
     file = out or run.folder / "report.html"
     content = report_page(run).encode("utf-8", "replace")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, content)
+        book = OutputBook(run.folder)
+        replace_own(file, book, lambda temporary: write_whole(temporary, content))
     except OSError as error:
         what = f"cannot be written: {error.strerror}"
         raise RunFolderError(file, what, "Name another file with --out") from None

@@ -12,7 +12,8 @@ from PIL import Image
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.learn.inference.outputs import OutputNames
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.learn.inference.placing import OutputNames
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.worker import reason_of
 
@@ -87,7 +88,7 @@ def test_an_image_without_pixels_is_refused(predictor: Predictor) -> None:
         predictor(np.zeros((0, 5), np.uint8))
 
 
-def test_names_mirror_folders_and_never_collide() -> None:
+def test_names_mirror_folders_and_never_collide(tmp_path: Path) -> None:
     root = Path("/in")
     refs = [
         ImageRef(path=root / "a" / "x.dm4"),
@@ -96,21 +97,21 @@ def test_names_mirror_folders_and_never_collide() -> None:
         ImageRef(path=root / "s.mrc", plane=0),
         ImageRef(path=root / "s.mrc", plane=12),
     ]
-    names = OutputNames(Path("/out"), refs, ["/in"], "png")
-    assert [str(names.mask_of(ref)) for ref in refs] == [
-        "/out/a/x.dm4.png",
-        "/out/a/x.tif.png",
-        "/out/b/x.png",
-        "/out/s.0000.png",
-        "/out/s.0012.png",
+    names = OutputNames(OutputBook(tmp_path), refs, ["/in"], ".png")
+    assert [str(names.mask_of(ref).relative_to(tmp_path)) for ref in refs] == [
+        "a/x.dm4.png",
+        "a/x.tif.png",
+        "b/x.png",
+        "s.0000.png",
+        "s.0012.png",
     ]
 
 
-def test_masks_of_ome_files_say_ome_once() -> None:
+def test_masks_of_ome_files_say_ome_once(tmp_path: Path) -> None:
     refs = [ImageRef(path=Path("/in/x.ome.tif")), ImageRef(path=Path("/in/y.ome.zarr"))]
-    names = OutputNames(Path("/out"), refs, ["/in"], "ome.tif")
+    names = OutputNames(OutputBook(tmp_path / "ome"), refs, ["/in"], ".ome.tif")
     assert [names.mask_of(ref).name for ref in refs] == ["x.ome.tif", "y.ome.tif"]
-    names = OutputNames(Path("/out"), refs, ["/in"], "png")
+    names = OutputNames(OutputBook(tmp_path / "png"), refs, ["/in"], ".png")
     assert names.mask_of(refs[0]).name == "x.ome.png"
 
 

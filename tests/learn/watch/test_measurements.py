@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 
 from emcfsys_engine.hotfolder.ledger import FOLDER
-from emcfsys_engine.images.micrograph import Micrograph
-from emcfsys_engine.learn.inference.predictor import Prediction
 from emcfsys_engine.learn.watch.measurements import Line, Measurements, measured
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
 
@@ -22,11 +20,7 @@ CARD = ModelCard(
 
 
 def line_of(mask: np.ndarray, pixel_nm: tuple[float, float] | None, name: str = "a.tif") -> Line:
-    micrograph = Micrograph(
-        pixels=mask, pixel_nm=pixel_nm, source=name, bit_depth=8, info_bar_rows=0
-    )
-    prediction = Prediction(mask=mask, confidence=0.9, shares={})
-    return measured(name, micrograph, prediction, CARD, "")
+    return measured(name, pixel_nm, mask, 0.9, CARD, "")
 
 
 @pytest.fixture

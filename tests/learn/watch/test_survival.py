@@ -43,10 +43,12 @@ def _give_up_privileges() -> None:
         raise OSError("capset was refused")
 
 
-def _work(folder: str, is_plain: bool) -> None:
+def _work(folder: str, is_plain: bool, config: str) -> None:
     """Be the worker of a run, as its keeper would start it."""
     from emcfsys_engine.learn import worker
 
+    if config:
+        os.environ["XDG_CONFIG_HOME"] = config
     if is_plain:
         _give_up_privileges()
     log = os.open(Path(folder, "log.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -56,9 +58,9 @@ def _work(folder: str, is_plain: bool) -> None:
 
 
 @contextmanager
-def forked(run: Run, *, is_plain: bool = False) -> Iterator[BaseProcess]:
-    """Run a worker until the block ends."""
-    child = _SERVER.Process(target=_work, args=(str(run.folder), is_plain))
+def forked(run: Run, *, is_plain: bool = False, config: str = "") -> Iterator[BaseProcess]:
+    """Run a worker until the block ends; `config` is a folder of user's settings."""
+    child = _SERVER.Process(target=_work, args=(str(run.folder), is_plain, config))
     child.start()
     try:
         yield child

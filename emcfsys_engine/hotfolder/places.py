@@ -1,0 +1,92 @@
+"""Where a hot folder reads and writes: the two never meet, whatever their paths look like."""
+
+import os
+from pathlib import Path
+
+from emcfsys_engine.errors import InputError, ProjectError
+from emcfsys_engine.files import write_whole
+from emcfsys_engine.project import Project
+
+_PROBE = "probe"  # written and removed again, to see whether a place can be written
+
+
+def watched_places(project: Project) -> tuple[Path, Path]:
+    """Return the watched folder and the output folder of a project.
+
+    Raises: ProjectError without hotfolder.watch, or where masks would lie among the images or no
+    image could ever be seen.
+    """
+    settings = project.hotfolder
+    if settings.watch is None:
+        remedy = 'Add [hotfolder] with watch = "incoming"'
+        raise ProjectError(project.file, "hotfolder.watch", "is missing", remedy)
+    root, output = project.folder / settings.watch, project.folder / settings.output
+    what = why_not(root, output)
+    if what:
+        remedy = 'Name a folder of its own, such as output = "predictions"'
+        raise ProjectError(project.file, "hotfolder.output", what, remedy)
+    return root, output
+
+
+def refuse_places(root: Path, output: Path) -> None:
+    """Check the folders of a watch once more as it begins: links and mounts change.
+
+    Raises: InputError.
+    """
+    what = why_not(root, output)
+    if what:
+        raise InputError(output, what, "Choose another output folder")
+
+
+def why_not(root: Path, output: Path) -> str:
+    """Tell why masks of one folder's images may not go to another; empty: they may."""
+    if root.resolve() == output.resolve() or _is_same(root, output):
+        return f"is the watched folder itself ({root.resolve()}): masks would lie among the images"
+    if is_inside(root, output):
+        return f"holds the watched folder ({root.resolve()}): no image in it would ever be seen"
+    return ""
+
+
+def is_inside(place: Path | str, folder: Path) -> bool:
+    """Tell whether a path is a folder or lies below it, by whatever links and mounts."""
+    real, wanted = Path(place).resolve(), identity_of(folder)
+    if real.is_relative_to(folder.resolve()):
+        return True
+    return wanted is not None and any(identity_of(one) == wanted for one in (real, *real.parents))
+
+
+def identity_of(place: Path | str) -> tuple[int, int] | None:
+    """Return device and inode; None where there is nothing."""
+    try:
+        status = os.stat(place)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def device_of(place: Path) -> int:
+    """Return the device that holds a path, or would hold it: that of the nearest folder."""
+    while True:
+        try:
+            return os.stat(place).st_dev
+        except OSError:
+            if place == place.parent:
+                return 0
+            place = place.parent
+
+
+def try_to_write(folder: Path) -> None:
+    """Write a small file and remove it again.
+
+    Raises: OSError where that fails.
+    """
+    file = folder / f".{_PROBE}.{os.getpid()}"
+    try:
+        write_whole(file, b"\0" * 4096)
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    found = identity_of(one)
+    return found is not None and found == identity_of(other)

@@ -1,0 +1,368 @@
+"""What this program wrote into an output folder: names that images own, and digests of files.
+
+`.emcfsys/outputs.jsonl` beside the outputs, one line a fact, only ever appended to. A file whose
+digest does not stand there was written by somebody else, or changed by a person: nothing replaces
+it. A line is written before its file has its name, so that a kill leaves no file unknown.
+"""
+
+import errno
+import fcntl
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.files import temporary_of, write_whole
+from emcfsys_engine.images.output_names import RESERVED, keys_of, stems_for
+from emcfsys_engine.images.own_files import digest_of_output, identity_of, put
+
+FOLDER = ".emcfsys"
+_Plane = int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """An image whose files want a name: all planes of a file are named alike."""
+
+    image: Path
+    folder: str  # below the output, "" for itself
+    planes: tuple[_Plane, ...] = (None,)
+    version: int = 1
+    content: str = ""  # digest of the image: it is known again when its folder moved
+
+
+class OutputBook:
+    """The names and digests of one output folder; several processes may have it open.
+
+    Raises: OSError where it cannot be read or written.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.file = out / FOLDER / "outputs.jsonl"
+        self._read_to = 0
+        self._inode = 0
+        self._place = identity_of(out)
+        self._forget()
+
+    def stems(self, wanted: Sequence[Wanted], suffix: str) -> list[tuple[str, ...]]:
+        """Return the stem of each plane of each image, below the output folder.
+
+        An image that has names keeps them. Of new ones that would share a name, each keeps its
+        extension; so does one that comes later. The names are on the disk when this returns.
+        """
+        known = [self._known(one) for one in wanted]
+        if all(known):
+            return [one for one in known if one is not None]
+        with self._locked():
+            self._read_new()
+            known = [self._known(one) or self._moved(one) for one in wanted]
+            lines: list[dict[str, Any]] = []
+            firsts = Counter(
+                next(stems_for(one.image.name, None, one.version, suffix)).casefold() + one.folder
+                for one, stems in zip(wanted, known, strict=True)
+                if stems is None
+            )
+            # Shorter names first: of b.tif and b.overlay.tif the former has b.overlay.png.
+            for number in sorted(range(len(wanted)), key=lambda n: len(wanted[n].image.name)):
+                one, stems = wanted[number], known[number]
+                if stems is None:
+                    stems = self._free(one, suffix, firsts)
+                known[number] = stems
+                lines += self._claims(one, stems)
+            self._append(lines)
+        if lines:
+            with suppress(OSError):  # a disk that fails says so when the files are written
+                self.sync()
+        return [one for one in known if one is not None]
+
+    def adopt(self, wanted: Wanted, stems: Sequence[str]) -> None:
+        """Take names over that were given out before there was a book."""
+        for plane, stem in zip(wanted.planes, stems, strict=True):
+            self._take(str(wanted.image), plane, wanted.version, stem)
+
+    @property
+    def is_begun(self) -> bool:
+        """Tell whether anything was written into this folder before."""
+        return bool(self._digests)
+
+    def version_of(self, image: Path, plane: _Plane) -> int:
+        """Return the newest version that an image has names for; 1 where it has none."""
+        return self._newest.get((str(image), plane), 1)
+
+    def has(self, place: Path, content: str = "") -> bool:
+        """Tell whether a file, or a folder of ours, is as this program wrote it.
+
+        `content`: and whether it was made of an image of this digest.
+        """
+        digests = self._digests.get(self._below(place))
+        if digests is None:
+            return False
+        made_of = digests.get(digest_of_output(place))
+        return made_of is not None and (not content or content in made_of)
+
+    def is_known(self, place: Path) -> bool:
+        """Tell whether this program ever wrote a file of this name."""
+        return self._below(place) in self._digests
+
+    def last_content(self, place: Path) -> str:
+        """Return of which image the newest file of this name was made: its digest, or ""."""
+        return self._contents.get(self._below(place), "")
+
+    def is_copy_of_output(self, file: Path, size: int) -> bool:
+        """Tell whether a file is, byte by byte, one that this program wrote into this folder."""
+        return size in self._sizes and digest_of_output(file) in self._sizes[size]
+
+    def note(
+        self, files: Mapping[Path, str], *, image: Path | None = None, content: str = ""
+    ) -> None:
+        """Write down what is about to get its name: final place -> digest (`digest:size`)."""
+        with self._locked():
+            self._read_new()
+            self._append(
+                [
+                    {
+                        "file": self._below(place),
+                        "digest": digest,
+                        "image": str(image or ""),
+                        "content": content,
+                    }
+                    for place, digest in files.items()
+                ]
+            )
+
+    def refuse_gone(self) -> None:
+        """Check that the output folder is the one it was: its disk may have left.
+
+        It is made if it was not there from the beginning.
+
+        Raises: OSError (ESTALE) if it is gone, or another lies there now.
+        """
+        now = identity_of(self.out)
+        if self._place is None:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self._place = identity_of(self.out)
+        elif now != self._place:
+            what = "its folder is gone" if now is None else "another folder lies in its place"
+            raise OSError(errno.ESTALE, f"{what}: is its disk mounted?", str(self.out))
+
+    def write_again(self) -> None:
+        """Write everything that is known into a new file: somebody removed the old one."""
+        self._place = identity_of(self.out)
+        stems, newest = dict(self._stems), dict(self._contents)
+        written = [
+            (file, digest, content)
+            for file, digests in self._digests.items()
+            for digest, contents in digests.items()
+            for content in sorted(contents)
+        ]
+        written.sort(key=lambda one: newest.get(one[0]) == one[2])  # the newest is the last
+        with self._locked():
+            self._read_new()
+            self._append(
+                [
+                    {"image": image, "plane": plane, "version": version, "stem": stem}
+                    for (image, plane, version), stem in stems.items()
+                ]
+                + [
+                    {"file": file, "digest": digest, "image": "", "content": content}
+                    for file, digest, content in written
+                ]
+            )
+        self.sync()
+
+    def sync(self) -> None:
+        """Wait until all lines are on the disk."""
+        with suppress(FileNotFoundError):
+            descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _known(self, wanted: Wanted) -> tuple[str, ...] | None:
+        image, version = str(wanted.image), wanted.version
+        stems = [self._stems.get((image, plane, version)) for plane in wanted.planes]
+        return tuple(stem for stem in stems if stem is not None) if all(stems) else None
+
+    def _moved(self, wanted: Wanted) -> tuple[str, ...] | None:
+        """Return the names of the same image at another path, where it is no more."""
+        for old in self._made_of.get(wanted.content, ()) if wanted.content else ():
+            if Path(old).name == wanted.image.name and not os.path.lexists(old):
+                stems = [self._stems.get((old, p, wanted.version)) for p in wanted.planes]
+                kept = tuple(stem for stem in stems if stem is not None)
+                if len(kept) == len(stems) and _folders(kept) == {wanted.folder}:
+                    return kept
+        return None
+
+    def _free(self, wanted: Wanted, suffix: str, firsts: Counter[str]) -> tuple[str, ...]:
+        prefix = f"{wanted.folder}/" if wanted.folder else ""
+        every = [
+            stems_for(wanted.image.name, plane, wanted.version, suffix) for plane in wanted.planes
+        ]
+        first = next(stems_for(wanted.image.name, None, wanted.version, suffix))
+        shares = firsts[first.casefold() + wanted.folder] > 1
+        for number, names in enumerate(zip(*every, strict=True)):
+            stems = tuple(prefix + name for name in names)
+            if (number or not shares) and all(map(self._is_free, stems)):
+                return stems
+        raise AssertionError("names never end")
+
+    def _is_free(self, stem: str) -> bool:
+        keys = keys_of(stem)
+        return not (keys & RESERVED) and not any(key in self._owners for key in keys)
+
+    def _claims(self, wanted: Wanted, stems: Sequence[str]) -> list[dict[str, Any]]:
+        lines: list[dict[str, Any]] = []
+        for plane, stem in zip(wanted.planes, stems, strict=True):
+            image = str(wanted.image)
+            if self._stems.get((image, plane, wanted.version)) == stem:
+                continue
+            self._take(image, plane, wanted.version, stem)
+            lines.append({"image": image, "plane": plane, "version": wanted.version, "stem": stem})
+        return lines
+
+    def _take(self, image: str, plane: _Plane, version: int, stem: str) -> None:
+        self._stems[image, plane, version] = stem
+        self._newest[image, plane] = max(version, self._newest.get((image, plane), 1))
+        for key in keys_of(stem):
+            self._owners[key] = image
+
+    def _below(self, place: Path) -> str:
+        return os.path.relpath(place, self.out)
+
+    def _forget(self) -> None:
+        self._stems: dict[tuple[str, _Plane, int], str] = {}
+        self._newest: dict[tuple[str, _Plane], int] = {}
+        self._owners: dict[str, str] = {}
+        self._digests: dict[str, dict[str, set[str]]] = {}  # file -> digest -> of images
+        self._contents: dict[str, str] = {}
+        self._made_of: dict[str, set[str]] = {}
+        self._sizes: dict[int, set[str]] = {}
+        with suppress(FileNotFoundError):
+            self._read_new()
+
+    def _read_new(self) -> None:
+        """Read what others wrote meanwhile; a file that was replaced is read from its start."""
+        with self.file.open("rb") as stream:
+            status = os.fstat(stream.fileno())
+            if status.st_ino != self._inode or status.st_size < self._read_to:
+                self._read_to, self._inode = 0, status.st_ino
+            stream.seek(self._read_to)
+            lines = stream.read()
+        whole = lines[: lines.rfind(b"\n") + 1]
+        self._read_to += len(whole)
+        for line in whole.splitlines():
+            try:
+                self._learn(json.loads(line))
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                continue  # a damaged line: its files count as somebody else's
+
+    def _learn(self, line: Mapping[str, Any]) -> None:
+        if "stem" in line:
+            plane = None if line["plane"] is None else int(line["plane"])
+            self._take(str(line["image"]), plane, int(line["version"]), str(line["stem"]))
+            return
+        file, digest = str(line["file"]), str(line["digest"])
+        content, image = str(line["content"]), str(line["image"])
+        self._digests.setdefault(file, {}).setdefault(digest, set()).add(content)
+        self._contents[file] = content
+        if content and image:
+            self._made_of.setdefault(content, set()).add(image)
+        self._sizes.setdefault(int(digest.rpartition(":")[2]), set()).add(digest)
+
+    def _append(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        # Names of any bytes: json escapes the surrogates that stand for them.
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        if not text:
+            return
+        descriptor = os.open(
+            self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666
+        )
+        try:
+            end = os.fstat(descriptor).st_size
+            torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
+            data = (b"\n" if torn else b"") + text.encode()
+            if os.write(descriptor, data) < len(data):
+                os.ftruncate(descriptor, end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.file))
+        finally:
+            os.close(descriptor)
+        self._read_new()
+
+    @contextmanager
+    def _locked(self) -> Generator[None]:
+        self.refuse_gone()
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(
+            self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666
+        )
+        try:
+            with suppress(OSError):  # some networks have no locks: lines are appended whole
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def free_version(file: Path, book: "OutputBook") -> Path:
+    """Return a file that may be written: itself if it is not there or ours, else x.v2.json …"""
+    number, free = 1, file
+    while os.path.lexists(free) and not book.has(free):
+        number += 1
+        free = file.with_name(f"{file.stem}.v{number}{file.suffix}")
+    return free
+
+
+def place_own(file: Path, book: "OutputBook", write: Callable[[Path], object]) -> Path:
+    """Have a file written under a temporary name, and give it its own; return that.
+
+    `file` is where it belongs: what lies there is ours, or nothing (see `free_version`).
+    Raises: OSError; FileExistsError if somebody was faster.
+    """
+    book.refuse_gone()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_of(file)
+    is_there = os.path.lexists(file)
+    try:
+        write(temporary)
+        book.note({file: digest_of_output(temporary)})
+        put(temporary, file, may_replace=is_there)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return file
+
+
+def replace_own(file: Path, book: "OutputBook", write: Callable[[Path], object]) -> None:
+    """Write one file that a person named, over an older one of ours only.
+
+    Raises: InputError for a file of somebody else; OSError.
+    """
+    if os.path.lexists(file) and not book.has(file):
+        what = "is not as this program wrote it, and kept"
+        raise InputError(file, what, "Name another file, or remove it")
+    try:
+        place_own(file, book, write)
+    except PermissionError:  # the book lies in somebody else's folder: it takes no note
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(file)
+
+
+def write_own(file: Path, content: bytes, book: "OutputBook") -> Path:
+    """Write a file whole, over one of ours only, and return its name: else x.v2.json.
+
+    Raises: OSError.
+    """
+    return place_own(
+        free_version(file, book), book, lambda temporary: write_whole(temporary, content)
+    )
+
+
+def _folders(stems: Iterable[str]) -> set[str]:
+    return {stem.rpartition("/")[0] for stem in stems}

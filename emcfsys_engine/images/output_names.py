@@ -1,0 +1,103 @@
+"""How an image's files are called, so that no two images ever share one.
+
+A *stem* is what the names of one image's files begin with: `x` of x.png, x.overlay.png and x.json.
+Every name that a stem can lead to has one key (`key_of_file`), which is the stem's (`keys_of`). A
+key is given to one image only, so no two images share a file, whatever is written beside a mask.
+"""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import PurePath
+
+MASK_SUFFIXES = (".ome.zarr", ".ome.tif", ".png", ".tif")  # longest first
+LABEL_SUFFIXES = (".json", ".geojson", ".zip")
+RESERVED = frozenset({"annotations", "ranking"})  # one file for all images, at the top
+_ENDS = (*MASK_SUFFIXES, *LABEL_SUFFIXES)
+_BESIDE = re.compile(r"(?<=.)(?:\.prob-.*|\.(?:overlay|uncertainty|view|ome))$", re.DOTALL)
+_LONGEST_NAME = 255  # bytes, of all usual file systems
+_LONGEST_STEM = 238  # leaves room for ".png" and for the name of what is being written
+_SHORT_STEM = 150  # what long companions' names begin with
+_LONGEST_KIND = 80
+
+
+def file_beside(stem: str, end: str) -> str:
+    """Return the name of a stem's file: `x.overlay.png`; one too long is cut, with a digest."""
+    name = f"{stem}{end}"
+    if _num_bytes(name) <= _LONGEST_NAME:
+        return name
+    kind, dot, suffix = end.rpartition(".")
+    return f"{_cut(stem, _SHORT_STEM)}{_cut(kind, _LONGEST_KIND)}{dot}{suffix}"
+
+
+def stems_for(name: str, plane: int | None, version: int, suffix: str) -> Iterator[str]:
+    """Yield names for the files of an image, the best first; each is another one.
+
+    x for x.tif, then x.tif, then x~tif~2, x~tif~3 …; `.0012` tells the plane, `.v2` the version.
+    A mask that itself ends with `.ome.tif` takes x for x.ome.tif.
+    """
+    path = PurePath(name)
+    first = path.stem.removesuffix(".ome") if suffix.startswith(".ome") else path.stem
+    tail = "" if plane is None else f".{plane:04d}"
+    tail += "" if version == 1 else f".v{version}"
+    yield _fitting(first, tail)
+    yield _fitting(name, tail)
+    number = 2
+    while True:
+        yield _fitting(f"{name.replace('.', '~')}~{number}", tail)
+        number += 1
+
+
+def keys_of(stem: str) -> frozenset[str]:
+    """Return the keys of all files that a stem can have; `stem` may lie in a folder."""
+    folder, slash, name = stem.rpartition("/")
+    names = {name}
+    if _num_bytes(name) > _SHORT_STEM:
+        names.add(_cut(name, _SHORT_STEM))
+    return frozenset(f"{_plain(folder)}{slash}{_bare(name)}" for name in names)
+
+
+def key_of_file(file: str) -> str:
+    """Return the key that a file's name leads to: that of its stem."""
+    folder, slash, name = file.rpartition("/")
+    for end in _ENDS:
+        if _plain(name).endswith(end):
+            name = name[: -len(end)]
+            break
+    return f"{_plain(folder)}{slash}{_bare(name)}"
+
+
+def _bare(name: str) -> str:
+    """Cut off what tells companions: a key is the same for all files of one stem."""
+    name = _plain(name)
+    while (shorter := _BESIDE.sub("", name)) != name:
+        name = shorter
+    return name
+
+
+def _plain(text: str) -> str:
+    """Some file systems take A for a, and both spellings of ä for one."""
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def _fitting(base: str, tail: str) -> str:
+    if _num_bytes(base + tail) <= _LONGEST_STEM:
+        return base + tail
+    return _cut(base, _LONGEST_STEM - _num_bytes(tail)) + tail
+
+
+def _cut(text: str, num_bytes: int) -> str:
+    """Return a text of at most so many bytes; a digest keeps those that were cut apart."""
+    raw = text.encode("utf-8", "surrogateescape")
+    if len(raw) <= num_bytes:
+        return text
+    digest = hashlib.blake2b(raw, digest_size=4).hexdigest()
+    kept = raw[: num_bytes - 1 - len(digest)]
+    while kept and raw[len(kept)] & 0xC0 == 0x80:  # not within a character
+        kept = kept[:-1]
+    return f"{kept.decode('utf-8', 'surrogateescape')}~{digest}"
+
+
+def _num_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogateescape"))

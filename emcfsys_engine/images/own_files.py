@@ -1,0 +1,93 @@
+"""Files that are ours: told by digest, given their names over nobody else's, found by any path."""
+
+import errno
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+_BLOCK = 1 << 20
+
+
+def digest_of_output(place: Path) -> str:
+    """Return a digest of a file, or of all files of a folder, and its size; "" for anything else.
+
+    A link is none of ours, wherever it leads.
+    """
+    try:
+        if place.is_symlink():
+            return ""
+        if place.is_dir():
+            files = sorted(path for path in place.rglob("*") if path.is_file())
+        elif place.is_file():
+            files = [place]
+        else:
+            return ""
+        digest, size = hashlib.blake2b(digest_size=16), 0
+        for file in files:
+            if file is not place:
+                digest.update(os.fsencode(file.relative_to(place)) + b"\0")
+            with file.open("rb") as stream:
+                while block := stream.read(_BLOCK):
+                    digest.update(block)
+                    size += len(block)
+    except FileNotFoundError:
+        return ""
+    return f"{digest.hexdigest()}:{size}"
+
+
+def put(temporary: Path, place: Path, *, may_replace: bool) -> None:
+    """Give a finished file, or folder, its name.
+
+    Raises: FileExistsError where something is that may not be replaced; OSError.
+    """
+    if may_replace and not temporary.is_dir():
+        temporary.replace(place)
+        return
+    if temporary.is_dir():
+        _put_folder(temporary, place, may_replace=may_replace)
+        return
+    try:
+        os.link(temporary, place, follow_symlinks=False)  # unlike a rename it replaces nothing
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.lexists(place):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place)) from None
+        temporary.replace(place)
+    else:
+        temporary.unlink()
+
+
+def _put_folder(temporary: Path, place: Path, *, may_replace: bool) -> None:
+    if not os.path.lexists(place):
+        temporary.rename(place)
+        return
+    if not may_replace:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
+    old = temporary.with_suffix(".old")
+    place.replace(old)
+    temporary.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def resolved(path: Path) -> Path:
+    """Return a path whose folders are free of links and dots; its own name stays."""
+    return path.parent.resolve() / path.name
+
+
+def identity_of(place: Path) -> tuple[int, int] | None:
+    """Return device and inode of a folder or file; None where there is none."""
+    try:
+        status = place.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def lies_in(place: Path, folder: Path) -> bool:
+    """Tell whether a path is a folder or lies below it, by whatever links and mounts."""
+    wanted = identity_of(folder)
+    return wanted is not None and any(
+        identity_of(one) == wanted for one in (place, *place.resolve().parents)
+    )

@@ -1,0 +1,210 @@
+"""One image, or one plane of a stack, predicted into its files: used by `predict` and the watch."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from emcfsys_engine.annotations.writer import LabelFormat
+from emcfsys_engine.errors import OutputError
+from emcfsys_engine.hotfolder.ledger import digest_of
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_files import resolved
+from emcfsys_engine.learn.inference.bands import Band, OpenImage, Tally, Wanted, open_image
+from emcfsys_engine.learn.inference.outputs import Companions, Origin, OutputSet, VectorOutputs
+from emcfsys_engine.learn.inference.pipeline import Behind
+from emcfsys_engine.learn.inference.predictor import Predictor
+
+
+class EndAskedFor(Exception):
+    """A person or the machine asked to end within an image; it is begun anew next time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """One image to predict, and what the names of its files begin with."""
+
+    ref: ImageRef
+    mask_file: Path
+    content: str = ""  # digest of the file, where it is known already
+
+
+@dataclass(kw_only=True)
+class Work:
+    """One image between its reading and its files."""
+
+    order: Order
+    image: OpenImage
+    started: float
+    tally: Tally
+    content: str
+    outputs: OutputSet | None = None  # open already when a large image was computed
+    bands: list[Band] = field(default_factory=list)
+    mask_rows: list[np.ndarray] = field(default_factory=list)  # kept where they are wanted whole
+
+    @property
+    def whole_mask(self) -> np.ndarray:
+        """The whole mask, where it was kept. Shapes: H×W uint8."""
+        return np.concatenate(self.mask_rows)
+
+
+class ImageJobs:
+    """Reads, computes and writes images; each stage may be called in a thread of its own."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        book: OutputBook,
+        *,
+        companions: Companions,
+        vectors: Sequence[LabelFormat] = (),
+        scale_of: Callable[[OpenImage], float] = lambda image: 1.0,
+        asked: Callable[[], str | None],
+        keeps_masks: bool = False,
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> None:
+        self._predictor = predictor
+        self._book = book
+        self._companions = companions
+        self._scale_of = scale_of
+        self._asked = asked
+        self._progress = progress
+        self._wanted = Wanted(
+            probabilities=companions.probabilities, uncertainty=companions.uncertainty
+        )
+        self.vectors = VectorOutputs(book.out, vectors, predictor.card, book)
+        self._keeps_masks = keeps_masks or bool(self.vectors)
+        self._open: dict[ImageRef, OpenImage] = {}
+
+    def files(self, ref: ImageRef, mask_file: Path) -> list[Path]:
+        """Return everything that is written for an image."""
+        beside = self._companions.files(mask_file, self._predictor.card)
+        return beside + self.vectors.files(ref, mask_file)
+
+    def read(self, order: Order) -> Work:
+        """Open an image and find its statistics."""
+        started = time.monotonic()
+        image = open_image(order.ref, self._predictor.normaliser)
+        self._open[order.ref] = image
+        return Work(
+            order=order,
+            image=image,
+            started=started,
+            tally=Tally(self._predictor.card),
+            content=order.content or content_of(order.ref.path),
+        )
+
+    def compute(self, work: Work) -> Work:
+        """Predict it; a large image is written meanwhile.
+
+        Raises: EndAskedFor between two batches of tiles.
+        """
+        image = work.image
+        self._predictor.before_batch = self._heed
+        try:
+            bands = self._predictor.bands(
+                image.read,
+                image.size,
+                info_bar_rows=image.survey.info_bar_rows,
+                scale=self._scale_of(image),
+                wanted=self._wanted,
+                ahead=image.is_large,
+            )
+            if image.is_large:
+                self._write_while_computing(work, bands)
+            else:
+                for band in bands:
+                    self._heed()
+                    work.bands.append(band)
+        except BaseException:
+            self.give_up(work)
+            raise
+        return work
+
+    def write(self, work: Work) -> Path:
+        """Write its files and return the mask's; the image stays open until `close`."""
+        try:
+            outputs = work.outputs = work.outputs or self._open_outputs(work)
+            for band in work.bands:
+                self._add(work, outputs, band)
+            if self.vectors:
+                self._write_vectors(work, outputs)
+            outputs.finish()
+        except BaseException:
+            self.give_up(work)
+            raise
+        return outputs.mask_file
+
+    def _write_vectors(self, work: Work, outputs: OutputSet) -> None:
+        try:
+            self.vectors.write(work.order.ref, outputs, work.whole_mask, work.image)
+        except OSError as error:
+            what = f"cannot be written: {error.strerror or error}"
+            raise OutputError(
+                outputs.mask_file,
+                what,
+                "Free some space or check permissions",
+                errno=error.errno or 0,
+            ) from None
+
+    def give_up(self, work: Work) -> None:
+        """Leave nothing of an image that did not become whole."""
+        if work.outputs is not None:
+            work.outputs.abort()
+        self.close(work)
+
+    def close(self, work: Work) -> None:
+        """Close an image that is done."""
+        work.image.close()
+        self._open.pop(work.order.ref, None)
+
+    def close_all(self) -> None:
+        """Close what was read ahead and is no longer wanted."""
+        for image in self._open.values():
+            image.close()
+        self._open.clear()
+
+    def _heed(self) -> None:
+        if self._asked() is not None:
+            raise EndAskedFor
+
+    def _write_while_computing(self, work: Work, bands: Iterator[Band]) -> None:
+        outputs = work.outputs = self._open_outputs(work)
+        behind = Behind()
+        try:
+            for band in bands:
+                self._heed()
+                behind.do(lambda band=band: self._add(work, outputs, band))
+                self._progress((band.first + len(band.mask)) / work.image.size[0])
+        finally:
+            behind.finish()
+
+    def _open_outputs(self, work: Work) -> OutputSet:
+        image, order = work.image, work.order
+        return OutputSet(
+            order.mask_file,
+            image.size,
+            image.pixel_nm,
+            self._predictor.card,
+            self._companions,
+            image.view,
+            book=self._book,
+            origin=Origin(image=resolved(order.ref.path), content=work.content),
+        )
+
+    def _add(self, work: Work, outputs: OutputSet, band: Band) -> None:
+        work.tally.add(band)
+        outputs.add(band)
+        if self._keeps_masks:
+            work.mask_rows.append(band.mask)
+
+
+def content_of(file: Path) -> str:
+    """Return the digest by which an image is known again; "" for a folder, or a file that left."""
+    try:
+        return digest_of(file, file.stat().st_size)
+    except OSError:
+        return ""

@@ -1,0 +1,131 @@
+"""The disk that a watch writes to: full, gone, back again. None of it is an image's fault."""
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from emcfsys_engine.errors import EmcfError, OutputError, printable
+from emcfsys_engine.files import DiskFullError, is_full, refuse_full, write_whole
+from emcfsys_engine.hotfolder.ledger import Ledger, id_of_ledger
+from emcfsys_engine.hotfolder.places import device_of, identity_of, try_to_write
+
+_REMEMBERED = ".outputs.json"  # beside the runs: which outputs lay on a disk of their own
+DISK_ERRORS = frozenset(
+    {
+        errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOSPC,
+        errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV, errno.ENXIO, errno.ENOENT,
+    }
+)  # fmt: skip
+
+
+class OutputAwayError(OSError):
+    """The output folder cannot be written now; what is to be done waits."""
+
+
+def is_of_disk(error: BaseException) -> bool:
+    """Tell whether an error only says that a disk is full, gone or may not be written."""
+    number = error.errno if isinstance(error, OSError | OutputError) else None
+    return is_full(error) or (number or 0) in DISK_ERRORS
+
+
+class OutputDisk:
+    """Where a watch's masks and ledger lie: whether that is there, and the same as before."""
+
+    def __init__(self, ledger: Ledger, runs: Path, run_folder: Path) -> None:
+        self._ledger = ledger
+        self._run_folder = run_folder
+        remember_output(runs, ledger.output, ledger.id)
+
+    def refuse(self) -> None:
+        """Check that everything can be written.
+
+        Raises: OSError saying why not.
+        """
+        ledger = self._ledger
+        if not ledger.is_in_place:
+            gone = identity_of(ledger.output) is None
+            what = "it is gone" if gone else "its .emcfsys folder is gone, or another lies there"
+            raise OutputAwayError(errno.ESTALE, what, str(ledger.output))
+        refuse_full((ledger.output, self._run_folder))
+
+    def refuse_unwritable(self) -> None:
+        """Check by writing.
+
+        Raises: OSError saying why not.
+        """
+        self.refuse()
+        try_to_write(self._ledger.folder)
+
+    def may_be_made_again(self) -> bool:
+        """Tell whether the ledger was removed by somebody, and its disk is there.
+
+        Under a mount point whose disk is away nothing is ever written: its device is another one.
+        """
+        ledger = self._ledger
+        if id_of_ledger(ledger.output) == ledger.id:
+            return True  # the same disk, under another number
+        return device_of(ledger.output) == ledger.device
+
+
+def missing_output(runs: Path, output: Path) -> str:
+    """Tell why an output folder cannot be used yet: it lay on a disk that is not there."""
+    ledger_id = _remembered(runs).get(str(output))
+    if not ledger_id or id_of_ledger(output) == ledger_id:
+        return ""
+    if device_of(output) != device_of(runs):
+        return ""  # a disk is there; its ledger was removed by somebody
+    return f"{output} lay on a disk of its own, which is not there: it is waited for"
+
+
+def forget_output(runs: Path) -> Path:
+    """Return the file to remove to begin anew in another place."""
+    return runs / _REMEMBERED
+
+
+def remember_output(runs: Path, output: Path, ledger_id: str) -> None:
+    """Note whether an output folder lies on a disk of its own, for a start that comes too early."""
+    known = _remembered(runs)
+    own = ledger_id if device_of(output) != device_of(runs) else None
+    if known.get(str(output)) == own:
+        return
+    kept = {place: one for place, one in known.items() if place != str(output)}
+    if own:
+        kept[str(output)] = own
+    write_whole(runs / _REMEMBERED, msgspec.json.encode(kept))
+
+
+def _remembered(runs: Path) -> dict[str, str]:
+    try:
+        return msgspec.json.decode((runs / _REMEMBERED).read_bytes(), type=dict[str, str])
+    except (OSError, ValueError, msgspec.MsgspecError):
+        return {}
+
+
+def wait_until(
+    is_there: Callable[[], str], asked: Callable[[], str | None], say: Callable[[str], None]
+) -> bool:
+    """Wait while `is_there` says why not; say it once. False if we were asked to end first."""
+    told = ""
+    wait_s = 0.5
+    while why := is_there():
+        if asked() is not None:
+            return False
+        if why != told:
+            say(why)
+            told = why
+        time.sleep(min(0.5, wait_s))
+        wait_s = min(2.0, wait_s * 2)
+    return asked() is None
+
+
+def why_of(error: BaseException) -> str:
+    """Return one line about a disk: which place, and what is wrong with it."""
+    if isinstance(error, DiskFullError | EmcfError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return printable(f"{os.fsdecode(error.filename)}: {error.strerror}: it is waited for")
+    return f"{error}: it is waited for"

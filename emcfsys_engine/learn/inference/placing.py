@@ -1,0 +1,143 @@
+"""Where each image's files go: sub-folders are mirrored, no two images share a file."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.output_book import OutputBook, Wanted
+from emcfsys_engine.images.own_files import identity_of, resolved
+from emcfsys_engine.learn.inference.image import content_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """Where the files of one image go."""
+
+    wanted: Wanted
+    masks: tuple[Path, ...]  # one a plane
+    kept: tuple[Path, ...] = ()  # files not ours: a new version goes beside them
+
+    @property
+    def told(self) -> str:
+        """What to say of files that are kept; empty if there are none."""
+        if not self.kept:
+            return ""
+        what = "is not as this program wrote it" if len(self.kept) == 1 else "are not as written"
+        names = ", ".join(map(str, self.kept[:3]))
+        return f"{names} {what}, and kept: the new version is {self.masks[0]}"
+
+
+class Placing:
+    """Names the files of images in one output folder."""
+
+    def __init__(self, book: OutputBook, suffix: str) -> None:
+        self.book = book
+        self._suffix = suffix
+
+    def newest(self, wanted: Sequence[Wanted]) -> list[Placed]:
+        """Return the newest names of images; new ones get theirs."""
+        newest = [replace(one, version=max(one.version, self._version_of(one))) for one in wanted]
+        every = self.book.stems(newest, self._suffix)
+        return [
+            Placed(wanted=one, masks=tuple(self.mask(stem) for stem in stems))
+            for one, stems in zip(newest, every, strict=True)
+        ]
+
+    def writable(self, placed: Placed, files: Callable[[Path], list[Path]]) -> Placed:
+        """Return names whose files are all ours or not there: else those of a newer version.
+
+        `files` gives everything that is written beside a mask.
+        """
+        kept: list[Path] = []
+        while foreign := [
+            file
+            for mask in placed.masks
+            for file in files(mask)
+            if os.path.lexists(file) and not self.book.has(file)
+        ]:
+            kept += foreign
+            wanted = replace(placed.wanted, version=placed.wanted.version + 1)
+            (placed,) = self.newest([wanted])
+        return replace(placed, kept=tuple(kept))
+
+    def has_mask(self, placed: Placed, plane: int) -> bool:
+        """Tell whether the mask of a plane is there, in any version. `plane`: its place in line."""
+        if self.is_among_originals(placed):
+            return False
+        if placed.masks[plane].exists():
+            return True
+        for version in range(1, placed.wanted.version):
+            older = replace(placed.wanted, version=version)
+            (stems,) = self.book.stems([older], self._suffix)
+            if self.mask(stems[plane]).exists():
+                return True
+        return False
+
+    def is_among_originals(self, placed: Placed) -> bool:
+        """Tell whether masks would lie in the folder of their image, by whatever links."""
+        folder = identity_of(placed.masks[0].parent)
+        return folder is not None and folder == identity_of(placed.wanted.image.parent)
+
+    def mask(self, stem: str) -> Path:
+        """Return the mask of a stem."""
+        return self.book.out / f"{stem}{self._suffix}"
+
+    def _version_of(self, wanted: Wanted) -> int:
+        return max(self.book.version_of(wanted.image, plane) for plane in wanted.planes)
+
+
+class OutputNames:
+    """The names of a prediction's outputs."""
+
+    def __init__(
+        self, book: OutputBook, refs: Sequence[ImageRef], inputs: Sequence[str], suffix: str
+    ) -> None:
+        self.placing = Placing(book, suffix)
+        self._roots = sorted((Path(place) for place in inputs), key=lambda p: -len(p.parts))
+        planes: dict[Path, list[int | None]] = {}
+        for ref in refs:
+            planes.setdefault(ref.path, []).append(ref.plane)
+        wanted = [
+            Wanted(
+                image=resolved(path),
+                folder=self._folder(path),
+                planes=tuple(several),
+                content=content_of(path) if book.is_begun else "",
+            )
+            for path, several in planes.items()
+        ]
+        self._placed = dict(zip(planes, self.placing.newest(wanted), strict=True))
+
+    def mask_of(self, ref: ImageRef) -> Path:
+        """Return the mask's file: `sub/x.png`, `sub/x.dm4.png` on a collision, `x.0012.png`."""
+        placed = self._placed[ref.path]
+        return placed.masks[placed.wanted.planes.index(ref.plane)]
+
+    def has_mask(self, ref: ImageRef) -> bool:
+        """Tell whether an image has its mask, in any version."""
+        placed = self._placed[ref.path]
+        return self.placing.has_mask(placed, placed.wanted.planes.index(ref.plane))
+
+    def make_writable(
+        self, refs: Sequence[ImageRef], files: Callable[[ImageRef, Path], list[Path]]
+    ) -> list[str]:
+        """See that images can be written over nothing that is not ours; return what to say."""
+        told: list[str] = []
+        for path in dict.fromkeys(ref.path for ref in refs):
+            planes = self._placed[path].wanted.planes
+            one = ImageRef(path=path, plane=planes[0])
+            placed = self.placing.writable(
+                self._placed[path], lambda mask, one=one: files(one, mask)
+            )
+            self._placed[path] = placed
+            told += [placed.told] if placed.kept else []
+        return told
+
+    def _folder(self, path: Path) -> str:
+        for root in self._roots:
+            if root in path.parents:
+                below = path.parent.relative_to(root).as_posix()
+                return "" if below == "." else below
+        return ""

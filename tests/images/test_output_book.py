@@ -1,0 +1,112 @@
+"""The book knows what this program wrote, whatever happened to it or to the files."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from emcfsys_engine.images.output_book import OutputBook, Wanted, free_version, write_own
+from emcfsys_engine.images.own_files import digest_of_output, put
+
+
+def test_what_was_written_is_known_until_somebody_changes_it(tmp_path: Path) -> None:
+    book = OutputBook(tmp_path)
+    file = write_own(tmp_path / "a.csv", b"1,2\n", book)
+    assert book.has(file)
+    assert OutputBook(tmp_path).has(file)
+    file.write_bytes(b"1,3\n")
+    assert not book.has(file)
+    assert free_version(file, book) == tmp_path / "a.v2.csv"
+    assert write_own(file, b"1,4\n", book) == tmp_path / "a.v2.csv"
+    assert write_own(file, b"1,5\n", book) == tmp_path / "a.v2.csv"
+    assert file.read_bytes() == b"1,3\n"
+
+
+def test_a_kill_between_note_and_name_leaves_the_old_file_known_as_of_the_old_image(
+    tmp_path: Path,
+) -> None:
+    book, mask = OutputBook(tmp_path), tmp_path / "a.png"
+    mask.write_bytes(b"old")
+    book.note({mask: digest_of_output(mask)}, content="old image")
+    book.note({mask: f"{'0' * 32}:3"}, content="new image")
+    again = OutputBook(tmp_path)
+    assert again.has(mask)
+    assert again.has(mask, "old image")
+    assert not again.has(mask, "new image")
+
+
+def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
+    book = OutputBook(tmp_path)
+    file = write_own(tmp_path / "a.csv", b"1\n", book)
+    whole = book.file.read_bytes()
+    for rubbish in (b"\xff\xfe\n", b"[" * 100_000 + b"\n", b'{"stem": 1}\n', b"null\n", b"{"):
+        book.file.write_bytes(rubbish + b"\n" + whole + rubbish)
+        again = OutputBook(tmp_path)
+        assert again.has(file)
+        other = write_own(tmp_path / "b.csv", b"2\n", again)
+        assert OutputBook(tmp_path).has(other)  # a torn last line spoils no new one
+
+
+def test_two_processes_never_give_one_name_twice(tmp_path: Path) -> None:
+    one, other = OutputBook(tmp_path), OutputBook(tmp_path)
+    names = [
+        book.stems([Wanted(image=Path(f"/{number}/a.tif"), folder="")], ".png")[0]
+        for number, book in enumerate((one, other, one, other))
+    ]
+    assert len(set(names)) == 4
+
+
+def test_a_book_that_was_removed_is_written_again(tmp_path: Path) -> None:
+    book = OutputBook(tmp_path)
+    wanted = Wanted(image=Path("/in/a.tif"), folder="")
+    book.stems([wanted], ".png")
+    file = write_own(tmp_path / "a.png", b"mask", book)
+    book.note({file: digest_of_output(file)}, image=wanted.image, content="digest")
+    book.file.unlink()
+    book.write_again()
+    again = OutputBook(tmp_path)
+    assert again.has(file, "digest")
+    assert again.stems([wanted], ".png") == [("a",)]
+
+
+def test_nothing_is_written_where_another_folder_lies_now(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    book = OutputBook(out)
+    out.rename(tmp_path / "away")
+    out.mkdir()
+    with pytest.raises(OSError) as caught:
+        book.note({out / "a": "d:1"})
+    assert caught.value.errno == errno.ESTALE
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_name_that_somebody_took_meanwhile_is_not_replaced(
+    tmp_path: Path, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not links:
+
+        def refused(*_: object, **__: object) -> None:
+            raise OSError(errno.EPERM, "no hard links here")
+
+        monkeypatch.setattr(os, "link", refused)
+    temporary, place = tmp_path / ".a.tmp", tmp_path / "a"
+    temporary.write_bytes(b"ours")
+    place.write_bytes(b"theirs")
+    with pytest.raises(FileExistsError):
+        put(temporary, place, may_replace=False)
+    assert place.read_bytes() == b"theirs"
+    place.unlink()
+    put(temporary, place, may_replace=False)
+    assert place.read_bytes() == b"ours"
+    assert not temporary.exists()
+
+
+def test_a_link_is_none_of_ours(tmp_path: Path) -> None:
+    book = OutputBook(tmp_path)
+    file = write_own(tmp_path / "a.png", b"mask", book)
+    file.rename(tmp_path / "b.png")
+    file.symlink_to("b.png")
+    assert not book.has(file)

@@ -1,0 +1,270 @@
+"""`predict` replaces only what it wrote itself, and gives each image files of its own."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.learn.inference import output_disk, outputs
+from emcfsys_engine.learn.inference import predictor as predict
+from emcfsys_engine.learn.inference.files import Counted, find_inputs, predict_files
+from emcfsys_engine.learn.inference.predictor import Predictor
+from emcfsys_engine.run.events import (
+    Event,
+    EventWriter,
+    ImageDone,
+    ImageFailed,
+    RunFinished,
+    WarningGiven,
+)
+from emcfsys_engine.run.folder import PredictRequest, new_run
+from emcfsys_engine.tools.clean_runs import clean_runs
+
+Predict = Callable[..., tuple[Counted, list[Event]]]
+
+
+@pytest.fixture(scope="module")
+def predictor(model_file: Path) -> Predictor:
+    return Predictor(model_file, gpus=0, tile_px=64)
+
+
+@pytest.fixture
+def run(predictor: Predictor, tmp_path: Path) -> Predict:
+    """Predict tmp_path/in into tmp_path/out in this process."""
+
+    def predicted(
+        *,
+        inputs: tuple[str, ...] = ("in",),
+        out: str = "out",
+        asked: Callable[[], str | None] = lambda: None,
+        **options: Any,
+    ) -> tuple[Counted, list[Event]]:
+        places = tuple(str(tmp_path / place) for place in inputs)
+        request = PredictRequest(model="m", inputs=places, out=str(tmp_path / out), **options)
+        said: list[Event] = []
+        return predict_files(request, find_inputs(request), predictor, said.append, asked), said
+
+    (tmp_path / "in").mkdir()
+    return predicted
+
+
+def draw(file: Path, seed: int = 0, shape: tuple[int, ...] = (48, 56)) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, shape, np.uint8)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".png":
+        Image.fromarray(pixels).save(file)
+    else:
+        tifffile.imwrite(file, pixels, photometric="minisblack")
+    return file.read_bytes()
+
+
+def names_in(folder: Path) -> list[str]:
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(str(file) for file in files if file.parts[0] != ".emcfsys")
+
+
+def warnings_of(said: list[Event]) -> str:
+    return "\n".join(event.message for event in said if isinstance(event, WarningGiven))
+
+
+@pytest.mark.parametrize("out", ["link", "out/../in", "in", "in/../out/../in"])
+@pytest.mark.parametrize("force", [False, True])
+def test_masks_never_replace_their_images_whatever_the_paths_look_like(
+    run: Predict, tmp_path: Path, out: str, force: bool
+) -> None:
+    original = draw(tmp_path / "in" / "a.png")
+    (tmp_path / "link").symlink_to("in")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="inside the output folder"):
+        run(out=out, force=force)
+    assert (tmp_path / "in" / "a.png").read_bytes() == original
+    assert names_in(tmp_path / "in") == ["a.png"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_folder_in_the_output_that_leads_to_the_images_is_refused(
+    run: Predict, tmp_path: Path, force: bool
+) -> None:
+    original = draw(tmp_path / "in" / "sub" / "a.png")
+    draw(tmp_path / "in" / "b.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").symlink_to(tmp_path / "in" / "sub")
+    count, said = run(force=force)
+    assert count == Counted(done=1, skipped=0, failed=1)
+    (failed,) = (event for event in said if isinstance(event, ImageFailed))
+    assert "the folder of its original" in failed.reason
+    assert (tmp_path / "in" / "sub" / "a.png").read_bytes() == original
+    assert names_in(tmp_path / "in") == ["b.png", "sub/a.png"]
+
+
+def test_an_image_that_is_linked_into_the_output_is_kept(run: Predict, tmp_path: Path) -> None:
+    original = draw(tmp_path / "in" / "a.png")
+    (tmp_path / "out").mkdir()
+    os.link(tmp_path / "in" / "a.png", tmp_path / "out" / "a.png")
+    _, said = run(force=True)
+    assert names_in(tmp_path / "out") == ["a.png", "a.v2.png"]
+    for folder in ("in", "out"):
+        assert (tmp_path / folder / "a.png").read_bytes() == original
+    assert "out/a.png is not as this program wrote it, and kept" in warnings_of(said)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.overlay.png", "a.json", "a.ome.zarr"])
+def test_force_replaces_what_is_ours_and_keeps_what_a_person_changed(
+    run: Predict, tmp_path: Path, name: str
+) -> None:
+    draw(tmp_path / "in" / "a.png")
+    mask_format = "ome-zarr" if name.endswith("zarr") else "png"
+    options: dict[str, Any] = {
+        "overlay": True, "vectors": ("labelme",), "mask_format": mask_format, "force": True,
+    }  # fmt: skip
+    run(**options)
+    made = names_in(tmp_path / "out")
+    _, said = run(**options)
+    assert names_in(tmp_path / "out") == made
+    assert not warnings_of(said)
+    changed = tmp_path / "out" / name
+    changed = changed / "zarr.json" if changed.is_dir() else changed
+    changed.write_bytes(changed.read_bytes() + b" ")
+    corrected = changed.read_bytes()
+    for _ in range(2):  # the new version is ours: it is replaced the second time
+        _, said = run(**options)
+        assert changed.read_bytes() == corrected
+        assert name in warnings_of(said) or "a.v2" in str(said)
+    assert len(names_in(tmp_path / "out")) == 2 * len(made)
+    (done,) = (event for event in said if isinstance(event, ImageDone))
+    assert Path(done.mask).name.startswith("a.v2.")
+    assert run(mask_format=mask_format)[0].skipped == 1
+
+
+def test_outputs_of_before_are_left_alone_and_kept_under_force(
+    run: Predict, tmp_path: Path
+) -> None:
+    draw(tmp_path / "in" / "a.tif")
+    before = draw(tmp_path / "out" / "a.png", 3)
+    assert run()[0] == Counted(done=0, skipped=1, failed=0)
+    assert run(force=True)[0].done == 1
+    assert (tmp_path / "out" / "a.png").read_bytes() == before
+    assert names_in(tmp_path / "out") == ["a.png", "a.v2.png"]
+
+
+def test_files_for_all_images_that_are_not_ours_are_kept(run: Predict, tmp_path: Path) -> None:
+    draw(tmp_path / "in" / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "annotations.json").write_text("{}")
+    (tmp_path / "out" / "ranking.csv").write_text("mine")
+    _, said = run(vectors=("coco",), rank_uncertain=True)
+    assert (tmp_path / "out" / "annotations.json").read_text() == "{}"
+    assert (tmp_path / "out" / "ranking.csv").read_text() == "mine"
+    assert "annotations.json is not as this program wrote it" in warnings_of(said)
+    made = {"annotations.v2.json", "ranking.v2.csv", "ranking.json"}
+    assert made <= set(names_in(tmp_path / "out"))
+
+
+def test_names_stay_and_are_never_shared_when_files_are_added_later(
+    run: Predict, tmp_path: Path
+) -> None:
+    draw(tmp_path / "in" / "a.tif", 1)
+    draw(tmp_path / "in" / "s.0001.tif", 2)
+    assert run(overlay=True)[0].done == 2
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in names_in(tmp_path / "out")}
+    draw(tmp_path / "in" / "a.png", 3)
+    draw(tmp_path / "in" / "a.overlay.tif", 4)
+    draw(tmp_path / "in" / "s.tif", 5, (2, 48, 56))
+    assert run(overlay=True)[0] == Counted(done=4, skipped=2, failed=0)
+    assert len(names_in(tmp_path / "out")) == 2 * 6
+    for name, content in before.items():
+        assert (tmp_path / "out" / name).read_bytes() == content
+
+
+def test_images_of_another_folder_are_not_taken_for_done(run: Predict, tmp_path: Path) -> None:
+    draw(tmp_path / "in" / "a.tif", 1)
+    draw(tmp_path / "tuesday" / "a.tif", 2)
+    assert run()[0].done == 1
+    assert run(inputs=("tuesday",))[0].done == 1
+    assert run(inputs=("in", "tuesday"))[0] == Counted(done=0, skipped=2, failed=0)
+    assert len(names_in(tmp_path / "out")) == 2
+    (tmp_path / "in").rename(tmp_path / "monday")  # the same images at another path
+    assert run(inputs=("monday",))[0] == Counted(done=0, skipped=1, failed=0)
+
+
+def test_names_as_long_as_can_be_get_all_their_files(run: Predict, tmp_path: Path) -> None:
+    for end in ("a", "b"):
+        draw(tmp_path / "in" / f"{'n' * 246}{end}.png")
+    options: dict[str, Any] = {"overlay": True, "probability": True, "vectors": ("labelme",)}
+    assert run(**options)[0].done == 2
+    assert len(names_in(tmp_path / "out")) == 2 * 5
+    assert run(**options)[0].skipped == 2
+
+
+def test_ending_is_heeded_within_one_batch_of_tiles(
+    run: Predict, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(tmp_path / "in" / "a.png", 1, (600, 600))
+    batches: list[int] = []
+    forward = predict.SegmentationNetwork.forward
+
+    def counted(self: Any, tiles: Any) -> Any:
+        batches.append(len(tiles))
+        return forward(self, tiles)
+
+    monkeypatch.setattr(predict.SegmentationNetwork, "forward", counted)
+    monkeypatch.setattr(predictor, "batch", 1)
+    count, said = run(asked=lambda: "cancel" if len(batches) >= 3 else None)
+    assert count.done == 0
+    assert not said
+    assert len(batches) == 3
+    assert names_in(tmp_path / "out") == []
+
+
+def test_an_output_that_vanishes_and_returns_is_waited_for_and_no_image_is_lost(
+    run: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(6):
+        draw(tmp_path / "in" / f"{index}.png", index)
+    out, away = tmp_path / "out", tmp_path / "away"
+    commit, looks = outputs.commit, [0]
+
+    def vanishes(staged: Any, *arguments: Any) -> None:
+        commit(staged, *arguments)
+        if not looks[0] and len(list(out.glob("*.png"))) == 2:
+            out.rename(away)
+            out.mkdir()  # as an empty mount point is there
+
+    def returns(*_: object) -> None:
+        looks[0] += 1
+        if looks[0] == 3:
+            assert list(out.iterdir()) == []
+            out.rmdir()
+            away.rename(out)
+
+    monkeypatch.setattr(outputs, "commit", vanishes)
+    monkeypatch.setattr(output_disk.time, "sleep", returns)
+    count, said = run()
+    assert count == Counted(done=6, skipped=0, failed=0)
+    assert "another folder lies in its place" in warnings_of(said)
+    assert names_in(out) == [f"{index}.png" for index in range(6)]
+
+
+@pytest.mark.parametrize("mask_format", ["png", "ome-tiff", "ome-zarr"])
+def test_cleaning_takes_companions_of_any_format_and_none_that_a_person_changed(
+    run: Predict, tmp_path: Path, mask_format: str
+) -> None:
+    for name in ("a", "b"):
+        draw(tmp_path / "in" / f"{name}.png")
+    _, said = run(overlay=True, mask_format=mask_format)
+    out = tmp_path / "out"
+    request = PredictRequest(model="m", inputs=(str(tmp_path / "in"),), out=str(out))
+    made = new_run(out / ".emcfsys", request)
+    with EventWriter(made.events_file) as events:
+        for event in (*said, RunFinished(reason="done")):
+            events.write(event)
+    (out / "a.overlay.png").write_bytes(b"drawn upon")
+    clean_runs(out, what=("companions",), remove=True)
+    assert (out / "a.overlay.png").read_bytes() == b"drawn upon"
+    assert not (out / "b.overlay.png").exists()

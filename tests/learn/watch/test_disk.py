@@ -1,0 +1,263 @@
+"""A watch outlives what happens to the places it writes to, and to the kernel's means."""
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from emcfsys_engine.commands.watch import make_watch
+from emcfsys_engine.errors import InputError, ProjectError
+from emcfsys_engine.hotfolder.ledger import read_ledger
+from emcfsys_engine.hotfolder.status import status_of
+from emcfsys_engine.learn.inference.files import find_inputs
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run.events import ImageFailed, WarningGiven, WatchState
+from emcfsys_engine.run.folder import PredictRequest, Run
+from tests.learn.hot import Hot, images_and_masks_agree, states_of
+from tests.learn.test_watch_survival import forked, mounted, wait_for
+
+pytestmark = pytest.mark.timeout(280)
+
+
+@pytest.fixture
+def hot(tmp_path: Path, model_file: Path) -> Hot:
+    return Hot(tmp_path, model_file)
+
+
+def is_watching(run: Run) -> bool:
+    return states_of(run)[-1:] in (["watching"], ["polling"])
+
+
+def details_of(run: Run) -> str:
+    return "\n".join(event.detail for event in run.events() if isinstance(event, WatchState))
+
+
+@contextmanager
+def moved(place: Path, away: Path) -> Iterator[None]:
+    """Take a mounted file system away and bring it back: the same one, as a disk would."""
+    away.mkdir(exist_ok=True)
+
+    def move(source: Path, target: Path) -> None:
+        done = subprocess.run(["mount", "--move", source, target], capture_output=True)
+        if done.returncode:
+            pytest.skip("mounts cannot be moved in this container")
+
+    move(place, away)
+    try:
+        yield
+    finally:
+        move(away, place)
+
+
+def test_an_output_that_vanishes_and_returns_is_waited_for(hot: Hot, tmp_path: Path) -> None:
+    with mounted(hot.output, "8m"):
+        run = hot.new_run()
+        with forked(run) as child:
+            hot.image("0.png", 0)
+            wait_for(lambda: len(read_ledger(hot.output)) == 1, child, run)
+            with moved(hot.output, tmp_path / "away"):
+                hot.image("1.png", 1)
+                wait_for(lambda: states_of(run)[-1] == "waiting", child, run)
+                assert list(hot.output.iterdir()) == []  # nothing under the empty mount point
+            wait_for(lambda: is_watching(run), child, run)
+            wait_for(lambda: len(read_ledger(hot.output)) == 2, child, run)
+        images_and_masks_agree(hot, 2)
+        assert all(entry.attempts == 1 for entry in read_ledger(hot.output))
+
+
+def test_a_disk_that_is_late_after_a_reboot_is_waited_for(hot: Hot, tmp_path: Path) -> None:
+    with mounted(hot.output, "8m"):
+        hot.image("0.png", 0)
+        run = hot.new_run()
+        with forked(run) as child:
+            wait_for(lambda: len(read_ledger(hot.output)) == 1, child, run)
+        again = hot.new_run()
+        with moved(hot.output, tmp_path / "away"):
+            with forked(hot.new_run(once=True)) as child:
+                child.join(60)
+                assert child.exitcode == 1  # whoever is to end does not wait
+            context = forked(again)
+            child = context.__enter__()
+            wait_for(lambda: states_of(again) == ["waiting"], child, again)
+            assert "a disk of its own, which is not there" in details_of(again)
+            assert list(hot.output.iterdir()) == []
+        try:
+            wait_for(lambda: is_watching(again), child, again)
+            hot.image("1.png", 1)
+            wait_for(lambda: len(read_ledger(hot.output)) == 2, child, again)
+        finally:
+            context.__exit__(None, None, None)
+        images_and_masks_agree(hot, 2)
+
+
+@pytest.mark.parametrize(
+    "removed", [".emcfsys", pytest.param("everything", marks=pytest.mark.long)]
+)
+def test_a_ledger_that_is_removed_under_a_watch_is_written_again(hot: Hot, removed: str) -> None:
+    run, second = hot.new_run(), hot.new_run()
+    with forked(run) as child:
+        for index in range(3):
+            hot.image(f"{index}.png", index)
+        wait_for(lambda: len(read_ledger(hot.output)) == 3, child, run)
+        before = {name: (hot.output / name).stat().st_ino for name in hot.masks()}
+        shutil.rmtree(hot.output / ".emcfsys" if removed == ".emcfsys" else hot.output)
+        if removed == ".emcfsys":
+            with forked(second) as other:  # nobody else is let in meanwhile
+                other.join(60)
+                assert other.exitcode == 2
+        hot.image("3.png", 3)
+        wait_for(lambda: len(read_ledger(hot.output)) == 4, child, run)
+        assert {entry.state for entry in read_ledger(hot.output)} == {"done"}
+        if removed == ".emcfsys":
+            assert {name: (hot.output / name).stat().st_ino for name in before} == before
+            assert len(hot.masks()) == 4
+
+
+def test_an_output_that_may_not_be_written_is_waited_for(hot: Hot) -> None:
+    run = hot.new_run()
+    with forked(run, is_plain=True) as child:
+        hot.image("0.png", 0)
+        wait_for(lambda: len(read_ledger(hot.output)) == 1, child, run)
+        for place in (hot.output / ".emcfsys", hot.output):
+            place.chmod(0o555)
+        hot.image("1.png", 1)
+        wait_for(lambda: states_of(run)[-1] == "waiting", child, run)
+        for place in (hot.output / ".emcfsys", hot.output):
+            place.chmod(0o755)
+        wait_for(lambda: len(read_ledger(hot.output)) == 2, child, run)
+    images_and_masks_agree(hot, 2)
+    assert all(entry.attempts == 1 for entry in read_ledger(hot.output))
+
+
+@pytest.mark.long
+def test_an_image_is_tried_again_as_soon_as_it_may_be_read(hot: Hot) -> None:
+    run = hot.new_run()
+    with forked(run, is_plain=True) as child:
+        wait_for(lambda: states_of(run), child, run)
+        (hot.folder / "locked.png").write_bytes(hot.image("0.png").read_bytes())
+        (hot.folder / "locked.png").chmod(0)
+        (hot.folder / "locked.png").rename(hot.incoming / "locked.png")
+        wait_for(lambda: [e for e in run.events() if isinstance(e, ImageFailed)][1:], child, run)
+        (hot.incoming / "locked.png").chmod(0o644)
+        asked = time.monotonic()
+        wait_for(lambda: len(hot.masks()) == 2, child, run)
+        assert time.monotonic() - asked < 25  # without it: half a minute later
+
+
+@pytest.fixture
+def no_inotify() -> Iterator[None]:
+    """Use up what inotify instances this user may have."""
+    limit = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text())
+    if limit > 1000:
+        pytest.skip("too many inotify instances to use up")
+    libc = ctypes.CDLL(None, use_errno=True)
+    held: list[int] = []
+    while (one := libc.inotify_init1(os.O_CLOEXEC)) >= 0:
+        held.append(one)
+    try:
+        yield
+    finally:
+        for one in held:
+            os.close(one)
+
+
+def test_without_inotify_instances_the_watch_polls_and_says_so(hot: Hot, no_inotify: None) -> None:
+    run = hot.new_run()
+    with forked(run) as child:
+        wait_for(lambda: states_of(run), child, run)
+        hot.image("0.png")
+        wait_for(lambda: hot.masks() == ["0.png"], child, run)
+        found = status_of(load_project(hot.folder))
+    assert states_of(run) == ["polling"]
+    assert found["backend"] == "polling"
+    assert "inotify instance limit" in found["detail"]
+
+
+def test_masks_that_another_program_takes_at_once_end_no_watch(hot: Hot, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    script = 'while :; do mv -f "$1"/*.png "$2"/ 2>/dev/null; done'
+    run = hot.new_run()
+    with (
+        subprocess.Popen(["sh", "-c", script, "sh", hot.output, taken]) as mover,
+        forked(run) as child,
+    ):
+        try:
+            for index in range(8):
+                hot.image(f"{index}.png", index)
+            wait_for(lambda: len(read_ledger(hot.output)) == 8, child, run)
+            wait_for(lambda: len(list(taken.glob("*.png"))) == 8, child, run)
+            assert child.is_alive()
+        finally:
+            mover.kill()
+
+
+def test_commands_that_were_due_when_a_watch_was_killed_are_run_by_the_next(
+    hot: Hot, tmp_path: Path
+) -> None:
+    log = tmp_path / "hook.log"
+    gate = tmp_path / "gate"
+    script = tmp_path / "hook.sh"
+    script.write_text(
+        f'#!/bin/sh\nwhile [ ! -e "{gate}" ]; do sleep 0.05; done\n'
+        f'echo "$EMCFSYS_IMAGE $EMCFSYS_MASK" >> "{log}"\n'
+    )
+    script.chmod(0o755)
+    config = tmp_path / "config"
+    (config / "emcfsys").mkdir(parents=True)
+    (config / "emcfsys" / "config.toml").write_text(f'[hooks]\nimage_done = ["{script}"]\n')
+    run, again = hot.new_run(), hot.new_run(once=True)
+    with forked(run, config=str(config)) as child:
+        for index in range(5):
+            hot.image(f"{index}.png", index)
+        wait_for(lambda: len(read_ledger(hot.output)) == 5, child, run)
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+    gate.touch()
+    with forked(again, config=str(config)) as child:
+        child.join(120)
+        assert child.exitcode == 0
+    expected = {f"{hot.incoming}/{n}.png {hot.output}/{n}.png" for n in range(5)}
+    assert set(log.read_text().splitlines()) == expected
+    warnings = [event.message for event in again.events() if isinstance(event, WarningGiven)]
+    assert any("5 images whose command was not run" in text for text in warnings)
+
+
+@contextmanager
+def bound(source: Path, target: Path) -> Iterator[None]:
+    """Mount a folder a second time."""
+    target.mkdir(exist_ok=True)
+    if os.geteuid() or subprocess.run(["mount", "--bind", source, target]).returncode:
+        pytest.skip("only root may mount, and not in every container")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", target], check=True)
+
+
+def test_a_folder_that_is_mounted_twice_is_still_one(hot: Hot, model_file: Path) -> None:
+    original = hot.image("a.png").read_bytes()
+    with bound(hot.incoming, hot.output):
+        with pytest.raises(ProjectError, match="is the watched folder itself"):
+            make_watch(load_project(hot.folder))
+        request = PredictRequest(
+            model=str(model_file), inputs=(str(hot.incoming),), out=str(hot.output), force=True
+        )
+        with pytest.raises(InputError, match="inside the output folder"):
+            find_inputs(request)
+    hot.output.mkdir(exist_ok=True)
+    with bound(hot.output, hot.incoming / "masks"):
+        for _ in range(2):
+            run = hot.new_run(once=True)
+            with forked(run) as child:
+                child.join(120)
+    assert hot.masks() == ["a.png"]
+    assert (hot.incoming / "a.png").read_bytes() == original

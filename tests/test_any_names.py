@@ -1,0 +1,46 @@
+"""Names of any bytes go through events and run records and come back."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emcfsys_engine import any_names
+from emcfsys_engine.run.events import EventWriter, ImageFailed, RunFinished, read_events
+from emcfsys_engine.run.folder import PredictRequest, Run, new_run
+
+raw_names = st.binary(min_size=1, max_size=20).map(
+    lambda raw: raw.decode("utf-8", "surrogateescape")
+)
+
+
+@given(name=raw_names)
+def test_every_name_comes_back(name: str) -> None:
+    event = ImageFailed(image=name, reason=name)
+    assert any_names.decode(any_names.encode(event), ImageFailed) == event
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff", b"{", b'{"image": "\\udcff"', b"[" * 100_000, b'"\\udcff', b'{"a": "\\ud800"}', b""],
+)
+def test_what_is_no_event_is_one_kind_of_error(content: bytes) -> None:
+    with pytest.raises(msgspec.MsgspecError):
+        any_names.decode(content, ImageFailed)
+
+
+def test_events_and_requests_hold_names_that_are_no_utf8(tmp_path: Path) -> None:
+    name = "caf\udce9.tif"
+    with EventWriter(tmp_path / "events.jsonl") as events:
+        events.write(ImageFailed(image=name, reason="x"))
+        events.write(RunFinished(reason="done"))
+    first, second = read_events(tmp_path / "events.jsonl")
+    assert isinstance(first, ImageFailed)
+    assert first.image == name
+    assert isinstance(second, RunFinished)
+    made = new_run(tmp_path, PredictRequest(model="m", inputs=(name,), out="/out"))
+    request = Run(made.folder).record().request
+    assert isinstance(request, PredictRequest)
+    assert request.inputs == (name,)
