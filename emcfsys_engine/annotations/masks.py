@@ -163,6 +163,7 @@ class MaskFacts:
     size_HW: tuple[int, int]
     values: tuple[tuple[int, int], ...]  # (value, pixels); colours are 0xRRGGBB
     in_colour: bool
+    transparent: int = 0  # pixels that show nothing: unlabelled, and not among the values
 
     def class_of(self, value: int, table: LabelTable) -> int | None:
         """Return the class id of one of its values; None when it is no class."""
@@ -179,8 +180,12 @@ def mask_facts(ref: ImageRef, table: LabelTable) -> MaskFacts:
 
     Raises: AnnotationError when it is no mask.
     """
-    stored = _stored(ref, table)
-    if stored.ndim == 3:
+    stored, clear_HW = _stored(ref, table)
+    size_HW = (stored.shape[0], stored.shape[1])
+    in_colour = stored.ndim == 3
+    if clear_HW is not None:
+        stored = stored[~clear_HW]
+    if in_colour:
         colours, counts = np.unique(_packed(stored), return_counts=True)
     elif stored.dtype.itemsize == 1:
         all_counts = np.bincount(stored.ravel(), minlength=256)
@@ -190,9 +195,10 @@ def mask_facts(ref: ImageRef, table: LabelTable) -> MaskFacts:
         colours, counts = np.unique(stored, return_counts=True)
     pairs = zip(colours.tolist(), counts.tolist(), strict=True)
     return MaskFacts(
-        size_HW=(stored.shape[0], stored.shape[1]),
+        size_HW=size_HW,
         values=tuple((int(value), int(count)) for value, count in pairs),
-        in_colour=stored.ndim == 3,
+        in_colour=in_colour,
+        transparent=0 if clear_HW is None else int(clear_HW.sum()),
     )
 
 
@@ -204,7 +210,7 @@ def read_mask(
     Shapes: uint8 H×W, 255 where unlabelled.
     Raises: AnnotationError for values that are no class, each named with its pixels.
     """
-    stored = _stored(ref, table)
+    stored, clear_HW = _stored(ref, table)
     if stored.ndim == 3:
         ids = _ids_of_colours(stored, table)
     elif recipe == "two_values":
@@ -218,6 +224,8 @@ def read_mask(
             known = [table.of_value(int(v)) for v in found]
             ids = np.array([-1 if k is None else k for k in known], np.int16)[places]
             ids = ids.reshape(stored.shape)
+    if clear_HW is not None:
+        ids[clear_HW] = UNLABELLED
     if (ids < 0).any():
         facts = mask_facts(ref, table)
         raise unknown_values(ref, facts.unknown(table), facts)
@@ -239,7 +247,8 @@ def read_instances(ref: ImageRef, table: LabelTable) -> np.ndarray | None:
     )
     if facts.in_colour or numbers < 2 or is_smoothed(facts, ref):
         return None
-    return _stored(ref, table)
+    numbers_HW, clear_HW = _stored(ref, table)
+    return numbers_HW if clear_HW is None else np.where(clear_HW, 0, numbers_HW)
 
 
 def is_smoothed(facts: MaskFacts, ref: ImageRef) -> bool:
@@ -291,8 +300,9 @@ def read_stencil(path: Path) -> np.ndarray:
 
     Shapes: bool H×W.
     """
-    stored = _stored(ImageRef(path=path), LabelTable(values=()))
-    return np.any(stored > 0, axis=2) if stored.ndim == 3 else np.greater(stored, 0)
+    stored, clear_HW = _stored(ImageRef(path=path), LabelTable(values=()))
+    is_set = np.any(stored > 0, axis=2) if stored.ndim == 3 else np.greater(stored, 0)
+    return is_set if clear_HW is None else is_set & ~clear_HW
 
 
 def unknown_values(
@@ -340,15 +350,32 @@ def _more(wrong: tuple[tuple[int, int], ...]) -> str:
     return f" and {len(rest)} more" if rest else ""
 
 
-def _stored(ref: ImageRef, table: LabelTable) -> np.ndarray:
+def _stored(ref: ImageRef, table: LabelTable) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the values of a mask, and where it is transparent; None where it is nowhere.
+
+    Shapes: H×W or H×W×3, bool H×W.
+    """
+    stored = _read_stored(ref, table)
+    if stored.ndim == 2:
+        return _whole_numbers(ref, stored), None
+    clear_HW = stored[..., -1] == 0 if stored.shape[2] in (2, 4) else None
+    if clear_HW is not None and clear_HW.any():
+        stored = np.where(clear_HW[..., None], 0, stored)  # whatever lies under it
+    else:
+        clear_HW = None
+    return _whole_numbers(ref, _grey_or_colour(stored)), clear_HW
+
+
+def _read_stored(ref: ImageRef, table: LabelTable) -> np.ndarray:
     """Return H×W integers, or H×W×3 bytes where colours matter."""
     try:
         with quiet_libraries():
-            stored = _read_indices(ref, in_colour=bool(table.colours))
+            return _read_indices(ref, in_colour=bool(table.colours))
     except ImageError as error:
         raise AnnotationError(error.where, error.what, error.remedy) from None
-    if stored.ndim == 3:
-        stored = _grey_or_colour(stored)
+
+
+def _whole_numbers(ref: ImageRef, stored: np.ndarray) -> np.ndarray:
     if stored.dtype.kind == "b":
         return stored.astype(np.uint8)
     if stored.dtype.kind == "f":

@@ -15,7 +15,7 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.settings import cache_home
 
 Fact = TypeVar("Fact")
-_FORMAT = 1
+_FORMAT = 2  # 2: white-is-zero, CMYK and transparent pixels as every viewer shows them
 _LARGEST_BYTES = 256 << 20
 
 

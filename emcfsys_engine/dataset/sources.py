@@ -174,6 +174,9 @@ class _Labelled:
         self._name_left(left, faults, notes)
         facts = scan_masks([pairs[image] for image in pairs], self.table, faults, self.cache)
         recipe = self._recipe(facts.values(), notes)
+        if clear := [mask.name for mask, held in facts.items() if held.transparent]:
+            what = f"{len(clear)} masks have transparent pixels ({clear[0]} …)"
+            notes.append(f"data.{self.index}: {what}: those are unlabelled")
         classes: dict[ImageRef, frozenset[str]] = {}
         labels: dict[ImageRef, LabelRef] = {}
         for image, mask in pairs.items():

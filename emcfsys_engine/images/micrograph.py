@@ -13,9 +13,11 @@ _NM = {
     "cm": 1e7,
     "mm": 1e6,
     "millimeter": 1e6,
+    "millimetre": 1e6,
+    "centimeter": 1e7,
+    "centimetre": 1e7,
     "um": 1e3,
     "micron": 1e3,
-    "microns": 1e3,
     "micrometer": 1e3,
     "micrometre": 1e3,
     "nm": 1.0,
@@ -36,9 +38,12 @@ def nm_per(unit: str) -> float | None:
     """Return how many nm one of this unit is; None for 1/nm, eV, pixels and other non-lengths."""
     word = unit.strip().strip("[]").replace("n_m", "nm").replace("u_m", "um")
     word = word.replace("µ", "u").replace("μ", "u").replace("Å", "A").replace("Å", "A")
+    word = word.replace("ö", "o")
     if word == "A":
         return 0.1
-    return _NM.get(word if word in ("m", "mm") else word.lower().removesuffix("."))
+    if word not in ("m", "mm"):
+        word = word.lower().removesuffix(".")
+    return _NM.get(word, _NM.get(word.removesuffix("s")) if len(word) > 3 else None)
 
 
 def square_nm(down: object, across: object, unit: str) -> tuple[float, float] | None:

@@ -4,6 +4,7 @@ import fnmatch
 import glob
 import importlib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -13,6 +14,7 @@ from emcfsys_engine.images.bounds import fenced, quiet_libraries
 from emcfsys_engine.images.crash_test import try_first
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, Micrograph
 from emcfsys_engine.images.normalise import find_info_bar
+from emcfsys_engine.images.side_cars import pixel_nm_beside
 from emcfsys_engine.images.walk import files_below, is_regular, is_zarr, split_glob
 
 HEADER_BYTES = 1024
@@ -139,6 +141,8 @@ def read_micrograph(ref: Path | ImageRef) -> Micrograph:
             planes = reader.probe(path).planes
             raise ImageError(path, f"is a stack of {planes} planes", f"Name one: {path.name}#0")
         micrograph = reader.read(path, plane or 0)
+    if micrograph.pixel_nm is None:
+        micrograph = replace(micrograph, pixel_nm=_size_beside(path, micrograph.pixels.shape))
     if micrograph.info_bar_rows:
         return micrograph
     return _with_info_bar(micrograph)
@@ -150,7 +154,14 @@ def probe(path: Path) -> ImageFacts:
     Raises: ImageError for what is no micrograph, naming what it is where we know.
     """
     with quiet_libraries(), fenced(path):
-        return reader_for(path).probe(path)
+        facts = reader_for(path).probe(path)
+    if facts.pixel_nm is None:
+        return replace(facts, pixel_nm=_size_beside(path, facts.shape))
+    return facts
+
+
+def _size_beside(path: Path, shape: tuple[int, ...]) -> tuple[float, float] | None:
+    return pixel_nm_beside(path, (shape[0], shape[1]))
 
 
 def find_images(pattern: str, base: Path) -> list[ImageRef]:

@@ -21,6 +21,7 @@ from emcfsys_engine.images.normalise import (
     sample_stride,
 )
 from emcfsys_engine.images.reader import reader_for
+from emcfsys_engine.images.side_cars import pixel_nm_beside
 
 _BLOCK_BYTES = 32 << 20  # read at a time, at least one chunk of the file high
 
@@ -128,7 +129,10 @@ def open_rows(ref: ImageRef) -> PlaneRows | None:
         reader = reader_for(ref.path)
         if not hasattr(reader, "open_rows"):
             return None
-        return cast("_RowReader", reader).open_rows(ref.path, ref.plane or 0)
+        rows = cast("_RowReader", reader).open_rows(ref.path, ref.plane or 0)
+    if rows is not None and rows.pixel_nm is None:
+        rows.pixel_nm = pixel_nm_beside(ref.path, (rows.shape[0], rows.shape[1]))
+    return rows
 
 
 def rows_of(micrograph: Micrograph) -> PlaneRows:

@@ -189,9 +189,9 @@ def _is_inverted(tiff: tifffile.TiffFile, layer: _Layer) -> bool:
 
 
 def _from_white(pixels: np.ndarray, white: int) -> np.ndarray:
-    """Return values that count from black. Shapes: H×W, bool as 0 and 1."""
+    """Return values that count from black. Shapes: H×W."""
     if pixels.dtype.kind == "b":
-        return (~pixels).astype(np.uint8)
+        return ~pixels
     return np.subtract(np.array(white, pixels.dtype), pixels)
 
 
@@ -284,7 +284,7 @@ def _facts(path: Path, tiff: tifffile.TiffFile, layers: list[_Layer]) -> ImageFa
         path=path,
         format=f"TIFF ({vendor.maker})" if vendor.maker else "TIFF",
         shape=_shown_shape(first),
-        dtype=_shown_dtype(first),
+        dtype="uint8" if len(_shown_shape(first)) > len(first.plane_shape) else _dtype(first).name,
         planes=sum(layer.planes for layer in layers),
         pixel_nm=vendor.pixel_nm,
         bit_depth=_bits(first),
@@ -315,12 +315,6 @@ def _dtype(layer: _Layer) -> np.dtype[Any]:
 def _bits(layer: _Layer) -> int:
     bits = layer.series.keyframe.bitspersample
     return int(bits if isinstance(bits, int) else max(bits))
-
-
-def _shown_dtype(layer: _Layer) -> str:
-    dtype = _dtype(layer)
-    is_byte = len(_shown_shape(layer)) > len(layer.plane_shape) or dtype.kind == "b"
-    return "uint8" if is_byte else dtype.name
 
 
 def _shown_shape(layer: _Layer) -> tuple[int, ...]:

@@ -49,11 +49,13 @@ def _fei(tiff: tifffile.TiffFile, shape: tuple[int, ...]) -> VendorFacts | None:
     width, height = int(image.get("ResolutionX", 0)), int(image.get("ResolutionY", 0))
     pixel_nm = None
     if "PixelWidth" in scan:
-        pixel_nm = square_nm(scan.get("PixelHeight"), scan["PixelWidth"], "m")
+        pixel_nm = square_nm(_number(scan.get("PixelHeight")), _number(scan["PixelWidth"]), "m")
     elif width and height:
         beam = _section(metadata, "IRBeam")
         if "HFW" in beam and "VFW" in beam:
-            pixel_nm = square_nm(beam["VFW"] / height, beam["HFW"] / width, "m")
+            high, wide = _number(beam["VFW"]), _number(beam["HFW"])
+            if high and wide:
+                pixel_nm = square_nm(high / height, wide / width, "m")
     if width and width != shape[1]:
         pixel_nm = None  # saved at another size than scanned
     bar = shape[0] - height if height and width == shape[1] and height < shape[0] else 0
@@ -84,12 +86,15 @@ def _zeiss(tiff: tifffile.TiffFile, shape: tuple[int, ...]) -> VendorFacts | Non
     # The unnamed block holds the pixel size on a display 1024 pixels wide, in metres.
     pixel_nm = None
     if len(unnamed) > 3:
-        side = float(unnamed[3]) * 1024 / shape[1]
+        side = (_number(unnamed[3]) or 0.0) * 1024 / shape[1]
         pixel_nm = square_nm(side, side, "m")
     named = metadata.get("ap_image_pixel_size")
+    if named is None and pixel_nm is None:
+        # Beside an unnamed block this one, too, is that of a display 1024 pixels wide.
+        named = metadata.get("ap_pixel_size")
     notes: tuple[str, ...] = ()
     if named is not None and len(named) > 2:
-        said = square_nm(named[1], named[1], str(named[2]))
+        said = square_nm(_number(named[1]), _number(named[1]), str(named[2]))
         if pixel_nm is None:
             pixel_nm = said
         elif said is not None and not math.isclose(said[0], pixel_nm[0], rel_tol=0.02):
@@ -158,25 +163,46 @@ def _gatan(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | No
     return VendorFacts(maker="Gatan", pixel_nm=pixel_nm)
 
 
+def _tescan(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | None:
+    tag = tiff.pages.first.tags.get(50431)
+    data = tag.value if tag is not None else b""
+    if not isinstance(data, bytes):
+        return None
+    found = {
+        name.decode(): _number(value.decode())
+        for name, value in re.findall(rb"(PixelSize[XY])=([\d.,eE+-]+)", data)
+    }
+    size = square_nm(found.get("PixelSizeY"), found.get("PixelSizeX"), "m")
+    return VendorFacts(maker="TESCAN", pixel_nm=size) if found else None
+
+
 def _ome(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | None:
     if not tiff.is_ome:
         return None
-    found = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", tiff.ome_metadata or "")
-    words = dict(re.findall(r'(\w+)\s*=\s*"([^"]*)"', found.group(0))) if found else {}
+    text = tiff.ome_metadata or ""
+    root = ET.fromstring(text) if "<!ENTITY" not in text else ET.Element("none")
+    words = next((one.attrib for one in root.iter() if one.tag.endswith("}Pixels")), {})
+    words = words or next((one.attrib for one in root.iter("Pixels")), {})
     per_x = nm_per(words.get("PhysicalSizeXUnit", "µm"))
     per_y = nm_per(words.get("PhysicalSizeYUnit", "µm"))
     if per_x is None or per_y is None or "PhysicalSizeX" not in words:
         return VendorFacts(maker="OME")
-    across = float(words["PhysicalSizeX"]) * per_x
-    down = float(words["PhysicalSizeY"]) * per_y if "PhysicalSizeY" in words else None
-    return VendorFacts(maker="OME", pixel_nm=square_nm(down, across, "nm"))
+    across, down = _number(words["PhysicalSizeX"]), _number(words.get("PhysicalSizeY"))
+    if across is None:
+        return VendorFacts(maker="OME")
+    size = square_nm(None if down is None else down * per_y, across * per_x, "nm")
+    return VendorFacts(maker="OME", pixel_nm=size)
 
 
 def _imagej(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | None:
     if not tiff.is_imagej:
         return None
     metadata: Mapping[str, Any] = tiff.imagej_metadata or {}
-    per = nm_per(str(metadata.get("unit", "")).replace("\\u00B5", "µ"))
+    # ImageJ writes letters beyond ASCII as \\u00B5, and people plurals of any unit.
+    unit = re.sub(
+        r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), str(metadata.get("unit", ""))
+    )
+    per = nm_per(unit)
     down, across = _pixels_per_unit(tiff)
     if per is None or not down or not across:
         return VendorFacts(maker="ImageJ")
@@ -192,9 +218,18 @@ _MAKERS: tuple[Callable[[tifffile.TiffFile, tuple[int, ...]], VendorFacts | None
     _tvips,
     _olympus,
     _gatan,
+    _tescan,
     _ome,
     _imagej,
 )
+
+
+def _number(value: object) -> float | None:
+    """Return a maker's number, which may be text with a decimal comma; None where it is none."""
+    try:
+        return float(value.replace(",", ".")) if isinstance(value, str) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
 
 
 def _section(metadata: Mapping[str, Any], name: str) -> Mapping[str, Any]:
