@@ -25,6 +25,7 @@ from emcfsys_tui.settings import (
     THEMES,
     Memory,
     Settings,
+    class_colours,
     curve_colours,
     remember,
     remembered,
@@ -101,6 +102,11 @@ class EmcfApp(App[None]):
     def colours(self) -> tuple[Colour, ...]:
         """Six colours for curves."""
         return curve_colours(self.theme, dark=self.current_theme.dark)
+
+    def class_colours(self, num_classes: int) -> tuple[Colour, ...]:
+        """The colours of classes in curves and tables, in the order of the classes."""
+        background = self.current_theme.background or "#000000"
+        return class_colours(self.theme, background, num_classes)
 
     def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
         """Draw, then lay the pictures in the terminal's own pixels over their half-blocks."""

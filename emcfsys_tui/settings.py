@@ -9,6 +9,7 @@ import tomli
 from textual.binding import Binding
 from textual.theme import Theme
 
+from emcfsys_engine.colours import colours_for, readable
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.jobs.control import prepare, state_folder
 from emcfsys_engine.settings import config_file, nearest
@@ -141,10 +142,17 @@ def curve_colours(theme: str, *, dark: bool) -> tuple[Colour, ...]:
     return _CURVES.get(theme, _SAFE if dark else _SAFE_ON_WHITE)
 
 
-def class_colours(theme: str, *, dark: bool) -> tuple[tuple[int, int, int], ...]:
-    """Return the colours of an overlay, as red, green, blue."""
-    found = [colour for colour in curve_colours(theme, dark=dark) if isinstance(colour, tuple)]
-    return tuple(found) or tuple(colour for colour in _SAFE if isinstance(colour, tuple))
+# In sixteen colours: the nearest to the classes' own, in their order.
+_ANSI_CLASSES = {"ansi-dark": (7, 3, 14, 2, 11, 12, 9, 13), "ansi-light": (8, 3, 6, 2, 5, 4, 1, 0)}
+
+
+def class_colours(theme: str, background: str, num_classes: int) -> tuple[Colour, ...]:
+    """Return the classes' own colours, as light or dark as text on this theme needs."""
+    ansi = _ANSI_CLASSES.get(theme)
+    if ansi is not None:
+        return tuple(ansi[number % len(ansi)] for number in range(num_classes))
+    paper = (int(background[1:3], 16), int(background[3:5], 16), int(background[5:7], 16))
+    return tuple(readable(colour, paper) for colour in colours_for(num_classes))
 
 
 _NUM_RECENT = 20

@@ -3,7 +3,6 @@
 A `.safetensors` file whose metadata holds one JSON text under "emcfsys": a ModelCard.
 """
 
-import colorsys
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,25 +21,6 @@ from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_net
 from emcfsys_engine.model_card import KEY, ModelCard, TestVector, TrainingStatistics, read_card
 
 _TEST_PX = 64
-
-
-# Okabe & Ito's colours for the colour-blind, background grey first.
-_PALETTE = (
-    (0, 0, 0),
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (0, 114, 178),
-    (213, 94, 0),
-    (204, 121, 167),
-)
-
-
-def colours_for(num_classes: int) -> tuple[tuple[int, int, int], ...]:
-    """Return one colour a class: safe for the colour-blind up to eight, then golden-ratio hues."""
-    extra = range(len(_PALETTE), num_classes)
-    return (_PALETTE + tuple(_hue(i * 0.618034 % 1) for i in extra))[:num_classes]
 
 
 def save_model(file: Path, network: SegmentationNetwork, card: ModelCard) -> None:
@@ -154,12 +134,6 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _hue(hue: float) -> tuple[int, int, int]:
-
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.65, 0.95)
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def with_confidence(

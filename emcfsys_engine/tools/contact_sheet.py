@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from emcfsys_engine.annotations.writer import write_png
+from emcfsys_engine.colours import colours_for
 from emcfsys_engine.dataset.samples import Sample, gather, read_labels
 from emcfsys_engine.errors import InputError, printable
 from emcfsys_engine.images.normalise import to_8_bit, to_grey
@@ -19,14 +20,6 @@ _COLUMNS = 4
 _CAPTION_PX = 16
 _MOST_TILES = 12
 _OPACITY = 0.45
-# Okabe and Ito: told apart also by people who do not see red and green.
-PALETTE = np.array(
-    [
-        (0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115),
-        (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
-    ],
-    np.uint8,
-)  # fmt: skip
 
 
 def contact_sheet(
@@ -64,10 +57,10 @@ def overlay(grey: np.ndarray, ids: np.ndarray, values: Sequence[int]) -> np.ndar
     Shapes: uint8 H×W twice in, uint8 H×W×3 out.
     """
     picture = np.repeat(grey[..., None], 3, axis=2)
-    for place, value in enumerate(values):
+    for place, (value, rgb) in enumerate(zip(values, colours_for(len(values)), strict=True)):
         where = ids == value
         if place and where.any():
-            colour = PALETTE[1 + (place - 1) % (len(PALETTE) - 1)]
+            colour = np.array(rgb)
             picture[where] = (picture[where] * (1 - _OPACITY) + colour * _OPACITY).astype(np.uint8)
     unlabelled = ids == UNLABELLED
     picture[unlabelled] = picture[unlabelled] // 3
@@ -119,8 +112,8 @@ def _pasted(tiles: Sequence[Image.Image], project: Project) -> Image.Image:
         sheet.paste(tile, (column * _TILE_PX, row * (_TILE_PX + _CAPTION_PX)))
     draw = ImageDraw.Draw(sheet)
     x = 4
-    for place, name in enumerate(project.class_names):
-        colour = (128, 128, 128) if not place else tuple(PALETTE[1 + (place - 1) % 7].tolist())
+    names = project.class_names
+    for name, colour in zip(names, colours_for(len(names)), strict=True):
         draw.rectangle((x, height + 6, x + 12, height + 18), fill=colour)
         words = printable(name).encode("latin-1", "replace").decode("latin-1")
         draw.text((x + 16, height + 6), words, fill=(230, 230, 230))

@@ -105,3 +105,9 @@ def _segments(line: str, width: int) -> list[Segment]:
 def _figure_class() -> Any:
     # Module-level plotext is one figure for the whole process; its class is one for each chart.
     return import_module("plotext._figure")._figure_class
+
+
+def style_of(colour: Colour) -> Style:
+    if isinstance(colour, int):
+        return Style.parse(f"color({colour})")
+    return Style.parse("rgb({},{},{})".format(*colour))

@@ -14,7 +14,7 @@ from textual.widget import Widget
 
 from emcfsys_tui.settings import quiet
 from emcfsys_tui.view_models import ColumnOfSeries, SeriesView, smoothed
-from emcfsys_tui.widgets.canvas import Colour, Frame, Stroke, draw_strokes
+from emcfsys_tui.widgets.canvas import Colour, Frame, Stroke, draw_strokes, style_of
 from emcfsys_tui.widgets.list import fitted
 
 _AXIS = 6  # cells for the numbers at the left
@@ -231,7 +231,7 @@ class Chart(Widget, can_focus=True):
         cells = [(char, s.style) for s in line for char in s.text]
         for x, (glyph, colour) in over.items():
             if 0 <= x < len(cells):
-                cells[x] = (glyph, _style_of(colour))
+                cells[x] = (glyph, style_of(colour))
         if cursor is not None and 0 <= cursor < len(cells):
             style = self.get_component_rich_style("chart--cursor", partial=True)
             char = cells[cursor][0]
@@ -251,7 +251,7 @@ class Chart(Widget, can_focus=True):
         room = max(1, (width - taken) // max(1, len(self.curves)))
         for curve, value in zip(self.curves, values, strict=True):
             name = curve.name if len(curve.name) <= room else curve.name[:room]
-            segments.append(Segment(f" {curve.glyph} ", base + _style_of(curve.colour)))
+            segments.append(Segment(f" {curve.glyph} ", base + style_of(curve.colour)))
             segments.append(Segment(f"{name}{value} ", base))
         used = sum(len(segment.text) for segment in segments)
         segments.append(Segment("─" * max(0, width - used), style))
@@ -325,12 +325,6 @@ def _joined(cells: list[tuple[str, Style | None]], base: Style) -> list[Segment]
         run, style = char, own
     found.append(Segment(run, base + style if style else base))
     return found
-
-
-def _style_of(colour: Colour) -> Style:
-    if isinstance(colour, int):
-        return Style.parse(f"color({colour})")
-    return Style.parse("rgb({},{},{})".format(*colour))
 
 
 def _number(value: float, decimals: int, width: int = 9) -> str:

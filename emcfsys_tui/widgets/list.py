@@ -21,6 +21,7 @@ from emcfsys_engine.errors import printable
 from emcfsys_tui.settings import quiet
 from emcfsys_tui.text import fitted
 from emcfsys_tui.view_models import FindingRow, ImageFacts, ImageRow, RunDetail, Tone
+from emcfsys_tui.widgets.canvas import Colour, style_of
 
 _WIDE = 64
 
@@ -280,6 +281,7 @@ class ClassTable(Widget):
     COMPONENT_CLASSES: ClassVar[set[str]] = {"classes--title", "classes--bar", "classes--dim"}
 
     detail: reactive[RunDetail | None] = reactive(None)
+    colours: reactive[tuple[Colour, ...]] = reactive(())  # of the classes, in their order
 
     def render_line(self, y: int) -> Strip:
         """Draw one line."""
@@ -299,12 +301,13 @@ class ClassTable(Widget):
         score = detail.classes[y - 1]
         numbers = f" {_score(score.iou)}  F1 {_score(score.f1)} "
         name = fitted(
-            printable(score.name), max(6, min(16, width - len(numbers) - 6)), cut="middle"
+            printable(score.name), max(6, min(16, width - len(numbers) - 7)), cut="middle"
         )
-        room = max(0, width - len(name) - len(numbers) - 3)
+        room = max(0, width - len(name) - len(numbers) - 4)
         bar = _bar(score.iou or 0.0, min(room, 24))
         style = base + self.get_component_rich_style("classes--bar", partial=True)
-        segments = [Segment(f" {name}{numbers}", base), Segment(bar, style)]
+        own = base + style_of(self.colours[y - 1]) if y <= len(self.colours) else base
+        segments = [Segment("■", own), Segment(f" {name}{numbers}", base), Segment(bar, style)]
         return Strip(segments).crop_extend(0, width, base)
 
 

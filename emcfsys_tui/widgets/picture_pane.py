@@ -14,8 +14,8 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.widgets import Static
 
+from emcfsys_engine.colours import colours_for
 from emcfsys_engine.errors import printable
-from emcfsys_tui import settings
 from emcfsys_tui.engine.data import Decoder, PictureWish
 from emcfsys_tui.messages import PictureRead, PointRead
 from emcfsys_tui.settings import quiet
@@ -26,6 +26,9 @@ from emcfsys_tui.widgets.picture_view import PictureView
 
 if TYPE_CHECKING:
     from emcfsys_tui.app import EmcfApp
+
+
+_MOST_CLASSES = 255
 
 
 class PictureBox(Vertical):
@@ -63,7 +66,7 @@ class PictureBox(Vertical):
         """Take colours from the theme."""
         view = self.query_one(PictureView)
         app = cast("EmcfApp", self.app)
-        view.colours = settings.class_colours(app.theme, dark=app.current_theme.dark)
+        view.colours = colours_for(_MOST_CLASSES)
         view.show_as(app.settings.pictures)
         self._show_words()
 

@@ -24,29 +24,32 @@ RUN_COLUMNS = (
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def curves_of_one(detail: RunDetail, colours: Sequence[Colour]) -> dict[str, tuple[Curve, ...]]:
+def curves_of_one(
+    detail: RunDetail, colours: Sequence[Colour], class_colours: Sequence[Colour]
+) -> dict[str, tuple[Curve, ...]]:
+    """Return the curves of each chart; classes in their own colours and their order."""
     lines = detail.curves
 
     def curve(
-        line: str, name: str, glyph: str, place: int, best: float | None = None
+        line: str, name: str, glyph: str, colour: Colour, best: float | None = None
     ) -> tuple[Curve, ...]:
         if line not in lines:
             return ()
-        colour = colours[place % len(colours)]
         return (Curve(name=name, glyph=glyph, view=lines[line], colour=colour, best_x=best),)
 
-    iou = curve("mean", "mean", "●", 0, detail.best_step)
+    iou = curve("mean", "mean", "●", colours[0], detail.best_step)
     taken = {"●"}
-    for place, name in enumerate(sorted(line for line in lines if line.startswith("iou:"))):
-        short = name.removeprefix("iou:")
+    for score, colour in zip(detail.classes, class_colours, strict=True):
+        short = score.name
         glyph = next((c for c in short.lower() + LETTERS if c not in taken and c.isalpha()), "·")
         taken.add(glyph)
-        iou += curve(name, short, glyph, place + 1)
+        iou += curve(f"iou:{short}", short, glyph, colour)
     return {
-        "loss": curve("train loss", "train", "●", 0) + curve("val loss", "val", "○", 1),
+        "loss": curve("train loss", "train", "●", colours[0])
+        + curve("val loss", "val", "○", colours[1]),
         "iou": iou,
-        "rate": curve("learning rate", "rate", "●", 0),
-        "speed": curve("images/s", "images/s", "●", 2),
+        "rate": curve("learning rate", "rate", "●", colours[0]),
+        "speed": curve("images/s", "images/s", "●", colours[2]),
     }
 
 

@@ -432,7 +432,9 @@ class RunsPane(FedPane):
         self._draw_next()
         rows = self.query_one("#runs", Rows)
         current = self._details.get(rows.current.key) if rows.current else None
-        self.query_one(ClassTable).detail = current
+        table = self.query_one(ClassTable)
+        table.colours = self.page_app.class_colours(len(current.classes) if current else 0)
+        table.detail = current
         self.query_one(PreviewBox).detail = current
         log = self.query_one(LogView)
         if current is None:
@@ -473,7 +475,8 @@ class RunsPane(FedPane):
     def _curves(self, details: list[RunDetail]) -> dict[str, tuple[Curve, ...]]:
         colours = self.page_app.colours
         if len(details) == 1:
-            return curves_of_one(details[0], colours)
+            of_classes = self.page_app.class_colours(len(details[0].classes))
+            return curves_of_one(details[0], colours, of_classes)
         letters = self._letters()
         wanted = {"loss": "train loss", "iou": "mean", "rate": "learning rate", "speed": "images/s"}
         return {

@@ -23,9 +23,10 @@ import psutil
 import torch
 from PIL import Image
 
+from emcfsys_engine.colours import colours_for
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger
 from emcfsys_engine.learn.inference.predictor import Predictor
-from emcfsys_engine.learn.model_file import colours_for, save_model
+from emcfsys_engine.learn.model_file import save_model
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
 from emcfsys_engine.project import load_project

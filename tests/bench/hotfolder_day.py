@@ -26,11 +26,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from emcfsys_engine.colours import colours_for
 from emcfsys_engine.hotfolder.ledger import Entry, read_ledger
 from emcfsys_engine.jobs.job import Job
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.launch import start
-from emcfsys_engine.learn.model_file import colours_for, save_model
+from emcfsys_engine.learn.model_file import save_model
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
 from emcfsys_engine.run.folder import Run

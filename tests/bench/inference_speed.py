@@ -26,12 +26,13 @@ import psutil
 import tifffile
 import torch
 
+from emcfsys_engine.colours import colours_for
 from emcfsys_engine.learn.device import autocast, choose_precision
 from emcfsys_engine.learn.inference import outputs
 from emcfsys_engine.learn.inference.bands import Band
 from emcfsys_engine.learn.inference.files import find_inputs, predict_files
 from emcfsys_engine.learn.inference.predictor import Predictor
-from emcfsys_engine.learn.model_file import colours_for, load_model, save_model
+from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.learn.run_context import keep_freed_memory
 from emcfsys_engine.model_card import ModelCard, NetworkSpec

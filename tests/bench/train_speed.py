@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
+from emcfsys_engine.colours import colours_for
 from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.device import autocast, choose_device, choose_threads, describe
-from emcfsys_engine.learn.model_file import colours_for
 from emcfsys_engine.learn.networks.network import build_network, parameter_groups
 from emcfsys_engine.learn.run_context import keep_freed_memory
 from emcfsys_engine.learn.training.dataset import Batches, Dataset

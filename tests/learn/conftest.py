@@ -11,10 +11,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from emcfsys_engine.cli import cli
+from emcfsys_engine.colours import colours_for
 from emcfsys_engine.commands import predict as predict_commands
 from emcfsys_engine.commands import train as train_commands
 from emcfsys_engine.learn import worker
-from emcfsys_engine.learn.model_file import colours_for, save_model
+from emcfsys_engine.learn.model_file import save_model
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
 from emcfsys_engine.run.folder import Run

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from emcfsys_engine.colours import colours_for
 from emcfsys_engine.errors import ModelFileError
-from emcfsys_engine.learn.model_file import colours_for, load_model, verify_model
+from emcfsys_engine.learn.model_file import load_model, verify_model
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.model_card import read_card
 from tests.learn.conftest import TINY

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from emcfsys_engine.colours import colours_for
 from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.errors import InputError, RunFailedError
 from emcfsys_engine.hotfolder.ledger import read_ledger
@@ -23,7 +24,6 @@ from emcfsys_engine.learn.device import choose_device, choose_precision, examine
 from emcfsys_engine.learn.evaluate import evaluate_project
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.memory import usable_memory
-from emcfsys_engine.learn.model_file import colours_for
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.learn.training.checkpoint import Retry, read_checkpoint, read_retry
 from emcfsys_engine.learn.training.dataset import Batches, Dataset

@@ -12,7 +12,7 @@ from textual._xterm_parser import XTermParser
 from textual.app import App, ComposeResult
 from textual.widgets import Static
 
-from emcfsys_tui.settings import class_colours
+from emcfsys_engine.colours import colours_for
 from emcfsys_tui.text import fitted
 from emcfsys_tui.view_models import Picture, Series
 from emcfsys_tui.widgets.chart import Chart, Curve
@@ -128,7 +128,7 @@ async def test_a_picture_is_grey_half_blocks_in_few_bytes() -> None:
         assert "38;2;" not in rendered  # 256 colours, a third of the bytes
 
 
-@pytest.mark.parametrize("colour", class_colours("emcfsys-dark", dark=True))
+@pytest.mark.parametrize("colour", colours_for(9)[1:])
 async def test_a_class_keeps_its_hue_among_256_colours_over_any_grey(
     colour: tuple[int, int, int],
 ) -> None:

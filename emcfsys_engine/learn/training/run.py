@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import torch
 
+from emcfsys_engine.colours import colours_for
 from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.errors import EmcfError, InputError, ProjectError, RunFolderError
 from emcfsys_engine.files import write_whole
@@ -20,7 +21,6 @@ from emcfsys_engine.learn.device import (
     use,
 )
 from emcfsys_engine.learn.inference.tiles import logit_bands
-from emcfsys_engine.learn.model_file import colours_for
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_network
 from emcfsys_engine.learn.networks.weights import load_weights
 from emcfsys_engine.learn.run_context import Worker, say_ending

@@ -11,6 +11,7 @@ from typing import Literal
 
 from PIL import Image
 
+from emcfsys_engine.colours import colours_for, readable
 from emcfsys_engine.errors import printable
 from emcfsys_engine.images.bounds import quiet_libraries
 from emcfsys_engine.images.writers import companion
@@ -80,9 +81,20 @@ def page(title: str, body: str) -> str:
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escaped(title)}</title><style>{_STYLE}</style></head>"
+        f"<title>{escaped(title)}</title><style>{_STYLE}{_colour_rules()}</style></head>"
         f"<body><main>{body}</main></body></html>\n"
     )
+
+
+def _colour_rules() -> str:
+    """Return the rules that give class number n its colour, readable on white and on black."""
+    bright: list[str] = ["polyline.ink{stroke:var(--ink)}circle.ink{fill:var(--ink)}"]
+    dark: list[str] = []
+    for number, colour in enumerate(colours_for(NUM_COLOURS)):
+        for rules, paper in ((bright, (255, 255, 255)), (dark, (20, 24, 28))):
+            shown = "#{:02x}{:02x}{:02x}".format(*readable(colour, paper))
+            rules.append(f".c{number}{{stroke:{shown}}}circle.c{number}{{fill:{shown}}}")
+    return f"{''.join(bright)}@media screen and (prefers-color-scheme:dark){{{''.join(dark)}}}"
 
 
 def _cell(cell: Cell) -> str:
@@ -99,11 +111,9 @@ def _cell(cell: Cell) -> str:
 # Okabe and Ito's colours, darker where they stand on white: told apart without red and green.
 _STYLE = """
 :root{--paper:#fff;--ink:#1c2126;--soft:#5d6873;--line:#dfe3e8;--panel:#f5f7f9;--best:#b3470b;
---c0:#0072b2;--c1:#d55e00;--c2:#00845f;--c3:#b0568c;--c4:#9a6a00;--c5:#2f8fc4;--c6:#55595e;
 --good:#00704f;--bad:#b3260b;--busy:#0072b2}
 @media (prefers-color-scheme:dark){:root{--paper:#14181c;--ink:#e3e7eb;--soft:#98a3ae;
---line:#2e353c;--panel:#1c2227;--best:#f0a05a;--c0:#56b4e9;--c1:#f28a3c;--c2:#2fc494;--c3:#e39cc4;
---c4:#e6b93a;--c5:#8fd0f5;--c6:#b4bac1;--good:#2fc494;--bad:#ff8a70;--busy:#56b4e9}}
+--line:#2e353c;--panel:#1c2227;--best:#f0a05a;--good:#2fc494;--bad:#ff8a70;--busy:#56b4e9}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
@@ -129,10 +139,6 @@ svg .best{stroke:var(--best);stroke-dasharray:4 3}svg text.best{stroke:var(--pap
 paint-order:stroke;stroke-dasharray:none;fill:var(--best)}
 polyline{fill:none;stroke-width:1.8;stroke-linejoin:round}polyline.strong{stroke-width:2.8}
 polyline.faint{stroke-width:1;opacity:.45}polyline.dashed{stroke-dasharray:5 3}
-.c0{stroke:var(--c0)}.c1{stroke:var(--c1)}.c2{stroke:var(--c2)}.c3{stroke:var(--c3)}
-.c4{stroke:var(--c4)}.c5{stroke:var(--c5)}.c6{stroke:var(--c6)}
-circle.c0{fill:var(--c0)}circle.c1{fill:var(--c1)}circle.c2{fill:var(--c2)}circle.c3{fill:var(--c3)}
-circle.c4{fill:var(--c4)}circle.c5{fill:var(--c5)}circle.c6{fill:var(--c6)}
 .legend{display:flex;flex-wrap:wrap;gap:2px 18px;font-size:.87em;padding-left:52px}
 .legend svg{display:inline-block;width:24px;height:10px;margin-right:6px;vertical-align:1px}
 .legend b{font-weight:600;font-variant-numeric:tabular-nums}
@@ -158,7 +164,6 @@ pre{background:var(--panel);border:1px solid var(--line);border-radius:6px;paddi
 overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere}
 footer{margin-top:44px;color:var(--soft);font-size:.85em}
 @media print{:root{--paper:#fff;--ink:#000;--soft:#444;--line:#ccc;--panel:#fff;--best:#b3470b;
---c0:#0072b2;--c1:#d55e00;--c2:#00845f;--c3:#b0568c;--c4:#9a6a00;--c5:#2f8fc4;--c6:#55595e;
 --good:#00704f;--bad:#b3260b;--busy:#0072b2}
 body{font-size:9pt}main{padding:0}
 .charts{grid-template-columns:1fr 1fr}figure,tr,.tiles>div{break-inside:avoid}h2{break-after:avoid}
@@ -170,7 +175,8 @@ Point = tuple[float, float]
 _WIDTH, _HEIGHT = 620, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 42
 _MOST_POINTS = 600  # more cannot be told apart at this width
-NUM_COLOURS = 7  # of the style sheet; from the eighth line on they repeat, dashed
+NUM_COLOURS = 8  # of the style sheet; from the ninth line on they repeat, dashed
+_INK = -1  # a curve that is no class: drawn in the colour of text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +185,7 @@ class Curve:
 
     name: str
     points: tuple[Point, ...]
-    colour: int = 0
+    colour: int = 5  # of the class with this number; -1: no class, the colour of text
     manner: Literal["line", "faint", "strong"] = "line"
 
 
@@ -308,9 +314,9 @@ class _Axes:
     def best_dot(self, curve: Curve, step: float) -> str:
         if curve.manner == "faint":
             return ""
-        colour = curve.colour % NUM_COLOURS
+        colour = _colour_class(curve)
         return "".join(
-            f'<circle class="c{colour}" cx="{self.x(x)}" cy="{self.y(y)}" r="4">'
+            f'<circle class="{colour}" cx="{self.x(x)}" cy="{self.y(y)}" r="4">'
             f"<title>{escaped(curve.name)}: {y:.4g} at step {x:,.10g}</title></circle>"
             for x, y in curve.points
             if x == step
@@ -321,14 +327,18 @@ class _Axes:
         if len(points) == 1:
             ((x, y),) = points
             place = f'cx="{self.x(x)}" cy="{self.y(y)}"'
-            return f'<circle class="c{curve.colour % NUM_COLOURS}" {place} r="3"/>'
+            return f'<circle class="{_colour_class(curve)}" {place} r="3"/>'
         places = " ".join(f"{self.x(x)},{self.y(y)}" for x, y in points)
         return f'<polyline class="{_classes(curve)}" points="{places}"/>'
 
 
 def _classes(curve: Curve) -> str:
     dashed = " dashed" if curve.colour >= NUM_COLOURS else ""
-    return f"c{curve.colour % NUM_COLOURS} {curve.manner}{dashed}"
+    return f"{_colour_class(curve)} {curve.manner}{dashed}"
+
+
+def _colour_class(curve: Curve) -> str:
+    return "ink" if curve.colour == _INK else f"c{curve.colour % NUM_COLOURS}"
 
 
 def _legend(curve: Curve) -> str:

@@ -313,7 +313,7 @@ def _curves(summary: RunSummary) -> str:
     best = summary.best.step if summary.best is not None else None
     names = list(seen[-1].iou) if seen else []
     mean = Curve(
-        name="mean", points=_points(seen, [v.mean_iou for v in seen]), colour=6, manner="strong"
+        name="mean", points=_points(seen, [v.mean_iou for v in seen]), colour=-1, manner="strong"
     )
     classes = [
         Curve(name=name, points=_points(seen, [v.iou.get(name) for v in seen]), colour=place)
@@ -330,7 +330,7 @@ def _curves(summary: RunSummary) -> str:
                 ),
                 Curve(name="training", points=_points(seen, [v.train_loss for v in seen])),
                 Curve(
-                    name="validation", points=_points(seen, [v.val_loss for v in seen]), colour=1
+                    name="validation", points=_points(seen, [v.val_loss for v in seen]), colour=6
                 ),
             ),
             best=best,
