@@ -5,7 +5,7 @@ import colorsys
 Rgb = tuple[int, int, int]
 
 # Okabe and Ito 2008: told apart also by people who do not see red and green. The first class is
-# mostly background: it stays grey. The last is a little bluer than theirs: 256 colours keep its hue.
+# mostly background: it stays grey. The last is bluer than theirs: 256 colours keep its hue.
 _PALETTE: tuple[Rgb, ...] = (
     (128, 128, 128),
     (230, 159, 0),
