@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+from emcfsys_engine.model_card import Head
 from emcfsys_engine.settings import SlurmSettings
 
 Positive = Annotated[float, Meta(gt=0)]
@@ -103,9 +104,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     """[model]: which network, and the weights it starts from."""
 
-    head: Annotated[
-        Literal["unet", "pspnet", "deeplabv3plus", "upernet"], says("What makes masks of features.")
-    ] = "unet"
+    head: Annotated[Head, says("What makes masks of features.")] = "unet"
     backbone: Annotated[str, says("Any timm network: emcfsys-engine models lists them.")] = (
         "tf_efficientnet_lite0"
     )

@@ -14,7 +14,7 @@ from emcfsys_engine.dataset.facts_cache import FactsCache
 from emcfsys_engine.dataset.sources import LabelRef
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.normalise import to_grey
+from emcfsys_engine.images.normalise import block_means, to_grey
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.project import Project
 
@@ -306,12 +306,10 @@ def _thumbnail(sample: Sample, cache: FactsCache) -> np.ndarray:
         return np.frombuffer(known.values, np.float32).reshape(-1, known.num_columns)
     grey = to_grey(read_micrograph(sample.image).pixels)
     step = max(1, min(grey.shape) // _THUMBNAIL_PX)
-    rows, columns = grey.shape[0] // step, grey.shape[1] // step
-    cut = grey[: rows * step, : columns * step].astype(np.float32)
-    small = np.nan_to_num(cut).reshape(rows, step, columns, step).mean(axis=(1, 3))
+    small = block_means(grey, (step, step))
     slow = small.mean(axis=0, keepdims=True) + small.mean(axis=1, keepdims=True) - small.mean()
     flat = (small - slow).astype(np.float32)
-    known = _Thumbnail(num_columns=columns, values=flat.tobytes())
+    known = _Thumbnail(num_columns=small.shape[1], values=flat.tobytes())
     cache.put(sample.image.path, key, known)
     return flat
 

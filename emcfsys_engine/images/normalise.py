@@ -1,10 +1,11 @@
 """Grey values from any camera made alike: percentile clip, then z-score, over the whole image."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
 import numpy as np
+
+from emcfsys_engine.model_card import NormaliserSettings
 
 _FLAT = 0.6  # a painted row is mostly one value
 _LEAST_ROWS = 8
@@ -82,17 +83,13 @@ _COUNTED = (np.dtype(np.uint8), np.dtype(np.uint16))  # values are counted inste
 SAMPLE_PX = 4_000_000  # above this the statistics come from an evenly strided sample
 
 
-class Normaliser(msgspec.Struct, frozen=True, kw_only=True):
+class Normaliser(NormaliserSettings, frozen=True, kw_only=True):
     """How pixels become a network's input; kept in the model file, so that both ends agree.
 
     The statistics are those of the whole image, never of a tile: tiles would show seams. Constant
     borders and the microscope's info bar are left out of them. bioimage.io can say exactly this
     (ScaleRange, then ZeroMeanUnitVariance).
     """
-
-    low_percentile: float = 0.5
-    high_percentile: float = 99.5
-    kind: Literal["percentile_zscore"] = "percentile_zscore"
 
     def apply(self, pixels: np.ndarray, info_bar_rows: int = 0) -> np.ndarray:
         """Return the image as float32 with mean 0 and deviation 1 a channel.
@@ -225,6 +222,17 @@ def luminance(pixels: np.ndarray) -> np.ndarray:
     """Return how bright colours are. Shapes: H×W×C in, H×W float32 out."""
     weights = np.array((0.299, 0.587, 0.114), np.float32)  # ITU-R BT.601, as Pillow's "L"
     return pixels[..., :3].astype(np.float32) @ weights
+
+
+def block_means(grey: np.ndarray, block_HW: tuple[int, int]) -> np.ndarray:
+    """Return the mean of each whole block; borders that fill none are left out, NaN counts as 0.
+
+    Shapes: H×W in, (H // block height)×(W // block width) float64 out.
+    """
+    high, wide = block_HW
+    rows, columns = grey.shape[0] // high, grey.shape[1] // wide
+    cut = grey[: rows * high, : columns * wide].reshape(rows, high, columns, wide)
+    return np.nan_to_num(cut.mean(axis=(1, 3), dtype=np.float64))
 
 
 def to_8_bit(pixels: np.ndarray, info_bar_rows: int = 0) -> np.ndarray:

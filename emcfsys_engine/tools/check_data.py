@@ -21,7 +21,7 @@ from emcfsys_engine.dataset.samples import Sample
 from emcfsys_engine.dataset.splits import ALIKE, likeness, rows_of_neighbours
 from emcfsys_engine.errors import InputError, printable
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.normalise import to_grey
+from emcfsys_engine.images.normalise import block_means, to_grey
 from emcfsys_engine.images.reader import probe, read_micrograph
 from emcfsys_engine.project import UNLABELLED, Project
 
@@ -124,13 +124,10 @@ def _pixel_facts(sample: Sample, cache: FactsCache) -> PixelFacts:
 def _thumbnail_of(grey: np.ndarray) -> bytes:
     """Return block means, stretched to 8 bit; borders that fill no block are left out."""
     side = PixelFacts.THUMBNAIL_PX
-    rows, columns = grey.shape[0] // side, grey.shape[1] // side
-    if not rows or not columns:
+    block_HW = (grey.shape[0] // side, grey.shape[1] // side)
+    if not all(block_HW):
         return b""
-    cut = grey[: rows * side, : columns * side]
-    small = np.nan_to_num(
-        cut.reshape(side, rows, side, columns).mean(axis=(1, 3), dtype=np.float64)
-    )
+    small = block_means(grey, block_HW)[:side, :side]
     span = float(np.ptp(small)) or 1.0
     return ((small - small.min()) / span * 255).astype(np.uint8).tobytes()
 
