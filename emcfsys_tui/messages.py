@@ -1,4 +1,4 @@
-"""What the parts of the interface tell each other: readings come down, wishes go up."""
+"""What the parts of the interface tell each other: readings come down, requests go up."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

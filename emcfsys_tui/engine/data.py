@@ -27,7 +27,7 @@ from emcfsys_tui.view_models import CheckState, Drawing, FindingRow, ImageFacts,
 _MOST_FINDINGS = 1000
 
 
-class PictureWish(msgspec.Struct, frozen=True, kw_only=True):
+class PictureSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a picture shall show; the decoder's own words."""
 
     key: str
@@ -49,8 +49,8 @@ class PictureWish(msgspec.Struct, frozen=True, kw_only=True):
         """Tell whether a picture is wanted, and not what is at a point of it."""
         return self.width > 0 and self.point is None
 
-    def at(self, pixel: tuple[int, int]) -> "PictureWish":
-        """Return a wish to know what is there."""
+    def at(self, pixel: tuple[int, int]) -> "PictureSpec":
+        """Return a request to know what is there."""
         return msgspec.structs.replace(self, point=pixel)
 
     def sized(
@@ -58,33 +58,33 @@ class PictureWish(msgspec.Struct, frozen=True, kw_only=True):
         size: tuple[int, int],
         view: tuple[float, float, float, float] | None,
         drawing: Drawing | None,
-    ) -> "PictureWish":
-        """Return a wish for a part of the picture, in so many half-blocks across and down."""
+    ) -> "PictureSpec":
+        """Return a request for a part of the picture, in so many half-blocks across and down."""
         return msgspec.structs.replace(
             self, width=size[0], height=size[1], view=view, drawing=drawing
         )
 
 
 class Decoder:
-    """One child that decodes images; only the newest wish of each kind is answered."""
+    """One child that decodes images; only the newest request of each kind is answered."""
 
     def __init__(self, post: Callable[[Message], object]) -> None:
         self._post = post
         self._child: subprocess.Popen[bytes] | None = None
-        self._wishes: queue.SimpleQueue[PictureWish | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[PictureSpec | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def wish(self, wish: PictureWish) -> None:
+    def request(self, request: PictureSpec) -> None:
         """Ask for a picture or a point; a message brings it."""
         if self._thread is None:
             # No worker: it ends by itself when the interface does, whatever it is busy with.
             self._thread = threading.Thread(target=self._loop, daemon=True)
             self._thread.start()
-        self._wishes.put(wish)
+        self._requests.put(request)
 
     def close(self) -> None:
         """End the child."""
-        self._wishes.put(None)
+        self._requests.put(None)
         child = self._child
         if child is not None:
             with contextlib.suppress(OSError):
@@ -92,15 +92,15 @@ class Decoder:
 
     def _loop(self) -> None:
         while True:
-            wish = self._newest()
-            if wish is None:
+            request = self._newest()
+            if request is None:
                 break
             try:
-                self._answer(wish)
+                self._answer(request)
             except (OSError, ValueError, msgspec.MsgspecError):
-                self._end_child()  # it died of a damaged file: the next wish gets a new one
-                fault = printable(f"{wish.path}: the decoder died of it")
-                self._post(PictureRead(Picture(key=wish.key, width=0, height=0, fault=fault)))
+                self._end_child()  # it died of a damaged file: the next request gets a new one
+                fault = printable(f"{request.path}: the decoder died of it")
+                self._post(PictureRead(Picture(key=request.key, width=0, height=0, fault=fault)))
         self._end_child()
 
     def _end_child(self) -> None:
@@ -108,26 +108,26 @@ class Decoder:
         if child is not None:
             _end(child)
 
-    def _newest(self) -> PictureWish | None:
-        """Return the newest wish, but never drop a picture for a mere point."""
-        wish = self._wishes.get()
-        picture = wish
-        while wish is not None:
+    def _newest(self) -> PictureSpec | None:
+        """Return the newest request, but never drop a picture for a mere point."""
+        request = self._requests.get()
+        picture = request
+        while request is not None:
             try:
-                wish = self._wishes.get_nowait()
+                request = self._requests.get_nowait()
             except queue.Empty:
                 return picture
-            if wish is not None and (wish.is_picture or not (picture and picture.is_picture)):
-                picture = wish
+            if request is not None and (request.is_picture or not (picture and picture.is_picture)):
+                picture = request
         return None
 
-    def _answer(self, wish: PictureWish) -> None:
+    def _answer(self, request: PictureSpec) -> None:
         child = self._child
         if child is None or child.poll() is not None:
             self._end_child()
             self._child = child = _start(["serve"], stdin=subprocess.PIPE)
         assert child.stdin is not None and child.stdout is not None
-        child.stdin.write(msgspec.json.encode(wish, enc_hook=str) + b"\n")
+        child.stdin.write(msgspec.json.encode(request, enc_hook=str) + b"\n")
         child.stdin.flush()
         head: dict[str, Any] = msgspec.json.decode(child.stdout.readline())
         grey = child.stdout.read(head.pop("num_grey", 0))
@@ -136,7 +136,7 @@ class Decoder:
         point = head.pop("point", "")
         if point:
             self._post(PointRead(point))
-        if wish.is_picture or head.get("fault"):
+        if request.is_picture or head.get("fault"):
             picture = msgspec.convert(head, Picture)
             pixels = {"grey": grey, "ids": ids, "graphic": graphic}
             self._post(PictureRead(msgspec.structs.replace(picture, **pixels)))

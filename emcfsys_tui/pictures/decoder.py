@@ -22,7 +22,7 @@ from emcfsys_engine.images.normalise import to_8_bit, to_grey
 from emcfsys_engine.images.reader import probe, read_micrograph
 from emcfsys_engine.project import UNLABELLED, Project, load_project
 from emcfsys_tui.pictures.encoders import encoded
-from emcfsys_tui.pictures.protocol import Answer, Reply, Wish, drawn_px, fit, room
+from emcfsys_tui.pictures.protocol import Answer, PictureRequest, Reply, drawn_px, fit, room
 from emcfsys_tui.view_models import Drawing
 
 _PANELS = ("image", "truth", "prediction", "error")
@@ -32,33 +32,35 @@ _LEAST_SHARE = 0.2  # of a cell, from which on a colour fills it
 _MOST_COLOURS = 64
 
 
-def strip_reply(wish: Wish) -> Reply:
+def strip_reply(request: PictureRequest) -> Reply:
     """Return a preview's four panels, in a row or two by two, whichever is larger in this room.
 
     Raises: OSError for what is no picture.
     """
-    with Image.open(wish.path) as opened:
+    with Image.open(request.path) as opened:
         strip = opened.convert("RGB")
-    rows = _rows_of_panels(strip.size, wish)
+    rows = _rows_of_panels(strip.size, request)
     picture = _arranged(strip, rows)
     width, height = picture.size
-    left, top, wide, high = fit(wish.view or (0.0, 0.0, float(width), float(height)), width, height)
+    left, top, wide, high = fit(
+        request.view or (0.0, 0.0, float(width), float(height)), width, height
+    )
     answer = Answer(
-        key=wish.key,
+        key=request.key,
         image_px=(width, height),
         view_px=(left, top, wide, high),
-        point=_panel_words(wish.point, picture.size, rows),
+        point=_panel_words(request.point, picture.size, rows),
         channels=3,
     )
-    if wish.point is not None or wish.width < 1 or wish.height < 1:
+    if request.point is not None or request.width < 1 or request.height < 1:
         return Reply(answer)
-    num_x, num_y = room(wish, wide, high)
+    num_x, num_y = room(request, wide, high)
     box = (left, top, left + wide, top + high)
     graphic = b""
-    if wish.drawing is not None:
-        sharp = _sized(picture, drawn_px(wish.drawing, num_x, num_y), box)
-        graphic = encoded(sharp, wish.drawing)
-    full = msgspec.structs.replace(answer, width=num_x, height=num_y, drawing=wish.drawing)
+    if request.drawing is not None:
+        sharp = _sized(picture, drawn_px(request.drawing, num_x, num_y), box)
+        graphic = encoded(sharp, request.drawing)
+    full = msgspec.structs.replace(answer, width=num_x, height=num_y, drawing=request.drawing)
     return Reply(full, _sized(picture, (num_x, num_y), box).tobytes(), graphic=graphic)
 
 
@@ -97,9 +99,9 @@ def _reduced(
     return small
 
 
-def _rows_of_panels(size: tuple[int, int], wish: Wish) -> int:
+def _rows_of_panels(size: tuple[int, int], request: PictureRequest) -> int:
     """Return 1 or 2: how many rows of panels make them larger."""
-    wide, high = max(1, wish.width), max(1, wish.height)
+    wide, high = max(1, request.width), max(1, request.height)
     in_row = min(wide / size[0], high / size[1])
     in_square = min(2 * wide / size[0], high / (2 * size[1]))
     return 2 if in_square > in_row else 1
@@ -146,74 +148,74 @@ class Viewer:
         self._shown: OrderedDict[object, _Shown] = OrderedDict()
         self._projects: dict[str, Project] = {}
 
-    def answer(self, wish: Wish) -> Reply:
-        """Return what is wished for; what cannot be read is said in the answer."""
+    def answer(self, request: PictureRequest) -> Reply:
+        """Return what is wanted_picture for; what cannot be read is said in the answer."""
         try:
-            if wish.is_strip:
-                return strip_reply(wish)
-            shown = self._look(wish)
+            if request.is_strip:
+                return strip_reply(request)
+            shown = self._look(request)
         except EmcfError as error:
-            return Reply(Answer(key=wish.key, fault=printable(str(error))))
+            return Reply(Answer(key=request.key, fault=printable(str(error))))
         except (MemoryError, OSError, ValueError) as error:
-            return Reply(Answer(key=wish.key, fault=printable(f"{wish.path}: {error}")))
+            return Reply(Answer(key=request.key, fault=printable(f"{request.path}: {error}")))
         height, width = shown.grey.shape
-        point = _point_words(shown, wish.point)
+        point = _point_words(shown, request.point)
         pixel_nm = shown.micrograph.pixel_nm
         answer = Answer(
-            key=wish.key,
+            key=request.key,
             image_px=(width, height),
-            pixel_nm=pixel_nm[1] if pixel_nm else self._project_nm(wish),
+            pixel_nm=pixel_nm[1] if pixel_nm else self._project_nm(request),
             classes=shown.classes,
             point=point,
             info=shown.note,
         )
-        if wish.point is not None or wish.width < 1 or wish.height < 1:
+        if request.point is not None or request.width < 1 or request.height < 1:
             return Reply(answer)
-        return _drawn(answer, shown, wish)
+        return _drawn(answer, shown, request)
 
-    def _look(self, wish: Wish) -> _Shown:
+    def _look(self, request: PictureRequest) -> _Shown:
         key = (
-            wish.path,
-            wish.plane,
-            bytes(wish.label),
-            wish.mask,
-            _stamp(wish.path),
-            _stamp(wish.mask),
+            request.path,
+            request.plane,
+            bytes(request.label),
+            request.mask,
+            _stamp(request.path),
+            _stamp(request.mask),
         )
         if key not in self._shown:
-            self._shown[key] = self._decode(wish)
+            self._shown[key] = self._decode(request)
             while len(self._shown) > _KEPT:
                 self._shown.popitem(last=False)
         self._shown.move_to_end(key)
         return self._shown[key]
 
-    def _decode(self, wish: Wish) -> _Shown:
-        ref = ImageRef(path=Path(wish.path), plane=wish.plane)
+    def _decode(self, request: PictureRequest) -> _Shown:
+        ref = ImageRef(path=Path(request.path), plane=request.plane)
         micrograph = read_micrograph(ref)
         grey = to_8_bit(to_grey(micrograph.pixels), micrograph.info_bar_rows)
         shape = (grey.shape[0], grey.shape[1])
-        project = self._project(wish)
+        project = self._project(request)
         classes = tuple((value, name) for name, value in project.classes.items()) if project else ()
         ids, note = None, ""
         try:
-            if wish.mask:
-                ids = _mask(Path(wish.mask), shape)
+            if request.mask:
+                ids = _mask(Path(request.mask), shape)
             elif project is not None:
-                ids = _labels(wish, ref, project, shape)
+                ids = _labels(request, ref, project, shape)
         except EmcfError as error:
             note = printable(str(error))
         return _Shown(micrograph=micrograph, grey=grey, ids=ids, note=note, classes=classes)
 
-    def _project(self, wish: Wish) -> Project | None:
-        if not wish.project:
+    def _project(self, request: PictureRequest) -> Project | None:
+        if not request.project:
             return None
-        stamp = f"{wish.project}|{_stamp(wish.project)}"
+        stamp = f"{request.project}|{_stamp(request.project)}"
         if stamp not in self._projects:
-            self._projects = {stamp: load_project(Path(wish.project))}
+            self._projects = {stamp: load_project(Path(request.project))}
         return self._projects[stamp]
 
-    def _project_nm(self, wish: Wish) -> float | None:
-        project = self._project(wish)
+    def _project_nm(self, request: PictureRequest) -> float | None:
+        project = self._project(request)
         return project.project.pixel_nm if project else None
 
 
@@ -237,7 +239,7 @@ def serve(source: BinaryIO, out: BinaryIO) -> None:
     """Answer requests until the interface is gone."""
     viewer = Viewer()
     for line in source:
-        out.write(viewer.answer(msgspec.json.decode(line, type=Wish)).line())
+        out.write(viewer.answer(msgspec.json.decode(line, type=PictureRequest)).line())
         out.flush()
 
 
@@ -291,13 +293,13 @@ def _stamp(path: str) -> tuple[int, int]:
 
 
 def _labels(
-    wish: Wish, ref: ImageRef, project: Project, shape: tuple[int, int]
+    request: PictureRequest, ref: ImageRef, project: Project, shape: tuple[int, int]
 ) -> np.ndarray | None:
-    label = msgspec.json.decode(wish.label, type=LabelRef | None, dec_hook=_path)
+    label = msgspec.json.decode(request.label, type=LabelRef | None, dec_hook=_path)
     if label is None:
         return None
     sample = Sample(
-        image=ref, label=label, source=wish.source, split="train", name=ref.name, group=None
+        image=ref, label=label, source=request.source, split="train", name=ref.name, group=None
     )
     return read_labels(sample, project, shape)
 
@@ -317,22 +319,24 @@ def _mask(file: Path, shape: tuple[int, int]) -> np.ndarray:
     return ids.astype(np.uint8)
 
 
-def _drawn(answer: Answer, shown: _Shown, wish: Wish) -> Reply:
+def _drawn(answer: Answer, shown: _Shown, request: PictureRequest) -> Reply:
     height, width = shown.grey.shape
-    left, top, wide, high = fit(wish.view or (0.0, 0.0, float(width), float(height)), width, height)
+    left, top, wide, high = fit(
+        request.view or (0.0, 0.0, float(width), float(height)), width, height
+    )
     box = (left, top, left + wide, top + high)
-    num_x, num_y = room(wish, wide, high)
+    num_x, num_y = room(request, wide, high)
     ids = _ids(shown, (num_x, num_y), box)
     graphic = b""
-    if wish.drawing is not None:
-        sharp = _painted(shown, drawn_px(wish.drawing, num_x, num_y), box, wish.drawing)
-        graphic = encoded(sharp, wish.drawing)
+    if request.drawing is not None:
+        sharp = _painted(shown, drawn_px(request.drawing, num_x, num_y), box, request.drawing)
+        graphic = encoded(sharp, request.drawing)
     full = msgspec.structs.replace(
         answer,
         width=num_x,
         height=num_y,
         view_px=(left, top, wide, high),
-        drawing=wish.drawing,
+        drawing=request.drawing,
     )
     grey = _greys(shown, (num_x, num_y), box).tobytes()
     return Reply(full, grey, b"" if ids is None else ids.tobytes(), graphic)

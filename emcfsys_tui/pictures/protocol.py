@@ -7,7 +7,7 @@ import msgspec
 from emcfsys_tui.view_models import Drawing
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
+class PictureRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What the interface wants to see."""
 
     key: str
@@ -39,7 +39,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     info: str = ""
     point: str = ""
     channels: int = 1
-    drawing: Drawing | None = None  # as it was wished for
+    drawing: Drawing | None = None  # as it was wanted_picture for
     num_grey: int = 0
     num_ids: int = 0
     num_graphic: int = 0
@@ -64,12 +64,12 @@ class Reply(NamedTuple):
         return msgspec.json.encode(head) + b"\n" + self.grey + self.ids + self.graphic
 
 
-def room(wish: Wish, wide: float, high: float) -> tuple[int, int]:
-    """Return how many half-blocks across and down a part of an image fills of a wish's room."""
-    scale = min(wish.width / wide, wish.height / high)
-    num_x = max(1, min(wish.width, round(wide * scale)))
-    num_y = max(2, min(wish.height, round(high * scale)))
-    if wish.drawing is not None:
+def room(request: PictureRequest, wide: float, high: float) -> tuple[int, int]:
+    """Return how many half-blocks across and down a part of an image fills of a request's room."""
+    scale = min(request.width / wide, request.height / high)
+    num_x = max(1, min(request.width, round(wide * scale)))
+    num_y = max(2, min(request.height, round(high * scale)))
+    if request.drawing is not None:
         num_y += num_y % 2  # the terminal's own pixels fill whole cells
     return num_x, num_y
 
@@ -82,7 +82,7 @@ def drawn_px(drawing: Drawing, num_x: int, num_y: int) -> tuple[int, int]:
 def fit(
     view: tuple[float, float, float, float], width: int, height: int
 ) -> tuple[float, float, float, float]:
-    """Return the part of an image nearest to the wished one: left, top, width, height in pixels."""
+    """Return the part of an image nearest to the wanted_picture one: left, top, width, height in pixels."""
     wide, high = min(max(view[2], 4.0), float(width)), min(max(view[3], 4.0), float(height))
     left = min(max(view[0], 0.0), width - wide)
     top = min(max(view[1], 0.0), height - high)

@@ -14,7 +14,7 @@ from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
 from emcfsys_tui.engine import data, runs
-from emcfsys_tui.engine.data import PictureWish
+from emcfsys_tui.engine.data import PictureSpec
 from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, TextFound
 from emcfsys_tui.screens.dialogs import AskScreen
 from emcfsys_tui.settings import quiet, shown
@@ -345,12 +345,12 @@ class DataPane(PicturePane):
             return rows.images[rows.order[place]]
         return None
 
-    def wished(self) -> PictureWish | None:
+    def wanted_picture(self) -> PictureSpec | None:
         """Return the image under the cursor, with its labels or prediction."""
         image = self._current()
         if image is None:
             return None
-        return PictureWish(
+        return PictureSpec(
             key=image.key,
             path=image.path,
             project=str(self.folder / "project.toml"),

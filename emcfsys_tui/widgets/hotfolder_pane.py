@@ -15,7 +15,7 @@ from textual.widgets import Static
 from emcfsys_engine.errors import printable
 from emcfsys_engine.text import clock, span
 from emcfsys_tui.engine import hotfolder
-from emcfsys_tui.engine.data import PictureWish
+from emcfsys_tui.engine.data import PictureSpec
 from emcfsys_tui.messages import HotRead, TabWanted
 from emcfsys_tui.screens.page import sparkline
 from emcfsys_tui.settings import quiet, shown
@@ -204,12 +204,12 @@ class HotFolderPane(PicturePane):
         place = self.query_one("#newest", Rows).cursor
         return self.hot.newest[place] if 0 <= place < len(self.hot.newest) else None
 
-    def wished(self) -> PictureWish | None:
+    def wanted_picture(self) -> PictureSpec | None:
         """Return the image under the cursor with its mask, while the file is still there."""
         line = self._current()
         if line is None or line.path is None:
             return None
-        return PictureWish(
+        return PictureSpec(
             key=line.image,
             path=str(line.path),
             project=str(self.folder / "project.toml"),

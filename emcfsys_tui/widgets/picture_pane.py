@@ -16,7 +16,7 @@ from textual.widgets import Static
 
 from emcfsys_engine.colours import colours_for
 from emcfsys_engine.errors import printable
-from emcfsys_tui.engine.data import Decoder, PictureWish
+from emcfsys_tui.engine.data import Decoder, PictureSpec
 from emcfsys_tui.messages import PictureRead, PointRead
 from emcfsys_tui.settings import quiet
 from emcfsys_tui.text import fitted
@@ -156,13 +156,13 @@ class PictureBox(Vertical):
 
 
 class PicturePane(FedPane):
-    """A tab with one PictureBox, which shows what `wished` says."""
+    """A tab with one PictureBox, which shows what `wanted_picture` says."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._decoder = Decoder(self.post_message)
 
-    def wished(self) -> PictureWish | None:
+    def wanted_picture(self) -> PictureSpec | None:
         """Return which picture shall be seen, without its size; None while there is none."""
         raise NotImplementedError
 
@@ -172,8 +172,8 @@ class PicturePane(FedPane):
 
     def on_picture_read(self, event: PictureRead) -> None:
         """Show the picture, unless the cursor went on meanwhile."""
-        wished = self.wished()
-        if wished is not None and event.picture.key == wished.key:
+        wanted_picture = self.wanted_picture()
+        if wanted_picture is not None and event.picture.key == wanted_picture.key:
             self.query_one(PictureBox).picture = event.picture
 
     def on_point_read(self, event: PointRead) -> None:
@@ -188,9 +188,9 @@ class PicturePane(FedPane):
     @on(PictureView.Pointed)
     def ask_point(self, event: PictureView.Pointed) -> None:
         """Ask what is under the pointer."""
-        wished = self.wished()
-        if wished is not None:
-            self._decoder.wish(wished.at(event.pixel))
+        wanted_picture = self.wanted_picture()
+        if wanted_picture is not None:
+            self._decoder.request(wanted_picture.at(event.pixel))
 
     def action_one_class(self) -> None:
         """One class after the other."""
@@ -216,18 +216,18 @@ class PicturePane(FedPane):
         self.wish_picture(None)
 
     def wish_again(self) -> None:
-        """Show the same part of what is now wished for."""
+        """Show the same part of what is now wanted_picture for."""
         shown = self.query_one(PictureBox).picture
         self.wish_picture(shown.view_px if shown is not None and shown.grey else None)
 
     def wish_picture(self, view: tuple[float, float, float, float] | None) -> None:
         """Ask for a part of the picture: left, top, width, height in pixels; None: all of it."""
-        wished, seen = self.wished(), self.query_one(PictureView)
-        if wished is None:
+        wanted_picture, seen = self.wanted_picture(), self.query_one(PictureView)
+        if wanted_picture is None:
             self.query_one(PictureBox).picture = None
         elif seen.size.width >= 2 and seen.size.height >= 2:
             size = (seen.size.width, seen.size.height * 2)
-            self._decoder.wish(wished.sized(size, view, seen.drawing))
+            self._decoder.request(wanted_picture.sized(size, view, seen.drawing))
 
 
 _LEGEND = "image · truth · prediction · errors in red"
@@ -270,8 +270,8 @@ class PreviewBox(Vertical):
     class Wanted(Message):
         """A picture is wanted from the decoder."""
 
-        def __init__(self, wish: PictureWish) -> None:
-            self.wish = wish
+        def __init__(self, request: PictureSpec) -> None:
+            self.request = request
             super().__init__()
 
     def compose(self) -> ComposeResult:
@@ -401,7 +401,7 @@ class PreviewBox(Vertical):
         room = self.query_one(PictureView).size
         if shown is None or room.width < 2 or room.height < 2:
             return
-        wish = PictureWish(
+        request = PictureSpec(
             key=str(shown.file),
             path=str(shown.file),
             view=view,
@@ -411,4 +411,4 @@ class PreviewBox(Vertical):
             is_strip=True,
             drawing=self.query_one(PictureView).drawing,
         )
-        self.post_message(self.Wanted(wish))
+        self.post_message(self.Wanted(request))

@@ -283,7 +283,7 @@ class RunsPane(FedPane):
 
     def on_preview_box_wanted(self, event: PreviewBox.Wanted) -> None:
         """Decode a preview."""
-        self._decoder.wish(event.wish)
+        self._decoder.request(event.request)
 
     def on_picture_read(self, event: PictureRead) -> None:
         """Hand a decoded preview on."""
