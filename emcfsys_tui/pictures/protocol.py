@@ -82,7 +82,7 @@ def drawn_px(drawing: Drawing, num_x: int, num_y: int) -> tuple[int, int]:
 def fit(
     view: tuple[float, float, float, float], width: int, height: int
 ) -> tuple[float, float, float, float]:
-    """Return the part of an image nearest to the wanted_picture one: left, top, width, height in pixels."""
+    """Return the part of an image nearest to the wanted one: left, top, width, height in pixels."""
     wide, high = min(max(view[2], 4.0), float(width)), min(max(view[3], 4.0), float(height))
     left = min(max(view[0], 0.0), width - wide)
     top = min(max(view[1], 0.0), height - high)
