@@ -20,17 +20,18 @@ from emcfsys_engine.images.normalise import Normaliser, to_grey
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.learn.grey_on_device import (
     AS_THEY_ARE,
+    OWN_TYPES,
     Crops,
     Statistics,
     normalised,
     statistics_to_use,
+    uploaded,
 )
 from emcfsys_engine.learn.training.augment import MARGIN
 from emcfsys_engine.memory_limit import memory_bytes
 from emcfsys_engine.project import UNLABELLED, Project
 
 _MEMORY_SHARE = 0.4  # of the machine's memory, for decoded images
-_OWN_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))  # kept as they are until the device
 _POSITIONS = 2048  # remembered pixels of each class and image
 
 
@@ -56,7 +57,7 @@ class Item:
 
     def rows_on(self, first: int, last: int, device: torch.device) -> Tensor:
         """Return rows of it, normalised on the device. Shapes: C×(last - first)×W float32."""
-        raw = torch.from_numpy(self.pixels[first:last]).to(device)
+        raw = uploaded(torch.from_numpy(self.pixels[first:last]), device)
         return normalised(raw, self.statistics).movedim(-1, 0)
 
 
@@ -71,7 +72,7 @@ def load_item(sample: Sample, project: Project, normaliser: Normaliser) -> Item:
     if micrograph.info_bar_rows:
         labels[-micrograph.info_bar_rows :] = UNLABELLED
     found = normaliser.statistics(grey, micrograph.info_bar_rows)
-    as_it_is = grey.dtype in _OWN_TYPES
+    as_it_is = grey.dtype in OWN_TYPES
     own = np.require(grey, requirements=("C", "W")) if as_it_is else grey  # as torch wants it
     item = Item(
         pixels=own[..., None] if as_it_is else normaliser.apply_known(grey, found)[..., None],
