@@ -28,6 +28,7 @@ from emcfsys_engine.learn.grey_on_device import (
     uploaded,
 )
 from emcfsys_engine.learn.training.augment import MARGIN
+from emcfsys_engine.learn.training.resident import Lines, Resident, fits, resident
 from emcfsys_engine.memory_limit import memory_bytes
 from emcfsys_engine.project import UNLABELLED, Project
 
@@ -178,7 +179,11 @@ class PatchSampler:
         self.seed = seed
         self.channels = dataset[0].pixels.shape[-1]
         types = {dataset[index].pixels.dtype for index in range(len(dataset))}
+        self.is_of_one_type = len(types) == 1
         self.dtype = types.pop() if len(types) == 1 else np.dtype(np.float32)
+        shapes = [dataset[index].labels.shape for index in range(len(dataset))]
+        self.sizes = [(height, width) for height, width in shapes]
+        self.statistics = [dataset[index].statistics for index in range(len(dataset))]
         weights = [dataset.project.data[sample.source].weight for sample in dataset.samples]
         # A source's weight is shared by its images: it says how often the source is drawn.
         counts = np.bincount([sample.source for sample in dataset.samples])
@@ -202,19 +207,21 @@ class PatchSampler:
         labels_NMM = np.empty((self.batch, self.crop_px, self.crop_px), np.uint8)
         images_NMMC = np.empty((*labels_NMM.shape, self.channels), self.dtype)
         statistics_N4 = np.empty((self.batch, 4), np.float32)
-        for number in range(self.batch):
-            rng = np.random.default_rng((self.seed, step, number))
-            place = (images_NMMC[number], labels_NMM[number])
-            statistics_N4[number] = self._cut_one(rng, *place)
+        for number, place in enumerate(self.places(step)):
+            into = (images_NMMC[number], labels_NMM[number])
+            statistics_N4[number] = self._cut_one(place, *into)
         return Crops(
             images=torch.from_numpy(images_NMMC).movedim(-1, 1),
             labels=torch.from_numpy(labels_NMM),
             statistics=torch.from_numpy(statistics_N4),
         )
 
-    def _cut_one(
-        self, rng: np.random.Generator, image: np.ndarray, labels: np.ndarray
-    ) -> Statistics:
+    def places(self, step: int) -> np.ndarray:
+        """Return where the crops of one step lie: image, first row, first column. Shapes: N×3."""
+        return np.array([self._place(step, number) for number in range(self.batch)])
+
+    def _place(self, step: int, number: int) -> tuple[int, int, int]:
+        rng = np.random.default_rng((self.seed, step, number))
         if self.classes and rng.random() < 0.5:
             chosen = self.classes[rng.integers(len(self.classes))]
             having = [i for i, found in enumerate(self.positions) if chosen in found]
@@ -225,9 +232,12 @@ class PatchSampler:
         else:
             index = int(rng.choice(len(self.shares), p=self.shares))
             centre = self._any_centre(index, rng)
-        item = self.dataset[index]
-        rows = self._lines(int(centre[0]), item.labels.shape[0])
-        columns = self._lines(int(centre[1]), item.labels.shape[1])
+        height, width = self.sizes[index]
+        return index, self._first(int(centre[0]), height), self._first(int(centre[1]), width)
+
+    def _cut_one(self, place: np.ndarray, image: np.ndarray, labels: np.ndarray) -> Statistics:
+        item = self.dataset[int(place[0])]
+        rows, columns = (np.arange(self.crop_px) + first for first in place[1:])
         if item.pixels.dtype == self.dtype:
             _cut(item, rows, columns, image, labels)
         else:
@@ -236,22 +246,32 @@ class PatchSampler:
             image[...] = normalised(torch.from_numpy(raw), item.statistics).numpy()
         return item.statistics
 
+    def resident_on(self, device: torch.device) -> Resident | None:
+        """Return all images on a GPU, where they fit into its share of the memory."""
+        number = sum(height * width for height, width in self.sizes)
+        if not self.is_of_one_type or not fits(number, self.dtype, self.channels, device):
+            return None
+        items = (self.dataset[index] for index in range(len(self.dataset)))
+        return resident(
+            ((item.pixels, item.labels) for item in items), self.sizes, self.dtype, device
+        )
+
     def _any_centre(self, index: int, rng: np.random.Generator) -> np.ndarray:
         """Return any pixel of an image; a labelled one where most are not."""
         if self.bare[index] and self.positions[index]:
             places = np.concatenate(list(self.positions[index].values()))
             return places[rng.integers(len(places))]
-        height, width = self.dataset[index].labels.shape
+        height, width = self.sizes[index]
         return np.array([rng.integers(height), rng.integers(width)])
 
-    def _lines(self, centre: int, size: int) -> np.ndarray:
-        """Return the crop's line numbers; the patch in its middle stays inside where it can."""
+    def _first(self, centre: int, size: int) -> int:
+        """Return the crop's first line; the patch in its middle stays inside where it can."""
         half = self.patch_px // 2
         if size > self.patch_px:
             centre = min(max(centre, half), size - (self.patch_px - half))
         else:
             centre = size // 2
-        return np.arange(self.crop_px) + centre - self.crop_px // 2
+        return centre - self.crop_px // 2
 
 
 def class_pixel_counts(dataset: Dataset) -> np.ndarray:
@@ -347,7 +367,8 @@ class Batches:
     def __init__(self, sampler: PatchSampler, first_step: int, device: torch.device) -> None:
         self._sampler = sampler
         self._device = device
-        self._ready: queue.Queue[Crops | BaseException] = queue.Queue(_AHEAD)
+        self._resident = sampler.resident_on(device)
+        self._ready: queue.Queue[Crops | Lines | BaseException] = queue.Queue(_AHEAD)
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=self._cut, args=(first_step,), name="batches", daemon=True
@@ -362,6 +383,9 @@ class Batches:
         ready = self._ready.get()
         if isinstance(ready, BaseException):
             raise ready
+        if isinstance(ready, Lines):
+            assert self._resident is not None
+            ready = self._resident.cut(ready)
         return ready.on(self._device)
 
     def close(self) -> None:
@@ -379,8 +403,17 @@ class Batches:
             if self._device.type == "cuda":  # pinned memory belongs to this thread's GPU, else 0
                 torch.cuda.set_device(self._device)
             while not self._stop.is_set():
-                crops = self._sampler.crops(step)
-                self._ready.put(crops.pinned() if self._device.type == "cuda" else crops)
+                ready = self._drawn(step)
+                self._ready.put(ready.pinned() if self._device.type == "cuda" else ready)
                 step += 1
         except BaseException as error:  # handed to the loop's thread, which raises it
             self._ready.put(error)
+
+    def _drawn(self, step: int) -> Crops | Lines:
+        """Return what of a step's crops goes up to the device."""
+        sampler = self._sampler
+        if self._resident is None:
+            return sampler.crops(step)
+        places_N3 = sampler.places(step)
+        statistics = [sampler.statistics[index] for index in places_N3[:, 0]]
+        return self._resident.lines(places_N3, sampler.crop_px, statistics)
