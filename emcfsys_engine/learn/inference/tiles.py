@@ -206,9 +206,15 @@ class Axis:
         self.first = self.places_NK.amin(dim=1).tolist()  # the old places that a new one needs
         self.last = (self.places_NK.amax(dim=1) + 1).tolist()
 
+    def _move(self, device: torch.device) -> None:
+        if self.places_NK.device != device:
+            self.places_NK = uploaded(self.places_NK, device)
+            self.weights_NK = uploaded(self.weights_NK, device)
+
     def along_width(self, rows_CHW: Tensor) -> Tensor:
         """Return rows of the new width."""
-        places, weights = self.places_NK.to(rows_CHW.device), self.weights_NK.to(rows_CHW.device)
+        self._move(rows_CHW.device)
+        places, weights = self.places_NK, self.weights_NK
         made = rows_CHW[..., places[:, 0]] * weights[:, 0]
         for tap in range(1, places.shape[1]):
             made.addcmul_(rows_CHW[..., places[:, tap]], weights[:, tap])
@@ -216,9 +222,10 @@ class Axis:
 
     def along_height(self, rows_CHW: Tensor, start: int, first: int, last: int) -> Tensor:
         """Return the new rows `first` to `last`; the old ones given begin at row `start`."""
-        places = self.places_NK[first:last].to(rows_CHW.device) - start
+        self._move(rows_CHW.device)
+        places = self.places_NK[first:last] - start
         places = places.clamp(0, rows_CHW.shape[1] - 1)  # taps outside weigh nothing
-        weights = self.weights_NK[first:last].to(rows_CHW.device)
+        weights = self.weights_NK[first:last]
         made = rows_CHW[:, places[:, 0]] * weights[:, 0, None]
         for tap in range(1, places.shape[1]):
             made.addcmul_(rows_CHW[:, places[:, tap]], weights[:, tap, None])

@@ -29,8 +29,10 @@ from emcfsys_engine.learn.grey_on_device import (
 )
 from emcfsys_engine.learn.training.augment import MARGIN
 from emcfsys_engine.learn.training.resident import Lines, Resident, fits, resident
+from emcfsys_engine.learn.training.spool import Spool
 from emcfsys_engine.memory_limit import memory_bytes
 from emcfsys_engine.project import UNLABELLED, Project
+from emcfsys_engine.settings import cache_home
 
 _MEMORY_SHARE = 0.4  # of the machine's memory, for decoded images
 _POSITIONS = 2048  # remembered pixels of each class and image
@@ -119,7 +121,10 @@ def resampled(item: Item, pixel_nm: float | None) -> Item:
 
 
 class Dataset:
-    """The items of some samples: kept in memory while they fit, read again where they do not."""
+    """The items of some samples: kept in memory while they fit, else in a file on this disk.
+
+    Where that is full, too, they are read again.
+    """
 
     def __init__(
         self,
@@ -133,6 +138,7 @@ class Dataset:
         self.normaliser = normaliser
         self._kept: dict[int, Item] = {}
         self._free_bytes = int(memory_bytes()[0] * _MEMORY_SHARE / processes)
+        self._spool = Spool(cache_home() / "images")
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -146,7 +152,15 @@ class Dataset:
         if size <= self._free_bytes:
             self._free_bytes -= size
             self._kept[index] = item
+        elif (spooled := self._spooled(item)) is not None:
+            item = self._kept[index] = spooled
         return item
+
+    def _spooled(self, item: Item) -> Item | None:
+        """Return the item as it is read from a file of this process; None: the disk is full."""
+        pixels = self._spool.keep(item.pixels)
+        labels = None if pixels is None else self._spool.keep(item.labels)
+        return None if labels is None else replace(item, pixels=pixels, labels=labels)
 
     def check(self) -> None:
         """Read every item once, so that a bad file ends the run before its first step.
@@ -177,25 +191,32 @@ class PatchSampler:
         self.crop_px = math.ceil(patch_px * MARGIN)
         self.batch = batch
         self.seed = seed
-        self.channels = dataset[0].pixels.shape[-1]
-        types = {dataset[index].pixels.dtype for index in range(len(dataset))}
+        self.sizes: list[tuple[int, int]] = []
+        self.statistics: list[Statistics] = []
+        self.positions: list[Mapping[int, np.ndarray]] = []
+        self.bare: list[bool] = []
+        types: set[np.dtype] = set()
+        self.channels = 1
+        for index in range(len(dataset)):  # once: what is not kept is read
+            item = dataset[index]
+            height, width, self.channels = item.pixels.shape
+            self.sizes.append((height, width))
+            self.statistics.append(item.statistics)
+            self.positions.append(_class_positions(item.labels, seed, index))
+            self.bare.append(_is_mostly_bare(item.labels))
+            types.add(item.pixels.dtype)
         self.is_of_one_type = len(types) == 1
         self.dtype = types.pop() if len(types) == 1 else np.dtype(np.float32)
-        shapes = [dataset[index].labels.shape for index in range(len(dataset))]
-        self.sizes = [(height, width) for height, width in shapes]
-        self.statistics = [dataset[index].statistics for index in range(len(dataset))]
         weights = [dataset.project.data[sample.source].weight for sample in dataset.samples]
         # A source's weight is shared by its images: it says how often the source is drawn.
         counts = np.bincount([sample.source for sample in dataset.samples])
         shares = [w / counts[s.source] for w, s in zip(weights, dataset.samples, strict=True)]
         self.shares = np.asarray(shares) / sum(shares)
-        self.positions = [_class_positions(dataset[i].labels, seed, i) for i in range(len(dataset))]
         # An image without a labelled pixel teaches nothing; one that is mostly bare is drawn from
         # where it is labelled.
         taught = np.array([bool(found) for found in self.positions])
         if taught.any() and not taught.all():
             self.shares = np.where(taught, self.shares, 0) / self.shares[taught].sum()
-        self.bare = [_is_mostly_bare(dataset[i].labels) for i in range(len(dataset))]
         self.classes = sorted({index for found in self.positions for index in found})
 
     def crops(self, step: int) -> Crops:
