@@ -11,7 +11,18 @@ from torch import Tensor
 
 # Low and high end of the clip, mean and deviation after it: images.normalise.
 Statistics = tuple[float, float, float, float]
+OWN_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))  # kept as they are until the device
 AS_THEY_ARE: Statistics = (-np.inf, np.inf, 0.0, 1.0)  # of values that are normalised already
+
+
+class GreyRows(NamedTuple):
+    """Rows of an image in the camera's own type, and the numbers that normalise them.
+
+    Shapes: h×W uint8 or uint16.
+    """
+
+    raw: np.ndarray
+    statistics: Statistics
 
 
 class Crops(NamedTuple):
@@ -39,6 +50,28 @@ class Crops(NamedTuple):
             return there.images, there.labels
         columns = there.statistics.T[:, :, None, None, None]
         return _scaled(there.images.float(), *columns), there.labels
+
+
+def uploaded(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host on the device; a GPU fetches it while the host goes on."""
+    if device.type != "cuda":
+        return tensor
+    torch.cuda.set_device(device)  # pinned memory belongs to this thread's GPU, else the first
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def grey_rows(grey: np.ndarray, statistics: Statistics) -> GreyRows | None:
+    """Return rows for the device to normalise; None: of a type that the host has to normalise."""
+    if grey.dtype not in OWN_TYPES:
+        return None
+    own = np.require(grey, requirements=("C", "W"))  # as torch wants it
+    return GreyRows(raw=own, statistics=statistics_to_use(statistics))
+
+
+def rows_on(rows: np.ndarray | GreyRows, device: torch.device) -> Tensor:
+    """Return rows of an image on the device, normalised. Shapes: h×W float32."""
+    raw, statistics = rows if isinstance(rows, GreyRows) else (rows, AS_THEY_ARE)
+    return normalised(uploaded(torch.from_numpy(raw), device), statistics)
 
 
 def statistics_to_use(found: Statistics) -> Statistics:

@@ -149,7 +149,7 @@ class Viewer:
         self._projects: dict[str, Project] = {}
 
     def answer(self, request: PictureRequest) -> Reply:
-        """Return what is wanted_picture for; what cannot be read is said in the answer."""
+        """Return what is asked for; what cannot be read is said in the answer."""
         try:
             if request.is_strip:
                 return strip_reply(request)

@@ -39,7 +39,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     info: str = ""
     point: str = ""
     channels: int = 1
-    drawing: Drawing | None = None  # as it was wanted_picture for
+    drawing: Drawing | None = None  # as it was asked for
     num_grey: int = 0
     num_ids: int = 0
     num_graphic: int = 0

@@ -216,7 +216,7 @@ class PicturePane(FedPane):
         self.wish_picture(None)
 
     def wish_again(self) -> None:
-        """Show the same part of what is now wanted_picture for."""
+        """Show the same part of what is now asked for."""
         shown = self.query_one(PictureBox).picture
         self.wish_picture(shown.view_px if shown is not None and shown.grey else None)
 

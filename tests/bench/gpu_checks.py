@@ -18,13 +18,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import tifffile
 import torch
 
 from emcfsys_engine.learn.gpu_faults import is_out_of_memory, loses_gpu
+from emcfsys_engine.learn.grey_on_device import grey_rows
+from emcfsys_engine.learn.inference.files import find_inputs, predict_files
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.memory import footprint_of
 from emcfsys_engine.learn.training.dataset import Batches
 from emcfsys_engine.learn.training.trainer import Trainer
+from emcfsys_engine.run.folder import PredictRequest
 from tests.bench import inference_speed, train_speed
 
 GPU = torch.cuda.is_available()
@@ -70,6 +74,31 @@ class _Setting:
         return train_speed._trainer(Path(tempfile.mkdtemp()), words)
 
 
+def _busy(name: str, work: Callable[[], object], most: int = 3) -> None:
+    """Say how long the card itself computes for this, of the time it takes, and with what."""
+    if not GPU:
+        return
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    work()
+    _wait()
+    began = time.perf_counter()
+    work()
+    _wait()
+    wall_ms = 1000 * (time.perf_counter() - began)
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        work()
+        _wait()
+    made = [each for each in seen.key_averages() if each.device_type == DeviceType.CUDA]
+    busy_ms = sum(each.self_device_time_total for each in made) / 1000
+    number = sum(each.count for each in made)
+    say(f"{name}, busy", None, f"{busy_ms:.1f} of {wall_ms:.1f} ms, {number} launches")
+    for each in sorted(made, key=lambda k: -k.self_device_time_total)[:most]:
+        ms = each.self_device_time_total / 1000
+        say("  kernel", None, f"{ms:.2f} ms in {each.count}: {each.key[:70]}")
+
+
 def train(setting: _Setting) -> None:
     """Where the time of a step goes, against the bare step; what the host does for it."""
     trainer = setting.trainer()
@@ -78,6 +107,8 @@ def train(setting: _Setting) -> None:
     trainer.step(*batches.next(), 0.1)
     _wait()
     say("one GPU trains", True, f"{trainer.device}, {trainer.plan.precision}")
+    held = batches._resident
+    say("images live on the card", held is not None if GPU else None, f"{held is not None}")
     ready = batches.next()
     crop = _rate(lambda: trainer.sampler.crops(1), max(1, times // 10), batch)
     prepare = _rate(lambda: trainer.stepper.prepare(*ready, 5), times, batch)
@@ -89,14 +120,24 @@ def train(setting: _Setting) -> None:
 
     step = _rate(core, times, batch)
     ours = _rate(lambda: trainer.step(*batches.next(), 0.1), times, batch)
+    cut = _rate(batches.next, times, batch)
     batches.close()
     bare = train_speed._Bare(trainer)
     net = _rate(lambda: bare.time(1), times, batch)
     say("bare step", net > 900 if GPU else None, f"{net:.0f} img/s (900 is 167 TFLOP/s)")
-    say("cutting, one thread", crop > 1.2 * net, f"{crop:.0f} img/s (want 1.2 × bare)")
+    say("cutting, one thread", None, f"{crop:.0f} img/s on the host, where images do not fit")
+    say("cutting, as it is", cut > 5 * net, f"{cut:.0f} img/s (want 5 × bare)")
     say("augmentation alone", prepare > 5 * net, f"{prepare:.0f} img/s (want 5 × bare)")
     say("step / bare", step > 0.92 * net, f"{step / net:.2f} (EMA, clip, loss sums)")
     say("whole loop / bare", ours > 0.9 * net, f"{ours:.0f} / {net:.0f} = {ours / net:.2f}")
+    _busy("bare step", lambda: bare.time(1))
+    _busy("our step", core)
+    _busy("augmentation", lambda: trainer.stepper.prepare(*ready, 5), 6)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        tried = _rate(lambda: bare.time(1), times, batch)
+        tried_ours = _rate(core, times, batch)
+    text = f"{tried:.0f} img/s bare ({tried / net:.2f} ×), {tried_ours:.0f} ours"
+    say("with cudnn.benchmark", None, text)
 
 
 def host(setting: _Setting) -> None:
@@ -242,18 +283,80 @@ def shapes(setting: _Setting) -> None:
 
 
 def compiled(setting: _Setting) -> None:
-    """Does compiled code pay for a single tile?"""
+    """Does compiled code, or cudnn's own search, pay for one tile and for a full batch?"""
     model = inference_speed.make_model(Path(tempfile.mkdtemp()), setting.backbone)
     predictor = Predictor(model)
-    predictor(inference_speed.picture(512, 512))
+    side = 2 * setting.patch
+    for name, size in (("one tile", setting.patch), ("a full batch", 3 * side)):
+        predictor._shapes.clear()
+        picture = inference_speed.picture(size, size)
+        plain = _rate(lambda p=picture: predictor(p), 5, 1)
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+            tried = _rate(lambda p=picture: predictor(p), 5, 1)
+        calls = predictor._calls
+        began = time.perf_counter()
+        told = predictor.compile()
+        took_s = time.perf_counter() - began
+        fast = _rate(lambda p=picture: predictor(p), 5, 1)
+        predictor._calls = calls
+        say(
+            f"compiled, {name}",
+            None,
+            f"whole image {fast / plain:.2f} ×, cudnn.benchmark {tried / plain:.2f} ×, "
+            f"{took_s:.0f} s; {told}",
+        )
+
+
+def inference(setting: _Setting) -> None:
+    """Mpx/s of whole images: from memory, and from files to files; where the time goes."""
+    folder = Path(tempfile.mkdtemp())
+    model = inference_speed.make_model(folder, setting.backbone)
+    predictor = Predictor(model, tile_px=setting.patch)
+    side = 8 * setting.patch
+    picture = inference_speed.picture(side, side)
+    prepared = predictor.prepare(picture)
+    read = grey_rows(picture, predictor.normaliser.statistics(picture))
+    assert read is not None
+    mpx = side * side / 1e6
+
+    def of_bytes() -> None:
+        for _ in predictor.bands(lambda a, b: read._replace(raw=read.raw[a:b]), picture.shape):
+            pass
+
+    tiles = torch.randn(predictor.batch, 1, setting.patch, setting.patch, device=predictor.device)
+
+    def bare() -> None:
+        with torch.inference_mode():
+            predictor.forward(tiles)
+
+    net = _rate(bare, 8, predictor.batch) * setting.patch**2 / 1e6
+    told = {
+        "float32, normalised": _rate(lambda: predictor.predict_prepared(prepared), 3, 1) * mpx,
+        "its own bytes": _rate(of_bytes, 3, 1) * mpx,
+        "with statistics": _rate(lambda: predictor(picture), 3, 1) * mpx,
+    }
+    for name, rate in told.items():
+        is_good = rate > 0.9 * net / 1.78 if name == "its own bytes" and GPU else None
+        say(
+            f"{side}², {name}", is_good, f"{rate:.1f} Mpx/s, {1.78 * rate / net:.2f} of bare ÷ 1.78"
+        )
+    _busy(f"{side}²", of_bytes, 5)
+    (folder / "in").mkdir()
+    number = 2 if side < 1000 else 6
+    for index in range(number):
+        tifffile.imwrite(folder / "in" / f"{index}.tif", picture)
+    request = PredictRequest(
+        model=str(model), inputs=(str(folder / "in"),), out=str(folder / "out")
+    )
     began = time.perf_counter()
-    told = predictor.compile()
-    is_made = "not compiled" not in told
-    say("compile, one tile", is_made, f"{told} ({time.perf_counter() - began:.0f} s)")
+    predict_files(request, find_inputs(request), predictor, lambda _: None, lambda: None)
+    rate = number * mpx / (time.perf_counter() - began)
+    say("files to files", rate > 100 if GPU else None, f"{number} of {side}²: {rate:.1f} Mpx/s")
 
 
 CHECKS: dict[str, Callable[[_Setting], None]] = {
-    each.__name__: each for each in (train, host, sizes, memory, faults, masks, shapes, compiled)
+    each.__name__: each
+    for each in (train, host, sizes, memory, faults, masks, shapes, compiled, inference)
 }
 
 

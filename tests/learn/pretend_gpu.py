@@ -37,6 +37,8 @@ class Pretended:
     syncs: Counter[tuple[str, str]] = field(default_factory=Counter)  # (kind, file:line)
     uploads: int = 0
     uploaded_bytes: int = 0
+    downloads: int = 0  # without waiting or with it
+    waits: int = 0  # for an event that is long past, as a rule
     kernels: int = 0
     conv_dtypes: Counter[torch.dtype] = field(default_factory=Counter)
     most_pixels: int | None = None  # of a convolution's input, N·H·W: more is out of memory
@@ -49,7 +51,7 @@ class Pretended:
         """Count from 0 again."""
         self.syncs.clear()
         self.conv_dtypes.clear()
-        self.uploads = self.uploaded_bytes = self.kernels = 0
+        self.uploads = self.uploaded_bytes = self.kernels = self.downloads = self.waits = 0
 
     def sync(self, kind: str) -> None:
         """Note that the host waited for the device."""
@@ -251,7 +253,9 @@ def _moved(args: Sequence[Any], kwargs: dict[str, Any]) -> torch.Tensor | None:
         if layout is not None and tensor.dim() == 4:
             made = made.contiguous(memory_format=layout)
         return made.clone() if kwargs.get("copy") and made is tensor else made
-    _now.sync(f"download {tuple(tensor.shape)}")
+    if waits:
+        _now.sync(f"download {tuple(tensor.shape)}")
+    _now.downloads += 1
     held = tensor.detach().held  # type: ignore[attr-defined]
     return held.to(dtype).clone() if dtype else held.clone()
 
@@ -274,6 +278,17 @@ class _Generator(torch.Generator):
         made = super().__new__(cls, "cpu")
         made.says_device = torch.device(device)
         return made
+
+
+class _Event:
+    """Ends when it was recorded: what computes here is done before the next line."""
+
+    def record(self) -> None:
+        _refuse_broken()
+
+    def synchronize(self) -> None:
+        _refuse_broken()
+        _now.waits += 1
 
 
 class _Autocast(torch.autocast):
@@ -326,6 +341,7 @@ def pretended_gpu(
         "synchronize": lambda *args: _refuse_broken(),
         "current_device": lambda: 0,
         "is_current_stream_capturing": lambda: False,
+        "Event": _Event,
         "manual_seed": nothing,
         "manual_seed_all": nothing,
     }

@@ -34,7 +34,7 @@ def test_every_patch_of_bare_images_holds_labelled_pixels(tmp_path: Path) -> Non
     corner[:20, :20], corner[:20, 20:30] = 1, 0
     sampler = PatchSampler(dataset(tmp_path, [corner, bare]), 32, 8, seed=3)
     for step in range(4):
-        _, labels_NMM = sampler.crops(step)
+        _, labels_NMM, _ = sampler.crops(step)
         assert bool((labels_NMM != UNLABELLED).flatten(1).any(1).all())
 
 

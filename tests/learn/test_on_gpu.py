@@ -238,7 +238,7 @@ def test_a_validation_moves_only_numbers_and_two_rows_of_tiles(
     pretended.forget()
     trainer.look.at(1)
     image_bytes = 64 * 64  # uint8, as its labels
-    assert pretended.uploaded_bytes < 2 * image_bytes + 100
+    assert pretended.uploaded_bytes < 2 * image_bytes + 600  # and the weights of the tiles
     assert sum(pretended.syncs.values()) < 25
 
 
@@ -255,6 +255,31 @@ def test_a_step_asks_little_of_the_host(project: Path, pretended: Pretended) -> 
     assert pretended.uploads <= 5  # images, labels, statistics, twice an augmentation's numbers
     crops_bytes = 4 * 48 * 48 * 2  # both uint8
     assert pretended.uploaded_bytes < crops_bytes + 2 * 4 * 10_000
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_prediction_goes_up_as_it_is_and_waits_for_nothing_but_its_masks(
+    pretended: Pretended, model_file: Path, kind: type
+) -> None:
+    predictor = Predictor(model_file, tile_px=64)
+    picture = np.random.default_rng(0).integers(0, 255, (208, 150), np.uint8).astype(kind)
+    whole, forward, numbers = predictor(picture), predictor.forward, list[int]()
+    predictor.forward = lambda tiles: (numbers.append(len(tiles)), forward(tiles))[1]
+    pretended.forget()
+    assert np.array_equal(predictor(picture), whole)
+    assert not pretended.syncs
+    assert numbers == [12]  # of four rows of tiles
+    assert pretended.waits == 4  # one a band, while the next is computed
+    assert pretended.uploads == 4 + 3  # rows once; windows and values of classes are small
+    assert pretended.uploaded_bytes < picture.nbytes + 8_000
+
+
+def test_a_prediction_on_a_gpu_is_that_of_a_processor(
+    pretended: Pretended, model_file: Path
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (208, 150), np.uint8)
+    there, here = Predictor(model_file, tile_px=64), Predictor(model_file, gpus=0, tile_px=64)
+    assert (there(picture) != here(picture)).mean() < 0.01  # bf16, where the processor has none
 
 
 def test_a_prediction_that_does_not_fit_is_made_of_smaller_tiles(

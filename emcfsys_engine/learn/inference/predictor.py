@@ -3,7 +3,7 @@
 C channels or classes, H and W pixels.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ from emcfsys_engine.errors import InputError, ModelFileError
 from emcfsys_engine.images.normalise import Normaliser, has_no_number, to_grey
 from emcfsys_engine.learn.device import autocast, choose_device, choose_precision, use
 from emcfsys_engine.learn.gpu_faults import free_cached_memory, is_out_of_memory
-from emcfsys_engine.learn.inference.bands import Band, Prediction, Wanted, band_of, whole
+from emcfsys_engine.learn.grey_on_device import GreyRows, grey_rows, rows_on, uploaded
+from emcfsys_engine.learn.inference.bands import Band, Prediction, Sent, Wanted, sent, whole
 from emcfsys_engine.learn.inference.compiled import Call, try_compiled
 from emcfsys_engine.learn.inference.pipeline import read_ahead
 from emcfsys_engine.learn.inference.tiles import (
@@ -120,9 +121,14 @@ class Predictor:
         the image's own size. Rows of the info bar are given the first class.
         Shapes: H×W or H×W×C, any numeric type.
         """
-        image = self.prepare(pixels, info_bar_rows)
-        wanted = Wanted(probabilities=probabilities, uncertainty=uncertainty)
-        return self.predict_prepared(image, info_bar_rows=info_bar_rows, scale=scale, wanted=wanted)
+        grey = _checked(pixels)
+        rows = grey_rows(grey, self.normaliser.statistics(grey, info_bar_rows))
+        return self._whole(
+            self.normaliser.apply(grey, info_bar_rows)[..., 0] if rows is None else rows,
+            info_bar_rows,
+            scale,
+            Wanted(probabilities=probabilities, uncertainty=uncertainty),
+        )
 
     def prepare(self, pixels: np.ndarray, info_bar_rows: int = 0) -> np.ndarray:
         """Return the image as the network wants it; safe to call in any thread.
@@ -130,11 +136,7 @@ class Predictor:
         Shapes: H×W or H×W×C in, H×W×1 float32 out.
         Raises: InputError for an image without pixels, or without a finite number.
         """
-        grey = to_grey(pixels)
-        if not grey.size or has_no_number(grey):
-            what = "holds no finite number" if grey.size else "has no pixels"
-            raise InputError("image", what, "Leave it out")
-        return self.normaliser.apply(grey, info_bar_rows)
+        return self.normaliser.apply(_checked(pixels), info_bar_rows)
 
     def predict_prepared(
         self,
@@ -145,19 +147,25 @@ class Predictor:
         wanted: Wanted = Wanted(),  # noqa: B008 - frozen
     ) -> Prediction:
         """Return mask and confidence of an image that `prepare` made ready."""
-        plane = image[..., 0]
+        return self._whole(image[..., 0], info_bar_rows, scale, wanted)
+
+    def _whole(
+        self, rows: np.ndarray | GreyRows, info_bar_rows: int, scale: float, wanted: Wanted
+    ) -> Prediction:
+        def read(first: int, last: int) -> np.ndarray | GreyRows:
+            if isinstance(rows, GreyRows):
+                return rows._replace(raw=rows.raw[first:last])
+            return rows[first:last]
+
+        height, width = (rows.raw if isinstance(rows, GreyRows) else rows).shape
         bands = self.bands(
-            lambda first, last: plane[first:last],
-            (plane.shape[0], plane.shape[1]),
-            info_bar_rows=info_bar_rows,
-            scale=scale,
-            wanted=wanted,
+            read, (height, width), info_bar_rows=info_bar_rows, scale=scale, wanted=wanted
         )
-        return whole(bands, self.card)
+        return whole(bands, self.card, (height, width))
 
     def bands(
         self,
-        read: Callable[[int, int], np.ndarray],
+        read: Callable[[int, int], np.ndarray | GreyRows],
         size_HW: tuple[int, int],
         *,
         info_bar_rows: int = 0,
@@ -169,7 +177,7 @@ class Predictor:
 
         `ahead`: rows are read in a thread while the network works on those above. An image of which
         not even one tile fits into the device's memory is begun anew with smaller ones.
-        Shapes: read(first, last) gives normalised rows, (last - first)×W float32.
+        Shapes: read(first, last) gives rows (last - first)×W, float32 and normalised or GreyRows.
         """
         has_begun = False
         while True:
@@ -186,15 +194,17 @@ class Predictor:
 
     def _bands(
         self,
-        read: Callable[[int, int], np.ndarray],
+        read: Callable[[int, int], np.ndarray | GreyRows],
         size_HW: tuple[int, int],
         info_bar_rows: int,
         scale: float,
         wanted: Wanted,
         ahead: bool,
     ) -> Iterator[Band]:
+        values_C = uploaded(torch.tensor(self.card.class_values, dtype=torch.uint8), self.device)
+
         def load(first: int, last: int) -> Tensor:
-            return torch.from_numpy(read(first, last))[None].to(self.device)
+            return rows_on(read(first, last), self.device)[None]
 
         def blocks(ranges: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
             made = (rows(first, last) for first, last in ranges)
@@ -218,10 +228,14 @@ class Predictor:
         if scale != 1.0:
             logits = scaled_bands(logits, inner, size_HW)
         # Not in inference mode while the caller has the band: a generator would keep it so.
+        under_way: deque[Sent] = deque()
         while (item := _next(logits)) is not None:
             with torch.inference_mode():
-                band = band_of(*item, self.card, size_HW[0] - info_bar_rows, wanted)
-            yield band
+                under_way.append(sent(*item, values_C, size_HW[0] - info_bar_rows, wanted))
+            if len(under_way) > _UNDER_WAY[self.device.type]:
+                yield under_way.popleft().band()
+        while under_way:
+            yield under_way.popleft().band()
 
     def shrink(self) -> bool:
         """Compute fewer tiles at a time, then smaller ones; False: there are none smaller."""
@@ -297,6 +311,18 @@ class Predictor:
         Shapes: K = M·C in, C×H×W out.
         """
         return merged(logits_KHW, len(self._members))
+
+
+# Bands that a device is ahead of the host: a GPU is never without work while one is fetched.
+_UNDER_WAY = {"cpu": 0, "cuda": 2}
+
+
+def _checked(pixels: np.ndarray) -> np.ndarray:
+    grey = to_grey(pixels)
+    if not grey.size or has_no_number(grey):
+        what = "holds no finite number" if grey.size else "has no pixels"
+        raise InputError("image", what, "Leave it out")
+    return grey
 
 
 def _next(logits: Iterator[tuple[int, Tensor]]) -> tuple[int, Tensor] | None:

@@ -5,11 +5,14 @@ N tiles, C channels or classes, H and W pixels of the image, T pixels of a tile.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import lru_cache
+from itertools import islice, pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from emcfsys_engine.learn.grey_on_device import uploaded
 
 Forward = Callable[[Tensor], Tensor]
 # Given the rows to read, (first, last) and on, yields them as C×(last - first)×W on the device.
@@ -75,8 +78,8 @@ def logit_bands_of_rows(
     """Yield (first row, logits C×h×W) of an image that is read row by row, each row once.
 
     A band is given out as soon as no later tile touches it, and rows are forgotten as soon as no
-    later tile needs them: memory holds two rows of tiles, whatever the image's height. Which rows
-    are read at a time has no influence on the result.
+    later tile needs them: memory holds two rows of tiles and a batch, whatever the image's height.
+    Tiles of several rows share a batch. Which rows are read at a time has no influence.
     """
     height, width = size_HW
     tall, wide = max(height, MIN_PX), max(width, MIN_PX)
@@ -85,32 +88,49 @@ def logit_bands_of_rows(
     lefts = tile_starts(wide, tile_w, overlap)
     ranges = [(0, min(tile_h, height))]
     ranges += [(above + tile_h, top + tile_h) for above, top in pairwise(tops)]
-    blocks = read(ranges)
-    held_CTW = _at_least(next(blocks), MIN_PX)
-    windows_h = _windows(tops, tile_h, overlap, held_CTW.device)
-    windows_w = _windows(lefts, tile_w, overlap, held_CTW.device)
+    tiles = _tiles(read(ranges), tops, lefts, tile_w)
+    windows_h = _windows(tuple(tops), tile_h, overlap)
+    windows_w = _windows(tuple(lefts), tile_w, overlap)
     total_CTW: Tensor | None = None  # the rows that later tiles may still touch
-    for number, top in enumerate(tops):
-        for first in range(0, len(lefts), batch):
-            some = range(first, min(first + batch, len(lefts)))
-            tiles_NCTT = torch.stack([held_CTW[:, :, lefts[n] : lefts[n] + tile_w] for n in some])
-            logits_NCTT = forward_flipped(forward, tiles_NCTT) if tta else forward(tiles_NCTT)
-            if total_CTW is None:
-                total_CTW = held_CTW.new_zeros(logits_NCTT.shape[1], tile_h, wide)
-            for n, logits_CTT in zip(some, logits_NCTT, strict=True):
-                window_TT = windows_h[number][:, None] * windows_w[n]
-                total_CTW[:, :, lefts[n] : lefts[n] + tile_w].addcmul_(
-                    logits_CTT.float(), window_TT
-                )
-        assert total_CTW is not None
-        is_last = number + 1 == len(tops)
-        done = tall - top if is_last else tops[number + 1] - top
-        if top < min(top + done, height):
-            yield top, total_CTW[:, : min(done, height - top), :width].clone()
-        if not is_last:
-            _move_up(total_CTW, done)
+    while some := list(islice(tiles, batch)):
+        tiles_NCTT = torch.stack([tile_CTT for _, _, tile_CTT in some])
+        if total_CTW is None:
+            windows_h, windows_w = (uploaded(w, tiles_NCTT.device) for w in (windows_h, windows_w))
+        logits_NCTT = (forward_flipped(forward, tiles_NCTT) if tta else forward(tiles_NCTT)).float()
+        if total_CTW is None:
+            total_CTW = logits_NCTT.new_zeros(logits_NCTT.shape[1], tile_h, wide)
+        down_NT = torch.stack([windows_h[row] for row, _, _ in some])
+        across_NT = torch.stack([windows_w[column] for _, column, _ in some])
+        windows_NTT = down_NT[:, :, None] * across_NT[:, None]
+        for (row, column, _), logits_CTT, window_TT in zip(
+            some, logits_NCTT, windows_NTT, strict=True
+        ):
+            left = lefts[column]
+            total_CTW[:, :, left : left + tile_w].addcmul_(logits_CTT, window_TT)
+            if column + 1 < len(lefts):
+                continue
+            top, is_last = tops[row], row + 1 == len(tops)
+            done = tall - top if is_last else tops[row + 1] - top
+            if top < min(top + done, height):
+                yield top, total_CTW[:, : min(done, height - top), :width].clone()
+            if not is_last:
+                _move_up(total_CTW, done)
+
+
+def _tiles(
+    blocks: Iterator[Tensor], tops: Sequence[int], lefts: Sequence[int], tile_w: int
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Yield each tile with the numbers of its row and column, row after row of them.
+
+    Shapes: a tile is C×T×T, a view of the rows that are held.
+    """
+    held_CTW = _at_least(next(blocks), MIN_PX)
+    for row, top in enumerate(tops):
+        if row:
             fresh_CTW = _at_least(next(blocks), MIN_PX, rows=False)
-            held_CTW = torch.cat((held_CTW[:, done:], fresh_CTW), dim=1)
+            held_CTW = torch.cat((held_CTW[:, top - tops[row - 1] :], fresh_CTW), dim=1)
+        for column, left in enumerate(lefts):
+            yield row, column, held_CTW[:, :, left : left + tile_w]
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
@@ -130,22 +150,24 @@ def forward_flipped(forward: Forward, tiles_NCTT: Tensor) -> Tensor:
     return total / 4
 
 
-def _windows(starts: list[int], tile: int, overlap: float, device: torch.device) -> list[Tensor]:
+@lru_cache(maxsize=32)
+def _windows(starts: tuple[int, ...], tile: int, overlap: float) -> Tensor:
     """Return each tile's weights along one axis; over all tiles they add up to 1 everywhere.
 
     Tiles form a grid, so that the weight of a pixel is the product of its row's and its column's.
+    Shapes: one row of T for each start, on the host.
     """
-    ramp = _ramp(tile, overlap, device)
-    total = torch.zeros(starts[-1] + tile, device=device)
+    ramp = _ramp(tile, overlap)
+    total = torch.zeros(starts[-1] + tile)
     for start in starts:
         total[start : start + tile] += ramp
-    return [ramp / total[start : start + tile] for start in starts]
+    return torch.stack([ramp / total[start : start + tile] for start in starts])
 
 
-def _ramp(length: int, overlap: float, device: torch.device) -> Tensor:
+def _ramp(length: int, overlap: float) -> Tensor:
     """Rise and fall by sin² over the overlap: neighbouring tiles cross-fade without an edge."""
     margin = max(1, int(length * overlap))
-    place = (torch.arange(length, device=device, dtype=torch.float32) + 0.5) / margin
+    place = (torch.arange(length, dtype=torch.float32) + 0.5) / margin
     rise = torch.sin(place.clamp(max=1) * (torch.pi / 2)) ** 2
     # A floor keeps the image's own borders, which only one tile sees, well conditioned.
     return torch.minimum(rise, rise.flip(0)).clamp_min(1e-3)
@@ -184,9 +206,15 @@ class Axis:
         self.first = self.places_NK.amin(dim=1).tolist()  # the old places that a new one needs
         self.last = (self.places_NK.amax(dim=1) + 1).tolist()
 
+    def _move(self, device: torch.device) -> None:
+        if self.places_NK.device != device:
+            self.places_NK = uploaded(self.places_NK, device)
+            self.weights_NK = uploaded(self.weights_NK, device)
+
     def along_width(self, rows_CHW: Tensor) -> Tensor:
         """Return rows of the new width."""
-        places, weights = self.places_NK.to(rows_CHW.device), self.weights_NK.to(rows_CHW.device)
+        self._move(rows_CHW.device)
+        places, weights = self.places_NK, self.weights_NK
         made = rows_CHW[..., places[:, 0]] * weights[:, 0]
         for tap in range(1, places.shape[1]):
             made.addcmul_(rows_CHW[..., places[:, tap]], weights[:, tap])
@@ -194,9 +222,10 @@ class Axis:
 
     def along_height(self, rows_CHW: Tensor, start: int, first: int, last: int) -> Tensor:
         """Return the new rows `first` to `last`; the old ones given begin at row `start`."""
-        places = self.places_NK[first:last].to(rows_CHW.device) - start
+        self._move(rows_CHW.device)
+        places = self.places_NK[first:last] - start
         places = places.clamp(0, rows_CHW.shape[1] - 1)  # taps outside weigh nothing
-        weights = self.weights_NK[first:last].to(rows_CHW.device)
+        weights = self.weights_NK[first:last]
         made = rows_CHW[:, places[:, 0]] * weights[:, 0, None]
         for tap in range(1, places.shape[1]):
             made.addcmul_(rows_CHW[:, places[:, tap]], weights[:, tap, None])

@@ -20,17 +20,21 @@ from emcfsys_engine.images.normalise import Normaliser, to_grey
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.learn.grey_on_device import (
     AS_THEY_ARE,
+    OWN_TYPES,
     Crops,
     Statistics,
     normalised,
     statistics_to_use,
+    uploaded,
 )
 from emcfsys_engine.learn.training.augment import MARGIN
+from emcfsys_engine.learn.training.resident import Lines, Resident, fits, resident
+from emcfsys_engine.learn.training.spool import Spool
 from emcfsys_engine.memory_limit import memory_bytes
 from emcfsys_engine.project import UNLABELLED, Project
+from emcfsys_engine.settings import cache_home
 
 _MEMORY_SHARE = 0.4  # of the machine's memory, for decoded images
-_OWN_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))  # kept as they are until the device
 _POSITIONS = 2048  # remembered pixels of each class and image
 
 
@@ -56,7 +60,7 @@ class Item:
 
     def rows_on(self, first: int, last: int, device: torch.device) -> Tensor:
         """Return rows of it, normalised on the device. Shapes: C×(last - first)×W float32."""
-        raw = torch.from_numpy(self.pixels[first:last]).to(device)
+        raw = uploaded(torch.from_numpy(self.pixels[first:last]), device)
         return normalised(raw, self.statistics).movedim(-1, 0)
 
 
@@ -71,7 +75,7 @@ def load_item(sample: Sample, project: Project, normaliser: Normaliser) -> Item:
     if micrograph.info_bar_rows:
         labels[-micrograph.info_bar_rows :] = UNLABELLED
     found = normaliser.statistics(grey, micrograph.info_bar_rows)
-    as_it_is = grey.dtype in _OWN_TYPES
+    as_it_is = grey.dtype in OWN_TYPES
     own = np.require(grey, requirements=("C", "W")) if as_it_is else grey  # as torch wants it
     item = Item(
         pixels=own[..., None] if as_it_is else normaliser.apply_known(grey, found)[..., None],
@@ -117,7 +121,10 @@ def resampled(item: Item, pixel_nm: float | None) -> Item:
 
 
 class Dataset:
-    """The items of some samples: kept in memory while they fit, read again where they do not."""
+    """The items of some samples: kept in memory while they fit, else in a file on this disk.
+
+    Where that is full, too, they are read again.
+    """
 
     def __init__(
         self,
@@ -131,6 +138,7 @@ class Dataset:
         self.normaliser = normaliser
         self._kept: dict[int, Item] = {}
         self._free_bytes = int(memory_bytes()[0] * _MEMORY_SHARE / processes)
+        self._spool = Spool(cache_home() / "images")
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -144,7 +152,15 @@ class Dataset:
         if size <= self._free_bytes:
             self._free_bytes -= size
             self._kept[index] = item
+        elif (spooled := self._spooled(item)) is not None:
+            item = self._kept[index] = spooled
         return item
+
+    def _spooled(self, item: Item) -> Item | None:
+        """Return the item as it is read from a file of this process; None: the disk is full."""
+        pixels = self._spool.keep(item.pixels)
+        labels = None if pixels is None else self._spool.keep(item.labels)
+        return None if labels is None else replace(item, pixels=pixels, labels=labels)
 
     def check(self) -> None:
         """Read every item once, so that a bad file ends the run before its first step.
@@ -175,21 +191,32 @@ class PatchSampler:
         self.crop_px = math.ceil(patch_px * MARGIN)
         self.batch = batch
         self.seed = seed
-        self.channels = dataset[0].pixels.shape[-1]
-        types = {dataset[index].pixels.dtype for index in range(len(dataset))}
+        self.sizes: list[tuple[int, int]] = []
+        self.statistics: list[Statistics] = []
+        self.positions: list[Mapping[int, np.ndarray]] = []
+        self.bare: list[bool] = []
+        types: set[np.dtype] = set()
+        self.channels = 1
+        for index in range(len(dataset)):  # once: what is not kept is read
+            item = dataset[index]
+            height, width, self.channels = item.pixels.shape
+            self.sizes.append((height, width))
+            self.statistics.append(item.statistics)
+            self.positions.append(_class_positions(item.labels, seed, index))
+            self.bare.append(_is_mostly_bare(item.labels))
+            types.add(item.pixels.dtype)
+        self.is_of_one_type = len(types) == 1
         self.dtype = types.pop() if len(types) == 1 else np.dtype(np.float32)
         weights = [dataset.project.data[sample.source].weight for sample in dataset.samples]
         # A source's weight is shared by its images: it says how often the source is drawn.
         counts = np.bincount([sample.source for sample in dataset.samples])
         shares = [w / counts[s.source] for w, s in zip(weights, dataset.samples, strict=True)]
         self.shares = np.asarray(shares) / sum(shares)
-        self.positions = [_class_positions(dataset[i].labels, seed, i) for i in range(len(dataset))]
         # An image without a labelled pixel teaches nothing; one that is mostly bare is drawn from
         # where it is labelled.
         taught = np.array([bool(found) for found in self.positions])
         if taught.any() and not taught.all():
             self.shares = np.where(taught, self.shares, 0) / self.shares[taught].sum()
-        self.bare = [_is_mostly_bare(dataset[i].labels) for i in range(len(dataset))]
         self.classes = sorted({index for found in self.positions for index in found})
 
     def crops(self, step: int) -> Crops:
@@ -201,19 +228,21 @@ class PatchSampler:
         labels_NMM = np.empty((self.batch, self.crop_px, self.crop_px), np.uint8)
         images_NMMC = np.empty((*labels_NMM.shape, self.channels), self.dtype)
         statistics_N4 = np.empty((self.batch, 4), np.float32)
-        for number in range(self.batch):
-            rng = np.random.default_rng((self.seed, step, number))
-            place = (images_NMMC[number], labels_NMM[number])
-            statistics_N4[number] = self._cut_one(rng, *place)
+        for number, place in enumerate(self.places(step)):
+            into = (images_NMMC[number], labels_NMM[number])
+            statistics_N4[number] = self._cut_one(place, *into)
         return Crops(
             images=torch.from_numpy(images_NMMC).movedim(-1, 1),
             labels=torch.from_numpy(labels_NMM),
             statistics=torch.from_numpy(statistics_N4),
         )
 
-    def _cut_one(
-        self, rng: np.random.Generator, image: np.ndarray, labels: np.ndarray
-    ) -> Statistics:
+    def places(self, step: int) -> np.ndarray:
+        """Return where the crops of one step lie: image, first row, first column. Shapes: N×3."""
+        return np.array([self._place(step, number) for number in range(self.batch)])
+
+    def _place(self, step: int, number: int) -> tuple[int, int, int]:
+        rng = np.random.default_rng((self.seed, step, number))
         if self.classes and rng.random() < 0.5:
             chosen = self.classes[rng.integers(len(self.classes))]
             having = [i for i, found in enumerate(self.positions) if chosen in found]
@@ -224,9 +253,12 @@ class PatchSampler:
         else:
             index = int(rng.choice(len(self.shares), p=self.shares))
             centre = self._any_centre(index, rng)
-        item = self.dataset[index]
-        rows = self._lines(int(centre[0]), item.labels.shape[0])
-        columns = self._lines(int(centre[1]), item.labels.shape[1])
+        height, width = self.sizes[index]
+        return index, self._first(int(centre[0]), height), self._first(int(centre[1]), width)
+
+    def _cut_one(self, place: np.ndarray, image: np.ndarray, labels: np.ndarray) -> Statistics:
+        item = self.dataset[int(place[0])]
+        rows, columns = (np.arange(self.crop_px) + first for first in place[1:])
         if item.pixels.dtype == self.dtype:
             _cut(item, rows, columns, image, labels)
         else:
@@ -235,22 +267,32 @@ class PatchSampler:
             image[...] = normalised(torch.from_numpy(raw), item.statistics).numpy()
         return item.statistics
 
+    def resident_on(self, device: torch.device) -> Resident | None:
+        """Return all images on a GPU, where they fit into its share of the memory."""
+        number = sum(height * width for height, width in self.sizes)
+        if not self.is_of_one_type or not fits(number, self.dtype, self.channels, device):
+            return None
+        items = (self.dataset[index] for index in range(len(self.dataset)))
+        return resident(
+            ((item.pixels, item.labels) for item in items), self.sizes, self.dtype, device
+        )
+
     def _any_centre(self, index: int, rng: np.random.Generator) -> np.ndarray:
         """Return any pixel of an image; a labelled one where most are not."""
         if self.bare[index] and self.positions[index]:
             places = np.concatenate(list(self.positions[index].values()))
             return places[rng.integers(len(places))]
-        height, width = self.dataset[index].labels.shape
+        height, width = self.sizes[index]
         return np.array([rng.integers(height), rng.integers(width)])
 
-    def _lines(self, centre: int, size: int) -> np.ndarray:
-        """Return the crop's line numbers; the patch in its middle stays inside where it can."""
+    def _first(self, centre: int, size: int) -> int:
+        """Return the crop's first line; the patch in its middle stays inside where it can."""
         half = self.patch_px // 2
         if size > self.patch_px:
             centre = min(max(centre, half), size - (self.patch_px - half))
         else:
             centre = size // 2
-        return np.arange(self.crop_px) + centre - self.crop_px // 2
+        return centre - self.crop_px // 2
 
 
 def class_pixel_counts(dataset: Dataset) -> np.ndarray:
@@ -346,7 +388,8 @@ class Batches:
     def __init__(self, sampler: PatchSampler, first_step: int, device: torch.device) -> None:
         self._sampler = sampler
         self._device = device
-        self._ready: queue.Queue[Crops | BaseException] = queue.Queue(_AHEAD)
+        self._resident = sampler.resident_on(device)
+        self._ready: queue.Queue[Crops | Lines | BaseException] = queue.Queue(_AHEAD)
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=self._cut, args=(first_step,), name="batches", daemon=True
@@ -361,6 +404,9 @@ class Batches:
         ready = self._ready.get()
         if isinstance(ready, BaseException):
             raise ready
+        if isinstance(ready, Lines):
+            assert self._resident is not None
+            ready = self._resident.cut(ready)
         return ready.on(self._device)
 
     def close(self) -> None:
@@ -378,8 +424,17 @@ class Batches:
             if self._device.type == "cuda":  # pinned memory belongs to this thread's GPU, else 0
                 torch.cuda.set_device(self._device)
             while not self._stop.is_set():
-                crops = self._sampler.crops(step)
-                self._ready.put(crops.pinned() if self._device.type == "cuda" else crops)
+                ready = self._drawn(step)
+                self._ready.put(ready.pinned() if self._device.type == "cuda" else ready)
                 step += 1
         except BaseException as error:  # handed to the loop's thread, which raises it
             self._ready.put(error)
+
+    def _drawn(self, step: int) -> Crops | Lines:
+        """Return what of a step's crops goes up to the device."""
+        sampler = self._sampler
+        if self._resident is None:
+            return sampler.crops(step)
+        places_N3 = sampler.places(step)
+        statistics = [sampler.statistics[index] for index in places_N3[:, 0]]
+        return self._resident.lines(places_N3, sampler.crop_px, statistics)

@@ -13,6 +13,7 @@ from PIL import Image
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.learn.inference.bands import Wanted, sent
 from emcfsys_engine.learn.inference.placing import OutputNames
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.worker import reason_of
@@ -65,6 +66,18 @@ def test_shares_and_confidence_describe_the_mask(predictor: Predictor) -> None:
         np.array_equal(found.probabilities[1] > 127, found.mask == 7)
         or ((found.probabilities[1] > 127) == (found.mask == 7)).mean() > 0.99
     )
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 40])
+def test_a_pixel_is_of_the_first_class_with_the_largest_share(classes: int) -> None:
+    logits = torch.randint(0, 4, (classes, 20, 30)).float()
+    values = torch.arange(classes).flip(0).to(torch.uint8)
+    band = sent(0, logits, values, 15, Wanted()).band()
+    expected = logits.numpy().argmax(0)
+    expected[15:] = 0
+    assert np.array_equal(band.mask, values.numpy()[expected])
+    assert band.counts.tolist() == np.bincount(expected.ravel(), minlength=classes).tolist()
+    assert band.sure == pytest.approx(float(logits.softmax(0).amax(0).sum()), rel=1e-5)
 
 
 def test_a_batch_that_does_not_fit_is_halved(model_file: Path) -> None:

@@ -1,0 +1,140 @@
+"""Images and labels of a training that live on its GPU: of a step only line numbers go up.
+
+N patches, M pixels of a crop.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emcfsys_engine.learn.device import gpu_share
+from emcfsys_engine.learn.gpu_faults import free_cached_memory, is_out_of_memory
+from emcfsys_engine.learn.grey_on_device import OWN_TYPES, Crops, Statistics, uploaded
+from emcfsys_engine.project import UNLABELLED
+
+_SHARE = 0.08  # of the GPU's memory: the plan leaves it free (memory.usable_memory)
+_AT_ONCE = 1 << 24  # pixels whose numbers, 8 bytes each, are held while they are cut
+_TYPES = (*OWN_TYPES, np.dtype(np.float32))
+
+
+class Lines(NamedTuple):
+    """Which lines of which images a step's crops are of; one that lies outside is ~ its mirror.
+
+    Shapes: lines 2×N×M int64: where rows begin among all pixels, and columns; statistics N×4.
+    """
+
+    lines: Tensor
+    statistics: Tensor
+
+    def pinned(self) -> "Lines":
+        """Return the same in memory that a GPU fetches by itself."""
+        return Lines(*(each.pin_memory() for each in self))
+
+
+class Resident:
+    """Pixels and labels of all images, one image after the other, in memory of the device."""
+
+    def __init__(
+        self, pixels: Tensor, labels: Tensor, sizes: list[tuple[int, int]], kind: torch.dtype
+    ) -> None:
+        self._pixels = pixels
+        self._labels = labels
+        self._kind = kind
+        self._sizes = np.asarray(sizes)
+        areas = self._sizes.prod(axis=1, dtype=np.int64)
+        self._starts = np.concatenate(([0], areas.cumsum()[:-1]))
+
+    def lines(self, places_N3: np.ndarray, crop_px: int, statistics: list[Statistics]) -> Lines:
+        """Return the lines of crops: places are image, first row and first column."""
+        image, across = places_N3[:, 0], np.arange(crop_px)
+        rows, columns = (
+            _numbered(places_N3[:, axis, None] + across, self._sizes[image, axis - 1, None])
+            for axis in (1, 2)
+        )
+        begins = rows.inside * self._sizes[image, 1, None] + self._starts[image, None]
+        made = np.stack(
+            [
+                np.where(rows.outside, ~begins, begins),
+                np.where(columns.outside, ~columns.inside, columns.inside),
+            ]
+        )
+        return Lines(torch.from_numpy(made), torch.tensor(statistics, dtype=torch.float32))
+
+    def cut(self, wanted: Lines) -> Crops:
+        """Return the crops, on the device; the host does not wait for it."""
+        device = self._pixels.device
+        lines, statistics = (each.to(device, non_blocking=True) for each in wanted)
+        outside = lines < 0
+        lines = torch.where(outside, ~lines, lines)
+        some = max(1, _AT_ONCE // lines.shape[-1] ** 2)
+        images: list[Tensor] = []
+        labels: list[Tensor] = []
+        for (begins, columns), (above, beside) in zip(
+            lines.split(some, 1), outside.split(some, 1), strict=True
+        ):
+            where_NMM = begins[:, :, None] + columns[:, None]
+            images.append(self._pixels.take(where_NMM))
+            is_outside_NMM = above[:, :, None] | beside[:, None]
+            labels.append(self._labels.take(where_NMM).masked_fill_(is_outside_NMM, UNLABELLED))
+        return Crops(_joined(images).view(self._kind)[:, None], _joined(labels), statistics)
+
+
+class _Numbered(NamedTuple):
+    inside: np.ndarray
+    outside: np.ndarray
+
+
+def _numbered(lines: np.ndarray, size: np.ndarray) -> _Numbered:
+    """Return line numbers mirrored into the image, and which were outside."""
+    period = np.maximum(1, 2 * (size - 1))
+    folded = np.abs(lines) % period
+    inside = np.where(folded < size, folded, period - folded)
+    return _Numbered(inside, inside != lines)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def fits(num_pixels: int, kind: np.dtype, channels: int, device: torch.device) -> bool:
+    """Tell whether so many pixels and their labels may live on the device."""
+    if device.type != "cuda" or channels != 1 or kind not in _TYPES:
+        return False
+    total = torch.cuda.get_device_properties(device).total_memory * gpu_share()
+    return num_pixels * (kind.itemsize + 1) <= _SHARE * total
+
+
+def resident(
+    items: Iterable[tuple[np.ndarray, np.ndarray]],
+    sizes: list[tuple[int, int]],
+    kind: np.dtype,
+    device: torch.device,
+) -> Resident | None:
+    """Bring pixels, H×W×1 of one type, and labels, H×W uint8, to the device.
+
+    None: another program has the memory.
+    """
+    # Not all operations of a GPU know uint16: its bits travel as int16.
+    stored = torch.int16 if kind == np.uint16 else torch.from_numpy(np.empty(0, kind)).dtype
+    number = sum(height * width for height, width in sizes)
+    try:
+        pixels = torch.empty(number, dtype=stored, device=device)
+        marks = torch.empty(number, dtype=torch.uint8, device=device)
+        first = 0
+        for image, labels in items:
+            own = slice(first, first + labels.size)
+            flat = torch.from_numpy(image.reshape(-1))
+            pixels[own] = uploaded(flat.view(stored), device)
+            marks[own] = uploaded(torch.from_numpy(labels.reshape(-1)), device)
+            first += labels.size
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    else:
+        as_it_is = torch.uint16 if kind == np.uint16 else stored
+        return Resident(pixels, marks, sizes, as_it_is)
+    free_cached_memory()
+    return None

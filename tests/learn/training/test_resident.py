@@ -1,0 +1,81 @@
+"""Images that live on the GPU: the same crops as from the host's memory, and little goes up."""
+
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+
+from emcfsys_engine.images.normalise import Normaliser
+from emcfsys_engine.learn.grey_on_device import AS_THEY_ARE, statistics_to_use
+from emcfsys_engine.learn.training.dataset import Batches, Dataset, Item, PatchSampler
+from tests.learn.pretend_gpu import pretended_gpu
+from tests.learn.training.test_dataset import _Items
+
+GPU = torch.device("cuda", 0)
+
+
+def _sampler(kind: str, seed: int = 0) -> PatchSampler:
+    """Return a sampler of 32² patches: images of many sizes, one smaller than a patch."""
+    rng = np.random.default_rng(seed)
+    items = _Items()
+    for height, width in ((90, 80), (7, 200), (40, 1), (33, 60)):
+        pixels = rng.integers(0, 200, (height, width, 1)).astype(kind)
+        found = statistics_to_use(Normaliser().statistics(pixels[..., 0]))
+        items.append(
+            Item(
+                pixels=pixels,
+                labels=rng.integers(0, 3, (height, width), np.uint8),
+                pixel_nm=None,
+                raw_mean=0,
+                raw_deviation=1,
+                statistics=AS_THEY_ARE if kind == "float32" else found,
+            )
+        )
+    return PatchSampler(cast(Dataset, items), 32, 9, seed)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])
+def test_crops_from_the_gpu_are_those_from_the_host(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("emcfsys_engine.learn.training.resident._AT_ONCE", 4 * 48 * 48)
+    sampler = _sampler(kind)
+    with pretended_gpu() as seen:
+        batches = Batches(sampler, 1, GPU)
+        try:
+            assert batches._resident is not None
+            images_bytes = sum(h * w for h, w in sampler.sizes) * (sampler.dtype.itemsize + 1)
+            assert images_bytes <= seen.uploaded_bytes
+            for step in range(1, 12):
+                seen.forget()
+                there = [each.cpu() for each in batches.next()]
+                here = sampler.crops(step).on(torch.device("cpu"))
+                assert torch.equal(there[0], here[0])
+                assert torch.equal(there[1], here[1])
+                assert seen.uploaded_bytes == 2 * 9 * 48 * 8 + 9 * 16  # line numbers
+                assert not [kind for kind, _ in seen.syncs if "download" not in kind]
+        finally:
+            batches.close()
+
+
+def test_images_that_do_not_fit_stay_on_the_host() -> None:
+    with pretended_gpu(memory=100_000) as seen:  # 8 % of it is less than 10,227 pixels and labels
+        batches = Batches(_sampler("uint8"), 1, GPU)
+        try:
+            assert batches._resident is None
+            batches.next()
+            assert seen.uploads == 3
+        finally:
+            batches.close()
+
+
+def test_a_gpu_that_others_filled_leaves_images_on_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("emcfsys_engine.learn.training.resident.uploaded", full)
+    with pretended_gpu():
+        assert _sampler("uint8").resident_on(GPU) is None
