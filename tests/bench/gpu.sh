@@ -2,7 +2,7 @@
 # All that only a GPU can tell, in six minutes on one card of a bare machine. From the repository's
 # root; the wheels of gpu_wheels.txt lie in .whl (or WHEELS=folder). Every check has a process and a
 # limit of its own: one that fails hides none. Prints a table: PASS, FAIL, or a number.
-#   bash tests/bench/gpu.sh [tests|commands|speed] ...    (all of them without a word)
+#   bash tests/bench/gpu.sh [tests|again|commands|speed] ...    (tests, commands, speed without a word)
 set -u
 wheels=${WHEELS:-.whl} site=${SITE:-/tmp/emcfsys-site} work=$(mktemp -d)
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONWARNINGS=ignore
@@ -31,6 +31,13 @@ check() {
 }
 engine() { python3 -m emcfsys_engine "$@"; }
 export -f engine
+
+again() {  # of the tests those that a change of the arithmetic needs
+  KEEP=2 check 120 tests-learn python3 -m pytest -q -o addopts= -o filterwarnings=default \
+    -p no:cacheprovider -m gpu tests/learn/test_on_gpu.py --tb=short --maxfail=6 &
+  check 60 masks python3 -m tests.bench.gpu_checks masks
+  wait
+}
 
 tests() {  # beside each other: nothing here is timed
   KEEP=2 check 170 tests-learn python3 -m pytest -q -o addopts= -o filterwarnings=default \
@@ -72,12 +79,12 @@ commands() {  # what a person types
 
 speed() {  # one after the other, alone on the card
   check 70 train python3 -m tests.bench.gpu_checks train
-  check 60 host python3 -m tests.bench.gpu_checks host
   check 60 inference python3 -m tests.bench.gpu_checks inference
   KEEP=9 check 50 inference-4096 python3 -m tests.bench.inference_speed --backbone resnet34 --side 4096 --rounds 3
-  KEEP=1 check 40 inference-many python3 -m tests.bench.inference_speed --backbone resnet34 --many --number 1500
-  KEEP=4 check 60 inference-big python3 -m tests.bench.inference_speed --backbone resnet34 --big --side 16000 --minutes 0.3
   check 80 compiled python3 -m tests.bench.gpu_checks compiled
+  KEEP=1 check 40 inference-many python3 -m tests.bench.inference_speed --backbone resnet34 --many --number 1500
+  check 60 host python3 -m tests.bench.gpu_checks host
+  KEEP=4 check 60 inference-big python3 -m tests.bench.inference_speed --backbone resnet34 --big --side 16000 --minutes 0.3
   check 40 sizes python3 -m tests.bench.gpu_checks sizes
   check 40 shapes python3 -m tests.bench.gpu_checks shapes
 }
