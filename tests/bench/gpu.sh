@@ -87,6 +87,7 @@ speed() {  # one after the other, alone on the card
   KEEP=4 check 60 inference-big python3 -m tests.bench.inference_speed --backbone resnet34 --big --side 16000 --minutes 0.3
   check 40 sizes python3 -m tests.bench.gpu_checks sizes
   check 40 shapes python3 -m tests.bench.gpu_checks shapes
+  check 90 compiled python3 -m tests.bench.gpu_checks compiled  # last: it may take its time
 }
 
 nvidia-smi -L 2>/dev/null

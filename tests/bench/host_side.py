@@ -10,7 +10,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -23,10 +23,13 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.augment_draws import Strengths, draw
 from emcfsys_engine.learn.grey_on_device import statistics_to_use
-from emcfsys_engine.learn.inference.bands import open_image
+from emcfsys_engine.learn.inference.bands import Wanted, open_image, sent
 from emcfsys_engine.learn.run_context import keep_freed_memory
 from emcfsys_engine.learn.training.dataset import Dataset, Item, PatchSampler
+from emcfsys_engine.learn.training.resident import Lines, Resident, resident
 from tests.bench.machine import machine_line
+
+CPU = torch.device("cpu")
 
 
 class _Items(list[Item]):
@@ -72,18 +75,34 @@ def main() -> None:
     print(machine_line("torch", "numpy"))
     print(f"{'ms':42}   least  median")
     for kind in ("uint8", "uint16", "float32"):
-        made = [rng.integers(0, 250, (o.side, o.side)).astype(kind) for _ in range(8)]
-        labels = [rng.integers(0, 3, (o.side, o.side), np.uint8) for _ in made]
-        items = _Items(_item(*pair) for pair in zip(made, labels, strict=True))
+        pictures = [rng.integers(0, 250, (o.side, o.side)).astype(kind) for _ in range(8)]
+        labels = [rng.integers(0, 3, (o.side, o.side), np.uint8) for _ in pictures]
+        items = _Items(_item(*pair) for pair in zip(pictures, labels, strict=True))
         sampler = PatchSampler(cast(Dataset, items), o.patch, o.batch, 0)
         steps = iter(range(1, 1000))
         told = _ms(lambda steps=steps, s=sampler: s.crops(next(steps)), o.batch)  # type: ignore[misc]
         each = sum(part.nbytes for part in sampler.crops(1)) / o.batch / 1e6
         print(f"{f'cut a patch from {o.side}² {kind}':42} {told}   {each:.2f} MB up a patch")
+        held = resident(((i.pixels, i.labels) for i in items), sampler.sizes, sampler.dtype, CPU)
+        assert held is not None
+
+        def lines(
+            s: PatchSampler = sampler, held: Resident = held, steps: Iterator[int] = steps
+        ) -> Lines:
+            places_N3 = s.places(next(steps))
+            some = [s.statistics[index] for index in places_N3[:, 0]]
+            return held.lines(places_N3, s.crop_px, some)
+
+        made = sum(part.nbytes for part in lines()) / o.batch / 1e6
+        print(f"{'  lives on the card: its lines':42} {_ms(lines, o.batch)}   {made:.3f} MB up")
     strengths = Strengths(**dict.fromkeys(Strengths.__struct_fields__, 1.0))
-    seeds, cpu = range(o.batch), torch.device("cpu")
+    seeds, cpu = range(o.batch), CPU
     told = _ms(lambda: draw(seeds, o.patch, strengths, cpu), o.batch)
     print(f"{'draw what happens to a patch':42} {told}")
+    logits = torch.randn(3, 384, 2048)
+    values = torch.arange(3, dtype=torch.uint8)
+    told = _ms(lambda: sent(0, logits, values, 384, Wanted()).band(), logits[0].numel() / 1e6)
+    print(f"{'classes of a Mpx, counted and looked up':42} {told}")
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("uint8", "uint16", "float32"):
             pixels = rng.integers(0, 250, (o.side, o.side)).astype(kind)

@@ -101,7 +101,7 @@ def sent(
     sure_HW, best_HW = _largest(shares_CHW)
     best_HW[bar:] = 0
     made = {
-        "mask": values_C.index_select(0, best_HW.view(-1).int()).view(best_HW.shape),
+        "mask": values_C.index_select(0, best_HW.reshape(-1).int()).reshape(best_HW.shape),
         "counts": _counts(best_HW, len(values_C)),
         "sure": sure_HW.sum(dtype=torch.float64),
     }
@@ -133,7 +133,7 @@ def _largest(shares_CHW: Tensor) -> tuple[Tensor, Tensor]:
 def _counts(best_HW: Tensor, num_classes: int) -> Tensor:
     """Count the pixels of each class. The host would wait for a GPU's bincount."""
     if best_HW.device.type == "cpu":
-        return torch.bincount(best_HW.view(-1), minlength=num_classes)
+        return torch.bincount(best_HW.reshape(-1), minlength=num_classes)
     return torch.stack([(best_HW == number).sum() for number in range(num_classes)])
 
 
