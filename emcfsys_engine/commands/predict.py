@@ -72,12 +72,6 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     ),
     click.option("--tile-px", type=click.IntRange(min=32), help="Side of a tile."),
     click.option("--batch", type=click.IntRange(min=1), help="Tiles at a time."),
-    click.option(
-        "--compile/--no-compile",
-        default=True,
-        show_default=True,
-        help="Compile the network when at least 15 minutes (5 on a GPU) are left.",
-    ),
 )
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.files import is_full, write_whole
 from emcfsys_engine.launch.start import place_here
-from emcfsys_engine.learn.inference.compiled import keep_compiled_code_private
 from emcfsys_engine.learn.rank_faults import note_fault, told_with_first_fault
 from emcfsys_engine.learn.run_context import Worker, keep_freed_memory
 from emcfsys_engine.run.events import EventWriter, RunFailed
@@ -34,7 +33,6 @@ def main(arguments: Sequence[str]) -> int:
     in ranks.json, as torchrun passes none on; the others say only what goes wrong.
     """
     keep_freed_memory()
-    keep_compiled_code_private()
     run, place = open_run(Path(arguments[0])), place_here()
     if place.rank:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

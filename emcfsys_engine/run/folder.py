@@ -63,7 +63,6 @@ class PredictRequest(msgspec.Struct, frozen=True, kw_only=True, tag="predict"):
     tile_px: int | None = None
     batch: int | None = None
     threads: int | None = None
-    compile: bool = True  # when enough of it is left to pay for that
 
 
 class WatchRequest(msgspec.Struct, frozen=True, kw_only=True, tag="watch"):

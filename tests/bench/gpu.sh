@@ -81,13 +81,12 @@ speed() {  # one after the other, alone on the card
   check 70 train python3 -m tests.bench.gpu_checks train
   check 60 inference python3 -m tests.bench.gpu_checks inference
   KEEP=9 check 50 inference-4096 python3 -m tests.bench.inference_speed --backbone resnet34 --side 4096 --rounds 3
-  check 80 compiled python3 -m tests.bench.gpu_checks compiled
+  check 30 searched python3 -m tests.bench.gpu_checks searched
   KEEP=1 check 40 inference-many python3 -m tests.bench.inference_speed --backbone resnet34 --many --number 1500
   check 60 host python3 -m tests.bench.gpu_checks host
   KEEP=4 check 60 inference-big python3 -m tests.bench.inference_speed --backbone resnet34 --big --side 16000 --minutes 0.3
   check 40 sizes python3 -m tests.bench.gpu_checks sizes
   check 40 shapes python3 -m tests.bench.gpu_checks shapes
-  check 90 compiled python3 -m tests.bench.gpu_checks compiled  # last: it may take its time
 }
 
 nvidia-smi -L 2>/dev/null

@@ -143,32 +143,6 @@ def _ratio(name: str, ratios: list[float]) -> None:
     )
 
 
-def compare_compiled(model: Path, side: int, rounds: int) -> None:
-    """Alternate a predictor with compiled networks and one without, in one process."""
-    plain = Predictor(model, tile_px=TILE_PX, overlap=OVERLAP)
-    fast = Predictor(model, tile_px=TILE_PX, overlap=OVERLAP)
-    prepared = plain.prepare(picture(side, side))
-    expected = plain.predict_prepared(prepared).mask
-    fast.predict_prepared(prepared)
-    began = time.perf_counter()
-    print(f"  {fast.compile()}")
-    cost_s = time.perf_counter() - began
-    times: dict[str, list[float]] = {"plain": [], "compiled": []}
-    for _ in range(rounds):
-        for name, predictor in (("plain", plain), ("compiled", fast)):
-            began = time.perf_counter()
-            made = predictor.predict_prepared(prepared).mask
-            _wait(predictor.device)
-            times[name].append(time.perf_counter() - began)
-    ratios = [one / other for one, other in zip(times["plain"], times["compiled"], strict=True)]
-    _ratio("compiled / plain", ratios)
-    gain = statistics.median(ratios)
-    if gain > 1:
-        pays_after_s = cost_s * gain / (gain - 1)
-        print(f"  {cost_s:.0f} s to make, repaid by {pays_after_s / 60:.1f} minutes of plain tiles")
-    print(f"  {int((made != expected).sum())} of {side * side} pixels of the mask change class")
-
-
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -269,7 +243,6 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=10_000)
     parser.add_argument("--minutes", type=float, default=4)
     parser.add_argument("--plain-malloc", action="store_true", help="not as a worker has it")
-    parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--model", type=Path, help="a trained model instead of random weights")
     parser.add_argument("--big", action="store_true")
     parser.add_argument("--many", action="store_true")
@@ -284,9 +257,6 @@ def main() -> None:
             big(Path(name), options.backbone, options.side or 20_000, options.minutes)
         elif options.many:
             many(Path(name), options.backbone, options.number)
-        elif options.compiled:
-            model = options.model or make_model(Path(name), options.backbone)
-            compare_compiled(model, options.side or 1280, options.rounds)
         else:
             compare(Path(name), options.backbone, options.side or 1280, options.rounds)
 

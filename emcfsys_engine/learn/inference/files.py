@@ -20,7 +20,6 @@ from emcfsys_engine.images.reader import find_images
 from emcfsys_engine.images.writers import sync
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.bands import OpenImage
-from emcfsys_engine.learn.inference.compiled import PAYS_AFTER_S, Pace
 from emcfsys_engine.learn.inference.image import EndAskedFor, ImageJobs, Order, Work
 from emcfsys_engine.learn.inference.output_disk import is_of_disk, wait_until
 from emcfsys_engine.learn.inference.outputs import SUFFIXES, Companions
@@ -65,8 +64,6 @@ class _Desk:
     ) -> None:
         self._names = names
         self.predictor = predictor
-        self._may_compile = request.compile
-        self.pace = Pace(0)
         self.jobs = ImageJobs(
             predictor,
             names.placing.book,
@@ -78,7 +75,6 @@ class _Desk:
             vectors=request.vectors,
             scale_of=lambda image: scale_of(image, predictor.card, request.rescale, say),
             asked=asked,
-            progress=self._compile_if_it_pays,
         )
         self._folders: set[Path] = set()
         self._unsynced = 0
@@ -88,8 +84,6 @@ class _Desk:
 
     def compute(self, ref: ImageRef, work: Work) -> Work:
         self.jobs.compute(work)
-        self.pace.image_done()
-        self._compile_if_it_pays()
         return work
 
     def write(self, ref: ImageRef, work: Work) -> ImageDone:
@@ -103,13 +97,6 @@ class _Desk:
             shares=work.tally.shares,
             confidence=work.tally.confidence,
         )
-
-    def _compile_if_it_pays(self, share: float = 0.0) -> None:
-        """Once, when enough of the job is left: have code made for the network."""
-        pays_after_s = PAYS_AFTER_S[self.predictor.device.type]
-        if self._may_compile and self.pace.left_s(share) > pays_after_s:
-            self._may_compile = False
-            print(f"network {self.predictor.compile()}", flush=True)
 
     def _sync_folders(self, folder: Path) -> None:
         """Files are on the disk when they are named; their names follow, many at a time."""
@@ -148,7 +135,6 @@ def predict_files(
         raise InputError(request.out, what, "Check its permissions and space") from None
     todo = [ref for ref in refs if request.force or not names.has_mask(ref)]
     desk = _Desk(request, names, predictor, say, asked)
-    desk.pace = Pace(len(todo))
     for told in names.make_writable(todo, desk.jobs.files):
         say(WarningGiven(message=told))
     done = failed = 0

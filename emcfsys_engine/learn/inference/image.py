@@ -64,14 +64,12 @@ class ImageJobs:
         scale_of: Callable[[OpenImage], float] = lambda image: 1.0,
         asked: Callable[[], str | None],
         keeps_masks: bool = False,
-        progress: Callable[[float], None] = lambda share: None,
     ) -> None:
         self._predictor = predictor
         self._book = book
         self._companions = companions
         self._scale_of = scale_of
         self._asked = asked
-        self._progress = progress
         self._wanted = Wanted(
             probabilities=companions.probabilities, uncertainty=companions.uncertainty
         )
@@ -178,7 +176,6 @@ class ImageJobs:
             for band in bands:
                 self._heed()
                 behind.do(lambda band=band: self._add(work, outputs, band))
-                self._progress((band.first + len(band.mask)) / work.image.size[0])
         finally:
             behind.finish()
 

@@ -3,16 +3,15 @@
 C channels or classes, H and W pixels.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from emcfsys_engine.errors import InputError, ModelFileError
 from emcfsys_engine.images.normalise import Normaliser, has_no_number, to_grey
@@ -20,7 +19,6 @@ from emcfsys_engine.learn.device import autocast, choose_device, choose_precisio
 from emcfsys_engine.learn.gpu_faults import free_cached_memory, is_out_of_memory
 from emcfsys_engine.learn.grey_on_device import GreyRows, grey_rows, rows_on, uploaded
 from emcfsys_engine.learn.inference.bands import Band, Prediction, Sent, Wanted, sent, whole
-from emcfsys_engine.learn.inference.compiled import Call, try_compiled
 from emcfsys_engine.learn.inference.pipeline import read_ahead
 from emcfsys_engine.learn.inference.tiles import (
     Tiles,
@@ -35,19 +33,7 @@ from emcfsys_engine.learn.networks.rewrites import folded, is_only_convolutions
 from emcfsys_engine.model_card import ModelCard, read_card
 
 __all__ = ["Prediction", "Predictor"]
-
-
-@dataclass(frozen=True)
-class _Member:
-    """One network of an ensemble, on its device."""
-
-    network: nn.Module
-    around: Callable[[Call], Call]  # brings tiles into the network's precision
-
-    @property
-    def plain(self) -> Call:
-        """The network as it is called until code is made for it."""
-        return self.around(self.network)
+Call = Callable[[Tensor], Tensor]
 
 
 class Predictor:
@@ -73,11 +59,8 @@ class Predictor:
         self.device = choose_device(gpus)
         use(self.device)
         self.precision, _ = choose_precision(self.device)
-        self._members = [self._prepared(folded(network)) for network in networks]
-        self._calls = [member.plain for member in self._members]
-        self._shapes: Counter[torch.Size] = Counter()
+        self._calls = [self._prepared(folded(network)) for network in networks]
         self.before_batch: Callable[[], None] = lambda: None  # may raise, to end within an image
-        self._sample_NCTT: Tensor | None = None  # the last batch of the most frequent shape
         self._overlap = overlap
         self._tta = tta
         self.tile_px, fits = choose_tiles(
@@ -258,59 +241,33 @@ class Predictor:
             if len(tiles_NCTT) == 1 or not is_out_of_memory(error):
                 raise
         else:
-            self._note_shape(tiles_NCTT)
             return made[0] if len(made) == 1 else torch.cat(made, dim=1)
         free_cached_memory()  # outside the handler, which holds what did not fit
         self.batch = max(1, self.batch // 2)
         halves = tiles_NCTT.split(-(-len(tiles_NCTT) // 2))
         return torch.cat([self.forward(half) for half in halves])
 
-    def compile(self) -> str:
-        """Have code made for the most frequent shape of batch so far; return what came of it.
-
-        It takes up to minutes, and pays for itself in a prediction of more than `PAYS_AFTER_S`.
-        """
-        if self._sample_NCTT is None:
-            return "not compiled: nothing was predicted yet"
-        told: list[str] = []
-        for number, member in enumerate(self._members):
-            trial = try_compiled(member.network, member.around, member.plain, self._sample_NCTT)
-            self._calls[number] = trial.call
-            told.append(trial.told)
-        return "; ".join(told)
-
-    def _note_shape(self, tiles_NCTT: Tensor) -> None:
-        self._shapes[tiles_NCTT.shape] += 1
-        if self._shapes[tiles_NCTT.shape] == max(self._shapes.values()):
-            self._sample_NCTT = tiles_NCTT
-
-    def _prepared(self, network: SegmentationNetwork) -> _Member:
-        """Return the network on its device, in the layout and precision this device is fast at."""
+    def _prepared(self, network: SegmentationNetwork) -> Call:
+        """Return a call of the network on its device, in the layout and precision it is fast at."""
         network = network.to(self.device).to(memory_format=torch.channels_last)
         if self.precision == torch.float32:
-            return _Member(network, lambda call: call)
+            return network
         if is_only_convolutions(network):  # nothing is cast on the way, weights included
+            network = network.to(self.precision)
+            return lambda tiles_NCTT: network(tiles_NCTT.to(self.precision))
 
-            def cast(call: Call) -> Call:
-                return lambda tiles_NCTT: call(tiles_NCTT.to(self.precision))
+        def mixed(tiles_NCTT: Tensor) -> Tensor:
+            with autocast(self.device, self.precision):
+                return network(tiles_NCTT)
 
-            return _Member(network.to(self.precision), cast)
-
-        def mixed(call: Call) -> Call:
-            def run(tiles_NCTT: Tensor) -> Tensor:
-                with autocast(self.device, self.precision):
-                    return call(tiles_NCTT)
-
-            return run
-
-        return _Member(network, mixed)
+        return mixed
 
     def merged(self, logits_KHW: Tensor) -> Tensor:
         """Return the logits of the ensemble from those of its members; one member's are its own.
 
         Shapes: K = M·C in, C×H×W out.
         """
-        return merged(logits_KHW, len(self._members))
+        return merged(logits_KHW, len(self._calls))
 
 
 # Bands that a device is ahead of the host: a GPU is never without work while one is fetched.

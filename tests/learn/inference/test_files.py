@@ -20,7 +20,6 @@ from emcfsys_engine.images import rows, writers
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.learn.inference import bands
-from emcfsys_engine.learn.inference.compiled import Pace
 from emcfsys_engine.learn.inference.files import Counted, find_inputs, predict_files
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, WarningGiven
@@ -333,41 +332,3 @@ def test_what_the_commands_summary_says_is_json(model_file: Path, tmp_path: Path
     )
     assert bad.returncode == 2
     assert "'svg' is no format" in bad.stderr
-
-
-def test_the_network_is_compiled_once_when_enough_of_the_job_is_left(
-    predict: Predict, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[int] = []
-
-    def compile_() -> str:
-        made.append(len(_names(tmp_path / "out")))
-        return "compiled"
-
-    monkeypatch.setattr(predictor, "compile", compile_)
-    for number in range(6):
-        tifffile.imwrite(tmp_path / "in" / f"{number}.tif", _image((90, 90)))
-    left_s = iter((0.0, 899.0, 901.0, 902.0, 903.0, 904.0))
-    monkeypatch.setattr(Pace, "left_s", lambda self, share=0.0: next(left_s))
-    assert predict(compile=False)[0].done == 6
-    assert made == []
-    assert predict(force=True)[0].done == 6
-    assert len(made) == 1
-    assert next(left_s) == 902  # asked after each image until it paid, then no more
-
-
-def test_a_large_image_is_compiled_for_within_it(
-    predict: Predict,
-    predictor: Predictor,
-    tmp_path: Path,
-    in_bands: None,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    shares: list[float] = []
-    monkeypatch.setattr(predictor, "compile", lambda: "compiled")
-    monkeypatch.setattr(Pace, "left_s", lambda self, share=0.0: shares.append(share) or 0.0)
-    tifffile.imwrite(tmp_path / "in" / "a.tif", _image((300, 100)), rowsperstrip=10)
-    assert predict()[0].done == 1
-    assert shares == [*sorted(shares[:-1]), 0.0]  # and the whole image at the end
-    assert shares[0] < 0.5
-    assert shares[-2] == 1.0
