@@ -67,16 +67,15 @@ def _warp_grid(crops_NCMM: Tensor, patch_px: int, drawn: Drawn) -> Tensor:
     number, crop_px = crops_NCMM.shape[0], crops_NCMM.shape[-1]
     half = patch_px / crop_px
     line = (torch.arange(patch_px, device=crops_NCMM.device) + 0.5) / patch_px * 2 - 1
-    line = line * half
-    across_N22 = drawn["matrices"].view(number, 1, 1, 2, 2)
-    along_x = line[None, None, :, None] * across_N22[..., 0]  # N×1×P×2
-    grid = torch.addcmul(along_x, line[None, :, None, None], across_N22[..., 1])
+    y, x = torch.meshgrid(line * half, line * half, indexing="ij")
+    base = torch.stack([x, y], dim=-1).expand(number, -1, -1, -1)
+    grid = base @ drawn["matrices"].transpose(1, 2)[:, None]
     if drawn.chosen["elastic"]:  # bicubic fields are dear: only for the patches that are bent
         size = (patch_px, patch_px)
         bent = F.interpolate(drawn["elastic"], size=size, mode="bicubic", align_corners=True)
         grid = grid.index_add(0, drawn.places("elastic"), bent.movedim(1, -1))
     if drawn.chosen["drift"]:  # the stage moves during the scan: rows shift sideways, more and more
-        shift = drawn["slope"][:, None] * line[None]
+        shift = drawn["slope"][:, None] * line[None] * half
         grid = grid + torch.stack([shift, torch.zeros_like(shift)], -1)[:, :, None]
     return grid
 
