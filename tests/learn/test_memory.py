@@ -61,7 +61,7 @@ def test_four_times_the_pixels_need_four_times_the_memory() -> None:
 
 
 def test_memory_that_others_use_now_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Now", (), {"total": 1000})())
+    monkeypatch.setattr("emcfsys_engine.learn.memory.memory_bytes", lambda: (1000, 10))
     assert usable_memory(CPU) == 400
     assert usable_memory(CPU, processes=2) == 200
 

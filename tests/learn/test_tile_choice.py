@@ -1,6 +1,5 @@
 """Tiles fit into the memory that there is: fewer at a time first, smaller ones after that."""
 
-import psutil
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -28,8 +27,7 @@ def test_where_memory_is_plenty_nothing_is_counted(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_memory_of_the_machine_is_what_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    total = psutil.virtual_memory()._replace(total=4 << 30)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: total)
+    monkeypatch.setattr(tile_choice, "memory_bytes", lambda: (4 << 30, 1 << 30))
     side_px, batch = choose_tiles([LITE], CPU, torch.float32, patch_px=256)
     assert side_px == 512
     assert batch in (2, 3)
