@@ -21,7 +21,7 @@ from typing import Literal
 import msgspec
 
 from emcfsys_engine.errors import InputError, OutputError, WatchedError, printable
-from emcfsys_engine.files import DiskFullError, file_system_of, is_network
+from emcfsys_engine.files import DiskFullError, file_system_of, is_network, open_own
 
 _MARK = "retry"
 
@@ -411,7 +411,7 @@ def _put_aside(file: Path) -> Path:
 
 
 def _lock(file: Path, owner: str) -> int:
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = open_own(file, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

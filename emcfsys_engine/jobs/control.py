@@ -13,10 +13,11 @@ from pathlib import Path
 
 import msgspec
 
-from emcfsys_engine import __version__
+from emcfsys_engine import __version__, any_names
 from emcfsys_engine.errors import DaemonError, QueueError, printable
-from emcfsys_engine.files import file_system_of, is_network
+from emcfsys_engine.files import file_system_of, is_network, open_own
 from emcfsys_engine.launch import processes
+from emcfsys_engine.launch.start import SAFE_PATH, path_of_package
 
 
 def log(line: str) -> None:
@@ -107,7 +108,7 @@ class DaemonLock:
 
     def take(self) -> bool:
         """Become the daemon; False if another one is."""
-        descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = open_own(self.file, os.O_RDWR | os.O_CREAT, 0o600)
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
@@ -171,7 +172,7 @@ class DaemonLock:
 
     def _is_held(self) -> bool:
         try:
-            descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         try:
@@ -184,9 +185,10 @@ class DaemonLock:
 
     def _signature(self) -> _Signature | None:
         try:
-            return msgspec.json.decode(self.file.read_bytes(), type=_Signature)
-        except (OSError, msgspec.MsgspecError):
+            found: _Signature | None = any_names.read(self.file, _Signature)
+        except OSError:
             return None
+        return found
 
 
 _START_S = 20.0
@@ -280,7 +282,7 @@ def _spawn(folder: Path, command: Sequence[str]) -> str:
     with os.fdopen(read, "rb") as pipe:
         poll = select.poll()
         poll.register(pipe, select.POLLIN | select.POLLHUP)
-        word = pipe.readline().decode() if poll.poll(_START_S * 1000) else ""
+        word = pipe.readline().decode("utf-8", "replace") if poll.poll(_START_S * 1000) else ""
     if child.poll() is None:
         child.returncode = 0  # it lives on without us: nobody waits for it
     return printable(word.strip())
@@ -289,11 +291,7 @@ def _spawn(folder: Path, command: Sequence[str]) -> str:
 def _environment() -> dict[str, str]:
     """Return our environment, in which the daemon finds the package that we are."""
     environment = {name: value for name, value in os.environ.items() if name != processes.COOKIE}
-    place = Path(__file__).resolve().parents[2]
-    if place.name not in ("site-packages", "dist-packages"):  # run from a source folder
-        paths = [str(place), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
-        environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    return environment
+    return {**environment, **SAFE_PATH, **path_of_package(environment)}
 
 
 def _keep_short(log_file: Path) -> None:

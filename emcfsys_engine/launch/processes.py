@@ -52,7 +52,10 @@ def token_of(pid: int) -> str:
         words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return ""
-    return next((word[len(mark) :].decode() for word in words if word.startswith(mark)), "")
+    return next(
+        (word[len(mark) :].decode("utf-8", "replace") for word in words if word.startswith(mark)),
+        "",
+    )
 
 
 def session(leader: int) -> list[int]:

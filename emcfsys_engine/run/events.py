@@ -16,6 +16,7 @@ from typing import BinaryIO
 import msgspec
 
 from emcfsys_engine import any_names
+from emcfsys_engine.files import open_own
 
 FORMAT = 1
 _TAIL_BYTES = 1 << 18  # an ending is a run's last word: it lies there
@@ -201,7 +202,7 @@ class EventWriter:
     """
 
     def __init__(self, file: Path) -> None:
-        self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._descriptor = open_own(file, os.O_RDWR | os.O_CREAT)
         end = _end_of_last_line(self._descriptor)
         os.ftruncate(self._descriptor, end)
         os.lseek(self._descriptor, end, os.SEEK_SET)
@@ -269,7 +270,7 @@ class EventReader:
     def _decode(self, block: bytes) -> list[AnyEvent]:
         try:
             return _DECODER.decode_lines(block)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             return self._decode_one_by_one(block)
 
     def _decode_one_by_one(self, block: bytes) -> list[AnyEvent]:
@@ -292,15 +293,15 @@ def reversed_events(file: Path, since: int = 0) -> list[AnyEvent]:
     try:
         with file.open("rb") as stream:
             end = stream.seek(0, 2)
-            stream.seek(max(since if since <= end else 0, end - _TAIL_BYTES))
+            stream.seek(max(since if 0 <= since <= end else 0, end - _TAIL_BYTES))
             lines = stream.read().split(b"\n")[:-1]
     except OSError:
         return []
     events: list[AnyEvent] = []
     for line in reversed(lines):
         try:
-            events.append(_DECODER.decode(line))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            events.append(any_names.decode(line, AnyEvent))
+        except msgspec.MsgspecError:
             continue  # a torn line, or a kind of a newer version
     return events
 
@@ -311,7 +312,7 @@ def end_of_events(file: Path) -> int:
     Units: bytes.
     """
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return 0
     try:

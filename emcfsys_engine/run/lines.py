@@ -1,6 +1,5 @@
 """A run's events and log as lines for people, from the start or as they come."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from emcfsys_engine.run.events import (
     WatchState,
 )
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.text import span
+from emcfsys_engine.text import clock, span
 
 _TAIL_BYTES = 1 << 18
 _NUM_EVIDENCE = 12
@@ -41,7 +40,7 @@ class RunLines:
     def new_lines(self) -> list[str]:
         """Return the lines since the last call: events with their time, then the log's own."""
         lines = [
-            f"{time.strftime('%H:%M:%S', time.localtime(event.time))} {printable(text)}"
+            f"{clock(event.time)} {printable(text)}"
             for event in self._events.read_new()
             if (text := line_of(event))
         ]

@@ -21,7 +21,7 @@ from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import ImageFailed, WarningGiven, WatchState
 from emcfsys_engine.run.folder import PredictRequest, Run
 from tests.learn.hot import Hot, images_and_masks_agree, states_of
-from tests.learn.test_watch_survival import forked, mounted, wait_for
+from tests.learn.watch.test_survival import forked, mounted, wait_for
 
 pytestmark = pytest.mark.timeout(280)
 
