@@ -7,6 +7,7 @@ import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from emcfsys_engine.errors import OutputError
 
@@ -61,6 +62,23 @@ def read_own(file: Path) -> tuple[bytes, os.stat_result]:
         if found.st_size > _MOST_BYTES:
             raise OSError(errno.EFBIG, "is far too large to be ours", str(file))
         return stream.read(_MOST_BYTES), found
+
+
+def reading_own(file: Path) -> BinaryIO:
+    """Return a file of ours to read on in; a link, a pipe or a folder in its place is no file.
+
+    Raises: FileNotFoundError where there is none; OSError.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENOTDIR):
+            raise FileNotFoundError(errno.ENOENT, "is no file of ours", str(file)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileNotFoundError(errno.ENOENT, "is no file of ours", str(file))
+    return os.fdopen(descriptor, "rb")
 
 
 def _not_ours(file: Path, what: str) -> PermissionError:
@@ -135,6 +153,15 @@ def refuse_full(places: Iterable[Path]) -> None:
         needed = min(LEAST_FREE_BYTES, found.f_blocks * found.f_frsize // 4)
         if found.f_bavail * found.f_frsize < needed:
             raise DiskFullError(place)
+
+
+def identity_of(place: Path) -> tuple[int, int] | None:
+    """Return device and inode of a folder or file; None where there is none."""
+    try:
+        status = place.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def boot_id() -> str:

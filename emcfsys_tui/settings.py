@@ -209,7 +209,7 @@ def load_settings() -> Settings:
         document: dict[str, Any] = tomli.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         return Settings()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return Settings(faults=(f"{file}: {error}",))
     faults = [
         f"{file}: {key}: is no setting. {nearest(key, _KEYS)}"

@@ -96,6 +96,8 @@ def jobs(show_all: bool, as_json: bool, watch: bool) -> None:
     Example: emcfsys-engine jobs --watch
     """
     with Queue.open() as queue:
+        for number in queue.store.damaged():
+            say(f"job {number}: its row in the queue cannot be read: it is left alone", err=True)
         if as_json:
             say_json({"jobs": queue.list()})
             return

@@ -7,6 +7,7 @@ import click
 import msgspec
 
 from emcfsys_engine.commands.saying import say, say_json, say_lines
+from emcfsys_engine.errors import InputError
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunStarted, ValidationDone
 from emcfsys_engine.run.folder import Run, list_runs, open_run
@@ -91,7 +92,7 @@ def list_(project: Path, as_json: bool) -> None:
 
     Example: emcfsys-engine runs list projects/demo
     """
-    found = [_row(run) for run in list_runs(load_project(project).folder)]
+    found = [_row_or_fault(run) for run in list_runs(load_project(project).folder)]
     if as_json:
         say_json({"runs": found})
         return
@@ -141,6 +142,16 @@ def _text(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _row_or_fault(run: Run) -> dict[str, Any]:
+    """Return a run's row; one that cannot be read is a row, too, and hides no other."""
+    try:
+        return _row(run)
+    except (InputError, OSError) as error:
+        row: dict[str, Any] = {"run": run.id, "group": "", "fold": 0, "folder": str(run.folder)}
+        told = {"does": "", "state": "unreadable", "reason": str(error)}
+        return {**row, **told, "score": None, "step": None}
 
 
 def _row(run: Run) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from emcfsys_engine.jobs.control import (
 )
 from emcfsys_engine.jobs.daemon import serve
 from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.launch.processes import MOST_GRACES
 from emcfsys_engine.settings import load_config
 from emcfsys_engine.text import moment
 
@@ -47,7 +48,7 @@ def stop(jobs: bool) -> None:
 
     Example: emcfsys-engine daemon stop
     """
-    wait_s = _SLACK_S + (load_config().jobs.grace_s if jobs else 0.0)
+    wait_s = _SLACK_S + (MOST_GRACES * load_config().jobs.grace_s if jobs else 0.0)
     was_running = stop_daemon(jobs=jobs, wait_s=wait_s)
     say("daemon stopped" if was_running else "no daemon was running")
 

@@ -202,7 +202,8 @@ class Ledger:
     def entries(self) -> dict[str, Entry]:
         """Return everything known, by path."""
         with _explained(self.file):
-            changed = dict(self._connection.execute("SELECT path, ctime_ns FROM changed"))
+            rows = self._connection.execute("SELECT path, ctime_ns FROM changed")
+            changed = {path: at for path, at in rows if isinstance(at, int)}
             return {
                 entry.path: msgspec.structs.replace(
                     entry, ctime_ns=changed.get(os.fsencode(entry.path), 0)
@@ -215,8 +216,9 @@ class Ledger:
         with _explained(self.file):
             rows = self._connection.execute("SELECT path, mask, is_unlike FROM due")
             return [
-                Due(path=os.fsdecode(path), mask=os.fsdecode(mask), unlike=unlike)
+                Due(path=os.fsdecode(path), mask=os.fsdecode(mask), unlike=str(unlike))
                 for path, mask, unlike in rows
+                if isinstance(path, bytes | str) and isinstance(mask, bytes | str)
             ]
 
     def has_run(self, due: Iterable[Due]) -> None:
@@ -283,6 +285,7 @@ def read_ledger(output: Path) -> list[Entry]:
         _explained(file),
         contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as db,
     ):
+        db.text_factory = _decoded
         if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'seen'").fetchone():
             return []  # empty, or just being made
         return list(_read(db, "ORDER BY time DESC"))
@@ -395,6 +398,11 @@ def _storable(text: str) -> str | bytes:
     return text
 
 
+def _decoded(content: bytes) -> str:
+    """Return a text of the file: one bad byte spoils its own row, not every answer."""
+    return content.decode("utf-8", "surrogateescape")
+
+
 def _as_text(value: object) -> object:
     return os.fsdecode(value) if isinstance(value, bytes) else value
 
@@ -439,6 +447,7 @@ def _owner(descriptor: int) -> tuple[str, str]:
 def _open(file: Path) -> sqlite3.Connection:
     with _explained(file):
         connection = sqlite3.connect(file, timeout=10)
+        connection.text_factory = _decoded
         # WAL needs shared memory between processes, which a network does not give.
         mode = "DELETE" if is_network(file_system_of(file)) else "WAL"
         connection.execute(f"PRAGMA journal_mode={mode}")

@@ -202,11 +202,14 @@ class _Keeper:
     def _end_worker(self) -> int:
         assert self.worker is not None
         self.pass_on(signal.SIGTERM, None)
-        try:
-            return self.worker.wait(_GRACE_S)
-        except subprocess.TimeoutExpired:
-            self.worker.kill()
-            return self.worker.wait()
+        progress = processes.Progress(self.token, self.worker.pid)
+        for _ in range(processes.MOST_GRACES):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self.worker.wait(_GRACE_S)
+            if not progress.goes_on():
+                break
+        self.worker.kill()
+        return self.worker.wait()
 
     def _end_leftovers(self) -> None:
         """Leave nothing of the worker behind: what outlives it gets a moment, then the KILL.

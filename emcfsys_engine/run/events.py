@@ -16,7 +16,7 @@ from typing import BinaryIO
 import msgspec
 
 from emcfsys_engine import any_names
-from emcfsys_engine.files import open_own
+from emcfsys_engine.files import open_own, reading_own
 
 FORMAT = 1
 _TAIL_BYTES = 1 << 18  # an ending is a run's last word: it lies there
@@ -255,7 +255,7 @@ class EventReader:
         """
         events: list[AnyEvent] = []
         try:
-            with self.file.open("rb") as stream:
+            with reading_own(self.file) as stream:
                 if os.fstat(stream.fileno()).st_size < self._offset:
                     self._offset = 0
                 stream.seek(self._offset)
@@ -291,7 +291,7 @@ def reversed_events(file: Path, since: int = 0) -> list[AnyEvent]:
     Units: only what lies after `since`, and at most the last 256 KiB, in bytes.
     """
     try:
-        with file.open("rb") as stream:
+        with reading_own(file) as stream:
             end = stream.seek(0, 2)
             stream.seek(max(since if 0 <= since <= end else 0, end - _TAIL_BYTES))
             lines = stream.read().split(b"\n")[:-1]
@@ -312,13 +312,10 @@ def end_of_events(file: Path) -> int:
     Units: bytes.
     """
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with reading_own(file) as stream:
+            return _end_of_last_line(stream.fileno())
     except OSError:
         return 0
-    try:
-        return _end_of_last_line(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_events(file: Path) -> list[AnyEvent]:

@@ -255,6 +255,20 @@ class Run:
             what = f"could not be written: {error.strerror}"
             raise RunFolderError(self.record_file, what, "Free some space") from None
 
+    def is_away(self) -> bool:
+        """Tell whether the run's disk seems away, rather than its folder removed.
+
+        Who removes a run leaves the other runs, or at least the folder that they were in; an empty
+        mount point has neither.
+        Raises: OSError for a disk that does not answer.
+        """
+        if self.folder.is_dir():
+            return False
+        try:
+            return not os.listdir(self.folder.parent)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+
     def discard(self) -> None:
         """Remove a run that was never started.
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from emcfsys_engine.errors import printable
+from emcfsys_engine.files import reading_own
 from emcfsys_engine.run.events import (
     AnyEvent,
     CheckpointSaved,
@@ -57,7 +58,7 @@ class LogReader:
     def new_lines(self) -> list[str]:
         """Return the lines since the last call, safe for a terminal."""
         try:
-            with self.file.open("rb") as stream:
+            with reading_own(self.file) as stream:
                 size = stream.seek(0, 2)
                 stream.seek(self._offset if self._offset <= size else 0)
                 block = stream.read()
@@ -73,7 +74,7 @@ class LogReader:
 def log_tail(run: Run, num_lines: int = _NUM_EVIDENCE) -> tuple[str, ...]:
     """Return the last lines of a run's log that say something; none where there is no log."""
     try:
-        with run.log_file.open("rb") as stream:
+        with reading_own(run.log_file) as stream:
             stream.seek(max(0, stream.seek(0, 2) - _TAIL_BYTES))
             text = stream.read().decode("utf-8", "replace")
     except OSError:

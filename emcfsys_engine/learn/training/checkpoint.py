@@ -74,7 +74,7 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Tensor], TrainState]:
     try:
         with safe_open(file, "pt") as opened:
             text = (opened.metadata() or {}).get(_KEY, "")
-            state = msgspec.json.decode(text, type=TrainState)
+            state: TrainState = any_names.decode(text.encode("utf-8", "replace"), TrainState)
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, msgspec.MsgspecError, OSError) as error:
         remedy = "Train anew; the models beside it are whole"
