@@ -84,7 +84,9 @@ def main() -> None:
     """Run the command line; whatever goes wrong becomes one line on stderr and an exit code."""
     try:
         cli.main(prog_name="emcfsys-engine", standalone_mode=False)
-        sys.stdout.flush()  # a full disk behind it is met here, and not after us
+        _leave(0)
+    except SystemExit as error:
+        _leave(error.code)
     except EmcfError as error:
         _end(str(error), error.exit_code)
     except click.ClickException as error:
@@ -126,13 +128,18 @@ def _end_usage(error: click.ClickException) -> None:
     _leave(2)
 
 
-def _leave(code: int) -> None:
-    """End with this code, even where nothing that is still unsaid can be said."""
+def _leave(code: str | int | None) -> None:
+    """End with this code, or 1 where the answer could not be written; stderr is told if it can be.
+
+    The interpreter would try once more to write what is unsaid, and end with 120.
+    """
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:  # the interpreter would try once more, and end with 120
+        except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if stream is sys.stdout and not code:
+                _end(error.strerror or str(error), 1)
     sys.exit(code)
 
 

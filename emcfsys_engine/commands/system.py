@@ -104,6 +104,8 @@ def install() -> None:
 
 def _sentence(found: DaemonStatus) -> str:
     if not found.running or found.started is None:
+        if found.host:
+            return f"the daemon of {found.folder} runs on {found.host}, not here"
         return "no daemon runs; submitting a job starts it"
     since = moment(found.started, "%F %H:%M:%S")
     return f"daemon {found.version} runs since {since} (process {found.pid}, {found.folder})"

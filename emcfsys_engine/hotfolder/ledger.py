@@ -281,14 +281,25 @@ def read_ledger(output: Path) -> list[Entry]:
     file = output / FOLDER / "ledger.sqlite"
     if not file.exists():
         return []
-    with (
-        _explained(file),
-        contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as db,
-    ):
+    with _explained(file), contextlib.closing(_connect_to_read(file)) as db:
         db.text_factory = _decoded
         if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'seen'").fetchone():
             return []  # empty, or just being made
         return list(_read(db, "ORDER BY time DESC"))
+
+
+def _connect_to_read(file: Path) -> sqlite3.Connection:
+    """Open a ledger to look at it, also where we may write nothing, not even its log's memory."""
+    uri = f"{file.absolute().as_uri()}?mode=ro"
+    connection = sqlite3.connect(uri, uri=True)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master")
+    except sqlite3.OperationalError:
+        connection.close()
+        if os.access(file.parent, os.W_OK, effective_ids=True):
+            raise
+        return sqlite3.connect(f"{uri}&immutable=1", uri=True)
+    return connection
 
 
 def watcher_of(output: Path) -> str | None:
@@ -307,9 +318,7 @@ def id_of_ledger(output: Path) -> str:
     """Return by what a ledger is known again; "" where there is none, or it cannot be read."""
     file = output / FOLDER / "ledger.sqlite"
     try:
-        with contextlib.closing(
-            sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
-        ) as db:
+        with contextlib.closing(_connect_to_read(file)) as db:
             return str(db.execute("SELECT id FROM ledger").fetchone()[0])
     except (sqlite3.Error, TypeError, OSError):
         return ""

@@ -1,5 +1,6 @@
 """Start, stop and ask after the daemon, from any process of its user."""
 
+import contextlib
 import fcntl
 import os
 import select
@@ -21,8 +22,12 @@ from emcfsys_engine.launch.start import SAFE_PATH, path_of_package
 
 
 def log(line: str) -> None:
-    """Write a line to the daemon's standard output, which is its log when it is detached."""
-    print(time.strftime("%Y-%m-%d %H:%M:%S"), printable(line), flush=True)
+    """Write a line to the daemon's standard output, which is its log when it is detached.
+
+    A full disk behind it is no reason to end.
+    """
+    with contextlib.suppress(OSError):
+        print(time.strftime("%Y-%m-%d %H:%M:%S"), printable(line), flush=True)
 
 
 _OURS = ("queue.sqlite", "daemon.", "wake")
@@ -84,6 +89,7 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     started: float | None = None
     folder: str = ""
+    host: str = ""  # where it runs, if that is not here: one home for several hosts
 
 
 class _Signature(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +98,7 @@ class _Signature(msgspec.Struct, frozen=True, kw_only=True):
     boot: str
     version: str
     started: float
+    host: str = ""  # empty in files of older versions
 
     @property
     def lives(self) -> bool:
@@ -133,6 +140,7 @@ class DaemonLock:
             boot=processes.boot_id(),
             version=__version__,
             started=time.time(),
+            host=socket.gethostname(),
         )
         os.pwrite(self._descriptor, msgspec.json.encode(signature), 0)
 
@@ -147,7 +155,8 @@ class DaemonLock:
         """Tell whether a daemon works, and which."""
         signature = self._signature()
         if signature is None or not signature.lives or not self._is_held():
-            return DaemonStatus(running=False, folder=str(self.folder))
+            host = self._elsewhere(signature)
+            return DaemonStatus(running=False, folder=str(self.folder), host=host)
         return DaemonStatus(
             running=True,
             pid=signature.pid,
@@ -169,6 +178,12 @@ class DaemonLock:
             os.close(descriptor)
             return None
         return descriptor
+
+    def _elsewhere(self, signature: _Signature | None) -> str:
+        """Return which other host's daemon holds the lock; empty when none does, as far as seen."""
+        if signature is None or signature.host in ("", socket.gethostname()):
+            return ""
+        return signature.host if self._is_held() else ""
 
     def _is_held(self) -> bool:
         try:
@@ -212,6 +227,11 @@ def ensure_daemon(folder: Path | None = None, *, command: Sequence[str] = DAEMON
     status = lock.status()
     if status.running:
         return status
+    if status.host:
+        raise DaemonError(
+            f"{folder}: the daemon runs on {status.host}. Use it there, or set EMCFSYS_HOME to"
+            " another folder for this host."
+        )
     word = _spawn(folder, command)
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:  # at once, unless another process started one with us

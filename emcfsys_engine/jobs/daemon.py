@@ -137,7 +137,9 @@ def serve(queue: Queue, *, worker: Sequence[str] | None = None, ready: int | Non
     """
     lock = DaemonLock(queue.folder)
     if not lock.take():
-        raise DaemonError(f"a daemon is running already (process {lock.status().pid})")
+        status = lock.status()
+        where = f"on {status.host}" if status.host else f"process {status.pid}"
+        raise DaemonError(f"a daemon is running already ({where})")
     try:
         queue.store.check_whole()
         queue.store.set_patience(_PATIENCE_S)

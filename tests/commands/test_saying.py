@@ -166,3 +166,38 @@ def test_a_closed_pipe_ends_a_command_without_a_word(project: Path) -> None:
     os.close(write)
     assert (done.returncode, done.stderr) == (1, b"")
     assert Run(project / "runs" / "run-0001").state() == "failed"
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_command_that_did_its_work_says_by_its_code_whether_it_was_told(
+    project: Path, stream: str
+) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "emcfsys_engine", "runs", str(project)],
+            stdout=full if stream == "stdout" else subprocess.PIPE,
+            stderr=full if stream == "stderr" else subprocess.PIPE,
+            check=False,
+        )
+    assert done.returncode == (1 if stream == "stdout" else 0)
+
+
+def test_the_story_on_a_full_disk_ends_no_work(project: Path) -> None:
+    code = "from emcfsys_engine.commands.saying import say\nfor n in range(99): say(n, err=True)"
+    code += "\nprint('done')"
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, check=False)
+    assert done.stdout == b"done\n"
+
+
+@pytest.mark.parametrize("words", ["new {p}/images", "convert {p}/images --to png --out {p}/out"])
+def test_what_cannot_be_written_is_one_line(project: Path, words: str) -> None:
+    """A limit on the size of files stands for a full disk: root may write anywhere."""
+    (project / "images" / f"{EVIL}2.png").unlink()
+    command = [sys.executable, "-m", "emcfsys_engine", *words.format(p=project).split(" ")]
+    limited = ["sh", "-c", 'trap "" XFSZ; ulimit -f 0; exec "$@"', "sh", *command]
+    done = subprocess.run(limited, capture_output=True, text=True, check=False)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert sum("emcfsys-engine:" in line or "rror" in line for line in done.stderr.split("\n")) <= 1

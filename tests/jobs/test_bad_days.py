@@ -1,5 +1,6 @@
 """Bad bytes, disks that go and come, slow endings: every job ends true, none runs twice."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from emcfsys_engine.errors import QueueError
+from emcfsys_engine.errors import DaemonError, QueueError
 from emcfsys_engine.launch.start import holder
 from emcfsys_engine.run.events import EventWriter, RunFinished
 from tests.jobs.conftest import Bench, wait_for
@@ -164,3 +165,15 @@ def test_what_a_clock_says_decides_nothing(bench: Bench) -> None:
     record = json.loads(run.exit_file.read_text())
     Path(run.exit_file).write_text(json.dumps({**record, "started": 9e9, "ended": 1.0}))
     assert run.outcome() == ("done", "steps")
+
+
+def test_a_second_host_is_told_at_once_where_the_daemon_runs(bench: Bench) -> None:
+    bench.queue.list()
+    signature = {"pid": 1, "start_ticks": 1, "boot": "another", "version": "0", "started": 0.0}
+    file = bench.folder / "daemon.lock"
+    file.write_text(json.dumps({**signature, "host": "node7"}))
+    with file.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(DaemonError, match="runs on node7"):
+            bench.start()
+    assert bench.start().running  # that host's daemon is gone
