@@ -478,7 +478,7 @@ def _fit(ending: Ending, process: ExitRecord) -> bool:
         case RunInterrupted():
             code = 143
         case RunFailed():
-            code = ending.exit_code
+            return process.exit_code != 0  # killed after its last word, it has failed all the same
     return process.exit_code == code
 
 
