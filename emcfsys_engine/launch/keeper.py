@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         if not keeper.lock_run():
             return ALREADY_RUNNING
     except OSError as error:
-        print(f"keeper: {error.filename}: {error.strerror}", file=sys.stderr)
+        _tell(f"keeper: {error.filename}: {error.strerror}")
         return _NO_LOCK
     return keeper.keep(command) if keeper.take_leases() else NO_LEASE
 
@@ -219,7 +219,7 @@ class _Keeper:
         patience = time.monotonic() + _LEFTOVERS_S
         while left := self._leftovers():
             if time.monotonic() > patience + _LEFTOVERS_S:  # it waits for a dead disk or driver
-                print(f"keeper: processes {left} do not end", file=sys.stderr)
+                _tell(f"keeper: processes {left} do not end")
                 return
             if time.monotonic() > patience:
                 for pid in left:
@@ -246,7 +246,7 @@ class _Keeper:
         try:
             os.pwrite(self.held[0], content.ljust(256) + b"\n", 0)
         except OSError as error:  # a full disk: the lock itself still tells that we live
-            print(f"keeper: run.lock could not be written: {error}", file=sys.stderr)
+            _tell(f"keeper: run.lock could not be written: {error}")
 
     def _write_exit(self, ended: dict[str, object], started: float) -> None:
         record = {"format": 1, **ended, "started": started, "ended": time.time()}
@@ -255,7 +255,13 @@ class _Keeper:
             write_whole(self.folder / "exit.json", json.dumps(record).encode())
         except OSError as error:
             # A full disk or a deleted folder: the events and the free lock still tell the outcome.
-            print(f"keeper: exit.json could not be written: {error}", file=sys.stderr)
+            _tell(f"keeper: exit.json could not be written: {error}")
+
+
+def _tell(line: str) -> None:
+    """Say something in the log; where that is on a full disk, nothing ends for it."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
