@@ -1,9 +1,21 @@
-"""JSON for names of any bytes: what is no UTF-8 stands as lone surrogates, refused by msgspec."""
+"""JSON for names of any bytes, and the one way to read back what we wrote.
 
+What is no UTF-8 stands as lone surrogates, which msgspec refuses.
+"""
+
+import errno
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from emcfsys_engine.files import read_own
+
+# Not there, or not what we wrote: a link, a folder, a pipe, gigabytes.
+_NO_FILE_OF_OURS = frozenset(
+    (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EPERM, errno.EFBIG)
+)
 
 
 def encode(value: Any, *, indent: int = 0) -> bytes:
@@ -24,7 +36,7 @@ def decode(content: bytes, kind: Any) -> Any:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError:
         raise
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         if rb"\ud" not in content:
             raise msgspec.DecodeError(str(error)) from None
     try:
@@ -33,3 +45,19 @@ def decode(content: bytes, kind: Any) -> Any:
         if isinstance(error, msgspec.MsgspecError):
             raise
         raise msgspec.DecodeError(str(error)) from None
+
+
+def read(file: Path, kind: Any) -> Any:
+    """Return what one of our own files says; None where there is none, or it is damaged.
+
+    One bad byte is one bad file: whoever reads it goes on without it.
+    Raises: OSError for a disk that does not answer: what cannot be read now is no reason to judge.
+    """
+    try:
+        return decode(read_own(file)[0], kind)
+    except msgspec.MsgspecError:
+        return None
+    except OSError as error:
+        if error.errno in _NO_FILE_OF_OURS:
+            return None
+        raise

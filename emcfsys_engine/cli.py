@@ -1,5 +1,6 @@
 """emcfsys-engine: a table of commands, each imported when it is used, so that --help stays fast."""
 
+import os
 import sys
 from importlib import import_module
 
@@ -80,20 +81,66 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; our errors become one line on stderr and their exit code."""
+    """Run the command line; whatever goes wrong becomes one line on stderr and an exit code."""
     try:
         cli.main(prog_name="emcfsys-engine", standalone_mode=False)
+        _leave(0)
+    except SystemExit as error:
+        _leave(error.code)
     except EmcfError as error:
-        click.echo(f"emcfsys-engine: {error}", err=True)
-        sys.exit(error.exit_code)
+        _end(str(error), error.exit_code)
     except click.ClickException as error:
-        error.show()
-        sys.exit(2)
+        _end_usage(error)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("cancelled", err=True)
-        sys.exit(130)
+        _end_cancelled()
     except BrokenPipeError:
-        sys.exit(141)  # the reader of our output went away, as `| head` does
+        _leave(1)  # the reader of our output went away, as `| head` does
+    except OSError as error:
+        place = (
+            f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        )
+        _end(f"{place}{error.strerror or error}", 1)
+    except (MemoryError, RecursionError) as error:
+        _end(f"{type(error).__name__}: the input is too large or nested too deep", 1)
+
+
+def _end_cancelled() -> None:
+    from emcfsys_engine.commands.saying import say
+
+    say("cancelled", err=True)
+    _leave(130)
+
+
+def _end(text: str, code: int) -> None:
+    from emcfsys_engine.commands.saying import say_lines
+
+    say_lines(f"emcfsys-engine: {text}", err=True)
+    _leave(code)
+
+
+def _end_usage(error: click.ClickException) -> None:
+    from emcfsys_engine.commands.saying import say, say_lines
+
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        say_lines(f"{context.get_usage()}\nTry '{context.command_path} --help'.", err=True)
+    say(f"Error: {error.format_message()}", err=True)
+    _leave(2)
+
+
+def _leave(code: str | int | None) -> None:
+    """End with this code, or 1 where the answer could not be written; stderr is told if it can be.
+
+    The interpreter would try once more to write what is unsaid, and end with 120.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if stream is sys.stdout and not code:
+                _end(error.strerror or str(error), 1)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

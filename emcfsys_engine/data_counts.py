@@ -5,7 +5,9 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from emcfsys_engine import any_names
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.project import Project
 from emcfsys_engine.settings import cache_home
@@ -24,10 +26,10 @@ def remember_counts(project: Project, num_images: int, num_labelled: int) -> Non
 def recall_counts(project: Project) -> tuple[int, int] | None:
     """Return (images, labelled images) as last counted; None when files came or went since."""
     try:
-        document = json.loads(_file(project).read_bytes())
+        document: Any = any_names.read(_file(project), dict[str, Any]) or {}
         known = int(document["images"]), int(document["labelled"])
         return known if document["stamp"] == _stamp(project) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

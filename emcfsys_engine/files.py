@@ -4,8 +4,10 @@ import errno
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from emcfsys_engine.errors import OutputError
 
@@ -14,11 +16,89 @@ LEAST_FREE_BYTES = 32 << 20  # below this nothing new is begun
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-def write_whole(file: Path, content: bytes) -> None:
-    """Write a file so that its name never stands for half of it: temporary, fsync, replace."""
-    temporary = temporary_of(file)
+_MOST_BYTES = 64 << 20  # of a file of ours that is read in one piece
+
+
+def open_own(file: Path, flags: int, mode: int = 0o666) -> int:
+    """Open a file of ours to write in it: never through a link, never a device or another's file.
+
+    It belongs to us or to the owner of its folder, and has no second name elsewhere.
+    Raises: OSError; PermissionError, with the reason, for what is no such file.
+    """
+    wanted = flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        with temporary.open("wb") as stream:
+        descriptor = os.open(file, wanted & ~os.O_TRUNC, mode)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise _not_ours(file, "is a link or a pipe, and no file of ours") from None
+        raise
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise _not_ours(file, "is no plain file")
+        if found.st_nlink > 1:
+            raise _not_ours(file, "has a second name: writing here would change another file")
+        if found.st_uid not in (os.geteuid(), file.parent.stat().st_uid):
+            raise _not_ours(file, "belongs to another user")
+        if flags & os.O_TRUNC:
+            os.ftruncate(descriptor, 0)
+        os.set_blocking(descriptor, True)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_own(file: Path) -> tuple[bytes, os.stat_result]:
+    """Return the content of a file of ours and its state, of one and the same open file.
+
+    Raises: OSError, also for a link, a pipe and what is far too large to be ours.
+    """
+    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as stream:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise _not_ours(file, "is no plain file")
+        if found.st_size > _MOST_BYTES:
+            raise OSError(errno.EFBIG, "is far too large to be ours", str(file))
+        return stream.read(_MOST_BYTES), found
+
+
+def reading_own(file: Path) -> BinaryIO:
+    """Return a file of ours to read on in; a link, a pipe or a folder in its place is no file.
+
+    Raises: FileNotFoundError where there is none; OSError.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENOTDIR):
+            raise FileNotFoundError(errno.ENOENT, "is no file of ours", str(file)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileNotFoundError(errno.ENOENT, "is no file of ours", str(file))
+    return os.fdopen(descriptor, "rb")
+
+
+def _not_ours(file: Path, what: str) -> PermissionError:
+    return PermissionError(errno.EPERM, f"{what}: move it away", str(file))
+
+
+def write_whole(file: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Write a file so that its name never stands for half of it: temporary, fsync, replace.
+
+    `mode`: who may do what with it, less what the umask takes away.
+    """
+    temporary = temporary_of(file)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(temporary, flags, mode)
+    except FileExistsError:  # of a process of this number that was killed, or a trap
+        temporary.unlink()
+        descriptor = os.open(temporary, flags, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
@@ -73,6 +153,15 @@ def refuse_full(places: Iterable[Path]) -> None:
         needed = min(LEAST_FREE_BYTES, found.f_blocks * found.f_frsize // 4)
         if found.f_bavail * found.f_frsize < needed:
             raise DiskFullError(place)
+
+
+def identity_of(place: Path) -> tuple[int, int] | None:
+    """Return device and inode of a folder or file; None where there is none."""
+    try:
+        status = place.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def boot_id() -> str:

@@ -11,10 +11,12 @@ from typing import Literal
 
 import msgspec
 
+from emcfsys_engine import any_names
 from emcfsys_engine.errors import ModelFileError
 
 FORMAT = 1
 KEY = "emcfsys"
+_LARGEST_PATCH_PX = 1 << 16
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format itself
 
 Head = Literal["unet", "pspnet", "deeplabv3plus", "upernet"]
@@ -98,9 +100,37 @@ def read_card(file: Path) -> ModelCard:
         if not isinstance(number, int) or number > FORMAT:
             what = f"has format {number}, this version knows up to {FORMAT}"
             raise ModelFileError(file, what, "Update emcfsys-tui")
-        return msgspec.json.decode(text, type=ModelCard)
-    except (msgspec.MsgspecError, ValueError, AttributeError) as error:
+        card: ModelCard = any_names.decode(text.encode("utf-8", "surrogatepass"), ModelCard)
+    except (msgspec.MsgspecError, ValueError, AttributeError, RecursionError) as error:
         raise ModelFileError(file, f"its header is damaged: {error}", "Copy it again") from None
+    if why := _why_nonsense(card):
+        raise ModelFileError(file, f"its header is damaged: {why}", "Copy it again")
+    return card
+
+
+def _why_nonsense(card: ModelCard) -> str:
+    """Say what in a card no network of ours can have; empty when all of it is sound."""
+    counts = (card.network.num_classes, len(card.class_values), len(card.colours))
+    if not card.classes or any(count != len(card.classes) for count in counts):
+        return f"{len(card.classes)} classes, but {counts} channels, values and colours"
+    if len({*card.classes}) < len(card.classes) or len({*card.class_values}) < len(card.classes):
+        return "two classes share a name or a value"
+    if not all(card.classes) or any("\0" in name for name in card.classes):
+        return "a class has no name"
+    if not all(0 <= value <= 255 for value in card.class_values):
+        return f"class values {card.class_values} do not fit in a mask"
+    if not all(0 <= part <= 255 for colour in card.colours for part in colour):
+        return "a colour is none"
+    low, high = card.normaliser.low_percentile, card.normaliser.high_percentile
+    if not 0 <= low < high <= 100:
+        return f"percentiles {low:g} to {high:g} do not exist"
+    if card.pixel_nm is not None and not 1e-6 < card.pixel_nm < 1e9:
+        return f"a pixel of {card.pixel_nm:g} nm does not exist"
+    if not (1 <= card.patch_px <= _LARGEST_PATCH_PX and 1 <= card.network.in_channels <= 64):
+        return f"patches of {card.patch_px} px in {card.network.in_channels} channels do not exist"
+    if not 0 <= card.network.drop_path < 1:
+        return "drop_path is no share"
+    return ""
 
 
 def read_metadata(file: Path) -> Mapping[str, str]:
@@ -126,8 +156,10 @@ def read_metadata(file: Path) -> Mapping[str, str]:
         raise ModelFileError(file, "is a folder", "Name a model file in it") from None
     except OSError as error:
         raise ModelFileError(file, f"cannot be read: {error.strerror}", "Try again") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         what = "is damaged or no safetensors file"
         raise ModelFileError(file, what, "Copy it again, or name a model file") from None
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
-    return metadata if isinstance(metadata, dict) else {}
+    if not isinstance(metadata, dict):
+        return {}
+    return {name: text for name, text in metadata.items() if isinstance(text, str)}

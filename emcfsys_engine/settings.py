@@ -264,6 +264,8 @@ def _read(file: Path) -> dict[str, Any] | None:
         return None
     except UnicodeDecodeError:
         raise ProjectError(file, "", "is no UTF-8 text", "Save it as UTF-8") from None
+    except RecursionError:
+        raise ProjectError(file, "", "is nested too deep", "Mend it") from None
     except tomli.TOMLDecodeError as error:
         raise ProjectError(file, "", f"is no valid TOML: {error}", "Mend that line") from None
     except OSError as error:

@@ -6,12 +6,20 @@ from typing import Any
 
 def clock(seconds: float) -> str:
     """Return a time of today as 12:41:07."""
-    return time.strftime("%H:%M:%S", time.localtime(seconds))
+    return moment(seconds, "%H:%M:%S")
 
 
 def day_clock(seconds: float) -> str:
     """Return a time as 24 Nov 12:41."""
-    return time.strftime("%d %b %H:%M", time.localtime(seconds))
+    return moment(seconds, "%d %b %H:%M")
+
+
+def moment(seconds: float, form: str) -> str:
+    """Return a time as strftime writes it; "?" for a number that is no time, as files may hold."""
+    try:
+        return time.strftime(form, time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return "?"
 
 
 def span(seconds: float) -> str:
@@ -53,3 +61,30 @@ def flattened(value: Any, name: str = "") -> dict[str, Any]:
     for key, inner in items:
         flat |= flattened(inner, f"{name}.{key}" if name else str(key))
     return flat
+
+
+_RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def cell_of(value: Any) -> Any:
+    """Return a value for a CSV cell: a text that a spreadsheet would execute is quoted as text.
+
+    A file may be called "=HYPERLINK(...)"; an apostrophe in front makes it a name again.
+    """
+    if isinstance(value, str) and value.startswith(_RUN_BY_SPREADSHEETS) and not _is_number(value):
+        return f"'{value}"
+    return value
+
+
+def text_of_cell(cell: str) -> str:
+    """Return what `cell_of` was given."""
+    quoted = cell.startswith("'") and cell[1:].startswith(_RUN_BY_SPREADSHEETS)
+    return cell[1:] if quoted else cell
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from emcfsys_engine.hotfolder.ledger import Due
 from emcfsys_engine.launch import processes
+from emcfsys_engine.launch.start import SAFE_PATH
 
 _LONGEST_NOTIFICATION_S = 60.0
 
@@ -26,6 +27,11 @@ class EndedJob(Protocol):
     def project(self) -> str: ...
     @property
     def run(self) -> str: ...
+
+
+def _without(environment: Mapping[str, str], *names: str) -> dict[str, str]:
+    """Return variables without those that we set for ourselves."""
+    return {name: value for name, value in environment.items() if name not in names}
 
 
 class Notices:
@@ -47,15 +53,12 @@ class Notices:
             "EMCFSYS_JOB_PROJECT": job.project,
             "EMCFSYS_JOB_RUN": job.run,
         }
-        environment = {
-            name: value for name, value in os.environ.items() if name != processes.COOKIE
-        }
         try:
             child = subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env={**environment, **facts},
+                env={**_without(os.environ, processes.COOKIE, *SAFE_PATH), **facts},
             )
         except OSError as error:
             print(f"notify.command could not be started: {error}", flush=True)
@@ -135,7 +138,7 @@ class Hook:
             try:
                 subprocess.run(
                     self._command,
-                    env={**os.environ, **names},
+                    env={**_without(os.environ, *SAFE_PATH), **names},
                     stdin=subprocess.DEVNULL,
                     timeout=_LONGEST_HOOK_S,
                     check=False,

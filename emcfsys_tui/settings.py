@@ -1,6 +1,5 @@
 """~/.config/emcfsys/interface.toml: the person's own keys, theme and picture settings."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,10 @@ import tomli
 from textual.binding import Binding
 from textual.theme import Theme
 
+from emcfsys_engine import any_names
 from emcfsys_engine.colours import colours_for, readable
 from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.jobs.control import prepare, state_folder
 from emcfsys_engine.settings import config_file, nearest
 from emcfsys_tui.widgets.canvas import Colour
@@ -170,18 +171,17 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 def remembered() -> Memory:
     """Return what the last start left."""
     try:
-        return msgspec.json.decode((state_folder() / "interface.json").read_bytes(), type=Memory)
-    except (OSError, msgspec.MsgspecError):
-        return Memory()
+        found: Memory | None = any_names.read(state_folder() / "interface.json", Memory)
+    except OSError:
+        found = None
+    return found or Memory()
 
 
 def remember(memory: Memory) -> None:
     """Keep this for the next start; a folder that cannot be written is done without."""
     try:
         file = prepare(state_folder()) / "interface.json"
-        temporary = file.with_name(f".interface.{os.getpid()}.tmp")
-        temporary.write_bytes(msgspec.json.encode(memory))
-        temporary.replace(file)
+        write_whole(file, msgspec.json.encode(memory))
     except (OSError, EmcfError):
         return
 
@@ -217,7 +217,7 @@ def load_settings() -> Settings:
         document: dict[str, Any] = tomli.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         return Settings()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return Settings(faults=(f"{file}: {error}",))
     faults = [
         f"{file}: {key}: is no setting. {nearest(key, _KEYS)}"

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 import msgspec
 
-from emcfsys_engine import any_names
 from emcfsys_engine.annotations.writer import LabelFormat
-from emcfsys_engine.errors import printable
+from emcfsys_engine.commands.saying import say, say_json, say_lines
 from emcfsys_engine.project import UNLABELLED, Project, Source, load_project
 from emcfsys_engine.tools.check import check_project
 from emcfsys_engine.tools.check_data import Finding
@@ -32,8 +31,8 @@ def new(folder: Path, name: str | None) -> None:
     """
     made = make_project(folder, name)
     for note in made.notes:
-        click.echo(printable(note), err=True)
-    click.echo(made.file)
+        say(note, err=True)
+    say(made.file)
 
 
 @click.command()
@@ -69,12 +68,12 @@ def demo(
             microscope, manner=cast("Manner", manner), every_s=every, count=count, seed=seed
         )
         for file in made:
-            click.echo(file)
+            say(file)
         return
     assert folder is not None
     written = make_demo(folder, seed=seed)
-    click.echo(f"{len(written)} micrographs", err=True)
-    click.echo(folder / "project.toml")
+    say(f"{len(written)} micrographs", err=True)
+    say(folder / "project.toml")
 
 
 @click.command()
@@ -96,11 +95,11 @@ def inspect(file: Path, verify: bool, as_json: bool) -> None:
         verdict = verify_model(file)
     if as_json:
         document = msgspec.to_builtins(facts)
-        click.echo(any_names.encode({**document, "verified": verdict}).decode())
+        say_json({**document, "verified": verdict})
         return
-    click.echo(facts.text)
+    say_lines(facts.text)
     if verdict:
-        click.echo(f"verified: {verdict}")
+        say(f"verified: {verdict}")
 
 
 @click.command()
@@ -118,10 +117,10 @@ def check(
     """
     loaded = load_project(project, overrides)
     report = check_project(loaded, dry_run=_dry_run if dry_run else None)
-    click.echo(any_names.encode(report).decode() if as_json else report.text)
+    say_json(report) if as_json else say_lines(report.text)
     if preview is not None:
         contact_sheet(loaded, preview, patches=_patches(loaded) if not report.errors else ())
-        click.echo(f"drawn: {printable(str(preview))}", err=True)
+        say(f"drawn: {preview}", err=True)
     raise SystemExit(2 if report.errors else 0)
 
 
@@ -189,10 +188,10 @@ def convert(
             overwrite=overwrite,
         )
     for one in found.skipped:
-        click.echo(printable(f"skipped {one.file}: {one.why}"), err=True)
+        say(f"skipped {one.file}: {one.why}", err=True)
     for note in found.notes:
-        click.echo(printable(note), err=True)
-    click.echo(any_names.encode(found).decode() if as_json else found.summary)
+        say(note, err=True)
+    say_json(found) if as_json else say_lines(found.summary)
     raise SystemExit(1 if found.skipped else 0)
 
 
@@ -292,17 +291,17 @@ def measure(
         masks, out, settings, images=images, on_mask=_show_progress if on_terminal else None
     )
     for note in (*named.notes, *found.notes):
-        click.echo(printable(note), err=True)
+        say(note, err=True)
     for one in found.failed:
-        click.echo(printable(f"not measured: {one.file}: {one.why}"), err=True)
+        say(f"not measured: {one.file}: {one.why}", err=True)
     if as_json:
-        click.echo(any_names.encode(found).decode())
+        say_json(found)
     else:
-        click.echo("\n".join(printable(line) for line in found.text.split("\n")))
+        say_lines(found.text)
         if found.num_masks:
-            click.echo(printable(str(out.absolute())))
+            say(str(out.absolute()))
     raise SystemExit(1 if found.failed else 0)
 
 
 def _show_progress(done: int, total: int) -> None:
-    click.echo(f"\r{done:,} of {total:,} masks", err=True, nl=done == total)
+    say(f"{done:,} of {total:,} masks", err=True, nl=done == total, lead="\r")

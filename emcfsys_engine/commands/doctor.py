@@ -1,6 +1,5 @@
 """What this machine is able to do, as lines with a remedy each; torch's part is learn.hardware."""
 
-import json
 import os
 import shutil
 import sys
@@ -11,7 +10,8 @@ from typing import Literal
 
 import click
 
-from emcfsys_engine.errors import Diagnosis, EmcfError, SlurmError, printable
+from emcfsys_engine.commands.saying import say, say_json
+from emcfsys_engine.errors import Diagnosis, EmcfError, SlurmError
 from emcfsys_engine.files import file_system_of, is_network
 from emcfsys_engine.jobs import systemd
 from emcfsys_engine.jobs.control import daemon_status, network_type, state_folder
@@ -257,10 +257,10 @@ def doctor(project: str | None, as_json: bool) -> None:
             {"what": line.what, "state": line.state, "found": line.found, "remedy": line.remedy}
             for line in lines
         ]
-        click.echo(json.dumps({"lines": rows}))
+        say_json({"lines": rows})
     else:
         width = max(len(line.what) for line in lines)
         for line in lines:
             remedy = f" → {line.remedy}" if line.remedy else ""
-            click.echo(printable(f"{line.state:<4}  {line.what:<{width}}  {line.found}{remedy}"))
+            say(f"{line.state:<4}  {line.what:<{width}}  {line.found}{remedy}")
     raise SystemExit(1 if any(line.state == "fail" for line in lines) else 0)

@@ -8,8 +8,7 @@ import sys
 import time
 from types import FrameType
 
-import click
-
+from emcfsys_engine.commands.saying import say, say_lines
 from emcfsys_engine.errors import InputError, ProjectError, RunFolderError, printable
 from emcfsys_engine.launch.keeper import NO_LEASE
 from emcfsys_engine.launch.start import is_second, signal_group, start
@@ -41,6 +40,8 @@ def run_in_foreground(run: Run) -> int:
     laid_over, lease = gpus_for(run)
     reader = EventReader(run.events_file)
     reader.read_new()  # a resumed run's past is known
+    if why := run.distrusted():
+        say(f"{run.id}: {why}: it runs with {sys.executable} and your own variables", err=True)
     keeper = start(run, foreground=True, environment=laid_over, lease=lease)
     progress = Progress(sys.stderr.isatty())
     with _signals_passed_on(run, keeper):
@@ -77,7 +78,7 @@ def _exit_code(run: Run, code: int) -> int:
     state, reason = run.outcome()
     record = run.exit_record()
     if state == "failed" and record is not None and (record.signal or record.detail):
-        click.echo(f"emcfsys-engine: {run.id}: {reason}. See {run.log_file}", err=True)
+        say(f"emcfsys-engine: {run.id}: {reason}. See {run.log_file}", err=True)
     return 1 if code < 0 or code in (127, 137, 139) else code
 
 
@@ -105,7 +106,7 @@ class _signals_passed_on:  # noqa: N801 - reads as what it does in a with statem
                 signal_group(self._keeper.pid, signal.SIGKILL)
                 return
             self._run.ask("cancel")
-            click.echo("\nSaving and ending. Ctrl+C again kills it.", err=True)
+            say("Saving and ending. Ctrl+C again kills it.", err=True, lead="\n")
         signal_group(self._keeper.pid, signal.SIGTERM)
 
 
@@ -138,7 +139,7 @@ class Progress:
     def finish(self) -> None:
         """Leave the terminal's cursor on a fresh line."""
         if self._on_terminal and self._drawn:
-            click.echo("\r\x1b[K", nl=False, err=True)
+            say("", nl=False, err=True, lead="\r\x1b[K")
 
     def _tell_image(self, event: ImageDone | ImageFailed) -> None:
         if isinstance(event, ImageFailed):
@@ -153,8 +154,7 @@ class Progress:
 
     def _line(self, text: str) -> None:
         clear = "\r\x1b[K" if self._on_terminal and self._drawn else ""
-        lines = "\n".join(printable(line) for line in text.split("\n"))
-        click.echo(f"{clear}{lines}", err=True)
+        say_lines(text, err=True, lead=clear)
 
     def _draw(self, text: str) -> None:
         now = time.monotonic()
@@ -162,4 +162,4 @@ class Progress:
             return
         self._drawn = now
         width = shutil.get_terminal_size().columns - 1
-        click.echo(f"\r\x1b[K{printable(text)[:width]}", nl=False, err=True)
+        say(printable(text)[:width], nl=False, err=True, lead="\r\x1b[K")

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import click
 
-from emcfsys_engine import any_names
+from emcfsys_engine.commands.saying import say, say_json, say_lines
 from emcfsys_engine.errors import QueueError, printable
 from emcfsys_engine.jobs.control import daemon_status, ensure_daemon
 from emcfsys_engine.jobs.job import ACTIVE, Job
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import RunLines
-from emcfsys_engine.text import clock, day_clock, span
+from emcfsys_engine.text import clock, day_clock, moment, span
 
 _TITLES = ("ID", "STATE", "PROJECT", "DOES", "RUN", "ON", "ASKS", "SINCE", "TOOK", "REASON")
 _NUM_ENDED = 10
@@ -71,7 +71,7 @@ def _reason(job: Job) -> str:
 
 
 def _when(seconds: float) -> str:
-    is_today = time.strftime("%F", time.localtime(seconds)) == time.strftime("%F")
+    is_today = moment(seconds, "%F") == time.strftime("%F")
     return clock(seconds) if is_today else day_clock(seconds)
 
 
@@ -96,8 +96,10 @@ def jobs(show_all: bool, as_json: bool, watch: bool) -> None:
     Example: emcfsys-engine jobs --watch
     """
     with Queue.open() as queue:
+        for number in queue.store.damaged():
+            say(f"job {number}: its row in the queue cannot be read: it is left alone", err=True)
         if as_json:
-            click.echo(any_names.encode({"jobs": queue.list()}).decode())
+            say_json({"jobs": queue.list()})
             return
         while True:
             _draw(queue, show_all=show_all, clear=watch and sys.stdout.isatty())
@@ -192,10 +194,10 @@ def logs(job_id: int | None, follow: bool, lines: int) -> None:
         job = queue.get(job_id) if job_id is not None else _newest(queue)
         news = RunLines(Run(Path(job.run)))
         for line in news.new_lines()[-lines:] if lines else []:
-            click.echo(line)
+            say(line)
         if follow:
             job = _follow(queue, job, news)
-        click.echo(_ending(job), err=True)
+        say(_ending(job), err=True)
     raise SystemExit(0 if not follow or job.state in ("done", "paused") else 1)
 
 
@@ -206,12 +208,12 @@ def _follow(queue: Queue, job: Job, news: RunLines) -> Job:
         job = queue.get(job.id)
         lines = news.new_lines()
         for line in lines:
-            click.echo(line)
+            say(line)
         sys.stdout.flush()
         if job.state not in ("queued", *ACTIVE):
             return job
         if job.state == "queued" and told != (told := _ending(job)):
-            click.echo(told, err=True)
+            say(told, err=True)
         time.sleep(_LOOK_EVERY_S)
 
 
@@ -243,11 +245,11 @@ def _each(job_ids: tuple[int, ...], group: str | None, act: Callable[[Queue, int
                 if job_id in wanted:  # the others of a group may be past it
                     refusals.append(error)
         for job in changed:
-            click.echo(_ending(job))
+            say(_ending(job))
         if any(job.is_open and job.state != "paused" for job in changed):
             ensure_daemon(queue.folder)  # somebody must pass it on
     for refusal in refusals[:-1]:
-        click.echo(f"emcfsys-engine: {refusal}", err=True)
+        say(f"emcfsys-engine: {refusal}", err=True)
     if refusals:
         raise refusals[-1]
 
@@ -256,7 +258,7 @@ def _draw(queue: Queue, *, show_all: bool, clear: bool) -> None:
     found = queue.list()
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     table = table_of(found if show_all else shown(found), width=width)
-    click.echo(f"{_CLEAR if clear else ''}{table}")
+    say_lines(table, lead=_CLEAR if clear else "")
     waits = any(job.state in ("queued", *ACTIVE) for job in found)
     if waits and not daemon_status(queue.folder).running:
-        click.echo("No daemon runs. Start it: emcfsys-engine daemon start", err=True)
+        say("No daemon runs. Start it: emcfsys-engine daemon start", err=True)

@@ -6,6 +6,7 @@ import sys
 import click
 
 from emcfsys_engine import manual as pages
+from emcfsys_engine.commands.saying import say_lines
 from emcfsys_engine.project_tables import json_schema
 
 
@@ -20,7 +21,7 @@ def manual(topic: str) -> None:
     if sys.stdout.isatty():
         click.echo_via_pager(text)
     else:
-        click.echo(text)
+        say_lines(text)
 
 
 @click.command()
@@ -29,4 +30,4 @@ def schema() -> None:
 
     Example: emcfsys-engine schema > project.schema.json
     """
-    click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    say_lines(json.dumps(json_schema(), indent=2, ensure_ascii=False))

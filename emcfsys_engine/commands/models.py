@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from emcfsys_engine.errors import InputError, printable
+from emcfsys_engine.commands.saying import say, say_json
+from emcfsys_engine.errors import InputError
 from emcfsys_engine.learn.export import (
     ExportMetadata,
     ExportReport,
@@ -30,18 +31,18 @@ def models(pattern: str, as_json: bool) -> None:
     """
     rows = list_models(pattern)
     if as_json:
-        click.echo(json.dumps({"models": [asdict(row) for row in rows]}))
+        say_json({"models": [asdict(row) for row in rows]})
         return
     heading = (
         f"{'backbone':<36} {'M param':>8}  {'strides':<13} {'weights':<12} {'licence':<13} use"
     )
-    click.echo(heading)
+    say(heading)
     for row in rows:
         here = row.weights_here or ("to download" if row.weights_exist else "none")
         count = f"{row.parameters / 1e6:.1f}"
         strides = " ".join(str(stride) for stride in row.strides)
         text = f"{row.name:<36} {count:>8}  {strides:<13} {here:<12} {row.licence:<13}"
-        click.echo(printable(f"{text} {row.recommendation or ''}".rstrip()))
+        say(f"{text} {row.recommendation or ''}".rstrip())
 
 
 @click.command()
@@ -89,8 +90,8 @@ def export(
     }
     report: ExportReport = exporters[kind](network, file, metadata)
     if as_json:
-        click.echo(json.dumps(asdict(report), default=str))
+        say_json(json.loads(json.dumps(asdict(report), default=str)))
         return
     size = "any size" if report.any_size else f"only {report.size_px[0]} × {report.size_px[1]}"
-    click.echo(f"largest difference {report.max_difference:.2g}, reads {size}", err=True)
-    click.echo(report.file)
+    say(f"largest difference {report.max_difference:.2g}, reads {size}", err=True)
+    say(report.file)

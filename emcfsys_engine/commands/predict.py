@@ -1,6 +1,5 @@
 """predict and evaluate: use a model file on images."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,9 @@ from typing import Any
 import click
 import msgspec
 
-from emcfsys_engine import any_names
 from emcfsys_engine.commands.foreground import run_in_foreground
-from emcfsys_engine.errors import InputError, printable
+from emcfsys_engine.commands.saying import say, say_json, say_lines
+from emcfsys_engine.errors import InputError
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import AnyEvent, ImageDone, ImageFailed
@@ -110,9 +109,9 @@ def predict(model: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **op
     run = make_prediction(model, inputs, out, **options)
     code = run_in_foreground(run)
     if as_json:
-        click.echo(json.dumps(_summary(run.folder, run.events())))
+        say_json(_summary(run.folder, run.events()))
     else:
-        click.echo(printable(str(out.absolute())))
+        say(str(out.absolute()))
     raise SystemExit(code)
 
 
@@ -171,7 +170,7 @@ def evaluate(
         words = (
             "note: every fold trained on what the others validate on: a fair test is --split test"
         )
-        click.echo(words, err=True)
+        say_lines(words, err=True)
     options: dict[str, Any] = {
         "also": tuple(others),
         "tta": tta,
@@ -186,9 +185,9 @@ def evaluate(
     else:
         raise click.UsageError("Name a project, or both --images and --masks")
     if as_json:
-        click.echo(any_names.encode(found).decode())
+        say_json(found)
     else:
-        click.echo(evaluation.table_of(found))
+        say_lines(evaluation.table_of(found))
 
 
 def _files_of(model: Path, also: Sequence[Path]) -> list[Path]:

@@ -1,14 +1,13 @@
 """runs: what a project has trained so far; compare two of them; clean up."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from emcfsys_engine import any_names
-from emcfsys_engine.errors import printable
+from emcfsys_engine.commands.saying import say, say_json, say_lines
+from emcfsys_engine.errors import InputError
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunStarted, ValidationDone
 from emcfsys_engine.run.folder import Run, list_runs, open_run
@@ -44,9 +43,9 @@ def clean(
     )
     if as_json:
         document = msgspec.to_builtins(found)
-        click.echo(any_names.encode({**document, "num_bytes": found.num_bytes}).decode())
+        say_json({**document, "num_bytes": found.num_bytes})
     else:
-        click.echo(found.text)
+        say_lines(found.text)
     raise SystemExit(1 if found.failed else 0)
 
 
@@ -64,7 +63,7 @@ def report(run: Path, out: Path | None, as_json: bool) -> None:
 
     opened = open_run(run)
     file = write_report(opened, out)
-    click.echo(json.dumps({"run": opened.id, "page": str(file.absolute())}) if as_json else file)
+    say_json({"run": opened.id, "page": str(file.absolute())}) if as_json else say(file)
 
 
 class _ListsByDefault(click.Group):
@@ -93,18 +92,18 @@ def list_(project: Path, as_json: bool) -> None:
 
     Example: emcfsys-engine runs list projects/demo
     """
-    found = [_row(run) for run in list_runs(load_project(project).folder)]
+    found = [_row_or_fault(run) for run in list_runs(load_project(project).folder)]
     if as_json:
-        click.echo(json.dumps({"runs": found}))
+        say_json({"runs": found})
         return
     if not found:
-        click.echo("no runs yet", err=True)
+        say("no runs yet", err=True)
     for row in found:
         score = "–" if row["score"] is None else f"{row['score']:.3f}"
         fold = f" {row['group']} fold {row['fold']}" if row["fold"] else ""
         text = f"{row['run']:<10} {row['does']:<8} {row['state']:<12} {score:>6}{fold}"
         text += f" {row['reason']}"
-        click.echo(printable(text.rstrip()))
+        say(text.rstrip())
 
 
 @runs.command()
@@ -125,7 +124,7 @@ def compare(folders: tuple[Path, ...], as_json: bool) -> None:
     rows = [_row(run) for run in found]
     if as_json:
         differing = {key: [one.get(key) for one in settings] for key in keys}
-        click.echo(json.dumps({"runs": rows, "settings": differing}))
+        say_json({"runs": rows, "settings": differing})
         return
     table = [["", *(run.id for run in found)]]
     table += [[name, *(_text(row[name]) for row in rows)] for name in ("state", "score", "step")]
@@ -133,7 +132,7 @@ def compare(folders: tuple[Path, ...], as_json: bool) -> None:
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     for line in table:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        click.echo(printable("  ".join(cells).rstrip()))
+        say("  ".join(cells).rstrip())
 
 
 runs.add_command(clean)
@@ -143,6 +142,16 @@ def _text(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _row_or_fault(run: Run) -> dict[str, Any]:
+    """Return a run's row; one that cannot be read is a row, too, and hides no other."""
+    try:
+        return _row(run)
+    except (InputError, OSError) as error:
+        row: dict[str, Any] = {"run": run.id, "group": "", "fold": 0, "folder": str(run.folder)}
+        told = {"does": "", "state": "unreadable", "reason": str(error)}
+        return {**row, **told, "score": None, "step": None}
 
 
 def _row(run: Run) -> dict[str, Any]:

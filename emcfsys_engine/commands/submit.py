@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from emcfsys_engine.commands.predict import make_prediction, prediction_options
+from emcfsys_engine.commands.saying import say
 from emcfsys_engine.commands.watch import make_watch
-from emcfsys_engine.errors import printable
 from emcfsys_engine.jobs.control import ensure_daemon
 from emcfsys_engine.jobs.queue import Options, Queue, submit_extension, submit_run, submit_training
 from emcfsys_engine.project import Project, load_project
@@ -62,8 +62,8 @@ def train(project: Path, overrides: tuple[str, ...], **options: Any) -> None:
         numbers, runs = submit_training(queue, loaded, Options(**options))
     ensure_daemon()
     for number, run in zip(numbers, runs, strict=True):
-        click.echo(printable(str(run.folder)), err=True)
-        click.echo(number)
+        say(str(run.folder), err=True)
+        say(number)
 
 
 @submit.command()
@@ -118,7 +118,7 @@ def extend(run: Path, overrides: tuple[str, ...]) -> None:
     with Queue.open() as queue:
         number = submit_extension(queue, open_run(run), overrides)
     ensure_daemon()
-    click.echo(number)
+    say(number)
 
 
 def _add(run: Run, name: str, project: Project | None, options: dict[str, Any]) -> None:
@@ -126,5 +126,5 @@ def _add(run: Run, name: str, project: Project | None, options: dict[str, Any]) 
     with Queue.open() as queue:
         number = submit_run(queue, run, name, project, Options(**options))
     ensure_daemon()
-    click.echo(printable(str(run.folder)), err=True)
-    click.echo(number)
+    say(str(run.folder), err=True)
+    say(number)

@@ -1,10 +1,8 @@
 """daemon start|stop|status|run|restart|install: the process that starts and supervises jobs."""
 
-import time
-
 import click
 
-from emcfsys_engine import any_names
+from emcfsys_engine.commands.saying import say, say_json
 from emcfsys_engine.errors import DaemonError
 from emcfsys_engine.jobs import systemd
 from emcfsys_engine.jobs.control import (
@@ -19,7 +17,9 @@ from emcfsys_engine.jobs.control import (
 )
 from emcfsys_engine.jobs.daemon import serve
 from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.launch.processes import MOST_GRACES
 from emcfsys_engine.settings import load_config
+from emcfsys_engine.text import moment
 
 _SLACK_S = 60.0
 
@@ -38,7 +38,7 @@ def start() -> None:
 
     Example: emcfsys-engine daemon start
     """
-    click.echo(_sentence(ensure_daemon()))
+    say(_sentence(ensure_daemon()))
 
 
 @daemon.command()
@@ -48,9 +48,9 @@ def stop(jobs: bool) -> None:
 
     Example: emcfsys-engine daemon stop
     """
-    wait_s = _SLACK_S + (load_config().jobs.grace_s if jobs else 0.0)
+    wait_s = _SLACK_S + (MOST_GRACES * load_config().jobs.grace_s if jobs else 0.0)
     was_running = stop_daemon(jobs=jobs, wait_s=wait_s)
-    click.echo("daemon stopped" if was_running else "no daemon was running")
+    say("daemon stopped" if was_running else "no daemon was running")
 
 
 @daemon.command()
@@ -62,13 +62,11 @@ def status(as_json: bool) -> None:
     """
     found = daemon_status()
     if as_json:
-        click.echo(any_names.encode(found).decode())
+        say_json(found)
         return
-    click.echo(_sentence(found))
+    say(_sentence(found))
     if kind := network_type(state_folder()):
-        click.echo(
-            f"The queue is on a {kind} share: slower, and no other host may use it", err=True
-        )
+        say(f"The queue is on a {kind} share: slower, and no other host may use it", err=True)
 
 
 @daemon.command()
@@ -87,7 +85,7 @@ def restart() -> None:
 
     Example: emcfsys-engine daemon restart
     """
-    click.echo(_sentence(restart_daemon()))
+    say(_sentence(restart_daemon()))
 
 
 @daemon.command()
@@ -98,14 +96,16 @@ def install() -> None:
     """
     made = systemd.install(prepare(state_folder()))
     for note in made.notes:
-        click.echo(note, err=True)
-    click.echo(made.file)
+        say(note, err=True)
+    say(made.file)
     if not made.is_enabled:
         raise DaemonError("The unit is written, but systemd did not take it up.")
 
 
 def _sentence(found: DaemonStatus) -> str:
     if not found.running or found.started is None:
+        if found.host:
+            return f"the daemon of {found.folder} runs on {found.host}, not here"
         return "no daemon runs; submitting a job starts it"
-    since = time.strftime("%F %H:%M:%S", time.localtime(found.started))
+    since = moment(found.started, "%F %H:%M:%S")
     return f"daemon {found.version} runs since {since} (process {found.pid}, {found.folder})"

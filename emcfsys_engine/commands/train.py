@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from emcfsys_engine.commands.foreground import refuse_cluster, run_in_foreground
+from emcfsys_engine.commands.saying import say, say_lines
 from emcfsys_engine.errors import printable
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunFinished
@@ -48,13 +49,13 @@ def _train_all(runs: Sequence[Run]) -> None:
         record = run.record()
         if record.fold and record.project is not None:
             folds = record.project.training.kfold
-            click.echo(f"{run.id}: fold {record.fold} of {folds} of {record.group}", err=True)
+            say(f"{run.id}: fold {record.fold} of {folds} of {record.group}", err=True)
         code = run_in_foreground(run)
-        click.echo(run.folder)
+        say(run.folder)
         if code:
             break
     if len(runs) > 1 and code == 0:
-        click.echo(_folds_summary(runs), err=True)
+        say_lines(_folds_summary(runs), err=True)
     raise SystemExit(code)
 
 
@@ -80,4 +81,4 @@ def _resume(place: Path, overrides: tuple[str, ...]) -> None:
     waiting = [run for run in runs if overrides or run.state() != "done"]
     if waiting:
         _train_all(waiting)
-    click.echo(runs[-1].folder)
+    say(runs[-1].folder)

@@ -1,11 +1,11 @@
 """watch: every image that arrives in a project's hot folder gets its mask."""
 
-import json
 from pathlib import Path
 
 import click
 
 from emcfsys_engine.commands.foreground import refuse_cluster, run_in_foreground
+from emcfsys_engine.commands.saying import say, say_json, say_lines
 from emcfsys_engine.errors import InputError, printable
 from emcfsys_engine.hotfolder.ledger import ask_retry, watcher_of
 from emcfsys_engine.hotfolder.places import watched_places
@@ -42,20 +42,20 @@ def watch(
     loaded = load_project(project, overrides)
     if status:
         found = status_of(loaded)
-        click.echo(json.dumps(found) if as_json else text_of(found))
+        say_json(found) if as_json else say_lines(text_of(found))
         return
     if retry:
         number = ask_retry(loaded.folder / loaded.hotfolder.output)
-        click.echo(f"{number} images will be tried again")
+        say(f"{number} images will be tried again")
         return
     if dry_run:
         planned = what_it_would_do(loaded)
-        click.echo(json.dumps(planned) if as_json else "\n".join(map(printable, planned["lines"])))
+        say_json(planned) if as_json else say_lines("\n".join(map(printable, planned["lines"])))
         return
     refuse_cluster(loaded, "watch")
     run = make_watch(loaded, once=once)
     code = run_in_foreground(run)
-    click.echo(run.folder)
+    say(run.folder)
     raise SystemExit(code)
 
 

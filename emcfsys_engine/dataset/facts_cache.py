@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from emcfsys_engine import any_names
 from emcfsys_engine.annotations.masks import LabelTable, MaskFacts, mask_facts
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.files import write_whole
@@ -83,8 +84,8 @@ def _load(file: Path | None) -> dict[str, Any]:
     try:
         if file.stat().st_size > _LARGEST_BYTES:
             return {}
-        document = msgspec.json.decode(file.read_bytes())
-    except (OSError, msgspec.DecodeError):
+        document: Any = any_names.read(file, Any)
+    except OSError:
         return {}
     known = document.get("facts") if isinstance(document, dict) else None
     return known if isinstance(known, dict) and document.get("format") == _FORMAT else {}

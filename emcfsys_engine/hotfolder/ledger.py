@@ -21,7 +21,7 @@ from typing import Literal
 import msgspec
 
 from emcfsys_engine.errors import InputError, OutputError, WatchedError, printable
-from emcfsys_engine.files import DiskFullError, file_system_of, is_network
+from emcfsys_engine.files import DiskFullError, file_system_of, is_network, open_own
 
 _MARK = "retry"
 
@@ -202,7 +202,8 @@ class Ledger:
     def entries(self) -> dict[str, Entry]:
         """Return everything known, by path."""
         with _explained(self.file):
-            changed = dict(self._connection.execute("SELECT path, ctime_ns FROM changed"))
+            rows = self._connection.execute("SELECT path, ctime_ns FROM changed")
+            changed = {path: at for path, at in rows if isinstance(at, int)}
             return {
                 entry.path: msgspec.structs.replace(
                     entry, ctime_ns=changed.get(os.fsencode(entry.path), 0)
@@ -215,8 +216,9 @@ class Ledger:
         with _explained(self.file):
             rows = self._connection.execute("SELECT path, mask, is_unlike FROM due")
             return [
-                Due(path=os.fsdecode(path), mask=os.fsdecode(mask), unlike=unlike)
+                Due(path=os.fsdecode(path), mask=os.fsdecode(mask), unlike=str(unlike))
                 for path, mask, unlike in rows
+                if isinstance(path, bytes | str) and isinstance(mask, bytes | str)
             ]
 
     def has_run(self, due: Iterable[Due]) -> None:
@@ -279,13 +281,25 @@ def read_ledger(output: Path) -> list[Entry]:
     file = output / FOLDER / "ledger.sqlite"
     if not file.exists():
         return []
-    with (
-        _explained(file),
-        contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as db,
-    ):
+    with _explained(file), contextlib.closing(_connect_to_read(file)) as db:
+        db.text_factory = _decoded
         if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'seen'").fetchone():
             return []  # empty, or just being made
         return list(_read(db, "ORDER BY time DESC"))
+
+
+def _connect_to_read(file: Path) -> sqlite3.Connection:
+    """Open a ledger to look at it, also where we may write nothing, not even its log's memory."""
+    uri = f"{file.absolute().as_uri()}?mode=ro"
+    connection = sqlite3.connect(uri, uri=True)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master")
+    except sqlite3.OperationalError:
+        connection.close()
+        if os.access(file.parent, os.W_OK, effective_ids=True):
+            raise
+        return sqlite3.connect(f"{uri}&immutable=1", uri=True)
+    return connection
 
 
 def watcher_of(output: Path) -> str | None:
@@ -304,9 +318,7 @@ def id_of_ledger(output: Path) -> str:
     """Return by what a ledger is known again; "" where there is none, or it cannot be read."""
     file = output / FOLDER / "ledger.sqlite"
     try:
-        with contextlib.closing(
-            sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
-        ) as db:
+        with contextlib.closing(_connect_to_read(file)) as db:
             return str(db.execute("SELECT id FROM ledger").fetchone()[0])
     except (sqlite3.Error, TypeError, OSError):
         return ""
@@ -395,6 +407,11 @@ def _storable(text: str) -> str | bytes:
     return text
 
 
+def _decoded(content: bytes) -> str:
+    """Return a text of the file: one bad byte spoils its own row, not every answer."""
+    return content.decode("utf-8", "surrogateescape")
+
+
 def _as_text(value: object) -> object:
     return os.fsdecode(value) if isinstance(value, bytes) else value
 
@@ -411,7 +428,7 @@ def _put_aside(file: Path) -> Path:
 
 
 def _lock(file: Path, owner: str) -> int:
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = open_own(file, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -439,6 +456,7 @@ def _owner(descriptor: int) -> tuple[str, str]:
 def _open(file: Path) -> sqlite3.Connection:
     with _explained(file):
         connection = sqlite3.connect(file, timeout=10)
+        connection.text_factory = _decoded
         # WAL needs shared memory between processes, which a network does not give.
         mode = "DELETE" if is_network(file_system_of(file)) else "WAL"
         connection.execute(f"PRAGMA journal_mode={mode}")

@@ -81,7 +81,7 @@ def best_model(project: Project) -> Path | None:
                 continue
             if fits(project, read_card(run.best_model)):
                 return run.best_model
-        except EmcfError:
+        except (EmcfError, OSError):
             continue  # a run without a usable model is passed over
     return None
 

@@ -31,7 +31,7 @@ def try_first(path: Path, reader: str) -> None:
 
 @functools.lru_cache(maxsize=4096)
 def _survives(path: str, reader: str, size: int, _mtime_ns: int) -> bool:
-    command = [sys.executable, "-m", "emcfsys_engine.images.crash_test", reader, path]
+    command = [sys.executable, "-P", "-m", "emcfsys_engine.images.crash_test", reader, path]
     package = Path(__file__).resolve().parents[2]  # the child finds us wherever it is started
     try:
         done = subprocess.run(

@@ -260,7 +260,7 @@ class OutputBook:
         for line in whole.splitlines():
             try:
                 self._learn(json.loads(line))
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
                 continue  # a damaged line: its files count as somebody else's
 
     def _learn(self, line: Mapping[str, Any]) -> None:

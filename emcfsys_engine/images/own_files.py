@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+from emcfsys_engine.files import identity_of
+
 _BLOCK = 1 << 20
 
 
@@ -74,15 +76,6 @@ def _put_folder(temporary: Path, place: Path, *, may_replace: bool) -> None:
 def resolved(path: Path) -> Path:
     """Return a path whose folders are free of links and dots; its own name stays."""
     return path.parent.resolve() / path.name
-
-
-def identity_of(place: Path) -> tuple[int, int] | None:
-    """Return device and inode of a folder or file; None where there is none."""
-    try:
-        status = place.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def lies_in(place: Path, folder: Path) -> bool:

@@ -1,5 +1,6 @@
 """Start, stop and ask after the daemon, from any process of its user."""
 
+import contextlib
 import fcntl
 import os
 import select
@@ -13,15 +14,20 @@ from pathlib import Path
 
 import msgspec
 
-from emcfsys_engine import __version__
+from emcfsys_engine import __version__, any_names
 from emcfsys_engine.errors import DaemonError, QueueError, printable
-from emcfsys_engine.files import file_system_of, is_network
+from emcfsys_engine.files import file_system_of, is_network, open_own
 from emcfsys_engine.launch import processes
+from emcfsys_engine.launch.start import SAFE_PATH, path_of_package
 
 
 def log(line: str) -> None:
-    """Write a line to the daemon's standard output, which is its log when it is detached."""
-    print(time.strftime("%Y-%m-%d %H:%M:%S"), printable(line), flush=True)
+    """Write a line to the daemon's standard output, which is its log when it is detached.
+
+    A full disk behind it is no reason to end.
+    """
+    with contextlib.suppress(OSError):
+        print(time.strftime("%Y-%m-%d %H:%M:%S"), printable(line), flush=True)
 
 
 _OURS = ("queue.sqlite", "daemon.", "wake")
@@ -83,6 +89,7 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     started: float | None = None
     folder: str = ""
+    host: str = ""  # where it runs, if that is not here: one home for several hosts
 
 
 class _Signature(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +98,7 @@ class _Signature(msgspec.Struct, frozen=True, kw_only=True):
     boot: str
     version: str
     started: float
+    host: str = ""  # empty in files of older versions
 
     @property
     def lives(self) -> bool:
@@ -107,7 +115,7 @@ class DaemonLock:
 
     def take(self) -> bool:
         """Become the daemon; False if another one is."""
-        descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = open_own(self.file, os.O_RDWR | os.O_CREAT, 0o600)
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
@@ -132,6 +140,7 @@ class DaemonLock:
             boot=processes.boot_id(),
             version=__version__,
             started=time.time(),
+            host=socket.gethostname(),
         )
         os.pwrite(self._descriptor, msgspec.json.encode(signature), 0)
 
@@ -146,7 +155,8 @@ class DaemonLock:
         """Tell whether a daemon works, and which."""
         signature = self._signature()
         if signature is None or not signature.lives or not self._is_held():
-            return DaemonStatus(running=False, folder=str(self.folder))
+            host = self._elsewhere(signature)
+            return DaemonStatus(running=False, folder=str(self.folder), host=host)
         return DaemonStatus(
             running=True,
             pid=signature.pid,
@@ -169,9 +179,15 @@ class DaemonLock:
             return None
         return descriptor
 
+    def _elsewhere(self, signature: _Signature | None) -> str:
+        """Return which other host's daemon holds the lock; empty when none does, as far as seen."""
+        if signature is None or signature.host in ("", socket.gethostname()):
+            return ""
+        return signature.host if self._is_held() else ""
+
     def _is_held(self) -> bool:
         try:
-            descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         try:
@@ -184,9 +200,10 @@ class DaemonLock:
 
     def _signature(self) -> _Signature | None:
         try:
-            return msgspec.json.decode(self.file.read_bytes(), type=_Signature)
-        except (OSError, msgspec.MsgspecError):
+            found: _Signature | None = any_names.read(self.file, _Signature)
+        except OSError:
             return None
+        return found
 
 
 _START_S = 20.0
@@ -210,6 +227,11 @@ def ensure_daemon(folder: Path | None = None, *, command: Sequence[str] = DAEMON
     status = lock.status()
     if status.running:
         return status
+    if status.host:
+        raise DaemonError(
+            f"{folder}: the daemon runs on {status.host}. Use it there, or set EMCFSYS_HOME to"
+            " another folder for this host."
+        )
     word = _spawn(folder, command)
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:  # at once, unless another process started one with us
@@ -280,7 +302,7 @@ def _spawn(folder: Path, command: Sequence[str]) -> str:
     with os.fdopen(read, "rb") as pipe:
         poll = select.poll()
         poll.register(pipe, select.POLLIN | select.POLLHUP)
-        word = pipe.readline().decode() if poll.poll(_START_S * 1000) else ""
+        word = pipe.readline().decode("utf-8", "replace") if poll.poll(_START_S * 1000) else ""
     if child.poll() is None:
         child.returncode = 0  # it lives on without us: nobody waits for it
     return printable(word.strip())
@@ -289,11 +311,7 @@ def _spawn(folder: Path, command: Sequence[str]) -> str:
 def _environment() -> dict[str, str]:
     """Return our environment, in which the daemon finds the package that we are."""
     environment = {name: value for name, value in os.environ.items() if name != processes.COOKIE}
-    place = Path(__file__).resolve().parents[2]
-    if place.name not in ("site-packages", "dist-packages"):  # run from a source folder
-        paths = [str(place), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
-        environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    return environment
+    return {**environment, **SAFE_PATH, **path_of_package(environment)}
 
 
 def _keep_short(log_file: Path) -> None:

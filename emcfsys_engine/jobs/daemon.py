@@ -74,6 +74,8 @@ class Daemon:
         try:
             if self.supervisor.settle_ended():
                 self._seen = None  # what they held is free
+            if self.supervisor.trouble:
+                self._look_in(_TROUBLE_S)
             if self.store.version() != self._seen:
                 self._look_in(max(0.0, self._rests_until - time.monotonic()))
             if time.monotonic() >= self._look_at:
@@ -113,7 +115,7 @@ class Daemon:
         self.notices.reap()
 
     def _idle_s(self) -> float:
-        if self._trouble:
+        if self._trouble or self.supervisor.trouble:
             return _TROUBLE_S  # ended keepers stay ready to be seen: no round after the other
         now = time.monotonic()
         starts = self.supervisor.starts.values()
@@ -135,10 +137,14 @@ def serve(queue: Queue, *, worker: Sequence[str] | None = None, ready: int | Non
     """
     lock = DaemonLock(queue.folder)
     if not lock.take():
-        raise DaemonError(f"a daemon is running already (process {lock.status().pid})")
+        status = lock.status()
+        where = f"on {status.host}" if status.host else f"process {status.pid}"
+        raise DaemonError(f"a daemon is running already ({where})")
     try:
         queue.store.check_whole()
         queue.store.set_patience(_PATIENCE_S)
+        for number in queue.store.damaged():
+            log(f"job {number}: its row in {queue.store.file} cannot be read: it is left alone")
         daemon = Daemon(queue, worker=worker)
 
         def begun() -> None:

@@ -39,6 +39,8 @@ def outcome_of(run: Run, job: Job, *, was_killed: bool = False) -> Outcome:
     `was_killed`: by us, after the grace that a request to end gives.
     """
     if not run.folder.is_dir():
+        if job.ask == "cancel":
+            return Outcome(state="cancelled", reason=f"its run folder is gone: {run.folder}")
         return Outcome(state="failed", reason=f"its run folder is gone: {run.folder}")
     ended = run.ended(since=job.events_offset, asked=job.ask, was_killed=was_killed)
     return _of_job(run, job, ended)

@@ -107,8 +107,18 @@ class _Left:
         self.holds_cpus = self.holds_cpus or job.gpus == 0
 
 
+_AWAY_S = 2.0  # between looks at a run whose disk is away
 _SCARCE_S = 2.0  # between looks at GPUs and memory that others may have freed
 _NUM_EXPLAINED = 10
+
+
+def _why_away(run: Run) -> str:
+    """Say why a run cannot be started now although it is there; empty when it can be tried."""
+    try:
+        away = run.is_away()
+    except OSError as error:
+        return f"waits for {run.folder}: {error.strerror}"
+    return f"waits for {run.folder}: its disk may be away" if away else ""
 
 
 class Dispatch:
@@ -170,6 +180,11 @@ class Dispatch:
 
     def _start(self, placement: Placement) -> None:
         run, token = Run(Path(placement.job.run)), secrets.token_hex(8)
+        if why := _why_away(run):
+            transitions.explain(self.store, placement.job, why)
+            self._not_before[placement.job.id] = time.monotonic() + _AWAY_S
+            self.look_in(_AWAY_S)
+            return
         if not transitions.claim(
             self.store,
             placement.job,

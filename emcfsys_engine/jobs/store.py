@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from emcfsys_engine.errors import QueueError
+from emcfsys_engine.files import identity_of
 from emcfsys_engine.jobs.control import network_type
 from emcfsys_engine.jobs.job import Job, JobState, SlurmOrder, sources
 
@@ -157,6 +158,7 @@ def _connect(file: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         file, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
     )
+    connection.text_factory = _text
     try:
         _check_kind(connection, file)
         version = _version(connection)
@@ -179,6 +181,7 @@ def _connect_to_read(file: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(
             form, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
         )
+        connection.text_factory = _text
         try:
             _check_kind(connection, file)
         except sqlite3.OperationalError:  # the log's shared memory cannot be made here
@@ -189,6 +192,11 @@ def _connect_to_read(file: Path) -> sqlite3.Connection:
         else:
             return connection
     raise QueueError(file, "cannot be read on this read-only disk", "Mount it for writing")
+
+
+def _text(content: bytes) -> str:
+    """Return a text of the file: one bad byte spoils its own row, not every answer."""
+    return content.decode("utf-8", "surrogateescape")
 
 
 def _check_kind(connection: sqlite3.Connection, file: Path) -> None:
@@ -254,6 +262,7 @@ class Store:
         self._lock = threading.RLock()
         self._connection = open_file(self.file)
         self._inode = self.file.stat().st_ino
+        self._place = identity_of(folder)  # of the disk that it is on
 
     def close(self) -> None:
         """Close the file."""
@@ -319,7 +328,17 @@ class Store:
             connection = self._current()
             rows = connection.execute(query, (*values, limit)).fetchall()
             needs = _needs(connection, [row[0] for row in rows])
-            return [_job(row, needs) for row in rows]
+            found = [_job(row, needs) for row in rows]
+        return [job for job in found if job is not None]
+
+    def damaged(self) -> list[int]:
+        """Return the numbers of the jobs whose rows cannot be read: nothing is done with them.
+
+        Raises: QueueError if the file cannot be read.
+        """
+        with self._lock, self._explained():
+            rows = self._current().execute(_SELECT).fetchall()
+            return [row[0] for row in rows if _job(row, {}) is None]
 
     def job(self, job_id: int) -> Job:
         """Return one job.
@@ -350,10 +369,17 @@ class Store:
             inode = self.file.stat().st_ino
         except FileNotFoundError:
             inode = -1
+            if identity_of(self.folder) != self._place:  # what is there is an empty mount point
+                remedy = "It is waited for; mount it again"
+                raise QueueError(self.folder, "is away: its disk is not there", remedy) from None
+        except OSError as error:
+            remedy = "It is waited for"
+            raise QueueError(self.file, f"cannot be read: {error.strerror}", remedy) from None
         if inode != self._inode:
+            opened = open_file(self.file)  # the old one is good until another is
             self._connection.close()
-            self._connection = open_file(self.file)
-            self._inode = self.file.stat().st_ino
+            self._connection, self._inode = opened, self.file.stat().st_ino
+            self._place = identity_of(self.folder)
         return self._connection
 
     @contextlib.contextmanager
@@ -362,9 +388,6 @@ class Store:
             yield
         except sqlite3.Error as error:
             raise explain(self.file, error) from error
-        except msgspec.MsgspecError as error:
-            what = f"holds a row that cannot be read: {error}"
-            raise QueueError(self.file, what, "Move it away: the runs stay whole") from error
 
 
 def move(
@@ -414,9 +437,15 @@ def _needs(connection: sqlite3.Connection, ids: Sequence[int]) -> dict[int, tupl
     return needs
 
 
-def _job(row: tuple[Any, ...], needs: dict[int, tuple[int, ...]]) -> Job:
+def _job(row: tuple[Any, ...], needs: dict[int, tuple[int, ...]]) -> Job | None:
+    """Return the job of a row; None for a row that a bad byte made nonsense."""
     values = dict(zip(_COLUMNS, row, strict=True))
-    for name in _LISTS:
-        values[name] = _LIST_DECODER.decode(values[name]) if values[name] else ()
-    values["slurm"] = _ORDER_DECODER.decode(values["slurm"]) if values["slurm"] else None
-    return Job(**values, after=needs.get(values["id"], ()))
+    values["after"] = needs.get(values["id"], ())
+    try:
+        for name in _LISTS:
+            values[name] = _LIST_DECODER.decode(values[name]) if values[name] else ()
+        values["slurm"] = _ORDER_DECODER.decode(values["slurm"]) if values["slurm"] else None
+        job = msgspec.convert(values, Job)
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
+        return None
+    return job if Path(job.run).is_absolute() and "\0" not in job.run else None

@@ -1,14 +1,17 @@
 """What runs: every start is watched, asked to end, and its outcome written once."""
 
 import contextlib
+import errno
 import os
 import select
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from emcfsys_engine.files import identity_of
 from emcfsys_engine.jobs import transitions
 from emcfsys_engine.jobs.control import log
 from emcfsys_engine.jobs.job import Ask, Job
@@ -16,6 +19,7 @@ from emcfsys_engine.jobs.outcome import judge, outcome_of
 from emcfsys_engine.jobs.store import Store
 from emcfsys_engine.launch import processes
 from emcfsys_engine.launch.start import Holder, holder, kill_run, send, signal_group, void_start
+from emcfsys_engine.run.events import end_of_events
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.settings import JobSettings
 from emcfsys_engine.user_commands import Notices
@@ -35,7 +39,12 @@ class Start:
         self.since = time.monotonic()
         self.asked = ""  # what was passed on last
         self.was_killed = False
+        self.was_away = False  # its folder was, so its worker may have lost its word
+        self._place = identity_of(self.run.folder.parent)
         self.kill_at: float | None = None
+        self._grace_s = 0.0
+        self._graces = 0
+        self._progress: processes.Progress | None = None
         self._keeper_ended = False
         self.keeper: int | None = None
         self.find_keeper()
@@ -64,7 +73,21 @@ class Start:
         """Tell whether keeper or worker live."""
         if self.keeper is not None:
             return True
-        return self.run.is_alive() or (not self.run.folder.is_dir() and self._is_in_memory())
+        if not self.run.folder.is_dir():
+            return self._is_in_memory()
+        return self.run.is_alive()
+
+    def is_away(self) -> bool:
+        """Tell whether the run's disk is away; a job that is cancelled does not wait for it.
+
+        Raises: OSError for a disk that does not answer.
+        """
+        if self.run.folder.is_dir() or self.asked == "cancel":
+            return False
+        place = identity_of(self.run.folder.parent)
+        is_other = self._place is not None and place != self._place
+        self.was_away = is_other or self.run.is_away()
+        return self.was_away
 
     def ask(self, ask: Ask, grace_s: float) -> None:
         """Ask the worker to end, as a person wishes; the kill follows after the grace.
@@ -82,10 +105,15 @@ class Start:
             self.asked = ask
         if self.kill_at is None:
             self.kill_at = time.monotonic() + grace_s
+            self._grace_s = grace_s
+            self._graces = 1
+            self._progress = processes.Progress(self.token)
 
     def kill_if_due(self) -> None:
         """Kill what is left when the grace is over: first the worker, then also its keeper."""
         if self.kill_at is None or time.monotonic() < self.kill_at:
+            return
+        if not self.was_killed and self._gets_on():
             return
         held_by = self.holder()
         if held_by is not None:
@@ -95,6 +123,16 @@ class Start:
                 send(pid, signal.SIGKILL)
         self.was_killed = True
         self.kill_at = time.monotonic() + _KEEPER_S
+
+    def _gets_on(self) -> bool:
+        """Tell whether it still saves: the grace counts only while nothing progresses."""
+        if self._progress is None or self._graces >= processes.MOST_GRACES:
+            return False
+        if not self._progress.goes_on():
+            return False
+        self._graces += 1
+        self.kill_at = time.monotonic() + self._grace_s
+        return True
 
     def sweep(self) -> None:
         """Kill what a dead keeper could not: descendants that outlived their worker."""
@@ -115,9 +153,11 @@ class Start:
                 return False
             return True
         held_by = self.holder()
-        if held_by is None or not held_by.worker_lives:
-            return False
-        return signal_group(held_by.worker, number)
+        if held_by is not None and held_by.worker_lives:
+            return signal_group(held_by.worker, number)
+        # A lock that cannot be read names nobody: the token in the environment does.
+        sent = [signal_group(pid, number) for pid in processes.group_leaders(self.token)]
+        return any(sent)
 
     def _is_in_memory(self) -> bool:
         return bool(processes.descendants(self.token))
@@ -143,9 +183,23 @@ def _whereabouts(run: Run, job: Job) -> Whereabouts:
     held_by = holder(run)
     if held_by is not None and held_by.token == job.token:
         return "ended"
+    if _left_traces(run, job, held_by):
+        return "ended"
     if not run.folder.is_dir():
         return "alive" if processes.descendants(job.token) else "ended"
     return "never began"
+
+
+def _left_traces(run: Run, job: Job, held_by: Holder | None) -> bool:
+    """Tell whether a start began, where a damaged run.lock does not: nothing runs twice for it."""
+    process = run.exit_record()
+    if process is not None and process.start == job.token:
+        return True
+    if end_of_events(run.events_file) > job.events_offset:
+        return True
+    with contextlib.suppress(FileNotFoundError):
+        return held_by is None and run.lock_file.stat().st_size > 0
+    return False
 
 
 def _open_keeper(start: Start, child: "subprocess.Popen[bytes] | None") -> int | None:
@@ -178,6 +232,7 @@ class Supervisor:
         self.settings = settings
         self.notices = notices
         self.starts: dict[int, Start] = {}
+        self.trouble: dict[int, str] = {}  # by job: a run folder that cannot be read now
 
     def watch(self, job: Job, start: Start) -> None:
         """Watch a start that was just made."""
@@ -186,17 +241,38 @@ class Supervisor:
     def settle_ended(self) -> bool:
         """Write the outcome of every start whose processes are gone; True if there was one."""
         found = False
+        trouble: dict[int, str] = {}
         for start in list(self.starts.values()):
-            if start.keeper is None:
-                start.find_keeper()  # it may have been about to sign the run lock
-            elif _has_ended(start.keeper):
-                start.keeper_ended()
-            if start.is_alive():
-                self._follow_other(start)
-            else:
-                self._settle(start)
-                found = True
+            try:
+                found = self._look_at(start) or found
+            except OSError as error:  # the disk of one run is no trouble for the others
+                trouble[start.job_id] = f"{start.run.folder}: {error.strerror}: it is waited for"
+        self._tell(trouble)
         return found
+
+    def _look_at(self, start: Start) -> bool:
+        """Write a start's outcome if its processes are gone; True if so.
+
+        Raises: OSError while its folder's disk does not answer or is away.
+        """
+        if start.keeper is None:
+            start.find_keeper()  # it may have been about to sign the run lock
+        elif _has_ended(start.keeper):
+            start.keeper_ended()
+        if start.is_alive():
+            self._follow_other(start)
+            return False
+        if start.is_away():
+            raise FileNotFoundError(errno.ENOENT, "is not there: its disk may be away")
+        self._settle(start)
+        return True
+
+    def _tell(self, trouble: dict[int, str]) -> None:
+        """Say once what is waited for."""
+        for job_id, words in trouble.items():
+            if self.trouble.get(job_id) != words:
+                log(f"job {job_id}: {words}")
+        self.trouble = trouble
 
     def follow_running(self, *, ends_jobs: bool) -> bool:
         """Find the starts that nobody watches, and pass on what was asked of the others.
@@ -206,7 +282,12 @@ class Supervisor:
         """
         all_told = True
         for job in self.store.jobs("executor = 'local' AND state IN ('running', 'stopping')"):
-            start = self.starts.get(job.id) or self.adopt(job)
+            try:
+                start = self.starts.get(job.id) or self.adopt(job)
+            except OSError as error:  # as soon as its disk answers
+                log(f"job {job.id}: {job.run}: {error.strerror}: it is waited for")
+                all_told = False
+                continue
             ask = job.ask or ("end" if ends_jobs else "")
             if ask and start.asked != ask:
                 start.ask(ask, self.settings.grace_s)
@@ -260,6 +341,9 @@ class Supervisor:
 
     def _write_end(self, start: Start, job: Job) -> None:
         outcome = outcome_of(start.run, job, was_killed=start.was_killed)
+        if start.was_away and outcome.may_retry and not job.ask:
+            reason = "its disk went away"
+            outcome = replace(outcome, state="interrupted", reason=reason, may_retry=False)
         verdict = judge(job, outcome, self.settings, ran_s=time.monotonic() - start.since)
         transitions.settle(self.store, job, outcome, verdict)
         log(f"job {job.id}: {verdict.state} {verdict.reason}".rstrip())

@@ -29,6 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from emcfsys_engine.files import open_own, read_own, write_whole
 from emcfsys_engine.launch import processes
 
 ALREADY_RUNNING = 75  # EX_TEMPFAIL: another keeper has the run
@@ -37,6 +38,7 @@ START_FILE = "start.json"
 RANKS_FILE = "ranks.json"
 FAULT_FILE = "fault.json"  # which of several processes failed first
 RETRY_FILE = "retry.json"  # several processes ask to be started again, with less at a time
+_NO_LOCK = 73  # EX_CANTCREAT: the run lock is no file of ours, or its disk is away
 _LAUNCHER = "torch.distributed.run"
 _GRACE_S = 60.0  # between the TERM of a vanished parent and the KILL
 _PATIENCE_S = 0.3  # a look at the run lock holds it for an instant: that is no keeper
@@ -50,8 +52,12 @@ def main(arguments: Sequence[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, keeper.pass_on)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    if not keeper.lock_run():
-        return ALREADY_RUNNING
+    try:
+        if not keeper.lock_run():
+            return ALREADY_RUNNING
+    except OSError as error:
+        _tell(f"keeper: {error.filename}: {error.strerror}")
+        return _NO_LOCK
     return keeper.keep(command) if keeper.take_leases() else NO_LEASE
 
 
@@ -141,7 +147,7 @@ class _Keeper:
 
     def _read_retry(self) -> bytes:
         try:
-            return (self.folder / RETRY_FILE).read_bytes()
+            return read_own(self.folder / RETRY_FILE)[0]
         except OSError:
             return b""
 
@@ -151,12 +157,13 @@ class _Keeper:
         Without a word after a signal, they ended by that signal before they could listen.
         """
         try:
-            return int(json.loads((self.folder / RANKS_FILE).read_text())["exit_code"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return int(json.loads(read_own(self.folder / RANKS_FILE)[0])["exit_code"]) % 256
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return -self.passed_on if self.passed_on else code
 
     def _start(self, command: Sequence[str]) -> "subprocess.Popen[bytes]":
-        with (self.folder / "log.txt").open("ab") as log:
+        log_file = self.folder / "log.txt"
+        with os.fdopen(open_own(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as log:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -195,11 +202,14 @@ class _Keeper:
     def _end_worker(self) -> int:
         assert self.worker is not None
         self.pass_on(signal.SIGTERM, None)
-        try:
-            return self.worker.wait(_GRACE_S)
-        except subprocess.TimeoutExpired:
-            self.worker.kill()
-            return self.worker.wait()
+        progress = processes.Progress(self.token, self.worker.pid)
+        for _ in range(processes.MOST_GRACES):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self.worker.wait(_GRACE_S)
+            if not progress.goes_on():
+                break
+        self.worker.kill()
+        return self.worker.wait()
 
     def _end_leftovers(self) -> None:
         """Leave nothing of the worker behind: what outlives it gets a moment, then the KILL.
@@ -209,7 +219,7 @@ class _Keeper:
         patience = time.monotonic() + _LEFTOVERS_S
         while left := self._leftovers():
             if time.monotonic() > patience + _LEFTOVERS_S:  # it waits for a dead disk or driver
-                print(f"keeper: processes {left} do not end", file=sys.stderr)
+                _tell(f"keeper: processes {left} do not end")
                 return
             if time.monotonic() > patience:
                 for pid in left:
@@ -236,21 +246,22 @@ class _Keeper:
         try:
             os.pwrite(self.held[0], content.ljust(256) + b"\n", 0)
         except OSError as error:  # a full disk: the lock itself still tells that we live
-            print(f"keeper: run.lock could not be written: {error}", file=sys.stderr)
+            _tell(f"keeper: run.lock could not be written: {error}")
 
     def _write_exit(self, ended: dict[str, object], started: float) -> None:
         record = {"format": 1, **ended, "started": started, "ended": time.time()}
         record["start"] = self.token
-        temporary = self.folder / ".exit.json.tmp"
         try:
-            with temporary.open("w") as stream:
-                json.dump(record, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(self.folder / "exit.json")
+            write_whole(self.folder / "exit.json", json.dumps(record).encode())
         except OSError as error:
             # A full disk or a deleted folder: the events and the free lock still tell the outcome.
-            print(f"keeper: exit.json could not be written: {error}", file=sys.stderr)
+            _tell(f"keeper: exit.json could not be written: {error}")
+
+
+def _tell(line: str) -> None:
+    """Say something in the log; where that is on a full disk, nothing ends for it."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -263,7 +274,7 @@ def _values(options: Sequence[str], name: str) -> list[str]:
 
 
 def _lock(file: Path, patience_s: float) -> int | None:
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = open_own(file, os.O_RDWR | os.O_CREAT)
     deadline = time.monotonic() + patience_s
     while True:
         try:
@@ -279,8 +290,8 @@ def _lock(file: Path, patience_s: float) -> int | None:
 
 def _start_token(folder: Path) -> str:
     try:
-        return str(json.loads((folder / START_FILE).read_text())["token"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(read_own(folder / START_FILE)[0])["token"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 

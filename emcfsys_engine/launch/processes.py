@@ -45,6 +45,46 @@ def descendants(token: str, group: int = 0) -> list[int]:
     ]
 
 
+MOST_GRACES = 10  # a worker that computes or writes gets that many before it is killed
+_BUSY = 0.1  # of one processor: less is waiting
+_WRITTEN_BYTES = 1 << 16
+
+
+class Progress:
+    """Whether a start that was asked to end still gets on: it computes, or it writes."""
+
+    def __init__(self, token: str, group: int = 0) -> None:
+        self.token = token
+        self.group = group
+        self._seen = self._look()
+
+    def goes_on(self) -> bool:
+        """Tell whether it did since this was asked last."""
+        (then, cpu_s, written), self._seen = self._seen, self._look()
+        now, cpu_now_s, written_now = self._seen
+        return cpu_now_s - cpu_s > _BUSY * (now - then) or written_now - written > _WRITTEN_BYTES
+
+    def _look(self) -> tuple[float, float, int]:
+        ticks, written = 0, 0
+        for pid in descendants(self.token, self.group):
+            ticks += sum(int(field) for field in _fields(pid)[11:15])
+            written += _written(pid)
+        return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), written
+
+
+def _written(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("wchar:"))
+
+
+def group_leaders(token: str) -> list[int]:
+    """Return those of a start's processes that lead a group: its keeper and its worker."""
+    return [pid for pid in descendants(token) if (fields := _fields(pid)) and int(fields[2]) == pid]
+
+
 def token_of(pid: int) -> str:
     """Return the token in a process's environment; empty if it has none, or is another user's."""
     mark = f"{COOKIE}=".encode()
@@ -52,7 +92,10 @@ def token_of(pid: int) -> str:
         words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return ""
-    return next((word[len(mark) :].decode() for word in words if word.startswith(mark)), "")
+    return next(
+        (word[len(mark) :].decode("utf-8", "replace") for word in words if word.startswith(mark)),
+        "",
+    )
 
 
 def session(leader: int) -> list[int]:

@@ -11,10 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
+from emcfsys_engine import any_names
 from emcfsys_engine.errors import RunFolderError
+from emcfsys_engine.files import open_own, write_whole
 from emcfsys_engine.launch.keeper import ALREADY_RUNNING, START_FILE
 from emcfsys_engine.launch.processes import (
     COOKIE,
@@ -26,7 +29,7 @@ from emcfsys_engine.launch.processes import (
 )
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import end_of_events
-from emcfsys_engine.run.folder import Run, RunRecord, StartRecord, TrainRequest
+from emcfsys_engine.run.folder import Run, RunRecord, StartRecord, TrainRequest, without_access
 
 LAUNCHER = "torch.distributed.run"
 WORKER = "emcfsys_engine.learn.worker"
@@ -122,6 +125,20 @@ def in_shell(words: Sequence[str]) -> str:
 
 
 _KEEPER = "emcfsys_engine.launch.keeper"
+# Python looks for modules where it stands, before all else: a folder's json.py is not ours.
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+
+
+def path_of_package(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variable by which an interpreter finds the package that we are, if it needs one.
+
+    It needs one where we run from a source folder.
+    """
+    place = Path(__file__).resolve().parents[2]
+    if place.name in ("site-packages", "dist-packages"):
+        return {}
+    paths = [str(place), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,8 +196,12 @@ def start(
     options = _lease_options(lease)
     options += ["--with-parent"] if foreground else []
     command = keeper_command(run, token, options, worker=worker)
+    is_ours = record.python == sys.executable
     announce(run, token)
-    with run.log_file.open("ab") as log:
+    with _log(run) as log:
+        if why := run.distrusted():
+            log.write(f"{why}: runs with {record.python} and our own variables\n".encode())
+            log.flush()
         try:
             return subprocess.Popen(
                 command,
@@ -195,6 +216,8 @@ def start(
                     **_recorded(record.environment, foreground=foreground),
                     **(environment or {}),
                     COOKIE: token,
+                    **SAFE_PATH,
+                    **(path_of_package(record.environment) if is_ours else {}),
                 },
             )
         except (FileNotFoundError, PermissionError):
@@ -228,10 +251,13 @@ def announce(run: Run, token: str) -> None:
     try:
         run.ask_file.unlink(missing_ok=True)
         _name_start(run, token)
-        run.log_file.open("ab").close()
+        for file in (run.log_file, run.lock_file, run.events_file):
+            if os.path.lexists(file) or file == run.log_file:
+                os.close(open_own(file, os.O_RDWR | os.O_APPEND | os.O_CREAT))
     except OSError as error:
         what = f"cannot be written: {error.strerror}"
-        raise RunFolderError(run.folder, what, "Check its permissions and free space") from None
+        where = error.filename or run.folder
+        raise RunFolderError(where, what, "Check its permissions and free space") from None
 
 
 def void_start(run: Run) -> None:
@@ -245,9 +271,10 @@ def void_start(run: Run) -> None:
 def holder(run: Run) -> Holder | None:
     """Tell who holds the run or held it last; `run.is_alive()` tells which of the two."""
     try:
-        return msgspec.json.decode(run.lock_file.read_bytes(), type=Holder)
-    except (OSError, msgspec.MsgspecError):
+        found: Holder | None = any_names.read(run.lock_file, Holder)
+    except OSError:
         return None
+    return found
 
 
 def is_second(exit_code: int) -> bool:
@@ -288,20 +315,31 @@ def kill_run(held_by: Holder, *, with_keeper: bool = False) -> None:
 
     Only processes that are proven to be this start's are touched: a reused id is no match.
     """
-    if held_by.worker_lives:
+    if held_by.worker_lives and _is_of(held_by.worker, held_by.token):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(held_by.worker, signal.SIGKILL)
     for pid in descendants(held_by.token) if held_by.token else []:
         if pid != held_by.pid:
             send(pid, signal.SIGKILL)
-    if with_keeper and held_by.keeper_lives:
+    if with_keeper and held_by.keeper_lives and _is_of(held_by.pid, held_by.token):
         send(held_by.pid, signal.SIGKILL)
 
 
+def _is_of(pid: int, token: str) -> bool:
+    """Tell whether a process is of one start: run.lock alone may name anybody's."""
+    return not token or token_of(pid) == token
+
+
 def _recorded(environment: Mapping[str, str], *, foreground: bool) -> dict[str, str]:
-    """Return the submitter's environment; which GPUs are seen is for whoever starts it now."""
+    """Return the submitter's environment; which GPUs are seen is for whoever starts it now.
+
+    Of a proxy's address run.json holds no password: it is our own variable's, where that is alike.
+    """
     chosen_now = "CUDA_VISIBLE_DEVICES"
     kept = {k: v for k, v in environment.items() if k != SHARE_VARIABLE}
+    for name, value in kept.items():
+        if "://" in value and without_access(os.environ.get(name, "")) == value:
+            kept[name] = os.environ[name]
     if foreground:
         kept.pop(chosen_now, None)
         if chosen_now in os.environ:
@@ -317,11 +355,12 @@ def _lease_options(lease: Lease | None) -> list[str]:
 
 
 def _name_start(run: Run, token: str) -> None:
-    file = run.folder / START_FILE
-    temporary = file.with_name(f".{START_FILE}.{os.getpid()}.tmp")
     record = StartRecord(token=token, events_bytes=end_of_events(run.events_file))
-    temporary.write_bytes(msgspec.json.encode(record))
-    temporary.replace(file)
+    write_whole(run.folder / START_FILE, msgspec.json.encode(record))
+
+
+def _log(run: Run) -> BinaryIO:
+    return os.fdopen(open_own(run.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
 
 
 def _folder(place: str) -> str:

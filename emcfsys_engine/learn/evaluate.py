@@ -7,7 +7,7 @@ import msgspec
 import torch
 
 from emcfsys_engine.dataset.samples import list_samples
-from emcfsys_engine.errors import DataFaults, InputError
+from emcfsys_engine.errors import DataFaults, InputError, printable
 from emcfsys_engine.learn.inference.predictor import Predictor, check_members
 from emcfsys_engine.learn.inference.tiles import Tiles
 from emcfsys_engine.learn.training.dataset import Dataset
@@ -125,21 +125,23 @@ def evaluate_folders(
 
 def table_of(found: Evaluation) -> str:
     """Return the numbers as a table for people."""
-    width = max(5, *(len(name) for name in found.scores.iou))
+    width = max(5, *(len(printable(name)) for name in found.scores.iou))
     lines = [f"{'class':<{width}}   IoU    F1     precision  recall  boundary F1"]
     scores = found.scores
     for name in scores.iou:
         of_class = (scores.iou, scores.f1, scores.precision, scores.recall, scores.boundary_f1)
         cells = [numbers.get(name) for numbers in of_class]
         iou, f1, precision, recall, edge = ("–" if n is None else f"{n:.4f}" for n in cells)
-        lines.append(f"{name:<{width}}   {iou:<6} {f1:<6} {precision:<9}  {recall:<6}  {edge}")
+        lines.append(
+            f"{printable(name):<{width}}   {iou:<6} {f1:<6} {precision:<9}  {recall:<6}  {edge}"
+        )
     mean = "–" if scores.mean_iou is None else f"{scores.mean_iou:.4f}"
     fore = "–" if scores.mean_foreground_iou is None else f"{scores.mean_foreground_iou:.4f}"
     lines.append(f"mean IoU {mean}, foreground {fore}, pixel accuracy {scores.accuracy:.4f}")
     if len(found.per_source) > 1:
         for name, one in found.per_source.items():
             value = "–" if one.mean_iou is None else f"{one.mean_iou:.4f}"
-            lines.append(f"  {name}: mean IoU {value}")
+            lines.append(f"  {printable(name)}: mean IoU {value}")
     lines.append(f"{found.images} images, {scores.pixels} labelled pixels")
     return "\n".join(lines)
 

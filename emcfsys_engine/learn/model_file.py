@@ -60,6 +60,7 @@ def load_model(file: Path) -> tuple[SegmentationNetwork, ModelCard]:
         raise ModelFileError(file, f"{error} (made with timm {made_with})", remedy) from None
     wanted = network.state_dict()
     _check_tensors(file, wanted, tensors)
+    _refuse_endless(file, tensors)
     network.load_state_dict(tensors)
     return network.eval(), card
 
@@ -126,6 +127,13 @@ def _check_tensors(file: Path, wanted: Mapping[str, Tensor], given: Mapping[str,
         if tensor.shape != given[name].shape:
             what = f"{name} is {tuple(given[name].shape)}, the network wants {tuple(tensor.shape)}"
             raise ModelFileError(file, what, "Install the timm version it was made with")
+
+
+def _refuse_endless(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            what = f"{name} holds numbers that are none (NaN or infinite)"
+            raise ModelFileError(file, what, "Copy it again, or take the model of another run")
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

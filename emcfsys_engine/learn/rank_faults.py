@@ -1,10 +1,12 @@
 """Which of several processes failed first: those that only miss it can name it, and why it went."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
+from emcfsys_engine import any_names
 from emcfsys_engine.errors import EmcfError, PeerLostError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.learn.run_context import Worker
@@ -47,9 +49,10 @@ def told_with_first_fault(worker: Worker, error: EmcfError) -> str:
 def _wait_for(file: Path) -> Fault | None:
     deadline = time.monotonic() + _PATIENCE_S
     while True:
-        try:
-            return msgspec.json.decode(file.read_bytes(), type=Fault)
-        except (OSError, msgspec.MsgspecError):
-            if time.monotonic() > deadline:
-                return None
+        with suppress(OSError):
+            found: Fault | None = any_names.read(file, Fault)
+            if found is not None:
+                return found
+        if time.monotonic() > deadline:
+            return None
         time.sleep(0.05)

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import msgspec
 
 from emcfsys_engine import any_names
+from emcfsys_engine.files import open_own, reading_own
 
 FORMAT = 1
 _TAIL_BYTES = 1 << 18  # an ending is a run's last word: it lies there
@@ -201,7 +202,7 @@ class EventWriter:
     """
 
     def __init__(self, file: Path) -> None:
-        self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._descriptor = open_own(file, os.O_RDWR | os.O_CREAT)
         end = _end_of_last_line(self._descriptor)
         os.ftruncate(self._descriptor, end)
         os.lseek(self._descriptor, end, os.SEEK_SET)
@@ -254,7 +255,7 @@ class EventReader:
         """
         events: list[AnyEvent] = []
         try:
-            with self.file.open("rb") as stream:
+            with reading_own(self.file) as stream:
                 if os.fstat(stream.fileno()).st_size < self._offset:
                     self._offset = 0
                 stream.seek(self._offset)
@@ -269,7 +270,7 @@ class EventReader:
     def _decode(self, block: bytes) -> list[AnyEvent]:
         try:
             return _DECODER.decode_lines(block)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             return self._decode_one_by_one(block)
 
     def _decode_one_by_one(self, block: bytes) -> list[AnyEvent]:
@@ -290,17 +291,17 @@ def reversed_events(file: Path, since: int = 0) -> list[AnyEvent]:
     Units: only what lies after `since`, and at most the last 256 KiB, in bytes.
     """
     try:
-        with file.open("rb") as stream:
+        with reading_own(file) as stream:
             end = stream.seek(0, 2)
-            stream.seek(max(since if since <= end else 0, end - _TAIL_BYTES))
+            stream.seek(max(since if 0 <= since <= end else 0, end - _TAIL_BYTES))
             lines = stream.read().split(b"\n")[:-1]
     except OSError:
         return []
     events: list[AnyEvent] = []
     for line in reversed(lines):
         try:
-            events.append(_DECODER.decode(line))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            events.append(any_names.decode(line, AnyEvent))
+        except msgspec.MsgspecError:
             continue  # a torn line, or a kind of a newer version
     return events
 
@@ -311,13 +312,10 @@ def end_of_events(file: Path) -> int:
     Units: bytes.
     """
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        with reading_own(file) as stream:
+            return _end_of_last_line(stream.fileno())
     except OSError:
         return 0
-    try:
-        return _end_of_last_line(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_events(file: Path) -> list[AnyEvent]:

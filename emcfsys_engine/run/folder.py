@@ -1,25 +1,31 @@
 """One run's folder: makes it, names every file in it, tells its outcome."""
 
+import errno
 import fcntl
 import os
 import re
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import RunFolderError
-from emcfsys_engine.files import boot_id, write_whole
+from emcfsys_engine.files import boot_id, read_own, write_whole
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import (
     AnyEvent,
     Ending,
+    RunCancelled,
+    RunFailed,
+    RunFinished,
+    RunInterrupted,
     RunResumed,
     RunStarted,
     read_events,
@@ -37,6 +43,8 @@ _ENVIRONMENT = re.compile(
     r"TRITON_CACHE_DIR|HF_(HOME|HUB_CACHE|HUB_OFFLINE|ENDPOINT|ASSETS_CACHE|XET_CACHE)|"
     r"TORCH_HOME|XDG_\w+|EMCFSYS_\w+|https?_proxy|no_proxy"
 )
+_WORD_OF_ACCESS = re.compile(r"(?<=://)[^/@\s]*@")  # user and password in an address
+_RECORD_MODE = 0o640
 
 
 class TrainRequest(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
@@ -202,20 +210,37 @@ class Run:
     def record(self) -> RunRecord:
         """Read run.json.
 
+        Interpreter and variables are taken only from a file that nobody else can have written:
+        else they are our own, see `distrusted`.
         Raises: RunFolderError if there is none or it is of a newer version.
         """
         try:
-            record: RunRecord = any_names.decode(self.record_file.read_bytes(), RunRecord)
-        except FileNotFoundError:
+            content, found = read_own(self.record_file)
+            record: RunRecord = any_names.decode(content, RunRecord)
+        except (FileNotFoundError, NotADirectoryError):
             remedy = "Name a folder under a project's runs/"
             raise RunFolderError(self.folder, "is no run: it has no run.json", remedy) from None
+        except OSError as error:
+            what = f"cannot be read: {error.strerror}"
+            remedy = "Check its permissions and its disk"
+            raise RunFolderError(self.record_file, what, remedy) from None
         except msgspec.MsgspecError as error:
             remedy = "Restore it from a copy"
             raise RunFolderError(self.record_file, f"is damaged: {error}", remedy) from None
         if record.format > FORMAT:
             what = f"has format {record.format}, this version knows {FORMAT}"
             raise RunFolderError(self.record_file, what, "Update emcfsys-tui")
-        return record
+        if _why_distrusted(found):
+            own = {"python": sys.executable, "environment": _allowed(os.environ), "folder": "/"}
+            return msgspec.structs.replace(record, **own)
+        return msgspec.structs.replace(record, environment=_allowed(record.environment))
+
+    def distrusted(self) -> str:
+        """Say why run.json may not choose interpreter and variables; empty when it may."""
+        try:
+            return _why_distrusted(self.record_file.stat(follow_symlinks=False))
+        except OSError:
+            return ""  # whoever reads it next says so
 
     def write_record(self, record: RunRecord) -> None:
         """Write run.json: when the run is made, and when a resume extends it.
@@ -224,10 +249,24 @@ class Run:
         """
         content = any_names.encode(record, indent=2)
         try:
-            write_whole(self.record_file, content)
+            write_whole(self.record_file, content, mode=_RECORD_MODE)
         except OSError as error:
             what = f"could not be written: {error.strerror}"
             raise RunFolderError(self.record_file, what, "Free some space") from None
+
+    def is_away(self) -> bool:
+        """Tell whether the run's disk seems away, rather than its folder removed.
+
+        Who removes a run leaves the other runs, or at least the folder that they were in; an empty
+        mount point has neither.
+        Raises: OSError for a disk that does not answer.
+        """
+        if self.folder.is_dir():
+            return False
+        try:
+            return not os.listdir(self.folder.parent)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
 
     def discard(self) -> None:
         """Remove a run that was never started.
@@ -245,11 +284,11 @@ class Run:
 
     def exit_record(self) -> ExitRecord | None:
         """Read exit.json; None while there is none."""
-        return _read_optional(self.exit_file, ExitRecord)
+        return any_names.read(self.exit_file, ExitRecord)
 
     def asked(self) -> str | None:
         """Tell what a person asked of the worker: cancel, stop or pause."""
-        record = _read_optional(self.ask_file, AskRecord)
+        record: AskRecord | None = any_names.read(self.ask_file, AskRecord)
         return record.ask if record else None
 
     def events(self) -> list[AnyEvent]:
@@ -259,9 +298,13 @@ class Run:
     def is_alive(self) -> bool:
         """Tell whether a keeper or worker of this run lives: it holds the run lock."""
         try:
-            descriptor = os.open(self.lock_file, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+            descriptor = os.open(self.lock_file, flags)
+        except OSError as error:
+            # Nobody holds what is no file of ours: no keeper takes a link or a pipe for its lock.
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
+                return False
+            raise
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -289,13 +332,13 @@ class Run:
         `since`: where that start's events begin, in bytes; else start.json says it.
         `asked`: what was asked of it; else ask.json says it.
         """
-        start = _read_optional(self.start_file, StartRecord) or StartRecord()
+        start: StartRecord = any_names.read(self.start_file, StartRecord) or StartRecord()
         since = start.events_bytes if since is None else since
         ending, process = self.ending(since or 0), self.exit_record()
         if process is not None and process.start and process.start != start.token:
             process = None  # of an earlier start
         if since is None and ending is not None and process is not None:  # an older version's run
-            ending = None if process.started > ending.time else ending
+            ending = ending if _fit(ending, process) else None
         return how_it_ended(
             Traces(
                 ending=ending,
@@ -320,7 +363,7 @@ class Run:
         return None
 
     def _was_restarted(self) -> bool:
-        lock: _LockRecord | None = _read_optional(self.lock_file, _LockRecord)
+        lock: _LockRecord | None = any_names.read(self.lock_file, _LockRecord)
         return lock is not None and lock.boot not in ("", boot_id())
 
     def ask(self, ask: Literal["cancel", "stop", "pause"]) -> None:
@@ -405,7 +448,37 @@ def _next_folder(parent: Path) -> Path:
 
 
 def _allowed(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if _ENVIRONMENT.fullmatch(name)}
+    return {
+        name: without_access(value)
+        for name, value in environment.items()
+        if _ENVIRONMENT.fullmatch(name) and "\0" not in value
+    }
+
+
+def without_access(value: str) -> str:
+    """Return a value without user and password of an address: run.json holds no secret."""
+    return _WORD_OF_ACCESS.sub("", value)
+
+
+def _why_distrusted(found: os.stat_result) -> str:
+    if found.st_uid != os.geteuid():
+        return "run.json belongs to another user"
+    writers = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return "run.json may be written by other users" if writers else ""
+
+
+def _fit(ending: Ending, process: ExitRecord) -> bool:
+    """Tell whether a worker's last word and its process's end are of one start; clocks may lie."""
+    match ending:
+        case RunFinished():
+            code = 0
+        case RunCancelled():
+            code = 130
+        case RunInterrupted():
+            code = 143
+        case RunFailed():
+            return process.exit_code != 0  # killed after its last word, it has failed all the same
+    return process.exit_code == code
 
 
 def _versions() -> dict[str, str]:
@@ -417,10 +490,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return versions
-
-
-def _read_optional(file: Path, kind: type[Any]) -> Any:
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=kind)
-    except (FileNotFoundError, msgspec.MsgspecError):
-        return None

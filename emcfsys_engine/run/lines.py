@@ -1,10 +1,10 @@
 """A run's events and log as lines for people, from the start or as they come."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from emcfsys_engine.errors import printable
+from emcfsys_engine.files import reading_own
 from emcfsys_engine.run.events import (
     AnyEvent,
     CheckpointSaved,
@@ -24,7 +24,7 @@ from emcfsys_engine.run.events import (
     WatchState,
 )
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.text import span
+from emcfsys_engine.text import clock, span
 
 _TAIL_BYTES = 1 << 18
 _NUM_EVIDENCE = 12
@@ -41,7 +41,7 @@ class RunLines:
     def new_lines(self) -> list[str]:
         """Return the lines since the last call: events with their time, then the log's own."""
         lines = [
-            f"{time.strftime('%H:%M:%S', time.localtime(event.time))} {printable(text)}"
+            f"{clock(event.time)} {printable(text)}"
             for event in self._events.read_new()
             if (text := line_of(event))
         ]
@@ -58,7 +58,7 @@ class LogReader:
     def new_lines(self) -> list[str]:
         """Return the lines since the last call, safe for a terminal."""
         try:
-            with self.file.open("rb") as stream:
+            with reading_own(self.file) as stream:
                 size = stream.seek(0, 2)
                 stream.seek(self._offset if self._offset <= size else 0)
                 block = stream.read()
@@ -74,7 +74,7 @@ class LogReader:
 def log_tail(run: Run, num_lines: int = _NUM_EVIDENCE) -> tuple[str, ...]:
     """Return the last lines of a run's log that say something; none where there is no log."""
     try:
-        with run.log_file.open("rb") as stream:
+        with reading_own(run.log_file) as stream:
             stream.seek(max(0, stream.seek(0, 2) - _TAIL_BYTES))
             text = stream.read().decode("utf-8", "replace")
     except OSError:

@@ -194,7 +194,7 @@ def check(folder: Path) -> CheckRead:
 
 def _start(arguments: list[str], *, stdin: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
     child = subprocess.Popen(
-        [sys.executable, "-m", "emcfsys_tui.pictures.decoder", *arguments],
+        [sys.executable, "-P", "-m", "emcfsys_tui.pictures.decoder", *arguments],
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -5,7 +5,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from emcfsys_engine import any_names
 from emcfsys_engine.data_counts import recall_counts
 from emcfsys_engine.errors import EmcfError, InputError, RunFolderError, printable
 from emcfsys_engine.files import MICROGRAPH_SUFFIXES
@@ -20,7 +20,7 @@ from emcfsys_engine.jobs.control import ensure_daemon
 from emcfsys_engine.jobs.queue import submit_extension
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.folder import Run, list_runs
-from emcfsys_engine.text import flattened
+from emcfsys_engine.text import flattened, moment
 from emcfsys_tui.engine.run_history import RunHistory
 from emcfsys_tui.messages import ProjectsRead, RunsRead, Told
 from emcfsys_tui.settings import Memory
@@ -54,7 +54,7 @@ def run_command(arguments: Sequence[str], *, is_look: bool = False) -> CommandEn
     `is_look`: it changes nothing, and is ended when the interface leaves.
     """
     with subprocess.Popen(
-        [sys.executable, "-m", "emcfsys_engine", *arguments],
+        [sys.executable, "-P", "-m", "emcfsys_engine", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -290,10 +290,10 @@ def _settings(run: Run) -> dict[str, str]:
     record = run.record()
     settings = flattened(msgspec.to_builtins(record.project))
     flat = {key: str(value) for key, value in settings.items() if value is not None}
-    flat["created"] = time.strftime("%F %H:%M", time.localtime(record.created))
+    flat["created"] = moment(record.created, "%F %H:%M")
     try:
-        plan: Any = msgspec.json.decode(run.plan_file.read_bytes())
-    except (OSError, msgspec.DecodeError):
+        plan: dict[str, Any] = any_names.read(run.plan_file, dict[str, Any]) or {}
+    except OSError:
         plan = {}
     kept = ("device", "precision", "patch_px", "batch", "total_steps", "encoder_lr", "decoder_lr")
     flat |= {f"plan.{key}": str(plan[key]) for key in kept if key in plan}

@@ -1,10 +1,9 @@
 """A run as a row of the list, and its events as curves of the charts."""
 
 import statistics
-import time
 from collections.abc import Sequence
 
-from emcfsys_engine.text import span
+from emcfsys_engine.text import day_clock, span
 from emcfsys_tui.view_models import STATE_LOOKS, RunDetail, RunRow
 from emcfsys_tui.widgets.canvas import Colour
 from emcfsys_tui.widgets.chart import Curve
@@ -68,7 +67,7 @@ def run_row(run: RunRow, state: str, letter: str) -> Row:
             "" if run.seconds_left is None else span(run.seconds_left),
             f"fold {run.fold} · {run.network}" if run.fold else run.network or run.does,
             (f"{run.group} · " if run.group else "") + run.reason.replace("_", " ")
-            or time.strftime("%d %b %H:%M", time.localtime(run.created)),
+            or day_clock(run.created),
         ),
         tone=tone if state not in ("done", "cancelled") else "",
     )

@@ -1,8 +1,10 @@
 """The ledger keeps what was seen, for one watcher at a time."""
 
 import contextlib
+import os
 import shutil
 import sqlite3
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -124,3 +126,18 @@ def test_a_digest_tells_a_rewrite_from_a_touch(tmp_path: Path) -> None:
         changed[place] ^= 1
         file.write_bytes(changed)
         assert digest_of(file, len(content)) != first
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can look with another user's rights")
+def test_a_colleague_who_may_only_read_sees_what_a_watch_did() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder)
+        ledger = Ledger(output, owner="test")
+        ledger.record([Entry(path="a.tif", size=1, mtime_ns=1, mask="a.png")])
+        ledger.close()
+        output.chmod(0o755)
+        os.seteuid(65534)
+        try:
+            assert [entry.path for entry in read_ledger(output)] == ["a.tif"]
+        finally:
+            os.seteuid(0)

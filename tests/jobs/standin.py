@@ -79,6 +79,14 @@ def _do(run: Run, behaviour: dict[str, Any], events: EventWriter, asked: list[in
             child = subprocess.Popen(["sleep", "1000"], start_new_session=own_session)
             with (run.folder / "family").open("a") as file:
                 file.write(f"{child.pid}\n")
+    if does == "slow ending":  # asked to end, it computes for a while before it can
+        while not asked:
+            time.sleep(_TICK_S)
+        until = time.monotonic() + behaviour["seconds"]
+        while time.monotonic() < until:
+            pass
+        events.write(RunFinished(reason="stopped", step=1))
+        return 0
     return _work(run, behaviour, events, asked)
 
 

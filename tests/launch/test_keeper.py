@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from emcfsys_engine.errors import RunFolderError
@@ -212,3 +213,78 @@ def test_processes_that_ran_out_of_memory_are_started_again_with_less(run: Run) 
     assert (run.folder / "count").read_text() == "xxx"
     assert start.start(run, worker=worker).wait() == 0  # what lies there asks for nothing
     assert (run.folder / "count").read_text() == "xxxx"
+
+
+@pytest.mark.parametrize("name", ["run.lock", "log.txt", "events.jsonl"])
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe"])
+def test_a_planted_name_changes_no_other_file_and_starts_nothing(
+    run: Run, tmp_path: Path, name: str, kind: str
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("a thesis")
+    planted = run.folder / name
+    if kind == "link":
+        planted.symlink_to(precious)
+    elif kind == "hard link":
+        planted.hardlink_to(precious)
+    else:
+        os.mkfifo(planted)
+    with pytest.raises(RunFolderError, match=name):
+        start.start(run, worker=["touch", str(tmp_path / "ran")])
+    assert not run.is_alive()
+    assert precious.read_text() == "a thesis"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_keeper_that_meets_a_planted_lock_says_so_in_one_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("a thesis")
+    run.lock_file.symlink_to(tmp_path / "precious")
+    command = [sys.executable, "-m", "emcfsys_engine.launch.keeper", str(run.folder), "--", "true"]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ended.returncode
+    assert len(ended.stderr.splitlines()) == 1
+    assert (tmp_path / "precious").read_text() == "a thesis"
+
+
+def test_modules_that_lie_where_a_person_stands_are_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("json.py", "numpy.py", "msgspec.py", "emcfsys_engine.py"):
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    run = new_run(tmp_path / "runs", TrainRequest())
+    assert start.start(run, worker=[sys.executable, "-c", "import json"]).wait() == 0
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_run_of_another_user_runs_with_our_own_interpreter_and_says_so(
+    run: Run, tmp_path: Path
+) -> None:
+    evil = tmp_path / "evil"
+    evil.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    evil.chmod(0o755)
+    run.write_record(msgspec.structs.replace(run.record(), python=str(evil)))
+    run.record_file.chmod(0o666)
+    assert start.start(run, worker=["true"]).wait() == 0
+    assert not (tmp_path / "ran").exists()
+    assert "may be written by other users: runs with" in run.log_file.read_text()
+
+
+def test_a_lock_that_names_a_process_of_somebody_else_kills_nothing(run: Run) -> None:
+    bystander = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    try:
+        ticks = processes.start_ticks(bystander.pid)
+        assert ticks is not None
+        forged = start.Holder(
+            pid=bystander.pid,
+            start_ticks=ticks,
+            boot=processes.boot_id(),
+            token="theirs",
+            worker=bystander.pid,
+            worker_ticks=ticks,
+        )
+        start.kill_run(forged, with_keeper=True)
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()

@@ -118,7 +118,17 @@ def test_a_clock_that_was_set_back_does_not_undo_the_end_of_a_run(tmp_path: Path
     assert run.outcome() == ("done", "steps")
 
 
-def test_a_run_of_an_older_version_is_judged_by_its_times(tmp_path: Path) -> None:
+def test_a_finished_run_of_an_older_version_stays_finished_whatever_the_clock(
+    tmp_path: Path,
+) -> None:
+    run = new_run(tmp_path, TrainRequest())
+    run.start_file.write_text('{"token": "old"}')
+    _events(run, RunStarted(run=run.id, does="train"), RunFinished(reason="steps", step=5))
+    _exit(run, exit_code=0, started=4e9, ended=4e9 + 1)
+    assert run.outcome() == ("done", "steps")
+
+
+def test_a_run_of_an_older_version_is_judged_by_its_process(tmp_path: Path) -> None:
     run = new_run(tmp_path, TrainRequest())
     run.start_file.write_text('{"token": "old"}')
     _events(run, RunStarted(run=run.id, does="train"), RunInterrupted(step=3))

@@ -24,6 +24,7 @@ from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.files import write_whole
 
 _LARGEST_MASK_PX = 1 << 30
+_MOST_BITS = 60  # of one run length
 
 
 def is_coco(document: object) -> bool:
@@ -87,6 +88,7 @@ def _id(value: object) -> str:
 def runs_of_text(text: str) -> list[int]:
     """Return the run lengths of COCO's compressed text.
 
+    Raises: ValueError for a number that no mask can have: its digits would take for ever.
     Source: rleFrString in pycocotools (6 bits a character, differences to the run before last).
     """
     runs: list[int] = []
@@ -96,11 +98,15 @@ def runs_of_text(text: str) -> list[int]:
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:
+            if shift > _MOST_BITS:
+                raise ValueError("a run length is no number of pixels")
             continue
         if bits & 16:
             value |= -1 << shift
         if len(runs) > 2:
             value += runs[-2]
+        if not 0 <= value <= _LARGEST_MASK_PX:
+            raise ValueError("a run length is no number of pixels")
         runs.append(value)
         value = shift = 0
     return runs

@@ -22,6 +22,7 @@ from emcfsys_engine.annotations.shapes import (
 )
 from emcfsys_engine.errors import AnnotationError
 
+_LARGEST_MASK_PX = 1 << 28
 _DRAWN = ("polygon", "box", "ellipse", "mask", "polyline", "points")
 
 
@@ -148,7 +149,8 @@ def _mask(path: Path, what: str, label: str, element: ET.Element) -> Shape:
         int(element.get(k) or 0) for k in ("left", "top", "width", "height")
     )
     runs = np.array([int(n) for n in (element.get("rle") or "").split(",") if n.strip()], np.int64)
-    if (runs < 0).any() or int(runs.sum()) != width * height:
+    is_sound = 0 <= width * height <= _LARGEST_MASK_PX and not ((runs < 0) | (runs > 1 << 30)).any()
+    if not is_sound or int(runs.sum()) != width * height:
         raise AnnotationError(path, f"{what} has a mask that does not fill its box", "Export again")
     bitmap = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
     return Shape(label=label, kind="bitmap", bitmap=bitmap, origin_xy=(left, top))

@@ -210,11 +210,13 @@ def brush_mask(path: Path, what: str, rle: object, size_HW: tuple[int, int]) -> 
     """
     height, width = size_HW
     try:
+        if height * width > _LARGEST_MASK_PX:
+            raise ValueError("more pixels than an image has")
         bits = np.unpackbits(np.array(rle, np.uint8))
         values = _decoded(bits, height * width * 4)
     except (ValueError, TypeError, IndexError, OverflowError):
         values = None
-    if values is None or height * width > _LARGEST_MASK_PX:
+    if values is None:
         raise AnnotationError(path, f"{what} has a damaged brush mask", "Export it again")
     return values.reshape(height, width, 4)[..., 3] > 0
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from emcfsys_engine import any_names
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.run.events import CheckpointSaved, ImageDone, RunInterrupted
 from emcfsys_engine.run.folder import Run
@@ -65,9 +66,10 @@ def requeues_file(run: Run) -> Path:
 def read_requeues(run: Run) -> Requeues:
     """Return the count as it is; a new one where there is none."""
     try:
-        return msgspec.json.decode(requeues_file(run).read_bytes(), type=Requeues)
-    except (OSError, msgspec.MsgspecError):
-        return Requeues()
+        found: Requeues | None = any_names.read(requeues_file(run), Requeues)
+    except OSError:
+        found = None
+    return found or Requeues()
 
 
 def progress_of(run: Run) -> int:

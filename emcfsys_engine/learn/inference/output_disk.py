@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from emcfsys_engine import any_names
 from emcfsys_engine.errors import EmcfError, OutputError, printable
 from emcfsys_engine.files import DiskFullError, is_full, refuse_full, write_whole
 from emcfsys_engine.hotfolder.ledger import Ledger, id_of_ledger
@@ -100,9 +101,10 @@ def remember_output(runs: Path, output: Path, ledger_id: str) -> None:
 
 def _remembered(runs: Path) -> dict[str, str]:
     try:
-        return msgspec.json.decode((runs / _REMEMBERED).read_bytes(), type=dict[str, str])
-    except (OSError, ValueError, msgspec.MsgspecError):
-        return {}
+        found: dict[str, str] | None = any_names.read(runs / _REMEMBERED, dict[str, str])
+    except OSError:
+        found = None
+    return found or {}
 
 
 def wait_until(

@@ -17,6 +17,7 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook, write_own
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.images.writers import companion
+from emcfsys_engine.text import cell_of
 
 JSON_NAME, TABLE_NAME = "ranking.json", "ranking.csv"
 _UPPER = 0.1  # share of the pixels, the most uncertain ones, that an image's score is the mean of
@@ -104,7 +105,9 @@ def write_ranking(book: OutputBook, ranking: Ranking) -> None:
     for one in ranking.images:
         first = one.regions[0]
         place = (first.x, first.y, first.width, first.height)
-        table.writerow([one.rank, one.image, f"{one.score:.4f}", f"{one.novelty:.4f}", *place])
+        table.writerow(
+            [one.rank, cell_of(one.image), f"{one.score:.4f}", f"{one.novelty:.4f}", *place]
+        )
     content = msgspec.json.format(msgspec.json.encode(ranking), indent=1)
     table_bytes = text.getvalue().encode("utf-8", "surrogateescape")
     try:

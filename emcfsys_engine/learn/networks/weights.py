@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import pickle
 import re
+import struct
 import urllib.error
 import urllib.request
 import warnings
@@ -139,6 +140,13 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
         raise WeightsError(file, f"no safetensors file ({error})", "Copy it again") from error
 
 
+# What the unpickler of torch raises on bytes that are no pickle of its own.
+_RUBBISH = (
+    RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError,
+    AssertionError, ArithmeticError, MemoryError, ImportError, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
+
+
 def _pickle(file: Path) -> Any:
     try:
         # DINO and MAE save their plain settings beside the weights.
@@ -154,7 +162,7 @@ def _pickle(file: Path) -> Any:
             f"its pickle wants to run code ({wanted[1]})",
             "Save only the state_dict, best as .safetensors",
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except _RUBBISH as error:
         raise WeightsError(file, f"no PyTorch checkpoint ({_first_line(error)})") from error
 
 

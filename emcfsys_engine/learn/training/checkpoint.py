@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from emcfsys_engine import any_names
 from emcfsys_engine.errors import RunFailedError, RunFolderError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.learn.model_file import encode_model
@@ -54,9 +55,10 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 def read_retry(run: Run) -> Retry | None:
     """Return what an earlier start of several processes left; None where nothing is left."""
     try:
-        return msgspec.json.decode(run.retry_file.read_bytes(), type=Retry)
-    except (OSError, msgspec.MsgspecError):
+        found: Retry | None = any_names.read(run.retry_file, Retry)
+    except OSError:
         return None
+    return found
 
 
 def encode_checkpoint(tensors: dict[str, Tensor], state: TrainState) -> bytes:
@@ -72,7 +74,7 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Tensor], TrainState]:
     try:
         with safe_open(file, "pt") as opened:
             text = (opened.metadata() or {}).get(_KEY, "")
-            state = msgspec.json.decode(text, type=TrainState)
+            state: TrainState = any_names.decode(text.encode("utf-8", "replace"), TrainState)
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, msgspec.MsgspecError, OSError) as error:
         remedy = "Train anew; the models beside it are whole"

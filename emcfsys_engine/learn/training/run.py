@@ -7,10 +7,11 @@ import msgspec
 import numpy as np
 import torch
 
+from emcfsys_engine import any_names
 from emcfsys_engine.colours import colours_for
 from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.errors import EmcfError, InputError, ProjectError, RunFolderError
-from emcfsys_engine.files import write_whole
+from emcfsys_engine.files import read_own, write_whole
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.device import (
     choose_device,
@@ -216,7 +217,7 @@ def read_plan(run: Run) -> Plan:
     Raises: RunFolderError if it is damaged or of a newer version.
     """
     try:
-        plan = msgspec.json.decode(run.plan_file.read_bytes(), type=Plan)
+        plan: Plan = any_names.decode(read_own(run.plan_file)[0], Plan)
     except (OSError, msgspec.MsgspecError) as error:
         raise RunFolderError(run.plan_file, f"cannot be read: {error}", "Train anew") from None
     if plan.format > FORMAT:

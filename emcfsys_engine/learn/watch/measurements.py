@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from emcfsys_engine.files import write_whole
+from emcfsys_engine.files import open_own, write_whole
 from emcfsys_engine.hotfolder.ledger import FOLDER
 from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.text import cell_of, text_of_cell
 
 Line = Mapping[str, object]
 _FILE = "measurements.csv"
@@ -94,8 +95,9 @@ class Measurements:
             csv.writer(text).writerow(self._columns)
         # A later version's columns would shift an older file's: it keeps its own.
         writer = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore")
-        writer.writerows(lines)
-        with self.file.open("ab") as stream:
+        writer.writerows({name: cell_of(value) for name, value in line.items()} for line in lines)
+        descriptor = open_own(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        with os.fdopen(descriptor, "ab") as stream:
             self._begun = stream.tell()
             try:
                 stream.write(text.getvalue().encode("utf-8", "surrogateescape"))
@@ -120,7 +122,8 @@ class Measurements:
         self._columns = rows[0]
         kept = len(rows)
         while kept > 1 and (
-            len(rows[kept - 1]) != len(rows[0]) or _file_of(rows[kept - 1][0], done) not in done
+            len(rows[kept - 1]) != len(rows[0])
+            or _file_of(text_of_cell(rows[kept - 1][0]), done) not in done
         ):
             kept -= 1
         if kept == len(rows) and content.endswith("\n"):

@@ -12,6 +12,7 @@ import numpy as np
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.output_book import OutputBook, write_own
+from emcfsys_engine.text import cell_of
 from emcfsys_engine.tools.measure.objects import Objects
 
 Unit = Literal["nm", "px"]
@@ -148,8 +149,9 @@ def csv_of(table: Table) -> bytes:
     """Return a table as CSV in UTF-8: ten significant digits, empty where there is no value."""
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([column.name for column in table])
-    writer.writerows(zip(*(_cells(column.values) for column in table), strict=True))
+    writer.writerow([cell_of(column.name) for column in table])
+    rows = zip(*(_cells(column.values) for column in table), strict=True)
+    writer.writerows(map(cell_of, row) for row in rows)
     # A file's name may hold bytes that are no text: they are written as they are.
     return stream.getvalue().encode("utf-8", "surrogateescape")
 

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from emcfsys_engine import any_names
 from emcfsys_engine.run.events import AnyEvent, RunStarted, StepDone, ValidationDone
 from emcfsys_engine.run.folder import (
     ExitRecord,
@@ -125,6 +124,7 @@ def read_summary(run: Run) -> RunSummary:
 
 def _plan_of(file: Path) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
-    except (FileNotFoundError, msgspec.MsgspecError):
-        return {}
+        found: dict[str, Any] | None = any_names.read(file, dict[str, Any])
+    except OSError:
+        found = None
+    return found or {}

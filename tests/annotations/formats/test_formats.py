@@ -1,5 +1,6 @@
 """Annotation files of real tools are read as their tools draw them."""
 
+import contextlib
 import json
 import time
 import zipfile
@@ -291,3 +292,11 @@ def test_harmed_annotations_are_read_or_refused(
         except AnnotationError as error:
             assert "\n" not in str(error)
         assert time.monotonic() - start < 5
+
+
+def test_a_hostile_run_length_of_a_megabyte_is_refused_at_once() -> None:
+    for text in ("o" * 1_000_000, "O" * 1_000_000, ("o" * 11 + "0") * 90_000):
+        began = time.process_time()
+        with contextlib.suppress(ValueError):
+            runs_of_text(text)
+        assert time.process_time() - began < 5

@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import pickle
+import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from emcfsys_engine.learn.networks.encoder_plan import maps_of
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_network
 from emcfsys_engine.learn.networks.weight_names import best_match, with_channels
 from emcfsys_engine.learn.networks.weight_sets import WEIGHT_SETS, fetch
-from emcfsys_engine.learn.networks.weights import load_weights
+from emcfsys_engine.learn.networks.weights import load_weights, read_checkpoint
 from emcfsys_engine.model_card import NetworkSpec
 
 Tensors = dict[str, Tensor]
@@ -350,3 +351,20 @@ def test_the_newer_version_of_a_publication_is_asked_for() -> None:
 def test_a_set_without_this_backbone_names_some_it_has() -> None:
     with pytest.raises(WeightsError, match=r"there are none for convnext_tiny\. Choose a backbone"):
         load_weights(network_of("convnext_tiny"), "micronet")
+
+
+def test_rubbish_in_a_checkpoint_is_refused_in_a_line(tmp_path: Path) -> None:
+    rng, file = random.Random(3), tmp_path / "x.pth"
+    seeds: list[bytes] = [b"\x80\x02}q\x00."]
+    for is_zip in (True, False):
+        torch.save({"a": torch.zeros(3)}, file, _use_new_zipfile_serialization=is_zip)
+        seeds.append(file.read_bytes())
+    for number in range(200):
+        content = bytearray(rng.choice(seeds) if number % 4 else rng.randbytes(100))
+        for _ in range(rng.randint(1, 6)):
+            content[rng.randrange(min(len(content), rng.choice((60, 10**6))))] = rng.randrange(256)
+        file.write_bytes(content)
+        try:
+            read_checkpoint(file)
+        except WeightsError as error:
+            assert len(str(error).splitlines()) == 1

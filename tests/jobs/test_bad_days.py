@@ -1,0 +1,179 @@
+"""Bad bytes, disks that go and come, slow endings: every job ends true, none runs twice."""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from emcfsys_engine.errors import DaemonError, QueueError
+from emcfsys_engine.launch.start import holder
+from emcfsys_engine.run.events import EventWriter, RunFinished
+from tests.jobs.conftest import Bench, wait_for
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\0{", b"[" * 100_000, b'{"pid": 1e308}'])
+def test_a_job_whose_lock_cannot_be_read_runs_once_and_is_judged_by_what_it_left(
+    bench: Bench, content: bytes
+) -> None:
+    run = bench.run(seconds=0.5)
+    job_id = bench.add(run)
+    bench.start()
+    wait_for(lambda: bench.starts(run) and (held := holder(run)) and held.worker)
+    bench.kill_daemon()
+    run.lock_file.write_bytes(content)
+    bench.start()
+    assert bench.wait(job_id, "done").starts == 1
+    assert bench.starts(run) == 1
+
+
+def test_a_job_whose_lock_cannot_be_read_still_saves_when_it_is_cancelled(bench: Bench) -> None:
+    run = bench.run(seconds=60)
+    job_id = bench.add(run)
+    bench.start()
+    wait_for(lambda: run.log_file.exists() and run.log_file.read_text())
+    bench.kill_daemon()
+    run.lock_file.write_bytes(b"\xff")
+    bench.start()
+    bench.queue.cancel(job_id)
+    assert bench.wait(job_id, "cancelled").reason == ""
+    assert run.outcome() == ("cancelled", "")
+
+
+def test_a_queue_that_was_empty_for_a_while_goes_on(bench: Bench) -> None:
+    done = bench.add(bench.run())
+    bench.start()
+    bench.wait(done, "done")
+    file = bench.folder / "queue.sqlite"
+    with sqlite3.connect(file) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    aside = file.rename(file.with_name("aside"))
+    file.write_bytes(b"")
+    with pytest.raises(QueueError, match="is empty"):
+        bench.queue.list()
+    wait_for(lambda: "is empty" in (bench.folder / "daemon.log").read_text())
+    aside.replace(file)
+    later = bench.add(bench.run())
+    bench.wait(later, "done")
+    assert bench.queue.get(done).state == "done"
+
+
+def test_a_daemon_starts_over_a_damaged_row_and_a_damaged_run(bench: Bench) -> None:
+    bad_row, bad_run = bench.add(bench.run()), bench.run()
+    bad_job, good = bench.add(bad_run), bench.add(bench.run())
+    bad_run.record_file.write_bytes(b"[" * 100_000)
+    with sqlite3.connect(bench.folder / "queue.sqlite") as connection:
+        connection.execute("UPDATE jobs SET gpus = 'many' WHERE id = ?", (bad_row,))
+    connection.close()
+    bench.start()
+    bench.wait(good, "done")
+    assert "is damaged" in bench.wait(bad_job, "failed").reason
+    assert f"job {bad_row}: its row" in (bench.folder / "daemon.log").read_text()
+
+
+def test_a_waiting_job_whose_disk_is_away_waits_for_it(bench: Bench) -> None:
+    run = bench.run()
+    job_id = bench.add(run)
+    away = bench.project.rename(bench.project.with_name("unmounted"))
+    (bench.project / "runs").mkdir(parents=True)  # the empty mount point
+    bench.start()
+    wait_for(lambda: "its disk may be away" in bench.queue.get(job_id).reason)
+    assert bench.state(job_id) == "queued"
+    shutil.rmtree(bench.project)
+    away.rename(bench.project)
+    assert bench.wait(job_id, "done").starts == 1
+
+
+def test_a_run_that_ends_while_its_disk_is_away_is_judged_when_it_is_back(bench: Bench) -> None:
+    run = bench.run(seconds=60)
+    job_id, other = bench.add(run), bench.run()
+    bench.start()
+    wait_for(lambda: run.log_file.exists() and run.log_file.read_text())
+    held_by = holder(run)
+    assert held_by is not None
+    away = bench.project.rename(bench.project.with_name("unmounted"))
+    with EventWriter(away / "runs" / run.id / "events.jsonl") as events:
+        events.write(RunFinished(reason="steps", step=9))
+    for pid in (held_by.pid, held_by.worker):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: "may be away" in (bench.folder / "daemon.log").read_text())
+    assert bench.state(job_id) == "running"
+    away.rename(bench.project)
+    assert bench.wait(job_id, "done").starts == 1
+    bench.wait(bench.add(other), "done")
+
+
+def test_a_worker_that_lost_its_disk_goes_on_when_it_is_back(bench: Bench) -> None:
+    run = bench.run(seconds=60)
+    job_id = bench.add(run, resume="auto")
+    bench.start()
+    wait_for(lambda: run.log_file.exists() and run.log_file.read_text())
+    held_by = holder(run)
+    assert held_by is not None
+    away = bench.project.rename(bench.project.with_name("unmounted"))
+    for pid in (held_by.pid, held_by.worker):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: "may be away" in (bench.folder / "daemon.log").read_text())
+    (away / "runs" / run.id / "behaviour.json").write_text('{"does": "work"}')
+    away.rename(bench.project)
+    assert bench.wait(job_id, "done").starts == 2
+
+
+def test_a_state_folder_whose_disk_is_away_is_waited_for_and_not_begun_anew(bench: Bench) -> None:
+    job_id = bench.add(bench.run())
+    away = bench.folder.rename(bench.folder.with_name("unmounted"))
+    bench.folder.mkdir()  # the empty mount point
+    with pytest.raises(QueueError, match="is away"):
+        bench.queue.list()
+    assert not list(bench.folder.iterdir())
+    bench.folder.rmdir()
+    away.rename(bench.folder)
+    assert bench.queue.get(job_id).state == "queued"
+
+
+def test_a_slow_ending_that_still_computes_is_not_killed(bench: Bench) -> None:
+    bench.configure("cpu_slots = 8\ngrace_s = 0.3")
+    run = bench.run("slow ending", seconds=1.2)
+    job_id = bench.add(run)
+    bench.start()
+    wait_for(lambda: run.log_file.exists() and run.log_file.read_text())
+    bench.queue.stop(job_id)
+    job = bench.wait(job_id, "done", "cancelled", "failed")
+    assert (job.state, job.reason) == ("done", "stopped")
+
+
+def test_a_worker_that_computes_on_for_ever_is_killed_in_the_end(bench: Bench) -> None:
+    bench.configure("cpu_slots = 8\ngrace_s = 0.1")
+    run = bench.run("slow ending", seconds=1000)
+    job_id = bench.add(run)
+    bench.start()
+    wait_for(lambda: run.log_file.exists() and run.log_file.read_text())
+    bench.queue.cancel(job_id)
+    assert bench.wait(job_id, "cancelled").reason == "had to be killed"
+
+
+def test_what_a_clock_says_decides_nothing(bench: Bench) -> None:
+    run = bench.run()
+    job_id = bench.add(run)
+    bench.start()
+    bench.wait(job_id, "done")
+    record = json.loads(run.exit_file.read_text())
+    Path(run.exit_file).write_text(json.dumps({**record, "started": 9e9, "ended": 1.0}))
+    assert run.outcome() == ("done", "steps")
+
+
+def test_a_second_host_is_told_at_once_where_the_daemon_runs(bench: Bench) -> None:
+    bench.queue.list()
+    signature = {"pid": 1, "start_ticks": 1, "boot": "another", "version": "0", "started": 0.0}
+    file = bench.folder / "daemon.lock"
+    file.write_text(json.dumps({**signature, "host": "node7"}))
+    with file.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(DaemonError, match="runs on node7"):
+            bench.start()
+    assert bench.start().running  # that host's daemon is gone
