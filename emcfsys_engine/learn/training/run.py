@@ -1,13 +1,23 @@
 """A training run from its run.json to its ending: data, plan, network, loop."""
 
+import hashlib
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import msgspec
 import numpy as np
 import torch
 
-from emcfsys_engine.dataset.samples import list_samples
+from emcfsys_engine.dataset.deals import (
+    Deal,
+    Fingerprint,
+    changes,
+    keep_folds,
+    kept_folds,
+    refuse_swapped,
+)
+from emcfsys_engine.dataset.samples import Samples, list_samples, samples_of
 from emcfsys_engine.errors import EmcfError, InputError, ProjectError, RunFolderError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.normalise import Normaliser
@@ -28,13 +38,14 @@ from emcfsys_engine.learn.training.augment import augment
 from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler, class_pixel_counts
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.losses import build_loss
-from emcfsys_engine.learn.training.plan import FORMAT, Plan, make_plan, summary_of
+from emcfsys_engine.learn.training.plan import Plan, make_plan, read_plan, summary_of
 from emcfsys_engine.learn.training.setup import Parts
 from emcfsys_engine.learn.training.trainer import Trainer
 from emcfsys_engine.model_card import ModelCard, NormaliserSettings, TrainingStatistics
 from emcfsys_engine.project import Project
-from emcfsys_engine.run.events import PlanMade, RunResumed, RunStarted, WarningGiven
+from emcfsys_engine.run.events import PlanMade, RunStarted, WarningGiven
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.groups import deal_file, members_of
 
 _NUM_IMAGES = 2
 
@@ -110,7 +121,7 @@ def execute(worker: Worker) -> int:
     resumed = bool(ranks.most(worker.run.checkpoint_file.exists())[0])
     # The same batch must give the same sums in every run: no choice by timing.
     torch.backends.cudnn.benchmark = False
-    samples = list_samples(project, fold=worker.record.fold)
+    samples = _dealt(worker, project)
     normaliser = Normaliser()
     train = Dataset(samples.of("train"), project, normaliser, ranks.local_world)
     val = Dataset(samples.of("val"), project, normaliser, ranks.local_world)
@@ -129,11 +140,10 @@ def execute(worker: Worker) -> int:
     lost = lost_gpu(device, project.compute.gpus, os.environ)
     for note in filter(None, (lost, *samples.notes)):
         worker.say(WarningGiven(message=note))
-    train.check()
-    val.check()
+    prints = {**train.check(), **val.check()}
     _refuse_unlabelled(project, train, val)
     told = ranks.from_first(
-        lambda: _written_plan(worker, project, train, val, device, threads, ranks.world)
+        lambda: _written_plan(worker, project, train, val, device, threads, ranks.world, prints)
     )
     plan = msgspec.json.decode(told, type=Plan)
     torch.set_num_threads(plan.threads)
@@ -148,6 +158,7 @@ def execute(worker: Worker) -> int:
             project=project,
             plan=plan,
             card=_make_card(worker.run, project, plan, train),
+            val_digest=_digest_of(val, prints),
             network=network,
             train=train,
             val=val,
@@ -157,7 +168,7 @@ def execute(worker: Worker) -> int:
         )
     )
     if resumed:
-        worker.say(RunResumed(step=trainer.resume()))
+        worker.say(trainer.resume())
     print(f"{describe(device, getattr(torch, plan.precision))}: {summary_of(plan)}", flush=True)
     ending = trainer.train()
     ranks.leave()
@@ -172,10 +183,12 @@ def _written_plan(
     device: torch.device,
     threads: int,
     processes: int,
+    prints: dict[str, Fingerprint],
 ) -> bytes:
     """Write the run's plan, and return it: the one it has, with the budget of today, or a new one.
 
-    Raises: RunFolderError if the run was begun with another number of processes.
+    Raises: RunFolderError if the run was begun with another number of processes; DataFaults if an
+    image that it trains on became one that it validates on.
     """
     run = worker.run
     known = read_plan(run) if run.plan_file.exists() else None
@@ -184,6 +197,11 @@ def _written_plan(
     if plan.processes != processes:
         what = f"was begun with {plan.processes} processes, and {processes} are here"
         raise RunFolderError(run.folder, what, "Resume it with as many, or train anew")
+    if known is not None and known.deal is not None:
+        refuse_swapped(known.deal, known.fingerprints, prints, project.file)
+        for note in changes(known.deal, known.fingerprints, prints):
+            worker.say(WarningGiven(message=note))
+    plan = msgspec.structs.replace(plan, fingerprints={**plan.fingerprints, **prints})
     if device.type != plan.device:
         worker.say(WarningGiven(message=f"Begun on {plan.device}, goes on on {device.type}"))
         plan = _moved(plan, device, threads)
@@ -198,6 +216,40 @@ def _written_plan(
     return content
 
 
+def _dealt(worker: Worker, project: Project) -> Samples:
+    """Return the run's images: as plan.json says for ever, or dealt now, before its first step.
+
+    The folds of a group are dealt once, by the first of them that begins.
+    """
+    run, record = worker.run, worker.record
+    deal = read_plan(run).deal if run.plan_file.exists() else None
+    if deal is None and not record.fold:
+        return list_samples(project)
+    if deal is None:
+        file = deal_file(run, record.group)
+        kept = kept_folds(file)
+        if kept is None:
+            samples = list_samples(project, fold=record.fold).samples
+            kept = keep_folds(file, samples, _begun_folds(run, record.group))
+        deal = kept.deal(record.fold)
+    return samples_of(project, deal)
+
+
+def _begun_folds(run: Run, group: str) -> dict[int, Deal]:
+    """Return the deals of those folds that were begun before groups kept theirs."""
+    found: dict[int, Deal] = {}
+    for other in members_of(run.folder.parent, group):
+        if other.plan_file.exists() and (deal := read_plan(other).deal) is not None:
+            found[other.record().fold] = deal
+    return found
+
+
+def _digest_of(val: Dataset, prints: Mapping[str, Fingerprint]) -> str:
+    """Return a name for what is validated on: scores of another one are not compared with its."""
+    content = [(one.name, prints[one.name].image, prints[one.name].labels) for one in val.samples]
+    return hashlib.blake2b(repr(sorted(content)).encode(), digest_size=12).hexdigest()
+
+
 def _moved(plan: Plan, device: torch.device, threads: int) -> Plan:
     """Return the plan of a run that goes on on another kind of device, in its precision."""
     precision, why = choose_precision(device)
@@ -208,21 +260,6 @@ def _moved(plan: Plan, device: torch.device, threads: int) -> Plan:
         threads=threads,
         reasons={**plan.reasons, "precision": why},
     )
-
-
-def read_plan(run: Run) -> Plan:
-    """Read plan.json.
-
-    Raises: RunFolderError if it is damaged or of a newer version.
-    """
-    try:
-        plan = msgspec.json.decode(run.plan_file.read_bytes(), type=Plan)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise RunFolderError(run.plan_file, f"cannot be read: {error}", "Train anew") from None
-    if plan.format > FORMAT:
-        what = f"has format {plan.format}, this version knows {FORMAT}"
-        raise RunFolderError(run.plan_file, what, "Update emcfsys-tui")
-    return plan
 
 
 def _start_from(worker: Worker, project: Project, network: SegmentationNetwork) -> None:
@@ -250,11 +287,18 @@ def _make_card(run: Run, project: Project, plan: Plan, train: Dataset) -> ModelC
         pixel_nm=_pixel_nm(project, train),
         patch_px=plan.patch_px,
         statistics=_statistics(train),
+        trained_on={name: _image_of(plan, name) for name in plan.train_images},
+        validated_on={name: _image_of(plan, name) for name in plan.val_images},
         project=project.name,
         run=run.id,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=run.record().versions,
     )
+
+
+def _image_of(plan: Plan, name: str) -> str:
+    known = plan.fingerprints.get(name)
+    return known.image if known is not None else ""
 
 
 def _pixel_nm(project: Project, train: Dataset) -> float | None:
