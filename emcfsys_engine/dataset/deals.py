@@ -33,7 +33,7 @@ class Deal(msgspec.Struct, frozen=True, kw_only=True):
 class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
     """What tells whether an image or its labels are those of the last start."""
 
-    image: str  # a digest of the grey values as they were read
+    image: str  # a digest of the grey values as they were read; empty where all are one value
     labels: str  # a digest of the class of every pixel
 
 
@@ -146,13 +146,39 @@ def refuse_swapped(
             if name not in before or name not in now or before[name] == now[name]:
                 continue
             other = of_others.get(now[name].image)
-            if other is not None and before[name].image != now[name].image:
+            if other is not None and now[name].image not in ("", before[name].image):
                 word = "trained" if others is deal.train else "validated"
                 what = f"is now the image that this run {word} on as {other}"
                 remedy = "Give both their own names back, or train anew"
                 faults.append(InputError(f"{where}: {name}", what, remedy))
     if faults:
         raise DataFaults(faults)
+
+
+def side_of(sample: Sample) -> str:
+    """Return the part of a training, or the fold, that a sample is in."""
+    return f"fold {sample.fold}" if sample.fold else sample.split
+
+
+def twin_fault(other: Sample, first: Sample) -> InputError:
+    """Return the error for one image that trains and validates."""
+    what = f"is in {side_of(other)}, and the same image {first.image} in {side_of(first)}"
+    remedy = "Keep one of them: validation on training images measures nothing"
+    return InputError(str(other.image), what, remedy)
+
+
+def twin_faults(samples: Iterable[Sample], prints: Mapping[str, Fingerprint]) -> list[InputError]:
+    """Return an error for each image whose pixels lie on another side, too; blank ones are none."""
+    first: dict[str, Sample] = {}
+    faults: list[InputError] = []
+    for sample in sorted(samples, key=lambda one: str(one.image)):
+        known = prints.get(sample.name)
+        if known is None or not known.image:
+            continue
+        twin = first.setdefault(known.image, sample)
+        if side_of(twin) != side_of(sample):
+            faults.append(twin_fault(sample, twin))
+    return faults
 
 
 def keep_folds(file: Path, samples: Sequence[Sample], begun: Mapping[int, Deal]) -> FoldDeal:

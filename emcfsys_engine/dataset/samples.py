@@ -1,7 +1,7 @@
 """The data set of a project: images paired with labels, split, and every fault named at once."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,8 +61,10 @@ def list_samples(project: Project, *, for_training: bool = True, fold: int = 0) 
     return Samples(samples=gathered.samples, notes=gathered.notes)
 
 
-def samples_of(project: Project, deal: Deal) -> Samples:
+def samples_of(project: Project, deal: Deal, folds: Mapping[str, int] | None = None) -> Samples:
     """Return the images of a run as they were dealt, whatever came to the project since.
+
+    `folds`: in which each image validates, where the first of them begins.
 
     What came later is not looked at; what is gone is named; labels are those of today.
     Raises: DataFaults with every fault of the run's own images, or if a part of it is empty.
@@ -83,7 +85,12 @@ def samples_of(project: Project, deal: Deal) -> Samples:
     val = frozenset(deal.val)
     order = {name: place for place, name in enumerate(deal.names)}
     samples = [
-        replace(one, name=name, split="val" if name in val else "train")
+        replace(
+            one,
+            name=name,
+            split="val" if name in val else "train",
+            fold=folds.get(name, 0) if folds else 0,
+        )
         for one in _samples(found)
         if (name := dealt.name_of[one.source, one.image])
     ]
@@ -97,6 +104,35 @@ def samples_of(project: Project, deal: Deal) -> Samples:
         raise DataFaults(faults)
     notes = [*dealt.notes(), *notes, *_class_notes(project, samples)]
     return Samples(samples=tuple(samples), notes=tuple(notes), vanished=vanished)
+
+
+def unlabelled_faults(
+    project: Project, samples: Sequence[Sample], labelled: Mapping[str, bool]
+) -> list[ProjectError]:
+    """Return an error for each part of a training, or fold of one, without a labelled pixel.
+
+    `labelled`: whether a sample has such a pixel, by its name; of others it is not known.
+    """
+    parts = [(one.split, one.fold) for one in samples if one.split != "test"]
+    faults: list[ProjectError] = []
+    for part in sorted(set(parts) if not any(fold for _, fold in parts) else set()):
+        names = [one.name for one in samples if one.split == part[0]]
+        if not any(labelled.get(name, True) for name in names):
+            word = "training" if part[0] == "train" else "validation"
+            what, remedy = f"the {word} images have no labels", "Label them, or take them out"
+            faults.append(ProjectError(project.file, "data", what, f"{remedy} of project.toml"))
+    for number in sorted({fold for _, fold in parts if fold}):
+        names = [one.name for one in samples if one.fold == number]
+        if not any(labelled.get(name, True) for name in names):
+            what = f"the images that validate in fold {number} have no labels"
+            remedy = "Label them, or lower training.kfold"
+            faults.append(ProjectError(project.file, "data", what, remedy))
+    return faults
+
+
+def first_fold(project: Project) -> int:
+    """Return 1 where a training of the project is one of folds, else 0."""
+    return 1 if project.training.kfold else 0
 
 
 def gather(

@@ -78,9 +78,10 @@ def load_item(
     labels = to_indices(read_labels(sample, project, grey.shape), project)
     if micrograph.info_bar_rows:
         labels[-micrograph.info_bar_rows :] = UNLABELLED
-    if prints is not None:
-        prints[sample.name] = Fingerprint(image=_digest(grey), labels=_digest(labels))
     found = normaliser.statistics(grey, micrograph.info_bar_rows)
+    if prints is not None:
+        image = _digest(grey) if found[3] else ""
+        prints[sample.name] = Fingerprint(image=image, labels=_digest(labels))
     as_it_is = grey.dtype in _OWN_TYPES
     own = np.require(grey, requirements=("C", "W")) if as_it_is else grey  # as torch wants it
     item = Item(

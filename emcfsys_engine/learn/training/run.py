@@ -16,9 +16,17 @@ from emcfsys_engine.dataset.deals import (
     keep_folds,
     kept_folds,
     refuse_swapped,
+    twin_faults,
 )
-from emcfsys_engine.dataset.samples import Samples, list_samples, samples_of
-from emcfsys_engine.errors import EmcfError, InputError, ProjectError, RunFolderError
+from emcfsys_engine.dataset.samples import (
+    Samples,
+    first_fold,
+    list_samples,
+    samples_of,
+    unlabelled_faults,
+)
+from emcfsys_engine.dataset.splits import Sample, Split
+from emcfsys_engine.errors import DataFaults, EmcfError, InputError, RunFolderError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.device import (
@@ -31,18 +39,19 @@ from emcfsys_engine.learn.device import (
 )
 from emcfsys_engine.learn.inference.tiles import logit_bands
 from emcfsys_engine.learn.model_file import colours_for
+from emcfsys_engine.learn.networks.backbones import defaults_for
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_network
 from emcfsys_engine.learn.networks.weights import load_weights
 from emcfsys_engine.learn.run_context import Worker, say_ending
 from emcfsys_engine.learn.training.augment import augment
-from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler, class_pixel_counts
+from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.losses import build_loss
 from emcfsys_engine.learn.training.plan import Plan, make_plan, read_plan, summary_of
 from emcfsys_engine.learn.training.setup import Parts
 from emcfsys_engine.learn.training.trainer import Trainer
-from emcfsys_engine.model_card import ModelCard, NormaliserSettings, TrainingStatistics
-from emcfsys_engine.project import Project
+from emcfsys_engine.model_card import ModelCard, NetworkSpec, NormaliserSettings, TrainingStatistics
+from emcfsys_engine.project import UNLABELLED, Project
 from emcfsys_engine.run.events import PlanMade, RunStarted, WarningGiven
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import deal_file, members_of
@@ -51,15 +60,39 @@ _NUM_IMAGES = 2
 
 
 def dry_run(project: Project) -> list[InputError]:
-    """Do one step on a few images, as training would; return what went wrong."""
+    """Do one step on a few images, as training would; return what went wrong.
+
+    All images and labels are read before, as training reads them: none is refused only there.
+    """
     try:
-        _step(project)
+        samples = list_samples(project, fold=first_fold(project))
+        train = Dataset(samples.of("train"), project, Normaliser())
+        val = Dataset(samples.of("val"), project, Normaliser())
+        _refuse_unready(project, train, val, {**train.check(), **val.check()}, is_new=True)
+        _step(project, train, val)
+    except DataFaults as several:
+        return list(several.faults)
     except InputError as fault:
         return [fault]
     except (EmcfError, RuntimeError) as error:
         text = str(error).partition("\n")[0]
         remedy = "Try a smaller training.batch or training.patch_px, or another model"
         return [InputError(project.file, f"a first training step fails: {text}", remedy)]
+    return []
+
+
+def network_faults(project: Project) -> list[InputError]:
+    """Build the network and load its weights; return why that cannot be done. Reads no image."""
+    spec = NetworkSpec(
+        head=project.model.head,
+        backbone=project.model.backbone,
+        num_classes=len(project.classes),
+    )
+    try:
+        defaults_for(spec.backbone)
+        load_weights(build_network(spec), _weights_of(project))
+    except InputError as fault:
+        return [fault]
     return []
 
 
@@ -81,18 +114,15 @@ def augmented_patches(project: Project, number: int) -> list[tuple[np.ndarray, n
     ]
 
 
-def _step(project: Project) -> None:
-    train, val = _some(project, "train"), _some(project, "val")
+def _step(project: Project, train: Dataset, val: Dataset) -> None:
     device = choose_device(project.compute.gpus)
     plan = make_plan(project, train, val, device, choose_threads(project.compute.threads))
     network = build_network(plan.network)
-    place = project.model.weights
-    load_weights(
-        network, str(project.folder / place) if (project.folder / place).exists() else place
-    )
+    load_weights(network, _weights_of(project))
     network = network.to(device).to(memory_format=torch.channels_last)
     batch = min(2, plan.batch)
-    sampler = PatchSampler(train, plan.patch_px, batch, project.project.seed)
+    few = Dataset(_labelled_first(train)[:_NUM_IMAGES], project, Normaliser())
+    sampler = PatchSampler(few, plan.patch_px, batch, project.project.seed)
     images, labels = sampler.crops(1).on(device)
     patches, truth = augment(images, labels, plan.patch_px, plan.strengths, range(batch))
     loss = build_loss(project.training.loss, plan.class_weights)(network.train()(patches), truth)
@@ -102,8 +132,14 @@ def _step(project: Project) -> None:
         list(logit_bands(network.eval(), image, tile_px=256, overlap=0.25, batch=1))
 
 
-def _some(project: Project, split: str) -> Dataset:
-    samples = [one for one in list_samples(project).samples if one.split == split]
+def _labelled_first(train: Dataset) -> list[Sample]:
+    """Return the samples, those with a labelled pixel first."""
+    order = sorted(range(len(train)), key=lambda n: bool((train[n].labels == UNLABELLED).all()))
+    return [train.samples[n] for n in order]
+
+
+def _some(project: Project, split: Split) -> Dataset:
+    samples = list_samples(project, fold=first_fold(project)).of(split)
     return Dataset(samples[:_NUM_IMAGES], project, Normaliser())
 
 
@@ -141,7 +177,7 @@ def execute(worker: Worker) -> int:
     for note in filter(None, (lost, *samples.notes)):
         worker.say(WarningGiven(message=note))
     prints = {**train.check(), **val.check()}
-    _refuse_unlabelled(project, train, val)
+    _refuse_unready(project, train, val, prints, is_new=not worker.run.plan_file.exists())
     told = ranks.from_first(
         lambda: _written_plan(worker, project, train, val, device, threads, ranks.world, prints)
     )
@@ -151,7 +187,7 @@ def execute(worker: Worker) -> int:
     torch.manual_seed(project.project.seed)
     network = build_network(plan.network)
     if not resumed:
-        _start_from(worker, project, network)
+        _start_from(project, network)
     trainer = Trainer(
         Parts(
             run=worker.run,
@@ -231,7 +267,7 @@ def _dealt(worker: Worker, project: Project) -> Samples:
         if kept is None:
             samples = list_samples(project, fold=record.fold).samples
             kept = keep_folds(file, samples, _begun_folds(run, record.group))
-        deal = kept.deal(record.fold)
+        return samples_of(project, kept.deal(record.fold), kept.folds)
     return samples_of(project, deal)
 
 
@@ -262,19 +298,42 @@ def _moved(plan: Plan, device: torch.device, threads: int) -> Plan:
     )
 
 
-def _start_from(worker: Worker, project: Project, network: SegmentationNetwork) -> None:
-    place = project.model.weights
-    if place not in ("none", "imagenet") and (project.folder / place).exists():
-        place = str(project.folder / place)
-    report = load_weights(network, place)
+def _start_from(project: Project, network: SegmentationNetwork) -> None:
+    report = load_weights(network, _weights_of(project))
     print(report.summary, flush=True)
 
 
-def _refuse_unlabelled(project: Project, train: Dataset, val: Dataset) -> None:
-    for name, split in (("training", train), ("validation", val)):
-        if not class_pixel_counts(split).sum():
-            remedy = "Label them, or take them out of project.toml"
-            raise ProjectError(project.file, "data", f"the {name} images have no labels", remedy)
+def _weights_of(project: Project) -> str:
+    """Return model.weights, as a path where it is one of the project's files."""
+    place = project.model.weights
+    if place not in ("none", "imagenet") and (project.folder / place).exists():
+        return str(project.folder / place)
+    return place
+
+
+def _refuse_unready(
+    project: Project,
+    train: Dataset,
+    val: Dataset,
+    prints: Mapping[str, Fingerprint],
+    *,
+    is_new: bool,
+) -> None:
+    """Refuse what cannot train once all is read: for `check`, and before the first step.
+
+    Raises: DataFaults for parts without labels, and for a new run if an image is on both sides.
+    """
+    samples = (*train.samples, *val.samples)
+    labelled = {
+        sample.name: not bool((part[n].labels == UNLABELLED).all())
+        for part in (train, val)
+        for n, sample in enumerate(part.samples)
+    }
+    faults: list[InputError] = [*unlabelled_faults(project, samples, labelled)]
+    if is_new:
+        faults += twin_faults(samples, prints)
+    if faults:
+        raise DataFaults(faults)
 
 
 def _make_card(run: Run, project: Project, plan: Plan, train: Dataset) -> ModelCard:
