@@ -53,6 +53,30 @@ class FoldDeal(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class _Planned(msgspec.Struct, frozen=True, kw_only=True):
+    """Of plan.json, what says which images train and validate."""
+
+    train_images: tuple[str, ...] = ()
+    val_images: tuple[str, ...] = ()
+    files: dict[str, str] = {}
+
+
+def planned(plan_file: Path) -> Deal | None:
+    """Return the deal of a plan.json; None where there is none, or an older one without lists.
+
+    Raises: RunFolderError if it is damaged.
+    """
+    try:
+        plan = msgspec.json.decode(plan_file.read_bytes(), type=_Planned)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise RunFolderError(plan_file, f"cannot be read: {error}", "Train anew") from None
+    if not plan.train_images or not plan.val_images:
+        return None
+    return Deal(train=plan.train_images, val=plan.val_images, files=plan.files)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dealt:
     """The images on the disk that a deal speaks of, and those it does not."""

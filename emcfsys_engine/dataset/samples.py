@@ -10,7 +10,7 @@ from emcfsys_engine.annotations.draw import annotation_ids
 from emcfsys_engine.annotations.masks import LabelTable, label_table, read_mask, read_stencil
 from emcfsys_engine.annotations.pair_shapes import annotation_for
 from emcfsys_engine.data_counts import remember_counts
-from emcfsys_engine.dataset.deals import Deal, Dealt, full_name, recognised
+from emcfsys_engine.dataset.deals import Deal, Dealt, full_name, planned, recognised
 from emcfsys_engine.dataset.facts_cache import FactsCache, cache_of
 from emcfsys_engine.dataset.sources import (
     Found,
@@ -23,6 +23,7 @@ from emcfsys_engine.dataset.splits import Sample, Split, assign_fold, assign_spl
 from emcfsys_engine.errors import DataFaults, InputError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.project import UNLABELLED, Project
+from emcfsys_engine.run.folder import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,17 @@ def list_samples(project: Project, *, for_training: bool = True, fold: int = 0) 
     if gathered.faults:
         raise DataFaults(gathered.faults)
     return Samples(samples=gathered.samples, notes=gathered.notes)
+
+
+def refuse_unresumable(run: Run) -> None:
+    """Refuse a training whose images or labels do not let it go on, before anything is changed.
+
+    Raises: DataFaults, RunFolderError.
+    """
+    project = run.record().project
+    deal = planned(run.plan_file)
+    if project is not None and deal is not None:
+        samples_of(project, deal)
 
 
 def samples_of(project: Project, deal: Deal, folds: Mapping[str, int] | None = None) -> Samples:
@@ -234,7 +246,8 @@ def _fold_faults(project: Project, samples: Sequence[Sample]) -> list[InputError
     folds = project.training.kfold
     if {sample.fold for sample in samples} >= set(range(1, folds + 1)):
         return []
-    what = f"{len(samples)} images, groups and blocks are too few for {folds} folds"
+    number = sum(sample.split != "test" for sample in samples)
+    what = f"{number} images, groups and blocks are too few for {folds} folds"
     return [ProjectError(project.file, "training.kfold", what, "Lower it, or label more images")]
 
 

@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -215,19 +215,54 @@ class Run:
         if record.format > FORMAT:
             what = f"has format {record.format}, this version knows {FORMAT}"
             raise RunFolderError(self.record_file, what, "Update emcfsys-tui")
-        return record
+        return self._found_here(record)
 
     def write_record(self, record: RunRecord) -> None:
         """Write run.json: when the run is made, and when a resume extends it.
 
         Raises: RunFolderError if it cannot be written.
         """
-        content = msgspec.json.format(msgspec.json.encode(record), indent=2)
+        content = msgspec.json.format(msgspec.json.encode(self._portable(record)), indent=2)
         try:
             write_whole(self.record_file, content)
         except OSError as error:
             what = f"could not be written: {error.strerror}"
             raise RunFolderError(self.record_file, what, "Free some space") from None
+
+    def _portable(self, record: RunRecord) -> RunRecord:
+        """Return the record as it is written: what is inside the project, by its path in it."""
+        project = record.project
+        if project is None or self.folder.parent != project.runs_folder:
+            return record
+        home = project.folder
+
+        def inside(text: str) -> str:
+            path = Path(text)
+            return str(path.relative_to(home)) if path.is_relative_to(home) else text
+
+        return _with_paths(record, inside, inside(project.file_name))
+
+    def _found_here(self, record: RunRecord) -> RunRecord:
+        """Return the record with absolute paths, where the project is now: it may be a copy."""
+        project, home = record.project, self.folder.parent.parent
+        if project is None:
+            return record
+        file = home / project.file.name
+        is_old = project.file.is_absolute()  # as older versions wrote it
+        if is_old and (self.folder.parent.name != "runs" or not file.is_file()):
+            return record
+        before = project.folder
+
+        def here(text: str) -> str:
+            path = Path(text)
+            if is_old and path.is_relative_to(before):
+                return str(home / path.relative_to(before))
+            return text if path.is_absolute() else str(home / path)
+
+        def of_data(text: str) -> str:  # relative ones are the person's own words
+            return here(text) if Path(text).is_absolute() else text
+
+        return _with_paths(record, of_data, str(file), here)
 
     def discard(self) -> None:
         """Remove a run that was never started.
@@ -384,6 +419,38 @@ def list_runs(project_folder: Path) -> list[Run]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [Run(folder / name) for name in names if (folder / name / "run.json").is_file()]
+
+
+def _with_paths(
+    record: RunRecord,
+    of_data: Callable[[str], str],
+    file_name: str,
+    of_request: Callable[[str], str] | None = None,
+) -> RunRecord:
+    """Return the record with other paths: of its project's file, its data and its watch."""
+    project, request = record.project, record.request
+    assert project is not None
+    sources = tuple(
+        msgspec.structs.replace(
+            source,
+            **{
+                key: of_data(text)
+                for key in ("images", "masks", "annotations")
+                if (text := getattr(source, key)) is not None
+            },
+        )
+        for source in project.data
+    )
+    project = msgspec.structs.replace(project, file_name=file_name, data=sources)
+    if isinstance(request, WatchRequest):
+        place = of_request or of_data
+        request = msgspec.structs.replace(
+            request,
+            model=place(request.model),
+            watch=place(request.watch),
+            output=place(request.output),
+        )
+    return msgspec.structs.replace(record, project=project, request=request)
 
 
 def _next_folder(parent: Path) -> Path:

@@ -70,15 +70,15 @@ def _make(folder: Path, rng: random.Random) -> list[str]:
     text = TOML
     for place in "xy"[: rng.randint(1, 2)]:
         fault = rng.choice(FAULTS)
-        number = rng.randint(1, 5)
+        number = rng.randint(1, 6)
         for index in range(number):
             _write(
-                folder / place, f"{place}{'acegik'[index]}", rng, fault, is_last=index == number - 1
+                folder / place, f"{place}{'acegikm'[index]}", rng, fault, is_last=index == number - 1
             )
-        text += SOURCE.format(place, rng.choice((*["auto"] * 6, "train", "val", "test")))
+        text += SOURCE.format(place, rng.choice((*["auto"] * 12, "train", "val", "test")))
     (folder / "project.toml").write_text(text)
     torch.save({"layer": torch.zeros(3)}, folder / "other.pth")
-    return rng.sample(SETTINGS, rng.choice((0, 0, 0, 1, 1, 2)))
+    return rng.sample(SETTINGS, rng.choice((0, 0, 0, 0, 1, 2)))
 
 
 def _write(folder: Path, name: str, rng: random.Random, fault: str, *, is_last: bool) -> None:

@@ -15,6 +15,7 @@ from emcfsys_engine.dataset.deals import (
     changes,
     keep_folds,
     kept_folds,
+    planned,
     refuse_swapped,
     twin_faults,
 )
@@ -258,7 +259,7 @@ def _dealt(worker: Worker, project: Project) -> Samples:
     The folds of a group are dealt once, by the first of them that begins.
     """
     run, record = worker.run, worker.record
-    deal = read_plan(run).deal if run.plan_file.exists() else None
+    deal = planned(run.plan_file)
     if deal is None and not record.fold:
         return list_samples(project)
     if deal is None:
@@ -275,7 +276,7 @@ def _begun_folds(run: Run, group: str) -> dict[int, Deal]:
     """Return the deals of those folds that were begun before groups kept theirs."""
     found: dict[int, Deal] = {}
     for other in members_of(run.folder.parent, group):
-        if other.plan_file.exists() and (deal := read_plan(other).deal) is not None:
+        if (deal := planned(other.plan_file)) is not None:
             found[other.record().fold] = deal
     return found
 

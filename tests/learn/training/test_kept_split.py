@@ -1,26 +1,36 @@
 """A run that goes on is the run that was begun: its images, its folds, its best model."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from emcfsys_engine.cli import cli
+from emcfsys_engine.commands import train as train_commands
+from emcfsys_engine.dataset.samples import refuse_unresumable
+from emcfsys_engine.errors import DataFaults, InputError
+from emcfsys_engine.hotfolder.status import best_model
 from emcfsys_engine.learn.evaluate import evaluate_project
 from emcfsys_engine.learn.training import dataset as dataset_module
 from emcfsys_engine.learn.training.plan import read_plan
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.events import (
+    EventWriter,
     PreviewSaved,
+    RunCancelled,
     RunResumed,
+    RunStarted,
     ValidationDone,
     WarningGiven,
     best_of,
 )
-from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.folder import Run, WatchRequest, new_run
 from emcfsys_engine.run.groups import extend, new_trainings
 from tests.learn.conftest import PROJECT, run_here, write_picture
 
@@ -163,3 +173,80 @@ def test_evaluate_takes_the_models_own_split(
     assert "the model was trained on" in engine_here("evaluate", run.best_model, *folders)
     fresh = evaluate_project(run.best_model, dealt, "test", tta=False, overlap=0.25)
     assert (fresh.images, fresh.trained_on) == (9, ())
+
+
+def test_a_moved_and_a_copied_project_go_on_and_serve_where_they_are(
+    dealt: Project, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (run,) = new_trainings(dealt)
+    assert run_here(run) == 0
+    assert str(dealt.folder) not in json.dumps(json.loads(run.record_file.read_text())["project"])
+    copy = tmp_path_factory.mktemp("elsewhere") / "copy"
+    shutil.copytree(dealt.folder, copy)
+    shutil.rmtree(dealt.folder / "images")  # what the copy reads is its own
+    there = Run(copy / "runs" / run.id)
+    extend(there, ("training.steps=4",))
+    refuse_unresumable(there)
+    assert run_here(there) == 0
+    assert read_plan(there).deal == read_plan(run).deal
+    project = load_project(copy)
+    assert best_model(project) == there.best_model
+    watched = WatchRequest(
+        model=str(there.best_model), watch=str(copy / "in"), output="/elsewhere/out"
+    )
+    watch = new_run(project.runs_folder, watched, project=project)
+    moved = copy.rename(copy.with_name("moved"))
+    found = Run(moved / "runs" / watch.id).record().request
+    assert isinstance(found, WatchRequest)
+    model = moved / "runs" / run.id / "best.safetensors"
+    assert (found.model, found.watch) == (str(model), str(moved / "in"))
+    assert found.output == "/elsewhere/out"
+
+
+def test_a_run_of_an_older_version_is_found_where_it_is_now(dealt: Project) -> None:
+    (run,) = new_trainings(dealt)
+    document = json.loads(run.record_file.read_text())
+    document["project"]["file_name"] = "/before/it/was/moved/project.toml"
+    document["project"]["data"][0]["images"] = "/before/it/was/moved/images"
+    run.record_file.write_text(json.dumps(document))
+    record = run.record()
+    assert record.project is not None
+    assert record.project.file == dealt.file
+    assert record.project.data[0].images == str(dealt.folder / "images")
+    (dealt.file).unlink()
+    assert run.record().project.file_name.startswith("/before")  # type: ignore[union-attr]
+
+
+def test_a_finished_training_serves_while_it_is_extended_and_after_that_is_cancelled(
+    dealt: Project,
+) -> None:
+    older, newer = (new_trainings(dealt)[0] for _ in range(2))
+    assert run_here(older) == 0
+    assert run_here(newer) == 0
+    with EventWriter(newer.events_file) as events:
+        events.write(RunStarted(run=newer.id, does="train", project="tiny", classes=()))
+        assert best_model(dealt) == newer.best_model
+        events.write(RunResumed(step=2))
+        events.write(RunCancelled(step=2))
+    assert newer.outcome()[0] == "cancelled"
+    assert best_model(dealt) == newer.best_model
+
+
+def test_a_refused_resume_changes_nothing(dealt: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,) = new_trainings(dealt)
+    assert run_here(run) == 0
+    before = {file: file.read_bytes() for file in run.folder.iterdir() if file.is_file()}
+    words = ["train", "--resume", str(run.folder), "--set", "training.steps=4"]
+
+    def no_gpu(run: Run) -> int:
+        raise InputError("GPU", "all are in use", "Wait")
+
+    monkeypatch.setattr(train_commands, "run_in_foreground", no_gpu)
+    assert CliRunner().invoke(cli, words).exception is not None
+    assert {file: file.read_bytes() for file in before} == before
+    mask = dealt.folder / "masks" / f"{read_plan(run).val_images[0]}.png"
+    Image.fromarray(np.full((64, 64), 9, np.uint8)).save(mask)
+    refused = CliRunner().invoke(cli, words)
+    assert isinstance(refused.exception, DataFaults)
+    assert {file: file.read_bytes() for file in before} == before
+    assert run.outcome()[0] == "done"
