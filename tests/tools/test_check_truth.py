@@ -53,8 +53,7 @@ SETTINGS = (
     "project.seed=18446744073709551616",
 )
 FAULTS = (
-    "none",
-    "none",
+    *["none"] * 40,
     "bare",
     "all bare",
     "value",
@@ -73,7 +72,11 @@ def _make(folder: Path, rng: random.Random) -> list[str]:
         number = rng.randint(1, 6)
         for index in range(number):
             _write(
-                folder / place, f"{place}{'acegikm'[index]}", rng, fault, is_last=index == number - 1
+                folder / place,
+                f"{place}{'acegikm'[index]}",
+                rng,
+                fault,
+                is_last=index == number - 1,
             )
         text += SOURCE.format(place, rng.choice((*["auto"] * 12, "train", "val", "test")))
     (folder / "project.toml").write_text(text)
