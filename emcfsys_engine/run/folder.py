@@ -27,6 +27,7 @@ from emcfsys_engine.run.events import (
 from emcfsys_engine.run.outcome import ExitRecord, Outcome, State, Traces, how_it_ended
 
 FORMAT = 1
+_HERE = "./"  # of a path in the project's folder, in run.json
 
 # What a worker may know of its submitter's environment: libraries and caches, no secrets.
 _ENVIRONMENT = re.compile(
@@ -240,7 +241,11 @@ class Run:
             path = Path(text)
             return str(path.relative_to(home)) if path.is_relative_to(home) else text
 
-        return _with_paths(record, inside, inside(project.file_name))
+        def marked(text: str) -> str:
+            path = Path(text)
+            return f"{_HERE}{path.relative_to(home)}" if path.is_relative_to(home) else text
+
+        return _with_paths(record, inside, inside(project.file_name), marked)
 
     def _found_here(self, record: RunRecord) -> RunRecord:
         """Return the record with absolute paths, where the project is now: it may be a copy."""
@@ -257,7 +262,7 @@ class Run:
             path = Path(text)
             if is_old and path.is_relative_to(before):
                 return str(home / path.relative_to(before))
-            return text if path.is_absolute() else str(home / path)
+            return str(home / path) if text.startswith(_HERE) else text
 
         def of_data(text: str) -> str:  # relative ones are the person's own words
             return here(text) if Path(text).is_absolute() else text
@@ -425,7 +430,7 @@ def _with_paths(
     record: RunRecord,
     of_data: Callable[[str], str],
     file_name: str,
-    of_request: Callable[[str], str] | None = None,
+    of_request: Callable[[str], str],
 ) -> RunRecord:
     """Return the record with other paths: of its project's file, its data and its watch."""
     project, request = record.project, record.request
@@ -443,12 +448,11 @@ def _with_paths(
     )
     project = msgspec.structs.replace(project, file_name=file_name, data=sources)
     if isinstance(request, WatchRequest):
-        place = of_request or of_data
         request = msgspec.structs.replace(
             request,
-            model=place(request.model),
-            watch=place(request.watch),
-            output=place(request.output),
+            model=of_request(request.model),
+            watch=of_request(request.watch),
+            output=of_request(request.output),
         )
     return msgspec.structs.replace(record, project=project, request=request)
 

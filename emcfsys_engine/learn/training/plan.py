@@ -58,6 +58,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     class_weights: tuple[float, ...]
     strengths: Strengths
     normaliser: Normaliser = Normaliser()
+    weights: str = ""  # what it started from, and how much of that fitted
     train_images: tuple[str, ...] = ()
     val_images: tuple[str, ...] = ()
     files: dict[str, str] = {}  # image -> source and extension: tells those of one name apart
@@ -155,6 +156,7 @@ def summary_of(plan: Plan) -> str:
         f"{plan.patch_px} px, {plan.precision} on {_place_of(plan)}, "
         f"{len(plan.train_images)} training and {len(plan.val_images)} validation images"
         + (f", fold {plan.fold} of {plan.folds}" if plan.fold else "")
+        + (f"; weights: {plan.weights}" if plan.weights else "")
     )
 
 

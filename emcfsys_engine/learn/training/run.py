@@ -42,7 +42,7 @@ from emcfsys_engine.learn.inference.tiles import logit_bands
 from emcfsys_engine.learn.model_file import colours_for
 from emcfsys_engine.learn.networks.backbones import defaults_for
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_network
-from emcfsys_engine.learn.networks.weights import load_weights
+from emcfsys_engine.learn.networks.weights import WeightsReport, load_weights
 from emcfsys_engine.learn.run_context import Worker, say_ending
 from emcfsys_engine.learn.training.augment import augment
 from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler
@@ -91,7 +91,7 @@ def network_faults(project: Project) -> list[InputError]:
     )
     try:
         defaults_for(spec.backbone)
-        load_weights(build_network(spec), _weights_of(project))
+        _load_weights(project, build_network(spec))
     except InputError as fault:
         return [fault]
     return []
@@ -119,7 +119,7 @@ def _step(project: Project, train: Dataset, val: Dataset) -> None:
     device = choose_device(project.compute.gpus)
     plan = make_plan(project, train, val, device, choose_threads(project.compute.threads))
     network = build_network(plan.network)
-    load_weights(network, _weights_of(project))
+    _load_weights(project, network)
     network = network.to(device).to(memory_format=torch.channels_last)
     batch = min(2, plan.batch)
     few = Dataset(_labelled_first(train)[:_NUM_IMAGES], project, Normaliser())
@@ -184,11 +184,13 @@ def execute(worker: Worker) -> int:
     )
     plan = msgspec.json.decode(told, type=Plan)
     torch.set_num_threads(plan.threads)
-    worker.say(PlanMade(summary=summary_of(plan)))
     torch.manual_seed(project.project.seed)
     network = build_network(plan.network)
     if not resumed:
-        _start_from(project, network)
+        plan = msgspec.structs.replace(plan, weights=_load_weights(project, network).summary)
+        if ranks.is_first:
+            write_whole(worker.run.plan_file, _encoded(plan))
+    worker.say(PlanMade(summary=summary_of(plan)))
     trainer = Trainer(
         Parts(
             run=worker.run,
@@ -247,10 +249,14 @@ def _written_plan(
         plan = msgspec.structs.replace(plan, total_steps=steps, minutes=minutes)
         if steps is not None and plan.validate_every is None:
             plan = msgspec.structs.replace(plan, validate_every=max(1, steps // 20))
-    content = msgspec.json.format(msgspec.json.encode(plan), indent=2)
+    content = _encoded(plan)
     if plan != known:
         write_whole(run.plan_file, content)
     return content
+
+
+def _encoded(plan: Plan) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(plan), indent=2)
 
 
 def _dealt(worker: Worker, project: Project) -> Samples:
@@ -299,9 +305,9 @@ def _moved(plan: Plan, device: torch.device, threads: int) -> Plan:
     )
 
 
-def _start_from(project: Project, network: SegmentationNetwork) -> None:
-    report = load_weights(network, _weights_of(project))
-    print(report.summary, flush=True)
+def _load_weights(project: Project, network: SegmentationNetwork) -> WeightsReport:
+    allowed = project.model.allow_partial
+    return load_weights(network, _weights_of(project), allow_partial=allowed)
 
 
 def _weights_of(project: Project) -> str:
