@@ -78,6 +78,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     step: int = 0
     scores: dict[str, float | None] = {}
     statistics: TrainingStatistics | None = None
+    trained_on: dict[str, str] = {}  # image of the project -> digest of its grey values
+    validated_on: dict[str, str] = {}  # the same; both are empty in older files
     project: str = ""
     run: str = ""
     created: str = ""  # ISO 8601, UTC

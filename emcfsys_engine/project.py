@@ -24,6 +24,7 @@ from emcfsys_engine.settings import SlurmSettings, check_slurm, check_table, nea
 
 UNLABELLED = 255
 MAX_CLASS_VALUE = 254
+LARGEST_SEED = 2**64 - 1
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +107,7 @@ def project_from(file: Path, document: Mapping[str, Any]) -> Project:
             slurm = check_slurm(file, "compute.slurm", table["slurm"], SlurmSettings, faults)
             table = {**table, "slurm": msgspec.to_builtins(slurm)}
         tables[name] = check_table(file, name, table, kind, faults)
+    _check_seed(file, tables.get("project"), faults)
     classes = _check_classes(file, document.get("classes"), faults)
     sources = _check_sources(file, document.get("data"), classes, faults)
     _check_training(file, tables["training"], classes, faults)
@@ -292,6 +294,13 @@ def _check_training(
         what = f"{training.best_by!r} is unknown"
         remedy = "Use mean_iou, mean_foreground_iou or iou:<class>"
         faults.append(ProjectError(file, "training.best_by", what, remedy))
+
+
+def _check_seed(file: Path, naming: Any, faults: list[ProjectError]) -> None:
+    """Refuse what no run.json and no generator can hold; msgspec knows no limit above 63 bits."""
+    if isinstance(naming, Naming) and naming.seed > LARGEST_SEED:
+        what = f"{naming.seed} is above {LARGEST_SEED}"
+        faults.append(ProjectError(file, "project.seed", what, "Use a smaller number"))
 
 
 def _check_compute(file: Path, compute: Any, training: Any, faults: list[ProjectError]) -> None:

@@ -111,6 +111,9 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     weights: Annotated[
         str, says("imagenet, none, a named set, or the path of a file with weights.")
     ] = "imagenet"
+    allow_partial: Annotated[
+        bool, says("Take weights of which less than 90 % fit: the rest starts at random.")
+    ] = False
     auxiliary: Annotated[
         bool | None,
         says(

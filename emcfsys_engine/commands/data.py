@@ -105,18 +105,30 @@ def inspect(file: Path, verify: bool, as_json: bool) -> None:
 @click.command()
 @click.argument("project", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override any key.")
-@click.option("--dry-run/--no-dry-run", default=True, help="One training and validation step too.")
+@click.option(
+    "--dry-run/--no-dry-run",
+    default=True,
+    help="Read every image and do one training and validation step, too.",
+)
+@click.option("--quick", is_flag=True, help="Instead, only build the network with its weights.")
 @click.option("--preview", type=click.Path(path_type=Path), help="Draw a contact sheet (PNG).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(
-    project: Path, overrides: tuple[str, ...], dry_run: bool, preview: Path | None, as_json: bool
+    project: Path,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    quick: bool,
+    preview: Path | None,
+    as_json: bool,
 ) -> None:
-    """Name every fault of PROJECT's images and labels, with file and remedy.
+    """Name every fault of PROJECT's images, labels and network, with file and remedy.
+
+    What passes reaches the first step of its training; --no-dry-run and --quick look at less.
 
     Example: emcfsys-engine check projects/demo --preview look.png
     """
     loaded = load_project(project, overrides)
-    report = check_project(loaded, dry_run=_dry_run if dry_run else None)
+    report = check_project(loaded, dry_run=(_network if quick else _dry_run) if dry_run else None)
     say_json(report) if as_json else say_lines(report.text)
     if preview is not None:
         contact_sheet(loaded, preview, patches=_patches(loaded) if not report.errors else ())
@@ -128,6 +140,12 @@ def _dry_run(project: Project) -> list[Finding]:
     from emcfsys_engine.learn.training.run import dry_run
 
     return [Finding.of(fault) for fault in dry_run(project)]
+
+
+def _network(project: Project) -> list[Finding]:
+    from emcfsys_engine.learn.training.run import network_faults
+
+    return [Finding.of(fault) for fault in network_faults(project)]
 
 
 def _patches(project: Project) -> list[tuple["np.ndarray", "np.ndarray"]]:

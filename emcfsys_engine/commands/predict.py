@@ -122,7 +122,12 @@ def predict(model: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **op
     "--split",
     type=click.Choice(["train", "val", "test", "all"]),
     default="val",
-    help="Which of PROJECT's images.",
+    help="Which of PROJECT's images, as the model's own training dealt them.",
+)
+@click.option(
+    "--as-dealt-now",
+    is_flag=True,
+    help="Deal them out as PROJECT would today: the model may have trained on some.",
 )
 @click.option("--images", type=click.Path(), help="Instead of a project: folder of images.")
 @click.option("--masks", type=click.Path(), help="Their masks or annotations.")
@@ -149,6 +154,7 @@ def evaluate(
     model: Path,
     project: Path | None,
     split: str,
+    as_dealt_now: bool,
     images: str | None,
     masks: str | None,
     also: tuple[Path, ...],
@@ -179,7 +185,9 @@ def evaluate(
     }
     if project is not None and images is None and masks is None:
         loaded = load_project(project)
-        found = evaluation.evaluate_project(first, loaded, split, **options)
+        found = evaluation.evaluate_project(
+            first, loaded, split, as_dealt_now=as_dealt_now, **options
+        )
     elif project is None and images and masks:
         found = evaluation.evaluate_folders(first, images, masks, **options)
     else:

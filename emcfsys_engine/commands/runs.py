@@ -6,10 +6,11 @@ from typing import Any
 import click
 import msgspec
 
+from emcfsys_engine import any_names
 from emcfsys_engine.commands.saying import say, say_json, say_lines
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run.events import RunStarted, ValidationDone
+from emcfsys_engine.run.events import RunStarted, ValidationDone, best_of
 from emcfsys_engine.run.folder import Run, list_runs, open_run
 from emcfsys_engine.text import flattened
 
@@ -133,6 +134,18 @@ def compare(folders: tuple[Path, ...], as_json: bool) -> None:
     for line in table:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         say("  ".join(cells).rstrip())
+    if len(set(filter(None, map(_validated_on, found)))) > 1:
+        say("note: they validated on different images: no score beats another", err=True)
+
+
+def _validated_on(run: Run) -> str:
+    """Return a text that is the same for runs whose scores are of the same images and labels."""
+    try:
+        plan = any_names.read(run.plan_file, dict[str, Any]) or {}
+        known = plan.get("fingerprints", {})
+        return repr(sorted((name, str(known.get(name))) for name in plan.get("val_images", ())))
+    except (OSError, AttributeError, TypeError):
+        return ""
 
 
 runs.add_command(clean)
@@ -157,7 +170,7 @@ def _row_or_fault(run: Run) -> dict[str, Any]:
 def _row(run: Run) -> dict[str, Any]:
     events = run.events()
     validations = [event for event in events if isinstance(event, ValidationDone)]
-    scores = [event.score for event in validations if event.score is not None]
+    best = best_of(events)
     started = next((event for event in events if isinstance(event, RunStarted)), None)
     state, reason = ("running", "") if run.is_alive() else run.outcome()
     record = run.record()
@@ -169,6 +182,6 @@ def _row(run: Run) -> dict[str, Any]:
         "does": started.does if started else "",
         "state": state,
         "reason": reason,
-        "score": max(scores, default=None),
+        "score": best.score if best is not None else None,
         "step": validations[-1].step if validations else None,
     }

@@ -8,7 +8,8 @@ import click
 
 from emcfsys_engine.commands.foreground import refuse_cluster, run_in_foreground
 from emcfsys_engine.commands.saying import say, say_lines
-from emcfsys_engine.errors import printable
+from emcfsys_engine.dataset.samples import refuse_unresumable
+from emcfsys_engine.errors import InputError, printable
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunFinished
 from emcfsys_engine.run.folder import Run
@@ -73,12 +74,18 @@ def _folds_summary(runs: Sequence[Run]) -> str:
 
 def _resume(place: Path, overrides: tuple[str, ...]) -> None:
     runs = runs_at(place)
+    waiting = [run for run in runs if overrides or run.state() != "done"]
     for run in runs:
         refuse_unless_extendable(run)
-    for run in runs:
-        if overrides:
-            extend(run, overrides)
-    waiting = [run for run in runs if overrides or run.state() != "done"]
-    if waiting:
-        _train_all(waiting)
+    for run in waiting:
+        refuse_unresumable(run)
+    before = {run: extend(run, overrides) for run in runs} if overrides else {}
+    try:
+        if waiting:
+            _train_all(waiting)
+    except InputError:  # it was not begun: there is no free GPU, or another start was faster
+        for run, record in before.items():
+            if not run.is_alive():
+                run.write_record(record)
+        raise
     say(runs[-1].folder)

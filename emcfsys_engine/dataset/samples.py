@@ -1,7 +1,7 @@
 """The data set of a project: images paired with labels, split, and every fault named at once."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,17 +10,20 @@ from emcfsys_engine.annotations.draw import annotation_ids
 from emcfsys_engine.annotations.masks import LabelTable, label_table, read_mask, read_stencil
 from emcfsys_engine.annotations.pair_shapes import annotation_for
 from emcfsys_engine.data_counts import remember_counts
+from emcfsys_engine.dataset.deals import Deal, Dealt, full_name, planned, recognised
 from emcfsys_engine.dataset.facts_cache import FactsCache, cache_of
 from emcfsys_engine.dataset.sources import (
     Found,
     LabelRef,
     find_source,
+    plain_names,
     size_mismatch,
 )
 from emcfsys_engine.dataset.splits import Sample, Split, assign_fold, assign_splits
 from emcfsys_engine.errors import DataFaults, InputError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.project import UNLABELLED, Project
+from emcfsys_engine.run.folder import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,7 @@ class Samples:
 
     samples: tuple[Sample, ...]
     notes: tuple[str, ...]
+    vanished: tuple[str, ...] = ()  # of the deal of a run that goes on
 
     def of(self, split: Split) -> tuple[Sample, ...]:
         """Return the samples of one split."""
@@ -56,6 +60,91 @@ def list_samples(project: Project, *, for_training: bool = True, fold: int = 0) 
     if gathered.faults:
         raise DataFaults(gathered.faults)
     return Samples(samples=gathered.samples, notes=gathered.notes)
+
+
+def refuse_unresumable(run: Run) -> None:
+    """Refuse a training whose images or labels do not let it go on, before anything is changed.
+
+    Raises: DataFaults, RunFolderError.
+    """
+    project = run.record().project
+    deal = planned(run.plan_file)
+    if project is not None and deal is not None:
+        samples_of(project, deal)
+
+
+def samples_of(project: Project, deal: Deal, folds: Mapping[str, int] | None = None) -> Samples:
+    """Return the images of a run as they were dealt, whatever came to the project since.
+
+    `folds`: in which each image validates, where the first of them begins.
+
+    What came later is not looked at; what is gone is named; labels are those of today.
+    Raises: DataFaults with every fault of the run's own images, or if a part of it is empty.
+    """
+    faults: list[InputError] = []
+    notes: list[str] = []
+    cache = cache_of(project.file)
+    sources = range(len(project.data))
+    images = [
+        (index, image, name, project.data[index].split != "test")
+        for index in sources
+        for image, name in plain_names(project, index)
+    ]
+    dealt = recognised(deal, images)
+    mine = [{image for number, image in dealt.name_of if number == index} for index in sources]
+    found = [find_source(project, n, faults, notes, cache, mine[n]) for n in sources]
+    cache.save()
+    val = frozenset(deal.val)
+    order = {name: place for place, name in enumerate(deal.names)}
+    samples = [
+        replace(
+            one,
+            name=name,
+            split="val" if name in val else "train",
+            fold=folds.get(name, 0) if folds else 0,
+        )
+        for one in _samples(found)
+        if (name := dealt.name_of[one.source, one.image])
+    ]
+    samples.sort(key=lambda one: order[one.name])
+    here = {one.name for one in samples}
+    vanished = tuple(name for name in deal.names if name not in here)
+    dealt = Dealt(name_of=dealt.name_of, vanished=vanished, later=dealt.later)
+    if not faults:
+        faults += _vanished_faults(project, samples)
+    if faults:
+        raise DataFaults(faults)
+    notes = [*dealt.notes(), *notes, *_class_notes(project, samples)]
+    return Samples(samples=tuple(samples), notes=tuple(notes), vanished=vanished)
+
+
+def unlabelled_faults(
+    project: Project, samples: Sequence[Sample], labelled: Mapping[str, bool]
+) -> list[ProjectError]:
+    """Return an error for each part of a training, or fold of one, without a labelled pixel.
+
+    `labelled`: whether a sample has such a pixel, by its name; of others it is not known.
+    """
+    parts = [(one.split, one.fold) for one in samples if one.split != "test"]
+    faults: list[ProjectError] = []
+    for part in sorted(set(parts) if not any(fold for _, fold in parts) else set()):
+        names = [one.name for one in samples if one.split == part[0]]
+        if not any(labelled.get(name, True) for name in names):
+            word = "training" if part[0] == "train" else "validation"
+            what, remedy = f"the {word} images have no labels", "Label them, or take them out"
+            faults.append(ProjectError(project.file, "data", what, f"{remedy} of project.toml"))
+    for number in sorted({fold for _, fold in parts if fold}):
+        names = [one.name for one in samples if one.fold == number]
+        if not any(labelled.get(name, True) for name in names):
+            what = f"the images that validate in fold {number} have no labels"
+            remedy = "Label them, or lower training.kfold"
+            faults.append(ProjectError(project.file, "data", what, remedy))
+    return faults
+
+
+def first_fold(project: Project) -> int:
+    """Return 1 where a training of the project is one of folds, else 0."""
+    return 1 if project.training.kfold else 0
 
 
 def gather(
@@ -126,7 +215,18 @@ def _read(
 
 def _named(found: Sequence[Found]) -> list[Sample]:
     """Give every sample a name that no other has: its extension or its source tell it apart."""
-    samples = [
+    samples = _samples(found)
+    seen = Counter(sample.name for sample in samples)
+    return [
+        sample
+        if seen[sample.name] == 1
+        else replace(sample, name=full_name(sample.source, sample.name, sample.image))
+        for sample in samples
+    ]
+
+
+def _samples(found: Sequence[Found]) -> list[Sample]:
+    return [
         Sample(
             image=item.image,
             label=item.label,
@@ -140,21 +240,24 @@ def _named(found: Sequence[Found]) -> list[Sample]:
         for index, source in enumerate(found)
         for item in source.items
     ]
-    seen = Counter(sample.name for sample in samples)
-    return [
-        sample
-        if seen[sample.name] == 1
-        else replace(sample, name=f"{sample.source}/{sample.name}{sample.image.path.suffix}")
-        for sample in samples
-    ]
 
 
 def _fold_faults(project: Project, samples: Sequence[Sample]) -> list[InputError]:
-    if {"train", "val"} <= {sample.split for sample in samples}:
-        return []
     folds = project.training.kfold
-    what = f"{len(samples)} images, groups and blocks are too few for {folds} folds"
+    if {sample.fold for sample in samples} >= set(range(1, folds + 1)):
+        return []
+    number = sum(sample.split != "test" for sample in samples)
+    what = f"{number} images, groups and blocks are too few for {folds} folds"
     return [ProjectError(project.file, "training.kfold", what, "Lower it, or label more images")]
+
+
+def _vanished_faults(project: Project, samples: Sequence[Sample]) -> list[InputError]:
+    faults: list[InputError] = []
+    for split, word in (("train", "training"), ("val", "validation")):
+        if not any(sample.split == split for sample in samples):
+            what = f"none of the run's {word} images is there with its labels"
+            faults.append(InputError(project.file, what, "Put them back, or train anew"))
+    return faults
 
 
 def _split_faults(project: Project, samples: Sequence[Sample]) -> list[InputError]:

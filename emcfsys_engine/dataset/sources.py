@@ -1,10 +1,10 @@
 """One [[data]] table: its images, its labels, which belongs to which, and what is wrong."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from emcfsys_engine.annotations.draw import is_in_doubt, unknown_label
 from emcfsys_engine.annotations.files import find_annotations
@@ -30,6 +30,8 @@ from emcfsys_engine.errors import AnnotationError, InputError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images, probe
 from emcfsys_engine.project import UNLABELLED, Project, Source
+
+Paired = TypeVar("Paired")
 
 IN_DOUBT = "nothing undrawn in its image is taken as background"
 
@@ -82,8 +84,12 @@ def find_source(
     faults: list[InputError],
     notes: list[str],
     cache: FactsCache,
+    only: Collection[ImageRef] | None = None,
 ) -> Found:
-    """Return the labelled images of one [[data]] table; faults and notes are added to the lists."""
+    """Return the labelled images of one [[data]] table; faults and notes are added to the lists.
+
+    `only`: the images of a run that goes on; others are not looked at, and no fault of it.
+    """
     source = project.data[index]
     table = label_table(project, source)
     try:
@@ -91,16 +97,20 @@ def find_source(
     except InputError as fault:
         faults.append(fault)
         return Found(items=())
-    if not images:
+    if not images and only is None:
         what = f"no image is found in {source.images!r}"
         remedy = "Give a folder or a pattern such as images/*.tif"
         faults.append(ProjectError(project.file, f"data.{index}.images", what, remedy))
         return Found(items=())
-    sizes = _sizes(images, faults)
+    mine = images if only is None else [image for image in images if image in only]
+    if not mine:
+        return Found(items=(), num_images=len(images))
+    sizes = _sizes(mine, faults)
     root = root_of(source.images, project.folder)
-    labelled = _Labelled(project, index, table, images, sizes, root, cache)
+    labelled = _Labelled(project, index, table, images, sizes, root, cache, only)
     labels, classes = labelled.find(faults, notes)
-    _name_unlabelled(project, index, images, labels, faults, notes)
+    if only is None:
+        _name_unlabelled(project, index, images, labels, faults, notes)
     items = [
         Item(
             image=image,
@@ -129,8 +139,10 @@ class _Labelled:
         sizes: Mapping[ImageRef, tuple[int, int]],
         root: Path,
         cache: FactsCache,
+        only: Collection[ImageRef] | None,
     ) -> None:
         self.cache = cache
+        self.only = only
         self.pixels: dict[ImageRef, dict[str, int]] = {}
         self.num_shapes = (0, 0)
         self.project = project
@@ -171,6 +183,7 @@ class _Labelled:
             masks = [mask for mask in masks if is_label_name(mask.path)]
         keys = {mask: key_of_file(mask.path, root, mask.plane) for mask in masks}
         pairs, left = match(self.images, self.root, keys)
+        pairs = self._mine(pairs)
         self._name_left(left, faults, notes)
         facts = scan_masks([pairs[image] for image in pairs], self.table, faults, self.cache)
         recipe = self._recipe(facts.values(), notes)
@@ -243,7 +256,7 @@ class _Labelled:
             keys = {mask: key_of_file(mask.path, folder, mask.plane) for mask in masks}
             pairs, left = match(self.images, self.root, keys)
             self._name_left(left, faults, notes)
-            for image, mask in pairs.items():
+            for image, mask in self._mine(pairs).items():
                 self._check_stencil(image, mask, faults)
                 parts.setdefault(image, []).append((name, mask.path))
         # Where stencils overlap, the class with the higher value lies on top.
@@ -280,11 +293,11 @@ class _Labelled:
         pairs = pair_shapes(self.images, self.root, found, root)
         labels = {
             image: LabelRef(path=path, kind="shapes", item=item, plane=image.plane)
-            for image, (path, item) in pairs.of_image.items()
+            for image, (path, item) in self._mine(pairs.of_image).items()
         }
         left = [LabelRef(path=path, kind="shapes", item=item) for path, item in pairs.without_image]
         self._name_left(left, faults, notes)
-        for path, item in pairs.unused:
+        for path, item in pairs.unused if self.only is None else ():
             one = found[path][item]
             self._count(one)
             if not one.skipped:
@@ -334,6 +347,11 @@ class _Labelled:
         if wanted is not None and tuple(size_HW) != wanted:
             faults.append(size_mismatch(label, size_HW, image, wanted))
 
+    def _mine(self, pairs: Mapping[ImageRef, Paired]) -> dict[ImageRef, Paired]:
+        """Return the pairs of the images that are looked at; all are paired, so that none moves."""
+        only = self.only
+        return {image: one for image, one in pairs.items() if only is None or image in only}
+
     def _name_left(
         self, left: Sequence[object], faults: list[InputError], notes: list[str]
     ) -> None:
@@ -341,7 +359,7 @@ class _Labelled:
         # A glob picks some images on purpose: the labels of the others are no fault.
         picks = picks_some(self.source.images, self.project.folder)
         for label in left:
-            if picks:
+            if picks or self.only is not None:
                 continue
             if self.source.skips_unlabelled:
                 notes.append(f"{label}: belongs to no image of {self.source.images!r}: not used")
@@ -349,6 +367,19 @@ class _Labelled:
             what = f"belongs to no image of {self.source.images!r}"
             remedy = "Add the image, rename one of them alike, or take this file away"
             faults.append(AnnotationError(str(label), what, remedy))
+
+
+def plain_names(project: Project, index: int) -> list[tuple[ImageRef, str]]:
+    """Return the images of one [[data]] table with their names, which others may have, too.
+
+    A folder that is no longer there has none.
+    """
+    source = project.data[index]
+    root = root_of(source.images, project.folder)
+    try:
+        return [(image, _name(image, root)) for image in _images(project, source)]
+    except InputError:
+        return []
 
 
 def size_mismatch(

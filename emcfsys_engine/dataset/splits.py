@@ -33,6 +33,7 @@ class Sample:
     group: str | None
     classes: frozenset[str] = frozenset()  # the classes its labels hold, as far as known
     pixels: tuple[tuple[str, int], ...] | None = None  # (class, pixels), where a mask told
+    fold: int = 0  # of a k-fold training, from 1: in which it validates
 
 
 Unit = TypeVar("Unit", bound=Hashable)
@@ -204,7 +205,7 @@ def assign_fold(
             sizes[number] += len(members)
             split: Any = "val" if number == fold - 1 else "train"
             for local in members:
-                result[places[local]] = replace(mine[local], split=split)
+                result[places[local]] = replace(mine[local], split=split, fold=number + 1)
     return result
 
 

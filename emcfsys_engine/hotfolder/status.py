@@ -74,10 +74,15 @@ def resolve_model(project: Project, wanted: str) -> Path:
 
 
 def best_model(project: Project) -> Path | None:
-    """Return the best model of the newest finished training with the project's classes."""
+    """Return the best model of the newest finished training with the project's classes.
+
+    A training that finished once stays so while it is extended, and if that is cancelled or fails.
+    """
     for run in reversed(list_runs(project.folder)):
         try:
-            if not isinstance(run.record().request, TrainRequest) or run.state() != "done":
+            if not isinstance(run.record().request, TrainRequest):
+                continue
+            if not run.final_model.is_file() and run.state() != "done":
                 continue
             if fits(project, read_card(run.best_model)):
                 return run.best_model

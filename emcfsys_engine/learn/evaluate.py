@@ -1,19 +1,26 @@
 """Compare a model file with masks of images it has not seen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
 
+from emcfsys_engine.dataset.deals import Fingerprint, few, full_name
 from emcfsys_engine.dataset.samples import list_samples
+from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.errors import DataFaults, InputError, printable
 from emcfsys_engine.learn.inference.predictor import Predictor, check_members
 from emcfsys_engine.learn.inference.tiles import Tiles
 from emcfsys_engine.learn.training.dataset import Dataset
 from emcfsys_engine.learn.training.metrics import BOUNDARY_TOLERANCE_PX, Scores
+from emcfsys_engine.learn.training.plan import read_plan
 from emcfsys_engine.learn.training.validation import validate
+from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Naming, Project, Source
+from emcfsys_engine.run.folder import Run
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +30,21 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     images: int
     scores: Scores
     per_source: dict[str, Scores]
+    split_of: str = ""  # who dealt the images out: model | project
+    trained_on: tuple[str, ...] = ()  # of these images, those that a model was trained on
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What is known of the images of one model's training: name -> digest, or no digest."""
+
+    train: dict[str, str]
+    val: dict[str, str]
+
+    def has_trained(self, name: str, digest: str, *, by_name: bool) -> bool:
+        """Tell whether the model was trained on an image; its pixels say so under any name."""
+        known = self.train.get(name) if by_name else None
+        return known == "" or (bool(digest) and digest in self.train.values())
 
 
 def evaluate_project(
@@ -34,9 +56,12 @@ def evaluate_project(
     overlap: float,
     also: Sequence[Path] = (),
     boundary_px: float = BOUNDARY_TOLERANCE_PX,
+    as_dealt_now: bool = False,
 ) -> Evaluation:
     """Compare the model with one split of a project ("all" for everything labelled).
 
+    The split is that of the model's own training, where that is known; `as_dealt_now`: the one
+    that the project would deal today.
     `also` names more model files: an ensemble.
     Units: `boundary_px` is how far a predicted boundary may lie from the true one.
     Raises: InputError if the project's classes are not the model's, or the split is empty.
@@ -47,18 +72,26 @@ def evaluate_project(
         what = f"its classes are {_named(project)}, the model's {', '.join(card.classes)}"
         raise InputError(project.file, what, "Evaluate with a project of the same classes")
     found = list_samples(project, for_training=False)
-    samples = [
-        sample
-        for sample in found.samples
-        if sample.label is not None and split in ("all", sample.split)
-    ]
+    seen = [seen_by(file) for file in (model, *also)]
+    labelled = [sample for sample in found.samples if sample.label is not None]
+    own = None if as_dealt_now else _own_split(labelled, seen)
+    dealt = labelled if own is None else own
+    samples = [sample for sample in dealt if split in ("all", sample.split)]
     if not samples:
         raise InputError(project.file, f"has no labelled images in split {split!r}", "Use --split")
     if project.project.pixel_nm is None and card.pixel_nm is not None:
         naming = msgspec.structs.replace(project.project, pixel_nm=card.pixel_nm)
         project = msgspec.structs.replace(project, project=naming)
     dataset = Dataset(samples, project, predictor.normaliser)
-    dataset.check()
+    prints = dataset.check()
+    if own is not None and _are_others(prints, seen[0]):
+        options: dict[str, Any] = {
+            "tta": tta,
+            "overlap": overlap,
+            "also": also,
+            "boundary_px": boundary_px,
+        }
+        return evaluate_project(model, project, split, as_dealt_now=True, **options)
     with torch.inference_mode():
         result = validate(
             predictor.forward,
@@ -72,8 +105,59 @@ def evaluate_project(
             boundary_px=boundary_px,
         )
     return Evaluation(
-        model=str(model), images=len(samples), scores=result.scores, per_source=result.per_source
+        model=str(model),
+        images=len(samples),
+        scores=result.scores,
+        per_source=result.per_source,
+        split_of="project" if own is None else "model",
+        trained_on=tuple(
+            name
+            for name, known in prints.items()
+            if any(one.has_trained(name, known.image, by_name=own is not None) for one in seen)
+        ),
     )
+
+
+def seen_by(file: Path) -> _Seen:
+    """Return what a model was trained and validated on: of its file, or of the run beside it."""
+    card = read_card(file)
+    if card.trained_on:
+        return _Seen(train=card.trained_on, val=card.validated_on)
+    run = Run(file.parent)
+    plan = read_plan(run) if run.plan_file.is_file() else None
+    if plan is None or card.run != run.id:
+        return _Seen(train={}, val={})
+    return _Seen(train=dict.fromkeys(plan.train_images, ""), val=dict.fromkeys(plan.val_images, ""))
+
+
+def _are_others(prints: Mapping[str, Fingerprint], seen: _Seen) -> bool:
+    """Tell whether images only have the names of those that the model saw."""
+    known = {**seen.train, **seen.val}
+    pairs = [(known[name], one.image) for name, one in prints.items() if known.get(name)]
+    return bool(pairs) and all(before != now for before, now in pairs)
+
+
+def _own_split(samples: Sequence[Sample], seen: Sequence[_Seen]) -> list[Sample] | None:
+    """Return the samples in the parts they had in the models' training; None if that is unknown.
+
+    Several models have one only where they were trained and validated on the same images. What
+    they never saw is for testing.
+    """
+    first = seen[0]
+    if any(
+        (one.train.keys(), one.val.keys()) != (first.train.keys(), first.val.keys()) for one in seen
+    ):
+        return None
+    result: list[Sample] = []
+    for sample in samples:
+        names = (sample.name, full_name(sample.source, sample.name, sample.image))
+        if any(name in first.train for name in names):
+            result.append(replace(sample, split="train"))
+        elif any(name in first.val for name in names):
+            result.append(replace(sample, split="val"))
+        else:
+            result.append(replace(sample, split="test"))
+    return result if any(one.split != "test" for one in result) else None
 
 
 def evaluate_folders(
@@ -112,6 +196,7 @@ def evaluate_folders(
                 model,
                 project,
                 "test",
+                as_dealt_now=True,
                 tta=tta,
                 overlap=overlap,
                 also=also,
@@ -142,7 +227,11 @@ def table_of(found: Evaluation) -> str:
         for name, one in found.per_source.items():
             value = "–" if one.mean_iou is None else f"{one.mean_iou:.4f}"
             lines.append(f"  {printable(name)}: mean IoU {value}")
-    lines.append(f"{found.images} images, {scores.pixels} labelled pixels")
+    whose = ", as the model's training dealt them" if found.split_of == "model" else ""
+    lines.append(f"{found.images} images{whose}, {scores.pixels} labelled pixels")
+    if found.trained_on:
+        number = f"{len(found.trained_on)} of these {found.images} images"
+        lines.append(f"warning: the model was trained on {number}: {few(found.trained_on)}")
     return "\n".join(lines)
 
 

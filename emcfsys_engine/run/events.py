@@ -47,6 +47,8 @@ class RunResumed(Event, frozen=True, kw_only=True, tag="run_resumed"):
     """The worker went on from a checkpoint; earlier events with a later step are void."""
 
     step: int
+    # The best model so far, scored anew because what is validated on changed; else null.
+    best_score: float | None = None
 
 
 class PlanMade(Event, frozen=True, kw_only=True, tag="plan_made"):
@@ -338,6 +340,22 @@ def without_void(events: Iterable[AnyEvent]) -> list[AnyEvent]:
             kept = [e for e in kept if not (isinstance(e, ValidationDone) and e.step == resumed_at)]
         kept.append(event)
     return kept
+
+
+def best_of(events: Iterable[AnyEvent]) -> ValidationDone | None:
+    """Return the validation whose model is the best, with its score on what is validated on now.
+
+    Scores of before the validation images or labels changed are not compared with newer ones.
+    """
+    best: ValidationDone | None = None
+    for event in events:
+        if isinstance(event, RunResumed):
+            if event.best_score is not None and best is not None:
+                best = msgspec.structs.replace(best, score=event.best_score)
+        elif isinstance(event, ValidationDone) and event.score is not None:
+            beaten = None if best is None else best.score
+            best = event if event.is_best or beaten is None or event.score > beaten else best
+    return best
 
 
 def finite(value: float) -> float | None:

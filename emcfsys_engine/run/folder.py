@@ -8,7 +8,7 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Literal
@@ -34,6 +34,7 @@ from emcfsys_engine.run.events import (
 from emcfsys_engine.run.outcome import ExitRecord, Outcome, State, Traces, how_it_ended
 
 FORMAT = 1
+_HERE = "./"  # of a path in the project's folder, in run.json
 
 # What a worker may know of its submitter's environment: libraries and caches, no secrets.
 _ENVIRONMENT = re.compile(
@@ -232,8 +233,11 @@ class Run:
             raise RunFolderError(self.record_file, what, "Update emcfsys-tui")
         if _why_distrusted(found):
             own = {"python": sys.executable, "environment": _allowed(os.environ), "folder": "/"}
-            return msgspec.structs.replace(record, **own)
-        return msgspec.structs.replace(record, environment=_allowed(record.environment))
+            record = msgspec.structs.replace(record, **own)
+        else:
+            allowed = _allowed(record.environment)
+            record = msgspec.structs.replace(record, environment=allowed)
+        return self._found_here(record)
 
     def distrusted(self) -> str:
         """Say why run.json may not choose interpreter and variables; empty when it may."""
@@ -247,7 +251,7 @@ class Run:
 
         Raises: RunFolderError if it cannot be written.
         """
-        content = any_names.encode(record, indent=2)
+        content = any_names.encode(self._portable(record), indent=2)
         try:
             write_whole(self.record_file, content, mode=_RECORD_MODE)
         except OSError as error:
@@ -267,6 +271,45 @@ class Run:
             return not os.listdir(self.folder.parent)
         except (FileNotFoundError, NotADirectoryError):
             return True
+
+    def _portable(self, record: RunRecord) -> RunRecord:
+        """Return the record as it is written: what is inside the project, by its path in it."""
+        project = record.project
+        if project is None or self.folder.parent != project.runs_folder:
+            return record
+        home = project.folder
+
+        def inside(text: str) -> str:
+            path = Path(text)
+            return str(path.relative_to(home)) if path.is_relative_to(home) else text
+
+        def marked(text: str) -> str:
+            path = Path(text)
+            return f"{_HERE}{path.relative_to(home)}" if path.is_relative_to(home) else text
+
+        return _with_paths(record, inside, inside(project.file_name), marked)
+
+    def _found_here(self, record: RunRecord) -> RunRecord:
+        """Return the record with absolute paths, where the project is now: it may be a copy."""
+        project, home = record.project, self.folder.parent.parent
+        if project is None:
+            return record
+        file = home / project.file.name
+        is_old = project.file.is_absolute()  # as older versions wrote it
+        if is_old and (self.folder.parent.name != "runs" or not file.is_file()):
+            return record
+        before = project.folder
+
+        def here(text: str) -> str:
+            path = Path(text)
+            if is_old and path.is_relative_to(before):
+                return str(home / path.relative_to(before))
+            return str(home / path) if text.startswith(_HERE) else text
+
+        def of_data(text: str) -> str:  # relative ones are the person's own words
+            return here(text) if Path(text).is_absolute() else text
+
+        return _with_paths(record, of_data, str(file), here)
 
     def discard(self) -> None:
         """Remove a run that was never started.
@@ -427,6 +470,37 @@ def list_runs(project_folder: Path) -> list[Run]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [Run(folder / name) for name in names if (folder / name / "run.json").is_file()]
+
+
+def _with_paths(
+    record: RunRecord,
+    of_data: Callable[[str], str],
+    file_name: str,
+    of_request: Callable[[str], str],
+) -> RunRecord:
+    """Return the record with other paths: of its project's file, its data and its watch."""
+    project, request = record.project, record.request
+    assert project is not None
+    sources = tuple(
+        msgspec.structs.replace(
+            source,
+            **{
+                key: of_data(text)
+                for key in ("images", "masks", "annotations")
+                if (text := getattr(source, key)) is not None
+            },
+        )
+        for source in project.data
+    )
+    project = msgspec.structs.replace(project, file_name=file_name, data=sources)
+    if isinstance(request, WatchRequest):
+        request = msgspec.structs.replace(
+            request,
+            model=of_request(request.model),
+            watch=of_request(request.watch),
+            output=of_request(request.output),
+        )
+    return msgspec.structs.replace(record, project=project, request=request)
 
 
 def _next_folder(parent: Path) -> Path:

@@ -45,7 +45,7 @@ def runs_at(place: Path) -> list[Run]:
     """
     if place.is_dir():
         return [open_run(place)]
-    found = _members(place.parent, place.name)
+    found = members_of(place.parent, place.name)
     if not found:
         remedy = "Name a folder under a project's runs/, or runs/ and a group's name"
         raise RunFolderError(place, "is no run and no group of runs", remedy)
@@ -64,7 +64,7 @@ def models_of(place: Path) -> tuple[Path, ...]:
     runs = runs_at(place)
     group = runs[0].record().group
     if group:
-        runs = _members(runs[0].folder.parent, group)
+        runs = members_of(runs[0].folder.parent, group)
     for run in runs:
         if not run.best_model.is_file():
             remedy = f"Finish it with: emcfsys-engine train --resume {run.folder}"
@@ -72,7 +72,7 @@ def models_of(place: Path) -> tuple[Path, ...]:
     return tuple(run.best_model for run in runs)
 
 
-def _members(runs_folder: Path, group: str) -> list[Run]:
+def members_of(runs_folder: Path, group: str) -> list[Run]:
     """Return the runs of a group in the order of their folds; damaged ones are not of it."""
     found: list[tuple[int, Run]] = []
     for file in runs_folder.glob("*/run.json"):
@@ -84,6 +84,11 @@ def _members(runs_folder: Path, group: str) -> list[Run]:
         if record.group == group:
             found.append((record.fold, run))
     return [run for _, run in sorted(found, key=lambda pair: (pair[0], pair[1].id))]
+
+
+def deal_file(run: Run, group: str) -> Path:
+    """Return where a k-fold group keeps which image validates in which fold."""
+    return run.folder.parent / f"{group}.deal.json"
 
 
 _EXTENDABLE = ("steps", "minutes", "patience")

@@ -10,7 +10,13 @@ import msgspec
 import numpy as np
 
 from emcfsys_engine.dataset.facts_cache import cache_of
-from emcfsys_engine.dataset.samples import Sample, gather, read_labels
+from emcfsys_engine.dataset.samples import (
+    Sample,
+    first_fold,
+    gather,
+    read_labels,
+    unlabelled_faults,
+)
 from emcfsys_engine.errors import InputError, printable
 from emcfsys_engine.images.micrograph import ImageFacts
 from emcfsys_engine.images.reader import probe
@@ -109,13 +115,13 @@ def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckRe
     """
     start = time.monotonic()
     cache = cache_of(project.file)
-    gathered = gather(project, cache=cache)
+    gathered = gather(project, cache=cache, fold=first_fold(project))
     samples = gathered.samples
     findings = [Finding.of(fault) for fault in gathered.faults]
     findings += _skipped(project, gathered.shapes)
     facts = _facts(samples)
     seen = pixel_facts(_evenly(samples, SAMPLE_IMAGES), cache)
-    findings += image_findings(seen)
+    findings += _of_training(image_findings(seen), samples)
     findings += duplicates(samples, cache)
     findings += leaking_groups(samples)
     findings += look_alikes(samples, seen)
@@ -131,6 +137,8 @@ def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckRe
         if n in counted and (num_pixels := _num_pixels(sample, facts))
     }
     findings += _rare(project, classes)
+    has_labels = {samples[n].name: any(pixels.values()) for n, pixels in counted.items()}
+    findings += [Finding.of(one) for one in unlabelled_faults(project, samples, has_labels)]
     cache.save()
     if dry_run is not None and not any(one.level == "error" for one in findings):
         findings += dry_run(project)
@@ -146,6 +154,15 @@ def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckRe
         labelled=labelled,
         seconds=round(time.monotonic() - start, 2),
     )
+
+
+def _of_training(findings: Sequence[Finding], samples: Sequence[Sample]) -> list[Finding]:
+    """Make errors of images for testing warnings: no training reads them."""
+    testing = {str(sample.image) for sample in samples if sample.split == "test"}
+    return [
+        msgspec.structs.replace(one, level="warning") if one.file in testing else one
+        for one in findings
+    ]
 
 
 def _skipped(project: Project, shapes: tuple[int, int]) -> list[Finding]:

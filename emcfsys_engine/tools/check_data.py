@@ -11,11 +11,13 @@ from typing import ClassVar, Literal
 import msgspec
 import numpy as np
 import shapely
+from msgspec.structs import replace
 
 from emcfsys_engine.annotations.draw import mask_of
 from emcfsys_engine.annotations.masks import LabelTable, label_table
 from emcfsys_engine.annotations.pair_shapes import annotation_for
 from emcfsys_engine.annotations.shapes import Annotation, Shape
+from emcfsys_engine.dataset.deals import side_of, twin_fault
 from emcfsys_engine.dataset.facts_cache import FactsCache
 from emcfsys_engine.dataset.samples import Sample
 from emcfsys_engine.dataset.splits import ALIKE, likeness, rows_of_neighbours
@@ -172,13 +174,13 @@ def duplicates(samples: Sequence[Sample], cache: FactsCache) -> list[Finding]:
         if digest:
             by_digest[digest].append(sample)
     findings: list[Finding] = []
-    for same in by_digest.values():
-        first = same[0]
-        for other in same[1:]:
-            if first.split != other.split:
-                what = f"is in {other.split}, and the same file {first.image.path} in {first.split}"
-                remedy = "Keep one of them: validation on training images measures nothing"
-                findings.append(Finding.error(other.image.path, what, remedy))
+    for several in by_digest.values():
+        first, *others = sorted(several, key=lambda one: str(one.image))
+        for other in others:
+            if side_of(first) != side_of(other):
+                fault = Finding.of(twin_fault(other, first))
+                is_ours = "test" not in (first.split, other.split)  # else it stops no training
+                findings.append(fault if is_ours else replace(fault, level="warning"))
             else:
                 what = f"is the same file as {first.image.path}"
                 findings.append(Finding.warn(other.image.path, what, "Keep one of them"))

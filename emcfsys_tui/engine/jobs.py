@@ -2,8 +2,11 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
-from emcfsys_engine.errors import EmcfError, printable
+import msgspec
+
+from emcfsys_engine.errors import EmcfError, InputError, printable
 from emcfsys_engine.jobs import queue as engine_queue
 from emcfsys_engine.jobs.control import daemon_status, ensure_daemon
 from emcfsys_engine.jobs.job import Job
@@ -13,6 +16,7 @@ from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import RunLines
 from emcfsys_engine.text import day_clock
+from emcfsys_tui.engine.runs import run_command
 from emcfsys_tui.messages import LogRead, QueueRead
 from emcfsys_tui.view_models import GpuRow, JobRow, QueueState
 
@@ -86,13 +90,34 @@ def submit_training(folder: Path, overrides: tuple[str, ...] = ()) -> tuple[int,
 
     Of several folds each is a job; the first is returned.
 
-    Raises: ProjectFaults, QueueError, SlurmError, DaemonError, RunFolderError.
+    Raises: InputError for the first thing that `check` refuses; ProjectFaults, QueueError,
+    SlurmError, DaemonError, RunFolderError.
     """
     project = load_project(folder, overrides)
+    _refuse_faulty(folder, overrides)
     with Queue.open() as queue:
         numbers, runs = engine_queue.submit_training(queue, project)
     ensure_daemon()
     return numbers[0], runs[0].id
+
+
+def _refuse_faulty(folder: Path, overrides: tuple[str, ...]) -> None:
+    """Refuse what the training would: in a child, which may import torch.
+
+    Raises: InputError.
+    """
+    settings = [word for one in overrides for word in ("--set", one)]
+    done = run_command(["check", str(folder), "--quick", "--json", *settings], is_look=True)
+    try:
+        report: dict[str, Any] = msgspec.json.decode(done.out)
+    except msgspec.DecodeError:
+        remedy = "Try: emcfsys-engine check"
+        raise InputError(folder, f"cannot be checked: {done.words}", remedy) from None
+    errors = [one for one in report["findings"] if one["level"] == "error"]
+    if errors:
+        first = errors[0]
+        more = f" (and {len(errors) - 1} more: c checks)" if len(errors) > 1 else ""
+        raise InputError(first["file"], f"{first['what']}{more}", first.get("remedy", ""))
 
 
 def ask_job(job_id: int, ask: str) -> str:

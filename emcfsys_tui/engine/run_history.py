@@ -179,6 +179,8 @@ class RunHistory:
             self._series = {name: line.cut_after(event.step) for name, line in self._series.items()}
             self._step = event.step
             self._forget_after(event.step)
+            if event.best_score is not None and self._bests:
+                self._bests[-1] = (self._bests[-1][0], event.best_score)
             self._previews = {
                 at: name for at, name in self._previews.items() if at[0] <= event.step
             }

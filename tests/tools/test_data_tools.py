@@ -159,7 +159,7 @@ def test_check_names_every_fault_with_file_and_remedy(tmp_path: Path) -> None:
     assert any(name == "im7a.png" and "highest value" in what for name, what in told)
     assert any('class "small" never occurs' in what for _, what in told)
     (leak,) = report.errors
-    assert "the same file" in leak.what
+    assert "the same image" in leak.what
     assert report.exit_code == 2
     assert all(one.remedy for one in report.findings)
     assert all("\n" not in one.text for one in report.findings)

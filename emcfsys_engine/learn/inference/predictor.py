@@ -19,6 +19,7 @@ from emcfsys_engine.learn.device import autocast, choose_device, choose_precisio
 from emcfsys_engine.learn.gpu_faults import free_cached_memory, is_out_of_memory
 from emcfsys_engine.learn.grey_on_device import GreyRows, grey_rows, rows_on, uploaded
 from emcfsys_engine.learn.inference.bands import Band, Prediction, Sent, Wanted, sent, whole
+from emcfsys_engine.learn.inference.given import as_pixels, slices_of
 from emcfsys_engine.learn.inference.pipeline import read_ahead
 from emcfsys_engine.learn.inference.tiles import (
     Tiles,
@@ -82,16 +83,13 @@ class Predictor:
         """
         return cls(models, **options)
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the mask of an image: class values, H×W uint8.
-
-        Shapes: H×W or H×W×C, any numeric type.
-        """
+    def __call__(self, pixels: Any) -> np.ndarray:
+        """Return the mask of an image: class values, H×W uint8. It takes what `predict` takes."""
         return self.predict(pixels).mask
 
     def predict(
         self,
-        pixels: np.ndarray,
+        pixels: Any,
         *,
         info_bar_rows: int = 0,
         scale: float = 1.0,
@@ -102,9 +100,11 @@ class Predictor:
 
         `scale` enlarges the image for the network (its pixel size over the model's); the mask has
         the image's own size. Rows of the info bar are given the first class.
-        Shapes: H×W or H×W×C, any numeric type.
+        Shapes: H×W or H×W×C with C up to 4, of any real type: an array, a list, a picture of
+        Pillow's, or a tensor on any device.
+        Raises: InputError for a stack, and for what is no picture.
         """
-        grey = _checked(pixels)
+        grey = _checked(as_pixels(pixels))
         rows = grey_rows(grey, self.normaliser.statistics(grey, info_bar_rows))
         return self._whole(
             self.normaliser.apply(grey, info_bar_rows)[..., 0] if rows is None else rows,
@@ -112,6 +112,14 @@ class Predictor:
             scale,
             Wanted(probabilities=probabilities, uncertainty=uncertainty),
         )
+
+    def predict_stack(self, stack: Any, **options: Any) -> Iterator[Prediction]:
+        """Yield the prediction of each slice of a stack, in order, one in memory at a time.
+
+        Shapes: D×H×W or D×H×W×C, or anything that yields images. Options are those of `predict`.
+        Raises: InputError for what is no stack.
+        """
+        return (self.predict(one, **options) for one in slices_of(stack))
 
     def prepare(self, pixels: np.ndarray, info_bar_rows: int = 0) -> np.ndarray:
         """Return the image as the network wants it; safe to call in any thread.

@@ -124,6 +124,15 @@ def facts_of(backbone: str) -> BackboneFacts:
 
 
 @cache
+def names_of(backbone: str) -> frozenset[str]:
+    """Return the names of all tensors of the whole architecture, with its classifier.
+
+    Raises: InputError for a name timm does not know.
+    """
+    return frozenset(_on_meta(check_backbone(backbone), {}).state_dict())
+
+
+@cache
 def count_parameters(backbone: str) -> int:
     """Return how many parameters the backbone has, with its classifier.
 

@@ -15,7 +15,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from emcfsys_engine.learn.networks.backbones import check_backbone
+from emcfsys_engine.learn.networks.backbones import check_backbone, names_of
 from emcfsys_engine.learn.networks.encoder_plan import EncoderPlan
 
 _Tensors = dict[str, Tensor]
@@ -37,6 +37,7 @@ class Match:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     share: float  # of the backbone's parameters that are covered, 0..1
+    used: float = 1.0  # of the file's numbers for such layers, 0..1: less is a larger network
 
 
 def best_match(networks: list[_Tensors], body: nn.Module, plan: EncoderPlan) -> Match:
@@ -48,7 +49,7 @@ def best_match(networks: list[_Tensors], body: nn.Module, plan: EncoderPlan) -> 
     best: Match | None = None
     for network in networks:
         for reading in _readings(network, body, plan):
-            match = _match(reading, wanted, body)
+            match = _match(reading, wanted, body, plan)
             if best is None or match.share > best.share:
                 best = match
     assert best is not None, "a checkpoint has at least one network, read in at least one way"
@@ -104,7 +105,26 @@ def _common_prefix(network: _Tensors) -> str:
     return firsts.pop() if len(firsts) == 1 and len(network) > 1 else ""
 
 
-def _match(reading: _Tensors, wanted: _Tensors, body: nn.Module) -> Match:
+def _used_share(reading: _Tensors, chosen: _Tensors, plan: EncoderPlan) -> float:
+    """Return how much of what the file holds for these layers is used, 0..1.
+
+    Classifiers, decoders and what this architecture has but the encoder leaves out do not count.
+    """
+    stems = {name.partition(".")[0] for name in chosen}
+    own = names_of(plan.backbone)
+    foreign = sum(
+        tensor.numel()
+        for name, tensor in reading.items()
+        if name.partition(".")[0] in stems
+        and name not in chosen
+        and name not in own
+        and not _BOOKKEEPING.search(name)
+    )
+    used = sum(tensor.numel() for tensor in chosen.values())
+    return used / max(1, used + foreign)
+
+
+def _match(reading: _Tensors, wanted: _Tensors, body: nn.Module, plan: EncoderPlan) -> Match:
     chosen: _Tensors = {}
     for name, target in wanted.items():
         given = reading.get(name)
@@ -119,6 +139,7 @@ def _match(reading: _Tensors, wanted: _Tensors, body: nn.Module) -> Match:
         ),
         unexpected=tuple(n for n in reading if n not in chosen and not _BOOKKEEPING.search(n)),
         share=covered_share(chosen, body),
+        used=_used_share(reading, chosen, plan),
     )
 
 

@@ -185,6 +185,10 @@ def _first_line(error: Exception) -> str:
 __all__ = ["OFFLINE_BACKBONES", "WeightsReport", "load_weights", "weights_here"]
 
 _ENOUGH = 0.9  # of the backbone's parameters; less is another network, or damaged
+_REMEDY = (
+    "Name the backbone these weights were made for, or allow a partial match with"
+    " model.allow_partial = true"
+)
 _HUB_PATIENCE_S = 5
 _SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 
@@ -222,8 +226,9 @@ def load_weights(
 
     `weights` is "none", "imagenet", a named set such as "micronet", or the path of a checkpoint.
 
-    Raises: WeightsError if they cannot be had here, want to run code, or cover less than 90 % of
-            the backbone's parameters (the last not with `allow_partial`).
+    Raises: WeightsError if they cannot be had here, want to run code, hold what is no number, or
+            cover less than 90 % of the backbone's parameters, or are used to less than 90 %
+            themselves, as those of a larger network are (the last two not with `allow_partial`).
     """
     backbone = network.spec.backbone
     if weights == "none":
@@ -239,8 +244,15 @@ def load_weights(
         raise WeightsError(
             source,
             f"only {match.share:.0%} of the parameters of {backbone} are in it",
-            "Name the backbone these weights were made for, or allow a partial match",
+            _REMEDY,
         )
+    if match.used < _ENOUGH and not allow_partial:
+        what = f"only {match.used:.0%} of its layers are used by {backbone}: it is a larger network"
+        raise WeightsError(source, what, _REMEDY)
+    for name, tensor in match.chosen.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            what = f"{name} holds NaN or infinite numbers"
+            raise WeightsError(source, what, "Take a checkpoint from before the training diverged")
     network.encoder.body.load_state_dict(match.chosen, strict=False)
     return WeightsReport(
         source=source,

@@ -3,6 +3,7 @@
 N patches, C channels, H and W pixels, M pixels of a crop (a patch and the margin for its warp).
 """
 
+import hashlib
 import math
 import queue
 import threading
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from emcfsys_engine.dataset.deals import Fingerprint
 from emcfsys_engine.dataset.samples import Sample, read_labels
 from emcfsys_engine.errors import DataFaults, InputError
 from emcfsys_engine.images.normalise import Normaliser, to_grey
@@ -64,9 +66,15 @@ class Item:
         return normalised(raw, self.statistics).movedim(-1, 0)
 
 
-def load_item(sample: Sample, project: Project, normaliser: Normaliser) -> Item:
+def load_item(
+    sample: Sample,
+    project: Project,
+    normaliser: Normaliser,
+    prints: dict[str, Fingerprint] | None = None,
+) -> Item:
     """Read a micrograph and its labels; resample both if the project asks for one pixel size.
 
+    `prints` gets what tells whether either changed, by the sample's name.
     Raises: ImageError, AnnotationError and the like, naming the file.
     """
     micrograph = read_micrograph(sample.image)
@@ -75,6 +83,9 @@ def load_item(sample: Sample, project: Project, normaliser: Normaliser) -> Item:
     if micrograph.info_bar_rows:
         labels[-micrograph.info_bar_rows :] = UNLABELLED
     found = normaliser.statistics(grey, micrograph.info_bar_rows)
+    if prints is not None:
+        image = _digest(grey) if found[3] else ""
+        prints[sample.name] = Fingerprint(image=image, labels=_digest(labels))
     as_it_is = grey.dtype in OWN_TYPES
     own = np.require(grey, requirements=("C", "W")) if as_it_is else grey  # as torch wants it
     item = Item(
@@ -86,6 +97,13 @@ def load_item(sample: Sample, project: Project, normaliser: Normaliser) -> Item:
         statistics=statistics_to_use(found) if as_it_is else AS_THEY_ARE,
     )
     return resampled(item, project.project.pixel_nm)
+
+
+def _digest(pixels: np.ndarray) -> str:
+    """Return a name for an array's content: the same wherever and under whatever name it lies."""
+    made = hashlib.blake2b(f"{pixels.shape} {pixels.dtype.str}".encode(), digest_size=12)
+    made.update(np.ascontiguousarray(pixels).view(np.uint8).data)
+    return made.hexdigest()
 
 
 def to_indices(values_HW: np.ndarray, project: Project) -> np.ndarray:
@@ -147,7 +165,10 @@ class Dataset:
         item = self._kept.get(index)
         if item is not None:
             return item
-        item = load_item(self.samples[index], self.project, self.normaliser)
+        return self._read(index)
+
+    def _read(self, index: int, prints: dict[str, Fingerprint] | None = None) -> Item:
+        item = load_item(self.samples[index], self.project, self.normaliser, prints)
         size = item.pixels.nbytes + item.labels.nbytes
         if size <= self._free_bytes:
             self._free_bytes -= size
@@ -162,21 +183,24 @@ class Dataset:
         labels = None if pixels is None else self._spool.keep(item.labels)
         return None if labels is None else replace(item, pixels=pixels, labels=labels)
 
-    def check(self) -> None:
+    def check(self) -> dict[str, Fingerprint]:
         """Read every item once, so that a bad file ends the run before its first step.
 
+        Returns what tells, by its name, whether an image or its labels changed.
         Raises: DataFaults with every fault at once.
         """
         faults: list[InputError] = []
+        prints: dict[str, Fingerprint] = {}
         for index in range(len(self)):
             try:
-                self[index]
+                self._read(index, prints)
             except DataFaults as several:
                 faults += several.faults
             except InputError as fault:
                 faults.append(fault)
         if faults:
             raise DataFaults(faults)
+        return prints
 
 
 class PatchSampler:

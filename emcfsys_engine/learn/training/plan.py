@@ -8,6 +8,10 @@ import msgspec
 import numpy as np
 import torch
 
+from emcfsys_engine import any_names
+from emcfsys_engine.dataset.deals import Deal, Fingerprint, files_of
+from emcfsys_engine.errors import RunFolderError
+from emcfsys_engine.files import read_own
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.device import choose_precision
 from emcfsys_engine.learn.memory import Footprint, footprint_of, usable_memory
@@ -16,6 +20,7 @@ from emcfsys_engine.learn.training.augment import Strengths, strengths_of
 from emcfsys_engine.learn.training.dataset import Dataset, class_pixel_counts
 from emcfsys_engine.model_card import NetworkSpec
 from emcfsys_engine.project import Project
+from emcfsys_engine.run.folder import Run
 
 FORMAT = 1
 _LEAST_FOR_BATCH_NORM = 4  # patches: below, each batch's mean and variance are too noisy
@@ -55,11 +60,36 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     class_weights: tuple[float, ...]
     strengths: Strengths
     normaliser: Normaliser = Normaliser()
+    weights: str = ""  # what it started from, and how much of that fitted
     train_images: tuple[str, ...] = ()
     val_images: tuple[str, ...] = ()
+    files: dict[str, str] = {}  # image -> source and extension: tells those of one name apart
+    fingerprints: dict[str, Fingerprint] = {}  # of images and labels, as the last start read them
     fold: int = 0  # of `folds`, from 1: what validates in it trains in all others; 0: no folds
     folds: int = 0
     reasons: dict[str, str] = {}
+
+    @property
+    def deal(self) -> Deal | None:
+        """Which images train and validate, for ever; None in plans older than these lists."""
+        if not self.train_images or not self.val_images:
+            return None
+        return Deal(train=self.train_images, val=self.val_images, files=self.files)
+
+
+def read_plan(run: Run) -> Plan:
+    """Read plan.json.
+
+    Raises: RunFolderError if it is damaged or of a newer version.
+    """
+    try:
+        plan: Plan = any_names.decode(read_own(run.plan_file)[0], Plan)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise RunFolderError(run.plan_file, f"cannot be read: {error}", "Train anew") from None
+    if plan.format > FORMAT:
+        what = f"has format {plan.format}, this version knows {FORMAT}"
+        raise RunFolderError(run.plan_file, what, "Update emcfsys-tui")
+    return plan
 
 
 def make_plan(
@@ -115,6 +145,7 @@ def make_plan(
         strengths=strengths_of(project.augment),
         train_images=tuple(sample.name for sample in train.samples),
         val_images=tuple(sample.name for sample in val.samples),
+        files=files_of((*train.samples, *val.samples)),
         reasons=reasons,
     )
 
@@ -127,6 +158,7 @@ def summary_of(plan: Plan) -> str:
         f"{plan.patch_px} px, {plan.precision} on {_place_of(plan)}, "
         f"{len(plan.train_images)} training and {len(plan.val_images)} validation images"
         + (f", fold {plan.fold} of {plan.folds}" if plan.fold else "")
+        + (f"; weights: {plan.weights}" if plan.weights else "")
     )
 
 

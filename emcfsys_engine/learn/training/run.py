@@ -1,6 +1,8 @@
 """A training run from its run.json to its ending: data, plan, network, loop."""
 
+import hashlib
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import msgspec
@@ -9,9 +11,26 @@ import torch
 
 from emcfsys_engine import any_names
 from emcfsys_engine.colours import colours_for
-from emcfsys_engine.dataset.samples import list_samples
-from emcfsys_engine.errors import EmcfError, InputError, ProjectError, RunFolderError
-from emcfsys_engine.files import read_own, write_whole
+from emcfsys_engine.dataset.deals import (
+    Deal,
+    Fingerprint,
+    changes,
+    keep_folds,
+    kept_folds,
+    planned,
+    refuse_swapped,
+    twin_faults,
+)
+from emcfsys_engine.dataset.samples import (
+    Samples,
+    first_fold,
+    list_samples,
+    samples_of,
+    unlabelled_faults,
+)
+from emcfsys_engine.dataset.splits import Sample, Split
+from emcfsys_engine.errors import DataFaults, EmcfError, InputError, RunFolderError
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.device import (
     choose_device,
@@ -22,34 +41,60 @@ from emcfsys_engine.learn.device import (
     use,
 )
 from emcfsys_engine.learn.inference.tiles import logit_bands
+from emcfsys_engine.learn.networks.backbones import defaults_for
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_network
-from emcfsys_engine.learn.networks.weights import load_weights
+from emcfsys_engine.learn.networks.weights import WeightsReport, load_weights
 from emcfsys_engine.learn.run_context import Worker, say_ending
 from emcfsys_engine.learn.training.augment import augment
-from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler, class_pixel_counts
+from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.losses import build_loss
-from emcfsys_engine.learn.training.plan import FORMAT, Plan, make_plan, summary_of
+from emcfsys_engine.learn.training.plan import Plan, make_plan, read_plan, summary_of
 from emcfsys_engine.learn.training.setup import Parts
 from emcfsys_engine.learn.training.trainer import Trainer
-from emcfsys_engine.model_card import ModelCard, NormaliserSettings, TrainingStatistics
-from emcfsys_engine.project import Project
-from emcfsys_engine.run.events import PlanMade, RunResumed, RunStarted, WarningGiven
+from emcfsys_engine.model_card import ModelCard, NetworkSpec, NormaliserSettings, TrainingStatistics
+from emcfsys_engine.project import UNLABELLED, Project
+from emcfsys_engine.run.events import PlanMade, RunStarted, WarningGiven
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.groups import deal_file, members_of
 
 _NUM_IMAGES = 2
 
 
 def dry_run(project: Project) -> list[InputError]:
-    """Do one step on a few images, as training would; return what went wrong."""
+    """Do one step on a few images, as training would; return what went wrong.
+
+    All images and labels are read before, as training reads them: none is refused only there.
+    """
     try:
-        _step(project)
+        samples = list_samples(project, fold=first_fold(project))
+        train = Dataset(samples.of("train"), project, Normaliser())
+        val = Dataset(samples.of("val"), project, Normaliser())
+        _refuse_unready(project, train, val, {**train.check(), **val.check()}, is_new=True)
+        _step(project, train, val)
+    except DataFaults as several:
+        return list(several.faults)
     except InputError as fault:
         return [fault]
     except (EmcfError, RuntimeError) as error:
         text = str(error).partition("\n")[0]
         remedy = "Try a smaller training.batch or training.patch_px, or another model"
         return [InputError(project.file, f"a first training step fails: {text}", remedy)]
+    return []
+
+
+def network_faults(project: Project) -> list[InputError]:
+    """Build the network and load its weights; return why that cannot be done. Reads no image."""
+    spec = NetworkSpec(
+        head=project.model.head,
+        backbone=project.model.backbone,
+        num_classes=len(project.classes),
+    )
+    try:
+        defaults_for(spec.backbone)
+        _load_weights(project, build_network(spec))
+    except InputError as fault:
+        return [fault]
     return []
 
 
@@ -71,18 +116,15 @@ def augmented_patches(project: Project, number: int) -> list[tuple[np.ndarray, n
     ]
 
 
-def _step(project: Project) -> None:
-    train, val = _some(project, "train"), _some(project, "val")
+def _step(project: Project, train: Dataset, val: Dataset) -> None:
     device = choose_device(project.compute.gpus)
     plan = make_plan(project, train, val, device, choose_threads(project.compute.threads))
     network = build_network(plan.network)
-    place = project.model.weights
-    load_weights(
-        network, str(project.folder / place) if (project.folder / place).exists() else place
-    )
+    _load_weights(project, network)
     network = network.to(device).to(memory_format=torch.channels_last)
     batch = min(2, plan.batch)
-    sampler = PatchSampler(train, plan.patch_px, batch, project.project.seed)
+    few = Dataset(_labelled_first(train)[:_NUM_IMAGES], project, Normaliser())
+    sampler = PatchSampler(few, plan.patch_px, batch, project.project.seed)
     images, labels = sampler.crops(1).on(device)
     patches, truth = augment(images, labels, plan.patch_px, plan.strengths, range(batch))
     loss = build_loss(project.training.loss, plan.class_weights)(network.train()(patches), truth)
@@ -92,8 +134,14 @@ def _step(project: Project) -> None:
         list(logit_bands(network.eval(), image, tile_px=256, overlap=0.25, batch=1))
 
 
-def _some(project: Project, split: str) -> Dataset:
-    samples = [one for one in list_samples(project).samples if one.split == split]
+def _labelled_first(train: Dataset) -> list[Sample]:
+    """Return the samples, those with a labelled pixel first."""
+    order = sorted(range(len(train)), key=lambda n: bool((train[n].labels == UNLABELLED).all()))
+    return [train.samples[n] for n in order]
+
+
+def _some(project: Project, split: Split) -> Dataset:
+    samples = list_samples(project, fold=first_fold(project)).of(split)
     return Dataset(samples[:_NUM_IMAGES], project, Normaliser())
 
 
@@ -111,7 +159,7 @@ def execute(worker: Worker) -> int:
     resumed = bool(ranks.most(worker.run.checkpoint_file.exists())[0])
     # The same batch must give the same sums in every run: no choice by timing.
     torch.backends.cudnn.benchmark = False
-    samples = list_samples(project, fold=worker.record.fold)
+    samples = _dealt(worker, project)
     normaliser = Normaliser()
     train = Dataset(samples.of("train"), project, normaliser, ranks.local_world)
     val = Dataset(samples.of("val"), project, normaliser, ranks.local_world)
@@ -130,25 +178,27 @@ def execute(worker: Worker) -> int:
     lost = lost_gpu(device, project.compute.gpus, os.environ)
     for note in filter(None, (lost, *samples.notes)):
         worker.say(WarningGiven(message=note))
-    train.check()
-    val.check()
-    _refuse_unlabelled(project, train, val)
+    prints = {**train.check(), **val.check()}
+    _refuse_unready(project, train, val, prints, is_new=not worker.run.plan_file.exists())
     told = ranks.from_first(
-        lambda: _written_plan(worker, project, train, val, device, threads, ranks.world)
+        lambda: _written_plan(worker, project, train, val, device, threads, ranks.world, prints)
     )
-    plan = msgspec.json.decode(told, type=Plan)
+    plan: Plan = any_names.decode(told, Plan)
     torch.set_num_threads(plan.threads)
-    worker.say(PlanMade(summary=summary_of(plan)))
     torch.manual_seed(project.project.seed)
     network = build_network(plan.network)
     if not resumed:
-        _start_from(worker, project, network)
+        plan = msgspec.structs.replace(plan, weights=_load_weights(project, network).summary)
+        if ranks.is_first:
+            write_whole(worker.run.plan_file, _encoded(plan))
+    worker.say(PlanMade(summary=summary_of(plan)))
     trainer = Trainer(
         Parts(
             run=worker.run,
             project=project,
             plan=plan,
             card=_make_card(worker.run, project, plan, train),
+            val_digest=_digest_of(val, prints),
             network=network,
             train=train,
             val=val,
@@ -158,7 +208,7 @@ def execute(worker: Worker) -> int:
         )
     )
     if resumed:
-        worker.say(RunResumed(step=trainer.resume()))
+        worker.say(trainer.resume())
     print(f"{describe(device, getattr(torch, plan.precision))}: {summary_of(plan)}", flush=True)
     ending = trainer.train()
     ranks.leave()
@@ -173,10 +223,12 @@ def _written_plan(
     device: torch.device,
     threads: int,
     processes: int,
+    prints: dict[str, Fingerprint],
 ) -> bytes:
     """Write the run's plan, and return it: the one it has, with the budget of today, or a new one.
 
-    Raises: RunFolderError if the run was begun with another number of processes.
+    Raises: RunFolderError if the run was begun with another number of processes; DataFaults if an
+    image that it trains on became one that it validates on.
     """
     run = worker.run
     known = read_plan(run) if run.plan_file.exists() else None
@@ -185,6 +237,11 @@ def _written_plan(
     if plan.processes != processes:
         what = f"was begun with {plan.processes} processes, and {processes} are here"
         raise RunFolderError(run.folder, what, "Resume it with as many, or train anew")
+    if known is not None and known.deal is not None:
+        refuse_swapped(known.deal, known.fingerprints, prints, project.file)
+        for note in changes(known.deal, known.fingerprints, prints):
+            worker.say(WarningGiven(message=note))
+    plan = msgspec.structs.replace(plan, fingerprints={**plan.fingerprints, **prints})
     if device.type != plan.device:
         worker.say(WarningGiven(message=f"Begun on {plan.device}, goes on on {device.type}"))
         plan = _moved(plan, device, threads)
@@ -193,10 +250,48 @@ def _written_plan(
         plan = msgspec.structs.replace(plan, total_steps=steps, minutes=minutes)
         if steps is not None and plan.validate_every is None:
             plan = msgspec.structs.replace(plan, validate_every=max(1, steps // 20))
-    content = msgspec.json.format(msgspec.json.encode(plan), indent=2)
+    content = _encoded(plan)
     if plan != known:
         write_whole(run.plan_file, content)
     return content
+
+
+def _encoded(plan: Plan) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(plan), indent=2)
+
+
+def _dealt(worker: Worker, project: Project) -> Samples:
+    """Return the run's images: as plan.json says for ever, or dealt now, before its first step.
+
+    The folds of a group are dealt once, by the first of them that begins.
+    """
+    run, record = worker.run, worker.record
+    deal = planned(run.plan_file)
+    if deal is None and not record.fold:
+        return list_samples(project)
+    if deal is None:
+        file = deal_file(run, record.group)
+        kept = kept_folds(file)
+        if kept is None:
+            samples = list_samples(project, fold=record.fold).samples
+            kept = keep_folds(file, samples, _begun_folds(run, record.group))
+        return samples_of(project, kept.deal(record.fold), kept.folds)
+    return samples_of(project, deal)
+
+
+def _begun_folds(run: Run, group: str) -> dict[int, Deal]:
+    """Return the deals of those folds that were begun before groups kept theirs."""
+    found: dict[int, Deal] = {}
+    for other in members_of(run.folder.parent, group):
+        if (deal := planned(other.plan_file)) is not None:
+            found[other.record().fold] = deal
+    return found
+
+
+def _digest_of(val: Dataset, prints: Mapping[str, Fingerprint]) -> str:
+    """Return a name for what is validated on: scores of another one are not compared with its."""
+    content = [(one.name, prints[one.name].image, prints[one.name].labels) for one in val.samples]
+    return hashlib.blake2b(repr(sorted(content)).encode(), digest_size=12).hexdigest()
 
 
 def _moved(plan: Plan, device: torch.device, threads: int) -> Plan:
@@ -211,34 +306,42 @@ def _moved(plan: Plan, device: torch.device, threads: int) -> Plan:
     )
 
 
-def read_plan(run: Run) -> Plan:
-    """Read plan.json.
-
-    Raises: RunFolderError if it is damaged or of a newer version.
-    """
-    try:
-        plan: Plan = any_names.decode(read_own(run.plan_file)[0], Plan)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise RunFolderError(run.plan_file, f"cannot be read: {error}", "Train anew") from None
-    if plan.format > FORMAT:
-        what = f"has format {plan.format}, this version knows {FORMAT}"
-        raise RunFolderError(run.plan_file, what, "Update emcfsys-tui")
-    return plan
+def _load_weights(project: Project, network: SegmentationNetwork) -> WeightsReport:
+    allowed = project.model.allow_partial
+    return load_weights(network, _weights_of(project), allow_partial=allowed)
 
 
-def _start_from(worker: Worker, project: Project, network: SegmentationNetwork) -> None:
+def _weights_of(project: Project) -> str:
+    """Return model.weights, as a path where it is one of the project's files."""
     place = project.model.weights
     if place not in ("none", "imagenet") and (project.folder / place).exists():
-        place = str(project.folder / place)
-    report = load_weights(network, place)
-    print(report.summary, flush=True)
+        return str(project.folder / place)
+    return place
 
 
-def _refuse_unlabelled(project: Project, train: Dataset, val: Dataset) -> None:
-    for name, split in (("training", train), ("validation", val)):
-        if not class_pixel_counts(split).sum():
-            remedy = "Label them, or take them out of project.toml"
-            raise ProjectError(project.file, "data", f"the {name} images have no labels", remedy)
+def _refuse_unready(
+    project: Project,
+    train: Dataset,
+    val: Dataset,
+    prints: Mapping[str, Fingerprint],
+    *,
+    is_new: bool,
+) -> None:
+    """Refuse what cannot train once all is read: for `check`, and before the first step.
+
+    Raises: DataFaults for parts without labels, and for a new run if an image is on both sides.
+    """
+    samples = (*train.samples, *val.samples)
+    labelled = {
+        sample.name: not bool((part[n].labels == UNLABELLED).all())
+        for part in (train, val)
+        for n, sample in enumerate(part.samples)
+    }
+    faults: list[InputError] = [*unlabelled_faults(project, samples, labelled)]
+    if is_new:
+        faults += twin_faults(samples, prints)
+    if faults:
+        raise DataFaults(faults)
 
 
 def _make_card(run: Run, project: Project, plan: Plan, train: Dataset) -> ModelCard:
@@ -251,11 +354,18 @@ def _make_card(run: Run, project: Project, plan: Plan, train: Dataset) -> ModelC
         pixel_nm=_pixel_nm(project, train),
         patch_px=plan.patch_px,
         statistics=_statistics(train),
+        trained_on={name: _image_of(plan, name) for name in plan.train_images},
+        validated_on={name: _image_of(plan, name) for name in plan.val_images},
         project=project.name,
         run=run.id,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=run.record().versions,
     )
+
+
+def _image_of(plan: Plan, name: str) -> str:
+    known = plan.fingerprints.get(name)
+    return known.image if known is not None else ""
 
 
 def _pixel_nm(project: Project, train: Dataset) -> float | None:

@@ -29,6 +29,7 @@ class Parts:
     say: Callable[[Event], None]
     asked: Callable[[], str | None]  # "cancel", "stop", "pause" or "terminated"
     ranks: Ranks = field(default_factory=Ranks)
+    val_digest: str = ""  # names what is validated on: images, their pixels and their labels
 
 
 @dataclass(kw_only=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from emcfsys_engine.errors import RunFailedError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.learn.gpu_faults import free_cached_memory, is_out_of_memory
+from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.training.checkpoint import (
     Idle,
     Retry,
@@ -27,7 +28,7 @@ from emcfsys_engine.learn.training.losses import build_loss
 from emcfsys_engine.learn.training.setup import Budget, Ending, Parts
 from emcfsys_engine.learn.training.step import DoesNotFitError, Stepper, rate_factor
 from emcfsys_engine.learn.training.validation import Look, card_at, event_of
-from emcfsys_engine.run.events import StepDone, WarningGiven
+from emcfsys_engine.run.events import RunResumed, StepDone, WarningGiven
 
 _CHECKPOINT_EVERY_S = 120.0
 _STEP_EVENT_EVERY_S = 0.5
@@ -88,12 +89,37 @@ class Trainer:
         self.since_validation = _Since(loss=torch.zeros((), device=self.device))
         self.budget = Budget(self.plan)
 
-    def resume(self) -> int:
-        """Go on from the run's checkpoint; return its step."""
+    def resume(self) -> RunResumed:
+        """Go on from the run's checkpoint; return the event that tells of it."""
         self._restore()
         self.since_validation.loss.fill_(self.state.loss_sum)
         self.since_validation.steps = self.state.loss_count
-        return self.state.step
+        before, now = self.state.validated_on, self.parts.val_digest
+        if before and before != now and self.state.best_score is not None:
+            return RunResumed(step=self.state.step, best_score=self._score_best_anew())
+        return RunResumed(step=self.state.step)
+
+    def _score_best_anew(self) -> float | None:
+        """Score the best model on what is validated on now: other scores are of other pixels."""
+        file, before = self.parts.run.best_model, self.state.best_score
+        score: float | None = None
+        if file.exists():
+            network, card = load_model(file)
+            result = self.look.through(network.to(self.device), card.step)
+            score = result.scores.score(self.parts.project.training.best_by)
+            if self.ranks.is_first:
+                save_model(file, network.cpu(), card_at(self.parts.card, card.step, result))
+        now = self.parts.val_digest
+        self.state = msgspec.structs.replace(
+            self.state, best_score=score, beaten=0, validated_on=now
+        )
+        told = "is no longer there" if score is None else f"scores {score:.3f} on them"
+        message = (
+            "The validation images or their labels changed: the best model so far, "
+            f"{before:.3f} on what they were, {told}"
+        )
+        self.parts.say(WarningGiven(message=message))
+        return score
 
     def train(self) -> Ending:
         """Step until the budget, patience or a person ends it; then validate and save."""
@@ -309,6 +335,7 @@ class Trainer:
             best_score=score if is_best else self.state.best_score,
             best_step=self.state.step if is_best else self.state.best_step,
             beaten=0 if is_best else self.state.beaten + 1,
+            validated_on=self.parts.val_digest,
         )
         self.parts.say(
             event_of(

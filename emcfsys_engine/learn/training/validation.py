@@ -188,10 +188,21 @@ class Look:
         """
         # Batch statistics that each process has of its own share are not what is saved.
         self._parts.ranks.copy_from_first(list(self._averaged.buffers()))
+        return self.through(
+            self._averaged, step, lambda index, best_HW: self._draw(step, index, best_HW)
+        )
+
+    def through(
+        self,
+        network: SegmentationNetwork,
+        step: int,
+        on_image: Callable[[int, Tensor], None] | None = None,
+    ) -> Validation:
+        """Predict every validation image with a network of some step, and compare."""
 
         def forward(tiles: Tensor) -> Tensor:
             with autocast(self._device, self._precision):
-                return self._averaged(tiles.contiguous(memory_format=torch.channels_last))
+                return network(tiles.contiguous(memory_format=torch.channels_last))
 
         before = copy.copy(self._tiles)
         with torch.inference_mode():
@@ -203,7 +214,7 @@ class Look:
                 tiles=self._tiles,
                 overlap=self._parts.project.inference.overlap,
                 ranks=self._parts.ranks,
-                on_image=lambda index, predicted_HW: self._draw(step, index, predicted_HW),
+                on_image=on_image,
             )
         if before != self._tiles:
             message = (

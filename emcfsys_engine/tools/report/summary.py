@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from emcfsys_engine import any_names
-from emcfsys_engine.run.events import AnyEvent, RunStarted, StepDone, ValidationDone
+from emcfsys_engine.run.events import AnyEvent, RunStarted, StepDone, ValidationDone, best_of
 from emcfsys_engine.run.folder import (
     ExitRecord,
     PredictRequest,
@@ -74,9 +74,8 @@ class RunSummary:
 
     @property
     def best(self) -> ValidationDone | None:
-        """The validation whose model was kept as best."""
-        kept = [event for event in self.validations if event.is_best]
-        return kept[-1] if kept else None
+        """The validation whose model was kept as best, with its score on what is validated on."""
+        return best_of(self.events)
 
     @property
     def step(self) -> int:

@@ -187,6 +187,33 @@ def test_another_network_is_refused_unless_a_part_is_enough(tmp_path: Path) -> N
     assert "layer4.0.conv1.weight" in report.missing
 
 
+def test_a_larger_network_of_the_same_names_is_refused(tmp_path: Path) -> None:
+    torch.save(timm.create_model("resnet34").state_dict(), tmp_path / "large.pth")
+    network = network_of("resnet18")
+    with pytest.raises(WeightsError, match=r"only 5\d% of its layers.*allow_partial = true"):
+        load_weights(network, str(tmp_path / "large.pth"))
+    assert load_weights(network, str(tmp_path / "large.pth"), allow_partial=True).share == 1.0
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    ["mobilenetv3_small_050", "convnext_atto", "vit_tiny_patch16_224", "efficientnet_lite0"],
+)
+def test_an_architectures_own_weights_are_never_too_large_for_it(
+    tmp_path: Path, backbone: str
+) -> None:
+    torch.save(timm.create_model(backbone).state_dict(), tmp_path / "own.pth")
+    assert load_weights(network_of(backbone), str(tmp_path / "own.pth")).share > 0.9
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    tensors = timm_tensors()
+    tensors["layer1.0.conv1.weight"][0, 0, 0, 0] = float("nan")
+    torch.save(tensors, tmp_path / "diverged.pth")
+    with pytest.raises(WeightsError, match=r"layer1.0.conv1.weight holds NaN"):
+        load_weights(network_of("resnet10t"), str(tmp_path / "diverged.pth"))
+
+
 class _Trap:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (print, ("the trap ran",))
