@@ -493,6 +493,6 @@ def _explained(file: Path) -> Generator[None]:
         raise OutputError(
             file, f"cannot be used: {error}", "Check permissions and space", errno=number
         ) from None
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         remedy = "The next watch begins a new one, and keeps the masks"
         raise DamagedLedgerError(file, f"is damaged: {error}", remedy) from None

@@ -95,7 +95,7 @@ def open_file(file: Path) -> sqlite3.Connection:
         connection = _connect(file)
     except sqlite3.OperationalError as error:
         raise QueueError(file, f"cannot be opened: {error}", _remedy(error)) from None
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # also sqlite's own words of it
         raise _damaged(file, f"cannot be read: {error}") from None
     except OSError as error:
         what = f"cannot be opened: {error.strerror}"
@@ -110,7 +110,7 @@ def check_whole(connection: sqlite3.Connection, file: Path) -> None:
     """
     try:
         answer = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise _damaged(file, f"cannot be read: {error}") from None
     if answer != "ok":
         raise _damaged(file, f"is damaged: {answer}")
@@ -388,6 +388,8 @@ class Store:
             yield
         except sqlite3.Error as error:
             raise explain(self.file, error) from error
+        except UnicodeDecodeError as error:
+            raise _damaged(self.file, f"cannot be read: {error}") from error
 
 
 def move(
