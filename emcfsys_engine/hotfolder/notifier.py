@@ -40,7 +40,7 @@ class Waker:
         self._identity: tuple[int, int] | None = None
         self.fault = ""  # why there are no events
 
-    def look_after(self) -> bool:
+    def ensure_watching(self) -> bool:
         """Start watching, or start anew when the folder was replaced; tell whether that works."""
         try:
             status = self._root.stat()

@@ -16,7 +16,7 @@ from emcfsys_engine.errors import DaemonError, EmcfError
 from emcfsys_engine.jobs.control import DaemonLock, log
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.jobs.scheduler import Dispatch
-from emcfsys_engine.jobs.slurm.executor import SlurmDesk
+from emcfsys_engine.jobs.slurm.executor import SlurmExecutor
 from emcfsys_engine.jobs.store import Store
 from emcfsys_engine.jobs.supervisor import Supervisor
 from emcfsys_engine.user_commands import Notices
@@ -40,7 +40,7 @@ class Daemon:
             self.store, machine, self.supervisor, look_in=self._look_in, worker=worker
         )
         own_store = Store(queue.folder)  # so that each of the two sees what the other writes
-        self.slurm = SlurmDesk(own_store, machine.config, self.notices, worker=worker)
+        self.slurm = SlurmExecutor(own_store, machine.config, self.notices, worker=worker)
         self.is_leaving = False
         self.ends_jobs = False
         self._seen: tuple[int, int] | None = None  # the queue as of the last look

@@ -9,7 +9,7 @@ import msgspec
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import EmcfError, PeerLostError
 from emcfsys_engine.files import write_whole
-from emcfsys_engine.learn.run_context import Worker
+from emcfsys_engine.learn.run_context import RunContext
 
 _PATIENCE_S = 3.0  # the one that failed may still be writing
 
@@ -21,7 +21,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-def note_fault(worker: Worker, reason: str) -> None:
+def note_fault(worker: RunContext, reason: str) -> None:
     """Leave word that this process failed, unless another one did before."""
     file = worker.run.fault_file
     if worker.place.world == 1 or file.exists():
@@ -32,7 +32,7 @@ def note_fault(worker: Worker, reason: str) -> None:
         return
 
 
-def told_with_first_fault(worker: Worker, error: EmcfError) -> str:
+def told_with_first_fault(worker: RunContext, error: EmcfError) -> str:
     """Return what to tell of an error; of a process that is missed, which one and why."""
     text = str(error)
     if worker.place.world == 1:

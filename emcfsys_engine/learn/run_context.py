@@ -41,7 +41,7 @@ def _glibc() -> ctypes.CDLL | None:
     return libc if hasattr(libc, "gnu_get_libc_version") else None
 
 
-class Worker:
+class RunContext:
     """One run under way: what it may say, and whether it should end."""
 
     def __init__(self, run: Run, events: EventWriter | None, place: Place) -> None:
@@ -55,22 +55,22 @@ class Worker:
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    def say(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """Append an event; endings and checkpoints wait until they are on the disk."""
         kind = type(event).__name__
         if self._events is None:  # another process of the same training tells
             return
         self._events.write(event, durable=kind.startswith(("Run", "Validation")))
 
-    def say_when_possible(self, event: Event | None = None) -> None:
+    def emit_when_possible(self, event: Event | None = None) -> None:
         """Say something as soon as the disk of the events takes it: it may be full or gone."""
         self._unsaid += [] if event is None else [event]
         with suppress(OSError):
             while self._unsaid:
-                self.say(self._unsaid[0])
+                self.emit(self._unsaid[0])
                 del self._unsaid[0]
 
-    def asked(self) -> str | None:
+    def stop_request(self) -> str | None:
         """Tell whether to end, and how: cancel, stop, pause or terminated."""
         if not self._terminated:
             return None
@@ -80,8 +80,8 @@ class Worker:
         self._terminated = True
 
 
-def say_ending(
-    worker: Worker,
+def emit_ending(
+    worker: RunContext,
     reason: str,
     *,
     step: int | None = None,
@@ -91,11 +91,11 @@ def say_ending(
 ) -> int:
     """Write the event for a reason to end, and return its exit code."""
     if reason in ("cancel", "cancelled"):
-        worker.say(RunCancelled(step=step))
+        worker.emit(RunCancelled(step=step))
         return 130
     if reason in ("terminated", "paused", "pause"):
         why = "paused" if reason.startswith("pause") else "terminated"
-        worker.say(RunInterrupted(step=step, reason=why))
+        worker.emit(RunInterrupted(step=step, reason=why))
         return 143
-    worker.say(RunFinished(reason=reason, step=step, score=score, done=done, failed=failed))
+    worker.emit(RunFinished(reason=reason, step=step, score=score, done=done, failed=failed))
     return 0

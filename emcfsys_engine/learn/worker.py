@@ -15,7 +15,7 @@ from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.files import is_full, write_whole
 from emcfsys_engine.launch.start import place_here
 from emcfsys_engine.learn.rank_faults import note_fault, told_with_first_fault
-from emcfsys_engine.learn.run_context import Worker, keep_freed_memory
+from emcfsys_engine.learn.run_context import RunContext, keep_freed_memory
 from emcfsys_engine.run.events import EventWriter, RunFailed
 from emcfsys_engine.run.folder import open_run
 
@@ -36,30 +36,30 @@ def main(arguments: Sequence[str]) -> int:
     run, place = open_run(Path(arguments[0])), place_here()
     if place.rank:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _execute(Worker(run, None, place))
+        return _execute(RunContext(run, None, place))
     with EventWriter(run.events_file) as events:
-        code = _execute(Worker(run, events, place))
+        code = _execute(RunContext(run, events, place))
     if place.world > 1:
         write_whole(run.ranks_file, json.dumps({"exit_code": code}).encode())
         return 0
     return code
 
 
-def _execute(worker: Worker) -> int:
+def _execute(worker: RunContext) -> int:
     job = _JOBS[type(worker.record.request).__name__]
     try:
-        execute: Callable[[Worker], int] = import_module(f"emcfsys_engine.learn.{job}").execute
+        execute: Callable[[RunContext], int] = import_module(f"emcfsys_engine.learn.{job}").execute
         code = execute(worker)
     except EmcfError as error:
         print(f"{_name(worker)}{error}", file=sys.stderr)
         reason = told_with_first_fault(worker, error)
-        worker.say(RunFailed(reason=reason, exit_code=error.exit_code))
+        worker.emit(RunFailed(reason=reason, exit_code=error.exit_code))
         return error.exit_code
     except Exception as error:  # told to the person, then to the log with its trace
         traceback.print_exc()
         reason = reason_of(error, worker.run.folder)
         note_fault(worker, reason)
-        worker.say(RunFailed(reason=reason))
+        worker.emit(RunFailed(reason=reason))
         return 1
     # An end that all processes agreed on is no failure of theirs.
     return 0 if worker.place.rank else code
@@ -72,7 +72,7 @@ def reason_of(error: Exception, folder: Path) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _name(worker: Worker) -> str:
+def _name(worker: RunContext) -> str:
     return f"process {worker.place.rank}: " if worker.place.world > 1 else ""
 
 

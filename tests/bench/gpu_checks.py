@@ -115,7 +115,7 @@ def train(setting: _Setting) -> None:
     images, labels = trainer.stepper.prepare(*ready, 5)
 
     def core() -> None:
-        trainer.stepper.gather(images, labels, batch)
+        trainer.stepper.accumulate_gradients(images, labels, batch)
         trainer.stepper.step(0.1, 5)
 
     step = _rate(core, times, batch)
@@ -222,10 +222,8 @@ def memory(setting: _Setting) -> None:
     )
     _leave(1.5)
     began = time.perf_counter()
-    found = trainer.look.at(1)
-    told = (
-        f"{side}² with 1.5 GiB left in {time.perf_counter() - began:.1f} s, {trainer.look._tiles}"
-    )
+    found = trainer.validator.at(1)
+    told = f"{side}² with 1.5 GiB left in {time.perf_counter() - began:.1f} s, {trainer.validator._tiles}"
     say("out of memory in a validation", found.scores.pixels == side * side, told)
     torch.cuda.set_per_process_memory_fraction(1.0)
     model = inference_speed.make_model(Path(tempfile.mkdtemp()), setting.backbone)

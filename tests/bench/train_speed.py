@@ -25,7 +25,7 @@ from emcfsys_engine.learn.networks.network import build_network, parameter_group
 from emcfsys_engine.learn.run_context import keep_freed_memory
 from emcfsys_engine.learn.training.dataset import Batches, Dataset
 from emcfsys_engine.learn.training.plan import make_plan
-from emcfsys_engine.learn.training.setup import Parts
+from emcfsys_engine.learn.training.setup import TrainingSetup
 from emcfsys_engine.learn.training.trainer import Trainer
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import load_project
@@ -186,7 +186,7 @@ def _trainer(folder: Path, arguments: argparse.Namespace) -> Trainer:
         patch_px=plan.patch_px,
     )
     return Trainer(
-        Parts(
+        TrainingSetup(
             run=new_run(folder / "runs", TrainRequest(), project=project),
             project=project,
             plan=plan,
@@ -194,7 +194,7 @@ def _trainer(folder: Path, arguments: argparse.Namespace) -> Trainer:
             network=build_network(plan.network),
             train=train,
             val=val,
-            say=lambda event: None,
+            emit=lambda event: None,
             asked=lambda: None,
         )
     )

@@ -29,9 +29,9 @@ from emcfsys_engine.learn.training.checkpoint import Retry, read_checkpoint, rea
 from emcfsys_engine.learn.training.dataset import Batches, Dataset
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.plan import make_plan
-from emcfsys_engine.learn.training.setup import Parts
+from emcfsys_engine.learn.training.setup import TrainingSetup
 from emcfsys_engine.learn.training.trainer import Trainer
-from emcfsys_engine.learn.training.validation import Look
+from emcfsys_engine.learn.training.validation import Validator
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import LOSSES, load_project
 from emcfsys_engine.run.events import (
@@ -94,7 +94,7 @@ def _trainer(project: Path, *overrides: str) -> tuple[Trainer, list[Any]]:
         patch_px=plan.patch_px,
     )
     told: list[Any] = []
-    parts = Parts(
+    setup = TrainingSetup(
         run=new_run(loaded.runs_folder, TrainRequest(), project=loaded),
         project=loaded,
         plan=plan,
@@ -102,10 +102,10 @@ def _trainer(project: Path, *overrides: str) -> tuple[Trainer, list[Any]]:
         network=build_network(plan.network),
         train=train,
         val=val,
-        say=told.append,
+        emit=told.append,
         asked=lambda: None,
     )
-    return Trainer(parts), told
+    return Trainer(setup), told
 
 
 def _step(trainer: Trainer, number: int = 1) -> Tensor:
@@ -187,7 +187,7 @@ def test_every_loss_validates_and_takes_steps(
 ) -> None:
     trainer, _ = _trainer(project, f"training.loss={loss}")
     assert torch.isfinite(_step(trainer)).item()
-    assert np.isfinite(trainer.look.at(1).loss)
+    assert np.isfinite(trainer.validator.at(1).loss)
 
 
 def test_a_step_that_does_not_fit_goes_on_with_fewer_patches(
@@ -216,15 +216,15 @@ def test_a_validation_that_does_not_fit_is_done_in_smaller_tiles(
     project: Path, pretended: Pretended
 ) -> None:
     trainer, told = _trainer(project, "inference.tile_px=128", "training.batch=8")
-    item = trainer.parts.val[0]
+    item = trainer.setup.val[0]
     tall = replace(
         item, pixels=np.tile(item.pixels, (3, 3, 1)), labels=np.tile(item.labels, (3, 3))
     )
-    trainer.parts.val._kept[0] = tall
-    whole = trainer.look.at(1)
+    trainer.setup.val._kept[0] = tall
+    whole = trainer.validator.at(1)
     pretended.most_pixels = 100 * 100
     told.clear()
-    found = trainer.look.at(2)
+    found = trainer.validator.at(2)
     assert found.scores.pixels == whole.scores.pixels == 192 * 192
     (warning,) = [each for each in told if isinstance(each, WarningGiven)]
     assert "1 tiles of 64 px at a time" in warning.message
@@ -236,7 +236,7 @@ def test_a_validation_moves_only_numbers_and_two_rows_of_tiles(
 ) -> None:
     trainer, _ = _trainer(project)
     pretended.forget()
-    trainer.look.at(1)
+    trainer.validator.at(1)
     image_bytes = 64 * 64  # uint8, as its labels
     assert pretended.uploaded_bytes < 2 * image_bytes + 600  # and the weights of the tiles
     assert sum(pretended.syncs.values()) < 25
@@ -389,13 +389,13 @@ def test_a_run_begun_on_a_processor_goes_on_on_the_gpu(project: Path) -> None:
 def test_what_a_validation_meets_costs_no_step(
     project_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(self: Look, step: int) -> None:
+    def fails(self: Validator, step: int) -> None:
         raise RuntimeError("CUDA error: unspecified launch failure")
 
     loaded = load_project(project_folder)
     run = new_run(loaded.runs_folder, TrainRequest(), project=loaded)
     with monkeypatch.context() as patched:
-        patched.setattr(Look, "at", fails)
+        patched.setattr(Validator, "at", fails)
         assert run_here(run) == 1
     assert read_checkpoint(run.checkpoint_file)[1].step == 4
     assert run_here(run) == 0
@@ -411,7 +411,7 @@ def test_coupled_processes_that_run_out_of_memory_leave_word_and_heed_it(
     pretended.most_pixels = 2 * 64 * 64
     with pytest.raises(RunFailedError, match="goes on from the last checkpoint with 2 patches"):
         _step(trainer)
-    assert read_retry(trainer.parts.run) == Retry(micro_batch=2, rank=0)
+    assert read_retry(trainer.setup.run) == Retry(micro_batch=2, rank=0)
     trainer._heed_retry()
     assert trainer.state.micro_batch == 2
     assert "Process 0 was out of memory: 2 patches" in told[-1].message

@@ -32,7 +32,7 @@ _RETRY_S = 5.0  # before Slurm is tried again; doubles up to:
 _RETRY_LONGEST_S = 120.0
 
 
-class SlurmDesk:
+class SlurmExecutor:
     """Looks after the queue's jobs of Slurm until it is told to leave; they live on without it."""
 
     def __init__(

@@ -27,7 +27,7 @@ from emcfsys_engine.learn.inference.pipeline import Failure, run_pipeline
 from emcfsys_engine.learn.inference.placing import OutputNames
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.inference.ranking import rank, write_ranking
-from emcfsys_engine.learn.run_context import Worker, say_ending
+from emcfsys_engine.learn.run_context import RunContext, emit_ending
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run.events import (
     Event,
@@ -51,7 +51,7 @@ class Counted:
     failed: int
 
 
-class _Desk:
+class _Stages:
     """The three stages of the pipeline, for `predict`."""
 
     def __init__(
@@ -59,7 +59,7 @@ class _Desk:
         request: PredictRequest,
         names: OutputNames,
         predictor: Predictor,
-        say: Callable[[Event], None],
+        emit: Callable[[Event], None],
         asked: Callable[[], str | None],
     ) -> None:
         self._names = names
@@ -73,7 +73,7 @@ class _Desk:
                 uncertainty=request.uncertainty or request.rank_uncertain,
             ),
             vectors=request.vectors,
-            scale_of=lambda image: scale_of(image, predictor.card, request.rescale, say),
+            scale_of=lambda image: scale_of(image, predictor.card, request.rescale, emit),
             asked=asked,
         )
         self._folders: set[Path] = set()
@@ -118,7 +118,7 @@ def predict_files(
     request: PredictRequest,
     refs: list[ImageRef],
     predictor: Predictor,
-    say: Callable[[Event], None],
+    emit: Callable[[Event], None],
     asked: Callable[[], str | None],
 ) -> Counted:
     """Predict image after image; one that fails is reported and the others go on.
@@ -134,33 +134,33 @@ def predict_files(
         what = f"cannot be written: {error.strerror or error}"
         raise InputError(request.out, what, "Check its permissions and space") from None
     todo = [ref for ref in refs if request.force or not names.has_mask(ref)]
-    desk = _Desk(request, names, predictor, say, asked)
-    for told in names.make_writable(todo, desk.jobs.files):
-        say(WarningGiven(message=told))
+    prediction = _Stages(request, names, predictor, emit, asked)
+    for told in names.make_writable(todo, prediction.jobs.files):
+        emit(WarningGiven(message=told))
     done = failed = 0
     waiting = deque(todo)
     while waiting and asked() is None:
         away: list[ImageRef] = []  # met a disk that is gone: they wait for it
         with suppress(EndAskedFor):
             jobs = _taken(waiting, lambda: asked() is None and not away)  # noqa: B023
-            stages = (desk.read, desk.compute, desk.write)
+            stages = (prediction.read, prediction.compute, prediction.write)
             for ref, result in run_pipeline(jobs, *stages, (EmcfError,)):
                 if not isinstance(result, Failure):
-                    say(result)
+                    emit(result)
                     done += 1
                 elif _is_gone(result.error, book):
                     away.append(ref)
                 else:
-                    say(ImageFailed(image=str(ref), reason=str(result.error)))
+                    emit(ImageFailed(image=str(ref), reason=str(result.error)))
                     failed += 1
         if away:
-            say(WarningGiven(message=f"{book.out}: {_why_gone(book)}: it is waited for"))
+            emit(WarningGiven(message=f"{book.out}: {_why_gone(book)}: it is waited for"))
             wait_until(lambda: _why_gone(book), asked, lambda why: print(why, flush=True))
             waiting.extendleft(reversed(away))
-    desk.jobs.close_all()
-    desk.sync_folders()
+    prediction.jobs.close_all()
+    prediction.sync_folders()
     if asked() is None:
-        _finish(request, refs, set(todo), names, desk, say)
+        _finish(request, refs, set(todo), names, prediction, emit)
     return Counted(done=done, skipped=len(refs) - len(todo), failed=failed)
 
 
@@ -190,24 +190,24 @@ def _finish(
     refs: Sequence[ImageRef],
     todo: Collection[ImageRef],
     names: OutputNames,
-    desk: _Desk,
-    say: Callable[[Event], None],
+    prediction: _Stages,
+    emit: Callable[[Event], None],
 ) -> None:
     """Write what belongs to all images together."""
     others = [(ref, names.mask_of(ref)) for ref in refs if ref not in todo]
-    desk.jobs.vectors.finish([pair for pair in others if pair[1].exists()])
-    for file in desk.jobs.vectors.kept:
+    prediction.jobs.vectors.finish([pair for pair in others if pair[1].exists()])
+    for file in prediction.jobs.vectors.kept:
         what = "is not as this program wrote it, and kept: the new version lies beside it"
-        say(WarningGiven(message=f"{file} {what}"))
+        emit(WarningGiven(message=f"{file} {what}"))
     if request.rank_uncertain:
-        _rank(names, refs, desk.predictor.card, say)
+        _rank(names, refs, prediction.predictor.card, emit)
 
 
 def _rank(
     names: OutputNames,
     refs: Sequence[ImageRef],
     card: ModelCard,
-    say: Callable[[Event], None],
+    emit: Callable[[Event], None],
 ) -> None:
     pairs = [(ref, names.mask_of(ref)) for ref in refs]
     ranking = rank([pair for pair in pairs if pair[1].exists()], card.class_values)
@@ -215,7 +215,7 @@ def _rank(
     if ranking.left_out:
         few = ", ".join(Path(name).name for name in ranking.left_out[:3])
         what = f"{len(ranking.left_out)} images have a mask without its uncertainty ({few})"
-        say(WarningGiven(message=f"{what}: not ranked. Use --force to predict them again"))
+        emit(WarningGiven(message=f"{what}: not ranked. Use --force to predict them again"))
 
 
 def find_inputs(request: PredictRequest) -> list[ImageRef]:
@@ -237,7 +237,7 @@ def find_inputs(request: PredictRequest) -> list[ImageRef]:
 
 
 def scale_of(
-    image: OpenImage, card: ModelCard, rescale: bool, say: Callable[[Event], None]
+    image: OpenImage, card: ModelCard, rescale: bool, emit: Callable[[Event], None]
 ) -> float:
     """Return by what the image must be enlarged to have the model's pixel size, if asked."""
     if card.pixel_nm is None or image.pixel_nm is None:
@@ -252,11 +252,11 @@ def scale_of(
         f"{image.rows.source}: its pixels are {own:.4g} nm, the model was trained at "
         f"{card.pixel_nm:.4g} nm. Use --rescale to bring them together"
     )
-    say(WarningGiven(message=message))
+    emit(WarningGiven(message=message))
     return 1.0
 
 
-def execute(worker: Worker) -> int:
+def execute(worker: RunContext) -> int:
     """Predict what run.json names; return 1 when an image failed."""
     request = worker.record.request
     if not isinstance(request, PredictRequest):
@@ -270,7 +270,7 @@ def execute(worker: Worker) -> int:
         tile_px=request.tile_px,
         batch=request.batch,
     )
-    worker.say(
+    worker.emit(
         RunStarted(
             run=worker.run.id,
             does="predict",
@@ -281,10 +281,10 @@ def execute(worker: Worker) -> int:
         )
     )
     if lost := lost_gpu(predictor.device, None, os.environ):
-        worker.say(WarningGiven(message=lost))
-    tally = predict_files(request, refs, predictor, worker.say_when_possible, worker.asked)
-    asked = worker.asked()
+        worker.emit(WarningGiven(message=lost))
+    tally = predict_files(request, refs, predictor, worker.emit_when_possible, worker.stop_request)
+    asked = worker.stop_request()
     if asked is not None:
-        return say_ending(worker, "stopped" if asked == "stop" else asked)
-    worker.say(RunFinished(reason="done", done=tally.done + tally.skipped, failed=tally.failed))
+        return emit_ending(worker, "stopped" if asked == "stop" else asked)
+    worker.emit(RunFinished(reason="done", done=tally.done + tally.skipped, failed=tally.failed))
     return 1 if tally.failed else 0

@@ -329,7 +329,7 @@ def merged(logits_KHW: Tensor, num_members: int) -> Tensor:
     if num_members == 1:
         return logits_KHW
     logits_MCHW = logits_KHW.unflatten(0, (num_members, -1))
-    return torch.log_softmax(logits_MCHW, dim=1).logsumexp(dim=0)  # softmax takes no offset amiss
+    return torch.log_softmax(logits_MCHW, dim=1).logsumexp(dim=0)
 
 
 def _check_alike(first: Path, one: ModelCard, file: Path, other: ModelCard) -> None:

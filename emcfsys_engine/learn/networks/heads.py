@@ -118,7 +118,7 @@ class Decoder(nn.Module):
         make_exportable(self.blocks)
 
     def forward(self, x_NCHW: Tensor, maps: list[Tensor]) -> Tensor:
-        """Return the map from which the classes are told.
+        """Return the feature map that the class scores are computed from.
 
         Shapes: maps are those of `levels_of(head)`, finest first; x is the padded image.
         """

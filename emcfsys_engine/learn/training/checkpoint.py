@@ -35,7 +35,8 @@ class TrainState(msgspec.Struct, frozen=True, kw_only=True):
     elapsed_s: float = 0.0
     best_score: float | None = None
     best_step: int = 0
-    beaten: int = 0  # validations since the best
+    # Of older checkpoints the name is "beaten": it stays in the files.
+    validations_without_improvement: int = msgspec.field(default=0, name="beaten")
     rate_factor: float = 1.0  # halved by a rollback
     rollbacks: int = 0
     micro_batch: int = 0
@@ -180,7 +181,7 @@ class _Job:
         self.on_done = on_done
 
 
-class Idle:
+class NullSaver:
     """What saves nothing: another process of the training does."""
 
     def save_best(
@@ -212,10 +213,10 @@ class Saver:
     """Saves a run's models and checkpoints in a thread, and says so when they are on the disk."""
 
     def __init__(
-        self, run: Run, say: Callable[[Event], None], averaged: SegmentationNetwork
+        self, run: Run, emit: Callable[[Event], None], averaged: SegmentationNetwork
     ) -> None:
         self._run = run
-        self._say = say
+        self._emit = emit
         self._averaged = averaged
         # Files are encoded from this copy, in the thread: it draws no random numbers.
         self._on_disk = _for_inference(averaged)
@@ -233,9 +234,9 @@ class Saver:
             if error is not None:
                 self._warn_of_disk(f"best model of step {card.step}", error)
                 return
-            self._say(CheckpointSaved(step=card.step, role="best", file=file.name, score=score))
+            self._emit(CheckpointSaved(step=card.step, role="best", file=file.name, score=score))
             if beaten_score is not None:
-                self._say(CheckpointPruned(step=beaten_step, role="best", score=beaten_score))
+                self._emit(CheckpointPruned(step=beaten_step, role="best", score=beaten_score))
 
         self._save_model(file, card, on_done)
 
@@ -249,7 +250,7 @@ class Saver:
         def on_done(error: Exception | None) -> None:
             if error is not None:
                 raise RunFailedError(f"the final model could not be saved: {error}")
-            self._say(CheckpointSaved(step=card.step, role="final", file=file.name))
+            self._emit(CheckpointSaved(step=card.step, role="final", file=file.name))
 
         self._save_model(file, card, on_done)
 
@@ -262,7 +263,7 @@ class Saver:
             if error is not None:
                 self._warn_of_disk(f"checkpoint of step {state.step}", error)
             else:
-                self._say(CheckpointSaved(step=state.step, role="last", file=file.name))
+                self._emit(CheckpointSaved(step=state.step, role="last", file=file.name))
 
         self._writer.write(file, lambda: encode_checkpoint(kept, state), on_done)
         self._checkpoint_at = time.monotonic()
@@ -301,7 +302,7 @@ class Saver:
         if not isinstance(error, OSError):
             raise error
         message = f"The {what} could not be saved: {error}. What was saved before is whole"
-        self._say(WarningGiven(message=message))
+        self._emit(WarningGiven(message=message))
 
 
 def _for_inference(averaged: SegmentationNetwork) -> SegmentationNetwork:

@@ -116,8 +116,8 @@ def make_plan(
         drop_path=defaults.drop_path,
         auxiliary=_choose_auxiliary(project, reasons),
     )
-    room = Room(usable_memory(device, processes), batch, processes, precision)
-    patch_px, micro_batch = _choose_patch(project, train, device, network, room, reasons)
+    budget = MemoryBudget(usable_memory(device, processes), batch, processes, precision)
+    patch_px, micro_batch = _choose_patch(project, train, device, network, budget, reasons)
     if micro_batch < _LEAST_FOR_BATCH_NORM:
         network = msgspec.structs.replace(network, norm="group")
     total_steps, minutes = _choose_budget(project, batch, device, reasons)
@@ -167,7 +167,7 @@ def _place_of(plan: Plan) -> str:
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryBudget:
     """What bounds the size of a step."""
 
     memory: int  # bytes, of one process
@@ -188,7 +188,7 @@ def _choose_patch(
     train: Dataset,
     device: torch.device,
     network: NetworkSpec,
-    room: Room,
+    budget: MemoryBudget,
     reasons: dict[str, str],
 ) -> tuple[int, int]:
     """Return the patch's side and how many patches go through the network at a time."""
@@ -201,26 +201,26 @@ def _choose_patch(
         reasons["patch_px"] = (
             f"{wanted} suits a {device.type}; the images' shorter side is typically {typical} px"
         )
-    while footprint := footprint_of(network, patch_px, room.precision):
-        if micro := room.micro_batch(footprint):
-            reasons["micro_batch"] = _memory_told(footprint, room, micro)
+    while footprint := footprint_of(network, patch_px, budget.precision):
+        if micro := budget.micro_batch(footprint):
+            reasons["micro_batch"] = _memory_told(footprint, budget, micro)
             return patch_px, micro
         if fixed is not None or patch_px < 2 * _LEAST_PATCH_PX:
             reasons["micro_batch"] = "1: it may not fit in the memory, but nothing smaller is left"
             return patch_px, 1
         patch_px = patch_px // 64 * 32
-        reasons["patch_px"] = f"the largest of which one fits in {room.memory / 2**30:.1f} GiB"
+        reasons["patch_px"] = f"the largest of which one fits in {budget.memory / 2**30:.1f} GiB"
     reasons["micro_batch"] = (
         "the whole batch: what it needs cannot be counted before the first step"
     )
-    return patch_px, room.batch
+    return patch_px, budget.batch
 
 
-def _memory_told(footprint: Footprint, room: Room, micro: int) -> str:
-    need = footprint.of(-(-micro // room.processes)) / 2**30
+def _memory_told(footprint: Footprint, budget: MemoryBudget, micro: int) -> str:
+    need = footprint.of(-(-micro // budget.processes)) / 2**30
     return (
-        f"{micro} of {room.batch} patches at a time need about {need:.1f} GiB of the"
-        f" {room.memory / 2**30:.1f} GiB that a training may take here"
+        f"{micro} of {budget.batch} patches at a time need about {need:.1f} GiB of the"
+        f" {budget.memory / 2**30:.1f} GiB that a training may take here"
     )
 
 

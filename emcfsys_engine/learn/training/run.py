@@ -44,13 +44,13 @@ from emcfsys_engine.learn.inference.tiles import logit_bands
 from emcfsys_engine.learn.networks.backbones import defaults_for
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_network
 from emcfsys_engine.learn.networks.weights import WeightsReport, load_weights
-from emcfsys_engine.learn.run_context import Worker, say_ending
+from emcfsys_engine.learn.run_context import RunContext, emit_ending
 from emcfsys_engine.learn.training.augment import augment
 from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.losses import build_loss
 from emcfsys_engine.learn.training.plan import Plan, make_plan, read_plan, summary_of
-from emcfsys_engine.learn.training.setup import Parts
+from emcfsys_engine.learn.training.setup import TrainingSetup
 from emcfsys_engine.learn.training.trainer import Trainer
 from emcfsys_engine.model_card import ModelCard, NetworkSpec, NormaliserSettings, TrainingStatistics
 from emcfsys_engine.project import UNLABELLED, Project
@@ -145,7 +145,7 @@ def _some(project: Project, split: Split) -> Dataset:
     return Dataset(samples[:_NUM_IMAGES], project, Normaliser())
 
 
-def execute(worker: Worker) -> int:
+def execute(worker: RunContext) -> int:
     """Train as run.json says; go on where a checkpoint is found."""
     project = worker.record.project
     if project is None:
@@ -163,7 +163,7 @@ def execute(worker: Worker) -> int:
     normaliser = Normaliser()
     train = Dataset(samples.of("train"), project, normaliser, ranks.local_world)
     val = Dataset(samples.of("val"), project, normaliser, ranks.local_world)
-    worker.say(
+    worker.emit(
         RunStarted(
             run=worker.run.id,
             does="train",
@@ -177,7 +177,7 @@ def execute(worker: Worker) -> int:
     )
     lost = lost_gpu(device, project.compute.gpus, os.environ)
     for note in filter(None, (lost, *samples.notes)):
-        worker.say(WarningGiven(message=note))
+        worker.emit(WarningGiven(message=note))
     prints = {**train.check(), **val.check()}
     _refuse_unready(project, train, val, prints, is_new=not worker.run.plan_file.exists())
     told = ranks.from_first(
@@ -191,9 +191,9 @@ def execute(worker: Worker) -> int:
         plan = msgspec.structs.replace(plan, weights=_load_weights(project, network).summary)
         if ranks.is_first:
             write_whole(worker.run.plan_file, _encoded(plan))
-    worker.say(PlanMade(summary=summary_of(plan)))
+    worker.emit(PlanMade(summary=summary_of(plan)))
     trainer = Trainer(
-        Parts(
+        TrainingSetup(
             run=worker.run,
             project=project,
             plan=plan,
@@ -202,21 +202,21 @@ def execute(worker: Worker) -> int:
             network=network,
             train=train,
             val=val,
-            say=worker.say,
-            asked=worker.asked,
+            emit=worker.emit,
+            stop_request=worker.stop_request,
             ranks=ranks,
         )
     )
     if resumed:
-        worker.say(trainer.resume())
+        worker.emit(trainer.resume())
     print(f"{describe(device, getattr(torch, plan.precision))}: {summary_of(plan)}", flush=True)
     ending = trainer.train()
     ranks.leave()
-    return say_ending(worker, ending.reason, step=ending.step, score=ending.score)
+    return emit_ending(worker, ending.reason, step=ending.step, score=ending.score)
 
 
 def _written_plan(
-    worker: Worker,
+    worker: RunContext,
     project: Project,
     train: Dataset,
     val: Dataset,
@@ -240,10 +240,10 @@ def _written_plan(
     if known is not None and known.deal is not None:
         refuse_swapped(known.deal, known.fingerprints, prints, project.file)
         for note in changes(known.deal, known.fingerprints, prints):
-            worker.say(WarningGiven(message=note))
+            worker.emit(WarningGiven(message=note))
     plan = msgspec.structs.replace(plan, fingerprints={**plan.fingerprints, **prints})
     if device.type != plan.device:
-        worker.say(WarningGiven(message=f"Begun on {plan.device}, goes on on {device.type}"))
+        worker.emit(WarningGiven(message=f"Begun on {plan.device}, goes on on {device.type}"))
         plan = _moved(plan, device, threads)
     steps, minutes = project.training.steps, project.training.minutes
     if known is not None and (steps is not None or minutes is not None):
@@ -260,7 +260,7 @@ def _encoded(plan: Plan) -> bytes:
     return msgspec.json.format(msgspec.json.encode(plan), indent=2)
 
 
-def _dealt(worker: Worker, project: Project) -> Samples:
+def _dealt(worker: RunContext, project: Project) -> Samples:
     """Return the run's images: as plan.json says for ever, or dealt now, before its first step.
 
     The folds of a group are dealt once, by the first of them that begins.
@@ -329,7 +329,7 @@ def _refuse_unready(
 ) -> None:
     """Refuse what cannot train once all is read: for `check`, and before the first step.
 
-    Raises: DataFaults for parts without labels, and for a new run if an image is on both sides.
+    Raises: DataFaults for setup without labels, and for a new run if an image is on both sides.
     """
     samples = (*train.samples, *val.samples)
     labelled = {

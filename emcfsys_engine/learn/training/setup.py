@@ -16,7 +16,7 @@ from emcfsys_engine.run.folder import Run
 
 
 @dataclass(kw_only=True)
-class Parts:
+class TrainingSetup:
     """What the loop works with, made by the worker."""
 
     run: Run
@@ -26,8 +26,8 @@ class Parts:
     network: SegmentationNetwork
     train: Dataset
     val: Dataset
-    say: Callable[[Event], None]
-    asked: Callable[[], str | None]  # "cancel", "stop", "pause" or "terminated"
+    emit: Callable[[Event], None]
+    stop_request: Callable[[], str | None]  # "cancel", "stop", "pause" or "terminated"
     ranks: Ranks = field(default_factory=Ranks)
     val_digest: str = ""  # names what is validated on: images, their pixels and their labels
 

@@ -99,7 +99,7 @@ class Stepper:
         )
         return images.contiguous(memory_format=torch.channels_last), labels
 
-    def gather(self, images: Tensor, labels: Tensor, micro_batch: int) -> Tensor:
+    def accumulate_gradients(self, images: Tensor, labels: Tensor, micro_batch: int) -> Tensor:
         """Gather the batch's gradients, so many patches at a time; return its mean loss.
 
         With several processes each computes its share of every part, and all get the same sums:

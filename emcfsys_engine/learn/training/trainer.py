@@ -14,7 +14,7 @@ from emcfsys_engine.files import write_whole
 from emcfsys_engine.learn.gpu_faults import free_cached_memory, is_out_of_memory
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.training.checkpoint import (
-    Idle,
+    NullSaver,
     Retry,
     Saver,
     TrainState,
@@ -25,9 +25,9 @@ from emcfsys_engine.learn.training.checkpoint import (
 )
 from emcfsys_engine.learn.training.dataset import Batches, PatchSampler
 from emcfsys_engine.learn.training.losses import build_loss
-from emcfsys_engine.learn.training.setup import Budget, Ending, Parts
+from emcfsys_engine.learn.training.setup import Budget, Ending, TrainingSetup
 from emcfsys_engine.learn.training.step import DoesNotFitError, Stepper, rate_factor
-from emcfsys_engine.learn.training.validation import Look, card_at, event_of
+from emcfsys_engine.learn.training.validation import Validator, card_at, event_of
 from emcfsys_engine.run.events import RunResumed, StepDone, WarningGiven
 
 _CHECKPOINT_EVERY_S = 120.0
@@ -38,7 +38,7 @@ _ENDING_OF = {
     "pause": "paused",
     "terminated": "terminated",
 }
-_WISHES = (
+_STOP_REQUESTS = (
     "terminated",
     "pause",
     "stop",
@@ -69,22 +69,24 @@ class _Since:
 class Trainer:
     """Trains one network as its plan says; a checkpoint holds all of its state."""
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
-        self.plan = parts.plan
-        self.ranks = parts.ranks
-        self.device = self.ranks.device(parts.plan.device)
-        network = parts.network.to(self.device).to(memory_format=torch.channels_last)
+    def __init__(self, setup: TrainingSetup) -> None:
+        self.setup = setup
+        self.plan = setup.plan
+        self.ranks = setup.ranks
+        self.device = self.ranks.device(setup.plan.device)
+        network = setup.network.to(self.device).to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(network).eval().requires_grad_(False)
         self.network = self.ranks.with_common_norms(network, self.device)
-        seed = parts.project.project.seed
-        text, weights = parts.project.training.loss, self.plan.class_weights
+        seed = setup.project.project.seed
+        text, weights = setup.project.training.loss, self.plan.class_weights
         loss = build_loss(text, weights, self.ranks)
         self.stepper = Stepper(self.network, self.averaged, loss, self.plan, seed, self.ranks)
-        self.look = Look(parts, self.averaged, build_loss(text, weights))
-        self.sampler = PatchSampler(parts.train, self.plan.patch_px, self.plan.batch, seed)
+        self.validator = Validator(setup, self.averaged, build_loss(text, weights))
+        self.sampler = PatchSampler(setup.train, self.plan.patch_px, self.plan.batch, seed)
         self.state = TrainState(micro_batch=self.plan.micro_batch)
-        self.saver = Saver(parts.run, parts.say, self.averaged) if self.ranks.is_first else Idle()
+        self.saver = (
+            Saver(setup.run, setup.emit, self.averaged) if self.ranks.is_first else NullSaver()
+        )
         self.since_event = _Since(loss=torch.zeros((), device=self.device))
         self.since_validation = _Since(loss=torch.zeros((), device=self.device))
         self.budget = Budget(self.plan)
@@ -94,31 +96,31 @@ class Trainer:
         self._restore()
         self.since_validation.loss.fill_(self.state.loss_sum)
         self.since_validation.steps = self.state.loss_count
-        before, now = self.state.validated_on, self.parts.val_digest
+        before, now = self.state.validated_on, self.setup.val_digest
         if before and before != now and self.state.best_score is not None:
             return RunResumed(step=self.state.step, best_score=self._score_best_anew())
         return RunResumed(step=self.state.step)
 
     def _score_best_anew(self) -> float | None:
         """Score the best model on what is validated on now: other scores are of other pixels."""
-        file, before = self.parts.run.best_model, self.state.best_score
+        file, before = self.setup.run.best_model, self.state.best_score
         score: float | None = None
         if file.exists():
             network, card = load_model(file)
-            result = self.look.through(network.to(self.device), card.step)
-            score = result.scores.score(self.parts.project.training.best_by)
+            result = self.validator.through(network.to(self.device), card.step)
+            score = result.scores.score(self.setup.project.training.best_by)
             if self.ranks.is_first:
-                save_model(file, network.cpu(), card_at(self.parts.card, card.step, result))
-        now = self.parts.val_digest
+                save_model(file, network.cpu(), card_at(self.setup.card, card.step, result))
+        now = self.setup.val_digest
         self.state = msgspec.structs.replace(
-            self.state, best_score=score, beaten=0, validated_on=now
+            self.state, best_score=score, validations_without_improvement=0, validated_on=now
         )
         told = "is no longer there" if score is None else f"scores {score:.3f} on them"
         message = (
             "The validation images or their labels changed: the best model so far, "
             f"{before:.3f} on what they were, {told}"
         )
-        self.parts.say(WarningGiven(message=message))
+        self.setup.emit(WarningGiven(message=message))
         return score
 
     def train(self) -> Ending:
@@ -126,7 +128,7 @@ class Trainer:
         self._heed_retry()
         self.budget.begin(self.state.elapsed_s)
         if self.state.owes_validation:
-            self._look()
+            self._save_and_validate()
         batches = Batches(self.sampler, self.state.step + 1, self.device)
         try:
             reason = self._loop(batches)
@@ -136,10 +138,10 @@ class Trainer:
             self._save_checkpoint()
         else:
             if self.since_validation.steps or self.state.step == 0:
-                self._look()
+                self._save_and_validate()
             else:
                 self._save_checkpoint()
-            self.saver.save_final(card_at(self.parts.card, self.state.step))
+            self.saver.save_final(card_at(self.setup.card, self.state.step))
         self.saver.close()
         return Ending(reason=reason, step=self.state.step, score=self.state.best_score)
 
@@ -157,7 +159,7 @@ class Trainer:
             if says or validates:
                 self._say_step()
             if validates:
-                self._look()
+                self._save_and_validate()
                 if self._has_lost_patience():
                     return "early_stopping"
             elif saves:
@@ -165,13 +167,13 @@ class Trainer:
 
     def _agreed(self) -> tuple[str | None, float]:
         """Return why to end now, if so, and the run's progress: the same on all processes."""
-        asked = self.parts.asked()
-        wish = 0 if asked is None else _WISHES.index(asked) + 1
+        asked = self.setup.stop_request()
+        request = 0 if asked is None else _STOP_REQUESTS.index(asked) + 1
         is_over = self.budget.is_over(self.state, self.since_validation.step_s())
         progress = self.budget.progress(self.state.step + 1, self.state)
-        wish, over, progress = self.ranks.most(wish, is_over, progress)
-        if wish:
-            return _ENDING_OF[_WISHES[int(wish) - 1]], progress
+        request, over, progress = self.ranks.most(request, is_over, progress)
+        if request:
+            return _ENDING_OF[_STOP_REQUESTS[int(request) - 1]], progress
         budget = "minutes" if self.plan.total_steps is None else "steps"
         return (budget if over else None), progress
 
@@ -213,10 +215,10 @@ class Trainer:
         raise AssertionError
 
     def _gathered(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Gather the batch's gradients, in parts that fit into memory; return its mean loss."""
+        """Gather the batch's gradients, in setup that fit into memory; return its mean loss."""
         while True:
             try:
-                return self.stepper.gather(images, labels, self.state.micro_batch)
+                return self.stepper.accumulate_gradients(images, labels, self.state.micro_batch)
             except DoesNotFitError:
                 pass  # what did not fit is held by the error: let go of it first
             self.stepper.optimizer.zero_grad(set_to_none=True)
@@ -238,7 +240,7 @@ class Trainer:
             f"Out of memory at step {self.state.step + 1}: {micro // 2} instead of {micro} patches "
             f"at a time from now on, {self.plan.batch} a step as before"
         )
-        self.parts.say(WarningGiven(message=message))
+        self.setup.emit(WarningGiven(message=message))
 
     def _start_again_with(self, micro: int) -> None:
         """End all processes, which wait for each other, to go on from the last checkpoint.
@@ -247,7 +249,7 @@ class Trainer:
         """
         self.saver.wait()
         word = Retry(micro_batch=micro, rank=self.ranks.rank)
-        write_whole(self.parts.run.retry_file, msgspec.json.encode(word))
+        write_whole(self.setup.run.retry_file, msgspec.json.encode(word))
         raise RunFailedError(
             f"out of memory at step {self.state.step + 1}: goes on from the last checkpoint with "
             f"{micro} patches at a time"
@@ -255,7 +257,7 @@ class Trainer:
 
     def _heed_retry(self) -> None:
         """Take as few patches at a time as an earlier start found to be necessary."""
-        word = read_retry(self.parts.run)
+        word = read_retry(self.setup.run)
         if word is None or word.micro_batch >= self.state.micro_batch:
             return
         self.state = msgspec.structs.replace(self.state, micro_batch=word.micro_batch)
@@ -263,11 +265,11 @@ class Trainer:
             f"Process {word.rank} was out of memory: {word.micro_batch} patches at a time from "
             f"now on, {self.plan.batch} a step as before"
         )
-        self.parts.say(WarningGiven(message=message))
+        self.setup.emit(WarningGiven(message=message))
 
     def _has_lost_patience(self) -> bool:
-        patience = self.parts.project.training.patience
-        return 0 < patience <= self.state.beaten
+        patience = self.setup.project.training.patience
+        return 0 < patience <= self.state.validations_without_improvement
 
     def _is_event_due(self) -> bool:
         return self.state.step == 1 or self.since_event.seconds() >= _STEP_EVENT_EVERY_S
@@ -281,7 +283,7 @@ class Trainer:
         if not math.isfinite(loss):
             self._roll_back(loss)
         else:
-            self.parts.say(
+            self.setup.emit(
                 StepDone(
                     step=self.state.step,
                     loss=loss,
@@ -297,7 +299,7 @@ class Trainer:
         what = f"the loss became {loss} at step {step} or just before"
         self.saver.wait()
         self.ranks.wait()
-        if self.state.rollbacks or not self.parts.run.checkpoint_file.exists():
+        if self.state.rollbacks or not self.setup.run.checkpoint_file.exists():
             raise RunFailedError(f"{what}. Lower training.encoder_lr and training.decoder_lr")
         self._restore()
         back_to = self.state.step
@@ -306,9 +308,9 @@ class Trainer:
         )
         self.since_validation.begin_again()
         message = f"{what}: back to the weights of step {back_to} with half the rate"
-        self.parts.say(WarningGiven(message=message))
+        self.setup.emit(WarningGiven(message=message))
 
-    def _look(self) -> None:
+    def _save_and_validate(self) -> None:
         """Save, validate, save: whatever a validation meets, the steps before it are kept."""
         self.state = msgspec.structs.replace(self.state, owes_validation=True)
         self._save_checkpoint()
@@ -324,8 +326,8 @@ class Trainer:
         since = self.since_validation
         started = time.monotonic()
         train_s = started - since.started
-        result = self.look.at(self.state.step)
-        score = result.scores.score(self.parts.project.training.best_by)
+        result = self.validator.at(self.state.step)
+        score = result.scores.score(self.setup.project.training.best_by)
         beaten = (self.state.best_step, self.state.best_score)
         is_best = score is not None and (beaten[1] is None or score > beaten[1])
         self.state = msgspec.structs.replace(
@@ -334,10 +336,12 @@ class Trainer:
             validation_s=time.monotonic() - started,
             best_score=score if is_best else self.state.best_score,
             best_step=self.state.step if is_best else self.state.best_step,
-            beaten=0 if is_best else self.state.beaten + 1,
-            validated_on=self.parts.val_digest,
+            validations_without_improvement=0
+            if is_best
+            else self.state.validations_without_improvement + 1,
+            validated_on=self.setup.val_digest,
         )
-        self.parts.say(
+        self.setup.emit(
             event_of(
                 result,
                 step=self.state.step,
@@ -350,12 +354,12 @@ class Trainer:
             )
         )
         if is_best:
-            card = card_at(self.parts.card, self.state.step, result)
+            card = card_at(self.setup.card, self.state.step, result)
             self.saver.save_best(card, score, beaten)
         since.begin_again()
 
     def _restore(self) -> None:
-        tensors, self.state = read_checkpoint(self.parts.run.checkpoint_file)
+        tensors, self.state = read_checkpoint(self.setup.run.checkpoint_file)
         self.network.load_state_dict(_under("network.", tensors))
         self.averaged.load_state_dict(_under("averaged.", tensors))
         load_optimizer(self.stepper.optimizer, tensors)

@@ -26,7 +26,7 @@ from emcfsys_engine.learn.training.metrics import (
     confusion_matrix,
     scores,
 )
-from emcfsys_engine.learn.training.setup import Parts
+from emcfsys_engine.learn.training.setup import TrainingSetup
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.run.events import PreviewSaved, ValidationDone, WarningGiven
@@ -170,16 +170,16 @@ def _with_less_memory(look: Callable[[], _Found], tiles: Tiles) -> _Found:
         free_cached_memory()  # outside the handler, which holds what did not fit
 
 
-class Look:
+class Validator:
     """Looks at all validation images with the averaged weights."""
 
-    def __init__(self, parts: Parts, averaged: SegmentationNetwork, loss: Loss) -> None:
-        self._parts = parts
+    def __init__(self, setup: TrainingSetup, averaged: SegmentationNetwork, loss: Loss) -> None:
+        self._setup = setup
         self._averaged = averaged
         self._loss = loss
-        self._device = parts.ranks.device(parts.plan.device)
-        self._precision: torch.dtype = getattr(torch, parts.plan.precision)
-        self._tiles = Tiles(px=parts.plan.tile_px, batch=max(1, parts.plan.batch // 2))
+        self._device = setup.ranks.device(setup.plan.device)
+        self._precision: torch.dtype = getattr(torch, setup.plan.precision)
+        self._tiles = Tiles(px=setup.plan.tile_px, batch=max(1, setup.plan.batch // 2))
 
     def at(self, step: int) -> Validation:
         """Predict every validation image whole, compare, and draw the first ones.
@@ -187,7 +187,7 @@ class Look:
         Several processes share the images out: their scores are those of all images.
         """
         # Batch statistics that each process has of its own share are not what is saved.
-        self._parts.ranks.copy_from_first(list(self._averaged.buffers()))
+        self._setup.ranks.copy_from_first(list(self._averaged.buffers()))
         return self.through(
             self._averaged, step, lambda index, best_HW: self._draw(step, index, best_HW)
         )
@@ -208,12 +208,12 @@ class Look:
         with torch.inference_mode():
             found = validate(
                 forward,
-                self._parts.val,
+                self._setup.val,
                 self._loss,
                 device=self._device,
                 tiles=self._tiles,
-                overlap=self._parts.project.inference.overlap,
-                ranks=self._parts.ranks,
+                overlap=self._setup.project.inference.overlap,
+                ranks=self._setup.ranks,
                 on_image=on_image,
             )
         if before != self._tiles:
@@ -221,23 +221,23 @@ class Look:
                 f"Out of memory in the validation of step {step}: {self._tiles.batch} tiles of "
                 f"{self._tiles.px} px at a time from now on"
             )
-            self._parts.say(WarningGiven(message=message))
+            self._setup.emit(WarningGiven(message=message))
         return found
 
     def _draw(self, step: int, index: int, predicted_HW: Tensor) -> None:
         """Write a preview of one of the first validation images; a full disk costs only that."""
-        if index >= MOST or not self._parts.ranks.is_first:
+        if index >= MOST or not self._setup.ranks.is_first:
             return
-        name, item = self._parts.val.samples[index].name, self._parts.val[index]
-        file = self._parts.run.previews_folder / preview_name(step, name)
+        name, item = self._setup.val.samples[index].name, self._setup.val[index]
+        file = self._setup.run.previews_folder / preview_name(step, name)
         predicted = predicted_HW.to(torch.uint8).cpu().numpy()
         try:
-            write_preview(file, item.image[..., 0], item.labels, predicted, self._parts.card)
+            write_preview(file, item.image[..., 0], item.labels, predicted, self._setup.card)
         except OSError as error:
-            self._parts.say(WarningGiven(message=f"No preview of {name}: {error}"))
+            self._setup.emit(WarningGiven(message=f"No preview of {name}: {error}"))
             return
-        place = str(file.relative_to(self._parts.run.folder))
-        self._parts.say(PreviewSaved(step=step, image=name, file=place))
+        place = str(file.relative_to(self._setup.run.folder))
+        self._setup.emit(PreviewSaved(step=step, image=name, file=place))
 
 
 def event_of(

@@ -101,7 +101,7 @@ class _Written:
     line: Line | None
 
 
-class Desk:
+class ImageStages:
     """Handles one file after the other with one loaded model, a stack plane by plane."""
 
     def __init__(

@@ -38,8 +38,8 @@ from emcfsys_engine.learn.inference.output_disk import (
     why_of,
 )
 from emcfsys_engine.learn.inference.predictor import Predictor
-from emcfsys_engine.learn.run_context import Worker, give_back_freed_memory, say_ending
-from emcfsys_engine.learn.watch.images import Desk, Handled, Task, sync
+from emcfsys_engine.learn.run_context import RunContext, emit_ending, give_back_freed_memory
+from emcfsys_engine.learn.watch.images import Handled, ImageStages, Task, sync
 from emcfsys_engine.learn.watch.measurements import Measurements
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import (
@@ -56,7 +56,7 @@ from emcfsys_engine.user_commands import Hook
 _TURN_S = 0.5  # between looks at a folder that the other will leave
 
 
-def take_folder(worker: Worker, request: WatchRequest) -> Ledger | None:
+def take_folder(worker: RunContext, request: WatchRequest) -> Ledger | None:
     """Take the output folder; None if we were asked to end before it was free.
 
     A watch that lasts waits for a `--once` that is at work there: it ends by itself, and a job of
@@ -64,7 +64,7 @@ def take_folder(worker: Worker, request: WatchRequest) -> Ledger | None:
     Raises: WatchedError if another watch that lasts has it; InputError if it cannot be used.
     """
     told = False
-    while worker.asked() is None:
+    while worker.stop_request() is None:
         try:
             return Ledger(Path(request.output), owner=str(worker.run.folder))
         except WatchedError as error:
@@ -97,7 +97,7 @@ _BLOCKED_S = 2.0  # between looks at a disk that is full or gone
 _PUT_OFF_S = 30.0  # before the next try where one image's place cannot be written
 
 
-def execute(worker: Worker) -> int:
+def execute(worker: RunContext) -> int:
     """Watch as run.json says, until somebody ends it; with `once`, until nothing is left."""
     request, project = worker.record.request, worker.record.project
     if not isinstance(request, WatchRequest) or project is None:
@@ -106,7 +106,7 @@ def execute(worker: Worker) -> int:
     refuse_places(Path(request.watch), Path(request.output))
     ledger = take_folder(worker, request) if _is_all_there(worker, request) else None
     if ledger is None:
-        return say_ending(worker, worker.asked() or "stopped", done=0, failed=0)
+        return emit_ending(worker, worker.stop_request() or "stopped", done=0, failed=0)
     try:
         watch = _Watch(worker, request, project, ledger)
         return watch.go_on()
@@ -114,7 +114,7 @@ def execute(worker: Worker) -> int:
         ledger.close()
 
 
-def _is_all_there(worker: Worker, request: WatchRequest) -> bool:
+def _is_all_there(worker: RunContext, request: WatchRequest) -> bool:
     """Wait for disks that are late, such as after a reboot; False if we were asked to end first.
 
     Raises: RunFailedError for a missing disk when nobody waits: `once`.
@@ -131,7 +131,9 @@ def _is_all_there(worker: Worker, request: WatchRequest) -> bool:
         remedy = f"Mount it, or remove {forget_output(runs)} to begin anew"
         raise RunFailedError(f"{why}. {remedy}")
     return wait_until(
-        why_not, worker.asked, lambda why: worker.say(WatchState(state="waiting", detail=why))
+        why_not,
+        worker.stop_request,
+        lambda why: worker.emit(WatchState(state="waiting", detail=why)),
     )
 
 
@@ -142,10 +144,10 @@ class _Counts:
 
 
 class _Watch:
-    """The loop: wait for hints, scan now and then, hand what is ready to the desk."""
+    """The loop: wait for hints, scan now and then, hand what is ready to the stages."""
 
     def __init__(
-        self, worker: Worker, request: WatchRequest, project: Project, ledger: Ledger
+        self, worker: RunContext, request: WatchRequest, project: Project, ledger: Ledger
     ) -> None:
         self.worker = worker
         self.request = request
@@ -171,13 +173,15 @@ class _Watch:
 
     def _open_outputs(self) -> None:
         self.book = OutputBook(self.output)
-        self.desk = Desk(self.project, self.predictor, self.root, self.book, self.worker.asked)
-        self.desk.max_attempts = MAX_ATTEMPTS_ONCE if self.request.once else MAX_ATTEMPTS
-        self.desk.know(self.scanner.known)
+        self.stages = ImageStages(
+            self.project, self.predictor, self.root, self.book, self.worker.stop_request
+        )
+        self.stages.max_attempts = MAX_ATTEMPTS_ONCE if self.request.once else MAX_ATTEMPTS
+        self.stages.know(self.scanner.known)
         self.measurements = Measurements(self.output, self.scanner.known)
 
     def _begin(self) -> None:
-        self.worker.say_when_possible(
+        self.worker.emit_when_possible(
             RunStarted(
                 run=self.worker.run.id,
                 does="watch",
@@ -188,13 +192,13 @@ class _Watch:
         )
         gpus = self.project.compute.gpus
         if lost := lost_gpu(self.predictor.device, gpus, os.environ):
-            self.worker.say_when_possible(WarningGiven(message=lost))
+            self.worker.emit_when_possible(WarningGiven(message=lost))
         if self.ledger.told:
-            self.worker.say_when_possible(WarningGiven(message=self.ledger.told))
+            self.worker.emit_when_possible(WarningGiven(message=self.ledger.told))
         due = self.ledger.due() if self.hook.is_wanted else []
         if due:
             what = f"{len(due)} images whose command was not run, or not to its end: it runs now"
-            self.worker.say_when_possible(WarningGiven(message=what))
+            self.worker.emit_when_possible(WarningGiven(message=what))
         for one in due:
             self.hook.run(one)
 
@@ -205,7 +209,7 @@ class _Watch:
         busy_at: float | None = time.monotonic()  # None: its memory is given back
         ended_by_itself = False
         try:
-            while (asked := self.worker.asked()) is None:
+            while (asked := self.worker.stop_request()) is None:
                 if time.monotonic() >= next_scan:
                     self._scan()
                     offline_s = min(_LONGEST_OFFLINE_S, 2 * offline_s) if self._is_off() else 1.0
@@ -243,8 +247,8 @@ class _Watch:
         if self.request.once and left:
             names = ", ".join(left[:5]) + (" …" if len(left) > 5 else "")
             what = f"{len(left)} files still settle, or are too small to be images: {names}"
-            self.worker.say_when_possible(WarningGiven(message=what))
-        code = say_ending(
+            self.worker.emit_when_possible(WarningGiven(message=what))
+        code = emit_ending(
             self.worker,
             "stopped" if reason == "stop" else reason,
             done=self.counts.done,
@@ -260,7 +264,7 @@ class _Watch:
         return self.scanner.interval_s(base_s)
 
     def _scan(self) -> None:
-        has_events = self.backend == "events" and self.waker.look_after()
+        has_events = self.backend == "events" and self.waker.ensure_watching()
         if not self.is_blocked and was_asked(self.output):
             self.scanner.forget_failed()
         self.scanner.scan()
@@ -268,7 +272,7 @@ class _Watch:
         why = self.waker.fault if self.waker.fault and not has_events else self.why
         if state != self.state and not self.is_blocked:
             self.state = state
-            self.worker.say_when_possible(WatchState(state=state, detail=f"{self.root} ({why})"))
+            self.worker.emit_when_possible(WatchState(state=state, detail=f"{self.root} ({why})"))
 
     def _handle_or_wait(self) -> int:
         """Handle what is ready; while a disk is full or gone, leave all of it for later.
@@ -283,7 +287,7 @@ class _Watch:
             self.disk.refuse()
             handled = self._handle_ready()
             self.ledger.has_run(self.hook.that_have_run())
-            self.worker.say_when_possible()
+            self.worker.emit_when_possible()
         except (OSError, OutputError) as error:
             if not is_of_disk(error):
                 raise
@@ -321,7 +325,7 @@ class _Watch:
             return
         self.is_blocked, self.state = True, state
         print(why_of(error), flush=True)
-        self.worker.say_when_possible(WatchState(state=state, detail=why_of(error)))
+        self.worker.emit_when_possible(WatchState(state=state, detail=why_of(error)))
 
     def _handle_ready(self) -> int:
         ready = self.scanner.ready(_BATCH)
@@ -330,7 +334,7 @@ class _Watch:
         tasks = [one for one in decided if isinstance(one, Task)]
         pending = [one for one in decided if isinstance(one, Handled)]
         committed_at = time.monotonic()
-        for one in self.desk.handle(tasks, lambda: self.worker.asked() is None):
+        for one in self.stages.handle(tasks, lambda: self.worker.stop_request() is None):
             if one.waits_for is not None:
                 self._put_off(one.entry.path, one.waits_for)
                 continue
@@ -355,7 +359,7 @@ class _Watch:
         self.scanner.put_off(path, _PUT_OFF_S)
         if path not in self.told_of:
             self.told_of.add(path)
-            self.worker.say_when_possible(
+            self.worker.emit_when_possible(
                 WarningGiven(message=f"{error} It is tried again now and then")
             )
 
@@ -366,15 +370,15 @@ class _Watch:
         try:
             digest = digest_of(self.root / seen.path, seen.size)
         except OSError as error:
-            return self.desk.unreadable(seen, attempts, error)
+            return self.stages.unreadable(seen, attempts, error)
         if self.book.is_copy_of_output(self.root / seen.path, seen.size):
-            return self.desk.own_output(seen, digest)
+            return self.stages.own_output(seen, digest)
         version = before.version if before is not None else 1
         if before is not None and before.state in ("done", "skipped"):
             if before.digest == digest:
-                return self.desk.unchanged(seen, before)
+                return self.stages.unchanged(seen, before)
             if self.project.hotfolder.rewritten == "skip":
-                return self.desk.skipped(seen, before, digest)
+                return self.stages.skipped(seen, before, digest)
             version += self.project.hotfolder.rewritten == "version"
         return Task(
             seen=seen, digest=digest, version=version, attempts=attempts, is_new=before is None
@@ -404,7 +408,7 @@ class _Watch:
             self.hook.run(one)
         if adopted := sum(one.adopted for _, one in kept):
             what = f"{adopted} images had their masks already: they are kept as they are"
-            self.worker.say_when_possible(WarningGiven(message=what))
+            self.worker.emit_when_possible(WarningGiven(message=what))
 
     def _due(self, one: Handled) -> Due:
         return Due(path=one.entry.path, mask=one.entry.mask, unlike=one.unlike)
@@ -425,10 +429,10 @@ class _Watch:
     def _tell(self, seen: Seen, one: Handled) -> None:
         entry = one.entry
         if one.told:
-            self.worker.say_when_possible(WarningGiven(message=one.told))
+            self.worker.emit_when_possible(WarningGiven(message=one.told))
         if entry.state == "done" and one.tally is not None:
             self.counts.done += 1
-            self.worker.say_when_possible(
+            self.worker.emit_when_possible(
                 ImageDone(
                     image=str(self.root / seen.path),
                     mask=str(one.mask),
@@ -443,7 +447,7 @@ class _Watch:
         elif entry.state in ("trying", "failed"):
             final = entry.state == "failed"
             self.counts.failed += final
-            self.worker.say_when_possible(
+            self.worker.emit_when_possible(
                 ImageFailed(
                     image=str(self.root / seen.path),
                     reason=entry.reason,
@@ -467,13 +471,13 @@ class _Watch:
         try:
             self.predictor = self._load(file)
         except EmcfError as error:
-            self.worker.say_when_possible(
+            self.worker.emit_when_possible(
                 WarningGiven(message=f"The newer model cannot be used: {error}")
             )
             return
         self.model = file
-        self.desk.use(self.predictor)
-        self.worker.say_when_possible(WatchState(state=self.state, detail=f"now with {file}"))
+        self.stages.use(self.predictor)
+        self.worker.emit_when_possible(WatchState(state=self.state, detail=f"now with {file}"))
 
     def _load(self, file: Path) -> Predictor:
         settings = self.project.inference

@@ -21,7 +21,7 @@ from emcfsys_engine.launch.processes import start_ticks
 from emcfsys_engine.launch.start import Place, in_shell, start, torchrun_command
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.learn.rank_faults import note_fault, told_with_first_fault
-from emcfsys_engine.learn.run_context import Worker
+from emcfsys_engine.learn.run_context import RunContext
 from emcfsys_engine.learn.training import distributed as ranks
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.run import read_plan
@@ -239,7 +239,9 @@ def test_torchrun_is_called_with_options_that_it_knows(tmp_path: Path) -> None:
 
 def test_the_process_that_failed_first_is_named(tmp_path: Path) -> None:
     run = new_run(tmp_path, TrainRequest())
-    first, other = (cast(Worker, SimpleNamespace(run=run, place=Place(rank, 4))) for rank in (2, 0))
+    first, other = (
+        cast(RunContext, SimpleNamespace(run=run, place=Place(rank, 4))) for rank in (2, 0)
+    )
     missed = PeerLostError("another of the 4 processes ended")
     assert told_with_first_fault(first, RunFailedError("out of memory")) == "out of memory"
     note_fault(other, "comes later")
