@@ -223,7 +223,8 @@ def memory(setting: _Setting) -> None:
     _leave(1.5)
     began = time.perf_counter()
     found = trainer.validator.at(1)
-    told = f"{side}² with 1.5 GiB left in {time.perf_counter() - began:.1f} s, {trainer.validator._tiles}"
+    took_s = time.perf_counter() - began
+    told = f"{side}² with 1.5 GiB left in {took_s:.1f} s, {trainer.validator._tiles}"
     say("out of memory in a validation", found.scores.pixels == side * side, told)
     torch.cuda.set_per_process_memory_fraction(1.0)
     model = inference_speed.make_model(Path(tempfile.mkdtemp()), setting.backbone)

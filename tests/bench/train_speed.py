@@ -195,7 +195,7 @@ def _trainer(folder: Path, arguments: argparse.Namespace) -> Trainer:
             train=train,
             val=val,
             emit=lambda event: None,
-            asked=lambda: None,
+            stop_request=lambda: None,
         )
     )
 

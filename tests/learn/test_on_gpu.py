@@ -103,7 +103,7 @@ def _trainer(project: Path, *overrides: str) -> tuple[Trainer, list[Any]]:
         train=train,
         val=val,
         emit=told.append,
-        asked=lambda: None,
+        stop_request=lambda: None,
     )
     return Trainer(setup), told
 
