@@ -49,7 +49,10 @@ def paint(canvas: np.ndarray, shape: Shape, class_id: int) -> int:
 
 
 def mask_of(shape: Shape, size_HW: tuple[int, ...]) -> tuple[tuple[int, int], np.ndarray] | None:
-    """Return the (top, left) corner and a bool mask of the part inside the image, or None."""
+    """Return the (top, left) corner and a bool mask of the part inside the image, or None.
+
+    Shapes: the mask is bool, as large as the part.
+    """
     if shape.kind == "bitmap":
         return _clipped_bitmap(shape, size_HW)
     points = np.concatenate(shape.rings) if shape.rings else np.empty((0, 2))

@@ -43,7 +43,10 @@ class Shape:
 
     @property
     def points(self) -> np.ndarray:
-        """The first ring."""
+        """The first ring.
+
+        Shapes: N×2 float64, x before y.
+        """
         return self.rings[0]
 
 
@@ -262,7 +265,10 @@ def turned(ring: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def outline_of(label: str, points: np.ndarray) -> Shape | None:
-    """Return the pixels that a shape of an unknown kind can cover: the box around its points."""
+    """Return the pixels that a shape of an unknown kind can cover: the box around its points.
+
+    Shapes: points are N×2, x before y.
+    """
     if not len(points):
         return None
     ring = box_ring(*points.min(axis=0), *points.max(axis=0))

@@ -196,6 +196,7 @@ def rows_from(
 ) -> PlaneRows:
     """Return the rows of a plane by the facts of its file.
 
+    Shapes: `read` gives rows×W or rows×W×C.
     Raises: ImageError if there is no such plane.
     """
     if not 0 <= plane < facts.planes:

@@ -137,7 +137,10 @@ class PngWriter:
                 self._chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
 
     def write(self, rows: np.ndarray) -> None:
-        """Add rows."""
+        """Add rows.
+
+        Shapes: rows×W uint8, or rows×W×3.
+        """
         flat = np.ascontiguousarray(rows, np.uint8).reshape(len(rows), -1)
         lines = np.empty((len(rows), flat.shape[1] + 1), np.uint8)
         lines[:, 0] = self._filter
@@ -200,7 +203,10 @@ class TiffWriter:
         self._thread.start()
 
     def write(self, rows: np.ndarray) -> None:
-        """Add rows."""
+        """Add rows.
+
+        Shapes: rows×W uint8, or rows×W×3.
+        """
         self._put(np.ascontiguousarray(rows, np.uint8))
 
     def complete(self) -> Path:
@@ -315,7 +321,10 @@ class ZarrWriter:
         }
 
     def write(self, rows: np.ndarray) -> None:
-        """Add rows."""
+        """Add rows.
+
+        Shapes: rows×W uint8, or rows×W×3.
+        """
         self._kept.append(rows)
         held = sum(map(len, self._kept))
         if held >= _CHUNK_PX:

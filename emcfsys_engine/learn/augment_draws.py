@@ -48,7 +48,10 @@ class Drawn:
     seeds: tuple[int, ...]
 
     def places(self, name: str) -> Tensor:
-        """Return the numbers of the chosen patches, int64 on the device."""
+        """Return the numbers of the chosen patches, int64 on the device.
+
+        Shapes: one number a chosen patch.
+        """
         return self.on_device[f"{name}.places"].long()
 
     def __getitem__(self, name: str) -> Tensor:

@@ -43,6 +43,7 @@ def export_bioimageio(
     The example is a micrograph as it is read, not normalised; without one, noise is used. The
     package is validated and run by bioimageio.core before it gets its name.
 
+    Shapes: the test image is H×W float32.
     Raises: InputError if bioimageio.core is missing or the package does not pass its test.
     """
     need("bioimageio.core", "bioimageio.spec")
@@ -73,6 +74,7 @@ def export_bioimageio(
 def normalised(image_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the image as the package's preprocessing makes it.
 
+    Shapes: H×W in and out.
     Units: any intensities in, zero mean and unit variance out, over a whole image and channel.
     """
     axes = (2, 3)

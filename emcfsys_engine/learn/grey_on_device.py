@@ -53,7 +53,10 @@ class Crops(NamedTuple):
 
 
 def uploaded(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the host on the device; a GPU fetches it while the host goes on."""
+    """Return a tensor of the host on the device; a GPU fetches it while the host goes on.
+
+    Shapes: any; dtype kept.
+    """
     if device.type != "cuda":
         return tensor
     torch.cuda.set_device(device)  # pinned memory belongs to this thread's GPU, else the first
@@ -61,7 +64,10 @@ def uploaded(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def grey_rows(grey: np.ndarray, statistics: Statistics) -> GreyRows | None:
-    """Return rows for the device to normalise; None: of a type that the host has to normalise."""
+    """Return rows for the device to normalise; None: of a type that the host has to normalise.
+
+    Shapes: H×W.
+    """
     if grey.dtype not in OWN_TYPES:
         return None
     own = np.require(grey, requirements=("C", "W"))  # as torch wants it
@@ -80,7 +86,10 @@ def statistics_to_use(found: Statistics) -> Statistics:
 
 
 def normalised(raw: Tensor, statistics: Statistics) -> Tensor:
-    """Return rows of one image, normalised where they are; float32 ones are so already."""
+    """Return rows of one image, normalised where they are; float32 ones are so already.
+
+    Shapes: any in, the same in float32 out.
+    """
     if raw.dtype == torch.float32:
         return raw
     numbers = torch.tensor(statistics, dtype=torch.float32).tolist()

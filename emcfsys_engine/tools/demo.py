@@ -168,7 +168,10 @@ def make_micrograph(seed: int, index: int, size_px: int = SIZE_PX) -> tuple[Scen
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Return a PNG with the demo's pixel size."""
+    """Return a PNG with the demo's pixel size.
+
+    Shapes: H×W uint8 or uint16.
+    """
     stream = io.BytesIO()
     dpi = 0.0254 / (PIXEL_NM * 1e-9)
     Image.fromarray(pixels).save(stream, "PNG", optimize=True, dpi=(dpi, dpi))

@@ -25,7 +25,10 @@ _MOST_STRIP_BYTES = 256 << 20  # a file in one larger strip is better read whole
 def segmented(
     path: Path, tiff: tifffile.TiffFile, page: Any, shape: tuple[int, ...]
 ) -> tuple[Callable[[int, int], np.ndarray], int] | None:
-    """Return a reader of rows and the rows of a segment; None if there is but one large strip."""
+    """Return a reader of rows and the rows of a segment; None if there is but one large strip.
+
+    Shapes: `shape` is (H, W) or (H, W, C); rows come as rows×W or rows×W×C.
+    """
     key = page.keyframe
     high = int(key.tilelength if key.is_tiled else key.rowsperstrip)
     dtype = np.dtype(key.dtype).newbyteorder("=")
@@ -202,7 +205,10 @@ def _rgb_of_cmyk(pixels: np.ndarray, full: int) -> np.ndarray:
 
 
 def read_indices(path: Path, plane: int = 0) -> np.ndarray:
-    """Return the values of one plane as shown: palette indices where there is a palette."""
+    """Return the values of one plane as shown: palette indices where there is a palette.
+
+    Shapes: H×W or H×W×C, dtype as stored.
+    """
     with _Opened(path, path) as tiff:
         layer, index = _find_plane(path, _layers(path, tiff), plane)
         pixels = _read_plane(path, tiff, layer, index)

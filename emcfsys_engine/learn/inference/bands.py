@@ -95,6 +95,7 @@ def sent(
     """Send what logits mean; rows from `specimen_rows` on are an info bar: the first class.
 
     `values_C`: the classes' values in a mask, uint8 on the device. The host waits for nothing.
+    Shapes: logits are C×h×W, the class values C.
     """
     bar = max(0, specimen_rows - first)
     shares_CHW = logits_CHW.softmax(dim=0)

@@ -62,6 +62,7 @@ class VectorOutputs:
         """Write the outlines of an image, to get their names with its mask.
 
         Labelme opens few formats: for others a picture is written that its file points to.
+        Shapes: the mask is H×W uint8.
         """
         mask_file = outputs.mask_file
         for writer in self._writers:

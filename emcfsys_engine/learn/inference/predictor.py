@@ -137,7 +137,10 @@ class Predictor:
         scale: float = 1.0,
         wanted: Wanted = Wanted(),  # noqa: B008 - frozen
     ) -> Prediction:
-        """Return mask and confidence of an image that `prepare` made ready."""
+        """Return mask and confidence of an image that `prepare` made ready.
+
+        Shapes: the image is H×W float32.
+        """
         return self._whole(image[..., 0], info_bar_rows, scale, wanted)
 
     def _whole(

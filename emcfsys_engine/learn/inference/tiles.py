@@ -143,7 +143,10 @@ def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
 
 
 def forward_flipped(forward: Forward, tiles_NCTT: Tensor) -> Tensor:
-    """Return the mean logits over the four flips (test-time augmentation)."""
+    """Return the mean logits over the four flips (test-time augmentation).
+
+    Shapes: N×1×T×T in, N×C×T×T out.
+    """
     total = forward(tiles_NCTT).float()
     for axes in ((-1,), (-2,), (-2, -1)):
         total = total + forward(tiles_NCTT.flip(axes)).float().flip(axes)
@@ -212,7 +215,10 @@ class Axis:
             self.weights_NK = uploaded(self.weights_NK, device)
 
     def along_width(self, rows_CHW: Tensor) -> Tensor:
-        """Return rows of the new width."""
+        """Return rows of the new width.
+
+        Shapes: C×h×W in, C×h×(new W) out.
+        """
         self._move(rows_CHW.device)
         places, weights = self.places_NK, self.weights_NK
         made = rows_CHW[..., places[:, 0]] * weights[:, 0]
@@ -221,7 +227,10 @@ class Axis:
         return made
 
     def along_height(self, rows_CHW: Tensor, start: int, first: int, last: int) -> Tensor:
-        """Return the new rows `first` to `last`; the old ones given begin at row `start`."""
+        """Return the new rows `first` to `last`; the old ones given begin at row `start`.
+
+        Shapes: C×h×W in, C×(last - first)×W out.
+        """
         self._move(rows_CHW.device)
         places = self.places_NK[first:last] - start
         places = places.clamp(0, rows_CHW.shape[1] - 1)  # taps outside weigh nothing
@@ -235,7 +244,10 @@ class Axis:
 def scaled_reader(
     read: Callable[[int, int], Tensor], old_HW: tuple[int, int], new_HW: tuple[int, int]
 ) -> Callable[[int, int], Tensor]:
-    """Return a reader of the rows of an image at another size."""
+    """Return a reader of the rows of an image at another size.
+
+    Shapes: rows come as C×h×W.
+    """
     down, across = Axis(old_HW[0], new_HW[0]), Axis(old_HW[1], new_HW[1])
 
     def scaled(first: int, last: int) -> Tensor:
@@ -249,7 +261,10 @@ def scaled_reader(
 def scaled_bands(
     bands: Iterator[tuple[int, Tensor]], old_HW: tuple[int, int], new_HW: tuple[int, int]
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield (first row, rows) at another size; a band waits for the rows below that it needs."""
+    """Yield (first row, rows) at another size; a band waits for the rows below that it needs.
+
+    Shapes: C×h×W in and out.
+    """
     down, across = Axis(old_HW[0], new_HW[0]), Axis(old_HW[1], new_HW[1])
     held_CHW: Tensor | None = None
     start = done = 0  # the old row that is held first; the new rows given out

@@ -50,7 +50,10 @@ class PooledBranch(nn.Module):
         self.pool = block.pool
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Return the means over regions, enlarged to the map's size."""
+        """Return the means over regions, enlarged to the map's size.
+
+        Shapes: N×C×h×w in and out.
+        """
         pooled_NCHW = self.pool(x_NCHW)
         size = x_NCHW.shape[-2:]
         return functional.interpolate(pooled_NCHW, size=size, mode="bilinear", align_corners=True)

@@ -150,7 +150,10 @@ class DetailStem(nn.Module):
         self.steps = nn.ModuleList([_halve(given, wanted) for given, wanted in pairwise(widths)])
 
     def forward(self, x_NCHW: Tensor) -> dict[int, Tensor]:
-        """Return the maps by level, 1 = stride 2."""
+        """Return the maps by level, 1 = stride 2.
+
+        Shapes: N×C×h×w maps in and out.
+        """
         details: dict[int, Tensor] = {}
         for level, step in enumerate(self.steps, start=1):
             x_NCHW = step(x_NCHW)
@@ -168,7 +171,10 @@ class SameLevel(nn.Module):
     def forward(
         self, map_NCHW: Tensor, size: tuple[int, int], _detail_NCHW: Tensor | None
     ) -> Tensor:
-        """Return the map, normalised, at exactly this size."""
+        """Return the map, normalised, at exactly this size.
+
+        Shapes: N×C×h×w maps in and out.
+        """
         return _resampled(self.norm(map_NCHW), size)
 
 
@@ -186,7 +192,10 @@ class FinerLevel(nn.Module):
     def forward(
         self, map_NCHW: Tensor, size: tuple[int, int], detail_NCHW: Tensor | None
     ) -> Tensor:
-        """Return the sum of the enlarged tap and the detail."""
+        """Return the sum of the enlarged tap and the detail.
+
+        Shapes: N×C×h×w maps in and out.
+        """
         assert detail_NCHW is not None, "a finer level has detail"
         meaning_NCHW = _resampled(self.meaning(self.norm(map_NCHW)), size)
         return self.out(meaning_NCHW + self.detail(detail_NCHW))
@@ -204,7 +213,10 @@ class CoarserLevel(nn.Module):
     def forward(
         self, map_NCHW: Tensor, size: tuple[int, int], _detail_NCHW: Tensor | None
     ) -> Tensor:
-        """Return the smaller map."""
+        """Return the smaller map.
+
+        Shapes: N×C×h×w maps in and out.
+        """
         exact = (size[0] * self.factor, size[1] * self.factor)
         return self.shrink(_resampled(self.norm(map_NCHW), exact))
 

@@ -107,7 +107,10 @@ def _digest(pixels: np.ndarray) -> str:
 
 
 def to_indices(values_HW: np.ndarray, project: Project) -> np.ndarray:
-    """Return class values as indices into `project.class_names`; 255 stays unlabelled."""
+    """Return class values as indices into `project.class_names`; 255 stays unlabelled.
+
+    Shapes: H×W uint8 in and out.
+    """
     table = np.full(256, UNLABELLED, np.uint8)
     for index, value in enumerate(project.class_values):
         table[value] = index
@@ -320,7 +323,10 @@ class PatchSampler:
 
 
 def class_pixel_counts(dataset: Dataset) -> np.ndarray:
-    """Count the labelled pixels of each class over all items."""
+    """Count the labelled pixels of each class over all items.
+
+    Shapes: C int64.
+    """
     total = np.zeros(UNLABELLED + 1, np.int64)
     for index in range(len(dataset)):
         total += np.bincount(dataset[index].labels.ravel(), minlength=UNLABELLED + 1)
@@ -423,6 +429,7 @@ class Batches:
     def next(self) -> tuple[Tensor, Tensor]:
         """Return the next step's crops and labels.
 
+        Shapes: N×C×M×M in the images' own type or float32, and N×M×M uint8.
         Raises: what went wrong while they were cut.
         """
         ready = self._ready.get()

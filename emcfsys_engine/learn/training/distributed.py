@@ -115,6 +115,7 @@ class Ranks:
         """Return this process's share of some patches: as many for each process.
 
         What is missing to that is made up of unlabelled patches, which weigh nothing in any loss.
+        Shapes: N×C×M×M and N×M×M in, N / processes of each out.
         """
         if self.world == 1:
             return images, labels
@@ -135,14 +136,20 @@ class Ranks:
         return range(min(count, self.rank * each), min(count, (self.rank + 1) * each))
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Return the sum over all processes; gradients are not followed."""
+        """Return the sum over all processes; gradients are not followed.
+
+        Shapes: any, the same on each process.
+        """
         if self.world > 1:
             with _others(self.world):
                 dist.all_reduce(tensor)
         return tensor
 
     def pooled(self, statistics: Tensor) -> Tensor:
-        """Return the sum over all processes, of which each follows the gradient of its own part."""
+        """Return the sum over all processes, of which each follows the gradient of its own part.
+
+        Shapes: any, the same on each process.
+        """
         if self.world == 1:
             return statistics
         with _others(self.world):

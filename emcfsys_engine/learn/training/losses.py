@@ -48,30 +48,36 @@ class Loss:
         return self.value(self.measure(logits_NCHW, target_NHW))
 
     def measure(self, logits_NCHW: Tensor, target_NHW: Tensor) -> Measured:
-        """Compute what is this process's own: here memory is needed, and nobody is waited for."""
+        """Compute what is this process's own: here memory is needed, and nobody is waited for.
+
+        Shapes: logits N×C×H×W, target N×H×W of class indices or 255.
+        """
         _check_shapes(logits_NCHW, target_NHW)
         logits_NCHW = logits_NCHW.float()
         sums = [
-            _SUMS[name][0](logits_NCHW, target_NHW, self._weights_on(logits_NCHW.device))
+            SUMMED[name][0](logits_NCHW, target_NHW, self._weights_on(logits_NCHW.device))
             for _, name in self._terms
-            if name in _SUMS
+            if name in SUMMED
         ]
         return Measured(sums=tuple(sums), logits_NCHW=logits_NCHW, target_NHW=target_NHW)
 
     def value(self, measured: Measured) -> Tensor:
-        """Return the loss over the shares of all processes, the same on each of them."""
+        """Return the loss over the shares of all processes, the same on each of them.
+
+        Shapes: a scalar.
+        """
         total = measured.logits_NCHW.new_zeros(())
         weights_C = self._weights_on(total.device)
         pooled = iter(self._pooled(measured.sums))
         logits_NCHW, target_NHW = measured.logits_NCHW, measured.target_NHW
-        if any(name in _WHOLE for _, name in self._terms):
+        if any(name in SORTED for _, name in self._terms):
             logits_NCHW = self._ranks.gathered(logits_NCHW)
             target_NHW = self._ranks.gathered(target_NHW)
         for factor, name in self._terms:
-            if name in _SUMS:
-                term = _SUMS[name][1](next(pooled))
+            if name in SUMMED:
+                term = SUMMED[name][1](next(pooled))
             else:
-                term = _WHOLE[name](logits_NCHW, target_NHW, weights_C)
+                term = SORTED[name](logits_NCHW, target_NHW, weights_C)
             total = total + factor * term
         return total
 
@@ -80,21 +86,27 @@ class Loss:
         return RunningLoss(self)
 
     def of_sums(self, sums: Sequence[Tensor], whole: Mapping[str, Tensor]) -> Tensor:
-        """Return the loss from the sums of its terms, and the values of those that sort pixels."""
+        """Return the loss from the sums of its terms, and the values of those that sort pixels.
+
+        Shapes: a scalar.
+        """
         pooled = iter(sums)
         terms = [
-            factor * (_SUMS[name][1](next(pooled)) if name in _SUMS else whole[name])
+            factor * (SUMMED[name][1](next(pooled)) if name in SUMMED else whole[name])
             for factor, name in self._terms
         ]
         return torch.stack(terms).sum()
 
     def sorted_terms(self, measured: Measured) -> dict[str, Tensor]:
-        """Return the values of the terms that sort pixels, of what one process has."""
+        """Return the values of the terms that sort pixels, of what one process has.
+
+        Shapes: a scalar a term.
+        """
         weights_C = self._weights_on(measured.logits_NCHW.device)
         return {
-            name: _WHOLE[name](measured.logits_NCHW, measured.target_NHW, weights_C)
+            name: SORTED[name](measured.logits_NCHW, measured.target_NHW, weights_C)
             for _, name in self._terms
-            if name in _WHOLE
+            if name in SORTED
         }
 
     def _pooled(self, sums: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -123,7 +135,10 @@ class RunningLoss:
         self._labelled = 0
 
     def add(self, logits_CHW: Tensor, target_HW: Tensor, labelled: int) -> None:
-        """Add a band of which so many pixels are labelled."""
+        """Add a band of which so many pixels are labelled.
+
+        Shapes: logits C×h×W, target h×W of class indices or 255.
+        """
         if not labelled:
             return
         measured = self._loss.measure(logits_CHW[None], target_HW[None])
@@ -137,7 +152,10 @@ class RunningLoss:
         self._labelled += labelled
 
     def value(self) -> Tensor:
-        """Return the loss of all bands so far, on the device."""
+        """Return the loss of all bands so far, on the device.
+
+        Shapes: a scalar.
+        """
         whole = {name: total / self._labelled for name, total in self._sorted.items()}
         return self._loss.of_sums(self._sums, whole)
 
@@ -153,48 +171,35 @@ def build_loss(
     return Loss(text, class_weights, ranks)
 
 
-def cross_entropy_loss(
-    logits_NCHW: Tensor, target_NHW: Tensor, *, class_weights_C: Tensor | None = None
-) -> Tensor:
-    """Return the mean negative log-likelihood of labelled pixels; 0 when none is labelled.
-
-    Shapes: logits are float and not normalised; target holds class indices or 255.
-    """
-    return _mean_of(_cross_entropy_sums(logits_NCHW, target_NHW, class_weights_C))
-
-
-def _cross_entropy_sums(
+def cross_entropy_sums(
     logits_NCHW: Tensor, target_NHW: Tensor, class_weights_C: Tensor | None
 ) -> Tensor:
+    """Return the negative log-likelihood of the labelled pixels, and their number, both weighted.
+
+    Shapes: logits N×C×H×W float, not normalised; target N×H×W, class indices or 255; 2 out.
+    """
     total = F.cross_entropy(
         logits_NCHW, target_NHW, class_weights_C, ignore_index=UNLABELLED, reduction="sum"
     )
     return torch.stack([total, _weight_of_labelled(total, target_NHW, class_weights_C)])
 
 
-def _mean_of(sums_2: Tensor) -> Tensor:
-    """Return a weighted mean from the weighted sum and the sum of weights; 0 without weight."""
+def mean_of_sums(sums_2: Tensor) -> Tensor:
+    """Return a weighted mean from the weighted sum and the sum of weights; 0 without weight.
+
+    Shapes: 2 in, a scalar out.
+    """
     return sums_2[0] / sums_2[1].clamp_min(torch.finfo(sums_2.dtype).tiny)
 
 
-def focal_loss(
-    logits_NCHW: Tensor,
-    target_NHW: Tensor,
-    *,
-    class_weights_C: Tensor | None = None,
-    gamma: float = 2.0,
-) -> Tensor:
-    """Return cross-entropy scaled by (1 - p)^gamma, so that easy pixels count less.
-
-    Shapes: as cross_entropy_loss.
-    Source: Lin et al. 2017 (arXiv:1708.02002).
-    """
-    return _mean_of(_focal_sums(logits_NCHW, target_NHW, class_weights_C, gamma))
-
-
-def _focal_sums(
+def focal_sums(
     logits_NCHW: Tensor, target_NHW: Tensor, class_weights_C: Tensor | None, gamma: float = 2.0
 ) -> Tensor:
+    """Return cross-entropy scaled by (1 - p)^gamma, so that easy pixels count less, and the weight.
+
+    Shapes: as cross_entropy_sums.
+    Source: Lin et al. 2017 (arXiv:1708.02002).
+    """
     nll_NHW = F.cross_entropy(logits_NCHW, target_NHW, ignore_index=UNLABELLED, reduction="none")
     scaled_NHW = (1 - torch.exp(-nll_NHW)).clamp_min(0) ** gamma * nll_NHW
     if class_weights_C is not None:
@@ -207,15 +212,15 @@ def _focal_sums(
 def ohem_loss(
     logits_NCHW: Tensor,
     target_NHW: Tensor,
-    *,
     class_weights_C: Tensor | None = None,
+    *,
     threshold: float = 0.7,
     keep_at_least: float = 0.0625,
 ) -> Tensor:
     """Return the mean cross-entropy of the hard pixels: those whose true class has p < threshold.
 
     At least a sixteenth of the labelled pixels is kept, the hardest first.
-    Shapes: as cross_entropy_loss.
+    Shapes: as cross_entropy_sums; a scalar out.
     Source: online hard example mining, Shrivastava et al. 2016 (arXiv:1604.03540), pixel-wise.
     """
     nll_P = F.cross_entropy(
@@ -233,63 +238,52 @@ def ohem_loss(
     return nll_P[plain_P >= limit].mean()
 
 
-def soft_dice_loss(logits_NCHW: Tensor, target_NHW: Tensor, *, smooth_px: float = 1.0) -> Tensor:
-    """Return 1 minus the soft Dice overlap, averaged over classes; 0 is a perfect match.
-
-    Shapes: as cross_entropy_loss.
-    Units:  `smooth_px` pixels are added above and below, so an absent, unpredicted class costs 0.
-    Source: Milletari et al. 2016 (V-Net, arXiv:1606.04797), with plain sums where it squares.
-    """
-    return _dice_of(_overlap_sums(logits_NCHW, target_NHW), smooth_px)
-
-
-def _overlap_sums(
+def overlap_sums(
     logits_NCHW: Tensor, target_NHW: Tensor, class_weights_C: Tensor | None = None
 ) -> Tensor:
-    """Return pixels by class: both agree, predicted, true, one class after the other."""
+    """Return pixels by class: both agree, predicted, true, one class after the other.
+
+    Shapes: as cross_entropy_sums; 3C out. Overlap terms weigh classes alike.
+    """
     guess_NCHW, truth_NCHW = _probabilities_and_truth(logits_NCHW, target_NHW)
     overlap_C = (guess_NCHW * truth_NCHW).sum(dim=(0, 2, 3))
     return torch.cat([overlap_C, guess_NCHW.sum(dim=(0, 2, 3)), truth_NCHW.sum(dim=(0, 2, 3))])
 
 
-def _dice_of(sums_3C: Tensor, smooth_px: float = 1.0) -> Tensor:
+def dice_of_sums(sums_3C: Tensor, smooth_px: float = 1.0) -> Tensor:
+    """Return 1 minus the soft Dice overlap, averaged over classes; 0 is a perfect match.
+
+    Shapes: those of overlap_sums in, a scalar out.
+    Units:  `smooth_px` pixels are added above and below, so an absent, unpredicted class costs 0.
+    Source: Milletari et al. 2016 (V-Net, arXiv:1606.04797), with plain sums where it squares.
+    """
     overlap_C, guess_C, truth_C = sums_3C.chunk(3)
     total_C = guess_C + truth_C
     return 1 - ((2 * overlap_C + smooth_px) / (total_C + smooth_px)).mean()
 
 
-def tversky_loss(
-    logits_NCHW: Tensor,
-    target_NHW: Tensor,
-    *,
+def tversky_of_sums(
+    sums_3C: Tensor,
     false_positive: float = 0.3,
     false_negative: float = 0.7,
     smooth_px: float = 1.0,
 ) -> Tensor:
     """Return 1 minus the Tversky index, averaged over classes: misses cost more than false alarms.
 
-    Shapes: as cross_entropy_loss.
+    Shapes: those of overlap_sums in, a scalar out.
     Source: Salehi et al. 2017 (arXiv:1706.05721), alpha 0.3 and beta 0.7.
     """
-    sums_3C = _overlap_sums(logits_NCHW, target_NHW)
-    return _tversky_of(sums_3C, false_positive, false_negative, smooth_px)
-
-
-def _tversky_of(
-    sums_3C: Tensor,
-    false_positive: float = 0.3,
-    false_negative: float = 0.7,
-    smooth_px: float = 1.0,
-) -> Tensor:
     hit_C, guess_C, truth_C = sums_3C.chunk(3)
     wrong_C = false_positive * (guess_C - hit_C) + false_negative * (truth_C - hit_C)
     return 1 - ((hit_C + smooth_px) / (hit_C + wrong_C + smooth_px)).mean()
 
 
-def lovasz_loss(logits_NCHW: Tensor, target_NHW: Tensor) -> Tensor:
+def lovasz_loss(
+    logits_NCHW: Tensor, target_NHW: Tensor, _class_weights_C: Tensor | None = None
+) -> Tensor:
     """Return the Lovász extension of the Jaccard loss over the classes that occur in the batch.
 
-    Shapes: as cross_entropy_loss.
+    Shapes: as cross_entropy_sums; a scalar out.
     Source: Berman et al. 2018 (arXiv:1705.08790), algorithm 1, lovasz-softmax with "present".
     """
     labelled_NHW = target_NHW != UNLABELLED
@@ -315,21 +309,15 @@ def _lovasz_of_class(truth_P: Tensor, guess_P: Tensor) -> Tensor:
     return torch.dot(error_P, gradient_P)
 
 
-def boundary_loss(logits_NCHW: Tensor, target_NHW: Tensor, *, width_px: int = 3) -> Tensor:
-    """Return 1 minus the F1 score of soft class boundaries, averaged over the present classes.
-
-    A boundary is where a class differs from its own minimum over a neighbourhood of `width_px`;
-    it may lie up to `width_px` pixels beside the true one.
-    Shapes: as cross_entropy_loss.
-    Source: Bokhovkin & Burnaev 2019 (arXiv:1905.07852), pooled over the batch.
-    """
-    return _boundary_of(_boundary_sums(logits_NCHW, target_NHW, None, width_px))
-
-
-def _boundary_sums(
+def boundary_sums(
     logits_NCHW: Tensor, target_NHW: Tensor, class_weights_C: Tensor | None, width_px: int = 3
 ) -> Tensor:
-    """Return boundary pixels by class: predicted near true ones, predicted, and the reverse."""
+    """Return boundary pixels by class: predicted near true ones, predicted, and the reverse.
+
+    A boundary is where a class differs from its own minimum over its neighbours; it may lie up to
+    `width_px` pixels beside the true one.
+    Shapes: as cross_entropy_sums; 4C out.
+    """
     guess_NCHW, truth_NCHW = _probabilities_and_truth(logits_NCHW, target_NHW)
     labelled_N1HW = (target_NHW != UNLABELLED)[:, None]
     # A border of unlabelled pixels is no boundary: count only where the neighbourhood is labelled.
@@ -342,7 +330,12 @@ def _boundary_sums(
     return torch.cat([part.sum(dim=(0, 2, 3)) for part in parts])
 
 
-def _boundary_of(sums_4C: Tensor) -> Tensor:
+def boundary_of_sums(sums_4C: Tensor) -> Tensor:
+    """Return 1 minus the F1 score of soft class boundaries, averaged over the present classes.
+
+    Shapes: those of boundary_sums in, a scalar out.
+    Source: Bokhovkin & Burnaev 2019 (arXiv:1905.07852), pooled over the batch.
+    """
     guess_hit_C, guess_C, truth_hit_C, truth_C = sums_4C.chunk(4)
     precise_C, complete_C = _ratio(guess_hit_C, guess_C), _ratio(truth_hit_C, truth_C)
     f1_C = _ratio(2 * precise_C * complete_C, precise_C + complete_C)
@@ -356,28 +349,20 @@ def _ratio(above: Tensor, below: Tensor) -> Tensor:
     return above / (below + 1e-6)
 
 
-def _ohem(logits_NCHW: Tensor, target_NHW: Tensor, class_weights_C: Tensor | None) -> Tensor:
-    return ohem_loss(logits_NCHW, target_NHW, class_weights_C=class_weights_C)
-
-
-def _lovasz(logits_NCHW: Tensor, target_NHW: Tensor, class_weights_C: Tensor | None) -> Tensor:
-    return lovasz_loss(logits_NCHW, target_NHW)
-
-
 # Terms made of sums over pixels: what is summed, and the loss that the sums give.
-_SUMS: dict[
+SUMMED: dict[
     str, tuple[Callable[[Tensor, Tensor, Tensor | None], Tensor], Callable[[Tensor], Tensor]]
 ] = {
-    "ce": (_cross_entropy_sums, _mean_of),
-    "focal": (_focal_sums, _mean_of),
-    "dice": (_overlap_sums, _dice_of),
-    "tversky": (_overlap_sums, _tversky_of),
-    "boundary": (_boundary_sums, _boundary_of),
+    "ce": (cross_entropy_sums, mean_of_sums),
+    "focal": (focal_sums, mean_of_sums),
+    "dice": (overlap_sums, dice_of_sums),
+    "tversky": (overlap_sums, tversky_of_sums),
+    "boundary": (boundary_sums, boundary_of_sums),
 }
 # Terms that sort the pixels of the whole batch.
-_WHOLE: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
-    "lovasz": _lovasz,
-    "ohem": _ohem,
+SORTED: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
+    "lovasz": lovasz_loss,
+    "ohem": ohem_loss,
 }
 
 

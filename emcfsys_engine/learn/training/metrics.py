@@ -127,7 +127,10 @@ def _dilated(bits_HW: Tensor, radius_px: float) -> Tensor:
 
 
 def boundary_f1(counts_C4: Tensor, class_names: Sequence[str]) -> dict[str, float | None]:
-    """Return each class's F1 from its `boundary_counts`; None where neither has a boundary."""
+    """Return each class's F1 from its `boundary_counts`; None where neither has a boundary.
+
+    Shapes: counts are C×4.
+    """
     found: dict[str, float | None] = {}
     for name, row in zip(class_names, counts_C4.tolist(), strict=True):
         guess, guess_near, truth, truth_near = row
@@ -144,6 +147,7 @@ def scores(
     """Return all scores of one confusion matrix (rows: truth, columns: prediction).
 
     `boundary_C4`: of `boundary_counts`, where boundaries were looked at.
+    Shapes: C×C, and C×4 of boundaries.
     """
     counts = matrix_CC.cpu().to(torch.float64)
     hit_C = counts.diagonal()

@@ -48,7 +48,10 @@ class Resident:
         self._starts = np.concatenate(([0], areas.cumsum()[:-1]))
 
     def lines(self, places_N3: np.ndarray, crop_px: int, statistics: list[Statistics]) -> Lines:
-        """Return the lines of crops: places are image, first row and first column."""
+        """Return the lines of crops: places are image, first row and first column.
+
+        Shapes: places are N×3 integers.
+        """
         image, across = places_N3[:, 0], np.arange(crop_px)
         rows, columns = (
             _numbered(places_N3[:, axis, None] + across, self._sizes[image, axis - 1, None])

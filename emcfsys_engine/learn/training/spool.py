@@ -31,6 +31,7 @@ class Spool:
         """Return the same array, in the file; None: there is no room for it on the disk.
 
         It may be written into, which nobody else sees.
+        Shapes: any, dtype kept.
         """
         if self._is_full:
             return None

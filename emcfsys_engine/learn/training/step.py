@@ -90,6 +90,7 @@ class Stepper:
         """Return the step's patches, augmented.
 
         Each step seeds its own random numbers: a resumed run draws what it would have drawn.
+        Shapes: N×C×M×M and N×M×M in, N×C×P×P float32 and N×P×P out.
         """
         seed = _mixed(self.seed, step)
         torch.manual_seed(seed + self.ranks.rank)  # dropout differs between processes
@@ -105,6 +106,7 @@ class Stepper:
         With several processes each computes its share of every part, and all get the same sums:
         gradients are added here rather than by DistributedDataParallel, because all processes must
         agree that the batch fits before any of them waits for the others' gradients.
+        Shapes: N×C×P×P and N×P×P; the loss is a scalar.
         Raises: DoesNotFitError, on every process, with gradients that are worth nothing.
         """
         self.network.train()

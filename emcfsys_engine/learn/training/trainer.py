@@ -187,6 +187,7 @@ class Trainer:
     def step(self, crops_NCMM: Tensor, labels_NMM: Tensor, progress: float) -> Tensor:
         """Do one optimiser step on a batch; return its mean loss, still on the device.
 
+        Shapes: N×C×M×M and N×M×M; the loss is a scalar.
         Units: `progress` is the share of the run that is done, 0 to 1.
         """
         step = self.state.step + 1

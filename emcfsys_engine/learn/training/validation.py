@@ -198,7 +198,10 @@ class Validator:
         step: int,
         on_image: Callable[[int, Tensor], None] | None = None,
     ) -> Validation:
-        """Predict every validation image with a network of some step, and compare."""
+        """Predict every validation image with a network of some step, and compare.
+
+        Shapes: what is drawn is H×W uint8.
+        """
 
         def forward(tiles: Tensor) -> Tensor:
             with autocast(self._device, self._precision):

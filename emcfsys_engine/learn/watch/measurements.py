@@ -35,6 +35,7 @@ def measured(
 
     Objects are told of all classes but the first, the ground. Units: px, and nm where the pixel
     size is known; diameters are those of discs of the same area, their median.
+    Shapes: the mask is H×W uint8.
     """
     nm = pixel_nm
     area_nm2 = None if nm is None else math.prod(nm)

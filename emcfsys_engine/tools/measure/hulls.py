@@ -25,11 +25,17 @@ class Runs:
 
     @property
     def length_px(self) -> np.ndarray:
-        """How many pixels each run has."""
+        """How many pixels each run has.
+
+        Shapes: one number a run.
+        """
         return self.last - self.first + 1
 
     def where(self, kept: np.ndarray) -> "Runs":
-        """Return the runs that a boolean array marks."""
+        """Return the runs that a boolean array marks.
+
+        Shapes: bool H×W.
+        """
         return Runs(
             value=self.value[kept],
             row=self.row[kept],
@@ -98,7 +104,10 @@ def objects_of(num_runs: int, contacts: Contacts) -> np.ndarray:
 
 
 def overlap_px(runs: Runs, contacts: Contacts, shift: int) -> np.ndarray:
-    """Return how many pixels of each upper run have one of the lower run `shift` to the right."""
+    """Return how many pixels of each upper run have one of the lower run `shift` to the right.
+
+    Shapes: one number a run.
+    """
     begin = np.maximum(runs.first[contacts.upper] + shift, runs.first[contacts.lower])
     end = np.minimum(runs.last[contacts.upper] + shift, runs.last[contacts.lower])
     return np.maximum(end - begin + 1, 0)
@@ -169,6 +178,7 @@ def hulls_of(runs: Runs, owner: np.ndarray, num_objects: int) -> Hulls:
 def feret_diameters(hulls: Hulls, pixel: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Return the largest and the smallest distance between two parallel lines around each object.
 
+    Shapes: one number an object, twice. Units: as `pixel_nm`, else pixels.
     Units:  as pixel, which is the size (y, x) of a pixel.
     Source: Feret 1930; the smallest lies across a side of the hull (Freeman & Shapira 1975).
     """
@@ -191,7 +201,10 @@ def feret_diameters(hulls: Hulls, pixel: tuple[float, float]) -> tuple[np.ndarra
 
 
 def convex_areas_px(hulls: Hulls) -> np.ndarray:
-    """Return how many pixels have their centre inside each hull, as scikit-image counts them."""
+    """Return how many pixels have their centre inside each hull, as scikit-image counts them.
+
+    Shapes: one number an object.
+    """
     if not hulls.num_objects:
         return np.zeros(0)
     same = hulls.owner[1:] == hulls.owner[:-1]

@@ -11,14 +11,11 @@ from torch import Tensor
 
 from emcfsys_engine.errors import ShapeError
 from emcfsys_engine.learn.training.losses import (
-    boundary_loss,
+    SORTED,
+    SUMMED,
+    boundary_of_sums,
+    boundary_sums,
     build_loss,
-    cross_entropy_loss,
-    focal_loss,
-    lovasz_loss,
-    ohem_loss,
-    soft_dice_loss,
-    tversky_loss,
 )
 
 ALL = ("ce", "dice", "focal", "tversky", "lovasz", "boundary", "ohem")
@@ -29,11 +26,25 @@ def _certain(target_NHW: Tensor, num_classes: int) -> Tensor:
     return torch.nn.functional.one_hot(target_NHW, num_classes).movedim(-1, 1).float() * SURE
 
 
+def _term(
+    name: str, logits_NCHW: Tensor, target_NHW: Tensor, weights_C: Tensor | None = None
+) -> Tensor:
+    """Return a term as training computes it, in the dtype of the logits."""
+    if name in SORTED:
+        return SORTED[name](logits_NCHW, target_NHW, weights_C)
+    sums, value = SUMMED[name]
+    return value(sums(logits_NCHW, target_NHW, weights_C))
+
+
+def _narrow_boundary(logits_NCHW: Tensor, target_NHW: Tensor) -> Tensor:
+    return boundary_of_sums(boundary_sums(logits_NCHW, target_NHW, None, 1))
+
+
 def test_cross_entropy_by_hand() -> None:
     logits = torch.tensor([[[[math.log(3.0), 0.0]], [[0.0, 0.0]]]])  # p = 3/4, 1/2 for class 0
     target = torch.tensor([[[0, 1]]])
     expected = (-math.log(0.75) - math.log(0.5)) / 2
-    assert cross_entropy_loss(logits, target).item() == pytest.approx(expected)
+    assert _term("ce", logits, target).item() == pytest.approx(expected)
 
 
 def test_class_weights_are_a_weighted_mean() -> None:
@@ -41,14 +52,14 @@ def test_class_weights_are_a_weighted_mean() -> None:
     target = torch.tensor([[[0, 1]]])
     weights = torch.tensor([1.0, 3.0])
     expected = (-math.log(0.75) - 3 * math.log(0.5)) / 4
-    found = cross_entropy_loss(logits, target, class_weights_C=weights)
+    found = _term("ce", logits, target, weights)
     assert found.item() == pytest.approx(expected)
 
 
 def test_focal_by_hand() -> None:
     logits = torch.tensor([[[[math.log(3.0)]], [[0.0]]]])
     target = torch.tensor([[[0]]])
-    assert focal_loss(logits, target).item() == pytest.approx(0.25**2 * -math.log(0.75))
+    assert _term("focal", logits, target).item() == pytest.approx(0.25**2 * -math.log(0.75))
 
 
 def test_dice_by_hand() -> None:
@@ -57,7 +68,7 @@ def test_dice_by_hand() -> None:
     class_0 = (2 * 1 + 1) / (1 + 2 + 1)  # overlap 1, sums 1 and 2, one pixel of smoothing
     class_1 = (0 + 1) / (1 + 0 + 1)
     expected = 1 - (class_0 + class_1) / 2
-    assert soft_dice_loss(logits, target).item() == pytest.approx(expected)
+    assert _term("dice", logits, target).item() == pytest.approx(expected)
 
 
 def test_tversky_by_hand() -> None:
@@ -65,20 +76,20 @@ def test_tversky_by_hand() -> None:
     target = torch.tensor([[[0, 0]]])
     class_0 = (1 + 1) / (1 + 0.3 * 0 + 0.7 * 1 + 1)
     class_1 = (0 + 1) / (0 + 0.3 * 1 + 0.7 * 0 + 1)
-    assert tversky_loss(logits, target).item() == pytest.approx(1 - (class_0 + class_1) / 2)
+    assert _term("tversky", logits, target).item() == pytest.approx(1 - (class_0 + class_1) / 2)
 
 
 def test_lovasz_of_hard_errors_is_one_minus_iou() -> None:
     target = torch.tensor([[[0, 0, 0, 1]]])
     logits = _certain(torch.tensor([[[0, 0, 1, 1]]]), 2)
     expected = 1 - (2 / 3 + 1 / 2) / 2
-    assert lovasz_loss(logits, target).item() == pytest.approx(expected, abs=1e-5)
+    assert _term("lovasz", logits, target).item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_ohem_keeps_only_the_hard_pixels() -> None:
     logits = torch.tensor([[[[SURE, 0.0]], [[0.0, 0.0]]]])  # one certain, one even pixel
     target = torch.tensor([[[0, 0]]])
-    assert ohem_loss(logits, target).item() == pytest.approx(math.log(2))
+    assert _term("ohem", logits, target).item() == pytest.approx(math.log(2))
 
 
 def test_a_shifted_boundary_costs_nothing_within_its_width_and_much_outside() -> None:
@@ -87,8 +98,8 @@ def test_a_shifted_boundary_costs_nothing_within_its_width_and_much_outside() ->
     near, far = (torch.zeros_like(target) for _ in range(2))
     near[:, :, 18:] = 1
     far[:, :, 28:] = 1
-    assert boundary_loss(_certain(near, 2), target).item() < 0.05
-    assert boundary_loss(_certain(far, 2), target).item() > 0.9
+    assert _term("boundary", _certain(near, 2), target).item() < 0.05
+    assert _term("boundary", _certain(far, 2), target).item() > 0.9
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -140,16 +151,8 @@ def test_gradients_agree_with_finite_differences(name: str) -> None:
     target[:, :, 3:] = 2
     if name != "boundary":  # which leaves out all that is near an unlabelled pixel
         target[0, 0, 0] = 255
-    functions = {
-        "ce": cross_entropy_loss,
-        "dice": soft_dice_loss,
-        "focal": focal_loss,
-        "tversky": tversky_loss,
-        "lovasz": lovasz_loss,
-        "ohem": ohem_loss,
-        "boundary": partial(boundary_loss, width_px=1),
-    }
-    assert torch.autograd.gradcheck(lambda x: functions[name](x, target), logits)
+    term = _narrow_boundary if name == "boundary" else partial(_term, name)
+    assert torch.autograd.gradcheck(lambda x: term(x, target), logits)
 
 
 def test_a_boundary_by_hand() -> None:
@@ -167,7 +170,7 @@ def test_a_boundary_by_hand() -> None:
         precision = sum(g * t for g, t in zip(guess, wide[1], strict=True)) / sum(guess)
         recall = sum(t * g for t, g in zip(truth, wide[0], strict=True)) / sum(truth)
         expected.append(2 * precision * recall / (precision + recall))
-    found = boundary_loss(logits, target, width_px=1).item()
+    found = _narrow_boundary(logits, target).item()
     assert found == pytest.approx(1 - sum(expected) / 2, abs=1e-4)
 
 
@@ -186,7 +189,7 @@ def test_a_sum_is_the_sum_of_its_terms() -> None:
     torch.manual_seed(1)
     logits, target = torch.randn(1, 3, 8, 8), torch.randint(0, 3, (1, 8, 8))
     total = build_loss("ce+0.5*dice")(logits, target)
-    parts = cross_entropy_loss(logits, target) + 0.5 * soft_dice_loss(logits, target)
+    parts = _term("ce", logits, target) + 0.5 * _term("dice", logits, target)
     assert total.item() == pytest.approx(parts.item())
 
 
