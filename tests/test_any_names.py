@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from emcfsys_engine import any_names
 from emcfsys_engine.run.events import EventWriter, ImageFailed, RunFinished, read_events
-from emcfsys_engine.run.folder import PredictRequest, Run, new_run
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import PredictRequest
 
 raw_names = st.binary(min_size=1, max_size=20).map(
     lambda raw: raw.decode("utf-8", "surrogateescape")

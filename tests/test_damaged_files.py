@@ -22,8 +22,9 @@ from emcfsys_engine.launch.start import announce, holder
 from emcfsys_engine.model_card import KEY, ModelCard, NetworkSpec, read_card
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import EventWriter, RunFinished, RunStarted, StepDone
-from emcfsys_engine.run.folder import Run, TrainRequest, list_runs, new_run
+from emcfsys_engine.run.folder import Run, list_runs, new_run
 from emcfsys_engine.run.lines import RunLines
+from emcfsys_engine.run.records import TrainRequest
 from emcfsys_engine.settings import load_config
 from emcfsys_engine.tools.report.summary import read_summary
 from emcfsys_tui.settings import Memory, load_settings, remembered

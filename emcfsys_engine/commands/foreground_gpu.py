@@ -7,7 +7,8 @@ from emcfsys_engine.errors import InputError
 from emcfsys_engine.jobs.machine import Machine, choose, usual_gpus, who_uses
 from emcfsys_engine.launch import processes
 from emcfsys_engine.launch.start import Lease
-from emcfsys_engine.run.folder import PredictRequest, Run, TrainRequest
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.records import PredictRequest, TrainRequest
 
 
 def gpus_for(

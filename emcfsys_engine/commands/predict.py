@@ -13,8 +13,9 @@ from emcfsys_engine.errors import InputError
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import AnyEvent, ImageDone, ImageFailed
-from emcfsys_engine.run.folder import PredictRequest, Run, new_run
+from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.groups import models_of
+from emcfsys_engine.run.records import PredictRequest
 
 
 def prediction_options(command: Callable[..., None]) -> Callable[..., None]:

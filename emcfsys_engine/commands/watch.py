@@ -11,7 +11,8 @@ from emcfsys_engine.hotfolder.ledger import ask_retry, watcher_of
 from emcfsys_engine.hotfolder.places import watched_places
 from emcfsys_engine.hotfolder.status import resolve_model, status_of, text_of, what_it_would_do
 from emcfsys_engine.project import Project, load_project
-from emcfsys_engine.run.folder import Run, WatchRequest, new_run
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import WatchRequest
 
 
 @click.command()

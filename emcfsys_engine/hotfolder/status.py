@@ -14,7 +14,8 @@ from emcfsys_engine.hotfolder.scan import Rules, Scanner
 from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import ImageDone, ImageFailed, WatchState
-from emcfsys_engine.run.folder import Run, TrainRequest, WatchRequest, list_runs
+from emcfsys_engine.run.folder import Run, list_runs
+from emcfsys_engine.run.records import TrainRequest, WatchRequest
 
 
 def what_it_would_do(project: Project) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from emcfsys_engine.jobs.slurm.script import settle_order
 from emcfsys_engine.jobs.store import Store, move, note
 from emcfsys_engine.launch.start import processes_of
 from emcfsys_engine.project import Compute, Project
-from emcfsys_engine.run.folder import PredictRequest, Run, RunRecord, TrainRequest, WatchRequest
+from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import extend, new_trainings
+from emcfsys_engine.run.records import PredictRequest, RunRecord, TrainRequest, WatchRequest
 
 
 class HistoryLine(msgspec.Struct, frozen=True, kw_only=True):

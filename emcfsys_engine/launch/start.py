@@ -29,7 +29,8 @@ from emcfsys_engine.launch.processes import (
 )
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import end_of_events
-from emcfsys_engine.run.folder import Run, RunRecord, StartRecord, TrainRequest, without_access
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.records import RunRecord, StartRecord, TrainRequest, without_access
 
 LAUNCHER = "torch.distributed.run"
 WORKER = "emcfsys_engine.learn.worker"

@@ -8,8 +8,6 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -32,96 +30,26 @@ from emcfsys_engine.run.events import (
     reversed_events,
 )
 from emcfsys_engine.run.outcome import ExitRecord, Outcome, State, Traces, how_it_ended
+from emcfsys_engine.run.records import (
+    FORMAT,
+    AskRecord,
+    Request,
+    RunRecord,
+    StartRecord,
+    allowed_environment,
+    versions_here,
+    with_paths,
+)
 
-FORMAT = 1
 _HERE = "./"  # of a path in the project's folder, in run.json
 
-# What a worker may know of its submitter's environment: libraries and caches, no secrets.
-_ENVIRONMENT = re.compile(
-    r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|PYTHONPATH|VIRTUAL_ENV|"
-    r"CONDA_(PREFIX|DEFAULT_ENV)|CC|CXX|TORCHINDUCTOR_CACHE_DIR|CUDA_\w+|NVIDIA_\w+|"
-    r"OMP_NUM_THREADS|MKL_NUM_THREADS|(TORCH_)?NCCL_\w+|GLOO_\w+|PYTORCH_\w*ALLOC_CONF|"
-    r"TRITON_CACHE_DIR|HF_(HOME|HUB_CACHE|HUB_OFFLINE|ENDPOINT|ASSETS_CACHE|XET_CACHE)|"
-    r"TORCH_HOME|XDG_\w+|EMCFSYS_\w+|https?_proxy|no_proxy"
-)
-_WORD_OF_ACCESS = re.compile(r"(?<=://)[^/@\s]*@")  # user and password in an address
 _RECORD_MODE = 0o640
-
-
-class TrainRequest(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
-    """Train as the project says."""
-
-
-class PredictRequest(msgspec.Struct, frozen=True, kw_only=True, tag="predict"):
-    """Predict the inputs with a model file, or with several as an ensemble."""
-
-    model: str  # absolute path
-    also: tuple[str, ...] = ()  # more model files: an ensemble
-    inputs: tuple[str, ...]  # absolute files, folders or globs
-    out: str  # absolute folder
-    overlay: bool = False
-    probability: bool = False
-    uncertainty: bool = False
-    rank_uncertain: bool = False
-    vectors: tuple[Literal["labelme", "coco", "geojson", "imagej"], ...] = ()
-    mask_format: Literal["png", "tif", "tiff", "ome-tiff", "ome-zarr"] = "png"
-    force: bool = False
-    tta: bool = False
-    rescale: bool = False
-    overlap: float = 0.25
-    tile_px: int | None = None
-    batch: int | None = None
-    threads: int | None = None
-
-
-class WatchRequest(msgspec.Struct, frozen=True, kw_only=True, tag="watch"):
-    """Watch the project's hot folder and predict what arrives."""
-
-    model: str  # absolute path, resolved when the run was made
-    watch: str
-    output: str
-    once: bool = False
-
-
-Request = TrainRequest | PredictRequest | WatchRequest
-
-
-class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """run.json: what was true when the run was asked for; what runs is what stands here."""
-
-    format: int = FORMAT
-    id: str
-    request: Request
-    project: Project | None = None
-    seed: int = 0
-    created: float
-    python: str  # the submitter's interpreter
-    folder: str  # where the submitter stood
-    environment: dict[str, str] = {}
-    versions: dict[str, str] = {}
-    resume: Literal["auto", "never"] = "never"
-    group: str = ""  # runs that were asked for together
-    fold: int = 0  # of a cross-validation, from 1; 0: none
-
-
-class StartRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """start.json: the newest start of a run; written by whoever starts it."""
-
-    token: str = ""
-    events_bytes: int | None = None  # how long events.jsonl was then; None in older files
 
 
 class _LockRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Of run.lock, what tells whether the machine was restarted since."""
 
     boot: str = ""
-
-
-class AskRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """ask.json: what a person asked of a running worker; without one a TERM is an interruption."""
-
-    ask: Literal["cancel", "stop", "pause"]
-    time: float
 
 
 class Run:
@@ -232,10 +160,14 @@ class Run:
             what = f"has format {record.format}, this version knows {FORMAT}"
             raise RunFolderError(self.record_file, what, "Update emcfsys-tui")
         if _why_distrusted(found):
-            own = {"python": sys.executable, "environment": _allowed(os.environ), "folder": "/"}
+            own = {
+                "python": sys.executable,
+                "environment": allowed_environment(os.environ),
+                "folder": "/",
+            }
             record = msgspec.structs.replace(record, **own)
         else:
-            allowed = _allowed(record.environment)
+            allowed = allowed_environment(record.environment)
             record = msgspec.structs.replace(record, environment=allowed)
         return self._found_here(record)
 
@@ -287,7 +219,7 @@ class Run:
             path = Path(text)
             return f"{_HERE}{path.relative_to(home)}" if path.is_relative_to(home) else text
 
-        return _with_paths(record, inside, inside(project.file_name), marked)
+        return with_paths(record, inside, inside(project.file_name), marked)
 
     def _found_here(self, record: RunRecord) -> RunRecord:
         """Return the record with absolute paths, where the project is now: it may be a copy."""
@@ -309,7 +241,7 @@ class Run:
         def of_data(text: str) -> str:  # relative ones are the person's own words
             return here(text) if Path(text).is_absolute() else text
 
-        return _with_paths(record, of_data, str(file), here)
+        return with_paths(record, of_data, str(file), here)
 
     def discard(self) -> None:
         """Remove a run that was never started.
@@ -437,8 +369,8 @@ def new_run(
         created=time.time(),
         python=sys.executable,
         folder=str(Path.cwd()),
-        environment=_allowed(os.environ),
-        versions=_versions(),
+        environment=allowed_environment(os.environ),
+        versions=versions_here(),
         resume=resume,
         group=group or (folder.name.replace("run-", "kfold-") if fold else ""),
         fold=fold,
@@ -472,37 +404,6 @@ def list_runs(project_folder: Path) -> list[Run]:
     return [Run(folder / name) for name in names if (folder / name / "run.json").is_file()]
 
 
-def _with_paths(
-    record: RunRecord,
-    of_data: Callable[[str], str],
-    file_name: str,
-    of_request: Callable[[str], str],
-) -> RunRecord:
-    """Return the record with other paths: of its project's file, its data and its watch."""
-    project, request = record.project, record.request
-    assert project is not None
-    sources = tuple(
-        msgspec.structs.replace(
-            source,
-            **{
-                key: of_data(text)
-                for key in ("images", "masks", "annotations")
-                if (text := getattr(source, key)) is not None
-            },
-        )
-        for source in project.data
-    )
-    project = msgspec.structs.replace(project, file_name=file_name, data=sources)
-    if isinstance(request, WatchRequest):
-        request = msgspec.structs.replace(
-            request,
-            model=of_request(request.model),
-            watch=of_request(request.watch),
-            output=of_request(request.output),
-        )
-    return msgspec.structs.replace(record, project=project, request=request)
-
-
 def _next_folder(parent: Path) -> Path:
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -519,19 +420,6 @@ def _next_folder(parent: Path) -> Path:
     except OSError as error:
         what = f"no run can be made here: {error.strerror}"
         raise RunFolderError(parent, what, "Check the folder's permissions and space") from None
-
-
-def _allowed(environment: Mapping[str, str]) -> dict[str, str]:
-    return {
-        name: without_access(value)
-        for name, value in environment.items()
-        if _ENVIRONMENT.fullmatch(name) and "\0" not in value
-    }
-
-
-def without_access(value: str) -> str:
-    """Return a value without user and password of an address: run.json holds no secret."""
-    return _WORD_OF_ACCESS.sub("", value)
 
 
 def _why_distrusted(found: os.stat_result) -> str:
@@ -553,14 +441,3 @@ def _fit(ending: Ending, process: ExitRecord) -> bool:
         case RunFailed():
             return process.exit_code != 0  # killed after its last word, it has failed all the same
     return process.exit_code == code
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": sys.version.split()[0]}
-    metadata = import_module("importlib.metadata")  # a tenth of the interface's start
-    for name in ("emcfsys-tui", "torch", "timm", "segmentation-models-pytorch", "numpy"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions

@@ -7,7 +7,8 @@ import msgspec
 
 from emcfsys_engine.errors import InputError, ProjectError, ProjectFaults, RunFolderError
 from emcfsys_engine.project import Project, Training
-from emcfsys_engine.run.folder import Run, RunRecord, TrainRequest, new_run, open_run
+from emcfsys_engine.run.folder import Run, new_run, open_run
+from emcfsys_engine.run.records import RunRecord, TrainRequest
 from emcfsys_engine.settings import check_table
 
 

@@ -15,7 +15,8 @@ from emcfsys_engine.errors import InputError, RunFolderError, printable
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.writers import stem_of
 from emcfsys_engine.run.events import ImageDone
-from emcfsys_engine.run.folder import PredictRequest, Run, State, WatchRequest, list_runs
+from emcfsys_engine.run.folder import Run, State, list_runs
+from emcfsys_engine.run.records import PredictRequest, WatchRequest
 from emcfsys_engine.settings import nearest
 from emcfsys_engine.text import size
 

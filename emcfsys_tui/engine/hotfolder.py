@@ -21,7 +21,8 @@ from emcfsys_engine.run.events import (
     RunStarted,
     WatchState,
 )
-from emcfsys_engine.run.folder import Run, TrainRequest, WatchRequest, list_runs
+from emcfsys_engine.run.folder import Run, list_runs
+from emcfsys_engine.run.records import TrainRequest, WatchRequest
 from emcfsys_tui.engine.form import edit_project
 from emcfsys_tui.engine.runs import run_command
 from emcfsys_tui.messages import HotRead, ModelsRead, TextFound

@@ -23,8 +23,9 @@ from emcfsys_engine.run.events import (
     ValidationDone,
     WarningGiven,
 )
-from emcfsys_engine.run.folder import Run, RunRecord
+from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import LogReader, line_of
+from emcfsys_engine.run.records import RunRecord
 from emcfsys_tui.view_models import ClassScore, LogLine, Preview, RunDetail, RunRow, Series, Tone
 
 _LINES = 1000

@@ -28,7 +28,7 @@ from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.memory import footprint_of
 from emcfsys_engine.learn.training.dataset import Batches
 from emcfsys_engine.learn.training.trainer import Trainer
-from emcfsys_engine.run.folder import PredictRequest
+from emcfsys_engine.run.records import PredictRequest
 from tests.bench import inference_speed, train_speed
 
 GPU = torch.cuda.is_available()

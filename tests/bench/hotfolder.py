@@ -31,7 +31,8 @@ from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import ImageDone, WatchState
-from emcfsys_engine.run.folder import PredictRequest, Run, WatchRequest, new_run
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import PredictRequest, WatchRequest
 from tests.bench.machine import machine_line
 
 PROJECT = """

@@ -36,7 +36,7 @@ from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.learn.run_context import keep_freed_memory
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
-from emcfsys_engine.run.folder import PredictRequest
+from emcfsys_engine.run.records import PredictRequest
 from tests.bench.machine import machine_line
 
 TILE_PX, OVERLAP = 512, 0.25

@@ -29,7 +29,8 @@ from emcfsys_engine.learn.training.setup import TrainingSetup
 from emcfsys_engine.learn.training.trainer import Trainer
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run.folder import TrainRequest, new_run
+from emcfsys_engine.run.folder import new_run
+from emcfsys_engine.run.records import TrainRequest
 from tests.bench.afternoon_loop import AfternoonLoop
 from tests.bench.machine import machine_line
 from tests.bench.pairs import write_pairs

@@ -16,7 +16,8 @@ import msgspec
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import Event, EventWriter, RunStarted, StepDone, ValidationDone
-from emcfsys_engine.run.folder import Run, TrainRequest, new_run
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import TrainRequest
 from emcfsys_engine.tools.demo import make_demo
 from tests.bench.terminal import Terminal, project_environment
 

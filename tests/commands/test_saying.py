@@ -17,7 +17,8 @@ from emcfsys_engine.commands.saying import say_json
 from emcfsys_engine.learn.evaluate import Evaluation, Scores, table_of
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import EventWriter, RunFailed, RunStarted, WarningGiven
-from emcfsys_engine.run.folder import Run, TrainRequest, new_run
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import TrainRequest
 from emcfsys_engine.text import cell_of, text_of_cell
 from emcfsys_engine.tools.measure.tables import Column, csv_of
 

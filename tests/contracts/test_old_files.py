@@ -10,7 +10,8 @@ from emcfsys_engine.learn.model_file import load_model, verify_model
 from emcfsys_engine.learn.training.run import read_plan
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import EventReader, RunFinished, RunStarted, StepDone, ValidationDone
-from emcfsys_engine.run.folder import Run, TrainRequest
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.records import TrainRequest
 
 DATA = Path(__file__).parent / "data"
 

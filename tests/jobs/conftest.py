@@ -19,7 +19,8 @@ from emcfsys_engine.jobs.machine import Machine
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.launch import processes
 from emcfsys_engine.launch.start import holder
-from emcfsys_engine.run.folder import Run, TrainRequest, new_run
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import TrainRequest
 
 Value = TypeVar("Value")
 DAEMON = (sys.executable, str(Path(__file__).with_name("standin_daemon.py")))

@@ -11,7 +11,8 @@ import pytest
 from emcfsys_engine.errors import QueueError
 from emcfsys_engine.jobs.machine import Gpu
 from emcfsys_engine.launch import processes
-from emcfsys_engine.run.folder import WatchRequest, new_run
+from emcfsys_engine.run.folder import new_run
+from emcfsys_engine.run.records import WatchRequest
 from tests.jobs.conftest import Bench, wait_for
 
 

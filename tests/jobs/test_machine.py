@@ -31,7 +31,8 @@ from emcfsys_engine.jobs.machine import (
 )
 from emcfsys_engine.launch import processes as leases
 from emcfsys_engine.launch import start
-from emcfsys_engine.run.folder import TrainRequest, new_run
+from emcfsys_engine.run.folder import new_run
+from emcfsys_engine.run.records import TrainRequest
 from emcfsys_engine.settings import Config, JobSettings
 
 GIB = 2**30

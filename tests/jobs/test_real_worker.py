@@ -14,7 +14,8 @@ from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.launch.start import holder
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import StepDone
-from emcfsys_engine.run.folder import Run, TrainRequest, new_run
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import TrainRequest
 from tests.jobs.conftest import wait_for
 
 DEMO = Path(__file__).parents[2] / "projects/demo"

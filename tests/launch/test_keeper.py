@@ -15,7 +15,8 @@ import pytest
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.launch import processes, start
 from emcfsys_engine.launch.keeper import ALREADY_RUNNING, NO_LEASE
-from emcfsys_engine.run.folder import Run, TrainRequest, new_run
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import TrainRequest
 
 SLEEP = ("sh", "-c", "sleep 60")
 FAMILY = 'setsid sleep 70 & sleep 71 & echo $! >"$0/pid"; wait'

@@ -13,7 +13,8 @@ from PIL import Image
 from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import WatchState
-from emcfsys_engine.run.folder import Run, WatchRequest, new_run
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import WatchRequest
 
 PROJECT = """
 [project]

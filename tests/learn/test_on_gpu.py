@@ -41,7 +41,8 @@ from emcfsys_engine.run.events import (
     ValidationDone,
     WarningGiven,
 )
-from emcfsys_engine.run.folder import PredictRequest, Run, TrainRequest, WatchRequest, new_run
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import PredictRequest, TrainRequest, WatchRequest
 from tests.learn.conftest import run_here
 from tests.learn.pretend_gpu import Pretended, pretended_gpu
 

@@ -21,7 +21,8 @@ from emcfsys_engine.run.events import (
     RunResumed,
     RunStarted,
 )
-from emcfsys_engine.run.folder import PredictRequest, Run, TrainRequest, new_run, open_run
+from emcfsys_engine.run.folder import Run, new_run, open_run
+from emcfsys_engine.run.records import PredictRequest, TrainRequest
 
 
 def test_runs_are_numbered_and_none_is_made_twice(tmp_path: Path) -> None:

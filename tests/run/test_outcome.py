@@ -19,7 +19,8 @@ from emcfsys_engine.run.events import (
     ValidationDone,
     end_of_events,
 )
-from emcfsys_engine.run.folder import Run, TrainRequest, new_run
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import TrainRequest
 from emcfsys_tui.engine.run_history import RunHistory
 
 

@@ -18,7 +18,8 @@ from emcfsys_engine.launch.start import holder
 from emcfsys_engine.learn.training.run import read_plan
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunResumed, StepDone, ValidationDone
-from emcfsys_engine.run.folder import Run, TrainRequest, new_run
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import TrainRequest
 from tests.jobs.conftest import wait_for
 from tests.learn.conftest import project_folder, run_here
 from tests.slurm.conftest import Slurm

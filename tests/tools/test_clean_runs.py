@@ -25,12 +25,15 @@ from emcfsys_engine.run.events import (
     RunInterrupted,
     RunStarted,
 )
-from emcfsys_engine.run.folder import ExitRecord, PredictRequest, Run, TrainRequest, new_run
+from emcfsys_engine.run.folder import ExitRecord, Run, new_run
+from emcfsys_engine.run.records import PredictRequest, TrainRequest
 from emcfsys_engine.text import size
 from emcfsys_engine.tools.clean_runs import EVERY, clean_runs, parse_what
 
 DONE = RunFinished(reason="steps")
 MODELS = ("best.safetensors", "final.safetensors")
+
+EXIT_CODES = {RunFinished: 0, RunFailed: 1, RunCancelled: 130, RunInterrupted: 143}
 
 
 def make_run(place: Path, ending: Ending | None = DONE, *, days_ago: float = 0) -> Run:
@@ -47,7 +50,8 @@ def make_run(place: Path, ending: Ending | None = DONE, *, days_ago: float = 0) 
     then = time.time() - days_ago * 86_400
     run.write_record(msgspec.structs.replace(run.record(), created=then - 60))
     if ending is not None:
-        run.exit_file.write_bytes(msgspec.json.encode(ExitRecord(exit_code=0, ended=then)))
+        exited = ExitRecord(exit_code=EXIT_CODES[type(ending)], ended=then)
+        run.exit_file.write_bytes(msgspec.json.encode(exited))
     return run
 
 

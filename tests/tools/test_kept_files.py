@@ -10,7 +10,8 @@ from PIL import Image
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run.folder import PredictRequest, new_run
+from emcfsys_engine.run.folder import new_run
+from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.tools.contact_sheet import contact_sheet
 from emcfsys_engine.tools.convert import convert_images, convert_labels
 from emcfsys_engine.tools.measure.masks import measure_masks

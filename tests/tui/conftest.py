@@ -19,7 +19,8 @@ from emcfsys_engine.run.events import (
     StepDone,
     ValidationDone,
 )
-from emcfsys_engine.run.folder import Run, TrainRequest, new_run
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import TrainRequest
 from emcfsys_engine.tools.demo import make_demo
 from emcfsys_tui.app import EmcfApp
 from emcfsys_tui.engine import jobs, runs

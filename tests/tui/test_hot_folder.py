@@ -5,7 +5,8 @@ from pathlib import Path
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import EventWriter, ImageDone, RunStarted, WatchState
-from emcfsys_engine.run.folder import Run, WatchRequest, new_run
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import WatchRequest
 from emcfsys_tui.engine.hotfolder import HotFolderReader
 from emcfsys_tui.view_models import HotState
 

@@ -9,7 +9,8 @@ from textual.widgets import Input
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunStarted
-from emcfsys_engine.run.folder import Run, WatchRequest, new_run
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import WatchRequest
 from emcfsys_tui.screens.dialogs import ConfirmScreen, TextScreen
 from emcfsys_tui.screens.project import ProjectScreen
 from emcfsys_tui.settings import Settings, remembered

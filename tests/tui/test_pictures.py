@@ -21,7 +21,8 @@ from emcfsys_engine.jobs.machine import Machine
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RunStarted, WatchState
-from emcfsys_engine.run.folder import TrainRequest, WatchRequest, new_run
+from emcfsys_engine.run.folder import new_run
+from emcfsys_engine.run.records import TrainRequest, WatchRequest
 from emcfsys_tui.settings import Settings
 from emcfsys_tui.view_models import CheckState
 from emcfsys_tui.widgets.data_pane import DataPane

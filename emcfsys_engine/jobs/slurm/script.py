@@ -12,7 +12,8 @@ from emcfsys_engine.jobs.machine import Request, Wanted
 from emcfsys_engine.jobs.slurm import client
 from emcfsys_engine.launch import processes, start
 from emcfsys_engine.project import Compute
-from emcfsys_engine.run.folder import Run, RunRecord
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.records import RunRecord
 from emcfsys_engine.settings import Config, merged
 
 _MOST_CPUS = 8  # asked for when nobody says: loading and augmenting gain little from more

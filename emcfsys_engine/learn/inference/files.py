@@ -37,7 +37,7 @@ from emcfsys_engine.run.events import (
     RunStarted,
     WarningGiven,
 )
-from emcfsys_engine.run.folder import PredictRequest
+from emcfsys_engine.run.records import PredictRequest
 
 _FOLDERS_EVERY = 64  # images between two syncs of the folders that hold their names
 

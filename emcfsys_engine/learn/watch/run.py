@@ -13,7 +13,6 @@ from emcfsys_engine.errors import (
     OutputError,
     RunFailedError,
     RunFolderError,
-    WatchedError,
 )
 from emcfsys_engine.files import is_full
 from emcfsys_engine.hotfolder.ledger import Due, Ledger, digest_of, was_asked
@@ -31,16 +30,14 @@ from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.output_disk import (
     OutputDisk,
-    forget_output,
     is_of_disk,
-    missing_output,
-    wait_until,
     why_of,
 )
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.run_context import RunContext, emit_ending, give_back_freed_memory
 from emcfsys_engine.learn.watch.images import Handled, ImageStages, Task, sync
 from emcfsys_engine.learn.watch.measurements import Measurements
+from emcfsys_engine.learn.watch.ready import is_all_there, take_folder
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import (
     ImageDone,
@@ -49,42 +46,9 @@ from emcfsys_engine.run.events import (
     WarningGiven,
     WatchState,
 )
-from emcfsys_engine.run.folder import Run, WatchRequest
+from emcfsys_engine.run.records import WatchRequest
 from emcfsys_engine.settings import load_config
 from emcfsys_engine.user_commands import Hook
-
-_TURN_S = 0.5  # between looks at a folder that the other will leave
-
-
-def take_folder(worker: RunContext, request: WatchRequest) -> Ledger | None:
-    """Take the output folder; None if we were asked to end before it was free.
-
-    A watch that lasts waits for a `--once` that is at work there: it ends by itself, and a job of
-    the daemon that was refused would not come back.
-    Raises: WatchedError if another watch that lasts has it; InputError if it cannot be used.
-    """
-    told = False
-    while worker.stop_request() is None:
-        try:
-            return Ledger(Path(request.output), owner=str(worker.run.folder))
-        except WatchedError as error:
-            if request.once or not _ends_by_itself(error.run):
-                raise
-            if not told:
-                print(f"{error.where} {error.what}: waits for its end", flush=True)
-                told = True
-        time.sleep(_TURN_S)
-    return None
-
-
-def _ends_by_itself(other: str) -> bool:
-    """Tell whether a watch's run folder is that of a `--once`."""
-    try:
-        request = Run(Path(other)).record().request
-    except (EmcfError, OSError):
-        return False
-    return isinstance(request, WatchRequest) and request.once
-
 
 _SETTLE_S = {"events": 2.0, "polling": 30.0}
 _SCAN_EVERY_S = {"events": 5.0, "polling": 5.0}
@@ -104,7 +68,7 @@ def execute(worker: RunContext) -> int:
         raise RunFolderError(worker.run.record_file, "is no watch", "Watch anew")
     torch.set_num_threads(choose_threads(project.compute.threads))
     refuse_places(Path(request.watch), Path(request.output))
-    ledger = take_folder(worker, request) if _is_all_there(worker, request) else None
+    ledger = take_folder(worker, request) if is_all_there(worker, request) else None
     if ledger is None:
         return emit_ending(worker, worker.stop_request() or "stopped", done=0, failed=0)
     try:
@@ -112,29 +76,6 @@ def execute(worker: RunContext) -> int:
         return watch.go_on()
     finally:
         ledger.close()
-
-
-def _is_all_there(worker: RunContext, request: WatchRequest) -> bool:
-    """Wait for disks that are late, such as after a reboot; False if we were asked to end first.
-
-    Raises: RunFailedError for a missing disk when nobody waits: `once`.
-    """
-    runs, model = worker.run.folder.parent, Path(request.model)
-
-    def why_not() -> str:
-        if not model.exists():
-            return f"{model}: the model is not there: it is waited for"
-        return missing_output(runs, Path(request.output))
-
-    why = why_not()
-    if why and request.once:
-        remedy = f"Mount it, or remove {forget_output(runs)} to begin anew"
-        raise RunFailedError(f"{why}. {remedy}")
-    return wait_until(
-        why_not,
-        worker.stop_request,
-        lambda why: worker.emit(WatchState(state="waiting", detail=why)),
-    )
 
 
 @dataclass(kw_only=True)

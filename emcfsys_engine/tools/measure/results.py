@@ -17,7 +17,8 @@ from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.output_book import OutputBook, write_own
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run.folder import PredictRequest, Run
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.tools.measure.objects import Split
 from emcfsys_engine.tools.measure.tables import (
     MaskMeasured,

@@ -22,7 +22,8 @@ from emcfsys_engine.run.events import (
     WarningGiven,
     WatchState,
 )
-from emcfsys_engine.run.folder import Run, RunRecord
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.records import RunRecord
 from emcfsys_engine.text import flattened, span
 from emcfsys_engine.tools.report.charts import (
     Cell,

@@ -23,7 +23,7 @@ from emcfsys_engine.learn.inference import bands
 from emcfsys_engine.learn.inference.files import Counted, find_inputs, predict_files
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, WarningGiven
-from emcfsys_engine.run.folder import PredictRequest
+from emcfsys_engine.run.records import PredictRequest
 
 
 @pytest.fixture(scope="module")

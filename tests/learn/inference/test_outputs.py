@@ -23,7 +23,8 @@ from emcfsys_engine.run.events import (
     RunFinished,
     WarningGiven,
 )
-from emcfsys_engine.run.folder import PredictRequest, new_run
+from emcfsys_engine.run.folder import new_run
+from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.tools.clean_runs import clean_runs
 
 Predict = Callable[..., tuple[Counted, list[Event]]]

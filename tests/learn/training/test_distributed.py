@@ -28,7 +28,8 @@ from emcfsys_engine.learn.training.run import read_plan
 from emcfsys_engine.model_card import NetworkSpec
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import CheckpointSaved, RunStarted, StepDone, ValidationDone
-from emcfsys_engine.run.folder import Run, TrainRequest, new_run
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import TrainRequest
 from tests.learn.conftest import run_here, write_picture
 
 WAIT_S = 200

@@ -30,8 +30,9 @@ from emcfsys_engine.run.events import (
     WarningGiven,
     best_of,
 )
-from emcfsys_engine.run.folder import Run, WatchRequest, new_run
+from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.groups import extend, new_trainings
+from emcfsys_engine.run.records import WatchRequest
 from tests.learn.conftest import PROJECT, run_here, write_picture
 
 NAMES = tuple("abcdefg")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import ValidationDone
-from emcfsys_engine.run.folder import TrainRequest, new_run
+from emcfsys_engine.run.folder import new_run
+from emcfsys_engine.run.records import TrainRequest
 from emcfsys_engine.tools.demo import make_demo
 from tests.learn.conftest import run_here
 

@@ -28,8 +28,9 @@ from emcfsys_engine.run.events import (
     ValidationDone,
     WarningGiven,
 )
-from emcfsys_engine.run.folder import Run, TrainRequest, new_run
+from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.groups import models_of, new_trainings
+from emcfsys_engine.run.records import TrainRequest
 from tests.learn.conftest import run_here
 
 CLI = [sys.executable, "-m", "emcfsys_engine"]

@@ -19,7 +19,8 @@ from emcfsys_engine.hotfolder.status import status_of
 from emcfsys_engine.learn.inference.files import find_inputs
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import ImageFailed, WarningGiven, WatchState
-from emcfsys_engine.run.folder import PredictRequest, Run
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.records import PredictRequest
 from tests.learn.hot import Hot, images_and_masks_agree, states_of
 from tests.learn.watch.test_survival import forked, mounted, wait_for
 

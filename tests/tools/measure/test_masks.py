@@ -15,7 +15,8 @@ from emcfsys_engine.commands.data import measure
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
-from emcfsys_engine.run.folder import PredictRequest, new_run
+from emcfsys_engine.run.folder import new_run
+from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.tools.measure.masks import measure_masks
 from emcfsys_engine.tools.measure.results import Measurement, MeasureSettings, classes_for
 from tests.tools.drawn_masks import CLASSES, disc, measured, rows_of, save_mask

@@ -31,15 +31,9 @@ from emcfsys_engine.run.events import (
     WarningGiven,
     WatchState,
 )
-from emcfsys_engine.run.folder import (
-    ExitRecord,
-    PredictRequest,
-    Request,
-    Run,
-    TrainRequest,
-    WatchRequest,
-)
+from emcfsys_engine.run.folder import ExitRecord, Run
 from emcfsys_engine.run.folder import new_run as make_folder
+from emcfsys_engine.run.records import PredictRequest, Request, TrainRequest, WatchRequest
 from emcfsys_engine.tools.report.charts import Chart, Curve, escaped, figure_of, table, thinned
 from emcfsys_engine.tools.report.page import report_page, write_report
 

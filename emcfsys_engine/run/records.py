@@ -1,0 +1,148 @@
+"""What a run's folder records: what was asked, by whom it was started, what was asked since."""
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Literal
+
+import msgspec
+
+from emcfsys_engine.project import Project
+
+FORMAT = 1
+
+# What a worker may know of its submitter's environment: libraries and caches, no secrets.
+_ENVIRONMENT = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|PYTHONPATH|VIRTUAL_ENV|"
+    r"CONDA_(PREFIX|DEFAULT_ENV)|CC|CXX|TORCHINDUCTOR_CACHE_DIR|CUDA_\w+|NVIDIA_\w+|"
+    r"OMP_NUM_THREADS|MKL_NUM_THREADS|(TORCH_)?NCCL_\w+|GLOO_\w+|PYTORCH_\w*ALLOC_CONF|"
+    r"TRITON_CACHE_DIR|HF_(HOME|HUB_CACHE|HUB_OFFLINE|ENDPOINT|ASSETS_CACHE|XET_CACHE)|"
+    r"TORCH_HOME|XDG_\w+|EMCFSYS_\w+|https?_proxy|no_proxy"
+)
+_WORD_OF_ACCESS = re.compile(r"(?<=://)[^/@\s]*@")  # user and password in an address
+
+
+class TrainRequest(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
+    """Train as the project says."""
+
+
+class PredictRequest(msgspec.Struct, frozen=True, kw_only=True, tag="predict"):
+    """Predict the inputs with a model file, or with several as an ensemble."""
+
+    model: str  # absolute path
+    also: tuple[str, ...] = ()  # more model files: an ensemble
+    inputs: tuple[str, ...]  # absolute files, folders or globs
+    out: str  # absolute folder
+    overlay: bool = False
+    probability: bool = False
+    uncertainty: bool = False
+    rank_uncertain: bool = False
+    vectors: tuple[Literal["labelme", "coco", "geojson", "imagej"], ...] = ()
+    mask_format: Literal["png", "tif", "tiff", "ome-tiff", "ome-zarr"] = "png"
+    force: bool = False
+    tta: bool = False
+    rescale: bool = False
+    overlap: float = 0.25
+    tile_px: int | None = None
+    batch: int | None = None
+    threads: int | None = None
+
+
+class WatchRequest(msgspec.Struct, frozen=True, kw_only=True, tag="watch"):
+    """Watch the project's hot folder and predict what arrives."""
+
+    model: str  # absolute path, resolved when the run was made
+    watch: str
+    output: str
+    once: bool = False
+
+
+Request = TrainRequest | PredictRequest | WatchRequest
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """run.json: what was true when the run was asked for; what runs is what stands here."""
+
+    format: int = FORMAT
+    id: str
+    request: Request
+    project: Project | None = None
+    seed: int = 0
+    created: float
+    python: str  # the submitter's interpreter
+    folder: str  # where the submitter stood
+    environment: dict[str, str] = {}
+    versions: dict[str, str] = {}
+    resume: Literal["auto", "never"] = "never"
+    group: str = ""  # runs that were asked for together
+    fold: int = 0  # of a cross-validation, from 1; 0: none
+
+
+class StartRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """start.json: the newest start of a run; written by whoever starts it."""
+
+    token: str = ""
+    events_bytes: int | None = None  # how long events.jsonl was then; None in older files
+
+
+class AskRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """ask.json: what a person asked of a running worker; without one a TERM is an interruption."""
+
+    ask: Literal["cancel", "stop", "pause"]
+    time: float
+
+
+def with_paths(
+    record: RunRecord,
+    of_data: Callable[[str], str],
+    file_name: str,
+    of_request: Callable[[str], str],
+) -> RunRecord:
+    """Return the record with other paths: of its project's file, its data and its watch."""
+    project, request = record.project, record.request
+    assert project is not None
+    sources = tuple(
+        msgspec.structs.replace(
+            source,
+            **{
+                key: of_data(text)
+                for key in ("images", "masks", "annotations")
+                if (text := getattr(source, key)) is not None
+            },
+        )
+        for source in project.data
+    )
+    project = msgspec.structs.replace(project, file_name=file_name, data=sources)
+    if isinstance(request, WatchRequest):
+        request = msgspec.structs.replace(
+            request,
+            model=of_request(request.model),
+            watch=of_request(request.watch),
+            output=of_request(request.output),
+        )
+    return msgspec.structs.replace(record, project=project, request=request)
+
+
+def allowed_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: without_access(value)
+        for name, value in environment.items()
+        if _ENVIRONMENT.fullmatch(name) and "\0" not in value
+    }
+
+
+def without_access(value: str) -> str:
+    """Return a value without user and password of an address: run.json holds no secret."""
+    return _WORD_OF_ACCESS.sub("", value)
+
+
+def versions_here() -> dict[str, str]:
+    versions = {"python": sys.version.split()[0]}
+    metadata = import_module("importlib.metadata")  # a tenth of the interface's start
+    for name in ("emcfsys-tui", "torch", "timm", "segmentation-models-pytorch", "numpy"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
