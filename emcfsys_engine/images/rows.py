@@ -253,8 +253,9 @@ def survey(rows: PlaneRows, normaliser: Normaliser, *, info_bar_rows: int | None
     height = rows.height - bar
     if height <= 0 or rows.width == 0:
         return found
-    sample = _sample(_Grey(rows, found, height), height, rows.width)
-    if has_no_number(sample):
+    grey = _Grey(rows, found, height)
+    sample = _sample(grey, height, rows.width)
+    if has_no_number(sample) and all(has_no_number(band) for _, band in grey.bands(0, height)):
         raise ImageError(rows.source, "holds no finite number", "Leave it out, or write it again")
     return Survey(
         info_bar_rows=bar, statistics=normaliser.statistics_of(sample), is_coloured=coloured

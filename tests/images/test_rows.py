@@ -251,6 +251,16 @@ def test_a_survey_of_flat_images(value: int) -> None:
     _check_survey(halves, blocks=8, sample_px=4_000_000)
 
 
+def test_only_an_image_without_any_number_is_refused_by_a_survey() -> None:
+    framed = np.full((40, 40), np.nan, np.float32)
+    framed[0] = 0  # a frame's numbers are no sample, but numbers
+    _check_survey(framed, blocks=8, sample_px=4_000_000)
+    _check_survey(np.array([[7, np.nan]], np.float32), blocks=1, sample_px=500)
+    framed[0] = np.nan
+    with pytest.raises(ImageError, match="holds no finite number"):
+        _check_survey(framed, blocks=8, sample_px=4_000_000)
+
+
 def _check_survey(pixels: np.ndarray, *, blocks: int, sample_px: int) -> None:
     micrograph = Micrograph(pixels=pixels, pixel_nm=None, source="x", bit_depth=8, info_bar_rows=0)
     with pytest.MonkeyPatch.context() as patch:
