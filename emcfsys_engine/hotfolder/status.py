@@ -13,8 +13,9 @@ from emcfsys_engine.hotfolder.places import watched_places
 from emcfsys_engine.hotfolder.scan import Rules, Scanner
 from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.project import Project
-from emcfsys_engine.run.events import ImageDone, ImageFailed, WatchState
+from emcfsys_engine.run.events import ImageDone, ImageFailed, RunStarted, WatchState
 from emcfsys_engine.run.folder import Run, list_runs
+from emcfsys_engine.run.lines import images_per_min
 from emcfsys_engine.run.records import TrainRequest, WatchRequest
 
 
@@ -97,7 +98,6 @@ def fits(project: Project, card: ModelCard) -> bool:
     return card.classes == project.class_names and card.class_values == project.class_values
 
 
-_RECENT_S = 300.0
 _BACKENDS = {"watching": "events", "polling": "polling"}  # by the state that tells of it
 
 
@@ -123,7 +123,7 @@ def status_of(project: Project) -> dict[str, Any]:
     counts = Counter(entry.state for entry in read_ledger(output))
     lags = [event.lag_s for event in done[-100:] if event.lag_s is not None]
     now = time.time()
-    recent = [event for event in done if now - event.time < _RECENT_S]
+    begun = next((event.time for event in reversed(events) if isinstance(event, RunStarted)), now)
     is_watched = watcher_of(output) is not None
     backends = [_BACKENDS[event.state] for event in states if event.state in _BACKENDS]
     return {
@@ -137,7 +137,7 @@ def status_of(project: Project) -> dict[str, Any]:
         "skipped": counts["skipped"],
         "unlike_training_data": sum(bool(event.unlike) for event in done),
         "median_lag_s": round(median(lags), 3) if lags else None,
-        "images_per_min": round(len(recent) / (_RECENT_S / 60), 2),
+        "images_per_min": images_per_min([event.time for event in done], begun, now),
         "last_error": failures[-1].reason if failures else None,
     }
 

@@ -1,6 +1,6 @@
 """A run's events and log as lines for people, from the start or as they come."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from emcfsys_engine.errors import printable
@@ -143,3 +143,15 @@ def _finished(event: RunFinished) -> str:
 
 def _score(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+_RECENT_S = 300.0
+
+
+def images_per_min(times: Iterable[float], begun: float, now: float) -> float:
+    """Return the images done a minute, of late: in the last five minutes, or since the start.
+
+    All in seconds since the epoch. What began within the last minute counts as one minute.
+    """
+    window_s = min(_RECENT_S, max(60.0, now - begun))
+    return round(60 * sum(now - window_s < time <= now for time in times) / window_s, 1)

@@ -22,6 +22,7 @@ from emcfsys_engine.run.events import (
     WatchState,
 )
 from emcfsys_engine.run.folder import Run, list_runs
+from emcfsys_engine.run.lines import images_per_min
 from emcfsys_engine.run.records import TrainRequest, WatchRequest
 from emcfsys_tui.engine.form import edit_project
 from emcfsys_tui.engine.runs import run_command
@@ -30,6 +31,7 @@ from emcfsys_tui.view_models import HotLine, HotState, ModelRow
 
 _NEWEST = 200
 _MINUTES = 30
+_DONE_AT = 10_000  # more than any machine does in five minutes
 _LEDGER_EVERY_S = 2.0
 
 
@@ -56,6 +58,7 @@ class HotFolderReader:
         self._failures: deque[HotLine] = deque(maxlen=_NEWEST)
         self._lags: deque[float] = deque(maxlen=500)
         self._per_minute: dict[int, int] = {}
+        self._done_at: deque[float] = deque(maxlen=_DONE_AT)
         self._num_unlike = 0
         self._counts: dict[str, int] = {}
         self._counted_at = float("-inf")
@@ -102,7 +105,9 @@ class HotFolderReader:
             unlike=self._num_unlike,
             median_lag_s=median(self._lags) if self._lags else None,
             worst_lag_s=max(self._lags, default=None),
-            images_per_min=sum(rates[-6:-1]) / 5,
+            images_per_min=images_per_min(self._done_at, watch.started or 0.0, time.time())
+            if watch
+            else 0.0,
             rates=tuple(rates),
             lags=tuple(self._lags)[-40:],
             newest=tuple(self._newest),
@@ -139,6 +144,7 @@ class HotFolderReader:
         elif isinstance(event, ImageDone):
             minute = int(event.time // 60)
             self._per_minute[minute] = self._per_minute.get(minute, 0) + 1
+            self._done_at.append(event.time)
             if event.lag_s is not None:
                 self._lags.append(event.lag_s)
             self._num_unlike += bool(event.unlike)

@@ -19,7 +19,7 @@ from emcfsys_tui.engine.data import PictureSpec
 from emcfsys_tui.messages import HotRead, TabWanted
 from emcfsys_tui.screens.page import sparkline
 from emcfsys_tui.settings import quiet, shown
-from emcfsys_tui.view_models import HotLine, HotState, QueueState
+from emcfsys_tui.view_models import HotLine, HotState, JobRow, QueueState
 from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.picture_pane import PictureBox, PicturePane
 from emcfsys_tui.widgets.picture_view import PictureView
@@ -192,12 +192,12 @@ class HotFolderPane(PicturePane):
     def action_job(self) -> None:
         """Go to the watch's job."""
         job = self._job()
-        self.post_message(TabWanted("jobs", "" if job is None else str(job)))
+        self.post_message(TabWanted("jobs", "" if job is None else str(job.id)))
 
-    def _job(self) -> int | None:
+    def _job(self) -> JobRow | None:
         for job in self.queue_state.jobs:
             if job.kind == "watch" and job.is_open and job.run.parent.parent == self.folder:
-                return job.id
+                return job
         return None
 
     def _current(self) -> HotLine | None:
@@ -223,10 +223,17 @@ class HotFolderPane(PicturePane):
             )
 
 
-def _state_text(hot: HotState, job: int | None, width: int) -> str:
-    look = _LOOKS.get(hot.state, f"? {hot.state.upper()}")
-    if hot.state == "stopped" and job is not None:
-        look = f"◐ WAITING as job {job}"
+def state_word(hot: HotState, job: JobRow | None) -> str:
+    """Return what the watch does, in capitals; before it has its folder its job says that."""
+    if hot.state != "stopped" or job is None:
+        return _LOOKS.get(hot.state, f"? {hot.state.upper()}")
+    if job.state == "queued":
+        return f"◐ WAITING as job {job.id}"
+    return f"◐ ENDING job {job.id}" if job.reason.endswith("asked") else f"◐ STARTING job {job.id}"
+
+
+def _state_text(hot: HotState, job: JobRow | None, width: int) -> str:
+    look = state_word(hot, job)
     since = f"  since {span(max(0.0, time.time() - hot.since))}" if hot.since else ""
     model = Path(hot.model)
     name = f"{model.parent.name} {model.stem}" if model.suffix else hot.model

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import pytest
+
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import EventWriter, ImageDone, RunStarted, WatchState
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import WatchRequest
 from emcfsys_tui.engine.hotfolder import HotFolderReader
-from emcfsys_tui.view_models import HotState
+from emcfsys_tui.view_models import HotState, JobRow
+from emcfsys_tui.widgets.hotfolder_pane import state_word
 
 
 def _watch(folder: Path) -> Run:
@@ -51,3 +54,31 @@ def test_a_newer_watch_that_was_refused_does_not_hide_the_one_that_has_the_folde
     assert (found.run, found.state, found.median_lag_s) == (first.id, "watching", 0.5)
     assert len(found.newest) == 1  # nothing is counted twice
     again.close()
+
+
+@pytest.mark.parametrize(
+    ("state", "job_state", "reason", "word"),
+    [
+        ("watching", "running", "", "● WATCHING"),
+        ("stopped", "queued", "", "◐ WAITING as job 3"),
+        ("stopped", "running", "", "◐ STARTING job 3"),
+        ("stopped", "running", "cancel asked", "◐ ENDING job 3"),
+    ],
+)
+def test_a_watch_that_ends_is_not_said_to_wait(
+    tmp_path: Path, state: str, job_state: str, reason: str, word: str
+) -> None:
+    job = JobRow(
+        id=3,
+        state=job_state,
+        project="p",
+        kind="watch",
+        run=tmp_path,
+        asks="",
+        since=0.0,
+        took_s=None,
+        reason=reason,
+        is_open=True,
+    )
+    assert state_word(HotState(state=state), job) == word
+    assert state_word(HotState(state="stopped"), None) == "○ STOPPED"
