@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from rich.console import RenderableType
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from emcfsys_engine import __version__
 from emcfsys_engine.errors import EmcfError, printable
 from emcfsys_engine.jobs.control import prepare, state_folder
+from emcfsys_tui.key_order import OrderedKeysApp
 from emcfsys_tui.messages import ProjectChosen, Told
 from emcfsys_tui.settings import (
     DARK,
@@ -59,7 +60,7 @@ def save_report(error: BaseException, where: str = "") -> Path | None:
 Severity = Literal["information", "warning", "error"]
 
 
-class EmcfApp(App[None]):
+class EmcfApp(OrderedKeysApp):
     """Everything a person does with EMCFsys, in one terminal."""
 
     CSS_PATH = "app.tcss"

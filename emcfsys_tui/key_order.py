@@ -1,0 +1,66 @@
+"""Keys that come in one write act one after the other, each on what the one before it left.
+
+Textual gives a key to the widget that has the focus when the key comes, and the key then climbs,
+message queue by message queue, to the application, where the bindings act. On a slow line several
+keys come in one write: Down, Down, 4. The 4 is given out before Down has moved the focus, and acts
+somewhere else. Here the next key waits until the one before has climbed to the top.
+"""
+
+from collections import deque
+from functools import partial
+
+from textual import events
+from textual.app import App
+from textual.message_pump import MessagePump
+
+_PATIENCE_S = 1.0  # a widget that goes away takes its queue, and with it the sign we wait for
+
+
+class OrderedKeysApp(App[None]):
+    """An application whose keys and pastes act in the order in which they came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._typed: deque[events.Key | events.Paste] = deque()  # the first is being handled
+
+    async def on_event(self, event: events.Event) -> None:
+        """Hold a key until those before it have acted."""
+        if event.is_forwarded or not isinstance(event, events.Key | events.Paste):
+            await super().on_event(event)
+            return
+        self._typed.append(event)
+        if len(self._typed) == 1:
+            await self._handle_first()
+        else:
+            self.set_timer(_PATIENCE_S, partial(self._give_up_on, self._typed[0]))
+
+    async def _handle_first(self) -> None:
+        event = self._typed[0]
+        target = self.focused or self.screen  # where Textual is about to give it
+        await super().on_event(event)
+        self._climb(event, target)
+
+    def _climb(self, event: events.Event, pump: MessagePump) -> None:
+        """Follow a key: each queue keeps its order, so the key has left where we come."""
+        if pump is self:  # its binding has acted; a screen it opened takes its place first
+            self.screen.call_later(partial(self.call_later, partial(self._go_on, event)))
+            return
+        above = pump._parent or self
+        if not pump.call_later(partial(self._follow, event, above)):
+            self._follow(event, above)
+
+    def _follow(self, event: events.Event, above: MessagePump) -> None:
+        if above is self:
+            self.call_later(partial(self._climb, event, self))
+        else:
+            self._climb(event, above)
+
+    async def _go_on(self, event: events.Event) -> None:
+        if self._typed and self._typed[0] is event:
+            self._typed.popleft()
+            if self._typed:
+                await self._handle_first()
+
+    async def _give_up_on(self, event: events.Event) -> None:
+        """Go on where the sign of a key's end did not come."""
+        await self._go_on(event)

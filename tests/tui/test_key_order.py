@@ -1,0 +1,56 @@
+"""Bursts of keys, as one read of a slow line brings them."""
+
+from pathlib import Path
+
+import pytest
+from textual._xterm_parser import XTermParser
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from emcfsys_tui.screens.dialogs import ConfirmScreen
+from emcfsys_tui.screens.project import ProjectScreen
+from emcfsys_tui.widgets.train_pane import Choice, TrainPane
+from tests.tui.conftest import made_run, opened, screen_text, until
+
+DOWN, UP, RIGHT = "\x1b[B", "\x1b[A", "\x1b[C"
+
+
+def burst(pilot: Pilot[None], text: str) -> None:
+    for event in XTermParser().feed(text):
+        pilot.app.post_message(event)
+
+
+@pytest.mark.parametrize(
+    ("keys", "minutes", "head"),
+    [
+        (f"{DOWN}{DOWN}4", "4", ""),
+        (f"{DOWN}{DOWN}1.5{DOWN}{DOWN}{RIGHT}", "1.5", "pspnet"),
+        (f"{DOWN}{DOWN}12\x7f5{UP}{DOWN}{DOWN}{DOWN}{RIGHT}{RIGHT}", "15", "deeplabv3plus"),
+        (f"{DOWN}{DOWN}\x1b[200~45\x1b[201~{DOWN}", "45", ""),  # a paste
+    ],
+    ids=["one digit", "two fields", "a digit taken back", "a paste"],
+)
+async def test_every_key_of_a_burst_acts_where_the_key_before_it_left_the_focus(
+    demo: Path, keys: str, minutes: str, head: str
+) -> None:
+    async with opened(demo, "2", size=(100, 30)) as pilot:
+        pane = pilot.app.screen.query_one(TrainPane)
+        await until(pilot, lambda: bool(pane.query("#field-training-minutes Input")))
+        burst(pilot, keys)
+        box = pane.query_one("#field-training-minutes Input", Input)
+        choice = pane.query_one("#field-model-head Choice", Choice)
+        await until(pilot, lambda: box.value == minutes and (not head or choice.value == head))
+        screen = pilot.app.screen
+        assert isinstance(screen, ProjectScreen)
+        assert screen.query_one(TrainPane).display  # no digit of it changed the tab
+
+
+async def test_an_answer_typed_with_its_question_reaches_the_question(demo: Path) -> None:
+    run = made_run(demo)
+    async with opened(demo, "3", size=(120, 36)) as pilot:
+        await until(pilot, lambda: run.id in screen_text(pilot))
+        burst(pilot, "Dn")
+        await until(pilot, lambda: not isinstance(pilot.app.screen, ConfirmScreen))
+        assert run.folder.exists()
+        burst(pilot, "Dy")
+        await until(pilot, lambda: not run.folder.exists())
