@@ -386,7 +386,7 @@ class HotState(msgspec.Struct, frozen=True, kw_only=True):
     unlike: int = 0
     median_lag_s: float | None = None
     worst_lag_s: float | None = None
-    images_per_min: float = 0.0
+    images_per_min: int = 0
     rates: tuple[float, ...] = ()  # images a minute, of the last minutes
     lags: tuple[float, ...] = ()  # seconds, of the last images
     newest: tuple[HotLine, ...] = ()

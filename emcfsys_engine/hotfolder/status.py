@@ -13,7 +13,7 @@ from emcfsys_engine.hotfolder.places import watched_places
 from emcfsys_engine.hotfolder.scan import Rules, Scanner
 from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.project import Project
-from emcfsys_engine.run.events import ImageDone, ImageFailed, RunStarted, WatchState
+from emcfsys_engine.run.events import ImageDone, ImageFailed, WatchState
 from emcfsys_engine.run.folder import Run, list_runs
 from emcfsys_engine.run.lines import images_per_min
 from emcfsys_engine.run.records import TrainRequest, WatchRequest
@@ -122,8 +122,6 @@ def status_of(project: Project) -> dict[str, Any]:
     failures = [event for event in events if isinstance(event, ImageFailed)]
     counts = Counter(entry.state for entry in read_ledger(output))
     lags = [event.lag_s for event in done[-100:] if event.lag_s is not None]
-    now = time.time()
-    begun = next((event.time for event in reversed(events) if isinstance(event, RunStarted)), now)
     is_watched = watcher_of(output) is not None
     backends = [_BACKENDS[event.state] for event in states if event.state in _BACKENDS]
     return {
@@ -137,7 +135,7 @@ def status_of(project: Project) -> dict[str, Any]:
         "skipped": counts["skipped"],
         "unlike_training_data": sum(bool(event.unlike) for event in done),
         "median_lag_s": round(median(lags), 3) if lags else None,
-        "images_per_min": images_per_min([event.time for event in done], begun, now),
+        "images_per_min": images_per_min([event.time for event in done], time.time()),
         "last_error": failures[-1].reason if failures else None,
     }
 

@@ -145,13 +145,6 @@ def _score(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-_RECENT_S = 300.0
-
-
-def images_per_min(times: Iterable[float], begun: float, now: float) -> float:
-    """Return the images done a minute, of late: in the last five minutes, or since the start.
-
-    All in seconds since the epoch. What began within the last minute counts as one minute.
-    """
-    window_s = min(_RECENT_S, max(60.0, now - begun))
-    return round(60 * sum(now - window_s < time <= now for time in times) / window_s, 1)
+def images_per_min(times: Iterable[float], now: float) -> int:
+    """Return how many images were done within the last minute; times in seconds since 1970."""
+    return sum(now - 60 < time <= now for time in times)

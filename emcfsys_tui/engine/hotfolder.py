@@ -31,7 +31,7 @@ from emcfsys_tui.view_models import HotLine, HotState, ModelRow
 
 _NEWEST = 200
 _MINUTES = 30
-_DONE_AT = 10_000  # more than any machine does in five minutes
+_DONE_AT = 10_000  # more than any machine does in a minute
 _LEDGER_EVERY_S = 2.0
 
 
@@ -105,9 +105,7 @@ class HotFolderReader:
             unlike=self._num_unlike,
             median_lag_s=median(self._lags) if self._lags else None,
             worst_lag_s=max(self._lags, default=None),
-            images_per_min=images_per_min(self._done_at, watch.started or 0.0, time.time())
-            if watch
-            else 0.0,
+            images_per_min=images_per_min(self._done_at, time.time()),
             rates=tuple(rates),
             lags=tuple(self._lags)[-40:],
             newest=tuple(self._newest),

@@ -254,7 +254,7 @@ def _state_text(hot: HotState, job: JobRow | None, width: int) -> str:
     speed = _fitting(
         width,
         *(
-            f" images/min {hot.images_per_min:.1f} {sparkline(hot.rates[-num:], low=0.0)}"
+            f" images/min {hot.images_per_min:,} {sparkline(hot.rates[-num:], low=0.0)}"
             f"   lag median {lag} worst {worst} {sparkline(hot.lags[-num:], low=0.0)}"
             for num in (16, 8)
         ),
