@@ -6,11 +6,12 @@ keys come in one write: Down, Down, 4. The 4 is given out before Down has moved 
 somewhere else. Here the next key waits until the one before has climbed to the top.
 """
 
+import contextlib
 from collections import deque
 from functools import partial
 
 from textual import events
-from textual.app import App
+from textual.app import App, ScreenStackError
 from textual.message_pump import MessagePump
 
 _PATIENCE_S = 1.0  # a widget that goes away takes its queue, and with it the sign we wait for
@@ -43,7 +44,8 @@ class OrderedKeysApp(App[None]):
     def _climb(self, event: events.Event, pump: MessagePump) -> None:
         """Follow a key: each queue keeps its order, so the key has left where we come."""
         if pump is self:  # its binding has acted; a screen it opened takes its place first
-            self.screen.call_later(partial(self.call_later, partial(self._go_on, event)))
+            with contextlib.suppress(ScreenStackError):  # it was the key that ends the program
+                self.screen.call_later(partial(self.call_later, partial(self._go_on, event)))
             return
         above = pump._parent or self
         if not pump.call_later(partial(self._follow, event, above)):

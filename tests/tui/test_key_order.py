@@ -54,3 +54,13 @@ async def test_an_answer_typed_with_its_question_reaches_the_question(demo: Path
         assert run.folder.exists()
         burst(pilot, "Dy")
         await until(pilot, lambda: not run.folder.exists())
+
+
+async def test_keys_typed_while_a_project_opens_act_in_it(demo: Path) -> None:
+    projects = demo.parent / "projects"
+    projects.mkdir()
+    demo.rename(projects / "demo")
+    async with opened(None, size=(120, 30)) as pilot:
+        await until(pilot, lambda: "13" in screen_text(pilot))
+        burst(pilot, "\r6")
+        await until(pilot, lambda: "No model files yet" in screen_text(pilot))
