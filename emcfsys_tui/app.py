@@ -35,6 +35,7 @@ from emcfsys_tui.settings import (
 from emcfsys_tui.widgets.canvas import Colour
 
 if TYPE_CHECKING:
+    from emcfsys_tui.widgets.pane import Pane
     from emcfsys_tui.widgets.picture_view import PictureLayer
 
 
@@ -81,6 +82,7 @@ class EmcfApp(OrderedKeysApp):
         super().__init__()
         self.settings = settings or Settings()
         self.read_only = read_only
+        self._is_asking_to_leave = False
         self.memory = remembered()
         self._layer: PictureLayer | None = None
         self.crash_file: Path | None = None
@@ -196,9 +198,22 @@ class EmcfApp(OrderedKeysApp):
         self.open_project(event.folder)
 
     def action_leave(self) -> None:
-        """Leave; nothing that runs is stopped by it."""
-        remember(self.memory_with_theme())
-        self.exit()
+        """Leave; nothing that runs is stopped by it. What would be lost is asked once."""
+        panes: type[Pane] = import_module("emcfsys_tui.widgets.pane").Pane
+        every = (pane for screen in self.screen_stack for pane in screen.query(panes))
+        lost = [pane.unsaved for pane in every if pane.unsaved]
+        if lost and not self._is_asking_to_leave:
+            self._is_asking_to_leave = True
+            confirm = import_module("emcfsys_tui.screens.dialogs").ConfirmScreen
+            self.push_screen(confirm(f"Leave? {lost[0]}", "leave"), self._leave)
+        else:
+            self._leave(True)
+
+    def _leave(self, may_leave: bool | None) -> None:
+        self._is_asking_to_leave = False
+        if may_leave:
+            remember(self.memory_with_theme())
+            self.exit()
 
     def memory_with_theme(self) -> Memory:
         """Return what to remember, with the theme of now."""

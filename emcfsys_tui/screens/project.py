@@ -140,6 +140,10 @@ class ProjectScreen(Page):
 
     def action_back(self) -> None:
         """Go back to the list of projects."""
+        for pane in self.query(Pane):
+            if pane.unsaved:
+                pane.confirm(f"Leave? {pane.unsaved}", "leave", self.page_app.open_list)
+                return
         self.page_app.open_list()
 
     def action_copy_command(self) -> None:

@@ -105,6 +105,11 @@ class Pane(Vertical):
         """Do something in a thread; its word, or why it could not be done, is told."""
         self.run_worker(partial(self._attempt, work), thread=True, group="deed")
 
+    @property
+    def unsaved(self) -> str:
+        """What would be lost if the person left now; empty: nothing."""
+        return ""
+
     def confirm(self, question: str, yes: str, work: Callable[[], None]) -> None:
         """Ask first, then do it."""
 

@@ -212,6 +212,7 @@ class TrainPane(Pane):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._changes: dict[str, str] = {}
+        self._submitted: dict[str, str] = {}  # changes that a run keeps
         self._unfolded = False
         self._was_told_of_change = False
         self._judge_timer: Timer | None = None
@@ -308,6 +309,13 @@ class TrainPane(Pane):
         else:
             form.focus()
 
+    @property
+    def unsaved(self) -> str:
+        """Changes that neither project.toml nor a run has."""
+        if self._changes in ({}, self._submitted):
+            return ""
+        return "The changes in Train are not in project.toml: w there writes them."
+
     def action_write(self) -> None:
         """Write the changes into project.toml."""
         if not self.may_change():
@@ -337,7 +345,10 @@ class TrainPane(Pane):
         self.attempt(partial(self._submit, self.verdict.overrides))
 
     def _submit(self, overrides: tuple[str, ...]) -> Submitted:
-        return Submitted(*jobs.submit_training(self.folder, overrides))
+        changes = dict(self._changes)
+        submitted = Submitted(*jobs.submit_training(self.folder, overrides))
+        self._submitted = changes
+        return submitted
 
     def _write(self) -> str:
         word = engine_link_train.write_form(self.folder, dict(self._changes), self.form.digest)

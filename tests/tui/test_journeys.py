@@ -275,3 +275,20 @@ async def test_a_watch_says_why_it_has_no_curves(demo: Path) -> None:
     say(run, RunStarted(run=run.id, does="watch"))
     async with opened(demo, "3") as pilot:
         await until(pilot, lambda: "4 shows what came" in screen_text(pilot))
+
+
+@pytest.mark.parametrize("key", ["ctrl+q", "escape"])
+async def test_leaving_with_changes_in_train_asks_once(demo: Path, key: str) -> None:
+    async with opened(demo, "2", size=(100, 30)) as pilot:
+        pane = pilot.app.screen.query_one(TrainPane)
+        await until(pilot, lambda: bool(pane.query("#field-training-minutes Input")))
+        await pilot.press("down", "down", "4", "escape")
+        await until(pilot, lambda: bool(pane.unsaved))
+        await pilot.press(key)
+        await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmScreen))
+        await pilot.press("n")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ProjectScreen))
+        assert pane.query_one("#field-training-minutes Input", Input).value == "4"
+        await pilot.press("w")
+        await until(pilot, lambda: not pane.unsaved)
+        assert load_project(demo).training.minutes == 4
