@@ -294,7 +294,7 @@ def test_memory_does_not_grow_with_the_height_of_an_image(model_file: Path, tmp_
         "bands.LARGE_PX, rows._BLOCK_BYTES = 1000, 1 << 20\n"
         "from emcfsys_engine.learn.inference.predictor import Predictor\n"
         "from emcfsys_engine.learn.inference.files import *\n"
-        "from emcfsys_engine.run.folder import PredictRequest\n"
+        "from emcfsys_engine.run.records import PredictRequest\n"
         "request = PredictRequest(model='m', inputs=(sys.argv[2],), out=sys.argv[3])\n"
         "predictor = Predictor(sys.argv[1], gpus=0, tile_px=256)\n"
         "predictor.forward = lambda tiles: __import__('torch').cat([tiles, -tiles], 1)\n"
