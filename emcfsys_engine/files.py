@@ -1,6 +1,7 @@
 """Files, disks and machines as the kernel knows them: full, remote, restarted."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -162,6 +163,20 @@ def identity_of(place: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def is_locked(descriptor: int) -> bool:
+    """Tell whether somebody else holds the lock of an open file, and close it.
+
+    Raises: OSError where the file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def boot_id() -> str:

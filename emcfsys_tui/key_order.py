@@ -33,7 +33,7 @@ class OrderedKeysApp(App[None]):
         if len(self._typed) == 1:
             await self._handle_first()
         else:
-            self.set_timer(_PATIENCE_S, partial(self._give_up_on, self._typed[0]))
+            self.set_timer(_PATIENCE_S, partial(self._go_on, self._typed[0]))
 
     async def _handle_first(self) -> None:
         event = self._typed[0]
@@ -43,26 +43,20 @@ class OrderedKeysApp(App[None]):
 
     def _climb(self, event: events.Event, pump: MessagePump) -> None:
         """Follow a key: each queue keeps its order, so the key has left where we come."""
-        if pump is self:  # its binding has acted; a screen it opened takes its place first
-            with contextlib.suppress(ScreenStackError):  # it was the key that ends the program
-                self.screen.call_later(partial(self.call_later, partial(self._go_on, event)))
-            return
-        above = pump._parent or self
-        if not pump.call_later(partial(self._follow, event, above)):
-            self._follow(event, above)
-
-    def _follow(self, event: events.Event, above: MessagePump) -> None:
-        if above is self:
-            self.call_later(partial(self._climb, event, self))
+        if pump is self:
+            step = partial(self._settle, event)
         else:
-            self._climb(event, above)
+            step = partial(self._climb, event, pump._parent or self)
+        if not pump.call_later(step):  # it goes away, and its queue with it
+            step()
+
+    def _settle(self, event: events.Event) -> None:
+        """Its binding has acted; a screen that it opened takes its place first."""
+        with contextlib.suppress(ScreenStackError):  # it was the key that ends the program
+            self.screen.call_later(partial(self.call_later, partial(self._go_on, event)))
 
     async def _go_on(self, event: events.Event) -> None:
         if self._typed and self._typed[0] is event:
             self._typed.popleft()
             if self._typed:
                 await self._handle_first()
-
-    async def _give_up_on(self, event: events.Event) -> None:
-        """Go on where the sign of a key's end did not come."""
-        await self._go_on(event)

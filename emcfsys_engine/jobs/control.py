@@ -16,7 +16,7 @@ import msgspec
 
 from emcfsys_engine import __version__, any_names
 from emcfsys_engine.errors import DaemonError, QueueError, printable
-from emcfsys_engine.files import file_system_of, is_network, open_own
+from emcfsys_engine.files import file_system_of, is_locked, is_network, open_own
 from emcfsys_engine.launch import processes
 from emcfsys_engine.launch.start import SAFE_PATH, path_of_package
 
@@ -190,13 +190,7 @@ class DaemonLock:
             descriptor = os.open(self.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return is_locked(descriptor)
 
     def _signature(self) -> _Signature | None:
         try:

@@ -102,11 +102,6 @@ def with_leases(gpus: Sequence[Gpu], lock_folder: Path) -> list[Gpu]:
     ]
 
 
-def gpu_inventory(source: GpuSource | None = None, lock_folder: Path | None = None) -> list[Gpu]:
-    """Return this machine's GPUs with who uses them; empty where there is none."""
-    return with_leases((source or NvmlSource()).read(), lock_folder or processes.lock_folder())
-
-
 def choose(gpus: Sequence[Gpu], wanted: float, ours: dict[str, int]) -> tuple[str, ...] | None:
     """Return the UUIDs of the GPUs that a request gets now, or None while it must wait.
 

@@ -12,7 +12,7 @@ import stat
 import time
 from pathlib import Path
 
-from emcfsys_engine.files import boot_id
+from emcfsys_engine.files import boot_id, is_locked
 
 COOKIE = "EMCFSYS_START"  # in a worker's environment: finds its descendants, whatever they became
 
@@ -186,13 +186,7 @@ def is_taken(file: Path) -> bool:
         return False
     except OSError:
         return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return is_locked(descriptor)
 
 
 def slot_file(folder: Path, gpu: str, slot: int) -> Path:

@@ -1,7 +1,6 @@
 """One run's folder: makes it, names every file in it, tells its outcome."""
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import RunFolderError
-from emcfsys_engine.files import boot_id, read_own, write_whole
+from emcfsys_engine.files import boot_id, is_locked, read_own, write_whole
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import (
     AnyEvent,
@@ -280,13 +279,7 @@ class Run:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
                 return False
             raise
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return is_locked(descriptor)
 
     def state(self) -> State:
         """Tell the run's state from its folder alone."""

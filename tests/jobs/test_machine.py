@@ -24,7 +24,6 @@ from emcfsys_engine.jobs.machine import (
     NvmlSource,
     Wanted,
     choose,
-    gpu_inventory,
     lease_holders,
     settle_request,
     usual_gpus,
@@ -105,7 +104,7 @@ def test_driver_that_stops_answering_is_asked_anew(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.gpu
 def test_real_driver_tells_uuids_and_memory() -> None:
-    found = gpu_inventory()
+    found = Machine(settings=Config()).gpus()
     assert found
     assert all(gpu.uuid.startswith(("GPU-", "MIG-")) and gpu.total_gb > 1 for gpu in found)
     assert all(0 <= gpu.free_gb <= gpu.total_gb for gpu in found)

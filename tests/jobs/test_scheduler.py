@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from emcfsys_engine.jobs.job import MOVES, OPEN, STATES, Job, sources
-from emcfsys_engine.jobs.machine import Gpu, choose, gpu_inventory
+from emcfsys_engine.jobs.machine import Gpu, Machine, choose
 from emcfsys_engine.jobs.outcome import Outcome, judge
 from emcfsys_engine.jobs.scheduler import Free, Placement, place
 from emcfsys_engine.launch import processes
-from emcfsys_engine.settings import JobSettings
+from emcfsys_engine.settings import Config, JobSettings
 
 
 def _job(number: int, **values: Any) -> Job:
@@ -103,7 +103,7 @@ def test_machine_without_driver_has_no_gpu() -> None:
         def read(self) -> list[Gpu]:
             return []
 
-    assert gpu_inventory(NoSource()) == []
+    assert Machine(settings=Config(), source=NoSource()).gpus() == []
 
 
 def test_moves_lead_only_to_states_and_every_state_can_be_reached() -> None:
