@@ -63,14 +63,6 @@ def find_annotations(
     return found
 
 
-def read_json(path: Path) -> Any:
-    """Return the parsed document.
-
-    Raises: AnnotationError when it is no JSON, or cannot be opened.
-    """
-    return _parsed_json(path, _bytes_of(path))
-
-
 def _candidates(pattern: str, base: Path) -> list[Path]:
     root, wild = split_glob(pattern, base)
     if not wild and not root.is_dir():

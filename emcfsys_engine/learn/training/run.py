@@ -329,7 +329,7 @@ def _refuse_unready(
 ) -> None:
     """Refuse what cannot train once all is read: for `check`, and before the first step.
 
-    Raises: DataFaults for setup without labels, and for a new run if an image is on both sides.
+    Raises: DataFaults for parts without labels, and for a new run if an image is on both sides.
     """
     samples = (*train.samples, *val.samples)
     labelled = {

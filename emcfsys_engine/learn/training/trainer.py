@@ -216,7 +216,7 @@ class Trainer:
         raise AssertionError
 
     def _gathered(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Gather the batch's gradients, in setup that fit into memory; return its mean loss."""
+        """Gather the batch's gradients, in parts that fit into memory; return its mean loss."""
         while True:
             try:
                 return self.stepper.accumulate_gradients(images, labels, self.state.micro_batch)
