@@ -73,7 +73,7 @@ def _act(folder: Path, act: str, number: int) -> None:
     mask = folder / "x" / "masks" / f"{image.stem}.png"
     if act == "add":
         _write(folder / "x", f"new{number}", value=1)
-    elif act == "add bare":
+    elif act == "add bare" and image.stem != f"bare{number}":
         shutil.copy(image, image.with_name(f"bare{number}.png"))
     elif act == "add broken":
         image.with_name(f"broken{number}.png").write_bytes(b"\x89PNG no picture")
