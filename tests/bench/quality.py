@@ -30,7 +30,8 @@ from torch import Tensor
 
 from tests.bench.machine import machine_line
 
-SHARED = Path(os.environ.get("EMCFSYS_SHARED_DATA", "shared/data"))
+_BESIDE = Path(__file__).resolve().parents[3] / "shared" / "data"
+SHARED = Path(os.environ.get("EMCFSYS_SHARED_DATA", _BESIDE))
 _UNLABELLED = 255
 
 
