@@ -162,6 +162,13 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     validate_every: Annotated[
         Count | None, says("Between two validations.", unit="steps", unset=_CHOSEN)
     ] = None
+    follow: Annotated[
+        bool,
+        says(
+            "New and changed labels join the running training; without steps and minutes it goes "
+            "on until it is stopped."
+        ),
+    ] = False
     schedule: Annotated[
         Literal["cosine", "trapezoid"],
         says(

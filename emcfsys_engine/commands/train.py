@@ -25,7 +25,14 @@ from emcfsys_engine.run.groups import extend, new_trainings, refuse_unless_exten
     metavar="RUN",
     help="Go on with a run's folder, or with the unfinished folds of runs/GROUP.",
 )
-def train(project: Path | None, overrides: tuple[str, ...], resume: Path | None) -> None:
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Let labels that are drawn meanwhile join: training.follow=true.",
+)
+def train(
+    project: Path | None, overrides: tuple[str, ...], resume: Path | None, follow: bool
+) -> None:
     """Train as PROJECT (a project.toml or its folder) says; print the run's folder.
 
     With training.kfold the folds train one after the other, each in a run of its own.
@@ -34,11 +41,13 @@ def train(project: Path | None, overrides: tuple[str, ...], resume: Path | None)
     """
     if (project is None) == (resume is None):
         raise click.UsageError("Name a project, or a run with --resume RUN")
+    if follow and resume is not None:
+        raise click.UsageError("A run that is resumed follows the labels if it did before")
     if resume is not None:
         _resume(resume, overrides)
         return
     assert project is not None
-    loaded = load_project(project, overrides)
+    loaded = load_project(project, (*overrides, *(["training.follow=true"] if follow else [])))
     refuse_cluster(loaded, "train")
     _train_all(new_trainings(loaded))
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -46,9 +47,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     patch_px: int
     batch: int
     micro_batch: int
-    total_steps: int | None  # None: ended by minutes
+    total_steps: int | None  # None: ended by minutes, or by a person
     minutes: float | None
-    validate_every: int | None  # None: about every tenth of the minutes
+    validate_every: int | None  # None: by the clock
     tile_px: int
     encoder_lr: float
     decoder_lr: float
@@ -67,6 +68,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     fingerprints: dict[str, Fingerprint] = {}  # of images and labels, as the last start read them
     fold: int = 0  # of `folds`, from 1: what validates in it trains in all others; 0: no folds
     folds: int = 0
+    follow: bool = False
+    joined: dict[str, int] = {}  # image -> step after which it, or its new labels, took part
     reasons: dict[str, str] = {}
 
     @property
@@ -90,6 +93,11 @@ def read_plan(run: Run) -> Plan:
         what = f"has format {plan.format}, this version knows {FORMAT}"
         raise RunFolderError(run.plan_file, what, "Update emcfsys-tui")
     return plan
+
+
+def encode_plan(plan: Plan) -> bytes:
+    """Return what plan.json holds."""
+    return msgspec.json.format(msgspec.json.encode(plan), indent=2)
 
 
 def make_plan(
@@ -138,28 +146,34 @@ def make_plan(
         decoder_lr=project.training.decoder_lr or defaults.decoder_lr,
         weight_decay=defaults.weight_decay,
         warmup_steps=_choose_warmup(defaults.warmup_steps, total_steps),
-        schedule=project.training.schedule,
+        schedule=_choose_schedule(project, reasons),
         ema_decay=_choose_ema(total_steps, device, reasons),
         clip_norm=1.0,
-        class_weights=_choose_class_weights(train, reasons),
+        class_weights=choose_class_weights(train, reasons),
         strengths=strengths_of(project.augment),
         train_images=tuple(sample.name for sample in train.samples),
         val_images=tuple(sample.name for sample in val.samples),
         files=files_of((*train.samples, *val.samples)),
+        follow=project.training.follow,
         reasons=reasons,
     )
 
 
 def summary_of(plan: Plan) -> str:
     """Return the plan in one line for a person."""
-    length = f"{plan.total_steps} steps" if plan.total_steps else f"{plan.minutes:g} min"
     return (
-        f"{plan.network.head}/{plan.network.backbone}, {length} of {plan.batch} patches of "
-        f"{plan.patch_px} px, {plan.precision} on {_place_of(plan)}, "
+        f"{plan.network.head}/{plan.network.backbone}, {_length_of(plan)} of {plan.batch} patches "
+        f"of {plan.patch_px} px, {plan.precision} on {_place_of(plan)}, "
         f"{len(plan.train_images)} training and {len(plan.val_images)} validation images"
         + (f", fold {plan.fold} of {plan.folds}" if plan.fold else "")
         + (f"; weights: {plan.weights}" if plan.weights else "")
     )
+
+
+def _length_of(plan: Plan) -> str:
+    if plan.total_steps is not None:
+        return f"{plan.total_steps} steps"
+    return "until stopped, steps" if plan.minutes is None else f"{plan.minutes:g} min"
 
 
 def _place_of(plan: Plan) -> str:
@@ -243,6 +257,9 @@ def _choose_budget(
 ) -> tuple[int | None, float | None]:
     if project.training.steps is not None or project.training.minutes is not None:
         return project.training.steps, project.training.minutes
+    if project.training.follow:
+        reasons["steps"] = "follows the labels: goes on until somebody stops it"
+        return None, None
     patches = _PATCHES[project.training.preset][device.type]
     reasons["steps"] = f"preset {project.training.preset} draws {patches} patches on a {device}"
     return max(1, patches // batch), None
@@ -253,11 +270,21 @@ def _choose_validation(
 ) -> int | None:
     if project.training.validate_every is not None:
         return project.training.validate_every
+    if project.training.follow:
+        reasons["validate_every"] = "every 20 s or so: that is when new labels join"
+        return None
     if total_steps is None:
         reasons["validate_every"] = "about a tenth of the minutes"
         return None
     reasons["validate_every"] = "a twentieth of the steps"
     return max(1, total_steps // 20)
+
+
+def _choose_schedule(project: Project, reasons: dict[str, str]) -> Literal["cosine", "trapezoid"]:
+    if project.training.follow:
+        reasons["schedule"] = "a high rate while labels come, a falling one at the end"
+        return "trapezoid"
+    return project.training.schedule
 
 
 def _choose_warmup(default: int, total_steps: int | None) -> int:
@@ -272,7 +299,7 @@ def _choose_ema(total_steps: int | None, device: torch.device, reasons: dict[str
     return 1 - 1 / span
 
 
-def _choose_class_weights(train: Dataset, reasons: dict[str, str]) -> tuple[float, ...]:
+def choose_class_weights(train: Dataset, reasons: dict[str, str]) -> tuple[float, ...]:
     """Weigh classes by 1/√frequency, so that a class of 1 % counts ten times, not a hundred."""
     counts = class_pixel_counts(train)
     shares = counts / max(1, counts.sum())
