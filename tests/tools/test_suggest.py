@@ -100,7 +100,8 @@ def test_a_suggestion_that_a_person_saved_is_a_label_and_never_touched_again(
 
 def test_a_project_of_masks_is_told_where_suggestions_would_lie(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    text = '[project]\nname = "p"\n[classes]\na = 0\nb = 1\n[[data]]\nimages = "images"\nmasks = "images"\n'
+    text = '[project]\nname = "p"\n[classes]\na = 0\nb = 1\n[[data]]\nimages = "images"\n'
+    text += 'masks = "images"\n'
     (tmp_path / "project.toml").write_text(text)
     with pytest.raises(ProjectError, match="annotations"):
         what_to_suggest(load_project(tmp_path), 1, 10, None)
