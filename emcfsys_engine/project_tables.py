@@ -111,6 +111,13 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     weights: Annotated[
         str, says("imagenet, none, a named set, or the path of a file with weights.")
     ] = "imagenet"
+    start: Annotated[
+        str,
+        says(
+            "A model file to go on from: its whole network, classes matched by their names.",
+            unset="weights says",
+        ),
+    ] = ""
     allow_partial: Annotated[
         bool, says("Take weights of which less than 90 % fit: the rest starts at random.")
     ] = False

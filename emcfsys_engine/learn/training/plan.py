@@ -19,6 +19,12 @@ from emcfsys_engine.learn.memory import Footprint, footprint_of, usable_memory
 from emcfsys_engine.learn.networks.backbones import defaults_for
 from emcfsys_engine.learn.training.augment import Strengths, strengths_of
 from emcfsys_engine.learn.training.dataset import Dataset, class_pixel_counts
+from emcfsys_engine.learn.training.start import (
+    HEAD_FIRST,
+    RATE_SHARE,
+    start_file,
+    started_network,
+)
 from emcfsys_engine.model_card import NetworkSpec
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.folder import Run
@@ -69,6 +75,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     fold: int = 0  # of `folds`, from 1: what validates in it trains in all others; 0: no folds
     folds: int = 0
     follow: bool = False
+    head_first: float = 0.0  # share of the run in which the encoder's weights stay as they are
     joined: dict[str, int] = {}  # image -> step after which it, or its new labels, took part
     reasons: dict[str, str] = {}
 
@@ -124,10 +131,20 @@ def make_plan(
         drop_path=defaults.drop_path,
         auxiliary=_choose_auxiliary(project, reasons),
     )
+    start = start_file(project)
+    if start is not None:
+        network = started_network(project, start, auxiliary=network.auxiliary)
+        reasons["network"] = f"that of {start.name}, whose weights it begins with"
     budget = MemoryBudget(usable_memory(device, processes), batch, processes, precision)
     patch_px, micro_batch = _choose_patch(project, train, device, network, budget, reasons)
-    if micro_batch < _LEAST_FOR_BATCH_NORM:
+    if micro_batch < _LEAST_FOR_BATCH_NORM and start is None:
         network = msgspec.structs.replace(network, norm="group")
+    gentle = RATE_SHARE if start is not None else 1.0
+    if start is not None:
+        reasons["learning_rates"] = (
+            f"{RATE_SHARE:g} of the usual ones, and the head alone for the first {HEAD_FIRST:.0%}: "
+            "the model is to forget little"
+        )
     total_steps, minutes = _choose_budget(project, batch, device, reasons)
     return Plan(
         network=network,
@@ -142,8 +159,9 @@ def make_plan(
         minutes=minutes,
         validate_every=_choose_validation(project, total_steps, reasons),
         tile_px=project.inference.tile_px or max(patch_px, 512),
-        encoder_lr=project.training.encoder_lr or defaults.encoder_lr,
-        decoder_lr=project.training.decoder_lr or defaults.decoder_lr,
+        encoder_lr=project.training.encoder_lr or defaults.encoder_lr * gentle,
+        decoder_lr=project.training.decoder_lr or defaults.decoder_lr * gentle,
+        head_first=HEAD_FIRST if start is not None else 0.0,
         weight_decay=defaults.weight_decay,
         warmup_steps=_choose_warmup(defaults.warmup_steps, total_steps),
         schedule=_choose_schedule(project, reasons),

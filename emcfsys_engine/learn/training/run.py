@@ -57,6 +57,7 @@ from emcfsys_engine.learn.training.plan import (
     summary_of,
 )
 from emcfsys_engine.learn.training.setup import TrainingSetup
+from emcfsys_engine.learn.training.start import load_start, start_file, started_network
 from emcfsys_engine.learn.training.trainer import Trainer
 from emcfsys_engine.model_card import ModelCard, NetworkSpec, NormaliserSettings, TrainingStatistics
 from emcfsys_engine.project import UNLABELLED, Project
@@ -96,9 +97,12 @@ def network_faults(project: Project) -> list[InputError]:
         backbone=project.model.backbone,
         num_classes=len(project.classes),
     )
+    file = start_file(project)
     try:
         defaults_for(spec.backbone)
-        _load_weights(project, build_network(spec))
+        if file is not None:
+            spec = started_network(project, file, auxiliary=False)
+        _load_start(project, build_network(spec))
     except InputError as fault:
         return [fault]
     return []
@@ -126,7 +130,7 @@ def _step(project: Project, train: Dataset, val: Dataset) -> None:
     device = choose_device(project.compute.gpus)
     plan = make_plan(project, train, val, device, choose_threads(project.compute.threads))
     network = build_network(plan.network)
-    _load_weights(project, network)
+    _load_start(project, network)
     network = network.to(device).to(memory_format=torch.channels_last)
     batch = min(2, plan.batch)
     few = Dataset(_labelled_first(train)[:_NUM_IMAGES], project, Normaliser())
@@ -190,7 +194,7 @@ def execute(worker: RunContext) -> int:
     torch.manual_seed(project.project.seed)
     network = build_network(plan.network)
     if not resumed:
-        plan = msgspec.structs.replace(plan, weights=_load_weights(project, network).summary)
+        plan = msgspec.structs.replace(plan, weights=_load_start(project, network))
         if ranks.is_first:
             write_whole(worker.run.plan_file, encode_plan(plan))
     worker.emit(PlanMade(summary=summary_of(plan)))
@@ -314,6 +318,14 @@ def _moved(plan: Plan, device: torch.device, threads: int) -> Plan:
         threads=threads,
         reasons={**plan.reasons, "precision": why},
     )
+
+
+def _load_start(project: Project, network: SegmentationNetwork) -> str:
+    """Give a network what it begins with, and return that in words."""
+    file = start_file(project)
+    if file is not None:
+        return load_start(project, file, network)
+    return _load_weights(project, network).summary
 
 
 def _load_weights(project: Project, network: SegmentationNetwork) -> WeightsReport:

@@ -237,7 +237,7 @@ class Trainer:
         images, labels = self._prepared(crops_NCMM, labels_NMM, step)
         factor = rate_factor(self.plan, step, progress) * self.state.rate_factor
         loss = self._gathered(images, labels)
-        self.stepper.step(factor, step)
+        self.stepper.step(factor, step, head_only=progress < self.plan.head_first)
         self.state = msgspec.structs.replace(self.state, step=step)
         return loss
 
