@@ -17,6 +17,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "Train as a project says."),
     "evaluate": ("predict", "Compare a model with masks."),
     "predict": ("predict", "Segment files, folders or globs with a model."),
+    "suggest": ("predict", "Fill in label files for the images worth labelling next."),
     "watch": ("watch", "Segment every image that arrives in the hot folder."),
     "measure": ("data", "Measure the objects of masks."),
     "runs": ("runs", "List a project's runs, compare them, clean up."),

@@ -308,8 +308,17 @@ def _check_compute(file: Path, compute: Any, training: Any, faults: list[Project
     if isinstance(training, Training) and training.kfold == 1:
         what = "one fold leaves nothing to train on"
         faults.append(ProjectError(file, "training.kfold", what, "Use 2 or more, or 0 for none"))
+    follows = isinstance(training, Training) and training.follow
+    if follows and training.kfold:
+        what = "a training that follows the labels has no folds"
+        faults.append(
+            ProjectError(file, "training.follow", what, "Set kfold = 0, or follow = false")
+        )
     if not isinstance(compute, Compute):
         return
+    if follows and max(compute.processes, compute.gpus or 0, compute.nodes) > 1:
+        what = "a training that follows the labels is one process"
+        faults.append(ProjectError(file, "training.follow", what, "Set gpus = 1 under [compute]"))
     if compute.nodes > 1 and compute.executor == "local":
         what = "several nodes need a cluster"
         faults.append(ProjectError(file, "compute.nodes", what, 'Set executor = "slurm"'))

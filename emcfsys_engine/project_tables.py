@@ -111,6 +111,13 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     weights: Annotated[
         str, says("imagenet, none, a named set, or the path of a file with weights.")
     ] = "imagenet"
+    start: Annotated[
+        str,
+        says(
+            "A model file to go on from: its whole network, classes matched by their names.",
+            unset="weights says",
+        ),
+    ] = ""
     allow_partial: Annotated[
         bool, says("Take weights of which less than 90 % fit: the rest starts at random.")
     ] = False
@@ -162,6 +169,13 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     validate_every: Annotated[
         Count | None, says("Between two validations.", unit="steps", unset=_CHOSEN)
     ] = None
+    follow: Annotated[
+        bool,
+        says(
+            "New and changed labels join the running training; without steps and minutes it goes "
+            "on until it is stopped."
+        ),
+    ] = False
     schedule: Annotated[
         Literal["cosine", "trapezoid"],
         says(

@@ -78,6 +78,7 @@ class Annotation:
     notes: tuple[str, ...] = ()  # what else there is to say of the file
     unused: str = ""  # why the file says nothing about this image, though it lists it
     relative: bool = False  # points are fractions of the image's size (YOLO)
+    is_suggestion: bool = False  # a model's outlines: no labels until a person saved them
 
     @property
     def num_read(self) -> int:

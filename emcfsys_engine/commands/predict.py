@@ -1,4 +1,4 @@
-"""predict and evaluate: use a model file on images."""
+"""predict, evaluate and suggest: use a model file on images."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -114,6 +114,59 @@ def predict(model: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **op
     else:
         say(str(out.absolute()))
     raise SystemExit(code)
+
+
+@click.command()
+@click.argument("project", type=click.Path(path_type=Path))
+@click.option(
+    "--number",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Of suggestions that wait to be saved, older ones included.",
+)
+@click.option("--model", default="best", show_default=True, help="A run's name or a model file.")
+@click.option(
+    "--look-at",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="Most images to predict; of more, so many are drawn.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def suggest(project: Path, number: int, model: str, look_at: int, as_json: bool) -> None:
+    """Fill in Labelme files for the images of PROJECT most worth labelling next.
+
+    They lie where PROJECT's annotations lie, and count as labels once a person saved them.
+
+    Example: emcfsys-engine suggest my_micrographs --number 5
+    """
+    from emcfsys_engine.annotations.suggestions import SuggestedBy
+    from emcfsys_engine.hotfolder.status import resolve_model
+    from emcfsys_engine.tools.suggest import Suggestion, what_to_suggest, write_suggestions
+
+    loaded = load_project(project)
+    file = resolve_model(loaded, model)
+    card = read_card(file)
+    by = SuggestedBy(model=card.run, score=card.scores.get("mean_iou"))
+    wanted = what_to_suggest(loaded, number, look_at, by.score)
+    made: list[Suggestion] = []
+    if wanted.number or wanted.renewed:
+        out = loaded.folder / ".emcfsys" / "suggestions"
+        inputs = [str(image) for image in wanted.images]
+        run = make_prediction(file, inputs, out, rank_uncertain=True, force=True)
+        if code := run_in_foreground(run):
+            raise SystemExit(code)
+        made = write_suggestions(loaded, wanted, out / "ranking.json", by)
+    if as_json:
+        say_json({"suggestions": msgspec.to_builtins(made), "waiting": wanted.kept + len(made)})
+        return
+    for one in made:
+        say(one.file)
+    waiting = (
+        f"{wanted.kept + len(made)} wait to be saved in Labelme: until then they are no labels"
+    )
+    say(f"{len(made)} suggestions of {card.run or file}; {waiting}", err=True)
 
 
 @click.command()

@@ -10,6 +10,7 @@ from emcfsys_engine.commands.foreground import refuse_cluster, run_in_foreground
 from emcfsys_engine.commands.saying import say, say_lines
 from emcfsys_engine.dataset.samples import refuse_unresumable
 from emcfsys_engine.errors import InputError, printable
+from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunFinished
 from emcfsys_engine.run.folder import Run
@@ -25,7 +26,25 @@ from emcfsys_engine.run.groups import extend, new_trainings, refuse_unless_exten
     metavar="RUN",
     help="Go on with a run's folder, or with the unfinished folds of runs/GROUP.",
 )
-def train(project: Path | None, overrides: tuple[str, ...], resume: Path | None) -> None:
+@click.option(
+    "--from",
+    "start",
+    type=click.Path(path_type=Path),
+    metavar="MODEL",
+    help="Go on from a model file, or a run's best: its whole network, classes by name.",
+)
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Let labels that are drawn meanwhile join: training.follow=true.",
+)
+def train(
+    project: Path | None,
+    overrides: tuple[str, ...],
+    resume: Path | None,
+    start: Path | None,
+    follow: bool,
+) -> None:
     """Train as PROJECT (a project.toml or its folder) says; print the run's folder.
 
     With training.kfold the folds train one after the other, each in a run of its own.
@@ -34,13 +53,31 @@ def train(project: Path | None, overrides: tuple[str, ...], resume: Path | None)
     """
     if (project is None) == (resume is None):
         raise click.UsageError("Name a project, or a run with --resume RUN")
+    if resume is not None and (follow or start is not None):
+        raise click.UsageError(
+            "A run that is resumed goes on as it began: without --from, --follow"
+        )
     if resume is not None:
         _resume(resume, overrides)
         return
     assert project is not None
-    loaded = load_project(project, overrides)
+    follows = ("training.follow=true",) if follow else ()
+    loaded = load_project(project, (*_start_of(start), *overrides, *follows))
     refuse_cluster(loaded, "train")
     _train_all(new_trainings(loaded))
+
+
+def _start_of(place: Path | None) -> tuple[str, ...]:
+    """Return the settings of a training that begins with a model file, or with a run's best."""
+    if place is None:
+        return ()
+    file = Run(place).best_model if place.is_dir() else place
+    network = read_card(file).network
+    return (
+        f"model.start={file.absolute()}",
+        f"model.head={network.head}",
+        f"model.backbone={network.backbone}",
+    )
 
 
 def _train_all(runs: Sequence[Run]) -> None:

@@ -86,13 +86,13 @@ class Dealt:
     vanished: tuple[str, ...]
     later: tuple[str, ...]
 
-    def notes(self) -> list[str]:
+    def notes(self, *, later_join: bool = False) -> list[str]:
         """Return sentences about images that came or went since the deal."""
         found: list[str] = []
         if self.vanished:
             are = "are" if len(self.vanished) > 1 else "is"
             found.append(f"{few(self.vanished)} {are} no longer there, or without labels")
-        if self.later:
+        if self.later and not later_join:
             number = f"{len(self.later)} image{'s' if len(self.later) > 1 else ''}"
             found.append(f"{number} that this run was not begun with: left out: {few(self.later)}")
         return found

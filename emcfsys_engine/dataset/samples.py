@@ -114,7 +114,11 @@ def samples_of(project: Project, deal: Deal, folds: Mapping[str, int] | None = N
         faults += _vanished_faults(project, samples)
     if faults:
         raise DataFaults(faults)
-    notes = [*dealt.notes(), *notes, *_class_notes(project, samples)]
+    notes = [
+        *dealt.notes(later_join=project.training.follow),
+        *notes,
+        *_class_notes(project, samples),
+    ]
     return Samples(samples=tuple(samples), notes=tuple(notes), vanished=vanished)
 
 

@@ -25,6 +25,7 @@ from emcfsys_engine.annotations.pairing import (
     root_of,
 )
 from emcfsys_engine.annotations.shapes import Annotation
+from emcfsys_engine.annotations.suggestions import untouched
 from emcfsys_engine.dataset.facts_cache import FactsCache, scan_masks
 from emcfsys_engine.errors import AnnotationError, InputError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef
@@ -290,6 +291,11 @@ class _Labelled:
     ) -> tuple[dict[ImageRef, LabelRef], dict[ImageRef, frozenset[str]]]:
         root = root_of(pattern, self.project.folder)
         found = find_annotations(pattern, self.project.folder, faults, notes)
+        waiting = untouched(found, root)
+        found = {path: every for path, every in found.items() if path not in waiting}
+        if waiting:
+            what = f"{len(waiting)} suggestions that nobody saved yet"
+            notes.append(f"data.{self.index}: {what}: they are no labels")
         pairs = pair_shapes(self.images, self.root, found, root)
         labels = {
             image: LabelRef(path=path, kind="shapes", item=item, plane=image.plane)

@@ -78,13 +78,16 @@ def resolve_model(project: Project, wanted: str) -> Path:
 def best_model(project: Project) -> Path | None:
     """Return the best model of the newest finished training with the project's classes.
 
-    A training that finished once stays so while it is extended, and if that is cancelled or fails.
+    A training that finished once stays so while it is extended, and if that is cancelled or fails;
+    one that follows the labels publishes each better model while it trains.
     """
     for run in reversed(list_runs(project.folder)):
         try:
-            if not isinstance(run.record().request, TrainRequest):
+            record = run.record()
+            if not isinstance(record.request, TrainRequest):
                 continue
-            if not run.final_model.is_file() and run.state() != "done":
+            follows = record.project is not None and record.project.training.follow
+            if not follows and not run.final_model.is_file() and run.state() != "done":
                 continue
             if fits(project, read_card(run.best_model)):
                 return run.best_model

@@ -86,6 +86,18 @@ class ValidationDone(Event, frozen=True, kw_only=True, tag="validation_done"):
     source_mean_iou: dict[str, float | None] = {}  # per [[data]] source, by its images path
 
 
+class LabelsJoined(Event, frozen=True, kw_only=True, tag="labels_joined"):
+    """Labels that were drawn or changed since joined a training that follows them."""
+
+    step: int
+    train: tuple[str, ...] = ()  # images that train from now on
+    val: tuple[str, ...] = ()  # images that validate from now on
+    changed: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    num_train: int  # in all
+    num_val: int
+
+
 class CheckpointSaved(Event, frozen=True, kw_only=True, tag="checkpoint_saved"):
     """A file with its final name is whole."""
 
@@ -182,6 +194,7 @@ AnyEvent = (
     | PlanMade
     | StepDone
     | ValidationDone
+    | LabelsJoined
     | CheckpointSaved
     | CheckpointPruned
     | PreviewSaved

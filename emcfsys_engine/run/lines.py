@@ -1,6 +1,6 @@
 """A run's events and log as lines for people, from the start or as they come."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from emcfsys_engine.errors import printable
@@ -11,6 +11,7 @@ from emcfsys_engine.run.events import (
     EventReader,
     ImageDone,
     ImageFailed,
+    LabelsJoined,
     PlanMade,
     RunCancelled,
     RunFailed,
@@ -29,6 +30,7 @@ from emcfsys_engine.text import clock, span
 _TAIL_BYTES = 1 << 18
 _NUM_EVIDENCE = 12
 _EVIDENCE_CHARACTERS = 400
+_NUM_NAMED = 4
 
 
 class RunLines:
@@ -101,6 +103,8 @@ def _words(event: AnyEvent) -> Iterator[str]:
             yield f"step {event.step}  loss {event.loss:.4f}"
         case ValidationDone():
             yield _validation(event)
+        case LabelsJoined():
+            yield _joined(event)
         case CheckpointSaved(role="best" | "final"):
             yield f"saved {event.file}"
         case WarningGiven():
@@ -131,6 +135,22 @@ def _validation(event: ValidationDone) -> str:
         f"step {event.step}  mean IoU {_score(event.mean_iou)}  {each}  "
         f"loss {event.train_loss:.3f} / {event.val_loss:.3f}{left}{best}"
     )
+
+
+def _joined(event: LabelsJoined) -> str:
+    parts = (
+        ("joined to train on", event.train),
+        ("joined to validate on", event.val),
+        ("changed", event.changed),
+        ("gone", event.gone),
+    )
+    told = "; ".join(f"{word}: {_few(names)}" for word, names in parts if names)
+    return f"labels {told} ({event.num_train} train, {event.num_val} validate)"
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
+    return ", ".join(names[:_NUM_NAMED]) + more
 
 
 def _finished(event: RunFinished) -> str:

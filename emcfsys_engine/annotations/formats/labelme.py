@@ -25,6 +25,8 @@ from emcfsys_engine.annotations.shapes import (
 from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.files import write_whole
 
+SUGGESTION_FLAG = "suggestion"
+SUGGESTED_BY = "emcfsys"
 _KINDS: Mapping[str, ShapeKind] = {
     "polygon": "polygon",
     "rectangle": "rectangle",
@@ -74,8 +76,14 @@ def read(path: Path, document: Mapping[str, Any]) -> list[Annotation]:
             size_HW=size_of(document.get("imageHeight"), document.get("imageWidth")),
             shapes=tuple(found.shapes),
             skipped=tuple(found.skipped),
+            is_suggestion=_is_flagged(document),
         )
     ]
+
+
+def _is_flagged(document: Mapping[str, Any]) -> bool:
+    flags = document.get("flags")
+    return isinstance(flags, dict) and flags.get(SUGGESTION_FLAG) is True
 
 
 def _shape(path: Path, number: int, item: Mapping[str, Any], found: Gathering) -> None:
@@ -120,15 +128,22 @@ VERSION = "5.5.0"  # of Labelme, whose format this is
 
 
 def write_labelme(
-    file: Path, shapes: Sequence[Shape], size_HW: tuple[int, int], image: Path
+    file: Path,
+    shapes: Sequence[Shape],
+    size_HW: tuple[int, int],
+    image: Path,
+    *,
+    suggested_by: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the polygons of one image; imagePath leads from the file to the image.
 
+    `suggested_by`: what model they are of; Labelme shows the flag, and keeps both.
     Units: points are rounded to a hundredth of a pixel.
     """
     document = {
         "version": VERSION,
-        "flags": {},
+        "flags": {SUGGESTION_FLAG: True} if suggested_by else {},
+        **({SUGGESTED_BY: dict(suggested_by)} if suggested_by else {}),
         "shapes": [_written_shape(shape) for shape in shapes],
         "imagePath": Path(os.path.relpath(image, file.parent)).as_posix(),
         "imageData": None,

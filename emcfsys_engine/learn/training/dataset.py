@@ -161,6 +161,18 @@ class Dataset:
         self._free_bytes = int(memory_bytes()[0] * _MEMORY_SHARE / processes)
         self._spool = Spool(cache_home() / "images")
 
+    def renewed(self, samples: Sequence[Sample], items: Mapping[str, Item]) -> "Dataset":
+        """Return the items of other samples: those given, by name, and what is here of the rest."""
+        other = Dataset(samples, self.project, self.normaliser)
+        other._spool, other._free_bytes = self._spool, self._free_bytes
+        here = {one.name: self._kept.get(n) for n, one in enumerate(self.samples)}
+        for index, one in enumerate(samples):
+            if one.name in items:
+                other._keep(index, items[one.name])
+            elif (item := here.get(one.name)) is not None:
+                other._kept[index] = item
+        return other
+
     def __len__(self) -> int:
         return len(self.samples)
 
@@ -172,6 +184,9 @@ class Dataset:
 
     def _read(self, index: int, prints: dict[str, Fingerprint] | None = None) -> Item:
         item = load_item(self.samples[index], self.project, self.normaliser, prints)
+        return self._keep(index, item)
+
+    def _keep(self, index: int, item: Item) -> Item:
         size = item.pixels.nbytes + item.labels.nbytes
         if size <= self._free_bytes:
             self._free_bytes -= size
@@ -204,6 +219,12 @@ class Dataset:
         if faults:
             raise DataFaults(faults)
         return prints
+
+
+def validation_digest(val: Dataset, prints: Mapping[str, Fingerprint]) -> str:
+    """Return a name for what is validated on: scores of another one are not compared with its."""
+    content = [(one.name, prints[one.name].image, prints[one.name].labels) for one in val.samples]
+    return hashlib.blake2b(repr(sorted(content)).encode(), digest_size=12).hexdigest()
 
 
 class PatchSampler:

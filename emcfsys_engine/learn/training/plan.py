@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -18,6 +19,12 @@ from emcfsys_engine.learn.memory import Footprint, footprint_of, usable_memory
 from emcfsys_engine.learn.networks.backbones import defaults_for
 from emcfsys_engine.learn.training.augment import Strengths, strengths_of
 from emcfsys_engine.learn.training.dataset import Dataset, class_pixel_counts
+from emcfsys_engine.learn.training.start import (
+    HEAD_FIRST,
+    RATE_SHARE,
+    start_file,
+    started_network,
+)
 from emcfsys_engine.model_card import NetworkSpec
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.folder import Run
@@ -46,9 +53,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     patch_px: int
     batch: int
     micro_batch: int
-    total_steps: int | None  # None: ended by minutes
+    total_steps: int | None  # None: ended by minutes, or by a person
     minutes: float | None
-    validate_every: int | None  # None: about every tenth of the minutes
+    validate_every: int | None  # None: by the clock
     tile_px: int
     encoder_lr: float
     decoder_lr: float
@@ -67,6 +74,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     fingerprints: dict[str, Fingerprint] = {}  # of images and labels, as the last start read them
     fold: int = 0  # of `folds`, from 1: what validates in it trains in all others; 0: no folds
     folds: int = 0
+    follow: bool = False
+    head_first: float = 0.0  # share of the run in which the encoder's weights stay as they are
+    joined: dict[str, int] = {}  # image -> step after which it, or its new labels, took part
     reasons: dict[str, str] = {}
 
     @property
@@ -90,6 +100,11 @@ def read_plan(run: Run) -> Plan:
         what = f"has format {plan.format}, this version knows {FORMAT}"
         raise RunFolderError(run.plan_file, what, "Update emcfsys-tui")
     return plan
+
+
+def encode_plan(plan: Plan) -> bytes:
+    """Return what plan.json holds."""
+    return msgspec.json.format(msgspec.json.encode(plan), indent=2)
 
 
 def make_plan(
@@ -116,10 +131,20 @@ def make_plan(
         drop_path=defaults.drop_path,
         auxiliary=_choose_auxiliary(project, reasons),
     )
+    start = start_file(project)
+    if start is not None:
+        network = started_network(project, start, auxiliary=network.auxiliary)
+        reasons["network"] = f"that of {start.name}, whose weights it begins with"
     budget = MemoryBudget(usable_memory(device, processes), batch, processes, precision)
     patch_px, micro_batch = _choose_patch(project, train, device, network, budget, reasons)
-    if micro_batch < _LEAST_FOR_BATCH_NORM:
+    if micro_batch < _LEAST_FOR_BATCH_NORM and start is None:
         network = msgspec.structs.replace(network, norm="group")
+    gentle = RATE_SHARE if start is not None else 1.0
+    if start is not None:
+        reasons["learning_rates"] = (
+            f"{RATE_SHARE:g} of the usual ones, and the head alone for the first {HEAD_FIRST:.0%}: "
+            "the model is to forget little"
+        )
     total_steps, minutes = _choose_budget(project, batch, device, reasons)
     return Plan(
         network=network,
@@ -134,32 +159,39 @@ def make_plan(
         minutes=minutes,
         validate_every=_choose_validation(project, total_steps, reasons),
         tile_px=project.inference.tile_px or max(patch_px, 512),
-        encoder_lr=project.training.encoder_lr or defaults.encoder_lr,
-        decoder_lr=project.training.decoder_lr or defaults.decoder_lr,
+        encoder_lr=project.training.encoder_lr or defaults.encoder_lr * gentle,
+        decoder_lr=project.training.decoder_lr or defaults.decoder_lr * gentle,
+        head_first=HEAD_FIRST if start is not None else 0.0,
         weight_decay=defaults.weight_decay,
         warmup_steps=_choose_warmup(defaults.warmup_steps, total_steps),
-        schedule=project.training.schedule,
+        schedule=_choose_schedule(project, reasons),
         ema_decay=_choose_ema(total_steps, device, reasons),
         clip_norm=1.0,
-        class_weights=_choose_class_weights(train, reasons),
+        class_weights=choose_class_weights(train, reasons),
         strengths=strengths_of(project.augment),
         train_images=tuple(sample.name for sample in train.samples),
         val_images=tuple(sample.name for sample in val.samples),
         files=files_of((*train.samples, *val.samples)),
+        follow=project.training.follow,
         reasons=reasons,
     )
 
 
 def summary_of(plan: Plan) -> str:
     """Return the plan in one line for a person."""
-    length = f"{plan.total_steps} steps" if plan.total_steps else f"{plan.minutes:g} min"
     return (
-        f"{plan.network.head}/{plan.network.backbone}, {length} of {plan.batch} patches of "
-        f"{plan.patch_px} px, {plan.precision} on {_place_of(plan)}, "
+        f"{plan.network.head}/{plan.network.backbone}, {_length_of(plan)} of {plan.batch} patches "
+        f"of {plan.patch_px} px, {plan.precision} on {_place_of(plan)}, "
         f"{len(plan.train_images)} training and {len(plan.val_images)} validation images"
         + (f", fold {plan.fold} of {plan.folds}" if plan.fold else "")
         + (f"; weights: {plan.weights}" if plan.weights else "")
     )
+
+
+def _length_of(plan: Plan) -> str:
+    if plan.total_steps is not None:
+        return f"{plan.total_steps} steps"
+    return "until stopped, steps" if plan.minutes is None else f"{plan.minutes:g} min"
 
 
 def _place_of(plan: Plan) -> str:
@@ -243,6 +275,9 @@ def _choose_budget(
 ) -> tuple[int | None, float | None]:
     if project.training.steps is not None or project.training.minutes is not None:
         return project.training.steps, project.training.minutes
+    if project.training.follow:
+        reasons["steps"] = "follows the labels: goes on until somebody stops it"
+        return None, None
     patches = _PATCHES[project.training.preset][device.type]
     reasons["steps"] = f"preset {project.training.preset} draws {patches} patches on a {device}"
     return max(1, patches // batch), None
@@ -253,11 +288,21 @@ def _choose_validation(
 ) -> int | None:
     if project.training.validate_every is not None:
         return project.training.validate_every
+    if project.training.follow:
+        reasons["validate_every"] = "every 20 s or so: that is when new labels join"
+        return None
     if total_steps is None:
         reasons["validate_every"] = "about a tenth of the minutes"
         return None
     reasons["validate_every"] = "a twentieth of the steps"
     return max(1, total_steps // 20)
+
+
+def _choose_schedule(project: Project, reasons: dict[str, str]) -> Literal["cosine", "trapezoid"]:
+    if project.training.follow:
+        reasons["schedule"] = "a high rate while labels come, a falling one at the end"
+        return "trapezoid"
+    return project.training.schedule
 
 
 def _choose_warmup(default: int, total_steps: int | None) -> int:
@@ -272,7 +317,7 @@ def _choose_ema(total_steps: int | None, device: torch.device, reasons: dict[str
     return 1 - 1 / span
 
 
-def _choose_class_weights(train: Dataset, reasons: dict[str, str]) -> tuple[float, ...]:
+def choose_class_weights(train: Dataset, reasons: dict[str, str]) -> tuple[float, ...]:
     """Weigh classes by 1/√frequency, so that a class of 1 % counts ten times, not a hundred."""
     counts = class_pixel_counts(train)
     shares = counts / max(1, counts.sum())

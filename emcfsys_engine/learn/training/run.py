@@ -1,6 +1,5 @@
 """A training run from its run.json to its ending: data, plan, network, loop."""
 
-import hashlib
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -46,11 +45,19 @@ from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_net
 from emcfsys_engine.learn.networks.weights import WeightsReport, load_weights
 from emcfsys_engine.learn.run_context import RunContext, emit_ending
 from emcfsys_engine.learn.training.augment import augment
-from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler
+from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler, validation_digest
 from emcfsys_engine.learn.training.distributed import Ranks
+from emcfsys_engine.learn.training.follow import Follower, first_labels
 from emcfsys_engine.learn.training.losses import build_loss
-from emcfsys_engine.learn.training.plan import Plan, make_plan, read_plan, summary_of
+from emcfsys_engine.learn.training.plan import (
+    Plan,
+    encode_plan,
+    make_plan,
+    read_plan,
+    summary_of,
+)
 from emcfsys_engine.learn.training.setup import TrainingSetup
+from emcfsys_engine.learn.training.start import load_start, start_file, started_network
 from emcfsys_engine.learn.training.trainer import Trainer
 from emcfsys_engine.model_card import ModelCard, NetworkSpec, NormaliserSettings, TrainingStatistics
 from emcfsys_engine.project import UNLABELLED, Project
@@ -90,9 +97,12 @@ def network_faults(project: Project) -> list[InputError]:
         backbone=project.model.backbone,
         num_classes=len(project.classes),
     )
+    file = start_file(project)
     try:
         defaults_for(spec.backbone)
-        _load_weights(project, build_network(spec))
+        if file is not None:
+            spec = started_network(project, file, auxiliary=False)
+        _load_start(project, build_network(spec))
     except InputError as fault:
         return [fault]
     return []
@@ -120,7 +130,7 @@ def _step(project: Project, train: Dataset, val: Dataset) -> None:
     device = choose_device(project.compute.gpus)
     plan = make_plan(project, train, val, device, choose_threads(project.compute.threads))
     network = build_network(plan.network)
-    _load_weights(project, network)
+    _load_start(project, network)
     network = network.to(device).to(memory_format=torch.channels_last)
     batch = min(2, plan.batch)
     few = Dataset(_labelled_first(train)[:_NUM_IMAGES], project, Normaliser())
@@ -159,22 +169,18 @@ def execute(worker: RunContext) -> int:
     resumed = bool(ranks.most(worker.run.checkpoint_file.exists())[0])
     # The same batch must give the same sums in every run: no choice by timing.
     torch.backends.cudnn.benchmark = False
-    samples = _dealt(worker, project)
+    waits = project.training.follow and not worker.run.plan_file.exists()
+    if waits:
+        worker.emit(_started(worker, project, device, None))
+    samples = first_labels(worker, project) if waits else _dealt(worker, project)
+    if samples is None:
+        request = worker.stop_request()
+        return emit_ending(worker, "cancel" if request in (None, "stop") else request)
     normaliser = Normaliser()
     train = Dataset(samples.of("train"), project, normaliser, ranks.local_world)
     val = Dataset(samples.of("val"), project, normaliser, ranks.local_world)
-    worker.emit(
-        RunStarted(
-            run=worker.run.id,
-            does="train",
-            project=project.name,
-            classes=project.class_names,
-            total_steps=project.training.steps,
-            minutes=project.training.minutes,
-            device=device.type,
-            num_images=len(train),
-        )
-    )
+    if not waits:
+        worker.emit(_started(worker, project, device, len(train)))
     lost = lost_gpu(device, project.compute.gpus, os.environ)
     for note in filter(None, (lost, *samples.notes)):
         worker.emit(WarningGiven(message=note))
@@ -188,23 +194,26 @@ def execute(worker: RunContext) -> int:
     torch.manual_seed(project.project.seed)
     network = build_network(plan.network)
     if not resumed:
-        plan = msgspec.structs.replace(plan, weights=_load_weights(project, network).summary)
+        plan = msgspec.structs.replace(plan, weights=_load_start(project, network))
         if ranks.is_first:
-            write_whole(worker.run.plan_file, _encoded(plan))
+            write_whole(worker.run.plan_file, encode_plan(plan))
     worker.emit(PlanMade(summary=summary_of(plan)))
+    follower = Follower(project, lambda plan, train: _make_card(worker.run, project, plan, train))
+    follower.begin(train, val)
     trainer = Trainer(
         TrainingSetup(
             run=worker.run,
             project=project,
             plan=plan,
             card=_make_card(worker.run, project, plan, train),
-            val_digest=_digest_of(val, prints),
+            val_digest=validation_digest(val, prints),
             network=network,
             train=train,
             val=val,
             emit=worker.emit,
             stop_request=worker.stop_request,
             ranks=ranks,
+            new_labels=follower if plan.follow else None,
         )
     )
     if resumed:
@@ -213,6 +222,21 @@ def execute(worker: RunContext) -> int:
     ending = trainer.train()
     ranks.leave()
     return emit_ending(worker, ending.reason, step=ending.step, score=ending.score)
+
+
+def _started(
+    worker: RunContext, project: Project, device: torch.device, num_images: int | None
+) -> RunStarted:
+    return RunStarted(
+        run=worker.run.id,
+        does="train",
+        project=project.name,
+        classes=project.class_names,
+        total_steps=project.training.steps,
+        minutes=project.training.minutes,
+        device=device.type,
+        num_images=num_images,
+    )
 
 
 def _written_plan(
@@ -248,16 +272,12 @@ def _written_plan(
     steps, minutes = project.training.steps, project.training.minutes
     if known is not None and (steps is not None or minutes is not None):
         plan = msgspec.structs.replace(plan, total_steps=steps, minutes=minutes)
-        if steps is not None and plan.validate_every is None:
+        if steps is not None and plan.validate_every is None and not plan.follow:
             plan = msgspec.structs.replace(plan, validate_every=max(1, steps // 20))
-    content = _encoded(plan)
+    content = encode_plan(plan)
     if plan != known:
         write_whole(run.plan_file, content)
     return content
-
-
-def _encoded(plan: Plan) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(plan), indent=2)
 
 
 def _dealt(worker: RunContext, project: Project) -> Samples:
@@ -288,12 +308,6 @@ def _begun_folds(run: Run, group: str) -> dict[int, Deal]:
     return found
 
 
-def _digest_of(val: Dataset, prints: Mapping[str, Fingerprint]) -> str:
-    """Return a name for what is validated on: scores of another one are not compared with its."""
-    content = [(one.name, prints[one.name].image, prints[one.name].labels) for one in val.samples]
-    return hashlib.blake2b(repr(sorted(content)).encode(), digest_size=12).hexdigest()
-
-
 def _moved(plan: Plan, device: torch.device, threads: int) -> Plan:
     """Return the plan of a run that goes on on another kind of device, in its precision."""
     precision, why = choose_precision(device)
@@ -304,6 +318,14 @@ def _moved(plan: Plan, device: torch.device, threads: int) -> Plan:
         threads=threads,
         reasons={**plan.reasons, "precision": why},
     )
+
+
+def _load_start(project: Project, network: SegmentationNetwork) -> str:
+    """Give a network what it begins with, and return that in words."""
+    file = start_file(project)
+    if file is not None:
+        return load_start(project, file, network)
+    return _load_weights(project, network).summary
 
 
 def _load_weights(project: Project, network: SegmentationNetwork) -> WeightsReport:

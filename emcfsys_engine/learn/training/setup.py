@@ -1,5 +1,6 @@
 """What a training works with, and how it ended."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ class TrainingSetup:
     emit: Callable[[Event], None]
     stop_request: Callable[[], str | None]  # "cancel", "stop", "pause" or "terminated"
     ranks: Ranks = field(default_factory=Ranks)
+    # What a training that follows the labels goes on with after a step; None: nothing is new.
+    new_labels: "Callable[[TrainingSetup, int], TrainingSetup | None] | None" = None
     val_digest: str = ""  # names what is validated on: images, their pixels and their labels
 
 
@@ -41,15 +44,34 @@ class Ending:
     score: float | None
 
 
+_FOLLOW_EVERY_S = 20.0  # validations of a training that follows the labels
+_LEAST_ENDING, _MOST_ENDING = 20, 500  # steps with a falling rate once such a training is stopped
+_ENDING_SHARE = 0.2  # of a trapezoid
 _MINUTES_RESERVE = 1.1  # times the last validation's length is kept for the final one
 
 
 class Budget:
-    """Steps or minutes, as the plan says; minutes leave time for a final validation."""
+    """Steps or minutes, as the plan says; minutes leave time for a final validation.
+
+    A training that follows the labels may have neither: it is open until somebody stops it, and
+    ends with a few steps of a falling rate.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._began = time.monotonic()
+        self._ending: tuple[int, int] | None = None  # first and last step of a falling rate
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing but a person ends the run."""
+        return self._plan.total_steps is None and self._plan.minutes is None
+
+    def end_soon(self, step: int) -> None:
+        """Let the rate of an open run fall from a step on, and end it then; asked again: go on."""
+        if self._ending is None:
+            steps = max(_LEAST_ENDING, min(_MOST_ENDING, round(step * _ENDING_SHARE)))
+            self._ending = (step, step + steps)
 
     def begin(self, elapsed_s: float) -> None:
         """Start the clock of a run that has used some of its time before."""
@@ -63,23 +85,34 @@ class Budget:
         """Return the share of the run that is done at a step; above 1 when it is over."""
         if self._plan.total_steps is not None:
             return step / self._plan.total_steps
+        if self.is_open:
+            if self._ending is None:
+                return 0.0
+            first, last = self._ending
+            return 1 - _ENDING_SHARE * (last - step) / (last - first)
         return self.elapsed_s() / max(1e-9, self._train_s(state))
 
     def is_over(self, state: TrainState, step_s: float) -> bool:
         """Tell whether the steps are done, or the minutes have no room for another one."""
         if self._plan.total_steps is not None:
             return state.step >= self._plan.total_steps
+        if self.is_open:
+            return self._ending is not None and state.step >= self._ending[1]
         return self.elapsed_s() + step_s > self._train_s(state)
 
     def is_validation_due(self, state: TrainState, since_s: float) -> bool:
         """Tell whether to validate after this step; `since_s`: since the last validation."""
         if self._plan.validate_every is not None:
             return state.step % self._plan.validate_every == 0
-        assert self._plan.minutes is not None
-        return since_s > max(self._plan.minutes * 60 / 10, 4 * state.validation_s)
+        every_s = (self._plan.minutes or math.inf) * 60 / 10
+        if self._plan.follow:
+            every_s = min(every_s, _FOLLOW_EVERY_S)
+        return since_s > max(every_s, 4 * state.validation_s)
 
-    def seconds_left(self, state: TrainState, step_s: float) -> float:
-        """Return how long the rest will take, validations included."""
+    def seconds_left(self, state: TrainState, step_s: float) -> float | None:
+        """Return how long the rest will take, validations included; None: until it is stopped."""
+        if self.is_open:
+            return None
         if self._plan.total_steps is None:
             assert self._plan.minutes is not None
             return max(0.0, self._plan.minutes * 60 - self.elapsed_s())

@@ -83,8 +83,8 @@ class Stepper:
 
     @property
     def learning_rate(self) -> float:
-        """The rate of the first group in the last step."""
-        return self.optimizer.param_groups[0]["lr"]
+        """The highest rate of the last step."""
+        return max(group["lr"] for group in self.optimizer.param_groups)
 
     def prepare(self, crops_NCMM: Tensor, labels_NMM: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Return the step's patches, augmented.
@@ -172,10 +172,11 @@ class Stepper:
         if self.ranks.most(not fits)[0]:
             raise DoesNotFitError
 
-    def step(self, factor: float, step: int) -> None:
+    def step(self, factor: float, step: int, *, head_only: bool = False) -> None:
         """Move the weights by the gathered gradients, with `factor` times the plan's rates."""
         for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
-            group["lr"] = rate * factor
+            rests = head_only and group["name"].startswith("encoder")
+            group["lr"] = 0.0 if rests else rate * factor
         torch.nn.utils.clip_grad_norm_(self._parameters, self.plan.clip_norm)
         self.optimizer.step()
         self._average(step)

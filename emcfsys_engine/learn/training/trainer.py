@@ -24,7 +24,8 @@ from emcfsys_engine.learn.training.checkpoint import (
     read_retry,
 )
 from emcfsys_engine.learn.training.dataset import Batches, PatchSampler
-from emcfsys_engine.learn.training.losses import build_loss
+from emcfsys_engine.learn.training.distributed import Ranks
+from emcfsys_engine.learn.training.losses import Loss, build_loss
 from emcfsys_engine.learn.training.setup import Budget, Ending, TrainingSetup
 from emcfsys_engine.learn.training.step import DoesNotFitError, Stepper, rate_factor
 from emcfsys_engine.learn.training.validation import Validator, card_at, event_of
@@ -32,6 +33,7 @@ from emcfsys_engine.run.events import RunResumed, StepDone, WarningGiven
 
 _CHECKPOINT_EVERY_S = 120.0
 _STEP_EVENT_EVERY_S = 0.5
+_LOOK_EVERY_S = 2.0  # for labels, where nothing else is done
 _ENDING_OF = {
     "cancel": "cancelled",
     "stop": "stopped",
@@ -78,11 +80,9 @@ class Trainer:
         self.averaged = copy.deepcopy(network).eval().requires_grad_(False)
         self.network = self.ranks.with_common_norms(network, self.device)
         seed = setup.project.project.seed
-        text, weights = setup.project.training.loss, self.plan.class_weights
-        loss = build_loss(text, weights, self.ranks)
+        loss = self._loss_of(self.ranks)
         self.stepper = Stepper(self.network, self.averaged, loss, self.plan, seed, self.ranks)
-        self.validator = Validator(setup, self.averaged, build_loss(text, weights))
-        self.sampler = PatchSampler(setup.train, self.plan.patch_px, self.plan.batch, seed)
+        self._build_from_labels()
         self.state = TrainState(micro_batch=self.plan.micro_batch)
         self.saver = (
             Saver(setup.run, setup.emit, self.averaged) if self.ranks.is_first else NullSaver()
@@ -90,6 +90,17 @@ class Trainer:
         self.since_event = _Since(loss=torch.zeros((), device=self.device))
         self.since_validation = _Since(loss=torch.zeros((), device=self.device))
         self.budget = Budget(self.plan)
+
+    def _build_from_labels(self) -> None:
+        """Make what depends on the images and labels: they may become more while it trains."""
+        setup, plan = self.setup, self.plan
+        self.stepper.loss = self._loss_of(self.ranks)
+        self.validator = Validator(setup, self.averaged, self._loss_of(Ranks()))
+        seed = setup.project.project.seed
+        self.sampler = PatchSampler(setup.train, plan.patch_px, plan.batch, seed)
+
+    def _loss_of(self, ranks: Ranks) -> Loss:
+        return build_loss(self.setup.project.training.loss, self.plan.class_weights, ranks)
 
     def resume(self) -> RunResumed:
         """Go on from the run's checkpoint; return the event that tells of it."""
@@ -129,11 +140,11 @@ class Trainer:
         self.budget.begin(self.state.elapsed_s)
         if self.state.owes_validation:
             self._save_and_validate()
-        batches = Batches(self.sampler, self.state.step + 1, self.device)
+        self.batches = Batches(self.sampler, self.state.step + 1, self.device)
         try:
-            reason = self._loop(batches)
+            reason = self._loop()
         finally:
-            batches.close()
+            self.batches.close()
         if reason in ("cancelled", "paused", "terminated"):
             self._save_checkpoint()
         else:
@@ -145,12 +156,12 @@ class Trainer:
         self.saver.close()
         return Ending(reason=reason, step=self.state.step, score=self.state.best_score)
 
-    def _loop(self, batches: Batches) -> str:
+    def _loop(self) -> str:
         while True:
             ended, progress = self._agreed()
             if ended is not None:
                 return ended
-            loss = self.step(*batches.next(), progress)
+            loss = self.step(*self.batches.next(), progress)
             for counter in (self.since_event, self.since_validation):
                 counter.loss += loss
                 counter.steps += 1
@@ -160,14 +171,45 @@ class Trainer:
                 self._say_step()
             if validates:
                 self._save_and_validate()
-                if self._has_lost_patience():
-                    return "early_stopping"
+                if not self._takes_up_labels() and self._has_lost_patience():
+                    if not self.budget.is_open:
+                        return "early_stopping"
+                    self._wait_for_labels()
             elif saves:
                 self._save_checkpoint()
+
+    def _takes_up_labels(self) -> bool:
+        """Go on with what was labelled since; tell whether anything was."""
+        news = self.setup.new_labels and self.setup.new_labels(self.setup, self.state.step)
+        if not news:
+            return False
+        other_val = news.val_digest != self.setup.val_digest
+        self.setup, self.plan = news, news.plan
+        self._build_from_labels()
+        self.batches.close()
+        self.batches = Batches(self.sampler, self.state.step + 1, self.device)
+        self.state = msgspec.structs.replace(self.state, validations_without_improvement=0)
+        if other_val and self.state.best_score is not None:
+            self._score_best_anew()
+        self._save_checkpoint()
+        return True
+
+    def _wait_for_labels(self) -> None:
+        """Rest until labels come or somebody ends the run: more steps on these gain nothing."""
+        message = "Gains nothing more from these labels: waits for new ones, or for a stop"
+        self.setup.emit(WarningGiven(message=message))
+        while self.setup.stop_request() is None and not self._takes_up_labels():
+            self.saver.poll()
+            time.sleep(_LOOK_EVERY_S)
+        self.state = msgspec.structs.replace(self.state, validations_without_improvement=0)
+        self.since_validation.begin_again()
 
     def _agreed(self) -> tuple[str | None, float]:
         """Return why to end now, if so, and the run's progress: the same on all processes."""
         asked = self.setup.stop_request()
+        if asked == "stop" and self.budget.is_open:
+            self.budget.end_soon(self.state.step)
+            asked = None
         request = 0 if asked is None else _STOP_REQUESTS.index(asked) + 1
         is_over = self.budget.is_over(self.state, self.since_validation.step_s())
         progress = self.budget.progress(self.state.step + 1, self.state)
@@ -175,6 +217,7 @@ class Trainer:
         if request:
             return _ENDING_OF[_STOP_REQUESTS[int(request) - 1]], progress
         budget = "minutes" if self.plan.total_steps is None else "steps"
+        budget = "stopped" if self.budget.is_open else budget
         return (budget if over else None), progress
 
     def _due(self) -> tuple[bool, bool, bool]:
@@ -194,7 +237,7 @@ class Trainer:
         images, labels = self._prepared(crops_NCMM, labels_NMM, step)
         factor = rate_factor(self.plan, step, progress) * self.state.rate_factor
         loss = self._gathered(images, labels)
-        self.stepper.step(factor, step)
+        self.stepper.step(factor, step, head_only=progress < self.plan.head_first)
         self.state = msgspec.structs.replace(self.state, step=step)
         return loss
 

@@ -250,7 +250,7 @@ def event_of(
     train_loss: float,
     learning_rate: float,
     images_per_s: float,
-    seconds_left: float,
+    seconds_left: float | None,
     score: float | None,
     is_best: bool,
 ) -> ValidationDone:

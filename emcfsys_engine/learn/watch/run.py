@@ -101,6 +101,7 @@ class _Watch:
         self.waker = Waker(self.root)
         self.counts = _Counts()
         self.model = Path(request.model)
+        self.model_version = _version_of(self.model)
         self.predictor = self._load(self.model)
         self.hook = Hook(load_config().hooks.image_done, self.root, self.output)
         self.disk = OutputDisk(ledger, worker.run.folder.parent, worker.run.folder)
@@ -407,8 +408,9 @@ class _Watch:
             file = best_model(self.project)
         except OSError:
             return  # the project's disk is away: it goes on with the model it has
-        if file is None or file == self.model:
+        if file is None or (file == self.model and _version_of(file) == self.model_version):
             return
+        self.model_version = _version_of(file)
         try:
             self.predictor = self._load(file)
         except EmcfError as error:
@@ -444,3 +446,12 @@ def _rules(project: Project, request: WatchRequest, backend: str) -> Rules:
         ignore=settings.ignore,
         newest_first=settings.order == "newest",
     )
+
+
+def _version_of(file: Path) -> tuple[int, int] | None:
+    """Return what changes when a training publishes a better model under the same name."""
+    try:
+        state = file.stat()
+    except OSError:
+        return None
+    return state.st_ino, state.st_mtime_ns

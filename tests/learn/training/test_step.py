@@ -1,15 +1,22 @@
 """Learning rates over a run: by hand, and what an extension makes of them."""
 
+import copy
 import math
 
+import msgspec
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.learn.training.augment import Strengths
+from emcfsys_engine.learn.training.distributed import Ranks
+from emcfsys_engine.learn.training.losses import build_loss
 from emcfsys_engine.learn.training.plan import Plan
-from emcfsys_engine.learn.training.step import rate_factor
+from emcfsys_engine.learn.training.step import Stepper, rate_factor
 from emcfsys_engine.model_card import NetworkSpec
+from tests.learn.conftest import TINY
 
 
 def _plan(schedule: str) -> Plan:
@@ -65,3 +72,21 @@ def test_an_extended_trapezoid_took_no_step_too_slow_before_its_first_decay() ->
     # Up to 80 % of the first length both runs are the same: nothing of it is lost by extending.
     assert _rates("trapezoid", 1000, range(100, 801)) == _rates("trapezoid", 2000, range(100, 801))
     assert _rates("cosine", 1000, range(500, 801)) != _rates("cosine", 2000, range(500, 801))
+
+
+def test_where_the_head_learns_alone_the_encoder_keeps_its_weights() -> None:
+    torch.manual_seed(0)
+    network = build_network(TINY)
+    plan = msgspec.structs.replace(_plan("cosine"), network=TINY)
+    stepper = Stepper(network, copy.deepcopy(network), build_loss("ce"), plan, 0, Ranks())
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    images, labels = torch.rand(2, 1, 32, 32), torch.randint(0, 2, (2, 32, 32))
+    for head_only in (True, False):
+        stepper.accumulate_gradients(images, labels, 2)
+        stepper.step(0.01, 1, head_only=head_only)
+        moved = {
+            name for name, value in network.named_parameters() if not (value == before[name]).all()
+        }
+        assert any(name.startswith("encoder") for name in moved) is not head_only
+        assert "head.weight" in moved
+    assert stepper.learning_rate == 0.01

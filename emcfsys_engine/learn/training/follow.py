@@ -1,0 +1,248 @@
+"""A training that follows the labels: what was drawn or mended since joins it, whole and readable.
+
+Nothing that is wrong with a file ends the training: it is named once, and goes on without it.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from emcfsys_engine.dataset.deals import Fingerprint, files_of, twin_fault
+from emcfsys_engine.dataset.follow import (
+    LabelledNow,
+    Stamp,
+    folders_stamp,
+    gather_some,
+    has_both_sides,
+    label_stamp,
+    labelled_now,
+    settled,
+)
+from emcfsys_engine.dataset.samples import Samples
+from emcfsys_engine.dataset.splits import Sample
+from emcfsys_engine.errors import DataFaults, InputError
+from emcfsys_engine.files import write_whole
+from emcfsys_engine.images.normalise import Normaliser
+from emcfsys_engine.learn.run_context import RunContext
+from emcfsys_engine.learn.training.dataset import Dataset, Item, load_item, validation_digest
+from emcfsys_engine.learn.training.plan import Plan, choose_class_weights, encode_plan
+from emcfsys_engine.learn.training.setup import TrainingSetup
+from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.project import UNLABELLED, Project
+from emcfsys_engine.run.events import LabelsJoined, WarningGiven
+
+_LOOK_EVERY_S = 1.0
+
+
+def first_labels(worker: RunContext, project: Project) -> Samples | None:
+    """Wait until an image to train on and one to validate on are labelled; None: asked to end.
+
+    Raises: DataFaults where enough is labelled from the start, and something of it is wrong.
+    """
+    said: set[str] = set()
+    while True:
+        found = gather_some(project)
+        if has_both_sides(found.samples):
+            if found.faults and not said:
+                raise DataFaults(found.faults)
+            sound = [one for one in found.samples if not said or _is_sound(one, project)]
+            if has_both_sides(sound):
+                return Samples(samples=tuple(sound), notes=found.notes)
+        number = len(found.samples)
+        waits = (
+            f"Waits for labels: {number} image{' is' if number == 1 else 's are'} labelled, one to "
+            "train on and one to validate on are needed"
+        )
+        for text in (waits, *(str(fault) for fault in found.faults)):
+            if text not in said:
+                worker.emit(WarningGiven(message=text))
+        said |= {waits, *(str(fault) for fault in found.faults)}
+        stamp = folders_stamp(project)
+        while folders_stamp(project) == stamp:
+            if worker.stop_request() is not None:
+                return None
+            time.sleep(_LOOK_EVERY_S)
+
+
+def _is_sound(sample: Sample, project: Project) -> bool:
+    try:
+        load_item(sample, project, Normaliser())
+    except (DataFaults, InputError):
+        return False
+    return True
+
+
+@dataclass
+class Follower:
+    """Finds what was labelled since, and makes of it what the training goes on with."""
+
+    project: Project
+    make_card: Callable[[Plan, Dataset], ModelCard]
+    _seen: frozenset[tuple[str, int, int]] = frozenset()
+    _stamps: dict[str, Stamp] = field(default_factory=dict[str, Stamp])
+    _said: set[str] = field(default_factory=set[str])
+
+    def begin(self, train: Dataset, val: Dataset) -> None:
+        """Note the files of what is read already."""
+        self._stamps = {one.name: label_stamp(one) for one in (*train.samples, *val.samples)}
+
+    def __call__(self, setup: TrainingSetup, step: int) -> TrainingSetup | None:
+        """Return what the training goes on with; None where no label came, changed or went.
+
+        The plan on the disk is the new one before it is returned: a resume goes on with the same.
+        """
+        seen = folders_stamp(self.project)
+        if seen == self._seen or setup.plan.deal is None:
+            return None
+        now = labelled_now(self.project, setup.plan.deal)
+        self._say(setup, (str(fault) for fault in now.faults))
+        before = self._stamps
+        asked = [one for one in now.samples if label_stamp(one) != before.get(one.name)]
+        whole = settled(asked)
+        prints: dict[str, Fingerprint] = {}
+        items = self._loaded(setup, whole, prints)
+        if len(whole) == len(asked):
+            self._seen = seen
+        return self._taken(setup, now, items, prints, step)
+
+    def _say(self, setup: TrainingSetup, texts: Iterable[str]) -> None:
+        for text in texts:
+            if text not in self._said:
+                self._said.add(text)
+                setup.emit(WarningGiven(message=f"Goes on without it: {text}"))
+
+    def _loaded(
+        self, setup: TrainingSetup, samples: Sequence[Sample], prints: dict[str, Fingerprint]
+    ) -> dict[str, Item]:
+        """Read what is new; what cannot be read is named, and tried again when it changes."""
+        items: dict[str, Item] = {}
+        for one in samples:
+            self._stamps[one.name] = label_stamp(one)
+            try:
+                item = load_item(one, self.project, setup.train.normaliser, prints)
+            except DataFaults as several:
+                self._say(setup, (str(fault) for fault in several.faults))
+            except InputError as fault:
+                self._say(setup, [str(fault)])
+            else:
+                items[one.name] = item
+        return items
+
+    def _taken(
+        self,
+        setup: TrainingSetup,
+        now: LabelledNow,
+        items: Mapping[str, Item],
+        prints: Mapping[str, Fingerprint],
+        step: int,
+    ) -> TrainingSetup | None:
+        known = {one.name for one in (*setup.train.samples, *setup.val.samples)}
+        fresh = [
+            one
+            for one in now.samples
+            if one.name in items
+            and one.name not in known
+            and self._may_join(setup, one, items[one.name], prints)
+        ]
+        changed = tuple(
+            name
+            for name in items
+            if name in known and prints[name] != setup.plan.fingerprints.get(name)
+        )
+        gone = self._gone(setup, now)
+        if not fresh and not changed and not gone:
+            return None
+        plan = _with(setup.plan, fresh, changed, prints, step)
+        train, val = (
+            part.renewed(
+                [one for one in part.samples if one.name not in gone]
+                + [one for one in fresh if one.split == split],
+                {name: items[name] for name in (*changed, *(one.name for one in fresh))},
+            )
+            for part, split in ((setup.train, "train"), (setup.val, "val"))
+        )
+        plan = msgspec.structs.replace(
+            plan, class_weights=choose_class_weights(train, reasons := dict(plan.reasons))
+        )
+        plan = msgspec.structs.replace(plan, reasons=reasons)
+        write_whole(setup.run.plan_file, encode_plan(plan))
+        setup.emit(
+            LabelsJoined(
+                step=step,
+                train=tuple(one.name for one in fresh if one.split == "train"),
+                val=tuple(one.name for one in fresh if one.split == "val"),
+                changed=changed,
+                gone=tuple(sorted(gone)),
+                num_train=len(train),
+                num_val=len(val),
+            )
+        )
+        return replace(
+            setup,
+            plan=plan,
+            train=train,
+            val=val,
+            card=self.make_card(plan, train),
+            val_digest=validation_digest(val, plan.fingerprints),
+        )
+
+    def _may_join(
+        self, setup: TrainingSetup, sample: Sample, item: Item, prints: Mapping[str, Fingerprint]
+    ) -> bool:
+        """Tell whether a new image teaches something, and nothing that validates."""
+        if bool((item.labels == UNLABELLED).all()):
+            return False
+        image = prints[sample.name].image
+        for split, part in (("train", setup.train), ("val", setup.val)):
+            twins = [
+                one
+                for one in part.samples
+                if split != sample.split and image and image == _image(setup.plan, one.name)
+            ]
+            if twins:
+                self._say(setup, [str(twin_fault(sample, twins[0]))])
+                return False
+        return True
+
+    def _gone(self, setup: TrainingSetup, now: LabelledNow) -> frozenset[str]:
+        """Return the images whose labels somebody took away.
+
+        Where all of a source are gone at once its folder is away for a while, and where a part
+        would be empty there is nothing to go on with: what is in memory is used then.
+        """
+        here = {one.source for one in now.samples}
+        found: set[str] = set()
+        for part in (setup.train, setup.val):
+            gone = {o.name for o in part.samples if o.name in now.gone and o.source in here}
+            found |= gone if len(gone) < len(part) else set()
+        for name in found:
+            self._stamps.pop(name, None)
+        return frozenset(found)
+
+
+def _image(plan: Plan, name: str) -> str:
+    known = plan.fingerprints.get(name)
+    return known.image if known is not None else ""
+
+
+def _with(
+    plan: Plan,
+    fresh: Sequence[Sample],
+    changed: Sequence[str],
+    prints: Mapping[str, Fingerprint],
+    step: int,
+) -> Plan:
+    """Return the plan with what joined it; an image that comes back keeps its place."""
+    known = {*plan.train_images, *plan.val_images}
+    new = [one for one in fresh if one.name not in known]
+    names = (*changed, *(one.name for one in fresh))
+    return msgspec.structs.replace(
+        plan,
+        train_images=(*plan.train_images, *(one.name for one in new if one.split == "train")),
+        val_images=(*plan.val_images, *(one.name for one in new if one.split == "val")),
+        files={**plan.files, **files_of(new)},
+        fingerprints={**plan.fingerprints, **{name: prints[name] for name in names}},
+        joined={**plan.joined, **dict.fromkeys(names, step)},
+    )

@@ -1,0 +1,67 @@
+"""A training that begins with a model file: its whole network, classes matched by their names."""
+
+from pathlib import Path
+
+import msgspec
+import torch
+
+from emcfsys_engine.errors import ProjectError
+from emcfsys_engine.learn.model_file import load_model
+from emcfsys_engine.learn.networks.network import SegmentationNetwork
+from emcfsys_engine.model_card import NetworkSpec, read_card
+from emcfsys_engine.project import Project
+
+RATE_SHARE = 0.3  # of the usual learning rates: less of what the model knows is forgotten
+HEAD_FIRST = 0.2  # of the training, in which the encoder's weights stay as they are
+_HEAD = ("head.weight", "head.bias")  # one row a class
+_AUXILIARY = "auxiliary_head."
+
+
+def start_file(project: Project) -> Path | None:
+    """Return the model file that the project's trainings begin with, if it names one."""
+    start = project.model.start
+    return project.folder / Path(start).expanduser() if start else None
+
+
+def started_network(project: Project, file: Path, *, auxiliary: bool) -> NetworkSpec:
+    """Return the network of a model file, for the project's classes.
+
+    Raises: ProjectError if the project names another network; ModelFileError.
+    """
+    network = read_card(file).network
+    wanted, there = (
+        (project.model.head, project.model.backbone),
+        (network.head, network.backbone),
+    )
+    if wanted != there:
+        what = f"{file} is a {'/'.join(there)}, and the project says {'/'.join(wanted)}"
+        remedy = f'Set head = "{there[0]}" and backbone = "{there[1]}" under [model]'
+        raise ProjectError(project.file, "model.start", what, remedy)
+    return msgspec.structs.replace(network, num_classes=len(project.classes), auxiliary=auxiliary)
+
+
+def load_start(project: Project, file: Path, network: SegmentationNetwork) -> str:
+    """Load a model file into a network, each class from the one of its name; return what was done.
+
+    Raises: ModelFileError if it is damaged, or not of this network.
+    """
+    known, card = load_model(file)
+    given, own = known.state_dict(), network.state_dict()
+    rows = [
+        (place, card.classes.index(name))
+        for place, name in enumerate(project.class_names)
+        if name in card.classes
+    ]
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if name in _HEAD:
+                for place, there in rows:
+                    tensor[place].copy_(given[name][there])
+            elif not name.startswith(_AUXILIARY):
+                tensor.copy_(given[name])
+    new = [name for name in project.class_names if name not in card.classes]
+    left = [name for name in card.classes if name not in project.class_names]
+    said = [f"the whole network of {file.name} ({card.run or 'no run'}, step {card.step})"]
+    said += [f"new: {', '.join(new)}"] if new else []
+    said += [f"no longer: {', '.join(left)}"] if left else []
+    return "; ".join(said)

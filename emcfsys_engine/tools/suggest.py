@@ -1,0 +1,188 @@
+"""Suggestions: the images most worth labelling, with Labelme files that a model filled in."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from emcfsys_engine import any_names
+from emcfsys_engine.annotations.draw import shapes_of
+from emcfsys_engine.annotations.formats.labelme import write_labelme
+from emcfsys_engine.annotations.masks import label_table
+from emcfsys_engine.annotations.pairing import root_of
+from emcfsys_engine.annotations.suggestions import SuggestedBy, waiting_suggestions
+from emcfsys_engine.annotations.writer import LABELME_OPENS, LABELME_TOLERANCE_PX, write_png
+from emcfsys_engine.dataset.follow import gather_some
+from emcfsys_engine.dataset.sources import plain_names
+from emcfsys_engine.errors import InputError, ProjectError
+from emcfsys_engine.files import read_own
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.normalise import to_8_bit, to_grey
+from emcfsys_engine.images.output_book import OutputBook, place_own
+from emcfsys_engine.images.reader import read_micrograph
+from emcfsys_engine.project import Project
+
+CLEARLY_BETTER = 0.01  # of mean IoU: suggestions of such a model replace those nobody opened
+_SMALLEST_PX = 8  # smaller regions are specks that a person would only have to delete
+
+
+class _Ranked(msgspec.Struct, frozen=True, kw_only=True):
+    image: str
+    mask: str
+    score: float
+
+
+class _Ranking(msgspec.Struct, frozen=True, kw_only=True):
+    """Of ranking.json, what is used here."""
+
+    images: tuple[_Ranked, ...]
+
+
+class Suggestion(msgspec.Struct, frozen=True, kw_only=True):
+    """One image to label next, and the file to correct."""
+
+    image: str
+    file: str
+    uncertainty: float  # 0 to 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is to be suggested: the images to look at, and how many of them."""
+
+    images: Mapping[Path, tuple[int, Path]]  # image -> its [[data]] table, its Labelme file
+    number: int  # of new suggestions
+    renewed: frozenset[Path]  # images whose suggestion is of a model that was beaten clearly
+    kept: int  # suggestions that stay as they are
+
+
+def what_to_suggest(project: Project, number: int, most: int, score: float | None) -> Wanted:
+    """Return which images without labels to look at: at most so many, drawn by the seed.
+
+    `score`: of the model; suggestions of one that is clearly worse are renewed.
+    Raises: ProjectError if no table has annotations, or every image is labelled.
+    """
+    places = [n for n, source in enumerate(project.data) if source.annotations is not None]
+    if not places:
+        what = "no [[data]] table has annotations: suggestions are Labelme files beside them"
+        remedy = 'Add annotations = "annotations" to a table whose images you draw in'
+        raise ProjectError(project.file, "data", what, remedy)
+    labelled = {(one.source, one.image) for one in gather_some(project).samples}
+    waiting = {
+        file: by
+        for n in places
+        for file, by in waiting_suggestions(project.data[n], project.folder).items()
+    }
+    bare = {
+        image.path: (n, _file_of(project, n, name))
+        for n in places
+        for image, name in plain_names(project, n)
+        if image.plane is None and (n, image) not in labelled
+    }
+    old = {file for file, by in waiting.items() if _is_beaten(by, score)}
+    renewed = {image for image, (_, file) in bare.items() if file in old}
+    fresh = [
+        image for image, (_, file) in bare.items() if file not in waiting and not file.exists()
+    ]
+    if not fresh and not waiting:
+        what = "every image has labels: there is none to suggest"
+        raise ProjectError(project.file, "data", what, "Add images")
+    random.Random(project.project.seed).shuffle(fresh)
+    kept = len(waiting) - len(renewed)
+    return Wanted(
+        images={image: bare[image] for image in (*sorted(renewed), *fresh[:most])},
+        number=max(0, min(number - len(waiting), len(fresh))),
+        renewed=frozenset(renewed),
+        kept=kept,
+    )
+
+
+def write_suggestions(
+    project: Project, wanted: Wanted, ranking_file: Path, by: SuggestedBy
+) -> list[Suggestion]:
+    """Write the Labelme files of the first images of a ranking, and of those to be renewed.
+
+    A file that a person wrote meanwhile is kept. Raises: InputError, OSError.
+    """
+    try:
+        ranking = any_names.decode(read_own(ranking_file)[0], _Ranking)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise InputError(ranking_file, f"cannot be read: {error}", "Suggest again") from None
+    books: dict[int, OutputBook] = {}
+    found: list[Suggestion] = []
+    left = wanted.number
+    for one in ranking.images:
+        image = Path(one.image)
+        if image not in wanted.images or (image not in wanted.renewed and left <= 0):
+            continue
+        source, file = wanted.images[image]
+        book = books.setdefault(source, OutputBook(_root(project, source)))
+        if _write(project, source, image, Path(one.mask), file, book, by):
+            found.append(Suggestion(image=str(image), file=str(file), uncertainty=one.score))
+            left -= image not in wanted.renewed
+    for book in books.values():
+        book.sync()
+    return found
+
+
+def _write(
+    project: Project,
+    source: int,
+    image: Path,
+    mask: Path,
+    file: Path,
+    book: OutputBook,
+    by: SuggestedBy,
+) -> bool:
+    if file.exists() and not book.has(file):
+        return False  # somebody drew it meanwhile
+    ids = read_micrograph(ImageRef(path=mask)).pixels
+    names = {value: name for name, value in project.classes.items()}
+    undrawn = label_table(project, project.data[source]).undrawn
+    shapes = shapes_of(
+        ids,
+        names,
+        background=undrawn,
+        tolerance_px=LABELME_TOLERANCE_PX,
+        smallest_px=_SMALLEST_PX,
+    )
+    size = (ids.shape[0], ids.shape[1])
+    shown = _shown(project, source, image, file, book)
+    said = msgspec.to_builtins(by)
+    place_own(
+        file,
+        book,
+        lambda temporary: write_labelme(temporary, shapes, size, shown, suggested_by=said),
+    )
+    return True
+
+
+def _shown(project: Project, source: int, image: Path, file: Path, book: OutputBook) -> Path:
+    """Return the picture that Labelme opens: a view where it cannot open the image itself."""
+    images = root_of(project.data[source].images, project.folder).resolve()
+    among_images = file.parent.resolve().is_relative_to(images)
+    if image.suffix.lower() in LABELME_OPENS or among_images:
+        return image
+    view = file.with_name(f"{file.stem}.view.png")
+    if not view.exists() or book.has(view):
+        micrograph = read_micrograph(ImageRef(path=image))
+        pixels: np.ndarray = to_8_bit(to_grey(micrograph.pixels), micrograph.info_bar_rows)
+        place_own(view, book, lambda temporary: write_png(temporary, pixels))
+    return view
+
+
+def _is_beaten(by: SuggestedBy, score: float | None) -> bool:
+    return score is not None and (by.score is None or score > by.score + CLEARLY_BETTER)
+
+
+def _file_of(project: Project, source: int, name: str) -> Path:
+    return _root(project, source) / f"{name}.json"
+
+
+def _root(project: Project, source: int) -> Path:
+    pattern = project.data[source].annotations
+    assert pattern is not None
+    return root_of(pattern, project.folder)

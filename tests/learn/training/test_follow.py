@@ -1,0 +1,131 @@
+"""A training that follows the labels, walked as a person does who draws while it runs."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.learn.model_file import load_model
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run.events import AnyEvent, LabelsJoined, StepDone, WarningGiven
+from emcfsys_engine.run.folder import Run
+
+COMMAND = [sys.executable, "-m", "emcfsys_engine", "train"]
+
+
+class _Walk:
+    """A training in the background, and its labels, which are put where it looks for them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.run = Run(folder / "runs" / "run-0001")
+        self.drawn = folder / "drawn"
+        (folder / "masks").rename(self.drawn)
+        text = (folder / "project.toml").read_text()
+        (folder / "project.toml").write_text(text.replace("steps = 8\n", ""))
+        for part in ("train", "val"):
+            (folder / "masks" / part).mkdir(parents=True)
+
+    def start(self, *words: str) -> None:
+        options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen([*COMMAND, *words], **options, start_new_session=True)
+
+    def label(self, name: str) -> None:
+        shutil.copy(self.drawn / f"{name}.png", self.folder / "masks" / f"{name}.png")
+
+    def wait(self, condition: Callable[[list[AnyEvent]], bool]) -> None:
+        deadline = time.monotonic() + 100
+        while not condition(self.run.events() if self.run.events_file.exists() else []):
+            assert time.monotonic() < deadline, self.run.events()
+            try:
+                code = self.process.wait(0.05)
+            except subprocess.TimeoutExpired:
+                continue
+            raise AssertionError(f"ended with {code}: {self.run.events()}")
+
+    def kill(self) -> None:
+        """Kill all of it at once, as a power cut does."""
+        family = [psutil.Process(self.process.pid)]
+        family += family[0].children(recursive=True)
+        for each in reversed(family):
+            each.kill()
+        psutil.wait_procs(family[1:], 30)
+        self.process.wait(30)
+
+    def joins(self, **wanted: tuple[str, ...]) -> None:
+        self.wait(
+            lambda events: any(
+                all(getattr(event, key) == value for key, value in wanted.items())
+                for event in events
+                if isinstance(event, LabelsJoined)
+            )
+        )
+
+    def warns(self, text: str) -> None:
+        self.wait(
+            lambda events: any(isinstance(e, WarningGiven) and text in e.message for e in events)
+        )
+
+
+def test_labels_join_whole_and_on_their_side_and_a_resume_goes_on_with_them(
+    project_folder: Path,
+) -> None:
+    walk = _Walk(project_folder)
+    walk.start(str(project_folder), "--follow")
+    walk.warns("Waits for labels: 0 images are labelled")
+    walk.label("train/train0")
+    walk.warns("1 image is labelled")
+    walk.label("val/val0")
+    walk.wait(lambda events: any(isinstance(event, StepDone) for event in events))
+
+    half = (walk.drawn / "train" / "train1.png").read_bytes()
+    (project_folder / "masks" / "train" / "train1.png").write_bytes(half[: len(half) // 2])
+    walk.warns("train1.png")
+    walk.label("train/train1")
+    walk.joins(train=("train1",), num_train=2)
+    Image.fromarray(np.ones((64, 64), np.uint8)).save(project_folder / "masks/train/train0.png")
+    walk.joins(changed=("train0",))
+    (project_folder / "masks" / "train" / "train0.png").unlink()
+    walk.joins(gone=("train0",), num_train=1)
+
+    walk.kill()
+    plan = json.loads(walk.run.plan_file.read_text())
+    assert plan["train_images"] == ["train0", "train1"]
+    walk.start("--resume", str(walk.run.folder))
+    walk.label("train/train2")
+    walk.joins(train=("train2",), num_train=2)
+    walk.run.ask("stop")
+    walk.process.terminate()
+    walk.process.wait(60)
+    assert walk.run.outcome() == ("done", "stopped")
+    _, card = load_model(walk.run.final_model)
+    assert set(card.trained_on) == {"train0", "train1", "train2"}
+    rates = [event.learning_rate for event in walk.run.events() if isinstance(event, StepDone)]
+    assert rates[-1] < 0.2 * max(rates)
+
+
+def test_a_training_that_is_stopped_before_a_label_came_is_cancelled(project_folder: Path) -> None:
+    walk = _Walk(project_folder)
+    walk.start(str(project_folder), "--follow")
+    walk.warns("Waits for labels")
+    walk.process.send_signal(signal.SIGINT)
+    assert walk.process.wait(60) == 130
+    assert walk.run.outcome()[0] == "cancelled"
+
+
+@pytest.mark.parametrize("other", ["training.kfold=2", "compute.processes=2"])
+def test_a_training_that_follows_is_one_process_without_folds(
+    project_folder: Path, other: str
+) -> None:
+    with pytest.raises(EmcfError, match="follow"):
+        load_project(project_folder, ["training.follow=true", other])

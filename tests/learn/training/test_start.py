@@ -1,0 +1,58 @@
+"""Trainings that begin with a model file."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from emcfsys_engine.errors import ProjectError
+from emcfsys_engine.learn.model_file import load_model
+from emcfsys_engine.learn.networks.network import build_network
+from emcfsys_engine.learn.training.start import load_start, started_network
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run.folder import Run
+
+
+def test_classes_are_taken_over_by_their_names_in_whatever_order(
+    project_folder: Path, model_file: Path
+) -> None:
+    text = (project_folder / "project.toml").read_text()
+    changed = text.replace("resin = 0\ngrain = 1", "grain = 0\nvoid = 1")
+    (project_folder / "project.toml").write_text(changed)
+    project = load_project(project_folder)
+    torch.manual_seed(1)
+    network = build_network(started_network(project, model_file, auxiliary=False))
+    before = network.state_dict()["head.weight"][1].clone()
+    said = load_start(project, model_file, network)
+    known, own = load_model(model_file)[0].state_dict(), network.state_dict()
+    assert torch.equal(own["head.weight"][0], known["head.weight"][1])
+    assert torch.equal(own["head.bias"][0], known["head.bias"][1])
+    assert torch.equal(own["head.weight"][1], before)
+    others = [name for name in known if not name.startswith("head.")]
+    assert all(torch.equal(own[name], known[name]) for name in others)
+    assert "new: void" in said
+    assert "no longer: resin" in said
+
+
+def test_another_network_than_the_models_is_refused_with_what_to_write(
+    project_folder: Path, model_file: Path
+) -> None:
+    project = load_project(project_folder, ["model.head=pspnet"])
+    with pytest.raises(ProjectError, match='head = "unet"'):
+        started_network(project, model_file, auxiliary=False)
+
+
+def test_a_training_goes_on_from_a_model_and_the_plan_says_so(
+    project_folder: Path, model_file: Path, engine_here: Callable[..., str]
+) -> None:
+    words = ("--set", "training.steps=2", "--set", "training.validate_every=1")
+    place = engine_here("train", project_folder, "--from", model_file, *words).splitlines()[-1]
+    run = Run(Path(place))
+    plan = json.loads(run.plan_file.read_text())
+    assert "the whole network of tiny.safetensors" in plan["weights"]
+    assert plan["head_first"] > 0
+    began = load_model(model_file)[0].state_dict()
+    moved = load_model(run.final_model)[0].state_dict()
+    assert not torch.equal(moved["head.weight"], began["head.weight"])

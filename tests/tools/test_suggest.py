@@ -1,0 +1,124 @@
+"""Suggestions: a model's outlines in the folder where people draw, no labels until saved there."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emcfsys_engine.annotations.draw import shapes_of
+from emcfsys_engine.annotations.formats.labelme import write_labelme
+from emcfsys_engine.annotations.masks import label_table, read_mask
+from emcfsys_engine.dataset.samples import list_samples
+from emcfsys_engine.errors import ProjectError
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.project import Project, load_project
+from emcfsys_engine.tools.suggest import what_to_suggest
+from tests.learn.conftest import PROJECT, write_picture
+
+LABELLED = ("a0", "a1", "a2")
+BARE = ("b0", "b1", "b2", "b3")
+DATA = '[[data]]\nimages = "images"\nannotations = "drawn"\n[model]'
+
+
+@pytest.fixture(scope="module")
+def suggested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a model, three labelled images, and two suggestions for the other four."""
+    folder = tmp_path_factory.mktemp("suggest")
+    rng = np.random.default_rng(1)
+    head, _, rest = PROJECT.partition("[[data]]")
+    (folder / "project.toml").write_text(head + DATA + rest.rpartition("[model]")[2])
+    (folder / "drawn").mkdir()
+    for name in (*LABELLED, *BARE):
+        write_picture(rng, folder / "images" / f"{name}.png", folder / "truth" / f"{name}.png")
+    project = load_project(folder)
+    for name in LABELLED:
+        _draw(project, name)
+    _command("train", folder)
+    _command("suggest", folder, "--number", "2")
+    return folder
+
+
+def _command(*words: object) -> str:
+    command = [sys.executable, "-m", "emcfsys_engine", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _draw(project: Project, name: str) -> None:
+    table = label_table(project, project.data[0])
+    truth = ImageRef(path=project.folder / "truth" / f"{name}.png")
+    ids = read_mask(truth, table, "index", project.class_values)
+    shapes = shapes_of(ids, {0: "resin", 1: "grain"}, background=0)
+    write_labelme(
+        project.folder / "drawn" / f"{name}.json",
+        shapes,
+        (64, 64),
+        project.folder / "images" / f"{name}.png",
+    )
+
+
+def _labelled(folder: Path) -> set[str]:
+    return {one.name for one in list_samples(load_project(folder)).samples}
+
+
+def _suggestions(folder: Path) -> list[Path]:
+    return sorted((folder / "drawn").glob("b*.json"))
+
+
+def test_suggestions_lie_where_people_draw_and_are_no_labels(suggested: Path) -> None:
+    files = _suggestions(suggested)
+    assert len(files) == 2
+    document = json.loads(files[0].read_text())
+    assert document["flags"] == {"suggestion": True}
+    assert document["emcfsys"]["model"] == "run-0001"
+    assert (files[0].parent / document["imagePath"]).resolve().exists()
+    assert _labelled(suggested) == set(LABELLED)
+
+
+def test_a_suggestion_that_a_person_saved_is_a_label_and_never_touched_again(
+    suggested: Path,
+) -> None:
+    mine, other = _suggestions(suggested)
+    before = mine.read_bytes()
+    mine.write_text(json.dumps(json.loads(before), indent=2))  # as Labelme writes it
+    saved = mine.read_bytes()
+    try:
+        assert _labelled(suggested) == {*LABELLED, mine.stem}
+        better = what_to_suggest(load_project(suggested), 2, 200, score=2.0)
+        assert {path.stem for path in better.renewed} == {other.stem}
+        assert mine.stem not in {path.stem for path in better.images}
+        _command("suggest", suggested, "--number", "3")
+        assert mine.read_bytes() == saved
+        assert len(_suggestions(suggested)) == 4  # of which one is a person's
+    finally:
+        mine.write_bytes(before)
+
+
+def test_a_project_of_masks_is_told_where_suggestions_would_lie(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    text = '[project]\nname = "p"\n[classes]\na = 0\nb = 1\n[[data]]\nimages = "images"\n'
+    text += 'masks = "images"\n'
+    (tmp_path / "project.toml").write_text(text)
+    with pytest.raises(ProjectError, match="annotations"):
+        what_to_suggest(load_project(tmp_path), 1, 10, None)
+
+
+def test_a_project_without_a_bare_image_has_nothing_to_suggest(suggested: Path) -> None:
+    project = load_project(suggested)
+    drawn = suggested / "drawn"
+    others = [name for name in BARE if not (drawn / f"{name}.json").exists()]
+    waiting = {file: file.read_bytes() for file in _suggestions(suggested)}
+    try:
+        for name in (*others, *(file.stem for file in waiting)):
+            _draw(project, name)
+        with pytest.raises(ProjectError, match="every image has labels"):
+            what_to_suggest(project, 5, 10, None)
+    finally:
+        for name in others:
+            (drawn / f"{name}.json").unlink()
+        for file, content in waiting.items():
+            file.write_bytes(content)
