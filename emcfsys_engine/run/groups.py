@@ -117,8 +117,39 @@ def extend(run: Run, overrides: tuple[str, ...]) -> RunRecord:
     assert before.project is not None
     training = extended(before.project.training, overrides)
     project = msgspec.structs.replace(before.project, training=training)
-    run.write_record(msgspec.structs.replace(before, project=project))
+    kept = before.budget_before or before.project.training
+    run.write_record(msgspec.structs.replace(before, project=project, budget_before=kept))
     return before
+
+
+def begin_extension(run: Run) -> None:
+    """Note that the run's worker trains by its new budget from here on.
+
+    Raises: RunFolderError if that cannot be written.
+    """
+    record = run.record()
+    if record.budget_before is not None:
+        run.write_record(msgspec.structs.replace(record, budget_before=None))
+
+
+def undo_extension(run: Run) -> None:
+    """Give a run the budget that it had before an extension that never began.
+
+    Raises: RunFolderError if that cannot be written.
+    """
+    record = run.record()
+    if record.budget_before is not None and record.project is not None:
+        project = msgspec.structs.replace(record.project, training=record.budget_before)
+        run.write_record(msgspec.structs.replace(record, project=project, budget_before=None))
+
+
+def give_up_extension(run: Run) -> None:
+    """Undo an extension that never began and no longer will; a run that is away or lives is left.
+
+    Raises: RunFolderError if that cannot be written.
+    """
+    if run.record_file.is_file() and not run.is_alive():
+        undo_extension(run)
 
 
 def extended(training: Training, overrides: tuple[str, ...]) -> Training:

@@ -16,6 +16,7 @@ from emcfsys_engine.run.events import (
     RunFailed,
     RunFinished,
     RunInterrupted,
+    RunRefused,
     RunResumed,
     RunStarted,
     StepDone,
@@ -115,6 +116,8 @@ def _words(event: AnyEvent) -> Iterator[str]:
             yield _finished(event)
         case RunFailed():
             yield f"failed: {event.reason}"
+        case RunRefused():
+            yield f"refused to go on: {event.reason}"
         case RunCancelled():
             yield "cancelled; what was reached is saved"
         case RunInterrupted():

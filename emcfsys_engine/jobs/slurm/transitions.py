@@ -6,6 +6,7 @@ from typing import Any
 from emcfsys_engine.jobs.job import Job, JobState
 from emcfsys_engine.jobs.outcome import Outcome, Verdict
 from emcfsys_engine.jobs.store import Store, move, note
+from emcfsys_engine.jobs.transitions import forget_extension
 
 UNCONFIRMED = "?"
 
@@ -94,14 +95,20 @@ def settle(store: Store, job: Job, outcome: Outcome, verdict: Verdict) -> bool:
         if job.state == "queued":  # it began and ended between two looks
             started = {"started": job.started or time.time()}
             move(connection, job.id, "running", token=job.token, columns=started)
-        return move(connection, job.id, verdict.state, token=job.token, columns=columns)
+        is_settled = move(connection, job.id, verdict.state, token=job.token, columns=columns)
+    if is_settled and is_over:
+        forget_extension(job)
+    return is_settled
 
 
 def drop(store: Store, job: Job, state: JobState, reason: str) -> bool:
     """End a job that never began."""
     columns = {"reason": reason, "ended": time.time(), "ask": "", "expected": None}
     with store.transaction() as connection:
-        return move(connection, job.id, state, token=job.token, columns=columns)
+        is_over = move(connection, job.id, state, token=job.token, columns=columns)
+    if is_over:
+        forget_extension(job)
+    return is_over
 
 
 def explain(store: Store, job: Job, reason: str) -> None:

@@ -186,7 +186,7 @@ def execute(worker: RunContext) -> int:
         worker.emit(WarningGiven(message=note))
     _refuse_unready(project, train, val, prints, is_new=not worker.run.plan_file.exists())
     told = ranks.from_first(
-        lambda: _written_plan(
+        lambda: _made_plan(
             worker, project, train, val, device, threads, ranks.world, prints, colour.why
         )
     )
@@ -196,9 +196,6 @@ def execute(worker: RunContext) -> int:
     network = build_network(plan.network)
     if not resumed:
         plan = msgspec.structs.replace(plan, weights=_load_weights(project, network).summary)
-        if ranks.is_first:
-            write_whole(worker.run.plan_file, _encoded(plan))
-    worker.emit(PlanMade(summary=summary_of(plan)))
     trainer = Trainer(
         TrainingSetup(
             run=worker.run,
@@ -214,15 +211,20 @@ def execute(worker: RunContext) -> int:
             ranks=ranks,
         )
     )
-    if resumed:
-        worker.emit(trainer.resume())
+    gone_on = trainer.resume() if resumed else None
+    if ranks.is_first:  # nothing is refused any more
+        write_whole(worker.run.plan_file, _encoded(plan))
+    worker.emit(PlanMade(summary=summary_of(plan)))
+    if gone_on is not None:
+        worker.emit(gone_on)
     print(f"{describe(device, getattr(torch, plan.precision))}: {summary_of(plan)}", flush=True)
+    worker.begin()
     ending = trainer.train()
     ranks.leave()
     return emit_ending(worker, ending.reason, step=ending.step, score=ending.score)
 
 
-def _written_plan(
+def _made_plan(
     worker: RunContext,
     project: Project,
     train: Dataset,
@@ -233,7 +235,7 @@ def _written_plan(
     prints: dict[str, Fingerprint],
     why_channels: str,
 ) -> bytes:
-    """Write the run's plan, and return it: the one it has, with the budget of today, or a new one.
+    """Return the run's plan: the one it has, with the budget of today, or a new one.
 
     Raises: RunFolderError if the run was begun with another number of processes; DataFaults if an
     image that it trains on became one that it validates on.
@@ -258,10 +260,7 @@ def _written_plan(
         plan = msgspec.structs.replace(plan, total_steps=steps, minutes=minutes)
         if steps is not None and plan.validate_every is None:
             plan = msgspec.structs.replace(plan, validate_every=max(1, steps // 20))
-    content = _encoded(plan)
-    if plan != known:
-        write_whole(run.plan_file, content)
-    return content
+    return _encoded(plan)
 
 
 def _encoded(plan: Plan) -> bytes:
