@@ -1,15 +1,12 @@
 """The daemon's moves: claim a job, put it back, write its end; each only for its newest start."""
 
 import time
-from contextlib import suppress
 from pathlib import Path
 
-from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.jobs.job import Job
 from emcfsys_engine.jobs.outcome import Outcome, Verdict
 from emcfsys_engine.jobs.store import Store, move
-from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.groups import give_up_extension
+from emcfsys_engine.run.groups import forget_extension
 
 HORIZON = 100  # waiting jobs of each class looked at in one go
 
@@ -58,7 +55,7 @@ def settle(store: Store, job: Job, outcome: Outcome, verdict: Verdict) -> bool:
     with store.transaction() as connection:
         is_settled = move(connection, job.id, verdict.state, token=job.token, columns=columns)
     if is_settled and is_over:
-        forget_extension(job)
+        forget_extension(Path(job.run))
     return is_settled
 
 
@@ -120,14 +117,8 @@ def fail(store: Store, job: Job, reason: str) -> bool:
     with store.transaction() as connection:
         is_over = move(connection, job.id, "failed", token=job.token, columns=columns)
     if is_over:
-        forget_extension(job)
+        forget_extension(Path(job.run))
     return is_over
-
-
-def forget_extension(job: Job) -> None:
-    """Undo what a job was to add to its run, where it never began; a disk that is away is left."""
-    with suppress(EmcfError, OSError):
-        give_up_extension(Run(Path(job.run)))
 
 
 def count_wait(store: Store, job: Job) -> None:

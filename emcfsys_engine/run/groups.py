@@ -1,11 +1,12 @@
 """Runs that belong together: the folds of one cross-validation, and the models they made."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from emcfsys_engine.errors import InputError, ProjectError, ProjectFaults, RunFolderError
+from emcfsys_engine.errors import EmcfError, InputError, ProjectError, ProjectFaults, RunFolderError
 from emcfsys_engine.project import Project, Training
 from emcfsys_engine.run.folder import Run, new_run, open_run
 from emcfsys_engine.run.records import RunRecord, TrainRequest
@@ -150,6 +151,12 @@ def give_up_extension(run: Run) -> None:
     """
     if run.record_file.is_file() and not run.is_alive():
         undo_extension(run)
+
+
+def forget_extension(folder: Path) -> None:
+    """Do the same for a job that has ended; a disk that is away is left as it is."""
+    with suppress(EmcfError, OSError):
+        give_up_extension(Run(folder))
 
 
 def extended(training: Training, overrides: tuple[str, ...]) -> Training:

@@ -1,12 +1,13 @@
 """The moves of jobs that Slurm has, each only for its newest submission."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from emcfsys_engine.jobs.job import Job, JobState
 from emcfsys_engine.jobs.outcome import Outcome, Verdict
 from emcfsys_engine.jobs.store import Store, move, note
-from emcfsys_engine.jobs.transitions import forget_extension
+from emcfsys_engine.run.groups import forget_extension
 
 UNCONFIRMED = "?"
 
@@ -97,7 +98,7 @@ def settle(store: Store, job: Job, outcome: Outcome, verdict: Verdict) -> bool:
             move(connection, job.id, "running", token=job.token, columns=started)
         is_settled = move(connection, job.id, verdict.state, token=job.token, columns=columns)
     if is_settled and is_over:
-        forget_extension(job)
+        forget_extension(Path(job.run))
     return is_settled
 
 
@@ -107,7 +108,7 @@ def drop(store: Store, job: Job, state: JobState, reason: str) -> bool:
     with store.transaction() as connection:
         is_over = move(connection, job.id, state, token=job.token, columns=columns)
     if is_over:
-        forget_extension(job)
+        forget_extension(Path(job.run))
     return is_over
 
 
