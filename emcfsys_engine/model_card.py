@@ -3,6 +3,7 @@
 A model file is a `.safetensors` file whose metadata holds one JSON text under "emcfsys".
 """
 
+import hashlib
 import json
 import struct
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     head: Head
     backbone: str
-    in_channels: int = 1
+    in_channels: int = 1  # of the image: 1 grey, 3 red, green and blue
     num_classes: int
     auxiliary: bool = False  # a second head on the stride-16 map, used in training only
     norm: Norm = "batch"  # of the decoder; "group" where a micro-batch can be 1
@@ -86,6 +87,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
     test_vector: TestVector | None = None
     weights_digest: str = ""  # SHA-256 over all tensors: a flipped byte is found on loading
+    digests: dict[str, str] = {}  # of every other field as it was written; empty in older files
 
 
 def read_card(file: Path) -> ModelCard:
@@ -108,6 +110,30 @@ def read_card(file: Path) -> ModelCard:
     if why := _why_nonsense(card):
         raise ModelFileError(file, f"its header is damaged: {why}", "Copy it again")
     return card
+
+
+def digests_of(card: Mapping[str, object]) -> dict[str, str]:
+    """Return a digest of each field of a card as it stands in its file, but of these digests."""
+    return {
+        name: hashlib.blake2b(
+            json.dumps(value, sort_keys=True).encode("utf-8", "surrogatepass"), digest_size=12
+        ).hexdigest()
+        for name, value in card.items()
+        if name != "digests"
+    }
+
+
+def edited_fields(file: Path) -> tuple[str, ...] | None:
+    """Return the fields of a model file's card that are not as they were written.
+
+    None: the file is older than the digests that tell so.
+    Raises: as `read_card`.
+    """
+    known = read_card(file).digests
+    now = digests_of(json.loads(read_metadata(file)[KEY]))
+    if not known:
+        return None
+    return tuple(name for name in {**known, **now} if known.get(name) != now.get(name))
 
 
 def _why_nonsense(card: ModelCard) -> str:

@@ -121,6 +121,13 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     allow_partial: Annotated[
         bool, says("Take weights of which less than 90 % fit: the rest starts at random.")
     ] = False
+    channels: Annotated[
+        Literal["grey", "rgb", "auto"],
+        says(
+            "What the network reads: brightness, or colours; auto takes colours where they say"
+            " more than brightness in most training images."
+        ),
+    ] = "grey"
     auxiliary: Annotated[
         bool | None,
         says(

@@ -78,7 +78,7 @@ def demo(
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--verify", is_flag=True, help="Recompute a model file's test vector.")
+@click.option("--verify", is_flag=True, help="A model file: recompute digests and test vector.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(file: Path, verify: bool, as_json: bool) -> None:
     """Tell what FILE is: a model file, a micrograph or an annotation file.

@@ -9,12 +9,18 @@ import click
 from emcfsys_engine.commands.foreground import refuse_cluster, run_in_foreground
 from emcfsys_engine.commands.saying import say, say_lines
 from emcfsys_engine.dataset.samples import refuse_unresumable
-from emcfsys_engine.errors import InputError, printable
+from emcfsys_engine.errors import printable
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunFinished
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.groups import extend, new_trainings, refuse_unless_extendable, runs_at
+from emcfsys_engine.run.groups import (
+    extend,
+    give_up_extension,
+    new_trainings,
+    refuse_unless_extendable,
+    runs_at,
+)
 
 
 @click.command()
@@ -116,13 +122,12 @@ def _resume(place: Path, overrides: tuple[str, ...]) -> None:
         refuse_unless_extendable(run)
     for run in waiting:
         refuse_unresumable(run)
-    before = {run: extend(run, overrides) for run in runs} if overrides else {}
     try:
+        for run in runs if overrides else ():
+            extend(run, overrides)
         if waiting:
             _train_all(waiting)
-    except InputError:  # it was not begun: there is no free GPU, or another start was faster
-        for run, record in before.items():
-            if not run.is_alive():
-                run.write_record(record)
-        raise
+    finally:  # none is left of what was not begun: refused, cancelled, or without a free GPU
+        for run in runs:
+            give_up_extension(run)
     say(runs[-1].folder)

@@ -1,6 +1,6 @@
 """Grey values from any camera made alike: percentile clip, then z-score, over the whole image."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,11 +98,28 @@ class Normaliser(NormaliserSettings, frozen=True, kw_only=True):
         Shapes: H×W or H×W×C in, H×W×C out.
         """
         image = pixels[..., None] if pixels.ndim == 2 else pixels
-        result = np.empty(image.shape, np.float32)
-        for channel in range(image.shape[2]):
-            plane = image[..., channel]
-            result[..., channel] = self.apply_known(plane, self.statistics(plane, info_bar_rows))
-        return result
+        return self.apply_all(image, self.per_channel(image, info_bar_rows))
+
+    def per_channel(
+        self, pixels: np.ndarray, info_bar_rows: int = 0
+    ) -> tuple[tuple[float, float, float, float], ...]:
+        """Return the statistics of each channel. Shapes: H×W, which is one channel, or H×W×C."""
+        planes = [pixels] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+        return tuple(self.statistics(plane, info_bar_rows) for plane in planes)
+
+    def apply_all(
+        self, rows: np.ndarray, statistics: Sequence[tuple[float, float, float, float]]
+    ) -> np.ndarray:
+        """Return some rows, normalised by the statistics of each channel of the whole image.
+
+        Shapes: h×W, or h×W×C with the statistics of C channels; the same in float32 out.
+        """
+        if rows.ndim == 2:
+            return self.apply_known(rows, statistics[0])
+        made = np.empty(rows.shape, np.float32)
+        for channel, known in enumerate(statistics):
+            made[..., channel] = self.apply_known(rows[..., channel], known)
+        return made
 
     def apply_known(
         self, rows: np.ndarray, statistics: tuple[float, float, float, float]

@@ -214,13 +214,28 @@ def rows_from(
     )
 
 
+_Four = tuple[float, float, float, float]  # as Normaliser.statistics
+
+
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """An image's statistics and how it becomes one channel."""
+    """An image's statistics and how it becomes what a network reads."""
 
     info_bar_rows: int
-    statistics: tuple[float, float, float, float]  # as Normaliser.statistics
-    is_coloured: bool  # channels differ: the luminance is used
+    statistics: _Four  # of its greys
+    is_coloured: bool  # channels differ: their luminance is the grey
+    colours: tuple[_Four, ...] = ()  # of red, green and blue, for a network that reads them
+
+    @property
+    def per_channel(self) -> tuple[_Four, ...]:
+        """The statistics of each channel that the network reads."""
+        return self.colours or (self.statistics,)
+
+    def read_as(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows as the network reads them. Shapes: h×W or h×W×C in, h×W or h×W×3 out."""
+        if not self.colours:
+            return self.grey(rows)
+        return rows[..., :3] if self.is_coloured else np.repeat(self.grey(rows)[..., None], 3, 2)
 
     def grey(self, rows: np.ndarray) -> np.ndarray:
         """Return rows of one channel. Shapes: h×W or h×W×C in, h×W out."""
@@ -239,10 +254,17 @@ class _Frame:
     right: int
 
 
-def survey(rows: PlaneRows, normaliser: Normaliser, *, info_bar_rows: int | None = None) -> Survey:
+def survey(
+    rows: PlaneRows,
+    normaliser: Normaliser,
+    *,
+    info_bar_rows: int | None = None,
+    channels: int = 1,
+) -> Survey:
     """Read an image once, in most cases, and return its statistics.
 
-    A bar that was looked for already is given as `info_bar_rows`.
+    A bar that was looked for already is given as `info_bar_rows`; `channels`: 3 for a network that
+    reads colours.
     Raises: ImageError when the file is damaged, or holds no finite number.
     """
     bar = rows.info_bar_rows if info_bar_rows is None else info_bar_rows
@@ -253,25 +275,42 @@ def survey(rows: PlaneRows, normaliser: Normaliser, *, info_bar_rows: int | None
     height = rows.height - bar
     if height <= 0 or rows.width == 0:
         return found
-    grey = _Grey(rows, found, height)
+    grey = _Channel(rows, found.grey, height)
     sample = _sample(grey, height, rows.width)
     if has_no_number(sample) and all(has_no_number(band) for _, band in grey.bands(0, height)):
         raise ImageError(rows.source, "holds no finite number", "Leave it out, or write it again")
+    greys = normaliser.statistics_of(sample)
     return Survey(
-        info_bar_rows=bar, statistics=normaliser.statistics_of(sample), is_coloured=coloured
+        info_bar_rows=bar,
+        statistics=greys,
+        is_coloured=coloured,
+        colours=_colours(rows, normaliser, height, coloured, greys) if channels > 1 else (),
     )
 
 
-class _Grey:
+def _colours(
+    rows: PlaneRows, normaliser: Normaliser, height: int, coloured: bool, greys: _Four
+) -> tuple[_Four, ...]:
+    """Return the statistics of red, green and blue; those of the greys where there is no colour."""
+    if not coloured:
+        return (greys,) * 3
+    picks = (lambda pixels, n=n: pixels[..., n] for n in range(3))
+    samples = (_sample(_Channel(rows, pick, height), height, rows.width) for pick in picks)
+    return tuple(normaliser.statistics_of(sample) for sample in samples)
+
+
+class _Channel:
     """The rows of the specimen in one channel."""
 
-    def __init__(self, rows: PlaneRows, found: Survey, height: int) -> None:
+    def __init__(
+        self, rows: PlaneRows, pick: Callable[[np.ndarray], np.ndarray], height: int
+    ) -> None:
         self._rows = rows
-        self._found = found
+        self._pick = pick
         self.height = height
 
     def read(self, first: int, last: int) -> np.ndarray:
-        return self._found.grey(self._rows.read(first, last))
+        return self._pick(self._rows.read(first, last))
 
     def bands(self, first: int, last: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (first row, rows) along the blocks in which the file is read."""
@@ -298,7 +337,7 @@ def _is_grey(rows: PlaneRows) -> bool:
     )
 
 
-def _sample(grey: _Grey, height: int, width: int) -> np.ndarray:
+def _sample(grey: _Channel, height: int, width: int) -> np.ndarray:
     top, bottom = _constant_rows(grey, height)
     edge = grey.read(top, top + 1)[0]
     left, right = _run(edge == edge[0]), _run((edge == edge[-1])[::-1])
@@ -307,7 +346,7 @@ def _sample(grey: _Grey, height: int, width: int) -> np.ndarray:
     return _strided(grey, _with_columns(grey, top, bottom, width))
 
 
-def _strided(grey: _Grey, frame: _Frame) -> np.ndarray:
+def _strided(grey: _Channel, frame: _Frame) -> np.ndarray:
     stride = sample_stride((frame.bottom - frame.top) * (frame.right - frame.left))
     parts: list[np.ndarray] = []
     for first, band in grey.bands(frame.top, frame.bottom):
@@ -316,7 +355,7 @@ def _strided(grey: _Grey, frame: _Frame) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _constant_rows(grey: _Grey, height: int) -> tuple[int, int]:
+def _constant_rows(grey: _Channel, height: int) -> tuple[int, int]:
     """Return where the specimen begins and ends; an image all constant keeps all its rows."""
     corner = grey.read(0, 1)[0, 0]
     top = 0
@@ -338,7 +377,7 @@ def _constant_rows(grey: _Grey, height: int) -> tuple[int, int]:
     return (top, bottom) if top < bottom else (0, height)
 
 
-def _with_columns(grey: _Grey, top: int, bottom: int, width: int) -> _Frame:
+def _with_columns(grey: _Channel, top: int, bottom: int, width: int) -> _Frame:
     edge = grey.read(top, top + 1)[0]
     left, right = width, width  # constant columns at either side
     for _, band in grey.bands(top, bottom):

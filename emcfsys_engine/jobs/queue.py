@@ -18,7 +18,7 @@ from emcfsys_engine.jobs.store import Store, move, note
 from emcfsys_engine.launch.start import processes_of
 from emcfsys_engine.project import Compute, Project
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.groups import extend, new_trainings
+from emcfsys_engine.run.groups import extend, give_up_extension, new_trainings
 from emcfsys_engine.run.records import PredictRequest, RunRecord, TrainRequest, WatchRequest
 
 
@@ -142,7 +142,10 @@ class Queue:
                 columns = {"ended": now, "reason": "", "ask": ""}
                 if not move(connection, job_id, "cancelled", columns=columns):
                     raise self._refused(job_id, "cancelled", "It has ended")
-        return self.get(job_id)
+        job = self.get(job_id)
+        if job.state == "cancelled":
+            give_up_extension(Run(Path(job.run)))
+        return job
 
     def stop(self, job_id: int) -> Job:
         """Let a running job finish early: what it reached becomes its result.

@@ -1,10 +1,12 @@
 """The daemon's moves: claim a job, put it back, write its end; each only for its newest start."""
 
 import time
+from pathlib import Path
 
 from emcfsys_engine.jobs.job import Job
 from emcfsys_engine.jobs.outcome import Outcome, Verdict
 from emcfsys_engine.jobs.store import Store, move
+from emcfsys_engine.run.groups import forget_extension
 
 HORIZON = 100  # waiting jobs of each class looked at in one go
 
@@ -51,7 +53,10 @@ def settle(store: Store, job: Job, outcome: Outcome, verdict: Verdict) -> bool:
         "ask": "",
     }
     with store.transaction() as connection:
-        return move(connection, job.id, verdict.state, token=job.token, columns=columns)
+        is_settled = move(connection, job.id, verdict.state, token=job.token, columns=columns)
+    if is_settled and is_over:
+        forget_extension(Path(job.run))
+    return is_settled
 
 
 def follow(store: Store, job: Job, token: str) -> None:
@@ -110,7 +115,10 @@ def fail(store: Store, job: Job, reason: str) -> bool:
     """End a claimed job that cannot be started."""
     columns = {"reason": reason, "ended": time.time(), "gpu_ids": (), "ask": ""}
     with store.transaction() as connection:
-        return move(connection, job.id, "failed", token=job.token, columns=columns)
+        is_over = move(connection, job.id, "failed", token=job.token, columns=columns)
+    if is_over:
+        forget_extension(Path(job.run))
+    return is_over
 
 
 def count_wait(store: Store, job: Job) -> None:

@@ -82,7 +82,7 @@ def evaluate_project(
     if project.project.pixel_nm is None and card.pixel_nm is not None:
         naming = msgspec.structs.replace(project.project, pixel_nm=card.pixel_nm)
         project = msgspec.structs.replace(project, project=naming)
-    dataset = Dataset(samples, project, predictor.normaliser)
+    dataset = Dataset(samples, project, predictor.normaliser, channels=predictor.channels)
     prints = dataset.check()
     if own is not None and _are_others(prints, seen[0]):
         options: dict[str, Any] = {

@@ -23,7 +23,9 @@ from emcfsys_engine.errors import InputError
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
 from emcfsys_engine.learn.networks.rewrites import with_fixed_padding
 
-NORMALISATION = "clip to percentiles 0.5 and 99.5 of the whole image, subtract mean, divide by std"
+NORMALISATION = (
+    "clip each channel to percentiles 0.5 and 99.5 of the whole image, subtract mean, divide by std"
+)
 _TOLERANCE = 1e-3  # of logits, which are of the order of 1 to 10
 OPSET = 20
 _LARGEST_PX = 16384

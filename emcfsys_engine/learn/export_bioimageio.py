@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.images.channels import RGB
 from emcfsys_engine.learn.export import (
     NORMALISATION,
     OPSET,
@@ -162,7 +163,8 @@ def _input(network: SegmentationNetwork, folder: Path) -> Any:
     step = network.encoder.multiple_px
     size = spec.ParameterizedSize(min=max(network.encoder.minimum_px, step), step=step)
     space = [spec.AxisId("y"), spec.AxisId("x")]
-    names = [f"channel{i}" for i in range(network.spec.in_channels)]
+    number = network.spec.in_channels
+    names = ["red", "green", "blue"] if number == RGB else [f"channel{i}" for i in range(number)]
     return spec.InputTensorDescr(
         id=spec.TensorId("image"),
         axes=[

@@ -4,6 +4,7 @@ A `.safetensors` file whose metadata holds one JSON text under "emcfsys": a Mode
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,15 @@ from torch import Tensor
 from emcfsys_engine.errors import EmcfError, ModelFileError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_network
-from emcfsys_engine.model_card import KEY, ModelCard, TestVector, TrainingStatistics, read_card
+from emcfsys_engine.model_card import (
+    KEY,
+    ModelCard,
+    TestVector,
+    TrainingStatistics,
+    digests_of,
+    edited_fields,
+    read_card,
+)
 
 _TEST_PX = 64
 
@@ -40,6 +49,8 @@ def encode_model(network: SegmentationNetwork, card: ModelCard) -> bytes:
         versions={**card.versions, "torch": str(torch.__version__), "timm": timm.__version__},
         weights_digest=_digest(tensors),
     )
+    written = json.loads(msgspec.json.encode(msgspec.structs.replace(card, digests={})))
+    card = msgspec.structs.replace(card, digests=digests_of(written))
     return save(tensors, {"format": "pt", KEY: msgspec.json.encode(card).decode()})
 
 
@@ -66,10 +77,20 @@ def load_model(file: Path) -> tuple[SegmentationNetwork, ModelCard]:
 
 
 def verify_model(file: Path) -> str:
-    """Recompute the test vector: "identical", "equal to 0.0003" …
+    """Recompute the digests and the test vector: "identical", "equal to 0.0003" …
 
-    Raises: ModelFileError if the file has none or the outputs differ.
+    Raises: ModelFileError if the file has no test vector, its card is not as it was written, or the
+    outputs differ.
     """
+    edited = edited_fields(file)
+    if edited:
+        what = f"its header was changed since it was made: {', '.join(edited)}"
+        raise ModelFileError(file, what, "Take the file of its run again")
+    header = "header unchanged" if edited is not None else "no digest of its header: an older file"
+    return f"{_verified_vector(file)}; {header}"
+
+
+def _verified_vector(file: Path) -> str:
     network, card = load_model(file)
     known = card.test_vector
     if known is None:

@@ -5,15 +5,20 @@ import signal
 from contextlib import suppress
 from types import FrameType
 
+from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.launch.start import Place
 from emcfsys_engine.run.events import (
     Event,
     EventWriter,
     RunCancelled,
+    RunFailed,
     RunFinished,
     RunInterrupted,
+    RunRefused,
 )
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.groups import begin_extension, undo_extension
+from emcfsys_engine.run.records import TrainRequest
 
 # malloc.h of glibc
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -51,6 +56,8 @@ class RunContext:
         self._events = events
         self._unsaid: list[Event] = []
         self._terminated = False
+        self._was_done = isinstance(run.ending(), RunFinished | RunRefused)
+        self._has_begun = False
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):  # USR2: Slurm's warning
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -75,6 +82,29 @@ class RunContext:
         if not self._terminated:
             return None
         return self.run.asked() or "terminated"
+
+    def begin(self) -> None:
+        """Train by what was asked from here on: what goes wrong now is the run's own end.
+
+        Raises: RunFolderError if an extension cannot be written down as begun.
+        """
+        self._has_begun = True
+        if self.place.rank == 0:
+            begin_extension(self.run)
+
+    def failed(self, reason: str, exit_code: int = 1) -> None:
+        """Say that the run could not go on; one that was done before, and had not begun, still is.
+
+        An extension that never began is undone.
+        """
+        is_training = isinstance(self.record.request, TrainRequest)
+        if self._has_begun or not is_training or not self._was_done:
+            self.emit(RunFailed(reason=reason, exit_code=exit_code))
+            return
+        if self.place.rank == 0:
+            with suppress(EmcfError):  # of the disk: told already
+                undo_extension(self.run)
+        self.emit(RunRefused(reason=reason, exit_code=exit_code))
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._terminated = True

@@ -16,7 +16,7 @@ from emcfsys_engine.files import is_full, write_whole
 from emcfsys_engine.launch.start import place_here
 from emcfsys_engine.learn.rank_faults import note_fault, told_with_first_fault
 from emcfsys_engine.learn.run_context import RunContext, keep_freed_memory
-from emcfsys_engine.run.events import EventWriter, RunFailed
+from emcfsys_engine.run.events import EventWriter
 from emcfsys_engine.run.folder import open_run
 
 _JOBS = {
@@ -53,13 +53,13 @@ def _execute(worker: RunContext) -> int:
     except EmcfError as error:
         print(f"{_name(worker)}{error}", file=sys.stderr)
         reason = told_with_first_fault(worker, error)
-        worker.emit(RunFailed(reason=reason, exit_code=error.exit_code))
+        worker.failed(reason, error.exit_code)
         return error.exit_code
     except Exception as error:  # told to the person, then to the log with its trace
         traceback.print_exc()
         reason = reason_of(error, worker.run.folder)
         note_fault(worker, reason)
-        worker.emit(RunFailed(reason=reason))
+        worker.failed(reason)
         return 1
     # An end that all processes agreed on is no failure of theirs.
     return 0 if worker.place.rank else code

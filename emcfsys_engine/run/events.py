@@ -175,6 +175,13 @@ class RunFailed(Event, frozen=True, kw_only=True, tag="run_failed"):
     exit_code: int = 1
 
 
+class RunRefused(Event, frozen=True, kw_only=True, tag="run_refused"):
+    """A finished run was to go on, and could not: it is what it was before."""
+
+    reason: str
+    exit_code: int = 1
+
+
 class RunCancelled(Event, frozen=True, kw_only=True, tag="run_cancelled"):
     """Somebody asked for an end; what was reached is saved."""
 
@@ -204,10 +211,11 @@ AnyEvent = (
     | WatchState
     | RunFinished
     | RunFailed
+    | RunRefused
     | RunCancelled
     | RunInterrupted
 )
-Ending = RunFinished | RunFailed | RunCancelled | RunInterrupted
+Ending = RunFinished | RunFailed | RunRefused | RunCancelled | RunInterrupted
 
 
 class EventWriter:

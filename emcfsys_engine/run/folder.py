@@ -23,12 +23,20 @@ from emcfsys_engine.run.events import (
     RunFailed,
     RunFinished,
     RunInterrupted,
+    RunRefused,
     RunResumed,
     RunStarted,
     read_events,
     reversed_events,
 )
-from emcfsys_engine.run.outcome import ExitRecord, Outcome, State, Traces, how_it_ended
+from emcfsys_engine.run.outcome import (
+    ExitRecord,
+    Outcome,
+    State,
+    Traces,
+    how_it_ended,
+    told_by_worker,
+)
 from emcfsys_engine.run.records import (
     FORMAT,
     AskRecord,
@@ -297,12 +305,17 @@ class Run:
     ) -> Outcome:
         """Tell how the newest start of a run that no longer lives ended.
 
-        `since`: where that start's events begin, in bytes; else start.json says it.
+        `since`: where that start's events begin, in bytes; else start.json says it, and a finished
+        run whose resume was refused is what it was.
         `asked`: what was asked of it; else ask.json says it.
         """
+        is_of_run = since is None
         start: StartRecord = any_names.read(self.start_file, StartRecord) or StartRecord()
         since = start.events_bytes if since is None else since
         ending, process = self.ending(since or 0), self.exit_record()
+        if is_of_run and isinstance(ending, RunRefused):
+            finished = self.finished()
+            return told_by_worker(finished or ending)
         if process is not None and process.start and process.start != start.token:
             process = None  # of an earlier start
         if since is None and ending is not None and process is not None:  # an older version's run
@@ -329,6 +342,11 @@ class Run:
             if isinstance(event, RunStarted | RunResumed):
                 return None
         return None
+
+    def finished(self) -> RunFinished | None:
+        """Return the newest word of a worker that did what it was asked; None: there is none."""
+        found = (one for one in reversed_events(self.events_file) if isinstance(one, RunFinished))
+        return next(found, None)
 
     def _was_restarted(self) -> bool:
         lock: _LockRecord | None = any_names.read(self.lock_file, _LockRecord)
@@ -431,6 +449,6 @@ def _fit(ending: Ending, process: ExitRecord) -> bool:
             code = 130
         case RunInterrupted():
             code = 143
-        case RunFailed():
+        case RunFailed() | RunRefused():
             return process.exit_code != 0  # killed after its last word, it has failed all the same
     return process.exit_code == code

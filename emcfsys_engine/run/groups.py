@@ -1,11 +1,12 @@
 """Runs that belong together: the folds of one cross-validation, and the models they made."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from emcfsys_engine.errors import InputError, ProjectError, ProjectFaults, RunFolderError
+from emcfsys_engine.errors import EmcfError, InputError, ProjectError, ProjectFaults, RunFolderError
 from emcfsys_engine.project import Project, Training
 from emcfsys_engine.run.folder import Run, new_run, open_run
 from emcfsys_engine.run.records import RunRecord, TrainRequest
@@ -117,8 +118,45 @@ def extend(run: Run, overrides: tuple[str, ...]) -> RunRecord:
     assert before.project is not None
     training = extended(before.project.training, overrides)
     project = msgspec.structs.replace(before.project, training=training)
-    run.write_record(msgspec.structs.replace(before, project=project))
+    kept = before.budget_before or before.project.training
+    run.write_record(msgspec.structs.replace(before, project=project, budget_before=kept))
     return before
+
+
+def begin_extension(run: Run) -> None:
+    """Note that the run's worker trains by its new budget from here on.
+
+    Raises: RunFolderError if that cannot be written.
+    """
+    record = run.record()
+    if record.budget_before is not None:
+        run.write_record(msgspec.structs.replace(record, budget_before=None))
+
+
+def undo_extension(run: Run) -> None:
+    """Give a run the budget that it had before an extension that never began.
+
+    Raises: RunFolderError if that cannot be written.
+    """
+    record = run.record()
+    if record.budget_before is not None and record.project is not None:
+        project = msgspec.structs.replace(record.project, training=record.budget_before)
+        run.write_record(msgspec.structs.replace(record, project=project, budget_before=None))
+
+
+def give_up_extension(run: Run) -> None:
+    """Undo an extension that never began and no longer will; a run that is away or lives is left.
+
+    Raises: RunFolderError if that cannot be written.
+    """
+    if run.record_file.is_file() and not run.is_alive():
+        undo_extension(run)
+
+
+def forget_extension(folder: Path) -> None:
+    """Do the same for a job that has ended; a disk that is away is left as it is."""
+    with suppress(EmcfError, OSError):
+        give_up_extension(Run(folder))
 
 
 def extended(training: Training, overrides: tuple[str, ...]) -> Training:

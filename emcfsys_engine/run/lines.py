@@ -17,6 +17,7 @@ from emcfsys_engine.run.events import (
     RunFailed,
     RunFinished,
     RunInterrupted,
+    RunRefused,
     RunResumed,
     RunStarted,
     StepDone,
@@ -119,6 +120,8 @@ def _words(event: AnyEvent) -> Iterator[str]:
             yield _finished(event)
         case RunFailed():
             yield f"failed: {event.reason}"
+        case RunRefused():
+            yield f"refused to go on: {event.reason}"
         case RunCancelled():
             yield "cancelled; what was reached is saved"
         case RunInterrupted():

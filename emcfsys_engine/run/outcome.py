@@ -11,6 +11,7 @@ from emcfsys_engine.run.events import (
     RunFailed,
     RunFinished,
     RunInterrupted,
+    RunRefused,
 )
 
 State = Literal["new", "running", "done", "failed", "cancelled", "interrupted", "lost"]
@@ -81,7 +82,7 @@ def told_by_worker(ending: Ending, asked: str = "") -> Outcome:
             if asked == "cancel":  # the request could not be left on a full disk
                 return Outcome(state="cancelled")
             return Outcome(state="interrupted", reason=ending.reason)
-        case RunFailed():
+        case RunFailed() | RunRefused():
             may_retry = ending.exit_code != BAD_INPUT
             return Outcome(state="failed", reason=ending.reason, may_retry=may_retry)
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from emcfsys_engine.project import Project
+from emcfsys_engine.project import Project, Training
 
 FORMAT = 1
 
@@ -77,6 +77,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     resume: Literal["auto", "never"] = "never"
     group: str = ""  # runs that were asked for together
     fold: int = 0  # of a cross-validation, from 1; 0: none
+    budget_before: Training | None = None  # of an extension that no worker has begun yet
 
 
 class StartRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ from emcfsys_engine.images.reader import probe
 from emcfsys_engine.project import UNLABELLED, Project
 from emcfsys_engine.tools.check_data import (
     Finding,
+    colour_findings,
     duplicates,
     image_findings,
     leaking_groups,
@@ -122,6 +123,7 @@ def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckRe
     facts = _facts(samples)
     seen = pixel_facts(_evenly(samples, SAMPLE_IMAGES), cache)
     findings += _of_training(image_findings(seen), samples)
+    findings += colour_findings(project, seen)
     findings += duplicates(samples, cache)
     findings += leaking_groups(samples)
     findings += look_alikes(samples, seen)

@@ -22,6 +22,7 @@ from emcfsys_engine.dataset.facts_cache import FactsCache
 from emcfsys_engine.dataset.samples import Sample
 from emcfsys_engine.dataset.splits import ALIKE, likeness, rows_of_neighbours
 from emcfsys_engine.errors import InputError, printable
+from emcfsys_engine.images.channels import ENOUGH_COLOUR, colour_share
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import block_means, to_grey
 from emcfsys_engine.images.reader import probe, read_micrograph
@@ -82,6 +83,7 @@ class PixelFacts(msgspec.Struct, frozen=True, kw_only=True):
     lowest_share: float = 0.0
     highest_share: float = 0.0
     smallest_side: int = 0
+    colour_share: float = 0.0  # of the pixels: no grey could tell them from others as bright
 
 
 def pixel_facts(samples: Sequence[Sample], cache: FactsCache) -> dict[ImageRef, PixelFacts]:
@@ -96,13 +98,31 @@ def image_findings(facts: Mapping[ImageRef, PixelFacts]) -> list[Finding]:
     return [finding for image, seen in facts.items() for finding in _judged(str(image), seen)]
 
 
+def colour_findings(project: Project, facts: Mapping[ImageRef, PixelFacts]) -> list[Finding]:
+    """Return images whose colour tells what their greys do not, where a network reads greys."""
+    if project.model.channels != "grey":
+        return []
+    remedy = 'Say channels = "rgb" under [model] if colour tells the classes apart'
+    return [
+        Finding.warn(
+            str(image),
+            "colour is dropped: 3 channels of equal luminance differ "
+            f"in {seen.colour_share:.0%} of the pixels",
+            remedy,
+        )
+        for image, seen in facts.items()
+        if seen.colour_share >= ENOUGH_COLOUR
+    ]
+
+
 def _pixel_facts(sample: Sample, cache: FactsCache) -> PixelFacts:
-    key = f"thumbnail and pixels:{sample.image.plane}"
+    key = f"thumbnail, pixels and colour:{sample.image.plane}"
     try:
         known = cache.get(sample.image.path, key, PixelFacts)
         if known is not None:
             return known
-        grey = to_grey(read_micrograph(sample.image).pixels)
+        pixels = read_micrograph(sample.image).pixels
+        grey = to_grey(pixels)
     except InputError as fault:
         return PixelFacts(thumbnail=b"", fault=(fault.what, fault.remedy))
     except OSError as error:
@@ -118,6 +138,7 @@ def _pixel_facts(sample: Sample, cache: FactsCache) -> PixelFacts:
         lowest_share=float((values == low).mean()) if values.size else 0.0,
         highest_share=float((values == high).mean()) if values.size else 0.0,
         smallest_side=min(grey.shape),
+        colour_share=colour_share(pixels),
     )
     cache.put(sample.image.path, key, facts)
     return facts

@@ -10,7 +10,8 @@ from emcfsys_engine.annotations.writer import write_png
 from emcfsys_engine.colours import colours_for
 from emcfsys_engine.dataset.samples import Sample, gather, read_labels
 from emcfsys_engine.errors import InputError, printable
-from emcfsys_engine.images.normalise import to_8_bit, to_grey
+from emcfsys_engine.images.channels import GREY, RGB, read_as
+from emcfsys_engine.images.normalise import to_8_bit
 from emcfsys_engine.images.output_book import OutputBook, replace_own
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.project import UNLABELLED, Project
@@ -32,6 +33,7 @@ def contact_sheet(
     Shapes: patches are H×W or H×W×C, any dtype, and uint8 H×W.
     """
     tiles: list[Image.Image] = []
+    channels = GREY if project.model.channels == "grey" else RGB
     for sample in _first_to_see(gather(project).samples):
         try:
             micrograph = read_micrograph(sample.image)
@@ -39,24 +41,24 @@ def contact_sheet(
         except InputError as fault:
             tiles.append(_tile(None, None, project, f"{sample.name}: {fault.what}"))
             continue
-        grey = to_8_bit(to_grey(micrograph.pixels), micrograph.info_bar_rows)
-        tiles.append(_tile(grey, None, project, f"{sample.name} ({sample.split})"))
-        tiles.append(_tile(grey, ids, project, "labels"))
+        shown = to_8_bit(read_as(micrograph.pixels, channels), micrograph.info_bar_rows)
+        tiles.append(_tile(shown, None, project, f"{sample.name} ({sample.split})"))
+        tiles.append(_tile(shown, ids, project, "labels"))
     for number, (pixels, ids) in enumerate(patches, start=1):
-        grey = to_8_bit(to_grey(np.asarray(pixels)))
-        tiles.append(_tile(grey, np.asarray(ids), project, f"augmented patch {number}"))
+        shown = to_8_bit(np.asarray(pixels))
+        tiles.append(_tile(shown, np.asarray(ids), project, f"augmented patch {number}"))
     sheet = np.asarray(_pasted(tiles, project))
     book = OutputBook(project.folder)
     replace_own(out, book, lambda temporary: write_png(temporary, sheet))
     return len(tiles)
 
 
-def overlay(grey: np.ndarray, ids: np.ndarray, values: Sequence[int]) -> np.ndarray:
-    """Return a grey image with its classes in colour; the first class stays grey.
+def overlay(shown: np.ndarray, ids: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    """Return an image with its classes in colour; the first class stays as it is.
 
-    Shapes: uint8 H×W twice in, uint8 H×W×3 out.
+    Shapes: uint8 H×W or H×W×3, and H×W in, uint8 H×W×3 out.
     """
-    picture = np.repeat(grey[..., None], 3, axis=2)
+    picture = _in_rgb(shown)
     for place, (value, rgb) in enumerate(zip(values, colours_for(len(values)), strict=True)):
         where = ids == value
         if place and where.any():
@@ -65,6 +67,10 @@ def overlay(grey: np.ndarray, ids: np.ndarray, values: Sequence[int]) -> np.ndar
     unlabelled = ids == UNLABELLED
     picture[unlabelled] = picture[unlabelled] // 3
     return picture
+
+
+def _in_rgb(shown: np.ndarray) -> np.ndarray:
+    return np.repeat(shown[..., None], 3, axis=2) if shown.ndim == 2 else shown.copy()
 
 
 def _first_to_see(samples: Sequence[Sample]) -> list[Sample]:
@@ -84,14 +90,14 @@ def _first_to_see(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def _tile(
-    grey: np.ndarray | None, ids: np.ndarray | None, project: Project, caption: str
+    shown: np.ndarray | None, ids: np.ndarray | None, project: Project, caption: str
 ) -> Image.Image:
     tile = Image.new("RGB", (_TILE_PX, _TILE_PX + _CAPTION_PX), (24, 24, 24))
-    if grey is not None:
-        step = max(1, max(grey.shape) // (2 * _TILE_PX))
-        small = grey[::step, ::step]
+    if shown is not None:
+        step = max(1, max(shown.shape) // (2 * _TILE_PX))
+        small = shown[::step, ::step]
         if ids is None:
-            pixels = np.repeat(small[..., None], 3, axis=2)
+            pixels = _in_rgb(small)
         else:
             pixels = overlay(small, ids[::step, ::step], project.class_values)
         picture = Image.fromarray(pixels)

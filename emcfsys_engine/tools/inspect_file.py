@@ -150,6 +150,10 @@ def _said(annotation: Annotation) -> tuple[str, ...]:
     return (f"{annotation.image_name or 'an image'}: {annotation.unused}", *annotation.remarks)
 
 
+def _reads(channels: int) -> str:
+    return "reads greys" if channels == 1 else "reads colours (red, green, blue)"
+
+
 def _of_model(card: ModelCard) -> list[str]:
     network = card.network
     classes = ", ".join(
@@ -157,7 +161,7 @@ def _of_model(card: ModelCard) -> list[str]:
     )
     size = "any pixel size" if card.pixel_nm is None else f"{card.pixel_nm:g} nm a pixel"
     lines = [
-        f"network: {network.head} on {network.backbone}, {network.in_channels} input channels",
+        f"network: {network.head} on {network.backbone}, {_reads(network.in_channels)}",
         f"classes: {classes}",
         f"trained at {size} in patches of {card.patch_px} px, {card.step} steps",
     ]

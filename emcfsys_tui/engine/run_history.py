@@ -17,6 +17,7 @@ from emcfsys_engine.run.events import (
     RunFailed,
     RunFinished,
     RunInterrupted,
+    RunRefused,
     RunResumed,
     RunStarted,
     StepDone,
@@ -33,6 +34,7 @@ _STEP_LINES = 100
 _TONES: dict[type[object], Tone] = {
     RunFinished: "good",
     RunFailed: "bad",
+    RunRefused: "warn",
     ImageFailed: "bad",
     WarningGiven: "warn",
     RunInterrupted: "warn",

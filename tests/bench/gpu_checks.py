@@ -22,10 +22,10 @@ import tifffile
 import torch
 
 from emcfsys_engine.learn.gpu_faults import is_out_of_memory, loses_gpu
-from emcfsys_engine.learn.grey_on_device import grey_rows
 from emcfsys_engine.learn.inference.files import find_inputs, predict_files
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.memory import footprint_of
+from emcfsys_engine.learn.pixels_on_device import own_rows
 from emcfsys_engine.learn.training.dataset import Batches
 from emcfsys_engine.learn.training.trainer import Trainer
 from emcfsys_engine.run.records import PredictRequest
@@ -301,7 +301,7 @@ def inference(setting: _Setting) -> None:
     side = 8 * setting.patch
     picture = inference_speed.picture(side, side)
     prepared = predictor.prepare(picture)
-    read = grey_rows(picture, predictor.normaliser.statistics(picture))
+    read = own_rows(picture, predictor.normaliser.per_channel(picture))
     assert read is not None
     mpx = side * side / 1e6
 

@@ -22,8 +22,8 @@ import torch
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.augment_draws import Strengths, draw
-from emcfsys_engine.learn.grey_on_device import statistics_to_use
 from emcfsys_engine.learn.inference.bands import Wanted, open_image, sent
+from emcfsys_engine.learn.pixels_on_device import statistics_to_use
 from emcfsys_engine.learn.run_context import keep_freed_memory
 from emcfsys_engine.learn.training.dataset import Dataset, Item, PatchSampler
 from emcfsys_engine.learn.training.resident import Lines, Resident, resident
@@ -48,7 +48,7 @@ def _item(pixels: np.ndarray, labels: np.ndarray) -> Item:
         pixel_nm=None,
         raw_mean=found[2],
         raw_deviation=found[3],
-        statistics=statistics_to_use(found),
+        statistics=statistics_to_use((found,)),
     )
 
 

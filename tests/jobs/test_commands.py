@@ -267,3 +267,20 @@ def test_an_ended_training_is_queued_with_more_steps_and_nothing_else(
         _say(submit_commands.submit, *extend, "training.steps=600")
     project = Run(run).record().project
     assert project is not None and project.training.steps == 500
+
+
+def test_an_extension_that_is_cancelled_while_it_waits_leaves_no_trace(
+    home: Bench, project_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit_commands, "ensure_daemon", lambda: None)
+    _say(submit_commands.submit, "train", str(project_folder))
+    home.queue.cancel(1)
+    run = Run(project_folder / "runs" / "run-0001")
+    before = run.record_file.read_bytes()
+    for number, steps in ((2, 500), (3, 900)):
+        words = ("extend", str(run.folder), "--set", f"training.steps={steps}")
+        assert _say(submit_commands.submit, *words).strip() == str(number)
+        assert run.record_file.read_bytes() != before
+        home.queue.pause(number)
+        home.queue.cancel(number)
+        assert run.record_file.read_bytes() == before

@@ -12,7 +12,7 @@ from emcfsys_engine.colours import colours_for
 from emcfsys_engine.errors import ModelFileError
 from emcfsys_engine.learn.model_file import load_model, verify_model
 from emcfsys_engine.learn.networks.network import build_network
-from emcfsys_engine.model_card import read_card
+from emcfsys_engine.model_card import edited_fields, read_card
 from tests.learn.conftest import TINY
 
 
@@ -40,7 +40,50 @@ def test_what_is_loaded_computes_the_same_to_the_bit(model_file: Path) -> None:
 
 
 def test_the_test_vector_is_recomputed(model_file: Path) -> None:
-    assert verify_model(model_file) == "identical to the bit"
+    assert verify_model(model_file) == "identical to the bit; header unchanged"
+
+
+_EDITS = {
+    "classes": ["resin", "pore"],
+    "class_values": [0, 8],
+    "colours": [[1, 2, 3], [4, 5, 6]],
+    "normaliser": {"low_percentile": 0.5, "high_percentile": 98.0, "kind": "percentile_zscore"},
+    "pixel_nm": 4.5,
+    "patch_px": 128,
+    "step": 7,
+    "scores": {"mean_iou": 0.99},
+    "trained_on": {"other": ""},
+    "validated_on": {"other": ""},
+    "project": "another",
+    "run": "run-0009",
+    "created": "2020-01-01",
+    "versions": {},
+    "statistics": None,
+}
+
+
+@pytest.mark.parametrize("field", [*_EDITS, "network"])
+def test_an_edited_header_is_found_by_name(field: str, model_file: Path, tmp_path: Path) -> None:
+    network = json.loads(_metadata(model_file)["emcfsys"])["network"]
+    value = _EDITS.get(field, {**network, "drop_path": 0.1})
+    if field == "statistics":
+        numbers = ("mean", "mean_deviation", "contrast", "contrast_deviation")
+        value = {"num_images": 1, **dict.fromkeys(numbers, 1.0)}
+    edited = _rewritten(model_file, tmp_path / "edited.safetensors", **{field: value})
+    with pytest.raises(ModelFileError, match=f"was changed since it was made: {field}"):
+        verify_model(edited)
+
+
+def test_a_field_that_was_added_to_a_header_is_found(model_file: Path, tmp_path: Path) -> None:
+    edited = _rewritten(model_file, tmp_path / "edited.safetensors", scale=2.0)
+    assert edited_fields(edited) == ("scale",)
+
+
+def test_an_older_file_says_that_it_has_no_digest_of_its_header(
+    model_file: Path, tmp_path: Path
+) -> None:
+    older = _rewritten(model_file, tmp_path / "older.safetensors", digests={}, project="x")
+    assert "no digest of its header" in verify_model(older)
 
 
 def test_the_card_is_read_without_the_weights(model_file: Path) -> None:

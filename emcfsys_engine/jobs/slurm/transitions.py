@@ -1,11 +1,13 @@
 """The moves of jobs that Slurm has, each only for its newest submission."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from emcfsys_engine.jobs.job import Job, JobState
 from emcfsys_engine.jobs.outcome import Outcome, Verdict
 from emcfsys_engine.jobs.store import Store, move, note
+from emcfsys_engine.run.groups import forget_extension
 
 UNCONFIRMED = "?"
 
@@ -94,14 +96,20 @@ def settle(store: Store, job: Job, outcome: Outcome, verdict: Verdict) -> bool:
         if job.state == "queued":  # it began and ended between two looks
             started = {"started": job.started or time.time()}
             move(connection, job.id, "running", token=job.token, columns=started)
-        return move(connection, job.id, verdict.state, token=job.token, columns=columns)
+        is_settled = move(connection, job.id, verdict.state, token=job.token, columns=columns)
+    if is_settled and is_over:
+        forget_extension(Path(job.run))
+    return is_settled
 
 
 def drop(store: Store, job: Job, state: JobState, reason: str) -> bool:
     """End a job that never began."""
     columns = {"reason": reason, "ended": time.time(), "ask": "", "expected": None}
     with store.transaction() as connection:
-        return move(connection, job.id, state, token=job.token, columns=columns)
+        is_over = move(connection, job.id, state, token=job.token, columns=columns)
+    if is_over:
+        forget_extension(Path(job.run))
+    return is_over
 
 
 def explain(store: Store, job: Job, reason: str) -> None:

@@ -16,7 +16,7 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import Normaliser, stretched
 from emcfsys_engine.images.reader import probe, read_micrograph
 from emcfsys_engine.images.rows import PlaneRows, Survey, open_rows, rows_of, survey
-from emcfsys_engine.learn.grey_on_device import GreyRows, grey_rows
+from emcfsys_engine.learn.pixels_on_device import OwnRows, own_rows
 from emcfsys_engine.model_card import ModelCard
 
 
@@ -205,7 +205,7 @@ class OpenImage:
     survey: Survey
     normaliser: Normaliser
     is_large: bool
-    _grey: np.ndarray | None = None  # all of it, in its own type or normalised
+    _held: np.ndarray | None = None  # all of it, in its own type or normalised
     _again: PlaneRows | None = None
 
     @property
@@ -218,16 +218,16 @@ class OpenImage:
         """The size of a pixel, (y, x)."""
         return self.rows.pixel_nm
 
-    def read(self, first: int, last: int) -> np.ndarray | GreyRows:
-        """Return rows for the network: the camera's own, or normalised. Shapes: h×W."""
-        if self._grey is None:
-            grey = self.survey.grey(self.rows.read(first, last))
+    def read(self, first: int, last: int) -> np.ndarray | OwnRows:
+        """Return rows for the network: the camera's own, or normalised. Shapes: h×W or h×W×3."""
+        if self._held is None:
+            pixels = self.survey.read_as(self.rows.read(first, last))
         else:
-            grey = self._grey[first:last]
-        rows = grey_rows(grey, self.survey.statistics)
-        if rows is not None or self._grey is not None:
-            return grey if rows is None else rows
-        return self.normaliser.apply_known(grey, self.survey.statistics)
+            pixels = self._held[first:last]
+        rows = own_rows(pixels, self.survey.per_channel)
+        if rows is not None or self._held is not None:
+            return pixels if rows is None else rows
+        return self.normaliser.apply_all(pixels, self.survey.per_channel)
 
     def view(self, first: int, last: int) -> np.ndarray:
         """Return rows as people see them. Shapes: h×W uint8.
@@ -248,9 +248,10 @@ class OpenImage:
             self._again.close()
 
 
-def open_image(ref: ImageRef, normaliser: Normaliser) -> OpenImage:
+def open_image(ref: ImageRef, normaliser: Normaliser, channels: int = 1) -> OpenImage:
     """Return an image, its statistics found; a large one is read in bands where its format can.
 
+    `channels`: 3 for a network that reads colours.
     Raises: ImageError for what is no micrograph, is damaged or has no pixels.
     """
     facts = probe(ref.path)
@@ -260,7 +261,7 @@ def open_image(ref: ImageRef, normaliser: Normaliser) -> OpenImage:
         rows = open_rows(exact) if math.prod(facts.shape[:2]) > LARGE_PX else None
     if rows is not None:
         try:
-            found = survey(rows, normaliser)
+            found = survey(rows, normaliser, channels=channels)
         except BaseException:
             rows.close()
             raise
@@ -269,10 +270,11 @@ def open_image(ref: ImageRef, normaliser: Normaliser) -> OpenImage:
     rows = rows_of(micrograph)
     if not micrograph.pixels.size:
         raise ImageError(ref.path, "has no pixels", "Leave it out")
-    found = survey(rows, normaliser, info_bar_rows=micrograph.info_bar_rows)
+    bar = micrograph.info_bar_rows
+    found = survey(rows, normaliser, info_bar_rows=bar, channels=channels)
     image = OpenImage(ref=ref, rows=rows, survey=found, normaliser=normaliser, is_large=False)
     if rows.height * rows.width <= LARGE_PX:
         made = image.read(0, rows.height)
-        grey = made.raw if isinstance(made, GreyRows) else made
-        image._grey = grey  # pyright: ignore[reportPrivateUsage]
+        held = made.raw if isinstance(made, OwnRows) else made
+        image._held = held  # pyright: ignore[reportPrivateUsage]
     return image

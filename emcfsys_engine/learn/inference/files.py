@@ -75,6 +75,7 @@ class _Stages:
             vectors=request.vectors,
             scale_of=lambda image: scale_of(image, predictor.card, request.rescale, emit),
             asked=asked,
+            tell=lambda words: emit(WarningGiven(message=words)),
         )
         self._folders: set[Path] = set()
         self._unsynced = 0

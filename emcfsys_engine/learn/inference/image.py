@@ -10,13 +10,14 @@ import numpy as np
 from emcfsys_engine.annotations.writer import LabelFormat
 from emcfsys_engine.errors import OutputError
 from emcfsys_engine.hotfolder.ledger import digest_of
+from emcfsys_engine.images.channels import GREY
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import resolved
 from emcfsys_engine.learn.inference.bands import Band, OpenImage, Tally, Wanted, open_image
 from emcfsys_engine.learn.inference.outputs import Companions, Origin, OutputSet, VectorOutputs
 from emcfsys_engine.learn.inference.pipeline import Behind
-from emcfsys_engine.learn.inference.predictor import Predictor
+from emcfsys_engine.learn.inference.predictor import GREY_TOLD, Predictor
 
 
 class EndAskedFor(Exception):
@@ -64,6 +65,7 @@ class ImageJobs:
         scale_of: Callable[[OpenImage], float] = lambda image: 1.0,
         asked: Callable[[], str | None],
         keeps_masks: bool = False,
+        tell: Callable[[str], None] = lambda words: None,
     ) -> None:
         self._predictor = predictor
         self._book = book
@@ -75,6 +77,8 @@ class ImageJobs:
         )
         self.vectors = VectorOutputs(book.out, vectors, predictor.card, book)
         self._keeps_masks = keeps_masks or bool(self.vectors)
+        self._tell = tell
+        self._told_grey = predictor.channels == GREY  # nothing to tell
         self._open: dict[ImageRef, OpenImage] = {}
 
     def files(self, ref: ImageRef, mask_file: Path) -> list[Path]:
@@ -85,7 +89,7 @@ class ImageJobs:
     def read(self, order: Order) -> Work:
         """Open an image and find its statistics."""
         started = time.monotonic()
-        image = open_image(order.ref, self._predictor.normaliser)
+        image = open_image(order.ref, self._predictor.normaliser, self._predictor.channels)
         self._open[order.ref] = image
         return Work(
             order=order,
@@ -95,12 +99,18 @@ class ImageJobs:
             content=order.content or content_of(order.ref.path),
         )
 
+    def _say_grey(self, image: OpenImage) -> None:
+        if not self._told_grey and not image.survey.is_coloured:
+            self._told_grey = True
+            self._tell(f"{image.ref}: {GREY_TOLD}")
+
     def compute(self, work: Work) -> Work:
         """Predict it; a large image is written meanwhile.
 
         Raises: EndAskedFor between two batches of tiles.
         """
         image = work.image
+        self._say_grey(image)
         self._predictor.before_batch = self._heed
         try:
             bands = self._predictor.bands(

@@ -3,6 +3,7 @@
 C channels or classes, H and W pixels.
 """
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor
 
 from emcfsys_engine.errors import InputError, ModelFileError
-from emcfsys_engine.images.normalise import Normaliser, has_no_number, to_grey
+from emcfsys_engine.images.channels import GREY, is_in_colour, read_as
+from emcfsys_engine.images.normalise import Normaliser, has_no_number
 from emcfsys_engine.learn.device import autocast, choose_device, choose_precision, use
 from emcfsys_engine.learn.gpu_faults import free_cached_memory, is_out_of_memory
-from emcfsys_engine.learn.grey_on_device import GreyRows, grey_rows, rows_on, uploaded
 from emcfsys_engine.learn.inference.bands import Band, Prediction, Sent, Wanted, sent, whole
 from emcfsys_engine.learn.inference.given import as_pixels, slices_of
 from emcfsys_engine.learn.inference.pipeline import read_ahead
@@ -31,10 +32,12 @@ from emcfsys_engine.learn.memory import choose_tiles
 from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
 from emcfsys_engine.learn.networks.rewrites import folded, is_only_convolutions
+from emcfsys_engine.learn.pixels_on_device import OwnRows, own_rows, rows_on, uploaded
 from emcfsys_engine.model_card import ModelCard, read_card
 
 __all__ = ["Prediction", "Predictor"]
 Call = Callable[[Tensor], Tensor]
+GREY_TOLD = "the model reads colours: of an image without them the grey is used three times"
 
 
 class Predictor:
@@ -62,6 +65,7 @@ class Predictor:
         self.precision, _ = choose_precision(self.device)
         self._calls = [self._prepared(folded(network)) for network in networks]
         self.before_batch: Callable[[], None] = lambda: None  # may raise, to end within an image
+        self._told_grey = False
         self._overlap = overlap
         self._tta = tta
         self.tile_px, fits = choose_tiles(
@@ -104,10 +108,11 @@ class Predictor:
         Pillow's, or a tensor on any device.
         Raises: InputError for a stack, and for what is no picture.
         """
-        grey = _checked(as_pixels(pixels))
-        rows = grey_rows(grey, self.normaliser.statistics(grey, info_bar_rows))
+        read = self._read(as_pixels(pixels))
+        found = self.normaliser.per_channel(read, info_bar_rows)
+        rows = own_rows(read, found)
         return self._whole(
-            self.normaliser.apply(grey, info_bar_rows)[..., 0] if rows is None else rows,
+            self.normaliser.apply_all(read, found) if rows is None else rows,
             info_bar_rows,
             scale,
             Wanted(probabilities=probabilities, uncertainty=uncertainty),
@@ -124,10 +129,10 @@ class Predictor:
     def prepare(self, pixels: np.ndarray, info_bar_rows: int = 0) -> np.ndarray:
         """Return the image as the network wants it; safe to call in any thread.
 
-        Shapes: H×W or H×W×C in, H×W×1 float32 out.
+        Shapes: H×W or H×W×C in, H×W×1 float32 out, H×W×3 for a model of colours.
         Raises: InputError for an image without pixels, or without a finite number.
         """
-        return self.normaliser.apply(_checked(pixels), info_bar_rows)
+        return self.normaliser.apply(self._read(pixels), info_bar_rows)
 
     def predict_prepared(
         self,
@@ -139,19 +144,31 @@ class Predictor:
     ) -> Prediction:
         """Return mask and confidence of an image that `prepare` made ready.
 
-        Shapes: the image is H×W float32.
+        Shapes: the image is H×W×C float32.
         """
-        return self._whole(image[..., 0], info_bar_rows, scale, wanted)
+        rows = image[..., 0] if self.channels == GREY else image
+        return self._whole(rows, info_bar_rows, scale, wanted)
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image that the network reads: 1, grey, or 3, colours."""
+        return self.card.network.in_channels
+
+    def _read(self, pixels: np.ndarray) -> np.ndarray:
+        if self.channels != GREY and not self._told_grey and not is_in_colour(pixels):
+            self._told_grey = True
+            warnings.warn(GREY_TOLD, stacklevel=3)
+        return _checked(read_as(pixels, self.channels))
 
     def _whole(
-        self, rows: np.ndarray | GreyRows, info_bar_rows: int, scale: float, wanted: Wanted
+        self, rows: np.ndarray | OwnRows, info_bar_rows: int, scale: float, wanted: Wanted
     ) -> Prediction:
-        def read(first: int, last: int) -> np.ndarray | GreyRows:
-            if isinstance(rows, GreyRows):
+        def read(first: int, last: int) -> np.ndarray | OwnRows:
+            if isinstance(rows, OwnRows):
                 return rows._replace(raw=rows.raw[first:last])
             return rows[first:last]
 
-        height, width = (rows.raw if isinstance(rows, GreyRows) else rows).shape
+        height, width = (rows.raw if isinstance(rows, OwnRows) else rows).shape[:2]
         bands = self.bands(
             read, (height, width), info_bar_rows=info_bar_rows, scale=scale, wanted=wanted
         )
@@ -159,7 +176,7 @@ class Predictor:
 
     def bands(
         self,
-        read: Callable[[int, int], np.ndarray | GreyRows],
+        read: Callable[[int, int], np.ndarray | OwnRows],
         size_HW: tuple[int, int],
         *,
         info_bar_rows: int = 0,
@@ -171,7 +188,8 @@ class Predictor:
 
         `ahead`: rows are read in a thread while the network works on those above. An image of which
         not even one tile fits into the device's memory is begun anew with smaller ones.
-        Shapes: read(first, last) gives rows (last - first)×W, float32 and normalised or GreyRows.
+        Shapes: read(first, last) gives rows (last - first)×W, with ×3 for a model of colours,
+        float32 and normalised or OwnRows.
         """
         has_begun = False
         while True:
@@ -188,7 +206,7 @@ class Predictor:
 
     def _bands(
         self,
-        read: Callable[[int, int], np.ndarray | GreyRows],
+        read: Callable[[int, int], np.ndarray | OwnRows],
         size_HW: tuple[int, int],
         info_bar_rows: int,
         scale: float,
@@ -198,7 +216,7 @@ class Predictor:
         values_C = uploaded(torch.tensor(self.card.class_values, dtype=torch.uint8), self.device)
 
         def load(first: int, last: int) -> Tensor:
-            return rows_on(read(first, last), self.device)[None]
+            return rows_on(read(first, last), self.device)
 
         def blocks(ranges: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
             made = (rows(first, last) for first, last in ranges)
@@ -286,11 +304,10 @@ _UNDER_WAY = {"cpu": 0, "cuda": 2}
 
 
 def _checked(pixels: np.ndarray) -> np.ndarray:
-    grey = to_grey(pixels)
-    if not grey.size or has_no_number(grey):
-        what = "holds no finite number" if grey.size else "has no pixels"
+    if not pixels.size or has_no_number(pixels):
+        what = "holds no finite number" if pixels.size else "has no pixels"
         raise InputError("image", what, "Leave it out")
-    return grey
+    return pixels
 
 
 def _next(logits: Iterator[tuple[int, Tensor]]) -> tuple[int, Tensor] | None:
@@ -340,6 +357,9 @@ def _check_alike(first: Path, one: ModelCard, file: Path, other: ModelCard) -> N
     if (one.classes, one.class_values) != (other.classes, other.class_values):
         what = f"its classes are {_classes(other)}, those of {first.name} {_classes(one)}"
         raise ModelFileError(file, what, remedy)
+    if one.network.in_channels != other.network.in_channels:
+        what = "one reads colours and the other greys"
+        raise ModelFileError(file, f"is unlike {first.name}: {what}", remedy)
     if one.normaliser != other.normaliser:
         raise ModelFileError(file, f"normalises images otherwise than {first.name}", remedy)
     if one.pixel_nm and other.pixel_nm and abs(other.pixel_nm / one.pixel_nm - 1) > _SAME_PIXEL:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emcfsys_engine.learn.grey_on_device import uploaded
+from emcfsys_engine.learn.pixels_on_device import uploaded
 
 Forward = Callable[[Tensor], Tensor]
 # Given the rows to read, (first, last) and on, yields them as C×(last - first)×W on the device.

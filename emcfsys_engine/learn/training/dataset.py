@@ -18,13 +18,14 @@ from torch import Tensor
 from emcfsys_engine.dataset.deals import Fingerprint
 from emcfsys_engine.dataset.samples import Sample, read_labels
 from emcfsys_engine.errors import DataFaults, InputError
+from emcfsys_engine.images.channels import GREY, is_in_colour, read_as
 from emcfsys_engine.images.normalise import Normaliser, to_grey
 from emcfsys_engine.images.reader import read_micrograph
-from emcfsys_engine.learn.grey_on_device import (
+from emcfsys_engine.learn.pixels_on_device import (
     AS_THEY_ARE,
     OWN_TYPES,
     Crops,
-    Statistics,
+    PerChannel,
     normalised,
     statistics_to_use,
     uploaded,
@@ -53,7 +54,8 @@ class Item:
     pixel_nm: tuple[float, float] | None
     raw_mean: float  # of the grey values before normalisation, for the quality guard
     raw_deviation: float
-    statistics: Statistics = AS_THEY_ARE  # by which pixels of the camera's type are normalised
+    statistics: PerChannel = AS_THEY_ARE  # by which pixels of the camera's type are normalised
+    is_in_colour: bool = False  # in its file: grey is used three times by a network that wants it
 
     @property
     def image(self) -> np.ndarray:
@@ -71,30 +73,39 @@ def load_item(
     project: Project,
     normaliser: Normaliser,
     prints: dict[str, Fingerprint] | None = None,
+    channels: int = GREY,
 ) -> Item:
     """Read a micrograph and its labels; resample both if the project asks for one pixel size.
 
-    `prints` gets what tells whether either changed, by the sample's name.
+    `channels`: 3 keeps colours. `prints` gets what tells whether image or labels changed, by the
+    sample's name.
     Raises: ImageError, AnnotationError and the like, naming the file.
     """
     micrograph = read_micrograph(sample.image)
-    grey = to_grey(micrograph.pixels)
-    labels = to_indices(read_labels(sample, project, grey.shape), project)
-    if micrograph.info_bar_rows:
-        labels[-micrograph.info_bar_rows :] = UNLABELLED
-    found = normaliser.statistics(grey, micrograph.info_bar_rows)
+    pixels = read_as(micrograph.pixels, channels)
+    bar = micrograph.info_bar_rows
+    labels = to_indices(read_labels(sample, project, pixels.shape[:2]), project)
+    if bar:
+        labels[-bar:] = UNLABELLED
+    grey = pixels if channels == GREY else to_grey(micrograph.pixels)
+    greys = normaliser.statistics(grey, bar)
+    found = (greys,) if channels == GREY else normaliser.per_channel(pixels, bar)
     if prints is not None:
-        image = _digest(grey) if found[3] else ""
+        image = _digest(pixels) if any(one[3] for one in found) else ""
         prints[sample.name] = Fingerprint(image=image, labels=_digest(labels))
-    as_it_is = grey.dtype in OWN_TYPES
-    own = np.require(grey, requirements=("C", "W")) if as_it_is else grey  # as torch wants it
+    as_it_is = pixels.dtype in OWN_TYPES
+    if as_it_is:
+        pixels = np.require(pixels, requirements=("C", "W"))  # as torch wants it
+    else:
+        pixels = normaliser.apply_all(pixels, found)
     item = Item(
-        pixels=own[..., None] if as_it_is else normaliser.apply_known(grey, found)[..., None],
+        pixels=pixels if pixels.ndim == 3 else pixels[..., None],
         labels=labels,
         pixel_nm=micrograph.pixel_nm,
-        raw_mean=found[2],
-        raw_deviation=found[3],
+        raw_mean=greys[2],
+        raw_deviation=greys[3],
         statistics=statistics_to_use(found) if as_it_is else AS_THEY_ARE,
+        is_in_colour=channels != GREY and is_in_colour(micrograph.pixels),
     )
     return resampled(item, project.project.pixel_nm)
 
@@ -153,17 +164,20 @@ class Dataset:
         project: Project,
         normaliser: Normaliser,
         processes: int = 1,  # on this machine, each with images in memory of its own
+        channels: int = GREY,  # 3: of a network that reads colours
     ) -> None:
         self.samples = tuple(samples)
         self.project = project
         self.normaliser = normaliser
+        self.channels = channels
+        self.grey: set[str] = set()  # images read so far that have no colours in their files
         self._kept: dict[int, Item] = {}
         self._free_bytes = int(memory_bytes()[0] * _MEMORY_SHARE / processes)
         self._spool = Spool(cache_home() / "images")
 
     def renewed(self, samples: Sequence[Sample], items: Mapping[str, Item]) -> "Dataset":
         """Return the items of other samples: those given, by name, and what is here of the rest."""
-        other = Dataset(samples, self.project, self.normaliser)
+        other = Dataset(samples, self.project, self.normaliser, channels=self.channels)
         other._spool, other._free_bytes = self._spool, self._free_bytes
         here = {one.name: self._kept.get(n) for n, one in enumerate(self.samples)}
         for index, one in enumerate(samples):
@@ -183,10 +197,12 @@ class Dataset:
         return self._read(index)
 
     def _read(self, index: int, prints: dict[str, Fingerprint] | None = None) -> Item:
-        item = load_item(self.samples[index], self.project, self.normaliser, prints)
+        item = load_item(self.samples[index], self.project, self.normaliser, prints, self.channels)
         return self._keep(index, item)
 
     def _keep(self, index: int, item: Item) -> Item:
+        if not item.is_in_colour:
+            self.grey.add(self.samples[index].name)
         size = item.pixels.nbytes + item.labels.nbytes
         if size <= self._free_bytes:
             self._free_bytes -= size
@@ -240,7 +256,7 @@ class PatchSampler:
         self.batch = batch
         self.seed = seed
         self.sizes: list[tuple[int, int]] = []
-        self.statistics: list[Statistics] = []
+        self.statistics: list[PerChannel] = []
         self.positions: list[Mapping[int, np.ndarray]] = []
         self.bare: list[bool] = []
         types: set[np.dtype] = set()
@@ -275,14 +291,14 @@ class PatchSampler:
         """
         labels_NMM = np.empty((self.batch, self.crop_px, self.crop_px), np.uint8)
         images_NMMC = np.empty((*labels_NMM.shape, self.channels), self.dtype)
-        statistics_N4 = np.empty((self.batch, 4), np.float32)
+        statistics_NC4 = np.empty((self.batch, self.channels, 4), np.float32)
         for number, place in enumerate(self.places(step)):
             into = (images_NMMC[number], labels_NMM[number])
-            statistics_N4[number] = self._cut_one(place, *into)
+            statistics_NC4[number] = self._cut_one(place, *into)
         return Crops(
             images=torch.from_numpy(images_NMMC).movedim(-1, 1),
             labels=torch.from_numpy(labels_NMM),
-            statistics=torch.from_numpy(statistics_N4),
+            statistics=torch.from_numpy(statistics_NC4),
         )
 
     def places(self, step: int) -> np.ndarray:
@@ -304,7 +320,7 @@ class PatchSampler:
         height, width = self.sizes[index]
         return index, self._first(int(centre[0]), height), self._first(int(centre[1]), width)
 
-    def _cut_one(self, place: np.ndarray, image: np.ndarray, labels: np.ndarray) -> Statistics:
+    def _cut_one(self, place: np.ndarray, image: np.ndarray, labels: np.ndarray) -> PerChannel:
         item = self.dataset[int(place[0])]
         rows, columns = (np.arange(self.crop_px) + first for first in place[1:])
         if item.pixels.dtype == self.dtype:
@@ -322,7 +338,11 @@ class PatchSampler:
             return None
         items = (self.dataset[index] for index in range(len(self.dataset)))
         return resident(
-            ((item.pixels, item.labels) for item in items), self.sizes, self.dtype, device
+            ((item.pixels, item.labels) for item in items),
+            self.sizes,
+            self.dtype,
+            device,
+            self.channels,
         )
 
     def _any_centre(self, index: int, rng: np.random.Generator) -> np.ndarray:

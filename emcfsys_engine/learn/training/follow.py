@@ -121,7 +121,9 @@ class Follower:
         for one in samples:
             self._stamps[one.name] = label_stamp(one)
             try:
-                item = load_item(one, self.project, setup.train.normaliser, prints)
+                item = load_item(
+                    one, self.project, setup.train.normaliser, prints, setup.train.channels
+                )
             except DataFaults as several:
                 self._say(setup, (str(fault) for fault in several.faults))
             except InputError as fault:

@@ -114,9 +114,13 @@ def make_plan(
     device: torch.device,
     threads: int,
     processes: int = 1,
+    why_channels: str = "",
 ) -> Plan:
-    """Choose everything the project leaves open."""
-    reasons: dict[str, str] = {}
+    """Choose everything the project leaves open.
+
+    `why_channels`: why the data sets are grey or in colour, where the project left that open.
+    """
+    reasons: dict[str, str] = {"network.in_channels": why_channels} if why_channels else {}
     precision, reasons["precision"] = choose_precision(device)
     defaults = defaults_for(project.model.backbone)
     batch = project.training.batch or (16 if device.type == "cuda" else 8)
@@ -125,7 +129,7 @@ def make_plan(
     network = NetworkSpec(
         head=project.model.head,
         backbone=project.model.backbone,
-        in_channels=1,
+        in_channels=train.channels,
         num_classes=len(project.classes),
         norm=defaults.norm if batch >= _LEAST_FOR_BATCH_NORM else "group",
         drop_path=defaults.drop_path,

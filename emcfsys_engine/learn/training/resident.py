@@ -12,7 +12,7 @@ from torch import Tensor
 
 from emcfsys_engine.learn.device import gpu_share
 from emcfsys_engine.learn.gpu_faults import free_cached_memory, is_out_of_memory
-from emcfsys_engine.learn.grey_on_device import OWN_TYPES, Crops, Statistics, uploaded
+from emcfsys_engine.learn.pixels_on_device import OWN_TYPES, Crops, PerChannel, uploaded
 from emcfsys_engine.project import UNLABELLED
 
 _SHARE = 0.08  # of the GPU's memory: the plan leaves it free (memory.usable_memory)
@@ -23,7 +23,7 @@ _TYPES = (*OWN_TYPES, np.dtype(np.float32))
 class Lines(NamedTuple):
     """Which lines of which images a step's crops are of; one that lies outside is ~ its mirror.
 
-    Shapes: lines 2×N×M int64: where rows begin among all pixels, and columns; statistics N×4.
+    Shapes: lines 2×N×M int64: where rows begin among all pixels, and columns; statistics N×C×4.
     """
 
     lines: Tensor
@@ -35,7 +35,10 @@ class Lines(NamedTuple):
 
 
 class Resident:
-    """Pixels and labels of all images, one image after the other, in memory of the device."""
+    """Pixels and labels of all images, one image after the other, in memory of the device.
+
+    Shapes: of all pixels together, C channels one after the other, and labels.
+    """
 
     def __init__(
         self, pixels: Tensor, labels: Tensor, sizes: list[tuple[int, int]], kind: torch.dtype
@@ -47,7 +50,7 @@ class Resident:
         areas = self._sizes.prod(axis=1, dtype=np.int64)
         self._starts = np.concatenate(([0], areas.cumsum()[:-1]))
 
-    def lines(self, places_N3: np.ndarray, crop_px: int, statistics: list[Statistics]) -> Lines:
+    def lines(self, places_N3: np.ndarray, crop_px: int, statistics: list[PerChannel]) -> Lines:
         """Return the lines of crops: places are image, first row and first column.
 
         Shapes: places are N×3 integers.
@@ -79,10 +82,11 @@ class Resident:
             lines.split(some, 1), outside.split(some, 1), strict=True
         ):
             where_NMM = begins[:, :, None] + columns[:, None]
-            images.append(self._pixels.take(where_NMM))
+            channels = [plane.take(where_NMM) for plane in self._pixels]
+            images.append(torch.stack(channels, dim=1) if channels[1:] else channels[0][:, None])
             is_outside_NMM = above[:, :, None] | beside[:, None]
             labels.append(self._labels.take(where_NMM).masked_fill_(is_outside_NMM, UNLABELLED))
-        return Crops(_joined(images).view(self._kind)[:, None], _joined(labels), statistics)
+        return Crops(_joined(images).view(self._kind), _joined(labels), statistics)
 
 
 class _Numbered(NamedTuple):
@@ -104,10 +108,10 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 def fits(num_pixels: int, kind: np.dtype, channels: int, device: torch.device) -> bool:
     """Tell whether so many pixels and their labels may live on the device."""
-    if device.type != "cuda" or channels != 1 or kind not in _TYPES:
+    if device.type != "cuda" or kind not in _TYPES:
         return False
     total = torch.cuda.get_device_properties(device).total_memory * gpu_share()
-    return num_pixels * (kind.itemsize + 1) <= _SHARE * total
+    return num_pixels * (channels * kind.itemsize + 1) <= _SHARE * total
 
 
 def resident(
@@ -115,8 +119,9 @@ def resident(
     sizes: list[tuple[int, int]],
     kind: np.dtype,
     device: torch.device,
+    channels: int = 1,
 ) -> Resident | None:
-    """Bring pixels, H×W×1 of one type, and labels, H×W uint8, to the device.
+    """Bring pixels, H×W×C of one type, and labels, H×W uint8, to the device.
 
     None: another program has the memory.
     """
@@ -124,13 +129,13 @@ def resident(
     stored = torch.int16 if kind == np.uint16 else torch.from_numpy(np.empty(0, kind)).dtype
     number = sum(height * width for height, width in sizes)
     try:
-        pixels = torch.empty(number, dtype=stored, device=device)
+        pixels = torch.empty((channels, number), dtype=stored, device=device)
         marks = torch.empty(number, dtype=torch.uint8, device=device)
         first = 0
         for image, labels in items:
             own = slice(first, first + labels.size)
-            flat = torch.from_numpy(image.reshape(-1))
-            pixels[own] = uploaded(flat.view(stored), device)
+            flat = torch.from_numpy(image.reshape(-1, channels))
+            pixels[:, own] = uploaded(flat.view(stored), device).T
             marks[own] = uploaded(torch.from_numpy(labels.reshape(-1)), device)
             first += labels.size
     except RuntimeError as error:

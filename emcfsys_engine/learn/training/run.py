@@ -30,6 +30,7 @@ from emcfsys_engine.dataset.samples import (
 from emcfsys_engine.dataset.splits import Sample, Split
 from emcfsys_engine.errors import DataFaults, EmcfError, InputError, RunFolderError
 from emcfsys_engine.files import write_whole
+from emcfsys_engine.images.channels import GREY, RGB
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.device import (
     choose_device,
@@ -45,6 +46,7 @@ from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_net
 from emcfsys_engine.learn.networks.weights import WeightsReport, load_weights
 from emcfsys_engine.learn.run_context import RunContext, emit_ending
 from emcfsys_engine.learn.training.augment import augment
+from emcfsys_engine.learn.training.colour import Colour, choose_channels, datasets_of, grey_note
 from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler, validation_digest
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.follow import Follower, first_labels
@@ -75,8 +77,8 @@ def dry_run(project: Project) -> list[InputError]:
     """
     try:
         samples = list_samples(project, fold=first_fold(project))
-        train = Dataset(samples.of("train"), project, Normaliser())
-        val = Dataset(samples.of("val"), project, Normaliser())
+        channels = choose_channels(project, samples).channels
+        train, val = datasets_of(project, samples, channels)
         _refuse_unready(project, train, val, {**train.check(), **val.check()}, is_new=True)
         _step(project, train, val)
     except DataFaults as several:
@@ -95,6 +97,7 @@ def network_faults(project: Project) -> list[InputError]:
     spec = NetworkSpec(
         head=project.model.head,
         backbone=project.model.backbone,
+        in_channels=GREY if project.model.channels == "grey" else RGB,
         num_classes=len(project.classes),
     )
     file = start_file(project)
@@ -111,7 +114,7 @@ def network_faults(project: Project) -> list[InputError]:
 def augmented_patches(project: Project, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return augmented patches as training draws them, with class values.
 
-    Shapes: H×W float32 and H×W uint8.
+    Shapes: H×W×C float32 and H×W uint8.
     """
     train = _some(project, "train")
     plan = make_plan(project, train, train, choose_device(0), 1)
@@ -121,7 +124,7 @@ def augmented_patches(project: Project, number: int) -> list[tuple[np.ndarray, n
     values = np.full(256, 255, np.uint8)
     values[: len(project.class_values)] = project.class_values
     return [
-        (image[0].numpy(), values[label.numpy()])
+        (image.movedim(0, -1).numpy(), values[label.numpy()])
         for image, label in zip(images, labels, strict=True)
     ]
 
@@ -133,7 +136,9 @@ def _step(project: Project, train: Dataset, val: Dataset) -> None:
     _load_start(project, network)
     network = network.to(device).to(memory_format=torch.channels_last)
     batch = min(2, plan.batch)
-    few = Dataset(_labelled_first(train)[:_NUM_IMAGES], project, Normaliser())
+    few = Dataset(
+        _labelled_first(train)[:_NUM_IMAGES], project, train.normaliser, channels=train.channels
+    )
     sampler = PatchSampler(few, plan.patch_px, batch, project.project.seed)
     images, labels = sampler.crops(1).on(device)
     patches, truth = augment(images, labels, plan.patch_px, plan.strengths, range(batch))
@@ -151,8 +156,9 @@ def _labelled_first(train: Dataset) -> list[Sample]:
 
 
 def _some(project: Project, split: Split) -> Dataset:
-    samples = list_samples(project, fold=first_fold(project)).of(split)
-    return Dataset(samples[:_NUM_IMAGES], project, Normaliser())
+    samples = list_samples(project, fold=first_fold(project))
+    channels = choose_channels(project, samples).channels
+    return Dataset(samples.of(split)[:_NUM_IMAGES], project, Normaliser(), channels=channels)
 
 
 def execute(worker: RunContext) -> int:
@@ -176,18 +182,19 @@ def execute(worker: RunContext) -> int:
     if samples is None:
         request = worker.stop_request()
         return emit_ending(worker, "cancel" if request in (None, "stop") else request)
-    normaliser = Normaliser()
-    train = Dataset(samples.of("train"), project, normaliser, ranks.local_world)
-    val = Dataset(samples.of("val"), project, normaliser, ranks.local_world)
+    colour = _begun_with(worker.run) or choose_channels(project, samples)
+    train, val = datasets_of(project, samples, colour.channels, ranks.local_world)
     if not waits:
         worker.emit(_started(worker, project, device, len(train)))
     lost = lost_gpu(device, project.compute.gpus, os.environ)
-    for note in filter(None, (lost, *samples.notes)):
-        worker.emit(WarningGiven(message=note))
     prints = {**train.check(), **val.check()}
+    for note in filter(None, (lost, *samples.notes, grey_note((train, val)))):
+        worker.emit(WarningGiven(message=note))
     _refuse_unready(project, train, val, prints, is_new=not worker.run.plan_file.exists())
     told = ranks.from_first(
-        lambda: _written_plan(worker, project, train, val, device, threads, ranks.world, prints)
+        lambda: _made_plan(
+            worker, project, train, val, device, threads, ranks.world, prints, colour.why
+        )
     )
     plan: Plan = any_names.decode(told, Plan)
     torch.set_num_threads(plan.threads)
@@ -195,9 +202,6 @@ def execute(worker: RunContext) -> int:
     network = build_network(plan.network)
     if not resumed:
         plan = msgspec.structs.replace(plan, weights=_load_start(project, network))
-        if ranks.is_first:
-            write_whole(worker.run.plan_file, encode_plan(plan))
-    worker.emit(PlanMade(summary=summary_of(plan)))
     follower = Follower(project, lambda plan, train: _make_card(worker.run, project, plan, train))
     follower.begin(train, val)
     trainer = Trainer(
@@ -216,9 +220,14 @@ def execute(worker: RunContext) -> int:
             new_labels=follower if plan.follow else None,
         )
     )
-    if resumed:
-        worker.emit(trainer.resume())
+    gone_on = trainer.resume() if resumed else None
+    if ranks.is_first:  # nothing is refused any more
+        write_whole(worker.run.plan_file, encode_plan(plan))
+    worker.emit(PlanMade(summary=summary_of(plan)))
+    if gone_on is not None:
+        worker.emit(gone_on)
     print(f"{describe(device, getattr(torch, plan.precision))}: {summary_of(plan)}", flush=True)
+    worker.begin()
     ending = trainer.train()
     ranks.leave()
     return emit_ending(worker, ending.reason, step=ending.step, score=ending.score)
@@ -239,7 +248,7 @@ def _started(
     )
 
 
-def _written_plan(
+def _made_plan(
     worker: RunContext,
     project: Project,
     train: Dataset,
@@ -248,15 +257,16 @@ def _written_plan(
     threads: int,
     processes: int,
     prints: dict[str, Fingerprint],
+    why_channels: str,
 ) -> bytes:
-    """Write the run's plan, and return it: the one it has, with the budget of today, or a new one.
+    """Return the run's plan: the one it has, with the budget of today, or a new one.
 
     Raises: RunFolderError if the run was begun with another number of processes; DataFaults if an
     image that it trains on became one that it validates on.
     """
     run = worker.run
     known = read_plan(run) if run.plan_file.exists() else None
-    plan = known or make_plan(project, train, val, device, threads, processes)
+    plan = known or make_plan(project, train, val, device, threads, processes, why_channels)
     plan = msgspec.structs.replace(plan, fold=run.record().fold, folds=project.training.kfold)
     if plan.processes != processes:
         what = f"was begun with {plan.processes} processes, and {processes} are here"
@@ -274,10 +284,7 @@ def _written_plan(
         plan = msgspec.structs.replace(plan, total_steps=steps, minutes=minutes)
         if steps is not None and plan.validate_every is None and not plan.follow:
             plan = msgspec.structs.replace(plan, validate_every=max(1, steps // 20))
-    content = encode_plan(plan)
-    if plan != known:
-        write_whole(run.plan_file, content)
-    return content
+    return encode_plan(plan)
 
 
 def _dealt(worker: RunContext, project: Project) -> Samples:
@@ -297,6 +304,13 @@ def _dealt(worker: RunContext, project: Project) -> Samples:
             kept = keep_folds(file, samples, _begun_folds(run, record.group))
         return samples_of(project, kept.deal(record.fold), kept.folds)
     return samples_of(project, deal)
+
+
+def _begun_with(run: Run) -> Colour | None:
+    """Return what a run that goes on reads, as its plan says; None: it is new."""
+    if not run.plan_file.exists():
+        return None
+    return Colour(channels=read_plan(run).network.in_channels)
 
 
 def _begun_folds(run: Run, group: str) -> dict[int, Deal]:

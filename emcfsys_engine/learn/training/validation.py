@@ -235,7 +235,7 @@ class Validator:
         file = self._setup.run.previews_folder / preview_name(step, name)
         predicted = predicted_HW.to(torch.uint8).cpu().numpy()
         try:
-            write_preview(file, item.image[..., 0], item.labels, predicted, self._setup.card)
+            write_preview(file, item.image, item.labels, predicted, self._setup.card)
         except OSError as error:
             self._setup.emit(WarningGiven(message=f"No preview of {name}: {error}"))
             return
@@ -305,22 +305,23 @@ def preview_name(step: int, image: str) -> str:
 
 def write_preview(
     file: Path,
-    image_HW: np.ndarray,
+    image_HWC: np.ndarray,
     truth_HW: np.ndarray,
     predicted_HW: np.ndarray,
     card: ModelCard,
 ) -> None:
     """Write one strip: image | truth | prediction | error, at most 256 px a panel.
 
-    Shapes: image is normalised float; truth and prediction are class indices, 255 unlabelled.
+    Shapes: image is normalised float, of one channel or three; truth and prediction are class
+            indices, 255 unlabelled.
     Raises: OSError when the disk is full.
     """
-    stride = max(1, -(-max(image_HW.shape) // _LONGEST_PX))
+    stride = max(1, -(-max(truth_HW.shape) // _LONGEST_PX))
     image, truth, predicted = (
-        plane[::stride, ::stride] for plane in (image_HW, truth_HW, predicted_HW)
+        plane[::stride, ::stride] for plane in (image_HWC, truth_HW, predicted_HW)
     )
-    grey = (np.clip((image + 2.5) / 5, 0, 1) * 255).astype(np.uint8)
-    picture = np.repeat(grey[..., None], 3, axis=2)
+    shown = (np.clip((image + 2.5) / 5, 0, 1) * 255).astype(np.uint8)
+    picture = np.broadcast_to(shown, (*shown.shape[:2], 3))
     table = np.full((256, 3), 90, np.uint8)  # unlabelled: grey
     table[: len(card.colours)] = card.colours
     error = picture // 2

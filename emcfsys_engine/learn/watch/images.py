@@ -111,8 +111,10 @@ class ImageStages:
         root: Path,
         book: OutputBook,
         asked: Callable[[], str | None] = lambda: None,
+        tell: Callable[[str], None] = lambda words: None,
     ) -> None:
         self._project = project
+        self._tell = tell
         self._root = root
         self._book = book
         self._asked = asked
@@ -132,6 +134,7 @@ class ImageStages:
             vectors=("labelme",) if settings.labelme else (),
             asked=self._asked,
             keeps_masks=settings.measure,
+            tell=self._tell,
         )
 
     def handle(self, tasks: Sequence[Task], go_on: Callable[[], bool]) -> Iterator[Handled]:

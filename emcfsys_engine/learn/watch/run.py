@@ -116,7 +116,12 @@ class _Watch:
     def _open_outputs(self) -> None:
         self.book = OutputBook(self.output)
         self.stages = ImageStages(
-            self.project, self.predictor, self.root, self.book, self.worker.stop_request
+            self.project,
+            self.predictor,
+            self.root,
+            self.book,
+            self.worker.stop_request,
+            lambda words: self.worker.emit_when_possible(WarningGiven(message=words)),
         )
         self.stages.max_attempts = MAX_ATTEMPTS_ONCE if self.request.once else MAX_ATTEMPTS
         self.stages.know(self.scanner.known)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emcfsys_engine.images.normalise import Normaliser
-from emcfsys_engine.learn.grey_on_device import statistics_to_use
+from emcfsys_engine.learn.pixels_on_device import statistics_to_use
 from emcfsys_engine.learn.training.dataset import Dataset, Item, PatchSampler, _cut, resampled
 
 
@@ -58,7 +58,7 @@ def test_crops_of_any_type_are_what_the_normalised_image_shows(kinds: tuple[str,
     items: list[Item] = []
     for kind in kinds:
         pixels = rng.integers(0, 200, (90, 80, 1)).astype(kind)
-        statistics = statistics_to_use(Normaliser().statistics(pixels[..., 0]))
+        statistics = statistics_to_use(Normaliser().per_channel(pixels))
         labels = rng.integers(0, 3, (90, 80), np.uint8)
         item = Item(
             pixels=pixels,
@@ -98,7 +98,7 @@ def _views(image: np.ndarray, side: int) -> list[np.ndarray]:
 
 def test_a_constant_image_is_zeros() -> None:
     pixels = np.full((40, 40, 1), 7, np.uint8)
-    statistics = statistics_to_use(Normaliser().statistics(pixels[..., 0]))
+    statistics = statistics_to_use(Normaliser().per_channel(pixels))
     labels = pixels[..., 0]
     item = Item(
         pixels=pixels,

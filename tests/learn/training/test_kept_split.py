@@ -24,6 +24,7 @@ from emcfsys_engine.run.events import (
     EventWriter,
     PreviewSaved,
     RunCancelled,
+    RunRefused,
     RunResumed,
     RunStarted,
     ValidationDone,
@@ -32,6 +33,7 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.groups import extend, new_trainings
+from emcfsys_engine.run.lines import line_of
 from emcfsys_engine.run.records import WatchRequest
 from tests.learn.conftest import PROJECT, run_here, write_picture
 
@@ -251,3 +253,41 @@ def test_a_refused_resume_changes_nothing(dealt: Project, monkeypatch: pytest.Mo
     assert isinstance(refused.exception, DataFaults)
     assert {file: file.read_bytes() for file in before} == before
     assert run.outcome()[0] == "done"
+
+
+def _swap_sides(run: Run) -> None:
+    """Give a training image the name of a validation image, and the other way round."""
+    plan = read_plan(run)
+    folder = run.folder.parent.parent
+    for place in ("images", "masks"):
+        one, other = (
+            folder / place / f"{name}.png" for name in (plan.train_images[0], plan.val_images[0])
+        )
+        kept = one.read_bytes()
+        one.write_bytes(other.read_bytes())
+        other.write_bytes(kept)
+
+
+def test_what_the_worker_refuses_on_a_resume_leaves_a_done_run_done_and_serving(
+    dealt: Project,
+) -> None:
+    (run,) = new_trainings(dealt)
+    assert run_here(run) == 0
+    kept = ("run.json", "plan.json", "best.safetensors", "final.safetensors")
+    before = {name: (run.folder / name).read_bytes() for name in kept}
+    _swap_sides(run)
+    for _ in range(2):  # a second refusal finds the same
+        extend(run, ("training.steps=4",))
+        assert run_here(run) == 2
+        assert {name: (run.folder / name).read_bytes() for name in kept} == before
+        assert run.outcome() == ("done", "steps")
+        assert best_model(dealt) == run.best_model
+    refused = run.events()[-1]
+    assert isinstance(refused, RunRefused)
+    assert line_of(refused).startswith("refused to go on")
+    assert run.ended(since=0).state == "failed", "its job did not do what it was asked"
+    _swap_sides(run)
+    extend(run, ("training.steps=4",))
+    assert run_here(run) == 0
+    assert read_plan(run).total_steps == 4
+    assert run.record().budget_before is None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from emcfsys_engine.images.normalise import Normaliser
-from emcfsys_engine.learn.grey_on_device import AS_THEY_ARE, statistics_to_use
+from emcfsys_engine.learn.pixels_on_device import AS_THEY_ARE, statistics_to_use
 from emcfsys_engine.learn.training.dataset import Batches, Dataset, Item, PatchSampler
 from tests.learn.pretend_gpu import pretended_gpu
 from tests.learn.training.test_dataset import _Items
@@ -15,13 +15,13 @@ from tests.learn.training.test_dataset import _Items
 GPU = torch.device("cuda", 0)
 
 
-def _sampler(kind: str, seed: int = 0) -> PatchSampler:
+def _sampler(kind: str, seed: int = 0, channels: int = 1) -> PatchSampler:
     """Return a sampler of 32² patches: images of many sizes, one smaller than a patch."""
     rng = np.random.default_rng(seed)
     items = _Items()
     for height, width in ((90, 80), (7, 200), (40, 1), (33, 60)):
-        pixels = rng.integers(0, 200, (height, width, 1)).astype(kind)
-        found = statistics_to_use(Normaliser().statistics(pixels[..., 0]))
+        pixels = rng.integers(0, 200, (height, width, channels)).astype(kind)
+        found = statistics_to_use(Normaliser().per_channel(pixels))
         items.append(
             Item(
                 pixels=pixels,
@@ -35,17 +35,19 @@ def _sampler(kind: str, seed: int = 0) -> PatchSampler:
     return PatchSampler(cast(Dataset, items), 32, 9, seed)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])
 def test_crops_from_the_gpu_are_those_from_the_host(
-    kind: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, channels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("emcfsys_engine.learn.training.resident._AT_ONCE", 4 * 48 * 48)
-    sampler = _sampler(kind)
+    sampler = _sampler(kind, channels=channels)
+    per_px, numbers = channels * sampler.dtype.itemsize + 1, 1 if kind == "float32" else channels
     with pretended_gpu() as seen:
         batches = Batches(sampler, 1, GPU)
         try:
             assert batches._resident is not None
-            images_bytes = sum(h * w for h, w in sampler.sizes) * (sampler.dtype.itemsize + 1)
+            images_bytes = sum(h * w for h, w in sampler.sizes) * per_px
             assert images_bytes <= seen.uploaded_bytes
             for step in range(1, 12):
                 seen.forget()
@@ -53,7 +55,7 @@ def test_crops_from_the_gpu_are_those_from_the_host(
                 here = sampler.crops(step).on(torch.device("cpu"))
                 assert torch.equal(there[0], here[0])
                 assert torch.equal(there[1], here[1])
-                assert seen.uploaded_bytes == 2 * 9 * 48 * 8 + 9 * 16  # line numbers
+                assert seen.uploaded_bytes == 2 * 9 * 48 * 8 + 9 * 16 * numbers  # line numbers
                 assert not [kind for kind, _ in seen.syncs if "download" not in kind]
         finally:
             batches.close()

@@ -248,7 +248,7 @@ def test_an_auxiliary_head_guides_training_and_is_in_no_model_file(project_folde
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the run: sums over 1×1 maps depend on how they are shared out
     try:
-        assert verify_model(run.best_model) == "identical to the bit"
+        assert verify_model(run.best_model).startswith("identical to the bit")
     finally:
         torch.set_num_threads(threads)
 

@@ -1,4 +1,4 @@
-"""Grey values in the camera's own type become the network's input on the device that computes.
+"""Pixels in the camera's own type become the network's input on the device that computes.
 
 N patches, C channels, M pixels of a crop.
 """
@@ -11,25 +11,26 @@ from torch import Tensor
 
 # Low and high end of the clip, mean and deviation after it: images.normalise.
 Statistics = tuple[float, float, float, float]
+PerChannel = tuple[Statistics, ...]
 OWN_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))  # kept as they are until the device
-AS_THEY_ARE: Statistics = (-np.inf, np.inf, 0.0, 1.0)  # of values that are normalised already
+AS_THEY_ARE: PerChannel = ((-np.inf, np.inf, 0.0, 1.0),)  # of values that are normalised already
 
 
-class GreyRows(NamedTuple):
+class OwnRows(NamedTuple):
     """Rows of an image in the camera's own type, and the numbers that normalise them.
 
-    Shapes: h×W uint8 or uint16.
+    Shapes: h×W or h×W×3, uint8 or uint16.
     """
 
     raw: np.ndarray
-    statistics: Statistics
+    statistics: PerChannel
 
 
 class Crops(NamedTuple):
     """A step's crops as they were cut, on the host.
 
     Shapes: images N×C×M×M in one of the camera's types or float32, labels N×M×M uint8,
-    statistics N×4 float32: those of the image that a crop is from.
+    statistics N×C×4 float32: those of the image that a crop is from.
     """
 
     images: Tensor
@@ -48,7 +49,7 @@ class Crops(NamedTuple):
         there = Crops(*(each.to(device, non_blocking=True) for each in self))
         if self.images.dtype == torch.float32:
             return there.images, there.labels
-        columns = there.statistics.T[:, :, None, None, None]
+        columns = there.statistics.movedim(-1, 0)[..., None, None]
         return _scaled(there.images.float(), *columns), there.labels
 
 
@@ -63,37 +64,43 @@ def uploaded(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def grey_rows(grey: np.ndarray, statistics: Statistics) -> GreyRows | None:
+def own_rows(pixels: np.ndarray, statistics: PerChannel) -> OwnRows | None:
     """Return rows for the device to normalise; None: of a type that the host has to normalise.
 
-    Shapes: H×W.
+    Shapes: H×W, or H×W×3 with the statistics of three channels.
     """
-    if grey.dtype not in OWN_TYPES:
+    if pixels.dtype not in OWN_TYPES:
         return None
-    own = np.require(grey, requirements=("C", "W"))  # as torch wants it
-    return GreyRows(raw=own, statistics=statistics_to_use(statistics))
+    own = np.require(pixels, requirements=("C", "W"))  # as torch wants it
+    return OwnRows(raw=own, statistics=statistics_to_use(statistics))
 
 
-def rows_on(rows: np.ndarray | GreyRows, device: torch.device) -> Tensor:
-    """Return rows of an image on the device, normalised. Shapes: h×W float32."""
-    raw, statistics = rows if isinstance(rows, GreyRows) else (rows, AS_THEY_ARE)
-    return normalised(uploaded(torch.from_numpy(raw), device), statistics)
+def rows_on(rows: np.ndarray | OwnRows, device: torch.device) -> Tensor:
+    """Return rows of an image on the device, normalised.
+
+    Shapes: h×W or h×W×C in, C×h×W float32 out.
+    """
+    raw, statistics = rows if isinstance(rows, OwnRows) else (rows, AS_THEY_ARE)
+    made = normalised(uploaded(torch.from_numpy(raw), device), statistics)
+    return made[None] if made.ndim == 2 else made.movedim(-1, 0)
 
 
-def statistics_to_use(found: Statistics) -> Statistics:
-    """Return the statistics of an image; a constant one becomes zeros by them."""
-    return (0.0, 0.0, 0.0, 1.0) if found[3] == 0 else found
+def statistics_to_use(found: PerChannel) -> PerChannel:
+    """Return the statistics of an image; a constant channel becomes zeros by them."""
+    return tuple((0.0, 0.0, 0.0, 1.0) if one[3] == 0 else one for one in found)
 
 
-def normalised(raw: Tensor, statistics: Statistics) -> Tensor:
+def normalised(raw: Tensor, statistics: PerChannel) -> Tensor:
     """Return rows of one image, normalised where they are; float32 ones are so already.
 
-    Shapes: any in, the same in float32 out.
+    Shapes: any in, channels last where there are several; the same in float32 out.
     """
     if raw.dtype == torch.float32:
         return raw
-    numbers = torch.tensor(statistics, dtype=torch.float32).tolist()
-    low, high, mean, deviation = numbers
+    numbers = torch.tensor(statistics, dtype=torch.float32)
+    if len(statistics) > 1:
+        return _scaled(raw.float(), *uploaded(numbers, raw.device).unbind(-1))
+    low, high, mean, deviation = numbers[0].tolist()
     return raw.float().clamp_(low, high).sub_(mean).div_(deviation)
 
 
