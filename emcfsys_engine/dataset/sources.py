@@ -441,7 +441,7 @@ def _name_unlabelled(
         return
     if len(missing) == len(images) and (source.skips_unlabelled or len(images) > 1):
         what = f"none of its {len(images)} images has labels in {where!r}"
-        faults.append(ProjectError(project.file, f"data.{index}", what, _what_pairs(project)))
+        faults.append(ProjectError(project.file, f"data.{index}", what, what_pairs(project.folder)))
         return
     if source.skips_unlabelled:
         notes.append(f"data.{index}: {len(missing)} of {len(images)} images have no labels")
@@ -451,9 +451,9 @@ def _name_unlabelled(
         faults.append(AnnotationError(str(image), f"has no labels in {where!r}", remedy))
 
 
-def _what_pairs(project: Project) -> str:
+def what_pairs(folder: Path) -> str:
     """Return what to write so that images and labels pair, when something in the folder does."""
-    layout = best_layout(project.folder)
+    layout = best_layout(folder)
     if layout is None or not layout.num_pairs:
         return "Names must agree: images/a.tif goes with a.png, a_mask.png or a.json"
     counts = f"{layout.num_pairs} of {layout.num_images} images"
