@@ -27,6 +27,14 @@ def encode(value: Any, *, indent: int = 0) -> bytes:
     return msgspec.json.format(content, indent=indent) if indent else content
 
 
+def for_others(document: Any, *, indent: int | None = None) -> bytes:
+    """Return JSON for other programs: in UTF-8, and escaped where that has no word for a name."""
+    try:
+        return json.dumps(document, indent=indent, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(document, indent=indent).encode("ascii")
+
+
 def decode(content: bytes, kind: Any) -> Any:
     r"""Return what `encode` wrote: as msgspec does, names with \udcXX included.
 

@@ -190,9 +190,16 @@ def boot_id() -> str:
 # Names a person gives to micrographs: such a file that is none is worth an error, others are not.
 _SUFFIXES = (
     ".tif .tiff .btf .png .jpg .jpeg .bmp .mrc .mrcs .map .rec .st .ali .dm3 .dm4 .ser .emi .emd"
-    " .h5 .hdf5 .zarr .czi .elid"
+    " .h5 .hdf5 .zarr .czi .elid .gif .webp .avif .jp2 .j2k .j2c .jpc .jpx .jpf .pgm .ppm .pbm"
+    " .pnm .pfm .qoi .ras"
 )
 MICROGRAPH_SUFFIXES = frozenset(_SUFFIXES.split())
+# Pictures that nothing here reads: they are said to be left out, once a folder.
+_OTHER_PICTURES = (
+    ".heic .heif .jxl .jxr .psd .psb .xcf .tga .pcx .pam .sgi .fits .fit .fts .exr .svg .eps .wmf"
+    " .ico .dng .cr2 .nef .arw .nd2 .lif .oib .oif .vsi .ims .spm .ibw .sxm .gsf .bcf .rpl"
+)
+OTHER_PICTURE_SUFFIXES = frozenset(_OTHER_PICTURES.split())
 PACKED_SUFFIXES = frozenset({".gz", ".bz2"})  # a packed file is a micrograph when its content is
 
 # Other hosts' writes raise no events on these, and locks may not hold.

@@ -168,10 +168,11 @@ def annotation_ids(
     Shapes: uint8 H×W.
     Raises: AnnotationError for a label that is no class.
     """
+    annotation = annotation.in_pixels(size_HW)
     lost = [one for one in annotation.skipped if _matters(one, table)]
     in_doubt = is_in_doubt(annotation, table)
     canvas = np.full(size_HW, UNLABELLED if in_doubt else table.undrawn, np.uint8)
-    shapes = annotation.shapes_in(size_HW)
+    shapes = annotation.shapes
     if not in_doubt:
         for shape in shapes:
             if table.is_reviewed(shape):

@@ -4,9 +4,11 @@ import functools
 import glob
 import importlib
 import json
+import os
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from emcfsys_engine.images.reader import is_unfinished
 from emcfsys_engine.images.walk import files_below, is_regular, split_glob
 
 _LARGEST_BYTES = 2 << 30
+_LONGEST_NAME_BYTES = 255  # of every file system that is in use
 _SUFFIXES = frozenset((".json", ".geojson", ".xml", ".roi", ".zip", ".txt"))
 # Microscopes write tables beside images: "[SemImageFile]" (Hitachi), "[MAIN]", "$CM_FORMAT" (JEOL).
 _SIDE_CAR = re.compile(r"\[(?!true|false|null)[A-Za-z][\w .-]*\][ \t]*[\r\n]|\$[A-Z]+_")
@@ -86,13 +89,39 @@ def _read(path: Path, _mtime_ns: int, size: int) -> tuple[Annotation, ...]:
     if size > _LARGEST_BYTES:
         raise AnnotationError(path, f"has {size:,} bytes, more than can be read", "Split it")
     try:
-        return tuple(_dispatched(path))
+        return _with_possible_names(_dispatched(path))
     except AnnotationError:
         raise
     # A known format whose parts are missing or of the wrong kind: what is wrong is in the words.
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         words = " ".join(f"{type(error).__name__} {error}".split())[:100]
         raise AnnotationError(path, f"is damaged ({words})", "Export it again") from None
+
+
+def _with_possible_names(annotations: list[Annotation]) -> tuple[Annotation, ...]:
+    """Leave out what is said of images that no disk can hold; alone, the file's own name counts."""
+    sound: list[Annotation] = []
+    for one in annotations:
+        name = one.image_name
+        if _can_be_a_file(name):
+            sound.append(one)
+            continue
+        shown = name.replace("\0", "\\0")
+        shown = shown if len(shown) <= 40 else f"{shown[:40]}… ({len(name)} characters)"
+        why = f"names an image that no file can be called: {shown}"
+        if len(annotations) > 1:
+            sound.append(replace(one, image_name="", unused=why))
+        else:
+            sound.append(replace(one, image_name="", notes=(*one.notes, f"{why}: not used")))
+    return tuple(sound)
+
+
+def _can_be_a_file(name: str) -> bool:
+    try:
+        parts = os.fsencode(name).split(b"/")
+    except UnicodeEncodeError:  # halves of a pair that JSON can spell and no disk can hold
+        return False
+    return all(b"\0" not in part and len(part) <= _LONGEST_NAME_BYTES for part in parts)
 
 
 def _dispatched(path: Path) -> list[Annotation]:

@@ -12,8 +12,8 @@ import numpy as np
 
 from emcfsys_engine.annotations.shapes import Shape
 from emcfsys_engine.errors import AnnotationError, ImageError
-from emcfsys_engine.images.bounds import quiet_libraries
-from emcfsys_engine.images.formats import picture, tiff
+from emcfsys_engine.images.bounds import fenced, quiet_libraries
+from emcfsys_engine.images.formats import frames, picture, tiff
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import format_of, read_micrograph
 from emcfsys_engine.project import UNLABELLED, Project, Source
@@ -283,9 +283,11 @@ def levels_of(facts: MaskFacts, ref: ImageRef) -> tuple[int, ...]:
 def _is_lossy(ref: ImageRef) -> bool:
     try:
         with ref.path.open("rb") as file:
-            return file.read(3) == b"\xff\xd8\xff"
+            start = file.read(12)
     except OSError:
         return False
+    lossy = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"RIFF", b"\0\0\0\x0cjP  ")
+    return start.startswith(lossy) or start[4:8] == b"ftyp"
 
 
 def ranges_between(levels: tuple[int, ...]) -> list[str]:
@@ -318,7 +320,7 @@ def unknown_values(
         return AnnotationError(str(ref), what, remedy)
     levels = levels_of(facts, ref)
     if levels:
-        cause = "JPEG" if _is_lossy(ref) else "anti-aliasing or JPEG"
+        cause = "JPEG or its like" if _is_lossy(ref) else "anti-aliasing or JPEG"
         what = (
             f"holds {len(facts.values)} grey values around {_listed(levels)}: its edges are "
             f"smoothed, by {cause}"
@@ -356,14 +358,29 @@ def _stored(ref: ImageRef, table: LabelTable) -> tuple[np.ndarray, np.ndarray | 
     Shapes: H×W or H×W×3, bool H×W.
     """
     stored = _read_stored(ref, table)
+    clear_HW = _clear_in_palette(ref)
     if stored.ndim == 2:
-        return _whole_numbers(ref, stored), None
-    clear_HW = stored[..., -1] == 0 if stored.shape[2] in (2, 4) else None
+        return _whole_numbers(ref, stored), clear_HW
+    if clear_HW is None and stored.shape[2] in (2, 4):
+        clear_HW = stored[..., -1] == 0
     if clear_HW is not None and clear_HW.any():
         stored = np.where(clear_HW[..., None], 0, stored)  # whatever lies under it
     else:
         clear_HW = None
     return _whole_numbers(ref, _grey_or_colour(stored)), clear_HW
+
+
+def _clear_in_palette(ref: ImageRef) -> np.ndarray | None:
+    """Return where a picture's palette makes it transparent, bool H×W; None where nowhere."""
+    name = format_of(ref.path)
+    if name not in ("picture", "frames") or ref.plane:
+        return None
+    with quiet_libraries(), fenced(ref.path):
+        entries = picture.clear_entries(ref.path)
+        if entries is None:
+            return None
+        clear_HW = entries[_read_indices(ref, in_colour=False)]
+    return clear_HW if clear_HW.any() else None
 
 
 def _read_stored(ref: ImageRef, table: LabelTable) -> np.ndarray:
@@ -395,6 +412,8 @@ def _read_indices(ref: ImageRef, *, in_colour: bool) -> np.ndarray:
     name = format_of(ref.path)
     if not in_colour and name == "picture":
         return picture.read_indices(ref.path)
+    if not in_colour and name == "frames":
+        return frames.read_indices(ref.path, ref.plane or 0)
     if not in_colour and name == "tiff":
         return tiff.read_indices(ref.path, ref.plane or 0)
     return read_micrograph(ref).pixels

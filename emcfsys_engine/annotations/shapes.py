@@ -101,15 +101,28 @@ class Annotation:
         drawn = f"{len(self.shapes)} drawn, {len(self.skipped)} skipped"
         return (f"{self.num_read} shapes, {drawn}: {named}{more}", *self.notes)
 
+    def in_pixels(self, size_HW: tuple[int, int]) -> "Annotation":
+        """Return the same with every shape, skipped ones too, in pixels of an image of a size."""
+        if not self.relative:
+            return self
+        scale = np.array((size_HW[1], size_HW[0]), np.float64)
+
+        def scaled(shape: Shape) -> Shape:
+            return replace(shape, rings=tuple(ring * scale for ring in shape.rings))
+
+        return replace(
+            self,
+            shapes=tuple(map(scaled, self.shapes)),
+            skipped=tuple(
+                replace(one, outline=scaled(one.outline) if one.outline is not None else None)
+                for one in self.skipped
+            ),
+            relative=False,
+        )
+
     def shapes_in(self, size_HW: tuple[int, int]) -> tuple[Shape, ...]:
         """Return the shapes in pixels of an image of this size."""
-        if not self.relative:
-            return self.shapes
-        scale = np.array((size_HW[1], size_HW[0]), np.float64)
-        return tuple(
-            replace(shape, rings=tuple(ring * scale for ring in shape.rings))
-            for shape in self.shapes
-        )
+        return self.in_pixels(size_HW).shapes
 
     @property
     def key(self) -> tuple[str, int | None]:

@@ -9,6 +9,8 @@ import msgspec
 
 from emcfsys_engine.annotations.writer import LabelFormat
 from emcfsys_engine.commands.saying import say, say_json, say_lines
+from emcfsys_engine.dataset.sources import what_pairs
+from emcfsys_engine.errors import InputError, ProjectFaults
 from emcfsys_engine.project import UNLABELLED, Project, Source, load_project
 from emcfsys_engine.tools.check import check_project
 from emcfsys_engine.tools.check_data import Finding
@@ -127,13 +129,29 @@ def check(
 
     Example: emcfsys-engine check projects/demo --preview look.png
     """
-    loaded = load_project(project, overrides)
+    loaded = _loaded(project, overrides)
     report = check_project(loaded, dry_run=(_network if quick else _dry_run) if dry_run else None)
     say_json(report) if as_json else say_lines(report.text)
     if preview is not None:
         contact_sheet(loaded, preview, patches=_patches(loaded) if not report.errors else ())
         say(f"drawn: {preview}", err=True)
     raise SystemExit(2 if report.errors else 0)
+
+
+def _loaded(project: Path, overrides: tuple[str, ...]) -> Project:
+    """Return the project; where a folder that it names is not there, say what is and would pair."""
+    try:
+        return load_project(project, overrides)
+    except ProjectFaults as found:
+        away = [one for one in found.faults if one.what.endswith("does not exist")]
+        if not away:
+            raise
+        folder = Path(str(away[0].where).partition(": ")[0]).parent
+        remedy = what_pairs(folder)
+        mended = [
+            InputError(one.where, one.what, remedy) if one in away else one for one in found.faults
+        ]
+        raise ProjectFaults(mended) from None
 
 
 def _dry_run(project: Project) -> list[Finding]:

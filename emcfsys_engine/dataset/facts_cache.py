@@ -16,7 +16,7 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.settings import cache_home
 
 Fact = TypeVar("Fact")
-_FORMAT = 2  # 2: white-is-zero, CMYK and transparent pixels as every viewer shows them
+_FORMAT = 3  # 2: white-is-zero, CMYK, transparent pixels as viewers show them; 3: in palettes
 _LARGEST_BYTES = 256 << 20
 
 

@@ -29,7 +29,7 @@ from emcfsys_engine.annotations.suggestions import untouched
 from emcfsys_engine.dataset.facts_cache import FactsCache, scan_masks
 from emcfsys_engine.errors import AnnotationError, InputError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.reader import find_images, probe
+from emcfsys_engine.images.reader import find_images, left_out_words, probe
 from emcfsys_engine.project import UNLABELLED, Project, Source
 
 Paired = TypeVar("Paired")
@@ -93,14 +93,17 @@ def find_source(
     """
     source = project.data[index]
     table = label_table(project, source)
+    left_out: list[Path] = []
     try:
-        images = _images(project, source)
+        images = _images(project, source, left_out)
     except InputError as fault:
         faults.append(fault)
         return Found(items=())
+    if left_out:
+        notes.append(f"data.{index}.images: {left_out_words(left_out)}")
     if not images and only is None:
         what = f"no image is found in {source.images!r}"
-        remedy = "Give a folder or a pattern such as images/*.tif"
+        remedy = left_out_words(left_out) or "Give a folder or a pattern such as images/*.tif"
         faults.append(ProjectError(project.file, f"data.{index}.images", what, remedy))
         return Found(items=())
     mine = images if only is None else [image for image in images if image in only]
@@ -399,8 +402,8 @@ def size_mismatch(
     return AnnotationError(str(label), what, "Pair it with the right image, or export it again")
 
 
-def _images(project: Project, source: Source) -> list[ImageRef]:
-    images = find_images(source.images, project.folder)
+def _images(project: Project, source: Source, left_out: list[Path] | None = None) -> list[ImageRef]:
+    images = find_images(source.images, project.folder, left_out)
     if source.masks is None:
         return images
     if source.masks == source.images:
@@ -444,7 +447,7 @@ def _name_unlabelled(
         return
     if len(missing) == len(images) and (source.skips_unlabelled or len(images) > 1):
         what = f"none of its {len(images)} images has labels in {where!r}"
-        faults.append(ProjectError(project.file, f"data.{index}", what, _what_pairs(project)))
+        faults.append(ProjectError(project.file, f"data.{index}", what, what_pairs(project.folder)))
         return
     if source.skips_unlabelled:
         notes.append(f"data.{index}: {len(missing)} of {len(images)} images have no labels")
@@ -454,9 +457,9 @@ def _name_unlabelled(
         faults.append(AnnotationError(str(image), f"has no labels in {where!r}", remedy))
 
 
-def _what_pairs(project: Project) -> str:
+def what_pairs(folder: Path) -> str:
     """Return what to write so that images and labels pair, when something in the folder does."""
-    layout = best_layout(project.folder)
+    layout = best_layout(folder)
     if layout is None or not layout.num_pairs:
         return "Names must agree: images/a.tif goes with a.png, a_mask.png or a.json"
     counts = f"{layout.num_pairs} of {layout.num_images} images"

@@ -17,7 +17,12 @@ from typing import BinaryIO, Literal
 
 import msgspec
 
-from emcfsys_engine.files import MICROGRAPH_SUFFIXES, PACKED_SUFFIXES, is_left_alone
+from emcfsys_engine.files import (
+    MICROGRAPH_SUFFIXES,
+    OTHER_PICTURE_SUFFIXES,
+    PACKED_SUFFIXES,
+    is_left_alone,
+)
 from emcfsys_engine.hotfolder.ledger import Entry
 from emcfsys_engine.hotfolder.places import identity_of, is_inside
 
@@ -220,6 +225,7 @@ class Scanner:
         self.known = known
         self.settling: dict[str, Seen] = {}
         self.offline = False
+        self.left_out: set[str] = set()  # kinds of pictures that were met and nobody reads
         self.scan_s = 0.0
         self._clock = clock
         self._retry_at: dict[str, float] = {}
@@ -402,7 +408,10 @@ class Scanner:
         lower = name.lower()
         if name.startswith((".", "~")) or lower.endswith(("~", *_UNFINISHED)):
             return False
-        if os.path.splitext(lower)[1] not in _SUFFIXES:  # noqa: PTH122 - 100,000 times a scan
+        suffix = os.path.splitext(lower)[1]  # noqa: PTH122 - 100,000 times a scan
+        if suffix not in _SUFFIXES:
+            if suffix in OTHER_PICTURE_SUFFIXES:
+                self.left_out.add(suffix)
             return False
         if any(is_left_alone(part) for part in path.split("/")[:-1]):
             return False

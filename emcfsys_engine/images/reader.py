@@ -3,13 +3,15 @@
 import fnmatch
 import glob
 import importlib
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, cast
 
 from emcfsys_engine.errors import ImageError
-from emcfsys_engine.files import MICROGRAPH_SUFFIXES, is_left_alone
+from emcfsys_engine.files import MICROGRAPH_SUFFIXES, OTHER_PICTURE_SUFFIXES, is_left_alone
 from emcfsys_engine.images.bounds import fenced, quiet_libraries
 from emcfsys_engine.images.crash_test import try_first
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, Micrograph
@@ -66,7 +68,8 @@ def reader_for(path: Path) -> FormatReader:
         raise ImageError(
             path,
             "is in no image format known here",
-            "Known are TIFF, PNG, JPEG, BMP, MRC, DM3/DM4, SER/EMI, EMD, HDF5, Zarr, CZI and elid",
+            "Known are TIFF, PNG, JPEG, BMP, GIF, WebP, AVIF, JPEG 2000, PNM, MRC, DM3/DM4, "
+            "SER/EMI, EMD, HDF5, Zarr, CZI and elid",
         )
     if name in _TRIED_FIRST:
         try_first(path.resolve(), name)
@@ -79,6 +82,12 @@ def _format_of_bytes(start: bytes) -> str | None:
             return name
     if start[:2] == b"BM" and start[6:10] == bytes(4):
         return "picture"
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return "frames"
+    if start[4:12] in (b"ftypavif", b"ftypavis"):
+        return "frames"
+    if re.match(rb"P[1-6fF](?:\s|#[^\n]*\n)+\d", start):
+        return "netpbm"
     if start[:3] == b"\0\0\0" and start[3:4] in (b"\3", b"\4") and _is_dm(start):
         return "dm"
     return "mrc" if _is_mrc(start) else None
@@ -97,6 +106,12 @@ _MAGIC = (
     (b"ZISRAWFILE", "czi"),
     (b"BZh", "compressed"),
     (b"\x1f\x8b", "compressed"),
+    (b"GIF87a", "frames"),
+    (b"GIF89a", "frames"),
+    (b"qoif", "frames"),
+    (b"\x59\xa6\x6a\x95", "frames"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "jpeg2000"),
+    (b"\xff\x4f\xff\x51", "jpeg2000"),
 )
 
 
@@ -164,17 +179,30 @@ def _size_beside(path: Path, shape: tuple[int, ...]) -> tuple[float, float] | No
     return pixel_nm_beside(path, (shape[0], shape[1]))
 
 
-def find_images(pattern: str, base: Path) -> list[ImageRef]:
+def find_images(pattern: str, base: Path, left_out: list[Path] | None = None) -> list[ImageRef]:
     """Return the images of a folder (with its sub-folders) or of a glob, sorted by name.
 
     A stack becomes one reference a plane. Unfinished copies and hidden files are left out. A file
-    named like an image that cannot be read is kept: reading it says what is wrong with it.
+    named like an image that cannot be read is kept: reading it says what is wrong with it. Pictures
+    of kinds that nobody reads here are added to `left_out`: see `left_out_words`.
     Raises: ImageError when the folder or file does not exist.
     """
     refs: list[ImageRef] = []
     for path in _candidates(pattern, base):
-        refs.extend(_planes(path))
+        planes = _planes(path)
+        refs.extend(planes)
+        if left_out is not None and not planes and path.suffix.lower() in OTHER_PICTURE_SUFFIXES:
+            left_out.append(path)
     return sorted(refs, key=_natural)
+
+
+def left_out_words(left_out: Sequence[Path]) -> str:
+    """Return the one line about pictures that are of no kind known here; empty without any."""
+    if not left_out:
+        return ""
+    kinds = Counter(path.suffix.lower() for path in left_out)
+    named = ", ".join(f"{number} × {kind}" for kind, number in sorted(kinds.items()))
+    return f"left out, since pictures of their kind are not read: {named}. Save them as TIFF or PNG"
 
 
 def is_unfinished(name: str) -> bool:

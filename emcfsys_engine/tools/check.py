@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from emcfsys_engine.annotations.writer import UNLABELLED_NAME
 from emcfsys_engine.dataset.facts_cache import cache_of
 from emcfsys_engine.dataset.samples import (
     Sample,
@@ -120,6 +121,7 @@ def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckRe
     samples = gathered.samples
     findings = [Finding.of(fault) for fault in gathered.faults]
     findings += _skipped(project, gathered.shapes)
+    findings += _ignored_as_class(project)
     facts = _facts(samples)
     seen = pixel_facts(_evenly(samples, SAMPLE_IMAGES), cache)
     findings += _of_training(image_findings(seen), samples)
@@ -174,6 +176,14 @@ def _skipped(project: Project, shapes: tuple[int, int]) -> list[Finding]:
     what = f"{skipped} of {drawn + skipped} shapes are not drawn: the notes say which, and why"
     remedy = "Draw them again as polygons, or take them away; their pixels are unlabelled"
     return [Finding.warn(project.file, what, remedy)]
+
+
+def _ignored_as_class(project: Project) -> list[Finding]:
+    """Warn of a class that annotation tools mean as no class at all."""
+    what = f'class "{UNLABELLED_NAME}" is what Labelme calls pixels that nobody labelled'
+    remedy = "Take it out of [classes]: its shapes are unlabelled then"
+    is_class = UNLABELLED_NAME in project.class_names
+    return [Finding.warn(project.file, what, remedy)] if is_class else []
 
 
 def _evenly(samples: Sequence[Sample], count: int) -> list[Sample]:

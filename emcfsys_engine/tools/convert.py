@@ -34,7 +34,7 @@ from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit
 from emcfsys_engine.images.output_book import OutputBook, free_version, place_own
-from emcfsys_engine.images.reader import find_images, probe, read_micrograph
+from emcfsys_engine.images.reader import find_images, left_out_words, probe, read_micrograph
 from emcfsys_engine.images.writers import is_companion
 from emcfsys_engine.project import UNLABELLED, Source
 
@@ -156,7 +156,10 @@ def convert_images(
     """
     base = base or Path.cwd()
     root, log = root_of(images, base), _Log(overwrite=overwrite, book=OutputBook(out))
-    refs = find_images(images, base)
+    left_out: list[Path] = []
+    refs = find_images(images, base, left_out)
+    if left_out:
+        log.notes.append(left_out_words(left_out))
     for ref, name in zip(refs, output_names(refs, root), strict=True):
         file = log.place_for(out / f"{name}.png", ref.path)
         if file is None:

@@ -18,7 +18,7 @@ from emcfsys_engine.annotations.pairing import is_label_name
 from emcfsys_engine.dataset.samples import gather
 from emcfsys_engine.errors import InputError, ProjectError
 from emcfsys_engine.files import write_whole
-from emcfsys_engine.images.reader import find_images
+from emcfsys_engine.images.reader import find_images, left_out_words
 from emcfsys_engine.project import load_project
 from emcfsys_engine.tools.new_classes import Proposal, from_masks, from_shapes
 
@@ -52,7 +52,10 @@ def make_project(folder: Path, name: str | None = None) -> NewProject:
     write_whole(file, _toml(name or folder.name, layout, proposal).encode("utf-8", "replace"))
     counts = f"{layout.num_images} images in {layout.images}, {_num_labelled(file)} with labels"
     where = f"{layout.kind} in {layout.labels}" if layout.num_pairs else "no labels found"
-    return NewProject(file=file, notes=(f"{counts} ({where})", *proposal.notes))
+    left_out: list[Path] = []
+    find_images(layout.images, folder, left_out)
+    left = [f"{layout.images}: {left_out_words(left_out)}"] if left_out else []
+    return NewProject(file=file, notes=(f"{counts} ({where})", *left, *proposal.notes))
 
 
 def _num_labelled(file: Path) -> int:

@@ -23,8 +23,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from emcfsys_engine.annotations import formats
 from emcfsys_engine.annotations.draw import fill_rings, rasterise
 from emcfsys_engine.annotations.files import read_annotations
+from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.project import load_project
 from emcfsys_engine.tools.check import check_project
 from emcfsys_engine.tools.convert import convert_labels
@@ -212,13 +214,60 @@ def imagej(boxes: Sequence[Box], file: Path) -> Path:
     return file.with_suffix(".zip")
 
 
+def yolo(boxes: Sequence[Box], file: Path) -> Path:
+    """Write YOLO-seg: polygons in fractions; boxes as damage, as tools mix them."""
+    lines: list[str] = []
+    for box in boxes:
+        if box.broken:
+            low, high = box.ring.min(axis=0), box.ring.max(axis=0)
+            numbers = [*(low + high) / 2 / (WIDTH, HEIGHT), *(high - low) / (WIDTH, HEIGHT)]
+        else:
+            numbers = (box.ring / (WIDTH, HEIGHT)).ravel()
+        lines.append(" ".join(["0", *(f"{number:.9f}" for number in numbers)]))
+    file.with_name("classes.txt").write_text("pore\n")
+    file.with_suffix(".txt").write_text("\n".join(lines) + "\n")
+    return file.with_suffix(".txt")
+
+
+def segment_anything(boxes: Sequence[Box], file: Path) -> Path:
+    """Write segment-anything's file of one image, by pycocotools; odd numbers as damage."""
+    objects: list[dict[str, Any]] = []
+    for number, box in enumerate(boxes):
+        rle = coco_mask.frPyObjects([box.flat], HEIGHT, WIDTH)[0]
+        packed = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+        form = [box.flat[:-1]] if box.broken else packed
+        low, high = box.ring.min(axis=0), box.ring.max(axis=0)
+        sides = [*low.tolist(), *(high - low).tolist()]
+        objects.append({"id": number, "segmentation": form, "bbox": sides})
+    image = {"image_id": 1, "file_name": "img.png", "width": WIDTH, "height": HEIGHT}
+    return _json(file, {"image": image, "annotations": objects})
+
+
 def _json(file: Path, document: object) -> Path:
     file.write_text(json.dumps(document), "utf-8")
     return file
 
 
-WRITERS = (labelme, x_anylabeling, coco, cvat, label_studio, via, geojson, imagej)
+WRITERS = (
+    labelme,
+    x_anylabeling,
+    coco,
+    cvat,
+    label_studio,
+    via,
+    geojson,
+    imagej,
+    yolo,
+    segment_anything,
+)
 Writer = Callable[[Sequence[Box], Path], Path]
+LABELS = {segment_anything: "mask"}  # its objects have no class
+
+
+def test_every_format_that_is_read_is_under_the_law() -> None:
+    read = {file.stem for file in Path(formats.__path__[0]).glob("[a-z]*.py")}
+    variants = {"x_anylabeling": "labelme", "segment_anything": "coco"}
+    assert {variants.get(write.__name__, write.__name__) for write in WRITERS} == read
 
 
 @pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
@@ -228,13 +277,17 @@ def test_every_shape_is_drawn_or_skipped_with_its_reason(
     write: Writer, tmp_path_factory: pytest.TempPathFactory, boxes: list[Box]
 ) -> None:
     folder = tmp_path_factory.mktemp("law")
-    (annotation,) = read_annotations(write(boxes, folder / "img.json"))
     sound = [box for box in boxes if not box.broken]
+    if write is yolo and not sound:  # boxes alone are a detection set: an error, for each of them
+        with pytest.raises(AnnotationError, match="is a box"):
+            read_annotations(write(boxes, folder / "img.json"))
+        return
+    (annotation,) = read_annotations(write(boxes, folder / "img.json"))
     assert annotation.num_read == len(boxes)
     assert len(annotation.shapes) == len(sound)
     assert all(one.why for one in annotation.skipped)
-    assert {shape.label for shape in annotation.shapes} <= {"pore"}
-    for shape, box in zip(annotation.shapes, sound, strict=True):
+    assert {shape.label for shape in annotation.shapes} <= {LABELS.get(write, "pore")}
+    for shape, box in zip(annotation.shapes_in((HEIGHT, WIDTH)), sound, strict=True):
         drawn = rasterise([(shape, 1)], (HEIGHT, WIDTH), background=0) > 0
         wanted = fill_rings([box.ring], (HEIGHT, WIDTH))
         # Labelme and pycocotools draw the outline too; ours are pixel centres inside.
@@ -254,7 +307,7 @@ def test_inspect_check_convert_and_the_data_set_count_the_same_shapes(
     )
     file = write(boxes, tmp_path / "ann" / "img.json")
     (tmp_path / "project.toml").write_text(
-        '[project]\nname = "x"\n[classes]\nbackground = 0\npore = 1\n'
+        f'[project]\nname = "x"\n[classes]\nbackground = 0\n{LABELS.get(write, "pore")} = 1\n'
         '[[data]]\nimages = "images"\nannotations = "ann"\nsplit = "train"\n'
     )
     told = inspect_file(file)
@@ -269,7 +322,7 @@ def test_inspect_check_convert_and_the_data_set_count_the_same_shapes(
     assert any(reason in note for note in made.notes)
 
 
-@pytest.mark.parametrize("write", [labelme, coco, cvat, label_studio, geojson])
+@pytest.mark.parametrize("write", [labelme, coco, cvat, label_studio, geojson, yolo])
 def test_a_skipped_shape_of_a_class_is_nowhere_background(write: Writer, tmp_path: Path) -> None:
     lost = Box(30, 20, 20, 12, broken=True)
     for name in ("images", "ann"):

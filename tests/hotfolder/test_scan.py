@@ -242,3 +242,20 @@ def test_slow_scans_are_done_less_often(bench: Bench) -> None:
     assert bench.scanner.interval_s(5.0) == 5.0
     bench.scanner.scan_s = 0.4
     assert bench.scanner.interval_s(5.0) == 100.0
+
+
+@pytest.mark.parametrize("name", ["a.GIF", "a.webp", "a.avif", "a.jp2", "a.j2k", "a.pgm", "a.ppm"])
+def test_every_kind_of_picture_that_is_read_is_watched(bench: Bench, name: str) -> None:
+    bench.write(name, b"content decides later" * 9)
+    bench.scanner.scan()
+    bench.clock.now += 2.1
+    assert bench.ready() == [name]
+    assert bench.scanner.left_out == set()
+
+
+def test_kinds_of_pictures_that_nobody_reads_are_noted_and_not_waited_for(bench: Bench) -> None:
+    for name in ("a.heic", "b.PSD", "c.heic", "notes.txt"):
+        bench.write(name)
+    bench.scanner.scan()
+    assert bench.scanner.left_out == {".heic", ".psd"}
+    assert not bench.scanner.settling

@@ -245,3 +245,33 @@ def test_smoothed_masks_are_not_numbered_objects_to_measure(tmp_path: Path) -> N
     words = ["measure", str(tmp_path / "masks"), "--project", str(tmp_path)]
     output = CliRunner().invoke(cli, [*words, "--out", str(tmp_path / "o")]).output
     assert "1 objects in 1 masks" in output
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("02_coco_silently_lost", "1 of 6 shapes are not drawn"),
+        ("02_coco_silently_lost", "object 6 (pore) is of image 9, which the file does not list"),
+        ("12_labelme_size_disagrees", "is 128 × 96 pixels, but its image img.png is 64 × 48"),
+        ("13_geojson_null_geometry", "feature 2 (Tumor) has no geometry"),
+        ("30_br", "orphan.png: belongs to no image of 'set [2024]'"),
+        ("30_flat", 'would pair 3 of 3 images: images = "." and masks = "."'),
+        ("30_ignore_label", 'class "__ignore__" is what Labelme calls pixels that nobody labelled'),
+        ("30_inst", 'Map them by a range under [data.labels], as in "1-899"'),
+        ("30_label_outside_bmp", "is no valid TOML"),
+        ("30_voc", "value 2 is no class (3,122 px)"),
+        ("41_measure_instances", "no image is for validation"),
+    ],
+)
+def test_check_on_a_broken_project_names_the_fault_that_a_person_would_name(
+    shared_data: Path, tmp_path: Path, name: str, words: str
+) -> None:
+    folder = tmp_path / name
+    shutil.copytree(shared_data / "reported" / name, folder)
+    if not (folder / "project.toml").exists():
+        make_project(folder)
+    told = CliRunner().invoke(cli, ["check", str(folder), "--no-dry-run"])
+    # What is raised is printed by main() as one line.
+    said = [*told.output.splitlines(), *str(told.exception).splitlines()]
+    assert sum(words in line for line in said) >= 1, said
+    assert all("Traceback" not in line for line in said)

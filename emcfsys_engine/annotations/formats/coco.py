@@ -1,6 +1,5 @@
 """COCO: polygons and run-length masks of many images in one JSON; also segment-anything's files."""
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from emcfsys_engine import any_names
 from emcfsys_engine.annotations.draw import Region, fill_rings
 from emcfsys_engine.annotations.shapes import (
     Annotation,
@@ -262,7 +262,7 @@ def write_coco(file: Path, images: Iterable[CocoImage], names: Mapping[int, str]
         "annotations": objects,
         "categories": categories,
     }
-    write_whole(file, json.dumps(document, ensure_ascii=False).encode("utf-8"))
+    write_whole(file, any_names.for_others(document))
 
 
 def runs_of_mask(mask: np.ndarray) -> list[int]:

@@ -1,6 +1,5 @@
 """GeoJSON of QuPath: polygons with holes, one file an image."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from emcfsys_engine import any_names
 from emcfsys_engine.annotations.draw import Region
 from emcfsys_engine.annotations.planes import StackPlace
 from emcfsys_engine.annotations.shapes import Annotation, Gathering, Shape, ShapeKind, points_array
@@ -134,7 +134,7 @@ def write_geojson(file: Path, regions: Iterable[Region], names: Mapping[int, str
     """Write the regions of one image; the file's name says which. Units: pixels."""
     features = [_feature(region, names[region.class_id]) for region in regions]
     document = {"type": "FeatureCollection", "features": features}
-    write_whole(file, json.dumps(document, ensure_ascii=False).encode("utf-8"))
+    write_whole(file, any_names.for_others(document))
 
 
 def _feature(region: Region, name: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Labelme 3 to 6 and X-AnyLabeling: polygons, boxes, circles, lines, points and masks."""
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from emcfsys_engine import any_names
 from emcfsys_engine.annotations.shapes import (
     Annotation,
     Gathering,
@@ -150,7 +150,7 @@ def write_labelme(
         "imageHeight": size_HW[0],
         "imageWidth": size_HW[1],
     }
-    write_whole(file, json.dumps(document, indent=1, ensure_ascii=False).encode("utf-8"))
+    write_whole(file, any_names.for_others(document, indent=1))
 
 
 def _written_shape(shape: Shape) -> dict[str, Any]:

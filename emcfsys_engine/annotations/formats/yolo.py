@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emcfsys_engine.annotations.shapes import Annotation, Shape
+from emcfsys_engine.annotations.shapes import Annotation, Gathering, Shape, box_ring
 from emcfsys_engine.annotations.text_encoding import text_of
 from emcfsys_engine.errors import AnnotationError
 
@@ -23,50 +23,58 @@ def is_yolo(text: str) -> bool:
 def read(path: Path, text: str) -> list[Annotation]:
     """Return the one annotation of a YOLO file; names come from a data.yaml beside or above it.
 
-    Raises: AnnotationError for boxes (a detection set) or numbers out of range.
+    Boxes among polygons are skipped, as other tools do it, and their pixels are unlabelled.
+    Raises: AnnotationError for poses, for boxes alone (a detection set), or what is no number.
     """
     names = class_names(path.parent) or class_names(path.parent.parent)
     keypoints = _keypoint_numbers(path.parent) or _keypoint_numbers(path.parent.parent)
-    shapes: list[Shape] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        words = line.split()
-        if not words:
-            continue
+    lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), start=1)]
+    lines = [(number, words) for number, words in lines if words]
+    found = Gathering()
+    for number, words in lines:
         try:
             index, values = int(words[0]), np.array([float(word) for word in words[1:]])
         except ValueError:
-            raise AnnotationError(
-                path, f"line {number} is no YOLO label", "Export it again"
-            ) from None
-        if len(values) in (4, 5):
-            raise AnnotationError(
-                path,
-                f"line {number} is a box, which does not say which pixels belong to an object",
-                "Export a segmentation set, with polygons",
-            )
+            what = f"line {number} is no YOLO label"
+            raise AnnotationError(path, what, "Export it again") from None
         if _is_pose(words[1:], keypoints):
-            raise AnnotationError(
-                path,
-                f"line {number} is a pose (a box and key points), which does not say which pixels "
-                "belong to an object",
-                "Export a segmentation set, with polygons",
+            what = (
+                f"line {number} is a pose (a box and key points), which does not say which pixels"
             )
-        if len(values) < 6 or len(values) % 2 or not (np.abs(values) <= 2).all():
-            raise AnnotationError(
-                path, f"line {number} is no polygon in fractions", "Export it again"
-            )
-        label = names.get(index, str(index))
-        shapes.append(Shape(label=label, kind="rings", rings=(values.reshape(-1, 2),)))
+            remedy = "Export a segmentation set, with polygons"
+            raise AnnotationError(path, f"{what} belong to an object", remedy)
+        _line(f"line {number}", names.get(index, str(index)), values, found)
+    if found.skipped and not found.shapes:
+        raise AnnotationError(
+            path, found.skipped[0].why, "Export a segmentation set, with polygons"
+        )
     return [
         Annotation(
             file=path,
             format="YOLO",
             image_name="",
             size_HW=None,
-            shapes=tuple(shapes),
+            shapes=tuple(found.shapes),
+            skipped=tuple(found.skipped),
             relative=True,
         )
     ]
+
+
+def _line(what: str, label: str, values: np.ndarray, found: Gathering) -> None:
+    """Draw a polygon; a box, or what is neither, is skipped with what is known of its pixels."""
+    if not (np.abs(values) <= 2).all():
+        found.skip(label, f"{what} ({label}) is no polygon in fractions", in_doubt=True)
+    elif len(values) in (4, 5):  # of 5 numbers the last is how sure a detector was
+        x, y, width, height = (float(value) for value in values[:4])
+        ring = box_ring(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        why = "is a box, which does not say which pixels belong to an object"
+        outline = Shape(label=label, kind="rings", rings=(ring,))
+        found.skip(label, f"{what} ({label}) {why}", outline=outline)
+    elif len(values) < 6 or len(values) % 2:
+        found.skip(label, f"{what} ({label}) has {len(values)} numbers, no polygon", in_doubt=True)
+    else:
+        found.draw(Shape(label=label, kind="rings", rings=(values.reshape(-1, 2),)))
 
 
 def _is_pose(words: list[str], keypoints: int) -> bool:

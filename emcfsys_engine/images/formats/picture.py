@@ -1,6 +1,7 @@
 """PNG, JPEG and BMP: the pixels as stored, 16 bits kept, and PNG's pixel size in metres."""
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import imagecodecs
@@ -32,7 +33,7 @@ def probe(path: Path) -> ImageFacts:
                 channels = 3
             turned = name == "JPEG" and picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except Exception as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     refuse_false_promise(
         path, (height, width, channels), 1, "jpeg" if name == "JPEG" else "packbits"
     )
@@ -82,7 +83,7 @@ def read_indices(path: Path, facts: ImageFacts | None = None) -> np.ndarray:
     except ImageError:
         raise
     except Exception as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     if depth < 8:  # libpng stretches 1, 2 and 4 bits over 0–255: take that back
         pixels = (pixels.astype(np.uint16) * (2**depth - 1) // 255).astype(np.uint8)
     if pixels.shape[:2] != (height, width):
@@ -100,6 +101,21 @@ def _palette(path: Path, name: str) -> np.ndarray | None:
     with Image.open(path) as picture:
         flat = picture.getpalette("RGB") if picture.mode == "P" else None
     return None if flat is None else np.array(flat, np.uint8).reshape(-1, 3)
+
+
+def clear_entries(path: Path) -> np.ndarray | None:
+    """Return which entries of a picture's palette are transparent; None where none is.
+
+    Shapes: bool, 256.
+    """
+    with Image.open(path) as picture:
+        said = picture.info.get("transparency") if picture.mode == "P" else None
+    clear = np.zeros(256, bool)
+    if isinstance(said, bytes):
+        clear[: len(said)] = np.frombuffer(said[:256], np.uint8) == 0
+    elif isinstance(said, int) and 0 <= said < 256:
+        clear[said] = True
+    return clear if clear.any() else None
 
 
 def through_palette(indices: np.ndarray, palette: np.ndarray) -> np.ndarray:
@@ -135,7 +151,7 @@ def _read_with_pillow(path: Path) -> np.ndarray:
         picture.load()
         if picture.format == "JPEG":
             ImageOps.exif_transpose(picture, in_place=True)
-        return _array_of(picture)
+        return array_of(picture)
 
 
 def _refuse_early_end(path: Path) -> None:
@@ -167,19 +183,19 @@ def turned_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _array_of(picture: Image.Image) -> np.ndarray:
+def array_of(picture: Image.Image, kept: Sequence[str] = ("L", "P", "1", "RGB")) -> np.ndarray:
     """Return a picture's pixels strip by strip: Pillow's own way holds them three times at once.
 
-    Shapes: H×W or H×W×3.
+    Modes that are not `kept` become RGB.
+    Shapes: H×W or H×W×C.
     """
     width, height = picture.size
-    one_channel = picture.mode in ("L", "P", "1")
-    pixels = np.empty((height, width) if one_channel else (height, width, 3), np.uint8)
+    channels = len(picture.getbands()) if picture.mode in kept else 3
+    pixels = np.empty((height, width) if channels == 1 else (height, width, channels), np.uint8)
     for top in range(0, height, _STRIP_ROWS):
         bottom = min(height, top + _STRIP_ROWS)
         strip = picture.crop((0, top, width, bottom))
-        kept = strip if strip.mode in ("L", "P", "1", "RGB") else strip.convert("RGB")
-        pixels[top:bottom] = np.asarray(kept)
+        pixels[top:bottom] = np.asarray(strip if strip.mode in kept else strip.convert("RGB"))
     return pixels
 
 
@@ -250,7 +266,8 @@ def _png_pixel_nm(path: Path) -> tuple[float, float] | None:
     return 1e9 / down, 1e9 / across
 
 
-def _unreadable(path: Path, error: Exception) -> ImageError:
+def unreadable(path: Path, error: Exception) -> ImageError:
+    """Return the one line for what a decoder stumbled over."""
     if isinstance(error, PermissionError):
         return ImageError(path, "may not be read", f"Try: chmod +r {path.name}")
     if isinstance(error, MemoryError):

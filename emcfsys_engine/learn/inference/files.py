@@ -16,7 +16,7 @@ from emcfsys_engine.hotfolder.places import try_to_write
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import lies_in
-from emcfsys_engine.images.reader import find_images
+from emcfsys_engine.images.reader import find_images, left_out_words
 from emcfsys_engine.images.writers import sync
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.bands import OpenImage
@@ -219,13 +219,16 @@ def _rank(
         emit(WarningGiven(message=f"{what}: not ranked. Use --force to predict them again"))
 
 
-def find_inputs(request: PredictRequest) -> list[ImageRef]:
+def find_inputs(request: PredictRequest, left_out: list[Path] | None = None) -> list[ImageRef]:
     """Return the images of all inputs, without what lies in the output folder.
+
+    Pictures that nobody reads here are added to `left_out`.
 
     Raises: InputError if there is none.
     """
     out = Path(request.out)
-    every = [ref for place in request.inputs for ref in find_images(place, Path("/"))]
+    left_out = [] if left_out is None else left_out
+    every = [ref for place in request.inputs for ref in find_images(place, Path("/"), left_out)]
     inside = {folder: lies_in(folder, out) for folder in {ref.path.parent for ref in every}}
     found = dict.fromkeys(ref for ref in every if not inside[ref.path.parent])
     if not found:
@@ -233,7 +236,8 @@ def find_inputs(request: PredictRequest) -> list[ImageRef]:
         if every:  # taken for masks of ours
             what = f"all its images lie inside the output folder {out}"
             raise InputError(places, what, "Choose another folder with --out")
-        raise InputError(places, "holds no micrographs", "Name images or their folder")
+        remedy = left_out_words(left_out) or "Name images or their folder"
+        raise InputError(places, "holds no micrographs", remedy)
     return list(found)
 
 
@@ -263,7 +267,8 @@ def execute(worker: RunContext) -> int:
     if not isinstance(request, PredictRequest):
         raise RunFolderError(worker.run.record_file, "is no prediction", "Predict anew")
     torch.set_num_threads(choose_threads(request.threads))
-    refs = find_inputs(request)
+    left_out: list[Path] = []
+    refs = find_inputs(request, left_out)
     predictor = Predictor(
         (request.model, *request.also),
         overlap=request.overlap,
@@ -283,6 +288,8 @@ def execute(worker: RunContext) -> int:
     )
     if lost := lost_gpu(predictor.device, None, os.environ):
         worker.emit(WarningGiven(message=lost))
+    if left_out:
+        worker.emit(WarningGiven(message=left_out_words(left_out)))
     tally = predict_files(request, refs, predictor, worker.emit_when_possible, worker.stop_request)
     asked = worker.stop_request()
     if asked is not None:

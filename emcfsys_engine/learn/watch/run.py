@@ -110,7 +110,7 @@ class _Watch:
         self.is_blocked = False
         self.looked_for_model = time.monotonic()
         self.state = ""
-        self.told_of: set[str] = set()  # images whose place cannot be written
+        self.told_of: set[str] = set()  # images whose place cannot be written, kinds left out
         self._begin()
 
     def _open_outputs(self) -> None:
@@ -215,6 +215,10 @@ class _Watch:
         if not self.is_blocked and was_asked(self.output):
             self.scanner.forget_failed()
         self.scanner.scan()
+        if new := sorted(self.scanner.left_out - self.told_of):
+            self.told_of.update(new)
+            what = f"{self.root}: pictures of these kinds are not read and left out: "
+            self.worker.emit_when_possible(WarningGiven(message=what + ", ".join(new)))
         state = "offline" if self._is_off() else "watching" if has_events else "polling"
         why = self.waker.fault if self.waker.fault and not has_events else self.why
         if state != self.state and not self.is_blocked:

@@ -332,3 +332,24 @@ def test_what_the_commands_summary_says_is_json(model_file: Path, tmp_path: Path
     )
     assert bad.returncode == 2
     assert "'svg' is no format" in bad.stderr
+
+
+def test_pictures_of_every_kind_are_predicted_and_others_said_to_be_left_out(
+    predict: Predict, predictor: Predictor, tmp_path: Path
+) -> None:
+    image = _image((64, 72), dtype="uint8")
+    for name in ("a.gif", "b.webp", "c.jp2", "d.pgm"):
+        options = {"lossless": True} if name == "b.webp" else {}
+        Image.fromarray(image).save(tmp_path / "in" / name, **options)
+    film = [Image.fromarray(image), Image.fromarray(image[::-1])]
+    film[0].save(tmp_path / "in" / "e.webp", save_all=True, append_images=film[1:], lossless=True)
+    (tmp_path / "in" / "f.heic").write_bytes(b"no picture for us")
+    count, _ = predict()
+    assert (count.done, count.failed) == (6, 0)
+    wanted = predictor.predict(image).mask
+    for name in ("a", "b", "c", "d", "e.0000"):
+        assert np.array_equal(_mask(tmp_path / "out" / f"{name}.png"), wanted), name
+    left_out: list[Path] = []
+    request = PredictRequest(model="m", inputs=(str(tmp_path / "in"),), out=str(tmp_path / "out"))
+    find_inputs(request, left_out)
+    assert [path.name for path in left_out] == ["f.heic"]

@@ -1,0 +1,106 @@
+"""Names inside annotation files: what no disk can hold is said in a line, and the rest is read."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from emcfsys_engine.annotations.files import read_annotations
+from emcfsys_engine.cli import cli
+from emcfsys_engine.tools.convert import convert_labels
+
+RING = [[5, 5], [25, 5], [25, 25], [5, 25]]
+
+
+def coco(name: str) -> Any:
+    flat = [value for point in RING for value in point]
+    images = [
+        {"id": n, "file_name": one, "width": 64, "height": 48}
+        for n, one in enumerate((name, "b.png"))
+    ]
+    objects = [{"id": n, "image_id": n, "category_id": 1, "segmentation": [flat]} for n in (0, 1)]
+    return {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "pore"}]}
+
+
+def via(name: str) -> Any:
+    xs, ys = ([point[axis] for point in RING] for axis in (0, 1))
+    shape = {"name": "polygon", "all_points_x": xs, "all_points_y": ys}
+    region = {"shape_attributes": shape, "region_attributes": {"label": "pore"}}
+    return {f"{one}1": {"filename": one, "size": 1, "regions": [region]} for one in (name, "b.png")}
+
+
+def label_studio(name: str) -> Any:
+    value = {"points": [[10, 10], [50, 10], [50, 50]], "polygonlabels": ["pore"]}
+    size = {"original_width": 64, "original_height": 48}
+    result = [{"id": "r", "type": "polygonlabels", "value": value, **size}]
+    return [
+        {"data": {"image": one}, "annotations": [{"result": result}]} for one in (name, "b.png")
+    ]
+
+
+NAMES = {
+    "nul": "a\0b.png",
+    "long": "x" * 400 + ".png",
+    "half": "\ud83d.png",
+}
+
+
+@pytest.mark.parametrize("document", [coco, via, label_studio])
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_an_image_that_no_file_can_be_is_refused_in_a_line_and_the_rest_is_read(
+    document: Callable[[str], Any], name: str, tmp_path: Path
+) -> None:
+    for folder in ("ann", "images"):
+        (tmp_path / folder).mkdir()
+    for one in ("a.png", "b.png"):
+        Image.fromarray(np.eye(48, 64, dtype=np.uint8) * 200).save(tmp_path / "images" / one)
+    (tmp_path / "ann" / "f.json").write_text(json.dumps(document(name)))
+    first, second = read_annotations(tmp_path / "ann" / "f.json")
+    assert first.unused.startswith("names an image that no file can be called: ")
+    assert len(first.unused) < 120
+    assert second.image_name == "b.png"
+    made = convert_labels("ann", tmp_path / "out", to="masks", images="images", base=tmp_path)
+    assert [Path(one).name for one in made.written] == ["b.png"]
+    assert sum("no file can be called" in note for note in made.notes) == 1
+    toml = '[project]\nname = "x"\n[classes]\nbg = 0\npore = 1\n[[data]]\nimages = "images"\n'
+    (tmp_path / "project.toml").write_text(f'{toml}annotations = "ann"\n')
+    told = CliRunner().invoke(cli, ["check", str(tmp_path / "project.toml"), "--no-dry-run"])
+    assert isinstance(told.exception, SystemExit)
+    assert sum("no file can be called" in line for line in told.output.splitlines()) == 1
+
+
+def test_a_file_of_one_image_is_used_by_its_own_name_where_the_name_inside_is_impossible(
+    tmp_path: Path,
+) -> None:
+    shape = {"label": "pore", "points": RING, "shape_type": "polygon"}
+    document = {"imagePath": "a\0.png", "imageData": None, "imageHeight": 48, "imageWidth": 64}
+    (tmp_path / "a.json").write_text(json.dumps({**document, "version": "5", "shapes": [shape]}))
+    (one,) = read_annotations(tmp_path / "a.json")
+    assert (one.image_name, one.unused) == ("", "")
+    assert any("no file can be called" in remark for remark in one.remarks)
+
+
+@pytest.mark.parametrize("to", ["labelme", "coco", "geojson", "imagej"])
+def test_labels_of_images_whose_names_are_no_text_go_out_and_come_back(
+    to: str, tmp_path: Path
+) -> None:
+    mask = np.zeros((48, 64), np.uint8)
+    mask[5:20, 9:30] = 1
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        file = tmp_path / folder / os.fsdecode(b"a\xe9.png")
+        Image.fromarray(mask).save(file)
+    classes = {"background": 0, "pore": 1}
+    options: dict[str, Any] = {"images": "images", "classes": classes, "base": tmp_path}
+    convert_labels("masks", tmp_path / "out", to=to, **options)  # type: ignore[arg-type]
+    convert_labels("out", tmp_path / "back", to="masks", **options)
+    (made,) = (tmp_path / "back").glob("*.png")
+    assert os.fsencode(made.name) == b"a\xe9.png"
+    with Image.open(made) as back:
+        assert np.array_equal(np.asarray(back), mask)
