@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         ImageFacts,
         ImageRow,
         ModelRow,
+        Notice,
         Picture,
         ProjectRow,
         QueueState,
@@ -144,6 +145,14 @@ class TextFound(Message, bubble=False):
     def __init__(self, title: str, text: str) -> None:
         self.title = title
         self.text = text
+        super().__init__()
+
+
+class NoticeFound(Message, bubble=False):
+    """A message of a row, to be read whole."""
+
+    def __init__(self, notice: "Notice") -> None:
+        self.notice = notice
         super().__init__()
 
 

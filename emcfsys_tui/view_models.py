@@ -165,6 +165,9 @@ STATE_LOOKS: dict[str, tuple[str, Tone]] = {
 }
 
 
+BADLY_ENDED = ("failed", "lost", "interrupted")  # a reason stands where the curves would be
+
+
 class ProjectRow(msgspec.Struct, frozen=True, kw_only=True):
     """One project at a glance."""
 
@@ -268,6 +271,7 @@ class GpuRow(msgspec.Struct, frozen=True, kw_only=True):
 class QueueState(msgspec.Struct, frozen=True, kw_only=True):
     """The queue, the GPUs and the daemon, as they are now."""
 
+    is_read: bool = False  # nothing is known before
     jobs: tuple[JobRow, ...] = ()
     gpus: tuple[GpuRow, ...] = ()
     daemon_pid: int | None = None
@@ -393,6 +397,24 @@ class HotState(msgspec.Struct, frozen=True, kw_only=True):
     failures: tuple[HotLine, ...] = ()
     fault: str = ""
     job: int | None = None
+
+
+Deed = Literal["retry", "image", "run", "check"]
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """A message to be read whole, and what can be done about it now."""
+
+    title: str
+    what: str
+    where: str = ""
+    remedy: str = ""
+    lines: tuple[str, ...] = ()  # the last of a log, or the moves of a job
+    lines_are: str = "the last lines of its log"
+    file: Path | None = None  # what it speaks of
+    can_edit: bool = False  # the file is a text that an editor can open
+    deeds: tuple[Deed, ...] = ()
+    about: str = ""  # the image, run or job, for whoever does the deed
 
 
 class ModelRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from emcfsys_engine.errors import EmcfError, InputError, printable
+from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.jobs import queue as engine_queue
 from emcfsys_engine.jobs.control import daemon_status, ensure_daemon
 from emcfsys_engine.jobs.job import Job
@@ -15,9 +15,9 @@ from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import RunLines
-from emcfsys_engine.text import day_clock
 from emcfsys_tui.engine.runs import run_command
 from emcfsys_tui.messages import LogRead, QueueRead
+from emcfsys_tui.text import safe_lines
 from emcfsys_tui.view_models import GpuRow, JobRow, QueueState
 
 _NUM_ENDED = 200
@@ -49,9 +49,9 @@ class QueueReader:
                     self._gpus_at = time.monotonic()
                 pid = daemon_status(queue.folder).pid
         except EmcfError as error:
-            return QueueState(fault=printable(str(error)))
+            return QueueState(is_read=True, fault=safe_lines(str(error)))
         rows = tuple(_job_row(job) for job in ordered(jobs))
-        return QueueState(jobs=rows, gpus=self._gpus, daemon_pid=pid)
+        return QueueState(is_read=True, jobs=rows, gpus=self._gpus, daemon_pid=pid)
 
 
 class JobLogReader:
@@ -159,18 +159,6 @@ def move_job(job_id: int, by: int) -> str:
         else:
             queue.move(job_id, before=waiting[target + 1])
     return f"job {job_id} is number {target + 1} of those that wait"
-
-
-def history_of(job_id: int) -> str:
-    """Return every move of a job, and the last words of a worker that crashed."""
-    with Queue.open() as queue:
-        job = queue.get(job_id)
-        lines = [
-            f"{day_clock(line.time)}  {line.state:<12} {line.reason}"
-            for line in queue.history(job_id)
-        ]
-    lines += ["", f"run: {job.run}", *job.evidence]
-    return "\n".join(printable(line) for line in lines)
 
 
 def _job_row(job: Job) -> JobRow:

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
-from emcfsys_engine.errors import printable
 from emcfsys_engine.run.events import (
     AnyEvent,
     EventReader,
@@ -253,9 +252,9 @@ def _stamp(file: Path) -> int:
 def _words(event: AnyEvent) -> str:
     """Return the line of an event; of an image its name: a whole path is mostly folders."""
     if isinstance(event, ImageDone):
-        return f"{printable(Path(event.image).name)}  {event.seconds:.2f} s"
+        return f"{Path(event.image).name}  {event.seconds:.2f} s"
     if isinstance(event, ImageFailed):
-        return f"{printable(Path(event.image).name)}  {printable(event.reason)}"
+        return f"{Path(event.image).name}  {event.reason}"
     return line_of(event)
 
 

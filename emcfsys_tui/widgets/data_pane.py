@@ -13,12 +13,12 @@ from textual.reactive import reactive
 from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
-from emcfsys_tui.engine import data, runs
+from emcfsys_tui.engine import data, notices, runs
 from emcfsys_tui.engine.data import PictureSpec
 from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, TextFound
 from emcfsys_tui.screens.dialogs import AskScreen
 from emcfsys_tui.settings import quiet, shown
-from emcfsys_tui.view_models import CheckState, ImageFacts, ImageRow
+from emcfsys_tui.view_models import CheckState, Deed, ImageFacts, ImageRow, Notice
 from emcfsys_tui.widgets.list import IMAGE_COLUMNS, Column, ImageList, Rows, finding_row, image_of
 from emcfsys_tui.widgets.log_view import TextInput
 from emcfsys_tui.widgets.picture_pane import PictureBox, PicturePane
@@ -27,7 +27,7 @@ from emcfsys_tui.widgets.picture_view import PictureView
 _FINDINGS = (
     Column(title="", width=1),
     Column(title="file", width=22, cut="start"),
-    Column(title="what"),
+    Column(title="what", scrolls=True),
 )
 _EMPTY = (
     "No images here. [[data]] in project.toml says where they are; 2 shows what is wrong with it."
@@ -177,7 +177,7 @@ class DataPane(PicturePane):
 
     def watch_check_state(self, check: CheckState) -> None:
         """Show the findings, and mark the images they speak of."""
-        if not self.is_mounted:
+        if not self.children:
             return
         by_stem = self._by_stem() if check.findings else {}
         self._problems = {}
@@ -205,15 +205,19 @@ class DataPane(PicturePane):
         self.query_one(PictureView).focus()
 
     @on(Rows.Opened, "#findings")
-    def jump(self, event: Rows.Opened) -> None:
-        """Go to the image that a finding speaks of, or show the finding whole."""
-        if event.row is None:
-            return
-        one = self.check_state.findings[int(event.row.key)]
-        path = image_of(one, self._by_stem())
-        if path and self.query_one("#images", Rows).go_to(path):
+    def read_finding(self, event: Rows.Opened) -> None:
+        """Enter opens the whole fault."""
+        if event.row is not None:
+            one = self.check_state.findings[int(event.row.key)]
+            image = image_of(one, self._by_stem())
+            self.attempt(partial(notices.of_finding, one, self.folder, image))
+
+    def act_on(self, notice: Notice, deed: Deed) -> None:
+        """Go to the image that a fault speaks of, or check again."""
+        if deed == "check":
+            self.action_check()
+        elif deed == "image" and self.query_one("#images", Rows).go_to(notice.about):
             self.take_focus()
-        self.page_app.tell(f"{one.file}: {one.what}. {one.remedy}", "warning")
 
     @on(Input.Changed, "#data-filter")
     def filter_images(self, event: Input.Changed) -> None:
@@ -367,7 +371,7 @@ class DataPane(PicturePane):
         return str(file) if file.is_file() else ""
 
     def _show_images(self) -> None:
-        if not self.is_mounted:
+        if not self.children:
             return
         words = self.wanted.lower().split()
         order: Sequence[int] = range(len(self.images))

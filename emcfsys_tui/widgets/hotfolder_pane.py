@@ -14,12 +14,12 @@ from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
 from emcfsys_engine.text import clock, span
-from emcfsys_tui.engine import hotfolder
+from emcfsys_tui.engine import hotfolder, notices
 from emcfsys_tui.engine.data import PictureSpec
 from emcfsys_tui.messages import HotRead, TabWanted
 from emcfsys_tui.screens.page import sparkline
 from emcfsys_tui.settings import quiet, shown
-from emcfsys_tui.view_models import HotLine, HotState, JobRow, QueueState
+from emcfsys_tui.view_models import Deed, HotLine, HotState, JobRow, Notice, QueueState
 from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.picture_pane import PictureBox, PicturePane
 from emcfsys_tui.widgets.picture_view import PictureView
@@ -129,7 +129,7 @@ class HotFolderPane(PicturePane):
 
     def watch_hot(self, hot: HotState) -> None:
         """Show counters and lists."""
-        if not self.is_mounted:
+        if not self.children:
             return
         self._show_state()
         newest, failures = self.query_one("#newest", Rows), self.query_one("#failures", Rows)
@@ -153,6 +153,18 @@ class HotFolderPane(PicturePane):
     def enter_picture(self) -> None:
         """Enter goes to the picture."""
         self.query_one(PictureView).focus()
+
+    @on(Rows.Opened, "#failures")
+    def read_failure(self) -> None:
+        """Enter opens why an image failed."""
+        place = self.query_one("#failures", Rows).cursor
+        if 0 <= place < len(self.hot.failures):
+            self.attempt(partial(notices.of_image, self.hot.failures[place]))
+
+    def act_on(self, notice: Notice, deed: Deed) -> None:
+        """Try the failed images again."""
+        if deed == "retry":
+            self.action_retry()
 
     def action_start_stop(self) -> None:
         """Start the watch, or let it end."""
@@ -217,7 +229,7 @@ class HotFolderPane(PicturePane):
         )
 
     def _show_state(self) -> None:
-        if self.is_mounted:
+        if self.children:
             self.query_one("#hot-state", Static).update(
                 _state_text(self.hot, self._job(), self.size.width or 80), layout=False
             )

@@ -11,11 +11,14 @@ from textual.binding import BindingType
 from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
+from emcfsys_engine.run.folder import Run
 from emcfsys_engine.text import day_clock, span
 from emcfsys_tui.engine import jobs as engine_link_jobs
-from emcfsys_tui.messages import LogRead, TabWanted, TextFound
+from emcfsys_tui.engine import notices
+from emcfsys_tui.messages import LogRead, TabWanted
 from emcfsys_tui.settings import quiet, shown
-from emcfsys_tui.view_models import STATE_LOOKS, GpuRow, JobRow, QueueState
+from emcfsys_tui.text import reason_words
+from emcfsys_tui.view_models import STATE_LOOKS, Deed, GpuRow, JobRow, Notice, QueueState
 from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.log_view import LogView
 from emcfsys_tui.widgets.pane import FedPane
@@ -30,7 +33,7 @@ _COLUMNS = (
     Column(title="asks", width=8, hide_below=100),
     Column(title="since", width=12, hide_below=100),
     Column(title="took", width=8, right=True),
-    Column(title="why"),
+    Column(title="why", scrolls=True),
 )
 _EMPTY = "No jobs. Submit a training in 2 Train, or start the hot folder in 4."
 _LINES = 5000
@@ -71,7 +74,7 @@ class JobsPane(FedPane):
             "jobs.later",
             "One place down in the queue",
         ),
-        quiet("i", "history", "History", "jobs.history", "Every move of this job"),
+        quiet("i", "history", "History", "jobs.history", "Every move of this job; enter, too"),
         quiet("slash", "filter", "Filter the log", "jobs.filter", face="/"),
     ]
 
@@ -87,7 +90,7 @@ class JobsPane(FedPane):
 
     def compose(self) -> ComposeResult:
         """Queue, GPUs, log."""
-        yield Rows(_COLUMNS, id="jobs", empty=_EMPTY)
+        yield Rows(_COLUMNS, id="jobs", empty="Reading the queue …")
         yield Static(id="gpus", markup=False)
         yield LogView(id="job-log")
 
@@ -118,11 +121,38 @@ class JobsPane(FedPane):
             self.query_one(LogView).lines = ()
 
     @on(Rows.Opened, "#jobs")
+    def action_history(self) -> None:
+        """Enter opens all that is known of the job."""
+        job = self._current()
+        if job is not None:
+            self.attempt(partial(notices.of_job, job.id))
+
+    def on_log_view_opened(self, event: LogView.Opened) -> None:
+        """Enter opens the whole line."""
+        job = self._current()
+        if job is not None:
+            time, text, _ = event.line
+            log = Run(job.run).log_file
+            self.attempt(partial(notices.of_line, time, text, f"job {job.id}", log))
+
+    def act_on(self, notice: Notice, deed: Deed) -> None:
+        """Show the run of the job that was read about, or let it go on."""
+        job = next((job for job in self.queue_state.jobs if str(job.id) == notice.about), None)
+        if job is None:
+            return
+        if deed == "run":
+            self._show_run(job)
+        elif deed == "retry" and self.may_change():
+            ask = "resume" if job.state in ("paused", "interrupted") else "retry"
+            self.attempt(partial(engine_link_jobs.ask_job, job.id, ask))
+
     def action_run(self) -> None:
         """Show the job's run, where it is one of this project."""
         job = self._current()
-        if job is None:
-            return
+        if job is not None:
+            self._show_run(job)
+
+    def _show_run(self, job: JobRow) -> None:
         if job.run.parent.parent != self.folder:
             self.page_app.tell(f"It belongs to another project: {job.run}", "warning")
             return
@@ -155,13 +185,6 @@ class JobsPane(FedPane):
         if job is not None and self.may_change():
             self.attempt(partial(engine_link_jobs.move_job, job.id, by))
 
-    def action_history(self) -> None:
-        """Show every move of the job."""
-        job = self._current()
-        if job is not None:
-            title = f"Job {job.id}"
-            self.attempt(lambda: TextFound(title, engine_link_jobs.history_of(job.id)))
-
     def action_filter(self) -> None:
         """Look for a text in the log."""
         self.query_one(LogView).ask_filter()
@@ -172,13 +195,13 @@ class JobsPane(FedPane):
         return next((job for job in jobs if row is not None and str(job.id) == row.key), None)
 
     def _show_queue(self) -> None:
-        if not self.is_mounted:
+        if not self.children:
             return
         queue = self.queue_state
         rows = self.query_one("#jobs", Rows)
-        rows.empty = queue.fault or _EMPTY
+        rows.empty = queue.fault or (_EMPTY if queue.is_read else "Reading the queue …")
         rows.rows = [_row(job) for job in queue.jobs]
-        self.query_one("#gpus", Static).update(_gpu_text(queue))
+        self.query_one("#gpus", Static).update(_gpu_text(queue) if queue.is_read else "")
 
 
 def _row(job: JobRow) -> Row:
@@ -195,7 +218,7 @@ def _row(job: JobRow) -> Row:
             job.asks,
             day_clock(job.since),
             "" if job.took_s is None else span(job.took_s),
-            job.reason.replace("_", " "),
+            reason_words(job.reason),
         ),
         tone=tone if job.state != "done" else "",
     )

@@ -5,16 +5,17 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from textual.containers import Vertical
 from textual.message import Message
 from textual.reactive import reactive
+from textual.screen import Screen
 from textual.widget import Widget
 
 from emcfsys_engine.errors import EmcfError
-from emcfsys_tui.messages import RunsChanged, TextFound, Told
-from emcfsys_tui.view_models import QueueState
+from emcfsys_tui.messages import NoticeFound, RunsChanged, TextFound, Told
+from emcfsys_tui.view_models import Deed, Notice, QueueState
 
 if TYPE_CHECKING:
     from emcfsys_tui.app import EmcfApp
@@ -123,7 +124,30 @@ class Pane(Vertical):
     def on_text_found(self, event: TextFound) -> None:
         """Show a text that was asked for."""
         reader = import_module("emcfsys_tui.screens.dialogs").TextScreen
-        self.app.push_screen(reader(event.title, event.text))
+        self.open_over(reader(event.title, event.text), event.title)
+
+    def on_notice_found(self, event: NoticeFound) -> None:
+        """Open the whole message, and do what the person then asks for."""
+        notice = event.notice
+
+        def answered(deed: Deed | None) -> None:
+            if deed is not None:
+                self.act_on(notice, deed)
+
+        reader = import_module("emcfsys_tui.screens.message").MessageScreen
+        self.open_over(reader(notice), notice.title, answered)
+
+    def act_on(self, notice: Notice, deed: Deed) -> None:
+        """Do what a message offers; each tab knows its own deeds."""
+
+    def open_over(
+        self, screen: Screen[Any], title: str, answered: Callable[[Any], None] | None = None
+    ) -> None:
+        """Open a window over this tab; not over what the person went on to meanwhile."""
+        if self.is_shown and self.screen is self.app.screen:
+            self.app.push_screen(screen, answered)
+        else:
+            self.page_app.tell(f"{title}: not opened, you went on meanwhile")
 
     def _attempt(self, work: Callable[[], Message | str | None]) -> None:
         try:

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from emcfsys_engine.text import day_clock, span
+from emcfsys_tui.text import reason_words
 from emcfsys_tui.view_models import STATE_LOOKS, RunDetail, RunRow
 from emcfsys_tui.widgets.canvas import Colour
 from emcfsys_tui.widgets.chart import Curve
@@ -66,7 +67,7 @@ def run_row(run: RunRow, state: str, letter: str) -> Row:
             f"{run.step:,}{total}" if run.step else "",
             "" if run.seconds_left is None else span(run.seconds_left),
             f"fold {run.fold} · {run.network}" if run.fold else run.network or run.does,
-            (f"{run.group} · " if run.group else "") + run.reason.replace("_", " ")
+            (f"{run.group} · " if run.group else "") + reason_words(run.reason)
             or day_clock(run.created),
         ),
         tone=tone if state not in ("done", "cancelled") else "",

@@ -10,14 +10,17 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.reactive import reactive
+from textual.widgets import Static
 
+from emcfsys_engine.run.folder import Run
 from emcfsys_engine.text import clock
-from emcfsys_tui.engine import runs
+from emcfsys_tui.engine import notices, runs
 from emcfsys_tui.engine.data import Decoder
 from emcfsys_tui.messages import PictureRead, PointRead, RunsRead, TabWanted, TextFound
 from emcfsys_tui.screens.dialogs import AskScreen, PickScreen
 from emcfsys_tui.settings import quiet, shown
-from emcfsys_tui.view_models import QueueState, RunDetail, RunRow
+from emcfsys_tui.text import safe_lines
+from emcfsys_tui.view_models import BADLY_ENDED, Deed, Notice, QueueState, RunDetail, RunRow
 from emcfsys_tui.widgets.chart import Chart, Curve
 from emcfsys_tui.widgets.list import ClassTable, Row, Rows
 from emcfsys_tui.widgets.log_view import LogView
@@ -43,6 +46,12 @@ _OF_RUNS = frozenset(
         "filter",
     )
 )
+_HINTS = {  # why there is no curve, of the run that comes first here
+    "running": "Waiting for the first step",
+    "queued": "Waits in the queue: 5 says for what",
+    "paused": "Paused before its first step",
+    "new": "Not started yet",
+}
 _STAGGER_S = 0.03
 _MOST_SHOWN = 6
 
@@ -59,6 +68,10 @@ class RunsPane(FedPane):
     RunsPane.-previews #preview { display: block; }
     RunsPane.-previews #all-charts { display: none; }
     Screen.-wide RunsPane.-previews #all-charts { display: block; }
+    RunsPane #why { display: none; height: auto; max-height: 60%; color: $error; padding: 0 1; }
+    RunsPane.-bad #why { display: block; }
+    RunsPane.-bad.-bare #why { height: 1fr; max-height: 100%; }
+    RunsPane.-bad.-bare .charts { display: none !important; }
     .charts.extra { display: none; }
     Screen.-tall .charts.extra { display: block; layout: horizontal; }
     RunsPane #runs { height: auto; min-height: 3; max-height: 6; }
@@ -155,6 +168,7 @@ class RunsPane(FedPane):
         yield Rows(RUN_COLUMNS, id="runs", empty="Reading runs …")
         with Horizontal(id="middle"):
             with Vertical(id="all-charts"):
+                yield Static(id="why", markup=False)
                 with Horizontal(classes="charts"):
                     yield Chart("loss", id="loss", log_y=True)
                     yield Chart("IoU", id="iou")
@@ -192,13 +206,13 @@ class RunsPane(FedPane):
         self._runs, self._details = event.runs, event.details
         rows = self.query_one("#runs", Rows)
         rows.empty = _EMPTY
-        self.watch_drawn()
         if is_first or not self._runs:
             self.refresh_bindings()
         self._show_rows()
         if is_first and rows.current is not None:
             self._choose()
         self._show_details()
+        self._show_hint()
 
     @on(Rows.Moved, "#runs")
     def follow_cursor(self) -> None:
@@ -207,8 +221,26 @@ class RunsPane(FedPane):
 
     @on(Rows.Opened, "#runs")
     def open_run(self) -> None:
-        """Enter goes to the chart."""
-        self.query_one("#loss", Chart).focus()
+        """Enter opens what there is to read of a run that ended badly, else goes to the chart."""
+        run = self._current()
+        if run is not None and run.state in BADLY_ENDED:
+            self.attempt(partial(notices.of_run, run))
+        else:
+            self.query_one("#loss", Chart).focus()
+
+    def on_log_view_opened(self, event: LogView.Opened) -> None:
+        """Enter opens the whole line."""
+        run = self._current()
+        if run is not None:
+            time, text, _ = event.line
+            log = Run(run.folder).log_file
+            self.attempt(partial(notices.of_line, time, text, run.id, log))
+
+    def act_on(self, notice: Notice, deed: Deed) -> None:
+        """Try a run again."""
+        run = next((run for run in self._runs if run.id == notice.about), None)
+        if deed == "retry" and run is not None and self.may_change():
+            self.attempt(partial(runs.ask_run, run.folder, "resume"))
 
     @on(Chart.Pointed)
     def point_all(self, event: Chart.Pointed) -> None:
@@ -406,19 +438,12 @@ class RunsPane(FedPane):
             self._show_rows()
 
     def _show_rows(self) -> None:
-        if not self.is_mounted:
+        if not self.children:
             return
-        jobs = {str(job.run): job for job in reversed(self.queue_state.jobs)}
         letters = self._letters()
         rows: list[Row] = []
         for run in self._runs:
-            job = jobs.get(str(run.folder))
-            state = (
-                job.state
-                if job is not None and job.is_open and run.state != "running"
-                else run.state
-            )
-            rows.append(run_row(run, state, letters.get(run.id, "")))
+            rows.append(run_row(run, self._state_of(run), letters.get(run.id, "")))
         self.query_one("#runs", Rows).rows = rows
 
     def _letters(self) -> dict[str, str]:
@@ -436,6 +461,7 @@ class RunsPane(FedPane):
         table.colours = self.page_app.class_colours(len(current.classes) if current else 0)
         table.detail = current
         self.query_one(PreviewBox).detail = current
+        self._show_why(current)
         log = self.query_one(LogView)
         if current is None:
             log.lines = ()
@@ -444,8 +470,20 @@ class RunsPane(FedPane):
         else:
             log.lines = tuple((clock(line.time), line.text, line.tone) for line in current.lines)
 
+    def _show_why(self, detail: RunDetail | None) -> None:
+        """Say where the curves would be why a run ended badly; over them where it has some."""
+        run = self._current()
+        is_bad = run is not None and detail is not None and run.state in BADLY_ENDED
+        self.set_class(is_bad, "-bad")
+        self.set_class(is_bad and not (detail and detail.curves), "-bare")
+        if is_bad and run is not None and detail is not None:
+            self.query_one("#why", Static).update(safe_lines(notices.why_of(run, detail.log)))
+
     def watch_drawn(self) -> None:
         """Say in empty charts why they are."""
+        self._show_hint()
+
+    def _show_hint(self) -> None:
         for chart in self.query(Chart):
             chart.hint = self._chart_hint()
 
@@ -458,7 +496,15 @@ class RunsPane(FedPane):
             return "A watch: 4 shows what came"
         if kinds == {"predict"}:
             return "A prediction: its log is below"
-        return "Waiting for the first step"
+        if not all(name in self._details for name in self.drawn):
+            return "Reading its events …"
+        states = {self._state_of(run) for run in self._runs if run.id in self.drawn}
+        return next((_HINTS[state] for state in _HINTS if state in states), "No step was done")
+
+    def _state_of(self, run: RunRow) -> str:
+        """Return a run's state, or that of its open job: it may wait to begin, or to go on."""
+        job = next((j for j in self.queue_state.jobs if j.run == run.folder and j.is_open), None)
+        return job.state if job is not None and run.state != "running" else run.state
 
     def _draw_next(self, *, again: bool = False) -> None:
         """Hand one chart its curves, the next one a moment later: no tick draws two."""

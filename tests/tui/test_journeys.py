@@ -12,6 +12,7 @@ from emcfsys_engine.run.events import RunStarted
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import WatchRequest
 from emcfsys_tui.screens.dialogs import ConfirmScreen, TextScreen
+from emcfsys_tui.screens.message import MessageScreen
 from emcfsys_tui.screens.project import ProjectScreen
 from emcfsys_tui.settings import Settings, remembered
 from emcfsys_tui.view_models import CheckState
@@ -82,6 +83,8 @@ async def test_a_finding_of_the_check_opens_its_file(demo: Path) -> None:
         named = ["cell_0007" in one.file for one in pane.check_state.findings]
         findings.cursor = named.index(True)
         await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, MessageScreen))
+        await pilot.press("v")
         row = pane.query_one("#images", Rows).current
         assert row is not None and "cell_0007" in row.key
         await until(pilot, lambda: "cell_0007" in screen_text(pilot))
@@ -125,7 +128,8 @@ async def test_submitting_queues_a_job_and_shows_its_run(demo: Path) -> None:
         pane = pilot.app.screen.query_one(TrainPane)
         await until(pilot, lambda: bool(pane.verdict.command))
         await pilot.press("s")
-        await until(pilot, lambda: "run-0001" in screen_text(pilot))
+        # A child that loads torch looks at the project first.
+        await until(pilot, lambda: "run-0001" in screen_text(pilot), limit_s=90)
         await until(pilot, lambda: "queued" in screen_text(pilot))
         await pilot.press("5")
         await until(pilot, lambda: "demo" in screen_text(pilot))
