@@ -203,6 +203,8 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     best_step: int | None = None
     step: int = 0
     total_steps: int | None = None
+    phase: str = ""  # of one that runs: reading, training, validating or saving
+    rate: str = ""
     seconds_left: float | None = None
     created: float = 0.0
     job: int | None = None
@@ -254,6 +256,7 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     took_s: float | None
     reason: str
     is_open: bool
+    progress: str = ""  # of one that runs: phase, step of total, rate, time left
     where: str = "here"  # or slurm and its number
     gpu_ids: tuple[str, ...] = ()
 
@@ -309,7 +312,7 @@ class FindingRow(msgspec.Struct, frozen=True, kw_only=True):
     level: str
     file: str
     what: str
-    remedy: str
+    remedy: str = ""
 
 
 class CheckState(msgspec.Struct, frozen=True, kw_only=True):
@@ -318,6 +321,24 @@ class CheckState(msgspec.Struct, frozen=True, kw_only=True):
     running: bool = False
     findings: tuple[FindingRow, ...] = ()
     summary: str = ""
+
+
+class PlanRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One choice of a training's plan: what, its value, and why."""
+
+    name: str
+    value: str
+    why: str = ""
+
+
+class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+    """What a training with these settings would do."""
+
+    overrides: tuple[str, ...] = ()
+    rows: tuple[PlanRow, ...] = ()
+    errors: tuple[FindingRow, ...] = ()  # what it would refuse
+    num_warnings: int = 0
+    fault: str = ""  # why it could not be worked out
 
 
 class Drawing(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,7 +37,8 @@ class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
     does: str  # train | predict | watch
     project: str = ""
     classes: tuple[str, ...] = ()
-    total_steps: int | None = None  # None: ended by minutes, or no training
+    # Of a preset, too; None: ended by minutes, no training, or a preset of an older version.
+    total_steps: int | None = None
     minutes: float | None = None
     device: str = ""
     num_images: int | None = None  # to predict, or to train on
@@ -55,6 +56,13 @@ class PlanMade(Event, frozen=True, kw_only=True, tag="plan_made"):
     """Every automatic choice was written to plan.json."""
 
     summary: str
+
+
+class PhaseBegan(Event, frozen=True, kw_only=True, tag="phase_began"):
+    """The worker turned to something that takes a while; the next step ends it."""
+
+    phase: str  # validating | saving
+    step: int
 
 
 class StepDone(Event, frozen=True, kw_only=True, tag="step_done"):
@@ -180,6 +188,7 @@ AnyEvent = (
     RunStarted
     | RunResumed
     | PlanMade
+    | PhaseBegan
     | StepDone
     | ValidationDone
     | CheckpointSaved

@@ -12,7 +12,7 @@ from emcfsys_engine.run.lines import log_tail
 from emcfsys_engine.text import day_clock, moment
 from emcfsys_tui.messages import NoticeFound
 from emcfsys_tui.text import reason_words
-from emcfsys_tui.view_models import Deed, FindingRow, HotLine, Notice, RunRow
+from emcfsys_tui.view_models import Deed, FindingRow, HotLine, Notice, PlanRow, RunRow
 
 _LOOKED_AT_BYTES = 4096
 _LARGEST_TEXT_BYTES = 64 << 20  # editors on a server become slow beyond
@@ -121,6 +121,12 @@ def of_line(time: str, text: str, source: str, log: Path) -> NoticeFound:
             can_edit=is_text(log),
         )
     )
+
+
+def of_choice(row: PlanRow) -> NoticeFound:
+    """Return one choice of a training's plan, with its reason."""
+    what = f"{row.name}: {row.value}"
+    return NoticeFound(Notice(title="what will happen", what=what, remedy=row.why))
 
 
 def remedy_for(state: str, reason: str) -> str:

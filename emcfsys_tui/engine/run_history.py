@@ -24,6 +24,7 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import LogReader, line_of
+from emcfsys_engine.run.progress import Progress, progress_of
 from emcfsys_engine.run.records import RunRecord
 from emcfsys_tui.view_models import ClassScore, LogLine, Preview, RunDetail, RunRow, Series, Tone
 
@@ -76,6 +77,7 @@ class RunHistory:
         does = self._started.does if self._started else _does(record)
         network = f"{project.model.head}/{project.model.backbone}" if project else ""
         state, reason = self._state
+        now = progress_of(self.run) if state == "running" else Progress()
         return RunRow(
             id=self.run.id,
             folder=self.run.folder,
@@ -87,7 +89,9 @@ class RunHistory:
             best_step=self._best_step,
             step=self._step,
             total_steps=self._started.total_steps if self._started else None,
-            seconds_left=self._seconds_left() if state == "running" else None,
+            phase=now.phase,
+            rate=now.rate,
+            seconds_left=now.seconds_left,
             created=record.created if record else 0.0,
             has_model=self.run.best_model.exists(),
             group=record.group if record else "",
@@ -143,7 +147,6 @@ class RunHistory:
         self._validation: ValidationDone | None = None
         self._bests: list[tuple[int, float]] = []  # step and score of each best so far
         self._step = 0
-        self._step_s = 0.0
 
     def _take(self, events: Iterable[AnyEvent]) -> None:
         steps: list[float] = []
@@ -156,7 +159,6 @@ class RunHistory:
                 steps.append(event.step)
                 losses.append(event.loss)
                 rates.append(event.learning_rate)
-                self._step_s = event.seconds
                 continue
             self._add_steps(steps, losses, rates)
             steps, losses, rates = [], [], []
@@ -216,15 +218,6 @@ class RunHistory:
         if name not in self._series:
             self._series[name] = Series()
         return self._series[name]
-
-    def _seconds_left(self) -> float | None:
-        if self._validation is not None and self._validation.seconds_left is not None:
-            passed = time.time() - self._validation.time
-            return max(0.0, self._validation.seconds_left - passed)
-        total = self._started.total_steps if self._started else None
-        if total and self._step_s:
-            return (total - self._step) * self._step_s
-        return None
 
     def _read_state(self, has_new: bool) -> tuple[str, str]:
         if self.run.is_alive():

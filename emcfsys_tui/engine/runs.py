@@ -5,7 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,10 +48,16 @@ def end_looking() -> None:
         child.kill()
 
 
-def run_command(arguments: Sequence[str], *, is_look: bool = False) -> CommandEnd:
+def run_command(
+    arguments: Sequence[str],
+    *,
+    is_look: bool = False,
+    on_start: Callable[["subprocess.Popen[bytes]"], None] | None = None,
+) -> CommandEnd:
     """Run an engine command in a child and wait for it; nothing of it reaches the terminal.
 
     `is_look`: it changes nothing, and is ended when the interface leaves.
+    `on_start`: gets the child, to end it earlier.
     """
     with subprocess.Popen(
         [sys.executable, "-P", "-m", "emcfsys_engine", *arguments],
@@ -62,6 +68,8 @@ def run_command(arguments: Sequence[str], *, is_look: bool = False) -> CommandEn
     ) as child:
         if is_look:
             LOOKING.add(child)
+        if on_start is not None:
+            on_start(child)
         out, told = child.communicate()
         LOOKING.discard(child)
     words = printable(told.decode("utf-8", "replace").strip().replace("\n", "; "))

@@ -218,7 +218,7 @@ def _row(job: JobRow) -> Row:
             job.asks,
             day_clock(job.since),
             "" if job.took_s is None else span(job.took_s),
-            reason_words(job.reason),
+            job.progress if job.progress and not job.reason else reason_words(job.reason),
         ),
         tone=tone if job.state != "done" else "",
     )

@@ -17,6 +17,7 @@ RUN_COLUMNS = (
     Column(title="best", width=6, right=True),
     Column(title="at step", width=8, right=True, hide_below=90),
     Column(title="step", width=14, right=True),
+    Column(title="rate", width=11, right=True, hide_below=100),
     Column(title="left", width=7, right=True),
     Column(title="network", cut="middle", hide_below=70),
     Column(title="why, or since", hide_below=110),
@@ -61,10 +62,11 @@ def run_row(run: RunRow, state: str, letter: str) -> Row:
         cells=(
             letter,
             run.id,
-            f"{glyph} {state}",
+            f"{glyph} {run.phase if state == 'running' and run.phase else state}",
             "–" if run.score is None else f"{run.score:.3f}",
             "" if run.best_step is None else f"{run.best_step:,}",
             f"{run.step:,}{total}" if run.step else "",
+            run.rate,
             "" if run.seconds_left is None else span(run.seconds_left),
             f"fold {run.fold} · {run.network}" if run.fold else run.network or run.does,
             (f"{run.group} · " if run.group else "") + reason_words(run.reason)

@@ -153,6 +153,7 @@ class RunsPane(FedPane):
         self._to_draw: deque[tuple[Chart, tuple[Curve, ...]]] = deque()
         self._is_drawing = False
         self._has_log = False
+        self._wanted = ""  # a run that is to be chosen once it is read
         self._decoder = Decoder(self.post_message)
 
     @property
@@ -197,8 +198,8 @@ class RunsPane(FedPane):
         self.query_one("#runs", Rows).focus()
 
     def go_to_item(self, item: str) -> None:
-        """Put the cursor on a run."""
-        self.query_one("#runs", Rows).go_to(item)
+        """Put the cursor on a run, now or when it was read: it may be seconds old."""
+        self._wanted = "" if self.query_one("#runs", Rows).go_to(item) else item
 
     def on_runs_read(self, event: RunsRead) -> None:
         """Show what was read: one message a batch."""
@@ -209,6 +210,8 @@ class RunsPane(FedPane):
         if is_first or not self._runs:
             self.refresh_bindings()
         self._show_rows()
+        if self._wanted and rows.go_to(self._wanted):
+            self._wanted = ""
         if is_first and rows.current is not None:
             self._choose()
         self._show_details()

@@ -18,10 +18,11 @@ from emcfsys_tui.settings import Settings, remembered
 from emcfsys_tui.view_models import CheckState
 from emcfsys_tui.widgets.chart import Chart
 from emcfsys_tui.widgets.data_pane import DataPane
+from emcfsys_tui.widgets.form_line import FormLine
 from emcfsys_tui.widgets.list import Rows
 from emcfsys_tui.widgets.picture_view import PictureView
 from emcfsys_tui.widgets.runs_pane import RunsPane
-from emcfsys_tui.widgets.train_pane import FormLine, TrainPane
+from emcfsys_tui.widgets.train_pane import TrainPane
 from tests.tui.conftest import made_run, opened, say, screen_text, step, told, until, validation
 
 

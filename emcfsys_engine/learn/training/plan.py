@@ -104,7 +104,7 @@ def make_plan(
     reasons: dict[str, str] = {}
     precision, reasons["precision"] = choose_precision(device)
     defaults = defaults_for(project.model.backbone)
-    batch = project.training.batch or (16 if device.type == "cuda" else 8)
+    batch = _choose_batch(project, device)
     if project.training.batch is None:
         reasons["batch"] = f"{batch} suits a {device.type} and its budget"
     network = NetworkSpec(
@@ -148,6 +148,47 @@ def make_plan(
         files=files_of((*train.samples, *val.samples)),
         reasons=reasons,
     )
+
+
+def _choose_batch(project: Project, device: torch.device) -> int:
+    return project.training.batch or (16 if device.type == "cuda" else 8)
+
+
+def planned_length(
+    project: Project, device: torch.device, known: Plan | None
+) -> tuple[int | None, float | None]:
+    """Return the steps or minutes of a training before any image was read; one of them is None.
+
+    `known`: the plan that it was begun with; what the project says now counts more.
+    """
+    settings = project.training
+    if known is not None and settings.steps is None and settings.minutes is None:
+        return known.total_steps, known.minutes
+    return _choose_budget(project, _choose_batch(project, device), device, {})
+
+
+def rows_of(plan: Plan) -> list[tuple[str, str, str]]:
+    """Return the plan for a person who is about to start it: what, its value, and why."""
+    why = plan.reasons
+    steps = f"{plan.total_steps:,} steps" if plan.total_steps else f"{plan.minutes:g} min"
+    every = f"every {plan.validate_every:,} steps" if plan.validate_every else "each tenth"
+    parts = "" if plan.micro_batch == plan.batch else f", {plan.micro_batch} at a time"
+    weights = ", ".join(f"{weight:g}" for weight in plan.class_weights)
+    return [
+        ("data", f"{len(plan.train_images)} training, {len(plan.val_images)} validation", ""),
+        ("length", steps, why.get("steps", "as the project says")),
+        ("network", f"{plan.network.head}/{plan.network.backbone}", plan.weights),
+        ("device", f"{_place_of(plan)}, {plan.precision}", why.get("precision", "")),
+        ("patches", f"{plan.patch_px} px × {plan.batch}{parts}", _both(why, "patch_px", "batch")),
+        ("memory", f"{plan.micro_batch} of {plan.batch} patches", why.get("micro_batch", "")),
+        ("rates", f"encoder {plan.encoder_lr:g}, decoder {plan.decoder_lr:g}", plan.schedule),
+        ("classes", f"weighted {weights}", why.get("class_weights", "")),
+        ("validates", every, why.get("validate_every", "as the project says")),
+    ]
+
+
+def _both(why: dict[str, str], *names: str) -> str:
+    return "; ".join(why[name] for name in names if name in why) or "as the project says"
 
 
 def summary_of(plan: Plan) -> str:

@@ -49,7 +49,13 @@ from emcfsys_engine.learn.training.augment import augment
 from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.losses import build_loss
-from emcfsys_engine.learn.training.plan import Plan, make_plan, read_plan, summary_of
+from emcfsys_engine.learn.training.plan import (
+    Plan,
+    make_plan,
+    planned_length,
+    read_plan,
+    summary_of,
+)
 from emcfsys_engine.learn.training.setup import TrainingSetup
 from emcfsys_engine.learn.training.trainer import Trainer
 from emcfsys_engine.model_card import ModelCard, NetworkSpec, NormaliserSettings, TrainingStatistics
@@ -81,6 +87,19 @@ def dry_run(project: Project) -> list[InputError]:
         remedy = "Try a smaller training.batch or training.patch_px, or another model"
         return [InputError(project.file, f"a first training step fails: {text}", remedy)]
     return []
+
+
+def planned_here(project: Project) -> Plan:
+    """Return the plan that a training begun now would make; every image is read for it.
+
+    Raises: DataFaults, InputError for what such a training would refuse.
+    """
+    samples = list_samples(project, fold=first_fold(project))
+    train = Dataset(samples.of("train"), project, Normaliser())
+    val = Dataset(samples.of("val"), project, Normaliser())
+    device = choose_device(project.compute.gpus)
+    plan = make_plan(project, train, val, device, choose_threads(project.compute.threads))
+    return msgspec.structs.replace(plan, weights=f"weights: {project.model.weights}")
 
 
 def network_faults(project: Project) -> list[InputError]:
@@ -163,14 +182,16 @@ def execute(worker: RunContext) -> int:
     normaliser = Normaliser()
     train = Dataset(samples.of("train"), project, normaliser, ranks.local_world)
     val = Dataset(samples.of("val"), project, normaliser, ranks.local_world)
+    known = read_plan(worker.run) if worker.run.plan_file.exists() else None
+    total_steps, minutes = planned_length(project, device, known)
     worker.emit(
         RunStarted(
             run=worker.run.id,
             does="train",
             project=project.name,
             classes=project.class_names,
-            total_steps=project.training.steps,
-            minutes=project.training.minutes,
+            total_steps=total_steps,
+            minutes=minutes,
             device=device.type,
             num_images=len(train),
         )
