@@ -40,9 +40,16 @@ class ProjectsRead(Reading):
 class RunsRead(Reading):
     """The runs of the project, and everything about those that are shown."""
 
-    def __init__(self, runs: "tuple[RunRow, ...]", details: "dict[str, RunDetail]") -> None:
+    def __init__(
+        self,
+        runs: "tuple[RunRow, ...]",
+        details: "dict[str, RunDetail]",
+        *,
+        is_complete: bool = True,
+    ) -> None:
         self.runs = runs
         self.details = details
+        self.is_complete = is_complete  # else some rows are still to be read
         super().__init__()
 
 

@@ -157,6 +157,7 @@ STATE_LOOKS: dict[str, tuple[str, Tone]] = {
     "queued": ("○", ""),
     "paused": ("‖", "warn"),
     "new": ("○", "dim"),
+    "reading": ("…", "dim"),  # by us: it is not known yet
     "done": ("✓", "good"),
     "failed": ("✗", "bad"),
     "cancelled": ("–", "dim"),

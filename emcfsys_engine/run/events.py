@@ -21,6 +21,7 @@ from emcfsys_engine.files import open_own, reading_own
 FORMAT = 1
 _TAIL_BYTES = 1 << 18  # an ending is a run's last word: it lies there
 _READ_BYTES = 8 << 20
+_SMALL_BYTES = 1 << 12  # that are decoded line by line where one of them is no event
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -282,6 +283,9 @@ class EventReader:
         try:
             return _DECODER.decode_lines(block)
         except (msgspec.MsgspecError, ValueError, RecursionError):
+            middle = block.find(b"\n", len(block) // 2) + 1
+            if len(block) > _SMALL_BYTES and 0 < middle < len(block):  # the rest of it is sound
+                return self._decode(block[:middle]) + self._decode(block[middle:])
             return self._decode_one_by_one(block)
 
     def _decode_one_by_one(self, block: bytes) -> list[AnyEvent]:

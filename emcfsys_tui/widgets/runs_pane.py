@@ -16,6 +16,7 @@ from emcfsys_engine.run.folder import Run
 from emcfsys_engine.text import clock
 from emcfsys_tui.engine import notices, runs
 from emcfsys_tui.engine.data import Decoder
+from emcfsys_tui.engine.runs_reader import RunsReader
 from emcfsys_tui.messages import PictureRead, PointRead, RunsRead, TabWanted, TextFound
 from emcfsys_tui.screens.dialogs import AskScreen, PickScreen
 from emcfsys_tui.settings import quiet, shown
@@ -149,7 +150,7 @@ class RunsPane(FedPane):
         super().__init__(folder)
         self._runs: tuple[RunRow, ...] = ()
         self._details: dict[str, RunDetail] = {}
-        self._reader = runs.RunsReader(folder)
+        self._reader = RunsReader(folder)
         self._to_draw: deque[tuple[Chart, tuple[Curve, ...]]] = deque()
         self._is_drawing = False
         self._has_log = False
@@ -203,6 +204,8 @@ class RunsPane(FedPane):
 
     def on_runs_read(self, event: RunsRead) -> None:
         """Show what was read: one message a batch."""
+        if not event.is_complete:
+            self.look_now()  # the rest
         is_first = not self._runs
         self._runs, self._details = event.runs, event.details
         rows = self.query_one("#runs", Rows)

@@ -265,7 +265,8 @@ class TrainPane(Pane):
         self.page_app.tell(
             f"Job {event.job}: {event.run} is in the queue. Quitting does not stop it."
         )
-        self.post_message(TabWanted("runs", event.run))
+        if self.is_shown and self.screen is self.app.screen:  # else the person went on
+            self.post_message(TabWanted("runs", event.run))
 
     def action_read(self) -> None:
         """Read the file again."""
