@@ -166,6 +166,7 @@ STATE_LOOKS: dict[str, tuple[str, Tone]] = {
 }
 
 
+ENDABLE = ("running", "stopping", "queued", "paused")
 BADLY_ENDED = ("failed", "lost", "interrupted")  # a reason stands where the curves would be
 
 

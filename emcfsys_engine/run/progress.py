@@ -40,12 +40,12 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        """The progress in a few words, like: training 812/3,250, 1.8 step/s, 22 min left."""
+        """The progress in a few words, like: training 812/3,250, 22 min left, 1.8 step/s."""
         total = f"/{self.total_steps:,}" if self.total_steps else ""
         words = [f"{self.phase} {self.step:,}{total}" if self.step else self.phase]
-        words += [self.rate] if self.rate else []
         if self.seconds_left is not None:
             words.append(f"{span(self.seconds_left)} left")
+        words.append(self.rate)
         return ", ".join(word for word in words if word)
 
     @property

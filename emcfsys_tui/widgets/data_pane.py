@@ -41,7 +41,7 @@ class DataPane(PicturePane):
     DEFAULT_CSS = """
     DataPane #data-left { width: 6fr; }
     DataPane #images { height: 1fr; }
-    DataPane #findings { height: 1; }
+    DataPane #findings { height: auto; min-height: 1; max-height: 10; }
     DataPane #data-filter { height: 1; border: none; padding: 0 1; background: $panel; }
     """
 
@@ -59,16 +59,15 @@ class DataPane(PicturePane):
             "c", "one_class", "class", "data.class", "Lay one class after the other over the image"
         ),
         shown(
-            "plus,equals_sign",
+            "z",
             "zoom(0.5)",
             "zoom",
             "data.zoom_in",
-            "Zoom in around the pointer; - zooms out",
-            "+-",
+            "Zoom in around the pointer; Z zooms out",
         ),
         shown("v", "convert", "convert", "data.convert", "Write the annotations in another format"),
         quiet("escape", "drop_filter", "Show all again", "data.drop_filter"),
-        quiet("minus", "zoom(2.0)", "Zoom out", "data.zoom_out"),
+        quiet("Z", "zoom(2.0)", "Zoom out", "data.zoom_out"),
         quiet("b", "opacity", "Opacity", "data.opacity", "How much the overlay covers"),
         quiet("w", "whole", "Whole image", "data.whole"),
         quiet(
@@ -95,6 +94,8 @@ class DataPane(PicturePane):
             "Submit a prediction of this source with the best model; o shows it",
         ),
     ]
+
+    BOXES = (("#images", "#data-filter"), ("#findings", "#check-title"), ("#data-right",))
 
     images: reactive[tuple[ImageRow, ...]] = reactive((), always_update=True, repaint=False)
     check_state: reactive[CheckState] = reactive(CheckState(running=True), repaint=False)
@@ -189,7 +190,6 @@ class DataPane(PicturePane):
         self.query_one("#check-title", Static).update(f"─ {title} " + "─" * 80)
         findings = self.query_one("#findings", Rows)
         findings.empty = "" if check.running else "Nothing to mend: 2 goes on to Train."
-        findings.styles.height = max(1, min(10, len(check.findings)))
         findings.rows = [finding_row(number, one) for number, one in enumerate(check.findings)]
         self._show_images()
 

@@ -26,14 +26,14 @@ from emcfsys_tui.widgets.pane import FedPane
 _COLUMNS = (
     Column(title="job", width=5, right=True),
     Column(title="state", width=13),
-    Column(title="project", width=16, cut="middle"),
-    Column(title="does", width=7),
-    Column(title="run", width=10),
-    Column(title="on", width=12, hide_below=120),
-    Column(title="asks", width=8, hide_below=100),
-    Column(title="since", width=12, hide_below=100),
-    Column(title="took", width=8, right=True),
-    Column(title="why", scrolls=True),
+    Column(title="project", width=12, cut="middle"),
+    Column(title="does", width=7, hide_below=90),
+    Column(title="run", width=9),
+    Column(title="on", width=12, hide_below=150),
+    Column(title="asks", width=8, hide_below=120),
+    Column(title="since", width=12, hide_below=120),
+    Column(title="took", width=7, right=True, hide_below=70),
+    Column(title="now, or why", scrolls=True),
 )
 _EMPTY = "No jobs. Submit a training in 2 Train, or start the hot folder in 4."
 _LINES = 5000
@@ -44,22 +44,19 @@ class JobsPane(FedPane):
 
     SCOPED_CSS = False
     DEFAULT_CSS = """
-    JobsPane #jobs { height: 2fr; }
+    JobsPane #jobs { height: auto; min-height: 3; max-height: 50%; }
     JobsPane #gpus { height: auto; max-height: 10; color: $dim; }
-    JobsPane LogView { width: 1fr; height: 3fr; }
+    JobsPane LogView { width: 1fr; height: 1fr; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        shown(
-            "x", "ask('cancel')", "cancel", "jobs.cancel", "End for good; what was reached is saved"
-        ),
+        shown("x", "end", "end …", "jobs.cancel", "Stop early, pause or cancel it (asks)"),
         shown("p", "ask('pause')", "pause", "jobs.pause", "Out of the way; it keeps its place"),
         shown(
             "r", "ask('resume')", "resume", "jobs.resume", "Let a paused or interrupted job go on"
         ),
         shown("t", "ask('retry')", "retry", "jobs.retry", "Run an ended job again"),
         shown("o", "run", "its run", "jobs.run", "Show the job's run in Runs"),
-        quiet("s", "ask('stop')", "Stop early", "jobs.stop", "What was reached is its result"),
         quiet(
             "u,left_square_bracket",
             "shift(-1)",
@@ -77,6 +74,8 @@ class JobsPane(FedPane):
         quiet("i", "history", "History", "jobs.history", "Every move of this job; enter, too"),
         quiet("slash", "filter", "Filter the log", "jobs.filter", face="/"),
     ]
+
+    BOXES = (("#jobs", "#gpus"), ("#job-log",))
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -172,12 +171,19 @@ class JobsPane(FedPane):
         job = self._current()
         if job is None or not self.may_change():
             return
-        work = partial(engine_link_jobs.ask_job, job.id, ask)
-        if ask == "cancel":
-            question = f"Cancel job {job.id} ({job.project}, {job.run.name}) for good?"
-            self.confirm(question, "cancel it", lambda: self.attempt(work))
-        else:
-            self.attempt(work)
+        self.attempt(partial(engine_link_jobs.ask_job, job.id, ask))
+
+    def action_end(self) -> None:
+        """Ask whether and how the job under the cursor shall end."""
+        job = self._current()
+        if job is None or not self.may_change():
+            return
+        name = f"job {job.id} ({job.project}, {job.run.name})"
+        if not job.is_open:
+            self.page_app.tell(f"{name} is {job.state}: nothing to end", "warning")
+            return
+        do = partial(partial, engine_link_jobs.ask_job, job.id)
+        self.ask_how_to_end(name, job.kind, job.state, do)
 
     def action_shift(self, by: int) -> None:
         """Move a waiting job."""

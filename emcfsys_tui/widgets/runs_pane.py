@@ -21,7 +21,15 @@ from emcfsys_tui.messages import PictureRead, PointRead, RunsRead, TabWanted, Te
 from emcfsys_tui.screens.dialogs import AskScreen, PickScreen
 from emcfsys_tui.settings import quiet, shown
 from emcfsys_tui.text import safe_lines
-from emcfsys_tui.view_models import BADLY_ENDED, Deed, Notice, QueueState, RunDetail, RunRow
+from emcfsys_tui.view_models import (
+    BADLY_ENDED,
+    ENDABLE,
+    Deed,
+    Notice,
+    QueueState,
+    RunDetail,
+    RunRow,
+)
 from emcfsys_tui.widgets.chart import Chart, Curve
 from emcfsys_tui.widgets.list import ClassTable, Row, Rows
 from emcfsys_tui.widgets.log_view import LogView
@@ -37,6 +45,7 @@ _OF_RUNS = frozenset(
     (
         "mark",
         "ask",
+        "end",
         "compare",
         "delete",
         "extend",
@@ -53,6 +62,7 @@ _HINTS = {  # why there is no curve, of the run that comes first here
     "paused": "Paused before its first step",
     "new": "Not started yet",
 }
+_CHARTS = ("loss", "iou")
 _STAGGER_S = 0.03
 _MOST_SHOWN = 6
 
@@ -69,10 +79,10 @@ class RunsPane(FedPane):
     RunsPane.-previews #preview { display: block; }
     RunsPane.-previews #all-charts { display: none; }
     Screen.-wide RunsPane.-previews #all-charts { display: block; }
-    RunsPane #why { display: none; height: auto; max-height: 60%; color: $error; padding: 0 1; }
+    RunsPane #why { display: none; height: auto; max-height: 40%; color: $error; padding: 0 1; }
     RunsPane.-bad #why { display: block; }
     RunsPane.-bad.-bare #why { height: 1fr; max-height: 100%; }
-    RunsPane.-bad.-bare .charts { display: none !important; }
+    RunsPane.-bad.-bare #middle { display: none; }
     .charts.extra { display: none; }
     Screen.-tall .charts.extra { display: block; layout: horizontal; }
     RunsPane #runs { height: auto; min-height: 3; max-height: 6; }
@@ -83,7 +93,7 @@ class RunsPane(FedPane):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         shown("space", "mark", "overlay", "runs.mark", "Draw this run together with others"),
-        shown("s", "ask('stop')", "stop", "runs.stop", "End early: what was reached is the result"),
+        shown("x", "end", "end …", "runs.cancel", "Stop early, pause or cancel it (asks)"),
         shown("r", "ask('resume')", "resume", "runs.resume", "Go on from the checkpoint"),
         shown(
             "v",
@@ -126,9 +136,6 @@ class RunsPane(FedPane):
             "slash", "filter", "filter log", "runs.filter", "Show only lines with this text", "/"
         ),
         quiet(
-            "x", "ask('cancel')", "Cancel", "runs.cancel", "End for good; what was reached is saved"
-        ),
-        quiet(
             "p",
             "ask('pause')",
             "Pause",
@@ -143,6 +150,14 @@ class RunsPane(FedPane):
         quiet("t", "whole_log", "Whole log", "runs.log", "Events or the worker's own output"),
         quiet("delete,D", "delete", "Delete", "runs.delete", "Remove the run's folder (asks)"),
     ]
+
+    BOXES = (
+        ("#runs", "#why"),
+        ("#loss",),
+        ("#iou",),
+        ("#preview",),
+        ("#classes", "#log"),
+    )
 
     drawn: reactive[tuple[str, ...]] = reactive((), repaint=False)
 
@@ -168,9 +183,9 @@ class RunsPane(FedPane):
     def compose(self) -> ComposeResult:
         """List, charts, details."""
         yield Rows(RUN_COLUMNS, id="runs", empty="Reading runs …")
+        yield Static(id="why", markup=False)
         with Horizontal(id="middle"):
             with Vertical(id="all-charts"):
-                yield Static(id="why", markup=False)
                 with Horizontal(classes="charts"):
                     yield Chart("loss", id="loss", log_y=True)
                     yield Chart("IoU", id="iou")
@@ -189,6 +204,13 @@ class RunsPane(FedPane):
     def on_unmount(self) -> None:
         """Let the decoder end."""
         self._decoder.close()
+
+    def is_open(self, place: int) -> bool:
+        """Charts or previews, and neither for a run that never had a step."""
+        name = self.BOXES[place][0]
+        if self.has_class("-bare"):
+            return name not in ("#loss", "#iou", "#preview")
+        return (name != "#preview") if not self.has_class("-previews") else name[1:] not in _CHARTS
 
     def watch_queue_state(self, queue: QueueState) -> None:
         """A run that waits says so."""
@@ -313,11 +335,19 @@ class RunsPane(FedPane):
         run = self._current()
         if run is None or not self.may_change():
             return
-        work = partial(runs.ask_run, run.folder, ask)
-        if ask == "cancel":
-            self.confirm(f"Cancel {run.id} for good?", "cancel it", lambda: self.attempt(work))
-        else:
-            self.attempt(work)
+        self.attempt(partial(runs.ask_run, run.folder, ask))
+
+    def action_end(self) -> None:
+        """Ask whether and how the run under the cursor shall end."""
+        run = self._current()
+        if run is None or not self.may_change():
+            return
+        state = self._state_of(run)
+        if state not in ENDABLE:
+            self.page_app.tell(f"{run.id} is {state}: nothing to end", "warning")
+            return
+        do = partial(partial, runs.ask_run, run.folder)
+        self.ask_how_to_end(run.id, run.does or "train", state, do)
 
     def on_preview_box_wanted(self, event: PreviewBox.Wanted) -> None:
         """Decode a preview."""
@@ -341,6 +371,8 @@ class RunsPane(FedPane):
         """Show the previews: instead of the charts, or beside them where there is room."""
         self.toggle_class("-previews")
         self.refresh_bindings()
+        if self.is_alone:
+            self.show_box(3 if self.has_class("-previews") else 0)
 
     def action_preview(self, by: int) -> None:
         """Go to the validation before or after."""

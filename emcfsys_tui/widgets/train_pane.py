@@ -120,6 +120,8 @@ class TrainPane(Pane):
         quiet("escape", "leave_field", "Leave the field", "train.leave"),
     ]
 
+    BOXES = (("#form", "#train-hint"), ("#forecast", "#forecast-title"))
+
     form: reactive[ProjectForm] = reactive(ProjectForm(), repaint=False)
     verdict: reactive[Verdict] = reactive(Verdict(), repaint=False)
     forecast: reactive[Forecast | None] = reactive(None, repaint=False)  # None: worked out now

@@ -46,9 +46,9 @@ def test_the_rest_of_a_preset_is_its_steps_and_the_validations_to_come() -> None
     events += [validation(10, T + 36), step(11, T + 40)]
     now = progress_in(events, T + 40)
     assert now.seconds_left == 89 * 2 + 9 * 5  # 89 steps of 2 s, a validation of 5 s each 10 steps
-    assert now.text == "training 11/100, 2.0 s/step, 4 min left"
+    assert now.text == "training 11/100, 4 min left, 2.0 s/step"
     events += [step(100, T + 300), PhaseBegan(phase="saving", step=100, time=T + 301)]
-    assert progress_in(events, T + 302).text == "saving 100/100, 2.0 s/step, 0 s left"
+    assert progress_in(events, T + 302).text == "saving 100/100, 0 s left, 2.0 s/step"
 
 
 def test_minutes_are_left_by_the_clock_which_stands_while_nothing_trains() -> None:

@@ -11,7 +11,7 @@ from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunStarted
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import WatchRequest
-from emcfsys_tui.screens.dialogs import ConfirmScreen, TextScreen
+from emcfsys_tui.screens.dialogs import ConfirmScreen, PickScreen, TextScreen
 from emcfsys_tui.screens.message import MessageScreen
 from emcfsys_tui.screens.project import ProjectScreen
 from emcfsys_tui.settings import Settings, remembered
@@ -69,7 +69,7 @@ async def test_data_lists_filters_and_shows_an_image_with_its_labels(demo: Path)
         assert len(pane.query_one("#images", Rows).rows) == 3
         await pilot.press("escape", "enter", "right", "right")
         await until(pilot, lambda: "value" in screen_text(pilot))
-        await pilot.press("plus")
+        await pilot.press("z")
         await until(pilot, lambda: view.picture is not None and view.picture.view_px[2] < 384)
 
 
@@ -137,8 +137,8 @@ async def test_submitting_queues_a_job_and_shows_its_run(demo: Path) -> None:
         await pilot.press("p")
         await until(pilot, lambda: "paused" in screen_text(pilot))
         await pilot.press("x")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmScreen))
-        await pilot.press("y")
+        await until(pilot, lambda: isinstance(pilot.app.screen, PickScreen))
+        await pilot.press("end", "enter")
         await until(pilot, lambda: "cancelled" in screen_text(pilot))
     with Queue.open() as queue:
         assert [job.state for job in queue.list()] == ["cancelled"]
@@ -169,7 +169,7 @@ async def test_one_cursor_runs_over_all_charts(demo: Path) -> None:
         await pilot.press("enter", "left", "left", "left")
         await until(pilot, lambda: charts[0].cursor_x is not None)
         assert len({chart.cursor_x for chart in charts}) == 1
-        await pilot.press("plus")
+        await pilot.press("z")
         await until(pilot, lambda: charts[1].window is not None)
         assert len({chart.window for chart in charts}) == 1
 
