@@ -14,6 +14,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("data", "Make the demo project, or play a microscope."),
     "check": ("data", "Name every fault of a project's images and labels."),
     "convert": ("data", "Turn labels and images into other formats."),
+    "plan": ("train", "Say what a training would do, why, and how long it takes."),
     "train": ("train", "Train as a project says."),
     "evaluate": ("predict", "Compare a model with masks."),
     "predict": ("predict", "Segment files, folders or globs with a model."),

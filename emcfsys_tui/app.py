@@ -1,6 +1,10 @@
 """The application: screens, themes, the palette, toasts, and a clean end."""
 
+import os
 import platform
+import shlex
+import shutil
+import subprocess
 import time
 import traceback
 from collections.abc import Iterable
@@ -9,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from rich.console import RenderableType
-from textual.app import SystemCommand
+from textual.app import SuspendNotSupported, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from emcfsys_engine import __version__
-from emcfsys_engine.errors import EmcfError, printable
+from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.jobs.control import prepare, state_folder
 from emcfsys_tui.key_order import OrderedKeysApp
 from emcfsys_tui.messages import ProjectChosen, Told
@@ -32,6 +36,7 @@ from emcfsys_tui.settings import (
     remembered,
     with_recent,
 )
+from emcfsys_tui.text import one_line, safe_lines
 from emcfsys_tui.widgets.canvas import Colour
 
 if TYPE_CHECKING:
@@ -176,12 +181,12 @@ class EmcfApp(OrderedKeysApp):
 
     def tell(self, text: str, severity: str = "information", *, loud: bool = False) -> None:
         """Show a toast; a loud one rings and tells the terminal's own notifier too."""
-        self.notify(printable(text), severity=cast("Severity", severity), markup=False, timeout=8)
+        self.notify(safe_lines(text), severity=cast("Severity", severity), markup=False, timeout=8)
         if loud and self.settings.bell:
             self.bell()
             driver = self._driver
             if driver is not None:
-                driver.write(f"\x1b]9;{printable(text)}\x07")
+                driver.write(f"\x1b]9;{one_line(text)}\x07")
 
     def may_change(self) -> bool:
         """Tell whether things may be changed here, and say so when not."""
@@ -261,6 +266,26 @@ class EmcfApp(OrderedKeysApp):
         text: str = import_module("emcfsys_engine.manual").page(topic)
         reader = import_module("emcfsys_tui.screens.dialogs").TextScreen
         self.push_screen(reader(f"manual: {topic}", text))
+
+    def edit(self, file: Path) -> None:
+        """Open a file in the person's own editor; the screen comes back when it is closed."""
+        words = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "")
+        if not words:
+            words = [name for name in ("nano", "vi") if shutil.which(name)][:1]
+        if not words:
+            self.tell("No editor here: set $EDITOR before you start emcfsys", "warning")
+            return
+        try:
+            with self.suspend():
+                code = subprocess.call([*words, str(file)])
+        except SuspendNotSupported:
+            self.tell(f"This terminal cannot be lent to an editor: open {file} yourself", "warning")
+            return
+        except OSError as error:
+            self.tell(f"{words[0]}: {error.strerror}: set $EDITOR to another", "error")
+            return
+        if code:
+            self.tell(f"{words[0]} ended with exit code {code}", "warning")
 
     def copy_with_word(self, text: str) -> None:
         """Copy by OSC 52 and show the text too: tmux may swallow the copy."""

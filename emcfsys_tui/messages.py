@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         ImageFacts,
         ImageRow,
         ModelRow,
+        Notice,
         Picture,
         ProjectRow,
         QueueState,
@@ -39,9 +40,16 @@ class ProjectsRead(Reading):
 class RunsRead(Reading):
     """The runs of the project, and everything about those that are shown."""
 
-    def __init__(self, runs: "tuple[RunRow, ...]", details: "dict[str, RunDetail]") -> None:
+    def __init__(
+        self,
+        runs: "tuple[RunRow, ...]",
+        details: "dict[str, RunDetail]",
+        *,
+        is_complete: bool = True,
+    ) -> None:
         self.runs = runs
         self.details = details
+        self.is_complete = is_complete  # else some rows are still to be read
         super().__init__()
 
 
@@ -144,6 +152,14 @@ class TextFound(Message, bubble=False):
     def __init__(self, title: str, text: str) -> None:
         self.title = title
         self.text = text
+        super().__init__()
+
+
+class NoticeFound(Message, bubble=False):
+    """A message of a row, to be read whole."""
+
+    def __init__(self, notice: "Notice") -> None:
+        self.notice = notice
         super().__init__()
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from emcfsys_engine.commands.jobs import shown, table_of
 from emcfsys_engine.errors import EmcfError, printable
-from emcfsys_tui.engine.runs import RunsReader, open_queue, read_projects
+from emcfsys_tui.engine.runs import open_queue, read_projects
+from emcfsys_tui.engine.runs_reader import RunsReader
 from emcfsys_tui.settings import remembered
 from emcfsys_tui.view_models import STATE_LOOKS
 
@@ -40,7 +41,10 @@ def _projects() -> list[str]:
 
 
 def _runs(folder: Path) -> list[str]:
-    read = RunsReader(folder).read()
+    reader = RunsReader(folder)
+    read = reader.read()
+    while read is not None and not read.is_complete:
+        read = reader.read()
     if read is None or not read.runs:
         return [printable(f"{folder.name}: no runs yet. emcfsys-engine train {folder}")]
     lines = [f"{'RUN':<12} {'STATE':<13} {'STEP':>8} {'IOU':>6}  REASON"]

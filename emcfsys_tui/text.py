@@ -1,6 +1,28 @@
-"""Text in a given number of cells."""
+"""Text in a given number of cells, and text from files made safe for a terminal."""
 
 from rich.cells import cell_len, set_cell_size
+
+from emcfsys_engine.errors import printable
+
+_TAB = 4  # columns; the terminal's own eight would waste a narrow window
+
+
+def safe_lines(text: str) -> str:
+    """Return a text of several lines with every other control character escaped."""
+    lines = text.expandtabs(_TAB).split("\n")
+    return "\n".join(printable(line.rstrip("\r")) for line in lines)
+
+
+def one_line(text: str) -> str:
+    """Return a text safe for a terminal in one line: its line breaks become spaces."""
+    if text.isprintable():  # nearly every cell; a lone surrogate or an override is not
+        return text
+    return safe_lines(text).strip("\n").replace("\n", " ")
+
+
+def reason_words(reason: str) -> str:
+    """Return why something ended: a word of ours as words, a sentence as it is."""
+    return reason.replace("_", " ") if reason.isidentifier() else reason
 
 
 def fitted(text: str, width: int, *, right: bool = False, cut: str = "end") -> str:

@@ -157,12 +157,17 @@ STATE_LOOKS: dict[str, tuple[str, Tone]] = {
     "queued": ("○", ""),
     "paused": ("‖", "warn"),
     "new": ("○", "dim"),
+    "reading": ("…", "dim"),  # by us: it is not known yet
     "done": ("✓", "good"),
     "failed": ("✗", "bad"),
     "cancelled": ("–", "dim"),
     "interrupted": ("↯", "warn"),
     "lost": ("?", "bad"),
 }
+
+
+ENDABLE = ("running", "stopping", "queued", "paused")
+BADLY_ENDED = ("failed", "lost", "interrupted")  # a reason stands where the curves would be
 
 
 class ProjectRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,6 +205,8 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     best_step: int | None = None
     step: int = 0
     total_steps: int | None = None
+    phase: str = ""  # of one that runs: reading, training, validating or saving
+    rate: str = ""
     seconds_left: float | None = None
     created: float = 0.0
     job: int | None = None
@@ -251,6 +258,7 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     took_s: float | None
     reason: str
     is_open: bool
+    progress: str = ""  # of one that runs: phase, step of total, rate, time left
     where: str = "here"  # or slurm and its number
     gpu_ids: tuple[str, ...] = ()
 
@@ -268,6 +276,7 @@ class GpuRow(msgspec.Struct, frozen=True, kw_only=True):
 class QueueState(msgspec.Struct, frozen=True, kw_only=True):
     """The queue, the GPUs and the daemon, as they are now."""
 
+    is_read: bool = False  # nothing is known before
     jobs: tuple[JobRow, ...] = ()
     gpus: tuple[GpuRow, ...] = ()
     daemon_pid: int | None = None
@@ -305,7 +314,7 @@ class FindingRow(msgspec.Struct, frozen=True, kw_only=True):
     level: str
     file: str
     what: str
-    remedy: str
+    remedy: str = ""
 
 
 class CheckState(msgspec.Struct, frozen=True, kw_only=True):
@@ -314,6 +323,24 @@ class CheckState(msgspec.Struct, frozen=True, kw_only=True):
     running: bool = False
     findings: tuple[FindingRow, ...] = ()
     summary: str = ""
+
+
+class PlanRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One choice of a training's plan: what, its value, and why."""
+
+    name: str
+    value: str
+    why: str = ""
+
+
+class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+    """What a training with these settings would do."""
+
+    overrides: tuple[str, ...] = ()
+    rows: tuple[PlanRow, ...] = ()
+    errors: tuple[FindingRow, ...] = ()  # what it would refuse
+    num_warnings: int = 0
+    fault: str = ""  # why it could not be worked out
 
 
 class Drawing(msgspec.Struct, frozen=True, kw_only=True):
@@ -393,6 +420,24 @@ class HotState(msgspec.Struct, frozen=True, kw_only=True):
     failures: tuple[HotLine, ...] = ()
     fault: str = ""
     job: int | None = None
+
+
+Deed = Literal["retry", "image", "run", "check"]
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """A message to be read whole, and what can be done about it now."""
+
+    title: str
+    what: str
+    where: str = ""
+    remedy: str = ""
+    lines: tuple[str, ...] = ()  # the last of a log, or the moves of a job
+    lines_are: str = "the last lines of its log"
+    file: Path | None = None  # what it speaks of
+    can_edit: bool = False  # the file is a text that an editor can open
+    deeds: tuple[Deed, ...] = ()
+    about: str = ""  # the image, run or job, for whoever does the deed
 
 
 class ModelRow(msgspec.Struct, frozen=True, kw_only=True):

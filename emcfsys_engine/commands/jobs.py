@@ -11,10 +11,11 @@ import click
 from emcfsys_engine.commands.saying import say, say_json, say_lines
 from emcfsys_engine.errors import QueueError, printable
 from emcfsys_engine.jobs.control import daemon_status, ensure_daemon
-from emcfsys_engine.jobs.job import ACTIVE, Job
+from emcfsys_engine.jobs.job import ACTIVE, Job, in_order, what_they_wait_for
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import RunLines
+from emcfsys_engine.run.progress import progress_of
 from emcfsys_engine.text import clock, day_clock, moment, span
 
 _TITLES = ("ID", "STATE", "PROJECT", "DOES", "RUN", "ON", "ASKS", "SINCE", "TOOK", "REASON")
@@ -23,16 +24,14 @@ _NUM_ENDED = 10
 
 def shown(jobs: Sequence[Job]) -> list[Job]:
     """Return what a glance needs: running first, then the queue in order, then the last ended."""
-    running = [job for job in jobs if job.state in ("running", "stopping")]
-    waiting = [job for job in jobs if job.state in ("queued", "paused")]
-    waiting.sort(key=lambda job: (-job.priority, job.position, job.id))
     ended = [job for job in jobs if not job.is_open][-_NUM_ENDED:]
-    return [*running, *waiting, *ended]
+    return [*in_order(jobs), *ended]
 
 
 def table_of(jobs: Sequence[Job], *, width: int | None = None) -> str:
     """Return one line a job under a line of titles; cut to a terminal's width."""
-    rows = [_TITLES, *(_row(job) for job in jobs)]
+    waits = what_they_wait_for(jobs)
+    rows = [_TITLES, *(_row(job, waits.get(job.id, "")) for job in jobs)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_TITLES) - 1)]
     lines = [
         "  ".join([*(cell.ljust(size) for cell, size in zip(row, widths, strict=False)), row[-1]])
@@ -41,7 +40,7 @@ def table_of(jobs: Sequence[Job], *, width: int | None = None) -> str:
     return "\n".join(line.rstrip()[:width] for line in lines)
 
 
-def _row(job: Job) -> tuple[str, ...]:
+def _row(job: Job, waits: str) -> tuple[str, ...]:
     return (
         str(job.id),
         f"{job.state} ({job.ask})" if job.ask else job.state,
@@ -52,7 +51,7 @@ def _row(job: Job) -> tuple[str, ...]:
         _asks(job),
         _when(job.started or job.created),
         _took(job),
-        printable(_reason(job)),
+        printable(waits or _reason(job)),
     )
 
 
@@ -65,8 +64,8 @@ def _asks(job: Job) -> str:
 
 
 def _reason(job: Job) -> str:
-    if job.state == "queued" and job.after and not job.reason:
-        return f"after {', '.join(str(other) for other in job.after)}"
+    if job.state == "running" and not job.reason:
+        return progress_of(Run(Path(job.run))).text
     return job.reason
 
 

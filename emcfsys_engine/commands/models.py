@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from emcfsys_engine.commands.saying import say, say_json
+from emcfsys_engine.commands.saying import say, say_json, say_lines
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.learn.export import (
     ExportMetadata,
@@ -16,19 +16,24 @@ from emcfsys_engine.learn.export import (
 )
 from emcfsys_engine.learn.export_bioimageio import export_bioimageio
 from emcfsys_engine.learn.model_file import load_model
-from emcfsys_engine.learn.networks.models_list import list_models
+from emcfsys_engine.learn.networks.models_list import list_models, names_like
 
 _SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "bioimageio": ".zip"}
 
 
 @click.command()
 @click.argument("pattern", default="")
+@click.option("--names", is_flag=True, help="Only the names, of all where no PATTERN is given.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def models(pattern: str, as_json: bool) -> None:
+def models(pattern: str, names: bool, as_json: bool) -> None:
     """List backbones whose name holds PATTERN (or matches its * and ?); all recommended without.
 
     Example: emcfsys-engine models 'convnext*tiny*'
     """
+    if names:
+        found = names_like(pattern or "*")
+        say_json({"names": found}) if as_json else say_lines("\n".join(found))
+        return
     rows = list_models(pattern)
     if as_json:
         say_json({"models": [asdict(row) for row in rows]})

@@ -1,17 +1,18 @@
-"""train: a project becomes a model, or one a fold."""
+"""train and plan: a project becomes a model, or one a fold; and what that would be."""
 
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import msgspec
 
 from emcfsys_engine.commands.foreground import refuse_cluster, run_in_foreground
-from emcfsys_engine.commands.saying import say, say_lines
+from emcfsys_engine.commands.saying import say, say_json, say_lines
 from emcfsys_engine.dataset.samples import refuse_unresumable
 from emcfsys_engine.errors import printable
 from emcfsys_engine.model_card import read_card
-from emcfsys_engine.project import load_project
+from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.events import RunFinished
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import (
@@ -21,6 +22,10 @@ from emcfsys_engine.run.groups import (
     refuse_unless_extendable,
     runs_at,
 )
+from emcfsys_engine.run.progress import Kind
+from emcfsys_engine.tools.check import check_project
+from emcfsys_engine.tools.check_data import Finding
+from emcfsys_engine.tools.forecast import Planned, forecast_of
 
 
 @click.command()
@@ -84,6 +89,38 @@ def _start_of(place: Path | None) -> tuple[str, ...]:
         f"model.head={network.head}",
         f"model.backbone={network.backbone}",
     )
+
+
+@click.command()
+@click.argument("project", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override any key.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plan(project: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Say what training PROJECT would do here: each value with its reason, the time, the faults.
+
+    The time is that of finished runs of the same network, patches and device, where there are some.
+
+    Example: emcfsys-engine plan projects/demo --set training.preset=best
+    """
+    loaded = load_project(project, overrides)
+    found = forecast_of(loaded, check_project(loaded, dry_run=_network_faults), planned=_planned)
+    say_json(found) if as_json else say_lines(found.text)
+    raise SystemExit(2 if found.errors else 0)
+
+
+def _network_faults(project: Project) -> list[Finding]:
+    from emcfsys_engine.learn.training.run import network_faults
+
+    return [Finding.of(fault) for fault in network_faults(project)]
+
+
+def _planned(project: Project) -> Planned:
+    from emcfsys_engine.learn.training.plan import rows_of
+    from emcfsys_engine.learn.training.run import planned_here
+
+    made = planned_here(project)
+    kind = msgspec.convert(msgspec.to_builtins(made), Kind)
+    return rows_of(made), kind, made.total_steps, made.minutes
 
 
 def _train_all(runs: Sequence[Run]) -> None:

@@ -1,5 +1,6 @@
 """One job: its states, the moves between them that are legal, and its row as a frozen value."""
 
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 import msgspec
@@ -41,6 +42,32 @@ MOVES: dict[JobState, tuple[JobState, ...]] = {
 def sources(to: JobState) -> tuple[JobState, ...]:
     """Return the states from which a job may move to this one."""
     return tuple(state for state in STATES if to in MOVES[state])
+
+
+def in_order(jobs: Iterable["Job"]) -> list["Job"]:
+    """Return the jobs that run, then those that wait in the order of their turns."""
+    known = list(jobs)
+    waiting = [job for job in known if job.state in ("queued", "paused")]
+    waiting.sort(key=lambda job: (-job.priority, job.position, job.id))
+    return [*(job for job in known if job.state in ACTIVE), *waiting]
+
+
+def what_they_wait_for(jobs: Iterable["Job"]) -> dict[int, str]:
+    """Return for each queued job behind which one it is, and why it waits."""
+    words: dict[int, str] = {}
+    before: Job | None = None
+    for job in in_order(jobs):
+        if job.state == "queued":
+            place = f"behind job {before.id}" if before is not None else ""
+            if job.after:
+                place = f"after job {', '.join(str(other) for other in job.after)}"
+            is_turn = not job.reason or job.reason.startswith("waits for")
+            parts = [place if is_turn else "", job.reason]
+            if told := ": ".join(part for part in parts if part):
+                words[job.id] = told
+        if job.state != "paused":
+            before = job
+    return words
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ from emcfsys_engine.files import open_own, reading_own
 FORMAT = 1
 _TAIL_BYTES = 1 << 18  # an ending is a run's last word: it lies there
 _READ_BYTES = 8 << 20
+_SMALL_BYTES = 1 << 12  # that are decoded line by line where one of them is no event
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -37,7 +38,8 @@ class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
     does: str  # train | predict | watch
     project: str = ""
     classes: tuple[str, ...] = ()
-    total_steps: int | None = None  # None: ended by minutes, or no training
+    # Of a preset, too; None: ended by minutes, no training, or a preset of an older version.
+    total_steps: int | None = None
     minutes: float | None = None
     device: str = ""
     num_images: int | None = None  # to predict, or to train on
@@ -55,6 +57,13 @@ class PlanMade(Event, frozen=True, kw_only=True, tag="plan_made"):
     """Every automatic choice was written to plan.json."""
 
     summary: str
+
+
+class PhaseBegan(Event, frozen=True, kw_only=True, tag="phase_began"):
+    """The worker turned to something that takes a while; the next step ends it."""
+
+    phase: str  # validating | saving
+    step: int
 
 
 class StepDone(Event, frozen=True, kw_only=True, tag="step_done"):
@@ -199,6 +208,7 @@ AnyEvent = (
     RunStarted
     | RunResumed
     | PlanMade
+    | PhaseBegan
     | StepDone
     | ValidationDone
     | LabelsJoined
@@ -294,6 +304,9 @@ class EventReader:
         try:
             return _DECODER.decode_lines(block)
         except (msgspec.MsgspecError, ValueError, RecursionError):
+            middle = block.find(b"\n", len(block) // 2) + 1
+            if len(block) > _SMALL_BYTES and 0 < middle < len(block):  # the rest of it is sound
+                return self._decode(block[:middle]) + self._decode(block[middle:])
             return self._decode_one_by_one(block)
 
     def _decode_one_by_one(self, block: bytes) -> list[AnyEvent]:

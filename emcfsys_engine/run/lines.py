@@ -43,11 +43,12 @@ class RunLines:
 
     def new_lines(self) -> list[str]:
         """Return the lines since the last call: events with their time, then the log's own."""
-        lines = [
-            f"{clock(event.time)} {printable(text)}"
-            for event in self._events.read_new()
-            if (text := line_of(event))
-        ]
+        lines: list[str] = []
+        for event in self._events.read_new():
+            first, *others = line_of(event).split("\n")
+            if first:
+                lines.append(f"{clock(event.time)} {printable(first)}")
+                lines += [f"         {printable(other)}" for other in others]
         return [*lines, *self._log.new_lines()]
 
 

@@ -22,6 +22,7 @@ from emcfsys_engine.project import load_project
 from emcfsys_tui.engine.form import edit_project
 from emcfsys_tui.engine.runs import LOOKING, child_environment, run_command
 from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, PictureRead, PointRead
+from emcfsys_tui.text import safe_lines
 from emcfsys_tui.view_models import CheckState, Drawing, FindingRow, ImageFacts, ImageRow, Picture
 
 _MOST_FINDINGS = 1000
@@ -149,7 +150,7 @@ def list_images(
     try:
         project = load_project(folder)
     except EmcfError as error:
-        post(ImagesRead((), is_complete=True, fault=printable(str(error))))
+        post(ImagesRead((), is_complete=True, fault=safe_lines(str(error))))
         return
     quick: list[ImageRow] = []
     for number, source in enumerate(project.data):

@@ -21,6 +21,7 @@ from emcfsys_engine.project import (
     load_project,
 )
 from emcfsys_engine.project_tables import bare
+from emcfsys_tui.engine.forecast import backbone_fault, known_backbones
 from emcfsys_tui.view_models import FieldFault
 
 _TABLES: Mapping[str, type[msgspec.Struct]] = {
@@ -88,7 +89,10 @@ def read_form(folder: Path) -> ProjectForm:
 
 
 def judge(folder: Path, changes: Mapping[str, str]) -> Verdict:
-    """Return the engine's own word on the changes, and the command that submits them."""
+    """Return the engine's own word on the changes, and the command that submits them.
+
+    A backbone that is named anew is looked up in timm's list, which a child makes once.
+    """
     overrides = tuple(f"{key}={_toml(key, text)}" for key, text in changes.items() if text.strip())
     dropped = [key for key, text in changes.items() if not text.strip()]
     words = ["emcfsys-engine", "submit", "train", str(folder)]
@@ -101,7 +105,10 @@ def judge(folder: Path, changes: Mapping[str, str]) -> Verdict:
         load_project(folder, overrides)
     except EmcfError as error:
         return Verdict(faults=_field_faults(error), command=command, overrides=overrides)
-    return Verdict(command=command, overrides=overrides)
+    name = changes.get("model.backbone", "")
+    fault = backbone_fault(name, known_backbones()) if name.strip() else None
+    faults = (fault,) if fault is not None else ()
+    return Verdict(faults=faults, command=command, overrides=overrides)
 
 
 def write_form(folder: Path, changes: Mapping[str, str], digest: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from emcfsys_engine.errors import EmcfError, InputError, printable
+from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.hotfolder.ledger import ask_retry, read_ledger, watcher_of, watching_run
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.model_card import read_card
@@ -27,6 +27,7 @@ from emcfsys_engine.run.records import TrainRequest, WatchRequest
 from emcfsys_tui.engine.form import edit_project
 from emcfsys_tui.engine.runs import run_command
 from emcfsys_tui.messages import HotRead, ModelsRead, TextFound
+from emcfsys_tui.text import safe_lines
 from emcfsys_tui.view_models import HotLine, HotState, ModelRow
 
 _NEWEST = 200
@@ -69,7 +70,7 @@ class HotFolderReader:
         try:
             state = self._read()
         except (EmcfError, OSError) as error:
-            state = HotState(fault=printable(str(error)))
+            state = HotState(fault=safe_lines(str(error)))
         if state == self._told:
             return None
         self._told = state
@@ -138,7 +139,7 @@ class HotFolderReader:
         elif isinstance(event, WatchState):
             watch.state = event
         elif isinstance(event, RunFailed):
-            watch.fault = printable(event.reason)
+            watch.fault = safe_lines(event.reason)
         elif isinstance(event, ImageDone):
             minute = int(event.time // 60)
             self._per_minute[minute] = self._per_minute.get(minute, 0) + 1
@@ -305,7 +306,7 @@ def _read(run: Run, role: str, file: Path, num_bytes: int, written: float) -> Mo
     except EmcfError as error:
         return ModelRow(
             **common, network="", classes="", score=None, step=0, pixel_nm=None, patch_px=0,
-            created="", fault=printable(str(error)),
+            created="", fault=safe_lines(str(error)),
         )  # fmt: skip
     return ModelRow(
         **common,

@@ -6,19 +6,20 @@ from typing import Any
 
 import msgspec
 
-from emcfsys_engine.errors import EmcfError, InputError, printable
+from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.jobs import queue as engine_queue
 from emcfsys_engine.jobs.control import daemon_status, ensure_daemon
-from emcfsys_engine.jobs.job import Job
+from emcfsys_engine.jobs.job import Job, in_order, what_they_wait_for
 from emcfsys_engine.jobs.machine import Gpu
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import RunLines
-from emcfsys_engine.text import day_clock
+from emcfsys_engine.run.progress import progress_of
 from emcfsys_tui.engine.runs import run_command
 from emcfsys_tui.messages import LogRead, QueueRead
-from emcfsys_tui.view_models import GpuRow, JobRow, QueueState
+from emcfsys_tui.text import safe_lines
+from emcfsys_tui.view_models import FindingRow, GpuRow, JobRow, QueueState
 
 _NUM_ENDED = 200
 _GPUS_EVERY_S = 5.0
@@ -49,9 +50,10 @@ class QueueReader:
                     self._gpus_at = time.monotonic()
                 pid = daemon_status(queue.folder).pid
         except EmcfError as error:
-            return QueueState(fault=printable(str(error)))
-        rows = tuple(_job_row(job) for job in ordered(jobs))
-        return QueueState(jobs=rows, gpus=self._gpus, daemon_pid=pid)
+            return QueueState(is_read=True, fault=safe_lines(str(error)))
+        waits = what_they_wait_for(jobs)
+        rows = tuple(_job_row(job, waits.get(job.id, "")) for job in ordered(jobs))
+        return QueueState(is_read=True, jobs=rows, gpus=self._gpus, daemon_pid=pid)
 
 
 class JobLogReader:
@@ -78,33 +80,35 @@ class JobLogReader:
 
 def ordered(jobs: list[Job]) -> list[Job]:
     """Return running jobs, then the queue in its order, then the newest ended ones."""
-    running = [job for job in jobs if job.state in ("running", "stopping")]
-    waiting = [job for job in jobs if job.state in ("queued", "paused")]
-    waiting.sort(key=lambda job: (-job.priority, job.position, job.id))
     ended = [job for job in reversed(jobs) if not job.is_open][:_NUM_ENDED]
-    return [*running, *waiting, *ended]
+    return [*in_order(jobs), *ended]
 
 
-def submit_training(folder: Path, overrides: tuple[str, ...] = ()) -> tuple[int, str]:
+def submit_training(
+    folder: Path, overrides: tuple[str, ...] = (), *, is_checked: bool = False
+) -> tuple[int, str]:
     """Queue a training of the project and see that a daemon runs; return job and run.
 
     Of several folds each is a job; the first is returned.
+    `is_checked`: the person knows what the check says, and starts it all the same.
 
     Raises: InputError for the first thing that `check` refuses; ProjectFaults, QueueError,
     SlurmError, DaemonError, RunFolderError.
     """
     project = load_project(folder, overrides)
-    _refuse_faulty(folder, overrides)
+    if not is_checked and (errors := refusals_of(folder, overrides)):
+        more = f" (and {len(errors) - 1} more: c checks)" if len(errors) > 1 else ""
+        raise InputError(errors[0].file, f"{errors[0].what}{more}", errors[0].remedy)
     with Queue.open() as queue:
         numbers, runs = engine_queue.submit_training(queue, project)
     ensure_daemon()
     return numbers[0], runs[0].id
 
 
-def _refuse_faulty(folder: Path, overrides: tuple[str, ...]) -> None:
-    """Refuse what the training would: in a child, which may import torch.
+def refusals_of(folder: Path, overrides: tuple[str, ...]) -> tuple[FindingRow, ...]:
+    """Return what the training would refuse: found in a child, which may import torch.
 
-    Raises: InputError.
+    Raises: InputError where it cannot be told.
     """
     settings = [word for one in overrides for word in ("--set", one)]
     done = run_command(["check", str(folder), "--quick", "--json", *settings], is_look=True)
@@ -113,11 +117,8 @@ def _refuse_faulty(folder: Path, overrides: tuple[str, ...]) -> None:
     except msgspec.DecodeError:
         remedy = "Try: emcfsys-engine check"
         raise InputError(folder, f"cannot be checked: {done.words}", remedy) from None
-    errors = [one for one in report["findings"] if one["level"] == "error"]
-    if errors:
-        first = errors[0]
-        more = f" (and {len(errors) - 1} more: c checks)" if len(errors) > 1 else ""
-        raise InputError(first["file"], f"{first['what']}{more}", first.get("remedy", ""))
+    found = msgspec.convert(report["findings"], list[FindingRow])
+    return tuple(one for one in found if one.level == "error")
 
 
 def ask_job(job_id: int, ask: str) -> str:
@@ -161,19 +162,7 @@ def move_job(job_id: int, by: int) -> str:
     return f"job {job_id} is number {target + 1} of those that wait"
 
 
-def history_of(job_id: int) -> str:
-    """Return every move of a job, and the last words of a worker that crashed."""
-    with Queue.open() as queue:
-        job = queue.get(job_id)
-        lines = [
-            f"{day_clock(line.time)}  {line.state:<12} {line.reason}"
-            for line in queue.history(job_id)
-        ]
-    lines += ["", f"run: {job.run}", *job.evidence]
-    return "\n".join(printable(line) for line in lines)
-
-
-def _job_row(job: Job) -> JobRow:
+def _job_row(job: Job, waits: str) -> JobRow:
     nodes = job.slurm.nodes if job.slurm else 1
     asks = [f"{nodes} ×"] if nodes > 1 else []
     asks += [f"{job.gpus:g} GPU"] if job.gpus else [f"{job.cpus} CPU"] if job.cpus else []
@@ -189,7 +178,8 @@ def _job_row(job: Job) -> JobRow:
         asks=" ".join(asks) or "–",
         since=job.started or job.created,
         took_s=took,
-        reason=f"{job.ask} asked" if job.ask else job.reason,
+        reason=f"{job.ask} asked" if job.ask else waits or job.reason,
+        progress=progress_of(Run(Path(job.run))).text if job.state == "running" else "",
         is_open=job.is_open,
         where=f"slurm {job.slurm_id}".rstrip(" ?") if job.slurm else "here",
         gpu_ids=job.gpu_ids,

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
-from emcfsys_engine.errors import printable
 from emcfsys_engine.run.events import (
     AnyEvent,
     EventReader,
@@ -26,6 +25,7 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import LogReader, line_of
+from emcfsys_engine.run.progress import Progress, progress_of
 from emcfsys_engine.run.records import RunRecord
 from emcfsys_tui.view_models import ClassScore, LogLine, Preview, RunDetail, RunRow, Series, Tone
 
@@ -79,6 +79,7 @@ class RunHistory:
         does = self._started.does if self._started else _does(record)
         network = f"{project.model.head}/{project.model.backbone}" if project else ""
         state, reason = self._state
+        now = progress_of(self.run) if state == "running" else Progress()
         return RunRow(
             id=self.run.id,
             folder=self.run.folder,
@@ -90,7 +91,9 @@ class RunHistory:
             best_step=self._best_step,
             step=self._step,
             total_steps=self._started.total_steps if self._started else None,
-            seconds_left=self._seconds_left() if state == "running" else None,
+            phase=now.phase,
+            rate=now.rate,
+            seconds_left=now.seconds_left,
             created=record.created if record else 0.0,
             has_model=self.run.best_model.exists(),
             group=record.group if record else "",
@@ -146,7 +149,6 @@ class RunHistory:
         self._validation: ValidationDone | None = None
         self._bests: list[tuple[int, float]] = []  # step and score of each best so far
         self._step = 0
-        self._step_s = 0.0
 
     def _take(self, events: Iterable[AnyEvent]) -> None:
         steps: list[float] = []
@@ -159,7 +161,6 @@ class RunHistory:
                 steps.append(event.step)
                 losses.append(event.loss)
                 rates.append(event.learning_rate)
-                self._step_s = event.seconds
                 continue
             self._add_steps(steps, losses, rates)
             steps, losses, rates = [], [], []
@@ -220,15 +221,6 @@ class RunHistory:
             self._series[name] = Series()
         return self._series[name]
 
-    def _seconds_left(self) -> float | None:
-        if self._validation is not None and self._validation.seconds_left is not None:
-            passed = time.time() - self._validation.time
-            return max(0.0, self._validation.seconds_left - passed)
-        total = self._started.total_steps if self._started else None
-        if total and self._step_s:
-            return (total - self._step) * self._step_s
-        return None
-
     def _read_state(self, has_new: bool) -> tuple[str, str]:
         if self.run.is_alive():
             self._ended_as = None
@@ -255,9 +247,9 @@ def _stamp(file: Path) -> int:
 def _words(event: AnyEvent) -> str:
     """Return the line of an event; of an image its name: a whole path is mostly folders."""
     if isinstance(event, ImageDone):
-        return f"{printable(Path(event.image).name)}  {event.seconds:.2f} s"
+        return f"{Path(event.image).name}  {event.seconds:.2f} s"
     if isinstance(event, ImageFailed):
-        return f"{printable(Path(event.image).name)}  {printable(event.reason)}"
+        return f"{Path(event.image).name}  {event.reason}"
     return line_of(event)
 
 

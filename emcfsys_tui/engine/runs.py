@@ -5,7 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,9 @@ from emcfsys_engine.jobs.queue import submit_extension
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.folder import Run, list_runs
 from emcfsys_engine.text import flattened, moment
-from emcfsys_tui.engine.run_history import RunHistory
-from emcfsys_tui.messages import ProjectsRead, RunsRead, Told
+from emcfsys_tui.messages import ProjectsRead, Told
 from emcfsys_tui.settings import Memory
-from emcfsys_tui.view_models import ProjectRow, RunDetail, RunRow
+from emcfsys_tui.view_models import ProjectRow, RunRow
 
 if TYPE_CHECKING:
     from emcfsys_engine.jobs.queue import Queue
@@ -48,10 +47,16 @@ def end_looking() -> None:
         child.kill()
 
 
-def run_command(arguments: Sequence[str], *, is_look: bool = False) -> CommandEnd:
+def run_command(
+    arguments: Sequence[str],
+    *,
+    is_look: bool = False,
+    on_start: Callable[["subprocess.Popen[bytes]"], None] | None = None,
+) -> CommandEnd:
     """Run an engine command in a child and wait for it; nothing of it reaches the terminal.
 
     `is_look`: it changes nothing, and is ended when the interface leaves.
+    `on_start`: gets the child, to end it earlier.
     """
     with subprocess.Popen(
         [sys.executable, "-P", "-m", "emcfsys_engine", *arguments],
@@ -62,6 +67,8 @@ def run_command(arguments: Sequence[str], *, is_look: bool = False) -> CommandEn
     ) as child:
         if is_look:
             LOOKING.add(child)
+        if on_start is not None:
+            on_start(child)
         out, told = child.communicate()
         LOOKING.discard(child)
     words = printable(told.decode("utf-8", "replace").strip().replace("\n", "; "))
@@ -170,49 +177,6 @@ def _best_score(run: Run) -> float | None:
     except EmcfError:
         return None
     return scores.get("mean_iou")
-
-
-class RunsReader:
-    """Follows the runs of one project; called from one thread."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.shown: frozenset[str] = frozenset()  # runs whose details are wanted
-        self._histories: dict[str, RunHistory] = {}
-        self._told: object = None
-
-    def read(self) -> RunsRead | None:
-        """Return the runs, newest first, with the details of those shown; None if unchanged."""
-        found = {run.id: run for run in list_runs(self.folder)}
-        for gone in self._histories.keys() - found.keys():
-            del self._histories[gone]
-        rows: list[RunRow] = []
-        details: dict[str, RunDetail] = {}
-        shown = self.shown
-        for name in sorted(found, reverse=True):
-            history = self._histories.setdefault(name, RunHistory(found[name]))
-            try:
-                history.read_new()
-                rows.append(history.row())
-            except (EmcfError, OSError) as error:
-                rows.append(
-                    RunRow(
-                        id=name, folder=found[name].folder, does="", state="lost", reason=str(error)
-                    )
-                )
-                continue
-            if name in shown:
-                details[name] = history.detail()
-        versions = [(row, self._histories[row.id].version) for row in rows]
-        key = (shown, [(row.id, row.state, row.has_model, v) for row, v in versions])
-        if key == self._told:
-            return None
-        self._told = key
-        return RunsRead(tuple(rows), details)
-
-    def forget(self) -> None:
-        """Tell everything again at the next reading."""
-        self._told = None
 
 
 def ask_run(folder: Path, ask: str) -> str:

@@ -11,6 +11,7 @@ from textual.widgets import Input, Static
 
 from emcfsys_engine.errors import printable
 from emcfsys_tui.settings import shown
+from emcfsys_tui.text import safe_lines
 from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.log_view import TextInput
 
@@ -46,7 +47,7 @@ class ConfirmScreen(ModalScreen[bool]):
     def compose(self) -> ComposeResult:
         """One question, two keys."""
         with Container(classes="dialog"):
-            yield Static(printable(self._question), markup=False)
+            yield Static(safe_lines(self._question), markup=False)
             yield Static(f"\ny  {self._yes}      n  keep everything", markup=False, classes="keys")
 
     def action_answer(self, answer: bool) -> None:
@@ -69,7 +70,7 @@ class AskScreen(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         """A line to fill in."""
         with Container(classes="dialog"):
-            yield Static(printable(self._question), markup=False)
+            yield Static(safe_lines(self._question), markup=False)
             yield TextInput(self._value, select_on_focus=False)
             yield from _command_line(self._command)
             yield Static("enter  go      esc  cancel", markup=False, classes="keys")
@@ -98,7 +99,7 @@ class PickScreen(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         """A list to choose from."""
         with Container(classes="dialog"):
-            yield Static(printable(self._question), markup=False)
+            yield Static(safe_lines(self._question), markup=False)
             rows = Rows([Column(title="about")], titles=False)
             rows.styles.height = len(self._choices)
             rows.styles.margin = (1, 0)
@@ -136,8 +137,7 @@ class TextScreen(ModalScreen[None]):
         with Container(classes="reader"):
             yield Static(f"─ {printable(self._title)} ", markup=False, classes="reader-title")
             with VerticalScroll():
-                lines = "\n".join(printable(line) for line in self._text.split("\n"))
-                yield Static(lines, markup=False)
+                yield Static(safe_lines(self._text), markup=False)
             yield Static("esc  close   ↑↓  scroll   y  copy", markup=False, classes="keys")
 
     def action_close(self) -> None:

@@ -20,6 +20,7 @@ from emcfsys_engine.errors import printable
 from emcfsys_tui.screens.dialogs import TextScreen
 from emcfsys_tui.settings import LEAST_COLUMNS, LEAST_LINES, quiet, shown
 from emcfsys_tui.text import fitted
+from emcfsys_tui.widgets.boxes import Boxed
 
 if TYPE_CHECKING:
     from emcfsys_tui.app import EmcfApp
@@ -224,8 +225,8 @@ class Page(Screen[None]):
             "Find any action by name",
             ":",
         ),
-        quiet("tab", "app.focus_next", "Next pane", "app.next"),
-        quiet("shift+tab", "app.focus_previous", "Previous pane", "app.previous"),
+        quiet("tab", "next_pane(1)", "Next pane", "app.next"),
+        quiet("shift+tab", "next_pane(-1)", "Previous pane", "app.previous"),
         quiet("q", "app.leave", "Quit", "app.quit", "Leave; jobs go on"),
     ]
 
@@ -254,6 +255,12 @@ class Page(Screen[None]):
             f"EMCFsys needs {LEAST_COLUMNS} × {LEAST_LINES}: make the window larger, or its font"
             " smaller.\nJobs go on meanwhile. q quits."
         )
+
+    def action_next_pane(self, by: int) -> None:
+        """Go to the next pane; where one has all the room, the next one takes it."""
+        boxed = next((one for one in self.query(Boxed) if one.display and one.is_on_screen), None)
+        if boxed is None or not boxed.go_to_box(by):
+            self.app.action_focus_next() if by > 0 else self.app.action_focus_previous()
 
     def _pop_result_callback(self) -> None:
         # The first screen is the app's own: nobody pushed it, nobody waits for its result.

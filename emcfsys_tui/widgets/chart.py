@@ -45,8 +45,8 @@ class Chart(Widget, can_focus=True):
     BINDINGS: ClassVar[list[BindingType]] = [
         quiet("left,h", "point(-1)", "Cursor left", "chart.left"),
         quiet("right,l", "point(1)", "Cursor right", "chart.right"),
-        quiet("plus,equals_sign", "zoom(0.5)", "Zoom in", "chart.zoom_in"),
-        quiet("minus", "zoom(2.0)", "Zoom out", "chart.zoom_out"),
+        quiet("z", "zoom(0.5)", "Zoom in", "chart.zoom_in"),
+        quiet("Z", "zoom(2.0)", "Zoom out", "chart.zoom_out"),
         quiet("less_than_sign,comma", "pan(-0.25)", "Pan left", "chart.pan_left"),
         quiet("greater_than_sign,full_stop", "pan(0.25)", "Pan right", "chart.pan_right"),
         quiet("0", "whole", "Whole run", "chart.whole"),

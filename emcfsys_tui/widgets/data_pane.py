@@ -13,12 +13,12 @@ from textual.reactive import reactive
 from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
-from emcfsys_tui.engine import data, runs
+from emcfsys_tui.engine import data, notices, runs
 from emcfsys_tui.engine.data import PictureSpec
 from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, TextFound
 from emcfsys_tui.screens.dialogs import AskScreen
 from emcfsys_tui.settings import quiet, shown
-from emcfsys_tui.view_models import CheckState, ImageFacts, ImageRow
+from emcfsys_tui.view_models import CheckState, Deed, ImageFacts, ImageRow, Notice
 from emcfsys_tui.widgets.list import IMAGE_COLUMNS, Column, ImageList, Rows, finding_row, image_of
 from emcfsys_tui.widgets.log_view import TextInput
 from emcfsys_tui.widgets.picture_pane import PictureBox, PicturePane
@@ -27,7 +27,7 @@ from emcfsys_tui.widgets.picture_view import PictureView
 _FINDINGS = (
     Column(title="", width=1),
     Column(title="file", width=22, cut="start"),
-    Column(title="what"),
+    Column(title="what", scrolls=True),
 )
 _EMPTY = (
     "No images here. [[data]] in project.toml says where they are; 2 shows what is wrong with it."
@@ -41,7 +41,7 @@ class DataPane(PicturePane):
     DEFAULT_CSS = """
     DataPane #data-left { width: 6fr; }
     DataPane #images { height: 1fr; }
-    DataPane #findings { height: 1; }
+    DataPane #findings { height: auto; min-height: 1; max-height: 10; }
     DataPane #data-filter { height: 1; border: none; padding: 0 1; background: $panel; }
     """
 
@@ -59,16 +59,15 @@ class DataPane(PicturePane):
             "c", "one_class", "class", "data.class", "Lay one class after the other over the image"
         ),
         shown(
-            "plus,equals_sign",
+            "z",
             "zoom(0.5)",
             "zoom",
             "data.zoom_in",
-            "Zoom in around the pointer; - zooms out",
-            "+-",
+            "Zoom in around the pointer; Z zooms out",
         ),
         shown("v", "convert", "convert", "data.convert", "Write the annotations in another format"),
         quiet("escape", "drop_filter", "Show all again", "data.drop_filter"),
-        quiet("minus", "zoom(2.0)", "Zoom out", "data.zoom_out"),
+        quiet("Z", "zoom(2.0)", "Zoom out", "data.zoom_out"),
         quiet("b", "opacity", "Opacity", "data.opacity", "How much the overlay covers"),
         quiet("w", "whole", "Whole image", "data.whole"),
         quiet(
@@ -95,6 +94,8 @@ class DataPane(PicturePane):
             "Submit a prediction of this source with the best model; o shows it",
         ),
     ]
+
+    BOXES = (("#images", "#data-filter"), ("#findings", "#check-title"), ("#data-right",))
 
     images: reactive[tuple[ImageRow, ...]] = reactive((), always_update=True, repaint=False)
     check_state: reactive[CheckState] = reactive(CheckState(running=True), repaint=False)
@@ -177,7 +178,7 @@ class DataPane(PicturePane):
 
     def watch_check_state(self, check: CheckState) -> None:
         """Show the findings, and mark the images they speak of."""
-        if not self.is_mounted:
+        if not self.children:
             return
         by_stem = self._by_stem() if check.findings else {}
         self._problems = {}
@@ -189,7 +190,6 @@ class DataPane(PicturePane):
         self.query_one("#check-title", Static).update(f"─ {title} " + "─" * 80)
         findings = self.query_one("#findings", Rows)
         findings.empty = "" if check.running else "Nothing to mend: 2 goes on to Train."
-        findings.styles.height = max(1, min(10, len(check.findings)))
         findings.rows = [finding_row(number, one) for number, one in enumerate(check.findings)]
         self._show_images()
 
@@ -205,15 +205,19 @@ class DataPane(PicturePane):
         self.query_one(PictureView).focus()
 
     @on(Rows.Opened, "#findings")
-    def jump(self, event: Rows.Opened) -> None:
-        """Go to the image that a finding speaks of, or show the finding whole."""
-        if event.row is None:
-            return
-        one = self.check_state.findings[int(event.row.key)]
-        path = image_of(one, self._by_stem())
-        if path and self.query_one("#images", Rows).go_to(path):
+    def read_finding(self, event: Rows.Opened) -> None:
+        """Enter opens the whole fault."""
+        if event.row is not None:
+            one = self.check_state.findings[int(event.row.key)]
+            image = image_of(one, self._by_stem())
+            self.attempt(partial(notices.of_finding, one, self.folder, image))
+
+    def act_on(self, notice: Notice, deed: Deed) -> None:
+        """Go to the image that a fault speaks of, or check again."""
+        if deed == "check":
+            self.action_check()
+        elif deed == "image" and self.query_one("#images", Rows).go_to(notice.about):
             self.take_focus()
-        self.page_app.tell(f"{one.file}: {one.what}. {one.remedy}", "warning")
 
     @on(Input.Changed, "#data-filter")
     def filter_images(self, event: Input.Changed) -> None:
@@ -367,7 +371,7 @@ class DataPane(PicturePane):
         return str(file) if file.is_file() else ""
 
     def _show_images(self) -> None:
-        if not self.is_mounted:
+        if not self.children:
             return
         words = self.wanted.lower().split()
         order: Sequence[int] = range(len(self.images))

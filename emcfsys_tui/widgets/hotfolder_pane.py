@@ -14,12 +14,12 @@ from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
 from emcfsys_engine.text import clock, span
-from emcfsys_tui.engine import hotfolder
+from emcfsys_tui.engine import hotfolder, notices
 from emcfsys_tui.engine.data import PictureSpec
 from emcfsys_tui.messages import HotRead, TabWanted
 from emcfsys_tui.screens.page import sparkline
 from emcfsys_tui.settings import quiet, shown
-from emcfsys_tui.view_models import HotLine, HotState, JobRow, QueueState
+from emcfsys_tui.view_models import Deed, HotLine, HotState, JobRow, Notice, QueueState
 from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.picture_pane import PictureBox, PicturePane
 from emcfsys_tui.widgets.picture_view import PictureView
@@ -69,16 +69,19 @@ class HotFolderPane(PicturePane):
             "hot.start",
             "Start the watch as a job, or let it end",
         ),
+        quiet("x", "end", "End …", "hot.end", "Stop watching (asks)"),
         shown("t", "retry", "retry failed", "hot.retry", "Look at the failed images again"),
         shown("o", "overlay", "overlay", "hot.overlay", "Mask or bare image"),
         shown("c", "one_class", "class", "hot.class", "One class after the other"),
         shown("f", "follow", "follow newest", "hot.follow", "Show each image as it comes"),
-        quiet("plus,equals_sign", "zoom(0.5)", "Zoom in", "hot.zoom_in"),
-        quiet("minus", "zoom(2.0)", "Zoom out", "hot.zoom_out"),
+        quiet("z", "zoom(0.5)", "Zoom in", "hot.zoom_in"),
+        quiet("Z", "zoom(2.0)", "Zoom out", "hot.zoom_out"),
         quiet("b", "opacity", "Opacity", "hot.opacity", "How much the overlay covers"),
         quiet("w", "whole", "Whole image", "hot.whole"),
         quiet("j", "job", "Its job", "hot.job", "Show the watch in Jobs"),
     ]
+
+    BOXES = (("#newest",), ("#failures",), ("#hot-right",))
 
     hot: reactive[HotState] = reactive(HotState(), repaint=False)
     follows: reactive[bool] = reactive(True, repaint=False)
@@ -116,6 +119,7 @@ class HotFolderPane(PicturePane):
 
     def on_resize(self) -> None:
         """Say as much as there is room for."""
+        self.lay_out()
         self._show_state()
 
     def take_focus(self) -> None:
@@ -129,7 +133,7 @@ class HotFolderPane(PicturePane):
 
     def watch_hot(self, hot: HotState) -> None:
         """Show counters and lists."""
-        if not self.is_mounted:
+        if not self.children:
             return
         self._show_state()
         newest, failures = self.query_one("#newest", Rows), self.query_one("#failures", Rows)
@@ -154,6 +158,18 @@ class HotFolderPane(PicturePane):
         """Enter goes to the picture."""
         self.query_one(PictureView).focus()
 
+    @on(Rows.Opened, "#failures")
+    def read_failure(self) -> None:
+        """Enter opens why an image failed."""
+        place = self.query_one("#failures", Rows).cursor
+        if 0 <= place < len(self.hot.failures):
+            self.attempt(partial(notices.of_image, self.hot.failures[place]))
+
+    def act_on(self, notice: Notice, deed: Deed) -> None:
+        """Try the failed images again."""
+        if deed == "retry":
+            self.action_retry()
+
     def action_start_stop(self) -> None:
         """Start the watch, or let it end."""
         if not self.may_change():
@@ -166,9 +182,21 @@ class HotFolderPane(PicturePane):
             self.page_app.tell("Starting: the model is looked up …")
             self.attempt(partial(hotfolder.start_watch, self.folder))
         else:
-            question = "Stop watching? Images that come later wait for the next start."
-            work = partial(hotfolder.stop_watch, self.folder)
-            self.confirm(question, "stop", lambda: self.attempt(work))
+            self.action_end()
+
+    def action_end(self) -> None:
+        """Ask whether the watch shall end."""
+        if not self.may_change():
+            return
+        job = self._job()
+        if job is None and self.hot.state == "stopped":
+            self.page_app.tell("Nothing is watched: nothing to end", "warning")
+            return
+        state = self.hot.state if job is None else job.state
+        self.ask_how_to_end("the watch", "watch", state, lambda ask: self._stop)
+
+    def _stop(self) -> str:
+        return hotfolder.stop_watch(self.folder)
 
     def action_retry(self) -> None:
         """Look at failed images again."""
@@ -217,7 +245,7 @@ class HotFolderPane(PicturePane):
         )
 
     def _show_state(self) -> None:
-        if self.is_mounted:
+        if self.children:
             self.query_one("#hot-state", Static).update(
                 _state_text(self.hot, self._job(), self.size.width or 80), layout=False
             )

@@ -11,11 +11,14 @@ from textual.binding import BindingType
 from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
+from emcfsys_engine.run.folder import Run
 from emcfsys_engine.text import day_clock, span
 from emcfsys_tui.engine import jobs as engine_link_jobs
-from emcfsys_tui.messages import LogRead, TabWanted, TextFound
+from emcfsys_tui.engine import notices
+from emcfsys_tui.messages import LogRead, TabWanted
 from emcfsys_tui.settings import quiet, shown
-from emcfsys_tui.view_models import STATE_LOOKS, GpuRow, JobRow, QueueState
+from emcfsys_tui.text import reason_words
+from emcfsys_tui.view_models import STATE_LOOKS, Deed, GpuRow, JobRow, Notice, QueueState
 from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.log_view import LogView
 from emcfsys_tui.widgets.pane import FedPane
@@ -23,14 +26,14 @@ from emcfsys_tui.widgets.pane import FedPane
 _COLUMNS = (
     Column(title="job", width=5, right=True),
     Column(title="state", width=13),
-    Column(title="project", width=16, cut="middle"),
-    Column(title="does", width=7),
-    Column(title="run", width=10),
-    Column(title="on", width=12, hide_below=120),
-    Column(title="asks", width=8, hide_below=100),
-    Column(title="since", width=12, hide_below=100),
-    Column(title="took", width=8, right=True),
-    Column(title="why"),
+    Column(title="project", width=12, cut="middle"),
+    Column(title="does", width=7, hide_below=90),
+    Column(title="run", width=9),
+    Column(title="on", width=12, hide_below=150),
+    Column(title="asks", width=8, hide_below=120),
+    Column(title="since", width=12, hide_below=120),
+    Column(title="took", width=7, right=True, hide_below=70),
+    Column(title="now, or why", scrolls=True),
 )
 _EMPTY = "No jobs. Submit a training in 2 Train, or start the hot folder in 4."
 _LINES = 5000
@@ -41,22 +44,19 @@ class JobsPane(FedPane):
 
     SCOPED_CSS = False
     DEFAULT_CSS = """
-    JobsPane #jobs { height: 2fr; }
+    JobsPane #jobs { height: auto; min-height: 3; max-height: 50%; }
     JobsPane #gpus { height: auto; max-height: 10; color: $dim; }
-    JobsPane LogView { width: 1fr; height: 3fr; }
+    JobsPane LogView { width: 1fr; height: 1fr; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        shown(
-            "x", "ask('cancel')", "cancel", "jobs.cancel", "End for good; what was reached is saved"
-        ),
+        shown("x", "end", "end …", "jobs.cancel", "Stop early, pause or cancel it (asks)"),
         shown("p", "ask('pause')", "pause", "jobs.pause", "Out of the way; it keeps its place"),
         shown(
             "r", "ask('resume')", "resume", "jobs.resume", "Let a paused or interrupted job go on"
         ),
         shown("t", "ask('retry')", "retry", "jobs.retry", "Run an ended job again"),
         shown("o", "run", "its run", "jobs.run", "Show the job's run in Runs"),
-        quiet("s", "ask('stop')", "Stop early", "jobs.stop", "What was reached is its result"),
         quiet(
             "u,left_square_bracket",
             "shift(-1)",
@@ -71,9 +71,11 @@ class JobsPane(FedPane):
             "jobs.later",
             "One place down in the queue",
         ),
-        quiet("i", "history", "History", "jobs.history", "Every move of this job"),
+        quiet("i", "history", "History", "jobs.history", "Every move of this job; enter, too"),
         quiet("slash", "filter", "Filter the log", "jobs.filter", face="/"),
     ]
+
+    BOXES = (("#jobs", "#gpus"), ("#job-log",))
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -87,7 +89,7 @@ class JobsPane(FedPane):
 
     def compose(self) -> ComposeResult:
         """Queue, GPUs, log."""
-        yield Rows(_COLUMNS, id="jobs", empty=_EMPTY)
+        yield Rows(_COLUMNS, id="jobs", empty="Reading the queue …")
         yield Static(id="gpus", markup=False)
         yield LogView(id="job-log")
 
@@ -118,11 +120,38 @@ class JobsPane(FedPane):
             self.query_one(LogView).lines = ()
 
     @on(Rows.Opened, "#jobs")
+    def action_history(self) -> None:
+        """Enter opens all that is known of the job."""
+        job = self._current()
+        if job is not None:
+            self.attempt(partial(notices.of_job, job.id))
+
+    def on_log_view_opened(self, event: LogView.Opened) -> None:
+        """Enter opens the whole line."""
+        job = self._current()
+        if job is not None:
+            time, text, _ = event.line
+            log = Run(job.run).log_file
+            self.attempt(partial(notices.of_line, time, text, f"job {job.id}", log))
+
+    def act_on(self, notice: Notice, deed: Deed) -> None:
+        """Show the run of the job that was read about, or let it go on."""
+        job = next((job for job in self.queue_state.jobs if str(job.id) == notice.about), None)
+        if job is None:
+            return
+        if deed == "run":
+            self._show_run(job)
+        elif deed == "retry" and self.may_change():
+            ask = "resume" if job.state in ("paused", "interrupted") else "retry"
+            self.attempt(partial(engine_link_jobs.ask_job, job.id, ask))
+
     def action_run(self) -> None:
         """Show the job's run, where it is one of this project."""
         job = self._current()
-        if job is None:
-            return
+        if job is not None:
+            self._show_run(job)
+
+    def _show_run(self, job: JobRow) -> None:
         if job.run.parent.parent != self.folder:
             self.page_app.tell(f"It belongs to another project: {job.run}", "warning")
             return
@@ -142,25 +171,25 @@ class JobsPane(FedPane):
         job = self._current()
         if job is None or not self.may_change():
             return
-        work = partial(engine_link_jobs.ask_job, job.id, ask)
-        if ask == "cancel":
-            question = f"Cancel job {job.id} ({job.project}, {job.run.name}) for good?"
-            self.confirm(question, "cancel it", lambda: self.attempt(work))
-        else:
-            self.attempt(work)
+        self.attempt(partial(engine_link_jobs.ask_job, job.id, ask))
+
+    def action_end(self) -> None:
+        """Ask whether and how the job under the cursor shall end."""
+        job = self._current()
+        if job is None or not self.may_change():
+            return
+        name = f"job {job.id} ({job.project}, {job.run.name})"
+        if not job.is_open:
+            self.page_app.tell(f"{name} is {job.state}: nothing to end", "warning")
+            return
+        do = partial(partial, engine_link_jobs.ask_job, job.id)
+        self.ask_how_to_end(name, job.kind, job.state, do)
 
     def action_shift(self, by: int) -> None:
         """Move a waiting job."""
         job = self._current()
         if job is not None and self.may_change():
             self.attempt(partial(engine_link_jobs.move_job, job.id, by))
-
-    def action_history(self) -> None:
-        """Show every move of the job."""
-        job = self._current()
-        if job is not None:
-            title = f"Job {job.id}"
-            self.attempt(lambda: TextFound(title, engine_link_jobs.history_of(job.id)))
 
     def action_filter(self) -> None:
         """Look for a text in the log."""
@@ -172,13 +201,13 @@ class JobsPane(FedPane):
         return next((job for job in jobs if row is not None and str(job.id) == row.key), None)
 
     def _show_queue(self) -> None:
-        if not self.is_mounted:
+        if not self.children:
             return
         queue = self.queue_state
         rows = self.query_one("#jobs", Rows)
-        rows.empty = queue.fault or _EMPTY
+        rows.empty = queue.fault or (_EMPTY if queue.is_read else "Reading the queue …")
         rows.rows = [_row(job) for job in queue.jobs]
-        self.query_one("#gpus", Static).update(_gpu_text(queue))
+        self.query_one("#gpus", Static).update(_gpu_text(queue) if queue.is_read else "")
 
 
 def _row(job: JobRow) -> Row:
@@ -195,7 +224,7 @@ def _row(job: JobRow) -> Row:
             job.asks,
             day_clock(job.since),
             "" if job.took_s is None else span(job.took_s),
-            job.reason.replace("_", " "),
+            job.progress if job.progress and not job.reason else reason_words(job.reason),
         ),
         tone=tone if job.state != "done" else "",
     )

@@ -19,11 +19,12 @@ from textual.widget import Widget
 
 from emcfsys_engine.errors import printable
 from emcfsys_tui.settings import quiet
-from emcfsys_tui.text import fitted
+from emcfsys_tui.text import fitted, one_line
 from emcfsys_tui.view_models import FindingRow, ImageFacts, ImageRow, RunDetail, Tone
 from emcfsys_tui.widgets.canvas import Colour, style_of
 
 _WIDE = 64
+_SIDEWAYS = 16  # characters a step
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +36,7 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
     right: bool = False
     cut: Literal["end", "middle", "start"] = "end"
     hide_below: int = 0  # leave it out where the list is narrower
+    scrolls: bool = False  # sideways, with left and right
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +63,8 @@ class Rows(ScrollView, can_focus=True):
         quiet("home,g", "edge(0)", "First", "list.first"),
         quiet("end,G", "edge(-1)", "Last", "list.last"),
         quiet("enter", "open", "Open", "list.open"),
+        quiet("left,h", "sideways(-1)", "Left", "list.left", "The beginning of long lines"),
+        quiet("right,l", "sideways(1)", "Right", "list.right", "The rest of long lines"),
     ]
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "rows--title",
@@ -78,6 +82,7 @@ class Rows(ScrollView, can_focus=True):
     cursor: reactive[int] = reactive(0)
     marked: reactive[frozenset[str]] = reactive(frozenset())
     empty: reactive[str] = reactive("")
+    left: reactive[int] = reactive(0)  # characters of long lines that are scrolled away
 
     class Moved(Message):
         """The cursor is on another row."""
@@ -160,6 +165,25 @@ class Rows(ScrollView, can_focus=True):
         """Go to the first or last row."""
         self.cursor = 0 if place == 0 else len(self.rows) - 1
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Leave left and right to others where no column scrolls."""
+        return action != "sideways" or any(column.scrolls for column in self.columns)
+
+    def action_sideways(self, by: int) -> None:
+        """Show what lies beside the right edge, or go back."""
+        self.left = max(0, self.left + by * _SIDEWAYS)
+
+    def validate_left(self, left: int) -> int:
+        """Leave some of the longest line on the screen."""
+        place = next((n for n, column in enumerate(self.columns) if column.scrolls), None)
+        if place is None or left <= 0:
+            return 0
+        height = max(1, self.size.height)
+        top = round(self.scroll_offset.y)
+        seen = self.rows[top : top + height]
+        longest = max((len(row.cells[place]) for row in seen), default=0)
+        return min(left, max(0, longest - _SIDEWAYS))
+
     def action_open(self) -> None:
         """Open the row under the cursor."""
         if self.current is not None:
@@ -220,7 +244,10 @@ class Rows(ScrollView, can_focus=True):
         parts = [mark]
         for column, width, cell in zip(self.columns, self._widths, cells, strict=False):
             if width > 0:
-                parts.append(fitted(printable(cell), width, right=column.right, cut=column.cut))
+                text = one_line(cell)
+                if column.scrolls and self.left:
+                    text = f"…{text[self.left + 1 :]}"
+                parts.append(fitted(text, width, right=column.right, cut=column.cut))
         return " ".join(parts)
 
     def _resize_content(self) -> None:

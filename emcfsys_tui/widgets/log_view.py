@@ -7,6 +7,7 @@ from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.message import Message
 from textual.reactive import reactive
 from textual.widgets import Input, Static
 
@@ -57,6 +58,13 @@ class LogView(Vertical):
         quiet("escape", "drop_filter", "Show all lines again", "log.drop_filter"),
     ]
 
+    class Opened(Message):
+        """The person wants to read a line whole."""
+
+        def __init__(self, view: "LogView", line: Line) -> None:
+            self.view, self.line = view, line
+            super().__init__()
+
     lines: reactive[tuple[Line, ...]] = reactive((), always_update=True, repaint=False)
     heading: reactive[str] = reactive("log", repaint=False)
     wanted: reactive[str] = reactive("", repaint=False)
@@ -65,7 +73,7 @@ class LogView(Vertical):
         """Title, filter, lines."""
         yield Static(classes="section", markup=False)
         yield TextInput(placeholder="only lines with …  esc ends", id="log-filter", compact=True)
-        columns = (Column(title="time", width=8), Column(title="what"))
+        columns = (Column(title="time", width=8), Column(title="what", scrolls=True))
         yield Rows(columns, titles=False, empty="Nothing was said yet.")
 
     def on_mount(self) -> None:
@@ -101,6 +109,13 @@ class LogView(Vertical):
         self.wanted = event.value
         event.stop()
 
+    @on(Rows.Opened)
+    def open_line(self, event: Rows.Opened) -> None:
+        """Enter opens the whole line."""
+        event.stop()
+        if event.row is not None:
+            self.post_message(self.Opened(self, self.lines[int(event.row.key)]))
+
     @on(Input.Submitted, "#log-filter")
     def end_filter(self) -> None:
         """Keep the filter, and read."""
@@ -124,12 +139,12 @@ class LogView(Vertical):
         box.display = bool(box.value)
 
     def _show_heading(self) -> None:
-        if self.is_mounted:
+        if self.children:
             text = f"─ {printable(self.heading)} "
             self.query_one(Static).update(text + "─" * max(0, self.size.width - len(text)))
 
     def _show(self) -> None:
-        if not self.is_mounted:
+        if not self.children:
             return
         rows = self.query_one(Rows)
         follows = rows.cursor >= len(rows.rows) - 1

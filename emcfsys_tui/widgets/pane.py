@@ -5,16 +5,17 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from textual.containers import Vertical
 from textual.message import Message
 from textual.reactive import reactive
+from textual.screen import Screen
 from textual.widget import Widget
 
 from emcfsys_engine.errors import EmcfError
-from emcfsys_tui.messages import RunsChanged, TextFound, Told
-from emcfsys_tui.view_models import QueueState
+from emcfsys_tui.messages import NoticeFound, RunsChanged, TextFound, Told
+from emcfsys_tui.view_models import Deed, Notice, QueueState
+from emcfsys_tui.widgets.boxes import Boxed
 
 if TYPE_CHECKING:
     from emcfsys_tui.app import EmcfApp
@@ -68,7 +69,23 @@ class Feed:
             self._awake.wait()
 
 
-class Pane(Vertical):
+_SAVED = "Cancel: it ends for good; what was reached is saved"
+_ENDS = {
+    "train": {
+        "stop": "Stop early: what was reached is its result",
+        "pause": "Pause: it saves, frees its place and goes on when you resume it",
+        "cancel": _SAVED,
+    },
+    "predict": {"pause": "Pause: it goes on where it was when you resume it", "cancel": _SAVED},
+    "watch": {"cancel": "Stop watching: images that come later wait for the next start"},
+}
+_UNBEGUN = {
+    "pause": "Pause: it keeps its place in the queue",
+    "cancel": "Cancel: it does not begin",
+}
+
+
+class Pane(Boxed):
     """One tab of a project."""
 
     is_shown: reactive[bool] = reactive(False, repaint=False)
@@ -120,10 +137,50 @@ class Pane(Vertical):
         confirm = import_module("emcfsys_tui.screens.dialogs").ConfirmScreen
         self.app.push_screen(confirm(question, yes), answered)
 
+    def ask_how_to_end(
+        self, name: str, kind: str, state: str, do: Callable[[str], Callable[[], str]]
+    ) -> None:
+        """Ask once whether and how something shall end: the same window wherever it is asked.
+
+        `kind`: train, predict or watch; `do` returns the work for stop, pause or cancel.
+        """
+        wanted = _ENDS[kind] if kind == "watch" or state in ("running", "stopping") else _UNBEGUN
+        choices = {"": f"Let {name} go on", **wanted}
+
+        def answered(ask: str | None) -> None:
+            if ask:
+                self.attempt(do(ask))
+
+        pick = import_module("emcfsys_tui.screens.dialogs").PickScreen
+        self.app.push_screen(pick(f"{name} is {state}. Shall it end?", choices), answered)
+
     def on_text_found(self, event: TextFound) -> None:
         """Show a text that was asked for."""
         reader = import_module("emcfsys_tui.screens.dialogs").TextScreen
-        self.app.push_screen(reader(event.title, event.text))
+        self.open_over(reader(event.title, event.text), event.title)
+
+    def on_notice_found(self, event: NoticeFound) -> None:
+        """Open the whole message, and do what the person then asks for."""
+        notice = event.notice
+
+        def answered(deed: Deed | None) -> None:
+            if deed is not None:
+                self.act_on(notice, deed)
+
+        reader = import_module("emcfsys_tui.screens.message").MessageScreen
+        self.open_over(reader(notice), notice.title, answered)
+
+    def act_on(self, notice: Notice, deed: Deed) -> None:
+        """Do what a message offers; each tab knows its own deeds."""
+
+    def open_over(
+        self, screen: Screen[Any], title: str, answered: Callable[[Any], None] | None = None
+    ) -> None:
+        """Open a window over this tab; not over what the person went on to meanwhile."""
+        if self.is_shown and self.screen is self.app.screen:
+            self.app.push_screen(screen, answered)
+        else:
+            self.page_app.tell(f"{title}: not opened, you went on meanwhile")
 
     def _attempt(self, work: Callable[[], Message | str | None]) -> None:
         try:

@@ -258,8 +258,8 @@ class PreviewBox(Vertical):
     PreviewBox .preview-point { height: 1; color: $dim; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        quiet("plus,equals_sign", "zoom(0.5)", "Zoom in", "preview.zoom_in"),
-        quiet("minus", "zoom(2.0)", "Zoom out", "preview.zoom_out"),
+        quiet("z", "zoom(0.5)", "Zoom in", "preview.zoom_in"),
+        quiet("Z", "zoom(2.0)", "Zoom out", "preview.zoom_out"),
     ]
 
     detail: reactive[RunDetail | None] = reactive(None, repaint=False)

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from emcfsys_engine.text import day_clock, span
+from emcfsys_tui.text import reason_words
 from emcfsys_tui.view_models import STATE_LOOKS, RunDetail, RunRow
 from emcfsys_tui.widgets.canvas import Colour
 from emcfsys_tui.widgets.chart import Curve
@@ -16,6 +17,7 @@ RUN_COLUMNS = (
     Column(title="best", width=6, right=True),
     Column(title="at step", width=8, right=True, hide_below=90),
     Column(title="step", width=14, right=True),
+    Column(title="rate", width=11, right=True, hide_below=100),
     Column(title="left", width=7, right=True),
     Column(title="network", cut="middle", hide_below=70),
     Column(title="why, or since", hide_below=110),
@@ -60,13 +62,14 @@ def run_row(run: RunRow, state: str, letter: str) -> Row:
         cells=(
             letter,
             run.id,
-            f"{glyph} {state}",
+            f"{glyph} {run.phase if state == 'running' and run.phase else state}",
             "–" if run.score is None else f"{run.score:.3f}",
             "" if run.best_step is None else f"{run.best_step:,}",
             f"{run.step:,}{total}" if run.step else "",
+            run.rate,
             "" if run.seconds_left is None else span(run.seconds_left),
             f"fold {run.fold} · {run.network}" if run.fold else run.network or run.does,
-            (f"{run.group} · " if run.group else "") + run.reason.replace("_", " ")
+            (f"{run.group} · " if run.group else "") + reason_words(run.reason)
             or day_clock(run.created),
         ),
         tone=tone if state not in ("done", "cancelled") else "",

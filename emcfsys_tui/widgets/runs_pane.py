@@ -10,14 +10,26 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.reactive import reactive
+from textual.widgets import Static
 
+from emcfsys_engine.run.folder import Run
 from emcfsys_engine.text import clock
-from emcfsys_tui.engine import runs
+from emcfsys_tui.engine import notices, runs
 from emcfsys_tui.engine.data import Decoder
+from emcfsys_tui.engine.runs_reader import RunsReader
 from emcfsys_tui.messages import PictureRead, PointRead, RunsRead, TabWanted, TextFound
 from emcfsys_tui.screens.dialogs import AskScreen, PickScreen
 from emcfsys_tui.settings import quiet, shown
-from emcfsys_tui.view_models import QueueState, RunDetail, RunRow
+from emcfsys_tui.text import safe_lines
+from emcfsys_tui.view_models import (
+    BADLY_ENDED,
+    ENDABLE,
+    Deed,
+    Notice,
+    QueueState,
+    RunDetail,
+    RunRow,
+)
 from emcfsys_tui.widgets.chart import Chart, Curve
 from emcfsys_tui.widgets.list import ClassTable, Row, Rows
 from emcfsys_tui.widgets.log_view import LogView
@@ -33,6 +45,7 @@ _OF_RUNS = frozenset(
     (
         "mark",
         "ask",
+        "end",
         "compare",
         "delete",
         "extend",
@@ -43,6 +56,13 @@ _OF_RUNS = frozenset(
         "filter",
     )
 )
+_HINTS = {  # why there is no curve, of the run that comes first here
+    "running": "Waiting for the first step",
+    "queued": "Waits in the queue: 5 says for what",
+    "paused": "Paused before its first step",
+    "new": "Not started yet",
+}
+_CHARTS = ("loss", "iou")
 _STAGGER_S = 0.03
 _MOST_SHOWN = 6
 
@@ -59,6 +79,10 @@ class RunsPane(FedPane):
     RunsPane.-previews #preview { display: block; }
     RunsPane.-previews #all-charts { display: none; }
     Screen.-wide RunsPane.-previews #all-charts { display: block; }
+    RunsPane #why { display: none; height: auto; max-height: 40%; color: $error; padding: 0 1; }
+    RunsPane.-bad #why { display: block; }
+    RunsPane.-bad.-bare #why { height: 1fr; max-height: 100%; }
+    RunsPane.-bad.-bare #middle { display: none; }
     .charts.extra { display: none; }
     Screen.-tall .charts.extra { display: block; layout: horizontal; }
     RunsPane #runs { height: auto; min-height: 3; max-height: 6; }
@@ -69,7 +93,7 @@ class RunsPane(FedPane):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         shown("space", "mark", "overlay", "runs.mark", "Draw this run together with others"),
-        shown("s", "ask('stop')", "stop", "runs.stop", "End early: what was reached is the result"),
+        shown("x", "end", "end …", "runs.cancel", "Stop early, pause or cancel it (asks)"),
         shown("r", "ask('resume')", "resume", "runs.resume", "Go on from the checkpoint"),
         shown(
             "v",
@@ -112,9 +136,6 @@ class RunsPane(FedPane):
             "slash", "filter", "filter log", "runs.filter", "Show only lines with this text", "/"
         ),
         quiet(
-            "x", "ask('cancel')", "Cancel", "runs.cancel", "End for good; what was reached is saved"
-        ),
-        quiet(
             "p",
             "ask('pause')",
             "Pause",
@@ -130,16 +151,25 @@ class RunsPane(FedPane):
         quiet("delete,D", "delete", "Delete", "runs.delete", "Remove the run's folder (asks)"),
     ]
 
+    BOXES = (
+        ("#runs", "#why"),
+        ("#loss",),
+        ("#iou",),
+        ("#preview",),
+        ("#classes", "#log"),
+    )
+
     drawn: reactive[tuple[str, ...]] = reactive((), repaint=False)
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._runs: tuple[RunRow, ...] = ()
         self._details: dict[str, RunDetail] = {}
-        self._reader = runs.RunsReader(folder)
+        self._reader = RunsReader(folder)
         self._to_draw: deque[tuple[Chart, tuple[Curve, ...]]] = deque()
         self._is_drawing = False
         self._has_log = False
+        self._wanted = ""  # a run that is to be chosen once it is read
         self._decoder = Decoder(self.post_message)
 
     @property
@@ -153,6 +183,7 @@ class RunsPane(FedPane):
     def compose(self) -> ComposeResult:
         """List, charts, details."""
         yield Rows(RUN_COLUMNS, id="runs", empty="Reading runs …")
+        yield Static(id="why", markup=False)
         with Horizontal(id="middle"):
             with Vertical(id="all-charts"):
                 with Horizontal(classes="charts"):
@@ -174,6 +205,13 @@ class RunsPane(FedPane):
         """Let the decoder end."""
         self._decoder.close()
 
+    def is_open(self, place: int) -> bool:
+        """Charts or previews, and neither for a run that never had a step."""
+        name = self.BOXES[place][0]
+        if self.has_class("-bare"):
+            return name not in ("#loss", "#iou", "#preview")
+        return (name != "#preview") if not self.has_class("-previews") else name[1:] not in _CHARTS
+
     def watch_queue_state(self, queue: QueueState) -> None:
         """A run that waits says so."""
         self._show_rows()
@@ -183,22 +221,26 @@ class RunsPane(FedPane):
         self.query_one("#runs", Rows).focus()
 
     def go_to_item(self, item: str) -> None:
-        """Put the cursor on a run."""
-        self.query_one("#runs", Rows).go_to(item)
+        """Put the cursor on a run, now or when it was read: it may be seconds old."""
+        self._wanted = "" if self.query_one("#runs", Rows).go_to(item) else item
 
     def on_runs_read(self, event: RunsRead) -> None:
         """Show what was read: one message a batch."""
+        if not event.is_complete:
+            self.look_now()  # the rest
         is_first = not self._runs
         self._runs, self._details = event.runs, event.details
         rows = self.query_one("#runs", Rows)
         rows.empty = _EMPTY
-        self.watch_drawn()
         if is_first or not self._runs:
             self.refresh_bindings()
         self._show_rows()
+        if self._wanted and rows.go_to(self._wanted):
+            self._wanted = ""
         if is_first and rows.current is not None:
             self._choose()
         self._show_details()
+        self._show_hint()
 
     @on(Rows.Moved, "#runs")
     def follow_cursor(self) -> None:
@@ -207,8 +249,26 @@ class RunsPane(FedPane):
 
     @on(Rows.Opened, "#runs")
     def open_run(self) -> None:
-        """Enter goes to the chart."""
-        self.query_one("#loss", Chart).focus()
+        """Enter opens what there is to read of a run that ended badly, else goes to the chart."""
+        run = self._current()
+        if run is not None and run.state in BADLY_ENDED:
+            self.attempt(partial(notices.of_run, run))
+        else:
+            self.query_one("#loss", Chart).focus()
+
+    def on_log_view_opened(self, event: LogView.Opened) -> None:
+        """Enter opens the whole line."""
+        run = self._current()
+        if run is not None:
+            time, text, _ = event.line
+            log = Run(run.folder).log_file
+            self.attempt(partial(notices.of_line, time, text, run.id, log))
+
+    def act_on(self, notice: Notice, deed: Deed) -> None:
+        """Try a run again."""
+        run = next((run for run in self._runs if run.id == notice.about), None)
+        if deed == "retry" and run is not None and self.may_change():
+            self.attempt(partial(runs.ask_run, run.folder, "resume"))
 
     @on(Chart.Pointed)
     def point_all(self, event: Chart.Pointed) -> None:
@@ -275,11 +335,19 @@ class RunsPane(FedPane):
         run = self._current()
         if run is None or not self.may_change():
             return
-        work = partial(runs.ask_run, run.folder, ask)
-        if ask == "cancel":
-            self.confirm(f"Cancel {run.id} for good?", "cancel it", lambda: self.attempt(work))
-        else:
-            self.attempt(work)
+        self.attempt(partial(runs.ask_run, run.folder, ask))
+
+    def action_end(self) -> None:
+        """Ask whether and how the run under the cursor shall end."""
+        run = self._current()
+        if run is None or not self.may_change():
+            return
+        state = self._state_of(run)
+        if state not in ENDABLE:
+            self.page_app.tell(f"{run.id} is {state}: nothing to end", "warning")
+            return
+        do = partial(partial, runs.ask_run, run.folder)
+        self.ask_how_to_end(run.id, run.does or "train", state, do)
 
     def on_preview_box_wanted(self, event: PreviewBox.Wanted) -> None:
         """Decode a preview."""
@@ -303,6 +371,8 @@ class RunsPane(FedPane):
         """Show the previews: instead of the charts, or beside them where there is room."""
         self.toggle_class("-previews")
         self.refresh_bindings()
+        if self.is_alone:
+            self.show_box(3 if self.has_class("-previews") else 0)
 
     def action_preview(self, by: int) -> None:
         """Go to the validation before or after."""
@@ -406,19 +476,12 @@ class RunsPane(FedPane):
             self._show_rows()
 
     def _show_rows(self) -> None:
-        if not self.is_mounted:
+        if not self.children:
             return
-        jobs = {str(job.run): job for job in reversed(self.queue_state.jobs)}
         letters = self._letters()
         rows: list[Row] = []
         for run in self._runs:
-            job = jobs.get(str(run.folder))
-            state = (
-                job.state
-                if job is not None and job.is_open and run.state != "running"
-                else run.state
-            )
-            rows.append(run_row(run, state, letters.get(run.id, "")))
+            rows.append(run_row(run, self._state_of(run), letters.get(run.id, "")))
         self.query_one("#runs", Rows).rows = rows
 
     def _letters(self) -> dict[str, str]:
@@ -436,6 +499,7 @@ class RunsPane(FedPane):
         table.colours = self.page_app.class_colours(len(current.classes) if current else 0)
         table.detail = current
         self.query_one(PreviewBox).detail = current
+        self._show_why(current)
         log = self.query_one(LogView)
         if current is None:
             log.lines = ()
@@ -444,8 +508,20 @@ class RunsPane(FedPane):
         else:
             log.lines = tuple((clock(line.time), line.text, line.tone) for line in current.lines)
 
+    def _show_why(self, detail: RunDetail | None) -> None:
+        """Say where the curves would be why a run ended badly; over them where it has some."""
+        run = self._current()
+        is_bad = run is not None and detail is not None and run.state in BADLY_ENDED
+        self.set_class(is_bad, "-bad")
+        self.set_class(is_bad and not (detail and detail.curves), "-bare")
+        if is_bad and run is not None and detail is not None:
+            self.query_one("#why", Static).update(safe_lines(notices.why_of(run, detail.log)))
+
     def watch_drawn(self) -> None:
         """Say in empty charts why they are."""
+        self._show_hint()
+
+    def _show_hint(self) -> None:
         for chart in self.query(Chart):
             chart.hint = self._chart_hint()
 
@@ -458,7 +534,15 @@ class RunsPane(FedPane):
             return "A watch: 4 shows what came"
         if kinds == {"predict"}:
             return "A prediction: its log is below"
-        return "Waiting for the first step"
+        if not all(name in self._details for name in self.drawn):
+            return "Reading its events …"
+        states = {self._state_of(run) for run in self._runs if run.id in self.drawn}
+        return next((_HINTS[state] for state in _HINTS if state in states), "No step was done")
+
+    def _state_of(self, run: RunRow) -> str:
+        """Return a run's state, or that of its open job: it may wait to begin, or to go on."""
+        job = next((j for j in self.queue_state.jobs if j.run == run.folder and j.is_open), None)
+        return job.state if job is not None and run.state != "running" else run.state
 
     def _draw_next(self, *, again: bool = False) -> None:
         """Hand one chart its curves, the next one a moment later: no tick draws two."""

@@ -1,96 +1,44 @@
 """Train: project.toml as a form, judged by the engine as it is typed, written or submitted."""
 
-from collections.abc import Sequence
+import time
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from rich.segment import Segment
-from textual import events
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.message import Message
 from textual.reactive import reactive
-from textual.strip import Strip
 from textual.timer import Timer
-from textual.widget import Widget
 from textual.widgets import Input, Static
 
 from emcfsys_engine.errors import printable
 from emcfsys_tui.engine import form as engine_link_train
-from emcfsys_tui.engine import jobs
-from emcfsys_tui.engine.form import FIRST, FormField, ProjectForm, Verdict
+from emcfsys_tui.engine import jobs, notices
+from emcfsys_tui.engine.forecast import Forecaster
+from emcfsys_tui.engine.form import FIRST, ProjectForm, Verdict
 from emcfsys_tui.messages import TabWanted
 from emcfsys_tui.settings import quiet, shown
-from emcfsys_tui.widgets.log_view import TextInput
+from emcfsys_tui.text import one_line
+from emcfsys_tui.view_models import Deed, FindingRow, Forecast, Notice
+from emcfsys_tui.widgets.form_line import FormLine
+from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.pane import Pane
 
-
-class Choice(Widget, can_focus=True):
-    """Words side by side; the chosen one stands in brackets."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        quiet("left,h", "shift(-1)", "Word before", "choice.before"),
-        quiet("right,l,space", "shift(1)", "Next word", "choice.next"),
-    ]
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"choice--chosen", "choice--default"}
-
-    value: reactive[str] = reactive("")
-
-    class Changed(Message):
-        """Another word is chosen."""
-
-        def __init__(self, value: str) -> None:
-            self.value = value
-            super().__init__()
-
-    def __init__(self, choices: Sequence[str], value: str, *, default: str = "") -> None:
-        super().__init__()
-        self.choices = tuple(choices)
-        self._default = default
-        self.set_reactive(Choice.value, value)
-
-    def action_shift(self, by: int) -> None:
-        """Take the word beside."""
-        shown = self.value or self._default
-        place = self.choices.index(shown) if shown in self.choices else 0
-        self._take(self.choices[(place + by) % len(self.choices)])
-
-    def on_click(self, event: events.Click) -> None:
-        """Take the word that was clicked."""
-        x = 0
-        for word in self.choices:
-            if x <= event.x < x + len(word) + 2:
-                self._take(word)
-            x += len(word) + 2
-
-    def render_line(self, y: int) -> Strip:
-        """Draw the words."""
-        base = self.rich_style
-        segments: list[Segment] = []
-        for word in self.choices:
-            is_chosen = word == (self.value or self._default)
-            style = base
-            if is_chosen:
-                style += self.get_component_rich_style("choice--chosen", partial=True)
-            segments.append(Segment(f"[{word}]" if is_chosen else f" {word} ", style))
-        return Strip(segments).crop_extend(0, self.size.width, base)
-
-    def _take(self, word: str) -> None:
-        if word != self.value:
-            self.value = word
-            self.post_message(self.Changed(word))
-
-
-PRESETS = {
-    "quick": "minutes: is it promising?",
-    "standard": "good results",
-    "best": "long: the last percent",
-}
 _HINT = (
     "↑↓ choose a line, then type, or ←→ for words; esc leaves it, s starts the training as a job"
 )
+_FORECAST = (
+    Column(title="", width=1),
+    Column(title="what", width=10, cut="start"),
+    Column(title="value", width=26, wide=34, scrolls=True),
+    Column(title="why", scrolls=True),
+)
+_FORESEE_AFTER_S = 0.6  # of rest: the child loads torch
+_FRESH_S = 60.0  # so long a forecast is believed: labels are mended beside
+_NAMED_ERRORS = 4
 _JUDGE_AFTER_S = 0.15  # of typing: a burst of letters is judged once
 
 
@@ -110,6 +58,22 @@ class Judged(Message, bubble=False):
         super().__init__()
 
 
+class Foreseen(Message, bubble=False):
+    """What a training with the settings of now would do."""
+
+    def __init__(self, forecast: Forecast) -> None:
+        self.forecast = forecast
+        super().__init__()
+
+
+class Refused(Message, bubble=False):
+    """The check found errors before the training was queued."""
+
+    def __init__(self, overrides: tuple[str, ...], errors: tuple[FindingRow, ...]) -> None:
+        self.overrides, self.errors = overrides, errors
+        super().__init__()
+
+
 class Submitted(Message, bubble=False):
     """A training is in the queue."""
 
@@ -118,64 +82,13 @@ class Submitted(Message, bubble=False):
         super().__init__()
 
 
-class FormLine(Horizontal):
-    """One key: its name, a value to type or choose, and what is wrong with it."""
-
-    fault: reactive[str] = reactive("", repaint=False)
-
-    class Edited(Message):
-        """The value is another one."""
-
-        def __init__(self, key: str, value: str) -> None:
-            self.key, self.value = key, value
-            super().__init__()
-
-    def __init__(self, field: FormField) -> None:
-        super().__init__(id="field-" + field.key.replace(".", "-"))
-        self.field = field
-
-    def compose(self) -> ComposeResult:
-        """Name, value, remark."""
-        yield Static(self.field.key, classes="field-name", markup=False)
-        if self.field.choices:
-            yield Choice(self.field.choices, self.field.value, default=self.field.default)
-        else:
-            yield TextInput(self.field.value, placeholder=self.field.default, compact=True)
-        yield Static(self._remark(), classes="field-remark", markup=False)
-
-    def watch_fault(self, fault: str) -> None:
-        """Show the engine's word."""
-        if self.is_mounted:
-            self.set_class(bool(fault), "-faulty")
-            self.query_one(".field-remark", Static).update(self._remark())
-
-    def on_input_changed(self, event: Input.Changed) -> None:
-        """Tell of every letter."""
-        event.stop()
-        self.post_message(self.Edited(self.field.key, event.value))
-
-    def on_choice_changed(self, event: Choice.Changed) -> None:
-        """Tell of a choice."""
-        event.stop()
-        self.query_one(".field-remark", Static).update(self._remark())
-        self.post_message(self.Edited(self.field.key, event.value))
-
-    def _remark(self) -> str:
-        if self.fault:
-            return "✗"
-        if self.field.key != "training.preset":
-            return ""
-        chosen = self.query_one(Choice).value if self.is_mounted else self.field.value
-        return PRESETS.get(chosen or self.field.default, "")
-
-
 class TrainPane(Pane):
     """What to train and how long; everything has a good default."""
 
     SCOPED_CSS = False
     DEFAULT_CSS = """
     TrainPane #train-facts { height: 1; color: $dim; }
-    TrainPane #form { height: 1fr; scrollbar-size-vertical: 1; }
+    TrainPane #form { height: auto; max-height: 60%; scrollbar-size-vertical: 1; }
     TrainPane #form:focus { border-left: none; }
     TrainPane #train-faults { height: auto; max-height: 6; color: $error; padding: 0 1; }
     TrainPane #train-command { height: auto; max-height: 4; background: $panel; color: $dim; }
@@ -187,13 +100,14 @@ class TrainPane(Pane):
     FormLine#field-training-preset Choice { min-width: 26; }
     FormLine .field-remark { width: 1fr; padding: 0 1; color: $dim; }
     FormLine.-faulty .field-remark { color: $error; }
+    TrainPane #forecast { height: 1fr; min-height: 3; }
     TrainPane #train-hint { height: auto; color: $dim; padding: 0 1; }
     Choice > .choice--chosen { text-style: bold; color: $primary; }
     Choice:focus { background: $panel; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        shown("s", "submit", "submit", "train.submit", "Put this training into the queue"),
+        shown("s", "submit", "start", "train.submit", "Put this training into the queue"),
         shown(
             "w", "write", "write project.toml", "train.write", "Keep these settings; comments stay"
         ),
@@ -206,8 +120,11 @@ class TrainPane(Pane):
         quiet("escape", "leave_field", "Leave the field", "train.leave"),
     ]
 
+    BOXES = (("#form", "#train-hint"), ("#forecast", "#forecast-title"))
+
     form: reactive[ProjectForm] = reactive(ProjectForm(), repaint=False)
     verdict: reactive[Verdict] = reactive(Verdict(), repaint=False)
+    forecast: reactive[Forecast | None] = reactive(None, repaint=False)  # None: worked out now
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -216,6 +133,9 @@ class TrainPane(Pane):
         self._unfolded = False
         self._was_told_of_change = False
         self._judge_timer: Timer | None = None
+        self._forecast_timer: Timer | None = None
+        self._forecaster = Forecaster(folder)
+        self._foreseen_at = float("-inf")
 
     @property
     def command(self) -> str:
@@ -227,6 +147,8 @@ class TrainPane(Pane):
         yield Static(id="train-facts", markup=False)
         yield VerticalScroll(id="form", can_focus=True)
         yield Static(_HINT, id="train-hint", markup=False)
+        yield Static(id="forecast-title", classes="section", markup=False)
+        yield Rows(_FORECAST, id="forecast", titles=False)
         yield Static(id="train-faults", markup=False)
         yield Static(id="train-command", markup=False)
 
@@ -242,6 +164,8 @@ class TrainPane(Pane):
         """Look whether the file changed while we were away."""
         if is_shown and self.form.digest:
             self.run_worker(self._look_at_file, thread=True, group="look")
+            if time.monotonic() - self._foreseen_at > _FRESH_S:
+                self._foresee()
 
     async def on_form_read(self, event: FormRead) -> None:
         """Lay out the form anew."""
@@ -285,12 +209,66 @@ class TrainPane(Pane):
             f" {changed}$ {printable(event.verdict.command)}"
         )
 
+        if not event.verdict.faults:
+            self._foresee()
+
+    def _foresee(self) -> None:
+        """Let a child work out what would happen; it is asked when the typing has paused."""
+        self.forecast = None
+        if self._forecast_timer is not None:
+            self._forecast_timer.stop()
+        self._forecast_timer = self.set_timer(_FORESEE_AFTER_S, self._ask_forecast)
+
+    def _ask_forecast(self) -> None:
+        if self.is_shown and not self.verdict.faults:
+            work = partial(self._read_forecast, self.verdict.overrides)
+            self.run_worker(work, thread=True, group="forecast")
+
+    def _read_forecast(self, overrides: tuple[str, ...]) -> None:
+        self.post_message(Foreseen(self._forecaster.read(overrides)))
+
+    def on_foreseen(self, event: Foreseen) -> None:
+        """Show it, if the form still says the same."""
+        if event.forecast.overrides == self.verdict.overrides:
+            self._foreseen_at = time.monotonic()
+            self.forecast = event.forecast
+
+    def watch_forecast(self, forecast: Forecast | None) -> None:
+        """Show what will happen, or why it cannot begin."""
+        if not self.children:
+            return
+        rows = self.query_one("#forecast", Rows)
+        rows.rows = forecast_rows(forecast) if forecast is not None else ()
+        title = f"─ {forecast_title(forecast)} "
+        self.query_one("#forecast-title", Static).update(title + "─" * 200)
+
+    @on(Rows.Opened, "#forecast")
+    def read_forecast(self, event: Rows.Opened) -> None:
+        """Enter opens an error, or a choice with its reason, whole."""
+        if self.forecast is None or event.row is None:
+            return
+        place = int(event.row.key)
+        if self.forecast.errors:
+            self.attempt(partial(notices.of_finding, self.forecast.errors[place], self.folder, ""))
+        else:
+            self.attempt(partial(notices.of_choice, self.forecast.rows[place]))
+
+    def act_on(self, notice: Notice, deed: Deed) -> None:
+        """Work it out again."""
+        if deed == "check":
+            self._foresee()
+
+    def on_unmount(self) -> None:
+        """Nobody waits for the child any more."""
+        self._forecaster.end()
+
     def on_submitted(self, event: Submitted) -> None:
         """Go and look at the run."""
         self.page_app.tell(
             f"Job {event.job}: {event.run} is in the queue. Quitting does not stop it."
         )
-        self.post_message(TabWanted("runs", event.run))
+        if self.is_shown and self.screen is self.app.screen:  # else the person went on
+            self.post_message(TabWanted("runs", event.run))
 
     def action_read(self) -> None:
         """Read the file again."""
@@ -342,11 +320,34 @@ class TrainPane(Pane):
                 f"Write project.toml first (w): {', '.join(dropped)} was emptied", "warning"
             )
             return
-        self.attempt(partial(self._submit, self.verdict.overrides))
+        overrides, known = self.verdict.overrides, self.forecast
+        is_fresh = time.monotonic() - self._foreseen_at < _FRESH_S
+        if known is not None and not known.fault and is_fresh and known.overrides == overrides:
+            if known.errors:
+                self.on_refused(Refused(overrides, known.errors))
+            else:
+                self.attempt(partial(self._submit, overrides))
+        else:
+            self.page_app.tell("Checked first: some seconds …")
+            self.attempt(partial(self._check_and_submit, overrides))
+
+    def on_refused(self, event: Refused) -> None:
+        """Known errors stop the start, unless the person wants it all the same."""
+        num = len(event.errors)
+        named = "1 error" if num == 1 else f"{num} errors"
+        lines = [f"{named} of the check: the training would end with it."]
+        lines += [f"✗ {Path(one.file).name}: {one.what}" for one in event.errors[:_NAMED_ERRORS]]
+        lines += [f"and {num - _NAMED_ERRORS} more"] if num > _NAMED_ERRORS else []
+        work = partial(self.attempt, partial(self._submit, event.overrides))
+        self.confirm("\n".join(lines), "start anyway", work)
+
+    def _check_and_submit(self, overrides: tuple[str, ...]) -> Message:
+        errors = jobs.refusals_of(self.folder, overrides)
+        return Refused(overrides, errors) if errors else self._submit(overrides)
 
     def _submit(self, overrides: tuple[str, ...]) -> Submitted:
         changes = dict(self._changes)
-        submitted = Submitted(*jobs.submit_training(self.folder, overrides))
+        submitted = Submitted(*jobs.submit_training(self.folder, overrides, is_checked=True))
         self._submitted = changes
         return submitted
 
@@ -407,3 +408,31 @@ class TrainPane(Pane):
     def _fold(self) -> None:
         for line in self.query(FormLine):
             line.display = self._unfolded or line.field.key in FIRST or bool(line.field.value)
+
+
+def forecast_title(forecast: Forecast | None) -> str:
+    """Return what will happen in one line: the errors, or the time."""
+    if forecast is None:
+        return "working out what will happen …"
+    if forecast.fault:
+        return f"what will happen could not be worked out: {one_line(forecast.fault)}"
+    warnings = f", {forecast.num_warnings} warnings: 1" if forecast.num_warnings else ""
+    if forecast.errors:
+        named = "1 error" if len(forecast.errors) == 1 else f"{len(forecast.errors)} errors"
+        return f"✗ {named} would end it{warnings}"
+    time_row = next((row for row in forecast.rows if row.name in ("time", "steps")), None)
+    about = f": {time_row.name} {time_row.value}" if time_row is not None else ""
+    return f"what will happen{about}{warnings}"
+
+
+def forecast_rows(forecast: Forecast) -> list[Row]:
+    """Return a line a choice of the plan, or a line an error."""
+    if forecast.errors:
+        return [
+            Row(key=str(n), cells=("✗", Path(one.file).name, one.what, one.remedy), tone="bad")
+            for n, one in enumerate(forecast.errors)
+        ]
+    return [
+        Row(key=str(n), cells=("", row.name, row.value, row.why))
+        for n, row in enumerate(forecast.rows)
+    ]

@@ -17,6 +17,7 @@ from emcfsys_engine.commands.doctor import examine_jobs
 from emcfsys_engine.errors import DaemonError, InputError, QueueError
 from emcfsys_engine.jobs import systemd, transitions
 from emcfsys_engine.jobs.control import DaemonLock
+from emcfsys_engine.jobs.job import what_they_wait_for
 from emcfsys_engine.jobs.machine import Gpu
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.launch import processes
@@ -56,7 +57,19 @@ def test_jobs_are_listed_in_the_order_in_which_they_start(home: Bench) -> None:
     lines = _say(job_commands.jobs).splitlines()
     assert lines[0].startswith("ID  STATE")
     assert [line.split()[0] for line in lines[1:]] == ["2", "1", "3"]
-    assert lines[3].endswith("after 1")
+    assert lines[3].endswith("after job 1")
+
+
+def test_a_job_that_waits_says_behind_which_one_and_why(home: Bench) -> None:
+    first, second, third = (home.add(home.run()) for _ in range(3))
+    transitions.explain(home.queue.store, home.queue.get(second), "waits for 1 GPU")
+    transitions.explain(home.queue.store, home.queue.get(third), "could not be started: later")
+    fourth = home.add(home.run(), after=[first])
+    assert what_they_wait_for(home.queue.list()) == {
+        second: f"behind job {first}: waits for 1 GPU",
+        third: "could not be started: later",
+        fourth: f"after job {first}",
+    }
 
 
 def test_escapes_in_names_do_not_reach_the_terminal(home: Bench) -> None:

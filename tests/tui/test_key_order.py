@@ -9,7 +9,8 @@ from textual.widgets import Input
 
 from emcfsys_tui.screens.dialogs import ConfirmScreen
 from emcfsys_tui.screens.project import ProjectScreen
-from emcfsys_tui.widgets.train_pane import Choice, TrainPane
+from emcfsys_tui.widgets.form_line import Choice
+from emcfsys_tui.widgets.train_pane import TrainPane
 from tests.tui.conftest import made_run, opened, screen_text, until
 
 DOWN, UP, RIGHT = "\x1b[B", "\x1b[A", "\x1b[C"

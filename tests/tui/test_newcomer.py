@@ -15,9 +15,10 @@ from emcfsys_tui.screens.dialogs import PickScreen
 from emcfsys_tui.screens.project import ProjectScreen
 from emcfsys_tui.widgets.chart import Chart
 from emcfsys_tui.widgets.data_pane import DataPane
+from emcfsys_tui.widgets.form_line import FormLine
 from emcfsys_tui.widgets.hotfolder_pane import HotFolderPane
 from emcfsys_tui.widgets.picture_view import PictureView
-from emcfsys_tui.widgets.train_pane import FormLine, TrainPane
+from emcfsys_tui.widgets.train_pane import TrainPane
 from tests.tui.conftest import opened, screen_text, told, until
 
 

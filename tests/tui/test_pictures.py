@@ -23,8 +23,9 @@ from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RunStarted, WatchState
 from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import TrainRequest, WatchRequest
+from emcfsys_tui.engine.forecast import Forecaster
 from emcfsys_tui.settings import Settings
-from emcfsys_tui.view_models import CheckState
+from emcfsys_tui.view_models import CheckState, Forecast, PlanRow
 from emcfsys_tui.widgets.data_pane import DataPane
 from emcfsys_tui.widgets.hotfolder_pane import HotFolderPane
 from emcfsys_tui.widgets.list import Rows
@@ -35,13 +36,22 @@ _KEPT = Path(__file__).parent / "pictures"
 _SIZES = {"80x24": (80, 24), "160x48": (160, 48)}
 _TABS = {
     "data": ("1", "Nothing"),
-    "train": ("2", "training.preset"),
+    "train": ("2", "about 22 min"),
     "runs": ("3", "mitochondrion"),
     "hotfolder": ("4", "grid1_0001"),
     "jobs": ("5", "run-0002"),
     "models": ("6", "No"),
 }
 _WITH_PICTURE = {"data": DataPane, "hotfolder": HotFolderPane}
+_FORECAST = Forecast(  # of another machine than this one
+    rows=(
+        PlanRow(name="data", value="10 training, 3 validation"),
+        PlanRow(name="length", value="2,000 steps", why="preset standard draws 16000 patches"),
+        PlanRow(name="time", value="about 22 min", why="by the steps of run-0001"),
+        PlanRow(name="network", value="unet/tf_efficientnet_lite0", why="weights: imagenet"),
+    ),
+    num_warnings=2,
+)
 _AT = 1_700_000_000.0  # when everything happened
 
 
@@ -49,6 +59,7 @@ _AT = 1_700_000_000.0  # when everything happened
 def busy(demo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with a finished run, a queued one, and a hot folder through which images came."""
     monkeypatch.setattr(Machine, "gpus", lambda self: [])
+    monkeypatch.setattr(Forecaster, "read", lambda self, overrides: _FORECAST)
     made_run(demo)
     project = load_project(demo)
     waiting = new_run(demo / "runs", TrainRequest(), project=project)

@@ -50,14 +50,17 @@ def list_models(pattern: str = "") -> Iterator[ModelRow]:
     A pattern with * or ? is a glob, any other is looked for anywhere in the name. Rows come one by
     one, each in about a tenth of a second: all of timm takes some minutes.
     """
-    if not pattern:
-        names = [name for name in RECOMMENDED if name in known_backbones()]
-    elif any(sign in pattern for sign in "*?["):
-        names = sorted(name for name in known_backbones() if fnmatchcase(name, pattern))
-    else:
-        names = sorted(name for name in known_backbones() if pattern.lower() in name)
-    for name in names:
+    for name in names_like(pattern):
         yield _row(name)
+
+
+def names_like(pattern: str) -> list[str]:
+    """Return the names alone that `list_models` would tell of: of all of timm in a moment."""
+    if not pattern:
+        return [name for name in RECOMMENDED if name in known_backbones()]
+    if any(sign in pattern for sign in "*?["):
+        return sorted(name for name in known_backbones() if fnmatchcase(name, pattern))
+    return sorted(name for name in known_backbones() if pattern.lower() in name)
 
 
 def _row(name: str) -> ModelRow:

@@ -123,7 +123,7 @@ def make_plan(
     reasons: dict[str, str] = {"network.in_channels": why_channels} if why_channels else {}
     precision, reasons["precision"] = choose_precision(device)
     defaults = defaults_for(project.model.backbone)
-    batch = project.training.batch or (16 if device.type == "cuda" else 8)
+    batch = _choose_batch(project, device)
     if project.training.batch is None:
         reasons["batch"] = f"{batch} suits a {device.type} and its budget"
     network = NetworkSpec(
@@ -181,11 +181,53 @@ def make_plan(
     )
 
 
+def _choose_batch(project: Project, device: torch.device) -> int:
+    return project.training.batch or (16 if device.type == "cuda" else 8)
+
+
+def planned_length(
+    project: Project, device: torch.device, known: Plan | None
+) -> tuple[int | None, float | None]:
+    """Return the steps or minutes of a training before any image was read; one of them is None.
+
+    `known`: the plan that it was begun with; what the project says now counts more.
+    """
+    settings = project.training
+    if known is not None and settings.steps is None and settings.minutes is None:
+        return known.total_steps, known.minutes
+    return _choose_budget(project, _choose_batch(project, device), device, {})
+
+
+def rows_of(plan: Plan) -> list[tuple[str, str, str]]:
+    """Return the plan for a person who is about to start it: what, its value, and why."""
+    why = plan.reasons
+    steps = f"{plan.total_steps:,} steps" if plan.total_steps else _length_of(plan)
+    by_clock = "every 20 s" if plan.follow else "each tenth"
+    every = f"every {plan.validate_every:,} steps" if plan.validate_every else by_clock
+    parts = "" if plan.micro_batch == plan.batch else f", {plan.micro_batch} at a time"
+    weights = ", ".join(f"{weight:g}" for weight in plan.class_weights)
+    return [
+        ("data", f"{len(plan.train_images)} training, {len(plan.val_images)} validation", ""),
+        ("length", steps, why.get("steps", "as the project says")),
+        ("network", f"{plan.network.head}/{plan.network.backbone}", plan.weights),
+        ("device", f"{_place_of(plan)}, {plan.precision}", why.get("precision", "")),
+        ("patches", f"{plan.patch_px} px × {plan.batch}{parts}", _both(why, "patch_px", "batch")),
+        ("memory", f"{plan.micro_batch} of {plan.batch} patches", why.get("micro_batch", "")),
+        ("rates", f"encoder {plan.encoder_lr:g}, decoder {plan.decoder_lr:g}", plan.schedule),
+        ("classes", f"weighted {weights}", why.get("class_weights", "")),
+        ("validates", every, why.get("validate_every", "as the project says")),
+    ]
+
+
+def _both(why: dict[str, str], *names: str) -> str:
+    return "; ".join(why[name] for name in names if name in why) or "as the project says"
+
+
 def summary_of(plan: Plan) -> str:
     """Return the plan in one line for a person."""
     return (
-        f"{plan.network.head}/{plan.network.backbone}, {_length_of(plan)} of {plan.batch} patches "
-        f"of {plan.patch_px} px, {plan.precision} on {_place_of(plan)}, "
+        f"{plan.network.head}/{plan.network.backbone}, {_length_of(plan)}, {plan.batch} patches "
+        f"of {plan.patch_px} px a step, {plan.precision} on {_place_of(plan)}, "
         f"{len(plan.train_images)} training and {len(plan.val_images)} validation images"
         + (f", fold {plan.fold} of {plan.folds}" if plan.fold else "")
         + (f"; weights: {plan.weights}" if plan.weights else "")
@@ -195,7 +237,7 @@ def summary_of(plan: Plan) -> str:
 def _length_of(plan: Plan) -> str:
     if plan.total_steps is not None:
         return f"{plan.total_steps} steps"
-    return "until stopped, steps" if plan.minutes is None else f"{plan.minutes:g} min"
+    return "until it is stopped" if plan.minutes is None else f"{plan.minutes:g} min"
 
 
 def _place_of(plan: Plan) -> str:

@@ -55,6 +55,7 @@ from emcfsys_engine.learn.training.plan import (
     Plan,
     encode_plan,
     make_plan,
+    planned_length,
     read_plan,
     summary_of,
 )
@@ -90,6 +91,19 @@ def dry_run(project: Project) -> list[InputError]:
         remedy = "Try a smaller training.batch or training.patch_px, or another model"
         return [InputError(project.file, f"a first training step fails: {text}", remedy)]
     return []
+
+
+def planned_here(project: Project) -> Plan:
+    """Return the plan that a training begun now would make; every image is read for it.
+
+    Raises: DataFaults, InputError for what such a training would refuse.
+    """
+    samples = list_samples(project, fold=first_fold(project))
+    train, val = datasets_of(project, samples, choose_channels(project, samples).channels)
+    device = choose_device(project.compute.gpus)
+    plan = make_plan(project, train, val, device, choose_threads(project.compute.threads))
+    begins = project.model.start or project.model.weights
+    return msgspec.structs.replace(plan, weights=f"weights: {begins}")
 
 
 def network_faults(project: Project) -> list[InputError]:
@@ -176,8 +190,10 @@ def execute(worker: RunContext) -> int:
     # The same batch must give the same sums in every run: no choice by timing.
     torch.backends.cudnn.benchmark = False
     waits = project.training.follow and not worker.run.plan_file.exists()
+    known = read_plan(worker.run) if worker.run.plan_file.exists() else None
+    length = planned_length(project, device, known)
     if waits:
-        worker.emit(_started(worker, project, device, None))
+        worker.emit(_started(worker, project, device, length, None))
     samples = first_labels(worker, project) if waits else _dealt(worker, project)
     if samples is None:
         request = worker.stop_request()
@@ -185,7 +201,7 @@ def execute(worker: RunContext) -> int:
     colour = _begun_with(worker.run) or choose_channels(project, samples)
     train, val = datasets_of(project, samples, colour.channels, ranks.local_world)
     if not waits:
-        worker.emit(_started(worker, project, device, len(train)))
+        worker.emit(_started(worker, project, device, length, len(train)))
     lost = lost_gpu(device, project.compute.gpus, os.environ)
     prints = {**train.check(), **val.check()}
     for note in filter(None, (lost, *samples.notes, grey_note((train, val)))):
@@ -234,15 +250,19 @@ def execute(worker: RunContext) -> int:
 
 
 def _started(
-    worker: RunContext, project: Project, device: torch.device, num_images: int | None
+    worker: RunContext,
+    project: Project,
+    device: torch.device,
+    length: tuple[int | None, float | None],
+    num_images: int | None,
 ) -> RunStarted:
     return RunStarted(
         run=worker.run.id,
         does="train",
         project=project.name,
         classes=project.class_names,
-        total_steps=project.training.steps,
-        minutes=project.training.minutes,
+        total_steps=length[0],
+        minutes=length[1],
         device=device.type,
         num_images=num_images,
     )

@@ -29,7 +29,7 @@ from emcfsys_engine.learn.training.losses import Loss, build_loss
 from emcfsys_engine.learn.training.setup import Budget, Ending, TrainingSetup
 from emcfsys_engine.learn.training.step import DoesNotFitError, Stepper, rate_factor
 from emcfsys_engine.learn.training.validation import Validator, card_at, event_of
-from emcfsys_engine.run.events import RunResumed, StepDone, WarningGiven
+from emcfsys_engine.run.events import PhaseBegan, RunResumed, StepDone, WarningGiven
 
 _CHECKPOINT_EVERY_S = 120.0
 _STEP_EVENT_EVERY_S = 0.5
@@ -152,6 +152,7 @@ class Trainer:
                 self._save_and_validate()
             else:
                 self._save_checkpoint()
+            self.setup.emit(PhaseBegan(phase="saving", step=self.state.step))
             self.saver.save_final(card_at(self.setup.card, self.state.step))
         self.saver.close()
         return Ending(reason=reason, step=self.state.step, score=self.state.best_score)
@@ -368,6 +369,7 @@ class Trainer:
 
     def _validate(self) -> None:
         since = self.since_validation
+        self.setup.emit(PhaseBegan(phase="validating", step=self.state.step))
         started = time.monotonic()
         train_s = started - since.started
         result = self.validator.at(self.state.step)

@@ -1,0 +1,133 @@
+"""The lines of the form in Train: a key, its value to type or choose, and what is wrong with it."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.segment import Segment
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal
+from textual.message import Message
+from textual.reactive import reactive
+from textual.strip import Strip
+from textual.widget import Widget
+from textual.widgets import Input, Static
+
+from emcfsys_tui.engine.form import FormField
+from emcfsys_tui.settings import quiet
+from emcfsys_tui.widgets.log_view import TextInput
+
+
+class Choice(Widget, can_focus=True):
+    """Words side by side; the chosen one stands in brackets."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        quiet("left,h", "shift(-1)", "Word before", "choice.before"),
+        quiet("right,l,space", "shift(1)", "Next word", "choice.next"),
+    ]
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"choice--chosen", "choice--default"}
+
+    value: reactive[str] = reactive("")
+
+    class Changed(Message):
+        """Another word is chosen."""
+
+        def __init__(self, value: str) -> None:
+            self.value = value
+            super().__init__()
+
+    def __init__(self, choices: Sequence[str], value: str, *, default: str = "") -> None:
+        super().__init__()
+        self.choices = tuple(choices)
+        self._default = default
+        self.set_reactive(Choice.value, value)
+
+    def action_shift(self, by: int) -> None:
+        """Take the word beside."""
+        shown = self.value or self._default
+        place = self.choices.index(shown) if shown in self.choices else 0
+        self._take(self.choices[(place + by) % len(self.choices)])
+
+    def on_click(self, event: events.Click) -> None:
+        """Take the word that was clicked."""
+        x = 0
+        for word in self.choices:
+            if x <= event.x < x + len(word) + 2:
+                self._take(word)
+            x += len(word) + 2
+
+    def render_line(self, y: int) -> Strip:
+        """Draw the words."""
+        base = self.rich_style
+        segments: list[Segment] = []
+        for word in self.choices:
+            is_chosen = word == (self.value or self._default)
+            style = base
+            if is_chosen:
+                style += self.get_component_rich_style("choice--chosen", partial=True)
+            segments.append(Segment(f"[{word}]" if is_chosen else f" {word} ", style))
+        return Strip(segments).crop_extend(0, self.size.width, base)
+
+    def _take(self, word: str) -> None:
+        if word != self.value:
+            self.value = word
+            self.post_message(self.Changed(word))
+
+
+PRESETS = {
+    "quick": "minutes: is it promising?",
+    "standard": "good results",
+    "best": "long: the last percent",
+}
+
+
+class FormLine(Horizontal):
+    """One key: its name, a value to type or choose, and what is wrong with it."""
+
+    fault: reactive[str] = reactive("", repaint=False)
+
+    class Edited(Message):
+        """The value is another one."""
+
+        def __init__(self, key: str, value: str) -> None:
+            self.key, self.value = key, value
+            super().__init__()
+
+    def __init__(self, field: FormField) -> None:
+        super().__init__(id="field-" + field.key.replace(".", "-"))
+        self.field = field
+
+    def compose(self) -> ComposeResult:
+        """Name, value, remark."""
+        yield Static(self.field.key, classes="field-name", markup=False)
+        if self.field.choices:
+            yield Choice(self.field.choices, self.field.value, default=self.field.default)
+        else:
+            yield TextInput(self.field.value, placeholder=self.field.default, compact=True)
+        yield Static(self._remark(), classes="field-remark", markup=False)
+
+    def watch_fault(self, fault: str) -> None:
+        """Show the engine's word."""
+        if self.is_mounted:
+            self.set_class(bool(fault), "-faulty")
+            self.query_one(".field-remark", Static).update(self._remark())
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Tell of every letter."""
+        event.stop()
+        self.post_message(self.Edited(self.field.key, event.value))
+
+    def on_choice_changed(self, event: Choice.Changed) -> None:
+        """Tell of a choice."""
+        event.stop()
+        self.query_one(".field-remark", Static).update(self._remark())
+        self.post_message(self.Edited(self.field.key, event.value))
+
+    def _remark(self) -> str:
+        if self.fault:
+            return "✗"
+        if self.field.key != "training.preset":
+            return ""
+        chosen = self.query_one(Choice).value if self.is_mounted else self.field.value
+        return PRESETS.get(chosen or self.field.default, "")
