@@ -261,7 +261,7 @@ class Hotfolder(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     output: Annotated[str, says("Where masks and the ledger go.")] = "predictions"
     model: Annotated[
-        str, says("best (of the newest finished run), a run's name, or a model file.")
+        str, says("best (IoU of comparable finished runs), a run's name, or a model file.")
     ] = "best"
     follow: Annotated[bool, says("Go on to better models of this project.")] = False
     rewritten: Annotated[

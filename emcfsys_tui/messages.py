@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         QueueState,
         RunDetail,
         RunRow,
+        SaidLine,
     )
 
 
@@ -30,10 +31,13 @@ class Reading(Message, bubble=False):
 
 
 class ProjectsRead(Reading):
-    """The projects at a glance."""
+    """The projects at a glance, and what was said last in any of them, newest first."""
 
-    def __init__(self, projects: "tuple[ProjectRow, ...]") -> None:
+    def __init__(
+        self, projects: "tuple[ProjectRow, ...]", said: "tuple[SaidLine, ...]" = ()
+    ) -> None:
         self.projects = projects
+        self.said = said
         super().__init__()
 
 
@@ -121,8 +125,12 @@ class HotRead(Reading):
 class ModelsRead(Reading):
     """The project's model files."""
 
-    def __init__(self, models: "tuple[ModelRow, ...]") -> None:
+    def __init__(
+        self, models: "tuple[ModelRow, ...]", used: Path | None = None, why: str = ""
+    ) -> None:
         self.models = models
+        self.used = used  # by a hot folder that starts now
+        self.why = why
         super().__init__()
 
 

@@ -4,9 +4,11 @@ from pathlib import Path
 
 from emcfsys_engine.commands.jobs import shown, table_of
 from emcfsys_engine.errors import EmcfError, printable
-from emcfsys_tui.engine.runs import open_queue, read_projects
+from emcfsys_tui.engine.projects import read_projects
+from emcfsys_tui.engine.runs import open_queue
 from emcfsys_tui.engine.runs_reader import RunsReader
 from emcfsys_tui.settings import remembered
+from emcfsys_tui.text import one_line
 from emcfsys_tui.view_models import STATE_LOOKS
 
 
@@ -31,13 +33,13 @@ def _projects() -> list[str]:
         return ["No projects here. Make one: emcfsys-engine demo projects/demo"]
     lines = [f"{'PROJECT':<20} {'IMAGES':>7} {'LABELS':>7} {'RUNS':>5} {'IOU':>6}  FOLDER"]
     for row in projects:
-        score = f"{row.scores[-1]:.3f}" if row.scores else "–"
-        note = f"  {row.fault}" if row.fault else ""
+        score = "–" if row.score is None else f"{row.score:.3f}"
+        note = f"  {row.fault or row.now}" if row.fault or row.now else ""
         lines.append(
             f"{row.name:<20} {row.num_images:>7} {row.num_labels:>7} {row.num_runs:>5} {score:>6}"
             f"  {row.folder}{note}"
         )
-    return [printable(line) for line in lines]
+    return [one_line(line) for line in lines]
 
 
 def _runs(folder: Path) -> list[str]:

@@ -21,8 +21,16 @@ def one_line(text: str) -> str:
 
 
 def reason_words(reason: str) -> str:
-    """Return why something ended: a word of ours as words, a sentence as it is."""
-    return reason.replace("_", " ") if reason.isidentifier() else reason
+    """Return why something ended: a word of ours as words; of a sentence the file's path last."""
+    if reason.isidentifier():
+        return reason.replace("_", " ")
+    return "\n".join(path_last(line) for line in reason.split("\n"))
+
+
+def path_last(sentence: str) -> str:
+    """Return "path: what. Remedy." with the path at its end: a narrow row shows what first."""
+    path, colon, rest = sentence.partition(": ")
+    return f"{rest}  {path}" if colon and path.startswith("/") and rest else sentence
 
 
 def fitted(text: str, width: int, *, right: bool = False, cut: str = "end") -> str:

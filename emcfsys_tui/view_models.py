@@ -179,9 +179,19 @@ class ProjectRow(msgspec.Struct, frozen=True, kw_only=True):
     num_images: int = 0
     num_labels: int = 0
     num_runs: int = 0
-    scores: tuple[float, ...] = ()  # best of each run, oldest first
-    num_active: int = 0  # jobs that run or wait
-    is_watched: bool = False
+    score: float | None = None  # IoU of the model that "best" stands for
+    now: str = ""  # what runs or waits, or why the newest run ended badly
+    tone: str = ""
+
+
+class SaidLine(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job or a hot folder of some project said."""
+
+    time: float
+    project: str
+    text: str
+    folder: Path  # of the project
+    log: Path | None = None
 
 
 class ClassScore(msgspec.Struct, frozen=True, kw_only=True):
@@ -393,6 +403,8 @@ class HotLine(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     unlike: str = ""
     failed: bool = False
+    attempts: int = 0  # that failed
+    is_final: bool = True  # else it is tried again by itself
 
 
 class HotState(msgspec.Struct, frozen=True, kw_only=True):
@@ -454,4 +466,5 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     patch_px: int
     created: str
     bytes: int
+    num_validated: int | None = None  # images that the IoU is of; None: an older file
     fault: str = ""

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,6 +30,8 @@ def what_it_would_do(project: Project) -> dict[str, Any]:
     backend, why = choose_backend(root, settings.backend)
     try:
         model = str(resolve_model(project, settings.model))
+        best = choose_best(project) if settings.model == "best" else None
+        model += f": {best.why}" if best is not None else ""
     except EmcfError as error:
         model = str(error)
     known = {entry.path: entry for entry in read_ledger(output)}
@@ -75,25 +78,67 @@ def resolve_model(project: Project, wanted: str) -> Path:
     return file.absolute()
 
 
-def best_model(project: Project) -> Path | None:
-    """Return the best model of the newest finished training with the project's classes.
+@dataclass(frozen=True, kw_only=True)
+class BestModel:
+    """The model that "best" stands for, and why it is that one."""
 
-    A training that finished once stays so while it is extended, and if that is cancelled or fails;
-    one that follows the labels publishes each better model while it trains.
+    file: Path
+    run: str
+    why: str
+
+
+def choose_best(project: Project) -> BestModel | None:
+    """Return the best model of the finished trainings that can be compared with the newest.
+
+    Comparable are those with the project's classes and the newest one's validation images: scores
+    of other images say nothing. Among equals the newest. A training that finished once stays so
+    while it is extended, and if that is cancelled or fails.
     """
-    for run in reversed(list_runs(project.folder)):
-        try:
-            record = run.record()
-            if not isinstance(record.request, TrainRequest):
-                continue
-            follows = record.project is not None and record.project.training.follow
-            if not follows and not run.final_model.is_file() and run.state() != "done":
-                continue
-            if fits(project, read_card(run.best_model)):
-                return run.best_model
-        except (EmcfError, OSError):
-            continue  # a run without a usable model is passed over
-    return None
+    finished = [found for run in reversed(list_runs(project.folder)) if (found := _card(run))]
+    finished = [(run, card) for run, card in finished if fits(project, card)]
+    if not finished:
+        return None
+    images = finished[0][1].validated_on
+    alike = [one for one in finished if one[1].validated_on == images] if images else finished[:1]
+    run, card = max(alike, key=lambda one: (_iou(one[1]), one[0].id))
+    return BestModel(file=run.best_model, run=run.id, why=_why(card, len(alike), len(finished)))
+
+
+def best_model(project: Project) -> Path | None:
+    """Return the file of the model that "best" stands for; None where no training finished."""
+    best = choose_best(project)
+    return best.file if best is not None else None
+
+
+def _card(run: Run) -> tuple[Run, ModelCard] | None:
+    """Return a finished training with what its best model says; None for any other run.
+
+    One that follows the labels publishes each better model while it trains: it counts, too.
+    """
+    try:
+        record = run.record()
+        if not isinstance(record.request, TrainRequest):
+            return None
+        follows = record.project is not None and record.project.training.follow
+        if not follows and not run.final_model.is_file() and run.state() != "done":
+            return None
+        return run, read_card(run.best_model)
+    except (EmcfError, OSError):
+        return None  # a run without a usable model is passed over
+
+
+def _iou(card: ModelCard) -> float:
+    score = card.scores.get("mean_iou")
+    return -1.0 if score is None else score
+
+
+def _why(card: ModelCard, num_alike: int, num_finished: int) -> str:
+    iou = f"IoU {_iou(card):.3f}" if _iou(card) >= 0 else "no IoU"
+    if num_finished == 1:
+        return f"{iou}, the only finished run with these classes"
+    if num_alike == 1:
+        return f"{iou}, the newest finished run: no other has the same validation images"
+    return f"best IoU {_iou(card):.3f} of {num_alike} finished runs with the same validation images"
 
 
 def fits(project: Project, card: ModelCard) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.hotfolder.ledger import ask_retry, read_ledger, watcher_of, watching_run
+from emcfsys_engine.hotfolder.status import choose_best, resolve_model
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project, load_project
@@ -27,7 +28,7 @@ from emcfsys_engine.run.records import TrainRequest, WatchRequest
 from emcfsys_tui.engine.form import edit_project
 from emcfsys_tui.engine.runs import run_command
 from emcfsys_tui.messages import HotRead, ModelsRead, TextFound
-from emcfsys_tui.text import safe_lines
+from emcfsys_tui.text import reason_words, safe_lines
 from emcfsys_tui.view_models import HotLine, HotState, ModelRow
 
 _NEWEST = 200
@@ -56,7 +57,7 @@ class HotFolderReader:
         self._watches: dict[str, _Watch] = {}  # by run: one that comes back is read on
         self._watch: _Watch | None = None
         self._newest: deque[HotLine] = deque(maxlen=_NEWEST)
-        self._failures: deque[HotLine] = deque(maxlen=_NEWEST)
+        self._failures: dict[str, HotLine] = {}  # by image, oldest first
         self._lags: deque[float] = deque(maxlen=500)
         self._per_minute: dict[int, int] = {}
         self._done_at: deque[float] = deque(maxlen=_DONE_AT)
@@ -110,7 +111,7 @@ class HotFolderReader:
             rates=tuple(rates),
             lags=tuple(self._lags)[-40:],
             newest=tuple(self._newest),
-            failures=tuple(self._failures),
+            failures=tuple(reversed(self._failures.values())),
             fault=watch.fault if watch and not owner else "",
         )
 
@@ -147,17 +148,25 @@ class HotFolderReader:
             if event.lag_s is not None:
                 self._lags.append(event.lag_s)
             self._num_unlike += bool(event.unlike)
-            self._newest.appendleft(_line_of(event, project))
+            line = _line_of(event, project)
+            self._newest = deque((one for one in self._newest if one.image != line.image), _NEWEST)
+            self._newest.appendleft(line)
+            self._failures.pop(line.image, None)  # it has its mask now
         elif isinstance(event, ImageFailed):
-            line = HotLine(
+            image = _short(project, event.image)
+            self._failures.pop(image, None)  # one row an image: the newest of its attempts
+            self._failures[image] = HotLine(
                 time=event.time,
-                image=_short(project, event.image),
+                image=image,
                 path=_below(project, project.hotfolder.watch or "", event.image),
                 mask=None,
-                text=event.reason + (f" (try {event.attempt})" if not event.final else ""),
+                text=_reason(event),
                 failed=True,
+                attempts=event.attempt,
+                is_final=event.final,
             )
-            self._failures.appendleft(line)
+            if len(self._failures) > _NEWEST:
+                del self._failures[next(iter(self._failures))]
 
     def _count(self, output: Path) -> None:
         if time.monotonic() - self._counted_at < _LEDGER_EVERY_S:
@@ -230,6 +239,13 @@ def _line_of(event: ImageDone, project: Project) -> HotLine:
     )
 
 
+def _reason(event: ImageFailed) -> str:
+    """Return why an image failed, without the path that its row has anyway."""
+    path, _, rest = event.reason.partition(": ")
+    is_own = rest and Path(path).name == Path(event.image).name
+    return rest if is_own else reason_words(event.reason)
+
+
 def _short(project: Project, name: str) -> str:
     """Return an image's name below the watched folder."""
     root = str(project.folder / (project.hotfolder.watch or ""))
@@ -246,21 +262,23 @@ class ModelsReader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._known: dict[tuple[str, int, int], ModelRow] = {}
-        self._told: tuple[ModelRow, ...] | None = None
+        self._told: tuple[tuple[ModelRow, ...], int] | None = None
 
     def read(self) -> ModelsRead | None:
-        """Return the model files, newest run first; None if unchanged."""
+        """Return the model files, the best IoU first; None if unchanged."""
         rows: list[ModelRow] = []
         for run in reversed(list_runs(self.folder)):
             for role, file in (("best", run.best_model), ("final", run.final_model)):
                 row = self._row(run, role, file)
                 if row is not None:
                     rows.append(row)
+        rows.sort(key=lambda row: -1.0 if row.score is None else row.score, reverse=True)
         found = tuple(rows)
-        if found == self._told:
+        stamp = (found, _changed_at(self.folder / "project.toml"))
+        if stamp == self._told:
             return None
-        self._told = found
-        return ModelsRead(found)
+        self._told = stamp
+        return ModelsRead(found, *_used(self.folder))
 
     def _row(self, run: Run, role: str, file: Path) -> ModelRow | None:
         try:
@@ -271,6 +289,30 @@ class ModelsReader:
         if key not in self._known:
             self._known[key] = _read(run, role, file, status.st_size, status.st_mtime)
         return self._known[key]
+
+
+def _changed_at(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _used(folder: Path) -> tuple[Path | None, str]:
+    """Return the model file that the hot folder uses, or would from its start on, and why."""
+    try:
+        project = load_project(folder)
+        now = watching_run(folder / project.hotfolder.output)
+        request = Run(now).record().request if now is not None else None
+        if isinstance(request, WatchRequest) and not project.hotfolder.follow:
+            return Path(request.model), "the watch that runs was started with it"
+        wanted = project.hotfolder.model
+        best = choose_best(project) if wanted == "best" else None
+        if best is not None:
+            return best.file, best.why
+        return resolve_model(project, wanted), f"[hotfolder] names {wanted}"
+    except (EmcfError, OSError) as error:
+        return None, str(error)
 
 
 def inspect(file: Path, *, verify: bool) -> TextFound:
@@ -316,5 +358,6 @@ def _read(run: Run, role: str, file: Path, num_bytes: int, written: float) -> Mo
         step=card.step,
         pixel_nm=card.pixel_nm,
         patch_px=card.patch_px,
+        num_validated=len(card.validated_on) or None,
         created=time.strftime("%d %b %H:%M", time.localtime(written)),
     )

@@ -96,13 +96,18 @@ def submit_training(
     SlurmError, DaemonError, RunFolderError.
     """
     project = load_project(folder, overrides)
-    if not is_checked and (errors := refusals_of(folder, overrides)):
-        more = f" (and {len(errors) - 1} more: c checks)" if len(errors) > 1 else ""
-        raise InputError(errors[0].file, f"{errors[0].what}{more}", errors[0].remedy)
+    if not is_checked:
+        _refuse(refusals_of(folder, overrides))
     with Queue.open() as queue:
         numbers, runs = engine_queue.submit_training(queue, project)
     ensure_daemon()
     return numbers[0], runs[0].id
+
+
+def _refuse(errors: tuple[FindingRow, ...]) -> None:
+    if errors:
+        more = f" (and {len(errors) - 1} more: c checks)" if len(errors) > 1 else ""
+        raise InputError(errors[0].file, f"{errors[0].what}{more}", errors[0].remedy)
 
 
 def refusals_of(folder: Path, overrides: tuple[str, ...]) -> tuple[FindingRow, ...]:

@@ -12,7 +12,7 @@ from emcfsys_engine.run.lines import log_tail
 from emcfsys_engine.text import day_clock, moment
 from emcfsys_tui.messages import NoticeFound
 from emcfsys_tui.text import reason_words
-from emcfsys_tui.view_models import Deed, FindingRow, HotLine, Notice, PlanRow, RunRow
+from emcfsys_tui.view_models import Deed, FindingRow, HotLine, Notice, PlanRow, RunRow, SaidLine
 
 _LOOKED_AT_BYTES = 4096
 _LARGEST_TEXT_BYTES = 64 << 20  # editors on a server become slow beyond
@@ -101,7 +101,7 @@ def of_image(line: HotLine) -> NoticeFound:
         Notice(
             title=f"{'failed' if line.failed else 'masked'}: {line.image}",
             what=f"unlike the training data: {line.unlike}" if line.unlike else line.text,
-            where=f"the try of {moment(line.time, '%F %H:%M:%S')}",
+            where=f"{line.image}, {_tries(line)}{moment(line.time, '%F %H:%M:%S')}",
             remedy=_for_image(line, is_there),
             file=line.path,
             can_edit=is_text(line.path),
@@ -123,6 +123,20 @@ def of_line(time: str, text: str, source: str, log: Path) -> NoticeFound:
     )
 
 
+def of_said(line: SaidLine) -> NoticeFound:
+    """Return what a job or a hot folder of some project said; "its run" opens that project."""
+    there = line.log if line.log is not None and line.log.exists() else None
+    return NoticeFound(
+        Notice(
+            title=f"{line.project}, {day_clock(line.time)}",
+            what=line.text,
+            file=there or line.folder,
+            can_edit=is_text(there),
+            deeds=("run",),
+        )
+    )
+
+
 def of_choice(row: PlanRow) -> NoticeFound:
     """Return one choice of a training's plan, with its reason."""
     what = f"{row.name}: {row.value}"
@@ -139,7 +153,9 @@ def remedy_for(state: str, reason: str) -> str:
 def why_of(row: RunRow, log: tuple[str, ...]) -> str:
     """Return why a run has no curves to come, for the place where they would be."""
     remedy = remedy_for(row.state, row.reason)
-    return "\n".join([reason_words(row.reason), f"→ {remedy}", "", *log[-_NUM_LAST:]])
+    tail = [line for line in log[-_NUM_LAST:] if line.strip() not in row.reason]
+    place = ["A watch: 4 shows what came"] if row.does == "watch" else []
+    return "\n".join([reason_words(row.reason), f"→ {remedy}", *place, "", *tail])
 
 
 def file_in(where: str, folder: Path) -> Path | None:
@@ -171,4 +187,10 @@ def _for_image(line: HotLine, is_there: bool) -> str:
         return ""
     if not is_there:
         return "The file is gone: copy it again"
-    return "It is tried again by itself" if "(try " in line.text else "Copy it anew, or r tries all"
+    if not line.is_final:
+        return "It is tried again by itself; r tries all that failed now"
+    return "Copy it again; or r tries all that failed"
+
+
+def _tries(line: HotLine) -> str:
+    return f"try {line.attempts} at " if line.failed else ""

@@ -5,7 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,17 +13,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from emcfsys_engine import any_names
-from emcfsys_engine.data_counts import recall_counts
-from emcfsys_engine.errors import EmcfError, InputError, RunFolderError, printable
-from emcfsys_engine.files import MICROGRAPH_SUFFIXES
+from emcfsys_engine.errors import InputError, RunFolderError, printable
 from emcfsys_engine.jobs.control import ensure_daemon
 from emcfsys_engine.jobs.queue import submit_extension
-from emcfsys_engine.project import Project, load_project
-from emcfsys_engine.run.folder import Run, list_runs
+from emcfsys_engine.run.folder import Run
 from emcfsys_engine.text import flattened, moment
-from emcfsys_tui.messages import ProjectsRead, Told
-from emcfsys_tui.settings import Memory
-from emcfsys_tui.view_models import ProjectRow, RunRow
+from emcfsys_tui.messages import Told
+from emcfsys_tui.view_models import RunRow
 
 if TYPE_CHECKING:
     from emcfsys_engine.jobs.queue import Queue
@@ -87,96 +83,6 @@ def child_environment() -> dict[str, str]:
 def open_queue() -> "Queue":
     """Open the user's queue."""
     return import_module("emcfsys_engine.jobs.queue").Queue.open()
-
-
-def find_projects(memory: Memory) -> list[Path]:
-    """Return the folders of ./projects that hold a project, this one's, and the recent ones."""
-    here = Path.cwd()
-    found = [here] if (here / "project.toml").is_file() else []
-    base = here / "projects"
-    if base.is_dir():
-        found += [
-            folder for folder in sorted(base.iterdir()) if (folder / "project.toml").is_file()
-        ]
-    found += [Path(place) for place in memory.recent if (Path(place) / "project.toml").is_file()]
-    return list(dict.fromkeys(folder.absolute() for folder in found))
-
-
-def read_projects(memory: Memory) -> ProjectsRead:
-    """Return the projects at a glance."""
-    active: dict[str, int] = {}
-    try:
-        with open_queue() as queue:
-            for job in queue.list():
-                if job.is_open:
-                    folder = str(Path(job.run).parent.parent)
-                    active[folder] = active.get(folder, 0) + 1
-    except EmcfError:
-        active = {}
-    return ProjectsRead(tuple(_project_row(folder, active) for folder in find_projects(memory)))
-
-
-def count_images(project: Project) -> tuple[int, int]:
-    """Return the number of images and of those with labels: as `check` counted, else by names."""
-    known = recall_counts(project)
-    if known is not None:
-        return known
-    images = labels = 0
-    for source in project.data:
-        names = _stems(project.folder, source.images, MICROGRAPH_SUFFIXES)
-        images += len(names)
-        place = source.masks or source.annotations
-        if place:
-            labels += len(_stems(project.folder, place, None) & names)
-    return images, labels
-
-
-def _stems(base: Path, place: str, suffixes: Collection[str] | None) -> set[str]:
-    folder = base / place
-    if not folder.is_dir():
-        folder = folder.parent
-    found: set[str] = set()
-    for _, _, names in os.walk(folder):  # an absent folder has none
-        for name in names:
-            stem, dot, suffix = name.rpartition(".")
-            if stem and (suffixes is None or f"{dot}{suffix}".lower() in suffixes):
-                found.add(stem)
-    return found
-
-
-def _project_row(folder: Path, active: Mapping[str, int]) -> ProjectRow:
-    try:
-        project = load_project(folder)
-    except EmcfError as error:
-        return ProjectRow(
-            folder=folder, name=folder.name, fault=printable(str(error).split("\n")[0])
-        )
-    num_images, num_labels = count_images(project)
-    runs = list_runs(folder)
-    scores = [score for run in runs[-12:] if (score := _best_score(run)) is not None]
-    watcher = import_module("emcfsys_engine.hotfolder.ledger").watcher_of
-    return ProjectRow(
-        folder=folder,
-        name=project.name,
-        num_images=num_images,
-        num_labels=num_labels,
-        num_runs=len(runs),
-        scores=tuple(scores),
-        num_active=active.get(str(folder), 0),
-        is_watched=watcher(folder / project.hotfolder.output) is not None,
-    )
-
-
-def _best_score(run: Run) -> float | None:
-    """Return a run's best score from its model file's header: no events need be read."""
-    if not run.best_model.exists():
-        return None
-    card: Any = import_module("emcfsys_engine.model_card")
-    try:
-        scores = card.read_card(run.best_model).scores
-    except EmcfError:
-        return None
-    return scores.get("mean_iou")
 
 
 def ask_run(folder: Path, ask: str) -> str:

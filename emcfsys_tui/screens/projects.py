@@ -3,29 +3,34 @@
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
+from textual.widgets import Static
 
-from emcfsys_tui.engine import runs
+from emcfsys_engine.text import day_clock
+from emcfsys_tui.engine import notices, projects, runs
 from emcfsys_tui.messages import ProjectChosen, ProjectsRead, Told
-from emcfsys_tui.screens.page import Page, TopLine, sparkline
+from emcfsys_tui.screens.page import Page, TopLine
 from emcfsys_tui.settings import remembered, shown
-from emcfsys_tui.view_models import ProjectRow
+from emcfsys_tui.view_models import Deed, ProjectRow, SaidLine, Tone
 from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.pane import Feed
 
 _COLUMNS = (
-    Column(title="project", width=20, cut="middle"),
-    Column(title="images", width=8, right=True),
+    Column(title="project", width=18, cut="middle"),
+    Column(title="images", width=7, right=True),
     Column(title="labelled", width=8, right=True),
-    Column(title="runs", width=5, right=True),
-    Column(title="IoU", width=6, right=True),
-    Column(title="trend", width=12, hide_below=90),
-    Column(title="now", width=16),
-    Column(title="folder", cut="start", hide_below=70),
+    Column(title="best IoU", width=8, right=True),
+    Column(title="now", scrolls=True),
+    Column(title="folder", width=30, cut="start", hide_below=140),
+)
+_SAID = (
+    Column(title="time", width=12),
+    Column(title="project", width=18, cut="middle"),
+    Column(title="newest", scrolls=True),
 )
 _EMPTY = (
     "EMCFsys segments electron micrographs: label some, train, then watch a folder.\n\n"
@@ -38,6 +43,11 @@ _EMPTY = (
 
 class ProjectsScreen(Page):
     """The projects of ./projects and the recent ones."""
+
+    DEFAULT_CSS = """
+    ProjectsScreen #projects { height: 1fr; min-height: 4; }
+    ProjectsScreen #said { height: auto; max-height: 40%; }
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         shown("o,enter", "open", "open", "projects.open", "Open the project"),
@@ -55,27 +65,57 @@ class ProjectsScreen(Page):
     ]
 
     def compose_body(self) -> ComposeResult:
-        """A list is enough."""
+        """The projects, and below what was said last."""
         yield Rows(_COLUMNS, id="projects", empty="Looking for projects …")
+        yield Static(f"─ newest {'─' * 300}", id="said-title", classes="section", markup=False)
+        yield Rows(_SAID, id="said", titles=False)
 
     def on_mount(self) -> None:
         """Look for projects once the screen stands."""
         top = self.query_one(TopLine)
         top.place = "EMCFsys"
         top.status = "read-only " if self.page_app.read_only else ""
-        rows = self.query_one(Rows)
-        rows.focus()
-        self._feed = Feed(self, lambda: runs.read_projects(remembered()), every_s=5.0)
+        self.query_one("#projects", Rows).focus()
+        self._show_said(())
+        self._feed = Feed(self, lambda: projects.read_projects(remembered()), every_s=5.0)
 
     def on_unmount(self) -> None:
         """Let the thread end."""
         self._feed.end()
 
+    _said: tuple[SaidLine, ...] = ()
+
     def on_projects_read(self, event: ProjectsRead) -> None:
         """Show the projects."""
-        rows = self.query_one(Rows)
+        rows = self.query_one("#projects", Rows)
         rows.empty = _EMPTY
         rows.rows = tuple(_row(project) for project in event.projects)
+        self._show_said(event.said)
+
+    def _show_said(self, said: tuple[SaidLine, ...]) -> None:
+        """Show what was said last; without anything said, nothing takes room."""
+        self._said = said
+        self.query_one("#said-title").display = bool(said)
+        rows = self.query_one("#said", Rows)
+        rows.display = bool(said)
+        rows.rows = tuple(
+            Row(key=f"{n}", cells=(day_clock(line.time), line.project, line.text), tone="bad")
+            for n, line in enumerate(said)
+        )
+
+    @on(Rows.Opened, "#said")
+    def read_said(self, event: Rows.Opened) -> None:
+        """Enter opens the whole message."""
+        if event.row is None:
+            return
+        line = self._said[int(event.row.key)]
+
+        def answered(deed: Deed | None) -> None:
+            if deed == "run":
+                self.post_message(ProjectChosen(line.folder))
+
+        message = import_module("emcfsys_tui.screens.message").MessageScreen
+        self.app.push_screen(message(notices.of_said(line).notice), answered)
 
     @on(Rows.Opened, "#projects")
     def open_row(self, event: Rows.Opened) -> None:
@@ -84,8 +124,9 @@ class ProjectsScreen(Page):
             self.post_message(ProjectChosen(Path(event.row.key)))
 
     def action_open(self) -> None:
-        """Open the project under the cursor."""
-        self.query_one(Rows).action_open()
+        """Open the row under the cursor."""
+        focused = self.focused if isinstance(self.focused, Rows) else None
+        (focused or self.query_one("#projects", Rows)).action_open()
 
     def action_demo(self) -> None:
         """Make the demo project in ./projects/demo, and open it."""
@@ -104,7 +145,7 @@ class ProjectsScreen(Page):
 
     def _make(self, command: list[str], folder: Path) -> None:
         if self.page_app.may_change():
-            self.query_one(Rows).empty = "Making the project …"
+            self.query_one("#projects", Rows).empty = "Making the project …"
             self.run_worker(partial(self._make_and_open, command, folder), thread=True)
 
     def _make_and_open(self, command: list[str], folder: Path) -> None:
@@ -118,20 +159,15 @@ class ProjectsScreen(Page):
 
 
 def _row(project: ProjectRow) -> Row:
-    scores = project.scores
-    now = [f"{project.num_active} jobs"] if project.num_active else []
-    now += ["● watching"] if project.is_watched else []
     return Row(
         key=str(project.folder),
         cells=(
             project.name,
             f"{project.num_images:,}",
             f"{project.num_labels:,}",
-            str(project.num_runs),
-            f"{scores[-1]:.3f}" if scores else "–",
-            sparkline(scores),
-            "✗ project.toml" if project.fault else "  ".join(now),
-            project.fault or str(project.folder),
+            "–" if project.score is None else f"{project.score:.3f}",
+            f"✗ {project.fault}" if project.fault else project.now,
+            str(project.folder),
         ),
-        tone="bad" if project.fault else ("live" if now else ""),
+        tone="bad" if project.fault else cast("Tone", project.tone),
     )

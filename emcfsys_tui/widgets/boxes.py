@@ -1,6 +1,6 @@
 """The boxes of a tab: one of them can have all the room, and on a small screen it always does."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import ClassVar
 
 from textual import events
@@ -121,7 +121,7 @@ class Boxed(Vertical):
                         break
                     ancestor.add_class(_LARGE)
 
-    def _put_aside(self, widget: Widget, kept: set[object]) -> None:
+    def _put_aside(self, widget: Widget, kept: Container[object]) -> None:
         """Hide a widget, and the containers around it that hold nothing of what is shown."""
         while widget is not self and widget not in kept:
             widget.add_class(_ASIDE)

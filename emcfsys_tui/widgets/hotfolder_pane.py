@@ -40,9 +40,10 @@ _COLUMNS = (
     Column(title="found"),
 )
 _FAILED = (
-    Column(title="time", width=8),
-    Column(title="failed", cut="middle"),
-    Column(title="why"),
+    Column(title="failed: why", scrolls=True),
+    Column(title="image", width=16, wide=24, cut="middle"),
+    Column(title="tries", width=5, right=True),
+    Column(title="time", width=8, hide_below=52),
 )
 _NOT_SET = (
     "No hot folder yet. Add to project.toml:\n\n"
@@ -140,7 +141,16 @@ class HotFolderPane(PicturePane):
         newest.empty = _hint(hot)
         newest.rows = [_row(line) for line in hot.newest]
         failures.rows = [
-            Row(key=f"{line.time}", cells=(clock(line.time), line.image, line.text), tone="bad")
+            Row(
+                key=line.image,
+                cells=(
+                    line.text,
+                    line.image,
+                    f"{line.attempts}{'' if line.is_final else '…'}",
+                    clock(line.time),
+                ),
+                tone="bad" if line.is_final else "warn",
+            )
             for line in hot.failures
         ]
         if self.follows and newest.rows and newest.cursor != 0:

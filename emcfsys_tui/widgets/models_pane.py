@@ -19,15 +19,17 @@ from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.pane import FedPane
 
 _COLUMNS = (
-    Column(title="run", width=10),
+    Column(title="", width=1),
+    Column(title="run", width=9),
     Column(title="file", width=6),
     Column(title="IoU", width=6, right=True),
-    Column(title="step", width=8, right=True),
+    Column(title="val", width=4, right=True),
+    Column(title="step", width=8, right=True, hide_below=76),
     Column(title="nm/px", width=7, right=True),
     Column(title="network", cut="middle"),
     Column(title="classes", hide_below=90),
-    Column(title="size", width=7, right=True),
-    Column(title="written", width=12, hide_below=76),
+    Column(title="size", width=8, right=True, hide_below=76),
+    Column(title="written", width=12, hide_below=90),
 )
 _EMPTY = (
     "No model files yet: a training writes best.safetensors at its first validation."
@@ -61,6 +63,8 @@ class ModelsPane(FedPane):
         super().__init__(folder)
         self._models: tuple[ModelRow, ...] = ()
         self._wanted = ""
+        self._used: Path | None = None  # by the hot folder
+        self._why = ""
 
     @property
     def command(self) -> str:
@@ -88,9 +92,11 @@ class ModelsPane(FedPane):
     def on_models_read(self, event: ModelsRead) -> None:
         """Show the files."""
         self._models = event.models
+        self._used, self._why = event.used, event.why
         rows = self.query_one("#models", Rows)
         rows.empty = _EMPTY
-        rows.rows = [_row(model) for model in event.models]
+        rows.rows = [_row(model, is_used=model.file == event.used) for model in event.models]
+        self.show_about()
         if self._wanted:
             self.go_to_item(self._wanted)
             self._wanted = ""
@@ -105,6 +111,8 @@ class ModelsPane(FedPane):
                 f"{model.file.parent.name}/{model.file.name}: classes {model.classes}; "
                 f"patches of {model.patch_px} px. It is all that predict needs: copy it anywhere."
             )
+            if model.file == self._used:
+                about = f"★ the hot folder uses it: {self._why}. {about}"
         self.query_one("#model-about", Static).update(f" {printable(about)}")
 
     @on(Rows.Opened, "#models")
@@ -149,13 +157,15 @@ def _key(model: ModelRow) -> str:
     return f"{model.run}/{model.role}"
 
 
-def _row(model: ModelRow) -> Row:
+def _row(model: ModelRow, *, is_used: bool) -> Row:
     return Row(
         key=_key(model),
         cells=(
+            "★" if is_used else "",
             model.run,
             model.role,
             "–" if model.score is None else f"{model.score:.3f}",
+            "–" if model.num_validated is None else str(model.num_validated),
             f"{model.step:,}" if model.step else "–",
             "any" if model.pixel_nm is None else f"{model.pixel_nm:.4g}",
             model.fault or model.network,

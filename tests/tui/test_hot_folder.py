@@ -6,7 +6,7 @@ import pytest
 
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run.events import EventWriter, ImageDone, RunStarted, WatchState
+from emcfsys_engine.run.events import EventWriter, ImageDone, ImageFailed, RunStarted, WatchState
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import WatchRequest
 from emcfsys_tui.engine.hotfolder import HotFolderReader
@@ -82,3 +82,26 @@ def test_a_watch_that_ends_is_not_said_to_wait(
     )
     assert state_word(HotState(state=state), job) == word
     assert state_word(HotState(state="stopped"), None) == "○ STOPPED"
+
+
+def test_a_failed_image_is_one_row_with_its_attempts_until_it_has_its_mask(demo: Path) -> None:
+    watch = _watch(demo)
+    (demo / "incoming").mkdir()
+    reader = HotFolderReader(demo)
+    with EventWriter(watch.events_file) as events:
+        events.write(RunStarted(run=watch.id, does="watch"))
+        for attempt in (1, 2, 3):
+            reason = f"{demo}/incoming/a.tif: the last strip is missing. Copy it again."
+            final = attempt == 3
+            events.write(ImageFailed(image="a.tif", reason=reason, attempt=attempt, final=final))
+        events.write(ImageFailed(image="b.tif", reason="out of memory", final=False))
+        found = _read(reader).failures
+        assert [(one.image, one.attempts, one.is_final) for one in found] == [
+            ("b.tif", 1, False),
+            ("a.tif", 3, True),
+        ]
+        assert found[1].text == "the last strip is missing. Copy it again."
+        events.write(ImageDone(image="a.tif", mask="a.png", seconds=0.1))
+        state = _read(reader)
+        assert [one.image for one in state.failures] == ["b.tif"]
+        assert [one.image for one in state.newest] == ["a.tif"]

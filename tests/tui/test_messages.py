@@ -15,7 +15,7 @@ from emcfsys_engine.run.outcome import ExitRecord
 from emcfsys_engine.run.records import TrainRequest, WatchRequest
 from emcfsys_tui.messages import TextFound
 from emcfsys_tui.screens.message import MessageScreen
-from emcfsys_tui.text import one_line, safe_lines
+from emcfsys_tui.text import one_line, reason_words, safe_lines
 from emcfsys_tui.view_models import CheckState, FindingRow
 from emcfsys_tui.widgets.data_pane import DataPane
 from emcfsys_tui.widgets.list import Rows
@@ -185,6 +185,23 @@ async def test_a_window_that_opens_late_opens_over_the_tab_that_asked_or_not_at_
 def test_a_row_shows_breaks_as_spaces_and_escapes_the_rest(text: str, line: str) -> None:
     assert one_line(text) == line
     assert "\x1b" not in safe_lines(text)
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("early_stopping", "early stopping"),
+        (
+            "/a/my_b.tif: is half a file. Copy it again.",
+            "is half a file. Copy it again.  /a/my_b.tif",
+        ),
+        ("my_b.tif: is half a file.", "my_b.tif: is half a file."),
+        ("/a: b\n/c: d", "b  /a\nd  /c"),
+        ("/a/b", "/a/b"),
+    ],
+)
+def test_a_reason_is_said_before_the_path_of_its_file(reason: str, words: str) -> None:
+    assert reason_words(reason) == words
 
 
 def test_e_lends_the_terminal_to_the_persons_editor(

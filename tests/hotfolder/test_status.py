@@ -1,0 +1,104 @@
+"""Which model "best" stands for: the best IoU among runs whose scores can be compared."""
+
+import json
+import struct
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from emcfsys_engine.hotfolder.status import best_model, choose_best, what_it_would_do
+from emcfsys_engine.model_card import ModelCard, NetworkSpec
+from emcfsys_engine.project import Project, load_project
+from emcfsys_engine.run.events import EventWriter, RunFinished, RunStarted
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import TrainRequest
+
+IMAGES = {"a": "1", "b": "2"}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    for name in ("images", "masks", "incoming"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "project.toml").write_text(
+        '[project]\nname = "p"\n[classes]\na = 0\nb = 1\n[[data]]\n'
+        'images = "images"\nmasks = "masks"\n[hotfolder]\nwatch = "incoming"\n'
+    )
+    return load_project(tmp_path)
+
+
+def finished(
+    project: Project,
+    iou: float | None,
+    images: dict[str, str] = IMAGES,
+    *,
+    classes: tuple[str, ...] = ("a", "b"),
+    ended: bool = True,
+) -> Run:
+    """Write a run as a training leaves it: its events and its model's header."""
+    run = new_run(project.runs_folder, TrainRequest(), project=project)
+    with EventWriter(run.events_file) as events:
+        events.write(RunStarted(run=run.id, does="train"))
+        if ended:
+            events.write(RunFinished(reason="steps", step=1))
+    card = ModelCard(
+        network=NetworkSpec(head="unet", backbone="resnet18", num_classes=len(classes)),
+        classes=classes,
+        class_values=tuple(range(len(classes))),
+        colours=((0, 0, 0),) * len(classes),
+        patch_px=64,
+        scores={"mean_iou": iou},
+        validated_on=images,
+    )
+    text = msgspec.json.encode(card).decode()
+    header = json.dumps({"__metadata__": {"emcfsys": text}}).encode()
+    run.best_model.write_bytes(struct.pack("<Q", len(header)) + header)
+    return run
+
+
+def test_a_short_trial_does_not_displace_a_good_model(project: Project) -> None:
+    assert choose_best(project) is None
+    good = finished(project, 0.910)
+    finished(project, 0.850)
+    finished(project, 0.227)
+    best = choose_best(project)
+    assert best is not None and best.file == good.best_model
+    assert best.why == "best IoU 0.910 of 3 finished runs with the same validation images"
+    assert best.why in what_it_would_do(project)["model"]
+
+
+def test_among_equals_the_newest_serves(project: Project) -> None:
+    finished(project, 0.9)
+    newer = finished(project, 0.9)
+    assert best_model(project) == newer.best_model
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "ended"),
+    [
+        ({"a": "1"}, ("a", "b"), True),
+        ({"a": "1", "b": "another image"}, ("a", "b"), True),
+        ({}, ("a", "b"), True),  # a model of an older version does not say
+        (IMAGES, ("a", "c"), True),
+        (IMAGES, ("a", "b"), False),
+    ],
+)
+def test_scores_of_other_images_classes_or_unfinished_runs_are_not_compared(
+    project: Project, images: dict[str, str], classes: tuple[str, ...], ended: bool
+) -> None:
+    finished(project, 0.99, images, classes=classes, ended=ended)
+    newest = finished(project, 0.5)
+    best = choose_best(project)
+    assert best is not None and best.file == newest.best_model
+    assert best.why.startswith("IoU 0.500, the ")
+
+
+def test_of_models_that_do_not_say_what_they_validated_on_the_newest_serves(
+    project: Project,
+) -> None:
+    finished(project, 0.9, {})
+    newest = finished(project, None, {})
+    best = choose_best(project)
+    assert best is not None and best.file == newest.best_model
+    assert best.why.startswith("no IoU")

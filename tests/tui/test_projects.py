@@ -1,0 +1,76 @@
+"""The list of projects says what runs, what ended badly, the best IoU, and what was said last."""
+
+from pathlib import Path
+
+import pytest
+
+from emcfsys_engine.jobs import transitions
+from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run.events import RunFailed, RunStarted
+from emcfsys_engine.run.folder import new_run
+from emcfsys_engine.run.records import TrainRequest
+from emcfsys_tui.screens.message import MessageScreen
+from emcfsys_tui.screens.project import ProjectScreen
+from tests.hotfolder.test_status import finished
+from tests.tui.conftest import opened, say, screen_text, until
+
+
+@pytest.fixture
+def project(demo: Path) -> Path:
+    """The demo among the projects of the folder we stand in."""
+    (demo.parent / "projects").mkdir()
+    return demo.rename(demo.parent / "projects" / "demo")
+
+
+@pytest.mark.parametrize("size", [(60, 16), (80, 24), (160, 48)])
+async def test_a_project_that_failed_says_why_and_its_message_opens_whole(
+    project: Path, size: tuple[int, int]
+) -> None:
+    loaded = load_project(project)
+    finished(loaded, 0.874, classes=loaded.class_names)
+    run = new_run(loaded.runs_folder, TrainRequest(), project=loaded)
+    reason = f"{project}/images/a_b.tif: GPU out of memory. Lower training.batch."
+    with Queue.open() as queue:
+        job = queue.add(run.folder, project_name="demo", gpus=0)
+        transitions.fail(queue.store, queue.get(job), reason)
+    say(run, RunStarted(run=run.id, does="train"), RunFailed(reason=reason))
+    async with opened(None, size=size) as pilot:
+        await until(pilot, lambda: ".874" in screen_text(pilot))
+        await until(pilot, lambda: "run-0002 failed" in screen_text(pilot))
+        if size[0] > 60:
+            assert "failed: GPU out of" in screen_text(pilot)  # what first, the path last
+        await pilot.press("tab", "enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, MessageScreen))
+        words = " ".join(screen_text(pilot).split())
+        assert "GPU out of memory. Lower training.batch." in words
+        await pilot.press("o")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ProjectScreen))
+
+
+async def test_a_project_that_waits_says_behind_what(project: Path) -> None:
+    loaded = load_project(project)
+    with Queue.open() as queue:
+        for _ in range(2):
+            run = new_run(loaded.runs_folder, TrainRequest(), project=loaded)
+            queue.add(run.folder, project_name="demo", gpus=0)
+    async with opened(None, size=(120, 30)) as pilot:
+        await until(pilot, lambda: "○ run-0002 queued behind job 1" in screen_text(pilot))
+        assert "newest" not in screen_text(pilot)  # nothing was said: it takes no room
+
+
+async def test_models_stand_by_iou_and_a_star_says_which_the_hot_folder_uses_and_why(
+    project: Path,
+) -> None:
+    with (project / "project.toml").open("a") as file:
+        if "[hotfolder]" not in (project / "project.toml").read_text():
+            file.write('\n[hotfolder]\nwatch = "incoming"\n')
+    loaded = load_project(project)
+    for iou in (0.910, 0.227, None, 0.850):
+        finished(loaded, iou, classes=loaded.class_names)
+    async with opened(project, "6", size=(100, 24)) as pilot:
+        await until(pilot, lambda: "★" in screen_text(pilot))
+        await until(pilot, lambda: "best IoU 0.910 of 4 finished runs" in screen_text(pilot))
+        lines = [line for line in screen_text(pilot).split("\n") if "run-000" in line]
+        assert [line.split("run-000")[1][0] for line in lines[:4]] == ["1", "4", "2", "3"]
+        assert "★" in lines[0]
