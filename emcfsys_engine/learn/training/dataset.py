@@ -301,6 +301,22 @@ class PatchSampler:
             statistics=torch.from_numpy(statistics_NC4),
         )
 
+    def anywhere(self, step: int, number: int, device: torch.device) -> Tensor:
+        """Return patches from anywhere in the images, labelled or not, as the network sees them.
+
+        Shapes: N×C×P×P float32; P is less where an image is small.
+        """
+        side = min(self.patch_px, *(min(size) for size in self.sizes))
+        found: list[Tensor] = []
+        for place in range(number):
+            rng = np.random.default_rng((self.seed, step, place, 0x5EE2))
+            index = int(rng.integers(len(self.dataset)))
+            height, width = self.sizes[index]
+            top, left = (int(rng.integers(size - side + 1)) for size in (height, width))
+            rows = self.dataset[index].rows_on(top, top + side, device)
+            found.append(rows[:, :, left : left + side])
+        return torch.stack(found)
+
     def places(self, step: int) -> np.ndarray:
         """Return where the crops of one step lie: image, first row, first column. Shapes: N×3."""
         return np.array([self._place(step, number) for number in range(self.batch)])
@@ -364,14 +380,29 @@ class PatchSampler:
 
 
 def class_pixel_counts(dataset: Dataset) -> np.ndarray:
-    """Count the labelled pixels of each class over all items.
+    """Count the pixels of each class over all items, the last number those without a label.
 
-    Shapes: C int64.
+    Shapes: C + 1 int64.
     """
     total = np.zeros(UNLABELLED + 1, np.int64)
     for index in range(len(dataset)):
         total += np.bincount(dataset[index].labels.ravel(), minlength=UNLABELLED + 1)
-    return total[: len(dataset.project.classes)]
+    return np.append(total[: len(dataset.project.classes)], total[UNLABELLED])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """What of a data set is labelled. Shapes: shares are C float, of the labelled pixels."""
+
+    shares: np.ndarray
+    is_mostly_bare: bool  # more pixels are without a label than with one
+
+
+def labelled_part(dataset: Dataset) -> Labelled:
+    """Look at the labels of all items."""
+    *counts, bare = class_pixel_counts(dataset)
+    total = int(sum(counts))
+    return Labelled(shares=np.array(counts) / max(1, total), is_mostly_bare=int(bare) > total)
 
 
 def _cut(

@@ -1,6 +1,5 @@
 """plan.json: every automatic choice of a training, with its reason, before the first step."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +17,8 @@ from emcfsys_engine.learn.device import choose_precision
 from emcfsys_engine.learn.memory import Footprint, footprint_of, usable_memory
 from emcfsys_engine.learn.networks.backbones import defaults_for
 from emcfsys_engine.learn.training.augment import Strengths, strengths_of
-from emcfsys_engine.learn.training.dataset import Dataset, class_pixel_counts
+from emcfsys_engine.learn.training.dataset import Dataset, labelled_part
+from emcfsys_engine.learn.training.shares import weights_for
 from emcfsys_engine.learn.training.start import (
     HEAD_FIRST,
     RATE_SHARE,
@@ -364,14 +364,21 @@ def _choose_ema(total_steps: int | None, device: torch.device, reasons: dict[str
 
 
 def choose_class_weights(train: Dataset, reasons: dict[str, str]) -> tuple[float, ...]:
-    """Weigh classes by 1/√frequency, so that a class of 1 % counts ten times, not a hundred."""
-    counts = class_pixel_counts(train)
-    shares = counts / max(1, counts.sum())
-    raw = [1 / math.sqrt(max(share, 1e-4)) for share in shares]
-    mean = float(np.dot(raw, shares)) or 1.0
-    weights = tuple(round(min(10.0, weight / mean), 4) for weight in raw)
-    reasons["class_weights"] = "1/√frequency: " + _named_shares(train.project.class_names, shares)
-    return weights
+    """Weigh classes by 1/√frequency; where most is bare, all alike until the network has seen it.
+
+    People draw more of what is rare: the labelled pixels do not tell how common a class is.
+    """
+    labelled = labelled_part(train)
+    shares = labelled.shares
+    named = _named_shares(train.project.class_names, shares)
+    if labelled.is_mostly_bare:
+        reasons["class_weights"] = (
+            f"alike at first, since most pixels are unlabelled (labelled: {named}); after each "
+            "validation by how common the network finds them"
+        )
+        return (1.0,) * len(shares)
+    reasons["class_weights"] = f"1/√frequency: {named}"
+    return weights_for(shares, shares)
 
 
 def _named_shares(names: Sequence[str], shares: np.ndarray) -> str:
