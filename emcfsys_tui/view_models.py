@@ -410,6 +410,7 @@ class HotLine(msgspec.Struct, frozen=True, kw_only=True):
 class HotState(msgspec.Struct, frozen=True, kw_only=True):
     """How the hot folder is doing."""
 
+    is_read: bool = True  # nothing is known before
     configured: bool = False
     state: str = "stopped"
     detail: str = ""

@@ -12,6 +12,7 @@ from emcfsys_engine.errors import InputError
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunStarted, ValidationDone, best_of
 from emcfsys_engine.run.folder import Run, list_runs, open_run
+from emcfsys_engine.run.progress import progress_of
 from emcfsys_engine.text import flattened
 
 
@@ -172,7 +173,7 @@ def _row(run: Run) -> dict[str, Any]:
     validations = [event for event in events if isinstance(event, ValidationDone)]
     best = best_of(events)
     started = next((event for event in events if isinstance(event, RunStarted)), None)
-    state, reason = ("running", "") if run.is_alive() else run.outcome()
+    state, reason = ("running", progress_of(run).text) if run.is_alive() else run.outcome()
     record = run.record()
     return {
         "run": run.id,

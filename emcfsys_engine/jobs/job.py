@@ -58,7 +58,8 @@ def what_they_wait_for(jobs: Iterable["Job"]) -> dict[int, str]:
     before: Job | None = None
     for job in in_order(jobs):
         if job.state == "queued":
-            place = f"behind job {before.id}" if before is not None else ""
+            is_here = before is not None and job.executor == before.executor == "local"
+            place = f"behind job {before.id}" if before is not None and is_here else ""
             if job.after:
                 place = f"after job {', '.join(str(other) for other in job.after)}"
             is_turn = not job.reason or job.reason.startswith("waits for")

@@ -52,6 +52,9 @@ class QueueReader:
         except EmcfError as error:
             return QueueState(is_read=True, fault=safe_lines(str(error)))
         waits = what_they_wait_for(jobs)
+        if pid is None:
+            told = "no daemon runs: emcfsys-engine daemon start"
+            waits = {job.id: told for job in jobs if job.state == "queued"}
         rows = tuple(_job_row(job, waits.get(job.id, "")) for job in ordered(jobs))
         return QueueState(is_read=True, jobs=rows, gpus=self._gpus, daemon_pid=pid)
 

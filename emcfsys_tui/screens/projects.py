@@ -11,7 +11,7 @@ from textual.binding import BindingType
 from textual.widgets import Static
 
 from emcfsys_engine.text import day_clock
-from emcfsys_tui.engine import notices, projects, runs
+from emcfsys_tui.engine import runs
 from emcfsys_tui.messages import ProjectChosen, ProjectsRead, Told
 from emcfsys_tui.screens.page import Page, TopLine
 from emcfsys_tui.settings import remembered, shown
@@ -77,7 +77,7 @@ class ProjectsScreen(Page):
         top.status = "read-only " if self.page_app.read_only else ""
         self.query_one("#projects", Rows).focus()
         self._show_said(())
-        self._feed = Feed(self, lambda: projects.read_projects(remembered()), every_s=5.0)
+        self._feed = Feed(self, _read, every_s=5.0)
 
     def on_unmount(self) -> None:
         """Let the thread end."""
@@ -115,6 +115,7 @@ class ProjectsScreen(Page):
                 self.post_message(ProjectChosen(line.folder))
 
         message = import_module("emcfsys_tui.screens.message").MessageScreen
+        notices = import_module("emcfsys_tui.engine.notices")
         self.app.push_screen(message(notices.of_said(line).notice), answered)
 
     @on(Rows.Opened, "#projects")
@@ -156,6 +157,12 @@ class ProjectsScreen(Page):
                 self._feed.look_now()
                 return
         self.post_message(ProjectChosen(folder))
+
+
+def _read() -> ProjectsRead:
+    """Read the projects, in a thread: the first paint does not wait for what it imports."""
+    read: ProjectsRead = import_module("emcfsys_tui.engine.projects").read_projects(remembered())
+    return read
 
 
 def _row(project: ProjectRow) -> Row:

@@ -59,7 +59,7 @@ class HotFolderPane(PicturePane):
     HotFolderPane #hot-state { height: 3; }
     HotFolderPane #hot-left { width: 6fr; }
     HotFolderPane #newest { height: 3fr; }
-    HotFolderPane #failures { height: 1fr; min-height: 3; }
+    HotFolderPane #failures { height: auto; min-height: 2; max-height: 40%; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -84,7 +84,7 @@ class HotFolderPane(PicturePane):
 
     BOXES = (("#newest",), ("#failures",), ("#hot-right",))
 
-    hot: reactive[HotState] = reactive(HotState(), repaint=False)
+    hot: reactive[HotState] = reactive(HotState(is_read=False), repaint=False)
     follows: reactive[bool] = reactive(True, repaint=False)
 
     def __init__(self, folder: Path) -> None:
@@ -297,6 +297,8 @@ def _state_text(hot: HotState, job: JobRow | None, width: int) -> str:
             for num in (16, 8)
         ),
     )
+    if not hot.is_read:
+        return " Reading the hot folder …\n\n"
     if not hot.configured:
         return f" {hot.fault}\n\n" if hot.fault else " ○ no hot folder in project.toml\n\n"
     if hot.fault:
