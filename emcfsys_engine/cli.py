@@ -1,6 +1,7 @@
 """emcfsys-engine: a table of commands, each imported when it is used, so that --help stays fast."""
 
 import os
+import signal
 import sys
 from importlib import import_module
 
@@ -107,6 +108,7 @@ def main() -> None:
 def _end_cancelled() -> None:
     from emcfsys_engine.commands.saying import say
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more ends what still waits for a thread
     say("cancelled", err=True)
     _leave(130)
 

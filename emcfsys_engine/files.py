@@ -17,6 +17,7 @@ LEAST_FREE_BYTES = 32 << 20  # below this nothing new is begun
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
+NO_PLAIN_FILE = "is a pipe, socket or device"
 _MOST_BYTES = 64 << 20  # of a file of ours that is read in one piece
 
 
@@ -80,6 +81,26 @@ def reading_own(file: Path) -> BinaryIO:
         os.close(descriptor)
         raise FileNotFoundError(errno.ENOENT, "is no file of ours", str(file))
     return os.fdopen(descriptor, "rb")
+
+
+def reading(file: Path) -> BinaryIO:
+    """Return a file that a person named, to read: a pipe, socket or device is never waited for.
+
+    Raises: OSError, whose words say what stands there instead of a file.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise OSError(errno.EINVAL, NO_PLAIN_FILE, str(file)) from None
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    raise OSError(errno.EINVAL, NO_PLAIN_FILE, str(file))
 
 
 def _not_ours(file: Path, what: str) -> PermissionError:
