@@ -161,6 +161,24 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, OSError | OutputError) and error.errno in _FULL
 
 
+def remedy_of(error: OSError, otherwise: str = "Check its folder and its disk") -> str:
+    """Return what helps where something could not be written: room only where there is none."""
+    if is_full(error):
+        return "Free some space"
+    return _REMEDIES.get(error.errno or 0, otherwise)
+
+
+_REMEDIES = {
+    errno.EACCES: "Check the permissions of its folder",
+    errno.EPERM: "Check the permissions of its folder",
+    errno.EROFS: "It can only be read: name another place",
+    errno.ENOTDIR: "A file is in the way: name another place",
+    errno.EEXIST: "A file is in the way: name another place",
+    errno.ENAMETOOLONG: "Give it a shorter name",
+    errno.EFBIG: "Raise the limit on the size of files",
+}
+
+
 def refuse_full(places: Iterable[Path]) -> None:
     """Check that every place has room for some masks more.
 
