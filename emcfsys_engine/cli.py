@@ -1,12 +1,14 @@
 """emcfsys-engine: a table of commands, each imported when it is used, so that --help stays fast."""
 
 import os
+import signal
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import click
 
-from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.errors import EmcfError, why_no_import
 
 # name -> (module under emcfsys_engine.commands, one line for --help), in the order of a day's work
 _COMMANDS: dict[str, tuple[str, str]] = {
@@ -84,6 +86,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; whatever goes wrong becomes one line on stderr and an exit code."""
+    _fill_closed_streams()
     try:
         cli.main(prog_name="emcfsys-engine", standalone_mode=False)
         _leave(0)
@@ -98,17 +101,42 @@ def main() -> None:
     except BrokenPipeError:
         _leave(1)  # the reader of our output went away, as `| head` does
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and _is_nowhere():
+            _end("the folder that you stand in is gone. Change to another one: cd", 2)
         place = (
             f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         )
         _end(f"{place}{error.strerror or error}", 1)
+    except ImportError as error:
+        _end(why_no_import(error), 1)
     except (MemoryError, RecursionError) as error:
         _end(f"{type(error).__name__}: the input is too large or nested too deep", 1)
+
+
+_closed: list[int] = []  # standard streams that this process began without
+
+
+def _fill_closed_streams() -> None:
+    """Open /dev/null where a standard stream is closed: no file of ours may take its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            _closed.append(number)
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+
+
+def _is_nowhere() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _end_cancelled() -> None:
     from emcfsys_engine.commands.saying import say
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more ends what still waits for a thread
     say("cancelled", err=True)
     _leave(130)
 
@@ -133,8 +161,12 @@ def _end_usage(error: click.ClickException) -> None:
 def _leave(code: str | int | None) -> None:
     """End with this code, or 1 where the answer could not be written; stderr is told if it can be.
 
-    The interpreter would try once more to write what is unsaid, and end with 120.
+    A stdout that is closed took no answer. The interpreter would try once more to write what is
+    unsaid, and end with 120.
     """
+    if 1 in _closed and not code:
+        _closed.remove(1)
+        _end("stdout is closed: nobody got the answer", 1)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -107,6 +107,12 @@ class OutputError(InputError):
         self.errno = errno
 
 
+def why_no_import(error: ImportError) -> str:
+    """Return one line for a package that is missing or broken, such as torch."""
+    words = " ".join(str(error).split())[:200]
+    return f"a package cannot be used here: {words}. See what is missing: emcfsys-engine doctor"
+
+
 class RunFailedError(EmcfError):
     """A run ended badly."""
 

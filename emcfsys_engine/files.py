@@ -17,6 +17,7 @@ LEAST_FREE_BYTES = 32 << 20  # below this nothing new is begun
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
+NO_PLAIN_FILE = "is a pipe, socket or device"
 _MOST_BYTES = 64 << 20  # of a file of ours that is read in one piece
 
 
@@ -82,6 +83,26 @@ def reading_own(file: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def reading(file: Path) -> BinaryIO:
+    """Return a file that a person named, to read: a pipe, socket or device is never waited for.
+
+    Raises: OSError, whose words say what stands there instead of a file.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise OSError(errno.EINVAL, NO_PLAIN_FILE, str(file)) from None
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    raise OSError(errno.EINVAL, NO_PLAIN_FILE, str(file))
+
+
 def _not_ours(file: Path, what: str) -> PermissionError:
     return PermissionError(errno.EPERM, f"{what}: move it away", str(file))
 
@@ -138,6 +159,24 @@ class DiskFullError(OSError):
 def is_full(error: BaseException) -> bool:
     """Tell whether an error only says that a disk or a quota is full."""
     return isinstance(error, OSError | OutputError) and error.errno in _FULL
+
+
+def remedy_of(error: OSError, otherwise: str = "Check its folder and its disk") -> str:
+    """Return what helps where something could not be written: room only where there is none."""
+    if is_full(error):
+        return "Free some space"
+    return _REMEDIES.get(error.errno or 0, otherwise)
+
+
+_REMEDIES = {
+    errno.EACCES: "Check the permissions of its folder",
+    errno.EPERM: "Check the permissions of its folder",
+    errno.EROFS: "It can only be read: name another place",
+    errno.ENOTDIR: "A file is in the way: name another place",
+    errno.EEXIST: "A file is in the way: name another place",
+    errno.ENAMETOOLONG: "Give it a shorter name",
+    errno.EFBIG: "Raise the limit on the size of files",
+}
 
 
 def refuse_full(places: Iterable[Path]) -> None:

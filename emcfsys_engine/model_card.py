@@ -14,6 +14,7 @@ import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import ModelFileError
+from emcfsys_engine.files import reading
 
 FORMAT = 1
 KEY = "emcfsys"
@@ -168,7 +169,7 @@ def read_metadata(file: Path) -> Mapping[str, str]:
     Source: the safetensors format: 8 bytes of length, little-endian, then a JSON header.
     """
     try:
-        with file.open("rb") as stream:
+        with reading(file) as stream:
             start = stream.read(8)
             size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             if not start:

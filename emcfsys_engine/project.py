@@ -1,5 +1,6 @@
 """project.toml becomes a frozen Project: its only reader, and where its keys are known."""
 
+import io
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ import msgspec
 import tomli
 
 from emcfsys_engine.errors import ProjectError, ProjectFaults
+from emcfsys_engine.files import reading
 from emcfsys_engine.project_tables import (
     TABLES,
     Augmentation,
@@ -140,7 +142,8 @@ def parse_loss(text: str) -> tuple[tuple[float, str], ...]:
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return tomli.loads(file.read_text("utf-8-sig"))
+        with reading(file) as stream:
+            return tomli.loads(io.TextIOWrapper(stream, "utf-8-sig").read())
     except FileNotFoundError:
         remedy = f"Make one with: emcfsys-engine new {file.parent}"
         raise ProjectError(file, "", "there is no such file", remedy) from None

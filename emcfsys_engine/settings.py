@@ -12,6 +12,7 @@ import tomli
 from msgspec import Meta
 
 from emcfsys_engine.errors import ProjectError, ProjectFaults
+from emcfsys_engine.files import reading
 
 Table = TypeVar("Table", bound=msgspec.Struct)
 
@@ -254,7 +255,7 @@ def _groups(file: Path, given: Any, faults: list[ProjectError]) -> dict[str, int
 
 def _read(file: Path) -> dict[str, Any] | None:
     try:
-        with file.open("rb") as stream:
+        with reading(file) as stream:
             status = os.fstat(stream.fileno())
             if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o002:
                 what = "may be written by others, and says what is executed"

@@ -15,6 +15,7 @@ from typing import Any
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.annotations.text_encoding import other_encodings, text_of
 from emcfsys_engine.errors import AnnotationError, InputError
+from emcfsys_engine.files import reading
 from emcfsys_engine.images.reader import is_unfinished
 from emcfsys_engine.images.walk import files_below, is_regular, split_glob
 
@@ -193,7 +194,7 @@ def _module(name: str) -> Any:
 
 def _start_of(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with reading(path) as file:
             return file.read(4096)
     except PermissionError:
         raise AnnotationError(path, "may not be read", f"Try: chmod +r {path.name}") from None

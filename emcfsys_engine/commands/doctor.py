@@ -241,6 +241,18 @@ def _existing(place: Path) -> Path:
     return place
 
 
+def _examine_torch() -> Sequence[Diagnosis]:
+    """Ask torch; where it is missing or broken that is the finding."""
+    try:
+        from emcfsys_engine.learn.device import examine_torch
+
+        return examine_torch()
+    except (ImportError, OSError) as error:  # its libraries are there, and others than it wants
+        found = " ".join(str(error).split())[:200]
+        remedy = "pip install --force-reinstall torch torchvision timm"
+        return [Diagnosis(what="torch", state="fail", found=found, remedy=remedy)]
+
+
 @click.command()
 @click.argument("project", required=False, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -249,9 +261,7 @@ def doctor(project: str | None, as_json: bool) -> None:
 
     Example: emcfsys-engine doctor
     """
-    from emcfsys_engine.learn.device import examine_torch
-
-    lines = [*examine(project), *examine_torch(), *examine_jobs()]
+    lines = [*examine(project), *_examine_torch(), *examine_jobs()]
     if as_json:
         rows = [
             {"what": line.what, "state": line.state, "found": line.found, "remedy": line.remedy}

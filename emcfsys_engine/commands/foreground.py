@@ -10,8 +10,9 @@ from types import FrameType
 
 from emcfsys_engine.commands.saying import say, say_lines
 from emcfsys_engine.errors import InputError, ProjectError, RunFolderError, printable
+from emcfsys_engine.launch import processes
 from emcfsys_engine.launch.keeper import NO_LEASE
-from emcfsys_engine.launch.start import is_second, signal_group, start
+from emcfsys_engine.launch.start import holder, is_second, kill_run, signal_group, start
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import (
     AnyEvent,
@@ -24,6 +25,7 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import line_of
+from emcfsys_engine.settings import Config, load_config
 
 _LOOK_EVERY_S = 0.1
 
@@ -32,7 +34,8 @@ def run_in_foreground(run: Run) -> int:
     """Start the run's worker, tell on stderr how it goes, and return its exit code.
 
     It takes a free GPU, where there is one, and nobody else's.
-    Ctrl+C asks the worker to save and end; a second Ctrl+C kills it.
+    Ctrl+C asks the worker to save and end; a second Ctrl+C kills it. TERM is passed on, and what
+    does not end within the grace of [jobs] is killed, unless it still computes or writes.
     Raises: InputError if all GPUs are in use.
     """
     from emcfsys_engine.commands.foreground_gpu import gpus_for  # NVML, only where it computes
@@ -44,8 +47,10 @@ def run_in_foreground(run: Run) -> int:
         say(f"{run.id}: {why}: it runs with {sys.executable} and your own variables", err=True)
     keeper = start(run, foreground=True, environment=laid_over, lease=lease)
     progress = Progress(sys.stderr.isatty())
-    with _signals_passed_on(run, keeper):
+    passed_on = _SignalsPassedOn(run, keeper)
+    with passed_on:
         while keeper.poll() is None:
+            passed_on.kill_if_due()
             for event in reader.read_new():
                 progress.tell(event)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -53,6 +58,8 @@ def run_in_foreground(run: Run) -> int:
     for event in reader.read_new():
         progress.tell(event)
     progress.finish()
+    if passed_on.code is not None:
+        return passed_on.code
     return _exit_code(run, keeper.returncode)
 
 
@@ -82,13 +89,19 @@ def _exit_code(run: Run, code: int) -> int:
     return 1 if code < 0 or code in (127, 137, 139) else code
 
 
-class _signals_passed_on:  # noqa: N801 - reads as what it does in a with statement
+class _SignalsPassedOn:
     """While it lasts, INT and TERM go to the worker instead of ending this process."""
 
     def __init__(self, run: Run, keeper: "subprocess.Popen[bytes]") -> None:
+        self.code: int | None = None  # with which to end, where the worker had to be killed
         self._run = run
         self._keeper = keeper
         self._interrupts = 0
+        self._was_asked = False
+        self._grace_s = 0.0
+        self._kill_at: float | None = None
+        self._graces = 0
+        self._progress = processes.Progress("")
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> None:
@@ -99,15 +112,55 @@ class _signals_passed_on:  # noqa: N801 - reads as what it does in a with statem
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    def kill_if_due(self) -> None:
+        """Kill a worker that was asked to end, does not, and neither computes nor writes."""
+        if not self._was_asked:
+            return
+        now = time.monotonic()
+        if self._kill_at is None:
+            self._grace_s = _grace_s()
+            self._kill_at = now + self._grace_s
+            self._progress = processes.Progress(processes.token_of(self._keeper.pid))
+        if now < self._kill_at:
+            return
+        self._graces += 1
+        self._kill_at = now + self._grace_s
+        if self._graces < processes.MOST_GRACES and self._progress.goes_on():
+            return
+        if self.code is None:
+            say(f"It does not end, and was killed after {self._grace_s:g} s.", err=True)
+        self._kill(130 if self._interrupts else 143)
+
+    def _kill(self, code: int) -> None:
+        """Kill the worker, and on the next call its keeper as well, which tells how it ended."""
+        held_by = holder(self._run)
+        if self.code is None and held_by is not None and held_by.worker_lives:
+            kill_run(held_by)
+        else:
+            signal_group(self._keeper.pid, signal.SIGKILL)
+        self.code = code
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             self._interrupts += 1
             if self._interrupts > 1:
                 signal_group(self._keeper.pid, signal.SIGKILL)
+                if self.code is None:
+                    say("cancelled", err=True, lead="\n")
+                self.code = 130
                 return
             self._run.ask("cancel")
             say("Saving and ending. Ctrl+C again kills it.", err=True, lead="\n")
+        self._was_asked = True
         signal_group(self._keeper.pid, signal.SIGTERM)
+
+
+def _grace_s() -> float:
+    """Return the user's own grace; a faulty file keeps nobody from ending a run."""
+    try:
+        return load_config().jobs.grace_s
+    except InputError:
+        return Config().jobs.grace_s
 
 
 class Progress:

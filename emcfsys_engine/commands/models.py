@@ -8,6 +8,8 @@ import click
 
 from emcfsys_engine.commands.saying import say, say_json, say_lines
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.files import remedy_of
+from emcfsys_engine.hotfolder.places import try_to_write
 from emcfsys_engine.learn.export import (
     ExportMetadata,
     ExportReport,
@@ -80,6 +82,12 @@ def export(
     file = out or model.with_suffix(_SUFFIXES[kind])
     if file.exists():
         raise InputError(file, "is there already", "Name another with --out, or remove it")
+    try:  # before minutes of work
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try_to_write(file.parent)
+    except OSError as error:
+        what = f"cannot be written: {error.strerror}"
+        raise InputError(file, what, remedy_of(error, "Name another with --out")) from None
     network, card = load_model(model)
     metadata = ExportMetadata(
         name=name or card.project or model.stem,

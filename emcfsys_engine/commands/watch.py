@@ -6,13 +6,11 @@ import click
 
 from emcfsys_engine.commands.foreground import refuse_cluster, run_in_foreground
 from emcfsys_engine.commands.saying import say, say_json, say_lines
-from emcfsys_engine.errors import InputError, printable
-from emcfsys_engine.hotfolder.ledger import ask_retry, watcher_of
-from emcfsys_engine.hotfolder.places import watched_places
-from emcfsys_engine.hotfolder.status import resolve_model, status_of, text_of, what_it_would_do
+from emcfsys_engine.errors import printable
+from emcfsys_engine.hotfolder.ledger import ask_retry
+from emcfsys_engine.hotfolder.status import status_of, text_of, watch_request, what_it_would_do
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.folder import Run, new_run
-from emcfsys_engine.run.records import WatchRequest
 
 
 @click.command()
@@ -61,19 +59,9 @@ def watch(
 
 
 def make_watch(project: Project, *, once: bool = False) -> Run:
-    """Make the run of a watch: its folders and its model are settled now.
+    """Make the run of a watch.
 
-    Raises: ProjectError without hotfolder.watch or for folders that meet; InputError if somebody
-    watches it already.
+    Raises: InputError for what `watch_request` refuses.
     """
-    root, output = watched_places(project)
-    other = watcher_of(output)
-    if other is not None:
-        raise InputError(output, f"is watched already, by {other}", "Stop that watch first")
-    request = WatchRequest(
-        model=str(resolve_model(project, project.hotfolder.model)),
-        watch=str(root),
-        output=str(output),
-        once=once,
-    )
+    request = watch_request(project, once=once)
     return new_run(project.runs_folder, request, project=project, resume="auto")

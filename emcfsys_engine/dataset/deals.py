@@ -11,7 +11,7 @@ import msgspec
 from emcfsys_engine import any_names
 from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.errors import DataFaults, InputError, RunFolderError
-from emcfsys_engine.files import read_own, write_whole
+from emcfsys_engine.files import read_own, remedy_of, write_whole
 from emcfsys_engine.images.micrograph import ImageRef
 
 _NAMED = 6  # images in a sentence
@@ -229,7 +229,7 @@ def keep_folds(file: Path, samples: Sequence[Sample], begun: Mapping[int, Deal])
         temporary.unlink(missing_ok=True)
     except OSError as error:
         what = f"could not be written: {error.strerror}"
-        raise RunFolderError(file, what, "Check the folder's permissions and space") from None
+        raise RunFolderError(file, what, remedy_of(error)) from None
     return kept_folds(file) or made
 
 

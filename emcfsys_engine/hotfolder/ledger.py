@@ -21,7 +21,7 @@ from typing import Literal
 import msgspec
 
 from emcfsys_engine.errors import InputError, OutputError, WatchedError, printable
-from emcfsys_engine.files import DiskFullError, file_system_of, is_network, open_own
+from emcfsys_engine.files import DiskFullError, file_system_of, is_network, open_own, remedy_of
 
 _MARK = "retry"
 
@@ -155,9 +155,7 @@ class Ledger:
         except OSError as error:
             _close_all(locks)
             what = f"cannot be written: {error.strerror}"
-            raise OutputError(
-                self.folder, what, "Check permissions and space", errno=error.errno or 0
-            ) from None
+            raise OutputError(self.folder, what, remedy_of(error), errno=error.errno or 0) from None
         except WatchedError:
             _close_all(locks)
             raise
@@ -491,7 +489,7 @@ def _explained(file: Path) -> Generator[None]:
             raise DiskFullError(file) from None
         number = _ERRNO.get(error.sqlite_errorcode & 0xFF, 0)
         raise OutputError(
-            file, f"cannot be used: {error}", "Check permissions and space", errno=number
+            file, f"cannot be used: {error}", "Check the permissions of its folder", errno=number
         ) from None
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         remedy = "The next watch begins a new one, and keeps the masks"

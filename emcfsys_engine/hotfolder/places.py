@@ -1,6 +1,7 @@
 """Where a hot folder reads and writes: the two never meet, whatever their paths look like."""
 
 import os
+import stat
 from pathlib import Path
 
 from emcfsys_engine.errors import InputError, ProjectError
@@ -21,6 +22,10 @@ def watched_places(project: Project) -> tuple[Path, Path]:
         remedy = 'Add [hotfolder] with watch = "incoming"'
         raise ProjectError(project.file, "hotfolder.watch", "is missing", remedy)
     root, output = project.folder / settings.watch, project.folder / settings.output
+    for key, place in (("watch", root), ("output", output)):
+        if _is_no_folder(place):
+            what = f"is a file, not a folder ({place})"
+            raise ProjectError(project.file, f"hotfolder.{key}", what, "Name a folder")
     what = why_not(root, output)
     if what:
         remedy = 'Name a folder of its own, such as output = "predictions"'
@@ -90,3 +95,11 @@ def try_to_write(folder: Path) -> None:
 def _is_same(one: Path, other: Path) -> bool:
     found = identity_of(one)
     return found is not None and found == identity_of(other)
+
+
+def _is_no_folder(place: Path) -> bool:
+    """Tell whether something other than a folder stands there; what is away may come."""
+    try:
+        return not stat.S_ISDIR(os.stat(place).st_mode)
+    except OSError:
+        return False

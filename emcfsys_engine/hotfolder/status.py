@@ -23,17 +23,14 @@ from emcfsys_engine.run.records import TrainRequest, WatchRequest
 def what_it_would_do(project: Project) -> dict[str, Any]:
     """Return the model, the way of watching, and the files that would be segmented.
 
-    Raises: ProjectError for folders that a watch refuses.
+    Raises: InputError for what a watch refuses.
     """
     settings = project.hotfolder
-    root, output = watched_places(project)
+    request = watch_request(project)
+    root, output, model = Path(request.watch), Path(request.output), request.model
     backend, why = choose_backend(root, settings.backend)
-    try:
-        model = str(resolve_model(project, settings.model))
-        best = choose_best(project) if settings.model == "best" else None
-        model += f": {best.why}" if best is not None else ""
-    except EmcfError as error:
-        model = str(error)
+    best = choose_best(project) if settings.model == "best" else None
+    model += f": {best.why}" if best is not None else ""
     known = {entry.path: entry for entry in read_ledger(output)}
     rules = Rules(
         root=root,
@@ -56,6 +53,24 @@ def what_it_would_do(project: Project) -> dict[str, Any]:
     if len(waiting) > 20:
         lines.append(f"  … and {len(waiting) - 20} more")
     return {"backend": backend, "model": model, "waiting": waiting, "lines": lines}
+
+
+def watch_request(project: Project, *, once: bool = False) -> WatchRequest:
+    """Return what a watch of the project is asked: its folders and its model are settled now.
+
+    Raises: ProjectError without hotfolder.watch or for folders that meet; InputError if there is no
+    such model, or somebody watches the folder already.
+    """
+    root, output = watched_places(project)
+    other = watcher_of(output)
+    if other is not None:
+        raise InputError(output, f"is watched already, by {other}", "Stop that watch first")
+    return WatchRequest(
+        model=str(resolve_model(project, project.hotfolder.model)),
+        watch=str(root),
+        output=str(output),
+        once=once,
+    )
 
 
 def resolve_model(project: Project, wanted: str) -> Path:

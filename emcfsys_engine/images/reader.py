@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from emcfsys_engine.errors import ImageError
-from emcfsys_engine.files import MICROGRAPH_SUFFIXES, OTHER_PICTURE_SUFFIXES, is_left_alone
+from emcfsys_engine.files import (
+    MICROGRAPH_SUFFIXES,
+    OTHER_PICTURE_SUFFIXES,
+    is_left_alone,
+    reading,
+)
 from emcfsys_engine.images.bounds import fenced, quiet_libraries
 from emcfsys_engine.images.crash_test import try_first
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, Micrograph
@@ -43,7 +48,7 @@ def format_of(path: Path) -> str | None:
     if path.is_dir():
         return "zarr" if is_zarr(path) else None
     try:
-        with path.open("rb") as file:
+        with reading(path) as file:
             start = file.read(HEADER_BYTES)
     except FileNotFoundError:
         raise ImageError(path, "there is no such file", "Check the name") from None

@@ -7,6 +7,7 @@ normalisation with them; ONNX and TorchScript files state it in their metadata.
 N images, C channels or classes, H and W pixels.
 """
 
+import io
 import json
 import warnings
 from collections.abc import Generator
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.files import write_whole
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
 from emcfsys_engine.learn.networks.rewrites import with_fixed_padding
 
@@ -103,7 +105,9 @@ def export_torchscript(
     with quiet(), torch.no_grad():
         traced = torch.jit.trace(plain, _image(network, sizes[0]), check_trace=False)
         extra = {"metadata.json": _metadata_json(network, metadata)}
-        torch.jit.save(traced, file, _extra_files=extra)
+        content = io.BytesIO()
+        torch.jit.save(traced, content, _extra_files=extra)
+        write_whole(file, content.getvalue())
         loaded = torch.jit.load(file)
     differences = [_difference(loaded, plain, size) for size in (*sizes, odd)]
     if differences[0] > _TOLERANCE:

@@ -14,7 +14,7 @@ import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import RunFolderError
-from emcfsys_engine.files import boot_id, is_locked, read_own, write_whole
+from emcfsys_engine.files import boot_id, is_locked, read_own, remedy_of, write_whole
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import (
     AnyEvent,
@@ -195,7 +195,7 @@ class Run:
             write_whole(self.record_file, content, mode=_RECORD_MODE)
         except OSError as error:
             what = f"could not be written: {error.strerror}"
-            raise RunFolderError(self.record_file, what, "Free some space") from None
+            raise RunFolderError(self.record_file, what, remedy_of(error)) from None
 
     def is_away(self) -> bool:
         """Tell whether the run's disk seems away, rather than its folder removed.
@@ -430,7 +430,7 @@ def _next_folder(parent: Path) -> Path:
                 return folder
     except OSError as error:
         what = f"no run can be made here: {error.strerror}"
-        raise RunFolderError(parent, what, "Check the folder's permissions and space") from None
+        raise RunFolderError(parent, what, remedy_of(error)) from None
 
 
 def _why_distrusted(found: os.stat_result) -> str:

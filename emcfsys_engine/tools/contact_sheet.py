@@ -10,6 +10,7 @@ from emcfsys_engine.annotations.writer import write_png
 from emcfsys_engine.colours import colours_for
 from emcfsys_engine.dataset.samples import Sample, gather, read_labels
 from emcfsys_engine.errors import InputError, printable
+from emcfsys_engine.files import remedy_of
 from emcfsys_engine.images.channels import GREY, RGB, read_as
 from emcfsys_engine.images.normalise import to_8_bit
 from emcfsys_engine.images.output_book import OutputBook, replace_own
@@ -49,7 +50,11 @@ def contact_sheet(
         tiles.append(_tile(shown, np.asarray(ids), project, f"augmented patch {number}"))
     sheet = np.asarray(_pasted(tiles, project))
     book = OutputBook(project.folder)
-    replace_own(out, book, lambda temporary: write_png(temporary, sheet))
+    try:
+        replace_own(out, book, lambda temporary: write_png(temporary, sheet))
+    except OSError as error:
+        what = f"cannot be written: {error.strerror}"
+        raise InputError(out, what, remedy_of(error, "Name another file")) from None
     return len(tiles)
 
 

@@ -31,6 +31,7 @@ from emcfsys_engine.annotations.writer import (
 )
 from emcfsys_engine.dataset.sources import IN_DOUBT, LabelRef, size_mismatch
 from emcfsys_engine.errors import AnnotationError, InputError
+from emcfsys_engine.files import remedy_of
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit
 from emcfsys_engine.images.output_book import OutputBook, free_version, place_own
@@ -121,7 +122,7 @@ class _Log:
             place_own(file, self.book, write)
         except OSError as error:
             what = f"cannot be written: {error.strerror or error}"
-            raise InputError(file, what, "Check its folder's permissions and space") from None
+            raise InputError(file, what, remedy_of(error)) from None
 
     def result(self, classes: Mapping[str, int]) -> Conversion:
         return Conversion(

@@ -23,6 +23,7 @@ from shapely.geometry import Polygon, box
 from skimage.draw import polygon2mask
 
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.files import remedy_of
 
 Manner = Literal["whole", "slow", "rename", "burst", "mixed"]
 _PIECES = 8
@@ -60,7 +61,7 @@ def play_microscope(
             if not is_in_burst:
                 pause(every_s)
     except OSError as error:
-        raise InputError(folder, f"cannot be written: {error.strerror}", "Free space") from None
+        raise InputError(folder, f"cannot be written: {error.strerror}", remedy_of(error)) from None
 
 
 def _write(
@@ -153,7 +154,7 @@ def make_demo(folder: Path, *, num_train: int = 10, num_val: int = 3, seed: int 
                 (labels / f"{name}.json").write_text(text)
         (folder / "project.toml").write_text(PROJECT_TOML)
     except OSError as error:
-        raise InputError(folder, f"cannot be written: {error.strerror}", "Free space") from None
+        raise InputError(folder, f"cannot be written: {error.strerror}", remedy_of(error)) from None
     return written
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from emcfsys_engine.errors import EmcfError, InputError, OutputError, RunFolderError
-from emcfsys_engine.files import is_full
+from emcfsys_engine.files import is_full, remedy_of
 from emcfsys_engine.hotfolder.places import try_to_write
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
@@ -133,7 +133,7 @@ def predict_files(
         names = OutputNames(book, refs, request.inputs, SUFFIXES[request.mask_format])
     except OSError as error:
         what = f"cannot be written: {error.strerror or error}"
-        raise InputError(request.out, what, "Check its permissions and space") from None
+        raise InputError(request.out, what, remedy_of(error)) from None
     todo = [ref for ref in refs if request.force or not names.has_mask(ref)]
     prediction = _Stages(request, names, predictor, emit, asked)
     for told in names.make_writable(todo, prediction.jobs.files):

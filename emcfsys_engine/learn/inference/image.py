@@ -9,6 +9,7 @@ import numpy as np
 
 from emcfsys_engine.annotations.writer import LabelFormat
 from emcfsys_engine.errors import OutputError
+from emcfsys_engine.files import remedy_of
 from emcfsys_engine.hotfolder.ledger import digest_of
 from emcfsys_engine.images.channels import GREY
 from emcfsys_engine.images.micrograph import ImageRef
@@ -154,7 +155,7 @@ class ImageJobs:
             raise OutputError(
                 outputs.mask_file,
                 what,
-                "Free some space or check permissions",
+                remedy_of(error),
                 errno=error.errno or 0,
             ) from None
 

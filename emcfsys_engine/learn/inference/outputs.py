@@ -15,7 +15,7 @@ from emcfsys_engine.annotations.writer import (
     write_png,
 )
 from emcfsys_engine.errors import OutputError
-from emcfsys_engine.files import temporary_of
+from emcfsys_engine.files import remedy_of, temporary_of
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook, free_version
 from emcfsys_engine.images.own_files import digest_of_output, identity_of, put
@@ -237,7 +237,7 @@ class OutputSet:
         except OSError as error:
             self._abort_quietly()
             why = error.strerror or str(error)
-            remedy = "Free some space or check the folder's permissions, then predict again"
+            remedy = f"{remedy_of(error)}, then predict again"
             raise OutputError(
                 self.mask_file, f"cannot be written: {why}", remedy, errno=error.errno or 0
             ) from None

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from emcfsys_engine.errors import EmcfError, InputError
+from emcfsys_engine.files import remedy_of
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook, write_own
 from emcfsys_engine.images.reader import read_micrograph
@@ -115,7 +116,7 @@ def write_ranking(book: OutputBook, ranking: Ranking) -> None:
         write_own(book.out / TABLE_NAME, table_bytes, book)
     except OSError as error:
         raise InputError(
-            book.out, f"cannot be written: {error.strerror}", "Free some space"
+            book.out, f"cannot be written: {error.strerror}", remedy_of(error)
         ) from None
 
 

@@ -20,6 +20,7 @@ from emcfsys_engine.annotations.masks import (
 )
 from emcfsys_engine.annotations.pairing import key_of_file, match, root_of
 from emcfsys_engine.errors import AnnotationError, ImageError, InputError
+from emcfsys_engine.files import remedy_of
 from emcfsys_engine.images.bounds import quiet_libraries
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_grey
@@ -185,8 +186,8 @@ def measure_masks(
             measured, names, unit, out, settings, failed=items.failed, notes=items.notes
         )
     except OSError as error:
-        remedy = "Free some space or check the folder's permissions"
-        raise InputError(out, f"cannot be written: {error.strerror}", remedy) from None
+        what = f"cannot be written: {error.strerror}"
+        raise InputError(out, what, remedy_of(error)) from None
 
 
 def _find(masks: str, images: str | None, out: Path, base: Path) -> _Items:

@@ -1,0 +1,88 @@
+"""A command in the foreground: whoever asks it to end is heard, however deaf its worker is."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from emcfsys_engine.launch.processes import descendants
+from emcfsys_engine.launch.start import holder
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import TrainRequest
+
+_DEAF = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(600)
+"""
+_PROGRAM = """
+import sys
+from pathlib import Path
+from emcfsys_engine.commands import foreground, foreground_gpu
+from emcfsys_engine.run.folder import Run
+began = foreground.start
+worker = [sys.executable, "-c", sys.argv[2], sys.argv[1] + "/ready"]
+foreground.start = lambda run, **given: began(run, worker=worker, **given)
+foreground_gpu.gpus_for = lambda run: ({}, None)
+raise SystemExit(foreground.run_in_foreground(Run(Path(sys.argv[1]))))
+"""
+
+
+@pytest.fixture
+def deaf(tmp_path: Path) -> "tuple[Run, subprocess.Popen[str]]":
+    """A run in the foreground whose worker ignores TERM, with a grace of a moment."""
+    config = tmp_path / "config" / "emcfsys"
+    config.mkdir(parents=True)
+    (config / "config.toml").write_text("[jobs]\ngrace_s = 0.3\n")
+    run = new_run(tmp_path / "runs", TrainRequest())
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, str(run.folder), _DEAF],
+        env={**os.environ, "XDG_CONFIG_HOME": str(tmp_path / "config")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _true((run.folder / "ready").exists)
+    return run, process
+
+
+def _true(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.01)
+
+
+def test_ctrl_c_twice_is_cancelled_with_130(deaf: "tuple[Run, subprocess.Popen[str]]") -> None:
+    run, process = deaf
+    process.send_signal(signal.SIGINT)
+    _true(lambda: run.asked() == "cancel")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "cancelled"
+    assert run.state() == "cancelled"
+    assert _nothing_is_left(run)
+
+
+def test_a_worker_deaf_to_term_is_killed_after_the_grace(
+    deaf: "tuple[Run, subprocess.Popen[str]]",
+) -> None:
+    run, process = deaf
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "was killed after 0.3 s" in said
+    assert _nothing_is_left(run)
+
+
+def _nothing_is_left(run: Run) -> bool:
+    held_by = holder(run)
+    assert held_by is not None
+    _true(lambda: not descendants(held_by.token))
+    return not run.is_alive()
