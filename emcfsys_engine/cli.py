@@ -6,7 +6,7 @@ from importlib import import_module
 
 import click
 
-from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.errors import EmcfError, InputError
 
 # name -> (module under emcfsys_engine.commands, one line for --help), in the order of a day's work
 _COMMANDS: dict[str, tuple[str, str]] = {
@@ -99,7 +99,8 @@ def main() -> None:
         place = (
             f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         )
-        _end(f"{place}{error.strerror or error}", 1)
+        # Only the answer's own stream has no name.
+        _end(f"{place}{error.strerror or error}", InputError.exit_code if place else 1)
     except (MemoryError, RecursionError) as error:
         _end(f"{type(error).__name__}: the input is too large or nested too deep", 1)
 
