@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from emcfsys_engine.errors import EmcfError, why_no_import
+from emcfsys_engine.errors import EmcfError, InputError, why_no_import
 
 # name -> (module under emcfsys_engine.commands, one line for --help), in the order of a day's work
 _COMMANDS: dict[str, tuple[str, str]] = {
@@ -106,7 +106,8 @@ def main() -> None:
         place = (
             f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         )
-        _end(f"{place}{error.strerror or error}", 1)
+        # Only the answer's own stream has no name.
+        _end(f"{place}{error.strerror or error}", InputError.exit_code if place else 1)
     except ImportError as error:
         _end(why_no_import(error), 1)
     except (MemoryError, RecursionError) as error:

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -113,26 +114,38 @@ def write_whole(file: Path, content: bytes, *, mode: int = 0o666) -> None:
     `mode`: who may do what with it, less what the umask takes away.
     """
     temporary = temporary_of(file)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        descriptor = os.open(temporary, flags, mode)
-    except FileExistsError:  # of a process of this number that was killed, or a trap
-        temporary.unlink()
-        descriptor = os.open(temporary, flags, mode)
-    try:
+        descriptor = _made(temporary, mode)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise named_after(error, file) from None
     folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)  # the new name itself must survive a power cut
     finally:
         os.close(folder)
+
+
+def named_after(error: OSError, file: Path) -> OSError:
+    """Return an error of the system with the name that a person knows, not that of a moment."""
+    if error.errno is None or type(error).__module__ != "builtins":
+        return error  # ours name their place already
+    return OSError(error.errno, error.strerror, str(file))
+
+
+def _made(temporary: Path, mode: int) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(temporary, flags, mode)
+    except FileExistsError:  # of a process of this number that was killed, or a trap
+        temporary.unlink()
+        return os.open(temporary, flags, mode)
 
 
 def temporary_of(file: Path) -> Path:

@@ -96,12 +96,18 @@ def examine_slurm(environment: Mapping[str, str] = os.environ) -> list[Diagnosis
         version = commands.version(cluster)
         found = commands.partitions(cluster)
         accounts = commands.has_accounting(cluster)
+        kill_wait_s = commands.kill_wait_s(cluster)
     except SlurmError as error:
         remedy = "Check SLURM_CONF and munge, or ask the cluster's administrators"
         return [Diagnosis(what="Slurm", state="fail", found=str(error), remedy=remedy)]
     lines = [Diagnosis(what="Slurm", state="ok", found=f"{version}, its controller answers")]
     lines.append(_partitions(found))
     lines.append(_gpus(found))
+    if kill_wait_s is not None:
+        kills = (
+            f"scancel kills after {kill_wait_s} s; emcfsys-engine cancel waits while a job saves"
+        )
+        lines.append(Diagnosis(what="Slurm's grace", state="ok", found=kills))
     word = "on" if accounts else "off: how a job ended is read from its run's folder"
     return [*lines, Diagnosis(what="Slurm accounting", state="ok", found=word)]
 

@@ -101,7 +101,11 @@ def export(
         "torchscript": export_torchscript,
         "bioimageio": export_bioimageio,
     }
-    report: ExportReport = exporters[kind](network, file, metadata)
+    try:
+        report: ExportReport = exporters[kind](network, file, metadata)
+    except OSError as error:
+        what = f"cannot be written: {error.strerror or error}"
+        raise InputError(file, what, "Check its folder's permissions and space") from None
     if as_json:
         say_json(json.loads(json.dumps(asdict(report), default=str)))
         return

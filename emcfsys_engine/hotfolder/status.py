@@ -7,14 +7,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from emcfsys_engine.errors import EmcfError, InputError, printable
+from emcfsys_engine.errors import EmcfError, InputError, RunFolderError, printable
 from emcfsys_engine.hotfolder.ledger import read_ledger, watcher_of, watching_run
 from emcfsys_engine.hotfolder.notifier import choose_backend
 from emcfsys_engine.hotfolder.places import watched_places
 from emcfsys_engine.hotfolder.scan import Rules, Scanner
 from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.project import Project
-from emcfsys_engine.run.events import ImageDone, ImageFailed, WatchState
+from emcfsys_engine.run.events import ImageDone, ImageFailed, RunStarted, WatchState
 from emcfsys_engine.run.folder import Run, list_runs
 from emcfsys_engine.run.lines import images_per_min
 from emcfsys_engine.run.records import TrainRequest, WatchRequest
@@ -170,9 +170,19 @@ def watch_of(project: Project) -> Run | None:
     if folder is not None:
         return Run(folder)
     for run in reversed(list_runs(project.folder)):
-        if isinstance(run.record().request, WatchRequest):
+        if _is_watch(run):
             return run
     return None
+
+
+def _is_watch(run: Run) -> bool:
+    """Tell whether a run is a watch: by what was asked, or said where that may not be read."""
+    try:
+        return isinstance(run.record().request, WatchRequest)
+    except RunFolderError:
+        return any(
+            isinstance(event, RunStarted) and event.does == "watch" for event in run.events()
+        )
 
 
 def status_of(project: Project) -> dict[str, Any]:

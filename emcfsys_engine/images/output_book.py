@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.files import temporary_of, write_whole
+from emcfsys_engine.files import named_after, temporary_of, write_whole
 from emcfsys_engine.images.output_names import RESERVED, keys_of, stems_for
 from emcfsys_engine.images.own_files import digest_of_output, identity_of, put
 
@@ -333,8 +333,11 @@ def place_own(file: Path, book: "OutputBook", write: Callable[[Path], object]) -
         write(temporary)
         book.note({file: digest_of_output(temporary)})
         put(temporary, file, may_replace=is_there)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise named_after(error, file) from None
         raise
     return file
 

@@ -13,7 +13,8 @@ overtaken by a newer start never runs. The same token stands in the environment,
 every descendant. With --with-parent its standard input is a pipe from the command that started it:
 when that command dies, the worker is asked to end. With --with-step the same holds for the process
 that started it, and --patience=SECONDS waits for the run lock: a job of Slurm that starts anew
-elsewhere may find its last worker still saving.
+elsewhere may find its last worker still saving. Whoever asked that job to end is on another
+machine: `saving` in the run's folder tells them that the worker gets on.
 """
 
 import contextlib
@@ -37,11 +38,13 @@ NO_LEASE = 76  # somebody else was faster at the GPU; nothing was touched
 START_FILE = "start.json"
 RANKS_FILE = "ranks.json"
 FAULT_FILE = "fault.json"  # which of several processes failed first
+SAVING_FILE = "saving"  # on a node of a cluster: grows while a worker that was asked to end saves
 RETRY_FILE = "retry.json"  # several processes ask to be started again, with less at a time
 _NO_LOCK = 73  # EX_CANTCREAT: the run lock is no file of ours, or its disk is away
 _LAUNCHER = "torch.distributed.run"
 _GRACE_S = 60.0  # between the TERM of a vanished parent and the KILL
 _PATIENCE_S = 0.3  # a look at the run lock holds it for an instant: that is no keeper
+_BEAT_S = 5.0  # between two looks at whether it saves: far below the grace of those who wait
 _LEFTOVERS_S = 2.0  # helpers of a worker that ended may clean up that long
 
 
@@ -130,7 +133,7 @@ class _Keeper:
 
         Raises: OSError if it cannot be started.
         """
-        for name in (RANKS_FILE, FAULT_FILE):
+        for name in (RANKS_FILE, FAULT_FILE, SAVING_FILE):
             (self.folder / name).unlink(missing_ok=True)
         self.retry_word = self._read_retry()
         self.worker = self._start(command)
@@ -191,13 +194,25 @@ class _Keeper:
         poll = select.poll()
         poll.register(ended, select.POLLIN)
         poll.register(watched, select.POLLIN | select.POLLHUP)
+        saving: processes.Progress | None = None
         while True:
-            ready = [descriptor for descriptor, _ in poll.poll()]
+            ready = [descriptor for descriptor, _ in poll.poll(_BEAT_S * 1000)]
+            if self.passed_on and self.step is not None:
+                if saving is None:
+                    saving = processes.Progress(self.token, self.worker.pid)
+                elif saving.goes_on():
+                    self._tell_saving()
             if ended in ready:
                 return self.worker.wait()
             if watched in ready and (self.step is not None or not os.read(0, 4096)):
                 poll.unregister(watched)
                 return self._end_worker()
+
+    def _tell_saving(self) -> None:
+        with contextlib.suppress(OSError):
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            with os.fdopen(open_own(self.folder / SAVING_FILE, flags), "ab") as file:
+                file.write(b".")
 
     def _end_worker(self) -> int:
         assert self.worker is not None

@@ -9,6 +9,7 @@ N images, C channels or classes, H and W pixels.
 
 import io
 import json
+import tempfile
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -71,13 +72,15 @@ def export_onnx(network: SegmentationNetwork, file: Path, metadata: ExportMetada
     fixed = with_fixed_padding(plain)
     for free in (True, False):
         try:
-            _write_onnx(fixed, file, sizes, free=free, metadata=metadata)
-            difference = _onnx_difference(plain, file, sizes if free else sizes[:1])
+            made, difference = _made_onnx(plain, fixed, sizes, free=free, metadata=metadata)
+        except OSError:
+            raise
         except Exception as error:  # exporter and runtime fail in many ways; the next try is fixed
-            difference, reason = float("inf"), str(error).splitlines()[0][:200]
+            made, difference, reason = b"", float("inf"), str(error).splitlines()[0][:200]
         else:
             reason = f"its logits differ by {difference:.2g}"
         if difference <= _TOLERANCE:
+            write_whole(file, made)
             return ExportReport(
                 file=file,
                 max_difference=difference,
@@ -85,7 +88,6 @@ def export_onnx(network: SegmentationNetwork, file: Path, metadata: ExportMetada
                 size_px=sizes[0],
                 multiple_px=network.encoder.multiple_px,
             )
-    file.unlink(missing_ok=True)
     raise InputError(
         network.spec.backbone,
         f"it cannot be exported to ONNX ({reason})",
@@ -105,19 +107,19 @@ def export_torchscript(
     with quiet(), torch.no_grad():
         traced = torch.jit.trace(plain, _image(network, sizes[0]), check_trace=False)
         extra = {"metadata.json": _metadata_json(network, metadata)}
-        content = io.BytesIO()
-        torch.jit.save(traced, content, _extra_files=extra)
-        write_whole(file, content.getvalue())
-        loaded = torch.jit.load(file)
+        made = io.BytesIO()  # its name never stands for half of it, or for what differs
+        torch.jit.save(traced, made, _extra_files=extra)
+        made.seek(0)
+        loaded = torch.jit.load(made)
     differences = [_difference(loaded, plain, size) for size in (*sizes, odd)]
     if differences[0] > _TOLERANCE:
-        file.unlink(missing_ok=True)
         raise InputError(
             network.spec.backbone,
             f"its TorchScript differs by {differences[0]:.2g}",
             "Export it to onnx",
         )
     any_size = max(differences) <= _TOLERANCE
+    write_whole(file, made.getvalue())
     return ExportReport(
         file=file,
         max_difference=max(differences) if any_size else differences[0],
@@ -153,6 +155,22 @@ def _prepared(network: SegmentationNetwork) -> tuple[SegmentationNetwork, list[t
     step = network.encoder.multiple_px
     least = max(network.encoder.minimum_px, step)
     return plain, [(least + step, least + 2 * step), (least + 3 * step, least)]
+
+
+def _made_onnx(
+    plain: SegmentationNetwork,
+    fixed: SegmentationNetwork,
+    sizes: list[tuple[int, int]],
+    *,
+    free: bool,
+    metadata: ExportMetadata,
+) -> tuple[bytes, float]:
+    """Return an ONNX file's bytes and how far its logits are from ours; nothing is left behind."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "network.onnx"
+        _write_onnx(fixed, file, sizes, free=free, metadata=metadata)
+        difference = _onnx_difference(plain, file, sizes if free else sizes[:1])
+        return file.read_bytes(), difference
 
 
 def _write_onnx(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.errors import EmcfError, InputError, OutputError, printable
 from emcfsys_engine.files import is_full, write_whole
 from emcfsys_engine.launch.start import place_here
 from emcfsys_engine.learn.rank_faults import note_fault, told_with_first_fault
@@ -33,7 +33,19 @@ def main(arguments: Sequence[str]) -> int:
     in ranks.json, as torchrun passes none on; the others say only what goes wrong.
     """
     keep_freed_memory()
-    run, place = open_run(Path(arguments[0])), place_here()
+    try:
+        return _main(Path(arguments[0]))
+    except EmcfError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except OSError as error:  # its disk is gone or full: not even its last word could be written
+        place = os.fsdecode(error.filename) if error.filename else arguments[0]
+        print(printable(f"{place}: {error.strerror or error}"), file=sys.stderr)
+        return InputError.exit_code
+
+
+def _main(folder: Path) -> int:
+    run, place = open_run(folder), place_here()
     if place.rank:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _execute(RunContext(run, None, place))
@@ -53,14 +65,18 @@ def _execute(worker: RunContext) -> int:
     except EmcfError as error:
         print(f"{_name(worker)}{error}", file=sys.stderr)
         reason = told_with_first_fault(worker, error)
-        worker.failed(reason, error.exit_code)
+        # A disk may have room again, or be back: another try need not meet the same.
+        may_pass = isinstance(error, OutputError) and error.errno
+        worker.failed(reason, 1 if may_pass else error.exit_code)
         return error.exit_code
     except Exception as error:  # told to the person, then to the log with its trace
-        traceback.print_exc()
         reason = reason_of(error, worker.run.folder)
+        # A disk that is full, gone or closed: where it is says more than a trace.
+        of_disk = isinstance(error, OSError) and not isinstance(error, ConnectionError)
+        print(printable(reason), file=sys.stderr) if of_disk else traceback.print_exc()
         note_fault(worker, reason)
         worker.failed(reason)
-        return 1
+        return InputError.exit_code if of_disk else 1
     # An end that all processes agreed on is no failure of theirs.
     return 0 if worker.place.rank else code
 
@@ -69,6 +85,9 @@ def reason_of(error: Exception, folder: Path) -> str:
     """Return a line about what nobody expected; a full disk is met anywhere."""
     if is_full(error):
         return f"{folder}: its disk is full. What is done is kept: free some space, then go on."
+    if isinstance(error, OSError):
+        place = os.fsdecode(error.filename) if error.filename else folder
+        return f"{place}: {error.strerror or error}. What is done is kept: then go on."
     return f"{type(error).__name__}: {error}"
 
 

@@ -10,8 +10,10 @@ import json
 import math
 import os
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -140,6 +142,7 @@ def make_demo(folder: Path, *, num_train: int = 10, num_val: int = 3, seed: int 
     if folder.exists() and any(folder.iterdir()):
         raise InputError(folder, "is not empty", "Name a new folder")
     written: list[Path] = []
+    is_new = not folder.exists()
     try:
         for split, number, first in (("train", num_train, 0), ("val", num_val, 1000)):
             images, labels = folder / "images" / split, folder / "annotations" / split
@@ -154,6 +157,12 @@ def make_demo(folder: Path, *, num_train: int = 10, num_val: int = 3, seed: int 
                 (labels / f"{name}.json").write_text(text)
         (folder / "project.toml").write_text(PROJECT_TOML)
     except OSError as error:
+        for name in ("images", "annotations"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        with suppress(OSError):
+            (folder / "project.toml").unlink(missing_ok=True)
+            if is_new:
+                folder.rmdir()
         raise InputError(folder, f"cannot be written: {error.strerror}", remedy_of(error)) from None
     return written
 

@@ -108,9 +108,9 @@ def submit_training(
 
 
 def _refuse(errors: tuple[FindingRow, ...]) -> None:
-    if errors:
+    for first in errors[:1]:
         more = f" (and {len(errors) - 1} more: c checks)" if len(errors) > 1 else ""
-        raise InputError(errors[0].file, f"{errors[0].what}{more}", errors[0].remedy)
+        raise InputError(first.file, f"{first.what}{more}", first.remedy)
 
 
 def refusals_of(folder: Path, overrides: tuple[str, ...]) -> tuple[FindingRow, ...]:

@@ -3,18 +3,20 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from emcfsys_engine.dataset.samples import gather
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler, class_pixel_counts
+from emcfsys_engine.learn.training.plan import choose_class_weights
 from emcfsys_engine.project import UNLABELLED, load_project
 from tests.bench.scribbles import scribbled
 
 
 def dataset(folder: Path, masks: list[np.ndarray]) -> Dataset:
     for name in ("images", "masks"):
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
     rng = np.random.default_rng(1)
     for number, mask in enumerate(masks):
         noise = rng.integers(0, 255, mask.shape, np.uint8)
@@ -53,3 +55,14 @@ def test_scribbles_of_the_bench_lie_in_their_classes_and_follow_the_seed() -> No
     assert 0.04 < labelled.mean() < 0.06
     assert set(np.unique(drawn[labelled])) == {0, 1, 2}
     assert np.array_equal(drawn, scribbled(mask, 0.05, np.random.default_rng(5)))
+
+
+def test_where_most_is_bare_a_drawn_pixel_of_each_class_counts_alike(tmp_path: Path) -> None:
+    bare, whole = np.full((64, 64), UNLABELLED, np.uint8), np.zeros((64, 64), np.uint8)
+    bare[:4], bare[4:6] = 0, 1
+    whole[:16] = 1
+    reasons: dict[str, str] = {}
+    assert choose_class_weights(dataset(tmp_path / "bare", [bare]), reasons) == (1.0, 1.0)
+    assert "drawn: " in reasons["class_weights"]
+    common, rare = choose_class_weights(dataset(tmp_path / "whole", [whole]), reasons)
+    assert rare / common == pytest.approx(3**0.5, rel=1e-3)

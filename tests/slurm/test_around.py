@@ -34,6 +34,7 @@ def test_doctor_sees_the_cluster(slurm: Slurm) -> None:
     assert lines["Slurm partitions"].found == "gpu (default), urgent"
     assert lines["Slurm GPUs"].found == "gpu: 2 × 2, urgent: 2 × 2"
     assert "off" in lines["Slurm accounting"].found
+    assert "scancel kills after 5 s" in lines["Slurm's grace"].found
 
 
 def test_doctor_says_that_there_is_no_slurm_and_that_none_answers(slurm: Slurm) -> None:

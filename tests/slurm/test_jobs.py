@@ -67,6 +67,19 @@ def test_cancel_ends_a_deaf_worker_after_the_grace(bench: SlurmBench) -> None:
     assert (job.state, job.reason) == ("cancelled", "had to be killed")
 
 
+def test_a_stop_waits_as_long_as_the_worker_still_saves(bench: SlurmBench) -> None:
+    bench.configure("grace_s = 7")
+    run = bench.run("slow ending", seconds=20)
+    job_id = bench.submit(run)
+    bench.await_start(run)
+    bench.queue.stop(job_id)
+    job = bench.await_state(job_id, "done", "cancelled", "failed", "interrupted", "lost")
+    assert (job.state, job.reason) == ("done", "stopped")
+    assert (run.folder / "saving").read_bytes()
+    script = (run.folder / "slurm.sh").read_text()
+    assert "120 seconds to save" in script
+
+
 def test_cancel_takes_a_waiting_job_out_of_slurm(bench: SlurmBench, slurm: Slurm) -> None:
     bench.configure(slurm='extra = ["--begin=now+1hour"]')
     run = bench.run()

@@ -190,6 +190,17 @@ def has_accounting(cluster: Cluster) -> bool:
     return found is not None and not found[1].endswith("/none") and found[1] != "(null)"
 
 
+def kill_wait_s(cluster: Cluster) -> int | None:
+    """Return how long Slurm's own scancel waits between its TERM and its KILL; None if unsaid.
+
+    Raises: SlurmError if Slurm cannot be reached.
+    """
+    told = re.search(
+        r"^KillWait\s*=\s*(\d+)", _run(cluster, "scontrol", ["show", "config"]), re.MULTILINE
+    )
+    return int(told[1]) if told else None
+
+
 def version(cluster: Cluster) -> str:
     """Return Slurm's version; it asks no controller.
 

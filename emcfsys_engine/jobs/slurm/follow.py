@@ -14,6 +14,8 @@ from emcfsys_engine.jobs.slurm import transitions as moves
 from emcfsys_engine.jobs.slurm.client import MAY_COME_BACK, Seen, is_blocked, phase_of, words_of
 from emcfsys_engine.jobs.slurm.outcome import has_begun, has_word, slurm_outcome, slurm_verdict
 from emcfsys_engine.jobs.store import Store
+from emcfsys_engine.launch.keeper import SAVING_FILE
+from emcfsys_engine.launch.processes import MOST_GRACES
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.settings import Config
 from emcfsys_engine.user_commands import Notices
@@ -33,7 +35,8 @@ class Follower:
         self._asked: dict[str, tuple[str, float]] = {}  # by token: what was passed on, until when
         self._killed: set[str] = set()  # tokens
         self._gone_since: dict[str, float] = {}  # by token: monotonic time
-        self._signs: dict[str, tuple[int, int]] = {}  # by token: sizes of events and log
+        self._signs: dict[str, tuple[int, ...]] = {}  # by token: sizes of events and log
+        self._saving: dict[str, tuple[int, tuple[int, ...]]] = {}  # by token: graces, sizes
         self._hastened: dict[str, float] = {}  # by token: monotonic time
         self._no_accounts_until: dict[Cluster, float] = {}
 
@@ -173,12 +176,23 @@ class Follower:
     def _pass_on(self, cluster: Cluster, job: Job, seen: Seen) -> None:
         """Ask a worker to end, by force after the grace; a job that waits has nobody to ask."""
         told, deadline = self._asked.get(job.token, ("", 0.0))
-        if phase_of(seen) == "waits" or (time.monotonic() > deadline and told):
+        is_over = bool(told) and time.monotonic() > deadline
+        if is_over and phase_of(seen) != "waits" and self._still_saves(job):
+            self._asked[job.token] = (told, time.monotonic() + self.config.jobs.grace_s)
+        elif phase_of(seen) == "waits" or is_over:
             self._killed.add(job.token)
             commands.kill(cluster, seen.id)
         elif seen.state in ("RUNNING", "SUSPENDED") and deadline == float("inf"):
             commands.kill(cluster, seen.id, number="TERM")
             self._asked[job.token] = (job.ask, time.monotonic() + self.config.jobs.grace_s)
+            self._saving[job.token] = (1, _sizes(Run(Path(job.run))))
+
+    def _still_saves(self, job: Job) -> bool:
+        """Tell whether a worker still saves: the grace counts only while nothing grows."""
+        graces, before = self._saving.get(job.token, (MOST_GRACES, ()))
+        now = _sizes(Run(Path(job.run)))
+        self._saving[job.token] = (graces + 1, now)
+        return graces < MOST_GRACES and now != before
 
     def _is_late(self, job: Job) -> bool:
         """Tell whether files of another node have had their time to appear since it was gone."""
@@ -190,7 +204,7 @@ class Follower:
 
         Locks do not cross every shared disk; a step may take longer than there is between looks.
         """
-        now = (_size(run.events_file), _size(run.log_file))
+        now = _sizes(run)
         before = self._signs.get(job.token)
         self._signs[job.token] = now
         if not run.is_alive() and (before is None or now == before):
@@ -210,7 +224,7 @@ class Follower:
         return {name: one for name, one in found.items() if phase_of(one) == "ended"}
 
     def _forget(self, job: Job) -> None:
-        for known in (self._asked, self._gone_since, self._signs, self._hastened):
+        for known in (self._asked, self._gone_since, self._signs, self._saving, self._hastened):
             known.pop(job.token, None)
         self._killed.discard(job.token)
 
@@ -218,6 +232,11 @@ class Follower:
 def _was_begun(job: Job) -> bool:
     """Tell whether it ever ran, also between two looks: its begin time is Slurm's own then."""
     return job.starts > 0 or has_begun(Run(Path(job.run)), job)
+
+
+def _sizes(run: Run) -> tuple[int, ...]:
+    """Return the sizes of what grows while a run's worker lives."""
+    return tuple(map(_size, (run.events_file, run.log_file, run.folder / SAVING_FILE)))
 
 
 def _size(file: Path) -> int:

@@ -82,7 +82,8 @@ _SCRIPT = """\
 # Written for one submission; the copy in the run's folder is for people to read.
 {prolog}
 # The warning before a time limit or a preemption is for the worker: this shell lives on to see
-# how it left.
+# how it left. It has {warn_s} seconds to save (warn_s); cancel, pause and stop of EMCFsys wait as
+# long as it gets on. Slurm's own scancel kills after the cluster's KillWait, mostly 30 seconds.
 trap : TERM USR2
 {meeting}srun {srun} \\
   {task}
@@ -167,6 +168,7 @@ def script_of(job: Job, order: SlurmOrder, *, worker: Sequence[str] | None = Non
         job=job.id,
         run=run.id,
         prolog="\n".join(order.prolog),
+        warn_s=order.settings.warn_s or _WARN_S,
         meeting=_MEETING.format(python=shlex.quote(record.python)) if order.nodes > 1 else "",
         srun=shlex.join(steps),
         task=_hidden(job) + (_task(keeper) if order.nodes > 1 else shlex.join(keeper)),

@@ -44,7 +44,6 @@ class TrainState(msgspec.Struct, frozen=True, kw_only=True):
     loss_count: int = 0
     validation_s: float = 0.0  # how long the last validation took
     validated_on: str = ""  # names the images and labels that best_score is of
-    class_shares: tuple[float, ...] = ()  # as the network finds them, where most is unlabelled
     owes_validation: bool = False  # saved just before one: it comes first when the run goes on
 
 

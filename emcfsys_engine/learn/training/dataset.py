@@ -301,22 +301,6 @@ class PatchSampler:
             statistics=torch.from_numpy(statistics_NC4),
         )
 
-    def anywhere(self, step: int, number: int, device: torch.device) -> Tensor:
-        """Return patches from anywhere in the images, labelled or not, as the network sees them.
-
-        Shapes: N×C×P×P float32; P is less where an image is small.
-        """
-        side = min(self.patch_px, *(min(size) for size in self.sizes))
-        found: list[Tensor] = []
-        for place in range(number):
-            rng = np.random.default_rng((self.seed, step, place, 0x5EE2))
-            index = int(rng.integers(len(self.dataset)))
-            height, width = self.sizes[index]
-            top, left = (int(rng.integers(size - side + 1)) for size in (height, width))
-            rows = self.dataset[index].rows_on(top, top + side, device)
-            found.append(rows[:, :, left : left + side])
-        return torch.stack(found)
-
     def places(self, step: int) -> np.ndarray:
         """Return where the crops of one step lie: image, first row, first column. Shapes: N×3."""
         return np.array([self._place(step, number) for number in range(self.batch)])

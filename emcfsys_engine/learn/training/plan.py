@@ -1,5 +1,6 @@
 """plan.json: every automatic choice of a training, with its reason, before the first step."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +19,6 @@ from emcfsys_engine.learn.memory import Footprint, footprint_of, usable_memory
 from emcfsys_engine.learn.networks.backbones import defaults_for
 from emcfsys_engine.learn.training.augment import Strengths, strengths_of
 from emcfsys_engine.learn.training.dataset import Dataset, labelled_part
-from emcfsys_engine.learn.training.shares import weights_for
 from emcfsys_engine.learn.training.start import (
     HEAD_FIRST,
     RATE_SHARE,
@@ -364,21 +364,20 @@ def _choose_ema(total_steps: int | None, device: torch.device, reasons: dict[str
 
 
 def choose_class_weights(train: Dataset, reasons: dict[str, str]) -> tuple[float, ...]:
-    """Weigh classes by 1/√frequency; where most is bare, all alike until the network has seen it.
+    """Weigh classes by 1/√frequency, so that a class of 1 % counts ten times, not a hundred.
 
-    People draw more of what is rare: the labelled pixels do not tell how common a class is.
+    Where most is bare all count alike: people draw more of what is rare, which weighs it already.
     """
     labelled = labelled_part(train)
     shares = labelled.shares
     named = _named_shares(train.project.class_names, shares)
     if labelled.is_mostly_bare:
-        reasons["class_weights"] = (
-            f"alike at first, since most pixels are unlabelled (labelled: {named}); after each "
-            "validation by how common the network finds them"
-        )
+        reasons["class_weights"] = f"alike, since most pixels are unlabelled; drawn: {named}"
         return (1.0,) * len(shares)
+    raw = [1 / math.sqrt(max(share, 1e-4)) for share in shares]
+    mean = float(np.dot(raw, shares)) or 1.0
     reasons["class_weights"] = f"1/√frequency: {named}"
-    return weights_for(shares, shares)
+    return tuple(round(min(10.0, weight / mean), 4) for weight in raw)
 
 
 def _named_shares(names: Sequence[str], shares: np.ndarray) -> str:

@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, field
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,22 +23,16 @@ from emcfsys_engine.learn.training.checkpoint import (
     read_checkpoint,
     read_retry,
 )
-from emcfsys_engine.learn.training.dataset import (
-    Batches,
-    PatchSampler,
-    labelled_part,
-)
+from emcfsys_engine.learn.training.dataset import Batches, PatchSampler
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.losses import Loss, build_loss
 from emcfsys_engine.learn.training.setup import Budget, Ending, TrainingSetup
-from emcfsys_engine.learn.training.shares import em_shares, seen_in, weights_for
 from emcfsys_engine.learn.training.step import DoesNotFitError, Stepper, rate_factor
 from emcfsys_engine.learn.training.validation import Validator, card_at, event_of
 from emcfsys_engine.run.events import PhaseBegan, RunResumed, StepDone, WarningGiven
 
 _CHECKPOINT_EVERY_S = 120.0
 _STEP_EVENT_EVERY_S = 0.5
-_NUM_LOOKED_AT = 16  # patches, for how common the classes are
 _LOOK_EVERY_S = 2.0  # for labels, where nothing else is done
 _ENDING_OF = {
     "cancel": "cancelled",
@@ -87,7 +80,6 @@ class Trainer:
         self.averaged = copy.deepcopy(network).eval().requires_grad_(False)
         self.network = self.ranks.with_common_norms(network, self.device)
         self.state = TrainState(micro_batch=self.plan.micro_batch)
-        self.labelled = labelled_part(setup.train)
         seed, loss = setup.project.project.seed, self._loss_of(self.ranks)
         self.stepper = Stepper(self.network, self.averaged, loss, self.plan, seed, self.ranks)
         self._build_from_labels()
@@ -107,30 +99,7 @@ class Trainer:
         self.sampler = PatchSampler(setup.train, plan.patch_px, plan.batch, seed)
 
     def _loss_of(self, ranks: Ranks) -> Loss:
-        return build_loss(self.setup.project.training.loss, self._class_weights(), ranks)
-
-    def _class_weights(self) -> tuple[float, ...]:
-        shares = self.state.class_shares
-        if shares and self.labelled.is_mostly_bare:
-            return weights_for(shares, self.labelled.shares)
-        return self.plan.class_weights
-
-    def _weigh_classes(self) -> None:
-        """Weigh the classes by how common the network finds them where nobody drew."""
-        step, before = self.state.step, self.state.class_shares
-        told = self.ranks.from_first(lambda: msgspec.json.encode(self._found_shares(step)))
-        found = np.array(msgspec.json.decode(told))
-        shares = found if not before else (found + before) / 2
-        self.state = msgspec.structs.replace(self.state, class_shares=tuple(shares.tolist()))
-        self.stepper.loss = self._loss_of(self.ranks)
-
-    def _found_shares(self, step: int) -> list[float]:
-        labels = torch.cat([self.sampler.crops(n).labels for n in (step + 1, step + 2)])
-        counts = np.bincount(labels.flatten().numpy(), minlength=256)[: len(self.labelled.shares)]
-        taught = counts * np.array(self._class_weights())
-        patches = self.sampler.anywhere(step, _NUM_LOOKED_AT, self.device)
-        seen = [seen_in(self.averaged, patches[n : n + 4]) for n in range(0, _NUM_LOOKED_AT, 4)]
-        return em_shares(np.concatenate(seen), taught).tolist()
+        return build_loss(self.setup.project.training.loss, self.plan.class_weights, ranks)
 
     def resume(self) -> RunResumed:
         """Go on from the run's checkpoint; return the event that tells of it."""
@@ -216,7 +185,6 @@ class Trainer:
             return False
         other_val = news.val_digest != self.setup.val_digest
         self.setup, self.plan = news, news.plan
-        self.labelled = labelled_part(news.train)
         self._build_from_labels()
         self.batches.close()
         self.batches = Batches(self.sampler, self.state.step + 1, self.device)
@@ -395,8 +363,6 @@ class Trainer:
         except BaseException:
             self.saver.wait()  # the process is about to end
             raise
-        if self.labelled.is_mostly_bare:
-            self._weigh_classes()
         self.state = msgspec.structs.replace(self.state, owes_validation=False)
         self._save_checkpoint()
 
@@ -442,7 +408,6 @@ class Trainer:
         self.network.load_state_dict(_under("network.", tensors))
         self.averaged.load_state_dict(_under("averaged.", tensors))
         load_optimizer(self.stepper.optimizer, tensors)
-        self.stepper.loss = self._loss_of(self.ranks)
 
     def _save_checkpoint(self) -> None:
         # A resume gives every process these statistics: they are to be the same in a run that
