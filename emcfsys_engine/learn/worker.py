@@ -8,11 +8,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
 from emcfsys_engine.errors import EmcfError
-from emcfsys_engine.files import is_full, write_whole
+from emcfsys_engine.files import exit_with, is_full, write_whole
 from emcfsys_engine.launch.start import place_here
 from emcfsys_engine.learn.rank_faults import note_fault, told_with_first_fault
 from emcfsys_engine.learn.run_context import RunContext, keep_freed_memory
@@ -53,13 +54,15 @@ def _execute(worker: RunContext) -> int:
     except EmcfError as error:
         print(f"{_name(worker)}{error}", file=sys.stderr)
         reason = told_with_first_fault(worker, error)
-        worker.failed(reason, error.exit_code)
+        with suppress(OSError):  # a full disk takes no event: the exit code tells
+            worker.failed(reason, error.exit_code)
         return error.exit_code
     except Exception as error:  # told to the person, then to the log with its trace
         traceback.print_exc()
         reason = reason_of(error, worker.run.folder)
-        note_fault(worker, reason)
-        worker.failed(reason)
+        with suppress(OSError):
+            note_fault(worker, reason)
+            worker.failed(reason)
         return 1
     # An end that all processes agreed on is no failure of theirs.
     return 0 if worker.place.rank else code
@@ -77,4 +80,4 @@ def _name(worker: RunContext) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    exit_with(main, sys.argv[1:])

@@ -165,3 +165,13 @@ def test_an_export_that_cannot_be_written_is_refused_before_the_work(project: Pa
     done = CliRunner().invoke(cli, [*words, str(project / "project.toml" / "x.onnx")])
     assert isinstance(done.exception, EmcfError)
     assert "cannot be written" in str(done.exception)
+
+
+@pytest.mark.parametrize(("work", "code"), [("print('x') or 3", 3), ("open('/none/x')", 1)])
+def test_a_log_on_a_full_disk_takes_no_exit_code_away(work: str, code: int) -> None:
+    words = f"from emcfsys_engine.files import exit_with; exit_with(lambda words: {work}, [])"
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-c", words]
+        own = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        done = subprocess.run(command, stdout=full, stderr=full, env=own, check=False)
+    assert done.returncode == code
