@@ -6,10 +6,12 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable
+import sys
+import traceback
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from emcfsys_engine.errors import OutputError
 
@@ -172,6 +174,25 @@ class DiskFullError(OSError):
 def is_full(error: BaseException) -> bool:
     """Tell whether an error only says that a disk or a quota is full."""
     return isinstance(error, OSError | OutputError) and error.errno in _FULL
+
+
+def exit_with(main: Callable[[list[str]], int], arguments: list[str]) -> NoReturn:
+    """End this process with a program's code, also where its log is on a full disk.
+
+    The interpreter would try once more to write what is unsaid, and end with 120.
+    """
+    code = 1
+    with suppress(OSError):
+        try:
+            code = main(arguments)
+        except OSError:
+            traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    raise SystemExit(code)
 
 
 def remedy_of(error: OSError, otherwise: str = "Check its folder and its disk") -> str:

@@ -1,6 +1,5 @@
 """project.toml becomes a frozen Project: its only reader, and where its keys are known."""
 
-import io
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -142,8 +141,8 @@ def parse_loss(text: str) -> tuple[tuple[float, str], ...]:
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        with reading(file) as stream:
-            return tomli.loads(io.TextIOWrapper(stream, "utf-8-sig").read())
+        with io.TextIOWrapper(reading(file), "utf-8-sig") as stream:
+            return tomli.loads(stream.read())
     except FileNotFoundError:
         remedy = f"Make one with: emcfsys-engine new {file.parent}"
         raise ProjectError(file, "", "there is no such file", remedy) from None

@@ -10,6 +10,7 @@ from types import FrameType
 
 from emcfsys_engine.commands.saying import say, say_lines
 from emcfsys_engine.errors import InputError, ProjectError, RunFolderError, printable
+from emcfsys_engine.files import DiskFullError, refuse_full
 from emcfsys_engine.launch import processes
 from emcfsys_engine.launch.keeper import NO_LEASE
 from emcfsys_engine.launch.start import holder, is_second, kill_run, signal_group, start
@@ -83,10 +84,21 @@ def _exit_code(run: Run, code: int) -> int:
     if code == NO_LEASE:
         raise InputError("GPU", "was taken by somebody else in this moment", "Try again")
     state, reason = run.outcome()
+    if state == "lost":  # a full disk takes no last word
+        say(f"emcfsys-engine: {_why_lost(run, reason)}", err=True)
     record = run.exit_record()
     if state == "failed" and record is not None and (record.signal or record.detail):
         say(f"emcfsys-engine: {run.id}: {reason}. See {run.log_file}", err=True)
     return 1 if code < 0 or code in (127, 137, 139) else code
+
+
+def _why_lost(run: Run, reason: str) -> str:
+    try:
+        refuse_full([run.folder])
+    except DiskFullError:
+        what = "its disk is full. What is done is kept: free some space, then go on."
+        return f"{run.folder}: {what}"
+    return f"{run.id}: {reason}. See {run.log_file}"
 
 
 class _SignalsPassedOn:

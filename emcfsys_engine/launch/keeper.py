@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from emcfsys_engine.files import open_own, read_own, write_whole
+from emcfsys_engine.files import exit_with, open_own, read_own, write_whole
 from emcfsys_engine.launch import processes
 
 ALREADY_RUNNING = 75  # EX_TEMPFAIL: another keeper has the run
@@ -332,4 +332,4 @@ def _oom_kills() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    exit_with(main, sys.argv[1:])

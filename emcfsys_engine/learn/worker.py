@@ -8,11 +8,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
 from emcfsys_engine.errors import EmcfError, InputError, OutputError, printable
-from emcfsys_engine.files import is_full, write_whole
+from emcfsys_engine.files import exit_with, is_full, write_whole
 from emcfsys_engine.launch.start import place_here
 from emcfsys_engine.learn.rank_faults import note_fault, told_with_first_fault
 from emcfsys_engine.learn.run_context import RunContext, keep_freed_memory
@@ -67,16 +68,18 @@ def _execute(worker: RunContext) -> int:
         reason = told_with_first_fault(worker, error)
         # A disk may have room again, or be back: another try need not meet the same.
         may_pass = isinstance(error, OutputError) and error.errno
-        worker.failed(reason, 1 if may_pass else error.exit_code)
+        with suppress(OSError):  # a full disk takes no event: the exit code tells
+            worker.failed(reason, 1 if may_pass else error.exit_code)
         return error.exit_code
     except Exception as error:  # told to the person, then to the log with its trace
         reason = reason_of(error, worker.run.folder)
         # A disk that is full, gone or closed: where it is says more than a trace.
         of_disk = isinstance(error, OSError) and not isinstance(error, ConnectionError)
         print(printable(reason), file=sys.stderr) if of_disk else traceback.print_exc()
-        note_fault(worker, reason)
-        worker.failed(reason)
-        return InputError.exit_code if of_disk else 1
+        with suppress(OSError):
+            note_fault(worker, reason)
+            worker.failed(reason)
+        return InputError.exit_code if of_disk and not is_full(error) else 1
     # An end that all processes agreed on is no failure of theirs.
     return 0 if worker.place.rank else code
 
@@ -96,4 +99,4 @@ def _name(worker: RunContext) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    exit_with(main, sys.argv[1:])

@@ -362,6 +362,7 @@ def read_events(file: Path) -> list[AnyEvent]:
 def without_void(events: Iterable[AnyEvent]) -> list[AnyEvent]:
     """Drop the events that a later `run_resumed` made void: those with a later step.
 
+    A start that was refused began nothing: of it the refusal stays.
     A run that was killed around a validation repeats it when it goes on: the newer one counts.
     """
     kept: list[AnyEvent] = []
@@ -372,6 +373,10 @@ def without_void(events: Iterable[AnyEvent]) -> list[AnyEvent]:
             kept = [old for old in kept if (getattr(old, "step", None) or 0) <= event.step]
         elif isinstance(event, ValidationDone) and event.step == resumed_at:
             kept = [e for e in kept if not (isinstance(e, ValidationDone) and e.step == resumed_at)]
+        elif isinstance(event, RunRefused):
+            starts = [n for n, old in enumerate(kept) if isinstance(old, RunStarted)]
+            if starts[1:]:
+                del kept[starts[-1]]
         kept.append(event)
     return kept
 

@@ -146,6 +146,7 @@ class RunHistory:
         self._previews: dict[tuple[int, str], str] = {}  # step and image to the file's name
         self._steps: deque[StepDone] = deque(maxlen=_STEP_LINES)  # must not push the others out
         self._started: RunStarted | None = None
+        self._before: RunStarted | None = None  # the start before the newest
         self._validation: ValidationDone | None = None
         self._bests: list[tuple[int, float]] = []  # step and score of each best so far
         self._step = 0
@@ -178,7 +179,9 @@ class RunHistory:
         if isinstance(event, RunStarted):
             if self._started is not None and self._started.run != event.run:
                 self._reset()
-            self._started = event
+            self._before, self._started = self._started, event
+        elif isinstance(event, RunRefused):  # the start that was refused began nothing
+            self._started = self._before or self._started
         elif isinstance(event, RunResumed):
             self._series = {name: line.cut_after(event.step) for name, line in self._series.items()}
             self._step = event.step

@@ -223,6 +223,9 @@ class _Watch:
         why = self.waker.fault if self.waker.fault and not has_events else self.why
         if state != self.state and not self.is_blocked:
             self.state = state
+            if state == "polling":  # slower than events: say by how much
+                latency = f"seen within {self._interval_s():g} s, taken when whole for"
+                why = f"{why}: new files are {latency} {self.rules.settle_s:g} s"
             self.worker.emit_when_possible(WatchState(state=state, detail=f"{self.root} ({why})"))
 
     def _handle_or_wait(self) -> int:

@@ -179,6 +179,7 @@ def test_without_inotify_instances_the_watch_polls_and_says_so(hot: Hot, no_inot
     assert states_of(run) == ["polling"]
     assert found["backend"] == "polling"
     assert "inotify instance limit" in found["detail"]
+    assert "new files are seen within 0.5 s" in found["detail"]
 
 
 def test_masks_that_another_program_takes_at_once_end_no_watch(hot: Hot, tmp_path: Path) -> None:
