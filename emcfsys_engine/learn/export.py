@@ -157,7 +157,7 @@ def _prepared(network: SegmentationNetwork) -> tuple[SegmentationNetwork, list[t
 
 def _made_onnx(
     plain: SegmentationNetwork,
-    fixed: torch.nn.Module,
+    fixed: SegmentationNetwork,
     sizes: list[tuple[int, int]],
     *,
     free: bool,
