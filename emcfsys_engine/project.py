@@ -1,5 +1,6 @@
 """project.toml becomes a frozen Project: its only reader, and where its keys are known."""
 
+import io
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -155,7 +156,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ProjectError(file, "", "is no UTF-8 text", "Save it as UTF-8") from None
     except RecursionError:
         raise ProjectError(file, "", "is nested too deep", "Mend it") from None
-    except tomli.TOMLDecodeError as error:
+    except ValueError as error:  # no TOML, or a number of thousands of digits
         raise ProjectError(file, "", f"is no valid TOML: {error}", "Mend that line") from None
     except OSError as error:
         raise ProjectError(file, "", f"cannot be read: {error.strerror}", "Try again") from None
@@ -169,7 +170,7 @@ def _apply_override(file: Path, document: dict[str, Any], override: str) -> None
         raise ProjectError("--set", override, "is no key=value", remedy)
     try:
         value = tomli.loads(f"value = {text}")["value"]
-    except tomli.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     table: Any = document
     for name in tables:

@@ -267,7 +267,7 @@ def _read(file: Path) -> dict[str, Any] | None:
         raise ProjectError(file, "", "is no UTF-8 text", "Save it as UTF-8") from None
     except RecursionError:
         raise ProjectError(file, "", "is nested too deep", "Mend it") from None
-    except tomli.TOMLDecodeError as error:
+    except ValueError as error:  # no TOML, or a number of thousands of digits
         raise ProjectError(file, "", f"is no valid TOML: {error}", "Mend that line") from None
     except OSError as error:
         raise ProjectError(file, "", f"cannot be read: {error.strerror}", "Mend it") from None

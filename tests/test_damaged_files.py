@@ -276,3 +276,20 @@ def test_a_project_nested_four_hundred_deep_is_refused_in_a_line(house: House) -
     (house.folder / "project.toml").write_text(_TOML + "x = " + "[" * 4000 + "]" * 4000 + "\n")
     with pytest.raises(EmcfError, match="nested too deep"):
         load_project(house.folder)
+
+
+_MANY_DIGITS = "steps = " + "9" * 5000
+
+
+@pytest.mark.parametrize("name", ["project.toml", "config.toml"])
+def test_a_number_of_thousands_of_digits_is_refused_in_a_line(house: House, name: str) -> None:
+    file = house.folder / name
+    file.write_text(f"{file.read_text()}\n[many]\n{_MANY_DIGITS}\n")
+    with pytest.raises(EmcfError, match="is no valid TOML: Exceeds the limit") as caught:
+        load_project(house.folder) if name == "project.toml" else load_config(file)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_number_of_thousands_of_digits_after_set_is_no_number(house: House) -> None:
+    with pytest.raises(EmcfError, match=r"training\.steps"):
+        load_project(house.folder, ["training." + _MANY_DIGITS.replace(" ", "")])

@@ -12,10 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.annotations.text_encoding import other_encodings, text_of
 from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.files import reading
+from emcfsys_engine.images.bounds import quiet_libraries
 from emcfsys_engine.images.reader import is_unfinished
 from emcfsys_engine.images.walk import files_below, is_regular, split_glob
 
@@ -90,7 +93,9 @@ def _read(path: Path, _mtime_ns: int, size: int) -> tuple[Annotation, ...]:
     if size > _LARGEST_BYTES:
         raise AnnotationError(path, f"has {size:,} bytes, more than can be read", "Split it")
     try:
-        return _with_possible_names(_dispatched(path))
+        # What is no number is refused shape by shape; numpy need not warn of it on a terminal.
+        with quiet_libraries(), np.errstate(all="ignore"):
+            return _with_possible_names(_dispatched(path))
     except AnnotationError:
         raise
     # A known format whose parts are missing or of the wrong kind: what is wrong is in the words.

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.output_names import fitting
 from emcfsys_engine.images.walk import split_glob
 
 Label = TypeVar("Label")
@@ -110,6 +111,13 @@ def _full_name_keys(ref: ImageRef, root: Path) -> list[Key]:
     return _with_planes(f"{_folder(ref.path, root)}/{ref.path.name}", ref.plane)
 
 
+def _cut_keys(ref: ImageRef, root: Path) -> list[Key]:
+    """Our own outputs' names, where those of the image were too long for them."""
+    tail = "" if ref.plane is None else f".{ref.plane:04d}"
+    stems = [fitting(name, tail) for name in (bare_name(ref.path.name), ref.path.name)]
+    return [(f"{_folder(ref.path, root)}/{stem}", None) for stem in stems]
+
+
 def _trimmed_keys(ref: ImageRef, root: Path) -> list[Key]:
     return _with_planes(_IMAGE_SUFFIX.sub("", key_of_file(ref.path, root)[0]), ref.plane)
 
@@ -149,6 +157,7 @@ _Rule = tuple[Callable[[ImageRef, Path], list[Key]], Callable[[Key], Key]]
 _RULES: tuple[_Rule, ...] = (
     (_path_keys, _same),
     (_full_name_keys, _same),
+    (_cut_keys, _same),
     (_path_keys, _label_trimmed),
     (_full_name_keys, _label_trimmed),
     (_trimmed_keys, _label_trimmed),

@@ -41,11 +41,11 @@ def stems_for(name: str, plane: int | None, version: int, suffix: str) -> Iterat
     first = path.stem.removesuffix(".ome") if suffix.startswith(".ome") else path.stem
     tail = "" if plane is None else f".{plane:04d}"
     tail += "" if version == 1 else f".v{version}"
-    yield _fitting(first, tail)
-    yield _fitting(name, tail)
+    yield fitting(first, tail)
+    yield fitting(name, tail)
     number = 2
     while True:
-        yield _fitting(f"{name.replace('.', '~')}~{number}", tail)
+        yield fitting(f"{name.replace('.', '~')}~{number}", tail)
         number += 1
 
 
@@ -81,7 +81,8 @@ def _plain(text: str) -> str:
     return unicodedata.normalize("NFC", text).casefold()
 
 
-def _fitting(base: str, tail: str) -> str:
+def fitting(base: str, tail: str) -> str:
+    """Return base and tail; of a base that is too long only so much as fits, with a digest."""
     if _num_bytes(base + tail) <= _LONGEST_STEM:
         return base + tail
     return _cut(base, _LONGEST_STEM - _num_bytes(tail)) + tail

@@ -1,9 +1,11 @@
 """Files that are ours: told by digest, given their names over nobody else's, found by any path."""
 
 import errno
+import filecmp
 import hashlib
 import os
 import shutil
+import stat
 from pathlib import Path
 
 from emcfsys_engine.files import identity_of
@@ -71,6 +73,18 @@ def _put_folder(temporary: Path, place: Path, *, may_replace: bool) -> None:
     place.replace(old)
     temporary.rename(place)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def is_other_file(file: Path, image: Path) -> bool:
+    """Tell whether a file is there and not the image itself, by a link or as a copy."""
+    try:
+        ours, its = file.stat(), image.stat()
+        if (ours.st_dev, ours.st_ino) == (its.st_dev, its.st_ino):
+            return False
+        is_file = stat.S_ISREG(ours.st_mode) and ours.st_size == its.st_size
+        return not (is_file and filecmp.cmp(file, image, shallow=False))
+    except OSError:
+        return file.exists()
 
 
 def resolved(path: Path) -> Path:

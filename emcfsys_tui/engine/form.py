@@ -75,7 +75,7 @@ def read_form(folder: Path) -> ProjectForm:
     try:
         content = file.read_bytes()
         document: dict[str, Any] = import_module("tomlkit").parse(content.decode()).unwrap()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return ProjectForm(faults=(FieldFault(key="", text=printable(f"{file}: {error}")),))
     fields = [one for table, kind in _TABLES.items() for one in _fields(table, kind, document)]
     fields.sort(key=lambda one: FIRST.index(one.key) if one.key in FIRST else len(FIRST))

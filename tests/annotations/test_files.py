@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,15 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from emcfsys_engine.annotations.draw import annotation_ids
 from emcfsys_engine.annotations.files import read_annotations
+from emcfsys_engine.annotations.masks import table_of
 from emcfsys_engine.cli import cli
+from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.tools.convert import convert_labels
+from tests.annotations.test_law_of_shapes import WRITERS, Box
 
+TABLE = table_of({"background": 0, "pore": 1}, {"mask": "pore"})
 RING = [[5, 5], [25, 5], [25, 25], [5, 25]]
 
 
@@ -104,3 +111,50 @@ def test_labels_of_images_whose_names_are_no_text_go_out_and_come_back(
     assert os.fsencode(made.name) == b"a\xe9.png"
     with Image.open(made) as back:
         assert np.array_equal(np.asarray(back), mask)
+
+
+def _harmed(whole: bytes, seed: int) -> bytes:
+    """Return a file with bytes, words or whole pieces that are not its own."""
+    draw = random.Random(seed)
+    words = (b"null", b"1e999", b"-1", b'"x"', b"[]", b"{}", b"NaN", b"\xff\xfe", b"9" * 400)
+    data = bytearray(whole)
+    for _ in range(draw.randint(1, 4)):
+        at = draw.randrange(len(data) or 1)
+        match draw.randrange(4):
+            case 0:
+                data[at : at + 1] = bytes([draw.randrange(256)])
+            case 1:
+                data[at : at + draw.randrange(1, 12)] = draw.choice(words)
+            case 2:
+                del data[at : at + draw.randrange(1, 200)]
+            case _:
+                data[at:at] = data[at : at + draw.randrange(1, 100)]
+    return bytes(data)
+
+
+def _fuzz(folder: Path, number: int) -> None:
+    boxes = [Box(8, 8, 12, 10, 30), Box(30, 20, 20, 12, broken=True), Box(12, 24, 9, 9)]
+    for write in WRITERS:
+        file = write(boxes, folder / f"{write.__name__}.json")
+        whole = file.read_bytes()
+        for seed in range(number):
+            harmed = file.with_stem(f"{file.stem}{seed}")
+            harmed.write_bytes(_harmed(whole, seed))
+            began = time.monotonic()
+            try:
+                for one in read_annotations(harmed):
+                    annotation_ids(one, TABLE, (48, 64))
+            except AnnotationError as refused:
+                assert "\n" not in str(refused)
+            assert time.monotonic() - began < 5
+            harmed.unlink()
+
+
+def test_harmed_annotations_of_every_format_are_read_or_refused_in_a_line(tmp_path: Path) -> None:
+    _fuzz(tmp_path, 40)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_fifteen_thousand_harmed_annotations_are_read_or_refused_in_a_line(tmp_path: Path) -> None:
+    _fuzz(tmp_path, 1500)

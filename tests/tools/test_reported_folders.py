@@ -13,9 +13,12 @@ from PIL import Image
 
 from emcfsys_engine.cli import cli
 from emcfsys_engine.data_counts import recall_counts
+from emcfsys_engine.images.output_names import fitting
 from emcfsys_engine.project import load_project
 from emcfsys_engine.tools.check import CheckReport, check_project
 from emcfsys_engine.tools.inspect_file import inspect_file
+from emcfsys_engine.tools.measure.masks import measure_masks
+from emcfsys_engine.tools.measure.results import MeasureSettings
 from emcfsys_engine.tools.new_project import make_project
 from emcfsys_tui.engine.runs import count_images
 
@@ -275,3 +278,14 @@ def test_check_on_a_broken_project_names_the_fault_that_a_person_would_name(
     said = [*told.output.splitlines(), *str(told.exception).splitlines()]
     assert sum(words in line for line in said) >= 1, said
     assert all("Traceback" not in line for line in said)
+
+
+@pytest.mark.parametrize("stem", ["晶" * 80, "L" * 251])
+def test_a_mask_whose_name_was_cut_to_fit_is_measured_with_its_image(
+    tmp_path: Path, stem: str
+) -> None:
+    noise(tmp_path / "images" / f"{stem}.png")
+    mask(tmp_path / "masks" / f"{fitting(stem, '')}.png")
+    images, masks = str(tmp_path / "images"), str(tmp_path / "masks")
+    made = measure_masks(masks, tmp_path / "out", MeasureSettings(), images=images)
+    assert not made.failed

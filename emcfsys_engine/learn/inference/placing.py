@@ -7,7 +7,7 @@ from pathlib import Path
 
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook, Wanted
-from emcfsys_engine.images.own_files import identity_of, resolved
+from emcfsys_engine.images.own_files import identity_of, is_other_file, resolved
 from emcfsys_engine.learn.inference.image import content_of
 
 
@@ -66,12 +66,13 @@ class Placing:
         """Tell whether the mask of a plane is there, in any version. `plane`: its place in line."""
         if self.is_among_originals(placed):
             return False
-        if placed.masks[plane].exists():
+        image = placed.wanted.image
+        if is_other_file(placed.masks[plane], image):
             return True
         for version in range(1, placed.wanted.version):
             older = replace(placed.wanted, version=version)
             (stems,) = self.book.stems([older], self._suffix)
-            if self.mask(stems[plane]).exists():
+            if is_other_file(self.mask(stems[plane]), image):
                 return True
         return False
 

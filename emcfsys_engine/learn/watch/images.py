@@ -17,7 +17,7 @@ from emcfsys_engine.hotfolder.ledger import Entry
 from emcfsys_engine.hotfolder.scan import MAX_ATTEMPTS, Seen
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook, Wanted
-from emcfsys_engine.images.own_files import resolved
+from emcfsys_engine.images.own_files import is_other_file, resolved
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.images.writers import stem_of
 from emcfsys_engine.learn.gpu_faults import (
@@ -243,8 +243,11 @@ class ImageStages:
         Ours are made anew if the image is another one, or its measurements are wanted: nothing is
         lost by that. A person's are kept, unless they are known to be of another image.
         """
+        image = self._root / task.seen.path
         if not all(os.path.lexists(mask) for mask in placed.masks):
             return False
+        if not all(is_other_file(mask, image) for mask in placed.masks):
+            return False  # somebody's link to the image: no mask was ever made
         if all(self._book.has(mask) for mask in placed.masks):
             is_same = all(self._book.has(mask, task.digest) for mask in placed.masks)
             return is_same and not self._project.hotfolder.measure

@@ -369,3 +369,28 @@ def test_names_of_any_bytes_get_their_masks_and_are_told(hot: Hot) -> None:
         result = CliRunner().invoke(watch, [str(hot.folder), *words], catch_exceptions=False)
         assert result.exit_code == 0
         assert "\x1b" not in result.output
+
+
+def _hard_link(image: Path, mask: Path) -> None:
+    mask.hardlink_to(image)
+
+
+def _symbolic_link(image: Path, mask: Path) -> None:
+    mask.symlink_to(image)
+
+
+def _copy(image: Path, mask: Path) -> None:
+    shutil.copyfile(image, mask)
+
+
+@pytest.mark.parametrize("lay", [_hard_link, _symbolic_link, _copy])
+def test_the_image_itself_under_the_name_of_its_mask_is_no_mask_and_is_kept(
+    lay: Callable[[Path, Path], None], hot: Hot
+) -> None:
+    original = hot.image("a.png")
+    content = original.read_bytes()
+    hot.output.mkdir(exist_ok=True)
+    lay(original, hot.output / "a.png")
+    assert done_of(once(hot)) == ["a.v2.png"]
+    assert original.read_bytes() == content
+    assert (hot.output / "a.png").read_bytes() == content
