@@ -1,6 +1,7 @@
 """The engine as the interface sees it: the queue, the GPUs, the daemon."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +108,10 @@ def submit_training(
     return numbers[0], runs[0].id
 
 
-def _refuse(errors: tuple[FindingRow, ...]) -> None:
-    if errors:
+def _refuse(errors: Sequence[FindingRow]) -> None:
+    for first in errors[:1]:
         more = f" (and {len(errors) - 1} more: c checks)" if len(errors) > 1 else ""
-        raise InputError(errors[0].file, f"{errors[0].what}{more}", errors[0].remedy)
+        raise InputError(first.file, f"{first.what}{more}", first.remedy)
 
 
 def refusals_of(folder: Path, overrides: tuple[str, ...]) -> tuple[FindingRow, ...]:
