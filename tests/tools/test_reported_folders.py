@@ -17,7 +17,7 @@ from emcfsys_engine.project import load_project
 from emcfsys_engine.tools.check import CheckReport, check_project
 from emcfsys_engine.tools.inspect_file import inspect_file
 from emcfsys_engine.tools.new_project import make_project
-from emcfsys_tui.engine.runs import count_images
+from emcfsys_tui.engine.projects import count_images
 
 
 def copied(shared_data: Path, name: str, to: Path) -> Path:
