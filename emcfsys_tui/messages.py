@@ -34,10 +34,14 @@ class ProjectsRead(Reading):
     """The projects at a glance, and what was said last in any of them, newest first."""
 
     def __init__(
-        self, projects: "tuple[ProjectRow, ...]", said: "tuple[SaidLine, ...]" = ()
+        self,
+        projects: "tuple[ProjectRow, ...]",
+        said: "tuple[SaidLine, ...]" = (),
+        status: str = "",
     ) -> None:
         self.projects = projects
         self.said = said
+        self.status = status  # of this machine
         super().__init__()
 
 

@@ -64,9 +64,9 @@ def _asks(job: Job) -> str:
 
 
 def _reason(job: Job) -> str:
-    if job.state == "running" and not job.reason:
-        return progress_of(Run(Path(job.run))).text
-    return job.reason
+    if job.state != "running":
+        return job.reason
+    return "  ".join(filter(None, (progress_of(Run(Path(job.run))).text, job.reason)))
 
 
 def _when(seconds: float) -> str:

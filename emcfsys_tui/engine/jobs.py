@@ -1,6 +1,7 @@
 """The engine as the interface sees it: the queue, the GPUs, the daemon."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def submit_training(
     return numbers[0], runs[0].id
 
 
-def _refuse(errors: tuple[FindingRow, ...]) -> None:
+def _refuse(errors: Sequence[FindingRow]) -> None:
     for first in errors[:1]:
         more = f" (and {len(errors) - 1} more: c checks)" if len(errors) > 1 else ""
         raise InputError(first.file, f"{first.what}{more}", first.remedy)

@@ -96,7 +96,7 @@ def of_job(job_id: int) -> NoticeFound:
 def of_image(line: HotLine) -> NoticeFound:
     """Return why an image failed in the hot folder, or what is unlike in it."""
     is_there = line.path is not None and line.path.exists()
-    deeds: tuple[Deed, ...] = ("retry",) if line.failed else ()
+    offered: dict[Deed, bool] = {"retry": line.failed, "image": is_there}
     return NoticeFound(
         Notice(
             title=f"{'failed' if line.failed else 'masked'}: {line.image}",
@@ -105,7 +105,7 @@ def of_image(line: HotLine) -> NoticeFound:
             remedy=_for_image(line, is_there),
             file=line.path,
             can_edit=is_text(line.path),
-            deeds=deeds,
+            deeds=tuple(deed for deed, can_be_done in offered.items() if can_be_done),
             about=line.image,
         )
     )

@@ -1,6 +1,7 @@
 """The engine as the interface sees it: every project at a glance, and what was said last."""
 
 import os
+import platform
 import time
 from collections.abc import Collection, Sequence
 from importlib import import_module
@@ -54,7 +55,17 @@ def read_projects(memory: Memory) -> ProjectsRead:
         said += lines
     since = time.time() - _RECENT_S
     newest = sorted((line for line in said if line.time > since), key=lambda line: -line.time)
-    return ProjectsRead(tuple(rows), tuple(newest[:_NUM_SAID]))
+    return ProjectsRead(tuple(rows), tuple(newest[:_NUM_SAID]), _status(jobs))
+
+
+def _status(jobs: Sequence[Job]) -> str:
+    """Return where we are and what runs here, in a few words."""
+    running = sum(job.state in ("running", "stopping") for job in jobs)
+    waiting = sum(job.state == "queued" for job in jobs)
+    words = [platform.node()]
+    words += [f"●{running} running"] if running else []
+    words += [f"○{waiting} waiting"] if waiting else []
+    return " ".join(word for word in words if word)
 
 
 def count_images(project: Project) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import LogReader, line_of
-from emcfsys_engine.run.progress import Progress, progress_of
+from emcfsys_engine.run.progress import Progress, progress_in
 from emcfsys_engine.run.records import RunRecord
 from emcfsys_tui.view_models import ClassScore, LogLine, Preview, RunDetail, RunRow, Series, Tone
 
@@ -79,7 +79,7 @@ class RunHistory:
         does = self._started.does if self._started else _does(record)
         network = f"{project.model.head}/{project.model.backbone}" if project else ""
         state, reason = self._state
-        now = progress_of(self.run) if state == "running" else Progress()
+        now = self._progress() if state == "running" else Progress()
         return RunRow(
             id=self.run.id,
             folder=self.run.folder,
@@ -122,6 +122,13 @@ class RunHistory:
             log=tuple(self._log_lines),
             previews=self._previews_there(),
         )
+
+    def _progress(self) -> Progress:
+        """Tell how far the run is, by the events that are remembered anyway."""
+        known = sorted([*self._recent, *self._steps], key=lambda event: event.time)
+        if self._started is not None and self._started not in self._recent:
+            known.insert(0, self._started)
+        return progress_in(known, time.time())
 
     @property
     def _best_step(self) -> int | None:

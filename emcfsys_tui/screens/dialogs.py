@@ -16,7 +16,7 @@ from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.log_view import TextInput
 
 _LOOK = """
-ConfirmScreen, AskScreen { align: center middle; background: $background 60%; }
+ConfirmScreen, AskScreen, PickScreen { align: center middle; background: $background 60%; }
 .dialog { width: 66; max-width: 90%; height: auto; padding: 1 2; }
 .dialog { background: $panel; border: solid $accent; }
 .dialog Input { margin: 1 0; border: none; height: 1; background: $background; padding: 0 1; }

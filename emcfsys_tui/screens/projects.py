@@ -21,7 +21,7 @@ from emcfsys_tui.widgets.pane import Feed
 
 _COLUMNS = (
     Column(title="project", width=18, cut="middle"),
-    Column(title="images", width=7, right=True),
+    Column(title="images", width=7, right=True, hide_below=70),
     Column(title="labelled", width=8, right=True),
     Column(title="best IoU", width=8, right=True),
     Column(title="now", scrolls=True),
@@ -91,6 +91,8 @@ class ProjectsScreen(Page):
         rows.empty = _EMPTY
         rows.rows = tuple(_row(project) for project in event.projects)
         self._show_said(event.said)
+        read_only = "read-only " if self.page_app.read_only else ""
+        self.query_one(TopLine).status = read_only + event.status
 
     def _show_said(self, said: tuple[SaidLine, ...]) -> None:
         """Show what was said last; without anything said, nothing takes room."""
@@ -166,10 +168,11 @@ def _read() -> ProjectsRead:
 
 
 def _row(project: ProjectRow) -> Row:
+    folder = project.folder.name
     return Row(
         key=str(project.folder),
         cells=(
-            project.name,
+            project.name if project.name == folder else f"{project.name} in {folder}",
             f"{project.num_images:,}",
             f"{project.num_labels:,}",
             "–" if project.score is None else f"{project.score:.3f}",

@@ -90,6 +90,7 @@ class HotFolderPane(PicturePane):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._reader = hotfolder.HotFolderReader(folder)
+        self._failed: HotLine | None = None  # that is shown instead of the one under the cursor
 
     @property
     def command(self) -> str:
@@ -120,7 +121,6 @@ class HotFolderPane(PicturePane):
 
     def on_resize(self) -> None:
         """Say as much as there is room for."""
-        self.lay_out()
         self._show_state()
 
     def take_focus(self) -> None:
@@ -159,7 +159,7 @@ class HotFolderPane(PicturePane):
     @on(Rows.Moved, "#newest")
     def look(self) -> None:
         """Show the image under the cursor."""
-        line = self._current()
+        line, self._failed = self._current(), None
         self.query_one(PictureBox).counts = line.text if line else ""
         self.show_image(line.image if line else "")
 
@@ -176,9 +176,12 @@ class HotFolderPane(PicturePane):
             self.attempt(partial(notices.of_image, self.hot.failures[place]))
 
     def act_on(self, notice: Notice, deed: Deed) -> None:
-        """Try the failed images again."""
+        """Try the failed images again, or show one as far as it can be read."""
         if deed == "retry":
             self.action_retry()
+        elif deed == "image":
+            self._failed = next((f for f in self.hot.failures if f.image == notice.about), None)
+            self.show_image(notice.about)
 
     def action_start_stop(self) -> None:
         """Start the watch, or let it end."""
@@ -244,7 +247,7 @@ class HotFolderPane(PicturePane):
 
     def wanted_picture(self) -> PictureSpec | None:
         """Return the image under the cursor with its mask, while the file is still there."""
-        line = self._current()
+        line = self._failed or self._current()
         if line is None or line.path is None:
             return None
         return PictureSpec(

@@ -224,7 +224,7 @@ def _row(job: JobRow) -> Row:
             job.asks,
             day_clock(job.since),
             "" if job.took_s is None else span(job.took_s),
-            job.progress if job.progress and not job.reason else reason_words(job.reason),
+            "  ".join(filter(None, (job.progress, reason_words(job.reason)))),
         ),
         tone=tone if job.state != "done" else "",
     )

@@ -69,15 +69,15 @@ class Feed:
             self._awake.wait()
 
 
-_SAVED = "Cancel: it ends for good; what was reached is saved"
+_SAVED = "Cancel: for good; what was reached is saved"
 _ENDS = {
     "train": {
         "stop": "Stop early: what was reached is its result",
-        "pause": "Pause: it saves, frees its place and goes on when you resume it",
+        "pause": "Pause: saved; it goes on when you resume it",
         "cancel": _SAVED,
     },
-    "predict": {"pause": "Pause: it goes on where it was when you resume it", "cancel": _SAVED},
-    "watch": {"cancel": "Stop watching: images that come later wait for the next start"},
+    "predict": {"pause": "Pause: it goes on when you resume it", "cancel": _SAVED},
+    "watch": {"cancel": "Stop watching: later images wait for the next start"},
 }
 _UNBEGUN = {
     "pause": "Pause: it keeps its place in the queue",

@@ -1,6 +1,5 @@
 """Runs: the list, live charts of those that are shown, scores of classes, and the log."""
 
-from collections import deque
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -8,7 +7,7 @@ from typing import ClassVar
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal
 from textual.reactive import reactive
 from textual.widgets import Static
 
@@ -30,40 +29,20 @@ from emcfsys_tui.view_models import (
     RunDetail,
     RunRow,
 )
-from emcfsys_tui.widgets.chart import Chart, Curve
+from emcfsys_tui.widgets.chart import Chart
 from emcfsys_tui.widgets.list import ClassTable, Row, Rows
 from emcfsys_tui.widgets.log_view import LogView
 from emcfsys_tui.widgets.pane import FedPane
 from emcfsys_tui.widgets.picture_pane import PreviewBox
-from emcfsys_tui.widgets.run_rows import LETTERS, RUN_COLUMNS, curves_of_one, folds_words, run_row
+from emcfsys_tui.widgets.run_charts import HINTS, RunCharts
+from emcfsys_tui.widgets.run_rows import LETTERS, RUN_COLUMNS, folds_words, run_row
 
 _EMPTY = (
     "No runs yet. 2 goes to Train: choose a preset and press s.\n"
     "1 goes to Data: look at the images and their labels first."
 )
-_OF_RUNS = frozenset(
-    (
-        "mark",
-        "ask",
-        "end",
-        "compare",
-        "delete",
-        "extend",
-        "export",
-        "report",
-        "previews",
-        "model",
-        "filter",
-    )
-)
-_HINTS = {  # why there is no curve, of the run that comes first here
-    "running": "Waiting for the first step",
-    "queued": "Waits in the queue: 5 says for what",
-    "paused": "Paused before its first step",
-    "new": "Not started yet",
-}
-_CHARTS = ("loss", "iou")
-_STAGGER_S = 0.03
+_ALWAYS = ("mark_folds", "log_axis", "smooth", "whole_log", "enlarge", "restore")  # no run needed
+_CHARTS, _EXTRA = ("#loss", "#iou"), ("#rate", "#speed")
 _MOST_SHOWN = 6
 
 
@@ -72,9 +51,7 @@ class RunsPane(FedPane):
 
     SCOPED_CSS = False
     DEFAULT_CSS = """
-    .charts { height: 1fr; }
     RunsPane #middle { height: 1fr; }
-    RunsPane #all-charts { width: 3fr; }
     RunsPane #preview { display: none; width: 2fr; }
     RunsPane.-previews #preview { display: block; }
     RunsPane.-previews #all-charts { display: none; }
@@ -83,8 +60,6 @@ class RunsPane(FedPane):
     RunsPane.-bad #why { display: block; }
     RunsPane.-bad.-bare #why { height: 1fr; max-height: 100%; }
     RunsPane.-bad.-bare #middle { display: none; }
-    .charts.extra { display: none; }
-    Screen.-tall .charts.extra { display: block; layout: horizontal; }
     RunsPane #runs { height: auto; min-height: 3; max-height: 6; }
     Screen.-tall RunsPane #runs { max-height: 12; }
     RunsPane #details { height: 6; }
@@ -157,6 +132,8 @@ class RunsPane(FedPane):
         ("#iou",),
         ("#preview",),
         ("#classes", "#log"),
+        ("#rate",),
+        ("#speed",),
     )
 
     drawn: reactive[tuple[str, ...]] = reactive((), repaint=False)
@@ -166,8 +143,6 @@ class RunsPane(FedPane):
         self._runs: tuple[RunRow, ...] = ()
         self._details: dict[str, RunDetail] = {}
         self._reader = RunsReader(folder)
-        self._to_draw: deque[tuple[Chart, tuple[Curve, ...]]] = deque()
-        self._is_drawing = False
         self._has_log = False
         self._wanted = ""  # a run that is to be chosen once it is read
         self._decoder = Decoder(self.post_message)
@@ -185,13 +160,7 @@ class RunsPane(FedPane):
         yield Rows(RUN_COLUMNS, id="runs", empty="Reading runs …")
         yield Static(id="why", markup=False)
         with Horizontal(id="middle"):
-            with Vertical(id="all-charts"):
-                with Horizontal(classes="charts"):
-                    yield Chart("loss", id="loss", log_y=True)
-                    yield Chart("IoU", id="iou")
-                with Horizontal(classes="charts extra"):
-                    yield Chart("learning rate", id="rate", decimals=6)
-                    yield Chart("images/s", id="speed", decimals=1)
+            yield RunCharts(id="all-charts")
             yield PreviewBox(id="preview")
         with Horizontal(id="details"):
             yield ClassTable(id="classes")
@@ -208,9 +177,13 @@ class RunsPane(FedPane):
     def is_open(self, place: int) -> bool:
         """Charts or previews, and neither for a run that never had a step."""
         name = self.BOXES[place][0]
+        if name in _EXTRA and not self.screen.has_class("-tall"):
+            return False
         if self.has_class("-bare"):
-            return name not in ("#loss", "#iou", "#preview")
-        return (name != "#preview") if not self.has_class("-previews") else name[1:] not in _CHARTS
+            return name not in (*_CHARTS, *_EXTRA, "#preview")
+        if self.has_class("-previews"):
+            return name not in (*_CHARTS, *_EXTRA)
+        return name != "#preview"
 
     def watch_queue_state(self, queue: QueueState) -> None:
         """A run that waits says so."""
@@ -240,7 +213,7 @@ class RunsPane(FedPane):
         if is_first and rows.current is not None:
             self._choose()
         self._show_details()
-        self._show_hint()
+        self.watch_drawn()
 
     @on(Rows.Moved, "#runs")
     def follow_cursor(self) -> None:
@@ -270,18 +243,6 @@ class RunsPane(FedPane):
         if deed == "retry" and run is not None and self.may_change():
             self.attempt(partial(runs.ask_run, run.folder, "resume"))
 
-    @on(Chart.Pointed)
-    def point_all(self, event: Chart.Pointed) -> None:
-        """One cursor over all charts."""
-        for chart in self.query(Chart):
-            chart.cursor_x = event.x
-
-    @on(Chart.Zoomed)
-    def zoom_all(self, event: Chart.Zoomed) -> None:
-        """One window over all charts."""
-        for chart in self.query(Chart):
-            chart.window = event.window
-
     def action_mark(self) -> None:
         """Draw this run together with the others that are marked."""
         rows = self.query_one("#runs", Rows)
@@ -307,13 +268,11 @@ class RunsPane(FedPane):
 
     def action_log_axis(self) -> None:
         """Switch the loss axis."""
-        chart = self.query_one("#loss", Chart)
-        chart.log_y = not chart.log_y
+        self.query_one(RunCharts).switch_log_axis()
 
     def action_smooth(self) -> None:
         """Smooth more, then not at all."""
-        for chart in self.query(Chart):
-            chart.smoothing = (chart.smoothing + 1) % 4
+        self.query_one(RunCharts).smooth_more()
 
     def action_filter(self) -> None:
         """Look for a text in the log."""
@@ -365,7 +324,7 @@ class RunsPane(FedPane):
         """Offer what can be done: nothing to a run where there is none, steps in previews."""
         if action in ("preview", "preview_image"):
             return self.has_class("-previews")
-        return bool(self._runs) or action not in _OF_RUNS
+        return bool(self._runs) or action in _ALWAYS
 
     def action_previews(self) -> None:
         """Show the previews: instead of the charts, or beside them where there is room."""
@@ -490,9 +449,7 @@ class RunsPane(FedPane):
 
     def _show_details(self) -> None:
         details = [self._details[name] for name in self.drawn if name in self._details]
-        for chart_id, curves in self._curves(details).items():
-            self._to_draw.append((self.query_one(f"#{chart_id}", Chart), curves))
-        self._draw_next()
+        self.query_one(RunCharts).show(details, self._letters())
         rows = self.query_one("#runs", Rows)
         current = self._details.get(rows.current.key) if rows.current else None
         table = self.query_one(ClassTable)
@@ -511,7 +468,7 @@ class RunsPane(FedPane):
     def _show_why(self, detail: RunDetail | None) -> None:
         """Say where the curves would be why a run ended badly; over them where it has some."""
         run = self._current()
-        is_bad = run is not None and detail is not None and run.state in BADLY_ENDED
+        is_bad = run is not None and detail is not None and self._state_of(run) in BADLY_ENDED
         self.set_class(is_bad, "-bad")
         self.set_class(is_bad and not (detail and detail.curves), "-bare")
         if is_bad and run is not None and detail is not None:
@@ -519,11 +476,7 @@ class RunsPane(FedPane):
 
     def watch_drawn(self) -> None:
         """Say in empty charts why they are."""
-        self._show_hint()
-
-    def _show_hint(self) -> None:
-        for chart in self.query(Chart):
-            chart.hint = self._chart_hint()
+        self.query_one(RunCharts).show_hint(self._chart_hint())
 
     def _chart_hint(self) -> str:
         """Return why there is no curve."""
@@ -537,43 +490,9 @@ class RunsPane(FedPane):
         if not all(name in self._details for name in self.drawn):
             return "Reading its events …"
         states = {self._state_of(run) for run in self._runs if run.id in self.drawn}
-        return next((_HINTS[state] for state in _HINTS if state in states), "No step was done")
+        return next((HINTS[state] for state in HINTS if state in states), "No step was done")
 
     def _state_of(self, run: RunRow) -> str:
         """Return a run's state, or that of its open job: it may wait to begin, or to go on."""
         job = next((j for j in self.queue_state.jobs if j.run == run.folder and j.is_open), None)
         return job.state if job is not None and run.state != "running" else run.state
-
-    def _draw_next(self, *, again: bool = False) -> None:
-        """Hand one chart its curves, the next one a moment later: no tick draws two."""
-        if (self._is_drawing and not again) or not self.is_mounted:
-            return
-        self._is_drawing = bool(self._to_draw)
-        if self._to_draw:
-            chart, curves = self._to_draw.popleft()
-            while any(other is chart for other, _ in self._to_draw):
-                chart, curves = self._to_draw.popleft()
-            chart.curves = curves
-            self.set_timer(_STAGGER_S, partial(self._draw_next, again=True))
-
-    def _curves(self, details: list[RunDetail]) -> dict[str, tuple[Curve, ...]]:
-        colours = self.page_app.colours
-        if len(details) == 1:
-            of_classes = self.page_app.class_colours(len(details[0].classes))
-            return curves_of_one(details[0], colours, of_classes)
-        letters = self._letters()
-        wanted = {"loss": "train loss", "iou": "mean", "rate": "learning rate", "speed": "images/s"}
-        return {
-            chart: tuple(
-                Curve(
-                    name=detail.id,
-                    glyph=letters.get(detail.id, "●"),
-                    view=detail.curves[line],
-                    colour=colours[place % len(colours)],
-                    best_x=detail.best_step if chart == "iou" else None,
-                )
-                for place, detail in enumerate(details)
-                if line in detail.curves
-            )
-            for chart, line in wanted.items()
-        }

@@ -20,7 +20,7 @@ from emcfsys_engine.tools.inspect_file import inspect_file
 from emcfsys_engine.tools.measure.masks import measure_masks
 from emcfsys_engine.tools.measure.results import MeasureSettings
 from emcfsys_engine.tools.new_project import make_project
-from emcfsys_tui.engine.runs import count_images
+from emcfsys_tui.engine.projects import count_images
 
 
 def copied(shared_data: Path, name: str, to: Path) -> Path:

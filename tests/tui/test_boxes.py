@@ -1,5 +1,6 @@
 """Any pane can have the room; on a small screen one always has it, and tab goes round."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from emcfsys_engine.jobs.queue import Queue
 from emcfsys_tui.screens.dialogs import PickScreen
 from emcfsys_tui.widgets.pane import Pane
 from tests.tui.conftest import made_run, opened, screen_text, told, until
+from tests.tui.test_program import _PROGRAM, _wait, project_environment, tmux
+
+__all__ = ["tmux"]  # a fixture
 
 TABS = {"1": ("images", "findings"), "3": ("runs", "loss", "iou"), "5": ("jobs", "job-log")}
 
@@ -52,6 +56,35 @@ async def test_on_a_small_screen_one_pane_is_shown_and_tab_goes_round(demo: Path
         await until(pilot, lambda: alone(pilot, tab, TABS[tab][-1]))
         await pilot.resize_terminal(120, 40)
         await until(pilot, lambda: all(shown(pilot, name) for name in TABS[tab]))
+
+
+def test_in_tmux_one_burst_goes_to_jobs_asks_and_answers(
+    demo: Path, world: Path, tmux: Callable[..., str]
+) -> None:
+    run = made_run(demo, steps=3, ended=False)
+    with Queue.open() as queue:
+        number = queue.add(run.folder, project_name="demo", gpus=0)
+        names = {**project_environment(world), "TERM": "screen-256color"}
+        program = " ".join(
+            [
+                "env -u COLUMNS -u LINES",
+                *(f"{k}={v}" for k, v in names.items()),
+                *_PROGRAM,
+                str(demo),
+            ]
+        )
+        tmux("new-session", "-d", "-x", "60", "-y", "16", "-s", "t", f"{program}; echo END; cat")
+
+        def seen(word: str) -> bool:
+            return word in tmux("capture-pane", "-p", "-t", "t")
+
+        _wait(lambda: seen("queued"))
+        tmux("send-keys", "-t", "t", "5")
+        _wait(lambda: seen("no daemon"))
+        tmux("send-keys", "-t", "t", "s", "x", "Enter", "x", "Down", "Enter")
+        _wait(lambda: queue.get(number).state == "paused")
+        tmux("send-keys", "-t", "t", "Tab", "+", "_", "q")
+        _wait(lambda: seen("END"))
 
 
 @pytest.mark.usefixtures("no_daemon")

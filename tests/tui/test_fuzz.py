@@ -11,8 +11,8 @@ from tests.tui.conftest import made_run, opened
 
 _KEYS = """
 1 2 3 4 5 6 up down left right enter escape tab shift+tab space slash colon o c k question_mark
-plus minus comma full_stop less_than_sign H L J K a b e f g i m n p r s t u v w x y z P R D S G E
-j h l d pageup pagedown home end 0 backspace delete left_square_bracket right_square_bracket
+plus underscore comma full_stop less_than_sign H L J K a b e f g i m n p r s t u v w x y z P R D S
+G E Z j h l d pageup pagedown home end 0 backspace delete left_square_bracket right_square_bracket
 """
 _MANY = 5000
 

@@ -1,5 +1,6 @@
 """Every message is read whole in one window, wherever its row stands."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from emcfsys_tui.view_models import CheckState, FindingRow
 from emcfsys_tui.widgets.data_pane import DataPane
 from emcfsys_tui.widgets.list import Rows
 from emcfsys_tui.widgets.log_view import LogView
+from emcfsys_tui.widgets.picture_pane import PictureBox
 from emcfsys_tui.widgets.runs_pane import RunsPane
 from tests.tui.conftest import made_run, opened, say, screen_text, step, told, until
 from tests.tui.test_program import _PROGRAM, _wait, project_environment, tmux
@@ -121,6 +123,13 @@ async def test_a_failed_image_of_the_hot_folder_opens_whole(demo: Path) -> None:
         pilot.app.screen.query_one("#failures", Rows).focus()
         await opens(pilot, "whatever the terminal. Copy it again.")
         assert "The file is gone: copy it again" in window(pilot)
+        await pilot.press("escape")
+        (demo / "incoming").mkdir()
+        shutil.copy(demo / "images" / "val" / "cell_1000.png", demo / "incoming" / "a.tif")
+        await opens(pilot, "show the image")
+        await pilot.press("v")
+        box = pilot.app.screen.query_one("HotFolderPane PictureBox", PictureBox)
+        await until(pilot, lambda: box.image_name == "a.tif" and box.picture is not None)
 
 
 @pytest.mark.usefixtures("no_daemon")

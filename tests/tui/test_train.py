@@ -12,9 +12,10 @@ from emcfsys_engine.run.folder import Run
 from emcfsys_engine.settings import cache_home
 from emcfsys_tui.screens.dialogs import ConfirmScreen
 from emcfsys_tui.screens.message import MessageScreen
+from emcfsys_tui.widgets.jobs_pane import JobsPane
 from emcfsys_tui.widgets.list import Rows
 from emcfsys_tui.widgets.runs_pane import RunsPane
-from emcfsys_tui.widgets.train_pane import TrainPane
+from emcfsys_tui.widgets.train_pane import Submitted, TrainPane
 from tests.tui.conftest import made_run, opened, screen_text, told, until
 
 
@@ -110,3 +111,14 @@ async def test_a_submitted_run_is_selected_and_scrolled_to(demo: Path) -> None:
         rows = runs.query_one("#runs", Rows)
         await until(pilot, lambda: rows.current is not None and rows.current.key == "run-0010")
         await until(pilot, lambda: "run-0010" in screen_text(pilot))
+
+
+async def test_who_went_on_before_the_run_was_queued_stays_where_he_is(demo: Path) -> None:
+    async with opened(demo, "2", size=(80, 24)) as pilot:
+        pane = pilot.app.screen.query_one(TrainPane)
+        await until(pilot, lambda: bool(pane.verdict.command))
+        await pilot.press("5")
+        pane.post_message(Submitted(7, "run-0001"))
+        await until(pilot, lambda: "Job 7: run-0001 is in the queue" in told(pilot))
+        await pilot.pause()
+        assert pilot.app.screen.query_one(JobsPane).is_shown
