@@ -40,7 +40,6 @@ from emcfsys_tui.text import one_line, safe_lines
 from emcfsys_tui.widgets.canvas import Colour
 
 if TYPE_CHECKING:
-    from emcfsys_tui.widgets.pane import Pane
     from emcfsys_tui.widgets.picture_view import PictureLayer
 
 
@@ -204,8 +203,8 @@ class EmcfApp(OrderedKeysApp):
 
     def action_leave(self) -> None:
         """Leave; nothing that runs is stopped by it. What would be lost is asked once."""
-        panes: type[Pane] = import_module("emcfsys_tui.widgets.pane").Pane
-        every = (pane for screen in self.screen_stack for pane in screen.query(panes))
+        panes: Any = import_module("emcfsys_tui.widgets.pane").Pane
+        every: list[Any] = [pane for screen in self.screen_stack for pane in screen.query(panes)]
         lost = [pane.unsaved for pane in every if pane.unsaved]
         if lost and not self._is_asking_to_leave:
             self._is_asking_to_leave = True

@@ -26,6 +26,7 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import line_of
+from emcfsys_engine.run.records import TrainRequest
 from emcfsys_engine.settings import Config, load_config
 
 _LOOK_EVERY_S = 0.1
@@ -109,6 +110,7 @@ class _SignalsPassedOn:
         self._run = run
         self._keeper = keeper
         self._interrupts = 0
+        self._may_finish = _goes_on_until_stopped(run)
         self._was_asked = False
         self._grace_s = 0.0
         self._kill_at: float | None = None
@@ -153,7 +155,12 @@ class _SignalsPassedOn:
         self.code = code
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT:
+        if number == signal.SIGINT and self._may_finish:
+            self._may_finish = False
+            self._run.ask("stop")
+            words = "Finishing: a few steps of a falling rate, then the final model. Ctrl+C again "
+            say(f"{words}saves and ends.", err=True, lead="\n")
+        elif number == signal.SIGINT:
             self._interrupts += 1
             if self._interrupts > 1:
                 signal_group(self._keeper.pid, signal.SIGKILL)
@@ -165,6 +172,15 @@ class _SignalsPassedOn:
             say("Saving and ending. Ctrl+C again kills it.", err=True, lead="\n")
         self._was_asked = True
         signal_group(self._keeper.pid, signal.SIGTERM)
+
+
+def _goes_on_until_stopped(run: Run) -> bool:
+    """Tell whether only a person ends the run: the first Ctrl+C is how."""
+    project = run.record().project
+    if project is None or not isinstance(run.record().request, TrainRequest):
+        return False
+    training = project.training
+    return training.follow and training.steps is None and training.minutes is None
 
 
 def _grace_s() -> float:

@@ -104,9 +104,8 @@ def test_labels_join_whole_and_on_their_side_and_a_resume_goes_on_with_them(
     walk.start("--resume", str(walk.run.folder))
     walk.label("train/train2")
     walk.joins(train=("train2",), num_train=2)
-    walk.run.ask("stop")
-    walk.process.terminate()
-    walk.process.wait(60)
+    walk.process.send_signal(signal.SIGINT)
+    assert walk.process.wait(60) == 0
     assert walk.run.outcome() == ("done", "stopped")
     _, card = load_model(walk.run.final_model)
     assert set(card.trained_on) == {"train0", "train1", "train2"}
