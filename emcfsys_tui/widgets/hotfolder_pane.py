@@ -260,7 +260,7 @@ class HotFolderPane(PicturePane):
     def _show_state(self) -> None:
         if self.children:
             self.query_one("#hot-state", Static).update(
-                _state_text(self.hot, self._job(), self.size.width or 80), layout=False
+                state_text(self.hot, self._job(), self.size.width or 80), layout=False
             )
 
 
@@ -273,7 +273,8 @@ def state_word(hot: HotState, job: JobRow | None) -> str:
     return f"◐ ENDING job {job.id}" if job.reason.endswith("asked") else f"◐ STARTING job {job.id}"
 
 
-def _state_text(hot: HotState, job: JobRow | None, width: int) -> str:
+def state_text(hot: HotState, job: JobRow | None, width: int) -> str:
+    """Return three lines: what is watched, how many images came, how fast."""
     look = state_word(hot, job)
     since = f"  since {span(max(0.0, time.time() - hot.since))}" if hot.since else ""
     model = Path(hot.model)

@@ -334,8 +334,7 @@ class TrainPane(Pane):
     def on_refused(self, event: Refused) -> None:
         """Known errors stop the start, unless the person wants it all the same."""
         num = len(event.errors)
-        named = "1 error" if num == 1 else f"{num} errors"
-        lines = [f"{named} of the check: the training would end with it."]
+        lines = [f"{_counted(num, 'error')} of the check: the training would end with it."]
         lines += [f"✗ {Path(one.file).name}: {one.what}" for one in event.errors[:_NAMED_ERRORS]]
         lines += [f"and {num - _NAMED_ERRORS} more"] if num > _NAMED_ERRORS else []
         work = partial(self.attempt, partial(self._submit, event.overrides))
@@ -416,13 +415,16 @@ def forecast_title(forecast: Forecast | None) -> str:
         return "working out what will happen …"
     if forecast.fault:
         return f"what will happen could not be worked out: {one_line(forecast.fault)}"
-    warnings = f", {forecast.num_warnings} warnings: 1" if forecast.num_warnings else ""
+    warnings = f", {_counted(forecast.num_warnings, 'warning')}" if forecast.num_warnings else ""
     if forecast.errors:
-        named = "1 error" if len(forecast.errors) == 1 else f"{len(forecast.errors)} errors"
-        return f"✗ {named} would end it{warnings}"
+        return f"✗ {_counted(len(forecast.errors), 'error')} would end it{warnings}"
     time_row = next((row for row in forecast.rows if row.name in ("time", "steps")), None)
     about = f": {time_row.name} {time_row.value}" if time_row is not None else ""
-    return f"what will happen{about}{warnings}"
+    return f"what will happen{about}{warnings and warnings + ' in 1 Data'}"
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def forecast_rows(forecast: Forecast) -> list[Row]:

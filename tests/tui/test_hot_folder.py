@@ -11,7 +11,7 @@ from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import WatchRequest
 from emcfsys_tui.engine.hotfolder import HotFolderReader
 from emcfsys_tui.view_models import HotState, JobRow
-from emcfsys_tui.widgets.hotfolder_pane import state_word
+from emcfsys_tui.widgets.hotfolder_pane import state_text, state_word
 
 
 def _watch(folder: Path) -> Run:
@@ -105,3 +105,8 @@ def test_a_failed_image_is_one_row_with_its_attempts_until_it_has_its_mask(demo:
         state = _read(reader)
         assert [one.image for one in state.failures] == ["b.tif"]
         assert [one.image for one in state.newest] == ["a.tif"]
+
+
+def test_before_the_hot_folder_was_read_nothing_is_said_of_it() -> None:
+    assert state_text(HotState(is_read=False), None, 80).strip() == "Reading the hot folder …"
+    assert "no hot folder" in state_text(HotState(), None, 80)
