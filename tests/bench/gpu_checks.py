@@ -26,7 +26,7 @@ from emcfsys_engine.learn.inference.files import find_inputs, predict_files
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.memory import footprint_of
 from emcfsys_engine.learn.pixels_on_device import own_rows
-from emcfsys_engine.learn.training.dataset import Batches
+from emcfsys_engine.learn.training.batches import Batches
 from emcfsys_engine.learn.training.trainer import Trainer
 from emcfsys_engine.run.records import PredictRequest
 from tests.bench import inference_speed, train_speed

@@ -23,7 +23,8 @@ from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.device import autocast, choose_device, choose_threads, describe
 from emcfsys_engine.learn.networks.network import build_network, parameter_groups
 from emcfsys_engine.learn.run_context import keep_freed_memory
-from emcfsys_engine.learn.training.dataset import Batches, Dataset
+from emcfsys_engine.learn.training.batches import Batches
+from emcfsys_engine.learn.training.dataset import Dataset
 from emcfsys_engine.learn.training.plan import make_plan
 from emcfsys_engine.learn.training.setup import TrainingSetup
 from emcfsys_engine.learn.training.trainer import Trainer

@@ -25,8 +25,9 @@ from emcfsys_engine.learn.evaluate import evaluate_project
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.memory import usable_memory
 from emcfsys_engine.learn.networks.network import build_network
+from emcfsys_engine.learn.training.batches import Batches
 from emcfsys_engine.learn.training.checkpoint import Retry, read_checkpoint, read_retry
-from emcfsys_engine.learn.training.dataset import Batches, Dataset
+from emcfsys_engine.learn.training.dataset import Dataset
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.plan import make_plan
 from emcfsys_engine.learn.training.setup import TrainingSetup

@@ -13,6 +13,7 @@ from emcfsys_engine.errors import RunFailedError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.learn.gpu_faults import free_cached_memory, is_out_of_memory
 from emcfsys_engine.learn.model_file import load_model, save_model
+from emcfsys_engine.learn.training.batches import Batches
 from emcfsys_engine.learn.training.checkpoint import (
     NullSaver,
     Retry,
@@ -23,7 +24,7 @@ from emcfsys_engine.learn.training.checkpoint import (
     read_checkpoint,
     read_retry,
 )
-from emcfsys_engine.learn.training.dataset import Batches, PatchSampler
+from emcfsys_engine.learn.training.dataset import PatchSampler
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.losses import Loss, build_loss
 from emcfsys_engine.learn.training.setup import Budget, Ending, TrainingSetup

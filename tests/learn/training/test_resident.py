@@ -8,7 +8,8 @@ import torch
 
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.pixels_on_device import AS_THEY_ARE, statistics_to_use
-from emcfsys_engine.learn.training.dataset import Batches, Dataset, Item, PatchSampler
+from emcfsys_engine.learn.training.batches import Batches
+from emcfsys_engine.learn.training.dataset import Dataset, Item, PatchSampler
 from tests.learn.pretend_gpu import pretended_gpu
 from tests.learn.training.test_dataset import _Items
 
