@@ -39,6 +39,7 @@ FIRST = (
     "model.head",
     "model.backbone",
     "model.weights",
+    "training.follow",
 )
 _NOT_OFFERED = ("compute.slurm", "training.kfold")
 
