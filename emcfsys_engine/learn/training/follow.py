@@ -43,6 +43,7 @@ def first_labels(worker: RunContext, project: Project) -> Samples | None:
     """
     said: set[str] = set()
     while True:
+        stamp = folders_stamp(project)  # before it is read: what comes meanwhile is looked at again
         found = gather_some(project)
         if has_both_sides(found.samples):
             if found.faults and not said:
@@ -59,7 +60,6 @@ def first_labels(worker: RunContext, project: Project) -> Samples | None:
             if text not in said:
                 worker.emit(WarningGiven(message=text))
         said |= {waits, *(str(fault) for fault in found.faults)}
-        stamp = folders_stamp(project)
         while folders_stamp(project) == stamp:
             if worker.stop_request() is not None:
                 return None
@@ -85,7 +85,7 @@ class Follower:
     _said: set[str] = field(default_factory=set[str])
 
     def begin(self, train: Dataset, val: Dataset) -> None:
-        """Note the files of what is read already."""
+        """Note the files of what is about to be read."""
         self._stamps = {one.name: label_stamp(one) for one in (*train.samples, *val.samples)}
 
     def __call__(self, setup: TrainingSetup, step: int) -> TrainingSetup | None:

@@ -200,6 +200,8 @@ def execute(worker: RunContext) -> int:
         return emit_ending(worker, "cancel" if request in (None, "stop") else request)
     colour = _begun_with(worker.run) or choose_channels(project, samples)
     train, val = datasets_of(project, samples, colour.channels, ranks.local_world)
+    follower = Follower(project, lambda plan, train: _make_card(worker.run, project, plan, train))
+    follower.begin(train, val)
     if not waits:
         worker.emit(_started(worker, project, device, length, len(train)))
     lost = lost_gpu(device, project.compute.gpus, os.environ)
@@ -218,8 +220,6 @@ def execute(worker: RunContext) -> int:
     network = build_network(plan.network)
     if not resumed:
         plan = msgspec.structs.replace(plan, weights=_load_start(project, network))
-    follower = Follower(project, lambda plan, train: _make_card(worker.run, project, plan, train))
-    follower.begin(train, val)
     trainer = Trainer(
         TrainingSetup(
             run=worker.run,
