@@ -69,6 +69,10 @@ class QueueRead(Reading):
         super().__init__()
 
 
+class LabelsChanged(Message, bubble=False):
+    """Somebody wrote where the project's labels lie."""
+
+
 class ImagesRead(Message, bubble=False):
     """The images of the project: names at first, then all that is known."""
 

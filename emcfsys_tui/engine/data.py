@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from importlib import import_module
@@ -18,14 +19,23 @@ from textual.message import Message
 
 from emcfsys_engine.errors import EmcfError, InputError, printable
 from emcfsys_engine.files import MICROGRAPH_SUFFIXES
+from emcfsys_engine.images.walk import split_glob
 from emcfsys_engine.project import load_project
 from emcfsys_tui.engine.form import edit_project
 from emcfsys_tui.engine.runs import LOOKING, child_environment, run_command
-from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, PictureRead, PointRead
+from emcfsys_tui.messages import (
+    CheckRead,
+    FactsRead,
+    ImagesRead,
+    LabelsChanged,
+    PictureRead,
+    PointRead,
+)
 from emcfsys_tui.text import safe_lines
 from emcfsys_tui.view_models import CheckState, Drawing, FindingRow, ImageFacts, ImageRow, Picture
 
 _MOST_FINDINGS = 1000
+_REST = 50  # times as long as a look at the labels took, before the next one
 
 
 class PictureSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,8 +153,46 @@ class Decoder:
             self._post(PictureRead(msgspec.structs.replace(picture, **pixels)))
 
 
+class LabelWatch:
+    """Tells when somebody draws: a label that is mended is checked again by itself."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: frozenset[tuple[str, int, int]] | None = None
+        self._next = 0.0  # of many files not every second: looking is not to be felt
+
+    def read(self) -> LabelsChanged | None:
+        """Return a message when a file of the labels is another than before."""
+        began = time.monotonic()
+        if began < self._next:
+            return None
+        before, self._seen = self._seen, _label_files(self._folder)
+        self._next = began + _REST * (time.monotonic() - began)
+        return LabelsChanged() if before not in (None, self._seen) else None
+
+
+def _label_files(folder: Path) -> frozenset[tuple[str, int, int]]:
+    """Return what changes when a file of the labels is written, comes or goes."""
+    try:
+        project = load_project(folder)
+    except EmcfError:
+        return frozenset()
+    found: set[tuple[str, int, int]] = set()
+    for source in project.data:
+        root, _ = split_glob(source.masks or source.annotations or ".", project.folder)
+        for file in _walk(str(root if root.is_dir() else root.parent)):
+            with contextlib.suppress(OSError):
+                state = os.stat(file)
+                found.add((file, state.st_mtime_ns, state.st_size))
+    return frozenset(found)
+
+
 def list_images(
-    folder: Path, post: Callable[[Message], object], is_over: Callable[[], bool]
+    folder: Path,
+    post: Callable[[Message], object],
+    is_over: Callable[[], bool],
+    *,
+    names_first: bool = True,
 ) -> None:
     """Post the project's images: their names at once, then labels and splits, then sizes."""
     try:
@@ -156,7 +204,8 @@ def list_images(
     for number, source in enumerate(project.data):
         split = "" if source.split == "auto" else source.split
         quick += _quick_rows(project.folder, source.images, number, split)
-    post(ImagesRead(tuple(quick), is_complete=False))
+    if names_first:
+        post(ImagesRead(tuple(quick), is_complete=False))
     child = _start(["list", str(project.file)])
     assert child.stdout is not None
     try:

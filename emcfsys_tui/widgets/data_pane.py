@@ -15,7 +15,7 @@ from textual.worker import get_current_worker
 
 from emcfsys_tui.engine import data, notices, runs
 from emcfsys_tui.engine.data import PictureSpec
-from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, TextFound
+from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, LabelsChanged, TextFound
 from emcfsys_tui.screens.dialogs import AskScreen
 from emcfsys_tui.settings import quiet, shown
 from emcfsys_tui.view_models import CheckState, Deed, ImageFacts, ImageRow, Notice
@@ -53,6 +53,13 @@ class DataPane(PicturePane):
             "data.filter",
             "Show the images with these words: name, class, split, “no labels”",
             "/",
+        ),
+        shown(
+            "u",
+            "next_bare",
+            "unlabelled",
+            "data.next_bare",
+            "Go to the next image that has no labels yet",
         ),
         shown("o", "overlay", "overlay", "data.overlay", "Labels, prediction, or the bare image"),
         shown(
@@ -132,6 +139,7 @@ class DataPane(PicturePane):
         self.query_one("#data-filter").display = False
         self.run_worker(self._list, thread=True, exclusive=True, group="list")
         self.action_check()
+        self.feed_on(data.LabelWatch(self.folder).read, every_s=1.0)
 
     def on_unmount(self) -> None:
         """End the list and the check."""
@@ -153,6 +161,12 @@ class DataPane(PicturePane):
         self.images = event.images
         if event.is_complete:  # now its labels are known
             self.wish_again()
+
+    @on(LabelsChanged)
+    def look_again(self) -> None:
+        """Look at the labels again, and check: somebody draws."""
+        self.run_worker(self._list_again, thread=True, exclusive=True, group="list")
+        self.action_check()
 
     def on_facts_read(self, event: FactsRead) -> None:
         """Add sizes."""
@@ -248,6 +262,20 @@ class DataPane(PicturePane):
         box.display = True
         box.focus()
 
+    def action_next_bare(self) -> None:
+        """Go to the next image without labels, from the top again after the last."""
+        rows = self.query_one("#images", Rows)
+        if not isinstance(rows.rows, ImageList) or not self._is_complete:
+            return
+        order, number = rows.rows.order, len(rows.rows)
+        for step in range(1, number + 1):
+            place = (rows.cursor + step) % number
+            if not rows.rows.images[order[place]].labels:
+                rows.cursor = place
+                self.take_focus()
+                return
+        self.page_app.tell("Every image has labels.")
+
     def action_overlay(self) -> None:
         """Labels, prediction, nothing."""
         self.query_one(PictureBox).next_overlay(has_prediction=bool(self._mask_of(self._current())))
@@ -338,6 +366,12 @@ class DataPane(PicturePane):
     def _list(self) -> None:
         worker = get_current_worker()
         data.list_images(self.folder, self.post_message, lambda: worker.is_cancelled)
+
+    def _list_again(self) -> None:
+        worker = get_current_worker()
+        data.list_images(
+            self.folder, self.post_message, lambda: worker.is_cancelled, names_first=False
+        )
 
     def _check(self) -> None:
         self.post_message(data.check(self.folder))
