@@ -1,7 +1,7 @@
 """Suggestions: Labelme files that a model filled in, in the folder where people draw.
 
-They are no labels until a person saved them: the file is then not the one that this program wrote,
-which the book of outputs beside it (`.emcfsys/outputs.jsonl`) knows by its digest.
+They are no labels until a person saved them. Such a file holds the digest of itself: saved by any
+tool, changed or not, it is another, and a person's from then on; copied it stays what it is.
 """
 
 import json
@@ -11,10 +11,9 @@ from pathlib import Path
 import msgspec
 
 from emcfsys_engine.annotations.files import find_annotations
-from emcfsys_engine.annotations.formats.labelme import SUGGESTED_BY
-from emcfsys_engine.annotations.pairing import root_of
+from emcfsys_engine.annotations.formats.labelme import SUGGESTED_BY, is_as_suggested
 from emcfsys_engine.annotations.shapes import Annotation
-from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.files import reading
 from emcfsys_engine.project import Source
 
 
@@ -25,17 +24,22 @@ class SuggestedBy(msgspec.Struct, frozen=True, kw_only=True):
     score: float | None = None
 
 
-def untouched(
-    found: Mapping[Path, tuple[Annotation, ...]], root: Path
-) -> dict[Path, tuple[Annotation, ...]]:
+def untouched(found: Mapping[Path, tuple[Annotation, ...]]) -> dict[Path, tuple[Annotation, ...]]:
     """Return of some annotation files the suggestions that no person saved yet."""
-    flagged = {
-        path: every for path, every in found.items() if any(one.is_suggestion for one in every)
+    return {
+        path: every
+        for path, every in found.items()
+        if any(one.is_suggestion for one in every) and is_untouched(path)
     }
-    if not flagged:
-        return {}
-    book = OutputBook(root)
-    return {path: every for path, every in flagged.items() if book.has(path)}
+
+
+def is_untouched(file: Path) -> bool:
+    """Tell whether a file is a suggestion as it was written, byte by byte."""
+    try:
+        with reading(file) as stream:
+            return is_as_suggested(stream.read())
+    except OSError:
+        return False
 
 
 def waiting_suggestions(source: Source, folder: Path) -> dict[Path, SuggestedBy]:
@@ -43,7 +47,7 @@ def waiting_suggestions(source: Source, folder: Path) -> dict[Path, SuggestedBy]
     if source.annotations is None:
         return {}
     found = find_annotations(source.annotations, folder, [], [])
-    return dict(_with_models(untouched(found, root_of(source.annotations, folder))))
+    return dict(_with_models(untouched(found)))
 
 
 def _with_models(files: Iterable[Path]) -> Iterable[tuple[Path, SuggestedBy]]:

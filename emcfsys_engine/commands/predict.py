@@ -1,5 +1,6 @@
 """predict, evaluate and suggest: use a model file on images."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,7 @@ def suggest(project: Path, number: int, model: str, look_at: int, as_json: bool)
     made: list[Suggestion] = []
     if wanted.number or wanted.renewed:
         out = loaded.folder / ".emcfsys" / "suggestions"
+        shutil.rmtree(out, ignore_errors=True)  # our own, of the last time
         inputs = [str(image) for image in wanted.images]
         run = make_prediction(file, inputs, out, rank_uncertain=True, force=True)
         if code := run_in_foreground(run):

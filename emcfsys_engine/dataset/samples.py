@@ -110,6 +110,9 @@ def samples_of(project: Project, deal: Deal, folds: Mapping[str, int] | None = N
     here = {one.name for one in samples}
     vanished = tuple(name for name in deal.names if name not in here)
     dealt = Dealt(name_of=dealt.name_of, vanished=vanished, later=dealt.later)
+    if project.training.follow:  # they are named, and what they are in joins once it is mended
+        notes += [f"Goes on without it: {fault}" for fault in faults]
+        faults.clear()
     if not faults:
         faults += _vanished_faults(project, samples)
     if faults:

@@ -294,7 +294,7 @@ class _Labelled:
     ) -> tuple[dict[ImageRef, LabelRef], dict[ImageRef, frozenset[str]]]:
         root = root_of(pattern, self.project.folder)
         found = find_annotations(pattern, self.project.folder, faults, notes)
-        waiting = untouched(found, root)
+        waiting = untouched(found)
         found = {path: every for path, every in found.items() if path not in waiting}
         if waiting:
             what = f"{len(waiting)} suggestions that nobody saved yet"

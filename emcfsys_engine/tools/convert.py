@@ -23,6 +23,7 @@ from emcfsys_engine.annotations.masks import (
 from emcfsys_engine.annotations.pair_shapes import Place, pair_shapes, part_for
 from emcfsys_engine.annotations.pairing import Key, key_of_file, match, root_of
 from emcfsys_engine.annotations.shapes import Annotation
+from emcfsys_engine.annotations.suggestions import untouched
 from emcfsys_engine.annotations.writer import (
     LABELME_OPENS,
     LabelFormat,
@@ -208,6 +209,12 @@ def convert_labels(
     image_root = root_of(images, base) if images else base
     faults: list[InputError] = []
     found = find_annotations(source, base, faults, log.notes)
+    if waiting := untouched(found):
+        log.notes.append(f"{len(waiting)} suggestions that nobody saved yet: left out")
+        found = {path: every for path, every in found.items() if path not in waiting}
+        if not found:
+            what = "holds nothing but suggestions that nobody saved yet"
+            raise AnnotationError(base / source, what, "Save them in Labelme first")
     for fault in faults:
         log.skip(fault)
     if found:

@@ -13,15 +13,19 @@ from emcfsys_engine.annotations.draw import shapes_of
 from emcfsys_engine.annotations.formats.labelme import write_labelme
 from emcfsys_engine.annotations.masks import label_table
 from emcfsys_engine.annotations.pairing import root_of
-from emcfsys_engine.annotations.suggestions import SuggestedBy, waiting_suggestions
+from emcfsys_engine.annotations.suggestions import (
+    SuggestedBy,
+    is_untouched,
+    waiting_suggestions,
+)
 from emcfsys_engine.annotations.writer import LABELME_OPENS, LABELME_TOLERANCE_PX, write_png
 from emcfsys_engine.dataset.follow import gather_some
 from emcfsys_engine.dataset.sources import plain_names
 from emcfsys_engine.errors import InputError, ProjectError
-from emcfsys_engine.files import read_own
+from emcfsys_engine.files import read_own, temporary_of
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit, to_grey
-from emcfsys_engine.images.output_book import OutputBook, place_own
+from emcfsys_engine.images.own_files import put
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.project import Project
 
@@ -76,12 +80,14 @@ def what_to_suggest(project: Project, number: int, most: int, score: float | Non
         for n in places
         for file, by in waiting_suggestions(project.data[n], project.folder).items()
     }
-    bare = {
-        image.path: (n, _file_of(project, n, name))
-        for n in places
-        for image, name in plain_names(project, n)
-        if image.plane is None and (n, image) not in labelled
-    }
+    bare: dict[Path, tuple[int, Path]] = {}
+    taken: set[Path] = set()  # of x.png and x.tif one gets x.json
+    for n in places:
+        for image, name in plain_names(project, n):
+            file = _file_of(project, n, name)
+            if image.plane is None and (n, image) not in labelled and file not in taken:
+                bare[image.path] = (n, file)
+                taken.add(file)
     old = {file for file, by in waiting.items() if _is_beaten(by, score)}
     renewed = {image for image, (_, file) in bare.items() if file in old}
     fresh = [
@@ -111,7 +117,6 @@ def write_suggestions(
         ranking = any_names.decode(read_own(ranking_file)[0], _Ranking)
     except (OSError, msgspec.MsgspecError) as error:
         raise InputError(ranking_file, f"cannot be read: {error}", "Suggest again") from None
-    books: dict[int, OutputBook] = {}
     found: list[Suggestion] = []
     left = wanted.number
     for one in ranking.images:
@@ -119,12 +124,9 @@ def write_suggestions(
         if image not in wanted.images or (image not in wanted.renewed and left <= 0):
             continue
         source, file = wanted.images[image]
-        book = books.setdefault(source, OutputBook(_root(project, source)))
-        if _write(project, source, image, Path(one.mask), file, book, by):
+        if _write(project, source, image, Path(one.mask), file, by):
             found.append(Suggestion(image=str(image), file=str(file), uncertainty=one.score))
             left -= image not in wanted.renewed
-    for book in books.values():
-        book.sync()
     return found
 
 
@@ -134,11 +136,9 @@ def _write(
     image: Path,
     mask: Path,
     file: Path,
-    book: OutputBook,
     by: SuggestedBy,
 ) -> bool:
-    if file.exists() and not book.has(file):
-        return False  # somebody drew it meanwhile
+    """Write one file; False where somebody drew it meanwhile."""
     ids = read_micrograph(ImageRef(path=mask)).pixels
     names = {value: name for name, value in project.classes.items()}
     undrawn = label_table(project, project.data[source]).undrawn
@@ -150,27 +150,35 @@ def _write(
         smallest_px=_SMALLEST_PX,
     )
     size = (ids.shape[0], ids.shape[1])
-    shown = _shown(project, source, image, file, book)
-    said = msgspec.to_builtins(by)
-    place_own(
-        file,
-        book,
-        lambda temporary: write_labelme(temporary, shapes, size, shown, suggested_by=said),
-    )
+    shown = _shown(project, source, image, file)
+    temporary = temporary_of(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_labelme(temporary, shapes, size, shown, suggested_by=msgspec.to_builtins(by))
+    # Looked at in the last moment: what a person saves while this computes is theirs.
+    return _placed(temporary, file, may_replace=is_untouched(file))
+
+
+def _placed(temporary: Path, file: Path, *, may_replace: bool) -> bool:
+    try:
+        put(temporary, file, may_replace=may_replace)
+    except FileExistsError:
+        temporary.unlink(missing_ok=True)
+        return False
     return True
 
 
-def _shown(project: Project, source: int, image: Path, file: Path, book: OutputBook) -> Path:
+def _shown(project: Project, source: int, image: Path, file: Path) -> Path:
     """Return the picture that Labelme opens: a view where it cannot open the image itself."""
     images = root_of(project.data[source].images, project.folder).resolve()
     among_images = file.parent.resolve().is_relative_to(images)
     if image.suffix.lower() in LABELME_OPENS or among_images:
         return image
     view = file.with_name(f"{file.stem}.view.png")
-    if not view.exists() or book.has(view):
+    if not view.exists():
         micrograph = read_micrograph(ImageRef(path=image))
         pixels: np.ndarray = to_8_bit(to_grey(micrograph.pixels), micrograph.info_bar_rows)
-        place_own(view, book, lambda temporary: write_png(temporary, pixels))
+        write_png(temporary_of(view), pixels)
+        _placed(temporary_of(view), view, may_replace=False)
     return view
 
 

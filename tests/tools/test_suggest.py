@@ -1,9 +1,11 @@
 """Suggestions: a model's outlines in the folder where people draw, no labels until saved there."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ import pytest
 from emcfsys_engine.annotations.draw import shapes_of
 from emcfsys_engine.annotations.formats.labelme import write_labelme
 from emcfsys_engine.annotations.masks import label_table, read_mask
+from emcfsys_engine.annotations.suggestions import SuggestedBy
 from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.errors import ProjectError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.project import Project, load_project
+from emcfsys_engine.tools import suggest
 from emcfsys_engine.tools.suggest import what_to_suggest
 from tests.learn.conftest import PROJECT, write_picture
 
@@ -96,6 +100,41 @@ def test_a_suggestion_that_a_person_saved_is_a_label_and_never_touched_again(
         assert len(_suggestions(suggested)) == 4  # of which one is a person's
     finally:
         mine.write_bytes(before)
+
+
+def test_a_copied_suggestion_is_no_label_and_convert_leaves_it_out(
+    suggested: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(suggested, copy, ignore=shutil.ignore_patterns("runs", ".emcfsys"))
+    assert _labelled(copy) == set(LABELLED)
+    _command("convert", copy / "drawn", "--to", "masks", "--images", copy / "images",
+             "--project", copy, "--out", tmp_path / "masks")  # fmt: skip
+    assert {file.stem for file in (tmp_path / "masks").glob("*.png")} == set(LABELLED)
+
+
+def test_what_a_person_saves_while_suggestions_are_written_is_kept(
+    suggested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(suggested, copy)
+    ranking = copy / ".emcfsys" / "suggestions" / "ranking.json"
+    text = ranking.read_text().replace(str(suggested), str(copy))
+    ranking.write_text(text)
+    project = load_project(copy)
+    wanted = what_to_suggest(project, 4, 200, score=2.0)
+    mine = {file: f"saved by a person {file.name}".encode() for _, file in wanted.images.values()}
+
+    def saving(*given: Any, **options: Any) -> Any:
+        for file, content in mine.items():
+            file.write_bytes(content)
+        return shapes_of(*given, **options)
+
+    monkeypatch.setattr(suggest, "shapes_of", saving)
+    made = suggest.write_suggestions(project, wanted, ranking, SuggestedBy(model="m", score=2.0))
+    assert not made
+    assert all(file.read_bytes() == content for file, content in mine.items())
+    assert not list((copy / "drawn").glob(".*tmp"))
 
 
 def test_a_project_of_masks_is_told_where_suggestions_would_lie(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Labelme 3 to 6 and X-AnyLabeling: polygons, boxes, circles, lines, points and masks."""
 
+import hashlib
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -140,17 +142,36 @@ def write_labelme(
     `suggested_by`: what model they are of; Labelme shows the flag, and keeps both.
     Units: points are rounded to a hundredth of a pixel.
     """
-    document = {
+    document: dict[str, Any] = {
         "version": VERSION,
         "flags": {SUGGESTION_FLAG: True} if suggested_by else {},
-        **({SUGGESTED_BY: dict(suggested_by)} if suggested_by else {}),
+        **({SUGGESTED_BY: {**suggested_by, "digest": ""}} if suggested_by else {}),
         "shapes": [_written_shape(shape) for shape in shapes],
         "imagePath": Path(os.path.relpath(image, file.parent)).as_posix(),
         "imageData": None,
         "imageHeight": size_HW[0],
         "imageWidth": size_HW[1],
     }
+    if suggested_by:
+        document[SUGGESTED_BY]["digest"] = _digest_of(document)
     write_whole(file, any_names.for_others(document, indent=1))
+
+
+def is_as_suggested(content: bytes) -> bool:
+    """Tell whether a file's content is a suggestion as `write_labelme` wrote it."""
+    try:
+        document = json.loads(content)
+        digest = document[SUGGESTED_BY]["digest"]
+        whole = any_names.for_others(document, indent=1)
+        return whole == content and digest == _digest_of(document)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
+
+
+def _digest_of(document: Mapping[str, Any]) -> str:
+    """Return the digest of a document whose own digest is empty."""
+    bare = {**document, SUGGESTED_BY: {**document[SUGGESTED_BY], "digest": ""}}
+    return hashlib.blake2b(any_names.for_others(bare, indent=1), digest_size=16).hexdigest()
 
 
 def _written_shape(shape: Shape) -> dict[str, Any]:

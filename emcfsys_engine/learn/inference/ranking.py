@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from emcfsys_engine import any_names
 from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.files import remedy_of
 from emcfsys_engine.images.micrograph import ImageRef
@@ -109,7 +110,7 @@ def write_ranking(book: OutputBook, ranking: Ranking) -> None:
         table.writerow(
             [one.rank, cell_of(one.image), f"{one.score:.4f}", f"{one.novelty:.4f}", *place]
         )
-    content = msgspec.json.format(msgspec.json.encode(ranking), indent=1)
+    content = any_names.encode(ranking, indent=1)
     table_bytes = text.getvalue().encode("utf-8", "surrogateescape")
     try:
         write_own(book.out / JSON_NAME, content, book)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from emcfsys_engine.dataset.deals import Fingerprint, files_of, twin_fault
+from emcfsys_engine.dataset.deals import Fingerprint, files_of
 from emcfsys_engine.dataset.follow import (
     LabelledNow,
     Stamp,
@@ -48,9 +48,9 @@ def first_labels(worker: RunContext, project: Project) -> Samples | None:
         if has_both_sides(found.samples):
             if found.faults and not said:
                 raise DataFaults(found.faults)
-            sound = [one for one in found.samples if not said or _is_sound(one, project)]
+            sound = sound_ones(found.samples, project)
             if has_both_sides(sound):
-                return Samples(samples=tuple(sound), notes=found.notes)
+                return Samples(samples=sound, notes=found.notes)
         number = len(found.samples)
         waits = (
             f"Waits for labels: {number} image{' is' if number == 1 else 's are'} labelled, one to "
@@ -66,12 +66,25 @@ def first_labels(worker: RunContext, project: Project) -> Samples | None:
             time.sleep(_LOOK_EVERY_S)
 
 
-def _is_sound(sample: Sample, project: Project) -> bool:
-    try:
-        load_item(sample, project, Normaliser())
-    except (DataFaults, InputError):
-        return False
-    return True
+def sound_ones(samples: Sequence[Sample], project: Project) -> tuple[Sample, ...]:
+    """Return the samples that can be read and teach something; of twins on two sides the first."""
+    sides: dict[str, str] = {}
+    prints: dict[str, Fingerprint] = {}
+    found: list[Sample] = []
+    for one in samples:
+        try:
+            item = load_item(one, project, Normaliser(), prints)
+        except (DataFaults, InputError):
+            continue
+        image = prints[one.name].image
+        if teaches(item) and (not image or sides.setdefault(image, one.split) == one.split):
+            found.append(one)
+    return tuple(found)
+
+
+def teaches(item: Item) -> bool:
+    """Tell whether any pixel of an image has a label."""
+    return not bool((item.labels == UNLABELLED).all())
 
 
 @dataclass
@@ -141,22 +154,22 @@ class Follower:
         step: int,
     ) -> TrainingSetup | None:
         known = {one.name for one in (*setup.train.samples, *setup.val.samples)}
-        fresh = [
-            one
+        sides = _sides(setup.plan)
+        may_join = {
+            one.name: one
             for one in now.samples
             if one.name in items
-            and one.name not in known
-            and self._may_join(setup, one, items[one.name], prints)
-        ]
-        changed = tuple(
-            name
-            for name in items
-            if name in known and prints[name] != setup.plan.fingerprints.get(name)
-        )
+            and (one.name in known or teaches(items[one.name]))
+            and prints[one.name]
+            != (setup.plan.fingerprints.get(one.name) if one.name in known else None)
+            and self._is_on_its_side(setup, one, prints[one.name].image, sides)
+        }
+        fresh = [one for name, one in may_join.items() if name not in known]
+        changed = tuple(name for name in may_join if name in known)
         gone = self._gone(setup, now)
         if not fresh and not changed and not gone:
             return None
-        plan = _with(setup.plan, fresh, changed, prints, step)
+        plan = msgspec.structs.replace(_with(setup.plan, fresh, changed, prints, step), sides=sides)
         train, val = (
             part.renewed(
                 [one for one in part.samples if one.name not in gone]
@@ -190,23 +203,16 @@ class Follower:
             val_digest=validation_digest(val, plan.fingerprints),
         )
 
-    def _may_join(
-        self, setup: TrainingSetup, sample: Sample, item: Item, prints: Mapping[str, Fingerprint]
+    def _is_on_its_side(
+        self, setup: TrainingSetup, sample: Sample, image: str, sides: dict[str, str]
     ) -> bool:
-        """Tell whether a new image teaches something, and nothing that validates."""
-        if bool((item.labels == UNLABELLED).all()):
-            return False
-        image = prints[sample.name].image
-        for split, part in (("train", setup.train), ("val", setup.val)):
-            twins = [
-                one
-                for one in part.samples
-                if split != sample.split and image and image == _image(setup.plan, one.name)
-            ]
-            if twins:
-                self._say(setup, [str(twin_fault(sample, twins[0]))])
-                return False
-        return True
+        """Tell whether an image was never on the other side, whatever it was called there."""
+        if not image or sides.setdefault(image, sample.split) == sample.split:
+            return True
+        what = f"is an image that this training knows as one for {_WORDS[sides[image]]}"
+        remedy = "Give it another name, or take it away"
+        self._say(setup, [str(InputError(str(sample.image), what, remedy))])
+        return False
 
     def _gone(self, setup: TrainingSetup, now: LabelledNow) -> frozenset[str]:
         """Return the images whose labels somebody took away.
@@ -224,9 +230,18 @@ class Follower:
         return frozenset(found)
 
 
-def _image(plan: Plan, name: str) -> str:
-    known = plan.fingerprints.get(name)
-    return known.image if known is not None else ""
+_WORDS = {"train": "training", "val": "validation"}
+
+
+def _sides(plan: Plan) -> dict[str, str]:
+    """Return on which side each image is that was ever learned from, by its digest."""
+    sides = dict(plan.sides)
+    for split, names in (("train", plan.train_images), ("val", plan.val_images)):
+        for name in names:
+            known = plan.fingerprints.get(name)
+            if known is not None and known.image:
+                sides.setdefault(known.image, split)
+    return sides
 
 
 def _with(

@@ -76,6 +76,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     folds: int = 0
     follow: bool = False
     head_first: float = 0.0  # share of the run in which the encoder's weights stay as they are
+    sides: dict[str, str] = {}  # digest of an image that was ever learned from -> train | val
     joined: dict[str, int] = {}  # image -> step after which it, or its new labels, took part
     reasons: dict[str, str] = {}
 

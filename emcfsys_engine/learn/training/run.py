@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import msgspec
@@ -49,7 +50,7 @@ from emcfsys_engine.learn.training.augment import augment
 from emcfsys_engine.learn.training.colour import Colour, choose_channels, datasets_of, grey_note
 from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler, validation_digest
 from emcfsys_engine.learn.training.distributed import Ranks
-from emcfsys_engine.learn.training.follow import Follower, first_labels
+from emcfsys_engine.learn.training.follow import Follower, first_labels, sound_ones
 from emcfsys_engine.learn.training.losses import build_loss
 from emcfsys_engine.learn.training.plan import (
     Plan,
@@ -198,6 +199,8 @@ def execute(worker: RunContext) -> int:
     if samples is None:
         request = worker.stop_request()
         return emit_ending(worker, "cancel" if request in (None, "stop") else request)
+    if known is not None and project.training.follow:  # what is faulty now is named, and waits
+        samples = replace(samples, samples=sound_ones(samples.samples, project))
     colour = _begun_with(worker.run) or choose_channels(project, samples)
     train, val = datasets_of(project, samples, colour.channels, ranks.local_world)
     follower = Follower(project, lambda plan, train: _make_card(worker.run, project, plan, train))

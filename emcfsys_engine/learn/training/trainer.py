@@ -126,7 +126,7 @@ class Trainer:
         self.state = msgspec.structs.replace(
             self.state, best_score=score, validations_without_improvement=0, validated_on=now
         )
-        told = "is no longer there" if score is None else f"scores {score:.3f} on them"
+        told = "cannot be scored on them" if score is None else f"scores {score:.3f} on them"
         message = (
             "The validation images or their labels changed: the best model so far, "
             f"{before:.3f} on what they were, {told}"

@@ -17,7 +17,7 @@ from PIL import Image
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run.events import AnyEvent, LabelsJoined, StepDone, WarningGiven
+from emcfsys_engine.run.events import AnyEvent, LabelsJoined, RunResumed, StepDone, WarningGiven
 from emcfsys_engine.run.folder import Run
 
 COMMAND = [sys.executable, "-m", "emcfsys_engine", "train"]
@@ -98,10 +98,18 @@ def test_labels_join_whole_and_on_their_side_and_a_resume_goes_on_with_them(
     (project_folder / "masks" / "train" / "train0.png").unlink()
     walk.joins(gone=("train0",), num_train=1)
 
+    # The same pixels under another name never come to the other side, whatever was drawn of them.
+    pixels = (project_folder / "images" / "train" / "train0.png").read_bytes()
+    (project_folder / "images" / "val" / "twin.png").write_bytes(pixels)
+    shutil.copy(walk.drawn / "train/train0.png", project_folder / "masks" / "val" / "twin.png")
+    walk.warns("knows as one for training")
     walk.kill()
+    half_again = project_folder / "masks" / "train" / "train2.png"
+    half_again.write_bytes(half[: len(half) // 2])  # a resume goes on without what is faulty, too
     plan = json.loads(walk.run.plan_file.read_text())
     assert plan["train_images"] == ["train0", "train1"]
     walk.start("--resume", str(walk.run.folder))
+    walk.wait(lambda events: sum(isinstance(event, RunResumed) for event in events) == 1)
     walk.label("train/train2")
     walk.joins(train=("train2",), num_train=2)
     walk.process.send_signal(signal.SIGINT)
