@@ -126,7 +126,7 @@ def _is_told_once(run: Run) -> None:
     assert sum(isinstance(event, RunStarted) for event in events) == 1
     finals = [e for e in events if isinstance(e, CheckpointSaved) and e.role == "final"]
     assert len(finals) == 1
-    assert run.log_file.read_text().count("6 steps of 3 patches") == 1
+    assert run.log_file.read_text().count("6 steps, 3 patches") == 1
     assert run.exit_record().exit_code == 0  # type: ignore[union-attr]
 
 
