@@ -5,11 +5,21 @@ from pathlib import Path
 
 import pytest
 
+from emcfsys_engine.annotations.formats.labelme import is_as_suggested
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.learn.model_file import load_model, verify_model
 from emcfsys_engine.learn.training.run import read_plan
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run.events import EventReader, RunFinished, RunStarted, StepDone, ValidationDone
+from emcfsys_engine.run.events import (
+    EventReader,
+    LabelsJoined,
+    PhaseBegan,
+    RunFinished,
+    RunRefused,
+    RunStarted,
+    StepDone,
+    ValidationDone,
+)
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import TrainRequest
 
@@ -22,6 +32,23 @@ def test_events_of_format_1() -> None:
     assert reader.skipped == 0
     kinds = {type(event) for event in events}
     assert {RunStarted, StepDone, ValidationDone, RunFinished} <= kinds
+
+
+def test_events_of_a_training_that_follows_the_labels() -> None:
+    reader = EventReader(DATA / "follow-format-1" / "events.jsonl")
+    _, _, phase, joined, refused = reader.read_new()
+    assert reader.skipped == 0
+    assert isinstance(phase, PhaseBegan)
+    assert isinstance(joined, LabelsJoined)
+    assert (joined.train, joined.val, joined.gone) == (("x",), ("y",), ("w",))
+    assert isinstance(refused, RunRefused)
+
+
+def test_a_suggestion_is_known_for_one_until_a_byte_of_it_is_another() -> None:
+    content = (DATA / "suggestion-v1.json").read_bytes()
+    assert is_as_suggested(content)
+    assert not is_as_suggested(content.replace(b"7.25", b"7.5"))
+    assert not is_as_suggested(content + b"\n")
 
 
 def test_run_and_plan_of_format_1() -> None:
