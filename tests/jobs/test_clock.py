@@ -87,6 +87,7 @@ def test_jobs_under_kills_of_the_daemon_and_a_clock_that_jumps_all_end_true(
     assert [bench.starts(run) for run in runs] == [1] * len(runs)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(200)
 def test_a_training_whose_clock_is_set_back_and_forth_is_finished_and_gives_the_best_model(
     tmp_path: Path, clock: WrongClock

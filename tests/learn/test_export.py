@@ -95,6 +95,7 @@ def test_the_normalisation_of_a_package_clips_and_centres() -> None:
     assert given_NCHW.max() < 4
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # files that bioimageio leaves open
 def test_a_bioimageio_package_is_run_by_bioimageio_core(tmp_path: Path) -> None:
     pytest.importorskip("bioimageio.core")

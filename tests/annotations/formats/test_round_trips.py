@@ -49,6 +49,7 @@ def small_masks(draw: st.DrawFn) -> np.ndarray:
     ).astype(np.uint8)
 
 
+@pytest.mark.long
 def test_every_shared_mask_survives_labelme_with_iou_099(shared_data: Path, tmp_path: Path) -> None:
     found = masks(shared_data)
     assert len(found) >= 39

@@ -98,6 +98,7 @@ def test_a_large_image_in_bands_gets_the_mask_of_the_image_in_memory(
     assert done.shares == pytest.approx(expected.shares, abs=1e-4)
 
 
+@pytest.mark.long
 def test_the_height_of_bands_and_the_batch_do_not_matter(
     model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +286,7 @@ def test_zarr_and_stacks_are_read_in_bands(
     assert np.mean(_mask(tmp_path / "out" / "a.png") != predictor(image)) <= 1e-4
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_height_of_an_image(model_file: Path, tmp_path: Path) -> None:
     """The peak of two processes, one with an image of four times the height, differs little."""
     code = (
