@@ -192,7 +192,7 @@ class DataPane(PicturePane):
 
     def watch_check_state(self, check: CheckState) -> None:
         """Show the findings, and mark the images they speak of."""
-        if not self.children:
+        if not self.is_built:
             return
         by_stem = self._by_stem() if check.findings else {}
         self._problems = {}
@@ -405,7 +405,7 @@ class DataPane(PicturePane):
         return str(file) if file.is_file() else ""
 
     def _show_images(self) -> None:
-        if not self.children:
+        if not self.is_built:
             return
         words = self.wanted.lower().split()
         order: Sequence[int] = range(len(self.images))

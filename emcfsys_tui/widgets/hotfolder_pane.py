@@ -134,7 +134,7 @@ class HotFolderPane(PicturePane):
 
     def watch_hot(self, hot: HotState) -> None:
         """Show counters and lists."""
-        if not self.children:
+        if not self.is_built:
             return
         self._show_state()
         newest, failures = self.query_one("#newest", Rows), self.query_one("#failures", Rows)
@@ -258,7 +258,7 @@ class HotFolderPane(PicturePane):
         )
 
     def _show_state(self) -> None:
-        if self.children:
+        if self.is_built:
             self.query_one("#hot-state", Static).update(
                 state_text(self.hot, self._job(), self.size.width or 80), layout=False
             )

@@ -201,7 +201,7 @@ class JobsPane(FedPane):
         return next((job for job in jobs if row is not None and str(job.id) == row.key), None)
 
     def _show_queue(self) -> None:
-        if not self.children:
+        if not self.is_built:
             return
         queue = self.queue_state
         rows = self.query_one("#jobs", Rows)

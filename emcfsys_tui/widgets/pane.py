@@ -101,6 +101,11 @@ class Pane(Boxed):
         return cast("EmcfApp", self.app)
 
     @property
+    def is_built(self) -> bool:
+        """Whether all that is inside stands: a watcher may be called before that."""
+        return bool(self.children) and all(child.is_mounted for child in self.children)
+
+    @property
     def command(self) -> str:
         """The engine command that does or shows the same."""
         return f"emcfsys-engine runs {self.folder}"

@@ -435,7 +435,7 @@ class RunsPane(FedPane):
             self._show_rows()
 
     def _show_rows(self) -> None:
-        if not self.children:
+        if not self.is_built:
             return
         letters = self._letters()
         rows: list[Row] = []

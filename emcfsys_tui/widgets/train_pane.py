@@ -235,7 +235,7 @@ class TrainPane(Pane):
 
     def watch_forecast(self, forecast: Forecast | None) -> None:
         """Show what will happen, or why it cannot begin."""
-        if not self.children:
+        if not self.is_built:
             return
         rows = self.query_one("#forecast", Rows)
         rows.rows = forecast_rows(forecast) if forecast is not None else ()

@@ -72,6 +72,7 @@ def test_a_stop_waits_as_long_as_the_worker_still_saves(bench: SlurmBench) -> No
     run = bench.run("slow ending", seconds=20)
     job_id = bench.submit(run)
     bench.await_start(run)
+    bench.await_state(job_id, "running")
     bench.queue.stop(job_id)
     job = bench.await_state(job_id, "done", "cancelled", "failed", "interrupted", "lost")
     assert (job.state, job.reason) == ("done", "stopped")
