@@ -44,7 +44,7 @@ _NO_LOCK = 73  # EX_CANTCREAT: the run lock is no file of ours, or its disk is a
 _LAUNCHER = "torch.distributed.run"
 _GRACE_S = 60.0  # between the TERM of a vanished parent and the KILL
 _PATIENCE_S = 0.3  # a look at the run lock holds it for an instant: that is no keeper
-_BEAT_S = 5.0  # between two looks at whether it saves: far below the grace of those who wait
+_BEAT_S = 1.0  # between two looks at whether it saves: far below the grace of those who wait
 _LEFTOVERS_S = 2.0  # helpers of a worker that ended may clean up that long
 
 
