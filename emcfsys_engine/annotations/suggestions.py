@@ -4,14 +4,13 @@ They are no labels until a person saved them. Such a file holds the digest of it
 tool, changed or not, it is another, and a person's from then on; copied it stays what it is.
 """
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from emcfsys_engine.annotations.files import find_annotations
-from emcfsys_engine.annotations.formats.labelme import SUGGESTED_BY, is_as_suggested
+from emcfsys_engine.annotations.formats.labelme import read_suggestion
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.files import reading
 from emcfsys_engine.project import Source
@@ -24,36 +23,27 @@ class SuggestedBy(msgspec.Struct, frozen=True, kw_only=True):
     score: float | None = None
 
 
-def untouched(found: Mapping[Path, tuple[Annotation, ...]]) -> dict[Path, tuple[Annotation, ...]]:
-    """Return of some annotation files the suggestions that no person saved yet."""
-    return {
-        path: every
-        for path, every in found.items()
-        if any(one.is_suggestion for one in every) and is_untouched(path)
-    }
+def untouched(found: Mapping[Path, tuple[Annotation, ...]]) -> dict[Path, SuggestedBy]:
+    """Return those of some annotation files that are suggestions nobody saved yet."""
+    flagged = (path for path, every in found.items() if any(one.is_suggestion for one in every))
+    return {path: by for path in flagged if (by := model_of(path)) is not None}
 
 
-def is_untouched(file: Path) -> bool:
-    """Tell whether a file is a suggestion as it was written, byte by byte."""
+def model_of(file: Path) -> SuggestedBy | None:
+    """Return what a suggestion says of its model; None: a person saved the file, or it is none."""
     try:
         with reading(file) as stream:
-            return is_as_suggested(stream.read())
+            said = read_suggestion(stream.read())
     except OSError:
-        return False
+        return None
+    try:
+        return None if said is None else msgspec.convert(said, SuggestedBy)
+    except msgspec.MsgspecError:
+        return SuggestedBy()
 
 
 def waiting_suggestions(source: Source, folder: Path) -> dict[Path, SuggestedBy]:
     """Return the suggestions of a [[data]] table that no person saved yet, and their models."""
     if source.annotations is None:
         return {}
-    found = find_annotations(source.annotations, folder, [], [])
-    return dict(_with_models(untouched(found)))
-
-
-def _with_models(files: Iterable[Path]) -> Iterable[tuple[Path, SuggestedBy]]:
-    for file in files:
-        try:
-            said = json.loads(file.read_bytes()).get(SUGGESTED_BY, {})
-            yield file, msgspec.convert(said, SuggestedBy)
-        except (OSError, ValueError, AttributeError, msgspec.MsgspecError):
-            yield file, SuggestedBy()
+    return untouched(find_annotations(source.annotations, folder, [], []))

@@ -5,11 +5,9 @@ whole, and for all others the seed and the name decide.
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import msgspec
 
@@ -19,10 +17,11 @@ from emcfsys_engine.dataset.samples import Gathered, gather
 from emcfsys_engine.dataset.sources import plain_names
 from emcfsys_engine.dataset.splits import VALIDATION_SHARE, Sample, Split
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.images.walk import FileStamp, stamp_of, stamps_below
 from emcfsys_engine.project import Project
 
 SETTLED_S = 0.3  # a label file that does not change for so long is whole, or is read again later
-Stamp = tuple[tuple[str, int, int], ...]  # (path, time of the last change in ns, bytes)
+Stamp = tuple[FileStamp, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +29,6 @@ class LabelledNow:
     """The labelled images of a project, of a run that goes on and others."""
 
     samples: tuple[Sample, ...]  # with the run's names for those it knows
-    fresh: frozenset[str]  # those it does not know
     gone: frozenset[str]  # of the run, whose labels are no longer there
     faults: tuple[InputError, ...]
 
@@ -48,10 +46,8 @@ def labelled_now(project: Project, deal: Deal) -> LabelledNow:
         if (name := name_of.get((one.source, one.image)))
     ]
     others = [one for one in gathered.samples if (one.source, one.image) not in name_of]
-    fresh = list(_dealt(project, known, others))
     return LabelledNow(
-        samples=(*known, *fresh),
-        fresh=frozenset(one.name for one in fresh),
+        samples=(*known, *_dealt(project, known, others)),
         gone=frozenset(deal.names) - {one.name for one in known},
         faults=gathered.faults,
     )
@@ -102,7 +98,7 @@ def label_stamp(sample: Sample) -> Stamp:
     if label is None:
         return ()
     files = [path for _, path in label.parts] or [label.path]
-    return tuple(_stamp_of(path) for path in (sample.image.path, *files))
+    return tuple(stamp_of(path) for path in (sample.image.path, *files))
 
 
 def settled(samples: Sequence[Sample]) -> list[Sample]:
@@ -113,7 +109,7 @@ def settled(samples: Sequence[Sample]) -> list[Sample]:
     return [one for one, stamp in zip(samples, before, strict=True) if label_stamp(one) == stamp]
 
 
-def folders_stamp(project: Project) -> frozenset[tuple[str, int, int]]:
+def folders_stamp(project: Project) -> frozenset[FileStamp]:
     """Return what changes when somebody writes a file where images or labels lie."""
     roots = {
         root_of(pattern, project.folder)
@@ -121,18 +117,4 @@ def folders_stamp(project: Project) -> frozenset[tuple[str, int, int]]:
         for pattern in (source.images, source.masks, source.annotations)
         if pattern is not None
     }
-    return frozenset(stamp for root in roots for stamp in _stamps_below(root))
-
-
-def _stamps_below(folder: Path) -> Iterator[tuple[str, int, int]]:
-    for place, _, names in os.walk(folder):
-        for name in names:
-            yield _stamp_of(Path(place, name))
-
-
-def _stamp_of(path: Path) -> tuple[str, int, int]:
-    try:
-        state = path.stat()
-    except OSError:
-        return str(path), 0, 0
-    return str(path), state.st_mtime_ns, state.st_size
+    return frozenset(stamp for root in roots for stamp in stamps_below(root))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from emcfsys_engine.files import is_left_alone
 
+FileStamp = tuple[str, int, int]  # path, time of the last change in ns, bytes
+
 
 def files_below(folder: Path) -> Iterator[Path]:
     """Yield the files (and Zarr folders) below a folder, sorted, each of them once.
@@ -22,6 +24,23 @@ def files_below(folder: Path) -> Iterator[Path]:
         if not linked or real not in found:
             found[real] = path
     yield from sorted(found.values())
+
+
+def stamps_below(folder: Path) -> Iterator[FileStamp]:
+    """Yield what changes when a file below a folder is written, comes or goes; none is opened."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if not name.startswith("."):
+                yield stamp_of(Path(place, name))
+
+
+def stamp_of(path: Path) -> FileStamp:
+    """Return what changes when a file is written; of one that is gone times and size are 0."""
+    try:
+        state = path.stat()
+    except OSError:
+        return str(path), 0, 0
+    return str(path), state.st_mtime_ns, state.st_size
 
 
 def is_own_output(folder: Path) -> bool:

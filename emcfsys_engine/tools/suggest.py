@@ -15,7 +15,7 @@ from emcfsys_engine.annotations.masks import label_table
 from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.annotations.suggestions import (
     SuggestedBy,
-    is_untouched,
+    model_of,
     waiting_suggestions,
 )
 from emcfsys_engine.annotations.writer import LABELME_OPENS, LABELME_TOLERANCE_PX, write_png
@@ -155,7 +155,7 @@ def _write(
     file.parent.mkdir(parents=True, exist_ok=True)
     write_labelme(temporary, shapes, size, shown, suggested_by=msgspec.to_builtins(by))
     # Looked at in the last moment: what a person saves while this computes is theirs.
-    return _placed(temporary, file, may_replace=is_untouched(file))
+    return _placed(temporary, file, may_replace=model_of(file) is not None)
 
 
 def _placed(temporary: Path, file: Path, *, may_replace: bool) -> bool:

@@ -19,7 +19,7 @@ from textual.message import Message
 
 from emcfsys_engine.errors import EmcfError, InputError, printable
 from emcfsys_engine.files import MICROGRAPH_SUFFIXES
-from emcfsys_engine.images.walk import split_glob
+from emcfsys_engine.images.walk import FileStamp, split_glob, stamps_below
 from emcfsys_engine.project import load_project
 from emcfsys_tui.engine.form import edit_project
 from emcfsys_tui.engine.runs import LOOKING, child_environment, run_command
@@ -158,7 +158,7 @@ class LabelWatch:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._seen: frozenset[tuple[str, int, int]] | None = None
+        self._seen: frozenset[FileStamp] | None = None
         self._next = 0.0  # of many files not every second: looking is not to be felt
 
     def read(self) -> LabelsChanged | None:
@@ -171,20 +171,18 @@ class LabelWatch:
         return LabelsChanged() if before not in (None, self._seen) else None
 
 
-def _label_files(folder: Path) -> frozenset[tuple[str, int, int]]:
+def _label_files(folder: Path) -> frozenset[FileStamp]:
     """Return what changes when a file of the labels is written, comes or goes."""
     try:
         project = load_project(folder)
     except EmcfError:
         return frozenset()
-    found: set[tuple[str, int, int]] = set()
-    for source in project.data:
-        root, _ = split_glob(source.masks or source.annotations or ".", project.folder)
-        for file in _walk(str(root if root.is_dir() else root.parent)):
-            with contextlib.suppress(OSError):
-                state = os.stat(file)
-                found.add((file, state.st_mtime_ns, state.st_size))
-    return frozenset(found)
+    roots = {
+        split_glob(source.masks or source.annotations or ".", project.folder)[0]
+        for source in project.data
+    }
+    folders = {root if root.is_dir() else root.parent for root in roots}
+    return frozenset(stamp for folder in folders for stamp in stamps_below(folder))
 
 
 def list_images(

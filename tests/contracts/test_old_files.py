@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from emcfsys_engine.annotations.formats.labelme import is_as_suggested
+from emcfsys_engine.annotations.formats.labelme import read_suggestion
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.learn.model_file import load_model, verify_model
 from emcfsys_engine.learn.training.run import read_plan
@@ -46,9 +46,9 @@ def test_events_of_a_training_that_follows_the_labels() -> None:
 
 def test_a_suggestion_is_known_for_one_until_a_byte_of_it_is_another() -> None:
     content = (DATA / "suggestion-v1.json").read_bytes()
-    assert is_as_suggested(content)
-    assert not is_as_suggested(content.replace(b"7.25", b"7.5"))
-    assert not is_as_suggested(content + b"\n")
+    assert read_suggestion(content) is not None
+    assert read_suggestion(content.replace(b"7.25", b"7.5")) is None
+    assert read_suggestion(content + b"\n") is None
 
 
 def test_run_and_plan_of_format_1() -> None:

@@ -157,15 +157,15 @@ def write_labelme(
     write_whole(file, any_names.for_others(document, indent=1))
 
 
-def is_as_suggested(content: bytes) -> bool:
-    """Tell whether a file's content is a suggestion as `write_labelme` wrote it."""
+def read_suggestion(content: bytes) -> Mapping[str, Any] | None:
+    """Return what a suggestion says of its model; None: it is not as `write_labelme` wrote it."""
     try:
         document = json.loads(content)
-        digest = document[SUGGESTED_BY]["digest"]
+        said = document[SUGGESTED_BY]
         whole = any_names.for_others(document, indent=1)
-        return whole == content and digest == _digest_of(document)
+        return said if whole == content and said["digest"] == _digest_of(document) else None
     except (ValueError, TypeError, KeyError, RecursionError):
-        return False
+        return None
 
 
 def _digest_of(document: Mapping[str, Any]) -> str:

@@ -372,21 +372,6 @@ def class_pixel_counts(dataset: Dataset) -> np.ndarray:
     return np.append(total[: len(dataset.project.classes)], total[UNLABELLED])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Labelled:
-    """What of a data set is labelled. Shapes: shares are C float, of the labelled pixels."""
-
-    shares: np.ndarray
-    is_mostly_bare: bool  # more pixels are without a label than with one
-
-
-def labelled_part(dataset: Dataset) -> Labelled:
-    """Look at the labels of all items."""
-    *counts, bare = class_pixel_counts(dataset)
-    total = int(sum(counts))
-    return Labelled(shares=np.array(counts) / max(1, total), is_mostly_bare=int(bare) > total)
-
-
 def _cut(
     item: Item, rows: np.ndarray, columns: np.ndarray, image: np.ndarray, labels: np.ndarray
 ) -> None:

@@ -25,6 +25,7 @@ from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.errors import DataFaults, InputError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.normalise import Normaliser
+from emcfsys_engine.images.walk import FileStamp
 from emcfsys_engine.learn.run_context import RunContext
 from emcfsys_engine.learn.training.dataset import Dataset, Item, load_item, validation_digest
 from emcfsys_engine.learn.training.plan import Plan, choose_class_weights, encode_plan
@@ -93,7 +94,7 @@ class Follower:
 
     project: Project
     make_card: Callable[[Plan, Dataset], ModelCard]
-    _seen: frozenset[tuple[str, int, int]] = frozenset()
+    _seen: frozenset[FileStamp] = frozenset()
     _stamps: dict[str, Stamp] = field(default_factory=dict[str, Stamp])
     _said: set[str] = field(default_factory=set[str])
 

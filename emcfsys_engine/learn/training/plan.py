@@ -18,7 +18,7 @@ from emcfsys_engine.learn.device import choose_precision
 from emcfsys_engine.learn.memory import Footprint, footprint_of, usable_memory
 from emcfsys_engine.learn.networks.backbones import defaults_for
 from emcfsys_engine.learn.training.augment import Strengths, strengths_of
-from emcfsys_engine.learn.training.dataset import Dataset, labelled_part
+from emcfsys_engine.learn.training.dataset import Dataset, class_pixel_counts
 from emcfsys_engine.learn.training.start import (
     HEAD_FIRST,
     RATE_SHARE,
@@ -369,10 +369,11 @@ def choose_class_weights(train: Dataset, reasons: dict[str, str]) -> tuple[float
 
     Where most is bare all count alike: people draw more of what is rare, which weighs it already.
     """
-    labelled = labelled_part(train)
-    shares = labelled.shares
+    counts = class_pixel_counts(train)
+    labelled, bare = counts[:-1], counts[-1]
+    shares = labelled / max(1, labelled.sum())
     named = _named_shares(train.project.class_names, shares)
-    if labelled.is_mostly_bare:
+    if bare > labelled.sum():
         reasons["class_weights"] = f"alike, since most pixels are unlabelled; drawn: {named}"
         return (1.0,) * len(shares)
     raw = [1 / math.sqrt(max(share, 1e-4)) for share in shares]
