@@ -147,6 +147,8 @@ def _dispatched(path: Path) -> list[Annotation]:
         return _read_xml(path)
     if _module("yolo").is_yolo(text):
         return _module("yolo").read(path, text_of(path, _bytes_of(path)))
+    if path.name == "classes.txt":  # read with YOLO's files
+        raise _SideCar(path, "names the classes of the files beside it")
     raise NotAnAnnotation(path, "is of no annotation tool known here")
 
 

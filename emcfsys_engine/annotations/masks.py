@@ -18,7 +18,9 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import format_of, read_micrograph
 from emcfsys_engine.project import UNLABELLED, Project, Source
 
-IGNORED_LABELS = frozenset({"__ignore__", "ignore", "unlabelled", "unlabeled", "void"})
+IGNORED_LABELS = frozenset(
+    {"__ignore__", "ignore", "unlabelled", "unlabeled", "void", "Ignore*"}  # the last is QuPath's
+)
 BACKGROUND_LABELS = frozenset({"_background_", "background"})
 REVIEWED = "reviewed"  # a shape of this name says where a person looked, unless it is a class
 # Numbers that a person or a script put behind a class's name; "phase1" is a name of its own.

@@ -49,4 +49,6 @@ def _outside(shape: Shape, number: int, axes: StackAxes, below: int) -> SkippedS
     have = ", ".join(f"{length} × {letter}" for letter, length in axes.axes) or "a single plane"
     name = shape.full_name or shape.label
     why = f"region {number} ({name}) lies on {shape.place.words}, but the image has {have}"
-    return SkippedShape(why=why, label=shape.label, below=below)
+    # On a single image it may be drawn on a slice of what this was cut out of: nobody's background.
+    outline = shape if axes.num_planes == 1 else None
+    return SkippedShape(why=why, label=shape.label, outline=outline, below=below)

@@ -60,6 +60,8 @@ class StackAxes:
 
     def has(self, place: StackPlace, plane: int) -> bool:
         """Tell whether a place means this plane, counted from 0."""
+        if not self.contains(place):
+            return False
         wanted = self._wanted(place)
         rest = plane
         for letter, length in reversed(self.axes):

@@ -138,8 +138,12 @@ class Gathering:
     skipped: list[SkippedShape] = field(default_factory=list)
 
     def draw(self, shape: Shape) -> None:
-        """Add a shape over those before it."""
-        self.shapes.append(shape)
+        """Add a shape over those before it; one without a label is of no known class."""
+        if shape.label.strip():
+            self.shapes.append(shape)
+        else:
+            number = len(self.shapes) + len(self.skipped) + 1
+            self.skip(None, f"shape {number} has no label", outline=shape, place=shape.place)
 
     def skip(
         self,

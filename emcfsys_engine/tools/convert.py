@@ -232,6 +232,9 @@ def convert_labels(
         chosen = dict(classes) if classes else _classes_of_masks(masks, labels, log)
         table = _table(chosen, labels, own)
         items = _masked(masks, table, chosen, refs, image_root, root_of(source, base))
+    if not items and not log.skipped and found:
+        what = f"says nothing of any image: {log.notes[0]}"
+        raise AnnotationError(base / source, what, "Finish and save a task first")
     if not items and not log.skipped:
         raise AnnotationError(base / source, "holds no masks and no annotations known here")
     writer = LabelWriter(

@@ -337,3 +337,95 @@ def test_side_cars_and_leftovers_of_systems_are_no_annotations(tmp_path: Path) -
     assert [note for note in notes if "b.txt" not in note] == []
     with pytest.raises(NotAnAnnotation, match="microscope"):
         read_annotations(tmp_path / "a.txt")
+
+
+def coco(annotations: list[dict], images: int = 1, categories: tuple[str, ...] = ("p",)) -> dict:
+    names = ("img.png", "b.png")[:images]
+    size = {"width": 64, "height": 48}
+    return {
+        "images": [{"id": 1, "file_name": name, **size} for name in names],
+        "categories": [{"id": 1, "name": name} for name in categories],
+        "annotations": annotations,
+    }
+
+
+_OBJECT = {"image_id": 1, "category_id": 1, "segmentation": [[5, 5, 15, 5, 15, 15]]}
+
+
+@pytest.mark.parametrize(
+    ("document", "named"),
+    [
+        (coco([_OBJECT], images=2), "images img.png and b.png the same id 1"),
+        (coco([_OBJECT], categories=("p", "q")), "categories p and q the same id 1"),
+        (coco([{**_OBJECT, "image_id": None}]), "does not say of which image"),
+    ],
+)
+def test_coco_that_does_not_say_whose_an_object_is_is_refused(
+    tmp_path: Path, document: dict, named: str
+) -> None:
+    image(tmp_path)
+    (tmp_path / "ann" / "a.json").write_text(json.dumps(document))
+    with pytest.raises(AnnotationError, match=named):
+        read_annotations(tmp_path / "ann" / "a.json")
+
+
+def test_a_shape_without_a_label_makes_its_pixels_unlabelled(tmp_path: Path) -> None:
+    image(tmp_path)
+    square = [[10, 10], [20, 10], [20, 20], [10, 20]]
+    (tmp_path / "ann" / "img.json").write_text(
+        json.dumps(
+            {
+                "version": "5.5.0", "imagePath": "img.png", "imageHeight": 48, "imageWidth": 64,
+                "shapes": [
+                    {"label": None, "points": square, "shape_type": "polygon"},
+                    {"label": "p", "points": [[40, 10], [50, 10], [50, 20]]},
+                ],
+            }
+        )
+    )  # fmt: skip
+    made = converted(tmp_path, tmp_path / "o")
+    assert made.classes == {"background": 0, "p": 1}
+    assert int((mask(tmp_path / "o") == 255).sum()) == 121
+
+
+def test_a_region_on_a_slice_that_a_single_image_has_not_is_no_background(tmp_path: Path) -> None:
+    image(tmp_path)
+    square = np.array([[10, 10], [20, 10], [20, 20], [10, 20]], np.float32)
+    roi = roifile.ImagejRoi.frompoints(square, name="p")
+    roi.position = 5
+    roi.tofile(tmp_path / "ann" / "img.roi")
+    made = converted(tmp_path, tmp_path / "o")
+    assert (made.shapes_drawn, made.shapes_skipped) == (0, 1)
+    assert int((mask(tmp_path / "o") == 255).sum()) == 100
+    ring = [*square.tolist(), square[0].tolist()]
+    geometry = {"type": "Polygon", "coordinates": [ring], "plane": {"c": -1, "z": 1, "t": 0}}
+    feature = {"geometry": geometry, "properties": {"classification": {"name": "p"}}}
+    (tmp_path / "ann" / "img.roi").unlink()
+    (tmp_path / "ann" / "img.geojson").write_text(
+        json.dumps({"type": "FeatureCollection", "features": [feature, None]})
+    )
+    made = converted(tmp_path, tmp_path / "o2")
+    assert (made.shapes_drawn, made.shapes_skipped) == (0, 2)
+
+
+def test_a_second_label_of_one_region_is_said(tmp_path: Path) -> None:
+    value = {"points": [[10, 10], [30, 10], [30, 30]], "polygonlabels": ["p", "q"]}
+    region = {"id": "r", "type": "polygonlabels", "original_width": 64, "original_height": 48}
+    task = {"data": {"image": "img.png"}, "annotations": [{"result": [{**region, "value": value}]}]}
+    boxes = {"filename": "img.png", "regions": [{
+        "shape_attributes": {"name": "rect", "x": 1, "y": 1, "width": 5, "height": 5},
+        "region_attributes": {"type": {"p": True, "q": True}},
+    }]}  # fmt: skip
+    for document in ([task], {"img.png1": boxes}):
+        (tmp_path / "a.json").write_text(json.dumps(document))
+        (read,) = read_annotations(tmp_path / "a.json")
+        assert any("has the labels p, q: the first is used" in one for one in read.remarks)
+
+
+def test_tasks_that_nobody_finished_are_named_where_there_is_nothing_else(tmp_path: Path) -> None:
+    image(tmp_path)
+    (tmp_path / "ann" / "a.json").write_text(
+        json.dumps([{"data": {"image": "img.png"}, "annotations": [], "predictions": [{}]}])
+    )
+    with pytest.raises(AnnotationError, match="task 1 was not annotated"):
+        converted(tmp_path, tmp_path / "o")

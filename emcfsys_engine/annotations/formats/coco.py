@@ -43,6 +43,8 @@ def read(path: Path, document: Mapping[str, Any]) -> list[Annotation]:
     single = document.get("image")
     images = document["images"] if single is None else [{**single, "id": single["image_id"]}]
     names = {_id(c["id"]): str(c["name"]) for c in document.get("categories") or ()}
+    _check_ids(path, "categories", "name", document.get("categories") or ())
+    _check_ids(path, "images", "file_name", images)
     objects = document["annotations"]
     if objects and not any(item.get("segmentation") for item in objects):
         _refuse(path, document)
@@ -54,6 +56,8 @@ def read(path: Path, document: Mapping[str, Any]) -> list[Annotation]:
         category = item.get("category_id")
         label = "mask" if category is None else names.get(_id(category), _id(category))
         what = f"object {number} ({label})"
+        if image_id == "None":
+            raise AnnotationError(path, f"{what} does not say of which image it is", "Export again")
         if image_id not in by_image:
             lost.skip(label, f"{what} is of image {image_id}, which the file does not list")
             continue
@@ -65,6 +69,16 @@ def read(path: Path, document: Mapping[str, Any]) -> list[Annotation]:
         found = _annotation(path, nowhere, lost)
         read.append(replace(found, unused="belongs to no image of the file"))
     return read
+
+
+def _check_ids(path: Path, table: str, name: str, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse two images or categories with one id: whose the objects are is anybody's guess."""
+    seen: dict[str, object] = {}
+    for entry in entries:
+        known = seen.setdefault(_id(entry["id"]), entry.get(name))
+        if known != entry.get(name):
+            what = f"gives {table} {known} and {entry.get(name)} the same id {_id(entry['id'])}"
+            raise AnnotationError(path, what, "Give each its own: joined files need new ids")
 
 
 def _annotation(path: Path, image: Mapping[str, Any], found: Gathering) -> Annotation:

@@ -33,6 +33,7 @@ def read(path: Path, document: Any) -> list[Annotation]:
     # QuPath leaves the first plane unsaid: a feature without a plane lies there, if any has one.
     stacked = any(_plane(feature) is not None for feature in features)
     for number, feature in enumerate(features, start=1):
+        feature = feature if isinstance(feature, dict) else {}
         label = _label(feature.get("properties") or {})
         place = (_plane(feature) or StackPlace(slice=1, frame=1)) if stacked else None
         reader = _Feature(path=path, label=label, place=place, found=found)
@@ -49,8 +50,10 @@ def read(path: Path, document: Any) -> list[Annotation]:
     ]
 
 
-def _plane(feature: Mapping[str, Any]) -> StackPlace | None:
+def _plane(feature: object) -> StackPlace | None:
     """Return QuPath's plane, which counts from 0; channel -1 is every channel."""
+    if not isinstance(feature, dict):
+        return None
     geometry = feature.get("geometry")
     given = geometry.get("plane") if isinstance(geometry, dict) else None
     given = given or feature.get("plane")

@@ -80,7 +80,11 @@ def _task(path: Path, number: int, task: Mapping[str, Any]) -> Annotation:
     size = None
     for region in _regions(results):
         size = size_of(region.get("original_height"), region.get("original_width")) or size
-        _region(path, f"task {number}: region {region.get('id') or '?'}", region, found)
+        what = f"task {number}: region {region.get('id') or '?'}"
+        _region(path, what, region, found)
+        labels = _labels_of(region)
+        if len(labels) > 1:
+            notes.append(f"{what} has the labels {', '.join(labels)}: the first is used")
     return Annotation(
         file=path,
         format="Label Studio",
@@ -124,10 +128,14 @@ def _image_name(data: Mapping[str, Any]) -> str:
     return ""
 
 
+def _labels_of(region: Mapping[str, Any]) -> list[str]:
+    found = next((region[key] for key in _LABELS if region.get(key)), None)
+    return [str(one) for one in found] if isinstance(found, list) else []
+
+
 def _region(path: Path, what: str, region: Mapping[str, Any], found: Gathering) -> None:
     """Draw one region, or skip it: without a label its pixels are of no known class."""
-    labels = next((region[key] for key in _LABELS if region.get(key)), None)
-    label = str(labels[0]) if isinstance(labels, list) else None
+    label = next(iter(_labels_of(region)), None)
     drawable = next((kind for kind, keys in _SHAPES.items() if keys <= region.keys()), None)
     if drawable is None:
         kinds = [str(kind) for kind in region["types"] if kind not in _OF_WHOLE_IMAGE]

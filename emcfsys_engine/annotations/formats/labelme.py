@@ -89,7 +89,7 @@ def _is_flagged(document: Mapping[str, Any]) -> bool:
 
 
 def _shape(path: Path, number: int, item: Mapping[str, Any], found: Gathering) -> None:
-    label = str(item.get("label", ""))
+    label = str(item.get("label") or "")
     said = str(item.get("shape_type") or "polygon")
     what = f"shape {number} ({label})"
     kind = _KINDS.get(said)

@@ -41,8 +41,13 @@ def _image(path: Path, entry: Mapping[str, Any]) -> Annotation:
     regions = entry["regions"]
     listed = list(regions.values()) if isinstance(regions, dict) else regions
     found = Gathering()
+    notes: list[str] = []
     for number, region in enumerate(listed, start=1):
         _shape(path, number, region, found)
+        labels = _labels(region.get("region_attributes") or {})
+        if len(labels) > 1:
+            many = ", ".join(labels)
+            notes.append(f"region {number} has the labels {many}: the first is used")
     return Annotation(
         file=path,
         format="VIA",
@@ -50,22 +55,22 @@ def _image(path: Path, entry: Mapping[str, Any]) -> Annotation:
         size_HW=None,
         shapes=tuple(found.shapes),
         skipped=tuple(found.skipped),
+        notes=tuple(notes),
     )
 
 
-def _label(attributes: Mapping[str, Any]) -> str:
+def _labels(attributes: Mapping[str, Any]) -> list[str]:
     keys = [key for key in _LABEL_KEYS if key in attributes] or list(attributes)
     if not keys:
-        return "unlabelled region"
+        return ["unlabelled region"]
     value = attributes[keys[0]]
     if isinstance(value, dict):  # check boxes: {"mito": true}
-        chosen = [name for name, on in value.items() if on]
-        return str(chosen[0]) if chosen else ""
-    return str(value).strip()
+        return [str(name) for name, on in value.items() if on] or [""]
+    return [str(value).strip()]
 
 
 def _shape(path: Path, number: int, region: Mapping[str, Any], found: Gathering) -> None:
-    given, label = region["shape_attributes"], _label(region.get("region_attributes") or {})
+    given, label = region["shape_attributes"], _labels(region.get("region_attributes") or {})[0]
     kind, what = given.get("name"), f"region {number} ({label})"
     if kind in ("polygon", "polyline"):
         pairs = list(zip(given["all_points_x"], given["all_points_y"], strict=True))
