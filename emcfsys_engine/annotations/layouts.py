@@ -47,7 +47,21 @@ def best_layout(folder: Path) -> Layout | None:
             folder, [(one, other) for one in folders for other in folders], named=False
         )
     # Of equals the first: the usual names come first.
-    return max(found, key=lambda one: one.num_pairs, default=None)
+    best = max(found, key=lambda one: one.num_pairs, default=None)
+    return _narrowed(folder, best) if best is not None and best.num_pairs else best
+
+
+def _narrowed(folder: Path, found: Layout) -> Layout:
+    """Name the one folder that holds all images, where it is "." and the labels lie elsewhere."""
+    if found.images != "." or found.labels == ".":
+        return found
+    refs = images_in(folder, ".", found.labels)
+    tops = {ref.path.relative_to(folder).parts[0] for ref in refs}
+    top = tops.pop()
+    if tops or not (folder / top).is_dir() or Path(found.labels).is_relative_to(top):
+        return found
+    same = list(_layouts(folder, [(top, found.labels)], named=True))
+    return max((found, *same), key=lambda one: (one.num_pairs, one is not found))
 
 
 def images_in(folder: Path, place: str, labels: str | None = None) -> list[ImageRef]:

@@ -102,7 +102,13 @@ def from_masks(masks: Iterable[ImageRef]) -> Proposal:
         note = f"masks have smoothed edges around {', '.join(map(str, levels))}: ranges are mapped"
         return Proposal(classes=_enumerated(names), labels=labels, notes=(note,))
     held = set(values) - {UNLABELLED}
-    if held <= {0} or (held == {0} and UNLABELLED in values):
+    if any(one.transparent for _, one in facts) and len(values) == 1:
+        note = (
+            f"masks show {min(values)} where they are not transparent, and what is transparent is "
+            "unlabelled: nothing would be background. Save them without transparency"
+        )
+        return Proposal(classes={"background": 0, "object": 1}, notes=(note,))
+    if held <= {0}:
         return Proposal(
             classes={"background": 0, "object": 1}, notes=("masks hold 0 and 255: two classes",)
         )

@@ -50,3 +50,26 @@ def test_nothing_is_overwritten_and_nothing_is_made_of_nothing(tmp_path: Path) -
     with pytest.raises(ProjectError, match="is there already"):
         make_project(tmp_path)
     assert (tmp_path / "project.toml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [("imagesTr", "labelsTr"), ("JPEGImages", "SegmentationClass"), ("img (1)", "masks (1)")],
+)
+def test_the_folder_that_holds_all_images_is_named(
+    tmp_path: Path, images: str, labels: str
+) -> None:
+    rng = np.random.default_rng(0)
+    _picture(tmp_path / images / "a.png", rng.integers(0, 255, (40, 40)))
+    _picture(tmp_path / labels / "a.png", np.eye(40))
+    source = load_project(make_project(tmp_path).file).data[0]
+    assert (source.images, source.masks) == (images, labels)
+
+
+def test_masks_drawn_by_transparency_alone_are_said_to_have_no_background(tmp_path: Path) -> None:
+    drawn = np.zeros((40, 40, 4))
+    drawn[5:20, 5:20] = 255
+    _picture(tmp_path / "images" / "a.png", np.zeros((40, 40)))
+    _picture(tmp_path / "masks" / "a.png", drawn)
+    notes = make_project(tmp_path).notes
+    assert any("Save them without transparency" in note for note in notes)

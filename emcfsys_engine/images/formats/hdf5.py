@@ -321,6 +321,8 @@ def _plain(data: h5py.Dataset) -> _Signal | None:
 
 def _guessed_axes(data: h5py.Dataset) -> str:
     """Return the axes of an array that names none: rows and columns last, colours behind them."""
+    if data.ndim == 3 and data.shape[-1] == 1:
+        return "YXZ"  # one channel
     colour = data.ndim >= 3 and data.shape[-1] in (3, _LARGEST_COLOURS) and data.dtype.kind == "u"
     return "Z" * (data.ndim - 3) + "YXS" if colour else "Z" * (data.ndim - 2) + "YX"
 

@@ -70,6 +70,7 @@ _CODINGS = {
     32946: "deflate",
 }
 _MINISWHITE, _PALETTE, _CMYK = 0, 3, 5
+_CIELAB = (8, 9, 10)
 _Show = Callable[[np.ndarray], np.ndarray]
 _MOST_PAGES = 200_000
 
@@ -281,6 +282,8 @@ def _refuse_impossible(path: Path, layer: _Layer) -> None:
             "holds complex numbers (a Fourier transform), not a micrograph",
             "Export the image",
         )
+    if int(key.photometric) in _CIELAB:
+        raise ImageError(path, "holds CIE L*a*b* colours", "Save it as RGB or grey")
 
 
 def _facts(path: Path, tiff: tifffile.TiffFile, layers: list[_Layer]) -> ImageFacts:

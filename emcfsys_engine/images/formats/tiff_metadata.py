@@ -45,6 +45,8 @@ def _fei(tiff: tifffile.TiffFile, shape: tuple[int, ...]) -> VendorFacts | None:
         return None
     metadata: Mapping[str, Any] = tiff.fei_metadata or {}
     scan = _section(metadata, "Scan")
+    if "PixelWidth" not in scan:
+        scan = _section(metadata, "EScan")
     image = _section(metadata, "Image")
     width, height = int(image.get("ResolutionX", 0)), int(image.get("ResolutionY", 0))
     pixel_nm = None
@@ -92,6 +94,8 @@ def _zeiss(tiff: tifffile.TiffFile, shape: tuple[int, ...]) -> VendorFacts | Non
     if named is None and pixel_nm is None:
         # Beside an unnamed block this one, too, is that of a display 1024 pixels wide.
         named = metadata.get("ap_pixel_size")
+    if named is not None and len(named) == 2:  # tifffile leaves a decimal comma and its unit as one
+        named = (named[0], *str(named[1]).split(maxsplit=1))
     notes: tuple[str, ...] = ()
     if named is not None and len(named) > 2:
         said = square_nm(_number(named[1]), _number(named[1]), str(named[2]))
@@ -166,6 +170,7 @@ def _gatan(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | No
 def _tescan(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | None:
     tag = tiff.pages.first.tags.get(50431)
     data = tag.value if tag is not None else b""
+    data = data.encode() if isinstance(data, str) else data
     if not isinstance(data, bytes):
         return None
     found = {

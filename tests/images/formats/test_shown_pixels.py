@@ -169,6 +169,41 @@ def test_white_is_zero_is_turned_whole_and_by_rows(
     assert np.array_equal(_rows(file), shown)
 
 
+def _fei(section: str) -> tuple[int, object]:
+    return 34682, f"[{section}]\r\nPixelWidth=1,25e-08\r\nPixelHeight=1,25e-08\r\n"
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        _fei("Scan"),
+        _fei("EScan"),
+        (34118, "\r\nAP_PIXEL_SIZE\r\nPixel Size = 12,5 nm\r\n"),
+        (34118, "\r\nAP_IMAGE_PIXEL_SIZE\r\nImage Pixel Size = 0.0125 µm\r\n".encode("cp1252")),
+        (50431, "[MAIN]\r\nDevice=MIRA3\r\nPixelSizeX=1.25e-008\r\nPixelSizeY=1.25e-008\r\n"),
+    ],
+)
+def test_makers_write_their_pixel_size_in_many_ways(
+    tmp_path: Path, tag: tuple[int, object]
+) -> None:
+    file = tmp_path / "a.tif"
+    extra = [(tag[0], 2, 0, tag[1], True)]
+    tifffile.imwrite(file, np.zeros((8, 8), "u1"), metadata=None, extratags=extra)
+    assert probe(file).pixel_nm == pytest.approx((12.5, 12.5))
+
+
+def test_colours_that_no_viewer_shows_as_stored_are_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), (200, 10, 10)).convert("LAB").save(tmp_path / "a.tif")
+    with pytest.raises(ImageError, match="Save it as RGB"):
+        probe(tmp_path / "a.tif")
+
+
+def test_a_last_axis_of_one_is_one_channel(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["d"] = np.arange(48 * 64, dtype="u2").reshape(48, 64, 1)
+    assert read_micrograph(tmp_path / "a.h5").pixels.shape == (48, 64)
+
+
 def test_an_inverting_table_of_imagej_lies_over_plain_values(tmp_path: Path) -> None:
     values = np.arange(200, dtype=np.uint8).reshape(10, 20)
     tifffile.imwrite(tmp_path / "a.tif", values, imagej=True, photometric="miniswhite")
