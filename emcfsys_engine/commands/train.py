@@ -10,7 +10,7 @@ import msgspec
 from emcfsys_engine.commands.foreground import refuse_cluster, run_in_foreground
 from emcfsys_engine.commands.saying import say, say_json, say_lines
 from emcfsys_engine.dataset.samples import refuse_unresumable
-from emcfsys_engine.errors import printable
+from emcfsys_engine.errors import EmcfError, printable
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.events import RunFinished
@@ -75,7 +75,48 @@ def train(
     follows = ("training.follow=true",) if follow else ()
     loaded = load_project(project, (*_start_of(start), *overrides, *follows))
     refuse_cluster(loaded, "train")
-    _train_all(new_trainings(loaded))
+    runs = new_trainings(loaded)
+    code = _train_all(runs)
+    if code == 0 and loaded.model.start and len(runs) == 1:
+        _say_old_score(loaded.folder / Path(loaded.model.start).expanduser(), runs[0].best_model)
+    raise SystemExit(code)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True)
+@click.option("--labels", help="Folder or file of their masks or annotations; beside them if not.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="New folder for the project of the adaptation; beside MODEL if not.",
+)
+@click.option(
+    "--minutes", type=click.FloatRange(min=0.05), default=0.5, show_default=True, help="To train."
+)
+def adapt(
+    model: Path, images: tuple[str, ...], labels: str | None, out: Path | None, minutes: float
+) -> None:
+    """Adapt MODEL, a model file or a run's folder, to IMAGES that a person labelled or corrected.
+
+    One to four images of the changed microscope or specimen are enough. Of each a quarter is kept
+    aside: on it the old and the new model are compared.
+
+    Example: emcfsys-engine adapt best.safetensors new/a.tif new/b.tif
+    """
+    from emcfsys_engine.tools.adapt import make_adaptation
+
+    file = Run(model).best_model if model.is_dir() else model
+    place = out or file.with_name(f"{file.stem}-adapted")
+    project = make_adaptation(file, images, place, labels=labels, minutes=minutes)
+    runs = new_trainings(project)
+    if code := run_in_foreground(runs[0]):
+        raise SystemExit(code)
+    new = runs[0].best_model
+    before, after = (_score_of(one, project) for one in (file, new))
+    say(f"mean IoU on the quarters kept aside, before -> now: {before} -> {after}", err=True)
+    _say_old_score(file, new)
+    say(new)
 
 
 def _start_of(place: Path | None) -> tuple[str, ...]:
@@ -89,6 +130,29 @@ def _start_of(place: Path | None) -> tuple[str, ...]:
         f"model.head={network.head}",
         f"model.backbone={network.backbone}",
     )
+
+
+def _say_old_score(start: Path, new: Path) -> None:
+    """Say what was forgotten: the score on the validation images of the start's own project."""
+    old = Run(start.parent)
+    if not new.is_file() or not old.record_file.is_file():
+        return
+    try:
+        project, before = old.record().project, read_card(start).scores.get("mean_iou")
+        if project is None or before is None:
+            return
+        after = _score_of(new, project)
+    except (EmcfError, OSError):  # its images are gone, or its classes are others
+        return
+    words = f"{before:.3f} -> {after}"
+    say(f"mean IoU on the validation images of {old.id}, before -> now: {words}", err=True)
+
+
+def _score_of(model: Path, project: Project) -> str:
+    from emcfsys_engine.learn.evaluate import evaluate_project
+
+    found = evaluate_project(model, project, "val", tta=False, overlap=0.25, as_dealt_now=True)
+    return "none" if found.scores.mean_iou is None else f"{found.scores.mean_iou:.3f}"
 
 
 @click.command()
@@ -123,7 +187,7 @@ def _planned(project: Project) -> Planned:
     return rows_of(made), kind, made.total_steps, made.minutes
 
 
-def _train_all(runs: Sequence[Run]) -> None:
+def _train_all(runs: Sequence[Run]) -> int:
     """Train one run after the other; the first that does not end well ends it all."""
     code = 0
     for run in runs:
@@ -137,7 +201,7 @@ def _train_all(runs: Sequence[Run]) -> None:
             break
     if len(runs) > 1 and code == 0:
         say_lines(_folds_summary(runs), err=True)
-    raise SystemExit(code)
+    return code
 
 
 def _folds_summary(runs: Sequence[Run]) -> str:
@@ -163,7 +227,7 @@ def _resume(place: Path, overrides: tuple[str, ...]) -> None:
         for run in runs if overrides else ():
             extend(run, overrides)
         if waiting:
-            _train_all(waiting)
+            raise SystemExit(_train_all(waiting))
     finally:  # none is left of what was not begun: refused, cancelled, or without a free GPU
         for run in runs:
             give_up_extension(run)

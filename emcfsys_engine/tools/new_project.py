@@ -93,7 +93,7 @@ def _proposal(folder: Path, layout: Layout) -> Proposal:
 
 def _toml(name: str, layout: Layout, proposal: Proposal) -> str:
     classes = "\n".join(f"{_key(label)} = {value}" for label, value in proposal.classes.items())
-    labels = "".join(f"{_text(own)} = {_text(to)}\n" for own, to in proposal.labels.items())
+    labels = "".join(f"{toml_text(own)} = {toml_text(to)}\n" for own, to in proposal.labels.items())
     mapped = f"\n[data.labels]            # own value or name -> class\n{labels}" if labels else ""
     bare = ""
     if layout.kind == "annotations":
@@ -106,15 +106,15 @@ def _toml(name: str, layout: Layout, proposal: Proposal) -> str:
 # Check with:  emcfsys-engine check project.toml
 
 [project]
-name = {_text(name)}
+name = {toml_text(name)}
 # pixel_nm = 12.5        # only if the files do not say
 
 [classes]                # name = value in a mask; 255 is unlabelled
 {classes}
 
 [[data]]
-images = {_text(layout.images)}
-{layout.kind} = {_text(layout.labels)}
+images = {toml_text(layout.images)}
+{layout.kind} = {toml_text(layout.labels)}
 split  = "auto"          # train | val | test | auto
 {bare}{mapped}
 [training]
@@ -127,11 +127,11 @@ output = "predictions"
 """
 
 
-def _text(words: str) -> str:
+def toml_text(words: str) -> str:
     """Return a TOML string: JSON's, without its pairs of surrogates and with DEL escaped."""
     clean = words.encode("utf-8", "replace").decode("utf-8")
     return json.dumps(clean, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _key(label: str) -> str:
-    return label if re.fullmatch(r"[A-Za-z0-9_-]+", label) else _text(label)
+    return label if re.fullmatch(r"[A-Za-z0-9_-]+", label) else toml_text(label)

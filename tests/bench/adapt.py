@@ -1,0 +1,127 @@
+"""`adapt` on a changed microscope: two labelled images, a minute, and the score that comes back.
+
+    python -m tests.bench.adapt [--minutes 5] [--adapt-minutes 0.5] [--sets superalloy vnc axon ebc]
+
+A model is trained on each set. Its validation images, and two of its training images, are then
+taken by "another microscope": pixel size × 1.4, another gamma, noise and blur (seeded). Told are
+the model's score on the old validation images, on the changed ones, the adapted model's on both,
+and the seconds of the whole command. Both are scored by `quality`'s confusion matrix.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from tests.bench.machine import machine_line
+from tests.bench.quality import SETS, DataSet, write_project
+
+TARGET = 0.95  # of the model's score on the old images
+LIMIT_S = 60
+_ZOOM, _GAMMA, _BLUR_PX, _NOISE = 1 / 1.4, 0.6, 0.8, 0.06
+_NUM_IMAGES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """An image and its mask."""
+
+    image: Path
+    mask: Path
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--adapt-minutes", type=float, default=0.5)
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    arguments = parser.parse_args()
+    print(machine_line())
+    print(
+        f"{'set':12} {'old':>6} {'changed':>8} {'adapted':>8} {'of old':>7} {'old now':>8}  seconds"
+    )
+    for name in arguments.sets:
+        with tempfile.TemporaryDirectory() as folder:
+            told = _one_set(SETS[name], Path(folder), arguments)
+        print(f"{name:12} {told}", flush=True)
+    print(f"targets: of old >= {TARGET}, seconds <= {LIMIT_S}")
+
+
+def _one_set(data: DataSet, folder: Path, arguments: argparse.Namespace) -> str:
+    project = write_project(data, folder / "project", 0)
+    run = Path(_engine("train", project, "--set", f"training.minutes={arguments.minutes}"))
+    model = run / "best.safetensors"
+    old = [Pair(image=image, mask=mask) for image, mask in data.pairs(data.val)]
+    rng = np.random.default_rng(0)
+    val = [_changed(pair, folder / "val", rng) for pair in old]
+    shown = [Pair(image=image, mask=mask) for image, mask in data.pairs(data.train)]
+    few = shown[:: max(1, len(shown) // _NUM_IMAGES)][:_NUM_IMAGES]
+    new = [_changed(pair, folder / "new", rng) for pair in few]
+    began = time.perf_counter()
+    words = ("--labels", folder / "new" / "masks", "--minutes", arguments.adapt_minutes)
+    adapted = Path(_engine("adapt", model, *(pair.image for pair in new), *words))
+    seconds = time.perf_counter() - began
+    number = len(data.classes)
+    scores = [
+        _score(one, pairs, folder / f"out{n}", number)
+        for n, (one, pairs) in enumerate(
+            ((model, old), (model, val), (adapted, val), (adapted, old))
+        )
+    ]
+    before, changed, after, now = scores
+    ratio = after / before
+    return f"{before:6.3f} {changed:8.3f} {after:8.3f} {ratio:7.3f} {now:8.3f}  {seconds:.0f}"
+
+
+def _changed(pair: Pair, folder: Path, rng: np.random.Generator) -> Pair:
+    """Write what another microscope makes of an image, and its mask."""
+    grey = np.asarray(Image.open(pair.image).convert("L"), np.float32) / 255
+    small = ndimage.zoom(ndimage.gaussian_filter(grey, _BLUR_PX / _ZOOM), _ZOOM, order=1)
+    bent = np.clip(small, 0, 1) ** _GAMMA + rng.normal(0, _NOISE, small.shape)
+    truth = np.asarray(Image.open(pair.mask))
+    rows, columns = (
+        np.clip(np.rint(np.arange(n) / _ZOOM).astype(int), 0, side - 1)
+        for n, side in zip(small.shape, truth.shape, strict=True)
+    )
+    made = Pair(
+        image=folder / "images" / f"{pair.image.stem}.png",
+        mask=folder / "masks" / f"{pair.image.stem}.png",
+    )
+    for file in (made.image, made.mask):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.rint(np.clip(bent, 0, 1) * 255).astype(np.uint8)).save(made.image)
+    Image.fromarray(truth[np.ix_(rows, columns)]).save(made.mask)
+    return made
+
+
+def _score(model: Path, pairs: list[Pair], out: Path, number: int) -> float:
+    _engine("predict", model, *(pair.image for pair in pairs), "--out", out)
+    counted = np.zeros((number, number), np.int64)
+    for pair in pairs:
+        truth = np.asarray(Image.open(pair.mask)).astype(int)
+        found = np.asarray(Image.open(out / f"{pair.image.stem}.png")).astype(int)
+        known = truth < number
+        joined = truth[known] * number + found[known]
+        counted += np.bincount(joined, minlength=number**2).reshape(number, number)
+    union = counted.sum(0) + counted.sum(1) - counted.diagonal()
+    each = counted.diagonal() / np.maximum(1, union)
+    return float(each[union > 0].mean())
+
+
+def _engine(*words: object) -> str:
+    """Run a command of the engine; return its last line."""
+    command = [sys.executable, "-m", "emcfsys_engine", *map(str, words)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.strip().splitlines()[-1]
+
+
+if __name__ == "__main__":
+    main()
