@@ -27,6 +27,7 @@ class RegionMean(nn.AdaptiveAvgPool2d):
         self.num_regions = num_regions
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return the mean of each region. Shapes: N×C×H×W in, N×C×regions×regions out."""
         if not torch.compiler.is_exporting():
             return super().forward(input)
         rows_PH = self._weights(input.shape[-2], input)
