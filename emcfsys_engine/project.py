@@ -20,6 +20,7 @@ from emcfsys_engine.project_tables import (
     ModelSettings,
     Naming,
     Source,
+    Suggest,
     Training,
 )
 from emcfsys_engine.settings import SlurmSettings, check_slurm, check_table, nearest, unknown_keys
@@ -41,6 +42,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     augment: Augmentation = Augmentation()
     inference: Inference = Inference()
     hotfolder: Hotfolder = Hotfolder()
+    suggest: Suggest = Suggest()
     compute: Compute = Compute()
 
     @property

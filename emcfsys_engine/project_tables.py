@@ -290,6 +290,16 @@ class Hotfolder(msgspec.Struct, frozen=True, kw_only=True):
     )
 
 
+class Suggest(msgspec.Struct, frozen=True, kw_only=True):
+    """[suggest]: which images get Labelme files filled in by a model; `suggest` goes by it."""
+
+    number: Annotated[
+        Count, says("Suggestions that wait to be saved at a time, older ones included.")
+    ] = 10
+    look_at: Annotated[Count, says("Most images to predict; of more, so many are drawn.")] = 200
+    model: Annotated[str, says("best, a run's name, or a model file.")] = "best"
+
+
 class Compute(msgspec.Struct, frozen=True, kw_only=True):
     """[compute]: where the run is executed and on how many devices."""
 
@@ -315,6 +325,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "augment": Augmentation,
     "inference": Inference,
     "hotfolder": Hotfolder,
+    "suggest": Suggest,
     "compute": Compute,
 }
 
@@ -334,6 +345,7 @@ class _Document(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     augment: Augmentation = Augmentation()
     inference: Inference = Inference()
     hotfolder: Hotfolder = Hotfolder()
+    suggest: Suggest = Suggest()
     compute: Compute = Compute()
 
 

@@ -122,23 +122,21 @@ def predict(model: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **op
 @click.option(
     "--number",
     type=click.IntRange(min=1),
-    default=10,
-    show_default=True,
     help="Of suggestions that wait to be saved, older ones included.",
 )
-@click.option("--model", default="best", show_default=True, help="A run's name or a model file.")
+@click.option("--model", help="best, a run's name, or a model file.")
 @click.option(
     "--look-at",
     type=click.IntRange(min=1),
-    default=200,
-    show_default=True,
     help="Most images to predict; of more, so many are drawn.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def suggest(project: Path, number: int, model: str, look_at: int, as_json: bool) -> None:
+def suggest(
+    project: Path, number: int | None, model: str | None, look_at: int | None, as_json: bool
+) -> None:
     """Fill in Labelme files for the images of PROJECT most worth labelling next.
 
-    They lie where PROJECT's annotations lie, and count as labels once a person saved them.
+    What no option says, [suggest] of its project.toml does. They lie where PROJECT's annotations lie, and count as labels once a person saved them.
 
     Example: emcfsys-engine suggest my_micrographs --number 5
     """
@@ -147,10 +145,11 @@ def suggest(project: Path, number: int, model: str, look_at: int, as_json: bool)
     from emcfsys_engine.tools.suggest import Suggestion, what_to_suggest, write_suggestions
 
     loaded = load_project(project)
-    file = resolve_model(loaded, model)
+    own = loaded.suggest
+    file = resolve_model(loaded, model or own.model)
     card = read_card(file)
     by = SuggestedBy(model=card.run, score=card.scores.get("mean_iou"))
-    wanted = what_to_suggest(loaded, number, look_at, by.score)
+    wanted = what_to_suggest(loaded, number or own.number, look_at or own.look_at, by.score)
     made: list[Suggestion] = []
     if wanted.number or wanted.renewed:
         out = loaded.folder / ".emcfsys" / "suggestions"

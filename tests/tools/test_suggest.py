@@ -24,7 +24,7 @@ from tests.learn.conftest import PROJECT, write_picture
 
 LABELLED = ("a0", "a1", "a2")
 BARE = ("b0", "b1", "b2", "b3")
-DATA = '[[data]]\nimages = "images"\nannotations = "drawn"\n[model]'
+DATA = '[[data]]\nimages = "images"\nannotations = "drawn"\n[suggest]\nnumber = 2\n[model]'
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def suggested(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in LABELLED:
         _draw(project, name)
     _command("train", folder)
-    _command("suggest", folder, "--number", "2")
+    _command("suggest", folder)
     return folder
 
 
