@@ -136,7 +136,8 @@ def suggest(
 ) -> None:
     """Fill in Labelme files for the images of PROJECT most worth labelling next.
 
-    What no option says, [suggest] of its project.toml does. They lie where PROJECT's annotations lie, and count as labels once a person saved them.
+    What no option says, [suggest] of its project.toml does. They lie where PROJECT's annotations
+    lie, and count as labels once a person saved them.
 
     Example: emcfsys-engine suggest my_micrographs --number 5
     """
