@@ -114,7 +114,7 @@ def _box(
         radius = float(np.hypot(*(points[0] - points[1])))
         low, high = points[0] - radius, points[0] + radius
     elif shape.kind in ("line", "linestrip", "point"):
-        margin = LINE_PX + 2
+        margin = (shape.width_px or LINE_PX) + 2
     left, top = (int(max(0, math.floor(v - margin))) for v in np.clip(low, -1e9, 1e9))
     right = int(min(size_HW[1], math.ceil(min(high[0], 1e9) + margin)))
     bottom = int(min(size_HW[0], math.ceil(min(high[1], 1e9) + margin)))
@@ -134,7 +134,7 @@ def _draw(shape: Shape, points: np.ndarray, size_HW: tuple[int, int]) -> np.ndar
         (x, y), radius = xy[0], math.dist(xy[0], xy[1])
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=1, fill=1)
     elif shape.kind in ("line", "linestrip") and len(xy) >= 2:
-        draw.line(xy, fill=1, width=LINE_PX)
+        draw.line(xy, fill=1, width=shape.width_px or LINE_PX)
     elif shape.kind == "point":
         r = POINT_RADIUS_PX
         for x, y in xy:

@@ -40,6 +40,7 @@ class Shape:
     origin_xy: tuple[int, int] = (0, 0)
     full_name: str = ""  # as the file says it, where label is that name without its number
     place: StackPlace | None = None  # of a stack, when the file says so
+    width_px: int | None = None  # of a line, when the file says so
 
     @property
     def points(self) -> np.ndarray:

@@ -408,6 +408,16 @@ def test_a_region_on_a_slice_that_a_single_image_has_not_is_no_background(tmp_pa
     assert (made.shapes_drawn, made.shapes_skipped) == (0, 2)
 
 
+@pytest.mark.parametrize(("stroke", "rows"), [(4, 4), (0, 10)])
+def test_a_line_of_imagej_is_as_wide_as_it_says(tmp_path: Path, stroke: int, rows: int) -> None:
+    image(tmp_path)
+    roi = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.LINE, name="p", stroke_width=stroke)
+    roi.x1, roi.y1, roi.x2, roi.y2 = 5.0, 20.0, 45.0, 20.0
+    roi.tofile(tmp_path / "ann" / "img.roi")
+    converted(tmp_path, tmp_path / "o")
+    assert int((mask(tmp_path / "o")[:, 25] == 1).sum()) == rows
+
+
 def test_a_second_label_of_one_region_is_said(tmp_path: Path) -> None:
     value = {"points": [[10, 10], [30, 10], [30, 30]], "polygonlabels": ["p", "q"]}
     region = {"id": "r", "type": "polygonlabels", "original_width": 64, "original_height": 48}

@@ -20,6 +20,7 @@ from emcfsys_engine.files import is_left_alone, write_whole
 _LARGEST_ROI_BYTES = 64 << 20
 _LARGEST_SET_BYTES = 512 << 20
 _MOST_ROIS = 200_000
+_WIDEST_LINE_PX = 1000
 # ImageJ names a region by its place, "0012-0034"; scripts give numbers alone.
 _AUTOMATIC_NAME = re.compile(r"\d{3,5}-\d{3,5}(-\d{3,5})*(-\d+)?|\d*")
 _ONLY_FOR_UNIQUENESS = re.compile(r"-\d+$")  # ImageJ's and ours; "phase1" is a name
@@ -141,7 +142,10 @@ def _shape(path: Path, roi: roifile.ImagejRoi, name: str, found: Gathering) -> N
         found.skip(label, f"{what} is a {word.lower()} of {len(rings[0])} points", place=place)
     else:
         full = _name(roi, name)
-        found.draw(Shape(label=label, kind=kind, rings=rings, full_name=full, place=place))
+        width = max(0, min(int(roi.stroke_width), _WIDEST_LINE_PX)) or None
+        found.draw(
+            Shape(label=label, kind=kind, rings=rings, full_name=full, place=place, width_px=width)
+        )
 
 
 def _frame(roi: roifile.ImagejRoi, label: str) -> Shape | None:
