@@ -227,6 +227,20 @@ def mask_from_runs(
     return np.repeat(values, runs).reshape(width, height).T
 
 
+def shape_of_mask(label: str, mask: np.ndarray) -> Shape | None:
+    """Return a mask of a whole image as a shape of its set pixels; None where none is set.
+
+    A copy of the small part: hundreds of whole-image masks would not fit into memory.
+    Shapes: bool H×W.
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    top, left = int(rows[0]), int(columns[0])
+    part = mask[top : rows[-1] + 1, left : columns[-1] + 1].copy()
+    return Shape(label=label, kind="bitmap", bitmap=part, origin_xy=(left, top))
+
+
 def mask_from_png(path: Path, what: str, coded: object) -> np.ndarray:
     """Return the mask of a PNG in base64: where it is not transparent, else not black.
 

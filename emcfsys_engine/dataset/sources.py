@@ -164,7 +164,7 @@ class _Labelled:
         if self.source.annotations is not None:
             return self._shapes(self.source.annotations, faults, notes)
         pattern = self.source.masks or ""
-        folders = self._class_folders(pattern)
+        folders = self._class_folders(pattern, faults)
         if folders:
             return self._stencils(folders, faults, notes)
         return self._masks(pattern, faults, notes)
@@ -241,15 +241,26 @@ class _Labelled:
                 pixels[names[class_id]] = pixels.get(names[class_id], 0) + count
         return pixels
 
-    def _class_folders(self, pattern: str) -> dict[str, Path]:
-        """Return label -> folder where the masks lie in one folder a class."""
+    def _class_folders(self, pattern: str, faults: list[InputError]) -> dict[str, Path]:
+        """Return label -> folder where the masks lie in one folder a class.
+
+        A folder of masks beside them that is no class is a fault: what it shows is no background.
+        """
         root = self.project.folder / Path(pattern).expanduser()
         if not root.is_dir():
             return {}
         folders = [entry for entry in sorted(root.iterdir()) if entry.is_dir()]
         known = {f.name: f for f in folders if f.name in self.table.names}
         images_too = {image.path.parent.name for image in self.images}
-        return known if known and not set(known) & images_too else {}
+        if not known or set(known) & images_too:
+            return {}
+        others = [folder for folder in folders if folder.name not in known]
+        faults += [
+            unknown_label(folder, folder.name, self.table)
+            for folder in others
+            if self.only is None and find_images(".", folder)
+        ]
+        return known
 
     def _stencils(
         self, folders: Mapping[str, Path], faults: list[InputError], notes: list[str]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emcfsys_engine.dataset.samples import list_samples, read_labels
+from emcfsys_engine.dataset.samples import gather, list_samples, read_labels
 from emcfsys_engine.dataset.splits import assign_folds, split_units
 from emcfsys_engine.errors import AnnotationError, DataFaults
 from emcfsys_engine.project import Project, load_project
@@ -264,3 +264,37 @@ def test_folds_are_even_and_hold_every_class() -> None:
     sizes = [sum(fold == n for fold in folds.values()) for n in range(5)]
     assert max(sizes) - min(sizes) <= 1
     assert all(any("b" in units[u] for u, f in folds.items() if f == n) for n in range(5))
+
+
+@pytest.fixture
+def class_folders(tmp_path: Path) -> Path:
+    """One image whose masks lie in one folder a class: pore, grain, and one that is neither."""
+    (tmp_path / "images").mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "images" / "a.png")
+    for name, rows in (("pore", slice(0, 20)), ("grain", slice(10, 40)), ("edge", slice(50, 60))):
+        stencil = np.zeros((64, 64), np.uint8)
+        stencil[rows] = 255
+        (tmp_path / "masks" / name).mkdir(parents=True)
+        Image.fromarray(stencil).save(tmp_path / "masks" / name / "a.png")
+    (tmp_path / "project.toml").write_text(
+        '[project]\nname = "x"\n[classes]\nbare = 0\npore = 1\ngrain = 2\n'
+        '[[data]]\nimages = "images"\nmasks = "masks"\nsplit = "train"\n'
+    )
+    return tmp_path
+
+
+def test_a_folder_of_masks_that_is_no_class_is_an_error(class_folders: Path) -> None:
+    found = gather(load_project(class_folders), for_training=False)
+    assert any('label "edge" is no class' in str(fault) for fault in found.faults)
+
+
+def test_masks_in_one_folder_a_class_lie_over_each_other_by_value(class_folders: Path) -> None:
+    with (class_folders / "project.toml").open("a") as file:
+        file.write('[data.labels]\nedge = "ignore"\n')
+    project = load_project(class_folders)
+    found = gather(project, for_training=False)
+    assert not found.faults
+    (sample,) = found.samples
+    ids = read_labels(sample, project, (64, 64))
+    assert [int(ids[row, 5]) for row in (5, 15, 30, 45, 55)] == [1, 2, 2, 0, 255]

@@ -18,6 +18,7 @@ from emcfsys_engine.annotations.shapes import (
     inner_path,
     mask_from_runs,
     points_array,
+    shape_of_mask,
     size_of,
 )
 from emcfsys_engine.errors import AnnotationError
@@ -173,14 +174,7 @@ def _bitmap(path: Path, what: str, label: str, coded: Mapping[str, Any]) -> Shap
     runs = runs_of_text(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list):
         raise AnnotationError(path, f"{what} has a mask without counts", "Export it again")
-    mask = mask_from_runs(path, what, runs, size)
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return None
-    top, left = int(rows[0]), int(columns[0])
-    # A copy of the small part: hundreds of whole-image masks would not fit into memory.
-    part = mask[top : rows[-1] + 1, left : columns[-1] + 1].copy()
-    return Shape(label=label, kind="bitmap", bitmap=part, origin_xy=(left, top))
+    return shape_of_mask(label, mask_from_runs(path, what, runs, size))
 
 
 def _polygons(

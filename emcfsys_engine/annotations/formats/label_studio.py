@@ -18,6 +18,7 @@ from emcfsys_engine.annotations.shapes import (
     last_part,
     mask_from_png,
     points_array,
+    shape_of_mask,
     size_of,
 )
 from emcfsys_engine.errors import AnnotationError
@@ -155,7 +156,7 @@ def _region(path: Path, what: str, region: Mapping[str, Any], found: Gathering) 
         return
     shape = _shape(path, what, label or "", drawable, region, size)
     if shape is None:
-        found.skip(label, f"{what} ({label}) has too few points")
+        found.skip(label, f"{what} ({label}) has too few points or pixels")
     elif label is None:
         found.skip(None, f"{what} has a shape without a label", outline=shape)
     else:
@@ -172,9 +173,9 @@ def _shape(
 ) -> Shape | None:
     scale = np.array((size[1], size[0])) / 100
     if kind == "brush":
-        return Shape(label=label, kind="bitmap", bitmap=brush_mask(path, what, region["rle"], size))
+        return shape_of_mask(label, brush_mask(path, what, region["rle"], size))
     if kind == "bitmask":
-        return Shape(label=label, kind="bitmap", bitmap=_bitmask(path, what, region, size))
+        return shape_of_mask(label, _bitmask(path, what, region, size))
     if kind == "keypoint":
         points = points_array(path, what, [(region["x"], region["y"])]) * scale
         return Shape(label=label, kind="point", rings=(points,))
