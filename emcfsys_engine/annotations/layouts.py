@@ -33,6 +33,7 @@ class Layout:
     labels: str
     num_images: int
     num_pairs: int
+    class_folders: tuple[str, ...] = ()  # below `labels`, where each holds the masks of one class
 
 
 def best_layout(folder: Path) -> Layout | None:
@@ -40,7 +41,8 @@ def best_layout(folder: Path) -> Layout | None:
 
     Folders with the usual names are asked first, then labels beside the images, then any folder.
     """
-    found = list(_layouts(folder, _usual(folder), named=True))
+    usual = _usual(folder)
+    found = [*_in_class_folders(folder, usual), *_layouts(folder, usual, named=True)]
     if not any(one.num_pairs for one in found):
         folders = _folders(folder)
         found += _layouts(
@@ -104,6 +106,31 @@ def _folders(folder: Path) -> list[str]:
         if len(found) >= _MOST_FOLDERS:
             break
     return found
+
+
+def _in_class_folders(folder: Path, places: Iterable[tuple[str, str]]) -> Iterable[Layout]:
+    """Yield the layouts in which one image has masks in several folders: one folder a class."""
+    for images, labels in places:
+        if images == labels:
+            continue
+        refs = images_in(folder, images, labels)
+        below = [entry for entry in sorted((folder / labels).iterdir()) if entry.is_dir()]
+        paired: dict[str, set[ImageRef]] = {}
+        for entry in below:
+            keys = {mask: key_of_file(mask.path, entry) for mask in find_images(".", entry)}
+            found = match(refs, folder / images, keys)[0]
+            if found and all(map(_looks_like_a_mask, list(found.values())[:1])):
+                paired[entry.name] = set(found)
+        every = [ref for one in paired.values() for ref in one]
+        if len(every) > len(set(every)):
+            yield Layout(
+                images=images,
+                kind="masks",
+                labels=labels,
+                num_images=len(refs),
+                num_pairs=len(set(every)),
+                class_folders=tuple(paired),
+            )
 
 
 def _layouts(folder: Path, places: Iterable[tuple[str, str]], *, named: bool) -> Iterable[Layout]:

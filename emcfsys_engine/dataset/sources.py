@@ -285,8 +285,10 @@ class _Labelled:
             for image, found in parts.items()
         }
         ids = {value: name for name, value in self.project.classes.items()}
+        bare = ids.get(self.table.undrawn)  # where no stencil is set
         classes = {
             image: frozenset(ids[order[name]] for name, _ in found if order[name] in ids)
+            | ({bare} if bare is not None else frozenset())
             for image, found in parts.items()
         }
         return labels, classes

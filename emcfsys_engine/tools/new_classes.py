@@ -133,6 +133,15 @@ def from_masks(masks: Iterable[ImageRef]) -> Proposal:
     return Proposal(classes=classes, notes=(note,))
 
 
+def from_class_folders(folders: Sequence[str]) -> Proposal:
+    """Return classes by the names of folders that hold the masks of one class each."""
+    others = [name for name in folders if name not in IGNORED_LABELS | _BACKGROUND]
+    empty = next((name for name in folders if name in _BACKGROUND), "background")
+    labels = {name: "ignore" for name in folders if name in IGNORED_LABELS}
+    note = f"one folder of masks a class: {', '.join(folders)}; where none is set is {empty}"
+    return Proposal(classes=_enumerated([empty, *others]), labels=labels, notes=(note,))
+
+
 def _of_colours(facts: Sequence[tuple[ImageRef, MaskFacts]]) -> Proposal:
     colours = Counter[int]()
     for _, one in facts:

@@ -20,7 +20,12 @@ from emcfsys_engine.errors import InputError, ProjectError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.reader import find_images, left_out_words
 from emcfsys_engine.project import load_project
-from emcfsys_engine.tools.new_classes import Proposal, from_masks, from_shapes
+from emcfsys_engine.tools.new_classes import (
+    Proposal,
+    from_class_folders,
+    from_masks,
+    from_shapes,
+)
 
 _LOOK_AT = 200  # masks that are read to find the classes
 
@@ -78,6 +83,8 @@ def _without_labels(folder: Path, layout: Layout) -> Layout:
 
 
 def _proposal(folder: Path, layout: Layout) -> Proposal:
+    if layout.class_folders:
+        return from_class_folders(layout.class_folders)
     if layout.kind == "masks":
         masks = find_images(layout.labels, folder)
         if layout.labels == layout.images:

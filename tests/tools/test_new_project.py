@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from emcfsys_engine.dataset.samples import gather, read_labels
 from emcfsys_engine.errors import InputError, ProjectError
 from emcfsys_engine.project import load_project
 from emcfsys_engine.tools.demo import make_demo
@@ -73,3 +74,28 @@ def test_masks_drawn_by_transparency_alone_are_said_to_have_no_background(tmp_pa
     _picture(tmp_path / "masks" / "a.png", drawn)
     notes = make_project(tmp_path).notes
     assert any("Save them without transparency" in note for note in notes)
+
+
+def test_one_folder_of_masks_a_class_becomes_a_class_a_folder(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        _picture(tmp_path / "images" / f"{name}.png", rng.integers(0, 255, (80, 80)))
+        for number, kind in enumerate(("grain", "pore", "void")):
+            mask = np.zeros((80, 80))
+            mask[number * 25 : number * 25 + 20] = 255
+            _picture(tmp_path / "masks" / kind / f"{name}.png", mask)
+    project = load_project(make_project(tmp_path).file)
+    assert project.classes == {"background": 0, "grain": 1, "pore": 2}
+    assert (project.data[0].masks, project.data[0].labels) == ("masks", {"void": "ignore"})
+    found = gather(project, for_training=False)
+    assert (len(found.samples), found.faults) == (2, ())
+    ids = read_labels(found.samples[0], project, (80, 80))
+    assert [int(ids[row, 0]) for row in (5, 30, 55, 75)] == [1, 2, 255, 0]
+
+
+def test_masks_of_a_split_in_folders_of_their_own_are_no_classes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part, name in (("train", "a"), ("val", "b")):
+        _picture(tmp_path / "images" / part / f"{name}.png", rng.integers(0, 255, (80, 80)))
+        _picture(tmp_path / "masks" / part / f"{name}.png", np.eye(80))
+    assert load_project(make_project(tmp_path).file).classes == {"background": 0, "class_1": 1}
