@@ -22,6 +22,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 NO_PLAIN_FILE = "is a pipe, socket or device"
 _MOST_BYTES = 64 << 20  # of a file of ours that is read in one piece
+_READ_BYTES = 8 << 20
 
 
 def open_own(file: Path, flags: int, mode: int = 0o666) -> int:
@@ -86,6 +87,19 @@ def reading_own(file: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def next_lines(stream: BinaryIO) -> bytes:
+    """Return what comes next in a file of ours: many whole lines, or nothing while none is whole.
+
+    A line that is far too long to be ours is given in pieces, without its end.
+    """
+    block = stream.read(_READ_BYTES)
+    cut = block.rfind(b"\n") + 1
+    if cut or len(block) < _READ_BYTES:
+        return block[:cut]
+    rest = stream.readline(_MOST_BYTES)
+    return block + rest if rest.endswith(b"\n") or len(rest) == _MOST_BYTES else b""
+
+
 def reading(file: Path) -> BinaryIO:
     """Return a file that a person named, to read: a pipe, socket or device is never waited for.
 
@@ -141,8 +155,16 @@ def named_after(error: OSError, file: Path) -> OSError:
     return OSError(error.errno, error.strerror, str(file))
 
 
+def begin_new(temporary: Path) -> BinaryIO:
+    """Open a file that is about to be written: a new one, never what a link there leads to.
+
+    Raises: OSError.
+    """
+    return open(temporary, "w+b", opener=lambda *_: _made(temporary, 0o666))
+
+
 def _made(temporary: Path, mode: int) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         return os.open(temporary, flags, mode)
     except FileExistsError:  # of a process of this number that was killed, or a trap
@@ -287,21 +309,36 @@ def file_system_of(place: Path) -> str:
     """Return the type of the file system that holds a path: ext4, nfs4 …; "unknown" if unclear.
 
     A path that does not exist yet is judged by its nearest parent that does.
+    """
+    return _mount_of(place)[1]
+
+
+def mount_point_of(place: Path) -> str:
+    """Return where the file system is mounted that holds a path, or would hold it; "" if unclear.
+
+    A disk that left has another one at its mount point.
+    """
+    return _mount_of(place)[0]
+
+
+def _mount_of(place: Path) -> tuple[str, str]:
+    """Return mount point and type of the file system that holds a path.
+
     Source: proc(5), mountinfo: the fifth field is the mount point, the type follows " - ".
     """
     try:
         text = _MOUNTS.read_text()
         path = _nearest_existing(place).resolve()
     except OSError:
-        return "unknown"
-    best, kind = -1, "unknown"
+        return "", "unknown"
+    best, found = -1, ("", "unknown")
     for line in text.splitlines():
         left, _, right = line.partition(" - ")
         point = Path(_unescaped(left.split()[4]))
         # Of equal mount points the last one lies on top.
         if path.is_relative_to(point) and len(point.parts) >= best:
-            best, kind = len(point.parts), right.split()[0]
-    return kind
+            best, found = len(point.parts), (str(point), right.split()[0])
+    return found
 
 
 def is_network(kind: str) -> bool:

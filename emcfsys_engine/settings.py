@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -12,9 +13,10 @@ import tomli
 from msgspec import Meta
 
 from emcfsys_engine.errors import ProjectError, ProjectFaults
-from emcfsys_engine.files import reading
+from emcfsys_engine.files import read_own, reading, temporary_of, write_whole
 
 Table = TypeVar("Table", bound=msgspec.Struct)
+_KEY, _KEY_BYTES = "run.key", 32
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -210,6 +212,30 @@ def config_file(environment: Mapping[str, str] = os.environ) -> Path:
     base = environment.get("XDG_CONFIG_HOME")
     home = Path(base) if base and Path(base).is_absolute() else Path.home() / ".config"
     return home / "emcfsys" / "config.toml"
+
+
+def own_key(*, make: bool = False) -> bytes:
+    """Return the secret by which we know again what we wrote ourselves; b"" where there is none.
+
+    `make`: and it is made, if it can be.
+    """
+    file = config_file().with_name(_KEY)
+    with suppress(OSError):
+        if make and not file.exists():
+            _make_key(file)
+        content, found = read_own(file)
+        is_secret = found.st_uid == os.geteuid() and not found.st_mode & 0o077
+        return content if is_secret and len(content) == _KEY_BYTES else b""
+    return b""
+
+
+def _make_key(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_of(file)
+    write_whole(temporary, os.urandom(_KEY_BYTES), mode=0o600)
+    with suppress(FileExistsError):
+        os.link(temporary, file)  # unlike a rename it replaces nobody's who was faster
+    temporary.unlink()
 
 
 def cache_home(environment: Mapping[str, str] = os.environ) -> Path:

@@ -1,5 +1,6 @@
 """Times, durations, sizes and nested settings as text: the same words in commands and screens."""
 
+import re
 import time
 from typing import Any
 
@@ -63,28 +64,28 @@ def flattened(value: Any, name: str = "") -> dict[str, Any]:
     return flat
 
 
-_RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
+# A spreadsheet runs what begins with one of these, whatever blanks stand before it; it may part
+# cells at semicolons and tabs as well, and some take the wide signs of East Asian keyboards.
+_RUN_BY_SPREADSHEETS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
+_PARTING, _BLANK = r";\t\r\n", r"\s\u00ad\u200b-\u200f\u2060\ufeff'"
+_IS_RUN = rf"(?=[{_BLANK}]*[{_RUN_BY_SPREADSHEETS}])"
+_AS_TEXT = rf"(?:(?:^|(?<=[{_PARTING}])){{}}{_IS_RUN}|^{{}}(?='*[\t\r\n]))"
+_TO_QUOTE = re.compile(_AS_TEXT.format("", ""))
+_QUOTED = re.compile(_AS_TEXT.format("'", "'"))
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 def cell_of(value: Any) -> Any:
     """Return a value for a CSV cell: a text that a spreadsheet would execute is quoted as text.
 
-    A file may be called "=HYPERLINK(...)"; an apostrophe in front makes it a name again.
+    A file may be called "=HYPERLINK(...)"; an apostrophe in front makes it a name again. Numbers
+    stay numbers.
     """
-    if isinstance(value, str) and value.startswith(_RUN_BY_SPREADSHEETS) and not _is_number(value):
-        return f"'{value}"
-    return value
+    if not isinstance(value, str) or _NUMBER.fullmatch(value):
+        return value
+    return _TO_QUOTE.sub("'", value)
 
 
 def text_of_cell(cell: str) -> str:
     """Return what `cell_of` was given."""
-    quoted = cell.startswith("'") and cell[1:].startswith(_RUN_BY_SPREADSHEETS)
-    return cell[1:] if quoted else cell
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return _QUOTED.sub("", cell)

@@ -1,13 +1,12 @@
 """Which files of a watched folder were seen: one SQLite file, the truth that events only hint at.
 
 A file is known by its path below the watched folder, its size and time of change, and a digest of
-its head and tail: a file that was only touched is not a new one.
+its content: a file that was only touched is not a new one.
 """
 
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import socket
@@ -21,7 +20,13 @@ from typing import Literal
 import msgspec
 
 from emcfsys_engine.errors import InputError, OutputError, WatchedError, printable
-from emcfsys_engine.files import DiskFullError, file_system_of, is_network, open_own, remedy_of
+from emcfsys_engine.files import (
+    DiskFullError,
+    file_system_of,
+    is_network,
+    open_own,
+    remedy_of,
+)
 
 _MARK = "retry"
 
@@ -36,7 +41,7 @@ def ask_retry(output: Path) -> int:
     if not failed:
         raise InputError(output, "holds no failed image")
     try:
-        (output / FOLDER / _MARK).touch()
+        os.close(open_own(output / FOLDER / _MARK, os.O_WRONLY | os.O_CREAT))
     except OSError as error:
         what = f"cannot be written: {error.strerror}"
         raise InputError(output / FOLDER, what, "Check its permissions") from None
@@ -62,7 +67,6 @@ _ERRNO = {  # what SQLite makes of errors of the disk
     sqlite3.SQLITE_PERM: errno.EACCES,
 }
 FOLDER = ".emcfsys"
-_DIGEST_BYTES = 65_536
 _TABLE = """
 CREATE TABLE seen (
     path BLOB PRIMARY KEY,     -- below the watched folder, as the file system spells it
@@ -277,7 +281,7 @@ class Ledger:
 def read_ledger(output: Path) -> list[Entry]:
     """Return the entries of a ledger without taking it; none where there is no ledger."""
     file = output / FOLDER / "ledger.sqlite"
-    if not file.exists():
+    if not file.is_file():  # SQLite would wait for a pipe
         return []
     with _explained(file), contextlib.closing(_connect_to_read(file)) as db:
         db.text_factory = _decoded
@@ -371,17 +375,6 @@ def _identity(place: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def digest_of(file: Path, size: int) -> str:
-    """Return a digest of a file's size, head and tail: enough to tell a rewrite from a touch."""
-    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-    with file.open("rb") as stream:
-        digest.update(stream.read(_DIGEST_BYTES))
-        if size > _DIGEST_BYTES:
-            stream.seek(max(_DIGEST_BYTES, size - _DIGEST_BYTES))
-            digest.update(stream.read(_DIGEST_BYTES))
-    return digest.hexdigest()
-
-
 def _read(connection: sqlite3.Connection, order: str) -> Iterator[Entry]:
     for row in connection.execute(f"SELECT * FROM seen {order}"):
         try:
@@ -452,6 +445,7 @@ def _owner(descriptor: int) -> tuple[str, str]:
 
 
 def _open(file: Path) -> sqlite3.Connection:
+    _refuse_others(file)
     with _explained(file):
         connection = sqlite3.connect(file, timeout=10)
         connection.text_factory = _decoded
@@ -469,6 +463,22 @@ def _open(file: Path) -> sqlite3.Connection:
                 connection.execute(f"PRAGMA user_version={SCHEMA}")
         connection.executescript(_MORE)
         return connection
+
+
+def _refuse_others(file: Path) -> None:
+    """Check that SQLite will write into files of ours: it follows links, and waits for pipes.
+
+    Raises: OutputError.
+    """
+    for ending in ("", "-wal", "-shm", "-journal"):
+        place = Path(f"{file}{ending}")
+        try:
+            os.close(open_own(place, os.O_RDWR))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            what = f"cannot be used: {error.strerror}"
+            raise OutputError(place, what, remedy_of(error), errno=error.errno or 0) from None
 
 
 def _id_of(connection: sqlite3.Connection, file: Path) -> str:

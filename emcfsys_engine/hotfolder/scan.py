@@ -7,6 +7,7 @@ equality, so that a microscope whose clock is wrong does no harm.
 
 import itertools
 import os
+import stat
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from emcfsys_engine.files import (
     OTHER_PICTURE_SUFFIXES,
     PACKED_SUFFIXES,
     is_left_alone,
+    reading,
 )
 from emcfsys_engine.hotfolder.ledger import Entry
 from emcfsys_engine.hotfolder.places import identity_of, is_inside
@@ -37,7 +39,7 @@ def look(file: Path) -> Verdict:
 
     Raises: OSError if it cannot be opened.
     """
-    with file.open("rb") as stream:
+    with reading(file) as stream:
         size = os.fstat(stream.fileno()).st_size
         start = stream.read(256)
         for is_this, judge in _FORMATS:
@@ -255,7 +257,7 @@ class Scanner:
         full = self.rules.root / path
         try:
             status = os.stat(full)
-            if self._leads_to_output(full):
+            if not stat.S_ISREG(status.st_mode) or self._leads_to_output(full):
                 return
         except OSError:
             self.settling.pop(path, None)

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.files import named_after, temporary_of, write_whole
+from emcfsys_engine.files import (
+    named_after,
+    next_lines,
+    open_own,
+    reading_own,
+    temporary_of,
+    write_whole,
+)
 from emcfsys_engine.images.output_names import RESERVED, keys_of, stems_for
 from emcfsys_engine.images.own_files import digest_of_output, identity_of, put
 
@@ -249,15 +256,18 @@ class OutputBook:
 
     def _read_new(self) -> None:
         """Read what others wrote meanwhile; a file that was replaced is read from its start."""
-        with self.file.open("rb") as stream:
+        with reading_own(self.file) as stream:
             status = os.fstat(stream.fileno())
             if status.st_ino != self._inode or status.st_size < self._read_to:
                 self._read_to, self._inode = 0, status.st_ino
             stream.seek(self._read_to)
-            lines = stream.read()
-        whole = lines[: lines.rfind(b"\n") + 1]
-        self._read_to += len(whole)
-        for line in whole.splitlines():
+            while lines := next_lines(stream):
+                self._read_to += len(lines)
+                stream.seek(self._read_to)
+                self._learn_all(lines)
+
+    def _learn_all(self, lines: bytes) -> None:
+        for line in lines.splitlines():
             try:
                 self._learn(json.loads(line))
             except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
@@ -281,9 +291,7 @@ class OutputBook:
         text = "".join(json.dumps(line) + "\n" for line in lines)
         if not text:
             return
-        descriptor = os.open(
-            self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666
-        )
+        descriptor = open_own(self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         try:
             end = os.fstat(descriptor).st_size
             torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
@@ -299,9 +307,7 @@ class OutputBook:
     def _locked(self) -> Generator[None]:
         self.refuse_gone()
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(
-            self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666
-        )
+        descriptor = open_own(self.file, os.O_RDWR | os.O_CREAT)
         try:
             with suppress(OSError):  # some networks have no locks: lines are appended whole
                 fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -19,7 +19,7 @@ import numpy as np
 import tifffile
 import zarr
 
-from emcfsys_engine.files import temporary_of
+from emcfsys_engine.files import begin_new, temporary_of
 from emcfsys_engine.images.output_names import MASK_SUFFIXES, file_beside
 from emcfsys_engine.images.own_files import put
 
@@ -125,7 +125,7 @@ class PngWriter:
         self._packer = zlib.compressobj(_LEVEL)
         self._packed: list[bytes] = []
         self._temporary = temporary_of(file)
-        self._stream = self._temporary.open("wb")
+        self._stream = begin_new(self._temporary)
         self._stream.write(b"\x89PNG\r\n\x1a\n")
         kind = 0 if channels == 1 else 2
         self._chunk(b"IHDR", struct.pack(">IIBBBBB", size_HW[1], size_HW[0], 8, kind, 0, 0, 0))
@@ -197,7 +197,7 @@ class TiffWriter:
         self._temporary = temporary_of(file)
         self._rows: queue.Queue[np.ndarray | None] = queue.Queue(maxsize=2)
         self._failure: BaseException | None = None
-        self._stream = self._temporary.open("w+b")
+        self._stream = begin_new(self._temporary)
         # tifffile wants to pull tiles; rows are pushed here.
         self._thread = threading.Thread(target=self._run, name="tiff", daemon=True)
         self._thread.start()
@@ -298,7 +298,10 @@ class ZarrWriter:
     ) -> None:
         self.file = file
         self._temporary = temporary_of(file)
+        if self._temporary.is_symlink():
+            self._temporary.unlink()  # a trap: what it leads to is not ours
         shutil.rmtree(self._temporary, ignore_errors=True)
+        self._temporary.mkdir()
         self._kept: list[np.ndarray] = []
         self._done = 0
         group = zarr.open_group(str(self._temporary), mode="w", zarr_format=3)

@@ -11,16 +11,14 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 
 import msgspec
 
 from emcfsys_engine import any_names
-from emcfsys_engine.files import open_own, reading_own
+from emcfsys_engine.files import next_lines, open_own, reading_own
 
 FORMAT = 1
 _TAIL_BYTES = 1 << 18  # an ending is a run's last word: it lies there
-_READ_BYTES = 8 << 20
 _SMALL_BYTES = 1 << 12  # that are decoded line by line where one of them is no event
 
 
@@ -241,6 +239,26 @@ class EventWriter:
         os.lseek(self._descriptor, end, os.SEEK_SET)
         self._end = end
 
+    def stay_at(self, file: Path) -> None:
+        """Go on in the file of this name: its disk came back, or its folder was made again.
+
+        Where it was removed, what it held is written anew.
+        Raises: OSError.
+        """
+        try:
+            found = os.stat(file, follow_symlinks=False)
+        except FileNotFoundError:
+            found = None
+        if found is not None and os.path.samestat(found, os.fstat(self._descriptor)):
+            return
+        content = os.pread(self._descriptor, self._end, 0) if found is None else b""
+        other = EventWriter(file)
+        if content:
+            os.write(other._descriptor, content)
+            other._end = len(content)
+        os.close(self._descriptor)
+        self._descriptor, self._end = other._descriptor, other._end
+
     def write(self, event: Event, *, durable: bool = False) -> None:
         """Append one line; `durable` waits until it is on the disk."""
         line = any_names.encode(event) + b"\n"
@@ -292,7 +310,7 @@ class EventReader:
                 if os.fstat(stream.fileno()).st_size < self._offset:
                     self._offset = 0
                 stream.seek(self._offset)
-                while block := _whole_lines(stream.read(_READ_BYTES), stream):
+                while block := next_lines(stream):
                     self._offset += len(block)
                     events += self._decode(block)
                     stream.seek(self._offset)
@@ -414,12 +432,3 @@ def _end_of_last_line(descriptor: int) -> int:
             return start + found + 1
         position = start
     return 0
-
-
-def _whole_lines(block: bytes, stream: BinaryIO) -> bytes:
-    """Cut a block after its last newline; a line longer than a block is read on to its end."""
-    cut = block.rfind(b"\n") + 1
-    if cut or not block:
-        return block[:cut]
-    rest = stream.readline()
-    return block + rest if rest.endswith(b"\n") else b""

@@ -44,9 +44,11 @@ from emcfsys_engine.run.records import (
     RunRecord,
     StartRecord,
     allowed_environment,
+    seal_of,
     versions_here,
     with_paths,
 )
+from emcfsys_engine.settings import own_key
 
 _HERE = "./"  # of a path in the project's folder, in run.json
 
@@ -146,8 +148,8 @@ class Run:
     def record(self) -> RunRecord:
         """Read run.json.
 
-        Interpreter and variables are taken only from a file that nobody else can have written:
-        else they are our own, see `distrusted`.
+        Interpreter and variables are taken only from a file that we wrote ourselves, as its seal
+        tells, and that nobody else can have written: else they are our own, see `distrusted`.
         Raises: RunFolderError if there is none or it is of a newer version.
         """
         try:
@@ -166,7 +168,7 @@ class Run:
         if record.format > FORMAT:
             what = f"has format {record.format}, this version knows {FORMAT}"
             raise RunFolderError(self.record_file, what, "Update emcfsys-tui")
-        if _why_distrusted(found):
+        if _why_distrusted(found, record):
             own = {
                 "python": sys.executable,
                 "environment": allowed_environment(os.environ),
@@ -181,8 +183,9 @@ class Run:
     def distrusted(self) -> str:
         """Say why run.json may not choose interpreter and variables; empty when it may."""
         try:
-            return _why_distrusted(self.record_file.stat(follow_symlinks=False))
-        except OSError:
+            content, found = read_own(self.record_file)
+            return _why_distrusted(found, any_names.decode(content, RunRecord))
+        except (OSError, msgspec.MsgspecError):
             return ""  # whoever reads it next says so
 
     def write_record(self, record: RunRecord) -> None:
@@ -190,6 +193,7 @@ class Run:
 
         Raises: RunFolderError if it cannot be written.
         """
+        record = msgspec.structs.replace(record, seal=seal_of(record, own_key(make=True)))
         content = any_names.encode(self._portable(record), indent=2)
         try:
             write_whole(self.record_file, content, mode=_RECORD_MODE)
@@ -371,7 +375,7 @@ def new_run(
     A first fold without a group's name begins a new group, named after its run.
     Raises: RunFolderError if the folder cannot be made or written.
     """
-    folder = _next_folder(parent)
+    folder = next_folder(parent)
     record = RunRecord(
         id=folder.name,
         request=request,
@@ -415,7 +419,11 @@ def list_runs(project_folder: Path) -> list[Run]:
     return [Run(folder / name) for name in names if (folder / name / "run.json").is_file()]
 
 
-def _next_folder(parent: Path) -> Path:
+def next_folder(parent: Path) -> Path:
+    """Make the next free folder for a run.
+
+    Raises: RunFolderError if that cannot be.
+    """
     try:
         parent.mkdir(parents=True, exist_ok=True)
         taken = [int(name[4:]) for name in os.listdir(parent) if re.fullmatch(r"run-\d+", name)]
@@ -433,11 +441,14 @@ def _next_folder(parent: Path) -> Path:
         raise RunFolderError(parent, what, remedy_of(error)) from None
 
 
-def _why_distrusted(found: os.stat_result) -> str:
+def _why_distrusted(found: os.stat_result, record: RunRecord) -> str:
     if found.st_uid != os.geteuid():
         return "run.json belongs to another user"
-    writers = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return "run.json may be written by other users" if writers else ""
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "run.json may be written by other users"
+    if not record.seal or record.seal != seal_of(record, own_key()):
+        return "run.json was not written here by you, or by an older version"
+    return ""
 
 
 def _fit(ending: Ending, process: ExitRecord) -> bool:

@@ -1,5 +1,6 @@
 """What a run's folder records: what was asked, by whom it was started, what was asked since."""
 
+import hashlib
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -8,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from emcfsys_engine import any_names
 from emcfsys_engine.project import Project, Training
 
 FORMAT = 1
@@ -78,6 +80,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     group: str = ""  # runs that were asked for together
     fold: int = 0  # of a cross-validation, from 1; 0: none
     budget_before: Training | None = None  # of an extension that no worker has begun yet
+    seal: str = ""  # of whoever wrote python, folder and environment: see `seal_of`
 
 
 class StartRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +95,17 @@ class AskRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     ask: Literal["cancel", "stop", "pause"]
     time: float
+
+
+def seal_of(record: RunRecord, key: bytes) -> str:
+    """Return what only the owner of a key can write beside a record's interpreter and variables.
+
+    Who unpacks or copies a project owns its files, and still did not write them.
+    """
+    if not key:
+        return ""
+    chosen = any_names.encode([record.python, record.folder, sorted(record.environment.items())])
+    return hashlib.blake2b(chosen, key=key, digest_size=16).hexdigest()
 
 
 def with_paths(

@@ -13,6 +13,7 @@ import msgspec
 
 from emcfsys_engine.errors import InputError, RunFolderError, printable
 from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_files import lies_in
 from emcfsys_engine.images.writers import stem_of
 from emcfsys_engine.run.events import ImageDone
 from emcfsys_engine.run.folder import Run, State, list_runs
@@ -271,7 +272,7 @@ def _companions(run: Run) -> Iterable[Path]:
     for folder, own in stems.items():
         for file in _plain(folder):
             ending = _COMPANION.search(file.name)
-            if ending and file.name[: ending.start()] in own and not _is_changed(file, book):
+            if ending and file.name[: ending.start()] in own and _is_ours(file, book):
                 found.append(file)
     return found
 
@@ -283,8 +284,14 @@ def _book_of(run: Run) -> OutputBook | None:
     return OutputBook(Path(request.output)) if isinstance(request, WatchRequest) else None
 
 
-def _is_changed(file: Path, book: OutputBook | None) -> bool:
-    return book is not None and book.is_known(file) and not book.has(file)
+def _is_ours(file: Path, book: OutputBook | None) -> bool:
+    """Tell whether a file is as this program wrote it; what an older one wrote stands in no book.
+
+    A run's events may name files anywhere: only those in its own output folder are its.
+    """
+    if book is None or not lies_in(file.parent, book.out):
+        return False
+    return book.has(file) or not book.is_begun
 
 
 def _plain(folder: Path) -> list[Path]:

@@ -1,8 +1,9 @@
 """Labels from any tool to any other, masks among them; micrographs to PNG that Labelme opens."""
 
+import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -257,16 +258,37 @@ def _table(classes: Mapping[str, int], labels: Mapping[str, str], own: Source | 
 
 
 def output_names(refs: Sequence[ImageRef], root: Path) -> list[str]:
-    """Return a name below the output folder for each image: x, x.0012, or x.dm4 on collision."""
-    stems = [key_of_file(ref.path, root)[0].removeprefix("./") for ref in refs]
-    owners: dict[str, set[Path]] = {}
-    for ref, stem in zip(refs, stems, strict=True):
-        owners.setdefault(stem, set()).add(ref.path)
-    names: list[str] = []
-    for ref, stem in zip(refs, stems, strict=True):
-        whole = stem if len(owners[stem]) == 1 else f"{Path(stem).parent / ref.path.name}"
-        names.append(whole if ref.plane is None else f"{whole}.{ref.plane:04d}")
-    return names
+    """Return a name below the output folder for each image: x, x.0012, or x.dm4 on collision.
+
+    No two are alike, also where a file system takes A for a.
+    """
+    planes: dict[Path, list[int | None]] = {}
+    for ref in refs:
+        planes.setdefault(ref.path, []).append(ref.plane)
+    stems = {path: key_of_file(path, root)[0].removeprefix("./") for path in planes}
+    owners = Counter(stem.casefold() for stem in stems.values())
+    taken: set[str] = set()
+    found: dict[tuple[Path, int | None], str] = {}
+    for path in sorted(planes, key=lambda path: len(path.name)):
+        bases = _bases(path, stems[path], is_alone=owners[stems[path].casefold()] == 1)
+        every = (
+            [base if plane is None else f"{base}.{plane:04d}" for plane in planes[path]]
+            for base in bases
+        )
+        names = next(names for names in every if taken.isdisjoint(map(str.casefold, names)))
+        taken.update(map(str.casefold, names))
+        found.update(zip([(path, plane) for plane in planes[path]], names, strict=True))
+    return [found[ref.path, ref.plane] for ref in refs]
+
+
+def _bases(path: Path, stem: str, *, is_alone: bool) -> Iterator[str]:
+    """Yield names for one image, the best first; each is another one."""
+    if is_alone:
+        yield stem
+    whole = str(Path(stem).parent / path.name)
+    yield whole
+    for number in itertools.count(2):
+        yield f"{whole}~{number}"
 
 
 def _annotated(

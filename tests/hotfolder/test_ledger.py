@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from emcfsys_engine.errors import InputError, WatchedError
+from emcfsys_engine.errors import InputError, OutputError, WatchedError
 from emcfsys_engine.hotfolder.ledger import (
     Due,
     Entry,
     Ledger,
-    digest_of,
     read_ledger,
     watcher_of,
 )
@@ -114,20 +113,6 @@ def test_a_ledger_whose_folder_was_removed_says_so_and_is_made_again(tmp_path: P
     ledger.close()
 
 
-def test_a_digest_tells_a_rewrite_from_a_touch(tmp_path: Path) -> None:
-    file = tmp_path / "a"
-    content = bytes(range(256)) * 1000
-    file.write_bytes(content)
-    first = digest_of(file, len(content))
-    file.touch()
-    assert digest_of(file, len(content)) == first
-    for place in (0, len(content) - 1):
-        changed = bytearray(content)
-        changed[place] ^= 1
-        file.write_bytes(changed)
-        assert digest_of(file, len(content)) != first
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can look with another user's rights")
 def test_a_colleague_who_may_only_read_sees_what_a_watch_did() -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -141,3 +126,26 @@ def test_a_colleague_who_may_only_read_sees_what_a_watch_did() -> None:
             assert [entry.path for entry in read_ledger(output)] == ["a.tif"]
         finally:
             os.seteuid(0)
+
+
+@pytest.mark.parametrize("name", ["ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-journal"])
+@pytest.mark.parametrize("kind", ["link", "second name", "pipe"])
+def test_no_database_of_somebody_else_becomes_the_ledger(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    mine, file = tmp_path / "mine.sqlite", tmp_path / ".emcfsys" / name
+    with contextlib.closing(sqlite3.connect(mine)) as connection:
+        connection.execute("CREATE TABLE mine (x)")
+    before = mine.read_bytes()
+    file.parent.mkdir()
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "link":
+        file.symlink_to(mine)
+    else:
+        os.link(mine, file)
+    with pytest.raises(OutputError, match=r"is a link or a pipe|no plain file|second name"):
+        Ledger(tmp_path, owner="run-1")
+    if kind == "pipe" and name == "ledger.sqlite":
+        assert read_ledger(tmp_path) == []
+    assert mine.read_bytes() == before

@@ -110,3 +110,34 @@ def test_a_link_is_none_of_ours(tmp_path: Path) -> None:
     file.rename(tmp_path / "b.png")
     file.symlink_to("b.png")
     assert not book.has(file)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "second name", "folder"])
+def test_what_lies_in_the_books_place_is_not_waited_for_nor_written_to(
+    tmp_path: Path, kind: str
+) -> None:
+    file, mine = tmp_path / ".emcfsys" / "outputs.jsonl", tmp_path / "notes.txt"
+    file.parent.mkdir()
+    mine.write_text("mine\n")
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "link":
+        file.symlink_to(mine)
+    elif kind == "second name":
+        os.link(mine, file)
+    else:
+        file.mkdir()
+    book = OutputBook(tmp_path)
+    with pytest.raises(OSError, match=r"is a link or a pipe|no plain file|second name|directory"):
+        book.stems([Wanted(image=tmp_path / "a.tif", folder="")], ".png")
+    assert mine.read_text() == "mine\n"
+
+
+def test_a_book_that_grew_huge_by_damage_costs_no_memory(tmp_path: Path) -> None:
+    book = OutputBook(tmp_path)
+    (stem,) = book.stems([Wanted(image=tmp_path / "a.tif", folder="")], ".png")
+    with book.file.open("r+b") as stream:
+        stream.seek(200 << 20)
+        stream.write(b"\n")
+    again = OutputBook(tmp_path)
+    assert again.stems([Wanted(image=tmp_path / "a.tif", folder="")], ".png") == [stem]

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from emcfsys_engine.files import temporary_of
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.images.writers import PngWriter, RowWriter, TiffWriter, writer_for
@@ -107,3 +108,23 @@ def test_too_few_rows_make_no_tiff(tmp_path: Path) -> None:
         writer.finish()
     writer.abort()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.ome.tif", "a.ome.zarr"])
+def test_a_link_that_lies_where_a_mask_is_to_be_begun_is_not_followed(
+    tmp_path: Path, name: str
+) -> None:
+    precious = tmp_path / "precious"
+    if name.endswith(".zarr"):
+        precious.mkdir()
+        (precious / "mine").write_bytes(b"mine")
+    else:
+        precious.write_bytes(b"mine")
+    temporary_of(tmp_path / name).symlink_to(precious)
+    writer = writer_for(tmp_path / name, (8, 8), None)
+    writer.write(np.full((8, 8), 3, np.uint8))
+    writer.finish()
+    kept = precious / "mine" if precious.is_dir() else precious
+    assert kept.read_bytes() == b"mine"
+    assert len(list(precious.parent.iterdir())) == 2
+    assert read_micrograph(ImageRef(path=tmp_path / name)).pixels.min() == 3

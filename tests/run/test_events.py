@@ -1,6 +1,7 @@
 """events.jsonl: whole lines, for ever."""
 
 import os
+import resource
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from emcfsys_engine.run.events import (
     EventReader,
     EventWriter,
+    RunFinished,
     RunResumed,
     RunStarted,
     StepDone,
@@ -195,3 +197,17 @@ def test_a_full_disk_is_told_and_leaves_whole_lines(tmp_path: Path) -> None:
         assert file.stat().st_size == size
         writer.write(_step(2))
     assert [event.step for event in read_events(file) if isinstance(event, StepDone)] == [2]
+
+
+def test_a_line_without_end_costs_no_memory_and_hides_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    with EventWriter(file) as writer:
+        writer.write(RunStarted(run="run-0001", does="train"))
+    end = file.stat().st_size
+    os.truncate(file, end + (200 << 20))  # zeros, as a crash leaves them
+    with file.open("ab") as stream:
+        stream.write(b"\n" + msgspec.json.encode(RunFinished(reason="steps")) + b"\n")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    kinds = [type(event) for event in EventReader(file).read_new()]
+    assert kinds == [RunStarted, RunFinished]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # KiB

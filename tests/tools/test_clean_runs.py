@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from emcfsys_engine.commands.runs import clean
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_files import digest_of_output
 from emcfsys_engine.run.events import (
     Ending,
     EventWriter,
@@ -206,3 +208,22 @@ def test_the_command_removes_with_yes_and_prints_json_alone(tmp_path: Path) -> N
     assert "removed 1.0 kB" in done.stdout
     assert not run.checkpoint_file.exists()
     assert run.previews_folder.exists()
+
+
+def test_a_companion_that_this_program_did_not_write_is_left(tmp_path: Path) -> None:
+    out, photos = tmp_path / "masks", tmp_path / "photos"
+    for place in (out, photos):
+        place.mkdir()
+        for name in ("a.png", "a.overlay.png", "a.uncertainty.png"):
+            (place / name).write_bytes(b"x" * 10)
+    ours = out / "a.uncertainty.png"
+    OutputBook(out).note({ours: digest_of_output(ours)})
+    run = new_run(out / ".emcfsys", PredictRequest(model="/m", inputs=("/i",), out=str(out)))
+    with EventWriter(run.events_file) as writer:
+        writer.write(RunStarted(run=run.id, does="predict"))
+        for place in (out, photos):  # a run's events may be anybody's words
+            writer.write(ImageDone(image="x", mask=str(place / "a.png"), seconds=1))
+        writer.write(RunFinished(reason="done"))
+    (item,) = clean_runs(out, what=("companions",), remove=True).items
+    assert item.files == (str(ours),)
+    assert len(list(photos.iterdir())) == 3

@@ -1,6 +1,7 @@
 """Masks and their companions on the disk, written whole and together, over nobody else's files."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ class Companions:
         """Return the names of a mask and of what stands beside it."""
         kinds = ["overlay"] * self.overlay + ["uncertainty"] * self.uncertainty
         if self.probabilities:
-            kinds += [probability_kind(name) for name in card.classes]
+            kinds += probability_kinds(card.classes).values()
         return [mask_file, *(companion(mask_file, kind) for kind in kinds)]
 
 
@@ -185,8 +186,8 @@ class OutputSet:
                 companion(mask, "uncertainty"), size_HW, pixel_nm, is_smooth=True
             )
         if self._wanted.probabilities:
-            for name in self._card.classes:
-                file = companion(mask, probability_kind(name))
+            for name, kind in probability_kinds(self._card.classes).items():
+                file = companion(mask, kind)
                 writers[f"prob {name}"] = PngWriter(file, size_HW, is_smooth=True)
         writers["mask"] = writer_for(mask, size_HW, pixel_nm)
 
@@ -284,9 +285,19 @@ def discard(temporary: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def probability_kind(name: str) -> str:
-    """Return what the file of a class's probability is called beside its mask."""
-    return f"prob-{name.replace('/', '_')}"
+def probability_kinds(classes: Sequence[str]) -> dict[str, str]:
+    """Return what the file of each class's probability is called beside its mask; no two alike."""
+    kinds: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in classes:
+        plain = kind = "prob-" + re.sub(r"[/\0]", "_", name)
+        number = 1
+        while kind.casefold() in taken:
+            number += 1
+            kind = f"{plain}~{number}"
+        taken.add(kind.casefold())
+        kinds[name] = kind
+    return kinds
 
 
 def blend(

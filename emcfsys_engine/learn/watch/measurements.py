@@ -5,6 +5,7 @@ that the ledger does not know, which the next start takes back, so that no image
 """
 
 import csv
+import errno
 import io
 import math
 import os
@@ -14,13 +15,14 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from emcfsys_engine.files import open_own, write_whole
+from emcfsys_engine.files import open_own, reading_own, write_whole
 from emcfsys_engine.hotfolder.ledger import FOLDER
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.text import cell_of, text_of_cell
 
 Line = Mapping[str, object]
 _FILE = "measurements.csv"
+_MOST_BYTES = 1 << 30  # of millions of images
 
 
 def measured(
@@ -37,8 +39,7 @@ def measured(
     size is known; diameters are those of discs of the same area, their median.
     Shapes: the mask is H×W uint8.
     """
-    nm = pixel_nm
-    area_nm2 = None if nm is None else math.prod(nm)
+    area_nm2 = None if pixel_nm is None else math.prod(pixel_nm)
     line: dict[str, object] = {
         "image": image,
         "height_px": mask_HW.shape[0],
@@ -49,20 +50,38 @@ def measured(
     }
     ground = card.class_values[0]
     for name, value in zip(card.classes, card.class_values, strict=True):
-        pixels = int((mask_HW == value).sum())
-        line[f"{name}_fraction"] = f"{pixels / mask_HW.size:.6f}"
-        line[f"{name}_px"] = pixels
-        line[f"{name}_nm2"] = "" if area_nm2 is None else f"{pixels * area_nm2:.6g}"
-        if value == ground:
-            continue
-        areas_px = _object_areas_px(mask_HW == value)
-        line[f"{name}_objects"] = len(areas_px)
-        middle = ""
-        if len(areas_px):
-            middle = f"{2 * math.sqrt(float(np.median(areas_px)) * (area_nm2 or 1) / math.pi):.6g}"
-        line[f"{name}_diameter_px"] = middle if nm is None else ""
-        line[f"{name}_diameter_nm"] = "" if nm is None else middle
+        told = _of_class(mask_HW == value, area_nm2, has_objects=value != ground)
+        for word, number in told.items():
+            line[_free_column(f"{name}_{word}", line)] = number
     return line
+
+
+def _of_class(is_class_HW: np.ndarray, area_nm2: float | None, *, has_objects: bool) -> Line:
+    pixels = int(is_class_HW.sum())
+    told: dict[str, object] = {
+        "fraction": f"{pixels / is_class_HW.size:.6f}",
+        "px": pixels,
+        "nm2": "" if area_nm2 is None else f"{pixels * area_nm2:.6g}",
+    }
+    if not has_objects:
+        return told
+    areas_px = _object_areas_px(is_class_HW)
+    middle = ""
+    if len(areas_px):
+        middle = f"{2 * math.sqrt(float(np.median(areas_px)) * (area_nm2 or 1) / math.pi):.6g}"
+    told["objects"] = len(areas_px)
+    told["diameter_px"] = middle if area_nm2 is None else ""
+    told["diameter_nm"] = "" if area_nm2 is None else middle
+    return told
+
+
+def _free_column(name: str, line: Line) -> str:
+    """Return a column's name that is not taken: a class may be called "height", as the image is."""
+    number, free = 1, name
+    while free in line:
+        number += 1
+        free = f"{name}_{number}"
+    return free
 
 
 def _object_areas_px(is_class_HW: np.ndarray) -> np.ndarray:
@@ -93,7 +112,7 @@ class Measurements:
         text = io.StringIO(newline="")
         if not self._columns:
             self._columns = list(lines[0])
-            csv.writer(text).writerow(self._columns)
+            csv.writer(text).writerow(map(cell_of, self._columns))
         # A later version's columns would shift an older file's: it keeps its own.
         writer = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore")
         writer.writerows({name: cell_of(value) for name, value in line.items()} for line in lines)
@@ -116,11 +135,15 @@ class Measurements:
 
     def _drop_unknown(self, done: frozenset[str]) -> None:
         """Drop a torn last line and lines of images that the ledger does not know, at the end."""
-        content = self.file.read_bytes().decode("utf-8", "surrogateescape")
+        with reading_own(self.file) as stream:
+            if os.fstat(stream.fileno()).st_size > _MOST_BYTES:
+                raise OSError(errno.EFBIG, "is far too large: move it away", str(self.file))
+            content = stream.read().decode("utf-8", "surrogateescape")
+        csv.field_size_limit(max(csv.field_size_limit(), len(content)))
         rows = list(csv.reader(io.StringIO(content, newline="")))
         if not rows:
             return
-        self._columns = rows[0]
+        self._columns = list(map(text_of_cell, rows[0]))
         kept = len(rows)
         while kept > 1 and (
             len(rows[kept - 1]) != len(rows[0])

@@ -15,7 +15,7 @@ from emcfsys_engine.errors import (
     RunFolderError,
 )
 from emcfsys_engine.files import is_full
-from emcfsys_engine.hotfolder.ledger import Due, Ledger, digest_of, was_asked
+from emcfsys_engine.hotfolder.ledger import Due, Ledger, was_asked
 from emcfsys_engine.hotfolder.notifier import Waker, choose_backend
 from emcfsys_engine.hotfolder.places import refuse_places
 from emcfsys_engine.hotfolder.scan import (
@@ -27,6 +27,7 @@ from emcfsys_engine.hotfolder.scan import (
 )
 from emcfsys_engine.hotfolder.status import best_model
 from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_files import digest_of, is_content
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.output_disk import (
     OutputDisk,
@@ -329,7 +330,7 @@ class _Watch:
             return self.stages.own_output(seen, digest)
         version = before.version if before is not None else 1
         if before is not None and before.state in ("done", "skipped"):
-            if before.digest == digest:
+            if is_content(before.digest, self.root / seen.path, seen.size, digest):
                 return self.stages.unchanged(seen, before)
             if self.project.hotfolder.rewritten == "skip":
                 return self.stages.skipped(seen, before, digest)

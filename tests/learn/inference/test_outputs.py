@@ -269,3 +269,10 @@ def test_cleaning_takes_companions_of_any_format_and_none_that_a_person_changed(
     clean_runs(out, what=("companions",), remove=True)
     assert (out / "a.overlay.png").read_bytes() == b"drawn upon"
     assert not (out / "b.overlay.png").exists()
+
+
+def test_no_two_classes_share_the_file_of_their_probability() -> None:
+    kinds = outputs.probability_kinds(("a/b", "a_b", "A_B", "a\0b", "c"))
+    assert len({kind.casefold() for kind in kinds.values()}) == 5
+    assert kinds["c"] == "prob-c"
+    assert not [kind for kind in kinds.values() if {"/", "\0"} & set(kind)]

@@ -1,8 +1,10 @@
 """The hot folder's measurements: one line an image, never two, never half of one."""
 
 import csv
+import os
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -82,3 +84,34 @@ def test_columns_of_an_older_file_stay_its_own(output: Path) -> None:
     file.write_text("image,grain_px\nold.tif,5\n")
     Measurements(output, {"old.tif"}).append([line_of(np.full((2, 2), 7, np.uint8), None)])
     assert file.read_text().splitlines() == ["image,grain_px", "old.tif,5", "a.tif,4"]
+
+
+def test_columns_that_a_spreadsheet_would_run_are_text_and_stay_whose_they_are(
+    output: Path,
+) -> None:
+    card = msgspec.structs.replace(CARD, classes=("=resin", "height"))
+    mask = np.full((4, 6), 7, np.uint8)
+    lines = [measured(name, None, mask, 0.9, card, "") for name in ("'=a.tif", "=b.tif")]
+    assert (lines[0]["height_px"], lines[0]["height_px_2"]) == (4, 24)  # the image's, the class's
+    Measurements(output, ()).append(lines[:1])
+    Measurements(output, {"'=a.tif"}).append(lines[1:])
+    rows = rows_of(output)
+    assert [row["image"] for row in rows] == ["''=a.tif", "'=b.tif"]
+    assert [row["height_px_2"] for row in rows] == ["24", "24"]
+    assert not [name for name in rows[0] if name.startswith("=")]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_what_lies_in_the_tables_place_is_refused(output: Path, kind: str) -> None:
+    file, mine = output / FOLDER / "measurements.csv", output / "mine.csv"
+    mine.write_text("image\n")
+    os.mkfifo(file) if kind == "pipe" else file.symlink_to(mine)
+    with pytest.raises(OSError, match="is no file of ours"):
+        Measurements(output, ())
+    assert mine.read_text() == "image\n"
+
+
+def test_a_field_of_any_length_is_read(output: Path) -> None:
+    (output / FOLDER / "measurements.csv").write_text("image,px\n" + "x" * 200_000 + ",1\n")
+    Measurements(output, ())
+    assert rows_of(output) == []

@@ -1,0 +1,57 @@
+"""A cell of a table is what it says, for people and for spreadsheets."""
+
+import csv
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emcfsys_engine.text import cell_of, text_of_cell
+
+EVIL = "=+-@＝＋－＠"
+BLANKS = " \t\r\n\u00a0\u200b\ufeff'"
+texts = st.text(st.sampled_from([*EVIL, *BLANKS, *';a1."', ",", "|"]), max_size=8) | st.text()
+
+
+@pytest.mark.parametrize("sign", EVIL)
+@pytest.mark.parametrize("before", ["", *BLANKS, "  ", "x;", "x\t", "x; ", "a\n", "''"])
+def test_what_a_spreadsheet_would_run_begins_with_an_apostrophe(sign: str, before: str) -> None:
+    cell = str(cell_of(f"{before}{sign}SUM(A1)"))
+    for part in _parts(cell):
+        assert part.lstrip(BLANKS[:-1])[:1] not in set(EVIL)
+
+
+@given(texts)
+def test_a_cell_gives_its_text_back(text: str) -> None:
+    assert text_of_cell(str(cell_of(text))) == text
+
+
+@given(texts)
+def test_no_cell_is_run_wherever_a_spreadsheet_parts_it(text: str) -> None:
+    stream = io.StringIO(newline="")
+    csv.writer(stream).writerow([cell_of(text), "x"])
+    (read,) = csv.reader(io.StringIO(stream.getvalue(), newline=""))
+    for part in _parts(read[0]):
+        assert part.lstrip(BLANKS[:-1])[:1] not in set(EVIL) or _is_number(part)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers())
+def test_numbers_stay_numbers(number: float) -> None:
+    assert cell_of(number) == number
+    assert cell_of(str(number)) == str(number)
+    assert cell_of(f"{number:.10g}") == f"{number:.10g}"
+
+
+def _is_number(part: str) -> bool:
+    try:
+        float(part)
+    except ValueError:
+        return False
+    return True
+
+
+def _parts(cell: str) -> list[str]:
+    for mark in ";\t\r":
+        cell = cell.replace(mark, "\n")
+    return cell.split("\n")
