@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from emcfsys_engine.annotations.class_folders import masks_by_class
 from emcfsys_engine.annotations.files import find_annotations
 from emcfsys_engine.annotations.pair_shapes import pair_shapes
 from emcfsys_engine.annotations.pairing import is_label_name, key_of_file, match
@@ -113,23 +114,19 @@ def _in_class_folders(folder: Path, places: Iterable[tuple[str, str]]) -> Iterab
     for images, labels in places:
         if images == labels:
             continue
+        by_class = masks_by_class(folder / labels)
+        if not all(_looks_like_a_mask(next(iter(masks.values()))) for masks in by_class.values()):
+            continue
         refs = images_in(folder, images, labels)
-        below = [entry for entry in sorted((folder / labels).iterdir()) if entry.is_dir()]
-        paired: dict[str, set[ImageRef]] = {}
-        for entry in below:
-            keys = {mask: key_of_file(mask.path, entry) for mask in find_images(".", entry)}
-            found = match(refs, folder / images, keys)[0]
-            if found and all(map(_looks_like_a_mask, list(found.values())[:1])):
-                paired[entry.name] = set(found)
-        every = [ref for one in paired.values() for ref in one]
-        if len(every) > len(set(every)):
+        keys = {key: key for masks in by_class.values() for key in masks}
+        if pairs := match(refs, folder / images, keys)[0]:
             yield Layout(
                 images=images,
                 kind="masks",
                 labels=labels,
                 num_images=len(refs),
-                num_pairs=len(set(every)),
-                class_folders=tuple(paired),
+                num_pairs=len(pairs),
+                class_folders=tuple(by_class),
             )
 
 

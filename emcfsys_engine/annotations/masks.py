@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -232,6 +232,19 @@ def read_mask(
         facts = mask_facts(ref, table)
         raise unknown_values(ref, facts.unknown(table), facts)
     return ids.astype(np.uint8)
+
+
+def recipe_of(
+    facts: Collection[MaskFacts], table: LabelTable, class_values: Sequence[int]
+) -> MaskRecipe:
+    """Tell whether all masks of a source hold only 0 and 255, and there are two classes."""
+    held = {value for one in facts for value, _ in one.values}
+    # Those of the table's own labels stand before the classes and "unlabelled".
+    own = table.values[: -1 - len(class_values)]
+    is_mapped = any(low <= UNLABELLED <= high for low, high, _ in own)
+    in_colour = any(one.in_colour for one in facts)
+    two = held == {0, UNLABELLED} and len(class_values) == 2 and not is_mapped and not in_colour
+    return "two_values" if two else "index"
 
 
 def read_instances(ref: ImageRef, table: LabelTable) -> np.ndarray | None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from emcfsys_engine.annotations.class_folders import paint_stencils
 from emcfsys_engine.annotations.draw import annotation_ids
-from emcfsys_engine.annotations.masks import LabelTable, label_table, read_mask, read_stencil
+from emcfsys_engine.annotations.masks import LabelTable, label_table, read_mask
 from emcfsys_engine.annotations.pair_shapes import annotation_for
 from emcfsys_engine.data_counts import remember_counts
 from emcfsys_engine.dataset.deals import Deal, Dealt, full_name, planned, recognised
@@ -210,14 +211,7 @@ def _read(
     if label.kind == "mask":
         ref = ImageRef(path=label.path, plane=label.plane)
         return read_mask(ref, table, label.recipe, project.class_values)
-    ids = np.full(size_HW, table.undrawn, np.uint8)
-    for name, path in label.parts:
-        class_id = table.of_name(name)
-        stencil = read_stencil(path)
-        if stencil.shape != tuple(size_HW):
-            return stencil.astype(np.uint8)  # the caller names the sizes
-        ids[stencil] = UNLABELLED if class_id is None else class_id
-    return ids
+    return paint_stencils(label.parts, table, size_HW)
 
 
 def _named(found: Sequence[Found]) -> list[Sample]:

@@ -14,6 +14,7 @@ from emcfsys_engine.annotations.masks import (
     MaskFacts,
     MaskRecipe,
     label_table,
+    recipe_of,
     unknown_values,
 )
 from emcfsys_engine.annotations.pair_shapes import Place, pair_shapes, part_for
@@ -30,7 +31,7 @@ from emcfsys_engine.dataset.facts_cache import FactsCache, scan_masks
 from emcfsys_engine.errors import AnnotationError, InputError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images, left_out_words, probe
-from emcfsys_engine.project import UNLABELLED, Project, Source
+from emcfsys_engine.project import Project, Source
 
 Paired = TypeVar("Paired")
 
@@ -211,22 +212,15 @@ class _Labelled:
             classes[image] = frozenset(self.pixels[image])
         return labels, classes
 
-    def _recipe(self, facts: object, notes: list[str]) -> MaskRecipe:
-        """Tell whether the whole source holds only 0 and 255 and the project two classes."""
-        every = [fact for fact in facts if isinstance(fact, MaskFacts)]  # type: ignore[union-attr]
-        held = {value for fact in every for value, _ in fact.values}
-        values = self.project.class_values
-        mapped = any(
-            low <= UNLABELLED <= high for low, high, _ in self.table.values[: -1 - len(values)]
-        )
-        if held != {0, UNLABELLED} or len(values) != 2 or mapped or any(f.in_colour for f in every):
-            return "index"
-        low, high = self.project.class_names
-        notes.append(
-            f'data.{self.index}: its masks hold only 0 and 255: 0 is taken as "{low}" and 255 as '
-            f'"{high}" (say otherwise under [data.labels])'
-        )
-        return "two_values"
+    def _recipe(self, facts: Collection[MaskFacts], notes: list[str]) -> MaskRecipe:
+        recipe = recipe_of(facts, self.table, self.project.class_values)
+        if recipe == "two_values":
+            low, high = self.project.class_names
+            notes.append(
+                f'data.{self.index}: its masks hold only 0 and 255: 0 is taken as "{low}" and 255 '
+                f'as "{high}" (say otherwise under [data.labels])'
+            )
+        return recipe
 
     def _pixels_of(self, facts: MaskFacts, recipe: MaskRecipe) -> dict[str, int]:
         """Return class -> pixels of one mask."""

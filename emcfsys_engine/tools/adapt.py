@@ -12,7 +12,7 @@ import tifffile
 
 from emcfsys_engine.annotations.draw import annotation_ids
 from emcfsys_engine.annotations.files import find_annotations
-from emcfsys_engine.annotations.masks import LabelTable, mask_facts, read_mask, table_of
+from emcfsys_engine.annotations.masks import LabelTable, mask_facts, read_mask, recipe_of, table_of
 from emcfsys_engine.annotations.pair_shapes import pair_shapes, part_for
 from emcfsys_engine.annotations.pairing import bare_name, key_of_file, match, root_of
 from emcfsys_engine.annotations.suggestions import untouched
@@ -138,10 +138,9 @@ def _of_mask(
     mask = match([ref], ref.path.parent, keys)[0].get(ref)
     if mask is None:
         return None
-    held = {value for value, _ in mask_facts(mask, table).values}
     values = tuple(sorted(card.class_values))
-    two = held == {0, UNLABELLED} and len(values) == 2
-    return read_mask(mask, table, "two_values" if two else "index", values)
+    recipe = recipe_of([mask_facts(mask, table)], table, values)
+    return read_mask(mask, table, recipe, values)
 
 
 def _quarter(ids: np.ndarray) -> tuple[slice, slice]:
