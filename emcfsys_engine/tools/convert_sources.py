@@ -19,7 +19,6 @@ from emcfsys_engine.annotations.masks import (
     LabelTable,
     MaskFacts,
     MaskRecipe,
-    mask_facts,
     read_instances,
     read_mask,
     recipe_of,
@@ -36,7 +35,8 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook, free_version, place_own
 from emcfsys_engine.images.reader import find_images, probe
 from emcfsys_engine.images.writers import is_companion
-from emcfsys_engine.project import UNLABELLED, Source
+from emcfsys_engine.project import Source
+from emcfsys_engine.tools.new_classes import facts_of, from_facts
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,10 +210,28 @@ def _of_masks(given: Given, classes: Mapping[str, int] | None, log: ConversionLo
     every = find_images(given.source, given.base)
     masks = [ref for ref in every if ref not in images and not is_companion(ref.path)]
     facts = facts_of(masks)
-    chosen = dict(classes) if classes else classes_of_masks(facts, given.labels, log)
-    table = table_for(chosen, given)
-    items = masked(masks, recipe_of(facts, table, sorted(chosen.values())), table, chosen, given)
-    return Labels(items=items, classes=chosen, table=table)
+    if classes is None:
+        classes, labels, notes = _classes_of_masks(facts, given.labels)
+        given = replace(given, labels=labels)
+        log.notes += notes
+    table = table_for(classes, given)
+    recipe = recipe_of([one for _, one in facts], table, sorted(classes.values()))
+    items = masked(masks, recipe, table, classes, given)
+    return Labels(items=items, classes=dict(classes), table=table)
+
+
+def _classes_of_masks(
+    facts: Sequence[tuple[ImageRef, MaskFacts]], labels: Mapping[str, str]
+) -> tuple[Mapping[str, int], Mapping[str, str], Sequence[str]]:
+    """Return classes and labels as `new` proposes them, or for the labels that were given."""
+    given = [name for name in dict.fromkeys(labels.values()) if name != "ignore"]
+    if given:
+        others = [name for name in given if name != "background"]
+        named = {name: value for value, name in enumerate(others, start=1)}
+        return {"background": 0} | named, labels, ()
+    proposal = from_facts(facts)
+    notes = [f"no classes were given: {note}" for note in proposal.notes]
+    return proposal.classes, proposal.labels, notes
 
 
 def _class_folders(given: Given, classes: Mapping[str, int] | None) -> MasksByClass:
@@ -387,18 +405,6 @@ def in_class_folders(by_class: MasksByClass, table: LabelTable, given: Given) ->
     return items
 
 
-def facts_of(masks: Sequence[ImageRef]) -> list[MaskFacts]:
-    """Return the values of masks that can be read; the others are named in their turn."""
-    table = table_of({}, {})
-    found: list[MaskFacts] = []
-    for mask in masks:
-        try:
-            found.append(mask_facts(mask, table))
-        except InputError:
-            continue
-    return found
-
-
 def classes_of_labels(
     found: Mapping[Path, tuple[Annotation, ...]], labels: Mapping[str, str]
 ) -> dict[str, int]:
@@ -418,24 +424,6 @@ def classes_of_labels(
     }
     names = sorted(names - BACKGROUND_LABELS - IGNORED_LABELS)
     return {"background": 0} | {name: value for value, name in enumerate(names[:254], start=1)}
-
-
-def classes_of_masks(
-    facts: Sequence[MaskFacts], labels: Mapping[str, str], log: ConversionLog
-) -> dict[str, int]:
-    """Return classes for the values that masks hold; 0 is the background."""
-    given = [name for name in dict.fromkeys(labels.values()) if name != "ignore"]
-    if given:
-        return {"background": 0} | {
-            name: value for value, name in enumerate([n for n in given if n != "background"], 1)
-        }
-    held = {value for one in facts for value, _ in one.values}
-    if held == {0, UNLABELLED}:
-        log.notes.append("no classes were given: masks hold 0 and 255, background and object")
-        return {"background": 0, "object": 1}
-    values = {value for value in held if value < UNLABELLED}
-    log.notes.append("no classes were given: values are named class 1, class 2 …")
-    return {"background": 0} | {f"class {value}": value for value in sorted(values - {0})}
 
 
 def classes_of_folders(by_class: MasksByClass, log: ConversionLog) -> dict[str, int]:

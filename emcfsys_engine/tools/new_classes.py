@@ -84,12 +84,22 @@ def from_shapes(annotations: Sequence[Annotation]) -> Proposal | None:
 
 def from_masks(masks: Iterable[ImageRef]) -> Proposal:
     """Return classes by the values or colours of masks."""
+    return from_facts(facts_of(masks))
+
+
+def facts_of(masks: Iterable[ImageRef]) -> list[tuple[ImageRef, MaskFacts]]:
+    """Return what masks hold; those that cannot be read are left out, others say what is wrong."""
     facts: list[tuple[ImageRef, MaskFacts]] = []
     for mask in masks:
         try:
             facts.append((mask, mask_facts(mask, table_of({}, {}))))
         except InputError:
-            continue  # `check` names what is wrong with it
+            continue
+    return facts
+
+
+def from_facts(facts: Sequence[tuple[ImageRef, MaskFacts]]) -> Proposal:
+    """Return classes by the values or colours that masks hold."""
     values = Counter[int]()
     for _, one in facts:
         values.update(dict(one.values))
