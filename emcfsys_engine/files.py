@@ -90,14 +90,23 @@ def reading_own(file: Path) -> BinaryIO:
 def next_lines(stream: BinaryIO) -> bytes:
     """Return what comes next in a file of ours: many whole lines, or nothing while none is whole.
 
-    A line that is far too long to be ours is given in pieces, without its end.
+    A line that is far too long to be ours is given in pieces, without its holes: a crash may leave
+    gigabytes of zeros. The stream stands behind what was returned.
     """
+    start = stream.tell()
     block = stream.read(_READ_BYTES)
     cut = block.rfind(b"\n") + 1
-    if cut or len(block) < _READ_BYTES:
-        return block[:cut]
-    rest = stream.readline(_MOST_BYTES)
-    return block + rest if rest.endswith(b"\n") or len(rest) == _MOST_BYTES else b""
+    if not cut and len(block) == _READ_BYTES:
+        block += stream.readline(_MOST_BYTES)
+        cut = len(block) if block.endswith(b"\n") or len(block) > _MOST_BYTES else 0
+    stream.seek(start + cut)
+    if cut > _MOST_BYTES:
+        try:
+            stream.seek(os.lseek(stream.fileno(), stream.tell(), os.SEEK_DATA))
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole follows
+                stream.seek(0, os.SEEK_END)
+    return block[:cut]
 
 
 def reading(file: Path) -> BinaryIO:

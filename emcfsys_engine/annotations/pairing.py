@@ -88,7 +88,7 @@ def key_of_name(name: str, plane: int | None = None) -> Key:
 
 
 def _split(name: str) -> tuple[str, str]:
-    found = re.fullmatch(r"(.+)(\.(?=[^.]*[a-zA-Z])[a-zA-Z0-9]{1,7})", name)
+    found = re.fullmatch(r"(.+)(\.(?=[^.]*[a-zA-Z])[a-zA-Z0-9]{1,7})", name, re.DOTALL)
     return (found[1], found[2]) if found else (name, "")
 
 

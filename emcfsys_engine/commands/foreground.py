@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from types import FrameType
+from typing import Literal
 
 from emcfsys_engine.commands.saying import say, say_lines
 from emcfsys_engine.errors import InputError, ProjectError, RunFolderError, printable
@@ -30,6 +31,7 @@ from emcfsys_engine.run.records import TrainRequest
 from emcfsys_engine.settings import Config, load_config
 
 _LOOK_EVERY_S = 0.1
+_LOOK_AT_FOLDER_S = 1.0
 
 
 def run_in_foreground(run: Run) -> int:
@@ -50,9 +52,11 @@ def run_in_foreground(run: Run) -> int:
     keeper = start(run, foreground=True, environment=laid_over, lease=lease)
     progress = Progress(sys.stderr.isatty())
     passed_on = _SignalsPassedOn(run, keeper)
+    place = _Place(run)
     with passed_on:
         while keeper.poll() is None:
             passed_on.kill_if_due()
+            place.look()
             for event in reader.read_new():
                 progress.tell(event)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -100,6 +104,27 @@ def _why_lost(run: Run, reason: str) -> str:
         what = "its disk is full. What is done is kept: free some space, then go on."
         return f"{run.folder}: {what}"
     return f"{run.id}: {reason}. See {run.log_file}"
+
+
+class _Place:
+    """Says when the run's folder leaves: its worker's own words go there."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._is_there = True
+        self._looked_at = time.monotonic()
+
+    def look(self) -> None:
+        """Look now and then."""
+        if time.monotonic() < self._looked_at + _LOOK_AT_FOLDER_S:
+            return
+        self._looked_at = time.monotonic()
+        before, self._is_there = self._is_there, self._run.folder.is_dir()
+        if before and not self._is_there:
+            what = "was removed, or its disk is away: what is done is kept in memory meanwhile"
+            say(f"{self._run.folder} {what}", err=True)
+        elif self._is_there and not before:
+            say(f"{self._run.folder} is there again", err=True)
 
 
 class _SignalsPassedOn:
@@ -154,10 +179,14 @@ class _SignalsPassedOn:
             signal_group(self._keeper.pid, signal.SIGKILL)
         self.code = code
 
+    def _ask(self, ask: Literal["cancel", "stop"]) -> None:
+        with contextlib.suppress(OSError):  # its disk is away or full: the signal is heard
+            self._run.ask(ask)
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._may_finish:
             self._may_finish = False
-            self._run.ask("stop")
+            self._ask("stop")
             words = "Finishing: a few steps of a falling rate, then the final model. Ctrl+C again "
             say(f"{words}saves and ends.", err=True, lead="\n")
         elif number == signal.SIGINT:
@@ -168,7 +197,7 @@ class _SignalsPassedOn:
                     say("cancelled", err=True, lead="\n")
                 self.code = 130
                 return
-            self._run.ask("cancel")
+            self._ask("cancel")
             say("Saving and ending. Ctrl+C again kills it.", err=True, lead="\n")
         self._was_asked = True
         signal_group(self._keeper.pid, signal.SIGTERM)

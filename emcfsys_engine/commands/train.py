@@ -225,6 +225,9 @@ def _resume(place: Path, overrides: tuple[str, ...]) -> None:
         refuse_unresumable(run)
     try:
         for run in runs if overrides else ():
+            if why := run.distrusted():  # what we write of it below is our own
+                words = "it runs with this interpreter and your own variables"
+                say(f"{run.id}: {why}: {words}", err=True)
             extend(run, overrides)
         if waiting:
             raise SystemExit(_train_all(waiting))

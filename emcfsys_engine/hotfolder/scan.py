@@ -27,6 +27,7 @@ from emcfsys_engine.files import (
 )
 from emcfsys_engine.hotfolder.ledger import Entry
 from emcfsys_engine.hotfolder.places import identity_of, is_inside
+from emcfsys_engine.images.own_files import digest_of, is_content
 
 Verdict = Literal["whole", "growing", "unknown"]
 _MAX_DIRECTORIES = 100_000  # of a TIFF: a loop in its chain must end
@@ -231,6 +232,7 @@ class Scanner:
         self.scan_s = 0.0
         self._clock = clock
         self._retry_at: dict[str, float] = {}
+        self._doubtful: dict[str, os.stat_result] = {}
 
     def scan(self) -> None:
         """Look at the whole folder; a root that is gone means offline, never "all deleted"."""
@@ -248,6 +250,8 @@ class Scanner:
                 self._note(path, status, closed=False)
         for path in self.settling.keys() - found:
             del self.settling[path]
+        for path in self._doubtful.keys() - found:
+            del self._doubtful[path]
         self.scan_s = self._clock() - started
 
     def hint(self, path: str, *, closed: bool) -> None:
@@ -282,6 +286,31 @@ class Scanner:
         elif seen is not None and seen.stamp == entry.stamp:
             del self.settling[entry.path]
             self._retry_at.pop(entry.path, None)
+
+    def look_closer(self, patience_s: float) -> list[Entry]:
+        """Compare by content what only the system's own time of change tells to be another file.
+
+        A copy that keeps times may replace an image by another one; most often a file was only
+        linked or its rights were changed: of those it returns what to note, others settle.
+        """
+        until = self._clock() + patience_s
+        same: list[Entry] = []
+        while self._doubtful and self._clock() < until:
+            path, status = self._doubtful.popitem()
+            known, file = self.known[path], self.rules.root / path
+            try:
+                digest = digest_of(file, status.st_size)
+                is_same = is_content(known.digest, file, status.st_size, digest)
+            except OSError:
+                continue  # the next scan finds it again, if it is there
+            if is_same or not known.digest:
+                entry = msgspec.structs.replace(known, ctime_ns=status.st_ctime_ns)
+                self.known[path] = entry
+                same.append(entry)
+            else:
+                self.known[path] = msgspec.structs.replace(known, mtime_ns=-1)
+                self._note(path, status, closed=False)
+        return same
 
     def put_off(self, path: str, wait_s: float) -> None:
         """Leave a file for later, without a try that counts."""
@@ -320,6 +349,8 @@ class Scanner:
             is_changed = bool(known.ctime_ns) and status.st_ctime_ns != known.ctime_ns
             if known.state in ("done", "skipped") or (known.state == "failed" and not is_changed):
                 self.settling.pop(path, None)
+                if is_changed and known.state == "done":
+                    self._doubtful[path] = status
                 return
             if is_changed:
                 self._take_anew(known, status.st_ctime_ns)

@@ -262,8 +262,7 @@ class OutputBook:
                 self._read_to, self._inode = 0, status.st_ino
             stream.seek(self._read_to)
             while lines := next_lines(stream):
-                self._read_to += len(lines)
-                stream.seek(self._read_to)
+                self._read_to = stream.tell()
                 self._learn_all(lines)
 
     def _learn_all(self, lines: bytes) -> None:

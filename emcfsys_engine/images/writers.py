@@ -25,7 +25,7 @@ from emcfsys_engine.images.own_files import put
 
 # x.overlay.png, x.prob-<class>.png, x.uncertainty.png, and x.view.png, which Labelme opens.
 _CUT = re.compile(r"(.{100,})~[0-9a-f]{8}", re.DOTALL)
-_COMPANION = re.compile(r"(.+)\.(overlay|uncertainty|view|prob-[^/]+)\.png")
+_COMPANION = re.compile(r"(.+)\.(overlay|uncertainty|view|prob-[^/]+)\.png", re.DOTALL)
 
 
 def stem_of(mask_file: Path) -> str:

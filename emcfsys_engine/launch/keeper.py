@@ -264,6 +264,8 @@ class _Keeper:
             _tell(f"keeper: run.lock could not be written: {error}")
 
     def _write_exit(self, ended: dict[str, object], started: float) -> None:
+        if self.token and _start_token(self.folder) not in ("", self.token):
+            return  # the folder was removed, and is another run's by now
         record = {"format": 1, **ended, "started": started, "ended": time.time()}
         record["start"] = self.token
         try:

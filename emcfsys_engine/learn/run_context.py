@@ -6,7 +6,9 @@ from contextlib import suppress
 from types import FrameType
 
 from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.files import is_full
 from emcfsys_engine.launch.start import Place
+from emcfsys_engine.learn.run_disk import RunDisk
 from emcfsys_engine.run.events import (
     Event,
     EventWriter,
@@ -52,6 +54,7 @@ class RunContext:
     def __init__(self, run: Run, events: EventWriter | None, place: Place) -> None:
         self.run = run
         self.place = place
+        self.disk = RunDisk(run)
         self.record = run.record()
         self._events = events
         self._unsaid: list[Event] = []
@@ -76,6 +79,23 @@ class RunContext:
             while self._unsaid:
                 self.emit(self._unsaid[0])
                 del self._unsaid[0]
+
+    def emit_through_outages(self, event: Event) -> None:
+        """Say something, or keep it in mind while the disk of the events is away.
+
+        Raises: OSError for a disk that is full.
+        """
+        self._unsaid.append(event)
+        try:
+            self.disk.refuse()
+            if self._events is not None:
+                self._events.stay_at(self.run.events_file)
+            while self._unsaid:
+                self.emit(self._unsaid[0])
+                del self._unsaid[0]
+        except OSError as error:
+            if is_full(error):
+                raise
 
     def stop_request(self) -> str | None:
         """Tell whether to end, and how: cancel, stop, pause or terminated."""

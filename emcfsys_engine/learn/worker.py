@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -51,7 +51,9 @@ def _main(folder: Path) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _execute(RunContext(run, None, place))
     with EventWriter(run.events_file) as events:
-        code = _execute(RunContext(run, events, place))
+        worker = RunContext(run, events, place)
+        with closing(worker.disk):
+            code = _execute(worker)
     if place.world > 1:
         write_whole(run.ranks_file, json.dumps({"exit_code": code}).encode())
         return 0

@@ -311,9 +311,8 @@ class EventReader:
                     self._offset = 0
                 stream.seek(self._offset)
                 while block := next_lines(stream):
-                    self._offset += len(block)
+                    self._offset = stream.tell()
                     events += self._decode(block)
-                    stream.seek(self._offset)
         except FileNotFoundError:
             self._offset = 0
         return events

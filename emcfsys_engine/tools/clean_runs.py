@@ -26,7 +26,7 @@ EVERY: tuple[What, ...] = get_args(What)
 DEFAULT: tuple[What, ...] = ("checkpoints", "previews", "temporary")
 
 _DAY_S = 86_400.0
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # what a killed worker was just writing
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)  # what a killed worker was just writing
 _COMPANION = re.compile(r"\.(?:overlay|uncertainty|prob-[^/]+)\.png$")
 _LEFT_ALONE: dict[State, str] = {
     "running": "it is running",

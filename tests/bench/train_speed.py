@@ -23,6 +23,7 @@ from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.device import autocast, choose_device, choose_threads, describe
 from emcfsys_engine.learn.networks.network import build_network, parameter_groups
 from emcfsys_engine.learn.run_context import keep_freed_memory
+from emcfsys_engine.learn.run_disk import RunDisk
 from emcfsys_engine.learn.training.batches import Batches
 from emcfsys_engine.learn.training.dataset import Dataset
 from emcfsys_engine.learn.training.plan import make_plan
@@ -187,9 +188,11 @@ def _trainer(folder: Path, arguments: argparse.Namespace) -> Trainer:
         colours=colours_for(3),
         patch_px=plan.patch_px,
     )
+    run = new_run(folder / "runs", TrainRequest(), project=project)
     return Trainer(
         TrainingSetup(
-            run=new_run(folder / "runs", TrainRequest(), project=project),
+            run=run,
+            disk=RunDisk(run),
             project=project,
             plan=plan,
             card=card,

@@ -3,10 +3,12 @@
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from emcfsys_engine.hotfolder.ledger import Entry
 from emcfsys_engine.hotfolder.scan import MAX_ATTEMPTS, Rules, Scanner, Seen
+from emcfsys_engine.images.own_files import digest_of
 from tests.hotfolder.test_structure import FORMATS
 
 PNG = FORMATS["a.png"]
@@ -258,4 +260,46 @@ def test_kinds_of_pictures_that_nobody_reads_are_noted_and_not_waited_for(bench:
         bench.write(name)
     bench.scanner.scan()
     assert bench.scanner.left_out == {".heic", ".psd"}
+    assert not bench.scanner.settling
+
+
+def known_by_content(bench: Bench, name: str) -> Path:
+    """Write an image and have it done, with its digest."""
+    file = bench.write(name)
+    bench.scanner.scan()
+    bench.clock.now += 2.0
+    (seen,) = bench.scanner.ready(1)
+    bench.finish(seen)
+    entry = msgspec.structs.replace(
+        bench.scanner.known[name], digest=digest_of(file, len(PNG)), ctime_ns=seen.ctime_ns
+    )
+    bench.scanner.known[name] = entry
+    return file
+
+
+def test_an_image_replaced_by_another_of_the_same_name_size_and_time_is_seen(
+    bench: Bench,
+) -> None:
+    file = known_by_content(bench, "a.png")
+    before = file.stat()
+    other = bench.root.parent / "other.png"
+    other.write_bytes(PNG[:-20] + b"x" * 8 + PNG[-12:])
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(file)
+    bench.scanner.scan()
+    assert bench.scanner.look_closer(1.0) == []
+    bench.clock.now += 2.0
+    assert bench.ready() == ["a.png"]
+
+
+def test_a_file_whose_rights_or_links_changed_is_compared_once_and_not_done_again(
+    bench: Bench,
+) -> None:
+    file = known_by_content(bench, "a.png")
+    os.link(file, bench.root.parent / "backup.png")
+    bench.scanner.scan()
+    (entry,) = bench.scanner.look_closer(1.0)
+    assert entry.ctime_ns == file.stat().st_ctime_ns
+    bench.scanner.scan()
+    assert bench.scanner.look_closer(1.0) == []
     assert not bench.scanner.settling

@@ -1,5 +1,6 @@
 """Damaged and hostile image files: one line, in time, within memory; never a crash."""
 
+import os
 import struct
 import subprocess
 import sys
@@ -241,3 +242,16 @@ def test_reading_takes_at_most_twice_the_size_of_the_pixels(kind: str, tmp_path:
     # 4 MiB: what a library keeps for itself at its first call.
     taken = int(done.stdout) * 1024
     assert side * side <= taken < 2 * side * side + (4 << 20), f"{taken / 2**20:.0f} MiB"
+
+
+@pytest.mark.parametrize("start", [b"\xff\xd8\xff\xe0", b"\xff\xd8" + b"\xff" * 60_000])
+def test_a_jpeg_of_which_a_crash_left_zeros_is_refused_at_once(
+    tmp_path: Path, start: bytes
+) -> None:
+    file = tmp_path / "a.jpg"
+    file.write_bytes(start)
+    os.truncate(file, 4 << 30)  # Pillow would look at each of them for the header's next part
+    began = time.monotonic()
+    with pytest.raises(ImageError, match="damaged"):
+        probe(file)
+    assert time.monotonic() - began < MOST_SECONDS

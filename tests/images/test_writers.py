@@ -14,7 +14,14 @@ from PIL import Image
 from emcfsys_engine.files import temporary_of
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import read_micrograph
-from emcfsys_engine.images.writers import PngWriter, RowWriter, TiffWriter, writer_for
+from emcfsys_engine.images.writers import (
+    PngWriter,
+    RowWriter,
+    TiffWriter,
+    companion,
+    is_companion,
+    writer_for,
+)
 from emcfsys_engine.tools.measure.masks import pixel_nm_of
 
 NAMES = ["x.png", "x.tif", "x.ome.tif", "x.ome.zarr"]
@@ -128,3 +135,11 @@ def test_a_link_that_lies_where_a_mask_is_to_be_begun_is_not_followed(
     assert kept.read_bytes() == b"mine"
     assert len(list(precious.parent.iterdir())) == 2
     assert read_micrograph(ImageRef(path=tmp_path / name)).pixels.min() == 3
+
+
+def test_companions_are_known_whatever_the_name_of_their_mask_holds(tmp_path: Path) -> None:
+    mask = tmp_path / "a\nb; =1.png"
+    mask.touch()
+    for kind in ("overlay", "uncertainty", "prob-grain\n2"):
+        assert is_companion(companion(mask, kind))
+    assert not is_companion(mask)

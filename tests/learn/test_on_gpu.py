@@ -25,6 +25,7 @@ from emcfsys_engine.learn.evaluate import evaluate_project
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.memory import usable_memory
 from emcfsys_engine.learn.networks.network import build_network
+from emcfsys_engine.learn.run_disk import RunDisk
 from emcfsys_engine.learn.training.batches import Batches
 from emcfsys_engine.learn.training.checkpoint import Retry, read_checkpoint, read_retry
 from emcfsys_engine.learn.training.dataset import Dataset
@@ -96,8 +97,10 @@ def _trainer(project: Path, *overrides: str) -> tuple[Trainer, list[Any]]:
         patch_px=plan.patch_px,
     )
     told: list[Any] = []
+    run = new_run(loaded.runs_folder, TrainRequest(), project=loaded)
     setup = TrainingSetup(
-        run=new_run(loaded.runs_folder, TrainRequest(), project=loaded),
+        run=run,
+        disk=RunDisk(run),
         project=loaded,
         plan=plan,
         card=card,

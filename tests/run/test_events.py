@@ -204,7 +204,7 @@ def test_a_line_without_end_costs_no_memory_and_hides_no_other(tmp_path: Path) -
     with EventWriter(file) as writer:
         writer.write(RunStarted(run="run-0001", does="train"))
     end = file.stat().st_size
-    os.truncate(file, end + (200 << 20))  # zeros, as a crash leaves them
+    os.truncate(file, end + (200 << 30))  # zeros, as a crash leaves them
     with file.open("ab") as stream:
         stream.write(b"\n" + msgspec.json.encode(RunFinished(reason="steps")) + b"\n")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

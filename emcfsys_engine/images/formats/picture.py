@@ -1,5 +1,6 @@
 """PNG, JPEG and BMP: the pixels as stored, 16 bits kept, and PNG's pixel size in metres."""
 
+import io
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ Image.MAX_IMAGE_PIXELS = None  # bounds.py refuses false promises; 20k × 20k mi
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PNG_PALETTE = 3
 _STRIP_ROWS = 32
+_MOST_READS = 100_000  # of a header: honest ones take hundreds
 
 
 def probe(path: Path) -> ImageFacts:
@@ -24,7 +26,7 @@ def probe(path: Path) -> ImageFacts:
     if _is_png(path):
         return _probe_png(path)
     try:
-        with Image.open(path) as picture:
+        with _Header(path) as file, Image.open(file) as picture:
             width, height = picture.size
             name = picture.format or "picture"
             channels = len(picture.getbands())
@@ -47,6 +49,24 @@ def probe(path: Path) -> ImageFacts:
         pixel_nm=None,
         bit_depth=8,
     )
+
+
+class _Header(io.BufferedReader):
+    """A file whose header ends some time: Pillow looks for a JPEG's next part byte by byte."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._num_reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read on.
+
+        Raises: OSError where a header has no end.
+        """
+        self._num_reads += 1
+        if self._num_reads > _MOST_READS:
+            raise OSError("its header has no end")
+        return super().read(size)
 
 
 def read(path: Path, plane: int) -> Micrograph:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook, Wanted
-from emcfsys_engine.images.own_files import identity_of, is_other_file, resolved
+from emcfsys_engine.images.own_files import identity_of, is_other_file, lies_in, resolved
 from emcfsys_engine.learn.inference.image import content_of
 
 
@@ -32,9 +32,12 @@ class Placed:
 class Placing:
     """Names the files of images in one output folder."""
 
-    def __init__(self, book: OutputBook, suffix: str) -> None:
+    def __init__(self, book: OutputBook, suffix: str, originals: Sequence[Path]) -> None:
+        """`originals`: folders of images, into which no link in the output may lead."""
         self.book = book
         self._suffix = suffix
+        self._originals = originals
+        self._leads_there: dict[Path, bool] = {}
 
     def newest(self, wanted: Sequence[Wanted]) -> list[Placed]:
         """Return the newest names of images; new ones get theirs."""
@@ -77,9 +80,16 @@ class Placing:
         return False
 
     def is_among_originals(self, placed: Placed) -> bool:
-        """Tell whether masks would lie in the folder of their image, by whatever links."""
-        folder = identity_of(placed.masks[0].parent)
-        return folder is not None and folder == identity_of(placed.wanted.image.parent)
+        """Tell whether masks would lie among images, by whatever links."""
+        place = placed.masks[0].parent
+        folder = identity_of(place)
+        if folder is not None and folder == identity_of(placed.wanted.image.parent):
+            return True
+        if place not in self._leads_there:
+            self._leads_there[place] = not lies_in(place, self.book.out) and any(
+                lies_in(place, one) for one in self._originals
+            )
+        return self._leads_there[place]
 
     def mask(self, stem: str) -> Path:
         """Return the mask of a stem."""
@@ -95,8 +105,8 @@ class OutputNames:
     def __init__(
         self, book: OutputBook, refs: Sequence[ImageRef], inputs: Sequence[str], suffix: str
     ) -> None:
-        self.placing = Placing(book, suffix)
         self._roots = sorted((Path(place) for place in inputs), key=lambda p: -len(p.parts))
+        self.placing = Placing(book, suffix, [one for one in self._roots if one.is_dir()])
         planes: dict[Path, list[int | None]] = {}
         for ref in refs:
             planes.setdefault(ref.path, []).append(ref.plane)

@@ -4,7 +4,9 @@ import copy
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,19 @@ from torch import Tensor
 
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import RunFailedError, RunFolderError
-from emcfsys_engine.files import write_whole
+from emcfsys_engine.files import is_full, write_whole
 from emcfsys_engine.learn.model_file import encode_model
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_network
+from emcfsys_engine.learn.run_disk import RunDisk
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run.events import CheckpointPruned, CheckpointSaved, Event, WarningGiven
 from emcfsys_engine.run.folder import Run
 
 FORMAT = 1
 _KEY = "emcfsys_training"
+_RETRY_S = 2.0  # between two tries of what could not be written
+_LOOK_EVERY_S = 0.5
+_LAST_TRIES_S = 20.0  # for a disk that is away when we were asked to end
 
 
 class TrainState(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,56 +135,92 @@ def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 class BackgroundWriter:
     """Writes files one after the other in a thread; the loop never waits for the disk.
 
-    `on_done(error)` of each job is called in `poll`, by the caller's own thread, in order.
+    What cannot be written is kept and tried again, the newest of each file, until the end: then
+    it is waited for, unless the disk is only full, or somebody asked us to end.
+    `on_done(error)` and `on_wait(error)` of each job are called in `poll`, by the caller's own
+    thread, in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, disk: RunDisk, stop_request: Callable[[], str | None]) -> None:
+        self._disk = disk
+        self._stop_request = stop_request
         self._jobs: queue.Queue[_Job | None] = queue.Queue(maxsize=2)
-        self._done: queue.SimpleQueue[tuple[_Job, Exception | None]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._kept: dict[str, tuple[_Job, OSError]] = {}
+        self._told: set[str] = set()  # names of what waits for the disk
         self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
         self._thread.start()
 
-    def write(
-        self,
-        file: Path,
-        make_bytes: Callable[[], bytes],
-        on_done: Callable[[Exception | None], None],
-    ) -> None:
+    def write(self, job: "_Job") -> None:
         """Queue a file; waits only when two are waiting already."""
-        self._jobs.put(_Job(file, make_bytes, on_done))
+        self._jobs.put(job)
 
     def poll(self) -> None:
         """Report what was written since the last call."""
         while not self._done.empty():
-            job, error = self._done.get()
-            job.on_done(error)
+            self._done.get()()
 
-    def close(self) -> None:
-        """Wait until everything is written, and report it."""
+    def close(self) -> Iterator[None]:
+        """Wait until everything is written, and report it; yields now and then meanwhile."""
         self._jobs.put(None)
-        self._thread.join()
+        while self._thread.is_alive():
+            self._thread.join(_LOOK_EVERY_S)
+            yield
         self.poll()
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while (job := self._next()) is not None:
+            self._kept.pop(job.name, None)
+            self._try(job)
+        patience = time.monotonic() + _LAST_TRIES_S
+        while self._kept and self._waits(patience):
+            time.sleep(_LOOK_EVERY_S)
+            self._try_kept()
+        for job, error in self._kept.values():
+            self._done.put(partial(job.on_done, error))
+
+    def _next(self) -> "_Job | None":
+        while True:
             try:
-                write_whole(job.file, job.make_bytes())
-            except Exception as error:  # handed to the loop's thread, which decides
-                self._done.put((job, error))
-            else:
-                self._done.put((job, None))
+                return self._jobs.get(timeout=_RETRY_S if self._kept else None)
+            except queue.Empty:
+                self._try_kept()
+
+    def _waits(self, patience: float) -> bool:
+        if any(is_full(error) for _, error in self._kept.values()):
+            return False
+        return self._stop_request() in (None, "stop") or time.monotonic() < patience
+
+    def _try_kept(self) -> None:
+        for job, _ in list(self._kept.values()):
+            self._try(job)
+
+    def _try(self, job: "_Job") -> None:
+        try:
+            self._disk.refuse()
+            write_whole(self._disk.run.folder / job.name, job.make_bytes())
+        except OSError as error:
+            if job.name not in self._told:
+                self._told.add(job.name)
+                self._done.put(partial(job.on_wait, error))
+            self._kept[job.name] = (job, error)
+        except Exception as error:  # handed to the loop's thread, which decides
+            self._kept.pop(job.name, None)
+            self._done.put(partial(job.on_done, error))
+        else:
+            self._kept.pop(job.name, None)
+            self._told.discard(job.name)
+            self._done.put(partial(job.on_done, None))
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Job:
-    def __init__(
-        self,
-        file: Path,
-        make_bytes: Callable[[], bytes],
-        on_done: Callable[[Exception | None], None],
-    ) -> None:
-        self.file = file
-        self.make_bytes = make_bytes
-        self.on_done = on_done
+    """One file of the run to be written, and whom to tell."""
+
+    name: str
+    make_bytes: Callable[[], bytes]
+    on_done: Callable[[Exception | None], None]
+    on_wait: Callable[[OSError], None]  # it is tried again
 
 
 class NullSaver:
@@ -199,8 +241,9 @@ class NullSaver:
         """Return 0: none is ever due."""
         return 0.0
 
-    def poll(self) -> None:
+    def poll(self) -> bool:
         """Say nothing."""
+        return False
 
     def wait(self) -> None:
         """Wait for nothing."""
@@ -213,14 +256,20 @@ class Saver:
     """Saves a run's models and checkpoints in a thread, and says so when they are on the disk."""
 
     def __init__(
-        self, run: Run, emit: Callable[[Event], None], averaged: SegmentationNetwork
+        self,
+        disk: RunDisk,
+        emit: Callable[[Event], None],
+        averaged: SegmentationNetwork,
+        stop_request: Callable[[], str | None],
     ) -> None:
-        self._run = run
+        self._disk = disk
+        self._run = disk.run
         self._emit = emit
         self._averaged = averaged
         # Files are encoded from this copy, in the thread: it draws no random numbers.
         self._on_disk = _for_inference(averaged)
-        self._writer = BackgroundWriter()
+        self._stop_request = stop_request
+        self._writer = BackgroundWriter(disk, stop_request)
         self._checkpoint_at = time.monotonic()
 
     def save_best(
@@ -232,13 +281,13 @@ class Saver:
 
         def on_done(error: Exception | None) -> None:
             if error is not None:
-                self._warn_of_disk(f"best model of step {card.step}", error)
+                self._refuse_ours(error)
                 return
             self._emit(CheckpointSaved(step=card.step, role="best", file=file.name, score=score))
             if beaten_score is not None:
                 self._emit(CheckpointPruned(step=beaten_step, role="best", score=beaten_score))
 
-        self._save_model(file, card, on_done)
+        self._save_model(file, card, f"best model of step {card.step}", on_done)
 
     def save_final(self, card: ModelCard) -> None:
         """Save the averaged weights as training ends with them.
@@ -252,7 +301,7 @@ class Saver:
                 raise RunFailedError(f"the final model could not be saved: {error}")
             self._emit(CheckpointSaved(step=card.step, role="final", file=file.name))
 
-        self._save_model(file, card, on_done)
+        self._save_model(file, card, "final model", on_done)
 
     def save_checkpoint(self, tensors: dict[str, Tensor], state: TrainState) -> None:
         """Save everything needed to go on."""
@@ -261,32 +310,46 @@ class Saver:
 
         def on_done(error: Exception | None) -> None:
             if error is not None:
-                self._warn_of_disk(f"checkpoint of step {state.step}", error)
+                self._refuse_ours(error)
             else:
                 self._emit(CheckpointSaved(step=state.step, role="last", file=file.name))
 
-        self._writer.write(file, lambda: encode_checkpoint(kept, state), on_done)
+        self._write(
+            file,
+            lambda: encode_checkpoint(kept, state),
+            f"checkpoint of step {state.step}",
+            on_done,
+        )
         self._checkpoint_at = time.monotonic()
 
     def seconds_since_checkpoint(self) -> float:
         """Return how long ago the last checkpoint was taken."""
         return time.monotonic() - self._checkpoint_at
 
-    def poll(self) -> None:
-        """Say what reached the disk since the last call."""
+    def poll(self) -> bool:
+        """Say what reached the disk since the last call; tell whether the best model was lost.
+
+        So it is when somebody removed the run's folder, which is made again then.
+        """
         self._writer.poll()
+        before = self._disk.made_again
+        if told := self._disk.look():
+            print(told, flush=True)
+            self._emit(WarningGiven(message=told))
+        return self._disk.made_again > before
 
     def wait(self) -> None:
         """Wait until everything asked for is on the disk, and go on."""
-        self._writer.close()
-        self._writer = BackgroundWriter()
+        self.close()
+        self._writer = BackgroundWriter(self._disk, self._stop_request)
 
     def close(self) -> None:
         """Wait until everything is on the disk, and end."""
-        self._writer.close()
+        for _ in self._writer.close():
+            self.poll()
 
     def _save_model(
-        self, file: Path, card: ModelCard, on_done: Callable[[Exception | None], None]
+        self, file: Path, card: ModelCard, what: str, on_done: Callable[[Exception | None], None]
     ) -> None:
         wanted = self._on_disk.state_dict()
         kept = self._averaged.inference_state()
@@ -296,13 +359,32 @@ class Saver:
             self._on_disk.load_state_dict(weights)
             return encode_model(self._on_disk, card)
 
-        self._writer.write(file, make_bytes, on_done)
+        self._write(file, make_bytes, what, on_done)
 
-    def _warn_of_disk(self, what: str, error: Exception) -> None:
+    def _write(
+        self,
+        file: Path,
+        make_bytes: Callable[[], bytes],
+        what: str,
+        on_done: Callable[[Exception | None], None],
+    ) -> None:
+        def on_wait(error: OSError) -> None:
+            why = error.strerror or str(error)
+            message = (
+                f"The {what} could not be saved: {why}. What was saved before is whole, and it is "
+                "tried again"
+            )
+            print(message, flush=True)
+            self._emit(WarningGiven(message=message))
+
+        self._writer.write(
+            _Job(name=file.name, make_bytes=make_bytes, on_done=on_done, on_wait=on_wait)
+        )
+
+    def _refuse_ours(self, error: Exception) -> None:
+        """Let an error of the disk be, as it was told before; others are mistakes of ours."""
         if not isinstance(error, OSError):
             raise error
-        message = f"The {what} could not be saved: {error}. What was saved before is whole"
-        self._emit(WarningGiven(message=message))
 
 
 def _for_inference(averaged: SegmentationNetwork) -> SegmentationNetwork:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
+from emcfsys_engine.learn.run_disk import RunDisk
 from emcfsys_engine.learn.training.checkpoint import TrainState
 from emcfsys_engine.learn.training.dataset import Dataset
 from emcfsys_engine.learn.training.distributed import Ranks
@@ -28,6 +29,7 @@ class TrainingSetup:
     train: Dataset
     val: Dataset
     emit: Callable[[Event], None]
+    disk: RunDisk
     stop_request: Callable[[], str | None]  # "cancel", "stop", "pause" or "terminated"
     ranks: Ranks = field(default_factory=Ranks)
     # What a training that follows the labels goes on with after a step; None: nothing is new.

@@ -85,7 +85,9 @@ class Trainer:
         self.stepper = Stepper(self.network, self.averaged, loss, self.plan, seed, self.ranks)
         self._build_from_labels()
         self.saver = (
-            Saver(setup.run, setup.emit, self.averaged) if self.ranks.is_first else NullSaver()
+            Saver(setup.disk, setup.emit, self.averaged, setup.stop_request)
+            if self.ranks.is_first
+            else NullSaver()
         )
         self.since_event = _Since(loss=torch.zeros((), device=self.device))
         self.since_validation = _Since(loss=torch.zeros((), device=self.device))
@@ -166,8 +168,7 @@ class Trainer:
             for counter in (self.since_event, self.since_validation):
                 counter.loss += loss
                 counter.steps += 1
-            self.saver.poll()
-            says, validates, saves = self._due()
+            says, validates, saves = self._due(best_is_lost=self.saver.poll())
             if says or validates:
                 self._say_step()
             if validates:
@@ -200,7 +201,9 @@ class Trainer:
         message = "Gains nothing more from these labels: waits for new ones, or for a stop"
         self.setup.emit(WarningGiven(message=message))
         while self.setup.stop_request() is None and not self._takes_up_labels():
-            self.saver.poll()
+            if self.saver.poll():
+                self.state = msgspec.structs.replace(self.state, best_score=None)
+                self._save_checkpoint()
             time.sleep(_LOOK_EVERY_S)
         self.state = msgspec.structs.replace(self.state, validations_without_improvement=0)
         self.since_validation.begin_again()
@@ -221,12 +224,18 @@ class Trainer:
         budget = "stopped" if self.budget.is_open else budget
         return (budget if over else None), progress
 
-    def _due(self) -> tuple[bool, bool, bool]:
-        """Tell what all processes do after this step: report it, validate, save a checkpoint."""
+    def _due(self, *, best_is_lost: bool) -> tuple[bool, bool, bool]:
+        """Tell what all processes do after this step: report it, validate, save a checkpoint.
+
+        Where the best model was lost, with the run's folder, the next one is the best.
+        """
         validates = self.budget.is_validation_due(self.state, self.since_validation.seconds())
         saves = self.saver.seconds_since_checkpoint() > _CHECKPOINT_EVERY_S
-        says, validates, saves = self.ranks.most(self._is_event_due(), validates, saves)
-        return bool(says), bool(validates), bool(saves)
+        flags = (self._is_event_due(), validates, saves, best_is_lost)
+        says, validates, saves, best_is_lost = map(bool, self.ranks.most(*flags))
+        if best_is_lost:
+            self.state = msgspec.structs.replace(self.state, best_score=None)
+        return says, validates, saves or best_is_lost
 
     def step(self, crops_NCMM: Tensor, labels_NMM: Tensor, progress: float) -> Tensor:
         """Do one optimiser step on a batch; return its mean loss, still on the device.

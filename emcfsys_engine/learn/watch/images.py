@@ -118,7 +118,7 @@ class ImageStages:
         self._root = root
         self._book = book
         self._asked = asked
-        self._placing = Placing(book, ".png")
+        self._placing = Placing(book, ".png", [root])
         self._given_up: dict[str, Exception] = {}
         self.max_attempts = MAX_ATTEMPTS
         self.use(predictor)
@@ -336,7 +336,9 @@ class ImageStages:
 
     def unchanged(self, seen: Seen, before: Entry) -> Handled:
         """A file that was only touched: note its new time."""
-        entry = msgspec.structs.replace(before, size=seen.size, mtime_ns=seen.mtime_ns)
+        entry = msgspec.structs.replace(
+            before, size=seen.size, mtime_ns=seen.mtime_ns, ctime_ns=seen.ctime_ns
+        )
         return Handled(entry=entry)
 
     def skipped(self, seen: Seen, before: Entry, digest: str) -> Handled:

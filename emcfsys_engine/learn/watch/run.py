@@ -59,6 +59,7 @@ _FOLLOW_EVERY_S = 15.0
 _LONGEST_OFFLINE_S = 60.0
 _IDLE_S = 5.0  # without a new image, before others may have the memory of the last
 _BLOCKED_S = 2.0  # between looks at a disk that is full or gone
+_CLOSER_S = 0.25  # of each turn without a new image, for known ones that may have been replaced
 _PUT_OFF_S = 30.0  # before the next try where one image's place cannot be written
 
 
@@ -241,6 +242,8 @@ class _Watch:
                 self._come_back()
             self.disk.refuse()
             handled = self._handle_ready()
+            if not handled and (same := self.scanner.look_closer(_CLOSER_S)):
+                self.ledger.record(same)
             self.ledger.has_run(self.hook.that_have_run())
             self.worker.emit_when_possible()
         except (OSError, OutputError) as error:

@@ -216,7 +216,8 @@ def _find(masks: str, images: str | None, out: Path, base: Path) -> _Items:
 
 def _is_ours(path: Path, out: Path) -> bool:
     return (
-        path.absolute().parent == out and re.fullmatch(r"histogram-.+\.png", path.name) is not None
+        path.absolute().parent == out
+        and re.fullmatch(r"histogram-.+\.png", path.name, re.DOTALL) is not None
     )
 
 

@@ -394,3 +394,19 @@ def test_the_image_itself_under_the_name_of_its_mask_is_no_mask_and_is_kept(
     assert done_of(once(hot)) == ["a.v2.png"]
     assert original.read_bytes() == content
     assert (hot.output / "a.png").read_bytes() == content
+
+
+def test_a_folder_in_the_output_that_leads_to_other_images_gets_no_mask(
+    hot: Hot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "_BACK_OFF_S", (0.0,) * scan.MAX_ATTEMPTS)
+    originals = [hot.image("s1/a.png", 1), hot.image("s2/a.png", 2)]
+    before = [file.read_bytes() for file in originals]
+    hot.output.mkdir()
+    (hot.output / "s1").symlink_to(hot.incoming / "s2")
+    run = hot.new_run(once=True)
+    assert run_here(run) == 1
+    assert [file.read_bytes() for file in originals] == before
+    states = {entry.path: entry.state for entry in read_ledger(hot.output)}
+    assert states == {"s1/a.png": "failed", "s2/a.png": "done"}  # an original is nobody's mask
+    assert hot.masks() == ["s2/a.png"]
