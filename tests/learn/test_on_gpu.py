@@ -3,6 +3,8 @@
 A mixed device, a device without an index, a wrong dtype or memory that runs short shows in both.
 """
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -300,12 +302,15 @@ def test_a_broken_gpu_ends_a_watch_and_leaves_its_files_waiting(
     project: Path, pretended: Pretended, model_file: Path
 ) -> None:
     watched = project / "images" / "train"
+    for number in range(3, 16):
+        shutil.copy(watched / "train0.png", watched / f"train{number}.png")
+        os.utime(watched / f"train{number}.png", (number, number))  # older, and so first
     request = WatchRequest(
         model=str(model_file), watch=str(watched), output=str(project / "out"), once=True
     )
-    loaded = load_project(project)
+    loaded = load_project(project, ("inference.batch=1", "inference.tile_px=64"))
     run = new_run(loaded.runs_folder, request, project=loaded)
-    pretended.breaks_at = lambda: (project / "out" / "train0.png").exists()
+    pretended.breaks_at = lambda: (project / "out" / "train3.png").exists()
     assert run_here(run) == 1
     ending = run.ending()
     assert isinstance(ending, RunFailed)
@@ -315,7 +320,7 @@ def test_a_broken_gpu_ends_a_watch_and_leaves_its_files_waiting(
     again = new_run(loaded.runs_folder, request, project=loaded)
     assert run_here(again) == 0
     assert {each.name for each in (project / "out").glob("*.png")} == {
-        f"train{n}.png" for n in range(3)
+        f"train{n}.png" for n in range(16)
     }
 
 
