@@ -105,9 +105,14 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     """[model]: which network, and the weights it starts from."""
 
     head: Annotated[Head, says("What makes masks of features.")] = "unet"
-    backbone: Annotated[str, says("Any timm network: emcfsys-engine models lists them.")] = (
-        "tf_efficientnet_lite0"
-    )
+    backbone: Annotated[
+        str,
+        says(
+            "Any timm network: emcfsys-engine models lists them.",
+            unset='tf_efficientnet_lite0; with preset = "best" on a GPU the strongest whose'
+            " weights are on this machine",
+        ),
+    ] = ""
     weights: Annotated[
         str, says("imagenet, none, a named set, or the path of a file with weights.")
     ] = "imagenet"

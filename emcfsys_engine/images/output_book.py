@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -44,7 +45,7 @@ class Wanted:
 
 
 class OutputBook:
-    """The names and digests of one output folder; several processes may have it open.
+    """The names and digests of one output folder; several processes and threads may use it.
 
     Raises: OSError where it cannot be read or written.
     """
@@ -55,6 +56,7 @@ class OutputBook:
         self._read_to = 0
         self._inode = 0
         self._place = identity_of(out)
+        self._one_thread = threading.Lock()
         self._forget()
 
     def stems(self, wanted: Sequence[Wanted], suffix: str) -> list[tuple[str, ...]]:
@@ -304,15 +306,16 @@ class OutputBook:
 
     @contextmanager
     def _locked(self) -> Generator[None]:
-        self.refuse_gone()
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = open_own(self.file, os.O_RDWR | os.O_CREAT)
-        try:
-            with suppress(OSError):  # some networks have no locks: lines are appended whole
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+        with self._one_thread:
+            self.refuse_gone()
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = open_own(self.file, os.O_RDWR | os.O_CREAT)
+            try:
+                with suppress(OSError):  # some networks have no locks: lines are appended whole
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(descriptor)
 
 
 def free_version(file: Path, book: "OutputBook") -> Path:

@@ -129,9 +129,12 @@ def driver_is_loaded() -> bool:
 def choose_precision(device: torch.device) -> tuple[torch.dtype, str]:
     """Return the dtype of the forward pass and the reason, from the hardware's flags alone."""
     if device.type == "cuda":
-        if torch.cuda.get_device_capability(device)[0] >= 8:
+        major = torch.cuda.get_device_capability(device)[0]
+        if major >= 8:
             return torch.bfloat16, "this GPU computes bf16 natively"
-        return torch.float32, "this GPU has no bf16"
+        if major == 7:
+            return torch.float16, "this GPU computes fp16 fast, and has no bf16"
+        return torch.float32, "this GPU has neither bf16 nor fast fp16"
     found = sorted(_FAST_BF16 & cpu_flags())
     if found:
         return torch.bfloat16, f"the processor has {', '.join(found)}"
@@ -159,7 +162,7 @@ def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
 
 def describe(device: torch.device, precision: torch.dtype) -> str:
     """Return a short text for people: 'cuda NVIDIA H100 (bf16)' or 'cpu (fp32)'."""
-    name = {torch.bfloat16: "bf16", torch.float32: "fp32"}[precision]
+    name = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}[precision]
     if device.type == "cuda":
         return f"cuda {torch.cuda.get_device_name(device)} ({name})"
     return f"cpu ({name})"

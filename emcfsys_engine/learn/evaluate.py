@@ -13,7 +13,6 @@ from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.errors import DataFaults, InputError, printable
 from emcfsys_engine.learn.inference.predictor import Predictor, check_members
-from emcfsys_engine.learn.inference.tiles import Tiles
 from emcfsys_engine.learn.training.dataset import Dataset
 from emcfsys_engine.learn.training.metrics import BOUNDARY_TOLERANCE_PX, Scores
 from emcfsys_engine.learn.training.plan import read_plan
@@ -98,7 +97,7 @@ def evaluate_project(
             dataset,
             None,
             device=predictor.device,
-            tiles=Tiles(px=predictor.tile_px, batch=predictor.batch),
+            tiles=predictor.tiles,
             overlap=overlap,
             tta=tta,
             merged=predictor.merged,

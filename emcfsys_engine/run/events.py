@@ -71,6 +71,7 @@ class StepDone(Event, frozen=True, kw_only=True, tag="step_done"):
     loss: float  # mean over the steps since the last such event; always finite
     learning_rate: float
     seconds: float  # wall time of one step, mean over the same steps
+    skipped: int = 0  # of all steps so far: moved no weight, their gradients too large for fp16
 
 
 class ValidationDone(Event, frozen=True, kw_only=True, tag="validation_done"):

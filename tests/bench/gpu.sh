@@ -36,6 +36,7 @@ again() {  # of the tests those that a change of the arithmetic needs
   KEEP=2 check 120 tests-learn python3 -m pytest -q -o addopts= -o filterwarnings=default \
     -p no:cacheprovider -m gpu tests/learn/test_on_gpu.py --tb=short --maxfail=6 &
   check 60 masks python3 -m tests.bench.gpu_checks masks
+  check 60 fp16 python3 -m tests.bench.gpu_checks fp16
   wait
 }
 
@@ -51,6 +52,7 @@ print(*torchrun_command(Path(\"run\"), sys.executable, processes=2)[3:])"
     python3 -m torch.distributed.run --help | grep -c -- --shutdown-timeout || true'
   check 60 faults python3 -m tests.bench.gpu_checks faults
   check 60 masks python3 -m tests.bench.gpu_checks masks
+  check 60 fp16 python3 -m tests.bench.gpu_checks fp16
   check 90 memory python3 -m tests.bench.gpu_checks memory
   wait
 }
@@ -85,7 +87,8 @@ speed() {  # one after the other, alone on the card
   KEEP=1 check 40 inference-many python3 -m tests.bench.inference_speed --backbone resnet34 --many --number 1500
   check 60 host python3 -m tests.bench.gpu_checks host
   KEEP=4 check 60 inference-big python3 -m tests.bench.inference_speed --backbone resnet34 --big --side 16000 --minutes 0.3
-  check 40 sizes python3 -m tests.bench.gpu_checks sizes
+  check 40 small python3 -m tests.bench.gpu_checks small
+  check 30 probe python3 -m tests.bench.gpu_checks probe
   check 40 shapes python3 -m tests.bench.gpu_checks shapes
 }
 

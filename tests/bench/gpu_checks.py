@@ -16,6 +16,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import tifffile
@@ -23,10 +24,12 @@ import torch
 
 from emcfsys_engine.learn.gpu_faults import is_out_of_memory, loses_gpu
 from emcfsys_engine.learn.inference.files import find_inputs, predict_files
-from emcfsys_engine.learn.inference.predictor import Predictor
-from emcfsys_engine.learn.memory import footprint_of
+from emcfsys_engine.learn.inference.predictor import Picture, Predictor
+from emcfsys_engine.learn.memory import footprint_of, usable_memory
+from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.learn.pixels_on_device import own_rows
 from emcfsys_engine.learn.training.batches import Batches
+from emcfsys_engine.learn.training.probe import Probe
 from emcfsys_engine.learn.training.trainer import Trainer
 from emcfsys_engine.run.records import PredictRequest
 from tests.bench import inference_speed, train_speed
@@ -178,18 +181,71 @@ def host(setting: _Setting) -> None:
     batches.close()
 
 
-def sizes(setting: _Setting) -> None:
-    """Is 16 the right batch for this card?"""
+def probe(setting: _Setting) -> None:
+    """What a training measures of this card before it plans, and how long that takes."""
     trainer = setting.trainer()
-    bare = train_speed._Bare(trainer)
-    shape = (1, setting.patch, setting.patch)
-    for batch in (16, 32, 64):
-        images = torch.randn(batch, *shape, device=trainer.device)
-        bare.images = images.contiguous(memory_format=torch.channels_last)
-        bare.labels = torch.randint(0, 3, (batch, *shape[1:]), device=trainer.device)
-        rate = _rate(lambda: bare.time(1), 8, batch)
-        peak = torch.cuda.max_memory_allocated() / GIB if GPU else 0
-        say(f"bare, batch {batch}", None, f"{rate:.0f} img/s, {peak:.1f} GiB")
+    if not GPU:
+        say("the probe ends in time", None, "there is no GPU")
+        return
+    plan, began = trainer.plan, time.perf_counter()
+    memory = usable_memory(trainer.device)
+    tried = Probe(plan.network, trainer.device, trainer.stepper.precision, "ce+dice", memory)
+    fits = tried.most(setting.patch, setting.batch)
+    best = tried.better(setting.patch, fits)
+    took_s = time.perf_counter() - began
+    say("the probe ends in time", took_s < 20, f"{took_s:.1f} s: {best} patches at a time")
+    for one in tried.found:
+        text = f"{one.patches_per_s:.0f} img/s, {one.peak_bytes / GIB:.1f} GiB"
+        say(f"  {one.patches} patches", None, text)
+
+
+def fp16(setting: _Setting) -> None:
+    """Does a card without bf16 train and predict, by what this one does when it says so?"""
+    with mock.patch.object(torch.cuda, "get_device_capability", lambda device=None: (7, 5)):
+        trainer = setting.trainer()
+        batches = Batches(trainer.sampler, 1, trainer.device)
+        losses = [float(trainer.step(*batches.next(), 0.5)) for _ in range(setting.times)]
+        batches.close()
+        stepper = trainer.stepper
+        found = trainer.validator.at(1)
+    is_good = bool(np.isfinite(losses).all()) and np.isfinite(found.loss)
+    told = (
+        f"{stepper.precision}, loss {losses[0]:.3f} -> {losses[-1]:.3f}, {stepper.skipped} left out"
+    )
+    say("fp16 trains", is_good, told)
+    model = inference_speed.make_model(Path(tempfile.mkdtemp()), setting.backbone)
+    picture = inference_speed.picture(700, 900)
+    with mock.patch.object(torch.cuda, "get_device_capability", lambda device=None: (7, 5)):
+        there = Predictor(model)
+        mask = there(picture)
+    share = float((mask != Predictor(model)(picture)).mean())
+    say("fp16 predicts", share < 0.02, f"{there.precision}: {share:.2%} of the pixels differ")
+
+
+def small(setting: _Setting) -> None:
+    """Many small images in memory: tiles of several share a batch."""
+    model = inference_speed.make_model(Path(tempfile.mkdtemp()), setting.backbone)
+    predictor = Predictor(model)
+    for side in (256, 512, 1024):
+        number = 4 if setting.side < 1000 else 256 * 512 // side
+        whole = inference_speed.picture(side, side)
+        found = predictor.normaliser.per_channel(whole)
+        read = own_rows(whole, found)
+        assert read is not None
+        one = Picture(read=lambda a, b, r=read: r._replace(raw=r.raw[a:b]), size_HW=whole.shape)
+
+        def shared(pictures: list[Picture] = [one] * number) -> None:
+            for _ in predictor.stream(enumerate(pictures)):
+                pass
+
+        def alone(picture: Picture = one, number: int = number) -> None:
+            for _ in range(number):
+                list(predictor.bands(picture))
+
+        together, single = (_rate(work, 1, number) for work in (shared, alone))
+        text = f"{together:.0f} images/s together, {single:.0f} alone: {together / single:.2f} ×"
+        say(f"{number} of {side}²", together > 1.15 * single if GPU else None, text)
+        _busy(f"{number} of {side}²", shared, 0)
 
 
 def _leave(gib: float) -> None:
@@ -213,9 +269,9 @@ def memory(setting: _Setting) -> None:
     batches.close()
     trainer.stepper.optimizer.zero_grad(set_to_none=True)
     del ready
-    item, side = trainer.parts.val[0], setting.side
+    item, side = trainer.setup.val[0], setting.side
     rng = np.random.default_rng(0)
-    trainer.parts.val._kept[0] = replace(
+    trainer.setup.val._kept[0] = replace(
         item,
         pixels=rng.integers(0, 255, (side, side, 1), np.uint8),
         labels=rng.integers(0, 3, (side, side)).astype(np.uint8),
@@ -259,8 +315,7 @@ def masks(setting: _Setting) -> None:
     there = Predictor(model)(picture)
     here = Predictor(model, gpus=0)
     here.precision = torch.float32
-    here._members = [here._prepared(each.network.float()) for each in here._members]
-    here._calls = [each.plain for each in here._members]
+    here._calls = [here._prepared(load_model(model)[0])]
     share = float((there != here(picture)).mean())
     say(
         "masks as a processor's", share < 0.02, f"{share:.2%} of the pixels differ (random weights)"
@@ -297,7 +352,7 @@ def inference(setting: _Setting) -> None:
     """Mpx/s of whole images: from memory, and from files to files; where the time goes."""
     folder = Path(tempfile.mkdtemp())
     model = inference_speed.make_model(folder, setting.backbone)
-    predictor = Predictor(model, tile_px=setting.patch)
+    predictor = Predictor(model, tile_px=setting.patch if setting.side < 1000 else None)
     side = 8 * setting.patch
     picture = inference_speed.picture(side, side)
     prepared = predictor.prepare(picture)
@@ -306,7 +361,8 @@ def inference(setting: _Setting) -> None:
     mpx = side * side / 1e6
 
     def of_bytes() -> None:
-        for _ in predictor.bands(lambda a, b: read._replace(raw=read.raw[a:b]), picture.shape):
+        rows = Picture(read=lambda a, b: read._replace(raw=read.raw[a:b]), size_HW=picture.shape)
+        for _ in predictor.bands(rows):
             pass
 
     tiles = torch.randn(predictor.batch, 1, setting.patch, setting.patch, device=predictor.device)
@@ -342,7 +398,9 @@ def inference(setting: _Setting) -> None:
 
 CHECKS: dict[str, Callable[[_Setting], None]] = {
     each.__name__: each
-    for each in (train, host, sizes, memory, faults, masks, shapes, searched, inference)
+    for each in (
+        *(train, host, probe, fp16, memory, faults, masks, shapes, searched, inference, small),
+    )
 }
 
 

@@ -74,7 +74,7 @@ def compare(folder: Path, backbone: str, side: int, rounds: int) -> None:
     """Alternate ours, the bare forward pass and MONAI's, in one process, with the same weights."""
     model = make_model(folder, backbone)
     image = picture(side, side)
-    predictor = Predictor(model, tile_px=TILE_PX, overlap=OVERLAP)
+    predictor = Predictor(model, overlap=OVERLAP)
     prepared = predictor.prepare(image)
     network, _ = load_model(model)
     plain = load_model(model)[0]
@@ -185,7 +185,7 @@ def child() -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     keep_freed_memory()
     request = PredictRequest(model=sys.argv[1], inputs=(sys.argv[2],), out=sys.argv[3])
-    predictor = Predictor(sys.argv[1], tile_px=TILE_PX)
+    predictor = Predictor(sys.argv[1])
     limit_s = 60 * float(sys.argv[4]) or float("inf")
     began, rows, add = time.monotonic(), 0, outputs.OutputSet.add
 
@@ -213,7 +213,7 @@ def many(folder: Path, backbone: str, number: int) -> None:
         top, left = (index * 37) % 700, (index * 91) % 700
         tifffile.imwrite(source / f"{index:05d}.tif", images[top : top + 256, left : left + 256])
     model = make_model(folder, backbone)
-    predictor = Predictor(model, tile_px=TILE_PX)
+    predictor = Predictor(model)
     forward = predictor.forward
     spent: list[float] = []
 

@@ -44,6 +44,7 @@ class Pretended:
     most_pixels: int | None = None  # of a convolution's input, N·H·W: more is out of memory
     breaks_at: Callable[[], bool] | None = None  # True: an illegal access, from then on for ever
     is_broken: bool = False
+    peak_bytes: int = 1 << 30  # as the allocator tells it
     memory_fraction: float = 1.0
     device_set: list[int] = field(default_factory=list)
 
@@ -338,6 +339,8 @@ def pretended_gpu(
         "mem_get_info": lambda device=None: (memory, memory),
         "set_per_process_memory_fraction": take_fraction,
         "empty_cache": nothing,
+        "reset_peak_memory_stats": nothing,
+        "max_memory_allocated": lambda device=None: seen.peak_bytes,
         "synchronize": lambda *args: _refuse_broken(),
         "current_device": lambda: 0,
         "is_current_stream_capturing": lambda: False,

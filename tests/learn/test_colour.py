@@ -17,7 +17,7 @@ from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.images.rows import rows_of, survey
 from emcfsys_engine.learn.inference import bands as bands_module
-from emcfsys_engine.learn.inference.predictor import GREY_TOLD, Predictor
+from emcfsys_engine.learn.inference.predictor import GREY_TOLD, Picture, Predictor
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.learn.networks.weights import load_weights
@@ -151,7 +151,7 @@ def test_bands_of_a_large_image_are_those_of_the_whole_in_colour(
     monkeypatch.setattr(bands_module, "LARGE_PX", 100)
     image = bands_module.open_image(ImageRef(path=file), model.normaliser, model.channels)
     assert image.is_large
-    bands = model.bands(image.read, image.size, ahead=True)
+    bands = model.bands(Picture(read=image.read, size_HW=image.size, ahead=True))
     mask = bands_module.whole(bands, model.card, image.size).mask
     assert np.array_equal(mask, model(pixels))
     image.close()

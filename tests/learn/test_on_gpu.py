@@ -3,10 +3,13 @@
 A mixed device, a device without an index, a wrong dtype or memory that runs short shows in both.
 """
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -26,11 +29,12 @@ from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.memory import usable_memory
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.learn.run_disk import RunDisk
+from emcfsys_engine.learn.training import probe
 from emcfsys_engine.learn.training.batches import Batches
 from emcfsys_engine.learn.training.checkpoint import Retry, read_checkpoint, read_retry
 from emcfsys_engine.learn.training.dataset import Dataset
 from emcfsys_engine.learn.training.distributed import Ranks
-from emcfsys_engine.learn.training.plan import make_plan
+from emcfsys_engine.learn.training.plan import Plan, encode_plan, make_plan
 from emcfsys_engine.learn.training.setup import TrainingSetup
 from emcfsys_engine.learn.training.trainer import Trainer
 from emcfsys_engine.learn.training.validation import Validator
@@ -303,12 +307,15 @@ def test_a_broken_gpu_ends_a_watch_and_leaves_its_files_waiting(
     project: Path, pretended: Pretended, model_file: Path
 ) -> None:
     watched = project / "images" / "train"
+    for number in range(3, 16):
+        shutil.copy(watched / "train0.png", watched / f"train{number}.png")
+        os.utime(watched / f"train{number}.png", (number, number))  # older, and so first
     request = WatchRequest(
         model=str(model_file), watch=str(watched), output=str(project / "out"), once=True
     )
-    loaded = load_project(project)
+    loaded = load_project(project, ("inference.batch=1", "inference.tile_px=64"))
     run = new_run(loaded.runs_folder, request, project=loaded)
-    pretended.breaks_at = lambda: (project / "out" / "train0.png").exists()
+    pretended.breaks_at = lambda: (project / "out" / "train3.png").exists()
     assert run_here(run) == 1
     ending = run.ending()
     assert isinstance(ending, RunFailed)
@@ -318,15 +325,16 @@ def test_a_broken_gpu_ends_a_watch_and_leaves_its_files_waiting(
     again = new_run(loaded.runs_folder, request, project=loaded)
     assert run_here(again) == 0
     assert {each.name for each in (project / "out").glob("*.png")} == {
-        f"train{n}.png" for n in range(3)
+        f"train{n}.png" for n in range(16)
     }
 
 
 @pytest.mark.parametrize(
     ("capability", "expected"),
     [
-        ((7, 0), torch.float32),
-        ((7, 5), torch.float32),
+        ((6, 1), torch.float32),
+        ((7, 0), torch.float16),
+        ((7, 5), torch.float16),
         ((8, 0), torch.bfloat16),
         ((9, 0), torch.bfloat16),
     ],
@@ -339,6 +347,133 @@ def test_precision_is_what_a_gpu_computes_natively(
         trainer, _ = _trainer(project, "augment.preset=none")
         _step(trainer)
         assert set(seen.conv_dtypes) == {expected}
+
+
+@pytest.fixture
+def without_bf16() -> Iterator[Pretended]:
+    """A pretended GPU of the kind before bf16."""
+    with pretended_gpu((7, 5)) as seen:
+        yield seen
+
+
+def test_fp16_learns_without_waiting_more_and_its_loss_scale_is_in_the_checkpoint(
+    project: Path, without_bf16: Pretended
+) -> None:
+    trainer, _ = _trainer(project, "training.batch=4")
+    _step(trainer)
+    batches = Batches(trainer.sampler, 2, trainer.device)
+    ready = batches.next()
+    batches.close()
+    without_bf16.forget()
+    before = [weight.detach().clone() for weight in trainer.network.parameters()]
+    trainer.step(*ready, 0.1)
+    assert sum(without_bf16.syncs.values()) <= MOST_SYNCS, without_bf16.syncs
+    pairs = zip(before, trainer.network.parameters(), strict=True)
+    assert any((old != new).any().item() for old, new in pairs)
+    trainer.stepper.scaler.load_state_dict(
+        {**trainer.stepper.scaler.state_dict(), "scale": 512.0, "_growth_tracker": 7}
+    )
+    trainer._save_checkpoint()
+    trainer.saver.close()
+    state = read_checkpoint(trainer.setup.run.checkpoint_file)[1]
+    assert (state.loss_scale, state.loss_scale_steps) == (512.0, 7)
+    trainer.stepper.scaler.load_state_dict(
+        {**trainer.stepper.scaler.state_dict(), "scale": 2.0, "_growth_tracker": 0}
+    )
+    trainer._restore()
+    assert trainer.stepper.scaler.get_scale() == 512.0
+
+
+def test_a_step_that_overflows_in_fp16_moves_nothing_is_counted_and_said(
+    project: Path, without_bf16: Pretended
+) -> None:
+    trainer, told = _trainer(project)
+    _step(trainer)
+    scaler = trainer.stepper.scaler
+    usual = trainer.stepper.skipped  # while it finds its scale
+    scaler.load_state_dict({**scaler.state_dict(), "scale": 1e38})
+    before = [weight.detach().clone() for weight in trainer.network.parameters()]
+    assert torch.isfinite(_step(trainer)).item()
+    assert scaler.get_scale() == pytest.approx(5e37)
+    pairs = zip(before, trainer.network.parameters(), strict=True)
+    assert all((old == new).all().item() for old, new in pairs)
+    assert (trainer.stepper.skipped, trainer.state.step) == (usual + 1, 2)
+    trainer._say_skipped()
+    assert (
+        f"{usual + 1} of 2 steps moved no weight: their gradients were too large for fp16"
+        in str(told[-1])
+    )
+
+
+def test_a_prediction_too_large_for_fp16_is_made_in_fp32(
+    without_bf16: Pretended, model_file: Path
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (300, 200), np.uint8)
+    whole = Predictor(model_file, gpus=0, tile_px=64)(picture)
+    predictor = Predictor(model_file, tile_px=64)
+    assert predictor.precision == torch.float16
+    network = predictor._calls[0]
+    number = 0
+
+    def overflows(tiles: Tensor) -> Tensor:
+        nonlocal number
+        number += 1
+        return network(tiles) * (torch.inf if number == 2 else 1)
+
+    predictor._calls = [overflows]
+    found = predictor.predict(picture)
+    assert predictor.precision == torch.float32
+    assert (found.mask != whole).mean() < 1e-3
+    assert np.isfinite(found.confidence)
+
+
+def test_what_fits_is_measured_before_the_plan_where_the_project_leaves_it_open(
+    project: Path, pretended: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter(range(1000))
+    clock = SimpleNamespace(monotonic=lambda: 0.01 * next(seconds))
+    monkeypatch.setattr(probe, "time", clock)
+    text = (project / "project.toml").read_text().replace("batch = 2\n", "")
+    (project / "project.toml").write_text(text.replace("steps = 8\n", "minutes = 1\n"))
+    loaded = load_project(project)
+    samples = list_samples(loaded)
+    train, val = (Dataset(samples.of(s), loaded, Normaliser()) for s in ("train", "val"))
+    device = choose_device(None)
+    assert make_plan(loaded, train, val, device, 1).probed == ()  # only a training measures
+    pretended.most_pixels = 32 * 64 * 64  # patches of 32 are padded to 64
+    plan = make_plan(loaded, train, val, device, 1, measures=True)
+    # A batch takes as long as any other by this clock: twice as many pay, until one does not fit.
+    assert [one.patches for one in plan.probed] == [16, 32]
+    assert (plan.batch, plan.micro_batch, plan.patch_px) == (32, 32, 32)
+    assert plan.reasons["micro_batch"].startswith("measured on this GPU: 16 patches at a time: ")
+    pretended.most_pixels = 3 * 64 * 64
+    plan = make_plan(loaded, train, val, device, 1, measures=True)
+    assert (plan.batch, plan.micro_batch) == (16, 2)
+    assert msgspec.json.decode(encode_plan(plan), type=Plan) == plan
+    pretended.most_pixels, pretended.peak_bytes = None, 100 << 30  # more than it may take
+    plan = make_plan(loaded, train, val, device, 1, measures=True)
+    assert plan.probed == () and plan.batch == 16
+
+
+def test_a_run_that_goes_on_does_not_measure_again(
+    project: Path, pretended: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    real = probe.Probe._tried
+
+    def counted(self: probe.Probe, patch_px: int, patches: int) -> probe.Probed:
+        tried.append(patches)
+        return real(self, patch_px, patches)
+
+    monkeypatch.setattr(probe.Probe, "_tried", counted)
+    text = (project / "project.toml").read_text().replace("batch = 2\n", "")
+    (project / "project.toml").write_text(text)
+    run = _trained(project, "training.steps=2")
+    assert tried == [16]
+    run.write_record(_with(run, load_project(project, ("training.steps=3",))))
+    assert run_here(run) == 0
+    assert tried == [16]
+    assert run.outcome() == ("done", "steps")
 
 
 def test_a_gpu_without_kernels_is_refused_by_name(

@@ -1,6 +1,7 @@
 """Prediction of many files: read ahead, computed, written behind; one that fails stays single."""
 
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -23,7 +24,13 @@ from emcfsys_engine.learn.inference.bands import OpenImage
 from emcfsys_engine.learn.inference.image import EndAskedFor, ImageJobs, Order, Work
 from emcfsys_engine.learn.inference.output_disk import is_of_disk, wait_until
 from emcfsys_engine.learn.inference.outputs import SUFFIXES, Companions
-from emcfsys_engine.learn.inference.pipeline import Failure, run_pipeline
+from emcfsys_engine.learn.inference.pipeline import (
+    Arrived,
+    Computed,
+    Failure,
+    run_pipeline,
+    several_writers,
+)
 from emcfsys_engine.learn.inference.placing import OutputNames
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.inference.ranking import rank, write_ranking
@@ -77,17 +84,20 @@ class _Stages:
             asked=asked,
             tell=lambda words: emit(WarningGiven(message=words)),
         )
+        # Outlines of all images go into one file, in order.
+        self.writers = 1 if request.vectors else several_writers()
+        self._one_writer = threading.Lock()
         self._folders: set[Path] = set()
         self._unsynced = 0
 
-    def read(self, ref: ImageRef) -> Work:
+    def read(self, ref: ImageRef) -> Work | None:
         return self.jobs.read(Order(ref=ref, mask_file=self._names.mask_of(ref)))
 
-    def compute(self, ref: ImageRef, work: Work) -> Work:
-        self.jobs.compute(work)
-        return work
+    def compute(self, arrived: Arrived[ImageRef, Work | None]) -> Computed[ImageRef, Work | None]:
+        return self.jobs.compute_all(arrived, (EmcfError,))
 
-    def write(self, ref: ImageRef, work: Work) -> ImageDone:
+    def write(self, ref: ImageRef, work: Work | None) -> ImageDone:
+        assert work is not None  # each was read
         mask_file = self.jobs.write(work)
         self.jobs.close(work)
         self._sync_folders(mask_file.parent)
@@ -101,18 +111,20 @@ class _Stages:
 
     def _sync_folders(self, folder: Path) -> None:
         """Files are on the disk when they are named; their names follow, many at a time."""
-        self._folders.add(folder)
-        self._unsynced += 1
-        if self._unsynced >= _FOLDERS_EVERY:
+        with self._one_writer:
+            self._folders.add(folder)
+            self._unsynced += 1
+            is_due = self._unsynced >= _FOLDERS_EVERY
+        if is_due:
             self.sync_folders()
 
     def sync_folders(self) -> None:
         """Wait until the names of all files are on the disk."""
-        for folder in self._folders:
+        with self._one_writer:
+            folders, self._folders, self._unsynced = self._folders, set(), 0
+        for folder in folders:
             with suppress(OSError):  # gone or not ours any more: its files were synced
                 sync(folder)
-        self._folders.clear()
-        self._unsynced = 0
 
 
 def predict_files(
@@ -145,7 +157,13 @@ def predict_files(
         with suppress(EndAskedFor):
             jobs = _taken(waiting, lambda: asked() is None and not away)  # noqa: B023
             stages = (prediction.read, prediction.compute, prediction.write)
-            for ref, result in run_pipeline(jobs, *stages, (EmcfError,)):
+            for ref, result in run_pipeline(
+                jobs,
+                *stages,
+                (EmcfError,),
+                ahead=prediction.jobs.ahead,
+                writers=prediction.writers,
+            ):
                 if not isinstance(result, Failure):
                     emit(result)
                     done += 1

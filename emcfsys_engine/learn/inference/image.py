@@ -1,9 +1,13 @@
 """One image, or one plane of a stack, predicted into its files: used by `predict` and the watch."""
 
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,10 +18,20 @@ from emcfsys_engine.images.channels import GREY
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import digest_of, resolved
-from emcfsys_engine.learn.inference.bands import Band, OpenImage, Tally, Wanted, open_image
+from emcfsys_engine.learn.inference.bands import (
+    LARGE_PX,
+    Band,
+    OpenImage,
+    Tally,
+    Wanted,
+    open_image,
+)
 from emcfsys_engine.learn.inference.outputs import Companions, Origin, OutputSet, VectorOutputs
-from emcfsys_engine.learn.inference.pipeline import Behind
-from emcfsys_engine.learn.inference.predictor import GREY_TOLD, Predictor
+from emcfsys_engine.learn.inference.pipeline import Arrived, Behind, Computed, Failure
+from emcfsys_engine.learn.inference.predictor import GREY_TOLD, Picture, Predictor
+
+Job = TypeVar("Job")
+_AHEAD, _MOST_AHEAD = 3, 64  # images read before their turn
 
 
 class EndAskedFor(Exception):
@@ -80,6 +94,7 @@ class ImageJobs:
         self._tell = tell
         self._told_grey = predictor.channels == GREY  # nothing to tell
         self._open: dict[ImageRef, OpenImage] = {}
+        self._last_px = LARGE_PX  # of the image that was read last
 
     def files(self, ref: ImageRef, mask_file: Path) -> list[Path]:
         """Return everything that is written for an image."""
@@ -91,6 +106,7 @@ class ImageJobs:
         started = time.monotonic()
         image = open_image(order.ref, self._predictor.normaliser, self._predictor.channels)
         self._open[order.ref] = image
+        self._last_px = math.prod(image.size)
         return Work(
             order=order,
             image=image,
@@ -104,8 +120,67 @@ class ImageJobs:
             self._told_grey = True
             self._tell(f"{image.ref}: {GREY_TOLD}")
 
+    def compute_all(
+        self, arrived: Arrived[Job, Work | None], catch: tuple[type[Exception], ...]
+    ) -> Computed[Job, Work | None]:
+        """Predict images one after the other, in order; tiles of small ones share their batches.
+
+        What did not arrive is passed on. Of a batch that fails each image is computed alone: only
+        the one that is at fault fails with an error of `catch`.
+        Raises: EndAskedFor between two batches of tiles; other errors.
+        """
+        left: deque[tuple[Job, Work | Failure[Job] | None]] = deque()
+        is_over = False
+
+        def small() -> Iterator[tuple[Job, Work]]:
+            nonlocal is_over
+            for job, work in arrived:
+                if not isinstance(work, Work) or work.image.is_large:
+                    left.append((job, work))
+                    return
+                yield job, work
+            is_over = True
+
+        while not is_over:
+            yield from self._streamed(small(), catch)
+            while left:
+                job, work = left.popleft()
+                yield job, self._alone(job, work, catch) if isinstance(work, Work) else work
+
+    def _streamed(
+        self, works: Iterator[tuple[Job, Work]], catch: tuple[type[Exception], ...]
+    ) -> Computed[Job, Work | None]:
+        under_way: deque[tuple[Job, Work]] = deque()
+
+        def pictures() -> Iterator[tuple[Work, Picture]]:
+            for job, work in works:
+                self._say_grey(work.image)
+                under_way.append((job, work))
+                yield work, self._picture(work)
+
+        self._predictor.before_batch = self._heed
+        try:
+            for work, bands in self._predictor.stream(pictures()):
+                work.bands = bands
+                yield under_way.popleft()
+        except catch:
+            if not under_way:  # it never began: the next one tells why
+                under_way.extend(islice(works, 1))
+        # One of those under way may be at fault: it fails again, alone.
+        while under_way:
+            job, work = under_way.popleft()
+            yield job, self._alone(job, work, catch)
+
+    def _alone(
+        self, job: Job, work: Work, catch: tuple[type[Exception], ...]
+    ) -> Work | Failure[Job]:
+        try:
+            return self.compute(work)
+        except catch as error:
+            return Failure(job, error)
+
     def compute(self, work: Work) -> Work:
-        """Predict it; a large image is written meanwhile.
+        """Predict it alone; a large image is written meanwhile.
 
         Raises: EndAskedFor between two batches of tiles.
         """
@@ -113,24 +188,31 @@ class ImageJobs:
         self._say_grey(image)
         self._predictor.before_batch = self._heed
         try:
-            bands = self._predictor.bands(
-                image.read,
-                image.size,
-                info_bar_rows=image.survey.info_bar_rows,
-                scale=self._scale_of(image),
-                wanted=self._wanted,
-                ahead=image.is_large,
-            )
+            bands = self._predictor.bands(self._picture(work))
             if image.is_large:
                 self._write_while_computing(work, bands)
             else:
-                for band in bands:
-                    self._heed()
-                    work.bands.append(band)
+                work.bands = list(bands)
         except BaseException:
             self.give_up(work)
             raise
         return work
+
+    def _picture(self, work: Work) -> Picture:
+        image = work.image
+        return Picture(
+            read=image.read,
+            size_HW=image.size,
+            info_bar_rows=image.survey.info_bar_rows,
+            scale=self._scale_of(image),
+            wanted=self._wanted,
+            ahead=image.is_large,
+        )
+
+    def ahead(self) -> int:
+        """Return how many images may be read ahead: two batches, where they are small."""
+        tiles = self._predictor.tiles
+        return max(_AHEAD, min(_MOST_AHEAD, 2 * tiles.batch * tiles.px**2 // self._last_px))
 
     def write(self, work: Work) -> Path:
         """Write its files and return the mask's; the image stays open until `close`."""

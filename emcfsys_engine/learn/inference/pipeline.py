@@ -4,6 +4,7 @@ The device never waits for the disk: files are read (and decoded, and normalised
 the network works, and masks are encoded and written in a thread behind it.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -64,43 +65,73 @@ class Failure(Generic[Job]):
         self.error = error
 
 
+Arrived = Iterator[tuple[Job, Read | Failure[Job]]]
+Computed = Iterator[tuple[Job, Made | Failure[Job]]]
+
+
 def run_pipeline(
     jobs: Iterable[Job],
     read: Callable[[Job], Read],
-    compute: Callable[[Job, Read], Made],
+    compute: Callable[[Arrived[Job, Read]], Computed[Job, Made]],
     write: Callable[[Job, Made], Written],
     catch: tuple[type[Exception], ...],
+    *,
+    ahead: Callable[[], int] = lambda: _AHEAD,
+    writers: int = 1,
 ) -> Iterator[tuple[Job, Written | Failure[Job]]]:
     """Yield each job with what `write` returned, or with the error of any stage, in order.
 
-    `compute` runs in the caller's thread. Errors that are not in `catch` end the pipeline.
-    A caller that stops asking ends it, too: what is under way is finished first.
+    `compute` runs in the caller's thread: it takes jobs with what was read of them, or why that
+    failed, one after the other, and yields them in the same order. Errors that are not in `catch`
+    end the pipeline. A caller that stops asking ends it, too: what is under way is finished first.
+    `ahead`: how many may be read before their turn, and be made before they are written.
     """
-    waiting: deque[tuple[Job, Future[Read]]] = deque()
     behind: deque[tuple[Job, Future[Written] | Failure[Job]]] = deque()
     with (
-        ThreadPoolExecutor(_READERS, "read") as readers,
-        ThreadPoolExecutor(1, "write") as writer,
+        ThreadPoolExecutor(max(_READERS, _cores() // 4), "read") as pool,
+        ThreadPoolExecutor(writers, "write") as writer,
     ):
-        source = iter(jobs)
-        while True:
-            for job in source:
-                waiting.append((job, readers.submit(read, job)))
-                if len(waiting) >= _AHEAD:
-                    break
-            if not waiting:
-                break
-            job, future = waiting.popleft()
-            try:
-                made = compute(job, future.result())
-            except catch as error:
-                behind.append((job, Failure(job, error)))
-            else:
-                behind.append((job, writer.submit(write, job, made)))
-            while len(behind) > _BEHIND:
+        for job, made in compute(_arrived(jobs, read, pool, catch, ahead)):
+            failed = isinstance(made, Failure)
+            behind.append((job, made if failed else writer.submit(write, job, made)))
+            while behind and (len(behind) > max(_BEHIND, ahead()) or _is_done(behind[0][1])):
                 yield _settled(*behind.popleft(), catch)
         while behind:
             yield _settled(*behind.popleft(), catch)
+
+
+def several_writers() -> int:
+    """Return how many threads may write at a time beside what computes and reads."""
+    return max(1, min(8, _cores() // 4))
+
+
+def _arrived(
+    jobs: Iterable[Job],
+    read: Callable[[Job], Read],
+    pool: ThreadPoolExecutor,
+    catch: tuple[type[Exception], ...],
+    ahead: Callable[[], int],
+) -> Arrived[Job, Read]:
+    """Yield jobs with what was read of them, in order; a few more are read meanwhile."""
+    waiting: deque[tuple[Job, Future[Read]]] = deque()
+    source = iter(jobs)
+    while True:
+        while len(waiting) < ahead():
+            job = next(source, None)
+            if job is None:
+                break
+            waiting.append((job, pool.submit(read, job)))
+        if not waiting:
+            return
+        yield _settled(*waiting.popleft(), catch)
+
+
+def _is_done(result: "Future[Written] | Failure[Job]") -> bool:
+    return isinstance(result, Failure) or result.done()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _settled(

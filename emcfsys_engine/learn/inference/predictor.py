@@ -3,11 +3,14 @@
 C channels or classes, H and W pixels.
 """
 
+import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,12 +25,8 @@ from emcfsys_engine.learn.gpu_faults import free_cached_memory, is_out_of_memory
 from emcfsys_engine.learn.inference.bands import Band, Prediction, Sent, Wanted, sent, whole
 from emcfsys_engine.learn.inference.given import as_pixels, slices_of
 from emcfsys_engine.learn.inference.pipeline import read_ahead
-from emcfsys_engine.learn.inference.tiles import (
-    Tiles,
-    logit_bands_of_rows,
-    scaled_bands,
-    scaled_reader,
-)
+from emcfsys_engine.learn.inference.scaling import ScaledBands, scaled_reader
+from emcfsys_engine.learn.inference.tiles import Rows, Tiles, bands_of
 from emcfsys_engine.learn.memory import choose_tiles
 from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
@@ -37,7 +36,33 @@ from emcfsys_engine.model_card import ModelCard, read_card
 
 __all__ = ["Prediction", "Predictor"]
 Call = Callable[[Tensor], Tensor]
+Key = TypeVar("Key")
 GREY_TOLD = "the model reads colours: of an image without them the grey is used three times"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One image to predict.
+
+    `ahead`: rows are read in a thread while the network works on those above.
+    Shapes: read(first, last) gives rows (last - first)×W, with ×3 for a model of colours, float32
+    and normalised or OwnRows.
+    """
+
+    read: Callable[[int, int], np.ndarray | OwnRows]
+    size_HW: tuple[int, int]
+    info_bar_rows: int = 0
+    scale: float = 1.0  # by which it is enlarged for the network
+    wanted: Wanted = field(default_factory=Wanted)
+    ahead: bool = False
+
+    @property
+    def inner_size(self) -> tuple[int, int]:
+        """Its size as the network sees it."""
+        if self.scale == 1.0:
+            return self.size_HW
+        height, width = (max(1, round(length * self.scale)) for length in self.size_HW)
+        return height, width
 
 
 class Predictor:
@@ -58,7 +83,8 @@ class Predictor:
         batch: int | None = None,
     ) -> None:
         files = [model] if isinstance(model, str | Path) else model
-        networks, self.card = load_members([Path(file) for file in files])
+        self._files = [Path(file) for file in files]
+        networks, self.card = load_members(self._files)
         self.normaliser = Normaliser(**msgspec.structs.asdict(self.card.normaliser))
         self.device = choose_device(gpus)
         use(self.device)
@@ -68,14 +94,17 @@ class Predictor:
         self._told_grey = False
         self._overlap = overlap
         self._tta = tta
-        self.tile_px, fits = choose_tiles(
+        side_px, fits = choose_tiles(
             [network.spec for network in networks],
             self.device,
             self.precision,
             patch_px=self.card.patch_px,
             tile_px=tile_px,
         )
-        self.batch = batch or fits
+        steps = [network.tile_step_px for network in networks]
+        # A side that is given is kept.
+        step_px = 0 if tile_px or 0 in steps else math.lcm(*steps)
+        self.tiles = Tiles(px=side_px, batch=batch or fits, step_px=step_px)
 
     @classmethod
     def of(cls, models: Sequence[str | Path], **options: Any) -> "Predictor":
@@ -150,6 +179,16 @@ class Predictor:
         return self._whole(rows, info_bar_rows, scale, wanted)
 
     @property
+    def tile_px(self) -> int:
+        """The side of a tile in pixels."""
+        return self.tiles.px
+
+    @property
+    def batch(self) -> int:
+        """How many tiles of that side are predicted at a time."""
+        return self.tiles.batch
+
+    @property
     def channels(self) -> int:
         """Channels of an image that the network reads: 1, grey, or 3, colours."""
         return self.card.network.in_channels
@@ -169,92 +208,143 @@ class Predictor:
             return rows[first:last]
 
         height, width = (rows.raw if isinstance(rows, OwnRows) else rows).shape[:2]
-        bands = self.bands(
-            read, (height, width), info_bar_rows=info_bar_rows, scale=scale, wanted=wanted
+        picture = Picture(
+            read=read,
+            size_HW=(height, width),
+            info_bar_rows=info_bar_rows,
+            scale=scale,
+            wanted=wanted,
         )
-        return whole(bands, self.card, (height, width))
+        return whole(self.bands(picture), self.card, (height, width))
 
-    def bands(
-        self,
-        read: Callable[[int, int], np.ndarray | OwnRows],
-        size_HW: tuple[int, int],
-        *,
-        info_bar_rows: int = 0,
-        scale: float = 1.0,
-        wanted: Wanted = Wanted(),  # noqa: B008 - frozen
-        ahead: bool = False,
-    ) -> Iterator[Band]:
+    def bands(self, picture: Picture) -> Iterator[Band]:
         """Yield the prediction of an image from top to bottom; memory does not grow with height.
 
-        `ahead`: rows are read in a thread while the network works on those above. An image of which
-        not even one tile fits into the device's memory is begun anew with smaller ones.
-        Shapes: read(first, last) gives rows (last - first)×W, with ×3 for a model of colours,
-        float32 and normalised or OwnRows.
+        An image of which not even one tile fits into the device's memory is begun anew with smaller
+        ones; one whose numbers are too large for fp16 is computed in fp32 from there on.
         """
-        has_begun = False
+        given = 0  # rows
         while True:
             try:
-                for band in self._bands(read, size_HW, info_bar_rows, scale, wanted, ahead):
-                    has_begun = True
-                    yield band
+                for _, band, _ in self._bands([(None, picture)], is_alone=True):
+                    if self._overflows(band):
+                        break
+                    if band.first >= given:
+                        yield band
+                        given = band.first + len(band.mask)
+                else:
+                    return
             except RuntimeError as error:
-                if has_begun or not is_out_of_memory(error) or not self.shrink():
+                if given or not is_out_of_memory(error) or not self.shrink():
                     raise
-            else:
-                return
             free_cached_memory()
 
-    def _bands(
-        self,
-        read: Callable[[int, int], np.ndarray | OwnRows],
-        size_HW: tuple[int, int],
-        info_bar_rows: int,
-        scale: float,
-        wanted: Wanted,
-        ahead: bool,
-    ) -> Iterator[Band]:
-        values_C = uploaded(torch.tensor(self.card.class_values, dtype=torch.uint8), self.device)
+    def stream(self, pictures: Iterable[tuple[Key, Picture]]) -> Iterator[tuple[Key, list[Band]]]:
+        """Yield each picture's key with all of its bands, in order; tiles of several share a batch.
 
+        Where not even one tile fits into the device's memory, or a number into fp16, those under
+        way are begun anew, with smaller tiles or in fp32.
+        """
+        source = iter(pictures)
+        begun: deque[tuple[Key, Picture]] = deque()
+
+        def noted(source: Iterator[tuple[Key, Picture]]) -> Iterator[tuple[Key, Picture]]:
+            for one in source:
+                begun.append(one)
+                yield one
+
+        while True:
+            bands: list[Band] = []
+            try:
+                for key, band, is_last in self._bands(noted(source)):
+                    if self._overflows(band):
+                        break
+                    bands.append(band)
+                    if is_last:
+                        begun.popleft()
+                        yield key, bands
+                        bands = []
+                else:
+                    return
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or not self.shrink():
+                    raise
+            free_cached_memory()
+            source = chain(list(begun), source)
+            begun.clear()
+
+    def _bands(
+        self, pictures: Iterable[tuple[Key, Picture]], *, is_alone: bool = False
+    ) -> Iterator[tuple[Key, Band, bool]]:
+        """Yield bands with whose they are, and whether they are the last of it."""
+        # Not in inference mode while the caller has the band: a generator would keep it so.
+        under_way: deque[_OnItsWay[Any]] = deque()
+        made = self._sent(pictures, is_alone)
+        while (item := _next(made)) is not None:
+            under_way.append(item)
+            if len(under_way) > _UNDER_WAY[self.device.type]:
+                yield under_way.popleft().arrived()
+        while under_way:
+            yield under_way.popleft().arrived()
+
+    def _sent(
+        self, pictures: Iterable[tuple[Key, Picture]], is_alone: bool
+    ) -> Iterator["_OnItsWay[Key]"]:
+        values_C = uploaded(torch.tensor(self.card.class_values, dtype=torch.uint8), self.device)
+        scaled: dict[int, ScaledBands] = {}
+
+        def rows() -> Iterator[tuple[tuple[Key, Picture], Rows]]:
+            for key, picture in pictures:
+                if picture.scale != 1.0:
+                    scaled[id(picture)] = ScaledBands(picture.inner_size, picture.size_HW)
+                yield (key, picture), self._rows(picture)
+
+        for done in bands_of(
+            self.forward,
+            rows(),
+            self.tiles,
+            overlap=self._overlap,
+            tta=self._tta,
+            is_alone=is_alone,
+        ):
+            key, picture = done.key
+            made = done.first, self.merged(done.logits)
+            if (rescaled := scaled.get(id(picture))) is not None:
+                found = rescaled.add(*made)
+                if done.is_last:
+                    del scaled[id(picture)]
+                if found is None:
+                    continue
+                made = found
+            bar_from = picture.size_HW[0] - picture.info_bar_rows
+            one = sent(*made, values_C, bar_from, picture.wanted)
+            yield _OnItsWay(key, one, done.is_last)
+
+    def _rows(self, picture: Picture) -> Rows:
         def load(first: int, last: int) -> Tensor:
-            return rows_on(read(first, last), self.device)
+            return rows_on(picture.read(first, last), self.device)
+
+        read = load
+        if picture.scale != 1.0:
+            read = scaled_reader(load, picture.size_HW, picture.inner_size)
 
         def blocks(ranges: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
-            made = (rows(first, last) for first, last in ranges)
-            return read_ahead(made) if ahead else made
+            made = (read(first, last) for first, last in ranges)
+            return read_ahead(made) if picture.ahead else made
 
-        inner = size_HW
-        rows = load
-        if scale != 1.0:
-            inner = (max(1, round(size_HW[0] * scale)), max(1, round(size_HW[1] * scale)))
-            rows = scaled_reader(load, size_HW, inner)
-        found = logit_bands_of_rows(
-            self.forward,
-            blocks,
-            inner,
-            tile_px=self.tile_px,
-            overlap=self._overlap,
-            batch=self.batch,
-            tta=self._tta,
-        )
-        logits = ((first, self.merged(logits_KHW)) for first, logits_KHW in found)
-        if scale != 1.0:
-            logits = scaled_bands(logits, inner, size_HW)
-        # Not in inference mode while the caller has the band: a generator would keep it so.
-        under_way: deque[Sent] = deque()
-        while (item := _next(logits)) is not None:
-            with torch.inference_mode():
-                under_way.append(sent(*item, values_C, size_HW[0] - info_bar_rows, wanted))
-            if len(under_way) > _UNDER_WAY[self.device.type]:
-                yield under_way.popleft().band()
-        while under_way:
-            yield under_way.popleft().band()
+        return Rows(blocks, picture.inner_size)
+
+    def _overflows(self, band: Band) -> bool:
+        """Tell whether numbers were too large for fp16, and take fp32 from now on."""
+        if self.precision != torch.float16 or not math.isnan(band.sure):
+            return False
+        self.precision = torch.float32
+        self._calls = [self._prepared(folded(each)) for each in load_members(self._files)[0]]
+        return True
 
     def shrink(self) -> bool:
         """Compute fewer tiles at a time, then smaller ones; False: there are none smaller."""
-        tiles = Tiles(px=self.tile_px, batch=self.batch)
-        fits = tiles.shrink()
-        self.tile_px, self.batch = tiles.px, tiles.batch
-        return fits
+        return self.tiles.shrink()
 
     def forward(self, tiles_NCTT: Tensor) -> Tensor:
         """Return the logits of a batch of tiles, in the precision this device is fast at.
@@ -272,7 +362,7 @@ class Predictor:
         else:
             return made[0] if len(made) == 1 else torch.cat(made, dim=1)
         free_cached_memory()  # outside the handler, which holds what did not fit
-        self.batch = max(1, self.batch // 2)
+        self.tiles.batch = max(1, self.batch // 2)
         halves = tiles_NCTT.split(-(-len(tiles_NCTT) // 2))
         return torch.cat([self.forward(half) for half in halves])
 
@@ -310,9 +400,20 @@ def _checked(pixels: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def _next(logits: Iterator[tuple[int, Tensor]]) -> tuple[int, Tensor] | None:
+class _OnItsWay(NamedTuple, Generic[Key]):
+    """A band that is sent, and whose it is."""
+
+    key: Key
+    sent: Sent
+    is_last: bool
+
+    def arrived(self) -> tuple[Key, Band, bool]:
+        return self.key, self.sent.band(), self.is_last
+
+
+def _next(made: "Iterator[_OnItsWay[Key]]") -> "_OnItsWay[Key] | None":
     with torch.inference_mode():
-        return next(logits, None)
+        return next(made, None)
 
 
 _SAME_PIXEL = 0.1  # pixel sizes this close, relative, are one: as for images

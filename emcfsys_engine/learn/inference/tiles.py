@@ -1,12 +1,13 @@
-"""A network over an image of any size: overlapping tiles, blended smoothly, given out in bands.
+"""A network over images of any size: overlapping tiles, blended smoothly, given out in bands.
 
 N tiles, C channels or classes, H and W pixels of the image, T pixels of a tile.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice, pairwise
+from itertools import pairwise
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,20 +15,28 @@ from torch import Tensor
 
 from emcfsys_engine.learn.pixels_on_device import uploaded
 
+Key = TypeVar("Key")
 Forward = Callable[[Tensor], Tensor]
 # Given the rows to read, (first, last) and on, yields them as C×(last - first)×W on the device.
 ReadBlocks = Callable[[Sequence[tuple[int, int]]], Iterator[Tensor]]
 MIN_PX = 32  # smaller images are padded: the deepest map of a network must not vanish
 
 _LEAST_TILE_PX = 64
+_MOST_GROWTH = 1.25  # of a tile's side, where fewer pixels are computed by it
+_MOST_SMALL = 4  # times as many tiles at a time, where they are small
 
 
 @dataclass(kw_only=True)
 class Tiles:
-    """How large tiles are and how many are predicted at a time: less, once memory was short."""
+    """How large tiles are and how many are predicted at a time: less, once memory was short.
+
+    `step_px`: multiples of it are sides that the network takes as they are, and a side may be up to
+    a quarter longer where an image is covered with fewer pixels then; 0: every side is `px`.
+    """
 
     px: int
     batch: int
+    step_px: int = 0
 
     def shrink(self) -> bool:
         """Take half of them at a time, else tiles of half the side; False: none are smaller."""
@@ -38,6 +47,41 @@ class Tiles:
         else:
             return False
         return True
+
+    def side(self, length_px: int, overlap: float) -> int:
+        """Return the side along an axis of an image: the least that is computed, then the least.
+
+        Where not even two tiles fit into memory at a time, none is longer than `px`.
+        """
+        if not self.step_px or self.batch == 1 or self.px % self.step_px or length_px <= self.px:
+            return min(self.px, length_px)
+        sides = range(self.px, int(self.px * _MOST_GROWTH) + 1, self.step_px)
+
+        def computed_px(side: int) -> int:
+            return side * len(tile_starts(length_px, side, overlap))
+
+        return min(min(sides, key=lambda side: (computed_px(side), side)), length_px)
+
+    def at_once(self, height_px: int, width_px: int) -> int:
+        """Return how many tiles of a size are predicted at a time: as many pixels as ever."""
+        fit = self.batch * self.px**2 // (height_px * width_px)
+        return max(1, min(fit, _MOST_SMALL * self.batch))
+
+
+class Rows(NamedTuple):
+    """An image that is read row by row, each row once."""
+
+    read: ReadBlocks
+    size_HW: tuple[int, int]
+
+
+class Done(NamedTuple, Generic[Key]):
+    """Rows that no later tile touches. Shapes: logits are C×h×W."""
+
+    key: Key
+    first: int
+    logits: Tensor
+    is_last: bool  # of its image
 
 
 def logit_bands(
@@ -54,83 +98,162 @@ def logit_bands(
     Shapes: the image is float32 on the device of the network.
     """
     height, width = image_CHW.shape[-2:]
-    return logit_bands_of_rows(
-        forward,
-        lambda ranges: (image_CHW[:, first:last] for first, last in ranges),
-        (height, width),
-        tile_px=tile_px,
-        overlap=overlap,
-        batch=batch,
-        tta=tta,
-    )
+
+    def read(ranges: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
+        return (image_CHW[:, first:last] for first, last in ranges)
+
+    tiles = Tiles(px=tile_px, batch=batch)
+    images = [(None, Rows(read, (height, width)))]
+    for done in bands_of(forward, images, tiles, overlap=overlap, tta=tta, is_alone=True):
+        yield done.first, done.logits
 
 
-def logit_bands_of_rows(
+def bands_of(
     forward: Forward,
-    read: ReadBlocks,
-    size_HW: tuple[int, int],
+    images: Iterable[tuple[Key, Rows]],
+    tiles: Tiles,
     *,
-    tile_px: int,
     overlap: float,
-    batch: int,
     tta: bool = False,
-) -> Iterator[tuple[int, Tensor]]:
-    """Yield (first row, logits C×h×W) of an image that is read row by row, each row once.
+    is_alone: bool = False,
+) -> Iterator[Done[Key]]:
+    """Yield the logits of images in bands, each from top to bottom, one image after the other.
 
-    A band is given out as soon as no later tile touches it, and rows are forgotten as soon as no
-    later tile needs them: memory holds two rows of tiles and a batch, whatever the image's height.
-    Tiles of several rows share a batch. Which rows are read at a time has no influence.
+    Tiles of several rows, and of several images, share a batch. A band is given out as soon as no
+    later tile touches it, and rows are forgotten as soon as no later tile needs them: memory holds
+    two rows of tiles and a batch, whatever an image's height. Which rows are read at a time, and
+    which tiles share a batch, has no influence.
+    `is_alone`: there is one image; its last batch is to be about as full as the others.
     """
-    height, width = size_HW
-    tall, wide = max(height, MIN_PX), max(width, MIN_PX)
-    tile_h, tile_w = min(tile_px, tall), min(tile_px, wide)
-    tops = tile_starts(tall, tile_h, overlap)
-    lefts = tile_starts(wide, tile_w, overlap)
-    ranges = [(0, min(tile_h, height))]
-    ranges += [(above + tile_h, top + tile_h) for above, top in pairwise(tops)]
-    tiles = _tiles(read(ranges), tops, lefts, tile_w)
-    windows_h = _windows(tuple(tops), tile_h, overlap)
-    windows_w = _windows(tuple(lefts), tile_w, overlap)
-    total_CTW: Tensor | None = None  # the rows that later tiles may still touch
-    while some := list(islice(tiles, batch)):
-        tiles_NCTT = torch.stack([tile_CTT for _, _, tile_CTT in some])
-        if total_CTW is None:
-            windows_h, windows_w = (uploaded(w, tiles_NCTT.device) for w in (windows_h, windows_w))
+    windows = _Windows()
+    cut = (
+        tile
+        for key, rows in images
+        for tile in _Blend(key, rows, tiles, overlap, windows).tiles(rows)
+    )
+    for some in _batches(cut, tiles, is_alone=is_alone):
+        tiles_NCTT = torch.stack([tile.pixels_CTT for tile in some])
         logits_NCTT = (forward_flipped(forward, tiles_NCTT) if tta else forward(tiles_NCTT)).float()
-        if total_CTW is None:
-            total_CTW = logits_NCTT.new_zeros(logits_NCTT.shape[1], tile_h, wide)
-        down_NT = torch.stack([windows_h[row] for row, _, _ in some])
-        across_NT = torch.stack([windows_w[column] for _, column, _ in some])
-        windows_NTT = down_NT[:, :, None] * across_NT[:, None]
-        for (row, column, _), logits_CTT, window_TT in zip(
-            some, logits_NCTT, windows_NTT, strict=True
-        ):
-            left = lefts[column]
-            total_CTW[:, :, left : left + tile_w].addcmul_(logits_CTT, window_TT)
-            if column + 1 < len(lefts):
-                continue
-            top, is_last = tops[row], row + 1 == len(tops)
-            done = tall - top if is_last else tops[row + 1] - top
-            if top < min(top + done, height):
-                yield top, total_CTW[:, : min(done, height - top), :width].clone()
-            if not is_last:
-                _move_up(total_CTW, done)
+        weights_NTT = _weights(some, logits_NCTT)
+        for tile, logits_CTT, weights_TT in zip(some, logits_NCTT, weights_NTT, strict=True):
+            done = tile.of.add(tile, logits_CTT, weights_TT)
+            if done is not None:
+                yield done
 
 
-def _tiles(
-    blocks: Iterator[Tensor], tops: Sequence[int], lefts: Sequence[int], tile_w: int
-) -> Iterator[tuple[int, int, Tensor]]:
-    """Yield each tile with the numbers of its row and column, row after row of them.
+class _Tile(NamedTuple, Generic[Key]):
+    of: "_Blend[Key]"
+    row: int
+    column: int
+    pixels_CTT: Tensor
 
-    Shapes: a tile is C×T×T, a view of the rows that are held.
+
+def _batches(
+    cut: Iterator[_Tile[Key]], tiles: Tiles, *, is_alone: bool
+) -> Iterator[list[_Tile[Key]]]:
+    """Yield tiles of one shape, as many as are predicted at a time."""
+    some: list[_Tile[Key]] = []
+    for tile in cut:
+        shape = tile.pixels_CTT.shape
+        if some and shape != some[0].pixels_CTT.shape:
+            yield some
+            some = []
+        some.append(tile)
+        most = tiles.at_once(shape[-2], shape[-1])
+        if is_alone:
+            most = -(-tile.of.number // -(-tile.of.number // most))
+        if len(some) >= most:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+def _weights(some: Sequence[_Tile[Key]], logits_NCTT: Tensor) -> Tensor:
+    """Return what each tile's logits weigh where tiles blend: of its row times of its column.
+
+    Shapes: N×T×T; of no size where each tile is an image.
     """
-    held_CTW = _at_least(next(blocks), MIN_PX)
-    for row, top in enumerate(tops):
-        if row:
-            fresh_CTW = _at_least(next(blocks), MIN_PX, rows=False)
-            held_CTW = torch.cat((held_CTW[:, top - tops[row - 1] :], fresh_CTW), dim=1)
-        for column, left in enumerate(lefts):
-            yield row, column, held_CTW[:, :, left : left + tile_w]
+    if all(tile.of.number == 1 for tile in some):
+        return logits_NCTT.new_empty(len(some), 0)
+    pairs = [tile.of.windows(tile, logits_NCTT.device) for tile in some]
+    down_NT, across_NT = (torch.stack(several) for several in zip(*pairs, strict=True))
+    return down_NT[:, :, None] * across_NT[:, None]
+
+
+class _Windows:
+    """The weights of tiles on the device, uploaded once for all images of a size."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[tuple[int, ...], int, float], Tensor] = {}
+
+    def of(self, starts: tuple[int, ...], tile: int, overlap: float, on: torch.device) -> Tensor:
+        key = (starts, tile, overlap)
+        if key not in self._known:
+            self._known[key] = uploaded(_windows(*key), on)
+        return self._known[key]
+
+
+class _Blend(Generic[Key]):
+    """The logits of one image, put together from those of its tiles."""
+
+    def __init__(
+        self, key: Key, rows: Rows, tiles: Tiles, overlap: float, windows: _Windows
+    ) -> None:
+        self.key = key
+        self.height, self.width = rows.size_HW
+        self.tall, self.wide = max(self.height, MIN_PX), max(self.width, MIN_PX)
+        self.tile_h, self.tile_w = (tiles.side(n, overlap) for n in (self.tall, self.wide))
+        self.tops = tile_starts(self.tall, self.tile_h, overlap)
+        self.lefts = tile_starts(self.wide, self.tile_w, overlap)
+        self.number = len(self.tops) * len(self.lefts)
+        self._overlap = overlap
+        self._windows = windows
+        self._total_CTW: Tensor | None = None  # the rows that later tiles may still touch
+
+    def tiles(self, rows: Rows) -> Iterator[_Tile[Key]]:
+        """Yield each tile, row after row of them.
+
+        Shapes: a tile is C×T×T, a view of the rows that are held.
+        """
+        tops, tile_h = self.tops, self.tile_h
+        ranges = [(0, min(tile_h, self.height))]
+        ranges += [(above + tile_h, top + tile_h) for above, top in pairwise(tops)]
+        blocks = rows.read(ranges)
+        held_CTW = _at_least(next(blocks), MIN_PX)
+        for row, top in enumerate(tops):
+            if row:
+                fresh_CTW = _at_least(next(blocks), MIN_PX, rows=False)
+                held_CTW = torch.cat((held_CTW[:, top - tops[row - 1] :], fresh_CTW), dim=1)
+            for column, left in enumerate(self.lefts):
+                pixels_CTT = held_CTW[:, :, left : left + self.tile_w]
+                yield _Tile(self, row, column, pixels_CTT)
+
+    def add(self, tile: _Tile[Key], logits_CTT: Tensor, weights_TT: Tensor) -> Done[Key] | None:
+        """Take the logits of the next tile; return the rows that are done with it, if any are."""
+        if self.number == 1:
+            return Done(self.key, 0, logits_CTT[:, : self.height, : self.width], is_last=True)
+        row, column = tile.row, tile.column
+        if self._total_CTW is None:
+            self._total_CTW = logits_CTT.new_zeros(len(logits_CTT), self.tile_h, self.wide)
+        total_CTW, left = self._total_CTW, self.lefts[column]
+        total_CTW[:, :, left : left + self.tile_w].addcmul_(logits_CTT, weights_TT)
+        if column + 1 < len(self.lefts):
+            return None
+        top, is_last = self.tops[row], row + 1 == len(self.tops)
+        done = self.tall - top if is_last else self.tops[row + 1] - top
+        made_ChW = total_CTW[:, : min(done, self.height - top), : self.width].clone()
+        if not is_last:
+            _move_up(total_CTW, done)
+        return Done(self.key, top, made_ChW, is_last)
+
+    def windows(self, tile: _Tile[Key], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the weights of a tile's rows and of its columns. Shapes: T and T."""
+        down, across = (
+            self._windows.of(tuple(starts), side, self._overlap, device)
+            for starts, side in ((self.tops, self.tile_h), (self.lefts, self.tile_w))
+        )
+        return down[tile.row], across[tile.column]
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
@@ -190,94 +313,3 @@ def _at_least(rows_CHW: Tensor, size_px: int, *, rows: bool = True) -> Tensor:
     if not (missing_h or missing_w):
         return rows_CHW
     return F.pad(rows_CHW[None], (0, missing_w, 0, missing_h), mode="replicate")[0]
-
-
-class Axis:
-    """How each of the new places of one axis is made of old ones."""
-
-    def __init__(self, old: int, new: int) -> None:
-        step = old / new
-        reach = max(1.0, step)
-        centre_K1 = (torch.arange(new, dtype=torch.float64)[:, None] + 0.5) * step
-        taps = int(2 * reach + 2)
-        first = (centre_K1 - reach).floor()
-        place_NK = first + torch.arange(taps, dtype=torch.float64)
-        weight_NK = (1 - ((place_NK + 0.5 - centre_K1) / reach).abs()).clamp_min(0)
-        weight_NK *= (place_NK >= 0) & (place_NK < old)
-        self.places_NK = place_NK.clamp(0, old - 1).long()
-        self.weights_NK = (weight_NK / weight_NK.sum(dim=1, keepdim=True)).float()
-        self.first = self.places_NK.amin(dim=1).tolist()  # the old places that a new one needs
-        self.last = (self.places_NK.amax(dim=1) + 1).tolist()
-
-    def _move(self, device: torch.device) -> None:
-        if self.places_NK.device != device:
-            self.places_NK = uploaded(self.places_NK, device)
-            self.weights_NK = uploaded(self.weights_NK, device)
-
-    def along_width(self, rows_CHW: Tensor) -> Tensor:
-        """Return rows of the new width.
-
-        Shapes: C×h×W in, C×h×(new W) out.
-        """
-        self._move(rows_CHW.device)
-        places, weights = self.places_NK, self.weights_NK
-        made = rows_CHW[..., places[:, 0]] * weights[:, 0]
-        for tap in range(1, places.shape[1]):
-            made.addcmul_(rows_CHW[..., places[:, tap]], weights[:, tap])
-        return made
-
-    def along_height(self, rows_CHW: Tensor, start: int, first: int, last: int) -> Tensor:
-        """Return the new rows `first` to `last`; the old ones given begin at row `start`.
-
-        Shapes: C×h×W in, C×(last - first)×W out.
-        """
-        self._move(rows_CHW.device)
-        places = self.places_NK[first:last] - start
-        places = places.clamp(0, rows_CHW.shape[1] - 1)  # taps outside weigh nothing
-        weights = self.weights_NK[first:last]
-        made = rows_CHW[:, places[:, 0]] * weights[:, 0, None]
-        for tap in range(1, places.shape[1]):
-            made.addcmul_(rows_CHW[:, places[:, tap]], weights[:, tap, None])
-        return made
-
-
-def scaled_reader(
-    read: Callable[[int, int], Tensor], old_HW: tuple[int, int], new_HW: tuple[int, int]
-) -> Callable[[int, int], Tensor]:
-    """Return a reader of the rows of an image at another size.
-
-    Shapes: rows come as C×h×W.
-    """
-    down, across = Axis(old_HW[0], new_HW[0]), Axis(old_HW[1], new_HW[1])
-
-    def scaled(first: int, last: int) -> Tensor:
-        start = down.first[first]
-        rows_CHW = across.along_width(read(start, down.last[last - 1]))
-        return down.along_height(rows_CHW, start, first, last)
-
-    return scaled
-
-
-def scaled_bands(
-    bands: Iterator[tuple[int, Tensor]], old_HW: tuple[int, int], new_HW: tuple[int, int]
-) -> Iterator[tuple[int, Tensor]]:
-    """Yield (first row, rows) at another size; a band waits for the rows below that it needs.
-
-    Shapes: C×h×W in and out.
-    """
-    down, across = Axis(old_HW[0], new_HW[0]), Axis(old_HW[1], new_HW[1])
-    held_CHW: Tensor | None = None
-    start = done = 0  # the old row that is held first; the new rows given out
-    for first, band_CHW in bands:
-        fresh_CHW = across.along_width(band_CHW)
-        held_CHW = fresh_CHW if held_CHW is None else torch.cat((held_CHW, fresh_CHW), dim=1)
-        have = first + band_CHW.shape[1]
-        ready = done
-        while ready < new_HW[0] and down.last[ready] <= have:
-            ready += 1
-        if ready > done:
-            yield done, down.along_height(held_CHW, start, done, ready)
-            done = ready
-            needed = down.first[done] if done < new_HW[0] else have
-            held_CHW = held_CHW[:, needed - start :]
-            start = needed

@@ -7,7 +7,12 @@ from typing import Literal
 
 import timm
 
-from emcfsys_engine.learn.networks.backbones import count_parameters, facts_of, known_backbones
+from emcfsys_engine.learn.networks.backbones import (
+    DEFAULT_BACKBONE,
+    count_parameters,
+    facts_of,
+    known_backbones,
+)
 from emcfsys_engine.learn.networks.weight_sets import WEIGHT_SETS
 from emcfsys_engine.learn.networks.weights import OFFLINE_BACKBONES, weights_here
 
@@ -28,6 +33,25 @@ RECOMMENDED: dict[str, Recommendation] = {
     "vit_small_patch16_dinov3": "best",
     "vit_base_patch14_dinov2": "best",
 }
+
+# What preset = "best" takes on a GPU where the project names none: the first whose weights are on
+# this machine; pyramids of features before plain transformers, and large before small.
+STRONGEST = (
+    "convnextv2_base",
+    "swin_small_patch4_window7_224",
+    "vit_base_patch14_dinov2",
+    "vit_small_patch16_dinov3",
+    "convnext_tiny",
+    "resnet50",
+    "tf_efficientnet_lite2",
+    "resnet34",
+    "tf_efficientnet_lite1",
+)
+
+
+def strongest_here() -> str:
+    """Return the strongest backbone whose ImageNet weights are on this machine."""
+    return next((name for name in STRONGEST if weights_here(name)), DEFAULT_BACKBONE)
 
 
 @dataclass(frozen=True, kw_only=True)

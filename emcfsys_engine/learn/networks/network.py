@@ -89,6 +89,12 @@ class SegmentationNetwork(nn.Module):
             self.auxiliary_head = auxiliary_head(width, spec.num_classes, spec.norm)
         learn_dilated_in_full_precision(self)
 
+    @property
+    def tile_step_px(self) -> int:
+        """Multiples of it are sides that are not padded; 0: its backbone has sides of its own."""
+        plan = self.encoder.plan
+        return 0 if plan.tile_px is not None else plan.multiple_px
+
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return class scores (logits) for each pixel.
 

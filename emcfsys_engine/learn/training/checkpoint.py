@@ -51,6 +51,9 @@ class TrainState(msgspec.Struct, frozen=True, kw_only=True):
     validation_s: float = 0.0  # how long the last validation took
     validated_on: str = ""  # names the images and labels that best_score is of
     owes_validation: bool = False  # saved just before one: it comes first when the run goes on
+    loss_scale: float = 0.0  # in fp16: by which losses are multiplied; 0: as a run begins
+    loss_scale_steps: int = 0  # since it was changed last
+    num_skipped: int = 0  # steps that were left out, since their gradients were too large for fp16
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,13 +15,16 @@ from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.files import read_own
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.device import choose_precision
+from emcfsys_engine.learn.gpu_faults import refuse_lost_gpu
 from emcfsys_engine.learn.memory import Footprint, footprint_of, usable_memory
 from emcfsys_engine.learn.networks.backbones import defaults_for
 from emcfsys_engine.learn.training.augment import Strengths, strengths_of
 from emcfsys_engine.learn.training.dataset import Dataset, class_pixel_counts
+from emcfsys_engine.learn.training.probe import LEAST_FOR_BATCH_NORM, WORTH, Probe, Probed
 from emcfsys_engine.learn.training.start import (
     HEAD_FIRST,
     RATE_SHARE,
+    backbone_of,
     start_file,
     started_network,
 )
@@ -30,7 +33,6 @@ from emcfsys_engine.project import Project
 from emcfsys_engine.run.folder import Run
 
 FORMAT = 1
-_LEAST_FOR_BATCH_NORM = 4  # patches: below, each batch's mean and variance are too noisy
 _LEAST_PATCH_PX = 64
 
 # Patches a preset draws in all, on a CPU and on a GPU: minutes to an hour of work on either.
@@ -78,6 +80,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     head_first: float = 0.0  # share of the run in which the encoder's weights stay as they are
     sides: dict[str, str] = {}  # digest of an image that was ever learned from -> train | val
     joined: dict[str, int] = {}  # image -> step after which it, or its new labels, took part
+    probed: tuple[Probed, ...] = ()  # what was measured on the GPU, by one process
     reasons: dict[str, str] = {}
 
     @property
@@ -116,23 +119,29 @@ def make_plan(
     threads: int,
     processes: int = 1,
     why_channels: str = "",
+    *,
+    measures: bool = False,
 ) -> Plan:
     """Choose everything the project leaves open.
 
     `why_channels`: why the data sets are grey or in colour, where the project left that open.
+    `measures`: on a GPU, what fits and what pays is tried with a few steps.
     """
     reasons: dict[str, str] = {"network.in_channels": why_channels} if why_channels else {}
     precision, reasons["precision"] = choose_precision(device)
-    defaults = defaults_for(project.model.backbone)
+    backbone, why_backbone = backbone_of(project, device)
+    if why_backbone:
+        reasons["network.backbone"] = why_backbone
+    defaults = defaults_for(backbone)
     batch = _choose_batch(project, device)
     if project.training.batch is None:
         reasons["batch"] = f"{batch} suits a {device.type} and its budget"
     network = NetworkSpec(
         head=project.model.head,
-        backbone=project.model.backbone,
+        backbone=backbone,
         in_channels=train.channels,
         num_classes=len(project.classes),
-        norm=defaults.norm if batch >= _LEAST_FOR_BATCH_NORM else "group",
+        norm=defaults.norm if batch >= LEAST_FOR_BATCH_NORM else "group",
         drop_path=defaults.drop_path,
         auxiliary=_choose_auxiliary(project, reasons),
     )
@@ -141,8 +150,11 @@ def make_plan(
         network = started_network(project, start, auxiliary=network.auxiliary)
         reasons["network"] = f"that of {start.name}, whose weights it begins with"
     budget = MemoryBudget(usable_memory(device, processes), batch, processes, precision)
-    patch_px, micro_batch = _choose_patch(project, train, device, network, budget, reasons)
-    if micro_batch < _LEAST_FOR_BATCH_NORM and start is None:
+    size = _choose_size(project, train, device, network, budget, reasons)
+    if measures and device.type == "cuda" and _is_open(project, size):
+        size = _measured_size(project, train, device, network, budget, reasons) or size
+    patch_px, batch, micro_batch = size.patch_px, size.batch, size.micro_batch
+    if micro_batch < LEAST_FOR_BATCH_NORM and start is None:
         network = msgspec.structs.replace(network, norm="group")
     gentle = RATE_SHARE if start is not None else 1.0
     if start is not None:
@@ -178,6 +190,7 @@ def make_plan(
         val_images=tuple(sample.name for sample in val.samples),
         files=files_of((*train.samples, *val.samples)),
         follow=project.training.follow,
+        probed=size.probed,
         reasons=reasons,
     )
 
@@ -210,7 +223,11 @@ def rows_of(plan: Plan) -> list[tuple[str, str, str]]:
     return [
         ("data", f"{len(plan.train_images)} training, {len(plan.val_images)} validation", ""),
         ("length", steps, why.get("steps", "as the project says")),
-        ("network", f"{plan.network.head}/{plan.network.backbone}", plan.weights),
+        (
+            "network",
+            f"{plan.network.head}/{plan.network.backbone}",
+            "; ".join(filter(None, (plan.weights, why.get("network.backbone", "")))),
+        ),
         ("device", f"{_place_of(plan)}, {plan.precision}", why.get("precision", "")),
         ("patches", f"{plan.patch_px} px × {plan.batch}{parts}", _both(why, "patch_px", "batch")),
         ("memory", f"{plan.micro_batch} of {plan.batch} patches", why.get("micro_batch", "")),
@@ -262,37 +279,103 @@ class MemoryBudget:
         return 0
 
 
-def _choose_patch(
+@dataclass(frozen=True, kw_only=True)
+class _Size:
+    """Of a step: the patch's side, patches, and how many go through the network at a time."""
+
+    patch_px: int
+    batch: int
+    micro_batch: int
+    probed: tuple[Probed, ...] = ()
+
+
+def _wanted_patch(
+    project: Project, train: Dataset, device: torch.device, reasons: dict[str, str]
+) -> int:
+    """Return the patch's side that suits device and images."""
+    if project.training.patch_px is not None:
+        return project.training.patch_px
+    sides = [min(train[index].labels.shape) for index in range(len(train))]
+    wanted = 512 if device.type == "cuda" else 256
+    typical = int(np.median(sides))
+    reasons["patch_px"] = (
+        f"{wanted} suits a {device.type}; the images' shorter side is typically {typical} px"
+    )
+    return max(32, min(wanted, typical // 32 * 32))
+
+
+def _choose_size(
     project: Project,
     train: Dataset,
     device: torch.device,
     network: NetworkSpec,
     budget: MemoryBudget,
     reasons: dict[str, str],
-) -> tuple[int, int]:
-    """Return the patch's side and how many patches go through the network at a time."""
+) -> _Size:
+    """Choose by the memory that is counted."""
     fixed = project.training.patch_px
-    sides = [min(train[index].labels.shape) for index in range(len(train))]
-    wanted = 512 if device.type == "cuda" else 256
-    typical = int(np.median(sides))
-    patch_px = fixed or max(32, min(wanted, typical // 32 * 32))
-    if fixed is None:
-        reasons["patch_px"] = (
-            f"{wanted} suits a {device.type}; the images' shorter side is typically {typical} px"
-        )
+    patch_px = _wanted_patch(project, train, device, reasons)
     while footprint := footprint_of(network, patch_px, budget.precision):
         if micro := budget.micro_batch(footprint):
             reasons["micro_batch"] = _memory_told(footprint, budget, micro)
-            return patch_px, micro
+            return _Size(patch_px=patch_px, batch=budget.batch, micro_batch=micro)
         if fixed is not None or patch_px < 2 * _LEAST_PATCH_PX:
             reasons["micro_batch"] = "1: it may not fit in the memory, but nothing smaller is left"
-            return patch_px, 1
+            return _Size(patch_px=patch_px, batch=budget.batch, micro_batch=1)
         patch_px = patch_px // 64 * 32
         reasons["patch_px"] = f"the largest of which one fits in {budget.memory / 2**30:.1f} GiB"
     reasons["micro_batch"] = (
         "the whole batch: what it needs cannot be counted before the first step"
     )
-    return patch_px, budget.batch
+    return _Size(patch_px=patch_px, batch=budget.batch, micro_batch=budget.batch)
+
+
+def _is_open(project: Project, size: _Size) -> bool:
+    """Tell whether a measurement could change anything."""
+    settings = project.training
+    return None in (settings.batch, settings.patch_px) or size.micro_batch < size.batch
+
+
+def _measured_size(
+    project: Project,
+    train: Dataset,
+    device: torch.device,
+    network: NetworkSpec,
+    budget: MemoryBudget,
+    reasons: dict[str, str],
+) -> _Size | None:
+    """Choose by a few steps on the GPU; None: they cannot be done, or nothing fits.
+
+    A larger batch than usual is only taken where the length is in minutes: steps, and patches,
+    which a preset counts, would become longer by it.
+    """
+    probe = Probe(network, device, budget.precision, project.training.loss, budget.memory)
+    why: dict[str, str] = {}
+    patch_px, batch = _wanted_patch(project, train, device, why), budget.batch
+    each = -(-batch // budget.processes)
+    try:
+        while not (fits := probe.most(patch_px, each)):
+            if project.training.patch_px is not None or patch_px < 2 * _LEAST_PATCH_PX:
+                return None
+            patch_px = patch_px // 64 * 32
+            why["patch_px"] = "the largest of which one fits, as measured on this GPU"
+        if fits == each and project.training.batch is None and _is_by_the_clock(project):
+            fits = probe.better(patch_px, each)
+            batch = max(batch, fits * budget.processes)
+    except (RuntimeError, ValueError) as error:  # a trial is no reason not to train
+        refuse_lost_gpu(error)
+        return None
+    micro = min(batch, fits * budget.processes)
+    why["micro_batch"] = f"measured on this GPU: {probe.told()}"
+    if batch != budget.batch:
+        why["batch"] = f"at least {WORTH:g} times as fast as half of it, as measured on this GPU"
+    reasons |= why
+    return _Size(patch_px=patch_px, batch=batch, micro_batch=micro, probed=tuple(probe.found))
+
+
+def _is_by_the_clock(project: Project) -> bool:
+    settings = project.training
+    return settings.steps is None and (settings.minutes is not None or settings.follow)
 
 
 def _memory_told(footprint: Footprint, budget: MemoryBudget, micro: int) -> str:

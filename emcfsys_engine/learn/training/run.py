@@ -61,7 +61,12 @@ from emcfsys_engine.learn.training.plan import (
     summary_of,
 )
 from emcfsys_engine.learn.training.setup import TrainingSetup
-from emcfsys_engine.learn.training.start import load_start, start_file, started_network
+from emcfsys_engine.learn.training.start import (
+    backbone_of,
+    load_start,
+    start_file,
+    started_network,
+)
 from emcfsys_engine.learn.training.trainer import Trainer
 from emcfsys_engine.model_card import ModelCard, NetworkSpec, NormaliserSettings, TrainingStatistics
 from emcfsys_engine.project import UNLABELLED, Project
@@ -109,14 +114,15 @@ def planned_here(project: Project) -> Plan:
 
 def network_faults(project: Project) -> list[InputError]:
     """Build the network and load its weights; return why that cannot be done. Reads no image."""
-    spec = NetworkSpec(
-        head=project.model.head,
-        backbone=project.model.backbone,
-        in_channels=GREY if project.model.channels == "grey" else RGB,
-        num_classes=len(project.classes),
-    )
     file = start_file(project)
     try:
+        spec = NetworkSpec(
+            head=project.model.head,
+            # No GPU is looked for: the weights of a stronger backbone are known to be here.
+            backbone=backbone_of(project, torch.device("cpu"))[0],
+            in_channels=GREY if project.model.channels == "grey" else RGB,
+            num_classes=len(project.classes),
+        )
         defaults_for(spec.backbone)
         if file is not None:
             spec = started_network(project, file, auxiliary=False)
@@ -290,7 +296,9 @@ def _made_plan(
     """
     run = worker.run
     known = read_plan(run) if run.plan_file.exists() else None
-    plan = known or make_plan(project, train, val, device, threads, processes, why_channels)
+    plan = known or make_plan(
+        project, train, val, device, threads, processes, why_channels, measures=True
+    )
     plan = msgspec.structs.replace(plan, fold=run.record().fold, folds=project.training.kfold)
     if plan.processes != processes:
         what = f"was begun with {plan.processes} processes, and {processes} are here"

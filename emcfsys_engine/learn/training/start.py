@@ -7,6 +7,8 @@ import torch
 
 from emcfsys_engine.errors import ProjectError
 from emcfsys_engine.learn.model_file import load_model
+from emcfsys_engine.learn.networks.backbones import DEFAULT_BACKBONE
+from emcfsys_engine.learn.networks.models_list import strongest_here
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
 from emcfsys_engine.model_card import NetworkSpec, read_card
 from emcfsys_engine.project import Project
@@ -15,6 +17,22 @@ RATE_SHARE = 0.3  # of the usual learning rates: less of what the model knows is
 HEAD_FIRST = 0.2  # of the training, in which the encoder's weights stay as they are
 _HEAD = ("head.weight", "head.bias")  # one row a class
 _AUXILIARY = "auxiliary_head."
+
+
+def backbone_of(project: Project, device: torch.device) -> tuple[str, str]:
+    """Return the backbone of a training that begins here, and why, where the project names none."""
+    named, start = project.model.backbone, start_file(project)
+    if named:
+        return named, ""
+    if start is not None:
+        return read_card(start).network.backbone, ""
+    takes_best = project.training.preset == "best" and project.model.weights == "imagenet"
+    if not takes_best or device.type != "cuda":
+        return DEFAULT_BACKBONE, ""
+    found = strongest_here()
+    if found == DEFAULT_BACKBONE:
+        return found, "preset best: no stronger one's weights are on this machine"
+    return found, "preset best: the strongest whose weights are on this machine"
 
 
 def start_file(project: Project) -> Path | None:
@@ -29,10 +47,8 @@ def started_network(project: Project, file: Path, *, auxiliary: bool) -> Network
     Raises: ProjectError if the project names another network; ModelFileError.
     """
     network = read_card(file).network
-    wanted, there = (
-        (project.model.head, project.model.backbone),
-        (network.head, network.backbone),
-    )
+    there = (network.head, network.backbone)
+    wanted = (project.model.head, project.model.backbone or network.backbone)
     if wanted != there:
         what = f"{file} is a {'/'.join(there)}, and the project says {'/'.join(wanted)}"
         remedy = f'Set head = "{there[0]}" and backbone = "{there[1]}" under [model]'

@@ -5,6 +5,7 @@ N patches, C channels, M pixels of a crop.
 
 import math
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from emcfsys_engine.learn.device import autocast
 from emcfsys_engine.learn.gpu_faults import is_out_of_memory
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, parameter_groups
 from emcfsys_engine.learn.training.augment import augment
+from emcfsys_engine.learn.training.checkpoint import TrainState
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.losses import Loss, Measured
 from emcfsys_engine.learn.training.plan import Plan
@@ -76,6 +78,11 @@ class Stepper:
         self.loss = loss
         self.seed = seed
         self.optimizer = make_optimizer(network, plan, self.device)
+        # In fp16 small gradients would become 0: the loss is enlarged, the gradients made smaller.
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=self.precision == torch.float16
+        )
+        self._num_skipped = torch.zeros((), device=self.device)  # steps whose gradients overflowed
         self._coupled = ranks.are_coupled(self.device)
         self._parameters = list(network.parameters())
         self._averages = self._paired()
@@ -151,7 +158,7 @@ class Stepper:
 
     def _backward(self, loss: Tensor) -> bool:
         try:
-            loss.backward()
+            self.scaler.scale(loss).backward()
         except RuntimeError as error:
             self._refuse_unless_it_may_fit(error)
             return False
@@ -173,13 +180,46 @@ class Stepper:
             raise DoesNotFitError
 
     def step(self, factor: float, step: int, *, head_only: bool = False) -> None:
-        """Move the weights by the gathered gradients, with `factor` times the plan's rates."""
+        """Move the weights by the gathered gradients, with `factor` times the plan's rates.
+
+        In fp16 a step whose gradients were too large moves nothing, and is counted: they are added
+        over all processes by then, so that all leave it out.
+        """
         for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             rests = head_only and group["name"].startswith("encoder")
             group["lr"] = 0.0 if rests else rate * factor
-        torch.nn.utils.clip_grad_norm_(self._parameters, self.plan.clip_norm)
-        self.optimizer.step()
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.plan.clip_norm)
+        if self.scaler.is_enabled():
+            self._num_skipped += ~norm.isfinite()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self._average(step)
+
+    @property
+    def skipped(self) -> int:
+        """How many steps moved no weight, since their gradients were too large for fp16."""
+        return int(self._num_skipped) if self.scaler.is_enabled() else 0
+
+    def with_scaling(self, state: TrainState) -> TrainState:
+        """Return the state of the run with that of the loss's scale; only fp16 has one."""
+        found = self.scaler.state_dict()
+        if not found:
+            return state
+        return msgspec.structs.replace(
+            state,
+            loss_scale=found["scale"],
+            loss_scale_steps=found["_growth_tracker"],
+            num_skipped=self.skipped,
+        )
+
+    def restore_scaling(self, state: TrainState) -> None:
+        """Go on with the loss's scale of a checkpoint, where it has one."""
+        self._num_skipped.fill_(state.num_skipped)
+        if self.scaler.is_enabled() and state.loss_scale:
+            now = self.scaler.state_dict()
+            kept = {"scale": state.loss_scale, "_growth_tracker": state.loss_scale_steps}
+            self.scaler.load_state_dict({**now, **kept})
 
     @torch.no_grad()
     def _average(self, step: int) -> None:

@@ -154,6 +154,7 @@ class Trainer:
                 self._save_and_validate()
             else:
                 self._save_checkpoint()
+            self._say_skipped()
             self.setup.emit(PhaseBegan(phase="saving", step=self.state.step))
             self.saver.save_final(card_at(self.setup.card, self.state.step))
         self.saver.close()
@@ -343,9 +344,17 @@ class Trainer:
                     loss=loss,
                     learning_rate=self.stepper.learning_rate,
                     seconds=since.step_s(),
+                    skipped=self.stepper.skipped,
                 )
             )
         since.begin_again()
+
+    def _say_skipped(self) -> None:
+        number = self.stepper.skipped
+        if number:
+            what = f"{number} of {self.state.step} steps moved no weight: their gradients were too"
+            message = f"{what} large for fp16. A few, after which losses are scaled less, are usual"
+            self.setup.emit(WarningGiven(message=message))
 
     def _roll_back(self, loss: float) -> None:
         """Go back to the last checkpoint with half the rate, once; then give up."""
@@ -418,13 +427,14 @@ class Trainer:
         self.network.load_state_dict(_under("network.", tensors))
         self.averaged.load_state_dict(_under("averaged.", tensors))
         load_optimizer(self.stepper.optimizer, tensors)
+        self.stepper.restore_scaling(self.state)
 
     def _save_checkpoint(self) -> None:
         # A resume gives every process these statistics: they are to be the same in a run that
         # is not interrupted.
         self.ranks.copy_from_first(list(self.network.buffers()))
         self.state = msgspec.structs.replace(
-            self.state,
+            self.stepper.with_scaling(self.state),
             elapsed_s=self.budget.elapsed_s(),
             loss_sum=float(self.since_validation.loss),
             loss_count=self.since_validation.steps,

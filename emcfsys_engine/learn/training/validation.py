@@ -1,7 +1,8 @@
 """A look at the validation images during training: scores, previews, the event and the card."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from emcfsys_engine.images.writers import PngWriter
 from emcfsys_engine.learn.device import autocast
 from emcfsys_engine.learn.gpu_faults import free_cached_memory, is_out_of_memory
-from emcfsys_engine.learn.inference.tiles import Tiles, logit_bands_of_rows
+from emcfsys_engine.learn.inference.tiles import Rows, Tiles, bands_of
 from emcfsys_engine.learn.model_file import with_confidence
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
 from emcfsys_engine.learn.training.dataset import Dataset, Item
@@ -82,21 +83,16 @@ def validate(
     edges_SC4 = torch.zeros(len(sources), len(names), 4, dtype=torch.int64)
     found_3I = torch.zeros(3, len(dataset), dtype=torch.float64)
 
-    def look_at(item: Item) -> _Found:
-        logits = logit_bands_of_rows(
-            forward,
-            lambda ranges: (item.rows_on(*rows, device) for rows in ranges),
-            (item.labels.shape[0], item.labels.shape[1]),
-            tile_px=tiles.px,
-            overlap=overlap,
-            batch=tiles.batch,
-            tta=tta,
-        )
-        bands = ((top, merged(each) if merged else each) for top, each in logits)
-        return _compared(bands, item, loss, len(names), boundary_px, device)
-
-    for index in ranks.block(len(dataset)):
-        found = _with_less_memory(lambda item=dataset[index]: look_at(item), tiles)
+    for index, found in _looked_at(
+        forward,
+        dataset,
+        ranks.block(len(dataset)),
+        lambda item: _Comparison(item, loss, len(names), boundary_px, device),
+        tiles=tiles,
+        overlap=overlap,
+        tta=tta,
+        merged=merged or (lambda logits: logits),
+    ):
         if on_image is not None:
             on_image(index, found.best_HW)
         source = sources.index(dataset.samples[index].source)
@@ -122,51 +118,97 @@ def validate(
     )
 
 
-def _compared(
-    bands: Iterator[tuple[int, Tensor]],
-    item: Item,
-    loss: Loss | None,
-    num_classes: int,
-    boundary_px: float,
-    device: torch.device,
-) -> _Found:
-    """Go through the bands of an image once; what is returned stays on the device."""
-    truth_HW = torch.from_numpy(item.labels).to(device)
-    best_HW = torch.empty_like(truth_HW)
-    counts_CC = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
-    sure = torch.zeros((), dtype=torch.float64, device=device)
-    running = None if loss is None else loss.running()
-    num_labelled = 0
-    for first, logits_ChW in bands:
+class _Comparison:
+    """Goes through the bands of an image once; what it finds stays on the device."""
+
+    def __init__(
+        self,
+        item: Item,
+        loss: Loss | None,
+        num_classes: int,
+        boundary_px: float,
+        device: torch.device,
+    ) -> None:
+        self.item, self.device = item, device
+        self._truth_HW = torch.from_numpy(item.labels).to(device)
+        self._best_HW = torch.empty_like(self._truth_HW)
+        self._counts_CC = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+        self._sure = torch.zeros((), dtype=torch.float64, device=device)
+        self._running = None if loss is None else loss.running()
+        self._num_labelled = 0
+        self._boundary_px = boundary_px
+
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
+        """Yield rows of the image, normalised. Shapes: C×h×W."""
+        return (self.item.rows_on(first, last, self.device) for first, last in ranges)
+
+    def add(self, first: int, logits_ChW: Tensor) -> None:
+        """Compare the next rows."""
         rows = slice(first, first + logits_ChW.shape[1])
-        labelled = int((item.labels[rows] != UNLABELLED).sum())
-        num_labelled += labelled
-        truth_hW = truth_HW[rows].to(torch.int64)
-        if running is not None:
-            running.add(logits_ChW, truth_hW, labelled)
+        labelled = int((self.item.labels[rows] != UNLABELLED).sum())
+        self._num_labelled += labelled
+        truth_hW = self._truth_HW[rows].to(torch.int64)
+        if self._running is not None:
+            self._running.add(logits_ChW, truth_hW, labelled)
         best = logits_ChW.softmax(dim=0).max(dim=0)
-        best_HW[rows] = best.indices.to(torch.uint8)
-        sure += best.values.sum(dtype=torch.float64)
-        counts_CC += confusion_matrix(best.indices, truth_hW, num_classes)
-    is_told = running is not None and num_labelled > 0
-    value = running.value() if running is not None and is_told else torch.zeros_like(sure)
-    numbers = [value.double(), torch.full_like(sure, float(is_told)), sure / truth_HW.numel()]
-    return _Found(
-        best_HW=best_HW,
-        counts_CC=counts_CC,
-        edges_C4=boundary_counts(best_HW, truth_HW, num_classes, boundary_px),
-        numbers_3=torch.stack(numbers),
-    )
+        self._best_HW[rows] = best.indices.to(torch.uint8)
+        self._sure += best.values.sum(dtype=torch.float64)
+        self._counts_CC += confusion_matrix(best.indices, truth_hW, len(self._counts_CC))
+
+    def found(self) -> _Found:
+        """Return what was found, when all rows are compared."""
+        sure, running = self._sure, self._running
+        is_told = running is not None and self._num_labelled > 0
+        value = running.value() if running is not None and is_told else torch.zeros_like(sure)
+        share = sure / self._truth_HW.numel()
+        numbers = [value.double(), torch.full_like(sure, float(is_told)), share]
+        best_HW, truth_HW, classes = self._best_HW, self._truth_HW, len(self._counts_CC)
+        return _Found(
+            best_HW=best_HW,
+            counts_CC=self._counts_CC,
+            edges_C4=boundary_counts(best_HW, truth_HW, classes, self._boundary_px),
+            numbers_3=torch.stack(numbers),
+        )
 
 
-def _with_less_memory(look: Callable[[], _Found], tiles: Tiles) -> _Found:
-    """Look at an image with fewer, then smaller tiles, until it fits into the device's memory."""
+def _looked_at(
+    forward: Callable[[Tensor], Tensor],
+    dataset: Dataset,
+    indices: Iterable[int],
+    begin: Callable[[Item], _Comparison],
+    *,
+    tiles: Tiles,
+    overlap: float,
+    tta: bool,
+    merged: Callable[[Tensor], Tensor],
+) -> Iterator[tuple[int, _Found]]:
+    """Yield images' numbers and what was found, in order; tiles of several share a batch.
+
+    Those that do not fit into the device's memory are begun anew, with fewer, then smaller tiles.
+    """
+    waiting = deque(indices)
+    begun: dict[int, _Comparison] = {}
+
+    def images() -> Iterator[tuple[int, Rows]]:
+        for index in list(waiting):
+            one = begun[index] = begin(dataset[index])
+            height, width = one.item.labels.shape
+            yield index, Rows(one.rows, (height, width))
+
     while True:
         try:
-            return look()
+            for done in bands_of(forward, images(), tiles, overlap=overlap, tta=tta):
+                begun[done.key].add(done.first, merged(done.logits))
+                if done.is_last:
+                    found = begun.pop(done.key).found()
+                    waiting.popleft()
+                    yield done.key, found
         except RuntimeError as error:
             if not is_out_of_memory(error) or not tiles.shrink():
                 raise
+        else:
+            return
+        begun.clear()
         free_cached_memory()  # outside the handler, which holds what did not fit
 
 
@@ -179,7 +221,11 @@ class Validator:
         self._loss = loss
         self._device = setup.ranks.device(setup.plan.device)
         self._precision: torch.dtype = getattr(torch, setup.plan.precision)
-        self._tiles = Tiles(px=setup.plan.tile_px, batch=max(1, setup.plan.batch // 2))
+        self._tiles = Tiles(
+            px=setup.plan.tile_px,
+            batch=max(1, setup.plan.batch // 2),
+            step_px=0 if setup.project.inference.tile_px else averaged.tile_step_px,
+        )
 
     def at(self, step: int) -> Validation:
         """Predict every validation image whole, compare, and draw the first ones.

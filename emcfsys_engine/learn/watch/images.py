@@ -29,7 +29,7 @@ from emcfsys_engine.learn.inference.bands import Tally
 from emcfsys_engine.learn.inference.image import EndAskedFor, ImageJobs, Order, Work
 from emcfsys_engine.learn.inference.output_disk import is_of_disk
 from emcfsys_engine.learn.inference.outputs import Companions, among_originals
-from emcfsys_engine.learn.inference.pipeline import Failure, run_pipeline
+from emcfsys_engine.learn.inference.pipeline import Arrived, Computed, Failure, run_pipeline
 from emcfsys_engine.learn.inference.placing import Placed, Placing
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.watch.measurements import Line, measured
@@ -150,7 +150,7 @@ class ImageStages:
         gathered: dict[str, _Gathered] = {}
         told: set[str] = set()
         try:
-            for plane, result in run_pipeline(planes, *stages, _CAUGHT):
+            for plane, result in run_pipeline(planes, *stages, _CAUGHT, ahead=self._jobs.ahead):
                 path = plane.task.seen.path
                 if isinstance(result, Failure):
                     if path not in told:
@@ -272,14 +272,11 @@ class ImageStages:
             self._given_up[plane.task.seen.path] = error
             raise
 
-    def _compute(self, plane: _Plane, work: Work | None) -> Work | None:
-        if work is None:
-            return None
-        try:
-            return self._jobs.compute(work)
-        except Exception as error:
-            self._given_up[plane.task.seen.path] = error
-            raise
+    def _compute(self, arrived: Arrived[_Plane, Work | None]) -> Computed[_Plane, Work | None]:
+        for plane, made in self._jobs.compute_all(arrived, _CAUGHT):
+            if isinstance(made, Failure):
+                self._given_up[plane.task.seen.path] = made.error
+            yield plane, made
 
     def _write(self, plane: _Plane, work: Work | None) -> _Written | None:
         if work is None:

@@ -215,7 +215,7 @@ def test_ending_is_heeded_within_one_batch_of_tiles(
         return forward(self, tiles)
 
     monkeypatch.setattr(predict.SegmentationNetwork, "forward", counted)
-    monkeypatch.setattr(predictor, "batch", 1)
+    monkeypatch.setattr(predictor.tiles, "batch", 1)
     count, said = run(asked=lambda: "cancel" if len(batches) >= 3 else None)
     assert count.done == 0
     assert not said

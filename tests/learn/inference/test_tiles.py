@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from emcfsys_engine.learn.inference.tiles import logit_bands, tile_starts
+from emcfsys_engine.learn.inference.tiles import Rows, Tiles, bands_of, logit_bands, tile_starts
 
 
 @given(
@@ -73,3 +73,70 @@ def test_batches_do_not_change_the_result() -> None:
         for batch in (1, 4)
     ]
     torch.testing.assert_close(made[0], made[1], atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 150), st.integers(1, 150)), min_size=1, max_size=6),
+    px=st.sampled_from([32, 64]),
+    step_px=st.sampled_from([0, 8, 32]),
+    batch=st.integers(1, 5),
+    tta=st.booleans(),
+)
+def test_images_that_share_batches_come_in_order_each_with_its_own_output(
+    sizes: list[tuple[int, int]], px: int, step_px: int, batch: int, tta: bool
+) -> None:
+    images = [torch.randn(1, *size) for size in sizes]
+    most_px = 0
+
+    def forward(tiles: Tensor) -> Tensor:
+        nonlocal most_px
+        most_px = max(most_px, tiles.shape[0] * tiles.shape[-1] * tiles.shape[-2])
+        return _pointwise(tiles)
+
+    rows = [
+        (n, Rows(lambda ranges, n=n: (images[n][:, a:b] for a, b in ranges), size))
+        for n, size in enumerate(sizes)
+    ]
+    tiles = Tiles(px=px, batch=batch, step_px=step_px)
+    made = list(bands_of(forward, rows, tiles, overlap=0.25, tta=tta))
+    assert [done.key for done in made if done.is_last] == list(range(len(sizes)))
+    assert [done.key for done in made] == sorted(done.key for done in made)
+    for number, image in enumerate(images):
+        own = torch.cat([done.logits for done in made if done.key == number], dim=1)
+        torch.testing.assert_close(own, _pointwise(image[None])[0], atol=1e-4, rtol=1e-4)
+    assert most_px <= batch * px**2
+
+
+@given(
+    length=st.integers(1, 6000),
+    px=st.sampled_from([256, 512, 768]),
+    overlap=st.sampled_from([0, 0.25, 0.5]),
+)
+def test_longer_tiles_are_taken_where_they_compute_less(
+    length: int, px: int, overlap: float
+) -> None:
+    side = Tiles(px=px, batch=4, step_px=32).side(length, overlap)
+    assert side == Tiles(px=px, batch=1, step_px=32).side(length, overlap) or side > px
+    assert side <= px * 1.25 and (side % 32 == 0 or side == length)
+    work = [side_px * len(tile_starts(length, side_px, overlap)) for side_px in (side, px)]
+    assert work[0] <= work[1] or length < px
+
+
+def test_sides_by_hand() -> None:
+    tiles = Tiles(px=512, batch=16, step_px=32)
+    # 11 of 512 or 10 of 544: 5632 or 5440 pixels; 3 of 512 or 2 of 608; 2 of 512 or one.
+    assert [tiles.side(length, 0.25) for length in (4096, 1024, 600)] == [544, 608, 600]
+    assert [tiles.at_once(side, side) for side in (512, 544, 608, 256, 32)] == [16, 14, 11, 64, 64]
+
+
+def test_the_last_batch_of_an_image_is_as_full_as_the_others() -> None:
+    seen: list[int] = []
+
+    def forward(tiles: Tensor) -> Tensor:
+        seen.append(len(tiles))
+        return tiles
+
+    image = torch.zeros(1, 256, 208)  # 5 times 4 tiles
+    list(logit_bands(forward, image, tile_px=64, overlap=0.25, batch=19))
+    assert seen == [10, 10]

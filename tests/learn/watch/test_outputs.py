@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -20,6 +21,8 @@ from emcfsys_engine.hotfolder.ledger import Entry, Ledger, read_ledger
 from emcfsys_engine.hotfolder.status import what_it_would_do
 from emcfsys_engine.learn.inference import image as predict_image
 from emcfsys_engine.learn.inference import outputs
+from emcfsys_engine.learn.inference import tiles as tiling
+from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.watch import run as watch_run
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import ImageDone, WarningGiven
@@ -280,11 +283,12 @@ def test_a_stack_goes_plane_by_plane(hot: Hot, monkeypatch: pytest.MonkeyPatch) 
         return image
 
     monkeypatch.setattr(predict_image, "open_image", counting)
+    monkeypatch.setattr(predict_image, "_MOST_AHEAD", 4)
     tifffile.imwrite(hot.incoming / "s.tif", pixels(1, (40, 32, 32)), photometric="minisblack")
     (run_done,) = done_of(once(hot))
     assert run_done == "s.0039.png"
     assert len(hot.masks()) == 40
-    assert most[0] <= 8
+    assert most[0] <= 4 + 16 + 5  # ahead, in a batch of small ones, behind
     assert len(read_ledger(hot.output)) == 1
 
 
@@ -294,16 +298,17 @@ def test_a_stack_that_was_ended_within_goes_on_where_it_was(
     tifffile.imwrite(hot.incoming / "s.tif", pixels(1, (12, 32, 32)), photometric="minisblack")
     run = hot.new_run(once=True)
     number = [0]
-    compute = predict_image.ImageJobs.compute
+    forward = Predictor.forward
 
-    def ended(self: predict_image.ImageJobs, work: predict_image.Work) -> predict_image.Work:
+    def ended(self: Predictor, tiles: torch.Tensor) -> torch.Tensor:
         number[0] += 1
         if number[0] == 6:
             os.kill(os.getpid(), 15)
-        return compute(self, work)
+        return forward(self, tiles)
 
     with monkeypatch.context() as patch:
-        patch.setattr(predict_image.ImageJobs, "compute", ended)
+        patch.setattr(Predictor, "forward", ended)
+        patch.setattr(tiling, "_MOST_SMALL", 0)  # one plane is a batch
         assert run_here(run) == 143
     assert number[0] == 6  # not one plane more
     made = hot.masks()
