@@ -75,6 +75,16 @@ class StepDone(Event, frozen=True, kw_only=True, tag="step_done"):
     seconds: float  # wall time of one step, mean over the same steps
 
 
+class MachineUsed(Event, frozen=True, kw_only=True, tag="machine_used"):
+    """What the worker took of its machine since the last such event; said rarely."""
+
+    step: int
+    cpu: float  # processors that computed, mean: 3.5 is three and a half of them
+    memory_gb: float  # resident
+    gpu: float | None = None  # 0 to 1: the share of the last moment in which it computed
+    gpu_memory_gb: float | None = None  # all that is taken of it, by others, too
+
+
 class ValidationDone(Event, frozen=True, kw_only=True, tag="validation_done"):
     """All validation images were predicted whole and compared in one confusion matrix."""
 
@@ -210,6 +220,7 @@ AnyEvent = (
     | PlanMade
     | PhaseBegan
     | StepDone
+    | MachineUsed
     | ValidationDone
     | LabelsJoined
     | CheckpointSaved
