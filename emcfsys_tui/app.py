@@ -8,6 +8,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Iterable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
@@ -23,6 +24,7 @@ from emcfsys_engine.jobs.control import prepare, state_folder
 from emcfsys_tui.key_order import OrderedKeysApp
 from emcfsys_tui.messages import ProjectChosen, Told
 from emcfsys_tui.settings import (
+    COLOUR_BLIND,
     DARK,
     GRAPHICS,
     LEAST_COLUMNS,
@@ -32,6 +34,7 @@ from emcfsys_tui.settings import (
     Settings,
     class_colours,
     curve_colours,
+    readable_words,
     remember,
     remembered,
     with_recent,
@@ -108,12 +111,20 @@ class EmcfApp(OrderedKeysApp):
     @property
     def colours(self) -> tuple[Colour, ...]:
         """Six colours for curves."""
-        return curve_colours(self.theme, dark=self.current_theme.dark)
+        paper = self.theme_variables.get("background", "")
+        return curve_colours(self.theme, paper, dark=self.current_theme.dark)
+
+    @property
+    def letters_every(self) -> int:
+        """Every so manieth cell of a class shows its letter in pictures; 0: colours tell it."""
+        if self.no_color or self.current_theme.ansi or self.console.color_system == "standard":
+            return 1
+        return 3 if self.theme in COLOUR_BLIND else 0
 
     def class_colours(self, num_classes: int) -> tuple[Colour, ...]:
         """The colours of classes in curves and tables, in the order of the classes."""
-        background = self.current_theme.background or "#000000"
-        return class_colours(self.theme, background, num_classes)
+        paper = self.theme_variables.get("background", "")
+        return class_colours(self.theme, paper, num_classes)
 
     def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
         """Draw, then lay the pictures in the terminal's own pixels over their half-blocks."""
@@ -132,8 +143,16 @@ class EmcfApp(OrderedKeysApp):
             return {"dim": "ansi_bright_black", "cursor": "ansi_blue"}
         return {
             "dim": "#8b949e" if theme.dark else "#5f6872",
-            "cursor": "#2c4a6b" if theme.dark else "#c6dcf5",
+            "cursor": "#1f3a5f" if theme.dark else "#d3e4f8",
         }
+
+    def get_css_variables(self) -> dict[str, str]:
+        """Make every colour of words readable where this theme's own is not."""
+        variables = super().get_css_variables()
+        if not self.current_theme.ansi:
+            variables |= readable_words(variables)
+        self.theme_variables = variables
+        return variables
 
     def get_default_screen(self) -> Screen[None]:
         """Open what was asked for, else the last place, else the list of projects."""
@@ -146,6 +165,13 @@ class EmcfApp(OrderedKeysApp):
             self._layer = import_module("emcfsys_tui.widgets.picture_view").PictureLayer()
         for fault in self.settings.faults:
             self.tell(fault, "warning")
+        if self.settings.keys:
+            self.run_worker(self._look_for_unknown_keys, thread=True)
+
+    def _look_for_unknown_keys(self) -> None:
+        """Say which names of keys in interface.toml are none: after the first paint."""
+        for fault in import_module("emcfsys_tui.screens.key_names").faults_of(self.settings.keys):
+            self.call_from_thread(self.tell, fault, "warning")
 
     def on_unmount(self) -> None:
         """End what only looks: leaving waits for nothing."""
@@ -237,28 +263,33 @@ class EmcfApp(OrderedKeysApp):
         offered: set[str] = set()
         for active in screen.active_bindings.values():
             binding = active.binding
-            if not binding.description or not active.enabled or binding.action in offered:
+            line = self._palette_line(binding)
+            if not binding.description or not active.enabled or line in offered:
                 continue
-            offered.add(binding.action)
-            key = self.get_key_display(binding)
-            about = f"{binding.tooltip or binding.description} · key {key}".replace("[", r"\[")
-            yield SystemCommand(
-                binding.description.capitalize(),
-                about,
-                lambda key=binding.key: self.simulate_key(key),
-            )
+            offered.add(line)
+            yield SystemCommand(line, "", lambda key=binding.key: self.simulate_key(key))
+        elsewhere: Any = screen
+        if isinstance(screen, import_module("emcfsys_tui.screens.project").ProjectScreen):
+            for tab, binding in elsewhere.actions_elsewhere():
+                line = f"{tab.name}: {self._palette_line(binding)}"
+                yield SystemCommand(line, "", partial(elsewhere.act_in, tab.id, binding.action))
         yield SystemCommand(
-            "Theme", "Dark, light, colour-blind-safe, sixteen colours", self.search_themes
+            "Theme: dark, light, colour-blind-safe, sixteen colours", "", self.search_themes
         )
         yield SystemCommand(
-            "Save a picture of this screen (SVG)",
-            "Into the current folder",
+            "Save a picture of this screen (SVG) into the current folder",
+            "",
             self.deliver_screenshot,
         )
         for topic, title in import_module("emcfsys_engine.manual").topics().items():
-            yield SystemCommand(
-                f"Manual: {topic}", title, lambda topic=topic: self.show_manual(topic)
-            )
+            line = f"Manual: {topic}: {title}"
+            yield SystemCommand(line, "", lambda topic=topic: self.show_manual(topic))
+
+    def _palette_line(self, binding: Binding) -> str:
+        """Return an action in one line, with its key: what is looked for may be in any word."""
+        word, about = binding.description.capitalize(), binding.tooltip
+        told = f"{word}: {about}" if about and about.lower() != word.lower() else word
+        return f"{told}  ({self.get_key_display(binding)})"
 
     def show_manual(self, topic: str) -> None:
         """Open a page of the manual over the screen."""

@@ -7,12 +7,31 @@ somewhere else. Here the next key waits until the one before has climbed to the 
 """
 
 import contextlib
+import sys
 from collections import deque
+from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 from textual import events
+from textual._xterm_parser import XTermParser
 from textual.app import App, ScreenStackError
+from textual.driver import Driver
 from textual.message_pump import MessagePump
+
+
+class EscapeParser(XTermParser):
+    """Reads Esc and a key that came in one packet as these two keys.
+
+    A terminal writes Alt+x as Esc, x. Textual reads that as Alt+x, and of Esc with Enter or a sign
+    loses the Esc. We bind no Alt key, and who types Esc, x on a slow line means that.
+    """
+
+    def _sequence_to_key_events(self, sequence: str, alt: bool = False) -> Iterable[events.Key]:
+        if alt:
+            yield events.Key("escape", "\x1b")
+        yield from super()._sequence_to_key_events(sequence)
+
 
 _PATIENCE_S = 1.0  # a widget that goes away takes its queue, and with it the sign we wait for
 
@@ -23,6 +42,14 @@ class OrderedKeysApp(App[None]):
     def __init__(self) -> None:
         super().__init__()
         self._typed: deque[events.Key | events.Paste] = deque()  # the first is being handled
+
+    def get_driver_class(self) -> type[Driver]:
+        """Return Textual's driver, with our own reading of Esc."""
+        driver = super().get_driver_class()
+        module: Any = sys.modules[driver.__module__]
+        if hasattr(module, "XTermParser"):  # a driver of a real terminal
+            module.XTermParser = EscapeParser
+        return driver
 
     async def on_event(self, event: events.Event) -> None:
         """Hold a key until those before it have acted."""

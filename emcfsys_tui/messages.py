@@ -45,6 +45,14 @@ class ProjectsRead(Reading):
         super().__init__()
 
 
+class UncertainFound(Message, bubble=False):
+    """The images, those first of which a model was least sure."""
+
+    def __init__(self, images: tuple[str, ...]) -> None:
+        self.images = images
+        super().__init__()
+
+
 class RunsRead(Reading):
     """The runs of the project, and everything about those that are shown."""
 

@@ -1,5 +1,7 @@
 """~/.config/emcfsys/interface.toml: the person's own keys, theme and picture settings."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ DARK, LIGHT, SAFE_DARK, SAFE_LIGHT = (
     "colour-blind-light",
 )
 
+COLOUR_BLIND = (SAFE_DARK, SAFE_LIGHT)
 THEMES = (
     Theme(
         name=DARK,
@@ -138,9 +141,13 @@ _CURVES: dict[str, tuple[Colour, ...]] = {
 }
 
 
-def curve_colours(theme: str, *, dark: bool) -> tuple[Colour, ...]:
+def curve_colours(theme: str, background: str, *, dark: bool) -> tuple[Colour, ...]:
     """Return six colours that stand apart on this theme's background."""
-    return _CURVES.get(theme, _SAFE if dark else _SAFE_ON_WHITE)
+    colours = _CURVES.get(theme, _SAFE if dark else _SAFE_ON_WHITE)
+    if theme in _ANSI_CLASSES:
+        return colours
+    paper = _rgb(background) or ((0, 0, 0) if dark else (255, 255, 255))
+    return tuple(one if isinstance(one, int) else readable(one, paper) for one in colours)
 
 
 # In sixteen colours: the nearest to the classes' own, in their order.
@@ -152,8 +159,37 @@ def class_colours(theme: str, background: str, num_classes: int) -> tuple[Colour
     ansi = _ANSI_CLASSES.get(theme)
     if ansi is not None:
         return tuple(ansi[number % len(ansi)] for number in range(num_classes))
-    paper = (int(background[1:3], 16), int(background[3:5], 16), int(background[5:7], 16))
+    paper = _rgb(background) or (0, 0, 0)
     return tuple(readable(colour, paper) for colour in colours_for(num_classes))
+
+
+_WORDS = ("foreground", "primary", "secondary", "accent", "success", "warning", "error", "dim")
+_PAPERS = ("background", "surface", "panel", "cursor")
+
+
+def readable_words(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return a theme's colours of words, as light or dark as all its papers need.
+
+    The paper of the cursor carries the tones of rows, but none that is dim.
+    """
+    papers = {name: found for name in _PAPERS if (found := _rgb(variables.get(name, "")))}
+    words: dict[str, str] = {}
+    for name in _WORDS:
+        colour = _rgb(variables.get(name, ""))
+        if colour is None:
+            continue
+        for paper in papers:
+            if (name, paper) != ("dim", "cursor"):
+                colour = readable(colour, papers[paper])
+        words[name] = "#{:02x}{:02x}{:02x}".format(*colour)
+    return words
+
+
+def _rgb(colour: str) -> tuple[int, int, int] | None:
+    """Return the parts of "#rrggbb"; None for anything else."""
+    if not re.fullmatch("#[0-9A-Fa-f]{6}", colour):
+        return None
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
 _NUM_RECENT = 20

@@ -1,5 +1,7 @@
 """Text in a given number of cells, and text from files made safe for a terminal."""
 
+from collections.abc import Sequence
+
 from rich.cells import cell_len, set_cell_size
 
 from emcfsys_engine.errors import printable
@@ -45,6 +47,20 @@ def fitted(text: str, width: int, *, right: bool = False, cut: str = "end") -> s
             return f"…{_tail(text, width - 1)}"
         return f"{set_cell_size(text, width - 1)}…"
     return " " * (width - cell_len(text)) + text if right else set_cell_size(text, width)
+
+
+def shortened(names: Sequence[str], room: int) -> list[str]:
+    """Return names that together take at most `room` characters: the longest are cut first.
+
+    Where not even three letters are left of a name, none is: half a word says nothing.
+    """
+    longest = max(map(len, names), default=0)
+    if sum(map(len, names)) <= room:
+        return list(names)
+    most = next(
+        (n for n in range(longest, 2, -1) if sum(min(len(name), n) for name in names) <= room), 0
+    )
+    return [name if len(name) <= most else name[:most] for name in names]
 
 
 def _tail(text: str, width: int) -> str:

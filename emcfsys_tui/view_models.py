@@ -2,7 +2,7 @@
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -223,6 +223,7 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     has_model: bool = False
     group: str = ""  # of a cross-validation's folds
     fold: int = 0  # from 1; 0: none
+    settings: tuple[tuple[str, str], ...] = ()  # what it was asked for, by dotted names
 
 
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
@@ -293,6 +294,16 @@ class QueueState(msgspec.Struct, frozen=True, kw_only=True):
     fault: str = ""
 
 
+# How far an image is labelled: a glyph, and the word that the filter knows.
+STATE_OF_LABELS: dict[str, tuple[str, str]] = {
+    "": (" ", ""),
+    "none": ("○", "no labels"),
+    "part": ("◐", "partly labelled"),
+    "whole": ("●", "labelled"),
+    "predicted": ("◇", "predicted"),  # or suggested: a model's word, no person's
+}
+
+
 class ImageRow(NamedTuple):
     """One image of a project's data; a tuple, since there can be a hundred thousand."""
 
@@ -303,6 +314,15 @@ class ImageRow(NamedTuple):
     labels: str = ""  # what its labels hold, for people
     split: str = ""
     label: object = None  # handed back to the decoder as it came
+    state: str = ""  # one of STATE_OF_LABELS; empty: not known yet
+    num_px: int = 0  # that a mask labels; 0: not known
+
+    def state_of_labels(self, facts: "ImageFacts | None" = None) -> str:
+        """Return how far the image is labelled; a mask with unlabelled pixels is a part."""
+        across, times, down = (facts.size if facts else "").partition("×")
+        if self.num_px and times and self.num_px < int(across) * int(down):
+            return "part"
+        return self.state
 
     @property
     def key(self) -> str:
@@ -335,6 +355,46 @@ class CheckState(msgspec.Struct, frozen=True, kw_only=True):
     summary: str = ""
 
 
+class FoundClass(msgspec.Struct, frozen=True, kw_only=True):
+    """A class that a new project would have, and where it was found."""
+
+    name: str
+    value: int
+    shapes: int = 0
+    images: int = 0
+
+
+class UnreadableFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that a new project could not use as it is."""
+
+    file: str
+    what: str
+    remedy: str = ""
+
+
+class FolderLook(msgspec.Struct, frozen=True, kw_only=True):
+    """What a folder of images holds, before a project is made of it."""
+
+    file: str
+    images: str
+    num_images: int
+    labels: str
+    kind: str
+    num_labelled: int
+    classes: tuple[FoundClass, ...]
+    alike: tuple[tuple[str, str], ...]
+    unreadable: tuple[UnreadableFile, ...]
+    notes: tuple[str, ...]
+
+
+class NewProject(msgspec.Struct, frozen=True, kw_only=True):
+    """A project that is to be made."""
+
+    folder: Path
+    merges: tuple[tuple[str, str], ...] = ()  # a label, and the class that it means
+    is_edited: bool = False  # open project.toml in the person's editor afterwards
+
+
 class PlanRow(msgspec.Struct, frozen=True, kw_only=True):
     """One choice of a training's plan: what, its value, and why."""
 
@@ -353,6 +413,18 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     fault: str = ""  # why it could not be worked out
 
 
+def class_letters(names: Sequence[str]) -> tuple[str, ...]:
+    """Return one letter a class, in their order: its first one that no class before it has."""
+    taken: set[str] = set()
+    letters: list[str] = []
+    for name in names:
+        wanted = f"{name.lower()}abcdefghijklmnopqrstuvwxyz"
+        letter = next((c for c in wanted if c.isascii() and c.isalpha() and c not in taken), "·")
+        taken.add(letter)
+        letters.append(letter)
+    return tuple(letters)
+
+
 class Drawing(msgspec.Struct, frozen=True, kw_only=True):
     """How a picture shall be made for the terminal's own pixels."""
 
@@ -360,14 +432,16 @@ class Drawing(msgspec.Struct, frozen=True, kw_only=True):
     cell_px: tuple[int, int]  # width, height of a cell
     colours: tuple[tuple[int, int, int], ...] = ()  # of the classes, in their order
     share: float = 0.0  # of the colour in a pixel of a class; 0: no overlay
+    outlines: bool = False  # only the rim of each region is coloured
     only_class: int | None = None
 
 
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
     """A piece of a micrograph as the decoder made it: one grey value or colour a half-block.
 
-    Shapes: ids hold width × height bytes, row after row: class values, 255: none; grey as many, or
-    three times as many (red, green, blue) of a picture in colour.
+    Shapes: ids hold width × height bytes, row after row: class values, 255: none; rims the same,
+    255 but at the rim of each region; grey as many, or three times as many (red, green, blue) of a
+    picture in colour.
     """
 
     key: str
@@ -375,6 +449,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     height: int
     grey: bytes = b""
     ids: bytes = b""
+    rims: bytes = b""
     graphic: bytes = b""  # the same in the terminal's own pixels, where that was asked for
     drawing: Drawing | None = None  # what `graphic` was made for
     channels: int = 1  # of `grey`: 3 for a picture in colour

@@ -17,7 +17,7 @@ from emcfsys_engine.tools.check_data import Finding
 from emcfsys_engine.tools.contact_sheet import contact_sheet
 from emcfsys_engine.tools.convert import convert_images, convert_labels
 from emcfsys_engine.tools.demo import Manner, make_demo, play_microscope
-from emcfsys_engine.tools.new_project import make_project
+from emcfsys_engine.tools.new_project import FolderLook, look_into, make_project
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,15 +26,53 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--name", help="The project's name; the folder's, if left out.")
-def new(folder: Path, name: str | None) -> None:
+@click.option(
+    "--merge",
+    "merges",
+    multiple=True,
+    metavar="LABEL=CLASS",
+    help="Shapes called LABEL are of CLASS. Repeatable.",
+)
+@click.option("--look", is_flag=True, help="Only tell what is found; nothing is written.")
+@click.option("--json", "as_json", is_flag=True, help="With --look: print JSON.")
+def new(folder: Path, name: str | None, merges: tuple[str, ...], look: bool, as_json: bool) -> None:
     """Make a project from FOLDER: finds images, masks or annotations, and proposes classes.
 
-    Example: emcfsys-engine new my_micrographs
+    Example: emcfsys-engine new my_micrographs --merge mitochondria=mitochondrion
     """
-    made = make_project(folder, name)
+    merge = dict(_merging(one) for one in merges)
+    if look:
+        found = look_into(folder, merge)
+        say_json(msgspec.to_builtins(found)) if as_json else say_lines(_look_words(found))
+        return
+    made = make_project(folder, name, merge)
     for note in made.notes:
         say(note, err=True)
     say(made.file)
+
+
+def _merging(merge: str) -> tuple[str, str]:
+    label, equals, name = (part.strip() for part in merge.partition("="))
+    if not equals or not label or not name or label == name:
+        raise InputError(
+            "--merge", f"{merge!r} is no LABEL=CLASS", "Write mitochondria=mitochondrion"
+        )
+    return label, name
+
+
+def _look_words(found: FolderLook) -> str:
+    labelled = f"{found.num_labelled} with {found.kind} in {found.labels}"
+    lines = [
+        f"{found.num_images} images in {found.images}, {labelled}",
+        f"{'class':<24} {'value':>5} {'shapes':>7} {'images':>7}",
+        *(
+            f"{one.name:<24} {one.value:>5} {one.shapes or '–':>7} {one.images:>7}"
+            for one in found.classes
+        ),
+        *(f"cannot be used: {one.file}: {one.what}. {one.remedy}" for one in found.unreadable),
+        *found.notes,
+    ]
+    return "\n".join(lines)
 
 
 @click.command()

@@ -74,6 +74,16 @@ class StepDone(Event, frozen=True, kw_only=True, tag="step_done"):
     skipped: int = 0  # of all steps so far: moved no weight, their gradients too large for fp16
 
 
+class MachineUsed(Event, frozen=True, kw_only=True, tag="machine_used"):
+    """What the worker took of its machine since the last such event; said rarely."""
+
+    step: int
+    cpu: float  # processors that computed, mean: 3.5 is three and a half of them
+    memory_gb: float  # resident
+    gpu: float | None = None  # 0 to 1: the share of the last moment in which it computed
+    gpu_memory_gb: float | None = None  # all that is taken of it, by others, too
+
+
 class ValidationDone(Event, frozen=True, kw_only=True, tag="validation_done"):
     """All validation images were predicted whole and compared in one confusion matrix."""
 
@@ -209,6 +219,7 @@ AnyEvent = (
     | PlanMade
     | PhaseBegan
     | StepDone
+    | MachineUsed
     | ValidationDone
     | LabelsJoined
     | CheckpointSaved

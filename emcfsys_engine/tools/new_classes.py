@@ -3,8 +3,8 @@
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Literal
 
@@ -42,13 +42,23 @@ class Proposal:
     labels: dict[str, str] = field(default_factory=dict)
     undrawn: Literal["background", "ignore"] = "background"
     notes: tuple[str, ...] = ()
+    held: dict[str, tuple[int, int]] = field(default_factory=dict)  # class -> shapes, images
+    alike: tuple[tuple[str, str], ...] = ()  # pairs of labels that may be one class
 
 
-def from_shapes(annotations: Sequence[Annotation]) -> Proposal | None:
-    """Return classes by the names of shapes; None where nothing is drawn."""
+def from_shapes(
+    annotations: Sequence[Annotation], merge: Mapping[str, str] | None = None
+) -> Proposal | None:
+    """Return classes by the names of shapes; None where nothing is drawn.
+
+    `merge`: names of shapes that mean the class of another name.
+    """
+    merge = merge or {}
     counts = Counter(shape.label for one in annotations for shape in one.shapes)
     counts += Counter(lost.label for one in annotations for lost in one.skipped if lost.in_doubt)
-    names = sorted(name for name in counts if name and name not in IGNORED_LABELS)
+    names = sorted(
+        name for name in counts if name and name not in IGNORED_LABELS and name not in merge
+    )
     background = [name for name in names if name.lower() in _BACKGROUND]
     others = [name for name in names if name not in background and name != REVIEWED]
     if not counts:
@@ -75,26 +85,61 @@ def from_shapes(annotations: Sequence[Annotation]) -> Proposal | None:
     if len(classes) == 1:
         classes["object"] = 1
     notes.insert(0, f"classes: {', '.join(classes)}")
-    notes += _near_duplicates(others)
-    labels = {"": "ignore"} if "" in counts else {}
-    if labels:
+    alike = _near_duplicates(others)
+    notes += [
+        f'"{one}" and "{other}" may be one class: '
+        f'join them under [data.labels]: "{one}" = "{other}"'
+        for one, other in alike
+    ]
+    labels = {name: to for name, to in merge.items() if name in counts and to in classes}
+    if "" in counts:
+        labels[""] = "ignore"
         notes.append('shapes without a label are unlabelled pixels ("" = "ignore")')
-    return Proposal(classes=classes, labels=labels, undrawn=undrawn, notes=tuple(notes))
+    return Proposal(
+        classes=classes,
+        labels=labels,
+        undrawn=undrawn,
+        notes=tuple(notes),
+        held=_held(annotations, classes, labels),
+        alike=alike,
+    )
 
 
-def from_masks(masks: Iterable[ImageRef]) -> Proposal:
-    """Return classes by the values or colours of masks."""
-    return from_facts(facts_of(masks))
+def _held(
+    annotations: Sequence[Annotation], classes: Mapping[str, int], labels: Mapping[str, str]
+) -> dict[str, tuple[int, int]]:
+    """Return how many shapes each class has, and in how many images; undrawn ones are none."""
+    shapes, images = Counter[str](), Counter[str]()
+    for one in annotations:
+        names = [labels.get(shape.label, shape.label) for shape in one.shapes]
+        shapes.update(names)
+        images.update(set(names))
+    return {name: (shapes[name], images[name]) for name in classes}
 
 
-def facts_of(masks: Iterable[ImageRef]) -> list[tuple[ImageRef, MaskFacts]]:
-    """Return what masks hold; those that cannot be read are left out, others say what is wrong."""
+def from_masks(masks: Iterable[ImageRef], faults: list[InputError] | None = None) -> Proposal:
+    """Return classes by the values or colours of masks; `faults` gets those that are unreadable."""
+    facts = facts_of(masks, faults)
+    found = from_facts(facts)
+    table = table_of(found.classes, found.labels)
+    images = Counter[int | None]()
+    for _, one in facts:
+        images.update({one.class_of(value, table) for value, _ in one.values})
+    held = {name: (0, images[value]) for name, value in found.classes.items()}
+    return replace(found, held=held)
+
+
+def facts_of(
+    masks: Iterable[ImageRef], faults: list[InputError] | None = None
+) -> list[tuple[ImageRef, MaskFacts]]:
+    """Return what masks hold; `faults` gets those that are unreadable, which `check` names, too."""
     facts: list[tuple[ImageRef, MaskFacts]] = []
     for mask in masks:
         try:
             facts.append((mask, mask_facts(mask, table_of({}, {}))))
-        except InputError:
-            continue
+        except InputError as fault:
+            if faults is not None:
+                faults.append(fault)
     return facts
 
 
@@ -201,14 +246,13 @@ def _mostly_bare(annotations: Sequence[Annotation]) -> bool:
     return bool(covered) and float(np.median(covered)) < _BARE
 
 
-def _near_duplicates(names: Sequence[str]) -> list[str]:
-    """Name pairs of labels that may be one class: "mitochondria" beside "mitochondrion"."""
-    notes: list[str] = []
+def _near_duplicates(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return pairs of labels that may be one class: "mitochondria" beside "mitochondrion"."""
+    pairs: list[tuple[str, str]] = []
     for one, other in combinations(names, 2):
         first, second = (re.sub(r"[\s_-]+", " ", name.lower()).strip() for name in (one, other))
         numbered = re.sub(r"\d+", "", first) == re.sub(r"\d+", "", second) and first != second
         alike = difflib.SequenceMatcher(None, first, second).ratio() >= _ALIKE
         if alike and not numbered:
-            remedy = f'join them under [data.labels]: "{one}" = "{other}"'
-            notes.append(f'"{one}" and "{other}" may be one class: {remedy}')
-    return notes
+            pairs.append((one, other))
+    return tuple(pairs)

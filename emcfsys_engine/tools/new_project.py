@@ -2,8 +2,11 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from emcfsys_engine.annotations.files import find_annotations
 from emcfsys_engine.annotations.layouts import (
@@ -18,7 +21,7 @@ from emcfsys_engine.annotations.pairing import is_label_name
 from emcfsys_engine.dataset.samples import gather
 from emcfsys_engine.errors import InputError, ProjectError
 from emcfsys_engine.files import write_whole
-from emcfsys_engine.images.reader import find_images, left_out_words
+from emcfsys_engine.images.reader import find_images, left_out_words, probe
 from emcfsys_engine.project import load_project
 from emcfsys_engine.tools.new_classes import (
     Proposal,
@@ -28,6 +31,7 @@ from emcfsys_engine.tools.new_classes import (
 )
 
 _LOOK_AT = 200  # masks that are read to find the classes
+_OPENED = 1000  # images whose headers are read to find those that are damaged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,22 +42,89 @@ class NewProject:
     notes: tuple[str, ...]
 
 
-def make_project(folder: Path, name: str | None = None) -> NewProject:
-    """Write a commented project.toml into a folder of images.
+class FoundClass(msgspec.Struct, frozen=True, kw_only=True):
+    """A class that would be made, and where it was found."""
 
+    name: str
+    value: int
+    shapes: int = 0  # of masks: 0
+    images: int = 0
+
+
+class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that cannot be used as it is."""
+
+    file: str
+    what: str
+    remedy: str = ""
+
+
+class FolderLook(msgspec.Struct, frozen=True, kw_only=True):
+    """What a folder of images holds, before anything is written."""
+
+    file: str  # the project.toml that would be made
+    images: str
+    num_images: int
+    labels: str
+    kind: str  # masks | annotations
+    num_labelled: int
+    classes: tuple[FoundClass, ...]
+    alike: tuple[tuple[str, str], ...]  # pairs of labels that may be one class
+    unreadable: tuple[Unreadable, ...]
+    notes: tuple[str, ...]
+
+
+def look_into(folder: Path, merge: Mapping[str, str] | None = None) -> FolderLook:
+    """Return what `make_project` would find and propose; nothing is written.
+
+    `merge`: names of labels that mean the class of another name.
     Raises: InputError without images; ProjectError if there is a project.toml already.
     """
-    if not folder.is_dir():
-        raise InputError(folder, "is no folder", "Name the folder that holds your images")
+    folder, layout = _layout_of(folder)
+    faults: list[InputError] = []
+    images = images_in(folder, layout.images, layout.labels)
+    for image in images[:_OPENED]:
+        try:
+            probe(image.path)
+        except InputError as fault:
+            faults.append(fault)
+    proposal = _proposal(folder, layout, merge or {}, faults)
+    rest = len(images) - _OPENED
+    notes = [f"of {rest:,} images only the names were looked at"] if rest > 0 else []
+    return FolderLook(
+        file=str(folder / "project.toml"),
+        images=layout.images,
+        num_images=layout.num_images,
+        labels=layout.labels,
+        kind=layout.kind,
+        num_labelled=layout.num_pairs,
+        classes=tuple(
+            FoundClass(name=name, value=value, shapes=held[0], images=held[1])
+            for name, value in proposal.classes.items()
+            for held in (proposal.held.get(name, (0, 0)),)
+        ),
+        alike=proposal.alike,
+        unreadable=tuple(
+            Unreadable(file=str(fault.where), what=fault.what, remedy=fault.remedy)
+            for fault in faults
+        ),
+        notes=(*notes, *proposal.notes),
+    )
+
+
+def make_project(
+    folder: Path, name: str | None = None, merge: Mapping[str, str] | None = None
+) -> NewProject:
+    """Write a commented project.toml into a folder of images.
+
+    `merge`: names of labels that mean the class of another name.
+    Raises: InputError without images; ProjectError if there is a project.toml already.
+    """
+    folder, layout = _layout_of(folder)
+    if not layout.num_pairs:
+        (folder / layout.labels).mkdir(exist_ok=True)
     file = folder / "project.toml"
-    if file.exists():
-        raise ProjectError(file, "", "is there already", "Edit it, or remove it first")
-    folder = folder.absolute()
-    layout = best_layout(folder)
-    if layout is None:
-        raise InputError(folder, "holds no micrographs", "Copy images into it, or name another")
-    layout = layout if layout.num_pairs else _without_labels(folder, layout)
-    proposal = _proposal(folder, layout)
+    proposal = _proposal(folder, layout, merge or {}, [])
     write_whole(file, _toml(name or folder.name, layout, proposal).encode("utf-8", "replace"))
     counts = f"{layout.num_images} images in {layout.images}, {_num_labelled(file)} with labels"
     where = f"{layout.kind} in {layout.labels}" if layout.num_pairs else "no labels found"
@@ -68,6 +139,19 @@ def _num_labelled(file: Path) -> int:
     return len(gather(load_project(file), for_training=False).samples)
 
 
+def _layout_of(folder: Path) -> tuple[Path, Layout]:
+    if not folder.is_dir():
+        raise InputError(folder, "is no folder", "Name the folder that holds your images")
+    file = folder / "project.toml"
+    if file.exists():
+        raise ProjectError(file, "", "is there already", "Edit it, or remove it first")
+    folder = folder.absolute()
+    layout = best_layout(folder)
+    if layout is None:
+        raise InputError(folder, "holds no micrographs", "Copy images into it, or name another")
+    return folder, layout if layout.num_pairs else _without_labels(folder, layout)
+
+
 def _without_labels(folder: Path, layout: Layout) -> Layout:
     """Return where labels will be put: into the folder that is there for them, else a new one."""
     named = {entry.name.lower(): entry.name for entry in folder.iterdir() if entry.is_dir()}
@@ -78,24 +162,35 @@ def _without_labels(folder: Path, layout: Layout) -> Layout:
     if place is None and mask_place is not None:
         return Layout(images=images, kind="masks", labels=mask_place, num_images=count, num_pairs=0)
     place = place or "annotations"
-    (folder / place).mkdir(exist_ok=True)
     return Layout(images=images, kind="annotations", labels=place, num_images=count, num_pairs=0)
 
 
-def _proposal(folder: Path, layout: Layout) -> Proposal:
-    if layout.class_folders:
-        return from_class_folders(layout.class_folders)
+def _proposal(
+    folder: Path, layout: Layout, merge: Mapping[str, str], faults: list[InputError]
+) -> Proposal:
     if layout.kind == "masks":
+        if merge:
+            raise InputError("--merge", "labels are masks, which have no names", "Leave it out")
+        if layout.class_folders:
+            return from_class_folders(layout.class_folders)
         masks = find_images(layout.labels, folder)
         if layout.labels == layout.images:
             masks = [mask for mask in masks if is_label_name(mask.path)]
-        return from_masks(masks[:_LOOK_AT])
-    found = find_annotations(layout.labels, folder, [], [])  # `check` names what is wrong with them
-    proposal = from_shapes([one for several in found.values() for one in several])
+        return from_masks(masks[:_LOOK_AT], faults)
+    found = find_annotations(layout.labels, folder, faults, [])
+    proposal = from_shapes([one for several in found.values() for one in several], merge)
     if proposal is not None:
+        _refuse_unknown(merge, proposal)
         return proposal
     note = f"no labels yet: put Labelme files into {layout.labels}/ and mend [classes]"
     return Proposal(classes={"background": 0, "object": 1}, notes=(note,))
+
+
+def _refuse_unknown(merge: Mapping[str, str], proposal: Proposal) -> None:
+    for label, name in merge.items():
+        if label not in proposal.labels:
+            what = f'no shape is called "{label}", or "{name}" is no class'
+            raise InputError("--merge", what, f"Classes are {', '.join(proposal.classes)}")
 
 
 def _toml(name: str, layout: Layout, proposal: Proposal) -> str:

@@ -19,9 +19,10 @@ from textual.message import Message
 
 from emcfsys_engine.errors import EmcfError, InputError, printable
 from emcfsys_engine.files import MICROGRAPH_SUFFIXES
-from emcfsys_engine.images.walk import FileStamp, split_glob, stamps_below
+from emcfsys_engine.images.walk import FileStamp, split_glob, stamp_of, stamps_below
 from emcfsys_engine.project import load_project
 from emcfsys_tui.engine.form import edit_project
+from emcfsys_tui.engine.predictions import prediction_folder
 from emcfsys_tui.engine.runs import LOOKING, child_environment, run_command
 from emcfsys_tui.messages import (
     CheckRead,
@@ -143,18 +144,19 @@ class Decoder:
         head: dict[str, Any] = msgspec.json.decode(child.stdout.readline())
         grey = child.stdout.read(head.pop("num_grey", 0))
         ids = child.stdout.read(head.pop("num_ids", 0))
+        rims = child.stdout.read(head.pop("num_rims", 0))
         graphic = child.stdout.read(head.pop("num_graphic", 0))
         point = head.pop("point", "")
         if point:
             self._post(PointRead(point))
         if request.is_picture or head.get("fault"):
             picture = msgspec.convert(head, Picture)
-            pixels = {"grey": grey, "ids": ids, "graphic": graphic}
+            pixels = {"grey": grey, "ids": ids, "rims": rims, "graphic": graphic}
             self._post(PictureRead(msgspec.structs.replace(picture, **pixels)))
 
 
 class LabelWatch:
-    """Tells when somebody draws: a label that is mended is checked again by itself."""
+    """Tells when somebody draws, or edits project.toml: what is mended is checked by itself."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -172,7 +174,7 @@ class LabelWatch:
 
 
 def _label_files(folder: Path) -> frozenset[FileStamp]:
-    """Return what changes when a file of the labels is written, comes or goes."""
+    """Return what changes when project.toml or a file of the labels is written, comes or goes."""
     try:
         project = load_project(folder)
     except EmcfError:
@@ -182,7 +184,8 @@ def _label_files(folder: Path) -> frozenset[FileStamp]:
         for source in project.data
     }
     folders = {root if root.is_dir() else root.parent for root in roots}
-    return frozenset(stamp for folder in folders for stamp in stamps_below(folder))
+    stamps = (stamp for folder in folders for stamp in stamps_below(folder))
+    return frozenset((stamp_of(project.file), *stamps))
 
 
 def list_images(
@@ -210,7 +213,7 @@ def list_images(
         for line in child.stdout:
             if is_over():
                 break
-            _tell(msgspec.json.decode(line), quick, post)
+            _tell(folder, msgspec.json.decode(line), quick, post)
     finally:
         _end(child)
 
@@ -263,7 +266,7 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
 
 
 def _tell(
-    document: dict[str, Any], quick: list[ImageRow], post: Callable[[Message], object]
+    folder: Path, document: dict[str, Any], quick: list[ImageRow], post: Callable[[Message], object]
 ) -> None:
     if "fault" in document:
         post(ImagesRead(tuple(quick), is_complete=True, fault=document["fault"]))
@@ -272,9 +275,26 @@ def _tell(
     else:
         labelled = [ImageRow(**row) for row in document["images"]]
         seen = {row.path for row in labelled}
-        rest = [row for row in quick if row.path not in seen]
+        suggested = set(document["suggested"])
+        sources = {row.source for row in quick}
+        predicted = {one: _names_in(prediction_folder(folder, one)) for one in sources}
+        rest = [
+            row._replace(
+                state="predicted"
+                if row.path in suggested or row.name in predicted[row.source]
+                else "none"
+            )
+            for row in quick
+            if row.path not in seen
+        ]
         rows = sorted([*labelled, *rest], key=lambda row: (row.source, row.path, row.plane or 0))
         post(ImagesRead(tuple(rows), is_complete=True, notes=tuple(document["notes"])))
+
+
+def _names_in(folder: Path) -> set[str]:
+    """Return the names of the masks in a folder of predictions, as images are called."""
+    start = len(str(folder)) + 1
+    return {path[start:].removesuffix(".png") for path in _walk(str(folder))}
 
 
 def _quick_rows(base: Path, pattern: str, source: int, split: str) -> list[ImageRow]:
@@ -375,31 +395,6 @@ def convert_labels(folder: Path, source: int, to: str) -> str:
             "convert", done.words or "failed", f"Try: emcfsys-engine {' '.join(arguments)}"
         )
     return f"{printable(done.out.strip())} → {out.name}"
-
-
-def submit_prediction(folder: Path, source: int) -> str:
-    """Queue a prediction of a source's images with the project's best model.
-
-    Raises: InputError without a model; QueueError, DaemonError.
-    """
-    project = load_project(folder)
-    model = import_module("emcfsys_engine.hotfolder.status").resolve_model(project, "best")
-    out = prediction_folder(folder, source)
-    images = str(folder / project.data[source].images)
-    done = run_command(["submit", "predict", str(model), images, "--out", str(out)])
-    if done.code != 0:
-        raise InputError("predict", done.words or "failed", "See emcfsys-engine jobs")
-    return f"job {done.out.strip()}: predictions go to {out.relative_to(folder)}; o shows them"
-
-
-def prediction_folder(folder: Path, source: int) -> Path:
-    """Return where predictions of a source's own images go."""
-    return folder / "predicted" / str(source)
-
-
-def prediction_of(folder: Path, source: int, name: str) -> Path:
-    """Return the file of an image's prediction, whether there is one or not."""
-    return prediction_folder(folder, source) / f"{name}.png"
 
 
 def _edit_source(folder: Path, source: int, change: Callable[[Any], None]) -> None:

@@ -4,24 +4,29 @@ import os
 import platform
 import time
 from collections.abc import Collection, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+import msgspec
+
 from emcfsys_engine.data_counts import recall_counts
-from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.files import MICROGRAPH_SUFFIXES
 from emcfsys_engine.hotfolder.ledger import read_ledger, watcher_of, watching_run
 from emcfsys_engine.hotfolder.status import choose_best
 from emcfsys_engine.jobs.job import Job, what_they_wait_for
+from emcfsys_engine.jobs.machine import Machine
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.events import ImageDone, ImageFailed, reversed_events
 from emcfsys_engine.run.folder import Run, list_runs
 from emcfsys_engine.run.progress import progress_of
+from emcfsys_tui.engine.runs import run_command
 from emcfsys_tui.messages import ProjectsRead
 from emcfsys_tui.settings import Memory
 from emcfsys_tui.text import reason_words
-from emcfsys_tui.view_models import BADLY_ENDED, ProjectRow, SaidLine
+from emcfsys_tui.view_models import BADLY_ENDED, FolderLook, NewProject, ProjectRow, SaidLine
 
 _NUM_SAID = 20
 _RECENT_S = 14 * 86_400.0  # what was said before is no news
@@ -38,6 +43,33 @@ def find_projects(memory: Memory) -> list[Path]:
         ]
     found += [Path(place) for place in memory.recent if (Path(place) / "project.toml").is_file()]
     return list(dict.fromkeys(folder.absolute() for folder in found))
+
+
+def look_into(folder: Path, merges: Sequence[tuple[str, str]] = ()) -> FolderLook:
+    """Return what a folder of images holds, found in a child; nothing is written.
+
+    `merges`: labels, and the classes that they shall mean.
+    Raises: InputError with the engine's own word.
+    """
+    done = run_command(["new", str(folder), "--look", "--json", *_merging(merges)], is_look=True)
+    try:
+        return msgspec.json.decode(done.out, type=FolderLook)
+    except msgspec.MsgspecError:
+        raise InputError("new", done.words.removeprefix("emcfsys-engine: ") or "ended") from None
+
+
+def make_project(new: NewProject) -> None:
+    """Write a project's project.toml, in a child.
+
+    Raises: InputError with the engine's own word.
+    """
+    done = run_command(["new", str(new.folder), *_merging(new.merges)])
+    if done.code != 0:
+        raise InputError("new", done.words.removeprefix("emcfsys-engine: ") or "failed")
+
+
+def _merging(merges: Sequence[tuple[str, str]]) -> list[str]:
+    return [word for label, name in merges for word in ("--merge", f"{label}={name}")]
 
 
 def read_projects(memory: Memory) -> ProjectsRead:
@@ -65,7 +97,18 @@ def _status(jobs: Sequence[Job]) -> str:
     words = [platform.node()]
     words += [f"●{running} running"] if running else []
     words += [f"○{waiting} waiting"] if waiting else []
+    try:
+        gpus = _machine().gpus()
+    except EmcfError:
+        gpus = []
+    busy = sum(bool(gpu.num_taken) or gpu.is_used_by_others for gpu in gpus)
+    words += [f"GPU {busy}/{len(gpus)}"] if gpus else []
     return " ".join(word for word in words if word)
+
+
+@cache
+def _machine() -> Machine:
+    return Machine()
 
 
 def count_images(project: Project) -> tuple[int, int]:

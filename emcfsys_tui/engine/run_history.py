@@ -6,11 +6,15 @@ from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
+
+from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import (
     AnyEvent,
     EventReader,
     ImageDone,
     ImageFailed,
+    MachineUsed,
     PreviewSaved,
     RunCancelled,
     RunFailed,
@@ -27,6 +31,7 @@ from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import LogReader, line_of
 from emcfsys_engine.run.progress import Progress, progress_in
 from emcfsys_engine.run.records import RunRecord
+from emcfsys_engine.text import flattened
 from emcfsys_tui.view_models import ClassScore, LogLine, Preview, RunDetail, RunRow, Series, Tone
 
 _LINES = 1000
@@ -98,6 +103,7 @@ class RunHistory:
             has_model=self.run.best_model.exists(),
             group=record.group if record else "",
             fold=record.fold if record else 0,
+            settings=settings_of(project) if project else (),
         )
 
     def detail(self) -> RunDetail:
@@ -172,7 +178,8 @@ class RunHistory:
                 continue
             self._add_steps(steps, losses, rates)
             steps, losses, rates = [], [], []
-            self._recent.append(event)
+            if not isinstance(event, MachineUsed):  # many: they must not push the others out
+                self._recent.append(event)
             self._take_rare(event)
         self._add_steps(steps, losses, rates)
 
@@ -200,6 +207,8 @@ class RunHistory:
             }
         elif isinstance(event, ValidationDone):
             self._take_validation(event)
+        elif isinstance(event, MachineUsed):
+            self._take_usage(event)
         elif isinstance(event, PreviewSaved):
             self._previews[event.step, event.image] = Path(event.file).name
         elif isinstance(event, ImageDone | ImageFailed):
@@ -219,6 +228,15 @@ class RunHistory:
         score = event.mean_iou if event.score is None else event.score
         if score is not None and (not self._bests or event.is_best):
             self._bests.append((event.step, score))
+
+    def _take_usage(self, event: MachineUsed) -> None:
+        at = (event.step,)
+        self._line("processors").extend(at, (event.cpu,))
+        self._line("memory").extend(at, (event.memory_gb,))
+        if event.gpu is not None:
+            self._line("GPU").extend(at, (event.gpu,))
+        if event.gpu_memory_gb is not None:
+            self._line("GPU memory").extend(at, (event.gpu_memory_gb,))
 
     def _forget_after(self, step: int) -> None:
         """Drop what a resume from an earlier checkpoint made void."""
@@ -244,6 +262,12 @@ class RunHistory:
         if self._record is None and self.run.record_file.exists():
             self._record = self.run.record()
         return self._record
+
+
+def settings_of(project: Project) -> tuple[tuple[str, str], ...]:
+    """Return what was asked for, by dotted names."""
+    flat = flattened(msgspec.to_builtins(project, enc_hook=str))
+    return tuple((key, str(value)) for key, value in flat.items() if value is not None)
 
 
 def _stamp(file: Path) -> int:

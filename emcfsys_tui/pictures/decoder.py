@@ -14,8 +14,10 @@ import msgspec
 import numpy as np
 from PIL import Image
 
+from emcfsys_engine.annotations.pairing import root_of
+from emcfsys_engine.annotations.suggestions import waiting_suggestions
 from emcfsys_engine.dataset.samples import Sample, gather, read_labels
-from emcfsys_engine.dataset.sources import LabelRef
+from emcfsys_engine.dataset.sources import LabelRef, plain_names
 from emcfsys_engine.errors import EmcfError, printable
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_8_bit, to_grey
@@ -30,6 +32,7 @@ _GAP_PX = 2
 _SATURATED = 60  # between the strongest and the weakest of red, green, blue
 _LEAST_SHARE = 0.2  # of a cell, from which on a colour fills it
 _MOST_COLOURS = 64
+_RIM_PX = 2  # of an outline in the terminal's own pixels
 
 
 def strip_reply(request: PictureRequest) -> Reply:
@@ -195,7 +198,9 @@ class Viewer:
         grey = to_8_bit(to_grey(micrograph.pixels), micrograph.info_bar_rows)
         shape = (grey.shape[0], grey.shape[1])
         project = self._project(request)
-        classes = tuple((value, name) for name, value in project.classes.items()) if project else ()
+        classes = (
+            tuple(zip(project.class_values, project.class_names, strict=True)) if project else ()
+        )
         ids, note = None, ""
         try:
             if request.mask:
@@ -228,8 +233,10 @@ def list_images(project_file: Path, out: BinaryIO) -> None:
         _write(out, {"fault": printable(str(error))})
         return
     ground = next((name for name, value in project.classes.items() if value == 0), "")
-    rows = [_row(sample, ground) for sample in gathered.samples]
-    _write(out, {"images": rows, "notes": [printable(note) for note in gathered.notes]})
+    rows = [_row(sample, project, ground) for sample in gathered.samples]
+    suggested = [str(path) for path in _suggested(project)]
+    notes = [printable(note) for note in gathered.notes]
+    _write(out, {"images": rows, "suggested": suggested, "notes": notes})
     paths = list(dict.fromkeys(sample.image.path for sample in gathered.samples))
     for start in range(0, len(paths), _CHUNK):
         _write(out, {"facts": {str(path): _facts(path) for path in paths[start : start + _CHUNK]}})
@@ -258,7 +265,19 @@ def _write(out: BinaryIO, document: dict[str, object]) -> None:
     out.flush()
 
 
-def _row(sample: Sample, ground: str) -> dict[str, object]:
+def _suggested(project: Project) -> list[Path]:
+    """Return the images for which a model's labels wait to be corrected by a person."""
+    found: list[Path] = []
+    for number, source in enumerate(project.data):
+        waiting = waiting_suggestions(source, project.folder)
+        if waiting and source.annotations is not None:
+            root = root_of(source.annotations, project.folder)
+            names = plain_names(project, number)
+            found += [image.path for image, name in names if root / f"{name}.json" in waiting]
+    return found
+
+
+def _row(sample: Sample, project: Project, ground: str) -> dict[str, object]:
     """Return a sample for the list; the background is not worth a word where there is more."""
     names = sorted(sample.classes - {ground}) or sorted(sample.classes)
     held = ", ".join(names) if sample.label is not None else ""
@@ -270,7 +289,16 @@ def _row(sample: Sample, ground: str) -> dict[str, object]:
         "split": sample.split,
         "labels": held or ("yes" if sample.label is not None else ""),
         "label": sample.label,
+        "state": _state(sample, project),
+        "num_px": sum(number for _, number in sample.pixels or ()),
     }
+
+
+def _state(sample: Sample, project: Project) -> str:
+    if sample.label is None:
+        return "none"
+    is_sparse = project.data[sample.source].undrawn == "ignore"
+    return "part" if is_sparse and sample.label.kind == "shapes" else "whole"
 
 
 def _facts(path: Path) -> dict[str, object]:
@@ -339,7 +367,25 @@ def _drawn(answer: Answer, shown: _Shown, request: PictureRequest) -> Reply:
         drawing=request.drawing,
     )
     grey = _greys(shown, (num_x, num_y), box).tobytes()
-    return Reply(full, grey, b"" if ids is None else ids.tobytes(), graphic)
+    if ids is None:
+        return Reply(full, grey, graphic=graphic)
+    rims = np.where(rim_of(ids), ids, UNLABELLED).astype(np.uint8)
+    return Reply(full, grey, ids.tobytes(), rims.tobytes(), graphic)
+
+
+def rim_of(ids_HW: np.ndarray, thickness_px: int = 1) -> np.ndarray:
+    """Return which pixels lie at the rim of their region; the edge of the picture is none.
+
+    Shapes: bool H×W.
+    """
+    is_rim = np.zeros(ids_HW.shape, bool)
+    for reach in range(1, thickness_px + 1):
+        for axis in (0, 1):
+            here, there = ids_HW.swapaxes(0, axis)[:-reach], ids_HW.swapaxes(0, axis)[reach:]
+            is_step = here != there
+            is_rim.swapaxes(0, axis)[:-reach] |= is_step
+            is_rim.swapaxes(0, axis)[reach:] |= is_step
+    return is_rim
 
 
 def _greys(shown: _Shown, size: tuple[int, int], box: Box) -> np.ndarray:
@@ -371,6 +417,8 @@ def _painted(shown: _Shown, size: tuple[int, int], box: Box, drawing: Drawing) -
         if value == (drawing.only_class if drawing.only_class is not None else value or None):
             colour = drawing.colours[place % len(drawing.colours)]
             part = ids == value
+            if drawing.outlines:
+                part &= rim_of(ids, _RIM_PX)
             mixed = rgb[part] * (1 - drawing.share) + np.array(colour) * drawing.share
             rgb[part] = np.rint(mixed).astype(np.uint8)
     return Image.fromarray(rgb)

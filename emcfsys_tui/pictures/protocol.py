@@ -26,7 +26,7 @@ class PictureRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is to see; `num_grey`, `num_ids` and `num_graphic` bytes follow it."""
+    """What there is to see; `num_grey`, `num_ids` … bytes follow it."""
 
     key: str
     width: int = 0
@@ -42,6 +42,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     drawing: Drawing | None = None  # as it was asked for
     num_grey: int = 0
     num_ids: int = 0
+    num_rims: int = 0
     num_graphic: int = 0
 
 
@@ -51,6 +52,7 @@ class Reply(NamedTuple):
     answer: Answer
     grey: bytes = b""
     ids: bytes = b""
+    rims: bytes = b""
     graphic: bytes = b""
 
     def line(self) -> bytes:
@@ -59,9 +61,11 @@ class Reply(NamedTuple):
             self.answer,
             num_grey=len(self.grey),
             num_ids=len(self.ids),
+            num_rims=len(self.rims),
             num_graphic=len(self.graphic),
         )
-        return msgspec.json.encode(head) + b"\n" + self.grey + self.ids + self.graphic
+        pixels = self.grey + self.ids + self.rims + self.graphic
+        return msgspec.json.encode(head) + b"\n" + pixels
 
 
 def room(request: PictureRequest, wide: float, high: float) -> tuple[int, int]:

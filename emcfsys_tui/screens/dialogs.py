@@ -13,7 +13,7 @@ from emcfsys_engine.errors import printable
 from emcfsys_tui.settings import shown
 from emcfsys_tui.text import safe_lines
 from emcfsys_tui.widgets.list import Column, Row, Rows
-from emcfsys_tui.widgets.log_view import TextInput
+from emcfsys_tui.widgets.log_view import PathInput, TextInput
 
 _LOOK = """
 ConfirmScreen, AskScreen, PickScreen { align: center middle; background: $background 60%; }
@@ -63,15 +63,18 @@ class AskScreen(ModalScreen[str | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [shown("escape", "give_up", "Cancel", "ask.cancel")]
 
-    def __init__(self, question: str, value: str = "", *, command: str = "") -> None:
+    def __init__(
+        self, question: str, value: str = "", *, command: str = "", is_path: bool = False
+    ) -> None:
         super().__init__()
         self._question, self._value, self._command = question, value, command
+        self._kind = PathInput if is_path else TextInput
 
     def compose(self) -> ComposeResult:
         """A line to fill in."""
         with Container(classes="dialog"):
             yield Static(safe_lines(self._question), markup=False)
-            yield TextInput(self._value, select_on_focus=False)
+            yield self._kind(self._value, select_on_focus=False)
             yield from _command_line(self._command)
             yield Static("enter  go      esc  cancel", markup=False, classes="keys")
 

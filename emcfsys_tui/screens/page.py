@@ -1,6 +1,9 @@
 """What every whole screen has: a line above, a line below, and a word when there is no room."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import msgspec
@@ -16,7 +19,8 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Static
 
-from emcfsys_engine.errors import printable
+from emcfsys_engine.errors import EmcfError, printable
+from emcfsys_tui.messages import TextFound, Told
 from emcfsys_tui.screens.dialogs import TextScreen
 from emcfsys_tui.settings import LEAST_COLUMNS, LEAST_LINES, quiet, shown
 from emcfsys_tui.text import fitted
@@ -24,6 +28,8 @@ from emcfsys_tui.widgets.boxes import Boxed
 
 if TYPE_CHECKING:
     from emcfsys_tui.app import EmcfApp
+    from emcfsys_tui.engine.form import FormField
+    from emcfsys_tui.engine.tools import Tool
 
 
 _MOST_KEYS = 7
@@ -198,18 +204,13 @@ def help_text(screen: Screen[object]) -> str:
     about = max((len(text) for _, _, text in lines.values()), default=0)
     has_room = screen.size.width >= width + about + 40
     shown = sorted(lines.items(), key=lambda item: not item[1][0])
-    return "\n".join(
-        [
-            *_LOOPS.split("\n"),
-            "",
-            *(
-                f"{key:<{width}}  {text:<{about}}  {name}"
-                if has_room
-                else f"{key:<{width}}  {text}"
-                for name, (_, key, text) in shown
-            ),
-        ]
-    )
+    told = [
+        f"{key:<{width}}  {text:<{about}}  {name}"
+        if has_room
+        else f"{key:<{width}}  {text}\n{'':<{width}}  id {name}"
+        for name, (_, key, text) in shown
+    ]
+    return "\n".join([*_LOOPS.split("\n"), "", *told])
 
 
 class Page(Screen[None]):
@@ -224,6 +225,13 @@ class Page(Screen[None]):
             "app.palette",
             "Find any action by name",
             ":",
+        ),
+        quiet(
+            "T",
+            "tools",
+            "Tools",
+            "app.tools",
+            "Predict a folder, evaluate, measure, classes, clean, backbones, doctor …",
         ),
         quiet("tab", "next_pane(1)", "Next pane", "app.next"),
         quiet("shift+tab", "next_pane(-1)", "Previous pane", "app.previous"),
@@ -246,6 +254,51 @@ class Page(Screen[None]):
     def compose_body(self) -> ComposeResult:
         """Lay out what is between the lines."""
         yield from ()
+
+    @property
+    def place(self) -> Path | None:
+        """The project of this screen, where it is one's."""
+        return None
+
+    def action_tools(self) -> None:
+        """Offer what the engine can beside the tabs."""
+        tools = import_module("emcfsys_tui.screens.tools").ToolsScreen
+        self.app.push_screen(tools(has_project=self.place is not None), self._fill_in)
+
+    def _fill_in(self, tool: "Tool | None") -> None:
+        if tool is not None and (not tool.changes or self.page_app.may_change()):
+            self.run_worker(partial(self._read_fields, tool), thread=True, group="tool")
+
+    def _read_fields(self, tool: "Tool") -> None:
+        fields = tool.fields(self.place or Path.cwd())  # what "best" means may take a while
+        self.app.call_from_thread(self._ask_fields, tool, fields)
+
+    def _ask_fields(self, tool: "Tool", fields: "tuple[FormField, ...]") -> None:
+        if not fields:
+            self._start_tool(tool, {})
+            return
+        screen = import_module("emcfsys_tui.screens.tools").ToolScreen
+        folder = self.place or Path.cwd()
+        self.app.push_screen(screen(tool, folder, fields), partial(self._start_tool, tool))
+
+    def _start_tool(self, tool: "Tool", values: Mapping[str, str] | None) -> None:
+        if values is not None:
+            self.page_app.tell(f"{tool.name} …")
+            self.run_worker(partial(self._use_tool, tool, values), thread=True, group="tool")
+
+    def _use_tool(self, tool: "Tool", values: Mapping[str, str]) -> None:
+        folder = self.place or Path.cwd()
+        try:
+            self.post_message(tool.work(folder, values, tool.words(folder, values)))
+        except (EmcfError, OSError) as error:
+            self.post_message(Told(str(error), "error"))
+
+    def on_text_found(self, event: TextFound) -> None:
+        """Show what a tool said, unless the person went on to another screen."""
+        if self is self.app.screen:
+            self.app.push_screen(TextScreen(event.title, event.text))
+        else:
+            self.page_app.tell(f"{event.title}: not opened, you went on meanwhile")
 
     def on_resize(self) -> None:
         """Say plainly when there is no room."""

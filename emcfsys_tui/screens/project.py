@@ -1,6 +1,8 @@
 """One project: six tabs between two lines."""
 
+from collections.abc import Iterable
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
@@ -63,6 +65,11 @@ class ProjectScreen(Page):
         self._tab = tab if tab in _PANES else "runs"
         self._queue: QueueState | None = None
         self._feed: Feed | None = None
+
+    @property
+    def place(self) -> Path | None:
+        """The project of this screen."""
+        return self.folder
 
     def compose_body(self) -> ComposeResult:
         """Tabs are made when they are first looked at."""
@@ -150,6 +157,27 @@ class ProjectScreen(Page):
         """Copy the engine command that does what this tab shows."""
         pane = self.query_one(f"#{self._tab}", Pane)
         self.page_app.copy_with_word(pane.command)
+
+    def actions_elsewhere(self) -> Iterable[tuple[Tab, Binding]]:
+        """Return what can be done on the other tabs, for the palette."""
+        for tab in TABS:
+            if tab.id == self._tab:
+                continue
+            kind = getattr(import_module(f"emcfsys_tui.widgets.{tab.id}_pane"), _PANES[tab.id])
+            seen: set[str] = set()
+            own = [
+                one.__dict__.get("BINDINGS", ()) for one in kind.__mro__ if issubclass(one, Pane)
+            ]
+            for binding in chain.from_iterable(own):
+                if binding.description and binding.tooltip and binding.action not in seen:
+                    seen.add(binding.action)
+                    yield tab, binding
+
+    async def act_in(self, tab: str, action: str) -> None:
+        """Go to a tab and do something there, as its key would."""
+        await self.show_tab(tab)
+        pane = self.query_one(f"#{tab}", Pane)
+        await self.app.run_action(action, default_namespace=pane)
 
     def _tell_ended(self, before: QueueState, now: QueueState) -> None:
         were_open = {job.id for job in before.jobs if job.is_open}

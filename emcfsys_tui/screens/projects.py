@@ -10,12 +10,13 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.widgets import Static
 
+from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.text import day_clock
 from emcfsys_tui.engine import runs
 from emcfsys_tui.messages import ProjectChosen, ProjectsRead, Told
 from emcfsys_tui.screens.page import Page, TopLine
 from emcfsys_tui.settings import remembered, shown
-from emcfsys_tui.view_models import Deed, ProjectRow, SaidLine, Tone
+from emcfsys_tui.view_models import Deed, NewProject, ProjectRow, SaidLine, Tone
 from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.pane import Feed
 
@@ -138,13 +139,36 @@ class ProjectsScreen(Page):
     def action_new(self) -> None:
         """Ask for a folder of images, and make a project of it."""
 
-        def made(answer: str | None) -> None:
+        def named(answer: str | None) -> None:
             if answer:
-                self._make(["new"], Path(answer).expanduser().absolute())
+                self._look_into(Path(answer).expanduser().absolute())
 
         ask_screen = import_module("emcfsys_tui.screens.dialogs").AskScreen
-        question = "Make a project from which folder of images?"
-        self.app.push_screen(ask_screen(question, str(Path.cwd()) + "/"), made)
+        question = "Make a project from which folder of images? (tab completes)"
+        self.app.push_screen(ask_screen(question, str(Path.cwd()) + "/", is_path=True), named)
+
+    def _look_into(self, folder: Path) -> None:
+        """Show what is there before anything is written."""
+        if (folder / "project.toml").exists():
+            self.post_message(ProjectChosen(folder))
+            return
+
+        def decided(new: NewProject | None) -> None:
+            if new is not None:
+                self.run_worker(partial(self._make_new, new), thread=True)
+
+        screen = import_module("emcfsys_tui.screens.new_project").NewProjectScreen
+        self.app.push_screen(screen(folder), decided)
+
+    def _make_new(self, new: NewProject) -> None:
+        try:
+            import_module("emcfsys_tui.engine.projects").make_project(new)
+        except EmcfError as error:
+            self.post_message(Told(str(error), "error"))
+            return
+        if new.is_edited:
+            self.app.call_from_thread(self.page_app.edit, new.folder / "project.toml")
+        self.post_message(ProjectChosen(new.folder))
 
     def _make(self, command: list[str], folder: Path) -> None:
         if self.page_app.may_change():

@@ -13,11 +13,12 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from emcfsys_tui.settings import quiet
+from emcfsys_tui.text import fitted, one_line, shortened
 from emcfsys_tui.view_models import ColumnOfSeries, SeriesView, smoothed
 from emcfsys_tui.widgets.canvas import Colour, Frame, Stroke, draw_strokes, style_of
-from emcfsys_tui.widgets.list import fitted
 
 _AXIS = 6  # cells for the numbers at the left
+_BRIGHT_BLACK = 8
 
 
 class Curve(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,10 +184,9 @@ class Chart(Widget, can_focus=True):
         if whole is None or width < 8 or height < 2:
             return
         left, right = self.window or whole
-        columns = [
-            smoothed(c.view.columns(left, right, width * 2), self.smoothing) for c in self.curves
-        ]
-        limits = _limits(columns, left, right, self.log_y)
+        raw = [c.view.columns(left, right, width * 2) for c in self.curves]
+        columns = [smoothed(part, self.smoothing) for part in raw]
+        limits = _limits(raw, left, right, self.log_y)
         if limits is None:
             return
         self._frame = frame = Frame(
@@ -197,6 +197,12 @@ class Chart(Widget, can_focus=True):
             _stroke(part, curve.colour, frame)
             for part, curve in zip(columns, self.curves, strict=True)
         ]
+        if self.smoothing:  # behind them, pale, from the least to the greatest of each column
+            paper = self.background_colors[1].rgb
+            strokes += [
+                _stroke(part, _pale(curve.colour, paper), frame)
+                for part, curve in zip(raw, self.curves, strict=True)
+            ]
         self._lines = draw_strokes(frame, [stroke for stroke in reversed(strokes) if stroke.xs])
         self._marks = self._glyphs(frame, columns)
         self.num_drawn += 1
@@ -248,9 +254,8 @@ class Chart(Widget, can_focus=True):
         segments = [Segment(f"─ {self.chart_title}{options}{point} ", style)]
         values = [self._value(curve) for curve in self.curves]
         taken = sum(len(segment.text) for segment in segments) + sum(len(v) + 4 for v in values)
-        room = max(1, (width - taken) // max(1, len(self.curves)))
-        for curve, value in zip(self.curves, values, strict=True):
-            name = curve.name if len(curve.name) <= room else curve.name[:room]
+        names = shortened([one_line(curve.name) for curve in self.curves], width - taken)
+        for curve, name, value in zip(self.curves, names, values, strict=True):
             segments.append(Segment(f" {curve.glyph} ", base + style_of(curve.colour)))
             segments.append(Segment(f"{name}{value} ", base))
         used = sum(len(segment.text) for segment in segments)
@@ -281,6 +286,16 @@ class Chart(Widget, can_focus=True):
             else middle.center(max(0, room))
         )
         return f"{' ' * _AXIS}{left}{text}{right}"
+
+
+def _pale(colour: Colour, paper: tuple[int, int, int]) -> Colour:
+    """Return a colour nearer to what is behind it; of sixteen colours there is none."""
+    if isinstance(colour, int):
+        return _BRIGHT_BLACK
+    red, green, blue = (
+        (2 * part + 3 * behind) // 5 for part, behind in zip(colour, paper, strict=True)
+    )
+    return red, green, blue
 
 
 def _stroke(columns: list[ColumnOfSeries], colour: Colour, frame: Frame) -> Stroke:

@@ -1,5 +1,6 @@
 """Data: every image with its labels and split, a look at one of them, and the check beside."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,22 +14,32 @@ from textual.reactive import reactive
 from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
-from emcfsys_tui.engine import data, notices, runs
+from emcfsys_tui.engine import data, notices, predictions, runs
 from emcfsys_tui.engine.data import PictureSpec
-from emcfsys_tui.messages import CheckRead, FactsRead, ImagesRead, LabelsChanged, TextFound
+from emcfsys_tui.messages import (
+    CheckRead,
+    FactsRead,
+    ImagesRead,
+    LabelsChanged,
+    TextFound,
+    UncertainFound,
+)
 from emcfsys_tui.screens.dialogs import AskScreen
 from emcfsys_tui.settings import quiet, shown
-from emcfsys_tui.view_models import CheckState, Deed, ImageFacts, ImageRow, Notice
-from emcfsys_tui.widgets.list import IMAGE_COLUMNS, Column, ImageList, Rows, finding_row, image_of
+from emcfsys_tui.view_models import (
+    STATE_OF_LABELS,
+    CheckState,
+    Deed,
+    ImageFacts,
+    ImageRow,
+    Notice,
+)
+from emcfsys_tui.widgets.findings import Findings, image_of
+from emcfsys_tui.widgets.list import IMAGE_COLUMNS, ImageList, Rows
 from emcfsys_tui.widgets.log_view import TextInput
 from emcfsys_tui.widgets.picture_pane import PictureBox, PicturePane
 from emcfsys_tui.widgets.picture_view import PictureView
 
-_FINDINGS = (
-    Column(title="", width=1),
-    Column(title="file", width=22, cut="start"),
-    Column(title="what", scrolls=True),
-)
 _EMPTY = (
     "No images here. [[data]] in project.toml says where they are; 2 shows what is wrong with it."
 )
@@ -61,6 +72,20 @@ class DataPane(PicturePane):
             "data.next_bare",
             "Go to the next image that has no labels yet",
         ),
+        shown(
+            "U",
+            "most_uncertain",
+            "most uncertain",
+            "data.most_uncertain",
+            "Go to the image that a model was least sure of, then to the next one",
+        ),
+        quiet(
+            "S",
+            "suggest",
+            "Suggest labels",
+            "data.suggest",
+            "Let the best model fill in label files for the images most worth labelling",
+        ),
         shown("o", "overlay", "overlay", "data.overlay", "Labels, prediction, or the bare image"),
         shown(
             "c", "one_class", "class", "data.class", "Lay one class after the other over the image"
@@ -75,7 +100,9 @@ class DataPane(PicturePane):
         shown("v", "convert", "convert", "data.convert", "Write the annotations in another format"),
         quiet("escape", "drop_filter", "Show all again", "data.drop_filter"),
         quiet("Z", "zoom(2.0)", "Zoom out", "data.zoom_out"),
-        quiet("b", "opacity", "Opacity", "data.opacity", "How much the overlay covers"),
+        quiet(
+            "b", "opacity", "Outline or fill", "data.opacity", "Outlines of the classes, or fills"
+        ),
         quiet("w", "whole", "Whole image", "data.whole"),
         quiet(
             "e",
@@ -115,7 +142,8 @@ class DataPane(PicturePane):
         self._haystacks: list[str] = []
         self._notes: tuple[str, ...] = ()
         self._is_complete = False
-        self._num_labelled = 0
+        self._states = ""
+        self._uncertain_seen: set[str] = set()  # where U has been
 
     @property
     def command(self) -> str:
@@ -131,7 +159,7 @@ class DataPane(PicturePane):
                 )
                 yield Rows(IMAGE_COLUMNS, id="images", empty="Reading the folders …")
                 yield Static(id="check-title", classes="section", markup=False)
-                yield Rows(_FINDINGS, id="findings", titles=False, empty="")
+                yield Findings(id="findings")
             yield PictureBox(id="data-right")
 
     def on_mount(self) -> None:
@@ -179,11 +207,17 @@ class DataPane(PicturePane):
 
     def watch_images(self) -> None:
         """Make them searchable."""
-        words = " {} {}".format
+        words = " {} {} {}".format
         self._haystacks = [
-            (row.name + words(row.split, row.labels or "no labels")).lower() for row in self.images
+            (row.name + words(row.split, row.labels, STATE_OF_LABELS[row.state][1])).lower()
+            for row in self.images
         ]
-        self._num_labelled = sum(bool(row.labels) for row in self.images)
+        states = Counter(row.state for row in self.images)
+        self._states = " ".join(
+            f"{states[name]:,} {glyph}"
+            for name, (glyph, _) in STATE_OF_LABELS.items()
+            if states[name]
+        )
         self._show_images()
 
     def watch_wanted(self) -> None:
@@ -202,9 +236,9 @@ class DataPane(PicturePane):
                 self._problems.setdefault(path, one.what)
         title = "check runs …" if check.running else f"check: {check.summary}"
         self.query_one("#check-title", Static).update(f"─ {title} " + "─" * 80)
-        findings = self.query_one("#findings", Rows)
+        findings = self.query_one(Findings)
         findings.empty = "" if check.running else "Nothing to mend: 2 goes on to Train."
-        findings.rows = [finding_row(number, one) for number, one in enumerate(check.findings)]
+        findings.findings = check.findings
         self._show_images()
 
     @on(Rows.Moved, "#images")
@@ -221,8 +255,8 @@ class DataPane(PicturePane):
     @on(Rows.Opened, "#findings")
     def read_finding(self, event: Rows.Opened) -> None:
         """Enter opens the whole fault."""
-        if event.row is not None:
-            one = self.check_state.findings[int(event.row.key)]
+        one = self.query_one(Findings).chosen
+        if event.row is not None and one is not None:
             image = image_of(one, self._by_stem())
             self.attempt(partial(notices.of_finding, one, self.folder, image))
 
@@ -275,6 +309,45 @@ class DataPane(PicturePane):
                 self.take_focus()
                 return
         self.page_app.tell("Every image has labels.")
+
+    def action_most_uncertain(self) -> None:
+        """Look up which images a model was least sure of."""
+        self.attempt(lambda: UncertainFound(tuple(predictions.most_uncertain(self.folder))))
+
+    @on(UncertainFound)
+    def go_to_uncertain(self, event: UncertainFound) -> None:
+        """Go to the first of them without a person's labels that was not visited yet."""
+        rows = self.query_one("#images", Rows)
+        bare = {row.path: row.key for row in self.images if not row.labels}
+        waiting = [path for path in event.images if path in bare]
+        if not waiting:
+            word = (
+                "all that a model ranked have labels" if event.images else "nothing ranks them yet"
+            )
+            self.page_app.tell(f"Which images are uncertain: {word}. S suggests, P predicts all")
+            return
+        if self._uncertain_seen.issuperset(waiting):
+            self._uncertain_seen.clear()
+        path = next(path for path in waiting if path not in self._uncertain_seen)
+        self._uncertain_seen.add(path)
+        if rows.go_to(bare[path]):
+            self.take_focus()
+            at, of = waiting.index(path) + 1, len(waiting)
+            self.page_app.tell(f"{at} of {of} images without labels, the most uncertain first")
+
+    def action_suggest(self) -> None:
+        """Ask how many label files a model shall fill in."""
+        if not self.may_change():
+            return
+
+        def answered(answer: str | None) -> None:
+            if answer:
+                self.page_app.tell("The best model looks at the images without labels …")
+                self.attempt(partial(predictions.suggest, self.folder, answer))
+
+        question = "Fill in label files for how many of the images most worth labelling?"
+        command = runs.as_command("suggest", str(self.folder), "--number", "…")
+        self.app.push_screen(AskScreen(question, "10", command=command), answered)
 
     def action_overlay(self) -> None:
         """Labels, prediction, nothing."""
@@ -344,7 +417,7 @@ class DataPane(PicturePane):
         """Submit a prediction of the image's source."""
         image = self._current()
         if image is not None and self.may_change():
-            self.attempt(partial(data.submit_prediction, self.folder, image.source))
+            self.attempt(partial(predictions.submit_prediction, self.folder, image.source))
 
     def _change(self, change: data.Change, folder: Path, source: int, answer: str) -> str:
         word = change(folder, source, answer)
@@ -360,8 +433,8 @@ class DataPane(PicturePane):
         return {row.path.rpartition("/")[2].rpartition(".")[0]: row.path for row in self.images}
 
     def _finding_under_cursor(self) -> str:
-        row = self.query_one("#findings", Rows).current
-        return self.check_state.findings[int(row.key)].what if row is not None else ""
+        chosen = self.query_one(Findings).chosen
+        return chosen.what if chosen is not None else ""
 
     def _list(self) -> None:
         worker = get_current_worker()
@@ -401,7 +474,7 @@ class DataPane(PicturePane):
     def _mask_of(self, image: ImageRow | None) -> str:
         if image is None:
             return ""
-        file = data.prediction_of(self.folder, image.source, image.name)
+        file = predictions.prediction_of(self.folder, image.source, image.name)
         return str(file) if file.is_file() else ""
 
     def _show_images(self) -> None:
@@ -417,7 +490,7 @@ class DataPane(PicturePane):
         rows.rows = ImageList(self.images, order, self._facts, self._problems)
         shown = f"{len(order):,} of " if words else ""
         counts = f"{shown}{len(self.images):,} images"
-        counts += f" · {self._num_labelled:,} labelled" if self._is_complete else " · reading …"
+        counts += f" · {self._states}" if self._is_complete else " · reading …"
         self.query_one(PictureBox).counts = counts
 
 

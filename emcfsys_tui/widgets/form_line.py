@@ -1,5 +1,6 @@
-"""The lines of the form in Train: a key, its value to type or choose, and what is wrong with it."""
+"""A form, line by line: a key, its value to type or choose, and what is wrong with it."""
 
+import re
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -85,6 +86,20 @@ PRESETS = {
 class FormLine(Horizontal):
     """One key: its name, a value to type or choose, and what is wrong with it."""
 
+    SCOPED_CSS = False
+    DEFAULT_CSS = """
+    FormLine { height: 1; }
+    FormLine .field-name { width: 24; padding: 0 1; color: $dim; }
+    FormLine:focus-within .field-name { color: $accent; text-style: bold; }
+    FormLine Input { width: 30; height: 1; border: none; padding: 0; background: $panel; }
+    FormLine Choice { width: auto; min-width: 46; height: 1; }
+    FormLine#field-training-preset Choice { min-width: 26; }
+    FormLine .field-remark { width: 1fr; padding: 0 1; color: $dim; }
+    FormLine.-faulty .field-remark { color: $error; }
+    Choice > .choice--chosen { text-style: bold; color: $primary; }
+    Choice:focus { background: $panel; }
+    """
+
     fault: reactive[str] = reactive("", repaint=False)
 
     class Edited(Message):
@@ -95,7 +110,7 @@ class FormLine(Horizontal):
             super().__init__()
 
     def __init__(self, field: FormField) -> None:
-        super().__init__(id="field-" + field.key.replace(".", "-"))
+        super().__init__(id="field-" + re.sub(r"\W", "-", field.key))
         self.field = field
 
     def compose(self) -> ComposeResult:

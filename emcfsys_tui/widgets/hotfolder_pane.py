@@ -77,7 +77,9 @@ class HotFolderPane(PicturePane):
         shown("f", "follow", "follow newest", "hot.follow", "Show each image as it comes"),
         quiet("z", "zoom(0.5)", "Zoom in", "hot.zoom_in"),
         quiet("Z", "zoom(2.0)", "Zoom out", "hot.zoom_out"),
-        quiet("b", "opacity", "Opacity", "hot.opacity", "How much the overlay covers"),
+        quiet(
+            "b", "opacity", "Outline or fill", "hot.opacity", "Outlines of the classes, or fills"
+        ),
         quiet("w", "whole", "Whole image", "hot.whole"),
         quiet("j", "job", "Its job", "hot.job", "Show the watch in Jobs"),
     ]

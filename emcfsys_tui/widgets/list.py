@@ -1,7 +1,6 @@
 """A list that draws only the lines that are seen: a hundred thousand rows cost what twenty do."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import ClassVar, Literal, overload
 
 import msgspec
@@ -20,7 +19,14 @@ from textual.widget import Widget
 from emcfsys_engine.errors import printable
 from emcfsys_tui.settings import quiet
 from emcfsys_tui.text import fitted, one_line
-from emcfsys_tui.view_models import FindingRow, ImageFacts, ImageRow, RunDetail, Tone
+from emcfsys_tui.view_models import (
+    STATE_OF_LABELS,
+    ImageFacts,
+    ImageRow,
+    RunDetail,
+    Tone,
+    class_letters,
+)
 from emcfsys_tui.widgets.canvas import Colour, style_of
 
 _WIDE = 64
@@ -225,8 +231,10 @@ class Rows(ScrollView, can_focus=True):
             style += self.get_component_rich_style(f"rows--{row.tone}", partial=True)
         if place == self.cursor:
             name = "rows--cursor" if self.has_focus else "rows--blurred"
+            style = base if row.tone == "dim" else style  # no dim word on the cursor's paper
             style += self.get_component_rich_style(name, partial=True)
-        mark = "■" if row.key in self.marked else ("▸" if place == self.cursor else " ")
+        here = ("▸" if self.has_focus else "▹") if place == self.cursor else " "
+        mark = "■" if row.key in self.marked else here
         return Strip([Segment(self._text(row.cells, mark), style)], width).crop_extend(
             0, width, style
         )
@@ -235,7 +243,8 @@ class Rows(ScrollView, can_focus=True):
         lines = _wrapped(self.empty, max(1, width - 2))
         if 0 <= y - self._titles < len(lines):
             style: Style = self.get_component_rich_style("rows--empty")
-            return Strip([Segment(f" {lines[y - self._titles]}", style)]).crop_extend(
+            mark = "▸" if self.has_focus and y == self._titles else " "
+            return Strip([Segment(f"{mark}{lines[y - self._titles]}", style)]).crop_extend(
                 0, width, self.rich_style
             )
         return Strip.blank(width, self.rich_style)
@@ -328,13 +337,15 @@ class ClassTable(Widget):
         score = detail.classes[y - 1]
         numbers = f" {_score(score.iou)}  F1 {_score(score.f1)} "
         name = fitted(
-            printable(score.name), max(6, min(16, width - len(numbers) - 7)), cut="middle"
+            printable(score.name), max(6, min(16, width - len(numbers) - 8)), cut="middle"
         )
-        room = max(0, width - len(name) - len(numbers) - 4)
+        room = max(0, width - len(name) - len(numbers) - 5)
         bar = _bar(score.iou or 0.0, min(room, 24))
         style = base + self.get_component_rich_style("classes--bar", partial=True)
         own = base + style_of(self.colours[y - 1]) if y <= len(self.colours) else base
-        segments = [Segment("■", own), Segment(f" {name}{numbers}", base), Segment(bar, style)]
+        letter = class_letters([one.name for one in detail.classes])[y - 1]
+        words = Segment(f" {name}{numbers}", base)
+        segments = [Segment(f"■{letter}", own), words, Segment(bar, style)]
         return Strip(segments).crop_extend(0, width, base)
 
 
@@ -349,6 +360,7 @@ def _bar(share: float, width: int) -> str:
 
 
 IMAGE_COLUMNS = (
+    Column(title="", width=1),
     Column(title="", width=1),
     Column(title="image", cut="middle"),
     Column(title="labels", width=16, wide=24, cut="end", hide_below=42),
@@ -389,6 +401,7 @@ class ImageList(Sequence[Row]):
         problem = self._problems.get(image.path) or (facts.fault if facts else "")
         cells = (
             "!" if problem else " ",
+            STATE_OF_LABELS[image.state_of_labels(facts)][0],
             image.name if image.plane is None else f"{image.name}#{image.plane}",
             image.labels or "–",
             image.split or "–",
@@ -399,14 +412,3 @@ class ImageList(Sequence[Row]):
         return Row(
             key=image.key, cells=cells, tone="bad" if problem else "" if image.labels else "dim"
         )
-
-
-def image_of(one: FindingRow, by_stem: Mapping[str, str]) -> str:
-    return by_stem.get(Path(one.file.partition("#")[0]).stem, "")
-
-
-def finding_row(number: int, one: FindingRow) -> Row:
-    name = Path(one.file).name
-    tone = "bad" if one.level == "error" else "warn"
-    what = f"{one.what}. {one.remedy}" if one.remedy else one.what
-    return Row(key=str(number), cells=("✗" if one.level == "error" else "!", name, what), tone=tone)

@@ -1,6 +1,7 @@
 """Lines that come: follows the newest, searches, keeps its place while somebody reads."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar, cast
 
 from textual import events, on
@@ -40,6 +41,41 @@ class TextInput(Input):
             event.stop()
             event.prevent_default()
             await self.run_action(action)
+
+
+class PathInput(TextInput):
+    """A path to type, which tab completes as a shell does."""
+
+    async def on_key(self, event: events.Key) -> None:
+        """Complete with tab; what is no path yet lets tab go on."""
+        if event.key == "tab":
+            event.stop()
+            event.prevent_default()
+            self.value = completed(self.value)
+            self.cursor_position = len(self.value)
+        else:
+            await super().on_key(event)
+
+
+def completed(path: str) -> str:
+    """Return a path with as much of its last part as the names in its folder have in common."""
+    shown = Path(path).expanduser() if path.startswith("~") else Path(path)
+    start = "" if path.endswith("/") else shown.name
+    folder = shown if not start else shown.parent
+    try:
+        names = sorted(one.name for one in folder.iterdir() if one.name.startswith(start))
+    except OSError:
+        return path
+    names = [name for name in names if start or not name.startswith(".")]
+    if not names:
+        return path
+    first, last = names[0], names[-1]  # of sorted names these two differ first
+    num = next(
+        (n for n, pair in enumerate(zip(first, last, strict=False)) if len({*pair}) > 1),
+        min(len(first), len(last)),
+    )
+    common = folder / first[:num] if num else folder
+    return f"{common}/" if not num or (len(names) == 1 and common.is_dir()) else str(common)
 
 
 Line = tuple[str, str, str]  # time, text, tone

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.cells import cell_len
-from rich.style import Style
 from rich.text import Text
 from textual import events, on
 from textual.app import ComposeResult
@@ -12,6 +11,7 @@ from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.message import Message
 from textual.reactive import reactive
+from textual.theme import Theme
 from textual.widgets import Static
 
 from emcfsys_engine.colours import colours_for
@@ -22,7 +22,8 @@ from emcfsys_tui.settings import quiet
 from emcfsys_tui.text import fitted
 from emcfsys_tui.view_models import Picture, Preview, RunDetail
 from emcfsys_tui.widgets.pane import FedPane
-from emcfsys_tui.widgets.picture_view import PictureView
+from emcfsys_tui.widgets.picture_view import NUM_STRENGTHS, PictureView
+from emcfsys_tui.widgets.picture_words import class_legend, scale_words
 
 if TYPE_CHECKING:
     from emcfsys_tui.app import EmcfApp
@@ -41,6 +42,7 @@ class PictureBox(Vertical):
     #picture-legend, #picture-point { height: 1; }
     #picture-point { color: $dim; }
     PictureView:focus { background: $panel; }
+    PictureBox:focus-within #picture-title { color: $accent; text-style: bold; }
     Screen.-wide PictureBox { width: 8fr; }
     """
 
@@ -68,6 +70,11 @@ class PictureBox(Vertical):
         app = cast("EmcfApp", self.app)
         view.colours = colours_for(_MOST_CLASSES)
         view.show_as(app.settings.pictures)
+        app.theme_changed_signal.subscribe(self, self._follow_theme)
+        self._follow_theme(app.current_theme)
+
+    def _follow_theme(self, theme: Theme) -> None:
+        self.query_one(PictureView).lettered = cast("EmcfApp", self.app).letters_every
         self._show_words()
 
     def next_overlay(self, *, has_prediction: bool) -> None:
@@ -87,9 +94,9 @@ class PictureBox(Vertical):
         self._show_words()
 
     def next_opacity(self) -> None:
-        """Cover more of the image, then little again."""
+        """Outlines, fills that cover more and more, outlines again."""
         view = self.query_one(PictureView)
-        view.strength = (view.strength + 1) % 3
+        view.strength = (view.strength + 1) % NUM_STRENGTHS
 
     def watch_picture(self, picture: Picture | None) -> None:
         """Show it."""
@@ -118,10 +125,13 @@ class PictureBox(Vertical):
     def _show_words(self) -> None:
         if not self.is_mounted:
             return
-        name, room = printable(self.image_name), max(8, self.size.width - 4)
+        scale = scale_words(self.picture) if self.picture is not None else ""
+        name, room = printable(self.image_name), max(8, self.size.width - len(scale) - 6)
         if cell_len(name) > room:
             name = fitted(name, room, cut="middle")
-        self.query_one("#picture-title", Static).update(f"─ {name} {'─' * 200}", layout=False)
+        line = "─" * max(1, room - cell_len(name))
+        title = f"─ {name} {line} {scale}" if scale else f"─ {name} {'─' * 200}"
+        self.query_one("#picture-title", Static).update(title, layout=False)
         self.query_one("#picture-legend", Static).update(self._legend(), layout=False)
         point = self.point or self._facts()
         self.query_one("#picture-point", Static).update(f" {point}", layout=False)
@@ -142,17 +152,16 @@ class PictureBox(Vertical):
         if shown is None or not shown.ids or self.mode == "bare" or not view.colours:
             word = "bare image (o: labels)" if self.mode == "bare" else "no labels"
             return Text(f" {word if shown is not None and shown.grey else ''}", no_wrap=True)
-        names = [name for value, name in shown.classes if value or view.only_class is not None]
-        is_long = sum(len(name) + 3 for name in names) + len(self.mode) + 2 > self.size.width - 1
-        text = Text(" " if is_long else f" {self.mode}: ", no_wrap=True, overflow="ellipsis")
-        for place, (value, name) in enumerate(shown.classes):
-            if value == 0 and view.only_class is None:
-                continue
-            is_shown = view.only_class in (None, value)
-            red, green, blue = view.colours[place % len(view.colours)]
-            text.append("■" if is_shown else "□", Style.parse(f"rgb({red},{green},{blue})"))
-            text.append(f" {printable(name)} ")
-        return text
+        values = [value for value, _ in shown.classes]
+        is_ground_bare = view.only_class is None and values[:1] == [0]
+        return class_legend(
+            [name for _, name in shown.classes],
+            cast("EmcfApp", self.app).class_colours(len(values)),
+            self.size.width - 1,
+            lead=f"{self.mode}:",
+            only=values.index(view.only_class) if view.only_class in values else None,
+            first=int(is_ground_bare),
+        )
 
 
 class PicturePane(FedPane):
@@ -255,7 +264,8 @@ class PreviewBox(Vertical):
     DEFAULT_CSS = """
     PreviewBox { width: 1fr; height: 1fr; padding-left: 1; }
     PreviewBox PictureView { height: 1fr; }
-    PreviewBox .preview-point { height: 1; color: $dim; }
+    PreviewBox .preview-point, PreviewBox .preview-legend { height: 1; color: $dim; }
+    PreviewBox:focus-within PreviewTitle { color: $accent; text-style: bold; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         quiet("z", "zoom(0.5)", "Zoom in", "preview.zoom_in"),
@@ -278,12 +288,18 @@ class PreviewBox(Vertical):
         """Title, picture, what is under the pointer."""
         yield PreviewTitle(classes="section", markup=False)
         yield PictureView()
+        yield Static(classes="preview-legend", markup=False)
         yield Static(classes="preview-point", markup=False)
 
     def on_mount(self) -> None:
         """Take the person's way of showing pictures."""
         self.query_one(PictureView).show_as(cast("EmcfApp", self.app).settings.pictures)
+        self.app.theme_changed_signal.subscribe(self, lambda theme: self._show_legend())
         self._show()
+
+    def on_resize(self) -> None:
+        """The legend is as long as there is room."""
+        self._show_legend()
 
     @property
     def shown(self) -> Preview | None:
@@ -378,6 +394,7 @@ class PreviewBox(Vertical):
             view.picture = None
             view.hint = "No previews yet: each validation draws up to three of its images."
             self.query_one(".preview-point", Static).update("")
+            self._show_legend()
             return
         steps = self._steps()
         place = steps.index(shown.step)
@@ -387,9 +404,19 @@ class PreviewBox(Vertical):
         title.update(f"─ {back} {words} {forth} ─ {printable(shown.image)} {'─' * 200}")
         self.point = ""
         self.watch_point()
+        self._show_legend()
         zoomed = view.picture
         keeps = zoomed is not None and zoomed.grey and zoomed.view_px[2] < zoomed.image_px[0]
         self._wish(zoomed.view_px if zoomed is not None and keeps else None)
+
+    def _show_legend(self) -> None:
+        """Name the classes in their colours, in their order."""
+        if not self.is_mounted:
+            return
+        names = [score.name for score in self.detail.classes] if self.detail and self.shown else []
+        colours = cast("EmcfApp", self.app).class_colours(len(names))
+        legend = class_legend(names, colours, self.size.width - 1) if names else ""
+        self.query_one(".preview-legend", Static).update(legend, layout=False)
 
     def _wish(
         self,

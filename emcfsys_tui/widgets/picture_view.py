@@ -19,15 +19,18 @@ from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
+from emcfsys_engine.colours import contrast
 from emcfsys_tui.pictures.placement import Graphic, cell_px, kind_of, written_lines
 from emcfsys_tui.settings import quiet
-from emcfsys_tui.view_models import Drawing, Picture
+from emcfsys_tui.view_models import Drawing, Picture, class_letters
 
 _UNLABELLED = 255
+_BOLD = Style(bold=True)
 _GREYS = 12  # fewer steps than the terminal has: neighbours become equal, and cost no bytes
 _NEARLY_GREY = 24
 _WEAK = 70
-_OPACITIES = (0.5, 0.75, 1.0)
+_STRENGTHS = (1.0, 0.5, 0.75, 1.0)  # of the colour: outlines first, then fills
+NUM_STRENGTHS = len(_STRENGTHS)
 Colours = Sequence[tuple[int, int, int]]
 
 
@@ -47,7 +50,8 @@ class PictureView(Widget, can_focus=True):
 
     picture: reactive[Picture | None] = reactive(None)
     overlay: reactive[bool] = reactive(True)
-    strength: reactive[int] = reactive(0)
+    strength: reactive[int] = reactive(0)  # 0: outlines, which hide no membrane; else fills
+    lettered: reactive[int] = reactive(0)  # every so manieth cell of a class shows its letter
     only_class: reactive[int | None] = reactive(None)
     pointer: reactive[tuple[int, int] | None] = reactive(None, repaint=False)  # cell
     colours: reactive[Colours] = reactive(())
@@ -89,7 +93,8 @@ class PictureView(Widget, can_focus=True):
             kind=self._graphic.kind,
             cell_px=cell_px(),
             colours=tuple(self.colours),
-            share=_OPACITIES[self.strength] if self.overlay else 0.0,
+            share=_STRENGTHS[self.strength] if self.overlay else 0.0,
+            outlines=self.strength == 0,
             only_class=self.only_class,
         )
 
@@ -244,21 +249,54 @@ class PictureView(Widget, can_focus=True):
     def _cells(self, shown: Picture, row: int) -> list[Segment]:
         upper = self._line(shown, row * 2)
         lower = self._line(shown, row * 2 + 1) if row * 2 + 1 < shown.height else upper
-        pointer = self.pointer[0] if self.pointer and self.pointer[1] == row else -1
+        signs = self._letters(shown, row)
+        if self.pointer and self.pointer[1] == row:
+            signs[self.pointer[0]] = ("┼", 0)
         segments: list[Segment] = []
         run, count = (upper[0], lower[0]), 0
         for x, pair in enumerate(zip(upper, lower, strict=True)):
-            if pair != run or x in (pointer, pointer + 1):
-                if count:
-                    segments.append(_segment(run, count, self.true_colour))
-                run, count = pair, 0
-            if x == pointer:
-                segments.append(Segment("┼", _pointer_style(pair, self.true_colour)))
+            sign = signs.get(x)
+            if count and (pair != run or sign):
+                segments.append(_segment(run, count, self.true_colour))
+                count = 0
+            if sign:
+                text, half = sign
+                segments.append(Segment(text, _sign_style(pair[half], self.true_colour)))
                 continue
-            count += 1
+            run, count = pair, count + 1
         if count:
             segments.append(_segment(run, count, self.true_colour))
         return segments
+
+    def _letters(self, shown: Picture, row: int) -> dict[int, tuple[str, int]]:
+        """Return the letters of the classes in a line of cells, where colours do not tell them.
+
+        With each stands which half of its cell is of the class: 0 the upper, 1 the lower one.
+        """
+        if not self.lettered or not self.overlay or not shown.ids:
+            return {}
+        letters = class_letters([name for _, name in shown.classes])
+        of_value = {
+            value: letter
+            for (value, _), letter in zip(shown.classes, letters, strict=True)
+            if self._is_drawn(value)
+        }
+        start, found = row * 2 * shown.width, dict[int, tuple[str, int]]()
+        plane = self._plane(shown)
+        for x, below in enumerate(plane[start + shown.width : start + 2 * shown.width]):
+            upper, lower = of_value.get(plane[start + x]), of_value.get(below)
+            if (x + 2 * row) % self.lettered == 0 and (upper or lower):
+                found[x] = (upper, 0) if upper else (lower or "", 1)
+        return found
+
+    def _plane(self, shown: Picture) -> bytes:
+        """Return the class of each pixel that is coloured; 255 of the others."""
+        return shown.ids if self.strength else shown.rims
+
+    def _is_drawn(self, class_id: int) -> bool:
+        if class_id == _UNLABELLED:
+            return False
+        return class_id != 0 if self.only_class is None else class_id == self.only_class
 
     def _line(self, shown: Picture, line: int) -> list[tuple[int, int, int]]:
         start = line * shown.width
@@ -268,18 +306,16 @@ class PictureView(Widget, can_focus=True):
         greys = shown.grey[start : start + shown.width]
         if not self.overlay or not shown.ids or not self.colours:
             return [_grey(value) for value in greys]
-        ids = shown.ids[start : start + shown.width]
+        ids = self._plane(shown)[start : start + shown.width]
         order = {value: place for place, (value, _) in enumerate(shown.classes)}
-        share = _OPACITIES[self.strength]
-        only = self.only_class
+        share = _STRENGTHS[self.strength]
+        colour_of = {
+            one: self.colours[order.get(one, one) % len(self.colours)]
+            for one in set(ids)
+            if self._is_drawn(one)
+        }
         return [
-            _grey(value)
-            if class_id == _UNLABELLED
-            or (only is not None and class_id != only)
-            or (only is None and class_id == 0)
-            else _blend(
-                value, self.colours[order.get(class_id, class_id) % len(self.colours)], share
-            )
+            _blend(value, colour_of[class_id], share) if class_id in colour_of else _grey(value)
             for value, class_id in zip(greys, ids, strict=True)
         ]
 
@@ -383,12 +419,11 @@ def _segment(
     return Segment("▀" * count, Style.from_color(upper, lower))
 
 
-def _pointer_style(
-    pair: tuple[tuple[int, int, int], tuple[int, int, int]], true_colour: bool
-) -> Style:
-    is_bright = sum(pair[0]) > 380
-    ink = _colour((0, 0, 0) if is_bright else (255, 255, 255), true_colour)
-    return Style.from_color(ink, _colour(pair[0], true_colour)) + Style(bold=True)
+def _sign_style(ground: tuple[int, int, int], true_colour: bool) -> Style:
+    """Return black or white on the colour of the picture there, whichever stands apart more."""
+    black, white = (0, 0, 0), (255, 255, 255)
+    ink = black if contrast(black, ground) > contrast(white, ground) else white
+    return Style.from_color(_colour(ink, true_colour), _colour(ground, true_colour)) + _BOLD
 
 
 _ABOVE = "Toast, Tooltip"  # what Textual lays over a screen without another screen

@@ -11,7 +11,7 @@ from textual.containers import Horizontal, Vertical
 
 from emcfsys_tui.view_models import RunDetail
 from emcfsys_tui.widgets.chart import Chart, Curve
-from emcfsys_tui.widgets.run_rows import curves_of_one
+from emcfsys_tui.widgets.run_rows import curves_of_one, own_places
 
 if TYPE_CHECKING:
     from emcfsys_tui.app import EmcfApp
@@ -24,6 +24,7 @@ HINTS = {  # why there is no curve, of the run that comes first here
 }
 _STAGGER_S = 0.03
 _LINES = {"loss": "train loss", "iou": "mean", "rate": "learning rate", "speed": "images/s"}
+_MACHINE = {"cpu": "processors", "gpu": "GPU", "memory": "memory", "gpu-memory": "GPU memory"}
 
 
 class RunCharts(Vertical):
@@ -35,6 +36,8 @@ class RunCharts(Vertical):
     .charts { height: 1fr; }
     .charts.extra { display: none; }
     Screen.-tall .charts.extra { display: block; layout: horizontal; }
+    .charts.machine, RunCharts.-machine .charts { display: none !important; }
+    RunCharts.-machine .charts.machine { display: block !important; layout: horizontal; }
     """
 
     def __init__(self, *, id: str | None = None) -> None:
@@ -50,6 +53,12 @@ class RunCharts(Vertical):
         with Horizontal(classes="charts extra"):
             yield Chart("learning rate", id="rate", decimals=6)
             yield Chart("images/s", id="speed", decimals=1)
+        with Horizontal(classes="charts machine"):
+            yield Chart("processors", id="cpu", decimals=1)
+            yield Chart("GPU", id="gpu", decimals=2)
+        with Horizontal(classes="charts machine"):
+            yield Chart("memory GB", id="memory", decimals=1)
+            yield Chart("GPU memory GB", id="gpu-memory", decimals=1)
 
     @on(Chart.Pointed)
     def point_all(self, event: Chart.Pointed) -> None:
@@ -66,18 +75,27 @@ class RunCharts(Vertical):
     def show(self, details: Sequence[RunDetail], letters: Mapping[str, str]) -> None:
         """Draw the curves of these runs; `letters` tell several apart."""
         for chart_id, curves in self._curves(details, letters).items():
-            self._to_draw.append((self.query_one(f"#{chart_id}", Chart), curves))
+            chart = self.query_one(f"#{chart_id}", Chart)
+            if curves or chart.curves:
+                self._to_draw.append((chart, curves))
         self._draw_next()
 
     def show_hint(self, hint: str) -> None:
         """Say in charts without curves why they have none."""
         for chart in self.query(Chart):
-            chart.hint = hint
+            is_machine = chart.id in _MACHINE
+            chart.hint = (
+                "Nothing was measured" if is_machine and not hint.startswith("Wait") else hint
+            )
 
     def switch_log_axis(self) -> None:
         """Draw the loss on a logarithmic axis, or on a plain one."""
         chart = self.query_one("#loss", Chart)
         chart.log_y = not chart.log_y
+
+    def switch_machine(self) -> None:
+        """Show what the machine did, or what the network learned."""
+        self.toggle_class("-machine")
 
     def smooth_more(self) -> None:
         """Smooth more, then not at all."""
@@ -104,17 +122,18 @@ class RunCharts(Vertical):
         if len(details) == 1:
             of_classes = app.class_colours(len(details[0].classes))
             return curves_of_one(details[0], colours, of_classes)
+        places = own_places([detail.id for detail in details], len(colours))
         return {
             chart: tuple(
                 Curve(
                     name=detail.id,
                     glyph=letters.get(detail.id, "●"),
                     view=detail.curves[line],
-                    colour=colours[place % len(colours)],
+                    colour=colours[places[detail.id]],
                     best_x=detail.best_step if chart == "iou" else None,
                 )
-                for place, detail in enumerate(details)
+                for detail in details
                 if line in detail.curves
             )
-            for chart, line in _LINES.items()
+            for chart, line in (_LINES | _MACHINE).items()
         }

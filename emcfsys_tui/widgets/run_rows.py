@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from emcfsys_engine.text import day_clock, span
 from emcfsys_tui.text import reason_words
-from emcfsys_tui.view_models import STATE_LOOKS, RunDetail, RunRow
+from emcfsys_tui.view_models import STATE_LOOKS, RunDetail, RunRow, class_letters
 from emcfsys_tui.widgets.canvas import Colour
 from emcfsys_tui.widgets.chart import Curve
 from emcfsys_tui.widgets.list import Column, Row
@@ -17,12 +17,26 @@ RUN_COLUMNS = (
     Column(title="best", width=6, right=True),
     Column(title="at step", width=8, right=True, hide_below=90),
     Column(title="step", width=14, right=True),
+    Column(title="", width=8, hide_below=84),
     Column(title="rate", width=11, right=True, hide_below=100),
     Column(title="left", width=7, right=True),
     Column(title="network", cut="middle", hide_below=70),
     Column(title="why, or since", hide_below=110),
 )
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def own_places(names: Sequence[str], num: int) -> dict[str, int]:
+    """Return for each run a place among `num` that it keeps whatever is drawn beside it.
+
+    It is told by the run's number; only where two want the same one the newer takes the next free.
+    """
+    places: dict[str, int] = {}
+    for name in sorted(names):
+        wanted = int("".join(filter(str.isdigit, name)) or 0) - 1
+        tries = [(wanted + step) % num for step in range(num)]
+        places[name] = next((one for one in tries if one not in places.values()), tries[0])
+    return places
 
 
 def curves_of_one(
@@ -39,18 +53,19 @@ def curves_of_one(
         return (Curve(name=name, glyph=glyph, view=lines[line], colour=colour, best_x=best),)
 
     iou = curve("mean", "mean", "●", colours[0], detail.best_step)
-    taken = {"●"}
-    for score, colour in zip(detail.classes, class_colours, strict=True):
-        short = score.name
-        glyph = next((c for c in short.lower() + LETTERS if c not in taken and c.isalpha()), "·")
-        taken.add(glyph)
-        iou += curve(f"iou:{short}", short, glyph, colour)
+    names = [score.name for score in detail.classes]
+    for name, glyph, colour in zip(names, class_letters(names), class_colours, strict=True):
+        iou += curve(f"iou:{name}", name, glyph, colour)
     return {
         "loss": curve("train loss", "train", "●", colours[0])
         + curve("val loss", "val", "○", colours[1]),
         "iou": iou,
         "rate": curve("learning rate", "rate", "●", colours[0]),
         "speed": curve("images/s", "images/s", "●", colours[2]),
+        "cpu": curve("processors", "processors", "●", colours[3]),
+        "memory": curve("memory", "memory", "●", colours[3]),
+        "gpu": curve("GPU", "GPU", "●", colours[4]),
+        "gpu-memory": curve("GPU memory", "GPU memory", "●", colours[4]),
     }
 
 
@@ -66,6 +81,7 @@ def run_row(run: RunRow, state: str, letter: str) -> Row:
             "–" if run.score is None else f"{run.score:.3f}",
             "" if run.best_step is None else f"{run.best_step:,}",
             f"{run.step:,}{total}" if run.step else "",
+            _progress_bar(run),
             run.rate,
             "" if run.seconds_left is None else span(run.seconds_left),
             f"fold {run.fold} · {run.network}" if run.fold else run.network or run.does,
@@ -74,6 +90,14 @@ def run_row(run: RunRow, state: str, letter: str) -> Row:
         ),
         tone=tone if state not in ("done", "cancelled") else "",
     )
+
+
+def _progress_bar(run: RunRow) -> str:
+    """Return how far a run is that has an end, in eight cells."""
+    if not run.total_steps or run.seconds_left is None:
+        return ""
+    done = round(8 * min(1.0, run.step / run.total_steps))
+    return "▓" * done + "░" * (8 - done)
 
 
 def folds_words(group: str, folds: Sequence[RunRow]) -> str:

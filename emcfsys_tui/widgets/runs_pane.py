@@ -1,23 +1,25 @@
 """Runs: the list, live charts of those that are shown, scores of classes, and the log."""
 
+import contextlib
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+from msgspec.structs import replace
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal
-from textual.reactive import reactive
-from textual.widgets import Static
+from textual.widgets import Input, Static
 
+from emcfsys_engine.errors import InputError
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.text import clock
 from emcfsys_tui.engine import notices, runs
 from emcfsys_tui.engine.data import Decoder
 from emcfsys_tui.engine.runs_reader import RunsReader
-from emcfsys_tui.messages import PictureRead, PointRead, RunsRead, TabWanted, TextFound
-from emcfsys_tui.screens.dialogs import AskScreen, PickScreen
+from emcfsys_tui.messages import PictureRead, PointRead, RunsRead, TabWanted
+from emcfsys_tui.run_filter import Test, filter_of
 from emcfsys_tui.settings import quiet, shown
 from emcfsys_tui.text import safe_lines
 from emcfsys_tui.view_models import (
@@ -31,22 +33,30 @@ from emcfsys_tui.view_models import (
 )
 from emcfsys_tui.widgets.chart import Chart
 from emcfsys_tui.widgets.list import ClassTable, Row, Rows
-from emcfsys_tui.widgets.log_view import LogView
-from emcfsys_tui.widgets.pane import FedPane
+from emcfsys_tui.widgets.log_view import LogView, TextInput
 from emcfsys_tui.widgets.picture_pane import PreviewBox
 from emcfsys_tui.widgets.run_charts import HINTS, RunCharts
-from emcfsys_tui.widgets.run_rows import LETTERS, RUN_COLUMNS, folds_words, run_row
+from emcfsys_tui.widgets.run_deeds import RunDeeds
+from emcfsys_tui.widgets.run_rows import LETTERS, RUN_COLUMNS, folds_words, own_places, run_row
 
 _EMPTY = (
     "No runs yet. 2 goes to Train: choose a preset and press s.\n"
     "1 goes to Data: look at the images and their labels first."
 )
-_ALWAYS = ("mark_folds", "log_axis", "smooth", "whole_log", "enlarge", "restore")  # no run needed
+_ALWAYS = (
+    "mark_folds",
+    "machine",
+    "log_axis",
+    "smooth",
+    "whole_log",
+    "enlarge",
+    "restore",
+)  # no run needed
 _CHARTS, _EXTRA = ("#loss", "#iou"), ("#rate", "#speed")
 _MOST_SHOWN = 6
 
 
-class RunsPane(FedPane):
+class RunsPane(RunDeeds):
     """Every run of the project."""
 
     SCOPED_CSS = False
@@ -62,6 +72,7 @@ class RunsPane(FedPane):
     RunsPane.-bad.-bare #middle { display: none; }
     RunsPane #runs { height: auto; min-height: 3; max-height: 6; }
     Screen.-tall RunsPane #runs { max-height: 12; }
+    RunsPane #runs-filter { height: 1; border: none; padding: 0 1; background: $panel; }
     RunsPane #details { height: 6; }
     Screen.-tall RunsPane #details { height: 12; }
     """
@@ -77,6 +88,18 @@ class RunsPane(FedPane):
             "runs.previews",
             "What the network drew at each validation, beside the truth",
         ),
+        shown(
+            "f",
+            "filter_runs",
+            "filter",
+            "runs.filter_runs",
+            "Show only runs like: iou>.8 backbone:resnet* failed",
+        ),
+        quiet("P", "pin", "Pin", "runs.pin", "Keep this run on top, and drawn with every other"),
+        quiet(
+            "M", "machine", "Machine", "runs.machine", "CPU, memory and GPU instead of the curves"
+        ),
+        quiet("escape", "drop_filter", "Show all runs again", "runs.drop_filter"),
         quiet(
             "F",
             "mark_folds",
@@ -84,7 +107,6 @@ class RunsPane(FedPane):
             "runs.folds",
             "All folds of its cross-validation",
         ),
-        quiet("c", "compare", "Compare", "runs.compare", "Settings in which the shown runs differ"),
         shown(
             "left_square_bracket",
             "preview(-1)",
@@ -102,11 +124,6 @@ class RunsPane(FedPane):
             "]",
         ),
         quiet("n", "preview_image", "Next preview", "runs.preview_image", "Its next image"),
-        quiet(
-            "e", "extend", "Extend", "runs.extend", "Train on, with more steps or minutes, as a job"
-        ),
-        quiet("E", "export", "Export", "runs.export", "Write the best model for other programs"),
-        quiet("R", "report", "Report", "runs.report", "Write the run as one HTML page"),
         shown(
             "slash", "filter", "filter log", "runs.filter", "Show only lines with this text", "/"
         ),
@@ -123,11 +140,10 @@ class RunsPane(FedPane):
         ),
         quiet("m", "model", "Model of this run", "runs.model", "Show its model file in Models"),
         quiet("t", "whole_log", "Whole log", "runs.log", "Events or the worker's own output"),
-        quiet("delete,D", "delete", "Delete", "runs.delete", "Remove the run's folder (asks)"),
     ]
 
     BOXES = (
-        ("#runs", "#why"),
+        ("#runs", "#why", "#runs-filter"),
         ("#loss",),
         ("#iou",),
         ("#preview",),
@@ -136,14 +152,13 @@ class RunsPane(FedPane):
         ("#speed",),
     )
 
-    drawn: reactive[tuple[str, ...]] = reactive((), repaint=False)
-
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._runs: tuple[RunRow, ...] = ()
         self._details: dict[str, RunDetail] = {}
         self._reader = RunsReader(folder)
         self._has_log = False
+        self._pinned: frozenset[str] = frozenset()
+        self._holds: Test = filter_of("")
         self._wanted = ""  # a run that is to be chosen once it is read
         self._decoder = Decoder(self.post_message)
 
@@ -157,6 +172,9 @@ class RunsPane(FedPane):
 
     def compose(self) -> ComposeResult:
         """List, charts, details."""
+        yield TextInput(
+            placeholder="iou>.8 backbone:resnet* failed; esc ends", id="runs-filter", compact=True
+        )
         yield Rows(RUN_COLUMNS, id="runs", empty="Reading runs …")
         yield Static(id="why", markup=False)
         with Horizontal(id="middle"):
@@ -168,6 +186,8 @@ class RunsPane(FedPane):
 
     def on_mount(self) -> None:
         """Follow the runs in a thread."""
+        self.query_one("#runs-filter").display = False
+        self.app.theme_changed_signal.subscribe(self, lambda theme: self._show_details())
         self.feed_on(self._reader.read, every_s=1.0)
 
     def on_unmount(self) -> None:
@@ -204,7 +224,7 @@ class RunsPane(FedPane):
         is_first = not self._runs
         self._runs, self._details = event.runs, event.details
         rows = self.query_one("#runs", Rows)
-        rows.empty = _EMPTY
+        rows.empty = "No run is like that. esc shows all again." if self._runs else _EMPTY
         if is_first or not self._runs:
             self.refresh_bindings()
         self._show_rows()
@@ -242,6 +262,53 @@ class RunsPane(FedPane):
         run = next((run for run in self._runs if run.id == notice.about), None)
         if deed == "retry" and run is not None and self.may_change():
             self.attempt(partial(runs.ask_run, run.folder, "resume"))
+
+    def action_filter_runs(self) -> None:
+        """Ask which runs to show."""
+        box = self.query_one("#runs-filter", Input)
+        box.display = True
+        box.focus()
+
+    @on(Input.Changed, "#runs-filter")
+    def filter_runs(self, event: Input.Changed) -> None:
+        """Filter as the person types; half a comparison filters nothing yet."""
+        with contextlib.suppress(InputError):
+            self._holds = filter_of(event.value)
+            self._show_rows()
+
+    @on(Input.Submitted, "#runs-filter")
+    def end_filter(self, event: Input.Submitted) -> None:
+        """Keep the filter; say what is wrong with it."""
+        try:
+            filter_of(event.value)
+        except InputError as error:
+            self.page_app.tell(str(error), "warning")
+            return
+        self.query_one("#runs-filter").display = bool(event.value.strip())
+        self.take_focus()
+
+    def action_drop_filter(self) -> None:
+        """Show all runs again."""
+        box = self.query_one("#runs-filter", Input)
+        box.value = ""
+        box.display = False
+        self.take_focus()
+
+    def action_pin(self) -> None:
+        """Keep the run under the cursor on top and drawn, or no longer."""
+        run = self._current()
+        if run is None:
+            return
+        if len(self._pinned | {run.id}) >= _MOST_SHOWN:
+            self.page_app.tell(f"{_MOST_SHOWN - 1} runs at most can be pinned", "warning")
+            return
+        self._pinned ^= {run.id}
+        self._show_rows()
+        self._choose()
+
+    def action_machine(self) -> None:
+        """Show what the machine did instead of what the network learned, or back."""
+        self.query_one(RunCharts).switch_machine()
 
     def action_mark(self) -> None:
         """Draw this run together with the others that are marked."""
@@ -324,6 +391,8 @@ class RunsPane(FedPane):
         """Offer what can be done: nothing to a run where there is none, steps in previews."""
         if action in ("preview", "preview_image"):
             return self.has_class("-previews")
+        if action == "drop_filter":
+            return self.is_mounted and bool(self.query_one("#runs-filter").display)
         return bool(self._runs) or action in _ALWAYS
 
     def action_previews(self) -> None:
@@ -341,84 +410,6 @@ class RunsPane(FedPane):
         """Go to another image of the validation."""
         self.query_one(PreviewBox).next_image()
 
-    def action_extend(self) -> None:
-        """Ask for a larger budget, and queue the run with it."""
-        run = self._training()
-        if run is None or not self.may_change():
-            return
-
-        def answered(answer: str | None) -> None:
-            if answer:
-                self.attempt(partial(runs.extend_run, run.folder, answer))
-
-        question = (
-            f"Train {run.id} on from step {run.step:,}.\n"
-            "To which step in all, or for how long in all (like 30 min)?"
-        )
-        command = runs.as_command("submit", "extend", str(run.folder), "--set")
-        self.app.push_screen(
-            AskScreen(
-                question,
-                runs.proposed_budget(run),
-                command=f"{command} training.steps=…",
-            ),
-            answered,
-        )
-
-    def action_export(self) -> None:
-        """Ask for a format, and write the best model in it."""
-        run = self._training()
-        if run is None or not self.may_change():
-            return
-
-        def answered(kind: str | None) -> None:
-            if kind:
-                self.page_app.tell(f"Exporting {run.id}: its output is compared, some seconds …")
-                self.attempt(partial(runs.export_model, run.folder, kind))
-
-        command = runs.as_command(*runs.export_command(run.folder, "FORMAT"))
-        question = f"Write the best model of {run.id} as"
-        self.app.push_screen(PickScreen(question, runs.EXPORTS, command=command), answered)
-
-    def action_report(self) -> None:
-        """Write the run as one page, and copy its path."""
-        run = self._current()
-        if run is not None and self.may_change():
-            self.page_app.tell(
-                f"Writing the report … $ {runs.as_command('report', str(run.folder))}"
-            )
-            self.attempt(partial(self._report, run.folder))
-
-    def action_compare(self) -> None:
-        """Show the settings in which the shown runs differ."""
-        folders = [run.folder for run in self._runs if run.id in self.drawn]
-        if len(folders) < 2:
-            self.page_app.tell("Mark two runs or more with space, then compare them", "warning")
-            return
-        title = "Settings that differ: " + ", ".join(folder.name for folder in folders)
-        self.attempt(lambda: TextFound(title, runs.compare_runs(folders)))
-
-    def action_delete(self) -> None:
-        """Remove a run's folder, after asking."""
-        run = self._current()
-        if run is None or not self.may_change():
-            return
-        question = f"Delete {run.id} with its models, for good?\n{run.folder}"
-        work = partial(runs.delete_run, run.folder)
-        self.confirm(question, "delete it", lambda: self.attempt(work))
-
-    def _report(self, folder: Path) -> None:
-        file = runs.write_report(folder)
-        self.app.call_from_thread(self.page_app.copy_with_word, str(file))
-
-    def _training(self) -> RunRow | None:
-        """Return the run under the cursor, if it is a training."""
-        run = self._current()
-        if run is not None and run.does != "train":
-            self.page_app.tell(f"{run.id} is no training", "warning")
-            return None
-        return run
-
     def _current(self) -> RunRow | None:
         row = self.query_one("#runs", Rows).current
         return next((run for run in self._runs if row is not None and run.id == row.key), None)
@@ -427,7 +418,8 @@ class RunsPane(FedPane):
         rows = self.query_one("#runs", Rows)
         here = {rows.current.key} if rows.current is not None else set[str]()
         known = {run.id for run in self._runs}
-        shown = tuple(sorted((rows.marked & known) | here, reverse=True))
+        wanted = (rows.marked | self._pinned) & known
+        shown = tuple(sorted([*sorted(wanted - here)[: _MOST_SHOWN - 1], *here], reverse=True))
         if shown != self.drawn:
             self.drawn = shown
             self._reader.shown = frozenset(shown)
@@ -439,13 +431,23 @@ class RunsPane(FedPane):
             return
         letters = self._letters()
         rows: list[Row] = []
-        for run in self._runs:
-            rows.append(run_row(run, self._state_of(run), letters.get(run.id, "")))
+        shown = [run for run in self._runs if self._holds(run) or run.id in self._pinned]
+        for run in sorted(shown, key=lambda run: run.id not in self._pinned):
+            row = run_row(run, self._state_of(run), letters.get(run.id, ""))
+            is_pinned = run.id in self._pinned
+            rows.append(
+                replace(row, cells=(*row.cells[:1], f"◆{run.id}", *row.cells[2:]))
+                if is_pinned
+                else row
+            )
         self.query_one("#runs", Rows).rows = rows
 
     def _letters(self) -> dict[str, str]:
         """Return the letter of each run that is drawn, where several are."""
-        return dict(zip(self.drawn, LETTERS, strict=False)) if len(self.drawn) > 1 else {}
+        if len(self.drawn) < 2:
+            return {}
+        places = own_places(self.drawn, len(LETTERS))
+        return {name: LETTERS[place] for name, place in places.items()}
 
     def _show_details(self) -> None:
         details = [self._details[name] for name in self.drawn if name in self._details]

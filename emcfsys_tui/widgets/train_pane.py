@@ -92,18 +92,8 @@ class TrainPane(Pane):
     TrainPane #form:focus { border-left: none; }
     TrainPane #train-faults { height: auto; max-height: 6; color: $error; padding: 0 1; }
     TrainPane #train-command { height: auto; max-height: 4; background: $panel; color: $dim; }
-    FormLine { height: 1; }
-    FormLine .field-name { width: 24; padding: 0 1; color: $dim; }
-    FormLine:focus-within .field-name { color: $accent; text-style: bold; }
-    FormLine Input { width: 30; height: 1; border: none; padding: 0; background: $panel; }
-    FormLine Choice { width: auto; min-width: 46; height: 1; }
-    FormLine#field-training-preset Choice { min-width: 26; }
-    FormLine .field-remark { width: 1fr; padding: 0 1; color: $dim; }
-    FormLine.-faulty .field-remark { color: $error; }
     TrainPane #forecast { height: 1fr; min-height: 3; }
     TrainPane #train-hint { height: auto; color: $dim; padding: 0 1; }
-    Choice > .choice--chosen { text-style: bold; color: $primary; }
-    Choice:focus { background: $panel; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [

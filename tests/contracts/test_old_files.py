@@ -13,6 +13,7 @@ from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import (
     EventReader,
     LabelsJoined,
+    MachineUsed,
     PhaseBegan,
     RunFinished,
     RunRefused,
@@ -42,6 +43,15 @@ def test_events_of_a_training_that_follows_the_labels() -> None:
     assert isinstance(joined, LabelsJoined)
     assert (joined.train, joined.val, joined.gone) == (("x",), ("y",), ("w",))
     assert isinstance(refused, RunRefused)
+
+
+def test_events_of_a_training_that_tells_what_it_took_of_the_machine() -> None:
+    reader = EventReader(DATA / "usage-format-1" / "events.jsonl")
+    _, taken = reader.read_new()
+    assert reader.skipped == 0
+    assert isinstance(taken, MachineUsed)
+    assert (taken.step, taken.cpu, taken.memory_gb) == (120, 3.5, 2.25)
+    assert (taken.gpu, taken.gpu_memory_gb) == (0.93, 11.5)
 
 
 def test_a_suggestion_is_known_for_one_until_a_byte_of_it_is_another() -> None:

@@ -1,5 +1,6 @@
 """`new` finds what lies in a folder, proposes the classes, and overwrites nothing."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from emcfsys_engine.dataset.samples import gather, read_labels
 from emcfsys_engine.errors import InputError, ProjectError
 from emcfsys_engine.project import load_project
 from emcfsys_engine.tools.demo import make_demo
-from emcfsys_engine.tools.new_project import make_project
+from emcfsys_engine.tools.new_project import look_into, make_project
 
 
 def _picture(file: Path, pixels: np.ndarray) -> None:
@@ -99,3 +100,64 @@ def test_masks_of_a_split_in_folders_of_their_own_are_no_classes(tmp_path: Path)
         _picture(tmp_path / "images" / part / f"{name}.png", rng.integers(0, 255, (80, 80)))
         _picture(tmp_path / "masks" / part / f"{name}.png", np.eye(80))
     assert load_project(make_project(tmp_path).file).classes == {"background": 0, "class_1": 1}
+
+
+def _shape(label: str) -> dict[str, object]:
+    points = [[2, 2], [20, 2], [20, 20]]
+    return {"label": label, "points": points, "shape_type": "polygon", "flags": {}}
+
+
+def _drawn(folder: Path, name: str, *labels: str) -> None:
+    _picture(folder / f"{name}.png", np.random.default_rng(0).integers(0, 255, (40, 40)))
+    document = {
+        "version": "5.4.1", "flags": {}, "shapes": [_shape(one) for one in labels],
+        "imagePath": f"{name}.png", "imageData": None, "imageHeight": 40, "imageWidth": 40,
+    }  # fmt: skip
+    (folder / f"{name}.json").write_text(json.dumps(document))
+
+
+def test_a_look_tells_classes_near_duplicates_and_damaged_files_and_writes_nothing(
+    tmp_path: Path,
+) -> None:
+    _drawn(tmp_path, "a", "mitochondrion", "mitochondrion", "resin")
+    _drawn(tmp_path, "b", "mitochondria")
+    _drawn(tmp_path, "c")
+    (tmp_path / "c.json").write_text("{")
+    (tmp_path / "d.png").write_bytes(b"no picture")
+    before = sorted(tmp_path.iterdir())
+    look = look_into(tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+    found = {one.name: (one.shapes, one.images) for one in look.classes}
+    assert found["mitochondrion"] == (2, 1) and found["mitochondria"] == (1, 1)
+    assert look.alike == (("mitochondria", "mitochondrion"),)
+    assert {Path(one.file).name for one in look.unreadable} == {"c.json", "d.png"}
+    assert (look.num_images, look.num_labelled) == (4, 2)
+
+
+def test_labels_that_are_merged_are_one_class_and_stay_so_in_project_toml(tmp_path: Path) -> None:
+    _drawn(tmp_path, "a", "mitochondrion", "resin")
+    _drawn(tmp_path, "b", "mitochondria", "resin")
+    merge = {"mitochondria": "mitochondrion"}
+    look = look_into(tmp_path, merge)
+    found = {one.name: (one.shapes, one.images) for one in look.classes}
+    assert found["mitochondrion"] == (2, 2) and "mitochondria" not in found and not look.alike
+    with pytest.raises(InputError, match="nucleus"):
+        look_into(tmp_path, {"nucleus": "mitochondrion"})
+    project = load_project(make_project(tmp_path, merge=merge).file)
+    assert dict(project.data[0].labels) == merge
+    assert [one.name for one in look.classes] == list(project.classes)
+
+
+def test_a_look_at_masks_tells_in_how_many_images_each_value_is(tmp_path: Path) -> None:
+    for name, values in (("a", [0, 2]), ("b", [0, 2, 5])):
+        _picture(tmp_path / "images" / f"{name}.png", np.zeros((40, 40)))
+        pixels = np.random.default_rng(1).choice(values, (40, 40))
+        _picture(tmp_path / "masks" / f"{name}.png", pixels)
+    (tmp_path / "masks" / "c.png").write_bytes(b"")
+    look = look_into(tmp_path)
+    assert [(one.name, one.images) for one in look.classes] == [
+        ("background", 2),
+        ("class_2", 2),
+        ("class_5", 1),
+    ]
+    assert [Path(one.file).name for one in look.unreadable] == ["c.png"]

@@ -36,6 +36,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")  # pictures do not depend on who runs the tests
+    monkeypatch.delenv("COLORTERM", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

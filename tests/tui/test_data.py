@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+import msgspec
+
+from emcfsys_engine.annotations.formats.labelme import write_labelme
+from emcfsys_engine.annotations.shapes import Shape
 from emcfsys_tui.widgets.data_pane import DataPane
 from emcfsys_tui.widgets.list import ImageList, Rows
 from tests.tui.conftest import opened, told, until
@@ -54,3 +58,52 @@ async def test_one_key_goes_to_the_next_image_without_labels_and_a_drawn_one_is_
         await until(pilot, lambda: all(_labels(pane).values()), limit_s=60)
         await pilot.press("u")
         await until(pilot, lambda: "Every image has labels" in told(pilot))
+
+
+async def test_each_image_says_how_far_it_is_labelled(demo: Path) -> None:
+    bare, suggested = sorted((demo / "annotations" / "train").glob("*.json"))[:2]
+    bare.unlink()
+    images = demo / "images" / "train" / f"{suggested.stem}.png"
+    shapes: list[Shape] = []
+    write_labelme(suggested, shapes, (384, 384), images, suggested_by={"model": "run-0001"})
+    text = (demo / "project.toml").read_text()
+    async with opened(demo, "1", size=(120, 40)) as pilot:
+        pane = pilot.app.screen.query_one(DataPane)
+
+        def glyphs() -> dict[str, str]:
+            return {row.cells[2]: row.cells[1] for row in pane.query_one("#images", Rows).rows}
+
+        await until(pilot, lambda: glyphs().get(bare.stem) == "○", limit_s=60)
+        assert glyphs()[suggested.stem] == "◇"
+        assert sorted(glyphs().values()).count("●") == len(glyphs()) - 2
+        sparse = text.replace("[[data]]", '[[data]]\nundrawn = "ignore"')
+        (demo / "project.toml").write_text(sparse)  # seen without a key
+        await until(pilot, lambda: "◐" in glyphs().values(), limit_s=60)
+
+
+async def test_one_key_goes_to_what_a_model_was_least_sure_of(demo: Path) -> None:
+    files = sorted((demo / "annotations" / "train").glob("*.json"))
+    images = {n: str(demo / "images" / "train" / f"{files[n].stem}.png") for n in (1, 4, 6)}
+    for n in (1, 4):
+        files[n].unlink()
+    ranking = {
+        "images": [
+            {"image": images[6], "score": 0.9},  # a person labelled it meanwhile
+            {"image": images[4], "score": 0.8},
+            {"image": images[1], "score": 0.3},
+        ]
+    }
+    async with opened(demo, "1", size=(120, 40)) as pilot:
+        pane = pilot.app.screen.query_one(DataPane)
+        await until(pilot, lambda: any(_labels(pane).values()), limit_s=60)
+        await pilot.press("U")
+        await until(pilot, lambda: "S suggests, P predicts all" in told(pilot))
+        place = demo / "predicted" / "0" / "ranking.json"
+        place.parent.mkdir(parents=True)
+        place.write_bytes(msgspec.json.encode(ranking))
+        rows = pane.query_one("#images", Rows)
+        for n in (4, 1, 4):
+            await pilot.press("U")
+            await until(
+                pilot, lambda n=n: rows.current is not None and rows.current.key == images[n]
+            )

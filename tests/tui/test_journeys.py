@@ -155,16 +155,19 @@ async def test_runs_are_charted_live_and_overlaid(demo: Path) -> None:
         await until(pilot, lambda: any(curve.view.count == 52 for curve in loss.curves))
         await until(pilot, lambda: "0.900" in screen_text(pilot))
         await pilot.press("space", "down", "space")
-        await until(pilot, lambda: [curve.glyph for curve in loss.curves] == ["a", "b"])
+        await until(pilot, lambda: [curve.glyph for curve in loss.curves] == ["b", "a"])
         await pilot.press("c")
         await until(pilot, lambda: isinstance(pilot.app.screen, TextScreen))
         assert "pspnet" in screen_text(pilot)
 
 
+_CHARTS = ("loss", "iou", "rate", "speed")
+
+
 async def test_one_cursor_runs_over_all_charts(demo: Path) -> None:
     made_run(demo)
     async with opened(demo, "3", size=(120, 44)) as pilot:
-        charts = list(pilot.app.screen.query(Chart))
+        charts = [pilot.app.screen.query_one(f"#{one}", Chart) for one in _CHARTS]
         await until(pilot, lambda: all(chart.curves for chart in charts))
         await pilot.press("enter", "left", "left", "left")
         await until(pilot, lambda: charts[0].cursor_x is not None)
@@ -212,8 +215,8 @@ async def test_every_action_is_in_the_palette_and_every_key_in_the_help(demo: Pa
     async with opened(demo, "3", size=(120, 50)) as pilot:
         app = pilot.app
         titles = [command.title for command in app.get_system_commands(app.screen)]
-        for title in ("Overlay", "Compare", "Delete", "Hot folder", "Theme", "End …"):
-            assert title in titles
+        for word in ("Overlay: ", "Compare: ", "Delete: ", "Hot folder: ", "Theme: ", "End …: "):
+            assert any(title.startswith(word) for title in titles), word
         await pilot.press("question_mark")
         await until(pilot, lambda: "runs.mark" in screen_text(pilot))
 

@@ -4,14 +4,18 @@ from pathlib import Path
 
 import pytest
 from textual._xterm_parser import XTermParser
+from textual.events import Key
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from emcfsys_tui.key_order import EscapeParser
 from emcfsys_tui.screens.dialogs import ConfirmScreen
 from emcfsys_tui.screens.project import ProjectScreen
 from emcfsys_tui.widgets.form_line import Choice
 from emcfsys_tui.widgets.train_pane import TrainPane
+from tests.bench.terminal import Terminal, project_environment
 from tests.tui.conftest import made_run, opened, screen_text, until
+from tests.tui.test_program import _PROGRAM
 
 DOWN, UP, RIGHT = "\x1b[B", "\x1b[A", "\x1b[C"
 
@@ -65,3 +69,36 @@ async def test_keys_typed_while_a_project_opens_act_in_it(demo: Path) -> None:
         await until(pilot, lambda: "13" in screen_text(pilot))
         burst(pilot, "\r6")
         await until(pilot, lambda: "No model files yet" in screen_text(pilot))
+
+
+@pytest.mark.parametrize(
+    ("typed", "keys"),
+    [
+        ("\x1bx", ["escape", "x"]),
+        ("\x1b:", ["escape", "colon"]),
+        ("\x1b\r", ["escape", "enter"]),
+        ("\x1bX2", ["escape", "X", "2"]),
+        ("\x1b\x1b[B4", ["escape", "down", "4"]),
+        ("x\x1b", ["x", "escape"]),
+    ],
+)
+def test_escape_and_keys_of_one_packet_are_all_of_these_keys(typed: str, keys: list[str]) -> None:
+    parser = EscapeParser()
+    found = [*parser.feed(typed), *parser.feed("")]
+    parser.tick_at = 0
+    found += [*parser.tick()]
+    assert [event.key for event in found if isinstance(event, Key)] == keys
+
+
+def test_escape_and_a_key_in_one_write_both_act_in_the_real_program(
+    demo: Path, world: Path
+) -> None:
+    terminal = Terminal([*_PROGRAM, str(demo)], environment=project_environment(world))
+    try:
+        terminal.wait_for("Data")
+        terminal.press("1/")
+        terminal.wait_for("words to look for")
+        terminal.press("\x1b?")  # ends the filter, then opens the help
+        terminal.wait_for("The loop: 1 Data")
+    finally:
+        terminal.close()

@@ -17,6 +17,7 @@ from PIL import Image
 from textual.pilot import Pilot
 from textual.widget import Widget
 
+from emcfsys_engine.colours import contrast
 from emcfsys_engine.jobs.machine import Machine
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import load_project
@@ -98,7 +99,57 @@ async def test_every_tab_looks_as_it_did(busy: Path, size: str, theme: str) -> N
             await pilot.press(key)
             now = await _settled(pilot, tab, word)
             faults += _compared(f"{tab}-{size}-{theme.removeprefix('emcfsys-')}", now)
+            faults += _weak(f"{tab}-{size}-{theme}", now)
+            if (size, theme) == ("160x48", "emcfsys-dark"):
+                faults += await _weak_in_other_themes(pilot, tab)
     assert not faults, "\n".join(faults)
+
+
+async def _weak_in_other_themes(pilot: Pilot[None], tab: str) -> list[str]:
+    faults: list[str] = []
+    for theme in (
+        "emcfsys-light",
+        "colour-blind-dark",
+        "colour-blind-light",
+        "nord",
+        "textual-light",
+    ):
+        pilot.app.theme = theme
+        await pilot.pause(0.3)  # charts are drawn one after the other
+        faults += _weak(f"{tab} in {theme}", _plain(pilot.app.export_screenshot()))
+    pilot.app.theme = "emcfsys-dark"
+    await pilot.pause()
+    return faults
+
+
+def _weak(name: str, svg: str) -> list[str]:
+    """Return the words of a picture that do not stand apart from what is behind them (WCAG 2.1)."""
+    inks = dict(re.findall(r"\.(terminal-r\d+) { fill: (#\w{6})", svg))
+    rects = [
+        (float(x), float(y), float(x) + float(width), float(y) + float(height), fill)
+        for fill, x, y, width, height in re.findall(
+            r'<rect fill="(#\w{6})" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"',
+            svg,
+        )
+    ]
+    weak: list[str] = []
+    for ink, x, y, text in re.findall(
+        r'<text class="(terminal-r\d+)" x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)</text>', svg
+    ):
+        words = html.unescape(text).replace("\xa0", " ").strip()
+        at = float(x) + 1, float(y) - 10
+        papers = [r[4] for r in rects if r[0] <= at[0] < r[2] and r[1] <= at[1] < r[3]]
+        if not re.search(r"\w", words):
+            continue
+        assert papers, f"nothing is behind {words!r}"
+        apart = contrast(_rgb(inks[ink]), _rgb(papers[-1]))
+        if apart < 4.5:
+            weak.append(f"{name}: {words!r} has contrast {apart:.2f}: {inks[ink]} on {papers[-1]}")
+    return weak
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
 async def _settled(pilot: Pilot[None], tab: str, word: str) -> str:

@@ -8,13 +8,16 @@ from textual.widgets import Input
 
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run.events import PreviewSaved, RunFinished, RunStarted
+from emcfsys_engine.run.events import MachineUsed, PreviewSaved, RunFinished, RunStarted
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import new_trainings
 from emcfsys_tui.engine.runs import budget_of
 from emcfsys_tui.screens.dialogs import AskScreen, PickScreen
+from emcfsys_tui.widgets.chart import Chart
+from emcfsys_tui.widgets.list import Rows
 from emcfsys_tui.widgets.picture_pane import PreviewBox, PreviewTitle
 from emcfsys_tui.widgets.picture_view import PictureView
+from emcfsys_tui.widgets.run_rows import own_places
 from emcfsys_tui.widgets.runs_pane import RunsPane
 from tests.tui.conftest import made_run, opened, say, screen_text, step, told, until, validation
 
@@ -162,8 +165,69 @@ async def test_folds_are_shown_and_drawn_together(demo: Path) -> None:
         say(run, validation(20, 0.5 + run.record().fold / 10), RunFinished(reason="steps", step=20))
     made_run(demo)
     async with opened(demo, "3", size=(140, 40)) as pilot:
-        await until(pilot, lambda: "fold 2 · unet/" in screen_text(pilot))
+        await until(pilot, lambda: "fold 2 · une" in screen_text(pilot))
         pane = pilot.app.screen.query_one(RunsPane)
         await pilot.press("down", "F")
         await until(pilot, lambda: pane.drawn == ("run-0002", "run-0001"))
         assert "kfold-0001: 2 folds, best 0.650 ± 0.071 of 2" in told(pilot)
+
+
+async def test_a_filter_shows_the_runs_for_which_its_words_hold(demo: Path) -> None:
+    made_run(demo, sets=("model.backbone=resnet18",))
+    made_run(demo)
+    made_run(demo, ended=False, sets=("model.backbone=resnet34",))
+    async with opened(demo, "3", size=(110, 36)) as pilot:
+        pane = pilot.app.screen.query_one(RunsPane)
+        rows = pane.query_one("#runs", Rows)
+
+        def shown() -> list[str]:
+            return [row.key for row in rows.rows]
+
+        await until(pilot, lambda: len(shown()) == 3)
+        await pilot.press("f", *"backbone:resnet* iou>.7", "enter")
+        await until(pilot, lambda: shown() == ["run-0003", "run-0001"])
+        await pilot.press("f", *" iou>x", "enter")
+        await until(pilot, lambda: "iou>.8" in told(pilot))
+        await pilot.press("escape")
+        await until(pilot, lambda: len(shown()) == 3)
+
+
+async def test_a_pinned_run_stays_on_top_and_is_drawn_with_every_other(demo: Path) -> None:
+    for _ in range(3):
+        made_run(demo)
+    async with opened(demo, "3", size=(110, 36)) as pilot:
+        pane = pilot.app.screen.query_one(RunsPane)
+        rows = pane.query_one("#runs", Rows)
+        await until(pilot, lambda: len(rows.rows) == 3)
+        await pilot.press("down", "down", "P")
+        await until(pilot, lambda: rows.rows[0].key == "run-0001")
+        assert "◆run-0001" in screen_text(pilot)
+        await pilot.press("down")
+        await until(pilot, lambda: pane.drawn == ("run-0003", "run-0001"))
+        await pilot.press("up", "P")
+        await until(pilot, lambda: rows.rows[0].key == "run-0003")
+
+
+def test_a_run_keeps_its_letter_and_colour_whatever_is_drawn_beside_it() -> None:
+    alone = own_places(["run-0003", "run-0004"], 6)
+    more = own_places(["run-0001", "run-0003", "run-0004", "run-0012"], 6)
+    assert alone == {"run-0003": 2, "run-0004": 3}
+    assert alone.items() <= more.items()
+    assert len(set(own_places([f"run-{n * 6:04d}" for n in range(1, 7)], 6).values())) == 6
+
+
+async def test_what_the_machine_did_is_drawn_over_the_same_steps(demo: Path) -> None:
+    run = made_run(demo, ended=False)
+    for number in (10, 50, 90):
+        say(run, MachineUsed(step=number, cpu=3.5, memory_gb=2.0, gpu=0.9, gpu_memory_gb=11.0))
+    async with opened(demo, "3", size=(110, 36)) as pilot:
+        charts = pilot.app.screen.query_one(RunsPane)
+        cpu, loss = charts.query_one("#cpu", Chart), charts.query_one("#loss", Chart)
+        await until(pilot, lambda: any(curve.view.count == 3 for curve in cpu.curves))
+        assert not cpu.region.area and loss.region.area
+        await pilot.press("M")
+        await until(pilot, lambda: cpu.region.area and not loss.region.area)
+        assert "processors" in screen_text(pilot) and "GPU memory GB" in screen_text(pilot)
+        cpu.focus()
+        await pilot.press("left")
+        await until(pilot, lambda: loss.cursor_x is not None and loss.cursor_x == cpu.cursor_x)

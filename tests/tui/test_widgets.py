@@ -4,15 +4,18 @@ import colorsys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from rich.cells import cell_len
 from textual._xterm_parser import XTermParser
 from textual.app import App, ComposeResult
 from textual.widgets import Static
 
 from emcfsys_engine.colours import colours_for
+from emcfsys_tui.pictures.decoder import rim_of
 from emcfsys_tui.text import fitted
 from emcfsys_tui.view_models import Picture, Series
 from emcfsys_tui.widgets.chart import Chart, Curve
@@ -113,6 +116,33 @@ async def test_every_line_of_a_chart_is_as_wide_as_the_chart() -> None:
         assert "x" in _text(chart)  # a curve of one point is seen, by its glyph
 
 
+async def test_a_smoothed_curve_lies_over_a_pale_band_of_what_it_smooths() -> None:
+    chart = Chart("loss")
+    async with _Stage(chart).run_test(size=(60, 16)) as pilot:
+        curve = _curve([float(n % 7) for n in range(1, 400)])
+        chart.curves = (replace(curve, colour=(255, 0, 0)),)
+        await pilot.pause()
+
+        def inks() -> set[tuple[int, int, int]]:
+            styles = [s.style for y in range(1, 14) for s in chart.render_line(y) if s.text.strip()]
+            return {tuple(one.color.get_truecolor()) for one in styles if one and one.color}
+
+        assert (255, 0, 0) in inks()
+        plain = len(inks())
+        chart.smoothing = 2
+        await pilot.pause()
+        assert (255, 0, 0) in inks() and len(inks()) == plain + 1
+
+
+async def test_a_legend_is_never_cut_where_there_is_room() -> None:
+    chart = Chart("IoU")
+    async with _Stage(chart).run_test(size=(70, 16)) as pilot:
+        names = ("mean", "membrane", "mitochondrion")
+        chart.curves = tuple(replace(_curve([0.1, 0.2]), name=name) for name in names)
+        await pilot.pause()
+        assert all(f"● {name} " in chart.render_line(0).text for name in names)
+
+
 async def test_a_picture_is_grey_half_blocks_in_few_bytes() -> None:
     view = PictureView()
     async with _Stage(view).run_test(size=(80, 24)) as pilot:
@@ -134,6 +164,7 @@ async def test_a_class_keeps_its_hue_among_256_colours_over_any_grey(
 ) -> None:
     hue = colorsys.rgb_to_hsv(*colour)[0]
     view = PictureView()
+    view.strength = 1  # a fill
     async with _Stage(view).run_test(size=(256, 4)) as pilot:
         view.colours = (colour, colour)
         view.picture = Picture(
@@ -151,6 +182,62 @@ async def test_a_class_keeps_its_hue_among_256_colours_over_any_grey(
     for each in coloured:
         apart = abs(colorsys.rgb_to_hsv(*each)[0] - hue)
         assert min(apart, 1 - apart) < 25 / 360, each
+
+
+def _square(*, size: int = 12) -> Picture:
+    """A grey picture with a square of class 1 in its middle."""
+    inside = range(3, size - 3)
+    ids = np.zeros((size, size), np.uint8)
+    ids[3 : size - 3, 3 : size - 3] = 1
+    rims = np.where(rim_of(ids), ids, 255).astype(np.uint8)
+    assert (rims == 1).sum() == 4 * (len(inside) - 1)
+    return Picture(
+        key="a", width=size, height=size, grey=bytes([90] * size**2), ids=ids.tobytes(),
+        rims=rims.tobytes(), classes=((0, "resin"), (1, "grain")), image_px=(size, size),
+        view_px=(0, 0, size, size),
+    )  # fmt: skip
+
+
+def _coloured(view: PictureView, picture: Picture) -> int:
+    """Return how many pixels of a picture are not grey."""
+    lines = [view._line(picture, line) for line in range(picture.height)]
+    return sum(max(rgb) != min(rgb) for line in lines for rgb in line)
+
+
+async def test_a_class_is_outlined_and_filled_only_by_a_key() -> None:
+    view, picture = PictureView(), _square()
+    async with _Stage(view).run_test(size=(12, 6)):
+        view.colours = ((128, 128, 128), (230, 159, 0))
+        view.picture = picture
+        assert _coloured(view, picture) == 20  # the rim of 6 × 6
+        view.strength = 1
+        assert _coloured(view, picture) == 36
+
+
+async def test_letters_tell_the_classes_where_there_are_no_colours() -> None:
+    view, picture = PictureView(), _square()
+    async with _Stage(view).run_test(size=(12, 6)):
+        view.colours = ((128, 128, 128), (230, 159, 0))
+        view.picture = picture
+        assert "g" not in _text(view)
+        view.lettered = 1
+        rows = _text(view).split("\n")
+        assert [row.count("g") for row in rows] == [0, 6, 2, 2, 6, 0]
+        view.overlay = False
+        assert "g" not in _text(view)
+
+
+async def test_what_has_the_keyboard_is_seen_without_colours() -> None:
+    rows = Rows([Column(title="name")], empty="nothing")
+    async with _Stage(rows).run_test() as pilot:
+        rows.focus()
+        await pilot.pause()
+        assert "▸nothing" in _text(rows)
+        rows.rows = [Row(key="a", cells=("a",))]
+        assert "▸ a" in _text(rows)
+        rows.blur()
+        await pilot.pause()
+        assert "▹ a" in _text(rows)
 
 
 def test_no_file_name_of_this_package_is_a_junk_drawer() -> None:

@@ -30,6 +30,7 @@ from emcfsys_engine.learn.training.losses import Loss, build_loss
 from emcfsys_engine.learn.training.setup import Budget, Ending, TrainingSetup
 from emcfsys_engine.learn.training.step import DoesNotFitError, Stepper, rate_factor
 from emcfsys_engine.learn.training.validation import Validator, card_at, event_of
+from emcfsys_engine.learn.usage import Usage
 from emcfsys_engine.run.events import PhaseBegan, RunResumed, StepDone, WarningGiven
 
 _CHECKPOINT_EVERY_S = 120.0
@@ -92,6 +93,7 @@ class Trainer:
         self.since_event = _Since(loss=torch.zeros((), device=self.device))
         self.since_validation = _Since(loss=torch.zeros((), device=self.device))
         self.budget = Budget(self.plan)
+        self.usage = Usage(self.device)
 
     def _build_from_labels(self) -> None:
         """Make what depends on the images and labels: they may become more while it trains."""
@@ -347,6 +349,8 @@ class Trainer:
                     skipped=self.stepper.skipped,
                 )
             )
+            if self.usage.is_due():
+                self.setup.emit(self.usage.at(self.state.step))
         since.begin_again()
 
     def _say_skipped(self) -> None:

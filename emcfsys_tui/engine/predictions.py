@@ -1,0 +1,80 @@
+"""The engine as the interface sees it: what a model says of images, and which to label next."""
+
+from importlib import import_module
+from pathlib import Path
+
+import msgspec
+
+from emcfsys_engine import any_names
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.project import load_project
+from emcfsys_tui.engine.runs import run_command
+
+
+def submit_prediction(folder: Path, source: int) -> str:
+    """Queue a prediction of a source's images with the project's best model.
+
+    Raises: InputError without a model; QueueError, DaemonError.
+    """
+    project = load_project(folder)
+    model = import_module("emcfsys_engine.hotfolder.status").resolve_model(project, "best")
+    out = prediction_folder(folder, source)
+    images = str(folder / project.data[source].images)
+    words = ["submit", "predict", str(model), images, "--out", str(out), "--rank-uncertain"]
+    done = run_command(words)
+    if done.code != 0:
+        raise InputError("predict", done.words or "failed", "See emcfsys-engine jobs")
+    return f"job {done.out.strip()}: predictions go to {out.relative_to(folder)}; o shows them"
+
+
+def most_uncertain(folder: Path) -> list[str]:
+    """Return the paths of images, those first of which a model was least sure.
+
+    What predictions of the project's own images and suggestions ranked; of several the newest.
+    """
+    found = [folder / ".emcfsys" / "suggestions" / "ranking.json"]
+    found += sorted(folder.glob("predicted/*/ranking.json"))
+    scores: dict[str, float] = {}
+    for file in sorted(filter(Path.is_file, found), key=lambda file: file.stat().st_mtime):
+        try:
+            ranking = any_names.read(file, _Ranking)
+        except OSError:
+            continue
+        scores |= {one.image: one.score for one in ranking.images} if ranking else {}
+    return sorted(scores, key=lambda image: -scores[image])
+
+
+class _Ranked(msgspec.Struct, frozen=True):
+    image: str
+    score: float
+
+
+class _Ranking(msgspec.Struct, frozen=True):
+    images: tuple[_Ranked, ...] = ()
+
+
+def suggest(folder: Path, answer: str) -> str:
+    """Let the project's best model fill in label files for the images most worth labelling.
+
+    Raises: InputError for what is no number, or with the engine's own word.
+    """
+    if not answer.isdecimal() or int(answer) < 1:
+        raise InputError(answer, "is no number of images", "Write one like 10")
+    done = run_command(["suggest", str(folder), "--number", answer, "--json"])
+    if done.code != 0:
+        raise InputError("suggest", done.words.removeprefix("emcfsys-engine: ") or "failed")
+    found = msgspec.json.decode(done.out)
+    number, waiting = len(found["suggestions"]), found["waiting"]
+    return (
+        f"{number} suggestions; {waiting} wait to be corrected and saved in Labelme: U shows them"
+    )
+
+
+def prediction_folder(folder: Path, source: int) -> Path:
+    """Return where predictions of a source's own images go."""
+    return folder / "predicted" / str(source)
+
+
+def prediction_of(folder: Path, source: int, name: str) -> Path:
+    """Return the file of an image's prediction, whether there is one or not."""
+    return prediction_folder(folder, source) / f"{name}.png"

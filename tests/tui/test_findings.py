@@ -1,0 +1,67 @@
+"""Faults of the check by kind: one row and a count, opened to its files by one key."""
+
+from pathlib import Path
+
+from textual.app import App, ComposeResult
+
+from emcfsys_tui.view_models import FindingRow
+from emcfsys_tui.widgets.findings import Findings, kinds_of
+
+
+def _fault(number: int, what: str, level: str = "warning") -> FindingRow:
+    return FindingRow(level=level, file=f"images/cell_{number:04d}.png", what=what)
+
+
+FAULTS = (
+    *(_fault(n, f"{2 + n} outlines without area") for n in range(9)),
+    _fault(20, "value 7 is no class", "error"),
+    _fault(21, 'label "mito" is no class', "error"),
+    _fault(22, 'label "mitos" is no class', "error"),
+)
+
+
+def test_faults_that_differ_in_numbers_names_and_files_are_one_kind() -> None:
+    kinds = kinds_of(FAULTS)
+    assert [(len(kind.members), kind.what) for kind in kinds] == [
+        (1, "value 7 is no class"),
+        (2, "label … is no class"),
+        (9, "2–10 outlines without area"),
+    ]
+
+
+class _Stage(App[None]):
+    def __init__(self) -> None:
+        super().__init__()
+        self.faults = Findings(id="findings")
+        self.opened: list[str] = []
+
+    def compose(self) -> ComposeResult:
+        yield self.faults
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        return {"dim": "#888888", "cursor": "#224466"}
+
+    def on_rows_opened(self) -> None:
+        assert self.faults.chosen is not None
+        self.opened.append(Path(self.faults.chosen.file).name)
+
+
+async def test_enter_opens_a_kind_to_its_files_and_a_file_to_its_message() -> None:
+    app = _Stage()
+    async with app.run_test() as pilot:
+        app.faults.findings = FAULTS
+        app.faults.focus()
+        await pilot.press("down", "down")
+        assert [row.cells[1] for row in app.faults.rows] == [
+            "cell_0020.png",
+            "▸ 2 files",
+            "▸ 9 files",
+        ]
+        await pilot.press("enter")
+        assert len(app.faults.rows) == 12 and not app.opened
+        await pilot.press("down", "enter")
+        assert app.opened == ["cell_0000.png"]
+        app.faults.findings = FAULTS[:8]  # one was mended: what was open stays open
+        assert len(app.faults.rows) == 9
+        await pilot.press("up", "enter")
+        assert len(app.faults.rows) == 1
