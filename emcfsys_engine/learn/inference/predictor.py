@@ -26,7 +26,7 @@ from emcfsys_engine.learn.inference.bands import Band, Prediction, Sent, Wanted,
 from emcfsys_engine.learn.inference.given import as_pixels, slices_of
 from emcfsys_engine.learn.inference.pipeline import read_ahead
 from emcfsys_engine.learn.inference.scaling import ScaledBands, scaled_reader
-from emcfsys_engine.learn.inference.tiles import Rows, Tiles, bands_of
+from emcfsys_engine.learn.inference.tiles import LOCAL_GROWTH, Rows, Tiles, bands_of
 from emcfsys_engine.learn.memory import choose_tiles
 from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
@@ -105,6 +105,8 @@ class Predictor:
         # A side that is given is kept.
         step_px = 0 if tile_px or 0 in steps else math.lcm(*steps)
         self.tiles = Tiles(px=side_px, batch=batch or fits, step_px=step_px)
+        if all(network.is_local for network in networks):
+            self.tiles.most_growth = LOCAL_GROWTH
 
     @classmethod
     def of(cls, models: Sequence[str | Path], **options: Any) -> "Predictor":

@@ -3,6 +3,7 @@
 N tiles, C channels or classes, H and W pixels of the image, T pixels of a tile.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,7 @@ MIN_PX = 32  # smaller images are padded: the deepest map of a network must not 
 
 _LEAST_TILE_PX = 64
 _MOST_GROWTH = 1.25  # of a tile's side, where fewer pixels are computed by it
+LOCAL_GROWTH = 2.0  # the same, of networks to which a tile's size means nothing
 _MOST_SMALL = 4  # times as many tiles at a time, where they are small
 
 
@@ -31,12 +33,14 @@ class Tiles:
     """How large tiles are and how many are predicted at a time: less, once memory was short.
 
     `step_px`: multiples of it are sides that the network takes as they are, and a side may be up to
-    a quarter longer where an image is covered with fewer pixels then; 0: every side is `px`.
+    `most_growth` times as long where an image is covered with fewer pixels then; 0: every side is
+    `px`. What overlaps is a share of `px`, however long a side is.
     """
 
     px: int
     batch: int
     step_px: int = 0
+    most_growth: float = _MOST_GROWTH
 
     def shrink(self) -> bool:
         """Take half of them at a time, else tiles of half the side; False: none are smaller."""
@@ -51,16 +55,21 @@ class Tiles:
     def side(self, length_px: int, overlap: float) -> int:
         """Return the side along an axis of an image: the least that is computed, then the least.
 
-        Where not even two tiles fit into memory at a time, none is longer than `px`.
+        A longer one has no more pixels than all of a batch: memory bounds those.
         """
         if not self.step_px or self.batch == 1 or self.px % self.step_px or length_px <= self.px:
             return min(self.px, length_px)
-        sides = range(self.px, int(self.px * _MOST_GROWTH) + 1, self.step_px)
+        growth = min(self.most_growth, math.sqrt(self.batch))
+        sides = range(self.px, int(self.px * growth) + 1, self.step_px)
 
         def computed_px(side: int) -> int:
-            return side * len(tile_starts(length_px, side, overlap))
+            return side * len(tile_starts(length_px, side, self.overlap_of(side, overlap)))
 
         return min(min(sides, key=lambda side: (computed_px(side), side)), length_px)
+
+    def overlap_of(self, side: int, overlap: float) -> float:
+        """Return the share of a side that overlaps: in pixels it is that of `px`."""
+        return overlap * min(1.0, self.px / side)
 
     def at_once(self, height_px: int, width_px: int) -> int:
         """Return how many tiles of a size are predicted at a time: as many pixels as ever."""
@@ -204,10 +213,12 @@ class _Blend(Generic[Key]):
         self.height, self.width = rows.size_HW
         self.tall, self.wide = max(self.height, MIN_PX), max(self.width, MIN_PX)
         self.tile_h, self.tile_w = (tiles.side(n, overlap) for n in (self.tall, self.wide))
-        self.tops = tile_starts(self.tall, self.tile_h, overlap)
-        self.lefts = tile_starts(self.wide, self.tile_w, overlap)
+        self._overlap_h, self._overlap_w = (
+            tiles.overlap_of(side, overlap) for side in (self.tile_h, self.tile_w)
+        )
+        self.tops = tile_starts(self.tall, self.tile_h, self._overlap_h)
+        self.lefts = tile_starts(self.wide, self.tile_w, self._overlap_w)
         self.number = len(self.tops) * len(self.lefts)
-        self._overlap = overlap
         self._windows = windows
         self._total_CTW: Tensor | None = None  # the rows that later tiles may still touch
 
@@ -250,8 +261,11 @@ class _Blend(Generic[Key]):
     def windows(self, tile: _Tile[Key], device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the weights of a tile's rows and of its columns. Shapes: T and T."""
         down, across = (
-            self._windows.of(tuple(starts), side, self._overlap, device)
-            for starts, side in ((self.tops, self.tile_h), (self.lefts, self.tile_w))
+            self._windows.of(tuple(starts), side, overlap, device)
+            for starts, side, overlap in (
+                (self.tops, self.tile_h, self._overlap_h),
+                (self.lefts, self.tile_w, self._overlap_w),
+            )
         )
         return down[tile.row], across[tile.column]
 

@@ -95,6 +95,15 @@ class SegmentationNetwork(nn.Module):
         plan = self.encoder.plan
         return 0 if plan.tile_px is not None else plan.multiple_px
 
+    @property
+    def is_local(self) -> bool:
+        """Whether what lies far from a pixel has no part in its scores: no attention, no pyramid.
+
+        Squeeze-and-excitation takes the mean of a whole tile; that of a larger one is steadier.
+        """
+        attends = any("attn" in name for name, _ in self.encoder.named_modules())
+        return self.spec.head == "unet" and not attends
+
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return class scores (logits) for each pixel.
 

@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from emcfsys_engine.learn.inference.tiles import Rows, Tiles, bands_of, logit_bands, tile_starts
+from emcfsys_engine.learn.inference.tiles import (
+    LOCAL_GROWTH,
+    Rows,
+    Tiles,
+    bands_of,
+    logit_bands,
+    tile_starts,
+)
 
 
 @given(
@@ -112,21 +119,35 @@ def test_images_that_share_batches_come_in_order_each_with_its_own_output(
     length=st.integers(1, 6000),
     px=st.sampled_from([256, 512, 768]),
     overlap=st.sampled_from([0, 0.25, 0.5]),
+    growth=st.sampled_from([1.25, LOCAL_GROWTH]),
+    batch=st.integers(1, 16),
 )
 def test_longer_tiles_are_taken_where_they_compute_less(
-    length: int, px: int, overlap: float
+    length: int, px: int, overlap: float, growth: float, batch: int
 ) -> None:
-    side = Tiles(px=px, batch=4, step_px=32).side(length, overlap)
-    assert side == Tiles(px=px, batch=1, step_px=32).side(length, overlap) or side > px
-    assert side <= px * 1.25 and (side % 32 == 0 or side == length)
-    work = [side_px * len(tile_starts(length, side_px, overlap)) for side_px in (side, px)]
+    tiles = Tiles(px=px, batch=batch, step_px=32, most_growth=growth)
+    side = tiles.side(length, overlap)
+    assert side == min(px, length) or (side > px and batch > 1)
+    assert side <= px * growth and side**2 <= batch * px**2
+    assert side % 32 == 0 or side == length
+    shares = [tiles.overlap_of(one, overlap) for one in (side, px)]
+    work = [
+        one * len(tile_starts(length, one, share))
+        for one, share in zip((side, px), shares, strict=True)
+    ]
     assert work[0] <= work[1] or length < px
 
 
 def test_sides_by_hand() -> None:
     tiles = Tiles(px=512, batch=16, step_px=32)
-    # 11 of 512 or 10 of 544: 5632 or 5440 pixels; 3 of 512 or 2 of 608; 2 of 512 or one.
-    assert [tiles.side(length, 0.25) for length in (4096, 1024, 600)] == [544, 608, 600]
+    # 128 pixels overlap: 11 of 512 or 8 of 640 are 5632 or 5120; 3 of 512 or 2 of 576; 2 or one.
+    assert [tiles.side(length, 0.25) for length in (4096, 1024, 600)] == [640, 576, 600]
+    local = Tiles(px=512, batch=16, step_px=32, most_growth=LOCAL_GROWTH)
+    assert [local.side(length, 0.25) for length in (4096, 1024, 600)] == [
+        928,
+        1024,
+        600,
+    ]  # 5 of 928
     assert [tiles.at_once(side, side) for side in (512, 544, 608, 256, 32)] == [16, 14, 11, 64, 64]
 
 

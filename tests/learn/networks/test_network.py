@@ -264,3 +264,21 @@ def test_every_dilated_convolution_of_a_network_is_guarded_and_keeps_its_name() 
     assert len(dilated) > 3
     assert all(type(module).forward is not nn.Conv2d.forward for module in dilated)
     assert {type(module).__name__ for module in dilated} == {"Conv2d"}
+
+
+@pytest.mark.parametrize(
+    ("head", "backbone", "is_local"),
+    [
+        ("unet", "resnet18", True),
+        ("unet", "convnext_atto", True),
+        ("pspnet", "resnet18", False),
+        ("unet", "vit_tiny_patch16_224", False),
+        ("unet", "swin_tiny_patch4_window7_224", False),
+    ],
+)
+def test_a_network_is_local_without_attention_and_pyramids(
+    head: str, backbone: str, is_local: bool
+) -> None:
+    with torch.device("meta"):
+        network = build_network(NetworkSpec(head=head, backbone=backbone, num_classes=2))
+    assert network.is_local == is_local
