@@ -365,12 +365,17 @@ def main(arguments: Sequence[str]) -> int:
 
 def _predict(request: PredictRequest, line: Line, asked: Callable[[], str | None]) -> None:
     book = OutputBook(Path(request.out))
-    stages = Stages(
+
+    def say(event: Event) -> None:
+        assert isinstance(event, WarningGiven)  # images are told of by what became of them
+        line.send(Said(event=event))
+
+    stages: Stages[Todo] = Stages(
         request,
         book,
         lambda todo: (todo.ref, Path(todo.mask)),
         load_predictor(request),
-        lambda event: line.send(Said(event=event)),
+        say,
         asked,
     )
     is_over = False
