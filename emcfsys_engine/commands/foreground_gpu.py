@@ -44,7 +44,9 @@ def _wanted(run: Run, machine: Machine) -> float:
     gpus = None if record.project is None else record.project.compute.gpus
     if isinstance(record.request, TrainRequest):
         return usual_gpus(machine, "train") if gpus is None else float(gpus)
+    if isinstance(record.request, PredictRequest):
+        gpus = record.request.gpus
+        return usual_gpus(machine, "predict") if gpus is None else float(gpus)
     if gpus == 0:
         return 0.0
-    kind = "predict" if isinstance(record.request, PredictRequest) else "watch"
-    return usual_gpus(machine, kind)
+    return usual_gpus(machine, "watch")

@@ -73,6 +73,12 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     ),
     click.option("--tile-px", type=click.IntRange(min=32), help="Side of a tile."),
     click.option("--batch", type=click.IntRange(min=1), help="Tiles at a time."),
+    click.option(
+        "--processes",
+        type=click.IntRange(1, 64),
+        default=1,
+        help="On the processor, for servers of many cores: as several GPUs.",
+    ),
 )
 
 
@@ -87,6 +93,10 @@ def make_prediction(
     files = _files_of(model, also)
     for file in files:
         read_card(file)
+    if options.get("processes", 1) > 1:
+        if options.get("gpus"):
+            raise InputError("--processes", "is for the processor", "Leave it out, or --gpus")
+        options["gpus"] = 0
     request = PredictRequest(
         model=str(files[0].absolute()),
         also=tuple(str(file.absolute()) for file in files[1:]),
@@ -100,6 +110,11 @@ def make_prediction(
 
 @click.command()
 @prediction_options
+@click.option(
+    "--gpus",
+    type=click.IntRange(0, 64),
+    help="One process each, fed from one list; 0: the processor. Left out: one, if there is one.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
 def predict(model: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
     """Segment INPUTS (files, folders or quoted globs) with MODEL; masks go to --out.

@@ -81,6 +81,11 @@ def predict(
     Example: emcfsys-engine submit predict best.safetensors images --out masks
     """
     of_queue = {name: options.pop(name) for name in Options.__struct_fields__}
+    asked: float | None = of_queue["gpus"]
+    if asked is not None:  # what it gets is what it computes on
+        options["gpus"] = int(max(1, asked)) if asked else 0
+    elif options["processes"] > 1:
+        of_queue["gpus"] = 0.0
     run = make_prediction(model, inputs, out, **options)
     _add(run, out.absolute().name, None, of_queue)
 

@@ -49,6 +49,13 @@ class PredictRequest(msgspec.Struct, frozen=True, kw_only=True, tag="predict"):
     tile_px: int | None = None
     batch: int | None = None
     threads: int | None = None
+    gpus: int | None = None  # one process each; 0: the processor; None: a GPU where there is one
+    processes: int = 1  # on a processor, as several GPUs
+
+    @property
+    def num_processes(self) -> int:
+        """How many processes share the images out."""
+        return self.gpus or self.processes
 
 
 class WatchRequest(msgspec.Struct, frozen=True, kw_only=True, tag="watch"):

@@ -4,10 +4,13 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 
@@ -23,14 +26,8 @@ from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.bands import OpenImage
 from emcfsys_engine.learn.inference.image import EndAskedFor, ImageJobs, Order, Work
 from emcfsys_engine.learn.inference.output_disk import is_of_disk, wait_until
-from emcfsys_engine.learn.inference.outputs import SUFFIXES, Companions
-from emcfsys_engine.learn.inference.pipeline import (
-    Arrived,
-    Computed,
-    Failure,
-    run_pipeline,
-    several_writers,
-)
+from emcfsys_engine.learn.inference.outputs import SUFFIXES, Companions, VectorOutputs
+from emcfsys_engine.learn.inference.pipeline import Failure, run_pipeline, several_writers
 from emcfsys_engine.learn.inference.placing import OutputNames
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.inference.ranking import rank, write_ranking
@@ -58,51 +55,63 @@ class Counted:
     failed: int
 
 
-class _Stages:
-    """The three stages of the pipeline, for `predict`."""
+Job = TypeVar("Job")
+
+
+class Stages(Generic[Job]):
+    """The three stages of the pipeline, for `predict`.
+
+    `place_of`: the image of a job, and the file of its mask.
+    """
 
     def __init__(
         self,
         request: PredictRequest,
-        names: OutputNames,
+        book: OutputBook,
+        place_of: Callable[[Job], tuple[ImageRef, Path]],
         predictor: Predictor,
         emit: Callable[[Event], None],
         asked: Callable[[], str | None],
     ) -> None:
-        self._names = names
-        self.predictor = predictor
+        self._place_of = place_of
         self.jobs = ImageJobs(
             predictor,
-            names.placing.book,
-            companions=Companions(
-                overlay=request.overlay,
-                probabilities=request.probability,
-                uncertainty=request.uncertainty or request.rank_uncertain,
-            ),
+            book,
+            companions=companions_of(request),
             vectors=request.vectors,
             scale_of=lambda image: scale_of(image, predictor.card, request.rescale, emit),
             asked=asked,
             tell=lambda words: emit(WarningGiven(message=words)),
         )
         # Outlines of all images go into one file, in order.
-        self.writers = 1 if request.vectors else several_writers()
+        self._writers = 1 if request.vectors else several_writers()
         self._one_writer = threading.Lock()
         self._folders: set[Path] = set()
         self._unsynced = 0
 
-    def read(self, ref: ImageRef) -> Work | None:
-        return self.jobs.read(Order(ref=ref, mask_file=self._names.mask_of(ref)))
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, ImageDone | Failure[Job]]]:
+        """Yield jobs with what became of them, in order."""
+        return run_pipeline(
+            jobs,
+            self._read,
+            lambda arrived: self.jobs.compute_all(arrived, (EmcfError,)),
+            self._write,
+            (EmcfError,),
+            ahead=self.jobs.ahead,
+            writers=self._writers,
+        )
 
-    def compute(self, arrived: Arrived[ImageRef, Work | None]) -> Computed[ImageRef, Work | None]:
-        return self.jobs.compute_all(arrived, (EmcfError,))
+    def _read(self, job: Job) -> Work | None:
+        ref, mask_file = self._place_of(job)
+        return self.jobs.read(Order(ref=ref, mask_file=mask_file))
 
-    def write(self, ref: ImageRef, work: Work | None) -> ImageDone:
+    def _write(self, job: Job, work: Work | None) -> ImageDone:
         assert work is not None  # each was read
         mask_file = self.jobs.write(work)
         self.jobs.close(work)
         self._sync_folders(mask_file.parent)
         return ImageDone(
-            image=str(ref),
+            image=str(work.order.ref),
             mask=str(mask_file),
             seconds=time.monotonic() - work.started,
             shares=work.tally.shares,
@@ -127,6 +136,78 @@ class _Stages:
                 sync(folder)
 
 
+def companions_of(request: PredictRequest) -> Companions:
+    """Return what is written beside each mask."""
+    return Companions(
+        overlay=request.overlay,
+        probabilities=request.probability,
+        uncertainty=request.uncertainty or request.rank_uncertain,
+    )
+
+
+class Prediction:
+    """What concerns all images of a prediction: names, what is there already, what comes last.
+
+    Images whose mask is there already are left alone, unless `force` is asked for. What this
+    program did not write, or a person changed, is kept: the new version lies beside it.
+    Raises: InputError when the output folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        request: PredictRequest,
+        refs: Sequence[ImageRef],
+        card: ModelCard,
+        emit: Callable[[Event], None],
+        asked: Callable[[], str | None],
+    ) -> None:
+        self._request, self._refs, self._card = request, refs, card
+        self._emit, self._asked = emit, asked
+        try:
+            self.book = OutputBook(Path(request.out))
+            self.names = OutputNames(self.book, refs, request.inputs, SUFFIXES[request.mask_format])
+        except OSError as error:
+            what = f"cannot be written: {error.strerror or error}"
+            raise InputError(request.out, what, remedy_of(error)) from None
+        self.todo = [ref for ref in refs if request.force or not self.names.has_mask(ref)]
+        vectors = VectorOutputs(self.book.out, request.vectors, card, self.book)
+        companions = companions_of(request)
+        for told in self.names.make_writable(
+            self.todo, lambda ref, mask: companions.files(mask, card) + vectors.files(ref, mask)
+        ):
+            emit(WarningGiven(message=told))
+        self.done = self.failed = 0
+
+    def place_of(self, ref: ImageRef) -> tuple[ImageRef, Path]:
+        """Return an image and the file of its mask."""
+        return ref, self.names.mask_of(ref)
+
+    def count(self, event: ImageDone | ImageFailed) -> None:
+        """Tell what became of an image."""
+        self._emit(event)
+        self.done += isinstance(event, ImageDone)
+        self.failed += isinstance(event, ImageFailed)
+
+    def wait_for_disk(self) -> None:
+        """Wait until the output's disk is back, or somebody ends it."""
+        what = f"{self.book.out}: {_why_gone(self.book)}: it is waited for"
+        self._emit(WarningGiven(message=what))
+        wait_until(lambda: _why_gone(self.book), self._asked, lambda why: print(why, flush=True))
+
+    def finish(self, vectors: VectorOutputs, seen: Collection[ImageRef]) -> Counted:
+        """Write what belongs to all images together; `vectors` has those of the images `seen`."""
+        if self._asked() is None:
+            others = [self.place_of(ref) for ref in self._refs if ref not in seen]
+            vectors.finish([pair for pair in others if pair[1].exists()])
+            for file in vectors.kept:
+                what = "is not as this program wrote it, and kept: the new version lies beside it"
+                self._emit(WarningGiven(message=f"{file} {what}"))
+            if self._request.rank_uncertain:
+                _rank(self.names, self._refs, self._card, self._emit)
+        skipped = len(self._refs) - len(self.todo)
+        return Counted(done=self.done, skipped=skipped, failed=self.failed)
+
+
 def predict_files(
     request: PredictRequest,
     refs: list[ImageRef],
@@ -134,53 +215,30 @@ def predict_files(
     emit: Callable[[Event], None],
     asked: Callable[[], str | None],
 ) -> Counted:
-    """Predict image after image; one that fails is reported and the others go on.
+    """Predict image after image in this process; one that fails is told and the others go on.
 
-    Images whose mask is there already are left alone, unless `force` is asked for. What this
-    program did not write, or a person changed, is kept: the new version lies beside it.
-    Raises: InputError when the output folder cannot be written.
+    Raises: as `Prediction`.
     """
-    try:
-        book = OutputBook(Path(request.out))
-        names = OutputNames(book, refs, request.inputs, SUFFIXES[request.mask_format])
-    except OSError as error:
-        what = f"cannot be written: {error.strerror or error}"
-        raise InputError(request.out, what, remedy_of(error)) from None
-    todo = [ref for ref in refs if request.force or not names.has_mask(ref)]
-    prediction = _Stages(request, names, predictor, emit, asked)
-    for told in names.make_writable(todo, prediction.jobs.files):
-        emit(WarningGiven(message=told))
-    done = failed = 0
-    waiting = deque(todo)
+    prediction = Prediction(request, refs, predictor.card, emit, asked)
+    stages = Stages(request, prediction.book, prediction.place_of, predictor, emit, asked)
+    waiting = deque(prediction.todo)
     while waiting and asked() is None:
         away: list[ImageRef] = []  # met a disk that is gone: they wait for it
         with suppress(EndAskedFor):
             jobs = _taken(waiting, lambda: asked() is None and not away)  # noqa: B023
-            stages = (prediction.read, prediction.compute, prediction.write)
-            for ref, result in run_pipeline(
-                jobs,
-                *stages,
-                (EmcfError,),
-                ahead=prediction.jobs.ahead,
-                writers=prediction.writers,
-            ):
+            for ref, result in stages.run(jobs):
                 if not isinstance(result, Failure):
-                    emit(result)
-                    done += 1
-                elif _is_gone(result.error, book):
+                    prediction.count(result)
+                elif is_gone(result.error, prediction.book):
                     away.append(ref)
                 else:
-                    emit(ImageFailed(image=str(ref), reason=str(result.error)))
-                    failed += 1
+                    prediction.count(ImageFailed(image=str(ref), reason=str(result.error)))
         if away:
-            emit(WarningGiven(message=f"{book.out}: {_why_gone(book)}: it is waited for"))
-            wait_until(lambda: _why_gone(book), asked, lambda why: print(why, flush=True))
+            prediction.wait_for_disk()
             waiting.extendleft(reversed(away))
-    prediction.jobs.close_all()
-    prediction.sync_folders()
-    if asked() is None:
-        _finish(request, refs, set(todo), names, prediction, emit)
-    return Counted(done=done, skipped=len(refs) - len(todo), failed=failed)
+    stages.jobs.close_all()
+    stages.sync_folders()
+    return prediction.finish(stages.jobs.vectors, set(prediction.todo))
 
 
 def _taken(waiting: "deque[ImageRef]", go_on: Callable[[], bool]) -> Iterator[ImageRef]:
@@ -188,7 +246,7 @@ def _taken(waiting: "deque[ImageRef]", go_on: Callable[[], bool]) -> Iterator[Im
         yield waiting.popleft()
 
 
-def _is_gone(error: Exception, book: OutputBook) -> bool:
+def is_gone(error: Exception, book: OutputBook) -> bool:
     """Tell whether an image failed only because its output's disk is away, for now."""
     if not isinstance(error, OutputError) or not is_of_disk(error) or is_full(error):
         return False
@@ -202,24 +260,6 @@ def _why_gone(book: OutputBook) -> str:
     except OSError as error:
         return "" if is_full(error) else error.strerror or str(error)
     return ""
-
-
-def _finish(
-    request: PredictRequest,
-    refs: Sequence[ImageRef],
-    todo: Collection[ImageRef],
-    names: OutputNames,
-    prediction: _Stages,
-    emit: Callable[[Event], None],
-) -> None:
-    """Write what belongs to all images together."""
-    others = [(ref, names.mask_of(ref)) for ref in refs if ref not in todo]
-    prediction.jobs.vectors.finish([pair for pair in others if pair[1].exists()])
-    for file in prediction.jobs.vectors.kept:
-        what = "is not as this program wrote it, and kept: the new version lies beside it"
-        emit(WarningGiven(message=f"{file} {what}"))
-    if request.rank_uncertain:
-        _rank(names, refs, prediction.predictor.card, emit)
 
 
 def _rank(
@@ -279,36 +319,49 @@ def scale_of(
     return 1.0
 
 
-def execute(worker: RunContext) -> int:
-    """Predict what run.json names; return 1 when an image failed."""
-    request = worker.record.request
-    if not isinstance(request, PredictRequest):
-        raise RunFolderError(worker.run.record_file, "is no prediction", "Predict anew")
-    torch.set_num_threads(choose_threads(request.threads))
-    left_out: list[Path] = []
-    refs = find_inputs(request, left_out)
-    predictor = Predictor(
+def load_predictor(request: PredictRequest) -> Predictor:
+    """Return the models of a prediction, on the device of this process."""
+    return Predictor(
         (request.model, *request.also),
+        gpus=None if request.gpus is None else min(1, request.gpus),
         overlap=request.overlap,
         tta=request.tta,
         tile_px=request.tile_px,
         batch=request.batch,
     )
+
+
+def execute(worker: RunContext) -> int:
+    """Predict what run.json names; return 1 when an image failed."""
+    request = worker.record.request
+    if not isinstance(request, PredictRequest):
+        raise RunFolderError(worker.run.record_file, "is no prediction", "Predict anew")
+    left_out: list[Path] = []
+    refs = find_inputs(request, left_out)
+    if request.num_processes > 1:
+        several = import_module("emcfsys_engine.learn.inference.several")
+        card, device = several.prepare(request)
+        work = partial(several.predict_files, worker.run, request, refs, card)
+    else:
+        torch.set_num_threads(choose_threads(request.threads))
+        predictor = load_predictor(request)
+        card, device = predictor.card, predictor.device
+        work = partial(predict_files, request, refs, predictor)
     worker.emit(
         RunStarted(
             run=worker.run.id,
             does="predict",
-            project=predictor.card.project,
-            classes=predictor.card.classes,
-            device=predictor.device.type,
+            project=card.project,
+            classes=card.classes,
+            device=device.type,
             num_images=len(refs),
         )
     )
-    if lost := lost_gpu(predictor.device, None, os.environ):
+    if lost := lost_gpu(device, request.gpus, os.environ):
         worker.emit(WarningGiven(message=lost))
     if left_out:
         worker.emit(WarningGiven(message=left_out_words(left_out)))
-    tally = predict_files(request, refs, predictor, worker.emit_when_possible, worker.stop_request)
+    tally: Counted = work(worker.emit_when_possible, worker.stop_request)
     asked = worker.stop_request()
     if asked is not None:
         return emit_ending(worker, "stopped" if asked == "stop" else asked)

@@ -245,13 +245,21 @@ class PatchSampler:
     """Draws the crops of step n: half of them centred on a pixel of a uniformly chosen class.
 
     The others lie anywhere; in an image that is mostly bare, around its labelled pixels.
+    `numbers`: which of the step's patches this process cuts; all, where nothing is said.
     """
 
-    def __init__(self, dataset: Dataset, patch_px: int, batch: int, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        patch_px: int,
+        batch: int,
+        seed: int,
+        numbers: Sequence[int] | None = None,
+    ) -> None:
         self.dataset = dataset
         self.patch_px = patch_px
         self.crop_px = math.ceil(patch_px * MARGIN)
-        self.batch = batch
+        self.numbers = range(batch) if numbers is None else numbers
         self.seed = seed
         self.sizes: list[tuple[int, int]] = []
         self.statistics: list[PerChannel] = []
@@ -287,12 +295,11 @@ class PatchSampler:
         A patch is drawn by its own numbers: which others are cut beside it changes nothing.
         They are of the images' own type where all have the same, else float32 and normalised.
         """
-        labels_NMM = np.empty((self.batch, self.crop_px, self.crop_px), np.uint8)
+        labels_NMM = np.empty((len(self.numbers), self.crop_px, self.crop_px), np.uint8)
         images_NMMC = np.empty((*labels_NMM.shape, self.channels), self.dtype)
-        statistics_NC4 = np.empty((self.batch, self.channels, 4), np.float32)
-        for number, place in enumerate(self.places(step)):
-            into = (images_NMMC[number], labels_NMM[number])
-            statistics_NC4[number] = self._cut_one(place, *into)
+        statistics_NC4 = np.empty((len(self.numbers), self.channels, 4), np.float32)
+        for n, place in enumerate(self.places(step)):
+            statistics_NC4[n] = self._cut_one(place, images_NMMC[n], labels_NMM[n])
         return Crops(
             images=torch.from_numpy(images_NMMC).movedim(-1, 1),
             labels=torch.from_numpy(labels_NMM),
@@ -301,7 +308,7 @@ class PatchSampler:
 
     def places(self, step: int) -> np.ndarray:
         """Return where the crops of one step lie: image, first row, first column. Shapes: N×3."""
-        return np.array([self._place(step, number) for number in range(self.batch)])
+        return np.array([self._place(step, number) for number in self.numbers])
 
     def _place(self, step: int, number: int) -> tuple[int, int, int]:
         rng = np.random.default_rng((self.seed, step, number))

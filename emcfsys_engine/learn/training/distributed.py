@@ -111,17 +111,24 @@ class Ranks:
                 for tensor in tensors:
                     dist.broadcast(tensor, 0)
 
-    def share(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return this process's share of some patches: as many for each process.
+    def own(self, count: int) -> range:
+        """Return which of a step's patches this process cuts: every so many, whatever is a part.
+
+        Where there are fewer patches than processes, the last ones have one that stands in.
+        """
+        return range(self.rank, count, self.world) or range(1)
+
+    def part(self, images: Tensor, labels: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Return this process's of the patches `first` to `last` of a step: as many for each.
 
         What is missing to that is made up of unlabelled patches, which weigh nothing in any loss.
-        Shapes: N×C×M×M and N×M×M in, N / processes of each out.
+        Shapes: N×C×M×M and N×M×M of its own patches in; (last - first) / processes of each out.
         """
         if self.world == 1:
-            return images, labels
-        each = -(-len(images) // self.world)
-        own = slice(self.rank * each, (self.rank + 1) * each)
-        missing = each - len(images[own])
+            return images[first:last], labels[first:last]
+        places = (max(0, -(-(number - self.rank) // self.world)) for number in (first, last))
+        own = slice(*places)
+        missing = -(-(last - first) // self.world) - len(images[own])
         if not missing:
             return images[own], labels[own]
         blank = torch.full_like(labels[:1].expand(missing, -1, -1), UNLABELLED)

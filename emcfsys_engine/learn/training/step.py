@@ -94,14 +94,16 @@ class Stepper:
         return max(group["lr"] for group in self.optimizer.param_groups)
 
     def prepare(self, crops_NCMM: Tensor, labels_NMM: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Return the step's patches, augmented.
+        """Return this process's patches of the step, augmented.
 
-        Each step seeds its own random numbers: a resumed run draws what it would have drawn.
+        Each step seeds its own random numbers: a resumed run draws what it would have drawn. So
+        does each patch: it is the same one whichever process has it.
         Shapes: N×C×M×M and N×M×M in, N×C×P×P float32 and N×P×P out.
         """
         seed = _mixed(self.seed, step)
         torch.manual_seed(seed + self.ranks.rank)  # dropout differs between processes
-        seeds = [_mixed(seed, number) for number in range(len(crops_NCMM))]
+        own = self.ranks.own(self._batch_of(crops_NCMM))
+        seeds = [_mixed(seed, number) for number in own]
         images, labels = augment(
             crops_NCMM, labels_NMM, self.plan.patch_px, self.plan.strengths, seeds
         )
@@ -110,27 +112,33 @@ class Stepper:
     def accumulate_gradients(self, images: Tensor, labels: Tensor, micro_batch: int) -> Tensor:
         """Gather the batch's gradients, so many patches at a time; return its mean loss.
 
-        With several processes each computes its share of every part, and all get the same sums:
+        With several processes each computes its own of every part, and all get the same sums:
         gradients are added here rather than by DistributedDataParallel, because all processes must
         agree that the batch fits before any of them waits for the others' gradients.
-        Shapes: N×C×P×P and N×P×P; the loss is a scalar.
+        Shapes: N×C×P×P and N×P×P, of this process; the loss is a scalar.
         Raises: DoesNotFitError, on every process, with gradients that are worth nothing.
         """
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         fits = True
-        for first in range(0, len(images), micro_batch):
-            part = slice(first, first + micro_batch)
-            measured = self._measured(*self.ranks.share(images[part], labels[part])) if fits else []
+        batch = self._batch_of(images)
+        for first in range(0, batch, micro_batch):
+            last = min(first + micro_batch, batch)
+            part = self.ranks.part(images, labels, first, last)
+            measured = self._measured(*part) if fits else []
             self._agree_that_it_fits(bool(measured))
             loss, guided = self._value(measured)
-            share = len(images[part]) / len(images)
+            share = (last - first) / batch
             fits = self._backward(guided * share)
             total += loss.detach() * share
         self._agree_that_it_fits(fits)
         self.ranks.sum_gradients(self._parameters)
         return total
+
+    def _batch_of(self, own: Tensor) -> int:
+        """Return how many patches a step has, of which some are here."""
+        return len(own) if self.ranks.world == 1 else self.plan.batch
 
     def _measured(self, images: Tensor, labels: Tensor) -> list[Measured]:
         """Return what the network's heads make of some patches; nothing when they do not fit."""

@@ -101,7 +101,8 @@ class Trainer:
         self.stepper.loss = self._loss_of(self.ranks)
         self.validator = Validator(setup, self.averaged, self._loss_of(Ranks()))
         seed = setup.project.project.seed
-        self.sampler = PatchSampler(setup.train, plan.patch_px, plan.batch, seed)
+        own = self.ranks.own(plan.batch)
+        self.sampler = PatchSampler(setup.train, plan.patch_px, plan.batch, seed, own)
 
     def _loss_of(self, ranks: Ranks) -> Loss:
         return build_loss(self.setup.project.training.loss, self.plan.class_weights, ranks)

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emcfsys_engine.images.normalise import Normaliser
+from emcfsys_engine.launch.start import Place
 from emcfsys_engine.learn.pixels_on_device import statistics_to_use
 from emcfsys_engine.learn.training.dataset import Dataset, Item, PatchSampler, _cut, resampled
+from emcfsys_engine.learn.training.distributed import Ranks
 
 
 def make_item(labels: np.ndarray, pixel_nm: tuple[float, float] | None) -> Item:
@@ -79,6 +81,18 @@ def test_crops_of_any_type_are_what_the_normalised_image_shows(kinds: tuple[str,
             assert any((view == image[0]).all() for view in shown)
     again, _ = sampler.crops(1).on(torch.device("cpu"))
     assert torch.equal(images, again)
+
+
+def test_processes_cut_the_patches_that_one_would_cut_each_its_own() -> None:
+    labels = np.random.default_rng(0).integers(0, 3, (90, 80), np.uint8)
+    items = cast(Dataset, _Items([make_item(labels, None)]))
+    whole = PatchSampler(items, 32, 5, 0).crops(7)
+    for rank in range(2):
+        own = Ranks(Place(rank, 2)).own(5)
+        part = PatchSampler(items, 32, 5, 0, own).crops(7)
+        assert len(part.images) == (3, 2)[rank]
+        for here, there in zip(part, whole, strict=True):
+            assert torch.equal(here, there[list(own)])
 
 
 class _Items(list[Item]):

@@ -180,14 +180,25 @@ def test_two_processes_that_were_killed_resume_to_the_same_weights(project_folde
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("micro", [1, 2, 3, 8])
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_the_shares_of_all_are_the_batch_and_nothing_twice(batch: int, world: int) -> None:
-    images = torch.arange(batch, dtype=torch.float32)[:, None, None, None].expand(-1, 1, 2, 2)
-    labels = torch.zeros(batch, 2, 2, dtype=torch.int64)
-    shares = [Ranks(Place(rank, world)).share(images, labels) for rank in range(world)]
-    assert len({len(own) for own, _ in shares}) == 1
-    labelled = [own[truth != 255] for own, truth in ((o[:, 0], t) for o, t in shares)]
-    assert torch.cat(labelled).tolist() == images.reshape(-1).tolist()
+def test_the_shares_of_all_are_the_batch_and_nothing_twice(
+    batch: int, micro: int, world: int
+) -> None:
+    for first in range(0, batch, micro):
+        last = min(first + micro, batch)
+        shares: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for rank in range(world):
+            ranks = Ranks(Place(rank, world))
+            own = torch.tensor(ranks.own(batch), dtype=torch.float32)
+            assert len(own) <= -(-batch // world)  # it cuts no more than its share
+            images = own[:, None, None, None].expand(-1, 1, 2, 2)
+            labels = torch.zeros(len(own), 2, 2, dtype=torch.int64)
+            shares.append(ranks.part(images, labels, first, last))
+        assert len({len(part) for part, _ in shares}) == 1
+        labelled = [part[truth != 255] for part, truth in ((p[:, 0], t) for p, t in shares)]
+        wanted = [float(number) for number in range(first, last) for _ in range(4)]
+        assert sorted(torch.cat(labelled).tolist()) == wanted
 
 
 def test_batch_norms_that_average_over_gpus_predict_and_are_saved_as_before() -> None:

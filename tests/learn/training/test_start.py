@@ -9,8 +9,10 @@ import torch
 
 from emcfsys_engine.errors import ProjectError
 from emcfsys_engine.learn.model_file import load_model
+from emcfsys_engine.learn.networks import models_list
+from emcfsys_engine.learn.networks.backbones import DEFAULT_BACKBONE
 from emcfsys_engine.learn.networks.network import build_network
-from emcfsys_engine.learn.training.start import load_start, started_network
+from emcfsys_engine.learn.training.start import backbone_of, load_start, started_network
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import Run
 
@@ -56,3 +58,32 @@ def test_a_training_goes_on_from_a_model_and_the_plan_says_so(
     began = load_model(model_file)[0].state_dict()
     moved = load_model(run.final_model)[0].state_dict()
     assert not torch.equal(moved["head.weight"], began["head.weight"])
+
+
+@pytest.mark.parametrize(
+    ("here", "preset", "device", "expected"),
+    [
+        ({"resnet50", "convnext_tiny"}, "best", "cuda", "convnext_tiny"),
+        (set(), "best", "cuda", DEFAULT_BACKBONE),
+        ({"resnet50"}, "best", "cpu", DEFAULT_BACKBONE),
+        ({"resnet50"}, "standard", "cuda", DEFAULT_BACKBONE),
+    ],
+)
+def test_best_takes_the_strongest_backbone_that_is_here_on_a_gpu(
+    project_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    here: set[str],
+    preset: str,
+    device: str,
+    expected: str,
+) -> None:
+    monkeypatch.setattr(models_list, "weights_here", lambda name: "copied" * (name in here))
+    file = project_folder / "project.toml"
+    text = file.read_text().replace('weights = "none"', 'weights = "imagenet"')
+    file.write_text(text.replace('backbone = "mobilenetv3_small_050"\n', ""))
+    project = load_project(project_folder, (f"training.preset={preset}",))
+    found, why = backbone_of(project, torch.device(device))
+    assert found == expected
+    assert bool(why) == (preset == "best" and device == "cuda")
+    named = load_project(project_folder, ("model.backbone=resnet18", "training.preset=best"))
+    assert backbone_of(named, torch.device("cuda")) == ("resnet18", "")

@@ -1,0 +1,414 @@
+"""One list of images, predicted by several processes: one a GPU, or on a server of many cores.
+
+The run's worker hands out images one by one, as the others ask for them, and tells what became of
+each in the order of the list. They read, compute and write; what they say travels as JSON lines
+through pipes. Images of one that dies go back: they are tried again one at a time, after all
+others, so that the one that killed it is found.
+
+`python -m emcfsys_engine.learn.inference.several RUN_FOLDER`: one of them.
+"""
+
+import contextlib
+import ctypes
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+import torch
+
+from emcfsys_engine import any_names
+from emcfsys_engine.errors import EmcfError, RunFailedError
+from emcfsys_engine.files import exit_with
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.learn.device import choose_device, choose_threads
+from emcfsys_engine.learn.gpu_faults import refuse_lost_gpu
+from emcfsys_engine.learn.inference.files import (
+    Counted,
+    Prediction,
+    Stages,
+    is_gone,
+    load_predictor,
+)
+from emcfsys_engine.learn.inference.image import EndAskedFor
+from emcfsys_engine.learn.inference.outputs import VectorOutputs
+from emcfsys_engine.learn.inference.pipeline import Failure
+from emcfsys_engine.learn.inference.predictor import check_members
+from emcfsys_engine.learn.run_context import keep_freed_memory
+from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, WarningGiven
+from emcfsys_engine.run.folder import Run, open_run
+from emcfsys_engine.run.records import PredictRequest
+
+_MOST_STARTS = 3  # of one process: what kills it again and again is no image
+_MOST_DEATHS = 2  # over one image
+_GRACE_S = 60.0  # to end by itself, between two batches
+_LOOK_EVERY_S = 0.2
+_PR_SET_PDEATHSIG = 1
+
+
+def prepare(request: PredictRequest) -> tuple[ModelCard, torch.device]:
+    """Return the card of the models, and the kind of device that all processes compute on.
+
+    Raises: ModelFileError; InputError if there are fewer GPUs.
+    """
+    return check_members([Path(file) for file in (request.model, *request.also)]), choose_device(
+        request.gpus
+    )
+
+
+def predict_files(
+    run: Run,
+    request: PredictRequest,
+    refs: Sequence[ImageRef],
+    card: ModelCard,
+    emit: Callable[[Event], None],
+    asked: Callable[[], str | None],
+) -> Counted:
+    """Predict images by several processes; what is told, and in which order, is as by one.
+
+    Raises: as `Prediction`; RunFailedError when all processes have died.
+    """
+    prediction = Prediction(request, refs, card, emit, asked)
+    waiting = prediction.todo
+    number = min(request.num_processes, len(waiting))
+    crew = Crew(run, environments_for(number), emit, asked)
+    try:
+        while waiting and asked() is None:
+            places = map(prediction.place_of, waiting)
+            todo = [
+                Todo(number=number, image=str(ref.path), plane=ref.plane, mask=str(mask))
+                for number, (ref, mask) in enumerate(places)
+            ]
+            waiting = []  # met a disk that is gone: they wait for it
+            for one, event in crew.become(todo):
+                if event is None:
+                    waiting.append(one.ref)
+                else:
+                    prediction.count(event)
+            if waiting and asked() is None:
+                prediction.wait_for_disk()
+    finally:
+        crew.end()
+    # One file for all images is made here, of the masks.
+    vectors = VectorOutputs(prediction.book.out, request.vectors, card, prediction.book)
+    return prediction.finish(vectors, set())
+
+
+class Wants(msgspec.Struct, frozen=True, kw_only=True, tag="wants"):
+    """It could read one more image."""
+
+
+class Became(msgspec.Struct, frozen=True, kw_only=True, tag="became"):
+    """What became of an image; nothing: its disk is away, it is to be tried again."""
+
+    number: int
+    event: ImageDone | ImageFailed | None
+
+
+class Said(msgspec.Struct, frozen=True, kw_only=True, tag="said"):
+    """Something that a person should hear."""
+
+    event: WarningGiven
+
+
+class Todo(msgspec.Struct, frozen=True, kw_only=True, tag="todo"):
+    """An image to predict. Paths are of any bytes."""
+
+    number: int
+    image: str
+    plane: int | None
+    mask: str
+
+    @property
+    def ref(self) -> ImageRef:
+        return ImageRef(path=Path(self.image), plane=self.plane)
+
+
+class Pause(msgspec.Struct, frozen=True, kw_only=True, tag="pause"):
+    """There is no more for now: it does what it has, then it asks again."""
+
+
+class Bye(msgspec.Struct, frozen=True, kw_only=True, tag="bye"):
+    """There is no more."""
+
+
+_ToFirst = Wants | Became | Said
+_FromFirst = Todo | Pause | Bye
+
+
+class Line:
+    """Two pipes to one other process."""
+
+    def __init__(self, incoming: IO[bytes], outgoing: IO[bytes], kind: Any) -> None:
+        self._incoming, self._outgoing, self._kind = incoming, outgoing, kind
+        self._one_writer = threading.Lock()
+
+    def send(self, message: _ToFirst | _FromFirst) -> None:
+        """Send a message; one that nobody hears any more is lost."""
+        with self._one_writer, contextlib.suppress(BrokenPipeError, ValueError):
+            self._outgoing.write(any_names.encode(message) + b"\n")
+            self._outgoing.flush()
+
+    def receive(self) -> Any:
+        """Return the next message; None when the other is gone."""
+        text = self._incoming.readline()
+        return any_names.decode(text, self._kind) if text.endswith(b"\n") else None
+
+
+class _Other:
+    """One of the processes, as the first sees it."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.environment = environment
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**environment}
+        )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.line = Line(self.process.stdout, self.process.stdin, _ToFirst)
+        self.has: set[int] = set()
+        self.waits = False
+
+    def listen(self, heard: "queue.SimpleQueue[tuple[_Other, Any]]") -> None:
+        """Pass on what it says, in a thread; at last None."""
+
+        def pass_on() -> None:
+            with contextlib.suppress(msgspec.MsgspecError, OSError, ValueError):
+                while (message := self.line.receive()) is not None:
+                    heard.put((self, message))
+            heard.put((self, None))
+
+        threading.Thread(target=pass_on, name="listens", daemon=True).start()
+
+    def close(self) -> None:
+        """Let it end: there is nothing more to come."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        self.process.stdout.close()
+
+
+class Crew:
+    """Hands images out to the other processes and takes in what became of them."""
+
+    def __init__(
+        self,
+        run: Run,
+        environments: Sequence[Mapping[str, str]],
+        emit: Callable[[Event], None],
+        asked: Callable[[], str | None],
+    ) -> None:
+        self._command = [sys.executable, "-m", __spec__.name, str(run.folder)]
+        self._emit = emit
+        self._asked = asked
+        self._heard: queue.SimpleQueue[tuple[_Other, Any]] = queue.SimpleQueue()
+        self._starts = Counter(each[_PLACE] for each in environments)
+        self._others = [self._started(each) for each in environments]
+        self._fresh: deque[int] = deque()
+        self._returned: deque[int] = deque()
+        self._deaths: Counter[int] = Counter()
+        self._todo: Sequence[Todo] = ()
+        self._made: dict[int, ImageDone | ImageFailed | None] = {}
+
+    def become(self, todo: Sequence[Todo]) -> Iterator[tuple[Todo, ImageDone | ImageFailed | None]]:
+        """Yield images with what became of them, in order; None: its disk is away.
+
+        Who is asked to end waits for none that is under way: of them nothing is told.
+        Raises: RunFailedError when all processes have died.
+        """
+        self._todo, self._made = todo, {}
+        self._fresh = deque(range(len(todo)))
+        told = 0
+        self._feed()
+        while told < len(todo) and self._asked() is None:
+            self._hear()
+            while told in self._made:
+                yield todo[told], self._made[told]
+                told += 1
+        for number in range(told, len(todo)):
+            if number in self._made:
+                yield todo[number], self._made[number]
+
+    def end(self) -> None:
+        """End all processes: between two batches, or, where they do not, at once."""
+        for one in self._others:
+            one.line.send(Bye())
+            if self._asked() is not None and one.process.poll() is None:
+                one.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + _GRACE_S
+        for one in self._others:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                one.process.wait(max(0.0, deadline - time.monotonic()))
+            one.process.kill()
+            one.process.wait()
+            one.close()
+
+    def _started(self, environment: Mapping[str, str]) -> _Other:
+        one = _Other(self._command, environment)
+        one.listen(self._heard)
+        return one
+
+    def _hear(self) -> None:
+        try:
+            one, message = self._heard.get(timeout=_LOOK_EVERY_S)
+        except queue.Empty:
+            return
+        match message:
+            case Wants():
+                one.waits = True
+            case Said():
+                self._emit(message.event)
+            case Became():
+                one.has.discard(message.number)
+                self._made[message.number] = message.event
+            case _:
+                self._mourn(one)
+        self._feed()
+
+    def _feed(self) -> None:
+        """Answer those who wait: an image, a pause, or nothing yet."""
+        for one in self._others:
+            if not one.waits:
+                continue
+            if self._fresh:
+                self._hand(one, self._fresh.popleft())
+            elif one.has:
+                one.waits = False
+                one.line.send(Pause())
+            elif self._returned:
+                self._hand(one, self._returned.popleft())
+
+    def _hand(self, one: _Other, number: int) -> None:
+        one.waits = False
+        one.has.add(number)
+        one.line.send(self._todo[number])
+
+    def _mourn(self, one: _Other) -> None:
+        """Take back the images of a process that ended, and start another in its place."""
+        self._others.remove(one)
+        one.process.kill()
+        code = one.process.wait()
+        one.close()
+        if self._asked() is not None:
+            return
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        message = f"A process of this prediction ended ({how}): its {len(one.has)} images go back"
+        self._emit(WarningGiven(message=message))
+        for number in sorted(one.has):
+            self._deaths[number] += len(one.has) == 1
+            if self._deaths[number] < _MOST_DEATHS:
+                self._returned.append(number)
+                continue
+            reason = f"{self._todo[number].ref}: {_MOST_DEATHS} processes ended over it ({how})"
+            self._made[number] = ImageFailed(image=str(self._todo[number].ref), reason=reason)
+        place = one.environment[_PLACE]
+        if self._starts[place] < _MOST_STARTS:
+            self._starts[place] += 1
+            self._others.append(self._started(one.environment))
+        elif not self._others:
+            raise RunFailedError(
+                "all processes of this prediction ended: see log.txt. What is done is kept"
+            )
+
+
+_PLACE = "EMCFSYS_PREDICTS_AS"  # names one of the processes to whom looks at them
+
+
+def environments_for(
+    number: int, environment: Mapping[str, str] = os.environ
+) -> list[dict[str, str]]:
+    """Return what each of several processes gets: a GPU of its own, of those that are given."""
+    given = environment.get("CUDA_VISIBLE_DEVICES")
+    gpus = [str(n) for n in range(number)] if given is None else given.split(",")
+    return [
+        {**environment, "CUDA_VISIBLE_DEVICES": gpus[n] if n < len(gpus) else "", _PLACE: str(n)}
+        for n in range(number)
+    ]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Predict what the first process hands out, until it has no more or is gone."""
+    keep_freed_memory()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # What others print belongs into the log: the pipe is for messages.
+    outgoing = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    signals: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, lambda sent, _: signals.append(sent))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    request = open_run(Path(arguments[0])).record().request
+    assert isinstance(request, PredictRequest)
+    # One file for all images is made by the first process.
+    own = tuple(each for each in request.vectors if each != "coco")
+    request = msgspec.structs.replace(request, vectors=own)
+    torch.set_num_threads(choose_threads(request.threads, request.num_processes))
+    line = Line(sys.stdin.buffer, outgoing, _FromFirst)
+    try:
+        _predict(request, line, lambda: "terminated" if signals else None)
+    except EndAskedFor:
+        return 143
+    except EmcfError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _predict(request: PredictRequest, line: Line, asked: Callable[[], str | None]) -> None:
+    book = OutputBook(Path(request.out))
+
+    def say(event: Event) -> None:
+        assert isinstance(event, WarningGiven)  # images are told of by what became of them
+        line.send(Said(event=event))
+
+    stages: Stages[Todo] = Stages(
+        request,
+        book,
+        lambda todo: (todo.ref, Path(todo.mask)),
+        load_predictor(request),
+        say,
+        asked,
+    )
+    is_over = False
+
+    def handed_out() -> Iterator[Todo]:
+        nonlocal is_over
+        while asked() is None:
+            line.send(Wants())
+            message = line.receive()
+            if not isinstance(message, Todo):
+                is_over = not isinstance(message, Pause)
+                return
+            yield message
+
+    try:
+        while not is_over and asked() is None:
+            for todo, result in stages.run(handed_out()):
+                line.send(Became(number=todo.number, event=_event_of(todo, result, book)))
+    finally:
+        stages.jobs.close_all()
+        stages.sync_folders()
+
+
+def _event_of(
+    todo: Todo, result: ImageDone | Failure[Todo], book: OutputBook
+) -> ImageDone | ImageFailed | None:
+    if not isinstance(result, Failure):
+        return result
+    refuse_lost_gpu(result.error)
+    if is_gone(result.error, book):
+        return None
+    return ImageFailed(image=str(todo.ref), reason=str(result.error))
+
+
+if __name__ == "__main__":
+    exit_with(main, sys.argv[1:])
