@@ -217,10 +217,10 @@ def config_file(environment: Mapping[str, str] = os.environ) -> Path:
 def own_key(*, make: bool = False) -> bytes:
     """Return the secret by which we know again what we wrote ourselves; b"" where there is none.
 
-    `make`: and it is made, if it can be.
+    `make`: and it is made, if it can be. No variable but HOME says where it is.
     """
-    file = config_file().with_name(_KEY)
-    with suppress(OSError):
+    with suppress(OSError, RuntimeError):  # without a home
+        file = Path.home() / ".config" / "emcfsys" / _KEY
         if make and not file.exists():
             _make_key(file)
         content, found = read_own(file)

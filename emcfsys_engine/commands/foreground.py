@@ -1,6 +1,7 @@
 """Run a worker in the foreground: follow its events on stderr, pass Ctrl+C on, return its code."""
 
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -107,11 +108,11 @@ def _why_lost(run: Run, reason: str) -> str:
 
 
 class _Place:
-    """Says when the run's folder leaves: its worker's own words go there."""
+    """Says when the run's folder leaves or takes nothing: its worker's own words go there."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._is_there = True
+        self._fault = ""
         self._looked_at = time.monotonic()
 
     def look(self) -> None:
@@ -119,12 +120,16 @@ class _Place:
         if time.monotonic() < self._looked_at + _LOOK_AT_FOLDER_S:
             return
         self._looked_at = time.monotonic()
-        before, self._is_there = self._is_there, self._run.folder.is_dir()
-        if before and not self._is_there:
-            what = "was removed, or its disk is away: what is done is kept in memory meanwhile"
-            say(f"{self._run.folder} {what}", err=True)
-        elif self._is_there and not before:
+        before, self._fault = self._fault, self._why_not()
+        if self._fault and self._fault != before:
+            say(f"{self._run.folder} {self._fault}: what is done waits for it", err=True)
+        elif before and not self._fault:
             say(f"{self._run.folder} is there again", err=True)
+
+    def _why_not(self) -> str:
+        if not self._run.folder.is_dir():
+            return "was removed, or its disk is away"
+        return "" if os.access(self._run.folder, os.W_OK) else "cannot be written"
 
 
 class _SignalsPassedOn:
