@@ -26,10 +26,11 @@ _MOST_BYTES = 64 << 20  # of a file of ours that is read in one piece
 _READ_BYTES = 8 << 20
 
 
-def open_own(file: Path, flags: int, mode: int = 0o666) -> int:
+def open_own(file: Path, flags: int, mode: int = 0o666, *, is_shared: bool = False) -> int:
     """Open a file of ours to write in it: never through a link, never a device or another's file.
 
     It belongs to us or to the owner of its folder, and has no second name elsewhere.
+    `is_shared`: several users write into its folder, and any of them may have made it.
     Raises: OSError; PermissionError, with the reason, for what is no such file.
     """
     wanted = flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -45,7 +46,7 @@ def open_own(file: Path, flags: int, mode: int = 0o666) -> int:
             raise _not_ours(file, "is no plain file")
         if found.st_nlink > 1:
             raise _not_ours(file, "has a second name: writing here would change another file")
-        if found.st_uid not in (os.geteuid(), file.parent.stat().st_uid):
+        if not is_shared and found.st_uid not in (os.geteuid(), file.parent.stat().st_uid):
             raise _not_ours(file, "belongs to another user")
         if flags & os.O_TRUNC:
             os.ftruncate(descriptor, 0)

@@ -244,6 +244,12 @@ def cache_home(environment: Mapping[str, str] = os.environ) -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "emcfsys"
 
 
+def rescue_home(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of what runs had in memory when their own disk took nothing any more."""
+    base = environment.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local/state") / "emcfsys" / "rescued"
+
+
 def load_config(file: Path | None = None) -> Config:
     """Read the user's settings; without a file all are the defaults.
 

@@ -1,6 +1,7 @@
 """Run a worker in the foreground: follow its events on stderr, pass Ctrl+C on, return its code."""
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -65,6 +66,7 @@ def run_in_foreground(run: Run) -> int:
     for event in reader.read_new():
         progress.tell(event)
     progress.finish()
+    place.tell_rescued()
     if passed_on.code is not None:
         return passed_on.code
     return _exit_code(run, keeper.returncode)
@@ -114,6 +116,20 @@ class _Place:
         self._run = run
         self._fault = ""
         self._looked_at = time.monotonic()
+        self._rescued_before = self._rescued()
+
+    def tell_rescued(self) -> None:
+        """Say what was saved elsewhere at the end."""
+        if new := self._rescued() - self._rescued_before:
+            names = ", ".join(sorted(name for name, _ in new))
+            say(f"{names} could only be saved in {self._run.rescue_folder}", err=True)
+
+    def _rescued(self) -> set[tuple[str, int]]:
+        try:
+            with os.scandir(self._run.rescue_folder) as files:
+                return {(file.name, file.inode()) for file in files}
+        except (OSError, RuntimeError):  # none, or no home
+            return set()
 
     def look(self) -> None:
         """Look now and then."""
@@ -129,7 +145,12 @@ class _Place:
     def _why_not(self) -> str:
         if not self._run.folder.is_dir():
             return "was removed, or its disk is away"
-        return "" if os.access(self._run.folder, os.W_OK) else "cannot be written"
+        try:  # a file without a name: nothing is left of it
+            os.close(os.open(self._run.folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC))
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
+                return f"cannot be written ({error.strerror})"
+        return ""
 
 
 class _SignalsPassedOn:
