@@ -1,6 +1,6 @@
-"""The disk that a training writes to: gone, back again; and its run's folder, which may be removed.
+"""The disk that a run's files are on: gone, back again; and its folder, which may be removed.
 
-A training goes on meanwhile: what is to be saved is kept in memory. Under a mount point whose disk
+The run goes on meanwhile: what is to be saved is kept in memory. Under a mount point whose disk
 is away nothing is written; a folder that was removed, or has another run in its place, is made
 again from what is in memory.
 """
@@ -130,10 +130,7 @@ class RunDisk:
         self._place = identity_of(folder)
         self.made_again += 1
         again = "is made again" if folder == before else f"has another run in it: see {folder}"
-        return (
-            f"{before} was removed while it was trained in, and {again}. The best model was in it: "
-            "the next validation begins a new one"
-        )
+        return f"{before} was removed while the run was under way, and {again}"
 
 
 def _free_folder(before: Path) -> Path:

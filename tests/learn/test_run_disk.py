@@ -87,7 +87,7 @@ def test_a_runs_folder_that_is_removed_under_its_training_is_made_again(
     at_steps(monkeypatch, {4: lambda: remove(gone), 7: lambda: lives.append(run.is_alive())})
     assert run_here(run) == 0
     everything_is_there(run)
-    assert "was removed while it was trained in, and is made again" in warnings_of(run)
+    assert "was removed while the run was under way, and is made again" in warnings_of(run)
     assert run.record_file.read_bytes() == before
     assert run.plan_file.exists()
     assert lives == [True]  # nobody else may resume it meanwhile

@@ -30,7 +30,7 @@ FORMAT = 1
 _KEY = "emcfsys_training"
 _RETRY_S = 2.0  # between two tries of what could not be written
 _LOOK_EVERY_S = 0.5
-_LAST_TRIES_S = 20.0  # for a disk that is away when we were asked to end
+_LAST_TRIES_S = 10.0  # for a disk that is away when we were asked to end
 
 
 class TrainState(msgspec.Struct, frozen=True, kw_only=True):
@@ -345,10 +345,14 @@ class Saver:
         """
         self._writer.poll()
         before = self._disk.made_again
-        if told := self._disk.look():
+        told = self._disk.look()
+        was_lost = self._disk.made_again > before
+        if was_lost:
+            told += ". The best model was in it: the next validation begins a new one"
+        if told:
             print(told, flush=True)
             self._emit(WarningGiven(message=told))
-        return self._disk.made_again > before
+        return was_lost
 
     def wait(self) -> None:
         """Wait until everything asked for is on the disk, and go on."""
