@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import re
 import stat
@@ -25,10 +26,11 @@ _MOST_BYTES = 64 << 20  # of a file of ours that is read in one piece
 _READ_BYTES = 8 << 20
 
 
-def open_own(file: Path, flags: int, mode: int = 0o666) -> int:
+def open_own(file: Path, flags: int, mode: int = 0o666, *, is_shared: bool = False) -> int:
     """Open a file of ours to write in it: never through a link, never a device or another's file.
 
     It belongs to us or to the owner of its folder, and has no second name elsewhere.
+    `is_shared`: several users write into its folder, and any of them may have made it.
     Raises: OSError; PermissionError, with the reason, for what is no such file.
     """
     wanted = flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -44,7 +46,7 @@ def open_own(file: Path, flags: int, mode: int = 0o666) -> int:
             raise _not_ours(file, "is no plain file")
         if found.st_nlink > 1:
             raise _not_ours(file, "has a second name: writing here would change another file")
-        if found.st_uid not in (os.geteuid(), file.parent.stat().st_uid):
+        if not is_shared and found.st_uid not in (os.geteuid(), file.parent.stat().st_uid):
             raise _not_ours(file, "belongs to another user")
         if flags & os.O_TRUNC:
             os.ftruncate(descriptor, 0)
@@ -207,20 +209,38 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, OSError | OutputError) and error.errno in _FULL
 
 
+class _Log(io.TextIOWrapper):
+    """What a process says, for the log: a disk that takes no line ends no work."""
+
+    def write(self, text: str, /) -> int:
+        """Say something, if it can be said."""
+        with suppress(OSError):
+            return super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what was said; what the disk does not take is tried again with the next line."""
+        with suppress(OSError):
+            super().flush()
+
+
 def exit_with(main: Callable[[list[str]], int], arguments: list[str]) -> NoReturn:
-    """End this process with a program's code, also where its log is on a full disk.
+    """End this process with a program's code, whatever the disk of its log does meanwhile.
 
     The interpreter would try once more to write what is unsaid, and end with 120.
     """
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)) is not None:  # closed
+            log = _Log(stream.detach(), "utf-8", "backslashreplace", line_buffering=True)
+            setattr(sys, name, log)
     code = 1
-    with suppress(OSError):
+    try:
+        code = main(arguments)
+    except OSError:
+        traceback.print_exc()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
-            code = main(arguments)
-        except OSError:
-            traceback.print_exc()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
+            stream.buffer.flush()
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     raise SystemExit(code)

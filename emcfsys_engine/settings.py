@@ -217,10 +217,10 @@ def config_file(environment: Mapping[str, str] = os.environ) -> Path:
 def own_key(*, make: bool = False) -> bytes:
     """Return the secret by which we know again what we wrote ourselves; b"" where there is none.
 
-    `make`: and it is made, if it can be.
+    `make`: and it is made, if it can be. No variable but HOME says where it is.
     """
-    file = config_file().with_name(_KEY)
-    with suppress(OSError):
+    with suppress(OSError, RuntimeError):  # without a home
+        file = Path.home() / ".config" / "emcfsys" / _KEY
         if make and not file.exists():
             _make_key(file)
         content, found = read_own(file)
@@ -242,6 +242,12 @@ def cache_home(environment: Mapping[str, str] = os.environ) -> Path:
     """Return the folder of what can be had again: facts of files, weights, compiled code."""
     base = environment.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "emcfsys"
+
+
+def rescue_home(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of what runs had in memory when their own disk took nothing any more."""
+    base = environment.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local/state") / "emcfsys" / "rescued"
 
 
 def load_config(file: Path | None = None) -> Config:

@@ -1,6 +1,8 @@
 """Run a worker in the foreground: follow its events on stderr, pass Ctrl+C on, return its code."""
 
 import contextlib
+import errno
+import os
 import shutil
 import signal
 import subprocess
@@ -64,6 +66,7 @@ def run_in_foreground(run: Run) -> int:
     for event in reader.read_new():
         progress.tell(event)
     progress.finish()
+    place.tell_rescued()
     if passed_on.code is not None:
         return passed_on.code
     return _exit_code(run, keeper.returncode)
@@ -107,24 +110,47 @@ def _why_lost(run: Run, reason: str) -> str:
 
 
 class _Place:
-    """Says when the run's folder leaves: its worker's own words go there."""
+    """Says when the run's folder leaves or takes nothing: its worker's own words go there."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._is_there = True
+        self._fault = ""
         self._looked_at = time.monotonic()
+        self._rescued_before = self._rescued()
+
+    def tell_rescued(self) -> None:
+        """Say what was saved elsewhere at the end."""
+        if new := self._rescued() - self._rescued_before:
+            names = ", ".join(sorted(name for name, _ in new))
+            say(f"{names} could only be saved in {self._run.rescue_folder}", err=True)
+
+    def _rescued(self) -> set[tuple[str, int]]:
+        try:
+            with os.scandir(self._run.rescue_folder) as files:
+                return {(file.name, file.inode()) for file in files}
+        except (OSError, RuntimeError):  # none, or no home
+            return set()
 
     def look(self) -> None:
         """Look now and then."""
         if time.monotonic() < self._looked_at + _LOOK_AT_FOLDER_S:
             return
         self._looked_at = time.monotonic()
-        before, self._is_there = self._is_there, self._run.folder.is_dir()
-        if before and not self._is_there:
-            what = "was removed, or its disk is away: what is done is kept in memory meanwhile"
-            say(f"{self._run.folder} {what}", err=True)
-        elif self._is_there and not before:
+        before, self._fault = self._fault, self._why_not()
+        if self._fault and self._fault != before:
+            say(f"{self._run.folder} {self._fault}: what is done waits for it", err=True)
+        elif before and not self._fault:
             say(f"{self._run.folder} is there again", err=True)
+
+    def _why_not(self) -> str:
+        if not self._run.folder.is_dir():
+            return "was removed, or its disk is away"
+        try:  # a file without a name: nothing is left of it
+            os.close(os.open(self._run.folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC))
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
+                return f"cannot be written ({error.strerror})"
+        return ""
 
 
 class _SignalsPassedOn:

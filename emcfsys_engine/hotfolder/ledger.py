@@ -473,7 +473,7 @@ def _refuse_others(file: Path) -> None:
     for ending in ("", "-wal", "-shm", "-journal"):
         place = Path(f"{file}{ending}")
         try:
-            os.close(open_own(place, os.O_RDWR))
+            os.close(open_own(place, os.O_RDWR, is_shared=True))
         except FileNotFoundError:
             continue
         except OSError as error:

@@ -292,7 +292,7 @@ class OutputBook:
         text = "".join(json.dumps(line) + "\n" for line in lines)
         if not text:
             return
-        descriptor = open_own(self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        descriptor = open_own(self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND, is_shared=True)
         try:
             end = os.fstat(descriptor).st_size
             torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
@@ -309,7 +309,7 @@ class OutputBook:
         with self._one_thread:
             self.refuse_gone()
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = open_own(self.file, os.O_RDWR | os.O_CREAT)
+            descriptor = open_own(self.file, os.O_RDWR | os.O_CREAT, is_shared=True)
             try:
                 with suppress(OSError):  # some networks have no locks: lines are appended whole
                     fcntl.flock(descriptor, fcntl.LOCK_EX)

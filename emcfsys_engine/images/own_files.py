@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from emcfsys_engine.files import identity_of, reading
+from emcfsys_engine.images.walk import is_zarr
 
 _BLOCK = 1 << 20
 _END_BYTES = 65_536
@@ -119,15 +120,19 @@ def _put_folder(temporary: Path, place: Path, *, may_replace: bool) -> None:
 
 
 def is_other_file(file: Path, image: Path) -> bool:
-    """Tell whether a file is there and not the image itself, by a link or as a copy."""
+    """Tell whether a mask may be there: a file, or a Zarr folder, that is not the image itself.
+
+    The image may be there by a link, or as a copy.
+    """
     try:
         ours, its = file.stat(), image.stat()
         if (ours.st_dev, ours.st_ino) == (its.st_dev, its.st_ino):
             return False
-        is_file = stat.S_ISREG(ours.st_mode) and ours.st_size == its.st_size
-        return not (is_file and filecmp.cmp(file, image, shallow=False))
+        if not stat.S_ISREG(ours.st_mode):
+            return is_zarr(file)
+        return ours.st_size != its.st_size or not filecmp.cmp(file, image, shallow=False)
     except OSError:
-        return file.exists()
+        return file.is_file() or is_zarr(file)
 
 
 def resolved(path: Path) -> Path:

@@ -17,6 +17,7 @@ from emcfsys_engine.run.events import (
     RunFinished,
     RunInterrupted,
     RunRefused,
+    WarningGiven,
 )
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import begin_extension, undo_extension
@@ -75,10 +76,11 @@ class RunContext:
     def emit_when_possible(self, event: Event | None = None) -> None:
         """Say something as soon as the disk of the events takes it: it may be full or gone."""
         self._unsaid += [] if event is None else [event]
+        if told := self.disk.look():
+            print(told, flush=True)
+            self._unsaid.append(WarningGiven(message=told))
         with suppress(OSError):
-            while self._unsaid:
-                self.emit(self._unsaid[0])
-                del self._unsaid[0]
+            self._say_kept()
 
     def emit_through_outages(self, event: Event) -> None:
         """Say something, or keep it in mind while the disk of the events is away.
@@ -87,15 +89,18 @@ class RunContext:
         """
         self._unsaid.append(event)
         try:
-            self.disk.refuse()
-            if self._events is not None:
-                self._events.stay_at(self.run.events_file)
-            while self._unsaid:
-                self.emit(self._unsaid[0])
-                del self._unsaid[0]
+            self._say_kept()
         except OSError as error:
             if is_full(error):
                 raise
+
+    def _say_kept(self) -> None:
+        self.disk.refuse()
+        if self._events is not None:
+            self._events.stay_at(self.run.events_file)
+        while self._unsaid:
+            self.emit(self._unsaid[0])
+            del self._unsaid[0]
 
     def stop_request(self) -> str | None:
         """Tell whether to end, and how: cancel, stop, pause or terminated."""

@@ -1,6 +1,6 @@
-"""The disk that a training writes to: gone, back again; and its run's folder, which may be removed.
+"""The disk that a run's files are on: gone, back again; and its folder, which may be removed.
 
-A training goes on meanwhile: what is to be saved is kept in memory. Under a mount point whose disk
+The run goes on meanwhile: what is to be saved is kept in memory. Under a mount point whose disk
 is away nothing is written; a folder that was removed, or has another run in its place, is made
 again from what is in memory.
 """
@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.files import (
     boot_id,
     identity_of,
@@ -37,9 +38,10 @@ class RunDisk:
         self._kept: dict[str, bytes] = {}  # small files that the run cannot be without
         self._stamps: dict[str, tuple[int, int]] = {}
         self._looked_at = 0.0
-        self._is_told = False
+        self._told = ""
         self._lock: int | None = None  # of a folder that was made again
         self.made_again = 0  # how often
+        self._keep()
 
     def close(self) -> None:
         """Let go of the lock of a folder that was made again."""
@@ -69,18 +71,17 @@ class RunDisk:
         if time.monotonic() < self._looked_at + _LOOK_EVERY_S:
             return ""
         self._looked_at = time.monotonic()
-        if self.is_in_place:
-            self._is_told = False
-            self._keep()
-            return ""
-        if self._is_back():
+        before, self._told = self._told, self._news()
+        return "" if self._told == before else self._told
+
+    def _news(self) -> str:
+        if not self.is_in_place and self._is_back():
             self._place = identity_of(self.run.folder)
+        if self.is_in_place:
+            self._keep()
             return ""
         if mount_point_of(self.run.folder) == self._mount:
             return self._made_again()
-        told, self._is_told = self._is_told, True
-        if told:
-            return ""
         return f"{self.run.folder} is gone, its disk with it: what is to be saved waits for it"
 
     def _keep(self) -> None:
@@ -112,7 +113,7 @@ class RunDisk:
     def _made_again(self) -> str:
         """Make the folder again, beside another run that has its name by now.
 
-        Raises nothing: what cannot be made now is made at the next look.
+        What cannot be made now is made at the next look.
         """
         before = self.run.folder
         try:
@@ -123,15 +124,13 @@ class RunDisk:
             self.close()
             self._lock = _held(self.run)
             _go_on_in(self.run.log_file, log_file)
-        except OSError as error:
-            return f"{before} was removed, and cannot be made again: {error.strerror}"
+        except (OSError, RunFolderError) as error:
+            self.run.folder = before
+            return f"{before} was removed, and cannot be made again: {error}"
         self._place = identity_of(folder)
         self.made_again += 1
         again = "is made again" if folder == before else f"has another run in it: see {folder}"
-        return (
-            f"{before} was removed while it was trained in, and {again}. The best model was in it: "
-            "the next validation begins a new one"
-        )
+        return f"{before} was removed while the run was under way, and {again}"
 
 
 def _free_folder(before: Path) -> Path:

@@ -1,6 +1,7 @@
 """One run's folder: makes it, names every file in it, tells its outcome."""
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -48,7 +49,7 @@ from emcfsys_engine.run.records import (
     versions_here,
     with_paths,
 )
-from emcfsys_engine.settings import own_key
+from emcfsys_engine.settings import own_key, rescue_home
 
 _HERE = "./"  # of a path in the project's folder, in run.json
 
@@ -144,6 +145,12 @@ class Run:
     def previews_folder(self) -> Path:
         """Small pictures made at validations."""
         return self.folder / "previews"
+
+    @property
+    def rescue_folder(self) -> Path:
+        """Where its models and checkpoint go when its own disk takes nothing until the end."""
+        digest = hashlib.blake2b(os.fsencode(self.folder), digest_size=4).hexdigest()
+        return rescue_home() / f"{self.id}-{digest}"
 
     def record(self) -> RunRecord:
         """Read run.json.

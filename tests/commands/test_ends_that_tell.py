@@ -167,7 +167,14 @@ def test_an_export_that_cannot_be_written_is_refused_before_the_work(project: Pa
     assert "cannot be written" in str(done.exception)
 
 
-@pytest.mark.parametrize(("work", "code"), [("print('x') or 3", 3), ("open('/none/x')", 1)])
+@pytest.mark.parametrize(
+    ("work", "code"),
+    [
+        ("print('x') or 3", 3),
+        ("[print('x' * 9000, flush=True) for _ in range(9)] and 4", 4),  # it goes on working
+        ("open('/none/x')", 1),
+    ],
+)
 def test_a_log_on_a_full_disk_takes_no_exit_code_away(work: str, code: int) -> None:
     words = f"from emcfsys_engine.files import exit_with; exit_with(lambda words: {work}, [])"
     with Path("/dev/full").open("wb") as full:

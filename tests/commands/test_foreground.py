@@ -86,3 +86,20 @@ def _nothing_is_left(run: Run) -> bool:
     assert held_by is not None
     _true(lambda: not descendants(held_by.token))
     return not run.is_alive()
+
+
+def test_it_says_when_the_runs_folder_leaves_and_comes_back_and_hears_who_ends_it(
+    deaf: "tuple[Run, subprocess.Popen[str]]",
+) -> None:
+    run, process = deaf
+    assert process.stderr is not None
+    with process.stderr as said:
+        away = run.folder.rename(run.folder.with_name("away"))
+        assert "was removed, or its disk is away" in said.readline()
+        away.rename(run.folder)
+        assert "is there again" in said.readline()
+        away = run.folder.rename(away)
+        assert "was removed" in said.readline()
+        process.send_signal(signal.SIGINT)  # no word can be left in the folder
+        assert process.wait(30) in (1, 130)
+        assert "Traceback" not in said.read()

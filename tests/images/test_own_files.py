@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emcfsys_engine.images.own_files import digest_of, is_content
+from emcfsys_engine.images.own_files import digest_of, is_content, is_other_file
 
 CONTENT = bytes(range(256)) * 1000
 
@@ -59,3 +59,19 @@ def test_a_pipe_in_an_images_place_is_never_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a")
     with pytest.raises(OSError, match="is a pipe"):
         digest_of(tmp_path / "a", 1 << 20)
+
+
+def test_a_folder_a_pipe_or_the_image_itself_is_no_mask_that_is_there(tmp_path: Path) -> None:
+    image, mask = tmp_path / "in.png", tmp_path / "a.png"
+    image.write_bytes(b"image")
+    assert not is_other_file(mask, image)
+    mask.mkdir()
+    assert not is_other_file(mask, image)
+    (mask / "zarr.json").touch()
+    assert is_other_file(mask, image)
+    os.mkfifo(tmp_path / "b.png")
+    assert not is_other_file(tmp_path / "b.png", image)
+    (tmp_path / "c.png").write_bytes(b"image")
+    assert not is_other_file(tmp_path / "c.png", image)
+    (tmp_path / "d.png").write_bytes(b"mask!")
+    assert is_other_file(tmp_path / "d.png", image)

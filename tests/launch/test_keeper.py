@@ -289,3 +289,9 @@ def test_a_lock_that_names_a_process_of_somebody_else_kills_nothing(run: Run) ->
     finally:
         bystander.kill()
         bystander.wait()
+
+
+def test_how_a_worker_ended_is_not_written_into_another_runs_folder(run: Run) -> None:
+    taken = 'echo "{\\"token\\": \\"of another run\\"}" > "$0/start.json"; exit 7'
+    assert start.start(run, worker=["sh", "-c", taken]).wait() == 7
+    assert run.exit_record() is None

@@ -87,7 +87,7 @@ def test_a_runs_folder_that_is_removed_under_its_training_is_made_again(
     at_steps(monkeypatch, {4: lambda: remove(gone), 7: lambda: lives.append(run.is_alive())})
     assert run_here(run) == 0
     everything_is_there(run)
-    assert "was removed while it was trained in, and is made again" in warnings_of(run)
+    assert "was removed while the run was under way, and is made again" in warnings_of(run)
     assert run.record_file.read_bytes() == before
     assert run.plan_file.exists()
     assert lives == [True]  # nobody else may resume it meanwhile
@@ -170,10 +170,11 @@ def test_nothing_is_written_where_the_disk_is_away_and_all_of_it_when_it_is_back
         assert "is gone, its disk with it: what is to be saved waits for it" in warnings_of(run)
 
 
-def test_who_is_asked_to_end_waits_for_no_disk(
-    project_folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_who_is_asked_to_end_waits_for_no_disk_and_what_was_done_is_kept_elsewhere(
+    project_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(checkpoint, "_LAST_TRIES_S", 0.5)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     place = project_folder / "runs"
     with mounted(place, "200m"):
         run = training(project_folder)
@@ -187,3 +188,5 @@ def test_who_is_asked_to_end_waits_for_no_disk(
         assert run_here(run) == 130
         writable(place)
         assert run.state() == "cancelled"
+        state = checkpoint.read_checkpoint(run.rescue_folder / run.checkpoint_file.name)[1]
+        assert state.step == 4

@@ -30,7 +30,7 @@ FORMAT = 1
 _KEY = "emcfsys_training"
 _RETRY_S = 2.0  # between two tries of what could not be written
 _LOOK_EVERY_S = 0.5
-_LAST_TRIES_S = 20.0  # for a disk that is away when we were asked to end
+_LAST_TRIES_S = 10.0  # for a disk that is away when we were asked to end
 
 
 class TrainState(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,7 +180,7 @@ class BackgroundWriter:
             time.sleep(_LOOK_EVERY_S)
             self._try_kept()
         for job, error in self._kept.values():
-            self._done.put(partial(job.on_done, error))
+            self._done.put(partial(job.on_done, self._rescued(job, error)))
 
     def _next(self) -> "_Job | None":
         while True:
@@ -188,6 +188,17 @@ class BackgroundWriter:
                 return self._jobs.get(timeout=_RETRY_S if self._kept else None)
             except queue.Empty:
                 self._try_kept()
+
+    def _rescued(self, job: "_Job", error: OSError) -> OSError:
+        """Write a file among the user's own, at last; return the error, with where it is."""
+        folder = self._disk.run.rescue_folder
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_whole(folder / job.name, job.make_bytes())
+        except (OSError, RuntimeError):  # no home, or it is on that very disk
+            return error
+        print(f"{job.name} is kept in {folder}", flush=True)
+        return OSError(error.errno, f"{error.strerror}. It is kept in {folder}", job.name)
 
     def _waits(self, patience: float) -> bool:
         if any(is_full(error) for _, error in self._kept.values()):
@@ -301,7 +312,8 @@ class Saver:
 
         def on_done(error: Exception | None) -> None:
             if error is not None:
-                raise RunFailedError(f"the final model could not be saved: {error}")
+                why = (isinstance(error, OSError) and error.strerror) or error
+                raise RunFailedError(f"the final model could not be saved: {why}")
             self._emit(CheckpointSaved(step=card.step, role="final", file=file.name))
 
         self._save_model(file, card, "final model", on_done)
@@ -336,10 +348,14 @@ class Saver:
         """
         self._writer.poll()
         before = self._disk.made_again
-        if told := self._disk.look():
+        told = self._disk.look()
+        was_lost = self._disk.made_again > before
+        if was_lost:
+            told += ". The best model was in it: the next validation begins a new one"
+        if told:
             print(told, flush=True)
             self._emit(WarningGiven(message=told))
-        return self._disk.made_again > before
+        return was_lost
 
     def wait(self) -> None:
         """Wait until everything asked for is on the disk, and go on."""

@@ -357,6 +357,8 @@ _SIDE_PX = 900
 
 def previews(run: Run, events: Sequence[AnyEvent], best_step: int | None) -> str:
     """Return pictures of the run's previews folder: of the best step, the last, and on the way."""
+    if run.previews_folder.is_symlink():  # to pictures of somebody's, which none made here
+        return ""
     try:
         found = [file for file in run.previews_folder.iterdir() if _is_picture(file)]
     except (FileNotFoundError, NotADirectoryError):

@@ -18,7 +18,7 @@ from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.status import status_of
 from emcfsys_engine.learn.inference.files import find_inputs
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run.events import ImageFailed, WarningGiven, WatchState
+from emcfsys_engine.run.events import ImageDone, ImageFailed, WarningGiven, WatchState
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import PredictRequest
 from tests.learn.hot import Hot, images_and_masks_agree, states_of
@@ -263,3 +263,18 @@ def test_a_folder_that_is_mounted_twice_is_still_one(hot: Hot, model_file: Path)
                 child.join(120)
     assert hot.masks() == ["a.png"]
     assert (hot.incoming / "a.png").read_bytes() == original
+
+
+def test_a_watch_whose_runs_are_removed_tells_of_every_image_all_the_same(hot: Hot) -> None:
+    run = hot.new_run()
+    with forked(run) as child:
+        hot.image("0.png", 0)
+        wait_for(lambda: len(read_ledger(hot.output)) == 1, child, run)
+        shutil.rmtree(run.folder.rename(hot.folder / "removed"))
+        wait_for(lambda: run.record_file.exists() and run.is_alive(), child, run)
+        hot.image("1.png", 1)
+        wait_for(lambda: len(read_ledger(hot.output)) == 2, child, run)
+        wait_for(
+            lambda: len([e for e in run.events() if isinstance(e, ImageDone)]) == 2, child, run
+        )
+    images_and_masks_agree(hot, 2)
