@@ -23,7 +23,7 @@ ToolsScreen, ToolScreen { align: center middle; background: $background 60%; }
 ToolsScreen .dialog, ToolScreen .dialog { width: 94%; max-width: 100; max-height: 96%; }
 ToolScreen VerticalScroll { height: auto; max-height: 14; margin: 1 0; }
 ToolScreen #tool-command { color: $dim; }
-ToolScreen FormLine Input { width: 1fr; background: $background; }
+ToolScreen FormLine Input { width: 1fr; margin: 0; padding: 0; background: $background; }
 ToolScreen FormLine .field-remark { width: 2; }
 """
 

@@ -15,7 +15,7 @@ from emcfsys_tui.widgets.list import Column, Row, Rows
 
 _COLUMNS = (
     Column(title="", width=1),
-    Column(title="file", width=22, cut="start"),
+    Column(title="file", width=14, wide=22, cut="start"),
     Column(title="what", scrolls=True),
 )
 _NAMES = re.compile(r'"[^"]*"|\'[^\']*\'|\S*/\S+')

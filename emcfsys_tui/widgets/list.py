@@ -231,7 +231,8 @@ class Rows(ScrollView, can_focus=True):
             style += self.get_component_rich_style(f"rows--{row.tone}", partial=True)
         if place == self.cursor:
             name = "rows--cursor" if self.has_focus else "rows--blurred"
-            style = base if row.tone == "dim" else style  # no dim word on the cursor's paper
+            if row.tone == "dim" or self.app.current_theme.ansi:  # no such word on its paper
+                style = base
             style += self.get_component_rich_style(name, partial=True)
         here = ("▸" if self.has_focus else "▹") if place == self.cursor else " "
         mark = "■" if row.key in self.marked else here
@@ -363,7 +364,7 @@ IMAGE_COLUMNS = (
     Column(title="", width=1),
     Column(title="", width=1),
     Column(title="image", cut="middle"),
-    Column(title="labels", width=16, wide=24, cut="end", hide_below=42),
+    Column(title="labels", width=14, wide=24, cut="end", hide_below=42),
     Column(title="split", width=5),
     Column(title="px", width=10, right=True, hide_below=46),
     Column(title="nm", width=6, right=True, hide_below=66),

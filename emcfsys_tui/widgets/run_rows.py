@@ -17,7 +17,6 @@ RUN_COLUMNS = (
     Column(title="best", width=6, right=True),
     Column(title="at step", width=8, right=True, hide_below=90),
     Column(title="step", width=14, right=True),
-    Column(title="", width=8, hide_below=84),
     Column(title="rate", width=11, right=True, hide_below=100),
     Column(title="left", width=7, right=True),
     Column(title="network", cut="middle", hide_below=70),
@@ -81,11 +80,11 @@ def run_row(run: RunRow, state: str, letter: str) -> Row:
             "–" if run.score is None else f"{run.score:.3f}",
             "" if run.best_step is None else f"{run.best_step:,}",
             f"{run.step:,}{total}" if run.step else "",
-            _progress_bar(run),
             run.rate,
             "" if run.seconds_left is None else span(run.seconds_left),
             f"fold {run.fold} · {run.network}" if run.fold else run.network or run.does,
             (f"{run.group} · " if run.group else "") + reason_words(run.reason)
+            or _progress_bar(run)
             or day_clock(run.created),
         ),
         tone=tone if state not in ("done", "cancelled") else "",
@@ -93,11 +92,11 @@ def run_row(run: RunRow, state: str, letter: str) -> Row:
 
 
 def _progress_bar(run: RunRow) -> str:
-    """Return how far a run is that has an end, in eight cells."""
+    """Return how far a run is that has an end, in ten cells."""
     if not run.total_steps or run.seconds_left is None:
         return ""
-    done = round(8 * min(1.0, run.step / run.total_steps))
-    return "▓" * done + "░" * (8 - done)
+    done = round(10 * min(1.0, run.step / run.total_steps))
+    return "▓" * done + "░" * (10 - done)
 
 
 def folds_words(group: str, folds: Sequence[RunRow]) -> str:

@@ -165,7 +165,7 @@ async def test_folds_are_shown_and_drawn_together(demo: Path) -> None:
         say(run, validation(20, 0.5 + run.record().fold / 10), RunFinished(reason="steps", step=20))
     made_run(demo)
     async with opened(demo, "3", size=(140, 40)) as pilot:
-        await until(pilot, lambda: "fold 2 · une" in screen_text(pilot))
+        await until(pilot, lambda: "fold 2 · unet/" in screen_text(pilot))
         pane = pilot.app.screen.query_one(RunsPane)
         await pilot.press("down", "F")
         await until(pilot, lambda: pane.drawn == ("run-0002", "run-0001"))

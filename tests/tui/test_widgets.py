@@ -140,7 +140,7 @@ async def test_a_legend_is_never_cut_where_there_is_room() -> None:
         names = ("mean", "membrane", "mitochondrion")
         chart.curves = tuple(replace(_curve([0.1, 0.2]), name=name) for name in names)
         await pilot.pause()
-        assert all(f"● {name} " in chart.render_line(0).text for name in names)
+        assert all(f"● {name}" in chart.render_line(0).text for name in names)
 
 
 async def test_a_picture_is_grey_half_blocks_in_few_bytes() -> None:
