@@ -2,7 +2,7 @@
 # All that only a GPU can tell, in six minutes on one card of a bare machine. From the repository's
 # root; the wheels of gpu_wheels.txt lie in .whl (or WHEELS=folder). Every check has a process and a
 # limit of its own: one that fails hides none. Prints a table: PASS, FAIL, or a number.
-#   bash tests/bench/gpu.sh [tests|again|commands|speed] ...    (tests, commands, speed without a word)
+#   bash tests/bench/gpu.sh [tests|again|commands|speed|predictions] ...    (tests, commands, speed without a word)
 set -u
 wheels=${WHEELS:-.whl} site=${SITE:-/tmp/emcfsys-site} work=$(mktemp -d)
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONWARNINGS=ignore
@@ -87,9 +87,17 @@ speed() {  # one after the other, alone on the card
   KEEP=1 check 40 inference-many python3 -m tests.bench.inference_speed --backbone resnet34 --many --number 1500
   check 60 host python3 -m tests.bench.gpu_checks host
   KEEP=4 check 60 inference-big python3 -m tests.bench.inference_speed --backbone resnet34 --big --side 16000 --minutes 0.3
-  check 40 small python3 -m tests.bench.gpu_checks small
-  check 30 probe python3 -m tests.bench.gpu_checks probe
+  check 70 small python3 -m tests.bench.gpu_checks small
+  check 60 probe python3 -m tests.bench.gpu_checks probe
   check 40 shapes python3 -m tests.bench.gpu_checks shapes
+}
+
+predictions() {  # of the timings those that a change of the predictions needs
+  KEEP=6 check 60 inference python3 -m tests.bench.gpu_checks inference
+  KEEP=9 check 60 inference-4096 python3 -m tests.bench.inference_speed --backbone resnet34 --side 4096 --rounds 3
+  KEEP=1 check 40 inference-many python3 -m tests.bench.inference_speed --backbone resnet34 --many --number 1500
+  check 70 small python3 -m tests.bench.gpu_checks small
+  check 60 probe python3 -m tests.bench.gpu_checks probe
 }
 
 nvidia-smi -L 2>/dev/null
