@@ -23,6 +23,7 @@ from emcfsys_engine.errors import InputError, OutputError, WatchedError, printab
 from emcfsys_engine.files import (
     DiskFullError,
     file_system_of,
+    identity_of,
     is_network,
     open_own,
     remedy_of,
@@ -166,7 +167,7 @@ class Ledger:
         _close_all(self._locks)
         self._locks = locks
         self._connection = self._opened()
-        self._place = (_identity(self.output), _identity(self.file))
+        self._place = (identity_of(self.output), identity_of(self.file))
         self.id = _id_of(self._connection, self.file)
         self.device = self._place[0][0] if self._place[0] else 0
 
@@ -188,7 +189,7 @@ class Ledger:
     @property
     def is_in_place(self) -> bool:
         """Tell whether the ledger still lies where it was opened: its disk is not gone."""
-        return (_identity(self.output), _identity(self.file)) == self._place
+        return (identity_of(self.output), identity_of(self.file)) == self._place
 
     def make_again(self, entries: Iterable[Entry]) -> None:
         """Open the ledger where it is now, and write what is known where it knows nothing.
@@ -364,15 +365,7 @@ def _close_all(descriptors: Iterable[int]) -> None:
 
 def _is_same(descriptor: int, place: Path) -> bool:
     status = os.fstat(descriptor)
-    return (status.st_dev, status.st_ino) == _identity(place)
-
-
-def _identity(place: Path) -> tuple[int, int] | None:
-    try:
-        status = os.stat(place)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+    return (status.st_dev, status.st_ino) == identity_of(place)
 
 
 def _read(connection: sqlite3.Connection, order: str) -> Iterator[Entry]:

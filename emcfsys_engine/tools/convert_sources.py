@@ -279,12 +279,9 @@ def output_names(refs: Sequence[ImageRef], root: Path) -> list[str]:
 
 def _bases(path: Path, stem: str, *, is_alone: bool) -> Iterator[str]:
     """Yield names for one image, the best first; each is another one."""
-    if is_alone:
-        yield stem
     whole = str(Path(stem).parent / path.name)
-    yield whole
-    for number in itertools.count(2):
-        yield f"{whole}~{number}"
+    first = [stem, whole] if is_alone else [whole]
+    return itertools.chain(first, (f"{whole}~{number}" for number in itertools.count(2)))
 
 
 def annotated(

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,22 @@ def test_who_is_asked_to_end_waits_for_no_disk_and_what_was_done_is_kept_elsewhe
         assert run.state() == "cancelled"
         state = checkpoint.read_checkpoint(run.rescue_folder / run.checkpoint_file.name)[1]
         assert state.step == 4
+
+
+def test_the_steps_that_a_full_disk_did_not_take_are_kept_elsewhere(
+    project_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    place = project_folder / "runs"
+    with mounted(place, "60m"):
+        run = training(project_folder)
+
+        def fill() -> None:
+            with (place / "ballast").open("wb", buffering=0) as stream, suppress(OSError):
+                while True:
+                    stream.write(bytes(4096))
+
+        at_steps(monkeypatch, {4: fill})
+        assert run_here(run) == 1
+        state = checkpoint.read_checkpoint(run.rescue_folder / run.checkpoint_file.name)[1]
+        assert state.step >= 4

@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -394,7 +395,8 @@ class Saver:
                 "tried again"
             )
             print(message, flush=True)
-            self._emit(WarningGiven(message=message))
+            with suppress(OSError):  # a full disk: whoever emits next hears of it
+                self._emit(WarningGiven(message=message))
 
         self._writer.write(
             _Job(name=file.name, make_bytes=make_bytes, on_done=on_done, on_wait=on_wait)

@@ -3,6 +3,7 @@
 import copy
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -148,6 +149,9 @@ class Trainer:
         self.batches = Batches(self.sampler, self.state.step + 1, self.device)
         try:
             reason = self._loop()
+        except OSError:  # a full disk takes no event
+            self._keep_elsewhere()
+            raise
         finally:
             self.batches.close()
         if reason in ("cancelled", "paused", "terminated"):
@@ -183,6 +187,16 @@ class Trainer:
                     self._wait_for_labels()
             elif saves:
                 self._save_checkpoint()
+
+    def _keep_elsewhere(self) -> None:
+        """Save the steps so far, at last where the run's own disk takes nothing.
+
+        Several processes do not: each would wait for the others, which know nothing of it.
+        """
+        if self.ranks.world == 1:
+            self._save_checkpoint()
+            with suppress(OSError):
+                self.saver.close()
 
     def _takes_up_labels(self) -> bool:
         """Go on with what was labelled since; tell whether anything was."""
