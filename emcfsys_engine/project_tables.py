@@ -249,12 +249,16 @@ class Inference(msgspec.Struct, frozen=True, kw_only=True):
         says(
             "Side of a tile.",
             unit="pixels",
-            unset="as large as the patches, at least 512; smaller where memory is short",
+            unset="as large as the patches, at least 512, up to a quarter longer where that is"
+            " less work; smaller where memory is short",
         ),
     ] = None
     batch: Annotated[
         Annotated[int, Meta(ge=1, le=1024)] | None,
-        says("Tiles at once.", unset="4 (16 on a GPU), or as many as the memory holds"),
+        says(
+            "Tiles at once, of one image or of several small ones.",
+            unset="4 (16 on a GPU), or as many as the memory holds",
+        ),
     ] = None
 
 

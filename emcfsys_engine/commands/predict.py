@@ -93,10 +93,7 @@ def make_prediction(
     files = _files_of(model, also)
     for file in files:
         read_card(file)
-    if options.get("processes", 1) > 1:
-        if options.get("gpus"):
-            raise InputError("--processes", "is for the processor", "Leave it out, or --gpus")
-        options["gpus"] = 0
+    options["gpus"] = _gpus_beside(options.get("gpus"), options.get("processes", 1))
     request = PredictRequest(
         model=str(files[0].absolute()),
         also=tuple(str(file.absolute()) for file in files[1:]),
@@ -220,6 +217,8 @@ def suggest(
     show_default=True,
     help="How far a boundary may lie from the true one (boundary F1).",
 )
+@click.option("--gpus", type=click.IntRange(0, 64), help="One process each; 0: the processor.")
+@click.option("--processes", type=click.IntRange(1, 64), default=1, help="On the processor.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(
     model: Path,
@@ -232,6 +231,8 @@ def evaluate(
     tta: bool,
     overlap: float,
     boundary_px: float,
+    gpus: int | None,
+    processes: int,
     as_json: bool,
 ) -> None:
     """Compare MODEL with a PROJECT's split, or with --images and --masks.
@@ -253,6 +254,8 @@ def evaluate(
         "tta": tta,
         "overlap": overlap,
         "boundary_px": boundary_px,
+        "gpus": _gpus_beside(gpus, processes),
+        "processes": processes,
     }
     if project is not None and images is None and masks is None:
         loaded = load_project(project)
@@ -277,6 +280,15 @@ def _files_of(model: Path, also: Sequence[Path]) -> list[Path]:
         is_run = place.is_dir() or place.parent.name == "runs"
         found += models_of(place) if is_run else [place]
     return list(dict.fromkeys(found))
+
+
+def _gpus_beside(gpus: int | None, processes: int) -> int | None:
+    """Return how many GPUs are meant where several processes compute on the processor: none."""
+    if processes == 1:
+        return gpus
+    if gpus:
+        raise InputError("--processes", "is for the processor", "Leave it out, or --gpus")
+    return 0
 
 
 def _summary(folder: Path, events: list[AnyEvent]) -> dict[str, object]:

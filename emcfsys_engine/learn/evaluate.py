@@ -1,22 +1,19 @@
 """Compare a model file with masks of images it has not seen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import torch
 
-from emcfsys_engine.dataset.deals import Fingerprint, few, full_name
+from emcfsys_engine.dataset.deals import few, full_name
 from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.errors import DataFaults, InputError, printable
-from emcfsys_engine.learn.inference.predictor import Predictor, check_members
-from emcfsys_engine.learn.training.dataset import Dataset
+from emcfsys_engine.learn.evaluate_shares import Task, compared
+from emcfsys_engine.learn.inference.predictor import check_members
 from emcfsys_engine.learn.training.metrics import BOUNDARY_TOLERANCE_PX, Scores
 from emcfsys_engine.learn.training.plan import read_plan
-from emcfsys_engine.learn.training.validation import validate
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Naming, Project, Source
 from emcfsys_engine.run.folder import Run
@@ -56,19 +53,22 @@ def evaluate_project(
     also: Sequence[Path] = (),
     boundary_px: float = BOUNDARY_TOLERANCE_PX,
     as_dealt_now: bool = False,
+    gpus: int | None = None,
+    processes: int = 1,
 ) -> Evaluation:
     """Compare the model with one split of a project ("all" for everything labelled).
 
     The split is that of the model's own training, where that is known; `as_dealt_now`: the one
     that the project would deal today.
     `also` names more model files: an ensemble.
+    `gpus`: one process each, fed from one list; with 0, so many `processes` on the processor.
     Units: `boundary_px` is how far a predicted boundary may lie from the true one.
     Raises: InputError if the project's classes are not the model's, or the split is empty.
     """
-    predictor = Predictor.of((model, *also), tta=tta, overlap=overlap)
-    card = predictor.card
+    card = check_members((model, *also))
     if project.class_names != card.classes or project.class_values != card.class_values:
-        what = f"its classes are {_named(project)}, the model's {', '.join(card.classes)}"
+        its = _named(project.class_names, project.class_values)
+        what = f"its classes are {its}, the model's {_named(card.classes, card.class_values)}"
         raise InputError(project.file, what, "Evaluate with a project of the same classes")
     found = list_samples(project, for_training=False)
     seen = [seen_by(file) for file in (model, *also)]
@@ -81,27 +81,30 @@ def evaluate_project(
     if project.project.pixel_nm is None and card.pixel_nm is not None:
         naming = msgspec.structs.replace(project.project, pixel_nm=card.pixel_nm)
         project = msgspec.structs.replace(project, project=naming)
-    dataset = Dataset(samples, project, predictor.normaliser, channels=predictor.channels)
-    prints = dataset.check()
-    if own is not None and _are_others(prints, seen[0]):
-        options: dict[str, Any] = {
-            "tta": tta,
-            "overlap": overlap,
-            "also": also,
-            "boundary_px": boundary_px,
-        }
-        return evaluate_project(model, project, split, as_dealt_now=True, **options)
-    with torch.inference_mode():
-        result = validate(
-            predictor.forward,
-            dataset,
-            None,
-            device=predictor.device,
-            tiles=predictor.tiles,
-            overlap=overlap,
+    task = Task(
+        models=(model, *also),
+        project=project,
+        samples=tuple(samples),
+        tta=tta,
+        overlap=overlap,
+        boundary_px=boundary_px,
+        gpus=gpus,
+        processes=processes,
+        expected=None if own is None else {**seen[0].train, **seen[0].val},
+    )
+    result, prints = compared(task)
+    if result is None:
+        return evaluate_project(
+            model,
+            project,
+            split,
+            as_dealt_now=True,
             tta=tta,
-            merged=predictor.merged,
+            overlap=overlap,
+            also=also,
             boundary_px=boundary_px,
+            gpus=gpus,
+            processes=processes,
         )
     return Evaluation(
         model=str(model),
@@ -127,13 +130,6 @@ def seen_by(file: Path) -> _Seen:
     if plan is None or card.run != run.id:
         return _Seen(train={}, val={})
     return _Seen(train=dict.fromkeys(plan.train_images, ""), val=dict.fromkeys(plan.val_images, ""))
-
-
-def _are_others(prints: Mapping[str, Fingerprint], seen: _Seen) -> bool:
-    """Tell whether images only have the names of those that the model saw."""
-    known = {**seen.train, **seen.val}
-    pairs = [(known[name], one.image) for name, one in prints.items() if known.get(name)]
-    return bool(pairs) and all(before != now for before, now in pairs)
 
 
 def _own_split(samples: Sequence[Sample], seen: Sequence[_Seen]) -> list[Sample] | None:
@@ -168,6 +164,8 @@ def evaluate_folders(
     overlap: float,
     also: Sequence[Path] = (),
     boundary_px: float = BOUNDARY_TOLERANCE_PX,
+    gpus: int | None = None,
+    processes: int = 1,
 ) -> Evaluation:
     """Compare the model with a folder of images and a folder of their masks or annotations."""
     card = check_members((model, *also))
@@ -200,6 +198,8 @@ def evaluate_folders(
                 overlap=overlap,
                 also=also,
                 boundary_px=boundary_px,
+                gpus=gpus,
+                processes=processes,
             )
         except (DataFaults, InputError) as error:
             faults = faults or error
@@ -234,5 +234,5 @@ def table_of(found: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _named(project: Project) -> str:
-    return ", ".join(project.class_names)
+def _named(names: Sequence[str], values: Sequence[int]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in zip(names, values, strict=True))

@@ -526,6 +526,18 @@ def test_a_run_begun_on_a_processor_goes_on_on_the_gpu(project: Path) -> None:
     assert run_here(run) == 0  # and back, where the GPU is gone
 
 
+def test_a_run_begun_in_bf16_goes_on_in_fp16_on_an_older_gpu(project: Path) -> None:
+    with pretended_gpu():
+        run = _trained(project, "training.steps=2")
+    assert '"precision": "bfloat16"' in run.plan_file.read_text()
+    with pretended_gpu((7, 5)) as seen:
+        run.write_record(_with(run, load_project(project, ("training.steps=3",))))
+        assert run_here(run) == 0
+        assert seen.conv_dtypes[torch.float16] and not seen.conv_dtypes[torch.bfloat16]
+    told = [e.message for e in run.events() if isinstance(e, WarningGiven)]
+    assert told[0].startswith("Begun in bf16, goes on in float16: this GPU computes fp16 fast")
+
+
 def test_what_a_validation_meets_costs_no_step(
     project_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

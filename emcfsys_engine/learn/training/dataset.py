@@ -5,7 +5,7 @@ N patches, C channels, H and W pixels, M pixels of a crop (a patch and the margi
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -215,7 +215,7 @@ class Dataset:
         labels = None if pixels is None else self._spool.keep(item.labels)
         return None if labels is None else replace(item, pixels=pixels, labels=labels)
 
-    def check(self) -> dict[str, Fingerprint]:
+    def check(self, indices: Iterable[int] | None = None) -> dict[str, Fingerprint]:
         """Read every item once, so that a bad file ends the run before its first step.
 
         Returns what tells, by its name, whether an image or its labels changed.
@@ -223,7 +223,7 @@ class Dataset:
         """
         faults: list[InputError] = []
         prints: dict[str, Fingerprint] = {}
-        for index in range(len(self)):
+        for index in range(len(self)) if indices is None else indices:
             try:
                 self._read(index, prints)
             except DataFaults as several:

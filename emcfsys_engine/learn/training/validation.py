@@ -5,12 +5,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
+from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.images.writers import PngWriter
 from emcfsys_engine.learn.device import autocast
 from emcfsys_engine.learn.gpu_faults import free_cached_memory, is_out_of_memory
@@ -29,7 +31,7 @@ from emcfsys_engine.learn.training.metrics import (
 )
 from emcfsys_engine.learn.training.setup import TrainingSetup
 from emcfsys_engine.model_card import ModelCard
-from emcfsys_engine.project import UNLABELLED
+from emcfsys_engine.project import UNLABELLED, Project
 from emcfsys_engine.run.events import PreviewSaved, ValidationDone, WarningGiven
 
 
@@ -77,16 +79,60 @@ def validate(
     channels of an ensemble into those of the classes.
     """
     ranks = ranks or Ranks()
-    names = dataset.project.class_names
-    sources = sorted({sample.source for sample in dataset.samples})
-    counts_SCC = torch.zeros(len(sources), len(names), len(names), dtype=torch.int64)
-    edges_SC4 = torch.zeros(len(sources), len(names), 4, dtype=torch.int64)
-    found_3I = torch.zeros(3, len(dataset), dtype=torch.float64)
-
-    for index, found in _looked_at(
+    found = compare(
         forward,
         dataset,
         ranks.block(len(dataset)),
+        loss,
+        device=device,
+        tiles=tiles,
+        overlap=overlap,
+        tta=tta,
+        boundary_px=boundary_px,
+        on_image=on_image,
+        merged=merged,
+    )
+    total = Compared(*(ranks.sum(each) for each in found))
+    return validation_of(total, dataset.project, dataset.samples)
+
+
+class Compared(NamedTuple):
+    """What was found in some images; that of several processes is added up.
+
+    Shapes: counts S×C×C and edges S×C×4 of each source; loss, whether any, and confidence of
+    each of all I images, 0 for those that others looked at.
+    """
+
+    counts_SCC: Tensor
+    edges_SC4: Tensor
+    numbers_3I: Tensor
+
+
+def compare(
+    forward: Callable[[Tensor], Tensor],
+    dataset: Dataset,
+    indices: Iterable[int],
+    loss: Loss | None,
+    *,
+    device: torch.device,
+    tiles: Tiles,
+    overlap: float,
+    tta: bool,
+    boundary_px: float,
+    on_image: Callable[[int, Tensor], None] | None = None,
+    merged: Callable[[Tensor], Tensor] | None = None,
+) -> Compared:
+    """Predict some images of a data set and compare; the parameters are those of `validate`."""
+    names, sources = dataset.project.class_names, _sources_of(dataset.samples)
+    found = Compared(
+        torch.zeros(len(sources), len(names), len(names), dtype=torch.int64),
+        torch.zeros(len(sources), len(names), 4, dtype=torch.int64),
+        torch.zeros(3, len(dataset), dtype=torch.float64),
+    )
+    for index, one in _looked_at(
+        forward,
+        dataset,
+        indices,
         lambda item: _Comparison(item, loss, len(names), boundary_px, device),
         tiles=tiles,
         overlap=overlap,
@@ -94,16 +140,20 @@ def validate(
         merged=merged or (lambda logits: logits),
     ):
         if on_image is not None:
-            on_image(index, found.best_HW)
+            on_image(index, one.best_HW)
         source = sources.index(dataset.samples[index].source)
-        counts_SCC[source] += found.counts_CC.cpu()
-        edges_SC4[source] += found.edges_C4.cpu()
-        found_3I[:, index] = found.numbers_3.cpu()
-    counts_SCC, edges_SC4, found_3I = (
-        ranks.sum(each) for each in (counts_SCC, edges_SC4, found_3I)
-    )
-    losses = found_3I[0][found_3I[1] > 0].tolist()
-    places = [dataset.project.data[source].images for source in sources]
+        found.counts_SCC[source] += one.counts_CC.cpu()
+        found.edges_SC4[source] += one.edges_C4.cpu()
+        found.numbers_3I[:, index] = one.numbers_3.cpu()
+    return found
+
+
+def validation_of(found: Compared, project: Project, samples: Sequence[Sample]) -> Validation:
+    """Return the scores of what was found in all images of a data set."""
+    names, sources = project.class_names, _sources_of(samples)
+    counts_SCC, edges_SC4, numbers_3I = found
+    losses = numbers_3I[0][numbers_3I[1] > 0].tolist()
+    places = [project.data[source].images for source in sources]
     of_place = {
         place: [index for index, other in enumerate(places) if other == place] for place in places
     }
@@ -114,8 +164,12 @@ def validate(
             for place, own in of_place.items()
         },
         loss=sum(losses) / len(losses) if losses else 0.0,
-        confidence=tuple(found_3I[2].tolist()),
+        confidence=tuple(numbers_3I[2].tolist()),
     )
+
+
+def _sources_of(samples: Sequence[Sample]) -> list[int]:
+    return sorted({sample.source for sample in samples})
 
 
 class _Comparison:

@@ -100,6 +100,7 @@ def _with_crew(
     return said
 
 
+@pytest.mark.long
 def test_a_process_that_is_killed_gives_its_images_back_and_is_told(
     images: Path, model_file: Path
 ) -> None:

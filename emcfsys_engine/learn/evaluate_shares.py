@@ -1,0 +1,180 @@
+"""An evaluation's images, compared by this process or shared out to several: one a GPU.
+
+Several take images from one list, a few at a time. What they read, find and refuse is added up as
+if one had done it; those of a process that dies are done again by others.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+
+import torch
+
+from emcfsys_engine.dataset.deals import Fingerprint
+from emcfsys_engine.dataset.splits import Sample
+from emcfsys_engine.errors import DataFaults, InputError, RunFailedError
+from emcfsys_engine.learn.device import choose_device, choose_threads
+from emcfsys_engine.learn.inference.predictor import Predictor
+from emcfsys_engine.learn.training.dataset import Dataset
+from emcfsys_engine.learn.training.validation import Compared, Validation, compare, validation_of
+from emcfsys_engine.project import Project
+
+_MOST_STARTS = 3  # what kills processes again and again is no accident
+_PARTS = 4  # of each process's images: who is faster takes more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is compared with what."""
+
+    models: tuple[Path, ...]
+    project: Project
+    samples: tuple[Sample, ...]
+    tta: bool
+    overlap: float
+    boundary_px: float
+    gpus: int | None = None
+    processes: int = 1
+    # Digests of images that the model saw, by their names: where none agrees these are others.
+    expected: Mapping[str, str] | None = None
+
+    @property
+    def num_processes(self) -> int:
+        """How many processes share the images out."""
+        return min(self.gpus or self.processes, len(self.samples))
+
+    def are_others(self, prints: Mapping[str, Fingerprint]) -> bool:
+        """Tell whether images only have the names of those that the model saw."""
+        known = self.expected or {}
+        pairs = [(known[name], one.image) for name, one in prints.items() if known.get(name)]
+        return bool(pairs) and all(before != now for before, now in pairs)
+
+
+@dataclass(kw_only=True)
+class _Part:
+    """What one process found in some images. Faults: where, what, remedy."""
+
+    found: Compared | None = None
+    prints: dict[str, Fingerprint] = field(default_factory=dict)
+    faults: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+class _Share:
+    """The models and the images in one process."""
+
+    def __init__(self, task: Task, gpus: int | None) -> None:
+        self._task = task
+        self._predictor = Predictor.of(task.models, tta=task.tta, overlap=task.overlap, gpus=gpus)
+        self.dataset = Dataset(
+            task.samples,
+            task.project,
+            self._predictor.normaliser,
+            processes=task.num_processes,
+            channels=self._predictor.channels,
+        )
+
+    def compared(self, indices: Sequence[int]) -> Compared:
+        """Predict some of the images, and compare."""
+        task, predictor = self._task, self._predictor
+        with torch.inference_mode():
+            return compare(
+                predictor.forward,
+                self.dataset,
+                indices,
+                None,
+                device=predictor.device,
+                tiles=predictor.tiles,
+                overlap=task.overlap,
+                tta=task.tta,
+                boundary_px=task.boundary_px,
+                merged=predictor.merged,
+            )
+
+
+def compared(task: Task) -> tuple[Validation | None, dict[str, Fingerprint]]:
+    """Return what was found, and what tells images apart; nothing is found in others' images.
+
+    Raises: DataFaults with every fault of images and labels; RunFailedError when processes die.
+    """
+    if task.num_processes > 1:
+        return _by_several(task)
+    share = _Share(task, None if task.gpus is None else min(1, task.gpus))
+    prints = share.dataset.check()
+    if task.are_others(prints):
+        return None, prints
+    found = share.compared(range(len(task.samples)))
+    return validation_of(found, task.project, task.samples), prints
+
+
+def _by_several(task: Task) -> tuple[Validation | None, dict[str, Fingerprint]]:
+    choose_device(task.gpus)  # so many there are, or it is said
+    every = range(len(task.samples))
+    step = max(1, len(every) // (_PARTS * task.num_processes))
+    waiting = [every[first : first + step] for first in every[::step]]
+    parts: list[_Part] = []
+    for _ in range(_MOST_STARTS):
+        waiting = _done_by_pool(task, waiting, parts)
+        if not waiting:
+            break
+        print(f"a process of this evaluation ended: {len(waiting)} parts go back", file=sys.stderr)
+    else:
+        raise RunFailedError("processes of this evaluation end again and again: is memory short?")
+    if faults := [InputError(*each) for part in parts for each in part.faults]:
+        raise DataFaults(sorted(faults, key=str))
+    prints = {name: one for part in parts for name, one in part.prints.items()}
+    prints = {sample.name: prints[sample.name] for sample in task.samples}
+    if task.are_others(prints):
+        return None, prints
+    found = [part.found for part in parts if part.found is not None]
+    total = Compared(*(torch.stack(each).sum(dim=0) for each in zip(*found, strict=True)))
+    return validation_of(total, task.project, task.samples), prints
+
+
+def _done_by_pool(task: Task, waiting: Sequence[range], parts: list[_Part]) -> list[range]:
+    """Add what processes find in parts of the images; return those left by one that died."""
+    left: list[range] = []
+    context = multiprocessing.get_context("spawn")
+    numbers: SimpleQueue[int] = context.SimpleQueue()
+    for number in range(task.num_processes):
+        numbers.put(number)
+    with ProcessPoolExecutor(
+        task.num_processes, context, initializer=_begin, initargs=(task, numbers)
+    ) as pool:
+        under_way = {pool.submit(_look, part): part for part in waiting}
+        for future in as_completed(under_way):
+            try:
+                parts.append(future.result())
+            except BrokenProcessPool:
+                left.append(under_way[future])
+    return left
+
+
+_here: list[_Share] = []  # of one of several processes: what it began with
+
+
+def _begin(task: Task, numbers: "SimpleQueue[int]") -> None:
+    """Begin one of several processes: on a GPU of its own, which is all that it sees."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    number = numbers.get()
+    if task.gpus:
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        os.environ["CUDA_VISIBLE_DEVICES"] = given.split(",")[number] if given else str(number)
+    torch.set_num_threads(choose_threads(task.project.compute.threads, task.num_processes))
+    _here.append(_Share(task, 1 if task.gpus else 0))
+
+
+def _look(indices: range) -> _Part:
+    share, part = _here[0], _Part()
+    try:
+        part.prints = share.dataset.check(indices)
+        part.found = share.compared(indices)
+    except DataFaults as several:
+        part.faults = [(str(one.where), one.what, one.remedy) for one in several.faults]
+    return part
