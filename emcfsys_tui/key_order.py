@@ -56,6 +56,8 @@ class OrderedKeysApp(App[None]):
         if event.is_forwarded or not isinstance(event, events.Key | events.Paste):
             await super().on_event(event)
             return
+        if isinstance(event, events.Paste):
+            event = events.Paste(_plain(event.text))
         self._typed.append(event)
         if len(self._typed) == 1:
             await self._handle_first()
@@ -87,3 +89,8 @@ class OrderedKeysApp(App[None]):
             self._typed.popleft()
             if self._typed:
                 await self._handle_first()
+
+
+def _plain(text: str) -> str:
+    """Return what was pasted without what would steer the terminal that shows it."""
+    return "".join(c for c in text if c.isprintable() or c in "\n\t")

@@ -1,5 +1,6 @@
 """The plain values that the engine link hands to screens and widgets."""
 
+import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
@@ -9,6 +10,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 _BLOCK = 64
+_LARGEST = 1e30
 
 
 class ColumnOfSeries(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +33,14 @@ class Series:
         self._sums = array("d")
 
     def extend(self, xs: Iterable[float], ys: Iterable[float]) -> None:
-        """Append points; their x must not be below the last one's."""
+        """Append points; their x must not be below the last one's.
+
+        What no chart can show (1e309 in a file reads as infinity) is left out.
+        """
+        xs, ys = list(xs), list(ys)
+        if ys and not (min(ys) > -_LARGEST and max(ys) < _LARGEST and math.isfinite(sum(ys))):
+            pairs = [(x, y) for x, y in zip(xs, ys, strict=True) if abs(y) < _LARGEST]
+            xs, ys = [x for x, _ in pairs], [y for _, y in pairs]
         self.xs.extend(xs)
         self.ys.extend(ys)
         while (len(self._lows) + 1) * _BLOCK <= len(self.ys):

@@ -23,11 +23,23 @@ class Forecaster:
         self.folder = folder
         self._child: subprocess.Popen[bytes] | None = None
 
-    def read(self, overrides: tuple[str, ...]) -> Forecast:
-        """Return plan, time and errors of a training with these settings."""
+    def read(self, overrides: tuple[str, ...]) -> Forecast | None:
+        """Return plan, time and errors of a training with these settings.
+
+        None: it was asked again meanwhile, and this child ended for the sake of the newer one.
+        """
+        mine: list[subprocess.Popen[bytes]] = []
         settings = [word for one in overrides for word in ("--set", one)]
         command = ["plan", str(self.folder), "--json", *settings]
-        done = run_command(command, is_look=True, on_start=self._keep)
+
+        def keep(child: "subprocess.Popen[bytes]") -> None:
+            self.end()
+            self._child = child
+            mine.append(child)
+
+        done = run_command(command, is_look=True, on_start=keep)
+        if mine[0] is not self._child:
+            return None
         try:
             found: dict[str, Any] = msgspec.json.decode(done.out)
         except msgspec.DecodeError:
@@ -43,10 +55,6 @@ class Forecaster:
         """End the child: nobody waits for its answer."""
         if self._child is not None:
             self._child.kill()
-
-    def _keep(self, child: "subprocess.Popen[bytes]") -> None:
-        self.end()
-        self._child = child
 
 
 _names: dict[str, frozenset[str]] = {}  # by timm's version

@@ -60,6 +60,11 @@ class RunCharts(Vertical):
             yield Chart("memory GB", id="memory", decimals=1)
             yield Chart("GPU memory GB", id="gpu-memory", decimals=1)
 
+    @property
+    def stands(self) -> bool:
+        """Tell whether all its charts are there."""
+        return len(self.query(Chart)) == len(_LINES) + len(_MACHINE)
+
     @on(Chart.Pointed)
     def point_all(self, event: Chart.Pointed) -> None:
         """One cursor over all charts."""

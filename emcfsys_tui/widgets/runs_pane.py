@@ -219,6 +219,9 @@ class RunsPane(RunDeeds):
 
     def on_runs_read(self, event: RunsRead) -> None:
         """Show what was read: one message a batch."""
+        if not self.query_one(RunCharts).stands:
+            self.call_later(self.on_runs_read, event)
+            return
         if not event.is_complete:
             self.look_now()  # the rest
         is_first = not self._runs

@@ -53,8 +53,8 @@ class FormRead(Message, bubble=False):
 class Judged(Message, bubble=False):
     """The engine looked at the form."""
 
-    def __init__(self, verdict: Verdict) -> None:
-        self.verdict = verdict
+    def __init__(self, verdict: Verdict, changes: dict[str, str]) -> None:
+        self.verdict, self.changes = verdict, changes
         super().__init__()
 
 
@@ -119,6 +119,8 @@ class TrainPane(Pane):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._changes: dict[str, str] = {}
+        self._judged: dict[str, str] | None = None  # the changes that the verdict is about
+        self._submits_when_judged = False
         self._submitted: dict[str, str] = {}  # changes that a run keeps
         self._unfolded = False
         self._was_told_of_change = False
@@ -186,7 +188,7 @@ class TrainPane(Pane):
 
     def on_judged(self, event: Judged) -> None:
         """Show each fault at its line, and the command."""
-        self.verdict = event.verdict
+        self.verdict, self._judged = event.verdict, event.changes
         by_key = {fault.key: fault.text for fault in event.verdict.faults}
         lines = {line.field.key: line for line in self.query(FormLine)}
         for key, line in lines.items():
@@ -201,6 +203,9 @@ class TrainPane(Pane):
 
         if not event.verdict.faults:
             self._foresee()
+        if self._submits_when_judged and self._judged == self._settings():
+            self._submits_when_judged = False
+            self.action_submit()
 
     def _foresee(self) -> None:
         """Let a child work out what would happen; it is asked when the typing has paused."""
@@ -215,7 +220,9 @@ class TrainPane(Pane):
             self.run_worker(work, thread=True, group="forecast")
 
     def _read_forecast(self, overrides: tuple[str, ...]) -> None:
-        self.post_message(Foreseen(self._forecaster.read(overrides)))
+        forecast = self._forecaster.read(overrides)
+        if forecast is not None:
+            self.post_message(Foreseen(forecast))
 
     def on_foreseen(self, event: Foreseen) -> None:
         """Show it, if the form still says the same."""
@@ -297,6 +304,10 @@ class TrainPane(Pane):
         """Put the training into the queue."""
         if not self.may_change():
             return
+        if self._judged != self._settings():  # the last letter was typed just now
+            self._submits_when_judged = True
+            self._judge_now()
+            return
         if self.verdict.faults:
             self.page_app.tell("Mend what is marked with ✗ first", "error")
             return
@@ -368,14 +379,16 @@ class TrainPane(Pane):
         self._judge_timer = self.set_timer(_JUDGE_AFTER_S, self._judge_now)
 
     def _judge_now(self) -> None:
-        changes = {key: text for key, text in self._changes.items() if not self._replaced(key)}
-        self.run_worker(
-            partial(self._ask_engine, changes), thread=True, exclusive=True, group="judge"
-        )
+        work = partial(self._ask_engine, self._settings())
+        self.run_worker(work, thread=True, exclusive=True, group="judge")
+
+    def _settings(self) -> dict[str, str]:
+        """Return the changes that count."""
+        return {key: text for key, text in self._changes.items() if not self._replaced(key)}
 
     def _ask_engine(self, changes: dict[str, str]) -> None:
         verdict = engine_link_train.judge(self.folder, changes)
-        self.post_message(Judged(verdict))
+        self.post_message(Judged(verdict, changes))
 
     def _replaced(self, key: str) -> bool:
         """Tell whether a key is empty only because its other half of the budget is given."""

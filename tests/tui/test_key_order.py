@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 from textual._xterm_parser import XTermParser
-from textual.events import Key
+from textual.events import Key, Paste
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from emcfsys_engine.run.folder import Run
 from emcfsys_tui.key_order import EscapeParser
 from emcfsys_tui.screens.dialogs import ConfirmScreen
 from emcfsys_tui.screens.project import ProjectScreen
@@ -102,3 +103,27 @@ def test_escape_and_a_key_in_one_write_both_act_in_the_real_program(
         terminal.wait_for("The loop: 1 Data")
     finally:
         terminal.close()
+
+
+async def test_a_pasted_page_is_one_line_of_a_field_and_steers_no_terminal(demo: Path) -> None:
+    page = "no labels\x1b[31m\x07 here\u202e\n" * 400
+    async with opened(demo, "1", size=(100, 30)) as pilot:
+        await until(pilot, lambda: "cell_0000" in screen_text(pilot))
+        await pilot.press("slash")
+        pilot.app.post_message(Paste(page))
+        box = pilot.app.screen.query_one("#data-filter", Input)
+        await until(pilot, lambda: box.value == "no labels[31m here")
+
+
+@pytest.mark.usefixtures("no_daemon")
+async def test_a_start_in_the_same_burst_as_an_edit_has_the_edit(demo: Path) -> None:
+    async with opened(demo, "2", size=(100, 30)) as pilot:
+        pane = pilot.app.screen.query_one(TrainPane)
+        await until(pilot, lambda: bool(pane.verdict.command))
+        burst(pilot, f"{DOWN}{DOWN}{DOWN}6")
+        pilot.app.post_message(Key("escape", "\x1b"))
+        pilot.app.post_message(Key("s", "s"))
+        await until(pilot, lambda: (demo / "runs/run-0001/run.json").exists(), limit_s=60)
+        record = Run(demo / "runs" / "run-0001").record()
+        assert record.project is not None and record.project.training.steps == 6
+        await until(pilot, lambda: "run-0001" in screen_text(pilot))

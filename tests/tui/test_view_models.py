@@ -1,5 +1,6 @@
 """Reduction of long series: nothing that was in them is lost."""
 
+import math
 import time
 
 from hypothesis import given, settings
@@ -60,3 +61,8 @@ def test_a_million_points_are_reduced_in_no_time() -> None:
     began = time.perf_counter()
     series.view().columns(0, 999_999, 300)
     assert time.perf_counter() - began < 0.25
+
+
+def test_what_no_chart_can_show_is_left_out_of_a_series() -> None:
+    series = _series([1.0, math.inf, -1e308, 1e308, math.nan, 2.0])
+    assert list(series.xs) == [0.0, 5.0] and list(series.ys) == [1.0, 2.0]
