@@ -311,7 +311,8 @@ def measure(
 
     Example: emcfsys-engine measure masks --images new_images --model best.safetensors --out numbers
     """
-    from emcfsys_engine.tools.measure.masks import measure_masks, parse_pixel_nm
+    from emcfsys_engine.tools.measure.fields import parse_pixel_nm
+    from emcfsys_engine.tools.measure.masks import measure_masks
     from emcfsys_engine.tools.measure.results import MeasureSettings, classes_for
 
     named = classes_for(masks, project=project, model=model)

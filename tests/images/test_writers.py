@@ -14,7 +14,7 @@ from PIL import Image
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.images.writers import PngWriter, RowWriter, TiffWriter, writer_for
-from emcfsys_engine.tools.measure.masks import pixel_nm_of
+from emcfsys_engine.tools.measure.fields import pixel_nm_of
 
 NAMES = ["x.png", "x.tif", "x.ome.tif", "x.ome.zarr"]
 
