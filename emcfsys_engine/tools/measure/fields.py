@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +132,7 @@ class Labels:
     table: LabelTable
     recipe: MaskRecipe
     objects: tuple[int, ...]
+    numbered: bool  # each value is one object, as a person said
 
     @property
     def names(self) -> list[tuple[int, str]]:
@@ -173,13 +174,16 @@ def _labels_of(items: Items, settings: MeasureSettings) -> Labels:
     classes = settings.classes
     labels = dict(settings.labels)
     recipe: MaskRecipe = "index"
-    if not labels and (classes is None or len(classes) == 2) and _hold_0_and_255(items):
+    unsaid = not labels and not settings.numbered
+    if unsaid and (classes is None or len(classes) == 2) and _hold_0_and_255(items):
         recipe = "two_values"
         classes = classes or {"background": 0, "object": 1}
         low, high = sorted(classes, key=classes.__getitem__)
         items.notes.append(f'the masks hold only 0 and 255: taken as "{low}" and "{high}"')
-    elif classes is None and (largest := _largest_number(items)) > UNLABELLED:
-        classes, labels = {"background": 0, "object": 1}, {f"1-{largest}": "object"}
+    elif settings.numbered or (classes is None and _largest_number(items) > UNLABELLED):
+        classes, name = _one_object_class(classes)
+        largest = max(1, _largest_number(items))
+        labels = {"0": next(iter(classes)), f"1-{largest}": name}
         items.notes.append(f"values up to {largest:,}: each is taken as one object")
     elif classes is None:
         classes = {"background": 0} | {f"class {value}": value for value in range(1, UNLABELLED)}
@@ -193,7 +197,19 @@ def _labels_of(items: Items, settings: MeasureSettings) -> Labels:
         table=table_of(classes, labels),
         recipe=recipe,
         objects=tuple(sorted(v for name, v in classes.items() if name != background)),
+        numbered=settings.numbered,
     )
+
+
+def _one_object_class(classes: dict[str, int] | None) -> tuple[dict[str, int], str]:
+    """Return background and the class of all numbered objects, and that class's name."""
+    if classes is None:
+        return {"background": 0, "object": 1}, "object"
+    if len(classes) != 2:
+        what = f"needs a background and one class of objects, and there are {len(classes)} classes"
+        raise InputError("--numbered", what, "Leave out --project and --model")
+    low, high = sorted(classes, key=classes.__getitem__)
+    return {low: classes[low], high: classes[high]}, high
 
 
 def _hold_0_and_255(items: Items) -> bool:
@@ -226,10 +242,10 @@ def _largest_number(items: Items) -> int:
 
 def _pixel_sizes(
     items: Items, settings: MeasureSettings
-) -> tuple[dict[ImageRef, tuple[float, float]], Unit]:
-    """Return the pixel size of each mask; 1 px for all where one is not known."""
+) -> tuple[dict[ImageRef, tuple[float, float]], list[ImageRef]]:
+    """Return the pixel size of each mask, 1 px for all where one is not known; and whose is not."""
     if settings.pixel_nm is not None:
-        return dict.fromkeys(items.masks, settings.pixel_nm), "nm"
+        return dict.fromkeys(items.masks, settings.pixel_nm), []
     found: dict[ImageRef, tuple[float, float]] = {}
     asked: dict[tuple[Path, Path | None], tuple[float, float] | None] = {}  # once a file
     unknown: list[ImageRef] = []
@@ -249,12 +265,12 @@ def _pixel_sizes(
         else:
             found[mask] = size
     if not unknown:
-        return found, "nm"
+        return found, []
     which = (
         "no file says" if not found else f"{len(unknown)} files, as {unknown[0].name}, do not say"
     )
     items.notes.append(f"{which} its pixel size: all numbers are in px. Give --pixel-nm")
-    return dict.fromkeys(items.masks, (1.0, 1.0)), "px"
+    return dict.fromkeys(items.masks, (1.0, 1.0)), unknown
 
 
 def _grey_of(micrograph: Micrograph, mask: ImageRef, size: tuple[int, int]) -> np.ndarray:
@@ -290,6 +306,10 @@ class Field:
     pixel: tuple[float, float]
     size_HW: tuple[int, int]  # of the file: a painted bar below is no part of the field
 
+    def of_size(self, pixel: tuple[float, float]) -> "Field":
+        """Return the same field with pixels of another size."""
+        return replace(self, pixel=pixel)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
@@ -299,6 +319,7 @@ class Fields:
     labels: Labels
     pixel_of: Mapping[ImageRef, tuple[float, float]]
     unit: Unit
+    without_size: tuple[ImageRef, ...]  # masks whose pixel size nobody says: then all is in px
 
     def read(self, mask: ImageRef) -> Field:
         """Return one mask with its image.
@@ -307,7 +328,7 @@ class Fields:
         """
         labels = self.labels
         ids = read_mask(mask, labels.table, labels.recipe, tuple(v for v, _ in labels.names))
-        numbers = read_instances(mask, labels.table)
+        numbers = read_instances(mask, labels.table, numbered=labels.numbered)
         size = (ids.shape[0], ids.shape[1])
         image = self.items.image_of.get(mask)
         grey = None
@@ -336,5 +357,8 @@ def open_fields(
     """
     items = _find_masks(masks, images, out, base)
     labels = _labels_of(items, settings)
-    pixel_of, unit = _pixel_sizes(items, settings)
-    return Fields(items=items, labels=labels, pixel_of=pixel_of, unit=unit)
+    pixel_of, unknown = _pixel_sizes(items, settings)
+    unit: Unit = "px" if unknown else "nm"
+    return Fields(
+        items=items, labels=labels, pixel_of=pixel_of, unit=unit, without_size=tuple(unknown)
+    )

@@ -3,14 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.files import remedy_of
+from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.project import UNLABELLED
-from emcfsys_engine.tools.measure.fields import Field, Labels, open_fields
+from emcfsys_engine.tools.measure.fields import Field, Fields, Labels, open_fields
 from emcfsys_engine.tools.measure.objects import measure_objects
 from emcfsys_engine.tools.measure.results import Measurement, MeasureSettings, write_measurement
+from emcfsys_engine.tools.measure.standards.study import Study, calibrate, need_one_scale
 from emcfsys_engine.tools.measure.tables import ClassShare, MaskMeasured, need_parquet
 
 _BAND_ROWS = 512
@@ -30,33 +33,62 @@ def measure_masks(
     One unit holds for all: nm when the pixel size of every mask is known, else px. A mask that
     cannot be measured is reported and the others are done. on_mask hears how many masks are done,
     and of how many.
-    Raises: InputError when there are no masks, or the output cannot be written.
+    With a standard, its table stands beside the others.
+    Raises: InputError when there are no masks, the output cannot be written, or a standard lacks
+    the scale.
     """
     base = base or Path.cwd()
     if settings.table == "parquet":
         need_parquet()
     fields = open_fields(masks, out, settings, images=images, base=base)
-    items, labels = fields.items, fields.labels
-    measured: list[MaskMeasured] = []
-    open_masks = tuple(items.masks)
-    for number, mask in enumerate(open_masks, start=1):
-        try:
-            measured.append(_measure(fields.read(mask), labels, settings))
-        except InputError as fault:
-            items.fail(mask, fault)
-        if on_mask is not None:
-            on_mask(number, len(open_masks))
+    study = _study(settings, fields)
+    calibration = None
+    if study is not None and settings.calibrate is not None:
+        calibration = calibrate(study, *settings.calibrate, out, base)
+    measured = _measure_all(fields, settings, study, on_mask)
     seen = {share.value for one in measured for share in one.shares if share.area_px}
     if settings.classes is None:  # of 255 possible values only those that occur have a row
         measured = [_with_shares(one, seen) for one in measured]
+    items, labels = fields.items, fields.labels
     names = [pair for pair in labels.names if settings.classes is not None or pair[0] in seen]
     try:
-        return write_measurement(
+        written = write_measurement(
             measured, names, fields.unit, out, settings, failed=items.failed, notes=items.notes
         )
+        if study is None or not measured:
+            return written
+        return msgspec.structs.replace(written, standard=study.report(OutputBook(out), calibration))
     except OSError as error:
         what = f"cannot be written: {error.strerror}"
         raise InputError(out, what, remedy_of(error)) from None
+
+
+def _study(settings: MeasureSettings, fields: Fields) -> Study | None:
+    if settings.standard is None:
+        return None
+    need_one_scale(fields)
+    return Study(settings, settings.standard)
+
+
+def _measure_all(
+    fields: Fields,
+    settings: MeasureSettings,
+    study: Study | None,
+    on_mask: Callable[[int, int], None] | None,
+) -> list[MaskMeasured]:
+    measured: list[MaskMeasured] = []
+    open_masks = tuple(fields.items.masks)
+    for number, mask in enumerate(open_masks, start=1):
+        try:
+            field = fields.read(mask)
+            measured.append(_measure(field, fields.labels, settings))
+            if study is not None:
+                study.take(field, fields.labels, measured[-1])
+        except InputError as fault:
+            fields.items.fail(mask, fault)
+        if on_mask is not None:
+            on_mask(number, len(open_masks))
+    return measured
 
 
 def _measure(field: Field, labels: Labels, settings: MeasureSettings) -> MaskMeasured:
