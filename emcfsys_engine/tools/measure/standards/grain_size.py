@@ -8,6 +8,7 @@ import numpy as np
 
 from emcfsys_engine.tools.measure.standards.intercepts import (
     Crossings,
+    Grains,
     cross_circles,
     cross_lines,
 )
@@ -74,14 +75,14 @@ def measure_grains(
     """
     each = max(1, round(num_lines / _PARTS**2))
     found: dict[str, list[float]] = {method: [] for method in METHODS}
-    for part in _parts_of(grains):
-        area_nm2 = float((part >= 0).sum()) * pixel_nm[0] * pixel_nm[1]
+    for part in Grains.of(grains, pixel_nm).parts(_PARTS):
+        area_nm2 = float((part.grown >= 0).sum()) * pixel_nm[0] * pixel_nm[1]
         if not area_nm2:
             continue
-        found["planimetric"].append(count_grains(part) * _NM_PER_MM**2 / area_nm2)
+        found["planimetric"].append(count_grains(part.grown) * _NM_PER_MM**2 / area_nm2)
         for method, met in (
-            ("lines", cross_lines(part, pixel_nm, each, rng)),
-            ("circles", cross_circles(part, pixel_nm)),
+            ("lines", cross_lines(part, each, rng)),
+            ("circles", cross_circles(part)),
         ):
             if met.length:
                 found[method].append(_per_mm(met))
@@ -90,11 +91,6 @@ def measure_grains(
 
 def _per_mm(met: Crossings) -> float:
     return met.count * _NM_PER_MM / met.length
-
-
-def _parts_of(grains: np.ndarray) -> list[np.ndarray]:
-    bands = [band for band in np.array_split(grains, _PARTS) if band.size]
-    return [part for band in bands for part in np.array_split(band, _PARTS, 1) if part.size]
 
 
 def grain_sizes(gathered: Gathered, calibration: Calibration | None) -> tuple[GrainSize, ...]:

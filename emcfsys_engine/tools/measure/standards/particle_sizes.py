@@ -1,12 +1,13 @@
 """Sizes of particles after ISO 13322-1 and ISO 9276, corrected for what the frame cuts."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from emcfsys_engine.tools.measure.objects import Objects
+from emcfsys_engine.tools.measure.standards.interval import t_95
 from emcfsys_engine.tools.measure.standards.results import Size, SizeDistribution, Weighting
 
 POWERS: Mapping[Weighting, int] = {"number": 0, "area": 2, "volume": 3}
@@ -14,7 +15,7 @@ SIZES: tuple[Size, ...] = ("equivalent_diameter", "feret_max")
 _PERCENTILES = (0.1, 0.5, 0.9)
 _RESAMPLES = 1000
 _ENOUGH_FIELDS = 10  # from here on whole fields are drawn, with their differences
-_AT_ONCE = 1 << 22  # counts held in memory together
+_FEWEST_BEYOND = 10  # particles beyond a percentile, else that end of its interval is open
 _TWO_SIDED_Z = 1.959964
 
 
@@ -83,77 +84,91 @@ def size_distributions(
     weight = np.concatenate(particles.weights) if particles.weights else np.zeros(0)
     if not weight.size:
         return []
-    counts_of = _Resampled(particles.weights, rng)
+    kinds = [(name, weighting) for name in SIZES for weighting in POWERS]
+    sizes = {name: np.concatenate(particles.sizes[name]) for name in SIZES}
+    weighted = [(sizes[name], weight * sizes[name] ** POWERS[of]) for name, of in kinds]
+    intervals = resampled_intervals(weighted, [len(one) for one in particles.weights], rng)
     rows: list[SizeDistribution] = []
-    for name in SIZES:
-        size = np.concatenate(particles.sizes[name])
-        logs = np.log(size)
-        middle = np.average(logs, weights=weight)
-        sd_of_ln = math.sqrt(np.average((logs - middle) ** 2, weights=weight))
-        for weighting, power in POWERS.items():
-            weighted = weight * size**power
-            found = percentiles(size, weighted)
-            low, high = counts_of.interval(size, weighted)
-            needed = particles_needed(sd_of_ln, relative_error, beta=power)
-            (d10, d50, d90), (l10, l50, l90), (h10, h50, h90) = (
-                ends.tolist() for ends in (found, low, high)
+    for (name, of), (size, share), (low, high) in zip(kinds, weighted, intervals, strict=True):
+        d10, d50, d90 = percentiles(size, share).tolist()
+        (l10, h10), (l50, h50), (l90, h90) = (
+            _ends(size, *one) for one in zip((d10, d50, d90), low, high, strict=True)
+        )
+        needed = particles_needed(_sd_of_ln(size, weight), relative_error, beta=POWERS[of])
+        rows.append(
+            SizeDistribution(
+                phase=phase,
+                size=name,
+                weighting=of,
+                num_particles=weight.size,
+                num_cut_by_frame=particles.num_cut,
+                d10_nm=d10,
+                d10_nm_ci95_low=l10,
+                d10_nm_ci95_high=h10,
+                d50_nm=d50,
+                d50_nm_ci95_low=l50,
+                d50_nm_ci95_high=h50,
+                d90_nm=d90,
+                d90_nm_ci95_low=l90,
+                d90_nm_ci95_high=h90,
+                mean_nm=float(np.average(size, weights=share)),
+                particles_needed=needed,
+                particles_missing=max(0, needed - weight.size),
             )
-            rows.append(
-                SizeDistribution(
-                    phase=phase,
-                    size=name,
-                    weighting=weighting,
-                    num_particles=weight.size,
-                    num_cut_by_frame=particles.num_cut,
-                    d10_nm=d10,
-                    d10_nm_ci95_low=l10,
-                    d10_nm_ci95_high=h10,
-                    d50_nm=d50,
-                    d50_nm_ci95_low=l50,
-                    d50_nm_ci95_high=h50,
-                    d90_nm=d90,
-                    d90_nm_ci95_low=l90,
-                    d90_nm_ci95_high=h90,
-                    mean_nm=float(np.average(size, weights=weighted)),
-                    particles_needed=needed,
-                    particles_missing=max(0, needed - weight.size),
-                )
-            )
+        )
     return rows
 
 
-class _Resampled:
-    """Particles drawn anew, 1,000 times: whole fields where there are many, else one by one."""
+def _sd_of_ln(size: np.ndarray, weight: np.ndarray) -> float:
+    logs = np.log(size)
+    middle = np.average(logs, weights=weight)
+    return math.sqrt(np.average((logs - middle) ** 2, weights=weight))
 
-    def __init__(self, weights: list[np.ndarray], rng: np.random.Generator) -> None:
-        self.field = np.repeat(np.arange(len(weights)), [len(one) for one in weights])
-        self.num_fields = len(weights)
-        self.by_field = len(weights) >= _ENOUGH_FIELDS
-        self.seed = int(rng.integers(1 << 62))
 
-    def interval(self, size: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ends of the 95 % intervals of the percentiles (Efron 1979)."""
-        order = np.argsort(size)
-        sorted_size, sorted_weight = size[order], weight[order]
-        rng = np.random.default_rng(self.seed)
-        at_once = max(1, _AT_ONCE // size.size)
-        drawn: list[np.ndarray] = []
-        while len(drawn) < _RESAMPLES:
-            for counts in self._counts(min(at_once, _RESAMPLES - len(drawn)), rng):
-                reached = np.cumsum(counts[order] * sorted_weight)
-                if reached[-1] > 0:
-                    goal = np.array(_PERCENTILES) * reached[-1] * (1 - 1e-12)
-                    drawn.append(sorted_size[np.searchsorted(reached, goal)])
-        ends = np.percentile(drawn, (2.5, 97.5), axis=0)
-        return ends[0], ends[1]
+def _ends(
+    size: np.ndarray, found: float, low: float, high: float
+) -> tuple[float | None, float | None]:
+    """Return the ends of an interval that enough particles lie beyond to know them."""
+    below, above = int((size < found).sum()), int((size > found).sum())
+    return (
+        float(low) if below >= _FEWEST_BEYOND else None,
+        float(high) if above >= _FEWEST_BEYOND else None,
+    )
 
-    def _counts(self, num: int, rng: np.random.Generator) -> np.ndarray:
-        """Return how often each particle is drawn. Shapes: num×K."""
-        if not self.by_field:
-            total = self.field.size
-            picks = rng.integers(total, size=(num, total)) + np.arange(num)[:, None] * total
-            return np.bincount(picks.ravel(), minlength=num * total).reshape(num, total)
-        fields = self.num_fields
-        picks = rng.integers(fields, size=(num, fields)) + np.arange(num)[:, None] * fields
-        times = np.bincount(picks.ravel(), minlength=num * fields).reshape(num, fields)
-        return times[:, self.field]
+
+def resampled_intervals(
+    weighted: Sequence[tuple[np.ndarray, np.ndarray]],
+    num_of_field: Sequence[int],
+    rng: np.random.Generator,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the ends of the 95 % intervals of D10, D50 and D90 of several weighted sizes.
+
+    Particles are drawn anew 1,000 times: whole fields where there are ten or more, with their
+    differences, else one by one.
+    Shapes: sizes and weights have one number a particle, field after field; low and high ends are
+    three numbers each.
+    Source: Efron's percentiles (1979), wider by Student's t for what few are drawn from.
+    """
+    num_particles, num_fields = sum(num_of_field), len(num_of_field)
+    by_field = num_fields >= _ENOUGH_FIELDS
+    field_of = np.repeat(np.arange(num_fields), num_of_field) if by_field else None
+    num = num_fields if by_field else num_particles
+    orders = [np.argsort(size) for size, _ in weighted]
+    drawn: list[list[np.ndarray]] = [[] for _ in weighted]
+    for _ in range(_RESAMPLES):
+        counts = np.bincount(rng.integers(num, size=num), minlength=num)
+        counts = counts if field_of is None else counts[field_of]
+        if not counts.any():
+            continue  # only fields without particles
+        for (size, weight), order, found in zip(weighted, orders, drawn, strict=True):
+            reached = np.cumsum((counts * weight)[order])
+            goal = np.array(_PERCENTILES) * reached[-1] * (1 - 1e-12)
+            found.append(size[order[np.searchsorted(reached, goal)]])
+    wider = t_95(max(1, num - 1)) / _TWO_SIDED_Z * math.sqrt(num / max(1, num - 1))
+    ends: list[tuple[np.ndarray, np.ndarray]] = []
+    for (size, weight), many in zip(weighted, drawn, strict=True):
+        middle = percentiles(size, weight)
+        low = np.percentile(many, 2.5, axis=0, method="lower")
+        high = np.percentile(many, 97.5, axis=0, method="higher")
+        ends.append((middle - wider * (middle - low), middle + wider * (high - middle)))
+    return ends

@@ -61,7 +61,10 @@ class PhaseFraction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SizeDistribution(msgspec.Struct, frozen=True, kw_only=True):
-    """Percentiles of the sizes of a phase's particles, all fields together."""
+    """Percentiles of the sizes of a phase's particles, all fields together.
+
+    An end of an interval is None where fewer than ten particles lie beyond the percentile.
+    """
 
     phase: str
     size: Size
@@ -69,14 +72,14 @@ class SizeDistribution(msgspec.Struct, frozen=True, kw_only=True):
     num_particles: int
     num_cut_by_frame: int
     d10_nm: float
-    d10_nm_ci95_low: float
-    d10_nm_ci95_high: float
+    d10_nm_ci95_low: float | None
+    d10_nm_ci95_high: float | None
     d50_nm: float
-    d50_nm_ci95_low: float
-    d50_nm_ci95_high: float
+    d50_nm_ci95_low: float | None
+    d50_nm_ci95_high: float | None
     d90_nm: float
-    d90_nm_ci95_low: float
-    d90_nm_ci95_high: float
+    d90_nm_ci95_low: float | None
+    d90_nm_ci95_high: float | None
     mean_nm: float
     particles_needed: int  # for the mean to have the relative error that was asked for
     particles_missing: int
@@ -105,6 +108,9 @@ class StandardReport(msgspec.Struct, frozen=True, kw_only=True):
         lines += [_grain_line(row) for row in self.grain_sizes if not row.mask]
         lines += [_phase_line(row) for row in self.phase_fractions if not row.mask]
         lines += [_size_line(row) for row in self.size_distributions]
+        if self.num_validation_images:
+            words = f"{self.num_validation_images:,} validation images"
+            lines.append(f"corrected by the model's errors on {words}, which are in the intervals")
         return "\n".join(lines)
 
 
