@@ -332,6 +332,7 @@ def measure(
     Writes objects.csv (one row an object), images.csv (one row a class of an image: area
     fractions, counts) and a histogram a class. Lengths are in nm when all pixel sizes are known,
     else in px; where rows and columns differ in size, all are those of the specimen.
+    --standard adds numbers as ASTM E112, E562, E1245 or ISO 13322-1 ask for them, with intervals.
 
     Example: emcfsys-engine measure masks --images new_images --model best.safetensors --out numbers
     """

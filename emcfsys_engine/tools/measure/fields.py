@@ -165,7 +165,8 @@ def _find_masks(masks: str, images: str | None, out: Path, base: Path) -> Items:
 
 def _is_ours(path: Path, out: Path) -> bool:
     return (
-        path.absolute().parent == out and re.fullmatch(r"histogram-.+\.png", path.name) is not None
+        path.absolute().parent == out
+        and re.fullmatch(r"(histogram|grain-map)-.+\.png", path.name) is not None
     )
 
 

@@ -1,14 +1,27 @@
 """Sizes to look at: cumulative and density distributions, and maps of grains coloured by size."""
 
+import csv
 import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from emcfsys_engine.tools.report.charts import Chart, Curve, Point, figure_of, picture
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.text import text_of_cell
+from emcfsys_engine.tools.report.charts import (
+    Chart,
+    Curve,
+    Point,
+    embedded,
+    figure_of,
+    picture,
+    section,
+    table,
+)
 
 _WEIGHTINGS = (("number", 0), ("area", 2), ("volume", 3))
 _MOST_BARS = 40
@@ -26,11 +39,12 @@ _SCALE = np.array(
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Sizes of one kind of objects. Shapes: one number an object, twice. Units: nm."""
+    """Sizes of one kind of objects. Shapes: one number an object, twice."""
 
     name: str
     size: np.ndarray
     weight: np.ndarray
+    unit: str = "nm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +76,84 @@ def distribution_charts(found: Sequence[Sizes]) -> str:
     return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
 
 
-def map_pictures(maps: Sequence[SizeMap]) -> str:
-    """Return the maps in one scale of colours, dark for small grains, with what its ends mean."""
+def map_files(maps: Sequence[SizeMap]) -> tuple[str, list[bytes]]:
+    """Return what the colours of the maps mean, and each as PNG in one scale: dark is small."""
     known = [one.size_HW[np.isfinite(one.size_HW)] for one in maps]
     every = np.concatenate(known) if known else np.zeros(0)
     if not every.size:
-        return ""
+        return "", []
     low, high = (float(end) for end in np.percentile(every, (1, 99)))
-    shown = "".join(picture(_png_of(one, low, high), "png", one.name) for one in maps)
     words = f"Dark: {low:.4g} nm and less, bright: {high:.4g} nm and more; boundaries are white."
-    return f'<p class="soft">{words}</p><div class="pictures">{shown}</div>'
+    return words, [_png_of(one, low, high) for one in maps]
+
+
+def map_pictures(words: str, maps: Sequence[SizeMap], files: Sequence[bytes]) -> str:
+    """Return the maps with what their colours mean."""
+    shown = "".join(
+        picture(content, "png", one.name) for one, content in zip(maps, files, strict=False)
+    )
+    return f'<p class="soft">{words}</p><div class="pictures">{shown}</div>' if shown else ""
+
+
+_OBJECTS = "objects.csv"
+_STANDARDS = ("e112", "e562", "e1245", "iso13322")
+_DIAMETER = "equivalent_diameter_"
+
+
+def numbers_section(folder: Path) -> str:
+    """Return what `measure` wrote into a folder: distributions, standards' numbers, grain maps.
+
+    Raises: InputError when it holds no table of objects, or one that measure did not write.
+    """
+    charts = distribution_charts(_read_sizes(folder / _OBJECTS))
+    tables = "".join(_standard_table(folder / f"{name}.csv", name) for name in _STANDARDS)
+    maps = [embedded(file, file.stem) for file in sorted(folder.glob("grain-map-*.png"))]
+    pictures = f'<div class="pictures">{"".join(maps)}</div>' if maps else ""
+    return section("Sizes", tables, charts, pictures)
+
+
+def _read_sizes(file: Path) -> list[Sizes]:
+    """Return the diameters of whole objects, class by class."""
+    rows = _rows_of(file)
+    column = next((name for name in rows[0] if name.startswith(_DIAMETER)), None) if rows else ""
+    if column is None:
+        raise InputError(file, f"has no column {_DIAMETER}…", "Name a folder that measure wrote")
+    found: dict[str, list[float]] = {}
+    try:
+        for row in rows:
+            if row["touches_border"] != "yes":
+                found.setdefault(text_of_cell(row["class"]), []).append(float(row[column or ""]))
+    except (KeyError, TypeError, ValueError):
+        what = "is no table of objects as measure writes it"
+        raise InputError(file, what, "Name a folder that measure wrote") from None
+    return [
+        Sizes(
+            name=name,
+            size=np.array(sizes),
+            weight=np.ones(len(sizes)),
+            unit=(column or "").removeprefix(_DIAMETER),
+        )
+        for name, sizes in found.items()
+    ]
+
+
+def _standard_table(file: Path, name: str) -> str:
+    """Return the rows of a standard that hold for all fields; nothing where it was not asked."""
+    rows = [row for row in _rows_of(file) if not row.get("mask")] if file.is_file() else []
+    if not rows:
+        return ""
+    heads = [head for head in rows[0] if head != "mask"]
+    cells = [[text_of_cell(row[head] or "") for head in heads] for row in rows]
+    return f"<h3>{name.upper()}</h3>" + table([h.replace("_", " ") for h in heads], cells)
+
+
+def _rows_of(file: Path) -> list[dict[str, str]]:
+    try:
+        with file.open(newline="", encoding="utf-8", errors="replace") as stream:
+            return list(csv.DictReader(stream))
+    except (OSError, csv.Error) as error:
+        what = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise InputError(file, what, "Name a folder that measure wrote, as CSV") from None
 
 
 def _cumulative(one: Sizes) -> Chart:
@@ -88,7 +170,7 @@ def _cumulative(one: Sizes) -> Chart:
         title=f"{one.name}: cumulative distribution",
         curves=tuple(curves),
         limits=(0, 100),
-        x_words="equivalent diameter (nm)",
+        x_words=f"equivalent diameter ({one.unit})",
         note="% up to this size",
     )
 
@@ -113,15 +195,15 @@ def _density(one: Sizes) -> Chart:
         title=f"{one.name}: density",
         curves=tuple(curves),
         limits=(0, math.inf),
-        x_words="equivalent diameter (nm)",
-        note=f"% per nm, n = {one.size.size:,}",
+        x_words=f"equivalent diameter ({one.unit})",
+        note=f"% per {one.unit}, n = {one.size.size:,}",
         has_legend=False,
     )
 
 
 def _png_of(one: SizeMap, low: float, high: float) -> bytes:
-    share = np.clip((one.size_HW - low) / max(high - low, 1e-9), 0, 1)
-    place = np.nan_to_num(share) * (len(_SCALE) - 1)
+    share = np.log(one.size_HW / low) / max(math.log(high / low), 1e-9)
+    place = np.clip(np.nan_to_num(share), 0, 1) * (len(_SCALE) - 1)
     below = np.minimum(place.astype(int), len(_SCALE) - 2)
     part = (place - below)[..., None]
     colours = _SCALE[below] * (1 - part) + _SCALE[below + 1] * part

@@ -60,11 +60,14 @@ def t_95(freedom: float) -> float:
     return float(stdtrit(freedom, _TWO_SIDED))
 
 
-def field_of_parts(values: Sequence[float]) -> FieldValue:
-    """Return the value of a field from its parts, with the variance of their mean."""
+def field_of_parts(values: Sequence[float], *, alike: float = 1.0) -> FieldValue:
+    """Return the value of a field from its parts, with the variance of their mean.
+
+    alike is how many times the variance is that of independent parts.
+    """
     if len(values) < 2:
         return FieldValue(value=float(values[0]))
-    variance = float(np.var(values, ddof=1)) / len(values)
+    variance = alike * float(np.var(values, ddof=1)) / len(values)
     return FieldValue(value=float(np.mean(values)), variance=variance, freedom=len(values) - 1)
 
 

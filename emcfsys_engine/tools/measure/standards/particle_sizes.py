@@ -84,7 +84,7 @@ def size_distributions(
     weight = np.concatenate(particles.weights) if particles.weights else np.zeros(0)
     if not weight.size:
         return []
-    kinds = [(name, weighting) for name in SIZES for weighting in POWERS]
+    kinds: list[tuple[Size, Weighting]] = [(name, of) for name in SIZES for of in POWERS]
     sizes = {name: np.concatenate(particles.sizes[name]) for name in SIZES}
     weighted = [(sizes[name], weight * sizes[name] ** POWERS[of]) for name, of in kinds]
     intervals = resampled_intervals(weighted, [len(one) for one in particles.weights], rng)

@@ -40,6 +40,7 @@ from emcfsys_engine.tools.report.sizes import (
     SizeMap,
     Sizes,
     distribution_charts,
+    map_files,
     map_pictures,
     small_map,
 )
@@ -48,6 +49,7 @@ _SAME_SIZE = 0.01  # relative: calibrations of one magnification differ by less
 _MOST_MAPS = 4
 _FEW_FIELDS = 5  # below, E112 and E562 ask for more
 _HEAVY = 10.0  # times that one particle counts
+_FAR_APART_G = 1.0
 _MUCH_BOUNDARY = 0.25  # of the area: then it is a phase of its own
 
 
@@ -167,18 +169,21 @@ class Study:
 
     def _write_page(self, report: StandardReport, book: OutputBook) -> list[Path]:
         charts = distribution_charts(self._sizes())
-        maps = map_pictures(self.maps)
-        if not charts and not maps:
+        words, pictures = map_files(self.maps)
+        if not charts and not pictures:
             return []
         first, *rows = report.text.split("\n")
         body = (
             f"<h1>{escaped(first)}</h1>"
             + table([""], [[row] for row in rows])
             + section("Sizes", charts)
-            + section("Grains by size", maps)
+            + section("Grains by size", map_pictures(words, self.maps, pictures))
         )
         file = book.out / f"{report.standard}.html"
-        return [write_own(file, page(first, body).encode("utf-8", "replace"), book)]
+        files = [write_own(file, page(first, body).encode("utf-8", "replace"), book)]
+        for number, content in enumerate(pictures, start=1):
+            files.append(write_own(book.out / f"grain-map-{number}.png", content, book))
+        return files
 
     def _sizes(self) -> list[Sizes]:
         found = [
@@ -205,6 +210,13 @@ class Study:
             said.append(f"{num} fields: the standard asks for {_FEW_FIELDS} or more")
         if any(row.g is None for row in report.grain_sizes if not row.mask):
             said.append("no boundary was met or no grain counted: no grain size by that method")
+        found = {row.method: row.g for row in report.grain_sizes if not row.mask}
+        crossed, counted = found.get("lines"), found.get("planimetric")
+        if crossed is not None and counted is not None and crossed - counted > _FAR_APART_G:
+            said.append(
+                f"lines say G {crossed:.2f}, counted grains {counted:.2f}: boundaries with gaps "
+                "join grains, which lines feel less"
+            )
         return said
 
 
