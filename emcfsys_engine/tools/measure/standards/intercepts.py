@@ -112,7 +112,7 @@ def grain_map(
         grains = split_labels(ids, values, pixel=field.pixel, neck=neck).astype(np.int32)
     else:
         grains = np.zeros(ids.shape, np.int32)
-        for value in values:
+        for value in sorted(set(values) & set(np.unique(ids).tolist())):
             mine, _ = cast("tuple[np.ndarray, int]", ndimage.label(ids == value))
             grains += np.where(mine > 0, mine + grains.max(initial=0), 0).astype(np.int32)
     if min_px > 1:

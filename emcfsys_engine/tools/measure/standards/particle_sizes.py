@@ -14,7 +14,7 @@ POWERS: Mapping[Weighting, int] = {"number": 0, "area": 2, "volume": 3}
 SIZES: tuple[Size, ...] = ("equivalent_diameter", "feret_max")
 _PERCENTILES = (0.1, 0.5, 0.9)
 _RESAMPLES = 1000
-_ENOUGH_FIELDS = 10  # from here on whole fields are drawn, with their differences
+_ENOUGH_FIELDS = 20  # from here on whole fields are drawn, with their differences
 _FEWEST_BEYOND = 10  # particles beyond a percentile, else that end of its interval is open
 _TWO_SIDED_Z = 1.959964
 
@@ -143,7 +143,7 @@ def resampled_intervals(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the ends of the 95 % intervals of D10, D50 and D90 of several weighted sizes.
 
-    Particles are drawn anew 1,000 times: whole fields where there are ten or more, with their
+    Particles are drawn anew 1,000 times: whole fields where there are twenty or more, with their
     differences, else one by one.
     Shapes: sizes and weights have one number a particle, field after field; low and high ends are
     three numbers each.
@@ -170,5 +170,7 @@ def resampled_intervals(
         middle = percentiles(size, weight)
         low = np.percentile(many, 2.5, axis=0, method="lower")
         high = np.percentile(many, 97.5, axis=0, method="higher")
+        rising = np.sort(size)  # up to the next larger size a percentile is as good
+        high = rising[np.minimum(np.searchsorted(rising, high, "right"), size.size - 1)]
         ends.append((middle - wider * (middle - low), middle + wider * (high - middle)))
     return ends
