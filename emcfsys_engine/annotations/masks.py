@@ -247,13 +247,18 @@ def recipe_of(
     return "two_values" if two else "index"
 
 
-def read_instances(ref: ImageRef, table: LabelTable) -> np.ndarray | None:
+def read_instances(
+    ref: ImageRef, table: LabelTable, *, numbered: bool = False
+) -> np.ndarray | None:
     """Return the numbers of a mask's objects where a range of [data.labels] says they are numbers.
 
     Smoothed edges are mapped by ranges, too, but are no numbers: there, and where no range maps
-    the values, None.
+    the values, None. With numbered a person has said that these are.
     Shapes: integers H×W.
     """
+    if numbered:
+        numbers_HW, clear_HW = _stored(ref, table)
+        return numbers_HW if clear_HW is None else np.where(clear_HW, 0, numbers_HW)
     if not table.ranges:
         return None
     facts = mask_facts(ref, table)

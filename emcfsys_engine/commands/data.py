@@ -22,6 +22,8 @@ from emcfsys_engine.tools.new_project import FolderLook, look_into, make_project
 if TYPE_CHECKING:
     import numpy as np
 
+    from emcfsys_engine.tools.measure.standards.results import Standard, StandardSettings
+
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
@@ -319,6 +321,7 @@ def _pair(text: str) -> tuple[str, str]:
 )
 @click.option("--min-px", type=click.IntRange(min=1), default=1, help="Leave out below px².")
 @click.option("--exclude-border", is_flag=True, help="Leave out objects at an edge.")
+@click.option("--numbered", is_flag=True, help="Each value but 0 is one object.")
 @click.option("--background", help='The class without objects ("none": all have objects).')
 @click.option(
     "--format", "table", type=click.Choice(["csv", "parquet"]), default="csv", help="Of the tables."
@@ -330,6 +333,25 @@ def _pair(text: str) -> tuple[str, str]:
     show_default=True,
     help="What the distribution is drawn of.",
 )
+@click.option(
+    "--standard",
+    type=click.Choice(["e112", "e562", "e1245", "iso13322"]),
+    help="Numbers as a standard asks for them: see the manual, measurements.",
+)
+@click.option("--lines", type=click.IntRange(min=9), help="e112: test lines in a field (90).")
+@click.option("--points", type=click.IntRange(min=4), help="e562: grid points in a field (100).")
+@click.option(
+    "--relative-error",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="iso13322: of the mean that the particles are to be enough for (0.05).",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Of lines, points and resampling (0).")
+@click.option(
+    "--calibrate",
+    nargs=2,
+    metavar="PREDICTED TRUE",
+    help="Masks of validation images, to put the model's errors into the intervals.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
 def measure(
     masks: str,
@@ -338,6 +360,8 @@ def measure(
     project: Path | None,
     model: Path | None,
     pixel_nm: str | None,
+    standard: "Standard | None",
+    calibrate: tuple[str, str] | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -346,14 +370,21 @@ def measure(
     Writes objects.csv (one row an object), images.csv (one row a class of an image: area
     fractions, counts) and a histogram a class. Lengths are in nm when all pixel sizes are known,
     else in px; where rows and columns differ in size, all are those of the specimen.
+    --standard adds numbers as ASTM E112, E562, E1245 or ISO 13322-1 ask for them, with intervals.
 
     Example: emcfsys-engine measure masks --images new_images --model best.safetensors --out numbers
     """
-    from emcfsys_engine.tools.measure.masks import measure_masks, parse_pixel_nm
+    from emcfsys_engine.tools.measure.fields import parse_pixel_nm
+    from emcfsys_engine.tools.measure.masks import measure_masks
     from emcfsys_engine.tools.measure.results import MeasureSettings, classes_for
 
+    applied = _standard_of(standard, options)
+    if calibrate is not None and applied is None:
+        raise click.UsageError("--calibrate corrects a standard's numbers: give --standard")
     named = classes_for(masks, project=project, model=model)
     settings = MeasureSettings(
+        standard=applied,
+        calibrate=calibrate,
         classes=named.classes,
         labels=dict(named.labels),
         fallback_nm=named.pixel_nm,
@@ -364,7 +395,8 @@ def measure(
     found = measure_masks(
         masks, out, settings, images=images, on_mask=_show_progress if on_terminal else None
     )
-    for note in (*named.notes, *found.notes):
+    said = found.standard.notes if found.standard is not None else ()
+    for note in (*named.notes, *found.notes, *said):
         say(note, err=True)
     for one in found.failed:
         say(f"not measured: {one.file}: {one.why}", err=True)
@@ -375,6 +407,23 @@ def measure(
         if found.num_masks:
             say(str(out.absolute()))
     raise SystemExit(1 if found.failed else 0)
+
+
+def _standard_of(name: "Standard | None", options: dict[str, Any]) -> "StandardSettings | None":
+    """Return how a standard is applied; its options leave the others."""
+    from emcfsys_engine.tools.measure.standards.results import StandardSettings
+
+    given = {
+        key: value
+        for key in ("lines", "points", "relative_error", "seed")
+        if (value := options.pop(key)) is not None
+    }
+    if name is not None:
+        return StandardSettings(standard=name, **given)
+    if given:
+        word = next(iter(given)).replace("_", "-")
+        raise click.UsageError(f"--{word} is of a standard: give --standard, too")
+    return None
 
 
 def _show_progress(done: int, total: int) -> None:

@@ -54,8 +54,13 @@ def clean(
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The page; else RUN/report.html.")
+@click.option(
+    "--numbers",
+    type=click.Path(path_type=Path),
+    help="A folder that measure wrote: its size distributions and grain maps join the page.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def report(run: Path, out: Path | None, as_json: bool) -> None:
+def report(run: Path, out: Path | None, numbers: Path | None, as_json: bool) -> None:
     """Write RUN (a run's folder) as one HTML page that needs no network: curves, classes, settings.
 
     Example: emcfsys-engine report projects/demo/runs/run-0001 --out demo.html
@@ -64,7 +69,7 @@ def report(run: Path, out: Path | None, as_json: bool) -> None:
     from emcfsys_engine.tools.report.page import write_report
 
     opened = open_run(run)
-    file = write_report(opened, out)
+    file = write_report(opened, out, numbers)
     say_json({"run": opened.id, "page": str(file.absolute())}) if as_json else say(file)
 
 

@@ -22,7 +22,7 @@ from emcfsys_engine.images.writers import (
     is_companion,
     writer_for,
 )
-from emcfsys_engine.tools.measure.masks import pixel_nm_of
+from emcfsys_engine.tools.measure.fields import pixel_nm_of
 
 NAMES = ["x.png", "x.tif", "x.ome.tif", "x.ome.zarr"]
 

@@ -1,149 +1,22 @@
 """Masks to numbers: objects and area fractions of a folder of masks, as tables and histograms."""
 
-import math
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
-import tifffile
-from PIL import Image
 
-from emcfsys_engine.annotations.masks import (
-    LabelTable,
-    MaskRecipe,
-    mask_facts,
-    read_instances,
-    read_mask,
-    table_of,
-)
-from emcfsys_engine.annotations.pairing import key_of_file, match, root_of
-from emcfsys_engine.errors import AnnotationError, ImageError, InputError
+from emcfsys_engine.errors import InputError
 from emcfsys_engine.files import remedy_of
-from emcfsys_engine.images.bounds import quiet_libraries
-from emcfsys_engine.images.micrograph import ImageRef, Micrograph
-from emcfsys_engine.images.normalise import to_grey
-from emcfsys_engine.images.reader import find_images, probe, read_micrograph
-from emcfsys_engine.images.writers import is_companion
+from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.project import UNLABELLED
+from emcfsys_engine.tools.measure.fields import Field, Fields, Labels, open_fields
 from emcfsys_engine.tools.measure.objects import measure_objects
-from emcfsys_engine.tools.measure.results import (
-    Measurement,
-    MeasureSettings,
-    NotMeasured,
-    write_measurement,
-)
-from emcfsys_engine.tools.measure.tables import ClassShare, MaskMeasured, Unit, need_parquet
+from emcfsys_engine.tools.measure.results import Measurement, MeasureSettings, write_measurement
+from emcfsys_engine.tools.measure.standards.study import Study, calibrate, need_one_scale
+from emcfsys_engine.tools.measure.tables import ClassShare, MaskMeasured, need_parquet
 
-_CENTIMETRE = 3
-_NM_PER_CM = 1e7
-_LARGEST_NM = 10_000.0  # larger pixels are dots of a printer or a scanner
-
-
-def pixel_nm_of(mask: Path, image: Path | None) -> tuple[float, float] | None:
-    """Return the pixel size: the image's, else the mask's own; None when neither says.
-
-    Units:  nm, (y, x).
-    Raises: ImageError when a file cannot be read.
-    """
-    if image is not None:
-        size = probe(image).pixel_nm
-        if size is not None:
-            return size
-    return _written_size(mask) or probe(mask).pixel_nm
-
-
-def _written_size(mask: Path) -> tuple[float, float] | None:
-    """Return the size that `predict` wrote: exactly, as a PNG's text, or as a TIFF's resolution."""
-    try:
-        with quiet_libraries():
-            if mask.suffix.lower() == ".png":
-                return _png_text(mask)
-            if mask.suffix.lower() in (".tif", ".tiff"):
-                return _tiff_resolution(mask)
-    except (OSError, ValueError, SyntaxError, tifffile.TiffFileError):
-        return None  # a damaged file is named when its pixels are read
-    return None
-
-
-def _png_text(mask: Path) -> tuple[float, float] | None:
-    with Image.open(mask) as picture:
-        words = str(picture.info.get("pixel_nm", "")).split()
-    if len(words) != 2:
-        return None
-    return _checked(float(words[0]), float(words[1]))
-
-
-def _tiff_resolution(mask: Path) -> tuple[float, float] | None:
-    """Return the resolution in pixels a centimetre of a TIFF written by tifffile, as ours are."""
-    with tifffile.TiffFile(mask) as tiff:
-        tags = tiff.pages.first.tags
-        unit, maker = tags.get("ResolutionUnit"), tags.get("Software")
-        if unit is None or int(unit.value) != _CENTIMETRE or maker is None:
-            return None
-        if not str(maker.value).startswith("tifffile"):
-            return None
-        sizes: list[float] = []
-        for name in ("YResolution", "XResolution"):
-            over, under = tags[name].value if name in tags else (0, 1)
-            sizes.append(_NM_PER_CM * under / over if over else math.inf)
-    return _checked(sizes[0], sizes[1])
-
-
-def _checked(down: float, across: float) -> tuple[float, float] | None:
-    good = all(math.isfinite(size) and 0 < size < _LARGEST_NM for size in (down, across))
-    return (down, across) if good else None
-
-
-def parse_pixel_nm(text: str) -> tuple[float, float]:
-    """Return (y, x) from "12.5" or, where rows and columns differ, "12.5,10".
-
-    Raises: InputError for anything else.
-    """
-    try:
-        numbers = [float(word) for word in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in (1, 2) or not all(math.isfinite(n) and n > 0 for n in numbers):
-        remedy = "Write nanometres: 12.5, or height,width as 12.5,10"
-        raise InputError("--pixel-nm", f"{text!r} is no pixel size", remedy)
-    return numbers[0], numbers[-1]
-
-
-_TWO_VALUES = {0, UNLABELLED}
 _BAND_ROWS = 512
-
-
-@dataclass(kw_only=True)
-class _Items:
-    """Masks to measure, and what went wrong or should be said on the way."""
-
-    masks: list[ImageRef]
-    image_of: dict[ImageRef, ImageRef]
-    root: Path
-    failed: list[NotMeasured] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def fail(self, mask: ImageRef, fault: InputError) -> None:
-        why = f"{fault.what}. {fault.remedy}".strip().rstrip(".")
-        about = "" if str(fault.where) == str(mask) else f"{fault.where}: "
-        self.failed.append(NotMeasured(file=str(mask), why=about + why))
-        self.masks.remove(mask)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Labels:
-    """How a mask's pixels are read, and which of its classes have objects."""
-
-    classes: Mapping[str, int]
-    table: LabelTable
-    recipe: MaskRecipe
-    objects: tuple[int, ...]
-
-    @property
-    def names(self) -> list[tuple[int, str]]:
-        return sorted((value, name) for name, value in self.classes.items())
 
 
 def measure_masks(
@@ -160,191 +33,82 @@ def measure_masks(
     One unit holds for all: nm when the pixel size of every mask is known, else px. A mask that
     cannot be measured is reported and the others are done. on_mask hears how many masks are done,
     and of how many.
-    Raises: InputError when there are no masks, or the output cannot be written.
+    With a standard, its table stands beside the others.
+    Raises: InputError when there are no masks, the output cannot be written, or a standard lacks
+    the scale.
     """
     base = base or Path.cwd()
     if settings.table == "parquet":
         need_parquet()
-    items = _find(masks, images, out, base)
-    labels = _labels(items, settings)
-    pixel_of, unit = _pixel_sizes(items, settings)
-    measured: list[MaskMeasured] = []
-    open_masks = tuple(items.masks)
-    for number, mask in enumerate(open_masks, start=1):
-        try:
-            measured.append(_measure(mask, items, labels, pixel_of[mask], settings))
-        except InputError as fault:
-            items.fail(mask, fault)
-        if on_mask is not None:
-            on_mask(number, len(open_masks))
+    fields = open_fields(masks, out, settings, images=images, base=base)
+    study = _study(settings, fields)
+    calibration = None
+    if study is not None and settings.calibrate is not None:
+        calibration = calibrate(study, *settings.calibrate, out, base)
+    measured = _measure_all(fields, settings, study, on_mask)
     seen = {share.value for one in measured for share in one.shares if share.area_px}
     if settings.classes is None:  # of 255 possible values only those that occur have a row
         measured = [_with_shares(one, seen) for one in measured]
+    items, labels = fields.items, fields.labels
     names = [pair for pair in labels.names if settings.classes is not None or pair[0] in seen]
     try:
-        return write_measurement(
-            measured, names, unit, out, settings, failed=items.failed, notes=items.notes
+        written = write_measurement(
+            measured, names, fields.unit, out, settings, failed=items.failed, notes=items.notes
         )
+        if study is None or not measured:
+            return written
+        return msgspec.structs.replace(written, standard=study.report(OutputBook(out), calibration))
     except OSError as error:
         what = f"cannot be written: {error.strerror}"
         raise InputError(out, what, remedy_of(error)) from None
 
 
-def _find(masks: str, images: str | None, out: Path, base: Path) -> _Items:
-    root = root_of(images, base) if images else base
-    refs = find_images(images, base) if images else []
-    mask_root = root_of(masks, base)
-    known = set(refs) if images != masks else set[ImageRef]()
-    own = out.absolute()
-    found = [
-        ref
-        for ref in find_images(masks, base)
-        if ref not in known and not is_companion(ref.path) and not _is_ours(ref.path, own)
-    ]
-    if not found:
-        raise AnnotationError(base / masks, "holds no masks", "Name masks or their folder")
-    items = _Items(masks=found, image_of={}, root=mask_root)
-    if images:
-        keys = {mask: key_of_file(mask.path, mask_root, mask.plane) for mask in found}
-        items.image_of = {mask: ref for ref, mask in match(refs, root, keys)[0].items()}
-        for mask in found.copy():
-            if mask not in items.image_of:
-                remedy = "Mend the names, or leave out --images"
-                items.fail(mask, AnnotationError(str(mask), f"no image of {images} fits", remedy))
-    return items
+def _study(settings: MeasureSettings, fields: Fields) -> Study | None:
+    if settings.standard is None:
+        return None
+    need_one_scale(fields)
+    return Study(settings, settings.standard)
 
 
-def _is_ours(path: Path, out: Path) -> bool:
-    return (
-        path.absolute().parent == out
-        and re.fullmatch(r"histogram-.+\.png", path.name, re.DOTALL) is not None
-    )
-
-
-def _labels(items: _Items, settings: MeasureSettings) -> _Labels:
-    """Decide what the masks' values mean."""
-    classes = settings.classes
-    labels = dict(settings.labels)
-    recipe: MaskRecipe = "index"
-    if not labels and (classes is None or len(classes) == 2) and _hold_0_and_255(items):
-        recipe = "two_values"
-        classes = classes or {"background": 0, "object": 1}
-        low, high = sorted(classes, key=classes.__getitem__)
-        items.notes.append(f'the masks hold only 0 and 255: taken as "{low}" and "{high}"')
-    elif classes is None and (largest := _largest_number(items)) > UNLABELLED:
-        classes, labels = {"background": 0, "object": 1}, {f"1-{largest}": "object"}
-        items.notes.append(f"values up to {largest:,}: each is taken as one object")
-    elif classes is None:
-        classes = {"background": 0} | {f"class {value}": value for value in range(1, UNLABELLED)}
-        items.notes.append("no classes were given: values are named class 1, class 2 …")
-    background = settings.background or min(classes, key=classes.__getitem__)
-    if background != "none" and background not in classes:
-        remedy = f"Use one of: {', '.join(classes)}, none"
-        raise InputError("--background", f"{background!r} is no class", remedy)
-    return _Labels(
-        classes=classes,
-        table=table_of(classes, labels),
-        recipe=recipe,
-        objects=tuple(sorted(v for name, v in classes.items() if name != background)),
-    )
-
-
-def _hold_0_and_255(items: _Items) -> bool:
-    """Tell whether all masks together hold nothing but 0 and 255; the first other value ends it."""
-    held: set[int] = set()
-    table = table_of({}, {})
-    for mask in items.masks:
-        try:
-            facts = mask_facts(mask, table)
-        except InputError:
-            continue  # it is reported when its turn comes
-        held |= {value for value, _ in facts.values}
-        if facts.in_colour or not held <= _TWO_VALUES:
-            return False
-    return held == _TWO_VALUES
-
-
-def _largest_number(items: _Items) -> int:
-    """Return the largest value of all masks that hold whole numbers of one channel; 0 for none."""
-    largest = 0
-    for mask in items.masks:
-        try:
-            facts = mask_facts(mask, table_of({}, {}))
-        except InputError:
-            continue  # it is reported when its turn comes
-        if not facts.in_colour:
-            largest = max(largest, max((value for value, _ in facts.values), default=0))
-    return largest
-
-
-def _pixel_sizes(
-    items: _Items, settings: MeasureSettings
-) -> tuple[dict[ImageRef, tuple[float, float]], Unit]:
-    """Return the pixel size of each mask; 1 px for all where one is not known."""
-    if settings.pixel_nm is not None:
-        return dict.fromkeys(items.masks, settings.pixel_nm), "nm"
-    found: dict[ImageRef, tuple[float, float]] = {}
-    asked: dict[tuple[Path, Path | None], tuple[float, float] | None] = {}  # once a file
-    unknown: list[ImageRef] = []
-    for mask in tuple(items.masks):
-        try:
-            image = items.image_of[mask].path if items.image_of else None
-            if (mask.path, image) not in asked:
-                asked[mask.path, image] = pixel_nm_of(mask.path, image)
-            size = asked[mask.path, image]
-        except InputError as fault:
-            items.fail(mask, fault)
-            continue
-        if size is None and settings.fallback_nm is not None:
-            size = (settings.fallback_nm, settings.fallback_nm)
-        if size is None:
-            unknown.append(mask)
-        else:
-            found[mask] = size
-    if not unknown:
-        return found, "nm"
-    which = (
-        "no file says" if not found else f"{len(unknown)} files, as {unknown[0].name}, do not say"
-    )
-    items.notes.append(f"{which} its pixel size: all numbers are in px. Give --pixel-nm")
-    return dict.fromkeys(items.masks, (1.0, 1.0)), "px"
-
-
-def _measure(
-    mask: ImageRef,
-    items: _Items,
-    labels: _Labels,
-    pixel: tuple[float, float],
+def _measure_all(
+    fields: Fields,
     settings: MeasureSettings,
-) -> MaskMeasured:
-    values = tuple(value for value, _ in labels.names)
-    ids = read_mask(mask, labels.table, labels.recipe, values)
-    numbers = read_instances(mask, labels.table)
-    size = (ids.shape[0], ids.shape[1])
-    image = items.image_of.get(mask)
-    grey = None
-    if image is not None:
-        micrograph = read_micrograph(image)
-        grey = _grey_of(micrograph, mask, size)
-        ids = ids[: size[0] - micrograph.info_bar_rows]  # a painted bar is no specimen
-        grey = grey[: ids.shape[0]]
+    study: Study | None,
+    on_mask: Callable[[int, int], None] | None,
+) -> list[MaskMeasured]:
+    measured: list[MaskMeasured] = []
+    open_masks = tuple(fields.items.masks)
+    for number, mask in enumerate(open_masks, start=1):
+        try:
+            field = fields.read(mask)
+            measured.append(_measure(field, fields.labels, settings))
+            if study is not None:
+                study.take(field, fields.labels, measured[-1])
+        except InputError as fault:
+            fields.items.fail(mask, fault)
+        if on_mask is not None:
+            on_mask(number, len(open_masks))
+    return measured
+
+
+def _measure(field: Field, labels: Labels, settings: MeasureSettings) -> MaskMeasured:
     objects = measure_objects(
-        ids,
+        field.ids,
         labels.objects,
-        pixel=pixel,
-        grey=grey,
+        pixel=field.pixel,
+        grey=field.grey,
         split=settings.split,
         neck=settings.neck,
         min_px=settings.min_px,
         exclude_border=settings.exclude_border,
-        numbers=None if numbers is None else numbers[: ids.shape[0]],
+        numbers=field.numbers,
     )
-    counts = _counts(ids)
+    counts = _counts(field.ids)
     return MaskMeasured(
-        mask=_shown(mask, items.root),
-        image=str(image) if image is not None else "",
-        pixel=pixel,
-        size_HW=size,
+        mask=field.name,
+        image=field.image,
+        pixel=field.pixel,
+        size_HW=field.size_HW,
         labelled_px=int(counts[:UNLABELLED].sum()),
         shares=tuple(
             ClassShare(name=name, value=value, area_px=int(counts[value]))
@@ -361,23 +125,6 @@ def _counts(ids: np.ndarray) -> np.ndarray:
         band = ids[top : top + _BAND_ROWS]
         counts += np.bincount(band.ravel(), minlength=len(counts))
     return counts
-
-
-def _grey_of(micrograph: Micrograph, mask: ImageRef, size: tuple[int, int]) -> np.ndarray:
-    grey = to_grey(micrograph.pixels)
-    if grey.shape != size:
-        mine, its = f"{size[1]}×{size[0]} px", f"{grey.shape[1]}×{grey.shape[0]} px"
-        what = f"is {mine}, its image {micrograph.source} {its}"
-        raise ImageError(str(mask), what, "Name the image that the mask was made of")
-    return grey
-
-
-def _shown(mask: ImageRef, root: Path) -> str:
-    try:
-        name = mask.path.relative_to(root).as_posix()
-    except ValueError:
-        name = str(mask.path)
-    return name if mask.plane is None else f"{name}#{mask.plane}"
 
 
 def _with_shares(one: MaskMeasured, seen: set[int]) -> MaskMeasured:

@@ -55,6 +55,8 @@ class Objects:
     centroid_x_px: np.ndarray
     neighbour_distance: np.ndarray  # NaN: the only one of its class
     touches_border: np.ndarray
+    extent_y_px: np.ndarray  # of the rectangle around it
+    extent_x_px: np.ndarray
     mean_intensity: np.ndarray | None
     integrated_intensity: np.ndarray | None
 
@@ -151,6 +153,7 @@ def _measured(
     centroids = np.column_stack((y_px * pixel[0], x_px * pixel[1]))
     touches = np.zeros(num, bool)
     touches[owner[_at_border(runs, ids.shape)]] = True
+    extent_y, extent_x = _extents_px(runs, owner, num)
     sums = None if runs.grey_sum is None else np.bincount(owner, runs.grey_sum, num)
     with np.errstate(invalid="ignore"):
         eccentricity = np.where(major > 0, np.sqrt(np.maximum(0, 1 - (minor / major) ** 2)), 0.0)
@@ -174,9 +177,22 @@ def _measured(
         centroid_x_px=x_px,
         neighbour_distance=_neighbours(centroids, class_value),
         touches_border=touches,
+        extent_y_px=extent_y,
+        extent_x_px=extent_x,
         mean_intensity=None if sums is None else sums / area_px,
         integrated_intensity=sums,
     )
+
+
+def _extents_px(runs: Runs, owner: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return height and width of the upright rectangle around each object."""
+    extents: list[np.ndarray] = []
+    for first, last in ((runs.row, runs.row), (runs.first, runs.last)):
+        low, high = np.full(num, np.iinfo(np.int64).max), np.full(num, -1)
+        np.minimum.at(low, owner, first)
+        np.maximum.at(high, owner, last)
+        extents.append(high - low + 1)
+    return extents[0], extents[1]
 
 
 def _axes(

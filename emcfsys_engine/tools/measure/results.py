@@ -20,6 +20,7 @@ from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.tools.measure.objects import Split
+from emcfsys_engine.tools.measure.standards.results import StandardReport, StandardSettings
 from emcfsys_engine.tools.measure.tables import (
     MaskMeasured,
     TableFormat,
@@ -48,6 +49,9 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
     exclude_border: bool = False
     table: TableFormat = "csv"
     histogram: HistogramOf = "diameter"
+    standard: StandardSettings | None = None
+    numbered: bool = False  # every value but 0 is one object
+    calibrate: tuple[str, str] | None = None  # validation masks: as predicted, and as labelled
 
 
 class ClassSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +87,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[ClassSummary, ...]
     failed: tuple[NotMeasured, ...]
     notes: tuple[str, ...]
+    standard: StandardReport | None = None
 
     @property
     def text(self) -> str:
@@ -98,6 +103,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
                 spread = f"{one.mean_diameter:.4g} ± {one.sd_diameter or 0.0:.3g}, {median:.4g}"
             lines.append(f"{one.name:<{length}}  {one.num_objects:>8,}  {share:>7}  {spread:>30}")
         lines.append(f"{self.num_objects:,} objects in {self.num_masks:,} masks")
+        if self.standard is not None:
+            lines.append(self.standard.text)
         return "\n".join(lines)
 
 

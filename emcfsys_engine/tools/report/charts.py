@@ -374,7 +374,7 @@ def previews(run: Run, events: Sequence[AnyEvent], best_step: int | None) -> str
         event = said.get(file.name)
         words = f"{event.image}, step {event.step:,}" if event else file.name
         words += " (best)" if event and event.step == best_step else ""
-        shown.append(_embedded(file, words))
+        shown.append(embedded(file, words))
     legend = '<p class="soft">Left to right: image, truth, prediction, errors in red.</p>'
     grid = _grid(shown, len(found), "in the folder previews", kind="strips")
     return (legend if said and grid else "") + grid
@@ -387,7 +387,7 @@ def overlays(events: Sequence[AnyEvent]) -> str:
     there = [file for file in files if file.is_file()]
     stride = max(1, len(there) // _MOST_OVERLAYS)
     picked = there[::stride][:_MOST_OVERLAYS]
-    return _grid([_embedded(file, file.name) for file in picked], len(there), "beside the masks")
+    return _grid([embedded(file, file.name) for file in picked], len(there), "beside the masks")
 
 
 def _telling(steps: Sequence[int], best_step: int | None) -> set[int]:
@@ -408,7 +408,7 @@ def _grid(shown: Sequence[str], total: int, where: str, kind: str = "pictures") 
     return f'<div class="{kind}">{"".join(shown)}</div>{words}'
 
 
-def _embedded(file: Path, caption: str) -> str:
+def embedded(file: Path, caption: str) -> str:
     """Return a picture as it lies, or smaller; a damaged one is named in its place."""
     try:
         content, kind = file.read_bytes(), _KINDS[file.suffix.lower()]

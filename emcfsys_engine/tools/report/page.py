@@ -41,6 +41,7 @@ from emcfsys_engine.tools.report.charts import (
     section,
     table,
 )
+from emcfsys_engine.tools.report.sizes import numbers_section
 from emcfsys_engine.tools.report.summary import RunSummary, read_summary
 
 _MOST_IMAGES = 300  # rows of a table that people scroll through
@@ -209,14 +210,15 @@ _FIRST_WARNINGS = 6
 _MOST_WARNINGS = 200
 
 
-def write_report(run: Run, out: Path | None = None) -> Path:
+def write_report(run: Run, out: Path | None = None, numbers: Path | None = None) -> Path:
     """Write the page of a run, in its folder or as `out`, and return its file.
 
+    numbers is a folder that measure wrote: its distributions and grain maps join the page.
     Raises: RunFolderError if the folder holds no run, or the page cannot be written; InputError if
-    it would replace a file that is not ours.
+    it would replace a file that is not ours, or numbers holds none.
     """
     file = out or run.folder / "report.html"
-    content = report_page(run).encode("utf-8", "replace")
+    content = report_page(run, numbers).encode("utf-8", "replace")
     try:
         book = OutputBook(run.folder)
         replace_own(file, book, lambda temporary: write_whole(temporary, content))
@@ -226,7 +228,7 @@ def write_report(run: Run, out: Path | None = None) -> Path:
     return file
 
 
-def report_page(run: Run) -> str:
+def report_page(run: Run, numbers: Path | None = None) -> str:
     """Return the page of a run of any kind, also of one that still goes on."""
     summary = read_summary(run)
     events = summary.events
@@ -238,6 +240,7 @@ def report_page(run: Run) -> str:
         section("Classes", class_table(summary), source_table(summary)),
         section("Previews", previews(run, events, summary.best.step if summary.best else None)),
         section("Images", failed_images(events), image_table(events), overlays(events)),
+        numbers_section(numbers) if numbers is not None else "",
         _ending(summary),
         settings_section(summary.record),
         plan_section(summary.plan),

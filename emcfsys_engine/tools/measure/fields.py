@@ -1,0 +1,365 @@
+"""The masks of a folder as fields: which files, what their values mean, how large a pixel is."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from emcfsys_engine.annotations.masks import (
+    LabelTable,
+    MaskRecipe,
+    mask_facts,
+    read_instances,
+    read_mask,
+    table_of,
+)
+from emcfsys_engine.annotations.pairing import key_of_file, match, root_of
+from emcfsys_engine.errors import AnnotationError, ImageError, InputError
+from emcfsys_engine.images.bounds import quiet_libraries
+from emcfsys_engine.images.micrograph import ImageRef, Micrograph
+from emcfsys_engine.images.normalise import to_grey
+from emcfsys_engine.images.reader import find_images, probe, read_micrograph
+from emcfsys_engine.images.writers import is_companion
+from emcfsys_engine.project import UNLABELLED
+from emcfsys_engine.tools.measure.results import MeasureSettings, NotMeasured
+from emcfsys_engine.tools.measure.tables import Unit
+
+_CENTIMETRE = 3
+_NM_PER_CM = 1e7
+_LARGEST_NM = 10_000.0  # larger pixels are dots of a printer or a scanner
+
+
+def pixel_nm_of(mask: Path, image: Path | None) -> tuple[float, float] | None:
+    """Return the pixel size: the image's, else the mask's own; None when neither says.
+
+    Units:  nm, (y, x).
+    Raises: ImageError when a file cannot be read.
+    """
+    if image is not None:
+        size = probe(image).pixel_nm
+        if size is not None:
+            return size
+    return _written_size(mask) or probe(mask).pixel_nm
+
+
+def _written_size(mask: Path) -> tuple[float, float] | None:
+    """Return the size that `predict` wrote: exactly, as a PNG's text, or as a TIFF's resolution."""
+    try:
+        with quiet_libraries():
+            if mask.suffix.lower() == ".png":
+                return _png_text(mask)
+            if mask.suffix.lower() in (".tif", ".tiff"):
+                return _tiff_resolution(mask)
+    except (OSError, ValueError, SyntaxError, tifffile.TiffFileError):
+        return None  # a damaged file is named when its pixels are read
+    return None
+
+
+def _png_text(mask: Path) -> tuple[float, float] | None:
+    with Image.open(mask) as picture:
+        words = str(picture.info.get("pixel_nm", "")).split()
+    if len(words) != 2:
+        return None
+    return _checked(float(words[0]), float(words[1]))
+
+
+def _tiff_resolution(mask: Path) -> tuple[float, float] | None:
+    """Return the resolution in pixels a centimetre of a TIFF written by tifffile, as ours are."""
+    with tifffile.TiffFile(mask) as tiff:
+        tags = tiff.pages.first.tags
+        unit, maker = tags.get("ResolutionUnit"), tags.get("Software")
+        if unit is None or int(unit.value) != _CENTIMETRE or maker is None:
+            return None
+        if not str(maker.value).startswith("tifffile"):
+            return None
+        sizes: list[float] = []
+        for name in ("YResolution", "XResolution"):
+            over, under = tags[name].value if name in tags else (0, 1)
+            sizes.append(_NM_PER_CM * under / over if over else math.inf)
+    return _checked(sizes[0], sizes[1])
+
+
+def _checked(down: float, across: float) -> tuple[float, float] | None:
+    good = all(math.isfinite(size) and 0 < size < _LARGEST_NM for size in (down, across))
+    return (down, across) if good else None
+
+
+def parse_pixel_nm(text: str) -> tuple[float, float]:
+    """Return (y, x) from "12.5" or, where rows and columns differ, "12.5,10".
+
+    Raises: InputError for anything else.
+    """
+    try:
+        numbers = [float(word) for word in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2) or not all(math.isfinite(n) and n > 0 for n in numbers):
+        remedy = "Write nanometres: 12.5, or height,width as 12.5,10"
+        raise InputError("--pixel-nm", f"{text!r} is no pixel size", remedy)
+    return numbers[0], numbers[-1]
+
+
+_TWO_VALUES = {0, UNLABELLED}
+
+
+@dataclass(kw_only=True)
+class Items:
+    """Masks to measure, and what went wrong or should be said on the way."""
+
+    masks: list[ImageRef]
+    image_of: dict[ImageRef, ImageRef]
+    root: Path
+    failed: list[NotMeasured] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def fail(self, mask: ImageRef, fault: InputError) -> None:
+        why = f"{fault.what}. {fault.remedy}".strip().rstrip(".")
+        about = "" if str(fault.where) == str(mask) else f"{fault.where}: "
+        self.failed.append(NotMeasured(file=str(mask), why=about + why))
+        self.masks.remove(mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """How a mask's pixels are read, and which of its classes have objects."""
+
+    classes: Mapping[str, int]
+    table: LabelTable
+    recipe: MaskRecipe
+    objects: tuple[int, ...]
+    numbered: bool  # each value is one object, as a person said
+
+    @property
+    def names(self) -> list[tuple[int, str]]:
+        return sorted((value, name) for name, value in self.classes.items())
+
+
+def _find_masks(masks: str, images: str | None, out: Path, base: Path) -> Items:
+    root = root_of(images, base) if images else base
+    refs = find_images(images, base) if images else []
+    mask_root = root_of(masks, base)
+    known = set(refs) if images != masks else set[ImageRef]()
+    own = out.absolute()
+    found = [
+        ref
+        for ref in find_images(masks, base)
+        if ref not in known and not is_companion(ref.path) and not _is_ours(ref.path, own)
+    ]
+    if not found:
+        raise AnnotationError(base / masks, "holds no masks", "Name masks or their folder")
+    items = Items(masks=found, image_of={}, root=mask_root)
+    if images:
+        keys = {mask: key_of_file(mask.path, mask_root, mask.plane) for mask in found}
+        items.image_of = {mask: ref for ref, mask in match(refs, root, keys)[0].items()}
+        for mask in found.copy():
+            if mask not in items.image_of:
+                remedy = "Mend the names, or leave out --images"
+                items.fail(mask, AnnotationError(str(mask), f"no image of {images} fits", remedy))
+    return items
+
+
+def _is_ours(path: Path, out: Path) -> bool:
+    return (
+        path.absolute().parent == out
+        and re.fullmatch(r"(histogram|grain-map)-.+\.png", path.name, re.DOTALL) is not None
+    )
+
+
+def _labels_of(items: Items, settings: MeasureSettings) -> Labels:
+    """Decide what the masks' values mean."""
+    classes = settings.classes
+    labels = dict(settings.labels)
+    recipe: MaskRecipe = "index"
+    unsaid = not labels and not settings.numbered
+    if unsaid and (classes is None or len(classes) == 2) and _hold_0_and_255(items):
+        recipe = "two_values"
+        classes = classes or {"background": 0, "object": 1}
+        low, high = sorted(classes, key=classes.__getitem__)
+        items.notes.append(f'the masks hold only 0 and 255: taken as "{low}" and "{high}"')
+    elif settings.numbered or (classes is None and _largest_number(items) > UNLABELLED):
+        classes, name = _one_object_class(classes)
+        largest = max(1, _largest_number(items))
+        labels = {"0": next(iter(classes)), f"1-{largest}": name}
+        items.notes.append(f"values up to {largest:,}: each is taken as one object")
+    elif classes is None:
+        classes = {"background": 0} | {f"class {value}": value for value in range(1, UNLABELLED)}
+        items.notes.append("no classes were given: values are named class 1, class 2 …")
+    background = settings.background or min(classes, key=classes.__getitem__)
+    if background != "none" and background not in classes:
+        remedy = f"Use one of: {', '.join(classes)}, none"
+        raise InputError("--background", f"{background!r} is no class", remedy)
+    return Labels(
+        classes=classes,
+        table=table_of(classes, labels),
+        recipe=recipe,
+        objects=tuple(sorted(v for name, v in classes.items() if name != background)),
+        numbered=settings.numbered,
+    )
+
+
+def _one_object_class(classes: dict[str, int] | None) -> tuple[dict[str, int], str]:
+    """Return background and the class of all numbered objects, and that class's name."""
+    if classes is None:
+        return {"background": 0, "object": 1}, "object"
+    if len(classes) != 2:
+        what = f"needs a background and one class of objects, and there are {len(classes)} classes"
+        raise InputError("--numbered", what, "Leave out --project and --model")
+    low, high = sorted(classes, key=classes.__getitem__)
+    return {low: classes[low], high: classes[high]}, high
+
+
+def _hold_0_and_255(items: Items) -> bool:
+    """Tell whether all masks together hold nothing but 0 and 255; the first other value ends it."""
+    held: set[int] = set()
+    table = table_of({}, {})
+    for mask in items.masks:
+        try:
+            facts = mask_facts(mask, table)
+        except InputError:
+            continue  # it is reported when its turn comes
+        held |= {value for value, _ in facts.values}
+        if facts.in_colour or not held <= _TWO_VALUES:
+            return False
+    return held == _TWO_VALUES
+
+
+def _largest_number(items: Items) -> int:
+    """Return the largest value of all masks that hold whole numbers of one channel; 0 for none."""
+    largest = 0
+    for mask in items.masks:
+        try:
+            facts = mask_facts(mask, table_of({}, {}))
+        except InputError:
+            continue  # it is reported when its turn comes
+        if not facts.in_colour:
+            largest = max(largest, max((value for value, _ in facts.values), default=0))
+    return largest
+
+
+def _pixel_sizes(
+    items: Items, settings: MeasureSettings
+) -> tuple[dict[ImageRef, tuple[float, float]], list[ImageRef]]:
+    """Return the pixel size of each mask, 1 px for all where one is not known; and whose is not."""
+    if settings.pixel_nm is not None:
+        return dict.fromkeys(items.masks, settings.pixel_nm), []
+    found: dict[ImageRef, tuple[float, float]] = {}
+    asked: dict[tuple[Path, Path | None], tuple[float, float] | None] = {}  # once a file
+    unknown: list[ImageRef] = []
+    for mask in tuple(items.masks):
+        try:
+            image = items.image_of[mask].path if items.image_of else None
+            if (mask.path, image) not in asked:
+                asked[mask.path, image] = pixel_nm_of(mask.path, image)
+            size = asked[mask.path, image]
+        except InputError as fault:
+            items.fail(mask, fault)
+            continue
+        if size is None and settings.fallback_nm is not None:
+            size = (settings.fallback_nm, settings.fallback_nm)
+        if size is None:
+            unknown.append(mask)
+        else:
+            found[mask] = size
+    if not unknown:
+        return found, []
+    which = (
+        "no file says" if not found else f"{len(unknown)} files, as {unknown[0].name}, do not say"
+    )
+    items.notes.append(f"{which} its pixel size: all numbers are in px. Give --pixel-nm")
+    return dict.fromkeys(items.masks, (1.0, 1.0)), unknown
+
+
+def _grey_of(micrograph: Micrograph, mask: ImageRef, size: tuple[int, int]) -> np.ndarray:
+    grey = to_grey(micrograph.pixels)
+    if grey.shape != size:
+        mine, its = f"{size[1]}×{size[0]} px", f"{grey.shape[1]}×{grey.shape[0]} px"
+        what = f"is {mine}, its image {micrograph.source} {its}"
+        raise ImageError(str(mask), what, "Name the image that the mask was made of")
+    return grey
+
+
+def _shown(mask: ImageRef, root: Path) -> str:
+    try:
+        name = mask.path.relative_to(root).as_posix()
+    except ValueError:
+        name = str(mask.path)
+    return name if mask.plane is None else f"{name}#{mask.plane}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One mask as it is measured.
+
+    Shapes: ids are uint8 H×W, 255 where unlabelled; numbers of objects and grey values are H×W.
+    Units:  pixel is (y, x) in the unit of all fields.
+    """
+
+    name: str
+    image: str  # empty without one
+    ids: np.ndarray
+    numbers: np.ndarray | None
+    grey: np.ndarray | None
+    pixel: tuple[float, float]
+    size_HW: tuple[int, int]  # of the file: a painted bar below is no part of the field
+
+    def of_size(self, pixel: tuple[float, float]) -> "Field":
+        """Return the same field with pixels of another size."""
+        return replace(self, pixel=pixel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fields:
+    """Masks that are measured together, in one unit."""
+
+    items: Items
+    labels: Labels
+    pixel_of: Mapping[ImageRef, tuple[float, float]]
+    unit: Unit
+    without_size: tuple[ImageRef, ...]  # masks whose pixel size nobody says: then all is in px
+
+    def read(self, mask: ImageRef) -> Field:
+        """Return one mask with its image.
+
+        Raises: InputError when either cannot be read, or they do not fit.
+        """
+        labels = self.labels
+        ids = read_mask(mask, labels.table, labels.recipe, tuple(v for v, _ in labels.names))
+        numbers = read_instances(mask, labels.table, numbered=labels.numbered)
+        size = (ids.shape[0], ids.shape[1])
+        image = self.items.image_of.get(mask)
+        grey = None
+        if image is not None:
+            micrograph = read_micrograph(image)
+            grey = _grey_of(micrograph, mask, size)
+            ids = ids[: size[0] - micrograph.info_bar_rows]  # a painted bar is no specimen
+            grey = grey[: ids.shape[0]]
+        return Field(
+            name=_shown(mask, self.items.root),
+            image=str(image) if image is not None else "",
+            ids=ids,
+            numbers=None if numbers is None else numbers[: ids.shape[0]],
+            grey=grey,
+            pixel=self.pixel_of[mask],
+            size_HW=size,
+        )
+
+
+def open_fields(
+    masks: str, out: Path, settings: MeasureSettings, *, images: str | None, base: Path
+) -> Fields:
+    """Find the masks of a file, folder or glob, and what holds for all of them.
+
+    Raises: InputError when there are no masks.
+    """
+    items = _find_masks(masks, images, out, base)
+    labels = _labels_of(items, settings)
+    pixel_of, unknown = _pixel_sizes(items, settings)
+    unit: Unit = "px" if unknown else "nm"
+    return Fields(
+        items=items, labels=labels, pixel_of=pixel_of, unit=unit, without_size=tuple(unknown)
+    )

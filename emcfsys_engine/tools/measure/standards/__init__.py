@@ -1,0 +1,1 @@
+"""Numbers as the standards for grain sizes, phase fractions and particle sizes ask for them."""

@@ -1,0 +1,283 @@
+"""One standard applied to a folder of masks: field after field, then a table, a page, a report."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from scipy import ndimage
+
+from emcfsys_engine.annotations.pairing import key_of_file
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.output_book import OutputBook, write_own
+from emcfsys_engine.tools.measure.fields import Field, Fields, Labels, open_fields
+from emcfsys_engine.tools.measure.results import MeasureSettings
+from emcfsys_engine.tools.measure.standards.grain_size import grain_sizes, measure_grains
+from emcfsys_engine.tools.measure.standards.intercepts import grain_map
+from emcfsys_engine.tools.measure.standards.interval import FieldValue
+from emcfsys_engine.tools.measure.standards.particle_sizes import (
+    Particles,
+    border_weights,
+    size_distributions,
+)
+from emcfsys_engine.tools.measure.standards.phase_fraction import (
+    Phase,
+    count_points,
+    measure_areas,
+    phase_fractions,
+)
+from emcfsys_engine.tools.measure.standards.results import (
+    Calibration,
+    Gathered,
+    StandardReport,
+    StandardSettings,
+    table_of_rows,
+)
+from emcfsys_engine.tools.measure.tables import MaskMeasured, write_table
+from emcfsys_engine.tools.report.charts import escaped, page, section, table
+from emcfsys_engine.tools.report.sizes import (
+    SizeMap,
+    Sizes,
+    distribution_charts,
+    map_files,
+    map_pictures,
+    small_map,
+)
+
+_SAME_SIZE = 0.01  # relative: calibrations of one magnification differ by less
+_MOST_MAPS = 4
+_FEW_FIELDS = 5  # below, E112 and E562 ask for more
+_HEAVY = 10.0  # times that one particle counts
+_FAR_APART_G = 1.0
+_MUCH_BOUNDARY = 0.25  # of the area: then it is a phase of its own
+
+
+def need_one_scale(fields: Fields) -> None:
+    """Check that every mask has a pixel size in nm, and all the same.
+
+    Raises: InputError naming the file that has none, or two that differ.
+    """
+    if fields.without_size:
+        what = "does not say how large its pixels are, and a standard's numbers are in nm"
+        raise InputError(str(fields.without_size[0]), what, "Give --pixel-nm")
+    sizes = list(fields.pixel_of.items())
+    for mask, size in sizes[1:]:
+        first, known = sizes[0]
+        if any(abs(a / b - 1) > _SAME_SIZE for a, b in zip(size, known, strict=True)):
+            mine, other = (f"{y:.4g} × {x:.4g} nm" for y, x in (size, known))
+            what = f"has pixels of {mine}, {first} has {other}: these are no fields of one kind"
+            raise InputError(str(mask), what, "Measure each magnification by itself")
+
+
+class Study:
+    """Gathers what a standard needs of each field, and reports on all of them."""
+
+    def __init__(self, settings: MeasureSettings, standard: StandardSettings) -> None:
+        self.settings = settings
+        self.standard = standard
+        self.gathered = Gathered(settings=standard)
+        self.particles: dict[str, Particles] = {}
+        self.grains: list[tuple[np.ndarray, np.ndarray]] = []  # sizes and weights, field by field
+        self.maps: list[SizeMap] = []
+        self.notes: list[str] = []
+
+    def take(self, field: Field, labels: Labels, measured: MaskMeasured) -> None:
+        """Measure one field."""
+        if self.standard.standard == "iso13322":
+            shape = (field.ids.shape[0], field.ids.shape[1])
+            for value, name in _phases(field, labels, named=False):
+                mine = self.particles.setdefault(name, Particles())
+                mine.take(measured.objects, measured.objects.class_value == value, shape)
+            return
+        number = len(self.gathered.fields)
+        found = self.values(field, labels, number)
+        self.gathered.fields.append((field.name, found))
+
+    def report(self, book: OutputBook, calibration: Calibration | None) -> StandardReport:
+        """Write the table and the page, and return what they say."""
+        settings, rng = self.standard, np.random.default_rng(self.standard.seed)
+        report = StandardReport(standard=settings.standard)
+        if settings.standard == "e112":
+            report = msgspec.structs.replace(
+                report, grain_sizes=grain_sizes(self.gathered, calibration)
+            )
+        elif settings.standard == "iso13322":
+            rows = [
+                row
+                for name, mine in self.particles.items()
+                for row in size_distributions(
+                    name, mine, relative_error=settings.relative_error, rng=rng
+                )
+            ]
+            report = msgspec.structs.replace(report, size_distributions=tuple(rows))
+        else:
+            report = msgspec.structs.replace(
+                report, phase_fractions=phase_fractions(self.gathered, calibration)
+            )
+        files: list[Path] = []
+        if report.rows:
+            made = table_of_rows(report.rows)
+            files.append(write_table(book, settings.standard, made, self.settings.table))
+            files += self._write_page(report, book)
+        return msgspec.structs.replace(
+            report,
+            files=tuple(str(file) for file in files),
+            num_validation_images=len(calibration.true) if calibration is not None else 0,
+            notes=(*self.notes, *self._warnings(report)),
+        )
+
+    def values(self, field: Field, labels: Labels, number: int) -> Mapping[str, FieldValue]:
+        """Return what one field says; the same number draws the same lines and points."""
+        rng = np.random.default_rng([self.standard.seed, number])
+        if self.standard.standard == "e112":
+            grains = self._grains_of(field, labels)
+            self._keep_sizes(field, grains)
+            return measure_grains(grains, field.pixel, self.standard.lines, rng)
+        phases = _phases(field, labels, named=self.settings.classes is not None)
+        if self.standard.standard == "e562":
+            return count_points(field.ids, phases, self.standard.points, rng)
+        return measure_areas(field.ids, phases)
+
+    def _grains_of(self, field: Field, labels: Labels) -> np.ndarray:
+        settings = self.settings
+        return grain_map(
+            field, labels.objects, split=settings.split, neck=settings.neck, min_px=settings.min_px
+        )
+
+    def _keep_sizes(self, field: Field, grains: np.ndarray) -> None:
+        area_px = np.bincount(np.maximum(grains, 0).ravel())
+        size_of = np.sqrt(4 * area_px * (field.pixel[0] * field.pixel[1]) / np.pi)
+        if len(self.maps) < _MOST_MAPS:
+            self.maps.append(small_map(field.name, grains, size_of))
+        edges = (grains[0], grains[-1], grains[:, 0], grains[:, -1])
+        whole = np.ones(area_px.size, bool)
+        whole[np.maximum(np.concatenate(edges), 0)] = False
+        whole[0] = False
+        boxes = ndimage.find_objects(np.maximum(grains, 0))
+        kept = [number for number in np.flatnonzero(whole) if area_px[number]]
+        extents = [[side.stop - side.start for side in boxes[number - 1]] for number in kept]
+        down, right = np.array(extents, np.int64).reshape(-1, 2).T
+        shape = (grains.shape[0], grains.shape[1])
+        self.grains.append((size_of[kept], border_weights(down, right, shape)))
+        boundary = float((grains == 0).mean())
+        if boundary > _MUCH_BOUNDARY:
+            self.notes.append(
+                f"{field.name}: {100 * boundary:.0f} % of the area is between the grains: E112 "
+                "takes it for their boundaries. Name the class that is, with --background"
+            )
+
+    def _write_page(self, report: StandardReport, book: OutputBook) -> list[Path]:
+        charts = distribution_charts(self._sizes())
+        words, pictures = map_files(self.maps)
+        if not charts and not pictures:
+            return []
+        first, *rows = report.text.split("\n")
+        body = (
+            f"<h1>{escaped(first)}</h1>"
+            + table([""], [[row] for row in rows])
+            + section("Sizes", charts)
+            + section("Grains by size", map_pictures(words, self.maps, pictures))
+        )
+        file = book.out / f"{report.standard}.html"
+        files = [write_own(file, page(first, body).encode("utf-8", "replace"), book)]
+        for number, content in enumerate(pictures, start=1):
+            files.append(write_own(book.out / f"grain-map-{number}.png", content, book))
+        return files
+
+    def _sizes(self) -> list[Sizes]:
+        found = [
+            Sizes(
+                name=name,
+                size=np.concatenate(mine.sizes["equivalent_diameter"]),
+                weight=np.concatenate(mine.weights),
+            )
+            for name, mine in self.particles.items()
+        ]
+        if self.grains:
+            sizes, weights = (np.concatenate(parts) for parts in zip(*self.grains, strict=True))
+            found.append(Sizes(name="grains", size=sizes, weight=weights))
+        return found
+
+    def _warnings(self, report: StandardReport) -> list[str]:
+        if self.standard.standard == "iso13322":
+            said = [word for name, mine in self.particles.items() for word in _edge(name, mine)]
+            return said if self.particles else ["no particles were found: no sizes"]
+        num, said = len(self.gathered.fields), list[str]()
+        if num == 1:
+            said.append("one field: its interval says how much the field varies, not the material")
+        elif num < _FEW_FIELDS:
+            said.append(f"{num} fields: the standard asks for {_FEW_FIELDS} or more")
+        if any(row.g is None for row in report.grain_sizes if not row.mask):
+            said.append("no boundary was met or no grain counted: no grain size by that method")
+        found = {row.method: row.g for row in report.grain_sizes if not row.mask}
+        crossed, counted = found.get("lines"), found.get("planimetric")
+        if crossed is not None and counted is not None and crossed - counted > _FAR_APART_G:
+            said.append(
+                f"lines say G {crossed:.2f}, counted grains {counted:.2f}: boundaries with gaps "
+                "join grains, which lines feel less"
+            )
+        return said
+
+
+def _edge(name: str, particles: Particles) -> list[str]:
+    """Return what should be known of the frame's edge."""
+    weights = np.concatenate(particles.weights)
+    if not weights.size:
+        return [f"{name}: none lies whole within a field: no sizes"]
+    said: list[str] = []
+    if particles.num_cut:
+        said.append(
+            f"{name}: the frame cuts {particles.num_cut:,}, which are not measured: whole ones "
+            "count for them"
+        )
+    if weights.max() > _HEAVY:
+        said.append(
+            f"{name}: the largest nearly fill the frame, one counts {weights.max():,.0f} times: "
+            "take fields many times larger than the particles"
+        )
+    return said
+
+
+def _phases(field: Field, labels: Labels, *, named: bool) -> list[Phase]:
+    """Return the phases that a field has, and where people named them also those it lacks."""
+    there = set(np.unique(field.ids).tolist())
+    return [
+        (value, name)
+        for value, name in labels.names
+        if value in labels.objects and (named or value in there)
+    ]
+
+
+def calibrate(study: Study, predicted: str, true: str, out: Path, base: Path) -> Calibration:
+    """Measure validation images twice: as the model labelled them, and as people did.
+
+    Raises: InputError when the two do not pair, fewer than two do, or the standard has no means.
+    """
+    if study.standard.standard == "iso13322":
+        what = "corrects means and fractions, and iso13322 gives percentiles"
+        raise InputError("--calibrate", what, "Leave it out, or use e112, e562 or e1245")
+    ours = open_fields(predicted, out, study.settings, images=None, base=base)
+    theirs = open_fields(true, out, study.settings, images=None, base=base)
+    if study.standard.standard == "e112":
+        need_one_scale(ours)
+    other = {_key(theirs, mask): mask for mask in theirs.items.masks}
+    pairs = [
+        (mask, other[_key(ours, mask)]) for mask in ours.items.masks if _key(ours, mask) in other
+    ]
+    if len(pairs) < 2:
+        what = f"{len(pairs)} of {len(ours.items.masks)} predictions have a true mask of {true}"
+        raise InputError(predicted, what, "Two or more are needed: give both the same names")
+    measuring = Study(study.settings, study.standard)
+    mine: list[Mapping[str, FieldValue]] = []
+    its: list[Mapping[str, FieldValue]] = []
+    for number, (guess, truth) in enumerate(pairs):
+        first, second = ours.read(guess), theirs.read(truth)
+        second = second.of_size(first.pixel)  # labels that people drew often have no scale
+        mine.append(measuring.values(first, ours.labels, number))
+        its.append(measuring.values(second, theirs.labels, number))
+    return Calibration(predicted=mine, true=its)
+
+
+def _key(fields: Fields, mask: ImageRef) -> object:
+    return key_of_file(mask.path, fields.items.root, mask.plane)

@@ -1,0 +1,213 @@
+"""Sizes to look at: cumulative and density distributions, and maps of grains coloured by size."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.text import text_of_cell
+from emcfsys_engine.tools.report.charts import (
+    Chart,
+    Curve,
+    Point,
+    embedded,
+    figure_of,
+    picture,
+    section,
+    table,
+)
+
+_WEIGHTINGS = (("number", 0), ("area", 2), ("volume", 3))
+_MOST_BARS = 40
+_MOST_STEPS = 400
+_MAP_PX = 700
+# Smith and van der Walt's viridis at nine places: even in lightness, read without red and green.
+_SCALE = np.array(
+    [
+        (68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141),
+        (39, 173, 129), (92, 200, 99), (170, 220, 50), (253, 231, 37),
+    ],
+    np.float64,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Sizes of one kind of objects. Shapes: one number an object, twice."""
+
+    name: str
+    size: np.ndarray
+    weight: np.ndarray
+    unit: str = "nm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeMap:
+    """How large the grain is that each pixel belongs to. Shapes: H×W, NaN outside. Units: nm."""
+
+    name: str
+    size_HW: np.ndarray
+
+
+def small_map(name: str, grains: np.ndarray, size_of: np.ndarray) -> SizeMap:
+    """Return a map of sizes that fits a page.
+
+    Shapes: grains are H×W numbers, 0 or less outside; size_of has the size of grain n at n.
+    """
+    stride = math.ceil(max(grains.shape) / _MAP_PX)
+    few = grains[::stride, ::stride]
+    sizes = np.where(few > 0, size_of[np.maximum(few, 0)], np.nan)
+    return SizeMap(name=name, size_HW=sizes.astype(np.float32))
+
+
+def distribution_charts(found: Sequence[Sizes]) -> str:
+    """Return figures of the cumulative and the density distribution of each kind of objects."""
+    figures: list[str] = []
+    for one in found:
+        if not one.size.size:
+            continue
+        figures += [figure_of(_cumulative(one)), figure_of(_density(one))]
+    return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
+
+
+def map_files(maps: Sequence[SizeMap]) -> tuple[str, list[bytes]]:
+    """Return what the colours of the maps mean, and each as PNG in one scale: dark is small."""
+    known = [one.size_HW[np.isfinite(one.size_HW)] for one in maps]
+    every = np.concatenate(known) if known else np.zeros(0)
+    if not every.size:
+        return "", []
+    low, high = (float(end) for end in np.percentile(every, (1, 99)))
+    words = f"Dark: {low:.4g} nm and less, bright: {high:.4g} nm and more; boundaries are white."
+    return words, [_png_of(one, low, high) for one in maps]
+
+
+def map_pictures(words: str, maps: Sequence[SizeMap], files: Sequence[bytes]) -> str:
+    """Return the maps with what their colours mean."""
+    shown = "".join(
+        picture(content, "png", one.name) for one, content in zip(maps, files, strict=False)
+    )
+    return f'<p class="soft">{words}</p><div class="pictures">{shown}</div>' if shown else ""
+
+
+_OBJECTS = "objects.csv"
+_STANDARDS = ("e112", "e562", "e1245", "iso13322")
+_DIAMETER = "equivalent_diameter_"
+
+
+def numbers_section(folder: Path) -> str:
+    """Return what `measure` wrote into a folder: distributions, standards' numbers, grain maps.
+
+    Raises: InputError when it holds no table of objects, or one that measure did not write.
+    """
+    charts = distribution_charts(_read_sizes(folder / _OBJECTS))
+    tables = "".join(_standard_table(folder / f"{name}.csv", name) for name in _STANDARDS)
+    maps = [embedded(file, file.stem) for file in sorted(folder.glob("grain-map-*.png"))]
+    pictures = f'<div class="pictures">{"".join(maps)}</div>' if maps else ""
+    return section("Sizes", tables, charts, pictures)
+
+
+def _read_sizes(file: Path) -> list[Sizes]:
+    """Return the diameters of whole objects, class by class."""
+    rows = _rows_of(file)
+    column = next((name for name in rows[0] if name.startswith(_DIAMETER)), None) if rows else ""
+    if column is None:
+        raise InputError(file, f"has no column {_DIAMETER}…", "Name a folder that measure wrote")
+    found: dict[str, list[float]] = {}
+    try:
+        for row in rows:
+            if row["touches_border"] != "yes":
+                found.setdefault(text_of_cell(row["class"]), []).append(float(row[column or ""]))
+    except (KeyError, TypeError, ValueError):
+        what = "is no table of objects as measure writes it"
+        raise InputError(file, what, "Name a folder that measure wrote") from None
+    return [
+        Sizes(
+            name=name,
+            size=np.array(sizes),
+            weight=np.ones(len(sizes)),
+            unit=(column or "").removeprefix(_DIAMETER),
+        )
+        for name, sizes in found.items()
+    ]
+
+
+def _standard_table(file: Path, name: str) -> str:
+    """Return the rows of a standard that hold for all fields; nothing where it was not asked."""
+    rows = [row for row in _rows_of(file) if not row.get("mask")] if file.is_file() else []
+    if not rows:
+        return ""
+    heads = [head for head in rows[0] if head != "mask"]
+    cells = [[text_of_cell(row[head] or "") for head in heads] for row in rows]
+    return f"<h3>{name.upper()}</h3>" + table([h.replace("_", " ") for h in heads], cells)
+
+
+def _rows_of(file: Path) -> list[dict[str, str]]:
+    try:
+        with file.open(newline="", encoding="utf-8", errors="replace") as stream:
+            return list(csv.DictReader(stream))
+    except (OSError, csv.Error) as error:
+        what = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise InputError(file, what, "Name a folder that measure wrote, as CSV") from None
+
+
+def _cumulative(one: Sizes) -> Chart:
+    order = np.argsort(one.size)
+    sizes = one.size[order]
+    curves: list[Curve] = []
+    for place, (word, power) in enumerate(_WEIGHTINGS):
+        reached = np.cumsum(one.weight[order] * sizes**power)
+        steps = np.unique(np.linspace(0, sizes.size - 1, _MOST_STEPS).astype(int))
+        points: list[Point] = [(float(sizes[0]), 0.0)]
+        points += [(float(sizes[at]), float(100 * reached[at] / reached[-1])) for at in steps]
+        curves.append(Curve(name=f"by {word}", points=tuple(points), colour=5 + place))
+    return Chart(
+        title=f"{one.name}: cumulative distribution",
+        curves=tuple(curves),
+        limits=(0, 100),
+        x_words=f"equivalent diameter ({one.unit})",
+        note="% up to this size",
+    )
+
+
+def _density(one: Sizes) -> Chart:
+    bars = min(_MOST_BARS, max(5, math.ceil(2 * one.size.size ** (1 / 3))))  # Rice's rule
+    curves: list[Curve] = []
+    for place, (word, power) in enumerate(_WEIGHTINGS):
+        low, high = float(one.size.min()), float(one.size.max())
+        if high <= low:
+            low, high = low * 0.5, high * 1.5
+        heights, edges = np.histogram(
+            one.size, np.linspace(low, high, bars + 1), density=True,
+            weights=one.weight * one.size**power,
+        )  # fmt: skip
+        corners: list[Point] = [(low, 0.0)]
+        for height, left, right in zip(heights, edges[:-1], edges[1:], strict=True):
+            corners += [(float(left), 100 * float(height)), (float(right), 100 * float(height))]
+        corners.append((high, 0.0))
+        curves.append(Curve(name=f"by {word}", points=tuple(corners), colour=5 + place))
+    return Chart(
+        title=f"{one.name}: density",
+        curves=tuple(curves),
+        limits=(0, math.inf),
+        x_words=f"equivalent diameter ({one.unit})",
+        note=f"% per {one.unit}, n = {one.size.size:,}",
+        has_legend=False,
+    )
+
+
+def _png_of(one: SizeMap, low: float, high: float) -> bytes:
+    share = np.log(one.size_HW / low) / max(math.log(high / low), 1e-9)
+    place = np.clip(np.nan_to_num(share), 0, 1) * (len(_SCALE) - 1)
+    below = np.minimum(place.astype(int), len(_SCALE) - 2)
+    part = (place - below)[..., None]
+    colours = _SCALE[below] * (1 - part) + _SCALE[below + 1] * part
+    colours[np.isnan(one.size_HW)] = 255
+    packed = io.BytesIO()
+    Image.fromarray(colours.round().astype(np.uint8)).save(packed, "PNG", optimize=True)
+    return packed.getvalue()
