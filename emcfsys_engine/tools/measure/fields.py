@@ -10,9 +10,11 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from emcfsys_engine.annotations.class_folders import masks_by_class
 from emcfsys_engine.annotations.masks import (
     LabelTable,
     MaskRecipe,
+    levels_of,
     mask_facts,
     read_instances,
     read_mask,
@@ -28,6 +30,7 @@ from emcfsys_engine.images.writers import is_companion
 from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.tools.measure.results import MeasureSettings, NotMeasured
 from emcfsys_engine.tools.measure.tables import Unit
+from emcfsys_engine.tools.new_classes import Proposal, facts_of, from_facts
 
 _CENTIMETRE = 3
 _NM_PER_CM = 1e7
@@ -163,6 +166,15 @@ def _find_masks(masks: str, images: str | None, out: Path, base: Path) -> Items:
     return items
 
 
+def _refuse_class_folders(place: Path, settings: MeasureSettings) -> None:
+    """Refuse masks that lie in one folder a class: each alone says nothing of the other classes."""
+    names = {*(settings.classes or ()), *settings.labels}
+    if folders := [name for name in masks_by_class(place) if name in names]:
+        what = f"has one folder of masks a class ({', '.join(folders)})"
+        remedy = "Join them first: emcfsys-engine convert FOLDER --to masks --project PROJECT"
+        raise AnnotationError(place, what, remedy)
+
+
 def _is_ours(path: Path, out: Path) -> bool:
     return (
         path.absolute().parent == out
@@ -173,7 +185,7 @@ def _is_ours(path: Path, out: Path) -> bool:
 def _labels_of(items: Items, settings: MeasureSettings) -> Labels:
     """Decide what the masks' values mean."""
     classes = settings.classes
-    labels = dict(settings.labels)
+    labels: Mapping[str, str] = settings.labels
     recipe: MaskRecipe = "index"
     unsaid = not labels and not settings.numbered
     if unsaid and (classes is None or len(classes) == 2) and _hold_0_and_255(items):
@@ -186,6 +198,9 @@ def _labels_of(items: Items, settings: MeasureSettings) -> Labels:
         largest = max(1, _largest_number(items))
         labels = {"0": next(iter(classes)), f"1-{largest}": name}
         items.notes.append(f"values up to {largest:,}: each is taken as one object")
+    elif classes is None and unsaid and (proposal := _of_smoothed_or_coloured(items)):
+        classes, labels = proposal.classes, proposal.labels
+        items.notes += [f"no classes were given: {note}" for note in proposal.notes]
     elif classes is None:
         classes = {"background": 0} | {f"class {value}": value for value in range(1, UNLABELLED)}
         items.notes.append("no classes were given: values are named class 1, class 2 …")
@@ -200,6 +215,14 @@ def _labels_of(items: Items, settings: MeasureSettings) -> Labels:
         objects=tuple(sorted(v for name, v in classes.items() if name != background)),
         numbered=settings.numbered,
     )
+
+
+def _of_smoothed_or_coloured(items: Items) -> Proposal | None:
+    """Return the classes of masks whose values are none by themselves: of a JPEG, of colours."""
+    facts = facts_of(items.masks)
+    if any(one.in_colour or levels_of(one, mask) for mask, one in facts):
+        return from_facts(facts)
+    return None
 
 
 def _one_object_class(classes: dict[str, int] | None) -> tuple[dict[str, int], str]:
@@ -357,6 +380,7 @@ def open_fields(
     Raises: InputError when there are no masks.
     """
     items = _find_masks(masks, images, out, base)
+    _refuse_class_folders(base / Path(masks).expanduser(), settings)
     labels = _labels_of(items, settings)
     pixel_of, unknown = _pixel_sizes(items, settings)
     unit: Unit = "px" if unknown else "nm"
