@@ -6,10 +6,7 @@ its content: a file that was only touched is not a new one.
 
 import contextlib
 import errno
-import fcntl
-import json
 import os
-import socket
 import sqlite3
 import time
 import uuid
@@ -28,6 +25,7 @@ from emcfsys_engine.files import (
     open_own,
     remedy_of,
 )
+from emcfsys_engine.hotfolder.watcher import FOLDER, close_all, is_same, lock_file, lock_folder
 
 _MARK = "retry"
 
@@ -67,7 +65,6 @@ _ERRNO = {  # what SQLite makes of errors of the disk
     sqlite3.SQLITE_LOCKED: errno.EIO,
     sqlite3.SQLITE_PERM: errno.EACCES,
 }
-FOLDER = ".emcfsys"
 _TABLE = """
 CREATE TABLE seen (
     path BLOB PRIMARY KEY,     -- below the watched folder, as the file system spells it
@@ -151,20 +148,20 @@ class Ledger:
         locks: list[int] = []
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            locks.append(_lock(self.folder / "watch.lock", self._owner))
+            locks.append(lock_file(self.folder / "watch.lock", self._owner))
             # The folder itself, too: its own file can be removed and made anew.
-            if not self._locks or not _is_same(self._locks[-1], self.output):
-                locks.append(_lock_folder(self.output, self.folder / "watch.lock"))
+            if not self._locks or not is_same(self._locks[-1], self.output):
+                locks.append(lock_folder(self.output, self.folder / "watch.lock"))
             else:
                 locks.append(self._locks.pop())
         except OSError as error:
-            _close_all(locks)
+            close_all(locks)
             what = f"cannot be written: {error.strerror}"
             raise OutputError(self.folder, what, remedy_of(error), errno=error.errno or 0) from None
         except WatchedError:
-            _close_all(locks)
+            close_all(locks)
             raise
-        _close_all(self._locks)
+        close_all(self._locks)
         self._locks = locks
         self._connection = self._opened()
         self._place = (identity_of(self.output), identity_of(self.file))
@@ -275,7 +272,7 @@ class Ledger:
         """Close the file and let another watcher have it."""
         with contextlib.suppress(sqlite3.Error):  # its disk may be gone
             self._connection.close()
-        _close_all(self._locks)
+        close_all(self._locks)
         self._locks = []
 
 
@@ -305,18 +302,6 @@ def _connect_to_read(file: Path) -> sqlite3.Connection:
     return connection
 
 
-def watcher_of(output: Path) -> str | None:
-    """Tell who watches into an output folder now, or None."""
-    found = _holder(output)
-    return found[0] if found else None
-
-
-def watching_run(output: Path) -> Path | None:
-    """Return the folder of the run that watches into an output folder now, if it is known."""
-    found = _holder(output)
-    return Path(found[1]) if found and found[1] else None
-
-
 def id_of_ledger(output: Path) -> str:
     """Return by what a ledger is known again; "" where there is none, or it cannot be read."""
     file = output / FOLDER / "ledger.sqlite"
@@ -325,47 +310,6 @@ def id_of_ledger(output: Path) -> str:
             return str(db.execute("SELECT id FROM ledger").fetchone()[0])
     except (sqlite3.Error, TypeError, OSError):
         return ""
-
-
-def _holder(output: Path) -> tuple[str, str] | None:
-    for place in (output / FOLDER / "watch.lock", output):
-        try:
-            descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return _owner(descriptor)
-        except OSError:
-            continue  # no locks on this file system
-        finally:
-            os.close(descriptor)
-    return None
-
-
-def _lock_folder(output: Path, record: Path) -> int:
-    descriptor = os.open(output, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        what = "is watched already: another process holds the folder"
-        raise WatchedError(output, what, "Stop that watch, or use another output") from None
-    except OSError:
-        pass  # some networks do not lock folders: the file's lock has to do
-    return descriptor
-
-
-def _close_all(descriptors: Iterable[int]) -> None:
-    for descriptor in descriptors:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
-
-
-def _is_same(descriptor: int, place: Path) -> bool:
-    status = os.fstat(descriptor)
-    return (status.st_dev, status.st_ino) == identity_of(place)
 
 
 def _read(connection: sqlite3.Connection, order: str) -> Iterator[Entry]:
@@ -409,32 +353,6 @@ def _put_aside(file: Path) -> Path:
         with contextlib.suppress(FileNotFoundError):
             Path(f"{file}{ending}").rename(f"{aside}{ending}")
     return aside
-
-
-def _lock(file: Path, owner: str) -> int:
-    descriptor = open_own(file, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        other, run = _owner(descriptor)
-        os.close(descriptor)
-        what = f"is watched already, by {other}"
-        remedy = "Stop that watch, or use another output"
-        raise WatchedError(file.parent.parent, what, remedy, run=run) from None
-    record = {"owner": owner, "pid": os.getpid(), "host": socket.gethostname()}
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(record).encode(), 0)
-    return descriptor
-
-
-def _owner(descriptor: int) -> tuple[str, str]:
-    """Return who has a lock, in words, and its run folder; it is empty where that is unknown."""
-    try:
-        record = json.loads(os.pread(descriptor, 4096, 0))
-        told = f"{record['owner']} (process {record['pid']} on {record['host']})"
-        return told, str(record["owner"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "another process", ""
 
 
 def _open(file: Path) -> sqlite3.Connection:

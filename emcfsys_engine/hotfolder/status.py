@@ -8,10 +8,11 @@ from statistics import median
 from typing import Any
 
 from emcfsys_engine.errors import EmcfError, InputError, RunFolderError, printable
-from emcfsys_engine.hotfolder.ledger import read_ledger, watcher_of, watching_run
+from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.notifier import choose_backend
 from emcfsys_engine.hotfolder.places import watched_places
 from emcfsys_engine.hotfolder.scan import Rules, Scanner
+from emcfsys_engine.hotfolder.watcher import watcher_of, watching_run
 from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RunStarted, WatchState

@@ -8,8 +8,9 @@ from statistics import median
 from typing import Any
 
 from emcfsys_engine.errors import EmcfError, InputError
-from emcfsys_engine.hotfolder.ledger import ask_retry, read_ledger, watcher_of, watching_run
+from emcfsys_engine.hotfolder.ledger import ask_retry, read_ledger
 from emcfsys_engine.hotfolder.status import choose_best, resolve_model
+from emcfsys_engine.hotfolder.watcher import watcher_of, watching_run
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project, load_project

@@ -10,13 +10,8 @@ from pathlib import Path
 import pytest
 
 from emcfsys_engine.errors import InputError, OutputError, WatchedError
-from emcfsys_engine.hotfolder.ledger import (
-    Due,
-    Entry,
-    Ledger,
-    read_ledger,
-    watcher_of,
-)
+from emcfsys_engine.hotfolder.ledger import Due, Entry, Ledger, read_ledger
+from emcfsys_engine.hotfolder.watcher import watcher_of
 
 ENTRY = Entry(path="a b/\udcff\n.tif", size=10, mtime_ns=5, digest="d", mask="m.png")
 

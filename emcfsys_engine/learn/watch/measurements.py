@@ -16,7 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from emcfsys_engine.files import open_own, reading_own, write_whole
-from emcfsys_engine.hotfolder.ledger import FOLDER
+from emcfsys_engine.hotfolder.watcher import FOLDER
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.text import cell_of, text_of_cell
 

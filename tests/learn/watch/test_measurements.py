@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from emcfsys_engine.hotfolder.ledger import FOLDER
+from emcfsys_engine.hotfolder.watcher import FOLDER
 from emcfsys_engine.learn.watch.measurements import Line, Measurements, measured
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
 
