@@ -227,7 +227,7 @@ def small(setting: _Setting) -> None:
     model = inference_speed.make_model(Path(tempfile.mkdtemp()), setting.backbone)
     predictor = Predictor(model)
     for side in (256, 512, 1024):
-        number = 4 if setting.side < 1000 else 256 * 512 // side
+        number = 4 if setting.side < 1000 else 128 * 512 // side
         whole = inference_speed.picture(side, side)
         found = predictor.normaliser.per_channel(whole)
         read = own_rows(whole, found)
