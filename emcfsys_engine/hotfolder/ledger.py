@@ -408,10 +408,12 @@ def _explained(file: Path) -> Generator[None]:
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
             raise DiskFullError(file) from None
-        number = _ERRNO.get(error.sqlite_errorcode & 0xFF, 0)
-        raise OutputError(
-            file, f"cannot be used: {error}", "Check the permissions of its folder", errno=number
-        ) from None
+        code = error.sqlite_errorcode & 0xFF
+        remedy = "Check the permissions of its folder"
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            remedy = "Close what else has it open"
+        what = f"cannot be used: {error}"
+        raise OutputError(file, what, remedy, errno=_ERRNO.get(code, 0)) from None
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         remedy = "The next watch begins a new one, and keeps the masks"
         raise DamagedLedgerError(file, f"is damaged: {error}", remedy) from None
