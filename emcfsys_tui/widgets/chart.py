@@ -254,11 +254,13 @@ class Chart(Widget, can_focus=True):
         segments = [Segment(f"─ {self.chart_title}{options}{point} ", style)]
         values = [self._value(curve) for curve in self.curves]
         taken = sum(len(segment.text) for segment in segments) + sum(len(v) + 3 for v in values) + 1
+        whole = sum(len(curve.name) + 1 for curve in self.curves)  # and a space more between them
+        gap = " " if whole <= width - taken else ""
         names = shortened([one_line(curve.name) for curve in self.curves], width - taken)
         for curve, name, value in zip(self.curves, names, values, strict=True):
             segments.append(Segment(f" {curve.glyph} ", base + style_of(curve.colour)))
-            segments.append(Segment(f"{name}{value}", base))
-        segments.append(Segment(" ", style))
+            segments.append(Segment(f"{name}{value}{gap}", base))
+        segments.append(Segment("" if gap else " ", style))
         used = sum(len(segment.text) for segment in segments)
         segments.append(Segment("─" * max(0, width - used), style))
         return Strip(segments).crop_extend(0, width, base)

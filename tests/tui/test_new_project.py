@@ -12,7 +12,7 @@ from tests.tools.test_new_project import _drawn
 from tests.tui.conftest import opened, screen_text, until
 
 
-@pytest.mark.parametrize("size", [(60, 16), (100, 30)])
+@pytest.mark.parametrize("size", [pytest.param((60, 16), marks=pytest.mark.long), (100, 30)])
 async def test_nothing_is_written_before_enter_and_one_key_merges(
     world: Path, size: tuple[int, int]
 ) -> None:
@@ -38,6 +38,7 @@ async def test_nothing_is_written_before_enter_and_one_key_merges(
     assert dict(project.data[0].labels) == {"mitochondria": "mitochondrion"}
 
 
+@pytest.mark.long
 async def test_escape_writes_nothing(world: Path) -> None:
     folder = world / "scans"
     folder.mkdir()

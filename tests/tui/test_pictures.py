@@ -115,7 +115,7 @@ async def _weak_in_other_themes(pilot: Pilot[None], tab: str) -> list[str]:
         "textual-light",
     ):
         pilot.app.theme = theme
-        await pilot.pause(0.3)  # charts are drawn one after the other
+        await pilot.pause(0.3 if tab == "runs" else 0.05)  # charts come one after the other
         faults += _weak(f"{tab} in {theme}", _plain(pilot.app.export_screenshot()))
     pilot.app.theme = "emcfsys-dark"
     await pilot.pause()
