@@ -32,7 +32,8 @@ from emcfsys_engine.run.lines import LogReader, line_of
 from emcfsys_engine.run.progress import Progress, progress_in
 from emcfsys_engine.run.records import RunRecord
 from emcfsys_engine.text import flattened
-from emcfsys_tui.view_models import ClassScore, LogLine, Preview, RunDetail, RunRow, Series, Tone
+from emcfsys_tui.series import Series
+from emcfsys_tui.view_models import ClassScore, LogLine, Preview, RunDetail, RunRow, Tone
 
 _LINES = 1000
 _STEP_LINES = 100

@@ -12,9 +12,9 @@ from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
+from emcfsys_tui.series import ColumnOfSeries, SeriesView, smoothed
 from emcfsys_tui.settings import quiet
 from emcfsys_tui.text import fitted, one_line, shortened
-from emcfsys_tui.view_models import ColumnOfSeries, SeriesView, smoothed
 from emcfsys_tui.widgets.canvas import Colour, Frame, Stroke, draw_strokes, style_of
 
 _AXIS = 6  # cells for the numbers at the left

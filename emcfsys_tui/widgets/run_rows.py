@@ -38,6 +38,12 @@ def own_places(names: Sequence[str], num: int) -> dict[str, int]:
     return places
 
 
+def letters_of(drawn: Sequence[str]) -> dict[str, str]:
+    """Return the letter of each run that is drawn, where several are."""
+    places = own_places(drawn, len(LETTERS)) if len(drawn) > 1 else {}
+    return {name: LETTERS[place] for name, place in places.items()}
+
+
 def curves_of_one(
     detail: RunDetail, colours: Sequence[Colour], class_colours: Sequence[Colour]
 ) -> dict[str, tuple[Curve, ...]]:

@@ -37,7 +37,7 @@ from emcfsys_tui.widgets.log_view import LogView, TextInput
 from emcfsys_tui.widgets.picture_pane import PreviewBox
 from emcfsys_tui.widgets.run_charts import HINTS, RunCharts
 from emcfsys_tui.widgets.run_deeds import RunDeeds
-from emcfsys_tui.widgets.run_rows import LETTERS, RUN_COLUMNS, folds_words, own_places, run_row
+from emcfsys_tui.widgets.run_rows import RUN_COLUMNS, folds_words, letters_of, run_row
 
 _EMPTY = (
     "No runs yet. 2 goes to Train: choose a preset and press s.\n"
@@ -432,7 +432,7 @@ class RunsPane(RunDeeds):
     def _show_rows(self) -> None:
         if not self.is_built:
             return
-        letters = self._letters()
+        letters = letters_of(self.drawn)
         rows: list[Row] = []
         shown = [run for run in self._runs if self._holds(run) or run.id in self._pinned]
         for run in sorted(shown, key=lambda run: run.id not in self._pinned):
@@ -445,16 +445,9 @@ class RunsPane(RunDeeds):
             )
         self.query_one("#runs", Rows).rows = rows
 
-    def _letters(self) -> dict[str, str]:
-        """Return the letter of each run that is drawn, where several are."""
-        if len(self.drawn) < 2:
-            return {}
-        places = own_places(self.drawn, len(LETTERS))
-        return {name: LETTERS[place] for name, place in places.items()}
-
     def _show_details(self) -> None:
         details = [self._details[name] for name in self.drawn if name in self._details]
-        self.query_one(RunCharts).show(details, self._letters())
+        self.query_one(RunCharts).show(details, letters_of(self.drawn))
         rows = self.query_one("#runs", Rows)
         current = self._details.get(rows.current.key) if rows.current else None
         table = self.query_one(ClassTable)

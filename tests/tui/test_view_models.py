@@ -6,7 +6,7 @@ import time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emcfsys_tui.view_models import Series, smoothed
+from emcfsys_tui.series import Series, smoothed
 
 _VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=500)
 

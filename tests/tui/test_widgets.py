@@ -16,8 +16,9 @@ from textual.widgets import Static
 
 from emcfsys_engine.colours import colours_for
 from emcfsys_tui.pictures.decoder import rim_of
+from emcfsys_tui.series import Series
 from emcfsys_tui.text import fitted
-from emcfsys_tui.view_models import Picture, Series
+from emcfsys_tui.view_models import Picture
 from emcfsys_tui.widgets.chart import Chart, Curve
 from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.log_view import TextInput
