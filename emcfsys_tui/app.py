@@ -259,15 +259,14 @@ class EmcfApp(OrderedKeysApp):
             self.push_screen(help_screen(self.screen))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """Offer every action of the screen in the palette, with its key."""
-        offered: set[str] = set()
+        """Offer every action of the screen in the palette, each once, with all of its keys."""
+        offered: dict[str, list[Binding]] = {}
         for active in screen.active_bindings.values():
-            binding = active.binding
-            line = self._palette_line(binding)
-            if not binding.description or not active.enabled or line in offered:
-                continue
-            offered.add(line)
-            yield SystemCommand(line, "", lambda key=binding.key: self.simulate_key(key))
+            if active.binding.description and active.enabled:
+                offered.setdefault(active.binding.action, []).append(active.binding)
+        for several in offered.values():
+            line = self._palette_line(*several)
+            yield SystemCommand(line, "", lambda key=several[0].key: self.simulate_key(key))
         elsewhere: Any = screen
         if isinstance(screen, import_module("emcfsys_tui.screens.project").ProjectScreen):
             for tab, binding in elsewhere.actions_elsewhere():
@@ -285,11 +284,12 @@ class EmcfApp(OrderedKeysApp):
             line = f"Manual: {topic}: {title}"
             yield SystemCommand(line, "", lambda topic=topic: self.show_manual(topic))
 
-    def _palette_line(self, binding: Binding) -> str:
-        """Return an action in one line, with its key: what is looked for may be in any word."""
+    def _palette_line(self, binding: Binding, *others: Binding) -> str:
+        """Return an action in one line, with its keys: what is looked for may be in any word."""
         word, about = binding.description.capitalize(), binding.tooltip
         told = f"{word}: {about}" if about and about.lower() != word.lower() else word
-        return f"{told}  ({self.get_key_display(binding)})"
+        keys = dict.fromkeys(self.get_key_display(one) for one in (binding, *others))
+        return f"{told}  ({', '.join(keys)})"
 
     def show_manual(self, topic: str) -> None:
         """Open a page of the manual over the screen."""
