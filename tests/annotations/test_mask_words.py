@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emcfsys_engine.annotations.masks import mask_facts, read_mask, table_of, unknown_values
+from emcfsys_engine.annotations.masks import (
+    is_smoothed,
+    mask_facts,
+    read_mask,
+    table_of,
+    unknown_values,
+)
 from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.images.micrograph import ImageRef
 
@@ -71,3 +77,22 @@ def test_few_wrong_values_are_named_one_by_one(tmp_path: Path) -> None:
     Image.fromarray(discs([0, 7])).save(tmp_path / "a.png")
     with pytest.raises(AnnotationError, match="value 7 is no class"):
         read_mask(ImageRef(path=tmp_path / "a.png"), TABLE, "index", (0, 1))
+
+
+def test_objects_are_not_smoothed_edges_when_few_numbers_have_most_pixels(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    mask = np.zeros((96, 96), np.uint8)
+    mask[:40, :60] = 24  # one large object beside many small ones
+    for number in range(1, 24):
+        row, column = divmod(number - 1, 8)
+        mask[48 + 14 * row : 58 + 14 * row, 12 * column : 12 * column + 9] = number
+    Image.fromarray(mask).save(tmp_path / "a.png")
+    made = ImageRef(path=tmp_path / "a.png")
+    assert not is_smoothed(mask_facts(made, TABLE), made)
+    folder = shared_data / "particles-em" / "instances"
+    if not folder.exists():
+        pytest.skip(f"the real masks of numbered objects are not here ({folder})")
+    refs = [ImageRef(path=file) for file in sorted(folder.glob("*.png"))]
+    assert len(refs) == 80
+    assert [ref for ref in refs if is_smoothed(mask_facts(ref, TABLE), ref)] == []

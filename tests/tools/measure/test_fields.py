@@ -1,4 +1,4 @@
-"""What masks to measure mean, where nobody says it."""
+"""A field is read with what its values mean and how large its pixels are; see also test_masks."""
 
 from pathlib import Path
 
@@ -6,9 +6,49 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emcfsys_engine.errors import AnnotationError
+from emcfsys_engine.errors import AnnotationError, InputError
+from emcfsys_engine.tools.measure.fields import open_fields, parse_pixel_nm
 from emcfsys_engine.tools.measure.masks import measure_masks
 from emcfsys_engine.tools.measure.results import MeasureSettings
+from tests.tools.drawn_masks import save_mask
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("12.5", (12.5, 12.5)), ("12.5,10", (12.5, 10.0)), ("1e3", (1000.0, 1000.0))]
+)
+def test_a_pixel_size_is_one_number_or_height_and_width(
+    text: str, size: tuple[float, float]
+) -> None:
+    assert parse_pixel_nm(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "0", "-1", "nan", "1,2,3", "inf"])
+def test_what_is_no_pixel_size_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(InputError, match=r"12\.5"):
+        parse_pixel_nm(text)
+
+
+def test_fields_name_the_masks_whose_pixel_size_nobody_says(tmp_path: Path) -> None:
+    save_mask(tmp_path / "a.png", np.ones((4, 4), np.uint8), (2.0, 2.0))
+    save_mask(tmp_path / "b.png", np.ones((4, 4), np.uint8))
+    fields = open_fields(
+        str(tmp_path), tmp_path / "out", MeasureSettings(), images=None, base=tmp_path
+    )
+    assert [mask.path.name for mask in fields.without_size] == ["b.png"]
+    assert (fields.unit, set(fields.pixel_of.values())) == ("px", {(1.0, 1.0)})
+
+
+def test_numbered_masks_keep_every_number_also_of_one_object(tmp_path: Path) -> None:
+    numbers = np.zeros((6, 6), np.uint8)
+    numbers[1:3, 1:3] = 7
+    save_mask(tmp_path / "a.png", numbers, (2.0, 2.0))
+    settings = MeasureSettings(numbered=True)
+    fields = open_fields(str(tmp_path), tmp_path / "out", settings, images=None, base=tmp_path)
+    field = fields.read(fields.items.masks[0])
+    assert field.numbers is not None
+    assert np.array_equal(field.numbers, numbers)
+    assert np.array_equal(field.ids, numbers > 0)
+    assert field.of_size((3.0, 3.0)).pixel == (3.0, 3.0)
 
 
 def _two_squares() -> np.ndarray:

@@ -14,7 +14,7 @@ POWERS: Mapping[Weighting, int] = {"number": 0, "area": 2, "volume": 3}
 SIZES: tuple[Size, ...] = ("equivalent_diameter", "feret_max")
 _PERCENTILES = (0.1, 0.5, 0.9)
 _RESAMPLES = 1000
-_ENOUGH_FIELDS = 20  # from here on whole fields are drawn, with their differences
+ENOUGH_FIELDS = 5  # from here on whole fields are drawn, with their differences
 _FEWEST_BEYOND = 10  # particles beyond a percentile, else that end of its interval is open
 _TWO_SIDED_Z = 1.959964
 
@@ -143,14 +143,14 @@ def resampled_intervals(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the ends of the 95 % intervals of D10, D50 and D90 of several weighted sizes.
 
-    Particles are drawn anew 1,000 times: whole fields where there are twenty or more, with their
+    Particles are drawn anew 1,000 times: whole fields where there are five or more, with their
     differences, else one by one.
     Shapes: sizes and weights have one number a particle, field after field; low and high ends are
     three numbers each.
     Source: Efron's percentiles (1979), wider by Student's t for what few are drawn from.
     """
     num_particles, num_fields = sum(num_of_field), len(num_of_field)
-    by_field = num_fields >= _ENOUGH_FIELDS
+    by_field = num_fields >= ENOUGH_FIELDS
     field_of = np.repeat(np.arange(num_fields), num_of_field) if by_field else None
     num = num_fields if by_field else num_particles
     orders = [np.argsort(size) for size, _ in weighted]
@@ -164,7 +164,10 @@ def resampled_intervals(
             reached = np.cumsum((counts * weight)[order])
             goal = np.array(_PERCENTILES) * reached[-1] * (1 - 1e-12)
             found.append(size[order[np.searchsorted(reached, goal)]])
-    wider = t_95(max(1, num - 1)) / _TWO_SIDED_Z * math.sqrt(num / max(1, num - 1))
+    # Of fields half the degrees of freedom: tails of few fields vary more than their means, and 930
+    # of 1,000 simulated intervals are to hold.
+    freedom = (num - 1) / 2 if by_field else num - 1
+    wider = t_95(max(1, freedom)) / _TWO_SIDED_Z * math.sqrt(num / max(1, num - 1))
     ends: list[tuple[np.ndarray, np.ndarray]] = []
     for (size, weight), many in zip(weighted, drawn, strict=True):
         middle = percentiles(size, weight)

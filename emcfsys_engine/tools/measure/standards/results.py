@@ -178,6 +178,10 @@ def _between(low: float | None, high: float | None, form: str) -> str:
     return f"[{_fixed(low, form)}, {_fixed(high, form)}]"
 
 
+def _fields(number: int) -> str:
+    return "1 field" if number == 1 else f"{number:,} fields"
+
+
 def _accuracy(percent: float | None) -> str:
     return f"RA {_fixed(percent, '.1f')} %"
 
@@ -188,7 +192,7 @@ def _grain_line(row: GrainSize) -> str:
         f"{_between(row.g_ci95_low, row.g_ci95_high, '.2f')}, "
         f"{_fixed(row.grain_size_nm, '.4g')} nm "
         f"{_between(row.grain_size_nm_ci95_low, row.grain_size_nm_ci95_high, '.4g')}, "
-        f"{_accuracy(row.relative_accuracy_percent)}, {row.num_fields:,} fields"
+        f"{_accuracy(row.relative_accuracy_percent)}, {_fields(row.num_fields)}"
     )
 
 
@@ -201,7 +205,7 @@ def _phase_line(row: PhaseFraction) -> str:
     return (
         f"{row.phase:<12}{100 * row.fraction:.2f} % {_between(low, high, '.2f')}, "
         f"SD {_fixed(sd, '.2f')}, {_accuracy(row.relative_accuracy_percent)}, "
-        f"{row.num_fields:,} fields"
+        f"{_fields(row.num_fields)}"
     )
 
 

@@ -17,6 +17,7 @@ from emcfsys_engine.tools.measure.standards.grain_size import grain_sizes, measu
 from emcfsys_engine.tools.measure.standards.intercepts import grain_map
 from emcfsys_engine.tools.measure.standards.interval import FieldValue
 from emcfsys_engine.tools.measure.standards.particle_sizes import (
+    ENOUGH_FIELDS,
     Particles,
     border_weights,
     size_distributions,
@@ -202,6 +203,12 @@ class Study:
     def _warnings(self, report: StandardReport) -> list[str]:
         if self.standard.standard == "iso13322":
             said = [word for name, mine in self.particles.items() for word in _edge(name, mine)]
+            num = max((len(mine.weights) for mine in self.particles.values()), default=0)
+            if 1 < num < ENOUGH_FIELDS:
+                said.append(
+                    f"{num} fields: the intervals know nothing of differences between them; "
+                    f"{ENOUGH_FIELDS} or more do"
+                )
             return said if self.particles else ["no particles were found: no sizes"]
         num, said = len(self.gathered.fields), list[str]()
         if num == 1:

@@ -169,13 +169,15 @@ def test_intervals_hold_the_truth_in_930_of_1000_samples(weighting: Weighting, n
 
 
 @pytest.mark.long
-def test_where_fields_differ_intervals_of_whole_fields_hold_the_truth() -> None:
+@pytest.mark.parametrize("num_fields", [6, 20])
+def test_where_fields_differ_intervals_of_whole_fields_hold_the_truth(num_fields: int) -> None:
     times, apart, s = np.zeros(3), 0.15, 0.3
     true = truth(0, math.hypot(apart, s))
     for seed in range(1000):
         rng = np.random.default_rng(seed)
         fields = [
-            np.exp(apart * rng.standard_normal() + s * rng.standard_normal(40)) for _ in range(20)
+            np.exp(apart * rng.standard_normal() + s * rng.standard_normal(60))
+            for _ in range(num_fields)
         ]
         times += held(fields, "number", true)
     assert times.min() >= 930, times
