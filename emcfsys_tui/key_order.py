@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from textual import events
+from textual._ansi_sequences import ANSI_SEQUENCES_KEYS
 from textual._xterm_parser import XTermParser
 from textual.app import App, ScreenStackError
 from textual.driver import Driver
@@ -28,8 +29,10 @@ class EscapeParser(XTermParser):
     """
 
     def _sequence_to_key_events(self, sequence: str, alt: bool = False) -> Iterable[events.Key]:
-        if alt:
+        is_sign = isinstance(ANSI_SEQUENCES_KEYS.get(sequence), str)  # Esc, 6 as § of some Macs
+        if alt or (is_sign and len(sequence) == 2):
             yield events.Key("escape", "\x1b")
+            sequence = sequence[-1]
         yield from super()._sequence_to_key_events(sequence)
 
 

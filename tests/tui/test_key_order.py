@@ -77,6 +77,8 @@ async def test_keys_typed_while_a_project_opens_act_in_it(demo: Path) -> None:
     [
         ("\x1bx", ["escape", "x"]),
         ("\x1b:", ["escape", "colon"]),
+        ("\x1b6", ["escape", "6"]),
+        ("\x1b3\x1b5", ["escape", "3", "escape", "5"]),
         ("\x1b\r", ["escape", "enter"]),
         ("\x1bX2", ["escape", "X", "2"]),
         ("\x1b\x1b[B4", ["escape", "down", "4"]),

@@ -1,0 +1,197 @@
+"""A day's work in a real tmux, with bursts of keys as a slow line brings them."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run.events import ImageFailed, RunStarted, WatchState
+from emcfsys_engine.run.folder import new_run
+from emcfsys_engine.run.records import TrainRequest, WatchRequest
+from emcfsys_tui.engine.runs import child_environment
+from tests.tools.test_new_project import _drawn
+from tests.tui.conftest import made_run, say
+from tests.tui.test_program import _PROGRAM, _wait, project_environment, tmux
+
+__all__ = ["tmux"]  # a fixture
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+
+
+class Desk:
+    """The program in a tmux; keys go in as one burst."""
+
+    def __init__(self, world: Path, call: Callable[..., str]) -> None:
+        self._world, self._call = world, call
+        self._session = "t0"  # each start has its own: a tmux without any ends, and not at once
+
+    def start(self, *arguments: str, size: tuple[int, int] = (110, 34)) -> None:
+        """Start it in a window of its own."""
+        self._session = f"t{int(self._session[1:]) + 1}"
+        words = [f"{name}={value}" for name, value in project_environment(self._world).items()]
+        program = " ".join(["env", "TERM=screen-256color", *words, *_PROGRAM, *arguments])
+        place = [
+            "-x",
+            str(size[0]),
+            "-y",
+            str(size[1]),
+            "-s",
+            self._session,
+            "-c",
+            str(self._world),
+        ]
+        self._call("new-session", "-d", *place, f"{program}; echo END $?; cat")
+
+    def type(self, *keys: str) -> None:
+        """Press keys, all in one write."""
+        self._call("send-keys", "-t", self._session, *keys)
+
+    def write(self, text: str) -> None:
+        """Write a text as it is."""
+        self._call("send-keys", "-t", self._session, "-l", text)
+
+    def screen(self) -> str:
+        """Return what is on the screen."""
+        return self._call("capture-pane", "-p", "-t", self._session)
+
+    def shows(self, *words: str, limit_s: float = 60) -> None:
+        """Wait until all words are on the screen."""
+        try:
+            _wait(lambda: all(word in self.screen() for word in words), limit_s=limit_s)
+        except AssertionError:
+            raise AssertionError(f"{words} did not come:\n{self.screen()}") from None
+
+    def quit(self) -> None:
+        """Leave, cleanly."""
+        self.type("q")
+        self.shows("END 0")
+
+
+@pytest.fixture
+def desk(world: Path, tmux: Callable[..., str]) -> Iterator[Desk]:
+    """A desk; a daemon that was started at it ends with it, and its jobs too."""
+    yield Desk(world, tmux)
+    command = [sys.executable, "-m", "emcfsys_engine", "daemon", "stop", "--jobs"]
+    subprocess.run(command, env=child_environment(), timeout=120, capture_output=True)
+
+
+def test_first_start_from_a_folder_of_images_to_its_data(world: Path, desk: Desk) -> None:
+    folder = world / "scans"
+    folder.mkdir()
+    _drawn(folder, "a", "mitochondrion", "resin")
+    _drawn(folder, "b", "mitochondria", "resin")
+    desk.start()
+    desk.shows("to make a project from a folder")
+    desk.type("n", "s", "c", "Tab")
+    desk.shows("scans/")
+    desk.type("Enter")
+    desk.shows("like mitochondrion")
+    desk.type("Down", "m")
+    desk.shows("with mitochondria")
+    assert not (folder / "project.toml").exists()
+    desk.type("Enter")
+    desk.shows("● a", "● b")
+    assert dict(load_project(folder).data[0].labels) == {"mitochondria": "mitochondrion"}
+    desk.quit()
+
+
+def test_labels_are_mended_and_what_is_left_is_found_by_one_key(demo: Path, desk: Desk) -> None:
+    files = sorted((demo / "annotations" / "train").glob("*.json"))
+    broken, bare = files[3], files[7]
+    whole, drawn = broken.read_bytes(), bare.read_bytes()
+    broken.write_bytes(b"{")
+    bare.unlink()
+    desk.start(str(demo))
+    desk.shows("is truncated or no JSON", f"○ {bare.stem}")
+    desk.type("Tab", "Enter")
+    desk.shows("Export it again", "check again")
+    desk.type("Escape", "u")  # in one packet
+    desk.shows(f"▸ ! ○ {broken.stem}")
+    broken.write_bytes(whole)
+    desk.shows(f"▸   ● {broken.stem}")
+    desk.type("u")
+    desk.shows(f"▸   ○ {bare.stem}")
+    _wait(lambda: "is truncated" not in desk.screen(), limit_s=60)
+    bare.write_bytes(drawn)
+    desk.shows(f"● {bare.stem}")
+    desk.quit()
+
+
+def test_train_leave_return_extend_compare_and_predict(demo: Path, desk: Desk) -> None:
+    made_run(demo, sets=("model.head=pspnet",))
+    desk.start(str(demo))
+    desk.shows("run-0001")
+    desk.type("2")
+    desk.shows("training.steps", "unet/tf_efficientnet_lite0", limit_s=120)
+    desk.type("Down", "Down", "Down", "6", "Escape", "s")
+    desk.shows("run-0002", limit_s=120)
+    desk.quit()
+    desk.start(str(demo))
+    desk.shows("run-0002", "✓ done", "6/6", limit_s=240)
+    desk.type("5")
+    desk.shows("✓ done", "machine")  # the queue knows it a moment later
+    desk.type("3", "g", "e")
+    desk.shows("To which step in all")
+    desk.type("C-u", "8", "Enter")
+    desk.shows("8/8", limit_s=90)
+    desk.type("Space", "Down", "Space", "c")
+    desk.shows("Settings that differ", "pspnet")
+    desk.type("Escape", "6")
+    desk.shows("run-0002", "best")
+    desk.type("T", "p")
+    desk.shows("submit predict")
+    desk.type("Down", "C-u")
+    desk.write(str(demo / "images" / "val"))
+    desk.type("Enter")
+    desk.shows("is queued")
+    _wait(lambda: len(list((demo / "masks").glob("*.png"))) == 3, limit_s=240)
+    desk.quit()
+
+
+def test_a_hot_folder_with_failures_tells_why(demo: Path, desk: Desk) -> None:
+    (demo / "incoming").mkdir()
+    request = WatchRequest(model="best", watch="incoming", output="predictions")
+    watch = new_run(demo / "runs", request, project=load_project(demo))
+    say(watch, RunStarted(run=watch.id, does="watch"), WatchState(state="watching"))
+    for number in (1, 2):
+        reason = "is half a file: its last strip is missing. Copy it again"
+        say(watch, ImageFailed(image=f"grid1_000{number}.tif", reason=reason))
+    desk.start(str(demo))
+    desk.shows("Hot folder", watch.id)
+    desk.type("4")
+    desk.shows("is half a file")
+    desk.type("Tab", "Down", "Enter")
+    desk.shows("failed: grid1", "its last strip is missing. Copy it again")
+    desk.type("Escape", "x")
+    desk.shows("othing to end")
+    desk.quit()
+
+
+def test_jobs_are_moved_read_and_ended_only_after_a_question(demo: Path, desk: Desk) -> None:
+    project = load_project(demo)
+    with Queue.open() as queue:
+        for _ in range(3):
+            run = new_run(demo / "runs", TrainRequest(), project=project)
+            queue.add(run.folder, project_name="demo", gpus=0)
+    desk.start(str(demo))
+    desk.shows("run-0003")
+    desk.type("5")
+    desk.shows("○ queued", "machine")
+    desk.type("Down", "u")
+    desk.shows("is number 1 of those that wait")
+    desk.type("x")
+    desk.shows("Shall it end?")
+    desk.type("Down", "Down", "Enter")
+    desk.shows("is cancelled")
+    desk.type("i")
+    desk.shows("what became of it")
+    desk.type("Escape", "o")
+    desk.shows("3 Runs", "queued")
+    desk.quit()
+    with Queue.open() as queue:
+        states = sorted(job.state for job in queue.list())
+    assert states == ["cancelled", "queued", "queued"], json.dumps(states)
