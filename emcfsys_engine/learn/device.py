@@ -30,14 +30,14 @@ def choose_device(gpus: int | None, local_rank: int = 0) -> torch.device:
         count = torch.cuda.device_count()
         if gpus is not None and gpus > count:
             remedy = f"Use {count}, or look at emcfsys-engine doctor"
-            raise InputError("compute.gpus", f"{gpus} asked for, but CUDA finds {count}", remedy)
+            raise InputError("gpus", f"{gpus} asked for, but CUDA finds {count}", remedy)
         if fault := kernels_missing(local_rank):
             remedy = "Install a torch for it, or set compute.gpus = 0 (CUDA_VISIBLE_DEVICES=)"
             raise InputError(f"GPU {local_rank}", fault, remedy)
         return torch.device("cuda", local_rank)
     if gpus:
-        remedy = "Leave compute.gpus out, or look at emcfsys-engine doctor"
-        raise InputError("compute.gpus", f"{gpus} asked for, but CUDA finds no GPU", remedy)
+        remedy = "Leave compute.gpus or --gpus out, or look at emcfsys-engine doctor"
+        raise InputError("gpus", f"{gpus} asked for, but CUDA finds no GPU", remedy)
     return torch.device("cpu")
 
 
