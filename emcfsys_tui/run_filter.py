@@ -65,12 +65,13 @@ def value_of(run: RunRow, key: str) -> str:
         "step": str(run.step),
         "state": run.state,
         "network": run.network,
+        **dict.fromkeys(("backbone", "model.backbone"), run.network.partition("/")[2]),
         "reason": run.reason,
         "group": run.group,
         "does": run.does,
         "run": run.id,
     }
-    if key in known:
+    if known.get(key):
         return known[key]
     found = (value for name, value in run.settings if key in (name, name.rpartition(".")[2]))
     return next(found, "")

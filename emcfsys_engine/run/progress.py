@@ -5,12 +5,14 @@ A file of events may be large: its first line and its last 256 KiB tell all of t
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from statistics import median
 
 import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.files import reading_own
+from emcfsys_engine.project_tables import SHIPPED_BACKBONE, ModelSettings
 from emcfsys_engine.run.events import (
     AnyEvent,
     PhaseBegan,
@@ -167,6 +169,16 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     patch_px: int = 0
     batch: int = 0
     processes: int = 1
+
+
+def network_of(run: Run, settings: ModelSettings) -> str:
+    """Return head and backbone of a training: where its project names none, as its plan chose."""
+    backbone = settings.backbone
+    if not backbone:
+        with suppress(OSError):
+            plan = any_names.read(run.plan_file, Kind)
+            backbone = plan.network.backbone if plan is not None else ""
+    return f"{settings.head}/{backbone or SHIPPED_BACKBONE}"
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):

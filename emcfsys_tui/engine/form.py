@@ -20,7 +20,7 @@ from emcfsys_engine.project import (
     Training,
     load_project,
 )
-from emcfsys_engine.project_tables import bare
+from emcfsys_engine.project_tables import SHIPPED_BACKBONE, bare
 from emcfsys_tui.engine.forecast import backbone_fault, known_backbones
 from emcfsys_tui.view_models import FieldFault
 
@@ -187,6 +187,8 @@ def _fields(table: str, kind: type[msgspec.Struct], document: Mapping[str, Any])
         default = "chosen by the plan" if info.default is None else _text(info.default)
         if key in ("training.steps", "training.minutes"):
             default = "as the preset says"
+        if key == "model.backbone":  # empty: the plan's choice, which "best" makes on a GPU
+            default = SHIPPED_BACKBONE
         if table == "augment" and info.default is None:
             default = "as the preset says"
         shown = "" if value is None else _text(value)

@@ -29,7 +29,7 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import LogReader, line_of
-from emcfsys_engine.run.progress import Progress, progress_in
+from emcfsys_engine.run.progress import Progress, network_of, progress_in
 from emcfsys_engine.run.records import RunRecord
 from emcfsys_engine.text import flattened
 from emcfsys_tui.series import Series
@@ -83,7 +83,7 @@ class RunHistory:
         record = self._known_record()
         project = record.project if record else None
         does = self._started.does if self._started else _does(record)
-        network = f"{project.model.head}/{project.model.backbone}" if project else ""
+        network = network_of(self.run, project.model) if project else ""
         state, reason = self._state
         now = self._progress() if state == "running" else Progress()
         return RunRow(

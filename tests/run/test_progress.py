@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from emcfsys_engine.project_tables import SHIPPED_BACKBONE, ModelSettings
 from emcfsys_engine.run.events import (
     AnyEvent,
     EventWriter,
@@ -17,7 +18,7 @@ from emcfsys_engine.run.events import (
     ValidationDone,
 )
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.progress import Kind, estimate, progress_in, progress_of
+from emcfsys_engine.run.progress import Kind, estimate, network_of, progress_in, progress_of
 
 T = 1_000.0
 
@@ -97,3 +98,15 @@ def test_the_time_is_that_of_finished_runs_of_the_same_kind(
     kind = msgspec.convert({**plan, "batch": batch}, Kind)
     found = estimate(kind, [Run(tmp_path / "run-0000"), Run(tmp_path / "run-0001")])
     assert (found and found.seconds(10)) == expected
+
+
+def test_a_training_without_a_named_backbone_has_that_of_its_plan_or_the_shipped_one(
+    tmp_path: Path,
+) -> None:
+    run = Run(tmp_path)
+    assert network_of(run, ModelSettings(head="pspnet")) == f"pspnet/{SHIPPED_BACKBONE}"
+    run.plan_file.write_text('{"network": {"head": "unet", "backbone": "convnext_tiny"}}')
+    assert network_of(run, ModelSettings()) == "unet/convnext_tiny"
+    assert network_of(run, ModelSettings(backbone="resnet18")) == "unet/resnet18"
+    run.plan_file.write_text("{")
+    assert network_of(run, ModelSettings()) == f"unet/{SHIPPED_BACKBONE}"

