@@ -201,12 +201,12 @@ def test_the_steps_that_a_full_disk_did_not_take_are_kept_elsewhere(
     with mounted(place, "60m"):
         run = training(project_folder)
 
-        def fill() -> None:
-            with (place / "ballast").open("wb", buffering=0) as stream, suppress(OSError):
+        def fill() -> None:  # again and again: a save that fails gives back what it took
+            with (place / "ballast").open("ab", buffering=0) as stream, suppress(OSError):
                 while True:
                     stream.write(bytes(4096))
 
-        at_steps(monkeypatch, {4: fill})
+        at_steps(monkeypatch, dict.fromkeys(range(4, STEPS + 1), fill))
         assert run_here(run) == 1
         state = checkpoint.read_checkpoint(run.rescue_folder / run.checkpoint_file.name)[1]
         assert state.step >= 4
