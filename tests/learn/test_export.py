@@ -39,7 +39,11 @@ def test_region_means_as_matrix_products_equal_adaptive_pooling(
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
 @pytest.mark.parametrize(
     ("head", "backbone"),
-    [("unet", "resnet10t"), ("upernet", "vit_tiny_patch16_224"), ("pspnet", "convnext_atto")],
+    [
+        ("unet", "resnet10t"),
+        pytest.param("upernet", "vit_tiny_patch16_224", marks=pytest.mark.long),
+        pytest.param("pspnet", "convnext_atto", marks=pytest.mark.long),
+    ],
 )
 def test_torchscript_gives_the_same_logits_at_any_size(
     tmp_path: Path, head: Head, backbone: str
@@ -77,6 +81,7 @@ def test_convolutions_that_pad_by_a_constant_give_the_same_numbers(backbone: str
             assert torch.equal(fixed(x_NCHW), network(x_NCHW))
 
 
+@pytest.mark.long
 def test_the_default_backbone_is_exported_to_onnx(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")

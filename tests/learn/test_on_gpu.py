@@ -427,6 +427,7 @@ def test_a_prediction_too_large_for_fp16_is_made_in_fp32(
     assert np.isfinite(found.confidence)
 
 
+@pytest.mark.long
 def test_what_fits_is_measured_before_the_plan_where_the_project_leaves_it_open(
     project: Path, pretended: Pretended, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,6 +123,7 @@ async def test_writing_keeps_the_comments_and_refuses_a_file_that_changed(demo: 
         assert "77" not in file.read_text()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_daemon")
 async def test_submitting_queues_a_job_and_shows_its_run(demo: Path) -> None:
     async with opened(demo, "2") as pilot:

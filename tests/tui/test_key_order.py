@@ -117,6 +117,7 @@ async def test_a_pasted_page_is_one_line_of_a_field_and_steers_no_terminal(demo:
         await until(pilot, lambda: box.value == "no labels[31m here")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_daemon")
 async def test_a_start_in_the_same_burst_as_an_edit_has_the_edit(demo: Path) -> None:
     async with opened(demo, "2", size=(100, 30)) as pilot:

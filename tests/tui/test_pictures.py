@@ -89,8 +89,10 @@ def busy(demo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return demo
 
 
-@pytest.mark.parametrize("theme", ["emcfsys-dark", "emcfsys-light"])
-@pytest.mark.parametrize("size", _SIZES)
+@pytest.mark.parametrize(
+    "theme", ["emcfsys-dark", pytest.param("emcfsys-light", marks=pytest.mark.long)]
+)
+@pytest.mark.parametrize("size", ["80x24", pytest.param("160x48", marks=pytest.mark.long)])
 async def test_every_tab_looks_as_it_did(busy: Path, size: str, theme: str) -> None:
     faults: list[str] = []
     settings = Settings(bell=False, theme=theme)

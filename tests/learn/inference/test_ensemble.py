@@ -77,6 +77,7 @@ def test_models_that_do_not_fit_are_refused_in_one_line(
     assert "other.safetensors" in str(caught.value)
 
 
+@pytest.mark.long
 def test_predict_and_evaluate_take_more_models(
     folds: list[Path], tmp_path: Path, engine_here: Callable[..., str]
 ) -> None:

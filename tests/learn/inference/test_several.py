@@ -49,6 +49,7 @@ def _told(events: list[Any]) -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.long
 def test_two_processes_predict_as_one(images: Path, model_file: Path, tmp_path: Path) -> None:
     outlines = {"vectors": ("coco", "geojson"), "rank_uncertain": True}
     made = []

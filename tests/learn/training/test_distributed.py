@@ -130,7 +130,8 @@ def _is_told_once(run: Run) -> None:
     assert run.exit_record().exit_code == 0  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_is_killed_ends_the_run_and_leaves_nothing(
     project_folder: Path, rank: int
 ) -> None:

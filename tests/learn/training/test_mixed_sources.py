@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import ValidationDone
 from emcfsys_engine.run.folder import new_run
@@ -53,6 +55,7 @@ gpus = 0
 """
 
 
+@pytest.mark.long
 def test_index_masks_grey_masks_and_labelme_train_together(
     shared_data: Path, tmp_path: Path
 ) -> None:
