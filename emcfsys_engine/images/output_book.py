@@ -330,15 +330,17 @@ def free_version(file: Path, book: "OutputBook") -> Path:
 def place_own(file: Path, book: "OutputBook", write: Callable[[Path], object]) -> Path:
     """Have a file written under a temporary name, and give it its own; return that.
 
-    `file` is where it belongs: what lies there is ours, or nothing (see `free_version`).
-    Raises: OSError; FileExistsError if somebody was faster.
+    `file` is where it belongs: what lies there is ours, or nothing (see `free_version`). Where
+    somebody has saved another meanwhile, theirs is kept, and a newer version's name is returned.
+    Raises: OSError; FileExistsError if somebody was faster even so.
     """
     book.refuse_gone()
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_of(file)
-    is_there = os.path.lexists(file)
     try:
         write(temporary)
+        file = free_version(file, book)
+        is_there = os.path.lexists(file)
         book.note({file: digest_of_output(temporary)})
         put(temporary, file, may_replace=is_there)
     except BaseException as error:

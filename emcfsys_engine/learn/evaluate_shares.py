@@ -140,6 +140,7 @@ def _by_several(task: Task) -> tuple[Validation | None, dict[str, Fingerprint]]:
 def _done_by_pool(task: Task, waiting: Sequence[range], parts: list[_Part]) -> list[range]:
     """Add what processes find in parts of the images; return those left by one that died."""
     left: list[range] = []
+    os.environ["PYTHONSAFEPATH"] = "1"  # else each runs what lies in the folder we stand in
     context = multiprocessing.get_context("spawn")
     numbers: SimpleQueue[int] = context.SimpleQueue()
     for number in range(task.num_processes):

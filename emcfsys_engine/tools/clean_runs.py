@@ -1,6 +1,7 @@
 """Space taken back from ended runs: only what can be made again, and only when it is asked for."""
 
 import fcntl
+import math
 import os
 import re
 import time
@@ -101,8 +102,10 @@ def clean_runs(
     uncertainties beside masks. Models, masks, run.json, plan.json, events and logs are never
     touched, nor is any run that lives, waits, or can be resumed. A run must be older than the days
     given and not be among the `keep` newest.
-    Raises: InputError where there are no runs.
+    Raises: InputError where there are no runs, or the days are no number.
     """
+    if older_than_days is not None and not math.isfinite(older_than_days):
+        raise InputError("--older-than", f"{older_than_days} is no number of days", "Use 30")
     runs = runs_in(place)
     newest = {run.folder for run in sorted(runs, key=_ended)[max(0, len(runs) - keep) :]}
     items: list[CleanItem] = []

@@ -17,7 +17,7 @@ from emcfsys_engine.annotations.writer import (
 from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit
-from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.output_book import OutputBook, free_version
 from emcfsys_engine.images.reader import find_images, left_out_words, read_micrograph
 from emcfsys_engine.project import Source
 from emcfsys_engine.tools.convert_sources import (
@@ -154,13 +154,13 @@ def _write_all(items: Sequence[Labelled], writer: LabelWriter, log: ConversionLo
             continue
         image = item.image.path if item.image else None
         if item.image and _to_be_shown(writer, item.image):
-            image = writer.out / f"{item.name}.png"
-            if not _write_view(item.image, image, log):
+            image = _view_of(item.image, writer.out / f"{item.name}.png", item.path, log)
+            if image is None:
                 continue
         if coco:
             writer.write(item.name, ids, image=image, plane=item.plane, numbers=numbers)
         else:
-            log.write(file, _writing(writer, item, ids, numbers, image))
+            file = log.write(file, _writing(writer, item, ids, numbers, image))
         log.written.append(f"{file} ({item.name})" if coco else str(file))
     if whole is not None and any(log.written):
         log.write(whole, writer.finish)
@@ -184,15 +184,19 @@ def _to_be_shown(writer: LabelWriter, image: ImageRef) -> bool:
     return writer.to == "labelme" and not opens
 
 
-def _write_view(image: ImageRef, file: Path, log: ConversionLog) -> bool:
-    """Write the 8-bit picture that a Labelme file points to, unless it is there."""
-    if file.exists():
-        return True
+def _view_of(image: ImageRef, file: Path, source: Path, log: ConversionLog) -> Path | None:
+    """Write the 8-bit picture that a Labelme file points to; return its name, None if it has none.
+
+    It is made anew each time: the image may be another one by now. Neither the labels themselves
+    nor what a person has there is taken for it.
+    """
     try:
         micrograph = read_micrograph(image)
     except InputError as fault:
         log.skip(fault)
-        return False
+        return None
     grey = to_8_bit(micrograph.pixels, micrograph.info_bar_rows)
-    log.write(file, lambda to: write_png(to, grey))
-    return True
+    if file.exists() and file.samefile(source):
+        file = file.with_name(f"{file.stem}.view.png")
+    free = free_version(file, log.book)
+    return log.write(free, lambda to: write_png(to, grey))

@@ -96,13 +96,17 @@ class ConversionLog:
         self.skipped.append(Skipped(file=str(source), why=why))
         return None
 
-    def write(self, file: Path, write: Callable[[Path], object]) -> None:
-        """Write a file whole; it is known as ours from then on.
+    def write(self, file: Path, write: Callable[[Path], object]) -> Path:
+        """Write a file whole, and return its name; it is known as ours from then on.
 
         Raises: InputError if it cannot be written.
         """
         try:
-            place_own(file, self.book, write)
+            placed = place_own(file, self.book, write)
+            if placed != file:
+                what = "was saved by somebody meanwhile, and is kept: the new version is"
+                self.notes.append(f"{file} {what} {placed.name}")
+            return placed
         except OSError as error:
             what = f"cannot be written: {error.strerror or error}"
             raise InputError(file, what, remedy_of(error)) from None

@@ -173,13 +173,23 @@ def _shown(project: Project, source: int, image: Path, file: Path) -> Path:
     among_images = file.parent.resolve().is_relative_to(images)
     if image.suffix.lower() in LABELME_OPENS or among_images:
         return image
-    view = file.with_name(f"{file.stem}.view.png")
+    micrograph = read_micrograph(ImageRef(path=image))
+    pixels: np.ndarray = to_8_bit(to_grey(micrograph.pixels), micrograph.info_bar_rows)
+    number, view = 1, file.with_name(f"{file.stem}.view.png")
+    while view.exists() and not _shows(view, pixels):  # of another image that had this name
+        number += 1
+        view = file.with_name(f"{file.stem}.{number}.view.png")
     if not view.exists():
-        micrograph = read_micrograph(ImageRef(path=image))
-        pixels: np.ndarray = to_8_bit(to_grey(micrograph.pixels), micrograph.info_bar_rows)
         write_png(temporary_of(view), pixels)
         _placed(temporary_of(view), view, may_replace=False)
     return view
+
+
+def _shows(view: Path, pixels: np.ndarray) -> bool:
+    try:
+        return np.array_equal(read_micrograph(ImageRef(path=view)).pixels, pixels)
+    except InputError:
+        return False
 
 
 def _is_beaten(by: SuggestedBy, score: float | None) -> bool:

@@ -41,10 +41,19 @@ def _evaluated(project: Path, model: Path, **options: Any) -> Evaluation:
     )
 
 
-def test_two_processes_find_what_one_finds(many: Path, model_file: Path) -> None:
+def test_two_processes_find_what_one_finds_and_run_nothing_of_the_folder_they_stand_in(
+    many: Path, model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alone = _evaluated(many, model_file, gpus=0)
     assert alone.images == 12
+    trap, marked = tmp_path / "trap", tmp_path / "marked"
+    trap.mkdir()
+    for name in ("multiprocessing", "torch", "numpy"):
+        (trap / f"{name}.py").write_text(f"open({str(marked)!r}, 'w')\n")
+    monkeypatch.chdir(trap)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     assert _evaluated(many, model_file, gpus=0, processes=2) == alone
+    assert not marked.exists()
 
 
 @pytest.mark.long

@@ -227,3 +227,8 @@ def test_a_companion_that_this_program_did_not_write_is_left(tmp_path: Path) -> 
     (item,) = clean_runs(out, what=("companions",), remove=True).items
     assert item.files == (str(ours),)
     assert len(list(photos.iterdir())) == 3
+
+
+def test_days_that_are_no_number_remove_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--older-than"):
+        clean_runs(tmp_path, older_than_days=float("nan"), remove=True)

@@ -66,12 +66,16 @@ class Placing:
         return replace(placed, kept=tuple(kept))
 
     def has_mask(self, placed: Placed, plane: int) -> bool:
-        """Tell whether the mask of a plane is there, in any version. `plane`: its place in line."""
+        """Tell whether the mask of a plane is there, in any version. `plane`: its place in line.
+
+        One of ours that was made of another image under this name is none.
+        """
         if self.is_among_originals(placed):
             return False
-        image = placed.wanted.image
-        if is_other_file(placed.masks[plane], image):
-            return True
+        image, mask = placed.wanted.image, placed.masks[plane]
+        if is_other_file(mask, image):
+            before = self.book.last_content(mask) if self.book.has(mask) else ""
+            return not before or before == placed.wanted.content
         for version in range(1, placed.wanted.version):
             older = replace(placed.wanted, version=version)
             (stems,) = self.book.stems([older], self._suffix)

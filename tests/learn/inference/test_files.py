@@ -355,3 +355,22 @@ def test_pictures_of_every_kind_are_predicted_and_others_said_to_be_left_out(
     request = PredictRequest(model="m", inputs=(str(tmp_path / "in"),), out=str(tmp_path / "out"))
     find_inputs(request, left_out)
     assert [path.name for path in left_out] == ["f.heic"]
+
+
+def test_an_image_or_stack_that_became_another_is_predicted_again_unasked(
+    tmp_path: Path, predict: Predict
+) -> None:
+    def stack(planes: int, seed: int) -> None:
+        pixels = np.stack([_image((64, 64), seed + number) for number in range(planes)])
+        tifffile.imwrite(tmp_path / "in" / "s.tif", pixels, photometric="minisblack")
+
+    tifffile.imwrite(tmp_path / "in" / "a.tif", _image((64, 64), 1))
+    stack(5, 2)
+    assert predict()[0].done == 6
+    assert predict()[0] == Counted(done=0, skipped=6, failed=0)
+    stack(2, 3)
+    assert predict()[0] == Counted(done=2, skipped=1, failed=0)
+    tifffile.imwrite(tmp_path / "in" / "a.tif", _image((64, 64), 4))
+    corrected = tmp_path / "out" / "a.png"
+    corrected.write_bytes(corrected.read_bytes() + b"by a person")
+    assert predict()[0] == Counted(done=0, skipped=3, failed=0)  # a person's mask stays
