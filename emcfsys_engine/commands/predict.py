@@ -61,7 +61,11 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
         show_default=True,
         help="Of masks; the OME formats carry the pixel size to napari and Fiji.",
     ),
-    click.option("--force", is_flag=True, help="Do images again whose mask is there already, also of the same image."),
+    click.option(
+        "--force",
+        is_flag=True,
+        help="Do images again whose mask is there already, also of the same image.",
+    ),
     click.option("--tta", is_flag=True, help="Average over four flips: better, 4 times slower."),
     click.option("--rescale", is_flag=True, help="Bring images to the model's pixel size."),
     click.option(

@@ -91,6 +91,7 @@ CREATE TABLE IF NOT EXISTS due (    -- the user's command for an image, until it
     path BLOB PRIMARY KEY, mask BLOB NOT NULL, is_unlike TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS ledger (id TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS watched (root BLOB NOT NULL, place TEXT NOT NULL);
 """
 
 
@@ -210,6 +211,21 @@ class Ledger:
                 )
                 for entry in _read(self._connection, "")
             }
+
+    def other_root(self, root: Path) -> Path | None:
+        """Return the folder whose images are known here, if it is another than the one to watch.
+
+        It is the same by its path, or wherever it was moved to; else this one is noted.
+        """
+        where, place = os.fsencode(root), "{}:{}".format(*(identity_of(root) or (0, 0)))
+        with _explained(self.file), self._connection:
+            row = self._connection.execute("SELECT root, place FROM watched").fetchone()
+            knows_any = self._connection.execute("SELECT 1 FROM seen LIMIT 1").fetchone()
+            if row is not None and knows_any and row[0] != where and row[1] != place:
+                return Path(os.fsdecode(row[0]))
+            self._connection.execute("DELETE FROM watched")
+            self._connection.execute("INSERT INTO watched VALUES (?, ?)", (where, place))
+        return None
 
     def due(self) -> list[Due]:
         """Return the commands of the user's that have not run yet."""

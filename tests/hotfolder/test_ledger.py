@@ -144,3 +144,23 @@ def test_no_database_of_somebody_else_becomes_the_ledger(
     if kind == "pipe" and name == "ledger.sqlite":
         assert read_ledger(tmp_path) == []
     assert mine.read_bytes() == before
+
+
+def test_a_ledger_knows_whose_images_it_has_by_path_and_wherever_they_were_moved(
+    tmp_path: Path,
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    ledger = Ledger(tmp_path / "out", owner="us")
+    assert ledger.other_root(one) is None
+    assert ledger.other_root(two) is None  # it knows no image yet
+    assert ledger.other_root(one) is None
+    ledger.record([Entry(path="a.tif", size=1, mtime_ns=1)])
+    assert ledger.other_root(two) == one
+    moved = one.rename(tmp_path / "moved")
+    assert ledger.other_root(moved) is None
+    assert ledger.other_root(two) == moved
+    moved.rename(tmp_path / "away")
+    assert ledger.other_root(moved) is None  # its disk is away, its path is the same
+    ledger.close()

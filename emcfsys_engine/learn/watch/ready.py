@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from emcfsys_engine.errors import EmcfError, RunFailedError, WatchedError
+from emcfsys_engine.errors import EmcfError, InputError, RunFailedError, WatchedError
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.learn.inference.output_disk import forget_output, missing_output, wait_until
 from emcfsys_engine.learn.run_context import RunContext
@@ -24,7 +24,9 @@ def take_folder(worker: RunContext, request: WatchRequest) -> Ledger | None:
     told = False
     while worker.stop_request() is None:
         try:
-            return Ledger(Path(request.output), owner=str(worker.run.folder))
+            ledger = Ledger(Path(request.output), owner=str(worker.run.folder))
+            _refuse_other_images(ledger, Path(request.watch))
+            return ledger
         except WatchedError as error:
             if request.once or not _ends_by_itself(error.run):
                 raise
@@ -33,6 +35,16 @@ def take_folder(worker: RunContext, request: WatchRequest) -> Ledger | None:
                 told = True
         time.sleep(_TURN_S)
     return None
+
+
+def _refuse_other_images(ledger: Ledger, root: Path) -> None:
+    """Refuse an output that has the masks of another watched folder: names would meet."""
+    other = ledger.other_root(root)
+    if other is not None:
+        ledger.close()
+        what = f"has the masks of another watched folder ({other}): names would meet"
+        remedy = f"Choose another output; if that folder was copied here, remove {ledger.file}"
+        raise InputError(ledger.output, what, remedy)
 
 
 def _ends_by_itself(other: str) -> bool:

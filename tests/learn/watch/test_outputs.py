@@ -415,3 +415,18 @@ def test_a_folder_in_the_output_that_leads_to_other_images_gets_no_mask(
     states = {entry.path: entry.state for entry in read_ledger(hot.output)}
     assert states == {"s1/a.png": "failed", "s2/a.png": "done"}  # an original is nobody's mask
     assert hot.masks() == ["s2/a.png"]
+
+
+def test_images_of_another_watched_folder_take_no_masks_of_the_first(hot: Hot) -> None:
+    hot.image("i.png", 1)
+    assert run_here(hot.new_run(once=True)) == 0
+    mask = (hot.output / "i.png").read_bytes()
+    hot.incoming = hot.folder / "other microscope"
+    hot.image("i.png", 2)
+    run = hot.new_run(once=True)
+    assert run_here(run) == 2
+    assert (hot.output / "i.png").read_bytes() == mask
+    assert "has the masks of another watched folder" in str(run.events()[-1])
+    hot.output = hot.folder / "others"
+    assert run_here(hot.new_run(once=True)) == 0
+    assert (hot.output / "i.png").exists()
