@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from emcfsys_engine.project import Project
+from emcfsys_engine.project import ModelSettings, Project
 from emcfsys_engine.run.events import (
     AnyEvent,
     EventReader,
@@ -61,6 +61,7 @@ class RunHistory:
         self._log_lines: deque[str] = deque(maxlen=_LINES)
         self._state: tuple[str, str] = ("new", "")
         self._ended_as: tuple[int, tuple[str, str]] | None = None
+        self._network: tuple[int, str] | None = None  # of a plan of this time
         self._reset()
 
     def read_new(self) -> bool:
@@ -83,7 +84,6 @@ class RunHistory:
         record = self._known_record()
         project = record.project if record else None
         does = self._started.does if self._started else _does(record)
-        network = network_of(self.run, project.model) if project else ""
         state, reason = self._state
         now = self._progress() if state == "running" else Progress()
         return RunRow(
@@ -92,7 +92,7 @@ class RunHistory:
             does=does,
             state=state,
             reason=reason,
-            network=network if does == "train" else "",
+            network=self._network_by(project.model) if project and does == "train" else "",
             score=self._bests[-1][1] if self._bests else None,
             best_step=self._best_step,
             step=self._step,
@@ -136,6 +136,13 @@ class RunHistory:
         if self._started is not None and self._started not in self._recent:
             known.insert(0, self._started)
         return progress_in(known, time.time())
+
+    def _network_by(self, settings: ModelSettings) -> str:
+        """Return the network; the plan, which may choose it, is read again only once it changed."""
+        stamp = _stamp(self.run.plan_file)
+        if self._network is None or self._network[0] != stamp:
+            self._network = stamp, network_of(self.run, settings)
+        return self._network[1]
 
     @property
     def _best_step(self) -> int | None:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from PIL import Image
 from emcfsys_engine.annotations.class_folders import masks_by_class
 from emcfsys_engine.annotations.masks import (
     LabelTable,
+    MaskFacts,
     MaskRecipe,
     levels_of,
-    mask_facts,
     read_instances,
     read_mask,
     table_of,
@@ -108,6 +108,7 @@ def parse_pixel_nm(text: str) -> tuple[float, float]:
 
 
 _TWO_VALUES = {0, UNLABELLED}
+MaskOf = tuple[ImageRef, MaskFacts]
 
 
 @dataclass(kw_only=True)
@@ -188,17 +189,19 @@ def _labels_of(items: Items, settings: MeasureSettings) -> Labels:
     labels: Mapping[str, str] = settings.labels
     recipe: MaskRecipe = "index"
     unsaid = not labels and not settings.numbered
-    if unsaid and (classes is None or len(classes) == 2) and _hold_0_and_255(items):
+    one_by_one = (known for mask in items.masks for known in facts_of([mask]))
+    facts = list(one_by_one) if classes is None or settings.numbered else []  # all, once
+    if unsaid and (classes is None or len(classes) == 2) and _hold_0_and_255(facts or one_by_one):
         recipe = "two_values"
         classes = classes or {"background": 0, "object": 1}
         low, high = sorted(classes, key=classes.__getitem__)
         items.notes.append(f'the masks hold only 0 and 255: taken as "{low}" and "{high}"')
-    elif settings.numbered or (classes is None and _largest_number(items) > UNLABELLED):
+    elif settings.numbered or (classes is None and _largest_number(facts) > UNLABELLED):
         classes, name = _one_object_class(classes)
-        largest = max(1, _largest_number(items))
+        largest = max(1, _largest_number(facts))
         labels = {"0": next(iter(classes)), f"1-{largest}": name}
         items.notes.append(f"values up to {largest:,}: each is taken as one object")
-    elif classes is None and unsaid and (proposal := _of_smoothed_or_coloured(items)):
+    elif classes is None and unsaid and (proposal := _of_smoothed_or_coloured(facts)):
         classes, labels = proposal.classes, proposal.labels
         items.notes += [f"no classes were given: {note}" for note in proposal.notes]
     elif classes is None:
@@ -217,9 +220,8 @@ def _labels_of(items: Items, settings: MeasureSettings) -> Labels:
     )
 
 
-def _of_smoothed_or_coloured(items: Items) -> Proposal | None:
+def _of_smoothed_or_coloured(facts: Sequence[MaskOf]) -> Proposal | None:
     """Return the classes of masks whose values are none by themselves: of a JPEG, of colours."""
-    facts = facts_of(items.masks)
     if any(one.in_colour or levels_of(one, mask) for mask, one in facts):
         return from_facts(facts)
     return None
@@ -236,32 +238,20 @@ def _one_object_class(classes: dict[str, int] | None) -> tuple[dict[str, int], s
     return {low: classes[low], high: classes[high]}, high
 
 
-def _hold_0_and_255(items: Items) -> bool:
+def _hold_0_and_255(facts: Iterable[MaskOf]) -> bool:
     """Tell whether all masks together hold nothing but 0 and 255; the first other value ends it."""
     held: set[int] = set()
-    table = table_of({}, {})
-    for mask in items.masks:
-        try:
-            facts = mask_facts(mask, table)
-        except InputError:
-            continue  # it is reported when its turn comes
-        held |= {value for value, _ in facts.values}
-        if facts.in_colour or not held <= _TWO_VALUES:
+    for _, one in facts:
+        held |= {value for value, _ in one.values}
+        if one.in_colour or not held <= _TWO_VALUES:
             return False
     return held == _TWO_VALUES
 
 
-def _largest_number(items: Items) -> int:
+def _largest_number(facts: Iterable[MaskOf]) -> int:
     """Return the largest value of all masks that hold whole numbers of one channel; 0 for none."""
-    largest = 0
-    for mask in items.masks:
-        try:
-            facts = mask_facts(mask, table_of({}, {}))
-        except InputError:
-            continue  # it is reported when its turn comes
-        if not facts.in_colour:
-            largest = max(largest, max((value for value, _ in facts.values), default=0))
-    return largest
+    values = (value for _, one in facts if not one.in_colour for value, _ in one.values)
+    return max(values, default=0)
 
 
 def _pixel_sizes(
