@@ -280,10 +280,10 @@ def refuse_full(places: Iterable[Path]) -> None:
             raise DiskFullError(place)
 
 
-def identity_of(place: Path) -> tuple[int, int] | None:
+def identity_of(place: Path | str) -> tuple[int, int] | None:
     """Return device and inode of a folder or file; None where there is none."""
     try:
-        status = place.stat()
+        status = os.stat(place)
     except OSError:
         return None
     return status.st_dev, status.st_ino

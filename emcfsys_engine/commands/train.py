@@ -106,7 +106,7 @@ def adapt(
     """
     from emcfsys_engine.tools.adapt import make_adaptation
 
-    file = Run(model).best_model if model.is_dir() else model
+    file = _model_file(model)
     place = out or file.with_name(f"{file.stem}-adapted")
     project = make_adaptation(file, images, place, labels=labels, minutes=minutes)
     runs = new_trainings(project)
@@ -123,13 +123,18 @@ def _start_of(place: Path | None) -> tuple[str, ...]:
     """Return the settings of a training that begins with a model file, or with a run's best."""
     if place is None:
         return ()
-    file = Run(place).best_model if place.is_dir() else place
+    file = _model_file(place)
     network = read_card(file).network
     return (
         f"model.start={file.absolute()}",
         f"model.head={network.head}",
         f"model.backbone={network.backbone}",
     )
+
+
+def _model_file(place: Path) -> Path:
+    """Return a model file, or the best one of a run's folder."""
+    return Run(place).best_model if place.is_dir() else place
 
 
 def _say_old_score(start: Path, new: Path) -> None:

@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 
 from emcfsys_engine.errors import InputError, ProjectError
-from emcfsys_engine.files import write_whole
+from emcfsys_engine.files import identity_of, write_whole
 from emcfsys_engine.project import Project
 
 _PROBE = "probe"  # written and removed again, to see whether a place can be written
@@ -58,15 +58,6 @@ def is_inside(place: Path | str, folder: Path) -> bool:
     if real.is_relative_to(folder.resolve()):
         return True
     return wanted is not None and any(identity_of(one) == wanted for one in (real, *real.parents))
-
-
-def identity_of(place: Path | str) -> tuple[int, int] | None:
-    """Return device and inode; None where there is nothing."""
-    try:
-        status = os.stat(place)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def device_of(place: Path) -> int:

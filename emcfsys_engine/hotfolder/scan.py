@@ -22,11 +22,12 @@ from emcfsys_engine.files import (
     MICROGRAPH_SUFFIXES,
     OTHER_PICTURE_SUFFIXES,
     PACKED_SUFFIXES,
+    identity_of,
     is_left_alone,
     reading,
 )
 from emcfsys_engine.hotfolder.ledger import Entry
-from emcfsys_engine.hotfolder.places import identity_of, is_inside
+from emcfsys_engine.hotfolder.places import is_inside
 from emcfsys_engine.images.own_files import digest_of, is_content
 
 Verdict = Literal["whole", "growing", "unknown"]

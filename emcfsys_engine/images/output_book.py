@@ -330,8 +330,8 @@ def free_version(file: Path, book: "OutputBook") -> Path:
 def place_own(file: Path, book: "OutputBook", write: Callable[[Path], object]) -> Path:
     """Have a file written under a temporary name, and give it its own; return that.
 
-    `file` is where it belongs: what lies there is ours, or nothing (see `free_version`). Where
-    somebody has saved another meanwhile, theirs is kept, and a newer version's name is returned.
+    Where another than ours lies there once it is written, that is kept, and a newer version's
+    name is returned (see `free_version`).
     Raises: OSError; FileExistsError if somebody was faster even so.
     """
     book.refuse_gone()
@@ -372,9 +372,7 @@ def write_own(file: Path, content: bytes, book: "OutputBook") -> Path:
 
     Raises: OSError.
     """
-    return place_own(
-        free_version(file, book), book, lambda temporary: write_whole(temporary, content)
-    )
+    return place_own(file, book, lambda temporary: write_whole(temporary, content))
 
 
 def _folders(stems: Iterable[str]) -> set[str]:

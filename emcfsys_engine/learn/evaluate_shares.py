@@ -20,6 +20,7 @@ import torch
 from emcfsys_engine.dataset.deals import Fingerprint
 from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.errors import DataFaults, InputError, RunFailedError
+from emcfsys_engine.launch.start import SAFE_PATH
 from emcfsys_engine.learn.device import choose_device, choose_threads
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.training.dataset import Dataset
@@ -140,7 +141,7 @@ def _by_several(task: Task) -> tuple[Validation | None, dict[str, Fingerprint]]:
 def _done_by_pool(task: Task, waiting: Sequence[range], parts: list[_Part]) -> list[range]:
     """Add what processes find in parts of the images; return those left by one that died."""
     left: list[range] = []
-    os.environ["PYTHONSAFEPATH"] = "1"  # else each runs what lies in the folder we stand in
+    os.environ.update(SAFE_PATH)  # else each runs what lies in the folder we stand in
     context = multiprocessing.get_context("spawn")
     numbers: SimpleQueue[int] = context.SimpleQueue()
     for number in range(task.num_processes):

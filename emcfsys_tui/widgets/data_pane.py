@@ -285,16 +285,11 @@ class DataPane(PicturePane):
 
     def action_drop_filter(self) -> None:
         """Show all images again."""
-        box = self.query_one("#data-filter", Input)
-        box.value = ""
-        box.display = False
-        self.take_focus()
+        self.close_filter("#data-filter")
 
     def action_filter(self) -> None:
         """Open the filter."""
-        box = self.query_one("#data-filter", Input)
-        box.display = True
-        box.focus()
+        self.open_filter("#data-filter")
 
     def action_next_bare(self) -> None:
         """Go to the next image without labels, from the top again after the last."""

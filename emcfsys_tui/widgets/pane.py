@@ -11,6 +11,7 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.screen import Screen
 from textual.widget import Widget
+from textual.widgets import Input
 
 from emcfsys_engine.errors import EmcfError
 from emcfsys_tui.messages import NoticeFound, RunsChanged, TextFound, Told
@@ -224,3 +225,16 @@ class FedPane(Pane):
         """Read at once."""
         if self._feed is not None:
             self._feed.look_now()
+
+    def open_filter(self, selector: str) -> None:
+        """Let the person type into this box what to show."""
+        box = self.query_one(selector, Input)
+        box.display = True
+        box.focus()
+
+    def close_filter(self, selector: str) -> None:
+        """Empty the box, which shows all again, and put it away."""
+        box = self.query_one(selector, Input)
+        box.value = ""
+        box.display = False
+        self.take_focus()

@@ -268,9 +268,7 @@ class RunsPane(RunDeeds):
 
     def action_filter_runs(self) -> None:
         """Ask which runs to show."""
-        box = self.query_one("#runs-filter", Input)
-        box.display = True
-        box.focus()
+        self.open_filter("#runs-filter")
 
     @on(Input.Changed, "#runs-filter")
     def filter_runs(self, event: Input.Changed) -> None:
@@ -292,10 +290,7 @@ class RunsPane(RunDeeds):
 
     def action_drop_filter(self) -> None:
         """Show all runs again."""
-        box = self.query_one("#runs-filter", Input)
-        box.value = ""
-        box.display = False
-        self.take_focus()
+        self.close_filter("#runs-filter")
 
     def action_pin(self) -> None:
         """Keep the run under the cursor on top and drawn, or no longer."""

@@ -10,9 +10,9 @@ import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import EmcfError, OutputError, printable
-from emcfsys_engine.files import DiskFullError, is_full, refuse_full, write_whole
+from emcfsys_engine.files import DiskFullError, identity_of, is_full, refuse_full, write_whole
 from emcfsys_engine.hotfolder.ledger import Ledger, id_of_ledger
-from emcfsys_engine.hotfolder.places import device_of, identity_of, try_to_write
+from emcfsys_engine.hotfolder.places import device_of, try_to_write
 
 _REMEMBERED = ".outputs.json"  # beside the runs: which outputs lay on a disk of their own
 DISK_ERRORS = frozenset(
