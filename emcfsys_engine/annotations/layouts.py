@@ -7,14 +7,15 @@ from typing import Literal
 
 import numpy as np
 
-from emcfsys_engine.annotations.class_folders import masks_by_class
 from emcfsys_engine.annotations.files import find_annotations
+from emcfsys_engine.annotations.masks import LabelTable, read_stencil
 from emcfsys_engine.annotations.pair_shapes import pair_shapes
-from emcfsys_engine.annotations.pairing import is_label_name, key_of_file, match
+from emcfsys_engine.annotations.pairing import Key, is_label_name, key_of_file, match
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images, read_micrograph
 from emcfsys_engine.images.writers import is_companion
+from emcfsys_engine.project import UNLABELLED
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "raw", "micrographs", "data", "input")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "seg", "segmentations", "segmentation", "gt")
@@ -180,3 +181,39 @@ def _looks_like_a_mask(ref: ImageRef) -> bool:
         return True
     same = pixels[:, 1:] == pixels[:, :-1]
     return bool(np.mean(same) >= _FLAT_SHARE) if same.size else True
+
+
+MasksByClass = dict[str, dict[Key, ImageRef]]
+
+
+def masks_by_class(root: Path) -> MasksByClass:
+    """Return folder -> its masks by name, where several folders below root hold masks of one name.
+
+    Elsewhere it is empty: folders of a split, or of samples, hold masks of different names.
+    """
+    if not root.is_dir():
+        return {}
+    found: MasksByClass = {}
+    for folder in sorted(entry for entry in root.iterdir() if entry.is_dir()):
+        masks = [one for one in find_images(".", folder) if not is_companion(one.path)]
+        if masks:
+            found[folder.name] = {key_of_file(mask.path, folder): mask for mask in masks}
+    names = [key for masks in found.values() for key in masks]
+    return found if len(names) > len(set(names)) else {}
+
+
+def paint_stencils(
+    parts: Sequence[tuple[str, Path]], table: LabelTable, size_HW: tuple[int, ...]
+) -> np.ndarray:
+    """Return the class ids that (folder's name, mask) paint, later ones over earlier ones.
+
+    Shapes: uint8 H×W; a mask of another size is returned as it is, for the caller to name.
+    """
+    ids = np.full(size_HW, table.undrawn, np.uint8)
+    for name, path in parts:
+        class_id = table.of_name(name)
+        stencil = read_stencil(path)
+        if stencil.shape != tuple(size_HW):
+            return stencil.astype(np.uint8)
+        ids[stencil] = UNLABELLED if class_id is None else class_id
+    return ids

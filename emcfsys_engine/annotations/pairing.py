@@ -10,6 +10,7 @@ from typing import TypeVar
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_names import fitting
 from emcfsys_engine.images.walk import split_glob
+from emcfsys_engine.project import Project, Source
 
 Label = TypeVar("Label")
 Key = tuple[str, int | None]  # relative path without extension, and the plane of a stack
@@ -175,3 +176,24 @@ def _unique(pairs: Iterable[tuple[Key, Label]]) -> dict[Key, Label]:
         # macOS writes "ü" as two characters: both ways of writing it are the same name.
         groups[unicodedata.normalize("NFC", name), plane].append(item)
     return {key: items[0] for key, items in groups.items() if len(items) == 1}
+
+
+def source_of(project: Project, place: str, base: Path) -> Source | None:
+    """Return the table whose own masks or annotations lie at a place, or have it inside them.
+
+    What its [data.labels] says holds for these: predictions elsewhere hold the classes' values.
+    """
+    wanted = _resolved(place, base)
+    for source in project.data:
+        own = source.masks or source.annotations
+        if own is not None:
+            root = _resolved(own, project.folder)
+            if wanted == root or root in wanted.parents:
+                return source
+    return None
+
+
+def _resolved(pattern: str, base: Path) -> Path:
+    """Return the folder or file that a pattern begins at."""
+    whole = base / Path(pattern).expanduser()
+    return (whole if whole.exists() else root_of(pattern, base)).resolve()

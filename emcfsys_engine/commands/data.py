@@ -290,7 +290,7 @@ def _classes(project: Path | None, named: tuple[str, ...]) -> dict[str, int] | N
 
 def _own_source(project: Path | None, place: str) -> Source | None:
     """Return the project's [[data]] table that the labels are of: what it says of them holds."""
-    from emcfsys_engine.annotations.own_source import source_of
+    from emcfsys_engine.annotations.pairing import source_of
 
     return source_of(load_project(project), place, Path.cwd()) if project is not None else None
 

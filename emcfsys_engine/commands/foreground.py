@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from types import FrameType
 from typing import Literal
 
 from emcfsys_engine.commands.saying import say, say_lines
 from emcfsys_engine.errors import InputError, ProjectError, RunFolderError, printable
 from emcfsys_engine.files import DiskFullError, refuse_full
+from emcfsys_engine.jobs.machine import Machine, choose, usual_gpus, who_uses
 from emcfsys_engine.launch import processes
 from emcfsys_engine.launch.keeper import NO_LEASE
-from emcfsys_engine.launch.start import holder, is_second, kill_run, signal_group, start
+from emcfsys_engine.launch.start import Lease, holder, is_second, kill_run, signal_group, start
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import (
     AnyEvent,
@@ -29,7 +31,7 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import line_of
-from emcfsys_engine.run.records import TrainRequest
+from emcfsys_engine.run.records import PredictRequest, TrainRequest
 from emcfsys_engine.settings import Config, load_config
 
 _LOOK_EVERY_S = 0.1
@@ -44,7 +46,7 @@ def run_in_foreground(run: Run) -> int:
     does not end within the grace of [jobs] is killed, unless it still computes or writes.
     Raises: InputError if all GPUs are in use.
     """
-    from emcfsys_engine.commands.foreground_gpu import gpus_for  # NVML, only where it computes
+    from emcfsys_engine.commands.foreground import gpus_for  # NVML, only where it computes
 
     laid_over, lease = gpus_for(run)
     reader = EventReader(run.events_file)
@@ -299,3 +301,44 @@ class Progress:
         self._drawn = now
         width = shutil.get_terminal_size().columns - 1
         say(printable(text)[:width], nl=False, err=True, lead="\r\x1b[K")
+
+
+def gpus_for(
+    run: Run, machine: Machine | None = None, environment: Mapping[str, str] = os.environ
+) -> tuple[dict[str, str], Lease | None]:
+    """Return what a run's worker gets laid over its environment, and the GPU slots it must lock.
+
+    Who names GPUs in CUDA_VISIBLE_DEVICES gets those, in use or not.
+    Raises: InputError if all GPUs are in use.
+    """
+    if "CUDA_VISIBLE_DEVICES" in environment:
+        return {}, None
+    machine = machine or Machine()
+    gpus = machine.gpus()
+    wanted = _wanted(run, machine) if gpus else 0.0
+    if not wanted or wanted > len(gpus):  # too many: the worker says so with its remedy
+        return {}, None
+    chosen = choose(gpus, wanted, {})
+    if chosen is None:
+        users = who_uses(machine.lock_folder, gpus)
+        remedy = "Submit the run, or name the GPU to share: CUDA_VISIBLE_DEVICES=0"
+        raise InputError("GPU", f"{wanted:g} wanted, in use: {users}", remedy)
+    laid_over = {
+        "CUDA_VISIBLE_DEVICES": ",".join(chosen),
+        processes.SHARE_VARIABLE: f"{min(1.0, wanted):g}",
+    }
+    slots = dict.fromkeys(chosen, processes.slots_for(wanted))
+    return laid_over, Lease(lock_folder=str(machine.lock_folder), num_slots=slots)
+
+
+def _wanted(run: Run, machine: Machine) -> float:
+    record = run.record()
+    gpus = None if record.project is None else record.project.compute.gpus
+    if isinstance(record.request, TrainRequest):
+        return usual_gpus(machine, "train") if gpus is None else float(gpus)
+    if isinstance(record.request, PredictRequest):
+        gpus = record.request.gpus
+        return usual_gpus(machine, "predict") if gpus is None else float(gpus)
+    if gpus == 0:
+        return 0.0
+    return usual_gpus(machine, "watch")

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from emcfsys_engine.annotations.class_folders import paint_stencils
 from emcfsys_engine.annotations.draw import annotation_ids
+from emcfsys_engine.annotations.layouts import paint_stencils
 from emcfsys_engine.annotations.masks import LabelTable, label_table, read_mask
 from emcfsys_engine.annotations.pair_shapes import annotation_for
 from emcfsys_engine.data_counts import remember_counts

@@ -15,7 +15,7 @@ from pathlib import Path
 from emcfsys_engine.errors import EmcfError, InputError, OutputError, printable
 from emcfsys_engine.files import exit_with, is_full, write_whole
 from emcfsys_engine.launch.start import place_here
-from emcfsys_engine.learn.rank_faults import note_fault, told_with_first_fault
+from emcfsys_engine.learn.faults import note_fault, told_with_first_fault
 from emcfsys_engine.learn.run_context import RunContext, keep_freed_memory
 from emcfsys_engine.run.events import EventWriter
 from emcfsys_engine.run.folder import open_run

@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from emcfsys_engine.annotations.class_folders import MasksByClass, masks_by_class, paint_stencils
 from emcfsys_engine.annotations.draw import annotation_ids, is_in_doubt, unknown_label
 from emcfsys_engine.annotations.files import find_annotations
+from emcfsys_engine.annotations.layouts import MasksByClass, masks_by_class, paint_stencils
 from emcfsys_engine.annotations.masks import (
     BACKGROUND_LABELS,
     IGNORED_LABELS,

@@ -22,7 +22,7 @@ import numpy as np
 import tifffile
 import torch
 
-from emcfsys_engine.learn.gpu_faults import is_out_of_memory, loses_gpu
+from emcfsys_engine.learn.faults import is_out_of_memory, loses_gpu
 from emcfsys_engine.learn.inference.files import find_inputs, predict_files
 from emcfsys_engine.learn.inference.predictor import Picture, Predictor
 from emcfsys_engine.learn.memory import footprint_of, usable_memory

@@ -15,7 +15,7 @@ import msgspec
 import pynvml
 import pytest
 
-from emcfsys_engine.commands.foreground_gpu import gpus_for
+from emcfsys_engine.commands.foreground import gpus_for
 from emcfsys_engine.errors import InputError, QueueError
 from emcfsys_engine.jobs import machine as gpus
 from emcfsys_engine.jobs.machine import (

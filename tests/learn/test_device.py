@@ -6,8 +6,7 @@ import torch
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.launch.start import Place
 from emcfsys_engine.learn import device
-from emcfsys_engine.learn.device import choose_device, choose_threads, device_of, lost_gpu
-from emcfsys_engine.learn.gpu_faults import is_out_of_memory, loses_gpu
+from emcfsys_engine.learn.device import Usage, choose_device, choose_threads, device_of, lost_gpu
 from emcfsys_engine.learn.training.distributed import Ranks
 
 
@@ -93,17 +92,10 @@ def test_every_device_of_cuda_has_an_index() -> None:
     assert device_of("cpu") == torch.device("cpu")
 
 
-def test_errors_of_memory_and_of_a_lost_gpu_are_told_apart() -> None:
-    short = [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
-        RuntimeError("CUDA error: out of memory"),
-    ]
-    lost = RuntimeError("CUDA error: an illegal memory access was encountered")
-    assert [is_out_of_memory(each) for each in short] == [True] * 3
-    assert not any(loses_gpu(each) for each in short)
-    assert loses_gpu(lost)
-    assert not is_out_of_memory(lost)
-    other = RuntimeError("The size of tensor a (3) must match")
-    assert not is_out_of_memory(other)
-    assert not loses_gpu(other)
+def test_a_process_that_computes_takes_memory_and_a_processor() -> None:
+    usage = Usage(torch.device("cpu"))
+    assert not usage.is_due()  # it is said rarely
+    torch.rand(400, 400) @ torch.rand(400, 400)
+    taken = usage.at(7)
+    assert taken.step == 7 and taken.memory_gb > 0.01 and taken.cpu >= 0
+    assert taken.gpu is None and taken.gpu_memory_gb is None

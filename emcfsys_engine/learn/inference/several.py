@@ -31,7 +31,7 @@ from emcfsys_engine.files import exit_with
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.learn.device import choose_device, choose_threads
-from emcfsys_engine.learn.gpu_faults import refuse_lost_gpu
+from emcfsys_engine.learn.faults import refuse_lost_gpu
 from emcfsys_engine.learn.inference.files import (
     Counted,
     Prediction,

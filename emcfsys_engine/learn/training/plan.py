@@ -15,7 +15,7 @@ from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.files import read_own
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.device import choose_precision
-from emcfsys_engine.learn.gpu_faults import refuse_lost_gpu
+from emcfsys_engine.learn.faults import refuse_lost_gpu
 from emcfsys_engine.learn.memory import Footprint, footprint_of, usable_memory
 from emcfsys_engine.learn.networks.backbones import defaults_for
 from emcfsys_engine.learn.training.augment import Strengths, strengths_of

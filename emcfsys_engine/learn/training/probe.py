@@ -11,7 +11,7 @@ import msgspec
 import torch
 
 from emcfsys_engine.learn.device import autocast
-from emcfsys_engine.learn.gpu_faults import free_cached_memory, is_out_of_memory
+from emcfsys_engine.learn.faults import free_cached_memory, is_out_of_memory
 from emcfsys_engine.learn.networks.network import build_network, parameter_groups
 from emcfsys_engine.learn.training.losses import build_loss
 from emcfsys_engine.model_card import NetworkSpec

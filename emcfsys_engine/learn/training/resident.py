@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from emcfsys_engine.learn.device import gpu_share
-from emcfsys_engine.learn.gpu_faults import free_cached_memory, is_out_of_memory
+from emcfsys_engine.learn.faults import free_cached_memory, is_out_of_memory
 from emcfsys_engine.learn.pixels_on_device import OWN_TYPES, Crops, PerChannel, uploaded
 from emcfsys_engine.project import UNLABELLED
 

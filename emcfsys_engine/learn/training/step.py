@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from emcfsys_engine.learn.device import autocast
-from emcfsys_engine.learn.gpu_faults import is_out_of_memory
+from emcfsys_engine.learn.faults import is_out_of_memory
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, parameter_groups
 from emcfsys_engine.learn.training.augment import augment
 from emcfsys_engine.learn.training.checkpoint import TrainState

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from emcfsys_engine.errors import RunFailedError
 from emcfsys_engine.files import write_whole
-from emcfsys_engine.learn.gpu_faults import free_cached_memory, is_out_of_memory
+from emcfsys_engine.learn.device import Usage
+from emcfsys_engine.learn.faults import free_cached_memory, is_out_of_memory
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.training.batches import Batches
 from emcfsys_engine.learn.training.checkpoint import (
@@ -31,7 +32,6 @@ from emcfsys_engine.learn.training.losses import Loss, build_loss
 from emcfsys_engine.learn.training.setup import Budget, Ending, TrainingSetup
 from emcfsys_engine.learn.training.step import DoesNotFitError, Stepper, rate_factor
 from emcfsys_engine.learn.training.validation import Validator, card_at, event_of
-from emcfsys_engine.learn.usage import Usage
 from emcfsys_engine.run.events import PhaseBegan, RunResumed, StepDone, WarningGiven
 
 _CHECKPOINT_EVERY_S = 120.0

@@ -15,7 +15,7 @@ from torch import Tensor
 from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.images.writers import PngWriter
 from emcfsys_engine.learn.device import autocast
-from emcfsys_engine.learn.gpu_faults import free_cached_memory, is_out_of_memory
+from emcfsys_engine.learn.faults import free_cached_memory, is_out_of_memory
 from emcfsys_engine.learn.inference.tiles import Rows, Tiles, bands_of
 from emcfsys_engine.learn.model_file import with_confidence
 from emcfsys_engine.learn.networks.network import SegmentationNetwork

@@ -20,7 +20,7 @@ from emcfsys_engine.images.output_book import OutputBook, Wanted
 from emcfsys_engine.images.own_files import is_other_file, resolved
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.images.writers import stem_of
-from emcfsys_engine.learn.gpu_faults import (
+from emcfsys_engine.learn.faults import (
     free_cached_memory,
     is_out_of_memory,
     refuse_lost_gpu,

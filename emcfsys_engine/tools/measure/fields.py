@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from emcfsys_engine.annotations.class_folders import masks_by_class
+from emcfsys_engine.annotations.layouts import masks_by_class
 from emcfsys_engine.annotations.masks import (
     LabelTable,
     MaskFacts,

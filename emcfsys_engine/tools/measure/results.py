@@ -11,8 +11,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from emcfsys_engine.annotations.own_source import source_of
-from emcfsys_engine.annotations.pairing import root_of
+from emcfsys_engine.annotations.pairing import root_of, source_of
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.output_book import OutputBook, write_own
 from emcfsys_engine.model_card import read_card

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from emcfsys_engine.errors import PeerLostError, RunFailedError
 from emcfsys_engine.launch.processes import start_ticks
 from emcfsys_engine.launch.start import Place, in_shell, start, torchrun_command
+from emcfsys_engine.learn.faults import note_fault, told_with_first_fault
 from emcfsys_engine.learn.networks.network import build_network
-from emcfsys_engine.learn.rank_faults import note_fault, told_with_first_fault
 from emcfsys_engine.learn.run_context import RunContext
 from emcfsys_engine.learn.training import distributed as ranks
 from emcfsys_engine.learn.training.distributed import Ranks
