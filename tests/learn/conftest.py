@@ -18,6 +18,7 @@ from emcfsys_engine.learn import worker
 from emcfsys_engine.learn.model_file import save_model
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
+from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.folder import Run
 
 TINY = NetworkSpec(head="unet", backbone="mobilenetv3_small_050", num_classes=2)
@@ -121,3 +122,23 @@ def run_here(run: Run) -> int:
         torch.set_num_threads(threads)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+NAMES = tuple("abcdefg")
+
+
+def add_image(folder: Path, name: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    write_picture(rng, folder / "images" / f"{name}.png", folder / "masks" / f"{name}.png")
+
+
+@pytest.fixture
+def dealt(tmp_path: Path) -> Project:
+    """A project whose images are dealt out by themselves."""
+    for number, name in enumerate(NAMES):
+        add_image(tmp_path, name, number)
+    sources = PROJECT[PROJECT.index("[[data]]") : PROJECT.index("[model]")]
+    one = '[[data]]\nimages = "images"\nmasks = "masks"\nunlabelled = "skip"\n'
+    text = PROJECT.replace(sources, one).replace("validate_every = 4", "validate_every = 2")
+    (tmp_path / "project.toml").write_text(text.replace("steps = 8", "steps = 2"))
+    return load_project(tmp_path)

@@ -1,39 +1,16 @@
 """Exported networks give the numbers of the network they came from."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from timm.layers.conv2d_same import Conv2dSame
 
-from emcfsys_engine.errors import InputError
-from emcfsys_engine.learn.export import ExportMetadata, export_onnx, export_torchscript
-from emcfsys_engine.learn.export_bioimageio import export_bioimageio, normalised
-from emcfsys_engine.learn.networks.heads import RegionMean
-from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_network
+from emcfsys_engine.learn.export import export_onnx, export_torchscript
 from emcfsys_engine.learn.networks.rewrites import with_fixed_padding
-from emcfsys_engine.model_card import Head, NetworkSpec
-
-METADATA = ExportMetadata(name="grain boundaries", class_names=("grain", "grain boundary"))
-
-
-def network_of(head: Head, backbone: str) -> SegmentationNetwork:
-    torch.manual_seed(0)
-    return build_network(NetworkSpec(head=head, backbone=backbone, num_classes=2)).eval()
-
-
-@pytest.mark.parametrize("length", [1, 2, 5, 7, 12, 13])
-@pytest.mark.parametrize("num_regions", [2, 3, 6])
-def test_region_means_as_matrix_products_equal_adaptive_pooling(
-    length: int, num_regions: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    x_NCHW = torch.randn(2, 3, length, length + 4, dtype=torch.float64)
-    expected_NCHW = torch.nn.functional.adaptive_avg_pool2d(x_NCHW, num_regions)
-    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
-    torch.testing.assert_close(RegionMean(num_regions)(x_NCHW), expected_NCHW)
+from emcfsys_engine.model_card import Head
+from tests.learn.made import METADATA, network_of
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
@@ -89,37 +66,3 @@ def test_the_default_backbone_is_exported_to_onnx(tmp_path: Path) -> None:
     report = export_onnx(network, tmp_path / "net.onnx", METADATA)
     assert report.any_size
     assert report.max_difference < 1e-4
-
-
-def test_the_normalisation_of_a_package_clips_and_centres() -> None:
-    image_NCHW = np.random.default_rng(0).normal(1000, 50, (1, 1, 64, 64)).astype(np.float32)
-    image_NCHW[0, 0, 0, 0] = 65535  # a hot pixel
-    given_NCHW = normalised(image_NCHW)
-    assert abs(given_NCHW.mean()) < 1e-4
-    assert abs(given_NCHW.std() - 1) < 1e-3
-    assert given_NCHW.max() < 4
-
-
-@pytest.mark.long
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # files that bioimageio leaves open
-def test_a_bioimageio_package_is_run_by_bioimageio_core(tmp_path: Path) -> None:
-    pytest.importorskip("bioimageio.core")
-    network = network_of("unet", "resnet10t")
-    example_HW = np.random.default_rng(1).normal(100, 10, (70, 90)).astype(np.float32)
-    file = tmp_path / "model.zip"
-    metadata = replace(METADATA, name="demo")  # the format wants five characters
-    report = export_bioimageio(network, file, metadata, example_HW=example_HW, with_onnx=False)
-    assert report.file == file
-    assert file.is_file()
-    assert [each.name for each in tmp_path.iterdir()] == ["model.zip"]
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_licence_that_does_not_exist_gives_one_line(tmp_path: Path) -> None:
-    pytest.importorskip("bioimageio.core")
-    wrong = ExportMetadata(name="grain boundaries", class_names=("a", "b"), licence="free")
-    with pytest.raises(InputError, match="the format does not allow it") as caught:
-        export_bioimageio(
-            network_of("unet", "resnet10t"), tmp_path / "m.zip", wrong, with_onnx=False
-        )
-    assert "\n" not in str(caught.value)

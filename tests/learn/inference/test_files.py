@@ -4,7 +4,6 @@ import errno
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,132 +11,21 @@ import msgspec
 import numpy as np
 import pytest
 import tifffile
-import zarr
 from PIL import Image
 
 from emcfsys_engine.annotations.files import find_annotations
-from emcfsys_engine.images import rows, writers
-from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.reader import read_micrograph
+from emcfsys_engine.images import writers
 from emcfsys_engine.learn.inference import bands
-from emcfsys_engine.learn.inference.files import Counted, find_inputs, predict_files
+from emcfsys_engine.learn.inference.files import Counted, find_inputs
 from emcfsys_engine.learn.inference.predictor import Predictor
-from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, WarningGiven
+from emcfsys_engine.run.events import ImageFailed
 from emcfsys_engine.run.records import PredictRequest
-
-
-@pytest.fixture(scope="module")
-def predictor(model_file: Path) -> Predictor:
-    return Predictor(model_file, gpus=0, tile_px=64)
-
-
-Predict = Callable[..., tuple[Counted, list[Event]]]
-
-
-@pytest.fixture
-def predict(predictor: Predictor, tmp_path: Path) -> Predict:
-    """Predict tmp_path/in into tmp_path/out in this process."""
-
-    def run(asked: Callable[[], str | None] = lambda: None, **options: Any) -> Any:
-        request = PredictRequest(
-            model="m", inputs=(str(tmp_path / "in"),), out=str(tmp_path / "out"), **options
-        )
-        said: list[Event] = []
-        return predict_files(request, find_inputs(request), predictor, said.append, asked), said
-
-    (tmp_path / "in").mkdir()
-    return run
-
-
-@pytest.fixture
-def in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take small images for large ones."""
-    monkeypatch.setattr(bands, "LARGE_PX", 1000)
-    monkeypatch.setattr(rows, "_BLOCK_BYTES", 20_000)
-
-
-def _image(shape: tuple[int, ...], seed: int = 0, dtype: str = "uint16") -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    smooth = np.kron(rng.integers(50, 200, (shape[0] // 8 + 1, shape[1] // 8 + 1)), np.ones((8, 8)))
-    noisy = smooth[: shape[0], : shape[1]] + rng.normal(0, 9, shape[:2])
-    return noisy.clip(0, 255).astype(dtype)
-
-
-def _mask(file: Path) -> np.ndarray:
-    return read_micrograph(ImageRef(path=file)).pixels
+from tests.learn.inference.made import Predict, drawn, mask_in
 
 
 def _names(folder: Path) -> list[str]:
     files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sorted(str(file) for file in files if file.parts[0] != ".emcfsys")
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-def test_a_large_image_in_bands_gets_the_mask_of_the_image_in_memory(
-    predict: Predict, predictor: Predictor, tmp_path: Path, in_bands: None, dtype: str
-) -> None:
-    image = _image((517, 301), dtype=dtype)
-    image[-40:] = 0  # a constant border is no specimen
-    options = {"compression": "zlib", "rowsperstrip": 20}
-    tifffile.imwrite(tmp_path / "in" / "a.tif", image, **options)
-    count, said = predict(overlay=True, probability=True, uncertainty=True)
-    assert count == Counted(done=1, skipped=0, failed=0), said
-    expected = predictor.predict(image, probabilities=True, uncertainty=True)
-    assert expected.probabilities is not None
-    assert expected.uncertainty is not None
-    out = tmp_path / "out"
-    assert np.mean(_mask(out / "a.png") != expected.mask) <= 1e-5
-    assert np.abs(_mask(out / "a.uncertainty.png") - expected.uncertainty.astype(int)).max() <= 1
-    for name, plane in zip(("resin", "grain"), expected.probabilities, strict=True):
-        assert np.abs(_mask(out / f"a.prob-{name}.png") - plane.astype(int)).max() <= 1
-    with Image.open(out / "a.overlay.png") as overlay:
-        assert overlay.size == (301, 517)
-    (done,) = said
-    assert isinstance(done, ImageDone)
-    assert done.confidence == pytest.approx(expected.confidence, abs=1e-4)
-    assert done.shares == pytest.approx(expected.shares, abs=1e-4)
-
-
-@pytest.mark.long
-def test_the_height_of_bands_and_the_batch_do_not_matter(
-    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bands, "LARGE_PX", 1000)
-    (tmp_path / "in").mkdir()
-    tifffile.imwrite(tmp_path / "in" / "a.tif", _image((400, 333)), rowsperstrip=7)
-    masks = []
-    for number, (block, batch) in enumerate([(2_000, 1), (50_000, 3), (10_000_000, 8)]):
-        monkeypatch.setattr(rows, "_BLOCK_BYTES", block)
-        out = tmp_path / str(number)
-        request = PredictRequest(model="m", inputs=(str(tmp_path / "in"),), out=str(out))
-        predictor = Predictor(model_file, gpus=0, tile_px=96, batch=batch)
-        predict_files(request, find_inputs(request), predictor, lambda event: None, lambda: None)
-        masks.append(_mask(out / "a.png"))
-    for mask in masks[1:]:
-        assert np.mean(mask != masks[0]) <= 1e-5
-
-
-@pytest.mark.parametrize("where", ["memory", "bands"])
-def test_rescaled_images_keep_their_size(
-    predict: Predict, predictor: Predictor, tmp_path: Path, where: str, monkeypatch: Any
-) -> None:
-    if where == "bands":
-        monkeypatch.setattr(bands, "LARGE_PX", 1000)
-    image = _image((150, 131), dtype="uint8")
-    file = writers.writer_for(tmp_path / "in" / "a.ome.tif", (150, 131), (8.0, 8.0))
-    file.write(image)  # 8 nm, the model has 4
-    file.finish()
-    _, said = predict()
-    warnings = [event for event in said if isinstance(event, WarningGiven)]
-    assert len(warnings) == 1
-    assert "its pixels are 8 nm, the model was trained at 4 nm" in warnings[0].message
-    count, said = predict(rescale=True, force=True)
-    assert count.done == 1
-    assert not [event for event in said if isinstance(event, WarningGiven)]
-    expected = predictor.predict(image, scale=2.0).mask
-    mask = _mask(tmp_path / "out" / "a.ome.png")
-    assert mask.shape == (150, 131)
-    assert np.mean(mask != expected) <= 1e-4
 
 
 @pytest.mark.parametrize(
@@ -148,17 +36,17 @@ def test_rescaled_images_keep_their_size(
 def test_every_format_holds_the_same_mask_and_is_not_made_twice(
     predict: Predict, predictor: Predictor, tmp_path: Path, mask_format: str, name: str
 ) -> None:
-    image = _image((70, 90), dtype="uint8")
+    image = drawn((70, 90), dtype="uint8")
     Image.fromarray(image).save(tmp_path / "in" / "a.png")
     assert predict(mask_format=mask_format, overlay=True)[0].done == 1
-    assert np.mean(_mask(tmp_path / "out" / name) != predictor(image)) <= 1e-4
+    assert np.mean(mask_in(tmp_path / "out" / name) != predictor(image)) <= 1e-4
     assert (tmp_path / "out" / "a.overlay.png").is_file()
     assert predict(mask_format=mask_format)[0] == Counted(done=0, skipped=1, failed=0)
     assert predict(mask_format=mask_format, force=True)[0].done == 1
 
 
 def test_slices_of_a_stack_have_masks_of_their_own(predict: Predict, tmp_path: Path) -> None:
-    stack = np.stack([_image((64, 70), seed) for seed in range(3)])
+    stack = np.stack([drawn((64, 70), seed) for seed in range(3)])
     tifffile.imwrite(tmp_path / "in" / "s.tif", stack, photometric="minisblack")
     assert predict()[0].done == 3
     assert _names(tmp_path / "out") == ["s.0000.png", "s.0001.png", "s.0002.png"]
@@ -167,9 +55,9 @@ def test_slices_of_a_stack_have_masks_of_their_own(predict: Predict, tmp_path: P
 def test_outlines_go_where_their_tools_find_them(
     predict: Predict, tmp_path: Path, predictor: Predictor
 ) -> None:
-    Image.fromarray(_image((64, 70), 1, "uint8")).save(tmp_path / "in" / "a.png")
+    Image.fromarray(drawn((64, 70), 1, "uint8")).save(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "sub").mkdir()
-    tifffile.imwrite(tmp_path / "in" / "sub" / "b.tif", _image((60, 64), 2))
+    tifffile.imwrite(tmp_path / "in" / "sub" / "b.tif", drawn((60, 64), 2))
     formats = ("labelme", "coco", "geojson", "imagej")
     assert predict(vectors=formats)[0].done == 2
     out = tmp_path / "out"
@@ -190,7 +78,7 @@ def test_outlines_go_where_their_tools_find_them(
     assert find_annotations(str(out / "a.json"), tmp_path, faults, [])
     assert not faults
     # COCO has one file for all: images that were done before stay in it.
-    Image.fromarray(_image((64, 70), 3, "uint8")).save(tmp_path / "in" / "c.png")
+    Image.fromarray(drawn((64, 70), 3, "uint8")).save(tmp_path / "in" / "c.png")
     assert predict(vectors=("coco",))[0] == Counted(done=1, skipped=2, failed=0)
     images = json.loads((out / "annotations.json").read_text())["images"]
     assert sorted(image["file_name"] for image in images) == ["a.png", "c.png", "sub/b.tif"]
@@ -204,7 +92,7 @@ def test_a_full_disk_leaves_nothing_half_and_the_run_can_go_on(
     if size == "large":
         monkeypatch.setattr(bands, "LARGE_PX", 1000)
     for name in ("a", "b", "c"):
-        tifffile.imwrite(tmp_path / "in" / f"{name}.tif", _image((300, 100)), rowsperstrip=10)
+        tifffile.imwrite(tmp_path / "in" / f"{name}.tif", drawn((300, 100)), rowsperstrip=10)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -226,37 +114,13 @@ def test_ending_within_a_large_image_leaves_nothing_half(
     predict: Predict, tmp_path: Path, in_bands: None
 ) -> None:
     for name in ("a", "b"):
-        tifffile.imwrite(tmp_path / "in" / f"{name}.tif", _image((900, 100)), rowsperstrip=10)
+        tifffile.imwrite(tmp_path / "in" / f"{name}.tif", drawn((900, 100)), rowsperstrip=10)
     asked = iter([None] * 5)
     count, said = predict(asked=lambda: next(asked, "cancel"))
     assert count.done == 0
     assert not said
     assert _names(tmp_path / "out") == []
     assert predict()[0].done == 2
-
-
-@pytest.mark.parametrize(
-    "pixels",
-    [
-        np.full((200, 1), 9, np.uint8),
-        np.full((1, 200), 9, np.uint8),
-        np.full((90, 90), 7, np.uint16),
-        np.where(np.eye(90) > 0, np.inf, _image((90, 90), dtype="float32")).astype(np.float32),
-        np.stack([_image((90, 90), n, "uint8") for n in range(3)], axis=-1),
-    ],
-    ids=["1 px wide", "1 px high", "constant", "infinite", "RGB"],
-)
-@pytest.mark.parametrize("where", ["memory", "bands"])
-def test_odd_images_get_a_mask_of_their_size(
-    predict: Predict, tmp_path: Path, pixels: np.ndarray, where: str, monkeypatch: Any
-) -> None:
-    if where == "bands":
-        monkeypatch.setattr(bands, "LARGE_PX", 10)
-    colour = {"photometric": "rgb"} if pixels.ndim == 3 else {"photometric": "minisblack"}
-    tifffile.imwrite(tmp_path / "in" / "a.tif", pixels, **colour)
-    count, said = predict(overlay=True, uncertainty=True)
-    assert count.done == 1, said
-    assert _mask(tmp_path / "out" / "a.png").shape == pixels.shape[:2]
 
 
 @pytest.mark.parametrize("where", ["memory", "bands"])
@@ -266,7 +130,7 @@ def test_an_image_without_a_number_is_reported_and_gets_no_mask(
     if where == "bands":
         monkeypatch.setattr(bands, "LARGE_PX", 10)
     tifffile.imwrite(tmp_path / "in" / "a.tif", np.full((90, 90), np.nan, np.float32))
-    tifffile.imwrite(tmp_path / "in" / "b.tif", _image((90, 90)))
+    tifffile.imwrite(tmp_path / "in" / "b.tif", drawn((90, 90)))
     count, said = predict()
     assert (count.done, count.failed) == (1, 1)
     (failed,) = (event for event in said if isinstance(event, ImageFailed))
@@ -274,49 +138,9 @@ def test_an_image_without_a_number_is_reported_and_gets_no_mask(
     assert _names(tmp_path / "out") == ["b.png"]
 
 
-def test_zarr_and_stacks_are_read_in_bands(
-    predict: Predict, predictor: Predictor, tmp_path: Path, in_bands: None
-) -> None:
-    image = _image((200, 150))
-    made = zarr.create_array(
-        store=str(tmp_path / "in" / "a.zarr"), shape=(200, 150), chunks=(64, 64), dtype="u2"
-    )
-    made[:] = image
-    assert predict()[0].done == 1
-    assert np.mean(_mask(tmp_path / "out" / "a.png") != predictor(image)) <= 1e-4
-
-
-@pytest.mark.long
-def test_memory_does_not_grow_with_the_height_of_an_image(model_file: Path, tmp_path: Path) -> None:
-    """The peak of two processes, one with an image of four times the height, differs little."""
-    code = (
-        "import resource, sys\n"
-        "from emcfsys_engine.learn.inference import bands\n"
-        "from emcfsys_engine.images import rows\n"
-        "bands.LARGE_PX, rows._BLOCK_BYTES = 1000, 1 << 20\n"
-        "from emcfsys_engine.learn.inference.predictor import Predictor\n"
-        "from emcfsys_engine.learn.inference.files import *\n"
-        "from emcfsys_engine.run.records import PredictRequest\n"
-        "request = PredictRequest(model='m', inputs=(sys.argv[2],), out=sys.argv[3])\n"
-        "predictor = Predictor(sys.argv[1], gpus=0, tile_px=256)\n"
-        "predictor.forward = lambda tiles: __import__('torch').cat([tiles, -tiles], 1)\n"
-        "count = predict_files(request, find_inputs(request), predictor, print, lambda: None)\n"
-        "assert count.done == 1\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
-    )
-    peaks = []
-    for height in (2_000, 24_000):
-        file = tmp_path / f"{height}.tif"
-        tifffile.imwrite(file, np.tile(_image((500, 2000), dtype="uint8"), (height // 500, 1)))
-        command = [sys.executable, "-c", code, str(model_file), str(file), str(tmp_path / "out")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=True)
-        peaks.append(int(done.stdout.splitlines()[-1]) / 1024)
-    assert peaks[1] - peaks[0] < 60, peaks  # MiB; the image is 46 MiB, as floats 183
-
-
 def test_what_the_commands_summary_says_is_json(model_file: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    Image.fromarray(_image((64, 70), 1, "uint8")).save(tmp_path / "in" / "a.png")
+    Image.fromarray(drawn((64, 70), 1, "uint8")).save(tmp_path / "in" / "a.png")
     words = ["predict", str(model_file), str(tmp_path / "in"), "--out", str(tmp_path / "out")]
     more = ["--json", "--uncertainty", "--vectors", "geojson", "--format", "ome-tiff"]
     command = [sys.executable, "-m", "emcfsys_engine", *words, *more]
@@ -339,7 +163,7 @@ def test_what_the_commands_summary_says_is_json(model_file: Path, tmp_path: Path
 def test_pictures_of_every_kind_are_predicted_and_others_said_to_be_left_out(
     predict: Predict, predictor: Predictor, tmp_path: Path
 ) -> None:
-    image = _image((64, 72), dtype="uint8")
+    image = drawn((64, 72), dtype="uint8")
     for name in ("a.gif", "b.webp", "c.jp2", "d.pgm"):
         options = {"lossless": True} if name == "b.webp" else {}
         Image.fromarray(image).save(tmp_path / "in" / name, **options)
@@ -350,7 +174,7 @@ def test_pictures_of_every_kind_are_predicted_and_others_said_to_be_left_out(
     assert (count.done, count.failed) == (6, 0)
     wanted = predictor.predict(image).mask
     for name in ("a", "b", "c", "d", "e.0000"):
-        assert np.array_equal(_mask(tmp_path / "out" / f"{name}.png"), wanted), name
+        assert np.array_equal(mask_in(tmp_path / "out" / f"{name}.png"), wanted), name
     left_out: list[Path] = []
     request = PredictRequest(model="m", inputs=(str(tmp_path / "in"),), out=str(tmp_path / "out"))
     find_inputs(request, left_out)
@@ -361,16 +185,16 @@ def test_an_image_or_stack_that_became_another_is_predicted_again_unasked(
     tmp_path: Path, predict: Predict
 ) -> None:
     def stack(planes: int, seed: int) -> None:
-        pixels = np.stack([_image((64, 64), seed + number) for number in range(planes)])
+        pixels = np.stack([drawn((64, 64), seed + number) for number in range(planes)])
         tifffile.imwrite(tmp_path / "in" / "s.tif", pixels, photometric="minisblack")
 
-    tifffile.imwrite(tmp_path / "in" / "a.tif", _image((64, 64), 1))
+    tifffile.imwrite(tmp_path / "in" / "a.tif", drawn((64, 64), 1))
     stack(5, 2)
     assert predict()[0].done == 6
     assert predict()[0] == Counted(done=0, skipped=6, failed=0)
     stack(2, 3)
     assert predict()[0] == Counted(done=2, skipped=1, failed=0)
-    tifffile.imwrite(tmp_path / "in" / "a.tif", _image((64, 64), 4))
+    tifffile.imwrite(tmp_path / "in" / "a.tif", drawn((64, 64), 4))
     corrected = tmp_path / "out" / "a.png"
     corrected.write_bytes(corrected.read_bytes() + b"by a person")
     assert predict()[0] == Counted(done=0, skipped=3, failed=0)  # a person's mask stays

@@ -1,77 +1,24 @@
 """`predict` replaces only what it wrote itself, and gives each image files of its own."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import tifffile
-from PIL import Image
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.learn.inference import output_disk, outputs
-from emcfsys_engine.learn.inference import predictor as predict
-from emcfsys_engine.learn.inference.files import Counted, find_inputs, predict_files
-from emcfsys_engine.learn.inference.predictor import Predictor
+from emcfsys_engine.learn.inference import outputs
+from emcfsys_engine.learn.inference.files import Counted
 from emcfsys_engine.run.events import (
-    Event,
     EventWriter,
     ImageDone,
     ImageFailed,
     RunFinished,
-    WarningGiven,
 )
 from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.tools.clean_runs import clean_runs
-
-Predict = Callable[..., tuple[Counted, list[Event]]]
-
-
-@pytest.fixture(scope="module")
-def predictor(model_file: Path) -> Predictor:
-    return Predictor(model_file, gpus=0, tile_px=64)
-
-
-@pytest.fixture
-def run(predictor: Predictor, tmp_path: Path) -> Predict:
-    """Predict tmp_path/in into tmp_path/out in this process."""
-
-    def predicted(
-        *,
-        inputs: tuple[str, ...] = ("in",),
-        out: str = "out",
-        asked: Callable[[], str | None] = lambda: None,
-        **options: Any,
-    ) -> tuple[Counted, list[Event]]:
-        places = tuple(str(tmp_path / place) for place in inputs)
-        request = PredictRequest(model="m", inputs=places, out=str(tmp_path / out), **options)
-        said: list[Event] = []
-        return predict_files(request, find_inputs(request), predictor, said.append, asked), said
-
-    (tmp_path / "in").mkdir()
-    return predicted
-
-
-def draw(file: Path, seed: int = 0, shape: tuple[int, ...] = (48, 56)) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 255, shape, np.uint8)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if file.suffix == ".png":
-        Image.fromarray(pixels).save(file)
-    else:
-        tifffile.imwrite(file, pixels, photometric="minisblack")
-    return file.read_bytes()
-
-
-def names_in(folder: Path) -> list[str]:
-    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(str(file) for file in files if file.parts[0] != ".emcfsys")
-
-
-def warnings_of(said: list[Event]) -> str:
-    return "\n".join(event.message for event in said if isinstance(event, WarningGiven))
+from tests.learn.inference.made import Predict, draw, names_in, warnings_of
 
 
 @pytest.mark.parametrize("out", ["link", "out/../in", "in", "in/../out/../in"])
@@ -201,55 +148,6 @@ def test_names_as_long_as_can_be_get_all_their_files(run: Predict, tmp_path: Pat
     assert run(**options)[0].done == 2
     assert len(names_in(tmp_path / "out")) == 2 * 5
     assert run(**options)[0].skipped == 2
-
-
-def test_ending_is_heeded_within_one_batch_of_tiles(
-    run: Predict, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    draw(tmp_path / "in" / "a.png", 1, (600, 600))
-    batches: list[int] = []
-    forward = predict.SegmentationNetwork.forward
-
-    def counted(self: Any, tiles: Any) -> Any:
-        batches.append(len(tiles))
-        return forward(self, tiles)
-
-    monkeypatch.setattr(predict.SegmentationNetwork, "forward", counted)
-    monkeypatch.setattr(predictor.tiles, "batch", 1)
-    count, said = run(asked=lambda: "cancel" if len(batches) >= 3 else None)
-    assert count.done == 0
-    assert not said
-    assert len(batches) == 3
-    assert names_in(tmp_path / "out") == []
-
-
-def test_an_output_that_vanishes_and_returns_is_waited_for_and_no_image_is_lost(
-    run: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for index in range(6):
-        draw(tmp_path / "in" / f"{index}.png", index)
-    out, away = tmp_path / "out", tmp_path / "away"
-    commit, looks = outputs.commit, [0]
-
-    def vanishes(staged: Any, *arguments: Any) -> None:
-        commit(staged, *arguments)
-        if not looks[0] and len(list(out.glob("*.png"))) == 2:
-            out.rename(away)
-            out.mkdir()  # as an empty mount point is there
-
-    def returns(*_: object) -> None:
-        looks[0] += 1
-        if looks[0] == 3:
-            assert list(out.iterdir()) == []
-            out.rmdir()
-            away.rename(out)
-
-    monkeypatch.setattr(outputs, "commit", vanishes)
-    monkeypatch.setattr(output_disk.time, "sleep", returns)
-    count, said = run()
-    assert count == Counted(done=6, skipped=0, failed=0)
-    assert "another folder lies in its place" in warnings_of(said)
-    assert names_in(out) == [f"{index}.png" for index in range(6)]
 
 
 @pytest.mark.parametrize("mask_format", ["png", "ome-tiff", "ome-zarr"])

@@ -11,10 +11,6 @@ import torch
 from PIL import Image
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.output_book import OutputBook
-from emcfsys_engine.learn.inference.bands import Wanted, sent
-from emcfsys_engine.learn.inference.placing import OutputNames
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.worker import reason_of
 
@@ -68,18 +64,6 @@ def test_shares_and_confidence_describe_the_mask(predictor: Predictor) -> None:
     )
 
 
-@pytest.mark.parametrize("classes", [1, 2, 3, 40])
-def test_a_pixel_is_of_the_first_class_with_the_largest_share(classes: int) -> None:
-    logits = torch.randint(0, 4, (classes, 20, 30)).float()
-    values = torch.arange(classes).flip(0).to(torch.uint8)
-    band = sent(0, logits, values, 15, Wanted()).band()
-    expected = logits.numpy().argmax(0)
-    expected[15:] = 0
-    assert np.array_equal(band.mask, values.numpy()[expected])
-    assert band.counts.tolist() == np.bincount(expected.ravel(), minlength=classes).tolist()
-    assert band.sure == pytest.approx(float(logits.softmax(0).amax(0).sum()), rel=1e-5)
-
-
 def test_a_batch_that_does_not_fit_is_halved(model_file: Path) -> None:
     image = np.random.default_rng(0).integers(0, 255, (64, 300), np.uint8)
     expected = Predictor(model_file, gpus=0, tile_px=64)(image)
@@ -99,33 +83,6 @@ def test_a_batch_that_does_not_fit_is_halved(model_file: Path) -> None:
 def test_an_image_without_pixels_is_refused(predictor: Predictor) -> None:
     with pytest.raises(InputError, match="no pixels"):
         predictor(np.zeros((0, 5), np.uint8))
-
-
-def test_names_mirror_folders_and_never_collide(tmp_path: Path) -> None:
-    root = Path("/in")
-    refs = [
-        ImageRef(path=root / "a" / "x.dm4"),
-        ImageRef(path=root / "a" / "x.tif"),
-        ImageRef(path=root / "b" / "x.tif"),
-        ImageRef(path=root / "s.mrc", plane=0),
-        ImageRef(path=root / "s.mrc", plane=12),
-    ]
-    names = OutputNames(OutputBook(tmp_path), refs, ["/in"], ".png")
-    assert [str(names.mask_of(ref).relative_to(tmp_path)) for ref in refs] == [
-        "a/x.dm4.png",
-        "a/x.tif.png",
-        "b/x.png",
-        "s.0000.png",
-        "s.0012.png",
-    ]
-
-
-def test_masks_of_ome_files_say_ome_once(tmp_path: Path) -> None:
-    refs = [ImageRef(path=Path("/in/x.ome.tif")), ImageRef(path=Path("/in/y.ome.zarr"))]
-    names = OutputNames(OutputBook(tmp_path / "ome"), refs, ["/in"], ".ome.tif")
-    assert [names.mask_of(ref).name for ref in refs] == ["x.ome.tif", "y.ome.tif"]
-    names = OutputNames(OutputBook(tmp_path / "png"), refs, ["/in"], ".png")
-    assert names.mask_of(refs[0]).name == "x.ome.png"
 
 
 def _cli(*words: str | Path) -> "subprocess.CompletedProcess[str]":

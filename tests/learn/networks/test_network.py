@@ -1,44 +1,29 @@
 """Every head on every kind of backbone gives scores for each pixel of any image."""
 
-import copy
 from pathlib import Path
 from typing import get_args
 
-import msgspec
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.learn.networks.network import (
     SegmentationNetwork,
     build_network,
-    learn_dilated_in_full_precision,
     parameter_groups,
 )
 from emcfsys_engine.model_card import Head, NetworkSpec
+from tests.learn.networks.made import network_of
 
 HEADS: tuple[Head, ...] = get_args(Head)
+
+
 # Dilated, plain, without fine maps, in tiles: one of each way to be fed.
 KINDS = ["resnet10t", "vit_tiny_patch16_224", "efficientvit_m0", "levit_128s"]
-
-
-def network_of(
-    head: Head, backbone: str = "resnet10t", *, auxiliary: bool = False, in_channels: int = 1
-) -> SegmentationNetwork:
-    torch.manual_seed(0)
-    return build_network(
-        NetworkSpec(
-            head=head,
-            backbone=backbone,
-            num_classes=3,
-            auxiliary=auxiliary,
-            in_channels=in_channels,
-        )
-    )
 
 
 @pytest.fixture(scope="module", params=HEADS)
@@ -117,22 +102,6 @@ def test_a_lone_small_image_can_be_trained_on(backbone: str, head: Head) -> None
     assert network(torch.randn(1, 1, 32, 32)).isfinite().all()
 
 
-def test_a_network_of_one_input_size_sees_each_tile_alone() -> None:
-    encoder = network_of("upernet", "levit_128s").encoder.eval()
-    left_NCHW, right_NCHW = torch.randn(2, 1, 1, 224, 224).unbind()
-    with torch.no_grad():
-        whole = encoder(torch.cat([left_NCHW, right_NCHW], dim=3))[-1]
-        alone = encoder(left_NCHW)[-1]
-    torch.testing.assert_close(whole[..., :7], alone)
-
-
-@pytest.mark.parametrize("in_channels", [2, 5])
-def test_any_number_of_channels_can_be_read(in_channels: int) -> None:
-    network = network_of("unet", in_channels=in_channels).eval()
-    with torch.no_grad():
-        assert network(torch.randn(1, in_channels, 40, 40)).shape == (1, 3, 40, 40)
-
-
 def test_parameter_groups_hold_each_parameter_once_and_decay_no_vector() -> None:
     network = network_of("upernet", "vit_tiny_patch16_224")
     groups = parameter_groups(network, weight_decay=0.05)
@@ -147,13 +116,6 @@ def test_parameter_groups_hold_each_parameter_once_and_decay_no_vector() -> None
     }
     for group in groups:
         assert all((p.ndim > 1) == group["name"].endswith("/decay") for p in group["params"])
-
-
-def test_the_detail_stem_of_a_transformer_learns_with_the_decoder() -> None:
-    network = network_of("unet", "vit_tiny_patch16_224")
-    decoder = [g for g in parameter_groups(network, 0.1) if g["name"].startswith("decoder")]
-    held = {id(each) for group in decoder for each in group["params"]}
-    assert all(id(each) in held for each in network.encoder.pyramid.parameters())
 
 
 @pytest.mark.parametrize("backbone", KINDS)
@@ -192,38 +154,9 @@ def test_distributed_training_finds_no_unused_parameter(tmp_path: Path, backbone
         torch.distributed.destroy_process_group()
 
 
-def test_a_spec_survives_a_file() -> None:
-    spec = NetworkSpec(head="pspnet", backbone="resnet18", num_classes=2, norm="group")
-    assert msgspec.json.decode(msgspec.json.encode(spec), type=NetworkSpec) == spec
-
-
-def test_the_oldest_spec_can_still_be_read() -> None:
-    old = b'{"head": "unet", "backbone": "resnet18", "num_classes": 2}'
-    spec = msgspec.json.decode(old, type=NetworkSpec)
-    assert (spec.in_channels, spec.auxiliary, spec.norm, spec.drop_path) == (1, False, "batch", 0)
-
-
 def test_a_typo_in_the_backbone_is_told_before_any_work() -> None:
     with pytest.raises(InputError, match="Did you mean 'resnet18'"):
         build_network(NetworkSpec(head="unet", backbone="resnet_18", num_classes=2))
-
-
-def test_stochastic_depth_is_refused_where_there_is_none() -> None:
-    with pytest.raises(InputError, match=r"drop_path: vgg11 has no stochastic depth"):
-        build_network(NetworkSpec(head="unet", backbone="vgg11", num_classes=2, drop_path=0.1))
-
-
-def test_stochastic_depth_reaches_the_backbone() -> None:
-    spec = NetworkSpec(head="unet", backbone="convnext_atto", num_classes=2, drop_path=0.5)
-    network = build_network(spec)
-    dropped = [m for m in network.modules() if type(m).__name__ == "DropPath"]
-    assert max(getattr(m, "drop_prob", 0.0) for m in dropped) == pytest.approx(0.5)
-
-
-def test_group_norm_leaves_no_batch_norm_in_the_decoder() -> None:
-    spec = NetworkSpec(head="deeplabv3plus", backbone="resnet10t", num_classes=2, norm="group")
-    decoder = build_network(spec).decoder
-    assert not [m for m in decoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]
 
 
 def test_the_same_seed_builds_the_same_network() -> None:
@@ -231,39 +164,6 @@ def test_the_same_seed_builds_the_same_network() -> None:
         return next(network_of("unet").parameters()).detach()
 
     assert torch.equal(first_weight(), first_weight())
-
-
-@pytest.mark.parametrize("dilation", [1, 2, 4])
-@pytest.mark.parametrize("groups", [1, 16, 80])
-def test_a_dilated_convolution_learns_the_same_in_bfloat16(dilation: int, groups: int) -> None:
-    torch.manual_seed(0)
-    convolution = nn.Conv2d(80, 80, 3, padding=dilation, dilation=dilation, groups=groups)
-    network = nn.Sequential(convolution).to(memory_format=torch.channels_last)
-    learn_dilated_in_full_precision(network)
-    x = torch.randn(4, 80, 32, 32).contiguous(memory_format=torch.channels_last)
-    towards = torch.randn(4, 80, 32, 32)
-    found: list[Tensor] = []
-    for is_low in (False, True):
-        network.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=is_low):
-            y = network(x)
-        (y.float() * towards).sum().backward()
-        assert convolution.weight.grad is not None
-        found.append(convolution.weight.grad)
-    assert (found[0] - found[1]).norm() < 0.02 * found[0].norm()
-
-
-def test_every_dilated_convolution_of_a_network_is_guarded_and_keeps_its_name() -> None:
-    spec = NetworkSpec(head="deeplabv3plus", backbone="convnext_atto", num_classes=2)
-    network = copy.deepcopy(build_network(spec))
-    dilated = [
-        module
-        for module in network.modules()
-        if isinstance(module, nn.Conv2d) and module.groups > 1 and max(module.dilation) > 1
-    ]
-    assert len(dilated) > 3
-    assert all(type(module).forward is not nn.Conv2d.forward for module in dilated)
-    assert {type(module).__name__ for module in dilated} == {"Conv2d"}
 
 
 @pytest.mark.parametrize(

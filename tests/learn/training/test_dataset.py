@@ -1,6 +1,5 @@
 """What the network is fed: items at one pixel size, labels that stay labels."""
 
-from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
@@ -9,11 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.launch.start import Place
-from emcfsys_engine.learn.pixels_on_device import statistics_to_use
 from emcfsys_engine.learn.training.dataset import Dataset, Item, PatchSampler, _cut, resampled
 from emcfsys_engine.learn.training.distributed import Ranks
+from tests.learn.training.items import Items
 
 
 def make_item(labels: np.ndarray, pixel_nm: tuple[float, float] | None) -> Item:
@@ -54,38 +52,9 @@ def test_making_an_image_smaller_averages_instead_of_skipping_pixels() -> None:
     assert small[2:-2, 2:-2] == pytest.approx(100, abs=5)
 
 
-@pytest.mark.parametrize("kinds", [("uint8",), ("uint16",), ("uint8", "uint16")])
-def test_crops_of_any_type_are_what_the_normalised_image_shows(kinds: tuple[str, ...]) -> None:
-    rng = np.random.default_rng(0)
-    items: list[Item] = []
-    for kind in kinds:
-        pixels = rng.integers(0, 200, (90, 80, 1)).astype(kind)
-        statistics = statistics_to_use(Normaliser().per_channel(pixels))
-        labels = rng.integers(0, 3, (90, 80), np.uint8)
-        item = Item(
-            pixels=pixels,
-            labels=labels,
-            pixel_nm=None,
-            raw_mean=0,
-            raw_deviation=1,
-            statistics=statistics,
-        )
-        np.testing.assert_array_equal(item.image, Normaliser().apply(pixels))
-        items.append(item)
-    sampler = PatchSampler(cast(Dataset, _Items(items)), 32, 6, 0)
-    images, labels = sampler.crops(1).on(torch.device("cpu"))
-    assert (images.dtype, labels.dtype) == (torch.float32, torch.uint8)
-    shown = [view for item in items for view in _views(item.image[..., 0], 48)]
-    for image, label in zip(images.numpy(), labels.numpy(), strict=True):
-        if (label != 255).all():  # inside
-            assert any((view == image[0]).all() for view in shown)
-    again, _ = sampler.crops(1).on(torch.device("cpu"))
-    assert torch.equal(images, again)
-
-
 def test_processes_cut_the_patches_that_one_would_cut_each_its_own() -> None:
     labels = np.random.default_rng(0).integers(0, 3, (90, 80), np.uint8)
-    items = cast(Dataset, _Items([make_item(labels, None)]))
+    items = cast(Dataset, Items([make_item(labels, None)]))
     whole = PatchSampler(items, 32, 5, 0).crops(7)
     for rank in range(2):
         own = Ranks(Place(rank, 2)).own(5)
@@ -93,36 +62,6 @@ def test_processes_cut_the_patches_that_one_would_cut_each_its_own() -> None:
         assert len(part.images) == (3, 2)[rank]
         for here, there in zip(part, whole, strict=True):
             assert torch.equal(here, there[list(own)])
-
-
-class _Items(list[Item]):
-    """Items that need no files."""
-
-    project = SimpleNamespace(data=[SimpleNamespace(weight=1.0)])
-
-    @property
-    def samples(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(source=0)] * len(self)
-
-
-def _views(image: np.ndarray, side: int) -> list[np.ndarray]:
-    views = np.lib.stride_tricks.sliding_window_view(image, (side, side))
-    return list(views.reshape(-1, side, side))
-
-
-def test_a_constant_image_is_zeros() -> None:
-    pixels = np.full((40, 40, 1), 7, np.uint8)
-    statistics = statistics_to_use(Normaliser().per_channel(pixels))
-    labels = pixels[..., 0]
-    item = Item(
-        pixels=pixels,
-        labels=labels,
-        pixel_nm=None,
-        raw_mean=7,
-        raw_deviation=0,
-        statistics=statistics,
-    )
-    assert not item.image.any()
 
 
 @settings(max_examples=150, deadline=None)

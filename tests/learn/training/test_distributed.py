@@ -7,8 +7,6 @@ import subprocess
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import msgspec
 import numpy as np
@@ -16,12 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from emcfsys_engine.errors import PeerLostError, RunFailedError
 from emcfsys_engine.launch.processes import start_ticks
 from emcfsys_engine.launch.start import Place, in_shell, start, torchrun_command
-from emcfsys_engine.learn.faults import note_fault, told_with_first_fault
 from emcfsys_engine.learn.networks.network import build_network
-from emcfsys_engine.learn.run_context import RunContext
 from emcfsys_engine.learn.training import distributed as ranks
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.run import read_plan
@@ -248,18 +243,6 @@ def test_torchrun_is_called_with_options_that_it_knows(tmp_path: Path) -> None:
     assert "--shutdown-timeout" not in words
     old.write_text('parser.add_argument("--shutdown-timeout")')
     assert "--shutdown-timeout" in torchrun_command(Path("/run"), str(python), processes=2)
-
-
-def test_the_process_that_failed_first_is_named(tmp_path: Path) -> None:
-    run = new_run(tmp_path, TrainRequest())
-    first, other = (
-        cast(RunContext, SimpleNamespace(run=run, place=Place(rank, 4))) for rank in (2, 0)
-    )
-    missed = PeerLostError("another of the 4 processes ended")
-    assert told_with_first_fault(first, RunFailedError("out of memory")) == "out of memory"
-    note_fault(other, "comes later")
-    told = told_with_first_fault(other, missed)
-    assert told == "process 2 failed: out of memory (another of the 4 processes ended)"
 
 
 def test_collectives_wait_for_minutes_not_for_hours() -> None:

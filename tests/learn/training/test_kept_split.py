@@ -2,8 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from emcfsys_engine.commands import train as train_commands
 from emcfsys_engine.dataset.samples import refuse_unresumable
 from emcfsys_engine.errors import DataFaults, InputError
 from emcfsys_engine.hotfolder.status import best_model
-from emcfsys_engine.learn.evaluate import evaluate_project
 from emcfsys_engine.learn.training import dataset as dataset_module
 from emcfsys_engine.learn.training.plan import read_plan
 from emcfsys_engine.model_card import read_card
@@ -35,26 +32,7 @@ from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.groups import extend, new_trainings
 from emcfsys_engine.run.lines import line_of
 from emcfsys_engine.run.records import WatchRequest
-from tests.learn.conftest import PROJECT, run_here, write_picture
-
-NAMES = tuple("abcdefg")
-
-
-@pytest.fixture
-def dealt(tmp_path: Path) -> Project:
-    """A project whose images are dealt out by themselves."""
-    for number, name in enumerate(NAMES):
-        _add(tmp_path, name, number)
-    sources = PROJECT[PROJECT.index("[[data]]") : PROJECT.index("[model]")]
-    one = '[[data]]\nimages = "images"\nmasks = "masks"\nunlabelled = "skip"\n'
-    text = PROJECT.replace(sources, one).replace("validate_every = 4", "validate_every = 2")
-    (tmp_path / "project.toml").write_text(text.replace("steps = 8", "steps = 2"))
-    return load_project(tmp_path)
-
-
-def _add(folder: Path, name: str, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    write_picture(rng, folder / "images" / f"{name}.png", folder / "masks" / f"{name}.png")
+from tests.learn.conftest import NAMES, add_image, run_here
 
 
 def _warnings(run: Run) -> str:
@@ -89,7 +67,7 @@ def test_a_resume_trains_and_validates_on_what_its_plan_says(
     assert deal is not None
     gone, drawn = deal.train[0], deal.train[1]
     for number in range(3):
-        _add(dealt.folder, f"later{number}", 50 + number)
+        add_image(dealt.folder, f"later{number}", 50 + number)
     (dealt.folder / "images" / f"{gone}.png").unlink()
     _redraw(dealt, drawn)
     read.clear()
@@ -140,7 +118,7 @@ def test_a_start_after_a_reboot_before_the_first_checkpoint_deals_nothing_anew(
     deal = read_plan(run).deal
     run.checkpoint_file.unlink()
     for number in range(4):
-        _add(dealt.folder, f"later{number}", 50 + number)
+        add_image(dealt.folder, f"later{number}", 50 + number)
     assert run_here(run) == 0
     assert read_plan(run).deal == deal
 
@@ -149,33 +127,12 @@ def test_folds_begun_at_different_times_agree(dealt: Project) -> None:
     runs = new_trainings(load_project(dealt.file, ["training.kfold=2", "training.steps=1"]))
     assert run_here(runs[0]) == 0
     for number in range(3):
-        _add(dealt.folder, f"later{number}", 50 + number)
+        add_image(dealt.folder, f"later{number}", 50 + number)
     assert run_here(runs[1]) == 0
     first, second = (read_plan(run) for run in runs)
     assert sorted(first.val_images + second.val_images) == list(NAMES)
     assert set(first.train_images) == set(second.val_images)
     assert set(second.train_images) == set(first.val_images)
-
-
-def test_evaluate_takes_the_models_own_split(
-    dealt: Project, engine_here: Callable[..., str]
-) -> None:
-    (run,) = new_trainings(dealt)
-    assert run_here(run) == 0
-    plan = read_plan(run)
-    for number in range(9):
-        _add(dealt.folder, f"{number}", 50 + number)
-    found = json.loads(engine_here("evaluate", run.best_model, dealt.folder, "--json"))
-    assert (found["split_of"], found["images"]) == ("model", len(plan.val_images))
-    assert found["trained_on"] == []
-    words = engine_here(
-        "evaluate", run.best_model, dealt.folder, "--split", "all", "--as-dealt-now"
-    )
-    assert f"warning: the model was trained on {len(plan.train_images)} of these 16" in words
-    folders = ("--images", dealt.folder / "images", "--masks", dealt.folder / "masks")
-    assert "the model was trained on" in engine_here("evaluate", run.best_model, *folders)
-    fresh = evaluate_project(run.best_model, dealt, "test", tta=False, overlap=0.25)
-    assert (fresh.images, fresh.trained_on) == (9, ())
 
 
 def test_a_moved_and_a_copied_project_go_on_and_serve_where_they_are(
@@ -235,26 +192,6 @@ def test_a_finished_training_serves_while_it_is_extended_and_after_that_is_cance
     assert best_model(dealt) == newer.best_model
 
 
-def test_a_refused_resume_changes_nothing(dealt: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    (run,) = new_trainings(dealt)
-    assert run_here(run) == 0
-    before = {file: file.read_bytes() for file in run.folder.iterdir() if file.is_file()}
-    words = ["train", "--resume", str(run.folder), "--set", "training.steps=4"]
-
-    def no_gpu(run: Run) -> int:
-        raise InputError("GPU", "all are in use", "Wait")
-
-    monkeypatch.setattr(train_commands, "run_in_foreground", no_gpu)
-    assert CliRunner().invoke(cli, words).exception is not None
-    assert {file: file.read_bytes() for file in before} == before
-    mask = dealt.folder / "masks" / f"{read_plan(run).val_images[0]}.png"
-    Image.fromarray(np.full((64, 64), 9, np.uint8)).save(mask)
-    refused = CliRunner().invoke(cli, words)
-    assert isinstance(refused.exception, DataFaults)
-    assert {file: file.read_bytes() for file in before} == before
-    assert run.outcome()[0] == "done"
-
-
 def _swap_sides(run: Run) -> None:
     """Give a training image the name of a validation image, and the other way round."""
     plan = read_plan(run)
@@ -291,3 +228,23 @@ def test_what_the_worker_refuses_on_a_resume_leaves_a_done_run_done_and_serving(
     assert run_here(run) == 0
     assert read_plan(run).total_steps == 4
     assert run.record().budget_before is None
+
+
+def test_a_refused_resume_changes_nothing(dealt: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,) = new_trainings(dealt)
+    assert run_here(run) == 0
+    before = {file: file.read_bytes() for file in run.folder.iterdir() if file.is_file()}
+    words = ["train", "--resume", str(run.folder), "--set", "training.steps=4"]
+
+    def no_gpu(run: Run) -> int:
+        raise InputError("GPU", "all are in use", "Wait")
+
+    monkeypatch.setattr(train_commands, "run_in_foreground", no_gpu)
+    assert CliRunner().invoke(cli, words).exception is not None
+    assert {file: file.read_bytes() for file in before} == before
+    mask = dealt.folder / "masks" / f"{read_plan(run).val_images[0]}.png"
+    Image.fromarray(np.full((64, 64), 9, np.uint8)).save(mask)
+    refused = CliRunner().invoke(cli, words)
+    assert isinstance(refused.exception, DataFaults)
+    assert {file: file.read_bytes() for file in before} == before
+    assert run.outcome()[0] == "done"

@@ -12,10 +12,10 @@ from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.events import PreviewSaved, RunStarted
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import extend, new_trainings
-from tests.learn.conftest import run_here
-from tests.learn.training.test_kept_split import _add, _redraw, dealt, read
+from tests.learn.conftest import add_image, run_here
+from tests.learn.training.test_kept_split import _redraw, read
 
-__all__ = ["dealt", "read"]
+__all__ = ["read"]
 
 
 class _World:
@@ -36,7 +36,7 @@ class _World:
 
     def add(self) -> None:
         name = f"later{self.rng.randrange(10**6)}"
-        _add(self.folder, name, self.rng.randrange(10**6))
+        add_image(self.folder, name, self.rng.randrange(10**6))
         self.images.add(name)
 
     def remove(self) -> None:

@@ -24,9 +24,7 @@ from emcfsys_engine.tools.report.summary import read_summary
 from emcfsys_tui.engine.run_history import RunHistory
 from emcfsys_tui.view_models import RunRow
 from tests.learn.conftest import run_here
-from tests.learn.training.test_kept_split import _swap_sides, dealt
-
-__all__ = ["dealt"]
+from tests.learn.training.test_kept_split import _swap_sides
 
 
 def _as_the_daemon_does(queue: Queue, run: Run, steps: int) -> Job:

@@ -11,7 +11,7 @@ from emcfsys_engine.learn.pixels_on_device import AS_THEY_ARE, statistics_to_use
 from emcfsys_engine.learn.training.batches import Batches
 from emcfsys_engine.learn.training.dataset import Dataset, Item, PatchSampler
 from tests.learn.pretend_gpu import pretended_gpu
-from tests.learn.training.test_dataset import _Items
+from tests.learn.training.items import Items
 
 GPU = torch.device("cuda", 0)
 
@@ -19,7 +19,7 @@ GPU = torch.device("cuda", 0)
 def _sampler(kind: str, seed: int = 0, channels: int = 1) -> PatchSampler:
     """Return a sampler of 32² patches: images of many sizes, one smaller than a patch."""
     rng = np.random.default_rng(seed)
-    items = _Items()
+    items = Items()
     for height, width in ((90, 80), (7, 200), (40, 1), (33, 60)):
         pixels = rng.integers(0, 200, (height, width, channels)).astype(kind)
         found = statistics_to_use(Normaliser().per_channel(pixels))

@@ -1,4 +1,4 @@
-"""The exit codes of the manual's table, each met by a command; closed disks leave nothing half."""
+"""The worker and every command end with the codes of the manual, refusals in one line."""
 
 import os
 import re

@@ -1,0 +1,31 @@
+"""Scores of a model over a project's labelled images."""
+
+import json
+from collections.abc import Callable
+
+from emcfsys_engine.learn.evaluate import evaluate_project
+from emcfsys_engine.learn.training.plan import read_plan
+from emcfsys_engine.project import Project
+from emcfsys_engine.run.groups import new_trainings
+from tests.learn.conftest import add_image, run_here
+
+
+def test_evaluate_takes_the_models_own_split(
+    dealt: Project, engine_here: Callable[..., str]
+) -> None:
+    (run,) = new_trainings(dealt)
+    assert run_here(run) == 0
+    plan = read_plan(run)
+    for number in range(9):
+        add_image(dealt.folder, f"{number}", 50 + number)
+    found = json.loads(engine_here("evaluate", run.best_model, dealt.folder, "--json"))
+    assert (found["split_of"], found["images"]) == ("model", len(plan.val_images))
+    assert found["trained_on"] == []
+    words = engine_here(
+        "evaluate", run.best_model, dealt.folder, "--split", "all", "--as-dealt-now"
+    )
+    assert f"warning: the model was trained on {len(plan.train_images)} of these 16" in words
+    folders = ("--images", dealt.folder / "images", "--masks", dealt.folder / "masks")
+    assert "the model was trained on" in engine_here("evaluate", run.best_model, *folders)
+    fresh = evaluate_project(run.best_model, dealt, "test", tta=False, overlap=0.25)
+    assert (fresh.images, fresh.trained_on) == (9, ())

@@ -1,0 +1,46 @@
+"""A bioimage.io package says what others need to run it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.learn.export import ExportMetadata
+from emcfsys_engine.learn.export_bioimageio import export_bioimageio, normalised
+from tests.learn.made import METADATA, network_of
+
+
+def test_the_normalisation_of_a_package_clips_and_centres() -> None:
+    image_NCHW = np.random.default_rng(0).normal(1000, 50, (1, 1, 64, 64)).astype(np.float32)
+    image_NCHW[0, 0, 0, 0] = 65535  # a hot pixel
+    given_NCHW = normalised(image_NCHW)
+    assert abs(given_NCHW.mean()) < 1e-4
+    assert abs(given_NCHW.std() - 1) < 1e-3
+    assert given_NCHW.max() < 4
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # files that bioimageio leaves open
+def test_a_bioimageio_package_is_run_by_bioimageio_core(tmp_path: Path) -> None:
+    pytest.importorskip("bioimageio.core")
+    network = network_of("unet", "resnet10t")
+    example_HW = np.random.default_rng(1).normal(100, 10, (70, 90)).astype(np.float32)
+    file = tmp_path / "model.zip"
+    metadata = replace(METADATA, name="demo")  # the format wants five characters
+    report = export_bioimageio(network, file, metadata, example_HW=example_HW, with_onnx=False)
+    assert report.file == file
+    assert file.is_file()
+    assert [each.name for each in tmp_path.iterdir()] == ["model.zip"]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_licence_that_does_not_exist_gives_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("bioimageio.core")
+    wrong = ExportMetadata(name="grain boundaries", class_names=("a", "b"), licence="free")
+    with pytest.raises(InputError, match="the format does not allow it") as caught:
+        export_bioimageio(
+            network_of("unet", "resnet10t"), tmp_path / "m.zip", wrong, with_onnx=False
+        )
+    assert "\n" not in str(caught.value)
