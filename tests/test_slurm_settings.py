@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from emcfsys_engine.errors import ProjectFaults
-from emcfsys_engine.jobs.slurm.client import PHASES, Seen, is_blocked, is_held, phase_of, words_of
 from emcfsys_engine.project import load_project
 from emcfsys_engine.settings import SlurmDefaults, SlurmSettings, load_config, merged
 
@@ -72,30 +71,3 @@ def test_the_users_defaults_fill_in_and_the_project_wins(tmp_path: Path) -> None
     assert (settings.partition, settings.account) == ("big", "lab")
     assert settings.extra == ("--constraint=a100", "--nice=5")
     assert merged(SlurmSettings(), SlurmDefaults()) == SlurmSettings()
-
-
-def test_every_state_of_slurm_has_a_meaning_and_an_unknown_one_is_told() -> None:
-    for state, phase in PHASES.items():
-        seen = Seen(id="7", name="x", state=state)
-        assert phase_of(seen) == phase
-        assert words_of(seen).startswith("Slurm 7: ")
-    strange = Seen(id="7", name="x", state="LEVITATING")
-    assert phase_of(strange) == "lives"
-    assert "LEVITATING, which this version does not know" in words_of(strange)
-
-
-@pytest.mark.parametrize(
-    ("reason", "words"),
-    [
-        ("Resources", "waits for free nodes"),
-        ("QOSMaxGRESPerUser", "waits: QOSMaxGRESPerUser"),
-        ("JobHeldAdmin", "held by an administrator; release it with scontrol release 7"),
-        ("launch failed requeued held", "held"),
-        ("DependencyNeverSatisfied", "did not end well"),
-    ],
-)
-def test_why_a_job_waits_is_said_in_words(reason: str, words: str) -> None:
-    seen = Seen(id="7", name="x", state="PENDING", reason=reason)
-    assert words in words_of(seen)
-    assert is_held(seen) == ("held" in reason.lower())
-    assert is_blocked(seen) == (reason == "DependencyNeverSatisfied")

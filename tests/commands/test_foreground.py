@@ -24,12 +24,12 @@ time.sleep(600)
 _PROGRAM = """
 import sys
 from pathlib import Path
-from emcfsys_engine.commands import foreground, foreground_gpu
+from emcfsys_engine.commands import foreground
 from emcfsys_engine.run.folder import Run
 began = foreground.start
 worker = [sys.executable, "-c", sys.argv[2], sys.argv[1] + "/ready"]
 foreground.start = lambda run, **given: began(run, worker=worker, **given)
-foreground_gpu.gpus_for = lambda run: ({}, None)
+foreground.gpus_for = lambda run: ({}, None)
 raise SystemExit(foreground.run_in_foreground(Run(Path(sys.argv[1]))))
 """
 

@@ -11,7 +11,6 @@ import pytest
 
 from emcfsys_engine.errors import InputError, OutputError, WatchedError
 from emcfsys_engine.hotfolder.ledger import Due, Entry, Ledger, read_ledger
-from emcfsys_engine.hotfolder.watcher import watcher_of
 
 ENTRY = Entry(path="a b/\udcff\n.tif", size=10, mtime_ns=5, digest="d", mask="m.png")
 
@@ -25,16 +24,6 @@ def test_what_was_recorded_is_there_after_a_restart(tmp_path: Path) -> None:
     again = Ledger(tmp_path, owner="run-2")
     assert list(again.entries()) == [ENTRY.path]
     again.close()
-
-
-def test_a_second_watcher_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
-    assert watcher_of(tmp_path) is None
-    ledger = Ledger(tmp_path, owner="run-0001")
-    with pytest.raises(InputError, match="run-0001"):
-        Ledger(tmp_path, owner="run-0002")
-    assert "run-0001" in (watcher_of(tmp_path) or "")
-    ledger.close()
-    assert watcher_of(tmp_path) is None
 
 
 def test_a_damaged_ledger_is_kept_and_named_and_a_new_one_begun(tmp_path: Path) -> None:
@@ -75,22 +64,6 @@ def test_commands_are_due_until_they_have_run(tmp_path: Path) -> None:
     again.has_run(due[:1])
     assert again.due() == due[1:]
     again.close()
-
-
-@pytest.mark.parametrize("removed", [".emcfsys", ".emcfsys/watch.lock"])
-def test_no_second_watcher_is_let_in_because_the_lock_was_removed(
-    tmp_path: Path, removed: str
-) -> None:
-    first = Ledger(tmp_path, owner="run-0001")
-    gone = tmp_path / removed
-    if gone.is_dir():
-        shutil.rmtree(gone)
-    else:
-        gone.unlink()
-    with pytest.raises(WatchedError):
-        Ledger(tmp_path, owner="run-0002")
-    assert watcher_of(tmp_path) is not None
-    first.close()
 
 
 def test_a_ledger_whose_folder_was_removed_says_so_and_is_made_again(tmp_path: Path) -> None:

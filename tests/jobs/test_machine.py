@@ -28,11 +28,12 @@ from emcfsys_engine.jobs.machine import (
     settle_request,
     usual_gpus,
 )
+from emcfsys_engine.launch import processes, start
 from emcfsys_engine.launch import processes as leases
-from emcfsys_engine.launch import start
 from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import TrainRequest
 from emcfsys_engine.settings import Config, JobSettings
+from tests.jobs.made import gpu_of
 
 GIB = 2**30
 
@@ -293,3 +294,37 @@ def test_settings_of_gpu_libraries_reach_the_worker(
     kept = new_run(tmp_path, TrainRequest()).record().environment
     assert set(names) <= set(kept)
     assert "HF_TOKEN" not in kept
+
+
+def test_fraction_goes_where_others_share_already() -> None:
+    gpus = [gpu_of(0), gpu_of(1, num_taken=4, free_gb=50.0)]
+    assert choose(gpus, 0.25, {}) == ("GPU-1",)
+    assert choose(gpus, 0.75, {}) == ("GPU-0",)
+
+
+def test_gpu_of_others_is_respected() -> None:
+    assert choose([gpu_of(0, process_ids=(4711,))], 1, {}) is None
+    assert choose([gpu_of(0, free_gb=60.0)], 1, {}) is None  # seen by its memory only
+    assert choose([gpu_of(0, num_taken=1)], 1, {}) is None
+    assert choose([gpu_of(0, process_ids=(4711,), free_gb=50.0)], 0.5, {}) == ("GPU-0",)
+    assert choose([gpu_of(0, process_ids=(4711,), free_gb=30.0)], 0.5, {}) is None
+
+
+def test_our_slots_count_before_their_keepers_hold_them() -> None:
+    assert choose([gpu_of(0)], 1, {"GPU-0": processes.NUM_SLOTS}) is None
+    assert choose([gpu_of(0)], 0.5, {"GPU-0": 4}) == ("GPU-0",)
+    assert choose([gpu_of(0, num_taken=4)], 0.5, {"GPU-0": 4}) == ("GPU-0",)  # the same four
+
+
+def test_instances_serve_one_job_each() -> None:
+    parts = [gpu_of(n, is_instance=True) for n in (0, 1)]
+    assert choose(parts, 1, {}) == ("GPU-0",)
+    assert choose(parts, 2, {}) is None
+
+
+def test_machine_without_driver_has_no_gpu() -> None:
+    class NoSource:
+        def read(self) -> list[Gpu]:
+            return []
+
+    assert Machine(settings=Config(), source=NoSource()).gpus() == []

@@ -1,4 +1,4 @@
-"""What the tests of this room make for themselves."""
+"""A small network and what a package says of it."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""What the tests of this room are given."""
+"""A predictor in this process, and folders to predict from and into."""
 
 from collections.abc import Callable
 from pathlib import Path

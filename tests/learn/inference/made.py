@@ -1,4 +1,4 @@
-"""What the tests of this room make for themselves."""
+"""Pictures to predict, and what a prediction said."""
 
 from collections.abc import Callable
 from pathlib import Path

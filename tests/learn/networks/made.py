@@ -1,4 +1,4 @@
-"""What the tests of this room make for themselves."""
+"""A small network of any head and backbone."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""What the tests of this room make for themselves."""
+"""Images without labels, for crops."""
 
 from types import SimpleNamespace
 

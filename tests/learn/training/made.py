@@ -1,4 +1,4 @@
-"""What the tests of this room make for themselves."""
+"""A training that was asked for, and its command."""
 
 import sys
 from pathlib import Path

@@ -10,7 +10,7 @@ from emcfsys_engine.jobs.queue import Options, submit_training
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import runs_at
-from tests.slurm.conftest import Slurm, SlurmBench
+from tests.jobs.slurm.conftest import Slurm, SlurmBench
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 

@@ -21,8 +21,8 @@ from emcfsys_engine.run.events import RunResumed, StepDone, ValidationDone
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import TrainRequest
 from tests.jobs.conftest import wait_for
+from tests.jobs.slurm.conftest import Slurm
 from tests.learn.conftest import project_folder, run_here
-from tests.slurm.conftest import Slurm
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
 WAIT_S = 200.0

@@ -10,7 +10,7 @@ from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.run.folder import Run
 from emcfsys_tui.widgets.list import Rows
 from emcfsys_tui.widgets.train_pane import TrainPane
-from tests.slurm.conftest import Slurm
+from tests.jobs.slurm.conftest import Slurm
 from tests.tui.conftest import opened, until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]

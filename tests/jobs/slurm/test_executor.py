@@ -3,7 +3,7 @@
 import pytest
 
 from tests.jobs.conftest import wait_for
-from tests.slurm.conftest import Slurm, SlurmBench
+from tests.jobs.slurm.conftest import Slurm, SlurmBench
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 

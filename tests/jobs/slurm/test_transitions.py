@@ -1,0 +1,81 @@
+"""A job is submitted to Slurm once, whatever dies or is away meanwhile."""
+
+import pytest
+
+from tests.jobs.slurm.conftest import Slurm, SlurmBench
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+
+
+def test_a_submission_waits_for_the_controller(bench: SlurmBench, slurm: Slurm) -> None:
+    slurm.kill_controller()
+    try:
+        job_id = bench.submit(bench.run())
+        job = bench.await_reason(job_id, "does not take it yet")
+        assert job.state == "queued"
+    finally:
+        slurm.start_controller()
+    assert bench.await_state(job_id, "done", "failed").state == "done"
+
+
+def test_a_waiting_job_that_the_controller_forgot_is_submitted_again(
+    bench: SlurmBench, slurm: Slurm
+) -> None:
+    bench.configure(slurm='extra = ["--begin=now+1hour"]')
+    run = bench.run()
+    job_id = bench.submit(run)
+    first = bench.await_reason(job_id, "begin time")
+    slurm.kill_controller()
+    slurm.start_controller("-c")
+    job = bench.await_reason(job_id, "submitted")
+    job = bench.await_reason(job_id, "begin time")
+    assert job.token != first.token
+    assert bench.starts(run) == 0
+    slurm.ask("scontrol", "update", f"JobId={job.slurm_id}", "StartTime=now")
+    assert bench.await_state(job_id, "done", "failed").state == "done"
+
+
+def test_a_daemon_that_died_in_the_middle_of_a_submission_finds_its_job(
+    bench: SlurmBench, slurm: Slurm
+) -> None:
+    run = bench.run()
+    (run.folder / "hold").touch()
+    job_id = bench.submit(run)
+    bench.await_start(run)
+    job = bench.await_state(job_id, "running")
+    bench.kill_daemon()
+    with bench.queue.store.transaction() as connection:  # as if sbatch had never answered
+        connection.execute("UPDATE jobs SET slurm_id = '?', state = 'queued'")
+    (run.folder / "hold").unlink()
+    bench.start()
+    assert bench.await_state(job_id, "done", "failed", "lost").state == "done"
+    assert bench.queue.get(job_id).slurm_id == job.slurm_id
+    assert len(slurm.calls("sbatch")) == 1
+
+
+def test_what_needs_a_job_that_failed_is_cancelled(bench: SlurmBench, slurm: Slurm) -> None:
+    first = bench.run("fail", reason="no images", exit_code=2)
+    bench.configure(slurm='extra = ["--begin=now+3"]')
+    needed = bench.submit(first)
+    run = bench.run()
+    job_id = bench.submit(run, after=(needed,))
+    bench.await_reason(job_id, "Slurm", "waits for the jobs it needs")
+    assert any("--dependency=afterok" in call for call in slurm.calls("sbatch"))
+    assert bench.await_state(needed, "failed", "done").state == "failed"
+    job = bench.await_state(job_id, "cancelled", "failed", "done")
+    assert (job.state, bench.starts(run)) == ("cancelled", 0)
+    assert "need" in job.reason
+
+
+def test_what_needs_a_job_starts_after_it(bench: SlurmBench, slurm: Slurm) -> None:
+    first = bench.run()
+    (first.folder / "hold").touch()
+    needed = bench.submit(first)
+    bench.await_start(first)
+    bench.await_state(needed, "running")
+    run = bench.run()
+    job_id = bench.submit(run, after=(needed,))
+    bench.await_reason(job_id, "waits for the jobs it needs", "Slurm")
+    assert any("--kill-on-invalid-dep=yes" in call for call in slurm.calls("sbatch"))
+    (first.folder / "hold").unlink()
+    assert bench.await_state(job_id, "done", "failed", "cancelled").state == "done"

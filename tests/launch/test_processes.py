@@ -1,0 +1,73 @@
+"""Processes by identity: a session is ended whole, a stranger never; leases die with holders."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from emcfsys_engine.launch import processes, start
+from emcfsys_engine.run.folder import Run
+from tests.launch.made import SLEEP, begun, holds
+
+FAMILY = 'setsid sleep 70 & sleep 71 & echo $! >"$0/pid"; wait'
+
+
+def test_what_outlives_the_worker_is_ended(run: Run) -> None:
+    script = 'setsid sleep 70 & sleep 71 & echo $! >"$0/pid"; exit 0'
+    keeper = start.start(run, worker=["sh", "-c", script], token="abc")
+    assert keeper.wait() == 0
+    assert processes.descendants("abc") == []
+    assert processes.start_ticks(int((run.folder / "pid").read_text())) is None
+
+
+def test_kill_takes_the_whole_session(run: Run) -> None:
+    keeper = start.start(run, worker=["sh", "-c", FAMILY], token="kin")
+    holds(lambda: len(processes.descendants("kin")) >= 3)
+    assert start.signal_group(keeper.pid, signal.SIGKILL)
+    keeper.wait()
+    holds(lambda: not run.is_alive())
+    assert processes.descendants("kin") == []
+
+
+def test_reused_number_is_not_taken_for_the_keeper(run: Run) -> None:
+    ours = processes.start_ticks(os.getpid())
+    assert ours is not None
+    boot = processes.boot_id()
+    earlier = start.Holder(pid=os.getpid(), start_ticks=ours - 1, boot=boot, worker=os.getpid())
+    assert not earlier.keeper_lives
+    assert not earlier.worker_lives
+    start.kill_run(earlier, with_keeper=True)  # would end this test
+    other_boot = start.Holder(pid=os.getpid(), start_ticks=ours, boot="another")
+    assert not other_boot.keeper_lives
+
+
+def test_lease_is_held_by_worker_and_keeper(run: Run, tmp_path: Path) -> None:
+    lease = start.Lease(lock_folder=str(tmp_path), num_slots={"GPU-1": 3})
+    keeper = start.start(run, worker=SLEEP, lease=lease)
+    held_by = begun(run)
+    assert processes.num_taken(tmp_path, "GPU-1") == 3
+    keeper.kill()
+    keeper.wait()
+    assert processes.num_taken(tmp_path, "GPU-1") == 3
+    start.kill_run(held_by)
+    holds(lambda: processes.num_taken(tmp_path, "GPU-1") == 0)
+
+
+def test_a_lock_that_names_a_process_of_somebody_else_kills_nothing(run: Run) -> None:
+    bystander = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    try:
+        ticks = processes.start_ticks(bystander.pid)
+        assert ticks is not None
+        forged = start.Holder(
+            pid=bystander.pid,
+            start_ticks=ticks,
+            boot=processes.boot_id(),
+            token="theirs",
+            worker=bystander.pid,
+            worker_ticks=ticks,
+        )
+        start.kill_run(forged, with_keeper=True)
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
