@@ -19,3 +19,9 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real data is not here ({folder}); EMCFSYS_SHARED_DATA names its folder")
     return folder
+
+
+@pytest.fixture
+def reported(shared_data: Path) -> Path:
+    """Images of other people's bug reports, whose pixels or scale were read wrongly."""
+    return shared_data / "reported" / "22_images"

@@ -1,18 +1,15 @@
 """Damaged and hostile image files: one line, in time, within memory; never a crash."""
 
 import os
-import struct
 import subprocess
 import sys
 import time
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from emcfsys_engine.errors import ImageError
-from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images, probe, read_micrograph
 
 FUZZED = (
@@ -34,7 +31,10 @@ FUZZED = (
     "tiff-vendor/imagej/test_loading_image_saved_with_imageJ_stack.tif",
     "tiff-vendor/zeiss/test_tiff_Zeiss_SEM_512pix.tif",
 )
+
+
 MOST_SECONDS = 5.0
+
 
 # Reads every file of a folder in a process of its own, so that a crash in C is seen as one.
 READ_ALL = """
@@ -113,53 +113,6 @@ def test_flipped_bytes_never_crash_hang_or_print(
     judge(tmp_path, 120)
 
 
-def png(width: int, height: int, pixels: bytes, depth: int = 8) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        body = kind + data
-        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(pixels, 9))
-        + chunk(b"IEND", b"")
-    )
-
-
-def test_a_header_of_a_hundred_thousand_pixels_in_a_kilobyte_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(png(100_000, 100_000, bytes(1000)))
-    mrc = bytearray(1024 + 64)
-    mrc[:16] = struct.pack("<4i", 100_000, 100_000, 1, 2)
-    mrc[208:212] = b"MAP "
-    (tmp_path / "b.mrc").write_bytes(mrc)
-    tags = [(256, 100_000), (257, 100_000), (258, 8), (259, 8), (262, 1), (273, 8), (277, 1)]
-    tags += [(278, 100_000), (279, 100)]
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    tiff = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(400)
-    (tmp_path / "c.tif").write_bytes(tiff)
-    for name in ("a.png", "b.mrc", "c.tif"):
-        start = time.monotonic()
-        with pytest.raises(ImageError, match=r"100,000|truncated"):
-            read_micrograph(tmp_path / name)
-        assert time.monotonic() - start < 1
-
-
-def test_a_bomb_inside_gzip_and_bzip2_is_refused(tmp_path: Path) -> None:
-    import bz2
-    import gzip
-
-    header = bytearray(1024)
-    header[:16] = struct.pack("<4i", 20_000, 20_000, 1, 2)
-    header[208:212] = b"MAP "
-    content = bytes(header) + bytes(50_000_000)
-    (tmp_path / "a.mrc.gz").write_bytes(gzip.compress(content))
-    (tmp_path / "b.mrc.bz2").write_bytes(bz2.compress(content))
-    for name in ("a.mrc.gz", "b.mrc.bz2"):
-        with pytest.raises(ImageError, match=r"would unpack|cannot hold|truncated"):
-            read_micrograph(tmp_path / name)
-
-
 def test_an_ome_tiff_never_opens_the_files_it_names(tmp_path: Path) -> None:
     import tifffile
 
@@ -188,60 +141,6 @@ def test_an_hdf5_file_with_pixels_elsewhere_is_refused(tmp_path: Path) -> None:
         file.create_dataset("image", (8, 8), "u1", external=[(str(tmp_path / "secret.raw"), 0, 64)])
     with pytest.raises(ImageError, match="in other files"):
         read_micrograph(tmp_path / "a.h5")
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [(b"", "is empty"), (b"\x89PNG\r\n\x1a\n", "truncated"), (b"hello", "no image format")],
-)
-def test_what_is_no_image_is_named_in_one_line(tmp_path: Path, content: bytes, words: str) -> None:
-    path = tmp_path / "x.png"
-    path.write_bytes(content)
-    with pytest.raises(ImageError, match=words):
-        probe(path)
-    assert find_images(".", tmp_path) == [ImageRef(path=path)]
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="no such file"):
-        read_micrograph(tmp_path / "none.tif")
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("kind", ["png", "jpg", "bmp", "tif", "mrc"])
-def test_reading_takes_at_most_twice_the_size_of_the_pixels(kind: str, tmp_path: Path) -> None:
-    side = 9000
-    rows = np.tile(np.arange(side, dtype=np.uint32) % 251, (side, 1)).astype(np.uint8)
-    path = tmp_path / f"a.{kind}"
-    if kind == "mrc":
-        header = bytearray(1024)
-        header[:16] = struct.pack("<4i", side, side, 1, 0)
-        header[208:212] = b"MAP "
-        path.write_bytes(bytes(header) + rows.tobytes())
-    elif kind == "tif":
-        import tifffile
-
-        tifffile.imwrite(path, rows, compression="deflate", rowsperstrip=64)
-    else:
-        from PIL import Image
-
-        Image.fromarray(rows).save(path)
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from emcfsys_engine.images.reader import read_micrograph\n"
-        "import imagecodecs, tifffile, PIL.Image, numpy\n"
-        "me = Path('/proc/self')\n"
-        # ru_maxrss starts at the parent's: the kernel's own mark is set back and read instead.
-        "def peak(): return int((me / 'status').read_text().split('VmHWM:')[1].split()[0])\n"
-        "(me / 'clear_refs').write_text('5'); before = peak()\n"
-        "m = read_micrograph(Path(sys.argv[1]))\n"
-        "print(peak() - before)\n"
-    )
-    command = [sys.executable, "-c", code, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    # 4 MiB: what a library keeps for itself at its first call.
-    taken = int(done.stdout) * 1024
-    assert side * side <= taken < 2 * side * side + (4 << 20), f"{taken / 2**20:.0f} MiB"
 
 
 @pytest.mark.parametrize("start", [b"\xff\xd8\xff\xe0", b"\xff\xd8" + b"\xff" * 60_000])

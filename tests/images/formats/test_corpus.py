@@ -99,10 +99,14 @@ RIGHT = {
         (384, 512), "uint8", 1, (11.65, 11.65), 8, 33,
     ),
 }  # fmt: skip
+
+
 REFUSED = {
     "gatan/08_carbon_spectrum_not_an_image.dm3": "is a spectrum, not a micrograph",
     "gatan/test_fft_packed_complex8.dm4": "is a Fourier transform (complex numbers)",
 }
+
+
 WHAT_IT_IS = {
     "gatan/test_diffraction_pattern.dm3": "a diffraction pattern",
     "emd/FFTComplexEven.emd": "also holds a Fourier transform",
@@ -171,10 +175,3 @@ def test_a_stack_is_many_images_and_an_emi_gives_way_to_its_series(shared_data: 
 def test_a_stack_without_a_plane_is_refused(shared_data: Path) -> None:
     with pytest.raises(ImageError, match=r"stack of 30 planes.*Custom_movie.mrc#0"):
         read_micrograph(shared_data / "microscope-formats" / "mrc" / "Custom_movie.mrc")
-
-
-def test_the_packed_map_holds_the_same_pixels(shared_data: Path) -> None:
-    folder = shared_data / "microscope-formats" / "mrc"
-    plain = read_micrograph(ImageRef(path=folder / "EMD-3001.map", plane=7))
-    packed = read_micrograph(ImageRef(path=folder / "EMD-3001.map.bz2", plane=7))
-    assert np.array_equal(plain.pixels, packed.pixels)

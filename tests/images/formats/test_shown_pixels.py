@@ -1,28 +1,18 @@
 """Pixels and pixel sizes as every viewer shows them: each kind against a second reader."""
 
-import json
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from rsciio.digitalmicrograph import file_reader as read_dm
 
-from emcfsys_engine.annotations.masks import mask_facts, read_mask, table_of
 from emcfsys_engine.errors import ImageError
-from emcfsys_engine.images.micrograph import ImageRef, nm_per
+from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import probe, read_micrograph
 from emcfsys_engine.images.rows import open_rows
-from emcfsys_engine.images.side_cars import pixel_nm_beside
-
-
-@pytest.fixture
-def reported(shared_data: Path) -> Path:
-    return shared_data / "reported" / "22_images"
 
 
 def _rows(path: Path) -> np.ndarray:
@@ -63,94 +53,12 @@ def test_a_jpeg_that_ends_early_is_refused_and_a_whole_one_with_more_behind_it_i
             read_micrograph(tmp_path / "cut.jpg")
 
 
-def test_bytes_of_imod_count_from_0_and_those_of_others_have_a_sign(
-    reported: Path, tmp_path: Path
-) -> None:
-    file = reported / "u8_imod_unsigned.mrc"
-    pixels = read_micrograph(file).pixels
-    assert (pixels.dtype, pixels.min(), pixels.max()) == (np.dtype("u1"), 0, 255)
-    data = bytearray(file.read_bytes())
-    data[156:160] = (1).to_bytes(4, "little")  # IMOD's flag: the bytes have a sign
-    (tmp_path / "signed.mrc").write_bytes(data)
-    assert read_micrograph(tmp_path / "signed.mrc").pixels.dtype == np.dtype("i1")
-
-
-def test_axes_of_hdf5_are_those_that_the_file_names(reported: Path, tmp_path: Path) -> None:
-    with h5py.File(reported / "raw_xyz.h5") as file:
-        (name,) = file
-        stored = np.asarray(file[name])
-    found = read_micrograph(ImageRef(path=reported / "raw_xyz.h5", plane=1)).pixels
-    assert np.array_equal(found, stored[:, :, 1].T)
-    facts = probe(reported / "probabilities_yxc2.h5")
-    assert (facts.shape, facts.planes) == ((48, 64, 2), 1)
-    assert any("first is used" in note for note in facts.notes)
-    assert probe(reported / "seg_yxc1.h5").shape == (48, 64)
-    with h5py.File(tmp_path / "labels.h5", "w") as file:
-        data = file.create_dataset("d", data=np.zeros((5, 32, 40), "u2"))
-        data.dims[0].label, data.dims[1].label, data.dims[2].label = "c", "y", "x"
-    facts = probe(tmp_path / "labels.h5")
-    assert (facts.shape, facts.planes) == ((32, 40), 5)
-
-
-@pytest.mark.parametrize("raw", ["", "no json", '{"axes": 3}', "[" * 9000, json.dumps({})])
-def test_axis_tags_that_make_no_sense_say_nothing(tmp_path: Path, raw: str) -> None:
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        file.create_dataset("d", data=np.zeros((3, 32, 40), "u2")).attrs["axistags"] = raw
-    assert probe(tmp_path / "a.h5").planes == 3
-
-
-def test_a_tiny_dm_image_is_no_text(reported: Path) -> None:
-    file = reported / "dm3_uint16_16x4.dm3"
-    (signal,) = read_dm(str(file))
-    assert np.array_equal(read_micrograph(file).pixels, signal["data"])
-
-
 @pytest.mark.parametrize(
     "name",
     ["omex_entity.ome.tif", "ij_micrometers.tif", "zeiss_AP_PIXEL_only.tif", "fei_comma.tif"],
 )
 def test_a_pixel_size_that_is_written_is_found(reported: Path, name: str) -> None:
     assert probe(reported / name).pixel_nm == pytest.approx((12.5, 12.5))
-
-
-@pytest.mark.parametrize(
-    ("unit", "nm"),
-    [
-        ("microns", 1e3), ("micrometers", 1e3), ("Micrometres", 1e3), ("nanometers", 1.0),
-        ("angstroms", 0.1), ("Ångström", 0.1), ("Å", 0.1), ("µm", 1e3), ("millimeters", 1e6),
-        ("m", 1e9), ("pixels", None), ("1/nm", None), ("s", None), ("ms", None), ("inches", None),
-    ],
-)  # fmt: skip
-def test_units_are_read_in_every_spelling_and_none_is_guessed(unit: str, nm: float | None) -> None:
-    assert nm_per(unit) == nm
-
-
-_HITACHI = "[SemImageFile]\r\nDataSize={size}\r\nPixelSize=12,5\r\n"
-_JEOL = "$CM_FORMAT x\n$CM_FULL_SIZE {size}\n$$SM_MICRON_BAR 80\n$$SM_MICRON_MARKER 1um\n"
-_TESCAN = "[MAIN]\nPixelSizeX=1.25e-008\nPixelSizeY=1.25e-008\n"
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("a.txt", _HITACHI.format(size="40x30")),
-        ("a.txt", _JEOL.format(size="40 30")),
-        ("a.hdr", _TESCAN),
-        ("a-tif.hdr", _TESCAN),
-    ],
-)
-def test_a_text_beside_a_picture_gives_its_pixel_size(tmp_path: Path, name: str, text: str) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros((30, 40), np.uint8))
-    assert probe(tmp_path / "a.tif").pixel_nm is None
-    (tmp_path / name).write_bytes(text.encode("utf-16" if name == "a.txt" else "ascii"))
-    assert probe(tmp_path / "a.tif").pixel_nm == pytest.approx((12.5, 12.5))
-    assert read_micrograph(tmp_path / "a.tif").pixel_nm == pytest.approx((12.5, 12.5))
-
-
-@pytest.mark.parametrize("text", [_HITACHI.format(size="80x60"), "PixelSize=3\n", "\0" * 99, ""])
-def test_a_text_of_another_picture_says_nothing(tmp_path: Path, text: str) -> None:
-    (tmp_path / "a.txt").write_text(text)
-    assert pixel_nm_beside(tmp_path / "a.tif", (30, 40)) is None
 
 
 @settings(max_examples=40, deadline=None)
@@ -198,38 +106,7 @@ def test_colours_that_no_viewer_shows_as_stored_are_refused(tmp_path: Path) -> N
         probe(tmp_path / "a.tif")
 
 
-def test_a_last_axis_of_one_is_one_channel(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["d"] = np.arange(48 * 64, dtype="u2").reshape(48, 64, 1)
-    assert read_micrograph(tmp_path / "a.h5").pixels.shape == (48, 64)
-
-
 def test_an_inverting_table_of_imagej_lies_over_plain_values(tmp_path: Path) -> None:
     values = np.arange(200, dtype=np.uint8).reshape(10, 20)
     tifffile.imwrite(tmp_path / "a.tif", values, imagej=True, photometric="miniswhite")
     assert np.array_equal(read_micrograph(tmp_path / "a.tif").pixels, values)
-
-
-def test_a_fax_mask_has_the_pores_that_a_viewer_shows(shared_data: Path) -> None:
-    project = shared_data / "reported" / "21_project_miniswhite_masks"
-    table = table_of({"bg": 0, "pore": 1}, {})
-    for file in sorted((project / "masks").glob("*.tif")):
-        with Image.open(file) as seen:
-            wanted = np.asarray(seen.convert("L")) > 0
-        assert np.array_equal(read_mask(ImageRef(path=file), table, "index", (0, 1)) == 1, wanted)
-        assert wanted.mean() == pytest.approx(0.065, abs=0.002)
-
-
-@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 0, 0)])
-def test_a_transparent_pixel_of_a_mask_is_unlabelled(tmp_path: Path, colour: tuple) -> None:
-    pixels = np.zeros((20, 30, 4), np.uint8)
-    pixels[..., :3] = colour
-    pixels[:10, :, 3] = 255
-    pixels[10:, :, :3] = 77  # whatever lies under it
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    labels = {"#ff0000": "pore"} if any(colour) else {}
-    table = table_of({"bg": 0, "pore": 1}, labels)
-    ids = read_mask(ImageRef(path=tmp_path / "a.png"), table, "index", (0, 1))
-    assert (ids[:10] == (1 if any(colour) else 0)).all()
-    assert (ids[10:] == 255).all()
-    assert mask_facts(ImageRef(path=tmp_path / "a.png"), table).transparent == 300

@@ -1,4 +1,4 @@
-"""Folds: every image validates once, and nothing that belongs together is parted."""
+"""Splits and folds: even, of whole groups and blocks, the same for the same seed."""
 
 from pathlib import Path
 
@@ -8,8 +8,26 @@ import tifffile
 from PIL import Image
 
 from emcfsys_engine.dataset.samples import Sample, list_samples
+from emcfsys_engine.dataset.splits import assign_folds, split_units
 from emcfsys_engine.errors import DataFaults
 from emcfsys_engine.project import Project, load_project
+
+
+def test_the_same_seed_gives_the_same_split_and_rare_classes_stay_in_training() -> None:
+    units = {f"u{n}": frozenset({"a"} | ({"rare"} if n < 2 else set())) for n in range(20)}
+    chosen = split_units(units, 3)
+    assert chosen == split_units(units, 3)
+    assert len(chosen) == 4
+    assert sum("rare" in units[unit] for unit in chosen) == 1
+
+
+def test_folds_are_even_and_hold_every_class() -> None:
+    units = {f"u{n}": frozenset({"a", "b"} if n % 3 else {"a"}) for n in range(25)}
+    folds = assign_folds(units, 5, seed=1)
+    sizes = [sum(fold == n for fold in folds.values()) for n in range(5)]
+    assert max(sizes) - min(sizes) <= 1
+    assert all(any("b" in units[u] for u, f in folds.items() if f == n) for n in range(5))
+
 
 TOML = """
 [project]
@@ -20,6 +38,8 @@ b = 1
 [training]
 kfold = {folds}
 """
+
+
 SOURCE = """
 [[data]]
 images = "{place}/images"

@@ -1,4 +1,4 @@
-"""What is said of masks: smoothed edges, numbered objects, and the ranges that would work."""
+"""Masks: palettes, transparency, smoothed edges and wrong values, told in words."""
 
 import re
 from pathlib import Path
@@ -16,6 +16,52 @@ from emcfsys_engine.annotations.masks import (
 )
 from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.images.micrograph import ImageRef
+from tests.images.formats.pictures import GREY
+
+
+def test_a_fax_mask_has_the_pores_that_a_viewer_shows(shared_data: Path) -> None:
+    project = shared_data / "reported" / "21_project_miniswhite_masks"
+    table = table_of({"bg": 0, "pore": 1}, {})
+    for file in sorted((project / "masks").glob("*.tif")):
+        with Image.open(file) as seen:
+            wanted = np.asarray(seen.convert("L")) > 0
+        assert np.array_equal(read_mask(ImageRef(path=file), table, "index", (0, 1)) == 1, wanted)
+        assert wanted.mean() == pytest.approx(0.065, abs=0.002)
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 0, 0)])
+def test_a_transparent_pixel_of_a_mask_is_unlabelled(tmp_path: Path, colour: tuple) -> None:
+    pixels = np.zeros((20, 30, 4), np.uint8)
+    pixels[..., :3] = colour
+    pixels[:10, :, 3] = 255
+    pixels[10:, :, :3] = 77  # whatever lies under it
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    labels = {"#ff0000": "pore"} if any(colour) else {}
+    table = table_of({"bg": 0, "pore": 1}, labels)
+    ids = read_mask(ImageRef(path=tmp_path / "a.png"), table, "index", (0, 1))
+    assert (ids[:10] == (1 if any(colour) else 0)).all()
+    assert (ids[10:] == 255).all()
+    assert mask_facts(ImageRef(path=tmp_path / "a.png"), table).transparent == 300
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.png"])
+@pytest.mark.parametrize("colours", [False, True])
+@pytest.mark.parametrize("clear", [None, 2])
+def test_a_palette_mask_gives_its_classes_and_what_is_transparent_is_unlabelled(
+    name: str, colours: bool, clear: int | None, tmp_path: Path
+) -> None:
+    ids = (GREY // 90).astype(np.uint8)
+    picture = Image.fromarray(ids).convert("P")
+    picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    options = {} if clear is None else {"transparency": clear}
+    picture.save(tmp_path / name, optimize=False, **options)
+    words = {"#ff0000": "pore", "#00ff00": "grain", "#000000": "background"} if colours else {}
+    table = table_of({"background": 0, "pore": 1, "grain": 2}, words)
+    found = read_mask(ImageRef(path=tmp_path / name), table, "index", (0, 1, 2))
+    assert np.array_equal(found, np.where(ids == clear, 255, ids))
+    facts = mask_facts(ImageRef(path=tmp_path / name), table)
+    assert facts.transparent == (ids == clear).sum()
+
 
 TABLE = table_of({"background": 0, "pore": 1}, {})
 

@@ -1,0 +1,65 @@
+"""Regions of ImageJ: areas, archives, texts and lines."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import roifile
+
+from emcfsys_engine.annotations.files import read_annotations
+from emcfsys_engine.errors import AnnotationError
+from tests.annotations.formats.made import drawn, formats
+from tests.annotations.reported import converted, image, mask, reported
+
+
+def test_imagej_regions_have_the_areas_of_their_expected_shapes(shared_data: Path) -> None:
+    folder = formats(shared_data) / "imagej-roi"
+    areas: dict[str, int] = {}
+    for file in sorted(folder.glob("*.roi")):
+        (annotation,) = read_annotations(file)
+        areas[file.stem] = int(drawn(annotation, (300, 300)).sum())
+    rectangle = json.loads((folder / "rectangle.json").read_text())["rectangle"]
+    assert areas["rectangle"] == rectangle["width"] * rectangle["height"]
+    oval = json.loads((folder / "oval.json").read_text())["oval"]
+    assert areas["oval"] == pytest.approx(np.pi / 4 * oval["width"] * oval["height"], rel=0.02)
+    # A rectangle of 61 × 42 with a hole of 31 × 18, and a frame of 8 × 3 with a hole of 4 × 1.
+    assert areas["composite-rect-in-rect"] == 61 * 42 - 31 * 18
+    assert areas["composite-brush-donut"] < 8 * 3
+    assert set(areas) == {file.stem for file in folder.glob("*.roi")}
+    assert all(area > 0 for name, area in areas.items() if not name.endswith("left"))
+
+
+def test_an_archive_of_regions_is_never_unpacked(shared_data: Path, tmp_path: Path) -> None:
+    roi = (formats(shared_data) / "imagej-roi/polygon.roi").read_bytes()
+    file = tmp_path / "in" / "a.zip"
+    file.parent.mkdir()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("../../escaped.roi", roi)
+        link = zipfile.ZipInfo("link.roi")
+        link.external_attr = 0o120777 << 16  # a symbolic link
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(AnnotationError, match="region link"):
+        read_annotations(file)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.roi", bytes(100 << 20))
+    with pytest.raises(AnnotationError, match="unbelievable"):
+        read_annotations(file)
+    assert [p.name for p in tmp_path.rglob("*")] == ["in", "a.zip"]
+
+
+def test_a_text_of_imagej_marks_no_pixels(shared_data: Path, tmp_path: Path) -> None:
+    made = converted(reported(shared_data, "09_roi_text_scale_bar"), tmp_path)
+    assert made.classes == {"background": 0, "pore": 1}
+    assert any("500 nm is a text" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(("stroke", "rows"), [(4, 4), (0, 10)])
+def test_a_line_of_imagej_is_as_wide_as_it_says(tmp_path: Path, stroke: int, rows: int) -> None:
+    image(tmp_path)
+    roi = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.LINE, name="p", stroke_width=stroke)
+    roi.x1, roi.y1, roi.x2, roi.y2 = 5.0, 20.0, 45.0, 20.0
+    roi.tofile(tmp_path / "ann" / "img.roi")
+    converted(tmp_path, tmp_path / "o")
+    assert int((mask(tmp_path / "o")[:, 25] == 1).sum()) == rows

@@ -1,0 +1,41 @@
+"""HDF5: axes as the file names them."""
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.reader import probe, read_micrograph
+
+
+def test_axes_of_hdf5_are_those_that_the_file_names(reported: Path, tmp_path: Path) -> None:
+    with h5py.File(reported / "raw_xyz.h5") as file:
+        (name,) = file
+        stored = np.asarray(file[name])
+    found = read_micrograph(ImageRef(path=reported / "raw_xyz.h5", plane=1)).pixels
+    assert np.array_equal(found, stored[:, :, 1].T)
+    facts = probe(reported / "probabilities_yxc2.h5")
+    assert (facts.shape, facts.planes) == ((48, 64, 2), 1)
+    assert any("first is used" in note for note in facts.notes)
+    assert probe(reported / "seg_yxc1.h5").shape == (48, 64)
+    with h5py.File(tmp_path / "labels.h5", "w") as file:
+        data = file.create_dataset("d", data=np.zeros((5, 32, 40), "u2"))
+        data.dims[0].label, data.dims[1].label, data.dims[2].label = "c", "y", "x"
+    facts = probe(tmp_path / "labels.h5")
+    assert (facts.shape, facts.planes) == ((32, 40), 5)
+
+
+@pytest.mark.parametrize("raw", ["", "no json", '{"axes": 3}', "[" * 9000, json.dumps({})])
+def test_axis_tags_that_make_no_sense_say_nothing(tmp_path: Path, raw: str) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("d", data=np.zeros((3, 32, 40), "u2")).attrs["axistags"] = raw
+    assert probe(tmp_path / "a.h5").planes == 3
+
+
+def test_a_last_axis_of_one_is_one_channel(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["d"] = np.arange(48 * 64, dtype="u2").reshape(48, 64, 1)
+    assert read_micrograph(tmp_path / "a.h5").pixels.shape == (48, 64)

@@ -1,0 +1,64 @@
+"""Kinds of files the corpus lacks, written by the formats' own libraries."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+from PIL import Image
+
+from emcfsys_engine.images.reader import probe, read_micrograph
+from tests.images.formats.made import RNG
+
+
+def grey_png(pixels: np.ndarray, depth: int, *, dots: int | None = None) -> bytes:
+    """Write a grey PNG of any depth by hand: Pillow writes 8 bits only."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    height, width = pixels.shape
+    bits = (pixels[..., None] >> np.arange(depth - 1, -1, -1)) & 1
+    rows = np.packbits(bits.reshape(height, width * depth).astype(np.uint8), axis=1)
+    flat = b"".join(b"\0" + row.tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
+    middle = chunk(b"pHYs", struct.pack(">IIB", dots, dots, 1)) if dots else b""
+    end = chunk(b"IDAT", zlib.compress(flat)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + middle + end
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_a_grey_png_keeps_its_values_at_every_depth(tmp_path: Path, depth: int) -> None:
+    dtype = np.uint16 if depth == 16 else np.uint8
+    pixels = RNG.integers(0, 2**depth, (13, 17)).astype(dtype)
+    path = tmp_path / "a.png"
+    path.write_bytes(grey_png(pixels, depth))
+    facts = probe(path)
+    assert (facts.shape, facts.bit_depth, facts.dtype) == ((13, 17), depth, np.dtype(dtype).name)
+    assert np.array_equal(read_micrograph(path).pixels, pixels)
+
+
+def test_a_16_bit_colour_png_is_not_reduced(tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 65536, (9, 8, 3)).astype(np.uint16)
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(pixels))
+    assert np.array_equal(read_micrograph(tmp_path / "a.png").pixels, pixels)
+
+
+def test_a_png_with_grey_and_alpha_is_read(tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 256, (9, 8, 2)).astype(np.uint8)
+    Image.fromarray(pixels, "LA").save(tmp_path / "a.png")
+    assert probe(tmp_path / "a.png").shape == (9, 8, 2)
+    assert np.array_equal(read_micrograph(tmp_path / "a.png").pixels, pixels)
+
+
+@pytest.mark.parametrize(("per_metre", "pixel_nm"), [(11811, None), (200_000_000, 5.0)])
+def test_printers_dots_are_no_pixel_size(
+    tmp_path: Path, per_metre: int, pixel_nm: float | None
+) -> None:
+    (tmp_path / "a.png").write_bytes(grey_png(np.zeros((8, 8), np.uint8), 8, dots=per_metre))
+    found = probe(tmp_path / "a.png").pixel_nm
+    assert found == (None if pixel_nm is None else pytest.approx((pixel_nm, pixel_nm)))

@@ -1,0 +1,55 @@
+"""TIFF stacks in every layout."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.reader import find_images, probe, read_micrograph
+from tests.images.formats.made import RNG
+
+
+@pytest.mark.parametrize("compression", [None, "deflate", "lzw", "zstd"])
+@pytest.mark.parametrize("tile", [None, (32, 32)])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_stacks_in_every_layout_are_read_plane_by_plane(
+    tmp_path: Path,
+    compression: str | None,
+    tile: tuple[int, int] | None,
+    byteorder: str,
+    bigtiff: bool,
+) -> None:
+    stack = RNG.integers(0, 4096, (3, 50, 40)).astype(np.uint16)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path,
+        stack,
+        compression=compression,
+        tile=tile,
+        byteorder=byteorder,
+        bigtiff=bigtiff,
+        photometric="minisblack",
+    )
+    refs = find_images("a.tif", tmp_path)
+    assert [ref.plane for ref in refs] == [0, 1, 2]
+    for ref in refs:
+        assert ref.plane is not None
+        assert np.array_equal(read_micrograph(ref).pixels, stack[ref.plane])
+
+
+def test_an_imagej_hyperstack_is_cut_into_planes(tmp_path: Path) -> None:
+    stack = RNG.integers(0, 255, (2, 3, 20, 30)).astype(np.uint8)
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        stack,
+        imagej=True,
+        resolution=(1 / 0.004, 1 / 0.004),
+        metadata={"axes": "TZYX", "unit": "um"},
+    )
+    assert probe(tmp_path / "a.tif").pixel_nm == pytest.approx((4.0, 4.0), rel=1e-4)
+    for plane in range(6):
+        pixels = read_micrograph(ImageRef(path=tmp_path / "a.tif", plane=plane)).pixels
+        assert np.array_equal(pixels, stack.reshape(6, 20, 30)[plane])
