@@ -1,0 +1,49 @@
+"""Which image an annotation file labels, by its own name or by the name that stands inside."""
+
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from emcfsys_engine.annotations.files import find_annotations
+from emcfsys_engine.annotations.pair_shapes import annotation_for, pair_shapes
+from emcfsys_engine.images.reader import find_images
+
+
+def put(folder: Path, image: str, labelme: dict[str, str]) -> None:
+    """Write an image, and Labelme files: file name -> name of the image inside it."""
+    Image.new("L", (20, 10)).save(folder / image)
+    for file, inside in labelme.items():
+        shape = {"label": "grain", "points": [[1, 1], [8, 8]], "shape_type": "rectangle"}
+        document = {"imagePath": inside, "imageHeight": 10, "imageWidth": 20, "shapes": [shape]}
+        (folder / file).write_text(json.dumps(document))
+
+
+def pairs_in(folder: Path) -> tuple[dict[str, str], list[str]]:
+    found = find_annotations(".", folder, [], [])
+    pairs = pair_shapes(find_images(".", folder), folder, found, folder)
+    by_name = {ref.path.name: place[0].name for ref, place in pairs.of_image.items()}
+    return by_name, [place[0].name for place in pairs.without_image]
+
+
+def test_the_files_own_name_goes_before_the_name_inside(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", {"a.json": "b.png"})
+    put(tmp_path, "b.png", {})
+    assert pairs_in(tmp_path) == ({"a.png": "a.json"}, [])
+
+
+def test_a_file_under_another_name_is_paired_by_the_name_inside(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", {"today.json": "C:\\\\data\\\\a.png"})
+    assert pairs_in(tmp_path) == ({"a.png": "today.json"}, [])
+
+
+def test_a_file_of_no_image_is_said_to_be(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", {"z.json": "z.png"})
+    assert pairs_in(tmp_path) == ({}, ["z.json"])
+
+
+def test_what_a_file_says_of_its_image_is_read_again(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", {"a.json": "a.png"})
+    (ref,) = find_images(".", tmp_path)
+    said = annotation_for((tmp_path / "a.json", 0), ref)
+    assert [shape.label for shape in said.shapes] == ["grain"]

@@ -1,0 +1,54 @@
+"""Where a hot folder reads and writes never meets, whatever the paths look like."""
+
+from pathlib import Path
+
+import pytest
+
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.hotfolder.places import (
+    device_of,
+    is_inside,
+    refuse_places,
+    try_to_write,
+    why_not,
+)
+
+
+@pytest.fixture
+def incoming(tmp_path: Path) -> Path:
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    return folder
+
+
+def test_masks_may_go_beside_the_images_and_into_a_folder_among_them(incoming: Path) -> None:
+    assert why_not(incoming, incoming.with_name("predictions")) == ""
+    assert why_not(incoming, incoming / "masks") == ""
+
+
+def test_the_watched_folder_is_no_output_by_any_of_its_names(incoming: Path) -> None:
+    link = incoming.with_name("predictions")
+    link.symlink_to(incoming)
+    for name in (incoming, link, incoming.parent / "x" / ".." / "incoming"):
+        assert "is the watched folder itself" in why_not(incoming, name)
+    with pytest.raises(InputError, match="Choose another output folder"):
+        refuse_places(incoming, link)
+
+
+def test_an_output_that_holds_the_watched_folder_would_hide_every_image(incoming: Path) -> None:
+    assert "no image in it would ever be seen" in why_not(incoming, incoming.parent)
+
+
+def test_a_file_behind_a_link_is_inside_the_folder_that_it_leads_to(incoming: Path) -> None:
+    link = incoming.with_name("link")
+    link.symlink_to(incoming)
+    assert is_inside(link / "a.tif", incoming)
+    assert not is_inside(incoming.with_name("incoming-2") / "a.tif", incoming)
+
+
+def test_a_place_is_tried_without_a_trace(incoming: Path) -> None:
+    try_to_write(incoming)
+    assert list(incoming.iterdir()) == []
+    with pytest.raises(OSError, match="gone"):
+        try_to_write(incoming / "gone")
+    assert device_of(incoming / "gone" / "too") == incoming.stat().st_dev
