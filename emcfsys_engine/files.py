@@ -63,10 +63,11 @@ def read_own(file: Path) -> tuple[bytes, os.stat_result]:
     Raises: OSError, also for a link, a pipe and what is far too large to be ours.
     """
     descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):  # opened as a file, a folder would be named by its number
+        os.close(descriptor)
+        raise _not_ours(file, "is no plain file")
     with os.fdopen(descriptor, "rb") as stream:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise _not_ours(file, "is no plain file")
         if found.st_size > _MOST_BYTES:
             raise OSError(errno.EFBIG, "is far too large to be ours", str(file))
         return stream.read(_MOST_BYTES), found

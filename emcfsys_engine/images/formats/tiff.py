@@ -267,15 +267,16 @@ def _layers(path: Path, tiff: tifffile.TiffFile) -> list[_Layer]:
     if not layers:
         raise ImageError(path, "is a TIFF without a two-dimensional image")
     for layer in layers:
-        _refuse_impossible(path, layer)
+        _refuse_impossible(path, layer, tiff.filehandle.size)
     return layers
 
 
-def _refuse_impossible(path: Path, layer: _Layer) -> None:
+def _refuse_impossible(path: Path, layer: _Layer, file_bytes: int) -> None:
     key = layer.series.keyframe
     coding = _CODINGS.get(int(key.compression), "other")
     bits = key.bitspersample if isinstance(key.bitspersample, int) else max(key.bitspersample)
-    refuse_false_promise(path, layer.plane_shape, bits / 8 if coding == "none" else 1, coding)
+    item_bytes = bits / 8 if coding == "none" else 1
+    refuse_false_promise(path, layer.plane_shape, item_bytes, coding, file_bytes)
     if np.dtype(key.dtype).kind == "c":
         raise ImageError(
             path,
