@@ -1,0 +1,54 @@
+"""Labels of one image after another, in each format."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emcfsys_engine.annotations.draw import rasterise
+from emcfsys_engine.annotations.files import read_annotations
+from emcfsys_engine.annotations.writer import LabelFormat, LabelWriter, write_png
+
+CLASSES = {"background": 0, "grain": 1}
+
+
+def two_squares() -> np.ndarray:
+    ids = np.zeros((30, 40), np.uint8)
+    ids[3:13, 4:14] = 1
+    ids[3:13, 14:30] = 1  # touches the first
+    return ids
+
+
+@pytest.mark.parametrize("to", ["labelme", "geojson", "imagej", "coco"])
+def test_outlines_paint_the_mask_that_they_were_drawn_from(to: LabelFormat, tmp_path: Path) -> None:
+    ids = two_squares()
+    writer = LabelWriter(out=tmp_path, to=to, classes=CLASSES, background=0)
+    writer.write("sub/a", ids, image=tmp_path / "a.png", plane=None)
+    writer.finish()
+    (said,) = read_annotations(writer.file_of("sub/a"))
+    assert np.array_equal(
+        rasterise([(one, 1) for one in said.shapes], ids.shape, background=0) > 0, ids > 0
+    )
+
+
+def test_numbered_objects_that_touch_have_an_outline_each(tmp_path: Path) -> None:
+    ids = two_squares()
+    numbers = ids.astype(np.int32)
+    numbers[:, 14:][ids[:, 14:] > 0] = 2
+    writer = LabelWriter(out=tmp_path, to="labelme", classes=CLASSES, background=0)
+    writer.write("a", ids, image=None, plane=None, numbers=numbers)
+    shapes = json.loads((tmp_path / "a.json").read_text())["shapes"]
+    assert [shape["label"] for shape in shapes] == ["grain", "grain"]
+
+
+def test_coco_without_an_image_leaves_no_file(tmp_path: Path) -> None:
+    writer = LabelWriter(out=tmp_path, to="coco", classes=CLASSES, background=0)
+    assert not writer.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mask_is_written_as_it_is(tmp_path: Path) -> None:
+    write_png(tmp_path / "sub" / "a.png", two_squares())
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "sub" / "a.png")), two_squares())

@@ -1,0 +1,119 @@
+"""Files are written whole or not at all, and never through a link that somebody laid."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from emcfsys_engine.files import (
+    DiskFullError,
+    begin_new,
+    file_system_of,
+    identity_of,
+    is_full,
+    is_left_alone,
+    is_network,
+    mount_point_of,
+    next_lines,
+    open_own,
+    read_own,
+    reading,
+    reading_own,
+    remedy_of,
+    temporary_of,
+    write_whole,
+)
+
+
+def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    write_whole(file, b"old")
+    write_whole(file, b"new")
+    assert file.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.json"
+    write_whole(file, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        write_whole(file, b"new")
+    assert is_full(error.value)
+    assert "room" in remedy_of(error.value) or "space" in remedy_of(error.value)
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_temporary_name_is_hidden_and_never_too_long(tmp_path: Path) -> None:
+    name = "ü" * 127 + "a"  # 255 bytes
+    temporary = temporary_of(tmp_path / name)
+    assert temporary.name.startswith(".")
+    assert len(os.fsencode(temporary.name)) <= 255
+    with begin_new(temporary) as stream:
+        stream.write(b"x")
+    assert temporary.read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_what_lies_in_a_files_place_is_neither_read_nor_written(kind: str, tmp_path: Path) -> None:
+    place, other = tmp_path / "events.jsonl", tmp_path / "precious"
+    other.write_bytes(b"precious")
+    if kind == "link":
+        place.symlink_to(other)
+    elif kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.mkdir()
+    with pytest.raises(OSError, match="events"):
+        os.close(open_own(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
+    with pytest.raises(OSError, match="events"):
+        read_own(place)
+    with pytest.raises(OSError, match="events"):
+        reading_own(place).close()
+    assert other.read_bytes() == b"precious"
+
+
+def test_a_pipe_that_a_person_names_is_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe"):
+        reading(tmp_path / "pipe").close()
+
+
+def test_only_whole_lines_are_given_out(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    file.write_bytes(b"one\ntwo\nthr")
+    with reading_own(file) as stream:
+        assert next_lines(stream) == b"one\ntwo\n"
+        assert next_lines(stream) == b""
+        with file.open("ab") as more:
+            more.write(b"ee\n")
+        assert next_lines(stream) == b"three\n"
+
+
+def test_places_are_known_by_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert identity_of(tmp_path / "link") == identity_of(tmp_path)
+    assert identity_of(tmp_path / "none") is None
+    assert file_system_of(tmp_path / "not" / "yet") == file_system_of(tmp_path)
+    assert tmp_path.is_relative_to(mount_point_of(tmp_path))
+    assert [is_network(kind) for kind in ("nfs4", "cifs", "ext4", "tmpfs")] == [
+        True, True, False, False,
+    ]  # fmt: skip
+
+
+def test_leftovers_of_systems_are_no_data() -> None:
+    assert is_left_alone(".DS_Store")
+    assert is_left_alone("Thumbs.db")
+    assert not is_left_alone("a.tif")
+
+
+def test_a_full_disk_is_an_error_of_the_disk() -> None:
+    assert is_full(DiskFullError("/out"))
+    assert not is_full(OSError(5, "Input/output error"))
