@@ -26,7 +26,7 @@ from emcfsys_tui.view_models import Drawing, Picture, class_letters
 
 _UNLABELLED = 255
 _BOLD = Style(bold=True)
-_GREYS = 12  # fewer steps than the terminal has: neighbours become equal, and cost no bytes
+_GREYS = 24  # as many as the terminal has
 _NEARLY_GREY = 24
 _WEAK = 70
 _STRENGTHS = (1.0, 0.5, 0.75, 1.0)  # of the colour: outlines first, then fills
