@@ -1,6 +1,5 @@
 """The plain values that the engine link hands to screens and widgets."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -271,18 +270,6 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     errors: tuple[FindingRow, ...] = ()  # what it would refuse
     num_warnings: int = 0
     fault: str = ""  # why it could not be worked out
-
-
-def class_letters(names: Sequence[str]) -> tuple[str, ...]:
-    """Return one letter a class, in their order: its first one that no class before it has."""
-    taken: set[str] = set()
-    letters: list[str] = []
-    for name in names:
-        wanted = f"{name.lower()}abcdefghijklmnopqrstuvwxyz"
-        letter = next((c for c in wanted if c.isascii() and c.isalpha() and c not in taken), "·")
-        taken.add(letter)
-        letters.append(letter)
-    return tuple(letters)
 
 
 class Drawing(msgspec.Struct, frozen=True, kw_only=True):

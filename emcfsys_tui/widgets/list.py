@@ -16,6 +16,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widget import Widget
 
+from emcfsys_engine.colours import class_letters
 from emcfsys_engine.errors import printable
 from emcfsys_tui.settings import quiet
 from emcfsys_tui.text import fitted, one_line
@@ -25,7 +26,6 @@ from emcfsys_tui.view_models import (
     ImageRow,
     RunDetail,
     Tone,
-    class_letters,
 )
 from emcfsys_tui.widgets.canvas import Colour, style_of
 

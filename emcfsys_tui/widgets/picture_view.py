@@ -19,10 +19,10 @@ from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
-from emcfsys_engine.colours import contrast
+from emcfsys_engine.colours import class_letters, contrast
 from emcfsys_tui.pictures.placement import Graphic, cell_px, kind_of, written_lines
 from emcfsys_tui.settings import quiet
-from emcfsys_tui.view_models import Drawing, Picture, class_letters
+from emcfsys_tui.view_models import Drawing, Picture
 
 _UNLABELLED = 255
 _BOLD = Style(bold=True)
