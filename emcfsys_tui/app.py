@@ -77,7 +77,11 @@ class EmcfApp(OrderedKeysApp):
         Binding("ctrl+q", "leave", "Quit", show=False, id="app.quit_too", priority=True),
         Binding("ctrl+c", "leave", "Quit", show=False, id="app.quit_by_c"),
         quiet(
-            "ctrl+l", "draw_anew", "Draw all anew", "app.draw_anew", "After others wrote over it"
+            "ctrl+l",
+            "draw_anew",
+            "Draw all anew",
+            "app.draw_anew",
+            "Draw the whole screen again, after another program wrote over it",
         ),
     ]
 

@@ -369,7 +369,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool(
         key="r",
         name="clean up old runs",
-        about="what checkpoints and previews could give back; removes it where you say so",
+        about="what old checkpoints and previews take; removes it if you say so",
         fields=lambda folder: (
             field("what", "checkpoints,previews,temporary"),
             field("older than days", "", "any"),
@@ -383,7 +383,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool(
         key="i",
         name="demo microscope",
-        about="writes micrographs into the hot folder, as a microscope would",
+        about="writes micrographs into the hot folder, one by one",
         fields=_microscope_fields,
         words=_microscope,
         work=_played,

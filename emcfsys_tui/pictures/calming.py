@@ -10,7 +10,8 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-_BYTES_A_CELL = 5.0  # at 100 × 30 in Data less than 5 kB, and with the rest of a key less than 6
+_BYTES_A_CELL = 5.0
+_FEW_BYTES = 4800  # that any picture may cost: with the rest of a key in Data less than 6 kB
 _PRICES = (0.1, 0.04, 0.02, 0.012, 0.008, 0.004)  # the last one still looks like the micrograph
 _TOLERANCE = 64  # of 256 greys: an edge stays an edge
 _SAMPLE = 4  # the price is found on every fourth line of cells
@@ -42,7 +43,8 @@ def calmed(grey_HW: np.ndarray, colour_HW: np.ndarray | None = None) -> np.ndarr
         wanted_HW = np.where(colour_HW > 0, _COLOURED + colour_HW.astype(int), wanted_HW)
     lines = list(zip(wanted_HW[::2].tolist(), wanted_HW[1::2].tolist(), strict=False))
     sample = lines[_SAMPLE // 2 :: _SAMPLE] or lines
-    most_bytes = _BYTES_A_CELL * grey_HW.shape[1] * len(sample)
+    num_cells = grey_HW.shape[1] * max(1, len(lines))
+    most_bytes = max(_BYTES_A_CELL * num_cells, _FEW_BYTES) * len(sample) / max(1, len(lines))
 
     def num_bytes(price: float) -> int:
         return sum(_cheapest(*line, price).num_bytes for line in sample)

@@ -18,6 +18,7 @@ from emcfsys_tui.widgets.log_view import PathInput, TextInput
 _LOOK = """
 ConfirmScreen, AskScreen, PickScreen { align: center middle; background: $background 60%; }
 .dialog { width: 66; max-width: 90%; height: auto; padding: 1 2; }
+Screen.-low .dialog { padding: 0 1; }
 .dialog { background: $panel; border: solid $accent; }
 .dialog Input { margin: 1 0; border: none; height: 1; background: $background; padding: 0 1; }
 .keys { color: $dim; }

@@ -241,11 +241,11 @@ class Rows(ScrollView, can_focus=True):
         )
 
     def _empty_line(self, y: int, width: int) -> Strip:
-        lines = _wrapped(self.empty, max(1, width - 2))
+        lines = _wrapped(self.empty, max(1, width - 3))
         if 0 <= y - self._titles < len(lines):
             style: Style = self.get_component_rich_style("rows--empty")
             mark = "▸" if self.has_focus and y == self._titles else " "
-            return Strip([Segment(f"{mark}{lines[y - self._titles]}", style)]).crop_extend(
+            return Strip([Segment(f"{mark} {lines[y - self._titles]}", style)]).crop_extend(
                 0, width, self.rich_style
             )
         return Strip.blank(width, self.rich_style)

@@ -53,7 +53,8 @@ def seen_after(data: str) -> Seen:
         elif kind == "m":
             fore, back, rest = _styled(words, fore, back, rest)
         elif sign == "\u0301":
-            at = (row, column - 1) if (row, column - 1) in cells else (row, column - 2)
+            is_wide = cells.get((row, column - 1)) == ("right half",)
+            at = (row, column - 1 - is_wide)
             cells[at] = (cells[at][0] + sign, *cells[at][1:])
         else:
             _paint(cells, row, column, sign, (fore, back, rest))
