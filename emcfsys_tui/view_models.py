@@ -283,6 +283,23 @@ class Drawing(msgspec.Struct, frozen=True, kw_only=True):
     only_class: int | None = None
 
 
+class SizeCurve(msgspec.Struct, frozen=True, kw_only=True):
+    """One distribution of sizes as points to be joined."""
+
+    name: str  # by number, by area, by volume
+    points: tuple[tuple[float, float], ...]
+
+
+class SizeChart(msgspec.Struct, frozen=True, kw_only=True):
+    """Distributions of one class over the same sizes, weighted in several ways."""
+
+    title: str
+    note: str  # what the height means
+    x_words: str
+    is_cumulative: bool
+    curves: tuple[SizeCurve, ...]
+
+
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
     """A piece of a micrograph as the decoder made it: one grey value or colour a half-block.
 
