@@ -1,6 +1,7 @@
-"""One colour a class: the same in overlays, previews, curves, tables and reports."""
+"""One colour and one letter a class: the same in overlays, previews, curves, tables and reports."""
 
 import colorsys
+from collections.abc import Sequence
 
 Rgb = tuple[int, int, int]
 
@@ -23,6 +24,18 @@ def colours_for(num_classes: int) -> tuple[Rgb, ...]:
     """Return one colour a class: safe for the colour-blind up to eight, then golden-ratio hues."""
     extra = range(len(_PALETTE), num_classes)
     return (_PALETTE + tuple(_hue(i * 0.618034 % 1) for i in extra))[:num_classes]
+
+
+def class_letters(names: Sequence[str]) -> tuple[str, ...]:
+    """Return one letter a class, in their order: its first one that no class before it has."""
+    taken: set[str] = set()
+    letters: list[str] = []
+    for name in names:
+        wanted = f"{name.lower()}abcdefghijklmnopqrstuvwxyz"
+        letter = next((c for c in wanted if c.isascii() and c.isalpha() and c not in taken), "·")
+        taken.add(letter)
+        letters.append(letter)
+    return tuple(letters)
 
 
 def readable(colour: Rgb, background: Rgb) -> Rgb:

@@ -20,8 +20,10 @@ from textual.screen import Screen
 
 from emcfsys_engine import __version__
 from emcfsys_engine.errors import EmcfError
-from emcfsys_engine.jobs.control import prepare, state_folder
+from emcfsys_engine.jobs.state_folder import prepare, state_folder
 from emcfsys_tui.key_order import OrderedKeysApp
+from emcfsys_tui.lean_output import LeanDriver
+from emcfsys_tui.memory import Memory, remember, remembered, with_recent
 from emcfsys_tui.messages import ProjectChosen, Told
 from emcfsys_tui.settings import (
     COLOUR_BLIND,
@@ -30,14 +32,11 @@ from emcfsys_tui.settings import (
     LEAST_COLUMNS,
     LEAST_LINES,
     THEMES,
-    Memory,
     Settings,
     class_colours,
     curve_colours,
+    quiet,
     readable_words,
-    remember,
-    remembered,
-    with_recent,
 )
 from emcfsys_tui.text import one_line, safe_lines
 from emcfsys_tui.widgets.canvas import Colour
@@ -77,6 +76,13 @@ class EmcfApp(OrderedKeysApp):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+q", "leave", "Quit", show=False, id="app.quit_too", priority=True),
         Binding("ctrl+c", "leave", "Quit", show=False, id="app.quit_by_c"),
+        quiet(
+            "ctrl+l",
+            "draw_anew",
+            "Draw all anew",
+            "app.draw_anew",
+            "Draw the whole screen again, after another program wrote over it",
+        ),
     ]
 
     def __init__(
@@ -163,10 +169,22 @@ class EmcfApp(OrderedKeysApp):
         self.set_keymap(self.settings.keys)
         if self.settings.pictures in GRAPHICS:
             self._layer = import_module("emcfsys_tui.widgets.picture_view").PictureLayer()
+            if isinstance(self._driver, LeanDriver):  # a graphic lies over cells, and ends by them
+                self._driver.cells = None
         for fault in self.settings.faults:
             self.tell(fault, "warning")
         if self.settings.keys:
             self.run_worker(self._look_for_unknown_keys, thread=True)
+
+    def on_resize(self) -> None:
+        """A terminal of another size has moved its cells."""
+        if isinstance(self._driver, LeanDriver):
+            self._driver.forget()
+
+    def action_draw_anew(self) -> None:
+        """Draw the whole screen, whatever the terminal shows."""
+        self.on_resize()
+        self.screen.refresh(layout=True)
 
     def _look_for_unknown_keys(self) -> None:
         """Say which names of keys in interface.toml are none: after the first paint."""

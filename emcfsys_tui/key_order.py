@@ -20,6 +20,8 @@ from textual.app import App, ScreenStackError
 from textual.driver import Driver
 from textual.message_pump import MessagePump
 
+from emcfsys_tui.lean_output import LeanDriver
+
 
 class EscapeParser(XTermParser):
     """Reads Esc and a key that came in one packet as these two keys.
@@ -47,12 +49,13 @@ class OrderedKeysApp(App[None]):
         self._typed: deque[events.Key | events.Paste] = deque()  # the first is being handled
 
     def get_driver_class(self) -> type[Driver]:
-        """Return Textual's driver, with our own reading of Esc."""
+        """Return Textual's driver, with our own reading of Esc, and fewer bytes to the terminal."""
         driver = super().get_driver_class()
         module: Any = sys.modules[driver.__module__]
-        if hasattr(module, "XTermParser"):  # a driver of a real terminal
-            module.XTermParser = EscapeParser
-        return driver
+        if not hasattr(module, "XTermParser"):  # no real terminal
+            return driver
+        module.XTermParser = EscapeParser
+        return type("LeanTerminalDriver", (LeanDriver, driver), {})
 
     async def on_event(self, event: events.Event) -> None:
         """Hold a key until those before it have acted."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         RunDetail,
         RunRow,
         SaidLine,
+        SizeChart,
     )
 
 
@@ -171,11 +172,12 @@ class Told(Message):
 
 
 class TextFound(Message, bubble=False):
-    """A text that was asked for, to be shown on its own screen."""
+    """A text that was asked for, to be shown on its own screen, below its charts."""
 
-    def __init__(self, title: str, text: str) -> None:
+    def __init__(self, title: str, text: str, charts: "tuple[SizeChart, ...]" = ()) -> None:
         self.title = title
         self.text = text
+        self.charts = charts
         super().__init__()
 
 

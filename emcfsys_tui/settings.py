@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,11 +9,7 @@ import tomli
 from textual.binding import Binding
 from textual.theme import Theme
 
-from emcfsys_engine import any_names
 from emcfsys_engine.colours import colours_for, readable
-from emcfsys_engine.errors import EmcfError
-from emcfsys_engine.files import write_whole
-from emcfsys_engine.jobs.control import prepare, state_folder
 from emcfsys_engine.settings import config_file, nearest
 from emcfsys_tui.widgets.canvas import Colour
 
@@ -190,43 +185,6 @@ def _rgb(colour: str) -> tuple[int, int, int] | None:
     if not re.fullmatch("#[0-9A-Fa-f]{6}", colour):
         return None
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
-
-
-_NUM_RECENT = 20
-
-
-class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """What the interface remembers between two starts."""
-
-    recent: tuple[str, ...] = ()
-    place: str = ""  # the project that was open last; empty: the list
-    tab: str = "runs"
-    theme: str = ""
-
-
-def remembered() -> Memory:
-    """Return what the last start left."""
-    try:
-        found: Memory | None = any_names.read(state_folder() / "interface.json", Memory)
-    except OSError:
-        found = None
-    return found or Memory()
-
-
-def remember(memory: Memory) -> None:
-    """Keep this for the next start; a folder that cannot be written is done without."""
-    try:
-        file = prepare(state_folder()) / "interface.json"
-        write_whole(file, msgspec.json.encode(memory))
-    except (OSError, EmcfError):
-        return
-
-
-def with_recent(memory: Memory, folder: Path, tab: str) -> Memory:
-    """Return the memory with this project as the newest."""
-    others = [place for place in memory.recent if place != str(folder)]
-    recent = (str(folder), *others)[:_NUM_RECENT]
-    return msgspec.structs.replace(memory, recent=recent, place=str(folder), tab=tab)
 
 
 LEAST_COLUMNS, LEAST_LINES = 60, 16  # a smaller terminal is asked to grow

@@ -1,6 +1,5 @@
 """The plain values that the engine link hands to screens and widgets."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -273,18 +272,6 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     fault: str = ""  # why it could not be worked out
 
 
-def class_letters(names: Sequence[str]) -> tuple[str, ...]:
-    """Return one letter a class, in their order: its first one that no class before it has."""
-    taken: set[str] = set()
-    letters: list[str] = []
-    for name in names:
-        wanted = f"{name.lower()}abcdefghijklmnopqrstuvwxyz"
-        letter = next((c for c in wanted if c.isascii() and c.isalpha() and c not in taken), "·")
-        taken.add(letter)
-        letters.append(letter)
-    return tuple(letters)
-
-
 class Drawing(msgspec.Struct, frozen=True, kw_only=True):
     """How a picture shall be made for the terminal's own pixels."""
 
@@ -294,6 +281,23 @@ class Drawing(msgspec.Struct, frozen=True, kw_only=True):
     share: float = 0.0  # of the colour in a pixel of a class; 0: no overlay
     outlines: bool = False  # only the rim of each region is coloured
     only_class: int | None = None
+
+
+class SizeCurve(msgspec.Struct, frozen=True, kw_only=True):
+    """One distribution of sizes as points to be joined."""
+
+    name: str  # by number, by area, by volume
+    points: tuple[tuple[float, float], ...]
+
+
+class SizeChart(msgspec.Struct, frozen=True, kw_only=True):
+    """Distributions of one class over the same sizes, weighted in several ways."""
+
+    title: str
+    note: str  # what the height means
+    x_words: str
+    is_cumulative: bool
+    curves: tuple[SizeCurve, ...]
 
 
 class Picture(msgspec.Struct, frozen=True, kw_only=True):

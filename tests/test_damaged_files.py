@@ -28,7 +28,8 @@ from emcfsys_engine.run.lines import RunLines
 from emcfsys_engine.run.records import TrainRequest
 from emcfsys_engine.settings import load_config
 from emcfsys_engine.tools.report.summary import read_summary
-from emcfsys_tui.settings import Memory, load_settings, remembered
+from emcfsys_tui.memory import Memory, pin_runs, pinned_runs, remembered
+from emcfsys_tui.settings import load_settings
 
 _TOML = '[project]\nname = "p"\n[classes]\na = 0\nb = 1\n[[data]]\nimages = "i"\nmasks = "m"\n'
 _NONSENSE = (
@@ -78,6 +79,7 @@ class House:
         with Queue.open(self.state) as queue:
             queue.add(run.folder, project_name="p", cpus=1)
         (self.state / "interface.json").write_bytes(msgspec.json.encode(Memory()))
+        pin_runs(folder, ["run-0001"])
         (self.state / "daemon.lock").write_text('{"pid": 1}')
         (folder / "config.toml").write_text("[jobs]\ngrace_s = 3\n")
 
@@ -94,6 +96,7 @@ class House:
             self.folder / "project.toml": lambda: load_project(self.folder),
             self.folder / "config.toml": lambda: load_config(self.folder / "config.toml"),
             self.state / "interface.json": remembered,
+            self.state / "pins.json": lambda: pinned_runs(self.folder),
             self.state / "interface.toml": load_settings,
             self.state / "daemon.lock": lambda: daemon_status(self.state),
             self.out / ".emcfsys" / "watch.lock": lambda: watcher_of(self.out),

@@ -14,11 +14,12 @@ from emcfsys_engine.commands.saying import say, say_json
 from emcfsys_engine.errors import Diagnosis, EmcfError, SlurmError
 from emcfsys_engine.files import file_system_of, is_network
 from emcfsys_engine.jobs import systemd
-from emcfsys_engine.jobs.control import daemon_status, network_type, state_folder
+from emcfsys_engine.jobs.control import daemon_status
 from emcfsys_engine.jobs.machine import Gpu, Machine, lease_holders
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.jobs.slurm import client as commands
 from emcfsys_engine.jobs.slurm.client import Partition
+from emcfsys_engine.jobs.state_folder import network_type, state_folder
 from emcfsys_engine.launch.processes import NUM_SLOTS
 from emcfsys_engine.memory_limit import memory_bytes
 from emcfsys_engine.settings import load_config

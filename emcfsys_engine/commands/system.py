@@ -9,14 +9,12 @@ from emcfsys_engine.jobs.control import (
     DaemonStatus,
     daemon_status,
     ensure_daemon,
-    network_type,
-    prepare,
     restart_daemon,
-    state_folder,
     stop_daemon,
 )
 from emcfsys_engine.jobs.daemon import serve
 from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.jobs.state_folder import network_type, prepare, state_folder
 from emcfsys_engine.launch.processes import MOST_GRACES
 from emcfsys_engine.settings import load_config
 from emcfsys_engine.text import moment

@@ -9,14 +9,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from emcfsys_engine import __version__, any_names
-from emcfsys_engine.errors import DaemonError, QueueError, printable
-from emcfsys_engine.files import file_system_of, is_locked, is_network, open_own
+from emcfsys_engine.errors import DaemonError, printable
+from emcfsys_engine.files import is_locked, open_own
+from emcfsys_engine.jobs.state_folder import prepare, state_folder
 from emcfsys_engine.launch import processes
 from emcfsys_engine.launch.start import SAFE_PATH, path_of_package
 
@@ -28,51 +29,6 @@ def log(line: str) -> None:
     """
     with contextlib.suppress(OSError):
         print(time.strftime("%Y-%m-%d %H:%M:%S"), printable(line), flush=True)
-
-
-_OURS = ("queue.sqlite", "daemon.", "wake")
-
-
-def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return where the queue lives: $EMCFSYS_HOME, else one folder a host in the state home."""
-    if home := environment.get("EMCFSYS_HOME"):
-        return Path(home).expanduser().absolute()
-    base = environment.get("XDG_STATE_HOME")
-    state = Path(base) if base and Path(base).is_absolute() else Path.home() / ".local/state"
-    return state / "emcfsys" / (socket.gethostname() or "localhost")
-
-
-def prepare(folder: Path) -> Path:
-    """Make the state folder, or check that only we may look into it; return it.
-
-    Raises: QueueError if it cannot be made, is another user's, or holds other things openly.
-    """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        status = folder.stat()
-        if status.st_uid != os.geteuid():
-            raise QueueError(folder, "belongs to another user", "Set EMCFSYS_HOME to your own")
-        if status.st_mode & 0o077:
-            _make_private(folder)
-    except OSError as error:
-        what = f"cannot hold the queue: {error.strerror}"
-        raise QueueError(folder, what, "Set EMCFSYS_HOME to a folder of your own") from None
-    return folder
-
-
-def network_type(folder: Path) -> str:
-    """Return the type of the network file system the folder is on; empty on a local one."""
-    kind = file_system_of(folder)
-    return kind if is_network(kind) else ""
-
-
-def _make_private(folder: Path) -> None:
-    if all(file.name.startswith(_OURS) for file in folder.iterdir()):
-        folder.chmod(0o700)
-        return
-    remedy = f"Run chmod 700 {folder}, or set EMCFSYS_HOME to a folder of its own"
-    raise QueueError(folder, "may be read by other users", remedy)
 
 
 _PATIENCE_S = 0.5  # a look at the lock holds it for an instant: that is no daemon

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import msgspec
 
 from emcfsys_engine.errors import QueueError, SlurmError
-from emcfsys_engine.jobs.control import prepare, state_folder
 from emcfsys_engine.jobs.job import ACTIVE, OPEN, Ask, Job, JobState, Kind, SlurmOrder
 from emcfsys_engine.jobs.machine import Machine, Wanted, settle_request
 from emcfsys_engine.jobs.slurm.script import settle_order
+from emcfsys_engine.jobs.state_folder import prepare, state_folder
 from emcfsys_engine.jobs.store import Store, move, note
 from emcfsys_engine.launch.start import processes_of
 from emcfsys_engine.project import Compute, Project

@@ -15,8 +15,8 @@ import msgspec
 
 from emcfsys_engine.errors import QueueError
 from emcfsys_engine.files import identity_of
-from emcfsys_engine.jobs.control import network_type
 from emcfsys_engine.jobs.job import Job, JobState, SlurmOrder, sources
+from emcfsys_engine.jobs.state_folder import network_type
 
 APPLICATION = 0x454D4346  # "EMCF": what sqlite calls the application id
 _BUSY_S = 20.0

@@ -55,6 +55,7 @@ class PictureSpec(msgspec.Struct, frozen=True, kw_only=True):
     point: tuple[int, int] | None = None
     is_strip: bool = False
     drawing: Drawing | None = None
+    is_calm: bool = False
 
     @property
     def is_picture(self) -> bool:
@@ -70,10 +71,12 @@ class PictureSpec(msgspec.Struct, frozen=True, kw_only=True):
         size: tuple[int, int],
         view: tuple[float, float, float, float] | None,
         drawing: Drawing | None,
+        *,
+        is_calm: bool,
     ) -> "PictureSpec":
         """Return a request for a part of the picture, in so many half-blocks across and down."""
         return msgspec.structs.replace(
-            self, width=size[0], height=size[1], view=view, drawing=drawing
+            self, width=size[0], height=size[1], view=view, drawing=drawing, is_calm=is_calm
         )
 
 

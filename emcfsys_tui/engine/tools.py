@@ -16,10 +16,11 @@ from emcfsys_engine.project import load_project
 from emcfsys_tui.engine.form import FormField, edit_project
 from emcfsys_tui.engine.runs import as_command, run_command
 from emcfsys_tui.messages import TextFound, Told
+from emcfsys_tui.view_models import SizeChart, SizeCurve
 
 Values = Mapping[str, str]
 _YES_NO = ("no", "yes")
-_BARS, _BINS, _MOST_ROWS = 40, 12, 40
+_MOST_ROWS = 40
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,40 +137,30 @@ def _measured(folder: Path, values: Values, words: list[str]) -> TextFound:
     _needed(values, "masks", "out")
     done = run_command(words)
     out = Path(values["out"])
-    parts = [done.out.strip(), done.words if done.code else ""]
-    if not done.code:
-        parts += [histogram_of(out / "objects.csv"), table_of(out / "images.csv")]
-    return TextFound(f"measured: {out}", "\n\n".join(part for part in parts if part))
+    parts = [done.out.strip(), done.words if done.code else table_of(out / "images.csv")]
+    charts = () if done.code else size_charts(out)
+    return TextFound(f"measured: {out}", "\n\n".join(part for part in parts if part), charts)
 
 
-def histogram_of(file: Path) -> str:
-    """Return how often each size of object occurs, as bars, for each class; empty without any."""
-    sizes: dict[str, list[float]] = {}
-    unit = ""
+def size_charts(out: Path) -> tuple[SizeChart, ...]:
+    """Return the distributions that a report of this measurement has; none without objects."""
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            for row in csv.DictReader(stream):
-                name = next((key for key in row if key.startswith("equivalent_diameter")), "")
-                if name and row[name]:
-                    unit = name.rpartition("_")[2]
-                    sizes.setdefault(row["class"], []).append(float(row[name]))
-    except (OSError, ValueError, KeyError, csv.Error):
-        return ""
-    return "\n\n".join(_bars(printable(name), each, unit) for name, each in sizes.items())
-
-
-def _bars(name: str, sizes: list[float], unit: str) -> str:
-    low, high = min(sizes), max(sizes)
-    width = (high - low) / _BINS or 1.0
-    counts = [0] * (_BINS if high > low else 1)
-    for size in sizes:
-        counts[min(len(counts) - 1, int((size - low) / width))] += 1
-    most = max(counts)
-    lines = [f"─ {name}: equivalent diameter of {len(sizes):,} objects"]
-    for place, count in enumerate(counts):
-        bar = "█" * round(_BARS * count / most)
-        lines.append(f"{low + place * width:>9.4g} {unit} {bar} {count:,}")
-    return "\n".join(lines)
+        # Loads numpy, in this thread: nobody who does not measure waits for it.
+        found = import_module("emcfsys_engine.tools.report.sizes").size_charts(out)
+    except InputError:
+        return ()
+    return tuple(
+        SizeChart(
+            title=chart.title,
+            note=chart.note,
+            x_words=chart.x_words,
+            is_cumulative=chart.limits[1] == 100,
+            curves=tuple(
+                SizeCurve(name=curve.name, points=tuple(curve.points)) for curve in chart.curves
+            ),
+        )
+        for chart in found
+    )
 
 
 def table_of(file: Path) -> str:
@@ -310,7 +301,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool(
         key="m",
         name="measure masks",
-        about="objects, areas and diameters, as tables and histograms",
+        about="objects, areas and diameters: tables, distributions of sizes",
         fields=lambda folder: (
             field("masks", str(folder / "predictions"), "a folder, a file or a glob"),
             field("images", "", "for intensities and pixel sizes"),
@@ -369,7 +360,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool(
         key="r",
         name="clean up old runs",
-        about="what checkpoints and previews could give back; removes it where you say so",
+        about="what old checkpoints and previews take; removes it if you say so",
         fields=lambda folder: (
             field("what", "checkpoints,previews,temporary"),
             field("older than days", "", "any"),
@@ -383,7 +374,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool(
         key="i",
         name="demo microscope",
-        about="writes micrographs into the hot folder, as a microscope would",
+        about="writes micrographs into the hot folder, one by one",
         fields=_microscope_fields,
         words=_microscope,
         work=_played,

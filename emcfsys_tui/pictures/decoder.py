@@ -23,6 +23,7 @@ from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_8_bit, to_grey
 from emcfsys_engine.images.reader import probe, read_micrograph
 from emcfsys_engine.project import UNLABELLED, Project, load_project
+from emcfsys_tui.pictures.calming import calmed
 from emcfsys_tui.pictures.encoders import encoded
 from emcfsys_tui.pictures.protocol import Answer, PictureRequest, Reply, drawn_px, fit, room
 from emcfsys_tui.view_models import Drawing
@@ -366,11 +367,13 @@ def _drawn(answer: Answer, shown: _Shown, request: PictureRequest) -> Reply:
         view_px=(left, top, wide, high),
         drawing=request.drawing,
     )
-    grey = _greys(shown, (num_x, num_y), box).tobytes()
+    grey = _greys(shown, (num_x, num_y), box)
     if ids is None:
-        return Reply(full, grey, graphic=graphic)
+        return Reply(full, (calmed(grey) if request.is_calm else grey).tobytes(), graphic=graphic)
     rims = np.where(rim_of(ids), ids, UNLABELLED).astype(np.uint8)
-    return Reply(full, grey, ids.tobytes(), rims.tobytes(), graphic)
+    if request.is_calm:
+        grey = calmed(grey, np.where(rims == UNLABELLED, 0, rims))
+    return Reply(full, grey.tobytes(), ids.tobytes(), rims.tobytes(), graphic)
 
 
 def rim_of(ids_HW: np.ndarray, thickness_px: int = 1) -> np.ndarray:

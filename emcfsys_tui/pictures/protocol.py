@@ -23,6 +23,7 @@ class PictureRequest(msgspec.Struct, frozen=True, kw_only=True):
     point: tuple[int, int] | None = None  # what is there is wanted, and no picture
     is_strip: bool = False  # a preview of a validation: four panels in colour
     drawing: Drawing | None = None  # the terminal's own pixels are wanted, too
+    is_calm: bool = False  # greys that cost few bytes on the way to a terminal
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

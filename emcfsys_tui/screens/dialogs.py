@@ -1,6 +1,6 @@
 """Small questions over the screen: yes or no, one line of text, or a text to read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -12,12 +12,15 @@ from textual.widgets import Input, Static
 from emcfsys_engine.errors import printable
 from emcfsys_tui.settings import shown
 from emcfsys_tui.text import safe_lines
+from emcfsys_tui.view_models import SizeChart
 from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.log_view import PathInput, TextInput
+from emcfsys_tui.widgets.size_chart import SizeChartView
 
 _LOOK = """
 ConfirmScreen, AskScreen, PickScreen { align: center middle; background: $background 60%; }
 .dialog { width: 66; max-width: 90%; height: auto; padding: 1 2; }
+Screen.-low .dialog { padding: 0 1; }
 .dialog { background: $panel; border: solid $accent; }
 .dialog Input { margin: 1 0; border: none; height: 1; background: $background; padding: 0 1; }
 .keys { color: $dim; }
@@ -131,15 +134,17 @@ class TextScreen(ModalScreen[None]):
         shown("y", "copy", "Copy", "text.copy", "Copy the text (OSC 52)"),
     ]
 
-    def __init__(self, title: str, text: str) -> None:
+    def __init__(self, title: str, text: str, charts: Sequence[SizeChart] = ()) -> None:
         super().__init__()
-        self._title, self._text = title, text
+        self._title, self._text, self._charts = title, text, charts
 
     def compose(self) -> ComposeResult:
         """The text, and how to leave it."""
         with Container(classes="reader"):
             yield Static(f"─ {printable(self._title)} ", markup=False, classes="reader-title")
             with VerticalScroll():
+                for chart in self._charts:
+                    yield SizeChartView(chart)
                 yield Static(safe_lines(self._text), markup=False)
             yield Static("esc  close   ↑↓  scroll   y  copy", markup=False, classes="keys")
 

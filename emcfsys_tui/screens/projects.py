@@ -12,10 +12,10 @@ from textual.widgets import Static
 
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.text import day_clock
-from emcfsys_tui.engine import runs
+from emcfsys_tui.memory import remembered
 from emcfsys_tui.messages import ProjectChosen, ProjectsRead, Told
 from emcfsys_tui.screens.page import Page, TopLine
-from emcfsys_tui.settings import remembered, shown
+from emcfsys_tui.settings import shown
 from emcfsys_tui.view_models import Deed, NewProject, ProjectRow, SaidLine, Tone
 from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.pane import Feed
@@ -71,6 +71,8 @@ class ProjectsScreen(Page):
         yield Static(f"─ newest {'─' * 300}", id="said-title", classes="section", markup=False)
         yield Rows(_SAID, id="said", titles=False)
 
+    _feed: Feed | None = None
+
     def on_mount(self) -> None:
         """Look for projects once the screen stands."""
         top = self.query_one(TopLine)
@@ -78,11 +80,16 @@ class ProjectsScreen(Page):
         top.status = "read-only " if self.page_app.read_only else ""
         self.query_one("#projects", Rows).focus()
         self._show_said(())
+        self.call_after_refresh(self._look)
+
+    def _look(self) -> None:
+        """Look for projects, after the first paint: what that imports would delay it."""
         self._feed = Feed(self, _read, every_s=5.0)
 
     def on_unmount(self) -> None:
         """Let the thread end."""
-        self._feed.end()
+        if self._feed is not None:
+            self._feed.end()
 
     _said: tuple[SaidLine, ...] = ()
 
@@ -177,10 +184,11 @@ class ProjectsScreen(Page):
 
     def _make_and_open(self, command: list[str], folder: Path) -> None:
         if not (folder / "project.toml").exists():
-            done = runs.run_command([*command, str(folder)])
+            done = import_module("emcfsys_tui.engine.runs").run_command([*command, str(folder)])
             if done.code != 0:
                 self.post_message(Told(done.words, "error"))
-                self._feed.look_now()
+                if self._feed is not None:
+                    self._feed.look_now()
                 return
         self.post_message(ProjectChosen(folder))
 

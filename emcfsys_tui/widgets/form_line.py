@@ -52,23 +52,40 @@ class Choice(Widget, can_focus=True):
 
     def on_click(self, event: events.Click) -> None:
         """Take the word that was clicked."""
-        x = 0
-        for word in self.choices:
-            if x <= event.x < x + len(word) + 2:
+        x = -self._first_column()
+        for word, text in self._texts():
+            if x <= event.x < x + len(text):
                 self._take(word)
-            x += len(word) + 2
+            x += len(text)
 
     def render_line(self, y: int) -> Strip:
-        """Draw the words."""
-        base = self.rich_style
-        segments: list[Segment] = []
-        for word in self.choices:
-            is_chosen = word == (self.value or self._default)
-            style = base
-            if is_chosen:
-                style += self.get_component_rich_style("choice--chosen", partial=True)
-            segments.append(Segment(f"[{word}]" if is_chosen else f" {word} ", style))
-        return Strip(segments).crop_extend(0, self.size.width, base)
+        """Draw the words; where there is no room for all of them, those around the chosen one."""
+        base, first = self.rich_style, self._first_column()
+        chosen = base + self.get_component_rich_style("choice--chosen", partial=True)
+        segments = [
+            Segment(text, chosen if word == self._shown else base) for word, text in self._texts()
+        ]
+        return Strip(segments).crop_extend(first, first + self.size.width, base)
+
+    @property
+    def _shown(self) -> str:
+        return self.value or self._default
+
+    def _texts(self) -> list[tuple[str, str]]:
+        """Return each word, and how it is written: closer together where there is little room."""
+        is_narrow = sum(len(word) + 2 for word in self.choices) > self.size.width
+        before, behind = ("", " ") if is_narrow else (" ", "")
+        return [
+            (word, f"[{word}]{behind}" if word == self._shown else f"{before}{word} ")
+            for word in self.choices
+        ]
+
+    def _first_column(self) -> int:
+        """Return how much is out of sight at the left, so that the chosen word is in sight."""
+        texts = self._texts()
+        place = next((n for n, (word, _) in enumerate(texts) if word == self._shown), 0)
+        start, end = (sum(len(text) for _, text in texts[:n]) for n in (place, place + 2))
+        return min(start, max(0, end - self.size.width))
 
     def _take(self, word: str) -> None:
         if word != self.value:
@@ -93,7 +110,9 @@ class FormLine(Horizontal):
     FormLine:focus-within .field-name { color: $accent; text-style: bold; }
     FormLine Input { width: 30; height: 1; border: none; padding: 0; background: $panel; }
     FormLine Choice { width: auto; min-width: 46; height: 1; }
+    Screen.-narrow FormLine Choice { width: 60%; min-width: 36; max-width: 56; }
     FormLine#field-training-preset Choice { min-width: 26; }
+    Screen.-narrow FormLine#field-training-preset Choice { width: 26; min-width: 26; }
     FormLine .field-remark { width: 1fr; padding: 0 1; color: $dim; }
     FormLine.-faulty .field-remark { color: $error; }
     Choice > .choice--chosen { text-style: bold; color: $primary; }

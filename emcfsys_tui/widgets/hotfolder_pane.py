@@ -289,9 +289,12 @@ def state_text(hot: HotState, job: JobRow | None, width: int) -> str:
         f" {look} {hot.watch}/  model {name}{since}",
         f" {look} {hot.watch}/  model {name}",
     )
-    counts = (
-        f" masked {hot.done:,}  trying {hot.trying:,}  failed {hot.failed:,}"
-        f"  skipped {hot.skipped:,}  unlike training data {hot.unlike:,}"
+    counts = f" masked {hot.done:,}  trying {hot.trying:,}  failed {hot.failed:,}"
+    counts = _fitting(
+        width,
+        f"{counts}  skipped {hot.skipped:,}  unlike training data {hot.unlike:,}",
+        f"{counts}  skipped {hot.skipped:,}  unlike {hot.unlike:,}",
+        f"{counts}  unlike {hot.unlike:,}",
     )
     lag = "–" if hot.median_lag_s is None else f"{hot.median_lag_s:.2f} s"
     worst = "–" if hot.worst_lag_s is None else f"{hot.worst_lag_s:.1f} s"

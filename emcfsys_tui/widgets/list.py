@@ -16,6 +16,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widget import Widget
 
+from emcfsys_engine.colours import class_letters
 from emcfsys_engine.errors import printable
 from emcfsys_tui.settings import quiet
 from emcfsys_tui.text import fitted, one_line
@@ -25,7 +26,6 @@ from emcfsys_tui.view_models import (
     ImageRow,
     RunDetail,
     Tone,
-    class_letters,
 )
 from emcfsys_tui.widgets.canvas import Colour, style_of
 
@@ -241,11 +241,11 @@ class Rows(ScrollView, can_focus=True):
         )
 
     def _empty_line(self, y: int, width: int) -> Strip:
-        lines = _wrapped(self.empty, max(1, width - 2))
+        lines = _wrapped(self.empty, max(1, width - 3))
         if 0 <= y - self._titles < len(lines):
             style: Style = self.get_component_rich_style("rows--empty")
             mark = "▸" if self.has_focus and y == self._titles else " "
-            return Strip([Segment(f"{mark}{lines[y - self._titles]}", style)]).crop_extend(
+            return Strip([Segment(f"{mark} {lines[y - self._titles]}", style)]).crop_extend(
                 0, width, self.rich_style
             )
         return Strip.blank(width, self.rich_style)

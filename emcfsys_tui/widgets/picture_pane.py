@@ -236,7 +236,8 @@ class PicturePane(FedPane):
             self.query_one(PictureBox).picture = None
         elif seen.size.width >= 2 and seen.size.height >= 2:
             size = (seen.size.width, seen.size.height * 2)
-            self._decoder.request(wanted_picture.sized(size, view, seen.drawing))
+            is_calm = not seen.true_colour
+            self._decoder.request(wanted_picture.sized(size, view, seen.drawing, is_calm=is_calm))
 
 
 _LEGEND = "image · truth · prediction · errors in red"

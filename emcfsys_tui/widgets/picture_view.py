@@ -19,14 +19,14 @@ from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
-from emcfsys_engine.colours import contrast
+from emcfsys_engine.colours import class_letters, contrast
 from emcfsys_tui.pictures.placement import Graphic, cell_px, kind_of, written_lines
 from emcfsys_tui.settings import quiet
-from emcfsys_tui.view_models import Drawing, Picture, class_letters
+from emcfsys_tui.view_models import Drawing, Picture
 
 _UNLABELLED = 255
 _BOLD = Style(bold=True)
-_GREYS = 12  # fewer steps than the terminal has: neighbours become equal, and cost no bytes
+_GREYS = 24  # as many as the terminal has
 _NEARLY_GREY = 24
 _WEAK = 70
 _STRENGTHS = (1.0, 0.5, 0.75, 1.0)  # of the colour: outlines first, then fills

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
+from emcfsys_engine.colours import class_letters
 from emcfsys_engine.errors import printable
 from emcfsys_tui.text import shortened
-from emcfsys_tui.view_models import Picture, class_letters
+from emcfsys_tui.view_models import Picture
 from emcfsys_tui.widgets.canvas import Colour, style_of
 
 _LEAST_BAR, _SHARE = 5, 4  # cells; at most a fourth of the picture

@@ -3,9 +3,10 @@
 import statistics
 from collections.abc import Sequence
 
+from emcfsys_engine.colours import class_letters
 from emcfsys_engine.text import day_clock, span
 from emcfsys_tui.text import reason_words
-from emcfsys_tui.view_models import STATE_LOOKS, RunDetail, RunRow, class_letters
+from emcfsys_tui.view_models import STATE_LOOKS, RunDetail, RunRow
 from emcfsys_tui.widgets.canvas import Colour
 from emcfsys_tui.widgets.chart import Curve
 from emcfsys_tui.widgets.list import Column, Row

@@ -12,12 +12,13 @@ from textual.binding import BindingType
 from textual.containers import Horizontal
 from textual.widgets import Input, Static
 
-from emcfsys_engine.errors import InputError
+from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.text import clock
 from emcfsys_tui.engine import notices, runs
 from emcfsys_tui.engine.data import Decoder
 from emcfsys_tui.engine.runs_reader import RunsReader
+from emcfsys_tui.memory import pin_runs, pinned_runs
 from emcfsys_tui.messages import PictureRead, PointRead, RunsRead, TabWanted
 from emcfsys_tui.run_filter import Test, filter_of
 from emcfsys_tui.settings import quiet, shown
@@ -157,7 +158,7 @@ class RunsPane(RunDeeds):
         self._details: dict[str, RunDetail] = {}
         self._reader = RunsReader(folder)
         self._has_log = False
-        self._pinned: frozenset[str] = frozenset()
+        self._pinned, self._pins_fault = pinned_runs(folder)
         self._holds: Test = filter_of("")
         self._wanted = ""  # a run that is to be chosen once it is read
         self._decoder = Decoder(self.post_message)
@@ -188,6 +189,8 @@ class RunsPane(RunDeeds):
         """Follow the runs in a thread."""
         self.query_one("#runs-filter").display = False
         self.app.theme_changed_signal.subscribe(self, lambda theme: self._show_details())
+        if self._pins_fault:
+            self.page_app.tell(self._pins_fault, "warning")
         self.feed_on(self._reader.read, every_s=1.0)
 
     def on_unmount(self) -> None:
@@ -297,10 +300,15 @@ class RunsPane(RunDeeds):
         run = self._current()
         if run is None:
             return
-        if len(self._pinned | {run.id}) >= _MOST_SHOWN:
+        pinned = self._pinned.intersection(one.id for one in self._runs) ^ {run.id}
+        if run.id in pinned and len(pinned) >= _MOST_SHOWN:
             self.page_app.tell(f"{_MOST_SHOWN - 1} runs at most can be pinned", "warning")
             return
-        self._pinned ^= {run.id}
+        self._pinned = pinned
+        try:
+            pin_runs(self.folder, self._pinned)
+        except (EmcfError, OSError) as error:
+            self.page_app.tell(f"pinned until you leave: {error}", "warning")
         self._show_rows()
         self._choose()
 

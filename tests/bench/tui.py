@@ -33,7 +33,13 @@ def main() -> None:
     """Measure everything and print it."""
     with tempfile.TemporaryDirectory(prefix="emcfsys-bench-") as place:
         home = Path(place)
-        lines = [*first_paint(home), *long_run(home), *many_images(home), *streams(home)]
+        lines = [
+            *first_paint(home),
+            *key_in_data(home),
+            *long_run(home),
+            *many_images(home),
+            *streams(home),
+        ]
     widths = [max(len(line[n]) for line in lines) for n in range(3)]
     for line in lines:
         print(
@@ -74,6 +80,30 @@ def first_paint(home: Path) -> Iterator[Line]:
         "≤ 500 ms",
         _verdict(middle <= 0.5),
     )
+
+
+def key_in_data(home: Path) -> Iterator[Line]:
+    """Bytes of a key that shows another image, whole picture and all, and of the rest after it."""
+    terminal = _open(home, [str(_demo(home))])
+    try:
+        terminal.wait_for("Hot folder")
+        terminal.press("1")
+        terminal.read_for(4.0)
+        sizes = [_bytes_of(terminal, "\x1b[B", 1.2) for _ in range(8)]
+        middle = statistics.median(sizes)
+        words = f"median {middle / 1000:.1f} kB, most {max(sizes) / 1000:.1f} kB"
+        yield "a key in Data at 100×30", words, "≤ 6 kB", _verdict(middle <= 6000)
+        rest = _bytes_of(terminal, "", 3.0)
+        yield "Data at rest: bytes", f"{rest / 3:.0f} B/s", "0", _verdict(rest == 0)
+    finally:
+        terminal.close()
+
+
+def _bytes_of(terminal: Terminal, key: str, seconds: float) -> int:
+    terminal.num_bytes = 0
+    terminal.press(key)
+    terminal.read_for(seconds)
+    return terminal.num_bytes
 
 
 def long_run(home: Path, num_events: int = 1_000_000) -> Iterator[Line]:

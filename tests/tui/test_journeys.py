@@ -11,10 +11,11 @@ from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunStarted
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import WatchRequest
+from emcfsys_tui.memory import remembered
 from emcfsys_tui.screens.dialogs import ConfirmScreen, PickScreen, TextScreen
 from emcfsys_tui.screens.message import MessageScreen
 from emcfsys_tui.screens.project import ProjectScreen
-from emcfsys_tui.settings import Settings, remembered
+from emcfsys_tui.settings import Settings
 from emcfsys_tui.view_models import CheckState
 from emcfsys_tui.widgets.chart import Chart
 from emcfsys_tui.widgets.data_pane import DataPane

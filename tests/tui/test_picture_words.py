@@ -5,8 +5,9 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emcfsys_engine.colours import class_letters
 from emcfsys_tui.text import shortened
-from emcfsys_tui.view_models import Picture, class_letters
+from emcfsys_tui.view_models import Picture
 from emcfsys_tui.widgets.picture_words import class_legend, scale_words
 
 _UNITS = {"px": 1.0, "nm": 1.0, "µm": 1e3, "mm": 1e6}

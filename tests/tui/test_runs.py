@@ -12,6 +12,7 @@ from emcfsys_engine.run.events import MachineUsed, PreviewSaved, RunFinished, Ru
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import new_trainings
 from emcfsys_tui.engine.runs import budget_of
+from emcfsys_tui.memory import pin_runs, pinned_runs
 from emcfsys_tui.screens.dialogs import AskScreen, PickScreen
 from emcfsys_tui.widgets.chart import Chart
 from emcfsys_tui.widgets.list import Rows
@@ -206,6 +207,30 @@ async def test_a_pinned_run_stays_on_top_and_is_drawn_with_every_other(demo: Pat
         await until(pilot, lambda: pane.drawn == ("run-0003", "run-0001"))
         await pilot.press("up", "P")
         await until(pilot, lambda: rows.rows[0].key == "run-0003")
+
+
+async def test_pins_last_beyond_a_session_and_a_damaged_file_of_them_is_told_and_replaced(
+    demo: Path, world: Path
+) -> None:
+    for _ in range(2):
+        made_run(demo)
+    for other in ("a", "b"):
+        pin_runs(world / other, ["run-0009"])
+    async with opened(demo, "3", size=(110, 36)) as pilot:
+        await until(pilot, lambda: "run-0001" in screen_text(pilot))
+        await pilot.press("down", "P")
+        await until(pilot, lambda: "◆run-0001" in screen_text(pilot))
+    assert pinned_runs(world / "a") == (frozenset({"run-0009"}), "")
+    async with opened(demo, "3", size=(110, 36)) as pilot:
+        await until(pilot, lambda: "◆run-0001" in screen_text(pilot))
+    (world / "state" / "pins.json").write_bytes(b'{"\xff": [')
+    async with opened(demo, "3", size=(110, 36)) as pilot:
+        await until(pilot, lambda: "pins.json: is damaged" in told(pilot))
+        await until(pilot, lambda: "run-0002" in screen_text(pilot))
+        assert "◆" not in screen_text(pilot)
+        await pilot.press("P")
+        await until(pilot, lambda: "◆run-0002" in screen_text(pilot))
+    assert pinned_runs(demo) == (frozenset({"run-0002"}), "")
 
 
 def test_a_run_keeps_its_letter_and_colour_whatever_is_drawn_beside_it() -> None:

@@ -4,19 +4,24 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from textual.command import CommandPalette
 from textual.widgets import Input
 
 from emcfsys_engine.project import load_project
+from emcfsys_engine.tools.report import sizes
 from emcfsys_tui.engine import tools
 from emcfsys_tui.engine.runs import CommandEnd
-from emcfsys_tui.engine.tools import TOOLS, Tool, histogram_of
+from emcfsys_tui.engine.tools import TOOLS, Tool, size_charts
+from emcfsys_tui.messages import TextFound
 from emcfsys_tui.screens.dialogs import TextScreen
 from emcfsys_tui.screens.key_names import faults_of, known_names
 from emcfsys_tui.screens.page import help_text
 from emcfsys_tui.screens.project import ProjectScreen
 from emcfsys_tui.screens.tools import ToolScreen, ToolsScreen
 from emcfsys_tui.settings import Settings
+from emcfsys_tui.view_models import SizeCurve
+from emcfsys_tui.widgets.size_chart import SizeChartView, half_size
 from tests.tui.conftest import opened, screen_text, told, until
 
 
@@ -101,14 +106,53 @@ def test_a_class_is_added_and_renamed_and_its_labels_mean_it_still(demo: Path) -
     assert all(source.labels["membrane"] == "bilayer" for source in project.data)
 
 
-def test_a_measurement_is_seen_as_bars_and_a_file_without_any_as_nothing(tmp_path: Path) -> None:
-    file = tmp_path / "objects.csv"
-    rows = "".join(f"a,grain,{size}\n" for size in (1, 1, 1, 5, 13))
-    file.write_text(f"mask,class,equivalent_diameter_nm\n{rows}")
-    lines = histogram_of(file).split("\n")
-    assert lines[0] == "─ grain: equivalent diameter of 5 objects" and len(lines) == 13
-    assert lines[1].endswith("█" * 40 + " 3") and "nm" in lines[1]
-    assert histogram_of(tmp_path / "none.csv") == ""
+async def test_a_measurement_is_seen_as_distributions_of_the_sizes_that_the_report_has(
+    demo: Path, tmp_path: Path
+) -> None:
+    out, masks = tmp_path / "numbers", tmp_path / "masks"
+    masks.mkdir()
+    mask = Image.new("L", (384, 384))
+    for place in range(9):
+        left, side = 40 * place + 4, 6 + 3 * place
+        mask.paste(1, (left, 50, left + side, 50 + side))
+    mask.save(masks / "cell_0000.png")
+    tool = _tool("m")
+    images = str(demo / "images" / "train")
+    values = _values(tool, demo, masks=str(masks), images=images, out=str(out))
+    found = tool.work(demo, values, tool.words(demo, values))
+    assert isinstance(found, TextFound)
+    assert [chart.title.partition(": ")[2] for chart in found.charts[:2]] == [
+        "cumulative distribution",
+        "density",
+    ]
+    for mine, other in zip(found.charts, sizes.size_charts(out), strict=True):
+        assert [one.points for one in mine.curves] == [one.points for one in other.curves]
+    async with opened(demo, "1", size=(100, 40)) as pilot:
+        pilot.app.screen.post_message(found)
+        await until(pilot, lambda: "half is below" in screen_text(pilot))
+        words = screen_text(pilot)
+        assert "equivalent diameter (nm)" in words and "n by number" in words
+        assert "v by volume" in words
+        assert "% up to this size" in words and "100 ┤" in words and "50 ┤" in words
+        view = pilot.app.screen.query_one(SizeChartView)
+        canvas = [view.render_line(y).text[7:] for y in range(1, 8)]
+        assert any("⠀" < sign <= "⣿" for line in canvas for sign in line)  # braille
+        assert all(any(letter in line for line in canvas) for letter in "nav")
+
+
+def test_half_of_a_cumulative_distribution_is_found_between_its_points() -> None:
+    curve = SizeCurve(name="by number", points=((10.0, 0.0), (10.0, 25.0), (20.0, 75.0)))
+    assert half_size(curve) == 15.0
+    assert half_size(SizeCurve(name="by area", points=((3.0, 0.0), (3.0, 100.0)))) == 3.0
+
+
+def test_a_folder_without_whole_objects_has_no_distributions(tmp_path: Path) -> None:
+    assert size_charts(tmp_path) == ()
+    head = "mask,class,touches_border,equivalent_diameter_nm\n"
+    (tmp_path / "objects.csv").write_text(f"{head}a,grain,yes,5\n")
+    assert size_charts(tmp_path) == ()
+    (tmp_path / "objects.csv").write_text(f"{head}a,grain,no,nonsense\n")
+    assert size_charts(tmp_path) == ()
 
 
 async def test_help_names_the_id_of_every_key_at_any_width(demo: Path) -> None:

@@ -1,10 +1,12 @@
 """Train tells the truth before the start: plan, time and errors; and starts what was asked for."""
 
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 import pytest
+from textual.app import App
 from textual.widgets import Input
 
 from emcfsys_engine.jobs.queue import Queue
@@ -12,6 +14,7 @@ from emcfsys_engine.run.folder import Run
 from emcfsys_engine.settings import cache_home
 from emcfsys_tui.screens.dialogs import ConfirmScreen
 from emcfsys_tui.screens.message import MessageScreen
+from emcfsys_tui.widgets.form_line import Choice
 from emcfsys_tui.widgets.jobs_pane import JobsPane
 from emcfsys_tui.widgets.list import Rows
 from emcfsys_tui.widgets.runs_pane import RunsPane
@@ -122,3 +125,21 @@ async def test_who_went_on_before_the_run_was_queued_stays_where_he_is(demo: Pat
         await until(pilot, lambda: "Job 7: run-0001 is in the queue" in told(pilot))
         await pilot.pause()
         assert pilot.app.screen.query_one(JobsPane).is_shown
+
+
+async def test_words_to_choose_from_stay_in_sight_in_a_narrow_terminal(demo: Path) -> None:
+    async with opened(demo, "2", size=(60, 16)) as pilot:
+        await until(pilot, lambda: "[unet] pspnet deeplabv3plus upernet" in screen_text(pilot))
+    choice = Choice(("first", "second", "the third of them", "fourth"), "first")
+
+    class Stage(App[None]):
+        def compose(self) -> Iterator[Choice]:
+            yield choice
+
+    async with Stage().run_test(size=(16, 3)) as pilot:
+        choice.focus()
+        for word in ("[second]", "[the third of t", "[fourth]"):
+            await pilot.press("right")
+            assert word in choice.render_line(0).text
+        await pilot.click(Choice, offset=(1, 0))
+        assert choice.value == "the third of them"

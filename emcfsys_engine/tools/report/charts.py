@@ -93,7 +93,10 @@ def _colour_rules() -> str:
     for number, colour in enumerate(colours_for(NUM_COLOURS)):
         for rules, paper in ((bright, (255, 255, 255)), (dark, (20, 24, 28))):
             shown = "#{:02x}{:02x}{:02x}".format(*readable(colour, paper))
-            rules.append(f".c{number}{{stroke:{shown}}}circle.c{number}{{fill:{shown}}}")
+            rules.append(
+                f".c{number}{{stroke:{shown}}}circle.c{number}{{fill:{shown}}}"
+                f"b.c{number}{{color:{shown}}}svg text.c{number}{{fill:{shown};stroke:none}}"
+            )
     return f"{''.join(bright)}@media screen and (prefers-color-scheme:dark){{{''.join(dark)}}}"
 
 
@@ -175,7 +178,7 @@ Point = tuple[float, float]
 _WIDTH, _HEIGHT = 620, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 42
 _MOST_POINTS = 600  # more cannot be told apart at this width
-NUM_COLOURS = 8  # of the style sheet; from the ninth line on they repeat, dashed
+NUM_COLOURS = 24  # of the style sheet; from the next class on they repeat, dashed
 _INK = -1  # a curve that is no class: drawn in the colour of text
 
 
@@ -187,6 +190,7 @@ class Curve:
     points: tuple[Point, ...]
     colour: int = 5  # of the class with this number; -1: no class, the colour of text
     manner: Literal["line", "faint", "strong"] = "line"
+    letter: str = ""  # of a class: at the curve's end, and where it is named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,7 +333,12 @@ class _Axes:
             place = f'cx="{self.x(x)}" cy="{self.y(y)}"'
             return f'<circle class="{_colour_class(curve)}" {place} r="3"/>'
         places = " ".join(f"{self.x(x)},{self.y(y)}" for x, y in points)
-        return f'<polyline class="{_classes(curve)}" points="{places}"/>'
+        line = f'<polyline class="{_classes(curve)}" points="{places}"/>'
+        end_x, end_y = self.x(points[-1][0]) + 3, self.y(points[-1][1]) + 4
+        words = (
+            f'<text class="{_colour_class(curve)}" x="{end_x}" y="{end_y}">{curve.letter}</text>'
+        )
+        return line + (words if curve.letter else "")
 
 
 def _classes(curve: Curve) -> str:
@@ -344,7 +353,15 @@ def _colour_class(curve: Curve) -> str:
 def _legend(curve: Curve) -> str:
     line = f'<svg viewBox="0 0 24 10"><polyline class="{_classes(curve)}" points="1,5 23,5"/></svg>'
     last = f"{curve.points[-1][1]:.4g}"
-    return f"<span>{line}{escaped(curve.name)} <b>{last}</b></span>"
+    name = escaped(curve.name)
+    if curve.letter:
+        name = class_name(curve.name, curve.letter, curve.colour)
+    return f"<span>{line}{name} <b>{last}</b></span>"
+
+
+def class_name(name: str, letter: str, place: int) -> str:
+    """Return the square, letter and name of the class at this place, as the interface has them."""
+    return f'<b class="c{place % NUM_COLOURS}">■{escaped(letter)}</b> {escaped(name)}'
 
 
 _KINDS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}

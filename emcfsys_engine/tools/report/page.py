@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from emcfsys_engine.colours import class_letters
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.output_book import OutputBook, replace_own
@@ -31,6 +32,7 @@ from emcfsys_engine.tools.report.charts import (
     Curve,
     Markup,
     Point,
+    class_name,
     escaped,
     figure_of,
     folded,
@@ -63,9 +65,11 @@ def class_table(summary: RunSummary) -> str:
     heads += [f"{shown.get(name, name.replace('_', ' '))}, best" for name in columns]
     heads += ["IoU, last"]
     rows: list[Sequence[Cell]] = []
-    for name in last.iou:
+    letters = class_letters(list(last.iou))
+    for place, (name, letter) in enumerate(zip(last.iou, letters, strict=True)):
         values = [_fixed(getattr(best, column, {}).get(name)) for column in columns]
-        rows.append([name, _bar(best.iou.get(name)), *values, _fixed(last.iou.get(name))])
+        shown_name = Markup(html=class_name(name, letter, place))
+        rows.append([shown_name, _bar(best.iou.get(name)), *values, _fixed(last.iou.get(name))])
     between = [Markup(html="")] * (len(columns) - 1)
     mean = [_bar(best.mean_iou), _fixed(best.mean_iou), *between, _fixed(last.mean_iou)]
     rows.append(["mean", *mean])
@@ -74,6 +78,17 @@ def class_table(summary: RunSummary) -> str:
         "A dash: the class is in neither truth nor prediction."
     )
     return table(heads, rows, kind="numbers") + f'<p class="soft">{words}</p>'
+
+
+def _in_colours(summary: RunSummary, pictures: str) -> str:
+    """Return pictures below what their colours mean; nothing where there are none."""
+    validations, project = summary.validations, summary.record.project
+    names = list(validations[-1].iou if validations else project.class_names if project else ())
+    if not pictures or not names:
+        return pictures
+    letters = enumerate(zip(names, class_letters(names), strict=True))
+    words = "".join(f"<span>{class_name(*one, place)}</span>" for place, one in letters)
+    return f'<div class="legend">{words}</div>{pictures}'
 
 
 def source_table(summary: RunSummary) -> str:
@@ -232,14 +247,20 @@ def report_page(run: Run, numbers: Path | None = None) -> str:
     """Return the page of a run of any kind, also of one that still goes on."""
     summary = read_summary(run)
     events = summary.events
+    best_step = summary.best.step if summary.best else None
     parts = [
         _header(summary),
         _tiles(summary),
         section("Warnings", _warnings(events)),
         section("Curves", _curves(summary)),
         section("Classes", class_table(summary), source_table(summary)),
-        section("Previews", previews(run, events, summary.best.step if summary.best else None)),
-        section("Images", failed_images(events), image_table(events), overlays(events)),
+        section("Previews", _in_colours(summary, previews(run, events, best_step))),
+        section(
+            "Images",
+            failed_images(events),
+            image_table(events),
+            _in_colours(summary, overlays(events)),
+        ),
         numbers_section(numbers) if numbers is not None else "",
         _ending(summary),
         settings_section(summary.record),
@@ -320,8 +341,13 @@ def _curves(summary: RunSummary) -> str:
         name="mean", points=_points(seen, [v.mean_iou for v in seen]), colour=-1, manner="strong"
     )
     classes = [
-        Curve(name=name, points=_points(seen, [v.iou.get(name) for v in seen]), colour=place)
-        for place, name in enumerate(names)
+        Curve(
+            name=name,
+            points=_points(seen, [v.iou.get(name) for v in seen]),
+            colour=place,
+            letter=letter,
+        )
+        for place, (name, letter) in enumerate(zip(names, class_letters(names), strict=True))
     ]
     charts = (
         Chart(

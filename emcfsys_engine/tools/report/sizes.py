@@ -68,12 +68,20 @@ def small_map(name: str, grains: np.ndarray, size_of: np.ndarray) -> SizeMap:
 
 def distribution_charts(found: Sequence[Sizes]) -> str:
     """Return figures of the cumulative and the density distribution of each kind of objects."""
-    figures: list[str] = []
-    for one in found:
-        if not one.size.size:
-            continue
-        figures += [figure_of(_cumulative(one)), figure_of(_density(one))]
+    figures = [figure_of(chart) for chart in _charts_of(found)]
     return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
+
+
+def size_charts(folder: Path) -> list[Chart]:
+    """Return the cumulative and the density distribution of each class that `measure` wrote.
+
+    Raises: InputError when the folder holds no table of objects, or one that is not ours.
+    """
+    return _charts_of(_read_sizes(folder / _OBJECTS))
+
+
+def _charts_of(found: Sequence[Sizes]) -> list[Chart]:
+    return [draw(one) for one in found if one.size.size for draw in (_cumulative, _density)]
 
 
 def map_files(maps: Sequence[SizeMap]) -> tuple[str, list[bytes]]:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from emcfsys_engine.colours import class_letters, colours_for, readable
 from emcfsys_engine.commands.runs import report
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.project import Naming, Project, Source
@@ -321,3 +322,16 @@ def test_a_page_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="cannot be written"):
         write_report(run, tmp_path / "file" / "r.html")
+
+
+def test_classes_have_the_colours_letters_and_order_of_the_interface(tmp_path: Path) -> None:
+    shown = report_page(training(tmp_path))
+    told = [("0", "m", "matrix"), ("1", "l", "large"), ("2", "a", "absent")]
+    assert [one[1] for one in told] == list(class_letters([one[2] for one in told]))
+    named = re.findall(r'<b class="c(\d)">■(\w)</b> (\w+)', shown)
+    assert named == [*told[:2], *told]  # the legend of the curves that are, then the table
+    for number, letter, _ in told[:2]:  # and at the end of its curve
+        assert re.search(rf'<text class="c{number}" [^>]*>{letter}</text>', shown)
+    for number, colour in enumerate(colours_for(3)):
+        on_white = "#{:02x}{:02x}{:02x}".format(*readable(colour, (255, 255, 255)))
+        assert f"b.c{number}{{color:{on_white}}}" in shown
