@@ -93,12 +93,13 @@ def _matched(
 
 
 @functools.lru_cache(maxsize=256)
-def _axes_at(path: Path, _mtime_ns: int) -> StackAxes:
+def _axes_at(path: Path, _changed_ns: tuple[int, int]) -> StackAxes:
     return axes_of(path)
 
 
 def _axes(path: Path) -> StackAxes:
     try:
-        return _axes_at(path, path.stat().st_mtime_ns)
+        status = path.stat()
+        return _axes_at(path, (status.st_mtime_ns, status.st_ctime_ns))
     except OSError:
         return StackAxes(axes=())

@@ -26,8 +26,9 @@ from emcfsys_engine.files import (
     temporary_of,
     write_whole,
 )
+from emcfsys_engine.images.contents import Contents
 from emcfsys_engine.images.output_names import RESERVED, keys_of, stems_for
-from emcfsys_engine.images.own_files import digest_of_output, identity_of, put
+from emcfsys_engine.images.own_files import digest_of_output, identity_of, is_content, put
 
 FOLDER = ".emcfsys"
 _Plane = int | None
@@ -57,6 +58,7 @@ class OutputBook:
         self._inode = 0
         self._place = identity_of(out)
         self._one_thread = threading.Lock()
+        self.contents = Contents()  # of images, as they were when their files were last looked at
         self._forget()
 
     def stems(self, wanted: Sequence[Wanted], suffix: str) -> list[tuple[str, ...]]:
@@ -123,6 +125,23 @@ class OutputBook:
         """Return of which image the newest file of this name was made: its digest, or ""."""
         return self._contents.get(self._below(place), "")
 
+    def is_made_of(self, place: Path, image: Path, content: str) -> bool:
+        """Tell whether the newest file of this name was made of an image that is as it was.
+
+        `content`: its digest now; what an older version noted is compared, too.
+        """
+        try:
+            return is_content(self.last_content(place), image, content)
+        except OSError:
+            return False
+
+    def note_contents(self) -> None:
+        """Write down which images were looked at: as long as they stay, none is read again."""
+        if lines := self.contents.take_new():
+            with suppress(OSError), self._locked():
+                self._read_new()
+                self._append(lines)
+
     def is_copy_of_output(self, file: Path, size: int) -> bool:
         """Tell whether a file is, byte by byte, one that this program wrote into this folder."""
         return size in self._sizes and digest_of_output(file) in self._sizes[size]
@@ -143,6 +162,7 @@ class OutputBook:
                     }
                     for place, digest in files.items()
                 ]
+                + self.contents.take_new()
             )
 
     def refuse_gone(self) -> None:
@@ -182,6 +202,7 @@ class OutputBook:
                     {"file": file, "digest": digest, "image": "", "content": content}
                     for file, digest, content in written
                 ]
+                + self.contents.lines()
             )
         self.sync()
 
@@ -275,6 +296,9 @@ class OutputBook:
                 continue  # a damaged line: its files count as somebody else's
 
     def _learn(self, line: Mapping[str, Any]) -> None:
+        if "seen" in line:
+            self.contents.learn(line)
+            return
         if "stem" in line:
             plane = None if line["plane"] is None else int(line["plane"])
             self._take(str(line["image"]), plane, int(line["version"]), str(line["stem"]))

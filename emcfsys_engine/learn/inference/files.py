@@ -165,7 +165,10 @@ class Prediction:
         self._emit, self._asked = emit, asked
         try:
             self.book = OutputBook(Path(request.out))
-            self.names = OutputNames(self.book, refs, request.inputs, SUFFIXES[request.mask_format])
+            suffix = SUFFIXES[request.mask_format]
+            self.names = OutputNames(
+                self.book, refs, request.inputs, suffix, lambda: asked() is not None
+            )
         except OSError as error:
             what = f"cannot be written: {error.strerror or error}"
             raise InputError(request.out, what, remedy_of(error)) from None

@@ -17,7 +17,7 @@ from emcfsys_engine.files import remedy_of
 from emcfsys_engine.images.channels import GREY
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
-from emcfsys_engine.images.own_files import digest_of, resolved
+from emcfsys_engine.images.own_files import resolved
 from emcfsys_engine.learn.inference.bands import (
     LARGE_PX,
     Band,
@@ -112,7 +112,8 @@ class ImageJobs:
             image=image,
             started=started,
             tally=Tally(self._predictor.card),
-            content=order.content or content_of(order.ref.path),
+            content=order.content
+            or self._book.contents.of(order.ref.path, lambda: self._asked() is not None),
         )
 
     def _say_grey(self, image: OpenImage) -> None:
@@ -289,11 +290,3 @@ class ImageJobs:
         outputs.add(band)
         if self._keeps_masks:
             work.mask_rows.append(band.mask)
-
-
-def content_of(file: Path) -> str:
-    """Return the digest by which an image is known again; "" for a folder, or a file that left."""
-    try:
-        return digest_of(file, file.stat().st_size)
-    except OSError:
-        return ""

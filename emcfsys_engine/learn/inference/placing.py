@@ -8,7 +8,6 @@ from pathlib import Path
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook, Wanted
 from emcfsys_engine.images.own_files import identity_of, is_other_file, lies_in, resolved
-from emcfsys_engine.learn.inference.image import content_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +74,7 @@ class Placing:
         image, mask = placed.wanted.image, placed.masks[plane]
         if is_other_file(mask, image):
             before = self.book.last_content(mask) if self.book.has(mask) else ""
-            return not before or before == placed.wanted.content
+            return not before or self.book.is_made_of(mask, image, placed.wanted.content)
         for version in range(1, placed.wanted.version):
             older = replace(placed.wanted, version=version)
             (stems,) = self.book.stems([older], self._suffix)
@@ -107,7 +106,12 @@ class OutputNames:
     """The names of a prediction's outputs."""
 
     def __init__(
-        self, book: OutputBook, refs: Sequence[ImageRef], inputs: Sequence[str], suffix: str
+        self,
+        book: OutputBook,
+        refs: Sequence[ImageRef],
+        inputs: Sequence[str],
+        suffix: str,
+        is_ended: Callable[[], bool] = lambda: False,
     ) -> None:
         self._roots = sorted((Path(place) for place in inputs), key=lambda p: -len(p.parts))
         self.placing = Placing(book, suffix, [one for one in self._roots if one.is_dir()])
@@ -119,10 +123,11 @@ class OutputNames:
                 image=resolved(path),
                 folder=self._folder(path),
                 planes=tuple(several),
-                content=content_of(path) if book.is_begun else "",
+                content=book.contents.of(path, is_ended) if book.is_begun else "",
             )
             for path, several in planes.items()
         ]
+        book.note_contents()
         self._placed = dict(zip(planes, self.placing.newest(wanted), strict=True))
 
     def mask_of(self, ref: ImageRef) -> Path:

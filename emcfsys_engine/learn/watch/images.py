@@ -252,7 +252,7 @@ class ImageStages:
             is_same = all(self._book.has(mask, task.digest) for mask in placed.masks)
             return is_same and not self._project.hotfolder.measure
         return all(
-            not self._book.is_known(mask) or self._book.last_content(mask) == task.digest
+            not self._book.is_known(mask) or self._book.is_made_of(mask, image, task.digest)
             for mask in placed.masks
         )
 
@@ -331,10 +331,10 @@ class ImageStages:
         state = "failed" if task.attempts >= self.max_attempts else "trying"
         return Handled(entry=self._entry(task, state, reason=str(error) or type(error).__name__))
 
-    def unchanged(self, seen: Seen, before: Entry) -> Handled:
+    def unchanged(self, seen: Seen, before: Entry, digest: str) -> Handled:
         """A file that was only touched: note its new time."""
         entry = msgspec.structs.replace(
-            before, size=seen.size, mtime_ns=seen.mtime_ns, ctime_ns=seen.ctime_ns
+            before, size=seen.size, mtime_ns=seen.mtime_ns, ctime_ns=seen.ctime_ns, digest=digest
         )
         return Handled(entry=entry)
 
