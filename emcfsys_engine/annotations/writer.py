@@ -19,6 +19,7 @@ from emcfsys_engine.project import UNLABELLED
 
 LabelFormat = Literal["masks", "labelme", "coco", "geojson", "imagej"]
 LABELME_TOLERANCE_PX = 0.5
+COCO_NAME = "annotations.json"
 UNLABELLED_NAME = "__ignore__"  # Labelme's own word for it
 _SUFFIXES: Mapping[LabelFormat, str] = {
     "masks": ".png",
@@ -53,7 +54,7 @@ class LabelWriter:
     def file_of(self, name: str) -> Path:
         """Return the file that the labels of an image are written to."""
         if self.to == "coco":
-            return self.out / "annotations.json"
+            return self.out / COCO_NAME
         return self.out / f"{name}{_SUFFIXES[self.to]}"
 
     def write(

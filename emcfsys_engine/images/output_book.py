@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -27,7 +28,8 @@ from emcfsys_engine.files import (
     write_whole,
 )
 from emcfsys_engine.images.contents import Contents
-from emcfsys_engine.images.output_names import RESERVED, keys_of, stems_for
+from emcfsys_engine.images.origins import Maker, Origin, Origins
+from emcfsys_engine.images.output_names import RESERVED, key_of_file, keys_of, stems_for
 from emcfsys_engine.images.own_files import digest_of_output, identity_of, is_content, put
 
 FOLDER = ".emcfsys"
@@ -123,7 +125,47 @@ class OutputBook:
 
     def last_content(self, place: Path) -> str:
         """Return of which image the newest file of this name was made: its digest, or ""."""
-        return self._contents.get(self._below(place), "")
+        return self._origins.contents.get(self._below(place), "")
+
+    def maker_of(self, place: Path) -> Maker | None:
+        """Return the model that made a file; of one that was changed, that made it before."""
+        return self._origins.maker_of(self._below(place), digest_of_output(place))
+
+    def origin_of(self, place: Path) -> Origin | None:
+        """Return what a mask, or outlines, were made of; None where this program never wrote it."""
+        return self._origins.of(self._below(place), digest_of_output(place))
+
+    def retire(self, wanted: Wanted) -> tuple[list[Path], list[Path]]:
+        """Remove what was made of planes that an image no longer has.
+
+        Only what was made of another content of the image goes, and only what nobody changed.
+        Return the files that are gone, and those that a person changed, which stay.
+        Raises: OSError.
+        """
+        image = str(wanted.image)
+        keys = {
+            key
+            for (owner, plane, version), stem in self._stems.items()
+            if owner == image and version == wanted.version and plane not in wanted.planes
+            for key in keys_of(stem)
+        }
+        if not keys or not wanted.content:
+            return [], []
+        files = [
+            self.out / file
+            for file, content in self._origins.contents.items()
+            if content and content != wanted.content and key_of_file(file) in keys
+        ]
+        gone: list[Path] = []
+        kept = [file for file in files if os.path.lexists(file) and not self.has(file)]
+        for file in sorted(set(files) - set(kept)):
+            if file.is_dir():
+                shutil.rmtree(file)
+                gone.append(file)
+            elif os.path.lexists(file):
+                file.unlink()
+                gone.append(file)
+        return gone, kept
 
     def is_made_of(self, place: Path, image: Path, content: str) -> bool:
         """Tell whether the newest file of this name was made of an image that is as it was.
@@ -147,23 +189,34 @@ class OutputBook:
         return size in self._sizes and digest_of_output(file) in self._sizes[size]
 
     def note(
-        self, files: Mapping[Path, str], *, image: Path | None = None, content: str = ""
+        self,
+        files: Mapping[Path, str],
+        *,
+        image: Path | None = None,
+        content: str = "",
+        maker: Maker | None = None,
     ) -> None:
         """Write down what is about to get its name: final place -> digest (`digest:size`)."""
+        by = {} if maker is None else {"maker": maker.key}
         with self._locked():
             self._read_new()
             self._append(
-                [
+                self._introduction(maker)
+                + [
                     {
                         "file": self._below(place),
                         "digest": digest,
                         "image": str(image or ""),
                         "content": content,
+                        **by,
                     }
                     for place, digest in files.items()
                 ]
                 + self.contents.take_new()
             )
+
+    def _introduction(self, maker: Maker | None) -> list[dict[str, Any]]:
+        return [] if maker is None or maker.key in self._origins.makers else [maker.line]
 
     def refuse_gone(self) -> None:
         """Check that the output folder is the one it was: its disk may have left.
@@ -183,24 +236,33 @@ class OutputBook:
     def write_again(self) -> None:
         """Write everything that is known into a new file: somebody removed the old one."""
         self._place = identity_of(self.out)
-        stems, newest = dict(self._stems), dict(self._contents)
+        stems, newest = dict(self._stems), dict(self._origins.contents)
         written = [
-            (file, digest, content)
+            (file, digest, content, self._origins.key_of(file, digest))
             for file, digests in self._digests.items()
             for digest, contents in digests.items()
             for content in sorted(contents)
         ]
         written.sort(key=lambda one: newest.get(one[0]) == one[2])  # the newest is the last
+        makers = [maker.line for maker in self._origins.makers.values()]
+        image_of = {content: min(images) for content, images in self._made_of.items()}
         with self._locked():
             self._read_new()
             self._append(
-                [
+                makers
+                + [
                     {"image": image, "plane": plane, "version": version, "stem": stem}
                     for (image, plane, version), stem in stems.items()
                 ]
                 + [
-                    {"file": file, "digest": digest, "image": "", "content": content}
-                    for file, digest, content in written
+                    {
+                        "file": file,
+                        "digest": digest,
+                        "image": image_of.get(content, ""),
+                        "content": content,
+                        "maker": maker,
+                    }
+                    for file, digest, content, maker in written
                 ]
                 + self.contents.lines()
             )
@@ -259,6 +321,7 @@ class OutputBook:
 
     def _take(self, image: str, plane: _Plane, version: int, stem: str) -> None:
         self._stems[image, plane, version] = stem
+        self._origins.take(stem, (image, plane, version))
         self._newest[image, plane] = max(version, self._newest.get((image, plane), 1))
         for key in keys_of(stem):
             self._owners[key] = image
@@ -270,8 +333,8 @@ class OutputBook:
         self._stems: dict[tuple[str, _Plane, int], str] = {}
         self._newest: dict[tuple[str, _Plane], int] = {}
         self._owners: dict[str, str] = {}
+        self._origins = Origins()
         self._digests: dict[str, dict[str, set[str]]] = {}  # file -> digest -> of images
-        self._contents: dict[str, str] = {}
         self._made_of: dict[str, set[str]] = {}
         self._sizes: dict[int, set[str]] = {}
         with suppress(FileNotFoundError):
@@ -303,10 +366,13 @@ class OutputBook:
             plane = None if line["plane"] is None else int(line["plane"])
             self._take(str(line["image"]), plane, int(line["version"]), str(line["stem"]))
             return
+        if "classes" in line:
+            self._origins.learn_maker(line)
+            return
         file, digest = str(line["file"]), str(line["digest"])
         content, image = str(line["content"]), str(line["image"])
         self._digests.setdefault(file, {}).setdefault(digest, set()).add(content)
-        self._contents[file] = content
+        self._origins.learn_file(file, line)
         if content and image:
             self._made_of.setdefault(content, set()).add(image)
         self._sizes.setdefault(int(digest.rpartition(":")[2]), set()).add(digest)

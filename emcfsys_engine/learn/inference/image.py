@@ -26,7 +26,13 @@ from emcfsys_engine.learn.inference.bands import (
     Wanted,
     open_image,
 )
-from emcfsys_engine.learn.inference.outputs import Companions, Origin, OutputSet, VectorOutputs
+from emcfsys_engine.learn.inference.outputs import (
+    Companions,
+    MadeFrom,
+    OutputSet,
+    VectorOutputs,
+    maker_of,
+)
 from emcfsys_engine.learn.inference.pipeline import Arrived, Behind, Computed, Failure
 from emcfsys_engine.learn.inference.predictor import GREY_TOLD, Picture, Predictor
 
@@ -282,7 +288,11 @@ class ImageJobs:
             self._companions,
             image.view,
             book=self._book,
-            origin=Origin(image=resolved(order.ref.path), content=work.content),
+            origin=MadeFrom(
+                image=resolved(order.ref.path),
+                content=work.content,
+                maker=maker_of(self._predictor.card),
+            ),
         )
 
     def _add(self, work: Work, outputs: OutputSet, band: Band) -> None:

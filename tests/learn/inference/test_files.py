@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,14 +17,20 @@ import zarr
 from PIL import Image
 
 from emcfsys_engine.annotations.files import find_annotations
+from emcfsys_engine.colours import colours_for
 from emcfsys_engine.images import rows, writers
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.learn.inference import bands
 from emcfsys_engine.learn.inference.files import Counted, find_inputs, predict_files
 from emcfsys_engine.learn.inference.predictor import Predictor
-from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, WarningGiven
+from emcfsys_engine.learn.model_file import save_model
+from emcfsys_engine.learn.networks.network import build_network
+from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, RunStarted, WarningGiven
+from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import PredictRequest
+from tests.learn.conftest import TINY
 
 
 @pytest.fixture(scope="module")
@@ -374,3 +381,79 @@ def test_an_image_or_stack_that_became_another_is_predicted_again_unasked(
     corrected = tmp_path / "out" / "a.png"
     corrected.write_bytes(corrected.read_bytes() + b"by a person")
     assert predict()[0] == Counted(done=0, skipped=3, failed=0)  # a person's mask stays
+
+
+def _second_model(folder: Path) -> Predictor:
+    """A model of the first one's shape whose class 7 is called otherwise."""
+    network = build_network(TINY)
+    card = ModelCard(
+        network=TINY,
+        classes=("resin", "crack"),
+        class_values=(0, 7),
+        colours=colours_for(2),
+        patch_px=64,
+        run="another",
+    )
+    save_model(folder / "other.safetensors", network, card)
+    return Predictor(folder / "other.safetensors", gpus=0, tile_px=64)
+
+
+def test_a_file_over_several_runs_names_no_mask_by_the_classes_of_another_model(
+    predict: Predict, predictor: Predictor, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def of(model: Predictor, **options: Any) -> tuple[list[str], set[str], str]:
+        request = PredictRequest(
+            model="m",
+            inputs=(str(tmp_path / "in"),),
+            out=str(out),
+            vectors=("coco",),
+            rank_uncertain=True,
+            **options,
+        )
+        said: list[Event] = []
+        predict_files(request, find_inputs(request), model, said.append, lambda: None)
+        document = json.loads((out / "annotations.json").read_text())
+        ranked = json.loads((out / "ranking.json").read_text())["images"]
+        files = sorted(one["file_name"] for one in document["images"])
+        assert sorted(Path(one["image"]).name for one in ranked) == files
+        names = {one["name"] for one in document["categories"]} - {"__ignore__"}
+        return files, names, " ".join(e.message for e in said if isinstance(e, WarningGiven))
+
+    Image.fromarray(_image((64, 70), 1, "uint8")).save(tmp_path / "in" / "a.png")
+    files, names, said = of(predictor)
+    assert (files, names, said) == (["a.png"], {"resin", "grain"}, "")
+    Image.fromarray(_image((64, 70), 3, "uint8")).save(tmp_path / "in" / "b.png")
+    other = _second_model(tmp_path)
+    files, names, said = of(other)
+    assert (files, names) == (["b.png"], {"resin", "crack"})
+    assert "1 masks that were there are of other models (a.png)" in said
+    assert "left out of annotations.json and ranking.json. Use --force" in said
+    files, names, said = of(other, force=True)
+    assert (files, names, said) == (["a.png", "b.png"], {"resin", "crack"}, "")
+
+
+def test_masks_of_before_the_model_was_noted_are_named_as_the_runs_say(
+    predict: Predict, predictor: Predictor, tmp_path: Path
+) -> None:
+    Image.fromarray(_image((64, 70), 1, "uint8")).save(tmp_path / "in" / "a.png")
+    assert predict()[0].done == 1
+    book = tmp_path / "out" / ".emcfsys" / "outputs.jsonl"
+    lines = [json.loads(line) for line in book.read_text().splitlines()]
+    older = [
+        {k: v for k, v in one.items() if k != "maker"} for one in lines if "classes" not in one
+    ]
+    book.write_text("".join(json.dumps(line) + "\n" for line in older))
+    Image.fromarray(_image((64, 70), 3, "uint8")).save(tmp_path / "in" / "b.png")
+    for classes, images in ((("x", "y"), ["b.png"]), (predictor.card.classes, ["a.png", "b.png"])):
+        request = PredictRequest(model="m", inputs=(str(tmp_path / "in"),), out="out")
+        shutil.rmtree(tmp_path / "out" / ".emcfsys" / "runs", ignore_errors=True)
+        run = new_run(tmp_path / "out" / ".emcfsys", request)
+        event = RunStarted(run=run.id, does="predict", classes=classes)
+        run.events_file.write_bytes(msgspec.json.encode(event) + b"\n")
+        said = predict(vectors=("coco",))[1]
+        document = json.loads((tmp_path / "out" / "annotations.json").read_text())
+        assert sorted(one["file_name"] for one in document["images"]) == images
+        assert ("of other models" in str(said)) == (len(images) == 1)
+        shutil.rmtree(run.folder)
