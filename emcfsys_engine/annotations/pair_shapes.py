@@ -7,10 +7,12 @@ from pathlib import Path
 
 from emcfsys_engine.annotations.files import read_annotations
 from emcfsys_engine.annotations.on_plane import on_plane, planes_labelled
+from emcfsys_engine.annotations.pair_masks import masks_that_count
 from emcfsys_engine.annotations.pairing import Key, key_of_file, match
 from emcfsys_engine.annotations.planes import StackAxes, axes_of
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.origins import Origin
 
 Place = tuple[Path, int]  # an annotation file, and which of its images
 
@@ -22,6 +24,7 @@ class Pairs:
     of_image: dict[ImageRef, Place]
     without_image: tuple[Place, ...]
     unused: tuple[Place, ...]  # listed in a file that says nothing about them
+    notes: tuple[str, ...] = ()
 
 
 def pair_shapes(
@@ -32,11 +35,15 @@ def pair_shapes(
 ) -> Pairs:
     """Return image -> annotation: by the file's name, then by the name inside it.
 
-    One file can label many planes of a stack, when its shapes say where they lie.
+    One file can label many planes of a stack, when its shapes say where they lie. Outlines that
+    this program wrote belong to the image that it noted; older versions belong to none.
     """
+    counting = masks_that_count([ImageRef(path=path) for path in found])
+    noted = {ref.path: origin for ref, origin in counting.origins.items()}
+    found = {ref.path: found[ref.path] for ref in counting.refs}
     every = {(path, n): one for path, several in found.items() for n, one in enumerate(several)}
     places = {place: one for place, one in every.items() if not one.unused}
-    by_file = {p: key_of_file(p[0], root) for p in places if len(found[p[0]]) == 1}
+    by_file = {p: _key(p[0], root, noted) for p in places if len(found[p[0]]) == 1}
     by_name = {p: one.key for p, one in places.items() if one.image_name}
     pairs, _ = match(images, image_root, by_file)
     for keys in (by_name, by_file):
@@ -47,7 +54,19 @@ def pair_shapes(
         of_image=pairs,
         without_image=tuple(place for place in places if place not in used),
         unused=tuple(place for place, one in every.items() if one.unused),
+        notes=tuple(counting.notes),
     )
+
+
+def _key(file: Path, root: Path, noted: Mapping[Path, Origin]) -> Key:
+    """Return the key of a file: a newer version's is that of the image that it was noted to be of.
+
+    By its name it might be another image's first.
+    """
+    origin = noted.get(file)
+    if origin is None or origin.version == 1:
+        return key_of_file(file, root)
+    return key_of_file(file.with_name(origin.image.name), root, origin.plane)
 
 
 def annotation_for(place: Place, image: ImageRef | None) -> Annotation:

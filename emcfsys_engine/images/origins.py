@@ -39,6 +39,7 @@ class Origin:
     plane: int | None
     version: int
     is_outdated: bool  # its image was another one when it was predicted last
+    is_changed: bool  # by a person, since it was written
     maker: Maker | None  # None: an older version wrote it
 
 
@@ -92,5 +93,6 @@ class Origins:
             plane=plane,
             version=version,
             is_outdated=bool(content and now) and content != now,
+            is_changed=digest not in self._made_by[file],
             maker=self.maker_of(file, digest),
         )
