@@ -29,7 +29,7 @@ from emcfsys_engine.learn.inference.image import EndAskedFor, ImageJobs, Order, 
 from emcfsys_engine.learn.inference.output_disk import is_of_disk, wait_until
 from emcfsys_engine.learn.inference.outputs import SUFFIXES, Companions, VectorOutputs, maker_of
 from emcfsys_engine.learn.inference.pipeline import Failure, run_pipeline, several_writers
-from emcfsys_engine.learn.inference.placing import OutputNames
+from emcfsys_engine.learn.inference.placing import OutputNames, few
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.inference.ranking import JSON_NAME, rank, write_ranking
 from emcfsys_engine.learn.run_context import RunContext, emit_ending
@@ -205,6 +205,9 @@ class Prediction:
     def finish(self, vectors: VectorOutputs, seen: Collection[ImageRef]) -> Counted:
         """Write what belongs to all images together; `vectors` has those of the images `seen`."""
         if self._asked() is None:
+            made = [ref for ref in self._refs if str(ref) in self._made]
+            for told in self.names.retire(made):
+                self._emit(WarningGiven(message=told))
             alike = self._alike()
             vectors.finish([pair for pair in alike if pair[0] not in seen])
             for file in vectors.kept:
@@ -227,7 +230,7 @@ class Prediction:
         left_out = {mask for mask in older if not makers.names_alike(mask)}
         told = sorted(left_out.union(others))
         if told:
-            words = f"{len(told)} masks that were there are of other models{_few(told)}"
+            words = f"{len(told)} masks that were there are of other models{few(told)}"
             into = [COCO_NAME] * ("coco" in self._request.vectors)
             into += [JSON_NAME] * self._request.rank_uncertain
             if left_out and into:
@@ -272,11 +275,6 @@ def _classes_of_runs(out: Path) -> set[tuple[str, ...]]:
                     found.add(tuple(event.classes))
                     break
     return found
-
-
-def _few(files: Sequence[Path]) -> str:
-    names = ", ".join(file.name for file in files[:3])
-    return f" ({names}{' …' if len(files) > 3 else ''})"
 
 
 def predict_files(

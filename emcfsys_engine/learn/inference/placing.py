@@ -1,7 +1,7 @@
 """Where each image's files go: sub-folders are mirrored, no two images share a file."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,6 +82,22 @@ class Placing:
                 return True
         return False
 
+    def retire(self, placed: Placed) -> str:
+        """Remove masks of planes that an image no longer has; return what to say, "" if nothing.
+
+        All of those that it has are there. What a person changed stays, and is said.
+        """
+        if not all(self.book.has(mask, placed.wanted.content) for mask in placed.masks):
+            return ""
+        gone, kept = self.book.retire(placed.wanted)
+        told: list[str] = []
+        if gone:
+            told.append(f"{len(gone)} files of planes that it no longer has are removed{few(gone)}")
+        if kept:
+            what = "of such planes are not as this program wrote them, and kept"
+            told.append(f"{len(kept)} {what}{few(kept)}")
+        return f"{placed.wanted.image}: {'; '.join(told)}" if told else ""
+
     def is_among_originals(self, placed: Placed) -> bool:
         """Tell whether masks would lie among images, by whatever links."""
         place = placed.masks[0].parent
@@ -100,6 +116,12 @@ class Placing:
 
     def _version_of(self, wanted: Wanted) -> int:
         return max(self.book.version_of(wanted.image, plane) for plane in wanted.planes)
+
+
+def few(files: Sequence[Path]) -> str:
+    """Return the names of the first of some files, to be said in brackets."""
+    names = ", ".join(file.name for file in files[:3])
+    return f" ({names}{' …' if len(files) > 3 else ''})"
 
 
 class OutputNames:
@@ -139,6 +161,11 @@ class OutputNames:
         """Tell whether an image has its mask, in any version."""
         placed = self._placed[ref.path]
         return self.placing.has_mask(placed, placed.wanted.planes.index(ref.plane))
+
+    def retire(self, made: Collection[ImageRef]) -> list[str]:
+        """Remove masks of planes that images which were predicted no longer have; what to say."""
+        paths = dict.fromkeys(ref.path for ref in made)
+        return [told for path in paths if (told := self.placing.retire(self._placed[path]))]
 
     def make_writable(
         self, refs: Sequence[ImageRef], files: Callable[[ImageRef, Path], list[Path]]

@@ -363,8 +363,14 @@ class _Watch:
             if lines:
                 self.measurements.take_back()
             raise
+        redone = [one for _, one in kept if one.placed and one.entry.path in self.scanner.known]
+        told = [words for one in redone if (words := self.stages.retire(one))]
+        if redone and self.project.hotfolder.rewritten == "redo":
+            self.measurements.keep_newest({one.entry.path: one.measured for one in redone})
         for _, one in kept:
             self.scanner.done(one.entry)
+        for words in told:
+            self.worker.emit_when_possible(WarningGiven(message=words))
         for seen, one in kept:
             self._tell(seen, one)
         for one in due:

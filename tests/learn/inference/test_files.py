@@ -375,8 +375,16 @@ def test_an_image_or_stack_that_became_another_is_predicted_again_unasked(
     stack(5, 2)
     assert predict()[0].done == 6
     assert predict()[0] == Counted(done=0, skipped=6, failed=0)
+    person = tmp_path / "out" / "s.0004.png"
+    person.write_bytes(person.read_bytes() + b"by a person")
     stack(2, 3)
-    assert predict()[0] == Counted(done=2, skipped=1, failed=0)
+    counted, said = predict()
+    assert counted == Counted(done=2, skipped=1, failed=0)
+    # Masks of planes that are no more go, but for what a person changed.
+    assert _names(tmp_path / "out") == ["a.png", "s.0000.png", "s.0001.png", "s.0004.png"]
+    (told,) = [event.message for event in said if isinstance(event, WarningGiven)]
+    assert "2 files of planes that it no longer has are removed (s.0002.png, s.0003.png)" in told
+    assert "1 of such planes are not as this program wrote them, and kept (s.0004.png)" in told
     tifffile.imwrite(tmp_path / "in" / "a.tif", _image((64, 64), 4))
     corrected = tmp_path / "out" / "a.png"
     corrected.write_bytes(corrected.read_bytes() + b"by a person")
