@@ -24,6 +24,7 @@ class Pairs:
     of_image: dict[ImageRef, Place]
     without_image: tuple[Place, ...]
     unused: tuple[Place, ...]  # listed in a file that says nothing about them
+    left_out: frozenset[Path] = frozenset()  # other versions of these count
     notes: tuple[str, ...] = ()
 
 
@@ -40,6 +41,7 @@ def pair_shapes(
     """
     counting = masks_that_count([ImageRef(path=path) for path in found])
     noted = {ref.path: origin for ref, origin in counting.origins.items()}
+    left_out = found.keys() - {ref.path for ref in counting.refs}
     found = {ref.path: found[ref.path] for ref in counting.refs}
     every = {(path, n): one for path, several in found.items() for n, one in enumerate(several)}
     places = {place: one for place, one in every.items() if not one.unused}
@@ -54,6 +56,7 @@ def pair_shapes(
         of_image=pairs,
         without_image=tuple(place for place in places if place not in used),
         unused=tuple(place for place, one in every.items() if one.unused),
+        left_out=frozenset(left_out),
         notes=tuple(counting.notes),
     )
 

@@ -311,7 +311,8 @@ def annotated(
         images_of.setdefault(place, []).append(image)
     named = dict(zip(refs, output_names(refs, image_root), strict=True))
     items: list[Labelled] = []
-    for path, number in ((p, n) for p, several in found.items() for n in range(len(several))):
+    counting = {path: several for path, several in found.items() if path not in pairs.left_out}
+    for path, number in ((p, n) for p, several in counting.items() for n in range(len(several))):
         place = (path, number)
         for image in images_of.get(place, [None]):
             annotation = part_for(found[path][number], image)
