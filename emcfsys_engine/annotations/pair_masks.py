@@ -59,12 +59,13 @@ class Masks:
         A mask that was noted to be of an image is that image's, by its path or, where the folders
         were moved, by its name; a newer version is never taken for another image's first.
         """
-        pairs = self._noted(images, image_root, root)
+        pairs, claimed = self._noted(images, image_root, root)
+        claimed |= {mask for mask, origin in self.origins.items() if origin.version > 1}
         used = set(pairs.values())
         named = {
             mask: key_of_file(mask.path, root, mask.plane)
             for mask in self.refs
-            if mask not in used and not (mask in self.origins and self.origins[mask].version > 1)
+            if mask not in used and mask not in claimed
         }
         more = match([ref for ref in images if ref not in pairs], image_root, named)[0]
         self._doubt(more, images)
@@ -94,25 +95,25 @@ class Masks:
 
     def _noted(
         self, images: Sequence[ImageRef], image_root: Path, root: Path
-    ) -> dict[ImageRef, ImageRef]:
+    ) -> tuple[dict[ImageRef, ImageRef], set[ImageRef]]:
+        """Return image -> mask, and the masks that are of one of the images, if only together."""
         by_path = {(resolved(ref.path), ref.plane): ref for ref in images}
-        pairs: dict[ImageRef, ImageRef] = {}
-        moved: dict[ImageRef, tuple[str, int | None]] = {}
+        by_name: defaultdict[tuple[str, int | None], list[ImageRef]] = defaultdict(list)
+        for ref in images:
+            by_name[f"{_folder(ref.path, image_root)}/{ref.path.name}", ref.plane].append(ref)
+        claims: defaultdict[ImageRef, list[ImageRef]] = defaultdict(list)
         for mask, origin in self.origins.items():
             ref = by_path.get((origin.image, origin.plane))
-            if ref is not None:
-                pairs.setdefault(ref, mask)
-            else:
-                folder = key_of_file(mask.path, root)[0].rpartition("/")[0]
-                moved[mask] = (f"{folder}/{origin.image.name}", origin.plane)
-        wanted: defaultdict[tuple[str, int | None], list[ImageRef]] = defaultdict(list)
-        for ref in images:
-            folder = key_of_file(ref.path, image_root)[0].rpartition("/")[0]
-            wanted[f"{folder}/{ref.path.name}", ref.plane].append(ref)
-        for mask, key in moved.items():
-            if len(found := wanted[key]) == 1:
-                pairs.setdefault(found[0], mask)
-        return pairs
+            moved = by_name[f"{_folder(mask.path, root)}/{origin.image.name}", origin.plane]
+            if ref is not None or len(moved) == 1:
+                claims[ref or moved[0]].append(mask)
+        for ref, masks in claims.items():
+            if len(masks) > 1:
+                self.notes.append(
+                    f"{ref}: {len(masks)} masks are of it, none is taken{_few(masks)}"
+                )
+        pairs = {ref: masks[0] for ref, masks in claims.items() if len(masks) == 1}
+        return pairs, {mask for masks in claims.values() for mask in masks}
 
     def _doubt(self, pairs: dict[ImageRef, ImageRef], images: Iterable[ImageRef]) -> None:
         """Say which masks could be another image's second version, too: nothing notes whose."""
@@ -134,17 +135,18 @@ def masks_that_count(found: Sequence[ImageRef]) -> Masks:
     known = NotedOrigins()
     origins = {mask: one for mask in found if (one := known.of(mask.path)) is not None}
     outdated = [mask for mask, one in origins.items() if one.is_outdated]
-    versions: defaultdict[tuple[Path, int | None, str], list[ImageRef]] = defaultdict(list)
-    newest: dict[Path, int] = {}
+    versions: defaultdict[tuple[Path, Path, int | None], list[ImageRef]] = defaultdict(list)
+    newest: dict[tuple[Path, Path], int] = {}
     for mask, one in origins.items():
-        newest[one.image] = max(one.version, newest.get(one.image, 1))
+        whose = (one.folder, one.image)
+        newest[whose] = max(one.version, newest.get(whose, 1))
         if not one.is_outdated:
-            versions[one.image, one.plane, mask.path.suffix].append(mask)
+            versions[one.folder, one.image, one.plane].append(mask)
     older: list[ImageRef] = []
     for several in versions.values():
-        best = max(several, key=lambda mask: (origins[mask].is_changed, origins[mask].version))
+        best = max(several, key=lambda mask: _rank(origins[mask]))
         one = origins[best]
-        counts = one.is_changed or one.version == newest[one.image]
+        counts = one.is_changed or one.version == newest[one.folder, one.image]
         older += [mask for mask in several if mask != best or not counts]
     left_out = {*older, *outdated}
     masks = Masks(
@@ -158,6 +160,15 @@ def masks_that_count(found: Sequence[ImageRef]) -> Masks:
         what = "are of an image as it was before it was predicted again: left out"
         masks.notes.append(f"{len(outdated)} masks {what}{_few(outdated)}")
     return masks
+
+
+def _folder(path: Path, root: Path) -> str:
+    return key_of_file(path, root)[0].rpartition("/")[0]
+
+
+def _rank(one: Origin) -> tuple[bool, int, int]:
+    """Return what makes one of several masks count; formats of a mask are written in turn."""
+    return one.is_changed, one.version, one.order
 
 
 def _few(masks: Sequence[ImageRef]) -> str:

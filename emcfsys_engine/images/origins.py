@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emcfsys_engine.images.output_names import ENDS
+from emcfsys_engine.images.output_names import ENDS, key_of_file, keys_of
 
 Owner = tuple[str, int | None, int]  # image, plane, version
 
@@ -35,27 +36,41 @@ class Maker:
 class Origin:
     """What an output was made of, as it was noted when it was written."""
 
+    folder: Path  # of the output
     image: Path
     plane: int | None
     version: int
     is_outdated: bool  # its image was another one when it was predicted last
     is_changed: bool  # by a person, since it was written
+    order: int  # later ones were written later
     maker: Maker | None  # None: an older version wrote it
 
 
 class Origins:
     """What the lines of one output folder say of its files; names are those below it."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self.makers: dict[str, Maker] = {}
         self.contents: dict[str, str] = {}  # file -> digest of the image of its newest line
         self._made_by: dict[str, dict[str, str]] = {}  # file -> its digest -> maker
+        self._num_lines = 0
         self._owners: dict[str, Owner] = {}  # by stem
+        self._stems: defaultdict[tuple[str, int], set[str]] = defaultdict(set)  # image, version
+        self._files: defaultdict[str, list[str]] = defaultdict(list)  # by their key
+        self._order: dict[str, int] = {}  # file -> which of all lines is its newest
         self._content_now: dict[str, str] = {}  # image -> as it was predicted last
 
     def take(self, stem: str, owner: Owner) -> None:
         """Learn whose a stem is."""
+        image, _, version = owner
         self._owners[stem] = owner
+        self._stems[image, version].add(stem)
+
+    def files_of(self, image: str, version: int) -> list[str]:
+        """Return all files that planes of an image ever had, in one version."""
+        keys = {key for stem in self._stems.get((image, version), ()) for key in keys_of(stem)}
+        return [file for key in sorted(keys) for file in self._files.get(key, ())]
 
     def learn_maker(self, line: Mapping[str, Any]) -> None:
         """Learn of a model. Raises: KeyError, TypeError, ValueError."""
@@ -65,7 +80,10 @@ class Origins:
     def learn_file(self, file: str, line: Mapping[str, Any]) -> None:
         """Learn what a file was made of. Raises: KeyError."""
         digest, content, image = str(line["digest"]), str(line["content"]), str(line["image"])
+        if file not in self.contents:
+            self._files[key_of_file(file)].append(file)
         self.contents[file] = content
+        self._order[file] = self._num_lines = self._num_lines + 1
         by = self._made_by.setdefault(file, {})
         by.pop(digest, None)  # the newest stands last
         by[digest] = str(line.get("maker", ""))
@@ -89,10 +107,12 @@ class Origins:
         image, plane, version = self._owners[stem]
         content, now = self.contents[file], self._content_now.get(image, "")
         return Origin(
+            folder=self._folder,
             image=Path(image),
             plane=plane,
             version=version,
             is_outdated=bool(content and now) and content != now,
             is_changed=digest not in self._made_by[file],
+            order=self._order[file],
             maker=self.maker_of(file, digest),
         )

@@ -29,7 +29,7 @@ from emcfsys_engine.files import (
 )
 from emcfsys_engine.images.contents import Contents
 from emcfsys_engine.images.origins import Maker, Origin, Origins
-from emcfsys_engine.images.output_names import RESERVED, key_of_file, keys_of, stems_for
+from emcfsys_engine.images.output_names import RESERVED, keys_of, stems_for
 from emcfsys_engine.images.own_files import digest_of_output, identity_of, is_content, put
 
 FOLDER = ".emcfsys"
@@ -136,25 +136,18 @@ class OutputBook:
         return self._origins.of(self._below(place), digest_of_output(place))
 
     def retire(self, wanted: Wanted) -> tuple[list[Path], list[Path]]:
-        """Remove what was made of planes that an image no longer has.
+        """Remove what was made of an image as it was before: of planes that it lost, companions.
 
-        Only what was made of another content of the image goes, and only what nobody changed.
-        Return the files that are gone, and those that a person changed, which stay.
-        Raises: OSError.
+        Only what nobody changed goes. Return the files that are gone, and those that a person
+        changed, which stay. Raises: OSError.
         """
-        image = str(wanted.image)
-        keys = {
-            key
-            for (owner, plane, version), stem in self._stems.items()
-            if owner == image and version == wanted.version and plane not in wanted.planes
-            for key in keys_of(stem)
-        }
-        if not keys or not wanted.content:
-            return [], []
+        every = self._origins.files_of(str(wanted.image), wanted.version)
+        contents = [(file, self._origins.contents[file]) for file in every]
+        # Digests of another length are of another kind: they do not tell.
         files = [
             self.out / file
-            for file, content in self._origins.contents.items()
-            if content and content != wanted.content and key_of_file(file) in keys
+            for file, content in contents
+            if len(content) == len(wanted.content) and content != wanted.content
         ]
         gone: list[Path] = []
         kept = [file for file in files if os.path.lexists(file) and not self.has(file)]
@@ -297,17 +290,21 @@ class OutputBook:
         every = [
             stems_for(wanted.image.name, plane, wanted.version, suffix) for plane in wanted.planes
         ]
-        first = next(stems_for(wanted.image.name, None, wanted.version, suffix))
+        image, version = str(wanted.image), wanted.version
+        first = next(stems_for(wanted.image.name, None, version, suffix))
         shares = firsts[first.casefold() + wanted.folder] > 1
         for number, names in enumerate(zip(*every, strict=True)):
             stems = tuple(prefix + name for name in names)
-            if (number or not shares) and all(map(self._is_free, stems)):
+            # A stack that grew keeps the names that its planes have.
+            pairs = zip(wanted.planes, stems, strict=True)
+            has = any(self._stems.get((image, plane, version)) == stem for plane, stem in pairs)
+            if (number or has or not shares) and all(self._is_free(one, image) for one in stems):
                 return stems
         raise AssertionError("names never end")
 
-    def _is_free(self, stem: str) -> bool:
+    def _is_free(self, stem: str, image: str) -> bool:
         keys = keys_of(stem)
-        return not (keys & RESERVED) and not any(key in self._owners for key in keys)
+        return not (keys & RESERVED) and all(self._owners.get(key, image) == image for key in keys)
 
     def _claims(self, wanted: Wanted, stems: Sequence[str]) -> list[dict[str, Any]]:
         lines: list[dict[str, Any]] = []
@@ -333,7 +330,7 @@ class OutputBook:
         self._stems: dict[tuple[str, _Plane, int], str] = {}
         self._newest: dict[tuple[str, _Plane], int] = {}
         self._owners: dict[str, str] = {}
-        self._origins = Origins()
+        self._origins = Origins(self.out)
         self._digests: dict[str, dict[str, set[str]]] = {}  # file -> digest -> of images
         self._made_of: dict[str, set[str]] = {}
         self._sizes: dict[int, set[str]] = {}

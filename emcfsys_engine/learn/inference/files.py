@@ -22,7 +22,7 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import FOLDER, OutputBook
 from emcfsys_engine.images.own_files import lies_in
 from emcfsys_engine.images.reader import find_images, left_out_words
-from emcfsys_engine.images.writers import sync
+from emcfsys_engine.images.writers import companion, sync
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.bands import OpenImage
 from emcfsys_engine.learn.inference.image import EndAskedFor, ImageJobs, Order, Work
@@ -337,12 +337,21 @@ def _rank(
     card: ModelCard,
     emit: Callable[[Event], None],
 ) -> None:
-    ranking = rank(pairs, card.class_values)
+    ranking = rank(pairs, card.class_values, lambda mask: _is_of_its_mask(book, mask))
     write_ranking(book, ranking)
     if ranking.left_out:
         few = ", ".join(Path(name).name for name in ranking.left_out[:3])
         what = f"{len(ranking.left_out)} images have a mask without its uncertainty ({few})"
         emit(WarningGiven(message=f"{what}: not ranked. Use --force to predict them again"))
+
+
+def _is_of_its_mask(book: OutputBook, mask: Path) -> bool:
+    """Tell whether the uncertainty beside a mask is of the same model and image as the mask."""
+    beside = companion(mask, "uncertainty")
+    if not book.is_known(beside):
+        return True  # somebody put it there, or `rank` says that it is not
+    by, of = book.maker_of(beside), book.last_content(beside)
+    return by == book.maker_of(mask) and of == book.last_content(mask)
 
 
 def find_inputs(request: PredictRequest, left_out: list[Path] | None = None) -> list[ImageRef]:

@@ -83,18 +83,18 @@ class Placing:
         return False
 
     def retire(self, placed: Placed) -> str:
-        """Remove masks of planes that an image no longer has; return what to say, "" if nothing.
+        """Remove what is of an image as it was before, of planes that it lost; return what to say.
 
-        All of those that it has are there. What a person changed stays, and is said.
+        All masks that it has now are there. What a person changed stays, and is said.
         """
         if not all(self.book.has(mask, placed.wanted.content) for mask in placed.masks):
             return ""
         gone, kept = self.book.retire(placed.wanted)
         told: list[str] = []
         if gone:
-            told.append(f"{len(gone)} files of planes that it no longer has are removed{few(gone)}")
+            told.append(f"{len(gone)} files of it as it was before are removed{few(gone)}")
         if kept:
-            what = "of such planes are not as this program wrote them, and kept"
+            what = "are not as this program wrote them, and kept"
             told.append(f"{len(kept)} {what}{few(kept)}")
         return f"{placed.wanted.image}: {'; '.join(told)}" if told else ""
 
@@ -163,7 +163,7 @@ class OutputNames:
         return self.placing.has_mask(placed, placed.wanted.planes.index(ref.plane))
 
     def retire(self, made: Collection[ImageRef]) -> list[str]:
-        """Remove masks of planes that images which were predicted no longer have; what to say."""
+        """Remove what is of images as they were before they were predicted; return what to say."""
         paths = dict.fromkeys(ref.path for ref in made)
         return [told for path in paths if (told := self.placing.retire(self._placed[path]))]
 

@@ -336,7 +336,7 @@ class ImageStages:
         return Handled(entry=self._entry(task, state, reason=str(error) or type(error).__name__))
 
     def retire(self, one: Handled) -> str:
-        """Remove masks of planes that a file no longer has; return what to say.
+        """Remove what is of a file as it was before; return what to say.
 
         A rewritten file's older masks stay only where the project wants versions: under others'
         names.

@@ -383,8 +383,8 @@ def test_an_image_or_stack_that_became_another_is_predicted_again_unasked(
     # Masks of planes that are no more go, but for what a person changed.
     assert _names(tmp_path / "out") == ["a.png", "s.0000.png", "s.0001.png", "s.0004.png"]
     (told,) = [event.message for event in said if isinstance(event, WarningGiven)]
-    assert "2 files of planes that it no longer has are removed (s.0002.png, s.0003.png)" in told
-    assert "1 of such planes are not as this program wrote them, and kept (s.0004.png)" in told
+    assert "2 files of it as it was before are removed (s.0002.png, s.0003.png)" in told
+    assert "1 are not as this program wrote them, and kept (s.0004.png)" in told
     tifffile.imwrite(tmp_path / "in" / "a.tif", _image((64, 64), 4))
     corrected = tmp_path / "out" / "a.png"
     corrected.write_bytes(corrected.read_bytes() + b"by a person")
@@ -465,3 +465,58 @@ def test_masks_of_before_the_model_was_noted_are_named_as_the_runs_say(
         assert sorted(one["file_name"] for one in document["images"]) == images
         assert ("of other models" in str(said)) == (len(images) == 1)
         shutil.rmtree(run.folder)
+
+
+def _stack(file: Path, planes: int, seed: int) -> None:
+    pixels = np.stack([_image((64, 64), seed + number) for number in range(planes)])
+    tifffile.imwrite(file, pixels if planes > 1 else pixels[0], photometric="minisblack")
+
+
+def test_what_a_stack_was_before_leaves_nothing_and_its_names_stay(
+    predict: Predict, tmp_path: Path
+) -> None:
+    for planes, masks in (
+        (2, ["s.0000.png", "s.0001.png"]),
+        (4, [f"s.000{number}.png" for number in range(4)]),
+        (1, ["s.png"]),
+        (3, [f"s.000{number}.png" for number in range(3)]),
+    ):
+        _stack(tmp_path / "in" / "s.tif", planes, planes)
+        assert predict()[0].done == planes
+        assert _names(tmp_path / "out") == masks
+
+
+def test_companions_of_an_image_as_it_was_before_go_and_are_not_ranked(
+    predict: Predict, tmp_path: Path
+) -> None:
+    out, image = tmp_path / "out", tmp_path / "in" / "a.tif"
+    _stack(image, 1, 1)
+    predict(rank_uncertain=True, overlay=True, vectors=("geojson",))
+    geojson = out / "a.geojson"
+    geojson.write_bytes(geojson.read_bytes() + b"\n")  # by a person
+    _stack(image, 1, 2)
+    predict()
+    assert _names(out) == ["a.geojson", "a.png", "ranking.csv", "ranking.json"]
+    # The same image by another model: the uncertainty beside the mask is not its own.
+    predict(rank_uncertain=True, force=True)
+    other = _second_model(tmp_path)
+    request = PredictRequest(model="m", inputs=(str(tmp_path / "in"),), out=str(out), force=True)
+    predict_files(request, find_inputs(request), other, lambda _: None, lambda: None)
+    request = msgspec.structs.replace(request, force=False, rank_uncertain=True)
+    said: list[Event] = []
+    predict_files(request, find_inputs(request), other, said.append, lambda: None)
+    assert json.loads((out / "ranking.json").read_text())["images"] == []
+    assert "1 images have a mask without its uncertainty" in str(said)
+
+
+def test_coco_names_the_image_and_not_its_mask(predict: Predict, tmp_path: Path) -> None:
+    """a.v2.png is the second mask of a.png: in COCO it is not to be taken for an image's name."""
+    image = tmp_path / "in" / "a.png"
+    Image.fromarray(_image((64, 70), 1, "uint8")).save(image)
+    predict()
+    mask = tmp_path / "out" / "a.png"
+    mask.write_bytes(mask.read_bytes() + b"by a person")
+    predict(vectors=("coco",), force=True)
+    assert _names(tmp_path / "out") == ["a.png", "a.v2.png", "annotations.json"]
+    document = json.loads((tmp_path / "out" / "annotations.json").read_text())
+    assert [one["file_name"] for one in document["images"]] == ["a.png"]

@@ -458,7 +458,7 @@ def test_masks_of_planes_that_a_stack_lost_are_removed_or_count_no_more(
     if rule == "redo":
         assert masks == {"s.0000.png", "s.0001.png", "s.0003.png"}
         assert not (hot.output / "s.0002.overlay.png").exists()
-        assert "3 files of planes that it no longer has are removed" in said
+        assert "3 files of it as it was before are removed" in said
         assert count == names[:2]
         assert "1 masks are of an image as it was before" in counting.notes[0]
         assert [row.split(",")[0] for row in rows] == ["s.tif#0", "s.tif#1"]
