@@ -14,7 +14,7 @@ from emcfsys_engine.annotations.pairing import bare_name, key_of_file, match
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.origins import Origin
 from emcfsys_engine.images.output_book import FOLDER, OutputBook
-from emcfsys_engine.images.own_files import resolved
+from emcfsys_engine.images.own_files import is_content, resolved
 
 _LEVELS = 8  # folders above a mask in which its book may lie
 _VERSION = re.compile(r"(.+)\.v\d+", re.DOTALL)
@@ -30,6 +30,21 @@ class NotedOrigins:
         """Return what a mask, or outlines, were made of."""
         book = self._book_of(file.absolute().parent, _LEVELS)
         return None if book is None else book.origin_of(file.absolute())
+
+    def is_of(self, mask: Path, origin: Origin, image: Path) -> bool:
+        """Tell whether an image still is what a mask was made of, as far as that was noted."""
+        book = self._book_of(mask.absolute().parent, _LEVELS)
+        if book is None or not origin.content or not (now := book.contents.of(image)):
+            return True
+        try:
+            return is_content(origin.content, image, now)
+        except OSError:
+            return True
+
+    def note_contents(self) -> None:
+        """Write down which images were looked at."""
+        for book in {id(book): book for book in self._books.values() if book is not None}.values():
+            book.note_contents()
 
     def _book_of(self, folder: Path, levels: int) -> OutputBook | None:
         if folder not in self._books:
@@ -49,6 +64,7 @@ class Masks:
 
     refs: list[ImageRef]
     origins: dict[ImageRef, Origin]
+    known: NotedOrigins
     notes: list[str] = field(default_factory=list)
 
     def pairs(
@@ -60,6 +76,7 @@ class Masks:
         were moved, by its name; a newer version is never taken for another image's first.
         """
         pairs, claimed = self._noted(images, image_root, root)
+        self._drop_changed(pairs)
         claimed |= {mask for mask, origin in self.origins.items() if origin.version > 1}
         used = set(pairs.values())
         named = {
@@ -115,6 +132,29 @@ class Masks:
         pairs = {ref: masks[0] for ref, masks in claims.items() if len(masks) == 1}
         return pairs, {mask for masks in claims.values() for mask in masks}
 
+    def _drop_changed(self, pairs: dict[ImageRef, ImageRef]) -> None:
+        """Leave out what was made of images that became others and were not predicted again.
+
+        A person's correction stays: it may be of the same pixels.
+        """
+        changed = [
+            (image, mask)
+            for image, mask in pairs.items()
+            if not self.known.is_of(mask.path, self.origins[mask], image.path)
+        ]
+        self.known.note_contents()
+        made = [mask for _, mask in changed if not self.origins[mask].is_changed]
+        corrected = [mask for _, mask in changed if self.origins[mask].is_changed]
+        for image, mask in changed:
+            if not self.origins[mask].is_changed:
+                del pairs[image]
+        if made:
+            what = "masks are of images that changed since: left out, predict these again"
+            self.notes.append(f"{len(made)} {what}{_few(made)}")
+        if corrected:
+            what = "masks that a person changed are of images that changed since"
+            self.notes.append(f"{len(corrected)} {what}{_few(corrected)}")
+
     def _doubt(self, pairs: dict[ImageRef, ImageRef], images: Iterable[ImageRef]) -> None:
         """Say which masks could be another image's second version, too: nothing notes whose."""
         names = {bare_name(ref.path.name) for ref in images}
@@ -151,6 +191,7 @@ def masks_that_count(found: Sequence[ImageRef]) -> Masks:
     left_out = {*older, *outdated}
     masks = Masks(
         refs=[mask for mask in found if mask not in left_out],
+        known=known,
         origins={mask: one for mask, one in origins.items() if mask not in left_out},
     )
     if older:

@@ -40,6 +40,7 @@ class Origin:
     image: Path
     plane: int | None
     version: int
+    content: str  # digest of the image, "" where nobody noted it
     is_outdated: bool  # its image was another one when it was predicted last
     is_changed: bool  # by a person, since it was written
     order: int  # later ones were written later
@@ -111,6 +112,7 @@ class Origins:
             image=Path(image),
             plane=plane,
             version=version,
+            content=content,
             is_outdated=bool(content and now) and content != now,
             is_changed=digest not in self._made_by[file],
             order=self._order[file],

@@ -43,7 +43,7 @@ class Folders:
         image: Path,
         version: int = 1,
         plane: int | None = None,
-        content: str = "as it is",
+        content: str = "",
         classes: Mapping[str, int] = CLASSES,
         end: str = ".png",
     ) -> Path:
@@ -90,11 +90,11 @@ def test_a_second_version_is_its_images_wherever_the_folders_were_moved(folders:
 
 def test_what_a_person_corrected_counts_before_a_newer_prediction(folders: Folders) -> None:
     image = folders.image("a.tif")
-    first = folders.mask(image)
+    first = folders.mask(image, content="as it was")
     first.write_bytes(first.read_bytes() + b"by a person")
-    folders.mask(image, version=2)
+    folders.mask(image, version=2, content="as it was")
     assert folders.pairs() == {"a.tif": "a.png"}
-    folders.mask(image, version=2, content="another image by now")
+    folders.mask(image, version=2, content=OutputBook(folders.masks).contents.of(image))
     assert folders.pairs() == {"a.tif": "a.v2.png"}
 
 
@@ -175,3 +175,28 @@ def test_masks_that_others_wrote_pair_by_name_as_ever(folders: Folders) -> None:
     assert folders.pairs() == {"a.tif": "a_mask.png"}
     assert folders.counting().origins == {}
     assert folders.counting().refs == [ImageRef(path=folders.masks / "a_mask.png")]
+
+
+def test_masks_of_images_that_became_others_are_not_taken_for_masks_of_these(
+    folders: Folders,
+) -> None:
+    content = OutputBook(folders.masks).contents
+    first, second = folders.image("a.tif"), folders.image("b.tif")
+    folders.mask(first, content=content.of(first))
+    corrected = folders.mask(second, content=content.of(second))
+    corrected.write_bytes(corrected.read_bytes() + b"by a person")
+    assert folders.pairs() == {"a.tif": "a.png", "b.tif": "b.png"}
+    for name in ("a.tif", "b.tif"):
+        folders.image(name)
+    assert folders.pairs() == {"b.tif": "b.png"}
+    settings = MeasureSettings(classes=CLASSES)
+    out = folders.folder / "numbers"
+    measured = measure_masks(
+        str(folders.masks), out, settings, images=str(folders.images), base=folders.folder
+    )
+    assert measured.num_masks == 1
+    words = " ".join(measured.notes)
+    assert (
+        "1 masks are of images that changed since: left out, predict these again (a.png)" in words
+    )
+    assert "1 masks that a person changed are of images that changed since (b.png)" in words

@@ -181,8 +181,24 @@ class Prediction:
             self.todo, lambda ref, mask: companions.files(mask, card) + vectors.files(ref, mask)
         ):
             emit(WarningGiven(message=told))
+        self._tell_corrections()
         self.done = self.failed = 0
         self._made: set[str] = set()
+
+    def _tell_corrections(self) -> None:
+        """Say which masks of persons are of images as they were before: they are kept."""
+        todo = set(self.todo)
+        images = {self.names.mask_of(ref): ref.path for ref in self._refs if ref not in todo}
+        kept = [
+            mask
+            for mask, image in images.items()
+            if self.book.last_content(mask)
+            and not self.book.is_made_of(mask, image, self.book.contents.of(image))
+        ]
+        if kept:
+            what = "masks that were changed are of images that changed since, and kept"
+            remedy = "Use --force to have new versions beside them"
+            self._emit(WarningGiven(message=f"{len(kept)} {what}{few(kept)}. {remedy}"))
 
     def place_of(self, ref: ImageRef) -> tuple[ImageRef, Path]:
         """Return an image and the file of its mask."""
