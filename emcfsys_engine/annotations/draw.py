@@ -1,7 +1,7 @@
 """Class ids to outlines: exact, or simplified within a stated tolerance; holes are kept."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -270,7 +270,7 @@ def regions_of(
 
 def shapes_of(
     ids: np.ndarray,
-    names: dict[int, str],
+    names: Mapping[int, str],
     *,
     background: int,
     tolerance_px: float = 0.5,
@@ -294,7 +294,7 @@ def shapes_of(
 
 def _drawn(
     ids: np.ndarray,
-    names: dict[int, str],
+    names: Mapping[int, str],
     background: int,
     tolerance_px: float,
     smallest_px: int,

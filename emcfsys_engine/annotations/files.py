@@ -48,7 +48,7 @@ def read_annotations(path: Path) -> tuple[Annotation, ...]:
         status = path.stat()
     except OSError as error:
         raise AnnotationError(path, f"cannot be opened ({error.strerror})") from None
-    return _read(path, status.st_mtime_ns, status.st_size)
+    return _read(path, (status.st_mtime_ns, status.st_ctime_ns, status.st_ino), status.st_size)
 
 
 def find_annotations(
@@ -85,7 +85,7 @@ def _candidates(pattern: str, base: Path) -> list[Path]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _read(path: Path, _mtime_ns: int, size: int) -> tuple[Annotation, ...]:
+def _read(path: Path, _changed: tuple[int, int, int], size: int) -> tuple[Annotation, ...]:
     if size == 0:
         if path.suffix.lower() == ".txt":  # YOLO writes an empty file for an image without objects
             return tuple(_module("yolo").read(path, ""))

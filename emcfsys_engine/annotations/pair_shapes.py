@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emcfsys_engine.annotations.files import read_annotations
+from emcfsys_engine.annotations.pair_masks import masks_that_count
 from emcfsys_engine.annotations.pairing import Key, key_of_file, match
 from emcfsys_engine.annotations.planes import StackAxes, axes_of
 from emcfsys_engine.annotations.shapes import Annotation, Shape, SkippedShape
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.origins import Origin
 
 Place = tuple[Path, int]  # an annotation file, and which of its images
 
@@ -21,6 +23,8 @@ class Pairs:
     of_image: dict[ImageRef, Place]
     without_image: tuple[Place, ...]
     unused: tuple[Place, ...]  # listed in a file that says nothing about them
+    left_out: frozenset[Path] = frozenset()  # other versions of these count
+    notes: tuple[str, ...] = ()
 
 
 def pair_shapes(
@@ -31,11 +35,16 @@ def pair_shapes(
 ) -> Pairs:
     """Return image -> annotation: by the file's name, then by the name inside it.
 
-    One file can label many planes of a stack, when its shapes say where they lie.
+    One file can label many planes of a stack, when its shapes say where they lie. Outlines that
+    this program wrote belong to the image that it noted; older versions belong to none.
     """
+    counting = masks_that_count([ImageRef(path=path) for path in found])
+    noted = {ref.path: origin for ref, origin in counting.origins.items()}
+    left_out = found.keys() - {ref.path for ref in counting.refs}
+    found = {ref.path: found[ref.path] for ref in counting.refs}
     every = {(path, n): one for path, several in found.items() for n, one in enumerate(several)}
     places = {place: one for place, one in every.items() if not one.unused}
-    by_file = {p: key_of_file(p[0], root) for p in places if len(found[p[0]]) == 1}
+    by_file = {p: _key(p[0], root, noted) for p in places if len(found[p[0]]) == 1}
     by_name = {p: one.key for p, one in places.items() if one.image_name}
     pairs, _ = match(images, image_root, by_file)
     for keys in (by_name, by_file):
@@ -46,7 +55,20 @@ def pair_shapes(
         of_image=pairs,
         without_image=tuple(place for place in places if place not in used),
         unused=tuple(place for place, one in every.items() if one.unused),
+        left_out=frozenset(left_out),
+        notes=tuple(counting.notes),
     )
+
+
+def _key(file: Path, root: Path, noted: Mapping[Path, Origin]) -> Key:
+    """Return the key of a file: a newer version's is that of the image that it was noted to be of.
+
+    By its name it might be another image's first.
+    """
+    origin = noted.get(file)
+    if origin is None or origin.version == 1:
+        return key_of_file(file, root)
+    return key_of_file(file.with_name(origin.image.name), root, origin.plane)
 
 
 def annotation_for(place: Place, image: ImageRef | None) -> Annotation:
@@ -92,13 +114,14 @@ def _matched(
 
 
 @functools.lru_cache(maxsize=256)
-def _axes_at(path: Path, _mtime_ns: int) -> StackAxes:
+def _axes_at(path: Path, _changed_ns: tuple[int, int]) -> StackAxes:
     return axes_of(path)
 
 
 def _axes(path: Path) -> StackAxes:
     try:
-        return _axes_at(path, path.stat().st_mtime_ns)
+        status = path.stat()
+        return _axes_at(path, (status.st_mtime_ns, status.st_ctime_ns))
     except OSError:
         return StackAxes(axes=())
 

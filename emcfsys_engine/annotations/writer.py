@@ -3,7 +3,7 @@
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from emcfsys_engine.project import UNLABELLED
 
 LabelFormat = Literal["masks", "labelme", "coco", "geojson", "imagej"]
 LABELME_TOLERANCE_PX = 0.5
+COCO_NAME = "annotations.json"
 UNLABELLED_NAME = "__ignore__"  # Labelme's own word for it
 _SUFFIXES: Mapping[LabelFormat, str] = {
     "masks": ".png",
@@ -53,7 +54,7 @@ class LabelWriter:
     def file_of(self, name: str) -> Path:
         """Return the file that the labels of an image are written to."""
         if self.to == "coco":
-            return self.out / "annotations.json"
+            return self.out / COCO_NAME
         return self.out / f"{name}{_SUFFIXES[self.to]}"
 
     def write(
@@ -133,13 +134,24 @@ class LabelWriter:
             )
         )
         if self.to == "coco":
-            suffix = image.suffix if image is not None and plane is None else ".png"
             size = (ids.shape[0], ids.shape[1])
-            self._coco.append(CocoImage(name=f"{name}{suffix}", size_HW=size, regions=regions))
+            listed = self._listed(name, image, plane)
+            self._coco.append(CocoImage(name=listed, size_HW=size, regions=regions))
         elif self.to == "geojson":
             write_geojson(file, regions, self.names)
         else:
             write_imagej(file, regions, self.names, plane=plane)
+
+    def _listed(self, name: str, image: Path | None, plane: int | None) -> str:
+        """Return what COCO calls an image: as its file is called, unless another one is, too.
+
+        What a mask is called may be another image's name: a.v2 is of a.tif.
+        """
+        if image is None or plane is not None:
+            return f"{name}.png"
+        listed = (PurePath(name).parent / image.name).as_posix()
+        is_taken = any(one.name == listed for one in self._coco)
+        return f"{name}{image.suffix}" if is_taken else listed
 
 
 def write_png(file: Path, pixels: np.ndarray) -> None:

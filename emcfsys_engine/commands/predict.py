@@ -159,12 +159,18 @@ def suggest(
     """
     from emcfsys_engine.annotations.suggestions import SuggestedBy
     from emcfsys_engine.hotfolder.status import resolve_model
-    from emcfsys_engine.tools.suggest import Suggestion, what_to_suggest, write_suggestions
+    from emcfsys_engine.tools.suggest import (
+        Suggestion,
+        refuse_other_classes,
+        what_to_suggest,
+        write_suggestions,
+    )
 
     loaded = load_project(project)
     own = loaded.suggest
     file = resolve_model(loaded, model or own.model)
     card = read_card(file)
+    refuse_other_classes(loaded, card, file)
     by = SuggestedBy(model=card.run, score=card.scores.get("mean_iou"))
     wanted = what_to_suggest(loaded, number or own.number, look_at or own.look_at, by.score)
     made: list[Suggestion] = []
@@ -175,7 +181,7 @@ def suggest(
         run = make_prediction(file, inputs, out, rank_uncertain=True, force=True)
         if code := run_in_foreground(run):
             raise SystemExit(code)
-        made = write_suggestions(loaded, wanted, out / "ranking.json", by)
+        made = write_suggestions(loaded, wanted, out / "ranking.json", by, card)
     if as_json:
         say_json({"suggestions": msgspec.to_builtins(made), "waiting": wanted.kept + len(made)})
         return

@@ -1,4 +1,4 @@
-"""Facts of files, remembered by path, size and time of change: a second look costs nothing."""
+"""Facts of files, remembered by path and what changes with a file: a second look costs nothing."""
 
 import hashlib
 from collections.abc import Sequence
@@ -68,7 +68,9 @@ class FactsCache:
     def _name(self, path: Path, key: str) -> str:
         if path not in self._stamps:
             status = path.stat()
-            self._stamps[path] = f"{path}|{status.st_size}|{status.st_mtime_ns}"
+            # A copy that keeps times changes the system's own time, or is another file.
+            changes = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+            self._stamps[path] = f"{path}|{':'.join(map(str, changes))}"
         return f"{self._stamps[path]}|{key}"
 
 

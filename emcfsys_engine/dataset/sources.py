@@ -17,6 +17,7 @@ from emcfsys_engine.annotations.masks import (
     recipe_of,
     unknown_values,
 )
+from emcfsys_engine.annotations.pair_masks import masks_that_count
 from emcfsys_engine.annotations.pair_shapes import Place, pair_shapes, part_for
 from emcfsys_engine.annotations.pairing import (
     is_label_name,
@@ -186,8 +187,10 @@ class _Labelled:
             return {}, {}
         if pattern == self.source.images:
             masks = [mask for mask in masks if is_label_name(mask.path)]
-        keys = {mask: key_of_file(mask.path, root, mask.plane) for mask in masks}
-        pairs, left = match(self.images, self.root, keys)
+        counting = masks_that_count(masks)
+        pairs, left = counting.pairs(self.images, self.root, root)
+        if self.only is None:
+            notes += [f"data.{self.index}: {note}" for note in counting.notes]
         pairs = self._mine(pairs)
         self._name_left(left, faults, notes)
         facts = scan_masks([pairs[image] for image in pairs], self.table, faults, self.cache)
@@ -307,6 +310,8 @@ class _Labelled:
             what = f"{len(waiting)} suggestions that nobody saved yet"
             notes.append(f"data.{self.index}: {what}: they are no labels")
         pairs = pair_shapes(self.images, self.root, found, root)
+        if self.only is None:
+            notes += [f"data.{self.index}: {note}" for note in pairs.notes]
         labels = {
             image: LabelRef(path=path, kind="shapes", item=item, plane=image.plane)
             for image, (path, item) in self._mine(pairs.of_image).items()

@@ -288,7 +288,9 @@ class Scanner:
             del self.settling[entry.path]
             self._retry_at.pop(entry.path, None)
 
-    def look_closer(self, patience_s: float) -> list[Entry]:
+    def look_closer(
+        self, patience_s: float, is_ended: Callable[[], bool] = lambda: False
+    ) -> list[Entry]:
         """Compare by content what only the system's own time of change tells to be another file.
 
         A copy that keeps times may replace an image by another one; most often a file was only
@@ -300,12 +302,12 @@ class Scanner:
             path, status = self._doubtful.popitem()
             known, file = self.known[path], self.rules.root / path
             try:
-                digest = digest_of(file, status.st_size)
-                is_same = is_content(known.digest, file, status.st_size, digest)
+                digest = digest_of(file, status.st_size, is_ended)
+                is_same = is_content(known.digest, file, digest)
             except OSError:
                 continue  # the next scan finds it again, if it is there
             if is_same or not known.digest:
-                entry = msgspec.structs.replace(known, ctime_ns=status.st_ctime_ns)
+                entry = msgspec.structs.replace(known, ctime_ns=status.st_ctime_ns, digest=digest)
                 self.known[path] = entry
                 same.append(entry)
             else:

@@ -24,13 +24,14 @@ def try_first(path: Path, reader: str) -> None:
     reader itself says better.
     """
     status = path.stat()
-    if not _survives(str(path), reader, status.st_size, status.st_mtime_ns):
+    changed_ns = (status.st_mtime_ns, status.st_ctime_ns)
+    if not _survives(str(path), reader, status.st_size, changed_ns):
         what = "is damaged: the library that reads this format fails on it"
         raise ImageError(path, what, "Copy or export it again")
 
 
 @functools.lru_cache(maxsize=4096)
-def _survives(path: str, reader: str, size: int, _mtime_ns: int) -> bool:
+def _survives(path: str, reader: str, size: int, _changed_ns: tuple[int, int]) -> bool:
     command = [sys.executable, "-P", "-m", "emcfsys_engine.images.crash_test", reader, path]
     package = Path(__file__).resolve().parents[2]  # the child finds us wherever it is started
     try:

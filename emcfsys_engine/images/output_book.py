@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -26,8 +27,10 @@ from emcfsys_engine.files import (
     temporary_of,
     write_whole,
 )
+from emcfsys_engine.images.contents import Contents
+from emcfsys_engine.images.origins import Maker, Origin, Origins
 from emcfsys_engine.images.output_names import RESERVED, keys_of, stems_for
-from emcfsys_engine.images.own_files import digest_of_output, identity_of, put
+from emcfsys_engine.images.own_files import digest_of_output, identity_of, is_content, put
 
 FOLDER = ".emcfsys"
 _Plane = int | None
@@ -57,6 +60,7 @@ class OutputBook:
         self._inode = 0
         self._place = identity_of(out)
         self._one_thread = threading.Lock()
+        self.contents = Contents()  # of images, as they were when their files were last looked at
         self._forget()
 
     def stems(self, wanted: Sequence[Wanted], suffix: str) -> list[tuple[str, ...]]:
@@ -121,29 +125,91 @@ class OutputBook:
 
     def last_content(self, place: Path) -> str:
         """Return of which image the newest file of this name was made: its digest, or ""."""
-        return self._contents.get(self._below(place), "")
+        return self._origins.contents.get(self._below(place), "")
+
+    def maker_of(self, place: Path) -> Maker | None:
+        """Return the model that made a file; of one that was changed, that made it before."""
+        return self._origins.maker_of(self._below(place), digest_of_output(place))
+
+    def origin_of(self, place: Path) -> Origin | None:
+        """Return what a mask, or outlines, were made of; None where this program never wrote it."""
+        return self._origins.of(self._below(place), digest_of_output(place))
+
+    def retire(self, wanted: Wanted) -> tuple[list[Path], list[Path]]:
+        """Remove what was made of an image as it was before: of planes that it lost, companions.
+
+        Only what nobody changed goes. Return the files that are gone, and those that a person
+        changed, which stay. Raises: OSError.
+        """
+        every = self._origins.files_of(str(wanted.image), wanted.version)
+        contents = [(file, self._origins.contents[file]) for file in every]
+        # Digests of another length are of another kind: they do not tell.
+        files = [
+            self.out / file
+            for file, content in contents
+            if len(content) == len(wanted.content) and content != wanted.content
+        ]
+        gone: list[Path] = []
+        kept = [file for file in files if os.path.lexists(file) and not self.has(file)]
+        for file in sorted(set(files) - set(kept)):
+            if file.is_dir():
+                shutil.rmtree(file)
+                gone.append(file)
+            elif os.path.lexists(file):
+                file.unlink()
+                gone.append(file)
+        return gone, kept
+
+    def is_made_of(self, place: Path, image: Path, content: str) -> bool:
+        """Tell whether the newest file of this name was made of an image that is as it was.
+
+        `content`: its digest now; what an older version noted is compared, too.
+        """
+        try:
+            return is_content(self.last_content(place), image, content)
+        except OSError:
+            return False
+
+    def note_contents(self) -> None:
+        """Write down which images were looked at: as long as they stay, none is read again."""
+        if lines := self.contents.take_new():
+            with suppress(OSError), self._locked():
+                self._read_new()
+                self._append(lines)
 
     def is_copy_of_output(self, file: Path, size: int) -> bool:
         """Tell whether a file is, byte by byte, one that this program wrote into this folder."""
         return size in self._sizes and digest_of_output(file) in self._sizes[size]
 
     def note(
-        self, files: Mapping[Path, str], *, image: Path | None = None, content: str = ""
+        self,
+        files: Mapping[Path, str],
+        *,
+        image: Path | None = None,
+        content: str = "",
+        maker: Maker | None = None,
     ) -> None:
         """Write down what is about to get its name: final place -> digest (`digest:size`)."""
+        by = {} if maker is None else {"maker": maker.key}
         with self._locked():
             self._read_new()
             self._append(
-                [
+                self._introduction(maker)
+                + [
                     {
                         "file": self._below(place),
                         "digest": digest,
                         "image": str(image or ""),
                         "content": content,
+                        **by,
                     }
                     for place, digest in files.items()
                 ]
+                + self.contents.take_new()
             )
+
+    def _introduction(self, maker: Maker | None) -> list[dict[str, Any]]:
+        return [] if maker is None or maker.key in self._origins.makers else [maker.line]
 
     def refuse_gone(self) -> None:
         """Check that the output folder is the one it was: its disk may have left.
@@ -163,25 +229,35 @@ class OutputBook:
     def write_again(self) -> None:
         """Write everything that is known into a new file: somebody removed the old one."""
         self._place = identity_of(self.out)
-        stems, newest = dict(self._stems), dict(self._contents)
+        stems, newest = dict(self._stems), dict(self._origins.contents)
         written = [
-            (file, digest, content)
+            (file, digest, content, self._origins.key_of(file, digest))
             for file, digests in self._digests.items()
             for digest, contents in digests.items()
             for content in sorted(contents)
         ]
         written.sort(key=lambda one: newest.get(one[0]) == one[2])  # the newest is the last
+        makers = [maker.line for maker in self._origins.makers.values()]
+        image_of = {content: min(images) for content, images in self._made_of.items()}
         with self._locked():
             self._read_new()
             self._append(
-                [
+                makers
+                + [
                     {"image": image, "plane": plane, "version": version, "stem": stem}
                     for (image, plane, version), stem in stems.items()
                 ]
                 + [
-                    {"file": file, "digest": digest, "image": "", "content": content}
-                    for file, digest, content in written
+                    {
+                        "file": file,
+                        "digest": digest,
+                        "image": image_of.get(content, ""),
+                        "content": content,
+                        "maker": maker,
+                    }
+                    for file, digest, content, maker in written
                 ]
+                + self.contents.lines()
             )
         self.sync()
 
@@ -214,17 +290,21 @@ class OutputBook:
         every = [
             stems_for(wanted.image.name, plane, wanted.version, suffix) for plane in wanted.planes
         ]
-        first = next(stems_for(wanted.image.name, None, wanted.version, suffix))
+        image, version = str(wanted.image), wanted.version
+        first = next(stems_for(wanted.image.name, None, version, suffix))
         shares = firsts[first.casefold() + wanted.folder] > 1
         for number, names in enumerate(zip(*every, strict=True)):
             stems = tuple(prefix + name for name in names)
-            if (number or not shares) and all(map(self._is_free, stems)):
+            # A stack that grew keeps the names that its planes have.
+            pairs = zip(wanted.planes, stems, strict=True)
+            has = any(self._stems.get((image, plane, version)) == stem for plane, stem in pairs)
+            if (number or has or not shares) and all(self._is_free(one, image) for one in stems):
                 return stems
         raise AssertionError("names never end")
 
-    def _is_free(self, stem: str) -> bool:
+    def _is_free(self, stem: str, image: str) -> bool:
         keys = keys_of(stem)
-        return not (keys & RESERVED) and not any(key in self._owners for key in keys)
+        return not (keys & RESERVED) and all(self._owners.get(key, image) == image for key in keys)
 
     def _claims(self, wanted: Wanted, stems: Sequence[str]) -> list[dict[str, Any]]:
         lines: list[dict[str, Any]] = []
@@ -238,6 +318,7 @@ class OutputBook:
 
     def _take(self, image: str, plane: _Plane, version: int, stem: str) -> None:
         self._stems[image, plane, version] = stem
+        self._origins.take(stem, (image, plane, version))
         self._newest[image, plane] = max(version, self._newest.get((image, plane), 1))
         for key in keys_of(stem):
             self._owners[key] = image
@@ -249,8 +330,8 @@ class OutputBook:
         self._stems: dict[tuple[str, _Plane, int], str] = {}
         self._newest: dict[tuple[str, _Plane], int] = {}
         self._owners: dict[str, str] = {}
+        self._origins = Origins(self.out)
         self._digests: dict[str, dict[str, set[str]]] = {}  # file -> digest -> of images
-        self._contents: dict[str, str] = {}
         self._made_of: dict[str, set[str]] = {}
         self._sizes: dict[int, set[str]] = {}
         with suppress(FileNotFoundError):
@@ -275,14 +356,20 @@ class OutputBook:
                 continue  # a damaged line: its files count as somebody else's
 
     def _learn(self, line: Mapping[str, Any]) -> None:
+        if "seen" in line:
+            self.contents.learn(line)
+            return
         if "stem" in line:
             plane = None if line["plane"] is None else int(line["plane"])
             self._take(str(line["image"]), plane, int(line["version"]), str(line["stem"]))
             return
+        if "classes" in line:
+            self._origins.learn_maker(line)
+            return
         file, digest = str(line["file"]), str(line["digest"])
         content, image = str(line["content"]), str(line["image"])
         self._digests.setdefault(file, {}).setdefault(digest, set()).add(content)
-        self._contents[file] = content
+        self._origins.learn_file(file, line)
         if content and image:
             self._made_of.setdefault(content, set()).add(image)
         self._sizes.setdefault(int(digest.rpartition(":")[2]), set()).add(digest)

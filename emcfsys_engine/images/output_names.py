@@ -14,7 +14,7 @@ from pathlib import PurePath
 MASK_SUFFIXES = (".ome.zarr", ".ome.tif", ".png", ".tif")  # longest first
 LABEL_SUFFIXES = (".json", ".geojson", ".zip")
 RESERVED = frozenset({"annotations", "ranking"})  # one file for all images, at the top
-_ENDS = (*MASK_SUFFIXES, *LABEL_SUFFIXES)
+ENDS = (*MASK_SUFFIXES, *LABEL_SUFFIXES)
 _BESIDE = re.compile(r"(?<=.)(?:\.prob-.*|\.(?:overlay|uncertainty|view|ome))$", re.DOTALL)
 _LONGEST_NAME = 255  # bytes, of all usual file systems
 _LONGEST_STEM = 238  # leaves room for ".png" and for the name of what is being written
@@ -61,7 +61,7 @@ def keys_of(stem: str) -> frozenset[str]:
 def key_of_file(file: str) -> str:
     """Return the key that a file's name leads to: that of its stem."""
     folder, slash, name = file.rpartition("/")
-    for end in _ENDS:
+    for end in ENDS:
         if _plain(name).endswith(end):
             name = name[: -len(end)]
             break

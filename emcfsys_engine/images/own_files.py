@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from emcfsys_engine.files import identity_of, reading
@@ -13,8 +14,10 @@ from emcfsys_engine.images.walk import is_zarr
 
 _BLOCK = 1 << 20
 _END_BYTES = 65_536
-_OLDER_BYTES, _DIGEST_BYTES = 16, 20
-_BLOCK_BYTES, _MOST_BLOCKS = 1 << 16, 512  # 32 MiB in all
+# Lengths tell how a digest was made: of size and ends, of all or blocks, of all of a large file.
+_OLDER_BYTES, _DIGEST_BYTES, _WHOLE_DIGEST_BYTES = 16, 20, 24
+_BLOCK_BYTES, _MOST_BLOCKS = 1 << 16, 512
+_SAMPLED_ABOVE = _BLOCK_BYTES * _MOST_BLOCKS  # bytes: 32 MiB
 
 
 def digest_of_output(place: Path) -> str:
@@ -44,33 +47,47 @@ def digest_of_output(place: Path) -> str:
     return f"{digest.hexdigest()}:{size}"
 
 
-def digest_of(file: Path, size: int) -> str:
-    """Return a digest of a file's size and content: enough to tell a rewrite from a touch.
+def digest_of(file: Path, size: int, is_ended: Callable[[], bool] = lambda: False) -> str:
+    """Return a digest of a file's size and of all of its bytes.
 
-    Of a large file it takes blocks that are evenly spread, the first and the last among them.
-    Raises: OSError, also for what is no file.
+    Raises: OSError, also for what is no file; InterruptedError once `is_ended`.
     """
     if size <= 2 * _END_BYTES:
         return _older_digest(file, size)
-    digest = hashlib.blake2b(str(size).encode(), digest_size=_DIGEST_BYTES)
-    num_blocks = -(-size // _BLOCK_BYTES)
-    few = min(num_blocks, _MOST_BLOCKS)
+    num_bytes = _DIGEST_BYTES if size <= _SAMPLED_ABOVE else _WHOLE_DIGEST_BYTES
+    digest = hashlib.blake2b(str(size).encode(), digest_size=num_bytes)
     with reading(file) as stream:
-        for number in range(few):
-            stream.seek(number * (num_blocks - 1) // (few - 1) * _BLOCK_BYTES)
-            digest.update(stream.read(_BLOCK_BYTES))
+        while block := stream.read(_BLOCK):
+            if is_ended():
+                raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR), str(file))
+            digest.update(block)
     return digest.hexdigest()
 
 
-def is_content(known: str, file: Path, size: int, digest: str) -> bool:
+def is_content(known: str, file: Path, digest: str) -> bool:
     """Tell whether a digest that was noted before, maybe by an older version, is that of a file.
 
-    `digest`: what `digest_of` says of it now.
+    `digest`: what `digest_of` says of it now. Older versions read large files in part.
+    Raises: OSError.
     """
-    if known == digest:
-        return True
-    is_older = len(known) == 2 * _OLDER_BYTES and size > 2 * _END_BYTES
-    return is_older and known == _older_digest(file, size)
+    if known == digest or not known:
+        return bool(known)
+    size = file.stat().st_size
+    if len(known) == 2 * _OLDER_BYTES and size > 2 * _END_BYTES:
+        return known == _older_digest(file, size)
+    sampled = len(known) == 2 * _DIGEST_BYTES and size > _SAMPLED_ABOVE
+    return sampled and known == _sampled_digest(file, size)
+
+
+def _sampled_digest(file: Path, size: int) -> str:
+    """Return a digest of blocks that are evenly spread, the first and the last among them."""
+    digest = hashlib.blake2b(str(size).encode(), digest_size=_DIGEST_BYTES)
+    last = -(-size // _BLOCK_BYTES) - 1
+    with reading(file) as stream:
+        for number in range(_MOST_BLOCKS):
+            stream.seek(number * last // (_MOST_BLOCKS - 1) * _BLOCK_BYTES)
+            digest.update(stream.read(_BLOCK_BYTES))
+    return digest.hexdigest()
 
 
 def _older_digest(file: Path, size: int) -> str:

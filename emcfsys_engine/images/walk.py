@@ -8,7 +8,7 @@ from pathlib import Path
 
 from emcfsys_engine.files import is_left_alone
 
-FileStamp = tuple[str, int, int]  # path, time of the last change in ns, bytes
+FileStamp = tuple[str, int, int, int]  # path, times of change in ns: its own, system's; bytes
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -39,8 +39,8 @@ def stamp_of(path: Path) -> FileStamp:
     try:
         state = path.stat()
     except OSError:
-        return str(path), 0, 0
-    return str(path), state.st_mtime_ns, state.st_size
+        return str(path), 0, 0, 0
+    return str(path), state.st_mtime_ns, state.st_ctime_ns, state.st_size
 
 
 def is_own_output(folder: Path) -> bool:

@@ -13,8 +13,9 @@ import tifffile
 from emcfsys_engine.annotations.draw import annotation_ids
 from emcfsys_engine.annotations.files import find_annotations
 from emcfsys_engine.annotations.masks import LabelTable, mask_facts, read_mask, recipe_of, table_of
+from emcfsys_engine.annotations.pair_masks import masks_that_count
 from emcfsys_engine.annotations.pair_shapes import pair_shapes, part_for
-from emcfsys_engine.annotations.pairing import bare_name, key_of_file, match, root_of
+from emcfsys_engine.annotations.pairing import bare_name, root_of
 from emcfsys_engine.annotations.suggestions import untouched
 from emcfsys_engine.annotations.writer import write_png
 from emcfsys_engine.errors import AnnotationError, InputError
@@ -134,8 +135,7 @@ def _of_mask(
     pattern = _pattern(ref, labels)
     root = root_of(pattern, Path.cwd())
     masks = [one for one in find_images(pattern, Path.cwd()) if one.path != ref.path.absolute()]
-    keys = {mask: key_of_file(mask.path, root, mask.plane) for mask in masks}
-    mask = match([ref], ref.path.parent, keys)[0].get(ref)
+    mask = masks_that_count(masks).pairs([ref], ref.path.parent, root)[0].get(ref)
     if mask is None:
         return None
     values = tuple(sorted(card.class_values))

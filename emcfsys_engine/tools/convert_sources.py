@@ -24,6 +24,7 @@ from emcfsys_engine.annotations.masks import (
     recipe_of,
     table_of,
 )
+from emcfsys_engine.annotations.pair_masks import Masks, masks_that_count
 from emcfsys_engine.annotations.pair_shapes import Place, pair_shapes, part_for
 from emcfsys_engine.annotations.pairing import Key, key_of_file, match, picks_some, root_of
 from emcfsys_engine.annotations.shapes import Annotation
@@ -213,14 +214,21 @@ def _of_masks(given: Given, classes: Mapping[str, int] | None, log: ConversionLo
     images = set(given.refs)
     every = find_images(given.source, given.base)
     masks = [ref for ref in every if ref not in images and not is_companion(ref.path)]
-    facts = facts_of(masks)
+    counting = masks_that_count(masks)
+    if classes is not None and not given.labels:
+        for mask in counting.of_other_classes(classes):
+            what, remedy = "a model of other classes made it", "Convert it with its own classes"
+            log.skip(AnnotationError(str(mask), what, remedy))
+            counting.drop(mask)
+    facts = facts_of(counting.refs)
     if classes is None:
         classes, labels, notes = _classes_of_masks(facts, given.labels)
         given = replace(given, labels=labels)
         log.notes += notes
     table = table_for(classes, given)
     recipe = recipe_of([one for _, one in facts], table, sorted(classes.values()))
-    items = masked(masks, recipe, table, classes, given)
+    items = masked(counting, recipe, table, classes, given)
+    log.notes += counting.notes
     return Labels(items=items, classes=dict(classes), table=table)
 
 
@@ -297,12 +305,14 @@ def annotated(
     """Return the annotations of images, and those that belong to none."""
     refs, image_root, root = given.refs, given.image_root, given.root
     pairs = pair_shapes(refs, image_root, found, root)
+    log.notes += pairs.notes
     images_of: dict[Place, list[ImageRef]] = {}
     for image, place in pairs.of_image.items():
         images_of.setdefault(place, []).append(image)
     named = dict(zip(refs, output_names(refs, image_root), strict=True))
     items: list[Labelled] = []
-    for path, number in ((p, n) for p, several in found.items() for n in range(len(several))):
+    counting = {path: several for path, several in found.items() if path not in pairs.left_out}
+    for path, number in ((p, n) for p, several in counting.items() for n in range(len(several))):
         place = (path, number)
         for image in images_of.get(place, [None]):
             annotation = part_for(found[path][number], image)
@@ -355,7 +365,7 @@ def _name_of(
 
 
 def masked(
-    masks: Sequence[ImageRef],
+    counting: Masks,
     recipe: MaskRecipe,
     table: LabelTable,
     classes: Mapping[str, int],
@@ -363,8 +373,8 @@ def masked(
 ) -> list[Labelled]:
     """Return the masks of images, and those that belong to none."""
     refs, image_root, root = given.refs, given.image_root, given.root
-    keys = {mask: key_of_file(mask.path, root, mask.plane) for mask in masks}
-    image_of = {mask: ref for ref, mask in match(refs, image_root, keys)[0].items()}
+    masks = counting.refs
+    image_of = {mask: ref for ref, mask in counting.pairs(refs, image_root, root)[0].items()}
     named = dict(zip(refs, output_names(refs, image_root), strict=True))
     own = dict(zip(masks, output_names(masks, root), strict=True))
     values = tuple(sorted(classes.values()))

@@ -27,7 +27,8 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit, to_grey
 from emcfsys_engine.images.own_files import put
 from emcfsys_engine.images.reader import read_micrograph
-from emcfsys_engine.project import Project
+from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.project import UNLABELLED, Project
 
 CLEARLY_BETTER = 0.01  # of mean IoU: suggestions of such a model replace those nobody opened
 _SMALLEST_PX = 8  # smaller regions are specks that a person would only have to delete
@@ -61,6 +62,18 @@ class Wanted:
     number: int  # of new suggestions
     renewed: frozenset[Path]  # images whose suggestion is of a model that was beaten clearly
     kept: int  # suggestions that stay as they are
+
+
+def refuse_other_classes(project: Project, card: ModelCard, file: Path) -> None:
+    """Check that a project knows all classes of a model by their names, whatever their values.
+
+    Raises: InputError.
+    """
+    known = {*project.classes}.union(*(source.labels for source in project.data))
+    others = [name for name in card.classes if name not in known]
+    if others:
+        what = f"knows classes that {project.file} has not: {', '.join(others)}"
+        raise InputError(file, what, "Train with today's classes, or name another --model")
 
 
 def what_to_suggest(project: Project, number: int, most: int, score: float | None) -> Wanted:
@@ -107,7 +120,7 @@ def what_to_suggest(project: Project, number: int, most: int, score: float | Non
 
 
 def write_suggestions(
-    project: Project, wanted: Wanted, ranking_file: Path, by: SuggestedBy
+    project: Project, wanted: Wanted, ranking_file: Path, by: SuggestedBy, card: ModelCard
 ) -> list[Suggestion]:
     """Write the Labelme files of the first images of a ranking, and of those to be renewed.
 
@@ -117,6 +130,7 @@ def write_suggestions(
         ranking = any_names.decode(read_own(ranking_file)[0], _Ranking)
     except (OSError, msgspec.MsgspecError) as error:
         raise InputError(ranking_file, f"cannot be read: {error}", "Suggest again") from None
+    names = dict(zip(card.class_values, card.classes, strict=True))
     found: list[Suggestion] = []
     left = wanted.number
     for one in ranking.images:
@@ -124,7 +138,7 @@ def write_suggestions(
         if image not in wanted.images or (image not in wanted.renewed and left <= 0):
             continue
         source, file = wanted.images[image]
-        if _write(project, source, image, Path(one.mask), file, by):
+        if _write(project, source, image, Path(one.mask), file, by, names):
             found.append(Suggestion(image=str(image), file=str(file), uncertainty=one.score))
             left -= image not in wanted.renewed
     return found
@@ -137,15 +151,18 @@ def _write(
     mask: Path,
     file: Path,
     by: SuggestedBy,
+    names: Mapping[int, str],
 ) -> bool:
     """Write one file; False where somebody drew it meanwhile."""
     ids = read_micrograph(ImageRef(path=mask)).pixels
-    names = {value: name for name, value in project.classes.items()}
-    undrawn = label_table(project, project.data[source]).undrawn
+    table = label_table(project, project.data[source])
+    # Their names are the model's: the project may have numbered its classes anew since.
+    meant = {value: table.of_name(name) for value, name in names.items()}
+    background = next((v for v, meaning in meant.items() if meaning == table.undrawn), UNLABELLED)
     shapes = shapes_of(
         ids,
         names,
-        background=undrawn,
+        background=background,
         tolerance_px=LABELME_TOLERANCE_PX,
         smallest_px=_SMALLEST_PX,
     )

@@ -311,14 +311,14 @@ def _facts(path: Path) -> dict[str, object]:
     return {"size": f"{width}×{height}", "pixel_nm": found.pixel_nm[1] if found.pixel_nm else None}
 
 
-def _stamp(path: str) -> tuple[int, int]:
+def _stamp(path: str) -> tuple[int, int, int]:
     if not path:
-        return 0, 0
+        return 0, 0, 0
     try:
         status = os.stat(path)
     except OSError:
-        return 0, 0
-    return status.st_mtime_ns, status.st_size
+        return 0, 0, 0
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def _labels(

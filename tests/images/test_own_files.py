@@ -28,21 +28,50 @@ def test_a_digest_tells_a_rewrite_anywhere_from_a_touch(
     assert digest_of(file, len(CONTENT)) != first
 
 
-def test_a_large_file_is_told_by_blocks_all_over_it_its_last_byte_among_them(
-    tmp_path: Path,
-) -> None:
-    file, size = tmp_path / "a", (1 << 30) + 1
+@pytest.fixture
+def large(tmp_path: Path) -> tuple[Path, int]:
+    """A file of which older versions read a part only."""
+    file, size = tmp_path / "a", (48 << 20) + 1
     file.touch()
     os.truncate(file, size)
+    return file, size
+
+
+def _flip(file: Path, place: int) -> None:
+    with file.open("r+b") as stream:
+        stream.seek(place)
+        byte = stream.read(1)[0]
+        stream.seek(place)
+        stream.write(bytes([byte ^ 1]))
+
+
+def test_a_large_file_is_told_by_every_byte(large: tuple[Path, int]) -> None:
+    file, size = large
     first = digest_of(file, size)
-    for place in (0, size // 2 // (1 << 16) * (1 << 16), size - 1):
-        with file.open("r+b") as stream:
-            stream.seek(place)
-            stream.write(b"x" * (4 << 20))
-        os.truncate(file, size)
+    for place in (0, 100_001, size // 2, size // 3, size - 1):
+        _flip(file, place)
         now = digest_of(file, size)
         assert now != first
         first = now
+
+
+def test_a_large_file_is_not_read_to_its_end_when_the_end_is_asked_for(
+    large: tuple[Path, int],
+) -> None:
+    with pytest.raises(InterruptedError):
+        digest_of(*large, lambda: True)
+
+
+def test_a_digest_of_blocks_that_an_older_version_noted_is_known(large: tuple[Path, int]) -> None:
+    file, size = large
+    older = hashlib.blake2b(str(size).encode(), digest_size=20)
+    with file.open("rb") as stream:
+        for number in range(512):
+            stream.seek(number * (-(-size // 65_536) - 1) // 511 * 65_536)
+            older.update(stream.read(65_536))
+    assert is_content(older.hexdigest(), file, digest_of(file, size))
+    _flip(file, 0)
+    assert not is_content(older.hexdigest(), file, digest_of(file, size))
 
 
 def test_a_digest_that_an_older_version_noted_is_known(tmp_path: Path) -> None:
@@ -50,9 +79,9 @@ def test_a_digest_that_an_older_version_noted_is_known(tmp_path: Path) -> None:
     file.write_bytes(CONTENT)
     older = hashlib.blake2b(str(size).encode(), digest_size=16)
     older.update(CONTENT[:65_536] + CONTENT[-65_536:])
-    assert is_content(older.hexdigest(), file, size, digest_of(file, size))
+    assert is_content(older.hexdigest(), file, digest_of(file, size))
     file.write_bytes(b"x" + CONTENT[1:])
-    assert not is_content(older.hexdigest(), file, size, digest_of(file, size))
+    assert not is_content(older.hexdigest(), file, digest_of(file, size))
 
 
 def test_a_pipe_in_an_images_place_is_never_waited_for(tmp_path: Path) -> None:

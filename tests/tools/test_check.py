@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from emcfsys_engine.dataset.facts_cache import FactsCache
 from emcfsys_engine.project import Project
 from emcfsys_engine.tools.check import check_project
 from emcfsys_engine.tools.check_data import Finding
@@ -130,7 +131,9 @@ def test_interleaved_serial_sections_are_warned_about(shared_data: Path, tmp_pat
     assert any("6 times a training image lies beside a validation image" in what for what in words)
 
 
-def test_a_second_check_reads_no_pixels_again(shared_data: Path, tmp_path: Path) -> None:
+def test_a_second_check_reads_no_pixels_again_but_of_what_changed(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = shared_data / "vnc-sstem"
     link_pairs(source, tmp_path / "train", ["00", "02", "04", "06"])
     link_pairs(source, tmp_path / "val", ["01", "03", "05"])
@@ -139,11 +142,16 @@ def test_a_second_check_reads_no_pixels_again(shared_data: Path, tmp_path: Path)
         link.unlink()
         link.write_bytes(content)
     first = check_project(by_hand(tmp_path))
-    for file in tmp_path.glob("*/images/*.png"):  # damaged, with the size and time of before
-        status, content = file.stat(), file.read_bytes()
-        file.write_bytes(content[:200] + bytes(len(content) - 200))
-        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    read: list[Path] = []
+    monkeypatch.setattr(FactsCache, "put", lambda _, path, *__: read.append(path))
     assert check_project(by_hand(tmp_path)).findings == first.findings
+    assert not read
+    file = tmp_path / "train" / "images" / "02.png"
+    status, content = file.stat(), file.read_bytes()
+    file.write_bytes(content[:200] + bytes(len(content) - 200))  # damaged
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    faults = [one for one in check_project(by_hand(tmp_path)).findings if one.level == "error"]
+    assert [Path(one.file or "").name for one in faults] == ["02.png"]
 
 
 def test_one_block_of_sections_for_validation_is_not_warned_about(

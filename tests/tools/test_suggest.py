@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from emcfsys_engine.annotations.draw import shapes_of
 from emcfsys_engine.annotations.formats.labelme import write_labelme
 from emcfsys_engine.annotations.masks import label_table, read_mask
 from emcfsys_engine.annotations.suggestions import SuggestedBy
 from emcfsys_engine.dataset.samples import list_samples
-from emcfsys_engine.errors import ProjectError
+from emcfsys_engine.errors import InputError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.tools import suggest
 from emcfsys_engine.tools.suggest import what_to_suggest
@@ -63,6 +65,10 @@ def _draw(project: Project, name: str) -> None:
         (64, 64),
         project.folder / "images" / f"{name}.png",
     )
+
+
+def _card(folder: Path) -> ModelCard:
+    return read_card(next(folder.glob("runs/*/*.safetensors")))
 
 
 def _labelled(folder: Path) -> set[str]:
@@ -131,10 +137,38 @@ def test_what_a_person_saves_while_suggestions_are_written_is_kept(
         return shapes_of(*given, **options)
 
     monkeypatch.setattr(suggest, "shapes_of", saving)
-    made = suggest.write_suggestions(project, wanted, ranking, SuggestedBy(model="m", score=2.0))
+    by, card = SuggestedBy(model="m", score=2.0), _card(copy)
+    made = suggest.write_suggestions(project, wanted, ranking, by, card)
     assert not made
     assert all(file.read_bytes() == content for file, content in mine.items())
     assert not list((copy / "drawn").glob(".*tmp"))
+
+
+def test_suggestions_are_called_as_the_model_calls_them_whatever_the_project_numbers_now(
+    suggested: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(suggested, copy)
+    file = copy / "project.toml"
+    file.write_text(file.read_text().replace("resin = 0\ngrain = 1", "grain = 0\nresin = 1"))
+    ranking = copy / ".emcfsys" / "suggestions" / "ranking.json"
+    ranking.write_text(ranking.read_text().replace(str(suggested), str(copy)))
+    mask = copy / ".emcfsys" / "suggestions" / "b0.png"
+    pixels = np.zeros((64, 64), np.uint8)
+    pixels[:20] = 1
+    Image.fromarray(pixels).save(mask)
+    project, card = load_project(copy), _card(copy)
+    suggest.refuse_other_classes(project, card, mask)
+    wanted = what_to_suggest(project, 4, 200, score=2.0)
+    by = SuggestedBy(model="m", score=2.0)
+    suggest.write_suggestions(project, wanted, ranking, by, card)
+    shapes = json.loads((copy / "drawn" / "b0.json").read_text())["shapes"]
+    # What is not drawn is the class of value 0, which is grain now: resin is drawn.
+    assert {shape["label"] for shape in shapes} == {"resin"}
+    assert min(y for shape in shapes for _, y in shape["points"]) >= 19
+    file.write_text(file.read_text().replace("grain = 0", "crack = 0"))
+    with pytest.raises(InputError, match="knows classes that .* has not: grain"):
+        suggest.refuse_other_classes(load_project(copy), card, mask)
 
 
 def test_a_project_of_masks_is_told_where_suggestions_would_lie(tmp_path: Path) -> None:

@@ -7,30 +7,31 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
 
+from emcfsys_engine.annotations.writer import COCO_NAME
 from emcfsys_engine.errors import EmcfError, InputError, OutputError, RunFolderError
 from emcfsys_engine.files import is_full, remedy_of
 from emcfsys_engine.hotfolder.places import try_to_write
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.output_book import FOLDER, OutputBook
 from emcfsys_engine.images.own_files import lies_in
 from emcfsys_engine.images.reader import find_images, left_out_words
-from emcfsys_engine.images.writers import sync
+from emcfsys_engine.images.writers import companion, sync
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.bands import OpenImage
 from emcfsys_engine.learn.inference.image import EndAskedFor, ImageJobs, Order, Work
 from emcfsys_engine.learn.inference.output_disk import is_of_disk, wait_until
-from emcfsys_engine.learn.inference.outputs import SUFFIXES, Companions, VectorOutputs
+from emcfsys_engine.learn.inference.outputs import SUFFIXES, Companions, VectorOutputs, maker_of
 from emcfsys_engine.learn.inference.pipeline import Failure, run_pipeline, several_writers
-from emcfsys_engine.learn.inference.placing import OutputNames
+from emcfsys_engine.learn.inference.placing import OutputNames, few
 from emcfsys_engine.learn.inference.predictor import Predictor
-from emcfsys_engine.learn.inference.ranking import rank, write_ranking
+from emcfsys_engine.learn.inference.ranking import JSON_NAME, rank, write_ranking
 from emcfsys_engine.learn.run_context import RunContext, emit_ending
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run.events import (
@@ -41,6 +42,7 @@ from emcfsys_engine.run.events import (
     RunStarted,
     WarningGiven,
 )
+from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import PredictRequest
 
 _FOLDERS_EVERY = 64  # images between two syncs of the folders that hold their names
@@ -165,7 +167,10 @@ class Prediction:
         self._emit, self._asked = emit, asked
         try:
             self.book = OutputBook(Path(request.out))
-            self.names = OutputNames(self.book, refs, request.inputs, SUFFIXES[request.mask_format])
+            suffix = SUFFIXES[request.mask_format]
+            self.names = OutputNames(
+                self.book, refs, request.inputs, suffix, lambda: asked() is not None
+            )
         except OSError as error:
             what = f"cannot be written: {error.strerror or error}"
             raise InputError(request.out, what, remedy_of(error)) from None
@@ -176,7 +181,24 @@ class Prediction:
             self.todo, lambda ref, mask: companions.files(mask, card) + vectors.files(ref, mask)
         ):
             emit(WarningGiven(message=told))
+        self._tell_corrections()
         self.done = self.failed = 0
+        self._made: set[str] = set()
+
+    def _tell_corrections(self) -> None:
+        """Say which masks of persons are of images as they were before: they are kept."""
+        todo = set(self.todo)
+        images = {self.names.mask_of(ref): ref.path for ref in self._refs if ref not in todo}
+        kept = [
+            mask
+            for mask, image in images.items()
+            if self.book.last_content(mask)
+            and not self.book.is_made_of(mask, image, self.book.contents.of(image))
+        ]
+        if kept:
+            what = "masks that were changed are of images that changed since, and kept"
+            remedy = "Use --force to have new versions beside them"
+            self._emit(WarningGiven(message=f"{len(kept)} {what}{few(kept)}. {remedy}"))
 
     def place_of(self, ref: ImageRef) -> tuple[ImageRef, Path]:
         """Return an image and the file of its mask."""
@@ -185,6 +207,8 @@ class Prediction:
     def count(self, event: ImageDone | ImageFailed) -> None:
         """Tell what became of an image."""
         self._emit(event)
+        if isinstance(event, ImageDone):
+            self._made.add(event.image)
         self.done += isinstance(event, ImageDone)
         self.failed += isinstance(event, ImageFailed)
 
@@ -197,15 +221,76 @@ class Prediction:
     def finish(self, vectors: VectorOutputs, seen: Collection[ImageRef]) -> Counted:
         """Write what belongs to all images together; `vectors` has those of the images `seen`."""
         if self._asked() is None:
-            others = [self.place_of(ref) for ref in self._refs if ref not in seen]
-            vectors.finish([pair for pair in others if pair[1].exists()])
+            made = [ref for ref in self._refs if str(ref) in self._made]
+            for told in self.names.retire(made):
+                self._emit(WarningGiven(message=told))
+            alike = self._alike()
+            vectors.finish([pair for pair in alike if pair[0] not in seen])
             for file in vectors.kept:
                 what = "is not as this program wrote it, and kept: the new version lies beside it"
                 self._emit(WarningGiven(message=f"{file} {what}"))
             if self._request.rank_uncertain:
-                _rank(self.names, self._refs, self._card, self._emit)
+                _rank(self.book, alike, self._card, self._emit)
         skipped = len(self._refs) - len(self.todo)
         return Counted(done=self.done, skipped=skipped, failed=self.failed)
+
+    def _alike(self) -> list[tuple[ImageRef, Path]]:
+        """Return images with their masks, but for those whose values mean another model's classes.
+
+        It is said which masks are of other models.
+        """
+        makers = MakersOf(self.book, self._card)
+        there = [pair for pair in map(self.place_of, self._refs) if pair[1].exists()]
+        older = [mask for ref, mask in there if str(ref) not in self._made]
+        others = [mask for mask in older if makers.is_another(mask)]
+        left_out = {mask for mask in older if not makers.names_alike(mask)}
+        told = sorted(left_out.union(others))
+        if told:
+            words = f"{len(told)} masks that were there are of other models{few(told)}"
+            into = [COCO_NAME] * ("coco" in self._request.vectors)
+            into += [JSON_NAME] * self._request.rank_uncertain
+            if left_out and into:
+                words += f"; {len(left_out)} of other classes are left out of {' and '.join(into)}"
+            self._emit(WarningGiven(message=f"{words}. Use --force to predict their images again"))
+        return [pair for pair in there if pair[1] not in left_out]
+
+
+class MakersOf:
+    """Whose the masks of a folder are: one model's, or others', whose values may mean others."""
+
+    def __init__(self, book: OutputBook, card: ModelCard) -> None:
+        self._book, self._maker, self._card = book, maker_of(card), card
+
+    def is_another(self, mask: Path) -> bool:
+        """Tell whether another model is known to have made a mask."""
+        made_by = self._book.maker_of(mask)
+        return made_by is not None and made_by.key != self._maker.key
+
+    def names_alike(self, mask: Path) -> bool:
+        """Tell whether a mask's values mean the model's classes.
+
+        Older versions did not note it: there they do where all runs had these classes.
+        """
+        made_by = self._book.maker_of(mask)
+        return (
+            self._were_always_these if made_by is None else made_by.classes == self._maker.classes
+        )
+
+    @cached_property
+    def _were_always_these(self) -> bool:
+        return _classes_of_runs(self._book.out) == {self._card.classes}
+
+
+def _classes_of_runs(out: Path) -> set[tuple[str, ...]]:
+    """Return the classes of all predictions into a folder, as far as they got under way."""
+    found: set[tuple[str, ...]] = set()
+    for folder in out.glob(f"{FOLDER}/*"):
+        with suppress(InputError, OSError):
+            for event in Run(folder).events():
+                if isinstance(event, RunStarted):
+                    found.add(tuple(event.classes))
+                    break
+    return found
 
 
 def predict_files(
@@ -263,18 +348,26 @@ def _why_gone(book: OutputBook) -> str:
 
 
 def _rank(
-    names: OutputNames,
-    refs: Sequence[ImageRef],
+    book: OutputBook,
+    pairs: Sequence[tuple[ImageRef, Path]],
     card: ModelCard,
     emit: Callable[[Event], None],
 ) -> None:
-    pairs = [(ref, names.mask_of(ref)) for ref in refs]
-    ranking = rank([pair for pair in pairs if pair[1].exists()], card.class_values)
-    write_ranking(names.placing.book, ranking)
+    ranking = rank(pairs, card.class_values, lambda mask: _is_of_its_mask(book, mask))
+    write_ranking(book, ranking)
     if ranking.left_out:
         few = ", ".join(Path(name).name for name in ranking.left_out[:3])
         what = f"{len(ranking.left_out)} images have a mask without its uncertainty ({few})"
         emit(WarningGiven(message=f"{what}: not ranked. Use --force to predict them again"))
+
+
+def _is_of_its_mask(book: OutputBook, mask: Path) -> bool:
+    """Tell whether the uncertainty beside a mask is of the same model and image as the mask."""
+    beside = companion(mask, "uncertainty")
+    if not book.is_known(beside):
+        return True  # somebody put it there, or `rank` says that it is not
+    by, of = book.maker_of(beside), book.last_content(beside)
+    return by == book.maker_of(mask) and of == book.last_content(mask)
 
 
 def find_inputs(request: PredictRequest, left_out: list[Path] | None = None) -> list[ImageRef]:

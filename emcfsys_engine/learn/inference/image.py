@@ -17,7 +17,7 @@ from emcfsys_engine.files import remedy_of
 from emcfsys_engine.images.channels import GREY
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
-from emcfsys_engine.images.own_files import digest_of, resolved
+from emcfsys_engine.images.own_files import resolved
 from emcfsys_engine.learn.inference.bands import (
     LARGE_PX,
     Band,
@@ -26,7 +26,13 @@ from emcfsys_engine.learn.inference.bands import (
     Wanted,
     open_image,
 )
-from emcfsys_engine.learn.inference.outputs import Companions, Origin, OutputSet, VectorOutputs
+from emcfsys_engine.learn.inference.outputs import (
+    Companions,
+    MadeFrom,
+    OutputSet,
+    VectorOutputs,
+    maker_of,
+)
 from emcfsys_engine.learn.inference.pipeline import Arrived, Behind, Computed, Failure
 from emcfsys_engine.learn.inference.predictor import GREY_TOLD, Picture, Predictor
 
@@ -112,7 +118,8 @@ class ImageJobs:
             image=image,
             started=started,
             tally=Tally(self._predictor.card),
-            content=order.content or content_of(order.ref.path),
+            content=order.content
+            or self._book.contents.of(order.ref.path, lambda: self._asked() is not None),
         )
 
     def _say_grey(self, image: OpenImage) -> None:
@@ -281,7 +288,11 @@ class ImageJobs:
             self._companions,
             image.view,
             book=self._book,
-            origin=Origin(image=resolved(order.ref.path), content=work.content),
+            origin=MadeFrom(
+                image=resolved(order.ref.path),
+                content=work.content,
+                maker=maker_of(self._predictor.card),
+            ),
         )
 
     def _add(self, work: Work, outputs: OutputSet, band: Band) -> None:
@@ -289,11 +300,3 @@ class ImageJobs:
         outputs.add(band)
         if self._keeps_masks:
             work.mask_rows.append(band.mask)
-
-
-def content_of(file: Path) -> str:
-    """Return the digest by which an image is known again; "" for a folder, or a file that left."""
-    try:
-        return digest_of(file, file.stat().st_size)
-    except OSError:
-        return ""

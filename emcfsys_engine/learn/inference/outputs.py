@@ -18,6 +18,7 @@ from emcfsys_engine.annotations.writer import (
 from emcfsys_engine.errors import OutputError
 from emcfsys_engine.files import remedy_of, temporary_of
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.origins import Maker
 from emcfsys_engine.images.output_book import OutputBook, free_version
 from emcfsys_engine.images.own_files import digest_of_output, identity_of, put
 from emcfsys_engine.images.reader import read_micrograph
@@ -94,7 +95,7 @@ class VectorOutputs:
                 writer.write(self._name(mask_file), mask_HW, image=ref.path, plane=ref.plane)
             file = free_version(writer.file_of(""), self._book)
             if writer.finish(to_file=temporary_of(file)):
-                commit([(temporary_of(file), file)], self._book, Origin(image=self._out))
+                commit([(temporary_of(file), file)], self._book, MadeFrom(image=self._out))
                 self.kept |= {writer.file_of("")} - {file}
 
     def _name(self, mask_file: Path) -> str:
@@ -132,11 +133,12 @@ class Companions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
-    """Which image files are made of."""
+class MadeFrom:
+    """What files are made of."""
 
     image: Path  # absolute, free of links
     content: str = ""  # its digest
+    maker: Maker | None = None
 
 
 class OutputSet:
@@ -159,7 +161,7 @@ class OutputSet:
         view: Callable[[int, int], np.ndarray] | None = None,
         *,
         book: OutputBook,
-        origin: Origin,
+        origin: MadeFrom,
     ) -> None:
         self.mask_file = mask_file
         self._card = card
@@ -253,13 +255,21 @@ class OutputSet:
             print(f"{self.mask_file.parent}: {error.strerror}", flush=True)
 
 
+def maker_of(card: ModelCard) -> Maker:
+    """Return what is noted of the model that makes masks."""
+    return Maker(
+        model=f"{card.run} step {card.step} {card.weights_digest[:12]}".strip(),
+        classes=dict(zip(card.classes, card.class_values, strict=True)),
+    )
+
+
 def among_originals(mask_file: Path) -> OutputError:
     """Return what is said of an output folder that leads to the images themselves."""
     what = "is the folder of its original, too"
     return OutputError(mask_file.parent, what, "Choose another output folder")
 
 
-def commit(staged: list[tuple[Path, Path]], book: OutputBook, origin: Origin) -> None:
+def commit(staged: list[tuple[Path, Path]], book: OutputBook, origin: MadeFrom) -> None:
     """Give finished files their names, in order, after their digests are written down.
 
     Raises: OutputError if one would replace what is not ours; OSError.
@@ -272,7 +282,7 @@ def commit(staged: list[tuple[Path, Path]], book: OutputBook, origin: Origin) ->
             raise OutputError(
                 file, what, "Predict again: it is kept, and gets a new version beside"
             )
-    book.note(digests, image=origin.image, content=origin.content)
+    book.note(digests, image=origin.image, content=origin.content, maker=origin.maker)
     for temporary, file in staged:
         put(temporary, file, may_replace=file in replaced)
 

@@ -1,14 +1,13 @@
 """Where each image's files go: sub-folders are mirrored, no two images share a file."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook, Wanted
 from emcfsys_engine.images.own_files import identity_of, is_other_file, lies_in, resolved
-from emcfsys_engine.learn.inference.image import content_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +74,29 @@ class Placing:
         image, mask = placed.wanted.image, placed.masks[plane]
         if is_other_file(mask, image):
             before = self.book.last_content(mask) if self.book.has(mask) else ""
-            return not before or before == placed.wanted.content
+            return not before or self.book.is_made_of(mask, image, placed.wanted.content)
         for version in range(1, placed.wanted.version):
             older = replace(placed.wanted, version=version)
             (stems,) = self.book.stems([older], self._suffix)
             if is_other_file(self.mask(stems[plane]), image):
                 return True
         return False
+
+    def retire(self, placed: Placed) -> str:
+        """Remove what is of an image as it was before, of planes that it lost; return what to say.
+
+        All masks that it has now are there. What a person changed stays, and is said.
+        """
+        if not all(self.book.has(mask, placed.wanted.content) for mask in placed.masks):
+            return ""
+        gone, kept = self.book.retire(placed.wanted)
+        told: list[str] = []
+        if gone:
+            told.append(f"{len(gone)} files of it as it was before are removed{few(gone)}")
+        if kept:
+            what = "are not as this program wrote them, and kept"
+            told.append(f"{len(kept)} {what}{few(kept)}")
+        return f"{placed.wanted.image}: {'; '.join(told)}" if told else ""
 
     def is_among_originals(self, placed: Placed) -> bool:
         """Tell whether masks would lie among images, by whatever links."""
@@ -103,11 +118,22 @@ class Placing:
         return max(self.book.version_of(wanted.image, plane) for plane in wanted.planes)
 
 
+def few(files: Sequence[Path]) -> str:
+    """Return the names of the first of some files, to be said in brackets."""
+    names = ", ".join(file.name for file in files[:3])
+    return f" ({names}{' …' if len(files) > 3 else ''})"
+
+
 class OutputNames:
     """The names of a prediction's outputs."""
 
     def __init__(
-        self, book: OutputBook, refs: Sequence[ImageRef], inputs: Sequence[str], suffix: str
+        self,
+        book: OutputBook,
+        refs: Sequence[ImageRef],
+        inputs: Sequence[str],
+        suffix: str,
+        is_ended: Callable[[], bool] = lambda: False,
     ) -> None:
         self._roots = sorted((Path(place) for place in inputs), key=lambda p: -len(p.parts))
         self.placing = Placing(book, suffix, [one for one in self._roots if one.is_dir()])
@@ -119,10 +145,11 @@ class OutputNames:
                 image=resolved(path),
                 folder=self._folder(path),
                 planes=tuple(several),
-                content=content_of(path) if book.is_begun else "",
+                content=book.contents.of(path, is_ended) if book.is_begun else "",
             )
             for path, several in planes.items()
         ]
+        book.note_contents()
         self._placed = dict(zip(planes, self.placing.newest(wanted), strict=True))
 
     def mask_of(self, ref: ImageRef) -> Path:
@@ -134,6 +161,11 @@ class OutputNames:
         """Tell whether an image has its mask, in any version."""
         placed = self._placed[ref.path]
         return self.placing.has_mask(placed, placed.wanted.planes.index(ref.plane))
+
+    def retire(self, made: Collection[ImageRef]) -> list[str]:
+        """Remove what is of images as they were before they were predicted; return what to say."""
+        paths = dict.fromkeys(ref.path for ref in made)
+        return [told for path in paths if (told := self.placing.retire(self._placed[path]))]
 
     def make_writable(
         self, refs: Sequence[ImageRef], files: Callable[[ImageRef, Path], list[Path]]

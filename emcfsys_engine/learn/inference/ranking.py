@@ -6,7 +6,7 @@ H and W pixels.
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -72,11 +72,16 @@ class _Seen(msgspec.Struct, frozen=True, kw_only=True):
     regions: tuple[Region, ...]
 
 
-def rank(pairs: Sequence[tuple[ImageRef, Path]], values: Sequence[int]) -> Ranking:
+def rank(
+    pairs: Sequence[tuple[ImageRef, Path]],
+    values: Sequence[int],
+    is_of_its_mask: Callable[[Path], bool] = lambda mask: True,
+) -> Ranking:
     """Order predicted images by how much an annotation of them would teach.
 
     Pairs are images and their masks, with the uncertainty maps beside. An image that has a Labelme
-    file beside it is annotated and left out.
+    file beside it is annotated and left out. `is_of_its_mask`: whether the uncertainty beside a
+    mask was made with it; else it is left out.
     """
     seen: list[_Seen] = []
     annotated: list[str] = []
@@ -84,6 +89,9 @@ def rank(pairs: Sequence[tuple[ImageRef, Path]], values: Sequence[int]) -> Ranki
     for ref, mask in pairs:
         if ref.plane is None and ref.path.with_suffix(".json").exists():
             annotated.append(str(ref))
+            continue
+        if not is_of_its_mask(mask):
+            left_out.append(str(ref))
             continue
         try:
             seen.append(_look(ref, mask, values))

@@ -54,6 +54,7 @@ class Handled:
     adopted: bool = False  # its masks were there already, and are kept as they are
     told: str = ""  # what a person should hear of it
     waits_for: OutputError | None = None  # its place cannot be written: nothing to note
+    placed: Placed | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,7 @@ class _Plane:
 
     task: Task
     masks: tuple[Path, ...] = ()  # of all planes
+    placed: Placed | None = None
     order: Order | None = None
     is_last: bool = True
     error: Exception | None = None
@@ -232,6 +234,7 @@ class ImageStages:
             yield _Plane(
                 task=task,
                 masks=placed.masks,
+                placed=placed,
                 order=Order(ref=ref, mask_file=mask, content=task.digest),
                 is_last=ref == todo[-1][0],
                 told=placed.told,
@@ -252,7 +255,7 @@ class ImageStages:
             is_same = all(self._book.has(mask, task.digest) for mask in placed.masks)
             return is_same and not self._project.hotfolder.measure
         return all(
-            not self._book.is_known(mask) or self._book.last_content(mask) == task.digest
+            not self._book.is_known(mask) or self._book.is_made_of(mask, image, task.digest)
             for mask in placed.masks
         )
 
@@ -319,6 +322,7 @@ class ImageStages:
             unlike=one.unlike,
             adopted=adopted,
             told="" if adopted else plane.told,
+            placed=plane.placed,
         )
 
     def _failure(self, task: Task, error: Exception) -> Handled:
@@ -331,10 +335,18 @@ class ImageStages:
         state = "failed" if task.attempts >= self.max_attempts else "trying"
         return Handled(entry=self._entry(task, state, reason=str(error) or type(error).__name__))
 
-    def unchanged(self, seen: Seen, before: Entry) -> Handled:
+    def retire(self, one: Handled) -> str:
+        """Remove what is of a file as it was before; return what to say.
+
+        A rewritten file's older masks stay only where the project wants versions: under others'
+        names.
+        """
+        return "" if one.placed is None else self._placing.retire(one.placed)
+
+    def unchanged(self, seen: Seen, before: Entry, digest: str) -> Handled:
         """A file that was only touched: note its new time."""
         entry = msgspec.structs.replace(
-            before, size=seen.size, mtime_ns=seen.mtime_ns, ctime_ns=seen.ctime_ns
+            before, size=seen.size, mtime_ns=seen.mtime_ns, ctime_ns=seen.ctime_ns, digest=digest
         )
         return Handled(entry=entry)
 

@@ -133,14 +133,31 @@ class Measurements:
             os.truncate(self.file, self._begun)
             self._columns = self._columns if self._begun else []
 
+    def keep_newest(self, redone: Mapping[str, Sequence[Line]]) -> None:
+        """Drop older lines of files that were predicted again, and of planes that they lost.
+
+        `redone`: file -> the lines that were appended of it.
+        """
+        names = {str(line["image"]) for lines in redone.values() for line in lines}
+        if not names:
+            return
+        rows, _ = self._rows()
+        files = frozenset(redone)
+        images = [text_of_cell(row[0]) if row else "" for row in rows]
+        last = {image: number for number, image in enumerate(images)}
+        kept = [
+            row
+            for number, (row, image) in enumerate(zip(rows, images, strict=True))
+            if number == 0
+            or _file_of(image, files) not in files
+            or (image in names and number == last[image])
+        ]
+        if len(kept) < len(rows):
+            self._write(kept)
+
     def _drop_unknown(self, done: frozenset[str]) -> None:
         """Drop a torn last line and lines of images that the ledger does not know, at the end."""
-        with reading_own(self.file) as stream:
-            if os.fstat(stream.fileno()).st_size > _MOST_BYTES:
-                raise OSError(errno.EFBIG, "is far too large: move it away", str(self.file))
-            content = stream.read().decode("utf-8", "surrogateescape")
-        csv.field_size_limit(max(csv.field_size_limit(), len(content)))
-        rows = list(csv.reader(io.StringIO(content, newline="")))
+        rows, is_whole = self._rows()
         if not rows:
             return
         self._columns = list(map(text_of_cell, rows[0]))
@@ -150,10 +167,21 @@ class Measurements:
             or _file_of(text_of_cell(rows[kept - 1][0]), done) not in done
         ):
             kept -= 1
-        if kept == len(rows) and content.endswith("\n"):
-            return
+        if kept < len(rows) or not is_whole:
+            self._write(rows[:kept])
+
+    def _rows(self) -> tuple[list[list[str]], bool]:
+        """Return the lines, and whether the last one is whole."""
+        with reading_own(self.file) as stream:
+            if os.fstat(stream.fileno()).st_size > _MOST_BYTES:
+                raise OSError(errno.EFBIG, "is far too large: move it away", str(self.file))
+            content = stream.read().decode("utf-8", "surrogateescape")
+        csv.field_size_limit(max(csv.field_size_limit(), len(content)))
+        return list(csv.reader(io.StringIO(content, newline=""))), content.endswith("\n")
+
+    def _write(self, rows: Sequence[Sequence[str]]) -> None:
         text = io.StringIO(newline="")
-        csv.writer(text).writerows(rows[:kept])
+        csv.writer(text).writerows(rows)
         write_whole(self.file, text.getvalue().encode("utf-8", "surrogateescape"))
 
 

@@ -242,7 +242,7 @@ class _Watch:
                 self._come_back()
             self.disk.refuse()
             handled = self._handle_ready()
-            if not handled and (same := self.scanner.look_closer(_CLOSER_S)):
+            if not handled and (same := self.scanner.look_closer(_CLOSER_S, self._is_ended)):
                 self.ledger.record(same)
             self.ledger.has_run(self.hook.that_have_run())
             self.worker.emit_when_possible()
@@ -292,7 +292,7 @@ class _Watch:
         tasks = [one for one in decided if isinstance(one, Task)]
         pending = [one for one in decided if isinstance(one, Handled)]
         committed_at = time.monotonic()
-        for one in self.stages.handle(tasks, lambda: self.worker.stop_request() is None):
+        for one in self.stages.handle(tasks, lambda: not self._is_ended()):
             if one.waits_for is not None:
                 self._put_off(one.entry.path, one.waits_for)
                 continue
@@ -321,20 +321,25 @@ class _Watch:
                 WarningGiven(message=f"{error} It is tried again now and then")
             )
 
-    def _decide(self, seen: Seen) -> Task | Handled:
-        """Tell what a file needs: a mask, or only a note that it was touched."""
+    def _is_ended(self) -> bool:
+        return self.worker.stop_request() is not None
+
+    def _decide(self, seen: Seen) -> Task | Handled | None:
+        """Tell what a file needs: a mask, or only a note that it was touched; None at the end."""
         before = self.scanner.known.get(seen.path)
         attempts = before.attempts + 1 if before is not None and before.state == "trying" else 1
         try:
-            digest = digest_of(self.root / seen.path, seen.size)
+            digest = digest_of(self.root / seen.path, seen.size, self._is_ended)
+        except InterruptedError:
+            return None
         except OSError as error:
             return self.stages.unreadable(seen, attempts, error)
         if self.book.is_copy_of_output(self.root / seen.path, seen.size):
             return self.stages.own_output(seen, digest)
         version = before.version if before is not None else 1
         if before is not None and before.state in ("done", "skipped"):
-            if is_content(before.digest, self.root / seen.path, seen.size, digest):
-                return self.stages.unchanged(seen, before)
+            if is_content(before.digest, self.root / seen.path, digest):
+                return self.stages.unchanged(seen, before, digest)
             if self.project.hotfolder.rewritten == "skip":
                 return self.stages.skipped(seen, before, digest)
             version += self.project.hotfolder.rewritten == "version"
@@ -358,8 +363,14 @@ class _Watch:
             if lines:
                 self.measurements.take_back()
             raise
+        redone = [one for _, one in kept if one.placed and one.entry.path in self.scanner.known]
+        told = [words for one in redone if (words := self.stages.retire(one))]
+        if redone and self.project.hotfolder.rewritten == "redo":
+            self.measurements.keep_newest({one.entry.path: one.measured for one in redone})
         for _, one in kept:
             self.scanner.done(one.entry)
+        for words in told:
+            self.worker.emit_when_possible(WarningGiven(message=words))
         for seen, one in kept:
             self._tell(seen, one)
         for one in due:

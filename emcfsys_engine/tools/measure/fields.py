@@ -20,7 +20,8 @@ from emcfsys_engine.annotations.masks import (
     read_mask,
     table_of,
 )
-from emcfsys_engine.annotations.pairing import key_of_file, match, root_of
+from emcfsys_engine.annotations.pair_masks import masks_that_count
+from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.errors import AnnotationError, ImageError, InputError
 from emcfsys_engine.images.bounds import quiet_libraries
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
@@ -143,7 +144,9 @@ class Labels:
         return sorted((value, name) for name, value in self.classes.items())
 
 
-def _find_masks(masks: str, images: str | None, out: Path, base: Path) -> Items:
+def _find_masks(
+    masks: str, images: str | None, out: Path, base: Path, classes: Mapping[str, int] | None
+) -> Items:
     root = root_of(images, base) if images else base
     refs = find_images(images, base) if images else []
     mask_root = root_of(masks, base)
@@ -156,14 +159,20 @@ def _find_masks(masks: str, images: str | None, out: Path, base: Path) -> Items:
     ]
     if not found:
         raise AnnotationError(base / masks, "holds no masks", "Name masks or their folder")
-    items = Items(masks=found, image_of={}, root=mask_root)
+    counting = masks_that_count(found)
+    items = Items(masks=counting.refs.copy(), image_of={}, root=mask_root)
+    if classes is not None:
+        for mask in counting.of_other_classes(classes):
+            remedy = "Measure it with --model of its own"
+            items.fail(mask, AnnotationError(str(mask), "a model of other classes made it", remedy))
     if images:
-        keys = {mask: key_of_file(mask.path, mask_root, mask.plane) for mask in found}
-        items.image_of = {mask: ref for ref, mask in match(refs, root, keys)[0].items()}
-        for mask in found.copy():
-            if mask not in items.image_of:
+        pairs, left = counting.pairs(refs, root, mask_root)
+        items.image_of = {mask: ref for ref, mask in pairs.items()}
+        for mask in left:
+            if mask in items.masks:
                 remedy = "Mend the names, or leave out --images"
                 items.fail(mask, AnnotationError(str(mask), f"no image of {images} fits", remedy))
+    items.notes += counting.notes
     return items
 
 
@@ -369,7 +378,8 @@ def open_fields(
 
     Raises: InputError when there are no masks.
     """
-    items = _find_masks(masks, images, out, base)
+    named = settings.classes if not settings.labels and not settings.numbered else None
+    items = _find_masks(masks, images, out, base, named)
     _refuse_class_folders(base / Path(masks).expanduser(), settings)
     labels = _labels_of(items, settings)
     pixel_of, unknown = _pixel_sizes(items, settings)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +15,18 @@ import tifffile
 from PIL import Image
 
 from emcfsys_engine.annotations.files import find_annotations
+from emcfsys_engine.colours import colours_for
 from emcfsys_engine.images import writers
 from emcfsys_engine.learn.inference import bands
-from emcfsys_engine.learn.inference.files import Counted, find_inputs
+from emcfsys_engine.learn.inference.files import Counted, find_inputs, predict_files
 from emcfsys_engine.learn.inference.predictor import Predictor
-from emcfsys_engine.run.events import ImageFailed
+from emcfsys_engine.learn.model_file import save_model
+from emcfsys_engine.learn.networks.network import build_network
+from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.run.events import Event, ImageFailed, RunStarted, WarningGiven
+from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import PredictRequest
+from tests.learn.conftest import TINY
 from tests.learn.inference.made import Predict, drawn, mask_in
 
 
@@ -192,9 +199,151 @@ def test_an_image_or_stack_that_became_another_is_predicted_again_unasked(
     stack(5, 2)
     assert predict()[0].done == 6
     assert predict()[0] == Counted(done=0, skipped=6, failed=0)
+    person = tmp_path / "out" / "s.0004.png"
+    person.write_bytes(person.read_bytes() + b"by a person")
     stack(2, 3)
-    assert predict()[0] == Counted(done=2, skipped=1, failed=0)
+    counted, said = predict()
+    assert counted == Counted(done=2, skipped=1, failed=0)
+    # Masks of planes that are no more go, but for what a person changed.
+    assert _names(tmp_path / "out") == ["a.png", "s.0000.png", "s.0001.png", "s.0004.png"]
+    (told,) = [event.message for event in said if isinstance(event, WarningGiven)]
+    assert "2 files of it as it was before are removed (s.0002.png, s.0003.png)" in told
+    assert "1 are not as this program wrote them, and kept (s.0004.png)" in told
     tifffile.imwrite(tmp_path / "in" / "a.tif", drawn((64, 64), 4))
     corrected = tmp_path / "out" / "a.png"
     corrected.write_bytes(corrected.read_bytes() + b"by a person")
-    assert predict()[0] == Counted(done=0, skipped=3, failed=0)  # a person's mask stays
+    counted, said = predict()
+    assert counted == Counted(done=0, skipped=3, failed=0)  # a person's mask stays
+    words = "1 masks that were changed are of images that changed since, and kept (a.png)"
+    assert words in str(said)
+
+
+def _second_model(folder: Path) -> Predictor:
+    """A model of the first one's shape whose class 7 is called otherwise."""
+    network = build_network(TINY)
+    card = ModelCard(
+        network=TINY,
+        classes=("resin", "crack"),
+        class_values=(0, 7),
+        colours=colours_for(2),
+        patch_px=64,
+        run="another",
+    )
+    save_model(folder / "other.safetensors", network, card)
+    return Predictor(folder / "other.safetensors", gpus=0, tile_px=64)
+
+
+def test_a_file_over_several_runs_names_no_mask_by_the_classes_of_another_model(
+    predict: Predict, predictor: Predictor, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def of(model: Predictor, **options: Any) -> tuple[list[str], set[str], str]:
+        request = PredictRequest(
+            model="m",
+            inputs=(str(tmp_path / "in"),),
+            out=str(out),
+            vectors=("coco",),
+            rank_uncertain=True,
+            **options,
+        )
+        said: list[Event] = []
+        predict_files(request, find_inputs(request), model, said.append, lambda: None)
+        document = json.loads((out / "annotations.json").read_text())
+        ranked = json.loads((out / "ranking.json").read_text())["images"]
+        files = sorted(one["file_name"] for one in document["images"])
+        assert sorted(Path(one["image"]).name for one in ranked) == files
+        names = {one["name"] for one in document["categories"]} - {"__ignore__"}
+        return files, names, " ".join(e.message for e in said if isinstance(e, WarningGiven))
+
+    Image.fromarray(drawn((64, 70), 1, "uint8")).save(tmp_path / "in" / "a.png")
+    files, names, said = of(predictor)
+    assert (files, names, said) == (["a.png"], {"resin", "grain"}, "")
+    Image.fromarray(drawn((64, 70), 3, "uint8")).save(tmp_path / "in" / "b.png")
+    other = _second_model(tmp_path)
+    files, names, said = of(other)
+    assert (files, names) == (["b.png"], {"resin", "crack"})
+    assert "1 masks that were there are of other models (a.png)" in said
+    assert "left out of annotations.json and ranking.json. Use --force" in said
+    files, names, said = of(other, force=True)
+    assert (files, names, said) == (["a.png", "b.png"], {"resin", "crack"}, "")
+
+
+def test_masks_of_before_the_model_was_noted_are_named_as_the_runs_say(
+    predict: Predict, predictor: Predictor, tmp_path: Path
+) -> None:
+    Image.fromarray(drawn((64, 70), 1, "uint8")).save(tmp_path / "in" / "a.png")
+    assert predict()[0].done == 1
+    book = tmp_path / "out" / ".emcfsys" / "outputs.jsonl"
+    lines = [json.loads(line) for line in book.read_text().splitlines()]
+    older = [
+        {k: v for k, v in one.items() if k != "maker"} for one in lines if "classes" not in one
+    ]
+    book.write_text("".join(json.dumps(line) + "\n" for line in older))
+    Image.fromarray(drawn((64, 70), 3, "uint8")).save(tmp_path / "in" / "b.png")
+    for classes, images in ((("x", "y"), ["b.png"]), (predictor.card.classes, ["a.png", "b.png"])):
+        request = PredictRequest(model="m", inputs=(str(tmp_path / "in"),), out="out")
+        shutil.rmtree(tmp_path / "out" / ".emcfsys" / "runs", ignore_errors=True)
+        run = new_run(tmp_path / "out" / ".emcfsys", request)
+        event = RunStarted(run=run.id, does="predict", classes=classes)
+        run.events_file.write_bytes(msgspec.json.encode(event) + b"\n")
+        said = predict(vectors=("coco",))[1]
+        document = json.loads((tmp_path / "out" / "annotations.json").read_text())
+        assert sorted(one["file_name"] for one in document["images"]) == images
+        assert ("of other models" in str(said)) == (len(images) == 1)
+        shutil.rmtree(run.folder)
+
+
+def _stack(file: Path, planes: int, seed: int) -> None:
+    pixels = np.stack([drawn((64, 64), seed + number) for number in range(planes)])
+    tifffile.imwrite(file, pixels if planes > 1 else pixels[0], photometric="minisblack")
+
+
+def test_what_a_stack_was_before_leaves_nothing_and_its_names_stay(
+    predict: Predict, tmp_path: Path
+) -> None:
+    for planes, masks in (
+        (2, ["s.0000.png", "s.0001.png"]),
+        (4, [f"s.000{number}.png" for number in range(4)]),
+        (1, ["s.png"]),
+        (3, [f"s.000{number}.png" for number in range(3)]),
+    ):
+        _stack(tmp_path / "in" / "s.tif", planes, planes)
+        assert predict()[0].done == planes
+        assert _names(tmp_path / "out") == masks
+
+
+def test_companions_of_an_image_as_it_was_before_go_and_are_not_ranked(
+    predict: Predict, tmp_path: Path
+) -> None:
+    out, image = tmp_path / "out", tmp_path / "in" / "a.tif"
+    _stack(image, 1, 1)
+    predict(rank_uncertain=True, overlay=True, vectors=("geojson",))
+    geojson = out / "a.geojson"
+    geojson.write_bytes(geojson.read_bytes() + b"\n")  # by a person
+    _stack(image, 1, 2)
+    predict()
+    assert _names(out) == ["a.geojson", "a.png", "ranking.csv", "ranking.json"]
+    # The same image by another model: the uncertainty beside the mask is not its own.
+    predict(rank_uncertain=True, force=True)
+    other = _second_model(tmp_path)
+    request = PredictRequest(model="m", inputs=(str(tmp_path / "in"),), out=str(out), force=True)
+    predict_files(request, find_inputs(request), other, lambda _: None, lambda: None)
+    request = msgspec.structs.replace(request, force=False, rank_uncertain=True)
+    said: list[Event] = []
+    predict_files(request, find_inputs(request), other, said.append, lambda: None)
+    assert json.loads((out / "ranking.json").read_text())["images"] == []
+    assert "1 images have a mask without its uncertainty" in str(said)
+
+
+def test_coco_names_the_image_and_not_its_mask(predict: Predict, tmp_path: Path) -> None:
+    """a.v2.png is the second mask of a.png: in COCO it is not to be taken for an image's name."""
+    image = tmp_path / "in" / "a.png"
+    Image.fromarray(drawn((64, 70), 1, "uint8")).save(image)
+    predict()
+    mask = tmp_path / "out" / "a.png"
+    mask.write_bytes(mask.read_bytes() + b"by a person")
+    predict(vectors=("coco",), force=True)
+    assert _names(tmp_path / "out") == ["a.png", "a.v2.png", "annotations.json"]
+    document = json.loads((tmp_path / "out" / "annotations.json").read_text())
+    assert [one["file_name"] for one in document["images"]] == ["a.png"]

@@ -14,11 +14,13 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from emcfsys_engine.annotations.pair_masks import masks_that_count
 from emcfsys_engine.commands.watch import make_watch, watch
 from emcfsys_engine.errors import ProjectError
 from emcfsys_engine.hotfolder import scan
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger, read_ledger
 from emcfsys_engine.hotfolder.status import what_it_would_do
+from emcfsys_engine.images.reader import find_images
 from emcfsys_engine.learn.inference import image as predict_image
 from emcfsys_engine.learn.inference import outputs
 from emcfsys_engine.learn.inference import tiles as tiling
@@ -430,3 +432,59 @@ def test_images_of_another_watched_folder_take_no_masks_of_the_first(hot: Hot) -
     hot.output = hot.folder / "others"
     assert run_here(hot.new_run(once=True)) == 0
     assert (hot.output / "i.png").exists()
+
+
+@pytest.mark.parametrize("rule", ["redo", "version", "skip"])
+def test_masks_of_planes_that_a_stack_lost_are_removed_or_count_no_more(
+    hot: Hot, rule: str
+) -> None:
+    add(hot, f'rewritten = "{rule}"\nmeasure = true\noverlay = true')
+
+    def stack(planes: int) -> None:
+        frames = np.stack([pixels(planes + number) for number in range(planes)])
+        tifffile.imwrite(hot.incoming / "s.tif", frames, photometric="minisblack")
+
+    stack(4)
+    once(hot)
+    corrected = paint_over(hot.output / "s.0003.png")
+    stack(2)
+    said = warnings_of(once(hot))
+    masks = {name for name in hot.masks() if "overlay" not in name}
+    names = [f"s.000{number}.png" for number in range(4)]
+    counting = masks_that_count(find_images(str(hot.output), hot.folder))
+    count = sorted(one.path.name for one in counting.refs if "overlay" not in one.path.name)
+    assert (hot.output / "s.0003.png").read_bytes() == corrected
+    rows = (hot.output / ".emcfsys" / "measurements.csv").read_text().splitlines()[1:]
+    if rule == "redo":
+        assert masks == {"s.0000.png", "s.0001.png", "s.0003.png"}
+        assert not (hot.output / "s.0002.overlay.png").exists()
+        assert "3 files of it as it was before are removed" in said
+        assert count == names[:2]
+        assert "1 masks are of an image as it was before" in counting.notes[0]
+        assert [row.split(",")[0] for row in rows] == ["s.tif#0", "s.tif#1"]
+    elif rule == "version":
+        assert masks == {*names, "s.0000.v2.png", "s.0001.v2.png"}
+        assert count == ["s.0000.v2.png", "s.0001.v2.png"]
+    else:
+        assert masks == set(names)
+        assert count == names
+
+
+def test_a_second_version_is_never_taken_for_the_mask_of_another_image(hot: Hot) -> None:
+    """a.v2.png is of a.png, though an image a.v2.png came later."""
+    add(hot, 'rewritten = "version"')
+    hot.image("a.png", 1)
+    once(hot)
+    hot.image("a.png", 2)
+    once(hot)
+    hot.image("a.v2.png", 3)
+    once(hot)
+    assert hot.masks() == ["a.png", "a.v2.png", "a.v2.png.png"]
+    images = find_images(str(hot.incoming), hot.folder)
+    counting = masks_that_count(find_images(str(hot.output), hot.folder))
+    pairs, left = counting.pairs(images, hot.incoming, hot.output)
+    assert {image.path.name: mask.path.name for image, mask in pairs.items()} == {
+        "a.png": "a.v2.png",
+        "a.v2.png": "a.v2.png.png",
+    }
+    assert not left

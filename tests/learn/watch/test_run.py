@@ -84,7 +84,7 @@ def test_a_rewritten_image_is_redone_skipped_or_versioned(tmp_path: Path, model_
         assert hot.masks() == masks, rule
         assert (hot.incoming / "a.png").read_bytes() == original
         lines = (hot.output / ".emcfsys" / "measurements.csv").read_text().splitlines()
-        assert len(lines) == (2 if rule == "skip" else 3)
+        assert len(lines) == (3 if rule == "version" else 2)
         assert lines[0].startswith("image,height_px,width_px,pixel_nm,confidence")
 
 

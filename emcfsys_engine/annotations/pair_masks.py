@@ -1,0 +1,217 @@
+"""Which mask belongs to which image: by what was noted when it was written, else by its name.
+
+Our own masks say in `.emcfsys/outputs.jsonl` which image, plane and version they are of. Of several
+versions the newest counts; masks of an image as it was before it was predicted again count nowhere.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from emcfsys_engine.annotations.pairing import bare_name, key_of_file, match
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.origins import Origin
+from emcfsys_engine.images.output_book import FOLDER, OutputBook
+from emcfsys_engine.images.own_files import is_content, resolved
+
+_LEVELS = 8  # folders above a mask in which its book may lie
+_VERSION = re.compile(r"(.+)\.v\d+", re.DOTALL)
+
+
+class NotedOrigins:
+    """What is noted of masks, by the books beside them; nothing of what others wrote."""
+
+    def __init__(self) -> None:
+        self._books: dict[Path, OutputBook | None] = {}
+
+    def of(self, file: Path) -> Origin | None:
+        """Return what a mask, or outlines, were made of."""
+        book = self._book_of(file.absolute().parent, _LEVELS)
+        return None if book is None else book.origin_of(file.absolute())
+
+    def is_of(self, mask: Path, origin: Origin, image: Path) -> bool:
+        """Tell whether an image still is what a mask was made of, as far as that was noted."""
+        book = self._book_of(mask.absolute().parent, _LEVELS)
+        if book is None or not origin.content or not (now := book.contents.of(image)):
+            return True
+        try:
+            return is_content(origin.content, image, now)
+        except OSError:
+            return True
+
+    def note_contents(self) -> None:
+        """Write down which images were looked at."""
+        for book in {id(book): book for book in self._books.values() if book is not None}.values():
+            book.note_contents()
+
+    def _book_of(self, folder: Path, levels: int) -> OutputBook | None:
+        if folder not in self._books:
+            try:
+                own = OutputBook(folder) if (folder / FOLDER).is_dir() else None
+            except OSError:
+                own = None
+            is_begun = own is not None and own.is_begun
+            above = levels > 0 and folder != folder.parent and not is_begun
+            self._books[folder] = self._book_of(folder.parent, levels - 1) if above else own
+        return self._books[folder]
+
+
+@dataclass(kw_only=True)
+class Masks:
+    """Masks that count, and what is to be said of the others."""
+
+    refs: list[ImageRef]
+    origins: dict[ImageRef, Origin]
+    known: NotedOrigins
+    notes: list[str] = field(default_factory=list)
+
+    def pairs(
+        self, images: Sequence[ImageRef], image_root: Path, root: Path
+    ) -> tuple[dict[ImageRef, ImageRef], list[ImageRef]]:
+        """Return image -> mask, and the masks that belong to no image.
+
+        A mask that was noted to be of an image is that image's, by its path or, where the folders
+        were moved, by its name; a newer version is never taken for another image's first.
+        """
+        pairs, claimed = self._noted(images, image_root, root)
+        self._drop_changed(pairs)
+        claimed |= {mask for mask, origin in self.origins.items() if origin.version > 1}
+        used = set(pairs.values())
+        named = {
+            mask: key_of_file(mask.path, root, mask.plane)
+            for mask in self.refs
+            if mask not in used and mask not in claimed
+        }
+        more = match([ref for ref in images if ref not in pairs], image_root, named)[0]
+        self._doubt(more, images)
+        pairs |= more
+        used |= set(more.values())
+        return pairs, [mask for mask in self.refs if mask not in used]
+
+    def drop(self, mask: ImageRef) -> None:
+        """Leave one more out."""
+        self.refs.remove(mask)
+        self.origins.pop(mask, None)
+
+    def of_other_classes(self, classes: Mapping[str, int]) -> list[ImageRef]:
+        """Return masks whose values mean other classes, where those of others mean these.
+
+        Where all were made by models of one naming, a person may have renamed the classes since:
+        that is only said.
+        """
+        made = {mask: one.maker.classes for mask, one in self.origins.items() if one.maker}
+        others = [mask for mask, named in made.items() if dict(named) != dict(classes)]
+        namings = {tuple(named.items()) for named in made.values()}
+        if others and len(others) == len(self.refs) and len(namings) == 1:
+            names = ", ".join(f"{name} {value}" for name, value in next(iter(namings)))
+            self.notes.append(f"the model that made the masks calls their values {names}")
+            return []
+        return others
+
+    def _noted(
+        self, images: Sequence[ImageRef], image_root: Path, root: Path
+    ) -> tuple[dict[ImageRef, ImageRef], set[ImageRef]]:
+        """Return image -> mask, and the masks that are of one of the images, if only together."""
+        by_path = {(resolved(ref.path), ref.plane): ref for ref in images}
+        by_name: defaultdict[tuple[str, int | None], list[ImageRef]] = defaultdict(list)
+        for ref in images:
+            by_name[f"{_folder(ref.path, image_root)}/{ref.path.name}", ref.plane].append(ref)
+        claims: defaultdict[ImageRef, list[ImageRef]] = defaultdict(list)
+        for mask, origin in self.origins.items():
+            ref = by_path.get((origin.image, origin.plane))
+            moved = by_name[f"{_folder(mask.path, root)}/{origin.image.name}", origin.plane]
+            if ref is not None or len(moved) == 1:
+                claims[ref or moved[0]].append(mask)
+        for ref, masks in claims.items():
+            if len(masks) > 1:
+                self.notes.append(
+                    f"{ref}: {len(masks)} masks are of it, none is taken{_few(masks)}"
+                )
+        pairs = {ref: masks[0] for ref, masks in claims.items() if len(masks) == 1}
+        return pairs, {mask for masks in claims.values() for mask in masks}
+
+    def _drop_changed(self, pairs: dict[ImageRef, ImageRef]) -> None:
+        """Leave out what was made of images that became others and were not predicted again.
+
+        A person's correction stays: it may be of the same pixels.
+        """
+        changed = [
+            (image, mask)
+            for image, mask in pairs.items()
+            if not self.known.is_of(mask.path, self.origins[mask], image.path)
+        ]
+        self.known.note_contents()
+        made = [mask for _, mask in changed if not self.origins[mask].is_changed]
+        corrected = [mask for _, mask in changed if self.origins[mask].is_changed]
+        for image, mask in changed:
+            if not self.origins[mask].is_changed:
+                del pairs[image]
+        if made:
+            what = "masks are of images that changed since: left out, predict these again"
+            self.notes.append(f"{len(made)} {what}{_few(made)}")
+        if corrected:
+            what = "masks that a person changed are of images that changed since"
+            self.notes.append(f"{len(corrected)} {what}{_few(corrected)}")
+
+    def _doubt(self, pairs: dict[ImageRef, ImageRef], images: Iterable[ImageRef]) -> None:
+        """Say which masks could be another image's second version, too: nothing notes whose."""
+        names = {bare_name(ref.path.name) for ref in images}
+        for image, mask in pairs.items():
+            version = _VERSION.fullmatch(bare_name(mask.path.name))
+            if mask not in self.origins and version is not None and version[1] in names:
+                self.notes.append(
+                    f"{mask}: taken for the mask of {image.path.name} by its name; "
+                    f"if it is a second version of that of {version[1]}, take it away"
+                )
+
+
+def masks_that_count(found: Sequence[ImageRef]) -> Masks:
+    """Leave out masks of what an image no longer is, and all but one version of each mask.
+
+    That is the newest, or what a person corrected.
+    """
+    known = NotedOrigins()
+    origins = {mask: one for mask in found if (one := known.of(mask.path)) is not None}
+    outdated = [mask for mask, one in origins.items() if one.is_outdated]
+    versions: defaultdict[tuple[Path, Path, int | None], list[ImageRef]] = defaultdict(list)
+    newest: dict[tuple[Path, Path], int] = {}
+    for mask, one in origins.items():
+        whose = (one.folder, one.image)
+        newest[whose] = max(one.version, newest.get(whose, 1))
+        if not one.is_outdated:
+            versions[one.folder, one.image, one.plane].append(mask)
+    older: list[ImageRef] = []
+    for several in versions.values():
+        best = max(several, key=lambda mask: _rank(origins[mask]))
+        one = origins[best]
+        counts = one.is_changed or one.version == newest[one.folder, one.image]
+        older += [mask for mask in several if mask != best or not counts]
+    left_out = {*older, *outdated}
+    masks = Masks(
+        refs=[mask for mask in found if mask not in left_out],
+        known=known,
+        origins={mask: one for mask, one in origins.items() if mask not in left_out},
+    )
+    if older:
+        what = "have another version beside them, which counts: left out"
+        masks.notes.append(f"{len(older)} masks {what}{_few(older)}")
+    if outdated:
+        what = "are of an image as it was before it was predicted again: left out"
+        masks.notes.append(f"{len(outdated)} masks {what}{_few(outdated)}")
+    return masks
+
+
+def _folder(path: Path, root: Path) -> str:
+    return key_of_file(path, root)[0].rpartition("/")[0]
+
+
+def _rank(one: Origin) -> tuple[bool, int, int]:
+    """Return what makes one of several masks count; formats of a mask are written in turn."""
+    return one.is_changed, one.version, one.order
+
+
+def _few(masks: Sequence[ImageRef]) -> str:
+    names = ", ".join(mask.path.name for mask in masks[:3])
+    return f" ({names}{' …' if len(masks) > 3 else ''})"

@@ -1,0 +1,120 @@
+"""What outputs were made of: which image, as it was when, and by which model."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emcfsys_engine.images.output_names import ENDS, key_of_file, keys_of
+
+Owner = tuple[str, int | None, int]  # image, plane, version
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maker:
+    """The model that made masks."""
+
+    model: str  # its run and step
+    classes: Mapping[str, int]  # name -> value in a mask
+
+    @property
+    def key(self) -> str:
+        """Return what stands for it in the lines of files."""
+        text = json.dumps([self.model, list(self.classes.items())])
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Return how it is noted."""
+        return {"maker": self.key, "model": self.model, "classes": {**self.classes}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What an output was made of, as it was noted when it was written."""
+
+    folder: Path  # of the output
+    image: Path
+    plane: int | None
+    version: int
+    content: str  # digest of the image, "" where nobody noted it
+    is_outdated: bool  # its image was another one when it was predicted last
+    is_changed: bool  # by a person, since it was written
+    order: int  # later ones were written later
+    maker: Maker | None  # None: an older version wrote it
+
+
+class Origins:
+    """What the lines of one output folder say of its files; names are those below it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.makers: dict[str, Maker] = {}
+        self.contents: dict[str, str] = {}  # file -> digest of the image of its newest line
+        self._made_by: dict[str, dict[str, str]] = {}  # file -> its digest -> maker
+        self._num_lines = 0
+        self._owners: dict[str, Owner] = {}  # by stem
+        self._stems: defaultdict[tuple[str, int], set[str]] = defaultdict(set)  # image, version
+        self._files: defaultdict[str, list[str]] = defaultdict(list)  # by their key
+        self._order: dict[str, int] = {}  # file -> which of all lines is its newest
+        self._content_now: dict[str, str] = {}  # image -> as it was predicted last
+
+    def take(self, stem: str, owner: Owner) -> None:
+        """Learn whose a stem is."""
+        image, _, version = owner
+        self._owners[stem] = owner
+        self._stems[image, version].add(stem)
+
+    def files_of(self, image: str, version: int) -> list[str]:
+        """Return all files that planes of an image ever had, in one version."""
+        keys = {key for stem in self._stems.get((image, version), ()) for key in keys_of(stem)}
+        return [file for key in sorted(keys) for file in self._files.get(key, ())]
+
+    def learn_maker(self, line: Mapping[str, Any]) -> None:
+        """Learn of a model. Raises: KeyError, TypeError, ValueError."""
+        classes = {str(name): int(value) for name, value in line["classes"].items()}
+        self.makers[str(line["maker"])] = Maker(model=str(line["model"]), classes=classes)
+
+    def learn_file(self, file: str, line: Mapping[str, Any]) -> None:
+        """Learn what a file was made of. Raises: KeyError."""
+        digest, content, image = str(line["digest"]), str(line["content"]), str(line["image"])
+        if file not in self.contents:
+            self._files[key_of_file(file)].append(file)
+        self.contents[file] = content
+        self._order[file] = self._num_lines = self._num_lines + 1
+        by = self._made_by.setdefault(file, {})
+        by.pop(digest, None)  # the newest stands last
+        by[digest] = str(line.get("maker", ""))
+        if content and image:
+            self._content_now[image] = content
+
+    def key_of(self, file: str, digest: str) -> str:
+        """Return what stands for the maker of a file; "" where nobody knows."""
+        return self._made_by.get(file, {}).get(digest, "")
+
+    def maker_of(self, file: str, digest: str) -> Maker | None:
+        """Return the model that made a file; of one that was changed, that made it before."""
+        every = self._made_by.get(file, {})
+        return self.makers.get(every.get(digest) or next(reversed(every.values()), ""))
+
+    def of(self, file: str, digest: str) -> Origin | None:
+        """Return what a mask, or outlines, were made of; None where nobody noted it."""
+        stem = next((file[: -len(end)] for end in ENDS if file.endswith(end)), file)
+        if stem not in self._owners or file not in self.contents:
+            return None
+        image, plane, version = self._owners[stem]
+        content, now = self.contents[file], self._content_now.get(image, "")
+        return Origin(
+            folder=self._folder,
+            image=Path(image),
+            plane=plane,
+            version=version,
+            content=content,
+            is_outdated=bool(content and now) and content != now,
+            is_changed=digest not in self._made_by[file],
+            order=self._order[file],
+            maker=self.maker_of(file, digest),
+        )

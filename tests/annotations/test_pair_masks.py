@@ -1,0 +1,202 @@
+"""Our own masks belong to the image that was noted, whatever they are called."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emcfsys_engine.annotations.formats.labelme import write_labelme
+from emcfsys_engine.annotations.pair_masks import Masks, masks_that_count
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.origins import Maker
+from emcfsys_engine.images.output_book import OutputBook, Wanted
+from emcfsys_engine.images.own_files import digest_of_output
+from emcfsys_engine.images.reader import find_images
+from emcfsys_engine.tools.convert import convert_labels
+from emcfsys_engine.tools.measure.masks import measure_masks
+from emcfsys_engine.tools.measure.results import MeasureSettings
+
+CLASSES = {"resin": 0, "grain": 1}
+
+
+class Folders:
+    """Images, and masks of them as `predict` writes them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.images, self.masks = folder / "images", folder / "masks"
+        self.folder = folder
+        self.images.mkdir()
+        self.masks.mkdir()
+        self.seed = 0
+
+    def image(self, name: str) -> Path:
+        self.seed += 1
+        pixels = np.random.default_rng(self.seed).integers(0, 255, (16, 20), np.uint8)
+        Image.fromarray(pixels).save(self.images / name)
+        return self.images / name
+
+    def mask(
+        self,
+        image: Path,
+        version: int = 1,
+        plane: int | None = None,
+        content: str = "",
+        classes: Mapping[str, int] = CLASSES,
+        end: str = ".png",
+    ) -> Path:
+        book = OutputBook(self.masks)
+        wanted = Wanted(image=image, folder="", planes=(plane,), version=version)
+        ((stem,),) = book.stems([wanted], ".png")
+        file = self.masks / f"{stem}{end}"
+        if end == ".png":
+            pixels = np.zeros((16, 20), np.uint8)
+            pixels[4:8, 4 : 8 + self.seed] = 1
+            Image.fromarray(pixels).save(file)
+        else:
+            write_labelme(file, [], (16, 20), image)
+        maker = Maker(model=str(classes), classes=classes)
+        book.note({file: digest_of_output(file)}, image=image, content=content, maker=maker)
+        return file
+
+    def counting(self) -> Masks:
+        return masks_that_count(find_images(str(self.masks), self.folder))
+
+    def pairs(self) -> dict[str, str]:
+        images = find_images(str(self.images), self.folder)
+        pairs, _ = self.counting().pairs(images, self.images, self.masks)
+        return {str(image.path.name): mask.path.name for image, mask in pairs.items()}
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    return Folders(tmp_path)
+
+
+def test_a_second_version_is_its_images_wherever_the_folders_were_moved(folders: Folders) -> None:
+    image = folders.image("a.tif")
+    folders.mask(image)
+    folders.mask(image, version=2)
+    folders.image("a.v2.tif")
+    assert folders.pairs() == {"a.tif": "a.v2.png"}
+    folders.images.rename(folders.folder / "moved")
+    folders.images = folders.folder / "moved"
+    assert folders.pairs() == {"a.tif": "a.v2.png"}
+    (note,) = folders.counting().notes
+    assert note == "1 masks have another version beside them, which counts: left out (a.png)"
+
+
+def test_what_a_person_corrected_counts_before_a_newer_prediction(folders: Folders) -> None:
+    image = folders.image("a.tif")
+    first = folders.mask(image, content="as it was")
+    first.write_bytes(first.read_bytes() + b"by a person")
+    folders.mask(image, version=2, content="as it was")
+    assert folders.pairs() == {"a.tif": "a.png"}
+    folders.mask(image, version=2, content=OutputBook(folders.masks).contents.of(image))
+    assert folders.pairs() == {"a.tif": "a.v2.png"}
+
+
+def test_by_name_alone_what_is_in_doubt_is_said(folders: Folders) -> None:
+    image = folders.image("a.tif")
+    folders.mask(image)
+    folders.mask(image, version=2)
+    folders.image("a.v2.tif")
+    shutil.rmtree(folders.masks / ".emcfsys")
+    images = find_images(str(folders.images), folders.folder)
+    counting = folders.counting()
+    assert len(counting.pairs(images, folders.images, folders.masks)[0]) == 2
+    (note,) = counting.notes
+    assert "a.v2.png: taken for the mask of a.v2.tif by its name" in note
+
+
+def test_masks_of_what_an_image_no_longer_is_are_not_measured_nor_converted(
+    folders: Folders,
+) -> None:
+    image = folders.image("s.tif")
+    for plane in range(3):
+        folders.mask(image, plane=plane, content="three planes")
+    for plane in range(2):
+        folders.mask(image, plane=plane, content="two planes")
+    settings = MeasureSettings(classes=CLASSES)
+    out = folders.folder / "numbers"
+    measured = measure_masks(str(folders.masks), out, settings, base=folders.folder)
+    assert measured.num_masks == 2
+    words = "1 masks are of an image as it was before it was predicted again: left out (s.0002.png)"
+    assert words in measured.notes
+    converted = convert_labels(
+        str(folders.masks), folders.folder / "to", to="masks", classes=CLASSES, base=folders.folder
+    )
+    assert len(converted.written) == 2
+    assert words in converted.notes
+
+
+def test_values_of_another_models_masks_are_not_called_by_these_classes(folders: Folders) -> None:
+    folders.mask(folders.image("a.tif"))
+    folders.mask(folders.image("b.tif"), classes={"resin": 0, "crack": 1})
+    settings = MeasureSettings(classes=CLASSES)
+    out = folders.folder / "numbers"
+    measured = measure_masks(str(folders.masks), out, settings, base=folders.folder)
+    assert measured.num_masks == 1
+    assert [Path(one.file).name for one in measured.failed] == ["b.png"]
+    assert "a model of other classes made it" in measured.failed[0].why
+    converted = convert_labels(
+        str(folders.masks), folders.folder / "to", to="coco", classes=CLASSES, base=folders.folder
+    )
+    assert [Path(one.file).name for one in converted.skipped] == ["b.png"]
+    # All of one naming: a person may have renamed the classes since.
+    renamed = MeasureSettings(classes={"epoxy": 0, "mineral": 1})
+    only = measure_masks(str(folders.masks / "a.png"), out, renamed, base=folders.folder)
+    assert only.num_masks == 1
+    assert "the model that made the masks calls their values resin 0, grain 1" in only.notes
+
+
+def test_outlines_of_a_second_version_are_their_images_too(folders: Folders) -> None:
+    image = folders.image("a.tif")
+    folders.mask(image, end=".json")
+    folders.mask(image, version=2, end=".json")
+    folders.image("a.v2.tif")
+    converted = convert_labels(
+        str(folders.masks / "*.json"),
+        folders.folder / "to",
+        to="masks",
+        images=str(folders.images),
+        classes=CLASSES,
+        base=folders.folder,
+    )
+    assert [Path(file).name for file in converted.written] == ["a.png"], converted
+    assert any("a.json" in note and "another version" in note for note in converted.notes)
+
+
+def test_masks_that_others_wrote_pair_by_name_as_ever(folders: Folders) -> None:
+    folders.image("a.tif")
+    Image.fromarray(np.zeros((16, 20), np.uint8)).save(folders.masks / "a_mask.png")
+    assert folders.pairs() == {"a.tif": "a_mask.png"}
+    assert folders.counting().origins == {}
+    assert folders.counting().refs == [ImageRef(path=folders.masks / "a_mask.png")]
+
+
+def test_masks_of_images_that_became_others_are_not_taken_for_masks_of_these(
+    folders: Folders,
+) -> None:
+    content = OutputBook(folders.masks).contents
+    first, second = folders.image("a.tif"), folders.image("b.tif")
+    folders.mask(first, content=content.of(first))
+    corrected = folders.mask(second, content=content.of(second))
+    corrected.write_bytes(corrected.read_bytes() + b"by a person")
+    assert folders.pairs() == {"a.tif": "a.png", "b.tif": "b.png"}
+    for name in ("a.tif", "b.tif"):
+        folders.image(name)
+    assert folders.pairs() == {"b.tif": "b.png"}
+    settings = MeasureSettings(classes=CLASSES)
+    out = folders.folder / "numbers"
+    measured = measure_masks(
+        str(folders.masks), out, settings, images=str(folders.images), base=folders.folder
+    )
+    assert measured.num_masks == 1
+    words = " ".join(measured.notes)
+    assert (
+        "1 masks are of images that changed since: left out, predict these again (a.png)" in words
+    )
+    assert "1 masks that a person changed are of images that changed since (b.png)" in words
