@@ -14,8 +14,10 @@ from emcfsys_engine.learn.evaluate_shares import Task, compared
 from emcfsys_engine.learn.inference.predictor import check_members
 from emcfsys_engine.learn.training.metrics import BOUNDARY_TOLERANCE_PX, Scores
 from emcfsys_engine.learn.training.plan import read_plan
-from emcfsys_engine.model_card import read_card
+from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.project import Naming, Project, Source
+from emcfsys_engine.project_tables import Parts
+from emcfsys_engine.run.events import ObjectScores
 from emcfsys_engine.run.folder import Run
 
 
@@ -26,6 +28,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     images: int
     scores: Scores
     per_source: dict[str, Scores]
+    objects: dict[str, ObjectScores] = {}  # of classes whose objects are told apart
     split_of: str = ""  # who dealt the images out: model | project
     trained_on: tuple[str, ...] = ()  # of these images, those that a model was trained on
 
@@ -66,6 +69,7 @@ def evaluate_project(
     Raises: InputError if the project's classes are not the model's, or the split is empty.
     """
     card = check_members((model, *also))
+    project = msgspec.structs.replace(project, instances=_told_apart(project, card))
     if project.class_names != card.classes or project.class_values != card.class_values:
         its = _named(project.class_names, project.class_values)
         what = f"its classes are {its}, the model's {_named(card.classes, card.class_values)}"
@@ -111,6 +115,7 @@ def evaluate_project(
         images=len(samples),
         scores=result.scores,
         per_source=result.per_source,
+        objects=result.objects,
         split_of="project" if own is None else "model",
         trained_on=tuple(
             name
@@ -118,6 +123,11 @@ def evaluate_project(
             if any(one.has_trained(name, known.image, by_name=own is not None) for one in seen)
         ),
     )
+
+
+def _told_apart(project: Project, card: ModelCard) -> dict[str, Parts]:
+    """Return the classes whose objects are compared: those that the model tells apart."""
+    return {name: project.instances.get(name, "joined") for name in card.instances}
 
 
 def seen_by(file: Path) -> _Seen:
@@ -186,6 +196,7 @@ def evaluate_folders(
             file_name=str(here),
             project=Naming(name="evaluation"),
             classes=classes,
+            instances=dict.fromkeys(card.instances, "joined"),
             data=(source,),
         )
         try:
@@ -222,6 +233,7 @@ def table_of(found: Evaluation) -> str:
     mean = "–" if scores.mean_iou is None else f"{scores.mean_iou:.4f}"
     fore = "–" if scores.mean_foreground_iou is None else f"{scores.mean_foreground_iou:.4f}"
     lines.append(f"mean IoU {mean}, foreground {fore}, pixel accuracy {scores.accuracy:.4f}")
+    lines += _table_of_objects(found.objects)
     if len(found.per_source) > 1:
         for name, one in found.per_source.items():
             value = "–" if one.mean_iou is None else f"{one.mean_iou:.4f}"
@@ -232,6 +244,24 @@ def table_of(found: Evaluation) -> str:
         number = f"{len(found.trained_on)} of these {found.images} images"
         lines.append(f"warning: the model was trained on {number}: {few(found.trained_on)}")
     return "\n".join(lines)
+
+
+def _table_of_objects(objects: dict[str, ObjectScores]) -> list[str]:
+    """Return a line for each class whose objects are told apart, and their head."""
+    if not objects:
+        return []
+    width = max(7, *(len(printable(name)) for name in objects))
+    head = "AP50   AP50:95  PQ     SQ     RQ     found/true  splits  merges  error of sizes"
+    lines = [f"{'objects':<{width}}   {head}"]
+    for name, one in objects.items():
+        numbers = (one.ap50, one.ap50_95, one.pq, one.sq, one.rq, one.size_error)
+        ap50, ap, pq, sq, rq, size = ("–" if n is None else f"{n:.4f}" for n in numbers)
+        counts = f"{one.num_found}/{one.num_true}"
+        lines.append(
+            f"{printable(name):<{width}}   {ap50:<6} {ap:<8} {pq:<6} {sq:<6} {rq:<6} {counts:<11} "
+            f"{one.splits:<7} {one.merges:<7} {size} {one.size_unit}"
+        )
+    return lines
 
 
 def _named(names: Sequence[str], values: Sequence[int]) -> str:

@@ -12,6 +12,7 @@ from emcfsys_engine import any_names
 from emcfsys_engine.annotations.draw import shapes_of
 from emcfsys_engine.annotations.formats.labelme import write_labelme
 from emcfsys_engine.annotations.masks import label_table
+from emcfsys_engine.annotations.numbered import all_numbered, read_numbers, with_own_values
 from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.annotations.suggestions import (
     SuggestedBy,
@@ -142,6 +143,10 @@ def _write(
     ids = read_micrograph(ImageRef(path=mask)).pixels
     names = {value: name for name, value in project.classes.items()}
     undrawn = label_table(project, project.data[source]).undrawn
+    numbers = read_numbers(ImageRef(path=mask))
+    if numbers is not None:  # one shape an object
+        ids, numbers = all_numbered(ids, numbers, min(project.classes.values()))
+        ids, names = with_own_values(ids, numbers, names, undrawn)
     shapes = shapes_of(
         ids,
         names,

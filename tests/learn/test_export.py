@@ -69,6 +69,23 @@ def test_onnx_gives_the_same_logits_at_other_sizes(tmp_path: Path, head: Head) -
     assert "percentiles 0.5 and 99.5" in properties["normalisation"]
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
+@pytest.mark.parametrize("to", ["pt", pytest.param("onnx", marks=pytest.mark.long)])
+def test_what_a_network_says_of_objects_is_an_output_of_its_own(tmp_path: Path, to: str) -> None:
+    for name in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    torch.manual_seed(0)
+    spec = NetworkSpec(head="unet", backbone="resnet10t", num_classes=2, num_planes=2)
+    write = export_torchscript if to == "pt" else export_onnx
+    report = write(build_network(spec).eval(), tmp_path / f"net.{to}", METADATA)
+    assert report.any_size
+    assert report.max_difference < 1e-4
+    if to == "pt":
+        logits, objects = torch.jit.load(report.file)(torch.randn(1, 1, 64, 96))
+        assert logits.shape == objects.shape == (1, 2, 64, 96)
+        assert 0 <= objects.min() <= objects.max() <= 1
+
+
 @pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", "tf_mobilenetv3_small_minimal_100"])
 def test_convolutions_that_pad_by_a_constant_give_the_same_numbers(backbone: str) -> None:
     network = network_of("unet", backbone)
@@ -102,9 +119,11 @@ def test_the_normalisation_of_a_package_clips_and_centres() -> None:
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # files that bioimageio leaves open
-def test_a_bioimageio_package_is_run_by_bioimageio_core(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_planes", [0, 2])
+def test_a_bioimageio_package_is_run_by_bioimageio_core(tmp_path: Path, num_planes: int) -> None:
     pytest.importorskip("bioimageio.core")
-    network = network_of("unet", "resnet10t")
+    spec = NetworkSpec(head="unet", backbone="resnet10t", num_classes=2, num_planes=num_planes)
+    network = build_network(spec).eval()
     example_HW = np.random.default_rng(1).normal(100, 10, (70, 90)).astype(np.float32)
     file = tmp_path / "model.zip"
     metadata = replace(METADATA, name="demo")  # the format wants five characters
