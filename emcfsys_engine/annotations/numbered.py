@@ -50,7 +50,7 @@ def read_numbers(mask: ImageRef) -> np.ndarray | None:
         values = read_instances(mask, anything, numbered=True)
         with tifffile.TiffFile(file) as tiff:
             said = tiff.pages.first.description
-    except (InputError, OSError, ValueError, tifffile.TiffFileError):
+    except (InputError, OSError, ValueError, IndexError, tifffile.TiffFileError):
         return None
     digest = MaskDigest()
     if values is None or values.max(initial=0) > UNLABELLED:

@@ -55,6 +55,7 @@ def evaluate_project(
     overlap: float,
     also: Sequence[Path] = (),
     boundary_px: float = BOUNDARY_TOLERANCE_PX,
+    middle_lines: bool = False,
     as_dealt_now: bool = False,
     gpus: int | None = None,
     processes: int = 1,
@@ -65,6 +66,7 @@ def evaluate_project(
     that the project would deal today.
     `also` names more model files: an ensemble.
     `gpus`: one process each, fed from one list; with 0, so many `processes` on the processor.
+    `middle_lines`: clDice of each class, too.
     Units: `boundary_px` is how far a predicted boundary may lie from the true one.
     Raises: InputError if the project's classes are not the model's, or the split is empty.
     """
@@ -92,6 +94,7 @@ def evaluate_project(
         tta=tta,
         overlap=overlap,
         boundary_px=boundary_px,
+        middle_lines=middle_lines,
         gpus=gpus,
         processes=processes,
         expected=None if own is None else {**seen[0].train, **seen[0].val},
@@ -107,6 +110,7 @@ def evaluate_project(
             overlap=overlap,
             also=also,
             boundary_px=boundary_px,
+            middle_lines=middle_lines,
             gpus=gpus,
             processes=processes,
         )
@@ -174,6 +178,7 @@ def evaluate_folders(
     overlap: float,
     also: Sequence[Path] = (),
     boundary_px: float = BOUNDARY_TOLERANCE_PX,
+    middle_lines: bool = False,
     gpus: int | None = None,
     processes: int = 1,
 ) -> Evaluation:
@@ -209,6 +214,7 @@ def evaluate_folders(
                 overlap=overlap,
                 also=also,
                 boundary_px=boundary_px,
+                middle_lines=middle_lines,
                 gpus=gpus,
                 processes=processes,
             )
@@ -221,29 +227,33 @@ def evaluate_folders(
 def table_of(found: Evaluation) -> str:
     """Return the numbers as a table for people."""
     width = max(5, *(len(printable(name)) for name in found.scores.iou))
-    lines = [f"{'class':<{width}}   IoU    F1     precision  recall  boundary F1"]
     scores = found.scores
+    extra = "  clDice" if scores.cl_dice else ""
+    lines = [f"{'class':<{width}}   IoU    F1     precision  recall  boundary F1{extra}"]
     for name in scores.iou:
         of_class = (scores.iou, scores.f1, scores.precision, scores.recall, scores.boundary_f1)
         cells = [numbers.get(name) for numbers in of_class]
-        iou, f1, precision, recall, edge = ("–" if n is None else f"{n:.4f}" for n in cells)
+        iou, f1, precision, recall, edge = map(_four, cells)
         lines.append(
             f"{printable(name):<{width}}   {iou:<6} {f1:<6} {precision:<9}  {recall:<6}  {edge}"
+            + (f"       {_four(scores.cl_dice.get(name))}" if extra else "")
         )
-    mean = "–" if scores.mean_iou is None else f"{scores.mean_iou:.4f}"
-    fore = "–" if scores.mean_foreground_iou is None else f"{scores.mean_foreground_iou:.4f}"
+    mean, fore = _four(scores.mean_iou), _four(scores.mean_foreground_iou)
     lines.append(f"mean IoU {mean}, foreground {fore}, pixel accuracy {scores.accuracy:.4f}")
     lines += _table_of_objects(found.objects)
     if len(found.per_source) > 1:
         for name, one in found.per_source.items():
-            value = "–" if one.mean_iou is None else f"{one.mean_iou:.4f}"
-            lines.append(f"  {printable(name)}: mean IoU {value}")
+            lines.append(f"  {printable(name)}: mean IoU {_four(one.mean_iou)}")
     whose = ", as the model's training dealt them" if found.split_of == "model" else ""
     lines.append(f"{found.images} images{whose}, {scores.pixels} labelled pixels")
     if found.trained_on:
         number = f"{len(found.trained_on)} of these {found.images} images"
         lines.append(f"warning: the model was trained on {number}: {few(found.trained_on)}")
     return "\n".join(lines)
+
+
+def _four(number: float | None) -> str:
+    return "–" if number is None else f"{number:.4f}"
 
 
 def _table_of_objects(objects: dict[str, ObjectScores]) -> list[str]:
@@ -255,7 +265,7 @@ def _table_of_objects(objects: dict[str, ObjectScores]) -> list[str]:
     lines = [f"{'objects':<{width}}   {head}"]
     for name, one in objects.items():
         numbers = (one.ap50, one.ap50_95, one.pq, one.sq, one.rq, one.size_error)
-        ap50, ap, pq, sq, rq, size = ("–" if n is None else f"{n:.4f}" for n in numbers)
+        ap50, ap, pq, sq, rq, size = map(_four, numbers)
         counts = f"{one.num_found}/{one.num_true}"
         lines.append(
             f"{printable(name):<{width}}   {ap50:<6} {ap:<8} {pq:<6} {sq:<6} {rq:<6} {counts:<11} "

@@ -48,6 +48,7 @@ class Task:
     tta: bool
     overlap: float
     boundary_px: float
+    middle_lines: bool = False
     gpus: int | None = None
     processes: int = 1
     # Digests of images that the model saw, by their names: where none agrees these are others.
@@ -103,6 +104,7 @@ class _Share:
                 tta=task.tta,
                 boundary_px=task.boundary_px,
                 merged=predictor.merged,
+                middle_lines=task.middle_lines,
             )
 
 
@@ -148,12 +150,14 @@ def _by_several(task: Task) -> tuple[Validation | None, dict[str, Fingerprint]]:
     if task.are_others(prints):
         return None, prints
     found = [part.found for part in parts if part.found is not None]
+    middles = [one.middles_SC4 for one in found if one.middles_SC4 is not None]
     objects = {image: each for one in found for image, each in one.objects.items()}
     total = Compared(
         torch.stack([one.counts_SCC for one in found]).sum(dim=0),
         torch.stack([one.edges_SC4 for one in found]).sum(dim=0),
         torch.stack([one.numbers_3I for one in found]).sum(dim=0),
         objects,
+        torch.stack(middles).sum(dim=0) if middles else None,
     )
     return _validation(task, total), prints
 

@@ -1,5 +1,6 @@
 """Objects from labels to tables: trained, tuned, predicted in bands, outlined, measured, scored."""
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 from emcfsys_engine.colours import colours_for
 from emcfsys_engine.errors import ModelFileError
+from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.learn.inference import bands as inference_bands
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.model_file import save_model
@@ -21,7 +23,9 @@ from emcfsys_engine.learn.training.losses import build_loss, plane_sums, planes_
 from emcfsys_engine.model_card import Head, ModelCard, read_card
 from emcfsys_engine.run.events import ValidationDone
 from emcfsys_engine.run.folder import Run
-from tests.learn.conftest import TINY
+from emcfsys_engine.tools.clean_runs import clean_runs
+from tests.learn.conftest import TINY, run_here
+from tests.learn.hot import Hot
 
 Engine = Callable[..., str]
 WITH_OBJECTS = msgspec.structs.replace(TINY, num_planes=2)
@@ -85,8 +89,9 @@ def test_a_training_tunes_how_objects_are_told_apart_and_says_how_well(
     assert card.objects.min_px in (1, 12, 40)
     plan = json.loads(run.plan_file.read_text())
     assert "objects of grain" in plan["reasons"]["network.num_planes"]
-    table = engine_here("evaluate", model, project_folder, "--split", "val")
+    table = engine_here("evaluate", model, project_folder, "--split", "val", "--cl-dice")
     assert "AP50" in table
+    assert "clDice" in table
     found = json.loads(engine_here("evaluate", model, project_folder, "--split", "val", "--json"))
     assert found["objects"]["grain"]["num_true"] == last.objects["grain"].num_true
 
@@ -147,6 +152,31 @@ def test_a_large_image_has_the_objects_of_one_in_memory(
     engine_here("predict", *words, "--overlay")
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "in.instances.tif"), whole)
     assert not [file for file in (tmp_path / "out").iterdir() if file.name.startswith(".tmp")]
+
+
+def test_a_hot_folder_writes_objects_and_counts_them(objects_file: Path, tmp_path: Path) -> None:
+    hot = Hot(tmp_path, objects_file, "measure = true\nlabelme = true")
+    picture(hot.incoming / "a.png")
+    assert run_here(hot.new_run(once=True)) == 0
+    numbers = tifffile.imread(hot.output / "a.instances.tif")
+    with (hot.output / ".emcfsys" / "measurements.csv").open() as file:
+        (line,) = csv.DictReader(file)
+    assert int(line["grain_objects"]) == numbers.max() > 1
+    sizes = np.bincount(numbers.ravel())[1:]
+    middle = 2 * np.sqrt(np.median(sizes) / np.pi)
+    assert float(line["grain_diameter_px"]) == pytest.approx(middle, rel=1e-4)
+    assert OutputBook(hot.output).has(hot.output / "a.instances.tif")
+
+
+def test_cleaning_companions_keeps_objects_and_takes_the_overlay(
+    objects_file: Path, tmp_path: Path, engine_here: Engine
+) -> None:
+    picture(tmp_path / "in" / "a.png")
+    out = tmp_path / "out"
+    engine_here("predict", objects_file, tmp_path / "in", "--out", out, "--overlay")
+    clean_runs(out, what=("companions",), remove=True)
+    left = {file.name for file in out.iterdir() if not file.name.startswith(".")}
+    assert left == {"a.png", "a.instances.tif"}
 
 
 def test_how_many_tiles_share_a_batch_changes_no_object(objects_file: Path, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from itertools import product
 
 import msgspec
 import numpy as np
-from scipy.stats import wasserstein_distance
 
 from emcfsys_engine.learn.inference.objects import Basins
 from emcfsys_engine.model_card import ObjectSettings
@@ -164,6 +163,8 @@ def scores_of(counts: Sequence[Counts]) -> ObjectScores:
             Kirillov et al. 2019 (arXiv:1801.00868); the error of sizes is the Wasserstein distance
             of the equivalent diameters.
     """
+    from scipy.stats import wasserstein_distance  # takes a second that only this needs
+
     found = sum(len(one.found) for one in counts)
     true = sum(len(one.true) for one in counts)
     hits = [sum(each) for each in zip(*(one.hits for one in counts), strict=True)] or [0]

@@ -28,6 +28,7 @@ from emcfsys_engine.learn.training.metrics import (
     Scores,
     boundary_counts,
     confusion_matrix,
+    middle_line_counts,
     scores,
 )
 from emcfsys_engine.learn.training.object_scores import (
@@ -150,6 +151,7 @@ class Compared(NamedTuple):
     edges_SC4: Tensor
     numbers_3I: Tensor
     objects: dict[int, Overlap]  # by the image's number
+    middles_SC4: Tensor | None = None  # of middle lines, where they were looked for
 
 
 def compare(
@@ -165,8 +167,12 @@ def compare(
     boundary_px: float,
     on_image: Callable[[int, Tensor], None] | None = None,
     merged: Callable[[Tensor], Tensor] | None = None,
+    middle_lines: bool = False,
 ) -> Compared:
-    """Predict some images of a data set and compare; the parameters are those of `validate`."""
+    """Predict some images of a data set and compare; the parameters are those of `validate`.
+
+    `middle_lines`: these take a second a megapixel and class.
+    """
     names, sources = dataset.project.class_names, _sources_of(dataset.samples)
     classes = instance_indices(dataset.project)
     found = Compared(
@@ -174,6 +180,7 @@ def compare(
         torch.zeros(len(sources), len(names), 4, dtype=torch.int64),
         torch.zeros(3, len(dataset), dtype=torch.float64),
         {},
+        torch.zeros(len(sources), len(names), 4, dtype=torch.int64) if middle_lines else None,
     )
     for index, one in _looked_at(
         forward,
@@ -193,6 +200,9 @@ def compare(
         found.numbers_3I[:, index] = one.numbers_3.cpu()
         if one.objects is not None:
             found.objects[index] = one.objects
+        if found.middles_SC4 is not None:
+            truth_HW = torch.from_numpy(dataset[index].labels)
+            found.middles_SC4[source] += middle_line_counts(one.best_HW, truth_HW, len(names))
     return found
 
 
@@ -205,7 +215,8 @@ def validation_of(
 ) -> Validation:
     """Return the scores of what was found in all images of a data set."""
     names, sources = project.class_names, _sources_of(samples)
-    counts_SCC, edges_SC4, numbers_3I, _ = found
+    counts_SCC, edges_SC4, numbers_3I, _, middles_SC4 = found
+    middles_C4 = None if middles_SC4 is None else middles_SC4.sum(dim=0)
     objects = {
         names[index]: scores_of([counts[image][place] for image in sorted(counts)])
         for place, index in enumerate(instance_indices(project))
@@ -217,7 +228,7 @@ def validation_of(
         place: [index for index, other in enumerate(places) if other == place] for place in places
     }
     return Validation(
-        scores=scores(counts_SCC.sum(dim=0), names, edges_SC4.sum(dim=0)),
+        scores=scores(counts_SCC.sum(dim=0), names, edges_SC4.sum(dim=0), middles_C4),
         per_source={
             place: scores(counts_SCC[own].sum(dim=0), names, edges_SC4[own].sum(dim=0))
             for place, own in of_place.items()
