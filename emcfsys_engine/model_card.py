@@ -32,6 +32,7 @@ class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True):
     backbone: str
     in_channels: int = 1  # of the image: 1 grey, 3 red, green and blue
     num_classes: int
+    num_planes: int = 0  # after the classes: distance and border of objects, or none
     auxiliary: bool = False  # a second head on the stride-16 map, used in training only
     norm: Norm = "batch"  # of the decoder; "group" where a micro-batch can be 1
     drop_path: float = 0.0  # stochastic depth of the backbone, where it has one
@@ -66,6 +67,14 @@ class TrainingStatistics(msgspec.Struct, frozen=True, kw_only=True):
     confidence_deviation: float | None = None
 
 
+class ObjectSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How objects are told apart in what a network predicts, as tuned on the validation images."""
+
+    seed: float = 0.3  # of the distance, 0 to 1: what has no higher peak is part of its neighbour
+    neck: float = 0.8  # of the lower peak: where the pass between two is higher, they are one
+    min_px: int = 1  # smaller ones are none
+
+
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """Everything needed to use the weights, and where they come from."""
 
@@ -74,6 +83,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[str, ...]  # in the order of the network's channels
     class_values: tuple[int, ...]  # what each is in a mask
     colours: tuple[tuple[int, int, int], ...]
+    instances: tuple[str, ...] = ()  # classes whose objects are told apart
+    objects: ObjectSettings = ObjectSettings()
     normaliser: NormaliserSettings = NormaliserSettings()
     pixel_nm: float | None = None  # what the network was trained at
     patch_px: int
@@ -150,6 +161,12 @@ def _why_nonsense(card: ModelCard) -> str:
         return f"class values {card.class_values} do not fit in a mask"
     if not all(0 <= part <= 255 for colour in card.colours for part in colour):
         return "a colour is none"
+    if not {*card.instances} <= {*card.classes[1:]}:
+        return "the objects of what is no class are told apart"
+    if card.network.num_planes != (2 if card.instances else 0):
+        return f"{card.network.num_planes} planes for objects of {len(card.instances)} classes"
+    if not (0 <= card.objects.seed <= 1 and 0 <= card.objects.neck <= 1):
+        return "objects cannot be told apart by shares outside 0 to 1"
     low, high = card.normaliser.low_percentile, card.normaliser.high_percentile
     if not 0 <= low < high <= 100:
         return f"percentiles {low:g} to {high:g} do not exist"

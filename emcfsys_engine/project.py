@@ -19,6 +19,7 @@ from emcfsys_engine.project_tables import (
     Inference,
     ModelSettings,
     Naming,
+    Parts,
     Source,
     Suggest,
     Training,
@@ -36,6 +37,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     file_name: str
     project: Naming
     classes: dict[str, int]
+    instances: dict[str, Parts] = {}  # classes whose objects are told apart
     data: tuple[Source, ...]
     model: ModelSettings = ModelSettings()
     training: Training = Training()
@@ -75,6 +77,11 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
         """Mask values in the order of the network's channels."""
         return tuple(sorted(self.classes.values()))
 
+    @property
+    def instance_values(self) -> tuple[int, ...]:
+        """Mask values of the classes whose objects are told apart, lowest first."""
+        return tuple(sorted(self.classes[name] for name in self.instances))
+
 
 LOSSES = ("ce", "dice", "focal", "tversky", "lovasz", "boundary", "ohem")
 _PLACES = (*TABLES, "classes", "data")
@@ -112,13 +119,17 @@ def project_from(file: Path, document: Mapping[str, Any]) -> Project:
             table = {**table, "slurm": msgspec.to_builtins(slurm)}
         tables[name] = check_table(file, name, table, kind, faults)
     _check_seed(file, tables.get("project"), faults)
-    classes = _check_classes(file, document.get("classes"), faults)
+    plain, instances = _parted_classes(file, document.get("classes"), faults)
+    classes = _check_classes(file, plain, faults)
+    _check_instances(file, instances, classes, faults)
     sources = _check_sources(file, document.get("data"), classes, faults)
-    _check_training(file, tables["training"], classes, faults)
+    _check_training(file, tables["training"], classes, instances, faults)
     _check_compute(file, tables["compute"], tables["training"], faults)
     if faults:
         raise ProjectFaults(faults)
-    return Project(file_name=str(file), classes=classes, data=sources, **tables)
+    return Project(
+        file_name=str(file), classes=classes, instances=instances, data=sources, **tables
+    )
 
 
 def parse_loss(text: str) -> tuple[tuple[float, str], ...]:
@@ -194,6 +205,47 @@ def _list_item(file: Path, key: str, items: list[Any], name: str) -> Any:
         return items[int(name)]
     remedy = f"Use a number from 0 to {len(items) - 1}, as in data.0.weight=2"
     raise ProjectError(file, key, f"{name!r} is no place in the list", remedy)
+
+
+_CLASS_KEYS = ("value", "instances")
+
+
+def _parted_classes(
+    file: Path, given: Any, faults: list[ProjectError]
+) -> tuple[Any, dict[str, Parts]]:
+    """Return [classes] with the value alone of each class, and whose objects are told apart."""
+    if not isinstance(given, dict):
+        return given, {}
+    plain: dict[str, Any] = {}
+    instances: dict[str, Parts] = {}
+    for name, said in given.items():
+        if not isinstance(said, dict):
+            plain[name] = said
+            continue
+        faults += unknown_keys(file, f"classes.{name}", said, _CLASS_KEYS)
+        plain[name] = said.get("value")
+        kind = said.get("instances", False)
+        if kind is True or kind == "parts":
+            instances[name] = "joined" if kind is True else "parts"
+        elif kind is not False:
+            what = f'{kind!r} is neither true, false nor "parts"'
+            remedy = 'Write name = { value = 1, instances = true }; "parts" where parts that do not'
+            remedy += " touch are objects of their own"
+            faults.append(ProjectError(file, f"classes.{name}.instances", what, remedy))
+    return plain, instances
+
+
+def _check_instances(
+    file: Path,
+    instances: Mapping[str, Parts],
+    classes: Mapping[str, int],
+    faults: list[ProjectError],
+) -> None:
+    for name in instances:
+        if name in classes and classes[name] == min(classes.values()):
+            what = "has the lowest value, so it is what lies between the objects"
+            remedy = "Give it a higher value, and the lowest to the background"
+            faults.append(ProjectError(file, f"classes.{name}.instances", what, remedy))
 
 
 def _check_classes(file: Path, given: Any, faults: list[ProjectError]) -> dict[str, int]:
@@ -278,7 +330,11 @@ def _exists(file: Path, place: str) -> bool:
 
 
 def _check_training(
-    file: Path, training: Any, classes: Mapping[str, int], faults: list[ProjectError]
+    file: Path,
+    training: Any,
+    classes: Mapping[str, int],
+    instances: Mapping[str, Parts],
+    faults: list[ProjectError],
 ) -> None:
     if not isinstance(training, Training):
         return
@@ -295,9 +351,14 @@ def _check_training(
         if name not in classes:
             what = f"{name!r} is no class"
             faults.append(ProjectError(file, "training.best_by", what, nearest(name, classes)))
+    elif training.best_by == "pq":
+        if not instances:
+            what = "no class has instances = true, so there are no objects to be scored"
+            remedy = "Write it under [classes], or use mean_iou"
+            faults.append(ProjectError(file, "training.best_by", what, remedy))
     elif training.best_by not in ("mean_iou", "mean_foreground_iou"):
         what = f"{training.best_by!r} is unknown"
-        remedy = "Use mean_iou, mean_foreground_iou or iou:<class>"
+        remedy = "Use mean_iou, mean_foreground_iou, pq or iou:<class>"
         faults.append(ProjectError(file, "training.best_by", what, remedy))
 
 

@@ -15,6 +15,7 @@ from emcfsys_engine.settings import SlurmSettings
 Positive = Annotated[float, Meta(gt=0)]
 Strength = Annotated[float, Meta(ge=0, le=4)]
 Count = Annotated[int, Meta(ge=1)]
+Parts = Literal["joined", "parts"]  # what parts of one object are that do not touch: it, or others
 
 
 def says(sentence: str, *, unit: str = "", unset: str = "") -> Meta:
@@ -176,7 +177,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
         says('ce, dice, focal, tversky, lovasz, boundary, ohem, or a sum: "ce+0.5*dice".'),
     ] = "ce+dice"
     best_by: Annotated[
-        str, says("The score that decides which model is kept: mean_foreground_iou, iou:<class> …")
+        str,
+        says("The score that decides which model is kept: mean_foreground_iou, iou:<class>, pq …"),
     ] = "mean_iou"
     patience: Annotated[
         int, Meta(ge=0), says("Early stopping: validations without a better one; 0 is off.")
@@ -342,14 +344,33 @@ TABLES: dict[str, type[msgspec.Struct]] = {
 }
 
 
+_ClassValue = Annotated[int, Meta(ge=0, le=254)]
+
+
+class InstanceClass(msgspec.Struct, kw_only=True):
+    """A class whose objects may be told apart: name = { value = 2, instances = true }."""
+
+    value: Annotated[_ClassValue, says("What the class is in a mask.")]
+    instances: Annotated[
+        bool | Literal["parts"],
+        says(
+            "Tell touching objects apart. true: a number, shape or group_id is one object wherever"
+            ' its parts lie; "parts": parts that do not touch are objects of their own.'
+        ),
+    ] = False
+
+
 class _Document(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """project.toml of EMCFsys: what is trained on, and how."""
 
     project: Naming
     classes: Annotated[
-        dict[str, Annotated[int, Meta(ge=0, le=254)]],
+        dict[str, _ClassValue | InstanceClass],
         Meta(min_length=2),
-        says("[classes]: name = value in a mask; 255 is unlabelled."),
+        says(
+            "[classes]: name = value in a mask, or { value = 2, instances = true }; 255 is"
+            " unlabelled."
+        ),
     ]
     data: Annotated[tuple[Source, ...], Meta(min_length=1)]
     model: ModelSettings = ModelSettings()

@@ -41,6 +41,7 @@ class Shape:
     full_name: str = ""  # as the file says it, where label is that name without its number
     place: StackPlace | None = None  # of a stack, when the file says so
     width_px: int | None = None  # of a line, when the file says so
+    group: str = ""  # shapes of one label and group are parts of one object
 
     @property
     def points(self) -> np.ndarray:

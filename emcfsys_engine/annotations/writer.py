@@ -14,6 +14,7 @@ from emcfsys_engine.annotations.formats.coco import CocoImage, write_coco
 from emcfsys_engine.annotations.formats.geojson import write_geojson
 from emcfsys_engine.annotations.formats.imagej import write_imagej
 from emcfsys_engine.annotations.formats.labelme import write_labelme
+from emcfsys_engine.annotations.numbered import with_own_values
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.project import UNLABELLED
 
@@ -80,7 +81,9 @@ class LabelWriter:
             write_png(file, ids)
         elif self.to == "labelme":
             loose = LABELME_TOLERANCE_PX if self.tolerance_px is None else self.tolerance_px
-            drawn, names = (ids, self.names) if numbers is None else self._numbered(ids, numbers)
+            drawn, names = ids, self.names
+            if numbers is not None:
+                drawn, names = with_own_values(ids, numbers, self.names, self.background)
             shapes = shapes_of(
                 drawn,
                 names,
@@ -101,18 +104,6 @@ class LabelWriter:
         if self._coco:
             write_coco(to_file or self.file_of(""), self._coco, self.names)
         return bool(self._coco)
-
-    def _numbered(self, ids: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
-        """Return a value for every object, above those of the classes, and what each is called."""
-        found, first, places = np.unique(numbers, return_index=True, return_inverse=True)
-        values = np.arange(len(found)) + UNLABELLED + 1
-        classes = ids.ravel()[first]
-        values[classes == self.background] = self.background
-        names = {
-            int(value): self.names[int(class_id)]
-            for value, class_id in zip(values, classes, strict=True)
-        }
-        return values[places].reshape(ids.shape).astype(np.int32), names
 
     def _write_regions(
         self,

@@ -227,6 +227,7 @@ def suggest(
     show_default=True,
     help="How far a boundary may lie from the true one (boundary F1).",
 )
+@click.option("--cl-dice", is_flag=True, help="Also clDice: do thin structures hang together?")
 @click.option("--gpus", type=click.IntRange(0, 64), help="One process each; 0: the processor.")
 @click.option("--processes", type=click.IntRange(1, 64), default=1, help="On the processor.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -241,6 +242,7 @@ def evaluate(
     tta: bool,
     overlap: float,
     boundary_px: float,
+    cl_dice: bool,
     gpus: int | None,
     processes: int,
     as_json: bool,
@@ -264,6 +266,7 @@ def evaluate(
         "tta": tta,
         "overlap": overlap,
         "boundary_px": boundary_px,
+        "middle_lines": cl_dice,
         "gpus": _gpus_beside(gpus, processes),
         "processes": processes,
     }

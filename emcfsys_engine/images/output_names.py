@@ -15,7 +15,9 @@ MASK_SUFFIXES = (".ome.zarr", ".ome.tif", ".png", ".tif")  # longest first
 LABEL_SUFFIXES = (".json", ".geojson", ".zip")
 RESERVED = frozenset({"annotations", "ranking"})  # one file for all images, at the top
 ENDS = (*MASK_SUFFIXES, *LABEL_SUFFIXES)
-_BESIDE = re.compile(r"(?<=.)(?:\.prob-.*|\.(?:overlay|uncertainty|view|ome))$", re.DOTALL)
+_BESIDE = re.compile(
+    r"(?<=.)(?:\.prob-.*|\.(?:overlay|uncertainty|view|instances|ome))$", re.DOTALL
+)
 _LONGEST_NAME = 255  # bytes, of all usual file systems
 _LONGEST_STEM = 238  # leaves room for ".png" and for the name of what is being written
 _SHORT_STEM = 150  # what long companions' names begin with

@@ -23,9 +23,12 @@ from emcfsys_engine.files import begin_new, temporary_of
 from emcfsys_engine.images.output_names import MASK_SUFFIXES, file_beside
 from emcfsys_engine.images.own_files import put
 
-# x.overlay.png, x.prob-<class>.png, x.uncertainty.png, and x.view.png, which Labelme opens.
+# x.overlay.png, x.prob-<class>.png, x.uncertainty.png, x.view.png, which Labelme opens, and
+# x.instances.tif.
 _CUT = re.compile(r"(.{100,})~[0-9a-f]{8}", re.DOTALL)
-_COMPANION = re.compile(r"(.+)\.(overlay|uncertainty|view|prob-[^/]+)\.png", re.DOTALL)
+_COMPANION = re.compile(
+    r"(.+)\.((?:overlay|uncertainty|view|prob-[^/]+)\.png|instances\.tif)", re.DOTALL
+)
 
 
 def stem_of(mask_file: Path) -> str:
@@ -41,6 +44,11 @@ def companion(mask_file: Path, kind: str) -> Path:
     return mask_file.with_name(file_beside(stem_of(mask_file), f".{kind}.png"))
 
 
+def instances_of(mask_file: Path) -> Path:
+    """Return the name of the file that numbers a mask's objects: `x.instances.tif`."""
+    return mask_file.with_name(file_beside(stem_of(mask_file), ".instances.tif"))
+
+
 def is_companion(path: Path) -> bool:
     """Tell whether a file stands beside a mask and is none itself."""
     found = _COMPANION.fullmatch(path.name)
@@ -50,7 +58,7 @@ def is_companion(path: Path) -> bool:
         return True
     begun = _CUT.fullmatch(found[1])  # a name that had to be cut: its mask's begins like it
     return begun is not None and any(
-        path == companion(file, found[2])
+        path.name == file_beside(stem_of(file), f".{found[2]}")
         for file in path.parent.glob(f"{glob.escape(begun[1])}*")
         if file.name.endswith(MASK_SUFFIXES)
     )
@@ -189,11 +197,19 @@ class TiffWriter:
     """
 
     def __init__(
-        self, file: Path, size_HW: tuple[int, int], pixel_nm: tuple[float, float] | None = None
+        self,
+        file: Path,
+        size_HW: tuple[int, int],
+        pixel_nm: tuple[float, float] | None = None,
+        *,
+        dtype: type[np.uint8] | type[np.uint32] = np.uint8,
+        description: str | None = None,
     ) -> None:
+        self._description = description
         self.file = file
         self._size = size_HW
         self._pixel_nm = pixel_nm
+        self._dtype = np.dtype(dtype)
         self._temporary = temporary_of(file)
         self._rows: queue.Queue[np.ndarray | None] = queue.Queue(maxsize=2)
         self._failure: BaseException | None = None
@@ -205,9 +221,9 @@ class TiffWriter:
     def write(self, rows: np.ndarray) -> None:
         """Add rows.
 
-        Shapes: rows×W uint8, or rows×W×3.
+        Shapes: rows×W of the file's type.
         """
-        self._put(np.ascontiguousarray(rows, np.uint8))
+        self._put(np.ascontiguousarray(rows, self._dtype))
 
     def complete(self) -> Path:
         """Complete the file under its temporary name."""
@@ -249,19 +265,19 @@ class TiffWriter:
     def _run(self) -> None:
         height, width = self._size
         is_ome = self.file.name.endswith(".ome.tif")
-        options: dict[str, Any] = {"metadata": None}
+        options: dict[str, Any] = {"metadata": None, "description": self._description}
         if is_ome:
             options["metadata"] = _ome_sizes(self._pixel_nm)
         elif self._pixel_nm is not None:  # pixels a centimetre, (x, y)
             options["resolution"] = (1e7 / self._pixel_nm[1], 1e7 / self._pixel_nm[0])
             options["resolutionunit"] = "CENTIMETER"
         try:
-            big = height * width >= 2 << 30
+            big = height * width * self._dtype.itemsize >= 2 << 30
             with tifffile.TiffWriter(self._stream, bigtiff=big, ome=is_ome) as tiff:
                 tiff.write(
                     self._tiles(),
                     shape=(height, width),
-                    dtype=np.uint8,
+                    dtype=self._dtype,
                     tile=(_TILE_PX, _TILE_PX),
                     compression="zlib",
                     photometric="minisblack",

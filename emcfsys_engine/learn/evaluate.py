@@ -14,8 +14,10 @@ from emcfsys_engine.learn.evaluate_shares import Task, compared
 from emcfsys_engine.learn.inference.predictor import check_members
 from emcfsys_engine.learn.training.metrics import BOUNDARY_TOLERANCE_PX, Scores
 from emcfsys_engine.learn.training.plan import read_plan
-from emcfsys_engine.model_card import read_card
+from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.project import Naming, Project, Source
+from emcfsys_engine.project_tables import Parts
+from emcfsys_engine.run.events import ObjectScores
 from emcfsys_engine.run.folder import Run
 
 
@@ -26,6 +28,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     images: int
     scores: Scores
     per_source: dict[str, Scores]
+    objects: dict[str, ObjectScores] = {}  # of classes whose objects are told apart
     split_of: str = ""  # who dealt the images out: model | project
     trained_on: tuple[str, ...] = ()  # of these images, those that a model was trained on
 
@@ -52,6 +55,7 @@ def evaluate_project(
     overlap: float,
     also: Sequence[Path] = (),
     boundary_px: float = BOUNDARY_TOLERANCE_PX,
+    middle_lines: bool = False,
     as_dealt_now: bool = False,
     gpus: int | None = None,
     processes: int = 1,
@@ -62,10 +66,12 @@ def evaluate_project(
     that the project would deal today.
     `also` names more model files: an ensemble.
     `gpus`: one process each, fed from one list; with 0, so many `processes` on the processor.
+    `middle_lines`: clDice of each class, too.
     Units: `boundary_px` is how far a predicted boundary may lie from the true one.
     Raises: InputError if the project's classes are not the model's, or the split is empty.
     """
     card = check_members((model, *also))
+    project = msgspec.structs.replace(project, instances=_told_apart(project, card))
     if project.class_names != card.classes or project.class_values != card.class_values:
         its = _named(project.class_names, project.class_values)
         what = f"its classes are {its}, the model's {_named(card.classes, card.class_values)}"
@@ -88,6 +94,7 @@ def evaluate_project(
         tta=tta,
         overlap=overlap,
         boundary_px=boundary_px,
+        middle_lines=middle_lines,
         gpus=gpus,
         processes=processes,
         expected=None if own is None else {**seen[0].train, **seen[0].val},
@@ -103,6 +110,7 @@ def evaluate_project(
             overlap=overlap,
             also=also,
             boundary_px=boundary_px,
+            middle_lines=middle_lines,
             gpus=gpus,
             processes=processes,
         )
@@ -111,6 +119,7 @@ def evaluate_project(
         images=len(samples),
         scores=result.scores,
         per_source=result.per_source,
+        objects=result.objects,
         split_of="project" if own is None else "model",
         trained_on=tuple(
             name
@@ -118,6 +127,11 @@ def evaluate_project(
             if any(one.has_trained(name, known.image, by_name=own is not None) for one in seen)
         ),
     )
+
+
+def _told_apart(project: Project, card: ModelCard) -> dict[str, Parts]:
+    """Return the classes whose objects are compared: those that the model tells apart."""
+    return {name: project.instances.get(name, "joined") for name in card.instances}
 
 
 def seen_by(file: Path) -> _Seen:
@@ -164,6 +178,7 @@ def evaluate_folders(
     overlap: float,
     also: Sequence[Path] = (),
     boundary_px: float = BOUNDARY_TOLERANCE_PX,
+    middle_lines: bool = False,
     gpus: int | None = None,
     processes: int = 1,
 ) -> Evaluation:
@@ -186,6 +201,7 @@ def evaluate_folders(
             file_name=str(here),
             project=Naming(name="evaluation"),
             classes=classes,
+            instances=dict.fromkeys(card.instances, "joined"),
             data=(source,),
         )
         try:
@@ -198,6 +214,7 @@ def evaluate_folders(
                 overlap=overlap,
                 also=also,
                 boundary_px=boundary_px,
+                middle_lines=middle_lines,
                 gpus=gpus,
                 processes=processes,
             )
@@ -210,28 +227,51 @@ def evaluate_folders(
 def table_of(found: Evaluation) -> str:
     """Return the numbers as a table for people."""
     width = max(5, *(len(printable(name)) for name in found.scores.iou))
-    lines = [f"{'class':<{width}}   IoU    F1     precision  recall  boundary F1"]
     scores = found.scores
+    extra = "  clDice" if scores.cl_dice else ""
+    lines = [f"{'class':<{width}}   IoU    F1     precision  recall  boundary F1{extra}"]
     for name in scores.iou:
         of_class = (scores.iou, scores.f1, scores.precision, scores.recall, scores.boundary_f1)
         cells = [numbers.get(name) for numbers in of_class]
-        iou, f1, precision, recall, edge = ("–" if n is None else f"{n:.4f}" for n in cells)
+        iou, f1, precision, recall, edge = map(_four, cells)
         lines.append(
             f"{printable(name):<{width}}   {iou:<6} {f1:<6} {precision:<9}  {recall:<6}  {edge}"
+            + (f"       {_four(scores.cl_dice.get(name))}" if extra else "")
         )
-    mean = "–" if scores.mean_iou is None else f"{scores.mean_iou:.4f}"
-    fore = "–" if scores.mean_foreground_iou is None else f"{scores.mean_foreground_iou:.4f}"
+    mean, fore = _four(scores.mean_iou), _four(scores.mean_foreground_iou)
     lines.append(f"mean IoU {mean}, foreground {fore}, pixel accuracy {scores.accuracy:.4f}")
+    lines += _table_of_objects(found.objects)
     if len(found.per_source) > 1:
         for name, one in found.per_source.items():
-            value = "–" if one.mean_iou is None else f"{one.mean_iou:.4f}"
-            lines.append(f"  {printable(name)}: mean IoU {value}")
+            lines.append(f"  {printable(name)}: mean IoU {_four(one.mean_iou)}")
     whose = ", as the model's training dealt them" if found.split_of == "model" else ""
     lines.append(f"{found.images} images{whose}, {scores.pixels} labelled pixels")
     if found.trained_on:
         number = f"{len(found.trained_on)} of these {found.images} images"
         lines.append(f"warning: the model was trained on {number}: {few(found.trained_on)}")
     return "\n".join(lines)
+
+
+def _four(number: float | None) -> str:
+    return "–" if number is None else f"{number:.4f}"
+
+
+def _table_of_objects(objects: dict[str, ObjectScores]) -> list[str]:
+    """Return a line for each class whose objects are told apart, and their head."""
+    if not objects:
+        return []
+    width = max(7, *(len(printable(name)) for name in objects))
+    head = "AP50   AP50:95  PQ     SQ     RQ     found/true  splits  merges  error of sizes"
+    lines = [f"{'objects':<{width}}   {head}"]
+    for name, one in objects.items():
+        numbers = (one.ap50, one.ap50_95, one.pq, one.sq, one.rq, one.size_error)
+        ap50, ap, pq, sq, rq, size = map(_four, numbers)
+        counts = f"{one.num_found}/{one.num_true}"
+        lines.append(
+            f"{printable(name):<{width}}   {ap50:<6} {ap:<8} {pq:<6} {sq:<6} {rq:<6} {counts:<11} "
+            f"{one.splits:<7} {one.merges:<7} {size} {one.size_unit}"
+        )
+    return lines
 
 
 def _named(names: Sequence[str], values: Sequence[int]) -> str:

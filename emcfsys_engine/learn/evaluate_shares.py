@@ -24,7 +24,14 @@ from emcfsys_engine.launch.start import SAFE_PATH
 from emcfsys_engine.learn.device import choose_device, choose_threads
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.training.dataset import Dataset
-from emcfsys_engine.learn.training.validation import Compared, Validation, compare, validation_of
+from emcfsys_engine.learn.training.validation import (
+    Compared,
+    Validation,
+    compare,
+    counted_in,
+    validation_of,
+)
+from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project
 
 _MOST_STARTS = 3  # what kills processes again and again is no accident
@@ -41,6 +48,7 @@ class Task:
     tta: bool
     overlap: float
     boundary_px: float
+    middle_lines: bool = False
     gpus: int | None = None
     processes: int = 1
     # Digests of images that the model saw, by their names: where none agrees these are others.
@@ -96,6 +104,7 @@ class _Share:
                 tta=task.tta,
                 boundary_px=task.boundary_px,
                 merged=predictor.merged,
+                middle_lines=task.middle_lines,
             )
 
 
@@ -111,7 +120,14 @@ def compared(task: Task) -> tuple[Validation | None, dict[str, Fingerprint]]:
     if task.are_others(prints):
         return None, prints
     found = share.compared(range(len(task.samples)))
-    return validation_of(found, task.project, task.samples), prints
+    return _validation(task, found), prints
+
+
+def _validation(task: Task, found: Compared) -> Validation:
+    """Return the scores of all images; objects are told apart as the model's file says."""
+    settings = read_card(task.models[0]).objects
+    counts = counted_in(found, task.project, settings)
+    return validation_of(found, task.project, task.samples, counts, settings)
 
 
 def _by_several(task: Task) -> tuple[Validation | None, dict[str, Fingerprint]]:
@@ -134,8 +150,16 @@ def _by_several(task: Task) -> tuple[Validation | None, dict[str, Fingerprint]]:
     if task.are_others(prints):
         return None, prints
     found = [part.found for part in parts if part.found is not None]
-    total = Compared(*(torch.stack(each).sum(dim=0) for each in zip(*found, strict=True)))
-    return validation_of(total, task.project, task.samples), prints
+    middles = [one.middles_SC4 for one in found if one.middles_SC4 is not None]
+    objects = {image: each for one in found for image, each in one.objects.items()}
+    total = Compared(
+        torch.stack([one.counts_SCC for one in found]).sum(dim=0),
+        torch.stack([one.edges_SC4 for one in found]).sum(dim=0),
+        torch.stack([one.numbers_3I for one in found]).sum(dim=0),
+        objects,
+        torch.stack(middles).sum(dim=0) if middles else None,
+    )
+    return _validation(task, total), prints
 
 
 def _done_by_pool(task: Task, waiting: Sequence[range], parts: list[_Part]) -> list[range]:

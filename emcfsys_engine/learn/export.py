@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.files import write_whole
@@ -28,6 +28,10 @@ from emcfsys_engine.learn.networks.rewrites import with_fixed_padding
 
 NORMALISATION = (
     "clip each channel to percentiles 0.5 and 99.5 of the whole image, subtract mean, divide by std"
+)
+OBJECTS = (
+    "channel 0 is how far a pixel lies from the border of its object, 0 at the border and 1 in the"
+    " middle, channel 1 how surely it is a border"
 )
 _TOLERANCE = 1e-3  # of logits, which are of the order of 1 to 10
 OPSET = 20
@@ -105,7 +109,7 @@ def export_torchscript(
     plain, sizes = _prepared(network)
     odd = (sizes[0][0] + 13, sizes[0][1] + 5)
     with quiet(), torch.no_grad():
-        traced = torch.jit.trace(plain, _image(network, sizes[0]), check_trace=False)
+        traced = torch.jit.trace(parted(plain), _image(network, sizes[0]), check_trace=False)
         extra = {"metadata.json": _metadata_json(network, metadata)}
         made = io.BytesIO()  # its name never stands for half of it, or for what differs
         torch.jit.save(traced, made, _extra_files=extra)
@@ -127,6 +131,25 @@ def export_torchscript(
         size_px=sizes[0],
         multiple_px=1,
     )
+
+
+class _Parted(nn.Module):
+    """A network whose classes, and what it says of objects, are outputs of their own."""
+
+    def __init__(self, network: SegmentationNetwork) -> None:
+        super().__init__()
+        self.network = network
+        self.num_classes = network.spec.num_classes
+
+    def forward(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits, and distance and border, 0 to 1. Shapes: N×C×H×W and N×2×H×W."""
+        made_NCHW = self.network(x_NCHW)
+        return made_NCHW[:, : self.num_classes], made_NCHW[:, self.num_classes :].sigmoid()
+
+
+def parted(network: SegmentationNetwork) -> nn.Module:
+    """Return what is exported: one output, or two where the network knows of objects."""
+    return _Parted(network).eval() if network.spec.num_planes else network
 
 
 def need(*packages: str) -> None:
@@ -192,14 +215,14 @@ def _write_onnx(
         shapes = {"x_NCHW": {2: step * height, 3: step * width}}
     with quiet(), torch.no_grad():
         torch.onnx.export(
-            network,
+            parted(network),
             (_image(network, sizes[0]),),
             file,
             dynamo=True,
             opset_version=OPSET,
             dynamic_shapes=shapes,
             input_names=["image"],
-            output_names=["logits"],
+            output_names=["logits", "objects"] if network.spec.num_planes else ["logits"],
             external_data=False,
             verbose=False,
         )
@@ -220,8 +243,8 @@ def _onnx_difference(
     options.log_severity_level = 4  # a failure comes back as an exception, once is enough
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
-    def run(x_NCHW: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {"image": x_NCHW.numpy()})[0])
+    def run(x_NCHW: Tensor) -> tuple[Tensor, ...]:
+        return tuple(map(torch.from_numpy, session.run(None, {"image": x_NCHW.numpy()})))
 
     return max(_difference(run, network, size) for size in sizes)
 
@@ -230,9 +253,14 @@ def _difference(run: Any, network: SegmentationNetwork, size: tuple[int, int]) -
     x_NCHW = _image(network, size)
     with torch.no_grad():
         try:
-            return float((run(x_NCHW) - network(x_NCHW)).abs().max())
+            pairs = zip(_all(run(x_NCHW)), _all(parted(network)(x_NCHW)), strict=True)
+            return max(float((one - other).abs().max()) for one, other in pairs)
         except RuntimeError:
             return float("inf")  # it insists on the example's size
+
+
+def _all(made: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (made,) if isinstance(made, Tensor) else made
 
 
 def _image(network: SegmentationNetwork, size: tuple[int, int]) -> Tensor:
@@ -247,7 +275,8 @@ def _metadata_json(network: SegmentationNetwork, metadata: ExportMetadata) -> st
         "backbone": network.spec.backbone,
         "in_channels": network.spec.in_channels,
         "normalisation": NORMALISATION,
-        "output": "logits, one channel a class",
+        "output": "logits, one channel a class"
+        + (f"; objects: {OBJECTS}" if network.spec.num_planes else ""),
     }
     return json.dumps(content, ensure_ascii=False)
 

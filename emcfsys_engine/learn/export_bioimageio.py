@@ -4,6 +4,7 @@ N images, C channels or classes, H and W pixels.
 """
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.channels import RGB
 from emcfsys_engine.learn.export import (
     NORMALISATION,
+    OBJECTS,
     OPSET,
     ExportMetadata,
     ExportReport,
     export_onnx,
     export_torchscript,
     need,
+    parted,
     quiet,
 )
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
@@ -54,7 +57,9 @@ def export_bioimageio(
         if with_onnx:
             reports.append(export_onnx(network, folder / "weights.onnx", metadata))
         _write_test_tensors(network, folder, example_HW)
-        _write_documentation(folder / "README.md", metadata)
+        _write_documentation(
+            folder / "README.md", metadata, has_objects=bool(network.spec.num_planes)
+        )
         package = folder / file.name
         try:
             _save_package(_description(network, folder, metadata, with_onnx), package)
@@ -92,9 +97,12 @@ def _write_test_tensors(
     edge = _test_edge(network)
     image_NCHW = _test_image(network, edge, example_HW)
     with torch.no_grad():
-        logits_NCHW = network(torch.from_numpy(normalised(image_NCHW)))
+        made = parted(network)(torch.from_numpy(normalised(image_NCHW)))
+    logits_NCHW, *objects = made if isinstance(made, tuple) else (made,)
     np.save(folder / "test-input.npy", image_NCHW)
     np.save(folder / "test-output.npy", logits_NCHW.softmax(dim=1).numpy())
+    for objects_N2HW in objects:
+        np.save(folder / "test-objects.npy", objects_N2HW.numpy())
 
 
 def _test_edge(network: SegmentationNetwork) -> int:
@@ -113,12 +121,13 @@ def _test_image(
     return np.broadcast_to(tile_HW, shape).copy()
 
 
-def _write_documentation(file: Path, metadata: ExportMetadata) -> None:
+def _write_documentation(file: Path, metadata: ExportMetadata, *, has_objects: bool) -> None:
+    objects = f"A second output tells objects apart: {OBJECTS}.\n\n" if has_objects else ""
     classes = "\n".join(f"- channel {i}: {name}" for i, name in enumerate(metadata.class_names))
     pixel = f"Trained at {metadata.pixel_nm:g} nm a pixel.\n\n" if metadata.pixel_nm else ""
     file.write_text(
         f"# {metadata.name}\n\n{metadata.description}\n\n{pixel}Normalisation: {NORMALISATION}.\n\n"
-        f"The output is a probability for each class:\n\n{classes}\n\n# Validation\n\n"
+        f"The output is a probability for each class:\n\n{classes}\n\n{objects}# Validation\n\n"
         "Compare its masks with hand-drawn ones of your own micrographs before you rely on it.\n",
         encoding="utf-8",
     )
@@ -146,7 +155,10 @@ def _description(
         documentation=spec.FileDescr(source=folder / "README.md"),
         tags=["electron-microscopy", "semantic-segmentation", network.spec.head],
         inputs=[_input(network, folder)],
-        outputs=[_output(folder, metadata)],
+        outputs=[
+            _output(folder, metadata),
+            *([_objects_output(folder)] if network.spec.num_planes else []),
+        ],
         weights=spec.WeightsDescr(
             torchscript=spec.TorchscriptWeightsDescr(
                 source=folder / "weights.pt",
@@ -191,24 +203,41 @@ def _input(network: SegmentationNetwork, folder: Path) -> Any:
     )
 
 
-def _output(folder: Path, metadata: ExportMetadata) -> Any:
+def _axes(names: Sequence[str]) -> list[Any]:
+    """Return the axes of an output that is as large as the image."""
     from bioimageio.spec.model import v0_5 as spec
 
     image = spec.TensorId("image")
-    names = [_identifier(name) for name in metadata.class_names]
+    return [
+        spec.BatchAxis(),
+        spec.ChannelAxis(channel_names=list(names)),
+        *(
+            spec.SpaceOutputAxis(
+                id=spec.AxisId(axis),
+                size=spec.SizeReference(tensor_id=image, axis_id=spec.AxisId(axis)),
+            )
+            for axis in "yx"
+        ),
+    ]
+
+
+def _objects_output(folder: Path) -> Any:
+    from bioimageio.spec.model import v0_5 as spec
+
+    return spec.OutputTensorDescr(
+        id=spec.TensorId("objects"),
+        description="Of objects: distance from the border, and border.",
+        axes=_axes(["distance", "border"]),
+        test_tensor=spec.FileDescr(source=folder / "test-objects.npy"),
+    )
+
+
+def _output(folder: Path, metadata: ExportMetadata) -> Any:
+    from bioimageio.spec.model import v0_5 as spec
+
     return spec.OutputTensorDescr(
         id=spec.TensorId("probabilities"),
-        axes=[
-            spec.BatchAxis(),
-            spec.ChannelAxis(channel_names=names),
-            *(
-                spec.SpaceOutputAxis(
-                    id=spec.AxisId(axis),
-                    size=spec.SizeReference(tensor_id=image, axis_id=spec.AxisId(axis)),
-                )
-                for axis in "yx"
-            ),
-        ],
+        axes=_axes([_identifier(name) for name in metadata.class_names]),
         test_tensor=spec.FileDescr(source=folder / "test-output.npy"),
         postprocessing=[spec.SoftmaxDescr(kwargs=spec.SoftmaxKwargs(axis=spec.AxisId("channel")))],
     )

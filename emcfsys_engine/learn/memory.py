@@ -53,7 +53,8 @@ def footprint_of(spec: NetworkSpec, patch_px: int, precision: torch.dtype) -> Fo
         return None  # a network that looks at its numbers cannot run on tensors without any
     weights = sum(each.numel() * each.element_size() for each in network.parameters())
     share = torch.finfo(precision).bits / 32
-    loss = 6 * spec.num_classes * patch_px**2 * 4  # logits, their probabilities, gradients of both
+    channels = spec.num_classes + spec.num_planes
+    loss = 6 * channels * patch_px**2 * 4  # logits, their probabilities, gradients of both
     return Footprint(weights=_COPIES * weights, patch=round(kept * share / _PROBE) + loss)
 
 

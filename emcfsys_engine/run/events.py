@@ -84,6 +84,22 @@ class MachineUsed(Event, frozen=True, kw_only=True, tag="machine_used"):
     gpu_memory_gb: float | None = None  # all that is taken of it, by others, too
 
 
+class ObjectScores(msgspec.Struct, frozen=True, kw_only=True):
+    """How well the objects of one class were found; None where there is none to compare."""
+
+    ap50: float | None  # hits over hits, false and missed ones, at an IoU above 0.5
+    ap50_95: float | None  # the mean over 0.50, 0.55 … 0.95
+    pq: float | None  # panoptic quality: sq times rq
+    sq: float | None  # mean IoU of the hits
+    rq: float | None  # F1 of objects
+    splits: int  # true objects that hold most of several found ones
+    merges: int  # found objects that hold most of several true ones
+    num_found: int
+    num_true: int
+    size_error: float | None  # Wasserstein distance of the equivalent diameters
+    size_unit: str  # nm | px
+
+
 class ValidationDone(Event, frozen=True, kw_only=True, tag="validation_done"):
     """All validation images were predicted whole and compared in one confusion matrix."""
 
@@ -102,6 +118,7 @@ class ValidationDone(Event, frozen=True, kw_only=True, tag="validation_done"):
     is_best: bool = False
     boundary_f1: dict[str, float | None] = {}  # null: the class has no boundary in either
     source_mean_iou: dict[str, float | None] = {}  # per [[data]] source, by its images path
+    objects: dict[str, ObjectScores] = {}  # of classes whose objects are told apart
 
 
 class LabelsJoined(Event, frozen=True, kw_only=True, tag="labels_joined"):

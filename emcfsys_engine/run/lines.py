@@ -133,6 +133,7 @@ def _words(event: AnyEvent) -> Iterator[str]:
 
 def _validation(event: ValidationDone) -> str:
     each = "  ".join(f"{name} {_score(value)}" for name, value in event.iou.items())
+    each += "".join(f"  PQ {name} {_score(one.pq)}" for name, one in event.objects.items())
     left = "" if event.seconds_left is None else f"  {span(event.seconds_left)} left"
     best = "  best" if event.is_best else ""
     return (

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from emcfsys_engine.annotations.writer import UNLABELLED_NAME
 from emcfsys_engine.dataset.facts_cache import cache_of
+from emcfsys_engine.dataset.objects import ObjectTruth, read_objects, told
 from emcfsys_engine.dataset.samples import (
     Sample,
     first_fold,
@@ -141,6 +143,7 @@ def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckRe
         if n in counted and (num_pixels := _num_pixels(sample, facts))
     }
     findings += _rare(project, classes)
+    notes = [*gathered.notes, *_objects_told(project, samples)]
     has_labels = {samples[n].name: any(pixels.values()) for n, pixels in counted.items()}
     findings += [Finding.of(one) for one in unlabelled_faults(project, samples, has_labels)]
     cache.save()
@@ -152,7 +155,7 @@ def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckRe
         findings=tuple(dict.fromkeys(findings)),
         classes=classes,
         images=dict(Counter(sample.split for sample in samples)),
-        notes=gathered.notes,
+        notes=tuple(notes),
         shapes_drawn=gathered.shapes[0],
         shapes_skipped=gathered.shapes[1],
         labelled=labelled,
@@ -305,6 +308,20 @@ def _drawn_pixels(
         return None
     counts = np.bincount(ids.ravel(), minlength=UNLABELLED + 1)
     return {name: int(counts[value]) for name, value in project.classes.items() if counts[value]}
+
+
+def _objects_told(project: Project, samples: Sequence[Sample]) -> list[str]:
+    """Say how objects are known, of classes that tell them apart, in a part of the images."""
+    if not project.instances:
+        return []
+    truths: dict[str, ObjectTruth] = {}
+    for sample in _evenly([one for one in samples if one.label is not None], _SAMPLE_SHAPES):
+        with suppress(InputError):  # named already, where its pixels were counted
+            shape = probe(sample.image.path).shape
+            labels = read_labels(sample, project, (shape[0], shape[1]))
+            truths[sample.name] = read_objects(sample, project, labels)
+    looked_at = f", in {len(truths)} images looked at" if len(truths) < len(samples) else ""
+    return [told(truths, tuple(project.instances)) + looked_at]
 
 
 def _rare(project: Project, classes: Sequence[ClassShare]) -> list[Finding]:

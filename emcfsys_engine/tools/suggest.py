@@ -12,6 +12,7 @@ from emcfsys_engine import any_names
 from emcfsys_engine.annotations.draw import shapes_of
 from emcfsys_engine.annotations.formats.labelme import write_labelme
 from emcfsys_engine.annotations.masks import label_table
+from emcfsys_engine.annotations.numbered import all_numbered, read_numbers, with_own_values
 from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.annotations.suggestions import (
     SuggestedBy,
@@ -159,6 +160,10 @@ def _write(
     # Their names are the model's: the project may have numbered its classes anew since.
     meant = {value: table.of_name(name) for value, name in names.items()}
     background = next((v for v, meaning in meant.items() if meaning == table.undrawn), UNLABELLED)
+    numbers = read_numbers(ImageRef(path=mask))
+    if numbers is not None:  # one shape an object
+        ids, numbers = all_numbered(ids, numbers, min(names))
+        ids, names = with_own_values(ids, numbers, names, background)
     shapes = shapes_of(
         ids,
         names,

@@ -233,6 +233,9 @@ class RunHistory:
         for name, iou in event.iou.items():
             if iou is not None:
                 self._line(f"iou:{name}").extend(at, (iou,))
+        for name, objects in event.objects.items():
+            if objects.pq is not None:
+                self._line(f"pq:{name}").extend(at, (objects.pq,))
         score = event.mean_iou if event.score is None else event.score
         if score is not None and (not self._bests or event.is_best):
             self._bests.append((event.step, score))

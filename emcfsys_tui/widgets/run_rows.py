@@ -62,6 +62,7 @@ def curves_of_one(
     names = [score.name for score in detail.classes]
     for name, glyph, colour in zip(names, class_letters(names), class_colours, strict=True):
         iou += curve(f"iou:{name}", name, glyph, colour)
+        iou += curve(f"pq:{name}", f"{name} PQ", "◆", colour)
     return {
         "loss": curve("train loss", "train", "●", colours[0])
         + curve("val loss", "val", "○", colours[1]),

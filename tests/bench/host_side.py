@@ -83,7 +83,7 @@ def main() -> None:
         told = _ms(lambda steps=steps, s=sampler: s.crops(next(steps)), o.batch)  # type: ignore[misc]
         each = sum(part.nbytes for part in sampler.crops(1)) / o.batch / 1e6
         print(f"{f'cut a patch from {o.side}² {kind}':42} {told}   {each:.2f} MB up a patch")
-        held = resident(((i.pixels, i.labels) for i in items), sampler.sizes, sampler.dtype, CPU)
+        held = resident(((i.pixels, i.planes) for i in items), sampler.sizes, sampler.dtype, CPU)
         assert held is not None
 
         def lines(

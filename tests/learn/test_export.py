@@ -8,8 +8,9 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 
 from emcfsys_engine.learn.export import export_onnx, export_torchscript
+from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.learn.networks.rewrites import with_fixed_padding
-from emcfsys_engine.model_card import Head
+from emcfsys_engine.model_card import Head, NetworkSpec
 from tests.learn.made import METADATA, network_of
 
 
@@ -44,6 +45,23 @@ def test_onnx_gives_the_same_logits_at_other_sizes(tmp_path: Path, head: Head) -
     assert report.max_difference < 1e-4
     properties = {each.key: each.value for each in onnx.load(report.file).metadata_props}
     assert "percentiles 0.5 and 99.5" in properties["normalisation"]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
+@pytest.mark.parametrize("to", ["pt", pytest.param("onnx", marks=pytest.mark.long)])
+def test_what_a_network_says_of_objects_is_an_output_of_its_own(tmp_path: Path, to: str) -> None:
+    for name in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    torch.manual_seed(0)
+    spec = NetworkSpec(head="unet", backbone="resnet10t", num_classes=2, num_planes=2)
+    write = export_torchscript if to == "pt" else export_onnx
+    report = write(build_network(spec).eval(), tmp_path / f"net.{to}", METADATA)
+    assert report.any_size
+    assert report.max_difference < 1e-4
+    if to == "pt":
+        logits, objects = torch.jit.load(report.file)(torch.randn(1, 1, 64, 96))
+        assert logits.shape == objects.shape == (1, 2, 64, 96)
+        assert 0 <= objects.min() <= objects.max() <= 1
 
 
 @pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", "tf_mobilenetv3_small_minimal_100"])

@@ -9,6 +9,8 @@ import pytest
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.learn.export import ExportMetadata
 from emcfsys_engine.learn.export_bioimageio import export_bioimageio, normalised
+from emcfsys_engine.learn.networks.network import build_network
+from emcfsys_engine.model_card import NetworkSpec
 from tests.learn.made import METADATA, network_of
 
 
@@ -23,9 +25,11 @@ def test_the_normalisation_of_a_package_clips_and_centres() -> None:
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # files that bioimageio leaves open
-def test_a_bioimageio_package_is_run_by_bioimageio_core(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_planes", [0, 2])
+def test_a_bioimageio_package_is_run_by_bioimageio_core(tmp_path: Path, num_planes: int) -> None:
     pytest.importorskip("bioimageio.core")
-    network = network_of("unet", "resnet10t")
+    spec = NetworkSpec(head="unet", backbone="resnet10t", num_classes=2, num_planes=num_planes)
+    network = build_network(spec).eval()
     example_HW = np.random.default_rng(1).normal(100, 10, (70, 90)).astype(np.float32)
     file = tmp_path / "model.zip"
     metadata = replace(METADATA, name="demo")  # the format wants five characters

@@ -196,7 +196,8 @@ def _polygons(
             found.skip(label, f"{what} has an outline of {len(polygon) // 2} points")
             continue
         pairs = list(zip(polygon[::2], polygon[1::2], strict=True))
-        found.draw(Shape(label=label, kind="rings", rings=(points_array(path, what, pairs),)))
+        ring = points_array(path, what, pairs)
+        found.draw(Shape(label=label, kind="rings", rings=(ring,), group=what))
     if not polygons:
         found.skip(label, f"{what} has no outline", outline=box, in_doubt=box is None)
 

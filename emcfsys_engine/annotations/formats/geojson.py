@@ -101,14 +101,15 @@ class _Feature:
         elif not coordinates:
             self._skip(f"{what} is a {kind} without points", in_doubt=True)
         else:
+            group = what if kind == "MultiPolygon" else ""  # its polygons are one object
             for part in parts:
-                self._part(what, kind.removeprefix("Multi"), part)
+                self._part(what, kind.removeprefix("Multi"), part, group)
 
-    def _part(self, what: str, kind: str, part: Any) -> None:
+    def _part(self, what: str, kind: str, part: Any, group: str) -> None:
         if kind == "Polygon":
             rings = tuple(_ring(self.path, what, ring) for ring in part)
             if rings and len(rings[0]) >= 3:
-                self._draw("rings", rings)
+                self._draw("rings", rings, group)
             else:
                 self._skip(f"{what} is a polygon of {len(rings[0]) if rings else 0} points")
         elif kind == "LineString":
@@ -120,8 +121,10 @@ class _Feature:
         else:
             self._draw("point", (_ring(self.path, what, [part]),))
 
-    def _draw(self, kind: ShapeKind, rings: tuple[np.ndarray, ...]) -> None:
-        self.found.draw(Shape(label=self.label, kind=kind, rings=rings, place=self.place))
+    def _draw(self, kind: ShapeKind, rings: tuple[np.ndarray, ...], group: str = "") -> None:
+        self.found.draw(
+            Shape(label=self.label, kind=kind, rings=rings, place=self.place, group=group)
+        )
 
     def _skip(self, why: str, *, in_doubt: bool = False) -> None:
         self.found.skip(self.label, why, in_doubt=in_doubt, place=self.place)

@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def read(path: Path, document: Mapping[str, Any]) -> list[Annotation]:
     """Return the one annotation of a Labelme file.
 
     `imagePath` names the image only; no file is ever opened because of it, and an `imageData`
-    inside is not needed. group_id and flags do not change what a pixel is, and are not kept.
+    inside is not needed. Flags do not change what a pixel is, and are not kept; group_id says which
+    shapes are parts of one object.
     Raises: AnnotationError for a shape that cannot be understood.
     """
     found = Gathering()
@@ -106,11 +108,13 @@ def _shape(path: Path, number: int, item: Mapping[str, Any], found: Gathering) -
         bitmap = mask_from_png(path, what, item.get("mask"))
         left, top = np.rint(np.clip(points.min(axis=0), -1e9, 1e9)).astype(int)
         origin = (int(left), int(top))
-        found.draw(Shape(label=label, kind=kind, bitmap=bitmap, origin_xy=origin))
+        shape = Shape(label=label, kind=kind, bitmap=bitmap, origin_xy=origin)
     elif kind == "rectangle":
-        found.draw(_rectangle(label, points, item))
+        shape = _rectangle(label, points, item)
     else:
-        found.draw(Shape(label=label, kind=kind, rings=(points,)))
+        shape = Shape(label=label, kind=kind, rings=(points,))
+    group = item.get("group_id")
+    found.draw(shape if group is None else replace(shape, group=str(group)))
 
 
 def _rectangle(label: str, points: np.ndarray, item: Mapping[str, Any]) -> Shape:

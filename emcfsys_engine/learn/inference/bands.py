@@ -16,6 +16,7 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import Normaliser, stretched
 from emcfsys_engine.images.reader import probe, read_micrograph
 from emcfsys_engine.images.rows import PlaneRows, Survey, open_rows, rows_of, survey
+from emcfsys_engine.learn.inference.objects import find_objects, values_of
 from emcfsys_engine.learn.pixels_on_device import OwnRows, own_rows
 from emcfsys_engine.model_card import ModelCard
 
@@ -33,7 +34,8 @@ class Band:
     """Some rows of a prediction.
 
     Shapes: mask is h×W uint8 with class values; probabilities C×h×W uint8 (255 = certain);
-    uncertainty h×W uint8: the entropy of the probabilities, 255 where all classes are as likely.
+    uncertainty h×W uint8: the entropy of the probabilities, 255 where all classes are as likely;
+    planes 2×h×W uint8: distance and border of objects, of a model that tells them apart.
     """
 
     first: int
@@ -42,6 +44,7 @@ class Band:
     sure: float  # sum over pixels of the probability of the chosen class
     probabilities: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
+    planes: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,8 @@ class Prediction:
     """What the network made of one image.
 
     Shapes: mask is H×W uint8 with class values; probabilities C×H×W uint8 (255 = certain) or None;
-    uncertainty H×W uint8 or None.
+    uncertainty H×W uint8 or None; instances H×W uint32, the number of each pixel's object from 1,
+    or None of a model that tells none apart.
     """
 
     mask: np.ndarray
@@ -57,6 +61,7 @@ class Prediction:
     shares: dict[str, float]  # area fraction of each class
     probabilities: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
+    instances: np.ndarray | None = None
 
 
 _FEW_CLASSES = 16  # a pass over the pixels for each
@@ -86,6 +91,7 @@ class Sent:
             sure=float(arrays["sure"]),
             probabilities=arrays.get("probabilities"),
             uncertainty=arrays.get("uncertainty"),
+            planes=arrays.get("planes"),
         )
 
 
@@ -95,9 +101,10 @@ def sent(
     """Send what logits mean; rows from `specimen_rows` on are an info bar: the first class.
 
     `values_C`: the classes' values in a mask, uint8 on the device. The host waits for nothing.
-    Shapes: logits are C×h×W, the class values C.
+    Shapes: logits are C×h×W, the class values C; channels after those are planes of objects.
     """
     bar = max(0, specimen_rows - first)
+    logits_CHW, planes_PHW = logits_CHW.tensor_split((len(values_C),))
     shares_CHW = logits_CHW.softmax(dim=0)
     sure_HW, best_HW = _largest(shares_CHW)
     best_HW[bar:] = 0
@@ -106,6 +113,8 @@ def sent(
         "counts": _counts(best_HW, len(values_C)),
         "sure": sure_HW.sum(dtype=torch.float64),
     }
+    if len(planes_PHW):
+        made["planes"] = (planes_PHW.sigmoid() * 255).round().to(torch.uint8)
     if wanted.uncertainty:
         made["uncertainty"] = _entropy(shares_CHW)
         made["uncertainty"][bar:] = 0
@@ -169,7 +178,7 @@ def whole(bands: Iterable[Band], card: ModelCard, size_HW: tuple[int, int]) -> P
     tally, made = Tally(card), dict[str, np.ndarray]()
     for band in bands:
         tally.add(band)
-        for name in ("mask", "probabilities", "uncertainty"):
+        for name in ("mask", "probabilities", "uncertainty", "planes"):
             part: np.ndarray | None = getattr(band, name)
             if part is not None:
                 if name not in made:
@@ -181,6 +190,9 @@ def whole(bands: Iterable[Band], card: ModelCard, size_HW: tuple[int, int]) -> P
         shares=tally.shares,
         probabilities=made.get("probabilities"),
         uncertainty=made.get("uncertainty"),
+        instances=find_objects(made["mask"], made["planes"], values_of(card), card.objects)
+        if "planes" in made
+        else None,
     )
 
 

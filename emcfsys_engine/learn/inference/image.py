@@ -65,6 +65,7 @@ class Work:
     outputs: OutputSet | None = None  # open already when a large image was computed
     bands: list[Band] = field(default_factory=list)
     mask_rows: list[np.ndarray] = field(default_factory=list)  # kept where they are wanted whole
+    numbers: np.ndarray | None = None  # of its objects, where masks are kept and objects told apart
 
     @property
     def whole_mask(self) -> np.ndarray:
@@ -229,6 +230,8 @@ class ImageJobs:
                 self._add(work, outputs, band)
             if self.vectors:
                 self._write_vectors(work, outputs)
+            if self._keeps_masks:
+                work.numbers = outputs.numbers()
             outputs.finish()
         except BaseException:
             self.give_up(work)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from emcfsys_engine.annotations.numbered import all_numbered, read_numbers
 from emcfsys_engine.annotations.writer import (
     LABELME_OPENS,
     LabelFormat,
@@ -22,8 +23,17 @@ from emcfsys_engine.images.origins import Maker
 from emcfsys_engine.images.output_book import OutputBook, free_version
 from emcfsys_engine.images.own_files import digest_of_output, identity_of, put
 from emcfsys_engine.images.reader import read_micrograph
-from emcfsys_engine.images.writers import PngWriter, RowWriter, companion, stem_of, writer_for
+from emcfsys_engine.images.writers import (
+    PngWriter,
+    RowWriter,
+    TiffWriter,
+    companion,
+    instances_of,
+    stem_of,
+    writer_for,
+)
 from emcfsys_engine.learn.inference.bands import Band, OpenImage
+from emcfsys_engine.learn.inference.object_rows import ObjectRows, outlines
 from emcfsys_engine.model_card import ModelCard
 
 
@@ -40,6 +50,7 @@ class VectorOutputs:
         self._book = book
         self.kept: set[Path] = set()  # a person's: a new version lies beside
         classes = dict(zip(card.classes, card.class_values, strict=True))
+        self._background = card.class_values[0]
         self._writers = [
             LabelWriter(out=out, to=to, classes=classes, background=card.class_values[0])
             for to in dict.fromkeys(formats)
@@ -63,10 +74,13 @@ class VectorOutputs:
     ) -> None:
         """Write the outlines of an image, to get their names with its mask.
 
-        Labelme opens few formats: for others a picture is written that its file points to.
+        Objects that were told apart have a shape each. Labelme opens few formats: for others a
+        picture is written that its file points to.
         Shapes: the mask is H×W uint8.
         """
-        mask_file = outputs.mask_file
+        mask_file, numbers = outputs.mask_file, outputs.numbers()
+        if numbers is not None:
+            mask_HW, numbers = all_numbered(mask_HW, numbers, self._background)
         for writer in self._writers:
             shown = ref.path
             if _needs_view(writer, ref):
@@ -75,12 +89,14 @@ class VectorOutputs:
                 write_png(temporary_of(shown), image.view(0, len(mask_HW)))
             name = self._name(mask_file)
             if writer.to == "coco":
-                writer.write(name, mask_HW, image=ref.path, plane=ref.plane)
+                writer.write(name, mask_HW, image=ref.path, plane=ref.plane, numbers=numbers)
                 continue
             file = writer.file_of(name)
             temporary = temporary_of(file)
             outputs.stage(temporary, file)
-            writer.write(name, mask_HW, image=shown, plane=ref.plane, to_file=temporary)
+            writer.write(
+                name, mask_HW, image=shown, plane=ref.plane, numbers=numbers, to_file=temporary
+            )
 
     def finish(self, others: Iterable[tuple[ImageRef, Path]]) -> None:
         """Write what can only be written at the end: COCO's one file, masks of before included.
@@ -92,7 +108,11 @@ class VectorOutputs:
                 continue
             for ref, mask_file in others:
                 mask_HW = read_micrograph(ImageRef(path=mask_file)).pixels
-                writer.write(self._name(mask_file), mask_HW, image=ref.path, plane=ref.plane)
+                numbers = read_numbers(ImageRef(path=mask_file))
+                if numbers is not None:
+                    mask_HW, numbers = all_numbered(mask_HW, numbers, self._background)
+                name = self._name(mask_file)
+                writer.write(name, mask_HW, image=ref.path, plane=ref.plane, numbers=numbers)
             file = free_version(writer.file_of(""), self._book)
             if writer.finish(to_file=temporary_of(file)):
                 commit([(temporary_of(file), file)], self._book, MadeFrom(image=self._out))
@@ -129,7 +149,8 @@ class Companions:
         kinds = ["overlay"] * self.overlay + ["uncertainty"] * self.uncertainty
         if self.probabilities:
             kinds += probability_kinds(card.classes).values()
-        return [mask_file, *(companion(mask_file, kind) for kind in kinds)]
+        objects = [instances_of(mask_file)] if card.instances else []
+        return [mask_file, *(companion(mask_file, kind) for kind in kinds), *objects]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +190,10 @@ class OutputSet:
         self._wanted = wanted
         self._book = book
         self._origin = origin
+        self._size_HW, self._pixel_nm = size_HW, pixel_nm
         self._writers: dict[str, RowWriter] = {}
         self._staged: list[tuple[Path, Path]] = []  # whole, under a temporary name; its own
+        self._objects: ObjectRows | None = None  # of a model that tells them apart
         self._guarded(lambda: self._open(size_HW, pixel_nm))
 
     def _open(self, size_HW: tuple[int, int], pixel_nm: tuple[float, float] | None) -> None:
@@ -191,6 +214,8 @@ class OutputSet:
             for name, kind in probability_kinds(self._card.classes).items():
                 file = companion(mask, kind)
                 writers[f"prob {name}"] = PngWriter(file, size_HW, is_smooth=True)
+        if self._card.instances:
+            self._objects = ObjectRows(mask.parent, size_HW, self._card)
         writers["mask"] = writer_for(mask, size_HW, pixel_nm)
 
     def add(self, band: Band) -> None:
@@ -201,7 +226,10 @@ class OutputSet:
 
     def _add(self, band: Band) -> None:
         writers = self._writers
-        if self._wanted.overlay and self._view is not None:
+        if self._objects is not None:
+            assert band.planes is not None
+            self._objects.add(band.mask, band.planes)
+        elif self._wanted.overlay and self._view is not None:
             grey = self._view(band.first, band.first + len(band.mask))
             writers["overlay"].write(blend(grey, band.mask, self._card))
         if band.uncertainty is not None and "uncertainty" in writers:
@@ -211,6 +239,13 @@ class OutputSet:
                 writers[f"prob {name}"].write(plane)
         writers["mask"].write(band.mask)
 
+    def numbers(self) -> np.ndarray | None:
+        """Return the objects of all pixels, once all rows were added; None: none are told apart.
+
+        Shapes: uint32 H×W, 0 where there is none.
+        """
+        return None if self._objects is None else self._objects.whole()
+
     def stage(self, temporary: Path, file: Path) -> None:
         """Give a file that is whole its name with the others, or remove it with them."""
         self._staged.append((temporary, file))
@@ -219,8 +254,29 @@ class OutputSet:
         """Give all files their names, the mask last."""
         self._guarded(self._finish)
 
+    def _write_objects(self, objects: ObjectRows) -> None:
+        """Write what could not be written before all objects were known."""
+        self._writers["instances"] = TiffWriter(
+            instances_of(self.mask_file),
+            self._size_HW,
+            self._pixel_nm,
+            dtype=np.uint32,
+            description=objects.of_mask,
+        )
+        for first, mask, numbers in objects.rows():
+            self._writers["instances"].write(numbers[1:-1])
+            if self._wanted.overlay and self._view is not None:
+                grey = self._view(first, first + len(mask))
+                self._writers["overlay"].write(
+                    blend(grey, mask, self._card, lines_HW=outlines(numbers))
+                )
+        objects.close()
+
     def _finish(self) -> None:
-        for name in list(self._writers):
+        if self._objects is not None:
+            self._write_objects(self._objects)
+        # The mask tells that all is there: it is the last.
+        for name in sorted(self._writers, key=lambda name: name == "mask"):
             self._staged.append((self._writers[name].complete(), self._writers[name].file))
             del self._writers[name]
         self._book.refuse_gone()
@@ -229,6 +285,8 @@ class OutputSet:
 
     def abort(self) -> None:
         """Leave nothing behind that is not whole."""
+        if self._objects is not None:
+            self._objects.close()
         while self._writers:
             self._writers.popitem()[1].abort()
         while self._staged:
@@ -311,15 +369,25 @@ def probability_kinds(classes: Sequence[str]) -> dict[str, str]:
 
 
 def blend(
-    grey_HW: np.ndarray, mask_HW: np.ndarray, card: ModelCard, opacity: float = 0.4
+    grey_HW: np.ndarray,
+    mask_HW: np.ndarray,
+    card: ModelCard,
+    opacity: float = 0.4,
+    lines_HW: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the micrograph with its classes laid over in colour; the first class stays grey.
 
-    Shapes: grey is H×W uint8, mask H×W class values; the result is H×W×3 uint8.
+    On lines, the outlines of objects, the colour alone is seen.
+    Shapes: grey is H×W uint8, mask H×W class values, lines bool; the result is H×W×3 uint8.
     """
     # Every (class, grey) has one colour: a table is exact, and cheaper than arithmetic on pixels.
     table = np.repeat(np.arange(256, dtype=np.float32)[None, :, None], 256, axis=0)
     table = np.repeat(table, 3, axis=2)
     for value, colour in list(zip(card.class_values, card.colours, strict=True))[1:]:
         table[value] = table[value] * (1 - opacity) + np.asarray(colour, np.float32) * opacity
-    return table.astype(np.uint8)[mask_HW, grey_HW]
+    made = table.astype(np.uint8)[mask_HW, grey_HW]
+    if lines_HW is not None:
+        colours = np.zeros((256, 3), np.uint8)
+        colours[list(card.class_values)] = card.colours
+        made[lines_HW] = colours[mask_HW[lines_HW]]
+    return made

@@ -388,7 +388,7 @@ class Predictor:
 
         Shapes: K = M·C in, C×H×W out.
         """
-        return merged(logits_KHW, len(self._calls))
+        return merged(logits_KHW, len(self._calls), self.card.network.num_planes)
 
 
 # Bands that a device is ahead of the host: a GPU is never without work while one is fetched.
@@ -444,14 +444,21 @@ def load_members(models: Sequence[Path]) -> tuple[list[SegmentationNetwork], Mod
     return [load_model(model)[0] for model in models], card
 
 
-def merged(logits_KHW: Tensor, num_members: int) -> Tensor:
+def merged(logits_KHW: Tensor, num_members: int, num_planes: int = 0) -> Tensor:
     """Return the logits of an ensemble: the logarithm of the mean of its members' probabilities.
 
+    Planes of objects, the last of each member's channels, are the mean of its members', too.
     Shapes: K = M·C, member after member; the result is C×H×W, and for one member its own logits.
     """
     if num_members == 1:
         return logits_KHW
     logits_MCHW = logits_KHW.unflatten(0, (num_members, -1))
+    if num_planes:
+        planes_MPHW = logits_MCHW[:, -num_planes:]
+        planes_PHW = planes_MPHW.sigmoid().mean(dim=0).logit(eps=1e-6)
+        return torch.cat(
+            (merged(logits_MCHW[:, :-num_planes].flatten(0, 1), num_members), planes_PHW)
+        )
     return torch.log_softmax(logits_MCHW, dim=1).logsumexp(dim=0)
 
 
@@ -459,6 +466,10 @@ def _check_alike(first: Path, one: ModelCard, file: Path, other: ModelCard) -> N
     remedy = "Join models that were trained on one project"
     if (one.classes, one.class_values) != (other.classes, other.class_values):
         what = f"its classes are {_classes(other)}, those of {first.name} {_classes(one)}"
+        raise ModelFileError(file, what, remedy)
+    if one.instances != other.instances:
+        its, theirs = _listed(other.instances), _listed(one.instances)
+        what = f"tells apart objects of {its}, {first.name} of {theirs}"
         raise ModelFileError(file, what, remedy)
     if one.network.in_channels != other.network.in_channels:
         what = "one reads colours and the other greys"
@@ -468,6 +479,10 @@ def _check_alike(first: Path, one: ModelCard, file: Path, other: ModelCard) -> N
     if one.pixel_nm and other.pixel_nm and abs(other.pixel_nm / one.pixel_nm - 1) > _SAME_PIXEL:
         what = f"was trained at {other.pixel_nm:.4g} nm, {first.name} at {one.pixel_nm:.4g} nm"
         raise ModelFileError(file, what, remedy)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "no class"
 
 
 def _classes(card: ModelCard) -> str:

@@ -81,7 +81,8 @@ class SegmentationNetwork(nn.Module):
         self.decoder = Decoder(spec.head, channels, in_channels=spec.in_channels, norm=spec.norm)
         kernel_px = 3 if spec.head in ("unet", "pspnet") else 1
         width = DECODER_CHANNELS[spec.head]
-        self.head = nn.Conv2d(width, spec.num_classes, kernel_px, padding=kernel_px // 2)
+        channels_out = spec.num_classes + spec.num_planes
+        self.head = nn.Conv2d(width, channels_out, kernel_px, padding=kernel_px // 2)
         self.auxiliary_head: nn.Module | None = None
         if spec.auxiliary:
             self._for_auxiliary = levels.index(AUXILIARY_LEVEL)
@@ -105,9 +106,10 @@ class SegmentationNetwork(nn.Module):
         return self.spec.head == "unet" and not attends
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Return class scores (logits) for each pixel.
+        """Return class scores (logits) for each pixel, and those of the planes of objects.
 
-        Shapes: x is float, at least 32×32; the logits have exactly its height and width.
+        Shapes: x is float, at least 32×32; the logits have exactly its height and width: N×C×H×W,
+        of which the last `num_planes` channels are distance and border of objects.
         """
         padded_NCHW = self._padded(x_NCHW)
         maps = self.encoder(padded_NCHW)
@@ -116,7 +118,7 @@ class SegmentationNetwork(nn.Module):
     def forward_with_auxiliary(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the logits, and those of the auxiliary head where there is one.
 
-        Shapes: both as in `forward`.
+        Shapes: both as in `forward`; the auxiliary head has no planes of objects.
         """
         padded_NCHW = self._padded(x_NCHW)
         maps = self.encoder(padded_NCHW)

@@ -46,8 +46,8 @@ def augment(
 ) -> tuple[Tensor, Tensor]:
     """Cut patches out of larger crops, warped, and change their grey values.
 
-    Shapes: crops are N×C×M×M float and N×M×M uint8, M ≥ patch_px; patches come out centred, their
-    labels int64. One seed a patch.
+    Shapes: crops are N×C×M×M float and N×M×M uint8 (N×K×M×M with planes of objects), M ≥ patch_px;
+    patches come out centred, their labels int64. One seed a patch.
     Labels gain no value that was not there; what a warp brings in from outside is unlabelled.
     """
     drawn = draw(seeds, patch_px, strengths, images_NCHW.device)
@@ -56,9 +56,12 @@ def augment(
         images_NCHW, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
     # One more, 255 becomes 0, which is what grid_sample fills the outside with; exact in fp32.
-    shifted = (labels_NHW.to(torch.uint8) + 1)[:, None].float()
+    has_planes = labels_NHW.ndim == images_NCHW.ndim
+    shifted = (labels_NHW.to(torch.uint8) + 1).float()
+    shifted = shifted if has_planes else shifted[:, None]
     warped = F.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    labels = (warped[:, 0].to(torch.int64) - 1) & UNLABELLED  # -1 is 255 again
+    warped = warped if has_planes else warped[:, 0]
+    labels = (warped.to(torch.int64) - 1) & UNLABELLED  # -1 is 255 again
     return _change_grey_values(images, drawn), labels
 
 

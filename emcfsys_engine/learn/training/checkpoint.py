@@ -23,7 +23,7 @@ from emcfsys_engine.files import is_full, write_whole
 from emcfsys_engine.learn.model_file import encode_model
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_network
 from emcfsys_engine.learn.run_disk import RunDisk
-from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.model_card import ModelCard, ObjectSettings
 from emcfsys_engine.run.events import CheckpointPruned, CheckpointSaved, Event, WarningGiven
 from emcfsys_engine.run.folder import Run
 
@@ -55,6 +55,7 @@ class TrainState(msgspec.Struct, frozen=True, kw_only=True):
     loss_scale: float = 0.0  # in fp16: by which losses are multiplied; 0: as a run begins
     loss_scale_steps: int = 0  # since it was changed last
     num_skipped: int = 0  # steps that were left out, since their gradients were too large for fp16
+    objects: ObjectSettings | None = None  # that told objects apart best at the last validation
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):

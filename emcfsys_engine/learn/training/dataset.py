@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emcfsys_engine.dataset.deals import Fingerprint
+from emcfsys_engine.dataset.objects import NUM_PLANES, ObjectTruth, read_objects, targets_of
 from emcfsys_engine.dataset.samples import Sample, read_labels
 from emcfsys_engine.errors import DataFaults, InputError
 from emcfsys_engine.images.channels import GREY, is_in_colour, read_as
@@ -54,6 +55,17 @@ class Item:
     raw_deviation: float
     statistics: PerChannel = AS_THEY_ARE  # by which pixels of the camera's type are normalised
     is_in_colour: bool = False  # in its file: grey is used three times by a network that wants it
+    truth: ObjectTruth | None = None  # of a project that tells objects apart
+    targets: np.ndarray | None = None  # distance and border of its objects: uint8 2×H×W
+
+    @property
+    def planes(self) -> np.ndarray:
+        """Labels, with the objects' distance and border where they are known.
+
+        Shapes: uint8 K×H×W, K = 1 or 3.
+        """
+        labels = self.labels[None]
+        return labels if self.targets is None else np.concatenate((labels, self.targets))
 
     @property
     def image(self) -> np.ndarray:
@@ -82,15 +94,18 @@ def load_item(
     micrograph = read_micrograph(sample.image)
     pixels = read_as(micrograph.pixels, channels)
     bar = micrograph.info_bar_rows
-    labels = to_indices(read_labels(sample, project, pixels.shape[:2]), project)
+    values = read_labels(sample, project, pixels.shape[:2])
     if bar:
-        labels[-bar:] = UNLABELLED
+        values[-bar:] = UNLABELLED
+    truth = read_objects(sample, project, values) if project.instances else None
+    labels = to_indices(values, project)
     grey = pixels if channels == GREY else to_grey(micrograph.pixels)
     greys = normaliser.statistics(grey, bar)
     found = (greys,) if channels == GREY else normaliser.per_channel(pixels, bar)
     if prints is not None:
         image = _digest(pixels) if any(one[3] for one in found) else ""
-        prints[sample.name] = Fingerprint(image=image, labels=_digest(labels))
+        drawn = _digest(labels) + (_digest(truth.ids) if truth is not None else "")
+        prints[sample.name] = Fingerprint(image=image, labels=drawn)
     as_it_is = pixels.dtype in OWN_TYPES
     if as_it_is:
         pixels = np.require(pixels, requirements=("C", "W"))  # as torch wants it
@@ -104,8 +119,12 @@ def load_item(
         raw_deviation=greys[3],
         statistics=statistics_to_use(found) if as_it_is else AS_THEY_ARE,
         is_in_colour=channels != GREY and is_in_colour(micrograph.pixels),
+        truth=truth,
     )
-    return resampled(item, project.project.pixel_nm)
+    item = resampled(item, project.project.pixel_nm)
+    if item.truth is None:
+        return item
+    return replace(item, targets=targets_of(item.truth.ids, item.labels))
 
 
 def _digest(pixels: np.ndarray) -> str:
@@ -146,8 +165,18 @@ def resampled(item: Item, pixel_nm: float | None) -> Item:
         pixels=image_NCHW[0].movedim(0, -1).numpy(),
         statistics=AS_THEY_ARE,
         labels=labels_NCHW[0, 0].numpy(),
+        truth=None if item.truth is None else _truth_at(item.truth, size),
         pixel_nm=(pixel_nm, pixel_nm),
     )
+
+
+def _truth_at(truth: ObjectTruth, size_HW: list[int]) -> ObjectTruth:
+    """Return the objects of an image of another size: those of the pixels nearest to its own."""
+    rows, columns = (
+        ((np.arange(new) + 0.5) * (old / new)).astype(np.intp)
+        for new, old in zip(size_HW, truth.ids.shape, strict=True)
+    )
+    return replace(truth, ids=truth.ids[rows][:, columns])
 
 
 class Dataset:
@@ -202,6 +231,8 @@ class Dataset:
         if not item.is_in_colour:
             self.grey.add(self.samples[index].name)
         size = item.pixels.nbytes + item.labels.nbytes
+        if item.truth is not None and item.targets is not None:
+            size += item.truth.ids.nbytes + item.targets.nbytes
         if size <= self._free_bytes:
             self._free_bytes -= size
             self._kept[index] = item
@@ -213,7 +244,15 @@ class Dataset:
         """Return the item as it is read from a file of this process; None: the disk is full."""
         pixels = self._spool.keep(item.pixels)
         labels = None if pixels is None else self._spool.keep(item.labels)
-        return None if labels is None else replace(item, pixels=pixels, labels=labels)
+        if pixels is None or labels is None:
+            return None
+        item = replace(item, pixels=pixels, labels=labels)
+        if item.truth is None or item.targets is None:
+            return item
+        ids, targets = self._spool.keep(item.truth.ids), self._spool.keep(item.targets)
+        if ids is None or targets is None:
+            return None
+        return replace(item, truth=replace(item.truth, ids=ids), targets=targets)
 
     def check(self, indices: Iterable[int] | None = None) -> dict[str, Fingerprint]:
         """Read every item once, so that a bad file ends the run before its first step.
@@ -266,7 +305,7 @@ class PatchSampler:
         self.positions: list[Mapping[int, np.ndarray]] = []
         self.bare: list[bool] = []
         types: set[np.dtype] = set()
-        self.channels = 1
+        self.channels = self.label_planes = 1
         for index in range(len(dataset)):  # once: what is not kept is read
             item = dataset[index]
             height, width, self.channels = item.pixels.shape
@@ -274,6 +313,7 @@ class PatchSampler:
             self.statistics.append(item.statistics)
             self.positions.append(_class_positions(item.labels, seed, index))
             self.bare.append(_is_mostly_bare(item.labels))
+            self.label_planes = 1 if item.targets is None else 1 + NUM_PLANES
             types.add(item.pixels.dtype)
         self.is_of_one_type = len(types) == 1
         self.dtype = types.pop() if len(types) == 1 else np.dtype(np.float32)
@@ -295,14 +335,16 @@ class PatchSampler:
         A patch is drawn by its own numbers: which others are cut beside it changes nothing.
         They are of the images' own type where all have the same, else float32 and normalised.
         """
-        labels_NMM = np.empty((len(self.numbers), self.crop_px, self.crop_px), np.uint8)
-        images_NMMC = np.empty((*labels_NMM.shape, self.channels), self.dtype)
+        size = (self.crop_px, self.crop_px)
+        labels_NKMM = np.empty((len(self.numbers), self.label_planes, *size), np.uint8)
+        images_NMMC = np.empty((len(self.numbers), *size, self.channels), self.dtype)
         statistics_NC4 = np.empty((len(self.numbers), self.channels, 4), np.float32)
         for n, place in enumerate(self.places(step)):
-            statistics_NC4[n] = self._cut_one(place, images_NMMC[n], labels_NMM[n])
+            statistics_NC4[n] = self._cut_one(place, images_NMMC[n], labels_NKMM[n])
+        labels = torch.from_numpy(labels_NKMM)
         return Crops(
             images=torch.from_numpy(images_NMMC).movedim(-1, 1),
-            labels=torch.from_numpy(labels_NMM),
+            labels=labels[:, 0] if self.label_planes == 1 else labels,
             statistics=torch.from_numpy(statistics_NC4),
         )
 
@@ -339,15 +381,17 @@ class PatchSampler:
     def resident_on(self, device: torch.device) -> Resident | None:
         """Return all images on a GPU, where they fit into its share of the memory."""
         number = sum(height * width for height, width in self.sizes)
-        if not self.is_of_one_type or not fits(number, self.dtype, self.channels, device):
+        bytes_px = self.channels * self.dtype.itemsize + self.label_planes
+        if not self.is_of_one_type or not fits(number, self.dtype, bytes_px, device):
             return None
         items = (self.dataset[index] for index in range(len(self.dataset)))
         return resident(
-            ((item.pixels, item.labels) for item in items),
+            ((item.pixels, item.planes) for item in items),
             self.sizes,
             self.dtype,
             device,
             self.channels,
+            self.label_planes,
         )
 
     def _any_centre(self, index: int, rng: np.random.Generator) -> np.ndarray:
@@ -385,6 +429,7 @@ def _cut(
     """Cut lines that may lie outside: the image is mirrored there, the labels are unlabelled.
 
     `image` and `labels` are written into.
+    Shapes: M×M×C and K×M×M.
     """
     height, width = item.labels.shape
     top, bottom = max(0, -int(rows[0])), max(0, int(rows[-1]) + 1 - height)
@@ -401,7 +446,9 @@ def _cut(
     image[down, across] = item.pixels[inside]
     if top or bottom or left or right:
         labels[...] = UNLABELLED
-    labels[down, across] = item.labels[inside]
+    labels[0, down, across] = item.labels[inside]
+    if item.targets is not None:
+        labels[1:, down, across] = item.targets[:, *inside]
     _mirror_ends(image[down].swapaxes(0, 1), left, right)
     _mirror_ends(image, top, bottom)
 
@@ -425,9 +472,9 @@ def _cut_from_small(
     height, width = item.labels.shape
     inside_rows, inside_columns = _mirrored(rows, height), _mirrored(columns, width)
     image[...] = item.pixels[inside_rows][:, inside_columns]
-    labels[...] = item.labels[inside_rows][:, inside_columns]
-    labels[(rows != inside_rows), :] = UNLABELLED
-    labels[:, (columns != inside_columns)] = UNLABELLED
+    labels[...] = item.planes[:, inside_rows][:, :, inside_columns]
+    labels[:, (rows != inside_rows), :] = UNLABELLED
+    labels[:, :, (columns != inside_columns)] = UNLABELLED
 
 
 def _mirrored(lines: np.ndarray, size: int) -> np.ndarray:

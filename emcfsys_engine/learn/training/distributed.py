@@ -122,7 +122,8 @@ class Ranks:
         """Return this process's of the patches `first` to `last` of a step: as many for each.
 
         What is missing to that is made up of unlabelled patches, which weigh nothing in any loss.
-        Shapes: N×C×M×M and N×M×M of its own patches in; (last - first) / processes of each out.
+        Shapes: N×C×M×M and N×M×M, or N×K×M×M, of its own patches in; (last - first) / processes of
+        each out.
         """
         if self.world == 1:
             return images[first:last], labels[first:last]
@@ -131,7 +132,7 @@ class Ranks:
         missing = -(-(last - first) // self.world) - len(images[own])
         if not missing:
             return images[own], labels[own]
-        blank = torch.full_like(labels[:1].expand(missing, -1, -1), UNLABELLED)
+        blank = torch.full_like(labels[:1].expand(missing, *labels.shape[1:]), UNLABELLED)
         filler = images[:1].expand(missing, -1, -1, -1)
         padded = torch.cat([images[own], filler])
         padded = padded.contiguous(memory_format=torch.channels_last)
@@ -151,6 +152,18 @@ class Ranks:
             with _others(self.world):
                 dist.all_reduce(tensor)
         return tensor
+
+    def gathered_bytes(self, own: bytes) -> list[bytes]:
+        """Return what each process has to say, in their order."""
+        if self.world == 1:
+            return [own]
+        longest = int(self.most(len(own))[0])
+        lengths = torch.zeros(self.world, dtype=torch.int64)
+        lengths[self.rank] = len(own)
+        said = torch.zeros(self.world, longest, dtype=torch.uint8)
+        said[self.rank, : len(own)] = torch.frombuffer(bytearray(own), dtype=torch.uint8)
+        rows = zip(self.sum(said), self.sum(lengths).tolist(), strict=True)
+        return [row[:length].numpy().tobytes() for row, length in rows]
 
     def pooled(self, statistics: Tensor) -> Tensor:
         """Return the sum over all processes, of which each follows the gradient of its own part.

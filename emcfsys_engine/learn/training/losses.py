@@ -10,18 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from emcfsys_engine.dataset.objects import FULL
 from emcfsys_engine.errors import ShapeError
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.project import UNLABELLED, parse_loss
 
 _ALONE = Ranks()
+_DISTANCE_WEIGHT, _BORDER_WEIGHT = 2.0, 0.5  # of objects, beside the loss of the classes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """What one process found in its share of a batch; sums of several make the batch's loss."""
 
-    sums: tuple[Tensor, ...]  # one vector a term that is made of sums
+    sums: tuple[Tensor, ...]  # one vector a term that is made of sums, the planes' at last
     logits_NCHW: Tensor
     target_NHW: Tensor
 
@@ -30,12 +32,18 @@ class Loss:
     """A weighted sum of loss terms over a batch that may be spread over several processes.
 
     Every term is that of the whole batch: sums are added over the processes before they are
-    divided; terms that sort pixels (lovasz, ohem) gather the logits of all.
+    divided; terms that sort pixels (lovasz, ohem) gather the logits of all. Where targets have
+    planes of objects, what the network says of these is a term more; an auxiliary head has none.
     """
 
     def __init__(
-        self, text: str, class_weights: Sequence[float] | None = None, ranks: Ranks = _ALONE
+        self,
+        text: str,
+        class_weights: Sequence[float] | None = None,
+        ranks: Ranks = _ALONE,
+        num_classes: int = 0,  # 0: all channels but those of the planes that targets have
     ) -> None:
+        self._num_classes = num_classes
         self._terms = parse_loss(text)
         self._weights_C = None if class_weights is None else torch.tensor(class_weights)
         self._ranks = ranks
@@ -50,8 +58,14 @@ class Loss:
     def measure(self, logits_NCHW: Tensor, target_NHW: Tensor) -> Measured:
         """Compute what is this process's own: here memory is needed, and nobody is waited for.
 
-        Shapes: logits N×C×H×W, target N×H×W of class indices or 255.
+        Shapes: logits N×C×H×W, target N×H×W of class indices or 255; with planes of objects after
+        the classes the target is N×K×H×W, class indices first.
         """
+        planes: Tensor | None = None
+        if target_NHW.ndim == logits_NCHW.ndim:
+            planes, target_NHW = target_NHW[:, 1:], target_NHW[:, 0]
+            logits_NCHW, guessed = self._parted(logits_NCHW, planes.shape[1])
+            planes = None if guessed is None else plane_sums(guessed.float(), planes)
         _check_shapes(logits_NCHW, target_NHW)
         logits_NCHW = logits_NCHW.float()
         sums = [
@@ -59,7 +73,15 @@ class Loss:
             for _, name in self._terms
             if name in SUMMED
         ]
+        sums += [] if planes is None else [planes]
         return Measured(sums=tuple(sums), logits_NCHW=logits_NCHW, target_NHW=target_NHW)
+
+    def _parted(self, logits_NCHW: Tensor, num_planes: int) -> tuple[Tensor, Tensor | None]:
+        """Return the logits of classes and of planes; an auxiliary head has only classes."""
+        num_classes = self._num_classes or logits_NCHW.shape[1] - num_planes
+        if logits_NCHW.shape[1] == num_classes:
+            return logits_NCHW, None
+        return logits_NCHW[:, :num_classes], logits_NCHW[:, num_classes:]
 
     def value(self, measured: Measured) -> Tensor:
         """Return the loss over the shares of all processes, the same on each of them.
@@ -79,6 +101,8 @@ class Loss:
             else:
                 term = SORTED[name](logits_NCHW, target_NHW, weights_C)
             total = total + factor * term
+        for sums in pooled:
+            total = total + planes_of_sums(sums)
         return total
 
     def running(self) -> "RunningLoss":
@@ -95,6 +119,7 @@ class Loss:
             factor * (SUMMED[name][1](next(pooled)) if name in SUMMED else whole[name])
             for factor, name in self._terms
         ]
+        terms += [planes_of_sums(sums) for sums in pooled]
         return torch.stack(terms).sum()
 
     def sorted_terms(self, measured: Measured) -> dict[str, Tensor]:
@@ -161,14 +186,17 @@ class RunningLoss:
 
 
 def build_loss(
-    text: str, class_weights: Sequence[float] | None = None, ranks: Ranks = _ALONE
+    text: str,
+    class_weights: Sequence[float] | None = None,
+    ranks: Ranks = _ALONE,
+    num_classes: int = 0,
 ) -> Loss:
     """Return the weighted sum that a text like "ce+0.5*dice" names.
 
     `class_weights` enter the pixel-wise terms (ce, focal, ohem); overlap terms weigh classes alike.
     Raises: ValueError for an unknown name, with the nearest known.
     """
-    return Loss(text, class_weights, ranks)
+    return Loss(text, class_weights, ranks, num_classes)
 
 
 def cross_entropy_sums(
@@ -347,6 +375,37 @@ def boundary_of_sums(sums_4C: Tensor) -> Tensor:
 
 def _ratio(above: Tensor, below: Tensor) -> Tensor:
     return above / (below + 1e-6)
+
+
+def plane_sums(logits_N2HW: Tensor, target_N2HW: Tensor) -> Tensor:
+    """Return what distance and border of objects cost, summed over the pixels where they are known.
+
+    Of each plane the divergence of the predicted share from the true one, and how many pixels; then
+    of the border both, predicted and true.
+    Shapes: targets are 0 … 254, or 255 where unlabelled; 7 out.
+    """
+    known_N2HW = (target_N2HW != UNLABELLED).to(logits_N2HW.dtype)
+    truth_N2HW = target_N2HW.clamp_max(FULL).to(logits_N2HW.dtype) / FULL
+    cost_N2HW = F.binary_cross_entropy_with_logits(logits_N2HW, truth_N2HW, reduction="none")
+    # A share's own entropy is nothing that could be learned: without it a perfect match costs 0.
+    least_N2HW = torch.special.entr(truth_N2HW) + torch.special.entr(1 - truth_N2HW)
+    cost_2 = ((cost_N2HW - least_N2HW) * known_N2HW).sum(dim=(0, 2, 3))
+    number_2 = known_N2HW.sum(dim=(0, 2, 3))
+    guess_NHW = logits_N2HW[:, 1].sigmoid() * known_N2HW[:, 1]
+    border_NHW = truth_N2HW[:, 1] * known_N2HW[:, 1]
+    overlap = [(guess_NHW * border_NHW).sum(), guess_NHW.sum(), border_NHW.sum()]
+    return torch.cat([cost_2, number_2, torch.stack(overlap)])
+
+
+def planes_of_sums(sums_7: Tensor) -> Tensor:
+    """Return the loss of distance and border: of both the mean divergence, of the border Dice too.
+
+    Shapes: those of plane_sums in, a scalar out.
+    """
+    mean_2 = sums_7[:2] / sums_7[2:4].clamp_min(1)
+    overlap, guess, truth = sums_7[4:]
+    dice = 1 - (2 * overlap + 1) / (guess + truth + 1)
+    return _DISTANCE_WEIGHT * mean_2[0] + _BORDER_WEIGHT * (mean_2[1] + 0.5 * dice)
 
 
 # Terms made of sums over pixels: what is summed, and the loss that the sums give.

@@ -6,6 +6,7 @@ C classes, H and W pixels.
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,6 +30,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     mean_foreground_iou: float | None  # without the first class
     pixels: int  # labelled pixels compared
     boundary_f1: dict[str, float | None] = {}  # within a tolerance; empty: not looked at
+    cl_dice: dict[str, float | None] = {}  # of middle lines, for thin structures; the same
 
     def score(self, best_by: str) -> float | None:
         """Return the number that `training.best_by` names."""
@@ -126,10 +128,31 @@ def _dilated(bits_HW: Tensor, radius_px: float) -> Tensor:
     return result
 
 
-def boundary_f1(counts_C4: Tensor, class_names: Sequence[str]) -> dict[str, float | None]:
-    """Return each class's F1 from its `boundary_counts`; None where neither has a boundary.
+def middle_line_counts(predicted_HW: Tensor, truth_HW: Tensor, num_classes: int) -> Tensor:
+    """Count pixels of middle lines by class: predicted, of them in the true class, and the reverse.
 
-    Shapes: counts are C×4.
+    Their F1 is clDice, which asks of thin structures whether they hang together, not how wide they
+    are. Where nothing is labelled there is no line.
+    Shapes: both integer class indices; the result is int64, C×4: add it up over the images.
+    Source: Shit et al. 2021 (arXiv:2003.07311), with the skeletons of skimage.
+    """
+    from skimage.morphology import skeletonize  # takes a moment that only this needs
+
+    guess, truth = predicted_HW.cpu().numpy(), truth_HW.cpu().numpy()
+    labelled = truth != UNLABELLED
+    counts_C4 = torch.zeros(num_classes, 4, dtype=torch.int64)
+    for index in range(num_classes):
+        planes = (guess == index) & labelled, (truth == index) & labelled
+        lines = [np.asarray(skeletonize(plane), bool) for plane in planes]
+        found = (lines[0], lines[0] & planes[1], lines[1], lines[1] & planes[0])
+        counts_C4[index] = torch.tensor([int(each.sum()) for each in found])
+    return counts_C4
+
+
+def boundary_f1(counts_C4: Tensor, class_names: Sequence[str]) -> dict[str, float | None]:
+    """Return each class's F1 from its counts of lines; None where neither has any.
+
+    Shapes: counts are C×4, of `boundary_counts` or `middle_line_counts`.
     """
     found: dict[str, float | None] = {}
     for name, row in zip(class_names, counts_C4.tolist(), strict=True):
@@ -142,12 +165,16 @@ def boundary_f1(counts_C4: Tensor, class_names: Sequence[str]) -> dict[str, floa
 
 
 def scores(
-    matrix_CC: Tensor, class_names: Sequence[str], boundary_C4: Tensor | None = None
+    matrix_CC: Tensor,
+    class_names: Sequence[str],
+    boundary_C4: Tensor | None = None,
+    middle_C4: Tensor | None = None,
 ) -> Scores:
     """Return all scores of one confusion matrix (rows: truth, columns: prediction).
 
-    `boundary_C4`: of `boundary_counts`, where boundaries were looked at.
-    Shapes: C×C, and C×4 of boundaries.
+    `boundary_C4`: of `boundary_counts`, where boundaries were looked at; `middle_C4`: of
+    `middle_line_counts`.
+    Shapes: C×C, and C×4 of boundaries and of middle lines.
     """
     counts = matrix_CC.cpu().to(torch.float64)
     hit_C = counts.diagonal()
@@ -165,6 +192,7 @@ def scores(
         mean_foreground_iou=_mean([value for value in foreground if value is not None]),
         pixels=int(counts.sum()),
         boundary_f1={} if boundary_C4 is None else boundary_f1(boundary_C4, class_names),
+        cl_dice={} if middle_C4 is None else boundary_f1(middle_C4, class_names),
     )
 
 

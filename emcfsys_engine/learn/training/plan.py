@@ -11,6 +11,7 @@ import torch
 
 from emcfsys_engine import any_names
 from emcfsys_engine.dataset.deals import Deal, Fingerprint, files_of
+from emcfsys_engine.dataset.objects import NUM_PLANES, told
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.files import read_own
 from emcfsys_engine.images.normalise import Normaliser
@@ -141,6 +142,7 @@ def make_plan(
         backbone=backbone,
         in_channels=train.channels,
         num_classes=len(project.classes),
+        num_planes=NUM_PLANES if project.instances else 0,
         norm=defaults.norm if batch >= LEAST_FOR_BATCH_NORM else "group",
         drop_path=defaults.drop_path,
         auxiliary=_choose_auxiliary(project, reasons),
@@ -156,6 +158,8 @@ def make_plan(
     patch_px, batch, micro_batch = size.patch_px, size.batch, size.micro_batch
     if micro_batch < LEAST_FOR_BATCH_NORM and start is None:
         network = msgspec.structs.replace(network, norm="group")
+    if project.instances:
+        reasons["network.num_planes"] = _objects_told(project, train, val)
     gentle = RATE_SHARE if start is not None else 1.0
     if start is not None:
         reasons["learning_rates"] = (
@@ -193,6 +197,17 @@ def make_plan(
         probed=size.probed,
         reasons=reasons,
     )
+
+
+def _objects_told(project: Project, *parts: Dataset) -> str:
+    """Say how the objects of the images are known: numbers, shapes or connected parts."""
+    truths = {
+        sample.name: truth
+        for part in parts
+        for number, sample in enumerate(part.samples)
+        if (truth := part[number].truth) is not None
+    }
+    return told(truths, tuple(project.instances))
 
 
 def _choose_batch(project: Project, device: torch.device) -> int:
@@ -233,6 +248,11 @@ def rows_of(plan: Plan) -> list[tuple[str, str, str]]:
         ("memory", f"{plan.micro_batch} of {plan.batch} patches", why.get("micro_batch", "")),
         ("rates", f"encoder {plan.encoder_lr:g}, decoder {plan.decoder_lr:g}", plan.schedule),
         ("classes", f"weighted {weights}", why.get("class_weights", "")),
+        *(
+            [("objects", "distance and border", why.get("network.num_planes", ""))]
+            if plan.network.num_planes
+            else []
+        ),
         ("validates", every, why.get("validate_every", "as the project says")),
     ]
 

@@ -102,10 +102,13 @@ class Probe:
             spec = msgspec.structs.replace(spec, norm="group")
         network = build_network(spec).to(device).to(memory_format=torch.channels_last).train()
         optimizer = torch.optim.AdamW(parameter_groups(network, 0.01), lr=1e-6, fused=True)
-        loss = build_loss(self._loss)
+        loss = build_loss(self._loss, num_classes=spec.num_classes)
         shape = (patches, spec.in_channels, patch_px, patch_px)
         images = torch.zeros(shape, device=device).contiguous(memory_format=torch.channels_last)
-        labels = torch.zeros(patches, patch_px, patch_px, dtype=torch.int64, device=device)
+        size = (patches, patch_px, patch_px)
+        if spec.num_planes:
+            size = (patches, 1 + spec.num_planes, patch_px, patch_px)
+        labels = torch.zeros(size, dtype=torch.int64, device=device)
 
         def step() -> None:
             optimizer.zero_grad(set_to_none=True)

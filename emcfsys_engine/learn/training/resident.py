@@ -37,7 +37,7 @@ class Lines(NamedTuple):
 class Resident:
     """Pixels and labels of all images, one image after the other, in memory of the device.
 
-    Shapes: of all pixels together, C channels one after the other, and labels.
+    Shapes: of all pixels together, C channels one after the other, and K planes of labels.
     """
 
     def __init__(
@@ -85,7 +85,11 @@ class Resident:
             channels = [plane.take(where_NMM) for plane in self._pixels]
             images.append(torch.stack(channels, dim=1) if channels[1:] else channels[0][:, None])
             is_outside_NMM = above[:, :, None] | beside[:, None]
-            labels.append(self._labels.take(where_NMM).masked_fill_(is_outside_NMM, UNLABELLED))
+            marks = [
+                plane.take(where_NMM).masked_fill_(is_outside_NMM, UNLABELLED)
+                for plane in self._labels
+            ]
+            labels.append(torch.stack(marks, dim=1) if marks[1:] else marks[0])
         return Crops(_joined(images).view(self._kind), _joined(labels), statistics)
 
 
@@ -106,12 +110,12 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def fits(num_pixels: int, kind: np.dtype, channels: int, device: torch.device) -> bool:
+def fits(num_pixels: int, kind: np.dtype, bytes_px: int, device: torch.device) -> bool:
     """Tell whether so many pixels and their labels may live on the device."""
     if device.type != "cuda" or kind not in _TYPES:
         return False
     total = torch.cuda.get_device_properties(device).total_memory * gpu_share()
-    return num_pixels * (channels * kind.itemsize + 1) <= _SHARE * total
+    return num_pixels * bytes_px <= _SHARE * total
 
 
 def resident(
@@ -120,8 +124,9 @@ def resident(
     kind: np.dtype,
     device: torch.device,
     channels: int = 1,
+    label_planes: int = 1,
 ) -> Resident | None:
-    """Bring pixels, H×W×C of one type, and labels, H×W uint8, to the device.
+    """Bring pixels, H×W×C of one type, and planes of labels, K×H×W uint8, to the device.
 
     None: another program has the memory.
     """
@@ -130,14 +135,15 @@ def resident(
     number = sum(height * width for height, width in sizes)
     try:
         pixels = torch.empty((channels, number), dtype=stored, device=device)
-        marks = torch.empty(number, dtype=torch.uint8, device=device)
+        marks = torch.empty((label_planes, number), dtype=torch.uint8, device=device)
         first = 0
         for image, labels in items:
-            own = slice(first, first + labels.size)
+            num = labels[0].size
+            own = slice(first, first + num)
             flat = torch.from_numpy(image.reshape(-1, channels))
             pixels[:, own] = uploaded(flat.view(stored), device).T
-            marks[own] = uploaded(torch.from_numpy(labels.reshape(-1)), device)
-            first += labels.size
+            marks[:, own] = uploaded(torch.from_numpy(labels.reshape(label_planes, -1)), device)
+            first += num
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise

@@ -21,6 +21,7 @@ from emcfsys_engine.dataset.deals import (
     refuse_swapped,
     twin_faults,
 )
+from emcfsys_engine.dataset.objects import NUM_PLANES
 from emcfsys_engine.dataset.samples import (
     Samples,
     first_fold,
@@ -122,6 +123,7 @@ def network_faults(project: Project) -> list[InputError]:
             backbone=backbone_of(project, torch.device("cpu"))[0],
             in_channels=GREY if project.model.channels == "grey" else RGB,
             num_classes=len(project.classes),
+            num_planes=NUM_PLANES if project.instances else 0,
         )
         defaults_for(spec.backbone)
         if file is not None:
@@ -144,9 +146,10 @@ def augmented_patches(project: Project, number: int) -> list[tuple[np.ndarray, n
     images, labels = augment(images, labels, plan.patch_px, plan.strengths, range(number))
     values = np.full(256, 255, np.uint8)
     values[: len(project.class_values)] = project.class_values
+    classes = labels[:, 0] if project.instances else labels
     return [
         (image.movedim(0, -1).numpy(), values[label.numpy()])
-        for image, label in zip(images, labels, strict=True)
+        for image, label in zip(images, classes, strict=True)
     ]
 
 
@@ -163,8 +166,10 @@ def _step(project: Project, train: Dataset, val: Dataset) -> None:
     sampler = PatchSampler(few, plan.patch_px, batch, project.project.seed)
     images, labels = sampler.crops(1).on(device)
     patches, truth = augment(images, labels, plan.patch_px, plan.strengths, range(batch))
-    loss = build_loss(project.training.loss, plan.class_weights)(network.train()(patches), truth)
-    loss.backward()
+    measure = build_loss(
+        project.training.loss, plan.class_weights, num_classes=len(project.classes)
+    )
+    measure(network.train()(patches), truth).backward()
     image = val[0].rows_on(0, 512, device)[:, :, :512]
     with torch.inference_mode():
         list(logit_bands(network.eval(), image, tile_px=256, overlap=0.25, batch=1))
@@ -426,6 +431,7 @@ def _make_card(run: Run, project: Project, plan: Plan, train: Dataset) -> ModelC
         classes=project.class_names,
         class_values=project.class_values,
         colours=colours_for(len(project.classes)),
+        instances=tuple(name for name in project.class_names if name in project.instances),
         normaliser=NormaliserSettings(**msgspec.structs.asdict(plan.normaliser)),
         pixel_nm=_pixel_nm(project, train),
         patch_px=plan.patch_px,

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import torch
 
+from emcfsys_engine.dataset.objects import NUM_PLANES
 from emcfsys_engine.errors import ProjectError
 from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.learn.networks.backbones import DEFAULT_BACKBONE
@@ -53,7 +54,12 @@ def started_network(project: Project, file: Path, *, auxiliary: bool) -> Network
         what = f"{file} is a {'/'.join(there)}, and the project says {'/'.join(wanted)}"
         remedy = f'Set head = "{there[0]}" and backbone = "{there[1]}" under [model]'
         raise ProjectError(project.file, "model.start", what, remedy)
-    return msgspec.structs.replace(network, num_classes=len(project.classes), auxiliary=auxiliary)
+    return msgspec.structs.replace(
+        network,
+        num_classes=len(project.classes),
+        num_planes=NUM_PLANES if project.instances else 0,
+        auxiliary=auxiliary,
+    )
 
 
 def load_start(project: Project, file: Path, network: SegmentationNetwork) -> str:
@@ -68,6 +74,9 @@ def load_start(project: Project, file: Path, network: SegmentationNetwork) -> st
         for place, name in enumerate(project.class_names)
         if name in card.classes
     ]
+    planes = min(network.spec.num_planes, known.spec.num_planes)
+    first, before = network.spec.num_classes, known.spec.num_classes
+    rows += [(first + plane, before + plane) for plane in range(planes)]
     with torch.no_grad():
         for name, tensor in own.items():
             if name in _HEAD:
@@ -79,5 +88,6 @@ def load_start(project: Project, file: Path, network: SegmentationNetwork) -> st
     left = [name for name in card.classes if name not in project.class_names]
     said = [f"the whole network of {file.name} ({card.run or 'no run'}, step {card.step})"]
     said += [f"new: {', '.join(new)}"] if new else []
+    said += ["new: distance and border of objects"] if network.spec.num_planes > planes else []
     said += [f"no longer: {', '.join(left)}"] if left else []
     return "; ".join(said)

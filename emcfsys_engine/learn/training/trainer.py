@@ -106,7 +106,8 @@ class Trainer:
         self.sampler = PatchSampler(setup.train, plan.patch_px, plan.batch, seed, own)
 
     def _loss_of(self, ranks: Ranks) -> Loss:
-        return build_loss(self.setup.project.training.loss, self.plan.class_weights, ranks)
+        text, num_classes = self.setup.project.training.loss, self.plan.network.num_classes
+        return build_loss(text, self.plan.class_weights, ranks, num_classes)
 
     def resume(self) -> RunResumed:
         """Go on from the run's checkpoint; return the event that tells of it."""
@@ -125,7 +126,7 @@ class Trainer:
         if file.exists():
             network, card = load_model(file)
             result = self.validator.through(network.to(self.device), card.step)
-            score = result.scores.score(self.setup.project.training.best_by)
+            score = result.score(self.setup.project.training.best_by)
             if self.ranks.is_first:
                 save_model(file, network.cpu(), card_at(self.setup.card, card.step, result))
         now = self.setup.val_digest
@@ -163,7 +164,10 @@ class Trainer:
                 self._save_checkpoint()
             self._say_skipped()
             self.setup.emit(PhaseBegan(phase="saving", step=self.state.step))
-            self.saver.save_final(card_at(self.setup.card, self.state.step))
+            card = card_at(self.setup.card, self.state.step)
+            if self.state.objects is not None:
+                card = msgspec.structs.replace(card, objects=self.state.objects)
+            self.saver.save_final(card)
         self.saver.close()
         return Ending(reason=reason, step=self.state.step, score=self.state.best_score)
 
@@ -410,7 +414,7 @@ class Trainer:
         started = time.monotonic()
         train_s = started - since.started
         result = self.validator.at(self.state.step)
-        score = result.scores.score(self.setup.project.training.best_by)
+        score = result.score(self.setup.project.training.best_by)
         beaten = (self.state.best_step, self.state.best_score)
         is_best = score is not None and (beaten[1] is None or score > beaten[1])
         self.state = msgspec.structs.replace(
@@ -423,6 +427,7 @@ class Trainer:
             if is_best
             else self.state.validations_without_improvement + 1,
             validated_on=self.setup.val_digest,
+            objects=result.settings,
         )
         self.setup.emit(
             event_of(

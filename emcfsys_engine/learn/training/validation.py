@@ -3,7 +3,7 @@
 import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.images.writers import PngWriter
 from emcfsys_engine.learn.device import autocast
 from emcfsys_engine.learn.faults import free_cached_memory, is_out_of_memory
+from emcfsys_engine.learn.inference.objects import basins_of
 from emcfsys_engine.learn.inference.tiles import Rows, Tiles, bands_of
 from emcfsys_engine.learn.model_file import with_confidence
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
@@ -27,12 +28,23 @@ from emcfsys_engine.learn.training.metrics import (
     Scores,
     boundary_counts,
     confusion_matrix,
+    middle_line_counts,
     scores,
 )
+from emcfsys_engine.learn.training.object_scores import (
+    Counts,
+    Overlap,
+    best_settings,
+    counts_of,
+    grid_counts,
+    mean_pq,
+    overlap_of,
+    scores_of,
+)
 from emcfsys_engine.learn.training.setup import TrainingSetup
-from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.model_card import ModelCard, ObjectSettings
 from emcfsys_engine.project import UNLABELLED, Project
-from emcfsys_engine.run.events import PreviewSaved, ValidationDone, WarningGiven
+from emcfsys_engine.run.events import ObjectScores, PreviewSaved, ValidationDone, WarningGiven
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +55,12 @@ class Validation:
     per_source: dict[str, Scores]  # by the source's images path
     loss: float  # mean over images
     confidence: tuple[float, ...]  # per image: mean probability of the chosen class
+    objects: dict[str, ObjectScores] = field(default_factory=dict)
+    settings: ObjectSettings | None = None  # by which objects were told apart, where any were
+
+    def score(self, best_by: str) -> float | None:
+        """Return the number that `training.best_by` names."""
+        return mean_pq(self.objects) if best_by == "pq" else self.scores.score(best_by)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +71,7 @@ class _Found:
     counts_CC: Tensor
     edges_C4: Tensor
     numbers_3: Tensor  # loss, whether any, confidence
+    objects: Overlap | None  # on the host
 
 
 def validate(
@@ -68,6 +87,7 @@ def validate(
     ranks: Ranks | None = None,
     on_image: Callable[[int, Tensor], None] | None = None,
     merged: Callable[[Tensor], Tensor] | None = None,
+    settings: ObjectSettings | None = None,
 ) -> Validation:
     """Predict every image whole, tiled and without augmentation, and compare.
 
@@ -76,7 +96,8 @@ def validate(
     `boundary_px`: how far a predicted boundary may lie from the true one.
     `ranks`: the processes that share the images out; each gets the result of all.
     `on_image` gets each image's number and its predicted class indices, H×W. `merged` turns the
-    channels of an ensemble into those of the classes.
+    channels of an ensemble into those of the classes. Objects are told apart by `settings`; None:
+    by those that do it best here.
     """
     ranks = ranks or Ranks()
     found = compare(
@@ -92,8 +113,31 @@ def validate(
         on_image=on_image,
         merged=merged,
     )
-    total = Compared(*(ranks.sum(each) for each in found))
-    return validation_of(total, dataset.project, dataset.samples)
+    classes = instance_indices(dataset.project)
+    if classes and settings is None:
+        grid = torch.from_numpy(grid_counts(found.objects.values(), classes))
+        settings = best_settings(ranks.sum(grid).numpy())
+    counted = {} if settings is None else counted_in(found, dataset.project, settings)
+    told = ranks.gathered_bytes(msgspec.json.encode(counted))
+    counts = {k: v for one in told for k, v in msgspec.json.decode(one, type=ObjectCounts).items()}
+    total = Compared(
+        ranks.sum(found.counts_SCC), ranks.sum(found.edges_SC4), ranks.sum(found.numbers_3I), {}
+    )
+    return validation_of(total, dataset.project, dataset.samples, counts, settings)
+
+
+ObjectCounts = dict[int, tuple[Counts, ...]]  # of images, by their number: class by class
+
+
+def instance_indices(project: Project) -> tuple[int, ...]:
+    """Return the channels of the classes whose objects are told apart."""
+    return tuple(n for n, name in enumerate(project.class_names) if name in project.instances)
+
+
+def counted_in(found: "Compared", project: Project, settings: ObjectSettings) -> ObjectCounts:
+    """Return what is counted of objects in each image that was compared."""
+    classes = instance_indices(project)
+    return {index: counts_of(one, settings, classes) for index, one in found.objects.items()}
 
 
 class Compared(NamedTuple):
@@ -106,6 +150,8 @@ class Compared(NamedTuple):
     counts_SCC: Tensor
     edges_SC4: Tensor
     numbers_3I: Tensor
+    objects: dict[int, Overlap]  # by the image's number
+    middles_SC4: Tensor | None = None  # of middle lines, where they were looked for
 
 
 def compare(
@@ -121,19 +167,26 @@ def compare(
     boundary_px: float,
     on_image: Callable[[int, Tensor], None] | None = None,
     merged: Callable[[Tensor], Tensor] | None = None,
+    middle_lines: bool = False,
 ) -> Compared:
-    """Predict some images of a data set and compare; the parameters are those of `validate`."""
+    """Predict some images of a data set and compare; the parameters are those of `validate`.
+
+    `middle_lines`: these take a second a megapixel and class.
+    """
     names, sources = dataset.project.class_names, _sources_of(dataset.samples)
+    classes = instance_indices(dataset.project)
     found = Compared(
         torch.zeros(len(sources), len(names), len(names), dtype=torch.int64),
         torch.zeros(len(sources), len(names), 4, dtype=torch.int64),
         torch.zeros(3, len(dataset), dtype=torch.float64),
+        {},
+        torch.zeros(len(sources), len(names), 4, dtype=torch.int64) if middle_lines else None,
     )
     for index, one in _looked_at(
         forward,
         dataset,
         indices,
-        lambda item: _Comparison(item, loss, len(names), boundary_px, device),
+        lambda item: _Comparison(item, loss, len(names), boundary_px, device, classes),
         tiles=tiles,
         overlap=overlap,
         tta=tta,
@@ -145,26 +198,45 @@ def compare(
         found.counts_SCC[source] += one.counts_CC.cpu()
         found.edges_SC4[source] += one.edges_C4.cpu()
         found.numbers_3I[:, index] = one.numbers_3.cpu()
+        if one.objects is not None:
+            found.objects[index] = one.objects
+        if found.middles_SC4 is not None:
+            truth_HW = torch.from_numpy(dataset[index].labels)
+            found.middles_SC4[source] += middle_line_counts(one.best_HW, truth_HW, len(names))
     return found
 
 
-def validation_of(found: Compared, project: Project, samples: Sequence[Sample]) -> Validation:
+def validation_of(
+    found: Compared,
+    project: Project,
+    samples: Sequence[Sample],
+    counts: ObjectCounts,
+    settings: ObjectSettings | None,
+) -> Validation:
     """Return the scores of what was found in all images of a data set."""
     names, sources = project.class_names, _sources_of(samples)
-    counts_SCC, edges_SC4, numbers_3I = found
+    counts_SCC, edges_SC4, numbers_3I, _, middles_SC4 = found
+    middles_C4 = None if middles_SC4 is None else middles_SC4.sum(dim=0)
+    objects = {
+        names[index]: scores_of([counts[image][place] for image in sorted(counts)])
+        for place, index in enumerate(instance_indices(project))
+        if counts
+    }
     losses = numbers_3I[0][numbers_3I[1] > 0].tolist()
     places = [project.data[source].images for source in sources]
     of_place = {
         place: [index for index, other in enumerate(places) if other == place] for place in places
     }
     return Validation(
-        scores=scores(counts_SCC.sum(dim=0), names, edges_SC4.sum(dim=0)),
+        scores=scores(counts_SCC.sum(dim=0), names, edges_SC4.sum(dim=0), middles_C4),
         per_source={
             place: scores(counts_SCC[own].sum(dim=0), names, edges_SC4[own].sum(dim=0))
             for place, own in of_place.items()
         },
         loss=sum(losses) / len(losses) if losses else 0.0,
         confidence=tuple(numbers_3I[2].tolist()),
+        objects=objects,
+        settings=settings if objects else None,
     )
 
 
@@ -182,7 +254,10 @@ class _Comparison:
         num_classes: int,
         boundary_px: float,
         device: torch.device,
+        instances: Sequence[int],  # classes whose objects are told apart
     ) -> None:
+        self._instances = instances
+        self._planes: list[np.ndarray] = []
         self.item, self.device = item, device
         self._truth_HW = torch.from_numpy(item.labels).to(device)
         self._best_HW = torch.empty_like(self._truth_HW)
@@ -203,7 +278,14 @@ class _Comparison:
         self._num_labelled += labelled
         truth_hW = self._truth_HW[rows].to(torch.int64)
         if self._running is not None:
-            self._running.add(logits_ChW, truth_hW, labelled)
+            target = truth_hW
+            if self.item.targets is not None:
+                planes = torch.from_numpy(self.item.targets[:, rows]).to(truth_hW)
+                target = torch.cat((truth_hW[None], planes))
+            self._running.add(logits_ChW, target, labelled)
+        logits_ChW, planes_PhW = logits_ChW.tensor_split((len(self._counts_CC),))
+        if len(planes_PhW):
+            self._planes.append((planes_PhW.sigmoid() * 255).round().to(torch.uint8).cpu().numpy())
         best = logits_ChW.softmax(dim=0).max(dim=0)
         self._best_HW[rows] = best.indices.to(torch.uint8)
         self._sure += best.values.sum(dtype=torch.float64)
@@ -222,7 +304,15 @@ class _Comparison:
             counts_CC=self._counts_CC,
             edges_C4=boundary_counts(best_HW, truth_HW, classes, self._boundary_px),
             numbers_3=torch.stack(numbers),
+            objects=self._overlap(best_HW) if self._planes and self.item.truth else None,
         )
+
+    def _overlap(self, best_HW: Tensor) -> Overlap:
+        """Return what predicted and true objects share."""
+        assert self.item.truth is not None
+        planes = np.concatenate(self._planes, axis=1)
+        marks, basins = basins_of(best_HW.cpu().numpy(), planes, self._instances)
+        return overlap_of(marks, basins, self.item.truth.ids, self.item.labels, self.item.pixel_nm)
 
 
 def _looked_at(
@@ -372,6 +462,7 @@ def event_of(
         score=score,
         is_best=is_best,
         source_mean_iou={name: one.mean_iou for name, one in result.per_source.items()},
+        objects=result.objects,
     )
 
 
@@ -387,8 +478,13 @@ def card_at(card: ModelCard, step: int, result: Validation | None = None) -> Mod
         "accuracy": found.accuracy,
     }
     given |= {f"iou:{name}": value for name, value in found.iou.items()}
+    given |= {f"pq:{name}": one.pq for name, one in result.objects.items()}
+    given |= {f"ap50:{name}": one.ap50 for name, one in result.objects.items()}
     return msgspec.structs.replace(
-        card, scores=given, statistics=with_confidence(card.statistics, result.confidence)
+        card,
+        scores=given,
+        statistics=with_confidence(card.statistics, result.confidence),
+        objects=result.settings or card.objects,
     )
 
 

@@ -307,6 +307,7 @@ class ImageStages:
             work.tally.confidence,
             self._predictor.card,
             unlike,
+            work.numbers,
         )
 
     def _done(self, plane: _Plane, one: _Gathered) -> Handled:

@@ -32,12 +32,14 @@ def measured(
     confidence: float,
     card: ModelCard,
     unlike: str,
+    numbers_HW: np.ndarray | None = None,
 ) -> Line:
     """Return an image's line: each class's area, and the number and size of its objects.
 
     Objects are told of all classes but the first, the ground. Units: px, and nm where the pixel
-    size is known; diameters are those of discs of the same area, their median.
-    Shapes: the mask is H×W uint8.
+    size is known; diameters are those of discs of the same area, their median. Where a model tells
+    objects apart their numbers say which pixels are one, else those that touch are.
+    Shapes: the mask is H×W uint8, numbers H×W integers, 0 where no object is.
     """
     area_nm2 = None if pixel_nm is None else math.prod(pixel_nm)
     line: dict[str, object] = {
@@ -50,13 +52,20 @@ def measured(
     }
     ground = card.class_values[0]
     for name, value in zip(card.classes, card.class_values, strict=True):
-        told = _of_class(mask_HW == value, area_nm2, has_objects=value != ground)
+        own = numbers_HW if name in card.instances else None
+        told = _of_class(mask_HW == value, area_nm2, own, has_objects=value != ground)
         for word, number in told.items():
             line[_free_column(f"{name}_{word}", line)] = number
     return line
 
 
-def _of_class(is_class_HW: np.ndarray, area_nm2: float | None, *, has_objects: bool) -> Line:
+def _of_class(
+    is_class_HW: np.ndarray,
+    area_nm2: float | None,
+    numbers_HW: np.ndarray | None,
+    *,
+    has_objects: bool,
+) -> Line:
     pixels = int(is_class_HW.sum())
     told: dict[str, object] = {
         "fraction": f"{pixels / is_class_HW.size:.6f}",
@@ -65,7 +74,11 @@ def _of_class(is_class_HW: np.ndarray, area_nm2: float | None, *, has_objects: b
     }
     if not has_objects:
         return told
-    areas_px = _object_areas_px(is_class_HW)
+    if numbers_HW is None:
+        areas_px = _object_areas_px(is_class_HW)
+    else:
+        counts = np.bincount(numbers_HW[is_class_HW].astype(np.int64))[1:]
+        areas_px = counts[counts > 0]
     middle = ""
     if len(areas_px):
         middle = f"{2 * math.sqrt(float(np.median(areas_px)) * (area_nm2 or 1) / math.pi):.6g}"

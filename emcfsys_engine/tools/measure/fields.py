@@ -20,6 +20,7 @@ from emcfsys_engine.annotations.masks import (
     read_mask,
     table_of,
 )
+from emcfsys_engine.annotations.numbered import all_numbered, read_numbers
 from emcfsys_engine.annotations.pair_masks import masks_that_count
 from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.errors import AnnotationError, ImageError, InputError
@@ -27,7 +28,7 @@ from emcfsys_engine.images.bounds import quiet_libraries
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_grey
 from emcfsys_engine.images.reader import find_images, probe, read_micrograph
-from emcfsys_engine.images.writers import is_companion
+from emcfsys_engine.images.writers import instances_of, is_companion
 from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.tools.measure.results import MeasureSettings, NotMeasured
 from emcfsys_engine.tools.measure.tables import Unit
@@ -138,6 +139,7 @@ class Labels:
     recipe: MaskRecipe
     objects: tuple[int, ...]
     numbered: bool  # each value is one object, as a person said
+    background: int  # -1: none
 
     @property
     def names(self) -> list[tuple[int, str]]:
@@ -226,6 +228,7 @@ def _labels_of(items: Items, settings: MeasureSettings) -> Labels:
         recipe=recipe,
         objects=tuple(sorted(v for name, v in classes.items() if name != background)),
         numbered=settings.numbered,
+        background=classes.get(background, -1),
     )
 
 
@@ -343,6 +346,7 @@ class Fields:
     pixel_of: Mapping[ImageRef, tuple[float, float]]
     unit: Unit
     without_size: tuple[ImageRef, ...]  # masks whose pixel size nobody says: then all is in px
+    reads_numbers: bool  # of objects in the file beside a mask: not where they are to be split
 
     def read(self, mask: ImageRef) -> Field:
         """Return one mask with its image.
@@ -352,6 +356,8 @@ class Fields:
         labels = self.labels
         ids = read_mask(mask, labels.table, labels.recipe, tuple(v for v, _ in labels.names))
         numbers = read_instances(mask, labels.table, numbered=labels.numbered)
+        if numbers is None and self.reads_numbers and (beside := read_numbers(mask)) is not None:
+            ids, numbers = all_numbered(ids, beside, self.labels.background)
         size = (ids.shape[0], ids.shape[1])
         image = self.items.image_of.get(mask)
         grey = None
@@ -380,10 +386,21 @@ def open_fields(
     """
     named = settings.classes if not settings.labels and not settings.numbered else None
     items = _find_masks(masks, images, out, base, named)
+    beside = [mask for mask in items.masks if instances_of(mask.path).is_file()]
+    if beside and settings.split == "none":
+        items.notes.append(
+            f"{len(beside)} of {len(items.masks)} masks have their objects' numbers beside them "
+            f"({instances_of(beside[0].path).name} …): they are used where the mask is unchanged"
+        )
     _refuse_class_folders(base / Path(masks).expanduser(), settings)
     labels = _labels_of(items, settings)
     pixel_of, unknown = _pixel_sizes(items, settings)
     unit: Unit = "px" if unknown else "nm"
     return Fields(
-        items=items, labels=labels, pixel_of=pixel_of, unit=unit, without_size=tuple(unknown)
+        items=items,
+        labels=labels,
+        pixel_of=pixel_of,
+        unit=unit,
+        without_size=tuple(unknown),
+        reads_numbers=settings.split == "none",
     )

@@ -91,6 +91,22 @@ def _in_colours(summary: RunSummary, pictures: str) -> str:
     return f'<div class="legend">{words}</div>{pictures}'
 
 
+def object_table(summary: RunSummary) -> str:
+    """Return how well the objects of each class are found, at the best validation."""
+    best = summary.best or (summary.validations[-1] if summary.validations else None)
+    if best is None or not best.objects:
+        return ""
+    heads = ["objects of", "AP50", "AP50:95", "PQ", "SQ", "RQ"]
+    heads += ["found", "true", "splits", "merges", "error of sizes"]
+    rows: list[Sequence[Cell]] = []
+    for name, one in best.objects.items():
+        scores = [_fixed(value) for value in (one.ap50, one.ap50_95, one.pq, one.sq, one.rq)]
+        counts = [f"{n:,}" for n in (one.num_found, one.num_true, one.splits, one.merges)]
+        error = "–" if one.size_error is None else f"{one.size_error:.4g} {one.size_unit}"
+        rows.append([name, *scores, *counts, error])
+    return table(heads, rows, kind="numbers")
+
+
 def source_table(summary: RunSummary) -> str:
     """Return the score of each data source, where there are several."""
     best = summary.best
@@ -253,7 +269,7 @@ def report_page(run: Run, numbers: Path | None = None) -> str:
         _tiles(summary),
         section("Warnings", _warnings(events)),
         section("Curves", _curves(summary)),
-        section("Classes", class_table(summary), source_table(summary)),
+        section("Classes", class_table(summary), object_table(summary), source_table(summary)),
         section("Previews", _in_colours(summary, previews(run, events, best_step))),
         section(
             "Images",
@@ -332,6 +348,19 @@ def _list_of(messages: Sequence[str]) -> str:
     return f'<ul class="warnings">{items}</ul>{rest}' if items else ""
 
 
+def _chart_of_objects(summary: RunSummary, names: Sequence[str], best: int | None) -> Chart:
+    seen = summary.validations
+    told = {name: [v.objects.get(name) for v in seen] for name in seen[-1].objects}
+    curves: list[Curve] = []
+    for name, found in told.items():
+        colour = names.index(name) if name in names else 0
+        pq = _points(seen, [None if one is None else one.pq for one in found])
+        ap50 = _points(seen, [None if one is None else one.ap50 for one in found])
+        curves.append(Curve(name=f"{name} PQ", points=pq, colour=colour, manner="strong"))
+        curves.append(Curve(name=f"{name} AP50", points=ap50, colour=colour))
+    return Chart(title="Objects", curves=tuple(curves), best=best, limits=(0, 1))
+
+
 def _curves(summary: RunSummary) -> str:
     steps = [event for event in summary.events if isinstance(event, StepDone)]
     seen = summary.validations
@@ -367,6 +396,7 @@ def _curves(summary: RunSummary) -> str:
             limits=(0, float("inf")),
         ),
         Chart(title="IoU on validation images", curves=(mean, *classes), best=best, limits=(0, 1)),
+        *([_chart_of_objects(summary, names, best)] if seen and seen[-1].objects else []),
         Chart(
             title="Learning rate",
             curves=(

@@ -80,11 +80,13 @@ def test_a_crop_is_a_plain_copy_mirrored_where_it_leaves_the_image(
     rows, columns = (
         np.arange(crop_px) + min(at, side - 1) for at, side in zip(start, size, strict=True)
     )
-    image, made = np.empty((crop_px, crop_px, 1), np.uint8), np.empty((crop_px, crop_px), np.uint8)
-    _cut(item, rows, columns, image, made)
+    image, planes = (
+        np.empty(shape, np.uint8) for shape in ((crop_px, crop_px, 1), (1, crop_px, crop_px))
+    )
+    _cut(item, rows, columns, image, planes)
     reach = 100
     wide = np.pad(pixels, reach, mode="reflect")
     marked = np.pad(labels, reach, constant_values=255)
     there = np.ix_(rows + reach, columns + reach)
     np.testing.assert_array_equal(image[..., 0], wide[there])
-    np.testing.assert_array_equal(made, marked[there])
+    np.testing.assert_array_equal(planes[0], marked[there])

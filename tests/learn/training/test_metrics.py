@@ -12,6 +12,7 @@ from emcfsys_engine.learn.training.metrics import (
     boundary_counts,
     boundary_f1,
     confusion_matrix,
+    middle_line_counts,
     scores,
 )
 
@@ -114,3 +115,30 @@ def test_a_boundary_within_the_tolerance_is_perfect_and_one_outside_is_none() ->
     for shift, expected in ((0, 1.0), (2, 1.0), (3, 0.0)):
         counts = boundary_counts(truth.roll(shift, 1)[:, 5:], truth[:, 5:], 2, 2.0)
         assert boundary_f1(counts, ("a", "b")) == {"a": expected, "b": expected}
+
+
+def test_middle_lines_by_hand() -> None:
+    """A wire of 3 × 20, of which the second half is missing, is wide, or is unlabelled."""
+    truth, guess = torch.zeros(2, 9, 26, dtype=torch.uint8)
+    truth[3:6, 3:23] = 1
+    guess[2:7, 3:23] = 1  # wide: hangs together
+    wide = middle_line_counts(guess, truth, 2)[1].tolist()
+    assert wide[0] == wide[1] > 10
+    assert wide[2] == wide[3] > 10
+    guess[:, 13:] = 0
+    half = middle_line_counts(guess, truth, 2)[1].tolist()
+    assert half[0] == half[1]
+    assert half[3] == pytest.approx(half[2] / 2, abs=1.5)
+    assert boundary_f1(torch.tensor([[0] * 4, half]), ("a", "b"))["b"] == pytest.approx(
+        2 * (half[3] / half[2]) / (1 + half[3] / half[2])
+    )
+    truth[:, 13:] = 255
+    nothing_missing = middle_line_counts(guess, truth, 2)[1].tolist()
+    assert nothing_missing[2] == nothing_missing[3]
+
+
+def test_a_class_that_is_nowhere_has_no_middle_line() -> None:
+    nothing = torch.zeros(8, 8, dtype=torch.uint8)
+    counts = middle_line_counts(nothing, nothing, 2)
+    assert counts[1].tolist() == [0, 0, 0, 0]
+    assert boundary_f1(counts, ("a", "b"))["b"] is None

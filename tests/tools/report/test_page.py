@@ -23,6 +23,7 @@ from emcfsys_engine.run.events import (
     EventWriter,
     ImageDone,
     ImageFailed,
+    ObjectScores,
     PreviewSaved,
     RunFailed,
     RunFinished,
@@ -145,6 +146,29 @@ def test_a_finished_training_shows_curves_best_classes_plan_and_ending(tmp_path:
     assert text.count(" best ") >= 4
     assert tags.count("figure") == 4
     assert "torch" in text  # among the versions
+
+
+def test_objects_have_their_scores_and_curves(tmp_path: Path) -> None:
+    found = ObjectScores(
+        ap50=0.625,
+        ap50_95=0.4,
+        pq=0.6,
+        sq=0.75,
+        rq=0.8,
+        splits=3,
+        merges=1,
+        num_found=1234,
+        num_true=1300,
+        size_error=2.5,
+        size_unit="nm",
+    )
+    seen = [
+        msgspec.structs.replace(validation(n, 0.99, best=True), objects={"large": found})
+        for n in (10, 20)
+    ]
+    page = report_page(training(tmp_path, *seen))
+    for word in ("objects of", "0.625", "1,234", "2.5 nm", "large AP50", "Objects"):
+        assert word in page
 
 
 def test_the_best_line_stands_where_the_best_step_is(tmp_path: Path) -> None:

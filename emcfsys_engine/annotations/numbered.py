@@ -1,0 +1,102 @@
+"""Objects with numbers beside a mask: of which mask they are, what of it has none, what each is.
+
+H and W pixels.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+import tifffile
+from scipy import ndimage
+
+from emcfsys_engine.annotations.masks import LabelTable, read_instances
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.writers import instances_of
+from emcfsys_engine.project import UNLABELLED
+
+_TOUCHING = np.ones((3, 3), bool)
+_OF_MASK = "objects of the mask "  # in the file's description, before the mask's digest
+
+
+class MaskDigest:
+    """Names a mask by its pixels, whose rows come one band after the other."""
+
+    def __init__(self) -> None:
+        self._made = hashlib.blake2b(digest_size=16)
+
+    def add(self, rows: np.ndarray) -> None:
+        """Take the next rows. Shapes: h×W uint8."""
+        self._made.update(np.ascontiguousarray(rows, np.uint8).data)
+
+    def words(self) -> str:
+        """Return what the file of its objects says of a mask."""
+        return _OF_MASK + self._made.hexdigest()
+
+
+def read_numbers(mask: ImageRef) -> np.ndarray | None:
+    """Return the objects that `x.instances.tif` numbers beside a mask, 0 where there is none.
+
+    None: there is no such file, or it is of a mask that was changed since.
+    Shapes: uint32 H×W.
+    """
+    file = instances_of(mask.path)
+    if mask.plane is not None or file == mask.path or not file.is_file():
+        return None
+    anything = LabelTable(values=())
+    try:
+        values = read_instances(mask, anything, numbered=True)
+        with tifffile.TiffFile(file) as tiff:
+            said = tiff.pages.first.description
+    except (InputError, OSError, ValueError, IndexError, tifffile.TiffFileError):
+        return None
+    digest = MaskDigest()
+    if values is None or values.max(initial=0) > UNLABELLED:
+        return None
+    digest.add(values)
+    if said != digest.words():
+        return None
+    numbers = read_instances(ImageRef(path=file), anything, numbered=True)
+    return numbers if numbers is not None and numbers.shape == values.shape else None
+
+
+def all_numbered(
+    ids: np.ndarray, numbers: np.ndarray, background: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return class ids and numbers of all objects, those of classes without numbers included.
+
+    Where a class has numbers, its pixels without one are background: they are no object. The
+    connected parts of a class that has none are its objects.
+    Shapes: uint8 H×W and integers H×W in; the same, numbers uint32, out.
+    """
+    ids, numbers = ids.copy(), numbers.astype(np.uint32)
+    bare = (numbers == 0) & (ids != background)
+    have = np.unique(ids[numbers > 0])
+    for class_id in np.unique(ids[bare]).tolist():
+        mine = bare & (ids == class_id)
+        if class_id in have:
+            ids[mine] = background
+            continue
+        parts, _ = cast("tuple[np.ndarray, int]", ndimage.label(mine, _TOUCHING))
+        numbers[mine] = parts[mine] + int(numbers.max(initial=0))
+    numbers[ids == background] = 0
+    return ids, numbers
+
+
+def with_own_values(
+    ids: np.ndarray, numbers: np.ndarray, names: Mapping[int, str], background: int
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Return a value for every object, above those of the classes, and what each is called.
+
+    Shapes: ids are uint8 H×W, numbers integers H×W; int32 H×W out.
+    """
+    found, first, places = np.unique(numbers, return_index=True, return_inverse=True)
+    values = np.arange(len(found)) + UNLABELLED + 1
+    classes = ids.ravel()[first]
+    values[classes == background] = background
+    called = {
+        int(value): names[int(class_id)] for value, class_id in zip(values, classes, strict=True)
+    }
+    return values[places].reshape(ids.shape).astype(np.int32), called

@@ -1,0 +1,245 @@
+"""Objects from labels to tables: trained, tuned, predicted in bands, outlined, measured, scored."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from emcfsys_engine.colours import colours_for
+from emcfsys_engine.errors import ModelFileError
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.learn.inference import bands as inference_bands
+from emcfsys_engine.learn.inference.predictor import Predictor
+from emcfsys_engine.learn.model_file import save_model
+from emcfsys_engine.learn.networks.network import build_network
+from emcfsys_engine.learn.training.losses import build_loss, plane_sums, planes_of_sums
+from emcfsys_engine.model_card import Head, ModelCard, read_card
+from emcfsys_engine.run.events import ValidationDone
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.tools.clean_runs import clean_runs
+from tests.learn.conftest import TINY, run_here
+from tests.learn.hot import Hot
+
+Engine = Callable[..., str]
+WITH_OBJECTS = msgspec.structs.replace(TINY, num_planes=2)
+
+
+@pytest.fixture(scope="module")
+def objects_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that tells objects apart, with random but fixed weights."""
+    torch.manual_seed(0)
+    network = build_network(WITH_OBJECTS).eval()
+    with torch.no_grad():  # both classes, and high and low places, are somewhere
+        logits = network(torch.randn(1, 1, 96, 96))[0]
+        network.head.weight *= 20
+        network.head.bias *= 20
+        network.head.bias[1] -= 20 * (logits[1] - logits[0]).median()
+        network.head.bias[2:] -= 20 * logits[2:].flatten(1).median(dim=1).values
+    card = ModelCard(
+        network=WITH_OBJECTS,
+        classes=("resin", "grain"),
+        class_values=(0, 7),
+        colours=colours_for(2),
+        instances=("grain",),
+        patch_px=64,
+    )
+    file = tmp_path_factory.mktemp("model") / "objects.safetensors"
+    save_model(file, network, card)
+    return file
+
+
+def picture(file: Path, size: tuple[int, int] = (150, 130), seed: int = 0) -> np.ndarray:
+    """Save bright discs that touch."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.indices(size)
+    made = rng.normal(60, 15, size)
+    for y in range(15, size[0], 22):
+        for x in range(15, size[1], 22):
+            made += 120 * ((rows - y) ** 2 + (columns - x) ** 2 < rng.integers(80, 130))
+    pixels = np.clip(made, 0, 255).astype(np.uint8)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(file)
+    return pixels
+
+
+def test_a_training_tunes_how_objects_are_told_apart_and_says_how_well(
+    project_folder: Path, engine_here: Engine
+) -> None:
+    file = project_folder / "project.toml"
+    text = file.read_text().replace("grain = 1", "grain = { value = 1, instances = true }")
+    file.write_text(text.replace("steps = 8", 'steps = 6\nbest_by = "pq"'))
+    said = engine_here("check", project_folder)
+    assert "objects of grain: " in said
+    assert "by connected parts" in said
+    run = Run(Path(engine_here("train", project_folder).strip().splitlines()[-1]))
+    last = [event for event in run.events() if isinstance(event, ValidationDone)][-1]
+    assert last.objects["grain"].num_true > 0
+    assert last.score == last.objects["grain"].pq
+    for model in (run.folder / "best.safetensors", run.folder / "final.safetensors"):
+        card = read_card(model)
+        assert card.instances == ("grain",)
+        assert card.network.num_planes == 2
+    assert card.objects.min_px in (1, 12, 40)
+    plan = json.loads(run.plan_file.read_text())
+    assert "objects of grain" in plan["reasons"]["network.num_planes"]
+    table = engine_here("evaluate", model, project_folder, "--split", "val", "--cl-dice")
+    assert "AP50" in table
+    assert "clDice" in table
+    found = json.loads(engine_here("evaluate", model, project_folder, "--split", "val", "--json"))
+    assert found["objects"]["grain"]["num_true"] == last.objects["grain"].num_true
+
+
+def test_files_of_an_image_agree_on_its_objects(
+    objects_file: Path, tmp_path: Path, engine_here: Engine
+) -> None:
+    pixels = picture(tmp_path / "in" / "a.png")
+    out, model = tmp_path / "out", objects_file
+    vectors = ("--vectors", "labelme,geojson,coco")
+    engine_here("predict", model, tmp_path / "in", "--out", out, "--overlay", *vectors)
+    numbers = tifffile.imread(out / "a.instances.tif")
+    mask = np.asarray(Image.open(out / "a.png"))
+    assert numbers.dtype == np.uint32
+    number = int(numbers.max())
+    assert number > 1
+    assert (mask[numbers > 0] == 7).all()
+    np.testing.assert_array_equal(numbers, Predictor(model, gpus=0).predict(pixels).instances)
+    shapes = json.loads((out / "a.json").read_text())["shapes"]
+    assert sum(shape["label"] == "grain" for shape in shapes) >= number  # and what lies in holes
+    assert len(json.loads((out / "a.geojson").read_text())["features"]) == number
+    assert len(json.loads((out / "annotations.json").read_text())["annotations"]) == number
+    overlay = np.asarray(Image.open(out / "a.overlay.png"))
+    touching = (numbers[:, 1:] != numbers[:, :-1]) & (numbers[:, 1:] > 0) & (numbers[:, :-1] > 0)
+    if touching.any():
+        assert (overlay[:, 1:][touching] == read_card(model).colours[1]).all()
+    said = json.loads(
+        engine_here("measure", out, "--out", tmp_path / "m", "--model", model, "--json")
+    )
+    (grain,) = (one for one in said["classes"] if one["name"] == "grain")
+    assert grain["num_objects"] == number
+
+
+def test_a_mask_that_a_person_changed_is_measured_without_the_old_numbers(
+    objects_file: Path, tmp_path: Path, engine_here: Engine
+) -> None:
+    picture(tmp_path / "in" / "a.png")
+    out, model = tmp_path / "out", objects_file
+    engine_here("predict", model, tmp_path / "in", "--out", out)
+    mended = np.zeros((150, 130), np.uint8)
+    mended[10:30, 10:30] = 7
+    Image.fromarray(mended).save(out / "a.png")
+    said = json.loads(
+        engine_here("measure", out, "--out", tmp_path / "m", "--model", model, "--json")
+    )
+    (grain,) = (one for one in said["classes"] if one["name"] == "grain")
+    assert grain["num_objects"] == 1
+
+
+def test_a_large_image_has_the_objects_of_one_in_memory(
+    objects_file: Path, tmp_path: Path, engine_here: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = picture(tmp_path / "a.png")
+    tifffile.imwrite(tmp_path / "in.tif", pixels, photometric="minisblack", rowsperstrip=8)
+    whole = Predictor(objects_file, gpus=0, tile_px=64).predict(pixels).instances
+    monkeypatch.setattr(inference_bands, "LARGE_PX", 1000)
+    words = (objects_file, tmp_path / "in.tif", "--out", tmp_path / "out", "--tile-px", 64)
+    engine_here("predict", *words, "--overlay")
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "in.instances.tif"), whole)
+    assert not [file for file in (tmp_path / "out").iterdir() if file.name.startswith(".tmp")]
+
+
+def test_a_hot_folder_writes_objects_and_counts_them(objects_file: Path, tmp_path: Path) -> None:
+    hot = Hot(tmp_path, objects_file, "measure = true\nlabelme = true")
+    picture(hot.incoming / "a.png")
+    assert run_here(hot.new_run(once=True)) == 0
+    numbers = tifffile.imread(hot.output / "a.instances.tif")
+    with (hot.output / ".emcfsys" / "measurements.csv").open() as file:
+        (line,) = csv.DictReader(file)
+    assert int(line["grain_objects"]) == numbers.max() > 1
+    sizes = np.bincount(numbers.ravel())[1:]
+    middle = 2 * np.sqrt(np.median(sizes) / np.pi)
+    assert float(line["grain_diameter_px"]) == pytest.approx(middle, rel=1e-4)
+    assert OutputBook(hot.output).has(hot.output / "a.instances.tif")
+
+
+def test_cleaning_companions_keeps_objects_and_takes_the_overlay(
+    objects_file: Path, tmp_path: Path, engine_here: Engine
+) -> None:
+    picture(tmp_path / "in" / "a.png")
+    out = tmp_path / "out"
+    engine_here("predict", objects_file, tmp_path / "in", "--out", out, "--overlay")
+    clean_runs(out, what=("companions",), remove=True)
+    left = {file.name for file in out.iterdir() if not file.name.startswith(".")}
+    assert left == {"a.png", "a.instances.tif"}
+
+
+def test_how_many_tiles_share_a_batch_changes_no_object(objects_file: Path, tmp_path: Path) -> None:
+    pixels = picture(tmp_path / "a.png")
+    one, many = (
+        Predictor(objects_file, gpus=0, tile_px=64, batch=batch).predict(pixels).instances
+        for batch in (1, 5)
+    )
+    assert one is not None
+    assert many is not None
+    assert (one == many).mean() >= 0.999
+
+
+def test_a_model_without_objects_gives_none(model_file: Path, tmp_path: Path) -> None:
+    pixels = picture(tmp_path / "a.png")
+    assert Predictor(model_file, gpus=0).predict(pixels).instances is None
+
+
+def test_an_ensemble_has_the_mean_of_its_members_planes(
+    objects_file: Path, model_file: Path, tmp_path: Path
+) -> None:
+    pixels = picture(tmp_path / "a.png")
+    alone = Predictor(objects_file, gpus=0).predict(pixels).instances
+    twice = Predictor.of((objects_file, objects_file), gpus=0).predict(pixels).instances
+    assert alone is not None
+    assert twice is not None
+    assert (alone == twice).mean() > 0.999
+    with pytest.raises(ModelFileError, match="tells apart objects of no class"):
+        Predictor.of((objects_file, model_file), gpus=0)
+
+
+@pytest.mark.parametrize("head", ["unet", "pspnet", "deeplabv3plus", "upernet"])
+def test_every_head_gives_planes_beside_its_classes_and_learns_them(head: Head) -> None:
+    spec = msgspec.structs.replace(WITH_OBJECTS, head=head, auxiliary=True)
+    network = build_network(spec).train()
+    logits, auxiliary = network.forward_with_auxiliary(torch.randn(2, 1, 64, 64))
+    assert logits.shape == (2, 4, 64, 64)
+    assert auxiliary is not None
+    assert auxiliary.shape == (2, 2, 64, 64)
+    target = torch.randint(0, 2, (2, 3, 64, 64))
+    loss = build_loss("ce", num_classes=2)
+    (loss(logits, target) + loss(auxiliary, target)).backward()
+    assert network.head.weight.grad is not None
+    assert network.head.weight.grad.abs().amax(dim=(1, 2, 3)).min() > 0
+
+
+def test_unlabelled_pixels_of_planes_cost_nothing_and_a_perfect_guess_costs_0() -> None:
+    target = torch.randint(0, 255, (2, 2, 8, 8))
+    target[:, 1] = (target[:, 1] > 100) * 254
+    target[:, :, :4] = 255
+    share = (target.clamp_max(254) / 254).clamp(1e-6, 1 - 1e-6)
+    logits = share.logit()
+    logits[:, :, :4] = 3.0
+    logits.requires_grad_()
+    loss = planes_of_sums(plane_sums(logits, target))
+    assert float(loss.detach()) == pytest.approx(0, abs=1e-3)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert not gradient[:, :, :4].any()
+
+
+def test_a_mean_of_planes_by_hand() -> None:
+    logits = torch.zeros(1, 2, 1, 2)  # shares of a half
+    target = torch.tensor([[[[0, 254]], [[254, 255]]]])
+    # Both distances cost ln 2; the one border pixel ln 2, and its Dice is 1 - (2 · ½ + 1)/(1½ + 1).
+    by_hand = 2 * np.log(2) + 0.5 * (np.log(2) + 0.5 * (1 - 2 / 2.5))
+    assert float(planes_of_sums(plane_sums(logits, target))) == pytest.approx(by_hand)
