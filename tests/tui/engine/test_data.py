@@ -1,0 +1,55 @@
+"""What the Data tab writes into project.toml, and how it sees that somebody draws."""
+
+from pathlib import Path
+
+import pytest
+
+from emcfsys_engine.errors import EmcfError, InputError
+from emcfsys_engine.project import load_project
+from emcfsys_tui.engine.data import LabelWatch, assign_label, label_in, proposal, set_split
+
+
+@pytest.mark.parametrize(
+    ("finding", "label"),
+    [
+        ('label "membran" is no class', "membran"),
+        ("value 7 is no class", "7"),
+        ("has no labels", ""),
+    ],
+)
+def test_the_unknown_label_of_a_finding_is_found(finding: str, label: str) -> None:
+    assert label_in(finding) == label
+
+
+def test_a_label_is_proposed_the_nearest_class_and_written_with_comments_kept(demo: Path) -> None:
+    file = demo / "project.toml"
+    file.write_text("# mine\n" + file.read_text())
+    assert proposal(demo, "membran") == "membran = membrane"
+    assert proposal(demo, "zzz") == "zzz = ignore"
+    assign_label(demo, 0, "membran = membrane")
+    assert load_project(demo).data[0].labels["membran"] == "membrane"
+    assert file.read_text().startswith("# mine\n")
+
+
+@pytest.mark.parametrize("answer", ["membran", "= membrane", "membran ="])
+def test_what_is_no_assignment_changes_nothing(answer: str, demo: Path) -> None:
+    before = (demo / "project.toml").read_bytes()
+    with pytest.raises(InputError, match="membran = membrane"):
+        assign_label(demo, 0, answer)
+    with pytest.raises(EmcfError):
+        set_split(demo, 0, "nowhere")
+    assert (demo / "project.toml").read_bytes() == before
+
+
+def test_a_label_that_is_written_is_seen_and_what_lies_still_is_not(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("emcfsys_tui.engine.data._REST", 0)
+    watch = LabelWatch(demo)
+    assert watch.read() is None
+    assert watch.read() is None
+    source = load_project(demo).data[0]
+    folder = demo / (source.masks or source.annotations or "")
+    (folder / "new.json").write_text("{}")
+    assert watch.read() is not None
+    assert watch.read() is None

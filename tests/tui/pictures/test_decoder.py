@@ -1,0 +1,74 @@
+"""The child that looks at images: greys, outlines of labels, and one line for what is none."""
+
+import io
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from emcfsys_tui.pictures.decoder import Viewer, list_images, rim_of, serve
+from emcfsys_tui.pictures.protocol import Answer, PictureRequest
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    pixels = np.tile(np.arange(80, dtype=np.uint8), (40, 1))
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    mask = np.zeros((40, 80), np.uint8)
+    mask[10:30, 20:60] = 1
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    return tmp_path / "a.png"
+
+
+def request(image: Path, **given: object) -> PictureRequest:
+    base = {"key": "k", "path": str(image), "width": 40, "height": 20}
+    return msgspec.convert({**base, **given}, PictureRequest, strict=False)
+
+
+def test_an_image_comes_as_greys_of_its_form(image: Path) -> None:
+    reply = Viewer().answer(request(image))
+    assert (reply.answer.width, reply.answer.height) == (40, 20)
+    assert reply.answer.image_px == (80, 40)
+    greys = np.frombuffer(reply.grey, np.uint8).reshape(20, 40).astype(int)
+    assert np.all(np.diff(greys[0]) >= 0)
+    assert np.ptp(greys[:, 5]) == 0
+
+
+def test_a_masks_classes_and_their_rims_lie_over_it(image: Path) -> None:
+    reply = Viewer().answer(request(image, mask=str(image.with_name("mask.png"))))
+    ids = np.frombuffer(reply.ids, np.uint8).reshape(20, 40)
+    rims = np.frombuffer(reply.rims, np.uint8).reshape(20, 40)
+    assert ids[10, 20] == 1
+    assert 0 < (rims == 1).sum() < (ids == 1).sum()
+    assert np.all(ids[rims == 1] == 1)
+
+
+def test_a_rim_is_inside_its_class() -> None:
+    ids = np.zeros((9, 9), np.uint8)
+    ids[2:7, 2:7] = 3
+    rim = rim_of(ids) > 0
+    assert rim[2, 2]
+    assert not rim[4, 4]
+    assert not rim[0, 0]
+
+
+def test_what_is_no_image_is_one_line_and_the_child_goes_on(image: Path, tmp_path: Path) -> None:
+    (tmp_path / "no.png").write_bytes(b"no")
+    asked = [request(tmp_path / "no.png"), request(image)]
+    source = io.BytesIO(b"".join(msgspec.json.encode(one) + b"\n" for one in asked))
+    out = io.BytesIO()
+    serve(source, out)
+    first = msgspec.json.decode(out.getvalue().partition(b"\n")[0], type=Answer)
+    assert "no.png" in first.fault
+    assert "\n" not in first.fault
+    assert b'"image_px":[80,40]' in out.getvalue()
+
+
+def test_a_projects_images_are_listed_a_line_each(demo: Path) -> None:
+    out = io.BytesIO()
+    list_images(demo / "project.toml", out)
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert lines
