@@ -9,7 +9,6 @@ import click
 from emcfsys_engine.commands.predict import make_prediction, prediction_options
 from emcfsys_engine.commands.saying import say
 from emcfsys_engine.commands.watch import make_watch
-from emcfsys_engine.dataset.samples import refuse_unresumable
 from emcfsys_engine.jobs.control import ensure_daemon
 from emcfsys_engine.jobs.queue import Options, Queue, submit_extension, submit_run, submit_training
 from emcfsys_engine.project import Project, load_project
@@ -121,6 +120,8 @@ def extend(run: Path, overrides: tuple[str, ...]) -> None:
 
     Example: emcfsys-engine submit extend projects/demo/runs/run-0001 --set training.steps=2000
     """
+    from emcfsys_engine.dataset.samples import refuse_unresumable
+
     refuse_unresumable(open_run(run))
     with Queue.open() as queue:
         number = submit_extension(queue, open_run(run), overrides)

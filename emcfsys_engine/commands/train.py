@@ -3,13 +3,13 @@
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
 from emcfsys_engine.commands.foreground import refuse_cluster, run_in_foreground
 from emcfsys_engine.commands.saying import say, say_json, say_lines
-from emcfsys_engine.dataset.samples import refuse_unresumable
 from emcfsys_engine.errors import EmcfError, printable
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project, load_project
@@ -23,9 +23,10 @@ from emcfsys_engine.run.groups import (
     runs_at,
 )
 from emcfsys_engine.run.progress import Kind
-from emcfsys_engine.tools.check import check_project
-from emcfsys_engine.tools.check_data import Finding
-from emcfsys_engine.tools.forecast import Planned, forecast_of
+
+if TYPE_CHECKING:  # a training reads its images in the worker: its command starts without them
+    from emcfsys_engine.tools.check_data import Finding
+    from emcfsys_engine.tools.forecast import Planned
 
 
 @click.command()
@@ -171,19 +172,23 @@ def plan(project: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
     Example: emcfsys-engine plan projects/demo --set training.preset=best
     """
+    from emcfsys_engine.tools.check import check_project
+    from emcfsys_engine.tools.forecast import forecast_of
+
     loaded = load_project(project, overrides)
     found = forecast_of(loaded, check_project(loaded, dry_run=_network_faults), planned=_planned)
     say_json(found) if as_json else say_lines(found.text)
     raise SystemExit(2 if found.errors else 0)
 
 
-def _network_faults(project: Project) -> list[Finding]:
+def _network_faults(project: Project) -> "list[Finding]":
     from emcfsys_engine.learn.training.run import network_faults
+    from emcfsys_engine.tools.check_data import Finding
 
     return [Finding.of(fault) for fault in network_faults(project)]
 
 
-def _planned(project: Project) -> Planned:
+def _planned(project: Project) -> "Planned":
     from emcfsys_engine.learn.training.plan import rows_of
     from emcfsys_engine.learn.training.run import planned_here
 
@@ -222,6 +227,8 @@ def _folds_summary(runs: Sequence[Run]) -> str:
 
 
 def _resume(place: Path, overrides: tuple[str, ...]) -> None:
+    from emcfsys_engine.dataset.samples import refuse_unresumable
+
     runs = runs_at(place)
     waiting = [run for run in runs if overrides or run.state() != "done"]
     for run in runs:

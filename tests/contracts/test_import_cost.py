@@ -27,6 +27,12 @@ def test_the_front_doors_load_nothing_heavy(code: str) -> None:
     assert not _loaded_after(code) & set(HEAVY)
 
 
+@pytest.mark.parametrize("command", ["train", "submit", "predict", "watch", "jobs", "runs"])
+def test_who_starts_or_lists_runs_reads_no_image_and_loads_no_arrays(command: str) -> None:
+    loaded = _loaded_after(f"import emcfsys_engine.commands.{command}")
+    assert not loaded & {*HEAVY, "scipy", "tifffile", "PIL", "zarr"} - {"sqlite3"}
+
+
 def test_the_keeper_needs_only_the_standard_library() -> None:
     loaded = _loaded_after("import emcfsys_engine.launch.keeper")
     assert loaded <= set(sys.stdlib_module_names) | {
