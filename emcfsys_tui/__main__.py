@@ -63,7 +63,8 @@ def _start(folder: Path | None, *, read_only: bool, theme: str) -> int:
         return 1
     num_active = import_module("emcfsys_tui.summary").num_active_jobs()
     if num_active:
-        print(f"{num_active} jobs go on. emcfsys-engine jobs lists them.")
+        words = "1 job goes" if num_active == 1 else f"{num_active} jobs go"
+        print(f"{words} on: emcfsys-engine jobs")
     return 0
 
 

@@ -118,15 +118,21 @@ class ShownCells:
             return
         if self._at is not None and self._at[0] == row and self._at[1] < column:
             between = new[self._at[1] : column]
-            if len(between) <= _STEP and all(
-                look == self._look and sign and sign != "\0" for sign, look in between
-            ):
+            if len(between) <= _STEP and all(_fits(cell, self._look) for cell in between):
                 out.extend(sign for sign, _ in between)
             else:
                 out.append(f"\x1b[{len(between)}C" if len(between) > 1 else "\x1b[C")
         else:
             out.append(f"\x1b[{row + 1};{column + 1}H")
         self._at = row, column
+
+
+def _fits(cell: Cell, now: Look) -> bool:
+    """Tell whether a cell can be written as it is, without another look."""
+    sign, look = cell
+    if sign == " " and not look.rest and not now.rest:
+        return look.back == now.back
+    return look == now and sign not in ("", "\0")
 
 
 def _draw(cells: list[Cell], column: int, new: list[Cell]) -> int:

@@ -22,6 +22,7 @@ from emcfsys_engine.project import (
 )
 from emcfsys_engine.project_tables import SHIPPED_BACKBONE, bare
 from emcfsys_tui.engine.forecast import backbone_fault, known_backbones
+from emcfsys_tui.text import fitted
 from emcfsys_tui.view_models import FieldFault
 
 _TABLES: Mapping[str, type[msgspec.Struct]] = {
@@ -41,6 +42,7 @@ FIRST = (
     "model.weights",
     "training.follow",
 )
+_MOST_CELLS = 240  # of a fault
 _NOT_OFFERED = ("compute.slurm", "training.kfold")
 
 
@@ -228,12 +230,17 @@ def _field_faults(error: EmcfError) -> tuple[FieldFault, ...]:
     return tuple(
         FieldFault(
             key=one.key if isinstance(one, ProjectError) else "",
-            text=printable(
-                f"{one.what}. {one.remedy}" if isinstance(one, InputError) else str(one)
+            text=_shortened(
+                printable(f"{one.what}. {one.remedy}" if isinstance(one, InputError) else str(one))
             ),
         )
         for one in faults
     )
+
+
+def _shortened(text: str) -> str:
+    """Return a fault whose end, the remedy, is read also where a page was pasted into a field."""
+    return fitted(text, min(len(text), _MOST_CELLS), cut="middle").rstrip()
 
 
 def _facts(project: Project) -> str:

@@ -17,7 +17,8 @@ from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.log_view import PathInput, TextInput
 from emcfsys_tui.widgets.size_chart import SizeChartView
 
-_LOOK = """
+# Of every small window: each of them has it, whichever is opened first.
+LOOK = """
 ConfirmScreen, AskScreen, PickScreen { align: center middle; background: $background 60%; }
 .dialog { width: 66; max-width: 90%; height: auto; padding: 1 2; }
 Screen.-low .dialog { padding: 0 1; }
@@ -36,7 +37,7 @@ class ConfirmScreen(ModalScreen[bool]):
     """Asks before something is lost for good."""
 
     SCOPED_CSS = False
-    DEFAULT_CSS = _LOOK
+    DEFAULT_CSS = LOOK
 
     BINDINGS: ClassVar[list[BindingType]] = [
         shown("y", "answer(True)", "Yes", "confirm.yes"),
@@ -62,7 +63,7 @@ class AskScreen(ModalScreen[str | None]):
     """Asks for one line of text."""
 
     SCOPED_CSS = False
-    DEFAULT_CSS = _LOOK
+    DEFAULT_CSS = LOOK
 
     BINDINGS: ClassVar[list[BindingType]] = [shown("escape", "give_up", "Cancel", "ask.cancel")]
 
@@ -94,7 +95,7 @@ class PickScreen(ModalScreen[str | None]):
     """Asks for one of a few things."""
 
     SCOPED_CSS = False
-    DEFAULT_CSS = _LOOK
+    DEFAULT_CSS = LOOK
 
     BINDINGS: ClassVar[list[BindingType]] = [shown("escape,q", "give_up", "Cancel", "pick.cancel")]
 
@@ -127,7 +128,7 @@ class TextScreen(ModalScreen[None]):
     """A text to read: facts of a file, a comparison, a report."""
 
     SCOPED_CSS = False
-    DEFAULT_CSS = _LOOK
+    DEFAULT_CSS = LOOK
 
     BINDINGS: ClassVar[list[BindingType]] = [
         shown("escape,q,enter", "close", "Close", "text.close"),

@@ -8,6 +8,7 @@ from textual.containers import Container, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from emcfsys_tui.screens.dialogs import LOOK
 from emcfsys_tui.screens.page import KeyLine
 from emcfsys_tui.settings import quiet, shown
 from emcfsys_tui.text import one_line, safe_lines
@@ -21,15 +22,18 @@ class MessageScreen(ModalScreen[Deed | None]):
     """The whole text of a row; closes with what the person wants to do about it."""
 
     SCOPED_CSS = False
-    DEFAULT_CSS = """
+    DEFAULT_CSS = (
+        LOOK
+        + """
     MessageScreen { align: center middle; background: $background 60%; }
     MessageScreen .reader { width: 94%; max-width: 110; height: auto; max-height: 96%; }
-    MessageScreen VerticalScroll { height: auto; max-height: 100%; }
+    MessageScreen .reader VerticalScroll { height: auto; max-height: 100%; }
     MessageScreen .remedy { color: $accent; }
     MessageScreen .quiet { color: $dim; }
     MessageScreen Static { height: auto; }
     MessageScreen KeyLine { background: $background; }
     """
+    )
 
     BINDINGS: ClassVar[list[BindingType]] = [
         shown("escape,q,enter", "close", "close", "message.close", "Back to the list"),

@@ -304,9 +304,8 @@ class Page(Screen[None]):
         """Say plainly when there is no room."""
         size = self.size
         self.query_one("#too-small", Static).update(
-            f"This terminal has {size.width} × {size.height} characters.\n"
-            f"EMCFsys needs {LEAST_COLUMNS} × {LEAST_LINES}: make the window larger, or its font"
-            " smaller.\nJobs go on meanwhile. q quits."
+            f"{size.width} × {size.height} is too small: make it {LEAST_COLUMNS} × {LEAST_LINES},"
+            " or the font smaller.\nq quits; jobs go on."
         )
 
     def action_next_pane(self, by: int) -> None:

@@ -33,6 +33,7 @@ _SAID = (
     Column(title="project", width=18, cut="middle"),
     Column(title="newest", scrolls=True),
 )
+_MAKING = "Making the project …"
 _EMPTY = (
     "EMCFsys segments electron micrographs: label some, train, then watch a folder.\n\n"
     "No projects yet in ./projects. Press\n\n"
@@ -72,6 +73,7 @@ class ProjectsScreen(Page):
         yield Rows(_SAID, id="said", titles=False)
 
     _feed: Feed | None = None
+    _is_making = False
 
     def on_mount(self) -> None:
         """Look for projects once the screen stands."""
@@ -96,7 +98,7 @@ class ProjectsScreen(Page):
     def on_projects_read(self, event: ProjectsRead) -> None:
         """Show the projects."""
         rows = self.query_one("#projects", Rows)
-        rows.empty = _EMPTY
+        rows.empty = _MAKING if self._is_making else _EMPTY
         rows.rows = tuple(_row(project) for project in event.projects)
         self._show_said(event.said)
         read_only = "read-only " if self.page_app.read_only else ""
@@ -178,14 +180,18 @@ class ProjectsScreen(Page):
         self.post_message(ProjectChosen(new.folder))
 
     def _make(self, command: list[str], folder: Path) -> None:
-        if self.page_app.may_change():
-            self.query_one("#projects", Rows).empty = "Making the project …"
-            self.run_worker(partial(self._make_and_open, command, folder), thread=True)
+        if self._is_making or not self.page_app.may_change():
+            return
+        self._is_making = True
+        self.query_one("#projects", Rows).empty = _MAKING
+        self.page_app.tell(f"{_MAKING} {folder}")
+        self.run_worker(partial(self._make_and_open, command, folder), thread=True)
 
     def _make_and_open(self, command: list[str], folder: Path) -> None:
         if not (folder / "project.toml").exists():
             done = import_module("emcfsys_tui.engine.runs").run_command([*command, str(folder)])
             if done.code != 0:
+                self._is_making = False
                 self.post_message(Told(done.words, "error"))
                 if self._feed is not None:
                     self._feed.look_now()

@@ -14,18 +14,22 @@ from emcfsys_engine.errors import printable
 from emcfsys_tui.engine.form import FormField
 from emcfsys_tui.engine.runs import as_command
 from emcfsys_tui.engine.tools import TOOLS, Tool, Values
+from emcfsys_tui.screens.dialogs import LOOK
 from emcfsys_tui.settings import quiet, shown
 from emcfsys_tui.widgets.form_line import FormLine
 from emcfsys_tui.widgets.list import Column, Row, Rows
 
-_LOOK = """
+_LOOK = (
+    LOOK
+    + """
 ToolsScreen, ToolScreen { align: center middle; background: $background 60%; }
 ToolsScreen .dialog, ToolScreen .dialog { width: 94%; max-width: 100; max-height: 96%; }
 ToolScreen VerticalScroll { height: auto; max-height: 14; margin: 1 0; }
 ToolScreen #tool-command { color: $dim; }
-ToolScreen FormLine Input { width: 1fr; margin: 0; padding: 0; background: $background; }
+.dialog FormLine Input { width: 1fr; margin: 0; padding: 0; background: $background; }
 ToolScreen FormLine .field-remark { width: 2; }
 """
+)
 
 
 class ToolsScreen(ModalScreen[Tool | None]):

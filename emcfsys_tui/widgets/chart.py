@@ -203,7 +203,9 @@ class Chart(Widget, can_focus=True):
                 _stroke(part, _pale(curve.colour, paper), frame)
                 for part, curve in zip(raw, self.curves, strict=True)
             ]
-        self._lines = draw_strokes(frame, [stroke for stroke in reversed(strokes) if stroke.xs])
+        # One point is its glyph; a dot beside it would be a second one.
+        lines = [stroke for stroke in reversed(strokes) if len(stroke.xs) > 1]
+        self._lines = draw_strokes(frame, lines)
         self._marks = self._glyphs(frame, columns)
         self.num_drawn += 1
 

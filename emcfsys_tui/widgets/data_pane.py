@@ -485,7 +485,8 @@ class DataPane(PicturePane):
         rows.rows = ImageList(self.images, order, self._facts, self._problems)
         shown = f"{len(order):,} of " if words else ""
         counts = f"{shown}{len(self.images):,} images"
-        counts += f" · {self._states}" if self._is_complete else " · reading …"
+        states = self._states if self._is_complete else "reading …"
+        counts += f" · {states}" if states else ""
         self.query_one(PictureBox).counts = counts
 
 

@@ -241,7 +241,7 @@ class Rows(ScrollView, can_focus=True):
         )
 
     def _empty_line(self, y: int, width: int) -> Strip:
-        lines = _wrapped(self.empty, max(1, width - 3))
+        lines = _wrapped(self.empty, max(1, width - 2))
         if 0 <= y - self._titles < len(lines):
             style: Style = self.get_component_rich_style("rows--empty")
             mark = "▸" if self.has_focus and y == self._titles else " "

@@ -130,7 +130,8 @@ class PictureBox(Vertical):
         if cell_len(name) > room:
             name = fitted(name, room, cut="middle")
         line = "─" * max(1, room - cell_len(name))
-        title = f"─ {name} {line} {scale}" if scale else f"─ {name} {'─' * 200}"
+        lead = f"─ {name} " if name else ""
+        title = f"{lead}{line} {scale}" if scale else lead + "─" * 200
         self.query_one("#picture-title", Static).update(title, layout=False)
         self.query_one("#picture-legend", Static).update(self._legend(), layout=False)
         point = self.point or self._facts()

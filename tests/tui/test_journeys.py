@@ -233,7 +233,7 @@ async def test_keys_can_be_changed(demo: Path) -> None:
 
 async def test_a_small_terminal_says_so(demo: Path) -> None:
     async with opened(demo, "3", size=(50, 12)) as pilot:
-        await until(pilot, lambda: "needs 60 × 16" in screen_text(pilot))
+        await until(pilot, lambda: "make it 60 × 16" in screen_text(pilot))
         await pilot.resize_terminal(80, 24)
         await until(pilot, lambda: "No runs yet" in screen_text(pilot))
 

@@ -100,7 +100,7 @@ def test_escape_and_a_key_in_one_write_both_act_in_the_real_program(
     try:
         terminal.wait_for("Data")
         terminal.press("1/")
-        terminal.wait_for("words to look for")
+        terminal.wait_for("ords to look for")  # the cursor is on the w
         terminal.press("\x1b?")  # ends the filter, then opens the help
         terminal.wait_for("The loop: 1 Data")
     finally:

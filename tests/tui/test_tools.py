@@ -1,11 +1,13 @@
 """What the engine can beside the tabs: two keys away, with a form, and the command that does it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from textual.command import CommandPalette
+from textual.screen import Screen
 from textual.widgets import Input
 
 from emcfsys_engine.project import load_project
@@ -14,13 +16,14 @@ from emcfsys_tui.engine import tools
 from emcfsys_tui.engine.runs import CommandEnd
 from emcfsys_tui.engine.tools import TOOLS, Tool, size_charts
 from emcfsys_tui.messages import TextFound
-from emcfsys_tui.screens.dialogs import TextScreen
+from emcfsys_tui.screens.dialogs import AskScreen, ConfirmScreen, TextScreen
 from emcfsys_tui.screens.key_names import faults_of, known_names
+from emcfsys_tui.screens.message import MessageScreen
 from emcfsys_tui.screens.page import help_text
 from emcfsys_tui.screens.project import ProjectScreen
 from emcfsys_tui.screens.tools import ToolScreen, ToolsScreen
 from emcfsys_tui.settings import Settings
-from emcfsys_tui.view_models import SizeCurve
+from emcfsys_tui.view_models import Notice, SizeCurve
 from emcfsys_tui.widgets.size_chart import SizeChartView, half_size
 from tests.tui.conftest import opened, screen_text, told, until
 
@@ -153,6 +156,34 @@ def test_a_folder_without_whole_objects_has_no_distributions(tmp_path: Path) -> 
     assert size_charts(tmp_path) == ()
     (tmp_path / "objects.csv").write_text(f"{head}a,grain,no,nonsense\n")
     assert size_charts(tmp_path) == ()
+
+
+@pytest.mark.parametrize("size", [(60, 16), (100, 30)])
+async def test_a_window_looks_the_same_whichever_was_opened_before_it(
+    demo: Path, size: tuple[int, int]
+) -> None:
+    notice = Notice(title="a fault", what="what it is")
+    windows: list[Callable[[], Screen[Any]]] = [
+        lambda: ToolScreen(_tool("i"), demo, _tool("i").fields(demo)),
+        lambda: ToolsScreen(has_project=True),
+        lambda: MessageScreen(notice),
+        lambda: TextScreen("a text", "its words"),
+        lambda: AskScreen("How many?", "10"),
+        lambda: ConfirmScreen("Leave?", "leave"),
+    ]
+    seen: dict[int, str] = {}
+    for order in (range(len(windows)), reversed(range(len(windows)))):
+        async with opened(demo, "6", size=size) as pilot:
+            for n in order:
+                window = windows[n]()
+                await pilot.app.push_screen(window)
+                await pilot.pause()
+                words = screen_text(pilot)
+                assert seen.setdefault(n, words) == words
+                assert "─" * 20 in words, type(window).__name__  # its frame
+                window.dismiss()
+                await pilot.pause()
+    assert "/incoming" in seen[0]  # what stands in a field is seen
 
 
 async def test_help_names_the_id_of_every_key_at_any_width(demo: Path) -> None:

@@ -143,3 +143,12 @@ async def test_words_to_choose_from_stay_in_sight_in_a_narrow_terminal(demo: Pat
             assert word in choice.render_line(0).text
         await pilot.click(Choice, offset=(1, 0))
         assert choice.value == "the third of them"
+
+
+async def test_a_page_pasted_into_a_field_leaves_the_remedy_readable(demo: Path) -> None:
+    async with opened(demo, "2", size=(100, 30)) as pilot:
+        await until(pilot, lambda: bool(pilot.app.screen.query("#field-training-minutes Input")))
+        box = pilot.app.screen.query_one("#field-training-minutes Input", Input)
+        box.value = " ".join(map(str, range(1000)))
+        await until(pilot, lambda: "Mend the value" in " ".join(screen_text(pilot).split()))
+        assert "998 999" in screen_text(pilot).partition("✗ training.minutes")[2]

@@ -233,7 +233,7 @@ async def test_what_has_the_keyboard_is_seen_without_colours() -> None:
     async with _Stage(rows).run_test() as pilot:
         rows.focus()
         await pilot.pause()
-        assert "▸nothing" in _text(rows)
+        assert "▸ nothing" in _text(rows)
         rows.rows = [Row(key="a", cells=("a",))]
         assert "▸ a" in _text(rows)
         rows.blur()
