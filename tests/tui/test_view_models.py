@@ -1,68 +1,42 @@
-"""Reduction of long series: nothing that was in them is lost."""
+"""What the interface draws, as values: each state has a look, each image its labels."""
 
-import math
-import time
+from typing import get_args
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import msgspec
+import pytest
 
-from emcfsys_tui.series import Series, smoothed
-
-_VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=500)
-
-
-def _series(values: list[float]) -> Series:
-    series = Series()
-    series.extend(range(len(values)), values)
-    return series
+from emcfsys_engine.jobs.job import JobState
+from emcfsys_engine.run.outcome import State
+from emcfsys_tui import view_models
+from emcfsys_tui.view_models import STATE_LOOKS, ImageFacts, ImageRow
 
 
-@settings(deadline=None)
-@given(_VALUES, st.integers(1, 40))
-def test_extremes_of_columns_are_those_of_the_values(values: list[float], columns: int) -> None:
-    found = _series(values).view().columns(0, len(values) - 1, columns)
-    assert min(column.low for column in found) == min(values)
-    assert max(column.high for column in found) == max(values)
-    assert len(found) <= columns + 1
+def test_every_state_of_a_run_and_of_a_job_has_a_look_of_one_cell() -> None:
+    states = {*get_args(State), *get_args(JobState)}
+    assert states
+    assert states <= {*STATE_LOOKS, "new", "unreadable"}
+    assert all(len(glyph) == 1 for glyph, _ in STATE_LOOKS.values())
 
 
-@settings(deadline=None)
-@given(_VALUES, st.data())
-def test_extremes_of_any_part_are_right(values: list[float], data: st.DataObject) -> None:
-    start = data.draw(st.integers(0, len(values) - 1))
-    end = data.draw(st.integers(start + 1, len(values)))
-    low, high, _ = _series(values).extremes(start, end)
-    assert (low, high) == (min(values[start:end]), max(values[start:end]))
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind
+        for kind in vars(view_models).values()
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    ],
+)
+def test_values_that_two_threads_share_cannot_change(kind: type[msgspec.Struct]) -> None:
+    assert kind.__struct_config__.frozen
 
 
-def test_a_view_does_not_change_when_its_series_grows() -> None:
-    series = _series([1.0, 2.0])
-    view = series.view()
-    series.extend([2.0], [99.0])
-    assert view.last == 2.0
-    assert view.columns(0, 10, 5)[-1].high == 2.0
+def test_an_image_is_known_by_its_file_and_plane() -> None:
+    row = ImageRow(name="a", path="/in/a.tif")
+    assert [row.key, row._replace(plane=3).key] == ["/in/a.tif", "/in/a.tif#3"]
 
 
-def test_a_resume_leaves_the_points_up_to_its_step() -> None:
-    series = _series([float(n) for n in range(300)])
-    kept = series.cut_after(150)
-    assert kept.view().span == (0.0, 150.0)
-    assert series.view().count == 300
-
-
-def test_smoothing_a_constant_changes_nothing() -> None:
-    columns = _series([2.0] * 50).view().columns(0, 49, 100)
-    assert all(abs(column.mean - 2.0) < 1e-12 for column in smoothed(columns, 3))
-
-
-def test_a_million_points_are_reduced_in_no_time() -> None:
-    series = Series()
-    series.extend(range(1_000_000), map(float, range(1_000_000)))
-    began = time.perf_counter()
-    series.view().columns(0, 999_999, 300)
-    assert time.perf_counter() - began < 0.25
-
-
-def test_what_no_chart_can_show_is_left_out_of_a_series() -> None:
-    series = _series([1.0, math.inf, -1e308, 1e308, math.nan, 2.0])
-    assert list(series.xs) == [0.0, 5.0] and list(series.ys) == [1.0, 2.0]
+def test_a_mask_with_unlabelled_pixels_labels_a_part_of_its_image() -> None:
+    row = ImageRow(name="a", path="a.tif", state="whole", num_px=100)
+    assert row.state_of_labels() == "whole"  # the size is not known yet
+    assert row.state_of_labels(ImageFacts(size="10×10")) == "whole"
+    assert row.state_of_labels(ImageFacts(size="20×10")) == "part"

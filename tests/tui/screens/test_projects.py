@@ -1,5 +1,6 @@
 """The list of projects says what runs, what ended badly, the best IoU, and what was said last."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,17 +11,11 @@ from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunFailed, RunStarted
 from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import TrainRequest
+from emcfsys_tui.memory import remembered
 from emcfsys_tui.screens.message import MessageScreen
 from emcfsys_tui.screens.project import ProjectScreen
 from tests.hotfolder.test_status import finished
-from tests.tui.conftest import opened, say, screen_text, until
-
-
-@pytest.fixture
-def project(demo: Path) -> Path:
-    """The demo among the projects of the folder we stand in."""
-    (demo.parent / "projects").mkdir()
-    return demo.rename(demo.parent / "projects" / "demo")
+from tests.tui.conftest import made_run, opened, say, screen_text, until
 
 
 @pytest.mark.parametrize("size", [(60, 16), (80, 24), (160, 48)])
@@ -59,18 +54,31 @@ async def test_a_project_that_waits_says_behind_what(project: Path) -> None:
         assert "newest" not in screen_text(pilot)  # nothing was said: it takes no room
 
 
-async def test_models_stand_by_iou_and_a_star_says_which_the_hot_folder_uses_and_why(
-    project: Path,
-) -> None:
-    with (project / "project.toml").open("a") as file:
-        if "[hotfolder]" not in (project / "project.toml").read_text():
-            file.write('\n[hotfolder]\nwatch = "incoming"\n')
-    loaded = load_project(project)
-    for iou in (0.910, 0.227, None, 0.850):
-        finished(loaded, iou, classes=loaded.class_names)
-    async with opened(project, "6", size=(100, 24)) as pilot:
-        await until(pilot, lambda: "★" in screen_text(pilot))
-        await until(pilot, lambda: "best IoU 0.910 of 4 finished runs" in screen_text(pilot))
-        lines = [line for line in screen_text(pilot).split("\n") if "run-000" in line]
-        assert [line.split("run-000")[1][0] for line in lines[:4]] == ["1", "4", "2", "3"]
-        assert "★" in lines[0]
+async def test_a_first_start_offers_the_demo_and_a_new_project() -> None:
+    async with opened(None) as pilot:
+        await until(pilot, lambda: "No projects yet" in screen_text(pilot))
+        assert "demo" in screen_text(pilot)
+
+
+async def test_the_list_shows_projects_and_opens_one(demo: Path) -> None:
+    projects = demo.parent / "projects"
+    projects.mkdir()
+    shutil.move(demo, projects / "demo")
+    made_run(projects / "demo")
+    async with opened(None, size=(120, 30)) as pilot:
+        await until(pilot, lambda: "13" in screen_text(pilot))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ProjectScreen))
+        await until(pilot, lambda: "run-0001" in screen_text(pilot))
+        await pilot.press("escape")
+        await until(pilot, lambda: "labelled" in screen_text(pilot))
+
+
+async def test_the_last_place_is_restored(demo: Path) -> None:
+    async with opened(demo, "6") as pilot:
+        await pilot.pause()
+    assert remembered().place == str(demo)
+    async with opened(None) as pilot:
+        screen = pilot.app.screen
+        assert isinstance(screen, ProjectScreen)
+        await until(pilot, lambda: "No model files yet" in screen_text(pilot))

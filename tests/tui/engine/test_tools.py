@@ -6,26 +6,18 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from textual.command import CommandPalette
 from textual.screen import Screen
-from textual.widgets import Input
 
 from emcfsys_engine.project import load_project
 from emcfsys_engine.tools.report import sizes
-from emcfsys_tui.engine import tools
-from emcfsys_tui.engine.runs import CommandEnd
 from emcfsys_tui.engine.tools import TOOLS, Tool, size_charts
 from emcfsys_tui.messages import TextFound
 from emcfsys_tui.screens.dialogs import AskScreen, ConfirmScreen, TextScreen
-from emcfsys_tui.screens.key_names import faults_of, known_names
 from emcfsys_tui.screens.message import MessageScreen
-from emcfsys_tui.screens.page import help_text
-from emcfsys_tui.screens.project import ProjectScreen
 from emcfsys_tui.screens.tools import ToolScreen, ToolsScreen
-from emcfsys_tui.settings import Settings
 from emcfsys_tui.view_models import Notice, SizeCurve
 from emcfsys_tui.widgets.size_chart import SizeChartView, half_size
-from tests.tui.conftest import opened, screen_text, told, until
+from tests.tui.conftest import opened, screen_text, until
 
 
 def _tool(key: str) -> Tool:
@@ -49,54 +41,6 @@ def test_the_switches_of_a_prediction_become_the_engines_own(demo: Path) -> None
         *("submit", "predict", "m.safetensors", "scans", "--out", "masks"),
         *("--with", "a", "--with", "b", "--tta", "--rank-uncertain", "--after", "7"),
     ]
-
-
-async def test_two_keys_open_a_tool_and_its_answer_is_read(
-    demo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[list[str]] = []
-
-    def answer(words: list[str], *, is_look: bool = False) -> CommandEnd:
-        asked.append(words)
-        return CommandEnd(code=1, out="GPU  fail  none\n", words="")
-
-    monkeypatch.setattr(tools, "run_command", answer)
-    async with opened(demo, "1", size=(100, 30)) as pilot:
-        await pilot.press("T")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ToolsScreen))
-        assert "predict a folder" in screen_text(pilot) and "doctor" in screen_text(pilot)
-        await pilot.press("d")
-        await until(pilot, lambda: isinstance(pilot.app.screen, TextScreen))
-        assert "GPU  fail  none" in screen_text(pilot)
-        await pilot.press("escape", "T", "b")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ToolScreen))
-        await pilot.press(*"convnext*")
-        await until(pilot, lambda: "models 'convnext*'" in screen_text(pilot))
-        await pilot.press("enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, TextScreen))
-    assert asked == [["doctor"], ["models", "convnext*"]]
-
-
-async def test_who_only_looks_changes_nothing_by_a_tool(demo: Path) -> None:
-    before = (demo / "project.toml").read_text()
-    async with opened(demo, "1", size=(100, 30), read_only=True) as pilot:
-        await pilot.press("T", "c")
-        await until(pilot, lambda: "read-only" in told(pilot))
-        assert not isinstance(pilot.app.screen, ToolScreen)
-    assert (demo / "project.toml").read_text() == before
-
-
-async def test_a_source_is_added_by_the_form_and_comments_stay(demo: Path) -> None:
-    with (demo / "project.toml").open("a") as file:
-        file.write("\n# mine\n")
-    async with opened(demo, "1", size=(100, 30)) as pilot:
-        await pilot.press("T", "s")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ToolScreen))
-        await until(pilot, lambda: isinstance(pilot.app.focused, Input))
-        await pilot.press(*"images/val", "down", *"annotations/val", "enter")
-        await until(pilot, lambda: "was added" in told(pilot))
-    assert load_project(demo).data[-1].images == "images/val"
-    assert "# mine" in (demo / "project.toml").read_text()
 
 
 def test_a_class_is_added_and_renamed_and_its_labels_mean_it_still(demo: Path) -> None:
@@ -184,37 +128,3 @@ async def test_a_window_looks_the_same_whichever_was_opened_before_it(
                 window.dismiss()
                 await pilot.pause()
     assert "/incoming" in seen[0]  # what stands in a field is seen
-
-
-async def test_help_names_the_id_of_every_key_at_any_width(demo: Path) -> None:
-    async with opened(demo, "1", size=(60, 30)) as pilot:
-        for width in (60, 160):
-            await pilot.resize_terminal(width, 30)
-            text = help_text(pilot.app.screen)
-            assert "data.next_bare" in text and "app.tools" in text
-
-
-async def test_the_palette_reaches_every_tab_in_one_line_each(demo: Path) -> None:
-    async with opened(demo, "1", size=(120, 40)) as pilot:
-        found = list(pilot.app.get_system_commands(pilot.app.screen))
-        titles = [one.title for one in found]
-        assert len(set(titles)) == len(titles)
-        assert not any(one.help for one in found)
-        for words in ("Next image without labels", "Jobs: Retry", "Runs: Extend", "Models: Verify"):
-            assert any(words.lower() in title.lower() for title in titles) or words[0] == "N", words
-        await pilot.press("colon")
-        await until(pilot, lambda: isinstance(pilot.app.screen, CommandPalette))
-        await pilot.press(*"Models: inspect")
-        await until(pilot, lambda: "Models: Inspect" in screen_text(pilot))
-        await pilot.press("enter", "enter")
-        screen = pilot.app.screen_stack[0]
-        assert isinstance(screen, ProjectScreen)
-        await until(pilot, lambda: "No model files yet" in screen_text(pilot))
-
-
-async def test_an_unknown_name_of_a_key_is_said_with_the_nearest(demo: Path) -> None:
-    keys = {"runs.marc": "m", "data.next_bare": "b"}
-    assert len(faults_of(keys)) == 1
-    assert {"train.submit", "list.down", "tools.doctor", "app.help"} <= known_names()
-    async with opened(demo, "1", settings=Settings(bell=False, keys=keys)) as pilot:
-        await until(pilot, lambda: "runs.marc" in told(pilot) and "'runs.mark'" in told(pilot))

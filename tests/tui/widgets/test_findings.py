@@ -4,8 +4,12 @@ from pathlib import Path
 
 from textual.app import App, ComposeResult
 
-from emcfsys_tui.view_models import FindingRow
+from emcfsys_tui.screens.message import MessageScreen
+from emcfsys_tui.view_models import CheckState, FindingRow
+from emcfsys_tui.widgets.data_pane import DataPane
 from emcfsys_tui.widgets.findings import Findings, kinds_of
+from emcfsys_tui.widgets.list import Rows
+from tests.tui.conftest import opened, screen_text, until
 
 
 def _fault(number: int, what: str, level: str = "warning") -> FindingRow:
@@ -65,3 +69,21 @@ async def test_enter_opens_a_kind_to_its_files_and_a_file_to_its_message() -> No
         assert len(app.faults.rows) == 9
         await pilot.press("up", "enter")
         assert len(app.faults.rows) == 1
+
+
+async def test_a_finding_of_the_check_opens_its_file(demo: Path) -> None:
+    (demo / "images/train/cell_0007.png").write_bytes(b"no image at all")
+    async with opened(demo, "1", size=(120, 40)) as pilot:
+        pane = pilot.app.screen.query_one(DataPane)
+        await until(pilot, lambda: pane.check_state != CheckState(running=True), limit_s=60)
+        assert any("cell_0007" in one.file for one in pane.check_state.findings)
+        findings = pane.query_one("#findings", Rows)
+        findings.focus()
+        named = ["cell_0007" in one.file for one in pane.check_state.findings]
+        findings.cursor = named.index(True)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, MessageScreen))
+        await pilot.press("v")
+        row = pane.query_one("#images", Rows).current
+        assert row is not None and "cell_0007" in row.key
+        await until(pilot, lambda: "cell_0007" in screen_text(pilot))

@@ -1,8 +1,6 @@
-"""The hot folder's numbers are those of the watch that has it."""
+"""The hot folder as its tab reads it: one row an image, the watch that has the folder."""
 
 from pathlib import Path
-
-import pytest
 
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.project import load_project
@@ -10,8 +8,7 @@ from emcfsys_engine.run.events import EventWriter, ImageDone, ImageFailed, RunSt
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import WatchRequest
 from emcfsys_tui.engine.hotfolder import HotFolderReader
-from emcfsys_tui.view_models import HotState, JobRow
-from emcfsys_tui.widgets.hotfolder_pane import state_text, state_word
+from emcfsys_tui.view_models import HotState
 
 
 def _watch(folder: Path) -> Run:
@@ -56,34 +53,6 @@ def test_a_newer_watch_that_was_refused_does_not_hide_the_one_that_has_the_folde
     again.close()
 
 
-@pytest.mark.parametrize(
-    ("state", "job_state", "reason", "word"),
-    [
-        ("watching", "running", "", "● WATCHING"),
-        ("stopped", "queued", "", "◐ WAITING as job 3"),
-        ("stopped", "running", "", "◐ STARTING job 3"),
-        ("stopped", "running", "cancel asked", "◐ ENDING job 3"),
-    ],
-)
-def test_a_watch_that_ends_is_not_said_to_wait(
-    tmp_path: Path, state: str, job_state: str, reason: str, word: str
-) -> None:
-    job = JobRow(
-        id=3,
-        state=job_state,
-        project="p",
-        kind="watch",
-        run=tmp_path,
-        asks="",
-        since=0.0,
-        took_s=None,
-        reason=reason,
-        is_open=True,
-    )
-    assert state_word(HotState(state=state), job) == word
-    assert state_word(HotState(state="stopped"), None) == "○ STOPPED"
-
-
 def test_a_failed_image_is_one_row_with_its_attempts_until_it_has_its_mask(demo: Path) -> None:
     watch = _watch(demo)
     (demo / "incoming").mkdir()
@@ -105,8 +74,3 @@ def test_a_failed_image_is_one_row_with_its_attempts_until_it_has_its_mask(demo:
         state = _read(reader)
         assert [one.image for one in state.failures] == ["b.tif"]
         assert [one.image for one in state.newest] == ["a.tif"]
-
-
-def test_before_the_hot_folder_was_read_nothing_is_said_of_it() -> None:
-    assert state_text(HotState(is_read=False), None, 80).strip() == "Reading the hot folder …"
-    assert "no hot folder" in state_text(HotState(), None, 80)

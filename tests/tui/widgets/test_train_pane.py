@@ -12,7 +12,7 @@ from textual.widgets import Input
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.settings import cache_home
-from emcfsys_tui.screens.dialogs import ConfirmScreen
+from emcfsys_tui.screens.dialogs import ConfirmScreen, PickScreen
 from emcfsys_tui.screens.message import MessageScreen
 from emcfsys_tui.widgets.form_line import Choice
 from emcfsys_tui.widgets.jobs_pane import JobsPane
@@ -152,3 +152,25 @@ async def test_a_page_pasted_into_a_field_leaves_the_remedy_readable(demo: Path)
         box.value = " ".join(map(str, range(1000)))
         await until(pilot, lambda: "Mend the value" in " ".join(screen_text(pilot).split()))
         assert "998 999" in screen_text(pilot).partition("✗ training.minutes")[2]
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("no_daemon")
+async def test_submitting_queues_a_job_and_shows_its_run(demo: Path) -> None:
+    async with opened(demo, "2") as pilot:
+        pane = pilot.app.screen.query_one(TrainPane)
+        await until(pilot, lambda: bool(pane.verdict.command))
+        await pilot.press("s")
+        # A child that loads torch looks at the project first.
+        await until(pilot, lambda: "run-0001" in screen_text(pilot), limit_s=90)
+        await until(pilot, lambda: "queued" in screen_text(pilot))
+        await pilot.press("5")
+        await until(pilot, lambda: "demo" in screen_text(pilot))
+        await pilot.press("p")
+        await until(pilot, lambda: "paused" in screen_text(pilot))
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(pilot.app.screen, PickScreen))
+        await pilot.press("end", "enter")
+        await until(pilot, lambda: "cancelled" in screen_text(pilot))
+    with Queue.open() as queue:
+        assert [job.state for job in queue.list()] == ["cancelled"]

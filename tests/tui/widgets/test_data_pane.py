@@ -8,7 +8,8 @@ from emcfsys_engine.annotations.formats.labelme import write_labelme
 from emcfsys_engine.annotations.shapes import Shape
 from emcfsys_tui.widgets.data_pane import DataPane
 from emcfsys_tui.widgets.list import ImageList, Rows
-from tests.tui.conftest import opened, told, until
+from emcfsys_tui.widgets.picture_view import PictureView
+from tests.tui.conftest import opened, screen_text, told, until
 
 
 def _labels(pane: DataPane) -> dict[str, str]:
@@ -107,3 +108,20 @@ async def test_one_key_goes_to_what_a_model_was_least_sure_of(demo: Path) -> Non
             await until(
                 pilot, lambda n=n: rows.current is not None and rows.current.key == images[n]
             )
+
+
+async def test_data_lists_filters_and_shows_an_image_with_its_labels(demo: Path) -> None:
+    async with opened(demo, "1", size=(120, 40)) as pilot:
+        pane = pilot.app.screen.query_one(DataPane)
+        await until(pilot, lambda: any(row.labels for row in pane.images))
+        view = pane.query_one(PictureView)
+        await until(pilot, lambda: view.picture is not None and bool(view.picture.ids))
+        assert view.picture is not None
+        assert len(view.picture.grey) == view.picture.width * view.picture.height
+        assert max(view.picture.ids) == 2
+        await pilot.press("slash", *"val", "enter")
+        assert len(pane.query_one("#images", Rows).rows) == 3
+        await pilot.press("escape", "enter", "right", "right")
+        await until(pilot, lambda: "value" in screen_text(pilot))
+        await pilot.press("z")
+        await until(pilot, lambda: view.picture is not None and view.picture.view_px[2] < 384)

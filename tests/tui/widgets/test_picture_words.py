@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emcfsys_engine.colours import class_letters
-from emcfsys_tui.text import shortened
 from emcfsys_tui.view_models import Picture
 from emcfsys_tui.widgets.picture_words import class_legend, scale_words
 
@@ -49,19 +48,6 @@ def test_a_class_has_a_letter_that_no_other_has() -> None:
     letters = class_letters(names)
     assert letters[:3] == ("m", "i", "a")
     assert len(set(letters)) == len(names)
-
-
-@given(st.lists(st.text("abc", min_size=1, max_size=20), max_size=9), st.integers(0, 80))
-def test_names_are_cut_only_where_they_do_not_fit_and_the_longest_first(
-    names: list[str], room: int
-) -> None:
-    shown = shortened(names, room)
-    assert sum(map(len, shown)) <= room or not any(shown)
-    if sum(map(len, names)) <= room:
-        assert shown == names
-    cut = [len(one) for one, name in zip(shown, names, strict=True) if one != name]
-    whole = [len(one) for one, name in zip(shown, names, strict=True) if one == name]
-    assert not cut or not whole or max(whole) <= max(cut) or not max(cut)
 
 
 def test_a_legend_names_every_class_with_square_and_letter() -> None:

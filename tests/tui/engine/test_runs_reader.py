@@ -1,58 +1,18 @@
 """Rows of runs that ended are kept, and are never another row than the files give."""
 
-import os
 from pathlib import Path
 
 import pytest
 
-from emcfsys_engine.run.events import RunCancelled, RunFailed, RunFinished, RunStarted
-from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.events import RunFinished
 from emcfsys_engine.settings import cache_home
 from emcfsys_tui.engine import runs_reader
-from emcfsys_tui.engine.run_history import RunHistory
 from emcfsys_tui.engine.runs_reader import RunsReader
-from emcfsys_tui.view_models import QueueState, RunRow
+from emcfsys_tui.view_models import QueueState
 from emcfsys_tui.widgets.jobs_pane import JobsPane
 from emcfsys_tui.widgets.runs_pane import RunsPane
-from tests.tui.conftest import made_run, opened, say, screen_text, step, until, validation
-
-
-def rows_of(folder: Path) -> tuple[RunRow, ...]:
-    """Return the rows as an interface that is started now reads them."""
-    reader = RunsReader(folder)
-    read = reader.read()
-    while read is not None and not read.is_complete:
-        read = reader.read()
-    assert read is not None
-    return read.runs
-
-
-def test_a_run_that_ended_is_read_once(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made_run(demo)
-    made_run(demo, steps=40)
-    before = rows_of(demo)
-    assert [row.step for row in before] == [40, 100]
-    monkeypatch.setattr(RunHistory, "read_new", lambda self: pytest.fail("its events were read"))
-    assert rows_of(demo) == before
-
-
-def test_whatever_changes_in_a_run_is_seen(demo: Path) -> None:
-    run = made_run(demo, steps=20)
-    assert rows_of(demo)[0].score is not None
-    changes = [
-        lambda: say(run, RunStarted(run=run.id, does="train", total_steps=60), step(30)),
-        lambda: say(run, validation(40, 0.9), RunFailed(reason="the disk is full")),
-        lambda: run.exit_file.write_text('{"exit_code": 0}'),
-        lambda: run.best_model.write_bytes(b"a model"),
-        lambda: say(run, RunStarted(run=run.id, does="train"), RunCancelled(step=40)),
-        lambda: os.truncate(run.events_file, 200),
-    ]
-    for change in changes:
-        change()
-        (kept,) = rows_of(demo)
-        history = RunHistory(Run(run.folder))
-        history.read_new()
-        assert kept == history.row()
+from tests.tui.conftest import made_run, opened, say, screen_text, until
+from tests.tui.runs_made import rows_of
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"format": 1, "rows": {"run-0001": ["", 3]}}'])

@@ -1,0 +1,40 @@
+"""A run is read once, and again when anything of it changed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from emcfsys_engine.run.events import RunCancelled, RunFailed, RunStarted
+from emcfsys_engine.run.folder import Run
+from emcfsys_tui.engine.run_history import RunHistory
+from tests.tui.conftest import made_run, say, step, validation
+from tests.tui.runs_made import rows_of
+
+
+def test_a_run_that_ended_is_read_once(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_run(demo)
+    made_run(demo, steps=40)
+    before = rows_of(demo)
+    assert [row.step for row in before] == [40, 100]
+    monkeypatch.setattr(RunHistory, "read_new", lambda self: pytest.fail("its events were read"))
+    assert rows_of(demo) == before
+
+
+def test_whatever_changes_in_a_run_is_seen(demo: Path) -> None:
+    run = made_run(demo, steps=20)
+    assert rows_of(demo)[0].score is not None
+    changes = [
+        lambda: say(run, RunStarted(run=run.id, does="train", total_steps=60), step(30)),
+        lambda: say(run, validation(40, 0.9), RunFailed(reason="the disk is full")),
+        lambda: run.exit_file.write_text('{"exit_code": 0}'),
+        lambda: run.best_model.write_bytes(b"a model"),
+        lambda: say(run, RunStarted(run=run.id, does="train"), RunCancelled(step=40)),
+        lambda: os.truncate(run.events_file, 200),
+    ]
+    for change in changes:
+        change()
+        (kept,) = rows_of(demo)
+        history = RunHistory(Run(run.folder))
+        history.read_new()
+        assert kept == history.row()
