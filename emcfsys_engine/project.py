@@ -84,6 +84,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
 
 
 LOSSES = ("ce", "dice", "focal", "tversky", "lovasz", "boundary", "ohem")
+_LEVELS = 4  # folders above a model: PROJECT/runs/RUN/best.safetensors
 _PLACES = (*TABLES, "classes", "data")
 
 
@@ -97,6 +98,30 @@ def load_project(place: Path, overrides: Iterable[str] = ()) -> Project:
     for override in overrides:
         _apply_override(file, document, override)
     return project_from(file, document)
+
+
+def compute_near(place: Path) -> Compute | None:
+    """Return [compute] of the project that a file lies in, however deep below it a run's may be.
+
+    None where it lies in none. Data that moved away do not matter.
+    Raises: ProjectError, ProjectFaults for a project.toml that cannot be read.
+    """
+    for folder in place.absolute().parents[:_LEVELS]:
+        file = folder / "project.toml"
+        if file.is_file():
+            faults: list[ProjectError] = []
+            compute = _compute_of(file, _read_toml(file).get("compute", {}), faults)
+            if faults:
+                raise ProjectFaults(faults)
+            return compute
+    return None
+
+
+def _compute_of(file: Path, table: Any, faults: list[ProjectError]) -> Any:
+    if isinstance(table, Mapping) and "slurm" in table:
+        slurm = check_slurm(file, "compute.slurm", table["slurm"], SlurmSettings, faults)
+        table = {**table, "slurm": msgspec.to_builtins(slurm)}
+    return check_table(file, "compute", table, Compute, faults)
 
 
 def project_from(file: Path, document: Mapping[str, Any]) -> Project:
@@ -114,9 +139,9 @@ def project_from(file: Path, document: Mapping[str, Any]) -> Project:
             )
             continue
         table = document.get(name, {})
-        if name == "compute" and isinstance(table, Mapping) and "slurm" in table:
-            slurm = check_slurm(file, "compute.slurm", table["slurm"], SlurmSettings, faults)
-            table = {**table, "slurm": msgspec.to_builtins(slurm)}
+        if name == "compute":
+            tables[name] = _compute_of(file, table, faults)
+            continue
         tables[name] = check_table(file, name, table, kind, faults)
     _check_seed(file, tables.get("project"), faults)
     plain, instances = _parted_classes(file, document.get("classes"), faults)

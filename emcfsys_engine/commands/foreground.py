@@ -341,4 +341,5 @@ def _wanted(run: Run, machine: Machine) -> float:
         return usual_gpus(machine, "predict") if gpus is None else float(gpus)
     if gpus == 0:
         return 0.0
-    return usual_gpus(machine, "watch")
+    # One process beside others takes a share; several take each a GPU of their own.
+    return usual_gpus(machine, "watch") if (gpus or 1) == 1 else float(gpus or 1)

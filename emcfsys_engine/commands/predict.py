@@ -10,9 +10,10 @@ import msgspec
 
 from emcfsys_engine.commands.foreground import run_in_foreground
 from emcfsys_engine.commands.saying import say, say_json, say_lines
-from emcfsys_engine.errors import InputError
+from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.model_card import read_card
-from emcfsys_engine.project import load_project
+from emcfsys_engine.project import compute_near, load_project
+from emcfsys_engine.project_tables import Compute
 from emcfsys_engine.run.events import AnyEvent, ImageDone, ImageFailed
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.groups import models_of
@@ -80,7 +81,6 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.option(
         "--processes",
         type=click.IntRange(1, 64),
-        default=1,
         help="On the processor, for servers of many cores: as several GPUs.",
     ),
 )
@@ -97,7 +97,10 @@ def make_prediction(
     files = _files_of(model, also)
     for file in files:
         read_card(file)
-    options["gpus"] = _gpus_beside(options.get("gpus"), options.get("processes", 1))
+    gpus, processes, threads = _where(
+        options.get("gpus"), options.get("processes"), _compute_of(files[0])
+    )
+    options |= {"gpus": gpus, "processes": processes, "threads": threads}
     request = PredictRequest(
         model=str(files[0].absolute()),
         also=tuple(str(file.absolute()) for file in files[1:]),
@@ -114,7 +117,8 @@ def make_prediction(
 @click.option(
     "--gpus",
     type=click.IntRange(0, 64),
-    help="One process each, fed from one list; 0: the processor. Left out: one, if there is one.",
+    help="One process each, fed from one list; 0: the processor. Left out: as the model's project"
+    " says, else one, if there is one.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
 def predict(model: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
@@ -229,7 +233,7 @@ def suggest(
 )
 @click.option("--cl-dice", is_flag=True, help="Also clDice: do thin structures hang together?")
 @click.option("--gpus", type=click.IntRange(0, 64), help="One process each; 0: the processor.")
-@click.option("--processes", type=click.IntRange(1, 64), default=1, help="On the processor.")
+@click.option("--processes", type=click.IntRange(1, 64), help="On the processor.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(
     model: Path,
@@ -244,7 +248,7 @@ def evaluate(
     boundary_px: float,
     cl_dice: bool,
     gpus: int | None,
-    processes: int,
+    processes: int | None,
     as_json: bool,
 ) -> None:
     """Compare MODEL with a PROJECT's split, or with --images and --masks.
@@ -261,17 +265,19 @@ def evaluate(
             "note: every fold trained on what the others validate on: a fair test is --split test"
         )
         say_lines(words, err=True)
+    loaded = None if project is None else load_project(project)
+    compute = _compute_of(first) if loaded is None else loaded.compute
+    on_gpus, in_processes, _ = _where(gpus, processes, compute)
     options: dict[str, Any] = {
         "also": tuple(others),
         "tta": tta,
         "overlap": overlap,
         "boundary_px": boundary_px,
         "middle_lines": cl_dice,
-        "gpus": _gpus_beside(gpus, processes),
-        "processes": processes,
+        "gpus": on_gpus,
+        "processes": in_processes,
     }
-    if project is not None and images is None and masks is None:
-        loaded = load_project(project)
+    if loaded is not None and images is None and masks is None:
         found = evaluation.evaluate_project(
             first, loaded, split, as_dealt_now=as_dealt_now, **options
         )
@@ -295,13 +301,32 @@ def _files_of(model: Path, also: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _gpus_beside(gpus: int | None, processes: int) -> int | None:
-    """Return how many GPUs are meant where several processes compute on the processor: none."""
-    if processes == 1:
-        return gpus
-    if gpus:
+def _where(
+    gpus: int | None, processes: int | None, compute: Compute | None
+) -> tuple[int | None, int, int | None]:
+    """Return GPUs, processes and threads: as the options say, else as [compute] of a project."""
+    if gpus and (processes or 1) > 1:
         raise InputError("--processes", "is for the processor", "Leave it out, or --gpus")
-    return 0
+    threads = None if compute is None else compute.threads
+    if gpus is None and processes is None and compute is not None:
+        several = compute.processes if compute.gpus == 0 else 1
+        return compute.gpus, several, threads
+    if gpus is None and (processes or 1) > 1:
+        gpus = 0
+    return gpus, processes or 1, threads
+
+
+def _compute_of(model: Path) -> Compute | None:
+    """Return [compute] of the project that a model lies in; None where it lies in none.
+
+    A project that cannot be read is said, and not heeded: the model is whole.
+    """
+    try:
+        return compute_near(model)
+    except EmcfError as error:
+        first = str(error).splitlines()[0]
+        say_lines(f"note: {first} Its [compute] is not heeded", err=True)
+        return None
 
 
 def _summary(folder: Path, events: list[AnyEvent]) -> dict[str, object]:

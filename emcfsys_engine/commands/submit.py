@@ -13,6 +13,7 @@ from emcfsys_engine.jobs.control import ensure_daemon
 from emcfsys_engine.jobs.queue import Options, Queue, submit_extension, submit_run, submit_training
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.folder import Run, open_run
+from emcfsys_engine.run.records import PredictRequest
 
 _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.option("--priority", type=int, default=0, help="Higher ones start first."),
@@ -83,9 +84,10 @@ def predict(
     asked: float | None = of_queue["gpus"]
     if asked is not None:  # what it gets is what it computes on
         options["gpus"] = int(max(1, asked)) if asked else 0
-    elif options["processes"] > 1:
-        of_queue["gpus"] = 0.0
     run = make_prediction(model, inputs, out, **options)
+    request = run.record().request
+    if asked is None and isinstance(request, PredictRequest) and request.gpus is not None:
+        of_queue["gpus"] = float(request.gpus)
     _add(run, out.absolute().name, None, of_queue)
 
 
@@ -100,8 +102,6 @@ def watch(project: Path, overrides: tuple[str, ...], **options: Any) -> None:
     """
     loaded = load_project(project, overrides)
     run = make_watch(loaded)
-    if options["gpus"] is None and (loaded.compute.gpus or 0) > 1:
-        options["gpus"] = 1.0  # a watch computes in one process
     _add(run, loaded.name, loaded, options)
 
 

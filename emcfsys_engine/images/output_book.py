@@ -261,6 +261,11 @@ class OutputBook:
             )
         self.sync()
 
+    def refresh(self) -> None:
+        """Read what other processes noted meanwhile."""
+        with self._one_thread, suppress(FileNotFoundError):
+            self._read_new()
+
     def sync(self) -> None:
         """Wait until all lines are on the disk."""
         with suppress(FileNotFoundError):

@@ -1,17 +1,125 @@
-"""predict, evaluate, suggest: what is refused before a run is made, and what a run is asked."""
+"""predict and evaluate compute where [compute] of the project says, unless an option says where."""
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from emcfsys_engine.commands import predict as commands
+from emcfsys_engine.commands import submit as submit_commands
 from emcfsys_engine.commands.predict import evaluate, make_prediction, predict, suggest
 from emcfsys_engine.errors import EmcfError, InputError
+from emcfsys_engine.learn import evaluate as evaluation
+from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import PredictRequest
-from tests.learn.conftest import model_file
 
-__all__ = ["model_file"]
+MODEL = Path(__file__).parents[1] / "contracts" / "data" / "model-format-1.safetensors"
+PROJECT = """
+[project]
+name = "p"
+[classes]
+a = 0
+b = 1
+[[data]]
+images = "images"
+masks = "masks"
+[compute]
+{compute}
+"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model in a run of a project."""
+    file = tmp_path / "project" / "runs" / "run-0001" / "best.safetensors"
+    for folder in (file.parent, *(tmp_path / "project" / name for name in ("images", "masks"))):
+        folder.mkdir(parents=True)
+    shutil.copy(MODEL, file)
+    _say(file, "gpus = 2\nthreads = 3")
+    return file
+
+
+def _say(model: Path, compute: str) -> None:
+    (model.parents[2] / "project.toml").write_text(PROJECT.format(compute=compute))
+
+
+def _asked(run: Run) -> tuple[int | None, int, int | None]:
+    request = run.record().request
+    assert isinstance(request, PredictRequest)
+    return request.gpus, request.processes, request.threads
+
+
+@pytest.mark.parametrize(
+    ("compute", "options", "expected"),
+    [
+        ("gpus = 2\nthreads = 3", {}, (2, 1, 3)),
+        ("gpus = 2\nthreads = 3", {"gpus": 1}, (1, 1, 3)),
+        ("gpus = 2", {"gpus": 0}, (0, 1, None)),
+        ("gpus = 2", {"processes": 4}, (0, 4, None)),
+        ("gpus = 0\nprocesses = 2", {}, (0, 2, None)),
+        ("gpus = 0\nprocesses = 2", {"processes": 1}, (None, 1, None)),
+        ("threads = 1", {}, (None, 1, 1)),
+    ],
+)
+def test_a_prediction_computes_where_the_models_project_says_unless_asked(
+    model: Path, tmp_path: Path, compute: str, options: dict[str, Any], expected: tuple[Any, ...]
+) -> None:
+    _say(model, compute)
+    run = commands.make_prediction(model, ["in"], tmp_path / "out", **options)
+    assert _asked(run) == expected
+
+
+def test_a_model_of_no_project_or_of_a_damaged_one_is_used_all_the_same(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = commands.make_prediction(MODEL, ["in"], tmp_path / "out")
+    assert _asked(run) == (None, 1, None)
+    (model.parents[2] / "project.toml").write_text("[project")
+    run = commands.make_prediction(model, ["in"], tmp_path / "out")
+    assert _asked(run) == (None, 1, None)
+    assert "Its [compute] is not heeded" in capsys.readouterr().err
+    with pytest.raises(InputError, match="is for the processor"):
+        commands.make_prediction(model, ["in"], tmp_path / "out", gpus=2, processes=2)
+
+
+def test_a_submitted_prediction_waits_for_the_gpus_of_the_project(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added: list[tuple[tuple[Any, ...], float | None]] = []
+
+    def add(run: Run, _name: str, _project: object, options: dict[str, Any]) -> None:
+        added.append((_asked(run), options["gpus"]))
+
+    monkeypatch.setattr(submit_commands, "_add", add)
+    for words in ([], ["--gpus", "0.5"], ["--processes", "2"]):
+        command = ["predict", str(model), "in", "--out", str(tmp_path / "out"), *words]
+        result = CliRunner().invoke(submit_commands.submit, command, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    assert added == [((2, 1, 3), 2.0), ((1, 1, 3), 0.5), ((0, 2, 3), 0.0)]
+
+
+def test_an_evaluation_computes_where_the_project_says_unless_asked(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, Any]] = []
+
+    def noted(*_: object, gpus: int | None, processes: int, **__: object) -> object:
+        asked.append((gpus, processes))
+        raise InputError("here", "ends")
+
+    monkeypatch.setattr(evaluation, "evaluate_project", noted)
+    monkeypatch.setattr(evaluation, "evaluate_folders", noted)
+    project = str(model.parents[2])
+    for words in (
+        [project],
+        [project, "--gpus", "1"],
+        ["--images", "i", "--masks", "m"],
+        [project, "--processes", "3"],
+    ):
+        CliRunner().invoke(commands.evaluate, [str(model), *words])
+    assert asked == [(2, 1), (1, 1), (2, 1), (0, 3)]
 
 
 def test_a_run_has_whole_paths_whatever_folder_one_stands_in(

@@ -47,7 +47,7 @@ from emcfsys_engine.learn.run_context import keep_freed_memory
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, WarningGiven
 from emcfsys_engine.run.folder import Run, open_run
-from emcfsys_engine.run.records import PredictRequest
+from emcfsys_engine.run.records import PredictRequest, RunRecord
 
 _MOST_STARTS = 3  # of one process: what kills it again and again is no image
 _MOST_DEATHS = 2  # over one image
@@ -93,7 +93,7 @@ def predict_files(
             for one, event in crew.become(todo):
                 if event is None:
                     waiting.append(one.ref)
-                else:
+                elif isinstance(event, ImageDone | ImageFailed):
                     prediction.count(event)
             if waiting and asked() is None:
                 prediction.wait_for_disk()
@@ -108,11 +108,35 @@ class Wants(msgspec.Struct, frozen=True, kw_only=True, tag="wants"):
     """It could read one more image."""
 
 
+class PlaneMade(msgspec.Struct, frozen=True, kw_only=True, tag="plane_made", tag_field="kind"):
+    """What was made of one plane of a hot folder's image."""
+
+    mask: str
+    shares: dict[str, float]  # of each class
+    confidence: float
+    started: float  # on the monotonic clock, which all processes of a machine share
+    unlike: str = ""
+    line: dict[str, str | int] = {}  # of the table of measurements
+
+
+class PlaneFailed(msgspec.Struct, frozen=True, kw_only=True, tag="plane_failed", tag_field="kind"):
+    """Why nothing was made of it."""
+
+    reason: str
+    where: str = ""  # of a fault of the output's side, with its number
+    what: str = ""
+    remedy: str = ""
+    errno: int | None = None
+
+
+Outcome = ImageDone | ImageFailed | PlaneMade | PlaneFailed
+
+
 class Became(msgspec.Struct, frozen=True, kw_only=True, tag="became"):
     """What became of an image; nothing: its disk is away, it is to be tried again."""
 
     number: int
-    event: ImageDone | ImageFailed | None
+    event: Outcome | None
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True, tag="said"):
@@ -128,6 +152,8 @@ class Todo(msgspec.Struct, frozen=True, kw_only=True, tag="todo"):
     image: str
     plane: int | None
     mask: str
+    path: str = ""  # of a hot folder: below it
+    content: str = ""  # digest of the file, where it is known already
 
     @property
     def ref(self) -> ImageRef:
@@ -182,10 +208,12 @@ class _Other:
         """Pass on what it says, in a thread; at last None."""
 
         def pass_on() -> None:
-            with contextlib.suppress(msgspec.MsgspecError, OSError, ValueError):
-                while (message := self.line.receive()) is not None:
-                    heard.put((self, message))
-            heard.put((self, None))
+            try:
+                with contextlib.suppress(msgspec.MsgspecError, OSError, ValueError):
+                    while (message := self.line.receive()) is not None:
+                        heard.put((self, message))
+            finally:  # whatever ended it: nobody waits for ever
+                heard.put((self, None))
 
         threading.Thread(target=pass_on, name="listens", daemon=True).start()
 
@@ -206,8 +234,10 @@ class Crew:
         environments: Sequence[Mapping[str, str]],
         emit: Callable[[Event], None],
         asked: Callable[[], str | None],
+        module: str = __spec__.name,
+        arguments: Sequence[str] = (),
     ) -> None:
-        self._command = [sys.executable, "-m", __spec__.name, str(run.folder)]
+        self._command = [sys.executable, "-m", module, str(run.folder), *arguments]
         self._emit = emit
         self._asked = asked
         self._heard: queue.SimpleQueue[tuple[_Other, Any]] = queue.SimpleQueue()
@@ -216,27 +246,35 @@ class Crew:
         self._fresh: deque[int] = deque()
         self._returned: deque[int] = deque()
         self._deaths: Counter[int] = Counter()
-        self._todo: Sequence[Todo] = ()
-        self._made: dict[int, ImageDone | ImageFailed | None] = {}
+        self._todo: dict[int, Todo] = {}
+        self._next = 0
+        self._made: dict[int, Outcome | None] = {}
 
-    def become(self, todo: Sequence[Todo]) -> Iterator[tuple[Todo, ImageDone | ImageFailed | None]]:
+    def become(self, todo: Sequence[Todo]) -> Iterator[tuple[Todo, Outcome | None]]:
         """Yield images with what became of them, in order; None: its disk is away.
 
         Who is asked to end waits for none that is under way: of them nothing is told.
         Raises: RunFailedError when all processes have died.
         """
-        self._todo, self._made = todo, {}
-        self._fresh = deque(range(len(todo)))
-        told = 0
+        # Who does not take all leaves images under way: their numbers never come again.
+        first = self._next
+        self._next += len(todo)
+        numbered = (msgspec.structs.replace(one, number=first + n) for n, one in enumerate(todo))
+        self._todo = {one.number: one for one in numbered}
+        self._made = {}
+        self._deaths.clear()
+        self._returned.clear()
+        self._fresh = deque(self._todo)
+        told = first
         self._feed()
-        while told < len(todo) and self._asked() is None:
+        while told < self._next and self._asked() is None:
             self._hear()
             while told in self._made:
-                yield todo[told], self._made[told]
+                yield todo[told - first], self._made[told]
                 told += 1
-        for number in range(told, len(todo)):
+        for number in range(told, self._next):
             if number in self._made:
-                yield todo[number], self._made[number]
+                yield todo[number - first], self._made[number]
 
     def end(self) -> None:
         """End all processes: between two batches, or, where they do not, at once."""
@@ -269,7 +307,9 @@ class Crew:
                 self._emit(message.event)
             case Became():
                 one.has.discard(message.number)
-                self._made[message.number] = message.event
+                self._starts[one.environment[_PLACE]] = 1  # it can do something
+                if message.number in self._todo:
+                    self._made[message.number] = message.event
             case _:
                 self._mourn(one)
         self._feed()
@@ -301,9 +341,9 @@ class Crew:
         if self._asked() is not None:
             return
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        message = f"A process of this prediction ended ({how}): its {len(one.has)} images go back"
+        message = f"One of several processes ended ({how}): its {len(one.has)} images go back"
         self._emit(WarningGiven(message=message))
-        for number in sorted(one.has):
+        for number in sorted(one.has & self._todo.keys()):
             self._deaths[number] += len(one.has) == 1
             if self._deaths[number] < _MOST_DEATHS:
                 self._returned.append(number)
@@ -335,8 +375,36 @@ def environments_for(
     ]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Predict what the first process hands out, until it has no more or is gone."""
+class HandedOut:
+    """What the first process hands out to this one; `is_over`: there will be no more."""
+
+    def __init__(self, line: Line, asked: Callable[[], str | None]) -> None:
+        self.line, self._asked = line, asked
+        self._is_over = False
+
+    @property
+    def is_over(self) -> bool:
+        return self._is_over or self._asked() is not None
+
+    def __iter__(self) -> Iterator[Todo]:
+        """Yield images until there is a pause, or no more."""
+        while self._asked() is None:
+            self.line.send(Wants())
+            message = self.line.receive()
+            if not isinstance(message, Todo):
+                self._is_over = not isinstance(message, Pause)
+                return
+            yield message
+
+    def say(self, words: str) -> None:
+        """Tell what a person should hear."""
+        self.line.send(Said(event=WarningGiven(message=words)))
+
+
+def as_one_of_several(
+    work: Callable[[RunRecord, HandedOut, Callable[[], str | None]], None], run_folder: str
+) -> int:
+    """Do as the first process hands out, until it has no more or is gone; return the exit code."""
     keep_freed_memory()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # What others print belongs into the log: the pipe is for messages.
@@ -346,15 +414,13 @@ def main(arguments: Sequence[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, lambda sent, _: signals.append(sent))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    request = open_run(Path(arguments[0])).record().request
-    assert isinstance(request, PredictRequest)
-    # One file for all images is made by the first process.
-    own = tuple(each for each in request.vectors if each != "coco")
-    request = msgspec.structs.replace(request, vectors=own)
-    torch.set_num_threads(choose_threads(request.threads, request.num_processes))
+
+    def asked() -> str | None:
+        return "terminated" if signals else None
+
     line = Line(sys.stdin.buffer, outgoing, _FromFirst)
     try:
-        _predict(request, line, lambda: "terminated" if signals else None)
+        work(open_run(Path(run_folder)).record(), HandedOut(line, asked), asked)
     except EndAskedFor:
         return 143
     except EmcfError as error:
@@ -363,12 +429,23 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _predict(request: PredictRequest, line: Line, asked: Callable[[], str | None]) -> None:
+def main(arguments: Sequence[str]) -> int:
+    """Predict what the first process hands out."""
+    return as_one_of_several(_predict, arguments[0])
+
+
+def _predict(record: RunRecord, images: HandedOut, asked: Callable[[], str | None]) -> None:
+    request = record.request
+    assert isinstance(request, PredictRequest)
+    # One file for all images is made by the first process.
+    own = tuple(each for each in request.vectors if each != "coco")
+    request = msgspec.structs.replace(request, vectors=own)
+    torch.set_num_threads(choose_threads(request.threads, request.num_processes))
     book = OutputBook(Path(request.out))
 
     def say(event: Event) -> None:
         assert isinstance(event, WarningGiven)  # images are told of by what became of them
-        line.send(Said(event=event))
+        images.say(event.message)
 
     stages: Stages[Todo] = Stages(
         request,
@@ -378,22 +455,11 @@ def _predict(request: PredictRequest, line: Line, asked: Callable[[], str | None
         say,
         asked,
     )
-    is_over = False
-
-    def handed_out() -> Iterator[Todo]:
-        nonlocal is_over
-        while asked() is None:
-            line.send(Wants())
-            message = line.receive()
-            if not isinstance(message, Todo):
-                is_over = not isinstance(message, Pause)
-                return
-            yield message
-
     try:
-        while not is_over and asked() is None:
-            for todo, result in stages.run(handed_out()):
-                line.send(Became(number=todo.number, event=_event_of(todo, result, book)))
+        while not images.is_over:
+            for todo, result in stages.run(images):
+                event = _event_of(todo, result, book)
+                images.line.send(Became(number=todo.number, event=event))
     finally:
         stages.jobs.close_all()
         stages.sync_folders()

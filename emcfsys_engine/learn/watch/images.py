@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from emcfsys_engine.errors import EmcfError, OutputError
+from emcfsys_engine.errors import OutputError
 from emcfsys_engine.hotfolder.ledger import Entry
 from emcfsys_engine.hotfolder.scan import MAX_ATTEMPTS, Seen
 from emcfsys_engine.images.micrograph import ImageRef
@@ -20,24 +20,15 @@ from emcfsys_engine.images.output_book import OutputBook, Wanted
 from emcfsys_engine.images.own_files import is_other_file, resolved
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.images.writers import stem_of
-from emcfsys_engine.learn.faults import (
-    free_cached_memory,
-    is_out_of_memory,
-    refuse_lost_gpu,
-)
-from emcfsys_engine.learn.inference.bands import Tally
-from emcfsys_engine.learn.inference.image import EndAskedFor, ImageJobs, Order, Work
+from emcfsys_engine.learn.inference.image import EndAskedFor, Order
 from emcfsys_engine.learn.inference.output_disk import is_of_disk
-from emcfsys_engine.learn.inference.outputs import Companions, among_originals
-from emcfsys_engine.learn.inference.pipeline import Arrived, Computed, Failure, run_pipeline
+from emcfsys_engine.learn.inference.outputs import among_originals
+from emcfsys_engine.learn.inference.pipeline import Failure
 from emcfsys_engine.learn.inference.placing import Placed, Placing
-from emcfsys_engine.learn.inference.predictor import Predictor
-from emcfsys_engine.learn.watch.measurements import Line, measured
-from emcfsys_engine.learn.watch.unlike import unlike_training
+from emcfsys_engine.learn.inference.several import PlaneMade
+from emcfsys_engine.learn.watch.measurements import Line
+from emcfsys_engine.learn.watch.planes import CAUGHT, Computes, Plane
 from emcfsys_engine.project import Project
-
-# What one odd file can cause; anything else is our mistake and ends the watch.
-_CAUGHT = (EmcfError, OSError, MemoryError, RuntimeError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +38,7 @@ class Handled:
     entry: Entry
     mask: Path | None = None
     written: tuple[Path, ...] = ()  # every mask: one a plane
-    tally: Tally | None = None  # of the last plane that was predicted
+    tally: PlaneMade | None = None  # of the last plane that was predicted
     measured: tuple[Line, ...] = ()  # one a plane, where the project asks for it
     seconds: float = 0.0
     unlike: str = ""
@@ -69,15 +60,13 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Plane:
-    """One plane of a file on its way; without an order there is nothing to compute."""
+class _Plane(Plane):
+    """One plane of a task."""
 
     task: Task
     masks: tuple[Path, ...] = ()  # of all planes
     placed: Placed | None = None
-    order: Order | None = None
     is_last: bool = True
-    error: Exception | None = None
     told: str = ""
 
 
@@ -86,58 +75,34 @@ class _Gathered:
     """What the planes of one file came to."""
 
     started: float = 0.0
-    tally: Tally | None = None
+    tally: PlaneMade | None = None
     unlike: str = ""
     measured: list[Line] = field(default_factory=list)
     written: list[Path] = field(default_factory=list)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Written:
-    """One plane that has its files."""
-
-    mask: Path
-    tally: Tally
-    started: float
-    unlike: str
-    line: Line | None
-
-
 class ImageStages:
-    """Handles one file after the other with one loaded model, a stack plane by plane."""
+    """Handles one file after the other, a stack plane by plane; `by` computes."""
 
     def __init__(
         self,
         project: Project,
-        predictor: Predictor,
+        by: Computes,
         root: Path,
         book: OutputBook,
-        asked: Callable[[], str | None] = lambda: None,
-        tell: Callable[[str], None] = lambda words: None,
     ) -> None:
         self._project = project
-        self._tell = tell
         self._root = root
         self._book = book
-        self._asked = asked
         self._placing = Placing(book, ".png", [root])
-        self._given_up: dict[str, Exception] = {}
+        self._gave_up: set[str] = set()
         self.max_attempts = MAX_ATTEMPTS
-        self.use(predictor)
+        self.use(by)
 
-    def use(self, predictor: Predictor) -> None:
+    def use(self, by: Computes) -> None:
         """Go on with another model."""
-        settings = self._project.hotfolder
-        self._predictor = predictor
-        self._jobs = ImageJobs(
-            predictor,
-            self._book,
-            companions=Companions(overlay=settings.overlay),
-            vectors=("labelme",) if settings.labelme else (),
-            asked=self._asked,
-            keeps_masks=settings.measure,
-            tell=self._tell,
-        )
+        self._by = by
+        by.open(self._book)
 
     def handle(self, tasks: Sequence[Task], go_on: Callable[[], bool]) -> Iterator[Handled]:
         """Predict files and write their masks; a file's error is in its result, not raised.
@@ -146,15 +111,16 @@ class ImageStages:
         Raises: DiskFullError when masks cannot be written, GpuLostError when this process can
         compute no more: neither is a file's fault.
         """
-        self._given_up.clear()
+        self._gave_up.clear()
+        self._book.refresh()  # several processes may write into it
         planes = itertools.takewhile(lambda _: go_on(), self._planes(tasks))
-        stages = (self._read, self._compute, self._write)
         gathered: dict[str, _Gathered] = {}
         told: set[str] = set()
         try:
-            for plane, result in run_pipeline(planes, *stages, _CAUGHT, ahead=self._jobs.ahead):
-                path = plane.task.seen.path
+            for plane, result in self._by.run(planes):
+                path = plane.path
                 if isinstance(result, Failure):
+                    self._gave_up.add(path)
                     if path not in told:
                         yield self._failure(plane.task, result.error)
                     told.add(path)
@@ -166,15 +132,13 @@ class ImageStages:
                     yield self._done(plane, gathered.pop(path))
         except EndAskedFor:
             return
-        finally:
-            self._jobs.close_all()
 
     def _planes(self, tasks: Sequence[Task]) -> Iterator[_Plane]:
         """Yield the planes of files one by one: a stack never lies in memory as a whole."""
         known = self._names_of(tasks)
         for task, planes in known:
             if isinstance(planes, Exception):
-                yield _Plane(task=task, error=planes)
+                yield _Plane(path=task.seen.path, task=task, error=planes)
                 continue
             try:
                 yield from self._orders(task, planes)
@@ -182,7 +146,7 @@ class ImageStages:
                 fault = OutputError(
                     self._book.out, f"cannot be written: {error.strerror}", errno=error.errno or 0
                 )
-                yield _Plane(task=task, error=fault)
+                yield _Plane(path=task.seen.path, task=task, error=fault)
 
     def _names_of(
         self, tasks: Sequence[Task]
@@ -192,7 +156,7 @@ class ImageStages:
         for task in tasks:
             try:
                 number = probe(self._root / task.seen.path).planes
-            except _CAUGHT as error:
+            except CAUGHT as error:
                 found.append((task, error))
             else:
                 found.append((task, (None,) if number <= 1 else tuple(range(number))))
@@ -216,12 +180,13 @@ class ImageStages:
         refs = [ImageRef(path=self._root / task.seen.path, plane=plane) for plane in planes]
         (placed,) = self._placing.newest([self._wanted(task, planes)])
         if self._placing.is_among_originals(placed):
-            yield _Plane(task=task, error=among_originals(placed.masks[0]))
+            fault = among_originals(placed.masks[0])
+            yield _Plane(path=task.seen.path, task=task, error=fault)
             return
         if task.is_new and self._is_adopted(task, placed):
-            yield _Plane(task=task, masks=placed.masks, told="adopted")
+            yield _Plane(path=task.seen.path, task=task, masks=placed.masks, told="adopted")
             return
-        placed = self._placing.writable(placed, lambda mask: self._jobs.files(refs[0], mask))
+        placed = self._placing.writable(placed, lambda mask: self._by.files(refs[0], mask))
         task = replace(task, version=placed.wanted.version)
         todo = [
             (ref, mask)
@@ -229,9 +194,10 @@ class ImageStages:
             if len(refs) == 1 or not self._is_made(task, mask)
         ] or [(refs[-1], placed.masks[-1])]
         for ref, mask in todo:
-            if task.seen.path in self._given_up:
+            if task.seen.path in self._gave_up:
                 return
             yield _Plane(
+                path=task.seen.path,
                 task=task,
                 masks=placed.masks,
                 placed=placed,
@@ -263,53 +229,6 @@ class ImageStages:
         """Tell whether a plane was done before the watch was ended within its stack."""
         return self._book.has(mask, task.digest) and not self._project.hotfolder.measure
 
-    def _read(self, plane: _Plane) -> Work | None:
-        fault = plane.error or self._given_up.get(plane.task.seen.path)
-        if fault is not None:
-            raise fault
-        if plane.order is None:
-            return None
-        try:
-            return self._jobs.read(plane.order)
-        except Exception as error:
-            self._given_up[plane.task.seen.path] = error
-            raise
-
-    def _compute(self, arrived: Arrived[_Plane, Work | None]) -> Computed[_Plane, Work | None]:
-        for plane, made in self._jobs.compute_all(arrived, _CAUGHT):
-            if isinstance(made, Failure):
-                self._given_up[plane.task.seen.path] = made.error
-            yield plane, made
-
-    def _write(self, plane: _Plane, work: Work | None) -> _Written | None:
-        if work is None:
-            return None
-        try:
-            mask = self._jobs.write(work)
-            card = self._predictor.card
-            unlike = unlike_training(work.image, work.tally.confidence, card)
-            line = self._measured(plane, work, unlike)
-        except Exception as error:
-            self._given_up[plane.task.seen.path] = error
-            raise
-        finally:
-            self._jobs.close(work)
-        return _Written(mask=mask, tally=work.tally, started=work.started, unlike=unlike, line=line)
-
-    def _measured(self, plane: _Plane, work: Work, unlike: str) -> Line | None:
-        if not self._project.hotfolder.measure:
-            return None
-        path, number = plane.task.seen.path, work.order.ref.plane
-        return measured(
-            path if number is None else f"{path}#{number}",
-            work.image.pixel_nm,
-            work.whole_mask,
-            work.tally.confidence,
-            self._predictor.card,
-            unlike,
-            work.numbers,
-        )
-
     def _done(self, plane: _Plane, one: _Gathered) -> Handled:
         below = str(plane.masks[-1].relative_to(self._book.out))
         adopted = plane.order is None
@@ -327,12 +246,8 @@ class ImageStages:
         )
 
     def _failure(self, task: Task, error: Exception) -> Handled:
-        refuse_lost_gpu(error)
         if isinstance(error, OutputError) and is_of_disk(error):
             return Handled(entry=self._entry(task, "trying"), waits_for=error)
-        if is_out_of_memory(error):
-            free_cached_memory()
-            self._predictor.shrink()
         state = "failed" if task.attempts >= self.max_attempts else "trying"
         return Handled(entry=self._entry(task, state, reason=str(error) or type(error).__name__))
 
@@ -342,6 +257,7 @@ class ImageStages:
         A rewritten file's older masks stay only where the project wants versions: under others'
         names.
         """
+        self._book.refresh()
         return "" if one.placed is None else self._placing.retire(one.placed)
 
     def unchanged(self, seen: Seen, before: Entry, digest: str) -> Handled:
@@ -383,7 +299,7 @@ class ImageStages:
         mask: str = "",
         reason: str = "",
     ) -> Entry:
-        card = self._predictor.card
+        card = self._by.card
         return Entry(
             path=task.seen.path,
             size=task.seen.size,
@@ -399,12 +315,12 @@ class ImageStages:
         )
 
 
-def _gather(one: _Gathered, result: _Written) -> None:
+def _gather(one: _Gathered, result: PlaneMade) -> None:
     one.started = min(one.started, result.started)
-    one.tally = result.tally
+    one.tally = result
     one.unlike = one.unlike or result.unlike
-    one.written.append(result.mask)
-    one.measured += [] if result.line is None else [result.line]
+    one.written.append(Path(result.mask))
+    one.measured += [result.line] if result.line else []
 
 
 def _recorded(root: Path, path: str, entry: Entry) -> tuple[Wanted, list[str]]:

@@ -20,7 +20,7 @@ from emcfsys_engine.hotfolder.watcher import FOLDER
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.text import cell_of, text_of_cell
 
-Line = Mapping[str, object]
+Line = Mapping[str, str | int]
 _FILE = "measurements.csv"
 _MOST_BYTES = 1 << 30  # of millions of images
 
@@ -33,7 +33,7 @@ def measured(
     card: ModelCard,
     unlike: str,
     numbers_HW: np.ndarray | None = None,
-) -> Line:
+) -> dict[str, str | int]:
     """Return an image's line: each class's area, and the number and size of its objects.
 
     Objects are told of all classes but the first, the ground. Units: px, and nm where the pixel
@@ -42,7 +42,7 @@ def measured(
     Shapes: the mask is H×W uint8, numbers H×W integers, 0 where no object is.
     """
     area_nm2 = None if pixel_nm is None else math.prod(pixel_nm)
-    line: dict[str, object] = {
+    line: dict[str, str | int] = {
         "image": image,
         "height_px": mask_HW.shape[0],
         "width_px": mask_HW.shape[1],
@@ -67,7 +67,7 @@ def _of_class(
     has_objects: bool,
 ) -> Line:
     pixels = int(is_class_HW.sum())
-    told: dict[str, object] = {
+    told: dict[str, str | int] = {
         "fraction": f"{pixels / is_class_HW.size:.6f}",
         "px": pixels,
         "nm2": "" if area_nm2 is None else f"{pixels * area_nm2:.6g}",

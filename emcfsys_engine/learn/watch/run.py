@@ -34,11 +34,12 @@ from emcfsys_engine.learn.inference.output_disk import (
     is_of_disk,
     why_of,
 )
-from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.run_context import RunContext, emit_ending, give_back_freed_memory
 from emcfsys_engine.learn.watch.images import Handled, ImageStages, Task, sync
 from emcfsys_engine.learn.watch.measurements import Measurements
+from emcfsys_engine.learn.watch.planes import Computes, Here
 from emcfsys_engine.learn.watch.ready import is_all_there, take_folder
+from emcfsys_engine.learn.watch.several import ByCrew, num_processes
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import (
     ImageDone,
@@ -53,7 +54,7 @@ from emcfsys_engine.user_commands import Hook
 
 _SETTLE_S = {"events": 2.0, "polling": 30.0}
 _SCAN_EVERY_S = {"events": 5.0, "polling": 5.0}
-_BATCH = 64  # files looked at together
+_BATCH = 64  # files looked at together, for each process
 _COMMIT_EVERY_S = 0.3  # a burst is noted in the ledger in groups: a sync costs milliseconds
 _FOLLOW_EVERY_S = 15.0
 _LONGEST_OFFLINE_S = 60.0
@@ -104,7 +105,7 @@ class _Watch:
         self.counts = _Counts()
         self.model = Path(request.model)
         self.model_version = _version_of(self.model)
-        self.predictor = self._load(self.model)
+        self.by = self._load(self.model)
         self.hook = Hook(load_config().hooks.image_done, self.root, self.output)
         self.disk = OutputDisk(ledger, worker.run.folder.parent, worker.run.folder)
         self._open_outputs()
@@ -117,14 +118,7 @@ class _Watch:
 
     def _open_outputs(self) -> None:
         self.book = OutputBook(self.output)
-        self.stages = ImageStages(
-            self.project,
-            self.predictor,
-            self.root,
-            self.book,
-            self.worker.stop_request,
-            lambda words: self.worker.emit_when_possible(WarningGiven(message=words)),
-        )
+        self.stages = ImageStages(self.project, self.by, self.root, self.book)
         self.stages.max_attempts = MAX_ATTEMPTS_ONCE if self.request.once else MAX_ATTEMPTS
         self.stages.know(self.scanner.known)
         self.measurements = Measurements(self.output, self.scanner.known)
@@ -136,11 +130,11 @@ class _Watch:
                 does="watch",
                 project=self.project.name,
                 classes=self.project.class_names,
-                device=self.predictor.device.type,
+                device=self.by.device.type,
             )
         )
         gpus = self.project.compute.gpus
-        if lost := lost_gpu(self.predictor.device, gpus, os.environ):
+        if lost := lost_gpu(self.by.device, gpus, os.environ):
             self.worker.emit_when_possible(WarningGiven(message=lost))
         if self.ledger.told:
             self.worker.emit_when_possible(WarningGiven(message=self.ledger.told))
@@ -179,6 +173,7 @@ class _Watch:
                 for path, closed in self.waker.wait(min(1.0, max(0.005, wait_s))):
                     self.scanner.hint(path, closed=closed)
         finally:
+            self.by.end()
             self.waker.close()
             self.hook.close(all_of_them=ended_by_itself)
             with contextlib.suppress(OSError, EmcfError):  # they run again at the next start
@@ -286,7 +281,7 @@ class _Watch:
         self.worker.emit_when_possible(WatchState(state=state, detail=why_of(error)))
 
     def _handle_ready(self) -> int:
-        ready = self.scanner.ready(_BATCH)
+        ready = self.scanner.ready(_BATCH * num_processes(self.project.compute))
         decided = [self._decide(seen) for seen in ready]
         by_path = {seen.path: seen for seen in ready}
         tasks = [one for one in decided if isinstance(one, Task)]
@@ -439,26 +434,27 @@ class _Watch:
             return
         self.model_version = _version_of(file)
         try:
-            self.predictor = self._load(file)
+            by = self._load(file)
         except EmcfError as error:
             self.worker.emit_when_possible(
                 WarningGiven(message=f"The newer model cannot be used: {error}")
             )
             return
         self.model = file
-        self.stages.use(self.predictor)
+        self.by.end()
+        self.by = by
+        self.stages.use(by)
         self.worker.emit_when_possible(WatchState(state=self.state, detail=f"now with {file}"))
 
-    def _load(self, file: Path) -> Predictor:
-        settings = self.project.inference
-        return Predictor(
-            file,
-            gpus=self.project.compute.gpus,
-            overlap=settings.overlap,
-            tta=settings.tta,
-            tile_px=settings.tile_px,
-            batch=settings.batch,
-        )
+    def _load(self, file: Path) -> Computes:
+        asked = self.worker.stop_request
+
+        def tell(words: str) -> None:
+            self.worker.emit_when_possible(WarningGiven(message=words))
+
+        if num_processes(self.project.compute) > 1:
+            return ByCrew(self.worker.run, self.project, file, asked, tell)
+        return Here(self.project, file, self.project.compute.gpus, asked, tell)
 
 
 def _rules(project: Project, request: WatchRequest, backend: str) -> Rules:
