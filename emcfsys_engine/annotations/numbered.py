@@ -5,6 +5,7 @@ H and W pixels.
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -34,6 +35,16 @@ class MaskDigest:
     def words(self) -> str:
         """Return what the file of its objects says of a mask."""
         return _OF_MASK + self._made.hexdigest()
+
+
+def write_numbers(mask_file: Path, mask: np.ndarray, numbers: np.ndarray) -> None:
+    """Write the objects of a mask beside it. Shapes: uint8 H×W and integers H×W."""
+    digest = MaskDigest()
+    digest.add(mask)
+    made = numbers.astype(np.uint32)
+    tifffile.imwrite(
+        instances_of(mask_file), made, description=digest.words(), metadata=None, compression="zlib"
+    )
 
 
 def read_numbers(mask: ImageRef) -> np.ndarray | None:
