@@ -39,19 +39,12 @@ class Basins:
     def joined(self, settings: ObjectSettings) -> np.ndarray:
         """Return the object of each mark, numbered by their first pixels; 0 is none.
 
-        Two are one where the lower's peak is no seed, or the pass between them is not much lower.
+        Two are one where the lower's peak is no seed, or the pass between them is not much lower;
+        what is too small to be an object is part of the one it touches at the highest pass, if any.
         Shapes: one uint32 for each mark.
         Source: Najman & Schmitt 1996, with relative heights.
         """
-        peak, parent = self.peak.tolist(), list(range(len(self.peak)))
-        for one, other, height in zip(*self.passes.tolist(), self.heights.tolist(), strict=True):
-            first, second = _root(parent, one), _root(parent, other)
-            if first == second:
-                continue
-            lower, upper = sorted((first, second), key=lambda basin: (peak[basin], -basin))
-            if peak[lower] < settings.seed or height >= settings.neck * peak[lower]:
-                parent[lower] = upper
-        root = np.array([_root(parent, basin) for basin in range(len(parent))], np.int64)
+        root = self._roots(settings)
         area = np.bincount(root, self.area_px, len(root))
         first_px = np.full(len(root), np.iinfo(np.int64).max)
         np.minimum.at(first_px, root, self.first)
@@ -63,6 +56,27 @@ class Basins:
         number = np.zeros(len(root), np.uint32)
         number[kept] = np.arange(1, len(kept) + 1)
         return number[root][self.basin_of]
+
+    def _roots(self, settings: ObjectSettings) -> np.ndarray:
+        """Return the basin that stands for each one's object."""
+        peak, area, parent = self.peak.tolist(), self.area_px.tolist(), list(range(len(self.peak)))
+        pairs, heights = self.passes.T.tolist(), self.heights.tolist()
+        for joins_small in (False, True):
+            for (one, other), height in zip(pairs, heights, strict=True):
+                first, second = _root(parent, one), _root(parent, other)
+                if first == second:
+                    continue
+                lower, upper = first, second
+                if (peak[first], -first) > (peak[second], -second):
+                    lower, upper = second, first
+                if joins_small:
+                    is_one = min(area[lower], area[upper]) < settings.min_px
+                else:
+                    is_one = peak[lower] < settings.seed or height >= settings.neck * peak[lower]
+                if is_one:
+                    parent[lower] = upper
+                    area[upper] += area[lower]
+        return np.array([_root(parent, basin) for basin in range(len(parent))], np.int64)
 
 
 class ObjectFinder:

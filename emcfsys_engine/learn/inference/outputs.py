@@ -265,9 +265,9 @@ class OutputSet:
             self._writers["instances"].write(numbers[1:-1])
             if self._wanted.overlay and self._view is not None:
                 grey = self._view(first, first + len(mask))
-                self._writers["overlay"].write(
-                    blend(grey, mask, self._card, lines_HW=outlines(numbers))
-                )
+                lines = outlines(numbers)
+                made = blend(grey, mask, self._card, _BESIDE_LINES, lines_HW=lines)
+                self._writers["overlay"].write(made)
         objects.close()
 
     def _finish(self) -> None:
@@ -356,6 +356,9 @@ def probability_kinds(classes: Sequence[str]) -> dict[str, str]:
         taken.add(kind.casefold())
         kinds[name] = kind
     return kinds
+
+
+_BESIDE_LINES = 0.2  # opacity of classes where objects have outlines, which are to be seen
 
 
 def blend(

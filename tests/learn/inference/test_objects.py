@@ -99,6 +99,18 @@ def test_numbers_follow_the_first_pixels_and_small_ones_are_none() -> None:
     assert found[12, 4] == 2
 
 
+def test_what_is_too_small_is_part_of_what_it_touches() -> None:
+    mask = np.zeros((12, 24), np.uint8)
+    mask[2:10, 2:22] = 1
+    height = np.zeros(mask.shape, np.uint8)
+    height[2:10, 2:16], height[2:10, 16] = 200, 5  # a valley parts off the last columns
+    height[2:10, 17:22] = 150
+    planes = np.stack([height, mask * 0])
+    assert find_objects(mask, planes, (1,), ObjectSettings(min_px=1)).max() == 2
+    found = find_objects(mask, planes, (1,), ObjectSettings(min_px=60))
+    assert ((found == 1) == (mask == 1)).all()
+
+
 def test_an_image_without_objects_has_none() -> None:
     nothing = np.zeros((3, 4), np.uint8)
     assert not find_objects(nothing, np.zeros((2, 3, 4), np.uint8), (1,), SETTINGS).any()
