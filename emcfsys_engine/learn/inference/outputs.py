@@ -242,7 +242,10 @@ class OutputSet:
 
         Shapes: uint32 H×W, 0 where there is none.
         """
-        return None if self._objects is None else self._objects.whole()
+        objects, made = self._objects, list[np.ndarray]()
+        if objects is not None:
+            self._guarded(lambda: made.append(objects.whole()))
+        return made[0] if made else None
 
     def stage(self, temporary: Path, file: Path) -> None:
         """Give a file that is whole its name with the others, or remove it with them."""
