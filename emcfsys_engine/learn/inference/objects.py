@@ -59,6 +59,10 @@ class Basins:
         number[kept] = np.arange(1, len(kept) + 1)
         return number[root][self.basin_of]
 
+    def forget(self) -> None:
+        """Let go of what was kept for settings that differ in size only."""
+        self._joined.clear()
+
     def _roots(self, settings: ObjectSettings) -> np.ndarray:
         """Return the basin that stands for each one's object."""
         hills = settings.seed, settings.neck

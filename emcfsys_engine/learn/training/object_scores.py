@@ -208,6 +208,7 @@ def grid_counts(images: Iterable[Overlap], classes: Sequence[int]) -> np.ndarray
         for place, settings in enumerate(GRID):
             for number, each in enumerate(counts_of(one, settings, classes)):
                 total[place, number] += each.iou_sum, len(each.found), len(each.true)
+        one.basins.forget()
     return total
 
 
