@@ -72,7 +72,7 @@ class ObjectSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     seed: float = 0.3  # of the distance, 0 to 1: what has no higher peak is part of its neighbour
     neck: float = 0.8  # of the lower peak: where the pass between two is higher, they are one
-    min_px: int = 1  # smaller ones are none
+    min_px: int = 1  # smaller ones are part of what they touch, or none
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):

@@ -156,6 +156,7 @@ _SMOOTH_SHARE, _LOSSY_SHARE = 0.85, 0.6  # of the pixels are near a level
 _FLAT = 0.5  # of the pixels beside the levels are like their neighbours: numbers
 _FEWEST = 3  # values beside the levels, before a mask is called smoothed
 _NUMBERED_OBJECTS = 20  # wrong values: so many are no classes
+_STRIP_ROWS = 512
 _NAMED_VALUES = 6  # so many wrong values are named in a message, the rest counted
 
 
@@ -191,7 +192,9 @@ def mask_facts(ref: ImageRef, table: LabelTable) -> MaskFacts:
     if in_colour:
         colours, counts = np.unique(_packed(stored), return_counts=True)
     elif stored.dtype.itemsize == 1:
-        all_counts = np.bincount(stored.ravel(), minlength=256)
+        strips = range(0, len(stored), _STRIP_ROWS)  # bincount makes eight bytes of each
+        counted = [np.bincount(stored[n : n + _STRIP_ROWS].ravel(), minlength=256) for n in strips]
+        all_counts = np.sum(counted, axis=0) if counted else np.zeros(256, np.int64)
         colours = np.flatnonzero(all_counts)
         counts = all_counts[colours]
     else:

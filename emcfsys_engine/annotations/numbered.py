@@ -5,6 +5,7 @@ H and W pixels.
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -18,6 +19,7 @@ from emcfsys_engine.images.writers import instances_of
 from emcfsys_engine.project import UNLABELLED
 
 _TOUCHING = np.ones((3, 3), bool)
+_BAND_ROWS = 256
 _OF_MASK = "objects of the mask "  # in the file's description, before the mask's digest
 
 
@@ -34,6 +36,16 @@ class MaskDigest:
     def words(self) -> str:
         """Return what the file of its objects says of a mask."""
         return _OF_MASK + self._made.hexdigest()
+
+
+def write_numbers(mask_file: Path, mask: np.ndarray, numbers: np.ndarray) -> None:
+    """Write the objects of a mask beside it. Shapes: uint8 H×W and integers H×W."""
+    digest = MaskDigest()
+    digest.add(mask)
+    made = numbers.astype(np.uint32)
+    tifffile.imwrite(
+        instances_of(mask_file), made, description=digest.words(), metadata=None, compression="zlib"
+    )
 
 
 def read_numbers(mask: ImageRef) -> np.ndarray | None:
@@ -68,21 +80,30 @@ def all_numbered(
     """Return class ids and numbers of all objects, those of classes without numbers included.
 
     Where a class has numbers, its pixels without one are background: they are no object. The
-    connected parts of a class that has none are its objects.
+    connected parts of a class that has none are its objects. What is given is changed, not copied:
+    of large images it is most of the memory.
     Shapes: uint8 H×W and integers H×W in; the same, numbers uint32, out.
     """
-    ids, numbers = ids.copy(), numbers.astype(np.uint32)
-    bare = (numbers == 0) & (ids != background)
-    have = np.unique(ids[numbers > 0])
-    for class_id in np.unique(ids[bare]).tolist():
-        mine = bare & (ids == class_id)
-        if class_id in have:
-            ids[mine] = background
-            continue
-        parts, _ = cast("tuple[np.ndarray, int]", ndimage.label(mine, _TOUCHING))
-        numbers[mine] = parts[mine] + int(numbers.max(initial=0))
-    numbers[ids == background] = 0
+    nothing = background if background >= 0 else UNLABELLED  # a measurement without background
+    numbers = numbers.astype(np.uint32, copy=False)
+    have, bare = np.zeros((2, UNLABELLED + 1), bool)
+    for rows in _bands(len(ids)):
+        is_numbered = numbers[rows] > 0
+        have |= np.bincount(ids[rows][is_numbered], minlength=len(have)) > 0
+        bare |= np.bincount(ids[rows][~is_numbered], minlength=len(bare)) > 0
+    for rows in _bands(len(ids)):
+        ids[rows][have[ids[rows]] & (numbers[rows] == 0)] = nothing
+        numbers[rows][ids[rows] == nothing] = 0
+    for class_id in np.flatnonzero(bare & ~have).tolist():
+        if class_id not in (nothing, UNLABELLED):
+            mine = ids == class_id
+            parts, _ = cast("tuple[np.ndarray, int]", ndimage.label(mine, _TOUCHING))
+            numbers[mine] = parts[mine] + int(numbers.max(initial=0))
     return ids, numbers
+
+
+def _bands(height: int) -> list[slice]:
+    return [slice(first, first + _BAND_ROWS) for first in range(0, height, _BAND_ROWS)]
 
 
 def with_own_values(

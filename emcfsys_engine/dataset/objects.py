@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from emcfsys_engine.annotations.draw import mask_of
 from emcfsys_engine.annotations.masks import LabelTable, label_table, read_instances
+from emcfsys_engine.annotations.numbered import read_numbers
 from emcfsys_engine.annotations.pair_shapes import annotation_for
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.dataset.splits import Sample
@@ -56,7 +57,9 @@ def read_objects(sample: Sample, project: Project, labels: np.ndarray) -> Object
             known = "shapes"
             given = drawn_ids(annotation_for(label.place, sample.image), table, labels.shape)
         else:
-            given = read_instances(ImageRef(path=label.path, plane=label.plane), table)
+            mask = ImageRef(path=label.path, plane=label.plane)
+            given = read_instances(mask, table)
+            given = read_numbers(mask) if given is None else given
             known = "connected parts" if given is None else "numbers"
     return told_apart(labels, given, project, known)
 

@@ -13,11 +13,13 @@ import tifffile
 from emcfsys_engine.annotations.draw import annotation_ids
 from emcfsys_engine.annotations.files import find_annotations
 from emcfsys_engine.annotations.masks import LabelTable, mask_facts, read_mask, recipe_of, table_of
+from emcfsys_engine.annotations.numbered import write_numbers
 from emcfsys_engine.annotations.pair_masks import masks_that_count
 from emcfsys_engine.annotations.pair_shapes import pair_shapes, part_for
 from emcfsys_engine.annotations.pairing import bare_name, root_of
 from emcfsys_engine.annotations.suggestions import untouched
 from emcfsys_engine.annotations.writer import write_png
+from emcfsys_engine.dataset.objects import drawn_ids
 from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.reader import find_images, read_micrograph
@@ -46,12 +48,15 @@ def make_adaptation(
     for kind in ("masks", "quarters", "quarter_masks"):
         (out / kind).mkdir(parents=True)
     tables: list[str] = []
-    for (ref, micrograph, ids), name in zip(read, names, strict=True):
+    for (ref, micrograph, ids, numbers), name in zip(read, names, strict=True):
         place = _quarter(ids)
         train = ids.copy()
         train[place] = UNLABELLED
         write_png(out / "masks" / f"{name}.png", train)
         write_png(out / "quarter_masks" / f"{name}.png", ids[place])
+        if card.instances and numbers is not None:
+            write_numbers(out / "masks" / f"{name}.png", train, numbers)
+            write_numbers(out / "quarter_masks" / f"{name}.png", ids[place], numbers[place])
         _write_image(out / "quarters" / f"{name}.tif", micrograph, place)
         tables.append(_table(str(ref.path.absolute()), f"masks/{name}.png", "train"))
         tables.append(_table(f"quarters/{name}.tif", f"quarter_masks/{name}.png", "val"))
@@ -77,8 +82,13 @@ def _names(refs: Sequence[ImageRef]) -> list[str]:
     return names
 
 
-def _labelled(ref: ImageRef, labels: str | None, card: ModelCard) -> tuple[Micrograph, np.ndarray]:
-    """Return an image and its class ids. Shapes: uint8 H×W; 255 is unlabelled."""
+def _labelled(
+    ref: ImageRef, labels: str | None, card: ModelCard
+) -> tuple[Micrograph, np.ndarray, np.ndarray | None]:
+    """Return an image, its class ids, and its objects where its labels are shapes.
+
+    Shapes: uint8 H×W, 255 is unlabelled; int64 H×W.
+    """
     micrograph = read_micrograph(ref)
     height, width = micrograph.pixels.shape[:2]
     if min(height, width) < _SMALLEST_SIDE_PX:
@@ -86,7 +96,7 @@ def _labelled(ref: ImageRef, labels: str | None, card: ModelCard) -> tuple[Micro
         raise InputError(ref.path, what, f"Take one of at least {_SMALLEST_SIDE_PX}²")
     classes = dict(zip(card.classes, card.class_values, strict=True))
     table = table_of(classes, {})
-    ids = _of_shapes(ref, labels, table, (height, width))
+    ids, numbers = _of_shapes(ref, labels, table, (height, width)) or (None, None)
     if ids is None:
         ids = _of_mask(ref, labels, table, card)
     if ids is None:
@@ -98,7 +108,7 @@ def _labelled(ref: ImageRef, labels: str | None, card: ModelCard) -> tuple[Micro
         raise InputError(ref.path, what, "Pair it with its own labels")
     if (ids == UNLABELLED).all():
         raise InputError(ref.path, "has labels that say nothing", "Draw at least one outline")
-    return micrograph, ids
+    return micrograph, ids, numbers
 
 
 def _pattern(ref: ImageRef, labels: str | None) -> str:
@@ -108,7 +118,7 @@ def _pattern(ref: ImageRef, labels: str | None) -> str:
 
 def _of_shapes(
     ref: ImageRef, labels: str | None, table: LabelTable, size_HW: tuple[int, int]
-) -> np.ndarray | None:
+) -> tuple[np.ndarray, np.ndarray] | None:
     pattern = _pattern(ref, labels)
     faults: list[InputError] = []
     found = find_annotations(pattern, Path.cwd(), faults, [])
@@ -126,7 +136,7 @@ def _of_shapes(
         height, width = annotation.size_HW or (0, 0)
         what = f"is of an image of {width} × {height} pixels, {ref.path.name} is "
         raise AnnotationError(place[0], f"{what}{size_HW[1]} × {size_HW[0]}", "Draw it again")
-    return annotation_ids(annotation, table, size_HW)
+    return annotation_ids(annotation, table, size_HW), drawn_ids(annotation, table, size_HW)
 
 
 def _of_mask(
@@ -182,7 +192,12 @@ def _table(images: str, masks: str, split: str) -> str:
 
 def _toml(model: Path, card: ModelCard, tables: Sequence[str], minutes: float) -> str:
     classes: Mapping[str, int] = dict(zip(card.classes, card.class_values, strict=True))
-    listed = "\n".join(f"{toml_text(name)} = {value}" for name, value in classes.items())
+    listed = "\n".join(
+        f"{toml_text(name)} = {{ value = {value}, instances = true }}"
+        if name in card.instances
+        else f"{toml_text(name)} = {value}"
+        for name, value in classes.items()
+    )
     data = "\n".join(tables)
     return f"""\
 # Made by:  emcfsys-engine adapt. Of each image a quarter validates, the rest trains.

@@ -43,6 +43,18 @@ def test_classes_without_numbers_have_an_object_for_each_part() -> None:
     assert ((every > 0) == (ids > 0)).all()
 
 
+def test_unlabelled_pixels_are_no_objects_and_a_background_is_one_where_there_is_none() -> None:
+    mask, numbers = two_that_touch()
+    mask[29] = 255
+    ids, every = all_numbered(mask.copy(), numbers.copy(), -1)
+    assert ids[20, 3] == 255
+    assert not every[29].any()
+    assert every[0, 0] > 0
+    ids, every = all_numbered(mask, numbers, 0)
+    assert not every[29].any()
+    assert every[0, 0] == 0
+
+
 @pytest.mark.parametrize("to", ["labelme", "coco", "geojson", "imagej"])
 def test_objects_written_one_by_one_are_read_one_by_one(tmp_path: Path, to: LabelFormat) -> None:
     mask, numbers = two_that_touch()

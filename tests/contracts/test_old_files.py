@@ -82,6 +82,19 @@ def test_a_fold_of_a_cross_validation_of_format_1() -> None:
     assert validations[-1].boundary_f1.keys() == {"resin", "grain"}
 
 
+def test_a_training_that_tells_objects_apart() -> None:
+    run = Run(DATA / "objects-format-1")
+    project = run.record().project
+    assert project is not None
+    assert project.instances == {"grain": "joined"}
+    plan = read_plan(run)
+    assert plan.network.num_planes == 2
+    assert plan.reasons["network.num_planes"].startswith("objects of grain: ")
+    validations = [event for event in run.events() if isinstance(event, ValidationDone)]
+    found = validations[-1].objects["grain"]
+    assert (found.num_true, found.pq, found.size_unit) == (3, 0.0, "px")
+
+
 def test_a_model_file_of_format_1() -> None:
     network, card = load_model(DATA / "model-format-1.safetensors")
     assert card.classes == ("resin", "grain")

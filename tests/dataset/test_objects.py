@@ -143,6 +143,29 @@ def test_a_mask_that_used_up_its_numbers_is_named(tmp_path: Path, read: Read) ->
     assert "a has all numbers that its mask can hold" in told({"a": truth}, ("particle",))
 
 
+def test_a_number_of_two_slices_is_an_object_in_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    masks = np.zeros((2, *SIZE), np.uint16)
+    masks[0, 2:9, 2:9], masks[0, 20:30, 20:30] = 7, 9
+    masks[1, 20:30, 20:30] = 7
+    pixels = np.random.default_rng(0).integers(0, 255, masks.shape, np.uint8)
+    for folder, planes in (("images", pixels), ("masks", masks)):
+        (tmp_path / folder).mkdir()
+        tifffile.imwrite(tmp_path / folder / "a.tif", planes, photometric="minisblack")
+    (tmp_path / "project.toml").write_text(
+        '[project]\nname = "t"\n[classes]\nbackground = 0\n'
+        "particle = { value = 1, instances = true }\n"
+        '[[data]]\nimages = "images"\nmasks = "masks"\n[data.labels]\n"1-65535" = "particle"\n'
+    )
+    project = load_project(tmp_path)
+    samples = list_samples(project, for_training=False).samples
+    truths = [read_objects(one, project, read_labels(one, project, SIZE)) for one in samples]
+    assert [int(one.ids.max()) for one in truths] == [2, 1]
+    assert truths[1].ids[25, 25] == 1
+
+
 def test_more_objects_than_16_bits_count(tmp_path: Path) -> None:
     ids = np.arange(1, 70_001, dtype=np.int32).reshape(200, 350)
     planes = targets_of(ids, np.ones_like(ids, dtype=np.uint8))

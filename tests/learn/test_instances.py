@@ -12,18 +12,25 @@ import tifffile
 import torch
 from PIL import Image
 
+from emcfsys_engine.annotations.suggestions import SuggestedBy
 from emcfsys_engine.colours import colours_for
+from emcfsys_engine.dataset.objects import read_objects
+from emcfsys_engine.dataset.samples import list_samples, read_labels
 from emcfsys_engine.errors import ModelFileError
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.learn.inference import bands as inference_bands
 from emcfsys_engine.learn.inference.predictor import Predictor
-from emcfsys_engine.learn.model_file import save_model
+from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.learn.training.losses import build_loss, plane_sums, planes_of_sums
-from emcfsys_engine.model_card import Head, ModelCard, read_card
+from emcfsys_engine.learn.training.start import load_start, started_network
+from emcfsys_engine.model_card import Head, ModelCard, read_card, read_metadata
+from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import ValidationDone
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.tools.adapt import make_adaptation
 from emcfsys_engine.tools.clean_runs import clean_runs
+from emcfsys_engine.tools.suggest import _write
 from tests.learn.conftest import TINY, run_here
 from tests.learn.hot import Hot
 
@@ -243,3 +250,70 @@ def test_a_mean_of_planes_by_hand() -> None:
     # Both distances cost ln 2; the one border pixel ln 2, and its Dice is 1 - (2 · ½ + 1)/(1½ + 1).
     by_hand = 2 * np.log(2) + 0.5 * (np.log(2) + 0.5 * (1 - 2 / 2.5))
     assert float(planes_of_sums(plane_sums(logits, target))) == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("begins_with_objects", [False, True])
+def test_a_training_takes_over_planes_where_its_start_has_them(
+    begins_with_objects: bool, objects_file: Path, model_file: Path, project_folder: Path
+) -> None:
+    file = project_folder / "project.toml"
+    text = file.read_text().replace("grain = 1", "grain = { value = 1, instances = true }")
+    file.write_text(text)
+    project = load_project(project_folder)
+    start = objects_file if begins_with_objects else model_file
+    spec = started_network(project, start, auxiliary=False)
+    assert spec.num_planes == 2
+    network = build_network(spec)
+    said = load_start(project, start, network)
+    known, own = load_model(start)[0].state_dict(), network.state_dict()
+    assert torch.equal(own["head.weight"][:2], known["head.weight"][:2])
+    assert ("new: distance and border of objects" in said) == (not begins_with_objects)
+    if begins_with_objects:
+        assert torch.equal(own["head.weight"][2:], known["head.weight"][2:])
+
+
+def test_a_suggestion_has_a_shape_an_object(
+    objects_file: Path, tmp_path: Path, engine_here: Engine
+) -> None:
+    picture(tmp_path / "images" / "a.png")
+    out = tmp_path / "out"
+    engine_here("predict", objects_file, tmp_path / "images", "--out", out)
+    (tmp_path / "drawn").mkdir()
+    (tmp_path / "project.toml").write_text(
+        '[project]\nname = "p"\n[classes]\nresin = 0\ngrain = 7\n'
+        '[[data]]\nimages = "images"\nannotations = "drawn"\n'
+    )
+    place = tmp_path / "drawn" / "a.json"
+    by = SuggestedBy(model="m")
+    image = tmp_path / "images" / "a.png"
+    assert _write(load_project(tmp_path), 0, image, out / "a.png", place, by)
+    shapes = json.loads(place.read_text())["shapes"]
+    sizes = np.bincount(tifffile.imread(out / "a.instances.tif").ravel())[1:]
+    assert sum(shape["label"] == "grain" for shape in shapes) >= (sizes >= 50).sum() > 1
+
+
+def test_adapting_keeps_touching_objects_apart(objects_file: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    boxes = [
+        {"label": "grain", "shape_type": "rectangle", "points": [[x, 40], [x + 29, 99]]}
+        for x in (20, 50, 80)
+    ]
+    document = {"version": "5.5.0", "flags": {}, "imagePath": "a.png", "imageData": None}
+    size = {"imageHeight": 150, "imageWidth": 130}
+    (tmp_path / "a.json").write_text(json.dumps({**document, **size, "shapes": boxes}))
+    image = str(tmp_path / "a.png")
+    project = make_adaptation(objects_file, [image], tmp_path / "out", labels=None, minutes=1)
+    assert project.instances == {"grain": "joined"}
+    for sample in list_samples(project).samples:
+        labels = read_labels(sample, project, (150, 130) if sample.split == "train" else (75, 65))
+        truth = read_objects(sample, project, labels)
+        assert truth.known == "numbers"
+        assert truth.ids.max() > 1
+
+
+def test_an_old_header_knows_no_objects(model_file: Path) -> None:
+    card = json.loads(read_metadata(model_file)["emcfsys"])
+    del card["instances"], card["objects"], card["network"]["num_planes"]
+    old = msgspec.convert(card, ModelCard)
+    assert old.instances == ()
+    assert old.network.num_planes == 0

@@ -6,12 +6,12 @@ H and W pixels, h rows, P passes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from emcfsys_engine.model_card import ModelCard, ObjectSettings
 
@@ -24,7 +24,8 @@ _AROUND = tuple((down, across) for down in (-1, 0, 1) for across in (-1, 0, 1))
 class Basins:
     """What is known of all basins of an image, by their numbers from 1; entry 0 is none.
 
-    Shapes: passes 2×P: basins that touch, deepest pass first, and its height in heights P.
+    Shapes: passes 2×P: basins that touch, highest pass first, and its height in heights P; of those
+    in a ring all but the lowest, which can decide nothing.
     Units:  heights are shares, 0 to 1.
     """
 
@@ -35,23 +36,17 @@ class Basins:
     class_value: np.ndarray
     passes: np.ndarray
     heights: np.ndarray
+    _joined: dict[tuple[float, float], tuple[list[int], list[int]]] = field(default_factory=dict)
 
     def joined(self, settings: ObjectSettings) -> np.ndarray:
         """Return the object of each mark, numbered by their first pixels; 0 is none.
 
-        Two are one where the lower's peak is no seed, or the pass between them is not much lower.
+        Two are one where the lower's peak is no seed, or the pass between them is not much lower;
+        what is too small to be an object is part of the one it touches at the highest pass, if any.
         Shapes: one uint32 for each mark.
         Source: Najman & Schmitt 1996, with relative heights.
         """
-        peak, parent = self.peak.tolist(), list(range(len(self.peak)))
-        for one, other, height in zip(*self.passes.tolist(), self.heights.tolist(), strict=True):
-            first, second = _root(parent, one), _root(parent, other)
-            if first == second:
-                continue
-            lower, upper = sorted((first, second), key=lambda basin: (peak[basin], -basin))
-            if peak[lower] < settings.seed or height >= settings.neck * peak[lower]:
-                parent[lower] = upper
-        root = np.array([_root(parent, basin) for basin in range(len(parent))], np.int64)
+        root = self._roots(settings)
         area = np.bincount(root, self.area_px, len(root))
         first_px = np.full(len(root), np.iinfo(np.int64).max)
         np.minimum.at(first_px, root, self.first)
@@ -63,6 +58,37 @@ class Basins:
         number = np.zeros(len(root), np.uint32)
         number[kept] = np.arange(1, len(kept) + 1)
         return number[root][self.basin_of]
+
+    def forget(self) -> None:
+        """Let go of what was kept for settings that differ in size only."""
+        self._joined.clear()
+
+    def _roots(self, settings: ObjectSettings) -> np.ndarray:
+        """Return the basin that stands for each one's object."""
+        hills = settings.seed, settings.neck
+        if hills not in self._joined:
+            self._joined[hills] = self._hills(*hills)
+        parent, area = (list(each) for each in self._joined[hills])
+        if settings.min_px > 1:
+            peak = self.peak.tolist()
+            for one, other in self.passes.T.tolist():
+                lower, upper = _by_peak(_root(parent, one), _root(parent, other), peak)
+                if lower != upper and min(area[lower], area[upper]) < settings.min_px:
+                    parent[lower] = upper
+                    area[upper] += area[lower]
+        return np.array([_root(parent, basin) for basin in range(len(parent))], np.int64)
+
+    def _hills(self, seed: float, neck: float) -> tuple[list[int], list[int]]:
+        """Join what is one hill: return which basin each is part of, and the pixels of each."""
+        peak, area, parent = self.peak.tolist(), self.area_px.tolist(), list(range(len(self.peak)))
+        pairs, heights = self.passes.T.tolist(), self.heights.tolist()
+        for (one, other), height in zip(pairs, heights, strict=True):
+            lower, upper = _by_peak(_root(parent, one), _root(parent, other), peak)
+            is_one = peak[lower] < seed or height >= neck * peak[lower]
+            if lower != upper and is_one:
+                parent[lower] = upper
+                area[upper] += area[lower]
+        return parent, area
 
 
 class ObjectFinder:
@@ -230,7 +256,7 @@ class ObjectFinder:
         low, high = np.minimum(low, high)[differ], np.maximum(low, high)[differ]
         keys, heights = _highest((low << 32) | high, heights[differ])
         order = np.lexsort((keys, -heights))
-        keys, heights = keys[order], heights[order]
+        keys, heights = _spanning(keys[order], heights[order], count)
         return Basins(
             basin_of=basin_of,
             peak=made / _FULL,
@@ -311,6 +337,22 @@ def _highest(keys: np.ndarray, heights: np.ndarray) -> tuple[np.ndarray, np.ndar
     most = np.zeros(len(known), np.int64)
     np.maximum.at(most, places.reshape(-1), heights)
     return known.astype(np.int64), most
+
+
+def _spanning(keys: np.ndarray, heights: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the passes of the tree that spans all basins by the highest ones, in their order.
+
+    Shapes: P in, fewer out.
+    """
+    rank = np.arange(1, len(keys) + 1, dtype=np.float64)  # no two alike: one tree is the right one
+    graph = sparse.coo_matrix((rank, (keys >> 32, keys & 0xFFFFFFFF)), (count, count)).tocsr()
+    kept = np.sort(minimum_spanning_tree(graph).data).astype(np.int64) - 1
+    return keys[kept], heights[kept]
+
+
+def _by_peak(one: int, other: int, peak: list[float]) -> tuple[int, int]:
+    """Return two basins, the one with the lower peak first."""
+    return (one, other) if (peak[one], -one) <= (peak[other], -other) else (other, one)
 
 
 def _root(parent: list[int], basin: int) -> int:

@@ -244,7 +244,10 @@ class OutputSet:
 
         Shapes: uint32 H×W, 0 where there is none.
         """
-        return None if self._objects is None else self._objects.whole()
+        objects, made = self._objects, list[np.ndarray]()
+        if objects is not None:
+            self._guarded(lambda: made.append(objects.whole()))
+        return made[0] if made else None
 
     def stage(self, temporary: Path, file: Path) -> None:
         """Give a file that is whole its name with the others, or remove it with them."""
@@ -267,9 +270,9 @@ class OutputSet:
             self._writers["instances"].write(numbers[1:-1])
             if self._wanted.overlay and self._view is not None:
                 grey = self._view(first, first + len(mask))
-                self._writers["overlay"].write(
-                    blend(grey, mask, self._card, lines_HW=outlines(numbers))
-                )
+                lines = outlines(numbers)
+                made = blend(grey, mask, self._card, _BESIDE_LINES, lines_HW=lines)
+                self._writers["overlay"].write(made)
         objects.close()
 
     def _finish(self) -> None:
@@ -366,6 +369,9 @@ def probability_kinds(classes: Sequence[str]) -> dict[str, str]:
         taken.add(kind.casefold())
         kinds[name] = kind
     return kinds
+
+
+_BESIDE_LINES = 0.2  # opacity of classes where objects have outlines, which are to be seen
 
 
 def blend(

@@ -21,6 +21,7 @@ THRESHOLDS = tuple(n / 100 for n in range(50, 100, 5))
 SEEDS = (0.05, 0.15, 0.3, 0.5)
 NECKS = (0.5, 0.65, 0.8, 0.9)
 LEAST_PX = (1, 12, 40)
+_ABOUT = 0.01  # of PQ: settings so close are alike
 _MOSTLY = 0.5  # of an object lies in another one, or is unlabelled
 
 
@@ -207,19 +208,22 @@ def grid_counts(images: Iterable[Overlap], classes: Sequence[int]) -> np.ndarray
         for place, settings in enumerate(GRID):
             for number, each in enumerate(counts_of(one, settings, classes)):
                 total[place, number] += each.iou_sum, len(each.found), len(each.true)
+        one.basins.forget()
     return total
 
 
 def best_settings(total: np.ndarray) -> ObjectSettings:
-    """Return the settings of the highest mean PQ; of equals those in the middle of the grid.
+    """Return the settings that part least of those whose mean PQ is about the highest.
 
+    A few images tell settings apart no better than that, and other images are parted too much
+    sooner than too little: the rule of one standard error (Breiman et al. 1984).
     Shapes: as `grid_counts` gives them, G×C×3.
     """
     number = total[..., 1] + total[..., 2]
     pq = np.divide(2 * total[..., 0], number, out=np.zeros_like(number), where=number > 0)
-    means = pq.mean(axis=1) if pq.shape[1] else np.zeros(len(GRID))
-    best = np.flatnonzero(means >= means.max() - 1e-9)
-    return GRID[int(best[len(best) // 2])]
+    means = pq.mean(axis=1)
+    good = np.flatnonzero(means >= means.max() - _ABOUT)
+    return GRID[min(good.tolist(), key=lambda place: (GRID[place].neck, -means[place]))]
 
 
 def mean_pq(scores: Mapping[str, ObjectScores]) -> float | None:

@@ -56,8 +56,8 @@ class Contacts:
     lower: np.ndarray
 
 
-def runs_of(values: np.ndarray, grey: np.ndarray | None) -> Runs:
-    """Cut every row into runs of equal values.
+def runs_of(values: np.ndarray, grey: np.ndarray | None, *, nothing: int | None = None) -> Runs:
+    """Cut every row into runs of equal values; those of `nothing` are left out.
 
     Shapes: values are integers H×W, grey is any number H×W.
     """
@@ -67,6 +67,8 @@ def runs_of(values: np.ndarray, grey: np.ndarray | None) -> Runs:
         _runs_of_band(values, grey, top, min(height, top + rows_at_once))
         for top in range(0, height, rows_at_once)
     ]
+    if nothing is not None:
+        parts = [part.where(part.value != nothing) for part in parts]
     sums = [part.grey_sum for part in parts if part.grey_sum is not None]
     return Runs(
         value=np.concatenate([part.value for part in parts]),

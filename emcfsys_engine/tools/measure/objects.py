@@ -89,8 +89,9 @@ def measure_objects(
     if grey is not None and grey.shape != ids.shape:
         raise ShapeError(f"the mask is {ids.shape}, its image {grey.shape}")
     if numbers is not None:
-        runs = runs_of(np.where(np.isin(ids, np.asarray(values, ids.dtype)), numbers, 0), grey)
-        runs = runs.where(runs.value > 0)
+        runs = runs_of(numbers, grey, nothing=0)  # a number is of one class
+        class_value = ids[runs.row, runs.first]
+        runs = runs.where(np.isin(class_value, np.asarray(values, ids.dtype)))
     elif split == "watershed":
         labels = split_labels(ids, values, pixel=pixel, neck=neck)
         runs = runs_of(labels, grey)

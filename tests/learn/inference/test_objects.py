@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emcfsys_engine.dataset.objects import targets_of
+from emcfsys_engine.learn.inference import objects
 from emcfsys_engine.learn.inference.objects import ObjectFinder, find_objects
+from emcfsys_engine.learn.training.object_scores import GRID
 from emcfsys_engine.model_card import ObjectSettings
 
 SETTINGS = ObjectSettings()
@@ -99,6 +101,29 @@ def test_numbers_follow_the_first_pixels_and_small_ones_are_none() -> None:
     assert found[12, 4] == 2
 
 
+def test_what_is_too_small_is_part_of_what_it_touches() -> None:
+    mask = np.zeros((12, 24), np.uint8)
+    mask[2:10, 2:22] = 1
+    height = np.zeros(mask.shape, np.uint8)
+    height[2:10, 2:16], height[2:10, 16] = 200, 5  # a valley parts off the last columns
+    height[2:10, 17:22] = 150
+    planes = np.stack([height, mask * 0])
+    assert find_objects(mask, planes, (1,), ObjectSettings(min_px=1)).max() == 2
+    found = find_objects(mask, planes, (1,), ObjectSettings(min_px=60))
+    assert ((found == 1) == (mask == 1)).all()
+
+
 def test_an_image_without_objects_has_none() -> None:
     nothing = np.zeros((3, 4), np.uint8)
     assert not find_objects(nothing, np.zeros((2, 3, 4), np.uint8), (1,), SETTINGS).any()
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(GRID))
+def test_passes_that_close_a_ring_decide_nothing(seed: int, settings: ObjectSettings) -> None:
+    rng = np.random.default_rng(seed)
+    mask = (rng.random((24, 30)) < 0.9).astype(np.uint8)
+    planes = rng.integers(0, rng.integers(2, 256), (2, 24, 30)).astype(np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(objects, "_spanning", lambda keys, heights, _: (keys, heights))
+        every = find_objects(mask, planes, (1,), settings)
+    np.testing.assert_array_equal(find_objects(mask, planes, (1,), settings), every)
