@@ -57,6 +57,13 @@ def demo(drawn_demo: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def project(demo: Path) -> Path:
+    """The demo among the projects of the folder we stand in."""
+    (demo.parent / "projects").mkdir()
+    return demo.rename(demo.parent / "projects" / "demo")
+
+
+@pytest.fixture
 def no_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs stay in the queue: nothing is started."""
     for module in (jobs, runs):

@@ -86,7 +86,7 @@ def test_it_follows_the_size_of_its_terminal(demo: Path, world: Path) -> None:
     )
     try:
         terminal.wait_for("cell_0000")
-        for columns, lines, words in ((50, 12, "needs 60 × 16"), (60, 16, "palette")):
+        for columns, lines, words in ((50, 12, "make it 60"), (60, 16, "palette")):
             terminal.text = ""
             terminal.resize(columns, lines)
             terminal.child.send_signal(signal.SIGWINCH)

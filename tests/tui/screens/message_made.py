@@ -1,5 +1,6 @@
 """Messages opened, and a run that failed."""
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -30,9 +31,9 @@ def failed_run(folder: Path, *, steps: int = 0) -> Run:
 
 
 def window(pilot: Pilot[None]) -> str:
-    """Return what the window says, its line breaks as spaces."""
+    """Return what the window says, its frame and its line breaks as spaces."""
     assert isinstance(pilot.app.screen, MessageScreen)
-    return " ".join(screen_text(pilot).split())
+    return " ".join(re.sub("[│─┌┐└┘]", " ", screen_text(pilot)).split())
 
 
 async def opens(pilot: Pilot[None], words: str) -> None:

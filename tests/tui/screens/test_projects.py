@@ -16,6 +16,7 @@ from emcfsys_tui.screens.message import MessageScreen
 from emcfsys_tui.screens.project import ProjectScreen
 from tests.hotfolder.test_status import finished
 from tests.tui.conftest import made_run, opened, say, screen_text, until
+from tests.tui.screens.message_made import window
 
 
 @pytest.mark.parametrize("size", [(60, 16), (80, 24), (160, 48)])
@@ -37,8 +38,7 @@ async def test_a_project_that_failed_says_why_and_its_message_opens_whole(
             assert "failed: GPU out of" in screen_text(pilot)  # what first, the path last
         await pilot.press("tab", "enter")
         await until(pilot, lambda: isinstance(pilot.app.screen, MessageScreen))
-        words = " ".join(screen_text(pilot).split())
-        assert "GPU out of memory. Lower training.batch." in words
+        assert "GPU out of memory. Lower training.batch." in window(pilot)
         await pilot.press("o")
         await until(pilot, lambda: isinstance(pilot.app.screen, ProjectScreen))
 
