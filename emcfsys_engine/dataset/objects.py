@@ -5,7 +5,7 @@ shapes one by one, else connected parts of the class.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import numpy as np
@@ -151,6 +151,15 @@ def drawn_ids(annotation: Annotation, table: LabelTable, size_HW: tuple[int, ...
             here = canvas[top : top + mask.shape[0], left : left + mask.shape[1]]
             here[mask] = groups.setdefault(key, number)
     return canvas
+
+
+def truth_at(truth: ObjectTruth, size_HW: tuple[int, int]) -> ObjectTruth:
+    """Return the objects of an image of another size: those of the pixels nearest to its own."""
+    rows, columns = (
+        ((np.arange(new) + 0.5) * (old / new)).astype(np.intp)
+        for new, old in zip(size_HW, truth.ids.shape, strict=True)
+    )
+    return replace(truth, ids=truth.ids[rows][:, columns])
 
 
 def targets_of(ids: np.ndarray, labels: np.ndarray) -> np.ndarray:

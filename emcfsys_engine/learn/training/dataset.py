@@ -14,7 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emcfsys_engine.dataset.deals import Fingerprint
-from emcfsys_engine.dataset.objects import NUM_PLANES, ObjectTruth, read_objects, targets_of
+from emcfsys_engine.dataset.objects import (
+    NUM_PLANES,
+    ObjectTruth,
+    read_objects,
+    targets_of,
+    truth_at,
+)
 from emcfsys_engine.dataset.samples import Sample, read_labels
 from emcfsys_engine.errors import DataFaults, InputError
 from emcfsys_engine.images.channels import GREY, is_in_colour, read_as
@@ -165,18 +171,9 @@ def resampled(item: Item, pixel_nm: float | None) -> Item:
         pixels=image_NCHW[0].movedim(0, -1).numpy(),
         statistics=AS_THEY_ARE,
         labels=labels_NCHW[0, 0].numpy(),
-        truth=None if item.truth is None else _truth_at(item.truth, size),
+        truth=None if item.truth is None else truth_at(item.truth, (size[0], size[1])),
         pixel_nm=(pixel_nm, pixel_nm),
     )
-
-
-def _truth_at(truth: ObjectTruth, size_HW: list[int]) -> ObjectTruth:
-    """Return the objects of an image of another size: those of the pixels nearest to its own."""
-    rows, columns = (
-        ((np.arange(new) + 0.5) * (old / new)).astype(np.intp)
-        for new, old in zip(size_HW, truth.ids.shape, strict=True)
-    )
-    return replace(truth, ids=truth.ids[rows][:, columns])
 
 
 class Dataset:
