@@ -226,6 +226,7 @@ def test_reused_number_of_a_dead_keeper_is_not_taken_for_it(bench: Bench) -> Non
     assert bench.wait(job_id, "lost").state == "lost"
 
 
+@pytest.mark.long
 def test_clients_and_daemon_agree_under_load(bench: Bench) -> None:
     bench.start()
     runs = [[bench.run(seconds=0.05) for _ in range(3)] for _ in range(20)]

@@ -41,6 +41,7 @@ def _evaluated(project: Path, model: Path, **options: Any) -> Evaluation:
     )
 
 
+@pytest.mark.long
 def test_two_processes_find_what_one_finds_and_run_nothing_of_the_folder_they_stand_in(
     many: Path, model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ def test_a_bioimageio_package_is_run_by_bioimageio_core(tmp_path: Path, num_plan
     assert [each.name for each in tmp_path.iterdir()] == ["model.zip"]
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_licence_that_does_not_exist_gives_one_line(tmp_path: Path) -> None:
     pytest.importorskip("bioimageio.core")

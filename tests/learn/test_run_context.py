@@ -45,6 +45,7 @@ def _numbers(how: str) -> tuple[int, int]:
     return touched, given_back
 
 
+@pytest.mark.long
 def test_steps_after_the_first_touch_no_new_pages() -> None:
     touched, given_back = _numbers("kept")
     assert touched < 1000

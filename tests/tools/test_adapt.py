@@ -112,6 +112,7 @@ def test_a_quarter_of_a_colour_image_keeps_its_colours(tmp_path: Path, model_fil
     assert np.array_equal(quarter, colours[64:, 64:])
 
 
+@pytest.mark.long
 def test_adapt_says_what_was_gained_and_prints_the_new_model(
     tmp_path: Path, model_file: Path, engine_here: Callable[..., str]
 ) -> None:

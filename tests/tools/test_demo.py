@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from emcfsys_engine.project import load_project
 from emcfsys_engine.tools.check import check_project
 from emcfsys_engine.tools.demo import make_demo, play_microscope
@@ -26,6 +28,7 @@ def test_check_finds_no_error_in_the_demo() -> None:
     assert {one.name for one in report.classes} == {"background", "membrane", "mitochondrion"}
 
 
+@pytest.mark.long
 def test_the_microscope_writes_whole_files_in_every_manner(tmp_path: Path) -> None:
     pauses: list[float] = []
     for manner in ("whole", "slow", "rename", "burst", "mixed"):

@@ -23,7 +23,16 @@ async def test_a_small_terminal_says_so(demo: Path) -> None:
         await until(pilot, lambda: "No runs yet" in screen_text(pilot))
 
 
-@pytest.mark.parametrize("theme", ["emcfsys-light", "colour-blind-dark", "ansi-dark", "ansi-light"])
+@pytest.mark.parametrize(
+    "theme",
+    [
+        "ansi-dark",
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("emcfsys-light", "colour-blind-dark", "ansi-light")
+        ),
+    ],
+)
 async def test_every_theme_draws_every_tab(demo: Path, theme: str) -> None:
     made_run(demo)
     async with opened(demo, settings=Settings(bell=False, theme=theme)) as pilot:

@@ -94,6 +94,7 @@ def test_predict_and_evaluate_take_more_models(
     assert "mean IoU" in told
 
 
+@pytest.mark.long
 def test_the_folds_of_a_training_predict_as_one(
     folds: list[Path], project_folder: Path, tmp_path: Path, engine_here: Callable[..., str]
 ) -> None:

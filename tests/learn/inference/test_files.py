@@ -145,6 +145,7 @@ def test_an_image_without_a_number_is_reported_and_gets_no_mask(
     assert _names(tmp_path / "out") == ["b.png"]
 
 
+@pytest.mark.long
 def test_what_the_commands_summary_says_is_json(model_file: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     Image.fromarray(drawn((64, 70), 1, "uint8")).save(tmp_path / "in" / "a.png")

@@ -111,6 +111,7 @@ def test_one_bad_file_among_many_is_reported_and_the_others_are_done(
         assert mask.size == (50, 40)
 
 
+@pytest.mark.long
 def test_images_that_all_lie_in_the_output_folder_are_said_to(
     model_file: Path, tmp_path: Path
 ) -> None:

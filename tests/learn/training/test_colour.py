@@ -111,6 +111,7 @@ def test_check_says_that_colour_is_dropped_by_a_network_of_greys(tmp_path: Path)
     assert not [one for one in rgb.findings if "colour is dropped" in one.what]
 
 
+@pytest.mark.long
 def test_files_arrays_and_scores_agree_in_colour(
     coloured: Path, tmp_path: Path, engine_here: Callable[..., str]
 ) -> None:

@@ -142,6 +142,7 @@ def test_a_process_that_is_killed_ends_the_run_and_leaves_nothing(
     assert not run.is_alive()
 
 
+@pytest.mark.long
 def test_a_term_saves_once_and_the_run_resumes_with_as_many(project_folder: Path) -> None:
     run = _training(project_folder, "training.steps=100000", "compute.processes=2")
     with start(run) as keeper:

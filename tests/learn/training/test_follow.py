@@ -77,6 +77,7 @@ class _Walk:
         )
 
 
+@pytest.mark.long
 def test_labels_join_whole_and_on_their_side_and_a_resume_goes_on_with_them(
     project_folder: Path,
 ) -> None:

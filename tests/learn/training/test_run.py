@@ -88,6 +88,7 @@ def test_a_finished_run_is_not_trained_again(project_folder: Path) -> None:
     assert run.outcome() == ("done", "steps")
 
 
+@pytest.mark.long
 def test_a_finished_run_is_extended_by_more_steps_and_by_nothing_else(
     project_folder: Path,
 ) -> None:
@@ -105,6 +106,7 @@ def test_a_finished_run_is_extended_by_more_steps_and_by_nothing_else(
     assert steps == sorted(set(steps))
 
 
+@pytest.mark.long
 def test_folds_train_one_after_the_other_and_an_unfinished_group_goes_on(
     project_folder: Path,
 ) -> None:

@@ -88,6 +88,7 @@ def test_a_rewritten_image_is_redone_skipped_or_versioned(tmp_path: Path, model_
         assert lines[0].startswith("image,height_px,width_px,pixel_nm,confidence")
 
 
+@pytest.mark.long
 def test_a_second_watcher_is_refused_by_name(hot: Hot) -> None:
     first, second = hot.new_run(), hot.new_run()
     with watching(first) as child:
@@ -97,6 +98,7 @@ def test_a_second_watcher_is_refused_by_name(hot: Hot) -> None:
         assert child.poll() is None
 
 
+@pytest.mark.long
 def test_a_watch_waits_for_a_short_one_that_was_quicker(hot: Hot) -> None:
     hot.image("a.png")
     short, lasting = hot.new_run(once=True), hot.new_run()
@@ -109,6 +111,7 @@ def test_a_watch_waits_for_a_short_one_that_was_quicker(hot: Hot) -> None:
         until(lambda: hot.masks() == ["a.png"], child, lasting)
 
 
+@pytest.mark.long
 def test_a_watch_that_waits_for_another_can_be_ended(hot: Hot) -> None:
     short, lasting = hot.new_run(once=True), hot.new_run()
     ledger = Ledger(hot.output, owner=str(short.folder))
@@ -133,6 +136,7 @@ def test_a_folder_that_goes_and_comes_is_offline_and_then_watched_again(hot: Hot
         child.kill()
 
 
+@pytest.mark.long
 def test_a_poisoned_file_is_tried_and_then_listed_and_never_touched(hot: Hot) -> None:
     poison = FORMATS["a.png"][:-30] + b"\0" * 18 + b"\0\0\0\0IEND\xaeB`\x82"
     (hot.incoming / "poison.png").write_bytes(poison)
@@ -181,6 +185,7 @@ def test_the_status_tells_counts_and_state(hot: Hot) -> None:
     assert subprocess.run(command, capture_output=True, check=True).stdout
 
 
+@pytest.mark.long
 def test_the_status_is_that_of_the_watch_that_has_the_folder(hot: Hot) -> None:
     hot.image("a.png")
     watches, refused = hot.new_run(), hot.new_run()

@@ -115,6 +115,7 @@ def measured_images(hot: Hot) -> list[str]:
     return sorted(line.partition(",")[0] for line in lines[1:])
 
 
+@pytest.mark.long
 def test_kills_between_mask_and_ledger_leave_every_image_one_whole_mask(hot: Hot) -> None:
     kill_at_random(hot, 30, 6)
     assert measured_images(hot) == sorted(f"{index}.png" for index in range(30))
