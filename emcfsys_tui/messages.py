@@ -63,10 +63,12 @@ class RunsRead(Reading):
         details: "dict[str, RunDetail]",
         *,
         is_complete: bool = True,
+        is_gone: bool = False,
     ) -> None:
         self.runs = runs
         self.details = details
         self.is_complete = is_complete  # else some rows are still to be read
+        self.is_gone = is_gone  # the project itself: deleted, or its disk is away
         super().__init__()
 
 
@@ -143,11 +145,17 @@ class ModelsRead(Reading):
     """The project's model files."""
 
     def __init__(
-        self, models: "tuple[ModelRow, ...]", used: Path | None = None, why: str = ""
+        self,
+        models: "tuple[ModelRow, ...]",
+        used: Path | None = None,
+        why: str = "",
+        *,
+        is_gone: bool = False,
     ) -> None:
         self.models = models
         self.used = used  # by a hot folder that starts now
         self.why = why
+        self.is_gone = is_gone  # the project itself: deleted, or its disk is away
         super().__init__()
 
 

@@ -279,7 +279,8 @@ class ModelsReader:
         if stamp == self._told:
             return None
         self._told = stamp
-        return ModelsRead(found, *_used(self.folder))
+        is_gone = not (self.folder / "project.toml").is_file()
+        return ModelsRead(found, *_used(self.folder), is_gone=is_gone)
 
     def _row(self, run: Run, role: str, file: Path) -> ModelRow | None:
         try:

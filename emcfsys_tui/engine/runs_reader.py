@@ -64,11 +64,13 @@ class RunsReader:
         if is_complete:
             self._kept.save()
         versions = [self._histories[row.id].version for row in rows if row.id in self._histories]
-        key = (shown, [(row.id, row.state, row.reason, row.has_model) for row in rows], versions)
+        is_gone = not (self.folder / "project.toml").is_file()
+        states = [(row.id, row.state, row.reason, row.has_model) for row in rows]
+        key = (shown, states, versions, is_gone)
         if key == self._told and is_complete:
             return None
         self._told = key
-        return RunsRead(tuple(rows), details, is_complete=is_complete)
+        return RunsRead(tuple(rows), details, is_complete=is_complete, is_gone=is_gone)
 
     def _row(self, run: Run, *, is_shown: bool, until: float) -> RunRow:
         """Return a run's row: from its files, or as it was kept while these are the same."""

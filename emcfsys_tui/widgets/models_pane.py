@@ -16,7 +16,7 @@ from emcfsys_tui.messages import ModelsRead, TabWanted
 from emcfsys_tui.settings import shown
 from emcfsys_tui.view_models import ModelRow
 from emcfsys_tui.widgets.list import Column, Row, Rows
-from emcfsys_tui.widgets.pane import FedPane
+from emcfsys_tui.widgets.pane import GONE, FedPane
 
 _COLUMNS = (
     Column(title="", width=1),
@@ -94,7 +94,7 @@ class ModelsPane(FedPane):
         self._models = event.models
         self._used, self._why = event.used, event.why
         rows = self.query_one("#models", Rows)
-        rows.empty = _EMPTY
+        rows.empty = GONE if event.is_gone else _EMPTY
         rows.rows = [_row(model, is_used=model.file == event.used) for model in event.models]
         self.show_about()
         if self._wanted:

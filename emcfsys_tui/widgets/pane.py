@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from emcfsys_tui.app import EmcfApp
 
 
+GONE = "The project is gone: its folder, or project.toml. Bring it back, or q leaves it."
+
+
 class Feed:
     """Calls `read` every so often in a thread worker of `owner`; what it returns is posted.
 

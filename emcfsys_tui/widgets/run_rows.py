@@ -11,6 +11,10 @@ from emcfsys_tui.widgets.canvas import Colour
 from emcfsys_tui.widgets.chart import Curve
 from emcfsys_tui.widgets.list import Column, Row
 
+NO_RUNS = (
+    "No runs yet. 2 goes to Train: choose a preset and press s.\n"
+    "1 goes to Data: look at the images and their labels first."
+)
 RUN_COLUMNS = (
     Column(title="", width=1),
     Column(title="run", width=9),

@@ -35,15 +35,12 @@ from emcfsys_tui.view_models import (
 from emcfsys_tui.widgets.chart import Chart
 from emcfsys_tui.widgets.list import ClassTable, Row, Rows
 from emcfsys_tui.widgets.log_view import LogView, TextInput
+from emcfsys_tui.widgets.pane import GONE
 from emcfsys_tui.widgets.picture_pane import PreviewBox
 from emcfsys_tui.widgets.run_charts import HINTS, RunCharts
 from emcfsys_tui.widgets.run_deeds import RunDeeds
-from emcfsys_tui.widgets.run_rows import RUN_COLUMNS, folds_words, letters_of, run_row
+from emcfsys_tui.widgets.run_rows import NO_RUNS, RUN_COLUMNS, folds_words, letters_of, run_row
 
-_EMPTY = (
-    "No runs yet. 2 goes to Train: choose a preset and press s.\n"
-    "1 goes to Data: look at the images and their labels first."
-)
 _ALWAYS = (
     "mark_folds",
     "machine",
@@ -230,7 +227,8 @@ class RunsPane(RunDeeds):
         is_first = not self._runs
         self._runs, self._details = event.runs, event.details
         rows = self.query_one("#runs", Rows)
-        rows.empty = "No run is like that. esc shows all again." if self._runs else _EMPTY
+        nothing = GONE if event.is_gone else NO_RUNS
+        rows.empty = "No run is like that. esc shows all again." if self._runs else nothing
         if is_first or not self._runs:
             self.refresh_bindings()
         self._show_rows()

@@ -1,5 +1,6 @@
 """Models by IoU, and which the hot folder uses."""
 
+import shutil
 from pathlib import Path
 
 from emcfsys_engine.project import load_project
@@ -22,3 +23,12 @@ async def test_models_stand_by_iou_and_a_star_says_which_the_hot_folder_uses_and
         lines = [line for line in screen_text(pilot).split("\n") if "run-000" in line]
         assert [line.split("run-000")[1][0] for line in lines[:4]] == ["1", "4", "2", "3"]
         assert "★" in lines[0]
+
+
+async def test_a_project_that_is_deleted_underneath_is_said_to_be_gone(demo: Path) -> None:
+    async with opened(demo, "6", size=(100, 24)) as pilot:
+        await until(pilot, lambda: "No model files yet" in screen_text(pilot))
+        shutil.rmtree(demo)
+        await until(pilot, lambda: "The project is gone" in screen_text(pilot))
+        await pilot.press("3")
+        await until(pilot, lambda: "The project is gone" in screen_text(pilot))
