@@ -119,6 +119,15 @@ class OutputBook:
         made_of = digests.get(digest_of_output(place))
         return made_of is not None and (not content or content in made_of)
 
+    def made_of(self, place: Path) -> str:
+        """Return of which image a file was made that is as this program wrote it: its digest.
+
+        It is "" for any other file, and where nobody noted it.
+        """
+        digest = digest_of_output(place)
+        ours = digest in self._digests.get(self._below(place), {})
+        return self._origins.content_of(self._below(place), digest) if ours else ""
+
     def is_known(self, place: Path) -> bool:
         """Tell whether this program ever wrote a file of this name."""
         return self._below(place) in self._digests
