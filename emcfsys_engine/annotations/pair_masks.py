@@ -14,6 +14,7 @@ from emcfsys_engine.annotations.pairing import bare_name, key_of_file, match
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.origins import Origin
 from emcfsys_engine.images.output_book import FOLDER, OutputBook
+from emcfsys_engine.images.output_names import ENDS, MASK_SUFFIXES
 from emcfsys_engine.images.own_files import is_content, resolved
 
 _LEVELS = 8  # folders above a mask in which its book may lie
@@ -40,6 +41,31 @@ class NotedOrigins:
             return is_content(origin.content, image, now)
         except OSError:
             return True
+
+    def is_behind_masks(self, outlines: Path) -> bool:
+        """Tell whether outlines, as this program wrote them, say less than masks beside them.
+
+        A person changed such a mask since, or another model made it later; of the outlines of all
+        images together, that any mask was written later is enough.
+        """
+        file = outlines.absolute()
+        book = self._book_of(file.parent, _LEVELS)
+        if book is None or not book.has(file):
+            return False
+        origin = book.origin_of(file)
+        if origin is None:
+            return any(
+                one.is_changed or one.order > book.order_of(file)
+                for mask in book.masks()
+                if (one := book.origin_of(mask)) is not None
+            )
+        stem = next(file.name[: -len(end)] for end in ENDS if file.name.endswith(end))
+        masks = [file.with_name(f"{stem}{suffix}") for suffix in MASK_SUFFIXES]
+        return any(
+            one.is_changed or (one.order > origin.order and one.maker != origin.maker)
+            for mask in masks
+            if mask.exists() and (one := book.origin_of(mask)) is not None
+        )
 
     def note_contents(self) -> None:
         """Write down which images were looked at."""
@@ -201,6 +227,12 @@ def masks_that_count(found: Sequence[ImageRef]) -> Masks:
         what = "are of an image as it was before it was predicted again: left out"
         masks.notes.append(f"{len(outdated)} masks {what}{_few(outdated)}")
     return masks
+
+
+def behind_masks(outlines: Iterable[Path]) -> list[Path]:
+    """Return those of some annotation files that say less than the masks beside them."""
+    known = NotedOrigins()
+    return [file for file in outlines if known.is_behind_masks(file)]
 
 
 def _folder(path: Path, root: Path) -> str:

@@ -104,6 +104,10 @@ class Origins:
         """
         return self._made_of.get(file, {}).get(digest, self.contents.get(file, ""))
 
+    def order_of(self, file: str) -> int:
+        """Return which of all lines is a file's newest, from 1; 0 where there is none."""
+        return self._order.get(file, 0)
+
     def maker_of(self, file: str, digest: str) -> Maker | None:
         """Return the model that made a file; of one that was changed, that made it before."""
         every = self._made_by.get(file, {})

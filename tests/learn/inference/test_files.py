@@ -26,6 +26,8 @@ from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run.events import Event, ImageFailed, RunStarted, WarningGiven
 from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import PredictRequest
+from emcfsys_engine.tools.adapt import make_adaptation
+from emcfsys_engine.tools.convert import convert_labels
 from tests.learn.conftest import TINY
 from tests.learn.inference.made import Predict, drawn, mask_in
 
@@ -267,6 +269,44 @@ def test_a_file_over_several_runs_names_no_mask_by_the_classes_of_another_model(
     assert "left out of annotations.json and ranking.json. Use --force" in said
     files, names, said = of(other, force=True)
     assert (files, names, said) == (["a.png", "b.png"], {"resin", "crack"}, "")
+
+
+@pytest.mark.parametrize("vectors", ["labelme", "coco"])
+def test_outlines_never_stand_for_a_mask_that_was_corrected_since(
+    predict: Predict, model_file: Path, tmp_path: Path, vectors: str
+) -> None:
+    out, image = tmp_path / "out", tmp_path / "in" / "a.png"
+    Image.fromarray(drawn((128, 128), 1, "uint8")).save(image)
+    predict(vectors=(vectors,))
+    corrected = np.zeros((128, 128), np.uint8)
+    corrected[:40] = 7
+    Image.fromarray(corrected).save(out / "a.png")
+    names = {"resin": 0, "grain": 7}
+    convert_labels(str(out), tmp_path / "converted", to="masks", classes=names)
+    assert np.array_equal(mask_in(tmp_path / "converted" / "a.png"), corrected)
+    new = tmp_path / "new"
+    make_adaptation(model_file, [str(image)], new, labels=str(out), minutes=0.1)
+    trains = mask_in(new / "masks" / "a.png")
+    assert np.array_equal(trains[trains != 255], corrected[trains != 255])
+
+
+def test_where_some_outlines_are_behind_their_masks_these_are_said_and_the_others_converted(
+    predict: Predict, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        Image.fromarray(drawn((64, 70), 1, "uint8")).save(tmp_path / "in" / f"{name}.png")
+    predict(vectors=("labelme",))
+    request = PredictRequest(
+        model="m", inputs=(str(tmp_path / "in" / "a.png"),), out=str(tmp_path / "out"), force=True
+    )
+    other = _second_model(tmp_path)
+    predict_files(request, find_inputs(request), other, lambda event: None, lambda: None)
+    made = convert_labels(str(tmp_path / "out"), tmp_path / "converted", to="masks")
+    assert [Path(one).name for one in made.written] == ["b.png"]
+    (skipped,) = made.skipped
+    assert (Path(skipped.file).name, "made anew" in skipped.why) == ("a.json", True)
+    masks = convert_labels(str(tmp_path / "out" / "*.png"), tmp_path / "by_masks", to="labelme")
+    assert len(masks.written) == 2  # as the line says
 
 
 def test_masks_of_before_the_model_was_noted_are_named_as_the_runs_say(
