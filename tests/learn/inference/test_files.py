@@ -29,7 +29,7 @@ from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.tools.adapt import make_adaptation
 from emcfsys_engine.tools.convert import convert_labels
 from tests.learn.conftest import TINY
-from tests.learn.inference.made import Predict, drawn, mask_in
+from tests.learn.inference.made import Predict, draw, drawn, mask_in
 
 
 def _names(folder: Path) -> list[str]:
@@ -307,6 +307,22 @@ def test_where_some_outlines_are_behind_their_masks_these_are_said_and_the_other
     assert (Path(skipped.file).name, "made anew" in skipped.why) == ("a.json", True)
     masks = convert_labels(str(tmp_path / "out" / "*.png"), tmp_path / "by_masks", to="labelme")
     assert len(masks.written) == 2  # as the line says
+
+
+def test_one_file_for_all_images_keeps_those_of_earlier_runs_of_other_images(
+    run: Predict, tmp_path: Path
+) -> None:
+    def listed() -> list[str]:
+        document = json.loads((tmp_path / "out" / "annotations.json").read_text())
+        return sorted(one["file_name"] for one in document["images"])
+
+    for seed, place in enumerate(("monday", "tuesday")):
+        draw(tmp_path / place / f"{place}.png", seed)
+        run(inputs=(place,), vectors=("coco",))
+    assert listed() == ["monday.png", "tuesday.png"]
+    (tmp_path / "monday" / "monday.png").unlink()
+    run(inputs=("tuesday",), vectors=("coco",))
+    assert listed() == ["tuesday.png"]
 
 
 def test_masks_of_before_the_model_was_noted_are_named_as_the_runs_say(
