@@ -15,8 +15,10 @@ import tifffile
 from PIL import Image
 
 from emcfsys_engine.annotations.files import find_annotations
+from emcfsys_engine.annotations.pair_shapes import pair_shapes
 from emcfsys_engine.colours import colours_for
 from emcfsys_engine.images import writers
+from emcfsys_engine.images.reader import find_images
 from emcfsys_engine.learn.inference import bands
 from emcfsys_engine.learn.inference.files import Counted, find_inputs, predict_files
 from emcfsys_engine.learn.inference.predictor import Predictor
@@ -323,6 +325,27 @@ def test_one_file_for_all_images_keeps_those_of_earlier_runs_of_other_images(
     (tmp_path / "monday" / "monday.png").unlink()
     run(inputs=("tuesday",), vectors=("coco",))
     assert listed() == ["tuesday.png"]
+
+
+def test_outlines_of_an_image_are_never_those_of_its_namesake_in_another_folder(
+    run: Predict, tmp_path: Path
+) -> None:
+    for seed, place in enumerate(("monday", "tuesday")):
+        draw(tmp_path / place / "x.png", seed, (48, 56 + 8 * seed))
+        run(inputs=(place,), vectors=("coco",))
+    file = tmp_path / "out" / "annotations.json"
+    document = json.loads(file.read_text())
+    named = {one["file_name"]: one["width"] for one in document["images"]}
+    assert named == {"monday/x.png": 56, "tuesday/x.png": 64}
+    images = find_images(str(tmp_path / "tuesday"), tmp_path)
+    found = find_annotations(str(file), tmp_path, [], [])
+    assert not pair_shapes(images, tmp_path / "tuesday", found, tmp_path).of_image
+    images = find_images(str(tmp_path / "*" / "x.png"), tmp_path)
+    pairs = pair_shapes(images, tmp_path, found, tmp_path).of_image
+    assert {ref.path.parent.name: found[file][n].size_HW for ref, (file, n) in pairs.items()} == {
+        "monday": (48, 56),
+        "tuesday": (48, 64),
+    }
 
 
 def test_masks_of_before_the_model_was_noted_are_named_as_the_runs_say(
