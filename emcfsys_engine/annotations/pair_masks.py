@@ -102,7 +102,7 @@ class Masks:
         were moved, by its name; a newer version is never taken for another image's first.
         """
         pairs, claimed = self._noted(images, image_root, root)
-        self._drop_changed(pairs)
+        self.drop_changed(pairs, "masks")
         claimed |= {mask for mask, origin in self.origins.items() if origin.version > 1}
         used = set(pairs.values())
         named = {
@@ -146,10 +146,19 @@ class Masks:
             by_name[f"{_folder(ref.path, image_root)}/{ref.path.name}", ref.plane].append(ref)
         claims: defaultdict[ImageRef, list[ImageRef]] = defaultdict(list)
         for mask, origin in self.origins.items():
-            ref = by_path.get((origin.image, origin.plane))
-            moved = by_name[f"{_folder(mask.path, root)}/{origin.image.name}", origin.plane]
-            if ref is not None or len(moved) == 1:
-                claims[ref or moved[0]].append(mask)
+            if (ref := by_path.get((origin.image, origin.plane))) is not None:
+                claims[ref].append(mask)
+        moved: defaultdict[ImageRef, list[ImageRef]] = defaultdict(list)
+        for mask, origin in self.origins.items():
+            refs = by_name[f"{_folder(mask.path, root)}/{origin.image.name}", origin.plane]
+            # An image that has its own mask takes none of its namesake's in another folder.
+            if (
+                len(refs) == 1
+                and refs[0] not in claims
+                and ((origin.image, origin.plane) not in by_path)
+            ):
+                moved[refs[0]].append(mask)
+        claims |= moved
         for ref, masks in claims.items():
             if len(masks) > 1:
                 self.notes.append(
@@ -158,15 +167,16 @@ class Masks:
         pairs = {ref: masks[0] for ref, masks in claims.items() if len(masks) == 1}
         return pairs, {mask for masks in claims.values() for mask in masks}
 
-    def _drop_changed(self, pairs: dict[ImageRef, ImageRef]) -> None:
+    def drop_changed(self, pairs: dict[ImageRef, ImageRef], what_they_are: str) -> None:
         """Leave out what was made of images that became others and were not predicted again.
 
-        A person's correction stays: it may be of the same pixels.
+        A person's correction stays: it may be of the same pixels. What nobody noted stays, too.
         """
         changed = [
             (image, mask)
             for image, mask in pairs.items()
-            if not self.known.is_of(mask.path, self.origins[mask], image.path)
+            if mask in self.origins
+            and not self.known.is_of(mask.path, self.origins[mask], image.path)
         ]
         self.known.note_contents()
         made = [mask for _, mask in changed if not self.origins[mask].is_changed]
@@ -175,10 +185,10 @@ class Masks:
             if not self.origins[mask].is_changed:
                 del pairs[image]
         if made:
-            what = "masks are of images that changed since: left out, predict these again"
-            self.notes.append(f"{len(made)} {what}{_few(made)}")
+            what = f"{what_they_are} are of images that changed since: left out"
+            self.notes.append(f"{len(made)} {what}, predict these again{_few(made)}")
         if corrected:
-            what = "masks that a person changed are of images that changed since"
+            what = f"{what_they_are} that a person changed are of images that changed since"
             self.notes.append(f"{len(corrected)} {what}{_few(corrected)}")
 
     def _doubt(self, pairs: dict[ImageRef, ImageRef], images: Iterable[ImageRef]) -> None:

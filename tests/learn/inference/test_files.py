@@ -348,6 +348,27 @@ def test_outlines_of_an_image_are_never_those_of_its_namesake_in_another_folder(
     }
 
 
+@pytest.mark.parametrize("vectors", ["labelme", "geojson", "imagej"])
+def test_outlines_are_of_the_image_as_it_was_and_of_none_that_took_its_name(
+    run: Predict, tmp_path: Path, vectors: str
+) -> None:
+    draw(tmp_path / "in" / "x.png", 1)
+    run(vectors=(vectors,))
+    out = str(tmp_path / "out")
+
+    def paired() -> tuple[int, str]:
+        found = find_annotations(out, tmp_path, [], [])
+        images = find_images(str(tmp_path / "in"), tmp_path)
+        pairs = pair_shapes(images, tmp_path / "in", found, tmp_path / "out")
+        return len(pairs.of_image), " ".join(pairs.notes)
+
+    assert paired() == (1, "")
+    draw(tmp_path / "in" / "x.png", 2)
+    number, said = paired()
+    assert number == 0
+    assert "1 outlines are of images that changed since: left out, predict these again" in said
+
+
 def test_masks_of_before_the_model_was_noted_are_named_as_the_runs_say(
     predict: Predict, predictor: Predictor, tmp_path: Path
 ) -> None:
