@@ -14,6 +14,7 @@ from emcfsys_engine.annotations.pairing import bare_name, key_of_file, match
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.origins import Origin
 from emcfsys_engine.images.output_book import FOLDER, OutputBook
+from emcfsys_engine.images.output_names import ENDS, MASK_SUFFIXES
 from emcfsys_engine.images.own_files import is_content, resolved
 
 _LEVELS = 8  # folders above a mask in which its book may lie
@@ -40,6 +41,31 @@ class NotedOrigins:
             return is_content(origin.content, image, now)
         except OSError:
             return True
+
+    def is_behind_masks(self, outlines: Path) -> bool:
+        """Tell whether outlines, as this program wrote them, say less than masks beside them.
+
+        A person changed such a mask since, or another model made it later; of the outlines of all
+        images together, that any mask was written later is enough.
+        """
+        file = outlines.absolute()
+        book = self._book_of(file.parent, _LEVELS)
+        if book is None or not book.has(file):
+            return False
+        origin = book.origin_of(file)
+        if origin is None:
+            return any(
+                one.is_changed or one.order > book.order_of(file)
+                for mask in book.masks()
+                if (one := book.origin_of(mask)) is not None
+            )
+        stem = next(file.name[: -len(end)] for end in ENDS if file.name.endswith(end))
+        masks = [file.with_name(f"{stem}{suffix}") for suffix in MASK_SUFFIXES]
+        return any(
+            one.is_changed or (one.order > origin.order and one.maker != origin.maker)
+            for mask in masks
+            if mask.exists() and (one := book.origin_of(mask)) is not None
+        )
 
     def note_contents(self) -> None:
         """Write down which images were looked at."""
@@ -76,7 +102,7 @@ class Masks:
         were moved, by its name; a newer version is never taken for another image's first.
         """
         pairs, claimed = self._noted(images, image_root, root)
-        self._drop_changed(pairs)
+        self.drop_changed(pairs, "masks")
         claimed |= {mask for mask, origin in self.origins.items() if origin.version > 1}
         used = set(pairs.values())
         named = {
@@ -120,10 +146,19 @@ class Masks:
             by_name[f"{_folder(ref.path, image_root)}/{ref.path.name}", ref.plane].append(ref)
         claims: defaultdict[ImageRef, list[ImageRef]] = defaultdict(list)
         for mask, origin in self.origins.items():
-            ref = by_path.get((origin.image, origin.plane))
-            moved = by_name[f"{_folder(mask.path, root)}/{origin.image.name}", origin.plane]
-            if ref is not None or len(moved) == 1:
-                claims[ref or moved[0]].append(mask)
+            if (ref := by_path.get((origin.image, origin.plane))) is not None:
+                claims[ref].append(mask)
+        moved: defaultdict[ImageRef, list[ImageRef]] = defaultdict(list)
+        for mask, origin in self.origins.items():
+            refs = by_name[f"{_folder(mask.path, root)}/{origin.image.name}", origin.plane]
+            # An image that has its own mask takes none of its namesake's in another folder.
+            if (
+                len(refs) == 1
+                and refs[0] not in claims
+                and ((origin.image, origin.plane) not in by_path)
+            ):
+                moved[refs[0]].append(mask)
+        claims |= moved
         for ref, masks in claims.items():
             if len(masks) > 1:
                 self.notes.append(
@@ -132,15 +167,16 @@ class Masks:
         pairs = {ref: masks[0] for ref, masks in claims.items() if len(masks) == 1}
         return pairs, {mask for masks in claims.values() for mask in masks}
 
-    def _drop_changed(self, pairs: dict[ImageRef, ImageRef]) -> None:
+    def drop_changed(self, pairs: dict[ImageRef, ImageRef], what_they_are: str) -> None:
         """Leave out what was made of images that became others and were not predicted again.
 
-        A person's correction stays: it may be of the same pixels.
+        A person's correction stays: it may be of the same pixels. What nobody noted stays, too.
         """
         changed = [
             (image, mask)
             for image, mask in pairs.items()
-            if not self.known.is_of(mask.path, self.origins[mask], image.path)
+            if mask in self.origins
+            and not self.known.is_of(mask.path, self.origins[mask], image.path)
         ]
         self.known.note_contents()
         made = [mask for _, mask in changed if not self.origins[mask].is_changed]
@@ -149,10 +185,10 @@ class Masks:
             if not self.origins[mask].is_changed:
                 del pairs[image]
         if made:
-            what = "masks are of images that changed since: left out, predict these again"
-            self.notes.append(f"{len(made)} {what}{_few(made)}")
+            what = f"{what_they_are} are of images that changed since: left out"
+            self.notes.append(f"{len(made)} {what}, predict these again{_few(made)}")
         if corrected:
-            what = "masks that a person changed are of images that changed since"
+            what = f"{what_they_are} that a person changed are of images that changed since"
             self.notes.append(f"{len(corrected)} {what}{_few(corrected)}")
 
     def _doubt(self, pairs: dict[ImageRef, ImageRef], images: Iterable[ImageRef]) -> None:
@@ -201,6 +237,12 @@ def masks_that_count(found: Sequence[ImageRef]) -> Masks:
         what = "are of an image as it was before it was predicted again: left out"
         masks.notes.append(f"{len(outdated)} masks {what}{_few(outdated)}")
     return masks
+
+
+def behind_masks(outlines: Iterable[Path]) -> list[Path]:
+    """Return those of some annotation files that say less than the masks beside them."""
+    known = NotedOrigins()
+    return [file for file in outlines if known.is_behind_masks(file)]
 
 
 def _folder(path: Path, root: Path) -> str:

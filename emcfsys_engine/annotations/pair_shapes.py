@@ -36,7 +36,8 @@ def pair_shapes(
     """Return image -> annotation: by the file's name, then by the name inside it.
 
     One file can label many planes of a stack, when its shapes say where they lie. Outlines that
-    this program wrote belong to the image that it noted; older versions belong to none.
+    this program wrote belong to the image that it noted, as it was then; older versions
+    belong to none.
     """
     counting = masks_that_count([ImageRef(path=path) for path in found])
     noted = {ref.path: origin for ref, origin in counting.origins.items()}
@@ -50,10 +51,14 @@ def pair_shapes(
     for keys in (by_name, by_file):
         known = {place: places[place] for place in keys}
         pairs |= _matched(images, image_root, keys, pairs, known)
+    as_masks = {image: ImageRef(path=file) for image, (file, _) in pairs.items()}
+    counting.drop_changed(as_masks, "outlines")
+    left_out |= {pairs[image][0] for image in pairs.keys() - as_masks.keys()}
+    pairs = {image: pairs[image] for image in as_masks}
     used = set(pairs.values())
     return Pairs(
         of_image=pairs,
-        without_image=tuple(place for place in places if place not in used),
+        without_image=tuple(p for p in places if p not in used and p[0] not in left_out),
         unused=tuple(place for place, one in every.items() if one.unused),
         left_out=frozenset(left_out),
         notes=tuple(counting.notes),

@@ -1,8 +1,9 @@
 """Class ids of one image after another to masks, Labelme, COCO, GeoJSON or ImageJ files."""
 
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Literal
 
@@ -45,7 +46,7 @@ class LabelWriter:
     background: int
     tolerance_px: float | None = None
     smallest_px: int = 0
-    _coco: list[CocoImage] = field(default_factory=list)
+    _coco: list[tuple[CocoImage, Path | None]] = field(default_factory=list)  # of which image
 
     @property
     def names(self) -> dict[int, str]:
@@ -102,7 +103,7 @@ class LabelWriter:
     def finish(self, to_file: Path | None = None) -> bool:
         """Write what can only be written when all images are known; tell whether there was any."""
         if self._coco:
-            write_coco(to_file or self.file_of(""), self._coco, self.names)
+            write_coco(to_file or self.file_of(""), _named(self._coco), self.names)
         return bool(self._coco)
 
     def _write_regions(
@@ -126,23 +127,41 @@ class LabelWriter:
         )
         if self.to == "coco":
             size = (ids.shape[0], ids.shape[1])
-            listed = self._listed(name, image, plane)
-            self._coco.append(CocoImage(name=listed, size_HW=size, regions=regions))
+            made = CocoImage(name=f"{name}.png", size_HW=size, regions=regions)
+            self._coco.append((made, image if plane is None else None))
         elif self.to == "geojson":
             write_geojson(file, regions, self.names)
         else:
             write_imagej(file, regions, self.names, plane=plane)
 
-    def _listed(self, name: str, image: Path | None, plane: int | None) -> str:
-        """Return what COCO calls an image: as its file is called, unless another one is, too.
 
-        What a mask is called may be another image's name: a.v2 is of a.tif.
-        """
-        if image is None or plane is not None:
-            return f"{name}.png"
-        listed = (PurePath(name).parent / image.name).as_posix()
-        is_taken = any(one.name == listed for one in self._coco)
-        return f"{name}{image.suffix}" if is_taken else listed
+def _named(made: Sequence[tuple[CocoImage, Path | None]]) -> list[CocoImage]:
+    """Call images in COCO as their files are called; those called alike, with their folders, too.
+
+    What a mask is called may be another image's name: a.v2 is of a.tif. Of x.tif in two folders
+    neither is called x.tif: it would be taken for the other.
+    """
+    plain = [_listed(one, image) for one, image in made]
+    alike = {name for name, number in Counter(plain).items() if number > 1}
+    places = [image for name, (_, image) in zip(plain, made, strict=True) if name in alike]
+    depth = max((len(place.parts) for place in places if place is not None), default=0)
+    for num_parts in range(2, depth):
+        names = [
+            "/".join(image.parts[1:][-num_parts:]) if image is not None and name in alike else name
+            for name, (_, image) in zip(plain, made, strict=True)
+        ]
+        if len(set(names)) == len(names):
+            break
+    else:
+        names = [
+            f"{one.name.removesuffix('.png')}{image.suffix}" if image and name in alike else name
+            for name, (one, image) in zip(plain, made, strict=True)
+        ]
+    return [replace(one, name=name) for name, (one, _) in zip(names, made, strict=True)]
+
+
+def _listed(one: CocoImage, image: Path | None) -> str:
+    return one.name if image is None else (PurePath(one.name).parent / image.name).as_posix()
 
 
 def write_png(file: Path, pixels: np.ndarray) -> None:

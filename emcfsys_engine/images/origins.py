@@ -55,6 +55,7 @@ class Origins:
         self.makers: dict[str, Maker] = {}
         self.contents: dict[str, str] = {}  # file -> digest of the image of its newest line
         self._made_by: dict[str, dict[str, str]] = {}  # file -> its digest -> maker
+        self._made_of: dict[str, dict[str, str]] = {}  # file -> its digest -> of the image
         self._num_lines = 0
         self._owners: dict[str, Owner] = {}  # by stem
         self._stems: defaultdict[tuple[str, int], set[str]] = defaultdict(set)  # image, version
@@ -88,12 +89,24 @@ class Origins:
         by = self._made_by.setdefault(file, {})
         by.pop(digest, None)  # the newest stands last
         by[digest] = str(line.get("maker", ""))
+        self._made_of.setdefault(file, {})[digest] = content
         if content and image:
             self._content_now[image] = content
 
     def key_of(self, file: str, digest: str) -> str:
         """Return what stands for the maker of a file; "" where nobody knows."""
         return self._made_by.get(file, {}).get(digest, "")
+
+    def content_of(self, file: str, digest: str) -> str:
+        """Return of which image a file was made; of one that was changed, what was noted last.
+
+        A line may stand before its file has its name: what was noted last need not lie there.
+        """
+        return self._made_of.get(file, {}).get(digest, self.contents.get(file, ""))
+
+    def order_of(self, file: str) -> int:
+        """Return which of all lines is a file's newest, from 1; 0 where there is none."""
+        return self._order.get(file, 0)
 
     def maker_of(self, file: str, digest: str) -> Maker | None:
         """Return the model that made a file; of one that was changed, that made it before."""
@@ -106,7 +119,7 @@ class Origins:
         if stem not in self._owners or file not in self.contents:
             return None
         image, plane, version = self._owners[stem]
-        content, now = self.contents[file], self._content_now.get(image, "")
+        content, now = self.content_of(file, digest), self._content_now.get(image, "")
         return Origin(
             folder=self._folder,
             image=Path(image),

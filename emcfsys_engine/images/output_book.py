@@ -29,7 +29,7 @@ from emcfsys_engine.files import (
 )
 from emcfsys_engine.images.contents import Contents
 from emcfsys_engine.images.origins import Maker, Origin, Origins
-from emcfsys_engine.images.output_names import RESERVED, keys_of, stems_for
+from emcfsys_engine.images.output_names import MASK_SUFFIXES, RESERVED, keys_of, stems_for
 from emcfsys_engine.images.own_files import digest_of_output, identity_of, is_content, put
 
 FOLDER = ".emcfsys"
@@ -119,6 +119,15 @@ class OutputBook:
         made_of = digests.get(digest_of_output(place))
         return made_of is not None and (not content or content in made_of)
 
+    def made_of(self, place: Path) -> str:
+        """Return of which image a file was made that is as this program wrote it: its digest.
+
+        It is "" for any other file, and where nobody noted it.
+        """
+        digest = digest_of_output(place)
+        ours = digest in self._digests.get(self._below(place), {})
+        return self._origins.content_of(self._below(place), digest) if ours else ""
+
     def is_known(self, place: Path) -> bool:
         """Tell whether this program ever wrote a file of this name."""
         return self._below(place) in self._digests
@@ -134,6 +143,15 @@ class OutputBook:
     def origin_of(self, place: Path) -> Origin | None:
         """Return what a mask, or outlines, were made of; None where this program never wrote it."""
         return self._origins.of(self._below(place), digest_of_output(place))
+
+    def order_of(self, place: Path) -> int:
+        """Return a number that is higher for a file that was written later; 0 for one unknown."""
+        return self._origins.order_of(self._below(place))
+
+    def masks(self) -> list[Path]:
+        """Return all masks, and pictures beside them, that were ever written here and are there."""
+        names = (file for file in self._digests if file.endswith(MASK_SUFFIXES))
+        return [place for name in names if (place := self.out / name).exists()]
 
     def retire(self, wanted: Wanted) -> tuple[list[Path], list[Path]]:
         """Remove what was made of an image as it was before: of planes that it lost, companions.

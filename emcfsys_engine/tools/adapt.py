@@ -14,7 +14,7 @@ from emcfsys_engine.annotations.draw import annotation_ids
 from emcfsys_engine.annotations.files import find_annotations
 from emcfsys_engine.annotations.masks import LabelTable, mask_facts, read_mask, recipe_of, table_of
 from emcfsys_engine.annotations.numbered import write_numbers
-from emcfsys_engine.annotations.pair_masks import masks_that_count
+from emcfsys_engine.annotations.pair_masks import behind_masks, masks_that_count
 from emcfsys_engine.annotations.pair_shapes import pair_shapes, part_for
 from emcfsys_engine.annotations.pairing import bare_name, root_of
 from emcfsys_engine.annotations.suggestions import untouched
@@ -124,6 +124,8 @@ def _of_shapes(
     found = find_annotations(pattern, Path.cwd(), faults, [])
     if faults and labels is None:
         raise faults[0]
+    for path in behind_masks(found):  # the mask beside it is what somebody corrected
+        del found[path]
     waiting = untouched(found)
     pairs = pair_shapes([ref], ref.path.parent, found, root_of(pattern, Path.cwd()))
     place = pairs.of_image.get(ref)

@@ -24,7 +24,7 @@ from emcfsys_engine.annotations.masks import (
     recipe_of,
     table_of,
 )
-from emcfsys_engine.annotations.pair_masks import Masks, masks_that_count
+from emcfsys_engine.annotations.pair_masks import Masks, behind_masks, masks_that_count
 from emcfsys_engine.annotations.pair_shapes import Place, pair_shapes, part_for
 from emcfsys_engine.annotations.pairing import Key, key_of_file, match, picks_some, root_of
 from emcfsys_engine.annotations.shapes import Annotation
@@ -183,7 +183,22 @@ def _annotations(given: Given, log: ConversionLog) -> dict[Path, tuple[Annotatio
         if not found:
             what = "holds nothing but suggestions that nobody saved yet"
             raise AnnotationError(given.base / given.source, what, "Save them in Labelme first")
-    return found
+    return _without_beaten(found, log)
+
+
+def _without_beaten(
+    found: Mapping[Path, tuple[Annotation, ...]], log: ConversionLog
+) -> dict[Path, tuple[Annotation, ...]]:
+    """Leave out outlines of ours whose mask a person corrected, or another model made anew.
+
+    Where all of them are, the masks are converted; else each is said to be skipped.
+    """
+    beaten = behind_masks(found)
+    left = {path: every for path, every in found.items() if path not in beaten}
+    for path in beaten if left else ():
+        what = "its mask beside it was changed, or made anew, since"
+        log.skip(AnnotationError(path, what, 'Convert the masks by themselves: "FOLDER/*.png"'))
+    return left
 
 
 def _of_annotations(

@@ -98,6 +98,16 @@ def test_what_a_person_corrected_counts_before_a_newer_prediction(folders: Folde
     assert folders.pairs() == {"a.tif": "a.v2.png"}
 
 
+def test_an_image_has_its_own_mask_beside_that_of_a_namesake_elsewhere(
+    folders: Folders,
+) -> None:
+    elsewhere = folders.folder / "other" / "a.tif"
+    folders.mask(elsewhere)
+    own = folders.mask(folders.image("a.tif"))
+    assert folders.pairs() == {"a.tif": own.name}
+    assert folders.counting().notes == []
+
+
 def test_by_name_alone_what_is_in_doubt_is_said(folders: Folders) -> None:
     image = folders.image("a.tif")
     folders.mask(image)

@@ -14,6 +14,9 @@ from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.learn import evaluate as evaluation
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import PredictRequest
+from tests.learn.conftest import model_file
+
+__all__ = ["model_file"]
 
 MODEL = Path(__file__).parents[1] / "contracts" / "data" / "model-format-1.safetensors"
 PROJECT = """

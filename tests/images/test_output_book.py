@@ -36,10 +36,15 @@ def test_a_kill_between_note_and_name_leaves_the_old_file_known_as_of_the_old_im
     mask.write_bytes(b"old")
     book.note({mask: digest_of_output(mask)}, content="old image")
     book.note({mask: f"{'0' * 32}:3"}, content="new image")
+    book.stems([Wanted(image=Path("/in/a.tif"), folder="")], ".png")
     again = OutputBook(tmp_path)
     assert again.has(mask)
     assert again.has(mask, "old image")
     assert not again.has(mask, "new image")
+    assert again.made_of(mask) == "old image"
+    origin = again.origin_of(mask)
+    assert origin is not None
+    assert origin.content == "old image"
 
 
 def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:

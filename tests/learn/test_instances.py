@@ -286,7 +286,9 @@ def test_a_suggestion_has_a_shape_an_object(
     place = tmp_path / "drawn" / "a.json"
     by = SuggestedBy(model="m")
     image = tmp_path / "images" / "a.png"
-    assert _write(load_project(tmp_path), 0, image, out / "a.png", place, by)
+    project = load_project(tmp_path)
+    names = {value: name for name, value in project.classes.items()}
+    assert _write(project, 0, image, out / "a.png", place, by, names)
     shapes = json.loads(place.read_text())["shapes"]
     sizes = np.bincount(tifffile.imread(out / "a.instances.tif").ravel())[1:]
     assert sum(shape["label"] == "grain" for shape in shapes) >= (sizes >= 50).sum() > 1

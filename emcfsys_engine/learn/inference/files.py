@@ -20,7 +20,7 @@ from emcfsys_engine.files import is_full, remedy_of
 from emcfsys_engine.hotfolder.places import try_to_write
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import FOLDER, OutputBook
-from emcfsys_engine.images.own_files import lies_in
+from emcfsys_engine.images.own_files import lies_in, resolved
 from emcfsys_engine.images.reader import find_images, left_out_words
 from emcfsys_engine.images.writers import companion, sync
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
@@ -167,9 +167,9 @@ class Prediction:
         self._emit, self._asked = emit, asked
         try:
             self.book = OutputBook(Path(request.out))
-            suffix = SUFFIXES[request.mask_format]
+            self._suffix = SUFFIXES[request.mask_format]
             self.names = OutputNames(
-                self.book, refs, request.inputs, suffix, lambda: asked() is not None
+                self.book, refs, request.inputs, self._suffix, lambda: asked() is not None
             )
         except OSError as error:
             what = f"cannot be written: {error.strerror or error}"
@@ -225,7 +225,8 @@ class Prediction:
             for told in self.names.retire(made):
                 self._emit(WarningGiven(message=told))
             alike = self._alike()
-            vectors.finish([pair for pair in alike if pair[0] not in seen])
+            others = [pair for pair in alike if pair[0] not in seen]
+            vectors.finish(others + (self._elsewhere() if "coco" in self._request.vectors else []))
             for file in vectors.kept:
                 what = "is not as this program wrote it, and kept: the new version lies beside it"
                 self._emit(WarningGiven(message=f"{file} {what}"))
@@ -233,6 +234,27 @@ class Prediction:
                 _rank(self.book, alike, self._card, self._emit)
         skipped = len(self._refs) - len(self.todo)
         return Counted(done=self.done, skipped=skipped, failed=self.failed)
+
+    def _elsewhere(self) -> list[tuple[ImageRef, Path]]:
+        """Return images that earlier runs predicted into this folder, with their newest masks.
+
+        Those whose values mean other classes, or that are no longer of the image, are none.
+        """
+        here = {(resolved(ref.path), ref.plane) for ref in self._refs}
+        makers = MakersOf(self.book, self._card)
+        newest: dict[tuple[Path, int | None], tuple[int, Path]] = {}
+        for mask in self.book.masks():
+            one = self.book.origin_of(mask)
+            if one is None or one.is_outdated or not mask.name.endswith(self._suffix):
+                continue
+            whose = (one.image, one.plane)
+            if whose in here or not one.image.exists() or not makers.names_alike(mask):
+                continue
+            newest[whose] = max((one.version, mask), newest.get(whose, (0, mask)))
+        return [
+            (ImageRef(path=image, plane=plane), mask)
+            for (image, plane), (_, mask) in sorted(newest.items(), key=lambda one: one[1][1])
+        ]
 
     def _alike(self) -> list[tuple[ImageRef, Path]]:
         """Return images with their masks, but for those whose values mean another model's classes.

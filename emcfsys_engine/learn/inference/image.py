@@ -111,6 +111,10 @@ class ImageJobs:
     def read(self, order: Order) -> Work:
         """Open an image and find its statistics."""
         started = time.monotonic()
+        # Known before it is read: an image that is replaced meanwhile is predicted again.
+        content = order.content or self._book.contents.of(
+            order.ref.path, lambda: self._asked() is not None
+        )
         image = open_image(order.ref, self._predictor.normaliser, self._predictor.channels)
         self._open[order.ref] = image
         self._last_px = math.prod(image.size)
@@ -119,8 +123,7 @@ class ImageJobs:
             image=image,
             started=started,
             tally=Tally(self._predictor.card),
-            content=order.content
-            or self._book.contents.of(order.ref.path, lambda: self._asked() is not None),
+            content=content,
         )
 
     def _say_grey(self, image: OpenImage) -> None:

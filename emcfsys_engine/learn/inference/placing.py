@@ -7,7 +7,13 @@ from pathlib import Path
 
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook, Wanted
-from emcfsys_engine.images.own_files import identity_of, is_other_file, lies_in, resolved
+from emcfsys_engine.images.own_files import (
+    identity_of,
+    is_content,
+    is_other_file,
+    lies_in,
+    resolved,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +79,8 @@ class Placing:
             return False
         image, mask = placed.wanted.image, placed.masks[plane]
         if is_other_file(mask, image):
-            before = self.book.last_content(mask) if self.book.has(mask) else ""
-            return not before or self.book.is_made_of(mask, image, placed.wanted.content)
+            before = self.book.made_of(mask)
+            return not before or _is_still(before, image, placed.wanted.content)
         for version in range(1, placed.wanted.version):
             older = replace(placed.wanted, version=version)
             (stems,) = self.book.stems([older], self._suffix)
@@ -116,6 +122,13 @@ class Placing:
 
     def _version_of(self, wanted: Wanted) -> int:
         return max(self.book.version_of(wanted.image, plane) for plane in wanted.planes)
+
+
+def _is_still(before: str, image: Path, content: str) -> bool:
+    try:
+        return is_content(before, image, content)
+    except OSError:
+        return False
 
 
 def few(files: Sequence[Path]) -> str:

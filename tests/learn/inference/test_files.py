@@ -15,8 +15,10 @@ import tifffile
 from PIL import Image
 
 from emcfsys_engine.annotations.files import find_annotations
+from emcfsys_engine.annotations.pair_shapes import pair_shapes
 from emcfsys_engine.colours import colours_for
 from emcfsys_engine.images import writers
+from emcfsys_engine.images.reader import find_images
 from emcfsys_engine.learn.inference import bands
 from emcfsys_engine.learn.inference.files import Counted, find_inputs, predict_files
 from emcfsys_engine.learn.inference.predictor import Predictor
@@ -26,8 +28,10 @@ from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run.events import Event, ImageFailed, RunStarted, WarningGiven
 from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import PredictRequest
+from emcfsys_engine.tools.adapt import make_adaptation
+from emcfsys_engine.tools.convert import convert_labels
 from tests.learn.conftest import TINY
-from tests.learn.inference.made import Predict, drawn, mask_in
+from tests.learn.inference.made import Predict, draw, drawn, mask_in
 
 
 def _names(folder: Path) -> list[str]:
@@ -268,6 +272,102 @@ def test_a_file_over_several_runs_names_no_mask_by_the_classes_of_another_model(
     assert "left out of annotations.json and ranking.json. Use --force" in said
     files, names, said = of(other, force=True)
     assert (files, names, said) == (["a.png", "b.png"], {"resin", "crack"}, "")
+
+
+@pytest.mark.parametrize("vectors", ["labelme", "coco"])
+def test_outlines_never_stand_for_a_mask_that_was_corrected_since(
+    predict: Predict, model_file: Path, tmp_path: Path, vectors: str
+) -> None:
+    out, image = tmp_path / "out", tmp_path / "in" / "a.png"
+    Image.fromarray(drawn((128, 128), 1, "uint8")).save(image)
+    predict(vectors=(vectors,))
+    corrected = np.zeros((128, 128), np.uint8)
+    corrected[:40] = 7
+    Image.fromarray(corrected).save(out / "a.png")
+    names = {"resin": 0, "grain": 7}
+    convert_labels(str(out), tmp_path / "converted", to="masks", classes=names)
+    assert np.array_equal(mask_in(tmp_path / "converted" / "a.png"), corrected)
+    new = tmp_path / "new"
+    make_adaptation(model_file, [str(image)], new, labels=str(out), minutes=0.1)
+    trains = mask_in(new / "masks" / "a.png")
+    assert np.array_equal(trains[trains != 255], corrected[trains != 255])
+
+
+def test_where_some_outlines_are_behind_their_masks_these_are_said_and_the_others_converted(
+    predict: Predict, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        Image.fromarray(drawn((64, 70), 1, "uint8")).save(tmp_path / "in" / f"{name}.png")
+    predict(vectors=("labelme",))
+    request = PredictRequest(
+        model="m", inputs=(str(tmp_path / "in" / "a.png"),), out=str(tmp_path / "out"), force=True
+    )
+    other = _second_model(tmp_path)
+    predict_files(request, find_inputs(request), other, lambda event: None, lambda: None)
+    made = convert_labels(str(tmp_path / "out"), tmp_path / "converted", to="masks")
+    assert [Path(one).name for one in made.written] == ["b.png"]
+    (skipped,) = made.skipped
+    assert (Path(skipped.file).name, "made anew" in skipped.why) == ("a.json", True)
+    masks = convert_labels(str(tmp_path / "out" / "*.png"), tmp_path / "by_masks", to="labelme")
+    assert len(masks.written) == 2  # as the line says
+
+
+def test_one_file_for_all_images_keeps_those_of_earlier_runs_of_other_images(
+    run: Predict, tmp_path: Path
+) -> None:
+    def listed() -> list[str]:
+        document = json.loads((tmp_path / "out" / "annotations.json").read_text())
+        return sorted(one["file_name"] for one in document["images"])
+
+    for seed, place in enumerate(("monday", "tuesday")):
+        draw(tmp_path / place / f"{place}.png", seed)
+        run(inputs=(place,), vectors=("coco",))
+    assert listed() == ["monday.png", "tuesday.png"]
+    (tmp_path / "monday" / "monday.png").unlink()
+    run(inputs=("tuesday",), vectors=("coco",))
+    assert listed() == ["tuesday.png"]
+
+
+def test_outlines_of_an_image_are_never_those_of_its_namesake_in_another_folder(
+    run: Predict, tmp_path: Path
+) -> None:
+    for seed, place in enumerate(("monday", "tuesday")):
+        draw(tmp_path / place / "x.png", seed, (48, 56 + 8 * seed))
+        run(inputs=(place,), vectors=("coco",))
+    file = tmp_path / "out" / "annotations.json"
+    document = json.loads(file.read_text())
+    named = {one["file_name"]: one["width"] for one in document["images"]}
+    assert named == {"monday/x.png": 56, "tuesday/x.png": 64}
+    images = find_images(str(tmp_path / "tuesday"), tmp_path)
+    found = find_annotations(str(file), tmp_path, [], [])
+    assert not pair_shapes(images, tmp_path / "tuesday", found, tmp_path).of_image
+    images = find_images(str(tmp_path / "*" / "x.png"), tmp_path)
+    pairs = pair_shapes(images, tmp_path, found, tmp_path).of_image
+    assert {ref.path.parent.name: found[file][n].size_HW for ref, (file, n) in pairs.items()} == {
+        "monday": (48, 56),
+        "tuesday": (48, 64),
+    }
+
+
+@pytest.mark.parametrize("vectors", ["labelme", "geojson", "imagej"])
+def test_outlines_are_of_the_image_as_it_was_and_of_none_that_took_its_name(
+    run: Predict, tmp_path: Path, vectors: str
+) -> None:
+    draw(tmp_path / "in" / "x.png", 1)
+    run(vectors=(vectors,))
+    out = str(tmp_path / "out")
+
+    def paired() -> tuple[int, str]:
+        found = find_annotations(out, tmp_path, [], [])
+        images = find_images(str(tmp_path / "in"), tmp_path)
+        pairs = pair_shapes(images, tmp_path / "in", found, tmp_path / "out")
+        return len(pairs.of_image), " ".join(pairs.notes)
+
+    assert paired() == (1, "")
+    draw(tmp_path / "in" / "x.png", 2)
+    number, said = paired()
+    assert number == 0
+    assert "1 outlines are of images that changed since: left out, predict these again" in said
 
 
 def test_masks_of_before_the_model_was_noted_are_named_as_the_runs_say(

@@ -1,5 +1,7 @@
 """Tiles of several images share a batch: faster, and otherwise as if each were alone."""
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ from torch import Tensor
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.reader import read_micrograph
-from emcfsys_engine.learn.inference import bands
+from emcfsys_engine.learn.inference import bands, outputs
+from emcfsys_engine.learn.inference import image as inference_image
 from emcfsys_engine.learn.inference.files import Counted, find_inputs, predict_files
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.run.events import Event, ImageDone, ImageFailed
@@ -70,6 +74,45 @@ class Setting:
 @pytest.fixture
 def setting(tmp_path: Path, model_file: Path) -> Setting:
     return Setting(tmp_path, model_file)
+
+
+def test_a_mask_that_did_not_get_its_name_is_not_taken_for_that_of_the_new_image(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting.add("a")
+    setting.predict()
+    setting.add("a", width=96)
+
+    def fails(temporary: Path, place: Path, *, may_replace: bool) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(place))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(outputs, "put", fails)  # after the line in the book, as a kill may come
+        assert setting.predict()[0].failed == 1
+    origin = OutputBook(setting.out).origin_of(setting.out / "a.png")
+    assert origin is not None
+    assert origin.is_outdated  # neither measured nor converted as the new image's
+    assert setting.predict()[0] == Counted(done=1, skipped=0, failed=0)
+    setting.check_masks()
+
+
+def test_an_image_that_is_replaced_while_it_is_read_is_predicted_again(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting.add("a")
+
+    def opened(ref: ImageRef, *rest: Any) -> bands.OpenImage:
+        image = bands.open_image(ref, *rest)
+        setting.add("b", width=96)
+        (setting.inputs / "b.png").replace(ref.path)
+        return image
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(inference_image, "open_image", opened)
+        assert setting.predict()[0].done == 1
+    assert setting.predict()[0] == Counted(done=1, skipped=0, failed=0)
+    setting.images = {"a": setting.images["b"]}
+    setting.check_masks()
 
 
 def _order(said: list[Event]) -> list[str]:
