@@ -8,6 +8,7 @@ import shutil
 import stat
 import sys
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -161,7 +162,7 @@ class Run:
         """
         try:
             content, found = read_own(self.record_file)
-            record: RunRecord = any_names.decode(content, RunRecord)
+            record = _decoded(content)
         except (FileNotFoundError, NotADirectoryError):
             remedy = "Name a folder under a project's runs/"
             raise RunFolderError(self.folder, "is no run: it has no run.json", remedy) from None
@@ -191,7 +192,7 @@ class Run:
         """Say why run.json may not choose interpreter and variables; empty when it may."""
         try:
             content, found = read_own(self.record_file)
-            return _why_distrusted(found, any_names.decode(content, RunRecord))
+            return _why_distrusted(found, _decoded(content))
         except (OSError, msgspec.MsgspecError):
             return ""  # whoever reads it next says so
 
@@ -414,6 +415,13 @@ def open_run(folder: Path) -> Run:
     run = Run(folder)
     run.record()
     return run
+
+
+@lru_cache(maxsize=16)
+def _decoded(content: bytes) -> RunRecord:
+    """Return what a run.json says: on its road through a process it is asked a dozen times."""
+    record: RunRecord = any_names.decode(content, RunRecord)
+    return record
 
 
 def list_runs(project_folder: Path) -> list[Run]:

@@ -8,10 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from emcfsys_engine import any_names
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.launch.start import _recorded
 from emcfsys_engine.run import folder as run_module
-from emcfsys_engine.run.folder import new_run, open_run
+from emcfsys_engine.run.folder import Run, new_run, open_run
 from emcfsys_engine.run.records import PredictRequest, TrainRequest
 
 
@@ -90,3 +91,23 @@ def test_a_record_of_the_future_asks_for_an_update(tmp_path: Path) -> None:
     run.record_file.write_text(json.dumps({**document, "format": 99}))
     with pytest.raises(RunFolderError, match="Update emcfsys-tui"):
         run.record()
+
+
+def test_a_record_is_decoded_once_a_process_until_it_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path, TrainRequest())
+    decoded: list[object] = []
+    decode = any_names.decode
+
+    def counted(content: bytes, kind: type) -> object:
+        decoded.append(kind)
+        return decode(content, kind)
+
+    monkeypatch.setattr(any_names, "decode", counted)
+    first = run.record()
+    assert Run(run.folder).record() == first
+    assert run.distrusted() == ""
+    assert len(decoded) <= 1
+    run.write_record(msgspec.structs.replace(first, group="night"))
+    assert Run(run.folder).record().group == "night"
