@@ -35,6 +35,7 @@ def test_torchscript_gives_the_same_logits_at_any_size(
     assert json.loads(extra["metadata.json"])["class_names"] == ["grain", "grain boundary"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("head", ["upernet"])
 def test_onnx_gives_the_same_logits_at_other_sizes(tmp_path: Path, head: Head) -> None:
     onnx = pytest.importorskip("onnx")

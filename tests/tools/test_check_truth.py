@@ -168,6 +168,7 @@ def test_a_fold_without_labels_is_refused_before_the_first_trains(tmp_path: Path
     assert all(run_here(run) == 2 for run in new_trainings(project))
 
 
+@pytest.mark.long
 def test_the_interface_starts_nothing_that_check_refuses(
     tmp_path: Path,
 ) -> None:

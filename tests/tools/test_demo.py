@@ -11,6 +11,7 @@ from emcfsys_engine.tools.demo import make_demo, play_microscope
 SHIPPED = Path(__file__).resolve().parents[2] / "projects" / "demo"
 
 
+@pytest.mark.long
 def test_the_shipped_demo_is_what_the_generator_makes(tmp_path: Path) -> None:
     made = make_demo(tmp_path / "demo")
     assert len(made) == 13

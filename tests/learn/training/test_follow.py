@@ -122,6 +122,7 @@ def test_labels_join_whole_and_on_their_side_and_a_resume_goes_on_with_them(
     assert rates[-1] < 0.2 * max(rates)
 
 
+@pytest.mark.long
 def test_a_training_that_is_stopped_before_a_label_came_is_cancelled(project_folder: Path) -> None:
     walk = _Walk(project_folder)
     walk.start(str(project_folder), "--follow")

@@ -57,6 +57,7 @@ def moved(place: Path, away: Path) -> Iterator[None]:
         move(away, place)
 
 
+@pytest.mark.long
 def test_an_output_that_vanishes_and_returns_is_waited_for(hot: Hot, tmp_path: Path) -> None:
     with mounted(hot.output, "8m"):
         run = hot.new_run()
