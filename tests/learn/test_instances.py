@@ -148,6 +148,7 @@ def test_a_mask_that_a_person_changed_is_measured_without_the_old_numbers(
     assert grain["num_objects"] == 1
 
 
+@pytest.mark.long
 def test_a_large_image_has_the_objects_of_one_in_memory(
     objects_file: Path, tmp_path: Path, engine_here: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,6 +193,7 @@ def test_who_is_asked_to_end_waits_for_no_disk_and_what_was_done_is_kept_elsewhe
         assert state.step == 4
 
 
+@pytest.mark.long
 def test_the_steps_that_a_full_disk_did_not_take_are_kept_elsewhere(
     project_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

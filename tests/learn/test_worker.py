@@ -66,7 +66,10 @@ def test_1_is_a_file_that_failed_among_several(
     assert len(list((tmp_path / "o").glob("*.png"))) == 3
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)],
+)
 def test_130_is_cancelled_and_143_is_asked_to_end(
     number: signal.Signals,
     code: int,

@@ -89,6 +89,7 @@ def test_suggestions_lie_where_people_draw_and_are_no_labels(suggested: Path) ->
     assert _labelled(suggested) == set(LABELLED)
 
 
+@pytest.mark.long
 def test_a_suggestion_that_a_person_saved_is_a_label_and_never_touched_again(
     suggested: Path,
 ) -> None:

@@ -90,6 +90,7 @@ def _cli(*words: str | Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.long
 def test_one_bad_file_among_many_is_reported_and_the_others_are_done(
     model_file: Path, tmp_path: Path
 ) -> None:

@@ -123,6 +123,7 @@ def test_a_watch_that_waits_for_another_can_be_ended(hot: Hot) -> None:
     ledger.close()
 
 
+@pytest.mark.long
 def test_a_folder_that_goes_and_comes_is_offline_and_then_watched_again(hot: Hot) -> None:
     run = hot.new_run()
     with watching(run) as child:

@@ -29,6 +29,7 @@ def _break_label(demo: Path) -> Path:
     return file
 
 
+@pytest.mark.long
 async def test_the_plan_and_the_time_by_past_runs_are_there_before_the_start(demo: Path) -> None:
     run = made_run(demo, steps=100, sets=("training.preset=quick",))
     plan = {
