@@ -219,9 +219,7 @@ class Rows(ScrollView, can_focus=True):
         if y < self._titles:
             cells = tuple(column.title for column in self.columns)
             style = base + self.get_component_rich_style("rows--title", partial=True)
-            return Strip([Segment(self._text(cells, " "), style)], width).crop_extend(
-                0, width, base
-            )
+            return Strip([Segment(self._text(cells, " "), style)]).crop_extend(0, width, base)
         place = y - self._titles + round(self.scroll_offset.y)
         if place >= len(self.rows):
             return Strip.blank(width, base)
@@ -236,9 +234,7 @@ class Rows(ScrollView, can_focus=True):
             style += self.get_component_rich_style(name, partial=True)
         here = ("▸" if self.has_focus else "▹") if place == self.cursor else " "
         mark = "■" if row.key in self.marked else here
-        return Strip([Segment(self._text(row.cells, mark), style)], width).crop_extend(
-            0, width, style
-        )
+        return Strip([Segment(self._text(row.cells, mark), style)]).crop_extend(0, width, style)
 
     def _empty_line(self, y: int, width: int) -> Strip:
         lines = _wrapped(self.empty, max(1, width - 2))

@@ -51,3 +51,11 @@ async def test_what_has_the_keyboard_is_seen_without_colours() -> None:
         rows.blur()
         await pilot.pause()
         assert "▹ a" in text_of(rows)
+
+
+async def test_every_line_is_as_wide_as_its_list_where_no_column_grows() -> None:
+    rows = Rows([Column(title="name", width=9), Column(title="n", width=8, right=True)])
+    async with Stage(rows).run_test(size=(60, 8)):
+        rows.rows = [Row(key="a", cells=("a", "1"))]
+        lines = [rows.render_line(y) for y in range(rows.size.height)]
+    assert {sum(segment.cell_length for segment in line) for line in lines} == {60}
