@@ -119,6 +119,12 @@ class OutputBook:
         made_of = digests.get(digest_of_output(place))
         return made_of is not None and (not content or content in made_of)
 
+    def has_now(self, place: Path) -> bool:
+        """Tell the same of a file that another process may have written a moment ago."""
+        if not self.has(place):
+            self.refresh()
+        return self.has(place)
+
     def made_of(self, place: Path) -> str:
         """Return of which image a file was made that is as this program wrote it: its digest.
 
@@ -431,7 +437,7 @@ class OutputBook:
 def free_version(file: Path, book: "OutputBook") -> Path:
     """Return a file that may be written: itself if it is not there or ours, else x.v2.json …"""
     number, free = 1, file
-    while os.path.lexists(free) and not book.has(free):
+    while os.path.lexists(free) and not book.has_now(free):
         number += 1
         free = file.with_name(f"{file.stem}.v{number}{file.suffix}")
     return free
@@ -467,7 +473,7 @@ def replace_own(file: Path, book: "OutputBook", write: Callable[[Path], object])
 
     Raises: InputError for a file of somebody else; OSError.
     """
-    if os.path.lexists(file) and not book.has(file):
+    if os.path.lexists(file) and not book.has_now(file):
         what = "is not as this program wrote it, and kept"
         raise InputError(file, what, "Name another file, or remove it")
     try:

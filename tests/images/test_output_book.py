@@ -170,3 +170,15 @@ def test_what_a_person_saves_while_a_file_is_made_is_kept(
     assert (file.read_bytes(), placed.read_bytes()) == (b"a person's", b"new")
     assert placed == tmp_path / "a.v2.json"
     assert OutputBook(tmp_path).has(placed)
+
+
+def test_what_another_process_wrote_a_moment_ago_is_ours(tmp_path: Path) -> None:
+    """As after a kill: the process that takes the image over finds the mask there already."""
+    ours, theirs = OutputBook(tmp_path), OutputBook(tmp_path)
+    file = tmp_path / "a.json"
+    theirs_file = write_own(file, b"one", theirs)
+    assert not ours.has(file)
+    assert ours.has_now(file)
+    assert write_own(file, b"two", OutputBook(tmp_path)) == theirs_file == file
+    file.write_bytes(b"a person's")
+    assert not ours.has_now(file)

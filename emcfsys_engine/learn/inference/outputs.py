@@ -338,7 +338,7 @@ def commit(staged: list[tuple[Path, Path]], book: OutputBook, origin: MadeFrom) 
     digests = {file: digest_of_output(temporary) for temporary, file in staged}
     replaced = {file for _, file in staged if os.path.lexists(file)}
     for file in replaced:
-        if not book.has(file):
+        if not book.has_now(file):
             what = "was changed, or written by somebody else"
             raise OutputError(
                 file, what, "Predict again: it is kept, and gets a new version beside"
