@@ -132,8 +132,12 @@ def reading(file: Path) -> BinaryIO:
     raise OSError(errno.EINVAL, NO_PLAIN_FILE, str(file))
 
 
-def _not_ours(file: Path, what: str) -> PermissionError:
-    return PermissionError(errno.EPERM, f"{what}: move it away", str(file))
+class NotOursError(PermissionError):
+    """What lies in the place of a file of ours is a link, a device, or shared with another name."""
+
+
+def _not_ours(file: Path, what: str) -> NotOursError:
+    return NotOursError(errno.EPERM, f"{what}: move it away", str(file))
 
 
 def write_whole(file: Path, content: bytes, *, mode: int = 0o666) -> None:
@@ -251,6 +255,8 @@ def remedy_of(error: OSError, otherwise: str = "Check its folder and its disk") 
     """Return what helps where something could not be written: room only where there is none."""
     if is_full(error):
         return "Free some space"
+    if isinstance(error, NotOursError):
+        return "Or put a copy of that file in its place"
     return _REMEDIES.get(error.errno or 0, otherwise)
 
 

@@ -1,6 +1,7 @@
 """Files are written whole or not at all, and never through a link that somebody laid."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,18 @@ def test_leftovers_of_systems_are_no_data() -> None:
 def test_a_full_disk_is_an_error_of_the_disk() -> None:
     assert is_full(DiskFullError("/out"))
     assert not is_full(OSError(5, "Input/output error"))
+
+
+def test_a_file_that_a_hard_link_shares_is_refused_and_a_copy_in_its_place_is_the_remedy(
+    tmp_path: Path,
+) -> None:
+    """As after `cp -al`: writing into the one folder would write into the other."""
+    book = tmp_path / "outputs.jsonl"
+    book.write_bytes(b"{}")
+    os.link(book, tmp_path / "copy.jsonl")
+    with pytest.raises(OSError, match="has a second name") as error:
+        open_own(book, os.O_RDWR)
+    assert "put a copy" in remedy_of(error.value)
+    shutil.copy(book, tmp_path / "own")
+    (tmp_path / "own").replace(book)
+    os.close(open_own(book, os.O_RDWR))
