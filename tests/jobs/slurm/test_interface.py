@@ -14,7 +14,7 @@ from tests.jobs.slurm.conftest import Slurm
 from tests.tui.conftest import opened, until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 async def test_the_interface_submits_to_slurm_and_shows_the_job_to_its_end(
