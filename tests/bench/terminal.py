@@ -15,6 +15,12 @@ from pathlib import Path
 
 import psutil
 
+_TOKEN = re.compile(
+    r"\x1b\[(?:(?P<row>\d+);(?P<column>\d+))?H|\x1b\[(?P<ahead>\d*)C|\x1b\[[\d;?<>=]*[ -/]*[@-~]"
+    r"|\x1b[\]P_].*?(?:\x1b\\|\x07)|\x1b.|[\x00-\x1f]|(?P<letter>.)",
+    re.DOTALL,
+)
+
 
 class Terminal:
     """Runs a program in a terminal of its own and reads what it draws."""
@@ -43,6 +49,8 @@ class Terminal:
         os.close(slave)
         self.num_bytes = 0
         self.text = ""
+        self._cells: dict[tuple[int, int], str] = {}
+        self._place = (1, 1)
 
     def resize(self, columns: int, lines: int) -> None:
         """Give the terminal another size."""
@@ -58,6 +66,41 @@ class Terminal:
         if not re.search(pattern, self.text):
             raise TimeoutError(f"{pattern!r} was not drawn in {limit_s} s: {self.text[-300:]!r}")
         return time.perf_counter() - self.started
+
+    def wait_until_shown(self, pattern: str, *, limit_s: float = 30) -> float:
+        """Wait until a line of the screen has the pattern, whatever parts of it were there before.
+
+        Return the seconds since the program's start.
+        """
+        until = time.perf_counter() + limit_s
+        while not any(re.search(pattern, line) for line in self.lines()):
+            if time.perf_counter() > until:
+                shown = "\n".join(self.lines())
+                raise TimeoutError(f"{pattern!r} was not shown in {limit_s} s: {shown}")
+            self._read(min(until, time.perf_counter() + 0.02), None)
+        return time.perf_counter() - self.started
+
+    def lines(self) -> list[str]:
+        """Return what stands on the screen."""
+        if not self._cells:
+            return []
+        wide = max(column for _, column in self._cells)
+        return [
+            "".join(self._cells.get((row, column), " ") for column in range(1, wide + 1))
+            for row in range(1, max(row for row, _ in self._cells) + 1)
+        ]
+
+    def _draw(self, text: str) -> None:
+        """Keep the screen's characters: places, jumps ahead and text are all that is written."""
+        for match in _TOKEN.finditer(text):
+            row, column = self._place
+            if match["row"] is not None or match[0].endswith("H"):
+                self._place = int(match["row"] or 1), int(match["column"] or 1)
+            elif match["ahead"] is not None:
+                self._place = row, column + int(match["ahead"] or 1)
+            elif match["letter"]:
+                self._cells[row, column] = match["letter"]
+                self._place = row, column + 1
 
     def press(self, keys: str) -> None:
         """Type keys; what was drawn before is forgotten."""
@@ -98,7 +141,9 @@ class Terminal:
                 break
             found += block
             self.num_bytes += len(block)
-            self.text += block.decode("utf-8", "replace")
+            text = block.decode("utf-8", "replace")
+            self.text += text
+            self._draw(text)
             if pattern is not None and pattern.search(self.text):
                 break
         return found
