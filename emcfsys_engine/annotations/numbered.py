@@ -121,3 +121,14 @@ def with_own_values(
         int(value): names[int(class_id)] for value, class_id in zip(values, classes, strict=True)
     }
     return values[places].reshape(ids.shape).astype(np.int32), called
+
+
+def root_of(parent: list[int], part: int) -> int:
+    """Return the part that stands for all those joined to one, and shorten the way to it.
+
+    `parent` names for each part another of its own, or itself: a forest of disjoint sets.
+    """
+    while parent[part] != part:
+        parent[part] = parent[parent[part]]
+        part = parent[part]
+    return part

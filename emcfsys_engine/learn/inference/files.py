@@ -19,6 +19,7 @@ from emcfsys_engine.errors import EmcfError, InputError, OutputError, RunFolderE
 from emcfsys_engine.files import is_full, remedy_of
 from emcfsys_engine.hotfolder.places import try_to_write
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.origins import Maker
 from emcfsys_engine.images.output_book import FOLDER, OutputBook
 from emcfsys_engine.images.own_files import lies_in, resolved
 from emcfsys_engine.images.reader import find_images, left_out_words
@@ -282,10 +283,11 @@ class MakersOf:
 
     def __init__(self, book: OutputBook, card: ModelCard) -> None:
         self._book, self._maker, self._card = book, maker_of(card), card
+        self._known: dict[Path, Maker | None] = {}
 
     def is_another(self, mask: Path) -> bool:
         """Tell whether another model is known to have made a mask."""
-        made_by = self._book.maker_of(mask)
+        made_by = self._made_by(mask)
         return made_by is not None and made_by.key != self._maker.key
 
     def names_alike(self, mask: Path) -> bool:
@@ -293,10 +295,15 @@ class MakersOf:
 
         Older versions did not note it: there they do where all runs had these classes.
         """
-        made_by = self._book.maker_of(mask)
+        made_by = self._made_by(mask)
         return (
             self._were_always_these if made_by is None else made_by.classes == self._maker.classes
         )
+
+    def _made_by(self, mask: Path) -> Maker | None:
+        if mask not in self._known:  # to find it reads the whole mask
+            self._known[mask] = self._book.maker_of(mask)
+        return self._known[mask]
 
     @cached_property
     def _were_always_these(self) -> bool:

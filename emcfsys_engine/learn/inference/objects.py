@@ -13,6 +13,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
+from emcfsys_engine.annotations.numbered import root_of
 from emcfsys_engine.model_card import ModelCard, ObjectSettings
 
 _FULL = 255 * 16  # of a height: bytes, weighted by 1, 2, 1 along rows and columns
@@ -72,18 +73,18 @@ class Basins:
         if settings.min_px > 1:
             peak = self.peak.tolist()
             for one, other in self.passes.T.tolist():
-                lower, upper = _by_peak(_root(parent, one), _root(parent, other), peak)
+                lower, upper = _by_peak(root_of(parent, one), root_of(parent, other), peak)
                 if lower != upper and min(area[lower], area[upper]) < settings.min_px:
                     parent[lower] = upper
                     area[upper] += area[lower]
-        return np.array([_root(parent, basin) for basin in range(len(parent))], np.int64)
+        return np.array([root_of(parent, basin) for basin in range(len(parent))], np.int64)
 
     def _hills(self, seed: float, neck: float) -> tuple[list[int], list[int]]:
         """Join what is one hill: return which basin each is part of, and the pixels of each."""
         peak, area, parent = self.peak.tolist(), self.area_px.tolist(), list(range(len(self.peak)))
         pairs, heights = self.passes.T.tolist(), self.heights.tolist()
         for (one, other), height in zip(pairs, heights, strict=True):
-            lower, upper = _by_peak(_root(parent, one), _root(parent, other), peak)
+            lower, upper = _by_peak(root_of(parent, one), root_of(parent, other), peak)
             is_one = peak[lower] < seed or height >= neck * peak[lower]
             if lower != upper and is_one:
                 parent[lower] = upper
@@ -353,13 +354,6 @@ def _spanning(keys: np.ndarray, heights: np.ndarray, count: int) -> tuple[np.nda
 def _by_peak(one: int, other: int, peak: list[float]) -> tuple[int, int]:
     """Return two basins, the one with the lower peak first."""
     return (one, other) if (peak[one], -one) <= (peak[other], -other) else (other, one)
-
-
-def _root(parent: list[int], basin: int) -> int:
-    while parent[basin] != basin:
-        parent[basin] = parent[parent[basin]]
-        basin = parent[basin]
-    return basin
 
 
 _BUT_LAST, _BUT_FIRST = slice(None, -1), slice(1, None)

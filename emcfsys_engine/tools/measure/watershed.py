@@ -8,6 +8,8 @@ from scipy import ndimage
 from skimage.morphology import local_maxima
 from skimage.segmentation import watershed
 
+from emcfsys_engine.annotations.numbered import root_of
+
 NECK = 0.75
 _BAND_ROWS = 64  # so few that they stay in the processor's cache
 _LEAST_DEPTH_PX = 1.0  # shallower necks are the roughness of any border drawn in pixels
@@ -125,12 +127,12 @@ def _merged(
     num, peak = len(peak) - 1, peak.copy()
     parent = list(range(num + 1))
     for one, other, height in _passes(basins, depth, num):
-        first, second = _root(parent, one), _root(parent, other)
+        first, second = root_of(parent, one), root_of(parent, other)
         lower = min(peak[first], peak[second])
         if first != second and (height >= neck * lower or lower - height < least):
             parent[max(first, second)] = min(first, second)
             peak[min(first, second)] = max(peak[first], peak[second])
-    roots = np.array([_root(parent, basin) for basin in range(num + 1)])
+    roots = np.array([root_of(parent, basin) for basin in range(num + 1)])
     return np.unique(roots, return_inverse=True)[1].astype(np.int32)
 
 
@@ -150,13 +152,6 @@ def _passes(basins: np.ndarray, depth: np.ndarray, num: int) -> list[tuple[int, 
     order = np.argsort(-deepest, kind="stable")
     low, high = np.divmod(pair[order], num + 1)
     return list(zip(low.tolist(), high.tolist(), deepest[order].tolist(), strict=True))
-
-
-def _root(parent: list[int], basin: int) -> int:
-    while parent[basin] != basin:
-        parent[basin] = parent[parent[basin]]
-        basin = parent[basin]
-    return basin
 
 
 _ALL, _BUT_LAST, _BUT_FIRST = slice(None), slice(None, -1), slice(1, None)

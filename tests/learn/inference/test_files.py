@@ -31,12 +31,7 @@ from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.tools.adapt import make_adaptation
 from emcfsys_engine.tools.convert import convert_labels
 from tests.learn.conftest import TINY
-from tests.learn.inference.made import Predict, draw, drawn, mask_in
-
-
-def _names(folder: Path) -> list[str]:
-    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(str(file) for file in files if file.parts[0] != ".emcfsys")
+from tests.learn.inference.made import Predict, draw, drawn, mask_in, names_in
 
 
 @pytest.mark.parametrize(
@@ -60,7 +55,7 @@ def test_slices_of_a_stack_have_masks_of_their_own(predict: Predict, tmp_path: P
     stack = np.stack([drawn((64, 70), seed) for seed in range(3)])
     tifffile.imwrite(tmp_path / "in" / "s.tif", stack, photometric="minisblack")
     assert predict()[0].done == 3
-    assert _names(tmp_path / "out") == ["s.0000.png", "s.0001.png", "s.0002.png"]
+    assert names_in(tmp_path / "out") == ["s.0000.png", "s.0001.png", "s.0002.png"]
 
 
 def test_outlines_go_where_their_tools_find_them(
@@ -72,7 +67,7 @@ def test_outlines_go_where_their_tools_find_them(
     formats = ("labelme", "coco", "geojson", "imagej")
     assert predict(vectors=formats)[0].done == 2
     out = tmp_path / "out"
-    assert _names(out) == [
+    assert names_in(out) == [
         "a.geojson", "a.json", "a.png", "a.zip", "annotations.json",
         "sub/b.geojson", "sub/b.json", "sub/b.png", "sub/b.view.png", "sub/b.zip",
     ]  # fmt: skip
@@ -130,7 +125,7 @@ def test_ending_within_a_large_image_leaves_nothing_half(
     count, said = predict(asked=lambda: next(asked, "cancel"))
     assert count.done == 0
     assert not said
-    assert _names(tmp_path / "out") == []
+    assert names_in(tmp_path / "out") == []
     assert predict()[0].done == 2
 
 
@@ -146,7 +141,7 @@ def test_an_image_without_a_number_is_reported_and_gets_no_mask(
     assert (count.done, count.failed) == (1, 1)
     (failed,) = (event for event in said if isinstance(event, ImageFailed))
     assert "a.tif: holds no finite number" in failed.reason
-    assert _names(tmp_path / "out") == ["b.png"]
+    assert names_in(tmp_path / "out") == ["b.png"]
 
 
 @pytest.mark.long
@@ -160,7 +155,7 @@ def test_what_the_commands_summary_says_is_json(model_file: Path, tmp_path: Path
     (one,) = msgspec.json.decode(done.stdout)["done"]
     assert one["mask"].endswith("a.ome.tif")
     made = {"a.geojson", "a.ome.tif", "a.uncertainty.png"}
-    assert made <= set(_names(tmp_path / "out"))
+    assert made <= set(names_in(tmp_path / "out"))
     bad = subprocess.run(
         [*command[:-4], "--vectors", "svg"],
         capture_output=True,
@@ -210,7 +205,7 @@ def test_an_image_or_stack_that_became_another_is_predicted_again_unasked(
     counted, said = predict()
     assert counted == Counted(done=2, skipped=1, failed=0)
     # Masks of planes that are no more go, but for what a person changed.
-    assert _names(tmp_path / "out") == ["a.png", "s.0000.png", "s.0001.png", "s.0004.png"]
+    assert names_in(tmp_path / "out") == ["a.png", "s.0000.png", "s.0001.png", "s.0004.png"]
     (told,) = [event.message for event in said if isinstance(event, WarningGiven)]
     assert "2 files of it as it was before are removed (s.0002.png, s.0003.png)" in told
     assert "1 are not as this program wrote them, and kept (s.0004.png)" in told
@@ -411,7 +406,7 @@ def test_what_a_stack_was_before_leaves_nothing_and_its_names_stay(
     ):
         _stack(tmp_path / "in" / "s.tif", planes, planes)
         assert predict()[0].done == planes
-        assert _names(tmp_path / "out") == masks
+        assert names_in(tmp_path / "out") == masks
 
 
 def test_companions_of_an_image_as_it_was_before_go_and_are_not_ranked(
@@ -424,7 +419,7 @@ def test_companions_of_an_image_as_it_was_before_go_and_are_not_ranked(
     geojson.write_bytes(geojson.read_bytes() + b"\n")  # by a person
     _stack(image, 1, 2)
     predict()
-    assert _names(out) == ["a.geojson", "a.png", "ranking.csv", "ranking.json"]
+    assert names_in(out) == ["a.geojson", "a.png", "ranking.csv", "ranking.json"]
     # The same image by another model: the uncertainty beside the mask is not its own.
     predict(rank_uncertain=True, force=True)
     other = _second_model(tmp_path)
@@ -445,6 +440,6 @@ def test_coco_names_the_image_and_not_its_mask(predict: Predict, tmp_path: Path)
     mask = tmp_path / "out" / "a.png"
     mask.write_bytes(mask.read_bytes() + b"by a person")
     predict(vectors=("coco",), force=True)
-    assert _names(tmp_path / "out") == ["a.png", "a.v2.png", "annotations.json"]
+    assert names_in(tmp_path / "out") == ["a.png", "a.v2.png", "annotations.json"]
     document = json.loads((tmp_path / "out" / "annotations.json").read_text())
     assert [one["file_name"] for one in document["images"]] == ["a.png"]
