@@ -54,10 +54,11 @@ class ShownCells:
             if "\x1b[?1049" in data:  # the terminal's other screen
                 self.forget()
             return data
-        if sum(len(token[0]) for token in _TOKENS.finditer(data)) != len(data):
+        tokens = list(_TOKENS.finditer(data))
+        if sum(len(token[0]) for token in tokens) != len(data):
             self.forget()  # more than cells and colours: a link, a picture
             return data
-        rows, rest = self._drawn(data)
+        rows, rest = self._drawn(tokens)
         out: list[str] = []
         for row, new in sorted(rows.items()):
             self._write_row(row, self._rows.get(row, []), new, out)
@@ -70,14 +71,16 @@ class ShownCells:
             self._at = rest
         return "".join(out)
 
-    def _drawn(self, data: str) -> tuple[dict[int, list[Cell]], tuple[int, int] | None]:
+    def _drawn(
+        self, tokens: list[re.Match[str]]
+    ) -> tuple[dict[int, list[Cell]], tuple[int, int] | None]:
         """Return the rows that a frame draws on, as they will be, and where it leaves the cursor.
 
         None: behind its last sign.
         """
         rows: dict[int, list[Cell]] = {}
         row, column, look, rest = 0, 0, _PLAIN, None
-        for token in _TOKENS.finditer(data):
+        for token in tokens:
             down, across, style, new_line, text = token.groups()
             if text is not None:
                 if row not in rows:
