@@ -1,6 +1,7 @@
 """emcfsys [DIR]: the interface, or one page of text where there is no terminal."""
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -52,7 +53,10 @@ def _start(folder: Path | None, *, read_only: bool, theme: str) -> int:
     from_file = import_module("emcfsys_tui.settings").load_settings()
     if theme:
         from_file = replace(from_file, theme=theme)
+    gc.disable()  # what is imported stays: to look through it stops the first paint, then keys
     app = import_module("emcfsys_tui.app").EmcfApp(folder, read_only=read_only, settings=from_file)
+    gc.freeze()
+    gc.enable()
     sys.setswitchinterval(_SWITCH_S)
     app.run()
     if app.crashed is not None:

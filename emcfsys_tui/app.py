@@ -1,10 +1,14 @@
 """The application: screens, themes, the palette, toasts, and a clean end."""
 
+import asyncio
 import os
 import platform
+import select
 import shlex
 import shutil
+import signal
 import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Iterable
@@ -16,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from rich.console import RenderableType
 from textual.app import SuspendNotSupported, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.css.query import NoMatches
 from textual.screen import Screen
 
 from emcfsys_engine import __version__
@@ -64,6 +69,7 @@ def save_report(error: BaseException, where: str = "") -> Path | None:
     return file
 
 
+_HANG_UP_S = 2.0  # between two looks whether the terminal is still there
 Severity = Literal["information", "warning", "error"]
 
 
@@ -164,6 +170,13 @@ class EmcfApp(OrderedKeysApp):
         """Open what was asked for, else the last place, else the list of projects."""
         return self._screen_of(self._folder)
 
+    def on_load(self) -> None:
+        """Listen to who ends us, before the terminal is taken: it shall be given back."""
+        if not self.is_headless:
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGTERM, self.call_later, self._leave, True)
+            loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+
     def on_mount(self) -> None:
         """Listen to the person's own keys, and say what is wrong with the settings."""
         self.set_keymap(self.settings.keys)
@@ -171,6 +184,8 @@ class EmcfApp(OrderedKeysApp):
             self._layer = import_module("emcfsys_tui.widgets.picture_view").PictureLayer()
             if isinstance(self._driver, LeanDriver):  # a graphic lies over cells, and ends by them
                 self._driver.cells = None
+        if not self.is_headless:
+            self.set_interval(_HANG_UP_S, self._look_at_terminal)
         for fault in self.settings.faults:
             self.tell(fault, "warning")
         if self.settings.keys:
@@ -190,6 +205,19 @@ class EmcfApp(OrderedKeysApp):
         """Say which names of keys in interface.toml are none: after the first paint."""
         for fault in import_module("emcfsys_tui.screens.key_names").faults_of(self.settings.keys):
             self.call_from_thread(self.tell, fault, "warning")
+
+    def _look_at_terminal(self) -> None:
+        """A terminal that is gone gives an end of file for ever: Textual would read it for ever."""
+        terminal = select.poll()
+        terminal.register(sys.__stdin__ or 0, 0)
+        if terminal.poll(0):
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Leave at once; there is no terminal to be left tidy."""
+        remember(self.memory_with_theme())
+        self.on_unmount()
+        os._exit(128 + signal.SIGHUP)
 
     def on_unmount(self) -> None:
         """End what only looks: leaving waits for nothing."""
@@ -346,6 +374,8 @@ class EmcfApp(OrderedKeysApp):
 
     def _handle_exception(self, error: Exception) -> None:
         """Keep a report of our mistake, and end with the terminal restored."""
+        if self._exit and isinstance(error, NoMatches):
+            return  # the person left while a screen was being built: its parts will not come
         if self.crashed is None:
             self.crashed = error
             where = " ".join(type(screen).__name__ for screen in self._screen_stack)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
         CheckState,
         HotState,
         ImageFacts,
-        ImageRow,
+        Images,
         ModelRow,
         Notice,
         Picture,
@@ -89,7 +89,7 @@ class ImagesRead(Message, bubble=False):
 
     def __init__(
         self,
-        images: "tuple[ImageRow, ...]",
+        images: "Images",
         is_complete: bool,
         notes: tuple[str, ...] = (),
         fault: str = "",

@@ -1,7 +1,9 @@
 """The plain values that the engine link hands to screens and widgets."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 
@@ -163,8 +165,12 @@ STATE_OF_LABELS: dict[str, tuple[str, str]] = {
 }
 
 
-class ImageRow(NamedTuple):
-    """One image of a project's data; a tuple, since there can be a hundred thousand."""
+class ImageRow(msgspec.Struct, frozen=True, gc=False):
+    """One image of a project's data.
+
+    There can be a hundred thousand, and the garbage collector looks at none of them: it would stop
+    the keyboard for 50 ms.
+    """
 
     name: str
     path: str
@@ -187,6 +193,42 @@ class ImageRow(NamedTuple):
     def key(self) -> str:
         """The file with its plane: what tells it from the others."""
         return self.path if self.plane is None else f"{self.path}#{self.plane}"
+
+
+class Images:
+    """The images of a project, and what finds one among a hundred thousand.
+
+    Made by the thread that reads them: it takes longer than a key may.
+    """
+
+    def __init__(self, rows: Sequence[ImageRow] = ()) -> None:
+        self.rows = tuple(rows)
+        self.places = {row.key: place for place, row in enumerate(self.rows)}
+        self.by_stem = {
+            row.path.rpartition("/")[2].rpartition(".")[0]: row.path for row in self.rows
+        }
+        states = Counter(row.state for row in self.rows)
+        self.states = " ".join(
+            f"{states[name]:,} {glyph}"
+            for name, (glyph, _) in STATE_OF_LABELS.items()
+            if states[name]
+        )
+        words = "{} {} {} {}".format
+        self._words = [
+            words(row.name, row.split, row.labels, STATE_OF_LABELS[row.state][1]).lower()
+            for row in self.rows
+        ]
+        self._found: list[tuple[str, Sequence[int]]] = []  # of the words before, the last one last
+
+    def matching(self, words: str) -> Sequence[int]:
+        """Return the places of the images with all of these words: name, class, split, state."""
+        while self._found and not words.lower().startswith(self._found[-1][0]):
+            self._found.pop()  # who types on narrows down what was found
+        order: Sequence[int] = self._found[-1][1] if self._found else range(len(self.rows))
+        for word in words.lower().split():
+            order = [n for n in order if word in self._words[n]]
+        self._found.append((words.lower(), order))
+        return order
 
 
 class ImageFacts(msgspec.Struct, frozen=True, kw_only=True):

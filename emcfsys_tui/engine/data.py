@@ -33,7 +33,15 @@ from emcfsys_tui.messages import (
     PointRead,
 )
 from emcfsys_tui.text import safe_lines
-from emcfsys_tui.view_models import CheckState, Drawing, FindingRow, ImageFacts, ImageRow, Picture
+from emcfsys_tui.view_models import (
+    CheckState,
+    Drawing,
+    FindingRow,
+    ImageFacts,
+    ImageRow,
+    Images,
+    Picture,
+)
 
 _MOST_FINDINGS = 1000
 _REST = 50  # times as long as a look at the labels took, before the next one
@@ -202,14 +210,14 @@ def list_images(
     try:
         project = load_project(folder)
     except EmcfError as error:
-        post(ImagesRead((), is_complete=True, fault=safe_lines(str(error))))
+        post(ImagesRead(Images(), is_complete=True, fault=safe_lines(str(error))))
         return
     quick: list[ImageRow] = []
     for number, source in enumerate(project.data):
         split = "" if source.split == "auto" else source.split
         quick += _quick_rows(project.folder, source.images, number, split)
     if names_first:
-        post(ImagesRead(tuple(quick), is_complete=False))
+        post(ImagesRead(Images(quick), is_complete=False))
     child = _start(["list", str(project.file)])
     assert child.stdout is not None
     try:
@@ -272,7 +280,7 @@ def _tell(
     folder: Path, document: dict[str, Any], quick: list[ImageRow], post: Callable[[Message], object]
 ) -> None:
     if "fault" in document:
-        post(ImagesRead(tuple(quick), is_complete=True, fault=document["fault"]))
+        post(ImagesRead(Images(quick), is_complete=True, fault=document["fault"]))
     elif "facts" in document:
         post(FactsRead(msgspec.convert(document["facts"], dict[str, ImageFacts])))
     else:
@@ -282,16 +290,17 @@ def _tell(
         sources = {row.source for row in quick}
         predicted = {one: _names_in(prediction_folder(folder, one)) for one in sources}
         rest = [
-            row._replace(
+            msgspec.structs.replace(
+                row,
                 state="predicted"
                 if row.path in suggested or row.name in predicted[row.source]
-                else "none"
+                else "none",
             )
             for row in quick
             if row.path not in seen
         ]
         rows = sorted([*labelled, *rest], key=lambda row: (row.source, row.path, row.plane or 0))
-        post(ImagesRead(tuple(rows), is_complete=True, notes=tuple(document["notes"])))
+        post(ImagesRead(Images(rows), is_complete=True, notes=tuple(document["notes"])))
 
 
 def _names_in(folder: Path) -> set[str]:

@@ -1,7 +1,6 @@
 """Data: every image with its labels and split, a look at one of them, and the check beside."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -27,11 +26,11 @@ from emcfsys_tui.messages import (
 from emcfsys_tui.screens.dialogs import AskScreen
 from emcfsys_tui.settings import quiet, shown
 from emcfsys_tui.view_models import (
-    STATE_OF_LABELS,
     CheckState,
     Deed,
     ImageFacts,
     ImageRow,
+    Images,
     Notice,
 )
 from emcfsys_tui.widgets.findings import Findings, image_of
@@ -131,7 +130,7 @@ class DataPane(PicturePane):
 
     BOXES = (("#images", "#data-filter"), ("#findings", "#check-title"), ("#data-right",))
 
-    images: reactive[tuple[ImageRow, ...]] = reactive((), always_update=True, repaint=False)
+    images: reactive[Images] = reactive(Images, always_update=True, repaint=False)
     check_state: reactive[CheckState] = reactive(CheckState(running=True), repaint=False)
     wanted: reactive[str] = reactive("", repaint=False)
 
@@ -139,10 +138,8 @@ class DataPane(PicturePane):
         super().__init__(folder)
         self._facts: dict[str, ImageFacts] = {}
         self._problems: dict[str, str] = {}
-        self._haystacks: list[str] = []
         self._notes: tuple[str, ...] = ()
         self._is_complete = False
-        self._states = ""
         self._uncertain_seen: set[str] = set()  # where U has been
 
     @property
@@ -206,18 +203,7 @@ class DataPane(PicturePane):
         self.check_state = event.check
 
     def watch_images(self) -> None:
-        """Make them searchable."""
-        words = " {} {} {}".format
-        self._haystacks = [
-            (row.name + words(row.split, row.labels, STATE_OF_LABELS[row.state][1])).lower()
-            for row in self.images
-        ]
-        states = Counter(row.state for row in self.images)
-        self._states = " ".join(
-            f"{states[name]:,} {glyph}"
-            for name, (glyph, _) in STATE_OF_LABELS.items()
-            if states[name]
-        )
+        """Show those that match."""
         self._show_images()
 
     def watch_wanted(self) -> None:
@@ -228,10 +214,9 @@ class DataPane(PicturePane):
         """Show the findings, and mark the images they speak of."""
         if not self.is_built:
             return
-        by_stem = self._by_stem() if check.findings else {}
         self._problems = {}
         for one in check.findings:
-            path = image_of(one, by_stem)
+            path = image_of(one, self.images.by_stem)
             if path:
                 self._problems.setdefault(path, one.what)
         title = "check runs …" if check.running else f"check: {check.summary}"
@@ -257,7 +242,7 @@ class DataPane(PicturePane):
         """Enter opens the whole fault."""
         one = self.query_one(Findings).chosen
         if event.row is not None and one is not None:
-            image = image_of(one, self._by_stem())
+            image = image_of(one, self.images.by_stem)
             self.attempt(partial(notices.of_finding, one, self.folder, image))
 
     def act_on(self, notice: Notice, deed: Deed) -> None:
@@ -299,7 +284,7 @@ class DataPane(PicturePane):
         order, number = rows.rows.order, len(rows.rows)
         for step in range(1, number + 1):
             place = (rows.cursor + step) % number
-            if not rows.rows.images[order[place]].labels:
+            if not rows.rows.images.rows[order[place]].labels:
                 rows.cursor = place
                 self.take_focus()
                 return
@@ -313,7 +298,7 @@ class DataPane(PicturePane):
     def go_to_uncertain(self, event: UncertainFound) -> None:
         """Go to the first of them without a person's labels that was not visited yet."""
         rows = self.query_one("#images", Rows)
-        bare = {row.path: row.key for row in self.images if not row.labels}
+        bare = {row.path: row.key for row in self.images.rows if not row.labels}
         waiting = [path for path in event.images if path in bare]
         if not waiting:
             word = (
@@ -424,9 +409,6 @@ class DataPane(PicturePane):
         self.run_worker(self._list, thread=True, exclusive=True, group="list")
         self.action_check()
 
-    def _by_stem(self) -> dict[str, str]:
-        return {row.path.rpartition("/")[2].rpartition(".")[0]: row.path for row in self.images}
-
     def _finding_under_cursor(self) -> str:
         chosen = self.query_one(Findings).chosen
         return chosen.what if chosen is not None else ""
@@ -448,7 +430,7 @@ class DataPane(PicturePane):
         rows = self.query_one("#images", Rows).rows
         place = self.query_one("#images", Rows).cursor
         if isinstance(rows, ImageList) and 0 <= place < len(rows):
-            return rows.images[rows.order[place]]
+            return rows.images.rows[rows.order[place]]
         return None
 
     def wanted_picture(self) -> PictureSpec | None:
@@ -475,17 +457,15 @@ class DataPane(PicturePane):
     def _show_images(self) -> None:
         if not self.is_built:
             return
-        words = self.wanted.lower().split()
-        order: Sequence[int] = range(len(self.images))
-        for word in words:
-            order = [n for n in order if word in self._haystacks[n]]
+        words = self.wanted.split()
+        order = self.images.matching(self.wanted)
         rows = self.query_one("#images", Rows)
         if words:
             rows.empty = "No image matches. esc shows all again."
         rows.rows = ImageList(self.images, order, self._facts, self._problems)
         shown = f"{len(order):,} of " if words else ""
-        counts = f"{shown}{len(self.images):,} images"
-        states = self._states if self._is_complete else "reading …"
+        counts = f"{shown}{len(self.images.rows):,} images"
+        states = self.images.states if self._is_complete else "reading …"
         counts += f" · {states}" if states else ""
         self.query_one(PictureBox).counts = counts
 

@@ -1,5 +1,6 @@
 """A list that draws only the lines that are seen: a hundred thousand rows cost what twenty do."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, overload
 
@@ -23,7 +24,7 @@ from emcfsys_tui.text import fitted, one_line
 from emcfsys_tui.view_models import (
     STATE_OF_LABELS,
     ImageFacts,
-    ImageRow,
+    Images,
     RunDetail,
     Tone,
 )
@@ -128,11 +129,10 @@ class Rows(ScrollView, can_focus=True):
 
     def go_to(self, key: str) -> bool:
         """Put the cursor on the row with this key."""
-        for place, row in enumerate(self.rows):
-            if row.key == key:
-                self.cursor = place
-                return True
-        return False
+        place = place_of(key, self.rows)
+        if place is not None:
+            self.cursor = place
+        return place is not None
 
     def watch_rows(self) -> None:
         """Keep the cursor on its row, wherever that went."""
@@ -373,7 +373,7 @@ class ImageList(Sequence[Row]):
 
     def __init__(
         self,
-        images: Sequence[ImageRow],
+        images: Images,
         order: Sequence[int],
         facts: Mapping[str, ImageFacts],
         problems: Mapping[str, str],
@@ -393,7 +393,7 @@ class ImageList(Sequence[Row]):
         """Return the row at a place."""
         if isinstance(place, slice):
             return [self[n] for n in range(*place.indices(len(self)))]
-        image = self.images[self.order[place]]
+        image = self.images.rows[self.order[place]]
         facts = self._facts.get(image.path)
         problem = self._problems.get(image.path) or (facts.fault if facts else "")
         cells = (
@@ -409,3 +409,16 @@ class ImageList(Sequence[Row]):
         return Row(
             key=image.key, cells=cells, tone="bad" if problem else "" if image.labels else "dim"
         )
+
+    def place_of(self, key: str) -> int | None:
+        """Return where an image is among those that match; no row is made for it."""
+        wanted = self.images.places.get(key, -1)
+        place = bisect_left(self.order, wanted)
+        return place if place < len(self.order) and self.order[place] == wanted else None
+
+
+def place_of(key: str, rows: Sequence[Row]) -> int | None:
+    """Return where the row with a key is; None where there is none."""
+    if isinstance(rows, ImageList):
+        return rows.place_of(key)
+    return next((place for place, row in enumerate(rows) if row.key == key), None)

@@ -122,6 +122,10 @@ class Terminal:
         times = psutil.Process(self.child.pid).cpu_times()
         return times.user + times.system
 
+    def hang_up(self) -> None:
+        """Be gone, without a signal: as where the shell keeps SIGHUP from its programs."""
+        os.close(self._master)
+
     def close(self) -> None:
         """End the program."""
         if self.child.poll() is None:

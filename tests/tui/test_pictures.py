@@ -164,7 +164,7 @@ async def _settled(pilot: Pilot[None], tab: str, word: str) -> str:
                 widget.visible = False
         if tab == "data":
             pane = pilot.app.screen.query_one(DataPane)
-            if pane.check_state.running or not all(row.labels for row in pane.images):
+            if pane.check_state.running or not all(row.labels for row in pane.images.rows):
                 return False
             pane.check_state = CheckState(summary="0 errors, 0 warnings in 0.3 s")
         if tab in _WITH_PICTURE:

@@ -108,6 +108,37 @@ def test_a_hang_up_ends_it_and_its_children(demo: Path, world: Path) -> None:
         terminal.close()
 
 
+def test_a_terminal_that_vanishes_without_a_word_ends_it_and_its_children(
+    demo: Path, world: Path
+) -> None:
+    terminal = Terminal([*_PROGRAM, str(demo)], environment=project_environment(world))
+    terminal.wait_for("Hot folder")
+    terminal.press("1")
+    terminal.wait_for("cell_0001")
+    terminal.hang_up()
+    assert terminal.child.wait(timeout=120) == 128 + signal.SIGHUP
+    _wait(lambda: not _decoders_of(str(demo)))
+    assert str(demo) in (world / "state" / "interface.json").read_text()  # where the person was
+
+
+@pytest.mark.parametrize("seen", ["Hot folder", r"\x1b\[\?1049h"])  # drawn, or about to be
+@pytest.mark.parametrize("key", ["q", ""])
+def test_who_leaves_at_once_finds_a_clean_terminal(
+    demo: Path, world: Path, seen: str, key: str
+) -> None:
+    terminal = Terminal([*_PROGRAM, str(demo)], environment=project_environment(world))
+    try:
+        terminal.wait_for(seen)
+        if key:
+            terminal.press(key)
+        else:
+            terminal.child.send_signal(signal.SIGTERM)
+        terminal.wait_for(r"\x1b\[\?1049l")
+        assert terminal.child.wait(timeout=120) == 0
+    finally:
+        terminal.close()
+
+
 def test_a_mistake_of_ours_becomes_a_report(demo: Path, world: Path) -> None:
     code = (
         "import sys\nfrom emcfsys_tui.widgets.runs_pane import RunsPane\n"

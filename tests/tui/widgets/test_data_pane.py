@@ -15,7 +15,7 @@ from tests.tui.conftest import opened, screen_text, told, until
 def _labels(pane: DataPane) -> dict[str, str]:
     rows = pane.query_one("#images", Rows).rows
     assert isinstance(rows, ImageList)
-    return {image.name: image.labels for image in rows.images}
+    return {image.name: image.labels for image in rows.images.rows}
 
 
 async def test_a_label_that_is_mended_is_checked_again_without_a_key(demo: Path) -> None:
@@ -113,7 +113,7 @@ async def test_one_key_goes_to_what_a_model_was_least_sure_of(demo: Path) -> Non
 async def test_data_lists_filters_and_shows_an_image_with_its_labels(demo: Path) -> None:
     async with opened(demo, "1", size=(120, 40)) as pilot:
         pane = pilot.app.screen.query_one(DataPane)
-        await until(pilot, lambda: any(row.labels for row in pane.images))
+        await until(pilot, lambda: any(row.labels for row in pane.images.rows))
         view = pane.query_one(PictureView)
         await until(pilot, lambda: view.picture is not None and bool(view.picture.ids))
         assert view.picture is not None
