@@ -5,7 +5,7 @@ N patches, C channels, H and W pixels, M pixels of a crop (a patch and the margi
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,10 +37,9 @@ from emcfsys_engine.learn.pixels_on_device import (
 )
 from emcfsys_engine.learn.training.augment import MARGIN
 from emcfsys_engine.learn.training.resident import Resident, fits, resident
-from emcfsys_engine.learn.training.spool import Spool
+from emcfsys_engine.learn.training.spool import Spool, spool_folder
 from emcfsys_engine.memory_limit import memory_bytes
 from emcfsys_engine.project import UNLABELLED, Project
-from emcfsys_engine.settings import cache_home
 
 _MEMORY_SHARE = 0.4  # of the machine's memory, for decoded images
 _POSITIONS = 2048  # remembered pixels of each class and image
@@ -197,7 +196,7 @@ class Dataset:
         self.grey: set[str] = set()  # images read so far that have no colours in their files
         self._kept: dict[int, Item] = {}
         self._free_bytes = int(memory_bytes()[0] * _MEMORY_SHARE / processes)
-        self._spool = Spool(cache_home() / "images")
+        self._spool = Spool(spool_folder())
 
     def renewed(self, samples: Sequence[Sample], items: Mapping[str, Item]) -> "Dataset":
         """Return the items of other samples: those given, by name, and what is here of the rest."""
@@ -216,17 +215,23 @@ class Dataset:
 
     def __getitem__(self, index: int) -> Item:
         item = self._kept.get(index)
-        if item is not None:
-            return item
-        return self._read(index)
+        return self._keep(index, self._loaded(index)) if item is None else item
 
-    def _read(self, index: int, prints: dict[str, Fingerprint] | None = None) -> Item:
-        item = load_item(self.samples[index], self.project, self.normaliser, prints, self.channels)
-        return self._keep(index, item)
+    def _loaded(self, index: int, prints: dict[str, Fingerprint] | None = None) -> Item:
+        sample = self.samples[index]
+        return load_item(sample, self.project, self.normaliser, prints, self.channels)
 
-    def _keep(self, index: int, item: Item) -> Item:
+    def take(self, index: int, item: Item) -> None:
+        """Have an item that takes no memory of this process."""
+        self._kept[index] = item
+        self._look_at_colours(index, item)
+
+    def _look_at_colours(self, index: int, item: Item) -> None:
         if not item.is_in_colour:
             self.grey.add(self.samples[index].name)
+
+    def _keep(self, index: int, item: Item) -> Item:
+        self._look_at_colours(index, item)
         size = item.pixels.nbytes + item.labels.nbytes
         if item.truth is not None and item.targets is not None:
             size += item.truth.ids.nbytes + item.targets.nbytes
@@ -251,9 +256,14 @@ class Dataset:
             return None
         return replace(item, truth=replace(item.truth, ids=ids), targets=targets)
 
-    def check(self, indices: Iterable[int] | None = None) -> dict[str, Fingerprint]:
+    def check(
+        self,
+        indices: Iterable[int] | None = None,
+        keep: Callable[[int, Item], object] | None = None,
+    ) -> dict[str, Fingerprint]:
         """Read every item once, so that a bad file ends the run before its first step.
 
+        `keep` takes each item and its index; the data set keeps them where nothing is said.
         Returns what tells, by its name, whether an image or its labels changed.
         Raises: DataFaults with every fault at once.
         """
@@ -261,7 +271,7 @@ class Dataset:
         prints: dict[str, Fingerprint] = {}
         for index in range(len(self)) if indices is None else indices:
             try:
-                self._read(index, prints)
+                (keep or self._keep)(index, self._loaded(index, prints))
             except DataFaults as several:
                 faults += several.faults
             except InputError as fault:

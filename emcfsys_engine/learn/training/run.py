@@ -62,6 +62,7 @@ from emcfsys_engine.learn.training.plan import (
     summary_of,
 )
 from emcfsys_engine.learn.training.setup import TrainingSetup
+from emcfsys_engine.learn.training.shared_items import read_together
 from emcfsys_engine.learn.training.start import (
     backbone_of,
     load_start,
@@ -219,7 +220,7 @@ def execute(worker: RunContext) -> int:
     if not waits:
         worker.emit(_started(worker, project, device, length, len(train)))
     lost = lost_gpu(device, project.compute.gpus, os.environ)
-    prints = {**train.check(), **val.check()}
+    prints = read_together((train, val), ranks)
     for note in filter(None, (lost, *samples.notes, grey_note((train, val)))):
         worker.emit(WarningGiven(message=note))
     _refuse_unready(project, train, val, prints, is_new=not worker.run.plan_file.exists())

@@ -12,9 +12,43 @@ from typing import IO
 
 import numpy as np
 
+from emcfsys_engine.files import file_system_of, is_network
+from emcfsys_engine.settings import cache_home
+
 _PART_BYTES = 4 << 30  # of a file, mapped at once: few files are open, however many arrays
 _LEAVE_BYTES = 2 << 30  # of the disk to others
 _ALIGN = 64
+
+
+def spool_folder() -> Path:
+    """Return where such files lie: in the user's cache, where that is on a disk of this machine."""
+    cache = cache_home()
+    if is_network(file_system_of(cache)):
+        return Path(tempfile.gettempdir()) / f"emcfsys-{os.getuid()}" / "images"
+    return cache / "images"
+
+
+class ArrayFile:
+    """Writes arrays one after the other into an open file."""
+
+    def __init__(self, stream: IO[bytes], folder: Path) -> None:
+        self._stream, self._folder = stream, folder
+        self.used = 0  # bytes
+
+    def write(self, array: np.ndarray) -> int:
+        """Write an array of any shape in C order; return its first byte.
+
+        Written, not copied into a map: a disk that is full tells so, and does not kill.
+        Raises: OSError; also where little room would be left on the disk.
+        """
+        if shutil.disk_usage(self._folder).free < array.nbytes + _LEAVE_BYTES:
+            raise OSError("little room is left on the disk")
+        first = self.used
+        self._stream.seek(first)
+        self._stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        self._stream.flush()
+        self.used += -(-array.nbytes // _ALIGN) * _ALIGN
+        return first
 
 
 class Spool:
@@ -22,9 +56,8 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file: IO[bytes] | None = None
+        self._file: ArrayFile | None = None
         self._mapped = np.empty(0, np.uint8)
-        self._used = 0
         self._is_full = False
 
     def keep(self, array: np.ndarray) -> np.ndarray | None:
@@ -36,7 +69,7 @@ class Spool:
         if self._is_full:
             return None
         try:
-            place = self._written(np.ascontiguousarray(array))
+            place = self._written(array)
         except OSError:  # a full disk, a folder that is not ours
             self._is_full = True
             return None
@@ -44,23 +77,15 @@ class Spool:
 
     def _written(self, array: np.ndarray) -> np.ndarray:
         size = array.nbytes
-        if self._file is None or self._used + size > len(self._mapped):
-            self._begin(max(_PART_BYTES, size))
-        assert self._file is not None
-        if shutil.disk_usage(self._folder).free < size + _LEAVE_BYTES:
-            raise OSError("little room is left on the disk")
-        # Written, not copied into the map: a disk that is full tells so, and does not kill.
-        self._file.seek(self._used)
-        self._file.write(array.reshape(-1).view(np.uint8).data)
-        self._file.flush()
-        place = self._mapped[self._used : self._used + size]
-        self._used += -(-size // _ALIGN) * _ALIGN
-        return place
+        if self._file is None or self._file.used + size > len(self._mapped):
+            self._file = self._begun(max(_PART_BYTES, size))
+        first = self._file.write(array)
+        return self._mapped[first : first + size]
 
-    def _begin(self, size: int) -> None:
+    def _begun(self, size: int) -> ArrayFile:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - as long as we are
-        weakref.finalize(self, self._file.close)  # its map keeps the content
-        os.truncate(self._file.fileno(), size)
-        self._mapped = np.memmap(self._file, np.uint8, "r+", shape=(size,))
-        self._used = 0
+        stream = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - as long as we are
+        weakref.finalize(self, stream.close)  # its map keeps the content
+        os.truncate(stream.fileno(), size)
+        self._mapped = np.memmap(stream, np.uint8, "r+", shape=(size,))
+        return ArrayFile(stream, self._folder)
