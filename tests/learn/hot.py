@@ -12,7 +12,7 @@ from PIL import Image
 
 from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run.events import WatchState
+from emcfsys_engine.run.events import WarningGiven, WatchState
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import WatchRequest
 
@@ -100,6 +100,19 @@ def until(
 
 def states_of(run: Run) -> list[str]:
     return [event.state for event in run.events() if isinstance(event, WatchState)]
+
+
+def details_of(run: Run) -> str:
+    return "\n".join(event.detail for event in run.events() if isinstance(event, WatchState))
+
+
+def warnings_of(run: Run) -> str:
+    return "\n".join(event.message for event in run.events() if isinstance(event, WarningGiven))
+
+
+def two_processes(hot: Hot, number: int = 2) -> None:
+    file = hot.folder / "project.toml"
+    file.write_text(file.read_text().replace("gpus = 0", f"gpus = 0\nprocesses = {number}"))
 
 
 def images_and_masks_agree(hot: Hot, number: int) -> None:

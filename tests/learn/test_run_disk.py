@@ -19,11 +19,11 @@ from emcfsys_engine.run.events import (
     RunStarted,
     StepDone,
     ValidationDone,
-    WarningGiven,
 )
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import TrainRequest
 from tests.learn.conftest import run_here
+from tests.learn.hot import warnings_of
 from tests.learn.watch.test_survival import mounted
 
 STEPS = 8
@@ -58,10 +58,6 @@ def at_steps(monkeypatch: pytest.MonkeyPatch, does: dict[int, Callable[[], objec
 def remove(folder: Path) -> None:
     """Remove a folder at once: its training is writing into it."""
     shutil.rmtree(folder.rename(folder.with_name("removed")))
-
-
-def warnings_of(run: Run) -> str:
-    return "\n".join(event.message for event in run.events() if isinstance(event, WarningGiven))
 
 
 def everything_is_there(run: Run) -> None:

@@ -105,6 +105,7 @@ class _Watch:
         self.counts = _Counts()
         self.model = Path(request.model)
         self.model_version = _version_of(self.model)
+        self.refused_model: tuple[Path, object] | None = None  # and said so, once
         self.by = self._load(self.model)
         self.hook = Hook(load_config().hooks.image_done, self.root, self.output)
         self.disk = OutputDisk(ledger, worker.run.folder.parent, worker.run.folder)
@@ -430,17 +431,20 @@ class _Watch:
             file = best_model(self.project)
         except OSError:
             return  # the project's disk is away: it goes on with the model it has
-        if file is None or (file == self.model and _version_of(file) == self.model_version):
+        if file is None:
             return
-        self.model_version = _version_of(file)
+        found = file, _version_of(file)
+        if found in ((self.model, self.model_version), self.refused_model):
+            return
         try:
             by = self._load(file)
         except EmcfError as error:
+            self.refused_model = found
             self.worker.emit_when_possible(
                 WarningGiven(message=f"The newer model cannot be used: {error}")
             )
             return
-        self.model = file
+        self.model, self.model_version = found
         self.by.end()
         self.by = by
         self.stages.use(by)

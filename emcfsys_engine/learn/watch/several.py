@@ -22,7 +22,6 @@ from emcfsys_engine.learn.device import choose_device, choose_threads
 from emcfsys_engine.learn.inference.image import Order
 from emcfsys_engine.learn.inference.outputs import VectorOutputs
 from emcfsys_engine.learn.inference.pipeline import Failure
-from emcfsys_engine.learn.inference.predictor import check_members
 from emcfsys_engine.learn.inference.several import (
     Became,
     Crew,
@@ -34,6 +33,7 @@ from emcfsys_engine.learn.inference.several import (
     as_one_of_several,
     environments_for,
 )
+from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.learn.watch.planes import Computes, Here, P, Plane, companions_of, vectors_of
 from emcfsys_engine.project import Project
 from emcfsys_engine.project_tables import Compute
@@ -62,7 +62,7 @@ class ByCrew:
         asked: Callable[[], str | None],
         tell: Callable[[str], None],
     ) -> None:
-        self.card = check_members([model])
+        _, self.card = load_model(model)  # a damaged one is refused here, and ends no process
         self.device = choose_device(project.compute.gpus)
         self._project, self._asked = project, asked
         self._begin = partial(

@@ -18,10 +18,10 @@ from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.status import status_of
 from emcfsys_engine.learn.inference.files import find_inputs
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run.events import ImageDone, ImageFailed, WarningGiven, WatchState
+from emcfsys_engine.run.events import ImageDone, ImageFailed, WarningGiven
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import PredictRequest
-from tests.learn.hot import Hot, images_and_masks_agree, states_of
+from tests.learn.hot import Hot, details_of, images_and_masks_agree, states_of, two_processes
 from tests.learn.watch.test_survival import forked, mounted, wait_for
 
 pytestmark = pytest.mark.timeout(280)
@@ -34,10 +34,6 @@ def hot(tmp_path: Path, model_file: Path) -> Hot:
 
 def is_watching(run: Run) -> bool:
     return states_of(run)[-1:] in (["watching"], ["polling"])
-
-
-def details_of(run: Run) -> str:
-    return "\n".join(event.detail for event in run.events() if isinstance(event, WatchState))
 
 
 @contextmanager
@@ -58,7 +54,11 @@ def moved(place: Path, away: Path) -> Iterator[None]:
 
 
 @pytest.mark.long
-def test_an_output_that_vanishes_and_returns_is_waited_for(hot: Hot, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_output_that_vanishes_and_returns_is_waited_for(
+    hot: Hot, tmp_path: Path, processes: int
+) -> None:
+    two_processes(hot, processes)
     with mounted(hot.output, "8m"):
         run = hot.new_run()
         with forked(run) as child:

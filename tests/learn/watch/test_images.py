@@ -27,10 +27,10 @@ from emcfsys_engine.learn.inference import tiles as tiling
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.watch import run as watch_run
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run.events import ImageDone, WarningGiven
+from emcfsys_engine.run.events import ImageDone
 from emcfsys_engine.run.folder import Run
 from tests.learn.conftest import run_here
-from tests.learn.hot import Hot
+from tests.learn.hot import Hot, warnings_of
 
 
 @pytest.fixture
@@ -43,10 +43,6 @@ def once(hot: Hot) -> Run:
     code = run_here(run)
     assert code == 0, run.events()[-1]
     return run
-
-
-def warnings_of(run: Run) -> str:
-    return "\n".join(event.message for event in run.events() if isinstance(event, WarningGiven))
 
 
 def done_of(run: Run) -> list[str]:

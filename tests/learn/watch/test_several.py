@@ -19,14 +19,9 @@ from emcfsys_engine.project_tables import Compute
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RunFinished, WarningGiven
 from emcfsys_engine.run.folder import Run
 from tests.learn.conftest import run_here
-from tests.learn.hot import Hot, images_and_masks_agree, until, watching
+from tests.learn.hot import Hot, images_and_masks_agree, two_processes, until, watching
 
 TWO = "measure = true\n[inference]\ntile_px = 64\n"
-
-
-def two_processes(hot: Hot, number: int = 2) -> None:
-    file = hot.folder / "project.toml"
-    file.write_text(file.read_text().replace("gpus = 0", f"gpus = 0\nprocesses = {number}"))
 
 
 def told(run: Run) -> list[tuple[str, str, str]]:

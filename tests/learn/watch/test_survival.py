@@ -43,10 +43,12 @@ def _give_up_privileges() -> None:
         raise OSError("capset was refused")
 
 
-def _work(folder: str, is_plain: bool, config: str) -> None:
+def _work(folder: str, is_plain: bool, config: str, looks_for_models_s: float) -> None:
     """Be the worker of a run, as its keeper would start it."""
     from emcfsys_engine.learn import worker
+    from emcfsys_engine.learn.watch import run as watch
 
+    watch._FOLLOW_EVERY_S = looks_for_models_s
     if config:
         os.environ["XDG_CONFIG_HOME"] = config
     if is_plain:
@@ -58,9 +60,12 @@ def _work(folder: str, is_plain: bool, config: str) -> None:
 
 
 @contextmanager
-def forked(run: Run, *, is_plain: bool = False, config: str = "") -> Iterator[BaseProcess]:
+def forked(
+    run: Run, *, is_plain: bool = False, config: str = "", looks_for_models_s: float = 15.0
+) -> Iterator[BaseProcess]:
     """Run a worker until the block ends; `config` is a folder of user's settings."""
-    child = _SERVER.Process(target=_work, args=(str(run.folder), is_plain, config))
+    arguments = (str(run.folder), is_plain, config, looks_for_models_s)
+    child = _SERVER.Process(target=_work, args=arguments)
     child.start()
     try:
         yield child
