@@ -42,7 +42,7 @@ from emcfsys_engine.learn.inference.files import (
 from emcfsys_engine.learn.inference.image import EndAskedFor
 from emcfsys_engine.learn.inference.outputs import VectorOutputs
 from emcfsys_engine.learn.inference.pipeline import Failure
-from emcfsys_engine.learn.inference.predictor import check_members
+from emcfsys_engine.learn.inference.predictor import load_members
 from emcfsys_engine.learn.run_context import keep_freed_memory
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, WarningGiven
@@ -59,11 +59,11 @@ _PR_SET_PDEATHSIG = 1
 def prepare(request: PredictRequest) -> tuple[ModelCard, torch.device]:
     """Return the card of the models, and the kind of device that all processes compute on.
 
+    The models are read whole: a damaged one is said here, once, and no process dies of it.
     Raises: ModelFileError; InputError if there are fewer GPUs.
     """
-    return check_members([Path(file) for file in (request.model, *request.also)]), choose_device(
-        request.gpus
-    )
+    _, card = load_members([Path(file) for file in (request.model, *request.also)])
+    return card, choose_device(request.gpus)
 
 
 def predict_files(

@@ -22,6 +22,7 @@ from emcfsys_engine.learn.device import choose_device, choose_threads
 from emcfsys_engine.learn.inference.image import Order
 from emcfsys_engine.learn.inference.outputs import VectorOutputs
 from emcfsys_engine.learn.inference.pipeline import Failure
+from emcfsys_engine.learn.inference.predictor import load_members
 from emcfsys_engine.learn.inference.several import (
     Became,
     Crew,
@@ -33,7 +34,6 @@ from emcfsys_engine.learn.inference.several import (
     as_one_of_several,
     environments_for,
 )
-from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.learn.watch.planes import Computes, Here, P, Plane, companions_of, vectors_of
 from emcfsys_engine.project import Project
 from emcfsys_engine.project_tables import Compute
@@ -62,7 +62,7 @@ class ByCrew:
         asked: Callable[[], str | None],
         tell: Callable[[str], None],
     ) -> None:
-        _, self.card = load_model(model)  # a damaged one is refused here, and ends no process
+        _, self.card = load_members([model])  # a damaged one is refused here, and ends no process
         self.device = choose_device(project.compute.gpus)
         self._project, self._asked = project, asked
         self._begin = partial(

@@ -15,7 +15,7 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.learn.inference import several
 from emcfsys_engine.learn.inference.files import find_inputs
-from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, WarningGiven
+from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, RunStarted, WarningGiven
 from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import PredictRequest
 from tests.learn.conftest import run_here
@@ -164,6 +164,18 @@ def test_who_is_asked_to_end_ends_all_and_the_rest_is_done_next_time(
     assert {file.stem for file in (images.parent / "out").glob("*.png")} == {
         str(number) for number in range(9) if number != 4
     }
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_damaged_model_is_named_and_no_process_is_begun(
+    images: Path, model_file: Path, tmp_path: Path, processes: int
+) -> None:
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(model_file.read_bytes()[:-100])
+    run = new_run(tmp_path / "runs", _request(images, damaged, "out", processes=processes))
+    assert run_here(run) == 2
+    assert "damaged.safetensors: is damaged" in run.outcome()[1]
+    assert not [event for event in run.events() if isinstance(event, RunStarted | WarningGiven)]
 
 
 def test_each_process_gets_a_gpu_of_its_own() -> None:
