@@ -30,8 +30,9 @@ from emcfsys_engine.jobs.machine import (
 )
 from emcfsys_engine.launch import processes, start
 from emcfsys_engine.launch import processes as leases
+from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import new_run
-from emcfsys_engine.run.records import TrainRequest
+from emcfsys_engine.run.records import PredictRequest, TrainRequest, WatchRequest
 from emcfsys_engine.settings import Config, JobSettings
 from tests.jobs.made import gpu_of
 
@@ -261,6 +262,37 @@ def test_a_run_in_the_foreground_takes_a_free_gpu_and_its_lease(
     held += leases.take(tmp_path, "GPU-1", 1) or []
     with pytest.raises(InputError, match=r"in use: GPU 0 by .*\. Submit the run"):
         gpus_for(run, machine, {})
+    for descriptor in held:
+        os.close(descriptor)
+
+
+def test_several_processes_in_the_foreground_lock_all_of_their_gpus_or_none(
+    tmp_path: Path,
+) -> None:
+    settings = Config(jobs=JobSettings(lock_folder=str(tmp_path)))
+    machine = Machine(settings=settings, source=_machine_of(3).source)
+    (tmp_path / "project.toml").write_text(
+        '[project]\nname = "p"\n[classes]\na = 0\nb = 1\n[[data]]\nimages = "."\nmasks = "."\n'
+        '[compute]\ngpus = 2\n[hotfolder]\nwatch = "."\n'
+    )
+    project = load_project(tmp_path)
+    requests = (
+        (TrainRequest(), project),
+        (WatchRequest(model="m", watch="in", output="out"), project),
+        (PredictRequest(model="m", inputs=("i",), out="o", gpus=2), None),
+    )
+    held = leases.take(tmp_path, "GPU-0", 1)
+    assert held is not None
+    for request, of in requests:
+        run = new_run(tmp_path / "runs", request, project=of)
+        laid_over, lease = gpus_for(run, machine, {})
+        assert laid_over["CUDA_VISIBLE_DEVICES"] == "GPU-1,GPU-2"
+        assert lease is not None
+        assert lease.num_slots == dict.fromkeys(("GPU-1", "GPU-2"), leases.NUM_SLOTS)
+    held += leases.take(tmp_path, "GPU-1", 1) or []
+    for request, of in requests:
+        with pytest.raises(InputError, match="2 wanted, in use: GPU 0 by"):
+            gpus_for(new_run(tmp_path / "runs", request, project=of), machine, {})
     for descriptor in held:
         os.close(descriptor)
 
