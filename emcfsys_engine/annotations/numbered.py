@@ -13,8 +13,10 @@ import tifffile
 from scipy import ndimage
 
 from emcfsys_engine.annotations.masks import LabelTable, read_instances
-from emcfsys_engine.errors import InputError
+from emcfsys_engine.errors import ImageError, InputError
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.reader import read_micrograph
+from emcfsys_engine.images.rows import PlaneRows, open_rows, rows_of
 from emcfsys_engine.images.writers import instances_of
 from emcfsys_engine.project import UNLABELLED
 
@@ -54,24 +56,43 @@ def read_numbers(mask: ImageRef) -> np.ndarray | None:
     None: there is no such file, or it is of a mask that was changed since.
     Shapes: uint32 H×W.
     """
+    rows = open_numbers(mask)
+    if rows is None:
+        return None
+    with rows:
+        try:
+            return rows.read(0, rows.height)
+        except ImageError:
+            return None
+
+
+def open_numbers(mask: ImageRef) -> PlaneRows | None:
+    """Return the rows of what `read_numbers` reads whole; None as there. Close them when done."""
     file = instances_of(mask.path)
     if mask.plane is not None or file == mask.path or not file.is_file():
         return None
-    anything = LabelTable(values=())
     try:
-        values = read_instances(mask, anything, numbered=True)
+        size_HW, said = _mask_in_words(mask)
         with tifffile.TiffFile(file) as tiff:
-            said = tiff.pages.first.description
+            if tiff.pages.first.description != said:
+                return None
+        rows = open_rows(ImageRef(path=file)) or rows_of(read_micrograph(ImageRef(path=file)))
     except (InputError, OSError, ValueError, IndexError, tifffile.TiffFileError):
         return None
+    if rows.shape == size_HW and rows.dtype.kind in "iu":
+        return rows
+    rows.close()
+    return None
+
+
+def _mask_in_words(mask: ImageRef) -> tuple[tuple[int, ...], str]:
+    """Return the size of a mask, and what the file of its objects must say of it."""
+    values = read_instances(mask, LabelTable(values=()), numbered=True)
     digest = MaskDigest()
     if values is None or values.max(initial=0) > UNLABELLED:
-        return None
+        return (), ""
     digest.add(values)
-    if said != digest.words():
-        return None
-    numbers = read_instances(ImageRef(path=file), anything, numbered=True)
-    return numbers if numbers is not None and numbers.shape == values.shape else None
+    return values.shape, digest.words()
 
 
 def all_numbered(
