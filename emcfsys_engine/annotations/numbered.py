@@ -10,6 +10,7 @@ from typing import cast
 
 import numpy as np
 import tifffile
+import zarr
 from scipy import ndimage
 
 from emcfsys_engine.annotations.masks import LabelTable, read_instances
@@ -17,7 +18,7 @@ from emcfsys_engine.errors import ImageError, InputError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.images.rows import PlaneRows, open_rows, rows_of
-from emcfsys_engine.images.writers import instances_of
+from emcfsys_engine.images.writers import instances_of, instances_there
 from emcfsys_engine.project import UNLABELLED
 
 _TOUCHING = np.ones((3, 3), bool)
@@ -51,9 +52,9 @@ def write_numbers(mask_file: Path, mask: np.ndarray, numbers: np.ndarray) -> Non
 
 
 def read_numbers(mask: ImageRef) -> np.ndarray | None:
-    """Return the objects that `x.instances.tif` numbers beside a mask, 0 where there is none.
+    """Return the objects that are numbered beside a mask, or in it, 0 where there is none.
 
-    None: there is no such file, or it is of a mask that was changed since.
+    None: there are no such numbers, or they are is of a mask that was changed since.
     Shapes: uint32 H×W.
     """
     rows = open_numbers(mask)
@@ -68,14 +69,13 @@ def read_numbers(mask: ImageRef) -> np.ndarray | None:
 
 def open_numbers(mask: ImageRef) -> PlaneRows | None:
     """Return the rows of what `read_numbers` reads whole; None as there. Close them when done."""
-    file = instances_of(mask.path)
-    if mask.plane is not None or file == mask.path or not file.is_file():
+    file = instances_there(mask.path)
+    if mask.plane is not None or file is None:
         return None
     try:
-        size_HW, said = _mask_in_words(mask)
-        with tifffile.TiffFile(file) as tiff:
-            if tiff.pages.first.description != said:
-                return None
+        size_HW, of_mask = _mask_in_words(mask)
+        if _description(file) != of_mask:
+            return None
         rows = open_rows(ImageRef(path=file)) or rows_of(read_micrograph(ImageRef(path=file)))
     except (InputError, OSError, ValueError, IndexError, tifffile.TiffFileError):
         return None
@@ -83,6 +83,14 @@ def open_numbers(mask: ImageRef) -> PlaneRows | None:
         return rows
     rows.close()
     return None
+
+
+def _description(file: Path) -> object:
+    """Return what a file of numbers says of the mask they belong to."""
+    if file.is_dir():
+        return zarr.open_group(str(file), mode="r").attrs.get("description")
+    with tifffile.TiffFile(file) as tiff:
+        return tiff.pages.first.description
 
 
 def _mask_in_words(mask: ImageRef) -> tuple[tuple[int, ...], str]:

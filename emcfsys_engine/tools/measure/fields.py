@@ -28,7 +28,7 @@ from emcfsys_engine.images.bounds import quiet_libraries
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_grey
 from emcfsys_engine.images.reader import find_images, probe, read_micrograph
-from emcfsys_engine.images.writers import instances_of, is_companion
+from emcfsys_engine.images.writers import instances_there, is_companion
 from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.tools.measure.results import MeasureSettings, NotMeasured
 from emcfsys_engine.tools.measure.runs import Runs, runs_beside, runs_of
@@ -398,11 +398,11 @@ def open_fields(
     """
     named = settings.classes if not settings.labels and not settings.numbered else None
     items = _find_masks(masks, images, out, base, named)
-    beside = [mask for mask in items.masks if instances_of(mask.path).is_file()]
+    beside = [file for mask in items.masks if (file := instances_there(mask.path)) is not None]
     if beside and settings.split == "none":
         items.notes.append(
-            f"{len(beside)} of {len(items.masks)} masks have their objects' numbers beside them "
-            f"({instances_of(beside[0].path).name} …): they are used where the mask is unchanged"
+            f"{len(beside)} of {len(items.masks)} masks have their objects' numbers with them "
+            f"({beside[0].name} …): they are used where the mask is unchanged"
         )
     _refuse_class_folders(base / Path(masks).expanduser(), settings)
     labels = _labels_of(items, settings)
