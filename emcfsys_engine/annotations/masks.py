@@ -217,25 +217,33 @@ def read_mask(
     Raises: AnnotationError for values that are no class, each named with its pixels.
     """
     stored, clear_HW = _stored(ref, table)
-    if stored.ndim == 3:
-        ids = _ids_of_colours(stored, table)
-    elif recipe == "two_values":
-        ids = np.where(stored == 0, values[0], values[1]).astype(np.int16)
-    else:
-        largest = int(stored.max(initial=0))
-        if largest <= 1 << 20:
-            ids = table.lookup(largest)[stored]
-        else:  # instance numbers can be any 32-bit value
-            found, places = np.unique(stored, return_inverse=True)
-            known = [table.of_value(int(v)) for v in found]
-            ids = np.array([-1 if k is None else k for k in known], np.int16)[places]
-            ids = ids.reshape(stored.shape)
-    if clear_HW is not None:
-        ids[clear_HW] = UNLABELLED
-    if (ids < 0).any():
-        facts = mask_facts(ref, table)
-        raise unknown_values(ref, facts.unknown(table), facts)
-    return ids.astype(np.uint8)
+    lookup = np.zeros(0, np.int16)
+    if stored.ndim == 2 and recipe == "index" and (largest := int(stored.max(initial=0))) < 1 << 20:
+        lookup = table.lookup(largest)
+    made = np.empty(stored.shape[:2], np.uint8)
+    for top in range(0, len(stored), _STRIP_ROWS):  # an index by values takes eight bytes of each
+        strip = slice(top, top + _STRIP_ROWS)
+        if stored.ndim == 3:
+            ids = _ids_of_colours(stored[strip], table)
+        elif recipe == "two_values":
+            ids = np.where(stored[strip] == 0, values[0], values[1]).astype(np.int16)
+        else:
+            ids = lookup[stored[strip]] if lookup.size else _ids_of_large(stored[strip], table)
+        if clear_HW is not None:
+            ids[clear_HW[strip]] = UNLABELLED
+        if (ids < 0).any():
+            facts = mask_facts(ref, table)
+            raise unknown_values(ref, facts.unknown(table), facts)
+        made[strip] = ids
+    return made
+
+
+def _ids_of_large(stored: np.ndarray, table: LabelTable) -> np.ndarray:
+    """Return the class ids of instance numbers, which can be any 32-bit value; -1 is no class."""
+    found, places = np.unique(stored, return_inverse=True)
+    known = [table.of_value(int(v)) for v in found]
+    ids = np.array([-1 if k is None else k for k in known], np.int16)[places]
+    return ids.reshape(stored.shape)
 
 
 def recipe_of(

@@ -10,12 +10,15 @@ from typing import cast
 
 import numpy as np
 import tifffile
+import zarr
 from scipy import ndimage
 
 from emcfsys_engine.annotations.masks import LabelTable, read_instances
-from emcfsys_engine.errors import InputError
+from emcfsys_engine.errors import ImageError, InputError
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.writers import instances_of
+from emcfsys_engine.images.reader import read_micrograph
+from emcfsys_engine.images.rows import PlaneRows, open_rows, rows_of
+from emcfsys_engine.images.writers import instances_of, instances_there
 from emcfsys_engine.project import UNLABELLED
 
 _TOUCHING = np.ones((3, 3), bool)
@@ -49,29 +52,55 @@ def write_numbers(mask_file: Path, mask: np.ndarray, numbers: np.ndarray) -> Non
 
 
 def read_numbers(mask: ImageRef) -> np.ndarray | None:
-    """Return the objects that `x.instances.tif` numbers beside a mask, 0 where there is none.
+    """Return the objects that are numbered beside a mask, or in it, 0 where there is none.
 
-    None: there is no such file, or it is of a mask that was changed since.
+    None: there are no such numbers, or they are is of a mask that was changed since.
     Shapes: uint32 H×W.
     """
-    file = instances_of(mask.path)
-    if mask.plane is not None or file == mask.path or not file.is_file():
+    rows = open_numbers(mask)
+    if rows is None:
         return None
-    anything = LabelTable(values=())
+    with rows:
+        try:
+            return rows.read(0, rows.height)
+        except ImageError:
+            return None
+
+
+def open_numbers(mask: ImageRef) -> PlaneRows | None:
+    """Return the rows of what `read_numbers` reads whole; None as there. Close them when done."""
+    file = instances_there(mask.path)
+    if mask.plane is not None or file is None:
+        return None
     try:
-        values = read_instances(mask, anything, numbered=True)
-        with tifffile.TiffFile(file) as tiff:
-            said = tiff.pages.first.description
+        size_HW, of_mask = _mask_in_words(mask)
+        if _description(file) != of_mask:
+            return None
+        rows = open_rows(ImageRef(path=file)) or rows_of(read_micrograph(ImageRef(path=file)))
     except (InputError, OSError, ValueError, IndexError, tifffile.TiffFileError):
         return None
+    if rows.shape == size_HW and rows.dtype.kind in "iu":
+        return rows
+    rows.close()
+    return None
+
+
+def _description(file: Path) -> object:
+    """Return what a file of numbers says of the mask they belong to."""
+    if file.is_dir():
+        return zarr.open_group(str(file), mode="r").attrs.get("description")
+    with tifffile.TiffFile(file) as tiff:
+        return tiff.pages.first.description
+
+
+def _mask_in_words(mask: ImageRef) -> tuple[tuple[int, ...], str]:
+    """Return the size of a mask, and what the file of its objects must say of it."""
+    values = read_instances(mask, LabelTable(values=()), numbered=True)
     digest = MaskDigest()
     if values is None or values.max(initial=0) > UNLABELLED:
-        return None
+        return (), ""
     digest.add(values)
-    if said != digest.words():
-        return None
-    numbers = read_instances(ImageRef(path=file), anything, numbered=True)
-    return numbers if numbers is not None and numbers.shape == values.shape else None
+    return values.shape, digest.words()
 
 
 def all_numbered(

@@ -11,7 +11,7 @@ import shutil
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from emcfsys_engine.images.own_files import put
 
 # x.overlay.png, x.prob-<class>.png, x.uncertainty.png, x.view.png, which Labelme opens, and
 # x.instances.tif.
+INSTANCES = "instances"
 _CUT = re.compile(r"(.{100,})~[0-9a-f]{8}", re.DOTALL)
 _COMPANION = re.compile(
     r"(.+)\.((?:overlay|uncertainty|view|prob-[^/]+)\.png|instances\.tif)", re.DOTALL
@@ -45,8 +46,27 @@ def companion(mask_file: Path, kind: str) -> Path:
 
 
 def instances_of(mask_file: Path) -> Path:
-    """Return the name of the file that numbers a mask's objects: `x.instances.tif`."""
+    """Return the name of what numbers a mask's objects: `x.instances.tif`.
+
+    Those of an OME-Zarr mask are labels inside it: `x.ome.zarr/labels/instances`.
+    """
+    if _is_ome_zarr(mask_file):
+        return mask_file / "labels" / INSTANCES
     return mask_file.with_name(file_beside(stem_of(mask_file), ".instances.tif"))
+
+
+def instances_there(mask_file: Path) -> Path | None:
+    """Return what numbers a mask's objects, if anything does: see `instances_of`.
+
+    Beside an OME-Zarr mask of before there may be a TIFF.
+    """
+    beside = mask_file.with_name(file_beside(stem_of(mask_file), ".instances.tif"))
+    places = (instances_of(mask_file), beside)
+    return next((place for place in places if place != mask_file and place.exists()), None)
+
+
+def _is_ome_zarr(mask_file: Path) -> bool:
+    return mask_file.name.endswith(".ome.zarr")
 
 
 def is_companion(path: Path) -> bool:
@@ -105,7 +125,7 @@ def writer_for(
 
     Units: pixel_nm is (y, x).
     """
-    if file.name.endswith(".ome.zarr"):
+    if _is_ome_zarr(file):
         return ZarrWriter(file, size_HW, pixel_nm)
     if file.suffix == ".tif":
         return TiffWriter(file, size_HW, pixel_nm)
@@ -306,56 +326,52 @@ class TiffWriter:
 class ZarrWriter:
     """A label image as OME-Zarr 0.5 (Zarr 3): a multiscale of one level with its pixel size.
 
-    Source: OME-NGFF 0.5, multiscales and image-label.
+    Source: OME-NGFF 0.5, multiscales, labels and image-label.
     """
 
     def __init__(
         self, file: Path, size_HW: tuple[int, int], pixel_nm: tuple[float, float] | None = None
     ) -> None:
         self.file = file
+        self._size, self._pixel_nm = size_HW, pixel_nm
         self._temporary = temporary_of(file)
         if self._temporary.is_symlink():
             self._temporary.unlink()  # a trap: what it leads to is not ours
         shutil.rmtree(self._temporary, ignore_errors=True)
         self._temporary.mkdir()
-        self._kept: list[np.ndarray] = []
-        self._done = 0
-        group = zarr.open_group(str(self._temporary), mode="w", zarr_format=3)
-        self._array = group.create_array(
-            "0",
-            shape=size_HW,
-            chunks=(min(_CHUNK_PX, size_HW[0]), min(_CHUNK_PX, size_HW[1])),
-            dtype="uint8",
-            dimension_names=("y", "x"),
-        )
-        unit = {} if pixel_nm is None else {"unit": "nanometer"}
-        scale = [1.0, 1.0] if pixel_nm is None else [float(side) for side in pixel_nm]
-        change = {"type": "scale", "scale": scale}
-        levels = [{"path": "0", "coordinateTransformations": [change]}]
-        axes = [{"name": name, "type": "space", **unit} for name in "yx"]
-        group.attrs["ome"] = {
-            "version": "0.5",
-            "multiscales": [{"name": file.name, "axes": axes, "datasets": levels}],
-            "image-label": {"version": "0.5"},
-        }
+        self._levels = [_ZarrLevel(self._temporary, file.name, size_HW, pixel_nm, "uint8")]
 
     def write(self, rows: np.ndarray) -> None:
         """Add rows.
 
         Shapes: rows×W uint8, or rows×W×3.
         """
-        self._kept.append(rows)
-        held = sum(map(len, self._kept))
-        if held >= _CHUNK_PX:
-            block = np.concatenate(self._kept)
-            whole = held // _CHUNK_PX * _CHUNK_PX
-            self._store(block[:whole])
-            self._kept = [block[whole:]] if whole < held else []
+        self._levels[0].write(rows)
+
+    def instances(self, description: str) -> Callable[[np.ndarray], None]:
+        """Begin the numbers of the objects as labels inside: `x.ome.zarr/labels/instances`.
+
+        They are whole when the mask is. `description` says of which mask they are.
+        Shapes: what is returned takes the next rows, rows×W uint32.
+        """
+        labels = zarr.open_group(str(self._temporary / "labels"), mode="w", zarr_format=3)
+        labels.attrs["ome"] = {"version": "0.5", "labels": [INSTANCES]}
+        level = _ZarrLevel(
+            self._temporary / "labels" / INSTANCES,
+            INSTANCES,
+            self._size,
+            self._pixel_nm,
+            "uint32",
+            description,
+            "../../",
+        )
+        self._levels.append(level)
+        return level.write
 
     def complete(self) -> Path:
         """Complete the folder under its temporary name."""
-        if self._kept:
-            self._store(np.concatenate(self._kept))
+        for level in self._levels:
+            level.finish()
         for place in sorted(self._temporary.rglob("*"), reverse=True):
             sync(place)
         sync(self._temporary)
@@ -368,6 +384,61 @@ class ZarrWriter:
     def abort(self) -> None:
         """Leave nothing behind."""
         shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+class _ZarrLevel:
+    """The one level of a label image in a group of its own."""
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        size_HW: tuple[int, int],
+        pixel_nm: tuple[float, float] | None,
+        dtype: str,
+        description: str | None = None,
+        source: str | None = None,
+    ) -> None:
+        """`source`: where the image lies that these are the labels of, from the group's folder."""
+        self._kept: list[np.ndarray] = []
+        self._done = 0
+        group = zarr.open_group(str(folder), mode="w", zarr_format=3)
+        self._array = group.create_array(
+            "0",
+            shape=size_HW,
+            chunks=(min(_CHUNK_PX, size_HW[0]), min(_CHUNK_PX, size_HW[1])),
+            dtype=dtype,
+            dimension_names=("y", "x"),
+        )
+        unit = {} if pixel_nm is None else {"unit": "nanometer"}
+        scale = [1.0, 1.0] if pixel_nm is None else [float(side) for side in pixel_nm]
+        change = {"type": "scale", "scale": scale}
+        levels = [{"path": "0", "coordinateTransformations": [change]}]
+        axes = [{"name": axis, "type": "space", **unit} for axis in "yx"]
+        of_image = {} if source is None else {"source": {"image": source}}
+        group.attrs["ome"] = {
+            "version": "0.5",
+            "multiscales": [{"name": name, "axes": axes, "datasets": levels}],
+            "image-label": {"version": "0.5", **of_image},
+        }
+        if description is not None:
+            group.attrs["description"] = description
+
+    def write(self, rows: np.ndarray) -> None:
+        """Add rows."""
+        self._kept.append(rows)
+        held = sum(map(len, self._kept))
+        if held >= _CHUNK_PX:
+            block = np.concatenate(self._kept)
+            whole = held // _CHUNK_PX * _CHUNK_PX
+            self._store(block[:whole])
+            self._kept = [block[whole:]] if whole < held else []
+
+    def finish(self) -> None:
+        """Store what waits for the rows below it."""
+        if self._kept:
+            self._store(np.concatenate(self._kept))
+            self._kept = []
 
     def _store(self, rows: np.ndarray) -> None:
         self._array[self._done : self._done + len(rows)] = rows

@@ -18,7 +18,7 @@ from emcfsys_engine.colours import colours_for
 from emcfsys_engine.dataset.objects import targets_of
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.learn.inference.bands import Band
-from emcfsys_engine.learn.inference.outputs import Companions, Origin, OutputSet
+from emcfsys_engine.learn.inference.outputs import Companions, MadeFrom, OutputSet
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
 from emcfsys_engine.tools.measure.masks import measure_masks
 from emcfsys_engine.tools.measure.results import MeasureSettings
@@ -66,7 +66,7 @@ def main() -> None:
         card,
         Companions(),
         book=OutputBook(given.out),
-        origin=Origin(image=Path("/nowhere/x.tif")),
+        origin=MadeFrom(image=Path("/nowhere/x.tif")),
     )
     for first in range(0, given.side, _BAND_ROWS):
         rows = np.arange(first, min(given.side, first + _BAND_ROWS)) % _CELL_PX

@@ -10,14 +10,19 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import zarr
 from PIL import Image
 
+from emcfsys_engine.annotations.numbered import MaskDigest, read_numbers
 from emcfsys_engine.annotations.suggestions import SuggestedBy
 from emcfsys_engine.colours import colours_for
 from emcfsys_engine.dataset.objects import read_objects
 from emcfsys_engine.dataset.samples import list_samples, read_labels
 from emcfsys_engine.errors import ModelFileError
+from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.reader import read_micrograph
+from emcfsys_engine.images.writers import writer_for
 from emcfsys_engine.learn.inference import bands as inference_bands
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.model_file import load_model, save_model
@@ -30,6 +35,8 @@ from emcfsys_engine.run.events import ValidationDone
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.tools.adapt import make_adaptation
 from emcfsys_engine.tools.clean_runs import clean_runs
+from emcfsys_engine.tools.measure.masks import measure_masks
+from emcfsys_engine.tools.measure.results import MeasureSettings
 from emcfsys_engine.tools.suggest import _write
 from tests.learn.conftest import TINY, run_here
 from tests.learn.hot import Hot
@@ -130,6 +137,49 @@ def test_files_of_an_image_agree_on_its_objects(
     )
     (grain,) = (one for one in said["classes"] if one["name"] == "grain")
     assert grain["num_objects"] == number
+
+
+def test_objects_of_an_ome_zarr_mask_are_labels_inside_it(
+    objects_file: Path, tmp_path: Path, engine_here: Engine
+) -> None:
+    picture(tmp_path / "in" / "a.png")
+    out, model = tmp_path / "out", objects_file
+    engine_here("predict", model, tmp_path / "in", "--out", tmp_path / "png")
+    words = ("--format", "ome-zarr", "--overlay", "--vectors", "labelme")
+    engine_here("predict", model, tmp_path / "in", "--out", out, *words)
+    labels = zarr.open_group(str(out / "a.ome.zarr/labels"), mode="r")
+    assert dict(labels.attrs)["ome"] == {"version": "0.5", "labels": ["instances"]}
+    inside = read_micrograph(ImageRef(path=out / "a.ome.zarr/labels/instances")).pixels
+    assert inside.dtype == np.uint32
+    np.testing.assert_array_equal(inside, tifffile.imread(tmp_path / "png/a.instances.tif"))
+    assert OutputBook(out).has(out / "a.ome.zarr")
+    said = json.loads(engine_here("measure", out, "--out", tmp_path / "m", "--json"))
+    (grain,) = (one for one in said["classes"] if one["name"] == "grain")
+    assert grain["num_objects"] == inside.max() > 1
+    assert "with them (instances …)" in " ".join(said["notes"])
+    clean_runs(out, what=("companions",), remove=True)
+    assert {file.name for file in out.iterdir() if file.name[0] != "."} == {"a.json", "a.ome.zarr"}
+    mask = zarr.open_array(str(out / "a.ome.zarr/0"), mode="r+")
+    mask[:] = 0
+    mask[10:30, 10:30] = 7
+    said = json.loads(engine_here("measure", out, "--out", tmp_path / "m", "--json"))
+    assert said["num_objects"] == 1
+
+
+def test_numbers_beside_an_ome_zarr_mask_of_before_are_used(tmp_path: Path) -> None:
+    mask = np.zeros((20, 30), np.uint8)
+    mask[3:9, 3:20] = 1
+    numbers = mask * (1 + (np.indices(mask.shape)[1] > 10))
+    writer = writer_for(tmp_path / "a.ome.zarr", mask.shape, (2.0, 2.0))
+    writer.write(mask)
+    writer.finish()
+    digest = MaskDigest()
+    digest.add(mask)
+    beside = tmp_path / "a.instances.tif"
+    tifffile.imwrite(beside, numbers.astype(np.uint32), description=digest.words(), metadata=None)
+    np.testing.assert_array_equal(read_numbers(ImageRef(path=tmp_path / "a.ome.zarr")), numbers)
+    measured = measure_masks(str(tmp_path), tmp_path / "out", MeasureSettings())
+    assert measured.num_objects == 2
 
 
 def test_a_mask_that_a_person_changed_is_measured_without_the_old_numbers(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from scipy import ndimage
 
 from emcfsys_engine.tools.measure.masks import measure_masks
 from emcfsys_engine.tools.measure.results import Measurement, MeasureSettings
@@ -40,3 +41,9 @@ def measured(folder: Path, **settings: object) -> Measurement:
     return measure_masks(
         str(folder / "masks"), folder / "out", MeasureSettings(classes=CLASSES, **settings)
     )
+
+
+def blobs(seed: int, side: int = 40) -> np.ndarray:
+    """Return a mask of round pieces, uint8, wider than high."""
+    noise = np.random.default_rng(seed).random((side, side + 7))
+    return (ndimage.gaussian_filter(noise, 2) > 0.5).astype(np.uint8)

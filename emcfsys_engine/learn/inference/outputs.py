@@ -27,6 +27,7 @@ from emcfsys_engine.images.writers import (
     PngWriter,
     RowWriter,
     TiffWriter,
+    ZarrWriter,
     companion,
     instances_of,
     stem_of,
@@ -149,7 +150,8 @@ class Companions:
         kinds = ["overlay"] * self.overlay + ["uncertainty"] * self.uncertainty
         if self.probabilities:
             kinds += probability_kinds(card.classes).values()
-        objects = [instances_of(mask_file)] if card.instances else []
+        objects = [file for file in (instances_of(mask_file),) if card.instances]
+        objects = [file for file in objects if mask_file not in file.parents]
         return [mask_file, *(companion(mask_file, kind) for kind in kinds), *objects]
 
 
@@ -259,21 +261,26 @@ class OutputSet:
 
     def _write_objects(self, objects: ObjectRows) -> None:
         """Write what could not be written before all objects were known."""
-        self._writers["instances"] = TiffWriter(
-            instances_of(self.mask_file),
-            self._size_HW,
-            self._pixel_nm,
-            dtype=np.uint32,
-            description=objects.of_mask,
-        )
+        write = self._object_writer(objects.of_mask)
         for first, mask, numbers in objects.rows():
-            self._writers["instances"].write(numbers[1:-1])
+            write(numbers[1:-1])
             if self._wanted.overlay and self._view is not None:
                 grey = self._view(first, first + len(mask))
                 lines = outlines(numbers)
                 made = blend(grey, mask, self._card, _BESIDE_LINES, lines_HW=lines)
                 self._writers["overlay"].write(made)
         objects.close()
+
+    def _object_writer(self, of_mask: str) -> Callable[[np.ndarray], None]:
+        """Begin what numbers the objects: labels inside an OME-Zarr mask, else a file beside it."""
+        mask = self._writers["mask"]
+        if isinstance(mask, ZarrWriter):
+            return mask.instances(of_mask)
+        file = instances_of(self.mask_file)
+        self._writers["instances"] = TiffWriter(
+            file, self._size_HW, self._pixel_nm, dtype=np.uint32, description=of_mask
+        )
+        return self._writers["instances"].write
 
     def _finish(self) -> None:
         if self._objects is not None:

@@ -20,7 +20,7 @@ from emcfsys_engine.annotations.masks import (
     read_mask,
     table_of,
 )
-from emcfsys_engine.annotations.numbered import all_numbered, read_numbers
+from emcfsys_engine.annotations.numbered import open_numbers
 from emcfsys_engine.annotations.pair_masks import masks_that_count
 from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.errors import AnnotationError, ImageError, InputError
@@ -28,9 +28,10 @@ from emcfsys_engine.images.bounds import quiet_libraries
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_grey
 from emcfsys_engine.images.reader import find_images, probe, read_micrograph
-from emcfsys_engine.images.writers import instances_of, is_companion
+from emcfsys_engine.images.writers import instances_there, is_companion
 from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.tools.measure.results import MeasureSettings, NotMeasured
+from emcfsys_engine.tools.measure.runs import Runs, runs_beside, runs_of
 from emcfsys_engine.tools.measure.tables import Unit
 from emcfsys_engine.tools.new_classes import Proposal, facts_of, from_facts
 
@@ -320,14 +321,14 @@ def _shown(mask: ImageRef, root: Path) -> str:
 class Field:
     """One mask as it is measured.
 
-    Shapes: ids are uint8 H×W, 255 where unlabelled; numbers of objects and grey values are H×W.
+    Shapes: ids are uint8 H×W, 255 where unlabelled; grey values are H×W.
     Units:  pixel is (y, x) in the unit of all fields.
     """
 
     name: str
     image: str  # empty without one
     ids: np.ndarray
-    numbers: np.ndarray | None
+    numbered: Runs | None  # of its objects, where the mask or a file beside it numbers them
     grey: np.ndarray | None
     pixel: tuple[float, float]
     size_HW: tuple[int, int]  # of the file: a painted bar below is no part of the field
@@ -355,9 +356,6 @@ class Fields:
         """
         labels = self.labels
         ids = read_mask(mask, labels.table, labels.recipe, tuple(v for v, _ in labels.names))
-        numbers = read_instances(mask, labels.table, numbered=labels.numbered)
-        if numbers is None and self.reads_numbers and (beside := read_numbers(mask)) is not None:
-            ids, numbers = all_numbered(ids, beside, self.labels.background)
         size = (ids.shape[0], ids.shape[1])
         image = self.items.image_of.get(mask)
         grey = None
@@ -370,11 +368,25 @@ class Fields:
             name=_shown(mask, self.items.root),
             image=str(image) if image is not None else "",
             ids=ids,
-            numbers=None if numbers is None else numbers[: ids.shape[0]],
+            numbered=self._numbered(mask, ids, grey),
             grey=grey,
             pixel=self.pixel_of[mask],
             size_HW=size,
         )
+
+    def _numbered(self, mask: ImageRef, ids: np.ndarray, grey: np.ndarray | None) -> Runs | None:
+        """Return the runs of numbered objects; those of a file beside the mask may change its ids.
+
+        The numbers of a large mask are four times its memory: they are read in bands.
+        """
+        numbers = read_instances(mask, self.labels.table, numbered=self.labels.numbered)
+        if numbers is not None:
+            return runs_of(numbers[: len(ids)], grey, nothing=0)
+        beside = open_numbers(mask) if self.reads_numbers else None
+        if beside is None:
+            return None
+        with beside:
+            return runs_beside(ids, beside, self.labels.background, grey)
 
 
 def open_fields(
@@ -386,11 +398,11 @@ def open_fields(
     """
     named = settings.classes if not settings.labels and not settings.numbered else None
     items = _find_masks(masks, images, out, base, named)
-    beside = [mask for mask in items.masks if instances_of(mask.path).is_file()]
+    beside = [file for mask in items.masks if (file := instances_there(mask.path)) is not None]
     if beside and settings.split == "none":
         items.notes.append(
-            f"{len(beside)} of {len(items.masks)} masks have their objects' numbers beside them "
-            f"({instances_of(beside[0].path).name} …): they are used where the mask is unchanged"
+            f"{len(beside)} of {len(items.masks)} masks have their objects' numbers with them "
+            f"({beside[0].name} …): they are used where the mask is unchanged"
         )
     _refuse_class_folders(base / Path(masks).expanduser(), settings)
     labels = _labels_of(items, settings)

@@ -101,7 +101,7 @@ def _measure(field: Field, labels: Labels, settings: MeasureSettings) -> MaskMea
         neck=settings.neck,
         min_px=settings.min_px,
         exclude_border=settings.exclude_border,
-        numbers=field.numbers,
+        numbered=field.numbered,
     )
     counts = _counts(field.ids)
     return MaskMeasured(

@@ -9,13 +9,11 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from emcfsys_engine.errors import ShapeError
-from emcfsys_engine.tools.measure.hulls import (
+from emcfsys_engine.tools.measure.hulls import convex_areas_px, feret_diameters, hulls_of
+from emcfsys_engine.tools.measure.runs import (
     Contacts,
     Runs,
     contacts_of,
-    convex_areas_px,
-    feret_diameters,
-    hulls_of,
     objects_of,
     overlap_px,
     runs_of,
@@ -74,22 +72,22 @@ def measure_objects(
     neck: float = NECK,
     min_px: int = 1,
     exclude_border: bool = False,
-    numbers: np.ndarray | None = None,
+    numbered: Runs | None = None,
 ) -> Objects:
     """Measure the objects of the given class values; pixels that touch at a corner are one object.
 
     Rows and columns may have different sizes: all lengths and angles are those of the specimen.
     Objects below min_px, and with exclude_border those at an edge, are left out before neighbours
     are looked for.
-    Where the mask numbers its objects (numbers, 0 is none), each number is one object, also where
-    two of them touch; nothing is split then.
-    Shapes: ids and numbers are H×W integers, grey is H×W. Units: pixel is (y, x).
+    Where the mask numbers its objects (`numbered`), each number is one object, also where two of
+    them touch; nothing is split then.
+    Shapes: ids are H×W integers, grey is H×W. Units: pixel is (y, x).
     Raises: ShapeError if grey has another size.
     """
     if grey is not None and grey.shape != ids.shape:
         raise ShapeError(f"the mask is {ids.shape}, its image {grey.shape}")
-    if numbers is not None:
-        runs = runs_of(numbers, grey, nothing=0)  # a number is of one class
+    if numbered is not None:
+        runs = numbered  # a number is of one class
         class_value = ids[runs.row, runs.first]
         runs = runs.where(np.isin(class_value, np.asarray(values, ids.dtype)))
     elif split == "watershed":
@@ -100,7 +98,7 @@ def measure_objects(
         runs = runs_of(ids, grey)
         runs = runs.where(np.isin(runs.value, np.asarray(values, ids.dtype)))
     contacts = contacts_of(runs, ids.shape[1])
-    if numbers is None:
+    if numbered is None:
         owner = objects_of(len(runs.row), contacts)
     else:
         _, first_met, places = np.unique(runs.value, return_index=True, return_inverse=True)

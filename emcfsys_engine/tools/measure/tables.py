@@ -151,7 +151,7 @@ def csv_of(table: Table) -> bytes:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([cell_of(column.name) for column in table])
     rows = zip(*(_cells(column.values) for column in table), strict=True)
-    writer.writerows(map(cell_of, row) for row in rows)
+    writer.writerows(rows)
     # A file's name may hold bytes that are no text: they are written as they are.
     return stream.getvalue().encode("utf-8", "surrogateescape")
 
@@ -226,7 +226,9 @@ def _cells(values: np.ndarray) -> list[object]:
         return ["" if value != value else f"{value:.10g}" for value in values.tolist()]
     if values.dtype.kind == "b":
         return ["yes" if value else "no" for value in values.tolist()]
-    return values.tolist()
+    if values.dtype.kind in "iu":
+        return values.tolist()
+    return [cell_of(value) for value in values.tolist()]
 
 
 def _parquet_of(table: Table) -> bytes:

@@ -9,34 +9,9 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 from skimage.measure import regionprops
 
-from emcfsys_engine.tools.measure.hulls import (
-    contacts_of,
-    convex_areas_px,
-    feret_diameters,
-    hulls_of,
-    objects_of,
-    overlap_px,
-    runs_of,
-)
-
-
-def blobs(seed: int, side: int = 40) -> np.ndarray:
-    noise = np.random.default_rng(seed).random((side, side + 7))
-    return (ndimage.gaussian_filter(noise, 2) > 0.5).astype(np.uint8)
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6))
-def test_objects_are_connected_components_at_sides_and_corners(seed: int) -> None:
-    mask = blobs(seed)
-    runs = runs_of(mask, None)
-    runs = runs.where(runs.value > 0)
-    owner = objects_of(len(runs.row), contacts_of(runs, mask.shape[1]))
-    painted = np.zeros(mask.shape, int)
-    for n, first, last, row in zip(owner, runs.first, runs.last, runs.row, strict=True):
-        painted[row, first : last + 1] = n + 1
-    theirs, number = ndimage.label(mask, np.ones((3, 3)))
-    assert len(set(zip(painted.ravel(), theirs.ravel(), strict=True))) == number + 1
+from emcfsys_engine.tools.measure.hulls import convex_areas_px, feret_diameters, hulls_of
+from emcfsys_engine.tools.measure.runs import contacts_of, objects_of, runs_of
+from tests.tools.drawn_masks import blobs
 
 
 @settings(max_examples=15, deadline=None)
@@ -72,11 +47,3 @@ def test_nothing_has_no_hull_and_sums_of_grey_follow_the_runs() -> None:
     assert runs.grey_sum is not None
     assert runs.grey_sum.tolist() == [7.0, 5.0]
     assert runs.length_px.tolist() == [2, 1]
-
-
-def test_an_overlap_is_counted_after_a_shift() -> None:
-    runs = runs_of(np.array([[1, 1, 0, 0], [1, 1, 1, 1]]), None)
-    runs = runs.where(runs.value > 0)
-    contacts = contacts_of(runs, 4)
-    assert overlap_px(runs, contacts, 0).tolist() == [2]
-    assert overlap_px(runs, contacts, 3).tolist() == [1]

@@ -15,6 +15,7 @@ from scipy import ndimage
 from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.tools.measure.fields import Field
 from emcfsys_engine.tools.measure.objects import Split
+from emcfsys_engine.tools.measure.runs import painted
 from emcfsys_engine.tools.measure.watershed import split_labels
 
 _STEP = 0.5  # of a pixel's shorter side, between two looks along a line
@@ -103,11 +104,9 @@ def grain_map(
     """
     ids = field.ids
     inside = np.isin(ids, np.asarray(values, ids.dtype))
-    if field.numbers is not None:
-        _, places = np.unique(np.where(inside, field.numbers, 0), return_inverse=True)
-        grains = places.reshape(ids.shape).astype(np.int32)
-        if inside.all():
-            grains += 1
+    if field.numbered is not None:
+        grains = painted(field.numbered, ids.shape)
+        grains[~inside] = 0
     elif split == "watershed":
         grains = split_labels(ids, values, pixel=field.pixel, neck=neck).astype(np.int32)
     else:

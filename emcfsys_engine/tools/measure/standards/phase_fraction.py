@@ -4,7 +4,7 @@ import math
 from typing import Any, cast
 
 import numpy as np
-from scipy import fft
+from scipy import fft, ndimage
 
 from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.tools.measure.standards.interval import (
@@ -115,7 +115,9 @@ def fraction_of(inside: np.ndarray, labelled: np.ndarray) -> FieldValue | None:
     Var = (1/A²) Σ n(r) C(r) over |r| < r₀, divided by 1 - (1/A²) Σ n(r) because C is about the
     image's own fraction; n counts pairs of pixels at a distance, C is their covariance, A counts
     pixels, r₀ is 1.5 times where C has fallen to 5 %. The degrees of freedom are how many discs of
-    radius r₀ the image holds. None where nothing is labelled.
+    radius r₀ the image holds, at most how many parts it has (of the phase or of what is between
+    them, whichever are more): 1 / Σ a² with a the parts' shares of their area. Few large
+    parts say less than their pixels do. None where nothing is labelled.
     Shapes: two boolean arrays H×W.
     Source: Dahari et al. 2024 (arXiv:2410.19568), after Matheron's integral range; here without
             their periodic borders and their factor fitted on a library of microstructures.
@@ -136,7 +138,8 @@ def fraction_of(inside: np.ndarray, labelled: np.ndarray) -> FieldValue | None:
     share = np.cumsum(pairs) / area**2
     reach = max(1, min(reach, int(np.searchsorted(share, _MOST_PAIRS)) - 1))
     variances = np.cumsum(products)[: reach + 1] / area**2 / (1 - share[: reach + 1])
-    freedom = max(2.0, 1 / share[reach])
+    parts = max(_num_of_parts(one) for one in (inside & labelled, labelled & ~inside))
+    freedom = min(max(2.0, 1 / share[reach]), parts)
     return FieldValue(
         value=fraction, variance=float(variances[reach // 2 :].max()), freedom=freedom
     )
@@ -150,6 +153,13 @@ def fraction_interval(one: FieldValue) -> tuple[float, float] | None:
     reach = t_95(one.freedom) * math.sqrt(one.variance) / (one.value * (1 - one.value))
     low, high = (1 / (1 + math.exp(-max(-700.0, odds + side * reach))) for side in (-1, 1))
     return low, high
+
+
+def _num_of_parts(inside: np.ndarray) -> float:
+    """Return how many parts of one size would be as uneven as the connected ones; 1 or more."""
+    parts, _ = cast("tuple[np.ndarray, int]", ndimage.label(inside))
+    area = np.bincount(parts.ravel())[1:].astype(np.float64)
+    return float(area.sum() ** 2 / (area**2).sum())
 
 
 def _averaged(inside: np.ndarray, block: int) -> np.ndarray:

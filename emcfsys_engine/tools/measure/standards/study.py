@@ -217,6 +217,14 @@ class Study:
             said.append(f"{num} fields: the standard asks for {_FEW_FIELDS} or more")
         if any(row.g is None for row in report.grain_sizes if not row.mask):
             said.append("no boundary was met or no grain counted: no grain size by that method")
+        for phase in dict.fromkeys(row.phase for row in report.phase_fractions):
+            rows = [row for row in report.phase_fractions if row.phase == phase and row.mask]
+            without = sum(row.fraction == 0 for row in rows)
+            if 0 < without < len(rows):
+                said.append(
+                    f"{phase}: {without} of {len(rows)} fields hold none of it: for something so "
+                    "rare the interval holds less often than 95 times of 100. Take larger fields"
+                )
         found = {row.method: row.g for row in report.grain_sizes if not row.mask}
         crossed, counted = found.get("lines"), found.get("planimetric")
         if crossed is not None and counted is not None and crossed - counted > _FAR_APART_G:

@@ -12,6 +12,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from skimage.draw import circle_perimeter
 
 from emcfsys_engine.tools.measure.fields import Field
+from emcfsys_engine.tools.measure.runs import runs_of
 from emcfsys_engine.tools.measure.standards.intercepts import (
     ABRAMS,
     Grains,
@@ -105,8 +106,9 @@ def test_nist_segmentations_give_the_published_number_of_intercepts(
 
 
 def field_of(ids: np.ndarray, numbers: np.ndarray | None = None) -> Field:
+    numbered = None if numbers is None else runs_of(numbers, None, nothing=0)
     return Field(
-        name="a", image="", ids=ids, numbers=numbers, grey=None, pixel=(1, 1), size_HW=ids.shape
+        name="a", image="", ids=ids, numbered=numbered, grey=None, pixel=(1, 1), size_HW=ids.shape
     )
 
 

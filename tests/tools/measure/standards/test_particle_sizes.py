@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import ndtri
 
 from emcfsys_engine.tools.measure.objects import measure_objects
+from emcfsys_engine.tools.measure.runs import runs_of
 from emcfsys_engine.tools.measure.standards.particle_sizes import (
     POWERS,
     Particles,
@@ -117,7 +118,8 @@ def test_the_frame_cuts_large_discs_more_often_and_the_weights_make_up_for_it() 
     particles = Particles()
     for _ in range(400):
         numbers = drawn(rng, 90, radii, 0.00008)
-        objects = measure_objects((numbers > 0).astype(np.uint8), (1,), numbers=numbers)
+        drawn_runs = runs_of(numbers, None, nothing=0)
+        objects = measure_objects((numbers > 0).astype(np.uint8), (1,), numbered=drawn_runs)
         alone = np.isin(np.round(objects.equivalent_diameter / 2), (4, 24))  # nothing over them
         particles.take(objects, alone | objects.touches_border, (90, 90))
     size, weight = (
