@@ -13,9 +13,10 @@ import tifffile
 from scipy import ndimage
 
 from emcfsys_engine.annotations.masks import LabelTable, read_instances
+from emcfsys_engine.annotations.pair_masks import NotedOrigins
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.writers import instances_of
+from emcfsys_engine.images.output_names import instances_of
 from emcfsys_engine.project import UNLABELLED
 
 _TOUCHING = np.ones((3, 3), bool)
@@ -51,7 +52,8 @@ def write_numbers(mask_file: Path, mask: np.ndarray, numbers: np.ndarray) -> Non
 def read_numbers(mask: ImageRef) -> np.ndarray | None:
     """Return the objects that `x.instances.tif` numbers beside a mask, 0 where there is none.
 
-    None: there is no such file, or it is of a mask that was changed since.
+    None: there is no such file, or it is of a mask that was changed since. Where another program
+    saved the numbers, which then do not say of which mask they are, it must be as we wrote it.
     Shapes: uint32 H×W.
     """
     file = instances_of(mask.path)
@@ -68,7 +70,7 @@ def read_numbers(mask: ImageRef) -> np.ndarray | None:
     if values is None or values.max(initial=0) > UNLABELLED:
         return None
     digest.add(values)
-    if said != digest.words():
+    if said != digest.words() and (_OF_MASK in said or not NotedOrigins().is_as_written(mask.path)):
         return None
     numbers = read_instances(ImageRef(path=file), anything, numbered=True)
     return numbers if numbers is not None and numbers.shape == values.shape else None

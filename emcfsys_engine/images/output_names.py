@@ -9,7 +9,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 MASK_SUFFIXES = (".ome.zarr", ".ome.tif", ".png", ".tif")  # longest first
 LABEL_SUFFIXES = (".json", ".geojson", ".zip")
@@ -31,6 +31,19 @@ def file_beside(stem: str, end: str) -> str:
         return name
     kind, dot, suffix = end.rpartition(".")
     return f"{_cut(stem, _SHORT_STEM)}{_cut(kind, _LONGEST_KIND)}{dot}{suffix}"
+
+
+def stem_of(mask_file: Path) -> str:
+    """Return what a mask's name and those of its companions begin with."""
+    for suffix in MASK_SUFFIXES:
+        if mask_file.name.endswith(suffix):
+            return mask_file.name[: -len(suffix)]
+    return mask_file.stem
+
+
+def instances_of(mask_file: Path) -> Path:
+    """Return the name of the file that numbers a mask's objects: `x.instances.tif`."""
+    return mask_file.with_name(file_beside(stem_of(mask_file), ".instances.tif"))
 
 
 def stems_for(name: str, plane: int | None, version: int, suffix: str) -> Iterator[str]:

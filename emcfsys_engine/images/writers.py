@@ -20,7 +20,7 @@ import tifffile
 import zarr
 
 from emcfsys_engine.files import begin_new, temporary_of
-from emcfsys_engine.images.output_names import MASK_SUFFIXES, file_beside
+from emcfsys_engine.images.output_names import MASK_SUFFIXES, file_beside, stem_of
 from emcfsys_engine.images.own_files import put
 
 # x.overlay.png, x.prob-<class>.png, x.uncertainty.png, x.view.png, which Labelme opens, and
@@ -31,22 +31,9 @@ _COMPANION = re.compile(
 )
 
 
-def stem_of(mask_file: Path) -> str:
-    """Return what a mask's name and those of its companions begin with."""
-    for suffix in MASK_SUFFIXES:
-        if mask_file.name.endswith(suffix):
-            return mask_file.name[: -len(suffix)]
-    return mask_file.stem
-
-
 def companion(mask_file: Path, kind: str) -> Path:
     """Return the name of a mask's companion: `x.overlay.png`, `x.prob-<class>.png`."""
     return mask_file.with_name(file_beside(stem_of(mask_file), f".{kind}.png"))
-
-
-def instances_of(mask_file: Path) -> Path:
-    """Return the name of the file that numbers a mask's objects: `x.instances.tif`."""
-    return mask_file.with_name(file_beside(stem_of(mask_file), ".instances.tif"))
 
 
 def is_companion(path: Path) -> bool:

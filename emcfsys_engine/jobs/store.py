@@ -80,12 +80,8 @@ ALTER TABLE jobs ADD COLUMN expected REAL;
 _VERSION_4 = """
 ALTER TABLE jobs ADD COLUMN run_created REAL NOT NULL DEFAULT 0;
 """
-_STEPS = (
-    _VERSION_1,
-    _VERSION_2,
-    _VERSION_3,
-    _VERSION_4,
-)  # step n brings a file of version n to version n + 1
+# Step n brings a file of version n to version n + 1.
+_STEPS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 VERSION = len(_STEPS)
 
 

@@ -27,8 +27,9 @@ from emcfsys_engine.errors import AnnotationError, ImageError, InputError
 from emcfsys_engine.images.bounds import quiet_libraries
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_grey
+from emcfsys_engine.images.output_names import instances_of
 from emcfsys_engine.images.reader import find_images, probe, read_micrograph
-from emcfsys_engine.images.writers import instances_of, is_companion
+from emcfsys_engine.images.writers import is_companion
 from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.tools.measure.results import MeasureSettings, NotMeasured
 from emcfsys_engine.tools.measure.tables import Unit
@@ -122,6 +123,14 @@ class Items:
     root: Path
     failed: list[NotMeasured] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    without_numbers: list[str] = field(default_factory=list)  # masks whose file of them is not used
+
+    def say_without_numbers(self) -> None:
+        """Say which files of objects' numbers were left aside."""
+        if masks := self.without_numbers:
+            names = f"{', '.join(masks[:3])}{' …' if len(masks) > 3 else ''}"
+            why = "the mask was changed since, or they cannot be read"
+            self.notes.append(f"{len(masks)} masks are measured without these ({names}): {why}")
 
     def fail(self, mask: ImageRef, fault: InputError) -> None:
         why = f"{fault.what}. {fault.remedy}".strip().rstrip(".")
@@ -356,8 +365,11 @@ class Fields:
         labels = self.labels
         ids = read_mask(mask, labels.table, labels.recipe, tuple(v for v, _ in labels.names))
         numbers = read_instances(mask, labels.table, numbered=labels.numbered)
-        if numbers is None and self.reads_numbers and (beside := read_numbers(mask)) is not None:
-            ids, numbers = all_numbered(ids, beside, self.labels.background)
+        if numbers is None and self.reads_numbers and instances_of(mask.path).is_file():
+            if (beside := read_numbers(mask)) is not None:
+                ids, numbers = all_numbered(ids, beside, self.labels.background)
+            else:
+                self.items.without_numbers.append(mask.path.name)
         size = (ids.shape[0], ids.shape[1])
         image = self.items.image_of.get(mask)
         grey = None
