@@ -14,11 +14,12 @@ import zarr
 from scipy import ndimage
 
 from emcfsys_engine.annotations.masks import LabelTable, read_instances
+from emcfsys_engine.annotations.pair_masks import NotedOrigins
 from emcfsys_engine.errors import ImageError, InputError
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.output_names import instances_of, instances_there
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.images.rows import PlaneRows, open_rows, rows_of
-from emcfsys_engine.images.writers import instances_of, instances_there
 from emcfsys_engine.project import UNLABELLED
 
 _TOUCHING = np.ones((3, 3), bool)
@@ -54,7 +55,9 @@ def write_numbers(mask_file: Path, mask: np.ndarray, numbers: np.ndarray) -> Non
 def read_numbers(mask: ImageRef) -> np.ndarray | None:
     """Return the objects that are numbered beside a mask, or in it, 0 where there is none.
 
-    None: there are no such numbers, or they are is of a mask that was changed since.
+    None: there are no such numbers, or they are of a mask that was changed since. Where another
+    program saved the numbers, which then do not say of which mask they are, it must be as we wrote
+    it.
     Shapes: uint32 H×W.
     """
     rows = open_numbers(mask)
@@ -74,7 +77,10 @@ def open_numbers(mask: ImageRef) -> PlaneRows | None:
         return None
     try:
         size_HW, of_mask = _mask_in_words(mask)
-        if _description(file) != of_mask:
+        said = str(_description(file))
+        if not of_mask or (
+            said != of_mask and (_OF_MASK in said or not NotedOrigins().is_as_written(mask.path))
+        ):
             return None
         rows = open_rows(ImageRef(path=file)) or rows_of(read_micrograph(ImageRef(path=file)))
     except (InputError, OSError, ValueError, IndexError, tifffile.TiffFileError):

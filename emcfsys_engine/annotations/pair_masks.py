@@ -42,6 +42,11 @@ class NotedOrigins:
         except OSError:
             return True
 
+    def is_as_written(self, mask: Path) -> bool:
+        """Tell whether a mask is as this program wrote it."""
+        book = self._book_of(mask.absolute().parent, _LEVELS)
+        return book is not None and book.has(mask.absolute())
+
     def is_behind_masks(self, outlines: Path) -> bool:
         """Tell whether outlines, as this program wrote them, say less than masks beside them.
 
@@ -232,7 +237,7 @@ def masks_that_count(found: Sequence[ImageRef]) -> Masks:
     )
     if older:
         what = "have another version beside them, which counts: left out"
-        masks.notes.append(f"{len(older)} masks {what}{_few(older)}")
+        masks.notes.append(f"{len(older)} files {what}{_few(older)}")
     if outdated:
         what = "are of an image as it was before it was predicted again: left out"
         masks.notes.append(f"{len(outdated)} masks {what}{_few(outdated)}")

@@ -14,7 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,13 @@ from emcfsys_engine.files import (
 )
 from emcfsys_engine.images.contents import Contents
 from emcfsys_engine.images.origins import Maker, Origin, Origins
-from emcfsys_engine.images.output_names import MASK_SUFFIXES, RESERVED, keys_of, stems_for
+from emcfsys_engine.images.output_names import (
+    MASK_SUFFIXES,
+    RESERVED,
+    instances_of,
+    keys_of,
+    stems_for,
+)
 from emcfsys_engine.images.own_files import digest_of_output, identity_of, is_content, put
 
 FOLDER = ".emcfsys"
@@ -147,8 +153,16 @@ class OutputBook:
         return self._origins.maker_of(self._below(place), digest_of_output(place))
 
     def origin_of(self, place: Path) -> Origin | None:
-        """Return what a mask, or outlines, were made of; None where this program never wrote it."""
-        return self._origins.of(self._below(place), digest_of_output(place))
+        """Return what a mask, or outlines, were made of; None where this program never wrote it.
+
+        A mask counts as changed, too, where a person changed the numbers of its objects.
+        """
+        found = self._origins.of(self._below(place), digest_of_output(place))
+        if found is None or found.is_changed or not place.name.endswith(MASK_SUFFIXES):
+            return found
+        numbers = instances_of(place)
+        is_changed = self.is_known(numbers) and numbers.is_file() and not self.has(numbers)
+        return replace(found, is_changed=is_changed)
 
     def order_of(self, place: Path) -> int:
         """Return a number that is higher for a file that was written later; 0 for one unknown."""

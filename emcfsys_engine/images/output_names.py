@@ -9,10 +9,11 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 MASK_SUFFIXES = (".ome.zarr", ".ome.tif", ".png", ".tif")  # longest first
 LABEL_SUFFIXES = (".json", ".geojson", ".zip")
+INSTANCES = "instances"  # the numbers of objects
 RESERVED = frozenset({"annotations", "ranking"})  # one file for all images, at the top
 ENDS = (*MASK_SUFFIXES, *LABEL_SUFFIXES)
 _BESIDE = re.compile(
@@ -31,6 +32,39 @@ def file_beside(stem: str, end: str) -> str:
         return name
     kind, dot, suffix = end.rpartition(".")
     return f"{_cut(stem, _SHORT_STEM)}{_cut(kind, _LONGEST_KIND)}{dot}{suffix}"
+
+
+def stem_of(mask_file: Path) -> str:
+    """Return what a mask's name and those of its companions begin with."""
+    for suffix in MASK_SUFFIXES:
+        if mask_file.name.endswith(suffix):
+            return mask_file.name[: -len(suffix)]
+    return mask_file.stem
+
+
+def instances_of(mask_file: Path) -> Path:
+    """Return the name of what numbers a mask's objects: `x.instances.tif`.
+
+    Those of an OME-Zarr mask are labels inside it: `x.ome.zarr/labels/instances`.
+    """
+    if is_ome_zarr(mask_file):
+        return mask_file / "labels" / INSTANCES
+    return mask_file.with_name(file_beside(stem_of(mask_file), ".instances.tif"))
+
+
+def instances_there(mask_file: Path) -> Path | None:
+    """Return what numbers a mask's objects, if anything does: see `instances_of`.
+
+    Beside an OME-Zarr mask of before there may be a TIFF.
+    """
+    beside = mask_file.with_name(file_beside(stem_of(mask_file), ".instances.tif"))
+    places = (instances_of(mask_file), beside)
+    return next((place for place in places if place != mask_file and place.exists()), None)
+
+
+def is_ome_zarr(mask_file: Path) -> bool:
+    """Tell by its name whether a mask is an OME-Zarr folder."""
+    return mask_file.name.endswith(".ome.zarr")
 
 
 def stems_for(name: str, plane: int | None, version: int, suffix: str) -> Iterator[str]:

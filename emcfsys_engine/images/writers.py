@@ -20,53 +20,26 @@ import tifffile
 import zarr
 
 from emcfsys_engine.files import begin_new, temporary_of
-from emcfsys_engine.images.output_names import MASK_SUFFIXES, file_beside
+from emcfsys_engine.images.output_names import (
+    INSTANCES,
+    MASK_SUFFIXES,
+    file_beside,
+    is_ome_zarr,
+    stem_of,
+)
 from emcfsys_engine.images.own_files import put
 
 # x.overlay.png, x.prob-<class>.png, x.uncertainty.png, x.view.png, which Labelme opens, and
 # x.instances.tif.
-INSTANCES = "instances"
 _CUT = re.compile(r"(.{100,})~[0-9a-f]{8}", re.DOTALL)
 _COMPANION = re.compile(
     r"(.+)\.((?:overlay|uncertainty|view|prob-[^/]+)\.png|instances\.tif)", re.DOTALL
 )
 
 
-def stem_of(mask_file: Path) -> str:
-    """Return what a mask's name and those of its companions begin with."""
-    for suffix in MASK_SUFFIXES:
-        if mask_file.name.endswith(suffix):
-            return mask_file.name[: -len(suffix)]
-    return mask_file.stem
-
-
 def companion(mask_file: Path, kind: str) -> Path:
     """Return the name of a mask's companion: `x.overlay.png`, `x.prob-<class>.png`."""
     return mask_file.with_name(file_beside(stem_of(mask_file), f".{kind}.png"))
-
-
-def instances_of(mask_file: Path) -> Path:
-    """Return the name of what numbers a mask's objects: `x.instances.tif`.
-
-    Those of an OME-Zarr mask are labels inside it: `x.ome.zarr/labels/instances`.
-    """
-    if _is_ome_zarr(mask_file):
-        return mask_file / "labels" / INSTANCES
-    return mask_file.with_name(file_beside(stem_of(mask_file), ".instances.tif"))
-
-
-def instances_there(mask_file: Path) -> Path | None:
-    """Return what numbers a mask's objects, if anything does: see `instances_of`.
-
-    Beside an OME-Zarr mask of before there may be a TIFF.
-    """
-    beside = mask_file.with_name(file_beside(stem_of(mask_file), ".instances.tif"))
-    places = (instances_of(mask_file), beside)
-    return next((place for place in places if place != mask_file and place.exists()), None)
-
-
-def _is_ome_zarr(mask_file: Path) -> bool:
-    return mask_file.name.endswith(".ome.zarr")
 
 
 def is_companion(path: Path) -> bool:
@@ -125,7 +98,7 @@ def writer_for(
 
     Units: pixel_nm is (y, x).
     """
-    if _is_ome_zarr(file):
+    if is_ome_zarr(file):
         return ZarrWriter(file, size_HW, pixel_nm)
     if file.suffix == ".tif":
         return TiffWriter(file, size_HW, pixel_nm)

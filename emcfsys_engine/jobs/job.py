@@ -1,10 +1,13 @@
 """One job: its states, the moves between them that are legal, and its row as a frozen value."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal, get_args
 
 import msgspec
 
+from emcfsys_engine.errors import RunFolderError
+from emcfsys_engine.run.folder import Run
 from emcfsys_engine.settings import SlurmSettings
 
 JobState = Literal[
@@ -125,6 +128,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     slurm_id: str = ""  # Slurm's number of the newest submission; "?": it was never confirmed
     slurm: SlurmOrder | None = None
     expected: float | None = None  # when Slurm thinks that it will start
+    run_created: float = 0.0  # as its run.json says: it names the run; 0 in jobs of version 3
 
     @property
     def is_open(self) -> bool:
@@ -140,3 +144,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def slurm_name(self) -> str:
         """The newest submission's name in Slurm: numbers are given again, this one never."""
         return f"emcfsys-{self.id}-{self.token}"
+
+    def its_run(self) -> Run:
+        """Return the run of its folder, if that still is the one that was submitted.
+
+        A project put back from a copy, or a runs folder that was emptied, may hold another of the
+        same number by now. Raises: RunFolderError.
+        """
+        run = Run(Path(self.run))
+        if self.run_created and run.record().created != self.run_created:
+            what = "holds another run than the one that was submitted"
+            raise RunFolderError(run.folder, what, "It is left alone: submit again what you need")
+        return run

@@ -107,6 +107,7 @@ class Queue:
             "resume": resume or record.resume,
             "retries": retries,
             "created": time.time(),
+            "run_created": record.created,
             "umask": _umask(),
             "executor": "slurm" if order else "local",
             "slurm": msgspec.json.encode(order).decode() if order else "",

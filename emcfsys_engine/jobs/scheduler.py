@@ -4,6 +4,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -196,7 +197,7 @@ class Dispatch:
         job = self.store.job(placement.job.id)
         try:
             child = start.start(
-                run,
+                job.its_run(),
                 environment=self._environment(placement),
                 token=token,
                 lease=self._lease(placement),
@@ -204,7 +205,7 @@ class Dispatch:
                 worker=self.worker,
             )
         except RunFolderError as error:
-            self._not_started(job, run, error)
+            self._not_started(job, error)
         except OSError as error:  # no process or memory left: for now
             reason = f"could not be started: {error.strerror}"
             transitions.put_back(self.store, job, reason=reason, wait_s=_SCARCE_S)
@@ -212,10 +213,11 @@ class Dispatch:
             self.supervisor.watch(job, Start(job, child))
             log(f"job {job.id}: started {run.folder}")
 
-    def _not_started(self, job: Job, run: Run, error: RunFolderError) -> None:
-        if run.is_alive():  # somebody runs it outside the queue: that is its start then
-            self.supervisor.adopt(job)
-            return
+    def _not_started(self, job: Job, error: RunFolderError) -> None:
+        with suppress(RunFolderError):
+            if job.its_run().is_alive():  # somebody runs it outside the queue: its start then
+                self.supervisor.adopt(job)
+                return
         transitions.fail(self.store, job, str(error))
         log(f"job {job.id}: failed {error}")
         self.supervisor.notices.tell(job, "failed", str(error))

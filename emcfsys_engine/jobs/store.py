@@ -77,7 +77,11 @@ ALTER TABLE jobs ADD COLUMN slurm_id TEXT NOT NULL DEFAULT '';
 ALTER TABLE jobs ADD COLUMN slurm TEXT NOT NULL DEFAULT '';
 ALTER TABLE jobs ADD COLUMN expected REAL;
 """
-_STEPS = (_VERSION_1, _VERSION_2, _VERSION_3)  # step n brings a file of version n to version n + 1
+_VERSION_4 = """
+ALTER TABLE jobs ADD COLUMN run_created REAL NOT NULL DEFAULT 0;
+"""
+# Step n brings a file of version n to version n + 1.
+_STEPS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 VERSION = len(_STEPS)
 
 

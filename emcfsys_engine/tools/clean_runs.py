@@ -14,8 +14,8 @@ import msgspec
 
 from emcfsys_engine.errors import InputError, RunFolderError, printable
 from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.output_names import stem_of
 from emcfsys_engine.images.own_files import lies_in
-from emcfsys_engine.images.writers import stem_of
 from emcfsys_engine.run.events import ImageDone
 from emcfsys_engine.run.folder import Run, State, list_runs
 from emcfsys_engine.run.records import PredictRequest, WatchRequest

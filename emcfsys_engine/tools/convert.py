@@ -148,7 +148,9 @@ def _write_all(items: Sequence[Labelled], writer: LabelWriter, log: ConversionLo
         try:
             if item.name in twice:
                 raise AnnotationError(item.path, f"shares the name {item.name} with another file")
-            ids, numbers = item.read(), item.numbers()
+            ids, numbers = item.read(), None
+            if writer.to != "masks":  # these hold classes, as they are
+                ids, numbers = item.objects(ids)
         except InputError as fault:
             log.skip(fault)
             continue

@@ -24,7 +24,13 @@ from emcfsys_engine.annotations.masks import (
     recipe_of,
     table_of,
 )
-from emcfsys_engine.annotations.pair_masks import Masks, behind_masks, masks_that_count
+from emcfsys_engine.annotations.numbered import all_numbered, read_numbers
+from emcfsys_engine.annotations.pair_masks import (
+    Masks,
+    NotedOrigins,
+    behind_masks,
+    masks_that_count,
+)
 from emcfsys_engine.annotations.pair_shapes import Place, pair_shapes, part_for
 from emcfsys_engine.annotations.pairing import Key, key_of_file, match, picks_some, root_of
 from emcfsys_engine.annotations.shapes import Annotation
@@ -47,6 +53,10 @@ class Skipped(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
+_BEHIND = "the mask beside it was changed, or made anew, since"
+_BY_THEMSELVES = 'Convert the masks by themselves: "FOLDER/*.png"'
+
+
 @dataclass(kw_only=True)
 class ConversionLog:
     """What was written and skipped so far, and why; it knows which files are ours."""
@@ -56,6 +66,7 @@ class ConversionLog:
     written: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    behind: list[Path] = field(default_factory=list)  # outlines that say less than their masks
     drawn: int = 0
     lost: int = 0
 
@@ -122,7 +133,8 @@ class Labelled:
     image: ImageRef | None
     plane: int | None
     read: Callable[[], np.ndarray]
-    numbers: Callable[[], np.ndarray | None] = lambda: None  # of objects, where a mask has them
+    # Class ids in, these and the numbers of objects out: None where the labels have none.
+    objects: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]] = lambda ids: (ids, None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +179,8 @@ def labels_of(given: Given, classes: Mapping[str, int] | None, log: ConversionLo
     if not made.items and not log.skipped and found:
         what = f"says nothing of any image: {log.notes[0]}"
         raise AnnotationError(where, what, "Finish and save a task first")
+    if not made.items and not log.skipped and log.behind:
+        raise AnnotationError(where, f"holds no outlines that count: {_BEHIND}", _BY_THEMSELVES)
     if not made.items and not log.skipped:
         raise AnnotationError(where, "holds no masks and no annotations known here")
     return made
@@ -193,11 +207,10 @@ def _without_beaten(
 
     Where all of them are, the masks are converted; else each is said to be skipped.
     """
-    beaten = behind_masks(found)
+    beaten = log.behind = behind_masks(found)
     left = {path: every for path, every in found.items() if path not in beaten}
     for path in beaten if left else ():
-        what = "its mask beside it was changed, or made anew, since"
-        log.skip(AnnotationError(path, what, 'Convert the masks by themselves: "FOLDER/*.png"'))
+        log.skip(AnnotationError(path, _BEHIND, _BY_THEMSELVES))
     return left
 
 
@@ -327,8 +340,14 @@ def annotated(
     named = dict(zip(refs, output_names(refs, image_root), strict=True))
     items: list[Labelled] = []
     counting = {path: several for path, several in found.items() if path not in pairs.left_out}
+    taken = {named[image] for image in pairs.of_image}
+    known = NotedOrigins()
     for path, number in ((p, n) for p, several in counting.items() for n in range(len(several))):
         place = (path, number)
+        by_others = place not in images_of and _name_of(place, found, root) in taken
+        if by_others and known.is_as_written(path):
+            log.notes.append(f"{path}: says of images what other files beside it say: not used")
+            continue
         for image in images_of.get(place, [None]):
             annotation = part_for(found[path][number], image)
             log.count(annotation, image, table)
@@ -337,7 +356,7 @@ def annotated(
             size = _drawn_size(annotation, image, log)
             if size is None:
                 continue
-            name = named[image] if image else _name_of(place, annotation, found, root)
+            name = named[image] if image else _name_of(place, found, root)
             items.append(
                 Labelled(
                     name=name,
@@ -368,13 +387,9 @@ def _drawn_size(
     return known or own
 
 
-def _name_of(
-    place: Place,
-    annotation: Annotation,
-    found: Mapping[Path, tuple[Annotation, ...]],
-    root: Path,
-) -> str:
+def _name_of(place: Place, found: Mapping[Path, tuple[Annotation, ...]], root: Path) -> str:
     """Return the output name of an annotation whose image was not found."""
+    annotation = found[place[0]][place[1]]
     alone = len(found[place[0]]) == 1 or not annotation.image_name
     return _name_of_key(key_of_file(place[0], root) if alone else annotation.key)
 
@@ -400,10 +415,20 @@ def masked(
             image=image_of.get(mask),
             plane=mask.plane,
             read=lambda mask=mask: read_mask(mask, table, recipe, values),
-            numbers=lambda mask=mask: read_instances(mask, table),
+            objects=lambda ids, mask=mask: _objects_of(mask, ids, table),
         )
         for mask in masks
     ]
+
+
+def _objects_of(
+    mask: ImageRef, ids: np.ndarray, table: LabelTable
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return class ids, and the numbers that a mask, or the file beside it, gives its objects."""
+    numbers = read_instances(mask, table)
+    if numbers is None and (beside := read_numbers(mask)) is not None:
+        return all_numbered(ids, beside, table.background)
+    return ids, numbers
 
 
 def in_class_folders(by_class: MasksByClass, table: LabelTable, given: Given) -> list[Labelled]:

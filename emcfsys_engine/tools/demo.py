@@ -44,16 +44,17 @@ def play_microscope(
     """Write micrographs into a folder, one after the other; yield each when it is complete.
 
     whole: at once; slow: in eight pieces over half the interval; rename: under a temporary name,
-    then renamed; burst: ten at once, then a long pause; mixed: any of these, by chance.
+    then renamed; burst: ten at once, then a long pause; mixed: any of these, by chance. What is
+    there is left alone.
     Raises: InputError if the folder cannot be written.
     """
     chance = random.Random(seed)
-    numbers = itertools.count() if count is None else range(count)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for number in numbers:
+        free = (number for number in itertools.count() if not _grid(folder, number).exists())
+        for number in itertools.islice(free, count):
             _, pixels = make_micrograph(seed, 10_000 + number)
-            file = folder / f"grid_{number:05d}.png"
+            file = _grid(folder, number)
             how = (
                 chance.choice(("whole", "slow", "rename", "burst")) if manner == "mixed" else manner
             )
@@ -64,6 +65,10 @@ def play_microscope(
                 pause(every_s)
     except OSError as error:
         raise InputError(folder, f"cannot be written: {error.strerror}", remedy_of(error)) from None
+
+
+def _grid(folder: Path, number: int) -> Path:
+    return folder / f"grid_{number:05d}.png"
 
 
 def _write(

@@ -85,7 +85,7 @@ def test_a_second_version_is_its_images_wherever_the_folders_were_moved(folders:
     folders.images = folders.folder / "moved"
     assert folders.pairs() == {"a.tif": "a.v2.png"}
     (note,) = folders.counting().notes
-    assert note == "1 masks have another version beside them, which counts: left out (a.png)"
+    assert note == "1 files have another version beside them, which counts: left out (a.png)"
 
 
 def test_what_a_person_corrected_counts_before_a_newer_prediction(folders: Folders) -> None:

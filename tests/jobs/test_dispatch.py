@@ -103,6 +103,21 @@ def test_folder_deleted_under_a_waiting_job_fails_it(bench: Bench) -> None:
     assert "is no run" in bench.wait(job_id, "failed").reason
 
 
+def test_another_run_in_its_folder_is_left_alone(bench: Bench) -> None:
+    run = bench.run()
+    job_id = bench.add(run)
+    run.folder.rename(run.folder.parent.with_name("away"))
+    another = bench.run()  # a person emptied runs/, and trained in the foreground
+    assert another.folder == run.folder
+    bench.start()
+    assert "holds another run" in bench.wait(job_id, "failed").reason
+    assert bench.starts(another) == 0
+    bench.queue.retry(job_id)
+    bench.wait(job_id, "failed")
+    assert bench.starts(another) == 0
+    assert bench.wait(bench.add(another), "done").run == str(another.folder)
+
+
 def test_folder_deleted_under_a_running_job_is_told(bench: Bench) -> None:
     bench.configure("cpu_slots = 8\ngrace_s = 0.5")
     run = bench.run(seconds=60)

@@ -142,4 +142,4 @@ def test_read_only_disk_can_be_read_and_refuses_changes(bench: Bench) -> None:
 
 
 def test_schema_has_a_step_for_every_version() -> None:
-    assert store.VERSION == 3
+    assert store.VERSION == 4

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -321,6 +322,34 @@ def test_a_training_takes_over_planes_where_its_start_has_them(
     assert ("new: distance and border of objects" in said) == (not begins_with_objects)
     if begins_with_objects:
         assert torch.equal(own["head.weight"][2:], known["head.weight"][2:])
+
+
+def test_numbers_that_a_person_corrected_count(
+    objects_file: Path, tmp_path: Path, engine_here: Engine
+) -> None:
+    picture(tmp_path / "in" / "a.png")
+    out, predict = tmp_path / "out", ("predict", objects_file, tmp_path / "in", "--out")
+    engine_here(*predict, out, "--vectors", "geojson")
+    file = out / "a.instances.tif"
+    numbers = tifffile.imread(file)
+    tifffile.imwrite(file, (numbers > 0).astype(np.uint16))  # as napari and ImageJ save them
+
+    def measured(name: str) -> dict[str, Any]:
+        words = ("measure", out, "--model", objects_file, "--out", tmp_path / name, "--json")
+        return json.loads(engine_here(*words))
+
+    assert measured("first")["num_objects"] == 1
+    engine_here(*predict, out, "--force")
+    assert (out / "a.v2.png").exists()
+    assert measured("forced")["num_objects"] == 1
+    named = ("--class", "background=0", "--class", "grain=7")
+    engine_here("convert", out, "--to", "geojson", *named, "--out", tmp_path / "drawn")
+    drawn = json.loads((tmp_path / "drawn" / "a.geojson").read_text())["features"]
+    assert len(drawn) == 1  # of the corrected numbers: the outlines beside them are behind
+    mask = np.array(Image.open(out / "a.png"))
+    mask[:2] = 7
+    Image.fromarray(mask).save(out / "a.png")
+    assert "1 masks are measured without these (a.png)" in " ".join(measured("mask")["notes"])
 
 
 def test_a_suggestion_has_a_shape_an_object(

@@ -40,3 +40,10 @@ def test_the_microscope_writes_whole_files_in_every_manner(tmp_path: Path) -> No
         assert sorted(folder.iterdir()) == sorted(made)
         assert all(file.read_bytes().endswith(b"IEND\xaeB`\x82") for file in made)
     assert pauses
+
+
+def test_the_microscope_overwrites_no_image(tmp_path: Path) -> None:
+    (tmp_path / "grid_00001.png").write_text("of a real microscope")
+    made = play_microscope(tmp_path, manner="whole", count=2, pause=lambda _: None)
+    assert [file.name for file in made] == ["grid_00000.png", "grid_00002.png"]
+    assert (tmp_path / "grid_00001.png").read_text() == "of a real microscope"

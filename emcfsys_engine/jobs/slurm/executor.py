@@ -177,7 +177,7 @@ class SlurmExecutor:
         job = self.store.job(job.id)
         assert job.slurm is not None
         try:
-            announce(run, token)
+            announce(job.its_run(), token)
             script = script_of(job, job.slurm, worker=self.worker)
             with contextlib.suppress(OSError):  # a copy to read; the queue's own word is submitted
                 write_whole(run.folder / "slurm.sh", script.encode())

@@ -21,6 +21,7 @@ from emcfsys_engine.files import remedy_of, temporary_of
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.origins import Maker
 from emcfsys_engine.images.output_book import OutputBook, free_version
+from emcfsys_engine.images.output_names import instances_of, stem_of
 from emcfsys_engine.images.own_files import digest_of_output, identity_of, put
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.images.writers import (
@@ -29,8 +30,6 @@ from emcfsys_engine.images.writers import (
     TiffWriter,
     ZarrWriter,
     companion,
-    instances_of,
-    stem_of,
     writer_for,
 )
 from emcfsys_engine.learn.inference.bands import Band, OpenImage

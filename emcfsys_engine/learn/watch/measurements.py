@@ -1,7 +1,8 @@
 """Measurements of a hot folder: one line an image in one CSV, beside the ledger.
 
 Lines are appended before the ledger's, on the disk: a kill between the two leaves lines of images
-that the ledger does not know, which the next start takes back, so that no image is counted twice.
+that the ledger does not know. They are replaced once these are measured again, so that no image is
+counted twice; of images that are gone by then they stay, as their masks do.
 """
 
 import csv
@@ -9,6 +10,7 @@ import errno
 import io
 import math
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from emcfsys_engine.text import cell_of, text_of_cell
 Line = Mapping[str, str | int]
 _FILE = "measurements.csv"
 _MOST_BYTES = 1 << 30  # of millions of images
+_PLANE = re.compile(r"(.+)#\d+", re.DOTALL)  # no micrograph's own name ends like this
+_FIRST_COLUMN = "image"
 
 
 def measured(
@@ -43,7 +47,7 @@ def measured(
     """
     area_nm2 = None if pixel_nm is None else math.prod(pixel_nm)
     line: dict[str, str | int] = {
-        "image": image,
+        _FIRST_COLUMN: image,
         "height_px": mask_HW.shape[0],
         "width_px": mask_HW.shape[1],
         "pixel_nm": "" if area_nm2 is None else f"{math.sqrt(area_nm2):.6g}",
@@ -111,17 +115,20 @@ class Measurements:
     """
 
     def __init__(self, output: Path, done: Collection[str]) -> None:
-        """`done`: the images the ledger knows; lines after the last of those are taken back."""
+        """`done`: the images the ledger knows."""
         self.file = output / FOLDER / _FILE
+        self.told = ""  # of a file that a person made another one of
         self._columns: list[str] = []
         self._begun = 0  # where the lines of the last append begin
+        self._unknown: set[str] = set()  # images that have lines, and are not in the ledger
         if self.file.exists():
-            self._drop_unknown(frozenset(done))
+            self._learn(frozenset(done))
 
     def append(self, lines: Sequence[Line]) -> None:
         """Append lines; they are on the disk when this returns."""
         if not lines:
             return
+        self._drop_unknown({str(line[_FIRST_COLUMN]) for line in lines})
         text = io.StringIO(newline="")
         if not self._columns:
             self._columns = list(lines[0])
@@ -168,27 +175,49 @@ class Measurements:
         if len(kept) < len(rows):
             self._write(kept)
 
-    def _drop_unknown(self, done: frozenset[str]) -> None:
-        """Drop a torn last line and lines of images that the ledger does not know, at the end."""
+    def _learn(self, done: frozenset[str]) -> None:
+        """Read what is there, and drop a torn last line."""
         rows, is_whole = self._rows()
         if not rows:
             return
         self._columns = list(map(text_of_cell, rows[0]))
-        kept = len(rows)
-        while kept > 1 and (
-            len(rows[kept - 1]) != len(rows[0])
-            or _file_of(text_of_cell(rows[kept - 1][0]), done) not in done
-        ):
-            kept -= 1
-        if kept < len(rows) or not is_whole:
-            self._write(rows[:kept])
+        if self._columns[:1] != [_FIRST_COLUMN]:
+            self._put_aside()
+            return
+        if not is_whole:
+            self._write(rows[:-1])
+        images = [text_of_cell(row[0]) for row in rows[1:] if row]
+        self._unknown = {image for image in images if _file_of(image, done) not in done}
+
+    def _put_aside(self) -> None:
+        """Keep what a spreadsheet saved with other signs between cells: lines would not fit it."""
+        number = 1
+        while (aside := self.file.with_name(f"measurements.changed-{number}.csv")).exists():
+            number += 1
+        self.file.rename(aside)
+        self._columns = []
+        what = f'does not begin with "{_FIRST_COLUMN}," as this program writes it'
+        self.told = f"{self.file} {what}: it is kept as {aside.name}, and begun anew"
+
+    def _drop_unknown(self, images: Collection[str]) -> None:
+        """Drop lines of images that are measured again, as the ledger does not know them."""
+        stacks = {found[1] for image in images if (found := _PLANE.fullmatch(image))}
+        again = {
+            image
+            for image in self._unknown
+            if image in images or ((found := _PLANE.fullmatch(image)) and found[1] in stacks)
+        }
+        if again:
+            rows, _ = self._rows()
+            self._write([row for row in rows if not row or text_of_cell(row[0]) not in again])
+            self._unknown -= again
 
     def _rows(self) -> tuple[list[list[str]], bool]:
         """Return the lines, and whether the last one is whole."""
         with reading_own(self.file) as stream:
             if os.fstat(stream.fileno()).st_size > _MOST_BYTES:
                 raise OSError(errno.EFBIG, "is far too large: move it away", str(self.file))
-            content = stream.read().decode("utf-8", "surrogateescape")
+            content = stream.read().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
         csv.field_size_limit(max(csv.field_size_limit(), len(content)))
         return list(csv.reader(io.StringIO(content, newline=""))), content.endswith("\n")
 

@@ -137,8 +137,8 @@ class _Watch:
         gpus = self.project.compute.gpus
         if lost := lost_gpu(self.by.device, gpus, os.environ):
             self.worker.emit_when_possible(WarningGiven(message=lost))
-        if self.ledger.told:
-            self.worker.emit_when_possible(WarningGiven(message=self.ledger.told))
+        for told in filter(None, (self.ledger.told, self.measurements.told)):
+            self.worker.emit_when_possible(WarningGiven(message=told))
         due = self.ledger.due() if self.hook.is_wanted else []
         if due:
             what = f"{len(due)} images whose command was not run, or not to its end: it runs now"

@@ -27,8 +27,9 @@ from emcfsys_engine.errors import AnnotationError, ImageError, InputError
 from emcfsys_engine.images.bounds import quiet_libraries
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_grey
+from emcfsys_engine.images.output_names import instances_there
 from emcfsys_engine.images.reader import find_images, probe, read_micrograph
-from emcfsys_engine.images.writers import instances_there, is_companion
+from emcfsys_engine.images.writers import is_companion
 from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.tools.measure.results import MeasureSettings, NotMeasured
 from emcfsys_engine.tools.measure.runs import Runs, runs_beside, runs_of
@@ -123,6 +124,14 @@ class Items:
     root: Path
     failed: list[NotMeasured] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    without_numbers: list[str] = field(default_factory=list)  # masks whose file of them is not used
+
+    def say_without_numbers(self) -> None:
+        """Say which files of objects' numbers were left aside."""
+        if masks := self.without_numbers:
+            names = f"{', '.join(masks[:3])}{' …' if len(masks) > 3 else ''}"
+            why = "the mask was changed since, or they cannot be read"
+            self.notes.append(f"{len(masks)} masks are measured without these ({names}): {why}")
 
     def fail(self, mask: ImageRef, fault: InputError) -> None:
         why = f"{fault.what}. {fault.remedy}".strip().rstrip(".")
@@ -384,6 +393,8 @@ class Fields:
             return runs_of(numbers[: len(ids)], grey, nothing=0)
         beside = open_numbers(mask) if self.reads_numbers else None
         if beside is None:
+            if self.reads_numbers and instances_there(mask.path) is not None:
+                self.items.without_numbers.append(mask.path.name)
             return None
         with beside:
             return runs_beside(ids, beside, self.labels.background, grey)

@@ -46,6 +46,7 @@ def measure_masks(
     if study is not None and settings.calibrate is not None:
         calibration = calibrate(study, *settings.calibrate, out, base)
     measured = _measure_all(fields, settings, study, on_mask)
+    fields.items.say_without_numbers()
     seen = {share.value for one in measured for share in one.shares if share.area_px}
     if settings.classes is None:  # of 255 possible values only those that occur have a row
         measured = [_with_shares(one, seen) for one in measured]

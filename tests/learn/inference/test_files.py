@@ -17,6 +17,7 @@ from PIL import Image
 from emcfsys_engine.annotations.files import find_annotations
 from emcfsys_engine.annotations.pair_shapes import pair_shapes
 from emcfsys_engine.colours import colours_for
+from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.images import writers
 from emcfsys_engine.images.reader import find_images
 from emcfsys_engine.learn.inference import bands
@@ -288,6 +289,28 @@ def test_outlines_never_stand_for_a_mask_that_was_corrected_since(
     assert np.array_equal(trains[trains != 255], corrected[trains != 255])
 
 
+def test_an_image_with_outlines_in_several_formats_is_converted_once(
+    predict: Predict, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        Image.fromarray(drawn((64, 70), 1, "uint8")).save(tmp_path / "in" / f"{name}.png")
+    predict(vectors=("labelme", "coco", "geojson", "imagej"))
+    outlines = json.loads((tmp_path / "out" / "a.json").read_text())
+    box = [[5, 5], [20, 5], [20, 20], [5, 20]]
+    outlines["shapes"] = [{"label": "grain", "shape_type": "polygon", "points": box}]
+    (tmp_path / "out" / "a.json").write_text(json.dumps(outlines))
+    made = convert_labels(
+        str(tmp_path / "out"),
+        tmp_path / "converted",
+        to="masks",
+        images=str(tmp_path / "in"),
+        classes={"resin": 0, "grain": 7},
+    )
+    assert ([Path(one).name for one in made.written], made.skipped) == (["a.png", "b.png"], ())
+    corrected = mask_in(tmp_path / "converted" / "a.png") == 7
+    assert (corrected[7:18, 7:18].all(), corrected.sum() < 300) == (True, True)
+
+
 def test_where_some_outlines_are_behind_their_masks_these_are_said_and_the_others_converted(
     predict: Predict, tmp_path: Path
 ) -> None:
@@ -305,6 +328,8 @@ def test_where_some_outlines_are_behind_their_masks_these_are_said_and_the_other
     assert (Path(skipped.file).name, "made anew" in skipped.why) == ("a.json", True)
     masks = convert_labels(str(tmp_path / "out" / "*.png"), tmp_path / "by_masks", to="labelme")
     assert len(masks.written) == 2  # as the line says
+    with pytest.raises(AnnotationError, match=r"counts?: .* Convert the masks by themselves"):
+        convert_labels(str(tmp_path / "out" / "a.json"), tmp_path / "none", to="masks")
 
 
 def test_one_file_for_all_images_keeps_those_of_earlier_runs_of_other_images(
