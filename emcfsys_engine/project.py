@@ -322,9 +322,16 @@ def _check_sources(
 def _check_source(
     file: Path, key: str, source: Source, classes: Mapping[str, int], faults: list[ProjectError]
 ) -> None:
-    if (source.masks is None) == (source.annotations is None):
-        what = "has both masks and annotations" if source.masks else "has no masks or annotations"
+    if source.masks is not None and source.annotations is not None:
+        what = "has both masks and annotations"
         faults.append(ProjectError(file, key, what, "Give one of the two"))
+    if not source.has_labels and not source.teaches_unlabelled:
+        remedy = 'Give one of the two, or say unlabelled = "learn"'
+        faults.append(ProjectError(file, key, "has no masks or annotations", remedy))
+    if source.teaches_unlabelled and source.split in ("val", "test"):
+        what = f'"learn" is for training, and split = "{source.split}" is not'
+        remedy = 'Say unlabelled = "skip", or take split out'
+        faults.append(ProjectError(file, f"{key}.unlabelled", what, remedy))
     for name in ("images", "masks", "annotations"):
         place = getattr(source, name)
         if place is not None and not re.search(r"[*?\[]", place) and not _exists(file, place):

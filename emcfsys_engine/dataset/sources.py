@@ -109,7 +109,7 @@ def find_source(
         faults.append(ProjectError(project.file, f"data.{index}.images", what, remedy))
         return Found(items=())
     mine = images if only is None else [image for image in images if image in only]
-    if not mine:
+    if not mine or not source.has_labels:  # without a place for labels they teach without
         return Found(items=(), num_images=len(images))
     sizes = _sizes(mine, faults)
     root = root_of(source.images, project.folder)
@@ -122,7 +122,7 @@ def find_source(
             image=image,
             label=labels[image],
             name=_name(image, root),
-            group=_group(source, image, root),
+            group=group_of(source, image, root),
             classes=classes.get(image, frozenset()),
             size_HW=sizes[image],
             pixels=tuple(labelled.pixels[image].items()) if image in labelled.pixels else None,
@@ -457,12 +457,14 @@ def _name_unlabelled(
     where = source.masks or source.annotations
     if not missing:
         return
-    if len(missing) == len(images) and (source.skips_unlabelled or len(images) > 1):
+    is_none = len(missing) == len(images) and not source.teaches_unlabelled
+    if is_none and (source.skips_unlabelled or len(images) > 1):
         what = f"none of its {len(images)} images has labels in {where!r}"
         faults.append(ProjectError(project.file, f"data.{index}", what, what_pairs(project.folder)))
         return
     if source.skips_unlabelled:
-        notes.append(f"data.{index}: {len(missing)} of {len(images)} images have no labels")
+        teach = ": they teach without" if source.teaches_unlabelled else ""
+        notes.append(f"data.{index}: {len(missing)} of {len(images)} images have no labels{teach}")
         return
     for image in missing:
         remedy = 'Add its labels, or say unlabelled = "skip" in this [[data]] table'
@@ -485,7 +487,7 @@ def _name(image: ImageRef, root: Path) -> str:
     return name if plane is None else f"{name}.{plane:04d}"
 
 
-def _group(source: Source, image: ImageRef, root: Path) -> str | None:
+def group_of(source: Source, image: ImageRef, root: Path) -> str | None:
     """Return what the source's regular expression finds in the path below its folder."""
     if source.group is None:
         return None

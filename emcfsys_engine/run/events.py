@@ -72,6 +72,8 @@ class StepDone(Event, frozen=True, kw_only=True, tag="step_done"):
     learning_rate: float
     seconds: float  # wall time of one step, mean over the same steps
     skipped: int = 0  # of all steps so far: moved no weight, their gradients too large for fp16
+    unlabelled_loss: float | None = None  # of images without labels; null: they took no part
+    confident: float | None = None  # 0 to 1: the share of their pixels that taught
 
 
 class MachineUsed(Event, frozen=True, kw_only=True, tag="machine_used"):

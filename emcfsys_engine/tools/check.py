@@ -20,6 +20,7 @@ from emcfsys_engine.dataset.samples import (
     read_labels,
     unlabelled_faults,
 )
+from emcfsys_engine.dataset.unlabelled import unlabelled_samples
 from emcfsys_engine.errors import InputError, printable
 from emcfsys_engine.images.micrograph import ImageFacts
 from emcfsys_engine.images.reader import probe
@@ -143,7 +144,7 @@ def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckRe
         if n in counted and (num_pixels := _num_pixels(sample, facts))
     }
     findings += _rare(project, classes)
-    notes = [*gathered.notes, *_objects_told(project, samples)]
+    notes = [*gathered.notes, *_objects_told(project, samples), *_taught_without(project, samples)]
     has_labels = {samples[n].name: any(pixels.values()) for n, pixels in counted.items()}
     findings += [Finding.of(one) for one in unlabelled_faults(project, samples, has_labels)]
     cache.save()
@@ -322,6 +323,14 @@ def _objects_told(project: Project, samples: Sequence[Sample]) -> list[str]:
             truths[sample.name] = read_objects(sample, project, labels)
     looked_at = f", in {len(truths)} images looked at" if len(truths) < len(samples) else ""
     return [told(truths, tuple(project.instances)) + looked_at]
+
+
+def _taught_without(project: Project, samples: Sequence[Sample]) -> list[str]:
+    """Say how many images teach without labels, where some table asks for it."""
+    if not any(source.teaches_unlabelled for source in project.data):
+        return []
+    chosen, number = unlabelled_samples(project, samples)
+    return [f"{len(chosen)} of {number} images without labels teach, too"]
 
 
 def _rare(project: Project, classes: Sequence[ClassShare]) -> list[Finding]:

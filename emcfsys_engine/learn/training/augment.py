@@ -8,6 +8,7 @@ waits for the device to know it.
 import math
 from collections.abc import Callable, Sequence
 
+import msgspec
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from emcfsys_engine.learn.augment_draws import Drawn, Strengths, draw
 from emcfsys_engine.project import UNLABELLED, Augmentation
 
-__all__ = ["MARGIN", "Strengths", "augment", "strengths_of"]
+__all__ = ["MARGIN", "Strengths", "augment", "strengths_of", "two_views"]
 
 _STANDARD = dict.fromkeys(Strengths.__struct_fields__, 1.0)
 _PRESETS: dict[str, dict[str, float]] = {
@@ -24,6 +25,7 @@ _PRESETS: dict[str, dict[str, float]] = {
     "standard": _STANDARD,
     "strong": {**dict.fromkeys(_STANDARD, 1.5), "flip": 1.0},
 }
+_GEOMETRIC = frozenset({"flip", "rotate", "scale", "elastic", "drift"})
 MARGIN = 1.5  # crops are this much larger than patches, so that rotation finds real pixels
 
 
@@ -51,6 +53,37 @@ def augment(
     Labels gain no value that was not there; what a warp brings in from outside is unlabelled.
     """
     drawn = draw(seeds, patch_px, strengths, images_NCHW.device)
+    images, labels = _warped(images_NCHW, labels_NHW, patch_px, drawn)
+    return _change_grey_values(images, drawn), labels
+
+
+def two_views(
+    images_NCHW: Tensor,
+    labels_NHW: Tensor,
+    patch_px: int,
+    strengths: Strengths,
+    seeds: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut and warp patches as `augment` does; return them with their own grey values, changed ones.
+
+    Grey values change at least as the strong preset says: where both views are alike, nothing is
+    learned from them. How far patches turn and stretch is as the strengths say.
+    Shapes: as in `augment`; the last are the labels, in the same place of both.
+    """
+    strong = Strengths(
+        **{
+            name: given if name in _GEOMETRIC else max(given, _PRESETS["strong"][name])
+            for name, given in msgspec.structs.asdict(strengths).items()
+        }
+    )
+    drawn = draw(seeds, patch_px, strong, images_NCHW.device)
+    images, labels = _warped(images_NCHW, labels_NHW, patch_px, drawn)
+    return images, _change_grey_values(images, drawn), labels
+
+
+def _warped(
+    images_NCHW: Tensor, labels_NHW: Tensor, patch_px: int, drawn: Drawn
+) -> tuple[Tensor, Tensor]:
     grid = _warp_grid(images_NCHW, patch_px, drawn)
     images = F.grid_sample(
         images_NCHW, grid, mode="bilinear", padding_mode="reflection", align_corners=False
@@ -61,8 +94,7 @@ def augment(
     shifted = shifted if has_planes else shifted[:, None]
     warped = F.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     warped = warped if has_planes else warped[:, 0]
-    labels = (warped.to(torch.int64) - 1) & UNLABELLED  # -1 is 255 again
-    return _change_grey_values(images, drawn), labels
+    return images, (warped.to(torch.int64) - 1) & UNLABELLED  # -1 is 255 again
 
 
 def _warp_grid(crops_NCMM: Tensor, patch_px: int, drawn: Drawn) -> Tensor:

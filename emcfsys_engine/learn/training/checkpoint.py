@@ -56,6 +56,8 @@ class TrainState(msgspec.Struct, frozen=True, kw_only=True):
     loss_scale_steps: int = 0  # since it was changed last
     num_skipped: int = 0  # steps that were left out, since their gradients were too large for fp16
     objects: ObjectSettings | None = None  # that told objects apart best at the last validation
+    unlabelled_in_vain: int = 0  # validations in a row without a gain while all weight is on them
+    unlabelled_ended: int = 0  # step after which images without labels taught no more; 0: they do
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +98,15 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Tensor], TrainState]:
         what = f"has format {state.format}, this version knows {FORMAT}"
         raise RunFolderError(file, what, "Update emcfsys-tui")
     return tensors, state
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return those tensors whose names begin so, by the rest of their names."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

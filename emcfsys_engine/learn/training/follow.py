@@ -179,8 +179,11 @@ class Follower:
             )
             for part, split in ((setup.train, "train"), (setup.val, "val"))
         )
+        bare = _still_bare(setup.unlabelled, fresh)
         plan = msgspec.structs.replace(
-            plan, class_weights=choose_class_weights(train, reasons := dict(plan.reasons))
+            plan,
+            class_weights=choose_class_weights(train, reasons := dict(plan.reasons)),
+            unlabelled_images=tuple(one.name for one in bare.samples) if bare else (),
         )
         plan = msgspec.structs.replace(plan, reasons=reasons)
         write_whole(setup.run.plan_file, encode_plan(plan))
@@ -200,6 +203,7 @@ class Follower:
             plan=plan,
             train=train,
             val=val,
+            unlabelled=bare,
             card=self.make_card(plan, train),
             val_digest=validation_digest(val, plan.fingerprints),
         )
@@ -231,13 +235,21 @@ class Follower:
         return frozenset(found)
 
 
+def _still_bare(unlabelled: Dataset | None, fresh: Sequence[Sample]) -> Dataset | None:
+    """Return the images that teach without labels, but for those that have some now."""
+    joined = {one.image for one in fresh}
+    left = [one for one in unlabelled.samples if one.image not in joined] if unlabelled else []
+    return unlabelled.renewed(left, {}) if unlabelled and left else None
+
+
 _WORDS = {"train": "training", "val": "validation"}
 
 
 def _sides(plan: Plan) -> dict[str, str]:
     """Return on which side each image is that was ever learned from, by its digest."""
     sides = dict(plan.sides)
-    for split, names in (("train", plan.train_images), ("val", plan.val_images)):
+    taught = (*plan.train_images, *plan.unlabelled_images)
+    for split, names in (("train", taught), ("val", plan.val_images)):
         for name in names:
             known = plan.fingerprints.get(name)
             if known is not None and known.image:

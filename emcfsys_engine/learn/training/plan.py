@@ -80,6 +80,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     follow: bool = False
     head_first: float = 0.0  # share of the run in which the encoder's weights stay as they are
     sides: dict[str, str] = {}  # digest of an image that was ever learned from -> train | val
+    unlabelled_images: tuple[str, ...] = ()  # that teach without labels
+    unlabelled_from: int = 0  # the step from which they do
+    unlabelled_full: int = 0  # the step from which they do with all their weight
     joined: dict[str, int] = {}  # image -> step after which it, or its new labels, took part
     probed: tuple[Probed, ...] = ()  # what was measured on the GPU, by one process
     reasons: dict[str, str] = {}
@@ -236,7 +239,7 @@ def rows_of(plan: Plan) -> list[tuple[str, str, str]]:
     parts = "" if plan.micro_batch == plan.batch else f", {plan.micro_batch} at a time"
     weights = ", ".join(f"{weight:g}" for weight in plan.class_weights)
     return [
-        ("data", f"{len(plan.train_images)} training, {len(plan.val_images)} validation", ""),
+        ("data", _images_of(plan), why.get("unlabelled_images", "")),
         ("length", steps, why.get("steps", "as the project says")),
         (
             "network",
@@ -257,6 +260,12 @@ def rows_of(plan: Plan) -> list[tuple[str, str, str]]:
     ]
 
 
+def _images_of(plan: Plan) -> str:
+    parts = [f"{len(plan.train_images)} training", f"{len(plan.val_images)} validation"]
+    parts += [f"{len(plan.unlabelled_images)} without labels"] if plan.unlabelled_images else []
+    return ", ".join(parts)
+
+
 def _both(why: dict[str, str], *names: str) -> str:
     return "; ".join(why[name] for name in names if name in why) or "as the project says"
 
@@ -267,6 +276,7 @@ def summary_of(plan: Plan) -> str:
         f"{plan.network.head}/{plan.network.backbone}, {_length_of(plan)}, {plan.batch} patches "
         f"of {plan.patch_px} px a step, {plan.precision} on {_place_of(plan)}, "
         f"{len(plan.train_images)} training and {len(plan.val_images)} validation images"
+        + (f", {len(plan.unlabelled_images)} without labels" if plan.unlabelled_images else "")
         + (f", fold {plan.fold} of {plan.folds}" if plan.fold else "")
         + (f"; weights: {plan.weights}" if plan.weights else "")
     )

@@ -30,6 +30,7 @@ from emcfsys_engine.dataset.samples import (
     unlabelled_faults,
 )
 from emcfsys_engine.dataset.splits import Sample, Split
+from emcfsys_engine.dataset.unlabelled import unlabelled_samples
 from emcfsys_engine.errors import DataFaults, EmcfError, InputError, RunFolderError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.channels import GREY, RGB
@@ -70,6 +71,8 @@ from emcfsys_engine.learn.training.start import (
     started_network,
 )
 from emcfsys_engine.learn.training.trainer import Trainer
+from emcfsys_engine.learn.training.unlabelled import planned as with_unlabelled
+from emcfsys_engine.learn.training.unlabelled import readable
 from emcfsys_engine.model_card import ModelCard, NetworkSpec, NormaliserSettings, TrainingStatistics
 from emcfsys_engine.project import UNLABELLED, Project
 from emcfsys_engine.run.events import PlanMade, RunStarted, WarningGiven
@@ -110,6 +113,7 @@ def planned_here(project: Project) -> Plan:
     train, val = datasets_of(project, samples, choose_channels(project, samples).channels)
     device = choose_device(project.compute.gpus)
     plan = make_plan(project, train, val, device, choose_threads(project.compute.threads))
+    plan = with_unlabelled(plan, *unlabelled_samples(project, samples.samples))
     begins = project.model.start or project.model.weights
     return msgspec.structs.replace(plan, weights=f"weights: {begins}")
 
@@ -215,13 +219,21 @@ def execute(worker: RunContext) -> int:
         samples = replace(samples, samples=sound_ones(samples.samples, project))
     colour = _begun_with(worker.run) or choose_channels(project, samples)
     train, val = datasets_of(project, samples, colour.channels, ranks.local_world)
+    unlabelled, num_there = unlabelled_samples(
+        project, samples.samples, None if known is None else known.unlabelled_images
+    )
     follower = Follower(project, lambda plan, train: _make_card(worker.run, project, plan, train))
     follower.begin(train, val)
     if not waits:
         worker.emit(_started(worker, project, device, length, len(train)))
     lost = lost_gpu(device, project.compute.gpus, os.environ)
     prints = read_together((train, val), ranks)
-    for note in filter(None, (lost, *samples.notes, grey_note((train, val)))):
+    bare, bare_notes = readable(
+        Dataset(unlabelled, project, Normaliser(), ranks.local_world, colour.channels), val, prints
+    )
+    if known is not None and len(bare) < num_there:
+        bare_notes.append(f"{num_there - len(bare)} images without labels are no longer there")
+    for note in filter(None, (lost, *samples.notes, *bare_notes, grey_note((train, val)))):
         worker.emit(WarningGiven(message=note))
     _refuse_unready(project, train, val, prints, is_new=not worker.run.plan_file.exists())
     told = ranks.from_first(
@@ -230,6 +242,8 @@ def execute(worker: RunContext) -> int:
         )
     )
     plan: Plan = any_names.decode(told, Plan)
+    if known is None:
+        plan = with_unlabelled(plan, bare.samples, num_there)
     torch.set_num_threads(plan.threads)
     torch.manual_seed(project.project.seed)
     network = build_network(plan.network)
@@ -245,6 +259,7 @@ def execute(worker: RunContext) -> int:
             network=network,
             train=train,
             val=val,
+            unlabelled=bare if len(bare) else None,
             emit=worker.emit_through_outages,
             disk=worker.disk,
             stop_request=worker.stop_request,

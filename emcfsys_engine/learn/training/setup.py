@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
 from emcfsys_engine.learn.run_disk import RunDisk
 from emcfsys_engine.learn.training.checkpoint import TrainState
@@ -28,6 +30,7 @@ class TrainingSetup:
     network: SegmentationNetwork
     train: Dataset
     val: Dataset
+    unlabelled: Dataset | None = None  # images that teach without labels
     emit: Callable[[Event], None]
     disk: RunDisk
     stop_request: Callable[[], str | None]  # "cancel", "stop", "pause" or "terminated"
@@ -44,6 +47,29 @@ class Ending:
     reason: str  # steps | minutes | early_stopping | stopped | cancelled | paused | terminated
     step: int
     score: float | None
+
+
+@dataclass(kw_only=True)
+class Since:
+    """What was counted since the last event of a kind."""
+
+    loss: Tensor
+    steps: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def begin_again(self) -> None:
+        """Count anew from now on."""
+        self.loss.zero_()
+        self.steps = 0
+        self.started = time.monotonic()
+
+    def seconds(self) -> float:
+        """Return how long ago the event was."""
+        return time.monotonic() - self.started
+
+    def step_s(self) -> float:
+        """Return how long a step took, on average."""
+        return self.seconds() / max(1, self.steps)
 
 
 _FOLLOW_EVERY_S = 20.0  # validations of a training that follows the labels

@@ -12,11 +12,13 @@ from torch import Tensor
 from emcfsys_engine.learn.device import autocast
 from emcfsys_engine.learn.faults import is_out_of_memory
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, parameter_groups
-from emcfsys_engine.learn.training.augment import augment
+from emcfsys_engine.learn.training.augment import augment, two_views
 from emcfsys_engine.learn.training.checkpoint import TrainState
 from emcfsys_engine.learn.training.distributed import Ranks
-from emcfsys_engine.learn.training.losses import Loss, Measured
+from emcfsys_engine.learn.training.losses import Loss, Measured, build_loss
 from emcfsys_engine.learn.training.plan import Plan
+from emcfsys_engine.learn.training.unlabelled import Certainty, Guessed, Views, as_labels, sums_of
+from emcfsys_engine.project import UNLABELLED
 
 _WARM_SHARE = 0.05  # of the run: the warm-up is over by then, however few its steps
 _DECAY_SHARE = 0.2  # of the run, at the end of a trapezoid
@@ -50,6 +52,7 @@ def rate_factor(plan: Plan, step: int, progress: float) -> float:
     return warm * (_FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+UNLABELLED_STREAM = 2**40  # added to a step's number: other patches, other changes
 _AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss; Zhao et al. 2017 (PSPNet)
 
 
@@ -75,8 +78,9 @@ class Stepper:
         self.precision: torch.dtype = getattr(torch, plan.precision)
         self.network = network
         self.averaged = averaged
-        self.loss = loss
+        self.learn_by(loss, plan)
         self.seed = seed
+        self.certainty = Certainty(plan.network.num_classes, self.device)
         self.optimizer = make_optimizer(network, plan, self.device)
         # In fp16 small gradients would become 0: the loss is enlarged, the gradients made smaller.
         self.scaler = torch.amp.GradScaler(
@@ -87,6 +91,15 @@ class Stepper:
         self._parameters = list(network.parameters())
         self._averages = self._paired()
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
+
+    def learn_by(self, loss: Loss, plan: Plan) -> None:
+        """Take the loss of labels, and that of guesses, for the classes' weights of a plan.
+
+        Guesses have no Dice: a rare class that is guessed nowhere would be unlearned by it.
+        """
+        self.loss = loss
+        num_classes = plan.network.num_classes
+        self.guess_loss = build_loss("ce", plan.class_weights, self.ranks, num_classes)
 
     @property
     def learning_rate(self) -> float:
@@ -100,17 +113,73 @@ class Stepper:
         does each patch: it is the same one whichever process has it.
         Shapes: N×C×M×M and N×M×M in, N×C×P×P float32 and N×P×P out.
         """
-        seed = _mixed(self.seed, step)
+        seed = mixed(self.seed, step)
         torch.manual_seed(seed + self.ranks.rank)  # dropout differs between processes
         own = self.ranks.own(self._batch_of(crops_NCMM))
-        seeds = [_mixed(seed, number) for number in own]
+        seeds = [mixed(seed, number) for number in own]
         images, labels = augment(
             crops_NCMM, labels_NMM, self.plan.patch_px, self.plan.strengths, seeds
         )
         return images.contiguous(memory_format=torch.channels_last), labels
 
-    def accumulate_gradients(self, images: Tensor, labels: Tensor, micro_batch: int) -> Tensor:
+    def views(self, crops_NCMM: Tensor, marks_NMM: Tensor, step: int) -> Views:
+        """Return this process's patches without labels, as they are and changed.
+
+        Shapes: N×C×M×M and N×M×M, or N×K×M×M with planes of objects.
+        """
+        seed = mixed(self.seed, UNLABELLED_STREAM + step)
+        own = self.ranks.own(self._batch_of(crops_NCMM))
+        seeds = [mixed(seed, number) for number in own]
+        plain, changed, marks = two_views(
+            crops_NCMM, marks_NMM, self.plan.patch_px, self.plan.strengths, seeds
+        )
+        layout = torch.channels_last
+        return Views(
+            plain.contiguous(memory_format=layout), changed.contiguous(memory_format=layout), marks
+        )
+
+    @torch.no_grad()
+    def guess(self, views: Views, micro_batch: int, weight: float) -> Guessed:
+        """Let the averaged network label a step's patches, where it is sure enough.
+
+        Raises: DoesNotFitError, on every process.
+        """
+        probability, guess = self._guessed(views.plain, -(-micro_batch // self.ranks.world))
+        may = (views.marks if views.marks.ndim == guess.ndim else views.marks[:, 0]) != UNLABELLED
+        may[len(range(self.ranks.rank, self._batch_of(may), self.ranks.world)) :] = False
+        self.certainty.learn(
+            self.ranks.sum(sums_of(probability, guess, may, self.plan.network.num_classes))
+        )
+        sure = may & (probability >= self.certainty.thresholds()[guess])
+        counts = self.ranks.sum(torch.stack([sure.sum(), may.sum()]).float())
+        labels = as_labels(guess.where(sure, UNLABELLED), views.marks)
+        return Guessed(views.changed, labels, counts[0] / counts[1].clamp_min(1), weight)
+
+    def _guessed(self, images: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """Return the averaged network's classes of patches, so many at a time, and how probable.
+
+        Shapes: N×P×P float32 and int64.
+        """
+        found: list[tuple[Tensor, Tensor]] = []
+        fits = True
+        try:
+            for some in images.split(number):
+                with autocast(self.device, self.precision):
+                    logits = self.averaged(some)[:, : self.plan.network.num_classes]
+                highest = logits.float().softmax(1).max(1)
+                found.append((highest.values, highest.indices))
+        except RuntimeError as error:
+            self._refuse_unless_it_may_fit(error)
+            fits = False
+        self._agree_that_it_fits(fits)
+        return torch.cat([each[0] for each in found]), torch.cat([each[1] for each in found])
+
+    def accumulate_gradients(
+        self, images: Tensor, labels: Tensor, micro_batch: int, guessed: Guessed | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Gather the batch's gradients, so many patches at a time; return its mean loss.
+
+        `guessed`: patches without labels, whose loss is the second one that is returned.
 
         With several processes each computes its own of every part, and all get the same sums:
         gradients are added here rather than by DistributedDataParallel, because all processes must
@@ -120,43 +189,65 @@ class Stepper:
         """
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
+        loss, fits = self._gather(images, labels, micro_batch, self.loss)
+        taught = torch.zeros_like(loss)
+        if guessed is not None:
+            weight = guessed.confident * guessed.weight
+            taught, fits = self._gather(
+                guessed.images, guessed.labels, micro_batch, self.guess_loss, weight, fits=fits
+            )
+        self._agree_that_it_fits(fits)
+        self.ranks.sum_gradients(self._parameters)
+        return loss, taught
+
+    def _gather(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        micro_batch: int,
+        criterion: Loss,
+        weight: Tensor | None = None,
+        *,
+        fits: bool = True,
+    ) -> tuple[Tensor, bool]:
+        """Add patches to the gradients, so many at a time; return their mean loss.
+
+        `fits`: whether all did that came before them; what is returned: whether the last ones did.
+        """
         total = torch.zeros((), device=self.device)
-        fits = True
         batch = self._batch_of(images)
         for first in range(0, batch, micro_batch):
             last = min(first + micro_batch, batch)
             part = self.ranks.part(images, labels, first, last)
-            measured = self._measured(*part) if fits else []
+            measured = self._measured(*part, criterion) if fits else []
             self._agree_that_it_fits(bool(measured))
-            loss, guided = self._value(measured)
+            loss, guided = self._value(measured, criterion)
             share = (last - first) / batch
-            fits = self._backward(guided * share)
+            fits = self._backward(guided * share if weight is None else guided * share * weight)
             total += loss.detach() * share
-        self._agree_that_it_fits(fits)
-        self.ranks.sum_gradients(self._parameters)
-        return total
+        return total, fits
 
     def _batch_of(self, own: Tensor) -> int:
         """Return how many patches a step has, of which some are here."""
         return len(own) if self.ranks.world == 1 else self.plan.batch
 
-    def _measured(self, images: Tensor, labels: Tensor) -> list[Measured]:
+    def _measured(self, images: Tensor, labels: Tensor, criterion: Loss) -> list[Measured]:
         """Return what the network's heads make of some patches; nothing when they do not fit."""
         try:
             with autocast(self.device, self.precision):
                 logits, auxiliary = self.network.forward_with_auxiliary(images)
             heads = [logits] if auxiliary is None else [logits, auxiliary]
-            return [self.loss.measure(head, labels) for head in heads]
+            return [criterion.measure(head, labels) for head in heads]
         except RuntimeError as error:
             self._refuse_unless_it_may_fit(error)
             return []
 
-    def _value(self, measured: list[Measured]) -> tuple[Tensor, Tensor]:
+    def _value(self, measured: list[Measured], criterion: Loss) -> tuple[Tensor, Tensor]:
         """Return the loss of the head, and the one to learn from, with that of a second head."""
         try:
-            loss = guided = self.loss.value(measured[0])
+            loss = guided = criterion.value(measured[0])
             for auxiliary in measured[1:]:
-                guided = guided + _AUXILIARY_WEIGHT * self.loss.value(auxiliary)
+                guided = guided + _AUXILIARY_WEIGHT * criterion.value(auxiliary)
         except RuntimeError as error:
             self._refuse_unless_it_may_fit(error)
             if self.ranks.world > 1:  # the others wait for this process's statistics: no way back
@@ -254,7 +345,7 @@ class Stepper:
         return found[True], found[False]
 
 
-def _mixed(seed: int, step: int) -> int:
+def mixed(seed: int, step: int) -> int:
     """Return one 63-bit number for a seed and a step (splitmix64)."""
     value = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9) & (2**64 - 1)
     value ^= value >> 31

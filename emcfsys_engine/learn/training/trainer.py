@@ -3,8 +3,9 @@
 import copy
 import math
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 import torch
@@ -25,17 +26,28 @@ from emcfsys_engine.learn.training.checkpoint import (
     optimizer_tensors,
     read_checkpoint,
     read_retry,
+    under,
 )
 from emcfsys_engine.learn.training.dataset import PatchSampler
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.losses import Loss, build_loss
-from emcfsys_engine.learn.training.setup import Budget, Ending, TrainingSetup
+from emcfsys_engine.learn.training.setup import Budget, Ending, Since, TrainingSetup
 from emcfsys_engine.learn.training.step import DoesNotFitError, Stepper, rate_factor
+from emcfsys_engine.learn.training.unlabelled import (
+    IN_VAIN,
+    Guessed,
+    UnlabelledPatches,
+    after_validation,
+    weight_at,
+)
 from emcfsys_engine.learn.training.validation import Validator, card_at, event_of
 from emcfsys_engine.run.events import PhaseBegan, RunResumed, StepDone, WarningGiven
 
+T = TypeVar("T")
+
 _CHECKPOINT_EVERY_S = 120.0
 _STEP_EVENT_EVERY_S = 0.5
+_CERTAINTY = "unlabelled.certainty"  # in a checkpoint
 _LOOK_EVERY_S = 2.0  # for labels, where nothing else is done
 _ENDING_OF = {
     "cancel": "cancelled",
@@ -43,32 +55,8 @@ _ENDING_OF = {
     "pause": "paused",
     "terminated": "terminated",
 }
-_STOP_REQUESTS = (
-    "terminated",
-    "pause",
-    "stop",
-    "cancel",
-)  # where processes heard different ones, the last
-
-
-@dataclass(kw_only=True)
-class _Since:
-    """What was counted since the last event of a kind."""
-
-    loss: Tensor
-    steps: int = 0
-    started: float = field(default_factory=time.monotonic)
-
-    def begin_again(self) -> None:
-        self.loss.zero_()
-        self.steps = 0
-        self.started = time.monotonic()
-
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-    def step_s(self) -> float:
-        return self.seconds() / max(1, self.steps)
+# Where processes heard different ones, the last.
+_STOP_REQUESTS = ("terminated", "pause", "stop", "cancel")
 
 
 class Trainer:
@@ -91,19 +79,22 @@ class Trainer:
             if self.ranks.is_first
             else NullSaver()
         )
-        self.since_event = _Since(loss=torch.zeros((), device=self.device))
-        self.since_validation = _Since(loss=torch.zeros((), device=self.device))
+        self.since_event = Since(loss=torch.zeros((), device=self.device))
+        self.since_validation = Since(loss=torch.zeros((), device=self.device))
+        # Loss and confident share of images without labels, and steps, since the last event.
+        self.of_unlabelled = torch.zeros(3, device=self.device)
         self.budget = Budget(self.plan)
         self.usage = Usage(self.device)
 
     def _build_from_labels(self) -> None:
         """Make what depends on the images and labels: they may become more while it trains."""
         setup, plan = self.setup, self.plan
-        self.stepper.loss = self._loss_of(self.ranks)
+        self.stepper.learn_by(self._loss_of(self.ranks), plan)
         self.validator = Validator(setup, self.averaged, self._loss_of(Ranks()))
         seed = setup.project.project.seed
         own = self.ranks.own(plan.batch)
         self.sampler = PatchSampler(setup.train, plan.patch_px, plan.batch, seed, own)
+        self.unlabelled = UnlabelledPatches(setup.unlabelled, plan, seed, own)
 
     def _loss_of(self, ranks: Ranks) -> Loss:
         text, num_classes = self.setup.project.training.loss, self.plan.network.num_classes
@@ -155,6 +146,7 @@ class Trainer:
             raise
         finally:
             self.batches.close()
+            self.unlabelled.close()
         if reason in ("cancelled", "paused", "terminated"):
             self._save_checkpoint()
         else:
@@ -209,6 +201,7 @@ class Trainer:
             return False
         other_val = news.val_digest != self.setup.val_digest
         self.setup, self.plan = news, news.plan
+        self.unlabelled.close()
         self._build_from_labels()
         self.batches.close()
         self.batches = Batches(self.sampler, self.state.step + 1, self.device)
@@ -268,19 +261,36 @@ class Trainer:
         step = self.state.step + 1
         images, labels = self._prepared(crops_NCMM, labels_NMM, step)
         factor = rate_factor(self.plan, step, progress) * self.state.rate_factor
-        loss = self._gathered(images, labels)
+        guessed = self._guessed(step)
+        loss, taught = self._in_parts(
+            lambda micro: self.stepper.accumulate_gradients(images, labels, micro, guessed)
+        )
+        if guessed is not None:
+            self.of_unlabelled += torch.stack([taught, guessed.confident, torch.ones_like(taught)])
         self.stepper.step(factor, step, head_only=progress < self.plan.head_first)
         self.state = msgspec.structs.replace(self.state, step=step)
         return loss
+
+    def _guessed(self, step: int) -> Guessed | None:
+        """Return the step's patches without labels as the averaged network labels them."""
+        weight = weight_at(self.plan, self.state)
+        if not weight or self.setup.unlabelled is None:
+            return None
+        crops, marks = self.unlabelled.at(step, self.device)
+        views = self._fitting(lambda: self.stepper.views(crops, marks, step))
+        return self._in_parts(lambda micro: self.stepper.guess(views, micro, weight))
 
     def _prepared(self, crops_NCMM: Tensor, labels_NMM: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Return the step's patches, augmented: the same ones however often it is tried.
 
         Raises: RunFailedError if the images alone are too much for the device.
         """
+        return self._fitting(lambda: self.stepper.prepare(crops_NCMM, labels_NMM, step))
+
+    def _fitting(self, prepare: Callable[[], T]) -> T:
         for patience in (1, 0):
             try:
-                return self.stepper.prepare(crops_NCMM, labels_NMM, step)
+                return prepare()
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -290,11 +300,11 @@ class Trainer:
             free_cached_memory()  # outside the handler, which holds what did not fit
         raise AssertionError
 
-    def _gathered(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Gather the batch's gradients, in parts that fit into memory; return its mean loss."""
+    def _in_parts(self, compute: Callable[[int], T]) -> T:
+        """Return what is computed so many patches at a time, fewer where they do not fit."""
         while True:
             try:
-                return self.stepper.accumulate_gradients(images, labels, self.state.micro_batch)
+                return compute(self.state.micro_batch)
             except DoesNotFitError:
                 pass  # what did not fit is held by the error: let go of it first
             self.stepper.optimizer.zero_grad(set_to_none=True)
@@ -356,7 +366,8 @@ class Trainer:
         if not since.steps:
             return
         loss = float(since.loss) / since.steps
-        if not math.isfinite(loss):
+        taught, confident, steps = self.of_unlabelled.tolist()
+        if not math.isfinite(loss + taught):
             self._roll_back(loss)
         else:
             self.setup.emit(
@@ -366,11 +377,14 @@ class Trainer:
                     learning_rate=self.stepper.learning_rate,
                     seconds=since.step_s(),
                     skipped=self.stepper.skipped,
+                    unlabelled_loss=taught / steps if steps else None,
+                    confident=confident / steps if steps else None,
                 )
             )
             if self.usage.is_due():
                 self.setup.emit(self.usage.at(self.state.step))
         since.begin_again()
+        self.of_unlabelled.zero_()
 
     def _say_skipped(self) -> None:
         number = self.stepper.skipped
@@ -441,17 +455,33 @@ class Trainer:
                 is_best=is_best,
             )
         )
+        self._weigh_unlabelled(is_best=is_best)
         if is_best:
             card = card_at(self.setup.card, self.state.step, result)
             self.saver.save_best(card, score, beaten)
         since.begin_again()
 
+    def _weigh_unlabelled(self, *, is_best: bool) -> None:
+        """Leave images without labels out once they gain nothing any more, and say so."""
+        had_ended = self.state.unlabelled_ended
+        self.state = after_validation(self.plan, self.state, is_best=is_best)
+        if self.state.unlabelled_ended and not had_ended:
+            self.unlabelled.close()
+            message = (
+                f"Images without labels teach no more from step {self.state.step + 1} on: "
+                f"{IN_VAIN} validations in a row gained nothing"
+            )
+            self.setup.emit(WarningGiven(message=message))
+
     def _restore(self) -> None:
         tensors, self.state = read_checkpoint(self.setup.run.checkpoint_file)
-        self.network.load_state_dict(_under("network.", tensors))
-        self.averaged.load_state_dict(_under("averaged.", tensors))
+        self.network.load_state_dict(under("network.", tensors))
+        self.averaged.load_state_dict(under("averaged.", tensors))
         load_optimizer(self.stepper.optimizer, tensors)
         self.stepper.restore_scaling(self.state)
+        certainty = tensors.get(_CERTAINTY)
+        if certainty is not None:
+            self.stepper.certainty.mean_C.copy_(certainty)
 
     def _save_checkpoint(self) -> None:
         # A resume gives every process these statistics: they are to be the same in a run that
@@ -465,12 +495,6 @@ class Trainer:
         )
         tensors = {f"network.{name}": t for name, t in self.network.state_dict().items()}
         tensors |= {f"averaged.{name}": t for name, t in self.averaged.state_dict().items()}
+        if self.plan.unlabelled_images:
+            tensors[_CERTAINTY] = self.stepper.certainty.mean_C
         self.saver.save_checkpoint(tensors | optimizer_tensors(self.stepper.optimizer), self.state)
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
