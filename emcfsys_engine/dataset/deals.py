@@ -1,5 +1,6 @@
 """Which images a run trains and validates on: dealt once, kept for ever, read back each start."""
 
+import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,6 +37,12 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
 
     image: str  # a digest of the grey values as they were read; empty where all are one value
     labels: str  # a digest of the class of every pixel
+
+
+def validation_digest(val: Sequence[Sample], prints: Mapping[str, Fingerprint]) -> str:
+    """Return a name for what is validated on: scores of another one are not compared with its."""
+    content = [(one.name, prints[one.name].image, prints[one.name].labels) for one in val]
+    return hashlib.blake2b(repr(sorted(content)).encode(), digest_size=12).hexdigest()
 
 
 class FoldDeal(msgspec.Struct, frozen=True, kw_only=True):

@@ -281,12 +281,6 @@ class Dataset:
         return prints
 
 
-def validation_digest(val: Dataset, prints: Mapping[str, Fingerprint]) -> str:
-    """Return a name for what is validated on: scores of another one are not compared with its."""
-    content = [(one.name, prints[one.name].image, prints[one.name].labels) for one in val.samples]
-    return hashlib.blake2b(repr(sorted(content)).encode(), digest_size=12).hexdigest()
-
-
 class PatchSampler:
     """Draws the crops of step n: half of them centred on a pixel of a uniformly chosen class.
 
@@ -319,7 +313,8 @@ class PatchSampler:
             self.sizes.append((height, width))
             self.statistics.append(item.statistics)
             self.positions.append(_class_positions(item.labels, seed, index))
-            self.bare.append(_is_mostly_bare(item.labels))
+            num_bare = int(np.count_nonzero(item.labels == UNLABELLED))
+            self.bare.append(num_bare > item.labels.size // 2)
             self.label_planes = 1 if item.targets is None else 1 + NUM_PLANES
             types.add(item.pixels.dtype)
         self.is_of_one_type = len(types) == 1
@@ -490,10 +485,6 @@ def _mirrored(lines: np.ndarray, size: int) -> np.ndarray:
     period = 2 * (size - 1)
     folded = np.abs(lines) % period
     return np.where(folded < size, folded, period - folded)
-
-
-def _is_mostly_bare(labels: np.ndarray) -> bool:
-    return int(np.count_nonzero(labels == UNLABELLED)) > labels.size // 2
 
 
 def _class_positions(labels: np.ndarray, seed: int, index: int) -> Mapping[int, np.ndarray]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from emcfsys_engine.dataset.deals import Fingerprint, files_of
+from emcfsys_engine.dataset.deals import Fingerprint, files_of, validation_digest
 from emcfsys_engine.dataset.follow import (
     LabelledNow,
     Stamp,
@@ -27,7 +27,7 @@ from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.images.walk import FileStamp
 from emcfsys_engine.learn.run_context import RunContext
-from emcfsys_engine.learn.training.dataset import Dataset, Item, load_item, validation_digest
+from emcfsys_engine.learn.training.dataset import Dataset, Item, load_item
 from emcfsys_engine.learn.training.plan import Plan, choose_class_weights, encode_plan
 from emcfsys_engine.learn.training.setup import TrainingSetup
 from emcfsys_engine.model_card import ModelCard
@@ -205,7 +205,7 @@ class Follower:
             val=val,
             unlabelled=bare,
             card=self.make_card(plan, train),
-            val_digest=validation_digest(val, plan.fingerprints),
+            val_digest=validation_digest(val.samples, plan.fingerprints),
         )
 
     def _is_on_its_side(

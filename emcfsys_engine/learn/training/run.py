@@ -20,6 +20,7 @@ from emcfsys_engine.dataset.deals import (
     planned,
     refuse_swapped,
     twin_faults,
+    validation_digest,
 )
 from emcfsys_engine.dataset.objects import NUM_PLANES
 from emcfsys_engine.dataset.samples import (
@@ -50,7 +51,7 @@ from emcfsys_engine.learn.networks.weights import WeightsReport, load_weights
 from emcfsys_engine.learn.run_context import RunContext, emit_ending
 from emcfsys_engine.learn.training.augment import augment
 from emcfsys_engine.learn.training.colour import Colour, choose_channels, datasets_of, grey_note
-from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler, validation_digest
+from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.follow import Follower, first_labels, sound_ones
 from emcfsys_engine.learn.training.losses import build_loss
@@ -249,26 +250,32 @@ def execute(worker: RunContext) -> int:
     network = build_network(plan.network)
     if not resumed:
         plan = msgspec.structs.replace(plan, weights=_load_start(project, network))
-    trainer = Trainer(
-        TrainingSetup(
-            run=worker.run,
-            project=project,
-            plan=plan,
-            card=_make_card(worker.run, project, plan, train),
-            val_digest=validation_digest(val, prints),
-            network=network,
-            train=train,
-            val=val,
-            unlabelled=bare if len(bare) else None,
-            emit=worker.emit_through_outages,
-            disk=worker.disk,
-            stop_request=worker.stop_request,
-            ranks=ranks,
-            new_labels=follower if plan.follow else None,
-        )
+    setup = TrainingSetup(
+        run=worker.run,
+        project=project,
+        plan=plan,
+        card=_make_card(worker.run, project, plan, train),
+        val_digest=validation_digest(val.samples, prints),
+        network=network,
+        train=train,
+        val=val,
+        unlabelled=bare if len(bare) else None,
+        emit=worker.emit_through_outages,
+        disk=worker.disk,
+        stop_request=worker.stop_request,
+        ranks=ranks,
+        new_labels=follower if plan.follow else None,
     )
+    return _trained(worker, setup, device, resumed=resumed)
+
+
+def _trained(
+    worker: RunContext, setup: TrainingSetup, device: torch.device, *, resumed: bool
+) -> int:
+    """Train as set up, from the checkpoint where there is one; return the exit code."""
+    trainer, plan = Trainer(setup), setup.plan
     gone_on = trainer.resume() if resumed else None
-    if ranks.is_first:  # nothing is refused any more
+    if setup.ranks.is_first:  # nothing is refused any more
         write_whole(worker.run.plan_file, encode_plan(plan))
     worker.emit(PlanMade(summary=summary_of(plan)))
     if gone_on is not None:
@@ -276,7 +283,7 @@ def execute(worker: RunContext) -> int:
     print(f"{describe(device, getattr(torch, plan.precision))}: {summary_of(plan)}", flush=True)
     worker.begin()
     ending = trainer.train()
-    ranks.leave()
+    setup.ranks.leave()
     return emit_ending(worker, ending.reason, step=ending.step, score=ending.score)
 
 
