@@ -62,7 +62,6 @@ _FORECAST = Forecast(  # of another machine than this one
     ),
     num_warnings=2,
 )
-_TERMINAL = "#292929"  # what is behind all, in a theme of the terminal's own colours
 _AT = 1_700_000_000.0  # when everything happened
 
 
@@ -123,7 +122,8 @@ async def _looked_at(folder: Path, size: str, themes: Sequence[str]) -> str:
                 pilot.app.theme = theme
                 now = await _settled(pilot, tab, shown, looks=1 if number else 3)
                 faults += _compared(f"{tab}-{size}-{theme.removeprefix('emcfsys-')}", now)
-                faults += _weak(f"{tab}-{size}-{theme}", now)
+                if not theme.startswith("ansi"):  # whose colours the terminal chooses
+                    faults += _weak(f"{tab}-{size}-{theme}", now)
             pilot.app.theme = themes[0]
     return "\n".join(faults)
 
@@ -156,11 +156,10 @@ def _weak(name: str, svg: str) -> list[str]:
     ):
         words = html.unescape(text).replace("\xa0", " ").strip()
         at = float(x) + 1, float(y) - 10
-        papers = [_TERMINAL] + [
-            r[4] for r in rects if r[0] <= at[0] < r[2] and r[1] <= at[1] < r[3]
-        ]
+        papers = [r[4] for r in rects if r[0] <= at[0] < r[2] and r[1] <= at[1] < r[3]]
         if not re.search(r"\w", words):
             continue
+        assert papers, f"nothing is behind {words!r}"
         apart = contrast(_rgb(inks[ink]), _rgb(papers[-1]))
         if apart < 4.5:
             weak.append(f"{name}: {words!r} has contrast {apart:.2f}: {inks[ink]} on {papers[-1]}")
