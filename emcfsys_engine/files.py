@@ -137,7 +137,8 @@ class NotOursError(PermissionError):
 
 
 def _not_ours(file: Path, what: str) -> NotOursError:
-    return NotOursError(errno.EPERM, f"{what}: move it away", str(file))
+    # Named here, too: who quotes the reason may be about another file, such as the image's mask.
+    return NotOursError(errno.EPERM, f"{file} {what}: move it away", str(file))
 
 
 def write_whole(file: Path, content: bytes, *, mode: int = 0o666) -> None:
@@ -256,7 +257,7 @@ def remedy_of(error: OSError, otherwise: str = "Check its folder and its disk") 
     if is_full(error):
         return "Free some space"
     if isinstance(error, NotOursError):
-        return "Or put a copy of that file in its place"
+        return "Or put a copy of that very file in its place"
     return _REMEDIES.get(error.errno or 0, otherwise)
 
 

@@ -130,12 +130,13 @@ class Masks:
         """Return masks whose values mean other classes, where those of others mean these.
 
         Where all were made by models of one naming, a person may have renamed the classes since:
-        that is only said.
+        that is only said; but a name that means another value now was not renamed.
         """
         made = {mask: one.maker.classes for mask, one in self.origins.items() if one.maker}
         others = [mask for mask, named in made.items() if dict(named) != dict(classes)]
         namings = {tuple(named.items()) for named in made.values()}
-        if others and len(others) == len(self.refs) and len(namings) == 1:
+        is_renamed = all(classes.get(name, value) == value for n in namings for name, value in n)
+        if others and len(others) == len(self.refs) and len(namings) == 1 and is_renamed:
             names = ", ".join(f"{name} {value}" for name, value in next(iter(namings)))
             self.notes.append(f"the model that made the masks calls their values {names}")
             return []

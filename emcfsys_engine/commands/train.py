@@ -20,6 +20,7 @@ from emcfsys_engine.run.groups import (
     give_up_extension,
     new_trainings,
     refuse_unless_extendable,
+    refuse_without_checkpoint,
     runs_at,
 )
 from emcfsys_engine.run.progress import Kind
@@ -234,6 +235,7 @@ def _resume(place: Path, overrides: tuple[str, ...]) -> None:
     for run in runs:
         refuse_unless_extendable(run)
     for run in waiting:
+        refuse_without_checkpoint(run)
         refuse_unresumable(run)
     try:
         for run in runs if overrides else ():

@@ -12,6 +12,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -168,10 +169,9 @@ class PngWriter:
 
     def abort(self) -> None:
         """Leave nothing behind."""
-        try:
+        with suppress(OSError):  # a full disk does not take what was not written yet
             self._stream.close()
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        self._temporary.unlink(missing_ok=True)
 
     def _flush(self) -> None:
         self._chunk(b"IDAT", b"".join(self._packed))
@@ -239,10 +239,9 @@ class TiffWriter:
             self._failure = OSError("given up")
             self._put(None, quietly=True)
         self._thread.join()
-        try:
+        with suppress(OSError):  # a full disk does not take what was not written yet
             self._stream.close()
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        self._temporary.unlink(missing_ok=True)
 
     def _put(self, rows: np.ndarray | None, *, quietly: bool = False) -> None:
         while self._thread.is_alive():

@@ -6,8 +6,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from emcfsys_engine.errors import RunFolderError
-from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.folder import Run, same_run
 from emcfsys_engine.settings import SlurmSettings
 
 JobState = Literal[
@@ -148,11 +147,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def its_run(self) -> Run:
         """Return the run of its folder, if that still is the one that was submitted.
 
-        A project put back from a copy, or a runs folder that was emptied, may hold another of the
-        same number by now. Raises: RunFolderError.
+        Raises: RunFolderError.
         """
-        run = Run(Path(self.run))
-        if self.run_created and run.record().created != self.run_created:
-            what = "holds another run than the one that was submitted"
-            raise RunFolderError(run.folder, what, "It is left alone: submit again what you need")
-        return run
+        return same_run(Path(self.run), self.run_created)

@@ -17,7 +17,7 @@ import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import RunFolderError
-from emcfsys_engine.files import open_own, write_whole
+from emcfsys_engine.files import open_own, remedy_of, write_whole
 from emcfsys_engine.launch.keeper import ALREADY_RUNNING, START_FILE
 from emcfsys_engine.launch.processes import (
     COOKIE,
@@ -258,7 +258,8 @@ def announce(run: Run, token: str) -> None:
     except OSError as error:
         what = f"cannot be written: {error.strerror}"
         where = error.filename or run.folder
-        raise RunFolderError(where, what, "Check its permissions and free space") from None
+        remedy = remedy_of(error, "Check its permissions and free space")
+        raise RunFolderError(where, what, remedy) from None
 
 
 def void_start(run: Run) -> None:

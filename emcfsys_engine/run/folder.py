@@ -417,6 +417,19 @@ def open_run(folder: Path) -> Run:
     return run
 
 
+def same_run(folder: Path, created: float) -> Run:
+    """Return the run of a folder, if its record still is the one that was `created` then.
+
+    A project put back from a copy, or a runs folder that was emptied, may hold another of the same
+    number by now. 0: nobody noted it. Raises: RunFolderError.
+    """
+    run = Run(folder)
+    if created and run.record().created != created:
+        what = "holds another run than the one that was meant"
+        raise RunFolderError(folder, what, "It is left alone: look at it again")
+    return run
+
+
 @lru_cache(maxsize=16)
 def _decoded(content: bytes) -> RunRecord:
     """Return what a run.json says: on its road through a process it is asked a dozen times."""

@@ -8,6 +8,7 @@ import msgspec
 
 from emcfsys_engine.errors import EmcfError, InputError, ProjectError, ProjectFaults, RunFolderError
 from emcfsys_engine.project import Project, Training
+from emcfsys_engine.run.events import CheckpointSaved, reversed_events
 from emcfsys_engine.run.folder import Run, new_run, open_run
 from emcfsys_engine.run.records import RunRecord, TrainRequest
 from emcfsys_engine.settings import check_table
@@ -109,12 +110,26 @@ def refuse_unless_extendable(run: Run) -> RunRecord:
     return record
 
 
+def refuse_without_checkpoint(run: Run) -> None:
+    """Check that a training that saved checkpoints still has one: else it would begin anew.
+
+    Raises: RunFolderError.
+    """
+    if run.checkpoint_file.exists():
+        return
+    every = reversed_events(run.events_file)
+    if any(isinstance(one, CheckpointSaved) and one.role != "best" for one in every):
+        remedy = f"Begin a new training with its weights: --from {run.folder}"
+        raise RunFolderError(run.folder, "has no checkpoint to go on from any more", remedy)
+
+
 def extend(run: Run, overrides: tuple[str, ...]) -> RunRecord:
     """Write another budget into run.json and return what stood there before.
 
     Raises: InputError, ProjectFaults, RunFolderError; then nothing is changed.
     """
     before = refuse_unless_extendable(run)
+    refuse_without_checkpoint(run)
     assert before.project is not None
     training = extended(before.project.training, overrides)
     project = msgspec.structs.replace(before.project, training=training)

@@ -13,7 +13,7 @@ import tifffile
 from emcfsys_engine.annotations.draw import annotation_ids
 from emcfsys_engine.annotations.files import find_annotations
 from emcfsys_engine.annotations.masks import LabelTable, mask_facts, read_mask, recipe_of, table_of
-from emcfsys_engine.annotations.numbered import write_numbers
+from emcfsys_engine.annotations.numbered import read_numbers, write_numbers
 from emcfsys_engine.annotations.pair_masks import behind_masks, masks_that_count
 from emcfsys_engine.annotations.pair_shapes import pair_shapes, part_for
 from emcfsys_engine.annotations.pairing import bare_name, root_of
@@ -85,9 +85,9 @@ def _names(refs: Sequence[ImageRef]) -> list[str]:
 def _labelled(
     ref: ImageRef, labels: str | None, card: ModelCard
 ) -> tuple[Micrograph, np.ndarray, np.ndarray | None]:
-    """Return an image, its class ids, and its objects where its labels are shapes.
+    """Return an image, its class ids, and its objects where labels are shapes or number them.
 
-    Shapes: uint8 H×W, 255 is unlabelled; int64 H×W.
+    Shapes: uint8 H×W, 255 is unlabelled; integers H×W.
     """
     micrograph = read_micrograph(ref)
     height, width = micrograph.pixels.shape[:2]
@@ -96,13 +96,12 @@ def _labelled(
         raise InputError(ref.path, what, f"Take one of at least {_SMALLEST_SIDE_PX}²")
     classes = dict(zip(card.classes, card.class_values, strict=True))
     table = table_of(classes, {})
-    ids, numbers = _of_shapes(ref, labels, table, (height, width)) or (None, None)
-    if ids is None:
-        ids = _of_mask(ref, labels, table, card)
-    if ids is None:
+    found = _of_shapes(ref, labels, table, (height, width)) or _of_mask(ref, labels, table, card)
+    if found is None:
         where = f"in {labels}" if labels else "beside it"
         what = f"has no labels {where}"
         raise InputError(ref.path, what, "Save its Labelme file there, or name --labels FOLDER")
+    ids, numbers = found
     if ids.shape != (height, width):
         what = f"is {width} × {height} pixels, its labels are {ids.shape[1]} × {ids.shape[0]}"
         raise InputError(ref.path, what, "Pair it with its own labels")
@@ -143,7 +142,7 @@ def _of_shapes(
 
 def _of_mask(
     ref: ImageRef, labels: str | None, table: LabelTable, card: ModelCard
-) -> np.ndarray | None:
+) -> tuple[np.ndarray, np.ndarray | None] | None:
     pattern = _pattern(ref, labels)
     root = root_of(pattern, Path.cwd())
     masks = [one for one in find_images(pattern, Path.cwd()) if one.path != ref.path.absolute()]
@@ -152,7 +151,7 @@ def _of_mask(
         return None
     values = tuple(sorted(card.class_values))
     recipe = recipe_of([mask_facts(mask, table)], table, values)
-    return read_mask(mask, table, recipe, values)
+    return read_mask(mask, table, recipe, values), read_numbers(mask)
 
 
 def _quarter(ids: np.ndarray) -> tuple[slice, slice]:

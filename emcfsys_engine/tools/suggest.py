@@ -1,7 +1,8 @@
 """Suggestions: the images most worth labelling, with Labelme files that a model filled in."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from emcfsys_engine.annotations.writer import LABELME_OPENS, LABELME_TOLERANCE_P
 from emcfsys_engine.dataset.follow import gather_some
 from emcfsys_engine.dataset.sources import plain_names
 from emcfsys_engine.errors import InputError, ProjectError
-from emcfsys_engine.files import read_own, temporary_of
+from emcfsys_engine.files import read_own, remedy_of, temporary_of
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit, to_grey
 from emcfsys_engine.images.own_files import put
@@ -173,19 +174,32 @@ def _write(
     )
     size = (ids.shape[0], ids.shape[1])
     shown = _shown(project, source, image, file)
-    temporary = temporary_of(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_labelme(temporary, shapes, size, shown, suggested_by=msgspec.to_builtins(by))
+    named = msgspec.to_builtins(by)
     # Looked at in the last moment: what a person saves while this computes is theirs.
-    return _placed(temporary, file, may_replace=model_of(file) is not None)
+    return _placed(
+        file,
+        lambda temporary: write_labelme(temporary, shapes, size, shown, suggested_by=named),
+        lambda: model_of(file) is not None,
+    )
 
 
-def _placed(temporary: Path, file: Path, *, may_replace: bool) -> bool:
+def _placed(
+    file: Path, write: Callable[[Path], None], may_replace: Callable[[], bool] = lambda: False
+) -> bool:
+    """Write a file under another name, and give it its own; False where a person's lies there."""
+    temporary = temporary_of(file)
     try:
-        put(temporary, file, may_replace=may_replace)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        put(temporary, file, may_replace=may_replace())
     except FileExistsError:
-        temporary.unlink(missing_ok=True)
         return False
+    except OSError as error:
+        what = f"cannot be written: {error.strerror}"
+        raise InputError(file, what, remedy_of(error)) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return True
 
 
@@ -202,8 +216,7 @@ def _shown(project: Project, source: int, image: Path, file: Path) -> Path:
         number += 1
         view = file.with_name(f"{file.stem}.{number}.view.png")
     if not view.exists():
-        write_png(temporary_of(view), pixels)
-        _placed(temporary_of(view), view, may_replace=False)
+        _placed(view, lambda temporary: write_png(temporary, pixels))
     return view
 
 

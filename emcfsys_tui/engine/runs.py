@@ -16,7 +16,7 @@ from emcfsys_engine import any_names
 from emcfsys_engine.errors import InputError, RunFolderError, printable
 from emcfsys_engine.jobs.control import ensure_daemon
 from emcfsys_engine.jobs.queue import submit_extension
-from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.folder import Run, same_run
 from emcfsys_engine.text import flattened, moment
 from emcfsys_tui.messages import Told
 from emcfsys_tui.view_models import RunRow
@@ -118,12 +118,12 @@ def ask_run(folder: Path, ask: str) -> str:
     return f"{run.id}: asked to {ask}"
 
 
-def delete_run(folder: Path) -> str:
-    """Remove a run's folder for good.
+def delete_run(folder: Path, created: float) -> str:
+    """Remove a run's folder for good: of the run that was `created` then, as a person saw it.
 
-    Raises: RunFolderError while it runs or waits in the queue.
+    Raises: RunFolderError while it runs or waits in the queue, or if another lies there by now.
     """
-    run = Run(folder)
+    run = same_run(folder, created)
     run.record()
     if run.is_alive():
         raise RunFolderError(run.folder, "is running", "Cancel it first")

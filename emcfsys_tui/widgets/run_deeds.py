@@ -101,7 +101,7 @@ class RunDeeds(FedPane):
         if run is None or not self.may_change():
             return
         question = f"Delete {run.id} with its models, for good?\n{run.folder}"
-        work = partial(runs.delete_run, run.folder)
+        work = partial(runs.delete_run, run.folder, run.created)
         self.confirm(question, "delete it", lambda: self.attempt(work))
 
     def _report(self, folder: Path) -> None:

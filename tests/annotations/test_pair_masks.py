@@ -160,6 +160,10 @@ def test_values_of_another_models_masks_are_not_called_by_these_classes(folders:
     only = measure_masks(str(folders.masks / "a.png"), out, renamed, base=folders.folder)
     assert only.num_masks == 1
     assert "the model that made the masks calls their values resin 0, grain 1" in only.notes
+    # Values that changed their names among them were not renamed.
+    swapped = MeasureSettings(classes={"resin": 1, "grain": 0})
+    none = measure_masks(str(folders.masks / "a.png"), out, swapped, base=folders.folder)
+    assert (none.num_masks, len(none.failed)) == (0, 1)
 
 
 def test_outlines_of_a_second_version_are_their_images_too(folders: Folders) -> None:

@@ -1,6 +1,7 @@
 """Files written row by row are read back by everyone, with their pixel size."""
 
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,18 @@ def test_what_was_given_up_leaves_nothing(name: str, rows: int, tmp_path: Path) 
     writer = writer_for(tmp_path / name, (600, 300), None)
     if rows:
         writer.write(np.ones((rows, 300), np.uint8))
+    writer.abort()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif"])
+def test_what_a_full_disk_did_not_take_is_given_up_quietly(name: str, tmp_path: Path) -> None:
+    writer = writer_for(tmp_path / name, (600, 300), None)
+    assert isinstance(writer, PngWriter | TiffWriter)
+    writer._stream.write(b"not on the disk yet")
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, writer._stream.fileno())
+    os.close(full)
     writer.abort()
     assert list(tmp_path.iterdir()) == []
 

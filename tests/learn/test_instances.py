@@ -393,6 +393,21 @@ def test_adapting_keeps_touching_objects_apart(objects_file: Path, tmp_path: Pat
         assert truth.ids.max() > 1
 
 
+def test_adapting_to_masks_takes_the_numbers_beside_them(
+    objects_file: Path, tmp_path: Path, engine_here: Engine
+) -> None:
+    picture(tmp_path / "in" / "a.png")
+    out, image = tmp_path / "out", str(tmp_path / "in" / "a.png")
+    engine_here("predict", objects_file, tmp_path / "in", "--out", out)
+    project = make_adaptation(objects_file, [image], tmp_path / "new", labels=str(out), minutes=1)
+    given = tifffile.imread(out / "a.instances.tif")
+    (sample,) = [one for one in list_samples(project).samples if one.split == "train"]
+    labels = read_labels(sample, project, (150, 130))
+    truth = read_objects(sample, project, labels)
+    assert truth.known == "numbers"
+    assert truth.ids.max() == len(np.unique(given[labels == 7]))
+
+
 def test_an_old_header_knows_no_objects(model_file: Path) -> None:
     card = json.loads(read_metadata(model_file)["emcfsys"])
     del card["instances"], card["objects"], card["network"]["num_planes"]

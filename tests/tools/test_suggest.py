@@ -1,6 +1,8 @@
 """Suggestions: a model's outlines in the folder where people draw, no labels until saved there."""
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -143,6 +145,16 @@ def test_what_a_person_saves_while_suggestions_are_written_is_kept(
     assert not made
     assert all(file.read_bytes() == content for file, content in mine.items())
     assert not list((copy / "drawn").glob(".*tmp"))
+
+
+def test_a_suggestion_that_no_disk_takes_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    def full(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(temporary))
+
+    with pytest.raises(InputError, match=r"a.json: cannot be written: No space .* Free some space"):
+        suggest._placed(tmp_path / "a.json", full)
+    assert not list(tmp_path.iterdir())
 
 
 def test_suggestions_are_called_as_the_model_calls_them_whatever_the_project_numbers_now(

@@ -78,7 +78,7 @@ from emcfsys_engine.model_card import ModelCard, NetworkSpec, NormaliserSettings
 from emcfsys_engine.project import UNLABELLED, Project
 from emcfsys_engine.run.events import PlanMade, RunStarted, WarningGiven
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.groups import deal_file, members_of
+from emcfsys_engine.run.groups import deal_file, members_of, refuse_without_checkpoint
 
 _NUM_IMAGES = 2
 
@@ -205,6 +205,8 @@ def execute(worker: RunContext) -> int:
     use(device)
     ranks.connect(device)
     resumed = bool(ranks.most(worker.run.checkpoint_file.exists())[0])
+    if not resumed:
+        refuse_without_checkpoint(worker.run)
     # The same batch must give the same sums in every run: no choice by timing.
     torch.backends.cudnn.benchmark = False
     waits = project.training.follow and not worker.run.plan_file.exists()

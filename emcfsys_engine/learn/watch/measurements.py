@@ -178,14 +178,16 @@ class Measurements:
     def _learn(self, done: frozenset[str]) -> None:
         """Read what is there, and drop a torn last line."""
         rows, is_whole = self._rows()
-        if not rows:
-            return
-        self._columns = list(map(text_of_cell, rows[0]))
-        if self._columns[:1] != [_FIRST_COLUMN]:
+        if rows and rows[0][:1] != [_FIRST_COLUMN]:
             self._put_aside()
             return
-        if not is_whole:
-            self._write(rows[:-1])
+        if rows and not is_whole:
+            # Its line was on the disk before the ledger knew the image: an editor took its end.
+            last = text_of_cell(rows[-1][0])
+            is_torn = len(rows[-1]) < len(rows[0]) or _file_of(last, done) not in done
+            rows = rows[:-1] if is_torn else rows
+            self._write(rows)
+        self._columns = list(map(text_of_cell, rows[0])) if rows else []
         images = [text_of_cell(row[0]) for row in rows[1:] if row]
         self._unknown = {image for image in images if _file_of(image, done) not in done}
 
@@ -195,7 +197,6 @@ class Measurements:
         while (aside := self.file.with_name(f"measurements.changed-{number}.csv")).exists():
             number += 1
         self.file.rename(aside)
-        self._columns = []
         what = f'does not begin with "{_FIRST_COLUMN}," as this program writes it'
         self.told = f"{self.file} {what}: it is kept as {aside.name}, and begun anew"
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.learn.model_file import load_model, verify_model
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import (
@@ -18,8 +19,9 @@ from emcfsys_engine.run.events import (
     ValidationDone,
 )
 from emcfsys_engine.run.folder import Run, new_run
-from emcfsys_engine.run.groups import models_of, new_trainings
+from emcfsys_engine.run.groups import extend, models_of, new_trainings
 from emcfsys_engine.run.records import TrainRequest
+from emcfsys_engine.tools.clean_runs import clean_runs
 from tests.learn.conftest import run_here
 from tests.learn.training.made import CLI, new_training
 
@@ -85,6 +87,21 @@ def test_a_finished_run_is_not_trained_again(project_folder: Path) -> None:
     again = _train("--resume", run.folder)
     assert again.returncode == 0
     assert _run_of(again).folder == run.folder
+    assert run.outcome() == ("done", "steps")
+
+
+def test_a_run_whose_checkpoint_was_cleaned_away_never_begins_anew_over_its_models(
+    project_folder: Path,
+) -> None:
+    run = new_training(project_folder, 2)
+    assert run_here(run) == 0
+    clean_runs(run.folder, remove=True)
+    assert not run.checkpoint_file.exists()
+    models = [file.read_bytes() for file in (run.best_model, run.final_model)]
+    with pytest.raises(RunFolderError, match="no checkpoint to go on from"):
+        extend(run, ("training.steps=9",))
+    assert run_here(run) == 2  # as a copy of the queue would start it, or a person in the interface
+    assert [file.read_bytes() for file in (run.best_model, run.final_model)] == models
     assert run.outcome() == ("done", "steps")
 
 

@@ -69,6 +69,20 @@ def test_lines_of_images_that_the_ledger_does_not_know_are_replaced_when_measure
     assert [row["image"] for row in rows_of(output)] == now
 
 
+def test_a_torn_first_line_is_written_anew(output: Path) -> None:
+    (output / FOLDER / "measurements.csv").write_text("image,heig")
+    Measurements(output, ()).append([line_of(np.zeros((4, 4), np.uint8), None, "a.tif")])
+    assert [(row["image"], row["height_px"]) for row in rows_of(output)] == [("a.tif", "4")]
+
+
+def test_a_last_line_whose_end_an_editor_took_is_kept(output: Path) -> None:
+    mask, file = np.zeros((4, 4), np.uint8), output / FOLDER / "measurements.csv"
+    Measurements(output, ()).append([line_of(mask, None, "a.tif")])
+    file.write_text(file.read_text().rstrip("\n"))
+    Measurements(output, {"a.tif"}).append([line_of(mask, None, "b.tif")])
+    assert [row["image"] for row in rows_of(output)] == ["a.tif", "b.tif"]
+
+
 def test_measurements_outlive_the_ledger(output: Path) -> None:
     mask = np.zeros((4, 4), np.uint8)
     Measurements(output, ()).append([line_of(mask, None, name) for name in ("a.tif", "gone.tif")])

@@ -1,9 +1,33 @@
-"""Budgets as a person writes them."""
+"""Budgets as a person writes them; a run is deleted that a person saw."""
 
-from emcfsys_tui.engine.runs import budget_of
+import shutil
+from pathlib import Path
+
+import pytest
+
+from emcfsys_engine.errors import RunFolderError
+from emcfsys_engine.run.folder import new_run
+from emcfsys_engine.run.records import TrainRequest
+from emcfsys_tui.engine.runs import budget_of, delete_run
 
 
 def test_budgets_are_steps_or_minutes() -> None:
     assert budget_of("2,000") == "training.steps=2000"
     assert budget_of(" 30 min ") == "training.minutes=30"
     assert budget_of("0.5min") == "training.minutes=0.5"
+
+
+def test_another_run_that_took_the_place_of_the_one_to_delete_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMCFSYS_HOME", str(tmp_path / "home"))
+    seen = new_run(tmp_path / "runs", TrainRequest())
+    created = seen.record().created
+    shutil.rmtree(seen.folder)  # while the question is on the screen
+    other = new_run(tmp_path / "runs", TrainRequest())
+    assert other.folder == seen.folder
+    with pytest.raises(RunFolderError, match="holds another run"):
+        delete_run(seen.folder, created)
+    assert other.folder.is_dir()
+    assert delete_run(other.folder, other.record().created) == "run-0001 deleted"
+    assert not other.folder.exists()
