@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         RunRow,
         SaidLine,
         SizeChart,
+        SizeMap,
     )
 
 
@@ -180,12 +181,19 @@ class Told(Message):
 
 
 class TextFound(Message, bubble=False):
-    """A text that was asked for, to be shown on its own screen, below its charts."""
+    """A text that was asked for, to be shown on its own screen, below its charts and maps."""
 
-    def __init__(self, title: str, text: str, charts: "tuple[SizeChart, ...]" = ()) -> None:
+    def __init__(
+        self,
+        title: str,
+        text: str,
+        charts: "tuple[SizeChart, ...]" = (),
+        maps: "tuple[SizeMap, ...]" = (),
+    ) -> None:
         self.title = title
         self.text = text
         self.charts = charts
+        self.maps = maps
         super().__init__()
 
 

@@ -342,6 +342,15 @@ class SizeChart(msgspec.Struct, frozen=True, kw_only=True):
     curves: tuple[SizeCurve, ...]
 
 
+class SizeMap(msgspec.Struct, frozen=True, kw_only=True):
+    """Grains coloured by their size. Shapes: colours are H×W×3 bytes."""
+
+    title: str
+    words: str  # what the colours mean
+    size_HW: tuple[int, int]
+    colours: bytes
+
+
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
     """A piece of a micrograph as the decoder made it: one grey value or colour a half-block.
 

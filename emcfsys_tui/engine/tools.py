@@ -16,11 +16,12 @@ from emcfsys_engine.project import load_project
 from emcfsys_tui.engine.form import FormField, edit_project
 from emcfsys_tui.engine.runs import as_command, run_command
 from emcfsys_tui.messages import TextFound, Told
-from emcfsys_tui.view_models import SizeChart, SizeCurve
+from emcfsys_tui.view_models import SizeChart, SizeCurve, SizeMap
 
 Values = Mapping[str, str]
 _YES_NO = ("no", "yes")
 _MOST_ROWS = 40
+_MAP_PX = 240  # a side of a grain map at most: more half-blocks no terminal has
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +131,7 @@ def _evaluated(folder: Path, values: Values, words: list[str]) -> TextFound:
 def _measure(folder: Path, values: Values) -> list[str]:
     words = ["measure", values["masks"], "--out", values["out"], "--project", str(folder)]
     words += _flags(values, images="images", exclude_border="without border")
+    words += _flags(values, standard="standard", background="background")
     return words + _flags(values, split="split", histogram="histogram")
 
 
@@ -139,7 +141,21 @@ def _measured(folder: Path, values: Values, words: list[str]) -> TextFound:
     out = Path(values["out"])
     parts = [done.out.strip(), done.words if done.code else table_of(out / "images.csv")]
     charts = () if done.code else size_charts(out)
-    return TextFound(f"measured: {out}", "\n\n".join(part for part in parts if part), charts)
+    maps = size_maps(out) if not done.code and values.get("standard") == "e112" else ()
+    text = "\n\n".join(part for part in parts if part)
+    return TextFound(f"measured: {out}", text, charts, maps)
+
+
+def size_maps(out: Path) -> tuple[SizeMap, ...]:
+    """Return the grain maps of a measurement, small enough for a terminal; none without grains."""
+    try:
+        found = import_module("emcfsys_engine.tools.report.sizes").small_maps(out, _MAP_PX)
+    except InputError:
+        return ()
+    return tuple(
+        SizeMap(title=one.name, words=one.words, size_HW=one.size_HW, colours=one.colours)
+        for one in found
+    )
 
 
 def size_charts(out: Path) -> tuple[SizeChart, ...]:
@@ -301,7 +317,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool(
         key="m",
         name="measure masks",
-        about="objects, areas and diameters: tables, distributions of sizes",
+        about="objects, areas, diameters, standards: tables, distributions, grain maps",
         fields=lambda folder: (
             field("masks", str(folder / "predictions"), "a folder, a file or a glob"),
             field("images", "", "for intensities and pixel sizes"),
@@ -311,6 +327,8 @@ TOOLS: tuple[Tool, ...] = (
                 "histogram", "diameter", "diameter", ("diameter", "area", "feret", "circularity")
             ),
             _switch("without border"),
+            field("standard", "no", "no", ("no", "e112", "e562", "e1245", "iso13322")),
+            field("background", "", "the class without objects; boundaries for e112"),
         ),
         words=_measure,
         work=_measured,

@@ -12,10 +12,10 @@ from textual.widgets import Input, Static
 from emcfsys_engine.errors import printable
 from emcfsys_tui.settings import shown
 from emcfsys_tui.text import safe_lines
-from emcfsys_tui.view_models import SizeChart
+from emcfsys_tui.view_models import SizeChart, SizeMap
 from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.log_view import PathInput, TextInput
-from emcfsys_tui.widgets.size_chart import SizeChartView
+from emcfsys_tui.widgets.size_chart import SizeChartView, SizeMapView
 
 # Of every small window: each of them has it, whichever is opened first.
 LOOK = """
@@ -135,9 +135,15 @@ class TextScreen(ModalScreen[None]):
         shown("y", "copy", "Copy", "text.copy", "Copy the text (OSC 52)"),
     ]
 
-    def __init__(self, title: str, text: str, charts: Sequence[SizeChart] = ()) -> None:
+    def __init__(
+        self,
+        title: str,
+        text: str,
+        charts: Sequence[SizeChart] = (),
+        maps: Sequence[SizeMap] = (),
+    ) -> None:
         super().__init__()
-        self._title, self._text, self._charts = title, text, charts
+        self._title, self._text, self._charts, self._maps = title, text, charts, maps
 
     def compose(self) -> ComposeResult:
         """The text, and how to leave it."""
@@ -146,6 +152,8 @@ class TextScreen(ModalScreen[None]):
             with VerticalScroll():
                 for chart in self._charts:
                     yield SizeChartView(chart)
+                for one in self._maps:
+                    yield SizeMapView(one)
                 yield Static(safe_lines(self._text), markup=False)
             yield Static("esc  close   ↑↓  scroll   y  copy", markup=False, classes="keys")
 

@@ -296,7 +296,7 @@ class Page(Screen[None]):
     def on_text_found(self, event: TextFound) -> None:
         """Show what a tool said, unless the person went on to another screen."""
         if self is self.app.screen:
-            self.app.push_screen(TextScreen(event.title, event.text, event.charts))
+            self.app.push_screen(TextScreen(event.title, event.text, event.charts, event.maps))
         else:
             self.page_app.tell(f"{event.title}: not opened, you went on meanwhile")
 

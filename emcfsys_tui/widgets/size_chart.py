@@ -1,15 +1,17 @@
-"""Distributions of sizes after a measurement: how much is smaller, and how much is of each size."""
+"""What a measurement shows: distributions of sizes, and maps of grains coloured by size."""
 
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, cast
 
+from rich.color import Color
 from rich.segment import Segment
+from rich.style import Style
 from textual.strip import Strip
 from textual.widget import Widget
 
 from emcfsys_engine.errors import printable
 from emcfsys_tui.text import fitted
-from emcfsys_tui.view_models import SizeChart, SizeCurve
+from emcfsys_tui.view_models import SizeChart, SizeCurve, SizeMap
 from emcfsys_tui.widgets.canvas import Colour, Frame, Stroke, draw_strokes, style_of
 
 if TYPE_CHECKING:
@@ -92,6 +94,56 @@ def _frame_of(
 
 def _stroke(curve: SizeCurve, colour: Colour) -> Stroke:
     return Stroke(xs=[x for x, _ in curve.points], ys=[y for _, y in curve.points], colour=colour)
+
+
+class SizeMapView(Widget):
+    """Grains coloured by their size, a pixel a half-block."""
+
+    SCOPED_CSS = False
+    DEFAULT_CSS = """
+    SizeMapView { height: 22; margin-bottom: 1; }
+    Screen.-low SizeMapView { height: 12; }
+    SizeMapView > .size-map--dim { color: $dim; }
+    """
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"size-map--dim"}
+
+    def __init__(self, shown: SizeMap) -> None:
+        super().__init__()
+        self._shown = shown
+        self._drawn_for: object = None
+        self._lines: list[Strip] = []
+
+    def render_line(self, y: int) -> Strip:
+        """Draw one line: title, what the colours mean, the map."""
+        if self._drawn_for != self.size:
+            self._drawn_for, self._lines = self.size, self._drawn()
+        if y < len(self._lines):
+            return self._lines[y].crop_extend(0, self.size.width, self.rich_style)
+        return Strip.blank(self.size.width, self.rich_style)
+
+    def _drawn(self) -> list[Strip]:
+        dim = self.rich_style + self.get_component_rich_style("size-map--dim", partial=True)
+        one = self._shown
+        title = f"─ {one.title}: grains by size"
+        head = [Strip([Segment(printable(words), dim)]) for words in (title, one.words)]
+        height, width = one.size_HW
+        share = min(1.0, self.size.width / width, 2 * (self.size.height - len(head)) / height)
+        rows, columns = (max(1, int(share * side)) for side in one.size_HW)
+        lines = list(head)
+        for upper in range(0, rows - rows % 2, 2):
+            cells: list[Segment] = []
+            for column in range(columns):
+                above, below = (
+                    self._colour(int(row / share), int(column / share))
+                    for row in (upper, upper + 1)
+                )
+                cells.append(Segment("▀", Style(color=above, bgcolor=below)))
+            lines.append(Strip(cells).simplify())
+        return lines
+
+    def _colour(self, row: int, column: int) -> Color:
+        place = 3 * (row * self._shown.size_HW[1] + column)
+        return Color.from_rgb(*self._shown.colours[place : place + 3])
 
 
 def half_size(curve: SizeCurve) -> float:

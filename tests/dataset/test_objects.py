@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from emcfsys_engine.dataset.objects import FULL, ObjectTruth, read_objects, targets_of, told
+from emcfsys_engine.dataset.objects import (
+    FULL,
+    ObjectTruth,
+    read_objects,
+    targets_of,
+    told,
+    told_apart,
+)
 from emcfsys_engine.dataset.samples import list_samples, read_labels
 from emcfsys_engine.errors import ProjectFaults
 from emcfsys_engine.project import load_project
@@ -141,6 +148,23 @@ def test_a_mask_that_used_up_its_numbers_is_named(tmp_path: Path, read: Read) ->
     truth = read('masks = "masks"', more='[data.labels]\n"1-255" = "particle"')
     assert truth.ids.max() == 255
     assert "a has all numbers that its mask can hold" in told({"a": truth}, ("particle",))
+
+
+def test_a_mask_of_16_bits_with_65535_objects_keeps_them_all_and_is_named(tmp_path: Path) -> None:
+    (tmp_path / "project.toml").write_text(
+        '[project]\nname = "t"\n[classes]\nbackground = 0\n'
+        'particle = { value = 1, instances = true }\n[[data]]\nimages = "i"\nmasks = "m"\n'
+    )
+    (tmp_path / "i").mkdir()
+    (tmp_path / "m").mkdir()
+    given = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
+    labels = (given > 0).astype(np.uint8)
+    truth = told_apart(labels, given, load_project(tmp_path), "numbers")
+    assert truth.ids.max() == 65_535
+    assert "a has all numbers that its mask can hold" in told({"a": truth}, ("particle",))
+    wide = told_apart(labels, given.astype(np.uint32) + 1, load_project(tmp_path), "numbers")
+    assert wide.ids.max() == 65_535  # the pixel of another class has a number, and is no object
+    assert not wide.is_full
 
 
 def test_a_number_of_two_slices_is_an_object_in_each(

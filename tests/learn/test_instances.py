@@ -238,10 +238,13 @@ def test_cleaning_companions_keeps_objects_and_takes_the_overlay(
     assert left == {"a.png", "a.instances.tif"}
 
 
-def test_how_many_tiles_share_a_batch_changes_no_object(objects_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tile_px", [64, 96, 128])
+def test_how_many_tiles_share_a_batch_changes_no_object(
+    objects_file: Path, tmp_path: Path, tile_px: int
+) -> None:
     pixels = picture(tmp_path / "a.png")
     one, many = (
-        Predictor(objects_file, gpus=0, tile_px=64, batch=batch).predict(pixels).instances
+        Predictor(objects_file, gpus=0, tile_px=tile_px, batch=batch).predict(pixels).instances
         for batch in (1, 5)
     )
     assert one is not None

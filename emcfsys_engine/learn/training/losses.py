@@ -400,6 +400,8 @@ def plane_sums(logits_N2HW: Tensor, target_N2HW: Tensor) -> Tensor:
 def planes_of_sums(sums_7: Tensor) -> Tensor:
     """Return the loss of distance and border: of both the mean divergence, of the border Dice too.
 
+    Distance weighs 2, border ½. After 80 steps these had a PQ of 0.45 on images kept aside, 1 and 1
+    0.48, 4 and ½ 0.49, with other orders by sizes: one seed is no proof (tests/bench/RESULTS.md).
     Shapes: those of plane_sums in, a scalar out.
     """
     mean_2 = sums_7[:2] / sums_7[2:4].clamp_min(1)

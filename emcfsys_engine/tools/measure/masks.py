@@ -13,6 +13,7 @@ from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.tools.measure.fields import Field, Fields, Labels, open_fields
 from emcfsys_engine.tools.measure.objects import measure_objects
 from emcfsys_engine.tools.measure.results import Measurement, MeasureSettings, write_measurement
+from emcfsys_engine.tools.measure.runs import told_of_numbers
 from emcfsys_engine.tools.measure.standards.study import Study, calibrate, need_one_scale
 from emcfsys_engine.tools.measure.tables import ClassShare, MaskMeasured, need_parquet
 
@@ -83,6 +84,9 @@ def _measure_all(
         try:
             field = fields.read(mask)
             measured.append(_measure(field, fields.labels, settings))
+            if field.numbered is not None:
+                said = told_of_numbers(field.numbered, field.ids.shape[1])
+                fields.items.notes += [f"{field.name}: {words}" for words in said]
             if study is not None:
                 study.take(field, fields.labels, measured[-1])
         except InputError as fault:

@@ -160,6 +160,19 @@ def objects_of(num_runs: int, contacts: Contacts) -> np.ndarray:
     return np.argsort(np.argsort(first_met))[places]
 
 
+def told_of_numbers(runs: Runs, width: int) -> list[str]:
+    """Say what a person may not have meant with the numbers of a mask: one line each."""
+    numbers = np.unique(runs.value)
+    num_parts = int(objects_of(len(runs.row), contacts_of(runs, width)).max(initial=-1)) + 1
+    said: list[str] = []
+    if num_parts > len(numbers):
+        said.append(f"{num_parts - len(numbers):,} parts that touch no other were joined by number")
+    most = {1: 255, 2: 65_535}.get(runs.value.dtype.itemsize, 0)
+    if most and len(numbers) == most:
+        said.append("it has all numbers that it can hold: save 32 bits if some objects are lost")
+    return said
+
+
 def overlap_px(runs: Runs, contacts: Contacts, shift: int) -> np.ndarray:
     """Return how many pixels of each upper run have one of the lower run `shift` to the right.
 

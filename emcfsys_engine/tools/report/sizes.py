@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.text import text_of_cell
@@ -92,7 +93,7 @@ def map_files(maps: Sequence[SizeMap]) -> tuple[str, list[bytes]]:
         return "", []
     low, high = (float(end) for end in np.percentile(every, (1, 99)))
     words = f"Dark: {low:.4g} nm and less, bright: {high:.4g} nm and more; boundaries are white."
-    return words, [_png_of(one, low, high) for one in maps]
+    return words, [_png_of(one, low, high, words) for one in maps]
 
 
 def map_pictures(words: str, maps: Sequence[SizeMap], files: Sequence[bytes]) -> str:
@@ -101,6 +102,41 @@ def map_pictures(words: str, maps: Sequence[SizeMap], files: Sequence[bytes]) ->
         picture(content, "png", one.name) for one, content in zip(maps, files, strict=False)
     )
     return f'<p class="soft">{words}</p><div class="pictures">{shown}</div>' if shown else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallMap:
+    """A map of sizes as a picture for a terminal. Shapes: H×W×3 uint8, row after row."""
+
+    name: str
+    words: str  # what its colours mean
+    size_HW: tuple[int, int]
+    colours: bytes
+
+
+def small_maps(folder: Path, most_px: int) -> list[SmallMap]:
+    """Return the maps that a measurement of grains left in a folder, none larger than `most_px`.
+
+    Raises: InputError when one cannot be read.
+    """
+    return [_small(file, most_px) for file in sorted(folder.glob("grain-map-*.png"))]
+
+
+def _small(file: Path, most_px: int) -> SmallMap:
+    try:
+        with Image.open(file) as opened:
+            told = {key: str(value) for key, value in opened.info.items()}
+            colours = np.asarray(opened.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(file, f"cannot be read: {error}", "Measure again") from None
+    stride = math.ceil(max(colours.shape) / most_px)
+    few = colours[::stride, ::stride]
+    return SmallMap(
+        name=told.get("Title", file.stem),
+        words=told.get("Description", ""),
+        size_HW=(few.shape[0], few.shape[1]),
+        colours=few.tobytes(),
+    )
 
 
 _OBJECTS = "objects.csv"
@@ -209,13 +245,16 @@ def _density(one: Sizes) -> Chart:
     )
 
 
-def _png_of(one: SizeMap, low: float, high: float) -> bytes:
+def _png_of(one: SizeMap, low: float, high: float, words: str) -> bytes:
     share = np.log(one.size_HW / low) / max(math.log(high / low), 1e-9)
     place = np.clip(np.nan_to_num(share), 0, 1) * (len(_SCALE) - 1)
     below = np.minimum(place.astype(int), len(_SCALE) - 2)
     part = (place - below)[..., None]
     colours = _SCALE[below] * (1 - part) + _SCALE[below + 1] * part
     colours[np.isnan(one.size_HW)] = 255
-    packed = io.BytesIO()
-    Image.fromarray(colours.round().astype(np.uint8)).save(packed, "PNG", optimize=True)
+    packed, told = io.BytesIO(), PngInfo()
+    told.add_itxt("Title", one.name.encode("utf-8", "replace").decode())
+    told.add_itxt("Description", words)
+    picture = Image.fromarray(colours.round().astype(np.uint8))
+    picture.save(packed, "PNG", optimize=True, pnginfo=told)
     return packed.getvalue()

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import tifffile
 from click.testing import CliRunner
+from PIL import Image
 
+from emcfsys_engine.annotations.numbered import write_numbers
 from emcfsys_engine.commands.data import measure
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.reader import read_micrograph
@@ -266,3 +268,71 @@ def test_progress_counts_every_mask(tmp_path: Path) -> None:
         on_mask=lambda done, total: heard.append((done, total)),
     )
     assert heard == [(1, 3), (2, 3), (3, 3)]
+
+
+def _numbered(tmp_path: Path, mask: np.ndarray) -> Measurement:
+    (tmp_path / "masks").mkdir()
+    tifffile.imwrite(tmp_path / "masks" / "a.tif", mask, photometric="minisblack")
+    settings = MeasureSettings(numbered=True)
+    return measure_masks(str(tmp_path / "masks"), tmp_path / "out", settings)
+
+
+def test_one_number_in_two_places_is_one_object_and_said(tmp_path: Path) -> None:
+    mask = np.zeros((30, 40), np.uint16)
+    mask[2:6, 2:6] = mask[20:26, 20:26] = 7
+    mask[2:6, 6:9] = 9  # it touches the first part
+    found = _numbered(tmp_path, mask)
+    assert found.num_objects == 2
+    assert "a.tif: 1 parts that touch no other were joined by number" in found.notes
+    assert [row["area_px"] for row in rows_of(tmp_path / "out" / "objects.csv")] == ["52", "12"]
+
+
+def test_numbers_that_differ_between_slices_are_objects_of_each_slice(tmp_path: Path) -> None:
+    masks = np.zeros((2, 30, 40), np.uint16)
+    masks[0, 2:9, 2:9], masks[0, 20:30, 20:30] = 7, 300
+    masks[1, 20:25, 20:30] = 7
+    found = _numbered(tmp_path, masks)
+    rows = rows_of(tmp_path / "out" / "objects.csv")
+    assert [(row["mask"], row["object"], row["area_px"]) for row in rows] == [
+        ("a.tif#0", "1", "49"),
+        ("a.tif#0", "2", "100"),
+        ("a.tif#1", "1", "50"),
+    ]
+    assert not [note for note in found.notes if "joined" in note]
+
+
+def test_an_object_that_the_border_cuts_is_marked_and_can_be_left_out(tmp_path: Path) -> None:
+    mask = np.zeros((30, 40), np.uint16)
+    mask[0:5, 3:9], mask[10:20, 10:20] = 4, 5
+    _numbered(tmp_path, mask)
+    rows = rows_of(tmp_path / "out" / "objects.csv")
+    assert [row["touches_border"] for row in rows] == ["yes", "no"]
+    settings = MeasureSettings(numbered=True, exclude_border=True)
+    assert measure_masks(str(tmp_path / "masks"), tmp_path / "out", settings).num_objects == 1
+
+
+def test_65535_objects_of_one_pixel_in_16_bits_are_counted_and_measured(tmp_path: Path) -> None:
+    mask = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
+    found = _numbered(tmp_path, mask)
+    assert found.num_objects == 65_535
+    words = "a.tif: it has all numbers that it can hold: save 32 bits if some objects are lost"
+    assert words in found.notes
+    last = rows_of(tmp_path / "out" / "objects.csv")[-1]
+    assert (last["area_px"], last["feret_max_px"], last["major_axis_px"]) == ("1", "1", "0")
+    assert not {"inf", "nan", "-inf"} & set(last.values())
+
+
+def test_classes_with_and_without_numbers_are_measured_together(tmp_path: Path) -> None:
+    mask, numbers = np.zeros((2, 30, 40), np.uint8)
+    mask[4:14, 4:26], mask[18:26, 10:16], mask[18:26, 20:30] = 1, 2, 2
+    numbers[4:14, 4:14], numbers[4:14, 14:26] = 1, 2
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
+    write_numbers(tmp_path / "masks" / "a.png", mask, numbers)
+    settings = MeasureSettings(classes={"background": 0, "grain": 1, "film": 2})
+    found = measure_masks(str(tmp_path / "masks"), tmp_path / "out", settings)
+    assert {one.name: one.num_objects for one in found.classes} == {
+        "background": 0,
+        "grain": 2,
+        "film": 2,
+    }

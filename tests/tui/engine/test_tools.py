@@ -4,19 +4,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from textual.screen import Screen
 
 from emcfsys_engine.project import load_project
 from emcfsys_engine.tools.report import sizes
-from emcfsys_tui.engine.tools import TOOLS, Tool, size_charts
+from emcfsys_tui.engine.tools import TOOLS, Tool, size_charts, size_maps
 from emcfsys_tui.messages import TextFound
 from emcfsys_tui.screens.dialogs import AskScreen, ConfirmScreen, TextScreen
 from emcfsys_tui.screens.message import MessageScreen
 from emcfsys_tui.screens.tools import ToolScreen, ToolsScreen
 from emcfsys_tui.view_models import Notice, SizeCurve
-from emcfsys_tui.widgets.size_chart import SizeChartView, half_size
+from emcfsys_tui.widgets.size_chart import SizeChartView, SizeMapView, half_size
 from tests.tui.conftest import opened, screen_text, until
 
 
@@ -85,6 +87,47 @@ async def test_a_measurement_is_seen_as_distributions_of_the_sizes_that_the_repo
         canvas = [view.render_line(y).text[7:] for y in range(1, 8)]
         assert any("⠀" < sign <= "⣿" for line in canvas for sign in line)  # braille
         assert all(any(letter in line for line in canvas) for letter in "nav")
+
+
+async def test_grains_are_seen_as_a_map_coloured_by_their_size(demo: Path, tmp_path: Path) -> None:
+    out, masks = tmp_path / "numbers", tmp_path / "masks"
+    mask = np.ones((120, 160), np.uint8)
+    mask[30::30] = mask[:, 50] = 0  # boundaries: narrow grains at the left, wide ones at the right
+    masks.mkdir()
+    mask_file = masks / "gr[ain]s.png"
+    told = PngInfo()
+    told.add_text("pixel_nm", "2 2")
+    Image.fromarray(mask).save(mask_file, pnginfo=told)
+    tool = _tool("m")
+    values = _values(tool, demo, masks=str(masks), out=str(out), standard="e112")
+    words = tool.words(demo, values)
+    assert "e112" in words
+    found = tool.work(demo, values, words)
+    assert isinstance(found, TextFound)
+    (one,) = found.maps
+    assert (one.title, one.size_HW) == ("gr[ain]s.png", (120, 160))
+    assert one.words.startswith("Dark: ")
+    narrow, wide = (one.colours[3 * (160 * 60 + x + 10 * 160) :][:3] for x in (20, 100))
+    assert narrow != wide
+    async with opened(demo, "1", size=(100, 40)) as pilot:
+        pilot.app.screen.post_message(found)
+        await until(
+            pilot, lambda: any(one.size.height for one in pilot.app.screen.query(SizeMapView))
+        )
+        view = pilot.app.screen.query_one(SizeMapView)
+        lines = [list(view.render_line(y)) for y in range(view.size.height)]
+        assert "gr[ain]s.png: grains by size" in view.render_line(0).text
+        styles = {cell.style.color for line in lines[2:] for cell in line if "▀" in cell.text}
+        assert len(styles) >= 3  # two sizes and the boundary
+    values = {**values, "standard": "no"}
+    again = tool.work(demo, values, tool.words(demo, values))
+    assert isinstance(again, TextFound)
+    assert again.maps == ()  # those of before are no part of this measurement
+
+
+def test_maps_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "grain-map-1.png").write_bytes(b"no picture")
+    assert size_maps(tmp_path) == ()
 
 
 def test_half_of_a_cumulative_distribution_is_found_between_its_points() -> None:
