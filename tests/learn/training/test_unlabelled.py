@@ -289,3 +289,14 @@ def test_a_batch_in_parts_takes_those_without_labels_along(
     assert run_here(run) == 0
     said = [one.message for one in run.events() if isinstance(one, WarningGiven)]
     assert sum("1 instead of 2 patches" in text for text in said) == 1
+
+
+def test_the_means_of_batch_norms_are_those_of_images_with_labels() -> None:
+    alone, both = _stepper(), _stepper()
+    images, labels = torch.rand(4, 1, 32, 32), torch.randint(0, 2, (4, 32, 32))
+    alone.accumulate_gradients(images, labels, 4)
+    both.accumulate_gradients(images, labels, 4, both.guess(_views(both), 4, 1.0))
+    ours, theirs = (dict(each.network.named_buffers()) for each in (both, alone))
+    means = [name for name in ours if name.endswith(("running_mean", "running_var"))]
+    assert means
+    assert all(ours[name].equal(theirs[name]) for name in means)
