@@ -241,6 +241,10 @@ head = {toml_text(card.network.head)}
 backbone = {toml_text(card.network.backbone)}
 start = {toml_text(str(model.absolute()))}
 
+# The images are of the microscope that it is for: there is no time to learn of others.
+[augment]
+preset = "light"
+
 [training]
 minutes = {minutes:g}
 """

@@ -25,8 +25,10 @@ from emcfsys_engine.learn.training.unlabelled import (
     sums_of,
     weight_at,
 )
-from emcfsys_engine.run.events import StepDone, WarningGiven
-from emcfsys_engine.run.folder import Run
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run.events import LabelsJoined, StepDone, WarningGiven
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import TrainRequest
 from tests.learn.conftest import TINY, run_here, write_picture
 from tests.learn.training.made import new_training
 
@@ -164,6 +166,30 @@ def test_an_image_that_validates_or_cannot_be_read_does_not_teach(with_incoming:
     said = [one.message for one in run.events() if isinstance(one, WarningGiven)]
     assert sum("copy.png" in text and "validation images" in text for text in said) == 1
     assert sum("torn.png" in text and "Goes on without it" in text for text in said) == 1
+
+
+def test_an_image_that_is_labelled_while_the_training_runs_teaches_by_its_labels_then(
+    with_incoming: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = with_incoming / "project.toml"
+    table = LEARN + 'masks = "drawn"\nsplit = "train"\n'
+    file.write_text(file.read_text().replace(LEARN, table))
+    (with_incoming / "drawn").mkdir()
+    validate = trainer.Trainer._validate
+
+    def drawing(self: trainer.Trainer) -> None:
+        mask = with_incoming / "masks" / "train" / "train0.png"
+        (with_incoming / "drawn" / "1.png").write_bytes(mask.read_bytes())
+        validate(self)
+
+    monkeypatch.setattr(trainer.Trainer, "_validate", drawing)
+    settings = ["training.follow=true", "training.steps=6", "training.validate_every=3"]
+    project = load_project(with_incoming, settings)
+    run = new_run(with_incoming / "runs", TrainRequest(), project=project)
+    assert run_here(run) == 0
+    joined = [one for one in run.events() if isinstance(one, LabelsJoined)]
+    assert [one.train for one in joined] == [("1",)]
+    assert read_plan(run).unlabelled_images == ("2/0.png", "2/2.png")
 
 
 def test_the_images_are_ramped_in_by_hand() -> None:
