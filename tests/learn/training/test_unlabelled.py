@@ -78,11 +78,13 @@ def _plan(**changed: object) -> Plan:
     return msgspec.structs.replace(plan, **changed)
 
 
-def _stepper() -> Stepper:
+def _stepper(num_planes: int = 0) -> Stepper:
     torch.manual_seed(0)
-    network = build_network(TINY)
+    spec = msgspec.structs.replace(TINY, num_planes=num_planes)
+    network = build_network(spec)
     averaged = copy.deepcopy(network).eval()
-    return Stepper(network, averaged, build_loss("ce+dice"), _plan(), 0, Ranks())
+    loss = build_loss("ce+dice", num_classes=spec.num_classes)
+    return Stepper(network, averaged, loss, _plan(network=spec), 0, Ranks())
 
 
 def _views(stepper: Stepper) -> unlabelled.Views:
@@ -326,3 +328,19 @@ def test_the_means_of_batch_norms_are_those_of_images_with_labels() -> None:
     means = [name for name in ours if name.endswith(("running_mean", "running_var"))]
     assert means
     assert all(ours[name].equal(theirs[name]) for name in means)
+
+
+def test_of_objects_nothing_is_guessed_and_nothing_learned() -> None:
+    stepper = _stepper(num_planes=2)
+    stepper.certainty.mean_C.fill_(0.0)
+    crops, marks = torch.rand(4, 1, 48, 48), torch.zeros(4, 3, 48, 48, dtype=torch.uint8)
+    guessed = stepper.guess(stepper.views(crops, marks, 1), 4, 1.0)
+    assert guessed.labels.shape == (4, 3, 32, 32)
+    assert (guessed.labels[:, 1:] == 255).all()
+    assert (guessed.labels[:, 0] < 2).any()
+    bare = torch.full((4, 3, 32, 32), 255)
+    stepper.accumulate_gradients(torch.rand(4, 1, 32, 32), bare, 4, guessed)
+    grad = stepper.network.head.weight.grad
+    assert grad is not None
+    assert grad[:2].any()
+    assert not grad[2:].any()
