@@ -75,6 +75,9 @@ class ObjectSettings(msgspec.Struct, frozen=True, kw_only=True):
     min_px: int = 1  # smaller ones are part of what they touch, or none
 
 
+SAME_PIXEL = 0.1  # pixel sizes that differ less, relatively, are one to a network
+
+
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """Everything needed to use the weights, and where they come from."""
 
@@ -87,6 +90,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     objects: ObjectSettings = ObjectSettings()
     normaliser: NormaliserSettings = NormaliserSettings()
     pixel_nm: float | None = None  # what the network was trained at
+    rescales: bool = False  # images of another known pixel size are brought to it, unasked
     patch_px: int
     step: int = 0
     scores: dict[str, float | None] = {}

@@ -55,7 +55,10 @@ def labelled_now(project: Project, deal: Deal) -> LabelledNow:
 
 def gather_some(project: Project) -> Gathered:
     """Return what is labelled so far: an image without labels is no fault here."""
-    data = tuple(msgspec.structs.replace(one, unlabelled="skip") for one in project.data)
+    data = tuple(
+        one if one.teaches_unlabelled else msgspec.structs.replace(one, unlabelled="skip")
+        for one in project.data
+    )
     return gather(msgspec.structs.replace(project, data=data), for_training=False)
 
 

@@ -24,10 +24,11 @@ from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.reader import find_images, read_micrograph
 from emcfsys_engine.images.writers import is_companion
-from emcfsys_engine.model_card import ModelCard, read_card
+from emcfsys_engine.model_card import SAME_PIXEL, ModelCard, read_card
 from emcfsys_engine.project import UNLABELLED, Project, load_project
 from emcfsys_engine.tools.new_project import toml_text
 
+_MOST_RESCALED = 4  # times that images are enlarged or made smaller
 _SMALLEST_SIDE_PX = 64  # of an image, half of which is a validation quarter's side
 
 
@@ -61,7 +62,8 @@ def make_adaptation(
         tables.append(_table(str(ref.path.absolute()), f"masks/{name}.png", "train"))
         tables.append(_table(f"quarters/{name}.tif", f"quarter_masks/{name}.png", "val"))
     file = out / "project.toml"
-    file.write_text(_toml(model, card, tables, minutes), encoding="utf-8")
+    pixel_nm = _pixel_nm_of(card, [one[1] for one in read])
+    file.write_text(_toml(model, card, tables, minutes, pixel_nm), encoding="utf-8")
     return load_project(file)
 
 
@@ -191,7 +193,29 @@ def _table(images: str, masks: str, split: str) -> str:
     )
 
 
-def _toml(model: Path, card: ModelCard, tables: Sequence[str], minutes: float) -> str:
+def _pixel_nm_of(card: ModelCard, images: Sequence[Micrograph]) -> float | None:
+    """Return the model's pixel size, where that of the images is known and another one.
+
+    At it the model finds what it knows in the size that it knows. Where one is many times the
+    other, images show other things, and enlarged ones would fill the memory.
+    """
+    sizes = [(one.pixel_nm[0] * one.pixel_nm[1]) ** 0.5 for one in images if one.pixel_nm]
+    if card.pixel_nm is None or len(sizes) < len(images):
+        return None
+    factors = [one / card.pixel_nm for one in sizes]
+    if all(abs(one - 1) <= SAME_PIXEL for one in factors):
+        return None
+    is_near = all(1 / _MOST_RESCALED <= one <= _MOST_RESCALED for one in factors)
+    return card.pixel_nm if is_near else None
+
+
+def _toml(
+    model: Path,
+    card: ModelCard,
+    tables: Sequence[str],
+    minutes: float,
+    pixel_nm: float | None,
+) -> str:
     classes: Mapping[str, int] = dict(zip(card.classes, card.class_values, strict=True))
     listed = "\n".join(
         f"{toml_text(name)} = {{ value = {value}, instances = true }}"
@@ -200,12 +224,13 @@ def _toml(model: Path, card: ModelCard, tables: Sequence[str], minutes: float) -
         for name, value in classes.items()
     )
     data = "\n".join(tables)
+    sized = "" if pixel_nm is None else f"pixel_nm = {pixel_nm!r}\n"
     return f"""\
 # Made by:  emcfsys-engine adapt. Of each image a quarter validates, the rest trains.
 
 [project]
 name = {toml_text(f"{card.project or model.stem}, adapted")}
-
+{sized}
 [classes]
 {listed}
 
@@ -214,6 +239,10 @@ name = {toml_text(f"{card.project or model.stem}, adapted")}
 head = {toml_text(card.network.head)}
 backbone = {toml_text(card.network.backbone)}
 start = {toml_text(str(model.absolute()))}
+
+# The images are of the microscope that it is for: there is no time to learn of others.
+[augment]
+preset = "light"
 
 [training]
 minutes = {minutes:g}

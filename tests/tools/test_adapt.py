@@ -16,11 +16,11 @@ from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.tools.adapt import make_adaptation
 
 
-def _image(file: Path, side: int = 128) -> np.ndarray:
+def _image(file: Path, side: int = 128, pixel_nm: float = 12.5) -> np.ndarray:
     file.parent.mkdir(parents=True, exist_ok=True)
     grey = np.random.default_rng(3).integers(0, 60_000, (side, side)).astype(np.uint16)
-    metadata = {"axes": "YX", "PhysicalSizeX": 12.5, "PhysicalSizeXUnit": "nm"}
-    metadata |= {"PhysicalSizeY": 12.5, "PhysicalSizeYUnit": "nm"}
+    metadata = {"axes": "YX", "PhysicalSizeX": pixel_nm, "PhysicalSizeXUnit": "nm"}
+    metadata |= {"PhysicalSizeY": pixel_nm, "PhysicalSizeYUnit": "nm"}
     tifffile.imwrite(file, grey, ome=True, metadata=metadata)
     return grey
 
@@ -54,6 +54,31 @@ def test_a_quarter_validates_and_the_rest_of_the_image_trains(
     assert probe(quarter).pixel_nm == pytest.approx((12.5, 12.5))
     assert project.class_names == read_card(model_file).classes
     assert [source.split for source in project.data] == ["train", "val"]
+
+
+@pytest.mark.parametrize(
+    ("sizes_nm", "wanted"),
+    [((5.6,), 4.0), ((4.2, 5.6), 4.0), ((4.2,), None), ((17.0,), None), ((0.9,), None)],
+)
+def test_images_of_another_pixel_size_are_brought_to_that_of_the_model(
+    tmp_path: Path, model_file: Path, sizes_nm: tuple[float, ...], wanted: float | None
+) -> None:
+    for number, size in enumerate(sizes_nm):
+        _image(tmp_path / f"{number}.tif", pixel_nm=size)
+        _outline(tmp_path / f"{number}.json")
+    images = [str(tmp_path / f"{number}.tif") for number in range(len(sizes_nm))]
+    project = make_adaptation(model_file, images, tmp_path / "out", labels=None, minutes=0.5)
+    assert read_card(model_file).pixel_nm == 4
+    assert project.project.pixel_nm == wanted
+
+
+def test_an_image_of_unknown_pixel_size_stays_as_it_is(tmp_path: Path, model_file: Path) -> None:
+    tifffile.imwrite(tmp_path / "new.tif", _image(tmp_path / "sized.tif"))
+    _outline(tmp_path / "new.json")
+    project = make_adaptation(
+        model_file, [str(tmp_path / "new.tif")], tmp_path / "out", labels=None, minutes=0.5
+    )
+    assert project.project.pixel_nm is None
 
 
 @pytest.mark.parametrize("place", ["beside", "folder", "mask"])

@@ -26,7 +26,7 @@ from emcfsys_engine.images.reader import find_images, left_out_words
 from emcfsys_engine.images.writers import companion, sync
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.bands import OpenImage
-from emcfsys_engine.learn.inference.image import EndAskedFor, ImageJobs, Order, Work
+from emcfsys_engine.learn.inference.image import EndAskedFor, ImageJobs, Order, Work, enlargement
 from emcfsys_engine.learn.inference.output_disk import is_of_disk, wait_until
 from emcfsys_engine.learn.inference.outputs import SUFFIXES, Companions, VectorOutputs, maker_of
 from emcfsys_engine.learn.inference.pipeline import Failure, run_pipeline, several_writers
@@ -425,17 +425,13 @@ def scale_of(
     image: OpenImage, card: ModelCard, rescale: bool, emit: Callable[[Event], None]
 ) -> float:
     """Return by what the image must be enlarged to have the model's pixel size, if asked."""
-    if card.pixel_nm is None or image.pixel_nm is None:
-        return 1.0
-    own = (image.pixel_nm[0] * image.pixel_nm[1]) ** 0.5
-    factor = own / card.pixel_nm
-    if abs(factor - 1) < 0.1:
-        return 1.0
-    if rescale:
+    factor = enlargement(image, card)
+    if factor == 1 or rescale or card.rescales:
         return factor
+    assert card.pixel_nm is not None
     message = (
-        f"{image.rows.source}: its pixels are {own:.4g} nm, the model was trained at "
-        f"{card.pixel_nm:.4g} nm. Use --rescale to bring them together"
+        f"{image.rows.source}: its pixels are {factor * card.pixel_nm:.4g} nm, the model was "
+        f"trained at {card.pixel_nm:.4g} nm. Use --rescale to bring them together"
     )
     emit(WarningGiven(message=message))
     return 1.0

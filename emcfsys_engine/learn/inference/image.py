@@ -35,6 +35,7 @@ from emcfsys_engine.learn.inference.outputs import (
 )
 from emcfsys_engine.learn.inference.pipeline import Arrived, Behind, Computed, Failure
 from emcfsys_engine.learn.inference.predictor import GREY_TOLD, Picture, Predictor
+from emcfsys_engine.model_card import SAME_PIXEL, ModelCard
 
 Job = TypeVar("Job")
 _AHEAD, _MOST_AHEAD = 3, 64  # images read before their turn
@@ -73,6 +74,14 @@ class Work:
         return np.concatenate(self.mask_rows)
 
 
+def enlargement(image: OpenImage, card: ModelCard) -> float:
+    """Return by what an image must be enlarged to have a model's pixel size; 1: nearly so."""
+    if card.pixel_nm is None or image.pixel_nm is None:
+        return 1.0
+    factor = (image.pixel_nm[0] * image.pixel_nm[1]) ** 0.5 / card.pixel_nm
+    return 1.0 if abs(factor - 1) < SAME_PIXEL else factor
+
+
 class ImageJobs:
     """Reads, computes and writes images; each stage may be called in a thread of its own."""
 
@@ -83,7 +92,7 @@ class ImageJobs:
         *,
         companions: Companions,
         vectors: Sequence[LabelFormat] = (),
-        scale_of: Callable[[OpenImage], float] = lambda image: 1.0,
+        scale_of: Callable[[OpenImage], float] | None = None,
         asked: Callable[[], str | None],
         keeps_masks: bool = False,
         tell: Callable[[str], None] = lambda words: None,
@@ -91,7 +100,9 @@ class ImageJobs:
         self._predictor = predictor
         self._book = book
         self._companions = companions
-        self._scale_of = scale_of
+        card = predictor.card
+        own = lambda image: enlargement(image, card) if card.rescales else 1.0  # noqa: E731
+        self._scale_of = scale_of or own
         self._asked = asked
         self._wanted = Wanted(
             probabilities=companions.probabilities, uncertainty=companions.uncertainty

@@ -32,7 +32,7 @@ from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
 from emcfsys_engine.learn.networks.rewrites import folded, is_only_convolutions
 from emcfsys_engine.learn.pixels_on_device import OwnRows, own_rows, rows_on, uploaded
-from emcfsys_engine.model_card import ModelCard, read_card
+from emcfsys_engine.model_card import SAME_PIXEL, ModelCard, read_card
 
 __all__ = ["Prediction", "Predictor"]
 Call = Callable[[Tensor], Tensor]
@@ -418,9 +418,6 @@ def _next(made: "Iterator[_OnItsWay[Key]]") -> "_OnItsWay[Key] | None":
         return next(made, None)
 
 
-_SAME_PIXEL = 0.1  # pixel sizes this close, relative, are one: as for images
-
-
 def check_members(models: Sequence[Path]) -> ModelCard:
     """Return the card that an ensemble goes by: the first one's.
 
@@ -476,7 +473,7 @@ def _check_alike(first: Path, one: ModelCard, file: Path, other: ModelCard) -> N
         raise ModelFileError(file, f"is unlike {first.name}: {what}", remedy)
     if one.normaliser != other.normaliser:
         raise ModelFileError(file, f"normalises images otherwise than {first.name}", remedy)
-    if one.pixel_nm and other.pixel_nm and abs(other.pixel_nm / one.pixel_nm - 1) > _SAME_PIXEL:
+    if one.pixel_nm and other.pixel_nm and abs(other.pixel_nm / one.pixel_nm - 1) > SAME_PIXEL:
         what = f"was trained at {other.pixel_nm:.4g} nm, {first.name} at {one.pixel_nm:.4g} nm"
         raise ModelFileError(file, what, remedy)
 

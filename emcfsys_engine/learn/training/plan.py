@@ -23,9 +23,8 @@ from emcfsys_engine.learn.training.augment import Strengths, strengths_of
 from emcfsys_engine.learn.training.dataset import Dataset, class_pixel_counts
 from emcfsys_engine.learn.training.probe import LEAST_FOR_BATCH_NORM, WORTH, Probe, Probed
 from emcfsys_engine.learn.training.start import (
-    HEAD_FIRST,
-    RATE_SHARE,
     backbone_of,
+    gentleness,
     start_file,
     started_network,
 )
@@ -163,12 +162,9 @@ def make_plan(
         network = msgspec.structs.replace(network, norm="group")
     if project.instances:
         reasons["network.num_planes"] = _objects_told(project, train, val)
-    gentle = RATE_SHARE if start is not None else 1.0
-    if start is not None:
-        reasons["learning_rates"] = (
-            f"{RATE_SHARE:g} of the usual ones, and the head alone for the first {HEAD_FIRST:.0%}: "
-            "the model is to forget little"
-        )
+    gentle, head_first, why_rates = gentleness(project)
+    if why_rates:
+        reasons["learning_rates"] = why_rates
     total_steps, minutes = _choose_budget(project, batch, device, reasons)
     return Plan(
         network=network,
@@ -185,7 +181,7 @@ def make_plan(
         tile_px=project.inference.tile_px or max(patch_px, 512),
         encoder_lr=project.training.encoder_lr or defaults.encoder_lr * gentle,
         decoder_lr=project.training.decoder_lr or defaults.decoder_lr * gentle,
-        head_first=HEAD_FIRST if start is not None else 0.0,
+        head_first=head_first,
         weight_decay=defaults.weight_decay,
         warmup_steps=_choose_warmup(defaults.warmup_steps, total_steps),
         schedule=_choose_schedule(project, reasons),

@@ -459,6 +459,8 @@ def _make_card(run: Run, project: Project, plan: Plan, train: Dataset) -> ModelC
         instances=tuple(name for name in project.class_names if name in project.instances),
         normaliser=NormaliserSettings(**msgspec.structs.asdict(plan.normaliser)),
         pixel_nm=_pixel_nm(project, train),
+        # An adapted model goes on at the pixel size of the one that it began with.
+        rescales=project.project.pixel_nm is not None and start_file(project) is not None,
         patch_px=plan.patch_px,
         statistics=_statistics(train),
         trained_on={name: _image_of(plan, name) for name in plan.train_images},

@@ -16,6 +16,7 @@ from emcfsys_engine.project import Project
 
 RATE_SHARE = 0.3  # of the usual learning rates: less of what the model knows is forgotten
 HEAD_FIRST = 0.2  # of the training, in which the encoder's weights stay as they are
+_SHORT_MINUTES = 2.0
 _HEAD = ("head.weight", "head.bias")  # one row a class
 _AUXILIARY = "auxiliary_head."
 
@@ -40,6 +41,24 @@ def start_file(project: Project) -> Path | None:
     """Return the model file that the project's trainings begin with, if it names one."""
     start = project.model.start
     return project.folder / Path(start).expanduser() if start else None
+
+
+def gentleness(project: Project) -> tuple[float, float, str]:
+    """Return the share of the usual rates, that of the run for the head alone, and why.
+
+    A minute or two is too short to learn gently: a quick adaptation is for the new images, and at
+    the usual rates it is better on them and worse on the old ones (RESULTS).
+    """
+    if start_file(project) is None:
+        return 1.0, 0.0, ""
+    minutes = project.training.minutes
+    if minutes is not None and minutes <= _SHORT_MINUTES:
+        return 1.0, 0.0, f"the usual ones: {minutes:g} minutes are too short for gentler ones"
+    why = (
+        f"{RATE_SHARE:g} of the usual ones, and the head alone for the first {HEAD_FIRST:.0%}: "
+        "the model is to forget little"
+    )
+    return RATE_SHARE, HEAD_FIRST, why
 
 
 def started_network(project: Project, file: Path, *, auxiliary: bool) -> NetworkSpec:

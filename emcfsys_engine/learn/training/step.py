@@ -4,10 +4,13 @@ N patches, C channels, M pixels of a crop.
 """
 
 import math
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import msgspec
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from emcfsys_engine.learn.device import autocast
 from emcfsys_engine.learn.faults import is_out_of_memory
@@ -193,9 +196,10 @@ class Stepper:
         taught = torch.zeros_like(loss)
         if guessed is not None:
             weight = guessed.confident * guessed.weight
-            taught, fits = self._gather(
-                guessed.images, guessed.labels, micro_batch, self.guess_loss, weight, fits=fits
-            )
+            with _norms_at_rest(self.network):
+                taught, fits = self._gather(
+                    guessed.images, guessed.labels, micro_batch, self.guess_loss, weight, fits=fits
+                )
         self._agree_that_it_fits(fits)
         self.ranks.sum_gradients(self._parameters)
         return loss, taught
@@ -343,6 +347,23 @@ class Stepper:
             pair[0].append(mean)
             pair[1].append(own[name])
         return found[True], found[False]
+
+
+@contextmanager
+def _norms_at_rest(network: torch.nn.Module) -> Generator[None]:
+    """Leave the means of batch norms as they are: those of greys that no microscope gives are none.
+
+    Each batch is normalised by its own, as ever.
+    """
+    norms = [one for one in network.modules() if isinstance(one, _BatchNorm)]
+    momenta = [one.momentum for one in norms]
+    try:
+        for one in norms:
+            one.momentum = 0.0
+        yield
+    finally:
+        for one, momentum in zip(norms, momenta, strict=True):
+            one.momentum = momentum
 
 
 def mixed(seed: int, step: int) -> int:

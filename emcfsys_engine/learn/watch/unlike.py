@@ -21,7 +21,7 @@ def unlike_training(image: OpenImage, confidence: float, card: ModelCard) -> str
     if known is None:
         return ""
     found: list[str] = []
-    if card.pixel_nm and image.pixel_nm:
+    if card.pixel_nm and image.pixel_nm and not card.rescales:
         own = math.sqrt(math.prod(image.pixel_nm))
         ratio = max(own / card.pixel_nm, card.pixel_nm / own)
         if ratio > _UNLIKE_PIXEL_SIZE:

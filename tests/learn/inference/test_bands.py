@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import tifffile
@@ -88,6 +89,20 @@ def test_rescaled_images_keep_their_size(
     mask = mask_in(tmp_path / "out" / "a.ome.png")
     assert mask.shape == (150, 131)
     assert np.mean(mask != expected) <= 1e-4
+
+
+def test_a_model_that_was_adapted_at_its_pixel_size_brings_images_to_it_unasked(
+    predict: Predict, predictor: Predictor, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(predictor, "card", msgspec.structs.replace(predictor.card, rescales=True))
+    image = drawn((150, 131), dtype="uint8")
+    file = writers.writer_for(tmp_path / "in" / "a.ome.tif", (150, 131), (8.0, 8.0))
+    file.write(image)
+    file.finish()
+    _, said = predict()
+    assert not [event for event in said if isinstance(event, WarningGiven)]
+    expected = predictor.predict(image, scale=2.0).mask
+    assert np.mean(mask_in(tmp_path / "out" / "a.ome.png") != expected) <= 1e-4
 
 
 @pytest.mark.parametrize(

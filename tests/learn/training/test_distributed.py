@@ -116,6 +116,38 @@ def test_two_processes_train_as_one(project_folder: Path) -> None:
     _is_told_once(together)
 
 
+@pytest.mark.long
+def test_images_without_labels_teach_two_processes_as_one(project_folder: Path) -> None:
+    for number in range(3):
+        picture = project_folder / "incoming" / f"{number}.png"
+        write_picture(np.random.default_rng(number), picture, project_folder / "away.png")
+    file = project_folder / "project.toml"
+    table = '[[data]]\nimages = "incoming"\nunlabelled = "learn"\n'
+    file.write_text(file.read_text().replace("[model]", f"{table}[model]"))
+    settings = ["training.batch=3", "training.validate_every=3", "training.steps=6"]
+    planned = _training(project_folder, *settings)
+    assert run_here(planned) == 0
+    alone, together = (
+        _training(project_folder, *settings, f"compute.processes={n}") for n in (1, 2)
+    )
+    for run, processes in ((alone, 1), (together, 2)):
+        _exactly(run, planned, processes)
+    assert run_here(alone) == 0
+    assert _kept(together) == 0, together.log_file.read_text()
+    told = [
+        [(one.step, one.unlabelled_loss, one.confident) for one in run.events() if _taught(one)]
+        for run in (together, alone)
+    ]
+    assert told[0]
+    assert told[0][0] == pytest.approx(told[1][0], rel=1e-3)  # of the same steps
+    weights, wanted = load_file(together.final_model), load_file(alone.final_model)
+    assert all(torch.allclose(weights[name], wanted[name], atol=2e-3) for name in wanted)
+
+
+def _taught(event: object) -> bool:
+    return isinstance(event, StepDone) and event.unlabelled_loss is not None
+
+
 def _is_told_once(run: Run) -> None:
     events = run.events()
     assert sum(isinstance(event, RunStarted) for event in events) == 1

@@ -12,7 +12,12 @@ from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.learn.networks import models_list
 from emcfsys_engine.learn.networks.backbones import DEFAULT_BACKBONE
 from emcfsys_engine.learn.networks.network import build_network
-from emcfsys_engine.learn.training.start import backbone_of, load_start, started_network
+from emcfsys_engine.learn.training.start import (
+    backbone_of,
+    gentleness,
+    load_start,
+    started_network,
+)
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import Run
 
@@ -36,6 +41,20 @@ def test_classes_are_taken_over_by_their_names_in_whatever_order(
     assert all(torch.equal(own[name], known[name]) for name in others)
     assert "new: void" in said
     assert "no longer: resin" in said
+
+
+@pytest.mark.parametrize(
+    ("length", "rate", "head_first"),
+    [("minutes=0.5", 1.0, 0.0), ("minutes=10", 0.3, 0.2), ("steps=30", 0.3, 0.2)],
+)
+def test_a_training_that_goes_on_is_gentle_unless_it_is_too_short_for_that(
+    project_folder: Path, model_file: Path, length: str, rate: float, head_first: float
+) -> None:
+    settings = [f"model.start={model_file}", f"training.{length}"]
+    found = gentleness(load_project(project_folder, settings))
+    assert found[:2] == (rate, head_first)
+    assert ("minutes are too short" in found[2]) == (length == "minutes=0.5")
+    assert gentleness(load_project(project_folder, settings[1:])) == (1.0, 0.0, "")
 
 
 def test_another_network_than_the_models_is_refused_with_what_to_write(

@@ -25,8 +25,10 @@ from emcfsys_engine.learn.training.unlabelled import (
     sums_of,
     weight_at,
 )
-from emcfsys_engine.run.events import StepDone, WarningGiven
-from emcfsys_engine.run.folder import Run
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run.events import LabelsJoined, StepDone, WarningGiven
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import TrainRequest
 from tests.learn.conftest import TINY, run_here, write_picture
 from tests.learn.training.made import new_training
 
@@ -76,11 +78,13 @@ def _plan(**changed: object) -> Plan:
     return msgspec.structs.replace(plan, **changed)
 
 
-def _stepper() -> Stepper:
+def _stepper(num_planes: int = 0) -> Stepper:
     torch.manual_seed(0)
-    network = build_network(TINY)
+    spec = msgspec.structs.replace(TINY, num_planes=num_planes)
+    network = build_network(spec)
     averaged = copy.deepcopy(network).eval()
-    return Stepper(network, averaged, build_loss("ce+dice"), _plan(), 0, Ranks())
+    loss = build_loss("ce+dice", num_classes=spec.num_classes)
+    return Stepper(network, averaged, loss, _plan(network=spec), 0, Ranks())
 
 
 def _views(stepper: Stepper) -> unlabelled.Views:
@@ -164,6 +168,30 @@ def test_an_image_that_validates_or_cannot_be_read_does_not_teach(with_incoming:
     said = [one.message for one in run.events() if isinstance(one, WarningGiven)]
     assert sum("copy.png" in text and "validation images" in text for text in said) == 1
     assert sum("torn.png" in text and "Goes on without it" in text for text in said) == 1
+
+
+def test_an_image_that_is_labelled_while_the_training_runs_teaches_by_its_labels_then(
+    with_incoming: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = with_incoming / "project.toml"
+    table = LEARN + 'masks = "drawn"\nsplit = "train"\n'
+    file.write_text(file.read_text().replace(LEARN, table))
+    (with_incoming / "drawn").mkdir()
+    validate = trainer.Trainer._validate
+
+    def drawing(self: trainer.Trainer) -> None:
+        mask = with_incoming / "masks" / "train" / "train0.png"
+        (with_incoming / "drawn" / "1.png").write_bytes(mask.read_bytes())
+        validate(self)
+
+    monkeypatch.setattr(trainer.Trainer, "_validate", drawing)
+    settings = ["training.follow=true", "training.steps=6", "training.validate_every=3"]
+    project = load_project(with_incoming, settings)
+    run = new_run(with_incoming / "runs", TrainRequest(), project=project)
+    assert run_here(run) == 0
+    joined = [one for one in run.events() if isinstance(one, LabelsJoined)]
+    assert [one.train for one in joined] == [("1",)]
+    assert read_plan(run).unlabelled_images == ("2/0.png", "2/2.png")
 
 
 def test_the_images_are_ramped_in_by_hand() -> None:
@@ -289,3 +317,30 @@ def test_a_batch_in_parts_takes_those_without_labels_along(
     assert run_here(run) == 0
     said = [one.message for one in run.events() if isinstance(one, WarningGiven)]
     assert sum("1 instead of 2 patches" in text for text in said) == 1
+
+
+def test_the_means_of_batch_norms_are_those_of_images_with_labels() -> None:
+    alone, both = _stepper(), _stepper()
+    images, labels = torch.rand(4, 1, 32, 32), torch.randint(0, 2, (4, 32, 32))
+    alone.accumulate_gradients(images, labels, 4)
+    both.accumulate_gradients(images, labels, 4, both.guess(_views(both), 4, 1.0))
+    ours, theirs = (dict(each.network.named_buffers()) for each in (both, alone))
+    means = [name for name in ours if name.endswith(("running_mean", "running_var"))]
+    assert means
+    assert all(ours[name].equal(theirs[name]) for name in means)
+
+
+def test_of_objects_nothing_is_guessed_and_nothing_learned() -> None:
+    stepper = _stepper(num_planes=2)
+    stepper.certainty.mean_C.fill_(0.0)
+    crops, marks = torch.rand(4, 1, 48, 48), torch.zeros(4, 3, 48, 48, dtype=torch.uint8)
+    guessed = stepper.guess(stepper.views(crops, marks, 1), 4, 1.0)
+    assert guessed.labels.shape == (4, 3, 32, 32)
+    assert (guessed.labels[:, 1:] == 255).all()
+    assert (guessed.labels[:, 0] < 2).any()
+    bare = torch.full((4, 3, 32, 32), 255)
+    stepper.accumulate_gradients(torch.rand(4, 1, 32, 32), bare, 4, guessed)
+    grad = stepper.network.head.weight.grad
+    assert grad is not None
+    assert grad[:2].any()
+    assert not grad[2:].any()

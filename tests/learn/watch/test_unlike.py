@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import tifffile
@@ -32,11 +33,10 @@ def card(statistics: TrainingStatistics | None = KNOWN) -> ModelCard:
 
 def image(folder: Path, mean: float, contrast: float, pixel_nm: float = 5.0) -> OpenImage:
     pixels = np.random.default_rng(0).normal(mean, contrast, (80, 90)).clip(0, 255)
-    per_cm = 1e7 / pixel_nm
-    tifffile.imwrite(
-        folder / "a.tif", pixels.astype(np.uint8), resolution=(per_cm, per_cm),
-        resolutionunit="CENTIMETER", metadata={"unit": "nm"}, imagej=True,
-    )  # fmt: skip
+    sizes = {f"PhysicalSize{axis}": pixel_nm for axis in "YX"}
+    units = {f"PhysicalSize{axis}Unit": "nm" for axis in "YX"}
+    metadata = {"axes": "YX", **sizes, **units}
+    tifffile.imwrite(folder / "a.tif", pixels.astype(np.uint8), ome=True, metadata=metadata)
     return open_image(ImageRef(path=folder / "a.tif"), Normaliser())
 
 
@@ -59,3 +59,11 @@ def test_what_differs_is_named(
 
 def test_a_model_that_knows_nothing_of_its_training_says_nothing(tmp_path: Path) -> None:
     assert unlike_training(image(tmp_path, 250, 1), 0.1, card(None)) == ""
+
+
+def test_another_pixel_size_is_named_unless_the_model_brings_images_to_its_own(
+    tmp_path: Path,
+) -> None:
+    other = image(tmp_path, 100, 20, pixel_nm=12.0)
+    assert "pixel size 12 nm, trained at 5 nm" in unlike_training(other, 0.9, card())
+    assert unlike_training(other, 0.9, msgspec.structs.replace(card(), rescales=True)) == ""
