@@ -8,7 +8,7 @@ earlier event with a later step. Times are seconds since 1970.
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -369,8 +369,10 @@ class EventReader:
         return events
 
 
-def reversed_events(file: Path, since: int = 0) -> list[AnyEvent]:
-    """Return the file's newest events, the newest first; lines that are none are left out.
+def reversed_events(file: Path, since: int = 0) -> Iterator[AnyEvent]:
+    """Yield the file's newest events, the newest first; lines that are none are left out.
+
+    None is decoded before it is asked for: how a run ended is mostly its last line.
 
     Units: only what lies after `since`, and at most the last 256 KiB, in bytes.
     """
@@ -380,14 +382,12 @@ def reversed_events(file: Path, since: int = 0) -> list[AnyEvent]:
             stream.seek(max(since if 0 <= since <= end else 0, end - _TAIL_BYTES))
             lines = stream.read().split(b"\n")[:-1]
     except OSError:
-        return []
-    events: list[AnyEvent] = []
+        return
     for line in reversed(lines):
         try:
-            events.append(any_names.decode(line, AnyEvent))
+            yield any_names.decode(line, AnyEvent)
         except msgspec.MsgspecError:
             continue  # a torn line, or a kind of a newer version
-    return events
 
 
 def end_of_events(file: Path) -> int:

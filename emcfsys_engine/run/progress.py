@@ -60,8 +60,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 def progress_of(run: Run, now: float | None = None) -> Progress:
     """Tell how far a living training is; nothing of it is remembered between two calls."""
-    newest = reversed_events(run.events_file)
-    events = list(reversed(newest))
+    events = list(reversed_events(run.events_file))[::-1]
     if not any(isinstance(event, RunStarted) for event in events):
         first = first_event(run)
         events = [*([first] if first is not None else []), *events]
@@ -212,7 +211,7 @@ def estimate(kind: Kind, runs: Iterable[Run], *, most: int = 3) -> Estimate | No
 
 def _pace(run: Run) -> float | None:
     """Return the wall time of a step of a run that finished in one go."""
-    newest = reversed_events(run.events_file)
+    newest = list(reversed_events(run.events_file))
     ended = next((event for event in newest if isinstance(event, RunFinished)), None)
     started = first_event(run)
     if ended is None or not ended.step or not isinstance(started, RunStarted):

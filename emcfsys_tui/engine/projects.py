@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Sequence
 from functools import cache
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -198,7 +199,7 @@ def _now(
 
 def _said_by_watch(project: Project, run: Run) -> list[SaidLine]:
     found: list[SaidLine] = []
-    for event in reversed_events(run.events_file)[:500]:
+    for event in islice(reversed_events(run.events_file), 500):
         text = ""
         if isinstance(event, ImageFailed):
             text = f"{Path(event.image).name} failed: {event.reason}"

@@ -11,6 +11,7 @@ import msgspec
 from emcfsys_engine.project import ModelSettings, Project
 from emcfsys_engine.run.events import (
     AnyEvent,
+    Ending,
     EventReader,
     ImageDone,
     ImageFailed,
@@ -35,6 +36,7 @@ from emcfsys_engine.text import flattened
 from emcfsys_tui.series import Series
 from emcfsys_tui.view_models import ClassScore, LogLine, Preview, RunDetail, RunRow, Tone
 
+_TURNS = Ending | RunStarted | RunResumed  # events that may change how a run ended
 _LINES = 1000
 _STEP_LINES = 100
 _TONES: dict[type[object], Tone] = {
@@ -73,7 +75,8 @@ class RunHistory:
                 time.sleep(0)  # others want the interpreter too
         lines = self._log.new_lines()
         self._log_lines.extend(line for line in lines if line.strip())
-        state = self._read_state(bool(events))
+        # Anything else that it says does not change how it ended: thousands a second may come.
+        state = self._read_state(any(isinstance(event, _TURNS) for event in events))
         changed = bool(events or lines) or state != self._state or self.version == 0
         self._state = state
         self.version += changed
@@ -260,12 +263,12 @@ class RunHistory:
             self._series[name] = Series()
         return self._series[name]
 
-    def _read_state(self, has_new: bool) -> tuple[str, str]:
+    def _read_state(self, has_turned: bool) -> tuple[str, str]:
         if self.run.is_alive():
             self._ended_as = None
             return "running", ""
         exit_stamp = _stamp(self.run.exit_file)
-        if has_new or self._ended_as is None or self._ended_as[0] != exit_stamp:
+        if has_turned or self._ended_as is None or self._ended_as[0] != exit_stamp:
             self._ended_as = exit_stamp, self.run.outcome()
         return self._ended_as[1]
 

@@ -1,5 +1,6 @@
 """What the interface costs, on a real pty: python -m tests.bench.tui prints one table."""
 
+import fcntl
 import random
 import shutil
 import statistics
@@ -276,7 +277,8 @@ def _streaming(folder: Path, *, num_runs: int, per_s: float) -> Iterator[None]:
 
 def _stream(run: Run, per_s: float, over: threading.Event) -> None:
     noise = random.Random(run.id)
-    with EventWriter(run.events_file) as writer:
+    with run.lock_file.open("w") as lock, EventWriter(run.events_file) as writer:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # it lives
         writer.write(RunStarted(run=run.id, does="train", total_steps=100_000))
         for step in range(1, 201):
             writer.write(_step(step, noise))
