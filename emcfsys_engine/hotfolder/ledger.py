@@ -10,7 +10,7 @@ import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +25,10 @@ from emcfsys_engine.files import (
     open_own,
     remedy_of,
 )
+from emcfsys_engine.hotfolder import judged
+from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.watcher import FOLDER, close_all, is_same, lock_file, lock_folder
+from emcfsys_engine.project_tables import Limit
 
 _MARK = "retry"
 
@@ -85,14 +88,14 @@ _COLUMNS = (
     "size", "mtime_ns", "digest", "state", "mask", "version", "attempts", "reason", "model", "time",
 )  # fmt: skip
 # Beside the table that every version knows: an older program goes on with the ledger.
-_MORE = """
+_MORE = f"""
 CREATE TABLE IF NOT EXISTS changed (path BLOB PRIMARY KEY, ctime_ns INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS due (    -- the user's command for an image, until it has run
     path BLOB PRIMARY KEY, mask BLOB NOT NULL, is_unlike TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS ledger (id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS watched (root BLOB NOT NULL, place TEXT NOT NULL);
-"""
+{judged.TABLES}"""
 
 
 class DamagedLedgerError(InputError):
@@ -105,6 +108,8 @@ class Due(msgspec.Struct, frozen=True, kw_only=True):
     path: str  # below the watched folder
     mask: str
     unlike: str = ""
+    verdict: str = ""  # pass | review | fail; empty without limits
+    reasons: tuple[str, ...] = ()
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,12 +235,30 @@ class Ledger:
     def due(self) -> list[Due]:
         """Return the commands of the user's that have not run yet."""
         with _explained(self.file):
-            rows = self._connection.execute("SELECT path, mask, is_unlike FROM due")
+            rows = self._connection.execute("SELECT path, mask, is_unlike FROM due").fetchall()
             return [
-                Due(path=os.fsdecode(path), mask=os.fsdecode(mask), unlike=str(unlike))
+                self._with_verdict(
+                    Due(path=os.fsdecode(path), mask=os.fsdecode(mask), unlike=str(unlike))
+                )
                 for path, mask, unlike in rows
                 if isinstance(path, bytes | str) and isinstance(mask, bytes | str)
             ]
+
+    def _with_verdict(self, due: Due) -> Due:
+        found = next(judged.read_judged(self._connection, paths=[due.path]), None)
+        if found is None:
+            return due
+        return msgspec.structs.replace(due, verdict=found.state, reasons=found.reasons)
+
+    def judge_by(self, limits: Mapping[str, Limit]) -> tuple[int, int] | None:
+        """Judge all that is known by these limits; None if it was judged by them already.
+
+        Return how many verdicts changed, and how many there are.
+        """
+        with _explained(self.file), self._connection:
+            if judged.limits_of(self._connection) == limits:
+                return None
+            return judged.judge_all(self._connection, limits)
 
     def has_run(self, due: Iterable[Due]) -> None:
         """Take note of commands that have run."""
@@ -244,7 +267,12 @@ class Ledger:
                 "DELETE FROM due WHERE path = ?", [(os.fsencode(one.path),) for one in due]
             )
 
-    def record(self, entries: Iterable[Entry], due: Iterable[Due] = ()) -> None:
+    def record(
+        self,
+        entries: Iterable[Entry],
+        due: Iterable[Due] = (),
+        verdicts: Iterable[Judged] = (),
+    ) -> None:
         """Write what became of files, all or none; it is on the disk when this returns.
 
         Raises: OSError where the ledger is no longer where it was opened.
@@ -268,7 +296,12 @@ class Ledger:
             )
             for entry in entries
         ]
+        verdicts = list(verdicts)
+        anew = {one.path for one in verdicts}
+        kept = [one for one in entries if one.state in ("done", "skipped") and one.path not in anew]
         with _explained(self.file), self._connection:
+            judged.follow_touched(self._connection, [(one.path, one.digest) for one in kept])
+            judged.write_judged(self._connection, verdicts)
             self._connection.executemany(
                 "INSERT OR REPLACE INTO seen VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows
             )
@@ -302,6 +335,25 @@ def read_ledger(output: Path) -> list[Entry]:
         if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'seen'").fetchone():
             return []  # empty, or just being made
         return list(_read(db, "ORDER BY time DESC"))
+
+
+def read_verdicts(
+    output: Path, states: Iterable[str] = ("review", "fail")
+) -> tuple[dict[str, int], list[Judged]]:
+    """Return how many images have which verdict, and those of `states`, without the ledger's lock.
+
+    There are none where there is no ledger, or one of an older version.
+    """
+    file = output / FOLDER / "ledger.sqlite"
+    if not file.is_file():
+        return {}, []
+    with _explained(file), contextlib.closing(_connect_to_read(file)) as db:
+        db.text_factory = _decoded
+        if not judged.has_verdicts(db):
+            return {}, []
+        states = list(states)
+        found = list(judged.read_judged(db, states=states)) if states else []
+        return judged.count_verdicts(db), found
 
 
 def _connect_to_read(file: Path) -> sqlite3.Connection:

@@ -139,12 +139,20 @@ class _Watch:
             self.worker.emit_when_possible(WarningGiven(message=lost))
         if self.ledger.told:
             self.worker.emit_when_possible(WarningGiven(message=self.ledger.told))
+        self._judge_anew()
         due = self.ledger.due() if self.hook.is_wanted else []
         if due:
             what = f"{len(due)} images whose command was not run, or not to its end: it runs now"
             self.worker.emit_when_possible(WarningGiven(message=what))
         for one in due:
             self.hook.run(one)
+
+    def _judge_anew(self) -> None:
+        """Judge what is known by the limits of today, where they changed: nothing is predicted."""
+        judged = self.ledger.judge_by(self.project.limits)
+        if judged is not None and judged[1]:
+            what = "The limits changed: {} of {} images are judged otherwise now, by their numbers"
+            self.worker.emit_when_possible(WarningGiven(message=what.format(*judged)))
 
     def go_on(self) -> int:
         """Watch until asked to end; return the exit code."""
@@ -354,7 +362,11 @@ class _Watch:
         self.measurements.append(lines)
         due = [self._due(one) for _, one in kept if one.tally is not None or one.adopted]
         try:
-            self.ledger.record([one.entry for _, one in kept], due if self.hook.is_wanted else ())
+            self.ledger.record(
+                [one.entry for _, one in kept],
+                due if self.hook.is_wanted else (),
+                [one.judged for _, one in kept if one.judged is not None],
+            )
         except (OSError, EmcfError):
             if lines:
                 self.measurements.take_back()
@@ -376,7 +388,13 @@ class _Watch:
             self.worker.emit_when_possible(WarningGiven(message=what))
 
     def _due(self, one: Handled) -> Due:
-        return Due(path=one.entry.path, mask=one.entry.mask, unlike=one.unlike)
+        return Due(
+            path=one.entry.path,
+            mask=one.entry.mask,
+            unlike=one.unlike,
+            verdict=one.judged.state if one.judged else "",
+            reasons=one.judged.reasons if one.judged else (),
+        )
 
     def _has_changed(self, seen: Seen, one: Handled) -> bool:
         """A file that was written to while it was read is not done: it settles again."""
@@ -407,6 +425,8 @@ class _Watch:
                     unlike=one.unlike,
                     model=entry.model,
                     lag_s=time.monotonic() - seen.since,
+                    verdict=one.judged.state if one.judged else "",
+                    verdict_reasons=one.judged.reasons if one.judged else (),
                 )
             )
         elif entry.state in ("trying", "failed"):
