@@ -8,9 +8,10 @@ from statistics import median
 from typing import Any
 
 from emcfsys_engine.errors import EmcfError, InputError, RunFolderError, printable
-from emcfsys_engine.hotfolder.ledger import read_ledger, read_verdicts
+from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.notifier import choose_backend
 from emcfsys_engine.hotfolder.places import watched_places
+from emcfsys_engine.hotfolder.review import read_verdicts
 from emcfsys_engine.hotfolder.scan import Rules, Scanner
 from emcfsys_engine.hotfolder.watcher import watcher_of, watching_run
 from emcfsys_engine.model_card import ModelCard, read_card

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from emcfsys_engine.hotfolder.judged import Judged
-from emcfsys_engine.hotfolder.ledger import Due, Entry, Ledger, read_ledger, read_verdicts
+from emcfsys_engine.hotfolder.ledger import Due, Entry, Ledger, read_ledger
+from emcfsys_engine.hotfolder.review import read_verdicts
 from emcfsys_engine.project_tables import Limit
 
 LIMITS = {"confidence": Limit(review_below=0.8, fail_below=0.6)}

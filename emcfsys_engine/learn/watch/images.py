@@ -13,12 +13,13 @@ from typing import Literal
 import msgspec
 
 from emcfsys_engine.errors import OutputError
+from emcfsys_engine.hotfolder.journal import Act, act_of
 from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.ledger import Entry
 from emcfsys_engine.hotfolder.scan import MAX_ATTEMPTS, Seen
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook, Wanted
-from emcfsys_engine.images.own_files import is_other_file, resolved
+from emcfsys_engine.images.own_files import digest_of_output, is_other_file, resolved
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.images.writers import stem_of
 from emcfsys_engine.learn.inference.image import EndAskedFor, Order
@@ -278,6 +279,21 @@ class ImageStages:
             adopted=adopted,
             told="" if adopted else plane.told,
             placed=plane.placed,
+        )
+
+    def act(self, one: Handled, before: Entry | None, run: str) -> Act:
+        """Return what the journal is to say of an image; its masks are told by their digests."""
+        is_redone = before is not None and before.state == "done"
+        masks = one.written or ((one.mask,) if one.mask else ())
+        return act_of(
+            "adopted" if one.adopted else "redone" if is_redone else "predicted",
+            image=one.entry.path,
+            content=one.entry.digest,
+            masks={str(mask.relative_to(self._book.out)): digest_of_output(mask) for mask in masks},
+            model="" if one.adopted else one.entry.model,
+            run=run,
+            verdict=one.judged.state if one.judged else "",
+            reasons=one.judged.reasons if one.judged else (),
         )
 
     def _failure(self, task: Task, error: Exception) -> Handled:

@@ -15,6 +15,7 @@ from emcfsys_engine.errors import (
     RunFolderError,
 )
 from emcfsys_engine.files import is_full
+from emcfsys_engine.hotfolder.journal import Act
 from emcfsys_engine.hotfolder.ledger import Due, Ledger, was_asked
 from emcfsys_engine.hotfolder.notifier import Waker, choose_backend
 from emcfsys_engine.hotfolder.places import refuse_places
@@ -185,8 +186,9 @@ class _Watch:
             self.by.end()
             self.waker.close()
             self.hook.close(all_of_them=ended_by_itself)
-            with contextlib.suppress(OSError, EmcfError):  # they run again at the next start
+            with contextlib.suppress(OSError, EmcfError):  # the next start does it
                 self.ledger.has_run(self.hook.that_have_run())
+                self.ledger.write_journal()
         return self._end(asked or "done")
 
     def _is_all_done(self) -> bool:
@@ -249,6 +251,7 @@ class _Watch:
             if not handled and (same := self.scanner.look_closer(_CLOSER_S, self._is_ended)):
                 self.ledger.record(same)
             self.ledger.has_run(self.hook.that_have_run())
+            self.ledger.write_journal()
             self.worker.emit_when_possible()
         except (OSError, OutputError) as error:
             if not is_of_disk(error):
@@ -366,6 +369,7 @@ class _Watch:
                 [one.entry for _, one in kept],
                 due if self.hook.is_wanted else (),
                 [one.judged for _, one in kept if one.judged is not None],
+                self._acts([one for _, one in kept]),
             )
         except (OSError, EmcfError):
             if lines:
@@ -386,6 +390,14 @@ class _Watch:
         if adopted := sum(one.adopted for _, one in kept):
             what = f"{adopted} images had their masks already: they are kept as they are"
             self.worker.emit_when_possible(WarningGiven(message=what))
+
+    def _acts(self, kept: list[Handled]) -> list[Act]:
+        known, run = self.scanner.known, self.worker.run.id
+        return [
+            self.stages.act(one, known.get(one.entry.path), run)
+            for one in kept
+            if one.judged is not None or one.adopted
+        ]
 
     def _due(self, one: Handled) -> Due:
         return Due(

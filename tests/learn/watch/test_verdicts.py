@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from emcfsys_engine.commands.watch import watch
-from emcfsys_engine.hotfolder.ledger import read_verdicts
+from emcfsys_engine.hotfolder.review import read_verdicts, verify_journal
 from emcfsys_engine.run.events import ImageDone
 from emcfsys_engine.run.folder import Run
 from tests.commands.made import say
+from tests.hotfolder.test_journal import acts_in
 from tests.learn.conftest import run_here
 from tests.learn.hot import Hot, warnings_of
 
@@ -68,6 +69,17 @@ def test_a_verdict_reaches_ledger_event_table_hook_and_status_and_new_limits_pre
     status = json.loads(say(watch, str(hot.folder), "--status", "--json"))
     assert (status["verdict_review"], status["verdict_fail"]) == (1, 0)
     assert "PASS 0  REVIEW 1  FAIL 0" in say(watch, str(hot.folder), "--status")
+
+    hot.image("a.png", 1)
+    once(hot)
+    begun, first, changed, second = acts_in(hot.output)
+    assert (begun.act, set(begun.limits)) == ("limits_changed", {"sharpness", "pixel_nm"})
+    assert (first.act, first.image, first.verdict) == ("predicted", "a.png", "fail")
+    assert changed.limits["sharpness"]["review_above"] == 0.5
+    assert (second.act, second.verdict) == ("redone", "review")
+    assert set(second.masks) == {"a.png"}
+    assert second.content != first.content
+    assert verify_journal(hot.output).fault == ""
 
 
 def test_limits_on_objects_are_judged_without_the_table_of_measurements(

@@ -1,0 +1,130 @@
+"""What people say of masks that a hot folder's limits did not pass, and what they are shown."""
+
+import contextlib
+import sqlite3
+from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from emcfsys_engine.errors import InputError, OutputError
+from emcfsys_engine.hotfolder import journal, judged
+from emcfsys_engine.hotfolder.journal import Act, Verified, act_of
+from emcfsys_engine.hotfolder.judged import Judged, Word
+from emcfsys_engine.hotfolder.ledger import connect, connect_to_read, explained
+from emcfsys_engine.hotfolder.watcher import FOLDER
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_files import digest_of_output
+from emcfsys_engine.settings import nearest
+
+_ALL = ("", "pass", "review", "fail")
+
+
+def read_verdicts(
+    output: Path, states: Iterable[str] = ("review", "fail"), paths: Iterable[str] = ()
+) -> tuple[dict[str, int], list[Judged]]:
+    """Return how many images have which verdict, and those of `states` or of `paths`.
+
+    There are none where there is no ledger, or one of an older version; nothing is locked.
+    Raises: InputError for a ledger that cannot be read.
+    """
+    states, paths = list(states), list(paths)
+    with _reading(output) as db:
+        if db is None or not judged.has_verdicts(db):
+            return {}, []
+        found = judged.read_judged(db, states=states, paths=paths) if states or paths else ()
+        return judged.count_verdicts(db), list(found)
+
+
+def verify_journal(output: Path) -> Verified:
+    """Look through the journal, and compare it with the head that the ledger noted.
+
+    Raises: InputError, OutputError where one of them cannot be read.
+    """
+    with _reading(output) as db:
+        noted = "" if db is None else journal.noted_head(db)
+    return journal.verify(output, noted)
+
+
+def say_word(output: Path, images: Sequence[str], word: Word, reason: str = "") -> None:
+    """Note a person's word on predictions, also while the folder is watched; all or none.
+
+    `images`: below the watched folder.
+    Raises: InputError for an image that was not judged, or a mask that nobody corrected;
+    OutputError, DiskFullError.
+    """
+    _, found = read_verdicts(output, (), images)
+    by_path = {one.path: one for one in found}
+    for image in images:
+        if image not in by_path:
+            _, every = read_verdicts(output, _ALL)
+            remedy = nearest(image, [one.path for one in every[:1000]]) if every else ""
+            raise InputError(image, "has no prediction that was judged", remedy)
+    book = OutputBook(output) if word == "corrected" else None
+    acts = [_act(output, by_path[image], word, reason, book) for image in images]
+    words = [
+        msgspec.structs.replace(by_path[image], word=word, word_reason=reason) for image in images
+    ]
+    _write(output, words, acts)
+
+
+def _act(output: Path, one: Judged, word: Word, reason: str, book: OutputBook | None) -> Act:
+    files = _files_of(output, one)
+    if book is not None and all(book.has(file) for file in files):
+        what = "is as this program wrote it, and no correction lies beside it"
+        raise InputError(output / one.mask, what, "Paint over the mask, or save its Labelme file")
+    return act_of(
+        word,
+        image=one.path,
+        content=one.digest,
+        masks={str(file.relative_to(output)): digest_of_output(file) for file in files},
+        verdict=one.state,
+        reasons=one.reasons,
+        reason=reason,
+    )
+
+
+def _files_of(output: Path, one: Judged) -> list[Path]:
+    """Return the masks of an image, and the outlines that a person may have corrected instead."""
+    last = output / one.mask
+    planes = sorted(int(plane) for plane in one.numbers if plane)
+    masks = [last]
+    if planes:  # the ledger names the mask of the last plane: x.0041.png
+        before, mark, after = last.name.rpartition(f".{planes[-1]:04d}")
+        masks = [last.with_name(f"{before}.{plane:04d}{after}") for plane in planes if mark] or [
+            last
+        ]
+    return [file for mask in masks for file in (mask, mask.with_suffix(".json")) if file.is_file()]
+
+
+def _write(output: Path, words: Sequence[Judged], acts: Sequence[Act]) -> None:
+    file = output / FOLDER / "ledger.sqlite"
+    with contextlib.closing(connect(file)) as db, explained(file):
+        with db:
+            db.execute("BEGIN IMMEDIATE")
+            now = {one.path: one for one in judged.read_judged(db, paths=[w.path for w in words])}
+            for word in words:
+                known = now.get(word.path)
+                if known is None or (known.digest, known.numbers) != (word.digest, word.numbers):
+                    what = "was predicted anew meanwhile"
+                    raise InputError(word.path, what, "Look at it again")
+            judged.write_judged(db, words)
+            journal.keep_acts(db, acts)
+        try:
+            journal.write_kept(db, output)
+        except OSError as error:
+            what = f"cannot be written: {error.strerror or error}"
+            remedy = "The word is noted, and its line follows as soon as the disk takes it"
+            place = output / FOLDER / journal.NAME
+            raise OutputError(place, what, remedy, errno=error.errno or 0) from None
+
+
+@contextlib.contextmanager
+def _reading(output: Path) -> Generator[sqlite3.Connection | None]:
+    file = output / FOLDER / "ledger.sqlite"
+    if not file.is_file():
+        yield None
+        return
+    with explained(file), contextlib.closing(connect_to_read(file)) as db:
+        db.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
+        yield db
