@@ -2,12 +2,13 @@
 
 import contextlib
 import sqlite3
+from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from emcfsys_engine.errors import InputError, OutputError
+from emcfsys_engine.errors import EmcfError, InputError, OutputError
 from emcfsys_engine.hotfolder import journal, judged
 from emcfsys_engine.hotfolder.journal import Act, Verified, act_of
 from emcfsys_engine.hotfolder.judged import Judged, Word
@@ -77,28 +78,57 @@ def _act(output: Path, one: Judged, word: Word, reason: str, book: OutputBook | 
         word,
         image=one.path,
         content=one.digest,
-        masks={str(file.relative_to(output)): digest_of_output(file) for file in files},
+        masks={str(file.relative_to(output.absolute())): digest_of_output(file) for file in files},
         verdict=one.state,
         reasons=one.reasons,
         reason=reason,
     )
 
 
+def note_of(masks: Sequence[Path]) -> str:
+    """Say how many of some masks failed, or wait for review, in the hot folder that made them.
+
+    It is "" where none did: masks of FAIL are kept, and whoever counts them should know.
+    """
+    verdicts: Counter[str] = Counter()
+    wanted = {mask.absolute() for mask in masks}
+    outputs = {folder for mask in wanted for folder in mask.parents if _ledger_of(folder).is_file()}
+    for output in outputs:
+        try:
+            _, found = read_verdicts(output)
+        except EmcfError as error:
+            return f"whether any of the masks failed is not known: {error}"
+        verdicts.update(
+            one.verdict for one in found for mask in _masks_of(output, one) if mask in wanted
+        )
+    if not verdicts:
+        return ""
+    told = [f"{verdicts[state]} {state.upper()}" for state in ("fail", "review") if verdicts[state]]
+    return f"{' and '.join(told)} of {len(masks)} masks by their hot folder: they are counted, too"
+
+
+def _masks_of(output: Path, one: Judged) -> list[Path]:
+    """Return the masks of an image: the ledger names that of the last plane, x.0041.png."""
+    last = output.absolute() / one.mask
+    planes = sorted(int(plane) for plane in one.numbers if plane)
+    if not planes:
+        return [last]
+    before, mark, after = last.name.rpartition(f".{planes[-1]:04d}")
+    return [last.with_name(f"{before}.{n:04d}{after}") for n in planes] if mark else [last]
+
+
 def _files_of(output: Path, one: Judged) -> list[Path]:
     """Return the masks of an image, and the outlines that a person may have corrected instead."""
-    last = output / one.mask
-    planes = sorted(int(plane) for plane in one.numbers if plane)
-    masks = [last]
-    if planes:  # the ledger names the mask of the last plane: x.0041.png
-        before, mark, after = last.name.rpartition(f".{planes[-1]:04d}")
-        masks = [last.with_name(f"{before}.{plane:04d}{after}") for plane in planes if mark] or [
-            last
-        ]
-    return [file for mask in masks for file in (mask, mask.with_suffix(".json")) if file.is_file()]
+    files = [file for mask in _masks_of(output, one) for file in (mask, mask.with_suffix(".json"))]
+    return [file for file in files if file.is_file()]
+
+
+def _ledger_of(output: Path) -> Path:
+    return output / FOLDER / "ledger.sqlite"
 
 
 def _write(output: Path, words: Sequence[Judged], acts: Sequence[Act]) -> None:
-    file = output / FOLDER / "ledger.sqlite"
+    file = _ledger_of(output)
     with contextlib.closing(connect(file)) as db, explained(file):
         with db:
             db.execute("BEGIN IMMEDIATE")
@@ -121,7 +151,7 @@ def _write(output: Path, words: Sequence[Judged], acts: Sequence[Act]) -> None:
 
 @contextlib.contextmanager
 def _reading(output: Path) -> Generator[sqlite3.Connection | None]:
-    file = output / FOLDER / "ledger.sqlite"
+    file = _ledger_of(output)
     if not file.is_file():
         yield None
         return
