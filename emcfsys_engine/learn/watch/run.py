@@ -113,6 +113,7 @@ class _Watch:
         self._open_outputs()
         self.blocked_until = 0.0  # by a disk that is full or gone
         self.is_blocked = False
+        self.is_judged = False  # by the limits of today
         self.looked_for_model = time.monotonic()
         self.state = ""
         self.told_of: set[str] = set()  # images whose place cannot be written, kinds left out
@@ -140,7 +141,6 @@ class _Watch:
             self.worker.emit_when_possible(WarningGiven(message=lost))
         if self.ledger.told:
             self.worker.emit_when_possible(WarningGiven(message=self.ledger.told))
-        self._judge_anew()
         due = self.ledger.due() if self.hook.is_wanted else []
         if due:
             what = f"{len(due)} images whose command was not run, or not to its end: it runs now"
@@ -151,6 +151,7 @@ class _Watch:
     def _judge_anew(self) -> None:
         """Judge what is known by the limits of today, where they changed: nothing is predicted."""
         judged = self.ledger.judge_by(self.project.limits)
+        self.is_judged = True
         if judged is not None and judged[1]:
             what = "The limits changed: {} of {} images are judged otherwise now, by their numbers"
             self.worker.emit_when_possible(WarningGiven(message=what.format(*judged)))
@@ -247,6 +248,8 @@ class _Watch:
             if self.is_blocked:
                 self._come_back()
             self.disk.refuse()
+            if not self.is_judged:
+                self._judge_anew()
             handled = self._handle_ready()
             if not handled and (same := self.scanner.look_closer(_CLOSER_S, self._is_ended)):
                 self.ledger.record(same)
