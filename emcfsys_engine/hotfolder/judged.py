@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS judged (
     state TEXT NOT NULL,    -- pass | review | fail, by the limits alone; empty: there were none
     reasons BLOB NOT NULL,  -- JSON
     word TEXT NOT NULL,     -- of a person: accepted | rejected | corrected; empty: none
-    word_reason TEXT NOT NULL
+    word_reason BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS judged_states ON judged (state, word);
 CREATE TABLE IF NOT EXISTS limits (json BLOB NOT NULL);  -- that the verdicts are by
@@ -68,7 +68,7 @@ def write_judged(connection: sqlite3.Connection, judged: Iterable[Judged]) -> No
                 one.state,
                 any_names.encode(one.reasons),
                 one.word,
-                one.word_reason,
+                os.fsencode(one.word_reason),
             )
             for one in judged
         ],
@@ -131,7 +131,7 @@ def _judged(row: tuple[bytes | str, ...]) -> Judged:
         state=str(state),
         reasons=any_names.decode(os.fsencode(reasons), tuple[str, ...]),
         word=str(word),
-        word_reason=str(word_reason),
+        word_reason=os.fsdecode(word_reason),
         mask=os.fsdecode(mask),
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import structs
 
-from emcfsys_engine.errors import EmcfError, InputError
+from emcfsys_engine.errors import EmcfError, InputError, printable
 from emcfsys_engine.hotfolder.judged import Judged, Word
 from emcfsys_engine.hotfolder.ledger import ask_retry, read_ledger
 from emcfsys_engine.hotfolder.review import read_verdicts, say_word
@@ -247,7 +247,9 @@ def _with_verdict(line: HotLine, judged: Judged | None) -> HotLine:
     if judged is None or not judged.verdict:
         return line
     why = f"{judged.word} {judged.word_reason}" if judged.word else "; ".join(judged.reasons)
-    return structs.replace(line, verdict=judged.verdict, why=why.strip(), word=judged.word)
+    return structs.replace(
+        line, verdict=judged.verdict, why=printable(why.strip()), word=judged.word
+    )
 
 
 def _line_of(event: ImageDone, project: Project) -> HotLine:

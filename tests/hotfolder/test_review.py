@@ -122,3 +122,11 @@ def test_a_word_on_an_image_that_was_predicted_anew_meanwhile_is_refused(
         say_word(ledger.output, ["f.tif"], "accepted")
     assert verdicts(ledger.output)["f.tif"] != "pass"
     ledger.close()
+
+
+def test_a_reason_of_any_bytes_is_kept(ledger: Ledger) -> None:
+    say_word(ledger.output, ["f.tif"], "rejected", "drift \udcff µ")
+    ledger.close()
+    _, (one,) = read_verdicts(ledger.output, (), ["f.tif"])
+    assert one.word_reason == "drift \udcff µ"
+    assert acts_in(ledger.output)[-1].reason == "drift \udcff µ"

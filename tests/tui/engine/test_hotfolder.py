@@ -114,3 +114,8 @@ def test_each_image_has_the_verdict_that_counts_and_a_word_changes_it(
     assert [(one.verdict, one.word) for one in state.newest if one.image == "a.tif"] == [
         ("pass", "accepted")
     ]
+    hotfolder.say_of(demo, "a.tif", "rejected", "\x1b[31mdrift\n")
+    (line,) = [one for one in _read(reader).newest if one.image == "a.tif"]
+    assert line.verdict == "fail"
+    assert "drift" in line.why
+    assert line.why.isprintable()
