@@ -5,7 +5,7 @@ A row is of one prediction: a new one of the same file replaces it, and a person
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -109,17 +109,22 @@ def read_judged(
 ) -> Iterator[Judged]:
     """Yield how images were judged whose verdict is one of `states`, or those of `paths` alone."""
     columns = "SELECT path, judged.digest, numbers, judged.state, reasons, word, word_reason, mask"
-    where, of = "", [os.fsencode(path) for path in paths]
-    if of:
-        where = f" AND path IN ({','.join('?' * len(of))})"
-    wanted = frozenset(states)
-    for row in connection.execute(f"{columns} {_VALID}{where} ORDER BY path", of):
+    of: list[bytes | str] = [os.fsencode(path) for path in paths]
+    where = f"path IN ({_marks(of)})"
+    if not of:  # a million rows are not decoded for the few that are wanted
+        states = list(states)
+        words = [word for word, state in _STATE_OF_WORD.items() if state in states]
+        where = f"(word = '' AND judged.state IN ({_marks(states)})) OR word IN ({_marks(words)})"
+        of = [*states, *words]
+    for row in connection.execute(f"{columns} {_VALID} AND ({where}) ORDER BY path", of):
         try:
-            one = _judged(row)
+            yield _judged(row)
         except (msgspec.MsgspecError, TypeError, ValueError):
             continue  # a damaged line is no verdict
-        if of or one.verdict in wanted:
-            yield one
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ",".join("?" * len(values))
 
 
 def _judged(row: tuple[bytes | str, ...]) -> Judged:
