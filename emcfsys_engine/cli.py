@@ -23,6 +23,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("predict", "Segment files, folders or globs with a model."),
     "suggest": ("predict", "Fill in label files for the images worth labelling next."),
     "watch": ("watch", "Segment every image that arrives in the hot folder."),
+    "review": ("review", "List the images that did not pass, and say what you think of them."),
+    "journal": ("review", "Check the record of every act on a hot folder's masks."),
     "measure": ("data", "Measure the objects of masks."),
     "runs": ("runs", "List a project's runs, compare them, clean up."),
     "report": ("runs", "Make one page of a run, to send or keep."),

@@ -17,6 +17,7 @@ from emcfsys_engine.project_tables import (
     Compute,
     Hotfolder,
     Inference,
+    Limit,
     ModelSettings,
     Naming,
     Parts,
@@ -25,6 +26,7 @@ from emcfsys_engine.project_tables import (
     Training,
 )
 from emcfsys_engine.settings import SlurmSettings, check_slurm, check_table, nearest, unknown_keys
+from emcfsys_engine.verdicts import check_limits
 
 UNLABELLED = 255
 MAX_CLASS_VALUE = 254
@@ -44,6 +46,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     augment: Augmentation = Augmentation()
     inference: Inference = Inference()
     hotfolder: Hotfolder = Hotfolder()
+    limits: dict[str, Limit] = {}  # by the number of an image that they are of
     suggest: Suggest = Suggest()
     compute: Compute = Compute()
 
@@ -85,7 +88,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
 
 LOSSES = ("ce", "dice", "focal", "tversky", "lovasz", "boundary", "ohem")
 _LEVELS = 4  # folders above a model: PROJECT/runs/RUN/best.safetensors
-_PLACES = (*TABLES, "classes", "data")
+_PLACES = (*TABLES, "classes", "data", "limits")
 
 
 def load_project(place: Path, overrides: Iterable[str] = ()) -> Project:
@@ -150,10 +153,16 @@ def project_from(file: Path, document: Mapping[str, Any]) -> Project:
     sources = _check_sources(file, document.get("data"), classes, faults)
     _check_training(file, tables["training"], classes, instances, faults)
     _check_compute(file, tables["compute"], tables["training"], faults)
+    limits = check_limits(file, document.get("limits", {}), classes, faults)
     if faults:
         raise ProjectFaults(faults)
     return Project(
-        file_name=str(file), classes=classes, instances=instances, data=sources, **tables
+        file_name=str(file),
+        classes=classes,
+        instances=instances,
+        data=sources,
+        limits=limits,
+        **tables,
     )
 
 

@@ -318,6 +318,20 @@ class Hotfolder(msgspec.Struct, frozen=True, kw_only=True):
     )
 
 
+class Limit(msgspec.Struct, frozen=True, kw_only=True):
+    """[limits.NUMBER]: which values of a number of an image pass; left out: all do."""
+
+    review_below: Annotated[
+        float | None, says("Smaller values are REVIEW: a person is to look.", unset="none is")
+    ] = None
+    review_above: Annotated[float | None, says("Larger values are REVIEW.", unset="none is")] = None
+    fail_below: Annotated[
+        float | None,
+        says("Smaller values are FAIL: the mask is kept, and marked.", unset="none is"),
+    ] = None
+    fail_above: Annotated[float | None, says("Larger values are FAIL.", unset="none is")] = None
+
+
 class Suggest(msgspec.Struct, frozen=True, kw_only=True):
     """[suggest]: which images get Labelme files filled in by a model; `suggest` goes by it."""
 
@@ -392,6 +406,10 @@ class _Document(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     augment: Augmentation = Augmentation()
     inference: Inference = Inference()
     hotfolder: Hotfolder = Hotfolder()
+    limits: Annotated[
+        dict[str, Limit],
+        says("[limits.NUMBER]: when an image of the hot folder passes, is for review, or fails."),
+    ] = {}
     suggest: Suggest = Suggest()
     compute: Compute = Compute()
 

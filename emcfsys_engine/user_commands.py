@@ -134,6 +134,8 @@ class Hook:
                 "EMCFSYS_IMAGE": str(self._root / due.path),
                 "EMCFSYS_MASK": str(self._output / due.mask) if due.mask else "",
                 "EMCFSYS_UNLIKE": due.unlike,
+                "EMCFSYS_VERDICT": due.verdict,
+                "EMCFSYS_VERDICT_REASONS": "; ".join(due.reasons),
             }
             try:
                 subprocess.run(

@@ -392,6 +392,9 @@ class HotLine(msgspec.Struct, frozen=True, kw_only=True):
     mask: Path | None
     text: str
     unlike: str = ""
+    verdict: str = ""  # pass | review | fail; empty: nobody judged
+    why: str = ""  # it did not pass, or what a person said of it
+    word: str = ""  # of a person: accepted | rejected | corrected
     failed: bool = False
     attempts: int = 0  # that failed
     is_final: bool = True  # else it is tried again by itself
@@ -414,6 +417,7 @@ class HotState(msgspec.Struct, frozen=True, kw_only=True):
     trying: int = 0
     skipped: int = 0
     unlike: int = 0
+    verdicts: dict[str, int] = {}  # how many images have which; empty: nobody judged
     median_lag_s: float | None = None
     worst_lag_s: float | None = None
     images_per_min: int = 0

@@ -134,3 +134,12 @@ def test_escapes_in_names_never_reach_the_message(folder: Path) -> None:
     with pytest.raises(ProjectFaults) as caught:
         load_project(folder)
     assert "\x1b" not in str(caught.value)
+
+
+def test_limits_are_read_by_the_number_they_are_of(folder: Path) -> None:
+    (folder / "project.toml").write_text(GOOD + "[limits.b_fraction]\nreview_above = 0.4\n")
+    project = load_project(folder, ["limits.confidence.fail_below=0.5"])
+    assert project.limits["b_fraction"].review_above == 0.4
+    assert project.limits["confidence"].fail_below == 0.5
+    with pytest.raises(ProjectFaults, match="limits.c_fraction"):
+        load_project(folder, ["limits.c_fraction.fail_below=0.5"])

@@ -287,6 +287,9 @@ class Progress:
             self._done += 1
             if event.unlike:
                 self._line(f"{event.image}: unlike the training data: {event.unlike}")
+            if event.verdict in ("review", "fail"):
+                why = "; ".join(event.verdict_reasons)
+                self._line(f"{event.image}: {event.verdict.upper()}: {why}")
         per_s = self._done / max(1e-6, time.monotonic() - self._began)
         self._draw(f"{self._done + self._failed}/{self._total or '?'} images  {per_s:.1f}/s")
 

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +25,11 @@ from emcfsys_engine.files import (
     open_own,
     remedy_of,
 )
+from emcfsys_engine.hotfolder import journal, judged
+from emcfsys_engine.hotfolder.journal import Act, act_of
+from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.watcher import FOLDER, close_all, is_same, lock_file, lock_folder
+from emcfsys_engine.project_tables import Limit
 
 _MARK = "retry"
 
@@ -85,14 +89,15 @@ _COLUMNS = (
     "size", "mtime_ns", "digest", "state", "mask", "version", "attempts", "reason", "model", "time",
 )  # fmt: skip
 # Beside the table that every version knows: an older program goes on with the ledger.
-_MORE = """
+_MORE = f"""
 CREATE TABLE IF NOT EXISTS changed (path BLOB PRIMARY KEY, ctime_ns INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS due (    -- the user's command for an image, until it has run
     path BLOB PRIMARY KEY, mask BLOB NOT NULL, is_unlike TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS ledger (id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS watched (root BLOB NOT NULL, place TEXT NOT NULL);
-"""
+{judged.TABLES}
+{journal.TABLES}"""
 
 
 class DamagedLedgerError(InputError):
@@ -105,6 +110,8 @@ class Due(msgspec.Struct, frozen=True, kw_only=True):
     path: str  # below the watched folder
     mask: str
     unlike: str = ""
+    verdict: str = ""  # pass | review | fail; empty without limits
+    reasons: tuple[str, ...] = ()
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,8 +179,8 @@ class Ledger:
     def _opened(self) -> sqlite3.Connection:
         """Open the file; a damaged one is put aside, as masks that are there are known anyway."""
         try:
-            connection = _open(self.file)
-            with _explained(self.file):
+            connection = connect(self.file)
+            with explained(self.file):
                 list(_read(connection, ""))
                 connection.execute("SELECT * FROM changed, due, ledger").fetchone()
         except OutputError:
@@ -181,7 +188,7 @@ class Ledger:
         except DamagedLedgerError as error:
             aside = _put_aside(self.file)
             self.told = f"{error} It is kept as {aside.name}: masks that are there are adopted."
-            return _open(self.file)
+            return connect(self.file)
         return connection
 
     @property
@@ -202,7 +209,7 @@ class Ledger:
 
     def entries(self) -> dict[str, Entry]:
         """Return everything known, by path."""
-        with _explained(self.file):
+        with explained(self.file):
             rows = self._connection.execute("SELECT path, ctime_ns FROM changed")
             changed = {path: at for path, at in rows if isinstance(at, int)}
             return {
@@ -218,7 +225,7 @@ class Ledger:
         It is the same by its path, or wherever it was moved to; else this one is noted.
         """
         where, place = os.fsencode(root), "{}:{}".format(*(identity_of(root) or (0, 0)))
-        with _explained(self.file), self._connection:
+        with explained(self.file), self._connection:
             row = self._connection.execute("SELECT root, place FROM watched").fetchone()
             knows_any = self._connection.execute("SELECT 1 FROM seen LIMIT 1").fetchone()
             if row is not None and knows_any and row[0] != where and row[1] != place:
@@ -229,22 +236,60 @@ class Ledger:
 
     def due(self) -> list[Due]:
         """Return the commands of the user's that have not run yet."""
-        with _explained(self.file):
-            rows = self._connection.execute("SELECT path, mask, is_unlike FROM due")
+        with explained(self.file):
+            rows = self._connection.execute("SELECT path, mask, is_unlike FROM due").fetchall()
             return [
-                Due(path=os.fsdecode(path), mask=os.fsdecode(mask), unlike=str(unlike))
+                self._with_verdict(
+                    Due(path=os.fsdecode(path), mask=os.fsdecode(mask), unlike=str(unlike))
+                )
                 for path, mask, unlike in rows
                 if isinstance(path, bytes | str) and isinstance(mask, bytes | str)
             ]
 
+    def _with_verdict(self, due: Due) -> Due:
+        found = next(judged.read_judged(self._connection, paths=[due.path]), None)
+        if found is None:
+            return due
+        return msgspec.structs.replace(due, verdict=found.state, reasons=found.reasons)
+
+    def judge_by(self, limits: Mapping[str, Limit]) -> tuple[int, int] | None:
+        """Judge all that is known by these limits; None if it was judged by them already.
+
+        Return how many verdicts changed, and how many there are.
+        """
+        with explained(self.file), self._connection:
+            if judged.limits_of(self._connection) == limits:
+                return None
+            counts = judged.judge_all(self._connection, limits)
+            told = "{} of {} images are judged otherwise".format(*counts)
+            as_json = msgspec.to_builtins(limits)
+            journal.keep_acts(
+                self._connection, [act_of("limits_changed", limits=as_json, reason=told)]
+            )
+            return counts
+
+    def write_journal(self) -> None:
+        """Write the acts that have no line in the journal yet.
+
+        Raises: OSError, OutputError: they wait.
+        """
+        with explained(self.file):
+            journal.write_kept(self._connection, self.output)
+
     def has_run(self, due: Iterable[Due]) -> None:
         """Take note of commands that have run."""
-        with _explained(self.file), self._connection:
+        with explained(self.file), self._connection:
             self._connection.executemany(
                 "DELETE FROM due WHERE path = ?", [(os.fsencode(one.path),) for one in due]
             )
 
-    def record(self, entries: Iterable[Entry], due: Iterable[Due] = ()) -> None:
+    def record(
+        self,
+        entries: Iterable[Entry],
+        due: Iterable[Due] = (),
+        verdicts: Iterable[Judged] = (),
+        acts: Iterable[Act] = (),
+    ) -> None:
         """Write what became of files, all or none; it is on the disk when this returns.
 
         Raises: OSError where the ledger is no longer where it was opened.
@@ -268,7 +313,13 @@ class Ledger:
             )
             for entry in entries
         ]
-        with _explained(self.file), self._connection:
+        verdicts = list(verdicts)
+        anew = {one.path for one in verdicts}
+        kept = [one for one in entries if one.state in ("done", "skipped") and one.path not in anew]
+        with explained(self.file), self._connection:
+            judged.follow_touched(self._connection, [(one.path, one.digest) for one in kept])
+            judged.write_judged(self._connection, verdicts)
+            journal.keep_acts(self._connection, acts)
             self._connection.executemany(
                 "INSERT OR REPLACE INTO seen VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows
             )
@@ -297,14 +348,14 @@ def read_ledger(output: Path) -> list[Entry]:
     file = output / FOLDER / "ledger.sqlite"
     if not file.is_file():  # SQLite would wait for a pipe
         return []
-    with _explained(file), contextlib.closing(_connect_to_read(file)) as db:
+    with explained(file), contextlib.closing(connect_to_read(file)) as db:
         db.text_factory = _decoded
         if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'seen'").fetchone():
             return []  # empty, or just being made
         return list(_read(db, "ORDER BY time DESC"))
 
 
-def _connect_to_read(file: Path) -> sqlite3.Connection:
+def connect_to_read(file: Path) -> sqlite3.Connection:
     """Open a ledger to look at it, also where we may write nothing, not even its log's memory."""
     uri = f"{file.absolute().as_uri()}?mode=ro"
     connection = sqlite3.connect(uri, uri=True)
@@ -322,7 +373,7 @@ def id_of_ledger(output: Path) -> str:
     """Return by what a ledger is known again; "" where there is none, or it cannot be read."""
     file = output / FOLDER / "ledger.sqlite"
     try:
-        with contextlib.closing(_connect_to_read(file)) as db:
+        with contextlib.closing(connect_to_read(file)) as db:
             return str(db.execute("SELECT id FROM ledger").fetchone()[0])
     except (sqlite3.Error, TypeError, OSError):
         return ""
@@ -371,9 +422,13 @@ def _put_aside(file: Path) -> Path:
     return aside
 
 
-def _open(file: Path) -> sqlite3.Connection:
+def connect(file: Path) -> sqlite3.Connection:
+    """Open a ledger to write into it, and give it the tables it lacks.
+
+    Raises: InputError, OutputError.
+    """
     _refuse_others(file)
-    with _explained(file):
+    with explained(file):
         connection = sqlite3.connect(file, timeout=10)
         connection.text_factory = _decoded
         # WAL needs shared memory between processes, which a network does not give.
@@ -409,7 +464,7 @@ def _refuse_others(file: Path) -> None:
 
 
 def _id_of(connection: sqlite3.Connection, file: Path) -> str:
-    with _explained(file), connection:
+    with explained(file), connection:
         found = connection.execute("SELECT id FROM ledger").fetchone()
         if found is None:
             found = (uuid.uuid4().hex,)
@@ -418,7 +473,11 @@ def _id_of(connection: sqlite3.Connection, file: Path) -> str:
 
 
 @contextlib.contextmanager
-def _explained(file: Path) -> Generator[None]:
+def explained(file: Path) -> Generator[None]:
+    """Tell errors of SQLite as what they are of.
+
+    Raises: DiskFullError, OutputError, DamagedLedgerError.
+    """
     try:
         yield
     except sqlite3.OperationalError as error:

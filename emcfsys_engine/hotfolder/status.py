@@ -11,6 +11,7 @@ from emcfsys_engine.errors import EmcfError, InputError, RunFolderError, printab
 from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.notifier import choose_backend
 from emcfsys_engine.hotfolder.places import watched_places
+from emcfsys_engine.hotfolder.review import read_verdicts
 from emcfsys_engine.hotfolder.scan import Rules, Scanner
 from emcfsys_engine.hotfolder.watcher import watcher_of, watching_run
 from emcfsys_engine.model_card import ModelCard, read_card
@@ -19,6 +20,7 @@ from emcfsys_engine.run.events import ImageDone, ImageFailed, RunStarted, WatchS
 from emcfsys_engine.run.folder import Run, list_runs
 from emcfsys_engine.run.lines import images_per_min
 from emcfsys_engine.run.records import TrainRequest, WatchRequest
+from emcfsys_engine.verdicts import STATES
 
 
 def what_it_would_do(project: Project) -> dict[str, Any]:
@@ -195,6 +197,7 @@ def status_of(project: Project) -> dict[str, Any]:
     done = [event for event in events if isinstance(event, ImageDone)]
     failures = [event for event in events if isinstance(event, ImageFailed)]
     counts = Counter(entry.state for entry in read_ledger(output))
+    verdicts, _ = read_verdicts(output, ())
     lags = [event.lag_s for event in done[-100:] if event.lag_s is not None]
     is_watched = watcher_of(output) is not None
     backends = [_BACKENDS[event.state] for event in states if event.state in _BACKENDS]
@@ -207,6 +210,7 @@ def status_of(project: Project) -> dict[str, Any]:
         "failed": counts["failed"],
         "trying": counts["trying"],
         "skipped": counts["skipped"],
+        **{f"verdict_{state}": verdicts.get(state, 0) for state in STATES},
         "unlike_training_data": sum(bool(event.unlike) for event in done),
         "median_lag_s": round(median(lags), 3) if lags else None,
         "images_per_min": images_per_min([event.time for event in done], time.time()),
@@ -224,6 +228,9 @@ def text_of(found: dict[str, Any]) -> str:
         f"{counts}  unlike training data {found['unlike_training_data']}",
         f"median lag {shown_lag}  {found['images_per_min']:g} images/min",
     ]
+    if any(found[f"verdict_{state}"] for state in STATES):
+        judged = "  ".join(f"{state.upper()} {found[f'verdict_{state}']}" for state in STATES)
+        lines.insert(2, f"verdicts: {judged}")
     if found["last_error"]:
         lines.append(f"last error: {found['last_error']}")
     return "\n".join(printable(line.strip()) for line in lines)

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.project_tables import TABLES, Naming, Source, json_schema
+from emcfsys_engine.project_tables import TABLES, Limit, Naming, Source, json_schema
 from emcfsys_engine.settings import SlurmSettings, nearest
 
 _FOLDER = Path(__file__).parent
@@ -49,7 +49,7 @@ def _title(name: str) -> str:
 def reference() -> str:
     """Return the manual's reference: a table of keys for each table of project.toml."""
     parts: list[str] = []
-    for kind in (Naming, Source, *list(TABLES.values())[1:], SlurmSettings):
+    for kind in (Naming, Source, *list(TABLES.values())[1:], Limit, SlurmSettings):
         parts.append(f"### {(kind.__doc__ or '').strip().splitlines()[0]}\n")
         parts.append("| key | values | default | what |\n| --- | --- | --- | --- |")
         definition = json_schema()["$defs"][kind.__name__]["properties"]

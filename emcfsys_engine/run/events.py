@@ -177,6 +177,8 @@ class ImageDone(Event, frozen=True, kw_only=True, tag="image_done"):
     unlike: str = ""  # why the image is unlike the training data; empty: it is not
     model: str = ""
     lag_s: float | None = None  # from the last change of the file to its mask
+    verdict: str = ""  # pass | review | fail by [limits]; empty: there are none
+    verdict_reasons: tuple[str, ...] = ()  # why it did not pass
 
 
 class ImageFailed(Event, frozen=True, kw_only=True, tag="image_failed"):

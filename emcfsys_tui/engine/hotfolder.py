@@ -7,8 +7,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from emcfsys_engine.errors import EmcfError, InputError
+from msgspec import structs
+
+from emcfsys_engine.errors import EmcfError, InputError, printable
+from emcfsys_engine.hotfolder.judged import Judged, Word
 from emcfsys_engine.hotfolder.ledger import ask_retry, read_ledger
+from emcfsys_engine.hotfolder.review import read_verdicts, say_word
 from emcfsys_engine.hotfolder.status import choose_best, resolve_model
 from emcfsys_engine.hotfolder.watcher import watcher_of, watching_run
 from emcfsys_engine.jobs.queue import Queue
@@ -64,6 +68,8 @@ class HotFolderReader:
         self._done_at: deque[float] = deque(maxlen=_DONE_AT)
         self._num_unlike = 0
         self._counts: dict[str, int] = {}
+        self._verdicts: dict[str, int] = {}
+        self._judged: dict[str, Judged] = {}  # of the newest, by image
         self._counted_at = float("-inf")
         self._told: HotState | None = None
 
@@ -106,12 +112,13 @@ class HotFolderReader:
             trying=self._counts.get("trying", 0),
             skipped=self._counts.get("skipped", 0),
             unlike=self._num_unlike,
+            verdicts=self._verdicts if any(self._verdicts.values()) else {},
             median_lag_s=median(self._lags) if self._lags else None,
             worst_lag_s=max(self._lags, default=None),
             images_per_min=images_per_min(self._done_at, time.time()),
             rates=tuple(rates),
             lags=tuple(self._lags)[-40:],
-            newest=tuple(self._newest),
+            newest=tuple(_with_verdict(one, self._judged.get(one.image)) for one in self._newest),
             failures=tuple(reversed(self._failures.values())),
             fault=watch.fault if watch and not owner else "",
         )
@@ -177,6 +184,8 @@ class HotFolderReader:
         for entry in read_ledger(output):
             counts[entry.state] = counts.get(entry.state, 0) + 1
         self._counts = counts
+        self._verdicts, found = read_verdicts(output, (), [one.image for one in self._newest])
+        self._judged = {one.path: one for one in found}
 
     def _word(self, owner: str | None) -> tuple[str, str]:
         if owner is None:
@@ -223,6 +232,24 @@ def retry_failed(folder: Path) -> str:
     project = load_project(folder)
     number = ask_retry(folder / project.hotfolder.output)
     return f"{number} images will be tried again"
+
+
+def say_of(folder: Path, image: str, word: Word, reason: str = "") -> str:
+    """Note a person's word on an image's mask.
+
+    Raises: InputError, OutputError.
+    """
+    say_word(folder / load_project(folder).hotfolder.output, [image], word, reason)
+    return f"{image} is {word}"
+
+
+def _with_verdict(line: HotLine, judged: Judged | None) -> HotLine:
+    if judged is None or not judged.verdict:
+        return line
+    why = f"{judged.word} {judged.word_reason}" if judged.word else "; ".join(judged.reasons)
+    return structs.replace(
+        line, verdict=judged.verdict, why=printable(why.strip()), word=judged.word
+    )
 
 
 def _line_of(event: ImageDone, project: Project) -> HotLine:

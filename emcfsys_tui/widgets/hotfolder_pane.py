@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from textual.reactive import reactive
 from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
+from emcfsys_engine.hotfolder.judged import Word
 from emcfsys_engine.text import clock, span
 from emcfsys_tui.engine import hotfolder, notices
 from emcfsys_tui.engine.data import PictureSpec
@@ -33,6 +35,7 @@ _LOOKS = {
     "starting": "◐ STARTING",
     "stopped": "○ STOPPED",
 }
+_VERDICTS = {"pass": "✓ PASS", "review": "◐ REVIEW", "fail": "✗ FAIL"}
 _COLUMNS = (
     Column(title="time", width=8),
     Column(title="", width=1),
@@ -81,6 +84,16 @@ class HotFolderPane(PicturePane):
             "b", "opacity", "Outline or fill", "hot.opacity", "Outlines of the classes, or fills"
         ),
         quiet("w", "whole", "Whole image", "hot.whole"),
+        quiet("n", "next_review", "Next to review", "hot.next", "Go on to what did not pass"),
+        quiet("a", "word('accepted')", "Accept", "hot.accept", "The mask under the cursor is good"),
+        quiet("r", "reject", "Reject …", "hot.reject", "The mask is bad: asks why"),
+        quiet(
+            "C",
+            "word('corrected')",
+            "Corrected",
+            "hot.corrected",
+            "You changed the mask, or its Labelme file",
+        ),
         quiet("j", "job", "Its job", "hot.job", "Show the watch in Jobs"),
     ]
 
@@ -162,7 +175,8 @@ class HotFolderPane(PicturePane):
     def look(self) -> None:
         """Show the image under the cursor."""
         line, self._failed = self._current(), None
-        self.query_one(PictureBox).counts = line.text if line else ""
+        words = (line.verdict.upper(), line.why, line.text) if line else ()
+        self.query_one(PictureBox).counts = "  ".join(word for word in words if word)
         self.show_image(line.image if line else "")
 
     @on(Rows.Opened, "#newest")
@@ -217,6 +231,50 @@ class HotFolderPane(PicturePane):
         """Look at failed images again."""
         if self.may_change():
             self.attempt(partial(hotfolder.retry_failed, self.folder))
+
+    def action_next_review(self) -> None:
+        """Go to the next image that did not pass and of which nobody said a word."""
+        rows = self.query_one("#newest", Rows)
+        waiting = [
+            place
+            for place, line in enumerate(self.hot.newest)
+            if line.verdict in ("review", "fail") and not line.word
+        ]
+        if not waiting:
+            told = "None of the newest images waits for review; emcfsys-engine review lists all"
+            self.page_app.tell(told)
+            return
+        self.follows = False  # it would take the cursor away again
+        rows.cursor = next((place for place in waiting if place > rows.cursor), waiting[0])
+
+    def _to_judge(self) -> HotLine | None:
+        """Return the image under the cursor, if it stays there: a word must not hit the next."""
+        if self.follows and self.hot.state in ("watching", "polling"):
+            told = "The newest image would take its place: f keeps still, n goes on to review"
+            self.page_app.tell(told, "warning")
+            return None
+        return self._current() if self.may_change() else None
+
+    def action_word(self, word: Word) -> None:
+        """Accept the mask under the cursor, or say that it was corrected."""
+        line = self._to_judge()
+        if line is not None:
+            self.attempt(partial(hotfolder.say_of, self.folder, line.image, word))
+
+    def action_reject(self) -> None:
+        """Ask why the mask under the cursor is bad, and reject it."""
+        line = self._to_judge()
+        if line is None:
+            return
+
+        def answered(reason: str | None) -> None:
+            if reason:
+                self.attempt(partial(hotfolder.say_of, self.folder, image, "rejected", reason))
+
+        image = line.image
+        command = f'emcfsys-engine review {self.folder} reject {image} --reason "…"'
+        ask = import_module("emcfsys_tui.screens.dialogs").AskScreen
+        self.app.push_screen(ask(f"Why is the mask of {image} bad?", command=command), answered)
 
     def action_overlay(self) -> None:
         """Mask or bare image."""
@@ -296,6 +354,9 @@ def state_text(hot: HotState, job: JobRow | None, width: int) -> str:
         f"{counts}  skipped {hot.skipped:,}  unlike {hot.unlike:,}",
         f"{counts}  unlike {hot.unlike:,}",
     )
+    if hot.verdicts:
+        judged = " ".join(f"{_VERDICTS[state]} {hot.verdicts[state]:,}" for state in _VERDICTS)
+        counts = _fitting(width, f"{counts}  {judged}", f" masked {hot.done:,}  {judged}")
     lag = "–" if hot.median_lag_s is None else f"{hot.median_lag_s:.2f} s"
     worst = "–" if hot.worst_lag_s is None else f"{hot.worst_lag_s:.1f} s"
     speed = _fitting(
@@ -333,8 +394,11 @@ def _hint(hot: HotState) -> str:
 
 def _row(line: HotLine) -> Row:
     text = f"unlike training data: {line.unlike}" if line.unlike else line.text
+    mark, tone = ("!", "warn") if line.unlike else (" ", "")
+    if line.verdict in _VERDICTS:
+        mark, _, word = _VERDICTS[line.verdict].partition(" ")
+        text = "  ".join(part for part in (word, line.why, text) if part)
+        tone = "bad" if line.verdict == "fail" else "warn" if line.verdict == "review" else tone
     return Row(
-        key=f"{line.time}{line.image}",
-        cells=(clock(line.time), "!" if line.unlike else " ", line.image, text),
-        tone="warn" if line.unlike else "",
+        key=f"{line.time}{line.image}", cells=(clock(line.time), mark, line.image, text), tone=tone
     )

@@ -7,6 +7,7 @@ import pytest
 
 from emcfsys_engine.annotations.formats.labelme import read_suggestion
 from emcfsys_engine.hotfolder.ledger import Ledger
+from emcfsys_engine.hotfolder.review import read_verdicts, verify_journal
 from emcfsys_engine.learn.model_file import load_model, verify_model
 from emcfsys_engine.learn.training.run import read_plan
 from emcfsys_engine.project import load_project
@@ -123,3 +124,16 @@ def test_a_ledger_of_version_1(tmp_path: Path) -> None:
     ledger.close()
     assert entries["grid 1/a.tif"].mask == "grid 1/a.png"
     assert (entries["b.dm4"].state, entries["b.dm4"].attempts) == ("failed", 3)
+
+
+def test_verdicts_and_a_journal_of_version_1(tmp_path: Path) -> None:
+    (tmp_path / ".emcfsys").mkdir()
+    shutil.copy(DATA / "ledger-judged-v1.sqlite", tmp_path / ".emcfsys" / "ledger.sqlite")
+    shutil.copy(DATA / "journal-v1.jsonl", tmp_path / ".emcfsys" / "journal.jsonl")
+    counts, (one,) = read_verdicts(tmp_path)
+    assert counts == {"pass": 0, "review": 0, "fail": 1}
+    assert (one.path, one.word, one.word_reason) == ("grid 1/a.tif", "rejected", "drifted")
+    assert one.numbers == {"": {"confidence": 0.5}}
+    found = verify_journal(tmp_path)
+    assert (found.lines, found.fault) == (2, "")
+    assert found.head.startswith("2e03eedf")

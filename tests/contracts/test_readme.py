@@ -14,7 +14,7 @@ import pytest
 from emcfsys_engine.cli import cli
 from emcfsys_engine.manual import page, topics
 from emcfsys_engine.project import Project, load_project
-from emcfsys_engine.project_tables import TABLES, Source, json_schema
+from emcfsys_engine.project_tables import TABLES, Limit, Source, json_schema
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.settings import Config, SlurmDefaults, load_config
 
@@ -134,7 +134,7 @@ def test_every_page_of_the_manual_is_listed_and_every_link_of_the_readme_leads_s
 
 def test_the_reference_names_every_key_of_a_project_with_a_sentence() -> None:
     definitions = json_schema()["$defs"]
-    for kind in (*TABLES.values(), Source):
+    for kind in (*TABLES.values(), Limit, Source):
         for key in kind.__struct_fields__:
             assert f"| `{key}` |" in PAGES["project"], key
             assert definitions[kind.__name__]["properties"][key].get("description"), key

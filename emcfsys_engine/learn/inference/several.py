@@ -117,6 +117,7 @@ class PlaneMade(msgspec.Struct, frozen=True, kw_only=True, tag="plane_made", tag
     started: float  # on the monotonic clock, which all processes of a machine share
     unlike: str = ""
     line: dict[str, str | int] = {}  # of the table of measurements
+    numbers: dict[str, float] = {}  # by which it is judged
 
 
 class PlaneFailed(msgspec.Struct, frozen=True, kw_only=True, tag="plane_failed", tag_field="kind"):

@@ -36,9 +36,10 @@ class ArrayFile:
         self.used = 0  # bytes
 
     def write(self, array: np.ndarray) -> int:
-        """Write an array of any shape in C order; return its first byte.
+        """Write an array in C order; return its first byte.
 
         Written, not copied into a map: a disk that is full tells so, and does not kill.
+        Shapes: any.
         Raises: OSError; also where little room would be left on the disk.
         """
         if shutil.disk_usage(self._folder).free < array.nbytes + _LEAVE_BYTES:

@@ -13,12 +13,14 @@ from typing import Literal
 import msgspec
 
 from emcfsys_engine.errors import OutputError
+from emcfsys_engine.hotfolder.journal import Act, act_of
+from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.ledger import Entry
 from emcfsys_engine.hotfolder.scan import MAX_ATTEMPTS, Seen
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook, Wanted
 from emcfsys_engine.images.output_names import stem_of
-from emcfsys_engine.images.own_files import is_other_file, resolved
+from emcfsys_engine.images.own_files import digest_of_output, is_other_file, resolved
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.learn.inference.image import EndAskedFor, Order
 from emcfsys_engine.learn.inference.output_disk import is_of_disk
@@ -29,6 +31,7 @@ from emcfsys_engine.learn.inference.several import PlaneMade
 from emcfsys_engine.learn.watch.measurements import Line
 from emcfsys_engine.learn.watch.planes import CAUGHT, Computes, Plane
 from emcfsys_engine.project import Project
+from emcfsys_engine.verdicts import verdict_of_planes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,7 @@ class Handled:
     measured: tuple[Line, ...] = ()  # one a plane, where the project asks for it
     seconds: float = 0.0
     unlike: str = ""
+    judged: Judged | None = None  # where it was predicted
     adopted: bool = False  # its masks were there already, and are kept as they are
     told: str = ""  # what a person should hear of it
     waits_for: OutputError | None = None  # its place cannot be written: nothing to note
@@ -79,6 +83,7 @@ class _Gathered:
     unlike: str = ""
     measured: list[Line] = field(default_factory=list)
     written: list[Path] = field(default_factory=list)
+    numbers: dict[str, dict[str, float]] = field(default_factory=dict)  # by plane
 
 
 class ImageStages:
@@ -127,7 +132,7 @@ class ImageStages:
                     continue
                 one = gathered.setdefault(path, _Gathered(started=time.monotonic()))
                 if result is not None:
-                    _gather(one, result)
+                    self._gather(one, plane, result)
                 if plane.is_last and path not in told:
                     yield self._done(plane, gathered.pop(path))
         except EndAskedFor:
@@ -219,7 +224,7 @@ class ImageStages:
             return False  # somebody's link to the image: no mask was ever made
         if all(self._book.has(mask) for mask in placed.masks):
             is_same = all(self._book.has(mask, task.digest) for mask in placed.masks)
-            return is_same and not self._project.hotfolder.measure
+            return is_same and not self._needs_numbers
         return all(
             not self._book.is_known(mask) or self._book.is_made_of(mask, image, task.digest)
             for mask in placed.masks
@@ -227,7 +232,37 @@ class ImageStages:
 
     def _is_made(self, task: Task, mask: Path) -> bool:
         """Tell whether a plane was done before the watch was ended within its stack."""
-        return self._book.has(mask, task.digest) and not self._project.hotfolder.measure
+        return self._book.has(mask, task.digest) and not self._needs_numbers
+
+    @property
+    def _needs_numbers(self) -> bool:
+        """Tell whether masks that are there are not enough: something is measured or judged."""
+        return self._project.hotfolder.measure or bool(self._project.limits)
+
+    def _gather(self, one: _Gathered, plane: _Plane, result: PlaneMade) -> None:
+        number = None if plane.order is None else plane.order.ref.plane
+        one.numbers["" if number is None else str(number)] = result.numbers
+        one.started = min(one.started, result.started)
+        one.tally = result
+        one.unlike = one.unlike or result.unlike
+        one.written.append(Path(result.mask))
+        if result.line:
+            found = verdict_of_planes({"": result.numbers}, self._project.limits)
+            one.measured.append({**result.line, "verdict": found.state if found else ""})
+
+    def _judged(self, plane: _Plane, one: _Gathered) -> Judged:
+        """Judge a file by all its planes; those that were made by an earlier start are unknown."""
+        numbers = one.numbers
+        if "" not in numbers:
+            numbers = {str(n): numbers.get(str(n), {}) for n in range(len(plane.masks))}
+        found = verdict_of_planes(numbers, self._project.limits)
+        return Judged(
+            path=plane.path,
+            digest=plane.task.digest,
+            numbers=numbers,
+            state=found.state if found else "",
+            reasons=found.reasons if found else (),
+        )
 
     def _done(self, plane: _Plane, one: _Gathered) -> Handled:
         below = str(plane.masks[-1].relative_to(self._book.out))
@@ -240,9 +275,25 @@ class ImageStages:
             tally=one.tally,
             seconds=0.0 if adopted else time.monotonic() - one.started,
             unlike=one.unlike,
+            judged=None if adopted or one.tally is None else self._judged(plane, one),
             adopted=adopted,
             told="" if adopted else plane.told,
             placed=plane.placed,
+        )
+
+    def act(self, one: Handled, before: Entry | None, run: str) -> Act:
+        """Return what the journal is to say of an image; its masks are told by their digests."""
+        is_redone = before is not None and before.state == "done"
+        masks = one.written or ((one.mask,) if one.mask else ())
+        return act_of(
+            "adopted" if one.adopted else "redone" if is_redone else "predicted",
+            image=one.entry.path,
+            content=one.entry.digest,
+            masks={str(mask.relative_to(self._book.out)): digest_of_output(mask) for mask in masks},
+            model="" if one.adopted else one.entry.model,
+            run=run,
+            verdict=one.judged.state if one.judged else "",
+            reasons=one.judged.reasons if one.judged else (),
         )
 
     def _failure(self, task: Task, error: Exception) -> Handled:
@@ -313,14 +364,6 @@ class ImageStages:
             reason=reason,
             model=f"{card.run} step {card.step}".strip(),
         )
-
-
-def _gather(one: _Gathered, result: PlaneMade) -> None:
-    one.started = min(one.started, result.started)
-    one.tally = result
-    one.unlike = one.unlike or result.unlike
-    one.written.append(Path(result.mask))
-    one.measured += [result.line] if result.line else []
 
 
 def _recorded(root: Path, path: str, entry: Entry) -> tuple[Wanted, list[str]]:

@@ -21,6 +21,7 @@ from emcfsys_engine.files import open_own, reading_own, write_whole
 from emcfsys_engine.hotfolder.watcher import FOLDER
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.text import cell_of, text_of_cell
+from emcfsys_engine.verdicts import number_of_class
 
 Line = Mapping[str, str | int]
 _FILE = "measurements.csv"
@@ -32,35 +33,55 @@ _FIRST_COLUMN = "image"
 def measured(
     image: str,
     pixel_nm: tuple[float, float] | None,
-    mask_HW: np.ndarray,
+    size_HW: tuple[int, int],
     confidence: float,
-    card: ModelCard,
     unlike: str,
-    numbers_HW: np.ndarray | None = None,
+    classes: Mapping[str, Line],
 ) -> dict[str, str | int]:
-    """Return an image's line: each class's area, and the number and size of its objects.
+    """Return an image's line: its own columns, then what `of_classes` says of each class."""
+    area_nm2 = area_of(pixel_nm)
+    line: dict[str, str | int] = {
+        _FIRST_COLUMN: image,
+        "height_px": size_HW[0],
+        "width_px": size_HW[1],
+        "pixel_nm": "" if area_nm2 is None else f"{math.sqrt(area_nm2):.6g}",
+        "confidence": f"{confidence:.4f}",
+        "unlike_training_data": unlike,
+    }
+    for name, told in classes.items():
+        for word, number in told.items():
+            line[_free_column(number_of_class(name, word), line)] = number
+    return line
+
+
+def area_of(pixel_nm: tuple[float, float] | None) -> float | None:
+    """Return the area of a pixel in nm²; None where its size is not known."""
+    return None if pixel_nm is None else math.prod(pixel_nm)
+
+
+def of_classes(
+    mask_HW: np.ndarray,
+    area_nm2: float | None,
+    card: ModelCard,
+    numbers_HW: np.ndarray | None = None,
+) -> dict[str, Line]:
+    """Return each class's area, and the number and size of its objects; "": not known.
 
     Objects are told of all classes but the first, the ground. Units: px, and nm where the pixel
     size is known; diameters are those of discs of the same area, their median. Where a model tells
     objects apart their numbers say which pixels are one, else those that touch are.
     Shapes: the mask is H×W uint8, numbers H×W integers, 0 where no object is.
     """
-    area_nm2 = None if pixel_nm is None else math.prod(pixel_nm)
-    line: dict[str, str | int] = {
-        _FIRST_COLUMN: image,
-        "height_px": mask_HW.shape[0],
-        "width_px": mask_HW.shape[1],
-        "pixel_nm": "" if area_nm2 is None else f"{math.sqrt(area_nm2):.6g}",
-        "confidence": f"{confidence:.4f}",
-        "unlike_training_data": unlike,
-    }
     ground = card.class_values[0]
-    for name, value in zip(card.classes, card.class_values, strict=True):
-        own = numbers_HW if name in card.instances else None
-        told = _of_class(mask_HW == value, area_nm2, own, has_objects=value != ground)
-        for word, number in told.items():
-            line[_free_column(f"{name}_{word}", line)] = number
-    return line
+    return {
+        name: _of_class(
+            mask_HW == value,
+            area_nm2,
+            numbers_HW if name in card.instances else None,
+            has_objects=value != ground,
+        )
+        for name, value in zip(card.classes, card.class_values, strict=True)
+    }
 
 
 def _of_class(

@@ -16,10 +16,12 @@ from emcfsys_engine.learn.inference.outputs import Companions, VectorOutputs
 from emcfsys_engine.learn.inference.pipeline import Arrived, Computed, Failure, run_pipeline
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.inference.several import PlaneMade
-from emcfsys_engine.learn.watch.measurements import measured
+from emcfsys_engine.learn.watch.measurements import area_of, measured, of_classes
+from emcfsys_engine.learn.watch.numbers import grey_values, numbers_of, numbers_of_objects
 from emcfsys_engine.learn.watch.unlike import unlike_training
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import Project
+from emcfsys_engine.verdicts import needs_objects
 
 # What one odd file can cause; anything else is our mistake and ends the watch.
 CAUGHT = (EmcfError, OSError, MemoryError, RuntimeError)
@@ -86,6 +88,7 @@ class Here:
         )
         self.card, self.device = self._predictor.card, self._predictor.device
         self._given_up: dict[str, Exception] = {}
+        self._counts_objects = needs_objects(project.limits, project.classes)
 
     def open(self, book: OutputBook) -> None:
         """Write into an output folder from now on."""
@@ -96,7 +99,7 @@ class Here:
             companions=companions_of(self._project),
             vectors=("labelme",) if settings.labelme else (),
             asked=self._asked,
-            keeps_masks=settings.measure,
+            keeps_masks=settings.measure or self._counts_objects,
             tell=self._tell,
         )
 
@@ -156,21 +159,27 @@ class Here:
             self._jobs.close(work)
 
     def _made(self, plane: Plane, work: Work, mask: Path) -> PlaneMade:
-        tally = work.tally
-        unlike = unlike_training(work.image, tally.confidence, self.card)
+        tally, image, measures = work.tally, work.image, self._project.hotfolder.measure
+        numbers = numbers_of(image.pixel_nm, tally.confidence, tally.shares)
+        grey = grey_values(image) if measures or self._project.limits else None
+        if grey is not None:
+            numbers |= grey.named()
+        unlike = unlike_training(image, tally.confidence, self.card, grey)
         line: dict[str, str | int] = {}
-        if self._project.hotfolder.measure:
-            number = work.order.ref.plane
-            name = plane.path if number is None else f"{plane.path}#{number}"
-            line = measured(
-                name,
-                work.image.pixel_nm,
-                work.whole_mask,
-                tally.confidence,
-                self.card,
-                unlike,
-                work.numbers,
-            )
+        if measures or self._counts_objects:
+            area_nm2 = area_of(image.pixel_nm)
+            classes = of_classes(work.whole_mask, area_nm2, self.card, work.numbers)
+            numbers |= numbers_of_objects(classes)
+            if measures:
+                name, number = plane.path, work.order.ref.plane
+                line = measured(
+                    name if number is None else f"{name}#{number}",
+                    image.pixel_nm,
+                    image.size,
+                    tally.confidence,
+                    unlike,
+                    classes,
+                ) | {name: f"{value:.6g}" for name, value in (grey.named() if grey else {}).items()}
         return PlaneMade(
             mask=str(mask),
             shares=tally.shares,
@@ -178,6 +187,7 @@ class Here:
             started=work.started,
             unlike=unlike,
             line=line,
+            numbers=numbers,
         )
 
 

@@ -15,6 +15,7 @@ from emcfsys_engine.errors import (
     RunFolderError,
 )
 from emcfsys_engine.files import is_full
+from emcfsys_engine.hotfolder.journal import Act
 from emcfsys_engine.hotfolder.ledger import Due, Ledger, was_asked
 from emcfsys_engine.hotfolder.notifier import Waker, choose_backend
 from emcfsys_engine.hotfolder.places import refuse_places
@@ -112,6 +113,7 @@ class _Watch:
         self._open_outputs()
         self.blocked_until = 0.0  # by a disk that is full or gone
         self.is_blocked = False
+        self.is_judged = False  # by the limits of today
         self.looked_for_model = time.monotonic()
         self.state = ""
         self.told_of: set[str] = set()  # images whose place cannot be written, kinds left out
@@ -146,6 +148,14 @@ class _Watch:
         for one in due:
             self.hook.run(one)
 
+    def _judge_anew(self) -> None:
+        """Judge what is known by the limits of today, where they changed: nothing is predicted."""
+        judged = self.ledger.judge_by(self.project.limits)
+        self.is_judged = True
+        if judged is not None and judged[1]:
+            what = "The limits changed: {} of {} images are judged otherwise now, by their numbers"
+            self.worker.emit_when_possible(WarningGiven(message=what.format(*judged)))
+
     def go_on(self) -> int:
         """Watch until asked to end; return the exit code."""
         offline_s = 1.0
@@ -177,8 +187,9 @@ class _Watch:
             self.by.end()
             self.waker.close()
             self.hook.close(all_of_them=ended_by_itself)
-            with contextlib.suppress(OSError, EmcfError):  # they run again at the next start
+            with contextlib.suppress(OSError, EmcfError):  # the next start does it
                 self.ledger.has_run(self.hook.that_have_run())
+                self.ledger.write_journal()
         return self._end(asked or "done")
 
     def _is_all_done(self) -> bool:
@@ -237,10 +248,13 @@ class _Watch:
             if self.is_blocked:
                 self._come_back()
             self.disk.refuse()
+            if not self.is_judged:
+                self._judge_anew()
             handled = self._handle_ready()
             if not handled and (same := self.scanner.look_closer(_CLOSER_S, self._is_ended)):
                 self.ledger.record(same)
             self.ledger.has_run(self.hook.that_have_run())
+            self.ledger.write_journal()
             self.worker.emit_when_possible()
         except (OSError, OutputError) as error:
             if not is_of_disk(error):
@@ -354,7 +368,12 @@ class _Watch:
         self.measurements.append(lines)
         due = [self._due(one) for _, one in kept if one.tally is not None or one.adopted]
         try:
-            self.ledger.record([one.entry for _, one in kept], due if self.hook.is_wanted else ())
+            self.ledger.record(
+                [one.entry for _, one in kept],
+                due if self.hook.is_wanted else (),
+                [one.judged for _, one in kept if one.judged is not None],
+                self._acts([one for _, one in kept]),
+            )
         except (OSError, EmcfError):
             if lines:
                 self.measurements.take_back()
@@ -375,8 +394,22 @@ class _Watch:
             what = f"{adopted} images had their masks already: they are kept as they are"
             self.worker.emit_when_possible(WarningGiven(message=what))
 
+    def _acts(self, kept: list[Handled]) -> list[Act]:
+        known, run = self.scanner.known, self.worker.run.id
+        return [
+            self.stages.act(one, known.get(one.entry.path), run)
+            for one in kept
+            if one.judged is not None or one.adopted
+        ]
+
     def _due(self, one: Handled) -> Due:
-        return Due(path=one.entry.path, mask=one.entry.mask, unlike=one.unlike)
+        return Due(
+            path=one.entry.path,
+            mask=one.entry.mask,
+            unlike=one.unlike,
+            verdict=one.judged.state if one.judged else "",
+            reasons=one.judged.reasons if one.judged else (),
+        )
 
     def _has_changed(self, seen: Seen, one: Handled) -> bool:
         """A file that was written to while it was read is not done: it settles again."""
@@ -407,6 +440,8 @@ class _Watch:
                     unlike=one.unlike,
                     model=entry.model,
                     lag_s=time.monotonic() - seen.since,
+                    verdict=one.judged.state if one.judged else "",
+                    verdict_reasons=one.judged.reasons if one.judged else (),
                 )
             )
         elif entry.state in ("trying", "failed"):

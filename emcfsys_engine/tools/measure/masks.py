@@ -8,6 +8,7 @@ import numpy as np
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.files import remedy_of
+from emcfsys_engine.hotfolder.review import note_of
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.tools.measure.fields import Field, Fields, Labels, open_fields
@@ -52,6 +53,8 @@ def measure_masks(
     if settings.classes is None:  # of 255 possible values only those that occur have a row
         measured = [_with_shares(one, seen) for one in measured]
     items, labels = fields.items, fields.labels
+    if note := note_of([mask.path for mask in items.masks]):
+        items.notes.append(note)
     names = [pair for pair in labels.names if settings.classes is not None or pair[0] in seen]
     try:
         written = write_measurement(

@@ -1,6 +1,7 @@
 """report: one HTML page that tells a run whole, for a colleague without EMCFsys or a network."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +46,7 @@ from emcfsys_engine.tools.report.charts import (
 )
 from emcfsys_engine.tools.report.sizes import numbers_section
 from emcfsys_engine.tools.report.summary import RunSummary, read_summary
+from emcfsys_engine.verdicts import STATES
 
 _MOST_IMAGES = 300  # rows of a table that people scroll through
 
@@ -142,14 +144,28 @@ def image_table(events: Sequence[AnyEvent]) -> str:
     )
     has_lag = any(event.lag_s is not None for event in done)
     heads = ["image", *names, "confidence", "seconds", *(["lag s"] if has_lag else []), "unlike"]
+    is_judged = any(event.verdict for event in done)
+    heads += ["verdict", "why"] if is_judged else []
     rows: list[Sequence[Cell]] = []
     for event in done[-_MOST_IMAGES:]:
         cells: list[Cell] = [event.image, *(event.shares.get(name) for name in names)]
         cells += [event.confidence, event.seconds]
         cells += [event.lag_s] if has_lag else []
-        rows.append([*cells, event.unlike])
+        cells += [event.unlike]
+        cells += [event.verdict.upper(), "; ".join(event.verdict_reasons)] if is_judged else []
+        rows.append(cells)
+    if is_judged:
+        means += _verdicts(done)
     shown = "" if len(done) <= _MOST_IMAGES else f", the last {_MOST_IMAGES:,} of {len(done):,}"
     return means + folded(f"Each image{shown}", table(heads, rows, kind="numbers"))
+
+
+def _verdicts(done: Sequence[ImageDone]) -> str:
+    """Return how many images have which verdict: masks of FAIL are kept, and counted above."""
+    counts = Counter(event.verdict for event in done)
+    rows = [[state.upper(), counts[state], counts[state] / len(done)] for state in STATES]
+    rows += [["not judged", counts[""], counts[""] / len(done)]] if counts[""] else []
+    return table([f"verdict when predicted, of {len(done):,}", "images", "share"], rows)
 
 
 def _fixed(value: float | None) -> Markup:

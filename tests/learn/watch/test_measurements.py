@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from emcfsys_engine.hotfolder.watcher import FOLDER
-from emcfsys_engine.learn.watch.measurements import Line, Measurements, measured
+from emcfsys_engine.learn.watch.measurements import (
+    Line,
+    Measurements,
+    area_of,
+    measured,
+    of_classes,
+)
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
 
 CARD = ModelCard(
@@ -22,7 +28,14 @@ CARD = ModelCard(
 
 
 def line_of(mask: np.ndarray, pixel_nm: tuple[float, float] | None, name: str = "a.tif") -> Line:
-    return measured(name, pixel_nm, mask, 0.9, CARD, "")
+    return line_with(CARD, mask, pixel_nm, name)
+
+
+def line_with(
+    card: ModelCard, mask: np.ndarray, pixel_nm: tuple[float, float] | None, name: str
+) -> Line:
+    classes = of_classes(mask, area_of(pixel_nm), card)
+    return measured(name, pixel_nm, (mask.shape[0], mask.shape[1]), 0.9, "", classes)
 
 
 @pytest.fixture
@@ -131,7 +144,7 @@ def test_columns_that_a_spreadsheet_would_run_are_text_and_stay_whose_they_are(
 ) -> None:
     card = msgspec.structs.replace(CARD, classes=("=resin", "height"))
     mask = np.full((4, 6), 7, np.uint8)
-    lines = [measured(name, None, mask, 0.9, card, "") for name in ("'=a.tif", "=b.tif")]
+    lines = [line_with(card, mask, None, name) for name in ("'=a.tif", "=b.tif")]
     assert (lines[0]["height_px"], lines[0]["height_px_2"]) == (4, 24)  # the image's, the class's
     Measurements(output, ()).append(lines[:1])
     Measurements(output, {"'=a.tif"}).append(lines[1:])

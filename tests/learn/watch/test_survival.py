@@ -22,8 +22,10 @@ import pytest
 from PIL import Image
 
 from emcfsys_engine.hotfolder.ledger import read_ledger
+from emcfsys_engine.hotfolder.review import read_verdicts, verify_journal
 from emcfsys_engine.run.events import ImageDone
 from emcfsys_engine.run.folder import Run
+from tests.hotfolder.test_journal import acts_in
 from tests.images.test_bad_files import FUZZED
 from tests.learn.hot import Hot, images_and_masks_agree, states_of
 
@@ -120,16 +122,26 @@ def measured_images(hot: Hot) -> list[str]:
     return sorted(line.partition(",")[0] for line in lines[1:])
 
 
+def each_was_recorded_once(hot: Hot, number: int) -> None:
+    """Check that journal and verdicts tell of every image, and of none twice."""
+    acts = [act.image for act in acts_in(hot.output) if act.act == "predicted"]
+    assert sorted(acts) == sorted(f"{index}.png" for index in range(number))
+    assert verify_journal(hot.output).fault == ""
+    assert len(read_verdicts(hot.output, ("", "pass", "review", "fail"))[1]) == number
+
+
 @pytest.mark.long
 def test_kills_between_mask_and_ledger_leave_every_image_one_whole_mask(hot: Hot) -> None:
     kill_at_random(hot, 30, 6)
     assert measured_images(hot) == sorted(f"{index}.png" for index in range(30))
+    each_was_recorded_once(hot, 30)
 
 
 @pytest.mark.long
 def test_fifty_kills_leave_every_image_one_whole_mask(hot: Hot) -> None:
     kill_at_random(hot, 250, 50)
     assert measured_images(hot) == sorted(f"{index}.png" for index in range(250))
+    each_was_recorded_once(hot, 250)
 
 
 @contextmanager

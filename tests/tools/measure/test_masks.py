@@ -15,6 +15,9 @@ from PIL import Image
 from emcfsys_engine.annotations.numbered import write_numbers
 from emcfsys_engine.commands.data import measure
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.hotfolder.judged import Judged
+from emcfsys_engine.hotfolder.ledger import Entry, Ledger
+from emcfsys_engine.hotfolder.review import say_word
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
 from emcfsys_engine.run.folder import new_run
@@ -336,3 +339,22 @@ def test_classes_with_and_without_numbers_are_measured_together(tmp_path: Path) 
         "grain": 2,
         "film": 2,
     }
+
+
+def test_masks_that_failed_in_their_hot_folder_are_counted_and_said_to_be(tmp_path: Path) -> None:
+    output = tmp_path / "masks"
+    states = {"a": "fail", "b": "pass", "sub/c": "review"}
+    ledger = Ledger(output, owner="x")
+    for name, state in states.items():
+        save_mask(output / f"{name}.png", np.ones((9, 9), np.uint8))
+        mask = f"{name}.png"
+        entry = Entry(path=f"{name}.tif", size=1, mtime_ns=1, digest="d", mask=mask)
+        ledger.record([entry], (), [Judged(path=entry.path, digest="d", state=state)])
+    ledger.close()
+    found = measured(tmp_path)
+    assert found.num_masks == 3
+    assert "1 FAIL and 1 REVIEW of 3 masks by their hot folder: they are counted, too" in (
+        found.notes
+    )
+    say_word(output, ["a.tif", "sub/c.tif"], "accepted")
+    assert not [note for note in measured(tmp_path).notes if "FAIL" in note or "REVIEW" in note]

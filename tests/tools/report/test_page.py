@@ -241,6 +241,20 @@ def test_a_watch_shows_lag_and_that_its_folder_was_away(tmp_path: Path) -> None:
     assert "darker" in text
 
 
+def test_a_watch_with_limits_shows_how_many_failed_and_why(tmp_path: Path) -> None:
+    common = {"image": "/w/a.tif", "mask": "/o/a.png", "seconds": 0.5}
+    run = a_run(
+        tmp_path,
+        WatchRequest(model="/m", watch="/w", output="/o"),
+        RunStarted(run="r", does="watch"),
+        ImageDone(**common, verdict="pass"),
+        ImageDone(**common, verdict="fail", verdict_reasons=("confidence 0.5 is below 0.6",)),
+    )
+    text, _ = checked(report_page(run))
+    assert "verdict when predicted, of 2" in text
+    assert "confidence 0.5 is below 0.6" in text
+
+
 def test_previews_stand_in_the_page_best_last_middle_and_first_before_others(
     tmp_path: Path,
 ) -> None:

@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
-from emcfsys_engine.hotfolder.ledger import Ledger
+import pytest
+
+from emcfsys_engine.hotfolder.judged import Judged
+from emcfsys_engine.hotfolder.ledger import Entry, Ledger
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import EventWriter, ImageDone, ImageFailed, RunStarted, WatchState
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import WatchRequest
+from emcfsys_tui.engine import hotfolder
 from emcfsys_tui.engine.hotfolder import HotFolderReader
 from emcfsys_tui.view_models import HotState
 
@@ -74,3 +78,44 @@ def test_a_failed_image_is_one_row_with_its_attempts_until_it_has_its_mask(demo:
         state = _read(reader)
         assert [one.image for one in state.failures] == ["b.tif"]
         assert [one.image for one in state.newest] == ["a.tif"]
+
+
+def judged_folder(folder: Path, states: dict[str, str]) -> None:
+    """Be a watch that ended: one image a name, judged by limits, the last one the newest."""
+    watch = _watch(folder)
+    (folder / "incoming").mkdir(exist_ok=True)
+    ledger = Ledger(folder / "predictions", owner="x")
+    why = ("confidence 0.1 is below 0.6",)
+    with EventWriter(watch.events_file) as events:
+        events.write(RunStarted(run=watch.id, does="watch"))
+        for name, state in states.items():
+            mask = f"{Path(name).stem}.png"
+            entry = Entry(path=name, size=1, mtime_ns=1, digest="d", mask=mask)
+            reasons = () if state == "pass" else why
+            one = Judged(path=name, digest="d", state=state, reasons=reasons)
+            ledger.record([entry], (), [one])
+            image, file = folder / "incoming" / name, folder / "predictions" / mask
+            events.write(ImageDone(image=str(image), mask=str(file), seconds=0.1, verdict=state))
+    ledger.close()
+
+
+def test_each_image_has_the_verdict_that_counts_and_a_word_changes_it(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hotfolder, "_LEDGER_EVERY_S", 0.0)
+    judged_folder(demo, {"a.tif": "fail", "b.tif": "pass"})
+    reader = HotFolderReader(demo)
+    found = {one.image: one for one in _read(reader).newest}
+    assert (found["a.tif"].verdict, found["b.tif"].verdict) == ("fail", "pass")
+    assert found["a.tif"].why == "confidence 0.1 is below 0.6"
+    assert hotfolder.say_of(demo, "a.tif", "accepted") == "a.tif is accepted"
+    state = _read(reader)
+    assert state.verdicts == {"pass": 2, "review": 0, "fail": 0}
+    assert [(one.verdict, one.word) for one in state.newest if one.image == "a.tif"] == [
+        ("pass", "accepted")
+    ]
+    hotfolder.say_of(demo, "a.tif", "rejected", "\x1b[31mdrift\n")
+    (line,) = [one for one in _read(reader).newest if one.image == "a.tif"]
+    assert line.verdict == "fail"
+    assert "drift" in line.why
+    assert line.why.isprintable()

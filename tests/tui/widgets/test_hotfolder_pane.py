@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from emcfsys_tui.view_models import HotState, JobRow
-from emcfsys_tui.widgets.hotfolder_pane import state_text, state_word
+from emcfsys_tui.widgets.hotfolder_pane import HotFolderPane, state_text, state_word
 from tests.tui.conftest import opened, screen_text, told, until
+from tests.tui.engine.test_hotfolder import judged_folder
 
 
 @pytest.mark.parametrize(
@@ -55,3 +57,34 @@ async def test_a_project_without_a_hot_folder_says_how_to_add_one(demo: Path) ->
     file.write_text(file.read_text().partition("[hotfolder]")[0])
     async with opened(demo, "4") as pilot:
         await until(pilot, lambda: "Add to project.toml" in screen_text(pilot))
+
+
+def test_a_verdict_has_a_glyph_and_a_word_in_the_counts() -> None:
+    hot = HotState(configured=True, done=9, verdicts={"pass": 6, "review": 2, "fail": 1})
+    assert "✓ PASS 6 ◐ REVIEW 2 ✗ FAIL 1" in state_text(hot, None, 80)
+    assert "PASS" not in state_text(HotState(configured=True, done=9), None, 80)
+
+
+async def test_what_did_not_pass_is_found_accepted_and_rejected_with_a_reason(demo: Path) -> None:
+    judged_folder(demo, {"a.tif": "fail", "b.tif": "pass", "c.tif": "review"})
+    async with opened(demo, "4", size=(140, 40)) as pilot:
+        await until(pilot, lambda: "✓ PASS 1 ◐ REVIEW 1 ✗ FAIL 1" in screen_text(pilot))
+        assert "✗ a.tif" in screen_text(pilot)
+        await pilot.press("n", "a")  # of c, b, a: the newest first; b passed
+        await until(pilot, lambda: "✓ PASS 2 ◐ REVIEW 1 ✗ FAIL 0" in screen_text(pilot))
+        await pilot.press("n", "r")
+        await until(pilot, lambda: "Why is the mask of c.tif bad?" in screen_text(pilot))
+        await pilot.press(*"drift", "enter")
+        await until(pilot, lambda: "FAIL  rejected dr" in screen_text(pilot))
+        await pilot.press("n")
+        await until(pilot, lambda: "waits for review" in told(pilot))
+
+
+async def test_while_the_newest_image_is_followed_no_word_can_hit_the_next_one(demo: Path) -> None:
+    judged_folder(demo, {"a.tif": "fail"})
+    async with opened(demo, "4", size=(140, 40)) as pilot:
+        await until(pilot, lambda: "✗ a.tif" in screen_text(pilot))
+        pane = pilot.app.screen.query_one(HotFolderPane)
+        pane.hot = structs.replace(pane.hot, state="watching")
+        await pilot.press("a")
+        await until(pilot, lambda: "would take its place" in told(pilot))

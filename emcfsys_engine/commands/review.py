@@ -1,0 +1,125 @@
+"""review, journal: what a person says of a hot folder's masks, and the record of it all."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from emcfsys_engine.commands.saying import say, say_json
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.hotfolder.judged import Judged, Word
+from emcfsys_engine.hotfolder.ledger import Ledger
+from emcfsys_engine.hotfolder.places import watched_places
+from emcfsys_engine.hotfolder.review import read_verdicts, say_word, verify_journal
+from emcfsys_engine.hotfolder.watcher import FOLDER
+from emcfsys_engine.project import Project, load_project
+from emcfsys_engine.verdicts import STATES
+
+_WORDS: dict[str, Word] = {"accept": "accepted", "reject": "rejected", "corrected": "corrected"}
+
+
+@click.command()
+@click.argument("project", type=click.Path(path_type=Path))
+@click.argument("act", type=click.Choice([*_WORDS, "judge"]), required=False)
+@click.argument("images", nargs=-1, type=click.Path())
+@click.option("--reason", default="", help="Why: kept in the journal; reject needs one.")
+@click.option("--json", "as_json", is_flag=True, help="The list as JSON.")
+def review(
+    project: Path, act: str | None, images: tuple[str, ...], reason: str, as_json: bool
+) -> None:
+    """List the images of PROJECT's hot folder that did not pass, or say a word of IMAGES.
+
+    accept, reject and corrected (after you changed a mask or its Labelme file) count more than the
+    limits, until an image is predicted anew. judge: judge all by the limits of today.
+
+    Example: emcfsys-engine review projects/demo reject grid1/a.tif --reason "drifted"
+    """
+    loaded = load_project(project)
+    if act in _WORDS:
+        if not images:
+            raise click.UsageError(f"Name the images to {act}")
+        if act == "reject" and not reason.strip():
+            raise click.UsageError('Say why, as in --reason "drifted"')
+        root, output = watched_places(loaded)
+        names = [_below(root, image) for image in dict.fromkeys(images)]
+        say_word(output, names, _WORDS[act], reason.strip())
+        say(f"{_WORDS[act]}: {len(names)} images")
+        return
+    if images:
+        raise click.UsageError("judge takes no images: it judges all of them")
+    if act == "judge":
+        say(_judge(loaded))
+        return
+    _list(loaded, as_json=as_json)
+
+
+def _below(root: Path, image: str) -> str:
+    """Return an image's name below the watched folder; it may be given as a path, too."""
+    path = Path(image).absolute()
+    return str(path.relative_to(root)) if path.is_relative_to(root) else image
+
+
+def _judge(project: Project) -> str:
+    output = project.folder / project.hotfolder.output
+    if not (output / FOLDER / "ledger.sqlite").is_file():
+        raise InputError(output, "has no ledger: nothing was predicted yet", "Start the watch")
+    ledger = Ledger(output, owner="review judge")
+    try:
+        counts = ledger.judge_by(project.limits)
+        ledger.write_journal()
+    finally:
+        ledger.close()
+    if counts is None:
+        return "All is judged by these limits already"
+    return "{} of {} images are judged otherwise now, by their numbers".format(*counts)
+
+
+def _list(project: Project, *, as_json: bool) -> None:
+    root, output = watched_places(project)
+    counts, found = read_verdicts(output)
+    if as_json:
+        images = [_as_json(one, root, output) for one in found]
+        say_json({"counts": {state: counts.get(state, 0) for state in STATES}, "images": images})
+        return
+    say("  ".join(f"{state.upper()} {counts.get(state, 0)}" for state in STATES))
+    for one in found:
+        why = f"{one.word}: {one.word_reason}" if one.word else "; ".join(one.reasons)
+        gone = "" if (root / one.path).exists() else "  (its original is gone)"
+        say(f"{one.verdict.upper():<6}  {one.path}{gone}  {why}")
+
+
+def _as_json(one: Judged, root: Path, output: Path) -> dict[str, Any]:
+    return {
+        "image": str(root / one.path),
+        "mask": str(output / one.mask),
+        "verdict": one.verdict,
+        "by_limits": one.state,
+        "reasons": one.reasons,
+        "word": one.word,
+        "word_reason": one.word_reason,
+        "numbers": one.numbers,
+        "original_is_there": (root / one.path).exists(),
+    }
+
+
+@click.command()
+@click.argument("act", type=click.Choice(["verify"]))
+@click.argument("project", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="What was found, as JSON.")
+def journal(act: str, project: Path, as_json: bool) -> None:
+    """Check PROJECT's journal: the whole chain, or the first line that was changed (exit code 1).
+
+    Example: emcfsys-engine journal verify projects/demo
+    """
+    loaded = load_project(project)
+    output = loaded.folder / loaded.hotfolder.output
+    found = verify_journal(output)
+    if as_json:
+        say_json(found)
+    elif found.fault:
+        say(f"{found.fault}. {found.lines} lines before it are sound")
+    else:
+        torn = f"; a torn last line of {found.torn_bytes} bytes" if found.torn_bytes else ""
+        say(f"whole: {found.lines} lines{torn}, head {found.head or 'none'}")
+    if found.fault:
+        raise SystemExit(1)

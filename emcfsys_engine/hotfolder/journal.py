@@ -1,0 +1,250 @@
+"""The record of every act on a result: one JSON line each, appended, sealing those before it.
+
+A line ends with `,"hash":"…"}`: the SHA-256 of all of the line before that, which begins with the
+hash of the line above. Whoever changes a line must change all that follow, and the head that the
+ledger notes; it is evidence of tampering, not a certificate.
+Acts wait in the ledger, in one transaction with what they tell of, until their lines are on the
+disk: a kill at any moment loses none and writes none twice.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import pwd
+import socket
+import sqlite3
+import uuid
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from emcfsys_engine import any_names
+from emcfsys_engine.errors import OutputError
+from emcfsys_engine.files import open_own, reading_own, remedy_of
+from emcfsys_engine.hotfolder.watcher import FOLDER
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS acts (    -- that have no line in the journal yet
+    number INTEGER PRIMARY KEY AUTOINCREMENT, line BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS head (hash TEXT NOT NULL);  -- of the journal's last line, as we left it
+"""
+NAME = "journal.jsonl"
+_SEAL = b',"hash":"'
+_SEALED_BYTES = len(_SEAL) + 64 + len(b'"}')
+_MOST_BYTES = 1 << 28  # of the last lines, which are looked through before an append
+
+
+class Act(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One act on a result, by the watch or by a person."""
+
+    id: str
+    # predicted | redone | adopted | accepted | rejected | corrected | limits_changed | healed
+    act: str
+    time: str  # of the wall clock, UTC: the order of the lines is the truth, also of a wrong clock
+    user: str
+    host: str
+    image: str = ""  # below the watched folder
+    content: str = ""  # digest of the image
+    masks: dict[str, str] = {}  # below the output folder, with their digests
+    model: str = ""
+    run: str = ""
+    verdict: str = ""
+    reasons: tuple[str, ...] = ()
+    reason: str = ""  # in a person's words
+    limits: dict[str, Any] = {}
+
+
+def act_of(act: str, **facts: Any) -> Act:
+    """Return an act of this moment, user and machine."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    host = socket.gethostname()
+    return Act(id=uuid.uuid4().hex, act=act, time=now, user=user_name(), host=host, **facts)
+
+
+def user_name() -> str:
+    """Return who runs this process, as the machine knows it; no variable can say otherwise."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
+
+
+class Journal:
+    """The journal of one output folder, held alone."""
+
+    def __init__(self, file: Path, descriptor: int) -> None:
+        self.file = file
+        self._descriptor = descriptor
+
+    def append(self, acts: Sequence[bytes]) -> str:
+        """Append acts that have no line yet, on the disk; return the hash of the last line.
+
+        A torn last line is cut off first, and told by a line of its own.
+        Raises: OSError, and the file is as it was.
+        """
+        tail, end, torn = self._tail(len(acts))
+        known = {_id_of(line) for line in tail}
+        new = [act for act in acts if _id_of(act) not in known]
+        if torn:
+            told = f"a torn last line of {torn} bytes was cut off"
+            new.insert(0, any_names.encode(act_of("healed", reason=told)))
+        previous = _hash_of(tail[-1]) if tail else ""
+        lines: list[bytes] = []
+        for act in new:
+            line = sealed(previous, act)
+            lines.append(line)
+            previous = _hash_of(line)
+        if lines:
+            self._write(b"".join(line + b"\n" for line in lines), end)
+        return previous
+
+    def _write(self, content: bytes, end: int) -> None:
+        os.ftruncate(self._descriptor, end)
+        os.lseek(self._descriptor, end, os.SEEK_SET)
+        try:
+            while content:
+                content = content[os.write(self._descriptor, content) :]
+            os.fsync(self._descriptor)
+        except OSError:
+            os.ftruncate(self._descriptor, end)  # half a line is none
+            raise
+
+    def _tail(self, number: int) -> tuple[list[bytes], int, int]:
+        """Return the last lines, at least so many, where they end, and the bytes behind."""
+        size = os.fstat(self._descriptor).st_size
+        start, wanted = size, 1 << 16
+        content = b""
+        while start > 0 and content.count(b"\n") < number + 2 and len(content) < _MOST_BYTES:
+            first = max(0, start - wanted)
+            content = os.pread(self._descriptor, start - first, first) + content
+            start, wanted = first, 2 * wanted
+        cut = content.rfind(b"\n") + 1
+        lines = content[:cut].split(b"\n")[:-1]
+        return lines[1:] if start > 0 else lines, size - len(content) + cut, len(content) - cut
+
+
+@contextlib.contextmanager
+def held(output: Path) -> Generator[Journal]:
+    """Hold the journal of an output folder: one writer at a time, others wait.
+
+    Raises: OSError.
+    """
+    file = output / FOLDER / NAME
+    descriptor = open_own(file, os.O_RDWR | os.O_CREAT, is_shared=True)
+    try:
+        with contextlib.suppress(OSError):  # some networks lock no files
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield Journal(file, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sealed(previous: str, act: bytes) -> bytes:
+    """Return the line of an act that follows the line with the hash `previous`."""
+    body = b'{"previous":"%s",%s' % (previous.encode(), act[1:-1])
+    return body + _SEAL + hashlib.sha256(body).hexdigest().encode() + b'"}'
+
+
+def keep_acts(connection: sqlite3.Connection, acts: Iterable[Act]) -> None:
+    """Let acts wait in a ledger, within the transaction of the caller."""
+    connection.executemany(
+        "INSERT INTO acts (line) VALUES (?)", [(any_names.encode(act),) for act in acts]
+    )
+
+
+def write_kept(connection: sqlite3.Connection, output: Path) -> None:
+    """Write the acts that wait; read and forgotten while the journal is held, so never twice.
+
+    Raises: OSError, sqlite3.Error: they go on waiting.
+    """
+    if connection.execute("SELECT 1 FROM acts LIMIT 1").fetchone() is None:
+        return
+    with held(output) as journal:
+        rows = connection.execute("SELECT number, line FROM acts ORDER BY number").fetchall()
+        if not rows:
+            return
+        head = journal.append([os.fsencode(line) for _, line in rows])
+        with connection:
+            connection.executemany("DELETE FROM acts WHERE number = ?", [row[:1] for row in rows])
+            connection.execute("DELETE FROM head")
+            connection.execute("INSERT INTO head VALUES (?)", (head,))
+
+
+def noted_head(connection: sqlite3.Connection) -> str:
+    """Return the hash of the journal's last line as a ledger notes it; "" where it has none."""
+    query = "SELECT 1 FROM sqlite_master WHERE name = 'head'"
+    if connection.execute(query).fetchone() is None:
+        return ""
+    row = connection.execute("SELECT hash FROM head").fetchone()
+    return str(row[0]) if row else ""
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """What a look through a whole journal found."""
+
+    lines: int  # that are whole and sound, from the first on
+    head: str  # hash of the last of them
+    fault: str = ""  # of the first line that is not as it was written; empty: there is none
+    torn_bytes: int = 0  # of a last line that a kill left; the next append cuts them off
+
+
+def verify(output: Path, noted: str = "") -> Verified:
+    """Look through a journal: the whole chain, or the first line that was changed.
+
+    `noted`: the head that the ledger noted, which must be in the chain: else lines are gone.
+    Raises: OutputError where it cannot be read.
+    """
+    previous, number, fault, has_noted, torn = "", 0, "", not noted, 0
+    for line in _lines(output / FOLDER / NAME):
+        if not line.endswith(b"\n"):
+            torn = len(line)
+            break
+        if why := _why_unsound(line[:-1], previous):
+            fault = f"line {number + 1} {why}"
+            break
+        previous, number = _hash_of(line[:-1]), number + 1
+        has_noted = has_noted or previous == noted
+    if not fault and not has_noted:
+        fault = f"lines after line {number} are gone: the ledger knows of a later one"
+    return Verified(lines=number, head=previous, fault=fault, torn_bytes=torn)
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    try:
+        with reading_own(file) as stream:
+            yield from stream
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        what = f"cannot be read: {error.strerror}"
+        raise OutputError(file, what, remedy_of(error), errno=error.errno or 0) from None
+
+
+def _why_unsound(line: bytes, previous: str) -> str:
+    body, seal = line[:-_SEALED_BYTES], line[-_SEALED_BYTES:]
+    expected = _SEAL + hashlib.sha256(body).hexdigest().encode() + b'"}'
+    if seal != expected:
+        return "was changed: its hash is another"
+    if not body.startswith(b'{"previous":"%s",' % previous.encode()):
+        return "does not follow the line above: lines were removed, added or moved"
+    return ""
+
+
+def _hash_of(line: bytes) -> str:
+    """Return the hash that a line ends with; of what is no line of ours, that of its bytes."""
+    seal = line[-_SEALED_BYTES:]
+    if seal.startswith(_SEAL) and seal.endswith(b'"}'):
+        return seal[len(_SEAL) : -2].decode("ascii", "replace")
+    return hashlib.sha256(line).hexdigest()
+
+
+def _id_of(line: bytes) -> str:
+    try:
+        return str(any_names.decode(line, dict[str, Any])["id"])
+    except (msgspec.MsgspecError, KeyError):
+        return ""

@@ -1,0 +1,160 @@
+"""What people say of masks that a hot folder's limits did not pass, and what they are shown."""
+
+import contextlib
+import sqlite3
+from collections import Counter
+from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from emcfsys_engine.errors import EmcfError, InputError, OutputError
+from emcfsys_engine.hotfolder import journal, judged
+from emcfsys_engine.hotfolder.journal import Act, Verified, act_of
+from emcfsys_engine.hotfolder.judged import Judged, Word
+from emcfsys_engine.hotfolder.ledger import connect, connect_to_read, explained
+from emcfsys_engine.hotfolder.watcher import FOLDER
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_files import digest_of_output
+from emcfsys_engine.settings import nearest
+
+_ALL = ("", "pass", "review", "fail")
+
+
+def read_verdicts(
+    output: Path, states: Iterable[str] = ("review", "fail"), paths: Iterable[str] = ()
+) -> tuple[dict[str, int], list[Judged]]:
+    """Return how many images have which verdict, and those of `states` or of `paths`.
+
+    There are none where there is no ledger, or one of an older version; nothing is locked.
+    Raises: InputError for a ledger that cannot be read.
+    """
+    states, paths = list(states), list(paths)
+    with _reading(output) as db:
+        if db is None or not judged.has_verdicts(db):
+            return {}, []
+        found = judged.read_judged(db, states=states, paths=paths) if states or paths else ()
+        return judged.count_verdicts(db), list(found)
+
+
+def verify_journal(output: Path) -> Verified:
+    """Look through the journal, and compare it with the head that the ledger noted.
+
+    Raises: InputError, OutputError where one of them cannot be read.
+    """
+    with _reading(output) as db:
+        noted = "" if db is None else journal.noted_head(db)
+    return journal.verify(output, noted)
+
+
+def say_word(output: Path, images: Sequence[str], word: Word, reason: str = "") -> None:
+    """Note a person's word on predictions, also while the folder is watched; all or none.
+
+    `images`: below the watched folder.
+    Raises: InputError for an image that was not judged, or a mask that nobody corrected;
+    OutputError, DiskFullError.
+    """
+    _, found = read_verdicts(output, (), images)
+    by_path = {one.path: one for one in found}
+    for image in images:
+        if image not in by_path:
+            _, every = read_verdicts(output, _ALL)
+            remedy = nearest(image, [one.path for one in every[:1000]]) if every else ""
+            raise InputError(image, "has no prediction that was judged", remedy)
+    book = OutputBook(output) if word == "corrected" else None
+    acts = [_act(output, by_path[image], word, reason, book) for image in images]
+    words = [
+        msgspec.structs.replace(by_path[image], word=word, word_reason=reason) for image in images
+    ]
+    _write(output, words, acts)
+
+
+def _act(output: Path, one: Judged, word: Word, reason: str, book: OutputBook | None) -> Act:
+    files = _files_of(output, one)
+    if book is not None and all(book.has(file) for file in files):
+        what = "is as this program wrote it, and no correction lies beside it"
+        raise InputError(output / one.mask, what, "Paint over the mask, or save its Labelme file")
+    return act_of(
+        word,
+        image=one.path,
+        content=one.digest,
+        masks={str(file.relative_to(output.absolute())): digest_of_output(file) for file in files},
+        verdict=one.state,
+        reasons=one.reasons,
+        reason=reason,
+    )
+
+
+def note_of(masks: Sequence[Path]) -> str:
+    """Say how many of some masks failed, or wait for review, in the hot folder that made them.
+
+    It is "" where none did: masks of FAIL are kept, and whoever counts them should know.
+    """
+    verdicts: Counter[str] = Counter()
+    wanted = {mask.absolute() for mask in masks}
+    outputs = {folder for mask in wanted for folder in mask.parents if _ledger_of(folder).is_file()}
+    for output in outputs:
+        try:
+            _, found = read_verdicts(output)
+        except EmcfError as error:
+            return f"whether any of the masks failed is not known: {error}"
+        verdicts.update(
+            one.verdict for one in found for mask in _masks_of(output, one) if mask in wanted
+        )
+    if not verdicts:
+        return ""
+    told = [f"{verdicts[state]} {state.upper()}" for state in ("fail", "review") if verdicts[state]]
+    return f"{' and '.join(told)} of {len(masks)} masks by their hot folder: they are counted, too"
+
+
+def _masks_of(output: Path, one: Judged) -> list[Path]:
+    """Return the masks of an image: the ledger names that of the last plane, x.0041.png."""
+    last = output.absolute() / one.mask
+    planes = sorted(int(plane) for plane in one.numbers if plane)
+    if not planes:
+        return [last]
+    before, mark, after = last.name.rpartition(f".{planes[-1]:04d}")
+    return [last.with_name(f"{before}.{n:04d}{after}") for n in planes] if mark else [last]
+
+
+def _files_of(output: Path, one: Judged) -> list[Path]:
+    """Return the masks of an image, and the outlines that a person may have corrected instead."""
+    files = [file for mask in _masks_of(output, one) for file in (mask, mask.with_suffix(".json"))]
+    return [file for file in files if file.is_file()]
+
+
+def _ledger_of(output: Path) -> Path:
+    return output / FOLDER / "ledger.sqlite"
+
+
+def _write(output: Path, words: Sequence[Judged], acts: Sequence[Act]) -> None:
+    file = _ledger_of(output)
+    with contextlib.closing(connect(file)) as db, explained(file):
+        with db:
+            db.execute("BEGIN IMMEDIATE")
+            now = {one.path: one for one in judged.read_judged(db, paths=[w.path for w in words])}
+            for word in words:
+                known = now.get(word.path)
+                if known is None or (known.digest, known.numbers) != (word.digest, word.numbers):
+                    what = "was predicted anew meanwhile"
+                    raise InputError(word.path, what, "Look at it again")
+            judged.write_judged(db, words)
+            journal.keep_acts(db, acts)
+        try:
+            journal.write_kept(db, output)
+        except OSError as error:
+            what = f"cannot be written: {error.strerror or error}"
+            remedy = "The word is noted, and its line follows as soon as the disk takes it"
+            place = output / FOLDER / journal.NAME
+            raise OutputError(place, what, remedy, errno=error.errno or 0) from None
+
+
+@contextlib.contextmanager
+def _reading(output: Path) -> Generator[sqlite3.Connection | None]:
+    file = _ledger_of(output)
+    if not file.is_file():
+        yield None
+        return
+    with explained(file), contextlib.closing(connect_to_read(file)) as db:
+        db.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
+        yield db

@@ -1,0 +1,109 @@
+"""A watch with limits: every image is judged, everybody is told, and nothing is predicted twice."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from emcfsys_engine.commands.watch import watch
+from emcfsys_engine.hotfolder.review import read_verdicts, verify_journal
+from emcfsys_engine.run.events import ImageDone
+from emcfsys_engine.run.folder import Run
+from tests.commands.made import say
+from tests.hotfolder.test_journal import acts_in
+from tests.learn.conftest import run_here
+from tests.learn.hot import Hot, warnings_of
+
+
+def once(hot: Hot) -> Run:
+    run = hot.new_run(once=True)
+    assert run_here(run) == 0, run.events()[-1]
+    return run
+
+
+def limit(hot: Hot, more: str) -> None:
+    """Write other limits into project.toml."""
+    file = hot.folder / "project.toml"
+    file.write_text(file.read_text().partition("[limits")[0] + more)
+
+
+def done_of(run: Run) -> list[ImageDone]:
+    return [event for event in run.events() if isinstance(event, ImageDone)]
+
+
+def test_a_verdict_reaches_ledger_event_table_hook_and_status_and_new_limits_predict_nothing(
+    tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, script = tmp_path / "hook.log", tmp_path / "hook.sh"
+    script.write_text(f'#!/bin/sh\necho "$EMCFSYS_VERDICT|$EMCFSYS_VERDICT_REASONS" >> "{told}"\n')
+    script.chmod(0o755)
+    (tmp_path / "config" / "emcfsys").mkdir(parents=True)
+    config = tmp_path / "config" / "emcfsys" / "config.toml"
+    config.write_text(f'[hooks]\nimage_done = ["{script}"]\n')
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    hot = Hot(tmp_path, model_file, "measure = true")
+    limit(hot, "[limits.sharpness]\nfail_above = 0.5\n[limits.pixel_nm]\nreview_above = 9\n")
+    hot.image("a.png")
+
+    (event,) = done_of(once(hot))
+
+    assert event.verdict == "fail"  # noise is as sharp as can be
+    assert "is above 0.5 (fail)" in event.verdict_reasons[0]
+    assert "pixel_nm is not known: the image has no pixel size" in event.verdict_reasons[1]
+    assert told.read_text() == "fail|" + "; ".join(event.verdict_reasons) + "\n"
+    counts, (one,) = read_verdicts(hot.output)
+    assert counts == {"pass": 0, "review": 0, "fail": 1}
+    assert (one.path, one.reasons) == ("a.png", event.verdict_reasons)
+    assert hot.masks() == ["a.png"]  # it is kept
+    with (hot.output / ".emcfsys" / "measurements.csv").open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert row["verdict"] == "fail"
+    for name in ("confidence", "grain_fraction", "grain_objects", "sharpness", "saturation"):
+        assert one.numbers[""][name] == pytest.approx(float(row[name]), rel=1e-3, abs=1e-4), name
+
+    limit(hot, "[limits.sharpness]\nreview_above = 0.5\n")
+    again = once(hot)
+    assert done_of(again) == []
+    assert "1 of 1 images are judged otherwise" in warnings_of(again)
+    status = json.loads(say(watch, str(hot.folder), "--status", "--json"))
+    assert (status["verdict_review"], status["verdict_fail"]) == (1, 0)
+    assert "PASS 0  REVIEW 1  FAIL 0" in say(watch, str(hot.folder), "--status")
+
+    hot.image("a.png", 1)
+    once(hot)
+    begun, first, changed, second = acts_in(hot.output)
+    assert (begun.act, set(begun.limits)) == ("limits_changed", {"sharpness", "pixel_nm"})
+    assert (first.act, first.image, first.verdict) == ("predicted", "a.png", "fail")
+    assert changed.limits["sharpness"]["review_above"] == 0.5
+    assert (second.act, second.verdict) == ("redone", "review")
+    assert set(second.masks) == {"a.png"}
+    assert second.content != first.content
+    assert verify_journal(hot.output).fault == ""
+
+
+def test_limits_on_objects_are_judged_without_the_table_of_measurements(
+    tmp_path: Path, model_file: Path
+) -> None:
+    hot = Hot(tmp_path, model_file)
+    limit(hot, "[limits.grain_objects]\nfail_above = 1e6\n")
+    hot.image("a.png")
+    (event,) = done_of(once(hot))
+    assert event.verdict == "pass"
+    _, (one,) = read_verdicts(hot.output, ("pass",))
+    assert one.numbers[""]["grain_objects"] >= 0
+    assert not (hot.output / ".emcfsys" / "measurements.csv").exists()
+
+
+def test_without_limits_no_image_is_judged_and_its_numbers_wait_for_some(
+    tmp_path: Path, model_file: Path
+) -> None:
+    hot = Hot(tmp_path, model_file)
+    hot.image("a.png")
+    (event,) = done_of(once(hot))
+    assert (event.verdict, event.verdict_reasons) == ("", ())
+    limit(hot, "[limits.confidence]\nreview_below = 1.0\n")
+    assert done_of(once(hot)) == []
+    counts, (one,) = read_verdicts(hot.output)
+    assert counts["review"] == 1
+    assert one.reasons[0].startswith("confidence 0.")
