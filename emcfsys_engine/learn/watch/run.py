@@ -26,7 +26,6 @@ from emcfsys_engine.hotfolder.scan import (
     Scanner,
     Seen,
 )
-from emcfsys_engine.hotfolder.status import best_model
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import digest_of, is_content
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
@@ -36,11 +35,11 @@ from emcfsys_engine.learn.inference.output_disk import (
     why_of,
 )
 from emcfsys_engine.learn.run_context import RunContext, emit_ending, give_back_freed_memory
+from emcfsys_engine.learn.watch.followed_model import FollowedModel
 from emcfsys_engine.learn.watch.images import Handled, ImageStages, Task, sync
 from emcfsys_engine.learn.watch.measurements import Measurements
-from emcfsys_engine.learn.watch.planes import Computes, Here
 from emcfsys_engine.learn.watch.ready import is_all_there, take_folder
-from emcfsys_engine.learn.watch.several import ByCrew, num_processes
+from emcfsys_engine.learn.watch.several import num_processes
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import (
     ImageDone,
@@ -57,7 +56,6 @@ _SETTLE_S = {"events": 2.0, "polling": 30.0}
 _SCAN_EVERY_S = {"events": 5.0, "polling": 5.0}
 _BATCH = 64  # files looked at together, for each process
 _COMMIT_EVERY_S = 0.3  # a burst is noted in the ledger in groups: a sync costs milliseconds
-_FOLLOW_EVERY_S = 15.0
 _LONGEST_OFFLINE_S = 60.0
 _IDLE_S = 5.0  # without a new image, before others may have the memory of the last
 _BLOCKED_S = 2.0  # between looks at a disk that is full or gone
@@ -104,24 +102,20 @@ class _Watch:
         self.scanner = Scanner(self.rules, ledger.entries())
         self.waker = Waker(self.root)
         self.counts = _Counts()
-        self.model = Path(request.model)
-        self.model_version = _version_of(self.model)
-        self.refused_model: tuple[Path, object] | None = None  # and said so, once
-        self.by = self._load(self.model)
+        self.model = FollowedModel(Path(request.model), worker, project)
         self.hook = Hook(load_config().hooks.image_done, self.root, self.output)
         self.disk = OutputDisk(ledger, worker.run.folder.parent, worker.run.folder)
         self._open_outputs()
         self.blocked_until = 0.0  # by a disk that is full or gone
         self.is_blocked = False
         self.is_judged = False  # by the limits of today
-        self.looked_for_model = time.monotonic()
         self.state = ""
         self.told_of: set[str] = set()  # images whose place cannot be written, kinds left out
         self._begin()
 
     def _open_outputs(self) -> None:
         self.book = OutputBook(self.output)
-        self.stages = ImageStages(self.project, self.by, self.root, self.book)
+        self.stages = ImageStages(self.project, self.model.by, self.root, self.book)
         self.stages.max_attempts = MAX_ATTEMPTS_ONCE if self.request.once else MAX_ATTEMPTS
         self.stages.know(self.scanner.known)
         self.measurements = Measurements(self.output, self.scanner.known)
@@ -133,11 +127,11 @@ class _Watch:
                 does="watch",
                 project=self.project.name,
                 classes=self.project.class_names,
-                device=self.by.device.type,
+                device=self.model.by.device.type,
             )
         )
         gpus = self.project.compute.gpus
-        if lost := lost_gpu(self.by.device, gpus, os.environ):
+        if lost := lost_gpu(self.model.by.device, gpus, os.environ):
             self.worker.emit_when_possible(WarningGiven(message=lost))
         for told in filter(None, (self.ledger.told, self.measurements.told)):
             self.worker.emit_when_possible(WarningGiven(message=told))
@@ -170,7 +164,10 @@ class _Watch:
                     wait_s = offline_s if self._is_off() else self._interval_s()
                     next_scan = time.monotonic() + wait_s
                 handled = self._handle_or_wait()
-                self._follow()
+                if self.model.is_renewed():
+                    self.stages.use(self.model.by)
+                    state = WatchState(state=self.state, detail=f"now with {self.model.file}")
+                    self.worker.emit_when_possible(state)
                 if handled:
                     busy_at = time.monotonic()
                     continue
@@ -184,7 +181,7 @@ class _Watch:
                 for path, closed in self.waker.wait(min(1.0, max(0.005, wait_s))):
                     self.scanner.hint(path, closed=closed)
         finally:
-            self.by.end()
+            self.model.by.end()
             self.waker.close()
             self.hook.close(all_of_them=ended_by_itself)
             with contextlib.suppress(OSError, EmcfError):  # the next start does it
@@ -456,45 +453,6 @@ class _Watch:
                 )
             )
 
-    def _follow(self) -> None:
-        """Go on with a newer best model of the project, if the project says so."""
-        now = time.monotonic()
-        if not self.project.hotfolder.follow or now - self.looked_for_model < _FOLLOW_EVERY_S:
-            return
-        self.looked_for_model = now
-        try:
-            file = best_model(self.project)
-        except OSError:
-            return  # the project's disk is away: it goes on with the model it has
-        if file is None:
-            return
-        found = file, _version_of(file)
-        if found in ((self.model, self.model_version), self.refused_model):
-            return
-        try:
-            by = self._load(file)
-        except EmcfError as error:
-            self.refused_model = found
-            self.worker.emit_when_possible(
-                WarningGiven(message=f"The newer model cannot be used: {error}")
-            )
-            return
-        self.model, self.model_version = found
-        self.by.end()
-        self.by = by
-        self.stages.use(by)
-        self.worker.emit_when_possible(WatchState(state=self.state, detail=f"now with {file}"))
-
-    def _load(self, file: Path) -> Computes:
-        asked = self.worker.stop_request
-
-        def tell(words: str) -> None:
-            self.worker.emit_when_possible(WarningGiven(message=words))
-
-        if num_processes(self.project.compute) > 1:
-            return ByCrew(self.worker.run, self.project, file, asked, tell)
-        return Here(self.project, file, self.project.compute.gpus, asked, tell)
-
 
 def _rules(project: Project, request: WatchRequest, backend: str) -> Rules:
     settings = project.hotfolder
@@ -508,12 +466,3 @@ def _rules(project: Project, request: WatchRequest, backend: str) -> Rules:
         ignore=settings.ignore,
         newest_first=settings.order == "newest",
     )
-
-
-def _version_of(file: Path) -> tuple[int, int] | None:
-    """Return what changes when a training publishes a better model under the same name."""
-    try:
-        state = file.stat()
-    except OSError:
-        return None
-    return state.st_ino, state.st_mtime_ns

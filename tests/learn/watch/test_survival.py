@@ -48,9 +48,9 @@ def _give_up_privileges() -> None:
 def _work(folder: str, is_plain: bool, config: str, looks_for_models_s: float) -> None:
     """Be the worker of a run, as its keeper would start it."""
     from emcfsys_engine.learn import worker
-    from emcfsys_engine.learn.watch import run as watch
+    from emcfsys_engine.learn.watch import followed_model
 
-    watch._FOLLOW_EVERY_S = looks_for_models_s
+    followed_model._FOLLOW_EVERY_S = looks_for_models_s
     if config:
         os.environ["XDG_CONFIG_HOME"] = config
     if is_plain:
