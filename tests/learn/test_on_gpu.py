@@ -44,12 +44,13 @@ from emcfsys_engine.run.events import (
     RunFailed,
     RunResumed,
     RunStarted,
+    StepDone,
     ValidationDone,
     WarningGiven,
 )
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import PredictRequest, TrainRequest, WatchRequest
-from tests.learn.conftest import run_here
+from tests.learn.conftest import run_here, write_picture
 from tests.learn.pretend_gpu import Pretended, pretended_gpu
 
 MOST_SYNCS = 1  # of a step: the norm of the gradients, which only pretended devices wait for
@@ -174,6 +175,30 @@ def test_a_watch_predicts_what_arrives(
     run = new_run(loaded.runs_folder, request, project=loaded)
     assert run_here(run) == 0
     assert (project / "predictions" / "val0.png").exists()
+
+
+def test_images_without_labels_and_objects_are_learned_and_predicted(
+    project: Path, gpu: Pretended | None, tmp_path: Path
+) -> None:
+    picture = project / "incoming" / "0.png"
+    write_picture(np.random.default_rng(5), picture, tmp_path / "away.png")
+    file = project / "project.toml"
+    learn = '[[data]]\nimages = "incoming"\nunlabelled = "learn"\n[model]'
+    text = file.read_text().replace("[model]", learn, 1)
+    file.write_text(text.replace("grain = 1", "grain = { value = 1, instances = true }"))
+    run = _trained(project)
+    if gpu is not None:
+        assert set(gpu.device_set) == {0}
+    taught = [e.confident for e in run.events() if isinstance(e, StepDone) and e.confident]
+    assert taught
+    assert [e.objects["grain"] for e in run.events() if isinstance(e, ValidationDone)]
+    shutil.copytree(project / "images" / "val", tmp_path / "in")
+    request = PredictRequest(
+        model=str(run.best_model), inputs=(str(tmp_path / "in"),), out=str(tmp_path / "out")
+    )
+    predicted = new_run(tmp_path / "runs", request)
+    assert run_here(predicted) == 0
+    assert (tmp_path / "out" / "val0.instances.tif").exists()
 
 
 @pytest.mark.parametrize("head", ["unet", "pspnet", "deeplabv3plus", "upernet"])
