@@ -244,6 +244,13 @@ def test_batch_norms_that_average_over_gpus_predict_and_are_saved_as_before() ->
     assert not any(issubclass(kind, torch.nn.BatchNorm2d) for kind in kinds)
 
 
+def test_processes_wait_within_a_forward_pass_where_batch_norms_average_over_gpus() -> None:
+    several = Ranks(Place(rank=0, world=2, local_rank=0, local_world=2))
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    assert [one.are_coupled(gpu) for one in (Ranks(), several)] == [False, True]
+    assert not several.are_coupled(cpu)
+
+
 def test_blocks_cover_every_image_once() -> None:
     for world in (1, 2, 3, 7):
         for count in (0, 1, 2, 5, 20):
