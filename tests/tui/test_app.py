@@ -1,11 +1,15 @@
 """The program around the tabs: small terminals, themes, keys of a person's own."""
 
+import re
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from emcfsys_tui.settings import Settings
 from tests.tui.conftest import made_run, opened, screen_text, until
+
+TABS = ("Data", "Train", "Runs", "Hot folder", "Jobs", "Models")
 
 
 async def test_keys_can_be_changed(demo: Path) -> None:
@@ -40,6 +44,23 @@ async def test_every_theme_draws_every_tab(demo: Path, theme: str) -> None:
             await pilot.press(tab)
             await pilot.pause()
         assert pilot.app.theme == theme
+
+
+async def test_what_is_done_most_takes_at_most_three_keys_with_that_of_its_tab(demo: Path) -> None:
+    made_run(demo)
+    page = (files("emcfsys_engine.manual") / "interface.md").read_text("utf-8")
+    table = page.partition("## What is done most")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| (`[^|]+) \|$", table, re.MULTILINE)
+    assert len(rows) == 10
+    async with opened(demo, size=(160, 48)) as pilot:
+        for what, tab, keys in rows:
+            if tab != "any":
+                await pilot.press(str(TABS.index(tab) + 1))
+                await pilot.pause()
+            first = re.findall("`(.+?)`", keys)[0]
+            known = {"Enter": "enter", "Space": "space", "/": "slash"}.get(first, first)
+            assert known in pilot.app.screen.active_bindings, what
+            assert len(keys.replace("and a letter", "`a`").split()) + (tab != "any") <= 3, what
 
 
 async def test_the_footer_has_at_most_seven_keys(demo: Path) -> None:
