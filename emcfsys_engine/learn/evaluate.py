@@ -72,10 +72,7 @@ def evaluate_project(
     """
     card = check_members((model, *also))
     project = msgspec.structs.replace(project, instances=_told_apart(project, card))
-    if project.class_names != card.classes or project.class_values != card.class_values:
-        its = _named(project.class_names, project.class_values)
-        what = f"its classes are {its}, the model's {_named(card.classes, card.class_values)}"
-        raise InputError(project.file, what, "Evaluate with a project of the same classes")
+    _refuse_other_classes(project, card)
     found = list_samples(project, for_training=False)
     seen = [seen_by(file) for file in (model, *also)]
     labelled = [sample for sample in found.samples if sample.label is not None]
@@ -127,6 +124,13 @@ def evaluate_project(
             if any(one.has_trained(name, known.image, by_name=own is not None) for one in seen)
         ),
     )
+
+
+def _refuse_other_classes(project: Project, card: ModelCard) -> None:
+    if project.class_names != card.classes or project.class_values != card.class_values:
+        its = _named(project.class_names, project.class_values)
+        what = f"its classes are {its}, the model's {_named(card.classes, card.class_values)}"
+        raise InputError(project.file, what, "Evaluate with a project of the same classes")
 
 
 def _told_apart(project: Project, card: ModelCard) -> dict[str, Parts]:

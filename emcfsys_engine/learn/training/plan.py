@@ -11,22 +11,20 @@ import torch
 
 from emcfsys_engine import any_names
 from emcfsys_engine.dataset.deals import Deal, Fingerprint, files_of
-from emcfsys_engine.dataset.objects import NUM_PLANES, told
+from emcfsys_engine.dataset.objects import told
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.files import read_own
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.device import choose_precision
 from emcfsys_engine.learn.faults import refuse_lost_gpu
 from emcfsys_engine.learn.memory import Footprint, footprint_of, usable_memory
-from emcfsys_engine.learn.networks.backbones import defaults_for
 from emcfsys_engine.learn.training.augment import Strengths, strengths_of
 from emcfsys_engine.learn.training.dataset import Dataset, class_pixel_counts
 from emcfsys_engine.learn.training.probe import LEAST_FOR_BATCH_NORM, WORTH, Probe, Probed
 from emcfsys_engine.learn.training.start import (
-    backbone_of,
+    choose_network,
     gentleness,
     start_file,
-    started_network,
 )
 from emcfsys_engine.model_card import NetworkSpec
 from emcfsys_engine.project import Project
@@ -132,27 +130,18 @@ def make_plan(
     """
     reasons: dict[str, str] = {"network.in_channels": why_channels} if why_channels else {}
     precision, reasons["precision"] = choose_precision(device)
-    backbone, why_backbone = backbone_of(project, device)
-    if why_backbone:
-        reasons["network.backbone"] = why_backbone
-    defaults = defaults_for(backbone)
     batch = _choose_batch(project, device)
     if project.training.batch is None:
         reasons["batch"] = f"{batch} suits a {device.type} and its budget"
-    network = NetworkSpec(
-        head=project.model.head,
-        backbone=backbone,
-        in_channels=train.channels,
-        num_classes=len(project.classes),
-        num_planes=NUM_PLANES if project.instances else 0,
-        norm=defaults.norm if batch >= LEAST_FOR_BATCH_NORM else "group",
-        drop_path=defaults.drop_path,
-        auxiliary=_choose_auxiliary(project, reasons),
-    )
     start = start_file(project)
-    if start is not None:
-        network = started_network(project, start, auxiliary=network.auxiliary)
-        reasons["network"] = f"that of {start.name}, whose weights it begins with"
+    network, defaults = choose_network(
+        project,
+        train.channels,
+        device,
+        norms_batches=batch >= LEAST_FOR_BATCH_NORM,
+        auxiliary=_choose_auxiliary(project, reasons),
+        reasons=reasons,
+    )
     budget = MemoryBudget(usable_memory(device, processes), batch, processes, precision)
     size = _choose_size(project, train, device, network, budget, reasons)
     if measures and device.type == "cuda" and _is_open(project, size):

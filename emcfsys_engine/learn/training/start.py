@@ -8,7 +8,11 @@ import torch
 from emcfsys_engine.dataset.objects import NUM_PLANES
 from emcfsys_engine.errors import ProjectError
 from emcfsys_engine.learn.model_file import load_model
-from emcfsys_engine.learn.networks.backbones import DEFAULT_BACKBONE
+from emcfsys_engine.learn.networks.backbones import (
+    DEFAULT_BACKBONE,
+    BackboneDefaults,
+    defaults_for,
+)
 from emcfsys_engine.learn.networks.models_list import strongest_here
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
 from emcfsys_engine.model_card import NetworkSpec, read_card
@@ -59,6 +63,40 @@ def gentleness(project: Project) -> tuple[float, float, str]:
         "the model is to forget little"
     )
     return RATE_SHARE, HEAD_FIRST, why
+
+
+def choose_network(
+    project: Project,
+    channels: int,
+    device: torch.device,
+    *,
+    norms_batches: bool,
+    auxiliary: bool,
+    reasons: dict[str, str],
+) -> tuple[NetworkSpec, BackboneDefaults]:
+    """Return the network, that of a model file where one is begun with, and how it is trained.
+
+    `norms_batches`: a step has patches enough for batch norms. `reasons` gets why.
+    Raises: as `started_network`.
+    """
+    backbone, why_backbone = backbone_of(project, device)
+    if why_backbone:
+        reasons["network.backbone"] = why_backbone
+    defaults, start = defaults_for(backbone), start_file(project)
+    if start is not None:
+        reasons["network"] = f"that of {start.name}, whose weights it begins with"
+        return started_network(project, start, auxiliary=auxiliary), defaults
+    network = NetworkSpec(
+        head=project.model.head,
+        backbone=backbone,
+        in_channels=channels,
+        num_classes=len(project.classes),
+        num_planes=NUM_PLANES if project.instances else 0,
+        norm=defaults.norm if norms_batches else "group",
+        drop_path=defaults.drop_path,
+        auxiliary=auxiliary,
+    )
+    return network, defaults
 
 
 def started_network(project: Project, file: Path, *, auxiliary: bool) -> NetworkSpec:
