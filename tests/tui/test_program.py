@@ -95,6 +95,34 @@ def test_it_follows_the_size_of_its_terminal(demo: Path, world: Path) -> None:
         terminal.close()
 
 
+@pytest.mark.parametrize("lang", ["C", "POSIX", "en_US.ISO-8859-1"])
+def test_a_plain_locale_and_300_000_lines_of_a_log_are_shown(
+    demo: Path, world: Path, lang: str
+) -> None:
+    run = made_run(demo)
+    run.log_file.write_text("".join(f"line {n} \u00b5m\n" for n in range(300_000)))
+    environment = {**project_environment(world), "LANG": lang, "LC_ALL": lang}
+    terminal = Terminal([*_PROGRAM, str(demo)], environment=environment, size=(100, 30))
+    try:
+        terminal.wait_until_shown("mitochondrion")
+        terminal.press("q")
+        assert terminal.child.wait(timeout=120) == 0
+    finally:
+        terminal.close()
+
+
+def test_a_terminal_of_20_by_5_says_what_it_needs_and_quits(demo: Path, world: Path) -> None:
+    terminal = Terminal(
+        [*_PROGRAM, str(demo)], environment=project_environment(world), size=(20, 5)
+    )
+    try:
+        terminal.wait_until_shown("make it 60")
+        terminal.press("q")
+        assert terminal.child.wait(timeout=120) == 0
+    finally:
+        terminal.close()
+
+
 def test_a_hang_up_ends_it_and_its_children(demo: Path, world: Path) -> None:
     terminal = Terminal([*_PROGRAM, str(demo)], environment=project_environment(world))
     try:
