@@ -393,8 +393,7 @@ def _listed(words: tuple[object, ...]) -> str:
 
 
 def _more(wrong: tuple[tuple[int, int], ...]) -> str:
-    rest = wrong[_NAMED_VALUES:]
-    return f" and {len(rest)} more" if rest else ""
+    return f" and {rest} more" if (rest := len(wrong) - _NAMED_VALUES) > 0 else ""
 
 
 def _stored(ref: ImageRef, table: LabelTable) -> tuple[np.ndarray, np.ndarray | None]:
@@ -485,10 +484,8 @@ def _is_grey(value: int) -> bool:
 
 
 def _class_of_colour(value: int, table: LabelTable) -> int | None:
-    if value in table.colours:
-        return table.colours[value]
-    if table.other is not None:
-        return table.other
+    if value in table.colours or table.other is not None:
+        return table.colours.get(value, table.other)
     # Colour painted over the image itself: every grey pixel is what nobody painted.
     if table.colours and _is_grey(value) and table.background != UNLABELLED:
         return table.undrawn

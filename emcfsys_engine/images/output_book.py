@@ -228,23 +228,16 @@ class OutputBook:
         maker: Maker | None = None,
     ) -> None:
         """Write down what is about to get its name: final place -> digest (`digest:size`)."""
-        by = {} if maker is None else {"maker": maker.key}
+        of = {"image": str(image or ""), "content": content}
+        if maker is not None:
+            of["maker"] = maker.key
         with self._locked():
             self._read_new()
-            self._append(
-                self._introduction(maker)
-                + [
-                    {
-                        "file": self._below(place),
-                        "digest": digest,
-                        "image": str(image or ""),
-                        "content": content,
-                        **by,
-                    }
-                    for place, digest in files.items()
-                ]
-                + self.contents.take_new()
-            )
+            lines = [
+                {"file": self._below(place), "digest": digest, **of}
+                for place, digest in files.items()
+            ]
+            self._append([*self._introduction(maker), *lines, *self.contents.take_new()])
 
     def _introduction(self, maker: Maker | None) -> list[dict[str, Any]]:
         return [] if maker is None or maker.key in self._origins.makers else [maker.line]
@@ -324,7 +317,8 @@ class OutputBook:
             if Path(old).name == wanted.image.name and not os.path.lexists(old):
                 stems = [self._stems.get((old, p, wanted.version)) for p in wanted.planes]
                 kept = tuple(stem for stem in stems if stem is not None)
-                if len(kept) == len(stems) and _folders(kept) == {wanted.folder}:
+                folders = {stem.rpartition("/")[0] for stem in kept}
+                if len(kept) == len(stems) and folders == {wanted.folder}:
                     return kept
         return None
 
@@ -503,7 +497,3 @@ def write_own(file: Path, content: bytes, book: "OutputBook") -> Path:
     Raises: OSError.
     """
     return place_own(file, book, lambda temporary: write_whole(temporary, content))
-
-
-def _folders(stems: Iterable[str]) -> set[str]:
-    return {stem.rpartition("/")[0] for stem in stems}

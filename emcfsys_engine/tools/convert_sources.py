@@ -86,7 +86,8 @@ class ConversionLog:
 
     def skip(self, fault: InputError) -> None:
         """Note a file that is not converted, with its reason."""
-        self.skipped.append(Skipped(file=str(fault.where), why=_why(fault)))
+        why = f"{fault.what}. {fault.remedy}".strip().rstrip(".")
+        self.skipped.append(Skipped(file=str(fault.where), why=why))
 
     def place_for(self, file: Path, source: Path) -> Path | None:
         """Return where a file may be written: itself, or a new version beside a person's; or None.
@@ -496,7 +497,3 @@ def _name_of_key(key: Key) -> str:
     name, plane = key
     name = name.removeprefix("./").lstrip("/")
     return name if plane is None else f"{name}.{plane:04d}"
-
-
-def _why(fault: InputError) -> str:
-    return f"{fault.what}. {fault.remedy}".strip().rstrip(".")
