@@ -33,6 +33,7 @@ from emcfsys_engine.run.groups import extend, new_trainings
 from emcfsys_engine.run.lines import line_of
 from emcfsys_engine.run.records import WatchRequest
 from tests.learn.conftest import NAMES, add_image, run_here
+from tests.learn.training.made import back_before_checkpoints
 
 
 def _warnings(run: Run) -> str:
@@ -116,10 +117,7 @@ def test_a_start_after_a_reboot_before_the_first_checkpoint_deals_nothing_anew(
     (run,) = new_trainings(dealt)
     assert run_here(run) == 0
     deal = read_plan(run).deal
-    run.checkpoint_file.unlink()
-    lines = run.events_file.read_text().splitlines(keepends=True)
-    first = next(n for n, line in enumerate(lines) if '"checkpoint_saved"' in line)
-    run.events_file.write_text("".join(lines[:first]))
+    back_before_checkpoints(run)
     for number in range(4):
         add_image(dealt.folder, f"later{number}", 50 + number)
     assert run_here(run) == 0

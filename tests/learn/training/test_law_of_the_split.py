@@ -13,6 +13,7 @@ from emcfsys_engine.run.events import PreviewSaved, RunStarted
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import extend, new_trainings
 from tests.learn.conftest import add_image, run_here
+from tests.learn.training.made import back_before_checkpoints
 from tests.learn.training.test_kept_split import _redraw, read
 
 __all__ = ["read"]
@@ -58,7 +59,7 @@ class _World:
 
     def reboot(self) -> None:
         for name in self.runs:
-            self.run(name).checkpoint_file.unlink(missing_ok=True)
+            back_before_checkpoints(self.run(name))
 
     def go_on(self, name: str, seen: list[tuple[str, str]]) -> None:
         """Begin or resume one run, and hold what it read and said against its plan."""
