@@ -117,7 +117,7 @@ def journal(act: str, project: Path, as_json: bool) -> None:
     if as_json:
         say_json(found)
     elif found.fault:
-        say(f"{found.fault}. {found.lines} lines before it are sound")
+        say(f"{found.fault}. {found.lines} lines are sound, head {found.head or 'none'}")
     else:
         torn = f"; a torn last line of {found.torn_bytes} bytes" if found.torn_bytes else ""
         say(f"whole: {found.lines} lines{torn}, head {found.head or 'none'}")

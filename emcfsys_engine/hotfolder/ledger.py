@@ -182,7 +182,9 @@ class Ledger:
             connection = connect(self.file)
             with explained(self.file):
                 list(_read(connection, ""))
-                connection.execute("SELECT * FROM changed, due, ledger").fetchone()
+                (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+                if found != "ok":  # in any table: else each start would end at its first image
+                    raise sqlite3.DatabaseError(found.splitlines()[-1])
         except OutputError:
             raise
         except DamagedLedgerError as error:

@@ -41,6 +41,23 @@ def test_a_damaged_ledger_is_kept_and_named_and_a_new_one_begun(tmp_path: Path) 
     assert [entry.path for entry in read_ledger(tmp_path)] == [ENTRY.path]
 
 
+def test_damage_in_any_table_begins_a_new_ledger_at_once(tmp_path: Path) -> None:
+    Ledger(tmp_path, owner="x").close()
+    file = tmp_path / ".emcfsys" / "ledger.sqlite"
+    whole = file.read_bytes()
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+        roots = dict(db.execute("SELECT name, rootpage FROM sqlite_master"))
+    assert {"judged", "judged_states", "acts", "head"} <= roots.keys()
+    for name, page in roots.items():
+        end = page * size
+        file.write_bytes(whole[: end - size] + b"\xff" * size + whole[end:])
+        ledger = Ledger(tmp_path, owner="x")
+        ledger.close()
+        assert "is damaged" in ledger.told, name
+        assert "\n" not in ledger.told
+
+
 def test_a_ledger_from_before_commands_were_noted_goes_on(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, owner="x")
     ledger.record([ENTRY])
