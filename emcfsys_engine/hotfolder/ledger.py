@@ -156,20 +156,21 @@ class Ledger:
         locks: list[int] = []
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            locks.append(lock_file(self.folder / "watch.lock", self._owner))
+            file = self.folder / "watch.lock"
+            # Those that are held already are kept: nobody locks a file twice, not even its owner.
+            held = [one for one in self._locks if is_same(one, file)]
+            locks.append(held[0] if held else lock_file(file, self._owner))
             # The folder itself, too: its own file can be removed and made anew.
-            if not self._locks or not is_same(self._locks[-1], self.output):
-                locks.append(lock_folder(self.output, self.folder / "watch.lock"))
-            else:
-                locks.append(self._locks.pop())
+            held = [one for one in self._locks if is_same(one, self.output)]
+            locks.append(held[0] if held else lock_folder(self.output, file))
         except OSError as error:
-            close_all(locks)
+            close_all({*locks} - {*self._locks})
             what = f"cannot be written: {error.strerror}"
             raise OutputError(self.folder, what, remedy_of(error), errno=error.errno or 0) from None
         except WatchedError:
-            close_all(locks)
+            close_all({*locks} - {*self._locks})
             raise
-        close_all(self._locks)
+        close_all({*self._locks} - {*locks})
         self._locks = locks
         self._connection = self._opened()
         self._place = (identity_of(self.output), identity_of(self.file))
@@ -203,10 +204,15 @@ class Ledger:
 
         Raises: WatchedError if another watch has taken the folder; InputError.
         """
-        with contextlib.suppress(sqlite3.Error):
-            self._connection.close()
+        before = self._connection
         self._open()
         there = self.entries()
+        with contextlib.suppress(sqlite3.Error):
+            if not there:  # of a file that was removed all can be read while it is open
+                before.backup(self._connection)
+            before.close()
+        self.id = _id_of(self._connection, self.file)
+        there = there or self.entries()
         self.record([entry for entry in entries if entry.path not in there])
 
     def entries(self) -> dict[str, Entry]:
