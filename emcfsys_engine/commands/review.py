@@ -1,5 +1,6 @@
 """review, journal: what a person says of a hot folder's masks, and the record of it all."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,9 @@ import click
 from emcfsys_engine.commands.saying import say, say_json
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.hotfolder.judged import Judged, Word
-from emcfsys_engine.hotfolder.ledger import Ledger
+from emcfsys_engine.hotfolder.ledger import Ledger, ledger_in
 from emcfsys_engine.hotfolder.places import watched_places
 from emcfsys_engine.hotfolder.review import read_verdicts, say_word, verify_journal
-from emcfsys_engine.hotfolder.watcher import FOLDER
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.verdicts import STATES
 
@@ -41,7 +41,7 @@ def review(
         if act == "reject" and not reason.strip():
             raise click.UsageError('Say why, as in --reason "drifted"')
         root, output = watched_places(loaded)
-        names = [_below(root, image) for image in dict.fromkeys(images)]
+        names = [*dict.fromkeys(_below(root, image) for image in images)]
         say_word(output, names, _WORDS[act], reason.strip())
         say(f"{_WORDS[act]}: {len(names)} images")
         return
@@ -55,13 +55,13 @@ def review(
 
 def _below(root: Path, image: str) -> str:
     """Return an image's name below the watched folder; it may be given as a path, too."""
-    path = Path(image).absolute()
-    return str(path.relative_to(root)) if path.is_relative_to(root) else image
+    path = Path(os.path.abspath(image))  # noqa: PTH100 - without its "..": the ledger knows none
+    return str(path.relative_to(root)) if path.is_relative_to(root) else os.path.normpath(image)
 
 
 def _judge(project: Project) -> str:
     output = project.folder / project.hotfolder.output
-    if not (output / FOLDER / "ledger.sqlite").is_file():
+    if ledger_in(output) is None:
         raise InputError(output, "has no ledger: nothing was predicted yet", "Start the watch")
     ledger = Ledger(output, owner="review judge")
     try:

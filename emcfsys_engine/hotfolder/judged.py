@@ -75,6 +75,14 @@ def write_judged(connection: sqlite3.Connection, judged: Iterable[Judged]) -> No
     )
 
 
+def write_words(connection: sqlite3.Connection, judged: Iterable[Judged]) -> None:
+    """Write people's words alone: limits may be other ones since the verdicts were read."""
+    connection.executemany(
+        "UPDATE judged SET word = ?, word_reason = ? WHERE path = ?",
+        [(one.word, os.fsencode(one.word_reason), os.fsencode(one.path)) for one in judged],
+    )
+
+
 def follow_touched(connection: sqlite3.Connection, files: Iterable[tuple[str, str]]) -> None:
     """Let verdicts go with files of which only the digest is another: touched, or left alone.
 

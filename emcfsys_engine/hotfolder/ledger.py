@@ -351,10 +351,23 @@ class Ledger:
         self._locks = []
 
 
+def ledger_in(output: Path) -> Path | None:
+    """Return the ledger of an output folder, if it has one: a file, as SQLite waits for a pipe.
+
+    Raises: InputError where we may not even look.
+    """
+    file = output / FOLDER / "ledger.sqlite"
+    try:
+        return file if file.is_file() else None
+    except OSError as error:
+        what = f"cannot be read: {error.strerror}"
+        raise InputError(file, what, "Ask the owner of its folder for the right to read") from None
+
+
 def read_ledger(output: Path) -> list[Entry]:
     """Return the entries of a ledger without taking it; none where there is no ledger."""
-    file = output / FOLDER / "ledger.sqlite"
-    if not file.is_file():  # SQLite would wait for a pipe
+    file = ledger_in(output)
+    if file is None:
         return []
     with explained(file), contextlib.closing(connect_to_read(file)) as db:
         db.text_factory = _decoded

@@ -12,9 +12,10 @@ from emcfsys_engine.errors import EmcfError, InputError, OutputError
 from emcfsys_engine.hotfolder import journal, judged
 from emcfsys_engine.hotfolder.journal import Act, Verified, act_of
 from emcfsys_engine.hotfolder.judged import Judged, Word
-from emcfsys_engine.hotfolder.ledger import connect, connect_to_read, explained
+from emcfsys_engine.hotfolder.ledger import connect, connect_to_read, explained, ledger_in
 from emcfsys_engine.hotfolder.watcher import FOLDER
 from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.output_names import instances_of
 from emcfsys_engine.images.own_files import digest_of_output
 from emcfsys_engine.settings import nearest
 
@@ -71,6 +72,9 @@ def say_word(output: Path, images: Sequence[str], word: Word, reason: str = "") 
 
 def _act(output: Path, one: Judged, word: Word, reason: str, book: OutputBook | None) -> Act:
     files = _files_of(output, one)
+    if book is not None and not files:
+        what = "is gone: there is no correction to believe"
+        raise InputError(output / one.mask, what, "Accept or reject the image")
     if book is not None and all(book.has(file) for file in files):
         what = "is as this program wrote it, and no correction lies beside it"
         raise InputError(output / one.mask, what, "Paint over the mask, or save its Labelme file")
@@ -92,8 +96,7 @@ def note_of(masks: Sequence[Path]) -> str:
     """
     verdicts: Counter[str] = Counter()
     wanted = {mask.absolute() for mask in masks}
-    outputs = {folder for mask in wanted for folder in mask.parents if _ledger_of(folder).is_file()}
-    for output in outputs:
+    for output in {folder for mask in wanted for folder in mask.parents}:
         try:
             _, found = read_verdicts(output)
         except EmcfError as error:
@@ -118,17 +121,17 @@ def _masks_of(output: Path, one: Judged) -> list[Path]:
 
 
 def _files_of(output: Path, one: Judged) -> list[Path]:
-    """Return the masks of an image, and the outlines that a person may have corrected instead."""
-    files = [file for mask in _masks_of(output, one) for file in (mask, mask.with_suffix(".json"))]
+    """Return an image's masks, and what a person may correct: outlines, objects' numbers."""
+    files = [
+        file
+        for mask in _masks_of(output, one)
+        for file in (mask, mask.with_suffix(".json"), instances_of(mask))
+    ]
     return [file for file in files if file.is_file()]
 
 
-def _ledger_of(output: Path) -> Path:
-    return output / FOLDER / "ledger.sqlite"
-
-
 def _write(output: Path, words: Sequence[Judged], acts: Sequence[Act]) -> None:
-    file = _ledger_of(output)
+    file = output / FOLDER / "ledger.sqlite"
     with contextlib.closing(connect(file)) as db, explained(file):
         with db:
             db.execute("BEGIN IMMEDIATE")
@@ -138,7 +141,7 @@ def _write(output: Path, words: Sequence[Judged], acts: Sequence[Act]) -> None:
                 if known is None or (known.digest, known.numbers) != (word.digest, word.numbers):
                     what = "was predicted anew meanwhile"
                     raise InputError(word.path, what, "Look at it again")
-            judged.write_judged(db, words)
+            judged.write_words(db, words)
             journal.keep_acts(db, acts)
         try:
             journal.write_kept(db, output)
@@ -151,8 +154,8 @@ def _write(output: Path, words: Sequence[Judged], acts: Sequence[Act]) -> None:
 
 @contextlib.contextmanager
 def _reading(output: Path) -> Generator[sqlite3.Connection | None]:
-    file = _ledger_of(output)
-    if not file.is_file():
+    file = ledger_in(output)
+    if file is None:
         yield None
         return
     with explained(file), contextlib.closing(connect_to_read(file)) as db:

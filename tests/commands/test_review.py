@@ -49,7 +49,8 @@ def test_the_queue_is_judged_listed_and_worked_off(folder: Path) -> None:
     assert (image["image"], image["word"], image["word_reason"]) == (place, "rejected", "drifted")
     assert (image["by_limits"], image["original_is_there"]) == ("fail", False)
     assert image["numbers"] == {"": {"confidence": 0.5}}
-    say(review, str(folder), "accept", "a.tif")
+    names = ["a.tif", "./a.tif", str(folder / "images" / ".." / "incoming" / "a.tif")]
+    assert say(review, str(folder), "accept", *names) == "accepted: 1 images\n"
     assert say(review, str(folder)).splitlines() == ["PASS 1  REVIEW 0  FAIL 0"]
     assert say(journal, "verify", str(folder)).startswith("whole: 3 lines, head ")
 
