@@ -11,7 +11,7 @@ from emcfsys_engine.errors import InputError
 from emcfsys_engine.hotfolder.judged import Judged, Word
 from emcfsys_engine.hotfolder.ledger import Ledger, ledger_in
 from emcfsys_engine.hotfolder.places import watched_places
-from emcfsys_engine.hotfolder.review import read_verdicts, say_word, verify_journal
+from emcfsys_engine.hotfolder.review import number_unjudged, read_verdicts, say_word, verify_journal
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.verdicts import STATES
 
@@ -77,11 +77,16 @@ def _judge(project: Project) -> str:
 def _list(project: Project, *, as_json: bool) -> None:
     root, output = watched_places(project)
     counts, found = read_verdicts(output)
+    unjudged = number_unjudged(output) if project.limits else 0
     if as_json:
         images = [_as_json(one, root, output) for one in found]
-        say_json({"counts": {state: counts.get(state, 0) for state in STATES}, "images": images})
+        told = {state: counts.get(state, 0) for state in STATES}
+        say_json({"counts": told, "not_judged": unjudged, "images": images})
         return
     say("  ".join(f"{state.upper()} {counts.get(state, 0)}" for state in STATES))
+    if unjudged:
+        why = "predicted before numbers were kept, or their masks were there before the watch"
+        say(f"not judged: {unjudged}  ({why})")
     for one in found:
         why = f"{one.word}: {one.word_reason}" if one.word else "; ".join(one.reasons)
         gone = "" if (root / one.path).exists() else "  (its original is gone)"

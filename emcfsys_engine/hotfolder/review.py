@@ -38,6 +38,15 @@ def read_verdicts(
         return judged.count_verdicts(db), list(found)
 
 
+def number_unjudged(output: Path) -> int:
+    """Return how many images have masks and no verdict: no limits ever saw their numbers.
+
+    Raises: InputError for a ledger that cannot be read.
+    """
+    with _reading(output) as db:
+        return 0 if db is None else judged.count_unjudged(db)
+
+
 def verify_journal(output: Path) -> Verified:
     """Look through the journal, and compare it with the head that the ledger noted.
 

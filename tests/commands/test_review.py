@@ -1,6 +1,8 @@
 """review and journal: the queue of what did not pass, a person's word, and the record."""
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,21 @@ def refused(command: object, *words: str) -> str:
     told = CliRunner().invoke(command, words)  # type: ignore[arg-type]
     assert told.exit_code != 0
     return told.output + str(told.exception)
+
+
+def test_images_without_numbers_are_told_as_not_judged(folder: Path) -> None:
+    say(review, str(folder), "judge")
+    assert "not judged" not in say(review, str(folder))
+    ledger = Ledger(folder / "predictions", owner="x")
+    ledger.record([Entry(path="old.tif", size=1, mtime_ns=1, digest="d", mask="old.png")])
+    ledger.close()
+    assert "not judged: 1  (predicted before" in say(review, str(folder))
+    assert json.loads(say(review, str(folder), "--json"))["not_judged"] == 1
+    with contextlib.closing(sqlite3.connect(ledger.file)) as db, db:
+        db.execute("DROP TABLE judged")  # as a version without limits left it
+    assert "not judged: 2" in say(review, str(folder))
+    ledger.file.write_bytes(b"")  # just being made
+    assert say(review, str(folder)) == "PASS 0  REVIEW 0  FAIL 0\n"
 
 
 def test_the_queue_is_judged_listed_and_worked_off(folder: Path) -> None:
