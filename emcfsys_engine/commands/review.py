@@ -64,6 +64,8 @@ def _judge(project: Project) -> str:
     if ledger_in(output) is None:
         raise InputError(output, "has no ledger: nothing was predicted yet", "Start the watch")
     ledger = Ledger(output, owner="review judge")
+    if ledger.told:
+        say(ledger.told, err=True)
     try:
         counts = ledger.judge_by(project.limits)
         ledger.write_journal()

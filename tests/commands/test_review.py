@@ -37,6 +37,12 @@ def refused(command: object, *words: str) -> str:
     return told.output + str(told.exception)
 
 
+def test_a_damaged_ledger_that_judge_puts_aside_is_told(folder: Path) -> None:
+    (folder / "predictions" / ".emcfsys" / "ledger.sqlite").write_bytes(b"no database" * 500)
+    told = CliRunner().invoke(review, [str(folder), "judge"])
+    assert (told.exit_code, "kept as ledger.damaged-1.sqlite" in told.stderr) == (0, True)
+
+
 def test_images_without_numbers_are_told_as_not_judged(folder: Path) -> None:
     say(review, str(folder), "judge")
     assert "not judged" not in say(review, str(folder))
