@@ -1,6 +1,5 @@
 """review, journal: what a person says of a hot folder's masks, and the record of it all."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from emcfsys_engine.commands.saying import say, say_json
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.hotfolder.judged import Judged, Word
 from emcfsys_engine.hotfolder.ledger import Ledger, ledger_in
-from emcfsys_engine.hotfolder.places import watched_places
+from emcfsys_engine.hotfolder.places import name_below, watched_places
 from emcfsys_engine.hotfolder.review import number_unjudged, read_verdicts, say_word, verify_journal
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.verdicts import STATES
@@ -41,7 +40,7 @@ def review(
         if act == "reject" and not reason.strip():
             raise click.UsageError('Say why, as in --reason "drifted"')
         root, output = watched_places(loaded)
-        names = [*dict.fromkeys(_below(root, image) for image in images)]
+        names = [*dict.fromkeys(name_below(root, image) for image in images)]
         say_word(output, names, _WORDS[act], reason.strip())
         say(f"{_WORDS[act]}: {len(names)} images")
         return
@@ -51,12 +50,6 @@ def review(
         say(_judge(loaded))
         return
     _list(loaded, as_json=as_json)
-
-
-def _below(root: Path, image: str) -> str:
-    """Return an image's name below the watched folder; it may be given as a path, too."""
-    path = Path(os.path.abspath(image))  # noqa: PTH100 - without its "..": the ledger knows none
-    return str(path.relative_to(root)) if path.is_relative_to(root) else os.path.normpath(image)
 
 
 def _judge(project: Project) -> str:

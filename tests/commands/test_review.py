@@ -72,7 +72,9 @@ def test_the_queue_is_judged_listed_and_worked_off(folder: Path) -> None:
     assert (image["image"], image["word"], image["word_reason"]) == (place, "rejected", "drifted")
     assert (image["by_limits"], image["original_is_there"]) == ("fail", False)
     assert image["numbers"] == {"": {"confidence": 0.5}}
-    names = ["a.tif", "./a.tif", str(folder / "images" / ".." / "incoming" / "a.tif")]
+    linked = folder / "link"
+    linked.symlink_to(folder / "incoming")
+    names = ["a.tif", "./a.tif", f"{folder}/images/../incoming/a.tif", f"{linked}/a.tif"]
     assert say(review, str(folder), "accept", *names) == "accepted: 1 images\n"
     assert say(review, str(folder)).splitlines() == ["PASS 1  REVIEW 0  FAIL 0"]
     assert say(journal, "verify", str(folder)).startswith("whole: 3 lines, head ")
