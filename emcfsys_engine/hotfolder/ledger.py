@@ -31,35 +31,6 @@ from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.watcher import FOLDER, close_all, is_same, lock_file, lock_folder
 from emcfsys_engine.project_tables import Limit
 
-_MARK = "retry"
-
-
-def ask_retry(output: Path) -> int:
-    """Leave word for the watch that runs, or for the next one; return how many images failed.
-
-    The images themselves are never touched.
-    Raises: InputError if none failed, or if the mark cannot be written.
-    """
-    failed = sum(entry.state == "failed" for entry in read_ledger(output))
-    if not failed:
-        raise InputError(output, "holds no failed image")
-    try:
-        os.close(open_own(output / FOLDER / _MARK, os.O_WRONLY | os.O_CREAT))
-    except OSError as error:
-        what = f"cannot be written: {error.strerror}"
-        raise InputError(output / FOLDER, what, "Check its permissions") from None
-    return failed
-
-
-def was_asked(output: Path) -> bool:
-    """Tell whether a retry was asked for, and take the mark away."""
-    try:
-        (output / FOLDER / _MARK).unlink()
-    except FileNotFoundError:
-        return False
-    return True
-
-
 SCHEMA = 1
 _ERRNO = {  # what SQLite makes of errors of the disk
     sqlite3.SQLITE_IOERR: errno.EIO,

@@ -1,6 +1,7 @@
-"""What people say of masks that a hot folder's limits did not pass, and what they are shown."""
+"""What people say of a hot folder's masks and failed images, and what they are shown."""
 
 import contextlib
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
@@ -9,16 +10,24 @@ from pathlib import Path
 import msgspec
 
 from emcfsys_engine.errors import EmcfError, InputError, OutputError
+from emcfsys_engine.files import open_own
 from emcfsys_engine.hotfolder import journal, judged
 from emcfsys_engine.hotfolder.journal import Act, Verified, act_of
 from emcfsys_engine.hotfolder.judged import Judged, Word
-from emcfsys_engine.hotfolder.ledger import connect, connect_to_read, explained, ledger_in
+from emcfsys_engine.hotfolder.ledger import (
+    connect,
+    connect_to_read,
+    explained,
+    ledger_in,
+    read_ledger,
+)
 from emcfsys_engine.hotfolder.watcher import FOLDER
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.output_names import instances_of
 from emcfsys_engine.images.own_files import digest_of_output
 from emcfsys_engine.settings import nearest
 
+_MARK = "retry"
 _ALL = ("", "pass", "review", "fail")
 
 
@@ -96,6 +105,32 @@ def _act(output: Path, one: Judged, word: Word, reason: str, book: OutputBook | 
         reasons=one.reasons,
         reason=reason,
     )
+
+
+def ask_retry(output: Path) -> int:
+    """Leave word for the watch that runs, or for the next one; return how many images failed.
+
+    The images themselves are never touched.
+    Raises: InputError if none failed, or if the mark cannot be written.
+    """
+    failed = sum(entry.state == "failed" for entry in read_ledger(output))
+    if not failed:
+        raise InputError(output, "holds no failed image")
+    try:
+        os.close(open_own(output / FOLDER / _MARK, os.O_WRONLY | os.O_CREAT))
+    except OSError as error:
+        what = f"cannot be written: {error.strerror}"
+        raise InputError(output / FOLDER, what, "Check its permissions") from None
+    return failed
+
+
+def was_asked(output: Path) -> bool:
+    """Tell whether a retry was asked for, and take the mark away."""
+    try:
+        (output / FOLDER / _MARK).unlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def note_of(masks: Sequence[Path]) -> str:

@@ -11,9 +11,9 @@ from msgspec import structs
 
 from emcfsys_engine.errors import EmcfError, InputError, printable
 from emcfsys_engine.hotfolder.judged import Judged, Word
-from emcfsys_engine.hotfolder.ledger import ask_retry, read_ledger
+from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.places import name_below
-from emcfsys_engine.hotfolder.review import read_verdicts, say_word
+from emcfsys_engine.hotfolder.review import ask_retry, read_verdicts, say_word
 from emcfsys_engine.hotfolder.status import choose_best, resolve_model
 from emcfsys_engine.hotfolder.watcher import watcher_of, watching_run
 from emcfsys_engine.jobs.queue import Queue
