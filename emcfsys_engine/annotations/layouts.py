@@ -12,6 +12,7 @@ from emcfsys_engine.annotations.masks import LabelTable, read_stencil
 from emcfsys_engine.annotations.pair_shapes import pair_shapes
 from emcfsys_engine.annotations.pairing import Key, is_label_name, key_of_file, match
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.files import is_left_alone
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images, read_micrograph
 from emcfsys_engine.images.writers import is_companion
@@ -194,7 +195,8 @@ def masks_by_class(root: Path) -> MasksByClass:
     if not root.is_dir():
         return {}
     found: MasksByClass = {}
-    for folder in sorted(entry for entry in root.iterdir() if entry.is_dir()):
+    folders = (one for one in root.iterdir() if one.is_dir() and not is_left_alone(one.name))
+    for folder in sorted(folders):
         masks = [one for one in find_images(".", folder) if not is_companion(one.path)]
         if masks:
             found[folder.name] = {key_of_file(mask.path, folder): mask for mask in masks}

@@ -94,7 +94,10 @@ def open_numbers(mask: ImageRef) -> PlaneRows | None:
 def _description(file: Path) -> object:
     """Return what a file of numbers says of the mask they belong to."""
     if file.is_dir():
-        return zarr.open_group(str(file), mode="r").attrs.get("description")
+        try:
+            return zarr.open_group(str(file), mode="r").attrs.get("description")
+        except Exception as error:  # whatever Zarr makes of what another program wrote
+            raise ImageError(file, f"cannot be read: {error}") from None
     with tifffile.TiffFile(file) as tiff:
         return tiff.pages.first.description
 

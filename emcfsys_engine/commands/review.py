@@ -8,10 +8,9 @@ import click
 from emcfsys_engine.commands.saying import say, say_json
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.hotfolder.judged import Judged, Word
-from emcfsys_engine.hotfolder.ledger import Ledger
-from emcfsys_engine.hotfolder.places import watched_places
-from emcfsys_engine.hotfolder.review import read_verdicts, say_word, verify_journal
-from emcfsys_engine.hotfolder.watcher import FOLDER
+from emcfsys_engine.hotfolder.ledger import Ledger, ledger_in
+from emcfsys_engine.hotfolder.places import name_below, watched_places
+from emcfsys_engine.hotfolder.review import number_unjudged, read_verdicts, say_word, verify_journal
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.verdicts import STATES
 
@@ -41,7 +40,7 @@ def review(
         if act == "reject" and not reason.strip():
             raise click.UsageError('Say why, as in --reason "drifted"')
         root, output = watched_places(loaded)
-        names = [_below(root, image) for image in dict.fromkeys(images)]
+        names = [*dict.fromkeys(name_below(root, image) for image in images)]
         say_word(output, names, _WORDS[act], reason.strip())
         say(f"{_WORDS[act]}: {len(names)} images")
         return
@@ -53,17 +52,13 @@ def review(
     _list(loaded, as_json=as_json)
 
 
-def _below(root: Path, image: str) -> str:
-    """Return an image's name below the watched folder; it may be given as a path, too."""
-    path = Path(image).absolute()
-    return str(path.relative_to(root)) if path.is_relative_to(root) else image
-
-
 def _judge(project: Project) -> str:
     output = project.folder / project.hotfolder.output
-    if not (output / FOLDER / "ledger.sqlite").is_file():
+    if ledger_in(output) is None:
         raise InputError(output, "has no ledger: nothing was predicted yet", "Start the watch")
     ledger = Ledger(output, owner="review judge")
+    if ledger.told:
+        say(ledger.told, err=True)
     try:
         counts = ledger.judge_by(project.limits)
         ledger.write_journal()
@@ -77,11 +72,16 @@ def _judge(project: Project) -> str:
 def _list(project: Project, *, as_json: bool) -> None:
     root, output = watched_places(project)
     counts, found = read_verdicts(output)
+    unjudged = number_unjudged(output) if project.limits else 0
     if as_json:
         images = [_as_json(one, root, output) for one in found]
-        say_json({"counts": {state: counts.get(state, 0) for state in STATES}, "images": images})
+        told = {state: counts.get(state, 0) for state in STATES}
+        say_json({"counts": told, "not_judged": unjudged, "images": images})
         return
     say("  ".join(f"{state.upper()} {counts.get(state, 0)}" for state in STATES))
+    if unjudged:
+        why = "predicted before numbers were kept, or their masks were there before the watch"
+        say(f"not judged: {unjudged}  ({why})")
     for one in found:
         why = f"{one.word}: {one.word_reason}" if one.word else "; ".join(one.reasons)
         gone = "" if (root / one.path).exists() else "  (its original is gone)"
@@ -117,7 +117,7 @@ def journal(act: str, project: Path, as_json: bool) -> None:
     if as_json:
         say_json(found)
     elif found.fault:
-        say(f"{found.fault}. {found.lines} lines before it are sound")
+        say(f"{found.fault}. {found.lines} lines are sound, head {found.head or 'none'}")
     else:
         torn = f"; a torn last line of {found.torn_bytes} bytes" if found.torn_bytes else ""
         say(f"whole: {found.lines} lines{torn}, head {found.head or 'none'}")

@@ -7,7 +7,7 @@ import click
 from emcfsys_engine.commands.foreground import refuse_cluster, run_in_foreground
 from emcfsys_engine.commands.saying import say, say_json, say_lines
 from emcfsys_engine.errors import printable
-from emcfsys_engine.hotfolder.ledger import ask_retry
+from emcfsys_engine.hotfolder.review import ask_retry
 from emcfsys_engine.hotfolder.status import status_of, text_of, watch_request, what_it_would_do
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.folder import Run, new_run

@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS head (hash TEXT NOT NULL);  -- of the journal's last 
 """
 NAME = "journal.jsonl"
 _SEAL = b',"hash":"'
+_LOST = b',"act":"lost","time":"'  # within a name its quotes would be escaped
 _SEALED_BYTES = len(_SEAL) + 64 + len(b'"}')
 _MOST_BYTES = 1 << 28  # of the last lines, which are looked through before an append
 
@@ -43,7 +44,8 @@ class Act(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One act on a result, by the watch or by a person."""
 
     id: str
-    # predicted | redone | adopted | accepted | rejected | corrected | limits_changed | healed
+    # predicted | redone | adopted | accepted | rejected | corrected | limits_changed
+    # healed: a torn line was cut off | lost: lines were gone that the ledger knew of
     act: str
     time: str  # of the wall clock, UTC: the order of the lines is the truth, also of a wrong clock
     user: str
@@ -81,15 +83,19 @@ class Journal:
         self.file = file
         self._descriptor = descriptor
 
-    def append(self, acts: Sequence[bytes]) -> str:
+    def append(self, acts: Sequence[bytes], noted: str = "") -> str:
         """Append acts that have no line yet, on the disk; return the hash of the last line.
 
-        A torn last line is cut off first, and told by a line of its own.
-        Raises: OSError, and the file is as it was.
+        A torn last line is cut off first, and told by a line of its own; so is it where the head
+        that the ledger noted is gone: the next head would hide that lines were removed.
+        Raises: OSError, OutputError, and the file is as it was.
         """
         tail, end, torn = self._tail(len(acts))
         known = {_id_of(line) for line in tail}
         new = [act for act in acts if _id_of(act) not in known]
+        if noted and not self._has(noted, tail):
+            told = f"lines are gone: the ledger knew of one with the hash {noted}"
+            new.insert(0, any_names.encode(act_of("lost", reason=told)))
         if torn:
             told = f"a torn last line of {torn} bytes was cut off"
             new.insert(0, any_names.encode(act_of("healed", reason=told)))
@@ -102,6 +108,12 @@ class Journal:
         if lines:
             self._write(b"".join(line + b"\n" for line in lines), end)
         return previous
+
+    def _has(self, noted: str, tail: Sequence[bytes]) -> bool:
+        """Tell whether a line has this hash: of a ledger that was put back, one far above."""
+        if noted in map(_hash_of, tail):
+            return True
+        return any(_hash_of(line.removesuffix(b"\n")) == noted for line in _lines(self.file))
 
     def _write(self, content: bytes, end: int) -> None:
         os.ftruncate(self._descriptor, end)
@@ -124,6 +136,9 @@ class Journal:
             content = os.pread(self._descriptor, start - first, first) + content
             start, wanted = first, 2 * wanted
         cut = content.rfind(b"\n") + 1
+        if _is_sealed(content[cut:]):  # an editor, or a kill, took no more than its end
+            os.pwrite(self._descriptor, b"\n", size)
+            return self._tail(number)
         lines = content[:cut].split(b"\n")[:-1]
         return lines[1:] if start > 0 else lines, size - len(content) + cut, len(content) - cut
 
@@ -168,7 +183,7 @@ def write_kept(connection: sqlite3.Connection, output: Path) -> None:
         rows = connection.execute("SELECT number, line FROM acts ORDER BY number").fetchall()
         if not rows:
             return
-        head = journal.append([os.fsencode(line) for _, line in rows])
+        head = journal.append([os.fsencode(line) for _, line in rows], noted_head(connection))
         with connection:
             connection.executemany("DELETE FROM acts WHERE number = ?", [row[:1] for row in rows])
             connection.execute("DELETE FROM head")
@@ -197,21 +212,25 @@ def verify(output: Path, noted: str = "") -> Verified:
     """Look through a journal: the whole chain, or the first line that was changed.
 
     `noted`: the head that the ledger noted, which must be in the chain: else lines are gone.
+    A chain that is whole, and tells of lines that are gone, is at fault for ever.
     Raises: OutputError where it cannot be read.
     """
-    previous, number, fault, has_noted, torn = "", 0, "", not noted, 0
-    for line in _lines(output / FOLDER / NAME):
-        if not line.endswith(b"\n"):
+    previous, number, fault, has_noted, torn, lost = "", 0, "", not noted, 0, ""
+    for whole in _lines(output / FOLDER / NAME):
+        line = whole.removesuffix(b"\n")
+        if line == whole and not _is_sealed(line):
             torn = len(line)
             break
-        if why := _why_unsound(line[:-1], previous):
+        if why := _why_unsound(line, previous):
             fault = f"line {number + 1} {why}"
             break
-        previous, number = _hash_of(line[:-1]), number + 1
+        previous, number = _hash_of(line), number + 1
         has_noted = has_noted or previous == noted
+        if _LOST in line and not lost:
+            lost = f"line {number} tells that lines before it are gone"
     if not fault and not has_noted:
         fault = f"lines after line {number} are gone: the ledger knows of a later one"
-    return Verified(lines=number, head=previous, fault=fault, torn_bytes=torn)
+    return Verified(lines=number, head=previous, fault=fault or lost, torn_bytes=torn)
 
 
 def _lines(file: Path) -> Iterator[bytes]:
@@ -225,12 +244,15 @@ def _lines(file: Path) -> Iterator[bytes]:
         raise OutputError(file, what, remedy_of(error), errno=error.errno or 0) from None
 
 
-def _why_unsound(line: bytes, previous: str) -> str:
+def _is_sealed(line: bytes) -> bool:
     body, seal = line[:-_SEALED_BYTES], line[-_SEALED_BYTES:]
-    expected = _SEAL + hashlib.sha256(body).hexdigest().encode() + b'"}'
-    if seal != expected:
+    return seal == _SEAL + hashlib.sha256(body).hexdigest().encode() + b'"}'
+
+
+def _why_unsound(line: bytes, previous: str) -> str:
+    if not _is_sealed(line):
         return "was changed: its hash is another"
-    if not body.startswith(b'{"previous":"%s",' % previous.encode()):
+    if not line.startswith(b'{"previous":"%s",' % previous.encode()):
         return "does not follow the line above: lines were removed, added or moved"
     return ""
 

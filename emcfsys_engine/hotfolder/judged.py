@@ -75,6 +75,14 @@ def write_judged(connection: sqlite3.Connection, judged: Iterable[Judged]) -> No
     )
 
 
+def write_words(connection: sqlite3.Connection, judged: Iterable[Judged]) -> None:
+    """Write people's words alone: limits may be other ones since the verdicts were read."""
+    connection.executemany(
+        "UPDATE judged SET word = ?, word_reason = ? WHERE path = ?",
+        [(one.word, os.fsencode(one.word_reason), os.fsencode(one.path)) for one in judged],
+    )
+
+
 def follow_touched(connection: sqlite3.Connection, files: Iterable[tuple[str, str]]) -> None:
     """Let verdicts go with files of which only the digest is another: touched, or left alone.
 
@@ -89,8 +97,12 @@ def follow_touched(connection: sqlite3.Connection, files: Iterable[tuple[str, st
 
 def has_verdicts(connection: sqlite3.Connection) -> bool:
     """Tell whether a ledger knows verdicts at all: older ones do not."""
-    query = "SELECT 1 FROM sqlite_master WHERE name = 'judged'"
-    return connection.execute(query).fetchone() is not None
+    return _has_table(connection, "judged")
+
+
+def _has_table(connection: sqlite3.Connection, name: str) -> bool:
+    query = "SELECT 1 FROM sqlite_master WHERE name = ?"
+    return connection.execute(query, (name,)).fetchone() is not None
 
 
 def count_verdicts(connection: sqlite3.Connection) -> dict[str, int]:
@@ -102,6 +114,19 @@ def count_verdicts(connection: sqlite3.Connection) -> dict[str, int]:
         if verdict in counts:
             counts[verdict] += int(number)
     return counts
+
+
+def count_unjudged(connection: sqlite3.Connection) -> int:
+    """Return how many images have masks and no verdict, by limits or by a person."""
+    where = "seen.state = 'done'"
+    if not _has_table(connection, "seen"):
+        return 0  # just being made
+    if has_verdicts(connection):
+        where += (
+            " AND NOT EXISTS (SELECT 1 FROM judged WHERE judged.path = seen.path"
+            " AND judged.digest = seen.digest AND (judged.state != '' OR word != ''))"
+        )
+    return int(connection.execute(f"SELECT count(*) FROM seen WHERE {where}").fetchone()[0])
 
 
 def read_judged(

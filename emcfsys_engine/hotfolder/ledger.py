@@ -31,35 +31,6 @@ from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.watcher import FOLDER, close_all, is_same, lock_file, lock_folder
 from emcfsys_engine.project_tables import Limit
 
-_MARK = "retry"
-
-
-def ask_retry(output: Path) -> int:
-    """Leave word for the watch that runs, or for the next one; return how many images failed.
-
-    The images themselves are never touched.
-    Raises: InputError if none failed, or if the mark cannot be written.
-    """
-    failed = sum(entry.state == "failed" for entry in read_ledger(output))
-    if not failed:
-        raise InputError(output, "holds no failed image")
-    try:
-        os.close(open_own(output / FOLDER / _MARK, os.O_WRONLY | os.O_CREAT))
-    except OSError as error:
-        what = f"cannot be written: {error.strerror}"
-        raise InputError(output / FOLDER, what, "Check its permissions") from None
-    return failed
-
-
-def was_asked(output: Path) -> bool:
-    """Tell whether a retry was asked for, and take the mark away."""
-    try:
-        (output / FOLDER / _MARK).unlink()
-    except FileNotFoundError:
-        return False
-    return True
-
-
 SCHEMA = 1
 _ERRNO = {  # what SQLite makes of errors of the disk
     sqlite3.SQLITE_IOERR: errno.EIO,
@@ -156,20 +127,21 @@ class Ledger:
         locks: list[int] = []
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            locks.append(lock_file(self.folder / "watch.lock", self._owner))
+            file = self.folder / "watch.lock"
+            # Those that are held already are kept: nobody locks a file twice, not even its owner.
+            held = [one for one in self._locks if is_same(one, file)]
+            locks.append(held[0] if held else lock_file(file, self._owner))
             # The folder itself, too: its own file can be removed and made anew.
-            if not self._locks or not is_same(self._locks[-1], self.output):
-                locks.append(lock_folder(self.output, self.folder / "watch.lock"))
-            else:
-                locks.append(self._locks.pop())
+            held = [one for one in self._locks if is_same(one, self.output)]
+            locks.append(held[0] if held else lock_folder(self.output, file))
         except OSError as error:
-            close_all(locks)
+            close_all({*locks} - {*self._locks})
             what = f"cannot be written: {error.strerror}"
             raise OutputError(self.folder, what, remedy_of(error), errno=error.errno or 0) from None
         except WatchedError:
-            close_all(locks)
+            close_all({*locks} - {*self._locks})
             raise
-        close_all(self._locks)
+        close_all({*self._locks} - {*locks})
         self._locks = locks
         self._connection = self._opened()
         self._place = (identity_of(self.output), identity_of(self.file))
@@ -182,7 +154,9 @@ class Ledger:
             connection = connect(self.file)
             with explained(self.file):
                 list(_read(connection, ""))
-                connection.execute("SELECT * FROM changed, due, ledger").fetchone()
+                (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+                if found != "ok":  # in any table: else each start would end at its first image
+                    raise sqlite3.DatabaseError(found.splitlines()[-1])
         except OutputError:
             raise
         except DamagedLedgerError as error:
@@ -201,10 +175,15 @@ class Ledger:
 
         Raises: WatchedError if another watch has taken the folder; InputError.
         """
-        with contextlib.suppress(sqlite3.Error):
-            self._connection.close()
+        before = self._connection
         self._open()
         there = self.entries()
+        with contextlib.suppress(sqlite3.Error):
+            if not there:  # of a file that was removed all can be read while it is open
+                before.backup(self._connection)
+            before.close()
+        self.id = _id_of(self._connection, self.file)
+        there = there or self.entries()
         self.record([entry for entry in entries if entry.path not in there])
 
     def entries(self) -> dict[str, Entry]:
@@ -343,10 +322,23 @@ class Ledger:
         self._locks = []
 
 
+def ledger_in(output: Path) -> Path | None:
+    """Return the ledger of an output folder, if it has one: a file, as SQLite waits for a pipe.
+
+    Raises: InputError where we may not even look.
+    """
+    file = output / FOLDER / "ledger.sqlite"
+    try:
+        return file if file.is_file() else None
+    except OSError as error:
+        what = f"cannot be read: {error.strerror}"
+        raise InputError(file, what, "Ask the owner of its folder for the right to read") from None
+
+
 def read_ledger(output: Path) -> list[Entry]:
     """Return the entries of a ledger without taking it; none where there is no ledger."""
-    file = output / FOLDER / "ledger.sqlite"
-    if not file.is_file():  # SQLite would wait for a pipe
+    file = ledger_in(output)
+    if file is None:
         return []
     with explained(file), contextlib.closing(connect_to_read(file)) as db:
         db.text_factory = _decoded

@@ -33,6 +33,18 @@ def watched_places(project: Project) -> tuple[Path, Path]:
     return root, output
 
 
+def name_below(root: Path, image: str) -> str:
+    """Return an image's name below a watched folder, as the ledger knows it, however it was typed.
+
+    A name that leads elsewhere is one below the folder already.
+    """
+    plain, folder = Path(os.path.abspath(image)), Path(os.path.abspath(root))  # noqa: PTH100
+    for path, above in ((plain, folder), (plain.parent.resolve() / plain.name, root.resolve())):
+        if path.is_relative_to(above):
+            return str(path.relative_to(above))
+    return os.path.normpath(image)
+
+
 def refuse_places(root: Path, output: Path) -> None:
     """Check the folders of a watch once more as it begins: links and mounts change.
 

@@ -1,6 +1,7 @@
-"""What people say of masks that a hot folder's limits did not pass, and what they are shown."""
+"""What people say of a hot folder's masks and failed images, and what they are shown."""
 
 import contextlib
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
@@ -9,15 +10,24 @@ from pathlib import Path
 import msgspec
 
 from emcfsys_engine.errors import EmcfError, InputError, OutputError
+from emcfsys_engine.files import open_own
 from emcfsys_engine.hotfolder import journal, judged
 from emcfsys_engine.hotfolder.journal import Act, Verified, act_of
 from emcfsys_engine.hotfolder.judged import Judged, Word
-from emcfsys_engine.hotfolder.ledger import connect, connect_to_read, explained
+from emcfsys_engine.hotfolder.ledger import (
+    connect,
+    connect_to_read,
+    explained,
+    ledger_in,
+    read_ledger,
+)
 from emcfsys_engine.hotfolder.watcher import FOLDER
 from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.output_names import instances_of
 from emcfsys_engine.images.own_files import digest_of_output
 from emcfsys_engine.settings import nearest
 
+_MARK = "retry"
 _ALL = ("", "pass", "review", "fail")
 
 
@@ -35,6 +45,15 @@ def read_verdicts(
             return {}, []
         found = judged.read_judged(db, states=states, paths=paths) if states or paths else ()
         return judged.count_verdicts(db), list(found)
+
+
+def number_unjudged(output: Path) -> int:
+    """Return how many images have masks and no verdict: no limits ever saw their numbers.
+
+    Raises: InputError for a ledger that cannot be read.
+    """
+    with _reading(output) as db:
+        return 0 if db is None else judged.count_unjudged(db)
 
 
 def verify_journal(output: Path) -> Verified:
@@ -71,6 +90,9 @@ def say_word(output: Path, images: Sequence[str], word: Word, reason: str = "") 
 
 def _act(output: Path, one: Judged, word: Word, reason: str, book: OutputBook | None) -> Act:
     files = _files_of(output, one)
+    if book is not None and not files:
+        what = "is gone: there is no correction to believe"
+        raise InputError(output / one.mask, what, "Accept or reject the image")
     if book is not None and all(book.has(file) for file in files):
         what = "is as this program wrote it, and no correction lies beside it"
         raise InputError(output / one.mask, what, "Paint over the mask, or save its Labelme file")
@@ -85,6 +107,32 @@ def _act(output: Path, one: Judged, word: Word, reason: str, book: OutputBook | 
     )
 
 
+def ask_retry(output: Path) -> int:
+    """Leave word for the watch that runs, or for the next one; return how many images failed.
+
+    The images themselves are never touched.
+    Raises: InputError if none failed, or if the mark cannot be written.
+    """
+    failed = sum(entry.state == "failed" for entry in read_ledger(output))
+    if not failed:
+        raise InputError(output, "holds no failed image")
+    try:
+        os.close(open_own(output / FOLDER / _MARK, os.O_WRONLY | os.O_CREAT))
+    except OSError as error:
+        what = f"cannot be written: {error.strerror}"
+        raise InputError(output / FOLDER, what, "Check its permissions") from None
+    return failed
+
+
+def was_asked(output: Path) -> bool:
+    """Tell whether a retry was asked for, and take the mark away."""
+    try:
+        (output / FOLDER / _MARK).unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def note_of(masks: Sequence[Path]) -> str:
     """Say how many of some masks failed, or wait for review, in the hot folder that made them.
 
@@ -92,8 +140,7 @@ def note_of(masks: Sequence[Path]) -> str:
     """
     verdicts: Counter[str] = Counter()
     wanted = {mask.absolute() for mask in masks}
-    outputs = {folder for mask in wanted for folder in mask.parents if _ledger_of(folder).is_file()}
-    for output in outputs:
+    for output in {folder for mask in wanted for folder in mask.parents}:
         try:
             _, found = read_verdicts(output)
         except EmcfError as error:
@@ -118,17 +165,17 @@ def _masks_of(output: Path, one: Judged) -> list[Path]:
 
 
 def _files_of(output: Path, one: Judged) -> list[Path]:
-    """Return the masks of an image, and the outlines that a person may have corrected instead."""
-    files = [file for mask in _masks_of(output, one) for file in (mask, mask.with_suffix(".json"))]
+    """Return an image's masks, and what a person may correct: outlines, objects' numbers."""
+    files = [
+        file
+        for mask in _masks_of(output, one)
+        for file in (mask, mask.with_suffix(".json"), instances_of(mask))
+    ]
     return [file for file in files if file.is_file()]
 
 
-def _ledger_of(output: Path) -> Path:
-    return output / FOLDER / "ledger.sqlite"
-
-
 def _write(output: Path, words: Sequence[Judged], acts: Sequence[Act]) -> None:
-    file = _ledger_of(output)
+    file = output / FOLDER / "ledger.sqlite"
     with contextlib.closing(connect(file)) as db, explained(file):
         with db:
             db.execute("BEGIN IMMEDIATE")
@@ -138,7 +185,7 @@ def _write(output: Path, words: Sequence[Judged], acts: Sequence[Act]) -> None:
                 if known is None or (known.digest, known.numbers) != (word.digest, word.numbers):
                     what = "was predicted anew meanwhile"
                     raise InputError(word.path, what, "Look at it again")
-            judged.write_judged(db, words)
+            judged.write_words(db, words)
             journal.keep_acts(db, acts)
         try:
             journal.write_kept(db, output)
@@ -151,8 +198,8 @@ def _write(output: Path, words: Sequence[Judged], acts: Sequence[Act]) -> None:
 
 @contextlib.contextmanager
 def _reading(output: Path) -> Generator[sqlite3.Connection | None]:
-    file = _ledger_of(output)
-    if not file.is_file():
+    file = ledger_in(output)
+    if file is None:
         yield None
         return
     with explained(file), contextlib.closing(connect_to_read(file)) as db:

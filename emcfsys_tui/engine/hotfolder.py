@@ -11,8 +11,9 @@ from msgspec import structs
 
 from emcfsys_engine.errors import EmcfError, InputError, printable
 from emcfsys_engine.hotfolder.judged import Judged, Word
-from emcfsys_engine.hotfolder.ledger import ask_retry, read_ledger
-from emcfsys_engine.hotfolder.review import read_verdicts, say_word
+from emcfsys_engine.hotfolder.ledger import read_ledger
+from emcfsys_engine.hotfolder.places import name_below
+from emcfsys_engine.hotfolder.review import ask_retry, read_verdicts, say_word
 from emcfsys_engine.hotfolder.status import choose_best, resolve_model
 from emcfsys_engine.hotfolder.watcher import watcher_of, watching_run
 from emcfsys_engine.jobs.queue import Queue
@@ -276,8 +277,9 @@ def _reason(event: ImageFailed) -> str:
 
 def _short(project: Project, name: str) -> str:
     """Return an image's name below the watched folder."""
-    root = str(project.folder / (project.hotfolder.watch or ""))
-    return name.removeprefix(root + "/")
+    root = project.folder / (project.hotfolder.watch or "")
+    below = name.removeprefix(f"{root}/")
+    return below if below != name else name_below(root, name)  # watched by another path to it
 
 
 def _below(project: Project, folder: str, name: str) -> Path:

@@ -19,7 +19,7 @@ from emcfsys_engine.annotations.numbered import (
 from emcfsys_engine.annotations.writer import LabelFormat, LabelWriter
 from emcfsys_engine.dataset.objects import drawn_ids, in_reading_order
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.writers import is_companion
+from emcfsys_engine.images.writers import ZarrWriter, is_companion
 
 CLASSES = {"background": 0, "grain": 1, "film": 2}
 
@@ -99,3 +99,25 @@ def test_a_damaged_file_of_numbers_is_none(tmp_path: Path, content: bytes) -> No
     Image.fromarray(two_that_touch()[0]).save(tmp_path / "a.png")
     (tmp_path / "a.instances.tif").write_bytes(content)
     assert read_numbers(ImageRef(path=tmp_path / "a.png")) is None
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"zarr_format":3,"node_type":"group","attributes":[1]}']
+)
+def test_damaged_labels_inside_a_mask_are_none(tmp_path: Path, content: str) -> None:
+    mask, numbers = two_that_touch()
+    digest = MaskDigest()
+    digest.add(mask)
+    writer = ZarrWriter(tmp_path / "a.ome.zarr", (mask.shape[0], mask.shape[1]))
+    write_instances = writer.instances(digest.words())
+    writer.write(mask)
+    write_instances(numbers.astype(np.uint32))
+    writer.finish()
+    ref = ImageRef(path=tmp_path / "a.ome.zarr")
+    assert read_numbers(ref) is not None
+    for place in ("zarr.json", "0/zarr.json"):
+        file = ref.path / "labels" / "instances" / place
+        whole = file.read_text()
+        file.write_text(content)
+        assert read_numbers(ref) is None
+        file.write_text(whole)

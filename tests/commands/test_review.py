@@ -1,6 +1,8 @@
 """review and journal: the queue of what did not pass, a person's word, and the record."""
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,27 @@ def refused(command: object, *words: str) -> str:
     return told.output + str(told.exception)
 
 
+def test_a_damaged_ledger_that_judge_puts_aside_is_told(folder: Path) -> None:
+    (folder / "predictions" / ".emcfsys" / "ledger.sqlite").write_bytes(b"no database" * 500)
+    told = CliRunner().invoke(review, [str(folder), "judge"])
+    assert (told.exit_code, "kept as ledger.damaged-1.sqlite" in told.stderr) == (0, True)
+
+
+def test_images_without_numbers_are_told_as_not_judged(folder: Path) -> None:
+    say(review, str(folder), "judge")
+    assert "not judged" not in say(review, str(folder))
+    ledger = Ledger(folder / "predictions", owner="x")
+    ledger.record([Entry(path="old.tif", size=1, mtime_ns=1, digest="d", mask="old.png")])
+    ledger.close()
+    assert "not judged: 1  (predicted before" in say(review, str(folder))
+    assert json.loads(say(review, str(folder), "--json"))["not_judged"] == 1
+    with contextlib.closing(sqlite3.connect(ledger.file)) as db, db:
+        db.execute("DROP TABLE judged")  # as a version without limits left it
+    assert "not judged: 2" in say(review, str(folder))
+    ledger.file.write_bytes(b"")  # just being made
+    assert say(review, str(folder)) == "PASS 0  REVIEW 0  FAIL 0\n"
+
+
 def test_the_queue_is_judged_listed_and_worked_off(folder: Path) -> None:
     assert "1 of 1 images are judged otherwise" in say(review, str(folder), "judge")
     assert "already" in say(review, str(folder), "judge")
@@ -49,7 +72,10 @@ def test_the_queue_is_judged_listed_and_worked_off(folder: Path) -> None:
     assert (image["image"], image["word"], image["word_reason"]) == (place, "rejected", "drifted")
     assert (image["by_limits"], image["original_is_there"]) == ("fail", False)
     assert image["numbers"] == {"": {"confidence": 0.5}}
-    say(review, str(folder), "accept", "a.tif")
+    linked = folder / "link"
+    linked.symlink_to(folder / "incoming")
+    names = ["a.tif", "./a.tif", f"{folder}/images/../incoming/a.tif", f"{linked}/a.tif"]
+    assert say(review, str(folder), "accept", *names) == "accepted: 1 images\n"
     assert say(review, str(folder)).splitlines() == ["PASS 1  REVIEW 0  FAIL 0"]
     assert say(journal, "verify", str(folder)).startswith("whole: 3 lines, head ")
 

@@ -30,6 +30,14 @@ def predict(ledger: Ledger, path: str) -> None:
     ledger.record([entry], (), (), [act_of("predicted", image=path, masks={f"{path}.png": "m"})])
 
 
+def note(output: Path, path: str) -> None:
+    """Be a watch that predicts one image, and ends."""
+    ledger = Ledger(output, owner="x")
+    predict(ledger, path)
+    ledger.write_journal()
+    ledger.close()
+
+
 def acts_in(output: Path) -> list[Act]:
     lines = (output / FOLDER / journal.NAME).read_bytes().splitlines()
     return [any_names.decode(line, Act) for line in lines]
@@ -88,15 +96,45 @@ def test_removed_last_lines_are_missed_and_so_is_the_whole_file(output: Path, ta
     assert "are gone" in verify_journal(output).fault
 
 
+@pytest.mark.parametrize("taken", [1, 4])
+def test_that_lines_were_removed_is_still_told_after_the_next_act(output: Path, taken: int) -> None:
+    file = output / FOLDER / journal.NAME
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:-taken]))
+    for name in ("e.tif", "f.tif"):
+        note(output, name)
+    assert [act.act for act in acts_in(output)[4 - taken :]] == ["lost", "predicted", "predicted"]
+    found = verify_journal(output)
+    assert found.fault == f"line {5 - taken} tells that lines before it are gone"
+    assert found.lines == 7 - taken  # the rest was looked at, too
+
+
+def test_a_ledger_that_was_put_back_from_a_copy_misses_no_line(output: Path) -> None:
+    ledger = output / FOLDER / "ledger.sqlite"
+    copy = ledger.read_bytes()
+    for number in range(5):
+        note(output, f"{number}.tif")
+    ledger.write_bytes(copy)
+    note(output, "later.tif")
+    assert [act.act for act in acts_in(output)] == ["predicted"] * 10
+    assert verify_journal(output).fault == ""
+
+
+def test_a_last_line_without_its_end_is_a_line(output: Path) -> None:
+    file = output / FOLDER / journal.NAME
+    file.write_bytes(file.read_bytes()[:-1])
+    assert (verify_journal(output).lines, verify_journal(output).fault) == (4, "")
+    note(output, "e.tif")
+    assert [act.image for act in acts_in(output)][3:] == ["d.tif", "e.tif"]
+    assert verify_journal(output).fault == ""
+
+
 def test_a_torn_last_line_is_told_and_heals_at_the_next_append(output: Path) -> None:
     file = output / FOLDER / journal.NAME
     with file.open("ab") as stream:
         stream.write(b'{"previous":"torn')
     assert verify_journal(output).torn_bytes == 17
-    ledger = Ledger(output, owner="x")
-    predict(ledger, "e.tif")
-    ledger.write_journal()
-    ledger.close()
+    note(output, "e.tif")
     assert [act.act for act in acts_in(output)[-2:]] == ["healed", "predicted"]
     assert "17 bytes" in acts_in(output)[-2].reason
     assert verify_journal(output).fault == ""

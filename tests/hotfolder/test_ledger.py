@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from emcfsys_engine.errors import InputError, OutputError, WatchedError
+from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.ledger import Due, Entry, Ledger, read_ledger
+from emcfsys_engine.hotfolder.review import read_verdicts
 
 ENTRY = Entry(path="a b/\udcff\n.tif", size=10, mtime_ns=5, digest="d", mask="m.png")
 
@@ -41,6 +43,23 @@ def test_a_damaged_ledger_is_kept_and_named_and_a_new_one_begun(tmp_path: Path) 
     assert [entry.path for entry in read_ledger(tmp_path)] == [ENTRY.path]
 
 
+def test_damage_in_any_table_begins_a_new_ledger_at_once(tmp_path: Path) -> None:
+    Ledger(tmp_path, owner="x").close()
+    file = tmp_path / ".emcfsys" / "ledger.sqlite"
+    whole = file.read_bytes()
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+        roots = dict(db.execute("SELECT name, rootpage FROM sqlite_master"))
+    assert {"judged", "judged_states", "acts", "head"} <= roots.keys()
+    for name, page in roots.items():
+        end = page * size
+        file.write_bytes(whole[: end - size] + b"\xff" * size + whole[end:])
+        ledger = Ledger(tmp_path, owner="x")
+        ledger.close()
+        assert "is damaged" in ledger.told, name
+        assert "\n" not in ledger.told
+
+
 def test_a_ledger_from_before_commands_were_noted_goes_on(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, owner="x")
     ledger.record([ENTRY])
@@ -66,15 +85,22 @@ def test_commands_are_due_until_they_have_run(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_ledger_whose_folder_was_removed_says_so_and_is_made_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("removed", [".emcfsys", "ledger.sqlite*"])
+def test_a_ledger_that_was_removed_says_so_and_is_made_again_with_verdicts_and_words(
+    tmp_path: Path, removed: str
+) -> None:
     ledger = Ledger(tmp_path, owner="x")
-    ledger.record([ENTRY])
-    shutil.rmtree(tmp_path / ".emcfsys")
+    verdict = Judged(path=ENTRY.path, digest="d", state="fail", word="accepted", word_reason="ok")
+    ledger.record([ENTRY], (), [verdict])
+    for place in [*tmp_path.rglob(removed)]:
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
     assert not ledger.is_in_place
     with pytest.raises(OSError, match="gone"):
         ledger.record([ENTRY])
     ledger.make_again([ENTRY])
     assert ledger.is_in_place
+    (found,) = read_verdicts(tmp_path, ["pass"])[1]
+    assert (found.word, found.word_reason, found.state) == ("accepted", "ok", "fail")
     assert [entry.path for entry in read_ledger(tmp_path)] == [ENTRY.path]
     with pytest.raises(WatchedError):
         Ledger(tmp_path, owner="y")

@@ -8,6 +8,7 @@ from emcfsys_engine.errors import InputError
 from emcfsys_engine.hotfolder.places import (
     device_of,
     is_inside,
+    name_below,
     refuse_places,
     try_to_write,
     why_not,
@@ -52,3 +53,15 @@ def test_a_place_is_tried_without_a_trace(incoming: Path) -> None:
     with pytest.raises(OSError, match="gone"):
         try_to_write(incoming / "gone")
     assert device_of(incoming / "gone" / "too") == incoming.stat().st_dev
+
+
+def test_an_image_is_known_by_its_name_below_whatever_way_its_path_takes(tmp_path: Path) -> None:
+    (tmp_path / "data" / "grid").mkdir(parents=True)
+    (tmp_path / "project").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    roots = [tmp_path / "data", tmp_path / "project" / ".." / "data", tmp_path / "link"]
+    for root in roots:
+        for other in roots:
+            assert name_below(root, f"{other}/grid/a.tif") == "grid/a.tif"
+        assert name_below(root, "grid/a.tif") == "grid/a.tif"
+        assert name_below(root, "./b.tif") == "b.tif"

@@ -1,13 +1,16 @@
 """A person's word: it counts more than the limits, outlives restarts, and is of one prediction."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from emcfsys_engine.annotations.layouts import masks_by_class
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.hotfolder import review
 from emcfsys_engine.hotfolder.judged import Judged
-from emcfsys_engine.hotfolder.ledger import Entry, Ledger
+from emcfsys_engine.hotfolder.ledger import Entry, Ledger, read_ledger
 from emcfsys_engine.hotfolder.review import read_verdicts, say_word
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import digest_of_output
@@ -91,6 +94,57 @@ def test_corrected_is_believed_only_of_a_file_that_is_another(ledger: Ledger) ->
     assert verdicts(ledger.output) == {"r.tif": "pass", "f.tif": "pass"}
     assert set(acts_in(ledger.output)[-1].masks) == {"f.png", "f.json"}
     ledger.close()
+
+
+def test_corrected_numbers_of_objects_are_believed_and_a_mask_that_is_gone_is_not(
+    ledger: Ledger,
+) -> None:
+    numbers = ledger.output / "r.instances.tif"
+    numbers.write_bytes(b"numbers")
+    OutputBook(ledger.output).note({numbers: digest_of_output(numbers)})
+    with pytest.raises(InputError, match="is as this program wrote it"):
+        say_word(ledger.output, ["r.tif"], "corrected")
+    numbers.write_bytes(b"two were one")
+    say_word(ledger.output, ["r.tif"], "corrected")
+    assert set(acts_in(ledger.output)[-1].masks) == {"r.png", "r.instances.tif"}
+    (ledger.output / "f.png").unlink()
+    with pytest.raises(InputError, match=r"f\.png: is gone"):
+        say_word(ledger.output, ["f.tif"], "corrected")
+    ledger.close()
+
+
+def test_a_word_that_is_said_while_limits_change_leaves_their_verdict(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*arguments: object, **named: object) -> object:
+        ledger.judge_by({"confidence": Limit(fail_below=0.05)})
+        return original(*arguments, **named)
+
+    original = review.act_of
+    monkeypatch.setattr(review, "act_of", slow)
+    say_word(ledger.output, ["f.tif"], "rejected", "drift")
+    (one,) = read_verdicts(ledger.output, ["fail"])[1]
+    assert (one.state, one.reasons, one.word) == ("pass", (), "rejected")
+    ledger.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can look with another user's rights")
+def test_a_ledger_that_we_may_not_see_is_said_and_ends_no_measurement() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder)
+        Ledger(output, owner="x").close()
+        (output / "a.png").touch()
+        output.chmod(0o755)
+        (output / ".emcfsys").chmod(0o700)
+        os.seteuid(65534)
+        try:
+            for look in (read_verdicts, read_ledger, review.verify_journal):
+                with pytest.raises(InputError, match="cannot be read: Permission denied"):
+                    look(output)
+            assert "is not known" in review.note_of([output / "a.png"])
+            assert masks_by_class(output) == {}  # measure looks here for folders of classes
+        finally:
+            os.seteuid(0)
 
 
 def test_a_correction_of_any_plane_of_a_stack_counts(ledger: Ledger) -> None:

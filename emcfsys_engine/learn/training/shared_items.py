@@ -20,7 +20,7 @@ from emcfsys_engine.dataset.deals import Fingerprint
 from emcfsys_engine.errors import DataFaults, InputError
 from emcfsys_engine.learn.training.dataset import Dataset, Item
 from emcfsys_engine.learn.training.distributed import Ranks
-from emcfsys_engine.learn.training.spool import ArrayFile, spool_folder
+from emcfsys_engine.learn.training.spool import ArrayFile, make_spool_folder, spool_folder
 
 _PREFIX = "shared-"
 
@@ -110,7 +110,7 @@ class _Writer:
     def __enter__(self) -> "_Writer":
         folder = spool_folder()
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_spool_folder(folder)
             _remove_left(folder)
             # Named when it is locked: until then another process would take it for left over.
             self._stream = tempfile.NamedTemporaryFile(dir=folder, delete=False)

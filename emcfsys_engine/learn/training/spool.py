@@ -3,6 +3,7 @@
 The system keeps in memory what of it is read often, and lets go of it when others need the room.
 """
 
+import errno
 import os
 import shutil
 import tempfile
@@ -26,6 +27,18 @@ def spool_folder() -> Path:
     if is_network(file_system_of(cache)):
         return Path(tempfile.gettempdir()) / f"emcfsys-{os.getuid()}" / "images"
     return cache / "images"
+
+
+def make_spool_folder(folder: Path) -> None:
+    """Make the folder, for us alone.
+
+    Raises: OSError; PermissionError where somebody else made it, or the one above it, before us:
+    whoever owns a folder in the common one for temporary files changes what we read back.
+    """
+    for place in (folder.parent, folder):
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if place.stat().st_uid not in (os.geteuid(), place.parent.stat().st_uid):
+            raise PermissionError(errno.EPERM, "belongs to another user", str(place))
 
 
 class ArrayFile:
@@ -84,7 +97,7 @@ class Spool:
         return self._mapped[first : first + size]
 
     def _begun(self, size: int) -> ArrayFile:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_spool_folder(self._folder)
         stream = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - as long as we are
         weakref.finalize(self, stream.close)  # its map keeps the content
         os.truncate(stream.fileno(), size)

@@ -204,7 +204,7 @@ class Measurements:
             return
         if rows and not is_whole:
             # Its line was on the disk before the ledger knew the image: an editor took its end.
-            last = text_of_cell(rows[-1][0])
+            last = text_of_cell(rows[-1][0]) if rows[-1] else ""
             is_torn = len(rows[-1]) < len(rows[0]) or _file_of(last, done) not in done
             rows = rows[:-1] if is_torn else rows
             self._write(rows)

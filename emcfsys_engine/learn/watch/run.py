@@ -16,9 +16,10 @@ from emcfsys_engine.errors import (
 )
 from emcfsys_engine.files import is_full
 from emcfsys_engine.hotfolder.journal import Act
-from emcfsys_engine.hotfolder.ledger import Due, Ledger, was_asked
+from emcfsys_engine.hotfolder.ledger import Due, Ledger
 from emcfsys_engine.hotfolder.notifier import Waker, choose_backend
 from emcfsys_engine.hotfolder.places import refuse_places
+from emcfsys_engine.hotfolder.review import was_asked
 from emcfsys_engine.hotfolder.scan import (
     MAX_ATTEMPTS,
     MAX_ATTEMPTS_ONCE,

@@ -1,5 +1,6 @@
 """Images on the disk: the same arrays, no file left behind, a full disk is no end."""
 
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +34,17 @@ def test_arrays_come_back_and_no_file_has_a_name(
         assert other.dtype == one.dtype
         np.testing.assert_array_equal(one, other)
     assert not list((tmp_path / "made").iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's folder")
+@pytest.mark.parametrize("depth", [1, 2])
+def test_nothing_is_kept_in_a_folder_that_another_user_made(tmp_path: Path, depth: int) -> None:
+    folder = tmp_path / "emcfsys-0" / "images"
+    theirs = (folder.parent, folder)[depth - 1]
+    theirs.mkdir(parents=True)
+    os.chown(theirs, 65534, 65534)
+    assert Spool(folder).keep(np.zeros(9)) is None
+    assert not list(theirs.iterdir())
 
 
 def test_images_beyond_the_memory_are_read_once_and_cut_alike(

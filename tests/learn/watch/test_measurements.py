@@ -82,6 +82,15 @@ def test_lines_of_images_that_the_ledger_does_not_know_are_replaced_when_measure
     assert [row["image"] for row in rows_of(output)] == now
 
 
+def test_a_line_end_that_an_editor_left_alone_is_no_line(output: Path) -> None:
+    lines = Measurements(output, ())
+    lines.append([{"image": "a.png", "px": 1}])
+    whole = lines.file.read_bytes()
+    lines.file.write_bytes(whole + b"\r")
+    Measurements(output, ["a.png"])
+    assert lines.file.read_bytes() == whole
+
+
 def test_a_torn_first_line_is_written_anew(output: Path) -> None:
     (output / FOLDER / "measurements.csv").write_text("image,heig")
     Measurements(output, ()).append([line_of(np.zeros((4, 4), np.uint8), None, "a.tif")])

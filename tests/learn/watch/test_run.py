@@ -13,7 +13,8 @@ from PIL import Image
 
 from emcfsys_engine.commands.watch import watch
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.hotfolder.ledger import Entry, Ledger, ask_retry, read_ledger
+from emcfsys_engine.hotfolder.ledger import Entry, Ledger, read_ledger
+from emcfsys_engine.hotfolder.review import ask_retry
 from emcfsys_engine.hotfolder.status import status_of
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import ImageDone, ImageFailed
