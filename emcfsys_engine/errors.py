@@ -20,7 +20,7 @@ EmcfError                    1  something we can explain went wrong
 └── ShapeError               1  tensors that do not fit together: a mistake of ours
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -69,6 +69,15 @@ class ProjectFaults(_Faults):
 
 class DataFaults(_Faults):
     """Every fault found in a project's images and labels."""
+
+    def words(self) -> list[tuple[str, str, str]]:
+        """Return what each says of where, what is wrong and what to do: to another process."""
+        return [(str(one.where), one.what, one.remedy) for one in self.faults]
+
+    @classmethod
+    def of_words(cls, words: Iterable[tuple[str, str, str]]) -> "DataFaults":
+        """Return the faults that other processes told, each once."""
+        return cls([InputError(*each) for each in dict.fromkeys(words)])
 
 
 class ImageError(InputError):

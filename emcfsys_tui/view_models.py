@@ -222,12 +222,13 @@ class Images:
 
     def matching(self, words: str) -> Sequence[int]:
         """Return the places of the images with all of these words: name, class, split, state."""
-        while self._found and not words.lower().startswith(self._found[-1][0]):
+        words = words.lower()
+        while self._found and not words.startswith(self._found[-1][0]):
             self._found.pop()  # who types on narrows down what was found
         order: Sequence[int] = self._found[-1][1] if self._found else range(len(self.rows))
-        for word in words.lower().split():
+        for word in words.split():
             order = [n for n in order if word in self._words[n]]
-        self._found.append((words.lower(), order))
+        self._found.append((words, order))
         return order
 
 

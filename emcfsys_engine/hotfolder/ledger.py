@@ -117,7 +117,7 @@ class Ledger:
     def __init__(self, output: Path, *, owner: str) -> None:
         self.output = output
         self.folder = output / FOLDER
-        self.file = self.folder / "ledger.sqlite"
+        self.file = ledger_file(output)
         self._owner = owner
         self._locks: list[int] = []
         self.told = ""  # of a ledger that was damaged
@@ -322,12 +322,17 @@ class Ledger:
         self._locks = []
 
 
+def ledger_file(output: Path) -> Path:
+    """Return where the ledger of an output folder lies, or would lie."""
+    return output / FOLDER / "ledger.sqlite"
+
+
 def ledger_in(output: Path) -> Path | None:
     """Return the ledger of an output folder, if it has one: a file, as SQLite waits for a pipe.
 
     Raises: InputError where we may not even look.
     """
-    file = output / FOLDER / "ledger.sqlite"
+    file = ledger_file(output)
     try:
         return file if file.is_file() else None
     except OSError as error:
@@ -363,7 +368,7 @@ def connect_to_read(file: Path) -> sqlite3.Connection:
 
 def id_of_ledger(output: Path) -> str:
     """Return by what a ledger is known again; "" where there is none, or it cannot be read."""
-    file = output / FOLDER / "ledger.sqlite"
+    file = ledger_file(output)
     try:
         with contextlib.closing(connect_to_read(file)) as db:
             return str(db.execute("SELECT id FROM ledger").fetchone()[0])

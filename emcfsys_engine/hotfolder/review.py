@@ -18,6 +18,7 @@ from emcfsys_engine.hotfolder.ledger import (
     connect,
     connect_to_read,
     explained,
+    ledger_file,
     ledger_in,
     read_ledger,
 )
@@ -175,7 +176,7 @@ def _files_of(output: Path, one: Judged) -> list[Path]:
 
 
 def _write(output: Path, words: Sequence[Judged], acts: Sequence[Act]) -> None:
-    file = output / FOLDER / "ledger.sqlite"
+    file = ledger_file(output)
     with contextlib.closing(connect(file)) as db, explained(file):
         with db:
             db.execute("BEGIN IMMEDIATE")

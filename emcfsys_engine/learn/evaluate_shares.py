@@ -19,7 +19,7 @@ import torch
 
 from emcfsys_engine.dataset.deals import Fingerprint
 from emcfsys_engine.dataset.splits import Sample
-from emcfsys_engine.errors import DataFaults, InputError, RunFailedError
+from emcfsys_engine.errors import DataFaults, RunFailedError
 from emcfsys_engine.launch.start import SAFE_PATH
 from emcfsys_engine.learn.device import choose_device, choose_threads
 from emcfsys_engine.learn.inference.predictor import Predictor
@@ -143,8 +143,8 @@ def _by_several(task: Task) -> tuple[Validation | None, dict[str, Fingerprint]]:
         print(f"a process of this evaluation ended: {len(waiting)} parts go back", file=sys.stderr)
     else:
         raise RunFailedError("processes of this evaluation end again and again: is memory short?")
-    if faults := [InputError(*each) for part in parts for each in part.faults]:
-        raise DataFaults(sorted(faults, key=str))
+    if faults := [each for part in parts for each in part.faults]:
+        raise DataFaults(sorted(DataFaults.of_words(faults).faults, key=str))
     prints = {name: one for part in parts for name, one in part.prints.items()}
     prints = {sample.name: prints[sample.name] for sample in task.samples}
     if task.are_others(prints):
@@ -202,5 +202,5 @@ def _look(indices: range) -> _Part:
         part.prints = share.dataset.check(indices)
         part.found = share.compared(indices)
     except DataFaults as several:
-        part.faults = [(str(one.where), one.what, one.remedy) for one in several.faults]
+        part.faults = several.words()
     return part

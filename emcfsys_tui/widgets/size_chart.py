@@ -1,5 +1,6 @@
 """What a measurement shows: distributions of sizes, and maps of grains coloured by size."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -22,7 +23,27 @@ _HALF = 50.0  # %: half of all objects, of their area, of their volume is smalle
 _LEAST_WIDTH = 20
 
 
-class SizeChartView(Widget):
+class _DrawnOnce(Widget):
+    """Lines that are drawn anew only for another size or other colours."""
+
+    _drawn_for: object = None
+    _lines: Sequence[Strip] = ()
+
+    def render_line(self, y: int) -> Strip:
+        """Draw one line."""
+        colours = cast("EmcfApp", self.app).colours
+        if self._drawn_for != (self.size, colours):
+            self._drawn_for, self._lines = (self.size, colours), self.drawn(colours)
+        if y < len(self._lines):
+            return self._lines[y].crop_extend(0, self.size.width, self.rich_style)
+        return Strip.blank(self.size.width, self.rich_style)
+
+    def drawn(self, colours: tuple[Colour, ...]) -> list[Strip]:
+        """Return the lines at this size."""
+        raise NotImplementedError
+
+
+class SizeChartView(_DrawnOnce):
     """One chart; the letter of each curve lies on it, where colours do not tell them apart."""
 
     SCOPED_CSS = False
@@ -36,20 +57,9 @@ class SizeChartView(Widget):
     def __init__(self, chart: SizeChart) -> None:
         super().__init__()
         self._chart = chart
-        self._drawn_for: object = None
-        self._lines: list[Strip] = []
 
-    def render_line(self, y: int) -> Strip:
-        """Draw one line: title, canvas, axis, names of the curves."""
-        colours = cast("EmcfApp", self.app).colours
-        if self._drawn_for != (self.size, colours):
-            self._drawn_for = self.size, colours
-            self._lines = self._drawn(colours)
-        if y < len(self._lines):
-            return self._lines[y].crop_extend(0, self.size.width, self.rich_style)
-        return Strip.blank(self.size.width, self.rich_style)
-
-    def _drawn(self, colours: tuple[Colour, ...]) -> list[Strip]:
+    def drawn(self, colours: tuple[Colour, ...]) -> list[Strip]:
+        """Return title, canvas, axis, names of the curves."""
         base = self.rich_style
         dim = base + self.get_component_rich_style("size-chart--dim", partial=True)
         chart, width = self._chart, self.size.width - _AXIS - 1
@@ -96,7 +106,7 @@ def _stroke(curve: SizeCurve, colour: Colour) -> Stroke:
     return Stroke(xs=[x for x, _ in curve.points], ys=[y for _, y in curve.points], colour=colour)
 
 
-class SizeMapView(Widget):
+class SizeMapView(_DrawnOnce):
     """Grains coloured by their size, a pixel a half-block."""
 
     SCOPED_CSS = False
@@ -110,18 +120,9 @@ class SizeMapView(Widget):
     def __init__(self, shown: SizeMap) -> None:
         super().__init__()
         self._shown = shown
-        self._drawn_for: object = None
-        self._lines: list[Strip] = []
 
-    def render_line(self, y: int) -> Strip:
-        """Draw one line: title, what the colours mean, the map."""
-        if self._drawn_for != self.size:
-            self._drawn_for, self._lines = self.size, self._drawn()
-        if y < len(self._lines):
-            return self._lines[y].crop_extend(0, self.size.width, self.rich_style)
-        return Strip.blank(self.size.width, self.rich_style)
-
-    def _drawn(self) -> list[Strip]:
+    def drawn(self, colours: tuple[Colour, ...]) -> list[Strip]:
+        """Return title, what the colours mean, the map."""
         dim = self.rich_style + self.get_component_rich_style("size-map--dim", partial=True)
         one = self._shown
         title = f"─ {one.title}: grains by size"

@@ -100,9 +100,7 @@ class ImageJobs:
         self._predictor = predictor
         self._book = book
         self._companions = companions
-        card = predictor.card
-        own = lambda image: enlargement(image, card) if card.rescales else 1.0  # noqa: E731
-        self._scale_of = scale_of or own
+        self._scale_of = scale_of or self._own_scale
         self._asked = asked
         self._wanted = Wanted(
             probabilities=companions.probabilities, uncertainty=companions.uncertainty
@@ -113,6 +111,10 @@ class ImageJobs:
         self._told_grey = predictor.channels == GREY  # nothing to tell
         self._open: dict[ImageRef, OpenImage] = {}
         self._last_px = LARGE_PX  # of the image that was read last
+
+    def _own_scale(self, image: OpenImage) -> float:
+        card = self._predictor.card
+        return enlargement(image, card) if card.rescales else 1.0
 
     def files(self, ref: ImageRef, mask_file: Path) -> list[Path]:
         """Return everything that is written for an image."""

@@ -21,7 +21,7 @@ from emcfsys_engine.files import remedy_of, temporary_of
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.origins import Maker
 from emcfsys_engine.images.output_book import OutputBook, free_version
-from emcfsys_engine.images.output_names import instances_of, stem_of
+from emcfsys_engine.images.output_names import instances_of, is_ome_zarr, stem_of
 from emcfsys_engine.images.own_files import digest_of_output, identity_of, put
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.images.writers import (
@@ -149,8 +149,8 @@ class Companions:
         kinds = ["overlay"] * self.overlay + ["uncertainty"] * self.uncertainty
         if self.probabilities:
             kinds += probability_kinds(card.classes).values()
-        objects = [file for file in (instances_of(mask_file),) if card.instances]
-        objects = [file for file in objects if mask_file not in file.parents]
+        is_beside = card.instances and not is_ome_zarr(mask_file)  # in that they are inside
+        objects = [instances_of(mask_file)] if is_beside else []
         return [mask_file, *(companion(mask_file, kind) for kind in kinds), *objects]
 
 

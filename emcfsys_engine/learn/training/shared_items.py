@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import tempfile
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +16,7 @@ import msgspec
 import numpy as np
 
 from emcfsys_engine.dataset.deals import Fingerprint
-from emcfsys_engine.errors import DataFaults, InputError
+from emcfsys_engine.errors import DataFaults
 from emcfsys_engine.learn.training.dataset import Dataset, Item
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.spool import ArrayFile, make_spool_folder, spool_folder
@@ -54,8 +53,8 @@ def read_together(datasets: Sequence[Dataset], ranks: Ranks) -> dict[str, Finger
     with _Writer() as writer:
         own = msgspec.msgpack.encode(_read_share(datasets, ranks, writer))
         everybody = [msgspec.msgpack.decode(one, type=_Told) for one in ranks.gathered_bytes(own)]
-        if faults := dict.fromkeys(chain.from_iterable(one.faults for one in everybody)):
-            raise DataFaults([InputError(*words) for words in faults])
+        if faults := [words for one in everybody for words in one.faults]:
+            raise DataFaults.of_words(faults)
         first = ranks.rank - ranks.local_rank
         here = everybody[first : first + ranks.local_world]  # of this machine
         for told in here:
@@ -77,7 +76,7 @@ def _read_share(datasets: Sequence[Dataset], ranks: Ranks, writer: "_Writer") ->
         try:
             told.prints.update(dataset.check(share, keep))
         except DataFaults as several:
-            told.faults.extend((str(one.where), one.what, one.remedy) for one in several.faults)
+            told.faults.extend(several.words())
     return told
 
 
