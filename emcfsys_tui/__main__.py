@@ -14,6 +14,7 @@ from emcfsys_engine import __version__
 from emcfsys_engine.errors import EmcfError, printable
 
 _SWITCH_S = 0.001  # keys are answered while threads read: they give way five times as often
+_NEVER = 1 << 30  # so many collections of the young, and Python would look through the old
 _ABOUT = """Segment electron micrographs from a terminal.
 
 Without DIR it lists the projects of ./projects and the recent ones.
@@ -56,6 +57,8 @@ def _start(folder: Path | None, *, read_only: bool, theme: str) -> int:
     gc.disable()  # what is imported stays: to look through it stops the first paint, then keys
     app = import_module("emcfsys_tui.app").EmcfApp(folder, read_only=read_only, settings=from_file)
     gc.freeze()
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, _NEVER)  # the old are looked through while nobody types
     gc.enable()
     sys.setswitchinterval(_SWITCH_S)
     app.run()

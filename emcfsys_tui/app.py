@@ -1,6 +1,7 @@
 """The application: screens, themes, the palette, toasts, and a clean end."""
 
 import asyncio
+import gc
 import os
 import platform
 import select
@@ -70,6 +71,9 @@ def save_report(error: BaseException, where: str = "") -> Path | None:
 
 
 _HANG_UP_S = 2.0  # between two looks whether the terminal is still there
+_REST_S = 1.0  # without a key: the time to look for what nothing refers to any longer
+_MANY_COLLECTIONS = 10  # of the young, Python's own number before it looks through the old
+_TOO_MANY_COLLECTIONS = 1000  # so long somebody may type without a rest
 Severity = Literal["information", "warning", "error"]
 
 
@@ -186,6 +190,7 @@ class EmcfApp(OrderedKeysApp):
                 self._driver.cells = None
         if not self.is_headless:
             self.set_interval(_HANG_UP_S, self._look_at_terminal)
+            self.set_interval(_REST_S, self.collect_at_rest)
         for fault in self.settings.faults:
             self.tell(fault, "warning")
         if self.settings.keys:
@@ -212,6 +217,13 @@ class EmcfApp(OrderedKeysApp):
         terminal.register(sys.__stdin__ or 0, 0)
         if terminal.poll(0):
             self._hang_up()
+
+    def collect_at_rest(self) -> None:
+        """Look through the old objects, which takes as long as two keys, while nobody types."""
+        waiting = gc.get_count()[2]
+        is_resting = time.monotonic() - self.typed_at > _REST_S
+        if waiting > (_MANY_COLLECTIONS if is_resting else _TOO_MANY_COLLECTIONS):
+            gc.collect()
 
     def _hang_up(self) -> None:
         """Leave at once; there is no terminal to be left tidy."""

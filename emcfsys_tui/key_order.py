@@ -8,6 +8,7 @@ somewhere else. Here the next key waits until the one before has climbed to the 
 
 import contextlib
 import sys
+import time
 from collections import deque
 from collections.abc import Iterable
 from functools import partial
@@ -47,6 +48,7 @@ class OrderedKeysApp(App[None]):
     def __init__(self) -> None:
         super().__init__()
         self._typed: deque[events.Key | events.Paste] = deque()  # the first is being handled
+        self.typed_at = 0.0  # when the newest came, of time.monotonic()
 
     def get_driver_class(self) -> type[Driver]:
         """Return Textual's driver, with our own reading of Esc, and fewer bytes to the terminal."""
@@ -62,6 +64,7 @@ class OrderedKeysApp(App[None]):
         if event.is_forwarded or not isinstance(event, events.Key | events.Paste):
             await super().on_event(event)
             return
+        self.typed_at = time.monotonic()
         if isinstance(event, events.Paste):
             event = events.Paste(_plain(event.text))
         self._typed.append(event)

@@ -23,7 +23,7 @@ from emcfsys_engine.images.walk import FileStamp, split_glob, stamp_of, stamps_b
 from emcfsys_engine.project import load_project
 from emcfsys_tui.engine.form import edit_project
 from emcfsys_tui.engine.predictions import prediction_folder
-from emcfsys_tui.engine.runs import LOOKING, child_environment, run_command
+from emcfsys_tui.engine.runs import LOOKING, child_environment, give_way, run_command
 from emcfsys_tui.messages import (
     CheckRead,
     FactsRead,
@@ -219,6 +219,7 @@ def list_images(
     if names_first:
         post(ImagesRead(Images(quick), is_complete=False))
     child = _start(["list", str(project.file)])
+    give_way(child)
     assert child.stdout is not None
     try:
         for line in child.stdout:
@@ -231,7 +232,8 @@ def list_images(
 
 def check(folder: Path) -> CheckRead:
     """Run the engine's check in a child and return what it found."""
-    done = run_command(["check", str(folder), "--json", "--no-dry-run"], is_look=True)
+    words = ["check", str(folder), "--json", "--no-dry-run"]
+    done = run_command(words, is_look=True, on_start=give_way)
     try:
         report: dict[str, Any] = msgspec.json.decode(done.out)
     except msgspec.DecodeError:

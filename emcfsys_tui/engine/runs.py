@@ -1,5 +1,6 @@
 """The engine as the interface sees it: projects and runs; called from threads."""
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -33,6 +34,7 @@ class CommandEnd(msgspec.Struct, frozen=True, kw_only=True):
     words: str  # what it said on stderr
 
 
+_GIVES_WAY = 5  # a third of what other processes get, where all cores are busy
 # Children that only look: they may be ended at any time, and are when the interface leaves.
 LOOKING: "set[subprocess.Popen[bytes]]" = set()
 
@@ -41,6 +43,13 @@ def end_looking() -> None:
     """End every child that only looks, so that leaving never waits for one."""
     for child in list(LOOKING):
         child.kill()
+
+
+def give_way(child: "subprocess.Popen[bytes]") -> None:
+    """Let a child that nobody waits for come behind the keys: it would take a core of its own."""
+    with contextlib.suppress(OSError):  # it has ended
+        now = os.getpriority(os.PRIO_PROCESS, child.pid)
+        os.setpriority(os.PRIO_PROCESS, child.pid, min(now + _GIVES_WAY, 19))
 
 
 def run_command(

@@ -5,17 +5,18 @@ of a noisy micrograph differ from cell to cell by what nobody sees. Here each ce
 that cost least: bytes, and the squared error times a price that falls until the picture fits.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import NamedTuple, Self
 
 import numpy as np
 
 _BYTES_A_CELL = 5.0
 _FEW_BYTES = 4800  # that any picture may cost: with the rest of a key in Data less than 6 kB
-_PRICES = (0.1, 0.04, 0.02, 0.012, 0.008, 0.004)  # the last one still looks like the micrograph
+_PRICES = (0.1, 0.04, 0.02, 0.012, 0.008, 0.004, 0.003)  # with the last it is still a micrograph
 _TOLERANCE = 64  # of 256 greys: an edge stays an edge
 _SAMPLE = 4  # the price is found on every fourth line of cells
 _STATES = 3  # so many ways to write a line are followed
+_AHEAD = 4  # cells whose mean grey may stand for all of them
 _LEVELS = 24  # greys that a terminal has
 _CHANGED = (0, 11, 20)  # bytes of SGR for no, one or two other colours
 _COLOURED = 256  # and above: colours, which stay as they are
@@ -59,10 +60,11 @@ def calmed(grey_HW: np.ndarray, colour_HW: np.ndarray | None = None) -> np.ndarr
 def _cheapest(upper: Sequence[int], lower: Sequence[int], price: float) -> _Way:
     """Return the cheapest way to write a line of cells that is found."""
     ways = [_Way()]
-    for top, bottom in zip(upper, lower, strict=True):
+    for place, (top, bottom) in enumerate(zip(upper, lower, strict=True)):
         best: dict[tuple[int, int], _Way] = {}
+        means = {_mean_grey(line[place : place + _AHEAD]) for line in (upper, lower)}
         for way in ways:
-            for longer in _longer(way, top, bottom, price):
+            for longer in _longer(way, top, bottom, means, price):
                 known = best.get(longer[2:4])
                 if known is None or longer[0] < known[0]:
                     best[longer[2:4]] = longer
@@ -70,11 +72,21 @@ def _cheapest(upper: Sequence[int], lower: Sequence[int], price: float) -> _Way:
     return ways[0]
 
 
-def _longer(way: _Way, top: int, bottom: int, price: float) -> Iterator[_Way]:
+def _mean_grey(values: Sequence[int]) -> int:
+    """Return the terminal's grey that is nearest to the mean of these; -1 where there is none."""
+    greys = [value for value in values if value < _COLOURED]
+    if not greys:
+        return -1
+    step = 255 / (_LEVELS - 1)
+    return round(round(sum(greys) / len(greys) / step) * step)
+
+
+def _longer(way: _Way, top: int, bottom: int, means: Set[int], price: float) -> Iterator[_Way]:
     """Return the ways to write one cell more."""
     fore, back = way.fore, way.back
-    for a, a_error in _choices(top, fore, back):
-        for b, b_error in _choices(bottom, fore, back):
+    known = {fore, back, *means}
+    for a, a_error in _choices(top, known):
+        for b, b_error in _choices(bottom, known):
             blank = ((fore, a, 1), (a, back, 3))  # an empty cell, a full one
             halves = ((a, b, 3), (b, a, 3))  # the upper half-block, the lower one
             for new_fore, new_back, num_bytes in blank if a == b else halves:
@@ -83,11 +95,11 @@ def _longer(way: _Way, top: int, bottom: int, price: float) -> Iterator[_Way]:
                 yield _Way(cost, way.num_bytes + num_bytes, new_fore, new_back, (a, b), way)
 
 
-def _choices(wanted: int, fore: int, back: int) -> list[tuple[int, int]]:
+def _choices(wanted: int, known: Set[int]) -> list[tuple[int, int]]:
     """Return the colours that a half of a cell may take, with their squared errors."""
     found = [(wanted, 0)]
     if wanted < _COLOURED:
-        for one in (fore, back):
+        for one in known:
             error = abs(one - wanted)
             if 0 <= one < _COLOURED and 0 < error <= _TOLERANCE:
                 found.append((one, error * error))

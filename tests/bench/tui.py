@@ -40,6 +40,7 @@ def main() -> None:
             *long_run(home),
             *many_images(home),
             *streams(home),
+            *both_at_once(home),
         ]
     widths = [max(len(line[n]) for line in lines) for n in range(3)]
     for line in lines:
@@ -137,16 +138,7 @@ def long_run(home: Path, num_events: int = 1_000_000) -> Iterator[Line]:
 
 def many_images(home: Path, num_images: int = 100_000) -> Iterator[Line]:
     """A project of a hundred thousand images."""
-    folder = home / "many"
-    images = folder / "images"
-    images.mkdir(parents=True)
-    for number in range(num_images):
-        (images / f"image_{number:06}.png").touch()
-    (folder / "masks").mkdir()
-    (folder / "project.toml").write_text(
-        '[project]\nname = "many"\n[classes]\na = 0\nb = 1\n'
-        '[[data]]\nimages = "images"\nmasks = "masks"\n'
-    )
+    folder = _many(home, num_images)
     terminal = _open(home, [str(folder)])
     try:
         terminal.wait_for("Hot folder")
@@ -161,6 +153,34 @@ def many_images(home: Path, num_images: int = 100_000) -> Iterator[Line]:
     finally:
         terminal.close()
     shutil.rmtree(folder)
+
+
+def both_at_once(home: Path) -> Iterator[Line]:
+    """A hundred thousand images and five runs at 50 events a second, 150 keys in each tab."""
+    folder = _many(home, 100_000)
+    with _streaming(folder, num_runs=5, per_s=50):
+        terminal = _open(home, [str(folder)])
+        try:
+            terminal.wait_for("Hot folder")
+            terminal.press("1")
+            terminal.wait_for("100,000 images")
+            terminal.read_for(8.0)
+            keys = [*"jjjjj", *["\x1b[6~"] * 5, *["\x1b[A"] * 5, "G", "g"] * 9
+            answers = [terminal.answer_s(key) for key in keys]
+            yield _most("100,000 images and 5 runs: a key in Data", answers)
+            terminal.press("3")
+            terminal.read_for(2.0)
+            answers = [terminal.answer_s(key) for key in "jk" * 75]
+            yield _most("100,000 images and 5 runs: a key in Runs", answers)
+        finally:
+            terminal.close()
+    shutil.rmtree(folder)
+
+
+def _most(name: str, answers: list[float]) -> Line:
+    middle, most = statistics.median(answers), statistics.quantiles(answers, n=100)[98]
+    words = f"median {middle * 1000:.0f} ms, 99th percentile {most * 1000:.0f} ms"
+    return name, words, "≤ 50 ms", _verdict(most <= 0.05)
 
 
 def streams(home: Path) -> Iterator[Line]:
@@ -224,6 +244,20 @@ def _demo(home: Path) -> Path:
     folder = home / "demo"
     if not folder.exists():
         make_demo(folder)
+    return folder
+
+
+def _many(home: Path, num_images: int) -> Path:
+    folder = home / "many"
+    images = folder / "images"
+    images.mkdir(parents=True)
+    for number in range(num_images):
+        (images / f"image_{number:06}.png").touch()
+    (folder / "masks").mkdir()
+    (folder / "project.toml").write_text(
+        '[project]\nname = "many"\n[classes]\na = 0\nb = 1\n'
+        '[[data]]\nimages = "images"\nmasks = "masks"\n'
+    )
     return folder
 
 

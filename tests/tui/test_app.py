@@ -1,11 +1,15 @@
 """The program around the tabs: small terminals, themes, keys of a person's own."""
 
+import gc
 import re
+import time
 from importlib.resources import files
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from emcfsys_tui.app import EmcfApp
 from emcfsys_tui.settings import Settings
 from tests.tui.conftest import made_run, opened, screen_text, until
 
@@ -18,6 +22,25 @@ async def test_keys_can_be_changed(demo: Path) -> None:
     async with opened(demo, "3", settings=settings) as pilot:
         await pilot.press("ctrl+x")
         await until(pilot, lambda: "No model files" in screen_text(pilot))
+
+
+async def test_old_objects_are_looked_through_while_nobody_types(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collected: list[str] = []
+    async with opened(demo, "3") as pilot:
+        app = cast("EmcfApp", pilot.app)
+        monkeypatch.setattr(gc, "collect", lambda: collected.append("old"))
+        for waiting, rest_s, expected in (
+            (11, 0.5, []),  # a key came half a second ago
+            (10, 60.0, []),  # there is nothing much to find
+            (11, 60.0, ["old"]),
+            (1001, 0.0, ["old", "old"]),  # somebody types on and on
+        ):
+            monkeypatch.setattr(gc, "get_count", lambda waiting=waiting: (0, 0, waiting))
+            app.typed_at = time.monotonic() - rest_s
+            app.collect_at_rest()
+            assert collected == expected
 
 
 async def test_a_small_terminal_says_so(demo: Path) -> None:

@@ -1,6 +1,9 @@
 """Budgets as a person writes them; a run is deleted that a person saw."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,13 +11,24 @@ import pytest
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import TrainRequest
-from emcfsys_tui.engine.runs import budget_of, delete_run
+from emcfsys_tui.engine.runs import budget_of, delete_run, give_way
 
 
 def test_budgets_are_steps_or_minutes() -> None:
     assert budget_of("2,000") == "training.steps=2000"
     assert budget_of(" 30 min ") == "training.minutes=30"
     assert budget_of("0.5min") == "training.minutes=0.5"
+
+
+def test_a_child_that_nobody_waits_for_comes_behind_the_keys_and_an_ended_one_harms_nothing() -> (
+    None
+):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        before = os.getpriority(os.PRIO_PROCESS, child.pid)
+        give_way(child)
+        assert os.getpriority(os.PRIO_PROCESS, child.pid) == min(before + 5, 19)
+        child.communicate(b"\n")
+    give_way(child)
 
 
 def test_another_run_that_took_the_place_of_the_one_to_delete_is_kept(
