@@ -304,7 +304,8 @@ def _pair(text: str) -> tuple[str, str]:
 
 @click.command()
 @click.argument("masks", type=click.Path())
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for tables.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for tables.")
+@click.option("--summary", is_flag=True, help="MASKS is a folder of tables: tell what they say.")
 @click.option("--images", type=click.Path(), help="Their images: for intensity and pixel size.")
 @click.option("--project", type=click.Path(path_type=Path), help="Take its classes.")
 @click.option("--model", type=click.Path(path_type=Path), help="Take a model file's classes.")
@@ -324,7 +325,12 @@ def _pair(text: str) -> tuple[str, str]:
 @click.option("--numbered", is_flag=True, help="Each value but 0 is one object.")
 @click.option("--background", help='The class without objects ("none": all have objects).')
 @click.option(
-    "--format", "table", type=click.Choice(["csv", "parquet"]), default="csv", help="Of the tables."
+    "--format",
+    "table",
+    type=click.Choice(["csv", "parquet", "parts"]),
+    default="csv",
+    show_default=True,
+    help="Of the tables; parts: Parquet files as they come, for any number of masks.",
 )
 @click.option(
     "--histogram",
@@ -355,7 +361,8 @@ def _pair(text: str) -> tuple[str, str]:
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
 def measure(
     masks: str,
-    out: Path,
+    out: Path | None,
+    summary: bool,
     images: str | None,
     project: Path | None,
     model: Path | None,
@@ -371,6 +378,7 @@ def measure(
     fractions, counts) and a histogram a class. Lengths are in nm when all pixel sizes are known,
     else in px; where rows and columns differ in size, all are those of the specimen.
     --standard adds numbers as ASTM E112, E562, E1245 or ISO 13322-1 ask for them, with intervals.
+    --summary reads the tables of a folder again, of 10⁸ objects in seconds.
 
     Example: emcfsys-engine measure masks --images new_images --model best.safetensors --out numbers
     """
@@ -378,6 +386,11 @@ def measure(
     from emcfsys_engine.tools.measure.masks import measure_masks
     from emcfsys_engine.tools.measure.results import MeasureSettings, classes_for
 
+    if summary:
+        _say_summary(Path(masks), as_json=as_json)
+        return
+    if out is None:
+        raise click.UsageError("Missing option '--out': the folder for the tables")
     applied = _standard_of(standard, options)
     if calibrate is not None and applied is None:
         raise click.UsageError("--calibrate corrects a standard's numbers: give --standard")
@@ -407,6 +420,16 @@ def measure(
         if found.num_masks:
             say(str(out.absolute()))
     raise SystemExit(1 if found.failed else 0)
+
+
+def _say_summary(folder: Path, *, as_json: bool) -> None:
+    from emcfsys_engine.tools.measure.summary import summarise
+
+    found = summarise(folder)
+    if as_json:
+        say_json(found)
+    else:
+        say_lines(found.text)
 
 
 def _standard_of(name: "Standard | None", options: dict[str, Any]) -> "StandardSettings | None":

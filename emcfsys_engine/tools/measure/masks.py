@@ -13,9 +13,17 @@ from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.tools.measure.fields import Field, Fields, Labels, open_fields
 from emcfsys_engine.tools.measure.objects import measure_objects
-from emcfsys_engine.tools.measure.results import Measurement, MeasureSettings, write_measurement
+from emcfsys_engine.tools.measure.parts import PartsWriter
+from emcfsys_engine.tools.measure.results import (
+    Measurement,
+    MeasureSettings,
+    finish_parts,
+    write_measurement,
+)
 from emcfsys_engine.tools.measure.runs import told_of_numbers
+from emcfsys_engine.tools.measure.standards.results import Calibration
 from emcfsys_engine.tools.measure.standards.study import Study, calibrate, need_one_scale
+from emcfsys_engine.tools.measure.summary import need_duckdb
 from emcfsys_engine.tools.measure.tables import ClassShare, MaskMeasured, need_parquet
 
 _BAND_ROWS = 512
@@ -40,32 +48,81 @@ def measure_masks(
     the scale.
     """
     base = base or Path.cwd()
-    if settings.table == "parquet":
+    if settings.table != "csv":
         need_parquet()
     fields = open_fields(masks, out, settings, images=images, base=base)
     study = _study(settings, fields)
     calibration = None
     if study is not None and settings.calibrate is not None:
         calibration = calibrate(study, *settings.calibrate, out, base)
-    measured = _measure_all(fields, settings, study, on_mask)
-    fields.items.say_without_numbers()
+    if settings.table == "parts":
+        return _measure_in_parts(fields, settings, study, calibration, out, on_mask)
+    measured: list[MaskMeasured] = []
+    _measure_all(fields, settings, study, measured.append, on_mask)
     seen = {share.value for one in measured for share in one.shares if share.area_px}
     if settings.classes is None:  # of 255 possible values only those that occur have a row
         measured = [_with_shares(one, seen) for one in measured]
-    items, labels = fields.items, fields.labels
-    if note := note_of([mask.path for mask in items.masks]):
-        items.notes.append(note)
-    names = [pair for pair in labels.names if settings.classes is not None or pair[0] in seen]
+    names = [
+        pair for pair in fields.labels.names if settings.classes is not None or pair[0] in seen
+    ]
+    _note_what_masks_are(fields)
     try:
         written = write_measurement(
-            measured, names, fields.unit, out, settings, failed=items.failed, notes=items.notes
-        )
-        if study is None or not measured:
-            return written
-        return msgspec.structs.replace(written, standard=study.report(OutputBook(out), calibration))
+            measured, names, fields.unit, out, settings,
+            failed=fields.items.failed, notes=fields.items.notes,
+        )  # fmt: skip
+        return _with_standard(written, study, calibration, out)
     except OSError as error:
-        what = f"cannot be written: {error.strerror}"
-        raise InputError(out, what, remedy_of(error)) from None
+        raise _unwritable(out, error) from None
+
+
+def _measure_in_parts(
+    fields: Fields,
+    settings: MeasureSettings,
+    study: Study | None,
+    calibration: Calibration | None,
+    out: Path,
+    on_mask: Callable[[int, int], None] | None,
+) -> Measurement:
+    """Write tables in parts as they come: of any number of masks, memory stays flat."""
+    need_duckdb()
+    try:
+        writer = PartsWriter(out, fields.unit, fields.labels.names)
+
+        def take(one: MaskMeasured) -> None:
+            occurring = {share.value for share in one.shares if share.area_px}
+            writer.take(one if settings.classes is not None else _with_shares(one, occurring))
+
+        try:
+            _measure_all(fields, settings, study, take, on_mask)
+            _note_what_masks_are(fields)
+            written = finish_parts(
+                writer, out, settings, failed=fields.items.failed, notes=fields.items.notes
+            )
+        except BaseException:
+            writer.give_up()
+            raise
+        return _with_standard(written, study, calibration, out)
+    except OSError as error:
+        raise _unwritable(out, error) from None
+
+
+def _note_what_masks_are(fields: Fields) -> None:
+    fields.items.say_without_numbers()
+    if note := note_of([mask.path for mask in fields.items.masks]):
+        fields.items.notes.append(note)
+
+
+def _with_standard(
+    written: Measurement, study: Study | None, calibration: Calibration | None, out: Path
+) -> Measurement:
+    if study is None or not written.num_masks:
+        return written
+    return msgspec.structs.replace(written, standard=study.report(OutputBook(out), calibration))
+
+
+def _unwritable(out: Path, error: OSError) -> InputError:
+    return InputError(out, f"cannot be written: {error.strerror}", remedy_of(error))
 
 
 def _study(settings: MeasureSettings, fields: Fields) -> Study | None:
@@ -79,24 +136,24 @@ def _measure_all(
     fields: Fields,
     settings: MeasureSettings,
     study: Study | None,
+    take: Callable[[MaskMeasured], object],
     on_mask: Callable[[int, int], None] | None,
-) -> list[MaskMeasured]:
-    measured: list[MaskMeasured] = []
+) -> None:
     open_masks = tuple(fields.items.masks)
     for number, mask in enumerate(open_masks, start=1):
         try:
             field = fields.read(mask)
-            measured.append(_measure(field, fields.labels, settings))
+            measured = _measure(field, fields.labels, settings)
+            take(measured)
             if field.numbered is not None:
                 said = told_of_numbers(field.numbered, field.ids.shape[1])
                 fields.items.notes += [f"{field.name}: {words}" for words in said]
             if study is not None:
-                study.take(field, fields.labels, measured[-1])
+                study.take(field, fields.labels, measured)
         except InputError as fault:
             fields.items.fail(mask, fault)
         if on_mask is not None:
             on_mask(number, len(open_masks))
-    return measured
 
 
 def _measure(field: Field, labels: Labels, settings: MeasureSettings) -> MaskMeasured:

@@ -19,7 +19,9 @@ from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.tools.measure.objects import Split
+from emcfsys_engine.tools.measure.parts import PARTS_FILE, PartsWriter
 from emcfsys_engine.tools.measure.standards.results import StandardReport, StandardSettings
+from emcfsys_engine.tools.measure.summary import ClassOfTables, summarise
 from emcfsys_engine.tools.measure.tables import (
     MaskMeasured,
     TableFormat,
@@ -30,6 +32,7 @@ from emcfsys_engine.tools.measure.tables import (
 )
 from emcfsys_engine.tools.measure.watershed import NECK
 from emcfsys_engine.tools.report.charts import Chart, Curve, escaped, figure_of, page
+from emcfsys_engine.tools.report.sizes import distribution_charts, sizes_of_parts
 
 HistogramOf = Literal["diameter", "area", "feret", "circularity", "neighbour", "none"]
 
@@ -221,6 +224,58 @@ def write_measurement(
         classes=tuple(_summary(measured, value, name) for value, name in names),
         failed=tuple(failed),
         notes=tuple(notes),
+    )
+
+
+def finish_parts(
+    writer: PartsWriter,
+    out: Path,
+    settings: MeasureSettings,
+    *,
+    failed: Sequence[NotMeasured],
+    notes: Sequence[str],
+) -> Measurement:
+    """Finish tables in parts, draw their distributions, and return the summary.
+
+    Where nothing was measured nothing is written: earlier tables stay.
+    Raises: OSError when they cannot be written.
+    """
+    if not writer.num_masks:
+        return write_measurement((), (), "px", out, settings, failed=failed, notes=notes)
+    listed = writer.finish()
+    found = summarise(out)
+    drawn: list[Path] = []
+    charts = distribution_charts(sizes_of_parts(out))
+    if charts and settings.histogram != "none":
+        title = "Distribution of equivalent diameter"
+        body = f"<h1>{title}</h1>{charts}"
+        content = page(title, body).encode()
+        drawn = [write_own(out / HISTOGRAMS_FILE, content, OutputBook(out))]
+    value_of = {name: value for value, name in writer.names}
+    return Measurement(
+        unit=listed.unit,
+        num_masks=listed.num_masks,
+        num_objects=listed.num_objects,
+        objects_file=str(out / PARTS_FILE),
+        images_file=str(out / PARTS_FILE),
+        histograms=tuple(str(file) for file in drawn),
+        classes=tuple(_summary_of_parts(one, value_of[one.name], writer) for one in found.classes),
+        failed=tuple(failed),
+        notes=tuple(notes),
+    )
+
+
+def _summary_of_parts(one: ClassOfTables, value: int, writer: PartsWriter) -> ClassSummary:
+    area = writer.area_of[value]
+    return ClassSummary(
+        name=one.name,
+        value=value,
+        num_objects=one.num_objects,
+        area_fraction=area / writer.labelled_area if writer.labelled_area else None,
+        area=area,
+        mean_diameter=one.mean_diameter,
+        sd_diameter=one.sd_diameter,
+        median_diameter=one.median_diameter,
     )
 
 

@@ -16,7 +16,7 @@ from emcfsys_engine.text import cell_of
 from emcfsys_engine.tools.measure.objects import Objects
 
 Unit = Literal["nm", "px"]
-TableFormat = Literal["csv", "parquet"]
+TableFormat = Literal["csv", "parquet", "parts"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ def write_table(book: OutputBook, stem: str, table: Table, kind: TableFormat) ->
 
     Raises: InputError when Parquet is asked for and pyarrow is not installed.
     """
-    content = csv_of(table) if kind == "csv" else _parquet_of(table)
+    content = csv_of(table) if kind == "csv" else parquet_of(table)
     return write_own(book.out / f"{stem}.{kind}", content, book)
 
 
@@ -231,12 +231,16 @@ def _cells(values: np.ndarray) -> list[object]:
     return [cell_of(value) for value in values.tolist()]
 
 
-def _parquet_of(table: Table) -> bytes:
+def parquet_of(table: Table) -> bytes:
+    """Return a table as Parquet; bytes of names that are no text stand as \\xff.
+
+    Raises: InputError without pyarrow.
+    """
     need_parquet()
     arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     columns = {
         column.name: arrow.array(
-            column.values.tolist() if column.values.dtype == object else column.values,
+            list(map(_as_text, column.values)) if column.values.dtype == object else column.values,
             type=arrow.string() if column.values.dtype == object else None,
             from_pandas=True,  # NaN is "no value"
         )
@@ -245,3 +249,7 @@ def _parquet_of(table: Table) -> bytes:
     stream = io.BytesIO()
     parquet.write_table(arrow.table(columns), stream)
     return stream.getvalue()
+
+
+def _as_text(name: str) -> str:
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

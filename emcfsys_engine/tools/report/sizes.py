@@ -13,6 +13,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.text import text_of_cell
+from emcfsys_engine.tools.measure.parts import PARTS_FILE
+from emcfsys_engine.tools.measure.summary import counted_sizes
 from emcfsys_engine.tools.report.charts import (
     Chart,
     Curve,
@@ -46,6 +48,7 @@ class Sizes:
     size: np.ndarray
     weight: np.ndarray
     unit: str = "nm"
+    num_objects: int | None = None  # where a size stands for many of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +81,7 @@ def size_charts(folder: Path) -> list[Chart]:
 
     Raises: InputError when the folder holds no table of objects, or one that is not ours.
     """
-    return _charts_of(_read_sizes(folder / _OBJECTS))
+    return _charts_of(_sizes_in(folder))
 
 
 def _charts_of(found: Sequence[Sizes]) -> list[Chart]:
@@ -149,11 +152,34 @@ def numbers_section(folder: Path) -> str:
 
     Raises: InputError when it holds no table of objects, or one that measure did not write.
     """
-    charts = distribution_charts(_read_sizes(folder / _OBJECTS))
+    charts = distribution_charts(_sizes_in(folder))
     tables = "".join(_standard_table(folder / f"{name}.csv", name) for name in _STANDARDS)
     maps = [embedded(file, file.stem) for file in sorted(folder.glob("grain-map-*.png"))]
     pictures = f'<div class="pictures">{"".join(maps)}</div>' if maps else ""
     return section("Sizes", tables, charts, pictures)
+
+
+def sizes_of_parts(folder: Path) -> list[Sizes]:
+    """Return the diameters of whole objects of tables in parts, in narrow steps.
+
+    Raises: InputError when they cannot be read.
+    """
+    return [
+        Sizes(
+            name=one.name,
+            size=one.size,
+            weight=one.count,
+            unit=one.unit,
+            num_objects=int(one.count.sum()),
+        )
+        for one in counted_sizes(folder)
+    ]
+
+
+def _sizes_in(folder: Path) -> list[Sizes]:
+    if (folder / PARTS_FILE).is_file():
+        return sizes_of_parts(folder)
+    return _read_sizes(folder / _OBJECTS)
 
 
 def _read_sizes(file: Path) -> list[Sizes]:
@@ -220,7 +246,8 @@ def _cumulative(one: Sizes) -> Chart:
 
 
 def _density(one: Sizes) -> Chart:
-    bars = min(_MOST_BARS, max(5, math.ceil(2 * one.size.size ** (1 / 3))))  # Rice's rule
+    num = one.size.size if one.num_objects is None else one.num_objects
+    bars = min(_MOST_BARS, max(5, math.ceil(2 * num ** (1 / 3))))  # Rice's rule
     curves: list[Curve] = []
     for place, (word, power) in enumerate(_WEIGHTINGS):
         low, high = float(one.size.min()), float(one.size.max())
@@ -240,7 +267,7 @@ def _density(one: Sizes) -> Chart:
         curves=tuple(curves),
         limits=(0, math.inf),
         x_words=f"equivalent diameter ({one.unit})",
-        note=f"% per {one.unit}, n = {one.size.size:,}",
+        note=f"% per {one.unit}, n = {num:,}",
         has_legend=False,
     )
 
