@@ -24,6 +24,7 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import TrainRequest
+from emcfsys_engine.tools.measure.summary import summarise
 
 DATA = Path(__file__).parent / "data"
 
@@ -137,3 +138,11 @@ def test_verdicts_and_a_journal_of_version_1(tmp_path: Path) -> None:
     found = verify_journal(tmp_path)
     assert (found.lines, found.fault) == (2, "")
     assert found.head.startswith("2e03eedf")
+
+
+def test_a_measurement_in_parts() -> None:
+    found = summarise(DATA / "measurement-parts-v1")
+    assert (found.unit, found.num_masks, found.num_objects) == ("nm", 1, 1)
+    (large,) = (one for one in found.classes if one.num_objects)
+    assert large.name == "large"
+    assert large.mean_diameter == pytest.approx(35.90, abs=0.01)
