@@ -311,6 +311,17 @@ def is_locked(descriptor: int) -> bool:
     return False
 
 
+_MOST_NS = 2**63 - 1
+
+
+def kept_ns(time_ns: int) -> int:
+    """Return a time of a file as our own files can keep it, in 64 bits.
+
+    A clock that is far ahead writes years beyond 2262: those are alike to us.
+    """
+    return max(-_MOST_NS, min(_MOST_NS, time_ns))
+
+
 def boot_id() -> str:
     """Return the name of this boot of the machine; empty where the kernel gives none."""
     try:

@@ -34,6 +34,15 @@ def _without(environment: Mapping[str, str], *names: str) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name not in names}
 
 
+def _kill_all_of(child: "subprocess.Popen[bytes]") -> None:
+    """Kill a command that takes too long with all that it began, its group; where we may.
+
+    What runs as another user, as by sudo, is left to itself.
+    """
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
 class Notices:
     """Notices under way: none holds the daemon up."""
 
@@ -72,7 +81,7 @@ class Notices:
             self._running = [one for one in self._running if one[0].poll() is None]
             for child, deadline in self._running:
                 if time.monotonic() > deadline:
-                    os.killpg(child.pid, signal.SIGKILL)
+                    _kill_all_of(child)
 
     def close(self) -> None:
         """Let the last commands end by themselves."""
@@ -138,13 +147,23 @@ class Hook:
                 "EMCFSYS_VERDICT_REASONS": "; ".join(due.reasons),
             }
             try:
-                subprocess.run(
-                    self._command,
-                    env={**_without(os.environ, *SAFE_PATH), **names},
-                    stdin=subprocess.DEVNULL,
-                    timeout=_LONGEST_HOOK_S,
-                    check=False,
-                )
+                self._run({**_without(os.environ, *SAFE_PATH), **names})
             except (OSError, ValueError, subprocess.TimeoutExpired) as error:
                 print(f"hook: {self._command[0]}: {error}", flush=True)  # log.txt of the run
             self._has_run.put(due)
+
+    def _run(self, environment: Mapping[str, str]) -> None:
+        """Run the command in a session of its own: what it does to its group, as `kill 0`, is its.
+
+        Raises: OSError, ValueError if it cannot be started; TimeoutExpired once it was killed.
+        """
+        child = subprocess.Popen(
+            self._command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            child.wait(_LONGEST_HOOK_S)
+        except subprocess.TimeoutExpired:
+            _kill_all_of(child)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(_LONGEST_END_S)
+            raise

@@ -1,9 +1,15 @@
 """The commands of a person's own config: facts in the environment, nothing through a shell."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
+import pytest
+
+from emcfsys_engine import user_commands
 from emcfsys_engine.hotfolder.ledger import Due
 from emcfsys_engine.user_commands import Hook, Notices
 
@@ -59,3 +65,42 @@ def test_a_notice_has_the_jobs_facts_and_a_missing_program_is_only_said(tmp_path
     assert '"EMCFSYS_JOB": "7"' in told.read_text()
     assert '"EMCFSYS_JOB_REASON": "noroom"' in told.read_text()
     Notices([str(tmp_path / "nowhere")]).tell(job, "done", "")
+
+
+def test_a_command_that_kills_its_group_kills_no_watch(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    hook = Hook(["sh", "-c", f"echo begun >> {told}; kill -TERM 0"], tmp_path, tmp_path)
+    hook.run(due("a.tif"))
+    hook.run(due("b.tif"))
+    hook.close(all_of_them=True)
+    assert [one.path for one in hook.that_have_run()] == ["a.tif", "b.tif"]
+    assert told.read_text().split() == ["begun", "begun"]
+
+
+def test_of_a_command_that_hangs_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(user_commands, "_LONGEST_HOOK_S", 0.5)
+    told = tmp_path / "told"
+    hook = Hook(["sh", "-c", f"sleep 600 & echo $! > {told}; wait"], tmp_path, tmp_path)
+    hook.run(due("a.tif"))
+    assert hook._has_run.get(timeout=60).path == "a.tif"
+    hook.close(all_of_them=False)
+    child = int(told.read_text())
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie"
+
+
+def test_a_notice_that_may_not_be_killed_is_left_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:  # what sudo began is root's
+        raise PermissionError
+
+    monkeypatch.setattr(user_commands, "_LONGEST_NOTIFICATION_S", 0.0)
+    notices = Notices([sys.executable, "-c", "import signal; signal.pause()"])
+    notices.tell(SimpleNamespace(id=7, project="p", run="/r"), "done", "")
+    ((child, _),) = notices._running
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "killpg", refused)
+        notices.reap()
+    assert child.poll() is None
+    notices.reap()
+    assert child.wait(60) == -signal.SIGKILL

@@ -105,7 +105,7 @@ def export(
         report: ExportReport = exporters[kind](network, file, metadata)
     except OSError as error:
         what = f"cannot be written: {error.strerror or error}"
-        raise InputError(file, what, "Check its folder's permissions and space") from None
+        raise InputError(file, what, remedy_of(error)) from None
     if as_json:
         say_json(json.loads(json.dumps(asdict(report), default=str)))
         return

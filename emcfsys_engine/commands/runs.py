@@ -6,13 +6,13 @@ from typing import Any
 import click
 import msgspec
 
-from emcfsys_engine import any_names
 from emcfsys_engine.commands.saying import say, say_json, say_lines
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunStarted, ValidationDone, best_of
 from emcfsys_engine.run.folder import Run, list_runs, open_run
 from emcfsys_engine.run.progress import progress_of
+from emcfsys_engine.run.records import validated_on
 from emcfsys_engine.text import flattened
 
 
@@ -140,18 +140,9 @@ def compare(folders: tuple[Path, ...], as_json: bool) -> None:
     for line in table:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         say("  ".join(cells).rstrip())
-    if len(set(filter(None, map(_validated_on, found)))) > 1:
+    scored = [validated_on(run.plan_file) for run in found]
+    if any(one != other for one in scored for other in scored if one and other):
         say("note: they validated on different images: no score beats another", err=True)
-
-
-def _validated_on(run: Run) -> str:
-    """Return a text that is the same for runs whose scores are of the same images and labels."""
-    try:
-        plan = any_names.read(run.plan_file, dict[str, Any]) or {}
-        known = plan.get("fingerprints", {})
-        return repr(sorted((name, str(known.get(name))) for name in plan.get("val_images", ())))
-    except (OSError, AttributeError, TypeError):
-        return ""
 
 
 runs.add_command(clean)

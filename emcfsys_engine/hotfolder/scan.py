@@ -24,6 +24,7 @@ from emcfsys_engine.files import (
     PACKED_SUFFIXES,
     identity_of,
     is_left_alone,
+    kept_ns,
     reading,
 )
 from emcfsys_engine.hotfolder.ledger import Entry
@@ -216,6 +217,11 @@ class Seen:
         return self.size, self.mtime_ns
 
 
+def stamp_of(status: os.stat_result) -> tuple[int, int]:
+    """Return size and time of change of a file, as the ledger keeps them."""
+    return status.st_size, kept_ns(status.st_mtime_ns)
+
+
 class Scanner:
     """Knows what is settling, and gives out what is ready; holds no file open."""
 
@@ -307,7 +313,9 @@ class Scanner:
             except OSError:
                 continue  # the next scan finds it again, if it is there
             if is_same or not known.digest:
-                entry = msgspec.structs.replace(known, ctime_ns=status.st_ctime_ns, digest=digest)
+                entry = msgspec.structs.replace(
+                    known, ctime_ns=kept_ns(status.st_ctime_ns), digest=digest
+                )
                 self.known[path] = entry
                 same.append(entry)
             else:
@@ -347,23 +355,23 @@ class Scanner:
 
     def _note(self, path: str, status: os.stat_result, *, closed: bool) -> None:
         known = self.known.get(path)
-        stamp = (status.st_size, status.st_mtime_ns)
+        stamp, ctime_ns = stamp_of(status), kept_ns(status.st_ctime_ns)
         if known is not None and known.stamp == stamp:
-            is_changed = bool(known.ctime_ns) and status.st_ctime_ns != known.ctime_ns
+            is_changed = bool(known.ctime_ns) and ctime_ns != known.ctime_ns
             if known.state in ("done", "skipped") or (known.state == "failed" and not is_changed):
                 self.settling.pop(path, None)
                 if is_changed and known.state == "done":
                     self._doubtful[path] = status
                 return
             if is_changed:
-                self._take_anew(known, status.st_ctime_ns)
+                self._take_anew(known, ctime_ns)
         before = self.settling.get(path)
         if before is None or before.stamp != stamp:
             self.settling[path] = Seen(
                 path=path,
                 size=stamp[0],
                 mtime_ns=stamp[1],
-                ctime_ns=status.st_ctime_ns,
+                ctime_ns=ctime_ns,
                 since=self._clock(),
                 closed=closed,
             )
@@ -394,7 +402,7 @@ class Scanner:
             return False
         except OSError:
             return True  # it may not be read: the attempt will say so to the person
-        if (status.st_size, status.st_mtime_ns) != seen.stamp:
+        if stamp_of(status) != seen.stamp:
             self._note(seen.path, status, closed=seen.closed)
             return False
         if verdict == "growing":

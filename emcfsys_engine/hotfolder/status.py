@@ -19,7 +19,7 @@ from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RunStarted, WatchState
 from emcfsys_engine.run.folder import Run, list_runs
 from emcfsys_engine.run.lines import images_per_min
-from emcfsys_engine.run.records import TrainRequest, WatchRequest
+from emcfsys_engine.run.records import TrainRequest, WatchRequest, validated_on
 from emcfsys_engine.verdicts import STATES
 
 
@@ -108,18 +108,32 @@ class BestModel:
 def choose_best(project: Project) -> BestModel | None:
     """Return the best model of the finished trainings that can be compared with the newest.
 
-    Comparable are those with the project's classes and the newest one's validation images: scores
-    of other images say nothing. Among equals the newest. A training that finished once stays so
-    while it is extended, and if that is cancelled or fails.
+    Comparable are those with the project's classes and the newest one's validation images and
+    labels: scores of others, or by labels that were corrected since, say nothing. Among equals the
+    newest. A training that finished once stays so while it is extended, and if that is cancelled
+    or fails.
     """
     finished = [found for run in reversed(list_runs(project.folder)) if (found := _card(run))]
     finished = [(run, card) for run, card in finished if fits(project, card)]
     if not finished:
         return None
-    images = finished[0][1].validated_on
-    alike = [one for one in finished if one[1].validated_on == images] if images else finished[:1]
+    newest = finished[0]
+    alike = [one for one in finished if _is_comparable(one, newest)]
     run, card = max(alike, key=lambda one: (_iou(one[1]), one[0].id))
     return BestModel(file=run.best_model, run=run.id, why=_why(card, len(alike), len(finished)))
+
+
+def _is_comparable(one: tuple[Run, ModelCard], newest: tuple[Run, ModelCard]) -> bool:
+    """Tell whether two scores are of the same images, and of the same labels where both say so."""
+    if one is newest:
+        return True
+    images = newest[1].validated_on
+    if not images or one[1].validated_on != images:
+        return False
+    before, now = validated_on(one[0].plan_file), validated_on(newest[0].plan_file)
+    return all(
+        not before.get(name) or not now.get(name) or before[name] == now[name] for name in images
+    )
 
 
 def best_model(project: Project) -> Path | None:
@@ -155,7 +169,7 @@ def _why(card: ModelCard, num_alike: int, num_finished: int) -> str:
     if num_finished == 1:
         return f"{iou}, the only finished run with these classes"
     if num_alike == 1:
-        return f"{iou}, the newest finished run: no other has the same validation images"
+        return f"{iou}, the newest finished run: no other has the same validation images, or labels"
     return f"best IoU {_iou(card):.3f} of {num_alike} finished runs with the same validation images"
 
 

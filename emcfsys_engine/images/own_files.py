@@ -7,9 +7,10 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from emcfsys_engine.files import identity_of, reading
+from emcfsys_engine.files import identity_of, named_after, reading, temporary_of, write_whole
 from emcfsys_engine.images.walk import is_zarr
 
 _BLOCK = 1 << 20
@@ -122,6 +123,21 @@ def put(temporary: Path, place: Path, *, may_replace: bool) -> None:
         temporary.replace(place)
     else:
         temporary.unlink()
+
+
+def write_new(file: Path, content: bytes) -> None:
+    """Write a file whole where there is none; one that came meanwhile is kept.
+
+    Raises: FileExistsError for such a one; OSError.
+    """
+    temporary = temporary_of(file)
+    try:
+        write_whole(temporary, content)
+        put(temporary, file, may_replace=False)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise named_after(error, file) from None
 
 
 def _put_folder(temporary: Path, place: Path, *, may_replace: bool) -> None:

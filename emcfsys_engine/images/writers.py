@@ -261,8 +261,10 @@ class TiffWriter:
         if is_ome:
             options["metadata"] = _ome_sizes(self._pixel_nm)
         elif self._pixel_nm is not None:  # pixels a centimetre, (x, y)
-            options["resolution"] = (1e7 / self._pixel_nm[1], 1e7 / self._pixel_nm[0])
-            options["resolutionunit"] = "CENTIMETER"
+            per_cm = (1e7 / self._pixel_nm[1], 1e7 / self._pixel_nm[0])
+            if max(per_cm) < 2**32:  # what the tags can say
+                options["resolution"] = per_cm
+                options["resolutionunit"] = "CENTIMETER"
         try:
             big = height * width * self._dtype.itemsize >= 2 << 30
             with tifffile.TiffWriter(self._stream, bigtiff=big, ome=is_ome) as tiff:

@@ -394,6 +394,9 @@ class Store:
             raise explain(self.file, error) from error
         except UnicodeDecodeError as error:
             raise _damaged(self.file, f"cannot be read: {error}") from error
+        except OverflowError:
+            what = "cannot hold a number that large: no job has it"
+            raise QueueError(self.file, what, "Name a smaller one") from None
 
 
 def move(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.files import write_whole
+from emcfsys_engine.images.own_files import write_new
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
 from emcfsys_engine.learn.networks.rewrites import with_fixed_padding
 
@@ -84,7 +84,7 @@ def export_onnx(network: SegmentationNetwork, file: Path, metadata: ExportMetada
         else:
             reason = f"its logits differ by {difference:.2g}"
         if difference <= _TOLERANCE:
-            write_whole(file, made)
+            write_new(file, made)
             return ExportReport(
                 file=file,
                 max_difference=difference,
@@ -123,7 +123,7 @@ def export_torchscript(
             "Export it to onnx",
         )
     any_size = max(differences) <= _TOLERANCE
-    write_whole(file, made.getvalue())
+    write_new(file, made.getvalue())
     return ExportReport(
         file=file,
         max_difference=max(differences) if any_size else differences[0],

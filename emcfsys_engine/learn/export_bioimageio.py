@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.channels import RGB
+from emcfsys_engine.images.own_files import put
 from emcfsys_engine.learn.export import (
     NORMALISATION,
     OBJECTS,
@@ -67,7 +68,7 @@ def export_bioimageio(
             reason = " ".join(str(error).split())[:200]
             raise InputError(file, f"the format does not allow it ({reason})") from error
         _check(package, file)
-        package.replace(file)
+        put(package, file, may_replace=False)
     return ExportReport(
         file=file,
         max_difference=max(each.max_difference for each in reports),

@@ -5,7 +5,8 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 
@@ -113,6 +114,19 @@ def seal_of(record: RunRecord, key: bytes) -> str:
         return ""
     chosen = any_names.encode([record.python, record.folder, sorted(record.environment.items())])
     return hashlib.blake2b(chosen, key=key, digest_size=16).hexdigest()
+
+
+def validated_on(plan_file: Path) -> dict[str, str]:
+    """Return the images that a run's scores are of, with what changes as their labels do.
+
+    That is "" where the plan does not say, as older ones; without a plan there are none.
+    """
+    try:
+        plan = any_names.read(plan_file, dict[str, Any]) or {}
+        known = plan.get("fingerprints", {})
+        return {str(name): str(known.get(name, "")) for name in plan.get("val_images", ())}
+    except (OSError, AttributeError, TypeError):
+        return {}
 
 
 def with_paths(

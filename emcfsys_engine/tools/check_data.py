@@ -182,7 +182,7 @@ _MOST_BORDERS = 2  # between training and validation in a row of sections: one b
 
 
 def duplicates(samples: Sequence[Sample], cache: FactsCache) -> list[Finding]:
-    """Return files with the same bytes: an error when one trains and another validates."""
+    """Return files with the same bytes, or in two tables; an error if one trains, one validates."""
     by_size: defaultdict[int, list[Sample]] = defaultdict(list)
     for sample in {sample.image.path: sample for sample in samples}.values():
         if sample.image.path.is_file():
@@ -194,8 +194,11 @@ def duplicates(samples: Sequence[Sample], cache: FactsCache) -> list[Finding]:
     for sample, digest in zip(suspects, digests, strict=True):
         if digest:
             by_digest[digest].append(sample)
+    by_image: defaultdict[ImageRef, list[Sample]] = defaultdict(list)
+    for sample in samples:  # of several [[data]] tables
+        by_image[sample.image].append(sample)
     findings: list[Finding] = []
-    for several in by_digest.values():
+    for several in (*by_digest.values(), *by_image.values()):
         first, *others = sorted(several, key=lambda one: str(one.image))
         for other in others:
             if side_of(first) != side_of(other):
@@ -203,7 +206,9 @@ def duplicates(samples: Sequence[Sample], cache: FactsCache) -> list[Finding]:
                 is_ours = "test" not in (first.split, other.split)  # else it stops no training
                 findings.append(fault if is_ours else replace(fault, level="warning"))
             else:
+                is_other = other.image.path != first.image.path
                 what = f"is the same file as {first.image.path}"
+                what = what if is_other else "is in two [[data]] tables, with labels in both"
                 findings.append(Finding.warn(other.image.path, what, "Keep one of them"))
     return findings
 

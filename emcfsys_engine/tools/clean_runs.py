@@ -288,13 +288,11 @@ def _book_of(run: Run) -> OutputBook | None:
 
 
 def _is_ours(file: Path, book: OutputBook | None) -> bool:
-    """Tell whether a file is as this program wrote it; what an older one wrote stands in no book.
+    """Tell whether a file is as this program wrote it: its digest says so, and never a name alone.
 
     A run's events may name files anywhere: only those in its own output folder are its.
     """
-    if book is None or not lies_in(file.parent, book.out):
-        return False
-    return book.has(file) or not book.is_begun
+    return book is not None and lies_in(file.parent, book.out) and book.has(file)
 
 
 def _plain(folder: Path) -> list[Path]:

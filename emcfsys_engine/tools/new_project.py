@@ -20,7 +20,8 @@ from emcfsys_engine.annotations.layouts import (
 from emcfsys_engine.annotations.pairing import is_label_name
 from emcfsys_engine.dataset.samples import gather
 from emcfsys_engine.errors import InputError, ProjectError
-from emcfsys_engine.files import write_whole
+from emcfsys_engine.files import remedy_of
+from emcfsys_engine.images.own_files import write_new
 from emcfsys_engine.images.reader import find_images, left_out_words, probe
 from emcfsys_engine.project import load_project
 from emcfsys_engine.tools.new_classes import (
@@ -125,13 +126,27 @@ def make_project(
         (folder / layout.labels).mkdir(exist_ok=True)
     file = folder / "project.toml"
     proposal = _proposal(folder, layout, merge or {}, [])
-    write_whole(file, _toml(name or folder.name, layout, proposal).encode("utf-8", "replace"))
+    _write(file, _toml(name or folder.name, layout, proposal).encode("utf-8", "replace"))
     counts = f"{layout.num_images} images in {layout.images}, {_num_labelled(file)} with labels"
     where = f"{layout.kind} in {layout.labels}" if layout.num_pairs else "no labels found"
     left_out: list[Path] = []
     find_images(layout.images, folder, left_out)
     left = [f"{layout.images}: {left_out_words(left_out)}"] if left_out else []
     return NewProject(file=file, notes=(f"{counts} ({where})", *left, *proposal.notes))
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        write_new(file, content)
+    except FileExistsError:
+        raise _is_there(file) from None
+    except OSError as error:
+        what = f"cannot be written: {error.strerror}"
+        raise InputError(file, what, remedy_of(error)) from None
+
+
+def _is_there(file: Path) -> ProjectError:
+    return ProjectError(file, "", "is there already", "Edit it, or remove it first")
 
 
 def _num_labelled(file: Path) -> int:
@@ -144,7 +159,7 @@ def _layout_of(folder: Path) -> tuple[Path, Layout]:
         raise InputError(folder, "is no folder", "Name the folder that holds your images")
     file = folder / "project.toml"
     if file.exists():
-        raise ProjectError(file, "", "is there already", "Edit it, or remove it first")
+        raise _is_there(file)
     folder = folder.absolute()
     layout = best_layout(folder)
     if layout is None:

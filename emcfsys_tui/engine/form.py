@@ -2,6 +2,7 @@
 
 import hashlib
 import shlex
+import stat
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -137,6 +138,7 @@ def edit_project(folder: Path, change: Callable[[Any], None], digest: str = "") 
     would be faulty.
     """
     file = folder / "project.toml"
+    place = file.resolve()  # a link goes on leading to what others have, too
     tomlkit: Any = import_module("tomlkit")
     content = file.read_bytes()
     document = tomlkit.parse(content.decode())
@@ -145,7 +147,8 @@ def edit_project(folder: Path, change: Callable[[Any], None], digest: str = "") 
     if _digest(file.read_bytes()) != (digest or _digest(content)):
         raise ProjectError(file, "", "changed on the disk meanwhile", "Read it again with R")
     try:
-        write_whole(file, tomlkit.dumps(document).encode())
+        mode = stat.S_IMODE(place.stat().st_mode)
+        write_whole(place, tomlkit.dumps(document).encode(), mode=mode)
     except OSError as error:
         what = f"could not be written: {error.strerror}"
         raise ProjectError(file, "", what, "Check its permissions and free space") from None

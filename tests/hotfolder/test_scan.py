@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from emcfsys_engine.hotfolder.ledger import Entry
+from emcfsys_engine.hotfolder.ledger import Entry, Ledger
 from emcfsys_engine.hotfolder.scan import MAX_ATTEMPTS, Rules, Scanner, Seen
 from emcfsys_engine.images.own_files import digest_of
 from tests.hotfolder.test_structure import FORMATS
@@ -303,3 +303,25 @@ def test_a_file_whose_rights_or_links_changed_is_compared_once_and_not_done_agai
     bench.scanner.scan()
     assert bench.scanner.look_closer(1.0) == []
     assert not bench.scanner.settling
+
+
+@pytest.mark.parametrize("year", [1601, 1969, 2263, 2400])
+def test_a_file_of_any_year_is_noted_and_known_again(bench: Bench, year: int) -> None:
+    file = bench.write("a.png")
+    seconds = (year - 1970) * 31_556_952
+    os.utime(file, ns=(seconds * 10**9, seconds * 10**9))
+    bench.scanner.scan()
+    bench.clock.now += 2.0
+    (seen,) = bench.scanner.ready(1)
+    bench.finish(seen)
+    ledger = Ledger(file.parent.parent / "noted", owner="run-1")
+    ledger.record(bench.scanner.known.values())
+    bench.scanner.known = ledger.entries()
+    ledger.close()
+    bench.scanner.scan()
+    bench.clock.now += 2.0
+    assert bench.ready() == []
+    os.utime(file)
+    bench.scanner.scan()
+    bench.clock.now += 2.0
+    assert bench.ready() == ["a.png"]

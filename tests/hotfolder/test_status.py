@@ -38,6 +38,7 @@ def finished(
     *,
     classes: tuple[str, ...] = ("a", "b"),
     ended: bool = True,
+    labels: str = "",
 ) -> Run:
     """Write a run as a training leaves it: its events and its model's header."""
     run = new_run(project.runs_folder, TrainRequest(), project=project)
@@ -57,6 +58,10 @@ def finished(
     text = msgspec.json.encode(card).decode()
     header = json.dumps({"__metadata__": {"emcfsys": text}}).encode()
     run.best_model.write_bytes(struct.pack("<Q", len(header)) + header)
+    if labels:
+        prints = {name: {"image": image, "labels": labels} for name, image in images.items()}
+        plan = {"val_images": list(images), "fingerprints": prints}
+        run.plan_file.write_text(json.dumps(plan))
     return run
 
 
@@ -69,6 +74,17 @@ def test_a_short_trial_does_not_displace_a_good_model(project: Project) -> None:
     assert best is not None and best.file == good.best_model
     assert best.why == "best IoU 0.910 of 3 finished runs with the same validation images"
     assert best.why in what_it_would_do(project)["model"]
+
+
+def test_scores_by_labels_that_were_corrected_since_are_not_compared(project: Project) -> None:
+    finished(project, 0.95, labels="as somebody drew them first")
+    corrected = finished(project, 0.90, labels="corrected")
+    assert best_model(project) == corrected.best_model
+    finished(project, 0.89, labels="corrected")
+    assert best_model(project) == corrected.best_model
+    older = finished(project, 0.91)  # whose plan does not say
+    finished(project, 0.85, labels="corrected")
+    assert best_model(project) == older.best_model
 
 
 def test_among_equals_the_newest_serves(project: Project) -> None:

@@ -8,7 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emcfsys_engine.images.own_files import digest_of, is_content, is_other_file
+from emcfsys_engine.images.own_files import (
+    digest_of,
+    is_content,
+    is_other_file,
+    write_new,
+)
 
 CONTENT = bytes(range(256)) * 1000
 
@@ -104,3 +109,19 @@ def test_a_folder_a_pipe_or_the_image_itself_is_no_mask_that_is_there(tmp_path: 
     assert not is_other_file(tmp_path / "c.png", image)
     (tmp_path / "d.png").write_bytes(b"mask!")
     assert is_other_file(tmp_path / "d.png", image)
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "folder"])
+def test_a_new_file_replaces_nothing_that_came_meanwhile(tmp_path: Path, kind: str) -> None:
+    file, other = tmp_path / "net.onnx", tmp_path / "other"
+    {
+        "file": lambda: file.write_bytes(b"mine"),
+        "link": lambda: file.symlink_to(other),
+        "folder": file.mkdir,
+    }[kind]()
+    with pytest.raises(FileExistsError) as told:
+        write_new(file, b"ours")
+    assert told.value.filename == str(file)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+    write_new(other, b"ours")
+    assert other.read_bytes() == b"ours"

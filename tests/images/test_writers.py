@@ -47,6 +47,17 @@ def test_what_was_written_is_read_back_with_its_pixel_size(
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("pixel_nm", [2e-5, 0.002, 0.05, 4.9, 4e3])
+def test_a_pixel_of_any_size_spoils_no_file(tmp_path: Path, name: str, pixel_nm: float) -> None:
+    pixels = np.eye(30, dtype=np.uint8)
+    _write(writer_for(tmp_path / name, (30, 30), (pixel_nm, 2 * pixel_nm)), pixels, 30)
+    assert np.array_equal(read_micrograph(ImageRef(path=tmp_path / name)).pixels, pixels)
+    known = pixel_nm_of(tmp_path / name, None)
+    assert known is None or known == pytest.approx((pixel_nm, 2 * pixel_nm), rel=1e-6)
+    assert known is not None or (name == "x.tif" and pixel_nm < 0.0024)
+
+
 @given(
     heights=st.lists(st.integers(1, 400), min_size=1, max_size=6), name=st.sampled_from(NAMES[:2])
 )

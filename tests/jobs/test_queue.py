@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,24 @@ def test_illegal_moves_are_refused_with_a_remedy(bench: Bench) -> None:
         bench.queue.cancel(99)
     states = [line.state for line in bench.queue.history(job_id)]
     assert states == ["queued", "paused", "queued", "cancelled", "queued"]
+
+
+def test_a_number_that_no_queue_can_hold_is_refused_and_nothing_is_left(bench: Bench) -> None:
+    run, huge = bench.run(), 1 << 64
+    requests: tuple[dict[str, Any], ...] = (
+        {"priority": huge},
+        {"retries": huge},
+        {"after": [huge]},
+        {"priority": -huge},
+    )
+    for request in requests:
+        with pytest.raises(QueueError, match="a number that large"):
+            bench.add(run, **request)
+    for act in (bench.queue.cancel, bench.queue.get, bench.queue.retry, bench.queue.move):
+        with pytest.raises(QueueError, match="a number that large"):
+            act(huge)
+    assert bench.queue.list() == []
+    assert bench.add(run) == 1
 
 
 def test_run_has_one_open_job(bench: Bench) -> None:

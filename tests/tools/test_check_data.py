@@ -1,5 +1,6 @@
 """What is odd about images and shapes is said once, with the file and a remedy."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,18 @@ def test_an_image_that_is_there_twice_is_named_with_its_twin(tmp_path: Path) -> 
     (found,) = duplicates(samples, FactsCache())
     assert "a.png" in found.text
     assert "b.png" in found.text
+
+
+def test_an_image_of_two_tables_is_named(tmp_path: Path) -> None:
+    data = 'split = "train"\n[[data]]\nimages = "images"\nmasks = "masks"\nsplit = "val"\n'
+    samples = samples_of(tmp_path, {"a": noise(), "b": noise()}, data)
+    found = duplicates(samples, FactsCache())
+    assert [one.level for one in found] == ["error", "error"]
+    assert "is in val, and the same image" in found[0].text
+    on_one_side = [replace(sample, split="train") for sample in samples]
+    found = duplicates(on_one_side, FactsCache())
+    assert [one.level for one in found] == ["warning", "warning"]
+    assert "is in two [[data]] tables" in found[0].text
 
 
 def test_images_of_one_name_in_both_parts_are_told_of_groups(tmp_path: Path) -> None:

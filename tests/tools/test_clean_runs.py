@@ -148,6 +148,8 @@ def test_companions_go_only_when_asked_and_only_beside_their_mask(tmp_path: Path
     others = ("a.png", "gone.overlay.png", "b.overlay.png", "a.overlay.png.txt", "a.json")
     for name in (*mine, *others):
         (out / name).write_bytes(b"x" * 10)
+    every = [out / name for name in (*mine, *others)]
+    OutputBook(out).note({file: digest_of_output(file) for file in every})
     assert clean_runs(out).items == ()
     done = clean_runs(out, what=("companions",), remove=True)
     assert done.num_bytes == 30
@@ -227,6 +229,19 @@ def test_a_companion_that_this_program_did_not_write_is_left(tmp_path: Path) -> 
     (item,) = clean_runs(out, what=("companions",), remove=True).items
     assert item.files == (str(ours),)
     assert len(list(photos.iterdir())) == 3
+
+
+def test_without_the_list_of_outputs_no_companion_goes_by_its_name_alone(tmp_path: Path) -> None:
+    out = tmp_path / "masks"
+    run = new_run(out / ".emcfsys", PredictRequest(model="/m", inputs=("/i",), out=str(out)))
+    for name in ("a.png", "a.overlay.png"):
+        (out / name).write_bytes(b"a person painted here")
+    with EventWriter(run.events_file) as writer:
+        writer.write(RunStarted(run=run.id, does="predict"))
+        writer.write(ImageDone(image="x", mask=str(out / "a.png"), seconds=1))
+        writer.write(RunFinished(reason="done"))
+    assert clean_runs(out, what=("companions",), remove=True).items == ()
+    assert (out / "a.overlay.png").exists()
 
 
 def test_days_that_are_no_number_remove_nothing(tmp_path: Path) -> None:

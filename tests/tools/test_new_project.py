@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from emcfsys_engine.dataset.samples import gather, read_labels
 from emcfsys_engine.errors import InputError, ProjectError
 from emcfsys_engine.project import load_project
+from emcfsys_engine.tools import new_project
 from emcfsys_engine.tools.demo import make_demo
 from emcfsys_engine.tools.new_project import look_into, make_project
 
@@ -52,6 +54,23 @@ def test_nothing_is_overwritten_and_nothing_is_made_of_nothing(tmp_path: Path) -
     with pytest.raises(ProjectError, match="is there already"):
         make_project(tmp_path)
     assert (tmp_path / "project.toml").read_text() == "mine"
+
+
+def test_a_project_that_came_while_new_looked_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _picture(tmp_path / "images" / "a.png", np.eye(40))
+    look = new_project._proposal
+
+    def a_colleague_is_faster(*words: Any) -> Any:
+        (tmp_path / "project.toml").write_text("a colleague's")
+        return look(*words)
+
+    monkeypatch.setattr(new_project, "_proposal", a_colleague_is_faster)
+    with pytest.raises(ProjectError, match="is there already"):
+        make_project(tmp_path)
+    assert (tmp_path / "project.toml").read_text() == "a colleague's"
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize(

@@ -151,9 +151,7 @@ class Measurements:
             return
         self._drop_unknown({str(line[_FIRST_COLUMN]) for line in lines})
         text = io.StringIO(newline="")
-        if not self._columns:
-            self._columns = list(lines[0])
-            csv.writer(text).writerow(map(cell_of, self._columns))
+        self._columns = self._columns or list(lines[0])
         # A later version's columns would shift an older file's: it keeps its own.
         writer = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore")
         writer.writerows({name: cell_of(value) for name, value in line.items()} for line in lines)
@@ -161,6 +159,8 @@ class Measurements:
         with os.fdopen(descriptor, "ab") as stream:
             self._begun = stream.tell()
             try:
+                if not self._begun:  # a person may have moved the older lines away
+                    stream.write(_line_of(self._columns))
                 stream.write(text.getvalue().encode("utf-8", "surrogateescape"))
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -231,11 +231,14 @@ class Measurements:
         }
         if again:
             rows, _ = self._rows()
-            self._write([row for row in rows if not row or text_of_cell(row[0]) not in again])
+            if rows:
+                self._write([row for row in rows if not row or text_of_cell(row[0]) not in again])
             self._unknown -= again
 
     def _rows(self) -> tuple[list[list[str]], bool]:
-        """Return the lines, and whether the last one is whole."""
+        """Return the lines, and whether the last one is whole; none where there is no file."""
+        if not self.file.exists():
+            return [], True
         with reading_own(self.file) as stream:
             if os.fstat(stream.fileno()).st_size > _MOST_BYTES:
                 raise OSError(errno.EFBIG, "is far too large: move it away", str(self.file))
@@ -247,6 +250,12 @@ class Measurements:
         text = io.StringIO(newline="")
         csv.writer(text).writerows(rows)
         write_whole(self.file, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _line_of(columns: Sequence[str]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerow(map(cell_of, columns))
+    return text.getvalue().encode("utf-8", "surrogateescape")
 
 
 def _file_of(image: str, done: frozenset[str]) -> str:

@@ -26,6 +26,7 @@ from emcfsys_engine.hotfolder.scan import (
     Rules,
     Scanner,
     Seen,
+    stamp_of,
 )
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import digest_of, is_content
@@ -417,7 +418,7 @@ class _Watch:
             status = os.stat(self.root / seen.path)
         except OSError:
             return False
-        changed = (status.st_size, status.st_mtime_ns) != seen.stamp
+        changed = stamp_of(status) != seen.stamp
         if changed:
             self.scanner.hint(seen.path, closed=False)
         return changed

@@ -11,7 +11,7 @@ import msgspec
 
 from emcfsys_engine.colours import class_letters
 from emcfsys_engine.errors import RunFolderError
-from emcfsys_engine.files import write_whole
+from emcfsys_engine.files import remedy_of, write_whole
 from emcfsys_engine.images.output_book import OutputBook, replace_own
 from emcfsys_engine.run.events import (
     AnyEvent,
@@ -271,7 +271,7 @@ def write_report(run: Run, out: Path | None = None, numbers: Path | None = None)
         replace_own(file, book, lambda temporary: write_whole(temporary, content))
     except OSError as error:
         what = f"cannot be written: {error.strerror}"
-        raise RunFolderError(file, what, "Name another file with --out") from None
+        raise RunFolderError(file, what, remedy_of(error, "Name another file with --out")) from None
     return file
 
 

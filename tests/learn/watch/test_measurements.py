@@ -177,3 +177,15 @@ def test_a_field_of_any_length_is_read(output: Path) -> None:
     (output / FOLDER / "measurements.csv").write_text("image,px\n" + "x" * 200_000 + ",1\n")
     Measurements(output, ())
     assert len(rows_of(output)) == 1
+
+
+def test_a_table_that_was_moved_away_is_begun_with_its_head(output: Path) -> None:
+    mask = np.zeros((4, 4), np.uint8)
+    table = output / FOLDER / "measurements.csv"
+    Measurements(output, {}).append([line_of(mask, None, "killed.tif")])
+    measurements = Measurements(output, {})
+    measurements.append([line_of(mask, None, "a.tif")])
+    table.rename(output / "day-1.csv")
+    measurements.append([line_of(mask, None, "b.tif"), line_of(mask, None, "killed.tif")])
+    measurements.append([line_of(mask, None, "c.tif")])
+    assert [row["image"] for row in rows_of(output)] == ["b.tif", "killed.tif", "c.tif"]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from textual.widgets import Input
 
+from emcfsys_tui.engine.form import digest_of, write_form
 from emcfsys_tui.widgets.form_line import FormLine
 from emcfsys_tui.widgets.train_pane import TrainPane
 from tests.tui.conftest import opened, told, until
@@ -27,3 +28,15 @@ async def test_writing_keeps_the_comments_and_refuses_a_file_that_changed(demo: 
         await pilot.press("w")
         await until(pilot, lambda: "changed on the disk" in told(pilot))
         assert "77" not in file.read_text()
+
+
+def test_a_linked_project_stays_a_link_and_what_it_leads_to_is_written(demo: Path) -> None:
+    file, shared = demo / "project.toml", demo / "settings" / "shared.toml"
+    shared.parent.mkdir()
+    file.rename(shared)
+    shared.chmod(0o640)
+    file.symlink_to(Path("settings") / "shared.toml")
+    write_form(demo, {"training.steps": "123"}, digest_of(demo))
+    assert file.is_symlink()
+    assert "steps = 123" in shared.read_text()
+    assert shared.stat().st_mode & 0o777 == 0o640
