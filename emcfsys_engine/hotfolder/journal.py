@@ -44,7 +44,8 @@ class Act(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One act on a result, by the watch or by a person."""
 
     id: str
-    # predicted | redone | adopted | accepted | rejected | corrected | limits_changed
+    # predicted | redone | adopted | measured | accepted | rejected | corrected
+    # limits_changed | recipe_changed
     # healed: a torn line was cut off | lost: lines were gone that the ledger knew of
     act: str
     time: str  # of the wall clock, UTC: the order of the lines is the truth, also of a wrong clock
@@ -59,6 +60,7 @@ class Act(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reasons: tuple[str, ...] = ()
     reason: str = ""  # in a person's words
     limits: dict[str, Any] = {}
+    recipe: str = ""  # its id: by which the masks were made, or which is followed from now on
 
 
 def act_of(act: str, **facts: Any) -> Act:

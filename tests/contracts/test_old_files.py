@@ -7,6 +7,7 @@ import pytest
 
 from emcfsys_engine.annotations.formats.labelme import read_suggestion
 from emcfsys_engine.hotfolder.ledger import Ledger
+from emcfsys_engine.hotfolder.recipe import read_recipe
 from emcfsys_engine.hotfolder.review import read_verdicts, verify_journal
 from emcfsys_engine.learn.model_file import load_model, verify_model
 from emcfsys_engine.learn.training.run import read_plan
@@ -137,3 +138,10 @@ def test_verdicts_and_a_journal_of_version_1(tmp_path: Path) -> None:
     found = verify_journal(tmp_path)
     assert (found.lines, found.fault) == (2, "")
     assert found.head.startswith("2e03eedf")
+
+
+def test_a_recipe_of_version_1() -> None:
+    recipe = read_recipe(DATA / "recipe-v1.json")
+    assert recipe.classes == {"resin": 0, "grain": 7}
+    assert recipe.inference.overlap == 0.25
+    assert recipe.settings()["inference.overlap"] == 0.25

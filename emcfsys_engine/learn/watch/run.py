@@ -19,6 +19,7 @@ from emcfsys_engine.hotfolder.journal import Act
 from emcfsys_engine.hotfolder.ledger import Due, Ledger
 from emcfsys_engine.hotfolder.notifier import Waker, choose_backend
 from emcfsys_engine.hotfolder.places import refuse_places
+from emcfsys_engine.hotfolder.recipe import Recipe, read_recipe, refuse_other
 from emcfsys_engine.hotfolder.review import was_asked
 from emcfsys_engine.hotfolder.scan import (
     MAX_ATTEMPTS,
@@ -38,6 +39,7 @@ from emcfsys_engine.learn.inference.output_disk import (
 from emcfsys_engine.learn.run_context import RunContext, emit_ending, give_back_freed_memory
 from emcfsys_engine.learn.watch.followed_model import FollowedModel
 from emcfsys_engine.learn.watch.images import Handled, ImageStages, Task, sync
+from emcfsys_engine.learn.watch.measure_again import MeasuredAgain
 from emcfsys_engine.learn.watch.measurements import Measurements
 from emcfsys_engine.learn.watch.ready import is_all_there, take_folder
 from emcfsys_engine.learn.watch.several import num_processes
@@ -97,6 +99,7 @@ class _Watch:
         self.request = request
         self.project = project
         self.ledger = ledger
+        self.recipe = _recipe_of(request, project)
         self.root, self.output = Path(request.watch), Path(request.output)
         self.backend, self.why = choose_backend(self.root, project.hotfolder.backend)
         self.rules = _rules(project, request, self.backend)
@@ -112,6 +115,8 @@ class _Watch:
         self.is_judged = False  # by the limits of today
         self.state = ""
         self.told_of: set[str] = set()  # images whose place cannot be written, kinds left out
+        self.by_recipe: set[str] = set()  # images whose masks another recipe made
+        self.groups_told_at = 0.0
         self._begin()
 
     def _open_outputs(self) -> None:
@@ -145,11 +150,24 @@ class _Watch:
 
     def _judge_anew(self) -> None:
         """Judge what is known by the limits of today, where they changed: nothing is predicted."""
+        touched = self.ledger.follow(self.project, self.recipe)
+        if touched.told:
+            self.worker.emit_when_possible(WarningGiven(message=touched.words))
+        self.by_recipe = self.scanner.forget_masks(touched.predict)
+        if self.by_recipe:
+            self._scan()
+        MeasuredAgain(self.ledger, self.measurements, self.model.by.card, self.project).run(
+            self.root, touched.measure, self.worker
+        )
         judged = self.ledger.judge_by(self.project.limits)
         self.is_judged = True
         if judged is not None and judged[1]:
             what = "The limits changed: {} of {} images are judged otherwise now, by their numbers"
             self.worker.emit_when_possible(WarningGiven(message=what.format(*judged)))
+
+    def _tell_groups(self) -> None:
+        self.ledger.tell_groups(self.project, self.book)
+        self.groups_told_at = time.monotonic()
 
     def go_on(self) -> int:
         """Watch until asked to end; return the exit code."""
@@ -188,6 +206,8 @@ class _Watch:
             with contextlib.suppress(OSError, EmcfError):  # the next start does it
                 self.ledger.has_run(self.hook.that_have_run())
                 self.ledger.write_journal()
+                if self.is_judged:
+                    self._tell_groups()
         return self._end(asked or "done")
 
     def _is_all_done(self) -> bool:
@@ -251,6 +271,8 @@ class _Watch:
             handled = self._handle_ready()
             if not handled and (same := self.scanner.look_closer(_CLOSER_S, self._is_ended)):
                 self.ledger.record(same)
+            if not handled and time.monotonic() - self.groups_told_at > _IDLE_S:
+                self._tell_groups()
             self.ledger.has_run(self.hook.that_have_run())
             self.ledger.write_journal()
             self.worker.emit_when_possible()
@@ -352,7 +374,12 @@ class _Watch:
                 return self.stages.skipped(seen, before, digest)
             version += self.project.hotfolder.rewritten == "version"
         return Task(
-            seen=seen, digest=digest, version=version, attempts=attempts, is_new=before is None
+            seen=seen,
+            digest=digest,
+            version=version,
+            attempts=attempts,
+            is_new=before is None,
+            by_recipe=seen.path in self.by_recipe,
         )
 
     def _commit(self, results: list[tuple[Seen, Handled]]) -> None:
@@ -395,7 +422,7 @@ class _Watch:
     def _acts(self, kept: list[Handled]) -> list[Act]:
         known, run = self.scanner.known, self.worker.run.id
         return [
-            self.stages.act(one, known.get(one.entry.path), run)
+            self.stages.act(one, known.get(one.entry.path), run, self.ledger.recipe)
             for one in kept
             if one.judged is not None or one.adopted
         ]
@@ -453,6 +480,16 @@ class _Watch:
                     final=final,
                 )
             )
+
+
+def _recipe_of(request: WatchRequest, project: Project) -> Recipe | None:
+    """Return the recipe that is followed. Raises: InputError where this start would not."""
+    if not request.recipe:
+        return None
+    file = Path(request.recipe)
+    recipe = read_recipe(file)
+    refuse_other(file, recipe, project)
+    return recipe
 
 
 def _rules(project: Project, request: WatchRequest, backend: str) -> Rules:
