@@ -54,7 +54,12 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def verdict(self) -> str:
         """Return what counts: a person's word, else the limits'."""
-        return _STATE_OF_WORD.get(self.word, self.state)
+        return verdict_by(self.state, self.word)
+
+
+def verdict_by(state: str, word: str) -> str:
+    """Return what counts: a person's word, else the limits'."""
+    return _STATE_OF_WORD.get(word, state)
 
 
 def write_judged(connection: sqlite3.Connection, judged: Iterable[Judged]) -> None:

@@ -259,3 +259,9 @@ def recipes_of(connection: sqlite3.Connection, group: str) -> dict[str, str]:
     """Return by which recipe each image of a group was made; "" by none."""
     rows = connection.execute("SELECT path, recipe FROM made WHERE grp = ?", (_name(group),))
     return {os.fsdecode(path): str(recipe) for path, recipe in rows}
+
+
+def settings_followed(connection: sqlite3.Connection) -> tuple[str, dict[str, Any]]:
+    """Return the id of the recipe that is followed, and what it says; ("", {}) without one."""
+    name = recipe_followed(connection)
+    return (name, _settings_by(connection, name)) if name else ("", {})

@@ -6,6 +6,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -43,7 +44,7 @@ def read_verdicts(
     Raises: InputError for a ledger that cannot be read.
     """
     states, paths = list(states), list(paths)
-    with _reading(output) as db:
+    with reading(output) as db:
         if db is None or not judged.has_verdicts(db):
             return {}, []
         found = judged.read_judged(db, states=states, paths=paths) if states or paths else ()
@@ -55,7 +56,7 @@ def count_states(output: Path) -> dict[str, int]:
 
     Raises: InputError for a ledger that cannot be read.
     """
-    with _reading(output) as db:
+    with reading(output) as db:
         return {} if db is None or not has_entries(db) else counts.states(db)
 
 
@@ -64,14 +65,20 @@ def groups_of(output: Path) -> list[made.Group]:
 
     Raises: InputError for a ledger that cannot be read.
     """
-    with _reading(output) as db:
+    with reading(output) as db:
         return [] if db is None else made.read_groups(db)
 
 
 def recipe_of(output: Path) -> str:
     """Return the id of the recipe that is followed; "" where there is none."""
-    with _reading(output) as db:
+    with reading(output) as db:
         return "" if db is None else made.recipe_followed(db)
+
+
+def recipe_settings(output: Path) -> tuple[str, dict[str, Any]]:
+    """Return the id of the recipe that is followed, and what it says; ("", {}) without one."""
+    with reading(output) as db:
+        return ("", {}) if db is None else made.settings_followed(db)
 
 
 def number_unjudged(output: Path) -> int:
@@ -79,7 +86,7 @@ def number_unjudged(output: Path) -> int:
 
     Raises: InputError for a ledger that cannot be read.
     """
-    with _reading(output) as db:
+    with reading(output) as db:
         return 0 if db is None else judged.count_unjudged(db)
 
 
@@ -88,7 +95,7 @@ def verify_journal(output: Path) -> Verified:
 
     Raises: InputError, OutputError where one of them cannot be read.
     """
-    with _reading(output) as db:
+    with reading(output) as db:
         noted = "" if db is None else journal.noted_head(db)
     return journal.verify(output, noted)
 
@@ -225,7 +232,8 @@ def _write(output: Path, words: Sequence[Judged], acts: Sequence[Act]) -> None:
 
 
 @contextlib.contextmanager
-def _reading(output: Path) -> Generator[sqlite3.Connection | None]:
+def reading(output: Path) -> Generator[sqlite3.Connection | None]:
+    """Open the ledger of an output folder to look at it; None where there is none."""
     file = ledger_in(output)
     if file is None:
         yield None
