@@ -15,6 +15,7 @@ _D4_OF_MEDIAN = 0.954  # the same of the median of such ranges
 _BASELINE = 25  # first points that limits are taken from, where nobody gives any
 _LEAST = 5  # points of a stretch that may be a shift: less is a run of outliers
 _SHIFT = 1.5  # deviations between the means of two stretches, at least
+_LEAST_SHARE = 1e-3  # of the values: less is nothing that a person would call a change
 _PENALTY = 6.0  # of a further stretch, in units of log(points): chance seldom saves so much
 
 
@@ -176,7 +177,7 @@ def shifts(values: Sequence[float]) -> list[Shift]:
     return [
         Shift(place=place, before=before, after=after)
         for place, (before, after) in zip(cuts, pairwise(means), strict=True)
-        if abs(after - before) >= _SHIFT * sigma
+        if abs(after - before) >= max(_SHIFT * sigma, _LEAST_SHARE * max(abs(before), abs(after)))
     ]
 
 

@@ -31,7 +31,7 @@ LIMITS = """
 [limits]
 group = "folder"
 [limits.sharpness]
-fail_below = 0.03
+fail_below = 0.06
 [limits.saturation]
 review_above = 0.05
 [limits.pixel_nm]
