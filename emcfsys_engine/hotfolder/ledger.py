@@ -18,7 +18,7 @@ import msgspec
 
 from emcfsys_engine.errors import OutputError, WatchedError, printable
 from emcfsys_engine.files import identity_of, remedy_of
-from emcfsys_engine.hotfolder import drop, journal, judged, made
+from emcfsys_engine.hotfolder import drop, journal, judged, kept_words, made
 from emcfsys_engine.hotfolder.journal import Act, act_of
 from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.ledger_file import (
@@ -130,8 +130,11 @@ class Ledger:
             raise
         except DamagedLedgerError as error:
             aside = _put_aside(self.file)
+            connection = connect(self.file)
+            words = kept_words.take_from_journal(connection, self.output)
             self.told = f"{error} It is kept as {aside.name}: masks that are there are adopted."
-            return connect(self.file)
+            self.told += f" {words} words of people are taken from the journal." if words else ""
+            return connection
         return connection
 
     @property
@@ -313,6 +316,8 @@ class Ledger:
             self._connection.executemany(
                 "INSERT OR REPLACE INTO seen VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows
             )
+            done = [(one.path, one.digest) for one in entries if one.state == "done"]
+            kept_words.give_back(self._connection, self.output, done)
             self._connection.executemany(
                 "INSERT OR REPLACE INTO changed VALUES (?,?)",
                 [(os.fsencode(one.path), one.ctime_ns) for one in entries if one.ctime_ns],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from emcfsys_engine.errors import InputError, OutputError
 from emcfsys_engine.files import DiskFullError, file_system_of, is_network, open_own, remedy_of
-from emcfsys_engine.hotfolder import counts, journal, judged, made
+from emcfsys_engine.hotfolder import counts, journal, judged, kept_words, made
 from emcfsys_engine.hotfolder.watcher import FOLDER
 
 SCHEMA = 1
@@ -47,6 +47,7 @@ CREATE TABLE IF NOT EXISTS ledger (id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS watched (root BLOB NOT NULL, place TEXT NOT NULL);
 {judged.TABLES}
 {made.TABLES}
+{kept_words.TABLES}
 {journal.TABLES}"""
 
 

@@ -166,8 +166,13 @@ class _Watch:
             self.worker.emit_when_possible(WarningGiven(message=what.format(*judged)))
 
     def _tell_groups(self) -> None:
-        self.ledger.tell_groups(self.project, self.book)
         self.groups_told_at = time.monotonic()
+        try:
+            self.ledger.tell_groups(self.project, self.book)
+        except OSError as error:
+            if is_of_disk(error):
+                raise
+            self._tell_once(f"The files of groups cannot be written: {error}")
 
     def go_on(self) -> int:
         """Watch until asked to end; return the exit code."""
@@ -345,11 +350,12 @@ class _Watch:
         if is_full(error) or self.request.once:
             raise error
         self.scanner.put_off(path, _PUT_OFF_S)
-        if path not in self.told_of:
-            self.told_of.add(path)
-            self.worker.emit_when_possible(
-                WarningGiven(message=f"{error} It is tried again now and then")
-            )
+        self._tell_once(f"{error} It is tried again now and then", path)
+
+    def _tell_once(self, words: str, about: str = "") -> None:
+        if (about or words) not in self.told_of:
+            self.told_of.add(about or words)
+            self.worker.emit_when_possible(WarningGiven(message=words))
 
     def _is_ended(self) -> bool:
         return self.worker.stop_request() is not None
