@@ -24,6 +24,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "suggest": ("predict", "Fill in label files for the images worth labelling next."),
     "watch": ("watch", "Segment every image that arrives in the hot folder."),
     "review": ("review", "List the images that did not pass, and say what you think of them."),
+    "recipe": ("recipe", "Lock what a hot folder does in one file, and show such a file."),
     "journal": ("review", "Check the record of every act on a hot folder's masks."),
     "measure": ("data", "Measure the objects of masks."),
     "runs": ("runs", "List a project's runs, compare them, clean up."),

@@ -26,7 +26,7 @@ from emcfsys_engine.project_tables import (
     Training,
 )
 from emcfsys_engine.settings import SlurmSettings, check_slurm, check_table, nearest, unknown_keys
-from emcfsys_engine.verdicts import check_limits
+from emcfsys_engine.verdicts import check_groups, check_limits
 
 UNLABELLED = 255
 MAX_CLASS_VALUE = 254
@@ -47,6 +47,8 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     inference: Inference = Inference()
     hotfolder: Hotfolder = Hotfolder()
     limits: dict[str, Limit] = {}  # by the number of an image that they are of
+    group: str = ""  # what images are of one group: "folder", or an expression on their path
+    group_limits: dict[str, Limit] = {}  # by the number of a group
     suggest: Suggest = Suggest()
     compute: Compute = Compute()
 
@@ -154,6 +156,7 @@ def project_from(file: Path, document: Mapping[str, Any]) -> Project:
     _check_training(file, tables["training"], classes, instances, faults)
     _check_compute(file, tables["compute"], tables["training"], faults)
     limits = check_limits(file, document.get("limits", {}), classes, faults)
+    group, group_limits = check_groups(file, document.get("limits", {}), classes, faults)
     if faults:
         raise ProjectFaults(faults)
     return Project(
@@ -162,6 +165,8 @@ def project_from(file: Path, document: Mapping[str, Any]) -> Project:
         instances=instances,
         data=sources,
         limits=limits,
+        group=group,
+        group_limits=group_limits,
         **tables,
     )
 

@@ -332,6 +332,13 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True):
     fail_above: Annotated[float | None, says("Larger values are FAIL.", unset="none is")] = None
 
 
+GROUP = (
+    'What images are of one group: "folder" (their sub-folder), or a regular expression on the path'
+    " below the watched folder: its first bracket, or all that matches, is the group's name."
+)
+GROUPS = "[limits.groups.NUMBER]: when a group passes; NUMBER_mean, NUMBER_median, images …"
+
+
 class Suggest(msgspec.Struct, frozen=True, kw_only=True):
     """[suggest]: which images get Labelme files filled in by a model; `suggest` goes by it."""
 
@@ -424,6 +431,11 @@ def json_schema() -> dict[str, Any]:
             if key.get("default", 0) is None or isinstance(key.get("default"), dict):
                 del key["default"]  # TOML has no null, and a table that is left out is no table
     document = definitions.pop("_Document")
+    limit = document["properties"]["limits"]["additionalProperties"]
+    document["properties"]["limits"]["properties"] = {
+        "group": {"type": "string", "description": GROUP},
+        "groups": {"type": "object", "additionalProperties": limit, "description": GROUPS},
+    }
     document["title"] = "project.toml"
     dialect = "https://json-schema.org/draft/2020-12/schema"
     return {"$schema": dialect, **document, "$defs": definitions}

@@ -1,6 +1,7 @@
 """Which masks can be trusted: a project's [limits] on numbers of an image, and what follows."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,9 @@ Numbers = Mapping[str, float]  # of one plane, by name; what is not known is lef
 _OF_IMAGES = ("confidence", "pixel_nm", "mean", "contrast", "sharpness", "saturation")
 _OF_CLASSES = ("fraction", "objects", "diameter_nm", "diameter_px")
 _SHARES = ("confidence", "saturation")
+_OF_GROUPING = ("group", "groups")  # of [limits] itself; no number is called so
+_OF_GROUPS = ("images", "fail_share", "review_share")
+MEANS = ("mean", "median")  # of a number over all images of a group
 _MOST_PLANES = 8  # of a stack, whose reasons are told
 
 
@@ -102,18 +106,58 @@ def check_limits(
         remedy = "Write [limits.confidence] with review_below = 0.8"
         faults.append(ProjectError(file, "limits", "is no table", remedy))
         return {}
-    names = _names(classes)
+    own = {name: table for name, table in given.items() if name not in _OF_GROUPING}
+    return _checked(file, "limits", own, (_names(classes), "an image of this project"), faults)
+
+
+def check_groups(
+    file: Path, given: Any, classes: Mapping[str, int], faults: list[ProjectError]
+) -> tuple[str, dict[str, Limit]]:
+    """Return group and groups of [limits], and add every fault of them."""
+    group = given.get("group", "") if isinstance(given, Mapping) else ""
+    tables = given.get("groups", {}) if isinstance(given, Mapping) else {}
+    example = 'Write group = "folder", or an expression on the path such as "^grid(\\d+)"'
+    if not isinstance(group, str):
+        faults.append(ProjectError(file, "limits.group", "is no text", example))
+        return "", {}
+    try:
+        re.compile(group)
+    except re.error as error:
+        what = f"{group!r} is no regular expression: {error}"
+        faults.append(ProjectError(file, "limits.group", what, "Mend the pattern"))
+    if not isinstance(tables, Mapping):
+        remedy = "Write [limits.groups.confidence_mean] with review_below = 0.8"
+        faults.append(ProjectError(file, "limits.groups", "is no table", remedy))
+        return group, {}
+    if tables and not group:
+        what = "needs limits.group: what is a group?"
+        faults.append(ProjectError(file, "limits.groups", what, example))
+    names = [
+        *_OF_GROUPS,
+        *(f"{name}_{mean}" for name in _names(classes) for mean in MEANS),
+    ]
+    return group, _checked(file, "limits.groups", tables, (names, "a group of images"), faults)
+
+
+def _checked(
+    file: Path,
+    place: str,
+    given: Mapping[str, Any],
+    known: tuple[list[str], str],
+    faults: list[ProjectError],
+) -> dict[str, Limit]:
+    names, of_what = known
     limits: dict[str, Limit] = {}
     for name, table in given.items():
         if name not in names:
             remedy = nearest(name, names)
-            what = "is no number of an image of this project"
-            faults.append(ProjectError(file, f"limits.{name}", what, remedy))
+            what = f"is no number of {of_what}"
+            faults.append(ProjectError(file, f"{place}.{name}", what, remedy))
             continue
         number = len(faults)
-        limit = check_table(file, f"limits.{name}", table, Limit, faults)
+        limit = check_table(file, f"{place}.{name}", table, Limit, faults)
         if limit is not None and len(faults) == number:
-            faults += _faults_of(file, name, limit)
+            faults += _faults_of(file, place, name, limit)
             limits[name] = limit
     return limits
 
@@ -131,19 +175,25 @@ def _names(classes: Mapping[str, int]) -> list[str]:
     ]
 
 
-def _faults_of(file: Path, name: str, limit: Limit) -> list[ProjectError]:
+def _is_share(name: str) -> bool:
+    for mean in MEANS:
+        name = name.removesuffix(f"_{mean}")
+    return name in _SHARES or name.endswith(("_fraction", "_share"))
+
+
+def _faults_of(file: Path, place: str, name: str, limit: Limit) -> list[ProjectError]:
     """Name what can never hold, or says nothing."""
     set_ = {key: value for key, value in msgspec.structs.asdict(limit).items() if value is not None}
 
     def fault(key: str, what: str, remedy: str) -> list[ProjectError]:
-        return [ProjectError(file, f"limits.{name}{key}", what, remedy)]
+        return [ProjectError(file, f"{place}.{name}{key}", what, remedy)]
 
     if not set_:
         return fault("", "says nothing", "Add review_below, review_above, fail_below or fail_above")
     for key, value in set_.items():
         if not math.isfinite(value):
             return fault(f".{key}", f"{value} is no limit", "Use a number")
-        if (name in _SHARES or name.endswith("_fraction")) and not 0 <= value <= 1:
+        if _is_share(name) and not 0 <= value <= 1:
             return fault(f".{key}", f"{value:g} is no share", "Use 0 to 1: 0.8 is 80 %")
     # From the left, where all fails, to the right, where all fails again.
     order = ("fail_below", "review_below", "review_above", "fail_above")

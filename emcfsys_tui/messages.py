@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from emcfsys_tui.view_models import (
         CheckState,
         HotState,
+        HotTrend,
         ImageFacts,
         Images,
         ModelRow,
@@ -139,6 +140,14 @@ class HotRead(Reading):
 
     def __init__(self, hot: "HotState") -> None:
         self.hot = hot
+        super().__init__()
+
+
+class TrendRead(Reading):
+    """A control chart of the hot folder."""
+
+    def __init__(self, trend: "HotTrend") -> None:
+        self.trend = trend
         super().__init__()
 
 

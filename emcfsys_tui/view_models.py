@@ -419,6 +419,8 @@ class HotState(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int = 0
     unlike: int = 0
     verdicts: dict[str, int] = {}  # how many images have which; empty: nobody judged
+    groups: dict[str, int] = {}  # how many groups have which verdict
+    recipe: str = ""  # that is followed
     median_lag_s: float | None = None
     worst_lag_s: float | None = None
     images_per_min: int = 0
@@ -428,6 +430,23 @@ class HotState(msgspec.Struct, frozen=True, kw_only=True):
     failures: tuple[HotLine, ...] = ()
     fault: str = ""
     job: int | None = None
+
+
+class HotTrend(msgspec.Struct, frozen=True, kw_only=True):
+    """The control chart of one number of the hot folder's images."""
+
+    name: str
+    names: tuple[str, ...] = ()  # of all numbers there are
+    group: str = ""  # empty: of all images
+    groups: tuple[str, ...] = ()
+    note: str = ""
+    times: tuple[float, ...] = ()  # seconds since 1970, oldest first
+    values: tuple[float, ...] = ()
+    ewma: tuple[float, ...] = ()
+    centre: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    told: tuple[str, ...] = ()  # what changed, when
 
 
 Deed = Literal["retry", "image", "run", "check"]

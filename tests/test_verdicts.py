@@ -11,6 +11,7 @@ from emcfsys_engine.errors import ProjectError
 from emcfsys_engine.project_tables import Limit
 from emcfsys_engine.verdicts import (
     STATES,
+    check_groups,
     check_limits,
     needs_objects,
     verdict_of,
@@ -115,3 +116,33 @@ def test_what_is_no_limit_is_named_with_its_remedy(given_: object, told: str) ->
     with pytest.raises(ProjectError, match=told):
         raise faults[0]
     assert len(faults) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"group": 3}, "limits.group: is no text"),
+        ({"group": "("}, "limits.group: '(' is no regular expression"),
+        ({"groups": {"images": {"fail_below": 2}}}, "needs limits.group"),
+        ({"group": "folder", "groups": 1}, "limits.groups: is no table"),
+        (
+            {"group": "folder", "groups": {"confidence_meen": {}}},
+            "limits.groups.confidence_meen: is no number of a group of images. Did you mean",
+        ),
+        (
+            {"group": "folder", "groups": {"grain_fraction_mean": {"fail_above": 2}}},
+            "2 is no share",
+        ),
+    ],
+)
+def test_groups_that_cannot_be_are_refused_by_their_key(given: object, words: str) -> None:
+    faults: list[ProjectError] = []
+    check_groups(Path("project.toml"), given, {"resin": 0, "grain": 1}, faults)
+    assert words in str(faults[0])
+
+
+def test_the_groups_key_is_no_number_of_an_image() -> None:
+    faults: list[ProjectError] = []
+    given = {"group": "folder", "confidence": {"fail_below": 0.5}}
+    assert list(check_limits(Path("p"), given, {"a": 0, "b": 1}, faults)) == ["confidence"]
+    assert faults == []

@@ -4,13 +4,20 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from emcfsys_engine.commands.saying import say, say_json
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.hotfolder.judged import Judged, Word
 from emcfsys_engine.hotfolder.ledger import Ledger, ledger_in
 from emcfsys_engine.hotfolder.places import name_below, watched_places
-from emcfsys_engine.hotfolder.review import number_unjudged, read_verdicts, say_word, verify_journal
+from emcfsys_engine.hotfolder.review import (
+    groups_of,
+    number_unjudged,
+    read_verdicts,
+    say_word,
+    verify_journal,
+)
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.verdicts import STATES
 
@@ -76,12 +83,16 @@ def _list(project: Project, *, as_json: bool) -> None:
     if as_json:
         images = [_as_json(one, root, output) for one in found]
         told = {state: counts.get(state, 0) for state in STATES}
-        say_json({"counts": told, "not_judged": unjudged, "images": images})
+        groups = [msgspec.to_builtins(group) for group in groups_of(output)]
+        say_json({"counts": told, "not_judged": unjudged, "images": images, "groups": groups})
         return
     say("  ".join(f"{state.upper()} {counts.get(state, 0)}" for state in STATES))
     if unjudged:
         why = "predicted before numbers were kept, or their masks were there before the watch"
         say(f"not judged: {unjudged}  ({why})")
+    for group in groups_of(output):
+        if group.state in ("review", "fail"):
+            say(f"{group.state.upper():<6}  group {group.name}  {'; '.join(group.reasons)}")
     for one in found:
         why = f"{one.word}: {one.word_reason}" if one.word else "; ".join(one.reasons)
         gone = "" if (root / one.path).exists() else "  (its original is gone)"

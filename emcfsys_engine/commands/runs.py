@@ -1,5 +1,6 @@
 """runs: what a project has trained so far; compare two of them; clean up."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,22 +53,42 @@ def clean(
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", metavar="RUN|PROJECT", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The page; else RUN/report.html.")
+@click.option(
+    "--since",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M"]),
+    help="With PROJECT: leave out images whose files are older.",
+)
 @click.option(
     "--numbers",
     type=click.Path(path_type=Path),
     help="A folder that measure wrote: its size distributions and grain maps join the page.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def report(run: Path, out: Path | None, numbers: Path | None, as_json: bool) -> None:
+def report(
+    run: Path, out: Path | None, since: datetime | None, numbers: Path | None, as_json: bool
+) -> None:
     """Write RUN (a run's folder) as one HTML page that needs no network: curves, classes, settings.
+
+    Of a PROJECT it is the session of its hot folder: verdicts, trends, recipe, journal.
 
     Example: emcfsys-engine report projects/demo/runs/run-0001 --out demo.html
     """
     from emcfsys_engine.run.folder import open_run
     from emcfsys_engine.tools.report.page import write_report
 
+    if run.name == "project.toml" or (run / "project.toml").is_file():
+        from emcfsys_engine.project import load_project
+        from emcfsys_engine.tools.report.session import write_session
+
+        if numbers is not None:
+            raise click.UsageError("--numbers goes with a run")
+        file = write_session(load_project(run), out, since.timestamp() if since else 0.0)
+        say_json({"page": str(file.absolute())}) if as_json else say(file)
+        return
+    if since is not None:
+        raise click.UsageError("--since goes with a project")
     opened = open_run(run)
     file = write_report(opened, out, numbers)
     say_json({"run": opened.id, "page": str(file.absolute())}) if as_json else say(file)

@@ -94,14 +94,19 @@ def predict(
 @submit.command()
 @click.argument("project", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override any key.")
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path),
+    help="Do exactly what this locked recipe says, or refuse.",
+)
 @_queue_options
-def watch(project: Path, overrides: tuple[str, ...], **options: Any) -> None:
+def watch(project: Path, overrides: tuple[str, ...], recipe: Path | None, **options: Any) -> None:
     """Watch PROJECT's hot folder; started again when it dies or the machine restarts.
 
     Example: emcfsys-engine submit watch projects/demo
     """
     loaded = load_project(project, overrides)
-    run = make_watch(loaded)
+    run = make_watch(loaded, recipe=recipe)
     _add(run, loaded.name, loaded, options)
 
 

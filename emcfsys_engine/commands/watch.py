@@ -20,6 +20,11 @@ from emcfsys_engine.run.folder import Run, new_run
 @click.option("--dry-run", is_flag=True, help="Say what it would do, and do nothing.")
 @click.option("--status", is_flag=True, help="Say how the watch is doing.")
 @click.option("--retry", is_flag=True, help="Let failed images be tried again.")
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path),
+    help="Do exactly what this locked recipe says, or refuse.",
+)
 @click.option("--json", "as_json", is_flag=True, help="With --status or --dry-run: as JSON.")
 def watch(
     project: Path,
@@ -28,6 +33,7 @@ def watch(
     dry_run: bool,
     status: bool,
     retry: bool,
+    recipe: Path | None,
     as_json: bool,
 ) -> None:
     """Segment every image that arrives in PROJECT's hot folder, until Ctrl+C.
@@ -36,6 +42,8 @@ def watch(
     """
     if once + dry_run + status + retry > 1:
         raise click.UsageError("Name one of --once, --dry-run, --status and --retry")
+    if recipe is not None and (status or retry or dry_run):
+        raise click.UsageError("--recipe goes with a watch")
     if as_json and not (dry_run or status):
         raise click.UsageError("--json goes with --status or --dry-run")
     loaded = load_project(project, overrides)
@@ -52,16 +60,16 @@ def watch(
         say_json(planned) if as_json else say_lines("\n".join(map(printable, planned["lines"])))
         return
     refuse_cluster(loaded, "watch")
-    run = make_watch(loaded, once=once)
+    run = make_watch(loaded, once=once, recipe=recipe)
     code = run_in_foreground(run)
     say(run.folder)
     raise SystemExit(code)
 
 
-def make_watch(project: Project, *, once: bool = False) -> Run:
+def make_watch(project: Project, *, once: bool = False, recipe: Path | None = None) -> Run:
     """Make the run of a watch.
 
     Raises: InputError for what `watch_request` refuses.
     """
-    request = watch_request(project, once=once)
+    request = watch_request(project, once=once, recipe=recipe)
     return new_run(project.runs_folder, request, project=project, resume="auto")

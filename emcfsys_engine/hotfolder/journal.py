@@ -8,12 +8,14 @@ disk: a kill at any moment loses none and writes none twice.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import pwd
 import socket
 import sqlite3
+import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -23,7 +25,7 @@ from typing import Any
 import msgspec
 
 from emcfsys_engine import any_names
-from emcfsys_engine.errors import OutputError
+from emcfsys_engine.errors import OutputError, printable
 from emcfsys_engine.files import open_own, reading_own, remedy_of
 from emcfsys_engine.hotfolder.watcher import FOLDER
 
@@ -37,6 +39,8 @@ NAME = "journal.jsonl"
 _SEAL = b',"hash":"'
 _LOST = b',"act":"lost","time":"'  # within a name its quotes would be escaped
 _SEALED_BYTES = len(_SEAL) + 64 + len(b'"}')
+_WAIT_S, _TURN_S = 10.0, 0.02  # for others who write: they need milliseconds
+_MOST_OF_COMMAND = 80
 _MOST_BYTES = 1 << 28  # of the last lines, which are looked through before an append
 
 
@@ -44,7 +48,8 @@ class Act(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One act on a result, by the watch or by a person."""
 
     id: str
-    # predicted | redone | adopted | accepted | rejected | corrected | limits_changed
+    # predicted | redone | adopted | measured | accepted | rejected | corrected
+    # limits_changed | recipe_changed
     # healed: a torn line was cut off | lost: lines were gone that the ledger knew of
     act: str
     time: str  # of the wall clock, UTC: the order of the lines is the truth, also of a wrong clock
@@ -59,6 +64,7 @@ class Act(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reasons: tuple[str, ...] = ()
     reason: str = ""  # in a person's words
     limits: dict[str, Any] = {}
+    recipe: str = ""  # its id: by which the masks were made, or which is followed from now on
 
 
 def act_of(act: str, **facts: Any) -> Act:
@@ -145,18 +151,59 @@ class Journal:
 
 @contextlib.contextmanager
 def held(output: Path) -> Generator[Journal]:
-    """Hold the journal of an output folder: one writer at a time, others wait.
+    """Hold the journal of an output folder: one writer at a time, others wait for a while.
 
-    Raises: OSError.
+    Raises: OSError as of a disk that is away, also where somebody holds it, or a folder lies there.
     """
     file = output / FOLDER / NAME
-    descriptor = open_own(file, os.O_RDWR | os.O_CREAT, is_shared=True)
     try:
-        with contextlib.suppress(OSError):  # some networks lock no files
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        descriptor = open_own(file, os.O_RDWR | os.O_CREAT, is_shared=True)
+    except IsADirectoryError:
+        what = "is a folder where the journal is to lie: move it away"
+        raise OSError(errno.ENXIO, what, str(file)) from None
+    try:
+        _lock(descriptor, file)
         yield Journal(file, descriptor)
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, file: Path) -> None:
+    until = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > until:
+                what = f"is held by {holder_of(descriptor)}: waited {_WAIT_S:g} s"
+                raise OSError(errno.ETIMEDOUT, what, str(file)) from None
+            time.sleep(_TURN_S)
+        except OSError:  # some networks lock no files
+            return
+
+
+def holder_of(descriptor: int) -> str:
+    """Return who has a file locked, as this machine knows it."""
+    inode = f":{os.fstat(descriptor).st_ino}"
+    try:
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()  # 1: FLOCK ADVISORY WRITE 123 fd:00:456 0 EOF
+            if "FLOCK" in fields and "->" not in fields and fields[-3].endswith(inode):
+                words = Path(f"/proc/{fields[-4]}/cmdline").read_bytes().replace(b"\0", b" ")
+                name = printable(os.fsdecode(words).strip()[:_MOST_OF_COMMAND])
+                return f"process {fields[-4]} ({name})"
+    except (OSError, IndexError):
+        pass
+    return "another process, perhaps on another machine"
+
+
+def lines_of(output: Path) -> Iterator[bytes]:
+    """Yield the sound lines of a journal. Raises: OutputError where it cannot be read."""
+    for whole in _lines(output / FOLDER / NAME):
+        line = whole.removesuffix(b"\n")
+        if _is_sealed(line):
+            yield line
 
 
 def sealed(previous: str, act: bytes) -> bytes:

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from emcfsys_engine import any_names
+from emcfsys_engine.hotfolder.counts import is_kept
 from emcfsys_engine.project_tables import Limit
 from emcfsys_engine.verdicts import STATES, verdict_of_planes
 
@@ -53,7 +54,12 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def verdict(self) -> str:
         """Return what counts: a person's word, else the limits'."""
-        return _STATE_OF_WORD.get(self.word, self.state)
+        return verdict_by(self.state, self.word)
+
+
+def verdict_by(state: str, word: str) -> str:
+    """Return what counts: a person's word, else the limits'."""
+    return _STATE_OF_WORD.get(word, state)
 
 
 def write_judged(connection: sqlite3.Connection, judged: Iterable[Judged]) -> None:
@@ -73,6 +79,21 @@ def write_judged(connection: sqlite3.Connection, judged: Iterable[Judged]) -> No
             for one in judged
         ],
     )
+
+
+def write_numbers(connection: sqlite3.Connection, judged: Iterable[Judged]) -> None:
+    """Write numbers alone: the verdict follows from them, by whatever limits there are then."""
+    for one in judged:
+        found = verdict_of_planes(one.numbers, limits_of(connection))
+        connection.execute(
+            "UPDATE judged SET numbers = ?, state = ?, reasons = ? WHERE path = ?",
+            (
+                msgspec.json.encode(one.numbers),
+                found.state if found else "",
+                any_names.encode(found.reasons if found else ()),
+                os.fsencode(one.path),
+            ),
+        )
 
 
 def write_words(connection: sqlite3.Connection, judged: Iterable[Judged]) -> None:
@@ -109,6 +130,8 @@ def count_verdicts(connection: sqlite3.Connection) -> dict[str, int]:
     """Return how many images passed, are for review, and failed: by people's words, else limits."""
     counts: dict[str, int] = dict.fromkeys(STATES, 0)
     query = f"SELECT judged.state, word, count(*) {_VALID} GROUP BY 1, 2"
+    if is_kept(connection):
+        query = "SELECT state, word, number FROM verdict_counts"
     for state, word, number in connection.execute(query):
         verdict = _STATE_OF_WORD.get(word, state)
         if verdict in counts:

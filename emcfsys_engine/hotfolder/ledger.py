@@ -10,69 +10,36 @@ import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from emcfsys_engine.errors import InputError, OutputError, WatchedError, printable
-from emcfsys_engine.files import (
-    DiskFullError,
-    file_system_of,
-    identity_of,
-    is_network,
-    open_own,
-    remedy_of,
-)
-from emcfsys_engine.hotfolder import journal, judged
+from emcfsys_engine.errors import OutputError, WatchedError, printable
+from emcfsys_engine.files import identity_of, remedy_of
+from emcfsys_engine.hotfolder import drop, journal, judged, kept_words, made
 from emcfsys_engine.hotfolder.journal import Act, act_of
 from emcfsys_engine.hotfolder.judged import Judged
+from emcfsys_engine.hotfolder.ledger_file import (
+    DamagedLedgerError,
+    connect,
+    connect_to_read,
+    decoded,
+    explained,
+    has_entries,
+    ledger_file,
+    ledger_in,
+)
+from emcfsys_engine.hotfolder.recipe import Recipe
 from emcfsys_engine.hotfolder.watcher import FOLDER, close_all, is_same, lock_file, lock_folder
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.project import Project
 from emcfsys_engine.project_tables import Limit
-
-SCHEMA = 1
-_ERRNO = {  # what SQLite makes of errors of the disk
-    sqlite3.SQLITE_IOERR: errno.EIO,
-    sqlite3.SQLITE_CANTOPEN: errno.ENOENT,
-    sqlite3.SQLITE_READONLY: errno.EROFS,
-    sqlite3.SQLITE_BUSY: errno.EIO,
-    sqlite3.SQLITE_LOCKED: errno.EIO,
-    sqlite3.SQLITE_PERM: errno.EACCES,
-}
-_TABLE = """
-CREATE TABLE seen (
-    path BLOB PRIMARY KEY,     -- below the watched folder, as the file system spells it
-    size INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
-    digest TEXT NOT NULL,
-    state TEXT NOT NULL,       -- done | trying | failed | skipped
-    mask TEXT NOT NULL,        -- below the output folder
-    version INTEGER NOT NULL,  -- of the mask: 1 for the first
-    attempts INTEGER NOT NULL,
-    reason TEXT NOT NULL,
-    model TEXT NOT NULL,
-    time REAL NOT NULL         -- wall clock, for people only
-) WITHOUT ROWID
-"""
 
 _COLUMNS = (
     "size", "mtime_ns", "digest", "state", "mask", "version", "attempts", "reason", "model", "time",
 )  # fmt: skip
-# Beside the table that every version knows: an older program goes on with the ledger.
-_MORE = f"""
-CREATE TABLE IF NOT EXISTS changed (path BLOB PRIMARY KEY, ctime_ns INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS due (    -- the user's command for an image, until it has run
-    path BLOB PRIMARY KEY, mask BLOB NOT NULL, is_unlike TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS ledger (id TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS watched (root BLOB NOT NULL, place TEXT NOT NULL);
-{judged.TABLES}
-{journal.TABLES}"""
-
-
-class DamagedLedgerError(InputError):
-    """A ledger that cannot be read, on a disk that can."""
 
 
 class Due(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +88,8 @@ class Ledger:
         self._owner = owner
         self._locks: list[int] = []
         self.told = ""  # of a ledger that was damaged
+        self.recipe = ""  # by whose settings images are made now, and
+        self.group = ""  # the expression that tells what group they are of
         self._open()
 
     def _open(self) -> None:
@@ -161,8 +130,11 @@ class Ledger:
             raise
         except DamagedLedgerError as error:
             aside = _put_aside(self.file)
+            connection = connect(self.file)
+            words = kept_words.take_from_journal(connection, self.output)
             self.told = f"{error} It is kept as {aside.name}: masks that are there are adopted."
-            return connect(self.file)
+            self.told += f" {words} words of people are taken from the journal." if words else ""
+            return connection
         return connection
 
     @property
@@ -240,12 +212,53 @@ class Ledger:
             if judged.limits_of(self._connection) == limits:
                 return None
             counts = judged.judge_all(self._connection, limits)
+            made.touch_all(self._connection)
             told = "{} of {} images are judged otherwise".format(*counts)
             as_json = msgspec.to_builtins(limits)
             journal.keep_acts(
                 self._connection, [act_of("limits_changed", limits=as_json, reason=told)]
             )
             return counts
+
+    def follow(self, project: Project, recipe: Recipe | None) -> made.Touched:
+        """Go by a project's groups and a recipe from now on; return what that touches.
+
+        Images that were made by another recipe are to be predicted or measured anew where the two
+        differ in that; what limits alone touch is judged anew by `judge_by`.
+        """
+        self.group, self.recipe = project.group, recipe.id if recipe else ""
+        with explained(self.file), self._connection:
+            made.regroup(self._connection, project.group, project.group_limits)
+            touched = made.follow_recipe(self._connection, recipe)
+            if touched.told:
+                act = act_of("recipe_changed", recipe=self.recipe, reason=touched.told)
+                journal.keep_acts(self._connection, [act])
+            return touched
+
+    def tell_groups(self, project: Project, book: OutputBook) -> None:
+        """Judge the groups anew whose images changed, and write their files.
+
+        Raises: OSError, OutputError: they are written later.
+        """
+        with explained(self.file):
+            with self._connection:
+                old = made.reckon(self._connection)
+            for group, num_changes in old:
+                drop.write(self._connection, group, project, book)
+                with self._connection:
+                    made.told(self._connection, group.name, num_changes)
+
+    def measured(self, images: Sequence[Judged], acts: Sequence[Act]) -> None:
+        """Note the numbers of images that were measured anew from the masks they have."""
+        with explained(self.file), self._connection:
+            judged.write_numbers(self._connection, images)
+            made.note(self._connection, [one.path for one in images], self.recipe, self.group)
+            journal.keep_acts(self._connection, acts)
+
+    def judged(self, paths: Sequence[str]) -> list[Judged]:
+        """Return how some images were judged."""
+        with explained(self.file):
+            return list(judged.read_judged(self._connection, paths=paths))
 
     def write_journal(self) -> None:
         """Write the acts that have no line in the journal yet.
@@ -298,10 +311,13 @@ class Ledger:
         with explained(self.file), self._connection:
             judged.follow_touched(self._connection, [(one.path, one.digest) for one in kept])
             judged.write_judged(self._connection, verdicts)
+            made.note(self._connection, anew, self.recipe, self.group)
             journal.keep_acts(self._connection, acts)
             self._connection.executemany(
                 "INSERT OR REPLACE INTO seen VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows
             )
+            done = [(one.path, one.digest) for one in entries if one.state == "done"]
+            kept_words.give_back(self._connection, self.output, done)
             self._connection.executemany(
                 "INSERT OR REPLACE INTO changed VALUES (?,?)",
                 [(os.fsencode(one.path), one.ctime_ns) for one in entries if one.ctime_ns],
@@ -322,48 +338,16 @@ class Ledger:
         self._locks = []
 
 
-def ledger_file(output: Path) -> Path:
-    """Return where the ledger of an output folder lies, or would lie."""
-    return output / FOLDER / "ledger.sqlite"
-
-
-def ledger_in(output: Path) -> Path | None:
-    """Return the ledger of an output folder, if it has one: a file, as SQLite waits for a pipe.
-
-    Raises: InputError where we may not even look.
-    """
-    file = ledger_file(output)
-    try:
-        return file if file.is_file() else None
-    except OSError as error:
-        what = f"cannot be read: {error.strerror}"
-        raise InputError(file, what, "Ask the owner of its folder for the right to read") from None
-
-
 def read_ledger(output: Path) -> list[Entry]:
     """Return the entries of a ledger without taking it; none where there is no ledger."""
     file = ledger_in(output)
     if file is None:
         return []
     with explained(file), contextlib.closing(connect_to_read(file)) as db:
-        db.text_factory = _decoded
-        if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'seen'").fetchone():
-            return []  # empty, or just being made
+        db.text_factory = decoded
+        if not has_entries(db):
+            return []
         return list(_read(db, "ORDER BY time DESC"))
-
-
-def connect_to_read(file: Path) -> sqlite3.Connection:
-    """Open a ledger to look at it, also where we may write nothing, not even its log's memory."""
-    uri = f"{file.absolute().as_uri()}?mode=ro"
-    connection = sqlite3.connect(uri, uri=True)
-    try:
-        connection.execute("SELECT 1 FROM sqlite_master")
-    except sqlite3.OperationalError:
-        connection.close()
-        if os.access(file.parent, os.W_OK, effective_ids=True):
-            raise
-        return sqlite3.connect(f"{uri}&immutable=1", uri=True)
-    return connection
 
 
 def id_of_ledger(output: Path) -> str:
@@ -399,11 +383,6 @@ def _storable(text: str) -> str | bytes:
     return text
 
 
-def _decoded(content: bytes) -> str:
-    """Return a text of the file: one bad byte spoils its own row, not every answer."""
-    return content.decode("utf-8", "surrogateescape")
-
-
 def _as_text(value: object) -> object:
     return os.fsdecode(value) if isinstance(value, bytes) else value
 
@@ -419,47 +398,6 @@ def _put_aside(file: Path) -> Path:
     return aside
 
 
-def connect(file: Path) -> sqlite3.Connection:
-    """Open a ledger to write into it, and give it the tables it lacks.
-
-    Raises: InputError, OutputError.
-    """
-    _refuse_others(file)
-    with explained(file):
-        connection = sqlite3.connect(file, timeout=10)
-        connection.text_factory = _decoded
-        # WAL needs shared memory between processes, which a network does not give.
-        mode = "DELETE" if is_network(file_system_of(file)) else "WAL"
-        connection.execute(f"PRAGMA journal_mode={mode}")
-        connection.execute("PRAGMA synchronous=FULL")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA:
-            what = f"has version {version}, this program knows {SCHEMA}"
-            raise InputError(file, what, "Update emcfsys-tui")
-        if version == 0:
-            with connection:
-                connection.execute(_TABLE)
-                connection.execute(f"PRAGMA user_version={SCHEMA}")
-        connection.executescript(_MORE)
-        return connection
-
-
-def _refuse_others(file: Path) -> None:
-    """Check that SQLite will write into files of ours: it follows links, and waits for pipes.
-
-    Raises: OutputError.
-    """
-    for ending in ("", "-wal", "-shm", "-journal"):
-        place = Path(f"{file}{ending}")
-        try:
-            os.close(open_own(place, os.O_RDWR, is_shared=True))
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            what = f"cannot be used: {error.strerror}"
-            raise OutputError(place, what, remedy_of(error), errno=error.errno or 0) from None
-
-
 def _id_of(connection: sqlite3.Connection, file: Path) -> str:
     with explained(file), connection:
         found = connection.execute("SELECT id FROM ledger").fetchone()
@@ -467,25 +405,3 @@ def _id_of(connection: sqlite3.Connection, file: Path) -> str:
             found = (uuid.uuid4().hex,)
             connection.execute("INSERT INTO ledger VALUES (?)", found)
     return str(found[0])
-
-
-@contextlib.contextmanager
-def explained(file: Path) -> Generator[None]:
-    """Tell errors of SQLite as what they are of.
-
-    Raises: DiskFullError, OutputError, DamagedLedgerError.
-    """
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-            raise DiskFullError(file) from None
-        code = error.sqlite_errorcode & 0xFF
-        remedy = "Check the permissions of its folder"
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            remedy = "Close what else has it open"
-        what = f"cannot be used: {error}"
-        raise OutputError(file, what, remedy, errno=_ERRNO.get(code, 0)) from None
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-        remedy = "The next watch begins a new one, and keeps the masks"
-        raise DamagedLedgerError(file, f"is damaged: {error}", remedy) from None

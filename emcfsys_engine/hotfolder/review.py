@@ -6,21 +6,24 @@ import sqlite3
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from emcfsys_engine.errors import EmcfError, InputError, OutputError
 from emcfsys_engine.files import open_own
-from emcfsys_engine.hotfolder import journal, judged
+from emcfsys_engine.hotfolder import counts, journal, judged, made
 from emcfsys_engine.hotfolder.journal import Act, Verified, act_of
 from emcfsys_engine.hotfolder.judged import Judged, Word
-from emcfsys_engine.hotfolder.ledger import (
+from emcfsys_engine.hotfolder.ledger import read_ledger
+from emcfsys_engine.hotfolder.ledger_file import (
     connect,
     connect_to_read,
+    decoded,
     explained,
+    has_entries,
     ledger_file,
     ledger_in,
-    read_ledger,
 )
 from emcfsys_engine.hotfolder.watcher import FOLDER
 from emcfsys_engine.images.output_book import OutputBook
@@ -41,11 +44,41 @@ def read_verdicts(
     Raises: InputError for a ledger that cannot be read.
     """
     states, paths = list(states), list(paths)
-    with _reading(output) as db:
+    with reading(output) as db:
         if db is None or not judged.has_verdicts(db):
             return {}, []
         found = judged.read_judged(db, states=states, paths=paths) if states or paths else ()
         return judged.count_verdicts(db), list(found)
+
+
+def count_states(output: Path) -> dict[str, int]:
+    """Return how many files are done, trying, failed and skipped; {} where there is no ledger.
+
+    Raises: InputError for a ledger that cannot be read.
+    """
+    with reading(output) as db:
+        return {} if db is None or not has_entries(db) else counts.states(db)
+
+
+def groups_of(output: Path) -> list[made.Group]:
+    """Return how each group was judged when the watch last had time for that.
+
+    Raises: InputError for a ledger that cannot be read.
+    """
+    with reading(output) as db:
+        return [] if db is None else made.read_groups(db)
+
+
+def recipe_of(output: Path) -> str:
+    """Return the id of the recipe that is followed; "" where there is none."""
+    with reading(output) as db:
+        return "" if db is None else made.recipe_followed(db)
+
+
+def recipe_settings(output: Path) -> tuple[str, dict[str, Any]]:
+    """Return the id of the recipe that is followed, and what it says; ("", {}) without one."""
+    with reading(output) as db:
+        return ("", {}) if db is None else made.settings_followed(db)
 
 
 def number_unjudged(output: Path) -> int:
@@ -53,7 +86,7 @@ def number_unjudged(output: Path) -> int:
 
     Raises: InputError for a ledger that cannot be read.
     """
-    with _reading(output) as db:
+    with reading(output) as db:
         return 0 if db is None else judged.count_unjudged(db)
 
 
@@ -62,7 +95,7 @@ def verify_journal(output: Path) -> Verified:
 
     Raises: InputError, OutputError where one of them cannot be read.
     """
-    with _reading(output) as db:
+    with reading(output) as db:
         noted = "" if db is None else journal.noted_head(db)
     return journal.verify(output, noted)
 
@@ -147,7 +180,7 @@ def note_of(masks: Sequence[Path]) -> str:
         except EmcfError as error:
             return f"whether any of the masks failed is not known: {error}"
         verdicts.update(
-            one.verdict for one in found for mask in _masks_of(output, one) if mask in wanted
+            one.verdict for one in found for mask in masks_of(output, one) if mask in wanted
         )
     if not verdicts:
         return ""
@@ -155,7 +188,7 @@ def note_of(masks: Sequence[Path]) -> str:
     return f"{' and '.join(told)} of {len(masks)} masks by their hot folder: they are counted, too"
 
 
-def _masks_of(output: Path, one: Judged) -> list[Path]:
+def masks_of(output: Path, one: Judged) -> list[Path]:
     """Return the masks of an image: the ledger names that of the last plane, x.0041.png."""
     last = output.absolute() / one.mask
     planes = sorted(int(plane) for plane in one.numbers if plane)
@@ -169,7 +202,7 @@ def _files_of(output: Path, one: Judged) -> list[Path]:
     """Return an image's masks, and what a person may correct: outlines, objects' numbers."""
     files = [
         file
-        for mask in _masks_of(output, one)
+        for mask in masks_of(output, one)
         for file in (mask, mask.with_suffix(".json"), instances_of(mask))
     ]
     return [file for file in files if file.is_file()]
@@ -187,6 +220,7 @@ def _write(output: Path, words: Sequence[Judged], acts: Sequence[Act]) -> None:
                     what = "was predicted anew meanwhile"
                     raise InputError(word.path, what, "Look at it again")
             judged.write_words(db, words)
+            made.touch(db, [one.path for one in words])
             journal.keep_acts(db, acts)
         try:
             journal.write_kept(db, output)
@@ -198,11 +232,12 @@ def _write(output: Path, words: Sequence[Judged], acts: Sequence[Act]) -> None:
 
 
 @contextlib.contextmanager
-def _reading(output: Path) -> Generator[sqlite3.Connection | None]:
+def reading(output: Path) -> Generator[sqlite3.Connection | None]:
+    """Open the ledger of an output folder to look at it; None where there is none."""
     file = ledger_in(output)
     if file is None:
         yield None
         return
     with explained(file), contextlib.closing(connect_to_read(file)) as db:
-        db.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
+        db.text_factory = decoded
         yield db

@@ -10,7 +10,7 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -331,6 +331,13 @@ class Scanner:
         """Let images that failed be found anew by the next scan."""
         for path in [path for path, entry in self.known.items() if entry.state == "failed"]:
             del self.known[path]
+
+    def forget_masks(self, paths: Iterable[str]) -> set[str]:
+        """Let images get their masks anew, by the next scan; return those that are known."""
+        done = {path for path in paths if path in self.known and self.known[path].state == "done"}
+        for path in done:
+            self._take_anew(self.known[path], self.known[path].ctime_ns)
+        return done
 
     def next_in_s(self, base_s: float) -> float:
         """Return in how many seconds to look again: settling files soon, else now and then."""

@@ -11,7 +11,8 @@ from emcfsys_engine.errors import EmcfError, InputError, RunFolderError, printab
 from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.notifier import choose_backend
 from emcfsys_engine.hotfolder.places import watched_places
-from emcfsys_engine.hotfolder.review import read_verdicts
+from emcfsys_engine.hotfolder.recipe import read_recipe, refuse_other
+from emcfsys_engine.hotfolder.review import count_states, groups_of, read_verdicts, recipe_of
 from emcfsys_engine.hotfolder.scan import Rules, Scanner
 from emcfsys_engine.hotfolder.watcher import watcher_of, watching_run
 from emcfsys_engine.model_card import ModelCard, read_card
@@ -58,21 +59,28 @@ def what_it_would_do(project: Project) -> dict[str, Any]:
     return {"backend": backend, "model": model, "waiting": waiting, "lines": lines}
 
 
-def watch_request(project: Project, *, once: bool = False) -> WatchRequest:
+def watch_request(
+    project: Project, *, once: bool = False, recipe: Path | None = None
+) -> WatchRequest:
     """Return what a watch of the project is asked: its folders and its model are settled now.
 
     Raises: ProjectError without hotfolder.watch or for folders that meet; InputError if there is no
-    such model, or somebody watches the folder already.
+    such model, somebody watches the folder already, or the project is not as the recipe says.
     """
     root, output = watched_places(project)
     other = watcher_of(output)
     if other is not None:
         raise InputError(output, f"is watched already, by {other}", "Stop that watch first")
+    if recipe is not None:
+        model = refuse_other(recipe, read_recipe(recipe), project)
+    else:
+        model = resolve_model(project, project.hotfolder.model)
     return WatchRequest(
-        model=str(resolve_model(project, project.hotfolder.model)),
+        model=str(model),
         watch=str(root),
         output=str(output),
         once=once,
+        recipe=str(recipe.absolute()) if recipe is not None else "",
     )
 
 
@@ -210,8 +218,10 @@ def status_of(project: Project) -> dict[str, Any]:
     states = [event for event in events if isinstance(event, WatchState)]
     done = [event for event in events if isinstance(event, ImageDone)]
     failures = [event for event in events if isinstance(event, ImageFailed)]
-    counts = Counter(entry.state for entry in read_ledger(output))
+    counts = count_states(output)
     verdicts, _ = read_verdicts(output, ())
+    groups = groups_of(output)
+    by_verdict = Counter(group.state for group in groups)
     lags = [event.lag_s for event in done[-100:] if event.lag_s is not None]
     is_watched = watcher_of(output) is not None
     backends = [_BACKENDS[event.state] for event in states if event.state in _BACKENDS]
@@ -220,11 +230,11 @@ def status_of(project: Project) -> dict[str, Any]:
         "detail": states[-1].detail if states else "",
         "backend": backends[-1] if backends else None,
         "run": str(run.folder) if run else None,
-        "done": counts["done"],
-        "failed": counts["failed"],
-        "trying": counts["trying"],
-        "skipped": counts["skipped"],
+        **{state: counts.get(state, 0) for state in ("done", "failed", "trying", "skipped")},
         **{f"verdict_{state}": verdicts.get(state, 0) for state in STATES},
+        "groups": len(groups),
+        **{f"groups_{state}": by_verdict[state] for state in STATES},
+        "recipe": recipe_of(output),
         "unlike_training_data": sum(bool(event.unlike) for event in done),
         "median_lag_s": round(median(lags), 3) if lags else None,
         "images_per_min": images_per_min([event.time for event in done], time.time()),
@@ -245,6 +255,11 @@ def text_of(found: dict[str, Any]) -> str:
     if any(found[f"verdict_{state}"] for state in STATES):
         judged = "  ".join(f"{state.upper()} {found[f'verdict_{state}']}" for state in STATES)
         lines.insert(2, f"verdicts: {judged}")
+    if any(found[f"groups_{state}"] for state in STATES):
+        judged = "  ".join(f"{state.upper()} {found[f'groups_{state}']}" for state in STATES)
+        lines.insert(3, f"groups: {judged}")
+    if found["recipe"]:
+        lines.append(f"recipe {found['recipe']}")
     if found["last_error"]:
         lines.append(f"last error: {found['last_error']}")
     return "\n".join(printable(line.strip()) for line in lines)

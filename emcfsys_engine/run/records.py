@@ -66,6 +66,7 @@ class WatchRequest(msgspec.Struct, frozen=True, kw_only=True, tag="watch"):
     watch: str
     output: str
     once: bool = False
+    recipe: str = ""  # absolute path of the recipe file that is followed exactly; empty: none
 
 
 Request = TrainRequest | PredictRequest | WatchRequest
@@ -156,6 +157,7 @@ def with_paths(
             model=of_request(request.model),
             watch=of_request(request.watch),
             output=of_request(request.output),
+            recipe=of_request(request.recipe) if request.recipe else "",
         )
     return msgspec.structs.replace(record, project=project, request=request)
 

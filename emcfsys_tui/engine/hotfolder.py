@@ -1,7 +1,7 @@
 """The engine as the interface sees it: the hot folder, told from its ledger and its run."""
 
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -11,9 +11,16 @@ from msgspec import structs
 
 from emcfsys_engine.errors import EmcfError, InputError, printable
 from emcfsys_engine.hotfolder.judged import Judged, Word
-from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.places import name_below
-from emcfsys_engine.hotfolder.review import ask_retry, read_verdicts, say_word
+from emcfsys_engine.hotfolder.review import (
+    ask_retry,
+    count_states,
+    groups_of,
+    read_verdicts,
+    recipe_of,
+    say_word,
+)
+from emcfsys_engine.hotfolder.series import names_in, read_series, trend_of
 from emcfsys_engine.hotfolder.status import choose_best, resolve_model
 from emcfsys_engine.hotfolder.watcher import watcher_of, watching_run
 from emcfsys_engine.jobs.queue import Queue
@@ -33,9 +40,9 @@ from emcfsys_engine.run.lines import images_per_min
 from emcfsys_engine.run.records import TrainRequest, WatchRequest
 from emcfsys_tui.engine.form import edit_project
 from emcfsys_tui.engine.runs import run_command
-from emcfsys_tui.messages import HotRead, ModelsRead, TextFound
+from emcfsys_tui.messages import HotRead, ModelsRead, TextFound, TrendRead
 from emcfsys_tui.text import reason_words, safe_lines
-from emcfsys_tui.view_models import HotLine, HotState, ModelRow
+from emcfsys_tui.view_models import HotLine, HotState, HotTrend, ModelRow
 
 _NEWEST = 200
 _MINUTES = 30
@@ -71,6 +78,8 @@ class HotFolderReader:
         self._counts: dict[str, int] = {}
         self._verdicts: dict[str, int] = {}
         self._judged: dict[str, Judged] = {}  # of the newest, by image
+        self._groups: dict[str, int] = {}
+        self._recipe = ""
         self._counted_at = float("-inf")
         self._told: HotState | None = None
 
@@ -114,6 +123,8 @@ class HotFolderReader:
             skipped=self._counts.get("skipped", 0),
             unlike=self._num_unlike,
             verdicts=self._verdicts if any(self._verdicts.values()) else {},
+            groups=self._groups,
+            recipe=self._recipe,
             median_lag_s=median(self._lags) if self._lags else None,
             worst_lag_s=max(self._lags, default=None),
             images_per_min=images_per_min(self._done_at, time.time()),
@@ -181,10 +192,9 @@ class HotFolderReader:
         if time.monotonic() - self._counted_at < _LEDGER_EVERY_S:
             return
         self._counted_at = time.monotonic()
-        counts: dict[str, int] = {}
-        for entry in read_ledger(output):
-            counts[entry.state] = counts.get(entry.state, 0) + 1
-        self._counts = counts
+        self._counts = count_states(output)
+        groups = Counter(group.state for group in groups_of(output) if group.state)
+        self._groups, self._recipe = dict(groups), recipe_of(output)
         self._verdicts, found = read_verdicts(output, (), [one.image for one in self._newest])
         self._judged = {one.path: one for one in found}
 
@@ -242,6 +252,36 @@ def say_of(folder: Path, image: str, word: Word, reason: str = "") -> str:
     """
     say_word(folder / load_project(folder).hotfolder.output, [image], word, reason)
     return f"{image} is {word}"
+
+
+def read_trend(folder: Path, name: str, group: str) -> TrendRead:
+    """Return the control chart of a number, or of the next best one, of a group or all images.
+
+    Raises: InputError for a ledger that cannot be read.
+    """
+    images = read_series(folder / load_project(folder).hotfolder.output)
+    groups = tuple(sorted({one.group for one in images if one.group is not None}))
+    group = group if group in groups else ""
+    images = [one for one in images if not group or one.group == group]
+    names = tuple(names_in(images))
+    name = name if name in names else next(iter(names), "")
+    found = trend_of(images, name)
+    common: dict[str, Any] = {"name": name, "names": names, "group": group, "groups": groups}
+    if found is None:
+        return TrendRead(HotTrend(**common, note="fewer than two images have numbers"))
+    return TrendRead(
+        HotTrend(
+            **common,
+            note=f"{len(found.values):,} images, {len(found.signals):,} break a rule",
+            times=tuple(one.time for one in found.images),
+            values=found.values,
+            ewma=found.ewma.means,
+            centre=found.limits.centre,
+            low=found.limits.low,
+            high=found.limits.high,
+            told=tuple(found.told()),
+        )
+    )
 
 
 def _with_verdict(line: HotLine, judged: Judged | None) -> HotLine:

@@ -18,13 +18,14 @@ from emcfsys_engine.hotfolder.judged import Word
 from emcfsys_engine.text import clock, span
 from emcfsys_tui.engine import hotfolder, notices
 from emcfsys_tui.engine.data import PictureSpec
-from emcfsys_tui.messages import HotRead, TabWanted
+from emcfsys_tui.messages import HotRead, TabWanted, TrendRead
 from emcfsys_tui.screens.page import sparkline
 from emcfsys_tui.settings import quiet, shown
-from emcfsys_tui.view_models import Deed, HotLine, HotState, JobRow, Notice, QueueState
+from emcfsys_tui.view_models import Deed, HotLine, HotState, HotTrend, JobRow, Notice, QueueState
 from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.picture_pane import PictureBox, PicturePane
 from emcfsys_tui.widgets.picture_view import PictureView
+from emcfsys_tui.widgets.trend_view import TrendView
 
 _LOOKS = {
     "watching": "● WATCHING",
@@ -61,6 +62,9 @@ class HotFolderPane(PicturePane):
     DEFAULT_CSS = """
     HotFolderPane #hot-state { height: 3; }
     HotFolderPane #hot-left { width: 6fr; }
+    HotFolderPane #hot-trend { width: 7fr; display: none; }
+    HotFolderPane.-trend #hot-trend { display: block; }
+    HotFolderPane.-trend #hot-right { display: none; }
     HotFolderPane #newest { height: 3fr; }
     HotFolderPane #failures { height: auto; min-height: 2; max-height: 40%; }
     """
@@ -94,6 +98,9 @@ class HotFolderPane(PicturePane):
             "hot.corrected",
             "You changed the mask, or its Labelme file",
         ),
+        quiet("v", "trend(1)", "Trend", "hot.trend", "Control chart; again: the next number"),
+        quiet("s", "trend_group", "Group", "hot.group", "The trend of the next group"),
+        quiet("V", "trend(0)", "Picture", "hot.picture", "The picture again, not the trend"),
         quiet("j", "job", "Its job", "hot.job", "Show the watch in Jobs"),
     ]
 
@@ -105,6 +112,7 @@ class HotFolderPane(PicturePane):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._reader = hotfolder.HotFolderReader(folder)
+        self._trend = HotTrend(name="")
         self._failed: HotLine | None = None  # that is shown instead of the one under the cursor
 
     @property
@@ -122,6 +130,7 @@ class HotFolderPane(PicturePane):
                 yield Rows(_COLUMNS, id="newest", empty="Reading the ledger …")
                 yield Rows(_FAILED, id="failures", empty="No image failed.")
             yield PictureBox(id="hot-right")
+            yield TrendView(id="hot-trend")
 
     def on_mount(self) -> None:
         """Follow the watch in a thread."""
@@ -145,7 +154,35 @@ class HotFolderPane(PicturePane):
     def on_hot_read(self, event: HotRead) -> None:
         """Show what was read."""
         self.query_one("#newest", Rows).empty = _hint(event.hot)  # also where there is none
+        if self.has_class("-trend") and event.hot.done != self.hot.done:
+            self._read_trend(self._trend.name, self._trend.group)
         self.hot = event.hot
+
+    def on_trend_read(self, event: TrendRead) -> None:
+        """Show a control chart."""
+        self._trend = event.trend
+        self.query_one(TrendView).trend = event.trend
+
+    def action_trend(self, by: int) -> None:
+        """Show the trend of the next number, or the picture again."""
+        if not by:
+            self.remove_class("-trend")
+            return
+        names, name = self._trend.names, self._trend.name
+        if self.has_class("-trend") and name in names:
+            name = names[(names.index(name) + by) % len(names)]
+        self.add_class("-trend")
+        self._read_trend(name, self._trend.group)
+
+    def action_trend_group(self) -> None:
+        """Show the trend of the next group; after the last one, of all images."""
+        groups = ("", *self._trend.groups)
+        place = groups.index(self._trend.group) if self._trend.group in groups else 0
+        self.add_class("-trend")
+        self._read_trend(self._trend.name, groups[(place + 1) % len(groups)])
+
+    def _read_trend(self, name: str, group: str) -> None:
+        self.attempt(partial(hotfolder.read_trend, self.folder, name, group))
 
     def watch_hot(self, hot: HotState) -> None:
         """Show counters and lists."""
@@ -340,9 +377,11 @@ def state_text(hot: HotState, job: JobRow | None, width: int) -> str:
     model = Path(hot.model)
     name = f"{model.parent.name} {model.stem}" if model.suffix else hot.model
     detail = f" {hot.detail[hot.detail.rfind('(') :]}" if "(" in hot.detail else ""
+    recipe = f"  recipe {hot.recipe[:8]}" if hot.recipe else ""
     first = _fitting(
         width,
-        f" {look} {hot.watch}/{detail}  → {hot.output}/  model {name}{since}",
+        f" {look} {hot.watch}/{detail}  → {hot.output}/  model {name}{recipe}{since}",
+        f" {look} {hot.watch}/  → {hot.output}/  model {name}{recipe}",
         f" {look} {hot.watch}/  → {hot.output}/  model {name}{since}",
         f" {look} {hot.watch}/  model {name}{since}",
         f" {look} {hot.watch}/  model {name}",
@@ -356,7 +395,14 @@ def state_text(hot: HotState, job: JobRow | None, width: int) -> str:
     )
     if hot.verdicts:
         judged = " ".join(f"{_VERDICTS[state]} {hot.verdicts[state]:,}" for state in _VERDICTS)
-        counts = _fitting(width, f"{counts}  {judged}", f" masked {hot.done:,}  {judged}")
+        groups = " ".join(f"{word} {n}" for word, n in hot.groups.items() if word != "pass")
+        groups = f"  groups {groups}" if groups else ""
+        counts = _fitting(
+            width,
+            f"{counts}  {judged}{groups}",
+            f" masked {hot.done:,}  {judged}{groups}",
+            f" masked {hot.done:,}  {judged}",
+        )
     lag = "–" if hot.median_lag_s is None else f"{hot.median_lag_s:.2f} s"
     worst = "–" if hot.worst_lag_s is None else f"{hot.worst_lag_s:.1f} s"
     speed = _fitting(

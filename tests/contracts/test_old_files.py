@@ -7,6 +7,7 @@ import pytest
 
 from emcfsys_engine.annotations.formats.labelme import read_suggestion
 from emcfsys_engine.hotfolder.ledger import Ledger
+from emcfsys_engine.hotfolder.recipe import read_recipe
 from emcfsys_engine.hotfolder.review import read_verdicts, verify_journal
 from emcfsys_engine.learn.model_file import load_model, verify_model
 from emcfsys_engine.learn.training.run import read_plan
@@ -146,3 +147,10 @@ def test_a_measurement_in_parts() -> None:
     (large,) = (one for one in found.classes if one.num_objects)
     assert large.name == "large"
     assert large.mean_diameter == pytest.approx(35.90, abs=0.01)
+
+
+def test_a_recipe_of_version_1() -> None:
+    recipe = read_recipe(DATA / "recipe-v1.json")
+    assert recipe.classes == {"resin": 0, "grain": 7}
+    assert recipe.inference.overlap == 0.25
+    assert recipe.settings()["inference.overlap"] == 0.25

@@ -19,6 +19,7 @@ from emcfsys_engine.hotfolder.journal import Act, act_of, sealed
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger, connect
 from emcfsys_engine.hotfolder.review import verify_journal
 from emcfsys_engine.hotfolder.watcher import FOLDER
+from emcfsys_engine.learn.inference.output_disk import is_of_disk
 
 _FORK = mp.get_context("fork")
 ODD = "a b/\udcff\n.tif"
@@ -237,3 +238,24 @@ def test_two_writers_share_one_chain(tmp_path: Path) -> None:
     assert sorted(told) == sorted(noted)
     assert len(told) == 80
     assert verify_journal(tmp_path).fault == ""
+
+
+def test_a_journal_that_somebody_holds_is_waited_for_a_while_and_its_holder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "_WAIT_S", 0.1)
+    (tmp_path / ".emcfsys").mkdir()
+    with journal.held(tmp_path):
+        with pytest.raises(OSError, match="is held by process") as told, journal.held(tmp_path):
+            pass
+        assert f"process {os.getpid()}" in str(told.value)
+        assert told.value.errno == errno.ETIMEDOUT
+    with journal.held(tmp_path):
+        pass
+
+
+def test_a_folder_in_the_journals_place_is_waited_for_as_a_disk_is(tmp_path: Path) -> None:
+    (tmp_path / ".emcfsys" / "journal.jsonl").mkdir(parents=True)
+    with pytest.raises(OSError, match="is a folder") as told, journal.held(tmp_path):
+        pass
+    assert is_of_disk(told.value)

@@ -61,6 +61,7 @@ class Task:
     version: int  # of the mask: a rewritten file may keep its older masks
     attempts: int
     is_new: bool = False  # the ledger does not know it: masks that are there are adopted
+    by_recipe: bool = False  # its masks are of another recipe: none of its planes is done
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +197,7 @@ class ImageStages:
         todo = [
             (ref, mask)
             for ref, mask in zip(refs, placed.masks, strict=True)
-            if len(refs) == 1 or not self._is_made(task, mask)
+            if len(refs) == 1 or task.by_recipe or not self._is_made(task, mask)
         ] or [(refs[-1], placed.masks[-1])]
         for ref, mask in todo:
             if task.seen.path in self._gave_up:
@@ -281,9 +282,9 @@ class ImageStages:
             placed=plane.placed,
         )
 
-    def act(self, one: Handled, before: Entry | None, run: str) -> Act:
+    def act(self, one: Handled, before: Entry | None, run: str, recipe: str = "") -> Act:
         """Return what the journal is to say of an image; its masks are told by their digests."""
-        is_redone = before is not None and before.state == "done"
+        is_redone = before is not None and (before.state == "done" or bool(before.mask))
         masks = one.written or ((one.mask,) if one.mask else ())
         return act_of(
             "adopted" if one.adopted else "redone" if is_redone else "predicted",
@@ -292,6 +293,7 @@ class ImageStages:
             masks={str(mask.relative_to(self._book.out)): digest_of_output(mask) for mask in masks},
             model="" if one.adopted else one.entry.model,
             run=run,
+            recipe=recipe,
             verdict=one.judged.state if one.judged else "",
             reasons=one.judged.reasons if one.judged else (),
         )

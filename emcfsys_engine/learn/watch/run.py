@@ -19,6 +19,7 @@ from emcfsys_engine.hotfolder.journal import Act
 from emcfsys_engine.hotfolder.ledger import Due, Ledger
 from emcfsys_engine.hotfolder.notifier import Waker, choose_backend
 from emcfsys_engine.hotfolder.places import refuse_places
+from emcfsys_engine.hotfolder.recipe import Recipe, read_recipe, refuse_other
 from emcfsys_engine.hotfolder.review import was_asked
 from emcfsys_engine.hotfolder.scan import (
     MAX_ATTEMPTS,
@@ -39,6 +40,7 @@ from emcfsys_engine.learn.inference.output_disk import (
 from emcfsys_engine.learn.run_context import RunContext, emit_ending, give_back_freed_memory
 from emcfsys_engine.learn.watch.followed_model import FollowedModel
 from emcfsys_engine.learn.watch.images import Handled, ImageStages, Task, sync
+from emcfsys_engine.learn.watch.measure_again import MeasuredAgain
 from emcfsys_engine.learn.watch.measurements import Measurements
 from emcfsys_engine.learn.watch.ready import is_all_there, take_folder
 from emcfsys_engine.learn.watch.several import num_processes
@@ -98,6 +100,7 @@ class _Watch:
         self.request = request
         self.project = project
         self.ledger = ledger
+        self.recipe = _recipe_of(request, project)
         self.root, self.output = Path(request.watch), Path(request.output)
         self.backend, self.why = choose_backend(self.root, project.hotfolder.backend)
         self.rules = _rules(project, request, self.backend)
@@ -113,6 +116,8 @@ class _Watch:
         self.is_judged = False  # by the limits of today
         self.state = ""
         self.told_of: set[str] = set()  # images whose place cannot be written, kinds left out
+        self.by_recipe: set[str] = set()  # images whose masks another recipe made
+        self.groups_told_at = 0.0
         self._begin()
 
     def _open_outputs(self) -> None:
@@ -146,11 +151,29 @@ class _Watch:
 
     def _judge_anew(self) -> None:
         """Judge what is known by the limits of today, where they changed: nothing is predicted."""
+        touched = self.ledger.follow(self.project, self.recipe)
+        if touched.told:
+            self.worker.emit_when_possible(WarningGiven(message=touched.words))
+        self.by_recipe = self.scanner.forget_masks(touched.predict)
+        if self.by_recipe:
+            self._scan()
+        MeasuredAgain(self.ledger, self.measurements, self.model.by.card, self.project).run(
+            self.root, touched.measure, self.worker
+        )
         judged = self.ledger.judge_by(self.project.limits)
         self.is_judged = True
         if judged is not None and judged[1]:
             what = "The limits changed: {} of {} images are judged otherwise now, by their numbers"
             self.worker.emit_when_possible(WarningGiven(message=what.format(*judged)))
+
+    def _tell_groups(self) -> None:
+        self.groups_told_at = time.monotonic()
+        try:
+            self.ledger.tell_groups(self.project, self.book)
+        except OSError as error:
+            if is_of_disk(error):
+                raise
+            self._tell_once(f"The files of groups cannot be written: {error}")
 
     def go_on(self) -> int:
         """Watch until asked to end; return the exit code."""
@@ -189,6 +212,8 @@ class _Watch:
             with contextlib.suppress(OSError, EmcfError):  # the next start does it
                 self.ledger.has_run(self.hook.that_have_run())
                 self.ledger.write_journal()
+                if self.is_judged:
+                    self._tell_groups()
         return self._end(asked or "done")
 
     def _is_all_done(self) -> bool:
@@ -252,6 +277,8 @@ class _Watch:
             handled = self._handle_ready()
             if not handled and (same := self.scanner.look_closer(_CLOSER_S, self._is_ended)):
                 self.ledger.record(same)
+            if not handled and time.monotonic() - self.groups_told_at > _IDLE_S:
+                self._tell_groups()
             self.ledger.has_run(self.hook.that_have_run())
             self.ledger.write_journal()
             self.worker.emit_when_possible()
@@ -324,11 +351,12 @@ class _Watch:
         if is_full(error) or self.request.once:
             raise error
         self.scanner.put_off(path, _PUT_OFF_S)
-        if path not in self.told_of:
-            self.told_of.add(path)
-            self.worker.emit_when_possible(
-                WarningGiven(message=f"{error} It is tried again now and then")
-            )
+        self._tell_once(f"{error} It is tried again now and then", path)
+
+    def _tell_once(self, words: str, about: str = "") -> None:
+        if (about or words) not in self.told_of:
+            self.told_of.add(about or words)
+            self.worker.emit_when_possible(WarningGiven(message=words))
 
     def _is_ended(self) -> bool:
         return self.worker.stop_request() is not None
@@ -353,7 +381,12 @@ class _Watch:
                 return self.stages.skipped(seen, before, digest)
             version += self.project.hotfolder.rewritten == "version"
         return Task(
-            seen=seen, digest=digest, version=version, attempts=attempts, is_new=before is None
+            seen=seen,
+            digest=digest,
+            version=version,
+            attempts=attempts,
+            is_new=before is None,
+            by_recipe=seen.path in self.by_recipe,
         )
 
     def _commit(self, results: list[tuple[Seen, Handled]]) -> None:
@@ -396,7 +429,7 @@ class _Watch:
     def _acts(self, kept: list[Handled]) -> list[Act]:
         known, run = self.scanner.known, self.worker.run.id
         return [
-            self.stages.act(one, known.get(one.entry.path), run)
+            self.stages.act(one, known.get(one.entry.path), run, self.ledger.recipe)
             for one in kept
             if one.judged is not None or one.adopted
         ]
@@ -454,6 +487,16 @@ class _Watch:
                     final=final,
                 )
             )
+
+
+def _recipe_of(request: WatchRequest, project: Project) -> Recipe | None:
+    """Return the recipe that is followed. Raises: InputError where this start would not."""
+    if not request.recipe:
+        return None
+    file = Path(request.recipe)
+    recipe = read_recipe(file)
+    refuse_other(file, recipe, project)
+    return recipe
 
 
 def _rules(project: Project, request: WatchRequest, backend: str) -> Rules:

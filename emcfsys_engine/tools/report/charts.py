@@ -17,6 +17,7 @@ from emcfsys_engine.images.bounds import quiet_libraries
 from emcfsys_engine.images.writers import companion
 from emcfsys_engine.run.events import AnyEvent, ImageDone, PreviewSaved
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.text import day_clock
 
 DASH = "–"
 
@@ -204,6 +205,7 @@ class Chart:
     x_words: str = "step"
     note: str = field(default="")
     has_legend: bool = True
+    x_is_time: bool = False  # seconds since 1970
 
 
 def figure_of(chart: Chart) -> str:
@@ -212,7 +214,7 @@ def figure_of(chart: Chart) -> str:
     if not curves:
         return ""
     axes = _Axes.around(curves, chart.limits)
-    parts = [axes.grid(chart.x_words)]
+    parts = [axes.grid(chart.x_words, is_time=chart.x_is_time)]
     if chart.best is not None and axes.x_low <= chart.best <= axes.x_high:
         parts.append(axes.best_line(chart.best))
     parts += [axes.curve(curve) for curve in curves]
@@ -237,6 +239,13 @@ def nice_ticks(low: float, high: float, about: int = 6) -> list[float]:
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def _time_ticks(low: float, high: float, about: int = 7) -> list[float]:
+    """Return whole hours or minutes between two moments, about so many."""
+    steps = (60, 300, 600, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
+    step = next((one for one in steps if (high - low) / one <= about), 0) or (high - low) / about
+    return [step * n for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def thinned(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
@@ -286,7 +295,7 @@ class _Axes:
         share = (value - self.y_low) / (self.y_high - self.y_low)
         return round(_HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM), 1)
 
-    def grid(self, x_words: str) -> str:
+    def grid(self, x_words: str, *, is_time: bool = False) -> str:
         parts: list[str] = []
         floor, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
         for value in nice_ticks(self.y_low, self.y_high, 5):
@@ -294,10 +303,11 @@ class _Axes:
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
             words = f"{value:.4g}"
             parts.append(f'<text x="{_LEFT - 7}" y="{y + 4}" text-anchor="end">{words}</text>')
-        for value in nice_ticks(self.x_low, self.x_high, 7):
+        ticks = _time_ticks if is_time else nice_ticks
+        for value in ticks(self.x_low, self.x_high, 7):
             x = self.x(value)
             parts.append(f'<line class="axis" x1="{x}" x2="{x}" y1="{floor}" y2="{floor + 4}"/>')
-            words = f"{value:,.10g}"
+            words = day_clock(value) if is_time else f"{value:,.10g}"
             parts.append(f'<text x="{x}" y="{floor + 17}" text-anchor="middle">{words}</text>')
         parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{floor}" y2="{floor}"/>')
         middle = (_LEFT + right) / 2

@@ -1,0 +1,68 @@
+"""How many images have which state and verdict: counted as they change, never by looking at all.
+
+SQLite's own triggers count, so that a program of any version that writes into the ledger does.
+"""
+
+import sqlite3
+
+_VALID = (
+    "FROM judged JOIN seen USING (path) WHERE path = {row}.path"
+    " AND judged.digest = seen.digest AND seen.state IN ('done', 'skipped')"
+)
+# No INSERT OR IGNORE: within a trigger SQLite does as the statement outside says, OR REPLACE.
+_MOVE_STATE = """
+    INSERT INTO state_counts SELECT state, 0 FROM seen WHERE path = {row}.path
+        AND state NOT IN (SELECT state FROM state_counts);
+    UPDATE state_counts SET number = number {sign} 1
+        WHERE state = (SELECT state FROM seen WHERE path = {row}.path);
+"""
+_MOVE_VERDICT = f"""
+    INSERT INTO verdict_counts SELECT judged.state, word, 0 {_VALID}
+        AND (judged.state, word) NOT IN (SELECT state, word FROM verdict_counts);
+    UPDATE verdict_counts SET number = number {{sign}} 1
+        WHERE (state, word) = (SELECT judged.state, word {_VALID});
+"""
+_TABLES = """
+CREATE TABLE state_counts (state TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE verdict_counts (
+    state TEXT, word TEXT, number INTEGER NOT NULL, PRIMARY KEY (state, word)
+) WITHOUT ROWID;
+INSERT INTO state_counts SELECT state, count(*) FROM seen GROUP BY 1;
+INSERT INTO verdict_counts SELECT judged.state, word, count(*)
+    FROM judged JOIN seen USING (path)
+    WHERE judged.digest = seen.digest AND seen.state IN ('done', 'skipped') GROUP BY 1, 2;
+CREATE INDEX IF NOT EXISTS seen_ages ON seen (mtime_ns);
+"""
+
+
+def keep(connection: sqlite3.Connection) -> None:
+    """Begin to count in a ledger that does not yet."""
+    if is_kept(connection):
+        return
+    triggers = [
+        f"CREATE TRIGGER {table}_{when}_{what} {when} {what} ON {table} BEGIN"
+        f" {moves.format(row=row, sign='-' if when == 'BEFORE' else '+')} END;"
+        for table, moves in (("seen", _MOVE_STATE + _MOVE_VERDICT), ("judged", _MOVE_VERDICT))
+        for what, row_before, row_after in (
+            ("INSERT", "NEW", "NEW"),  # OR REPLACE: what is replaced is still there before
+            ("UPDATE", "OLD", "NEW"),
+            ("DELETE", "OLD", ""),
+        )
+        for when, row in (("BEFORE", row_before), ("AFTER", row_after))
+        if row
+    ]
+    connection.executescript("\n".join(["BEGIN IMMEDIATE;", _TABLES, *triggers, "COMMIT;"]))
+
+
+def is_kept(connection: sqlite3.Connection) -> bool:
+    """Tell whether a ledger counts: older ones do not."""
+    query = "SELECT 1 FROM sqlite_master WHERE name = 'verdict_counts'"
+    return connection.execute(query).fetchone() is not None
+
+
+def states(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return how many files are in which state."""
+    query = "SELECT state, number FROM state_counts"
+    if not is_kept(connection):
+        query = "SELECT state, count(*) FROM seen GROUP BY 1"
+    return {str(state): int(number) for state, number in connection.execute(query)}

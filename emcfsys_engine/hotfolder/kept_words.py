@@ -1,0 +1,89 @@
+"""People's words of a ledger that was damaged, taken again from the journal.
+
+A word comes back with its image when the ledger knows that again: if its content and its masks are
+still those of which it was said.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from emcfsys_engine import any_names
+from emcfsys_engine.errors import OutputError
+from emcfsys_engine.hotfolder import journal
+from emcfsys_engine.hotfolder.journal import Act
+from emcfsys_engine.hotfolder.judged import Judged, read_judged, write_judged, write_words
+from emcfsys_engine.images.own_files import digest_of_output
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS kept_words (path BLOB PRIMARY KEY, act BLOB NOT NULL);
+"""
+_WORDS = ("accepted", "rejected", "corrected")
+_ENDS_A_WORD = ("predicted", "redone", "adopted")
+
+
+def take_from_journal(connection: sqlite3.Connection, output: Path) -> int:
+    """Keep the last word of each image until the ledger knows it again; return how many.
+
+    What is no sound line is passed over: a word is a help here, no proof.
+    """
+    words: dict[str, Act] = {}
+    try:
+        for line in journal.lines_of(output):
+            try:
+                act: Act = any_names.decode(line, Act)
+            except msgspec.MsgspecError:
+                continue
+            if act.act in _WORDS:
+                words[act.image] = act
+            elif act.act in _ENDS_A_WORD:
+                words.pop(act.image, None)
+    except OutputError:
+        return 0
+    with connection:
+        connection.executemany(
+            "INSERT OR REPLACE INTO kept_words VALUES (?, ?)",
+            [(os.fsencode(path), any_names.encode(act)) for path, act in words.items()],
+        )
+    return len(words)
+
+
+def give_back(
+    connection: sqlite3.Connection, output: Path, images: Iterable[tuple[str, str]]
+) -> None:
+    """Give images their words again, within the caller's transaction.
+
+    `images`: path and digest of what was just noted as done.
+    """
+    if connection.execute("SELECT 1 FROM kept_words LIMIT 1").fetchone() is None:
+        return
+    for path, digest in images:
+        name = os.fsencode(path)
+        row = connection.execute("SELECT act FROM kept_words WHERE path = ?", (name,)).fetchone()
+        if row is None:
+            continue
+        act: Act = any_names.decode(os.fsencode(row[0]), Act)
+        if act.content == digest and _are_there(output, act.masks):
+            one = next(read_judged(connection, paths=[path]), None)
+            if one is None:  # its masks were adopted: there are no numbers, and still a word
+                write_judged(connection, [Judged(path=path, digest=digest)])
+                one = Judged(path=path, digest=digest)
+            said = msgspec.structs.replace(one, word=act.act, word_reason=act.reason)
+            write_words(connection, [said])
+        connection.execute("DELETE FROM kept_words WHERE path = ?", (name,))
+
+
+def _are_there(output: Path, masks: dict[str, str]) -> bool:
+    """Tell whether masks are as they were; a foreign journal's paths lead nowhere else."""
+    for name, digest in masks.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            return False
+        try:
+            if digest_of_output(output / name) != digest:
+                return False
+        except OSError:
+            return False
+    return True

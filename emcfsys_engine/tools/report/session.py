@@ -1,0 +1,275 @@
+"""One page of a hot folder's session: what came, which masks can be trusted, what changed when."""
+
+import io
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import quantiles
+
+import numpy as np
+from PIL import Image
+
+from emcfsys_engine.colours import colours_for
+from emcfsys_engine.errors import EmcfError, InputError, RunFolderError
+from emcfsys_engine.files import write_whole
+from emcfsys_engine.hotfolder.ledger import Entry, read_ledger
+from emcfsys_engine.hotfolder.made import Group
+from emcfsys_engine.hotfolder.review import (
+    groups_of,
+    masks_of,
+    read_verdicts,
+    recipe_settings,
+    verify_journal,
+)
+from emcfsys_engine.hotfolder.series import (
+    Measured,
+    Trend,
+    names_in,
+    parts_of,
+    read_series,
+    trend_of,
+)
+from emcfsys_engine.images.bounds import quiet_libraries
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.normalise import to_8_bit
+from emcfsys_engine.images.output_book import OutputBook, replace_own
+from emcfsys_engine.images.reader import read_micrograph
+from emcfsys_engine.project import Project
+from emcfsys_engine.text import moment
+from emcfsys_engine.tools.report.charts import (
+    Cell,
+    Chart,
+    Curve,
+    escaped,
+    figure_of,
+    folded,
+    page,
+    picture,
+    section,
+    table,
+)
+from emcfsys_engine.verdicts import STATES
+
+_MOST_IMAGES = 50_000
+_MOST_ROWS = 300
+_EXAMPLES = 3  # of each verdict
+_SIDE_PX = 420
+_OPACITY = 0.4
+_LEAST_OF_GROUP = 20  # images, before a group has charts of its own
+_INK, _BLUE, _RED = -1, 4, 5
+
+
+def write_session(project: Project, out: Path | None = None, since: float = 0.0) -> Path:
+    """Write the page of a project's hot folder, and return its file.
+
+    `since`: images whose files are older are left out. Units: seconds since 1970.
+    Raises: InputError where nothing was predicted yet, or it would replace a file that is not ours;
+    RunFolderError where the page cannot be written.
+    """
+    output = project.folder / project.hotfolder.output
+    file = out or output / ".emcfsys" / "session.html"
+    content = session_page(project, since).encode("utf-8", "replace")
+    try:
+        replace_own(file, OutputBook(output), lambda place: write_whole(place, content))
+    except OSError as error:
+        what = f"cannot be written: {error.strerror}"
+        raise RunFolderError(file, what, "Name another file with --out") from None
+    return file
+
+
+def session_page(project: Project, since: float = 0.0) -> str:
+    """Return the page. Raises: InputError where nothing was predicted yet."""
+    output = project.folder / project.hotfolder.output
+    images = read_series(output, since=since, most=_MOST_IMAGES)
+    failed = [
+        entry
+        for entry in read_ledger(output)
+        if entry.state in ("failed", "trying") and entry.mtime_ns >= since * 1e9
+    ]
+    if not images and not failed:
+        raise InputError(output, "holds no predictions of this session", "Start the watch first")
+    found = [found for name in names_in(images) if (found := trend_of(images, name))]
+    parts = [
+        _header(project, images),
+        _tiles(images, failed),
+        section("What changed", _shifts(found)),
+        section("Verdicts", _verdicts(images), _groups(groups_of(output))),
+        section("Examples", *(_examples(project, output, state) for state in STATES)),
+        section("Images that could not be predicted", _failed(failed)),
+        section("Trends", *map(trend_figure, found), _of_parts(images)),
+        section("Distributions", _distributions(images)),
+        section("Recipe", _recipe(output)),
+        section("Journal", _journal(output)),
+    ]
+    return page(f"{project.name}: session – EMCFsys", "".join(parts))
+
+
+def _header(project: Project, images: Sequence[Measured]) -> str:
+    times = [one.time for one in images]
+    form = "%Y-%m-%d %H:%M"
+    span = f"{moment(min(times), form)} to {moment(max(times), form)}" if times else ""
+    words = " · ".join(word for word in (f"Session of {project.hotfolder.watch}", span) if word)
+    return f'<h1>{escaped(project.name)}</h1><p class="soft">{escaped(words)}</p>'
+
+
+def _tiles(images: Sequence[Measured], failed: Sequence[Entry]) -> str:
+    counts = Counter(one.verdict for one in images)
+    tiles = [(len(images), "images with masks"), (len(failed), "could not be predicted")]
+    tiles += [(counts[state], state.upper()) for state in STATES]
+    tiles += [(counts[""], "not judged")] if counts[""] else []
+    cells = "".join(f"<div><b>{n:,}</b><span>{escaped(word)}</span></div>" for n, word in tiles)
+    return f'<div class="tiles">{cells}</div>'
+
+
+def _shifts(trends: Sequence[Trend]) -> str:
+    told = sorted(
+        (one.images[shift.place].time, words)
+        for one in trends
+        for shift, words in zip(one.shifts, one.told(), strict=True)
+    )
+    if not told:
+        return '<p class="soft">No number became another one for a while.</p>'
+    return f"<ul>{''.join(f'<li>{escaped(words)}</li>' for _, words in told)}</ul>"
+
+
+def _verdicts(images: Sequence[Measured]) -> str:
+    counts = Counter(one.verdict for one in images)
+    rows: list[Sequence[Cell]] = [
+        [state.upper() or "not judged", counts[state], counts[state] / len(images)]
+        for state in (*STATES, "")
+        if counts[state] or state
+    ]
+    return table(["verdict", "images", "share"], rows if images else [])
+
+
+def _groups(groups: Sequence[Group]) -> str:
+    rows: list[Sequence[Cell]] = [
+        [
+            group.name,
+            group.state.upper(),
+            int(group.numbers.get("images", 0)),
+            *(group.verdicts.get(state, 0) for state in STATES),
+            "; ".join(group.reasons),
+        ]
+        for group in groups[:_MOST_ROWS]
+    ]
+    heads = ["group", "verdict", "images", *(state.upper() for state in STATES), "why"]
+    more = len(groups) - _MOST_ROWS
+    words = f'<p class="soft">and {more:,} more groups</p>' if more > 0 else ""
+    return table(heads, rows) + words
+
+
+def _failed(failed: Sequence[Entry]) -> str:
+    rows: list[Sequence[Cell]] = [
+        [entry.path, entry.reason, entry.attempts] for entry in failed[:_MOST_ROWS]
+    ]
+    more = len(failed) - _MOST_ROWS
+    words = f'<p class="soft">and {more:,} more</p>' if more > 0 else ""
+    return table(["image", "why", "tries"], rows) + words
+
+
+def _examples(project: Project, output: Path, state: str) -> str:
+    _, found = read_verdicts(output, (state,))
+    stride = max(1, len(found) // _EXAMPLES)
+    shown = "".join(
+        _example(project, output, one.path, masks_of(output, one)[0], "; ".join(one.reasons))
+        for one in found[::stride][:_EXAMPLES]
+    )
+    title = f"<h3>{state.upper()}</h3>" if shown else ""
+    return f'{title}<div class="pictures">{shown}</div>' if shown else ""
+
+
+def _example(project: Project, output: Path, name: str, mask: Path, why: str) -> str:
+    """Return an image with its mask laid over it; what cannot be read is named in its place."""
+    caption = f"{name}  {why}".strip()
+    try:
+        micrograph = read_micrograph(
+            ImageRef(path=project.folder / (project.hotfolder.watch or "") / name)
+        )
+        with quiet_libraries(), Image.open(mask) as opened:
+            mask_HW = np.asarray(opened)
+        grey = to_8_bit(micrograph.pixels)
+        rgb = np.stack([grey] * 3, axis=-1) if grey.ndim == 2 else grey[..., :3]
+        shown = rgb.astype(np.float32)
+        colours = colours_for(len(project.classes))
+        for value, colour in list(zip(project.class_values, colours, strict=True))[1:]:
+            is_class = mask_HW == value
+            shown[is_class] = (1 - _OPACITY) * shown[is_class] + _OPACITY * np.array(colour)
+        small = Image.fromarray(shown.astype(np.uint8))
+        small.thumbnail((_SIDE_PX, _SIDE_PX))
+        packed = io.BytesIO()
+        small.save(packed, "PNG", optimize=True)
+    except (EmcfError, OSError, ValueError, IndexError, SyntaxError) as error:
+        return picture(b"", "png", f"{caption} cannot be shown: {error}")
+    return picture(packed.getvalue(), "png", caption)
+
+
+def trend_figure(trend: Trend) -> str:
+    """Return a number's control chart, with its limits and where it became another one."""
+    times = [one.time for one in trend.images]
+    ends = (times[0], times[-1])
+    limits = trend.limits
+    level = lambda name, y: Curve(  # noqa: E731 - one line of the chart, four times
+        name=name, points=tuple((x, y) for x in ends), colour=_RED, manner="faint"
+    )
+    curves = [
+        Curve(name=trend.name, points=tuple(zip(times, trend.values, strict=True)), colour=_INK),
+        Curve(
+            name="EWMA", points=tuple(zip(times, trend.ewma.means, strict=True)),
+            colour=_BLUE, manner="strong",
+        ),
+        level("centre", limits.centre), level("+3 deviations", limits.high),
+        level("-3 deviations", limits.low),
+    ]  # fmt: skip
+    note = f"{len(trend.signals):,} points break a rule"
+    chart = Chart(title=trend.name, curves=tuple(curves), x_words="", note=note, x_is_time=True)
+    told = "".join(f"<li>{escaped(words)}</li>" for words in trend.told())
+    return figure_of(chart) + (f"<ul>{told}</ul>" if told else "")
+
+
+def _of_parts(images: Sequence[Measured]) -> str:
+    """Return the charts of each group and recipe that has images enough, folded."""
+    parts = parts_of(images)
+    if len(parts) < 2:
+        return ""
+    shown: list[str] = []
+    for (group, recipe), members in list(parts.items())[:_MOST_ROWS]:
+        if len(members) < _LEAST_OF_GROUP:
+            continue
+        words = f"group {group}" if group else "of no group"
+        words += f", recipe {recipe}" if recipe else ""
+        trends = [one for name in names_in(members) if (one := trend_of(members, name))]
+        charts = list(map(trend_figure, trends))
+        shown.append(folded(f"{words}: {len(members):,} images", "".join(charts)))
+    return "".join(shown)
+
+
+def _distributions(images: Sequence[Measured]) -> str:
+    rows: list[Sequence[Cell]] = []
+    for name in names_in(images):
+        values = sorted(one.numbers[name] for one in images if name in one.numbers)
+        if len(values) < 2:
+            continue
+        cuts = quantiles(values, n=20, method="inclusive")
+        rows.append([name, len(values), values[0], cuts[0], cuts[9], cuts[18], values[-1]])
+    heads = ["number", "images", "lowest", "5 %", "median", "95 %", "highest"]
+    return table(heads, rows, kind="numbers")
+
+
+def _recipe(output: Path) -> str:
+    name, settings = recipe_settings(output)
+    if not name:
+        return '<p class="soft">No recipe is followed.</p>'
+    rows: list[Sequence[Cell]] = [["id", name]]
+    rows += [[key, str(value)] for key, value in settings.items()]
+    return table(["", ""], rows, kind="facts")
+
+
+def _journal(output: Path) -> str:
+    found = verify_journal(output)
+    rows: list[Sequence[Cell]] = [
+        ["lines", found.lines],
+        ["head", found.head or "none"],
+        ["chain", found.fault or "whole"],
+    ]
+    return table(["", ""], rows, kind="facts")

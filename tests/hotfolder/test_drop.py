@@ -1,0 +1,85 @@
+"""The files of a group: whole, named for it alone, and never over what a person changed."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emcfsys_engine.hotfolder import drop
+from emcfsys_engine.hotfolder.review import say_word
+from emcfsys_engine.images.output_book import OutputBook
+from tests.hotfolder.test_made import LIMITS, watched
+from tests.hotfolder.test_recipe import project_in
+
+CONTRACT = Path(__file__).parents[1] / "contracts" / "data"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def test_a_group_has_one_json_and_one_csv_as_the_contract_says(tmp_path: Path) -> None:
+    project = project_in(tmp_path, LIMITS)
+    ledger = watched(project)
+    ledger.tell_groups(project, OutputBook(ledger.output))
+    folder = drop.folder_of(ledger.output)
+    ledger.close()
+    assert names(folder) == ["s1.csv", "s1.json", "s2.csv", "s2.json"]
+    for name in ("group-v1.json", "group-v1.csv"):
+        kept, made = CONTRACT / name, folder / name.replace("group-v1", "s1")
+        assert made.read_bytes() == kept.read_bytes(), name
+
+
+def test_a_file_is_written_once_until_its_group_is_another_and_a_persons_is_kept(
+    tmp_path: Path,
+) -> None:
+    project = project_in(tmp_path, LIMITS)
+    ledger = watched(project)
+    folder, book = drop.folder_of(ledger.output), OutputBook(ledger.output)
+    ledger.tell_groups(project, book)
+    before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    ledger.judge_by({})  # touches every group
+    ledger.judge_by(project.limits)
+    ledger.tell_groups(project, book)
+    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == before
+
+    (folder / "s1.json").write_text("a person's")
+    say_word(ledger.output, ["s1/c.tif"], "accepted")
+    ledger.tell_groups(project, book)
+    assert (folder / "s1.json").read_text() == "a person's"
+    document = json.loads((folder / "s1.v2.json").read_text())
+    assert document["counts"] == {"pass": 3, "review": 0, "fail": 0, "not_judged": 0}
+    with (folder / "s1.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["image"], row["verdict"], row["word"]) for row in rows][2] == (
+        "s1/c.tif",
+        "pass",
+        "accepted",
+    )
+    ledger.close()
+
+
+def test_a_place_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
+    project = project_in(tmp_path, LIMITS)
+    ledger = watched(project)
+    folder, book = drop.folder_of(ledger.output), OutputBook(ledger.output)
+    folder.write_text("no folder")
+    with pytest.raises(OSError, match="groups"):
+        ledger.tell_groups(project, book)
+    folder.unlink()
+    ledger.tell_groups(project, book)
+    assert len(names(folder)) == 4
+    ledger.close()
+
+
+@given(st.lists(st.text(min_size=1), min_size=2, max_size=2, unique=True))
+def test_no_two_groups_share_a_file_and_none_leads_out_of_the_folder(groups: list[str]) -> None:
+    texts = [text.encode("utf-8", "replace").decode() for text in groups]
+    one, other = (drop.name_of(text) for text in texts)
+    assert (one == other) == (texts[0] == texts[1])
+    assert "/" not in one
+    assert not one.startswith((".", "~"))
+    assert len(f"{one}.v2.json".encode()) < 255

@@ -1,0 +1,38 @@
+"""The control chart in the Hot folder tab: a number, a group, what changed and when."""
+
+from pathlib import Path
+
+from emcfsys_tui.view_models import HotTrend
+from emcfsys_tui.widgets.trend_view import TrendView, frame_of
+from tests.hotfolder.test_recipe import project_in
+from tests.hotfolder.test_series import SHARP, session
+from tests.tui.conftest import opened, screen_text, until
+
+
+async def test_the_trends_of_numbers_and_groups_are_drawn_and_say_what_changed(
+    demo: Path, tmp_path: Path
+) -> None:
+    output = session(project_in(tmp_path, SHARP))
+    output.rename(demo / "predictions")
+    async with opened(demo, "4", size=(150, 44)) as pilot:
+        await until(pilot, lambda: "PASS 60" in screen_text(pilot))
+        await pilot.press("v")
+        await until(pilot, lambda: "sharpness fell from 0.296" in screen_text(pilot))
+        assert "EWMA" in screen_text(pilot)
+        await pilot.press("v")
+        await until(pilot, lambda: "─ confidence" in screen_text(pilot))
+        await pilot.press("s")
+        await until(pilot, lambda: "─ confidence of group g0  50 images" in screen_text(pilot))
+        await pilot.press("V")
+        await until(pilot, lambda: not pilot.app.screen.query_one(TrendView).display)
+
+
+def test_limits_far_away_do_not_press_the_values_flat() -> None:
+    trend = HotTrend(
+        name="n", times=(0.0, 1.0, 2.0), values=(1.0, 2.0, 1.5), ewma=(1, 1, 1), low=-500, high=500
+    )
+    frame = frame_of(trend, 40, 10)
+    assert (frame.low, frame.high) > (-1, 2)
+    assert frame.high < 4
+    still = HotTrend(name="n", times=(5.0, 5.0), values=(3.0, 3.0), ewma=(3, 3), low=3, high=3)
+    assert frame_of(still, 40, 10).right > frame_of(still, 40, 10).left
