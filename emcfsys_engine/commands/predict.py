@@ -1,5 +1,6 @@
 """predict, evaluate and suggest: use a model file on images."""
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from emcfsys_engine.run.events import AnyEvent, ImageDone, ImageFailed
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.groups import models_of
 from emcfsys_engine.run.records import PredictRequest
+from emcfsys_engine.run.shards import MOST, SHARDS_A_TASK, unfinished
 
 
 def prediction_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -83,6 +85,12 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
         type=click.IntRange(1, 64),
         help="On the processor, for servers of many cores: as several GPUs.",
     ),
+    click.option(
+        "--shards",
+        metavar="N[%M]|auto",
+        help="Deal the images to N tasks, M at a time, that go on by themselves after any end;"
+        " `submit --slurm` makes them one array. See `manual cluster`.",
+    ),
 )
 
 
@@ -101,6 +109,7 @@ def make_prediction(
         options.get("gpus"), options.get("processes"), _compute_of(files[0])
     )
     options |= {"gpus": gpus, "processes": processes, "threads": threads}
+    options |= _shards_of(options.pop("shards", None), gpus, processes, threads)
     request = PredictRequest(
         model=str(files[0].absolute()),
         also=tuple(str(file.absolute()) for file in files[1:]),
@@ -109,7 +118,31 @@ def make_prediction(
         vectors=vectors,
         **options,
     )
-    return new_run(out.absolute() / ".emcfsys", request)
+    parent = out.absolute() / ".emcfsys"
+    if request.shards and (begun := unfinished(parent, request)) is not None:
+        say_lines(f"{begun.id} was asked for the same, and is not at its end: it goes on", err=True)
+        return begun
+    return new_run(parent, request)
+
+
+def _shards_of(
+    text: str | None, gpus: int | None, processes: int, threads: int | None
+) -> dict[str, int | None]:
+    """Return how many shards, and how many at a time; eight a task let a slow one be overtaken."""
+    if text is None:
+        return {}
+    number, _, limit = text.partition("%")
+    if processes > 1:
+        raise InputError("--processes", "and --shards exclude one another", "Use --shards N%M")
+    if text == "auto":
+        cores = len(os.sched_getaffinity(0)) // (threads or 1)
+        return {"shards": SHARDS_A_TASK * max(1, gpus or (cores if gpus == 0 else 1))}
+    if not number.isdecimal() or not 1 <= int(number) <= MOST or not (limit or "1").isdecimal():
+        what = f"{text!r} is no number of tasks from 1 to {MOST:,}"
+        raise InputError("--shards", what, "Use 64, 64%8 (eight at a time) or auto")
+    if "%" in text and not int(limit or 0):
+        raise InputError("--shards", f"{text!r} lets no task run", "Use 64%8: eight at a time")
+    return {"shards": int(number), "shards_at_once": int(limit) if limit else None}
 
 
 @click.command()
