@@ -98,6 +98,17 @@ def make_prediction(
     model: Path, inputs: Sequence[str], out: Path, also: Sequence[Path] = (), **options: Any
 ) -> Run:
     """Make the run of a prediction, after a look at the model files."""
+    request = _request_of(model, inputs, out, also, options)
+    parent = out.absolute() / ".emcfsys"
+    if request.shards and (begun := unfinished(parent, request)) is not None:
+        say_lines(f"{begun.id} was asked for the same, and is not at its end: it goes on", err=True)
+        return begun
+    return new_run(parent, request)
+
+
+def _request_of(
+    model: Path, inputs: Sequence[str], out: Path, also: Sequence[Path], options: dict[str, Any]
+) -> PredictRequest:
     vectors = tuple(part.strip() for part in options.pop("vectors", "").split(",") if part.strip())
     for name in vectors:
         if name not in _VECTORS:
@@ -110,7 +121,7 @@ def make_prediction(
     )
     options |= {"gpus": gpus, "processes": processes, "threads": threads}
     options |= _shards_of(options.pop("shards", None), gpus, processes, threads)
-    request = PredictRequest(
+    return PredictRequest(
         model=str(files[0].absolute()),
         also=tuple(str(file.absolute()) for file in files[1:]),
         inputs=tuple(str(Path(place).absolute()) for place in inputs),
@@ -118,11 +129,6 @@ def make_prediction(
         vectors=vectors,
         **options,
     )
-    parent = out.absolute() / ".emcfsys"
-    if request.shards and (begun := unfinished(parent, request)) is not None:
-        say_lines(f"{begun.id} was asked for the same, and is not at its end: it goes on", err=True)
-        return begun
-    return new_run(parent, request)
 
 
 def _shards_of(
@@ -153,14 +159,29 @@ def _shards_of(
     help="One process each, fed from one list; 0: the processor. Left out: as the model's project"
     " says, else one, if there is one.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Try a few images and say how long all take, what they read and write; begin nothing.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
-def predict(model: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
+def predict(
+    model: Path,
+    inputs: tuple[str, ...],
+    out: Path,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Segment INPUTS (files, folders or quoted globs) with MODEL; masks go to --out.
 
     MODEL is a model file, a run's folder, or runs/GROUP: all folds of a k-fold training at once.
 
     Example: emcfsys-engine predict best.safetensors new_images --out masks --overlay
     """
+    if dry_run:
+        _tell_forecast(_request_of(model, inputs, out, options.pop("also"), options), as_json)
+        return
     run = make_prediction(model, inputs, out, **options)
     code = run_in_foreground(run)
     if as_json:
@@ -168,6 +189,16 @@ def predict(model: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **op
     else:
         say(str(out.absolute()))
     raise SystemExit(code)
+
+
+def _tell_forecast(request: PredictRequest, as_json: bool) -> None:
+    from emcfsys_engine.learn.inference.forecast import forecast
+
+    found = forecast(request)
+    if as_json:
+        say_json(msgspec.to_builtins(found))
+    else:
+        say_lines("\n".join(found.lines))
 
 
 @click.command()

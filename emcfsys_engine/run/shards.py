@@ -299,8 +299,38 @@ class Told:
             case Again():
                 self.is_finished = False
                 self.tries.clear()
-                done = {n: one for n, one in self.became.items() if isinstance(one, ImageDone)}
-                self.became = done
+                every = list(self.became.items())
+                self.became = {n: event for n, event in every if isinstance(event, ImageDone)}
+
+
+class Progress:
+    """Counts of how many images something is told; what was counted is not read again."""
+
+    def __init__(self, run: Run) -> None:
+        self._shards = Shards(run)
+        self._header: Header | None = None
+        self._read_to: dict[int, int] = {}
+        self._num_told = 0
+
+    def text(self) -> str:
+        """Return the progress of all tasks, like: 310 of 2,000 images; empty before there is any.
+
+        Raises: RunFolderError, OSError.
+        """
+        self._header = self._header or self._shards.header()
+        if self._header is None:
+            return ""
+        for shard in range(len(self._header.shards)):
+            with suppress(FileNotFoundError), reading_own(self._shards.lines_file(shard)) as stream:
+                stream.seek(self._read_to.get(shard, 0))
+                while lines := next_lines(stream):
+                    self._num_told += lines.count(_TOLD)
+                self._read_to[shard] = stream.tell()
+        done = self._header.there.images + self._num_told
+        return f"{done:,} of {self._header.num_images:,} images"
+
+
+_TOLD = b'"type":"became"'
 
 
 class Lines:

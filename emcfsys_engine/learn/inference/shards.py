@@ -111,7 +111,7 @@ def make_list(
 def _items(refs: Sequence[ImageRef], prediction: Prediction) -> Iterator[Item]:
     todo = set(prediction.todo)
     planes = Counter(ref.path for ref in refs)
-    sizes = _Sizes()
+    sizes = Sizes()
     for number, ref in enumerate(refs):
         mask = str(prediction.place_of(ref)[1])
         is_there = ref not in todo
@@ -119,7 +119,7 @@ def _items(refs: Sequence[ImageRef], prediction: Prediction) -> Iterator[Item]:
         yield Item(number, str(ref.path), ref.plane, mask, size, pixels, is_there)
 
 
-class _Sizes:
+class Sizes:
     """Bytes and pixels of images: the first are looked at, of the rest the bytes tell."""
 
     def __init__(self) -> None:
@@ -381,7 +381,7 @@ def _do_locally(
     """
     done, vain = watched.look(), 0
     while watched.num_left and asked() is None:
-        number = min(watched.num_left, _at_once(request))
+        number = min(watched.num_left, at_once(request))
         places = environments_for(request.gpus or number)
         tasks = [_started(run, places[n % len(places)]) for n in range(number)]
         try:
@@ -400,7 +400,7 @@ def _do_locally(
             )
 
 
-def _at_once(request: PredictRequest) -> int:
+def at_once(request: PredictRequest) -> int:
     """Return how many tasks this machine runs at a time: one a GPU, or one a processor."""
     if request.shards_at_once:
         return request.shards_at_once
@@ -477,12 +477,11 @@ def main(arguments: Sequence[str]) -> int:
     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(each, lambda sent, _: signals.append(sent))
     try:
-        return _do(folder, number, lambda: "terminated" if signals else None)
-    except EndAskedFor:
-        return 143
+        code = _do(folder, number, lambda: "terminated" if signals else None)
     except EmcfError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    return 128 + signals[0] if signals else code
 
 
 def _do(folder: Path, number: int | None, asked: Callable[[], str | None]) -> int:
@@ -494,14 +493,14 @@ def _do(folder: Path, number: int | None, asked: Callable[[], str | None]) -> in
     assert isinstance(request, PredictRequest)
     shards = Shards(run)
     header = shards.header() or make_list(shards, request, prepare(request)[0], _print, asked)
-    beside = 1 if number is not None else _at_once(request)
+    beside = 1 if number is not None else at_once(request)
     torch.set_num_threads(choose_threads(request.threads, beside))
     task = _Task(run, request, asked)
     wanted = range(len(header.shards)) if number is None else range(number, number + 1)
     for shard in wanted:
         if shard < len(header.shards) and asked() is None:
             task.do(header, shard, 0.0 if number is None else _CLAIM_PATIENCE_S)
-    return 143 if asked() is not None else 0
+    return 0
 
 
 if __name__ == "__main__":
