@@ -1,5 +1,6 @@
 """predict, evaluate and suggest: use a model file on images."""
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from emcfsys_engine.run.events import AnyEvent, ImageDone, ImageFailed
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.groups import models_of
 from emcfsys_engine.run.records import PredictRequest
+from emcfsys_engine.run.shards import MOST, SHARDS_A_TASK, unfinished
 
 
 def prediction_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -83,6 +85,12 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
         type=click.IntRange(1, 64),
         help="On the processor, for servers of many cores: as several GPUs.",
     ),
+    click.option(
+        "--shards",
+        metavar="N[%M]|auto",
+        help="Deal the images to N tasks, M at a time, that go on by themselves after any end;"
+        " `submit --slurm` makes them one array. See `manual cluster`.",
+    ),
 )
 
 
@@ -90,6 +98,17 @@ def make_prediction(
     model: Path, inputs: Sequence[str], out: Path, also: Sequence[Path] = (), **options: Any
 ) -> Run:
     """Make the run of a prediction, after a look at the model files."""
+    request = _request_of(model, inputs, out, also, options)
+    parent = out.absolute() / ".emcfsys"
+    if request.shards and (begun := unfinished(parent, request)) is not None:
+        say_lines(f"{begun.id} was asked for the same, and is not at its end: it goes on", err=True)
+        return begun
+    return new_run(parent, request)
+
+
+def _request_of(
+    model: Path, inputs: Sequence[str], out: Path, also: Sequence[Path], options: dict[str, Any]
+) -> PredictRequest:
     vectors = tuple(part.strip() for part in options.pop("vectors", "").split(",") if part.strip())
     for name in vectors:
         if name not in _VECTORS:
@@ -101,7 +120,8 @@ def make_prediction(
         options.get("gpus"), options.get("processes"), _compute_of(files[0])
     )
     options |= {"gpus": gpus, "processes": processes, "threads": threads}
-    request = PredictRequest(
+    options |= _shards_of(options.pop("shards", None), gpus, processes, threads)
+    return PredictRequest(
         model=str(files[0].absolute()),
         also=tuple(str(file.absolute()) for file in files[1:]),
         inputs=tuple(str(Path(place).absolute()) for place in inputs),
@@ -109,7 +129,26 @@ def make_prediction(
         vectors=vectors,
         **options,
     )
-    return new_run(out.absolute() / ".emcfsys", request)
+
+
+def _shards_of(
+    text: str | None, gpus: int | None, processes: int, threads: int | None
+) -> dict[str, int | None]:
+    """Return how many shards, and how many at a time; eight a task let a slow one be overtaken."""
+    if text is None:
+        return {}
+    number, _, limit = text.partition("%")
+    if processes > 1:
+        raise InputError("--processes", "and --shards exclude one another", "Use --shards N%M")
+    if text == "auto":
+        cores = len(os.sched_getaffinity(0)) // (threads or 1)
+        return {"shards": SHARDS_A_TASK * max(1, gpus or (cores if gpus == 0 else 1))}
+    if not number.isdecimal() or not 1 <= int(number) <= MOST or not (limit or "1").isdecimal():
+        what = f"{text!r} is no number of tasks from 1 to {MOST:,}"
+        raise InputError("--shards", what, "Use 64, 64%8 (eight at a time) or auto")
+    if "%" in text and not int(limit or 0):
+        raise InputError("--shards", f"{text!r} lets no task run", "Use 64%8: eight at a time")
+    return {"shards": int(number), "shards_at_once": int(limit) if limit else None}
 
 
 @click.command()
@@ -120,14 +159,29 @@ def make_prediction(
     help="One process each, fed from one list; 0: the processor. Left out: as the model's project"
     " says, else one, if there is one.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Try a few images and say how long all take, what they read and write; begin nothing.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
-def predict(model: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
+def predict(
+    model: Path,
+    inputs: tuple[str, ...],
+    out: Path,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Segment INPUTS (files, folders or quoted globs) with MODEL; masks go to --out.
 
     MODEL is a model file, a run's folder, or runs/GROUP: all folds of a k-fold training at once.
 
     Example: emcfsys-engine predict best.safetensors new_images --out masks --overlay
     """
+    if dry_run:
+        _tell_forecast(_request_of(model, inputs, out, options.pop("also"), options), as_json)
+        return
     run = make_prediction(model, inputs, out, **options)
     code = run_in_foreground(run)
     if as_json:
@@ -135,6 +189,16 @@ def predict(model: Path, inputs: tuple[str, ...], out: Path, as_json: bool, **op
     else:
         say(str(out.absolute()))
     raise SystemExit(code)
+
+
+def _tell_forecast(request: PredictRequest, as_json: bool) -> None:
+    from emcfsys_engine.learn.inference.forecast import forecast
+
+    found = forecast(request)
+    if as_json:
+        say_json(msgspec.to_builtins(found))
+    else:
+        say_lines("\n".join(found.lines))
 
 
 @click.command()

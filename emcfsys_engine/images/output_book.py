@@ -68,6 +68,7 @@ class OutputBook:
         self._one_thread = threading.Lock()
         self.contents = Contents()  # of images, as they were when their files were last looked at
         self._forget()
+        self._read_first()
 
     def stems(self, wanted: Sequence[Wanted], suffix: str) -> list[tuple[str, ...]]:
         """Return the stem of each plane of each image, below the output folder.
@@ -211,9 +212,14 @@ class OutputBook:
     def note_contents(self) -> None:
         """Write down which images were looked at: as long as they stay, none is read again."""
         if lines := self.contents.take_new():
-            with suppress(OSError), self._locked():
-                self._read_new()
-                self._append(lines)
+            with suppress(OSError):
+                self.add(lines)
+
+    def add(self, facts: Iterable[Mapping[str, Any]]) -> None:
+        """Write facts down that somebody else gathered. Raises: OSError."""
+        with self._locked():
+            self._read_new()
+            self._append(facts)
 
     def is_copy_of_output(self, file: Path, size: int) -> bool:
         """Tell whether a file is, byte by byte, one that this program wrote into this folder."""
@@ -231,16 +237,11 @@ class OutputBook:
         of = {"image": str(image or ""), "content": content}
         if maker is not None:
             of["maker"] = maker.key
-        with self._locked():
-            self._read_new()
-            lines = [
-                {"file": self._below(place), "digest": digest, **of}
-                for place, digest in files.items()
-            ]
-            self._append([*self._introduction(maker), *lines, *self.contents.take_new()])
-
-    def _introduction(self, maker: Maker | None) -> list[dict[str, Any]]:
-        return [] if maker is None or maker.key in self._origins.makers else [maker.line]
+        lines = [
+            {"file": self._below(place), "digest": digest, **of} for place, digest in files.items()
+        ]
+        is_new = maker is not None and maker.key not in self._origins.makers
+        self.add([*([maker.line] if maker and is_new else []), *lines, *self.contents.take_new()])
 
     def refuse_gone(self) -> None:
         """Check that the output folder is the one it was: its disk may have left.
@@ -268,28 +269,25 @@ class OutputBook:
             for content in sorted(contents)
         ]
         written.sort(key=lambda one: newest.get(one[0]) == one[2])  # the newest is the last
-        makers = [maker.line for maker in self._origins.makers.values()]
         image_of = {content: min(images) for content, images in self._made_of.items()}
-        with self._locked():
-            self._read_new()
-            self._append(
-                makers
-                + [
-                    {"image": image, "plane": plane, "version": version, "stem": stem}
-                    for (image, plane, version), stem in stems.items()
-                ]
-                + [
-                    {
-                        "file": file,
-                        "digest": digest,
-                        "image": image_of.get(content, ""),
-                        "content": content,
-                        "maker": maker,
-                    }
-                    for file, digest, content, maker in written
-                ]
-                + self.contents.lines()
-            )
+        self.add(
+            [maker.line for maker in self._origins.makers.values()]
+            + [
+                {"image": image, "plane": plane, "version": version, "stem": stem}
+                for (image, plane, version), stem in stems.items()
+            ]
+            + [
+                {
+                    "file": file,
+                    "digest": digest,
+                    "image": image_of.get(content, ""),
+                    "content": content,
+                    "maker": maker,
+                }
+                for file, digest, content, maker in written
+            ]
+            + self.contents.lines()
+        )
         self.sync()
 
     def refresh(self) -> None:
@@ -371,6 +369,8 @@ class OutputBook:
         self._digests: dict[str, dict[str, set[str]]] = {}  # file -> digest -> of images
         self._made_of: dict[str, set[str]] = {}
         self._sizes: dict[int, set[str]] = {}
+
+    def _read_first(self) -> None:
         with suppress(FileNotFoundError):
             self._read_new()
 

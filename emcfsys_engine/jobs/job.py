@@ -73,6 +73,9 @@ def what_they_wait_for(jobs: Iterable["Job"]) -> dict[int, str]:
     return words
 
 
+TASKS = "-tasks"
+
+
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     """Which Slurm: where its commands are, and $SLURM_CONF at submission; empty: the usual one."""
 
@@ -143,6 +146,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def slurm_name(self) -> str:
         """The newest submission's name in Slurm: numbers are given again, this one never."""
         return f"emcfsys-{self.id}-{self.token}"
+
+    @property
+    def tasks_name(self) -> str:
+        """The name in Slurm of the array that does most of a prediction in shards."""
+        return f"{self.slurm_name}{TASKS}"
 
     def its_run(self) -> Run:
         """Return the run of its folder, if that still is the one that was submitted.

@@ -362,6 +362,7 @@ def submit_run(queue: Queue, run: Run, name: str, project: Project | None, optio
 
     Raises: QueueError, SlurmError; nothing is left of what was refused.
     """
+    _refuse_queued(queue, run)
     words: dict[str, Any] = msgspec.structs.asdict(options)
     if project is not None:
         compute = project.compute
@@ -378,16 +379,20 @@ def submit_run(queue: Queue, run: Run, name: str, project: Project | None, optio
         raise
 
 
+def _refuse_queued(queue: Queue, run: Run) -> None:
+    waiting = [job.id for job in queue.list() if job.is_open and job.run == str(run.folder)]
+    if waiting:
+        remedy = "Cancel it first, or wait for its end"
+        raise QueueError(run.folder, f"is job {waiting[0]} of the queue", remedy)
+
+
 def submit_extension(queue: Queue, run: Run, overrides: tuple[str, ...]) -> int:
     """Give a run another budget and queue it; return the job's number.
 
     Raises: InputError, ProjectFaults, RunFolderError, QueueError, SlurmError; run.json is then as
     it was.
     """
-    waiting = [job.id for job in queue.list() if job.is_open and job.run == str(run.folder)]
-    if waiting:
-        remedy = "Cancel it first, or wait for its end"
-        raise QueueError(run.folder, f"is job {waiting[0]} of the queue", remedy)
+    _refuse_queued(queue, run)
     before = extend(run, overrides)
     assert before.project is not None
     compute = before.project.compute

@@ -52,6 +52,8 @@ class PredictRequest(msgspec.Struct, frozen=True, kw_only=True, tag="predict"):
     threads: int | None = None
     gpus: int | None = None  # one process each; 0: the processor; None: a GPU where there is one
     processes: int = 1  # on a processor, as several GPUs
+    shards: int = 0  # tasks that each take a share of the images; 0: one list, handed out
+    shards_at_once: int | None = None  # None: locally one a GPU or processor, on Slurm all
 
     @property
     def num_processes(self) -> int:

@@ -150,6 +150,29 @@ def test_a_format_that_is_none_is_refused_and_no_folder_is_made(
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [("64", (64, None)), ("64%8", (64, 8)), ("auto", (16, None))],
+)
+def test_shards_are_a_number_of_tasks_and_how_many_at_a_time(
+    model_file: Path, tmp_path: Path, text: str, expected: tuple[int, int | None]
+) -> None:
+    run = make_prediction(model_file, ["in"], tmp_path / "out", shards=text, gpus=2)
+    request = run.record().request
+    assert isinstance(request, PredictRequest)
+    assert (request.shards, request.shards_at_once) == expected
+
+
+@pytest.mark.parametrize("text", ["0", "x", "-1", "64%", "64%0", "64%x", "%8", "99999", ""])
+def test_what_is_no_number_of_tasks_is_refused_with_what_is(
+    model_file: Path, tmp_path: Path, text: str
+) -> None:
+    with pytest.raises(InputError, match=r"--shards.*Use 64"):
+        make_prediction(model_file, ["in"], tmp_path / "out", shards=text)
+    with pytest.raises(InputError, match="exclude one another"):
+        make_prediction(model_file, ["in"], tmp_path / "out", shards="4", processes=2)
+
+
+@pytest.mark.parametrize(
     ("command", "words"),
     [
         (predict, ["none.safetensors", "in", "--out", "out"]),

@@ -11,7 +11,7 @@ import pytest
 
 from emcfsys_engine.errors import EmcfError, QueueError, RunFolderError
 from emcfsys_engine.jobs import transitions
-from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.jobs.queue import Options, Queue, submit_run
 from tests.jobs.conftest import Bench
 
 NUM_CLIENTS = 20
@@ -162,3 +162,11 @@ def test_twenty_clients_submit_and_cancel_at_once(bench: Bench) -> None:
     assert [job.id for job in jobs] == list(range(1, 5 * NUM_CLIENTS + 1))
     assert all(job.state == ("cancelled" if job.id % 2 else "queued") for job in jobs)
     assert len({job.position for job in jobs}) == len(jobs)
+
+
+def test_a_run_in_the_queue_is_not_submitted_again_and_nothing_of_it_is_lost(bench: Bench) -> None:
+    run = bench.run()
+    bench.add(run)
+    with pytest.raises(QueueError, match="is job 1 of the queue"):
+        submit_run(bench.queue, run, "again", None, Options())
+    assert run.record_file.exists()

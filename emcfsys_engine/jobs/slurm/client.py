@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from emcfsys_engine.errors import SlurmError
-from emcfsys_engine.jobs.job import Cluster
+from emcfsys_engine.jobs.job import TASKS, Cluster
 
 _PATIENCE_S = 90.0  # Slurm's commands try again by themselves for a while
 _OURS = re.compile(r"(SLURM|SBATCH|SRUN|SALLOC|SQUEUE|SCANCEL|SACCT|SINFO)_")
@@ -99,7 +99,23 @@ def list_jobs(cluster: Cluster) -> dict[str, Seen]:
     """
     told = _run(cluster, "squeue", ["--me", "-h", "-t", "all", "-o", "%i|%T|%r|%S|%N|%j"])
     seen = [_seen(line.split("|", 5)) for line in told.splitlines() if line.count("|") >= 5]
-    return {one.name: one for one in seen}
+    found = {one.name: one for one in seen}
+    for name in [name for name in found if name.endswith(TASKS)]:
+        found[name] = _all_tasks([one for one in seen if one.name == name])
+    return found
+
+
+def _all_tasks(tasks: Sequence[Seen]) -> Seen:
+    """Return an array of tasks as one job: it lives while one of them does."""
+    phases = [phase_of(task) for task in tasks]
+    phase = "lives" if "lives" in phases else "waits" if "waits" in phases else "ended"
+    first = tasks[phases.index(phase)]
+    number = phases.count("lives")
+    return msgspec.structs.replace(
+        first,
+        id=first.id.partition("_")[0],
+        reason=first.reason if phase == "waits" else f"{number} task{'s'[: number != 1]} run",
+    )
 
 
 def remembered(cluster: Cluster, ids: Sequence[str]) -> dict[str, Seen]:

@@ -8,7 +8,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from emcfsys_engine.errors import EmcfError, RunFolderError, SlurmError
@@ -18,11 +18,12 @@ from emcfsys_engine.jobs.job import Cluster, Job
 from emcfsys_engine.jobs.slurm import client as commands
 from emcfsys_engine.jobs.slurm import transitions as moves
 from emcfsys_engine.jobs.slurm.follow import Follower
-from emcfsys_engine.jobs.slurm.script import environment_of, options_of, script_of
+from emcfsys_engine.jobs.slurm.script import environment_of, options_of, script_of, tasks_of
 from emcfsys_engine.jobs.store import Store
 from emcfsys_engine.launch.start import announce
 from emcfsys_engine.run.events import end_of_events
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.shards import FOLDER as SHARDS_FOLDER
 from emcfsys_engine.settings import Config
 from emcfsys_engine.user_commands import Notices
 
@@ -181,8 +182,8 @@ class SlurmExecutor:
             script = script_of(job, job.slurm, worker=self.worker)
             with contextlib.suppress(OSError):  # a copy to read; the queue's own word is submitted
                 write_whole(run.folder / "slurm.sh", script.encode())
-            options = options_of(job, job.slurm, needs)
             environment = environment_of(job, run.record())
+            options = options_of(job, job.slurm, needs, self._tasks(job, needs, environment))
             number = commands.submit(job.slurm.cluster, options, script, environment, job.umask)
         except RunFolderError as error:
             self._refuse(job, str(error))
@@ -195,6 +196,24 @@ class SlurmExecutor:
                 self._look_at, time.monotonic() + min(3.0, self.config.slurm.poll_s)
             )
             log(f"job {job.id}: submitted to Slurm as {number}: {run.folder}")
+
+    def _tasks(self, job: Job, needs: Sequence[str], environment: Mapping[str, str]) -> str:
+        """Submit the array of a prediction in shards, and return its number; else "".
+
+        Should the job itself not be taken then, they do no harm: who comes next finds them.
+        Raises: SlurmError, RunFolderError.
+        """
+        assert job.slurm is not None
+        tasks = tasks_of(job, job.slurm, needs)
+        if tasks is None:
+            return ""
+        options, script = tasks
+        try:
+            (Path(job.run) / SHARDS_FOLDER).mkdir(exist_ok=True)  # their logs lie there
+        except OSError as error:
+            what = f"cannot be written: {error.strerror}"
+            raise RunFolderError(job.run, what, "Check its disk") from None
+        return commands.submit(job.slurm.cluster, options, script, environment, job.umask)
 
     def _not_taken(self, job: Job, error: SlurmError) -> None:
         if not error.may_pass:

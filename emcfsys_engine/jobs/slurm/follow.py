@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from pathlib import Path
 
-from emcfsys_engine.errors import SlurmError
+from emcfsys_engine.errors import RunFolderError, SlurmError
 from emcfsys_engine.jobs.control import log
 from emcfsys_engine.jobs.job import Cluster, Job
 from emcfsys_engine.jobs.slurm import client as commands
@@ -17,6 +17,7 @@ from emcfsys_engine.jobs.store import Store
 from emcfsys_engine.launch.keeper import SAVING_FILE
 from emcfsys_engine.launch.processes import MOST_GRACES
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.shards import Progress
 from emcfsys_engine.settings import Config
 from emcfsys_engine.user_commands import Notices
 
@@ -38,6 +39,7 @@ class Follower:
         self._signs: dict[str, tuple[int, ...]] = {}  # by token: sizes of events and log
         self._saving: dict[str, tuple[int, tuple[int, ...]]] = {}  # by token: graces, sizes
         self._hastened: dict[str, float] = {}  # by token: monotonic time
+        self._shards: dict[str, Progress] = {}  # by token
         self._no_accounts_until: dict[Cluster, float] = {}
 
     def leave_word(self, jobs: Iterable[Job]) -> bool:
@@ -70,7 +72,7 @@ class Follower:
             elif phase_of(one) == "ended":
                 self._ended(current, one)
             else:
-                self._alive(cluster, current, one)
+                self._alive(cluster, current, one, seen.get(job.tasks_name))
 
     def _confirmed(self, job: Job, seen: Seen | None) -> Job:
         if seen is None or job.slurm_id == seen.id:
@@ -79,10 +81,12 @@ class Follower:
         log(f"job {job.id}: found in Slurm as {seen.id}")
         return self.store.job(job.id)
 
-    def _alive(self, cluster: Cluster, job: Job, seen: Seen) -> None:
+    def _alive(self, cluster: Cluster, job: Job, seen: Seen, tasks: Seen | None) -> None:
         self._gone_since.pop(job.token, None)
         lives = phase_of(seen) == "lives"
         if job.ask:
+            if tasks is not None and phase_of(tasks) != "ended":
+                commands.kill_named(cluster, job.tasks_name)  # what they have done is whole
             self._pass_on(cluster, job, seen)
             return
         lost = "" if lives else moves.lost_need(self.store, job)
@@ -93,7 +97,24 @@ class Follower:
             return
         if not lives and seen.reason == "BeginTime" and _was_begun(job):
             self._hasten(cluster, job, seen)
-        moves.see(self.store, job, lives=lives, reason=words_of(seen), start=seen.start)
+        words, start = words_of(seen), seen.start
+        if tasks is not None and not lives:
+            lives = phase_of(tasks) == "lives" or job.state == "running"
+            words, start = self._words_of_tasks(job, tasks), None
+        moves.see(self.store, job, lives=lives, reason=words, start=start)
+
+    def _words_of_tasks(self, job: Job, tasks: Seen) -> str:
+        """Return what a person needs to know of the array of a prediction in shards."""
+        done = ""
+        with contextlib.suppress(RunFolderError, OSError):
+            known = self._shards.setdefault(job.token, Progress(Run(Path(job.run))))
+            done = known.text()
+        if phase_of(tasks) == "waits":
+            told = words_of(tasks)
+        else:
+            what = tasks.reason if phase_of(tasks) == "lives" else "its tasks have ended"
+            told = f"Slurm {tasks.id}: {what}"
+        return f"{told}, {done}" if done else told
 
     def _hasten(self, cluster: Cluster, job: Job, seen: Seen) -> None:
         """Let a requeued job start soon; each word puts its start off, so seldom twice.
@@ -150,7 +171,8 @@ class Follower:
 
     def _resubmit(self, job: Job, reason: str) -> None:
         assert job.slurm is not None
-        commands.kill_named(job.slurm.cluster, job.slurm_name)  # should it turn up all the same
+        for name in (job.slurm_name, job.tasks_name):  # should it turn up all the same
+            commands.kill_named(job.slurm.cluster, name)
         if job.failures >= _MOST_VAIN:
             if moves.drop(self.store, job, "failed", f"{reason}, after {_MOST_VAIN} new tries"):
                 self.notices.tell(job, "failed", reason)
@@ -226,6 +248,7 @@ class Follower:
     def _forget(self, job: Job) -> None:
         for known in (self._asked, self._gone_since, self._signs, self._saving, self._hastened):
             known.pop(job.token, None)
+        self._shards.pop(job.token, None)
         self._killed.discard(job.token)
 
 

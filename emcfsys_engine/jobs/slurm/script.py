@@ -13,7 +13,8 @@ from emcfsys_engine.jobs.slurm import client
 from emcfsys_engine.launch import processes, start
 from emcfsys_engine.project import Compute
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.records import RunRecord
+from emcfsys_engine.run.records import PredictRequest, RunRecord
+from emcfsys_engine.run.shards import FOLDER as SHARDS_FOLDER
 from emcfsys_engine.settings import Config, merged
 
 _MOST_CPUS = 8  # asked for when nobody says: loading and augmenting gain little from more
@@ -102,6 +103,23 @@ _AFTER = """\
 {python} -m emcfsys_engine.jobs.slurm.requeue {run} {bin} {requeues}"""
 
 
+_TASK = "emcfsys_engine.learn.inference.shards"
+_TASK_SCRIPT = """\
+#!/bin/bash
+# EMCFsys job {job}: one of the tasks of {run}
+{prolog}
+trap : TERM USR2
+srun {srun} \\
+  {task} "$SLURM_ARRAY_TASK_ID"
+code=$?
+# Its time is up (USR2): it goes on later. What a task leaves undone, the job that comes last does.
+if [ $code = 140 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {requeues} ]; then
+  {scontrol} requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
+fi
+exit $code
+"""
+
+
 def environment_of(job: Job, record: RunRecord) -> dict[str, str]:
     """Return the submitter's allow-listed environment without what means another machine."""
     kept = {
@@ -111,8 +129,11 @@ def environment_of(job: Job, record: RunRecord) -> dict[str, str]:
     return {"PATH": "/usr/local/bin:/usr/bin:/bin", **defaults, **kept}
 
 
-def options_of(job: Job, order: SlurmOrder, needs: Sequence[str]) -> list[str]:
-    """Return sbatch's options for a job. `needs`: Slurm's numbers of jobs that must end well."""
+def options_of(job: Job, order: SlurmOrder, needs: Sequence[str], tasks: str = "") -> list[str]:
+    """Return sbatch's options for a job. `needs`: Slurm's numbers of jobs that must end well.
+
+    `tasks`: the number of its array, which must end, however that is.
+    """
     run, record, asked = Run(Path(job.run)), Run(Path(job.run)).record(), order.settings
     log = str(run.log_file).replace("%", "%%")
     options = [
@@ -138,9 +159,49 @@ def options_of(job: Job, order: SlurmOrder, needs: Sequence[str]) -> list[str]:
         "gres": asked.gres or (f"gpu:{round(job.gpus)}" if job.gpus else None),
     }
     options += [f"--{name}={value}" for name, value in named.items() if value]
-    if needs:
-        options += [f"--dependency=afterok:{':'.join(needs)}", "--kill-on-invalid-dep=yes"]
+    waits_for = [f"afterok:{':'.join(needs)}"] if needs else []
+    waits_for += [f"afterany:{tasks}"] if tasks else []
+    if waits_for:
+        options += [f"--dependency={','.join(waits_for)}", "--kill-on-invalid-dep=yes"]
     return [*options, *asked.extra]
+
+
+def tasks_of(job: Job, order: SlurmOrder, needs: Sequence[str]) -> tuple[list[str], str] | None:
+    """Return sbatch's options and the script of a prediction's array; None without shards.
+
+    Each task has a log of its own, and goes to the end of the queue when its time is up.
+    """
+    run = Run(Path(job.run))
+    record = run.record()
+    request = record.request
+    if not isinstance(request, PredictRequest) or not request.shards:
+        return None
+    limit = f"%{request.shards_at_once}" if request.shards_at_once else ""
+    log = str(run.folder / SHARDS_FOLDER / "").replace("%", "%%")
+    own = {
+        "--job-name": job.tasks_name,
+        "--output": f"{log}/%a.log",
+        "--array": f"0-{request.shards - 1}{limit}",
+    }
+    kept = [
+        option
+        for option in options_of(job, order, needs)
+        if option.partition("=")[0] not in own and option not in ("--requeue", "--no-requeue")
+    ]
+    options = [*(f"{name}={value}" for name, value in own.items()), "--requeue", *kept]
+    steps = ["--ntasks=1", "--input=none", "--export=ALL"]
+    steps += [f"--cpus-per-task={job.cpus}"] if job.cpus else []
+    task = [record.python, "-m", _TASK, str(run.folder)]
+    script = _TASK_SCRIPT.format(
+        job=job.id,
+        run=run.id,
+        prolog="\n".join(order.prolog),
+        srun=shlex.join(steps),
+        task=_hidden(job) + shlex.join(task),
+        requeues=order.requeues,
+        scontrol=shlex.quote(str(Path(order.cluster.bin) / "scontrol")),
+    )
+    return options, script
 
 
 def script_of(job: Job, order: SlurmOrder, *, worker: Sequence[str] | None = None) -> str:

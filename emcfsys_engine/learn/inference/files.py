@@ -65,6 +65,7 @@ class Stages(Generic[Job]):
     """The three stages of the pipeline, for `predict`.
 
     `place_of`: the image of a job, and the file of its mask.
+    `each_alone`: batches hold tiles of one image, whatever others there are.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class Stages(Generic[Job]):
         predictor: Predictor,
         emit: Callable[[Event], None],
         asked: Callable[[], str | None],
+        *,
+        each_alone: bool = False,
     ) -> None:
         self._place_of = place_of
         self.jobs = ImageJobs(
@@ -86,6 +89,7 @@ class Stages(Generic[Job]):
             asked=asked,
             tell=lambda words: emit(WarningGiven(message=words)),
         )
+        self._compute = self.jobs.compute_each if each_alone else self.jobs.compute_all
         # Outlines of all images go into one file, in order.
         self._writers = 1 if request.vectors else several_writers()
         self._one_writer = threading.Lock()
@@ -97,7 +101,7 @@ class Stages(Generic[Job]):
         return run_pipeline(
             jobs,
             self._read,
-            lambda arrived: self.jobs.compute_all(arrived, (EmcfError,)),
+            lambda arrived: self._compute(arrived, (EmcfError,)),
             self._write,
             (EmcfError,),
             ahead=self.jobs.ahead,
@@ -215,9 +219,9 @@ class Prediction:
 
     def wait_for_disk(self) -> None:
         """Wait until the output's disk is back, or somebody ends it."""
-        what = f"{self.book.out}: {_why_gone(self.book)}: it is waited for"
+        what = f"{self.book.out}: {why_gone(self.book)}: it is waited for"
         self._emit(WarningGiven(message=what))
-        wait_until(lambda: _why_gone(self.book), self._asked, lambda why: print(why, flush=True))
+        wait_until(lambda: why_gone(self.book), self._asked, lambda why: print(why, flush=True))
 
     def finish(self, vectors: VectorOutputs, seen: Collection[ImageRef]) -> Counted:
         """Write what belongs to all images together; `vectors` has those of the images `seen`."""
@@ -364,10 +368,11 @@ def is_gone(error: Exception, book: OutputBook) -> bool:
     """Tell whether an image failed only because its output's disk is away, for now."""
     if not isinstance(error, OutputError) or not is_of_disk(error) or is_full(error):
         return False
-    return bool(_why_gone(book))
+    return bool(why_gone(book))
 
 
-def _why_gone(book: OutputBook) -> str:
+def why_gone(book: OutputBook) -> str:
+    """Say why an output folder cannot be written for now; empty where it can, or is full."""
     try:
         book.refuse_gone()
         try_to_write(book.file.parent)
@@ -454,6 +459,11 @@ def execute(worker: RunContext) -> int:
     request = worker.record.request
     if not isinstance(request, PredictRequest):
         raise RunFolderError(worker.run.record_file, "is no prediction", "Predict anew")
+    if request.shards:
+        in_shards: Callable[[RunContext, PredictRequest], int] = import_module(
+            "emcfsys_engine.learn.inference.shards"
+        ).execute
+        return in_shards(worker, request)
     left_out: list[Path] = []
     refs = find_inputs(request, left_out)
     if request.num_processes > 1:

@@ -171,6 +171,16 @@ class ImageJobs:
                 job, work = left.popleft()
                 yield job, self._alone(job, work, catch) if isinstance(work, Work) else work
 
+    def compute_each(
+        self, arrived: Arrived[Job, Work | None], catch: tuple[type[Exception], ...]
+    ) -> Computed[Job, Work | None]:
+        """Predict each image by itself: no image's result depends on which others are near it.
+
+        Raises: as `compute_all`.
+        """
+        for job, work in arrived:
+            yield job, self._alone(job, work, catch) if isinstance(work, Work) else work
+
     def _streamed(
         self, works: Iterator[tuple[Job, Work]], catch: tuple[type[Exception], ...]
     ) -> Computed[Job, Work | None]:

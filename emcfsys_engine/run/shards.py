@@ -1,0 +1,368 @@
+"""A prediction dealt to many tasks: the list of their shares, and what each of them leaves behind.
+
+`shards/` in the run's folder. `list.jsonl` is written once and never changed: a first line with
+where each shard's lines lie, then one line an image. Task N alone writes `N.jsonl` (what became of
+its images, in the order in which it happened) and `N.book` (what it wrote into the output folder),
+while it holds the lock `N.lock`. So nothing is shared between nodes but files that only grow.
+"""
+
+import fcntl
+import hashlib
+import heapq
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from emcfsys_engine import any_names
+from emcfsys_engine.errors import InputError, RunFolderError
+from emcfsys_engine.files import next_lines, open_own, reading_own, write_whole
+from emcfsys_engine.run.events import ImageDone, ImageFailed
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.records import PredictRequest
+
+FORMAT = 1
+FOLDER = "shards"
+MOST = 10_000  # more is no help: Slurm's own limit of an array is mostly 1,001
+SHARDS_A_TASK = 8  # that runs at a time: who is fast takes more
+MOST_TRIES = 3  # of one image that ends its task each time
+_HEAD_PX = 1 << 16  # what an image costs however small it is, in pixels
+_HEADER_BYTES = 1 << 24
+
+
+class Item(msgspec.Struct, frozen=True, array_like=True):
+    """One image of the list; `mask` is where its mask goes. Paths are of any bytes."""
+
+    number: int  # its place among all images, in the order of their names
+    image: str
+    plane: int | None
+    mask: str
+    size: int  # of the file, in bytes
+    pixels: int
+    is_there: bool = False  # its mask was there before
+
+
+class Share(msgspec.Struct, frozen=True, array_like=True):
+    """Where a shard's lines lie after the first line, in bytes."""
+
+    offset: int
+    length: int
+    images: int
+    pixels: int
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """The first line of the list."""
+
+    format: int = FORMAT
+    request: str  # digest of what was asked for
+    shards: tuple[Share, ...]
+    there: Share  # images that need nothing
+    left_out: str = ""  # what is said of pictures that nobody reads
+
+    @property
+    def num_images(self) -> int:
+        """How many images were asked for."""
+        return self.there.images + sum(one.images for one in self.shards)
+
+
+class Trying(msgspec.Struct, frozen=True, kw_only=True, tag="trying"):
+    """A task that was ended before takes up one image alone."""
+
+    number: int
+
+
+class Became(msgspec.Struct, frozen=True, kw_only=True, tag="became"):
+    """What became of one image."""
+
+    number: int
+    event: ImageDone | ImageFailed
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
+    """All images of the shard have been tried."""
+
+
+class Again(msgspec.Struct, frozen=True, kw_only=True, tag="again"):
+    """The run was started again after its end: what failed is tried once more."""
+
+
+Line = Trying | Became | Finished | Again
+
+
+def deal(pixels: Sequence[int], number: int) -> list[list[int]]:
+    """Deal images to shards so that each has about as many pixels; return their places in line.
+
+    The largest first, each to the shard that has least: none has more than 4/3 of the fairest
+    dealing's. The shard with most is the first, and the first to be begun.
+    """
+    number = max(1, min(number, len(pixels)))
+    heap = [(0, shard) for shard in range(number)]
+    dealt: list[list[int]] = [[] for _ in range(number)]
+    sums = [0] * number
+    for place in sorted(range(len(pixels)), key=lambda n: (-pixels[n], n)):
+        total, shard = heap[0]
+        dealt[shard].append(place)
+        sums[shard] = total + pixels[place] + _HEAD_PX
+        heapq.heapreplace(heap, (sums[shard], shard))
+    order = sorted(range(number), key=lambda shard: (-sums[shard], shard))
+    return [sorted(dealt[shard]) for shard in order]
+
+
+def digest_of(request: msgspec.Struct) -> str:
+    """Return what tells two requests apart; what a later version adds and nobody set is nothing."""
+    asked = {
+        field.name: getattr(request, field.name)
+        for field in msgspec.structs.fields(request)
+        if getattr(request, field.name) != field.default
+    }
+    content = any_names.encode(sorted(asked.items()))
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def unfinished(parent: Path, request: PredictRequest) -> Run | None:
+    """Return the run below a folder that was asked for the same and is not at its end.
+
+    Raises: InputError while a run in shards is under way there.
+    """
+    found: Run | None = None
+    for place in sorted(parent.glob(f"*/{FOLDER}")):
+        run = Run(place.parent)
+        with suppress(RunFolderError):
+            if run.is_alive():
+                what = f"{run.id} predicts into it, in shards, now"
+                remedy = "Wait for its end, or choose another folder with --out"
+                raise InputError(parent.parent, what, remedy)
+            is_same = run.record().request == request
+            found = run if is_same and run.finished() is None else found
+    return found
+
+
+class Shards:
+    """The list of a run's shards, and the files of its tasks."""
+
+    def __init__(self, run: Run) -> None:
+        self.folder = run.folder / FOLDER
+        self.file = self.folder / "list.jsonl"
+        self._request = run.record().request
+
+    def write(self, items: Iterable[Item], number: int, left_out: str = "") -> Header:
+        """Deal images to tasks and write the list, once for all.
+
+        Raises: RunFolderError if there is one, OSError.
+        """
+        if self.file.exists():
+            remedy = "It is never changed: predict anew for other images"
+            raise RunFolderError(self.file, "is there already", remedy)
+        there: list[Item] = []
+        todo: list[Item] = []
+        for item in items:
+            (there if item.is_there else todo).append(item)
+        dealt = deal([item.pixels for item in todo], number) if todo else []
+        shares: list[Share] = []
+        content = bytearray()
+        for part in [*([todo[n] for n in one] for one in dealt), there]:
+            offset = len(content)
+            for item in part:
+                content += any_names.encode(item) + b"\n"
+            pixels = sum(item.pixels for item in part)
+            shares.append(Share(offset, len(content) - offset, len(part), pixels))
+        header = Header(
+            request=digest_of(self._request),
+            shards=tuple(shares[:-1]),
+            there=shares[-1],
+            left_out=left_out,
+        )
+        content[:0] = any_names.encode(header) + b"\n"
+        self.folder.mkdir(exist_ok=True)
+        write_whole(self.file, bytes(content))
+        return header
+
+    def header(self) -> Header | None:
+        """Read the list's first line; None where none was written yet.
+
+        Raises: RunFolderError for a list of a newer version, of another request or a damaged one.
+        """
+        try:
+            with reading_own(self.file) as stream:
+                line = stream.readline(_HEADER_BYTES)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            what = f"cannot be read: {error.strerror}"
+            raise RunFolderError(self.file, what, "Check its disk") from None
+        try:
+            version = int(any_names.decode(line, dict)["format"])
+            header: Header | None = any_names.decode(line, Header) if version <= FORMAT else None
+        except (msgspec.MsgspecError, KeyError, ValueError, TypeError):
+            remedy = "Predict anew: masks that are there are kept"
+            raise RunFolderError(self.file, "is no list of shards, or damaged", remedy) from None
+        if header is None:
+            what = f"has format {version}, this version knows {FORMAT}"
+            raise RunFolderError(self.file, what, "Update emcfsys-tui on all nodes")
+        if header.request != digest_of(self._request):
+            what = "was made for another request than its run.json has now"
+            raise RunFolderError(self.file, what, "Predict anew: masks that are there are kept")
+        return header
+
+    def items(self, share: Share) -> Iterator[Item]:
+        """Yield the images of one shard.
+
+        Raises: RunFolderError where the list was cut short.
+        """
+        with reading_own(self.file) as stream:
+            first = len(stream.readline(_HEADER_BYTES))
+            stream.seek(first + share.offset)
+            left = share.length
+            while left > 0:
+                line = stream.readline()
+                left -= len(line)
+                try:
+                    item: Item = any_names.decode(line, Item)
+                except msgspec.MsgspecError:
+                    remedy = "Predict anew: masks that are there are kept"
+                    raise RunFolderError(self.file, "is damaged", remedy) from None
+                yield item
+
+    def lines_file(self, shard: int) -> Path:
+        """What became of a shard's images."""
+        return self.folder / f"{shard:05d}.jsonl"
+
+    def book_file(self, shard: int) -> Path:
+        """What a shard's task wrote into the output folder."""
+        return self.folder / f"{shard:05d}.book"
+
+    def log_file(self, shard: int) -> Path:
+        """What a shard's task said."""
+        return self.folder / f"{shard:05d}.log"
+
+    def claim(self, shard: int, patience_s: float = 0.0) -> int | None:
+        """Lock a shard; return the lock, or None while another task has it.
+
+        A task that was started again elsewhere may find the one before still ending: it waits.
+        """
+        return _locked(self.folder / f"{shard:05d}.lock", patience_s)
+
+    def claim_list(self, patience_s: float) -> int:
+        """Lock the writing of the list: whoever is first writes it, the others wait.
+
+        Raises: RunFolderError when it is locked for longer.
+        """
+        self.folder.mkdir(exist_ok=True)
+        descriptor = _locked(self.folder / "list.lock", patience_s)
+        if descriptor is None:
+            what = f"is written by another task for more than {patience_s:g} s"
+            raise RunFolderError(self.file, what, "See whether that task lives; then start again")
+        return descriptor
+
+    def told(self, shard: int) -> "Told":
+        """Read what became of a shard's images so far."""
+        return Told(self.lines_file(shard))
+
+
+class Told:
+    """What one task left behind so far; `refresh` reads what came since."""
+
+    def __init__(self, file: Path) -> None:
+        self.became: dict[int, ImageDone | ImageFailed] = {}
+        self.tries: dict[int, int] = {}
+        self.is_finished = False
+        self.was_begun = False
+        self._file, self._read_to = file, 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read on."""
+        with suppress(FileNotFoundError), reading_own(self._file) as stream:
+            self.was_begun = True
+            stream.seek(self._read_to)
+            while lines := next_lines(stream):
+                self._read_to = stream.tell()
+                for line in lines.splitlines():
+                    self._learn(line)
+
+    def _learn(self, text: bytes) -> None:
+        try:
+            line: Line = any_names.decode(text, Line)
+        except msgspec.MsgspecError:
+            return  # torn by a kill: its image counts as not done
+        match line:
+            case Trying():
+                self.tries[line.number] = self.tries.get(line.number, 0) + 1
+            case Became():
+                self.became[line.number] = line.event
+            case Finished():
+                self.is_finished = True
+            case Again():
+                self.is_finished = False
+                self.tries.clear()
+                every = list(self.became.items())
+                self.became = {n: event for n, event in every if isinstance(event, ImageDone)}
+
+
+class Progress:
+    """Counts of how many images something is told; what was counted is not read again."""
+
+    def __init__(self, run: Run) -> None:
+        self._shards = Shards(run)
+        self._header: Header | None = None
+        self._read_to: dict[int, int] = {}
+        self._num_told = 0
+
+    def text(self) -> str:
+        """Return the progress of all tasks, like: 310 of 2,000 images; empty before there is any.
+
+        Raises: RunFolderError, OSError.
+        """
+        self._header = self._header or self._shards.header()
+        if self._header is None:
+            return ""
+        for shard in range(len(self._header.shards)):
+            with suppress(FileNotFoundError), reading_own(self._shards.lines_file(shard)) as stream:
+                stream.seek(self._read_to.get(shard, 0))
+                while lines := next_lines(stream):
+                    self._num_told += lines.count(_TOLD)
+                self._read_to[shard] = stream.tell()
+        done = self._header.there.images + self._num_told
+        return f"{done:,} of {self._header.num_images:,} images"
+
+
+_TOLD = b'"type":"became"'
+
+
+class Lines:
+    """Writes what becomes of one shard's images; only its claimant may."""
+
+    def __init__(self, file: Path) -> None:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        self._descriptor = open_own(file, flags, is_shared=True)
+        end = os.fstat(self._descriptor).st_size
+        if end and os.pread(self._descriptor, 1, end - 1) != b"\n":
+            os.write(self._descriptor, b"\n")  # a kill tore the last line
+
+    def write(self, line: Line) -> None:
+        """Append one line. Raises: OSError."""
+        os.write(self._descriptor, any_names.encode(line) + b"\n")
+
+    def close(self) -> None:
+        """Wait until all is on the disk."""
+        os.fsync(self._descriptor)
+        os.close(self._descriptor)
+
+
+def _locked(file: Path, patience_s: float) -> int | None:
+    descriptor = open_own(file, os.O_RDWR | os.O_CREAT, is_shared=True)
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                return None
+            time.sleep(0.05)
+        else:
+            return descriptor

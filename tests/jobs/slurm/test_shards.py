@@ -1,0 +1,80 @@
+"""A prediction in shards is one job of the queue, and an array on a real Slurm."""
+
+from pathlib import Path
+
+import pytest
+
+from emcfsys_engine.jobs.control import ensure_daemon, stop_daemon
+from emcfsys_engine.jobs.queue import Options, Queue, submit_run
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.shards import Shards
+from tests.jobs.conftest import wait_for
+from tests.jobs.slurm.conftest import Slurm
+from tests.jobs.slurm.test_training import WAIT_S, world
+from tests.learn.conftest import model_file, run_here
+from tests.learn.inference.test_shards import images, made_in, request_of, told, told_of_all
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
+__all__ = ["images", "model_file", "world"]
+
+
+def _run(images: Path, model: Path, out: str, shards: int) -> Run:
+    request = request_of(images, model, out, shards, shards_at_once=2, vectors=("coco",))
+    return new_run(images.parent / out / ".emcfsys", request)
+
+
+def _submitted(queue: Queue, run: Run) -> int:
+    asked = Options(slurm=True, gpus=0, cpus=1)
+    number = submit_run(queue, run, "shards", None, asked)
+    ensure_daemon(queue.folder)
+    return number
+
+
+def _ended(queue: Queue, number: int) -> str:
+    wait_for(lambda: not queue.get(number).is_open, seconds=WAIT_S, what="its end")
+    return queue.get(number).state
+
+
+def test_an_array_makes_what_one_process_makes_as_one_job_though_a_task_is_lost(
+    images: Path, model_file: Path, slurm: Slurm
+) -> None:
+    one, several = _run(images, model_file, "one", 1), _run(images, model_file, "out", 3)
+    assert run_here(one) == 1
+    with Queue.open() as queue:
+        try:
+            number = _submitted(queue, several)
+            wait_for(
+                lambda: queue.get(number).slurm_id.isdecimal(), seconds=WAIT_S, what="its number"
+            )
+            name = queue.get(number).tasks_name
+            array = slurm.ask("squeue", "-h", "-n", name, "-o", "%A").split()[0]
+            slurm.ask("scancel", f"{array}_2")  # a task that never starts, or is lost
+            wait_for(
+                lambda: "of 7 images" in queue.get(number).reason, seconds=WAIT_S, what="progress"
+            )
+            assert queue.get(number).state == "running"
+            assert _ended(queue, number) == "done"  # one image is none: it is told
+            states = [line.state for line in queue.history(number)]
+        finally:
+            stop_daemon(queue.folder)
+    assert told(several) == told(one) == told_of_all()
+    assert made_in(images.parent / "out") == made_in(images.parent / "one")
+    assert list(dict.fromkeys(states)) == ["queued", "running", "done"]
+    assert states.index("running") > max(n for n, one in enumerate(states) if one == "queued")
+    assert len(slurm.calls("sbatch")) == 2
+    assert (Shards(several).folder / "0.log").exists()
+
+
+def test_a_cancelled_job_takes_its_tasks_with_it(
+    images: Path, model_file: Path, slurm: Slurm
+) -> None:
+    run = _run(images, model_file, "out", 3)
+    with Queue.open() as queue:
+        try:
+            number = _submitted(queue, run)
+            wait_for(lambda: queue.get(number).state == "running", seconds=WAIT_S, what="a task")
+            queue.cancel(number)
+            assert _ended(queue, number) == "cancelled"
+            wait_for(lambda: not slurm.ask("squeue", "-h"), seconds=WAIT_S, what="no task")
+        finally:
+            stop_daemon(queue.folder)

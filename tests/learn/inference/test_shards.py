@@ -1,0 +1,291 @@
+"""Tasks that share a prediction out make what one makes, whenever they are killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emcfsys_engine.errors import EmcfError, InputError, OutputError
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.learn.inference import shards as module
+from emcfsys_engine.run.events import ImageDone, ImageFailed, RunFinished
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import PredictRequest
+from emcfsys_engine.run.shards import Became, Finished, Lines, Shards, Trying
+from tests.learn.conftest import run_here
+
+NUMBER = 7
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of small images of several sizes, one of which is none."""
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    for number in range(NUMBER):
+        rng = np.random.default_rng(number)
+        size = (64, 64 + 8 * (number % 3))
+        name = folder / ("sub" if number % 2 else "") / f"{number}.png"
+        Image.fromarray(rng.integers(0, 250, size, np.uint8)).save(name)
+    (folder / "4.png").write_bytes(b"\x89PNG\r\n\x1a\n no picture")
+    return folder
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks run in this process, one after the other: it saves the start of torch."""
+    monkeypatch.setattr(module, "_started", _Here)
+
+
+class _Here:
+    """A task that is done when it is started."""
+
+    def __init__(self, run: Run, environment: object) -> None:
+        try:
+            self.returncode = module._do(run.folder, None, lambda: None)
+        except EmcfError as error:
+            self.returncode = error.exit_code
+
+    def poll(self) -> int:
+        return self.returncode
+
+    def wait(self, timeout: float = 0.0) -> int:
+        return self.returncode
+
+    def kill(self) -> None:
+        pass
+
+
+def request_of(images: Path, model: Path, out: str, shards: int, **options: Any) -> PredictRequest:
+    return PredictRequest(
+        model=str(model),
+        inputs=(str(images),),
+        out=str(images.parent / out),
+        gpus=0,
+        tile_px=64,
+        threads=1,
+        shards=shards,
+        **options,
+    )
+
+
+def made_in(out: Path) -> dict[str, bytes]:
+    """Return all that a person finds in an output folder."""
+    files = (file for file in out.rglob("*") if file.is_file())
+    names = {str(file.relative_to(out)): file for file in files}
+    return {
+        name: file.read_bytes().replace(os.fsencode(out), b"OUT")
+        for name, file in names.items()
+        if not name.startswith(".emcfsys")
+    }
+
+
+def told(run: Run) -> list[tuple[str, str]]:
+    return sorted(
+        (type(event).__name__, Path(event.image).name)
+        for event in run.events()
+        if isinstance(event, ImageDone | ImageFailed)
+    )
+
+
+EVERYTHING: dict[str, Any] = {
+    "vectors": ("coco", "geojson"),
+    "rank_uncertain": True,
+    "probability": True,
+    "overlay": True,
+}
+
+
+@pytest.mark.usefixtures("here")
+def test_shards_make_byte_for_byte_what_one_makes(images: Path, model_file: Path) -> None:
+    found: list[dict[str, bytes]] = []
+    for out, shards in (("one", 1), ("three", 3), ("plain", 0)):
+        request = request_of(images, model_file, out, shards, **EVERYTHING)
+        run = new_run(images.parent / out / ".emcfsys", request)
+        assert run_here(run) == 1  # one image is none
+        assert told(run) == told_of_all()
+        found.append(made_in(images.parent / out))
+    one, three, plain = found
+    assert {"annotations.json", "ranking.json", "ranking.csv", "sub/3.png"} <= one.keys()
+    assert three == one
+    assert plain.keys() == one.keys()
+    masks = [name for name in one if name.endswith(".png") and "." not in name[:-4]]
+    assert all(plain[name] == one[name] for name in masks)
+
+
+def told_of_all() -> list[tuple[str, str]]:
+    kinds = ["ImageFailed" if n == 4 else "ImageDone" for n in range(NUMBER)]
+    return sorted((kind, f"{n}.png") for n, kind in enumerate(kinds))
+
+
+@pytest.mark.usefixtures("here")
+def test_what_tasks_wrote_is_known_to_the_folder_and_left_alone_next_time(
+    images: Path, model_file: Path
+) -> None:
+    out = images.parent / "out"
+    request = request_of(images, model_file, "out", 3)
+    assert run_here(new_run(out / ".emcfsys", request)) == 1
+    book = OutputBook(out)
+    assert all(book.has(file) for file in out.rglob("[0-9].png"))
+    assert not list(out.glob(".emcfsys/*/shards/*.book"))
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("[0-9].png")}
+    again = new_run(out / ".emcfsys", request)
+    assert run_here(again) == 1
+    assert told(again) == [("ImageFailed", "4.png")]
+    assert {file: file.stat().st_mtime_ns for file in out.rglob("[0-9].png")} == before
+
+
+@pytest.mark.usefixtures("here")
+def test_a_run_that_is_started_again_tells_each_image_once_and_tries_what_failed(
+    images: Path, model_file: Path
+) -> None:
+    run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 2))
+    assert run_here(run) == 1
+    assert run_here(run) == 1
+    assert told(run) == told_of_all()
+    number = 4
+    size = (images / "4.png").stat().st_size
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(images / "5.bmp")
+    whole = (images / "5.bmp").read_bytes()
+    (images / "5.bmp").unlink()
+    assert (images / "4.png").stat().st_size == size
+    (images / "4.png").write_bytes(whole)
+    assert run_here(run) == 1  # the list is never changed: it is another image now
+    ended = run.finished()
+    assert ended is not None and (ended.done, ended.failed) == (NUMBER - 1, 1)
+    (reason,) = [
+        event.reason
+        for event in _became(run).values()
+        if isinstance(event, ImageFailed) and f"{number}.png" in event.image
+    ]
+    assert "bytes" in reason and "Predict again" in reason
+
+
+def _became(run: Run) -> dict[int, ImageDone | ImageFailed]:
+    shards = Shards(run)
+    header = shards.header()
+    assert header is not None
+    every = [shards.told(number).became for number in range(len(header.shards))]
+    return {n: event for one in every for n, event in one.items()}
+
+
+def test_an_image_that_vanished_since_the_list_is_named_and_the_others_are_done(
+    images: Path, model_file: Path, here: None
+) -> None:
+    run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 2))
+    request = run.record().request
+    assert isinstance(request, PredictRequest)
+    card, _ = module.prepare(request)
+    module.make_list(Shards(run), request, card, lambda event: None, lambda: None)
+    (images / "2.png").unlink()
+    assert run_here(run) == 1
+    failed = [event.reason for event in run.events() if isinstance(event, ImageFailed)]
+    assert len(failed) == 2
+    assert any("2.png: vanished since the list of shards was written" in one for one in failed)
+
+
+def test_an_image_over_which_tasks_end_again_and_again_is_told_and_the_shard_goes_on(
+    images: Path, model_file: Path, here: None
+) -> None:
+    run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 1))
+    request = run.record().request
+    assert isinstance(request, PredictRequest)
+    card, _ = module.prepare(request)
+    shards = Shards(run)
+    header = module.make_list(shards, request, card, lambda event: None, lambda: None)
+    deadly = next(item for item in shards.items(header.shards[0]) if "2.png" in item.image)
+    lines = Lines(shards.lines_file(0))
+    for _ in range(3):
+        lines.write(Trying(number=deadly.number))
+    lines.close()
+    assert run_here(run) == 1
+    reasons = [event.reason for event in run.events() if isinstance(event, ImageFailed)]
+    assert sum("2.png: 3 tasks ended over it" in one for one in reasons) == 1
+    assert len(reasons) == 2
+
+
+def test_two_people_who_start_the_same_are_told(images: Path, model_file: Path) -> None:
+    lock = module._only_one(images.parent / "out")
+    with pytest.raises(InputError, match="another prediction in shards writes into it"):
+        module._only_one(images.parent / "out")
+    os.close(lock)
+    os.close(module._only_one(images.parent / "out"))
+
+
+def test_a_task_that_does_not_see_the_run_says_on_which_machine(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-m", module.__spec__.name, str(tmp_path / "nowhere"), "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is not seen by" in done.stderr and "all nodes share" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_quota_that_is_reached_ends_the_task_and_not_the_image(
+    images: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch, here: None
+) -> None:
+    run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 1))
+    real = module.Stages.run
+
+    def full(self: Any, jobs: Iterator[Any]) -> Iterator[Any]:
+        for place, (job, result) in enumerate(real(self, jobs)):
+            error = OutputError("x.png", "cannot be written", "Free some space", errno=122)
+            yield job, module.Failure(job, error) if place == 3 else result
+
+    monkeypatch.setattr(module.Stages, "run", full)
+    assert run_here(run) in (1, 2)
+    assert not any(
+        "x.png" in event.reason for event in run.events() if isinstance(event, ImageFailed)
+    )
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "_started", _Here)
+    assert run_here(run) == 1
+    assert told(run) == told_of_all()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_tasks_killed_at_random_lose_nothing_and_do_nothing_twice(
+    images: Path, model_file: Path
+) -> None:
+    one = new_run(images.parent / "one/.emcfsys", request_of(images, model_file, "one", 1))
+    assert run_here(one) == 1
+    run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 3))
+    command = [sys.executable, "-m", module.__spec__.name, str(run.folder)]
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        task = subprocess.Popen(command)
+        try:
+            task.wait(float(rng.uniform(0.5, 6)))
+        except subprocess.TimeoutExpired:
+            task.send_signal(signal.SIGKILL)
+            task.wait()
+    assert run_here(run) == 1
+    assert told(run) == told_of_all()
+    assert made_in(images.parent / "out") == made_in(images.parent / "one")
+    assert sum(isinstance(event, RunFinished) for event in run.events()) == 1
+
+
+def test_a_finished_shard_is_not_begun_again(images: Path, model_file: Path, here: None) -> None:
+    run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 1))
+    request = run.record().request
+    assert isinstance(request, PredictRequest)
+    shards = Shards(run)
+    card, _ = module.prepare(request)
+    header = module.make_list(shards, request, card, lambda event: None, lambda: None)
+    lines = Lines(shards.lines_file(0))
+    for item in shards.items(header.shards[0]):
+        event = ImageFailed(image=item.image, reason="as a test wants it")
+        lines.write(Became(number=item.number, event=event))
+    lines.write(Finished())
+    lines.close()
+    assert module._Task(run, request, lambda: None).do(header, 0, 0.0)
+    assert not list((images.parent / "out").glob("*.png"))
