@@ -344,8 +344,16 @@ def _pair(text: str) -> tuple[str, str]:
     type=click.Choice(["e112", "e562", "e1245", "iso13322"]),
     help="Numbers as a standard asks for them: see the manual, measurements.",
 )
-@click.option("--lines", type=click.IntRange(min=9), help="e112: test lines in a field (90).")
-@click.option("--points", type=click.IntRange(min=4), help="e562: grid points in a field (100).")
+@click.option(
+    "--lines",
+    type=click.IntRange(9, 1_000_000),
+    help="e112: test lines in a field (90).",
+)
+@click.option(
+    "--points",
+    type=click.IntRange(4, 100_000_000),
+    help="e562: grid points in a field (100).",
+)
 @click.option(
     "--relative-error",
     type=click.FloatRange(0, 1, min_open=True),
