@@ -18,6 +18,7 @@ from emcfsys_engine.hotfolder.review import (
     say_word,
     verify_journal,
 )
+from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.verdicts import STATES
 
@@ -69,6 +70,7 @@ def _judge(project: Project) -> str:
     try:
         counts = ledger.judge_by(project.limits)
         ledger.write_journal()
+        ledger.tell_groups(project, OutputBook(output))
     finally:
         ledger.close()
     if counts is None:

@@ -51,7 +51,12 @@ def keep(connection: sqlite3.Connection) -> None:
         for when, row in (("BEFORE", row_before), ("AFTER", row_after))
         if row
     ]
-    connection.executescript("\n".join(["BEGIN IMMEDIATE;", _TABLES, *triggers, "COMMIT;"]))
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        if is_kept(connection):
+            return  # another process was faster
+        for statement in (*filter(str.strip, _TABLES.split(";")), *triggers):
+            connection.execute(statement)
 
 
 def is_kept(connection: sqlite3.Connection) -> bool:

@@ -172,6 +172,18 @@ def refuse_other(file: Path, recipe: Recipe, project: Project) -> Path:
     return model
 
 
+def recipe_to_follow(file: str, project: Project) -> Recipe | None:
+    """Return the recipe of a file as a watch begins; None without one.
+
+    Raises: InputError as `read_recipe` and `refuse_other`.
+    """
+    if not file:
+        return None
+    recipe = read_recipe(Path(file))
+    refuse_other(Path(file), recipe, project)
+    return recipe
+
+
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Return each key whose value differs, with both; None: it is not there."""
     keys = dict.fromkeys((*wanted, *found))

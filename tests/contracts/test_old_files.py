@@ -8,7 +8,14 @@ import pytest
 from emcfsys_engine.annotations.formats.labelme import read_suggestion
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.recipe import read_recipe
-from emcfsys_engine.hotfolder.review import read_verdicts, verify_journal
+from emcfsys_engine.hotfolder.review import (
+    count_states,
+    groups_of,
+    read_verdicts,
+    recipe_of,
+    verify_journal,
+)
+from emcfsys_engine.hotfolder.series import read_series
 from emcfsys_engine.learn.model_file import load_model, verify_model
 from emcfsys_engine.learn.training.run import read_plan
 from emcfsys_engine.project import load_project
@@ -154,3 +161,16 @@ def test_a_recipe_of_version_1() -> None:
     assert recipe.classes == {"resin": 0, "grain": 7}
     assert recipe.inference.overlap == 0.25
     assert recipe.settings()["inference.overlap"] == 0.25
+
+
+def test_a_ledger_of_version_1_with_groups_and_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / ".emcfsys").mkdir()
+    shutil.copy(DATA / "ledger-groups-v1.sqlite", tmp_path / ".emcfsys" / "ledger.sqlite")
+    (group,) = groups_of(tmp_path)
+    assert (group.name, group.state, group.verdicts) == ("grid 1", "fail", {"fail": 1})
+    assert recipe_of(tmp_path) == read_recipe(DATA / "recipe-v1.json").id
+    (image,) = read_series(tmp_path)
+    assert (image.group, image.verdict, image.recipe) == ("grid 1", "fail", recipe_of(tmp_path))
+    ledger = Ledger(tmp_path, owner="test")
+    ledger.close()
+    assert count_states(tmp_path) == {"done": 1}

@@ -6,9 +6,11 @@ from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emcfsys_engine.hotfolder import counts
 from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger, read_ledger
 from emcfsys_engine.hotfolder.review import count_states, read_verdicts
@@ -60,3 +62,16 @@ def test_a_ledger_of_an_older_version_is_counted_without_counters_and_then_with(
     ledger.record([Entry(path="b", size=1, mtime_ns=1, state="failed")])
     ledger.close()
     assert count_states(tmp_path) == {"done": 1, "failed": 1}
+
+
+def test_two_processes_that_begin_to_count_at_once_both_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Ledger(tmp_path, owner="x").close()
+    found = iter([False, True])
+    monkeypatch.setattr(counts, "is_kept", lambda connection: next(found))
+    ledger = Ledger(tmp_path, owner="x")
+    ledger.record([Entry(path="a", size=1, mtime_ns=1)])
+    ledger.close()
+    monkeypatch.undo()
+    assert count_states(tmp_path) == {"done": 1}

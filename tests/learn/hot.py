@@ -60,10 +60,14 @@ class Hot:
         part.replace(file)
         return file
 
-    def new_run(self, *, once: bool = False) -> Run:
+    def new_run(self, *, once: bool = False, recipe: str = "") -> Run:
         """Make a watch run."""
         request = WatchRequest(
-            model=str(self.model), watch=str(self.incoming), output=str(self.output), once=once
+            model=str(self.model),
+            watch=str(self.incoming),
+            output=str(self.output),
+            once=once,
+            recipe=recipe,
         )
         project = load_project(self.folder)
         return new_run(project.runs_folder, request, project=project)

@@ -19,7 +19,7 @@ from emcfsys_engine.hotfolder.journal import Act
 from emcfsys_engine.hotfolder.ledger import Due, Ledger
 from emcfsys_engine.hotfolder.notifier import Waker, choose_backend
 from emcfsys_engine.hotfolder.places import refuse_places
-from emcfsys_engine.hotfolder.recipe import Recipe, read_recipe, refuse_other
+from emcfsys_engine.hotfolder.recipe import recipe_to_follow
 from emcfsys_engine.hotfolder.review import was_asked
 from emcfsys_engine.hotfolder.scan import (
     MAX_ATTEMPTS,
@@ -100,7 +100,7 @@ class _Watch:
         self.request = request
         self.project = project
         self.ledger = ledger
-        self.recipe = _recipe_of(request, project)
+        self.recipe = recipe_to_follow(request.recipe, project)
         self.root, self.output = Path(request.watch), Path(request.output)
         self.backend, self.why = choose_backend(self.root, project.hotfolder.backend)
         self.rules = _rules(project, request, self.backend)
@@ -153,18 +153,18 @@ class _Watch:
         """Judge what is known by the limits of today, where they changed: nothing is predicted."""
         touched = self.ledger.follow(self.project, self.recipe)
         if touched.told:
-            self.worker.emit_when_possible(WarningGiven(message=touched.words))
+            self._tell_once(touched.words)
         self.by_recipe = self.scanner.forget_masks(touched.predict)
         if self.by_recipe:
             self._scan()
-        MeasuredAgain(self.ledger, self.measurements, self.model.by.card, self.project).run(
-            self.root, touched.measure, self.worker
-        )
+        card, project = self.model.by.card, self.project
+        again = MeasuredAgain(self.ledger, self.measurements, card, project)
+        again.run(self.root, touched.measure, self.worker)
         judged = self.ledger.judge_by(self.project.limits)
         self.is_judged = True
         if judged is not None and judged[1]:
-            what = "The limits changed: {} of {} images are judged otherwise now, by their numbers"
-            self.worker.emit_when_possible(WarningGiven(message=what.format(*judged)))
+            what = "{} of {} images are judged otherwise now, by their numbers".format(*judged)
+            self._tell_once(f"The limits changed: {what}")
 
     def _tell_groups(self) -> None:
         self.groups_told_at = time.monotonic()
@@ -487,16 +487,6 @@ class _Watch:
                     final=final,
                 )
             )
-
-
-def _recipe_of(request: WatchRequest, project: Project) -> Recipe | None:
-    """Return the recipe that is followed. Raises: InputError where this start would not."""
-    if not request.recipe:
-        return None
-    file = Path(request.recipe)
-    recipe = read_recipe(file)
-    refuse_other(file, recipe, project)
-    return recipe
 
 
 def _rules(project: Project, request: WatchRequest, backend: str) -> Rules:

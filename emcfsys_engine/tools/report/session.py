@@ -161,11 +161,17 @@ def _groups(groups: Sequence[Group]) -> str:
 
 def _failed(failed: Sequence[Entry]) -> str:
     rows: list[Sequence[Cell]] = [
-        [entry.path, entry.reason, entry.attempts] for entry in failed[:_MOST_ROWS]
+        [entry.path, _without_path(entry), entry.attempts] for entry in failed[:_MOST_ROWS]
     ]
     more = len(failed) - _MOST_ROWS
     words = f'<p class="soft">and {more:,} more</p>' if more > 0 else ""
     return table(["image", "why", "tries"], rows) + words
+
+
+def _without_path(entry: Entry) -> str:
+    """Return why an image failed; its path stands beside it anyway."""
+    place, _, rest = entry.reason.partition(": ")
+    return rest if rest and place.endswith(entry.path) else entry.reason
 
 
 def _examples(project: Project, output: Path, state: str) -> str:

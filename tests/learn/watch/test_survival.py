@@ -4,6 +4,7 @@ Workers are forked from a server that has torch imported already: a start costs 
 """
 
 import ctypes
+import json
 import multiprocessing as mp
 import os
 import random
@@ -21,8 +22,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from emcfsys_engine.hotfolder import drop
 from emcfsys_engine.hotfolder.ledger import read_ledger
-from emcfsys_engine.hotfolder.review import read_verdicts, verify_journal
+from emcfsys_engine.hotfolder.recipe import lock_recipe
+from emcfsys_engine.hotfolder.review import read_verdicts, recipe_of, say_word, verify_journal
+from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import ImageDone
 from emcfsys_engine.run.folder import Run
 from tests.hotfolder.test_journal import acts_in
@@ -142,6 +146,54 @@ def test_fifty_kills_leave_every_image_one_whole_mask(hot: Hot) -> None:
     kill_at_random(hot, 250, 50)
     assert measured_images(hot) == sorted(f"{index}.png" for index in range(250))
     each_was_recorded_once(hot, 250)
+
+
+def follow(hot: Hot, review_below: float) -> str:
+    """Let the project and a recipe have this limit; return the recipe's file."""
+    limits = f'[limits]\ngroup = "folder"\n[limits.confidence]\nreview_below = {review_below}\n'
+    toml = hot.folder / "project.toml"
+    toml.write_text(toml.read_text().partition("[limits]")[0] + limits)
+    file = hot.folder / f"{review_below}.json"
+    if not file.exists():
+        lock_recipe(load_project(hot.folder), hot.model, file)
+    return str(file)
+
+
+def kill_between_recipes(hot: Hot, number: int, kills: int) -> None:
+    """Kill watches that follow two recipes in turn, at any moment, while people say words."""
+    chance = random.Random(5)
+    names = [f"s{index % 5}/{index}.png" for index in range(number)]
+    for index, name in enumerate(names):
+        hot.image(name, index)
+    said: set[str] = set()
+    for kill in range(kills):
+        run = hot.new_run(recipe=follow(hot, 0.3 + 0.4 * (kill % 2)))
+        with forked(run) as child:
+            target = min(number, len(hot.masks()) + chance.randint(0, 4))
+            wait_for(lambda: len(hot.masks()) >= target, child, run)  # noqa: B023
+            child.join(chance.random() * 0.1)
+        known = [entry.path for entry in read_ledger(hot.output) if entry.state == "done"]
+        if word := next((name for name in known if name not in said), None):
+            say_word(hot.output, [word], "accepted")
+            said.add(word)
+    run = hot.new_run(once=True, recipe=follow(hot, 0.3))
+    with forked(run) as child:
+        child.join(300)
+    assert run.outcome() == ("done", "done")
+    acts = acts_in(hot.output)
+    assert sorted(act.image for act in acts if act.act == "predicted") == sorted(names)
+    assert {act.image for act in acts if act.act == "accepted"} == said
+    assert verify_journal(hot.output).fault == ""
+    told = [json.loads(file.read_bytes()) for file in drop.folder_of(hot.output).glob("*.json")]
+    assert sorted(one["image"] for group in told for one in group["images"]) == sorted(names)
+    words = {one["image"] for group in told for one in group["images"] if one["word"]}
+    assert words == said
+    assert {one["recipe"] for group in told for one in group["images"]} == {recipe_of(hot.output)}
+
+
+@pytest.mark.long
+def test_fifty_kills_between_two_recipes_leave_verdicts_words_and_groups_whole(hot: Hot) -> None:
+    kill_between_recipes(hot, 150, 50)
 
 
 @contextmanager
