@@ -16,9 +16,10 @@ State = Literal["pass", "review", "fail"]
 STATES: tuple[State, ...] = ("pass", "review", "fail")  # the worst last
 Numbers = Mapping[str, float]  # of one plane, by name; what is not known is left out
 
-_OF_IMAGES = ("confidence", "pixel_nm", "mean", "contrast", "sharpness", "saturation")
-_OF_CLASSES = ("fraction", "objects", "diameter_nm", "diameter_px")
-_SHARES = ("confidence", "saturation")
+_OF_IMAGES = ("confidence", "pixel_nm", "mean", "contrast", "sharpness", "saturation", "expected_iou")
+_OF_PIXELS = ("fraction", "expected_iou")  # of any class
+_OF_OBJECTS = ("objects", "diameter_nm", "diameter_px")  # of any but the ground
+_SHARES = ("confidence", "saturation", "expected_iou")
 _MOST_PLANES = 8  # of a stack, whose reasons are told
 
 
@@ -36,7 +37,7 @@ def number_of_class(name: str, word: str) -> str:
 
 def needs_objects(limits: Iterable[str], classes: Iterable[str]) -> bool:
     """Tell whether limits ask for what is found only by telling objects apart."""
-    wanted = {number_of_class(name, word) for name in classes for word in _OF_CLASSES[1:]}
+    wanted = {number_of_class(name, word) for name in classes for word in _OF_OBJECTS}
     return not wanted.isdisjoint(limits)
 
 
@@ -77,6 +78,8 @@ def _of_number(name: str, value: float | None, limit: Limit) -> tuple[State, str
     if value is None:
         if name == "pixel_nm" or name.endswith("_nm"):
             return "review", "is not known: the image has no pixel size, or no object"
+        if name.endswith("expected_iou"):
+            return "review", "is not known: the model cannot tell, or the class is not there"
         return "review", "is not known: it was not measured, or there is no object"
     bounds: tuple[tuple[State, float | None, float | None], ...] = (
         ("fail", limit.fail_below, limit.fail_above),
@@ -126,7 +129,7 @@ def _names(classes: Mapping[str, int]) -> list[str]:
         *(
             number_of_class(name, word)
             for name in classes
-            for word in (_OF_CLASSES[:1] if name == ground else _OF_CLASSES)
+            for word in (_OF_PIXELS if name == ground else (*_OF_PIXELS, *_OF_OBJECTS))
         ),
     ]
 
@@ -143,7 +146,7 @@ def _faults_of(file: Path, name: str, limit: Limit) -> list[ProjectError]:
     for key, value in set_.items():
         if not math.isfinite(value):
             return fault(f".{key}", f"{value} is no limit", "Use a number")
-        if (name in _SHARES or name.endswith("_fraction")) and not 0 <= value <= 1:
+        if (name in _SHARES or name.endswith(("_fraction", "_expected_iou"))) and not 0 <= value <= 1:
             return fault(f".{key}", f"{value:g} is no share", "Use 0 to 1: 0.8 is 80 %")
     # From the left, where all fails, to the right, where all fails again.
     order = ("fail_below", "review_below", "review_above", "fail_above")
