@@ -79,9 +79,9 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True):
     """By what a mask's IoU is expected without its truth, learned at the end of a training.
 
     Features of a cell are centred, scaled, turned onto the axes of their PCA and compared with a
-    sample of the training images' cells. An expectation is a sum over five signals, each of which
-    is better when larger, as the logarithm of the odds of an IoU: first of the mean over all
-    classes, then of each class.
+    sample of the training images' cells. What is seen of an image is compared with what was seen of
+    trials, validation images as they are and made worse, whose IoU is known: it is expected to be
+    like that of the trials it resembles, and poor where it resembles none.
     """
 
     temperatures: tuple[float, ...]  # of each class, where it is the likeliest
@@ -91,12 +91,15 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True):
     spread: tuple[float, ...]  # deviation along each axis
     residual: float  # what is usual off the axes
     sample: tuple[tuple[float, ...], ...]  # cells of training images, in deviations along the axes
-    weights: tuple[tuple[float, ...], ...] = ()  # offset and five: of the mean and of each class
+    trials: tuple[tuple[float, ...], ...] = ()  # R trials of S signals, scaled
+    kinds: tuple[str, ...] = ()  # how each was made worse; empty: as it is
+    signal_scale: tuple[float, ...] = ()  # S numbers
+    reach: float = 1.0  # how far trials resemble one another
+    noise: float = 0.1  # share of the variance that no signal tells
+    weights: tuple[tuple[float, ...], ...] = ()  # R numbers: of the mean over classes, then of each
     residuals: tuple[float, float] = (0.0, 0.0)  # nine of ten images left out lie between these
-    usual: tuple[float, ...] = ()  # the signals of undamaged validation images
-    usual_iou: float = 1.0  # their mean IoU
-    num_images: int = 0  # validation images it was learned from
-    num_rows: int = 0  # these and their damaged versions
+    usual_iou: float = 1.0  # mean IoU of validation images as they are
+    num_images: int = 0  # of these
 
 
 SAME_PIXEL = 0.1  # pixel sizes that differ less, relatively, are one to a network
@@ -218,9 +221,13 @@ def _why_no_trust(trust: Trust, num_classes: int) -> str:
         return "its expectation of masks has a sample that does not fit"
     if len(trust.temperatures) != num_classes or len(trust.weights) not in (0, num_classes + 1):
         return "its expectation of masks is of other classes"
-    if any(len(one) != len(trust.usual) + 1 for one in trust.weights if one):
+    trials, signals = len(trust.trials), len(trust.signal_scale)
+    if {*map(len, trust.trials)} - {signals} or len(trust.kinds) != trials:
+        return "its expectation of masks has trials that do not fit"
+    if any(len(one) != trials for one in trust.weights if one):
         return "its expectation of masks has weights that do not fit"
-    positive = (*trust.temperatures, *trust.scale, *trust.spread, trust.residual)
+    positive = (*trust.temperatures, *trust.scale, *trust.spread, trust.residual, trust.reach)
+    positive += (*trust.signal_scale, trust.noise)
     if not all(value > 0 for value in positive):
         return "its expectation of masks divides by nothing"
     return ""

@@ -16,7 +16,15 @@ State = Literal["pass", "review", "fail"]
 STATES: tuple[State, ...] = ("pass", "review", "fail")  # the worst last
 Numbers = Mapping[str, float]  # of one plane, by name; what is not known is left out
 
-_OF_IMAGES = ("confidence", "pixel_nm", "mean", "contrast", "sharpness", "saturation", "expected_iou")
+_OF_IMAGES = (
+    "confidence",
+    "pixel_nm",
+    "mean",
+    "contrast",
+    "sharpness",
+    "saturation",
+    "expected_iou",
+)
 _OF_PIXELS = ("fraction", "expected_iou")  # of any class
 _OF_OBJECTS = ("objects", "diameter_nm", "diameter_px")  # of any but the ground
 _SHARES = ("confidence", "saturation", "expected_iou")
@@ -146,7 +154,9 @@ def _faults_of(file: Path, name: str, limit: Limit) -> list[ProjectError]:
     for key, value in set_.items():
         if not math.isfinite(value):
             return fault(f".{key}", f"{value} is no limit", "Use a number")
-        if (name in _SHARES or name.endswith(("_fraction", "_expected_iou"))) and not 0 <= value <= 1:
+        if (
+            name in _SHARES or name.endswith(("_fraction", "_expected_iou"))
+        ) and not 0 <= value <= 1:
             return fault(f".{key}", f"{value:g} is no share", "Use 0 to 1: 0.8 is 80 %")
     # From the left, where all fails, to the right, where all fails again.
     order = ("fail_below", "review_below", "review_above", "fail_above")

@@ -169,7 +169,7 @@ def _of_model(card: ModelCard) -> list[str]:
     if card.trust is None or not card.trust.weights:
         lines.append("does not tell how good its masks are")
     else:
-        learned = f"learned from {card.trust.num_images} images in {card.trust.num_rows} trials"
+        learned = f"learned from {card.trust.num_images} images in {len(card.trust.trials)} trials"
         lines.append(f"tells how good its masks are, {learned}")
     if card.project or card.run:
         lines.append(f"from project {card.project}, run {card.run}, {card.created}")

@@ -18,7 +18,9 @@ from emcfsys_engine.model_card import Trust
 EVERY_PX = 4  # one pixel of 16 is looked at
 CELL_PX = 128  # features are pooled over squares of about this side
 OF_CLASS = 4  # numbers of a class: pixels, their certainty, the class's total probability, unsure
-OF_CELLS = 4  # numbers of an image: cells, and the sums of their three logarithmic distances
+AXES = 16  # of the PCA, at most
+# Numbers of an image: cells, the sums of their three logarithmic distances and of their places.
+OF_CELLS = 4 + AXES
 UNSURE = 0.8
 _LARGEST = 1e4  # of a feature: what is no number, or too large for fp16, is as far as can be
 
@@ -116,7 +118,10 @@ class Evidence:
             self._sum(image, member)[:-OF_CELLS] += made_C4.flatten()
 
     def taken(self, image: Any) -> Tensor | None:
-        """Return what was summed up of an image since it was last taken; None: nothing was."""
+        """Return what was summed up of an image since it was last taken; None: nothing was.
+
+        Shapes: M×(4·C + OF_CELLS), a row a member.
+        """
         return self._sums.pop(id(image), None)
 
     def _sum(self, image: Any, member: int) -> Tensor:
@@ -148,16 +153,19 @@ class _Known:
         self._sample_SK, self._residual = on(trust.sample), trust.residual
 
     def sums(self, cells_PF: Tensor) -> Tensor:
-        """Return the number of cells, and the sums of their distances. Shapes: 4 float64."""
-        distances_P3 = self.distances(cells_PF)
+        """Return the sums of what is known of some cells. Shapes: OF_CELLS, float64."""
+        distances_P3, white_PK = self.distances(cells_PF)
+        # A cell that is far off counts, but does not hide all others.
+        places_K = (white_PK.sign() * white_PK.abs().log1p()).sum(dim=0)
         number = distances_P3.new_full((1,), len(distances_P3))
-        return torch.cat((number, distances_P3.sum(dim=0))).double()
+        made = torch.cat((number, distances_P3.sum(dim=0), places_K)).double()
+        return F.pad(made, (0, OF_CELLS - len(made)))
 
-    def distances(self, cells_PF: Tensor) -> Tensor:
-        """Return the logarithms of three distances to the training images.
+    def distances(self, cells_PF: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logarithms of three distances to the training images, and the places.
 
         They are those along the axes (Mahalanobis), off them, and to the nearest kept cell.
-        Shapes: P×3.
+        Shapes: P×3 and P×K.
         """
         centred_PF = (cells_PF - self._centre_F) / self._scale_F
         along_PK = centred_PF @ self._basis_KF.T
@@ -166,7 +174,18 @@ class _Known:
         near_P = torch.cdist(white_PK, self._sample_SK).amin(dim=1)
         far_P = white_PK.norm(dim=1)
         root = math.sqrt(white_PK.shape[1])
-        return torch.stack((far_P / root, off_P / self._residual, near_P / root), 1).add(0.05).log()
+        distances_P3 = torch.stack((far_P / root, off_P / self._residual, near_P / root), dim=1)
+        return distances_P3.add(0.05).log(), white_PK
+
+
+def num_features(network: SegmentationNetwork) -> int:
+    """Return how many features a cell of a network has."""
+    channels, strides = network.encoder.channels, network.encoder.strides
+    return channels[-1] + 2 * channels[_fine(strides)]
+
+
+def _fine(strides: Sequence[int]) -> int:
+    return next((n for n, stride in enumerate(strides) if stride >= 4), 0)
 
 
 def pooled(maps: list[Tensor], strides: tuple[int, ...]) -> Tensor:
@@ -176,9 +195,10 @@ def pooled(maps: list[Tensor], strides: tuple[int, ...]) -> Tensor:
     that first. Shapes: maps N×C×H×W, finest first; the result is N×P×F float32.
     """
     deep_NCHW = maps[-1].float()
-    side = [max(1, round(n * strides[-1] / CELL_PX)) for n in deep_NCHW.shape[-2:]]
+    high, wide = (max(1, round(n * strides[-1] / CELL_PX)) for n in deep_NCHW.shape[-2:])
+    side = (high, wide)
     parts = [F.adaptive_avg_pool2d(_sound(deep_NCHW), side)]
-    fine = next((n for n, stride in enumerate(strides) if stride >= 4), 0)
+    fine = _fine(strides)
     step = 2 if min(maps[fine].shape[-2:]) >= 2 * max(side) else 1
     fine_NCHW = _sound(maps[fine][..., ::step, ::step].float())
     if min(fine_NCHW.shape[-2:]) < max(side):

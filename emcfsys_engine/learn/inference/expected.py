@@ -14,14 +14,11 @@ from emcfsys_engine.model_card import Trust
 
 _EDGE = 0.01  # IoUs nearer to 0 and 1 are as near as this: the logarithm of their odds ends there
 _LOW = 0.8  # of the usual: below it a reason is told
-_SIGNALS = ("overlap", "certainty", "far", "off", "near")
-_WORDS = {
-    "overlap": "unsure of many pixels",
-    "certainty": "unsure along many borders",
-    "far": "unlike the training images",
-    "off": "texture or sharpness unlike the training images",
-    "near": "like none of the training images",
-}
+_ALIKE = 0.3  # below it an image is like no trial
+_WORDS = {"": "unsure of many pixels", "empty": "no specimen", "defocus": "blurred"}
+
+
+UNKNOWN = float(np.log(0.1 / 0.9))  # odds of an image that resembles nothing: IoU 0.1
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,61 +69,76 @@ def expected(
 
 
 def _of_one(trust: Trust, evidence_X: np.ndarray, classes: Sequence[str]) -> Expected | None:
-    numbers = signals(evidence_X)
-    if numbers is None:
+    seen_S = signals(evidence_X)
+    if seen_S is None:
         return None
-    mean = numbers[0] @ np.array(trust.weights[0][1:]) + trust.weights[0][0]
-    told: dict[str, float] = {}
-    for name, row, weights in zip(classes, numbers[1:], trust.weights[1:], strict=True):
-        if weights and np.isfinite(row).all():
-            told[name] = float(share(row @ np.array(weights[1:]) + weights[0]))
+    alike_R = resemblance(
+        (seen_S / np.array(trust.signal_scale))[None], np.array(trust.trials), trust.reach
+    )[0]
+    told = [UNKNOWN + alike_R @ np.array(one) if one else None for one in trust.weights]
+    if (mean := told[0]) is None:
+        return None
     iou = float(share(mean))
+    pixels_C = evidence_X[:-OF_CELLS].reshape(-1, OF_CLASS)[:, 0]
     return Expected(
         iou=iou,
         low=float(share(mean + trust.residuals[0])),
         high=float(share(mean + trust.residuals[1])),
-        classes=told,
-        reason=_reason(trust, numbers[0]) if iou < _LOW * trust.usual_iou else "",
+        classes={
+            name: float(share(each))
+            for name, each, pixels in zip(classes, told[1:], pixels_C, strict=True)
+            if each is not None and pixels
+        },
+        reason=_reason(trust, alike_R) if iou < _LOW * trust.usual_iou else "",
     )
 
 
-def _reason(trust: Trust, row: np.ndarray) -> str:
-    """Return in words the signals that lower the expectation most."""
-    lowers = (np.array(trust.usual) - row) * np.array(trust.weights[0][1:])
-    order = np.argsort(-lowers)
-    most = lowers[order[0]]
-    if most <= 0:
-        return ""
-    return ", ".join(
-        _WORDS[_SIGNALS[number]] for number in order[:2] if lowers[number] > max(0.0, 0.5 * most)
-    )
+def _reason(trust: Trust, alike_R: np.ndarray) -> str:
+    """Return in words what the image is like: damage that was tried, or nothing known."""
+    if alike_R.max() < _ALIKE:
+        return "unlike the training images"
+    votes: dict[str, float] = {}
+    for kind, alike in zip(trust.kinds, alike_R, strict=True):
+        votes[kind] = votes.get(kind, 0.0) + alike**2
+    kind = max(votes, key=votes.__getitem__)
+    return _WORDS.get(kind, f"like images with {kind}")
 
 
 def signals(evidence_X: np.ndarray) -> np.ndarray | None:
-    """Return the signals of the whole image, then of each class; more is better in all of them.
+    """Return what was seen of an image as numbers to compare; None: nothing was.
 
-    Shapes: (1 + C)×5; rows of classes that were not found are not finite.
+    They are the expected overlap of mask and truth by the calibrated probabilities, their
+    certainty, three distances, the overlap of each class, and the place among the training images.
+    Shapes: 4·C + OF_CELLS in, S out.
     """
     of_classes, cells = evidence_X[:-OF_CELLS].reshape(-1, OF_CLASS), evidence_X[-OF_CELLS:]
-    pixels, sure, total, _ = of_classes.T
+    pixels, sure, total, unsure = of_classes.T
     if pixels.sum() == 0 or cells[0] == 0:
         return None
-    found = pixels > 0
-    with np.errstate(invalid="ignore", divide="ignore"):
-        overlap_C = np.where(found, sure / (pixels + total - sure), np.nan)
-        sure_C = np.where(found, sure / pixels, np.nan)
-    distances = -np.clip(cells[1:] / cells[0], -10, 10)
-    rows = [(odds(np.nanmean(overlap_C)), odds(sure.sum() / pixels.sum()))]
-    rows += [(odds(one), odds(other)) for one, other in zip(overlap_C, sure_C, strict=True)]
-    return np.array([[*row, *distances] for row in rows])
+    overlap_C = sure / np.maximum(pixels + total - sure, 1e-9)
+    mean = overlap_C[pixels > 0].mean()
+    overlap_C = np.where(pixels > 0, overlap_C, mean)
+    distances, places = cells[1:4] / cells[0], cells[4:] / cells[0]
+    parts = [mean, sure.sum() / pixels.sum(), 1 - unsure.sum() / pixels.sum()]
+    return np.concatenate((odds(np.array(parts)), distances, odds(overlap_C), places))
 
 
-def odds(part: float | np.ndarray) -> float | np.ndarray:
-    """Return the logarithm of the odds of a share."""
+def resemblance(some_RS: np.ndarray, others_QS: np.ndarray, reach: float) -> np.ndarray:
+    """Return how alike images are, 0 to 1. Shapes: R×Q.
+
+    Source: the Matérn kernel of order 3/2 (Rasmussen and Williams 2006, chapter 4).
+    """
+    apart = np.square(some_RS[:, None] - others_QS[None]).sum(-1)
+    far = np.sqrt(3 * apart) / reach
+    return (1 + far) * np.exp(-far)
+
+
+def odds(part: float | np.ndarray) -> np.ndarray:
+    """Return the logarithm of the odds of a share. Shapes: any, kept."""
     inside = np.clip(part, _EDGE, 1 - _EDGE)
-    return np.log(inside / (1 - inside))
+    return np.asarray(np.log(inside / (1 - inside)))
 
 
-def share(log_odds: float | np.ndarray) -> float | np.ndarray:
-    """Return the share whose odds have this logarithm."""
-    return 1 / (1 + np.exp(-np.clip(log_odds, -30, 30)))
+def share(log_odds: float | np.ndarray) -> np.ndarray:
+    """Return the share whose odds have this logarithm. Shapes: any, kept."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(log_odds, -30, 30))))

@@ -23,7 +23,7 @@ from emcfsys_engine.images.normalise import Normaliser, has_no_number
 from emcfsys_engine.learn.device import autocast, choose_device, choose_precision, use
 from emcfsys_engine.learn.faults import free_cached_memory, is_out_of_memory
 from emcfsys_engine.learn.inference.bands import Band, Prediction, Sent, Wanted, sent, whole
-from emcfsys_engine.learn.inference.evidence import Evidence
+from emcfsys_engine.learn.inference.evidence import Evidence, num_features
 from emcfsys_engine.learn.inference.given import as_pixels, slices_of
 from emcfsys_engine.learn.inference.pipeline import read_ahead
 from emcfsys_engine.learn.inference.scaling import ScaledBands, scaled_reader
@@ -91,7 +91,9 @@ class Predictor:
         use(self.device)
         self.precision, _ = choose_precision(self.device)
         # How good a mask is can be told by an ensemble whose members all can.
-        known = [read_card(file).trust for file in self._files]
+        known = [
+            _trust_of(file, network) for file, network in zip(self._files, networks, strict=True)
+        ]
         self.trusts = tuple(one for one in known if one is not None and one.weights)
         if len(self.trusts) < len(known):
             self.trusts = ()
@@ -425,6 +427,14 @@ class Predictor:
         Shapes: K = M·C in, C×H×W out.
         """
         return merged(logits_KHW, len(self._calls), self.card.network.num_planes)
+
+
+def _trust_of(file: Path, network: SegmentationNetwork) -> Trust | None:
+    trust = read_card(file).trust
+    if trust is not None and len(trust.centre) != num_features(network):
+        what = "what tells how good its masks are is of another network"
+        raise ModelFileError(file, what, "Copy it again, or install the timm it was made with")
+    return trust
 
 
 def _specimen_rows(picture: Picture) -> int:

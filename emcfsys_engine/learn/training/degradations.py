@@ -24,57 +24,86 @@ class Degradation(NamedTuple):
 
 
 def defocus(image: np.ndarray, labels: np.ndarray, sigma: float, _: np.random.Generator) -> Pair:
-    """Blur. Units: `sigma` in px."""
+    """Blur. Units: `sigma` in px.
+
+    Shapes: H×W both, in and out.
+    """
     return ndimage.gaussian_filter(image, sigma).astype(np.float32), labels
 
 
 def drift(image: np.ndarray, labels: np.ndarray, length: float, _: np.random.Generator) -> Pair:
-    """Smear along the rows, as a stage that moves during the scan. Units: `length` in px."""
+    """Smear along the rows, as a stage that moves during the scan. Units: `length` in px.
+
+    Shapes: H×W both, in and out.
+    """
     return ndimage.uniform_filter1d(image, max(1, round(length)), axis=1), labels
 
 
 def noise(image: np.ndarray, labels: np.ndarray, sigma: float, rng: np.random.Generator) -> Pair:
-    """Add what a short dwell time adds. Units: `sigma` in shares of the contrast."""
+    """Add what a short dwell time adds. Units: `sigma` in shares of the contrast.
+
+    Shapes: H×W both, in and out.
+    """
     return image + rng.normal(0, sigma, image.shape).astype(np.float32), labels
 
 
 def charging(image: np.ndarray, labels: np.ndarray, size: float, rng: np.random.Generator) -> Pair:
-    """Draw bright and dark stripes along the scan. Units: `size` in shares of the contrast."""
+    """Draw bright and dark stripes along the scan. Units: `size` in shares of the contrast.
+
+    Shapes: H×W both, in and out.
+    """
     stripes_H1 = ndimage.gaussian_filter1d(rng.normal(0, 1, (image.shape[0], 1)), 2, axis=0)
     stripes_H1 *= size / max(1e-6, float(stripes_H1.std()))
     return (image + stripes_H1).astype(np.float32), labels
 
 
 def contrast(image: np.ndarray, labels: np.ndarray, gamma: float, _: np.random.Generator) -> Pair:
-    """Bend the grey values; a negative gamma inverts them, too."""
+    """Bend the grey values; a negative gamma inverts them, too.
+
+    Shapes: H×W both, in and out.
+    """
     bent = image.clip(0, 1) ** abs(gamma)
     return (1 - bent if gamma < 0 else bent).astype(np.float32), labels
 
 
 def saturated(image: np.ndarray, labels: np.ndarray, share: float, _: np.random.Generator) -> Pair:
-    """Burn the bright part out. Units: `share` of the pixels."""
+    """Burn the bright part out. Units: `share` of the pixels.
+
+    Shapes: H×W both, in and out.
+    """
     return image.clip(None, float(np.quantile(image, 1 - share))).astype(np.float32), labels
 
 
 def pixel_size(
     image: np.ndarray, labels: np.ndarray, factor: float, _: np.random.Generator
 ) -> Pair:
-    """Magnify by `factor`, as an image of another pixel size that nobody told of."""
-    zoomed = ndimage.zoom(image, factor, order=1, mode="nearest", grid_mode=True)
-    values = ndimage.zoom(labels, factor, order=0, mode="nearest", grid_mode=True)
+    """Magnify by `factor`, as an image of another pixel size that nobody told of.
+
+    Shapes: H×W both, in and out.
+    """
+    zoomed, values = (
+        np.asarray(ndimage.zoom(plane, factor, order=order, mode="nearest", grid_mode=True))
+        for plane, order in ((image, 1), (labels, 0))
+    )
     height, width = (min(new, old) for new, old in zip(zoomed.shape, image.shape, strict=True))
     return zoomed[:height, :width], values[:height, :width]
 
 
 def empty(image: np.ndarray, labels: np.ndarray, size: float, rng: np.random.Generator) -> Pair:
-    """Show no specimen: shading and noise; whatever is found is wrong."""
+    """Show no specimen: shading and noise; whatever is found is wrong.
+
+    Shapes: H×W both, in and out.
+    """
     rough = ndimage.gaussian_filter(rng.normal(0, 1, image.shape), size)
     made = rough / max(1e-6, float(rough.std())) + rng.normal(0, 0.2, image.shape)
     return made.astype(np.float32), labels
 
 
 def shuffled(image: np.ndarray, labels: np.ndarray, cells: float, rng: np.random.Generator) -> Pair:
-    """Show another specimen: pieces of this one, turned and in another order, blended in pairs."""
+    """Show another specimen: pieces of this one, turned and in another order, blended in pairs.
+
+    Shapes: H×W both, in and out.
+    """
     edge = max(8, min(image.shape) // round(cells))
     rows, columns = image.shape[0] // edge, image.shape[1] // edge
     made = image.copy()
@@ -88,7 +117,10 @@ def shuffled(image: np.ndarray, labels: np.ndarray, cells: float, rng: np.random
 
 
 def info_bar(image: np.ndarray, labels: np.ndarray, share: float, rng: np.random.Generator) -> Pair:
-    """Paint the bar of another microscope over the top, with what looks like text in it."""
+    """Paint the bar of another microscope over the top, with what looks like text in it.
+
+    Shapes: H×W both, in and out.
+    """
     rows = max(8, round(share * image.shape[0]))
     bar = np.zeros((rows, image.shape[1]), np.float32)
     bar[rows // 4 : rows // 2] = rng.random((rows // 2 - rows // 4, image.shape[1])) > 0.7

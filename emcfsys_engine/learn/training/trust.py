@@ -1,6 +1,7 @@
 """Learn when a model fails: its own validation images, made worse, against their truth.
 
-H and W pixels, P cells of F features, K axes, R rows (an image, as it is or made worse), C classes.
+H and W pixels, P cells of F features, K axes, C classes, R rows (trials: an image as it is or made
+worse) of S signals.
 """
 
 import math
@@ -11,13 +12,13 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 import torch
-from scipy.optimize import lsq_linear, minimize_scalar
+from scipy.optimize import minimize_scalar
 
-from emcfsys_engine.images.normalise import find_info_bar
 from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.images.normalise import find_info_bar
 from emcfsys_engine.learn.inference.bands import Prediction
-from emcfsys_engine.learn.inference.evidence import EVERY_PX, Raw
-from emcfsys_engine.learn.inference.expected import odds, signals
+from emcfsys_engine.learn.inference.evidence import AXES, EVERY_PX, Raw
+from emcfsys_engine.learn.inference.expected import UNKNOWN, odds, resemblance, signals
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.training.dataset import Dataset, Item
@@ -29,10 +30,12 @@ from emcfsys_engine.run.events import TrustLearned
 
 _MOST_IMAGES, _MOST_TRAIN = 8, 24
 _MOST_PX = 768  # of a side: the middle of larger images is looked at
-_AXES, _MOST_CELLS = 24, 256
+_MOST_CELLS = 256
 _LEAST_CELLS = 8
 _LEAST_ROWS = 12
-_RIDGE = 0.3
+_PLACES = 1.5  # what a deviation of the place among the training images weighs less
+_REACHES = (2.0, 3.0, 4.5, 7.0, 10.0, 15.0)
+_NOISES = (0.01, 0.03, 0.1)
 _COVERED = 0.9
 _DIGITS = 5
 _LEAST_SCALE = 1e-4
@@ -43,7 +46,7 @@ _TEMPERATURES = (0.2, 8.0)
 class Row:
     """One image as it was shown, what was seen of it, and how good its mask truly is.
 
-    Shapes: signals (1 + C)×5; IoUs 1 + C, the mean first, NaN where a class is absent.
+    Shapes: signals S; IoUs 1 + C, the mean first, NaN where a class is absent.
     """
 
     image: int
@@ -76,7 +79,7 @@ def keep_trust(setup: TrainingSetup, seconds: float) -> None:
         )
         network, card = load_model(file)
         save_model(file, network, msgspec.structs.replace(card, trust=trust))
-        told = TrustLearned(images=trust.num_images, trials=trust.num_rows)
+        told = TrustLearned(images=trust.num_images, trials=len(trust.trials))
     except CannotTell as error:
         told = TrustLearned(why_not=str(error))
     except (OSError, RuntimeError, MemoryError, EmcfError, np.linalg.LinAlgError) as error:
@@ -94,7 +97,9 @@ def learn_trust(
     ends = time.monotonic() + seconds
     labelled = [n for n in range(len(val)) if bool((val[n].labels != UNLABELLED).any())]
     if len(labelled) < LEAST_TRUST_IMAGES:
-        raise CannotTell(f"{len(labelled)} labelled validation images, it takes {LEAST_TRUST_IMAGES}")
+        raise CannotTell(
+            f"{len(labelled)} labelled validation images, it takes {LEAST_TRUST_IMAGES}"
+        )
     shown = [_middle(val[n]) for n in _spread(labelled, _MOST_IMAGES)]
     cells_PF = _cells_of(predictor, train, seed, time.monotonic() + seconds / 4)
     temperatures = _temperatures(predictor, shown)
@@ -205,7 +210,7 @@ def _axes_of(cells_PF: np.ndarray, temperatures: tuple[float, ...], seed: int) -
     centre_F = cells_PF.mean(axis=0)
     scale_F = np.maximum(cells_PF.std(axis=0), _LEAST_SCALE)
     scaled_PF = (cells_PF - centre_F) / scale_F
-    axes = max(1, min(_AXES, len(cells_PF) // 4, cells_PF.shape[1]))
+    axes = max(1, min(AXES, len(cells_PF) // 4, cells_PF.shape[1]))
     _, sizes, basis_KF = np.linalg.svd(scaled_PF, full_matrices=False)
     basis_KF = basis_KF[:axes]
     spread_K = np.maximum(sizes[:axes] / math.sqrt(len(cells_PF)), _LEAST_SCALE)
@@ -298,31 +303,65 @@ def true_ious(made: Prediction, labels: np.ndarray, values: Sequence[int]) -> np
 def fitted(trust: Trust, rows: Sequence[Row]) -> Trust:
     """Return the trust with what the rows teach: weights, and how far off it is on unseen images.
 
+    A Gaussian process over the trials, whose reach and noise tell most of images left out.
     Raises: CannotTell where there are too few.
     """
-    images = sorted({one.image for one in rows})
-    if len(rows) < _LEAST_ROWS or len(images) < LEAST_TRUST_IMAGES:
-        raise CannotTell(f"the time was enough for {len(rows)} trials, it takes {_LEAST_ROWS}")
-    whole = [_solved(rows, number) for number in range(len(rows[0].ious))]
-    off: list[float] = []  # of images that were left out
-    for image in images:
-        others = [one for one in rows if one.image != image]
-        weights = np.array(_solved(others, 0))
-        off += [
-            float(odds(one.ious[0]) - one.signals[0] @ weights[1:] - weights[0])
-            for one in rows
-            if one.image == image
-        ]
+    image_R = np.array([one.image for one in rows])
     clean = [one for one in rows if not one.kind]
+    if len(rows) < _LEAST_ROWS or len({*image_R}) < LEAST_TRUST_IMAGES or not clean:
+        raise CannotTell(f"the time was enough for {len(rows)} trials, it takes {_LEAST_ROWS}")
+    signals_RS = np.array([one.signals for one in rows])
+    wanted_RC = odds(np.array([one.ious for one in rows])) - UNKNOWN
+    scale_S = np.maximum(signals_RS.std(axis=0), _LEAST_SCALE)
+    num_places = AXES
+    scale_S[-num_places:] = np.sqrt(np.square(scale_S[-num_places:]).mean()) * _PLACES
+    trials_RS = signals_RS / scale_S
+    best = (math.inf, 1.0, 0.1, np.zeros(len(rows)))
+    for reach in _REACHES:
+        alike_RR = resemblance(trials_RS, trials_RS, reach)
+        for noise in _NOISES:
+            off_R = _left_out(alike_RR, wanted_RC[:, 0], image_R, noise)
+            error = float(np.abs(off_R).mean())
+            if error < best[0]:
+                best = (error, reach, noise, off_R)
+    _, reach, noise, off_R = best
+    alike_RR = resemblance(trials_RS, trials_RS, reach)
     return msgspec.structs.replace(
         trust,
-        weights=tuple(_numbers(np.array(one)) for one in whole),
-        residuals=_interval(off),
-        usual=_numbers(np.mean([one.signals[0] for one in clean], axis=0)),
+        trials=tuple(_numbers(one) for one in trials_RS),
+        kinds=tuple(one.kind for one in rows),
+        signal_scale=_numbers(scale_S),
+        reach=reach,
+        noise=noise,
+        weights=tuple(_weights(alike_RR, wanted_R, noise) for wanted_R in wanted_RC.T),
+        residuals=_interval(off_R.tolist()),
         usual_iou=float(np.mean([one.ious[0] for one in clean])),
-        num_images=len(images),
-        num_rows=len(rows),
+        num_images=len({*image_R}),
     )
+
+
+def _weights(alike_RR: np.ndarray, wanted_R: np.ndarray, noise: float) -> tuple[float, ...]:
+    """Return each trial's part in an expectation; empty where a class was hardly ever there."""
+    known = np.isfinite(wanted_R)
+    if known.sum() < _LEAST_ROWS // 2:
+        return ()
+    made = np.zeros(len(wanted_R))
+    some = alike_RR[np.ix_(known, known)] + noise * np.eye(int(known.sum()))
+    made[known] = np.linalg.solve(some, wanted_R[known])
+    return _numbers(made)
+
+
+def _left_out(
+    alike_RR: np.ndarray, wanted_R: np.ndarray, image_R: np.ndarray, noise: float
+) -> np.ndarray:
+    """Return how far off each image's trials are when they are told by those of the others."""
+    off_R = np.zeros(len(wanted_R))
+    for image in np.unique(image_R):
+        out, rest = image_R == image, image_R != image
+        some = alike_RR[np.ix_(rest, rest)] + noise * np.eye(int(rest.sum()))
+        told = alike_RR[np.ix_(out, rest)] @ np.linalg.solve(some, wanted_R[rest])
+        off_R[out] = wanted_R[out] - told
+    return off_R
 
 
 def _interval(off: Sequence[float]) -> tuple[float, float]:
@@ -331,28 +370,3 @@ def _interval(off: Sequence[float]) -> tuple[float, float]:
     rank = max(0, math.floor((len(off) + 1) * tail) - 1)
     ordered = sorted(off)
     return min(0.0, ordered[rank]), max(0.0, ordered[-1 - rank])
-
-
-def _solved(rows: Sequence[Row], number: int) -> tuple[float, ...]:
-    """Return offset and weights, none below 0: no signal that is better may lower what is expected.
-
-    Empty where a class was hardly ever there.
-    """
-    there = [
-        one
-        for one in rows
-        if math.isfinite(one.ious[number]) and bool(np.isfinite(one.signals[number]).all())
-    ]
-    if len(there) < _LEAST_ROWS // 2:
-        return (float(np.mean([odds(one.ious[0]) for one in rows])), 0, 0, 0, 0, 0) * (not number)
-    signals_RS = np.array([one.signals[number] for one in there])
-    wanted_R = np.array([odds(one.ious[number]) for one in there])
-    centre_S, spread_S = signals_RS.mean(0), np.maximum(signals_RS.std(0), _LEAST_SCALE)
-    scaled_RS = (signals_RS - centre_S) / spread_S
-    ridge = math.sqrt(_RIDGE * len(there) / 10) * np.eye(len(centre_S))
-    left = np.concatenate((scaled_RS, ridge))
-    right = np.concatenate((wanted_R - wanted_R.mean(), np.zeros(len(centre_S))))
-    weights_S = lsq_linear(left, right, bounds=(0, np.inf)).x / spread_S
-    offset = float(wanted_R.mean() - weights_S @ centre_S)
-    return (offset, *map(float, weights_S))
-

@@ -62,7 +62,8 @@ def line_expected(found: Expected | None, card: ModelCard) -> dict[str, str | in
     numbers = ("", "", "") if found is None else (found.iou, found.low, found.high)
     names = ("expected_iou", "expected_iou_low", "expected_iou_high")
     line: dict[str, str | int] = {
-        name: f"{value:.4f}" if value != "" else "" for name, value in zip(names, numbers, strict=True)
+        name: f"{value:.4f}" if value != "" else ""
+        for name, value in zip(names, numbers, strict=True)
     }
     line["expected_iou_reason"] = "" if found is None else found.reason
     for name in card.classes:

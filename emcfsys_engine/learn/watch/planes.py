@@ -17,7 +17,12 @@ from emcfsys_engine.learn.inference.pipeline import Arrived, Computed, Failure, 
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.inference.several import PlaneMade
 from emcfsys_engine.learn.watch.measurements import area_of, line_expected, measured, of_classes
-from emcfsys_engine.learn.watch.numbers import grey_values, numbers_expected, numbers_of, numbers_of_objects
+from emcfsys_engine.learn.watch.numbers import (
+    grey_values,
+    numbers_expected,
+    numbers_of,
+    numbers_of_objects,
+)
 from emcfsys_engine.learn.watch.unlike import unlike_training
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import Project
