@@ -80,7 +80,7 @@ class Since:
 _FOLLOW_EVERY_S = 20.0  # validations of a training that follows the labels
 _LEAST_ENDING, _MOST_ENDING = 20, 500  # steps with a falling rate once such a training is stopped
 _ENDING_SHARE = 0.2  # of a trapezoid
-TRUST_SHARE = 0.05  # of the minutes, to learn when the model fails
+TRUST_SHARE = 0.1  # of the minutes, to learn when the model fails
 _MOST_TRUST_S = 120.0
 _MINUTES_RESERVE = 1.1  # times the last validation's length is kept for the final one
 
@@ -173,5 +173,5 @@ class Budget:
         """Return how long the run may learn when its model fails, once it has ended."""
         reserved = self._trust_s()
         return reserved or min(
-            _MOST_TRUST_S, max(_LEAST_TRUST_S, 2 * TRUST_SHARE * self.elapsed_s())
+            _MOST_TRUST_S, max(_LEAST_TRUST_S, TRUST_SHARE * self.elapsed_s())
         )

@@ -50,8 +50,8 @@ def test_minutes_leave_time_for_the_last_validation(clock: list[float]) -> None:
 
 def test_minutes_leave_time_to_learn_when_the_model_fails(clock: list[float]) -> None:
     found = budget(minutes=1.0, val_images=("a", "b"))
-    assert found.trust_seconds() == 3.0  # 5 % of the minute
-    clock[0] += 56.9
+    assert found.trust_seconds() == 6.0  # a tenth of the minute
+    clock[0] += 53.9
     assert not found.is_over(at(1), 0.0)
     clock[0] += 0.2
     assert found.is_over(at(1), 0.0)
