@@ -16,7 +16,7 @@ from emcfsys_engine import any_names
 from emcfsys_engine.errors import ModelFileError
 from emcfsys_engine.files import reading
 
-FORMAT = 1
+FORMAT = 2  # 2: it may tell how good a mask is
 KEY = "emcfsys"
 _LARGEST_PATCH_PX = 1 << 16
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format itself
@@ -75,6 +75,33 @@ class ObjectSettings(msgspec.Struct, frozen=True, kw_only=True):
     min_px: int = 1  # smaller ones are part of what they touch, or none
 
 
+class Trust(msgspec.Struct, frozen=True, kw_only=True):
+    """By what a mask's IoU is expected without its truth, learned at the end of a training.
+
+    Features of a cell are centred, scaled, turned onto the axes of their PCA and compared with a
+    sample of the training images' cells. What is seen of an image is compared with what was seen of
+    trials, validation images as they are and made worse, whose IoU is known: it is expected to be
+    like that of the trials it resembles, and poor where it resembles none.
+    """
+
+    temperatures: tuple[float, ...]  # of each class, where it is the likeliest
+    centre: tuple[float, ...]  # F numbers, and so many of `scale`
+    scale: tuple[float, ...]
+    basis: tuple[tuple[float, ...], ...]  # K axes of F numbers
+    spread: tuple[float, ...]  # deviation along each axis
+    residual: float  # what is usual off the axes
+    sample: tuple[tuple[float, ...], ...]  # cells of training images, in deviations along the axes
+    trials: tuple[tuple[float, ...], ...] = ()  # R trials of S signals, scaled
+    kinds: tuple[str, ...] = ()  # how each was made worse; empty: as it is
+    signal_scale: tuple[float, ...] = ()  # S numbers
+    reach: float = 1.0  # how far trials resemble one another
+    noise: float = 0.1  # share of the variance that no signal tells
+    weights: tuple[tuple[float, ...], ...] = ()  # R numbers: of the mean over classes, then of each
+    residuals: tuple[float, float] = (0.0, 0.0)  # nine of ten images left out lie between these
+    usual_iou: float = 1.0  # mean IoU of validation images as they are
+    num_images: int = 0  # of these
+
+
 SAME_PIXEL = 0.1  # pixel sizes that differ less, relatively, are one to a network
 
 
@@ -97,6 +124,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     statistics: TrainingStatistics | None = None
     trained_on: dict[str, str] = {}  # image of the project -> digest of its grey values
     validated_on: dict[str, str] = {}  # the same; both are empty in older files
+    trust: Trust | None = None  # none in older files, and where too few images are labelled
     project: str = ""
     run: str = ""
     created: str = ""  # ISO 8601, UTC
@@ -180,6 +208,28 @@ def _why_nonsense(card: ModelCard) -> str:
         return f"patches of {card.patch_px} px in {card.network.in_channels} channels do not exist"
     if not 0 <= card.network.drop_path < 1:
         return "drop_path is no share"
+    return "" if card.trust is None else _why_no_trust(card.trust, len(card.classes))
+
+
+def _why_no_trust(trust: Trust, num_classes: int) -> str:
+    """Say why nothing can be expected by these numbers; empty when they are sound."""
+    features, axes = len(trust.centre), len(trust.basis)
+    lengths = {len(trust.scale), *map(len, trust.basis)}
+    if not features or not axes or lengths != {features} or len(trust.spread) != axes:
+        return "its expectation of masks has axes that do not fit"
+    if not trust.sample or {*map(len, trust.sample)} != {axes}:
+        return "its expectation of masks has a sample that does not fit"
+    if len(trust.temperatures) != num_classes or len(trust.weights) not in (0, num_classes + 1):
+        return "its expectation of masks is of other classes"
+    trials, signals = len(trust.trials), len(trust.signal_scale)
+    if {*map(len, trust.trials)} - {signals} or len(trust.kinds) != trials:
+        return "its expectation of masks has trials that do not fit"
+    if any(len(one) != trials for one in trust.weights if one):
+        return "its expectation of masks has weights that do not fit"
+    positive = (*trust.temperatures, *trust.scale, *trust.spread, trust.residual, trust.reach)
+    positive += (*trust.signal_scale, trust.noise)
+    if not all(value > 0 for value in positive):
+        return "its expectation of masks divides by nothing"
     return ""
 
 

@@ -17,9 +17,18 @@ State = Literal["pass", "review", "fail"]
 STATES: tuple[State, ...] = ("pass", "review", "fail")  # the worst last
 Numbers = Mapping[str, float]  # of one plane, by name; what is not known is left out
 
-_OF_IMAGES = ("confidence", "pixel_nm", "mean", "contrast", "sharpness", "saturation")
-_OF_CLASSES = ("fraction", "objects", "diameter_nm", "diameter_px")
-_SHARES = ("confidence", "saturation")
+_OF_IMAGES = (
+    "confidence",
+    "pixel_nm",
+    "mean",
+    "contrast",
+    "sharpness",
+    "saturation",
+    "expected_iou",
+)
+_OF_PIXELS = ("fraction", "expected_iou")  # of any class
+_OF_OBJECTS = ("objects", "diameter_nm", "diameter_px")  # of any but the ground
+_SHARES = ("confidence", "saturation", "expected_iou")
 _OF_GROUPING = ("group", "groups")  # of [limits] itself; no number is called so
 _OF_GROUPS = ("images", "fail_share", "review_share")
 MEANS = ("mean", "median")  # of a number over all images of a group
@@ -40,7 +49,7 @@ def number_of_class(name: str, word: str) -> str:
 
 def needs_objects(limits: Iterable[str], classes: Iterable[str]) -> bool:
     """Tell whether limits ask for what is found only by telling objects apart."""
-    wanted = {number_of_class(name, word) for name in classes for word in _OF_CLASSES[1:]}
+    wanted = {number_of_class(name, word) for name in classes for word in _OF_OBJECTS}
     return not wanted.isdisjoint(limits)
 
 
@@ -81,6 +90,8 @@ def _of_number(name: str, value: float | None, limit: Limit) -> tuple[State, str
     if value is None:
         if name == "pixel_nm" or name.endswith("_nm"):
             return "review", "is not known: the image has no pixel size, or no object"
+        if name.endswith("expected_iou"):
+            return "review", "is not known: the model cannot tell, or the class is not there"
         return "review", "is not known: it was not measured, or there is no object"
     bounds: tuple[tuple[State, float | None, float | None], ...] = (
         ("fail", limit.fail_below, limit.fail_above),
@@ -170,7 +181,7 @@ def _names(classes: Mapping[str, int]) -> list[str]:
         *(
             number_of_class(name, word)
             for name in classes
-            for word in (_OF_CLASSES[:1] if name == ground else _OF_CLASSES)
+            for word in (_OF_PIXELS if name == ground else (*_OF_PIXELS, *_OF_OBJECTS))
         ),
     ]
 
@@ -178,7 +189,7 @@ def _names(classes: Mapping[str, int]) -> list[str]:
 def _is_share(name: str) -> bool:
     for mean in MEANS:
         name = name.removesuffix(f"_{mean}")
-    return name in _SHARES or name.endswith(("_fraction", "_share"))
+    return name in _SHARES or name.endswith(("_fraction", "_share", "_expected_iou"))
 
 
 def _faults_of(file: Path, place: str, name: str, limit: Limit) -> list[ProjectError]:

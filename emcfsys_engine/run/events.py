@@ -160,6 +160,15 @@ class PreviewSaved(Event, frozen=True, kw_only=True, tag="preview_saved"):
     file: str  # relative to the run's folder
 
 
+class TrustLearned(Event, frozen=True, kw_only=True, tag="trust_learned"):
+    """The best model can tell how good its masks are, or why it cannot."""
+
+    images: int = 0  # validation images, and so many `trials` of them as they are and made worse
+    trials: int = 0
+    seconds: float = 0.0
+    why_not: str = ""  # empty: it can
+
+
 class WarningGiven(Event, frozen=True, kw_only=True, tag="warning"):
     """Something the person should know that did not stop the run."""
 
@@ -179,6 +188,11 @@ class ImageDone(Event, frozen=True, kw_only=True, tag="image_done"):
     lag_s: float | None = None  # from the last change of the file to its mask
     verdict: str = ""  # pass | review | fail by [limits]; empty: there are none
     verdict_reasons: tuple[str, ...] = ()  # why it did not pass
+    expected_iou: float | None = None  # mean over the classes; None: its model cannot tell
+    expected_low: float | None = None  # nine of ten lie between this and `expected_high`
+    expected_high: float | None = None
+    expected_class_iou: dict[str, float] = {}  # of each class that was found
+    expected_reason: str = ""  # why it is low; empty: it is not
 
 
 class ImageFailed(Event, frozen=True, kw_only=True, tag="image_failed"):
@@ -246,6 +260,7 @@ AnyEvent = (
     | CheckpointSaved
     | CheckpointPruned
     | PreviewSaved
+    | TrustLearned
     | WarningGiven
     | ImageDone
     | ImageFailed

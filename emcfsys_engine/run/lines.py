@@ -21,6 +21,7 @@ from emcfsys_engine.run.events import (
     RunResumed,
     RunStarted,
     StepDone,
+    TrustLearned,
     ValidationDone,
     WarningGiven,
     WatchState,
@@ -111,8 +112,12 @@ def _words(event: AnyEvent) -> Iterator[str]:
             yield f"saved {event.file}"
         case WarningGiven():
             yield f"warning: {event.message}"
+        case TrustLearned(why_not=""):
+            yield f"learned from {event.trials} trials how good its masks are"
+        case TrustLearned():
+            yield f"cannot tell how good its masks are: {event.why_not}"
         case ImageDone():
-            yield f"{event.image} -> {event.mask}"
+            yield f"{event.image} -> {event.mask}{_expected(event)}"
         case ImageFailed():
             yield f"{event.image} failed: {event.reason}"
         case WatchState():
@@ -129,6 +134,14 @@ def _words(event: AnyEvent) -> Iterator[str]:
             yield f"interrupted ({event.reason}); what was reached is saved: resume goes on"
         case _:
             return
+
+
+def _expected(event: ImageDone) -> str:
+    if event.expected_iou is None:
+        return ""
+    between = f"{_score(event.expected_low)} to {_score(event.expected_high)}"
+    why = f": {event.expected_reason}" if event.expected_reason else ""
+    return f"  expected IoU {event.expected_iou:.3f} ({between}){why}"
 
 
 def _validation(event: ValidationDone) -> str:

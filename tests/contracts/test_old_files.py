@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from emcfsys_engine.annotations.formats.labelme import read_suggestion
@@ -16,6 +17,7 @@ from emcfsys_engine.hotfolder.review import (
     verify_journal,
 )
 from emcfsys_engine.hotfolder.series import read_series
+from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.model_file import load_model, verify_model
 from emcfsys_engine.learn.training.run import read_plan
 from emcfsys_engine.project import load_project
@@ -113,6 +115,20 @@ def test_a_model_file_of_format_1() -> None:
     verdict = verify_model(DATA / "model-format-1.safetensors")
     assert verdict.startswith(("identical", "equal"))
     assert "no digest" in verdict
+
+
+def test_a_model_of_format_1_says_that_it_cannot_tell_how_good_its_masks_are() -> None:
+    predictor = Predictor(DATA / "model-format-1.safetensors", gpus=0, tile_px=64)
+    assert predictor.card.trust is None
+    assert predictor.predict(np.zeros((64, 64), np.uint8)).expected is None
+
+
+def test_a_model_of_format_2_tells_how_good_its_masks_are() -> None:
+    file = DATA / "model-format-2.safetensors"
+    assert "header unchanged" in verify_model(file)
+    made = Predictor(file, gpus=0, tile_px=64).predict(np.zeros((64, 64), np.uint8))
+    assert made.expected is not None
+    assert 0 < made.expected.low <= made.expected.iou <= made.expected.high < 1
 
 
 @pytest.mark.parametrize("name", ["project-format-1.toml"])

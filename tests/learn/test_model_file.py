@@ -123,7 +123,7 @@ def test_a_missing_tensor_is_named(model_file: Path, tmp_path: Path) -> None:
 
 
 def test_a_format_of_the_future_asks_for_an_update(model_file: Path, tmp_path: Path) -> None:
-    file = _rewritten(model_file, tmp_path / "x.safetensors", format=2)
+    file = _rewritten(model_file, tmp_path / "x.safetensors", format=3)
     with pytest.raises(ModelFileError, match="Update emcfsys-tui"):
         load_model(file)
 

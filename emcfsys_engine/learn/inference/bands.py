@@ -4,7 +4,7 @@ C classes, H and W pixels, h rows.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,10 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import Normaliser, stretched
 from emcfsys_engine.images.reader import probe, read_micrograph
 from emcfsys_engine.images.rows import PlaneRows, Survey, open_rows, rows_of, survey
+from emcfsys_engine.learn.inference.expected import Expected, expected
 from emcfsys_engine.learn.inference.objects import find_objects, values_of
 from emcfsys_engine.learn.pixels_on_device import OwnRows, own_rows
-from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.model_card import ModelCard, Trust
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ class Band:
     probabilities: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
     planes: np.ndarray | None = None
+    evidence: np.ndarray | None = None  # of how good the mask is: sums, a row a member
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,8 @@ class Prediction:
     probabilities: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
     instances: np.ndarray | None = None
+    evidence: np.ndarray | None = None  # what that is told by: sums, a row a member
+    expected: Expected | None = None  # how good the mask is; None: its models cannot tell
 
 
 _FEW_CLASSES = 16  # a pass over the pixels for each
@@ -92,11 +96,17 @@ class Sent:
             probabilities=arrays.get("probabilities"),
             uncertainty=arrays.get("uncertainty"),
             planes=arrays.get("planes"),
+            evidence=arrays.get("evidence"),
         )
 
 
 def sent(
-    first: int, logits_CHW: Tensor, values_C: Tensor, specimen_rows: int, wanted: Wanted
+    first: int,
+    logits_CHW: Tensor,
+    values_C: Tensor,
+    specimen_rows: int,
+    wanted: Wanted,
+    evidence: Tensor | None = None,
 ) -> Sent:
     """Send what logits mean; rows from `specimen_rows` on are an info bar: the first class.
 
@@ -120,6 +130,8 @@ def sent(
         made["uncertainty"][bar:] = 0
     if wanted.probabilities:
         made["probabilities"] = (shares_CHW * 255).round().to(torch.uint8)
+    if evidence is not None:
+        made["evidence"] = evidence
     return Sent(first, made)
 
 
@@ -150,8 +162,10 @@ def _counts(best_HW: Tensor, num_classes: int) -> Tensor:
 class Tally:
     """What is known of a whole image when all its bands went by."""
 
-    def __init__(self, card: ModelCard) -> None:
-        self._card = card
+    def __init__(self, card: ModelCard, trusts: Sequence[Trust] = ()) -> None:
+        """`trusts`: by what each model expects how good a mask is, where all can."""
+        self._card, self._trusts = card, trusts
+        self.evidence: np.ndarray | None = None
         self._counts = np.zeros(len(card.classes), np.int64)
         self._sure = 0.0
 
@@ -159,6 +173,16 @@ class Tally:
         """Count a band."""
         self._counts += band.counts
         self._sure += band.sure
+        if band.evidence is not None:
+            known = 0 if self.evidence is None else self.evidence
+            self.evidence = known + band.evidence
+
+    @property
+    def expected(self) -> Expected | None:
+        """How good the mask is likely to be; None where its models cannot tell."""
+        if self.evidence is None:
+            return None
+        return expected(self._trusts, self.evidence, self._card.classes)
 
     @property
     def confidence(self) -> float:
@@ -173,9 +197,11 @@ class Tally:
         return {name: count / total for name, count in pairs}
 
 
-def whole(bands: Iterable[Band], card: ModelCard, size_HW: tuple[int, int]) -> Prediction:
+def whole(
+    bands: Iterable[Band], card: ModelCard, size_HW: tuple[int, int], trusts: Sequence[Trust] = ()
+) -> Prediction:
     """Return an image's prediction, put together from all its bands as they come."""
-    tally, made = Tally(card), dict[str, np.ndarray]()
+    tally, made = Tally(card, trusts), dict[str, np.ndarray]()
     for band in bands:
         tally.add(band)
         for name in ("mask", "probabilities", "uncertainty", "planes"):
@@ -193,6 +219,8 @@ def whole(bands: Iterable[Band], card: ModelCard, size_HW: tuple[int, int]) -> P
         instances=find_objects(made["mask"], made["planes"], values_of(card), card.objects)
         if "planes" in made
         else None,
+        evidence=tally.evidence,
+        expected=tally.expected,
     )
 
 

@@ -26,6 +26,7 @@ from emcfsys_engine.images.reader import find_images, left_out_words
 from emcfsys_engine.images.writers import companion, sync
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.bands import OpenImage
+from emcfsys_engine.learn.inference.expected import in_event
 from emcfsys_engine.learn.inference.image import EndAskedFor, ImageJobs, Order, Work, enlargement
 from emcfsys_engine.learn.inference.output_disk import is_of_disk, wait_until
 from emcfsys_engine.learn.inference.outputs import SUFFIXES, Companions, VectorOutputs, maker_of
@@ -123,6 +124,7 @@ class Stages(Generic[Job]):
             seconds=time.monotonic() - work.started,
             shares=work.tally.shares,
             confidence=work.tally.confidence,
+            **in_event(work.tally.expected),
         )
 
     def _sync_folders(self, folder: Path) -> None:

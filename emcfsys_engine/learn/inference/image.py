@@ -135,7 +135,7 @@ class ImageJobs:
             order=order,
             image=image,
             started=started,
-            tally=Tally(self._predictor.card),
+            tally=Tally(self._predictor.card, self._predictor.trusts),
             content=content,
         )
 

@@ -23,16 +23,17 @@ from emcfsys_engine.images.normalise import Normaliser, has_no_number
 from emcfsys_engine.learn.device import autocast, choose_device, choose_precision, use
 from emcfsys_engine.learn.faults import free_cached_memory, is_out_of_memory
 from emcfsys_engine.learn.inference.bands import Band, Prediction, Sent, Wanted, sent, whole
+from emcfsys_engine.learn.inference.evidence import Evidence, num_features
 from emcfsys_engine.learn.inference.given import as_pixels, slices_of
 from emcfsys_engine.learn.inference.pipeline import read_ahead
 from emcfsys_engine.learn.inference.scaling import ScaledBands, scaled_reader
-from emcfsys_engine.learn.inference.tiles import LOCAL_GROWTH, Rows, Tiles, bands_of
+from emcfsys_engine.learn.inference.tiles import LOCAL_GROWTH, Place, Rows, Tiles, bands_of
 from emcfsys_engine.learn.memory import choose_tiles
 from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
 from emcfsys_engine.learn.networks.rewrites import folded, is_only_convolutions
 from emcfsys_engine.learn.pixels_on_device import OwnRows, own_rows, rows_on, uploaded
-from emcfsys_engine.model_card import SAME_PIXEL, ModelCard, read_card
+from emcfsys_engine.model_card import SAME_PIXEL, ModelCard, Trust, read_card
 
 __all__ = ["Prediction", "Predictor"]
 Call = Callable[[Tensor], Tensor]
@@ -89,7 +90,16 @@ class Predictor:
         self.device = choose_device(gpus)
         use(self.device)
         self.precision, _ = choose_precision(self.device)
-        self._calls = [self._prepared(folded(network)) for network in networks]
+        # How good a mask is can be told by an ensemble whose members all can.
+        known = [
+            _trust_of(file, network) for file, network in zip(self._files, networks, strict=True)
+        ]
+        self.trusts = tuple(one for one in known if one is not None and one.weights)
+        if len(self.trusts) < len(known):
+            self.trusts = ()
+        self.evidence = Evidence(self.device)
+        self.take_trusts(self.trusts)
+        self._take(networks)
         self.before_batch: Callable[[], None] = lambda: None  # may raise, to end within an image
         self._told_grey = False
         self._overlap = overlap
@@ -217,7 +227,7 @@ class Predictor:
             scale=scale,
             wanted=wanted,
         )
-        return whole(self.bands(picture), self.card, (height, width))
+        return whole(self.bands(picture), self.card, (height, width), self.trusts)
 
     def bands(self, picture: Picture) -> Iterator[Band]:
         """Yield the prediction of an image from top to bottom; memory does not grow with height.
@@ -281,11 +291,15 @@ class Predictor:
         """Yield bands with whose they are, and whether they are the last of it."""
         # Not in inference mode while the caller has the band: a generator would keep it so.
         under_way: deque[_OnItsWay[Any]] = deque()
+        self.evidence.begin()
         made = self._sent(pictures, is_alone)
-        while (item := _next(made)) is not None:
-            under_way.append(item)
-            if len(under_way) > _UNDER_WAY[self.device.type]:
-                yield under_way.popleft().arrived()
+        try:
+            while (item := _next(made)) is not None:
+                under_way.append(item)
+                if len(under_way) > _UNDER_WAY[self.device.type]:
+                    yield under_way.popleft().arrived()
+        finally:
+            self.evidence.end()
         while under_way:
             yield under_way.popleft().arrived()
 
@@ -308,8 +322,10 @@ class Predictor:
             overlap=self._overlap,
             tta=self._tta,
             is_alone=is_alone,
+            seen=self._see if self.evidence.is_wanted else None,
         ):
             key, picture = done.key
+            self.evidence.add_rows(picture, done.first, done.logits, _specimen_rows(picture))
             made = done.first, self.merged(done.logits)
             if (rescaled := scaled.get(id(picture))) is not None:
                 found = rescaled.add(*made)
@@ -319,8 +335,28 @@ class Predictor:
                     continue
                 made = found
             bar_from = picture.size_HW[0] - picture.info_bar_rows
-            one = sent(*made, values_C, bar_from, picture.wanted)
+            evidence = self.evidence.taken(picture)
+            one = sent(*made, values_C, bar_from, picture.wanted, evidence)
             yield _OnItsWay(key, one, done.is_last)
+
+    def _see(self, places: Sequence[Place[tuple[Any, Picture]]]) -> None:
+        """Sum up what was seen in a batch of tiles; those of the info bar are left out."""
+        self.evidence.add_tiles(
+            [
+                (picture, (_specimen_rows(picture) - top) / height)
+                for (_, picture), top, height in places
+            ]
+        )
+
+    def take_trusts(self, trusts: Sequence[Trust]) -> None:
+        """Tell by these how good a mask is, one a member; by none, where there are none."""
+        self.trusts = tuple(trusts)
+        self.evidence.compare_with(self.trusts)
+
+    def _take(self, networks: Sequence[SegmentationNetwork]) -> None:
+        made = [folded(network) for network in networks]
+        self.evidence.watch(made)
+        self._calls = [self._prepared(network) for network in made]
 
     def _rows(self, picture: Picture) -> Rows:
         def load(first: int, last: int) -> Tensor:
@@ -341,7 +377,7 @@ class Predictor:
         if self.precision != torch.float16 or not math.isnan(band.sure):
             return False
         self.precision = torch.float32
-        self._calls = [self._prepared(folded(each)) for each in load_members(self._files)[0]]
+        self._take(load_members(self._files)[0])
         return True
 
     def shrink(self) -> bool:
@@ -356,6 +392,7 @@ class Predictor:
         """
         self.before_batch()
         tiles_NCTT = tiles_NCTT.contiguous(memory_format=torch.channels_last)
+        seen = self.evidence.mark()
         try:
             made = [call(tiles_NCTT) for call in self._calls]
         except RuntimeError as error:
@@ -364,6 +401,7 @@ class Predictor:
         else:
             return made[0] if len(made) == 1 else torch.cat(made, dim=1)
         free_cached_memory()  # outside the handler, which holds what did not fit
+        self.evidence.back_to(seen)
         self.tiles.batch = max(1, self.batch // 2)
         halves = tiles_NCTT.split(-(-len(tiles_NCTT) // 2))
         return torch.cat([self.forward(half) for half in halves])
@@ -389,6 +427,19 @@ class Predictor:
         Shapes: K = M·C in, C×H×W out.
         """
         return merged(logits_KHW, len(self._calls), self.card.network.num_planes)
+
+
+def _trust_of(file: Path, network: SegmentationNetwork) -> Trust | None:
+    trust = read_card(file).trust
+    if trust is not None and len(trust.centre) != num_features(network):
+        what = "what tells how good its masks are is of another network"
+        raise ModelFileError(file, what, "Copy it again, or install the timm it was made with")
+    return trust
+
+
+def _specimen_rows(picture: Picture) -> int:
+    """Return where the info bar begins, as the network sees the image."""
+    return round((picture.size_HW[0] - picture.info_bar_rows) * picture.scale)
 
 
 # Bands that a device is ahead of the host: a GPU is never without work while one is fetched.

@@ -32,6 +32,7 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.learn.device import choose_device, choose_threads
 from emcfsys_engine.learn.faults import refuse_lost_gpu
+from emcfsys_engine.learn.inference.expected import Expected
 from emcfsys_engine.learn.inference.files import (
     Counted,
     Prediction,
@@ -118,6 +119,7 @@ class PlaneMade(msgspec.Struct, frozen=True, kw_only=True, tag="plane_made", tag
     unlike: str = ""
     line: dict[str, str | int] = {}  # of the table of measurements
     numbers: dict[str, float] = {}  # by which it is judged
+    expected: Expected | None = None  # how good the mask is; None: its model cannot tell
 
 
 class PlaneFailed(msgspec.Struct, frozen=True, kw_only=True, tag="plane_failed", tag_field="kind"):

@@ -93,6 +93,17 @@ class Done(NamedTuple, Generic[Key]):
     is_last: bool  # of its image
 
 
+class Place(NamedTuple, Generic[Key]):
+    """Where a tile lies that was computed. Units: px of its image."""
+
+    key: Key
+    top: int
+    height: int
+
+
+Seen = Callable[[Sequence[Place[Key]]], None]
+
+
 def logit_bands(
     forward: Forward,
     image_CHW: Tensor,
@@ -125,6 +136,7 @@ def bands_of(
     overlap: float,
     tta: bool = False,
     is_alone: bool = False,
+    seen: Seen[Key] | None = None,
 ) -> Iterator[Done[Key]]:
     """Yield the logits of images in bands, each from top to bottom, one image after the other.
 
@@ -133,6 +145,7 @@ def bands_of(
     two rows of tiles and a batch, whatever an image's height. Which rows are read at a time, and
     which tiles share a batch, has no influence.
     `is_alone`: there is one image; its last batch is to be about as full as the others.
+    `seen`: told which tiles each batch held once it was computed, before any of its rows are done.
     """
     windows = _Windows()
     cut = (
@@ -143,6 +156,8 @@ def bands_of(
     for some in _batches(cut, tiles, is_alone=is_alone):
         tiles_NCTT = torch.stack([tile.pixels_CTT for tile in some])
         logits_NCTT = (forward_flipped(forward, tiles_NCTT) if tta else forward(tiles_NCTT)).float()
+        if seen is not None:
+            seen([Place(tile.of.key, tile.of.tops[tile.row], tile.of.tile_h) for tile in some])
         weights_NTT = _weights(some, logits_NCTT)
         for tile, logits_CTT, weights_TT in zip(some, logits_NCTT, weights_NTT, strict=True):
             done = tile.of.add(tile, logits_CTT, weights_TT)

@@ -72,6 +72,7 @@ from emcfsys_engine.learn.training.start import (
     started_network,
 )
 from emcfsys_engine.learn.training.trainer import Trainer
+from emcfsys_engine.learn.training.trust import keep_trust
 from emcfsys_engine.learn.training.unlabelled import planned as with_unlabelled
 from emcfsys_engine.learn.training.unlabelled import readable
 from emcfsys_engine.model_card import ModelCard, NetworkSpec, NormaliserSettings, TrainingStatistics
@@ -285,6 +286,8 @@ def _trained(
     print(f"{describe(device, getattr(torch, plan.precision))}: {summary_of(plan)}", flush=True)
     worker.begin()
     ending = trainer.train()
+    if ending.keeps and setup.ranks.is_first:
+        keep_trust(trainer.setup, trainer.budget.trust_seconds())
     setup.ranks.leave()
     return emit_ending(worker, ending.reason, step=ending.step, score=ending.score)
 

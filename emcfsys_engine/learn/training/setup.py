@@ -48,6 +48,11 @@ class Ending:
     step: int
     score: float | None
 
+    @property
+    def keeps(self) -> bool:
+        """Whether it came to its end, and its best model stays."""
+        return self.reason not in ("cancelled", "paused", "terminated")
+
 
 @dataclass(kw_only=True)
 class Since:
@@ -75,7 +80,13 @@ class Since:
 _FOLLOW_EVERY_S = 20.0  # validations of a training that follows the labels
 _LEAST_ENDING, _MOST_ENDING = 20, 500  # steps with a falling rate once such a training is stopped
 _ENDING_SHARE = 0.2  # of a trapezoid
+TRUST_SHARE = 0.1  # of the minutes, to learn when the model fails
+_MOST_TRUST_S = 120.0
 _MINUTES_RESERVE = 1.1  # times the last validation's length is kept for the final one
+
+
+LEAST_TRUST_IMAGES = 2  # one that is left out, and one to learn from
+_LEAST_TRUST_S = 3.0
 
 
 class Budget:
@@ -151,4 +162,14 @@ class Budget:
     def _train_s(self, state: TrainState) -> float:
         """Return how much of the minutes is for steps, a final validation set aside."""
         assert self._plan.minutes is not None
-        return self._plan.minutes * 60 - _MINUTES_RESERVE * state.validation_s
+        return self._plan.minutes * 60 - _MINUTES_RESERVE * state.validation_s - self._trust_s()
+
+    def _trust_s(self) -> float:
+        if self._plan.minutes is None or len(self._plan.val_images) < LEAST_TRUST_IMAGES:
+            return 0.0
+        return min(_MOST_TRUST_S, TRUST_SHARE * self._plan.minutes * 60)
+
+    def trust_seconds(self) -> float:
+        """Return how long the run may learn when its model fails, once it has ended."""
+        reserved = self._trust_s()
+        return reserved or min(_MOST_TRUST_S, max(_LEAST_TRUST_S, TRUST_SHARE * self.elapsed_s()))

@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from emcfsys_engine.files import open_own, reading_own, write_whole
 from emcfsys_engine.hotfolder.watcher import FOLDER
+from emcfsys_engine.learn.inference.expected import Expected
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.text import cell_of, text_of_cell
 from emcfsys_engine.verdicts import number_of_class
@@ -51,6 +52,24 @@ def measured(
     for name, told in classes.items():
         for word, number in told.items():
             line[_free_column(number_of_class(name, word), line)] = number
+    return line
+
+
+def line_expected(found: Expected | None, card: ModelCard) -> dict[str, str | int]:
+    """Return how good the mask is expected to be, last in its line; "": it is not known."""
+    if card.trust is None:
+        return {}
+    numbers = ("", "", "") if found is None else (found.iou, found.low, found.high)
+    names = ("expected_iou", "expected_iou_low", "expected_iou_high")
+    line: dict[str, str | int] = {
+        name: f"{value:.4f}" if value != "" else ""
+        for name, value in zip(names, numbers, strict=True)
+    }
+    line["expected_iou_reason"] = "" if found is None else found.reason
+    for name in card.classes:
+        value = None if found is None else found.classes.get(name)
+        column = number_of_class(name, "expected_iou")
+        line[_free_column(column, line)] = "" if value is None else f"{value:.4f}"
     return line
 
 

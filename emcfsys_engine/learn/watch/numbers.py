@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from emcfsys_engine.learn.inference.bands import OpenImage
+from emcfsys_engine.learn.inference.expected import Expected
 from emcfsys_engine.learn.watch.measurements import Line, area_of
 from emcfsys_engine.verdicts import number_of_class
 
@@ -74,6 +75,14 @@ def numbers_of(
     if area_nm2 is not None:
         found["pixel_nm"] = math.sqrt(area_nm2)
     return found | {number_of_class(name, "fraction"): share for name, share in shares.items()}
+
+
+def numbers_expected(found: Expected | None) -> dict[str, float]:
+    """Return how good the mask is expected to be; nothing where its model cannot tell."""
+    if found is None:
+        return {}
+    told = {number_of_class(name, "expected_iou"): iou for name, iou in found.classes.items()}
+    return {"expected_iou": found.iou} | told
 
 
 def numbers_of_objects(classes: Mapping[str, Line]) -> dict[str, float]:

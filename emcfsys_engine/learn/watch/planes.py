@@ -16,8 +16,13 @@ from emcfsys_engine.learn.inference.outputs import Companions, VectorOutputs
 from emcfsys_engine.learn.inference.pipeline import Arrived, Computed, Failure, run_pipeline
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.inference.several import PlaneMade
-from emcfsys_engine.learn.watch.measurements import area_of, measured, of_classes
-from emcfsys_engine.learn.watch.numbers import grey_values, numbers_of, numbers_of_objects
+from emcfsys_engine.learn.watch.measurements import area_of, line_expected, measured, of_classes
+from emcfsys_engine.learn.watch.numbers import (
+    grey_values,
+    numbers_expected,
+    numbers_of,
+    numbers_of_objects,
+)
 from emcfsys_engine.learn.watch.unlike import unlike_training
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import Project
@@ -162,6 +167,7 @@ class Here:
         tally, image, measures = work.tally, work.image, self._project.hotfolder.measure
         numbers = numbers_of(image.pixel_nm, tally.confidence, tally.shares)
         grey = grey_values(image) if measures or self._project.limits else None
+        numbers |= numbers_expected(tally.expected)
         if grey is not None:
             numbers |= grey.named()
         unlike = unlike_training(image, tally.confidence, self.card, grey)
@@ -180,6 +186,7 @@ class Here:
                     unlike,
                     classes,
                 ) | {name: f"{value:.6g}" for name, value in (grey.named() if grey else {}).items()}
+                line |= line_expected(tally.expected, self.card)
         return PlaneMade(
             mask=str(mask),
             shares=tally.shares,
@@ -188,6 +195,7 @@ class Here:
             unlike=unlike,
             line=line,
             numbers=numbers,
+            expected=tally.expected,
         )
 
 

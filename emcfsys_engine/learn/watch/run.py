@@ -32,6 +32,7 @@ from emcfsys_engine.hotfolder.scan import (
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import digest_of, is_content
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
+from emcfsys_engine.learn.inference.expected import in_event
 from emcfsys_engine.learn.inference.output_disk import (
     OutputDisk,
     is_of_disk,
@@ -474,6 +475,7 @@ class _Watch:
                     lag_s=time.monotonic() - seen.since,
                     verdict=one.judged.state if one.judged else "",
                     verdict_reasons=one.judged.reasons if one.judged else (),
+                    **in_event(one.tally.expected),
                 )
             )
         elif entry.state in ("trying", "failed"):

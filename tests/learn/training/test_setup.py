@@ -13,6 +13,7 @@ from emcfsys_engine.learn.training.setup import Budget
 def budget(**given: Any) -> Budget:
     """Return a budget of what a plan says of steps and minutes."""
     plan = {"total_steps": None, "minutes": None, "validate_every": None, "follow": False}
+    plan |= {"val_images": ()}
     return Budget(SimpleNamespace(**{**plan, **given}))  # type: ignore[arg-type]
 
 
@@ -45,6 +46,15 @@ def test_minutes_leave_time_for_the_last_validation(clock: list[float]) -> None:
     clock[0] += 0.2
     assert found.is_over(at(9, validation_s=10), 0.0)
     assert found.seconds_left(at(9), 1.0) == pytest.approx(60 - 49.1)
+
+
+def test_minutes_leave_time_to_learn_when_the_model_fails(clock: list[float]) -> None:
+    found = budget(minutes=1.0, val_images=("a", "b"))
+    assert found.trust_seconds() == 6.0  # a tenth of the minute
+    clock[0] += 53.9
+    assert not found.is_over(at(1), 0.0)
+    clock[0] += 0.2
+    assert found.is_over(at(1), 0.0)
 
 
 def test_a_step_that_would_not_fit_is_not_begun(clock: list[float]) -> None:

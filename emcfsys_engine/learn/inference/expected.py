@@ -1,0 +1,144 @@
+"""From what was gathered of an image to the IoU its mask is expected to have, and why so low.
+
+C classes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from emcfsys_engine.learn.inference.evidence import OF_CELLS, OF_CLASS
+from emcfsys_engine.model_card import Trust
+
+_EDGE = 0.01  # IoUs nearer to 0 and 1 are as near as this: the logarithm of their odds ends there
+_LOW = 0.8  # of the usual: below it a reason is told
+_ALIKE = 0.3  # below it an image is like no trial
+_WORDS = {"": "unsure of many pixels", "empty": "no specimen", "defocus": "blurred"}
+
+
+UNKNOWN = float(np.log(0.1 / 0.9))  # odds of an image that resembles nothing: IoU 0.1
+
+
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """How good a mask is likely to be; nine of ten lie between low and high."""
+
+    iou: float  # mean over the classes
+    low: float
+    high: float
+    classes: dict[str, float] = {}  # IoU of each class that was found
+    reason: str = ""  # why it is low; empty: it is not
+
+
+def in_event(found: Expected | None) -> dict[str, Any]:
+    """Return what an event of an image says of it."""
+    if found is None:
+        return {}
+    return {
+        "expected_iou": found.iou,
+        "expected_low": found.low,
+        "expected_high": found.high,
+        "expected_class_iou": found.classes,
+        "expected_reason": found.reason,
+    }
+
+
+def expected(
+    trusts: Sequence[Trust], evidence_MX: np.ndarray, classes: Sequence[str]
+) -> Expected | None:
+    """Return what is expected of an image; None where nothing of it was seen.
+
+    Of an ensemble it is the mean of what is expected of its members.
+    Shapes: evidence is M×(4·C + 4), sums over the image, a row a member.
+    """
+    if not trusts or not trusts[0].weights or not np.isfinite(evidence_MX).all():
+        return None
+    each = [_of_one(one, row, classes) for one, row in zip(trusts, evidence_MX, strict=True)]
+    known = [one for one in each if one is not None]
+    if len(known) < len(each):
+        return None
+    names = [name for name in classes if all(name in one.classes for one in known)]
+    return Expected(
+        iou=float(np.mean([one.iou for one in known])),
+        low=min(one.low for one in known),
+        high=max(one.high for one in known),
+        classes={name: float(np.mean([one.classes[name] for one in known])) for name in names},
+        reason=min(known, key=lambda one: one.iou).reason,
+    )
+
+
+def _of_one(trust: Trust, evidence_X: np.ndarray, classes: Sequence[str]) -> Expected | None:
+    seen_S = signals(evidence_X)
+    if seen_S is None:
+        return None
+    alike_R = resemblance(
+        (seen_S / np.array(trust.signal_scale))[None], np.array(trust.trials), trust.reach
+    )[0]
+    told = [UNKNOWN + alike_R @ np.array(one) if one else None for one in trust.weights]
+    if (mean := told[0]) is None:
+        return None
+    iou = float(share(mean))
+    pixels_C = evidence_X[:-OF_CELLS].reshape(-1, OF_CLASS)[:, 0]
+    return Expected(
+        iou=iou,
+        low=float(share(mean + trust.residuals[0])),
+        high=float(share(mean + trust.residuals[1])),
+        classes={
+            name: float(share(each))
+            for name, each, pixels in zip(classes, told[1:], pixels_C, strict=True)
+            if each is not None and pixels
+        },
+        reason=_reason(trust, alike_R) if iou < _LOW * trust.usual_iou else "",
+    )
+
+
+def _reason(trust: Trust, alike_R: np.ndarray) -> str:
+    """Return in words what the image is like: damage that was tried, or nothing known."""
+    if alike_R.max() < _ALIKE:
+        return "unlike the training images"
+    votes: dict[str, float] = {}
+    for kind, alike in zip(trust.kinds, alike_R, strict=True):
+        votes[kind] = votes.get(kind, 0.0) + alike**2
+    kind = max(votes, key=votes.__getitem__)
+    return _WORDS.get(kind, f"like images with {kind}")
+
+
+def signals(evidence_X: np.ndarray) -> np.ndarray | None:
+    """Return what was seen of an image as numbers to compare; None: nothing was.
+
+    They are the expected overlap of mask and truth by the calibrated probabilities, their
+    certainty, three distances, the overlap of each class, and the place among the training images.
+    Shapes: 4·C + OF_CELLS in, S out.
+    """
+    of_classes, cells = evidence_X[:-OF_CELLS].reshape(-1, OF_CLASS), evidence_X[-OF_CELLS:]
+    pixels, sure, total, unsure = of_classes.T
+    if pixels.sum() == 0 or cells[0] == 0:
+        return None
+    overlap_C = sure / np.maximum(pixels + total - sure, 1e-9)
+    mean = overlap_C[pixels > 0].mean()
+    overlap_C = np.where(pixels > 0, overlap_C, mean)
+    distances, places = cells[1:4] / cells[0], cells[4:] / cells[0]
+    parts = [mean, sure.sum() / pixels.sum(), 1 - unsure.sum() / pixels.sum()]
+    return np.concatenate((odds(np.array(parts)), distances, odds(overlap_C), places))
+
+
+def resemblance(some_RS: np.ndarray, others_QS: np.ndarray, reach: float) -> np.ndarray:
+    """Return how alike images are, 0 to 1. Shapes: R×Q.
+
+    Source: the Matérn kernel of order 3/2 (Rasmussen and Williams 2006, chapter 4).
+    """
+    apart = np.square(some_RS[:, None] - others_QS[None]).sum(-1)
+    far = np.sqrt(3 * apart) / reach
+    return (1 + far) * np.exp(-far)
+
+
+def odds(part: float | np.ndarray) -> np.ndarray:
+    """Return the logarithm of the odds of a share. Shapes: any, kept."""
+    inside = np.clip(part, _EDGE, 1 - _EDGE)
+    return np.asarray(np.log(inside / (1 - inside)))
+
+
+def share(log_odds: float | np.ndarray) -> np.ndarray:
+    """Return the share whose odds have this logarithm. Shapes: any, kept."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(log_odds, -30, 30))))
