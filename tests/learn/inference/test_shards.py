@@ -1,10 +1,11 @@
 """Tasks that share a prediction out make what one makes, whenever they are killed."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from emcfsys_engine.run.events import ImageDone, ImageFailed, RunFinished
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.run.shards import Became, Finished, Lines, Shards, Trying
+from tests.jobs.conftest import wait_for
 from tests.learn.conftest import run_here
 
 NUMBER = 7
@@ -252,26 +254,51 @@ def test_a_quota_that_is_reached_ends_the_task_and_not_the_image(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
-def test_tasks_killed_at_random_lose_nothing_and_do_nothing_twice(
+@pytest.mark.timeout(1200)
+def test_tasks_killed_fifty_times_lose_nothing_and_do_nothing_twice_or_half(
     images: Path, model_file: Path
 ) -> None:
+    for number in range(60):
+        pixels = np.random.default_rng(number).integers(0, 250, (96, 80), np.uint8)
+        Image.fromarray(pixels).save(images / f"more{number}.png")
     one = new_run(images.parent / "one/.emcfsys", request_of(images, model_file, "one", 1))
     assert run_here(one) == 1
-    run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 3))
+    run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 4))
     command = [sys.executable, "-m", module.__spec__.name, str(run.folder)]
     rng = np.random.default_rng(5)
-    for _ in range(20):
-        task = subprocess.Popen(command)
-        try:
-            task.wait(float(rng.uniform(0.5, 6)))
-        except subprocess.TimeoutExpired:
-            task.send_signal(signal.SIGKILL)
+    killed = 0
+    while killed < 50:
+        tasks = [subprocess.Popen(command) for _ in range(2)]
+        before = _size(run)
+        # Some are killed before they begin, the others soon after something new is told.
+        with suppress(AssertionError):
+            wait_for(
+                partial(_is_new, run, before, tasks),
+                seconds=float(rng.choice([2.0, 60.0])),
+            )
+        for task in tasks:
+            killed += task.poll() is None
+            task.kill()
             task.wait()
+        if all(file.read_bytes().endswith(b'"finished"}\n') for file in _lines(run)):
+            break
     assert run_here(run) == 1
-    assert told(run) == told_of_all()
+    assert told(run) == told(one)
+    assert len(told(run)) == NUMBER + 60
     assert made_in(images.parent / "out") == made_in(images.parent / "one")
     assert sum(isinstance(event, RunFinished) for event in run.events()) == 1
+
+
+def _lines(run: Run) -> list[Path]:
+    return sorted(Shards(run).folder.glob("0*.jsonl")) or [run.record_file]
+
+
+def _is_new(run: Run, before: int, tasks: list["subprocess.Popen[bytes]"]) -> bool:
+    return _size(run) != before or all(task.poll() is not None for task in tasks)
+
+
+def _size(run: Run) -> int:
+    return sum(file.stat().st_size for file in _lines(run))
 
 
 def test_a_finished_shard_is_not_begun_again(images: Path, model_file: Path, here: None) -> None:
