@@ -29,7 +29,7 @@ FORMAT = 1
 FOLDER = "shards"
 MOST = 10_000  # more is no help: Slurm's own limit of an array is mostly 1,001
 SHARDS_A_TASK = 8  # that runs at a time: who is fast takes more
-MOST_TRIES = 3  # of one image that ends its task each time
+MOST_TRIES = 5  # of one image alone that ends its task each time; kills from outside look alike
 _HEAD_PX = 1 << 16  # what an image costs however small it is, in pixels
 _HEADER_BYTES = 1 << 24
 
