@@ -1,6 +1,6 @@
 """Control charts of a number over time, and when it began to be another one.
 
-Source: NIST/SEMATECH e-Handbook of Statistical Methods, 6.3.2 (individuals chart, EWMA, CUSUM);
+Source: NIST/SEMATECH e-Handbook of Statistical Methods, 6.3.2 (individuals chart, EWMA);
 rules: Western Electric 1956, and 3, 5 and 6 of Nelson 1984 (J. Quality Technology 16:237).
 """
 
@@ -132,29 +132,6 @@ def ewma(values: Sequence[float], limits: Limits, weight: float = 0.2) -> Ewma:
         means.append(mean)
     room = 3 * limits.sigma * math.sqrt(weight / (2 - weight))
     return Ewma(means=tuple(means), low=limits.centre - room, high=limits.centre + room)
-
-
-def cusum(
-    values: Sequence[float], centre: float, slack: float
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the sums of what lies above and below the centre by more than `slack`."""
-    high = low = 0.0
-    highs: list[float] = []
-    lows: list[float] = []
-    for value in values:
-        high = max(0.0, high + value - centre - slack)
-        low = max(0.0, low + centre - value - slack)
-        highs.append(high)
-        lows.append(low)
-    return tuple(highs), tuple(lows)
-
-
-def cusum_began(sums: Sequence[float], limit: float) -> int | None:
-    """Return where the shift began that took a sum over its limit: it was last 0 before that."""
-    over = next((place for place, value in enumerate(sums) if value > limit), None)
-    if over is None:
-        return None
-    return max((place + 1 for place in range(over) if sums[place] == 0), default=0)
 
 
 def shifts(values: Sequence[float]) -> list[Shift]:

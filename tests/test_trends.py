@@ -8,21 +8,15 @@ from hypothesis import strategies as st
 
 from emcfsys_engine.trends import (
     Limits,
-    cusum,
-    cusum_began,
     ewma,
     individual_limits,
     shifts,
     signals,
 )
 
-# NIST/SEMATECH e-Handbook 6.3.2.2 (flow rates), 6.3.2.4 (EWMA) and 6.3.2.3 (CUSUM).
+# NIST/SEMATECH e-Handbook 6.3.2.2 (flow rates) and 6.3.2.4 (EWMA).
 FLOW = [49.6, 47.6, 49.9, 51.3, 47.8, 51.2, 52.6, 52.4, 53.6, 52.1]
 LONG = [52.0, 47.0, 53.0, 49.3, 50.1, 47.0, 51.0, 50.1, 51.2, 50.5, *FLOW]
-SUMS = [
-    324.925, 324.675, 324.725, 324.350, 325.350, 325.225, 324.125, 324.525, 325.225, 324.600,
-    324.625, 325.150, 328.325, 327.250, 327.825, 328.500, 326.675, 327.775, 326.875, 328.350,
-]  # fmt: skip
 
 
 def test_limits_of_individuals_are_those_of_the_handbook() -> None:
@@ -41,15 +35,6 @@ def test_weighted_means_are_those_of_the_handbook() -> None:
     ]  # fmt: skip
     assert found.means == pytest.approx(told, abs=6e-3)
     assert (found.low, found.high) == pytest.approx((47.4115, 52.5884), abs=1e-3)
-
-
-def test_cumulated_sums_are_those_of_the_handbook_and_name_the_beginning() -> None:
-    highs, lows = cusum(SUMS, 325, 0.3175)
-    assert highs[12:] == pytest.approx(
-        [3.01, 4.94, 7.45, 10.63, 11.99, 14.44, 16.00, 19.04], abs=6e-3
-    )
-    assert cusum_began(highs, 4.1959) == 12  # the thirteenth group
-    assert cusum_began(lows, 4.1959) is None
 
 
 @pytest.mark.parametrize(

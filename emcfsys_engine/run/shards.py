@@ -6,6 +6,7 @@ its images, in the order in which it happened) and `N.book` (what it wrote into 
 while it holds the lock `N.lock`. So nothing is shared between nodes but files that only grow.
 """
 
+import errno
 import fcntl
 import hashlib
 import heapq
@@ -28,7 +29,7 @@ FORMAT = 1
 FOLDER = "shards"
 MOST = 10_000  # more is no help: Slurm's own limit of an array is mostly 1,001
 SHARDS_A_TASK = 8  # that runs at a time: who is fast takes more
-MOST_TRIES = 3  # of one image that ends its task each time
+MOST_TRIES = 5  # of one image alone that ends its task each time; kills from outside look alike
 _HEAD_PX = 1 << 16  # what an image costs however small it is, in pixels
 _HEADER_BYTES = 1 << 24
 
@@ -353,6 +354,10 @@ class Lines:
         os.close(self._descriptor)
 
 
+# A disk without locks: there the task's number in the array is its claim.
+_NO_LOCKS = frozenset((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP))
+
+
 def _locked(file: Path, patience_s: float) -> int | None:
     descriptor = open_own(file, os.O_RDWR | os.O_CREAT, is_shared=True)
     deadline = time.monotonic() + patience_s
@@ -364,5 +369,10 @@ def _locked(file: Path, patience_s: float) -> int | None:
                 os.close(descriptor)
                 return None
             time.sleep(0.05)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(descriptor)
+                raise
+            return descriptor
         else:
             return descriptor

@@ -1,5 +1,6 @@
 """A list of shards is fair, is written once, and says what is wrong with it."""
 
+import errno
 import heapq
 import json
 import os
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emcfsys_engine.errors import InputError, RunFolderError
+from emcfsys_engine.run import shards as module
 from emcfsys_engine.run.events import ImageDone, ImageFailed
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import PredictRequest
@@ -176,6 +178,26 @@ def test_a_shard_has_one_claimant(run: Run) -> None:
     assert again is not None
     os.close(again)
     os.close(other)
+
+
+def test_on_a_disk_without_locks_the_number_is_the_claim_and_other_faults_are_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = Shards(run)
+    shards.write(_items(3), 2)
+    for number, is_claimed in ((errno.ENOLCK, True), (errno.EIO, False)):
+
+        def flock(descriptor: int, how: int, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(module.fcntl, "flock", flock)
+        if is_claimed:
+            lock = shards.claim(0)
+            assert lock is not None
+            os.close(lock)
+        else:
+            with pytest.raises(OSError, match="Input/output"):
+                shards.claim(0)
 
 
 def test_what_a_kill_tore_counts_as_not_done_and_the_next_line_is_whole(run: Run) -> None:

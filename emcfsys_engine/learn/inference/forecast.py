@@ -2,7 +2,6 @@
 
 import math
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,7 +13,8 @@ from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.learn.inference.files import find_inputs, load_predictor, predict_files
 from emcfsys_engine.learn.inference.predictor import Predictor
-from emcfsys_engine.learn.inference.shards import Sizes, at_once
+from emcfsys_engine.learn.inference.shard_list import Sizes
+from emcfsys_engine.learn.inference.shards import at_once
 from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.run.shards import deal
 from emcfsys_engine.text import size, span
@@ -74,10 +74,16 @@ def forecast(request: PredictRequest) -> Forecast:
         seconds=max(sum(pixels[n] for n in one) for one in dealt) / max(1e-6, rate),
         read_bytes=sum(_bytes_of(path, known) for path, (known, _) in looked.items()),
         written_bytes=math.ceil(written * total / max(1, sum(pixels[n] for n in tried))),
-        memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        memory_bytes=_peak_bytes(),
         tried=len(tried),
         pixels_a_second=rate,
     )
+
+
+def _peak_bytes() -> int:
+    """Return the most memory this process took; getrusage would tell its parent's, if more."""
+    status = Path("/proc/self/status").read_text("ascii", "replace")
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if "VmHWM" in line)
 
 
 def _tried(
