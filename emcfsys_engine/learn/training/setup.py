@@ -172,6 +172,4 @@ class Budget:
     def trust_seconds(self) -> float:
         """Return how long the run may learn when its model fails, once it has ended."""
         reserved = self._trust_s()
-        return reserved or min(
-            _MOST_TRUST_S, max(_LEAST_TRUST_S, TRUST_SHARE * self.elapsed_s())
-        )
+        return reserved or min(_MOST_TRUST_S, max(_LEAST_TRUST_S, TRUST_SHARE * self.elapsed_s()))
