@@ -1,6 +1,7 @@
 """Tasks that share a prediction out make what one makes, whenever they are killed."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -80,13 +81,16 @@ def request_of(images: Path, model: Path, out: str, shards: int, **options: Any)
 
 
 def made_in(out: Path) -> dict[str, bytes]:
-    """Return all that a person finds in an output folder."""
+    """Return all that a person finds in an output folder.
+
+    A killed task leaves what it was just writing under a hidden name: `runs clean` takes it.
+    """
     files = (file for file in out.rglob("*") if file.is_file())
     names = {str(file.relative_to(out)): file for file in files}
     return {
         name: file.read_bytes().replace(os.fsencode(out), b"OUT")
         for name, file in names.items()
-        if not name.startswith(".emcfsys")
+        if not name.startswith(".emcfsys") and not re.fullmatch(r"\..+\.\d+\.tmp", Path(name).name)
     }
 
 
