@@ -30,6 +30,8 @@ from emcfsys_engine.files import (
 from emcfsys_engine.hotfolder.ledger import Entry
 from emcfsys_engine.hotfolder.places import is_inside
 from emcfsys_engine.images.own_files import digest_of, is_content
+from emcfsys_engine.project import Project
+from emcfsys_engine.run.records import WatchRequest
 
 Verdict = Literal["whole", "growing", "unknown"]
 _MAX_DIRECTORIES = 100_000  # of a TIFF: a loop in its chain must end
@@ -182,6 +184,7 @@ _BACK_OFF_S = (0.0, 5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 7200.0)
 MAX_ATTEMPTS = len(_BACK_OFF_S)
 MAX_ATTEMPTS_ONCE = 3  # by a watch that is to end
 _HOPELESS_S = 5.0  # a file too small to be an image is not waited for so long
+_SETTLE_S = {"events": 2.0, "polling": 30.0}
 _SCAN_SHARE = 250  # a scan that takes long is done the less often: 0.4 % of one core
 
 State = Literal["watching", "polling", "offline"]
@@ -198,6 +201,21 @@ class Rules:
     min_bytes: int = 64
     ignore: tuple[str, ...] = ()
     newest_first: bool = False
+
+
+def rules_of(project: Project, request: WatchRequest, backend: str) -> Rules:
+    """Return the rules of a project's hot folder, watched by "events" or by "polling"."""
+    settings = project.hotfolder
+    settle_s = settings.settle_s if settings.settle_s is not None else _SETTLE_S[backend]
+    return Rules(
+        root=Path(request.watch),
+        output=Path(request.output),
+        settle_s=settle_s,
+        closed_settle_s=0.0 if backend == "events" else settle_s,
+        min_bytes=settings.min_bytes,
+        ignore=settings.ignore,
+        newest_first=settings.order == "newest",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

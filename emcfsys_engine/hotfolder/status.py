@@ -13,7 +13,7 @@ from emcfsys_engine.hotfolder.notifier import choose_backend
 from emcfsys_engine.hotfolder.places import watched_places
 from emcfsys_engine.hotfolder.recipe import read_recipe, refuse_other
 from emcfsys_engine.hotfolder.review import count_states, groups_of, read_verdicts, recipe_of
-from emcfsys_engine.hotfolder.scan import Rules, Scanner
+from emcfsys_engine.hotfolder.scan import Scanner, rules_of
 from emcfsys_engine.hotfolder.watcher import watcher_of, watching_run
 from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.project import Project
@@ -36,15 +36,7 @@ def what_it_would_do(project: Project) -> dict[str, Any]:
     best = choose_best(project) if settings.model == "best" else None
     model += f": {best.why}" if best is not None else ""
     known = {entry.path: entry for entry in read_ledger(output)}
-    rules = Rules(
-        root=root,
-        output=Path(output),
-        settle_s=0,
-        closed_settle_s=0,
-        min_bytes=settings.min_bytes,
-        ignore=settings.ignore,
-    )
-    scanner = Scanner(rules, known)
+    scanner = Scanner(rules_of(project, request, backend), known)
     scanner.scan()
     waiting = sorted(scanner.settling)
     lines = [

@@ -163,6 +163,10 @@ def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, precision, enabled=precision != torch.float32)
 
 
+def is_without_bf16(device: torch.device) -> bool:
+    return device.type == "cuda" and choose_precision(device)[0] != torch.bfloat16
+
+
 def describe(device: torch.device, precision: torch.dtype) -> str:
     """Return a short text for people: 'cuda NVIDIA H100 (bf16)' or 'cpu (fp32)'."""
     name = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}[precision]

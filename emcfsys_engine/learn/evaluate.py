@@ -11,7 +11,7 @@ from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.errors import DataFaults, InputError, printable
 from emcfsys_engine.learn.evaluate_shares import Task, compared
-from emcfsys_engine.learn.inference.predictor import check_members
+from emcfsys_engine.learn.inference.ensemble import check_members
 from emcfsys_engine.learn.training.metrics import BOUNDARY_TOLERANCE_PX, Scores
 from emcfsys_engine.learn.training.plan import read_plan
 from emcfsys_engine.model_card import ModelCard, read_card

@@ -23,17 +23,17 @@ from emcfsys_engine.images.normalise import Normaliser, has_no_number
 from emcfsys_engine.learn.device import autocast, choose_device, choose_precision, use
 from emcfsys_engine.learn.faults import free_cached_memory, is_out_of_memory
 from emcfsys_engine.learn.inference.bands import Band, Prediction, Sent, Wanted, sent, whole
+from emcfsys_engine.learn.inference.ensemble import load_members, merged
 from emcfsys_engine.learn.inference.evidence import Evidence, num_features
 from emcfsys_engine.learn.inference.given import as_pixels, slices_of
 from emcfsys_engine.learn.inference.pipeline import read_ahead
 from emcfsys_engine.learn.inference.scaling import ScaledBands, scaled_reader
 from emcfsys_engine.learn.inference.tiles import LOCAL_GROWTH, Place, Rows, Tiles, bands_of
 from emcfsys_engine.learn.memory import choose_tiles
-from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
 from emcfsys_engine.learn.networks.rewrites import folded, is_only_convolutions
 from emcfsys_engine.learn.pixels_on_device import OwnRows, own_rows, rows_on, uploaded
-from emcfsys_engine.model_card import SAME_PIXEL, ModelCard, Trust, read_card
+from emcfsys_engine.model_card import Trust, read_card
 
 __all__ = ["Prediction", "Predictor"]
 Call = Callable[[Tensor], Tensor]
@@ -467,72 +467,3 @@ class _OnItsWay(NamedTuple, Generic[Key]):
 def _next(made: "Iterator[_OnItsWay[Key]]") -> "_OnItsWay[Key] | None":
     with torch.inference_mode():
         return next(made, None)
-
-
-def check_members(models: Sequence[Path]) -> ModelCard:
-    """Return the card that an ensemble goes by: the first one's.
-
-    Raises: ModelFileError for a file that is none of ours, or whose classes, normalisation or
-    pixel size are not the first one's; InputError when there is no file at all.
-    """
-    if not models:
-        raise InputError("models", "no model file is named", "Name at least one")
-    cards = [read_card(model) for model in models]
-    for model, card in zip(models[1:], cards[1:], strict=True):
-        _check_alike(models[0], cards[0], model, card)
-    return cards[0]
-
-
-def load_members(models: Sequence[Path]) -> tuple[list[SegmentationNetwork], ModelCard]:
-    """Return the networks, in eval mode on the CPU, and the card they go by.
-
-    Raises: as `check_members`.
-    """
-    card = check_members(models)
-    return [load_model(model)[0] for model in models], card
-
-
-def merged(logits_KHW: Tensor, num_members: int, num_planes: int = 0) -> Tensor:
-    """Return the logits of an ensemble: the logarithm of the mean of its members' probabilities.
-
-    Planes of objects, the last of each member's channels, are the mean of its members', too.
-    Shapes: K = M·C, member after member; the result is C×H×W, and for one member its own logits.
-    """
-    if num_members == 1:
-        return logits_KHW
-    logits_MCHW = logits_KHW.unflatten(0, (num_members, -1))
-    if num_planes:
-        planes_MPHW = logits_MCHW[:, -num_planes:]
-        planes_PHW = planes_MPHW.sigmoid().mean(dim=0).logit(eps=1e-6)
-        return torch.cat(
-            (merged(logits_MCHW[:, :-num_planes].flatten(0, 1), num_members), planes_PHW)
-        )
-    return torch.log_softmax(logits_MCHW, dim=1).logsumexp(dim=0)
-
-
-def _check_alike(first: Path, one: ModelCard, file: Path, other: ModelCard) -> None:
-    remedy = "Join models that were trained on one project"
-    if (one.classes, one.class_values) != (other.classes, other.class_values):
-        what = f"its classes are {_classes(other)}, those of {first.name} {_classes(one)}"
-        raise ModelFileError(file, what, remedy)
-    if one.instances != other.instances:
-        its, theirs = _listed(other.instances), _listed(one.instances)
-        what = f"tells apart objects of {its}, {first.name} of {theirs}"
-        raise ModelFileError(file, what, remedy)
-    if one.network.in_channels != other.network.in_channels:
-        what = "one reads colours and the other greys"
-        raise ModelFileError(file, f"is unlike {first.name}: {what}", remedy)
-    if one.normaliser != other.normaliser:
-        raise ModelFileError(file, f"normalises images otherwise than {first.name}", remedy)
-    if one.pixel_nm and other.pixel_nm and abs(other.pixel_nm / one.pixel_nm - 1) > SAME_PIXEL:
-        what = f"was trained at {other.pixel_nm:.4g} nm, {first.name} at {one.pixel_nm:.4g} nm"
-        raise ModelFileError(file, what, remedy)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) or "no class"
-
-
-def _classes(card: ModelCard) -> str:
-    pairs = zip(card.classes, card.class_values, strict=True)
-    return ", ".join(f"{name} = {value}" for name, value in pairs)

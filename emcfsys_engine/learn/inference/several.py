@@ -32,6 +32,7 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.learn.device import choose_device, choose_threads
 from emcfsys_engine.learn.faults import refuse_lost_gpu
+from emcfsys_engine.learn.inference.ensemble import load_members
 from emcfsys_engine.learn.inference.expected import Expected
 from emcfsys_engine.learn.inference.files import (
     Counted,
@@ -43,7 +44,6 @@ from emcfsys_engine.learn.inference.files import (
 from emcfsys_engine.learn.inference.image import EndAskedFor
 from emcfsys_engine.learn.inference.outputs import VectorOutputs
 from emcfsys_engine.learn.inference.pipeline import Failure
-from emcfsys_engine.learn.inference.predictor import load_members
 from emcfsys_engine.learn.run_context import keep_freed_memory
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, WarningGiven

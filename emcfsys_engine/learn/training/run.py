@@ -41,6 +41,7 @@ from emcfsys_engine.learn.device import (
     choose_precision,
     choose_threads,
     describe,
+    is_without_bf16,
     lost_gpu,
     use,
 )
@@ -344,7 +345,7 @@ def _made_plan(
     if device.type != plan.device:
         worker.emit(WarningGiven(message=f"Begun on {plan.device}, goes on on {device.type}"))
         plan = _moved(plan, device, threads)
-    elif plan.precision == "bfloat16" and _is_without_bf16(device):
+    elif plan.precision == "bfloat16" and is_without_bf16(device):
         plan = _moved(plan, device, threads)
         what = f"Begun in bf16, goes on in {plan.precision}: {plan.reasons['precision']}"
         worker.emit(WarningGiven(message=what))
@@ -389,10 +390,6 @@ def _begun_folds(run: Run, group: str) -> dict[int, Deal]:
         if (deal := planned(other.plan_file)) is not None:
             found[other.record().fold] = deal
     return found
-
-
-def _is_without_bf16(device: torch.device) -> bool:
-    return device.type == "cuda" and choose_precision(device)[0] != torch.bfloat16
 
 
 def _moved(plan: Plan, device: torch.device, threads: int) -> Plan:

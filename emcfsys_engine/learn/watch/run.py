@@ -24,9 +24,9 @@ from emcfsys_engine.hotfolder.review import was_asked
 from emcfsys_engine.hotfolder.scan import (
     MAX_ATTEMPTS,
     MAX_ATTEMPTS_ONCE,
-    Rules,
     Scanner,
     Seen,
+    rules_of,
     stamp_of,
 )
 from emcfsys_engine.images.output_book import OutputBook
@@ -57,7 +57,6 @@ from emcfsys_engine.run.records import WatchRequest
 from emcfsys_engine.settings import load_config
 from emcfsys_engine.user_commands import Hook
 
-_SETTLE_S = {"events": 2.0, "polling": 30.0}
 _SCAN_EVERY_S = {"events": 5.0, "polling": 5.0}
 _BATCH = 64  # files looked at together, for each process
 _COMMIT_EVERY_S = 0.3  # a burst is noted in the ledger in groups: a sync costs milliseconds
@@ -104,7 +103,7 @@ class _Watch:
         self.recipe = recipe_to_follow(request.recipe, project)
         self.root, self.output = Path(request.watch), Path(request.output)
         self.backend, self.why = choose_backend(self.root, project.hotfolder.backend)
-        self.rules = _rules(project, request, self.backend)
+        self.rules = rules_of(project, request, self.backend)
         self.scanner = Scanner(self.rules, ledger.entries())
         self.waker = Waker(self.root)
         self.counts = _Counts()
@@ -489,17 +488,3 @@ class _Watch:
                     final=final,
                 )
             )
-
-
-def _rules(project: Project, request: WatchRequest, backend: str) -> Rules:
-    settings = project.hotfolder
-    settle_s = settings.settle_s if settings.settle_s is not None else _SETTLE_S[backend]
-    return Rules(
-        root=Path(request.watch),
-        output=Path(request.output),
-        settle_s=settle_s,
-        closed_settle_s=0.0 if backend == "events" else settle_s,
-        min_bytes=settings.min_bytes,
-        ignore=settings.ignore,
-        newest_first=settings.order == "newest",
-    )

@@ -19,10 +19,10 @@ from emcfsys_engine.files import exit_with
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.learn.device import choose_device, choose_threads
+from emcfsys_engine.learn.inference.ensemble import load_members
 from emcfsys_engine.learn.inference.image import Order
 from emcfsys_engine.learn.inference.outputs import VectorOutputs
 from emcfsys_engine.learn.inference.pipeline import Failure
-from emcfsys_engine.learn.inference.predictor import load_members
 from emcfsys_engine.learn.inference.several import (
     Became,
     Crew,

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from emcfsys_engine.errors import ModelFileError, RunFolderError
-from emcfsys_engine.learn.inference.predictor import Predictor, merged
+from emcfsys_engine.learn.inference.ensemble import merged
+from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.project import load_project
