@@ -197,19 +197,19 @@ def pooled(maps: list[Tensor], strides: tuple[int, ...]) -> Tensor:
     deep_NCHW = maps[-1].float()
     high, wide = (max(1, round(n * strides[-1] / CELL_PX)) for n in deep_NCHW.shape[-2:])
     side = (high, wide)
-    parts = [F.adaptive_avg_pool2d(_sound(deep_NCHW), side)]
+    parts = [F.adaptive_avg_pool2d(deep_NCHW, side)]
     fine = _fine(strides)
     step = 2 if min(maps[fine].shape[-2:]) >= 2 * max(side) else 1
-    fine_NCHW = _sound(maps[fine][..., ::step, ::step].float())
+    fine_NCHW = maps[fine][..., ::step, ::step].float()
     if min(fine_NCHW.shape[-2:]) < max(side):
         fine_NCHW = F.interpolate(fine_NCHW, size=side)
     parts.append(F.adaptive_avg_pool2d(fine_NCHW.square(), side).sqrt())
     parts.append(F.adaptive_avg_pool2d(fine_NCHW, side))
-    return torch.cat(parts, dim=1).flatten(2).movedim(1, 2)
+    return _sound(torch.cat(parts, dim=1)).flatten(2).movedim(1, 2)
 
 
-def _sound(map_NCHW: Tensor) -> Tensor:
-    return map_NCHW.nan_to_num(_LARGEST, _LARGEST, -_LARGEST).clamp(-_LARGEST, _LARGEST)
+def _sound(cells_NFHW: Tensor) -> Tensor:
+    return cells_NFHW.nan_to_num(_LARGEST, _LARGEST, -_LARGEST).clamp(-_LARGEST, _LARGEST)
 
 
 def certainty(logits_CHW: Tensor, temperatures_C: Tensor) -> Tensor:
@@ -218,14 +218,10 @@ def certainty(logits_CHW: Tensor, temperatures_C: Tensor) -> Tensor:
     Shapes: logits C×H×W of classes alone; the result is C×4 float64.
     """
     logits_CN = logits_CHW.float().flatten(1)
-    best_N = logits_CN.argmax(dim=0)
+    best_N = logits_CN.max(dim=0).indices  # argmax takes fifteen times as long on a processor
     shares_CN = (logits_CN / temperatures_C[best_N]).softmax(dim=0).nan_to_num(0.0)
     sure_N = shares_CN.amax(dim=0)
-    chosen_CN = F.one_hot(best_N, len(logits_CN)).T
-    columns = (
-        chosen_CN.sum(1).double(),
-        (chosen_CN * sure_N).sum(1).double(),
-        shares_CN.sum(1).double(),
-        (chosen_CN * (sure_N < UNSURE)).sum(1).double(),
-    )
-    return torch.stack(columns, dim=1)
+    of_pixels_3N = torch.stack((torch.ones_like(sure_N), sure_N, (sure_N < UNSURE).float()))
+    sums_3C = of_pixels_3N.new_zeros((3, len(logits_CN)), dtype=torch.float64)
+    sums_3C.index_add_(1, best_N, of_pixels_3N.double())
+    return torch.stack((sums_3C[0], sums_3C[1], shares_CN.sum(1).double(), sums_3C[2]), dim=1)
