@@ -14,7 +14,8 @@ from emcfsys_engine.settings import SlurmSettings
 
 Positive = Annotated[float, Meta(gt=0)]
 Strength = Annotated[float, Meta(ge=0, le=4)]
-Count = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]  # what libraries can hold, too
+Threads = Annotated[int, Meta(ge=1, le=4096)]
 Parts = Literal["joined", "parts"]  # what parts of one object are that do not touch: it, or others
 
 
@@ -39,7 +40,7 @@ class Naming(msgspec.Struct, frozen=True, kw_only=True):
             unset="read from the files",
         ),
     ] = None
-    seed: Annotated[int, Meta(ge=0), says("Of splits, patches and augmentation.")] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1), says("Of splits, patches and augmentation.")] = 0
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -361,7 +362,7 @@ class Compute(msgspec.Struct, frozen=True, kw_only=True):
     processes: Annotated[
         int, Meta(ge=1, le=64), says("With gpus = 0, for servers of many cores: as several GPUs.")
     ] = 1
-    threads: Annotated[Count | None, says("Of each process.", unset="all that are usable")] = None
+    threads: Annotated[Threads | None, says("Of each process.", unset="all that are usable")] = None
     slurm: Annotated[
         SlurmSettings, says("[compute.slurm]: over the user's own [slurm] of config.toml.")
     ] = SlurmSettings()
