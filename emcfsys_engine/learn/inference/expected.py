@@ -15,6 +15,7 @@ from emcfsys_engine.model_card import Trust
 _EDGE = 0.01  # IoUs nearer to 0 and 1 are as near as this: the logarithm of their odds ends there
 _LOW = 0.8  # of the usual: below it a reason is told
 _ALIKE = 0.3  # below it an image is like no trial
+_DISTANCES = slice(3, 6)  # of the signals
 _WORDS = {"": "unsure of many pixels", "empty": "no specimen", "defocus": "blurred"}
 
 
@@ -72,9 +73,8 @@ def _of_one(trust: Trust, evidence_X: np.ndarray, classes: Sequence[str]) -> Exp
     seen_S = signals(evidence_X)
     if seen_S is None:
         return None
-    alike_R = resemblance(
-        (seen_S / np.array(trust.signal_scale))[None], np.array(trust.trials), trust.reach
-    )[0]
+    seen_S, trials_RS = seen_S / np.array(trust.signal_scale), np.array(trust.trials)
+    alike_R = resemblance(_no_nearer(seen_S, trials_RS, trust)[None], trials_RS, trust.reach)[0]
     told = [UNKNOWN + alike_R @ np.array(one) if one else None for one in trust.weights]
     if (mean := told[0]) is None:
         return None
@@ -91,6 +91,18 @@ def _of_one(trust: Trust, evidence_X: np.ndarray, classes: Sequence[str]) -> Exp
         },
         reason=_reason(trust, alike_R) if iou < _LOW * trust.usual_iou else "",
     )
+
+
+def _no_nearer(seen_S: np.ndarray, trials_RS: np.ndarray, trust: Trust) -> np.ndarray:
+    """Return signals whose distances are at least the usual ones of images shown as they are.
+
+    An image that the network was trained on is nearer than any it is judged by, and no worse.
+    """
+    as_they_are_R = np.array([not kind for kind in trust.kinds])
+    least_3 = trials_RS[as_they_are_R, _DISTANCES].mean(axis=0)
+    made_S = seen_S.copy()
+    made_S[_DISTANCES] = np.maximum(seen_S[_DISTANCES], least_3)
+    return made_S
 
 
 def _reason(trust: Trust, alike_R: np.ndarray) -> str:

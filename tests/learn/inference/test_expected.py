@@ -3,9 +3,16 @@
 import numpy as np
 import pytest
 
-from emcfsys_engine.learn.inference.evidence import OF_CELLS
-from emcfsys_engine.learn.inference.expected import expected, in_event, odds, resemblance, share
-from emcfsys_engine.learn.training.trust import fitted
+from emcfsys_engine.learn.inference.evidence import AXES, OF_CELLS
+from emcfsys_engine.learn.inference.expected import (
+    expected,
+    in_event,
+    odds,
+    resemblance,
+    share,
+    signals,
+)
+from emcfsys_engine.learn.training.trust import Row, fitted
 from emcfsys_engine.model_card import Trust
 from tests.learn.training.test_trust import empty_trust, rows
 
@@ -38,6 +45,33 @@ def test_an_image_that_resembles_no_trial_is_expected_to_be_poor_and_it_is_said(
     assert far is not None
     assert far.iou == pytest.approx(0.1, abs=0.02)
     assert far.reason == "unlike the training images"
+
+
+def test_an_image_nearer_to_those_of_the_training_than_any_trial_is_no_worse() -> None:
+    rng = np.random.default_rng(0)
+    shown = [
+        Row(
+            image=image,
+            kind=kind,
+            signals=signals(evidence(iou)[0]) + rng.normal(0, 0.05, 3 + 3 + 2 + AXES),
+            ious=np.array([iou, iou, iou]),
+        )
+        for image in range(4)
+        for kind, iou in (("", 0.9), ("noise", 0.7), ("defocus", 0.5), ("empty", 0.2)) * 3
+    ]
+    trust = fitted(empty_trust(), shown)
+    seen = evidence(0.9)
+    near, far = seen.copy(), seen.copy()
+    near[0, -OF_CELLS + 1 : -OF_CELLS + 4] = -11.0 * 4  # as the network's own training images
+    far[0, -OF_CELLS + 1 : -OF_CELLS + 4] = 11.0 * 4
+    one, other, usual = (expected((trust,), each, CLASSES) for each in (near, far, seen))
+    assert one is not None
+    assert other is not None
+    assert usual is not None
+    assert usual.iou == pytest.approx(0.9, abs=0.05)
+    assert one.iou == pytest.approx(usual.iou, abs=0.02)
+    assert not one.reason
+    assert other.iou < 0.3
 
 
 def test_no_number_no_pixel_and_no_trust_mean_that_it_cannot_be_told(trust: Trust) -> None:
