@@ -71,6 +71,9 @@ def main() -> None:
     parser.add_argument("--learn-s", type=float, default=60)
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--pass-shares", type=float, nargs=2, default=[0.9, 0.85])
+    parser.add_argument(
+        "--unseen", type=int, default=0, help="Ask of so many images that the learning never saw."
+    )
     parser.add_argument("--kinds", action="store_true", help="Also a line a kind of damage.")
     arguments = parser.parse_args()
     print(machine_line(), f"\nload {os.getloadavg()[0]:.1f}")
@@ -95,7 +98,7 @@ def _of_set(name: str, arguments: argparse.Namespace) -> tuple[list[tuple[Asked,
     trust = learn_trust(predictor, train, val, seed=0, seconds=arguments.learn_s)
     seconds = time.monotonic() - began
     predictor.take_trusts((trust,))
-    asked = list(_asked(name, predictor, folder))
+    asked = list(_asked(name, predictor, folder, arguments.unseen))
     own = float(np.mean([one.true for one in asked if one.kind == "as it is"]))
     error = calibration_error(name, predictor)
     size = len(msgspec.json.encode(trust)) / 1e3
@@ -111,9 +114,9 @@ def _train(name: str, folder: Path, minutes: float) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def _asked(name: str, predictor: Predictor, folder: Path) -> Iterator[Asked]:
+def _asked(name: str, predictor: Predictor, folder: Path, num_unseen: int) -> Iterator[Asked]:
     file = folder / "asked.tif"
-    for kind, image_HW, labels_HW in _shown(name):
+    for kind, image_HW, labels_HW in _shown(name, num_unseen):
         made = predictor.predict(image_HW)
         assert made.expected is not None
         true = 0.0
@@ -127,9 +130,9 @@ def _asked(name: str, predictor: Predictor, folder: Path) -> Iterator[Asked]:
         yield Asked(kind, made.expected.iou, true, flagged, covered)
 
 
-def _shown(name: str) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
+def _shown(name: str, num_unseen: int) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
     """Yield images of 0 to 1 as a camera of 8 bits gives them, with labels where they are known."""
-    for number, (image, labels) in enumerate(_pairs(name)):
+    for number, (image, labels) in enumerate(_pairs(name, num_unseen)):
         yield "as it is", image, labels
         for turn, (apply, strengths) in enumerate(_OTHERS):
             for strength in strengths:
@@ -138,12 +141,14 @@ def _shown(name: str) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
                 yield apply.__name__, made[..., 0].clip(0, 1), values
     for other in SETS:
         if other != name:
-            for image, _ in _pairs(other):
+            for image, _ in _pairs(other, num_unseen):
                 yield "another set", image, None
 
 
-def _pairs(name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for image, mask in SETS[name].pairs(SETS[name].val):
+def _pairs(name: str, num_unseen: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield validation images, which the judgement is learned from, or the first that train."""
+    chosen = SETS[name].pairs(SETS[name].train)[:num_unseen] if num_unseen else None
+    for image, mask in chosen or SETS[name].pairs(SETS[name].val):
         pixels = np.asarray(Image.open(image).convert("L"))[:_EDGE_PX, :_EDGE_PX]
         yield pixels.astype(np.float32) / 255, np.asarray(Image.open(mask))[:_EDGE_PX, :_EDGE_PX]
 
