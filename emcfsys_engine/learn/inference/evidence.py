@@ -4,7 +4,7 @@ N tiles, C classes, H and W pixels, P cells of a tile, F features of a cell, K a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,9 +95,7 @@ class Evidence:
                 continue
             cells_TPF = torch.cat(cells)
             cells.clear()
-            for number, (image, above) in enumerate(tiles):
-                mine_PF = cells_TPF[number :: len(tiles)].flatten(0, 1)
-                mine_PF = mine_PF[: max(0, round(above * len(mine_PF)))]
+            for image, mine_PF in _by_image(cells_TPF, tiles):
                 if self.raw is not None:
                     self.raw.cells.append(mine_PF)
                 elif len(mine_PF):
@@ -156,9 +154,9 @@ class _Known:
         """Return the sums of what is known of some cells. Shapes: OF_CELLS, float64."""
         distances_P3, white_PK = self.distances(cells_PF)
         # A cell that is far off counts, but does not hide all others.
-        places_K = (white_PK.sign() * white_PK.abs().log1p()).sum(dim=0)
-        number = distances_P3.new_full((1,), len(distances_P3))
-        made = torch.cat((number, distances_P3.sum(dim=0), places_K)).double()
+        places_K = (white_PK.sign() * white_PK.abs().log1p()).double().sum(dim=0)
+        number = places_K.new_full((1,), len(distances_P3))
+        made = torch.cat((number, distances_P3.double().sum(dim=0), places_K))
         return F.pad(made, (0, OF_CELLS - len(made)))
 
     def distances(self, cells_PF: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,6 +174,23 @@ class _Known:
         root = math.sqrt(white_PK.shape[1])
         distances_P3 = torch.stack((far_P / root, off_P / self._residual, near_P / root), dim=1)
         return distances_P3.add(0.05).log(), white_PK
+
+
+def _by_image(
+    cells_TPF: Tensor, tiles: Sequence[tuple[Any, float]]
+) -> Iterator[tuple[Any, Tensor]]:
+    """Yield each image of a batch with its cells above the info bar: few calls for a GPU to begin.
+
+    Shapes: T is a multiple of the tiles, call after call; P×F.
+    """
+    parts: dict[int, list[Tensor]] = {}
+    images: dict[int, Any] = {}
+    for number, (image, above) in enumerate(tiles):
+        mine_PF = cells_TPF[number :: len(tiles)].flatten(0, 1)
+        images[id(image)] = image
+        parts.setdefault(id(image), []).append(mine_PF[: max(0, round(above * len(mine_PF)))])
+    for key, image in images.items():
+        yield image, torch.cat(parts[key])
 
 
 def num_features(network: SegmentationNetwork) -> int:
