@@ -40,7 +40,7 @@ class Naming(msgspec.Struct, frozen=True, kw_only=True):
             unset="read from the files",
         ),
     ] = None
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1), says("Of splits, patches and augmentation.")] = 0
+    seed: Annotated[int, Meta(ge=0), says("Of splits, patches and augmentation.")] = 0
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):

@@ -100,7 +100,7 @@ def test_every_fault_is_named_at_once(folder: Path) -> None:
         (("[classes]", "[compute]\nprocesses = 2\n[classes]"), "compute.processes"),
         (("[classes]", f"[compute]\nthreads = {10**9}\n[classes]"), "compute.threads"),
         (("[classes]", f"[training]\nsteps = {10**23}\n[classes]"), "training.steps"),
-        (('name = "p"', f'name = "p"\nseed = {10**19}'), "project.seed"),
+        (('name = "p"', f'name = "p"\nseed = {10**20}'), "project.seed"),
     ],
 )
 def test_a_fault_names_its_key(folder: Path, change: tuple[str, str], key: str) -> None:
