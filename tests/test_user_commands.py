@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +12,7 @@ import pytest
 from emcfsys_engine import user_commands
 from emcfsys_engine.hotfolder.ledger import Due
 from emcfsys_engine.user_commands import Hook, Notices
+from tests.jobs.conftest import wait_for
 
 _APPEND = (
     "import json, os, sys; names = [n for n in sorted(os.environ) if n.startswith('EMCFSYS_')];"
@@ -87,8 +87,8 @@ def test_of_a_command_that_hangs_nothing_is_left(
     hook.run(due("a.tif"))
     assert hook._has_run.get(timeout=60).path == "a.tif"
     hook.close(all_of_them=False)
-    with suppress(psutil.NoSuchProcess):
-        psutil.Process(int(told.read_text())).wait(60)
+    child = int(told.read_text())
+    wait_for(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie")
 
 
 def test_a_notice_that_may_not_be_killed_is_left_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
