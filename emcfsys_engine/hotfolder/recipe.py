@@ -15,8 +15,9 @@ import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import InputError, OutputError
-from emcfsys_engine.files import reading, remedy_of, temporary_of, write_whole
+from emcfsys_engine.files import reading, remedy_of
 from emcfsys_engine.hotfolder.journal import user_name
+from emcfsys_engine.images.own_files import write_new
 from emcfsys_engine.project import Project
 from emcfsys_engine.project_tables import Inference, Limit, Parts
 from emcfsys_engine.run.records import versions_here
@@ -54,15 +55,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     def settings(self) -> dict[str, Any]:
         """Return what it decides, by the key of project.toml, and who it is from left out."""
-        return _flat(
-            {
-                "classes": self.classes,
-                "instances": self.instances,
-                "inference": msgspec.to_builtins(self.inference),
-                "hotfolder.measure": self.measure,
-                "limits": _limits(self.limits, self.group, self.group_limits),
-            }
-        )
+        return _decisive(self, self.measure)
 
 
 def lock_recipe(project: Project, model: Path, file: Path) -> Recipe:
@@ -97,19 +90,15 @@ def lock_recipe(project: Project, model: Path, file: Path) -> Recipe:
 
 
 def _write_once(file: Path, content: bytes) -> None:
-    temporary = temporary_of(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(temporary, content, mode=0o444)
-        os.link(temporary, file)  # unlike a rename, never over what is there
+        write_new(file, content, mode=0o444)
     except FileExistsError:
         what = "is there already: a recipe is never changed"
         raise InputError(file, what, "Name another file with --out") from None
     except OSError as error:
         what = f"cannot be written: {error.strerror}"
         raise OutputError(file, what, remedy_of(error), errno=error.errno or 0) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_recipe(file: Path) -> Recipe:
@@ -144,7 +133,7 @@ def refuse_other(file: Path, recipe: Recipe, project: Project) -> Path:
 
     Raises: InputError naming the first difference: key, wanted, found.
     """
-    found = differences(recipe.settings(), _settings_of(project))
+    found = differences(recipe.settings(), _decisive(project, project.hotfolder.measure))
     told = [
         (key, f"the recipe has {_shown(wanted)}, the project {_shown(given)}")
         for key, wanted, given in found
@@ -204,25 +193,17 @@ def digest_of_model(file: Path) -> str:
         raise InputError(file, what, "Name another model") from None
 
 
-def _settings_of(project: Project) -> dict[str, Any]:
-    return _flat(
-        {
-            "classes": project.classes,
-            "instances": project.instances,
-            "inference": msgspec.to_builtins(project.inference),
-            "hotfolder.measure": project.hotfolder.measure,
-            "limits": _limits(project.limits, project.group, project.group_limits),
-        }
-    )
-
-
-def _limits(limits: Mapping[str, Limit], group: str, groups: Mapping[str, Limit]) -> dict[str, Any]:
-    found: dict[str, Any] = msgspec.to_builtins(dict(limits))
-    return found | {"group": group, "groups": msgspec.to_builtins(dict(groups))}
-
-
-def _flat(document: dict[str, Any]) -> dict[str, Any]:
-    """Return dotted keys; what is not set says nothing, and is left out."""
+def _decisive(source: Recipe | Project, measure: bool) -> dict[str, Any]:
+    """Return by dotted keys what decides on masks; what is not set is left out."""
+    limits: dict[str, Any] = msgspec.to_builtins(dict(source.limits))
+    groups = {"group": source.group, "groups": msgspec.to_builtins(dict(source.group_limits))}
+    document = {
+        "classes": source.classes,
+        "instances": source.instances,
+        "inference": msgspec.to_builtins(source.inference),
+        "hotfolder.measure": measure,
+        "limits": limits | groups,
+    }
     return {
         key: value for key, value in flattened(document).items() if value not in (None, "", {}, ())
     }

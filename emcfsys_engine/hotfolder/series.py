@@ -26,8 +26,8 @@ from emcfsys_engine.trends import (
 
 MOST = 5000  # newest images that are looked at: a chart has fewer columns
 _QUERY = """
-SELECT path, mtime_ns, numbers, judged.state, word, {made}
-FROM seen INDEXED BY seen_ages JOIN judged USING (path) {join}
+SELECT path, mtime_ns, numbers, judged.state, word, recipe, grp
+FROM seen INDEXED BY seen_ages JOIN judged USING (path) LEFT JOIN made USING (path)
 WHERE judged.digest = seen.digest AND seen.state IN ('done', 'skipped') AND mtime_ns >= ?
 ORDER BY mtime_ns DESC LIMIT ?
 """
@@ -76,8 +76,7 @@ def read_series(output: Path, *, since: float = 0.0, most: int = MOST) -> list[M
     with reading(output) as db:
         if db is None or not has_groups(db):
             return []  # of an older version: the next watch brings it up to date
-        query = _QUERY.format(made="recipe, grp", join="LEFT JOIN made USING (path)")
-        rows = db.execute(query, (int(since * 1e9), most)).fetchall()
+        rows = db.execute(_QUERY, (int(since * 1e9), most)).fetchall()
     found: list[Measured] = []
     for path, mtime_ns, numbers, state, word, recipe, group in reversed(rows):
         try:

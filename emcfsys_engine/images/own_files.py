@@ -125,14 +125,14 @@ def put(temporary: Path, place: Path, *, may_replace: bool) -> None:
         temporary.unlink()
 
 
-def write_new(file: Path, content: bytes) -> None:
+def write_new(file: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Write a file whole where there is none; one that came meanwhile is kept.
 
     Raises: FileExistsError for such a one; OSError.
     """
     temporary = temporary_of(file)
     try:
-        write_whole(temporary, content)
+        write_whole(temporary, content, mode=mode)
         put(temporary, file, may_replace=False)
     except OSError as error:
         with suppress(OSError):

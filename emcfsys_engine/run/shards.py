@@ -245,7 +245,7 @@ class Shards:
 
         A task that was started again elsewhere may find the one before still ending: it waits.
         """
-        return _locked(self.folder / f"{shard:05d}.lock", patience_s)
+        return locked(self.folder / f"{shard:05d}.lock", patience_s)
 
     def claim_list(self, patience_s: float) -> int:
         """Lock the writing of the list: whoever is first writes it, the others wait.
@@ -253,7 +253,7 @@ class Shards:
         Raises: RunFolderError when it is locked for longer.
         """
         self.folder.mkdir(exist_ok=True)
-        descriptor = _locked(self.folder / "list.lock", patience_s)
+        descriptor = locked(self.folder / "list.lock", patience_s)
         if descriptor is None:
             what = f"is written by another task for more than {patience_s:g} s"
             raise RunFolderError(self.file, what, "See whether that task lives; then start again")
@@ -358,7 +358,8 @@ class Lines:
 _NO_LOCKS = frozenset((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP))
 
 
-def _locked(file: Path, patience_s: float) -> int | None:
+def locked(file: Path, patience_s: float) -> int | None:
+    """Lock a file for this process; return the lock, or None while another has it for so long."""
     descriptor = open_own(file, os.O_RDWR | os.O_CREAT, is_shared=True)
     deadline = time.monotonic() + patience_s
     while True:

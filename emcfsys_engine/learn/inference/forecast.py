@@ -4,6 +4,7 @@ import math
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,9 +56,7 @@ def forecast(request: PredictRequest) -> Forecast:
     """
     refs = find_inputs(request)
     sizes = Sizes()
-    planes = {ref.path: 0 for ref in refs}
-    for ref in refs:
-        planes[ref.path] += 1
+    planes = Counter(ref.path for ref in refs)
     looked = {path: sizes.of(path, count, is_wanted=True) for path, count in planes.items()}
     pixels = [looked[ref.path][1] for ref in refs]
     seconds, written, tried = _tried(request, refs, pixels)

@@ -94,11 +94,9 @@ class Predictor:
         known = [
             _trust_of(file, network) for file, network in zip(self._files, networks, strict=True)
         ]
-        self.trusts = tuple(one for one in known if one is not None and one.weights)
-        if len(self.trusts) < len(known):
-            self.trusts = ()
+        trusts = [one for one in known if one is not None and one.weights]
         self.evidence = Evidence(self.device)
-        self.take_trusts(self.trusts)
+        self.take_trusts(trusts if len(trusts) == len(known) else ())
         self._take(networks)
         self.before_batch: Callable[[], None] = lambda: None  # may raise, to end within an image
         self._told_grey = False

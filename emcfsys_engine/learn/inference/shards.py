@@ -9,7 +9,6 @@ takes shard after shard.
 """
 
 import ctypes
-import fcntl
 import os
 import signal
 import socket
@@ -24,7 +23,7 @@ import msgspec
 import torch
 
 from emcfsys_engine.errors import EmcfError, InputError, OutputError, RunFailedError, printable
-from emcfsys_engine.files import exit_with, is_full, open_own
+from emcfsys_engine.files import exit_with, is_full
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.output_parts import PartBook, take_in
@@ -68,6 +67,7 @@ from emcfsys_engine.run.shards import (
     Shards,
     Told,
     Trying,
+    locked,
 )
 
 _CLAIM_PATIENCE_S = 90.0  # as a keeper's on a cluster: the task before may still be ending
@@ -245,14 +245,11 @@ def _only_one(out: Path) -> int:
     """Lock an output folder against another prediction in shards."""
     file = out / ".emcfsys" / "shards.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = open_own(file, os.O_RDWR | os.O_CREAT, is_shared=True)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
+    descriptor = locked(file, 0.0)
+    if descriptor is None:
         what = "another prediction in shards writes into it"
         remedy = "Wait for its end, or choose another folder with --out"
-        raise InputError(out, what, remedy) from None
+        raise InputError(out, what, remedy)
     return descriptor
 
 

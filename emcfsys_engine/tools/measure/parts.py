@@ -30,7 +30,7 @@ _FOLDER = "parts"
 _FORMAT = 1
 _MOST_OBJECTS = 250_000  # of one part: 50 MB of numbers
 _MOST_MASKS = 5_000
-_NAME = re.compile(r"(objects|images)-[0-9a-f]{8}-\d{6}\.parquet")
+_PART = re.compile(_FOLDER + r"/(objects|images)-[0-9a-f]{8}-\d{6}\.parquet")
 _Kind = Literal["objects", "images"]
 
 
@@ -117,9 +117,8 @@ class PartsWriter:
     def _remove(self, names: Sequence[str]) -> None:
         """Remove parts that are as we wrote them; a list that was changed leads nowhere else."""
         for name in names:
-            folder, _, last = name.partition("/")
             place = self._out / name
-            if folder == _FOLDER and _NAME.fullmatch(last) and self._book.has_now(place):
+            if _PART.fullmatch(name) and self._book.has_now(place):
                 place.unlink(missing_ok=True)
 
 
@@ -141,8 +140,7 @@ def part_files(out: Path, names: Sequence[str]) -> list[Path]:
     """
     files: list[Path] = []
     for name in names:
-        folder, _, last = name.partition("/")
-        if folder != _FOLDER or not _NAME.fullmatch(last):
+        if not _PART.fullmatch(name):
             what = f"names {name!r}, which is no part of a measurement"
             raise InputError(out / PARTS_FILE, what, "Measure again")
         files.append(out / name)

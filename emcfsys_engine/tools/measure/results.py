@@ -21,7 +21,7 @@ from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.tools.measure.objects import Split
 from emcfsys_engine.tools.measure.parts import PARTS_FILE, PartsWriter
 from emcfsys_engine.tools.measure.standards.results import StandardReport, StandardSettings
-from emcfsys_engine.tools.measure.summary import ClassOfTables, summarise
+from emcfsys_engine.tools.measure.summary import ClassOfTables, summary_and_sizes
 from emcfsys_engine.tools.measure.tables import (
     MaskMeasured,
     TableFormat,
@@ -32,7 +32,7 @@ from emcfsys_engine.tools.measure.tables import (
 )
 from emcfsys_engine.tools.measure.watershed import NECK
 from emcfsys_engine.tools.report.charts import Chart, Curve, escaped, figure_of, page
-from emcfsys_engine.tools.report.sizes import distribution_charts, sizes_of_parts
+from emcfsys_engine.tools.report.sizes import distribution_charts, sizes_of_counts
 
 HistogramOf = Literal["diameter", "area", "feret", "circularity", "neighbour", "none"]
 
@@ -243,9 +243,9 @@ def finish_parts(
     if not writer.num_masks:
         return write_measurement((), (), "px", out, settings, failed=failed, notes=notes)
     listed = writer.finish()
-    found = summarise(out)
+    found, counted = summary_and_sizes(out)
     drawn: list[Path] = []
-    charts = distribution_charts(sizes_of_parts(out))
+    charts = distribution_charts(sizes_of_counts(counted))
     if charts and settings.histogram != "none":
         title = "Distribution of equivalent diameter"
         body = f"<h1>{title}</h1>{charts}"

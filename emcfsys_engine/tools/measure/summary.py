@@ -113,13 +113,21 @@ def summarise(folder: Path) -> TablesSummary:
 
     Raises: InputError without DuckDB, without tables, or where one is not as measure writes it.
     """
+    return summary_and_sizes(folder)[0]
+
+
+def summary_and_sizes(folder: Path) -> tuple[TablesSummary, list[CountedSizes]]:
+    """Return the same with how many whole objects of each class have which size.
+
+    Raises: InputError as `summarise`.
+    """
     tables = _tables_of(folder)
     with _database() as database:
         unit, rows = _counted(database, tables)
         fractions = _fractions(database, tables)
     names = [*fractions, *(name for name in rows if name not in fractions)]
     num_masks = max((found.num_masks for found in fractions.values()), default=0)
-    return TablesSummary(
+    summary = TablesSummary(
         unit=unit,
         num_masks=num_masks,
         num_objects=int(sum(one[:, 2].sum() for one in rows.values())),
@@ -127,21 +135,13 @@ def summarise(folder: Path) -> TablesSummary:
             _class_of(name, rows.get(name), fractions.get(name), num_masks) for name in names
         ),
     )
+    return summary, [_sizes_of(name, one, unit) for name, one in rows.items()]
 
 
-def counted_sizes(folder: Path) -> list[CountedSizes]:
-    """Return how many whole objects of each class have which size.
-
-    Raises: InputError as `summarise`.
-    """
-    with _database() as database:
-        unit, rows = _counted(database, _tables_of(folder))
-    found: list[CountedSizes] = []
-    for name, one in rows.items():
-        whole = one[one[:, 0] == 0]
-        size = np.exp((whole[:, 1] + 0.5) / _STEPS)
-        found.append(CountedSizes(name=name, size=size, count=whole[:, 2], unit=unit))
-    return found
+def _sizes_of(name: str, rows: np.ndarray, unit: Unit) -> CountedSizes:
+    whole = rows[rows[:, 0] == 0]
+    size = np.exp((whole[:, 1] + 0.5) / _STEPS)
+    return CountedSizes(name=name, size=size, count=whole[:, 2], unit=unit)
 
 
 def need_duckdb() -> Any:

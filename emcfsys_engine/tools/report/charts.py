@@ -12,8 +12,10 @@ from typing import Literal
 from PIL import Image
 
 from emcfsys_engine.colours import colours_for, readable
-from emcfsys_engine.errors import printable
+from emcfsys_engine.errors import RunFolderError, printable
+from emcfsys_engine.files import remedy_of, write_whole
 from emcfsys_engine.images.bounds import quiet_libraries
+from emcfsys_engine.images.output_book import OutputBook, replace_own
 from emcfsys_engine.images.writers import companion
 from emcfsys_engine.run.events import AnyEvent, ImageDone, PreviewSaved
 from emcfsys_engine.run.folder import Run
@@ -72,6 +74,19 @@ def picture(content: bytes, kind: str, caption: str) -> str:
         f'<figure class="picture"><img alt="{words}" src="data:image/{kind};base64,{data}">'
         f"<figcaption>{words}</figcaption></figure>"
     )
+
+
+def save_page(file: Path, text: str, folder: Path) -> None:
+    """Write a page of what a folder holds; a file that is not ours is kept.
+
+    Raises: InputError for such a one; RunFolderError where it cannot be written.
+    """
+    content = text.encode("utf-8", "replace")
+    try:
+        replace_own(file, OutputBook(folder), lambda place: write_whole(place, content))
+    except OSError as error:
+        what = f"cannot be written: {error.strerror}"
+        raise RunFolderError(file, what, remedy_of(error, "Name another file with --out")) from None
 
 
 def page(title: str, body: str) -> str:

@@ -10,9 +10,6 @@ from typing import Any
 import msgspec
 
 from emcfsys_engine.colours import class_letters
-from emcfsys_engine.errors import RunFolderError
-from emcfsys_engine.files import remedy_of, write_whole
-from emcfsys_engine.images.output_book import OutputBook, replace_own
 from emcfsys_engine.run.events import (
     AnyEvent,
     CheckpointSaved,
@@ -41,6 +38,7 @@ from emcfsys_engine.tools.report.charts import (
     overlays,
     page,
     previews,
+    save_page,
     section,
     table,
 )
@@ -265,13 +263,7 @@ def write_report(run: Run, out: Path | None = None, numbers: Path | None = None)
     it would replace a file that is not ours, or numbers holds none.
     """
     file = out or run.folder / "report.html"
-    content = report_page(run, numbers).encode("utf-8", "replace")
-    try:
-        book = OutputBook(run.folder)
-        replace_own(file, book, lambda temporary: write_whole(temporary, content))
-    except OSError as error:
-        what = f"cannot be written: {error.strerror}"
-        raise RunFolderError(file, what, remedy_of(error, "Name another file with --out")) from None
+    save_page(file, report_page(run, numbers), run.folder)
     return file
 
 

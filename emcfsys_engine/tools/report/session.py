@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image
 
 from emcfsys_engine.colours import colours_for
-from emcfsys_engine.errors import EmcfError, InputError, RunFolderError
-from emcfsys_engine.files import write_whole
+from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.hotfolder.ledger import Entry, read_ledger
 from emcfsys_engine.hotfolder.made import Group
 from emcfsys_engine.hotfolder.review import (
@@ -32,7 +31,6 @@ from emcfsys_engine.hotfolder.series import (
 from emcfsys_engine.images.bounds import quiet_libraries
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit
-from emcfsys_engine.images.output_book import OutputBook, replace_own
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.project import Project
 from emcfsys_engine.text import moment
@@ -45,6 +43,7 @@ from emcfsys_engine.tools.report.charts import (
     folded,
     page,
     picture,
+    save_page,
     section,
     table,
 )
@@ -68,12 +67,7 @@ def write_session(project: Project, out: Path | None = None, since: float = 0.0)
     """
     output = project.folder / project.hotfolder.output
     file = out or output / ".emcfsys" / "session.html"
-    content = session_page(project, since).encode("utf-8", "replace")
-    try:
-        replace_own(file, OutputBook(output), lambda place: write_whole(place, content))
-    except OSError as error:
-        what = f"cannot be written: {error.strerror}"
-        raise RunFolderError(file, what, "Name another file with --out") from None
+    save_page(file, session_page(project, since), output)
     return file
 
 

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.text import text_of_cell
 from emcfsys_engine.tools.measure.parts import PARTS_FILE
-from emcfsys_engine.tools.measure.summary import counted_sizes
+from emcfsys_engine.tools.measure.summary import CountedSizes, summary_and_sizes
 from emcfsys_engine.tools.report.charts import (
     Chart,
     Curve,
@@ -159,11 +159,8 @@ def numbers_section(folder: Path) -> str:
     return section("Sizes", tables, charts, pictures)
 
 
-def sizes_of_parts(folder: Path) -> list[Sizes]:
-    """Return the diameters of whole objects of tables in parts, in narrow steps.
-
-    Raises: InputError when they cannot be read.
-    """
+def sizes_of_counts(counted: Sequence[CountedSizes]) -> list[Sizes]:
+    """Return diameters of whole objects that were counted in narrow steps."""
     return [
         Sizes(
             name=one.name,
@@ -172,13 +169,13 @@ def sizes_of_parts(folder: Path) -> list[Sizes]:
             unit=one.unit,
             num_objects=int(one.count.sum()),
         )
-        for one in counted_sizes(folder)
+        for one in counted
     ]
 
 
 def _sizes_in(folder: Path) -> list[Sizes]:
     if (folder / PARTS_FILE).is_file():
-        return sizes_of_parts(folder)
+        return sizes_of_counts(summary_and_sizes(folder)[1])
     return _read_sizes(folder / _OBJECTS)
 
 
