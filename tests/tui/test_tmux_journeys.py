@@ -163,7 +163,7 @@ def test_a_hot_folder_with_failures_tells_why(demo: Path, desk: Desk) -> None:
     desk.start(str(demo))
     desk.shows("Hot folder", watch.id)
     desk.type("4")
-    desk.shows("is half a file")
+    desk.shows("failed: why", "is half a file")  # the log of Runs has the reason, too
     desk.type("Tab", "Down", "Enter")
     desk.shows("failed: grid1", "its last strip is missing. Copy it again")
     desk.type("Escape", "x")
