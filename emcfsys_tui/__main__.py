@@ -51,6 +51,8 @@ def _start(folder: Path | None, *, read_only: bool, theme: str) -> int:
     if not has_terminal():
         print(import_module("emcfsys_tui.summary").summary_of(folder))
         return 0
+    for name in ("COLUMNS", "LINES"):  # where a shell exports them, they outlive each resize
+        os.environ.pop(name, None)
     from_file = import_module("emcfsys_tui.settings").load_settings()
     if theme:
         from_file = replace(from_file, theme=theme)

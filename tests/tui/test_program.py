@@ -80,10 +80,11 @@ def test_quitting_leaves_a_clean_terminal(demo: Path, world: Path, term: str) ->
         terminal.close()
 
 
-def test_it_follows_the_size_of_its_terminal(demo: Path, world: Path) -> None:
-    terminal = Terminal(
-        [*_PROGRAM, str(demo)], environment=project_environment(world), size=(200, 60)
-    )
+def test_it_follows_the_size_of_its_terminal_whatever_a_shell_exports(
+    demo: Path, world: Path
+) -> None:
+    environment = {**project_environment(world), "COLUMNS": "80", "LINES": "24"}
+    terminal = Terminal([*_PROGRAM, str(demo)], environment=environment, size=(200, 60))
     try:
         terminal.wait_for("cell_0000")
         for columns, lines, words in ((50, 12, "make it 60"), (60, 16, "palette")):
