@@ -94,13 +94,15 @@ def of_job(job_id: int) -> NoticeFound:
 
 
 def of_image(line: HotLine) -> NoticeFound:
-    """Return why an image failed in the hot folder, or what is unlike in it."""
+    """Return why an image failed in the hot folder, what its verdict says, or what is unlike."""
     is_there = line.path is not None and line.path.exists()
+    unlike = f"unlike the training data: {line.unlike}" if line.unlike else ""
+    judged = f"{line.verdict.upper()}  {line.why}".strip()
     offered: dict[Deed, bool] = {"retry": line.failed, "image": is_there}
     return NoticeFound(
         Notice(
             title=f"{'failed' if line.failed else 'masked'}: {line.image}",
-            what=f"unlike the training data: {line.unlike}" if line.unlike else line.text,
+            what="\n".join(word for word in (judged, unlike, line.text) if word),
             where=f"{line.image}, {_tries(line)}{moment(line.time, '%F %H:%M:%S')}",
             remedy=_for_image(line, is_there),
             file=line.path,

@@ -88,6 +88,7 @@ class HotFolderPane(PicturePane):
             "b", "opacity", "Outline or fill", "hot.opacity", "Outlines of the classes, or fills"
         ),
         quiet("w", "whole", "Whole image", "hot.whole"),
+        quiet("i", "why", "Why", "hot.why", "All that is said of the image under the cursor"),
         quiet("n", "next_review", "Next to review", "hot.next", "Go on to what did not pass"),
         quiet("a", "word('accepted')", "Accept", "hot.accept", "The mask under the cursor is good"),
         quiet("r", "reject", "Reject …", "hot.reject", "The mask is bad: asks why"),
@@ -227,6 +228,14 @@ class HotFolderPane(PicturePane):
         place = self.query_one("#failures", Rows).cursor
         if 0 <= place < len(self.hot.failures):
             self.attempt(partial(notices.of_image, self.hot.failures[place]))
+
+    def action_why(self) -> None:
+        """Open all that is said of the image under the cursor, its verdict's reasons foremost."""
+        line = self._current()
+        if self.query_one("#failures", Rows).has_focus:
+            self.read_failure()
+        elif line is not None:
+            self.attempt(partial(notices.of_image, line))
 
     def act_on(self, notice: Notice, deed: Deed) -> None:
         """Try the failed images again, or show one as far as it can be read."""
@@ -443,7 +452,7 @@ def _row(line: HotLine) -> Row:
     mark, tone = ("!", "warn") if line.unlike else (" ", "")
     if line.verdict in _VERDICTS:
         mark, _, word = _VERDICTS[line.verdict].partition(" ")
-        text = "  ".join(part for part in (word, line.why, text) if part)
+        text = "  ".join(part for part in (line.why or word, text) if part)  # the mark says it, too
         tone = "bad" if line.verdict == "fail" else "warn" if line.verdict == "review" else tone
     return Row(
         key=f"{line.time}{line.image}", cells=(clock(line.time), mark, line.image, text), tone=tone

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 
 _MOST_CLASSES = 255
+_LEAST_WORDS = 12  # of what is said beside an image's size: less says nothing
 
 
 class PictureBox(Vertical):
@@ -143,8 +144,8 @@ class PictureBox(Vertical):
             return self.counts
         words = f"{shown.image_px[0]}×{shown.image_px[1]} px"
         words += f"  {shown.pixel_nm:.4g} nm/px" if shown.pixel_nm else ""
-        counts = f"  {self.counts}"
-        words += counts if len(words) + len(counts) < self.size.width - 2 else ""
+        room = self.size.width - cell_len(words) - 5
+        words += f"  {fitted(self.counts, room)}".rstrip() if room >= _LEAST_WORDS else ""
         return printable(shown.info) if shown.info else words
 
     def _legend(self) -> Text:

@@ -75,7 +75,8 @@ async def test_what_did_not_pass_is_found_accepted_and_rejected_with_a_reason(de
         await pilot.press("n", "r")
         await until(pilot, lambda: "Why is the mask of c.tif bad?" in screen_text(pilot))
         await pilot.press(*"drift", "enter")
-        await until(pilot, lambda: "FAIL  rejected dr" in screen_text(pilot))
+        await until(pilot, lambda: "✗ c.tif" in screen_text(pilot))
+        await until(pilot, lambda: "rejected drift" in screen_text(pilot))
         await pilot.press("n")
         await until(pilot, lambda: "waits for review" in told(pilot))
 
@@ -88,3 +89,12 @@ async def test_while_the_newest_image_is_followed_no_word_can_hit_the_next_one(d
         pane.hot = structs.replace(pane.hot, state="watching")
         await pilot.press("a")
         await until(pilot, lambda: "would take its place" in told(pilot))
+
+
+async def test_i_opens_the_whole_reason_of_a_verdict(demo: Path) -> None:
+    judged_folder(demo, {"a.tif": "fail", "b.tif": "pass"})
+    async with opened(demo, "4", size=(80, 24)) as pilot:
+        await until(pilot, lambda: "✗ a.tif" in screen_text(pilot))
+        await pilot.press("n", "i")
+        await until(pilot, lambda: "masked: a.tif" in screen_text(pilot))
+        assert "FAIL  confidence 0.1 is below 0.6" in screen_text(pilot), screen_text(pilot)
