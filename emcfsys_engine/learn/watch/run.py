@@ -140,7 +140,7 @@ class _Watch:
         gpus = self.project.compute.gpus
         if lost := lost_gpu(self.model.by.device, gpus, os.environ):
             self.worker.emit_when_possible(WarningGiven(message=lost))
-        for told in filter(None, (self.ledger.told, self.measurements.told)):
+        for told in filter(None, (self.ledger.told, self.measurements.told, self._cannot_tell())):
             self.worker.emit_when_possible(WarningGiven(message=told))
         due = self.ledger.due() if self.hook.is_wanted else []
         if due:
@@ -148,6 +148,15 @@ class _Watch:
             self.worker.emit_when_possible(WarningGiven(message=what))
         for one in due:
             self.hook.run(one)
+
+    def _cannot_tell(self) -> str:
+        """Return why a limit on what the model expects means REVIEW; empty: it does not."""
+        wants = any(name.endswith("expected_iou") for name in self.project.limits)
+        why = self.model.by.card.cannot_tell if wants else ""
+        if not why:
+            return ""
+        what = f"{self.model.file.name} cannot tell how good its masks are"
+        return f"{what}, so that limits on expected_iou mean REVIEW: {why}"
 
     def _judge_anew(self) -> None:
         """Judge what is known by the limits of today, where they changed: nothing is predicted."""

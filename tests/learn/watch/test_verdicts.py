@@ -4,10 +4,12 @@ import csv
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from emcfsys_engine.commands.watch import watch
 from emcfsys_engine.hotfolder.review import read_verdicts, verify_journal
+from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.run.events import ImageDone
 from emcfsys_engine.run.folder import Run
 from tests.commands.made import say
@@ -93,6 +95,21 @@ def test_limits_on_objects_are_judged_without_the_table_of_measurements(
     _, (one,) = read_verdicts(hot.output, ("pass",))
     assert one.numbers[""]["grain_objects"] >= 0
     assert not (hot.output / ".emcfsys" / "measurements.csv").exists()
+
+
+def test_a_model_that_cannot_tell_is_told_with_its_reason_where_a_limit_asks_it(
+    tmp_path: Path, model_file: Path
+) -> None:
+    network, card = load_model(model_file)
+    why = "1 labelled validation images, it takes 2"
+    own = tmp_path / "own.safetensors"
+    save_model(own, network, msgspec.structs.replace(card, no_trust=why))
+    hot = Hot(tmp_path, own)
+    limit(hot, "[limits.expected_iou]\nreview_below = 0.5\n")
+    hot.image("a.png")
+    run = once(hot)
+    assert f"limits on expected_iou mean REVIEW: {why}" in warnings_of(run)
+    assert done_of(run)[0].verdict == "review"
 
 
 def test_without_limits_no_image_is_judged_and_its_numbers_wait_for_some(
