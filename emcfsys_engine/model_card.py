@@ -125,6 +125,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     trained_on: dict[str, str] = {}  # image of the project -> digest of its grey values
     validated_on: dict[str, str] = {}  # the same; both are empty in older files
     trust: Trust | None = None  # none in older files, and where too few images are labelled
+    no_trust: str = ""  # why there is none; empty in older files
     project: str = ""
     run: str = ""
     created: str = ""  # ISO 8601, UTC
@@ -132,6 +133,13 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     test_vector: TestVector | None = None
     weights_digest: str = ""  # SHA-256 over all tensors: a flipped byte is found on loading
     digests: dict[str, str] = {}  # of every other field as it was written; empty in older files
+
+    @property
+    def cannot_tell(self) -> str:
+        """Return in words why it does not tell how good its masks are; empty: it does."""
+        if self.trust is not None and self.trust.weights:
+            return ""
+        return self.no_trust or "it was trained by an older version, or made elsewhere"
 
 
 def read_card(file: Path) -> ModelCard:

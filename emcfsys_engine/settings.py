@@ -177,6 +177,7 @@ class Hooks(msgspec.Struct, frozen=True, kw_only=True):
     """[hooks]: what is executed after an image of a hot folder has its mask; no shell."""
 
     image_done: Argv = ()
+    group_judged: Argv = ()  # a group has a verdict for the first time, or another one
 
 
 class JobSettings(msgspec.Struct, frozen=True, kw_only=True):

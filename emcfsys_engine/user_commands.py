@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from emcfsys_engine.hotfolder.ledger import Due
+from emcfsys_engine.hotfolder.made import Group
 from emcfsys_engine.launch import processes
 from emcfsys_engine.launch.start import SAFE_PATH
 
@@ -96,7 +97,7 @@ _LONGEST_END_S = 5.0  # what has not run by then is due at the next start
 
 
 class Hook:
-    """Runs the command image after image in a thread; a slow one never delays a mask.
+    """Runs the command image after image, or group after group, in a thread: no mask is delayed.
 
     `root` and `output` are the folders that what is due is named below.
     """
@@ -104,7 +105,7 @@ class Hook:
     def __init__(self, command: Sequence[str], root: Path, output: Path) -> None:
         self._command = list(command)
         self._root, self._output = root, output
-        self._waiting: queue.Queue[Due | None] = queue.Queue()
+        self._waiting: queue.Queue[Due | Group | None] = queue.Queue()
         self._has_run: queue.Queue[Due] = queue.Queue()
         self._is_ending = False
         self._thread: threading.Thread | None = None
@@ -117,8 +118,8 @@ class Hook:
         """Tell whether there is a command at all."""
         return bool(self._command)
 
-    def run(self, due: Due) -> None:
-        """Queue the command for one image."""
+    def run(self, due: Due | Group) -> None:
+        """Queue the command for one image, or for a group that is judged otherwise than before."""
         if self._thread is not None:
             self._waiting.put(due)
 
@@ -139,18 +140,27 @@ class Hook:
 
     def _work(self) -> None:
         while (due := self._waiting.get()) is not None and not self._is_ending:
-            names = {
-                "EMCFSYS_IMAGE": str(self._root / due.path),
-                "EMCFSYS_MASK": str(self._output / due.mask) if due.mask else "",
-                "EMCFSYS_UNLIKE": due.unlike,
-                "EMCFSYS_VERDICT": due.verdict,
-                "EMCFSYS_VERDICT_REASONS": "; ".join(due.reasons),
-            }
             try:
-                self._run({**_without(os.environ, *SAFE_PATH), **names})
+                self._run({**_without(os.environ, *SAFE_PATH), **self._facts(due)})
             except (OSError, ValueError, subprocess.TimeoutExpired) as error:
                 print(f"hook: {self._command[0]}: {error}", flush=True)  # log.txt of the run
-            self._has_run.put(due)
+            if isinstance(due, Due):
+                self._has_run.put(due)
+
+    def _facts(self, due: Due | Group) -> dict[str, str]:
+        reasons = {"EMCFSYS_VERDICT_REASONS": "; ".join(due.reasons)}
+        if isinstance(due, Group):
+            return reasons | {
+                "EMCFSYS_GROUP": due.name,
+                "EMCFSYS_VERDICT": due.state,
+                "EMCFSYS_VERDICT_BEFORE": due.announced or "",
+            }
+        return reasons | {
+            "EMCFSYS_IMAGE": str(self._root / due.path),
+            "EMCFSYS_MASK": str(self._output / due.mask) if due.mask else "",
+            "EMCFSYS_UNLIKE": due.unlike,
+            "EMCFSYS_VERDICT": due.verdict,
+        }
 
     def _run(self, environment: Mapping[str, str]) -> None:
         """Run the command in a session of its own: what it does to its group, as `kill 0`, is its.

@@ -299,6 +299,7 @@ def suggest(
 @click.option("--gpus", type=click.IntRange(0, 64), help="One process each; 0: the processor.")
 @click.option("--processes", type=click.IntRange(1, 64), help="On the processor.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--report", type=click.Path(path_type=Path), help="Also one offline HTML page.")
 def evaluate(
     model: Path,
     project: Path | None,
@@ -314,6 +315,7 @@ def evaluate(
     gpus: int | None,
     processes: int | None,
     as_json: bool,
+    report: Path | None,
 ) -> None:
     """Compare MODEL with a PROJECT's split, or with --images and --masks.
 
@@ -349,10 +351,17 @@ def evaluate(
         found = evaluation.evaluate_folders(first, images, masks, **options)
     else:
         raise click.UsageError("Name a project, or both --images and --masks")
+    table = evaluation.table_of(found)
     if as_json:
         say_json(found)
     else:
-        say_lines(evaluation.table_of(found))
+        say_lines(table)
+    if report is not None:
+        from emcfsys_engine.tools.report.evaluation import write_evaluation
+
+        title = f"{first.name} of {first.absolute().parent.name}: {found.images} images"
+        write_evaluation(report, title, table, found.per_image, found.promise)
+        say_lines(f"page: {report}", err=True)
 
 
 def _files_of(model: Path, also: Sequence[Path]) -> list[Path]:

@@ -88,6 +88,7 @@ class Ledger:
         self._owner = owner
         self._locks: list[int] = []
         self.told = ""  # of a ledger that was damaged
+        self._has_news = True  # of groups, since an earlier process
         self.recipe = ""  # by whose settings images are made now, and
         self.group = ""  # the expression that tells what group they are of
         self._open()
@@ -235,9 +236,10 @@ class Ledger:
                 journal.keep_acts(self._connection, [act])
             return touched
 
-    def tell_groups(self, project: Project, book: OutputBook) -> None:
+    def tell_groups(self, project: Project, book: OutputBook) -> list[made.Group]:
         """Judge the groups anew whose images changed, and write their files.
 
+        Return those whose verdict is another one than was announced last.
         Raises: OSError, OutputError: they are written later.
         """
         with explained(self.file):
@@ -247,6 +249,15 @@ class Ledger:
                 drop.write(self._connection, group, project, book)
                 with self._connection:
                     made.told(self._connection, group.name, num_changes)
+            if not old and not self._has_news:
+                return []
+            self._has_news = False
+            return [group for group in made.read_groups(self._connection) if group.is_news]
+
+    def announced(self, group: made.Group) -> None:
+        """Note that a group's verdict was told."""
+        with explained(self.file), self._connection:
+            made.announced(self._connection, group)
 
     def measured(self, images: Sequence[Judged], acts: Sequence[Act]) -> None:
         """Note the numbers of images that were measured anew from the masks they have."""

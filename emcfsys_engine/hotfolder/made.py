@@ -44,6 +44,12 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     verdicts: dict[str, int] = {}  # of its images; "": not judged
     state: str = ""  # pass | review | fail; empty: there are no limits for groups
     reasons: tuple[str, ...] = ()
+    announced: str | None = None  # the state that events and hooks told; None: of older ledgers
+
+    @property
+    def is_news(self) -> bool:
+        """Whether it is judged otherwise than was told last."""
+        return self.announced is not None and self.announced != self.state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,14 +139,34 @@ def reckon(connection: sqlite3.Connection) -> list[tuple[Group, int]]:
     """Judge the groups whose images changed; return them, with what `told` is to be given."""
     row = connection.execute("SELECT limits FROM grouping").fetchone()
     limits: dict[str, Limit] = any_names.decode(row[0], dict[str, Limit]) if row else {}
-    query = "SELECT name, num_changes FROM groups WHERE num_changes > 0 ORDER BY name"
+    query = "SELECT name, num_changes, told FROM groups WHERE num_changes > 0 ORDER BY name"
     rows = connection.execute(query).fetchall()
-    found = [(_reckoned(connection, os.fsdecode(name), limits), seen) for name, seen in rows]
+    found = [
+        (_reckoned(connection, os.fsdecode(name), limits, _announced(told)), seen)
+        for name, seen, told in rows
+    ]
     connection.executemany(
         "UPDATE groups SET told = ? WHERE name = ?",
         [(any_names.encode(one), _name(one.name)) for one, _ in found],
     )
     return found
+
+
+def _announced(told: bytes | str) -> str:
+    """Return which verdict of a group everybody knows; that of an older ledger was not told."""
+    try:
+        before = any_names.decode(os.fsencode(told), Group)
+    except msgspec.MsgspecError:
+        return ""  # its first images just came
+    return before.state if before.announced is None else before.announced
+
+
+def announced(connection: sqlite3.Connection, group: Group) -> None:
+    """Note that events and hooks have told how a group is judged."""
+    now = msgspec.structs.replace(group, announced=group.state)
+    connection.execute(
+        "UPDATE groups SET told = ? WHERE name = ?", (any_names.encode(now), _name(group.name))
+    )
 
 
 def told(connection: sqlite3.Connection, group: str, num_changes: int) -> None:
@@ -157,7 +183,9 @@ def images_of(connection: sqlite3.Connection, group: str) -> Iterator[Judged]:
         yield from read_judged(connection, paths=paths[first : first + 500])
 
 
-def _reckoned(connection: sqlite3.Connection, name: str, limits: Mapping[str, Limit]) -> Group:
+def _reckoned(
+    connection: sqlite3.Connection, name: str, limits: Mapping[str, Limit], announced: str
+) -> Group:
     values: dict[str, list[float]] = {}
     verdicts: dict[str, int] = {}
     for image in images_of(connection, name):
@@ -178,6 +206,7 @@ def _reckoned(connection: sqlite3.Connection, name: str, limits: Mapping[str, Li
         verdicts=verdicts,
         state=said.state if said else "",
         reasons=said.reasons if said else (),
+        announced=announced,
     )
 
 

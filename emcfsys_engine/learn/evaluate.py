@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from emcfsys_engine import promises
 from emcfsys_engine.dataset.deals import few, full_name
 from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.dataset.splits import Sample
@@ -17,6 +18,7 @@ from emcfsys_engine.learn.training.plan import read_plan
 from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.project import Naming, Project, Source
 from emcfsys_engine.project_tables import Parts
+from emcfsys_engine.promises import ImageScore, Promise, promise_of
 from emcfsys_engine.run.events import ObjectScores
 from emcfsys_engine.run.folder import Run
 
@@ -29,6 +31,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     scores: Scores
     per_source: dict[str, Scores]
     objects: dict[str, ObjectScores] = {}  # of classes whose objects are told apart
+    per_image: tuple[ImageScore, ...] = ()  # its true IoU, and the one that was expected
+    promise: Promise | None = None  # how well the two agree; None: the model cannot tell
     split_of: str = ""  # who dealt the images out: model | project
     trained_on: tuple[str, ...] = ()  # of these images, those that a model was trained on
 
@@ -96,7 +100,7 @@ def evaluate_project(
         processes=processes,
         expected=None if own is None else {**seen[0].train, **seen[0].val},
     )
-    result, prints = compared(task)
+    result, prints, per_image = compared(task)
     if result is None:
         return evaluate_project(
             model,
@@ -117,6 +121,8 @@ def evaluate_project(
         scores=result.scores,
         per_source=result.per_source,
         objects=result.objects,
+        per_image=per_image,
+        promise=promise_of(per_image),
         split_of="project" if own is None else "model",
         trained_on=tuple(
             name
@@ -245,6 +251,7 @@ def table_of(found: Evaluation) -> str:
     mean, fore = _four(scores.mean_iou), _four(scores.mean_foreground_iou)
     lines.append(f"mean IoU {mean}, foreground {fore}, pixel accuracy {scores.accuracy:.4f}")
     lines += _table_of_objects(found.objects)
+    lines += promises.table_of(found.per_image, found.promise)
     if len(found.per_source) > 1:
         for name, one in found.per_source.items():
             lines.append(f"  {printable(name)}: mean IoU {_four(one.mean_iou)}")

@@ -14,7 +14,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from typing import NamedTuple
 
+import msgspec
 import torch
 
 from emcfsys_engine.dataset.deals import Fingerprint
@@ -22,17 +24,15 @@ from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.errors import DataFaults, RunFailedError
 from emcfsys_engine.launch.start import SAFE_PATH
 from emcfsys_engine.learn.device import choose_device, choose_threads
+from emcfsys_engine.learn.inference.expected import expected
 from emcfsys_engine.learn.inference.predictor import Predictor
+from emcfsys_engine.learn.training.compare import Compared, compare
 from emcfsys_engine.learn.training.dataset import Dataset
-from emcfsys_engine.learn.training.validation import (
-    Compared,
-    Validation,
-    compare,
-    counted_in,
-    validation_of,
-)
+from emcfsys_engine.learn.training.metrics import scores
+from emcfsys_engine.learn.training.validation import Validation, counted_in, validation_of
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project
+from emcfsys_engine.promises import ImageScore
 
 _MOST_STARTS = 3  # what kills processes again and again is no accident
 _PARTS = 4  # of each process's images: who is faster takes more
@@ -71,8 +71,17 @@ class _Part:
     """What one process found in some images. Faults: where, what, remedy."""
 
     found: Compared | None = None
+    images: dict[int, ImageScore] = field(default_factory=dict)  # by their number
     prints: dict[str, Fingerprint] = field(default_factory=dict)
     faults: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+class Found(NamedTuple):
+    """What an evaluation found; nothing in images that only have the names of the model's own."""
+
+    result: Validation | None
+    prints: dict[str, Fingerprint]
+    images: tuple[ImageScore, ...]
 
 
 class _Share:
@@ -89,11 +98,11 @@ class _Share:
             channels=self._predictor.channels,
         )
 
-    def compared(self, indices: Sequence[int]) -> Compared:
-        """Predict some of the images, and compare."""
+    def compared(self, indices: Sequence[int]) -> tuple[Compared, dict[int, ImageScore]]:
+        """Predict some of the images, and compare; what each is expected to be stands beside it."""
         task, predictor = self._task, self._predictor
         with torch.inference_mode():
-            return compare(
+            found = compare(
                 predictor.forward,
                 self.dataset,
                 indices,
@@ -105,10 +114,31 @@ class _Share:
                 boundary_px=task.boundary_px,
                 merged=predictor.merged,
                 middle_lines=task.middle_lines,
+                evidence=predictor.evidence,
             )
+        return found, {index: self._score(found, index) for index in found.images}
+
+    def _score(self, found: Compared, index: int) -> ImageScore:
+        names = self._task.project.class_names
+        image, sample = found.images[index], self.dataset.samples[index]
+        true = scores(torch.from_numpy(image.counts_CC), names)
+        one = ImageScore(image=sample.name, iou=true.mean_iou, class_iou=true.iou)
+        if image.evidence_MX is None:
+            return one
+        told = expected(self._predictor.trusts, image.evidence_MX, names)
+        if told is None:
+            return one
+        return msgspec.structs.replace(
+            one,
+            expected=told.iou,
+            low=told.low,
+            high=told.high,
+            reason=told.reason,
+            class_expected=told.classes,
+        )
 
 
-def compared(task: Task) -> tuple[Validation | None, dict[str, Fingerprint]]:
+def compared(task: Task) -> Found:
     """Return what was found, and what tells images apart; nothing is found in others' images.
 
     Raises: DataFaults with every fault of images and labels; RunFailedError when processes die.
@@ -118,9 +148,9 @@ def compared(task: Task) -> tuple[Validation | None, dict[str, Fingerprint]]:
     share = _Share(task, None if task.gpus is None else min(1, task.gpus))
     prints = share.dataset.check()
     if task.are_others(prints):
-        return None, prints
-    found = share.compared(range(len(task.samples)))
-    return _validation(task, found), prints
+        return Found(None, prints, ())
+    found, images = share.compared(range(len(task.samples)))
+    return Found(_validation(task, found), prints, tuple(images.values()))
 
 
 def _validation(task: Task, found: Compared) -> Validation:
@@ -130,7 +160,7 @@ def _validation(task: Task, found: Compared) -> Validation:
     return validation_of(found, task.project, task.samples, counts, settings)
 
 
-def _by_several(task: Task) -> tuple[Validation | None, dict[str, Fingerprint]]:
+def _by_several(task: Task) -> Found:
     choose_device(task.gpus)  # so many there are, or it is said
     every = range(len(task.samples))
     step = max(1, len(every) // (_PARTS * task.num_processes))
@@ -148,7 +178,7 @@ def _by_several(task: Task) -> tuple[Validation | None, dict[str, Fingerprint]]:
     prints = {name: one for part in parts for name, one in part.prints.items()}
     prints = {sample.name: prints[sample.name] for sample in task.samples}
     if task.are_others(prints):
-        return None, prints
+        return Found(None, prints, ())
     found = [part.found for part in parts if part.found is not None]
     middles = [one.middles_SC4 for one in found if one.middles_SC4 is not None]
     objects = {image: each for one in found for image, each in one.objects.items()}
@@ -159,7 +189,8 @@ def _by_several(task: Task) -> tuple[Validation | None, dict[str, Fingerprint]]:
         objects,
         torch.stack(middles).sum(dim=0) if middles else None,
     )
-    return _validation(task, total), prints
+    images = {index: one for part in parts for index, one in part.images.items()}
+    return Found(_validation(task, total), prints, tuple(images[n] for n in sorted(images)))
 
 
 def _done_by_pool(task: Task, waiting: Sequence[range], parts: list[_Part]) -> list[range]:
@@ -200,7 +231,7 @@ def _look(indices: range) -> _Part:
     share, part = _here[0], _Part()
     try:
         part.prints = share.dataset.check(indices)
-        part.found = share.compared(indices)
+        part.found, part.images = share.compared(indices)
     except DataFaults as several:
         part.faults = several.words()
     return part

@@ -195,6 +195,16 @@ class ImageDone(Event, frozen=True, kw_only=True, tag="image_done"):
     expected_reason: str = ""  # why it is low; empty: it is not
 
 
+class GroupJudged(Event, frozen=True, kw_only=True, tag="group_judged"):
+    """A group of a hot folder's images has a verdict for the first time, or another one."""
+
+    group: str
+    verdict: str  # pass | review | fail by [limits.groups]; empty: there are none any more
+    before: str = ""  # what was told last; empty: nothing
+    reasons: tuple[str, ...] = ()  # why it did not pass
+    images: int = 0
+
+
 class ImageFailed(Event, frozen=True, kw_only=True, tag="image_failed"):
     """One image could not be predicted; the others go on."""
 
@@ -263,6 +273,7 @@ AnyEvent = (
     | TrustLearned
     | WarningGiven
     | ImageDone
+    | GroupJudged
     | ImageFailed
     | WatchState
     | RunFinished

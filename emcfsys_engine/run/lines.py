@@ -9,6 +9,7 @@ from emcfsys_engine.run.events import (
     AnyEvent,
     CheckpointSaved,
     EventReader,
+    GroupJudged,
     ImageDone,
     ImageFailed,
     LabelsJoined,
@@ -118,6 +119,10 @@ def _words(event: AnyEvent) -> Iterator[str]:
             yield f"cannot tell how good its masks are: {event.why_not}"
         case ImageDone():
             yield f"{event.image} -> {event.mask}{_expected(event)}"
+        case GroupJudged():
+            why = f": {'; '.join(event.reasons)}" if event.reasons else ""
+            before = f" (was {event.before.upper()})" if event.before else ""
+            yield f"group {event.group} {event.verdict.upper() or 'not judged'}{before}{why}"
         case ImageFailed():
             yield f"{event.image} failed: {event.reason}"
         case WatchState():

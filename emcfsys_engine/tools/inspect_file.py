@@ -166,8 +166,8 @@ def _of_model(card: ModelCard) -> list[str]:
         f"trained at {size} in patches of {card.patch_px} px, {card.step} steps",
     ]
     lines += [f"{name}: {value:.4f}" for name, value in card.scores.items() if value is not None]
-    if card.trust is None or not card.trust.weights:
-        lines.append("does not tell how good its masks are")
+    if card.trust is None or card.cannot_tell:
+        lines.append(f"does not tell how good its masks are: {card.cannot_tell}")
     else:
         learned = f"learned from {card.trust.num_images} images in {len(card.trust.trials)} trials"
         lines.append(f"tells how good its masks are, {learned}")

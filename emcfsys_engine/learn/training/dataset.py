@@ -62,6 +62,7 @@ class Item:
     is_in_colour: bool = False  # in its file: grey is used three times by a network that wants it
     truth: ObjectTruth | None = None  # of a project that tells objects apart
     targets: np.ndarray | None = None  # distance and border of its objects: uint8 2×H×W
+    info_bar_rows: int = 0
 
     @property
     def planes(self) -> np.ndarray:
@@ -125,6 +126,7 @@ def load_item(
         statistics=statistics_to_use(found) if as_it_is else AS_THEY_ARE,
         is_in_colour=channels != GREY and is_in_colour(micrograph.pixels),
         truth=truth,
+        info_bar_rows=bar,
     )
     item = resampled(item, project.project.pixel_nm)
     if item.truth is None:
@@ -172,6 +174,7 @@ def resampled(item: Item, pixel_nm: float | None) -> Item:
         labels=labels_NCHW[0, 0].numpy(),
         truth=None if item.truth is None else truth_at(item.truth, (size[0], size[1])),
         pixel_nm=(pixel_nm, pixel_nm),
+        info_bar_rows=round(item.info_bar_rows * factors[0]),
     )
 
 

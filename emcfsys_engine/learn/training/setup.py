@@ -81,12 +81,12 @@ _FOLLOW_EVERY_S = 20.0  # validations of a training that follows the labels
 _LEAST_ENDING, _MOST_ENDING = 20, 500  # steps with a falling rate once such a training is stopped
 _ENDING_SHARE = 0.2  # of a trapezoid
 TRUST_SHARE = 0.1  # of the minutes, to learn when the model fails
-_MOST_TRUST_S = 120.0
+MOST_TRUST_S = 120.0  # of one model: the best, and the final one where time is left
 _MINUTES_RESERVE = 1.1  # times the last validation's length is kept for the final one
 
 
 LEAST_TRUST_IMAGES = 2  # one that is left out, and one to learn from
-_LEAST_TRUST_S = 3.0
+LEAST_TRUST_S = 3.0
 
 
 class Budget:
@@ -167,9 +167,10 @@ class Budget:
     def _trust_s(self) -> float:
         if self._plan.minutes is None or len(self._plan.val_images) < LEAST_TRUST_IMAGES:
             return 0.0
-        return min(_MOST_TRUST_S, TRUST_SHARE * self._plan.minutes * 60)
+        return min(2 * MOST_TRUST_S, TRUST_SHARE * self._plan.minutes * 60)
 
     def trust_seconds(self) -> float:
         """Return how long the run may learn when its model fails, once it has ended."""
         reserved = self._trust_s()
-        return reserved or min(_MOST_TRUST_S, max(_LEAST_TRUST_S, TRUST_SHARE * self.elapsed_s()))
+        own = max(LEAST_TRUST_S, TRUST_SHARE * self.elapsed_s())
+        return reserved or min(2 * MOST_TRUST_S, own)

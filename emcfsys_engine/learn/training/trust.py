@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -22,14 +23,25 @@ from emcfsys_engine.learn.inference.expected import UNKNOWN, odds, resemblance, 
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.training.dataset import Dataset, Item
-from emcfsys_engine.learn.training.degradations import Worse, rounds
-from emcfsys_engine.learn.training.setup import LEAST_TRUST_IMAGES, TrainingSetup
-from emcfsys_engine.model_card import Trust
+from emcfsys_engine.learn.training.degradations import (
+    DEGRADATIONS,
+    Degradation,
+    Worse,
+    rounds,
+)
+from emcfsys_engine.learn.training.setup import (
+    LEAST_TRUST_IMAGES,
+    LEAST_TRUST_S,
+    MOST_TRUST_S,
+    TrainingSetup,
+)
+from emcfsys_engine.model_card import Trust, read_card
 from emcfsys_engine.project import UNLABELLED
-from emcfsys_engine.run.events import TrustLearned
+from emcfsys_engine.run.events import TrustLearned, WarningGiven
 
-_MOST_IMAGES, _MOST_TRAIN = 8, 24
+_MOST_IMAGES, _FEW_IMAGES, _MOST_TRAIN = 8, 3, 24
 _MOST_PX = 768  # of a side: the middle of larger images is looked at
+_LEAST_PX = 256  # the same, where time is short
 _MOST_CELLS = 256
 _LEAST_CELLS = 8
 _LEAST_ROWS = 12
@@ -60,13 +72,34 @@ class CannotTell(Exception):
 
 
 def keep_trust(setup: TrainingSetup, seconds: float) -> None:
-    """Learn when the best model of a training fails, and keep that in its file.
+    """Learn when the models of a training fail, and keep that in their files, the best first.
 
-    Where it cannot be learned, an event says why, and the model stays as it is.
+    The final one has the same where it is the same, else what it can learn in the time that is
+    left. Where nothing can be learned, file and event say why.
     """
-    file, began = setup.run.best_model, time.monotonic()
-    if not file.exists():
+    began, files = time.monotonic(), [setup.run.best_model, setup.run.final_model]
+    if not files[0].exists():
         return
+    trust, why = _learned(setup, files[0], min(seconds, MOST_TRUST_S))
+    not_kept = _keep(files[0], trust, why)
+    told = TrustLearned(why_not=why or not_kept, seconds=time.monotonic() - began)
+    if trust is not None and not not_kept:
+        told = msgspec.structs.replace(told, images=trust.num_images, trials=len(trust.trials))
+    setup.emit(told)
+    if not files[1].exists():
+        return
+    if trust is not None and len({read_card(file).weights_digest for file in files}) > 1:
+        left_s = seconds - (time.monotonic() - began)
+        trust, why = None, "the time was enough for the best model of its training alone"
+        if left_s > LEAST_TRUST_S:
+            trust, why = _learned(setup, files[1], left_s)
+    if not_kept := _keep(files[1], trust, why):
+        setup.emit(WarningGiven(message=f"final model: {not_kept}"))
+
+
+def _learned(setup: TrainingSetup, file: Path, seconds: float) -> tuple[Trust | None, str]:
+    """Return what a model learned, or why it learned nothing."""
+    ends = time.monotonic() + seconds
     try:
         predictor = Predictor(
             file,
@@ -74,17 +107,22 @@ def keep_trust(setup: TrainingSetup, seconds: float) -> None:
             overlap=setup.project.inference.overlap,
             tile_px=setup.plan.tile_px,
         )
-        trust = learn_trust(
-            predictor, setup.train, setup.val, seed=setup.project.project.seed, seconds=seconds
-        )
-        network, card = load_model(file)
-        save_model(file, network, msgspec.structs.replace(card, trust=trust))
-        told = TrustLearned(images=trust.num_images, trials=len(trust.trials))
+        left_s, seed = ends - time.monotonic(), setup.project.project.seed
+        return learn_trust(predictor, setup.train, setup.val, seed=seed, seconds=left_s), ""
     except CannotTell as error:
-        told = TrustLearned(why_not=str(error))
+        return None, str(error)
     except (OSError, RuntimeError, MemoryError, EmcfError, np.linalg.LinAlgError) as error:
-        told = TrustLearned(why_not=str(error).partition("\n")[0])
-    setup.emit(msgspec.structs.replace(told, seconds=time.monotonic() - began))
+        return None, str(error).partition("\n")[0]
+
+
+def _keep(file: Path, trust: Trust | None, why_not: str) -> str:
+    """Write it into the model's file; return why that stays as it is, where it does."""
+    try:
+        network, card = load_model(file)
+        save_model(file, network, msgspec.structs.replace(card, trust=trust, no_trust=why_not))
+    except (OSError, EmcfError) as error:
+        return str(error).partition("\n")[0]
+    return ""
 
 
 def learn_trust(
@@ -100,12 +138,24 @@ def learn_trust(
         raise CannotTell(
             f"{len(labelled)} labelled validation images, it takes {LEAST_TRUST_IMAGES}"
         )
-    shown = [_middle(val[n]) for n in _spread(labelled, _MOST_IMAGES)]
-    cells_PF = _cells_of(predictor, train, seed, time.monotonic() + seconds / 4)
+    cells_PF, image_s = _cells_of(predictor, train, seed, ends - 0.75 * seconds)
+    number, side_px = _affordable((ends - time.monotonic()) / image_s)
+    shown = [_middle(val[n], side_px) for n in _spread(labelled, number)]
     temperatures = _temperatures(predictor, shown)
     trust = _axes_of(cells_PF, temperatures, seed)
     rows = list(_rows(predictor, trust, shown, seed, ends))
     return fitted(trust, rows)
+
+
+def _affordable(predictions: float) -> tuple[int, int]:
+    """Return how many images are shown, and how large, for so many predictions of whole ones.
+
+    Each image is predicted twice as it is, and each kind of damage once at least.
+    """
+    a_kind = 2 + len(DEGRADATIONS)
+    number = int(min(_MOST_IMAGES, max(_FEW_IMAGES, predictions / (1.3 * a_kind))))
+    share = min(1.0, max(0.0, predictions) / (number * a_kind))
+    return number, max(_LEAST_PX, round(_MOST_PX * math.sqrt(share)))
 
 
 def _spread(numbers: Sequence[int], most: int) -> list[int]:
@@ -115,7 +165,7 @@ def _spread(numbers: Sequence[int], most: int) -> list[int]:
     return [numbers[int(n)] for n in np.linspace(0, len(numbers) - 1, most).round()]
 
 
-def _middle(item: Item) -> tuple[np.ndarray, np.ndarray]:
+def _middle(item: Item, most_px: int = _MOST_PX) -> tuple[np.ndarray, np.ndarray]:
     """Return the middle of an image without its info bar: H×W×C float32 and its labels.
 
     Grey values are 0 to 1 between the clip's ends, or 0 to 1 for -3 to 3 where they are normalised.
@@ -123,8 +173,8 @@ def _middle(item: Item) -> tuple[np.ndarray, np.ndarray]:
     pixels, labels = item.pixels, item.labels
     bar = find_info_bar(pixels) if pixels.dtype.kind == "u" else 0
     height, width = pixels.shape[0] - bar, pixels.shape[1]
-    top, left = max(0, height - _MOST_PX) // 2, max(0, width - _MOST_PX) // 2
-    cut = np.s_[top : min(height, top + _MOST_PX), left : left + _MOST_PX]
+    top, left = max(0, height - most_px) // 2, max(0, width - most_px) // 2
+    cut = np.s_[top : min(height, top + most_px), left : left + most_px]
     made = np.empty(pixels[cut].shape, np.float32)
     for channel in range(pixels.shape[2]):
         low, high = -3.0, 3.0
@@ -135,15 +185,24 @@ def _middle(item: Item) -> tuple[np.ndarray, np.ndarray]:
     return made, labels[cut]
 
 
-def _cells_of(predictor: Predictor, train: Dataset, seed: int, ends: float) -> np.ndarray:
-    """Return the features of cells of training images. Shapes: P×F float32."""
+def _cells_of(
+    predictor: Predictor, train: Dataset, seed: int, ends: float
+) -> tuple[np.ndarray, float]:
+    """Return the features of cells of training images, and how long one takes at its quickest.
+
+    Shapes: P×F float32.
+    """
+    quickest = math.inf
     order = np.random.default_rng(seed).permutation(len(train))[:_MOST_TRAIN]
     raw = predictor.evidence.raw = Raw()
     try:
         for number, index in enumerate(order):
             if number and time.monotonic() > ends:
                 break
-            predictor.predict(_as_given(_middle(train[int(index)])[0]))
+            image = _as_given(_middle(train[int(index)])[0])
+            began = time.monotonic()
+            predictor.predict(image)
+            quickest = min(quickest, time.monotonic() - began)
             raw.logits.clear()
     finally:
         predictor.evidence.raw = None
@@ -151,7 +210,7 @@ def _cells_of(predictor: Predictor, train: Dataset, seed: int, ends: float) -> n
     if len(cells_PF) < _LEAST_CELLS:
         what = f"{len(cells_PF)} places of the training images to compare with"
         raise CannotTell(f"{what}, it takes {_LEAST_CELLS}")
-    return cells_PF
+    return cells_PF, max(quickest, 1e-6)
 
 
 def _as_given(image: np.ndarray) -> np.ndarray:
@@ -244,13 +303,22 @@ def _rows(
     predictor.take_trusts((trust,))
     for number, (image, labels) in enumerate(shown):
         yield from _row(predictor, number, "", image, labels)
-    for turn, (damage, strength) in enumerate(rounds()):
-        for number, (image, labels) in enumerate(shown):
-            if time.monotonic() > ends:
-                return
-            rng = np.random.default_rng((seed, turn, number))
-            made, values = damaged(damage.apply, image, labels, strength, rng)
-            yield from _row(predictor, number, damage.kind, made, values)
+    for turn, damage, strength, number in _order(len(shown)):
+        if time.monotonic() > ends:
+            return
+        image, labels = shown[number]
+        rng = np.random.default_rng((seed, turn, number))
+        made, values = damaged(damage.apply, image, labels, strength, rng)
+        yield from _row(predictor, number, damage.kind, made, values)
+
+
+def _order(num_images: int) -> Iterator[tuple[int, Degradation, float, int]]:
+    """Yield turn, damage, strength and image: of any beginning all kinds are about as often."""
+    turns = [(turn, *one) for turn, one in enumerate(rounds())]
+    for first in range(0, len(turns), len(DEGRADATIONS)):
+        for shift in range(num_images):
+            for turn, damage, strength in turns[first : first + len(DEGRADATIONS)]:
+                yield turn, damage, strength, (turn + shift) % num_images
 
 
 def damaged(

@@ -17,6 +17,7 @@ from emcfsys_engine.errors import (
 from emcfsys_engine.files import is_full
 from emcfsys_engine.hotfolder.journal import Act
 from emcfsys_engine.hotfolder.ledger import Due, Ledger
+from emcfsys_engine.hotfolder.made import Group
 from emcfsys_engine.hotfolder.notifier import Waker, choose_backend
 from emcfsys_engine.hotfolder.places import refuse_places
 from emcfsys_engine.hotfolder.recipe import recipe_to_follow
@@ -47,6 +48,7 @@ from emcfsys_engine.learn.watch.ready import is_all_there, take_folder
 from emcfsys_engine.learn.watch.several import num_processes
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import (
+    GroupJudged,
     ImageDone,
     ImageFailed,
     RunStarted,
@@ -108,7 +110,9 @@ class _Watch:
         self.waker = Waker(self.root)
         self.counts = _Counts()
         self.model = FollowedModel(Path(request.model), worker, project)
-        self.hook = Hook(load_config().hooks.image_done, self.root, self.output)
+        hooks = load_config().hooks
+        self.hook = Hook(hooks.image_done, self.root, self.output)
+        self.group_hook = Hook(hooks.group_judged, self.root, self.output)
         self.disk = OutputDisk(ledger, worker.run.folder.parent, worker.run.folder)
         self._open_outputs()
         self.blocked_until = 0.0  # by a disk that is full or gone
@@ -140,7 +144,7 @@ class _Watch:
         gpus = self.project.compute.gpus
         if lost := lost_gpu(self.model.by.device, gpus, os.environ):
             self.worker.emit_when_possible(WarningGiven(message=lost))
-        for told in filter(None, (self.ledger.told, self.measurements.told)):
+        for told in filter(None, (self.ledger.told, self.measurements.told, self._cannot_tell())):
             self.worker.emit_when_possible(WarningGiven(message=told))
         due = self.ledger.due() if self.hook.is_wanted else []
         if due:
@@ -148,6 +152,15 @@ class _Watch:
             self.worker.emit_when_possible(WarningGiven(message=what))
         for one in due:
             self.hook.run(one)
+
+    def _cannot_tell(self) -> str:
+        """Return why a limit on what the model expects means REVIEW; empty: it does not."""
+        wants = any(name.endswith("expected_iou") for name in self.project.limits)
+        why = self.model.by.card.cannot_tell if wants else ""
+        if not why:
+            return ""
+        what = f"{self.model.file.name} cannot tell how good its masks are"
+        return f"{what}, so that limits on expected_iou mean REVIEW: {why}"
 
     def _judge_anew(self) -> None:
         """Judge what is known by the limits of today, where they changed: nothing is predicted."""
@@ -169,11 +182,25 @@ class _Watch:
     def _tell_groups(self) -> None:
         self.groups_told_at = time.monotonic()
         try:
-            self.ledger.tell_groups(self.project, self.book)
+            for group in self.ledger.tell_groups(self.project, self.book):
+                self._tell_group(group)
         except OSError as error:
             if is_of_disk(error):
                 raise
             self._tell_once(f"The files of groups cannot be written: {error}")
+
+    def _tell_group(self, group: Group) -> None:
+        self.worker.emit_when_possible(
+            GroupJudged(
+                group=group.name,
+                verdict=group.state,
+                before=group.announced or "",
+                reasons=group.reasons,
+                images=int(group.numbers.get("images", 0)),
+            )
+        )
+        self.group_hook.run(group)
+        self.ledger.announced(group)
 
     def go_on(self) -> int:
         """Watch until asked to end; return the exit code."""
@@ -214,6 +241,7 @@ class _Watch:
                 self.ledger.write_journal()
                 if self.is_judged:
                     self._tell_groups()
+            self.group_hook.close(all_of_them=ended_by_itself)
         return self._end(asked or "done")
 
     def _is_all_done(self) -> bool:

@@ -1,15 +1,35 @@
 """A model learns when it fails: from its own validation images, or it says why not."""
 
+import shutil
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import msgspec
 import numpy as np
 import pytest
 
+from emcfsys_engine.dataset.samples import list_samples
+from emcfsys_engine.images.channels import GREY
 from emcfsys_engine.learn.inference.bands import Prediction
-from emcfsys_engine.learn.training.trust import CannotTell, Row, fitted, true_ious
-from emcfsys_engine.model_card import Trust, read_card
-from emcfsys_engine.run.events import TrustLearned
+from emcfsys_engine.learn.model_file import load_model, save_model
+from emcfsys_engine.learn.training.colour import datasets_of
+from emcfsys_engine.learn.training.degradations import DEGRADATIONS
+from emcfsys_engine.learn.training.setup import LEAST_TRUST_S, TrainingSetup
+from emcfsys_engine.learn.training.trust import (
+    CannotTell,
+    Row,
+    _affordable,
+    _order,
+    fitted,
+    keep_trust,
+    true_ious,
+)
+from emcfsys_engine.model_card import ModelCard, Trust, read_card
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run.events import Event, TrustLearned
+from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import line_of
 from tests.learn.conftest import run_here
 from tests.learn.training.made import new_training
@@ -35,9 +55,60 @@ def test_a_training_leaves_a_model_that_knows_when_it_fails(project_folder: Path
     assert "learned from" in line_of(event)
 
 
+def test_the_final_model_knows_what_the_best_knows_learns_by_itself_or_says_why_not(
+    model_file: Path, project_folder: Path, tmp_path: Path
+) -> None:
+    add_validation_image(project_folder)
+    project = load_project(project_folder)
+    train, val = datasets_of(project, list_samples(project), GREY)
+    run, events = Run(tmp_path / "run-0001"), list[Event]()
+    run.folder.mkdir()
+    plan = SimpleNamespace(device="cpu", tile_px=64)
+    setup = SimpleNamespace(
+        run=run, plan=plan, project=project, train=train, val=val, emit=events.append
+    )
+
+    def knows(seconds: float) -> tuple[ModelCard, ModelCard]:
+        keep_trust(cast(TrainingSetup, setup), seconds)
+        return read_card(run.best_model), read_card(run.final_model)
+
+    shutil.copy(model_file, run.best_model)
+    shutil.copy(model_file, run.final_model)
+    best, final = knows(60.0)
+    assert best.trust is not None
+    assert (best.cannot_tell, final.trust) == ("", best.trust)
+
+    network, card = load_model(model_file)
+    for weights in network.parameters():
+        weights.data.mul_(1.01)
+    save_model(run.final_model, network, card)
+    best, final = knows(LEAST_TRUST_S)
+    assert best.trust is not None
+    assert final.cannot_tell == "the time was enough for the best model of its training alone"
+    best, final = knows(60.0)
+    assert final.trust is not None
+    assert final.trust != best.trust
+    assert len(events) == 3
+
+
+def test_where_time_is_short_fewer_and_smaller_images_are_shown_and_all_kinds_of_damage() -> None:
+    assert _affordable(1e9) == (8, 768)
+    assert _affordable(50) == (3, 768)
+    assert _affordable(4) == (3, 256)
+    assert _affordable(-1) == (3, 256)  # the time is over already
+    beginning = list(islice(_order(3), len(DEGRADATIONS)))
+    assert {one.kind for _, one, _, _ in beginning} == {one.kind for one in DEGRADATIONS}
+    assert {image for *_, image in beginning} == {0, 1, 2}
+    every = list(_order(3))
+    assert len({(turn, image) for turn, _, _, image in every}) == len(every)
+    assert len(every) == 3 * sum(len(one.strengths) for one in DEGRADATIONS)
+
+
 def test_one_validation_image_is_too_few_and_it_is_said(project_folder: Path) -> None:
     event, trust = told(project_folder)
     assert trust is None
+    card = read_card(project_folder / "runs" / "run-0001" / "final.safetensors")
+    assert card.cannot_tell == "1 labelled validation images, it takes 2"
     assert event.why_not == "1 labelled validation images, it takes 2"
     assert "cannot tell how good its masks are" in line_of(event)
 

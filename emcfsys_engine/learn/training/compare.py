@@ -1,0 +1,258 @@
+"""Predict labelled images whole, tile by tile, and count where masks and truth agree.
+
+C classes, H and W pixels, S sources.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emcfsys_engine.dataset.splits import Sample
+from emcfsys_engine.learn.faults import free_cached_memory, is_out_of_memory
+from emcfsys_engine.learn.inference.evidence import Evidence
+from emcfsys_engine.learn.inference.objects import basins_of
+from emcfsys_engine.learn.inference.tiles import Place, Rows, Tiles, bands_of
+from emcfsys_engine.learn.training.dataset import Dataset, Item
+from emcfsys_engine.learn.training.losses import Loss
+from emcfsys_engine.learn.training.metrics import (
+    boundary_counts,
+    confusion_matrix,
+    middle_line_counts,
+)
+from emcfsys_engine.learn.training.object_scores import Overlap, overlap_of
+from emcfsys_engine.project import UNLABELLED, Project
+
+
+class Compared(NamedTuple):
+    """What was found in some images; that of several processes is added up.
+
+    Shapes: counts S×C×C and edges S×C×4 of each source; loss, whether any, and confidence of
+    each of all I images, 0 for those that others looked at.
+    """
+
+    counts_SCC: Tensor
+    edges_SC4: Tensor
+    numbers_3I: Tensor
+    objects: dict[int, Overlap]  # by the image's number
+    middles_SC4: Tensor | None = None  # of middle lines, where they were looked for
+    images: dict[int, "OfImage"] = {}  # noqa: RUF012 - by their number; only where it was asked
+
+
+class OfImage(NamedTuple):
+    """What was found in one image, on the host. Shapes: C×C, and a row a member."""
+
+    counts_CC: np.ndarray
+    evidence_MX: np.ndarray | None
+
+
+def compare(
+    forward: Callable[[Tensor], Tensor],
+    dataset: Dataset,
+    indices: Iterable[int],
+    loss: Loss | None,
+    *,
+    device: torch.device,
+    tiles: Tiles,
+    overlap: float,
+    tta: bool,
+    boundary_px: float,
+    on_image: Callable[[int, Tensor], None] | None = None,
+    merged: Callable[[Tensor], Tensor] | None = None,
+    middle_lines: bool = False,
+    evidence: Evidence | None = None,
+) -> Compared:
+    """Predict some images of a data set and compare; the parameters are those of `validate`.
+
+    `middle_lines`: these take a second a megapixel and class. `evidence`: what the networks of
+    `forward` are watched by; then each image's own numbers are given out, too.
+    """
+    names, sources = dataset.project.class_names, sources_of(dataset.samples)
+    classes = instance_indices(dataset.project)
+    found = Compared(
+        torch.zeros(len(sources), len(names), len(names), dtype=torch.int64),
+        torch.zeros(len(sources), len(names), 4, dtype=torch.int64),
+        torch.zeros(3, len(dataset), dtype=torch.float64),
+        {},
+        torch.zeros(len(sources), len(names), 4, dtype=torch.int64) if middle_lines else None,
+        {},
+    )
+    for index, one in _looked_at(
+        forward,
+        dataset,
+        indices,
+        lambda item: _Comparison(item, loss, len(names), boundary_px, device, classes),
+        tiles=tiles,
+        overlap=overlap,
+        tta=tta,
+        merged=merged or (lambda logits: logits),
+        evidence=evidence,
+    ):
+        if on_image is not None:
+            on_image(index, one.best_HW)
+        source = sources.index(dataset.samples[index].source)
+        found.counts_SCC[source] += one.counts_CC.cpu()
+        found.edges_SC4[source] += one.edges_C4.cpu()
+        found.numbers_3I[:, index] = one.numbers_3.cpu()
+        if one.objects is not None:
+            found.objects[index] = one.objects
+        if evidence is not None:
+            told = None if one.evidence is None else one.evidence.cpu().numpy()
+            found.images[index] = OfImage(one.counts_CC.cpu().numpy(), told)
+        if found.middles_SC4 is not None:
+            truth_HW = torch.from_numpy(dataset[index].labels)
+            found.middles_SC4[source] += middle_line_counts(one.best_HW, truth_HW, len(names))
+    return found
+
+
+def instance_indices(project: Project) -> tuple[int, ...]:
+    """Return the channels of the classes whose objects are told apart."""
+    return tuple(n for n, name in enumerate(project.class_names) if name in project.instances)
+
+
+def sources_of(samples: Sequence[Sample]) -> list[int]:
+    return sorted({sample.source for sample in samples})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What was found in one image, on the device."""
+
+    best_HW: Tensor  # uint8
+    counts_CC: Tensor
+    edges_C4: Tensor
+    numbers_3: Tensor  # loss, whether any, confidence
+    objects: Overlap | None  # on the host
+    evidence: Tensor | None  # of how good the mask is, a row a member
+
+
+class _Comparison:
+    """Goes through the bands of an image once; what it finds stays on the device."""
+
+    def __init__(
+        self,
+        item: Item,
+        loss: Loss | None,
+        num_classes: int,
+        boundary_px: float,
+        device: torch.device,
+        instances: Sequence[int],  # classes whose objects are told apart
+    ) -> None:
+        self._instances = instances
+        self._planes: list[np.ndarray] = []
+        self.item, self.device = item, device
+        self.specimen_rows = len(item.labels) - item.info_bar_rows
+        self._truth_HW = torch.from_numpy(item.labels).to(device)
+        self._best_HW = torch.empty_like(self._truth_HW)
+        self._counts_CC = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+        self._sure = torch.zeros((), dtype=torch.float64, device=device)
+        self._running = None if loss is None else loss.running()
+        self._num_labelled = 0
+        self._boundary_px = boundary_px
+
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
+        """Yield rows of the image, normalised. Shapes: C×h×W."""
+        return (self.item.rows_on(first, last, self.device) for first, last in ranges)
+
+    def add(self, first: int, logits_ChW: Tensor) -> None:
+        """Compare the next rows."""
+        rows = slice(first, first + logits_ChW.shape[1])
+        labelled = int((self.item.labels[rows] != UNLABELLED).sum())
+        self._num_labelled += labelled
+        truth_hW = self._truth_HW[rows].to(torch.int64)
+        if self._running is not None:
+            target = truth_hW
+            if self.item.targets is not None:
+                planes = torch.from_numpy(self.item.targets[:, rows]).to(truth_hW)
+                target = torch.cat((truth_hW[None], planes))
+            self._running.add(logits_ChW, target, labelled)
+        logits_ChW, planes_PhW = logits_ChW.tensor_split((len(self._counts_CC),))
+        if len(planes_PhW):
+            self._planes.append((planes_PhW.sigmoid() * 255).round().to(torch.uint8).cpu().numpy())
+        best = logits_ChW.softmax(dim=0).max(dim=0)
+        self._best_HW[rows] = best.indices.to(torch.uint8)
+        self._sure += best.values.sum(dtype=torch.float64)
+        self._counts_CC += confusion_matrix(best.indices, truth_hW, len(self._counts_CC))
+
+    def found(self, evidence: Evidence | None) -> _Found:
+        """Return what was found, when all rows are compared."""
+        sure, running = self._sure, self._running
+        is_told = running is not None and self._num_labelled > 0
+        value = running.value() if running is not None and is_told else torch.zeros_like(sure)
+        share = sure / self._truth_HW.numel()
+        numbers = [value.double(), torch.full_like(sure, float(is_told)), share]
+        best_HW, truth_HW, classes = self._best_HW, self._truth_HW, len(self._counts_CC)
+        return _Found(
+            best_HW=best_HW,
+            counts_CC=self._counts_CC,
+            edges_C4=boundary_counts(best_HW, truth_HW, classes, self._boundary_px),
+            numbers_3=torch.stack(numbers),
+            objects=self._overlap(best_HW) if self._planes and self.item.truth else None,
+            evidence=None if evidence is None else evidence.taken(self),
+        )
+
+    def _overlap(self, best_HW: Tensor) -> Overlap:
+        """Return what predicted and true objects share."""
+        assert self.item.truth is not None
+        planes = np.concatenate(self._planes, axis=1)
+        marks, basins = basins_of(best_HW.cpu().numpy(), planes, self._instances)
+        return overlap_of(marks, basins, self.item.truth.ids, self.item.labels, self.item.pixel_nm)
+
+
+def _looked_at(
+    forward: Callable[[Tensor], Tensor],
+    dataset: Dataset,
+    indices: Iterable[int],
+    begin: Callable[[Item], _Comparison],
+    *,
+    tiles: Tiles,
+    overlap: float,
+    tta: bool,
+    merged: Callable[[Tensor], Tensor],
+    evidence: Evidence | None,
+) -> Iterator[tuple[int, _Found]]:
+    """Yield images' numbers and what was found, in order; tiles of several share a batch.
+
+    Those that do not fit into the device's memory are begun anew, with fewer, then smaller tiles.
+    """
+    waiting = deque(indices)
+    begun: dict[int, _Comparison] = {}
+
+    def images() -> Iterator[tuple[int, Rows]]:
+        for index in list(waiting):
+            one = begun[index] = begin(dataset[index])
+            height, width = one.item.labels.shape
+            yield index, Rows(one.rows, (height, width))
+
+    def see(places: Sequence[Place[int]]) -> None:
+        if evidence is not None:
+            of = [(begun[one.key], one) for one in places]
+            evidence.add_tiles([(it, (it.specimen_rows - at.top) / at.height) for it, at in of])
+
+    while True:
+        if evidence is not None:
+            evidence.begin()
+        try:
+            for done in bands_of(forward, images(), tiles, overlap=overlap, tta=tta, seen=see):
+                one = begun[done.key]
+                if evidence is not None:
+                    evidence.add_rows(one, done.first, done.logits, one.specimen_rows)
+                one.add(done.first, merged(done.logits))
+                if done.is_last:
+                    found = begun.pop(done.key).found(evidence)
+                    waiting.popleft()
+                    yield done.key, found
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or not tiles.shrink():
+                raise
+        else:
+            return
+        finally:
+            if evidence is not None:
+                evidence.end()
+        begun.clear()
+        free_cached_memory()  # outside the handler, which holds what did not fit
