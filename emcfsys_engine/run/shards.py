@@ -14,7 +14,9 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import msgspec
 
@@ -32,6 +34,7 @@ SHARDS_A_TASK = 8  # that runs at a time: who is fast takes more
 MOST_TRIES = 5  # of one image alone that ends its task each time; kills from outside look alike
 _HEAD_PX = 1 << 16  # what an image costs however small it is, in pixels
 _HEADER_BYTES = 1 << 24
+_BLOCK_BYTES = 1 << 20
 
 
 class Item(msgspec.Struct, frozen=True, array_like=True):
@@ -104,7 +107,7 @@ def deal(pixels: Sequence[int], number: int) -> list[list[int]]:
     heap = [(0, shard) for shard in range(number)]
     dealt: list[list[int]] = [[] for _ in range(number)]
     sums = [0] * number
-    for place in sorted(range(len(pixels)), key=lambda n: (-pixels[n], n)):
+    for place in sorted(range(len(pixels)), key=lambda n: -pixels[n]):
         total, shard = heap[0]
         dealt[shard].append(place)
         sums[shard] = total + pixels[place] + _HEAD_PX
@@ -164,22 +167,23 @@ class Shards:
             (there if item.is_there else todo).append(item)
         dealt = deal([item.pixels for item in todo], number) if todo else []
         shares: list[Share] = []
-        content = bytearray()
-        for part in [*([todo[n] for n in one] for one in dealt), there]:
-            offset = len(content)
-            for item in part:
-                content += any_names.encode(item) + b"\n"
-            pixels = sum(item.pixels for item in part)
-            shares.append(Share(offset, len(content) - offset, len(part), pixels))
-        header = Header(
-            request=digest_of(self._request),
-            shards=tuple(shares[:-1]),
-            there=shares[-1],
-            left_out=left_out,
-        )
-        content[:0] = any_names.encode(header) + b"\n"
         self.folder.mkdir(exist_ok=True)
-        write_whole(self.file, bytes(content))
+        with TemporaryFile(dir=self.folder) as body:
+            for part in [*(map(todo.__getitem__, one) for one in dealt), there]:
+                offset, images, pixels = body.tell(), 0, 0
+                for images, item in enumerate(part, 1):  # noqa: B007 - it counts
+                    body.write(any_names.encode(item) + b"\n")
+                    pixels += item.pixels
+                shares.append(Share(offset, body.tell() - offset, images, pixels))
+            header = Header(
+                request=digest_of(self._request),
+                shards=tuple(shares[:-1]),
+                there=shares[-1],
+                left_out=left_out,
+            )
+            body.seek(0)
+            pieces = iter(lambda: body.read(_BLOCK_BYTES), b"")
+            write_whole(self.file, chain([any_names.encode(header) + b"\n"], pieces))
         return header
 
     def header(self) -> Header | None:
