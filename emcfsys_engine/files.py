@@ -117,6 +117,19 @@ def reading(file: Path) -> BinaryIO:
 
     Raises: OSError, whose words say what stands there instead of a file.
     """
+    return os.fdopen(_opened_plain(file), "rb")
+
+
+def first_bytes(file: Path | str, most: int) -> bytes:
+    """Return how a file begins that a person named. Raises: as `reading`."""
+    descriptor = _opened_plain(file)
+    try:
+        return os.read(descriptor, most)
+    finally:
+        os.close(descriptor)
+
+
+def _opened_plain(file: Path | str) -> int:
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -125,7 +138,7 @@ def reading(file: Path) -> BinaryIO:
         raise
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
-        return os.fdopen(descriptor, "rb")
+        return descriptor
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
@@ -141,16 +154,17 @@ def _not_ours(file: Path, what: str) -> NotOursError:
     return NotOursError(errno.EPERM, f"{file} {what}: move it away", str(file))
 
 
-def write_whole(file: Path, content: bytes, *, mode: int = 0o666) -> None:
+def write_whole(file: Path, content: bytes | Iterable[bytes], *, mode: int = 0o666) -> None:
     """Write a file so that its name never stands for half of it: temporary, fsync, replace.
 
+    `content`: all of it, or piece by piece.
     `mode`: who may do what with it, less what the umask takes away.
     """
     temporary = temporary_of(file)
     try:
         descriptor = _made(temporary, mode)
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
+            stream.writelines((content,) if isinstance(content, bytes) else content)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(file)

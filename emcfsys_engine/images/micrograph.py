@@ -92,7 +92,7 @@ class ImageFacts:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, order=True)
+@dataclass(frozen=True, kw_only=True, order=True, slots=True)
 class ImageRef:
     """One image: a file, or one plane of a stack. Planes count from 0."""
 

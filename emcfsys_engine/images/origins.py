@@ -58,7 +58,7 @@ class Origins:
         self._made_of: dict[str, dict[str, str]] = {}  # file -> its digest -> of the image
         self._num_lines = 0
         self._owners: dict[str, Owner] = {}  # by stem
-        self._stems: defaultdict[tuple[str, int], set[str]] = defaultdict(set)  # image, version
+        self._stems: dict[tuple[str, int], list[str]] = {}  # image, version
         self._files: defaultdict[str, list[str]] = defaultdict(list)  # by their key
         self._order: dict[str, int] = {}  # file -> which of all lines is its newest
         self._content_now: dict[str, str] = {}  # image -> as it was predicted last
@@ -66,8 +66,9 @@ class Origins:
     def take(self, stem: str, owner: Owner) -> None:
         """Learn whose a stem is."""
         image, _, version = owner
-        self._owners[stem] = owner
-        self._stems[image, version].add(stem)
+        if self._owners.get(stem) != owner:
+            self._owners[stem] = owner
+            self._stems.setdefault((image, version), []).append(stem)
 
     def files_of(self, image: str, version: int) -> list[str]:
         """Return all files that planes of an image ever had, in one version."""

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,13 @@ from emcfsys_engine.images.output_names import (
 from emcfsys_engine.images.own_files import digest_of_output, identity_of, is_content, put
 
 FOLDER = ".emcfsys"
+_LINES_AT_ONCE = 10_000  # of a book, written together
+# What a damaged line raises: its files count as somebody else's.
+_DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 _Plane = int | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
     """An image whose files want a name: all planes of a file are named alike."""
 
@@ -84,7 +88,7 @@ class OutputBook:
             known = [self._known(one) or self._moved(one) for one in wanted]
             lines: list[dict[str, Any]] = []
             firsts = Counter(
-                next(stems_for(one.image.name, None, one.version, suffix)).casefold() + one.folder
+                _first_of(one, suffix)
                 for one, stems in zip(wanted, known, strict=True)
                 if stems is None
             )
@@ -326,8 +330,7 @@ class OutputBook:
             stems_for(wanted.image.name, plane, wanted.version, suffix) for plane in wanted.planes
         ]
         image, version = str(wanted.image), wanted.version
-        first = next(stems_for(wanted.image.name, None, version, suffix))
-        shares = firsts[first.casefold() + wanted.folder] > 1
+        shares = firsts[_first_of(wanted, suffix)] > 1
         for number, names in enumerate(zip(*every, strict=True)):
             stems = tuple(prefix + name for name in names)
             # A stack that grew keeps the names that its planes have.
@@ -354,11 +357,15 @@ class OutputBook:
     def _take(self, image: str, plane: _Plane, version: int, stem: str) -> None:
         self._stems[image, plane, version] = stem
         self._origins.take(stem, (image, plane, version))
-        self._newest[image, plane] = max(version, self._newest.get((image, plane), 1))
+        if version > self._newest.get((image, plane), 1):
+            self._newest[image, plane] = version
         for key in keys_of(stem):
             self._owners[key] = image
 
     def _below(self, place: Path) -> str:
+        text, top = str(place), f"{self.out}/"
+        if text.startswith(top) and "/../" not in text:  # a path that is asked for a million times
+            return text[len(top) :]
         return os.path.relpath(place, self.out)
 
     def _forget(self) -> None:
@@ -387,10 +394,8 @@ class OutputBook:
 
     def _learn_all(self, lines: bytes) -> None:
         for line in lines.splitlines():
-            try:
+            with suppress(*_DAMAGED):
                 self._learn(json.loads(line))
-            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-                continue  # a damaged line: its files count as somebody else's
 
     def _learn(self, line: Mapping[str, Any]) -> None:
         if "seen" in line:
@@ -412,21 +417,37 @@ class OutputBook:
         self._sizes.setdefault(int(digest.rpartition(":")[2]), set()).add(digest)
 
     def _append(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        # Names of any bytes: json escapes the surrogates that stand for them.
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        if not text:
+        """Append lines, and learn them; what a full disk cut is taken away again."""
+        every = iter(lines)
+        some = list(islice(every, _LINES_AT_ONCE))
+        if not some:
             return
         descriptor = open_own(self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND, is_shared=True)
         try:
-            end = os.fstat(descriptor).st_size
-            torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
-            data = (b"\n" if torn else b"") + text.encode()
-            if os.write(descriptor, data) < len(data):
-                os.ftruncate(descriptor, end)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.file))
+            while some:
+                self._append_some(descriptor, some)
+                some = list(islice(every, _LINES_AT_ONCE))
         finally:
             os.close(descriptor)
-        self._read_new()
+
+    def _append_some(self, descriptor: int, lines: Sequence[Mapping[str, Any]]) -> None:
+        # Names of any bytes: json escapes the surrogates that stand for them.
+        data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        status = os.fstat(descriptor)
+        end = status.st_size
+        if end > 0 and os.pread(descriptor, 1, end - 1) != b"\n":
+            data = b"\n" + data  # a kill tore the last line
+        if os.write(descriptor, data) < len(data):
+            os.ftruncate(descriptor, end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.file))
+        now = os.lseek(descriptor, 0, os.SEEK_CUR)
+        if (self._inode, self._read_to, now) == (status.st_ino, end, end + len(data)):
+            self._read_to = now  # nobody wrote between: what was written is what was given
+            for line in lines:
+                with suppress(*_DAMAGED):
+                    self._learn(line)
+        else:
+            self._read_new()
 
     @contextmanager
     def _locked(self) -> Generator[None]:
@@ -440,6 +461,12 @@ class OutputBook:
                 yield
             finally:
                 os.close(descriptor)
+
+
+def _first_of(wanted: Wanted, suffix: str) -> str:
+    """Return the name that an image would have if no other wanted it."""
+    first = next(stems_for(wanted.image.name, None, wanted.version, suffix))
+    return first.casefold() + wanted.folder
 
 
 def free_version(file: Path, book: "OutputBook") -> Path:

@@ -107,13 +107,15 @@ def key_of_file(file: str) -> str:
 def _bare(name: str) -> str:
     """Cut off what tells companions: a key is the same for all files of one stem."""
     name = _plain(name)
-    while (shorter := _BESIDE.sub("", name)) != name:
+    while "." in name and (shorter := _BESIDE.sub("", name)) != name:
         name = shorter
     return name
 
 
 def _plain(text: str) -> str:
     """Some file systems take A for a, and both spellings of ä for one."""
+    if text.isascii():
+        return text.lower()
     return unicodedata.normalize("NFC", text).casefold()
 
 
@@ -137,4 +139,4 @@ def _cut(text: str, num_bytes: int) -> str:
 
 
 def _num_bytes(text: str) -> int:
-    return len(text.encode("utf-8", "surrogateescape"))
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))

@@ -1,6 +1,5 @@
 """The front door to micrographs: read one, ask for its facts, find them in a folder."""
 
-import fnmatch
 import glob
 import importlib
 import re
@@ -14,8 +13,8 @@ from emcfsys_engine.errors import ImageError
 from emcfsys_engine.files import (
     MICROGRAPH_SUFFIXES,
     OTHER_PICTURE_SUFFIXES,
+    first_bytes,
     is_left_alone,
-    reading,
 )
 from emcfsys_engine.images.bounds import fenced, quiet_libraries
 from emcfsys_engine.images.crash_test import try_first
@@ -45,11 +44,10 @@ def format_of(path: Path) -> str | None:
 
     Raises: ImageError when the file cannot be opened at all.
     """
-    if path.is_dir():
-        return "zarr" if is_zarr(path) else None
     try:
-        with reading(path) as file:
-            start = file.read(HEADER_BYTES)
+        start = first_bytes(path, HEADER_BYTES)
+    except IsADirectoryError:
+        return "zarr" if is_zarr(path) else None
     except FileNotFoundError:
         raise ImageError(path, "there is no such file", "Check the name") from None
     except PermissionError:
@@ -144,7 +142,7 @@ def _axes_fit(axes: list[int]) -> bool:
     return sorted(axes) == [1, 2, 3] or axes == [0, 0, 0]
 
 
-_UNFINISHED = ("*.tmp", "*.part", "*.partial", "*.filepart", "*.crdownload", "*~")
+_UNFINISHED = (".tmp", ".part", ".partial", ".filepart", ".crdownload", "~")
 _ALWAYS_ONE_PLANE = frozenset({"picture"})
 
 
@@ -212,7 +210,7 @@ def left_out_words(left_out: Sequence[Path]) -> str:
 
 def is_unfinished(name: str) -> bool:
     """Tell whether a file is hidden or still being copied, by its name."""
-    return is_left_alone(name) or any(fnmatch.fnmatch(name.lower(), p) for p in _UNFINISHED)
+    return is_left_alone(name) or name.lower().endswith(_UNFINISHED)
 
 
 def _candidates(pattern: str, base: Path) -> Iterable[Path]:

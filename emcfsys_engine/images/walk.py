@@ -17,13 +17,18 @@ def files_below(folder: Path) -> Iterator[Path]:
     A link to a folder is followed, but never round in a circle; of two ways to one file the one
     without a link is kept. Pipes, sockets and devices are not opened, hidden files not shown.
     """
-    found: dict[str, Path] = {}
-    root = Path(os.path.realpath(folder))
-    for path, linked in _walk(folder, frozenset(), linked=False):
-        real = os.path.realpath(path) if linked else str(root / path.relative_to(folder))
-        if not linked or real not in found:
-            found[real] = path
-    yield from sorted(found.values())
+    plain: list[str] = []
+    by_link: list[str] = []
+    for path, linked in _walk(str(folder), frozenset(), linked=False):
+        (by_link if linked else plain).append(path)
+    if by_link:
+        root = Path(os.path.realpath(folder))
+        found = {str(root / Path(path).relative_to(folder)): path for path in plain}
+        for path in by_link:
+            found.setdefault(os.path.realpath(path), path)
+        yield from sorted(map(Path, found.values()))
+    else:
+        yield from map(Path, plain)
 
 
 def stamps_below(folder: Path) -> Iterator[FileStamp]:
@@ -79,19 +84,31 @@ def split_glob(pattern: str, base: Path) -> tuple[Path, str]:
 
 
 def _walk(
-    folder: Path, above: frozenset[tuple[int, int]], *, linked: bool
-) -> Iterator[tuple[Path, bool]]:
-    """Yield every file with whether a link led to it; no folder is walked inside itself."""
-    status = folder.stat()
+    folder: str, above: frozenset[tuple[int, int]], *, linked: bool
+) -> Iterator[tuple[str, bool]]:
+    """Yield every file with whether a link led to it; no folder is walked inside itself.
+
+    What the folder's listing tells of a file is believed: an archive of a million files is listed
+    without a question about each.
+    """
+    status = os.stat(folder)
     here = (status.st_dev, status.st_ino)
     if here in above:
         return
-    for entry in sorted(folder.iterdir()):
+    with os.scandir(folder) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
+    for entry in entries:
         if is_left_alone(entry.name):
             continue
-        by_link = linked or entry.is_symlink()
-        if entry.is_dir() and not is_zarr(entry):
-            if not is_own_output(entry):
-                yield from _walk(entry, above | {here}, linked=by_link)
-        elif entry.is_dir() or is_regular(entry) or not entry.exists():
-            yield entry, by_link
+        is_link = entry.is_symlink()
+        if Path(entry.path).is_dir() if is_link else entry.is_dir():
+            place = Path(entry.path)
+            if is_zarr(place):
+                yield entry.path, linked or is_link
+            elif not is_own_output(place):
+                yield from _walk(entry.path, above | {here}, linked=linked or is_link)
+        elif is_link:
+            if is_regular(Path(entry.path)) or not Path(entry.path).exists():
+                yield entry.path, True
+        elif entry.is_file(follow_symlinks=False) or not os.path.lexists(entry.path):
+            yield entry.path, linked

@@ -14,13 +14,15 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import InputError, RunFolderError
-from emcfsys_engine.files import next_lines, open_own, reading_own, write_whole
+from emcfsys_engine.files import is_locked, next_lines, open_own, reading_own, write_whole
 from emcfsys_engine.run.events import ImageDone, ImageFailed
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import PredictRequest
@@ -32,6 +34,7 @@ SHARDS_A_TASK = 8  # that runs at a time: who is fast takes more
 MOST_TRIES = 5  # of one image alone that ends its task each time; kills from outside look alike
 _HEAD_PX = 1 << 16  # what an image costs however small it is, in pixels
 _HEADER_BYTES = 1 << 24
+_BLOCK_BYTES = 1 << 20
 
 
 class Item(msgspec.Struct, frozen=True, array_like=True):
@@ -104,7 +107,7 @@ def deal(pixels: Sequence[int], number: int) -> list[list[int]]:
     heap = [(0, shard) for shard in range(number)]
     dealt: list[list[int]] = [[] for _ in range(number)]
     sums = [0] * number
-    for place in sorted(range(len(pixels)), key=lambda n: (-pixels[n], n)):
+    for place in sorted(range(len(pixels)), key=lambda n: -pixels[n]):
         total, shard = heap[0]
         dealt[shard].append(place)
         sums[shard] = total + pixels[place] + _HEAD_PX
@@ -133,11 +136,14 @@ def unfinished(parent: Path, request: PredictRequest) -> Run | None:
     for place in sorted(parent.glob(f"*/{FOLDER}")):
         run = Run(place.parent)
         with suppress(RunFolderError):
-            if run.is_alive():
+            theirs = run.record().request
+            is_same = theirs == request
+            if run.is_alive() or Shards(run).is_worked_on():
                 what = f"{run.id} predicts into it, in shards, now"
-                remedy = "Wait for its end, or choose another folder with --out"
+                if not is_same:
+                    what += f", and was asked for something else (list {digest_of(theirs)})"
+                remedy = "Wait for its end or cancel it, or choose another folder with --out"
                 raise InputError(parent.parent, what, remedy)
-            is_same = run.record().request == request
             found = run if is_same and run.finished() is None else found
     return found
 
@@ -164,22 +170,23 @@ class Shards:
             (there if item.is_there else todo).append(item)
         dealt = deal([item.pixels for item in todo], number) if todo else []
         shares: list[Share] = []
-        content = bytearray()
-        for part in [*([todo[n] for n in one] for one in dealt), there]:
-            offset = len(content)
-            for item in part:
-                content += any_names.encode(item) + b"\n"
-            pixels = sum(item.pixels for item in part)
-            shares.append(Share(offset, len(content) - offset, len(part), pixels))
-        header = Header(
-            request=digest_of(self._request),
-            shards=tuple(shares[:-1]),
-            there=shares[-1],
-            left_out=left_out,
-        )
-        content[:0] = any_names.encode(header) + b"\n"
         self.folder.mkdir(exist_ok=True)
-        write_whole(self.file, bytes(content))
+        with TemporaryFile(dir=self.folder) as body:
+            for part in [*(map(todo.__getitem__, one) for one in dealt), there]:
+                offset, images, pixels = body.tell(), 0, 0
+                for images, item in enumerate(part, 1):  # noqa: B007 - it counts
+                    body.write(any_names.encode(item) + b"\n")
+                    pixels += item.pixels
+                shares.append(Share(offset, body.tell() - offset, images, pixels))
+            header = Header(
+                request=digest_of(self._request),
+                shards=tuple(shares[:-1]),
+                there=shares[-1],
+                left_out=left_out,
+            )
+            body.seek(0)
+            pieces = iter(lambda: body.read(_BLOCK_BYTES), b"")
+            write_whole(self.file, chain([any_names.encode(header) + b"\n"], pieces))
         return header
 
     def header(self) -> Header | None:
@@ -247,6 +254,15 @@ class Shards:
         """
         return locked(self.folder / f"{shard:05d}.lock", patience_s)
 
+    def is_worked_on(self) -> bool:
+        """Tell whether a task has a shard, as far as this disk's locks tell."""
+        for file in self.folder.glob("*.lock"):
+            with suppress(OSError):
+                descriptor = open_own(file, os.O_RDWR, is_shared=True)
+                if is_locked(descriptor):
+                    return True
+        return False
+
     def claim_list(self, patience_s: float) -> int:
         """Lock the writing of the list: whoever is first writes it, the others wait.
 
@@ -311,10 +327,13 @@ class Progress:
         self._shards = Shards(run)
         self._header: Header | None = None
         self._read_to: dict[int, int] = {}
-        self._num_told = 0
+        self._num_told = self._num_failed = 0
+        self._finished: set[int] = set()
 
     def text(self) -> str:
-        """Return the progress of all tasks, like: 310 of 2,000 images; empty before there is any.
+        """Return the progress of all tasks: 3 of 64 tasks done, 310 of 2,000 images, 2 failed.
+
+        It is empty before there is any.
 
         Raises: RunFolderError, OSError.
         """
@@ -325,13 +344,26 @@ class Progress:
             with suppress(FileNotFoundError), reading_own(self._shards.lines_file(shard)) as stream:
                 stream.seek(self._read_to.get(shard, 0))
                 while lines := next_lines(stream):
-                    self._num_told += lines.count(_TOLD)
+                    self._count(shard, lines)
                 self._read_to[shard] = stream.tell()
         done = self._header.there.images + self._num_told
-        return f"{done:,} of {self._header.num_images:,} images"
+        tasks = f"{len(self._finished):,} of {len(self._header.shards):,} tasks done"
+        told = f"{tasks}, {done:,} of {self._header.num_images:,} images"
+        return f"{told}, {self._num_failed:,} failed" if self._num_failed else told
+
+    def _count(self, shard: int, lines: bytes) -> None:
+        told = lines.count(_TOLD)
+        self._num_told += told
+        if _FAILED in lines:
+            self._num_failed += sum(_TOLD in one and _FAILED in one for one in lines.splitlines())
+        if _FINISHED in lines:
+            self._finished.add(shard)
 
 
+# A text that holds these has its quotes escaped: only a line's own words are met.
 _TOLD = b'"type":"became"'
+_FAILED = b'"kind":"image_failed"'
+_FINISHED = b'"type":"finished"'
 
 
 class Lines:

@@ -3,7 +3,8 @@
 python tests/bench/shards.py [--only speed files kills] [--number 2000] [--side 256] [--files N]
 
 `speed`: images a second between the first and the last by one task on one core and by two on two,
-and by one shard against a plain prediction. `files`: how long and how much memory finding and
+and the time of one shard against a plain prediction, three times in turn (median); for the aims:
+`--only speed --side 1024` on a quiet machine. `files`: how long and how much memory finding and
 dealing so many tiny files takes, and a start that finds all of them done. `kills`: tasks are killed
 50 times at random; what is there then is compared with one task's, byte by byte.
 """
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from PIL import Image
@@ -27,6 +29,7 @@ from emcfsys_engine.run.shards import Finished, Lines, Shards
 from tests.bench.inference_speed import make_model
 from tests.bench.machine import machine_line
 
+PAIRS = 3
 WORKER, TASK = "emcfsys_engine.learn.worker", "emcfsys_engine.learn.inference.shards"
 
 
@@ -64,13 +67,20 @@ def worked(run: Run, cores: int) -> tuple[float, float]:
 def speed(folder: Path, number: int, side: int) -> None:
     model = make_model(folder, "resnet18")
     draw(folder / "in", number, side)
-    found: dict[str, tuple[float, float]] = {}
-    for name, shards, cores in (("plain", 0, 1), ("one", 1, 1), ("two", 2 * 8, 2)):
-        found[name] = worked(make_run(folder, model, name, shards, cores), cores)
-        told = f"{found[name][0]:.2f} images/s, {found[name][1]:.1f} s in all"
-        print(f"{name}: {told}; load {os.getloadavg()[0]:.1f}", flush=True)
-    print(f"two tasks: {found['two'][0] / found['one'][0]:.2f} x one (aim: 1.8)")
-    print(f"one shard: {found['one'][1] / found['plain'][1] - 1:+.1%} of a plain one (aim: 5 %)")
+    rates: dict[str, list[float]] = {"one": [], "two": []}
+    longer: list[float] = []
+    for pair in range(PAIRS):
+        took: dict[str, float] = {}
+        for name, shards, cores in (("plain", 0, 1), ("one", 1, 1), ("two", 2 * 8, 2)):
+            run = make_run(folder, model, f"{name}{pair}", shards, cores)
+            rate, took[name] = worked(run, cores)
+            rates.setdefault(name, []).append(rate)
+            told = f"{rate:.2f} images/s, {took[name]:.1f} s in all"
+            print(f"{name}: {told}; load {os.getloadavg()[0]:.1f}", flush=True)
+        longer.append(took["one"] / took["plain"] - 1)
+    twice = [two / one for one, two in zip(rates["one"], rates["two"], strict=True)]
+    print(f"two tasks: {median(twice):.2f} x one, median of {PAIRS} (aim: 1.8)")
+    print(f"one shard: {median(longer):+.1%} of a plain one, median of {PAIRS} (aim: 5 %)")
 
 
 def files(folder: Path, number: int) -> None:

@@ -3,14 +3,19 @@
 import os
 import shutil
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from emcfsys_engine.errors import ImageError
+from emcfsys_engine.files import is_left_alone
 from emcfsys_engine.images.reader import find_images
+from emcfsys_engine.images.walk import files_below, is_own_output, is_regular, is_zarr
 
 
 def picture(file: Path) -> Path:
@@ -78,3 +83,68 @@ def test_a_folder_that_exists_is_a_folder_whatever_brackets_are_in_its_name(
     assert names(tmp_path, "set [2024]") == ["set [2024]/b.png", "set [2024]/x/a.png"]
     assert names(tmp_path, "set [2024]/*.png") == ["set [2024]/b.png"]
     assert names(tmp_path, "set [[]2024]/*.png") == ["set [2024]/b.png"]
+
+
+_NAMES = ("a", "b", "a.b", "B", "ä.png", ".hidden", "z.zarr")
+_ACTS = st.tuples(
+    st.sampled_from(("folder", "file", "link", "pipe", "broken")),
+    st.integers(0, 5),  # in which folder of those that are there
+    st.sampled_from(_NAMES),
+    st.integers(0, 9),  # where a link leads
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(acts=st.lists(_ACTS, max_size=14))
+def test_what_the_listings_tell_is_what_asking_about_each_file_tells(
+    tmp_path_factory: pytest.TempPathFactory, acts: list[tuple[str, int, str, int]]
+) -> None:
+    root = tmp_path_factory.mktemp("tree") / "in"
+    root.mkdir()
+    folders, every = [root], [root, root.parent]
+    for kind, where, name, to in acts:
+        place = folders[where % len(folders)] / name
+        if os.path.lexists(place):
+            continue
+        if kind == "folder":
+            place.mkdir()
+            folders.append(place)
+            if name == "z.zarr":
+                (place / ".zgroup").touch()
+        elif kind == "file":
+            place.touch()
+        elif kind == "pipe":
+            os.mkfifo(place)
+        else:
+            place.symlink_to(every[to % len(every)] if kind == "link" else "nowhere")
+        every.append(place)
+    assert list(files_below(root)) == asked_one_by_one(root)
+
+
+def asked_one_by_one(folder: Path) -> list[Path]:
+    """The simple version: each file is asked what it is."""
+    found: dict[str, Path] = {}
+    root = Path(os.path.realpath(folder))
+    for path, linked in asked_below(folder, frozenset(), linked=False):
+        real = os.path.realpath(path) if linked else str(root / path.relative_to(folder))
+        if not linked or real not in found:
+            found[real] = path
+    return sorted(found.values())
+
+
+def asked_below(
+    folder: Path, above: frozenset[tuple[int, int]], *, linked: bool
+) -> Iterator[tuple[Path, bool]]:
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    for entry in sorted(folder.iterdir()):
+        if is_left_alone(entry.name):
+            continue
+        by_link = linked or entry.is_symlink()
+        if entry.is_dir() and not is_zarr(entry):
+            if not is_own_output(entry):
+                yield from asked_below(entry, above | {here}, linked=by_link)
+        elif entry.is_dir() or is_regular(entry) or not entry.exists():
+            yield entry, by_link

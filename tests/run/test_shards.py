@@ -229,13 +229,15 @@ def test_progress_counts_the_images_of_all_tasks(run: Run) -> None:
     assert progress.text() == ""
     shards = Shards(run)
     shards.write(_items(7), 2)
-    assert progress.text() == "1 of 7 images"  # one was there
+    assert progress.text() == "0 of 2 tasks done, 1 of 7 images"  # one was there
     for shard in (0, 1):
         lines = Lines(shards.lines_file(shard))
         lines.write(Became(number=shard, event=ImageFailed(image='"type":"became"', reason="no")))
+        lines.write(Finished())
         lines.close()
-    assert progress.text() == "3 of 7 images"
-    assert progress.text() == "3 of 7 images"
+        told = f"{shard + 1} of 2 tasks done, {shard + 2} of 7 images, {shard + 1} failed"
+        assert progress.text() == told
+        assert progress.text() == told
 
 
 def test_the_same_request_goes_on_and_a_living_one_is_refused(run: Run, tmp_path: Path) -> None:
@@ -246,6 +248,10 @@ def test_the_same_request_goes_on_and_a_living_one_is_refused(run: Run, tmp_path
     assert found is not None and found.id == run.id
     assert unfinished(run.folder.parent, _request(tmp_path, shards=3)) is None
     lock = Shards(run).claim(0)
+    with pytest.raises(InputError, match="predicts into it, in shards, now"):
+        unfinished(run.folder.parent, request)
+    with pytest.raises(InputError, match="asked for something else.*--out"):
+        unfinished(run.folder.parent, _request(tmp_path, shards=3))
     (Shards(run).folder / "00000.lock").rename(run.lock_file)
     with pytest.raises(InputError, match="predicts into it, in shards, now"):
         unfinished(run.folder.parent, request)

@@ -7,22 +7,28 @@ from pathlib import Path
 
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook, Wanted
-from emcfsys_engine.images.own_files import (
-    identity_of,
-    is_content,
-    is_other_file,
-    lies_in,
-    resolved,
-)
+from emcfsys_engine.images.output_names import key_of_file, keys_of
+from emcfsys_engine.images.own_files import identity_of, is_content, is_other_file, lies_in
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Placed:
     """Where the files of one image go."""
 
     wanted: Wanted
-    masks: tuple[Path, ...]  # one a plane
+    stems: tuple[str, ...]  # one a plane
+    out: Path
+    suffix: str
     kept: tuple[Path, ...] = ()  # files not ours: a new version goes beside them
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """The files of the masks, one a plane."""
+        return tuple(self.mask(plane) for plane in range(len(self.stems)))
+
+    def mask(self, plane: int) -> Path:
+        """Return the file of one mask. `plane`: its place in line."""
+        return Path(f"{self.out}/{self.stems[plane]}{self.suffix}")
 
     @property
     def told(self) -> str:
@@ -46,10 +52,10 @@ class Placing:
 
     def newest(self, wanted: Sequence[Wanted]) -> list[Placed]:
         """Return the newest names of images; new ones get theirs."""
-        newest = [replace(one, version=max(one.version, self._version_of(one))) for one in wanted]
+        newest = [self._newest_of(one) for one in wanted]
         every = self.book.stems(newest, self._suffix)
         return [
-            Placed(wanted=one, masks=tuple(self.mask(stem) for stem in stems))
+            Placed(wanted=one, stems=stems, out=self.book.out, suffix=self._suffix)
             for one, stems in zip(newest, every, strict=True)
         ]
 
@@ -77,7 +83,7 @@ class Placing:
         """
         if self.is_among_originals(placed):
             return False
-        image, mask = placed.wanted.image, placed.masks[plane]
+        image, mask = placed.wanted.image, placed.mask(plane)
         if is_other_file(mask, image):
             before = self.book.made_of(mask)
             return not before or _is_still(before, image, placed.wanted.content)
@@ -106,7 +112,7 @@ class Placing:
 
     def is_among_originals(self, placed: Placed) -> bool:
         """Tell whether masks would lie among images, by whatever links."""
-        place = placed.masks[0].parent
+        place = placed.mask(0).parent
         folder = identity_of(place)
         if folder is not None and folder == identity_of(placed.wanted.image.parent):
             return True
@@ -120,8 +126,9 @@ class Placing:
         """Return the mask of a stem."""
         return self.book.out / f"{stem}{self._suffix}"
 
-    def _version_of(self, wanted: Wanted) -> int:
-        return max(self.book.version_of(wanted.image, plane) for plane in wanted.planes)
+    def _newest_of(self, wanted: Wanted) -> Wanted:
+        version = max(self.book.version_of(wanted.image, plane) for plane in wanted.planes)
+        return replace(wanted, version=version) if version > wanted.version else wanted
 
 
 def _is_still(before: str, image: Path, content: str) -> bool:
@@ -137,6 +144,33 @@ def few(files: Sequence[Path]) -> str:
     return f" ({names}{' …' if len(files) > 3 else ''})"
 
 
+class _Listed:
+    """What lies in the folders of an output, each listed once: a file that is not is not asked for.
+
+    It is as old as this object: what concerns a file that is there is asked of the disk.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._keys: dict[str, frozenset[str]] = {}
+
+    def may_have(self, stem: str) -> bool:
+        """Tell whether any file that a stem can lead to may be there."""
+        folder = stem.rpartition("/")[0]
+        if folder not in self._keys:
+            self._keys[folder] = self._keys_in(folder)
+        there = self._keys[folder]
+        return bool(there) and not there.isdisjoint(keys_of(stem))
+
+    def _keys_in(self, folder: str) -> frozenset[str]:
+        try:
+            names = os.listdir(self._out / folder)
+        except FileNotFoundError:
+            return frozenset()
+        top = f"{folder}/" if folder else ""
+        return frozenset(key_of_file(f"{top}{name}") for name in names)
+
+
 class OutputNames:
     """The names of a prediction's outputs."""
 
@@ -150,15 +184,16 @@ class OutputNames:
     ) -> None:
         self._roots = sorted((Path(place) for place in inputs), key=lambda p: -len(p.parts))
         self.placing = Placing(book, suffix, [one for one in self._roots if one.is_dir()])
+        self._there = _Listed(book.out)
+        self._folders: dict[str, tuple[str, Path]] = {}  # of images: below the output, resolved
         planes: dict[Path, list[int | None]] = {}
         for ref in refs:
             planes.setdefault(ref.path, []).append(ref.plane)
         wanted = [
-            Wanted(
-                image=resolved(path),
-                folder=self._folder(path),
-                planes=tuple(several),
-                content=book.contents.of(path, is_ended) if book.is_begun else "",
+            self._wanted(
+                path,
+                tuple(several),
+                book.contents.of(path, is_ended) if book.is_begun else "",
             )
             for path, several in planes.items()
         ]
@@ -168,12 +203,15 @@ class OutputNames:
     def mask_of(self, ref: ImageRef) -> Path:
         """Return the mask's file: `sub/x.png`, `sub/x.dm4.png` on a collision, `x.0012.png`."""
         placed = self._placed[ref.path]
-        return placed.masks[placed.wanted.planes.index(ref.plane)]
+        return placed.mask(placed.wanted.planes.index(ref.plane))
 
     def has_mask(self, ref: ImageRef) -> bool:
         """Tell whether an image has its mask, in any version."""
         placed = self._placed[ref.path]
-        return self.placing.has_mask(placed, placed.wanted.planes.index(ref.plane))
+        plane = placed.wanted.planes.index(ref.plane)
+        if placed.wanted.version == 1 and not self._there.may_have(placed.stems[plane]):
+            return False
+        return self.placing.has_mask(placed, plane)
 
     def retire(self, made: Collection[ImageRef]) -> list[str]:
         """Remove what is of images as they were before they were predicted; return what to say."""
@@ -186,14 +224,24 @@ class OutputNames:
         """See that images can be written over nothing that is not ours; return what to say."""
         told: list[str] = []
         for path in dict.fromkeys(ref.path for ref in refs):
-            planes = self._placed[path].wanted.planes
-            one = ImageRef(path=path, plane=planes[0])
+            if not any(map(self._there.may_have, self._placed[path].stems)):
+                continue
+            one = ImageRef(path=path, plane=self._placed[path].wanted.planes[0])
             placed = self.placing.writable(
                 self._placed[path], lambda mask, one=one: files(one, mask)
             )
             self._placed[path] = placed
             told += [placed.told] if placed.kept else []
         return told
+
+    def _wanted(self, path: Path, planes: tuple[int | None, ...], content: str) -> Wanted:
+        text, name = str(path), path.name
+        above = text[: -len(name)]
+        if above not in self._folders:
+            self._folders[above] = self._folder(path), path.parent.resolve()
+        folder, parent = self._folders[above]
+        image = path if f"{parent}/" == above else parent / name
+        return Wanted(image=image, folder=folder, planes=planes, content=content)
 
     def _folder(self, path: Path) -> str:
         for root in self._roots:

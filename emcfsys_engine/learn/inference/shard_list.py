@@ -1,6 +1,7 @@
 """The list of a prediction's shards: which images there are, how large, what is done already."""
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -72,9 +73,10 @@ class Sizes:
 
     def _look(self, path: Path, planes: int, *, is_wanted: bool) -> tuple[int, int]:
         try:
-            size = -1 if path.is_dir() else path.stat().st_size
+            status = os.stat(path)
         except OSError:
             return -1, 0
+        size = -1 if stat.S_ISDIR(status.st_mode) else status.st_size
         known_bytes, known_pixels = self._seen.get(path.suffix, (0, 0))
         if is_wanted and (size < 0 or not known_bytes or self._num_probed < _MOST_PROBED):
             self._num_probed += 1
