@@ -161,15 +161,19 @@ def refuse_other(file: Path, recipe: Recipe, project: Project) -> Path:
     return model
 
 
-def recipe_to_follow(file: str, project: Project) -> Recipe | None:
-    """Return the recipe of a file as a watch begins; None without one.
+def recipe_to_follow(file: str, project: Project, model: Path) -> Recipe | None:
+    """Return the recipe of a file as a watch with this model begins; None without one.
 
-    Raises: InputError as `read_recipe` and `refuse_other`.
+    Raises: InputError as `read_recipe` and `refuse_other`, and if the file names another model by
+    now: the watch was made for the one that it named then.
     """
     if not file:
         return None
     recipe = read_recipe(Path(file))
-    refuse_other(Path(file), recipe, project)
+    named = refuse_other(Path(file), recipe, project)
+    if not named.samefile(model):
+        what = f"model: the recipe has {named} now, this watch was made for {model}"
+        raise InputError(file, what, f"Start another watch: emcfsys-engine watch --recipe {file}")
     return recipe
 
 

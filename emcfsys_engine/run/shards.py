@@ -23,6 +23,7 @@ import msgspec
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import InputError, RunFolderError
 from emcfsys_engine.files import is_locked, next_lines, open_own, reading_own, write_whole
+from emcfsys_engine.model_card import read_card
 from emcfsys_engine.run.events import ImageDone, ImageFailed
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import PredictRequest
@@ -66,6 +67,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     shards: tuple[Share, ...]
     there: Share  # images that need nothing
     left_out: str = ""  # what is said of pictures that nobody reads
+    models: tuple[str, ...] = ()  # digests of what the model files said; empty in older lists
 
     @property
     def num_images(self) -> int:
@@ -127,6 +129,23 @@ def digest_of(request: msgspec.Struct) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
+def models_of(request: PredictRequest) -> tuple[str, ...]:
+    """Return what tells the models of a request apart from others under their names.
+
+    Raises: ModelFileError.
+    """
+    cards = [any_names.encode(read_card(Path(file))) for file in (request.model, *request.also)]
+    return tuple(hashlib.blake2b(card, digest_size=16).hexdigest() for card in cards)
+
+
+def refuse_other_models(header: Header, request: PredictRequest) -> None:
+    """Raises: InputError if a model file is another one than when the list was written."""
+    if header.models and header.models != models_of(request):
+        what = "is another model than when the list of shards was written"
+        remedy = "Bring it back, or give the command again: what is there is kept"
+        raise InputError(request.model, what, remedy)
+
+
 def unfinished(parent: Path, request: PredictRequest) -> Run | None:
     """Return the run below a folder that was asked for the same and is not at its end.
 
@@ -144,7 +163,11 @@ def unfinished(parent: Path, request: PredictRequest) -> Run | None:
                     what += f", and was asked for something else (list {digest_of(theirs)})"
                 remedy = "Wait for its end or cancel it, or choose another folder with --out"
                 raise InputError(parent.parent, what, remedy)
-            found = run if is_same and run.finished() is None else found
+            if is_same and run.finished() is None:
+                header = Shards(run).header()
+                if header is not None and header.models and header.models != models_of(request):
+                    continue
+                found = run
     return found
 
 
@@ -156,7 +179,13 @@ class Shards:
         self.file = self.folder / "list.jsonl"
         self._request = run.record().request
 
-    def write(self, items: Iterable[Item], number: int, left_out: str = "") -> Header:
+    def write(
+        self,
+        items: Iterable[Item],
+        number: int,
+        left_out: str = "",
+        models: tuple[str, ...] = (),
+    ) -> Header:
         """Deal images to tasks and write the list, once for all.
 
         Raises: RunFolderError if there is one, OSError.
@@ -183,6 +212,7 @@ class Shards:
                 shards=tuple(shares[:-1]),
                 there=shares[-1],
                 left_out=left_out,
+                models=models,
             )
             body.seek(0)
             pieces = iter(lambda: body.read(_BLOCK_BYTES), b"")
@@ -219,7 +249,7 @@ class Shards:
     def items(self, share: Share) -> Iterator[Item]:
         """Yield the images of one shard.
 
-        Raises: RunFolderError where the list was cut short.
+        Raises: RunFolderError where the list was cut short, or names a mask elsewhere.
         """
         with reading_own(self.file) as stream:
             first = len(stream.readline(_HEADER_BYTES))
@@ -233,7 +263,15 @@ class Shards:
                 except msgspec.MsgspecError:
                     remedy = "Predict anew: masks that are there are kept"
                     raise RunFolderError(self.file, "is damaged", remedy) from None
+                self._refuse_elsewhere(item)
                 yield item
+
+    def _refuse_elsewhere(self, item: Item) -> None:
+        assert isinstance(self._request, PredictRequest)
+        out = self._request.out
+        if not item.mask.startswith(f"{out}{os.sep}") or f"{os.sep}..{os.sep}" in item.mask:
+            what = f"names {item.mask} as a mask, which is not below {out}"
+            raise RunFolderError(self.file, what, "Predict anew: masks that are there are kept")
 
     def lines_file(self, shard: int) -> Path:
         """What became of a shard's images."""

@@ -11,6 +11,7 @@ from emcfsys_engine.hotfolder.recipe import (
     Recipe,
     lock_recipe,
     read_recipe,
+    recipe_to_follow,
     refuse_other,
     what_is_touched,
 )
@@ -135,3 +136,17 @@ def test_only_what_masks_are_made_of_asks_for_a_prediction() -> None:
     assert what_is_touched(["inference.overlap"]) == "predict"
     assert what_is_touched(["hotfolder.measure", "limits.group"]) == "measure"
     assert what_is_touched(["limits.confidence.fail_below"]) == ""
+
+
+def test_a_recipe_that_names_another_model_by_now_is_refused_by_the_watch_made_before(
+    tmp_path: Path,
+) -> None:
+    file, recipe = locked(tmp_path)
+    project = load_project(tmp_path)
+    made_for = tmp_path / recipe.model
+    assert recipe_to_follow(str(file), project, made_for) == recipe
+    assert recipe_to_follow("", project, made_for) is None
+    other = made_for.with_name("other.safetensors")
+    other.write_bytes(made_for.read_bytes())
+    with pytest.raises(InputError, match=r"this watch was made for .*other"):
+        recipe_to_follow(str(file), project, other)

@@ -30,13 +30,13 @@ from emcfsys_engine.run.shards import (
 )
 
 
-def _request(folder: Path, shards: int = 2) -> PredictRequest:
-    return PredictRequest(model="/m", inputs=("/in",), out=str(folder), shards=shards)
+def _request(shards: int = 2) -> PredictRequest:
+    return PredictRequest(model="/m", inputs=("/in",), out="/out", shards=shards)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return new_run(tmp_path / ".emcfsys", _request(tmp_path))
+    return new_run(tmp_path / ".emcfsys", _request())
 
 
 def _items(number: int) -> list[Item]:
@@ -123,10 +123,11 @@ def test_a_list_is_read_back_shard_by_shard_and_is_never_written_twice(run: Run)
 
 
 def test_names_of_any_bytes_come_back(run: Run) -> None:
-    name = os.fsdecode(b"/in/\xff\xfe.tif")
-    header = Shards(run).write([Item(0, name, 3, name, 1, 1)], 1)
+    name, mask = os.fsdecode(b"/in/\xff\xfe.tif"), os.fsdecode(b"/out/\xff.png")
+    header = Shards(run).write([Item(0, name, 3, mask, 1, 1)], 1)
     (item,) = Shards(run).items(header.shards[0])
     assert os.fsencode(item.image) == b"/in/\xff\xfe.tif"
+    assert os.fsencode(item.mask) == b"/out/\xff.png"
 
 
 def test_a_list_of_another_version_is_named_with_its_remedy(run: Run) -> None:
@@ -158,7 +159,7 @@ def test_a_list_that_was_cut_short_is_named(run: Run) -> None:
 
 def test_a_list_of_another_request_is_refused(run: Run, tmp_path: Path) -> None:
     Shards(run).write(_items(3), 2)
-    other = new_run(tmp_path / ".emcfsys", _request(tmp_path, shards=3))
+    other = new_run(tmp_path / ".emcfsys", _request(shards=3))
     (other.folder / "shards").mkdir()
     Shards(other).file.write_bytes(Shards(run).file.read_bytes())
     with pytest.raises(RunFolderError, match="another request"):
@@ -224,6 +225,14 @@ def test_what_a_kill_tore_counts_as_not_done_and_the_next_line_is_whole(run: Run
     assert (list(told.became), told.is_finished) == ([0], False)
 
 
+@pytest.mark.parametrize("mask", ["/home/me/x.png", "/out/../home/x.png", "/outer/x.png"])
+def test_a_list_that_names_a_mask_outside_the_output_folder_is_refused(run: Run, mask: str) -> None:
+    shards = Shards(run)
+    header = shards.write([Item(0, "/in/0.tif", None, mask, 9, 9)], 1)
+    with pytest.raises(RunFolderError, match="which is not below /out"):
+        list(shards.items(header.shards[0]))
+
+
 def test_progress_counts_the_images_of_all_tasks(run: Run) -> None:
     progress = Progress(run)
     assert progress.text() == ""
@@ -240,18 +249,18 @@ def test_progress_counts_the_images_of_all_tasks(run: Run) -> None:
         assert progress.text() == told
 
 
-def test_the_same_request_goes_on_and_a_living_one_is_refused(run: Run, tmp_path: Path) -> None:
-    request = _request(tmp_path)
+def test_the_same_request_goes_on_and_a_living_one_is_refused(run: Run) -> None:
+    request = _request()
     assert unfinished(run.folder.parent, request) is None  # no list yet: nothing to go on with
     Shards(run).write(_items(3), 2)
     found = unfinished(run.folder.parent, request)
     assert found is not None and found.id == run.id
-    assert unfinished(run.folder.parent, _request(tmp_path, shards=3)) is None
+    assert unfinished(run.folder.parent, _request(shards=3)) is None
     lock = Shards(run).claim(0)
     with pytest.raises(InputError, match="predicts into it, in shards, now"):
         unfinished(run.folder.parent, request)
     with pytest.raises(InputError, match="asked for something else.*--out"):
-        unfinished(run.folder.parent, _request(tmp_path, shards=3))
+        unfinished(run.folder.parent, _request(shards=3))
     (Shards(run).folder / "00000.lock").rename(run.lock_file)
     with pytest.raises(InputError, match="predicts into it, in shards, now"):
         unfinished(run.folder.parent, request)

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -126,7 +127,10 @@ def environment_of(job: Job, record: RunRecord) -> dict[str, str]:
         name: text for name, text in record.environment.items() if not _LEFT_BEHIND.fullmatch(name)
     }
     defaults = start.default_environment(start.worker_command(record, Path(job.run)))
-    return {"PATH": "/usr/local/bin:/usr/bin:/bin", **defaults, **kept}
+    # The job stands in the submitter's folder: its json.py is not ours.
+    path = start.path_of_package(kept) if record.python == sys.executable else {}
+    default = {"PATH": "/usr/local/bin:/usr/bin:/bin", **defaults}
+    return {**default, **kept, **start.SAFE_PATH, **path}
 
 
 def options_of(job: Job, order: SlurmOrder, needs: Sequence[str], tasks: str = "") -> list[str]:

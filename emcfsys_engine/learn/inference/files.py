@@ -191,6 +191,7 @@ class Prediction:
         self._tell_corrections()
         self.done = self.failed = 0
         self._made: set[str] = set()
+        self.outdated: set[ImageRef] = set()  # whose masks are of them as they were before
 
     def _tell_corrections(self) -> None:
         """Say which masks of persons are of images as they were before: they are kept."""
@@ -269,7 +270,8 @@ class Prediction:
         It is said which masks are of other models.
         """
         makers = MakersOf(self.book, self._card)
-        there = [pair for pair in map(self.place_of, self._refs) if pair[1].exists()]
+        here = [ref for ref in self._refs if ref not in self.outdated]
+        there = [pair for pair in map(self.place_of, here) if pair[1].exists()]
         older = [mask for ref, mask in there if str(ref) not in self._made]
         others = [mask for mask in older if makers.is_another(mask)]
         left_out = {mask for mask in older if not makers.names_alike(mask)}

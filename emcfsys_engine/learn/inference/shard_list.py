@@ -14,7 +14,7 @@ from emcfsys_engine.learn.inference.files import Prediction, find_inputs
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run.events import Event
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shards import Header, Item, Shards
+from emcfsys_engine.run.shards import Header, Item, Shards, models_of
 
 _MOST_PROBED = 20_000  # of more images the pixels are reckoned from the sizes of the files
 _LIST_PATIENCE_S = 3600.0
@@ -41,7 +41,8 @@ def make_list(
         refs = find_inputs(request, left_out)
         prediction = Prediction(request, refs, card, emit, asked)
         items = _items(refs, prediction)
-        return shards.write(items, request.shards, left_out_words(left_out))
+        models = models_of(request)
+        return shards.write(items, request.shards, left_out_words(left_out), models)
     finally:
         os.close(lock)
 

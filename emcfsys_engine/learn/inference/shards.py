@@ -68,6 +68,7 @@ from emcfsys_engine.run.shards import (
     Told,
     Trying,
     locked,
+    refuse_other_models,
 )
 
 _CLAIM_PATIENCE_S = 90.0  # as a keeper's on a cluster: the task before may still be ending
@@ -116,7 +117,10 @@ class _Task:
         if not todo:
             return
         book = PartBook(Path(self._request.out), self._shards.book_file(shard))
-        self._predictor = self._predictor or load_predictor(self._request)
+        if self._predictor is None:
+            predictor = load_predictor(self._request)
+            refuse_other_models(header, self._request)  # looked at after it was read
+            self._predictor = predictor
         stages: Stages[Item] = Stages(
             self._request,
             book,
@@ -215,6 +219,7 @@ def execute(worker: RunContext, request: PredictRequest) -> int:
     shards = Shards(worker.run)
     try:
         header = make_list(shards, request, card, emit, asked)
+        refuse_other_models(header, request)
         worker.emit(
             RunStarted(
                 run=worker.run.id,
@@ -379,6 +384,12 @@ def _put_together(
     for number in sorted(became):
         prediction.count(became[number])
     said.append(emit)
+    done = {n for n, event in became.items() if isinstance(event, ImageDone)}
+    done.update(item.number for item in items if item.is_there)
+    prediction.outdated = set(prediction.todo) & {_ref(items[n]) for n in done}
+    for ref in sorted(prediction.outdated, key=str):
+        why = "its mask is gone, or of the image as it was before. Predict again"
+        prediction.count(ImageFailed(image=str(ref), reason=f"{ref}: {why}"))
     vectors = VectorOutputs(prediction.book.out, request.vectors, card, prediction.book)
     prediction.finish(vectors, set())
     failed = prediction.failed

@@ -60,7 +60,7 @@ class MeasuredAgain:
                     what = f"{one.path} is not measured anew: {error}"
                     worker.emit_when_possible(WarningGiven(message=what))
             self._table.append([line for of_one in lines.values() for line in of_one])
-            self._ledger.measured(done, [self._act(one) for one in done])
+            self._ledger.measured(done, [self._act(one) for one in done if lines[one.path]])
             self._table.keep_newest(lines)
 
     def _act(self, one: Judged) -> Act:
@@ -77,6 +77,9 @@ class MeasuredAgain:
         planes = list(one.numbers) or [""]
         if not self._project.hotfolder.measure:
             return one, []
+        if len(masks) != len(planes):
+            what = f"has {len(masks)} masks for {len(planes)} planes"
+            raise InputError(one.path, what, "Remove its masks: they are made anew")
         numbers: dict[str, dict[str, float]] = {}
         lines: list[Line] = []
         for plane, mask in zip(planes, masks, strict=True):

@@ -102,7 +102,7 @@ class _Watch:
         self.request = request
         self.project = project
         self.ledger = ledger
-        self.recipe = recipe_to_follow(request.recipe, project)
+        self.recipe = recipe_to_follow(request.recipe, project, Path(request.model))
         self.root, self.output = Path(request.watch), Path(request.output)
         self.backend, self.why = choose_backend(self.root, project.hotfolder.backend)
         self.rules = rules_of(project, request, self.backend)

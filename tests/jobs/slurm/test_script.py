@@ -1,5 +1,7 @@
 """What the batch script asks for, and what it does before the worker."""
 
+from pathlib import Path
+
 import pytest
 
 from emcfsys_engine.errors import QueueError
@@ -29,3 +31,16 @@ def test_a_job_without_a_gpu_sees_none(bench: SlurmBench) -> None:
     run = bench.run("tell")
     assert bench.await_state(bench.submit(run, gpus=0), "done", "failed").state == "done"
     assert (run.folder / "told").read_text() == ""
+
+
+def test_nothing_that_lies_in_the_submitters_folder_is_run(
+    bench: SlurmBench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    there, seen = tmp_path / "data", tmp_path / "seen"
+    there.mkdir()
+    (there / "json.py").write_text(f"open({str(seen)!r}, 'w').close()")
+    monkeypatch.chdir(there)
+    run = bench.run()
+    assert run.record().folder == str(there)
+    assert bench.await_state(bench.submit(run), "done", "failed").state == "done"
+    assert not seen.exists()

@@ -12,16 +12,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from emcfsys_engine.errors import EmcfError, InputError, OutputError
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.learn.inference import shards as module
 from emcfsys_engine.learn.inference.shard_list import make_list
+from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RunFinished
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shards import MOST_TRIES, Became, Finished, Lines, Shards, Trying
+from emcfsys_engine.run.shards import (
+    MOST_TRIES,
+    Became,
+    Finished,
+    Lines,
+    Shards,
+    Trying,
+    unfinished,
+)
 from tests.jobs.conftest import wait_for
 from tests.learn.conftest import run_here
 
@@ -187,15 +197,63 @@ def test_an_image_that_vanished_since_the_list_is_named_and_the_others_are_done(
     images: Path, model_file: Path, here: None
 ) -> None:
     run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 2))
-    request = run.record().request
-    assert isinstance(request, PredictRequest)
-    card, _ = module.prepare(request)
-    make_list(Shards(run), request, card, lambda event: None, lambda: None)
+    _listed(run)
     (images / "2.png").unlink()
     assert run_here(run) == 1
     failed = [event.reason for event in run.events() if isinstance(event, ImageFailed)]
     assert len(failed) == 2
     assert any("2.png: vanished since the list of shards was written" in one for one in failed)
+
+
+@pytest.mark.usefixtures("here")
+def test_an_image_that_was_replaced_after_its_mask_was_made_is_named(
+    images: Path, model_file: Path
+) -> None:
+    run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 2))
+    _listed(run)
+    module._do(run.folder, None, lambda: None)
+    for name in ("0.png", "2.png"):  # of the same number of bytes: the list cannot tell
+        whole = bytearray((images / name).read_bytes())
+        whole[-1] ^= 1
+        (images / name).write_bytes(whole)
+    assert run_here(run) == 1
+    failed = {
+        Path(event.image).name: event.reason
+        for event in run.events()
+        if isinstance(event, ImageFailed)
+    }
+    assert failed.keys() == {"0.png", "2.png", "4.png"}
+    assert "of the image as it was before" in failed["0.png"]
+    ended = run.finished()
+    assert ended is not None and (ended.done, ended.failed) == (NUMBER - 3, 3)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_model_replaced_under_its_name_is_refused_and_the_same_command_begins_anew(
+    images: Path, model_file: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "best.safetensors"
+    model.write_bytes(model_file.read_bytes())
+    request = request_of(images, model, "out", 2)
+    run = new_run(images.parent / "out/.emcfsys", request)
+    _listed(run)
+    assert unfinished(run.folder.parent, request) is not None
+    network, card = load_model(model)
+    save_model(model, network, replace(card, classes=tuple(reversed(card.classes))))
+    with pytest.raises(InputError, match="is another model than when the list"):
+        module._do(run.folder, 0, lambda: None)
+    assert run_here(run) == 2
+    assert not list((images.parent / "out").glob("**/[0-9].png"))
+    assert unfinished(run.folder.parent, request) is None
+    model.write_bytes(model_file.read_bytes())
+    assert unfinished(run.folder.parent, request) is not None
+
+
+def _listed(run: Run) -> None:
+    request = run.record().request
+    assert isinstance(request, PredictRequest)
+    card, _ = module.prepare(request)
+    make_list(Shards(run), request, card, lambda event: None, lambda: None)
 
 
 def test_an_image_over_which_tasks_end_again_and_again_is_told_and_the_shard_goes_on(
