@@ -3,6 +3,9 @@
 import csv
 from pathlib import Path
 
+import numpy as np
+import tifffile
+
 from emcfsys_engine.hotfolder.recipe import lock_recipe
 from emcfsys_engine.hotfolder.review import read_verdicts, recipe_of, say_word, verify_journal
 from emcfsys_engine.project import load_project
@@ -99,3 +102,22 @@ def test_a_start_whose_project_is_another_than_its_recipe_fails_and_predicts_not
     (failed,) = [event for event in run.events() if isinstance(event, RunFailed)]
     assert "inference.overlap: the recipe has 0.25, the project 0.5" in failed.reason
     assert hot.masks() == []
+
+
+def test_each_plane_of_a_stack_is_measured_anew_and_nothing_where_measuring_ends(
+    tmp_path: Path, model_file: Path
+) -> None:
+    hot = Hot(tmp_path, model_file, "measure = false")
+    stack = np.random.default_rng(0).integers(0, 255, (3, 64, 64), np.uint8)
+    tifffile.imwrite(hot.incoming / "s.tif", stack, photometric="minisblack")
+    assert len(done_of(by_recipe(hot, 1))) >= 1
+    change(hot, "measure = false", "measure = true")
+    by_recipe(hot, 2)
+    table = hot.output / ".emcfsys" / "measurements.csv"
+    with table.open(newline="") as stream:
+        names = sorted(row["image"] for row in csv.DictReader(stream))
+    assert names == ["s.tif#0", "s.tif#1", "s.tif#2"]
+    change(hot, "measure = true", "measure = false")
+    by_recipe(hot, 3)
+    acts = [act.act for act in acts_in(hot.output)]
+    assert acts.count("measured") == 1, acts
