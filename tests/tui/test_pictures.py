@@ -178,6 +178,8 @@ async def _settled(pilot: Pilot[None], tab: str, word: str, looks: int) -> str:
         for name in ("#train-command", "#job-log"):  # paths of this machine
             for widget in pilot.app.screen.query(name).results(Widget):
                 widget.visible = False
+                if name == "#train-command":
+                    widget.styles.height = 1  # however long they are
         if tab == "data":
             pane = pilot.app.screen.query_one(DataPane)
             if pane.check_state.running or not all(row.labels for row in pane.images.rows):
