@@ -8,6 +8,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ def name_of(group: str) -> str:
     name = quote(os.fsencode(group), safe=" ()+,;=@")
     if name.startswith((".", "~")):  # hidden, or taken for somebody's backup
         name = f"%{ord(name[0]):02X}{name[1:]}"
+    name = re.sub(r"\.(?=v\d+$)", "%2E", name)  # NAME.v2 is what comes beside a changed NAME
     if len(name) > _MOST_LETTERS:
         digest = hashlib.sha256(os.fsencode(group)).hexdigest()[:16]
         name = f"{name[: _MOST_LETTERS - 17]}-{digest}"

@@ -2,10 +2,11 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from emcfsys_engine.hotfolder import drop
@@ -76,10 +77,12 @@ def test_a_place_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.text(min_size=1), min_size=2, max_size=2, unique=True))
+@example(["a", "a.v2"])  # which a file that a person changed would push the next one to
 def test_no_two_groups_share_a_file_and_none_leads_out_of_the_folder(groups: list[str]) -> None:
     texts = [text.encode("utf-8", "replace").decode() for text in groups]
     one, other = (drop.name_of(text) for text in texts)
     assert (one == other) == (texts[0] == texts[1])
     assert "/" not in one
     assert not one.startswith((".", "~"))
+    assert not re.search(r"\.v\d+$", other)
     assert len(f"{one}.v2.json".encode()) < 255
