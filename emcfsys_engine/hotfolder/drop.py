@@ -21,7 +21,8 @@ from emcfsys_engine import any_names
 from emcfsys_engine.hotfolder import made
 from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.watcher import FOLDER
-from emcfsys_engine.images.output_book import OutputBook, write_own
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_outputs import write_own
 from emcfsys_engine.project import Project
 from emcfsys_engine.text import cell_of
 

@@ -12,21 +12,17 @@ import os
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from emcfsys_engine.errors import InputError
 from emcfsys_engine.files import (
-    named_after,
     next_lines,
     open_own,
     reading_own,
-    temporary_of,
-    write_whole,
 )
 from emcfsys_engine.images.contents import Contents
 from emcfsys_engine.images.origins import Maker, Origin, Origins
@@ -37,7 +33,7 @@ from emcfsys_engine.images.output_names import (
     keys_of,
     stems_for,
 )
-from emcfsys_engine.images.own_files import digest_of_output, identity_of, is_content, put
+from emcfsys_engine.images.own_files import digest_of_output, identity_of, is_content
 
 FOLDER = ".emcfsys"
 _LINES_AT_ONCE = 10_000  # of a book, written together
@@ -364,7 +360,7 @@ class OutputBook:
 
     def _below(self, place: Path) -> str:
         text, top = str(place), f"{self.out}/"
-        if text.startswith(top) and "/../" not in text:  # a path that is asked for a million times
+        if text.startswith(top) and "/.." not in text:  # a path that is asked for a million times
             return text[len(top) :]
         return os.path.relpath(place, self.out)
 
@@ -467,60 +463,3 @@ def _first_of(wanted: Wanted, suffix: str) -> str:
     """Return the name that an image would have if no other wanted it."""
     first = next(stems_for(wanted.image.name, None, wanted.version, suffix))
     return first.casefold() + wanted.folder
-
-
-def free_version(file: Path, book: "OutputBook") -> Path:
-    """Return a file that may be written: itself if it is not there or ours, else x.v2.json …"""
-    number, free = 1, file
-    while os.path.lexists(free) and not book.has_now(free):
-        number += 1
-        free = file.with_name(f"{file.stem}.v{number}{file.suffix}")
-    return free
-
-
-def place_own(file: Path, book: "OutputBook", write: Callable[[Path], object]) -> Path:
-    """Have a file written under a temporary name, and give it its own; return that.
-
-    Where another than ours lies there once it is written, that is kept, and a newer version's
-    name is returned (see `free_version`).
-    Raises: OSError; FileExistsError if somebody was faster even so.
-    """
-    book.refuse_gone()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_of(file)
-    try:
-        write(temporary)
-        file = free_version(file, book)
-        is_there = os.path.lexists(file)
-        book.note({file: digest_of_output(temporary)})
-        put(temporary, file, may_replace=is_there)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise named_after(error, file) from None
-        raise
-    return file
-
-
-def replace_own(file: Path, book: "OutputBook", write: Callable[[Path], object]) -> None:
-    """Write one file that a person named, over an older one of ours only.
-
-    Raises: InputError for a file of somebody else; OSError.
-    """
-    if os.path.lexists(file) and not book.has_now(file):
-        what = "is not as this program wrote it, and kept"
-        raise InputError(file, what, "Name another file, or remove it")
-    try:
-        place_own(file, book, write)
-    except PermissionError:  # the book lies in somebody else's folder: it takes no note
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write(file)
-
-
-def write_own(file: Path, content: bytes, book: "OutputBook") -> Path:
-    """Write a file whole, over one of ours only, and return its name: else x.v2.json.
-
-    Raises: OSError.
-    """
-    return place_own(file, book, lambda temporary: write_whole(temporary, content))

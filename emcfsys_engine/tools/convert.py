@@ -17,7 +17,8 @@ from emcfsys_engine.annotations.writer import (
 from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit
-from emcfsys_engine.images.output_book import OutputBook, free_version
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_outputs import free_version
 from emcfsys_engine.images.reader import find_images, left_out_words, read_micrograph
 from emcfsys_engine.project import Source
 from emcfsys_engine.tools.convert_sources import (

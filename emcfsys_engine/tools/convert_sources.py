@@ -39,7 +39,8 @@ from emcfsys_engine.dataset.sources import IN_DOUBT, LabelRef, size_mismatch
 from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.files import remedy_of
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.output_book import OutputBook, free_version, place_own
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_outputs import free_version, place_own
 from emcfsys_engine.images.reader import find_images, probe
 from emcfsys_engine.images.writers import is_companion
 from emcfsys_engine.project import Source

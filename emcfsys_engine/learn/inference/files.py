@@ -494,8 +494,7 @@ def execute(worker: RunContext) -> int:
     if left_out:
         worker.emit(WarningGiven(message=left_out_words(left_out)))
     tally: Counted = work(worker.emit_when_possible, worker.stop_request)
-    asked = worker.stop_request()
-    if asked is not None:
+    if (asked := worker.stop_request()) is not None:
         return emit_ending(worker, "stopped" if asked == "stop" else asked)
     worker.emit(RunFinished(reason="done", done=tally.done + tally.skipped, failed=tally.failed))
     return 1 if tally.failed else 0

@@ -20,9 +20,10 @@ from emcfsys_engine.errors import OutputError
 from emcfsys_engine.files import remedy_of, temporary_of
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.origins import Maker
-from emcfsys_engine.images.output_book import OutputBook, free_version
+from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.output_names import instances_of, is_ome_zarr, stem_of
 from emcfsys_engine.images.own_files import digest_of_output, identity_of, put
+from emcfsys_engine.images.own_outputs import free_version
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.images.writers import (
     PngWriter,

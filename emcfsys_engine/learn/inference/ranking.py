@@ -16,7 +16,8 @@ from emcfsys_engine import any_names
 from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.files import remedy_of
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.output_book import OutputBook, write_own
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_outputs import write_own
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.images.writers import companion
 from emcfsys_engine.text import cell_of

@@ -113,10 +113,8 @@ def load_item(
         drawn = _digest(labels) + (_digest(truth.ids) if truth is not None else "")
         prints[sample.name] = Fingerprint(image=image, labels=drawn)
     as_it_is = pixels.dtype in OWN_TYPES
-    if as_it_is:
-        pixels = np.require(pixels, requirements=("C", "W"))  # as torch wants it
-    else:
-        pixels = normaliser.apply_all(pixels, found)
+    pixels = pixels if as_it_is else normaliser.apply_all(pixels, found)
+    pixels = np.require(pixels, requirements=("C", "W"))  # as torch wants it
     item = Item(
         pixels=pixels if pixels.ndim == 3 else pixels[..., None],
         labels=labels,
@@ -129,9 +127,8 @@ def load_item(
         info_bar_rows=bar,
     )
     item = resampled(item, project.project.pixel_nm)
-    if item.truth is None:
-        return item
-    return replace(item, targets=targets_of(item.truth.ids, item.labels))
+    truth = item.truth
+    return replace(item, targets=targets_of(truth.ids, item.labels)) if truth else item
 
 
 def _digest(pixels: np.ndarray) -> str:

@@ -27,6 +27,15 @@ class FollowedModel:
         self._looked_at = time.monotonic()
         self.by = self._load(file)
 
+    def cannot_tell(self) -> str:
+        """Return why a limit on what the model expects means REVIEW; empty: it does not."""
+        wants = any(name.endswith("expected_iou") for name in self._project.limits)
+        why = self.by.card.cannot_tell if wants else ""
+        if not why:
+            return ""
+        what = f"{self.file.name} cannot tell how good its masks are"
+        return f"{what}, so that limits on expected_iou mean REVIEW: {why}"
+
     def is_renewed(self) -> bool:
         """Take a newer best model, if there is one; `by` computes with it then."""
         now = time.monotonic()

@@ -17,7 +17,6 @@ from emcfsys_engine.errors import (
 from emcfsys_engine.files import is_full
 from emcfsys_engine.hotfolder.journal import Act
 from emcfsys_engine.hotfolder.ledger import Due, Ledger
-from emcfsys_engine.hotfolder.made import Group
 from emcfsys_engine.hotfolder.notifier import Waker, choose_backend
 from emcfsys_engine.hotfolder.places import refuse_places
 from emcfsys_engine.hotfolder.recipe import recipe_to_follow
@@ -41,6 +40,7 @@ from emcfsys_engine.learn.inference.output_disk import (
 )
 from emcfsys_engine.learn.run_context import RunContext, emit_ending, give_back_freed_memory
 from emcfsys_engine.learn.watch.followed_model import FollowedModel
+from emcfsys_engine.learn.watch.group_news import GroupNews
 from emcfsys_engine.learn.watch.images import Handled, ImageStages, Task, sync
 from emcfsys_engine.learn.watch.measure_again import MeasuredAgain
 from emcfsys_engine.learn.watch.measurements import Measurements
@@ -48,7 +48,6 @@ from emcfsys_engine.learn.watch.ready import is_all_there, take_folder
 from emcfsys_engine.learn.watch.several import num_processes
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import (
-    GroupJudged,
     ImageDone,
     ImageFailed,
     RunStarted,
@@ -112,7 +111,7 @@ class _Watch:
         self.model = FollowedModel(Path(request.model), worker, project)
         hooks = load_config().hooks
         self.hook = Hook(hooks.image_done, self.root, self.output)
-        self.group_hook = Hook(hooks.group_judged, self.root, self.output)
+        self.groups = GroupNews(ledger, Hook(hooks.group_judged, self.root, self.output), worker)
         self.disk = OutputDisk(ledger, worker.run.folder.parent, worker.run.folder)
         self._open_outputs()
         self.blocked_until = 0.0  # by a disk that is full or gone
@@ -121,7 +120,6 @@ class _Watch:
         self.state = ""
         self.told_of: set[str] = set()  # images whose place cannot be written, kinds left out
         self.by_recipe: set[str] = set()  # images whose masks another recipe made
-        self.groups_told_at = 0.0
         self._begin()
 
     def _open_outputs(self) -> None:
@@ -144,7 +142,8 @@ class _Watch:
         gpus = self.project.compute.gpus
         if lost := lost_gpu(self.model.by.device, gpus, os.environ):
             self.worker.emit_when_possible(WarningGiven(message=lost))
-        for told in filter(None, (self.ledger.told, self.measurements.told, self._cannot_tell())):
+        all_told = self.ledger.told, self.measurements.told, self.model.cannot_tell()
+        for told in filter(None, all_told):
             self.worker.emit_when_possible(WarningGiven(message=told))
         due = self.ledger.due() if self.hook.is_wanted else []
         if due:
@@ -152,15 +151,6 @@ class _Watch:
             self.worker.emit_when_possible(WarningGiven(message=what))
         for one in due:
             self.hook.run(one)
-
-    def _cannot_tell(self) -> str:
-        """Return why a limit on what the model expects means REVIEW; empty: it does not."""
-        wants = any(name.endswith("expected_iou") for name in self.project.limits)
-        why = self.model.by.card.cannot_tell if wants else ""
-        if not why:
-            return ""
-        what = f"{self.model.file.name} cannot tell how good its masks are"
-        return f"{what}, so that limits on expected_iou mean REVIEW: {why}"
 
     def _judge_anew(self) -> None:
         """Judge what is known by the limits of today, where they changed: nothing is predicted."""
@@ -178,29 +168,6 @@ class _Watch:
         if judged is not None and judged[1]:
             what = "{} of {} images are judged otherwise now, by their numbers".format(*judged)
             self._tell_once(f"The limits changed: {what}")
-
-    def _tell_groups(self) -> None:
-        self.groups_told_at = time.monotonic()
-        try:
-            for group in self.ledger.tell_groups(self.project, self.book):
-                self._tell_group(group)
-        except OSError as error:
-            if is_of_disk(error):
-                raise
-            self._tell_once(f"The files of groups cannot be written: {error}")
-
-    def _tell_group(self, group: Group) -> None:
-        self.worker.emit_when_possible(
-            GroupJudged(
-                group=group.name,
-                verdict=group.state,
-                before=group.announced or "",
-                reasons=group.reasons,
-                images=int(group.numbers.get("images", 0)),
-            )
-        )
-        self.group_hook.run(group)
-        self.ledger.announced(group)
 
     def go_on(self) -> int:
         """Watch until asked to end; return the exit code."""
@@ -240,8 +207,8 @@ class _Watch:
                 self.ledger.has_run(self.hook.that_have_run())
                 self.ledger.write_journal()
                 if self.is_judged:
-                    self._tell_groups()
-            self.group_hook.close(all_of_them=ended_by_itself)
+                    self.groups.tell(self.project, self.book)
+            self.groups.close(all_of_them=ended_by_itself)
         return self._end(asked or "done")
 
     def _is_all_done(self) -> bool:
@@ -305,8 +272,8 @@ class _Watch:
             handled = self._handle_ready()
             if not handled and (same := self.scanner.look_closer(_CLOSER_S, self._is_ended)):
                 self.ledger.record(same)
-            if not handled and time.monotonic() - self.groups_told_at > _IDLE_S:
-                self._tell_groups()
+            if not handled and time.monotonic() - self.groups.told_at > _IDLE_S:
+                self.groups.tell(self.project, self.book)
             self.ledger.has_run(self.hook.that_have_run())
             self.ledger.write_journal()
             self.worker.emit_when_possible()

@@ -15,7 +15,8 @@ import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.images.output_book import OutputBook, free_version, write_own
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_outputs import free_version, write_own
 from emcfsys_engine.tools.measure.tables import (
     MaskMeasured,
     Table,

@@ -13,7 +13,8 @@ import numpy as np
 
 from emcfsys_engine.annotations.pairing import root_of, source_of
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.images.output_book import OutputBook, write_own
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_outputs import write_own
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import Run

@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.images.output_book import OutputBook, write_own
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_outputs import write_own
 from emcfsys_engine.text import cell_of
 from emcfsys_engine.tools.measure.objects import Objects
 

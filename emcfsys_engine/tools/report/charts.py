@@ -15,7 +15,8 @@ from emcfsys_engine.colours import colours_for, readable
 from emcfsys_engine.errors import RunFolderError, printable
 from emcfsys_engine.files import remedy_of, write_whole
 from emcfsys_engine.images.bounds import quiet_libraries
-from emcfsys_engine.images.output_book import OutputBook, replace_own
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_outputs import replace_own
 from emcfsys_engine.images.writers import companion
 from emcfsys_engine.run.events import AnyEvent, ImageDone, PreviewSaved
 from emcfsys_engine.run.folder import Run

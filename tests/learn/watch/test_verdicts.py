@@ -7,13 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from emcfsys_engine.commands.review import review
 from emcfsys_engine.commands.watch import watch
 from emcfsys_engine.hotfolder.review import read_verdicts, verify_journal
 from emcfsys_engine.learn.model_file import load_model, save_model
-from emcfsys_engine.run.events import GroupJudged, ImageDone
+from emcfsys_engine.run.events import ImageDone
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.lines import line_of
 from tests.commands.made import say
 from tests.hotfolder.test_journal import acts_in
 from tests.learn.conftest import run_here
@@ -97,46 +95,6 @@ def test_limits_on_objects_are_judged_without_the_table_of_measurements(
     _, (one,) = read_verdicts(hot.output, ("pass",))
     assert one.numbers[""]["grain_objects"] >= 0
     assert not (hot.output / ".emcfsys" / "measurements.csv").exists()
-
-
-def test_a_groups_first_verdict_and_each_other_one_are_told_once_by_event_and_hook(
-    tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told, script = tmp_path / "hook.log", tmp_path / "hook.sh"
-    words = "$EMCFSYS_GROUP|$EMCFSYS_VERDICT_BEFORE|$EMCFSYS_VERDICT|$EMCFSYS_VERDICT_REASONS"
-    script.write_text(f'#!/bin/sh\necho "{words}" >> "{told}"\n')
-    script.chmod(0o755)
-    (tmp_path / "config" / "emcfsys").mkdir(parents=True)
-    config = tmp_path / "config" / "emcfsys" / "config.toml"
-    config.write_text(f'[hooks]\ngroup_judged = ["{script}"]\n')
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    hot = Hot(tmp_path, model_file)
-    groups = '[limits]\ngroup = "^(.)"\n[limits.groups.images]\n'
-    limit(hot, groups + "fail_above = 1.5\n")
-    hot.image("a1.png")
-
-    def judged(run: Run) -> list[tuple[str, str, str, int]]:
-        found = [event for event in run.events() if isinstance(event, GroupJudged)]
-        return [(one.group, one.before, one.verdict, one.images) for one in found]
-
-    assert judged(once(hot)) == [("a", "", "pass", 1)]
-    assert judged(once(hot)) == []  # nothing new
-    hot.image("a2.png")
-    hot.image("b1.png")
-    run = once(hot)
-    assert judged(run) == [("a", "pass", "fail", 2), ("b", "", "pass", 1)]
-    assert "group a FAIL (was PASS): images 2 is above" in "\n".join(map(line_of, run.events()))
-    lines = told.read_text().splitlines()
-    assert [line.split("|")[:3] for line in lines] == [
-        ["a", "", "pass"],
-        ["a", "pass", "fail"],
-        ["b", "", "pass"],
-    ]
-    assert "is above 1.5 (fail)" in lines[1]
-
-    limit(hot, groups + "review_above = 1.5\n")
-    say(review, str(hot.folder), "judge")  # while nobody watches
-    assert judged(once(hot)) == [("a", "fail", "review", 2)]
 
 
 def test_a_model_that_cannot_tell_is_told_with_its_reason_where_a_limit_asks_it(

@@ -10,7 +10,8 @@ from scipy import ndimage
 from emcfsys_engine.annotations.pairing import key_of_file
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.output_book import OutputBook, write_own
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_outputs import write_own
 from emcfsys_engine.tools.measure.fields import Field, Fields, Labels, open_fields
 from emcfsys_engine.tools.measure.results import MeasureSettings
 from emcfsys_engine.tools.measure.standards.grain_size import grain_sizes, measure_grains
