@@ -28,3 +28,8 @@ def test_every_module_has_tests_of_its_name() -> None:
     ]
     assert len(modules()) > 100
     assert not missing
+
+
+def test_no_module_has_more_than_500_lines() -> None:
+    lines = {module: len(module.read_text().splitlines()) for module, _ in modules()}
+    assert not {str(module): number for module, number in lines.items() if number > 500}
