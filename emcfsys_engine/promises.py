@@ -62,18 +62,12 @@ def promise_of(scores: Sequence[ImageScore]) -> Promise | None:
 def _spearman(pairs: Sequence[tuple[float, float]]) -> float | None:
     if len(pairs) < 3:
         return None
+    from scipy.stats import rankdata  # half a second, and where nothing is expected none needs it
+
     try:
-        return correlation(*(_ranks(values) for values in zip(*pairs, strict=True)))
+        return correlation(*(rankdata(values).tolist() for values in zip(*pairs, strict=True)))
     except StatisticsError:  # all of one kind are equal
         return None
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    """Return each value's rank; equal ones share the mean of theirs."""
-    return [
-        sum(other < value for other in values) + (sum(o == value for o in values) + 1) / 2
-        for value in values
-    ]
 
 
 def words_of(promise: Promise | None) -> str:

@@ -140,10 +140,14 @@ def models_of(request: PredictRequest) -> tuple[str, ...]:
 
 def refuse_other_models(header: Header, request: PredictRequest) -> None:
     """Raises: InputError if a model file is another one than when the list was written."""
-    if header.models and header.models != models_of(request):
+    if _is_of_others(header, request):
         what = "is another model than when the list of shards was written"
         remedy = "Bring it back, or give the command again: what is there is kept"
         raise InputError(request.model, what, remedy)
+
+
+def _is_of_others(header: Header, request: PredictRequest) -> bool:
+    return bool(header.models) and header.models != models_of(request)
 
 
 def unfinished(parent: Path, request: PredictRequest) -> Run | None:
@@ -165,9 +169,8 @@ def unfinished(parent: Path, request: PredictRequest) -> Run | None:
                 raise InputError(parent.parent, what, remedy)
             if is_same and run.finished() is None:
                 header = Shards(run).header()
-                if header is not None and header.models and header.models != models_of(request):
-                    continue
-                found = run
+                if header is None or not _is_of_others(header, request):
+                    found = run
     return found
 
 

@@ -1,6 +1,7 @@
 """A group's verdict, told when it is new: its files, an event, and the person's own command."""
 
 import time
+from collections.abc import Callable
 
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.made import Group
@@ -8,16 +9,18 @@ from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.learn.inference.output_disk import is_of_disk
 from emcfsys_engine.learn.run_context import RunContext
 from emcfsys_engine.project import Project
-from emcfsys_engine.run.events import GroupJudged, WarningGiven
+from emcfsys_engine.run.events import GroupJudged
 from emcfsys_engine.user_commands import Hook
 
 
 class GroupNews:
     """Judges groups now and then, and tells each first verdict and each other one once."""
 
-    def __init__(self, ledger: Ledger, hook: Hook, worker: RunContext) -> None:
+    def __init__(
+        self, ledger: Ledger, hook: Hook, worker: RunContext, tell_once: Callable[[str], None]
+    ) -> None:
         self._ledger, self._hook, self._worker = ledger, hook, worker
-        self._faults: set[str] = set()  # that were told
+        self._tell_once = tell_once
         self.told_at = 0.0  # of time.monotonic()
 
     def tell(self, project: Project, book: OutputBook) -> None:
@@ -32,10 +35,7 @@ class GroupNews:
         except OSError as error:
             if is_of_disk(error):
                 raise
-            words = f"The files of groups cannot be written: {error}"
-            if words not in self._faults:
-                self._faults.add(words)
-                self._worker.emit_when_possible(WarningGiven(message=words))
+            self._tell_once(f"The files of groups cannot be written: {error}")
 
     def close(self, *, all_of_them: bool) -> None:
         """Wait for the commands that run, or for all that wait as well."""

@@ -111,7 +111,8 @@ class _Watch:
         self.model = FollowedModel(Path(request.model), worker, project)
         hooks = load_config().hooks
         self.hook = Hook(hooks.image_done, self.root, self.output)
-        self.groups = GroupNews(ledger, Hook(hooks.group_judged, self.root, self.output), worker)
+        group_hook = Hook(hooks.group_judged, self.root, self.output)
+        self.groups = GroupNews(ledger, group_hook, worker, self._tell_once)
         self.disk = OutputDisk(ledger, worker.run.folder.parent, worker.run.folder)
         self._open_outputs()
         self.blocked_until = 0.0  # by a disk that is full or gone

@@ -10,20 +10,14 @@ from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import line_of
 from tests.commands.made import say
 from tests.learn.hot import Hot
-from tests.learn.watch.test_verdicts import limit, once
+from tests.learn.watch.test_verdicts import limit, once, written_by_hook
 
 
 def test_a_groups_first_verdict_and_each_other_one_are_told_once_by_event_and_hook(
     tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told, script = tmp_path / "hook.log", tmp_path / "hook.sh"
     words = "$EMCFSYS_GROUP|$EMCFSYS_VERDICT_BEFORE|$EMCFSYS_VERDICT|$EMCFSYS_VERDICT_REASONS"
-    script.write_text(f'#!/bin/sh\necho "{words}" >> "{told}"\n')
-    script.chmod(0o755)
-    (tmp_path / "config" / "emcfsys").mkdir(parents=True)
-    config = tmp_path / "config" / "emcfsys" / "config.toml"
-    config.write_text(f'[hooks]\ngroup_judged = ["{script}"]\n')
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    told = written_by_hook(tmp_path, monkeypatch, "group_judged", words)
     hot = Hot(tmp_path, model_file)
     groups = '[limits]\ngroup = "^(.)"\n[limits.groups.images]\n'
     limit(hot, groups + "fail_above = 1.5\n")

@@ -30,6 +30,18 @@ def limit(hot: Hot, more: str) -> None:
     file.write_text(file.read_text().partition("[limits")[0] + more)
 
 
+def written_by_hook(folder: Path, monkeypatch: pytest.MonkeyPatch, hook: str, words: str) -> Path:
+    """Have a hook of the person write words into a file, a line each time; return that."""
+    told, script = folder / "hook.log", folder / "hook.sh"
+    script.write_text(f'#!/bin/sh\necho "{words}" >> "{told}"\n')
+    script.chmod(0o755)
+    (folder / "config" / "emcfsys").mkdir(parents=True)
+    config = folder / "config" / "emcfsys" / "config.toml"
+    config.write_text(f'[hooks]\n{hook} = ["{script}"]\n')
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
+    return told
+
+
 def done_of(run: Run) -> list[ImageDone]:
     return [event for event in run.events() if isinstance(event, ImageDone)]
 
@@ -37,13 +49,8 @@ def done_of(run: Run) -> list[ImageDone]:
 def test_a_verdict_reaches_ledger_event_table_hook_and_status_and_new_limits_predict_nothing(
     tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told, script = tmp_path / "hook.log", tmp_path / "hook.sh"
-    script.write_text(f'#!/bin/sh\necho "$EMCFSYS_VERDICT|$EMCFSYS_VERDICT_REASONS" >> "{told}"\n')
-    script.chmod(0o755)
-    (tmp_path / "config" / "emcfsys").mkdir(parents=True)
-    config = tmp_path / "config" / "emcfsys" / "config.toml"
-    config.write_text(f'[hooks]\nimage_done = ["{script}"]\n')
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    words = "$EMCFSYS_VERDICT|$EMCFSYS_VERDICT_REASONS"
+    told = written_by_hook(tmp_path, monkeypatch, "image_done", words)
     hot = Hot(tmp_path, model_file, "measure = true")
     limit(hot, "[limits.sharpness]\nfail_above = 0.5\n[limits.pixel_nm]\nreview_above = 9\n")
     hot.image("a.png")
