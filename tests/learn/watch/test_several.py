@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -72,15 +73,18 @@ def test_masks_order_ledger_and_measurements_are_as_with_one(
         pixels = {
             name: read_micrograph(ImageRef(path=hot.output / name)).pixels for name in hot.masks()
         }
-        found.append((told(run), entries, [row.split(",")[0] for row in table], pixels))
+        # When a fault is tried again is a matter of the clock: only its number of tries counts.
+        events = told(run)
+        firsts, tries = list(dict.fromkeys(events)), Counter(events)
+        found.append((firsts, tries, entries, [row.split(",")[0] for row in table], pixels))
         again = hot.new_run(once=True)
         run_here(again)
         assert not [one for one in told(again) if one[0] == "ImageDone"]
     one, two = found
-    assert one[:3] == two[:3]
-    assert one[3].keys() == two[3].keys()
-    for name, mask in one[3].items():
-        assert (mask != two[3][name]).mean() < 1e-3, name
+    assert one[:4] == two[:4]
+    assert one[4].keys() == two[4].keys()
+    for name, mask in one[4].items():
+        assert (mask != two[4][name]).mean() < 1e-3, name
 
 
 @pytest.mark.long
