@@ -59,11 +59,12 @@ def _chart(scores: Sequence[ImageScore]) -> Chart:
         curves=(
             Curve(name="true", points=true, colour=_INK),
             Curve(name="expected", points=told, colour=_BLUE, manner="strong"),
-            Curve(name="nine of ten lie above", points=low, colour=_RED, manner="faint"),
-            Curve(name="nine of ten lie below", points=high, colour=_RED, manner="faint"),
+            Curve(name="low end of what is promised", points=low, colour=_RED, manner="faint"),
+            Curve(name="high end", points=high, colour=_RED, manner="faint"),
         ),
         limits=(0.0, 1.0),
         x_words="image",
+        note=" nine of ten true ones are to lie between the two ends",
     )
 
 
