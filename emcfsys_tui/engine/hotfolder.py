@@ -3,6 +3,7 @@
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -394,6 +395,27 @@ def inspect(file: Path, *, verify: bool) -> TextFound:
     return TextFound(title, text if done.code == 0 else f"{text}\n{done.words}")
 
 
+def set_up(folder: Path, watch: str) -> str:
+    """Add [hotfolder] to project.toml, comments kept; a folder inside the project is made.
+
+    Raises: ProjectError, ProjectFaults; InputError for a place that is no folder.
+    """
+    named = Path(watch).expanduser()
+    place = folder / named
+    if place.exists() and not place.is_dir():
+        raise InputError(place, "is no folder", "Name the folder that the images come into")
+
+    def change(document: Any) -> None:
+        table = document.setdefault("hotfolder", import_module("tomlkit").table())
+        table["watch"] = str(named)
+        table.setdefault("output", "predictions")
+
+    edit_project(folder, change)
+    if place.is_relative_to(folder) and ".." not in place.parts:
+        place.mkdir(parents=True, exist_ok=True)
+    return f"the hot folder is {named}; space starts watching"
+
+
 def use_in_hot_folder(folder: Path, file: Path) -> str:
     """Write a run's model into [hotfolder] of project.toml, comments kept.
 
@@ -403,7 +425,7 @@ def use_in_hot_folder(folder: Path, file: Path) -> str:
 
     def change(document: Any) -> None:
         if "hotfolder" not in document:
-            remedy = 'Add it with watch = "incoming"'
+            remedy = "space in Hot folder sets one up"
             raise InputError(folder / "project.toml", "has no [hotfolder]", remedy)
         document["hotfolder"]["model"] = name
 

@@ -50,8 +50,8 @@ _FAILED = (
     Column(title="time", width=8, hide_below=52),
 )
 _NOT_SET = (
-    "No hot folder yet. Add to project.toml:\n\n"
-    '[hotfolder]\nwatch  = "incoming"\noutput = "predictions"'
+    "No hot folder yet. space asks for it,\nand adds to project.toml:\n\n"
+    '[hotfolder]\nwatch = "incoming"\noutput = "predictions"'
 )
 
 
@@ -250,14 +250,23 @@ class HotFolderPane(PicturePane):
         if not self.may_change():
             return
         if not self.hot.configured:
-            self.page_app.tell(
-                'Add [hotfolder] with watch = "incoming" to project.toml first', "warning"
-            )
+            self._set_up()
         elif self.hot.state == "stopped" and self._job() is None:
             self.page_app.tell("Starting: the model is looked up …")
             self.attempt(partial(hotfolder.start_watch, self.folder))
         else:
             self.action_end()
+
+    def _set_up(self) -> None:
+        """Ask for the folder that the microscope writes into, and add it to project.toml."""
+
+        def answered(watch: str | None) -> None:
+            if watch:
+                self.attempt(partial(hotfolder.set_up, self.folder, watch))
+
+        question = "Which folder does the microscope write into? (in the project, or a whole path)"
+        ask = import_module("emcfsys_tui.screens.dialogs").AskScreen
+        self.app.push_screen(ask(question, "incoming", is_path=True), answered)
 
     def action_end(self) -> None:
         """Ask whether the watch shall end."""

@@ -112,7 +112,7 @@ class ModelsPane(FedPane):
                 f"patches of {model.patch_px} px. It is all that predict needs: copy it anywhere."
             )
             if model.file == self._used:
-                about = f"★ the hot folder uses it: {self._why}. {about}"
+                about = f"★ a hot folder that starts now uses it: {self._why}. {about}"
         self.query_one("#model-about", Static).update(f" {printable(about)}")
 
     @on(Rows.Opened, "#models")

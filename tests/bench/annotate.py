@@ -164,7 +164,8 @@ def _corrected(project: Path, model: Path, masks: dict[str, np.ndarray]) -> floa
     before = {file.stem for file in annotations.glob("*.json")}
     _engine("suggest", project, "--number", 1, "--model", model)
     (stem,) = {file.stem for file in annotations.glob("*.json")} - before
-    truth, suggested = masks[stem], _mask_of(annotations / f"{stem}.json", project)
+    (image,) = (project.parent / "images").glob(f"{stem}.*")
+    truth, suggested = masks[stem], _predicted(image, model)
     whole_s = _seconds_of(truth)
     mended, mend_s = suggested.copy(), 0.0
     objects = np.asarray(label(suggested, background=0, connectivity=2), int)
@@ -208,11 +209,11 @@ def _outline_s(place: np.ndarray) -> float:
     return FIND_S + CLICK_S * corners
 
 
-def _mask_of(file: Path, project: Path) -> np.ndarray:
+def _predicted(image: Path, model: Path) -> np.ndarray:
+    """Return the mask whose outlines the suggestion has. Shapes: H×W ids."""
     with tempfile.TemporaryDirectory() as folder:
-        words = ("--to", "masks", "--images", project.parent / "images", "--project", project)
-        _engine("convert", file, *words, "--out", folder)
-        return np.asarray(Image.open(Path(folder, f"{file.stem}.png")))
+        _engine("predict", model, image, "--out", folder)
+        return np.asarray(Image.open(Path(folder, f"{image.stem}.png")))
 
 
 def _write(file: Path, mask: np.ndarray, project: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from emcfsys_engine.errors import InputError
 from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger
 from emcfsys_engine.project import load_project
@@ -119,3 +120,18 @@ def test_each_image_has_the_verdict_that_counts_and_a_word_changes_it(
     assert line.verdict == "fail"
     assert "drift" in line.why
     assert line.why.isprintable()
+
+
+def test_a_hot_folder_is_not_set_up_over_a_file(demo: Path) -> None:
+    before = (demo / "project.toml").read_bytes()
+    (demo / "scan.tif").write_bytes(b"")
+    with pytest.raises(InputError, match=r"scan\.tif: is no folder"):
+        hotfolder.set_up(demo, "scan.tif")
+    assert (demo / "project.toml").read_bytes() == before
+
+
+def test_a_microscopes_own_folder_is_named_and_not_made(demo: Path, tmp_path: Path) -> None:
+    place = tmp_path / "microscope"
+    assert str(place) in hotfolder.set_up(demo, str(place))
+    assert load_project(demo).hotfolder.watch == str(place)
+    assert not place.exists()

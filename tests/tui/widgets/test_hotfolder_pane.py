@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from emcfsys_engine.project import load_project
 from emcfsys_tui.view_models import HotState, JobRow
 from emcfsys_tui.widgets.hotfolder_pane import HotFolderPane, state_text, state_word
 from tests.tui.conftest import opened, screen_text, told, until
@@ -52,11 +53,19 @@ async def test_a_hot_folder_that_never_ran_says_how_to_start(demo: Path) -> None
         await until(pilot, lambda: "has no finished run" in told(pilot), limit_s=30)
 
 
-async def test_a_project_without_a_hot_folder_says_how_to_add_one(demo: Path) -> None:
+async def test_space_adds_a_hot_folder_where_there_is_none(demo: Path) -> None:
     file = demo / "project.toml"
-    file.write_text(file.read_text().partition("[hotfolder]")[0])
+    without = file.read_text().partition("[hotfolder]")[0]
+    file.write_text(f"{without}# mine\n")
     async with opened(demo, "4") as pilot:
-        await until(pilot, lambda: "Add to project.toml" in screen_text(pilot))
+        await until(pilot, lambda: "space asks for it" in screen_text(pilot))
+        await pilot.press("space")
+        await until(pilot, lambda: "Which folder" in screen_text(pilot))
+        await pilot.press("2", "enter")  # after what stands there: incoming
+        await until(pilot, lambda: "incoming2/ with the best model" in screen_text(pilot))
+    assert load_project(demo).hotfolder.watch == "incoming2"
+    assert (demo / "incoming2").is_dir()
+    assert "# mine" in file.read_text()
 
 
 def test_a_verdict_has_a_glyph_and_a_word_in_the_counts() -> None:
