@@ -18,6 +18,7 @@ from emcfsys_engine.project_tables import Compute
 from emcfsys_engine.run.events import AnyEvent, ImageDone, ImageFailed
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.groups import models_of
+from emcfsys_engine.run.outcome import became_of_images
 from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.run.shards import MOST, SHARDS_A_TASK, unfinished
 
@@ -403,6 +404,7 @@ def _compute_of(model: Path) -> Compute | None:
 
 
 def _summary(folder: Path, events: list[AnyEvent]) -> dict[str, object]:
-    done = [msgspec.to_builtins(event) for event in events if isinstance(event, ImageDone)]
-    failed = [msgspec.to_builtins(event) for event in events if isinstance(event, ImageFailed)]
+    became = became_of_images(events)
+    done = [msgspec.to_builtins(event) for event in became if isinstance(event, ImageDone)]
+    failed = [msgspec.to_builtins(event) for event in became if isinstance(event, ImageFailed)]
     return {"run": str(folder), "done": done, "failed": failed}

@@ -5,6 +5,7 @@ never written over: the next one is called NAME.v2.json.
 """
 
 import csv
+import glob
 import hashlib
 import io
 import os
@@ -32,6 +33,7 @@ COLUMNS = (
     "format", "project", "group", "group_verdict", "image", "plane", "verdict", "by_limits",
     "reasons", "word", "word_reason", "mask", "digest", "recipe",
 )  # fmt: skip
+_VERSION = re.compile(r"(\.v\d+)?\.(json|csv)")  # what follows a group's name
 _MOST_LETTERS = 160  # of a file's name
 
 
@@ -67,6 +69,19 @@ def write(
         file = place.with_name(place.name + ending)
         if not _is_told(file, content):
             write_own(file, content, book)
+
+
+def remove(group: str, book: OutputBook) -> None:
+    """Remove the files of a group that is none any more; what a person changed stays.
+
+    Raises: OSError.
+    """
+    place = folder_of(book.out) / name_of(group)
+    for ending in (".json", ".csv"):
+        versions = place.parent.glob(f"{glob.escape(place.name)}.v*{ending}")
+        for file in (place.with_name(place.name + ending), *versions):
+            if _VERSION.fullmatch(file.name.removeprefix(place.name)) and book.has_now(file):
+                file.unlink()
 
 
 def _is_told(file: Path, content: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""People's words of a ledger that was damaged, taken again from the journal.
+"""People's words of a ledger that was damaged or removed, taken again from the journal.
 
 A word comes back with its image when the ledger knows that again: if its content and its masks are
 still those of which it was said.

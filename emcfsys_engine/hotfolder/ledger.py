@@ -119,7 +119,11 @@ class Ledger:
         self.device = self._place[0][0] if self._place[0] else 0
 
     def _opened(self) -> sqlite3.Connection:
-        """Open the file; a damaged one is put aside, as masks that are there are known anyway."""
+        """Open the file; a damaged one is put aside, as masks that are there are known anyway.
+
+        Words of people come back from the journal, also where the file was removed.
+        """
+        is_new = not self.file.exists()
         try:
             connection = connect(self.file)
             with explained(self.file):
@@ -132,10 +136,11 @@ class Ledger:
         except DamagedLedgerError as error:
             aside = _put_aside(self.file)
             connection = connect(self.file)
-            words = kept_words.take_from_journal(connection, self.output)
-            self.told = f"{error} It is kept as {aside.name}: masks that are there are adopted."
-            self.told += f" {words} words of people are taken from the journal." if words else ""
-            return connection
+            self.told = f"{error} It is kept as {aside.name}: masks that are there are adopted. "
+            is_new = True
+        if is_new and (words := kept_words.take_from_journal(connection, self.output)):
+            self.told += f"{words} words of people are taken from the journal."
+        self.told = self.told.strip()
         return connection
 
     @property
@@ -237,7 +242,7 @@ class Ledger:
             return touched
 
     def tell_groups(self, project: Project, book: OutputBook) -> list[made.Group]:
-        """Judge the groups anew whose images changed, and write their files.
+        """Judge the groups anew whose images changed, and write their files; former ones' go.
 
         Return those whose verdict is another one than was announced last.
         Raises: OSError, OutputError: they are written later.
@@ -245,6 +250,10 @@ class Ledger:
         with explained(self.file):
             with self._connection:
                 old = made.reckon(self._connection)
+            for group in made.former_groups(self._connection):
+                drop.remove(group, book)
+            with self._connection:
+                made.forget_former(self._connection)
             for group, num_changes in old:
                 drop.write(self._connection, group, project, book)
                 with self._connection:

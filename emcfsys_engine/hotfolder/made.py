@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS groups (
     told BLOB NOT NULL,     -- JSON: how it was judged last
     num_changes INTEGER NOT NULL -- of its images since it was told; 0: it is as told
 );
+CREATE TABLE IF NOT EXISTS former_groups (name BLOB PRIMARY KEY);  -- whose files are there yet
 """
 
 
@@ -127,6 +128,7 @@ def regroup(connection: sqlite3.Connection, expression: str, limits: Mapping[str
         paths = connection.execute(
             "SELECT path, coalesce(recipe, '') FROM judged LEFT JOIN made USING (path)"
         ).fetchall()
+        connection.execute("INSERT OR IGNORE INTO former_groups SELECT name FROM groups")
         connection.execute("DELETE FROM groups")
         for path, recipe in paths:
             note(connection, [os.fsdecode(path)], recipe, expression)
@@ -173,6 +175,17 @@ def told(connection: sqlite3.Connection, group: str, num_changes: int) -> None:
     """Note that everybody knows of a group; not if its images changed meanwhile."""
     query = "UPDATE groups SET num_changes = 0 WHERE name = ? AND num_changes = ?"
     connection.execute(query, (_name(group), num_changes))
+
+
+def former_groups(connection: sqlite3.Connection) -> list[str]:
+    """Return the groups of another expression that are none now: their files tell of nothing."""
+    query = "SELECT name FROM former_groups EXCEPT SELECT name FROM groups"
+    return [os.fsdecode(name) for (name,) in connection.execute(query)]
+
+
+def forget_former(connection: sqlite3.Connection) -> None:
+    """Note that no file of a former group is there any more."""
+    connection.execute("DELETE FROM former_groups")
 
 
 def images_of(connection: sqlite3.Connection, group: str) -> Iterator[Judged]:

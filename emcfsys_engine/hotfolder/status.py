@@ -20,6 +20,7 @@ from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RunStarted, WatchState
 from emcfsys_engine.run.folder import Run, list_runs
 from emcfsys_engine.run.lines import images_per_min
+from emcfsys_engine.run.outcome import became_of_images
 from emcfsys_engine.run.records import TrainRequest, WatchRequest, validated_on
 from emcfsys_engine.verdicts import STATES
 
@@ -209,7 +210,7 @@ def status_of(project: Project) -> dict[str, Any]:
     events = run.events() if run else []
     states = [event for event in events if isinstance(event, WatchState)]
     done = [event for event in events if isinstance(event, ImageDone)]
-    failures = [event for event in events if isinstance(event, ImageFailed)]
+    failures = [event for event in became_of_images(events) if isinstance(event, ImageFailed)]
     counts = count_states(output)
     verdicts, _ = read_verdicts(output, ())
     groups = groups_of(output)

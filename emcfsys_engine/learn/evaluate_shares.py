@@ -30,9 +30,10 @@ from emcfsys_engine.learn.training.compare import Compared, compare
 from emcfsys_engine.learn.training.dataset import Dataset
 from emcfsys_engine.learn.training.metrics import scores
 from emcfsys_engine.learn.training.validation import Validation, counted_in, validation_of
-from emcfsys_engine.model_card import read_card
+from emcfsys_engine.model_card import ObjectSettings, read_card
 from emcfsys_engine.project import Project
 from emcfsys_engine.promises import ImageScore
+from emcfsys_engine.run.same_models import SameModels, digests_of_models
 
 _MOST_STARTS = 3  # what kills processes again and again is no accident
 _PARTS = 4  # of each process's images: who is faster takes more
@@ -89,18 +90,18 @@ class _Share:
 
     def __init__(self, task: Task, gpus: int | None) -> None:
         self._task = task
-        self._predictor = Predictor.of(task.models, tta=task.tta, overlap=task.overlap, gpus=gpus)
+        self.predictor = Predictor.of(task.models, tta=task.tta, overlap=task.overlap, gpus=gpus)
         self.dataset = Dataset(
             task.samples,
             task.project,
-            self._predictor.normaliser,
+            self.predictor.normaliser,
             processes=task.num_processes,
-            channels=self._predictor.channels,
+            channels=self.predictor.channels,
         )
 
     def compared(self, indices: Sequence[int]) -> tuple[Compared, dict[int, ImageScore]]:
         """Predict some of the images, and compare; what each is expected to be stands beside it."""
-        task, predictor = self._task, self._predictor
+        task, predictor = self._task, self.predictor
         with torch.inference_mode():
             found = compare(
                 predictor.forward,
@@ -125,7 +126,7 @@ class _Share:
         one = ImageScore(image=sample.name, iou=true.mean_iou, class_iou=true.iou)
         if image.evidence_MX is None:
             return one
-        told = expected(self._predictor.trusts, image.evidence_MX, names)
+        told = expected(self.predictor.trusts, image.evidence_MX, names)
         if told is None:
             return one
         return msgspec.structs.replace(
@@ -150,18 +151,20 @@ def compared(task: Task) -> Found:
     if task.are_others(prints):
         return Found(None, prints, ())
     found, images = share.compared(range(len(task.samples)))
-    return Found(_validation(task, found), prints, tuple(images.values()))
+    settings = share.predictor.card.objects
+    return Found(_validation(task, found, settings), prints, tuple(images.values()))
 
 
-def _validation(task: Task, found: Compared) -> Validation:
+def _validation(task: Task, found: Compared, settings: ObjectSettings) -> Validation:
     """Return the scores of all images; objects are told apart as the model's file says."""
-    settings = read_card(task.models[0]).objects
     counts = counted_in(found, task.project, settings)
     return validation_of(found, task.project, task.samples, counts, settings)
 
 
 def _by_several(task: Task) -> Found:
     choose_device(task.gpus)  # so many there are, or it is said
+    card = read_card(task.models[0])
+    same = SameModels(files=task.models, digests=digests_of_models(task.models))
     every = range(len(task.samples))
     step = max(1, len(every) // (_PARTS * task.num_processes))
     waiting = [every[first : first + step] for first in every[::step]]
@@ -173,6 +176,7 @@ def _by_several(task: Task) -> Found:
         print(f"a process of this evaluation ended: {len(waiting)} parts go back", file=sys.stderr)
     else:
         raise RunFailedError("processes of this evaluation end again and again: is memory short?")
+    same.refuse_others("this evaluation began", "Evaluate again")  # each process read them
     if faults := [each for part in parts for each in part.faults]:
         raise DataFaults(sorted(DataFaults.of_words(faults).faults, key=str))
     prints = {name: one for part in parts for name, one in part.prints.items()}
@@ -190,7 +194,9 @@ def _by_several(task: Task) -> Found:
         torch.stack(middles).sum(dim=0) if middles else None,
     )
     images = {index: one for part in parts for index, one in part.images.items()}
-    return Found(_validation(task, total), prints, tuple(images[n] for n in sorted(images)))
+    return Found(
+        _validation(task, total, card.objects), prints, tuple(images[n] for n in sorted(images))
+    )
 
 
 def _done_by_pool(task: Task, waiting: Sequence[range], parts: list[_Part]) -> list[range]:

@@ -1,12 +1,16 @@
 """How a run ended: one decision for `runs`, `jobs`, the daemon, reports and the interface."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 
 from emcfsys_engine.run.events import (
+    AnyEvent,
     Ending,
+    ImageDone,
+    ImageFailed,
     RunCancelled,
     RunFailed,
     RunFinished,
@@ -53,6 +57,19 @@ class Traces:
     was_killed: bool = False  # by us, after the grace that a request to end gives
     was_restart: bool = False  # the lock was last held before this machine's last start
     has_begun: bool = True  # a worker or keeper ever came to life
+
+
+def became_of_images(events: Iterable[AnyEvent]) -> list[ImageDone | ImageFailed]:
+    """Return what became of each image at last, in the order in which that was told.
+
+    A run that is started again tells of what failed anew, a watch of images that were rewritten.
+    """
+    newest: dict[str, ImageDone | ImageFailed] = {}
+    for event in events:
+        if isinstance(event, ImageDone | ImageFailed):
+            newest.pop(event.image, None)
+            newest[event.image] = event
+    return list(newest.values())
 
 
 def how_it_ended(traces: Traces) -> Outcome:

@@ -23,10 +23,10 @@ import msgspec
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import InputError, RunFolderError
 from emcfsys_engine.files import is_locked, next_lines, open_own, reading_own, write_whole
-from emcfsys_engine.model_card import read_card
 from emcfsys_engine.run.events import ImageDone, ImageFailed
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import PredictRequest
+from emcfsys_engine.run.same_models import SameModels, digests_of_models
 
 FORMAT = 1
 FOLDER = "shards"
@@ -81,6 +81,12 @@ class Trying(msgspec.Struct, frozen=True, kw_only=True, tag="trying"):
     number: int
 
 
+class PutBack(msgspec.Struct, frozen=True, kw_only=True, tag="put_back"):
+    """A task that was asked to end leaves the image that it took up; older readers skip this."""
+
+    number: int
+
+
 class Became(msgspec.Struct, frozen=True, kw_only=True, tag="became"):
     """What became of one image."""
 
@@ -96,7 +102,7 @@ class Again(msgspec.Struct, frozen=True, kw_only=True, tag="again"):
     """The run was started again after its end: what failed is tried once more."""
 
 
-Line = Trying | Became | Finished | Again
+Line = Trying | PutBack | Became | Finished | Again
 
 
 def deal(pixels: Sequence[int], number: int) -> list[list[int]]:
@@ -129,25 +135,20 @@ def digest_of(request: msgspec.Struct) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def models_of(request: PredictRequest) -> tuple[str, ...]:
-    """Return what tells the models of a request apart from others under their names.
+def models_of(request: PredictRequest, header: "Header | None" = None) -> SameModels:
+    """Return the models of a request as they are now, or as they were when a list was written.
 
     Raises: ModelFileError.
     """
-    cards = [any_names.encode(read_card(Path(file))) for file in (request.model, *request.also)]
-    return tuple(hashlib.blake2b(card, digest_size=16).hexdigest() for card in cards)
+    files = tuple(Path(file) for file in (request.model, *request.also))
+    digests = digests_of_models(files) if header is None else header.models
+    return SameModels(files=files, digests=digests)
 
 
 def refuse_other_models(header: Header, request: PredictRequest) -> None:
     """Raises: InputError if a model file is another one than when the list was written."""
-    if _is_of_others(header, request):
-        what = "is another model than when the list of shards was written"
-        remedy = "Bring it back, or give the command again: what is there is kept"
-        raise InputError(request.model, what, remedy)
-
-
-def _is_of_others(header: Header, request: PredictRequest) -> bool:
-    return bool(header.models) and header.models != models_of(request)
+    remedy = "Bring it back, or give the command again: what is there is kept"
+    models_of(request, header).refuse_others("the list of shards was written", remedy)
 
 
 def unfinished(parent: Path, request: PredictRequest) -> Run | None:
@@ -169,7 +170,7 @@ def unfinished(parent: Path, request: PredictRequest) -> Run | None:
                 raise InputError(parent.parent, what, remedy)
             if is_same and run.finished() is None:
                 header = Shards(run).header()
-                if header is None or not _is_of_others(header, request):
+                if header is None or not models_of(request, header).are_others:
                     found = run
     return found
 
@@ -350,6 +351,8 @@ class Told:
         match line:
             case Trying():
                 self.tries[line.number] = self.tries.get(line.number, 0) + 1
+            case PutBack():
+                self.tries[line.number] = max(0, self.tries.get(line.number, 0) - 1)
             case Became():
                 self.became[line.number] = line.event
             case Finished():

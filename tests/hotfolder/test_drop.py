@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from emcfsys_engine.hotfolder import drop
+from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.review import say_word
 from emcfsys_engine.images.output_book import OutputBook
 from tests.hotfolder.test_made import LIMITS, watched
@@ -60,6 +61,28 @@ def test_a_file_is_written_once_until_its_group_is_another_and_a_persons_is_kept
         "pass",
         "accepted",
     )
+    ledger.close()
+
+
+def test_files_of_groups_that_are_none_any_more_go_and_a_persons_stays(tmp_path: Path) -> None:
+    ledger = watched(project := project_in(tmp_path, LIMITS))
+    folder, book = drop.folder_of(ledger.output), OutputBook(ledger.output)
+    ledger.tell_groups(project, book)
+    (folder / "s1.json").write_text("a person's")
+    say_word(ledger.output, ["s1/c.tif"], "accepted")
+    ledger.tell_groups(project, book)
+    (folder / "s1.v3.json.txt").write_text("a note")
+    mine = ["s1.json", "s1.v3.json.txt"]
+    assert names(folder) == sorted([*mine, "s1.csv", "s1.v2.json", "s2.csv", "s2.json"])
+    other = project_in(tmp_path, LIMITS.replace('"folder"', "'^s(.)|^(s2)'"))
+    ledger.follow(other, None)
+    ledger.close()  # before it could tell: the next one does
+    ledger = Ledger(ledger.output, owner="the next")
+    ledger.tell_groups(other, OutputBook(ledger.output))
+    assert names(folder) == ["1.csv", "1.json", "2.csv", "2.json", *mine]
+    ledger.follow(project, None)
+    ledger.tell_groups(project, OutputBook(ledger.output))
+    assert names(folder) == sorted([*mine, "s1.csv", "s1.v2.json", "s2.csv", "s2.json"])
     ledger.close()
 
 

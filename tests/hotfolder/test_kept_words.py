@@ -1,7 +1,10 @@
-"""A ledger that is damaged loses no word of a person: the journal has them."""
+"""A ledger that is damaged or removed loses no word of a person: the journal has them."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.review import read_verdicts, say_word
@@ -29,13 +32,22 @@ def damage(ledger: Ledger) -> Ledger:
     return Ledger(ledger.output, owner="y")
 
 
+def remove(ledger: Ledger) -> Ledger:
+    """As the watch advises where a folder was copied."""
+    ledger.close()
+    for file in ledger.folder.glob("ledger.sqlite*"):
+        file.unlink()
+    return Ledger(ledger.output, owner="y")
+
+
+@pytest.mark.parametrize("lose", [damage, remove])
 def test_words_come_back_with_images_and_masks_that_are_the_same_and_with_no_others(
-    tmp_path: Path,
+    tmp_path: Path, lose: Callable[[Ledger], Ledger]
 ) -> None:
     ledger = watched(tmp_path)
     say_word(tmp_path, ["f.tif", "g.tif"], "accepted", "looked at it")
     say_word(tmp_path, ["r.tif"], "rejected", "drifted")
-    ledger = damage(ledger)
+    ledger = lose(ledger)
     assert "3 words of people are taken from the journal" in ledger.told
     (tmp_path / "g.png").write_bytes(b"another mask")
     ledger.record([predicted("r.tif", 0.7)[0]])  # adopted: without numbers

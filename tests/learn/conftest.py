@@ -4,6 +4,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,7 @@ from emcfsys_engine.colours import colours_for
 from emcfsys_engine.commands import predict as predict_commands
 from emcfsys_engine.commands import train as train_commands
 from emcfsys_engine.learn import worker
-from emcfsys_engine.learn.model_file import save_model
+from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.model_card import ModelCard, NetworkSpec
 from emcfsys_engine.project import Project, load_project
@@ -95,6 +96,14 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     save_model(file, network, card)
     return file
+
+
+def replace_model(file: Path) -> None:
+    """Put another model of the same classes under a model file's name, as a training does."""
+    _, card = load_model(file)
+    torch.manual_seed(1)
+    network = build_network(TINY).eval()
+    save_model(file, network, msgspec.structs.replace(card, digests={}))
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emcfsys_engine.errors import DataFaults
+from emcfsys_engine.errors import DataFaults, InputError
 from emcfsys_engine.learn import evaluate_shares
 from emcfsys_engine.learn.evaluate import Evaluation, evaluate_project
 from emcfsys_engine.project import load_project
+from tests.learn.conftest import replace_model
 
 
 @pytest.fixture
@@ -93,3 +94,20 @@ def test_the_images_of_a_process_that_dies_are_done_again(
     assert found == alone
     assert "parts go back" in capfd.readouterr().err
     assert evaluate_shares._MOST_STARTS > 1
+
+
+@pytest.mark.long
+def test_a_model_replaced_under_its_name_meanwhile_is_told_and_no_scores_are_of_two_models(
+    many: Path, model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model.safetensors"
+    shutil.copy(model_file, model)
+    real = evaluate_shares._done_by_pool
+
+    def replaced_meanwhile(*arguments: Any) -> list[range]:
+        replace_model(model)
+        return real(*arguments)
+
+    monkeypatch.setattr(evaluate_shares, "_done_by_pool", replaced_meanwhile)
+    with pytest.raises(InputError, match="another model than when this evaluation began"):
+        _evaluated(many, model, gpus=0, processes=2)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from emcfsys_engine.jobs.job import Job
@@ -11,6 +12,8 @@ from emcfsys_engine.jobs.outcome import outcome_of
 from emcfsys_engine.launch.start import announce
 from emcfsys_engine.run.events import (
     EventWriter,
+    ImageDone,
+    ImageFailed,
     RunFailed,
     RunFinished,
     RunInterrupted,
@@ -20,6 +23,7 @@ from emcfsys_engine.run.events import (
     end_of_events,
 )
 from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.outcome import became_of_images
 from emcfsys_engine.run.records import TrainRequest
 from emcfsys_tui.engine.run_history import RunHistory
 
@@ -164,3 +168,12 @@ def test_the_screen_forgets_the_best_that_a_resume_made_void(tmp_path: Path) -> 
     _events(run, RunStarted(run=run.id, does="train"), RunResumed(step=50))
     history.read_new()
     assert (history.row().best_step, history.row().score) == (50, 0.5)
+
+
+def test_of_each_image_counts_what_was_told_last() -> None:
+    done = ImageDone(image="a", mask="a.png", seconds=1.0, shares={}, confidence=1.0)
+    failed = ImageFailed(image="b", reason="is half a file")
+    again = ImageFailed(image="b", reason="is no image")
+    mended = msgspec.structs.replace(done, image="b")
+    assert became_of_images([failed, done, again]) == [done, again]
+    assert became_of_images([failed, done, RunFinished(reason="done"), mended]) == [done, mended]

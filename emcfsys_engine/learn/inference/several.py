@@ -5,7 +5,8 @@ each in the order of the list. They read, compute and write; what they say trave
 through pipes. Images of one that dies go back: they are tried again one at a time, after all
 others, so that the one that killed it is found.
 
-`python -m emcfsys_engine.learn.inference.several RUN_FOLDER`: one of them.
+`python -m emcfsys_engine.learn.inference.several RUN_FOLDER DIGEST…`: one of them, and what tells
+the models that all of them have from others under their names.
 """
 
 import contextlib
@@ -19,13 +20,13 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 import torch
 
-from emcfsys_engine import any_names
 from emcfsys_engine.errors import EmcfError, RunFailedError
 from emcfsys_engine.files import exit_with
 from emcfsys_engine.images.micrograph import ImageRef
@@ -33,7 +34,6 @@ from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.learn.device import choose_device, choose_threads
 from emcfsys_engine.learn.faults import refuse_lost_gpu
 from emcfsys_engine.learn.inference.ensemble import load_members
-from emcfsys_engine.learn.inference.expected import Expected
 from emcfsys_engine.learn.inference.files import (
     Counted,
     Prediction,
@@ -44,11 +44,24 @@ from emcfsys_engine.learn.inference.files import (
 from emcfsys_engine.learn.inference.image import EndAskedFor
 from emcfsys_engine.learn.inference.outputs import VectorOutputs
 from emcfsys_engine.learn.inference.pipeline import Failure
+from emcfsys_engine.learn.inference.pipes import (
+    Became,
+    Bye,
+    FromFirst,
+    Line,
+    Outcome,
+    Pause,
+    Said,
+    Todo,
+    ToFirst,
+    Wants,
+)
 from emcfsys_engine.learn.run_context import keep_freed_memory
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, WarningGiven
 from emcfsys_engine.run.folder import Run, open_run
 from emcfsys_engine.run.records import PredictRequest, RunRecord
+from emcfsys_engine.run.same_models import SameModels, digest_of_card, digests_of_models
 
 _MOST_STARTS = 3  # of one process: what kills it again and again is no image
 _MOST_DEATHS = 2  # over one image
@@ -82,7 +95,7 @@ def predict_files(
     prediction = Prediction(request, refs, card, emit, asked)
     waiting = prediction.todo
     number = min(request.num_processes, len(waiting))
-    crew = Crew(run, environments_for(number), emit, asked)
+    crew = Crew(run, environments_for(number), _models_of(request, card), emit, asked)
     try:
         while waiting and asked() is None:
             places = map(prediction.place_of, waiting)
@@ -105,93 +118,10 @@ def predict_files(
     return prediction.finish(vectors, set())
 
 
-class Wants(msgspec.Struct, frozen=True, kw_only=True, tag="wants"):
-    """It could read one more image."""
-
-
-class PlaneMade(msgspec.Struct, frozen=True, kw_only=True, tag="plane_made", tag_field="kind"):
-    """What was made of one plane of a hot folder's image."""
-
-    mask: str
-    shares: dict[str, float]  # of each class
-    confidence: float
-    started: float  # on the monotonic clock, which all processes of a machine share
-    unlike: str = ""
-    line: dict[str, str | int] = {}  # of the table of measurements
-    numbers: dict[str, float] = {}  # by which it is judged
-    expected: Expected | None = None  # how good the mask is; None: its model cannot tell
-
-
-class PlaneFailed(msgspec.Struct, frozen=True, kw_only=True, tag="plane_failed", tag_field="kind"):
-    """Why nothing was made of it."""
-
-    reason: str
-    where: str = ""  # of a fault of the output's side, with its number
-    what: str = ""
-    remedy: str = ""
-    errno: int | None = None
-
-
-Outcome = ImageDone | ImageFailed | PlaneMade | PlaneFailed
-
-
-class Became(msgspec.Struct, frozen=True, kw_only=True, tag="became"):
-    """What became of an image; nothing: its disk is away, it is to be tried again."""
-
-    number: int
-    event: Outcome | None
-
-
-class Said(msgspec.Struct, frozen=True, kw_only=True, tag="said"):
-    """Something that a person should hear."""
-
-    event: WarningGiven
-
-
-class Todo(msgspec.Struct, frozen=True, kw_only=True, tag="todo"):
-    """An image to predict. Paths are of any bytes."""
-
-    number: int
-    image: str
-    plane: int | None
-    mask: str
-    path: str = ""  # of a hot folder: below it
-    content: str = ""  # digest of the file, where it is known already
-
-    @property
-    def ref(self) -> ImageRef:
-        return ImageRef(path=Path(self.image), plane=self.plane)
-
-
-class Pause(msgspec.Struct, frozen=True, kw_only=True, tag="pause"):
-    """There is no more for now: it does what it has, then it asks again."""
-
-
-class Bye(msgspec.Struct, frozen=True, kw_only=True, tag="bye"):
-    """There is no more."""
-
-
-_ToFirst = Wants | Became | Said
-_FromFirst = Todo | Pause | Bye
-
-
-class Line:
-    """Two pipes to one other process."""
-
-    def __init__(self, incoming: IO[bytes], outgoing: IO[bytes], kind: Any) -> None:
-        self._incoming, self._outgoing, self._kind = incoming, outgoing, kind
-        self._one_writer = threading.Lock()
-
-    def send(self, message: _ToFirst | _FromFirst) -> None:
-        """Send a message; one that nobody hears any more is lost."""
-        with self._one_writer, contextlib.suppress(BrokenPipeError, ValueError):
-            self._outgoing.write(any_names.encode(message) + b"\n")
-            self._outgoing.flush()
-
-    def receive(self) -> Any:
-        """Return the next message; None when the other is gone."""
-        text = self._incoming.readline()
-        return any_names.decode(text, self._kind) if text.endswith(b"\n") else None
+def _models_of(request: PredictRequest, card: ModelCard) -> SameModels:
+    also = tuple(Path(file) for file in request.also)
+    digests = (digest_of_card(card), *digests_of_models(also))
+    return SameModels(files=(Path(request.model), *also), digests=digests)
 
 
 class _Other:
@@ -203,7 +133,7 @@ class _Other:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**environment}
         )
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.line = Line(self.process.stdout, self.process.stdin, _ToFirst)
+        self.line = Line(self.process.stdout, self.process.stdin, ToFirst)
         self.has: set[int] = set()
         self.waits = False
 
@@ -235,12 +165,15 @@ class Crew:
         self,
         run: Run,
         environments: Sequence[Mapping[str, str]],
+        models: SameModels,
         emit: Callable[[Event], None],
         asked: Callable[[], str | None],
         module: str = __spec__.name,
         arguments: Sequence[str] = (),
     ) -> None:
-        self._command = [sys.executable, "-m", module, str(run.folder), *arguments]
+        command = [sys.executable, "-m", module, str(run.folder)]
+        self._command = [*command, *arguments, *models.digests]
+        self._models = models
         self._emit = emit
         self._asked = asked
         self._heard: queue.SimpleQueue[tuple[_Other, Any]] = queue.SimpleQueue()
@@ -353,14 +286,23 @@ class Crew:
                 continue
             reason = f"{self._todo[number].ref}: {_MOST_DEATHS} processes ended over it ({how})"
             self._made[number] = ImageFailed(image=str(self._todo[number].ref), reason=reason)
-        place = one.environment[_PLACE]
-        if self._starts[place] < _MOST_STARTS:
-            self._starts[place] += 1
-            self._others.append(self._started(one.environment))
-        elif not self._others:
-            raise RunFailedError(
-                "all processes of this prediction ended: see log.txt. What is done is kept"
-            )
+        why = self._start_again(one.environment)
+        if why and not self._others:
+            raise RunFailedError(f"all processes of this prediction ended: {why}")
+
+    def _start_again(self, environment: Mapping[str, str]) -> str:
+        """Start a process where one ended; return why not: it ends always, or has another model."""
+        place = environment[_PLACE]
+        if self._starts[place] >= _MOST_STARTS:
+            return "see log.txt. What is done is kept"
+        try:
+            refuse_other_models(self._models)
+        except EmcfError as error:
+            self._emit(WarningGiven(message=f"{error} No other process takes its place"))
+            return str(error)
+        self._starts[place] += 1
+        self._others.append(self._started(environment))
+        return ""
 
 
 _PLACE = "EMCFSYS_PREDICTS_AS"  # names one of the processes to whom looks at them
@@ -376,6 +318,11 @@ def environments_for(
         {**environment, "CUDA_VISIBLE_DEVICES": gpus[n] if n < len(gpus) else "", _PLACE: str(n)}
         for n in range(number)
     ]
+
+
+def refuse_other_models(models: SameModels) -> None:
+    """Raises: InputError if a file holds another model than when the run began; ModelFileError."""
+    models.refuse_others("this run began", "Start again: what is done is kept")
 
 
 class HandedOut:
@@ -421,7 +368,7 @@ def as_one_of_several(
     def asked() -> str | None:
         return "terminated" if signals else None
 
-    line = Line(sys.stdin.buffer, outgoing, _FromFirst)
+    line = Line(sys.stdin.buffer, outgoing, FromFirst)
     try:
         work(open_run(Path(run_folder)).record(), HandedOut(line, asked), asked)
     except EndAskedFor:
@@ -434,12 +381,21 @@ def as_one_of_several(
 
 def main(arguments: Sequence[str]) -> int:
     """Predict what the first process hands out."""
-    return as_one_of_several(_predict, arguments[0])
+    folder, *digests = arguments
+    return as_one_of_several(partial(_predict, tuple(digests)), folder)
 
 
-def _predict(record: RunRecord, images: HandedOut, asked: Callable[[], str | None]) -> None:
+def _predict(
+    digests: tuple[str, ...],
+    record: RunRecord,
+    images: HandedOut,
+    asked: Callable[[], str | None],
+) -> None:
     request = record.request
     assert isinstance(request, PredictRequest)
+    predictor = load_predictor(request)
+    files = tuple(Path(file) for file in (request.model, *request.also))
+    refuse_other_models(SameModels(files=files, digests=digests))  # looked at after it was read
     # One file for all images is made by the first process.
     own = tuple(each for each in request.vectors if each != "coco")
     request = msgspec.structs.replace(request, vectors=own)
@@ -454,7 +410,7 @@ def _predict(record: RunRecord, images: HandedOut, asked: Callable[[], str | Non
         request,
         book,
         lambda todo: (todo.ref, Path(todo.mask)),
-        load_predictor(request),
+        predictor,
         say,
         asked,
     )

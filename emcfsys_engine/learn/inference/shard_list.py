@@ -41,7 +41,7 @@ def make_list(
         refs = find_inputs(request, left_out)
         prediction = Prediction(request, refs, card, emit, asked)
         items = _items(refs, prediction)
-        models = models_of(request)
+        models = models_of(request).digests
         return shards.write(items, request.shards, left_out_words(left_out), models)
     finally:
         os.close(lock)

@@ -42,7 +42,10 @@ from emcfsys_engine.learn.inference.output_disk import wait_until
 from emcfsys_engine.learn.inference.outputs import VectorOutputs
 from emcfsys_engine.learn.inference.pipeline import Failure
 from emcfsys_engine.learn.inference.predictor import Predictor
-from emcfsys_engine.learn.inference.several import environments_for, prepare
+from emcfsys_engine.learn.inference.several import (
+    environments_for,
+    prepare,
+)
 from emcfsys_engine.learn.inference.shard_list import make_list
 from emcfsys_engine.learn.run_context import RunContext, emit_ending, keep_freed_memory
 from emcfsys_engine.model_card import ModelCard
@@ -55,6 +58,7 @@ from emcfsys_engine.run.events import (
     WarningGiven,
 )
 from emcfsys_engine.run.folder import Run, open_run
+from emcfsys_engine.run.outcome import became_of_images
 from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.run.shards import (
     MOST_TRIES,
@@ -64,6 +68,7 @@ from emcfsys_engine.run.shards import (
     Header,
     Item,
     Lines,
+    PutBack,
     Shards,
     Told,
     Trying,
@@ -133,9 +138,13 @@ class _Task:
         careful = _ALONE_FIRST if told.was_begun else 0
         try:
             for item in todo[:careful]:
+                if self._asked() is not None:
+                    break
                 if not _blamed(item, told, lines):
                     lines.write(Trying(number=item.number))
                     self._run(stages, book, [item], lines)
+                    if self._asked() is not None:  # a request to end is no fault of the image's
+                        lines.write(PutBack(number=item.number))
             self._run(stages, book, todo[careful:], lines)
         finally:
             stages.jobs.close_all()
@@ -259,7 +268,10 @@ def _only_one(out: Path) -> int:
 
 
 class _Watched:
-    """What tasks told, and which of it was passed on as events of the run: each image once."""
+    """What tasks told, and which of it was passed on as events of the run: each image once.
+
+    What failed before and is done now, or failed otherwise, is told again.
+    """
 
     def __init__(self, worker: RunContext, shards: Shards, header: Header) -> None:
         self._emit = worker.emit_when_possible
@@ -268,9 +280,7 @@ class _Watched:
         before = worker.run.events()
         if any(isinstance(event, RunFinished) for event in before):
             self._try_failed_again()
-        self._passed_on = {
-            event.image for event in before if isinstance(event, ImageDone | ImageFailed)
-        }
+        self._passed_on = {event.image: _why_failed(event) for event in became_of_images(before)}
         self._num_seen = [0] * len(self.told)
 
     def _try_failed_again(self) -> None:
@@ -287,8 +297,8 @@ class _Watched:
             told.refresh()
             if len(told.became) > self._num_seen[place]:
                 for event in list(told.became.values())[self._num_seen[place] :]:
-                    if event.image not in self._passed_on:
-                        self._passed_on.add(event.image)
+                    if self._passed_on.get(event.image) != (why := _why_failed(event)):
+                        self._passed_on[event.image] = why
                         self._emit(event)
             self._num_seen[place] = len(told.became)
         return sum(self._num_seen)
@@ -297,6 +307,10 @@ class _Watched:
     def num_left(self) -> int:
         """How many shards are not finished."""
         return sum(not told.is_finished for told in self.told)
+
+
+def _why_failed(event: ImageDone | ImageFailed) -> str:
+    return event.reason if isinstance(event, ImageFailed) else ""
 
 
 def _do_locally(

@@ -26,8 +26,8 @@ from emcfsys_engine.learn.inference.image import EndAskedFor, Order
 from emcfsys_engine.learn.inference.output_disk import is_of_disk
 from emcfsys_engine.learn.inference.outputs import among_originals
 from emcfsys_engine.learn.inference.pipeline import Failure
+from emcfsys_engine.learn.inference.pipes import PlaneMade
 from emcfsys_engine.learn.inference.placing import Placed, Placing
-from emcfsys_engine.learn.inference.several import PlaneMade
 from emcfsys_engine.learn.watch.measurements import Line
 from emcfsys_engine.learn.watch.planes import CAUGHT, Computes, Plane
 from emcfsys_engine.project import Project

@@ -14,8 +14,8 @@ from emcfsys_engine.learn.faults import free_cached_memory, is_out_of_memory, re
 from emcfsys_engine.learn.inference.image import ImageJobs, Order, Work
 from emcfsys_engine.learn.inference.outputs import Companions, VectorOutputs
 from emcfsys_engine.learn.inference.pipeline import Arrived, Computed, Failure, run_pipeline
+from emcfsys_engine.learn.inference.pipes import PlaneMade
 from emcfsys_engine.learn.inference.predictor import Predictor
-from emcfsys_engine.learn.inference.several import PlaneMade
 from emcfsys_engine.learn.watch.measurements import area_of, line_expected, measured, of_classes
 from emcfsys_engine.learn.watch.numbers import (
     grey_values,

@@ -1,7 +1,8 @@
 """A hot folder's images, predicted by several processes: one a GPU, or on a server of many cores.
 
 The watch alone names masks and writes the ledger: it hands planes out, and takes in what was made.
-`python -m emcfsys_engine.learn.watch.several RUN_FOLDER MODEL`: one of the others.
+`python -m emcfsys_engine.learn.watch.several RUN_FOLDER MODEL DIGEST`: one of the others, and what
+tells the model that all of them have from another under its name.
 """
 
 import os
@@ -23,16 +24,13 @@ from emcfsys_engine.learn.inference.ensemble import load_members
 from emcfsys_engine.learn.inference.image import Order
 from emcfsys_engine.learn.inference.outputs import VectorOutputs
 from emcfsys_engine.learn.inference.pipeline import Failure
+from emcfsys_engine.learn.inference.pipes import Became, Outcome, PlaneFailed, PlaneMade, Todo
 from emcfsys_engine.learn.inference.several import (
-    Became,
     Crew,
     HandedOut,
-    Outcome,
-    PlaneFailed,
-    PlaneMade,
-    Todo,
     as_one_of_several,
     environments_for,
+    refuse_other_models,
 )
 from emcfsys_engine.learn.watch.planes import Computes, Here, P, Plane, companions_of, vectors_of
 from emcfsys_engine.project import Project
@@ -40,6 +38,7 @@ from emcfsys_engine.project_tables import Compute
 from emcfsys_engine.run.events import ImageFailed, WarningGiven
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import RunRecord, WatchRequest
+from emcfsys_engine.run.same_models import SameModels, digest_of_card
 
 _TOGETHER = 256  # planes that are handed out before the next ones are looked for
 
@@ -69,6 +68,7 @@ class ByCrew:
             Crew,
             run,
             environments_for(num_processes(project.compute)),
+            SameModels(files=(model,), digests=(digest_of_card(self.card),)),
             lambda event: tell(event.message) if isinstance(event, WarningGiven) else None,
             asked,
             __spec__.name,
@@ -143,11 +143,13 @@ def _result(plane: P, outcome: Outcome | None) -> PlaneMade | Failure[P]:
 
 def main(arguments: Sequence[str]) -> int:
     """Predict what the watch hands out, until it has no more or is gone."""
-    return as_one_of_several(partial(_serve, Path(arguments[1])), arguments[0])
+    folder, file, *digests = arguments
+    model = SameModels(files=(Path(file),), digests=tuple(digests))
+    return as_one_of_several(partial(_serve, model), folder)
 
 
 def _serve(
-    model: Path, record: RunRecord, images: HandedOut, asked: Callable[[], str | None]
+    model: SameModels, record: RunRecord, images: HandedOut, asked: Callable[[], str | None]
 ) -> None:
     project, request = record.project, record.request
     if not isinstance(request, WatchRequest) or project is None:
@@ -155,7 +157,8 @@ def _serve(
     compute = project.compute
     torch.set_num_threads(choose_threads(compute.threads, num_processes(compute)))
     gpus = None if compute.gpus is None else min(1, compute.gpus)
-    here: Computes = Here(project, model, gpus, asked, images.say)
+    here: Computes = Here(project, model.files[0], gpus, asked, images.say)
+    refuse_other_models(model)  # looked at after it was read
     here.open(OutputBook(Path(request.output)))
     while not images.is_over:
         planes = (_Given(path=one.path, order=_order(one), number=one.number) for one in images)

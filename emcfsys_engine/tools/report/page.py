@@ -22,6 +22,7 @@ from emcfsys_engine.run.events import (
     WatchState,
 )
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.outcome import became_of_images
 from emcfsys_engine.run.records import RunRecord
 from emcfsys_engine.text import flattened, span
 from emcfsys_engine.tools.report.charts import (
@@ -118,14 +119,14 @@ def source_table(summary: RunSummary) -> str:
 
 def failed_images(events: Sequence[AnyEvent]) -> str:
     """Return the images that could not be predicted, with the reason."""
-    failed = [event for event in events if isinstance(event, ImageFailed)]
+    failed = [event for event in became_of_images(events) if isinstance(event, ImageFailed)]
     rows = [[event.image, event.reason] for event in failed[:_MOST_IMAGES]]
     return table(["could not be predicted", "why"], rows)
 
 
 def image_table(events: Sequence[AnyEvent]) -> str:
     """Return area fractions over all images, and each image."""
-    done = [event for event in events if isinstance(event, ImageDone)]
+    done = [event for event in became_of_images(events) if isinstance(event, ImageDone)]
     if not done:
         return ""
     names = list(dict.fromkeys(name for event in done for name in event.shares))
@@ -323,9 +324,10 @@ def _tiles(summary: RunSummary) -> str:
     validations = summary.validations
     if validations:
         tiles.append((f"{validations[-1].images_per_s:.3g}", "training patches a second"))
-    done = [event for event in summary.events if isinstance(event, ImageDone)]
+    became = became_of_images(summary.events)
+    done = [event for event in became if isinstance(event, ImageDone)]
     if summary.does != "train":
-        failed = sum(isinstance(event, ImageFailed) and event.final for event in summary.events)
+        failed = sum(isinstance(event, ImageFailed) and event.final for event in became)
         tiles.append((f"{len(done):,}", "images done"))
         tiles.append((f"{failed:,}", "images failed"))
     if done:

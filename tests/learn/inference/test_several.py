@@ -1,6 +1,7 @@
 """Several processes predict one list as one would; who dies gives its images back."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from emcfsys_engine.errors import RunFailedError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.learn.inference import several
@@ -18,7 +20,7 @@ from emcfsys_engine.learn.inference.files import find_inputs
 from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, RunStarted, WarningGiven
 from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import PredictRequest
-from tests.learn.conftest import run_here
+from tests.learn.conftest import replace_model, run_here
 
 
 @pytest.fixture
@@ -88,6 +90,8 @@ def _with_crew(
     def noted(self: several.Crew, *arguments: Any) -> None:
         crews.append(self)
         real(self, *arguments)
+        while not all(one.waits for one in self._others):  # each has read the model
+            self._hear()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(several.Crew, "__init__", noted)
@@ -119,6 +123,53 @@ def test_a_process_that_is_killed_gives_its_images_back_and_is_told(
     assert {name for kind, name in _told(said) if kind == "ImageFailed"} == {"4.png"}
     told = [event.message for event in said if isinstance(event, WarningGiven)]
     assert len(told) == 1 and "ended (SIGKILL)" in told[0]
+
+
+@pytest.mark.long
+def test_who_would_begin_with_another_model_of_that_name_is_refused_and_all_masks_are_of_one(
+    images: Path, model_file: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model.safetensors"
+    shutil.copy(model_file, model)
+    assert run_here(new_run(tmp_path / "runs", _request(images, model, "by first"))) == 1
+    killed: list[int] = []
+
+    def replace_and_kill(crew: several.Crew, event: Event) -> None:
+        busy = [one for one in crew._others if one.has]
+        if not killed and busy and isinstance(event, ImageDone):
+            killed.append(busy[0].process.pid)
+            os.kill(killed[0], signal.SIGKILL)
+            replace_model(model)
+
+    said = _with_crew(images, model, replace_and_kill)
+    assert [name for _, name in _told(said)] == [f"{number}.png" for number in range(9)]
+    told = [event.message for event in said if isinstance(event, WarningGiven)]
+    assert any("model.safetensors: is another model than when this run began" in t for t in told)
+    for mask in sorted((tmp_path / "by first").glob("*.png")):
+        pixels = [
+            read_micrograph(ImageRef(path=folder / mask.name)).pixels
+            for folder in (mask.parent, tmp_path / "out")
+        ]
+        assert (pixels[0] != pixels[1]).mean() < 1e-3, mask.name
+
+
+@pytest.mark.long
+def test_without_anybody_left_who_has_the_model_the_run_ends_and_says_why(
+    images: Path, model_file: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model.safetensors"
+    shutil.copy(model_file, model)
+    replaced: list[bool] = []
+
+    def replace_and_kill_all(crew: several.Crew, event: Event) -> None:
+        if not replaced and any(one.has for one in crew._others):
+            replaced.append(True)
+            for one in crew._others:
+                os.kill(one.process.pid, signal.SIGKILL)
+            replace_model(model)
+
+    with pytest.raises(RunFailedError, match="is another model than when this run began"):
+        _with_crew(images, model, replace_and_kill_all)
 
 
 @pytest.mark.long

@@ -22,6 +22,7 @@ from emcfsys_engine.learn.inference.shard_list import make_list
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RunFinished
 from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.outcome import became_of_images
 from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.run.shards import (
     MOST_TRIES,
@@ -274,6 +275,44 @@ def test_an_image_over_which_tasks_end_again_and_again_is_told_and_the_shard_goe
     reasons = [event.reason for event in run.events() if isinstance(event, ImageFailed)]
     assert sum(f"2.png: {MOST_TRIES} tasks ended over it" in one for one in reasons) == 1
     assert len(reasons) == 2
+
+
+def test_an_image_is_not_blamed_for_the_ends_that_people_asked_for(
+    images: Path, model_file: Path, here: None
+) -> None:
+    run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 1))
+    _listed(run)
+    file = Shards(run).lines_file(0)
+    file.touch()  # a task was there before: images are taken up one by one
+    for number in range(MOST_TRIES + 2):
+
+        def asked(number: int = number) -> str | None:
+            return "terminated" if file.read_bytes().count(b'"trying"') > number else None
+
+        module._do(run.folder, None, asked)
+        assert file.read_bytes().count(b'"trying"') == number + 1
+    assert not _became(run)
+    assert run_here(run) == 1
+    assert told(run) == told_of_all()
+
+
+@pytest.mark.usefixtures("here")
+def test_an_image_that_failed_and_is_done_when_the_run_is_started_again_is_told_so(
+    images: Path, model_file: Path
+) -> None:
+    bad = images / "2.png"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:40] + bytes(len(whole) - 40))
+    run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 2))
+    assert run_here(run) == 1
+    became = {Path(event.image).name: event for event in became_of_images(run.events())}
+    assert isinstance(became["2.png"], ImageFailed)
+    bad.write_bytes(whole)
+    assert run_here(run) == 1  # 4.png is none yet
+    became = {Path(event.image).name: event for event in became_of_images(run.events())}
+    failed = [name for name, event in became.items() if isinstance(event, ImageFailed)]
+    assert failed == ["4.png"]
+    assert len(became) == NUMBER
 
 
 def test_two_people_who_start_the_same_are_told(images: Path, model_file: Path) -> None:

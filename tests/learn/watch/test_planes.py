@@ -14,8 +14,8 @@ from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.writers import writer_for
 from emcfsys_engine.learn.inference.image import Order
 from emcfsys_engine.learn.inference.pipeline import Failure
+from emcfsys_engine.learn.inference.pipes import PlaneMade
 from emcfsys_engine.learn.inference.predictor import Predictor
-from emcfsys_engine.learn.inference.several import PlaneMade
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.watch.planes import Here, Plane, companions_of, vectors_of
 from emcfsys_engine.project import Project, load_project

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 from collections import Counter
 from pathlib import Path
@@ -19,7 +20,7 @@ from emcfsys_engine.learn.watch.several import num_processes
 from emcfsys_engine.project_tables import Compute
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RunFinished, WarningGiven
 from emcfsys_engine.run.folder import Run
-from tests.learn.conftest import run_here
+from tests.learn.conftest import replace_model, run_here
 from tests.learn.hot import Hot, images_and_masks_agree, two_processes, until, watching
 
 TWO = "measure = true\n[inference]\ntile_px = 64\n"
@@ -108,6 +109,32 @@ def test_a_killed_process_gives_its_images_back(tmp_path: Path, model_file: Path
     assert sorted(name for _, name, _ in told(run)) == sorted(f"{n}.png" for n in range(40))
     warnings = [event.message for event in run.events() if isinstance(event, WarningGiven)]
     assert any("One of several processes ended (SIGKILL)" in words for words in warnings)
+
+
+@pytest.mark.long
+def test_no_process_begins_with_another_model_of_that_name_and_the_watch_says_why_it_ends(
+    tmp_path: Path, model_file: Path
+) -> None:
+    model = tmp_path / "model.safetensors"
+    shutil.copy(model_file, model)
+    hot = Hot(tmp_path, model, TWO)
+    two_processes(hot)
+    run = hot.new_run()
+    for number in range(10):
+        hot.image(f"{number}.png", number)
+    with watching(run) as child:
+        until(lambda: len(told(run)) == 10, child, run)
+        workers = workers_of(child.pid)
+        replace_model(model)
+        for worker in workers:
+            os.kill(worker.pid, signal.SIGKILL)
+        for number in range(10, 20):
+            hot.image(f"{number}.png", number)
+        assert child.wait(60) == 1
+    state, reason = run.outcome()
+    assert state == "failed"
+    assert "is another model than when this run began" in reason
+    images_and_masks_agree(hot, 10)
 
 
 @pytest.mark.long

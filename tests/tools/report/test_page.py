@@ -227,6 +227,26 @@ def test_a_prediction_shows_shares_failures_and_overlays(tmp_path: Path) -> None
     assert tags.count("img") == 1
 
 
+def test_an_image_that_failed_first_and_was_done_when_tried_again_counts_as_done_alone(
+    tmp_path: Path,
+) -> None:
+    request = PredictRequest(model="/m/best.safetensors", inputs=("/i",), out=str(tmp_path))
+    mask = str(tmp_path / "b.png")
+    run = a_run(
+        tmp_path,
+        request,
+        RunStarted(run="r", does="predict", num_images=1),
+        ImageFailed(image="/i/b.tif", reason="is truncated"),
+        RunFinished(reason="done", done=0, failed=1),
+        RunStarted(run="r", does="predict", num_images=1),
+        ImageDone(image="/i/b.tif", mask=mask, seconds=0.5, shares={"large": 1.0}),
+        RunFinished(reason="done", done=1, failed=0),
+    )
+    text, _ = checked(report_page(run))
+    assert "is truncated" not in text
+    assert re.search(r"\b1\s*images done\s+0\s*images failed", text)
+
+
 def test_a_watch_shows_lag_and_that_its_folder_was_away(tmp_path: Path) -> None:
     run = a_run(
         tmp_path,
@@ -242,13 +262,18 @@ def test_a_watch_shows_lag_and_that_its_folder_was_away(tmp_path: Path) -> None:
 
 
 def test_a_watch_with_limits_shows_how_many_failed_and_why(tmp_path: Path) -> None:
-    common = {"image": "/w/a.tif", "mask": "/o/a.png", "seconds": 0.5}
+    common = {"mask": "/o/a.png", "seconds": 0.5}
     run = a_run(
         tmp_path,
         WatchRequest(model="/m", watch="/w", output="/o"),
         RunStarted(run="r", does="watch"),
-        ImageDone(**common, verdict="pass"),
-        ImageDone(**common, verdict="fail", verdict_reasons=("confidence 0.5 is below 0.6",)),
+        ImageDone(**common, image="/w/a.tif", verdict="pass"),
+        ImageDone(
+            **common,
+            image="/w/b.tif",
+            verdict="fail",
+            verdict_reasons=("confidence 0.5 is below 0.6",),
+        ),
     )
     text, _ = checked(report_page(run))
     assert "verdict when predicted, of 2" in text
