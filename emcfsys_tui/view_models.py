@@ -437,15 +437,14 @@ class HotTrend(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     names: tuple[str, ...] = ()  # of all numbers there are
-    group: str = ""  # empty: of all images
-    groups: tuple[str, ...] = ()
+    part: str = ""  # a group or recipe in words; empty: of all images
+    parts: tuple[str, ...] = ()
     note: str = ""
     times: tuple[float, ...] = ()  # seconds since 1970, oldest first
     values: tuple[float, ...] = ()
     ewma: tuple[float, ...] = ()
-    centre: float = 0.0
-    low: float = 0.0
-    high: float = 0.0
+    levels: tuple[tuple[tuple[float, float], ...], ...] = ()  # lines: low, centre and high limit
+    changes: tuple[float, ...] = ()  # when another recipe was followed from then on
     told: tuple[str, ...] = ()  # what changed, when
 
 

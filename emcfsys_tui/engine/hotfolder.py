@@ -20,7 +20,7 @@ from emcfsys_engine.hotfolder.review import (
     recipe_of,
     say_word,
 )
-from emcfsys_engine.hotfolder.series import names_in, read_series, trend_of
+from emcfsys_engine.hotfolder.series import names_in, parts_of, read_series, trend_of
 from emcfsys_engine.hotfolder.status import choose_best, resolve_model
 from emcfsys_engine.hotfolder.watcher import watcher_of, watching_run
 from emcfsys_engine.jobs.queue import Queue
@@ -254,19 +254,21 @@ def say_of(folder: Path, image: str, word: Word, reason: str = "") -> str:
     return f"{image} is {word}"
 
 
-def read_trend(folder: Path, name: str, group: str) -> TrendRead:
-    """Return the control chart of a number, or of the next best one, of a group or all images.
+def read_trend(folder: Path, name: str, part: str) -> TrendRead:
+    """Return the control chart of a number, or of the next best one, of a part or all images.
+
+    `part`: a group or a recipe, in the words of `parts_of`; another one means all.
 
     Raises: InputError for a ledger that cannot be read.
     """
     images = read_series(folder / load_project(folder).hotfolder.output)
-    groups = tuple(sorted({one.group for one in images if one.group is not None}))
-    group = group if group in groups else ""
-    images = [one for one in images if not group or one.group == group]
+    parts = parts_of(images)
+    part = part if part in parts else ""
+    images = parts.get(part, images)
     names = tuple(names_in(images))
     name = name if name in names else next(iter(names), "")
     found = trend_of(images, name)
-    common: dict[str, Any] = {"name": name, "names": names, "group": group, "groups": groups}
+    common: dict[str, Any] = {"name": name, "names": names, "part": part, "parts": tuple(parts)}
     if found is None:
         return TrendRead(HotTrend(**common, note="fewer than two images have numbers"))
     return TrendRead(
@@ -275,11 +277,10 @@ def read_trend(folder: Path, name: str, group: str) -> TrendRead:
             note=f"{len(found.values):,} images, {len(found.signals):,} break a rule",
             times=tuple(one.time for one in found.images),
             values=found.values,
-            ewma=found.ewma.means,
-            centre=found.limits.centre,
-            low=found.limits.low,
-            high=found.limits.high,
-            told=tuple(found.told()),
+            ewma=found.ewma,
+            levels=tuple(tuple(line) for _, line in found.levels()),
+            changes=tuple(found.images[one.place].time for one in found.changes),
+            told=tuple(words for _, words in found.told()),
         )
     )
 

@@ -195,6 +195,7 @@ Point = tuple[float, float]
 _WIDTH, _HEIGHT = 620, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 42
 _MOST_POINTS = 600  # more cannot be told apart at this width
+_MOST_MARKS = 5  # lines of words of marks
 NUM_COLOURS = 24  # of the style sheet; from the next class on they repeat, dashed
 _INK = -1  # a curve that is no class: drawn in the colour of text
 
@@ -217,6 +218,7 @@ class Chart:
     title: str
     curves: tuple[Curve, ...]
     best: float | None = None
+    marks: tuple[tuple[float, str], ...] = ()  # upright lines in words: what began there
     limits: tuple[float, float] = (-math.inf, math.inf)  # that the axis never goes beyond
     x_words: str = "step"
     note: str = field(default="")
@@ -231,8 +233,12 @@ def figure_of(chart: Chart) -> str:
         return ""
     axes = _Axes.around(curves, chart.limits)
     parts = [axes.grid(chart.x_words, is_time=chart.x_is_time)]
-    if chart.best is not None and axes.x_low <= chart.best <= axes.x_high:
-        parts.append(axes.best_line(chart.best))
+    marks = [*chart.marks, *([] if chart.best is None else [(chart.best, "best")])]
+    parts += [
+        axes.mark(x, words, line % _MOST_MARKS)
+        for line, (x, words) in enumerate(marks)
+        if axes.x_low <= x <= axes.x_high
+    ]
     parts += [axes.curve(curve) for curve in curves]
     if chart.best is not None:
         parts += [axes.best_dot(curve, chart.best) for curve in curves]
@@ -332,13 +338,14 @@ class _Axes:
         )
         return "".join(parts)
 
-    def best_line(self, step: float) -> str:
-        x = self.x(step)
+    def mark(self, at: float, words: str, line: int) -> str:
+        """Return an upright line with its words on the given line, so that none hides another."""
+        x = self.x(at)
         on_right = x < _WIDTH * 0.85
         place = f'x="{x + 5}"' if on_right else f'x="{x - 5}" text-anchor="end"'
         return (
             f'<line class="best" x1="{x}" x2="{x}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
-            f'<text class="best" {place} y="{_TOP + 9}">best</text>'
+            f'<text class="best" {place} y="{_TOP + 9 + 13 * line}">{escaped(words)}</text>'
         )
 
     def best_dot(self, curve: Curve, step: float) -> str:
