@@ -84,6 +84,8 @@ class TrendView(Widget):
 def frame_of(one: HotTrend, width: int, height: int) -> Frame:
     """Return what the chart shows: all values, and the limits where they are not far away."""
     low, high = min(one.values), max(one.values)
+    if high - low < 1e-9 * max(abs(low), abs(high)):
+        low = high  # what differs by rounding alone is one value
     span = high - low or abs(high) or 1.0
     limits = [y for line in one.levels for _, y in line]
     low, high = (

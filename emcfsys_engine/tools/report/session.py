@@ -91,7 +91,7 @@ def session_page(project: Project, since: float = 0.0) -> str:
         section("Verdicts", _verdicts(images), _groups(groups_of(output))),
         section("Examples", *(_examples(project, output, state) for state in STATES)),
         section("Images that could not be predicted", _failed(failed)),
-        section("Trends", *map(trend_figure, found), _of_parts(images)),
+        section("Trends", _figures(found), _of_parts(images)),
         section("Distributions", _distributions(images)),
         section("Recipe", _recipe(output)),
         section("Journal", _journal(output)),
@@ -201,6 +201,11 @@ def _example(project: Project, output: Path, name: str, mask: Path, why: str) ->
     return picture(packed.getvalue(), "png", caption)
 
 
+def _figures(trends: Sequence[Trend]) -> str:
+    shown = "".join(f"<div>{trend_figure(one)}</div>" for one in trends)
+    return f'<div class="charts over-time">{shown}</div>' if shown else ""
+
+
 def trend_figure(trend: Trend) -> str:
     """Return a number's control chart, with its limits and where it became another one."""
     times = [one.time for one in trend.images]
@@ -234,8 +239,7 @@ def _of_parts(images: Sequence[Measured]) -> str:
         if len(members) < _LEAST_OF_GROUP:
             continue
         trends = [one for name in names_in(members) if (one := trend_of(members, name))]
-        charts = list(map(trend_figure, trends))
-        shown.append(folded(f"{words}: {len(members):,} images", "".join(charts)))
+        shown.append(folded(f"{words}: {len(members):,} images", _figures(trends)))
     return "".join(shown)
 
 
