@@ -420,6 +420,7 @@ class HotState(msgspec.Struct, frozen=True, kw_only=True):
     unlike: int = 0
     verdicts: dict[str, int] = {}  # how many images have which; empty: nobody judged
     groups: dict[str, int] = {}  # how many groups have which verdict
+    recipe_file: str = ""  # that the newest watch follows; empty: none
     recipe: str = ""  # that is followed
     median_lag_s: float | None = None
     worst_lag_s: float | None = None

@@ -11,8 +11,8 @@ import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.hotfolder.judged import verdict_by
-from emcfsys_engine.hotfolder.made import has_groups
 from emcfsys_engine.hotfolder.review import reading
+from emcfsys_engine.hotfolder.tables import has_table
 from emcfsys_engine.text import moment
 from emcfsys_engine.trends import (
     Limits,
@@ -113,7 +113,7 @@ def read_series(output: Path, *, since: float = 0.0, most: int = MOST) -> list[M
     Raises: InputError for a ledger that cannot be read.
     """
     with reading(output) as db:
-        if db is None or not has_groups(db):
+        if db is None or not has_table(db, "made"):
             return []  # of an older version: the next watch brings it up to date
         rows = db.execute(_QUERY, (int(since * 1e9), most)).fetchall()
     found: list[Measured] = []

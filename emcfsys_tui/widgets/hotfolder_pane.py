@@ -120,7 +120,8 @@ class HotFolderPane(PicturePane):
     def command(self) -> str:
         """The command that does the same."""
         if self.hot.state == "stopped":
-            return f"emcfsys-engine submit watch {self.folder}"
+            recipe = f" --recipe {self.hot.recipe_file}" if self.hot.recipe_file else ""
+            return f"emcfsys-engine submit watch {self.folder}{recipe}"
         return f"emcfsys-engine watch {self.folder} --status"
 
     def compose(self) -> ComposeResult:
@@ -255,7 +256,7 @@ class HotFolderPane(PicturePane):
             )
         elif self.hot.state == "stopped" and self._job() is None:
             self.page_app.tell("Starting: the model is looked up …")
-            self.attempt(partial(hotfolder.start_watch, self.folder))
+            self.attempt(partial(hotfolder.start_watch, self.folder, self.hot.recipe_file))
         else:
             self.action_end()
 

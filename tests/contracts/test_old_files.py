@@ -10,10 +10,9 @@ from emcfsys_engine.annotations.formats.labelme import read_suggestion
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.recipe import read_recipe
 from emcfsys_engine.hotfolder.review import (
-    count_states,
     groups_of,
+    overview,
     read_verdicts,
-    recipe_of,
     verify_journal,
 )
 from emcfsys_engine.hotfolder.series import read_series
@@ -184,9 +183,10 @@ def test_a_ledger_of_version_1_with_groups_and_a_recipe(tmp_path: Path) -> None:
     shutil.copy(DATA / "ledger-groups-v1.sqlite", tmp_path / ".emcfsys" / "ledger.sqlite")
     (group,) = groups_of(tmp_path)
     assert (group.name, group.state, group.verdicts) == ("grid 1", "fail", {"fail": 1})
-    assert recipe_of(tmp_path) == read_recipe(DATA / "recipe-v1.json").id
+    recipe = read_recipe(DATA / "recipe-v1.json").id
+    assert overview(tmp_path).recipe == recipe
     (image,) = read_series(tmp_path)
-    assert (image.group, image.verdict, image.recipe) == ("grid 1", "fail", recipe_of(tmp_path))
+    assert (image.group, image.verdict, image.recipe) == ("grid 1", "fail", recipe)
     ledger = Ledger(tmp_path, owner="test")
     ledger.close()
-    assert count_states(tmp_path) == {"done": 1}
+    assert overview(tmp_path).states == {"done": 1}
