@@ -66,7 +66,8 @@ class Shift:
 def individual_limits(values: Sequence[float]) -> Limits:
     """Return the limits of single values: their mean, and the mean range of neighbours."""
     ranges = [abs(b - a) for a, b in pairwise(values)]
-    return Limits(centre=fmean(values), sigma=fmean(ranges) / _D2 if ranges else 0.0)
+    centre = min(max(fmean(values), min(values)), max(values))  # rounding must not leave them
+    return Limits(centre=centre, sigma=fmean(ranges) / _D2 if ranges else 0.0)
 
 
 def baseline_limits(values: Sequence[float]) -> Limits:
@@ -107,7 +108,10 @@ _RULES: tuple[_Rule, ...] = (
 
 
 def signals(values: Sequence[float], limits: Limits) -> list[Signal]:
-    """Return where values break a rule, in their order; the first of the rules that is broken."""
+    """Return where values break a rule, in their order; the first of the rules that is broken.
+
+    The last rule is that of the weighted mean, which a small shift breaks first.
+    """
     if not limits.sigma > 0:
         return [
             Signal(place=place, rule="not the value that never changed")
@@ -115,12 +119,16 @@ def signals(values: Sequence[float], limits: Limits) -> list[Signal]:
             if value != limits.centre
         ]
     zs = [(value - limits.centre) / limits.sigma for value in values]
+    smooth = ewma(values, limits)
     found: list[Signal] = []
     for place in range(len(zs)):
         for rule, number, is_broken in _RULES:
             if place + 1 >= number and is_broken(zs[place + 1 - number : place + 1]):
                 found.append(Signal(place=place, rule=rule))
                 break
+        else:
+            if not smooth.low <= smooth.means[place] <= smooth.high:
+                found.append(Signal(place=place, rule="weighted mean beyond its limits"))
     return found
 
 
@@ -128,7 +136,7 @@ def ewma(values: Sequence[float], limits: Limits, weight: float = 0.2) -> Ewma:
     """Return weighted means that begin at the centre; a small shift shows in them first."""
     mean, means = limits.centre, list[float]()
     for value in values:
-        mean = weight * value + (1 - weight) * mean
+        mean += weight * (value - mean)  # of equal values exactly that
         means.append(mean)
     room = 3 * limits.sigma * math.sqrt(weight / (2 - weight))
     return Ewma(means=tuple(means), low=limits.centre - room, high=limits.centre + room)

@@ -420,6 +420,7 @@ class HotState(msgspec.Struct, frozen=True, kw_only=True):
     unlike: int = 0
     verdicts: dict[str, int] = {}  # how many images have which; empty: nobody judged
     groups: dict[str, int] = {}  # how many groups have which verdict
+    recipe_file: str = ""  # that the newest watch follows; empty: none
     recipe: str = ""  # that is followed
     median_lag_s: float | None = None
     worst_lag_s: float | None = None
@@ -437,15 +438,14 @@ class HotTrend(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     names: tuple[str, ...] = ()  # of all numbers there are
-    group: str = ""  # empty: of all images
-    groups: tuple[str, ...] = ()
+    part: str = ""  # a group or recipe in words; empty: of all images
+    parts: tuple[str, ...] = ()
     note: str = ""
     times: tuple[float, ...] = ()  # seconds since 1970, oldest first
     values: tuple[float, ...] = ()
     ewma: tuple[float, ...] = ()
-    centre: float = 0.0
-    low: float = 0.0
-    high: float = 0.0
+    levels: tuple[tuple[tuple[float, float], ...], ...] = ()  # lines: low, centre and high limit
+    changes: tuple[float, ...] = ()  # when another recipe was followed from then on
     told: tuple[str, ...] = ()  # what changed, when
 
 

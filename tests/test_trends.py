@@ -84,3 +84,22 @@ def test_chance_and_a_single_outlier_are_no_shift(seed: int, outlier: int) -> No
     assert shifts(values) == []
     assert shifts(values[:9]) == []
     assert shifts([3.0] * 50) == []
+
+
+def test_a_small_shift_that_no_other_rule_sees_is_told_by_the_weighted_mean() -> None:
+    limits = Limits(centre=10, sigma=2)
+    for side in (1, -1):
+        zs = [1.9, 0.9, 1.9, 0.9, 1.9, 0.9, 1.9]
+        found = signals([10 + side * 2 * z for z in zs], limits)
+        assert {one.rule for one in found} == {"weighted mean beyond its limits"}
+        assert found[-1].place == 6
+
+
+@given(value=st.floats(-1e6, 1e6), number=st.integers(2, 40))
+def test_what_never_changes_has_itself_as_centre_and_weighted_mean(
+    value: float, number: int
+) -> None:
+    limits = individual_limits([value] * number)
+    assert (limits.centre, limits.sigma) == (value, 0)
+    assert signals([value] * number, limits) == []
+    assert {*ewma([value] * number, limits).means} == {value}

@@ -65,9 +65,19 @@ def clean(
     type=click.Path(path_type=Path),
     help="A folder that measure wrote: its size distributions and grain maps join the page.",
 )
+@click.option(
+    "--pdf",
+    type=click.Path(path_type=Path),
+    help="The page as PDF, too; needs Chromium, Chrome, Edge or Brave on this machine.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def report(
-    run: Path, out: Path | None, since: datetime | None, numbers: Path | None, as_json: bool
+    run: Path,
+    out: Path | None,
+    since: datetime | None,
+    numbers: Path | None,
+    pdf: Path | None,
+    as_json: bool,
 ) -> None:
     """Write RUN (a run's folder) as one HTML page that needs no network: curves, classes, settings.
 
@@ -75,23 +85,35 @@ def report(
 
     Example: emcfsys-engine report projects/demo/runs/run-0001 --out demo.html
     """
-    from emcfsys_engine.run.folder import open_run
     from emcfsys_engine.tools.report.page import write_report
+    from emcfsys_engine.tools.report.pdf import find_browser, save_pdf
 
+    if pdf is not None:
+        find_browser()  # or nothing is written
+    told: dict[str, str] = {}
     if run.name == "project.toml" or (run / "project.toml").is_file():
-        from emcfsys_engine.project import load_project
         from emcfsys_engine.tools.report.session import write_session
 
         if numbers is not None:
             raise click.UsageError("--numbers goes with a run")
-        file = write_session(load_project(run), out, since.timestamp() if since else 0.0)
-        say_json({"page": str(file.absolute())}) if as_json else say(file)
+        project = load_project(run)
+        folder = project.folder / project.hotfolder.output
+        file = write_session(project, out, since.timestamp() if since else 0.0)
+    else:
+        if since is not None:
+            raise click.UsageError("--since goes with a project")
+        opened = open_run(run)
+        folder, told["run"] = opened.folder, opened.id
+        file = write_report(opened, out, numbers)
+    files = {"page": file}
+    if pdf is not None:
+        save_pdf(file, pdf, folder)
+        files["pdf"] = pdf
+    if as_json:
+        say_json(told | {name: str(one.absolute()) for name, one in files.items()})
         return
-    if since is not None:
-        raise click.UsageError("--since goes with a project")
-    opened = open_run(run)
-    file = write_report(opened, out, numbers)
-    say_json({"run": opened.id, "page": str(file.absolute())}) if as_json else say(file)
+    for one in files.values():
+        say(one)
 
 
 class _ListsByDefault(click.Group):

@@ -5,6 +5,9 @@ SQLite's own triggers count, so that a program of any version that writes into t
 
 import sqlite3
 
+from emcfsys_engine.hotfolder.tables import has_table
+
+COUNTED = "verdict_counts"  # a table of ledgers that count; older ones lack it
 _VALID = (
     "FROM judged JOIN seen USING (path) WHERE path = {row}.path"
     " AND judged.digest = seen.digest AND seen.state IN ('done', 'skipped')"
@@ -37,7 +40,7 @@ CREATE INDEX IF NOT EXISTS seen_ages ON seen (mtime_ns);
 
 def keep(connection: sqlite3.Connection) -> None:
     """Begin to count in a ledger that does not yet."""
-    if is_kept(connection):
+    if has_table(connection, COUNTED):
         return
     triggers = [
         f"CREATE TRIGGER {table}_{when}_{what} {when} {what} ON {table} BEGIN"
@@ -53,21 +56,17 @@ def keep(connection: sqlite3.Connection) -> None:
     ]
     with connection:
         connection.execute("BEGIN IMMEDIATE")
-        if is_kept(connection):
+        if has_table(connection, COUNTED):
             return  # another process was faster
         for statement in (*filter(str.strip, _TABLES.split(";")), *triggers):
             connection.execute(statement)
 
 
-def is_kept(connection: sqlite3.Connection) -> bool:
-    """Tell whether a ledger counts: older ones do not."""
-    query = "SELECT 1 FROM sqlite_master WHERE name = 'verdict_counts'"
-    return connection.execute(query).fetchone() is not None
-
-
 def states(connection: sqlite3.Connection) -> dict[str, int]:
-    """Return how many files are in which state."""
+    """Return how many files are in which state; {} of a ledger that is just being made."""
+    if not has_table(connection, "seen"):
+        return {}
     query = "SELECT state, number FROM state_counts"
-    if not is_kept(connection):
+    if not has_table(connection, COUNTED):
         query = "SELECT state, count(*) FROM seen GROUP BY 1"
     return {str(state): int(number) for state, number in connection.execute(query)}

@@ -27,6 +27,7 @@ import msgspec
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import OutputError, printable
 from emcfsys_engine.files import open_own, reading_own, remedy_of
+from emcfsys_engine.hotfolder.tables import has_table
 from emcfsys_engine.hotfolder.watcher import FOLDER
 
 TABLES = """
@@ -239,8 +240,7 @@ def write_kept(connection: sqlite3.Connection, output: Path) -> None:
 
 def noted_head(connection: sqlite3.Connection) -> str:
     """Return the hash of the journal's last line as a ledger notes it; "" where it has none."""
-    query = "SELECT 1 FROM sqlite_master WHERE name = 'head'"
-    if connection.execute(query).fetchone() is None:
+    if not has_table(connection, "head"):
         return ""
     row = connection.execute("SELECT hash FROM head").fetchone()
     return str(row[0]) if row else ""

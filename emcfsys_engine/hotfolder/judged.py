@@ -11,7 +11,8 @@ from typing import Literal
 import msgspec
 
 from emcfsys_engine import any_names
-from emcfsys_engine.hotfolder.counts import is_kept
+from emcfsys_engine.hotfolder.counts import COUNTED
+from emcfsys_engine.hotfolder.tables import has_table
 from emcfsys_engine.project_tables import Limit
 from emcfsys_engine.verdicts import STATES, verdict_of_planes
 
@@ -116,21 +117,16 @@ def follow_touched(connection: sqlite3.Connection, files: Iterable[tuple[str, st
     )
 
 
-def has_verdicts(connection: sqlite3.Connection) -> bool:
-    """Tell whether a ledger knows verdicts at all: older ones do not."""
-    return _has_table(connection, "judged")
-
-
-def _has_table(connection: sqlite3.Connection, name: str) -> bool:
-    query = "SELECT 1 FROM sqlite_master WHERE name = ?"
-    return connection.execute(query, (name,)).fetchone() is not None
-
-
 def count_verdicts(connection: sqlite3.Connection) -> dict[str, int]:
-    """Return how many images passed, are for review, and failed: by people's words, else limits."""
+    """Return how many images passed, are for review, and failed: by people's words, else limits.
+
+    It is {} of an older ledger, which knows no verdicts.
+    """
+    if not has_table(connection, "judged"):
+        return {}
     counts: dict[str, int] = dict.fromkeys(STATES, 0)
     query = f"SELECT judged.state, word, count(*) {_VALID} GROUP BY 1, 2"
-    if is_kept(connection):
+    if has_table(connection, COUNTED):
         query = "SELECT state, word, number FROM verdict_counts"
     for state, word, number in connection.execute(query):
         verdict = _STATE_OF_WORD.get(word, state)
@@ -142,9 +138,9 @@ def count_verdicts(connection: sqlite3.Connection) -> dict[str, int]:
 def count_unjudged(connection: sqlite3.Connection) -> int:
     """Return how many images have masks and no verdict, by limits or by a person."""
     where = "seen.state = 'done'"
-    if not _has_table(connection, "seen"):
+    if not has_table(connection, "seen"):
         return 0  # just being made
-    if has_verdicts(connection):
+    if has_table(connection, "judged"):
         where += (
             " AND NOT EXISTS (SELECT 1 FROM judged WHERE judged.path = seen.path"
             " AND judged.digest = seen.digest AND (judged.state != '' OR word != ''))"
@@ -155,7 +151,12 @@ def count_unjudged(connection: sqlite3.Connection) -> int:
 def read_judged(
     connection: sqlite3.Connection, *, states: Iterable[str] = STATES, paths: Iterable[str] = ()
 ) -> Iterator[Judged]:
-    """Yield how images were judged whose verdict is one of `states`, or those of `paths` alone."""
+    """Yield how images were judged whose verdict is one of `states`, or those of `paths` alone.
+
+    There are none in an older ledger.
+    """
+    if not has_table(connection, "judged"):
+        return
     columns = "SELECT path, judged.digest, numbers, judged.state, reasons, word, word_reason, mask"
     of: list[bytes | str] = [os.fsencode(path) for path in paths]
     where = f"path IN ({_marks(of)})"

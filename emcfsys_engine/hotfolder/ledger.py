@@ -27,11 +27,11 @@ from emcfsys_engine.hotfolder.ledger_file import (
     connect_to_read,
     decoded,
     explained,
-    has_entries,
     ledger_file,
     ledger_in,
 )
 from emcfsys_engine.hotfolder.recipe import Recipe
+from emcfsys_engine.hotfolder.tables import has_table
 from emcfsys_engine.hotfolder.watcher import FOLDER, close_all, is_same, lock_file, lock_folder
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.project import Project
@@ -365,8 +365,8 @@ def read_ledger(output: Path) -> list[Entry]:
         return []
     with explained(file), contextlib.closing(connect_to_read(file)) as db:
         db.text_factory = decoded
-        if not has_entries(db):
-            return []
+        if not has_table(db, "seen"):
+            return []  # empty, or just being made
         return list(_read(db, "ORDER BY time DESC"))
 
 

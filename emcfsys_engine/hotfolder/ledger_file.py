@@ -87,12 +87,6 @@ def connect_to_read(file: Path) -> sqlite3.Connection:
     return connection
 
 
-def has_entries(connection: sqlite3.Connection) -> bool:
-    """Tell whether a file has its table: else it is empty, or just being made."""
-    query = "SELECT 1 FROM sqlite_master WHERE name = 'seen'"
-    return connection.execute(query).fetchone() is not None
-
-
 def connect(file: Path) -> sqlite3.Connection:
     """Open a ledger to write into it, and give it the tables it lacks.
 

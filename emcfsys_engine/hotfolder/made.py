@@ -13,6 +13,7 @@ import msgspec
 from emcfsys_engine import any_names
 from emcfsys_engine.hotfolder.judged import Judged, read_judged
 from emcfsys_engine.hotfolder.recipe import Recipe, differences, what_is_touched
+from emcfsys_engine.hotfolder.tables import has_table
 from emcfsys_engine.project_tables import Limit
 from emcfsys_engine.verdicts import STATES, verdict_of
 
@@ -225,7 +226,7 @@ def _reckoned(
 
 def read_groups(connection: sqlite3.Connection) -> list[Group]:
     """Return how the groups were judged last, by name; none of an older ledger."""
-    if not has_groups(connection):
+    if not has_table(connection, "groups"):
         return []
     found: list[Group] = []
     for name, told in connection.execute("SELECT name, told FROM groups ORDER BY name"):
@@ -234,12 +235,6 @@ def read_groups(connection: sqlite3.Connection) -> list[Group]:
         except msgspec.MsgspecError:
             found.append(Group(name=os.fsdecode(name)))  # its first images just came
     return found
-
-
-def has_groups(connection: sqlite3.Connection) -> bool:
-    """Tell whether a ledger knows groups and recipes at all: older ones do not."""
-    query = "SELECT 1 FROM sqlite_master WHERE name = 'made'"
-    return connection.execute(query).fetchone() is not None
 
 
 def follow_recipe(connection: sqlite3.Connection, recipe: Recipe | None) -> Touched:
@@ -291,7 +286,7 @@ def _settings_by(connection: sqlite3.Connection, recipe: str) -> dict[str, Any]:
 
 def recipe_followed(connection: sqlite3.Connection) -> str:
     """Return the id of the recipe that is followed, or was last; "" where there was none."""
-    if not has_groups(connection):
+    if not has_table(connection, "recipes"):
         return ""
     row = connection.execute("SELECT id FROM recipes ORDER BY number DESC LIMIT 1").fetchone()
     return str(row[0]) if row else ""

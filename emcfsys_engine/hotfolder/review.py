@@ -21,7 +21,6 @@ from emcfsys_engine.hotfolder.ledger_file import (
     connect_to_read,
     decoded,
     explained,
-    has_entries,
     ledger_file,
     ledger_in,
 )
@@ -45,19 +44,40 @@ def read_verdicts(
     """
     states, paths = list(states), list(paths)
     with reading(output) as db:
-        if db is None or not judged.has_verdicts(db):
+        if db is None:
             return {}, []
         found = judged.read_judged(db, states=states, paths=paths) if states or paths else ()
         return judged.count_verdicts(db), list(found)
 
 
-def count_states(output: Path) -> dict[str, int]:
-    """Return how many files are done, trying, failed and skipped; {} where there is no ledger.
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
+    """How a hot folder's images are, at one moment."""
 
+    states: dict[str, int] = {}  # how many files are done, trying, failed and skipped
+    verdicts: dict[str, int] = {}
+    groups: tuple[made.Group, ...] = ()  # as they were judged when the watch last had time
+    recipe: str = ""  # id of the one that is followed; empty: none
+    judged: tuple[Judged, ...] = ()  # images that were asked for
+
+
+def overview(output: Path, paths: Iterable[str] = ()) -> Overview:
+    """Return how a hot folder's images are, and how those of `paths` were judged.
+
+    All is empty where there is no ledger, and what one of an older version does not know.
     Raises: InputError for a ledger that cannot be read.
     """
+    paths = list(paths)
     with reading(output) as db:
-        return {} if db is None or not has_entries(db) else counts.states(db)
+        if db is None:
+            return Overview()
+        db.execute("BEGIN")  # a watch that writes meanwhile changes no count between two
+        return Overview(
+            states=counts.states(db),
+            verdicts=judged.count_verdicts(db),
+            groups=tuple(made.read_groups(db)),
+            recipe=made.recipe_followed(db),
+            judged=tuple(judged.read_judged(db, paths=paths)) if paths else (),
+        )
 
 
 def groups_of(output: Path) -> list[made.Group]:
@@ -67,12 +87,6 @@ def groups_of(output: Path) -> list[made.Group]:
     """
     with reading(output) as db:
         return [] if db is None else made.read_groups(db)
-
-
-def recipe_of(output: Path) -> str:
-    """Return the id of the recipe that is followed; "" where there is none."""
-    with reading(output) as db:
-        return "" if db is None else made.recipe_followed(db)
 
 
 def recipe_settings(output: Path) -> tuple[str, dict[str, Any]]:

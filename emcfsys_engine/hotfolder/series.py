@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 
@@ -10,11 +11,10 @@ import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.hotfolder.judged import verdict_by
-from emcfsys_engine.hotfolder.made import has_groups
 from emcfsys_engine.hotfolder.review import reading
+from emcfsys_engine.hotfolder.tables import has_table
 from emcfsys_engine.text import moment
 from emcfsys_engine.trends import (
-    Ewma,
     Limits,
     Shift,
     Signal,
@@ -25,6 +25,7 @@ from emcfsys_engine.trends import (
 )
 
 MOST = 5000  # newest images that are looked at: a chart has fewer columns
+_LEAST = 5  # images of a recipe between those of others, before a change is told
 _QUERY = """
 SELECT path, mtime_ns, numbers, judged.state, word, recipe, grp
 FROM seen INDEXED BY seen_ages JOIN judged USING (path) LEFT JOIN made USING (path)
@@ -46,25 +47,63 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Change:
+    """Another recipe is followed from an image on."""
+
+    place: int
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trend:
-    """One number over time with its control chart, of the images of one group and recipe."""
+    """One number over time with its control chart: each recipe's images have limits of their own.
+
+    What another recipe makes is another number: mixed, its limits would be those of neither.
+    """
 
     name: str
     images: tuple[Measured, ...]  # oldest first
     values: tuple[float, ...]
-    limits: Limits
+    limits: tuple[Limits, ...]  # of each image: by the first ones of its recipe
     signals: tuple[Signal, ...]
-    ewma: Ewma
+    ewma: tuple[float, ...]
     shifts: tuple[Shift, ...]
+    changes: tuple[Change, ...]
 
-    def told(self) -> list[str]:
-        """Return each shift in words: from what to what, when, and from which image on."""
-        return [
-            f"{self.name} {'rose' if one.after > one.before else 'fell'} from {one.before:.4g} to"
-            f" {one.after:.4g} at {moment(self.images[one.place].time, '%Y-%m-%d %H:%M:%S')},"
-            f" from {self.images[one.place].path} on"
-            for one in self.shifts
+    def told(self) -> list[tuple[float, str]]:
+        """Return each change with its time, oldest first: what became what, from which image on."""
+        told: list[tuple[int, str]] = []
+        for one in self.shifts:
+            moved = "rose" if one.after > one.before else "fell"
+            words = f"{self.name} {moved} from {one.before:.4g} to {one.after:.4g}"
+            told.append((one.place, words))
+        told += [
+            (one.place, f"{recipe_words(one.after)} instead of {recipe_words(one.before)}")
+            for one in self.changes
         ]
+        return [
+            (self.images[place].time, self._since(place, words)) for place, words in sorted(told)
+        ]
+
+    def _since(self, place: int, words: str) -> str:
+        image = self.images[place]
+        return f"{words} at {moment(image.time, '%Y-%m-%d %H:%M:%S')}, from {image.path} on"
+
+    def levels(self) -> list[tuple[str, list[tuple[float, float]]]]:
+        """Return lower limit, centre and upper limit by name, as lines with a step a recipe."""
+        return [
+            ("-3 deviations", self._line([one.low for one in self.limits])),
+            ("centre", self._line([one.centre for one in self.limits])),
+            ("+3 deviations", self._line([one.high for one in self.limits])),
+        ]
+
+    def _line(self, heights: Sequence[float]) -> list[tuple[float, float]]:
+        line: list[tuple[float, float]] = []
+        for height, places in groupby(range(len(heights)), heights.__getitem__):
+            stretch = [*places]
+            line += [(self.images[end].time, height) for end in (stretch[0], stretch[-1])]
+        return line
 
 
 def read_series(output: Path, *, since: float = 0.0, most: int = MOST) -> list[Measured]:
@@ -74,7 +113,7 @@ def read_series(output: Path, *, since: float = 0.0, most: int = MOST) -> list[M
     Raises: InputError for a ledger that cannot be read.
     """
     with reading(output) as db:
-        if db is None or not has_groups(db):
+        if db is None or not has_table(db, "made"):
             return []  # of an older version: the next watch brings it up to date
         rows = db.execute(_QUERY, (int(since * 1e9), most)).fetchall()
     found: list[Measured] = []
@@ -118,21 +157,62 @@ def trend_of(images: Sequence[Measured], name: str) -> Trend | None:
     values = tuple(one.numbers[name] for one in known)
     if len(values) < 2:
         return None
-    limits = baseline_limits(values)
+    limits: dict[int, Limits] = {}
+    means: dict[int, float] = {}
+    broken: list[Signal] = []
+    moved: list[Shift] = []
+    for places in _places_by_recipe(known):
+        own = [values[place] for place in places]
+        expected = baseline_limits(own)
+        limits |= dict.fromkeys(places, expected)
+        means |= zip(places, ewma(own, expected).means, strict=True)
+        broken += [replace(one, place=places[one.place]) for one in signals(own, expected)]
+        moved += [replace(one, place=places[one.place]) for one in shifts(own)]
     return Trend(
         name=name,
         images=known,
         values=values,
-        limits=limits,
-        signals=tuple(signals(values, limits)),
-        ewma=ewma(values, limits),
-        shifts=tuple(shifts(values)),
+        limits=tuple(limits[place] for place in range(len(known))),
+        signals=tuple(sorted(broken, key=lambda one: one.place)),
+        ewma=tuple(means[place] for place in range(len(known))),
+        shifts=tuple(sorted(moved, key=lambda one: one.place)),
+        changes=tuple(_changes(known)),
     )
 
 
-def parts_of(images: Sequence[Measured]) -> dict[tuple[str | None, str], list[Measured]]:
-    """Return images by group and recipe, each a series of its own."""
-    parts: dict[tuple[str | None, str], list[Measured]] = {}
+def _places_by_recipe(images: Sequence[Measured]) -> Iterable[list[int]]:
+    places: dict[str, list[int]] = {}
+    for place, one in enumerate(images):
+        places.setdefault(one.recipe, []).append(place)
+    return places.values()
+
+
+def _changes(images: Sequence[Measured]) -> list[Change]:
+    """Return where another recipe is followed; single images between others tell none."""
+    found: list[Change] = []
+    last: str | None = None
+    for recipe, places in groupby(range(len(images)), lambda place: images[place].recipe):
+        stretch = [*places]
+        if len(stretch) < _LEAST and stretch[0] > 0 and stretch[-1] < len(images) - 1:
+            continue
+        if last is not None and recipe != last:
+            found.append(Change(place=stretch[0], before=last, after=recipe))
+        last = recipe
+    return found
+
+
+def recipe_words(recipe: str) -> str:
+    """Return a recipe as charts name it; "" is none."""
+    return f"recipe {recipe[:8]}" if recipe else "no recipe"
+
+
+def parts_of(images: Sequence[Measured]) -> dict[str, list[Measured]]:
+    """Return images by group, then by recipe, in words; where all are of one there is no part."""
+    groups: dict[str, list[Measured]] = {}
+    recipes: dict[str, list[Measured]] = {}
     for one in images:
-        parts.setdefault((one.group, one.recipe), []).append(one)
-    return parts
+        words = "no group" if one.group is None else f"group {one.group}"
+        groups.setdefault(words, []).append(one)
+        recipes.setdefault(recipe_words(one.recipe), []).append(one)
+    several = [parts for parts in (groups, recipes) if len(parts) > 1]
+    return {words: members for parts in several for words, members in parts.items()}

@@ -12,7 +12,7 @@ from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.notifier import choose_backend
 from emcfsys_engine.hotfolder.places import watched_places
 from emcfsys_engine.hotfolder.recipe import read_recipe, refuse_other
-from emcfsys_engine.hotfolder.review import count_states, groups_of, read_verdicts, recipe_of
+from emcfsys_engine.hotfolder.review import overview
 from emcfsys_engine.hotfolder.scan import Scanner, rules_of
 from emcfsys_engine.hotfolder.watcher import watcher_of, watching_run
 from emcfsys_engine.model_card import ModelCard, read_card
@@ -211,10 +211,8 @@ def status_of(project: Project) -> dict[str, Any]:
     states = [event for event in events if isinstance(event, WatchState)]
     done = [event for event in events if isinstance(event, ImageDone)]
     failures = [event for event in became_of_images(events) if isinstance(event, ImageFailed)]
-    counts = count_states(output)
-    verdicts, _ = read_verdicts(output, ())
-    groups = groups_of(output)
-    by_verdict = Counter(group.state for group in groups)
+    known = overview(output)
+    by_verdict = Counter(group.state for group in known.groups)
     lags = [event.lag_s for event in done[-100:] if event.lag_s is not None]
     is_watched = watcher_of(output) is not None
     backends = [_BACKENDS[event.state] for event in states if event.state in _BACKENDS]
@@ -223,11 +221,11 @@ def status_of(project: Project) -> dict[str, Any]:
         "detail": states[-1].detail if states else "",
         "backend": backends[-1] if backends else None,
         "run": str(run.folder) if run else None,
-        **{state: counts.get(state, 0) for state in ("done", "failed", "trying", "skipped")},
-        **{f"verdict_{state}": verdicts.get(state, 0) for state in STATES},
-        "groups": len(groups),
+        **{state: known.states.get(state, 0) for state in ("done", "failed", "trying", "skipped")},
+        **{f"verdict_{state}": known.verdicts.get(state, 0) for state in STATES},
+        "groups": len(known.groups),
         **{f"groups_{state}": by_verdict[state] for state in STATES},
-        "recipe": recipe_of(output),
+        "recipe": known.recipe,
         "unlike_training_data": sum(bool(event.unlike) for event in done),
         "median_lag_s": round(median(lags), 3) if lags else None,
         "images_per_min": images_per_min([event.time for event in done], time.time()),

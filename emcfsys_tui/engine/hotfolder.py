@@ -13,15 +13,8 @@ from msgspec import structs
 from emcfsys_engine.errors import EmcfError, InputError, printable
 from emcfsys_engine.hotfolder.judged import Judged, Word
 from emcfsys_engine.hotfolder.places import name_below
-from emcfsys_engine.hotfolder.review import (
-    ask_retry,
-    count_states,
-    groups_of,
-    read_verdicts,
-    recipe_of,
-    say_word,
-)
-from emcfsys_engine.hotfolder.series import names_in, read_series, trend_of
+from emcfsys_engine.hotfolder.review import Overview, ask_retry, overview, say_word
+from emcfsys_engine.hotfolder.series import names_in, parts_of, read_series, trend_of
 from emcfsys_engine.hotfolder.status import choose_best, resolve_model
 from emcfsys_engine.hotfolder.watcher import watcher_of, watching_run
 from emcfsys_engine.jobs.queue import Queue
@@ -76,11 +69,7 @@ class HotFolderReader:
         self._per_minute: dict[int, int] = {}
         self._done_at: deque[float] = deque(maxlen=_DONE_AT)
         self._num_unlike = 0
-        self._counts: dict[str, int] = {}
-        self._verdicts: dict[str, int] = {}
-        self._judged: dict[str, Judged] = {}  # of the newest, by image
-        self._groups: dict[str, int] = {}
-        self._recipe = ""
+        self._known = Overview()  # the newest are judged in it
         self._counted_at = float("-inf")
         self._told: HotState | None = None
 
@@ -103,7 +92,8 @@ class HotFolderReader:
         output = self.folder / settings.output
         self._follow(project, output)
         owner = watcher_of(output)
-        self._count(output)
+        known = self._look(output)
+        judged = {one.path: one for one in known.judged}
         word, detail = self._word(owner)
         minute = int(time.time() // 60)
         rates = [float(self._per_minute.get(minute - n, 0)) for n in range(_MINUTES, -1, -1)]
@@ -118,20 +108,21 @@ class HotFolderReader:
             model=request.model if isinstance(request, WatchRequest) else settings.model,
             run=watch.run.id if watch else "",
             since=watch.started if watch and owner else None,
-            done=self._counts.get("done", 0),
-            failed=self._counts.get("failed", 0),
-            trying=self._counts.get("trying", 0),
-            skipped=self._counts.get("skipped", 0),
+            done=known.states.get("done", 0),
+            failed=known.states.get("failed", 0),
+            trying=known.states.get("trying", 0),
+            skipped=known.states.get("skipped", 0),
             unlike=self._num_unlike,
-            verdicts=self._verdicts if any(self._verdicts.values()) else {},
-            groups=self._groups,
-            recipe=self._recipe,
+            verdicts=known.verdicts if any(known.verdicts.values()) else {},
+            groups=dict(Counter(group.state for group in known.groups if group.state)),
+            recipe=known.recipe,
+            recipe_file=request.recipe if isinstance(request, WatchRequest) else "",
             median_lag_s=median(self._lags) if self._lags else None,
             worst_lag_s=max(self._lags, default=None),
             images_per_min=images_per_min(self._done_at, time.time()),
             rates=tuple(rates),
             lags=tuple(self._lags)[-40:],
-            newest=tuple(_with_verdict(one, self._judged.get(one.image)) for one in self._newest),
+            newest=tuple(_with_verdict(one, judged.get(one.image)) for one in self._newest),
             failures=tuple(reversed(self._failures.values())),
             fault=watch.fault if watch and not owner else "",
         )
@@ -189,15 +180,11 @@ class HotFolderReader:
             if len(self._failures) > _NEWEST:
                 del self._failures[next(iter(self._failures))]
 
-    def _count(self, output: Path) -> None:
-        if time.monotonic() - self._counted_at < _LEDGER_EVERY_S:
-            return
-        self._counted_at = time.monotonic()
-        self._counts = count_states(output)
-        groups = Counter(group.state for group in groups_of(output) if group.state)
-        self._groups, self._recipe = dict(groups), recipe_of(output)
-        self._verdicts, found = read_verdicts(output, (), [one.image for one in self._newest])
-        self._judged = {one.path: one for one in found}
+    def _look(self, output: Path) -> Overview:
+        if time.monotonic() - self._counted_at >= _LEDGER_EVERY_S:
+            self._counted_at = time.monotonic()
+            self._known = overview(output, [one.image for one in self._newest])
+        return self._known
 
     def _word(self, owner: str | None) -> tuple[str, str]:
         if owner is None:
@@ -207,15 +194,17 @@ class HotFolderReader:
         return self._watch.state.state, self._watch.state.detail
 
 
-def start_watch(folder: Path) -> str:
+def start_watch(folder: Path, recipe_file: str = "") -> str:
     """Queue a watch of the project's hot folder, in a child: it settles the model first.
 
+    `recipe_file`: that is followed; empty: none.
     Raises: InputError with the engine's own word.
     """
     project = load_project(folder)
     if project.hotfolder.watch is not None:
         (folder / project.hotfolder.watch).mkdir(parents=True, exist_ok=True)
-    done = run_command(["submit", "watch", str(folder)])
+    recipe = ["--recipe", recipe_file] if recipe_file else []
+    done = run_command(["submit", "watch", str(folder), *recipe])
     if done.code != 0:
         raise InputError("watch", done.words.removeprefix("emcfsys-engine: ") or "failed")
     return f"job {done.out.strip()} watches {project.hotfolder.watch}/"
@@ -255,19 +244,21 @@ def say_of(folder: Path, image: str, word: Word, reason: str = "") -> str:
     return f"{image} is {word}"
 
 
-def read_trend(folder: Path, name: str, group: str) -> TrendRead:
-    """Return the control chart of a number, or of the next best one, of a group or all images.
+def read_trend(folder: Path, name: str, part: str) -> TrendRead:
+    """Return the control chart of a number, or of the next best one, of a part or all images.
+
+    `part`: a group or a recipe, in the words of `parts_of`; another one means all.
 
     Raises: InputError for a ledger that cannot be read.
     """
     images = read_series(folder / load_project(folder).hotfolder.output)
-    groups = tuple(sorted({one.group for one in images if one.group is not None}))
-    group = group if group in groups else ""
-    images = [one for one in images if not group or one.group == group]
+    parts = parts_of(images)
+    part = part if part in parts else ""
+    images = parts.get(part, images)
     names = tuple(names_in(images))
     name = name if name in names else next(iter(names), "")
     found = trend_of(images, name)
-    common: dict[str, Any] = {"name": name, "names": names, "group": group, "groups": groups}
+    common: dict[str, Any] = {"name": name, "names": names, "part": part, "parts": tuple(parts)}
     if found is None:
         return TrendRead(HotTrend(**common, note="fewer than two images have numbers"))
     return TrendRead(
@@ -276,11 +267,10 @@ def read_trend(folder: Path, name: str, group: str) -> TrendRead:
             note=f"{len(found.values):,} images, {len(found.signals):,} break a rule",
             times=tuple(one.time for one in found.images),
             values=found.values,
-            ewma=found.ewma.means,
-            centre=found.limits.centre,
-            low=found.limits.low,
-            high=found.limits.high,
-            told=tuple(found.told()),
+            ewma=found.ewma,
+            levels=tuple(tuple(line) for _, line in found.levels()),
+            changes=tuple(found.images[one.place].time for one in found.changes),
+            told=tuple(words for _, words in found.told()),
         )
     )
 

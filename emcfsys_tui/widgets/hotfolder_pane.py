@@ -100,7 +100,7 @@ class HotFolderPane(PicturePane):
             "You changed the mask, or its Labelme file",
         ),
         quiet("v", "trend(1)", "Trend", "hot.trend", "Control chart; again: the next number"),
-        quiet("s", "trend_group", "Group", "hot.group", "The trend of the next group"),
+        quiet("s", "trend_group", "Group", "hot.group", "The trend of the next group, or recipe"),
         quiet("V", "trend(0)", "Picture", "hot.picture", "The picture again, not the trend"),
         quiet("j", "job", "Its job", "hot.job", "Show the watch in Jobs"),
     ]
@@ -120,7 +120,8 @@ class HotFolderPane(PicturePane):
     def command(self) -> str:
         """The command that does the same."""
         if self.hot.state == "stopped":
-            return f"emcfsys-engine submit watch {self.folder}"
+            recipe = f" --recipe {self.hot.recipe_file}" if self.hot.recipe_file else ""
+            return f"emcfsys-engine submit watch {self.folder}{recipe}"
         return f"emcfsys-engine watch {self.folder} --status"
 
     def compose(self) -> ComposeResult:
@@ -156,7 +157,7 @@ class HotFolderPane(PicturePane):
         """Show what was read."""
         self.query_one("#newest", Rows).empty = _hint(event.hot)  # also where there is none
         if self.has_class("-trend") and event.hot.done != self.hot.done:
-            self._read_trend(self._trend.name, self._trend.group)
+            self._read_trend(self._trend.name, self._trend.part)
         self.hot = event.hot
 
     def on_trend_read(self, event: TrendRead) -> None:
@@ -173,17 +174,17 @@ class HotFolderPane(PicturePane):
         if self.has_class("-trend") and name in names:
             name = names[(names.index(name) + by) % len(names)]
         self.add_class("-trend")
-        self._read_trend(name, self._trend.group)
+        self._read_trend(name, self._trend.part)
 
     def action_trend_group(self) -> None:
-        """Show the trend of the next group; after the last one, of all images."""
-        groups = ("", *self._trend.groups)
-        place = groups.index(self._trend.group) if self._trend.group in groups else 0
+        """Show the trend of the next group, then of each recipe; after the last, of all images."""
+        parts = ("", *self._trend.parts)
+        place = parts.index(self._trend.part) if self._trend.part in parts else 0
         self.add_class("-trend")
-        self._read_trend(self._trend.name, groups[(place + 1) % len(groups)])
+        self._read_trend(self._trend.name, parts[(place + 1) % len(parts)])
 
-    def _read_trend(self, name: str, group: str) -> None:
-        self.attempt(partial(hotfolder.read_trend, self.folder, name, group))
+    def _read_trend(self, name: str, part: str) -> None:
+        self.attempt(partial(hotfolder.read_trend, self.folder, name, part))
 
     def watch_hot(self, hot: HotState) -> None:
         """Show counters and lists."""
@@ -253,7 +254,7 @@ class HotFolderPane(PicturePane):
             self._set_up()
         elif self.hot.state == "stopped" and self._job() is None:
             self.page_app.tell("Starting: the model is looked up …")
-            self.attempt(partial(hotfolder.start_watch, self.folder))
+            self.attempt(partial(hotfolder.start_watch, self.folder, self.hot.recipe_file))
         else:
             self.action_end()
 

@@ -53,7 +53,7 @@ class TrendView(Widget):
         one = self.trend
         if one is None:
             return [Strip([Segment(" Reading the numbers …", dim)])]
-        where = f" of group {one.group}" if one.group else ""
+        where = f" of {one.part}" if one.part else ""
         title = Strip([Segment(printable(f"─ {one.name or 'trends'}{where}  {one.note}"), dim)])
         told = [Strip([Segment(printable(f" ! {words}"), bad)]) for words in one.told[-_MOST_TOLD:]]
         width, height = self.size.width - _AXIS - 1, self.size.height - 3 - len(told)
@@ -69,7 +69,9 @@ class TrendView(Widget):
         left, right = day_clock(frame.left), day_clock(frame.right)
         room = " " * max(1, width - len(left) - len(right))
         lines.append(Strip([Segment(f"{'':>{_AXIS}}{left}{room}{right}", dim)]))
-        words = f"centre {one.centre:.4g}, limits {one.low:.4g} to {one.high:.4g}"
+        low, centre, high = (line[-1][1] for line in one.levels)
+        newest = "newest " if one.changes else ""
+        words = f"{newest}centre {centre:.4g}, limits {low:.4g} to {high:.4g}"
         names = [
             Segment(" " * _AXIS, dim),
             Segment("── each image  ", self.rich_style + style_of(colours[0])),
@@ -82,9 +84,14 @@ class TrendView(Widget):
 def frame_of(one: HotTrend, width: int, height: int) -> Frame:
     """Return what the chart shows: all values, and the limits where they are not far away."""
     low, high = min(one.values), max(one.values)
+    if high - low < 1e-9 * max(abs(low), abs(high)):
+        low = high  # what differs by rounding alone is one value
     span = high - low or abs(high) or 1.0
-    low = min(low, max(one.low, low - span))
-    high = max(high, min(one.high, high + span))
+    limits = [y for line in one.levels for _, y in line]
+    low, high = (
+        min(low, max(min(limits, default=low), low - span)),
+        max(high, min(max(limits, default=high), high + span)),
+    )
     left, right = one.times[0], one.times[-1]
     if not right > left:
         right = left + 1
@@ -95,12 +102,12 @@ def frame_of(one: HotTrend, width: int, height: int) -> Frame:
 
 
 def _strokes(one: HotTrend, frame: Frame, colours: tuple[Colour, ...]) -> list[Stroke]:
-    ends = (frame.left, frame.right)
     levels = [
-        Stroke(xs=ends, ys=(y, y), colour=8)
-        for y in (one.low, one.centre, one.high)
-        if frame.low <= y <= frame.high
+        Stroke(xs=[x for x, _ in line], ys=[y for _, y in line], colour=8)
+        for line in one.levels
+        if any(frame.low <= y <= frame.high for _, y in line)
     ]
+    levels += [Stroke(xs=(x, x), ys=(frame.low, frame.high), colour=8) for x in one.changes]
     xs, ys = _thinned(one.times, one.values, 2 * frame.width)
     smooth_xs, smooth_ys = _thinned(one.times, one.ewma, 2 * frame.width)
     return [

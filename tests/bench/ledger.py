@@ -13,7 +13,7 @@ from pathlib import Path
 
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.ledger_file import ledger_file
-from emcfsys_engine.hotfolder.review import count_states, groups_of, read_verdicts
+from emcfsys_engine.hotfolder.review import overview
 from emcfsys_engine.hotfolder.series import names_in, read_series, trend_of
 from tests.bench.machine import machine_line
 
@@ -69,11 +69,7 @@ def main() -> None:
         fill(output, rows)
         print(f"{rows:,} rows written in {time.perf_counter() - began:.1f} s")
         questions: dict[str, Callable[[], object]] = {
-            "status: counts of states and verdicts, groups": lambda: (
-                count_states(output),
-                read_verdicts(output, ()),
-                groups_of(output),
-            ),
+            "status: counts of states and verdicts, groups": lambda: overview(output),
             "one chart (newest 5,000 images)": lambda: trend_of(read_series(output), "sharpness"),
             "charts of all ten numbers": lambda: charts(output),
         }

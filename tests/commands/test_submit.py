@@ -7,11 +7,20 @@ from click.testing import CliRunner
 
 from emcfsys_engine.commands import submit as submit_commands
 from emcfsys_engine.errors import InputError, QueueError
+from emcfsys_engine.hotfolder.journal import NAME
+from emcfsys_engine.hotfolder.recipe import lock_recipe
+from emcfsys_engine.hotfolder.review import overview
+from emcfsys_engine.hotfolder.watcher import FOLDER
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.launch.start import processes_of
+from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import Run
 from tests.commands.made import say
-from tests.jobs.conftest import Bench
+from tests.jobs.conftest import Bench, wait_for
+from tests.learn.conftest import model_file
+from tests.learn.hot import Hot
+
+__all__ = ["model_file"]
 
 
 @pytest.fixture
@@ -102,3 +111,45 @@ def test_an_extension_that_is_cancelled_while_it_waits_leaves_no_trace(
         home.queue.pause(number)
         home.queue.cancel(number)
         assert run.record_file.read_bytes() == before
+
+
+@pytest.mark.long
+@pytest.mark.timeout(580)
+def test_a_watch_by_a_recipe_is_refused_at_once_where_it_differs_and_else_followed_over_an_end(
+    home: Bench, tmp_path: Path, model_file: Path
+) -> None:
+    (tmp_path / "hot").mkdir()
+    hot = Hot(tmp_path / "hot", model_file, "[limits.confidence]\nreview_below = 0.99")
+    file = tmp_path / "night.json"
+    recipe = lock_recipe(load_project(hot.folder), model_file, file)
+    changed = tmp_path / "changed.json"
+    changed.write_text(file.read_text().replace("0.99", "0.5"))
+    watch = ("watch", str(hot.folder), "--recipe")
+    for more, why in (
+        ([str(tmp_path / "none.json")], "there is no such recipe"),
+        ([str(changed)], "was changed after it was locked"),
+        ([str(file), "--set", "limits.confidence.review_below=0.9"], "the recipe has 0.99, the pr"),
+    ):
+        told = CliRunner().invoke(submit_commands.submit, [*watch, *more])
+        assert isinstance(told.exception, InputError)
+        assert why in str(told.exception)
+        assert "\n" not in str(told.exception)
+    assert not (hot.folder / "runs").exists()
+    assert not home.queue.list()
+
+    hot.image("a.png")
+    assert say(submit_commands.submit, *watch, str(file)).strip() == "1"
+    wait_for(lambda: overview(hot.output).verdicts.get("review") == 1, seconds=240)
+    assert overview(hot.output).recipe == recipe.id
+    run = Run(hot.folder / "runs" / "run-0001")
+    home.terminate(run)  # of a colleague: the daemon starts it again, by the same recipe
+    wait_for(lambda: home.queue.get(1).starts == 2, seconds=240)
+    hot.image("b.png", 1)
+    wait_for(lambda: overview(hot.output).verdicts.get("review") == 2, seconds=240)
+    home.queue.cancel(1)
+    home.wait(1, "cancelled", "done", seconds=240)
+    acts = (hot.output / FOLDER / NAME).read_text().splitlines()
+    assert sum('"act":"recipe_changed"' in line for line in acts) == 1
+    made = [line for line in acts if '"act":"predicted"' in line]
+    assert len(made) == 2
+    assert all(f'"recipe":"{recipe.id}"' in line for line in made)

@@ -10,10 +10,9 @@ from emcfsys_engine.annotations.formats.labelme import read_suggestion
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.recipe import read_recipe
 from emcfsys_engine.hotfolder.review import (
-    count_states,
     groups_of,
+    overview,
     read_verdicts,
-    recipe_of,
     verify_journal,
 )
 from emcfsys_engine.hotfolder.series import read_series
@@ -23,6 +22,9 @@ from emcfsys_engine.learn.training.run import read_plan
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import (
     EventReader,
+    GroupJudged,
+    ImageDone,
+    ImageFailed,
     LabelsJoined,
     MachineUsed,
     PhaseBegan,
@@ -30,10 +32,11 @@ from emcfsys_engine.run.events import (
     RunRefused,
     RunStarted,
     StepDone,
+    TrustLearned,
     ValidationDone,
 )
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.records import TrainRequest
+from emcfsys_engine.run.records import TrainRequest, WatchRequest
 from emcfsys_engine.tools.measure.summary import summarise
 
 DATA = Path(__file__).parent / "data"
@@ -64,6 +67,39 @@ def test_events_of_a_training_that_tells_what_it_took_of_the_machine() -> None:
     assert isinstance(taken, MachineUsed)
     assert (taken.step, taken.cpu, taken.memory_gb) == (120, 3.5, 2.25)
     assert (taken.gpu, taken.gpu_memory_gb) == (0.93, 11.5)
+
+
+def test_events_of_a_training_that_learned_to_tell_how_good_masks_are() -> None:
+    reader = EventReader(DATA / "trust-format-1" / "events.jsonl")
+    _, can, cannot = reader.read_new()
+    assert reader.skipped == 0
+    assert isinstance(can, TrustLearned)
+    assert isinstance(cannot, TrustLearned)
+    assert (can.images, can.trials, can.seconds, can.why_not) == (3, 48, 4.25, "")
+    assert cannot.why_not.startswith("1 labelled")
+
+
+def test_a_watch_by_a_recipe_with_verdicts_of_images_and_groups() -> None:
+    run = Run(DATA / "watch-format-1")
+    request = run.record().request
+    assert isinstance(request, WatchRequest)
+    assert Path(request.recipe).name == "one.json"
+    assert run.outcome()[0] == "done"
+    reader = EventReader(run.events_file)
+    events = reader.read_new()
+    assert reader.skipped == 0
+    images = [event for event in events if isinstance(event, ImageDone)]
+    assert [event.verdict for event in images] == ["review"] * 3
+    assert images[0].verdict_reasons == ("expected_iou 0.3024 is below 0.9 (review)",)
+    iou, low, high = images[0].expected_iou, images[0].expected_low, images[0].expected_high
+    assert iou is not None and low is not None and high is not None
+    assert low < iou < high
+    assert images[0].expected_reason == "blurred"
+    first, _ = (event for event in events if isinstance(event, GroupJudged))
+    assert (first.group, first.verdict, first.before, first.images) == ("g0", "review", "", 2)
+    assert first.reasons == ("images 2 is below 3 (review)",)
+    failed = [event for event in events if isinstance(event, ImageFailed)]
+    assert [(event.attempt, event.final) for event in failed] == [(1, False), (2, False), (3, True)]
 
 
 def test_a_suggestion_is_known_for_one_until_a_byte_of_it_is_another() -> None:
@@ -184,9 +220,32 @@ def test_a_ledger_of_version_1_with_groups_and_a_recipe(tmp_path: Path) -> None:
     shutil.copy(DATA / "ledger-groups-v1.sqlite", tmp_path / ".emcfsys" / "ledger.sqlite")
     (group,) = groups_of(tmp_path)
     assert (group.name, group.state, group.verdicts) == ("grid 1", "fail", {"fail": 1})
-    assert recipe_of(tmp_path) == read_recipe(DATA / "recipe-v1.json").id
+    recipe = read_recipe(DATA / "recipe-v1.json").id
+    assert overview(tmp_path).recipe == recipe
     (image,) = read_series(tmp_path)
-    assert (image.group, image.verdict, image.recipe) == ("grid 1", "fail", recipe_of(tmp_path))
+    assert (image.group, image.verdict, image.recipe) == ("grid 1", "fail", recipe)
     ledger = Ledger(tmp_path, owner="test")
     ledger.close()
-    assert count_states(tmp_path) == {"done": 1}
+    assert overview(tmp_path).states == {"done": 1}
+
+
+def test_a_ledger_of_version_1_that_counts_with_people_s_words_and_two_recipes(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / ".emcfsys").mkdir()
+    shutil.copy(DATA / "ledger-counted-v1.sqlite", tmp_path / ".emcfsys" / "ledger.sqlite")
+    shutil.copy(DATA / "journal-counted-v1.jsonl", tmp_path / ".emcfsys" / "journal.jsonl")
+    journal = verify_journal(tmp_path)
+    assert (journal.lines, journal.fault, journal.head[:8]) == (10, "", "8fab3f2c")
+    ledger = Ledger(tmp_path, owner="test")  # a newer program goes on with it
+    assert ledger.told == ""
+    ledger.close()
+    found = overview(tmp_path, ["g0/a0.png", "g0/a2.png", "g1/a1.png"])
+    assert found.states == {"done": 3, "trying": 0, "failed": 1}
+    assert found.verdicts == {"pass": 2, "review": 0, "fail": 1}
+    assert [(one.name, one.state) for one in found.groups] == [("g0", "review"), ("g1", "fail")]
+    assert found.recipe == "810195136bb0ac1e"
+    assert [(one.state, one.word) for one in found.judged] == [
+        ("review", "accepted"), ("review", "corrected"), ("review", "rejected"),
+    ]  # fmt: skip
+    assert {one.recipe for one in read_series(tmp_path)} == {found.recipe}

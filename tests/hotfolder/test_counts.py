@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from emcfsys_engine.hotfolder import counts
 from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger, read_ledger
-from emcfsys_engine.hotfolder.review import count_states, read_verdicts
+from emcfsys_engine.hotfolder.review import overview, read_verdicts
 from emcfsys_engine.project_tables import Limit
 
 STEP = st.tuples(
@@ -39,7 +39,7 @@ def test_counters_agree_with_a_count_of_all_rows_after_any_history(steps: list[t
             ledger.record([entry], (), [judged] if value is not None else [])
             ledger.judge_by({"confidence": Limit(fail_below=0.5)} if is_tight else {})
         ledger.close()
-        counted, (verdicts, _) = count_states(output), read_verdicts(output)
+        counted, (verdicts, _) = overview(output).states, read_verdicts(output)
         rows = Counter(entry.state for entry in read_ledger(output))
         assert {state: n for state, n in counted.items() if n} == dict(rows)
         _, every = read_verdicts(output, ("pass", "review", "fail"))
@@ -57,11 +57,11 @@ def test_a_ledger_of_an_older_version_is_counted_without_counters_and_then_with(
         for (name,) in names:
             db.execute(f"DROP TRIGGER {name}")
         db.executescript("DROP TABLE state_counts; DROP TABLE verdict_counts;")
-    assert count_states(tmp_path) == {"done": 1}
+    assert overview(tmp_path).states == {"done": 1}
     ledger = Ledger(tmp_path, owner="x")
     ledger.record([Entry(path="b", size=1, mtime_ns=1, state="failed")])
     ledger.close()
-    assert count_states(tmp_path) == {"done": 1, "failed": 1}
+    assert overview(tmp_path).states == {"done": 1, "failed": 1}
 
 
 def test_two_processes_that_begin_to_count_at_once_both_go_on(
@@ -69,9 +69,9 @@ def test_two_processes_that_begin_to_count_at_once_both_go_on(
 ) -> None:
     Ledger(tmp_path, owner="x").close()
     found = iter([False, True])
-    monkeypatch.setattr(counts, "is_kept", lambda connection: next(found))
+    monkeypatch.setattr(counts, "has_table", lambda connection, name: next(found))
     ledger = Ledger(tmp_path, owner="x")
     ledger.record([Entry(path="a", size=1, mtime_ns=1)])
     ledger.close()
     monkeypatch.undo()
-    assert count_states(tmp_path) == {"done": 1}
+    assert overview(tmp_path).states == {"done": 1}

@@ -12,12 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from emcfsys_engine.learn.inference.ensemble import merged
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
 from emcfsys_engine.model_card import Trust
 
 EVERY_PX = 4  # one pixel of 16 is looked at
 CELL_PX = 128  # features are pooled over squares of about this side
-OF_CLASS = 4  # numbers of a class: pixels, their certainty, the class's total probability, unsure
+# Numbers of a class: pixels, their certainty, the class's total probability, unsure pixels; pixels
+# of the joint mask of all members, and those that it shares with the member's own.
+OF_CLASS = 6
 AXES = 16  # of the PCA, at most
 # Numbers of an image: cells, the sums of their three logarithmic distances and of their places.
 OF_CELLS = 4 + AXES
@@ -28,6 +31,8 @@ _LARGEST = 1e4  # of a feature: what is no number, or too large for fp16, is as 
 class Evidence:
     """Gathers sums over each image under way; it changes neither maps nor logits.
 
+    Members of an ensemble are looked at one by one, and beside the mask that they make together.
+
     With `raw` set it keeps cells and logits themselves instead, for what is learned from them.
     """
 
@@ -37,7 +42,9 @@ class Evidence:
         self._is_on = False  # whether somebody takes what is gathered
         self.raw: Raw | None = None
         self._cells: list[list[Tensor]] = []  # of each member: N×P×F a call since the last batch
-        self._sums: dict[int, Tensor] = {}  # by image: M×(4·C + 4), since its last band
+        self._sums: dict[
+            int, Tensor
+        ] = {}  # by image: M×(OF_CLASS·C + OF_CELLS), since its last band
 
     @property
     def is_wanted(self) -> bool:
@@ -110,15 +117,20 @@ class Evidence:
         if self.raw is not None:
             self.raw.logits.append((first, rows_MChW[0]))
             return
+        rows_MChW = rows_MChW[:, : len(self._known[0].temperatures_C)]  # planes of objects follow
+        shared_MC2 = agreement(rows_MChW) if len(self._known) > 1 else None
         for member, (known, logits_ChW) in enumerate(zip(self._known, rows_MChW, strict=True)):
-            classes_ChW = logits_ChW[: len(known.temperatures_C)]  # planes of objects follow
-            made_C4 = certainty(classes_ChW, known.temperatures_C)
-            self._sum(image, member)[:-OF_CELLS] += made_C4.flatten()
+            made_C4 = certainty(logits_ChW, known.temperatures_C)
+            # One that is alone makes the joint mask.
+            alone_C2 = made_C4[:, :1].expand(-1, 2)
+            shared_C2 = alone_C2 if shared_MC2 is None else shared_MC2[member]
+            made_C6 = torch.cat((made_C4, shared_C2), dim=1)
+            self._sum(image, member)[:-OF_CELLS] += made_C6.flatten()
 
     def taken(self, image: Any) -> Tensor | None:
         """Return what was summed up of an image since it was last taken; None: nothing was.
 
-        Shapes: M×(4·C + OF_CELLS), a row a member.
+        Shapes: M×(OF_CLASS·C + OF_CELLS), a row a member.
         """
         return self._sums.pop(id(image), None)
 
@@ -225,6 +237,21 @@ def pooled(maps: list[Tensor], strides: tuple[int, ...]) -> Tensor:
 
 def _sound(cells_NFHW: Tensor) -> Tensor:
     return cells_NFHW.nan_to_num(_LARGEST, _LARGEST, -_LARGEST).clamp(-_LARGEST, _LARGEST)
+
+
+def agreement(logits_MCHW: Tensor) -> Tensor:
+    """Return each class's pixels in the joint mask, and those that a member's own shares with it.
+
+    Shapes: logits of classes alone; the result is M×C×2 float64.
+    """
+    num_members, num_classes = logits_MCHW.shape[:2]
+    own_MN = logits_MCHW.flatten(2).max(dim=1).indices
+    joint_N = merged(logits_MCHW.float().flatten(0, 1), num_members).flatten(1).max(0).indices
+    sums_2MC = torch.zeros((2, num_members, num_classes), dtype=torch.float64, device=own_MN.device)
+    for member, own_N in enumerate(own_MN):
+        sums_2MC[0, member].index_add_(0, joint_N, torch.ones_like(joint_N, dtype=torch.float64))
+        sums_2MC[1, member].index_add_(0, joint_N, (own_N == joint_N).double())
+    return sums_2MC.movedim(0, -1)
 
 
 def certainty(logits_CHW: Tensor, temperatures_C: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ _EDGE = 0.01  # IoUs nearer to 0 and 1 are as near as this: the logarithm of the
 _LOW = 0.8  # of the usual: below it a reason is told
 _ALIKE = 0.3  # below it an image is like no trial
 _DISTANCES = slice(3, 6)  # of the signals
+_DISAGREE = "the models disagree"
 _WORDS = {"": "unsure of many pixels", "empty": "no specimen", "defocus": "blurred"}
 
 
@@ -50,8 +51,9 @@ def expected(
 ) -> Expected | None:
     """Return what is expected of an image; None where nothing of it was seen.
 
-    Of an ensemble it is the mean of what is expected of its members.
-    Shapes: evidence is M×(4·C + 4), sums over the image, a row a member.
+    Of an ensemble it is the mean of what its members expect of their own masks, or less where their
+    joint mask is another one: it cannot be as good as one that it differs from (see `_at_most`).
+    Shapes: evidence is M×(OF_CLASS·C + OF_CELLS), sums over the image, a row a member.
     """
     if not trusts or not trusts[0].weights or not np.isfinite(evidence_MX).all():
         return None
@@ -59,14 +61,44 @@ def expected(
     known = [one for one in each if one is not None]
     if len(known) < len(each):
         return None
+    if len(known) == 1:
+        return known[0]
+    alike_MC = _agreement(evidence_MX)
     names = [name for name in classes if all(name in one.classes for one in known)]
+    mean = float(np.mean([one.iou for one in known]))
+    iou = _at_most([one.iou for one in known], np.nanmean(alike_MC, axis=1))
+    reason = min(known, key=lambda one: one.iou).reason
+    if iou < mean and iou < _LOW * float(np.mean([one.usual_iou for one in trusts])):
+        reason = _DISAGREE
     return Expected(
-        iou=float(np.mean([one.iou for one in known])),
-        low=min(one.low for one in known),
+        iou=iou,
+        low=min(iou, *(one.low for one in known)),
         high=max(one.high for one in known),
-        classes={name: float(np.mean([one.classes[name] for one in known])) for name in names},
-        reason=min(known, key=lambda one: one.iou).reason,
+        classes={
+            name: _at_most([one.classes[name] for one in known], alike_MC[:, classes.index(name)])
+            for name in names
+        },
+        reason=reason,
     )
+
+
+def _agreement(evidence_MX: np.ndarray) -> np.ndarray:
+    """Return each member's overlap with the joint mask; NaN: a class is in neither. Shapes: M×C."""
+    of_classes_MC6 = evidence_MX[:, :-OF_CELLS].reshape(len(evidence_MX), -1, OF_CLASS)
+    pixels_MC, joint_MC, shared_MC = of_classes_MC6[..., (0, 4, 5)].transpose(2, 0, 1)
+    union_MC = pixels_MC + joint_MC - shared_MC
+    return np.where(union_MC > 0, shared_MC / np.maximum(union_MC, 1e-9), np.nan)
+
+
+def _at_most(ious_M: Sequence[float], alike_M: np.ndarray) -> float:
+    """Return the mean of IoUs of members' masks, but no more than the joint mask can have.
+
+    1 - IoU is a distance: a mask that lies 0.5 from a member's cannot be nearer to the truth than
+    0.5 less what the member's own is away. Source: Kosub 2019 (arXiv:1612.02696), of the Jaccard
+    distance's triangle inequality.
+    """
+    most = min(1 - iou + alike for iou, alike in zip(ious_M, alike_M, strict=True))
+    return float(min(np.mean(ious_M), max(0.0, most)))
 
 
 def _of_one(trust: Trust, evidence_X: np.ndarray, classes: Sequence[str]) -> Expected | None:
@@ -121,10 +153,10 @@ def signals(evidence_X: np.ndarray) -> np.ndarray | None:
 
     They are the expected overlap of mask and truth by the calibrated probabilities, their
     certainty, three distances, the overlap of each class, and the place among the training images.
-    Shapes: 4·C + OF_CELLS in, S out.
+    Shapes: OF_CLASS·C + OF_CELLS in, S out.
     """
     of_classes, cells = evidence_X[:-OF_CELLS].reshape(-1, OF_CLASS), evidence_X[-OF_CELLS:]
-    pixels, sure, total, unsure = of_classes.T
+    pixels, sure, total, unsure = of_classes.T[:4]
     if pixels.sum() == 0 or cells[0] == 0:
         return None
     overlap_C = sure / np.maximum(pixels + total - sure, 1e-9)

@@ -20,7 +20,7 @@ from emcfsys_engine.images.own_outputs import replace_own
 from emcfsys_engine.images.writers import companion
 from emcfsys_engine.run.events import AnyEvent, ImageDone, PreviewSaved
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.text import day_clock
+from emcfsys_engine.text import day_clock, moment
 
 DASH = "–"
 
@@ -68,9 +68,14 @@ def folded(title: str, body: str) -> str:
 
 
 def picture(content: bytes, kind: str, caption: str) -> str:
-    """Return a picture that stands in the page itself. kind is png, jpeg, webp or gif."""
-    data = base64.b64encode(content).decode("ascii")
+    """Return a picture that stands in the page itself; its caption alone where it is empty.
+
+    kind is png, jpeg, webp or gif.
+    """
     words = escaped(caption)
+    if not content:
+        return f'<figure class="picture none"><figcaption>{words}</figcaption></figure>'
+    data = base64.b64encode(content).decode("ascii")
     return (
         f'<figure class="picture"><img alt="{words}" src="data:image/{kind};base64,{data}">'
         f"<figcaption>{words}</figcaption></figure>"
@@ -178,15 +183,18 @@ margin:0 0 6px;overflow-wrap:anywhere}
 .pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,360px),1fr));gap:16px}
 .strips{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,520px),1fr));gap:14px}
 .picture img{display:block;max-width:100%;border:1px solid var(--line);image-rendering:auto}
+.picture.none{border:1px dashed var(--line);padding:8px 10px}
 .picture figcaption{font-weight:400;font-size:.85em;color:var(--soft);margin-top:3px}
 details{margin:10px 0}summary{cursor:pointer;font-weight:600}
 pre{background:var(--panel);border:1px solid var(--line);border-radius:6px;padding:10px 12px;
 overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere}
 footer{margin-top:44px;color:var(--soft);font-size:.85em}
+@page{size:A4;margin:14mm}
 @media print{:root{--paper:#fff;--ink:#000;--soft:#444;--line:#ccc;--panel:#fff;--best:#b3470b;
 --good:#00704f;--bad:#b3260b;--busy:#0072b2}
 body{font-size:9pt}main{padding:0}
-.charts{grid-template-columns:1fr 1fr}figure,tr,.tiles>div{break-inside:avoid}h2{break-after:avoid}
+.charts{grid-template-columns:1fr 1fr}.charts.over-time{grid-template-columns:1fr}
+figure,tr,.tiles>div{break-inside:avoid}h2,h3,summary{break-after:avoid}
 details::details-content{content-visibility:visible;height:auto}.wide{overflow:visible}}
 """
 
@@ -195,6 +203,7 @@ Point = tuple[float, float]
 _WIDTH, _HEIGHT = 620, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 42
 _MOST_POINTS = 600  # more cannot be told apart at this width
+_MOST_MARKS = 5  # lines of words of marks
 NUM_COLOURS = 24  # of the style sheet; from the next class on they repeat, dashed
 _INK = -1  # a curve that is no class: drawn in the colour of text
 
@@ -217,6 +226,7 @@ class Chart:
     title: str
     curves: tuple[Curve, ...]
     best: float | None = None
+    marks: tuple[tuple[float, str], ...] = ()  # upright lines in words: what began there
     limits: tuple[float, float] = (-math.inf, math.inf)  # that the axis never goes beyond
     x_words: str = "step"
     note: str = field(default="")
@@ -231,8 +241,12 @@ def figure_of(chart: Chart) -> str:
         return ""
     axes = _Axes.around(curves, chart.limits)
     parts = [axes.grid(chart.x_words, is_time=chart.x_is_time)]
-    if chart.best is not None and axes.x_low <= chart.best <= axes.x_high:
-        parts.append(axes.best_line(chart.best))
+    marks = [*chart.marks, *([] if chart.best is None else [(chart.best, "best")])]
+    parts += [
+        axes.mark(x, words, line % _MOST_MARKS)
+        for line, (x, words) in enumerate(marks)
+        if axes.x_low <= x <= axes.x_high
+    ]
     parts += [axes.curve(curve) for curve in curves]
     if chart.best is not None:
         parts += [axes.best_dot(curve, chart.best) for curve in curves]
@@ -257,11 +271,16 @@ def nice_ticks(low: float, high: float, about: int = 6) -> list[float]:
     return [round(number * step, 12) for number in range(first, last + 1)]
 
 
-def _time_ticks(low: float, high: float, about: int = 7) -> list[float]:
-    """Return whole hours or minutes between two moments, about so many."""
+def _time_ticks(low: float, high: float, about: int = 7) -> list[tuple[float, str]]:
+    """Return whole hours or minutes between two moments, about so many; days are told once."""
     steps = (60, 300, 600, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
     step = next((one for one in steps if (high - low) / one <= about), 0) or (high - low) / about
-    return [step * n for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    ticks = [step * n for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    days = [moment(one, "%d %b") for one in ticks]
+    return [
+        (one, moment(one, "%H:%M") if day == before else day_clock(one))
+        for one, day, before in zip(ticks, days, ["", *days], strict=False)
+    ]
 
 
 def thinned(points: Sequence[Point], most: int = _MOST_POINTS) -> list[Point]:
@@ -292,6 +311,8 @@ class _Axes:
         xs = [x for curve in curves for x, _ in curve.points]
         ys = [y for curve in curves for _, y in curve.points]
         low, high = min(ys), max(ys)
+        if high - low < 1e-9 * max(abs(low), abs(high)):
+            low = high  # what differs by rounding alone is one value
         room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
         x_low, x_high = min(xs), max(xs)
         if x_low == x_high:
@@ -319,11 +340,13 @@ class _Axes:
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
             words = f"{value:.4g}"
             parts.append(f'<text x="{_LEFT - 7}" y="{y + 4}" text-anchor="end">{words}</text>')
-        ticks = _time_ticks if is_time else nice_ticks
-        for value in ticks(self.x_low, self.x_high, 7):
+        if is_time:
+            ticks = _time_ticks(self.x_low, self.x_high)
+        else:
+            ticks = [(at, f"{at:,.10g}") for at in nice_ticks(self.x_low, self.x_high, 7)]
+        for value, words in ticks:
             x = self.x(value)
             parts.append(f'<line class="axis" x1="{x}" x2="{x}" y1="{floor}" y2="{floor + 4}"/>')
-            words = day_clock(value) if is_time else f"{value:,.10g}"
             parts.append(f'<text x="{x}" y="{floor + 17}" text-anchor="middle">{words}</text>')
         parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{floor}" y2="{floor}"/>')
         middle = (_LEFT + right) / 2
@@ -332,13 +355,14 @@ class _Axes:
         )
         return "".join(parts)
 
-    def best_line(self, step: float) -> str:
-        x = self.x(step)
+    def mark(self, at: float, words: str, line: int) -> str:
+        """Return an upright line with its words on the given line, so that none hides another."""
+        x = self.x(at)
         on_right = x < _WIDTH * 0.85
         place = f'x="{x + 5}"' if on_right else f'x="{x - 5}" text-anchor="end"'
         return (
             f'<line class="best" x1="{x}" x2="{x}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
-            f'<text class="best" {place} y="{_TOP + 9}">best</text>'
+            f'<text class="best" {place} y="{_TOP + 9 + 13 * line}">{escaped(words)}</text>'
         )
 
     def best_dot(self, curve: Curve, step: float) -> str:

@@ -26,6 +26,7 @@ from emcfsys_engine.hotfolder.series import (
     names_in,
     parts_of,
     read_series,
+    recipe_words,
     trend_of,
 )
 from emcfsys_engine.images.bounds import quiet_libraries
@@ -90,7 +91,7 @@ def session_page(project: Project, since: float = 0.0) -> str:
         section("Verdicts", _verdicts(images), _groups(groups_of(output))),
         section("Examples", *(_examples(project, output, state) for state in STATES)),
         section("Images that could not be predicted", _failed(failed)),
-        section("Trends", *map(trend_figure, found), _of_parts(images)),
+        section("Trends", _figures(found), _of_parts(images)),
         section("Distributions", _distributions(images)),
         section("Recipe", _recipe(output)),
         section("Journal", _journal(output)),
@@ -116,11 +117,7 @@ def _tiles(images: Sequence[Measured], failed: Sequence[Entry]) -> str:
 
 
 def _shifts(trends: Sequence[Trend]) -> str:
-    told = sorted(
-        (one.images[shift.place].time, words)
-        for one in trends
-        for shift, words in zip(one.shifts, one.told(), strict=True)
-    )
+    told = sorted({change for one in trends for change in one.told()})  # a recipe's once
     if not told:
         return '<p class="soft">No number became another one for a while.</p>'
     return f"<ul>{''.join(f'<li>{escaped(words)}</li>' for _, words in told)}</ul>"
@@ -204,43 +201,45 @@ def _example(project: Project, output: Path, name: str, mask: Path, why: str) ->
     return picture(packed.getvalue(), "png", caption)
 
 
+def _figures(trends: Sequence[Trend]) -> str:
+    shown = "".join(f"<div>{trend_figure(one)}</div>" for one in trends)
+    return f'<div class="charts over-time">{shown}</div>' if shown else ""
+
+
 def trend_figure(trend: Trend) -> str:
     """Return a number's control chart, with its limits and where it became another one."""
     times = [one.time for one in trend.images]
-    ends = (times[0], times[-1])
-    limits = trend.limits
-    level = lambda name, y: Curve(  # noqa: E731 - one line of the chart, four times
-        name=name, points=tuple((x, y) for x in ends), colour=_RED, manner="faint"
-    )
     curves = [
         Curve(name=trend.name, points=tuple(zip(times, trend.values, strict=True)), colour=_INK),
         Curve(
-            name="EWMA", points=tuple(zip(times, trend.ewma.means, strict=True)),
+            name="EWMA", points=tuple(zip(times, trend.ewma, strict=True)),
             colour=_BLUE, manner="strong",
         ),
-        level("centre", limits.centre), level("+3 deviations", limits.high),
-        level("-3 deviations", limits.low),
     ]  # fmt: skip
-    note = f"{len(trend.signals):,} points break a rule"
-    chart = Chart(title=trend.name, curves=tuple(curves), x_words="", note=note, x_is_time=True)
-    told = "".join(f"<li>{escaped(words)}</li>" for words in trend.told())
+    curves += [
+        Curve(name=name, points=tuple(line), colour=_RED, manner="faint")
+        for name, line in trend.levels()
+    ]
+    chart = Chart(
+        title=trend.name,
+        curves=tuple(curves),
+        marks=tuple((times[one.place], recipe_words(one.after)) for one in trend.changes),
+        x_words="",
+        note=f"{len(trend.signals):,} points break a rule",
+        x_is_time=True,
+    )
+    told = "".join(f"<li>{escaped(words)}</li>" for _, words in trend.told())
     return figure_of(chart) + (f"<ul>{told}</ul>" if told else "")
 
 
 def _of_parts(images: Sequence[Measured]) -> str:
-    """Return the charts of each group and recipe that has images enough, folded."""
-    parts = parts_of(images)
-    if len(parts) < 2:
-        return ""
+    """Return the charts of each group, and each recipe, that has images enough, folded."""
     shown: list[str] = []
-    for (group, recipe), members in list(parts.items())[:_MOST_ROWS]:
+    for words, members in list(parts_of(images).items())[:_MOST_ROWS]:
         if len(members) < _LEAST_OF_GROUP:
             continue
-        words = f"group {group}" if group else "of no group"
-        words += f", recipe {recipe}" if recipe else ""
         trends = [one for name in names_in(members) if (one := trend_of(members, name))]
-        charts = list(map(trend_figure, trends))
-        shown.append(folded(f"{words}: {len(members):,} images", "".join(charts)))
+        shown.append(folded(f"{words}: {len(members):,} images", _figures(trends)))
     return "".join(shown)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from emcfsys_engine.errors import ModelFileError
-from emcfsys_engine.learn.inference.evidence import OF_CELLS, certainty, pooled
+from emcfsys_engine.learn.inference.evidence import OF_CELLS, OF_CLASS, certainty, pooled
 from emcfsys_engine.learn.inference.predictor import Picture, Predictor
 from emcfsys_engine.model_card import Trust, read_card
 from tests.contracts.test_old_files import DATA
@@ -69,6 +69,12 @@ def test_nothing_changes_in_the_mask_and_flips_and_members_are_looked_at(
     both = judging(model_file, trust, members=2).predict(image)
     assert both.expected is not None
     assert both.expected.iou == pytest.approx(made.expected.iou, abs=0.02)
+    assert both.evidence is not None
+    for row in (*made.evidence, *both.evidence):  # all are one model: all masks are one
+        pixels_C, joint_C, shared_C = row[:-OF_CELLS].reshape(-1, OF_CLASS)[:, (0, 4, 5)].T
+        assert pixels_C.sum() > 0
+        assert np.array_equal(pixels_C, joint_C)
+        assert np.array_equal(pixels_C, shared_C)
 
 
 def test_images_that_share_a_batch_are_told_apart(model_file: Path, trust: Trust) -> None:

@@ -2,9 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from emcfsys_engine.learn.inference.evidence import AXES, OF_CELLS
+from emcfsys_engine.learn.inference.evidence import AXES, OF_CELLS, OF_CLASS, agreement
 from emcfsys_engine.learn.inference.expected import (
+    _agreement,
+    _at_most,
     expected,
     in_event,
     odds,
@@ -27,7 +32,7 @@ def trust() -> Trust:
 def evidence(overlap: float, place: float = 0.0) -> np.ndarray:
     """Return sums of an image whose mask overlaps so well by its probabilities."""
     sure = 200 * overlap / (1 + overlap)
-    half = [100.0, sure, 100.0, 0.0]
+    half = [100.0, sure, 100.0, 0.0, 100.0, 100.0]
     return np.array([[*half, *half, 4.0, *[0.0] * 3, *[4 * place] * (OF_CELLS - 4)]])
 
 
@@ -47,7 +52,8 @@ def test_an_image_that_resembles_no_trial_is_expected_to_be_poor_and_it_is_said(
     assert far.reason == "unlike the training images"
 
 
-def test_an_image_nearer_to_those_of_the_training_than_any_trial_is_no_worse() -> None:
+def fair_trust() -> Trust:
+    """Return what expects of an image about what its probabilities say."""
     rng = np.random.default_rng(0)
     shown = [
         Row(
@@ -59,8 +65,11 @@ def test_an_image_nearer_to_those_of_the_training_than_any_trial_is_no_worse() -
         for image in range(4)
         for kind, iou in (("", 0.9), ("noise", 0.7), ("defocus", 0.5), ("empty", 0.2)) * 3
     ]
-    trust = fitted(empty_trust(), shown)
-    seen = evidence(0.9)
+    return fitted(empty_trust(), shown)
+
+
+def test_an_image_nearer_to_those_of_the_training_than_any_trial_is_no_worse() -> None:
+    trust, seen = fair_trust(), evidence(0.9)
     near, far = seen.copy(), seen.copy()
     near[0, -OF_CELLS + 1 : -OF_CELLS + 4] = -11.0 * 4  # as the network's own training images
     far[0, -OF_CELLS + 1 : -OF_CELLS + 4] = 11.0 * 4
@@ -92,3 +101,47 @@ def test_an_ensemble_expects_the_mean_and_the_widest_interval(trust: Trust) -> N
     assert each[1] is not None
     assert both.iou == pytest.approx((each[0].iou + each[1].iou) / 2)
     assert both.low == min(each[0].low, each[1].low)
+
+
+def test_models_that_are_each_sure_of_another_mask_are_not_believed() -> None:
+    trust = fair_trust()
+    alone = expected((trust,), evidence(0.9), CLASSES)
+    assert alone is not None
+    assert alone.iou > 0.8
+    rows_MX = np.concatenate((evidence(0.9), evidence(0.9)))
+    of_classes_MC6 = rows_MX[:, :-OF_CELLS].reshape(2, 2, OF_CLASS)
+    of_classes_MC6[..., 5] = 40  # of 100 pixels in each mask: an overlap of a quarter
+    rows_MX[:, :-OF_CELLS] = of_classes_MC6.reshape(2, -1)
+    both = expected((trust, trust), rows_MX, CLASSES)
+    assert both is not None
+    assert both.iou == pytest.approx(1 - alone.iou + 0.25)
+    assert both.classes["grain"] == pytest.approx(1 - alone.classes["grain"] + 0.25)
+    assert both.low <= both.iou <= both.high
+    assert both.reason == "the models disagree"
+
+
+@given(seed=st.integers(0, 2**32 - 1), spoilt=st.tuples(*[st.floats(0, 0.6)] * 3))
+def test_no_joint_mask_is_better_than_what_it_shares_with_its_members_allows(
+    seed: int, spoilt: tuple[float, ...]
+) -> None:
+    rng = np.random.default_rng(seed)
+    truth_N = rng.integers(0, 2, 400)
+
+    def iou(one_N: np.ndarray, other_N: np.ndarray) -> float:
+        return float((one_N & other_N).sum() / max(1, (one_N | other_N).sum()))
+
+    masks_MN = [np.where(rng.random(400) < share, 1 - truth_N, truth_N) for share in spoilt]
+    logits_MC = [np.stack((1 - mask, mask)) * rng.uniform(1, 9) for mask in masks_MN]
+    logits_MCHW = torch.tensor(np.stack(logits_MC), dtype=torch.float32)[..., None]
+    shared_MC2 = agreement(logits_MCHW).numpy()
+    joint_N = logits_MCHW.softmax(1).mean(0).max(0).indices.numpy()[:, 0]
+    rows_MX = np.zeros((3, 2 * OF_CLASS + OF_CELLS))
+    of_classes_MC6 = rows_MX[:, :-OF_CELLS].reshape(3, 2, OF_CLASS)
+    of_classes_MC6[..., 0] = [[(mask == value).sum() for value in (0, 1)] for mask in masks_MN]
+    of_classes_MC6[..., 4:] = shared_MC2
+    alike_M = _agreement(rows_MX)[:, 1]
+    assert alike_M == pytest.approx([iou(mask, joint_N) for mask in masks_MN])
+    truly_M = [iou(mask, truth_N) for mask in masks_MN]
+    most = min(1 - one + alike for one, alike in zip(truly_M, alike_M, strict=True))
+    assert iou(joint_N, truth_N) <= most + 1e-9
+    assert _at_most(truly_M, alike_M) <= most + 1e-9

@@ -7,7 +7,7 @@ import numpy as np
 import tifffile
 
 from emcfsys_engine.hotfolder.recipe import lock_recipe
-from emcfsys_engine.hotfolder.review import read_verdicts, recipe_of, say_word, verify_journal
+from emcfsys_engine.hotfolder.review import overview, read_verdicts, say_word, verify_journal
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunFailed
 from emcfsys_engine.run.folder import Run, new_run
@@ -49,7 +49,7 @@ def test_limits_judge_anew_measurement_keeps_masks_and_inference_predicts_anew(
     for name in ("a.png", "s/b.png"):
         hot.image(name)
     assert len(done_of(by_recipe(hot, 1))) == 2
-    first = recipe_of(hot.output)
+    first = overview(hot.output).recipe
     say_word(hot.output, ["a.png"], "rejected", "drift")
     masks = {name: (hot.output / name).stat().st_mtime_ns for name in hot.masks()}
 
@@ -84,7 +84,7 @@ def test_limits_judge_anew_measurement_keeps_masks_and_inference_predicts_anew(
     assert changed[0].recipe == first
     assert "hotfolder.measure False -> True" in changed[2].reason
     assert {act.recipe for act in acts_in(hot.output) if act.act == "redone"} == {
-        recipe_of(hot.output)
+        overview(hot.output).recipe
     }
     with (hot.output / ".emcfsys" / "measurements.csv").open(newline="") as stream:
         assert sorted(row["image"] for row in csv.DictReader(stream)) == ["a.png", "s/b.png"]

@@ -25,7 +25,7 @@ from PIL import Image
 from emcfsys_engine.hotfolder import drop
 from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.recipe import lock_recipe
-from emcfsys_engine.hotfolder.review import read_verdicts, recipe_of, say_word, verify_journal
+from emcfsys_engine.hotfolder.review import overview, read_verdicts, say_word, verify_journal
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import ImageDone
 from emcfsys_engine.run.folder import Run
@@ -188,7 +188,8 @@ def kill_between_recipes(hot: Hot, number: int, kills: int) -> None:
     assert sorted(one["image"] for group in told for one in group["images"]) == sorted(names)
     words = {one["image"] for group in told for one in group["images"] if one["word"]}
     assert words == said
-    assert {one["recipe"] for group in told for one in group["images"]} == {recipe_of(hot.output)}
+    recipes = {one["recipe"] for group in told for one in group["images"]}
+    assert recipes == {overview(hot.output).recipe}
 
 
 @pytest.mark.long

@@ -39,6 +39,21 @@ def test_a_session_is_told_whole_and_loads_nothing_from_anywhere(tmp_path: Path)
     assert "<script" not in content
 
 
+def test_a_change_of_the_recipe_is_told_once_marked_in_each_chart_and_parts_the_limits(
+    tmp_path: Path,
+) -> None:
+    project = project_in(tmp_path)
+    session(project, recipes={60: "b" * 16})
+    content = session_page(project)
+    told = re.sub("<[^>]+>", "\n", content)
+    changed, _, rest = told.partition("What changed")[2].partition("Verdicts")
+    assert changed.count("recipe bbbbbbbb instead of no recipe at") == 1
+    assert "sharpness fell" not in told
+    assert content.count('class="best"') >= 2 * 2  # a line and its words, in both charts
+    assert re.search(r"no recipe: 60 images", rest)
+    assert re.search(r"recipe bbbbbbbb: 40 images", rest)
+
+
 def test_a_page_of_somebody_else_is_kept(tmp_path: Path) -> None:
     project = project_in(tmp_path, SHARP)
     session(project)

@@ -12,13 +12,13 @@ from emcfsys_engine.run.events import EventWriter, ImageDone, ImageFailed, RunSt
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import WatchRequest
 from emcfsys_tui.engine import hotfolder
-from emcfsys_tui.engine.hotfolder import HotFolderReader
+from emcfsys_tui.engine.hotfolder import HotFolderReader, start_watch
 from emcfsys_tui.view_models import HotState
 
 
-def _watch(folder: Path) -> Run:
+def _watch(folder: Path, recipe: str = "") -> Run:
     names = {"watch": str(folder / "incoming"), "output": str(folder / "predictions")}
-    request = WatchRequest(model=str(folder / "best.safetensors"), **names)
+    request = WatchRequest(model=str(folder / "best.safetensors"), recipe=recipe, **names)
     return new_run(folder / "runs", request, project=load_project(folder))
 
 
@@ -135,3 +135,14 @@ def test_a_microscopes_own_folder_is_named_and_not_made(demo: Path, tmp_path: Pa
     assert str(place) in hotfolder.set_up(demo, str(place))
     assert load_project(demo).hotfolder.watch == str(place)
     assert not place.exists()
+
+
+def test_the_next_watch_follows_the_recipe_of_the_newest_or_is_refused_by_it(demo: Path) -> None:
+    file = str(demo / "night recipe.json")
+    _watch(demo, recipe=file)
+    state = _read(HotFolderReader(demo))
+    assert state.recipe_file == file
+    with pytest.raises(InputError, match=r"night recipe\.json: there is no such recipe"):
+        start_watch(demo, state.recipe_file)
+    _watch(demo)
+    assert _read(HotFolderReader(demo)).recipe_file == ""
