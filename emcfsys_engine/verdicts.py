@@ -17,15 +17,9 @@ State = Literal["pass", "review", "fail"]
 STATES: tuple[State, ...] = ("pass", "review", "fail")  # the worst last
 Numbers = Mapping[str, float]  # of one plane, by name; what is not known is left out
 
-_OF_IMAGES = (
-    "confidence",
-    "pixel_nm",
-    "mean",
-    "contrast",
-    "sharpness",
-    "saturation",
-    "expected_iou",
-)
+# Of the micrograph as it came, whatever predicts its mask.
+OF_MICROGRAPHS = ("pixel_nm", "mean", "contrast", "sharpness", "saturation")
+_OF_IMAGES = ("confidence", *OF_MICROGRAPHS, "expected_iou")
 _OF_PIXELS = ("fraction", "expected_iou")  # of any class
 _OF_OBJECTS = ("objects", "diameter_nm", "diameter_px")  # of any but the ground
 _SHARES = ("confidence", "saturation", "expected_iou")

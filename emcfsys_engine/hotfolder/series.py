@@ -23,6 +23,7 @@ from emcfsys_engine.trends import (
     shifts,
     signals,
 )
+from emcfsys_engine.verdicts import OF_MICROGRAPHS
 
 MOST = 5000  # newest images that are looked at: a chart has fewer columns
 _LEAST = 5  # images of a recipe between those of others, before a change is told
@@ -60,12 +61,13 @@ class Trend:
     """One number over time with its control chart: each recipe's images have limits of their own.
 
     What another recipe makes is another number: mixed, its limits would be those of neither.
+    Numbers of the micrograph itself are of no recipe: a defocus is told, whatever changes with it.
     """
 
     name: str
     images: tuple[Measured, ...]  # oldest first
     values: tuple[float, ...]
-    limits: tuple[Limits, ...]  # of each image: by the first ones of its recipe
+    limits: tuple[Limits, ...]  # of each image: by the first ones, of its recipe where that counts
     signals: tuple[Signal, ...]
     ewma: tuple[float, ...]
     shifts: tuple[Shift, ...]
@@ -161,7 +163,7 @@ def trend_of(images: Sequence[Measured], name: str) -> Trend | None:
     means: dict[int, float] = {}
     broken: list[Signal] = []
     moved: list[Shift] = []
-    for places in _places_by_recipe(known):
+    for places in _places_by_recipe(known, name):
         own = [values[place] for place in places]
         expected = baseline_limits(own)
         limits |= dict.fromkeys(places, expected)
@@ -180,7 +182,9 @@ def trend_of(images: Sequence[Measured], name: str) -> Trend | None:
     )
 
 
-def _places_by_recipe(images: Sequence[Measured]) -> Iterable[list[int]]:
+def _places_by_recipe(images: Sequence[Measured], name: str) -> Iterable[list[int]]:
+    if name in OF_MICROGRAPHS:
+        return [[*range(len(images))]]
     places: dict[str, list[int]] = {}
     for place, one in enumerate(images):
         places.setdefault(one.recipe, []).append(place)

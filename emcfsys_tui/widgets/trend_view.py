@@ -1,8 +1,11 @@
 """The control chart of one number of the hot folder's images over time."""
 
+from collections.abc import Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.segment import Segment
+from textual.geometry import Size
 from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
@@ -55,8 +58,8 @@ class TrendView(Widget):
             return [Strip([Segment(" Reading the numbers …", dim)])]
         where = f" of {one.part}" if one.part else ""
         title = Strip([Segment(printable(f"─ {one.name or 'trends'}{where}  {one.note}"), dim)])
-        told = [Strip([Segment(printable(f" ! {words}"), bad)]) for words in one.told[-_MOST_TOLD:]]
-        width, height = self.size.width - _AXIS - 1, self.size.height - 3 - len(told)
+        told = [Strip([Segment(line, bad)]) for line in told_lines(one.told, self.size)]
+        width, height = self.size.width - _AXIS - 1, self.size.height - 4 - len(told)
         if len(one.values) < 2 or width < _LEAST_WIDTH or height < _LEAST_HEIGHT:
             return [title, *told]
         frame = frame_of(one, width, height)
@@ -70,15 +73,34 @@ class TrendView(Widget):
         room = " " * max(1, width - len(left) - len(right))
         lines.append(Strip([Segment(f"{'':>{_AXIS}}{left}{room}{right}", dim)]))
         low, centre, high = (line[-1][1] for line in one.levels)
-        newest = "newest " if one.changes else ""
+        newest = "newest " if len({y for _, y in one.levels[1]}) > 1 else ""
         words = f"{newest}centre {centre:.4g}, limits {low:.4g} to {high:.4g}"
         names = [
             Segment(" " * _AXIS, dim),
             Segment("── each image  ", self.rich_style + style_of(colours[0])),
-            Segment("── EWMA  ", self.rich_style + style_of(colours[1 % len(colours)])),
-            Segment(fitted(words, width), dim),
+            Segment("── EWMA", self.rich_style + style_of(colours[1 % len(colours)])),
         ]  # fmt: skip
-        return [*lines, Strip(names), *told]
+        limits = Strip([Segment(" " * _AXIS + fitted(words, width), dim)])
+        return [*lines, Strip(names), limits, *told]
+
+
+def told_lines(told: Sequence[str], size: Size) -> list[str]:
+    """Return the newest changes, whole and in no more than half of the lines: the chart has them.
+
+    The newest is told in any case.
+    """
+    lines: list[str] = []
+    for words in reversed(told[-_MOST_TOLD:]):
+        made = wrap(
+            printable(f"! {words}"),
+            max(_LEAST_WIDTH, size.width),
+            initial_indent=" ",
+            subsequent_indent="   ",
+        )
+        if lines and len(lines) + len(made) > size.height // 2:
+            break
+        lines = [*made, *lines]
+    return lines
 
 
 def frame_of(one: HotTrend, width: int, height: int) -> Frame:

@@ -23,7 +23,7 @@ def session(
     every_s: float = 60.0,
     recipes: Mapping[int, str] | None = None,
 ) -> Path:
-    """A ledger of a session whose sharpness falls at image 60, with two failed images.
+    """A ledger of a session whose sharpness and fraction of b fall at image 60; two images failed.
 
     `recipes`: by the first image that each was followed for.
     """
@@ -38,7 +38,8 @@ def session(
         time_ns = int((BEGAN + every_s * place) * 1e9)
         entries.append(Entry(path=name, size=1, mtime_ns=time_ns, digest="d", mask="m.png"))
         level = 0.05 if place >= 60 else 0.3
-        numbers = {"sharpness": level + chance.gauss(0, 0.01), "confidence": 0.9}
+        value = level + chance.gauss(0, 0.01)
+        numbers = {"sharpness": value, "confidence": 0.9, "b_fraction": value}
         judged.append(Judged(path=name, digest="d", numbers={"": numbers}))
     for place in range(2):
         late = int((BEGAN + 1) * 1e9)
@@ -59,7 +60,7 @@ def test_a_shift_is_told_with_the_time_and_the_image_at_which_it_began(tmp_path:
     output = session(project_in(tmp_path, SHARP))
     images = read_series(output)
     assert [one.path for one in images] == sorted(one.path for one in images)
-    assert names_in(images) == ["sharpness", "confidence"]
+    assert names_in(images) == ["sharpness", "confidence", "b_fraction"]
     trend = trend_of(images, "sharpness")
     assert trend is not None
     ((at, told),) = trend.told()
@@ -94,8 +95,8 @@ def test_a_clock_that_was_set_back_puts_images_back_and_nothing_fails(tmp_path: 
     assert "rose" in trend.told()[0][1]
 
 
-def trend_by(tmp_path: Path, recipes: dict[int, str]) -> Trend:
-    found = trend_of(read_series(session(project_in(tmp_path), recipes=recipes)), "sharpness")
+def trend_by(tmp_path: Path, recipes: dict[int, str], name: str = "b_fraction") -> Trend:
+    found = trend_of(read_series(session(project_in(tmp_path), recipes=recipes)), name)
     assert found is not None
     return found
 
@@ -121,6 +122,14 @@ def test_each_recipe_has_limits_of_its_own_and_the_change_is_told_instead_of_a_s
     ]
     (_, centre), *_ = [line for line in trend.levels() if line[0] == "centre"]
     assert [time for time, _ in centre] == [BEGAN + 60 * n for n in (0, 19, 20, 59, 60, 99)]
+
+
+def test_a_defocus_is_told_although_the_recipe_changed_with_it(tmp_path: Path) -> None:
+    trend = trend_by(tmp_path, {60: "b" * 16}, "sharpness")
+    recipe, fell = sorted((words for _, words in trend.told()), key=lambda words: words[0])
+    assert recipe.startswith("recipe bbbbbbbb instead of no recipe at")
+    assert fell.startswith("sharpness fell from 0.29")
+    assert len({*trend.limits}) == 1
 
 
 def test_a_recipe_that_comes_back_has_its_limits_again_and_single_images_tell_nothing(

@@ -168,7 +168,7 @@ polyline.faint{stroke-width:1;opacity:.45}polyline.dashed{stroke-dasharray:5 3}
 .legend svg{display:inline-block;width:24px;height:10px;margin-right:6px;vertical-align:1px}
 .legend b{font-weight:600;font-variant-numeric:tabular-nums}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.92em;min-width:320px}
-th{text-align:left;font-weight:600;color:var(--soft)}
+th{text-align:left;font-weight:600;color:var(--soft);white-space:nowrap}
 th,td{padding:4px 18px 4px 0;border-bottom:1px solid var(--line);vertical-align:top;
 overflow-wrap:anywhere}
 td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}

@@ -48,8 +48,9 @@ def test_a_change_of_the_recipe_is_told_once_marked_in_each_chart_and_parts_the_
     told = re.sub("<[^>]+>", "\n", content)
     changed, _, rest = told.partition("What changed")[2].partition("Verdicts")
     assert changed.count("recipe bbbbbbbb instead of no recipe at") == 1
-    assert "sharpness fell" not in told
-    assert content.count('class="best"') >= 2 * 2  # a line and its words, in both charts
+    assert "sharpness fell" in told
+    assert "b_fraction fell" not in told
+    assert content.count('class="best"') >= 3 * 2  # a line and its words, in each chart
     assert re.search(r"no recipe: 60 images", rest)
     assert re.search(r"recipe bbbbbbbb: 40 images", rest)
 
