@@ -91,7 +91,11 @@ class Ledger:
         self._has_news = True  # of groups, since an earlier process
         self.recipe = ""  # by whose settings images are made now, and
         self.group = ""  # the expression that tells what group they are of
-        self._open()
+        try:
+            self._open()
+        except BaseException:  # such as a full disk: the next try is not kept out by this one
+            close_all(self._locks)
+            raise
 
     def _open(self) -> None:
         locks: list[int] = []

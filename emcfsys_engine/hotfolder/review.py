@@ -80,6 +80,18 @@ def overview(output: Path, paths: Iterable[str] = ()) -> Overview:
         )
 
 
+def refuse_to_make_anew(output: Path) -> None:
+    """Refuse to make masks anew beside a hot folder's ledger: it tells of those that are there.
+
+    Its numbers and verdicts, and what people said of them, would go by as another mask's.
+    Raises: InputError.
+    """
+    if not count_states(output).get("done"):
+        return
+    what = "has the masks of a hot folder, whose ledger has their numbers and verdicts"
+    raise InputError(output, what, "Predict them again into another folder with --out")
+
+
 def groups_of(output: Path) -> list[made.Group]:
     """Return how each group was judged when the watch last had time for that.
 

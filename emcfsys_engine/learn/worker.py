@@ -88,10 +88,11 @@ def _execute(worker: RunContext) -> int:
 
 def reason_of(error: Exception, folder: Path) -> str:
     """Return a line about what nobody expected; a full disk is met anywhere."""
+    name = error.filename if isinstance(error, OSError) else None
+    place = os.fsdecode(name) if name else folder
     if is_full(error):
-        return f"{folder}: its disk is full. What is done is kept: free some space, then go on."
+        return f"{place}: its disk is full. What is done is kept: free some space, then go on."
     if isinstance(error, OSError):
-        place = os.fsdecode(error.filename) if error.filename else folder
         return f"{place}: {error.strerror or error}. What is done is kept: then go on."
     return f"{type(error).__name__}: {error}"
 

@@ -18,12 +18,13 @@ from emcfsys_engine.annotations.writer import COCO_NAME
 from emcfsys_engine.errors import EmcfError, InputError, OutputError, RunFolderError
 from emcfsys_engine.files import is_full, remedy_of
 from emcfsys_engine.hotfolder.places import try_to_write
+from emcfsys_engine.hotfolder.review import refuse_to_make_anew
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.origins import Maker
 from emcfsys_engine.images.output_book import FOLDER, OutputBook
 from emcfsys_engine.images.own_files import lies_in, resolved
 from emcfsys_engine.images.reader import find_images, left_out_words
-from emcfsys_engine.images.writers import companion, sync
+from emcfsys_engine.images.writers import sync
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.bands import OpenImage
 from emcfsys_engine.learn.inference.expected import in_event
@@ -33,7 +34,7 @@ from emcfsys_engine.learn.inference.outputs import SUFFIXES, Companions, VectorO
 from emcfsys_engine.learn.inference.pipeline import Failure, run_pipeline, several_writers
 from emcfsys_engine.learn.inference.placing import OutputNames, few
 from emcfsys_engine.learn.inference.predictor import Predictor
-from emcfsys_engine.learn.inference.ranking import JSON_NAME, rank, write_ranking
+from emcfsys_engine.learn.inference.ranking import JSON_NAME, rank_into
 from emcfsys_engine.learn.run_context import RunContext, emit_ending
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run.events import (
@@ -159,7 +160,7 @@ class Prediction:
 
     Images whose mask is there already are left alone, unless `force` is asked for. What this
     program did not write, or a person changed, is kept: the new version lies beside it.
-    Raises: InputError when the output folder cannot be written.
+    Raises: InputError for an output folder that cannot be written, or a hot folder's with `force`.
     """
 
     def __init__(
@@ -172,6 +173,8 @@ class Prediction:
     ) -> None:
         self._request, self._refs, self._card = request, refs, card
         self._emit, self._asked = emit, asked
+        if request.force:
+            refuse_to_make_anew(Path(request.out))
         try:
             self.book = OutputBook(Path(request.out))
             self._suffix = SUFFIXES[request.mask_format]
@@ -239,7 +242,7 @@ class Prediction:
                 what = "is not as this program wrote it, and kept: the new version lies beside it"
                 self._emit(WarningGiven(message=f"{file} {what}"))
             if self._request.rank_uncertain:
-                _rank(self.book, alike, self._card, self._emit)
+                rank_into(self.book, alike, self._card, self._emit)
         skipped = len(self._refs) - len(self.todo)
         return Counted(done=self.done, skipped=skipped, failed=self.failed)
 
@@ -383,29 +386,6 @@ def why_gone(book: OutputBook) -> str:
     except OSError as error:
         return "" if is_full(error) else error.strerror or str(error)
     return ""
-
-
-def _rank(
-    book: OutputBook,
-    pairs: Sequence[tuple[ImageRef, Path]],
-    card: ModelCard,
-    emit: Callable[[Event], None],
-) -> None:
-    ranking = rank(pairs, card.class_values, lambda mask: _is_of_its_mask(book, mask))
-    write_ranking(book, ranking)
-    if ranking.left_out:
-        few = ", ".join(Path(name).name for name in ranking.left_out[:3])
-        what = f"{len(ranking.left_out)} images have a mask without its uncertainty ({few})"
-        emit(WarningGiven(message=f"{what}: not ranked. Use --force to predict them again"))
-
-
-def _is_of_its_mask(book: OutputBook, mask: Path) -> bool:
-    """Tell whether the uncertainty beside a mask is of the same model and image as the mask."""
-    beside = companion(mask, "uncertainty")
-    if not book.is_known(beside):
-        return True  # somebody put it there, or `rank` says that it is not
-    by, of = book.maker_of(beside), book.last_content(beside)
-    return by == book.maker_of(mask) and of == book.last_content(mask)
 
 
 def find_inputs(request: PredictRequest, left_out: list[Path] | None = None) -> list[ImageRef]:

@@ -20,6 +20,8 @@ from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_outputs import write_own
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.images.writers import companion
+from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.run.events import Event, WarningGiven
 from emcfsys_engine.text import cell_of
 
 JSON_NAME, TABLE_NAME = "ranking.json", "ranking.csv"
@@ -218,3 +220,27 @@ def _edges(starts: list[int], length: int, size: int) -> list[int]:
     """Return where cells begin; the last region ends with a cell."""
     end = starts[-1] + length
     return [*range(0, end, _CELL_PX), *([end] if end < size else [])]
+
+
+def rank_into(
+    book: OutputBook,
+    pairs: Sequence[tuple[ImageRef, Path]],
+    card: ModelCard,
+    emit: Callable[[Event], None],
+) -> None:
+    """Rank images by their masks' uncertainty, and write that; say which have none of theirs."""
+    ranking = rank(pairs, card.class_values, lambda mask: _is_of_its_mask(book, mask))
+    write_ranking(book, ranking)
+    if ranking.left_out:
+        few = ", ".join(Path(name).name for name in ranking.left_out[:3])
+        what = f"{len(ranking.left_out)} images have a mask without its uncertainty ({few})"
+        emit(WarningGiven(message=f"{what}: not ranked. Use --force to predict them again"))
+
+
+def _is_of_its_mask(book: OutputBook, mask: Path) -> bool:
+    """Tell whether the uncertainty beside a mask is of the same model and image as the mask."""
+    beside = companion(mask, "uncertainty")
+    if not book.is_known(beside):
+        return True  # somebody put it there, or `rank` says that it is not
+    by, of = book.maker_of(beside), book.last_content(beside)
+    return by == book.maker_of(mask) and of == book.last_content(mask)

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from emcfsys_engine.errors import EmcfError, InputError, RunFailedError, WatchedError
+from emcfsys_engine.files import is_full
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.learn.inference.output_disk import forget_output, missing_output, wait_until
 from emcfsys_engine.learn.run_context import RunContext
@@ -18,10 +19,10 @@ def take_folder(worker: RunContext, request: WatchRequest) -> Ledger | None:
     """Take the output folder; None if we were asked to end before it was free.
 
     A watch that lasts waits for a `--once` that is at work there: it ends by itself, and a job of
-    the daemon that was refused would not come back.
+    the daemon that was refused would not come back. A full disk is waited for, too.
     Raises: WatchedError if another watch that lasts has it; InputError if it cannot be used.
     """
-    told = False
+    told = was_full = False
     while worker.stop_request() is None:
         try:
             ledger = Ledger(Path(request.output), owner=str(worker.run.folder))
@@ -33,6 +34,13 @@ def take_folder(worker: RunContext, request: WatchRequest) -> Ledger | None:
             if not told:
                 print(f"{error.where} {error.what}: waits for its end", flush=True)
                 told = True
+        except OSError as error:
+            if request.once or not is_full(error):
+                raise
+            if not was_full:
+                print(error, flush=True)
+                worker.emit_when_possible(WatchState(state="full", detail=str(error)))
+                was_full = True
         time.sleep(_TURN_S)
     return None
 

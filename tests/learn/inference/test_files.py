@@ -17,7 +17,8 @@ from PIL import Image
 from emcfsys_engine.annotations.files import find_annotations
 from emcfsys_engine.annotations.pair_shapes import pair_shapes
 from emcfsys_engine.colours import colours_for
-from emcfsys_engine.errors import AnnotationError
+from emcfsys_engine.errors import AnnotationError, InputError
+from emcfsys_engine.hotfolder.ledger import Entry, Ledger
 from emcfsys_engine.images import writers
 from emcfsys_engine.images.reader import find_images
 from emcfsys_engine.learn.inference import bands
@@ -50,6 +51,24 @@ def test_every_format_holds_the_same_mask_and_is_not_made_twice(
     assert (tmp_path / "out" / "a.overlay.png").is_file()
     assert predict(mask_format=mask_format)[0] == Counted(done=0, skipped=1, failed=0)
     assert predict(mask_format=mask_format, force=True)[0].done == 1
+
+
+def test_masks_that_a_hot_folders_ledger_tells_of_are_not_made_anew_under_it(
+    predict: Predict, tmp_path: Path
+) -> None:
+    Image.fromarray(drawn((70, 90), dtype="uint8")).save(tmp_path / "in" / "a.png")
+    assert predict()[0].done == 1
+    mask = (tmp_path / "out" / "a.png").read_bytes()
+    ledger = Ledger(tmp_path / "out", owner="x")
+    ledger.close()
+    assert predict(force=True)[0].done == 1  # it tells of none
+    ledger = Ledger(tmp_path / "out", owner="x")
+    ledger.record([Entry(path="a.png", size=1, mtime_ns=1, digest="d", mask="a.png")])
+    ledger.close()
+    with pytest.raises(InputError, match="has the masks of a hot folder"):
+        predict(force=True)
+    assert (tmp_path / "out" / "a.png").read_bytes() == mask
+    assert predict()[0].skipped == 1
 
 
 def test_slices_of_a_stack_have_masks_of_their_own(predict: Predict, tmp_path: Path) -> None:

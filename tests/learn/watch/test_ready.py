@@ -1,5 +1,6 @@
 """Before a watch begins: one watch an output folder, and nothing begins while a disk is away."""
 
+import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -7,9 +8,12 @@ from typing import cast
 import pytest
 
 from emcfsys_engine.errors import InputError, RunFailedError, WatchedError
+from emcfsys_engine.files import DiskFullError
+from emcfsys_engine.hotfolder import ledger
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger
 from emcfsys_engine.learn.run_context import RunContext
 from emcfsys_engine.learn.watch.ready import is_all_there, take_folder
+from emcfsys_engine.learn.worker import reason_of
 from emcfsys_engine.run.events import Event, WatchState
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import WatchRequest
@@ -28,6 +32,8 @@ class Worker:
 
     def emit(self, event: Event) -> None:
         self.said.append(event)
+
+    emit_when_possible = emit
 
 
 def request(place: Path, *, once: bool = False, incoming: str = "incoming") -> WatchRequest:
@@ -55,6 +61,31 @@ def test_a_second_lasting_watch_is_refused_and_one_that_was_ended_gets_nothing(
         take_folder(worker_of(tmp_path, wanted, [None]), wanted)
     first.close()
     assert take_folder(worker_of(tmp_path, wanted, ["cancel"]), wanted) is None
+
+
+def test_a_disk_that_is_full_before_the_watch_begins_is_waited_for_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, once = request(tmp_path), request(tmp_path, once=True)
+    real, tries = ledger.connect, 0
+
+    def first_full(file: Path) -> sqlite3.Connection:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise DiskFullError(file)
+        return real(file)
+
+    monkeypatch.setattr(ledger, "connect", first_full)
+    with pytest.raises(DiskFullError) as caught:
+        take_folder(worker_of(tmp_path, once, [None]), once)
+    assert reason_of(caught.value, tmp_path / "run").startswith(str(tmp_path / "out"))
+    worker = worker_of(tmp_path, wanted, [None, None])
+    taken = take_folder(worker, wanted)
+    assert isinstance(taken, Ledger)  # the tries before did not leave it locked
+    (said,) = cast(Worker, worker).said
+    assert isinstance(said, WatchState) and said.state == "full" and "ledger" in said.detail
+    taken.close()
 
 
 def test_an_output_that_has_the_masks_of_another_folder_is_refused(tmp_path: Path) -> None:
