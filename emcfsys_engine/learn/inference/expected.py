@@ -75,8 +75,9 @@ def expected(
         low=min(iou, *(one.low for one in known)),
         high=max(one.high for one in known),
         classes={
-            name: _at_most([one.classes[name] for one in known], alike_MC[:, classes.index(name)])
-            for name in names
+            name: _at_most([one.classes[name] for one in known], _alike_in(alike_MC, number))
+            for number, name in enumerate(classes)
+            if name in names
         },
         reason=reason,
     )
@@ -88,6 +89,11 @@ def _agreement(evidence_MX: np.ndarray) -> np.ndarray:
     pixels_MC, joint_MC, shared_MC = of_classes_MC6[..., (0, 4, 5)].transpose(2, 0, 1)
     union_MC = pixels_MC + joint_MC - shared_MC
     return np.where(union_MC > 0, shared_MC / np.maximum(union_MC, 1e-9), np.nan)
+
+
+def _alike_in(alike_MC: np.ndarray, place: int) -> np.ndarray:
+    """Return each member's overlap with the joint mask in one class; both without it: 1."""
+    return np.nan_to_num(alike_MC[:, place], nan=1.0)
 
 
 def _at_most(ious_M: Sequence[float], alike_M: np.ndarray) -> float:

@@ -120,6 +120,19 @@ def test_models_that_are_each_sure_of_another_mask_are_not_believed() -> None:
     assert both.reason == "the models disagree"
 
 
+def test_a_class_that_no_mask_has_is_no_disagreement() -> None:
+    trust = fair_trust()
+    rows_MX = np.concatenate((evidence(0.9), evidence(0.9)))
+    of_classes_MC6 = rows_MX[:, :-OF_CELLS].reshape(2, 2, OF_CLASS)
+    of_classes_MC6[:, 1, (0, 1, 4, 5)] = 0  # no pixel is grain
+    rows_MX[:, :-OF_CELLS] = of_classes_MC6.reshape(2, -1)
+    alone, both = expected((trust,), rows_MX[:1], CLASSES), expected((trust,) * 2, rows_MX, CLASSES)
+    assert alone is not None
+    assert both is not None
+    assert both.classes == pytest.approx(alone.classes)
+    assert both.iou == pytest.approx(alone.iou)
+
+
 @given(seed=st.integers(0, 2**32 - 1), spoilt=st.tuples(*[st.floats(0, 0.6)] * 3))
 def test_no_joint_mask_is_better_than_what_it_shares_with_its_members_allows(
     seed: int, spoilt: tuple[float, ...]
