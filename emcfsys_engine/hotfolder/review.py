@@ -86,7 +86,7 @@ def refuse_to_make_anew(output: Path) -> None:
     Its numbers and verdicts, and what people said of them, would go by as another mask's.
     Raises: InputError.
     """
-    if not count_states(output).get("done"):
+    if not overview(output).states.get("done"):
         return
     what = "has the masks of a hot folder, whose ledger has their numbers and verdicts"
     raise InputError(output, what, "Predict them again into another folder with --out")
