@@ -41,12 +41,12 @@ from emcfsys_engine.learn.inference.files import (
     is_gone,
     load_predictor,
 )
-from emcfsys_engine.learn.inference.image import EndAskedFor
+from emcfsys_engine.learn.inference.image import EndAskedFor, Order
 from emcfsys_engine.learn.inference.outputs import VectorOutputs
 from emcfsys_engine.learn.inference.pipeline import Failure
 from emcfsys_engine.learn.run_context import keep_freed_memory
 from emcfsys_engine.model_card import ModelCard
-from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, WarningGiven
+from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, RegionDone, WarningGiven
 from emcfsys_engine.run.folder import Run, open_run
 from emcfsys_engine.run.records import PredictRequest, RunRecord
 
@@ -453,7 +453,7 @@ def _predict(record: RunRecord, images: HandedOut, asked: Callable[[], str | Non
     stages: Stages[Todo] = Stages(
         request,
         book,
-        lambda todo: (todo.ref, Path(todo.mask)),
+        lambda todo: Order(ref=todo.ref, mask_file=Path(todo.mask), region=request.region),
         load_predictor(request),
         say,
         asked,
@@ -461,6 +461,7 @@ def _predict(record: RunRecord, images: HandedOut, asked: Callable[[], str | Non
     try:
         while not images.is_over:
             for todo, result in stages.run(images):
+                assert not isinstance(result, RegionDone)  # those are of tasks
                 event = _event_of(todo, result, book)
                 images.line.send(Became(number=todo.number, event=event))
     finally:
