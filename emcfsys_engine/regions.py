@@ -90,11 +90,6 @@ def ending_of(text: str) -> str:
     return f".r{rows}.c{columns}"
 
 
-def is_of_region(stem: str) -> bool:
-    """Tell by what a file's name begins with whether it is of a part of an image."""
-    return re.search(f"{OF_REGION}$", stem) is not None
-
-
 def chunk_px(cut_px: int) -> int:
     """Return the side of the chunks that cuts of such a side are made of."""
     return next(side for side in _CHUNKS_PX if cut_px % side == 0)

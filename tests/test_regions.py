@@ -11,7 +11,6 @@ from emcfsys_engine.regions import (
     cut_of,
     cuts,
     ending_of,
-    is_of_region,
     region_in,
     written,
 )
@@ -76,8 +75,6 @@ def test_a_region_that_leaves_the_image_is_told_with_the_images_size(text: str) 
         region_in(text, (30, 40), "x.tif")
 
 
-def test_the_names_of_regions_are_told_from_those_of_images() -> None:
+def test_the_names_of_files_say_the_region() -> None:
     assert ending_of("") == ""
     assert ending_of("0:10,5:") == ".r0-10.c5-"
-    assert is_of_region("x.r0-10.c5-")
-    assert not is_of_region("x.r0-10")

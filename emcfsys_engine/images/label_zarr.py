@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -190,23 +191,22 @@ def _begin_array(
         dtype=dtype,
         dimension_names=("y", "x"),
         overwrite=True,
-        # A region of background alone has its file, too: it tells that it is done.
-        config={"write_empty_chunks": cut_HW is not None},
     )
 
 
-def write_region(array: Any, region: Region, pixels_HW: np.ndarray) -> Path:
-    """Write one region of an array that is cut into such, and return its file, on the disk.
+def write_region(array: Any, region: Region, pixels_HW: np.ndarray) -> None:
+    """Write the file of one region of an array that is cut into such, and wait for the disk.
 
-    What an earlier start left of it is neither read nor trusted. Shapes: as the region's size.
+    What an earlier start left of it is neither read nor trusted; of background alone there is no
+    file. Shapes: as the region's size.
     Raises: OSError when the disk is full.
     """
     file = file_of(array, region)
     file.unlink(missing_ok=True)
     array[region.top : region.bottom, region.left : region.right] = pixels_HW
     for place in (file, file.parent, file.parent.parent):
-        sync(place)
-    return file
+        with suppress(FileNotFoundError):
+            sync(place)
 
 
 def file_of(array: Any, region: Region) -> Path:

@@ -21,7 +21,6 @@ from emcfsys_engine.hotfolder.places import try_to_write
 from emcfsys_engine.images.label_zarr import sync
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
-from emcfsys_engine.images.output_names import stem_of
 from emcfsys_engine.images.own_files import lies_in, resolved
 from emcfsys_engine.images.reader import find_images, left_out_words
 from emcfsys_engine.images.writers import companion
@@ -37,7 +36,7 @@ from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.inference.ranking import JSON_NAME, rank, write_ranking
 from emcfsys_engine.learn.run_context import RunContext, emit_ending
 from emcfsys_engine.model_card import ModelCard
-from emcfsys_engine.regions import ending_of, is_of_region
+from emcfsys_engine.regions import ending_of
 from emcfsys_engine.run.events import (
     Event,
     ImageDone,
@@ -239,7 +238,8 @@ class Prediction:
         """Write what belongs to all images together; `vectors` has those of the images `seen`."""
         if self._asked() is None:
             made = [ref for ref in self._refs if str(ref) in self._made]
-            for told in self.names.retire(made):
+            # A region takes no whole mask away, be it of the image as it was.
+            for told in self.names.retire(() if self._request.region else made):
                 self._emit(WarningGiven(message=told))
             alike = self._alike()
             others = [pair for pair in alike if pair[0] not in seen]
@@ -263,8 +263,6 @@ class Prediction:
         for mask in self.book.masks():
             one = self.book.origin_of(mask)
             if one is None or one.is_outdated or not mask.name.endswith(self._suffix):
-                continue
-            if is_of_region(stem_of(mask)):  # outlines are of whole images
                 continue
             whose = (one.image, one.plane)
             if whose in here or not one.image.exists() or not makers.names_alike(mask):

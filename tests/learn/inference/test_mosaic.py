@@ -20,7 +20,7 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.learn.inference import mosaic as mosaics
 from emcfsys_engine.learn.inference import shards as module
-from emcfsys_engine.learn.model_file import save_model
+from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RegionDone, RunFinished, WarningGiven
@@ -221,6 +221,22 @@ def test_small_images_beside_a_mosaic_are_predicted_whole(tmp_path: Path, model:
     assert (ends[-1].done, ends[-1].failed) == (2, 0)
     assert mask_in(tmp_path / "out", "a.ome.zarr").shape == (100, 120)
     assert mask_in(tmp_path / "out", "b.ome.zarr").shape == (300, 400)
+
+
+@pytest.mark.usefixtures("here")
+def test_regions_of_background_alone_are_as_good_as_any(tmp_path: Path, model: Path) -> None:
+    pixels = pixels_of(700, 900)
+    network, card = load_model(model)
+    with torch.no_grad():
+        last = [one for one in network.modules() if isinstance(one, torch.nn.Conv2d)][-1]
+        assert last.bias is not None
+        last.bias[0] += 100.0
+    none = tmp_path / "none.safetensors"
+    save_model(none, network, card)
+    image = write_image(tmp_path, pixels, "zarr3")
+    run = done_by(request_of(image, none, "out", 3))
+    assert len([event for event in run.events() if isinstance(event, RegionDone)]) == 12
+    assert not mask_in(tmp_path / "out").any()
 
 
 @pytest.mark.usefixtures("here")
