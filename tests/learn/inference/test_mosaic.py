@@ -18,6 +18,7 @@ from PIL import Image
 from emcfsys_engine.colours import colours_for
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import read_micrograph
+from emcfsys_engine.jobs.slurm.requeue import progress_of
 from emcfsys_engine.learn.inference import mosaic as mosaics
 from emcfsys_engine.learn.inference import shards as module
 from emcfsys_engine.learn.model_file import load_model, save_model
@@ -25,6 +26,7 @@ from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RegionDone, RunFinished, WarningGiven
 from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.lines import line_of
 from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.run.shards import Progress, Shards
 from tests.jobs.conftest import wait_for
@@ -216,6 +218,9 @@ def test_small_images_beside_a_mosaic_are_predicted_whole(tmp_path: Path, model:
     header = Shards(run).header()
     assert header is not None
     assert (header.num_images, header.num_items, header.format) == (2, 5, 2)
+    assert progress_of(run) == 6  # a job that Slurm puts back got on by each of them
+    (region, *_) = (event for event in run.events() if isinstance(event, RegionDone))
+    assert "b.ome.zarr: region " in line_of(region)
     assert Progress(run).text() == "4 of 4 tasks done, 5 of 5 images and regions"
     ends = [event for event in run.events() if isinstance(event, RunFinished)]
     assert (ends[-1].done, ends[-1].failed) == (2, 0)
