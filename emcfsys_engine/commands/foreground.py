@@ -25,6 +25,7 @@ from emcfsys_engine.run.events import (
     EventReader,
     ImageDone,
     ImageFailed,
+    RegionDone,
     RunStarted,
     StepDone,
     ValidationDone,
@@ -255,7 +256,7 @@ class Progress:
         self._on_terminal = on_terminal
         self._total: int | None = None
         self._score = ""
-        self._done = self._failed = 0
+        self._done = self._failed = self._regions = 0
         self._began = time.monotonic()
         self._drawn = 0.0
 
@@ -266,6 +267,10 @@ class Progress:
             self._draw(f"step {event.step}{total}  loss {event.loss:.4f}  {self._score}")
         elif isinstance(event, ImageDone | ImageFailed):
             self._tell_image(event)
+        elif isinstance(event, RegionDone):
+            self._regions += 1
+            images = f"{self._done + self._failed}/{self._total or '?'} images"
+            self._draw(f"{images}, {self._regions} regions of {event.of}")
         else:
             if isinstance(event, RunStarted):
                 self._total = event.total_steps if event.does == "train" else event.num_images

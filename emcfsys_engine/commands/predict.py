@@ -15,6 +15,7 @@ from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import compute_near, load_project
 from emcfsys_engine.project_tables import Compute
+from emcfsys_engine.regions import LEAST_CUT_PX, written
 from emcfsys_engine.run.events import AnyEvent, ImageDone, ImageFailed
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.groups import models_of
@@ -87,6 +88,21 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
         help="On the processor, for servers of many cores: as several GPUs.",
     ),
     click.option(
+        "--region",
+        default="",
+        metavar="ROW:ROW,COLUMN:COLUMN",
+        help="Only this of each image, in px from 0: `0:2048,1024:4096`; an end left out is the"
+        " image's. The same mask as of the whole image there.",
+    ),
+    click.option(
+        "--region-px",
+        type=click.IntRange(LEAST_CUT_PX),
+        default=8192,
+        show_default=True,
+        help="With --shards and --format ome-zarr: side of the regions that a larger image is"
+        " dealt in, a multiple of 256.",
+    ),
+    click.option(
         "--shards",
         metavar="N[%M]|auto",
         help="Deal the images to N tasks, M at a time, that go on by themselves after any end;"
@@ -117,6 +133,7 @@ def _request_of(
     files = _files_of(model, also)
     for file in files:
         read_card(file)
+    _look_at_regions(options, vectors)
     gpus, processes, threads = _where(
         options.get("gpus"), options.get("processes"), _compute_of(files[0])
     )
@@ -130,6 +147,18 @@ def _request_of(
         vectors=vectors,
         **options,
     )
+
+
+def _look_at_regions(options: dict[str, Any], vectors: Sequence[str]) -> None:
+    """Write out what is said of regions, or say why it cannot be."""
+    if region := options.get("region"):
+        options["region"] = written(region)
+        if vectors:
+            what = "outlines are of whole images, not of a --region"
+            raise InputError("--vectors", what, "Leave out one of the two")
+    if options.get("region_px", 0) % LEAST_CUT_PX:
+        what = f"{options['region_px']} is no multiple of {LEAST_CUT_PX}"
+        raise InputError("--region-px", what, "Use 4096, 8192 or 16384")
 
 
 def _shards_of(

@@ -11,13 +11,16 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
+from emcfsys_engine.regions import OF_REGION
+
 MASK_SUFFIXES = (".ome.zarr", ".ome.tif", ".png", ".tif")  # longest first
 LABEL_SUFFIXES = (".json", ".geojson", ".zip")
 INSTANCES = "instances"  # the numbers of objects
 RESERVED = frozenset({"annotations", "ranking"})  # one file for all images, at the top
 ENDS = (*MASK_SUFFIXES, *LABEL_SUFFIXES)
 _BESIDE = re.compile(
-    r"(?<=.)(?:\.prob-.*|\.(?:overlay|uncertainty|view|instances|ome))$", re.DOTALL
+    r"(?<=.)(?:\.prob-.*|\.(?:overlay|uncertainty|view|instances|ome)|" + OF_REGION + r")$",
+    re.DOTALL,
 )
 _LONGEST_NAME = 255  # bytes, of all usual file systems
 _LONGEST_STEM = 238  # leaves room for ".png" and for the name of what is being written
@@ -74,7 +77,7 @@ def stems_for(name: str, plane: int | None, version: int, suffix: str) -> Iterat
     A mask that itself ends with `.ome.tif` takes x for x.ome.tif.
     """
     path = PurePath(name)
-    first = path.stem.removesuffix(".ome") if suffix.startswith(".ome") else path.stem
+    first = path.stem.removesuffix(".ome") if ".ome." in suffix else path.stem
     tail = "" if plane is None else f".{plane:04d}"
     tail += "" if version == 1 else f".v{version}"
     yield fitting(first, tail)

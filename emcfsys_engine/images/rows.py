@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -43,6 +43,8 @@ class PlaneRows:
     info_bar_rows: int  # only what the header knows
     chunk_rows: int  # rows that the file holds together: reading one costs reading all
     read_chunk: Callable[[int, int], np.ndarray]  # (first, last), at multiples of chunk_rows
+    # (first, last, left, right): of some columns no more is read than they need
+    read_part: Callable[[int, int, int, int], np.ndarray] | None = None
     in_memory: bool = False
     resources: ExitStack = field(default_factory=ExitStack)
     _held: tuple[int, np.ndarray] | None = None
@@ -74,6 +76,23 @@ class PlaneRows:
         if not parts:
             return np.empty((0, *self.shape[1:]), self.dtype)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def columns(self, left: int, right: int) -> "PlaneRows":
+        """Return the columns from `left` up to, without, `right` as rows of the same open file."""
+        if (left, right) == (0, self.width):
+            return self
+        part, is_cut = self.read_part, self.read_part is None
+        return replace(
+            self,
+            shape=(self.height, right - left, *self.shape[2:]),
+            read_chunk=(lambda first, last: self.read(first, last)[:, left:right])
+            if part is None
+            else (lambda first, last: part(first, last, left, right)),
+            read_part=None,
+            in_memory=is_cut,  # the whole rows are held
+            resources=ExitStack(),
+            _held=None,
+        )
 
     @property
     def block_rows(self) -> int:
@@ -163,27 +182,45 @@ def whole(rows: PlaneRows) -> Micrograph:
         )
 
 
-def stored_rows(
-    path: Path, stream: Stream, start: int, shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> Callable[[int, int], np.ndarray]:
-    """Return a reader of rows that lie uncompressed, one after the other, from byte `start` on.
+@dataclass(frozen=True)
+class StoredRows:
+    """Reads rows that lie uncompressed, one after the other, from byte `start` on.
 
     Read, not mapped: a file that is rewritten while it is mapped would end the process.
     Shapes: shape is that of the plane; dtype is as stored, the rows have the machine's byte order.
     """
-    row_items = math.prod(shape[1:])
 
-    def read(first: int, last: int) -> np.ndarray:
-        stream.seek(start + first * row_items * dtype.itemsize)
-        wanted = (last - first) * row_items * dtype.itemsize
-        raw = stream.read(wanted)
+    path: Path
+    stream: Stream
+    start: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __call__(self, first: int, last: int) -> np.ndarray:
+        """Return whole rows."""
+        size = (last - first, self.shape[1])
+        return self._made(self._items(first, 0, *size), size)
+
+    def part(self, first: int, last: int, left: int, right: int) -> np.ndarray:
+        """Return some columns of rows, h×w: what lies between them is not read."""
+        if (left, right) == (0, self.shape[1]):
+            return self(first, last)
+        raw = b"".join(self._items(row, left, 1, right - left) for row in range(first, last))
+        return self._made(raw, (last - first, right - left))
+
+    def _items(self, row: int, column: int, rows: int, columns: int) -> bytes:
+        pixel_bytes = math.prod(self.shape[2:]) * self.dtype.itemsize
+        self.stream.seek(self.start + (row * self.shape[1] + column) * pixel_bytes)
+        wanted = rows * columns * pixel_bytes
+        raw = self.stream.read(wanted)
         if len(raw) < wanted:
             missing = f"{wanted - len(raw):,} of its bytes are missing"
-            raise ImageError(path, f"is truncated: {missing}", "Copy it again")
-        rows = np.frombuffer(raw, dtype).reshape(last - first, *shape[1:])
-        return rows.astype(dtype.newbyteorder("="), copy=False)
+            raise ImageError(self.path, f"is truncated: {missing}", "Copy it again")
+        return raw
 
-    return read
+    def _made(self, raw: bytes, size_HW: tuple[int, int]) -> np.ndarray:
+        made = np.frombuffer(raw, self.dtype).reshape(*size_HW, *self.shape[2:])
+        return made.astype(self.dtype.newbyteorder("="), copy=False)
 
 
 def rows_from(
@@ -193,10 +230,12 @@ def rows_from(
     *,
     chunk_rows: int = 1,
     shape: tuple[int, ...] | None = None,
+    read_part: Callable[[int, int, int, int], np.ndarray] | None = None,
 ) -> PlaneRows:
     """Return the rows of a plane by the facts of its file.
 
-    Shapes: `read` gives rows×W or rows×W×C.
+    `read_part`: of some columns, where those beside them need not be read.
+    Shapes: `read_chunk` gives rows×W or rows×W×C.
     Raises: ImageError if there is no such plane.
     """
     if not 0 <= plane < facts.planes:
@@ -211,6 +250,7 @@ def rows_from(
         info_bar_rows=facts.info_bar_rows,
         chunk_rows=max(1, chunk_rows),
         read_chunk=read_chunk,
+        read_part=read_part,
     )
 
 

@@ -7,22 +7,20 @@ import glob
 import os
 import queue
 import re
-import shutil
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import tifffile
-import zarr
 
 from emcfsys_engine.files import begin_new, temporary_of
+from emcfsys_engine.images.label_zarr import ZarrWriter
 from emcfsys_engine.images.output_names import (
-    INSTANCES,
     MASK_SUFFIXES,
     file_beside,
     is_ome_zarr,
@@ -59,7 +57,6 @@ def is_companion(path: Path) -> bool:
 
 
 _TILE_PX = 256
-_CHUNK_PX = 1024
 _IDAT_BYTES = 1 << 20
 _LEVEL = 3
 
@@ -93,14 +90,17 @@ class RowWriter(Protocol):
 
 
 def writer_for(
-    file: Path, size_HW: tuple[int, int], pixel_nm: tuple[float, float] | None
+    file: Path,
+    size_HW: tuple[int, int],
+    pixel_nm: tuple[float, float] | None,
+    corner_px: tuple[int, int] = (0, 0),
 ) -> RowWriter:
     """Return the writer of a file of class values by its name: PNG, TIFF, OME-TIFF, OME-Zarr.
 
-    Units: pixel_nm is (y, x).
+    Units: pixel_nm is (y, x); corner_px is where the mask begins in its image, which OME-Zarr says.
     """
     if is_ome_zarr(file):
-        return ZarrWriter(file, size_HW, pixel_nm)
+        return ZarrWriter(file, size_HW, pixel_nm, corner_px)
     if file.suffix == ".tif":
         return TiffWriter(file, size_HW, pixel_nm)
     return PngWriter(file, size_HW, pixel_nm)
@@ -297,128 +297,6 @@ class TiffWriter:
             raise self._failure or OSError("not all rows were written")
 
 
-class ZarrWriter:
-    """A label image as OME-Zarr 0.5 (Zarr 3): a multiscale of one level with its pixel size.
-
-    Source: OME-NGFF 0.5, multiscales, labels and image-label.
-    """
-
-    def __init__(
-        self, file: Path, size_HW: tuple[int, int], pixel_nm: tuple[float, float] | None = None
-    ) -> None:
-        self.file = file
-        self._size, self._pixel_nm = size_HW, pixel_nm
-        self._temporary = temporary_of(file)
-        if self._temporary.is_symlink():
-            self._temporary.unlink()  # a trap: what it leads to is not ours
-        shutil.rmtree(self._temporary, ignore_errors=True)
-        self._temporary.mkdir()
-        self._levels = [_ZarrLevel(self._temporary, file.name, size_HW, pixel_nm, "uint8")]
-
-    def write(self, rows: np.ndarray) -> None:
-        """Add rows.
-
-        Shapes: rows×W uint8, or rows×W×3.
-        """
-        self._levels[0].write(rows)
-
-    def instances(self, description: str) -> Callable[[np.ndarray], None]:
-        """Begin the numbers of the objects as labels inside: `x.ome.zarr/labels/instances`.
-
-        They are whole when the mask is. `description` says of which mask they are.
-        Shapes: what is returned takes the next rows, rows×W uint32.
-        """
-        labels = zarr.open_group(str(self._temporary / "labels"), mode="w", zarr_format=3)
-        labels.attrs["ome"] = {"version": "0.5", "labels": [INSTANCES]}
-        level = _ZarrLevel(
-            self._temporary / "labels" / INSTANCES,
-            INSTANCES,
-            self._size,
-            self._pixel_nm,
-            "uint32",
-            description,
-            "../../",
-        )
-        self._levels.append(level)
-        return level.write
-
-    def complete(self) -> Path:
-        """Complete the folder under its temporary name."""
-        for level in self._levels:
-            level.finish()
-        for place in sorted(self._temporary.rglob("*"), reverse=True):
-            sync(place)
-        sync(self._temporary)
-        return self._temporary
-
-    def finish(self) -> None:
-        """Complete the folder and give it its name; one of that name is replaced."""
-        put(self.complete(), self.file, may_replace=True)
-
-    def abort(self) -> None:
-        """Leave nothing behind."""
-        shutil.rmtree(self._temporary, ignore_errors=True)
-
-
-class _ZarrLevel:
-    """The one level of a label image in a group of its own."""
-
-    def __init__(
-        self,
-        folder: Path,
-        name: str,
-        size_HW: tuple[int, int],
-        pixel_nm: tuple[float, float] | None,
-        dtype: str,
-        description: str | None = None,
-        source: str | None = None,
-    ) -> None:
-        """`source`: where the image lies that these are the labels of, from the group's folder."""
-        self._kept: list[np.ndarray] = []
-        self._done = 0
-        group = zarr.open_group(str(folder), mode="w", zarr_format=3)
-        self._array = group.create_array(
-            "0",
-            shape=size_HW,
-            chunks=(min(_CHUNK_PX, size_HW[0]), min(_CHUNK_PX, size_HW[1])),
-            dtype=dtype,
-            dimension_names=("y", "x"),
-        )
-        unit = {} if pixel_nm is None else {"unit": "nanometer"}
-        scale = [1.0, 1.0] if pixel_nm is None else [float(side) for side in pixel_nm]
-        change = {"type": "scale", "scale": scale}
-        levels = [{"path": "0", "coordinateTransformations": [change]}]
-        axes = [{"name": axis, "type": "space", **unit} for axis in "yx"]
-        of_image = {} if source is None else {"source": {"image": source}}
-        group.attrs["ome"] = {
-            "version": "0.5",
-            "multiscales": [{"name": name, "axes": axes, "datasets": levels}],
-            "image-label": {"version": "0.5", **of_image},
-        }
-        if description is not None:
-            group.attrs["description"] = description
-
-    def write(self, rows: np.ndarray) -> None:
-        """Add rows."""
-        self._kept.append(rows)
-        held = sum(map(len, self._kept))
-        if held >= _CHUNK_PX:
-            block = np.concatenate(self._kept)
-            whole = held // _CHUNK_PX * _CHUNK_PX
-            self._store(block[:whole])
-            self._kept = [block[whole:]] if whole < held else []
-
-    def finish(self) -> None:
-        """Store what waits for the rows below it."""
-        if self._kept:
-            self._store(np.concatenate(self._kept))
-            self._kept = []
-
-    def _store(self, rows: np.ndarray) -> None:
-        self._array[self._done : self._done + len(rows)] = rows
-        self._done += len(rows)
-
-
 def _blocks(bands: Iterator[np.ndarray], height: int) -> Iterator[np.ndarray]:
     """Cut bands of any height into blocks of one height; the last may be lower."""
     kept: list[np.ndarray] = []
@@ -447,12 +325,3 @@ def _ome_sizes(pixel_nm: tuple[float, float] | None) -> dict[str, Any]:
             "PhysicalSizeXUnit": "nm",
         }
     return sizes
-
-
-def sync(place: Path) -> None:
-    """Wait until a file or a folder's names are on the disk."""
-    descriptor = os.open(place, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,7 +5,6 @@ The format is for ever: a field with a default may be added, none is renamed or 
 earlier event with a later step. Times are seconds since 1970.
 """
 
-import math
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -195,6 +194,18 @@ class ImageDone(Event, frozen=True, kw_only=True, tag="image_done"):
     expected_reason: str = ""  # why it is low; empty: it is not
 
 
+class RegionDone(Event, frozen=True, kw_only=True, tag="region_done"):
+    """One region of a large image that tasks share out is on the disk; the image is done later."""
+
+    image: str
+    region: tuple[int, int, int, int]  # first row, first row beyond, the same of columns
+    of: int  # regions of the image
+    seconds: float
+    shares: dict[str, float] = {}  # area fraction of each class
+    confidence: float | None = None  # mean probability of the chosen class
+    evidence: list[list[float]] = []  # by which it is told how good the mask is, a row a model
+
+
 class GroupJudged(Event, frozen=True, kw_only=True, tag="group_judged"):
     """A group of a hot folder's images has a verdict for the first time, or another one."""
 
@@ -273,6 +284,7 @@ AnyEvent = (
     | TrustLearned
     | WarningGiven
     | ImageDone
+    | RegionDone
     | GroupJudged
     | ImageFailed
     | WatchState
@@ -471,11 +483,6 @@ def best_of(events: Iterable[AnyEvent]) -> ValidationDone | None:
             beaten = None if best is None else best.score
             best = event if event.is_best or beaten is None or event.score > beaten else best
     return best
-
-
-def finite(value: float) -> float | None:
-    """Return the value, or None where JSON has no word for it (NaN, infinity)."""
-    return value if math.isfinite(value) else None
 
 
 _DECODER = msgspec.json.Decoder(AnyEvent)

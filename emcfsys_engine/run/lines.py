@@ -5,6 +5,7 @@ from pathlib import Path
 
 from emcfsys_engine.errors import printable
 from emcfsys_engine.files import reading_own
+from emcfsys_engine.regions import Region
 from emcfsys_engine.run.events import (
     AnyEvent,
     CheckpointSaved,
@@ -14,6 +15,7 @@ from emcfsys_engine.run.events import (
     ImageFailed,
     LabelsJoined,
     PlanMade,
+    RegionDone,
     RunCancelled,
     RunFailed,
     RunFinished,
@@ -119,6 +121,8 @@ def _words(event: AnyEvent) -> Iterator[str]:
             yield f"cannot tell how good its masks are: {event.why_not}"
         case ImageDone():
             yield f"{event.image} -> {event.mask}{_expected(event)}"
+        case RegionDone():
+            yield f"{event.image}: region {Region(*event.region)} of {event.of} done"
         case GroupJudged():
             why = f": {'; '.join(event.reasons)}" if event.reasons else ""
             before = f" (was {event.before.upper()})" if event.before else ""

@@ -52,6 +52,8 @@ class PredictRequest(msgspec.Struct, frozen=True, kw_only=True, tag="predict"):
     threads: int | None = None
     gpus: int | None = None  # one process each; 0: the processor; None: a GPU where there is one
     processes: int = 1  # on a processor, as several GPUs
+    region: str = ""  # as `regions.written` returns it: only this of each image; empty: all
+    region_px: int = 8192  # side of the regions in which tasks share a large image out
     shards: int = 0  # tasks that each take a share of the images; 0: one list, handed out
     shards_at_once: int | None = None  # None: locally one a GPU or processor, on Slurm all
 

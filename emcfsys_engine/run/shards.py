@@ -23,12 +23,13 @@ import msgspec
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import InputError, RunFolderError
 from emcfsys_engine.files import is_locked, next_lines, open_own, reading_own, write_whole
-from emcfsys_engine.run.events import ImageDone, ImageFailed
+from emcfsys_engine.regions import Mosaic, Region
+from emcfsys_engine.run.events import ImageDone, ImageFailed, RegionDone
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.run.same_models import SameModels, digests_of_models
 
-FORMAT = 1
+FORMAT = 2  # 1 where no image is cut into regions: older versions know that
 FOLDER = "shards"
 MOST = 10_000  # more is no help: Slurm's own limit of an array is mostly 1,001
 SHARDS_A_TASK = 8  # that runs at a time: who is fast takes more
@@ -39,15 +40,20 @@ _BLOCK_BYTES = 1 << 20
 
 
 class Item(msgspec.Struct, frozen=True, array_like=True):
-    """One image of the list; `mask` is where its mask goes. Paths are of any bytes."""
+    """One image of the list, or a region of one; `mask` is where its mask goes.
 
-    number: int  # its place among all images, in the order of their names
+    Paths are of any bytes.
+    """
+
+    number: int  # its place among all images, in the order of their names; regions follow those
     image: str
     plane: int | None
     mask: str
     size: int  # of the file, in bytes
     pixels: int
     is_there: bool = False  # its mask was there before
+    mosaic: int = -1  # of a region: its image's place in `Header.mosaics`
+    region: Region | None = None
 
 
 class Share(msgspec.Struct, frozen=True, array_like=True):
@@ -62,17 +68,23 @@ class Share(msgspec.Struct, frozen=True, array_like=True):
 class Header(msgspec.Struct, frozen=True, kw_only=True):
     """The first line of the list."""
 
-    format: int = FORMAT
+    format: int = 1
     request: str  # digest of what was asked for
     shards: tuple[Share, ...]
     there: Share  # images that need nothing
     left_out: str = ""  # what is said of pictures that nobody reads
     models: tuple[str, ...] = ()  # digests of what the model files said; empty in older lists
+    mosaics: tuple[Mosaic, ...] = ()  # images that are cut into regions
+
+    @property
+    def num_items(self) -> int:
+        """How many images, or regions of images, were asked for."""
+        return self.there.images + sum(one.images for one in self.shards)
 
     @property
     def num_images(self) -> int:
-        """How many images were asked for."""
-        return self.there.images + sum(one.images for one in self.shards)
+        """How many images were asked for. Numbers of items from here on are of regions."""
+        return self.num_items - sum(len(one.regions) - 1 for one in self.mosaics)
 
 
 class Trying(msgspec.Struct, frozen=True, kw_only=True, tag="trying"):
@@ -91,7 +103,7 @@ class Became(msgspec.Struct, frozen=True, kw_only=True, tag="became"):
     """What became of one image."""
 
     number: int
-    event: ImageDone | ImageFailed
+    event: ImageDone | ImageFailed | RegionDone
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
@@ -189,9 +201,11 @@ class Shards:
         number: int,
         left_out: str = "",
         models: tuple[str, ...] = (),
+        mosaics: Sequence[Mosaic] = (),
     ) -> Header:
         """Deal images to tasks and write the list, once for all.
 
+        `mosaics`: looked at when all items were taken.
         Raises: RunFolderError if there is one, OSError.
         """
         if self.file.exists():
@@ -217,6 +231,8 @@ class Shards:
                 there=shares[-1],
                 left_out=left_out,
                 models=models,
+                mosaics=tuple(mosaics),
+                format=FORMAT if mosaics else 1,
             )
             body.seek(0)
             pieces = iter(lambda: body.read(_BLOCK_BYTES), b"")
@@ -248,6 +264,8 @@ class Shards:
         if header.request != digest_of(self._request):
             what = "was made for another request than its run.json has now"
             raise RunFolderError(self.file, what, "Predict anew: masks that are there are kept")
+        for mosaic in header.mosaics:
+            self._refuse_elsewhere(mosaic.mask)
         return header
 
     def items(self, share: Share) -> Iterator[Item]:
@@ -267,14 +285,14 @@ class Shards:
                 except msgspec.MsgspecError:
                     remedy = "Predict anew: masks that are there are kept"
                     raise RunFolderError(self.file, "is damaged", remedy) from None
-                self._refuse_elsewhere(item)
+                self._refuse_elsewhere(item.mask)
                 yield item
 
-    def _refuse_elsewhere(self, item: Item) -> None:
+    def _refuse_elsewhere(self, mask: str) -> None:
         assert isinstance(self._request, PredictRequest)
         out = self._request.out
-        if not item.mask.startswith(f"{out}{os.sep}") or f"{os.sep}..{os.sep}" in item.mask:
-            what = f"names {item.mask} as a mask, which is not below {out}"
+        if not mask.startswith(f"{out}{os.sep}") or f"{os.sep}..{os.sep}" in mask:
+            what = f"names {mask} as a mask, which is not below {out}"
             raise RunFolderError(self.file, what, "Predict anew: masks that are there are kept")
 
     def lines_file(self, shard: int) -> Path:
@@ -326,7 +344,7 @@ class Told:
     """What one task left behind so far; `refresh` reads what came since."""
 
     def __init__(self, file: Path) -> None:
-        self.became: dict[int, ImageDone | ImageFailed] = {}
+        self.became: dict[int, ImageDone | ImageFailed | RegionDone] = {}
         self.tries: dict[int, int] = {}
         self.is_finished = False
         self.was_begun = False
@@ -361,7 +379,7 @@ class Told:
                 self.is_finished = False
                 self.tries.clear()
                 every = list(self.became.items())
-                self.became = {n: event for n, event in every if isinstance(event, ImageDone)}
+                self.became = {n: event for n, event in every if not isinstance(event, ImageFailed)}
 
 
 class Progress:
@@ -392,7 +410,8 @@ class Progress:
                 self._read_to[shard] = stream.tell()
         done = self._header.there.images + self._num_told
         tasks = f"{len(self._finished):,} of {len(self._header.shards):,} tasks done"
-        told = f"{tasks}, {done:,} of {self._header.num_images:,} images"
+        what = "images and regions" if self._header.mosaics else "images"
+        told = f"{tasks}, {done:,} of {self._header.num_items:,} {what}"
         return f"{told}, {self._num_failed:,} failed" if self._num_failed else told
 
     def _count(self, shard: int, lines: bytes) -> None:

@@ -187,3 +187,27 @@ def test_what_is_not_there_is_named(
     told = CliRunner().invoke(command, words)  # type: ignore[arg-type]
     assert isinstance(told.exception, EmcfError)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_region_is_kept_as_rows_and_columns(model: Path, tmp_path: Path) -> None:
+    run = make_prediction(model, ["in"], tmp_path / "out", region=" 0 : 9, : 5 ")
+    request = run.record().request
+    assert isinstance(request, PredictRequest)
+    assert request.region == "0:9,:5"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"region": "5:2,0:9"}, "--region.*holds no pixel.*0:2048,1024:4096"),
+        ({"region": "all"}, "--region.*is no region"),
+        ({"region": "0:9,0:9", "vectors": "coco"}, "--vectors: outlines are of whole images"),
+        ({"shards": "4", "region_px": 1000}, "--region-px: 1000 is no multiple of 256"),
+    ],
+)
+def test_regions_that_cannot_be_are_refused_before_a_run_is_made(
+    model: Path, tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        make_prediction(model, ["in"], tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()

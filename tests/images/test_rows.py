@@ -288,3 +288,9 @@ def _check_alike(file: Path) -> None:
             assert np.array_equal(opened.read(0, opened.height), whole.pixels)
             for first, last in ((149, 150), (31, 33), (0, 0), (60, 140), (5, 6)):
                 assert np.array_equal(opened.read(first, last), whole.pixels[first:last])
+            for left, right in ((0, 1), (7, 60), (50, opened.width), (0, opened.width)):
+                some = opened.columns(left, right)
+                assert some.shape == (opened.height, right - left, *opened.shape[2:])
+                for first, last in ((149, 150), (60, 140), (31, 33)):
+                    part = whole.pixels[first:last, left:right]
+                    assert np.array_equal(some.read(first, last), part), (file, left)

@@ -134,9 +134,9 @@ def test_a_list_of_another_version_is_named_with_its_remedy(run: Run) -> None:
     shards = Shards(run)
     shards.write(_items(3), 2)
     first, _, rest = shards.file.read_bytes().partition(b"\n")
-    newer = json.loads(first) | {"format": 2, "shards": "of another kind"}
+    newer = json.loads(first) | {"format": 3, "shards": "of another kind"}
     shards.file.write_bytes(json.dumps(newer).encode() + b"\n" + rest)
-    with pytest.raises(RunFolderError, match="has format 2, this version knows 1.*Update"):
+    with pytest.raises(RunFolderError, match="has format 3, this version knows 2.*Update"):
         shards.header()
 
 

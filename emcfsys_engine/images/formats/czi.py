@@ -52,9 +52,9 @@ def open_rows(path: Path, plane: int) -> PlaneRows:
         box: Mapping[str, tuple[int, int]] = document.total_bounding_box
         left, top, width = box["X"][0], box["Y"][0], facts.shape[1]
 
-        def read(first: int, last: int) -> np.ndarray:
+        def read(first: int, last: int, begin: int = 0, end: int = width) -> np.ndarray:
             try:
-                region = (left, top + first, width, last - first)
+                region = (left + begin, top + first, end - begin, last - first)
                 pixels = np.asarray(document.read(roi=region, plane=where))
             except Exception as error:
                 raise opened.damaged(error) from None
@@ -63,7 +63,7 @@ def open_rows(path: Path, plane: int) -> PlaneRows:
                 pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., ::-1]
             )
 
-        rows = rows_from(facts, plane, read)
+        rows = rows_from(facts, plane, read, read_part=read)
         rows.resources = stack.pop_all()
         return rows
 

@@ -14,7 +14,7 @@ import numpy as np
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.bounds import refuse_false_promise
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph, nm_per, square_nm
-from emcfsys_engine.images.rows import PlaneRows, rows_from, stored_rows, whole
+from emcfsys_engine.images.rows import PlaneRows, StoredRows, rows_from, whole
 
 # Tag value types: number -> (struct letter, bytes).
 _SIMPLE = {
@@ -88,8 +88,9 @@ def open_rows(path: Path, plane: int) -> PlaneRows:
     start = signal.start + plane * math.prod(shape) * dtype.itemsize
     with ExitStack() as stack:
         file = stack.enter_context(path.open("rb"))
-        stored = stored_rows(path, file, start, shape, dtype)
-        rows = rows_from(facts, plane, _without_unused(stored) if in_colour else stored)
+        stored = StoredRows(path, file, start, shape, dtype)
+        read = _without_unused(stored) if in_colour else stored
+        rows = rows_from(facts, plane, read, read_part=None if in_colour else stored.part)
         rows.resources = stack.pop_all()
         return rows
 

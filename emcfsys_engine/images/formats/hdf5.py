@@ -64,16 +64,21 @@ def open_rows(path: Path, plane: int) -> PlaneRows:
         facts = _facts(path, signal, rest)
         index, order = _index_of(signal, min(plane, facts.planes - 1))
         data, down = _dataset(path, file, signal), signal.axes.index("Y")
+        across = signal.axes.index("X")
 
-        def read(first: int, last: int) -> np.ndarray:
+        def read(
+            first: int, last: int, left: int | None = None, right: int | None = None
+        ) -> np.ndarray:
+            wanted = list(index)
+            wanted[down], wanted[across] = slice(first, last), slice(left, right)
             try:
-                pixels = np.asarray(data[(*index[:down], slice(first, last), *index[down + 1 :])])
+                pixels = np.asarray(data[tuple(wanted)])
             except Exception as error:
                 raise _damaged(path, error) from None
             return pixels.transpose(order).astype(pixels.dtype.newbyteorder("="), copy=False)
 
         chunk_rows = data.chunks[down] if data.chunks else 1
-        rows = rows_from(facts, plane, read, chunk_rows=chunk_rows)
+        rows = rows_from(facts, plane, read, chunk_rows=chunk_rows, read_part=read)
         rows.resources = stack.pop_all()
         return rows
 

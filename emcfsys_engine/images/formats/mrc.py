@@ -11,7 +11,7 @@ import numpy as np
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.bounds import refuse_false_promise
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph, square_nm
-from emcfsys_engine.images.rows import PlaneRows, rows_from, stored_rows
+from emcfsys_engine.images.rows import PlaneRows, StoredRows, rows_from
 
 _HEADER_BYTES = 1024
 _DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
@@ -50,8 +50,8 @@ def open_rows(path: Path, plane: int) -> PlaneRows:
         header = _parse(path, file.read(_HEADER_BYTES + 256), path.stat().st_size)
         _, height, width = header.size_ZYX
         start = header.start + plane * height * width * header.dtype.itemsize
-        read = stored_rows(path, file, start, (height, width), header.dtype)
-        rows = rows_from(facts_of(path, header, "MRC"), plane, read)
+        read = StoredRows(path, file, start, (height, width), header.dtype)
+        rows = rows_from(facts_of(path, header, "MRC"), plane, read, read_part=read.part)
         rows.resources = stack.pop_all()
         return rows
 

@@ -14,7 +14,7 @@ import numpy as np
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.bounds import refuse_false_promise
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
-from emcfsys_engine.images.rows import PlaneRows, rows_from, stored_rows, whole
+from emcfsys_engine.images.rows import PlaneRows, StoredRows, rows_from, whole
 
 _HEADER_BYTES = 64 << 10  # with comments
 _COLOURED = (b"P3", b"P6", b"PF")
@@ -83,7 +83,7 @@ def open_rows(path: Path, plane: int) -> PlaneRows:
     stored = (height, -(-width // 8)) if packed else header.shape
     with ExitStack() as stack:
         stream = stack.enter_context(path.open("rb"))
-        read_rows = stored_rows(path, stream, header.start, stored, header.dtype)
+        read_rows = StoredRows(path, stream, header.start, stored, header.dtype)
 
         def turned(first: int, last: int) -> np.ndarray:
             if packed:

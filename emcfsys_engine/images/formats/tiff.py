@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +17,41 @@ from emcfsys_engine.images.bounds import refuse_false_promise
 from emcfsys_engine.images.formats.picture import palette_is_grey, through_palette
 from emcfsys_engine.images.formats.tiff_metadata import VendorFacts, vendor_facts
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
-from emcfsys_engine.images.rows import PlaneRows, rows_from, stored_rows
+from emcfsys_engine.images.rows import PlaneRows, StoredRows, rows_from
 
 _JPEG = (6, 7, 34892, 33007)
 _MOST_STRIP_BYTES = 256 << 20  # a file in one larger strip is better read whole, once
 
 
+_Part = Callable[[int, int, int, int], np.ndarray]  # first and last row, left and right
+
+
 def segmented(
     path: Path, tiff: tifffile.TiffFile, page: Any, shape: tuple[int, ...]
-) -> tuple[Callable[[int, int], np.ndarray], int] | None:
-    """Return a reader of rows and the rows of a segment; None if there is but one large strip.
+) -> tuple[_Part, int] | None:
+    """Return a reader of parts and the rows of a segment; None if there is but one large strip.
 
-    Shapes: `shape` is (H, W) or (H, W, C); rows come as rows×W or rows×W×C.
+    Of tiles only those are decoded that a part touches.
+    Shapes: `shape` is (H, W) or (H, W, C); parts come as h×w or h×w×C.
     """
     key = page.keyframe
     high = int(key.tilelength if key.is_tiled else key.rowsperstrip)
     dtype = np.dtype(key.dtype).newbyteorder("=")
     if high >= shape[0] and math.prod(shape) * dtype.itemsize > _MOST_STRIP_BYTES:
         return None
-    across = -(-shape[1] // int(key.tilewidth)) if key.is_tiled else 1
+    wide_px = int(key.tilewidth) if key.is_tiled else shape[1]
+    across = -(-shape[1] // wide_px)
     options: dict[str, Any] = {}
     if key.compression in _JPEG:
         options = {"jpegtables": page.jpegtables, "jpegheader": key.jpegheader}
 
-    def read(first: int, last: int) -> np.ndarray:
-        rows = np.zeros((last - first, *shape[1:]), dtype)
-        numbers = range(first // high * across, -(-last // high) * across)
+    def read(first: int, last: int, begin: int, end: int) -> np.ndarray:
+        part = np.zeros((last - first, end - begin, *shape[2:]), dtype)
+        numbers = [
+            row * across + column
+            for row in range(first // high, -(-last // high))
+            for column in range(begin // wide_px, -(-end // wide_px))
+        ]
         offsets = [page.dataoffsets[n] for n in numbers]
         counts = [page.databytecounts[n] for n in numbers]
         found: Any
@@ -50,12 +60,14 @@ def segmented(
             made, place, size = key.decode(data, numbers[index], **options, _fullsize=False)
             if made is None:  # a segment that was left out: nothing but 0
                 continue
-            top, left = place[2] - first, place[3]
+            top, left = place[2] - first, place[3] - begin
             block = made[0] if len(shape) == 3 else made[0, ..., 0]
-            below = min(size[1], rows.shape[0] - top)
-            wide = min(size[2], shape[1] - left)
-            rows[top : top + below, left : left + wide] = block[:below, :wide]
-        return rows
+            above, before = max(0, -top), max(0, -left)
+            below = min(size[1], part.shape[0] - top)
+            beside = min(size[2], part.shape[1] - left)
+            cut = block[above:below, before:beside]
+            part[top + above : top + below, left + before : left + beside] = cut
+        return part
 
     return read, high
 
@@ -132,19 +144,25 @@ def open_rows(path: Path, plane: int) -> PlaneRows | None:
         layers = _layers(path, tiff)
         facts = _facts(path, tiff, layers)
         layer, index = _find_plane(path, layers, plane)
-        read, high = _row_reader(path, tiff, layer, index) or (None, 0)
-        if read is None:
+        part, high = _part_reader(path, tiff, layer, index) or (None, 0)
+        if part is None:
             return None
         if (shown := _shower(tiff, layer)) is not None:
-            read = _shown(read, shown)
-        rows = rows_from(facts, plane, read, chunk_rows=high, shape=_shown_shape(layer))
+            part = _shown(part, shown)
+        shape = _shown_shape(layer)
+        read = partial(_whole_rows, part, shape[1])
+        rows = rows_from(facts, plane, read, chunk_rows=high, shape=shape, read_part=part)
         rows.resources = stack.pop_all()
         return rows
 
 
-def _row_reader(
+def _whole_rows(part: _Part, width: int, first: int, last: int) -> np.ndarray:
+    return part(first, last, 0, width)
+
+
+def _part_reader(
     path: Path, tiff: tifffile.TiffFile, layer: _Layer, index: int
-) -> tuple[Callable[[int, int], np.ndarray], int] | None:
+) -> tuple[_Part, int] | None:
     series, shape = layer.series, layer.plane_shape
     axes = "YXS" if len(shape) == 3 else "YX"
     if not layer.axes.replace("S", "" if len(shape) == 2 else "S").endswith(axes):
@@ -153,7 +171,7 @@ def _row_reader(
         step = math.prod(shape) * np.dtype(series.dtype).itemsize
         start = series.dataoffset + index * step
         stored = np.dtype(series.dtype).newbyteorder(tiff.byteorder)
-        return stored_rows(path, tiff.filehandle, start, shape, stored), 1
+        return StoredRows(path, tiff.filehandle, start, shape, stored).part, 1
     if math.prod(series.keyframe.shape) != math.prod(shape) or series.keyframe.imagedepth != 1:
         return None
     page = series.pages[index]
@@ -162,10 +180,8 @@ def _row_reader(
     return segmented(path, tiff, page, shape)
 
 
-def _shown(
-    read: Callable[[int, int], np.ndarray], shown: _Show
-) -> Callable[[int, int], np.ndarray]:
-    return lambda first, last: shown(read(first, last))
+def _shown(part: _Part, shown: _Show) -> _Part:
+    return lambda *where: shown(part(*where))
 
 
 def _shower(tiff: tifffile.TiffFile, layer: _Layer, *, palette: bool = True) -> _Show | None:

@@ -12,6 +12,8 @@ from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph, nm_per, square_nm
 from emcfsys_engine.images.rows import PlaneRows, rows_from
 
+_MOST_SHARD_BYTES = 128 << 20  # of rows that are read together
+
 
 def probe(path: Path) -> ImageFacts:
     """Return the facts of a Zarr array or OME-Zarr image from its metadata."""
@@ -68,23 +70,30 @@ def open_rows(path: Path, plane: int) -> PlaneRows:
     index = [slice(None) if axis in "yxs" else int(next(places)) for axis in axes]
     left = [axis for axis in axes if axis in "yxs"]
     order = [left.index(axis) for axis in "yxs" if axis in left]
-    down = axes.index("y")
+    down, across = axes.index("y"), axes.index("x")
 
-    def read(first: int, last: int) -> np.ndarray:
-        index[down] = slice(first, last)
+    def read(
+        first: int, last: int, left: int | None = None, right: int | None = None
+    ) -> np.ndarray:
+        index[down], index[across] = slice(first, last), slice(left, right)
         try:
             pixels = np.asarray(array[tuple(index)]).transpose(order)
         except Exception as error:
             raise _damaged(path, error) from None
         return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
-    return rows_from(facts, plane, read, chunk_rows=_chunk_rows(array, down))
+    high = _chunk_rows(array, down, facts)
+    return rows_from(facts, plane, read, chunk_rows=high, read_part=read)
 
 
-def _chunk_rows(array: Any, down: int) -> int:
-    """Return how many rows lie in one object of the store: those of a shard where there are."""
-    sides = getattr(array, "shards", None) or array.chunks
-    return int(sides[down])
+def _chunk_rows(array: Any, down: int, facts: ImageFacts) -> int:
+    """Return how many rows lie in one object of the store: those of a shard where there are.
+
+    Where so many rows would fill the memory, those of a chunk within: a shard is read in parts.
+    """
+    high = int((getattr(array, "shards", None) or array.chunks)[down])
+    row_bytes = math.prod(facts.shape[1:]) * np.dtype(facts.dtype).itemsize
+    return high if high * row_bytes <= _MOST_SHARD_BYTES else int(array.chunks[down])
 
 
 def _image(path: Path) -> tuple[Any, str, tuple[float, float] | None, str]:

@@ -16,7 +16,7 @@ import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.files import write_whole
-from emcfsys_engine.run.events import CheckpointSaved, ImageDone, RunInterrupted
+from emcfsys_engine.run.events import CheckpointSaved, ImageDone, RegionDone, RunInterrupted
 from emcfsys_engine.run.folder import Run
 
 _PATIENCE_S = 60.0
@@ -76,7 +76,7 @@ def progress_of(run: Run) -> int:
     """Return how far a run has come: the last step that it saved, or its number of images."""
     progress = 0
     for event in run.events():
-        if isinstance(event, ImageDone):
+        if isinstance(event, ImageDone | RegionDone):
             progress += 1
         elif isinstance(event, RunInterrupted | CheckpointSaved):
             progress = max(progress, event.step or 0)

@@ -5,13 +5,14 @@ C classes, H and W pixels, h rows.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from emcfsys_engine.errors import ImageError
+from emcfsys_engine.errors import ImageError, InputError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import Normaliser, stretched
 from emcfsys_engine.images.reader import probe, read_micrograph
@@ -20,6 +21,7 @@ from emcfsys_engine.learn.inference.expected import Expected, expected
 from emcfsys_engine.learn.inference.objects import find_objects, values_of
 from emcfsys_engine.learn.pixels_on_device import OwnRows, own_rows
 from emcfsys_engine.model_card import ModelCard, Trust
+from emcfsys_engine.regions import Region, region_in, whole_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,12 +247,20 @@ class OpenImage:
     survey: Survey
     normaliser: Normaliser
     is_large: bool
+    region: Region | None = None  # that is wanted of it; None: all
     _held: np.ndarray | None = None  # all of it, in its own type or normalised
     _again: PlaneRows | None = None
+    _resources: ExitStack = field(default_factory=ExitStack)
+    _window: tuple[tuple[int, int], PlaneRows] | None = None  # columns that are read
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
+        """Height and width of what is wanted, in pixels."""
+        return self.whole_size if self.region is None else self.region.size
+
+    @property
+    def whole_size(self) -> tuple[int, int]:
+        """Height and width of the whole image in pixels."""
         return self.rows.height, self.rows.width
 
     @property
@@ -260,48 +270,87 @@ class OpenImage:
 
     def read(self, first: int, last: int) -> np.ndarray | OwnRows:
         """Return rows for the network: the camera's own, or normalised. Shapes: h×W or h×W×3."""
+        return self.read_part(first, last, 0, self.rows.width)
+
+    def read_part(self, first: int, last: int, left: int, right: int) -> np.ndarray | OwnRows:
+        """Return some columns of rows; those of a large image are the same in all calls.
+
+        Shapes: as `read`.
+        """
         if self._held is None:
-            pixels = self.survey.read_as(self.rows.read(first, last))
+            if self._window is None or self._window[0] != (left, right):
+                self._window = (left, right), self.rows.columns(left, right)
+            pixels = self.survey.read_as(self._window[1].read(first, last))
         else:
-            pixels = self._held[first:last]
+            pixels = self._held[first:last, left:right]
         rows = own_rows(pixels, self.survey.per_channel)
         if rows is not None or self._held is not None:
             return pixels if rows is None else rows
         return self.normaliser.apply_all(pixels, self.survey.per_channel)
 
     def view(self, first: int, last: int) -> np.ndarray:
-        """Return rows as people see them. Shapes: h×W uint8.
+        """Return rows of what is wanted as people see them. Shapes: h×W uint8.
 
         It has an open file of its own: while rows go to the network, those above are drawn.
         """
+        region = self.region or whole_of(self.whole_size)
         rows = self.rows
         if self.is_large:
-            self._again = self._again or open_rows(self.ref)
+            if self._again is None and (opened := open_rows(self.ref)) is not None:
+                self._resources.callback(opened.close)
+                self._again = opened.columns(*region.columns)
             rows = self._again or rows
+        if rows.width != region.size[1]:
+            rows = rows.columns(*region.columns)
         low, high, _, _ = self.survey.statistics
-        return stretched(self.survey.grey(rows.read(first, last)), low, high)
+        pixels = rows.read(first + region.top, last + region.top)
+        return stretched(self.survey.grey(pixels), low, high)
 
     def close(self) -> None:
         """Close its files."""
+        self._window = self._again = None
         self.rows.close()
-        if self._again is not None:
-            self._again.close()
+        self._resources.close()
 
 
-def open_image(ref: ImageRef, normaliser: Normaliser, channels: int = 1) -> OpenImage:
+def open_image(
+    ref: ImageRef,
+    normaliser: Normaliser,
+    channels: int = 1,
+    *,
+    region: str = "",
+    known: Survey | None = None,
+) -> OpenImage:
     """Return an image, its statistics found; a large one is read in bands where its format can.
 
-    `channels`: 3 for a network that reads colours.
-    Raises: ImageError for what is no micrograph, is damaged or has no pixels.
+    `channels`: 3 for a network that reads colours; `region`: as `regions.written` returns it, all
+    that is wanted; `known`: what a survey of the image found before.
+    Raises: ImageError for what is no micrograph, is damaged or has no pixels; InputError for a
+    region that leaves the image.
     """
+    image = _opened(ref, normaliser, channels, known)
+    if region:
+        try:
+            image.region = region_in(region, image.whole_size, str(ref))
+        except InputError:
+            image.close()
+            raise
+    return image
+
+
+def _opened(
+    ref: ImageRef, normaliser: Normaliser, channels: int, known: Survey | None
+) -> OpenImage:
     facts = probe(ref.path)
     rows, exact = None, ref
     if facts.planes == 1 or ref.plane is not None:  # of a stack without a plane, reading says so
         exact = ImageRef(path=ref.path, plane=ref.plane or 0)
-        rows = open_rows(exact) if math.prod(facts.shape[:2]) > LARGE_PX else None
+        # Of one that was surveyed a region is wanted: the rest need not be read.
+        is_large = math.prod(facts.shape[:2]) > LARGE_PX or known is not None
+        rows = open_rows(exact) if is_large else None
     if rows is not None:
         try:
-            found = survey(rows, normaliser, channels=channels)
+            found = known or survey(rows, normaliser, channels=channels)
         except BaseException:
             rows.close()
             raise
@@ -311,7 +360,7 @@ def open_image(ref: ImageRef, normaliser: Normaliser, channels: int = 1) -> Open
     if not micrograph.pixels.size:
         raise ImageError(ref.path, "has no pixels", "Leave it out")
     bar = micrograph.info_bar_rows
-    found = survey(rows, normaliser, info_bar_rows=bar, channels=channels)
+    found = known or survey(rows, normaliser, info_bar_rows=bar, channels=channels)
     image = OpenImage(ref=ref, rows=rows, survey=found, normaliser=normaliser, is_large=False)
     if rows.height * rows.width <= LARGE_PX:
         made = image.read(0, rows.height)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -19,12 +19,11 @@ from emcfsys_engine.errors import EmcfError, InputError, OutputError, RunFolderE
 from emcfsys_engine.files import is_full, remedy_of
 from emcfsys_engine.hotfolder.places import try_to_write
 from emcfsys_engine.hotfolder.review import refuse_to_make_anew
+from emcfsys_engine.images.label_zarr import sync
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.origins import Maker
-from emcfsys_engine.images.output_book import FOLDER, OutputBook
+from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import lies_in, resolved
 from emcfsys_engine.images.reader import find_images, left_out_words
-from emcfsys_engine.images.writers import sync
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.bands import OpenImage
 from emcfsys_engine.learn.inference.expected import in_event
@@ -32,20 +31,21 @@ from emcfsys_engine.learn.inference.image import EndAskedFor, ImageJobs, Order, 
 from emcfsys_engine.learn.inference.output_disk import is_of_disk, wait_until
 from emcfsys_engine.learn.inference.outputs import SUFFIXES, Companions, VectorOutputs, maker_of
 from emcfsys_engine.learn.inference.pipeline import Failure, run_pipeline, several_writers
-from emcfsys_engine.learn.inference.placing import OutputNames, few
+from emcfsys_engine.learn.inference.placing import MakersOf, OutputNames, few
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.inference.ranking import JSON_NAME, rank_into
 from emcfsys_engine.learn.run_context import RunContext, emit_ending
 from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.regions import ending_of
 from emcfsys_engine.run.events import (
     Event,
     ImageDone,
     ImageFailed,
+    RegionDone,
     RunFinished,
     RunStarted,
     WarningGiven,
 )
-from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import PredictRequest
 
 _FOLDERS_EVERY = 64  # images between two syncs of the folders that hold their names
@@ -66,7 +66,7 @@ Job = TypeVar("Job")
 class Stages(Generic[Job]):
     """The three stages of the pipeline, for `predict`.
 
-    `place_of`: the image of a job, and the file of its mask.
+    `order_of`: what is wanted of a job.
     `each_alone`: batches hold tiles of one image, whatever others there are.
     """
 
@@ -74,14 +74,14 @@ class Stages(Generic[Job]):
         self,
         request: PredictRequest,
         book: OutputBook,
-        place_of: Callable[[Job], tuple[ImageRef, Path]],
+        order_of: Callable[[Job], Order],
         predictor: Predictor,
         emit: Callable[[Event], None],
         asked: Callable[[], str | None],
         *,
         each_alone: bool = False,
     ) -> None:
-        self._place_of = place_of
+        self._order_of = order_of
         self.jobs = ImageJobs(
             predictor,
             book,
@@ -98,7 +98,9 @@ class Stages(Generic[Job]):
         self._folders: set[Path] = set()
         self._unsynced = 0
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, ImageDone | Failure[Job]]]:
+    def run(
+        self, jobs: Iterable[Job]
+    ) -> Iterator[tuple[Job, ImageDone | RegionDone | Failure[Job]]]:
         """Yield jobs with what became of them, in order."""
         return run_pipeline(
             jobs,
@@ -111,13 +113,14 @@ class Stages(Generic[Job]):
         )
 
     def _read(self, job: Job) -> Work | None:
-        ref, mask_file = self._place_of(job)
-        return self.jobs.read(Order(ref=ref, mask_file=mask_file))
+        return self.jobs.read(self._order_of(job))
 
-    def _write(self, job: Job, work: Work | None) -> ImageDone:
+    def _write(self, job: Job, work: Work | None) -> ImageDone | RegionDone:
         assert work is not None  # each was read
         mask_file = self.jobs.write(work)
         self.jobs.close(work)
+        if (piece := work.order.piece) is not None:
+            return piece.done(work.tally, time.monotonic() - work.started)
         self._sync_folders(mask_file.parent)
         return ImageDone(
             image=str(work.order.ref),
@@ -177,7 +180,7 @@ class Prediction:
             refuse_to_make_anew(Path(request.out))
         try:
             self.book = OutputBook(Path(request.out))
-            self._suffix = SUFFIXES[request.mask_format]
+            self._suffix = ending_of(request.region) + SUFFIXES[request.mask_format]
             self.names = OutputNames(
                 self.book, refs, request.inputs, self._suffix, lambda: asked() is not None
             )
@@ -215,6 +218,10 @@ class Prediction:
         """Return an image and the file of its mask."""
         return ref, self.names.mask_of(ref)
 
+    def order_of(self, ref: ImageRef) -> Order:
+        """Return what is to be predicted of an image, and into which file."""
+        return Order(ref=ref, mask_file=self.names.mask_of(ref), region=self._request.region)
+
     def count(self, event: ImageDone | ImageFailed) -> None:
         """Tell what became of an image."""
         self._emit(event)
@@ -233,7 +240,8 @@ class Prediction:
         """Write what belongs to all images together; `vectors` has those of the images `seen`."""
         if self._asked() is None:
             made = [ref for ref in self._refs if str(ref) in self._made]
-            for told in self.names.retire(made):
+            # A region takes no whole mask away, be it of the image as it was.
+            for told in self.names.retire(() if self._request.region else made):
                 self._emit(WarningGiven(message=told))
             alike = self._alike()
             others = [pair for pair in alike if pair[0] not in seen]
@@ -252,7 +260,7 @@ class Prediction:
         Those whose values mean other classes, or that are no longer of the image, are none.
         """
         here = {(resolved(ref.path), ref.plane) for ref in self._refs}
-        makers = MakersOf(self.book, self._card)
+        makers = self._makers()
         newest: dict[tuple[Path, int | None], tuple[int, Path]] = {}
         for mask in self.book.masks():
             one = self.book.origin_of(mask)
@@ -267,12 +275,15 @@ class Prediction:
             for (image, plane), (_, mask) in sorted(newest.items(), key=lambda one: one[1][1])
         ]
 
+    def _makers(self) -> MakersOf:
+        return MakersOf(self.book, maker_of(self._card), self._card.classes)
+
     def _alike(self) -> list[tuple[ImageRef, Path]]:
         """Return images with their masks, but for those whose values mean another model's classes.
 
         It is said which masks are of other models.
         """
-        makers = MakersOf(self.book, self._card)
+        makers = self._makers()
         here = [ref for ref in self._refs if ref not in self.outdated]
         there = [pair for pair in map(self.place_of, here) if pair[1].exists()]
         older = [mask for ref, mask in there if str(ref) not in self._made]
@@ -289,50 +300,6 @@ class Prediction:
         return [pair for pair in there if pair[1] not in left_out]
 
 
-class MakersOf:
-    """Whose the masks of a folder are: one model's, or others', whose values may mean others."""
-
-    def __init__(self, book: OutputBook, card: ModelCard) -> None:
-        self._book, self._maker, self._card = book, maker_of(card), card
-        self._known: dict[Path, Maker | None] = {}
-
-    def is_another(self, mask: Path) -> bool:
-        """Tell whether another model is known to have made a mask."""
-        made_by = self._made_by(mask)
-        return made_by is not None and made_by.key != self._maker.key
-
-    def names_alike(self, mask: Path) -> bool:
-        """Tell whether a mask's values mean the model's classes.
-
-        Older versions did not note it: there they do where all runs had these classes.
-        """
-        made_by = self._made_by(mask)
-        return (
-            self._were_always_these if made_by is None else made_by.classes == self._maker.classes
-        )
-
-    def _made_by(self, mask: Path) -> Maker | None:
-        if mask not in self._known:  # to find it reads the whole mask
-            self._known[mask] = self._book.maker_of(mask)
-        return self._known[mask]
-
-    @cached_property
-    def _were_always_these(self) -> bool:
-        return _classes_of_runs(self._book.out) == {self._card.classes}
-
-
-def _classes_of_runs(out: Path) -> set[tuple[str, ...]]:
-    """Return the classes of all predictions into a folder, as far as they got under way."""
-    found: set[tuple[str, ...]] = set()
-    for folder in out.glob(f"{FOLDER}/*"):
-        with suppress(InputError, OSError):
-            for event in Run(folder).events():
-                if isinstance(event, RunStarted):
-                    found.add(tuple(event.classes))
-                    break
-    return found
-
-
 def predict_files(
     request: PredictRequest,
     refs: list[ImageRef],
@@ -345,7 +312,7 @@ def predict_files(
     Raises: as `Prediction`.
     """
     prediction = Prediction(request, refs, predictor.card, emit, asked)
-    stages = Stages(request, prediction.book, prediction.place_of, predictor, emit, asked)
+    stages = Stages(request, prediction.book, prediction.order_of, predictor, emit, asked)
     waiting = deque(prediction.todo)
     while waiting and asked() is None:
         away: list[ImageRef] = []  # met a disk that is gone: they wait for it
@@ -353,6 +320,7 @@ def predict_files(
             jobs = _taken(waiting, lambda: asked() is None and not away)  # noqa: B023
             for ref, result in stages.run(jobs):
                 if not isinstance(result, Failure):
+                    assert isinstance(result, ImageDone)
                     prediction.count(result)
                 elif is_gone(result.error, prediction.book):
                     away.append(ref)

@@ -7,17 +7,29 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.learn.inference.files import find_inputs, load_predictor, predict_files
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.rows import open_rows
+from emcfsys_engine.learn.inference.files import (
+    Stages,
+    find_inputs,
+    load_predictor,
+    predict_files,
+)
+from emcfsys_engine.learn.inference.image import Order
+from emcfsys_engine.learn.inference.mosaic import Piece
+from emcfsys_engine.learn.inference.pipeline import Failure
 from emcfsys_engine.learn.inference.predictor import Predictor
-from emcfsys_engine.learn.inference.shard_list import Sizes
+from emcfsys_engine.learn.inference.shard_list import Cutter, Sizes, is_mosaic, why_in_one
 from emcfsys_engine.learn.inference.shards import at_once
+from emcfsys_engine.regions import Mosaic, Region, cut_of, cuts
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shards import deal
+from emcfsys_engine.run.shards import Item, deal
 from emcfsys_engine.text import size, span
 
 _NUM_TRIED = 3
@@ -36,16 +48,22 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int  # of a task at its highest
     tried: int  # images from which the rate was measured
     pixels_a_second: float
+    regions: int = 0  # that large images are cut into
+    looked_s: float = 0.0  # in which one task looks at those images, once, before any is begun
 
     @property
     def lines(self) -> list[str]:
         """The forecast for a person."""
+        cut = f", the large ones in {self.regions:,} regions" if self.regions else ""
+        looked = f", after {span(self.looked_s)} for their numbers" if self.regions else ""
+        tried = "regions" if self.regions else "images"
+        work = f"{span(self.seconds)} of work each{looked}"
         return [
-            f"{self.images:,} images, {self.pixels / 1e6:,.0f} megapixels",
-            f"{self.tasks:,} tasks, {self.at_once:,} at a time: {span(self.seconds)} of work each",
+            f"{self.images:,} images, {self.pixels / 1e6:,.0f} megapixels{cut}",
+            f"{self.tasks:,} tasks, {self.at_once:,} at a time: {work}",
             f"reads {size(self.read_bytes)}, writes {size(self.written_bytes)}",
             f"a task takes up to {size(self.memory_bytes)} of memory",
-            f"measured here on {self.tried} images: {self.pixels_a_second / 1e6:.2f} megapixels/s",
+            f"measured here on {self.tried} {tried}: {self.pixels_a_second / 1e6:.2f} megapixels/s",
         ]
 
 
@@ -58,15 +76,21 @@ def forecast(request: PredictRequest) -> Forecast:
     sizes = Sizes()
     planes = Counter(ref.path for ref in refs)
     looked = {path: sizes.of(path, count, is_wanted=True) for path, count in planes.items()}
-    pixels = [looked[ref.path][1] for ref in refs]
-    seconds, written, tried = _tried(request, refs, pixels)
-    number = min(max(1, request.shards), len(refs))
+    pieces = _pieces(request, refs, [looked[ref.path][1] for ref in refs])
+    pixels = [piece.pixels for piece in pieces]
+    of_regions = sum(piece.pixels for piece in pieces if piece.region is not None)
+    with tempfile.TemporaryDirectory() as name:
+        trial = _Trial(request, load_predictor(request), Path(name))
+        seconds, written, tried = trial.tried(pieces)
+    number = min(max(1, request.shards), len(pieces))
     beside = min(number, at_once(request))
     rate = sum(pixels[n] for n in tried) / max(1e-6, seconds)
     total = sum(pixels)
     dealt = deal(pixels, beside)
     return Forecast(
         images=len(refs),
+        regions=sum(piece.region is not None for piece in pieces),
+        looked_s=of_regions * trial.looked_s_a_pixel,
         pixels=total,
         tasks=number,
         at_once=beside,
@@ -85,36 +109,102 @@ def _peak_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if "VmHWM" in line)
 
 
-def _tried(
+class _Piece(NamedTuple):
+    """What one task predicts at a time: an image, or a region of one that is cut."""
+
+    ref: ImageRef
+    pixels: int
+    of_pixels: int  # of the whole image
+    region: Region | None = None
+
+
+def _pieces(
     request: PredictRequest, refs: Sequence[ImageRef], pixels: Sequence[int]
-) -> tuple[float, int, list[int]]:
-    """Return the seconds and the written bytes of a few images, and which they are."""
-    by_size = sorted(range(len(refs)), key=lambda n: pixels[n])
-    places = {len(by_size) // 4, len(by_size) // 2, 3 * len(by_size) // 4}
-    tried = [by_size[min(place, len(by_size) - 1)] for place in sorted(places)][:_NUM_TRIED]
-    predictor = load_predictor(request)
-    seconds, written, done = 0.0, 0, list[int]()
-    with tempfile.TemporaryDirectory() as name:
-        _once(request, refs[tried[0]], predictor, Path(name, "warm"))  # first kernels take longer
+) -> list[_Piece]:
+    """Return all that is predicted by itself."""
+    pieces: list[_Piece] = []
+    for ref, number in zip(refs, pixels, strict=True):
+        rows = None
+        if is_mosaic(request, number) and not why_in_one(request):
+            rows = open_rows(ref)
+        if rows is None:
+            pieces.append(_Piece(ref, number, number))
+            continue
+        with rows:
+            size_HW = rows.height, rows.width
+        cut_HW = cut_of(size_HW, request.region_px)
+        pieces += [_Piece(ref, one.pixels, number, one) for one in cuts(size_HW, cut_HW)]
+    return pieces
+
+
+class _Trial:
+    """Predicts a few images, or regions of large ones, into a folder that goes away."""
+
+    def __init__(self, request: PredictRequest, predictor: Predictor, folder: Path) -> None:
+        self._request, self._predictor, self._folder = request, predictor, folder
+        self._cutter = Cutter(request, predictor.card, lambda _: "", folder, lambda _: None)
+        self._mosaics: dict[ImageRef, Mosaic | None] = {}
+        self.looked_s_a_pixel = 0.0  # that finding the numbers of a large image took
+
+    def tried(self, pieces: Sequence[_Piece]) -> tuple[float, int, list[int]]:
+        """Return the seconds and the written bytes of a few images, and which they are."""
+        by_size = sorted(range(len(pieces)), key=lambda n: pieces[n].pixels)
+        places = {len(by_size) // 4, len(by_size) // 2, 3 * len(by_size) // 4}
+        tried = [by_size[min(place, len(by_size) - 1)] for place in sorted(places)][:_NUM_TRIED]
+        seconds, written, done = 0.0, 0, list[int]()
+        self._once(pieces[tried[0]], "warm")  # first kernels take longer
         for number in tried:
-            out = Path(name, str(number))
-            took = _once(request, refs[number], predictor, out)
+            before = _bytes_of(self._folder, -1)
+            took = self._once(pieces[number], str(number))
             if took is not None:
                 seconds += took
-                written += _bytes_of(out, -1)
+                written += _bytes_of(self._folder, -1) - before
                 done.append(number)
-    if not done:
-        what = f"none of {len(tried)} images that were tried can be predicted"
-        raise InputError(", ".join(request.inputs), what, "Look at one with inspect")
-    return seconds, written, done
+        if not done:
+            what = f"none of {len(tried)} images that were tried can be predicted"
+            raise InputError(", ".join(self._request.inputs), what, "Look at one with inspect")
+        return seconds, written, done
 
+    def _once(self, piece: _Piece, name: str) -> float | None:
+        """Return how many seconds one of them takes; None where it fails."""
+        if piece.region is not None:
+            return self._region(piece, piece.region)
+        out = str(self._folder / name)
+        one = msgspec.structs.replace(self._request, out=out, rank_uncertain=False, shards=0)
+        began = time.monotonic()
+        found = predict_files(one, [piece.ref], self._predictor, lambda _: None, lambda: None)
+        return time.monotonic() - began if found.done else None
 
-def _once(request: PredictRequest, ref: ImageRef, predictor: Predictor, out: Path) -> float | None:
-    """Return how many seconds one image takes; None where it fails."""
-    one = msgspec.structs.replace(request, out=str(out), rank_uncertain=False, shards=0)
-    began = time.monotonic()
-    found = predict_files(one, [ref], predictor, lambda _: None, lambda: None)
-    return time.monotonic() - began if found.done else None
+    def _region(self, piece: _Piece, region: Region) -> float | None:
+        mosaic = self._mosaic(piece)
+        if mosaic is None:
+            return None
+        order = Order(
+            ref=piece.ref,
+            mask_file=Path(mosaic.mask),
+            content="-",  # nothing of it is noted
+            piece=Piece(mosaic=mosaic, region=region, folder=self._folder),
+        )
+        began = time.monotonic()
+        book = OutputBook(self._folder / "regions")
+        stages: Stages[Order] = Stages(
+            self._request, book, lambda one: one, self._predictor, lambda _: None, lambda: None
+        )
+        for _, result in stages.run([order]):
+            if isinstance(result, Failure):
+                return None
+        return time.monotonic() - began
+
+    def _mosaic(self, piece: _Piece) -> Mosaic | None:
+        if piece.ref not in self._mosaics:
+            began = time.monotonic()
+            mask = str(self._folder / f"{len(self._mosaics)}.ome.zarr")
+            item = Item(
+                len(self._mosaics), str(piece.ref.path), piece.ref.plane, mask, -1, piece.of_pixels
+            )
+            self._mosaics[piece.ref] = self._cutter.mosaic_of(item)
+            self.looked_s_a_pixel = (time.monotonic() - began) / piece.of_pixels
+        return self._mosaics[piece.ref]
 
 
 def _bytes_of(place: Path, known: int) -> int:

@@ -26,6 +26,7 @@ from emcfsys_engine.learn.inference.bands import (
     Wanted,
     open_image,
 )
+from emcfsys_engine.learn.inference.mosaic import Piece, PieceOutputs
 from emcfsys_engine.learn.inference.outputs import (
     Companions,
     MadeFrom,
@@ -33,8 +34,9 @@ from emcfsys_engine.learn.inference.outputs import (
     VectorOutputs,
     maker_of,
 )
+from emcfsys_engine.learn.inference.picture import Part, Picture
 from emcfsys_engine.learn.inference.pipeline import Arrived, Behind, Computed, Failure
-from emcfsys_engine.learn.inference.predictor import GREY_TOLD, Picture, Predictor
+from emcfsys_engine.learn.inference.predictor import GREY_TOLD, Predictor
 from emcfsys_engine.model_card import SAME_PIXEL, ModelCard
 
 Job = TypeVar("Job")
@@ -52,6 +54,8 @@ class Order:
     ref: ImageRef
     mask_file: Path
     content: str = ""  # digest of the file, where it is known already
+    region: str = ""  # as `regions.written` returns it: all that is wanted; empty: the whole image
+    piece: Piece | None = None  # of a mosaic: then its mask gets no name of its own
 
 
 @dataclass(kw_only=True)
@@ -63,7 +67,7 @@ class Work:
     started: float
     tally: Tally
     content: str
-    outputs: OutputSet | None = None  # open already when a large image was computed
+    outputs: OutputSet | PieceOutputs | None = None  # open already when a large image was computed
     bands: list[Band] = field(default_factory=list)
     mask_rows: list[np.ndarray] = field(default_factory=list)  # kept where they are wanted whole
     numbers: np.ndarray | None = None  # of its objects, where masks are kept and objects told apart
@@ -109,7 +113,7 @@ class ImageJobs:
         self._keeps_masks = keeps_masks or bool(self.vectors)
         self._tell = tell
         self._told_grey = predictor.channels == GREY  # nothing to tell
-        self._open: dict[ImageRef, OpenImage] = {}
+        self._open: dict[Order, OpenImage] = {}
         self._last_px = LARGE_PX  # of the image that was read last
 
     def _own_scale(self, image: OpenImage) -> float:
@@ -128,8 +132,14 @@ class ImageJobs:
         content = order.content or self._book.contents.of(
             order.ref.path, lambda: self._asked() is not None
         )
-        image = open_image(order.ref, self._predictor.normaliser, self._predictor.channels)
-        self._open[order.ref] = image
+        image = open_image(
+            order.ref,
+            self._predictor.normaliser,
+            self._predictor.channels,
+            region=order.region if order.piece is None else str(order.piece.region),
+            known=None if order.piece is None else order.piece.survey,
+        )
+        self._open[order] = image
         self._last_px = math.prod(image.size)
         return Work(
             order=order,
@@ -241,6 +251,7 @@ class ImageJobs:
             scale=self._scale_of(image),
             wanted=self._wanted,
             ahead=image.is_large,
+            part=_part_of(work),
         )
 
     def ahead(self) -> int:
@@ -254,10 +265,11 @@ class ImageJobs:
             outputs = work.outputs = work.outputs or self._open_outputs(work)
             for band in work.bands:
                 self._add(work, outputs, band)
-            if self.vectors:
-                self._write_vectors(work, outputs)
-            if self._keeps_masks:
-                work.numbers = outputs.numbers()
+            if isinstance(outputs, OutputSet):
+                if self.vectors:
+                    self._write_vectors(work, outputs)
+                if self._keeps_masks:
+                    work.numbers = outputs.numbers()
             outputs.finish()
         except BaseException:
             self.give_up(work)
@@ -285,7 +297,7 @@ class ImageJobs:
     def close(self, work: Work) -> None:
         """Close an image that is done."""
         work.image.close()
-        self._open.pop(work.order.ref, None)
+        self._open.pop(work.order, None)
 
     def close_all(self) -> None:
         """Close what was read ahead and is no longer wanted."""
@@ -307,8 +319,11 @@ class ImageJobs:
         finally:
             behind.finish()
 
-    def _open_outputs(self, work: Work) -> OutputSet:
+    def _open_outputs(self, work: Work) -> OutputSet | PieceOutputs:
         image, order = work.image, work.order
+        if order.piece is not None:
+            return PieceOutputs(order.piece, has_objects=bool(self._predictor.card.instances))
+        region = image.region
         return OutputSet(
             order.mask_file,
             image.size,
@@ -322,10 +337,24 @@ class ImageJobs:
                 content=work.content,
                 maker=maker_of(self._predictor.card),
             ),
+            corner_px=(0, 0) if region is None else (region.top, region.left),
         )
 
-    def _add(self, work: Work, outputs: OutputSet, band: Band) -> None:
+    def _add(self, work: Work, outputs: OutputSet | PieceOutputs, band: Band) -> None:
         work.tally.add(band)
         outputs.add(band)
         if self._keeps_masks:
             work.mask_rows.append(band.mask)
+
+
+def _part_of(work: Work) -> Part | None:
+    image, piece = work.image, work.order.piece
+    if image.region is None:
+        return None
+    return Part(
+        region=image.region,
+        read=image.read_part,
+        of_HW=image.whole_size,
+        sides=None if piece is None else piece.sides,
+        is_one_of_many=piece is not None,
+    )

@@ -18,6 +18,7 @@ from emcfsys_engine.annotations.writer import (
 )
 from emcfsys_engine.errors import OutputError
 from emcfsys_engine.files import remedy_of, temporary_of
+from emcfsys_engine.images.label_zarr import ZarrWriter
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.origins import Maker
 from emcfsys_engine.images.output_book import OutputBook
@@ -29,7 +30,6 @@ from emcfsys_engine.images.writers import (
     PngWriter,
     RowWriter,
     TiffWriter,
-    ZarrWriter,
     companion,
     writer_for,
 )
@@ -185,8 +185,11 @@ class OutputSet:
         *,
         book: OutputBook,
         origin: MadeFrom,
+        corner_px: tuple[int, int] = (0, 0),
     ) -> None:
+        """`corner_px`: where the mask begins in the image."""
         self.mask_file = mask_file
+        self._corner = corner_px
         self._card = card
         self._view = view
         self._wanted = wanted
@@ -218,7 +221,7 @@ class OutputSet:
                 writers[f"prob {name}"] = PngWriter(file, size_HW, is_smooth=True)
         if self._card.instances:
             self._objects = ObjectRows(mask.parent, size_HW, self._card)
-        writers["mask"] = writer_for(mask, size_HW, pixel_nm)
+        writers["mask"] = writer_for(mask, size_HW, pixel_nm, self._corner)
 
     def add(self, band: Band) -> None:
         """Write the next rows; none once it was given up."""

@@ -1,14 +1,23 @@
-"""Where each image's files go: sub-folders are mirrored, no two images share a file."""
+"""Where each image's files go, and whose those are that lie there.
+
+Sub-folders are mirrored, no two images share a file.
+"""
 
 import os
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.output_book import OutputBook, Wanted
+from emcfsys_engine.images.origins import Maker
+from emcfsys_engine.images.output_book import FOLDER, OutputBook, Wanted
 from emcfsys_engine.images.output_names import key_of_file, keys_of
 from emcfsys_engine.images.own_files import identity_of, is_content, is_other_file, lies_in
+from emcfsys_engine.run.events import RunStarted
+from emcfsys_engine.run.folder import Run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -249,3 +258,47 @@ class OutputNames:
                 below = path.parent.relative_to(root).as_posix()
                 return "" if below == "." else below
         return ""
+
+
+class MakersOf:
+    """Whose the masks of a folder are: one model's, or others', whose values may mean others."""
+
+    def __init__(self, book: OutputBook, maker: Maker, classes: tuple[str, ...]) -> None:
+        self._book, self._maker, self._classes = book, maker, classes
+        self._known: dict[Path, Maker | None] = {}
+
+    def is_another(self, mask: Path) -> bool:
+        """Tell whether another model is known to have made a mask."""
+        made_by = self._made_by(mask)
+        return made_by is not None and made_by.key != self._maker.key
+
+    def names_alike(self, mask: Path) -> bool:
+        """Tell whether a mask's values mean the model's classes.
+
+        Older versions did not note it: there they do where all runs had these classes.
+        """
+        made_by = self._made_by(mask)
+        return (
+            self._were_always_these if made_by is None else made_by.classes == self._maker.classes
+        )
+
+    def _made_by(self, mask: Path) -> Maker | None:
+        if mask not in self._known:  # to find it reads the whole mask
+            self._known[mask] = self._book.maker_of(mask)
+        return self._known[mask]
+
+    @cached_property
+    def _were_always_these(self) -> bool:
+        return _classes_of_runs(self._book.out) == {self._classes}
+
+
+def _classes_of_runs(out: Path) -> set[tuple[str, ...]]:
+    """Return the classes of all predictions into a folder, as far as they got under way."""
+    found: set[tuple[str, ...]] = set()
+    for folder in out.glob(f"{FOLDER}/*"):
+        with suppress(InputError, OSError):
+            for event in Run(folder).events():
+                if isinstance(event, RunStarted):
+                    found.add(tuple(event.classes))
+                    break
+    return found

@@ -7,7 +7,6 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -26,6 +25,7 @@ from emcfsys_engine.learn.inference.bands import Band, Prediction, Sent, Wanted,
 from emcfsys_engine.learn.inference.ensemble import load_members, merged
 from emcfsys_engine.learn.inference.evidence import Evidence, num_features
 from emcfsys_engine.learn.inference.given import as_pixels, slices_of
+from emcfsys_engine.learn.inference.picture import Picture
 from emcfsys_engine.learn.inference.pipeline import read_ahead
 from emcfsys_engine.learn.inference.scaling import ScaledBands, scaled_reader
 from emcfsys_engine.learn.inference.tiles import LOCAL_GROWTH, Place, Rows, Tiles, bands_of
@@ -33,37 +33,12 @@ from emcfsys_engine.learn.memory import choose_tiles
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
 from emcfsys_engine.learn.networks.rewrites import folded, is_only_convolutions
 from emcfsys_engine.learn.pixels_on_device import OwnRows, own_rows, rows_on, uploaded
-from emcfsys_engine.model_card import Trust, read_card
+from emcfsys_engine.model_card import ModelCard, Trust, read_card
 
-__all__ = ["Prediction", "Predictor"]
+__all__ = ["Picture", "Prediction", "Predictor"]
 Call = Callable[[Tensor], Tensor]
 Key = TypeVar("Key")
 GREY_TOLD = "the model reads colours: of an image without them the grey is used three times"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """One image to predict.
-
-    `ahead`: rows are read in a thread while the network works on those above.
-    Shapes: read(first, last) gives rows (last - first)×W, with ×3 for a model of colours, float32
-    and normalised or OwnRows.
-    """
-
-    read: Callable[[int, int], np.ndarray | OwnRows]
-    size_HW: tuple[int, int]
-    info_bar_rows: int = 0
-    scale: float = 1.0  # by which it is enlarged for the network
-    wanted: Wanted = field(default_factory=Wanted)
-    ahead: bool = False
-
-    @property
-    def inner_size(self) -> tuple[int, int]:
-        """Its size as the network sees it."""
-        if self.scale == 1.0:
-            return self.size_HW
-        height, width = (max(1, round(length * self.scale)) for length in self.size_HW)
-        return height, width
 
 
 class Predictor:
@@ -102,19 +77,7 @@ class Predictor:
         self._told_grey = False
         self._overlap = overlap
         self._tta = tta
-        side_px, fits = choose_tiles(
-            [network.spec for network in networks],
-            self.device,
-            self.precision,
-            patch_px=self.card.patch_px,
-            tile_px=tile_px,
-        )
-        steps = [network.tile_step_px for network in networks]
-        # A side that is given is kept.
-        step_px = 0 if tile_px or 0 in steps else math.lcm(*steps)
-        self.tiles = Tiles(px=side_px, batch=batch or fits, step_px=step_px)
-        if all(network.is_local for network in networks):
-            self.tiles.most_growth = LOCAL_GROWTH
+        self.tiles = tiles_of(networks, self.card, self.device, tile_px=tile_px, batch=batch)
 
     @classmethod
     def of(cls, models: Sequence[str | Path], **options: Any) -> "Predictor":
@@ -310,7 +273,8 @@ class Predictor:
         def rows() -> Iterator[tuple[tuple[Key, Picture], Rows]]:
             for key, picture in pictures:
                 if picture.scale != 1.0:
-                    scaled[id(picture)] = ScaledBands(picture.inner_size, picture.size_HW)
+                    part = None if picture.part is None else picture.part.region
+                    scaled[id(picture)] = ScaledBands(picture.inner_size, picture.whole_size, part)
                 yield (key, picture), self._rows(picture)
 
         for done in bands_of(
@@ -323,7 +287,8 @@ class Predictor:
             seen=self._see if self.evidence.is_wanted else None,
         ):
             key, picture = done.key
-            self.evidence.add_rows(picture, done.first, done.logits, _specimen_rows(picture))
+            above = picture.inner_bar_from - picture.inner_part.top
+            self.evidence.add_rows(picture, done.first, done.logits, above)
             made = done.first, self.merged(done.logits)
             if (rescaled := scaled.get(id(picture))) is not None:
                 found = rescaled.add(*made)
@@ -332,19 +297,13 @@ class Predictor:
                 if found is None:
                     continue
                 made = found
-            bar_from = picture.size_HW[0] - picture.info_bar_rows
             evidence = self.evidence.taken(picture)
-            one = sent(*made, values_C, bar_from, picture.wanted, evidence)
+            one = sent(*made, values_C, picture.bar_from, picture.wanted, evidence)
             yield _OnItsWay(key, one, done.is_last)
 
     def _see(self, places: Sequence[Place[tuple[Any, Picture]]]) -> None:
         """Sum up what was seen in a batch of tiles; those of the info bar are left out."""
-        self.evidence.add_tiles(
-            [
-                (picture, (_specimen_rows(picture) - top) / height)
-                for (_, picture), top, height in places
-            ]
-        )
+        self.evidence.add_tiles([(place.key[1], place.key[1].above_bar(place)) for place in places])
 
     def take_trusts(self, trusts: Sequence[Trust]) -> None:
         """Tell by these how good a mask is, one a member; by none, where there are none."""
@@ -357,18 +316,19 @@ class Predictor:
         self._calls = [self._prepared(network) for network in made]
 
     def _rows(self, picture: Picture) -> Rows:
-        def load(first: int, last: int) -> Tensor:
-            return rows_on(picture.read(first, last), self.device)
+        def load(first: int, last: int, columns: tuple[int, int]) -> Tensor:
+            return rows_on(picture.read_columns(first, last, columns), self.device)
 
         read = load
         if picture.scale != 1.0:
-            read = scaled_reader(load, picture.size_HW, picture.inner_size)
+            read = scaled_reader(load, picture.whole_size, picture.inner_size)
 
-        def blocks(ranges: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
-            made = (read(first, last) for first, last in ranges)
+        def blocks(ranges: Sequence[tuple[int, int]], columns: tuple[int, int]) -> Iterator[Tensor]:
+            made = (read(first, last, columns) for first, last in ranges)
             return read_ahead(made) if picture.ahead else made
 
-        return Rows(blocks, picture.inner_size)
+        sides = None if picture.part is None else picture.part.sides
+        return Rows(blocks, picture.inner_size, picture.inner_part, sides)
 
     def _overflows(self, band: Band) -> bool:
         """Tell whether numbers were too large for fp16, and take fp32 from now on."""
@@ -427,17 +387,35 @@ class Predictor:
         return merged(logits_KHW, len(self._calls), self.card.network.num_planes)
 
 
+def tiles_of(
+    networks: Sequence[SegmentationNetwork],
+    card: ModelCard,
+    device: torch.device,
+    *,
+    tile_px: int | None = None,
+    batch: int | None = None,
+) -> Tiles:
+    """Return how large the tiles of a prediction by these networks are on a device.
+
+    Nothing is computed there. A side that is given as `tile_px` is kept.
+    """
+    specs = [network.spec for network in networks]
+    precision, _ = choose_precision(device)
+    side_px, fits = choose_tiles(specs, device, precision, patch_px=card.patch_px, tile_px=tile_px)
+    steps = [network.tile_step_px for network in networks]
+    step_px = 0 if tile_px or 0 in steps else math.lcm(*steps)
+    tiles = Tiles(px=side_px, batch=batch or fits, step_px=step_px)
+    if all(network.is_local for network in networks):
+        tiles.most_growth = LOCAL_GROWTH
+    return tiles
+
+
 def _trust_of(file: Path, network: SegmentationNetwork) -> Trust | None:
     trust = read_card(file).trust
     if trust is not None and len(trust.centre) != num_features(network):
         what = "what tells how good its masks are is of another network"
         raise ModelFileError(file, what, "Copy it again, or install the timm it was made with")
     return trust
-
-
-def _specimen_rows(picture: Picture) -> int:
-    """Return where the info bar begins, as the network sees the image."""
-    return round((picture.size_HW[0] - picture.info_bar_rows) * picture.scale)
 
 
 # Bands that a device is ahead of the host: a GPU is never without work while one is fetched.

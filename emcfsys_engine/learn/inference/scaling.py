@@ -4,11 +4,13 @@ C channels, H and W pixels, N new places, K taps.
 """
 
 from collections.abc import Callable
+from copy import copy
 
 import torch
 from torch import Tensor
 
 from emcfsys_engine.learn.pixels_on_device import uploaded
+from emcfsys_engine.regions import Region, whole_of
 
 
 class Axis:
@@ -27,6 +29,19 @@ class Axis:
         self.weights_NK = (weight_NK / weight_NK.sum(dim=1, keepdim=True)).float()
         self.first = self.places_NK.amin(dim=1).tolist()  # the old places that a new one needs
         self.last = (self.places_NK.amax(dim=1) + 1).tolist()
+
+    def part(self, start: int, end: int) -> "Axis":
+        """Return the axis of some of the new places; old ones count from the first they need."""
+        made = copy(self)
+        made.places_NK = self.places_NK[start:end] - self.first[start]
+        made.weights_NK = self.weights_NK[start:end]
+        made.first = [first - self.first[start] for first in self.first[start:end]]
+        made.last = [last - self.first[start] for last in self.last[start:end]]
+        return made
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """Return the first old place that some of the new ones need, and the first beyond."""
+        return self.first[start], self.last[end - 1]
 
     def _move(self, device: torch.device) -> None:
         if self.places_NK.device != device:
@@ -60,29 +75,46 @@ class Axis:
         return made
 
 
-def scaled_reader(
-    read: Callable[[int, int], Tensor], old_HW: tuple[int, int], new_HW: tuple[int, int]
-) -> Callable[[int, int], Tensor]:
-    """Return a reader of the rows of an image at another size.
+ReadPart = Callable[[int, int, tuple[int, int]], Tensor]  # first and last row, columns
 
-    Shapes: rows come as C×h×W.
+
+def scaled_reader(read: ReadPart, old_HW: tuple[int, int], new_HW: tuple[int, int]) -> ReadPart:
+    """Return a reader of the rows of an image at another size, in some of its columns.
+
+    Shapes: rows come as C×h×w.
     """
     down, across = Axis(old_HW[0], new_HW[0]), Axis(old_HW[1], new_HW[1])
+    parts: dict[tuple[int, int], Axis] = {}  # those of an image are all of the same columns
 
-    def scaled(first: int, last: int) -> Tensor:
+    def scaled(first: int, last: int, columns: tuple[int, int]) -> Tensor:
+        if columns not in parts:
+            parts[columns] = across.part(*columns)
         start = down.first[first]
-        rows_CHW = across.along_width(read(start, down.last[last - 1]))
-        return down.along_height(rows_CHW, start, first, last)
+        held_CHW = read(start, down.last[last - 1], across.span(*columns))
+        return down.along_height(parts[columns].along_width(held_CHW), start, first, last)
 
     return scaled
 
 
-class ScaledBands:
-    """Takes the bands of an image from top to bottom, and gives them at another size."""
+def needed_of(wanted: Region, old_HW: tuple[int, int], new_HW: tuple[int, int]) -> Region:
+    """Return what is needed of an image to make a part of it at another size."""
+    top, bottom = Axis(old_HW[0], new_HW[0]).span(wanted.top, wanted.bottom)
+    return Region(top, bottom, *Axis(old_HW[1], new_HW[1]).span(*wanted.columns))
 
-    def __init__(self, old_HW: tuple[int, int], new_HW: tuple[int, int]) -> None:
-        self._down, self._across = Axis(old_HW[0], new_HW[0]), Axis(old_HW[1], new_HW[1])
-        self._tall = new_HW[0]
+
+class ScaledBands:
+    """Takes the bands of an image from top to bottom, and gives them at another size.
+
+    Of a `part` at the new size, those of what is `needed_of` the image for it.
+    """
+
+    def __init__(
+        self, old_HW: tuple[int, int], new_HW: tuple[int, int], part: Region | None = None
+    ) -> None:
+        part = part or whole_of(new_HW)
+        self._down = Axis(old_HW[0], new_HW[0]).part(part.top, part.bottom)
+        self._across = Axis(old_HW[1], new_HW[1]).part(*part.columns)
+        self._tall = part.bottom - part.top
         self._held_CHW: Tensor | None = None
         self._start = self._done = 0  # the old row that is held first; the new rows given out
 

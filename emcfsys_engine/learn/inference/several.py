@@ -41,7 +41,7 @@ from emcfsys_engine.learn.inference.files import (
     is_gone,
     load_predictor,
 )
-from emcfsys_engine.learn.inference.image import EndAskedFor
+from emcfsys_engine.learn.inference.image import EndAskedFor, Order
 from emcfsys_engine.learn.inference.outputs import VectorOutputs
 from emcfsys_engine.learn.inference.pipeline import Failure
 from emcfsys_engine.learn.inference.pipes import (
@@ -58,7 +58,7 @@ from emcfsys_engine.learn.inference.pipes import (
 )
 from emcfsys_engine.learn.run_context import keep_freed_memory
 from emcfsys_engine.model_card import ModelCard
-from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, WarningGiven
+from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, RegionDone, WarningGiven
 from emcfsys_engine.run.folder import Run, open_run
 from emcfsys_engine.run.records import PredictRequest, RunRecord
 from emcfsys_engine.run.same_models import SameModels, digest_of_card, digests_of_models
@@ -409,7 +409,7 @@ def _predict(
     stages: Stages[Todo] = Stages(
         request,
         book,
-        lambda todo: (todo.ref, Path(todo.mask)),
+        lambda todo: Order(ref=todo.ref, mask_file=Path(todo.mask), region=request.region),
         predictor,
         say,
         asked,
@@ -417,6 +417,7 @@ def _predict(
     try:
         while not images.is_over:
             for todo, result in stages.run(images):
+                assert not isinstance(result, RegionDone)  # those are of tasks
                 event = _event_of(todo, result, book)
                 images.line.send(Became(number=todo.number, event=event))
     finally:

@@ -1,18 +1,34 @@
-"""The list of a prediction's shards: which images there are, how large, what is done already."""
+"""The list of a prediction's shards: which images there are, how large, what is done already.
+
+Large images are listed as the regions that they are cut into.
+"""
 
 import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
+
+import msgspec
 
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.images.reader import left_out_words, probe
-from emcfsys_engine.learn.inference.files import Prediction, find_inputs
+from emcfsys_engine.images.rows import open_rows
+from emcfsys_engine.learn.device import choose_device
+from emcfsys_engine.learn.inference.bands import open_image
+from emcfsys_engine.learn.inference.ensemble import load_members
+from emcfsys_engine.learn.inference.files import Prediction, find_inputs, scale_of
+from emcfsys_engine.learn.inference.mosaic import begin_mosaic, mosaic_of
+from emcfsys_engine.learn.inference.picture import Picture
+from emcfsys_engine.learn.inference.predictor import tiles_of
+from emcfsys_engine.learn.inference.tiles import Tiles
 from emcfsys_engine.model_card import ModelCard
-from emcfsys_engine.run.events import Event
+from emcfsys_engine.regions import Mosaic
+from emcfsys_engine.run.events import Event, WarningGiven
 from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.run.shards import Header, Item, Shards, models_of
 
@@ -40,14 +56,17 @@ def make_list(
         left_out: list[Path] = []
         refs = find_inputs(request, left_out)
         prediction = Prediction(request, refs, card, emit, asked)
-        items = _items(refs, prediction)
+        contents = prediction.book.contents
+        cutter = Cutter(request, card, contents.of, shards.folder, emit)
+        items = _items(refs, prediction, cutter)
         models = models_of(request).digests
-        return shards.write(items, request.shards, left_out_words(left_out), models)
+        return shards.write(items, request.shards, left_out_words(left_out), models, cutter.mosaics)
     finally:
         os.close(lock)
 
 
-def _items(refs: Sequence[ImageRef], prediction: Prediction) -> Iterator[Item]:
+def _items(refs: Sequence[ImageRef], prediction: Prediction, cutter: "Cutter") -> Iterator[Item]:
+    number_of_region = len(refs)
     todo = set(prediction.todo)
     planes = Counter(ref.path for ref in refs)
     sizes = Sizes()
@@ -55,7 +74,106 @@ def _items(refs: Sequence[ImageRef], prediction: Prediction) -> Iterator[Item]:
         mask = str(prediction.place_of(ref)[1])
         is_there = ref not in todo
         size, pixels = sizes.of(ref.path, planes[ref.path], is_wanted=not is_there)
-        yield Item(number, str(ref.path), ref.plane, mask, size, pixels, is_there)
+        item = Item(number, str(ref.path), ref.plane, mask, size, pixels, is_there)
+        mosaic = None if is_there else cutter.mosaic_of(item)
+        if mosaic is None:
+            yield item
+            continue
+        place = len(cutter.mosaics) - 1
+        for region in mosaic.regions:
+            yield msgspec.structs.replace(
+                item,
+                number=number_of_region,
+                pixels=region.pixels,
+                mosaic=place,
+                region=region,
+            )
+            number_of_region += 1
+
+
+def why_in_one(request: PredictRequest) -> str:
+    """Return which option keeps large images from being cut into regions; empty: none does."""
+    beside = {
+        "--overlay": request.overlay,
+        "--probability": request.probability,
+        "--uncertainty": request.uncertainty,
+        "--rank-uncertain": request.rank_uncertain,
+        "--vectors": bool(request.vectors),
+        "--region": bool(request.region),
+    }
+    return next((option for option, is_given in beside.items() if is_given), "")
+
+
+def is_mosaic(request: PredictRequest, pixels: int) -> bool:
+    """Tell whether an image of so many pixels is cut, if its rows can be read in part."""
+    is_large = pixels > request.region_px**2
+    return bool(request.shards) and request.mask_format == "ome-zarr" and is_large
+
+
+class Cutter:
+    """Cuts large images into regions, and makes the empty masks that these are written into."""
+
+    def __init__(
+        self,
+        request: PredictRequest,
+        card: ModelCard,
+        content_of: Callable[[Path], str],
+        folder: Path,
+        emit: Callable[[Event], None],
+    ) -> None:
+        self._request, self._card, self._emit = request, card, emit
+        self._content_of, self._folder = content_of, folder
+        self._told = False
+        self.mosaics: list[Mosaic] = []
+
+    def mosaic_of(self, item: Item) -> Mosaic | None:
+        """Return a large image as one that tasks share out; None: one task does it.
+
+        Raises: OSError when its mask cannot be begun.
+        """
+        ref = ImageRef(path=Path(item.image), plane=item.plane)
+        if not is_mosaic(self._request, item.pixels):
+            return None
+        if why := why_in_one(self._request):
+            if not self._told:
+                what = f"{ref}: one task predicts all of it, for {why}"
+                self._emit(WarningGiven(message=f"{what}. Leave that out to share it out"))
+            self._told = True
+            return None
+        try:
+            mosaic = self._surveyed(ref, item)
+        except EmcfError:
+            return None  # its task says why
+        if mosaic is not None:
+            begin_mosaic(mosaic, self._folder, has_objects=bool(self._card.instances))
+            self.mosaics.append(mosaic)
+        return mosaic
+
+    def _surveyed(self, ref: ImageRef, item: Item) -> Mosaic | None:
+        rows = open_rows(ref)
+        if rows is None:
+            return None  # each task would read all of it
+        rows.close()
+        # Known before it is read: an image that is replaced meanwhile is predicted again.
+        content = self._content_of(ref.path)
+        normaliser = Normaliser(**msgspec.structs.asdict(self._card.normaliser))
+        image = open_image(ref, normaliser, self._card.network.in_channels)
+        try:
+            scale = scale_of(image, self._card, self._request.rescale, self._emit)
+            whole = Picture(read=image.read, size_HW=image.size, scale=scale)
+            tiles = self._tiles.sides(whole.inner_size, self._request.overlap)
+            most_px = self._request.region_px
+            return mosaic_of(item.number, image, Path(item.mask), content, tiles, most_px)
+        finally:
+            image.close()
+
+    @cached_property
+    def _tiles(self) -> Tiles:
+        """All tasks take those of the machine that lists: where they differ, edges would show."""
+        request = self._request
+        networks, card = load_members([Path(file) for file in (request.model, *request.also)])
+        device = choose_device(request.gpus)
+        return tiles_of(networks, card, device, tile_px=request.tile_px, batch=request.batch)
 
 
 class Sizes:

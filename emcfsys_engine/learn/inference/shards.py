@@ -37,15 +37,13 @@ from emcfsys_engine.learn.inference.files import (
     load_predictor,
     why_gone,
 )
-from emcfsys_engine.learn.inference.image import EndAskedFor
+from emcfsys_engine.learn.inference.image import EndAskedFor, Order
+from emcfsys_engine.learn.inference.mosaic import Piece, joined
 from emcfsys_engine.learn.inference.output_disk import wait_until
 from emcfsys_engine.learn.inference.outputs import VectorOutputs
 from emcfsys_engine.learn.inference.pipeline import Failure
 from emcfsys_engine.learn.inference.predictor import Predictor
-from emcfsys_engine.learn.inference.several import (
-    environments_for,
-    prepare,
-)
+from emcfsys_engine.learn.inference.several import environments_for, prepare
 from emcfsys_engine.learn.inference.shard_list import make_list
 from emcfsys_engine.learn.run_context import RunContext, emit_ending, keep_freed_memory
 from emcfsys_engine.model_card import ModelCard
@@ -53,6 +51,7 @@ from emcfsys_engine.run.events import (
     Event,
     ImageDone,
     ImageFailed,
+    RegionDone,
     RunFinished,
     RunStarted,
     WarningGiven,
@@ -129,7 +128,7 @@ class _Task:
         stages: Stages[Item] = Stages(
             self._request,
             book,
-            lambda item: (_ref(item), Path(item.mask)),
+            lambda item: self._order_of(header, item),
             self._predictor,
             _print,
             self._asked,
@@ -149,6 +148,19 @@ class _Task:
         finally:
             stages.jobs.close_all()
             stages.sync_folders()
+
+    def _order_of(self, header: Header, item: Item) -> Order:
+        piece = None
+        if item.region is not None:
+            mosaic = header.mosaics[item.mosaic]
+            piece = Piece(mosaic=mosaic, region=item.region, folder=self._shards.folder)
+        return Order(
+            ref=_ref(item),
+            mask_file=Path(item.mask),
+            content="" if piece is None else piece.mosaic.content,
+            region=self._request.region,
+            piece=piece,
+        )
 
     def _run(
         self, stages: Stages[Item], book: PartBook, items: Sequence[Item], lines: Lines
@@ -280,7 +292,10 @@ class _Watched:
         before = worker.run.events()
         if any(isinstance(event, RunFinished) for event in before):
             self._try_failed_again()
-        self._passed_on = {event.image: _why_failed(event) for event in became_of_images(before)}
+        regions = [event for event in before if isinstance(event, RegionDone)]
+        known = (*became_of_images(before), *regions)
+        self._passed_on = {_key(event): _why_failed(event) for event in known}
+        self._num_images = header.num_images
         self._num_seen = [0] * len(self.told)
 
     def _try_failed_again(self) -> None:
@@ -296,12 +311,20 @@ class _Watched:
         for place, told in enumerate(self.told):
             told.refresh()
             if len(told.became) > self._num_seen[place]:
-                for event in list(told.became.values())[self._num_seen[place] :]:
-                    if self._passed_on.get(event.image) != (why := _why_failed(event)):
-                        self._passed_on[event.image] = why
-                        self._emit(event)
+                for number, event in list(told.became.items())[self._num_seen[place] :]:
+                    # An image of which a region failed is told of once, at the end.
+                    if number < self._num_images or isinstance(event, RegionDone):
+                        self.tell(event)
             self._num_seen[place] = len(told.became)
         return sum(self._num_seen)
+
+    def tell(self, event: ImageDone | ImageFailed | RegionDone) -> None:
+        """Pass on what became of an image, or of a region of one, once."""
+        if self._passed_on.get(_key(event)) != (why := _why_failed(event)):
+            self._passed_on[_key(event)] = why
+            if isinstance(event, RegionDone):
+                event = msgspec.structs.replace(event, evidence=[])
+            self._emit(event)
 
     @property
     def num_left(self) -> int:
@@ -309,7 +332,14 @@ class _Watched:
         return sum(not told.is_finished for told in self.told)
 
 
-def _why_failed(event: ImageDone | ImageFailed) -> str:
+_Told = ImageDone | ImageFailed | RegionDone
+
+
+def _key(event: _Told) -> tuple[str, tuple[int, ...]]:
+    return event.image, tuple(event.region) if isinstance(event, RegionDone) else ()
+
+
+def _why_failed(event: _Told) -> str:
     return event.reason if isinstance(event, ImageFailed) else ""
 
 
@@ -385,18 +415,30 @@ def _put_together(
     asked: Callable[[], str | None],
 ) -> Counted:
     """Write what belongs to all images together, and one book of all that was written."""
-    items = sorted(
-        (item for share in (*header.shards, header.there) for item in shards.items(share)),
-        key=lambda item: item.number,
-    )
-    refs = [_ref(item) for item in items]
+    every = (item for share in (*header.shards, header.there) for item in shards.items(share))
+    found = {item.number: item for item in every}
     became = {n: event for told in watched.told for n, event in told.became.items()}
+    take_all_in(shards, header, Path(request.out))
+    of_mosaics: list[list[Item]] = [[] for _ in header.mosaics]
+    for number in [number for number in sorted(found) if found[number].region is not None]:
+        of_mosaics[found[number].mosaic].append(found.pop(number))
+    book = OutputBook(Path(request.out))
+    for mosaic, mine in zip(header.mosaics, of_mosaics, strict=True):
+        found[mosaic.number] = msgspec.structs.replace(
+            mine[0], number=mosaic.number, pixels=mosaic.pixels, mosaic=-1, region=None
+        )
+        told = [became.pop(item.number, None) for item in mine]
+        event = became[mosaic.number] = joined(mosaic, shards.folder, book, request, told)
+        watched.tell(event)
+    items = [found[number] for number in sorted(found)]
+    refs = [_ref(item) for item in items]
     said: list[Callable[[Event], None]] = [lambda event: None]  # all was said with the list
     whole = msgspec.structs.replace(request, force=False)
-    take_all_in(shards, header, Path(request.out))
     prediction = Prediction(whole, refs, card, lambda event: said[-1](event), asked)
     for number in sorted(became):
-        prediction.count(became[number])
+        event = became[number]
+        assert not isinstance(event, RegionDone)  # those of a mosaic were taken together
+        prediction.count(event)
     said.append(emit)
     done = {n for n, event in became.items() if isinstance(event, ImageDone)}
     done.update(item.number for item in items if item.is_there)

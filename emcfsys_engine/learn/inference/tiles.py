@@ -15,11 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emcfsys_engine.learn.pixels_on_device import uploaded
+from emcfsys_engine.regions import Region, whole_of
 
 Key = TypeVar("Key")
 Forward = Callable[[Tensor], Tensor]
-# Given the rows to read, (first, last) and on, yields them as C×(last - first)×W on the device.
-ReadBlocks = Callable[[Sequence[tuple[int, int]]], Iterator[Tensor]]
+# Given the rows to read, (first, last) and on, and the columns (left, right), yields them as
+# C×(last - first)×(right - left) on the device.
+ReadBlocks = Callable[[Sequence[tuple[int, int]], tuple[int, int]], Iterator[Tensor]]
 MIN_PX = 32  # smaller images are padded: the deepest map of a network must not vanish
 
 _LEAST_TILE_PX = 64
@@ -67,6 +69,13 @@ class Tiles:
 
         return min(min(sides, key=lambda side: (computed_px(side), side)), length_px)
 
+    def sides(self, size_HW: tuple[int, int], overlap: float) -> "Sides":
+        """Return height and width of the tiles of an image, and how much of them overlaps."""
+        height, width = (self.side(max(length, MIN_PX), overlap) for length in size_HW)
+        return Sides(
+            height, width, self.overlap_of(height, overlap), self.overlap_of(width, overlap)
+        )
+
     def overlap_of(self, side: int, overlap: float) -> float:
         """Return the share of a side that overlaps: in pixels it is that of `px`."""
         return overlap * min(1.0, self.px / side)
@@ -77,15 +86,33 @@ class Tiles:
         return max(1, min(fit, _MOST_SMALL * self.batch))
 
 
+class Sides(NamedTuple):
+    """Height and width of an image's tiles in px, and the shares of them that overlap."""
+
+    height: int
+    width: int
+    overlap_down: float
+    overlap_across: float
+
+
 class Rows(NamedTuple):
-    """An image that is read row by row, each row once."""
+    """An image that is read row by row, each row once.
+
+    `part`: only this of it is computed, by the tiles that the whole image would have: what is found
+    there is the same. `sides`: of the tiles, where they are chosen already.
+    """
 
     read: ReadBlocks
     size_HW: tuple[int, int]
+    part: Region | None = None
+    sides: Sides | None = None
 
 
 class Done(NamedTuple, Generic[Key]):
-    """Rows that no later tile touches. Shapes: logits are C×h×W."""
+    """Rows that no later tile touches. Shapes: logits are C×h×W.
+
+    `first` counts from the top of the part that is wanted.
+    """
 
     key: Key
     first: int
@@ -98,6 +125,7 @@ class Place(NamedTuple, Generic[Key]):
 
     key: Key
     top: int
+    left: int
     height: int
 
 
@@ -119,8 +147,8 @@ def logit_bands(
     """
     height, width = image_CHW.shape[-2:]
 
-    def read(ranges: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
-        return (image_CHW[:, first:last] for first, last in ranges)
+    def read(ranges: Sequence[tuple[int, int]], columns: tuple[int, int]) -> Iterator[Tensor]:
+        return (image_CHW[:, first:last, slice(*columns)] for first, last in ranges)
 
     tiles = Tiles(px=tile_px, batch=batch)
     images = [(None, Rows(read, (height, width)))]
@@ -157,7 +185,7 @@ def bands_of(
         tiles_NCTT = torch.stack([tile.pixels_CTT for tile in some])
         logits_NCTT = (forward_flipped(forward, tiles_NCTT) if tta else forward(tiles_NCTT)).float()
         if seen is not None:
-            seen([Place(tile.of.key, tile.of.tops[tile.row], tile.of.tile_h) for tile in some])
+            seen([tile.of.place(tile) for tile in some])
         weights_NTT = _weights(some, logits_NCTT)
         for tile, logits_CTT, weights_TT in zip(some, logits_NCTT, weights_NTT, strict=True):
             done = tile.of.add(tile, logits_CTT, weights_TT)
@@ -219,20 +247,25 @@ class _Windows:
 
 
 class _Blend(Generic[Key]):
-    """The logits of one image, put together from those of its tiles."""
+    """The logits of one image, or of a part of it, put together from those of its tiles."""
 
     def __init__(
         self, key: Key, rows: Rows, tiles: Tiles, overlap: float, windows: _Windows
     ) -> None:
         self.key = key
         self.height, self.width = rows.size_HW
-        self.tall, self.wide = max(self.height, MIN_PX), max(self.width, MIN_PX)
-        self.tile_h, self.tile_w = (tiles.side(n, overlap) for n in (self.tall, self.wide))
-        self._overlap_h, self._overlap_w = (
-            tiles.overlap_of(side, overlap) for side in (self.tile_h, self.tile_w)
+        self._part = rows.part or whole_of(rows.size_HW)
+        self._sides = rows.sides or tiles.sides(rows.size_HW, overlap)
+        self.tile_h, self.tile_w = self._sides[:2]
+        self._every_top = tile_starts(
+            max(self.height, MIN_PX), self.tile_h, self._sides.overlap_down
         )
-        self.tops = tile_starts(self.tall, self.tile_h, self._overlap_h)
-        self.lefts = tile_starts(self.wide, self.tile_w, self._overlap_w)
+        self._every_left = tile_starts(
+            max(self.width, MIN_PX), self.tile_w, self._sides.overlap_across
+        )
+        self._down = _touching(self._every_top, self.tile_h, self._part.top, self._part.bottom)
+        self._across = _touching(self._every_left, self.tile_w, *self._part.columns)
+        self.tops, self.lefts = self._every_top[self._down], self._every_left[self._across]
         self.number = len(self.tops) * len(self.lefts)
         self._windows = windows
         self._total_CTW: Tensor | None = None  # the rows that later tiles may still touch
@@ -242,47 +275,69 @@ class _Blend(Generic[Key]):
 
         Shapes: a tile is C×T×T, a view of the rows that are held.
         """
-        tops, tile_h = self.tops, self.tile_h
-        ranges = [(0, min(tile_h, self.height))]
+        tops, tile_h, first_left = self.tops, self.tile_h, self.lefts[0]
+        ranges = [(tops[0], min(tops[0] + tile_h, self.height))]
         ranges += [(above + tile_h, top + tile_h) for above, top in pairwise(tops)]
-        blocks = rows.read(ranges)
+        blocks = rows.read(ranges, (first_left, min(self.lefts[-1] + self.tile_w, self.width)))
         held_CTW = _at_least(next(blocks), MIN_PX)
         for row, top in enumerate(tops):
             if row:
                 fresh_CTW = _at_least(next(blocks), MIN_PX, rows=False)
                 held_CTW = torch.cat((held_CTW[:, top - tops[row - 1] :], fresh_CTW), dim=1)
             for column, left in enumerate(self.lefts):
-                pixels_CTT = held_CTW[:, :, left : left + self.tile_w]
-                yield _Tile(self, row, column, pixels_CTT)
+                start = left - first_left
+                yield _Tile(self, row, column, held_CTW[:, :, start : start + self.tile_w])
 
     def add(self, tile: _Tile[Key], logits_CTT: Tensor, weights_TT: Tensor) -> Done[Key] | None:
         """Take the logits of the next tile; return the rows that are done with it, if any are."""
-        if self.number == 1:
-            return Done(self.key, 0, logits_CTT[:, : self.height, : self.width], is_last=True)
         row, column = tile.row, tile.column
+        if self.number == 1:
+            return self._done(0, logits_CTT, self._part.bottom)
         if self._total_CTW is None:
-            self._total_CTW = logits_CTT.new_zeros(len(logits_CTT), self.tile_h, self.wide)
-        total_CTW, left = self._total_CTW, self.lefts[column]
+            wide = self.lefts[-1] + self.tile_w - self.lefts[0]
+            self._total_CTW = logits_CTT.new_zeros(len(logits_CTT), self.tile_h, wide)
+        total_CTW, left = self._total_CTW, self.lefts[column] - self.lefts[0]
         total_CTW[:, :, left : left + self.tile_w].addcmul_(logits_CTT, weights_TT)
         if column + 1 < len(self.lefts):
             return None
-        top, is_last = self.tops[row], row + 1 == len(self.tops)
-        done = self.tall - top if is_last else self.tops[row + 1] - top
-        made_ChW = total_CTW[:, : min(done, self.height - top), : self.width].clone()
-        if not is_last:
-            _move_up(total_CTW, done)
-        return Done(self.key, top, made_ChW, is_last)
+        if row + 1 == len(self.tops):
+            return self._done(row, total_CTW, self._part.bottom)
+        made = self._done(row, total_CTW, self.tops[row + 1])
+        if made is not None:  # before its rows are written over
+            made = made._replace(logits=made.logits.clone())
+        _move_up(total_CTW, self.tops[row + 1] - self.tops[row])
+        return made
+
+    def _done(self, row: int, rows_CTW: Tensor, until: int) -> Done[Key] | None:
+        """Return what is wanted of the rows from a tile's top on; None: all of it lies above."""
+        top, left = self.tops[row], self.lefts[0]
+        first = max(top, self._part.top)
+        if until <= first:
+            return None
+        columns = slice(self._part.left - left, self._part.right - left)
+        made_ChW = rows_CTW[:, first - top : until - top, columns]
+        return Done(self.key, first - self._part.top, made_ChW, until == self._part.bottom)
+
+    def place(self, tile: _Tile[Key]) -> Place[Key]:
+        """Return where a tile lies."""
+        return Place(self.key, self.tops[tile.row], self.lefts[tile.column], self.tile_h)
 
     def windows(self, tile: _Tile[Key], device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the weights of a tile's rows and of its columns. Shapes: T and T."""
         down, across = (
             self._windows.of(tuple(starts), side, overlap, device)
             for starts, side, overlap in (
-                (self.tops, self.tile_h, self._overlap_h),
-                (self.lefts, self.tile_w, self._overlap_w),
+                (self._every_top, self.tile_h, self._sides.overlap_down),
+                (self._every_left, self.tile_w, self._sides.overlap_across),
             )
         )
-        return down[tile.row], across[tile.column]
+        return down[self._down.start + tile.row], across[self._across.start + tile.column]
+
+
+def _touching(starts: Sequence[int], tile: int, first: int, last: int) -> slice:
+    """Return which of an image's tiles touch its rows, or columns, from `first` to `last`."""
+    found = [n for n, start in enumerate(starts) if start < last and start + tile > first]
+    return slice(found[0], found[-1] + 1)
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:

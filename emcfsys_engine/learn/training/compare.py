@@ -154,8 +154,8 @@ class _Comparison:
         self._num_labelled = 0
         self._boundary_px = boundary_px
 
-    def rows(self, ranges: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
-        """Yield rows of the image, normalised. Shapes: C×h×W."""
+    def rows(self, ranges: Sequence[tuple[int, int]], _: tuple[int, int]) -> Iterator[Tensor]:
+        """Yield rows of the image, normalised, in all its columns. Shapes: C×h×W."""
         return (self.item.rows_on(first, last, self.device) for first, last in ranges)
 
     def add(self, first: int, logits_ChW: Tensor) -> None:

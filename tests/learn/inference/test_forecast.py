@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from emcfsys_engine.errors import InputError
@@ -47,3 +49,24 @@ def test_images_of_which_none_can_be_predicted_are_said(tmp_path: Path, model_fi
         (tmp_path / "in" / f"{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n no picture")
     with pytest.raises(InputError, match="none of 2 images that were tried"):
         forecast(_request(tmp_path, model_file))
+
+
+def test_a_forecast_tells_the_regions_of_a_large_image_and_tries_only_some(
+    tmp_path: Path, model_file: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (700, 900), np.uint8)
+    tifffile.imwrite(tmp_path / "in/x.tif", pixels, tile=(128, 128))
+    asked = msgspec.structs.replace(
+        _request(tmp_path, model_file), mask_format="ome-zarr", region_px=256
+    )
+    found = forecast(asked)
+    assert (found.images, found.regions, found.tasks) == (1, 12, 6)
+    assert found.pixels == 700 * 900
+    assert found.tried == 3
+    assert found.looked_s > 0
+    assert found.written_bytes > 0
+    assert "1 images, 1 megapixels, the large ones in 12 regions" in found.lines[0]
+    assert "for their numbers" in found.lines[1]
+    assert "measured here on 3 regions" in found.lines[-1]
+    assert not (tmp_path / "out").exists()

@@ -101,8 +101,8 @@ def test_an_image_that_is_replaced_while_it_is_read_is_predicted_again(
 ) -> None:
     setting.add("a")
 
-    def opened(ref: ImageRef, *rest: Any) -> bands.OpenImage:
-        image = bands.open_image(ref, *rest)
+    def opened(ref: ImageRef, *rest: Any, **options: Any) -> bands.OpenImage:
+        image = bands.open_image(ref, *rest, **options)
         setting.add("b", width=96)
         (setting.inputs / "b.png").replace(ref.path)
         return image

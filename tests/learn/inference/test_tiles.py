@@ -1,5 +1,6 @@
 """Tiles: they cover, they blend, and where they are cut does not show."""
 
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import pytest
@@ -16,6 +17,7 @@ from emcfsys_engine.learn.inference.tiles import (
     logit_bands,
     tile_starts,
 )
+from emcfsys_engine.regions import Region
 
 
 @given(
@@ -102,7 +104,7 @@ def test_images_that_share_batches_come_in_order_each_with_its_own_output(
         return _pointwise(tiles)
 
     rows = [
-        (n, Rows(lambda ranges, n=n: (images[n][:, a:b] for a, b in ranges), size))
+        (n, Rows(lambda ranges, _, n=n: (images[n][:, a:b] for a, b in ranges), size))
         for n, size in enumerate(sizes)
     ]
     tiles = Tiles(px=px, batch=batch, step_px=step_px)
@@ -161,3 +163,53 @@ def test_the_last_batch_of_an_image_is_as_full_as_the_others() -> None:
     image = torch.zeros(1, 256, 208)  # 5 times 4 tiles
     list(logit_bands(forward, image, tile_px=64, overlap=0.25, batch=19))
     assert seen == [10, 10]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.data(),
+    height=st.integers(20, 260),
+    width=st.integers(20, 260),
+    tile=st.sampled_from([32, 48, 64]),
+    overlap=st.sampled_from([0, 0.25, 0.5]),
+    batch=st.integers(1, 5),
+    tta=st.booleans(),
+)
+def test_a_part_is_what_the_whole_image_has_there(
+    data: st.DataObject,
+    height: int,
+    width: int,
+    tile: int,
+    overlap: float,
+    batch: int,
+    tta: bool,
+) -> None:
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    bottom, right = (
+        data.draw(st.integers(top + 1, height)),
+        data.draw(st.integers(left + 1, width)),
+    )
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(1, 2, 9, padding=4)  # what a tile's border hides, it notices
+    image = torch.randn(1, height, width)
+    looked_at: list[tuple[int, int]] = []
+
+    def read(ranges: Sequence[tuple[int, int]], columns: tuple[int, int]) -> Iterator[torch.Tensor]:
+        for first, last in ranges:
+            looked_at.append((last - first, columns[1] - columns[0]))
+            yield image[:, first:last, slice(*columns)]
+
+    def made(part: Region | None) -> torch.Tensor:
+        rows = [(0, Rows(read, (height, width), part))]
+        tiles = Tiles(px=tile, batch=batch)
+        found = list(bands_of(network, rows, tiles, overlap=overlap, tta=tta, is_alone=True))
+        assert [one.is_last for one in found] == [False] * (len(found) - 1) + [True]
+        return torch.cat([one.logits for one in found], dim=1)
+
+    with torch.inference_mode():
+        whole = made(None)
+        looked_at.clear()
+        part = made(Region(top, bottom, left, right))
+    torch.testing.assert_close(part, whole[:, top:bottom, left:right], atol=1e-5, rtol=1e-5)
+    assert sum(rows for rows, _ in looked_at) <= bottom - top + 2 * tile
+    assert all(columns <= right - left + 2 * tile for _, columns in looked_at)
