@@ -272,8 +272,8 @@ def test_a_stack_goes_plane_by_plane(hot: Hot, monkeypatch: pytest.MonkeyPatch) 
     now: set[int] = set()
     opened = predict_image.open_image
 
-    def counting(*arguments: object) -> object:
-        image = opened(*arguments)  # pyright: ignore
+    def counting(*arguments: object, **options: object) -> object:
+        image = opened(*arguments, **options)  # pyright: ignore
         now.add(id(image))
         most[0] = max(most[0], len(now))
         close = image.close
