@@ -11,8 +11,6 @@ its pixel size.
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ from scipy import ndimage
 
 from emcfsys_engine.images.reader import read_micrograph
 from tests.bench.machine import machine_line
-from tests.bench.quality import SETS, DataSet, write_project
+from tests.bench.quality import SETS, DataSet, engine, write_project
 
 TARGET = 0.95  # of the model's score on the old images
 LIMIT_S = 60
@@ -72,7 +70,7 @@ def _one_set(data: DataSet, folder: Path, arguments: argparse.Namespace) -> str:
     new = [_changed(pair, folder / "new", rng, is_sized=is_sized) for pair in few]
     began = time.perf_counter()
     words = ("--labels", folder / "new" / "masks", "--minutes", arguments.adapt_minutes)
-    adapted = Path(_engine("adapt", model, *(pair.image for pair in new), *words))
+    adapted = Path(engine("adapt", model, *(pair.image for pair in new), *words))
     seconds = time.perf_counter() - began
     number = len(data.classes)
     before, changed, rescaled, after, now = (
@@ -94,7 +92,7 @@ def _one_set(data: DataSet, folder: Path, arguments: argparse.Namespace) -> str:
 def _trained(data: DataSet, folder: Path, arguments: argparse.Namespace) -> Path:
     project = write_project(data, folder / "project", 0)
     sizes = () if arguments.unsized else ("--set", f"project.pixel_nm={_PIXEL_NM}")
-    run = _engine("train", project, "--set", f"training.minutes={arguments.minutes}", *sizes)
+    run = engine("train", project, "--set", f"training.minutes={arguments.minutes}", *sizes)
     return Path(run) / "best.safetensors"
 
 
@@ -125,7 +123,7 @@ def _changed(pair: Pair, folder: Path, rng: np.random.Generator, *, is_sized: bo
 
 
 def _score(model: Path, pairs: list[Pair], out: Path, number: int, *words: str) -> float:
-    _engine("predict", model, *(pair.image for pair in pairs), "--out", out, *words)
+    engine("predict", model, *(pair.image for pair in pairs), "--out", out, *words)
     counted = np.zeros((number, number), np.int64)
     for pair in pairs:
         truth = np.asarray(Image.open(pair.mask)).astype(int)
@@ -141,13 +139,6 @@ def _score(model: Path, pairs: list[Pair], out: Path, number: int, *words: str) 
 def _mask_of(out: Path, pair: Pair) -> np.ndarray:
     (file,) = (path for path in out.iterdir() if path.stem == pair.image.stem)
     return read_micrograph(file).pixels
-
-
-def _engine(*words: object) -> str:
-    """Run a command of the engine; return its last line."""
-    command = [sys.executable, "-m", "emcfsys_engine", *map(str, words)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return done.stdout.strip().splitlines()[-1]
 
 
 if __name__ == "__main__":

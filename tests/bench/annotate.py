@@ -31,7 +31,7 @@ from skimage.measure import approximate_polygon, find_contours, label, regionpro
 
 from emcfsys_engine.run.events import LabelsJoined, ValidationDone, read_events
 from tests.bench.machine import machine_line
-from tests.bench.quality import SETS, DataSet
+from tests.bench.quality import SETS, DataSet, engine, link
 
 FIND_S, CLICK_S = 2.4, 0.9
 MARK, TARGET = 0.95, 0.5  # of the score of all labels; of the seconds of random
@@ -112,10 +112,10 @@ def _random(data: DataSet, folder: Path, order: np.ndarray, arguments: argparse.
 
 def _project(data: DataSet, folder: Path, images: Iterable[Path], seed: int) -> Path:
     for image in images:
-        _link(folder / "images" / image.name, image)
+        link(folder / "images" / image.name, image)
     for image, mask in data.pairs(data.val):
-        _link(folder / "val" / "images" / image.name, image)
-        _link(folder / "val" / "masks" / image.name, mask)
+        link(folder / "val" / "images" / image.name, image)
+        link(folder / "val" / "masks" / image.name, mask)
     (folder / "annotations").mkdir()
     classes = "\n".join(f"{name} = {value}" for value, name in enumerate(data.classes))
     file = folder / "project.toml"
@@ -125,11 +125,6 @@ def _project(data: DataSet, folder: Path, images: Iterable[Path], seed: int) -> 
         '[[data]]\nimages = "val/images"\nmasks = "val/masks"\nsplit = "val"\n'
     )
     return file
-
-
-def _link(place: Path, file: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.symlink_to(file.resolve())
 
 
 def _training(project: Path, seed: int, *settings: str) -> list[str]:
@@ -162,7 +157,7 @@ def _corrected(project: Path, model: Path, masks: dict[str, np.ndarray]) -> floa
     """Let the program suggest one image, mend it, and return the seconds that it took."""
     annotations = project.parent / "annotations"
     before = {file.stem for file in annotations.glob("*.json")}
-    _engine("suggest", project, "--number", 1, "--model", model)
+    engine("suggest", project, "--number", 1, "--model", model)
     (stem,) = {file.stem for file in annotations.glob("*.json")} - before
     (image,) = (project.parent / "images").glob(f"{stem}.*")
     truth, suggested = masks[stem], _predicted(image, model)
@@ -212,7 +207,7 @@ def _outline_s(place: np.ndarray) -> float:
 def _predicted(image: Path, model: Path) -> np.ndarray:
     """Return the mask whose outlines the suggestion has. Shapes: H×W ids."""
     with tempfile.TemporaryDirectory() as folder:
-        _engine("predict", model, image, "--out", folder)
+        engine("predict", model, image, "--out", folder)
         return np.asarray(Image.open(Path(folder, f"{image.stem}.png")))
 
 
@@ -224,13 +219,8 @@ def _write(file: Path, mask: np.ndarray, project: Path) -> None:
         Image.fromarray(mask).save(made)
         out, images = Path(folder, "out"), project.parent / "images"
         words = ("--to", "labelme", "--images", images, "--project", project, "--out", out)
-        _engine("convert", made.parent, *words)
+        engine("convert", made.parent, *words)
         (out / file.name).replace(file)
-
-
-def _engine(*words: object) -> None:
-    command = [sys.executable, "-m", "emcfsys_engine", *map(str, words)]
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
 
 
 if __name__ == "__main__":

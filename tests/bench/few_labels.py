@@ -23,7 +23,7 @@ from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import ValidationDone, read_events
 from emcfsys_engine.run.groups import new_trainings
 from tests.bench.machine import machine_line
-from tests.bench.quality import SETS, DataSet
+from tests.bench.quality import SETS, DataSet, link
 
 TARGET, WORST = 0.03, -0.01  # of learn - alone: on average over the sets, and for each of them
 _PATCH_PX, _BATCH = 192, 4
@@ -88,23 +88,18 @@ def _write_project(data: DataSet, folder: Path, number: int, seed: int, *, learn
     tables: list[str] = []
     for split, some in parts.items():
         for image, mask in some:
-            _link(folder / split / "images" / image.name, image)
-            _link(folder / split / "masks" / image.name, mask)
+            link(folder / split / "images" / image.name, image)
+            link(folder / split / "masks" / image.name, mask)
         place = f'images = "{split}/images"\nmasks = "{split}/masks"'
         tables.append(f'[[data]]\n{place}\nsplit = "{split}"\n')
     for image in bare:
-        _link(folder / "bare" / image.name, image)
+        link(folder / "bare" / image.name, image)
     if bare:
         tables.append('[[data]]\nimages = "bare"\nunlabelled = "learn"\n')
     classes = "\n".join(f"{name} = {value}" for value, name in enumerate(data.classes))
     head = f'[project]\nname = "bench"\nseed = {seed}\n[classes]\n{classes}\n'
     (folder / "project.toml").write_text(head + "\n".join(tables))
     return folder / "project.toml"
-
-
-def _link(place: Path, file: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.symlink_to(file.resolve())
 
 
 def _trained(project: Path, steps: int, settings: list[str]) -> ValidationDone:

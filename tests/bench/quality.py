@@ -155,9 +155,7 @@ def write_project(data: DataSet, folder: Path, seed: int) -> Path:
     for split, globs in (("train", data.train), ("val", data.val)):
         for image, mask in data.pairs(globs):
             for kind, path in (("images", image), ("masks", mask)):
-                place = folder / split / kind / path.name
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.symlink_to(path.resolve())
+                link(folder / split / kind / path.name, path)
         tables.append(
             f'[[data]]\nimages = "{split}/images"\nmasks = "{split}/masks"\nsplit = "{split}"\n'
         )
@@ -166,6 +164,19 @@ def write_project(data: DataSet, folder: Path, seed: int) -> Path:
         f'[project]\nname = "bench"\nseed = {seed}\n[classes]\n{classes}\n' + "\n".join(tables)
     )
     return project
+
+
+def link(place: Path, file: Path) -> None:
+    """Make a link to a file, and the folders that it lies in."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(file.resolve())
+
+
+def engine(*words: object) -> str:
+    """Run a command of the engine; return its last line."""
+    command = [sys.executable, "-m", "emcfsys_engine", *map(str, words)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return "".join(done.stdout.strip().splitlines()[-1:])
 
 
 def predict(run: Path, data: DataSet, out: Path) -> None:

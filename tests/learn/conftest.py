@@ -79,22 +79,24 @@ def project_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+TINY_CARD = ModelCard(
+    network=TINY,
+    classes=("resin", "grain"),
+    class_values=(0, 7),
+    colours=colours_for(2),
+    patch_px=64,
+    pixel_nm=4.0,
+    project="tiny",
+)
+
+
 @pytest.fixture(scope="session")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model file with random but fixed weights."""
     torch.manual_seed(0)
     network = build_network(TINY).eval()
-    card = ModelCard(
-        network=TINY,
-        classes=("resin", "grain"),
-        class_values=(0, 7),
-        colours=colours_for(2),
-        patch_px=64,
-        pixel_nm=4.0,
-        project="tiny",
-    )
     file = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save_model(file, network, card)
+    save_model(file, network, TINY_CARD)
     return file
 
 

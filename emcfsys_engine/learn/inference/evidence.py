@@ -42,9 +42,8 @@ class Evidence:
         self._is_on = False  # whether somebody takes what is gathered
         self.raw: Raw | None = None
         self._cells: list[list[Tensor]] = []  # of each member: N×P×F a call since the last batch
-        self._sums: dict[
-            int, Tensor
-        ] = {}  # by image: M×(OF_CLASS·C + OF_CELLS), since its last band
+        # By image: M×(OF_CLASS·C + OF_CELLS), since its last band.
+        self._sums: dict[int, Tensor] = {}
 
     @property
     def is_wanted(self) -> bool:

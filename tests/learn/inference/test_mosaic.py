@@ -15,7 +15,6 @@ import torch
 import zarr
 from PIL import Image
 
-from emcfsys_engine.colours import colours_for
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.jobs.slurm.requeue import progress_of
@@ -23,14 +22,13 @@ from emcfsys_engine.learn.inference import mosaic as mosaics
 from emcfsys_engine.learn.inference import shards as module
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.networks.network import build_network
-from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RegionDone, RunFinished, WarningGiven
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.lines import line_of
 from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.run.shards import Progress, Shards
 from tests.jobs.conftest import wait_for
-from tests.learn.conftest import TINY, run_here
+from tests.learn.conftest import TINY, TINY_CARD, run_here
 from tests.learn.inference.test_shards import here
 
 __all__ = ["here"]  # a fixture
@@ -130,16 +128,7 @@ def write_model(file: Path, instances: tuple[str, ...] = ()) -> Path:
         assert last.bias is not None
         assert last.out_channels == logits.shape[1]
         last.bias[1] -= (logits[:, 1] - logits[:, 0]).median()
-    card = ModelCard(
-        network=spec,
-        classes=("resin", "grain"),
-        class_values=(0, 7),
-        colours=colours_for(2),
-        patch_px=64,
-        pixel_nm=4.0,
-        project="tiny",
-        instances=instances,
-    )
+    card = msgspec.structs.replace(TINY_CARD, network=spec, instances=instances)
     save_model(file, network, card)
     return file
 
