@@ -92,7 +92,7 @@ def _of_set(name: str, arguments: argparse.Namespace) -> tuple[list[tuple[Asked,
         _train(name, folder, arguments.minutes)
     (model,) = folder.glob("runs/run-0001/best.safetensors")
     project = load_project(folder / "project.toml")
-    predictor = Predictor(model, gpus=0)
+    predictor = Predictor(model)
     train, val = datasets_of(project, list_samples(project), predictor.channels)
     began = time.monotonic()
     trust = learn_trust(predictor, train, val, seed=0, seconds=arguments.learn_s)
@@ -161,7 +161,8 @@ def calibration_error(name: str, predictor: Predictor, bins: int = 15) -> float:
         raw = predictor.evidence.raw = Raw()
         predictor.predict(image)
         predictor.evidence.raw = None
-        for first, logits_ChW in raw.logits:
+        for first, logits in raw.logits:
+            logits_ChW = logits.cpu()
             truth_hW = torch.from_numpy(labels[first::4, ::4][: logits_ChW.shape[1]].copy())
             best_hW = logits_ChW.argmax(dim=0)
             warm_hW = torch.tensor(trust.temperatures)[best_hW]

@@ -148,7 +148,11 @@ def test_the_demo_learns_what_the_readme_says(tmp_path: Path) -> None:
     ignore = shutil.ignore_patterns("runs", "predictions", "incoming")
     shutil.copytree(ROOT / "projects" / "demo", folder, ignore=ignore)
     command = [sys.executable, "-m", "emcfsys_engine", "train", str(folder / "project.toml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    # Steps, not minutes: on a busy machine two minutes are too few of them.
+    steps = ["--set", "training.minutes=0", "--set", "training.steps=70"]
+    done = subprocess.run(
+        [*command, *steps], capture_output=True, text=True, timeout=1800, check=False
+    )
     assert done.returncode == 0, done.stderr
     reason = Run(Path(done.stdout.splitlines()[-1])).ending()
     assert reason is not None
