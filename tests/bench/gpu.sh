@@ -36,7 +36,7 @@ again() {  # of the tests those that a change of the arithmetic needs
   KEEP=2 check 120 tests-learn python3 -m pytest -q -o addopts= -o filterwarnings=default \
     -p no:cacheprovider -m gpu tests/learn/test_on_gpu.py --tb=short --maxfail=6 &
   check 60 masks python3 -m tests.bench.gpu_checks masks
-  check 60 fp16 python3 -m tests.bench.gpu_checks fp16
+  check 90 fp16 python3 -m tests.bench.gpu_checks fp16
   wait
 }
 
@@ -44,7 +44,7 @@ tests() {  # beside each other: nothing here is timed
   KEEP=2 check 170 tests-learn python3 -m pytest -q -o addopts= -o filterwarnings=default \
     -p no:cacheprovider -m gpu tests/learn/test_on_gpu.py --tb=short --maxfail=6 &
   KEEP=2 check 100 tests-jobs python3 -m pytest -q -o addopts= -o filterwarnings=default \
-    -p no:cacheprovider -m gpu tests/jobs --tb=short &
+    -p no:cacheprovider -m gpu tests/jobs --ignore=tests/jobs/slurm --tb=short &
   KEEP=2 check 60 torchrun bash -c 'python3 -c "
 from pathlib import Path; import sys
 from emcfsys_engine.launch.start import torchrun_command
@@ -52,7 +52,7 @@ print(*torchrun_command(Path(\"run\"), sys.executable, processes=2)[3:])"
     python3 -m torch.distributed.run --help | grep -c -- --shutdown-timeout || true'
   check 60 faults python3 -m tests.bench.gpu_checks faults
   check 60 masks python3 -m tests.bench.gpu_checks masks
-  check 60 fp16 python3 -m tests.bench.gpu_checks fp16
+  check 90 fp16 python3 -m tests.bench.gpu_checks fp16
   check 90 memory python3 -m tests.bench.gpu_checks memory
   wait
 }
