@@ -170,7 +170,11 @@ class Budget:
         return min(2 * MOST_TRUST_S, TRUST_SHARE * self._plan.minutes * 60)
 
     def trust_seconds(self) -> float:
-        """Return how long the run may learn when its model fails, once it has ended."""
-        reserved = self._trust_s()
-        own = max(LEAST_TRUST_S, TRUST_SHARE * self.elapsed_s())
-        return reserved or min(2 * MOST_TRUST_S, own)
+        """Return how long the run may learn when its model fails, once it has ended.
+
+        Where minutes are set, that is what they have left: a slow validation may have used it up.
+        """
+        if self._plan.minutes is not None:
+            left_s = self._plan.minutes * 60 - self.elapsed_s()
+            return max(LEAST_TRUST_S, min(self._trust_s(), left_s))
+        return min(2 * MOST_TRUST_S, max(LEAST_TRUST_S, TRUST_SHARE * self.elapsed_s()))

@@ -45,6 +45,7 @@ _LEAST_PX = 256  # the same, where time is short
 _MOST_CELLS = 256
 _LEAST_CELLS = 8
 _LEAST_ROWS = 12
+_LEAST_PREDICTIONS = (_FEW_IMAGES + _LEAST_ROWS) * (_LEAST_PX / _MOST_PX) ** 2  # of whole images
 _PLACES = 1.5  # what a deviation of the place among the training images weighs less
 _REACHES = (2.0, 3.0, 4.5, 7.0, 10.0, 15.0)
 _NOISES = (0.01, 0.03, 0.1)
@@ -139,7 +140,13 @@ def learn_trust(
             f"{len(labelled)} labelled validation images, it takes {LEAST_TRUST_IMAGES}"
         )
     cells_PF, image_s = _cells_of(predictor, train, seed, ends - 0.75 * seconds)
-    number, side_px = _affordable((ends - time.monotonic()) / image_s)
+    affordable = (ends - time.monotonic()) / image_s
+    if affordable < _LEAST_PREDICTIONS:
+        raise CannotTell(f"the time was not enough for {_LEAST_ROWS} trials")
+    if len(cells_PF) < _LEAST_CELLS:
+        what = f"{len(cells_PF)} places of the training images to compare with"
+        raise CannotTell(f"{what}, it takes {_LEAST_CELLS}")
+    number, side_px = _affordable(affordable)
     shown = [_middle(val[n], side_px) for n in _spread(labelled, number)]
     temperatures = _temperatures(predictor, shown)
     trust = _axes_of(cells_PF, temperatures, seed)
@@ -207,9 +214,6 @@ def _cells_of(
     finally:
         predictor.evidence.raw = None
     cells_PF = torch.cat([one for one in raw.cells if len(one)]).cpu().numpy()
-    if len(cells_PF) < _LEAST_CELLS:
-        what = f"{len(cells_PF)} places of the training images to compare with"
-        raise CannotTell(f"{what}, it takes {_LEAST_CELLS}")
     return cells_PF, max(quickest, 1e-6)
 
 

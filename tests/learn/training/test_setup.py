@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from emcfsys_engine.learn.training.checkpoint import TrainState
-from emcfsys_engine.learn.training.setup import Budget
+from emcfsys_engine.learn.training.setup import LEAST_TRUST_S, Budget
 
 
 def budget(**given: Any) -> Budget:
@@ -55,6 +55,10 @@ def test_minutes_leave_time_to_learn_when_the_model_fails(clock: list[float]) ->
     assert not found.is_over(at(1), 0.0)
     clock[0] += 0.2
     assert found.is_over(at(1), 0.0)
+    clock[0] += 1.9  # the last validation took a little of it
+    assert found.trust_seconds() == pytest.approx(4.0)
+    clock[0] += 60  # … or all of it
+    assert found.trust_seconds() == LEAST_TRUST_S
 
 
 def test_a_step_that_would_not_fit_is_not_begun(clock: list[float]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.images.channels import GREY
 from emcfsys_engine.learn.inference.bands import Prediction
+from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.training.colour import datasets_of
 from emcfsys_engine.learn.training.degradations import DEGRADATIONS
@@ -24,6 +25,7 @@ from emcfsys_engine.learn.training.trust import (
     _order,
     fitted,
     keep_trust,
+    learn_trust,
     true_ious,
 )
 from emcfsys_engine.model_card import ModelCard, Trust, read_card
@@ -89,6 +91,25 @@ def test_the_final_model_knows_what_the_best_knows_learns_by_itself_or_says_why_
     assert final.trust is not None
     assert final.trust != best.trust
     assert len(events) == 3
+
+
+def test_time_for_too_few_trials_is_not_spent(
+    model_file: Path, project_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_validation_image(project_folder)
+    project = load_project(project_folder)
+    train, val = datasets_of(project, list_samples(project), GREY)
+    predictor = Predictor(model_file)
+    predict, asked = predictor.predict, list[int]()
+
+    def counted(image: np.ndarray) -> Prediction:
+        asked.append(1)
+        return predict(image)
+
+    monkeypatch.setattr(predictor, "predict", counted)
+    with pytest.raises(CannotTell, match="the time was not enough for 12 trials"):
+        learn_trust(predictor, train, val, seed=0, seconds=1e-3)
+    assert len(asked) == 1  # how long one takes
 
 
 def test_where_time_is_short_fewer_and_smaller_images_are_shown_and_all_kinds_of_damage() -> None:
