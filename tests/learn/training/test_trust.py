@@ -134,14 +134,6 @@ def test_one_validation_image_is_too_few_and_it_is_said(project_folder: Path) ->
     assert "cannot tell how good its masks are" in line_of(event)
 
 
-def test_without_time_nothing_is_learned(model_file: Path, project_folder: Path) -> None:
-    add_validation_image(project_folder)
-    with pytest.raises(
-        CannotTell, match="1 places of the training images to compare with, it takes 8"
-    ):
-        learned(model_file, project_folder, seconds=0.0)
-
-
 def rows(num_images: int = 4) -> list[Row]:
     """Return trials whose first signal tells their IoU."""
     rng = np.random.default_rng(0)
