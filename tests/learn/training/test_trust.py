@@ -35,7 +35,7 @@ from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import line_of
 from tests.learn.conftest import run_here
 from tests.learn.training.made import new_training
-from tests.learn.trusting import add_validation_image, learned
+from tests.learn.trusting import add_validation_image
 
 AXES = 16
 
