@@ -21,6 +21,7 @@ from emcfsys_engine.files import open_own, reading_own, write_whole
 from emcfsys_engine.hotfolder.watcher import FOLDER
 from emcfsys_engine.learn.inference.expected import Expected
 from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.text import cell_of, text_of_cell
 from emcfsys_engine.verdicts import number_of_class
 
@@ -46,7 +47,7 @@ def measured(
         "height_px": size_HW[0],
         "width_px": size_HW[1],
         "pixel_nm": "" if area_nm2 is None else f"{math.sqrt(area_nm2):.6g}",
-        "confidence": f"{confidence:.4f}",
+        "confidence": "" if math.isnan(confidence) else f"{confidence:.4f}",
         "unlike_training_data": unlike,
     }
     for name, told in classes.items():
@@ -92,9 +93,11 @@ def of_classes(
     Shapes: the mask is H×W uint8, numbers H×W integers, 0 where no object is.
     """
     ground = card.class_values[0]
+    labelled_px = mask_HW.size - int((mask_HW == UNLABELLED).sum())  # a person may leave some out
     return {
         name: _of_class(
             mask_HW == value,
+            labelled_px,
             area_nm2,
             numbers_HW if name in card.instances else None,
             has_objects=value != ground,
@@ -105,6 +108,7 @@ def of_classes(
 
 def _of_class(
     is_class_HW: np.ndarray,
+    labelled_px: int,
     area_nm2: float | None,
     numbers_HW: np.ndarray | None,
     *,
@@ -112,7 +116,7 @@ def _of_class(
 ) -> Line:
     pixels = int(is_class_HW.sum())
     told: dict[str, str | int] = {
-        "fraction": f"{pixels / is_class_HW.size:.6f}",
+        "fraction": f"{pixels / labelled_px:.6f}" if labelled_px else "",
         "px": pixels,
         "nm2": "" if area_nm2 is None else f"{pixels * area_nm2:.6g}",
     }
@@ -192,6 +196,33 @@ class Measurements:
         if self.file.exists():
             os.truncate(self.file, self._begun)
             self._columns = self._columns if self._begun else []
+
+    def newest_of(self, files: Collection[str]) -> dict[str, dict[str, dict[str, str]]]:
+        """Return file -> image or plane -> its newest line, as column -> cell."""
+        wanted, found = frozenset(files), dict[str, dict[str, dict[str, str]]]()
+        for row in self._rows()[0][1:]:
+            image = text_of_cell(row[0]) if row else ""
+            file = _file_of(image, wanted)
+            if file in wanted:
+                cells = zip(self._columns, map(text_of_cell, row), strict=False)
+                found.setdefault(file, {})[image] = dict(cells)
+        return found
+
+    def replace_newest(self, lines: Sequence[Line]) -> None:
+        """Put lines where the newest of their images stand, all in one step; others come last."""
+        rows = self._rows()[0]
+        if not lines or not rows or not self._columns:
+            self.append(lines)
+            return
+        places = {text_of_cell(row[0]): number for number, row in enumerate(rows) if row}
+        for line in lines:
+            row = [str(cell_of(line.get(name, ""))) for name in self._columns]
+            place = places.get(str(line[_FIRST_COLUMN]), 0)
+            if place:
+                rows[place] = row
+            else:
+                rows.append(row)
+        self._write(rows)
 
     def keep_newest(self, redone: Mapping[str, Sequence[Line]]) -> None:
         """Drop older lines of files that were predicted again, and of planes that they lost.
