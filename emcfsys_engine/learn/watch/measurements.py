@@ -21,7 +21,6 @@ from emcfsys_engine.files import open_own, reading_own, write_whole
 from emcfsys_engine.hotfolder.watcher import FOLDER
 from emcfsys_engine.learn.inference.expected import Expected
 from emcfsys_engine.model_card import ModelCard
-from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.text import cell_of, text_of_cell
 from emcfsys_engine.verdicts import number_of_class
 
@@ -93,7 +92,8 @@ def of_classes(
     Shapes: the mask is H×W uint8, numbers H×W integers, 0 where no object is.
     """
     ground = card.class_values[0]
-    labelled_px = mask_HW.size - int((mask_HW == UNLABELLED).sum())  # a person may leave some out
+    # A person may leave pixels out: of no class.
+    labelled_px = sum(int((mask_HW == value).sum()) for value in card.class_values)
     return {
         name: _of_class(
             mask_HW == value,
@@ -158,8 +158,8 @@ class Measurements:
     Raises: OSError where it cannot be read or written.
     """
 
-    def __init__(self, output: Path, done: Collection[str]) -> None:
-        """`done`: the images the ledger knows."""
+    def __init__(self, output: Path, done: Collection[str], *, keeps_older: bool = False) -> None:
+        """`done`: the images the ledger knows; `keeps_older`: each version has lines of its own."""
         self.file = output / FOLDER / _FILE
         self.told = ""  # of a file that a person made another one of
         self._columns: list[str] = []
@@ -167,6 +167,8 @@ class Measurements:
         self._unknown: set[str] = set()  # images that have lines, and are not in the ledger
         if self.file.exists():
             self._learn(frozenset(done))
+            if not keeps_older:
+                self._drop_older(frozenset(done))
 
     def append(self, lines: Sequence[Line]) -> None:
         """Append lines; they are on the disk when this returns."""
@@ -261,6 +263,27 @@ class Measurements:
         self._columns = list(map(text_of_cell, rows[0])) if rows else []
         images = [text_of_cell(row[0]) for row in rows[1:] if row]
         self._unknown = {image for image in images if _file_of(image, done) not in done}
+
+    def _drop_older(self, done: frozenset[str]) -> None:
+        """Drop lines of files that were predicted again before a kill that came before this.
+
+        Lines of all planes are appended together, so older ones stand above the first plane's last.
+        """
+        rows = self._rows()[0]
+        images = [text_of_cell(row[0]) if row else "" for row in rows]
+        files = [_file_of(image, done) for image in images]
+        begun = {
+            file: number
+            for number, (image, file) in enumerate(zip(images, files, strict=True))
+            if image == file or image == f"{file}#0"
+        }
+        kept = [
+            row
+            for number, (row, file) in enumerate(zip(rows, files, strict=True))
+            if number == 0 or file not in done or number >= begun.get(file, 0)
+        ]
+        if len(kept) < len(rows):
+            self._write(kept)
 
     def _put_aside(self) -> None:
         """Keep what a spreadsheet saved with other signs between cells: lines would not fit it."""

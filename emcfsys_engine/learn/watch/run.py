@@ -131,7 +131,8 @@ class _Watch:
         self.stages = ImageStages(self.project, self.model.by, self.root, self.book)
         self.stages.max_attempts = MAX_ATTEMPTS_ONCE if self.request.once else MAX_ATTEMPTS
         self.stages.know(self.scanner.known)
-        self.measurements = Measurements(self.output, self.scanner.known)
+        has_versions = self.project.hotfolder.rewritten == "version"
+        self.measurements = Measurements(self.output, self.scanner.known, keeps_older=has_versions)
 
     def _begin(self) -> None:
         self.worker.emit_when_possible(
@@ -172,8 +173,8 @@ class _Watch:
             self._tell_once(f"The limits changed: {what}")
 
     def _measured_again(self) -> MeasuredAgain:
-        card, project = self.model.by.card, self.project
-        return MeasuredAgain(self.ledger, self.measurements, card, project, self.book)
+        by = self.model.by.card, self.project, self.book
+        return MeasuredAgain(self.ledger, self.measurements, *by)
 
     def _follow_corrections(self) -> None:
         """Measure what people corrected; each word is followed once, or told why not."""
