@@ -14,12 +14,15 @@ from emcfsys_engine.hotfolder.places import name_below, watched_places
 from emcfsys_engine.hotfolder.review import (
     groups_of,
     number_unjudged,
+    number_unmeasured,
     read_verdicts,
     say_word,
     verify_journal,
 )
+from emcfsys_engine.hotfolder.watcher import watching_run
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.project import Project, load_project
+from emcfsys_engine.tools.corrections import refuse_what_is_no_mask
 from emcfsys_engine.verdicts import STATES
 
 _WORDS: dict[str, Word] = {"accept": "accepted", "reject": "rejected", "corrected": "corrected"}
@@ -49,8 +52,11 @@ def review(
             raise click.UsageError('Say why, as in --reason "drifted"')
         root, output = watched_places(loaded)
         names = [*dict.fromkeys(name_below(root, image) for image in images)]
+        if act == "corrected":
+            refuse_what_is_no_mask(loaded, root, output, names)
         say_word(output, names, _WORDS[act], reason.strip())
         say(f"{_WORDS[act]}: {len(names)} images")
+        _say_of_numbers(output)
         return
     if images:
         raise click.UsageError("judge takes no images: it judges all of them")
@@ -58,6 +64,13 @@ def review(
         say(_judge(loaded))
         return
     _list(loaded, as_json=as_json)
+
+
+def _say_of_numbers(output: Path) -> None:
+    """Say when the numbers of corrected masks follow, if they do not stand yet."""
+    if waiting := number_unmeasured(output):
+        when = "with its next turn" if watching_run(output) else "at its next start (--once, too)"
+        say(f"numbers to follow: {waiting} corrected images; the watch measures them {when}")
 
 
 def _judge(project: Project) -> str:
@@ -86,12 +99,21 @@ def _list(project: Project, *, as_json: bool) -> None:
         images = [_as_json(one, root, output) for one in found]
         told = {state: counts.get(state, 0) for state in STATES}
         groups = [msgspec.to_builtins(group) for group in groups_of(output)]
-        say_json({"counts": told, "not_judged": unjudged, "images": images, "groups": groups})
+        say_json(
+            {
+                "counts": told,
+                "not_judged": unjudged,
+                "numbers_to_follow": number_unmeasured(output),
+                "images": images,
+                "groups": groups,
+            }
+        )
         return
     say("  ".join(f"{state.upper()} {counts.get(state, 0)}" for state in STATES))
     if unjudged:
         why = "predicted before numbers were kept, or their masks were there before the watch"
         say(f"not judged: {unjudged}  ({why})")
+    _say_of_numbers(output)
     for group in groups_of(output):
         if group.state in ("review", "fail"):
             say(f"{group.state.upper():<6}  group {group.name}  {'; '.join(group.reasons)}")

@@ -13,7 +13,7 @@ import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import OutputError
-from emcfsys_engine.hotfolder import journal
+from emcfsys_engine.hotfolder import corrections, journal
 from emcfsys_engine.hotfolder.journal import Act
 from emcfsys_engine.hotfolder.judged import Judged, read_judged, write_judged, write_words
 from emcfsys_engine.images.own_files import digest_of_output
@@ -53,13 +53,15 @@ def take_from_journal(connection: sqlite3.Connection, output: Path) -> int:
 
 def give_back(
     connection: sqlite3.Connection, output: Path, images: Iterable[tuple[str, str]]
-) -> None:
+) -> list[str]:
     """Give images their words again, within the caller's transaction.
 
-    `images`: path and digest of what was just noted as done.
+    `images`: path and digest of what was just noted as done. Return those that were not judged,
+    and are by their word.
     """
     if connection.execute("SELECT 1 FROM kept_words LIMIT 1").fetchone() is None:
-        return
+        return []
+    judged: list[str] = []
     for path, digest in images:
         name = os.fsencode(path)
         row = connection.execute("SELECT act FROM kept_words WHERE path = ?", (name,)).fetchone()
@@ -71,9 +73,13 @@ def give_back(
             if one is None:  # its masks were adopted: there are no numbers, and still a word
                 write_judged(connection, [Judged(path=path, digest=digest)])
                 one = Judged(path=path, digest=digest)
+                judged.append(path)
             said = msgspec.structs.replace(one, word=act.act, word_reason=act.reason)
             write_words(connection, [said])
+            if act.act == "corrected":
+                corrections.ask(connection, {path: act.id})
         connection.execute("DELETE FROM kept_words WHERE path = ?", (name,))
+    return judged
 
 
 def _are_there(output: Path, masks: dict[str, str]) -> bool:

@@ -18,7 +18,7 @@ import msgspec
 
 from emcfsys_engine.errors import OutputError, WatchedError, printable
 from emcfsys_engine.files import identity_of, remedy_of
-from emcfsys_engine.hotfolder import drop, journal, judged, kept_words, made
+from emcfsys_engine.hotfolder import corrections, drop, journal, judged, kept_words, made
 from emcfsys_engine.hotfolder.journal import Act, act_of
 from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.ledger_file import (
@@ -279,6 +279,24 @@ class Ledger:
             made.note(self._connection, [one.path for one in images], self.recipe, self.group)
             journal.keep_acts(self._connection, acts)
 
+    def corrected(self) -> dict[str, str]:
+        """Return the images that people corrected and nobody measured since: image -> act."""
+        with explained(self.file):
+            return corrections.waiting(self._connection)
+
+    def follow_corrections(
+        self, images: Sequence[Judged], acts: Sequence[Act], words: Mapping[str, str]
+    ) -> None:
+        """Note the numbers of masks that people corrected; by whose recipe they were made stays.
+
+        `words`: image -> the act that they follow.
+        """
+        with explained(self.file), self._connection:
+            judged.write_numbers(self._connection, images)
+            made.touch(self._connection, [one.path for one in images])
+            corrections.measured(self._connection, words)
+            journal.keep_acts(self._connection, acts)
+
     def judged(self, paths: Sequence[str]) -> list[Judged]:
         """Return how some images were judged."""
         with explained(self.file):
@@ -336,12 +354,14 @@ class Ledger:
             judged.follow_touched(self._connection, [(one.path, one.digest) for one in kept])
             judged.write_judged(self._connection, verdicts)
             made.note(self._connection, anew, self.recipe, self.group)
+            corrections.forget(self._connection, anew)
             journal.keep_acts(self._connection, acts)
             self._connection.executemany(
                 "INSERT OR REPLACE INTO seen VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows
             )
             done = [(one.path, one.digest) for one in entries if one.state == "done"]
-            kept_words.give_back(self._connection, self.output, done)
+            by_word = kept_words.give_back(self._connection, self.output, done)
+            made.note(self._connection, by_word, "", self.group)
             self._connection.executemany(
                 "INSERT OR REPLACE INTO changed VALUES (?,?)",
                 [(os.fsencode(one.path), one.ctime_ns) for one in entries if one.ctime_ns],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from emcfsys_engine.errors import InputError, OutputError
 from emcfsys_engine.files import DiskFullError, file_system_of, is_network, open_own, remedy_of
-from emcfsys_engine.hotfolder import counts, journal, judged, kept_words, made
+from emcfsys_engine.hotfolder import corrections, counts, journal, judged, kept_words, made
 from emcfsys_engine.hotfolder.watcher import FOLDER
 
 SCHEMA = 1
@@ -110,6 +110,7 @@ def connect(file: Path) -> sqlite3.Connection:
                 connection.execute(f"PRAGMA user_version={SCHEMA}")
         connection.executescript(_MORE)
         counts.keep(connection)
+        corrections.keep(connection)
         return connection
 
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import msgspec
 
 from emcfsys_engine.errors import EmcfError, InputError, OutputError
 from emcfsys_engine.files import open_own
-from emcfsys_engine.hotfolder import counts, journal, judged, made
+from emcfsys_engine.hotfolder import corrections, counts, journal, judged, made
 from emcfsys_engine.hotfolder.journal import Act, Verified, act_of
 from emcfsys_engine.hotfolder.judged import Judged, Word
 from emcfsys_engine.hotfolder.ledger import read_ledger
@@ -114,6 +114,15 @@ def number_unjudged(output: Path) -> int:
     """
     with reading(output) as db:
         return 0 if db is None else judged.count_unjudged(db)
+
+
+def number_unmeasured(output: Path) -> int:
+    """Return how many images wait for the numbers of what a person corrected.
+
+    Raises: InputError for a ledger that cannot be read.
+    """
+    with reading(output) as db:
+        return 0 if db is None else len(corrections.waiting(db))
 
 
 def verify_journal(output: Path) -> Verified:
@@ -226,11 +235,12 @@ def masks_of(output: Path, one: Judged) -> list[Path]:
 
 def _files_of(output: Path, one: Judged) -> list[Path]:
     """Return an image's masks, and what a person may correct: outlines, objects' numbers."""
-    files = [
-        file
-        for mask in masks_of(output, one)
-        for file in (mask, mask.with_suffix(".json"), instances_of(mask))
-    ]
+    return [file for mask in masks_of(output, one) for file in files_of_mask(mask)]
+
+
+def files_of_mask(mask: Path) -> list[Path]:
+    """Return a mask, and what a person may correct of it: outlines, objects' numbers."""
+    files = (mask, mask.with_suffix(".json"), instances_of(mask))
     return [file for file in files if file.is_file()]
 
 
@@ -246,6 +256,7 @@ def _write(output: Path, words: Sequence[Judged], acts: Sequence[Act]) -> None:
                     what = "was predicted anew meanwhile"
                     raise InputError(word.path, what, "Look at it again")
             judged.write_words(db, words)
+            corrections.ask(db, _to_measure(now, words, acts))
             made.touch(db, [one.path for one in words])
             journal.keep_acts(db, acts)
         try:
@@ -255,6 +266,17 @@ def _write(output: Path, words: Sequence[Judged], acts: Sequence[Act]) -> None:
             remedy = "The word is noted, and its line follows as soon as the disk takes it"
             place = output / FOLDER / journal.NAME
             raise OutputError(place, what, remedy, errno=error.errno or 0) from None
+
+
+def _to_measure(
+    before: Mapping[str, Judged], words: Sequence[Judged], acts: Sequence[Act]
+) -> dict[str, str]:
+    """Return of which images the masks are others now: corrected, or no more, with their acts."""
+    return {
+        one.path: act.id
+        for one, act in zip(words, acts, strict=True)
+        if "corrected" in (one.word, before[one.path].word)
+    }
 
 
 @contextlib.contextmanager

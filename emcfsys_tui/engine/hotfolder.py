@@ -12,7 +12,7 @@ from msgspec import structs
 
 from emcfsys_engine.errors import EmcfError, InputError, printable
 from emcfsys_engine.hotfolder.judged import Judged, Word
-from emcfsys_engine.hotfolder.places import name_below
+from emcfsys_engine.hotfolder.places import name_below, watched_places
 from emcfsys_engine.hotfolder.review import Overview, ask_retry, overview, say_word
 from emcfsys_engine.hotfolder.series import names_in, parts_of, read_series, trend_of
 from emcfsys_engine.hotfolder.status import choose_best, resolve_model
@@ -240,7 +240,12 @@ def say_of(folder: Path, image: str, word: Word, reason: str = "") -> str:
 
     Raises: InputError, OutputError.
     """
-    say_word(folder / load_project(folder).hotfolder.output, [image], word, reason)
+    project = load_project(folder)
+    root, output = watched_places(project)
+    if word == "corrected":  # what reads masks is not needed before
+        check = import_module("emcfsys_engine.tools.corrections").refuse_what_is_no_mask
+        check(project, root, output, [image])
+    say_word(output, [image], word, reason)
     return f"{image} is {word}"
 
 

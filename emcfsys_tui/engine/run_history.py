@@ -174,6 +174,7 @@ class RunHistory:
         self._validation: ValidationDone | None = None
         self._bests: list[tuple[int, float]] = []  # step and score of each best so far
         self._step = 0
+        self._failed: set[str] = set()  # images that are counted, and may be tried again
 
     def _take(self, events: Iterable[AnyEvent]) -> None:
         steps: list[float] = []
@@ -223,7 +224,11 @@ class RunHistory:
         elif isinstance(event, PreviewSaved):
             self._previews[event.step, event.image] = Path(event.file).name
         elif isinstance(event, ImageDone | ImageFailed):
-            self._step += 1
+            self._step += event.image not in self._failed
+            if isinstance(event, ImageFailed):
+                self._failed.add(event.image)
+            else:
+                self._failed.discard(event.image)
 
     def _take_validation(self, event: ValidationDone) -> None:
         self._validation = event

@@ -1,7 +1,6 @@
 """Masks and their companions on the disk, written whole and together, over nobody else's files."""
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -371,7 +370,9 @@ def probability_kinds(classes: Sequence[str]) -> dict[str, str]:
     kinds: dict[str, str] = {}
     taken: set[str] = set()
     for name in classes:
-        plain = kind = "prob-" + re.sub(r"[/\0]", "_", name)
+        # What moves a terminal's cursor or turns its writing has no place in a file's name.
+        told = "".join(one if one.isprintable() and one != "/" else "_" for one in name)
+        plain = kind = f"prob-{told}"
         number = 1
         while kind.casefold() in taken:
             number += 1

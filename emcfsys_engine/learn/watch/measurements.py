@@ -46,7 +46,7 @@ def measured(
         "height_px": size_HW[0],
         "width_px": size_HW[1],
         "pixel_nm": "" if area_nm2 is None else f"{math.sqrt(area_nm2):.6g}",
-        "confidence": f"{confidence:.4f}",
+        "confidence": "" if math.isnan(confidence) else f"{confidence:.4f}",
         "unlike_training_data": unlike,
     }
     for name, told in classes.items():
@@ -92,9 +92,12 @@ def of_classes(
     Shapes: the mask is H×W uint8, numbers H×W integers, 0 where no object is.
     """
     ground = card.class_values[0]
+    # A person may leave pixels out: of no class.
+    labelled_px = sum(int((mask_HW == value).sum()) for value in card.class_values)
     return {
         name: _of_class(
             mask_HW == value,
+            labelled_px,
             area_nm2,
             numbers_HW if name in card.instances else None,
             has_objects=value != ground,
@@ -105,6 +108,7 @@ def of_classes(
 
 def _of_class(
     is_class_HW: np.ndarray,
+    labelled_px: int,
     area_nm2: float | None,
     numbers_HW: np.ndarray | None,
     *,
@@ -112,7 +116,7 @@ def _of_class(
 ) -> Line:
     pixels = int(is_class_HW.sum())
     told: dict[str, str | int] = {
-        "fraction": f"{pixels / is_class_HW.size:.6f}",
+        "fraction": f"{pixels / labelled_px:.6f}" if labelled_px else "",
         "px": pixels,
         "nm2": "" if area_nm2 is None else f"{pixels * area_nm2:.6g}",
     }
@@ -154,8 +158,8 @@ class Measurements:
     Raises: OSError where it cannot be read or written.
     """
 
-    def __init__(self, output: Path, done: Collection[str]) -> None:
-        """`done`: the images the ledger knows."""
+    def __init__(self, output: Path, done: Collection[str], *, keeps_older: bool = False) -> None:
+        """`done`: the images the ledger knows; `keeps_older`: each version has lines of its own."""
         self.file = output / FOLDER / _FILE
         self.told = ""  # of a file that a person made another one of
         self._columns: list[str] = []
@@ -163,6 +167,8 @@ class Measurements:
         self._unknown: set[str] = set()  # images that have lines, and are not in the ledger
         if self.file.exists():
             self._learn(frozenset(done))
+            if not keeps_older:
+                self._drop_older(frozenset(done))
 
     def append(self, lines: Sequence[Line]) -> None:
         """Append lines; they are on the disk when this returns."""
@@ -192,6 +198,33 @@ class Measurements:
         if self.file.exists():
             os.truncate(self.file, self._begun)
             self._columns = self._columns if self._begun else []
+
+    def newest_of(self, files: Collection[str]) -> dict[str, dict[str, dict[str, str]]]:
+        """Return file -> image or plane -> its newest line, as column -> cell."""
+        wanted, found = frozenset(files), dict[str, dict[str, dict[str, str]]]()
+        for row in self._rows()[0][1:]:
+            image = text_of_cell(row[0]) if row else ""
+            file = _file_of(image, wanted)
+            if file in wanted:
+                cells = zip(self._columns, map(text_of_cell, row), strict=False)
+                found.setdefault(file, {})[image] = dict(cells)
+        return found
+
+    def replace_newest(self, lines: Sequence[Line]) -> None:
+        """Put lines where the newest of their images stand, all in one step; others come last."""
+        rows = self._rows()[0]
+        if not lines or not rows or not self._columns:
+            self.append(lines)
+            return
+        places = {text_of_cell(row[0]): number for number, row in enumerate(rows) if row}
+        for line in lines:
+            row = [str(cell_of(line.get(name, ""))) for name in self._columns]
+            place = places.get(str(line[_FIRST_COLUMN]), 0)
+            if place:
+                rows[place] = row
+            else:
+                rows.append(row)
+        self._write(rows)
 
     def keep_newest(self, redone: Mapping[str, Sequence[Line]]) -> None:
         """Drop older lines of files that were predicted again, and of planes that they lost.
@@ -230,6 +263,27 @@ class Measurements:
         self._columns = list(map(text_of_cell, rows[0])) if rows else []
         images = [text_of_cell(row[0]) for row in rows[1:] if row]
         self._unknown = {image for image in images if _file_of(image, done) not in done}
+
+    def _drop_older(self, done: frozenset[str]) -> None:
+        """Drop lines of files that were predicted again before a kill that came before this.
+
+        Lines of all planes are appended together, so older ones stand above the first plane's last.
+        """
+        rows = self._rows()[0]
+        images = [text_of_cell(row[0]) if row else "" for row in rows]
+        files = [_file_of(image, done) for image in images]
+        begun = {
+            file: number
+            for number, (image, file) in enumerate(zip(images, files, strict=True))
+            if image == file or image == f"{file}#0"
+        }
+        kept = [
+            row
+            for number, (row, file) in enumerate(zip(rows, files, strict=True))
+            if number == 0 or file not in done or number >= begun.get(file, 0)
+        ]
+        if len(kept) < len(rows):
+            self._write(kept)
 
     def _put_aside(self) -> None:
         """Keep what a spreadsheet saved with other signs between cells: lines would not fit it."""

@@ -77,6 +77,16 @@ def numbers_of(
     return found | {number_of_class(name, "fraction"): share for name, share in shares.items()}
 
 
+def shares_of(classes: Mapping[str, Line]) -> dict[str, float]:
+    """Return the share of each class in the pixels that have one."""
+    total = sum(int(told["px"]) for told in classes.values())
+    return {
+        number_of_class(name, "fraction"): int(told["px"]) / total
+        for name, told in classes.items()
+        if total
+    }
+
+
 def numbers_expected(found: Expected | None) -> dict[str, float]:
     """Return how good the mask is expected to be; nothing where its model cannot tell."""
     if found is None:

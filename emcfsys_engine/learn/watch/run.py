@@ -120,6 +120,9 @@ class _Watch:
         self.is_judged = False  # by the limits of today
         self.state = ""
         self.told_of: set[str] = set()  # images whose place cannot be written, kinds left out
+        self.followed: dict[
+            str, str
+        ] = {}  # corrected images -> the word that they were measured by
         self.by_recipe: set[str] = set()  # images whose masks another recipe made
         self._begin()
 
@@ -128,7 +131,8 @@ class _Watch:
         self.stages = ImageStages(self.project, self.model.by, self.root, self.book)
         self.stages.max_attempts = MAX_ATTEMPTS_ONCE if self.request.once else MAX_ATTEMPTS
         self.stages.know(self.scanner.known)
-        self.measurements = Measurements(self.output, self.scanner.known)
+        has_versions = self.project.hotfolder.rewritten == "version"
+        self.measurements = Measurements(self.output, self.scanner.known, keeps_older=has_versions)
 
     def _begin(self) -> None:
         self.worker.emit_when_possible(
@@ -161,14 +165,23 @@ class _Watch:
         self.by_recipe = self.scanner.forget_masks(touched.predict)
         if self.by_recipe:
             self._scan()
-        card, project = self.model.by.card, self.project
-        again = MeasuredAgain(self.ledger, self.measurements, card, project)
-        again.run(self.root, touched.measure, self.worker)
+        self._measured_again().run(self.root, touched.measure, self.worker)
         judged = self.ledger.judge_by(self.project.limits)
         self.is_judged = True
         if judged is not None and judged[1]:
             what = "{} of {} images are judged otherwise now, by their numbers".format(*judged)
             self._tell_once(f"The limits changed: {what}")
+
+    def _measured_again(self) -> MeasuredAgain:
+        by = self.model.by.card, self.project, self.book
+        return MeasuredAgain(self.ledger, self.measurements, *by)
+
+    def _follow_corrections(self) -> None:
+        """Measure what people corrected; each word is followed once, or told why not."""
+        every = self.ledger.corrected()
+        if new := {path: word for path, word in every.items() if self.followed.get(path) != word}:
+            self.followed |= new
+            self._measured_again().follow(self.root, new, self.worker)
 
     def go_on(self) -> int:
         """Watch until asked to end; return the exit code."""
@@ -270,6 +283,7 @@ class _Watch:
             self.disk.refuse()
             if not self.is_judged:
                 self._judge_anew()
+            self._follow_corrections()
             handled = self._handle_ready()
             if not handled and (same := self.scanner.look_closer(_CLOSER_S, self._is_ended)):
                 self.ledger.record(same)

@@ -174,3 +174,8 @@ def test_no_two_classes_share_the_file_of_their_probability() -> None:
     assert len({kind.casefold() for kind in kinds.values()}) == 5
     assert kinds["c"] == "prob-c"
     assert not [kind for kind in kinds.values() if {"/", "\0"} & set(kind)]
+
+
+def test_a_class_name_puts_nothing_into_a_files_name_that_moves_a_terminal() -> None:
+    kinds = outputs.probability_kinds(("a\nb\x1b[2J", "a_b_[2J", "\u202egpj", "µ 2"))
+    assert [*kinds.values()] == ["prob-a_b_[2J", "prob-a_b_[2J~2", "prob-_gpj", "prob-µ 2"]

@@ -189,3 +189,33 @@ def test_a_table_that_was_moved_away_is_begun_with_its_head(output: Path) -> Non
     measurements.append([line_of(mask, None, "b.tif"), line_of(mask, None, "killed.tif")])
     measurements.append([line_of(mask, None, "c.tif")])
     assert [row["image"] for row in rows_of(output)] == ["b.tif", "killed.tif", "c.tif"]
+
+
+def test_older_lines_of_what_was_predicted_again_before_a_kill_go_at_the_next_start(
+    output: Path,
+) -> None:
+    small, large = np.zeros((4, 4), np.uint8), np.full((4, 4), 7, np.uint8)
+    lines = Measurements(output, ())
+    lines.append([line_of(small, None, name) for name in ("a.tif", "b.tif")])
+    lines.append([line_of(small, None, f"s.tif#{plane}") for plane in range(3)])
+    lines.append([line_of(large, None, name) for name in ("a.tif", "s.tif#0", "s.tif#1")])
+    done = {"a.tif", "b.tif", "s.tif"}
+    Measurements(output, done, keeps_older=True)
+    assert len(rows_of(output)) == 8
+    Measurements(output, done)
+    found = {row["image"]: row["grain_px"] for row in rows_of(output)}
+    assert len(rows_of(output)) == 4
+    assert found == {"b.tif": "0", "a.tif": "16", "s.tif#0": "16", "s.tif#1": "16"}
+
+
+def test_a_new_line_takes_the_place_of_its_images_newest(output: Path) -> None:
+    small, large = np.zeros((4, 4), np.uint8), np.full((4, 4), 7, np.uint8)
+    lines = Measurements(output, ())
+    lines.replace_newest([line_of(small, None, name) for name in ("a.tif", "b.tif")])
+    lines.append([line_of(small, None, "a.tif")])  # a second version
+    lines.replace_newest([line_of(large, None, name) for name in ("a.tif", "new.tif#0")])
+    assert [(row["image"], row["grain_px"]) for row in rows_of(output)] == [
+        ("a.tif", "0"), ("b.tif", "0"), ("a.tif", "16"), ("new.tif#0", "16"),
+    ]  # fmt: skip
+    assert lines.newest_of(["new.tif"])["new.tif"]["new.tif#0"]["grain_px"] == "16"
+    assert lines.newest_of(["a.tif"])["a.tif"]["a.tif"]["grain_px"] == "16"

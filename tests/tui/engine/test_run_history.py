@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from emcfsys_engine.run.events import RunCancelled, RunFailed, RunStarted
+from emcfsys_engine.run.events import (
+    ImageDone,
+    ImageFailed,
+    RunCancelled,
+    RunFailed,
+    RunStarted,
+)
 from emcfsys_engine.run.folder import Run
 from emcfsys_tui.engine.run_history import RunHistory
 from tests.tui.conftest import made_run, say, step, validation
@@ -38,3 +44,16 @@ def test_whatever_changes_in_a_run_is_seen(demo: Path) -> None:
         history = RunHistory(Run(run.folder))
         history.read_new()
         assert kept == history.row()
+
+
+def test_images_that_are_tried_again_are_counted_once(demo: Path) -> None:
+    run = made_run(demo, steps=20)
+    started = RunStarted(run=run.id, does="predict", total_steps=2)
+    done = ImageDone(image="a.tif", mask="a.png", seconds=1, shares={})
+    say(run, started, done, *[ImageFailed(image="b.tif", reason="is away")] * 2)
+    history = RunHistory(run)
+    history.read_new()
+    before = history.row().step
+    say(run, started, ImageDone(image="b.tif", mask="b.png", seconds=1, shares={}))
+    history.read_new()
+    assert (before, history.row().step) == (22, 22)

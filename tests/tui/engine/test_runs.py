@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from emcfsys_engine.errors import RunFolderError
+from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.run.folder import new_run
-from emcfsys_engine.run.records import TrainRequest
+from emcfsys_engine.run.records import PredictRequest, TrainRequest
 from emcfsys_tui.engine.runs import budget_of, delete_run, give_way
 
 
@@ -45,3 +46,24 @@ def test_another_run_that_took_the_place_of_the_one_to_delete_is_kept(
     assert other.folder.is_dir()
     assert delete_run(other.folder, other.record().created) == "run-0001 deleted"
     assert not other.folder.exists()
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_run_whose_model_a_waiting_job_predicts_with_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    monkeypatch.setenv("EMCFSYS_HOME", str(tmp_path / "home"))
+    trained = new_run(tmp_path / "runs", TrainRequest())
+    trained.best_model.write_bytes(b"a model")
+    models = [str(trained.best_model), str(tmp_path / "another.safetensors")]
+    first, also = models if is_first else reversed(models)
+    request = PredictRequest(model=first, also=(also,), inputs=("x",), out=str(tmp_path / "out"))
+    waiting = new_run(tmp_path / "elsewhere", request)
+    with Queue.open() as queue:
+        number = queue.add(waiting.folder, project_name="p")
+        with pytest.raises(RunFolderError, match=f"has the model that job {number} predicts with"):
+            delete_run(trained.folder, trained.record().created)
+        assert trained.best_model.exists()
+        queue.cancel(number)
+    delete_run(trained.folder, trained.record().created)
+    assert not trained.folder.exists()

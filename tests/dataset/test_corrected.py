@@ -1,0 +1,110 @@
+"""What a mask says now: painted over, or by the outlines that a person saved beside it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emcfsys_engine.annotations.numbered import write_numbers
+from emcfsys_engine.dataset.corrected import read_mask_now, size_of
+from emcfsys_engine.errors import AnnotationError
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_files import digest_of_output
+
+CLASSES = {"resin": 2, "grain": 7}  # no class has the value 0
+SIZE = (20, 30)
+
+
+@pytest.fixture
+def mask(tmp_path: Path) -> Path:
+    """A mask as this program wrote it."""
+    file = tmp_path / "a.png"
+    Image.fromarray(np.full(SIZE, 2, np.uint8)).save(file)
+    OutputBook(tmp_path).note({file: digest_of_output(file)})
+    return file
+
+
+def draw(mask: Path, *boxes: tuple[int, int, int, int], label: str = "grain") -> Path:
+    """Save outlines as Labelme does: left, top, right and bottom pixel."""
+    shapes = [
+        {"label": label, "shape_type": "rectangle", "points": [[x, y], [r, b]], "flags": {}}
+        for x, y, r, b in boxes
+    ]
+    told = {"version": "5.7.0", "flags": {}, "imagePath": "a.png", "imageData": None}
+    file = mask.with_suffix(".json")
+    file.write_text(json.dumps({**told, "shapes": shapes, "imageHeight": 20, "imageWidth": 30}))
+    return file
+
+
+def now(mask: Path) -> tuple[dict[int, int], int | None]:
+    """Return value -> pixels, and how many objects are numbered."""
+    found = read_mask_now(mask, CLASSES, OutputBook(mask.parent), SIZE)
+    values, counts = np.unique(found.ids, return_counts=True)
+    numbers = None if found.numbers is None else int((np.unique(found.numbers) > 0).sum())
+    return dict(zip(values.tolist(), counts.tolist(), strict=True)), numbers
+
+
+def test_a_mask_that_nobody_changed_and_one_painted_over_say_what_they_hold(mask: Path) -> None:
+    assert now(mask) == ({2: 600}, None)
+    ids = np.full(SIZE, 2, np.uint8)
+    ids[:2], ids[2] = 7, 255
+    Image.fromarray(ids).save(mask)
+    assert now(mask) == ({2: 510, 7: 60, 255: 30}, None)
+
+
+def test_outlines_of_a_person_count_with_an_object_a_shape_and_the_ground_around(
+    mask: Path,
+) -> None:
+    outlines = draw(mask, (0, 0, 4, 4), (5, 0, 9, 4))
+    assert now(mask) == ({2: 550, 7: 50}, 2)
+    book = OutputBook(mask.parent)
+    book.note({outlines: digest_of_output(outlines)})  # our own say nothing new
+    assert now(mask) == ({2: 600}, None)
+
+
+def test_numbers_of_objects_beside_a_mask_count_while_they_are_of_it(mask: Path) -> None:
+    ids = np.full(SIZE, 2, np.uint8)
+    ids[:, :4] = 7
+    Image.fromarray(ids).save(mask)
+    numbers = np.zeros(SIZE, np.uint32)
+    numbers[:, :2], numbers[:, 2:4] = 1, 2
+    write_numbers(mask, ids, numbers)
+    assert now(mask) == ({2: 520, 7: 80}, 2)
+    ids[0] = 7
+    Image.fromarray(ids).save(mask)
+    assert now(mask)[1] is None
+
+
+def test_mask_and_outlines_that_were_both_changed_have_to_agree(mask: Path) -> None:
+    draw(mask, (0, 0, 29, 1))
+    ids = np.full(SIZE, 2, np.uint8)
+    ids[:2] = 7
+    Image.fromarray(ids).save(mask)
+    assert now(mask) == ({2: 540, 7: 60}, 1)
+    ids[3] = 7
+    Image.fromarray(ids).save(mask)
+    with pytest.raises(AnnotationError, match=r"a\.json were both changed"):
+        now(mask)
+
+
+def test_another_size_value_or_label_and_several_images_are_refused(mask: Path) -> None:
+    Image.fromarray(np.zeros((20, 29), np.uint8)).save(mask)
+    with pytest.raises(AnnotationError, match="is 29 × 20 pixels, its image 30 × 20"):
+        now(mask)
+    Image.fromarray(np.full(SIZE, 3, np.uint8)).save(mask)
+    with pytest.raises(AnnotationError, match="3"):
+        now(mask)
+    Image.fromarray(np.full(SIZE, 2, np.uint8)).save(mask)
+    outlines = draw(mask, (0, 0, 4, 4), label="crack")
+    with pytest.raises(AnnotationError, match='label "crack" is no class'):
+        now(mask)
+    outlines.write_text(json.dumps({**json.loads(outlines.read_text()), "imageHeight": 40}))
+    with pytest.raises(AnnotationError, match=r"a\.json: is 30 × 40 pixels"):
+        now(mask)
+
+
+def test_the_size_of_an_image_that_is_away_is_not_known(mask: Path) -> None:
+    assert size_of(mask) == SIZE
+    assert size_of(mask.with_name("gone.tif")) is None
