@@ -189,7 +189,8 @@ class Prediction:
         except OSError as error:
             what = f"cannot be written: {error.strerror or error}"
             raise InputError(request.out, what, remedy_of(error)) from None
-        kept = () if request.force else map(self.names.has_mask, refs)
+        is_new = request.force or self.names.has_none
+        kept = () if is_new else map(self.names.has_mask, refs)
         self.is_there = bytearray(kept) or bytearray(len(refs))  # of each image: left alone
         self.todo = _chosen(refs, (n for n, is_there in enumerate(self.is_there) if not is_there))
         vectors = VectorOutputs(self.book.out, request.vectors, card, self.book)

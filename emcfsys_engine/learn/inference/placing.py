@@ -174,6 +174,14 @@ class _Listed:
         there = self._keys[folder]
         return bool(there) and not there.isdisjoint(keys_of(stem))
 
+    @cached_property
+    def is_empty(self) -> bool:
+        """Tell whether nothing lies there but what this program notes."""
+        try:
+            return not set(os.listdir(self._out)) - {FOLDER}
+        except FileNotFoundError:
+            return True
+
     def _keys_in(self, folder: str) -> frozenset[str]:
         try:
             names = os.listdir(self._out / folder)
@@ -217,6 +225,11 @@ class OutputNames:
             book.note_contents()
         book.name_all(_Files(self._wanted, listed, firsts), suffix)
 
+    @property
+    def has_none(self) -> bool:
+        """Tell whether no image has any file there: then a million need not be asked for."""
+        return self._there.is_empty
+
     def mask_of(self, ref: ImageRef) -> Path:
         """Return the mask's file: `sub/x.png`, `sub/x.dm4.png` on a collision, `x.0012.png`."""
         return Path(f"{self._top}{self._stem_of(ref)[0]}{self._suffix}")
@@ -240,7 +253,7 @@ class OutputNames:
         """See that images can be written over nothing that is not ours; return what to say."""
         told: list[str] = []
         seen: set[Path] = set()
-        for ref in refs:
+        for ref in () if self.has_none else refs:
             if ref.path in seen or not self._may_have(ref):
                 continue
             if ref.plane is not None:
