@@ -84,14 +84,17 @@ def _stamp_of(image: Path) -> tuple[str, int]:
     """Return what changes with a file, or with any file of a folder, and its last change in ns."""
     status = os.stat(image)
     if not image.is_dir():
-        return _stamp(status), status.st_ctime_ns
+        return stamp_of_status(status), status.st_ctime_ns
     digest, changed_ns = hashlib.blake2b(digest_size=16), status.st_ctime_ns
     for file in sorted(path for path in image.rglob("*") if path.is_file()):
         status = os.stat(file)
         changed_ns = max(changed_ns, status.st_ctime_ns)
-        digest.update(os.fsencode(file.relative_to(image)) + f"\0{_stamp(status)}\0".encode())
+        digest.update(
+            os.fsencode(file.relative_to(image)) + f"\0{stamp_of_status(status)}\0".encode()
+        )
     return digest.hexdigest(), changed_ns
 
 
-def _stamp(status: os.stat_result) -> str:
+def stamp_of_status(status: os.stat_result) -> str:
+    """Return what changes with a file, from what the file system says of it."""
     return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"

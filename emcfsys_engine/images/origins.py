@@ -3,14 +3,13 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from emcfsys_engine.images.output_names import ENDS, key_of_file, keys_of
-
-Owner = tuple[str, int | None, int]  # image, plane, version
+from emcfsys_engine.images.stems import Stems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,29 +49,20 @@ class Origin:
 class Origins:
     """What the lines of one output folder say of its files; names are those below it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, stems: Stems) -> None:
+        self._folder, self._stems = folder, stems
         self.makers: dict[str, Maker] = {}
         self.contents: dict[str, str] = {}  # file -> digest of the image of its newest line
         self._made_by: dict[str, dict[str, str]] = {}  # file -> its digest -> maker
         self._made_of: dict[str, dict[str, str]] = {}  # file -> its digest -> of the image
         self._num_lines = 0
-        self._owners: dict[str, Owner] = {}  # by stem
-        self._stems: dict[tuple[str, int], list[str]] = {}  # image, version
         self._files: defaultdict[str, list[str]] = defaultdict(list)  # by their key
         self._order: dict[str, int] = {}  # file -> which of all lines is its newest
         self._content_now: dict[str, str] = {}  # image -> as it was predicted last
 
-    def take(self, stem: str, owner: Owner) -> None:
-        """Learn whose a stem is."""
-        image, _, version = owner
-        if self._owners.get(stem) != owner:
-            self._owners[stem] = owner
-            self._stems.setdefault((image, version), []).append(stem)
-
-    def files_of(self, image: str, version: int) -> list[str]:
-        """Return all files that planes of an image ever had, in one version."""
-        keys = {key for stem in self._stems.get((image, version), ()) for key in keys_of(stem)}
+    def files_of(self, stems: Iterable[str]) -> list[str]:
+        """Return all files that some stems ever had."""
+        keys = {key for stem in stems for key in keys_of(stem)}
         return [file for key in sorted(keys) for file in self._files.get(key, ())]
 
     def learn_maker(self, line: Mapping[str, Any]) -> None:
@@ -117,9 +107,10 @@ class Origins:
     def of(self, file: str, digest: str) -> Origin | None:
         """Return what a mask, or outlines, were made of; None where nobody noted it."""
         stem = next((file[: -len(end)] for end in ENDS if file.endswith(end)), file)
-        if stem not in self._owners or file not in self.contents:
+        owner = self._stems.owner_of(stem)
+        if owner is None or file not in self.contents:
             return None
-        image, plane, version = self._owners[stem]
+        image, plane, version = owner
         content, now = self.content_of(file, digest), self._content_now.get(image, "")
         return Origin(
             folder=self._folder,

@@ -11,11 +11,12 @@ import json
 import os
 import shutil
 import threading
-from collections import Counter
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import islice
+from hashlib import blake2b
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,11 @@ from emcfsys_engine.images.contents import Contents
 from emcfsys_engine.images.origins import Maker, Origin, Origins
 from emcfsys_engine.images.output_names import (
     MASK_SUFFIXES,
-    RESERVED,
     instances_of,
-    keys_of,
     stems_for,
 )
 from emcfsys_engine.images.own_files import digest_of_output, identity_of, is_content
+from emcfsys_engine.images.stems import Stems
 
 FOLDER = ".emcfsys"
 _LINES_AT_ONCE = 10_000  # of a book, written together
@@ -76,35 +76,42 @@ class OutputBook:
         An image that has names keeps them. Of new ones that would share a name, each keeps its
         extension; so does one that comes later. The names are on the disk when this returns.
         """
+        self.name_all(wanted, suffix)
         known = [self._known(one) for one in wanted]
-        if all(known):
-            return [one for one in known if one is not None]
+        return [one for one in known if one is not None]
+
+    def name_all(self, wanted: Sequence[Wanted], suffix: str) -> None:
+        """Give names to images as `stems` does, of which a million may be too many to hold."""
+        if all(self._known(one) is not None for one in wanted):
+            return
         with self._locked():
             self._read_new()
-            known = [self._known(one) or self._moved(one) for one in wanted]
-            lines: list[dict[str, Any]] = []
-            firsts = Counter(
-                _first_of(one, suffix)
-                for one, stems in zip(wanted, known, strict=True)
-                if stems is None
-            )
+            new, lengths, firsts = array("Q"), array("Q"), array("Q")
+            for number, one in enumerate(wanted):
+                if self._known(one) is None:
+                    new.append(number)
+                    lengths.append(len(one.image.name))
+                    is_moved = self._moved(one) is not None
+                    firsts.append(0 if is_moved else _first_of(one, suffix))
+            shared = _met_twice(firsts)
             # Shorter names first: of b.tif and b.overlay.tif the former has b.overlay.png.
-            for number in sorted(range(len(wanted)), key=lambda n: len(wanted[n].image.name)):
-                one, stems = wanted[number], known[number]
-                if stems is None:
-                    stems = self._free(one, suffix, firsts)
-                known[number] = stems
-                lines += self._claims(one, stems)
-            self._append(lines)
-        if lines:
-            with suppress(OSError):  # a disk that fails says so when the files are written
-                self.sync()
-        return [one for one in known if one is not None]
+            order = sorted(range(len(new)), key=lengths.__getitem__)
+            claims = (
+                self._claims(one, self._moved(one) or self._free(one, suffix, shares=shares))
+                for one, shares in ((wanted[new[n]], firsts[n] in shared) for n in order)
+            )
+            self._append(chain.from_iterable(claims))
+        with suppress(OSError):  # a disk that fails says so when the files are written
+            self.sync()
+
+    def stem_of(self, image: Path, plane: _Plane, version: int) -> str | None:
+        """Return the stem of one plane of an image; None where it has no names."""
+        return self._stems.of(str(image), plane, version)
 
     def adopt(self, wanted: Wanted, stems: Sequence[str]) -> None:
         """Take names over that were given out before there was a book."""
         for plane, stem in zip(wanted.planes, stems, strict=True):
-            self._take(str(wanted.image), plane, wanted.version, stem)
+            self._stems.take(str(wanted.image), plane, wanted.version, stem)
 
     @property
     def is_begun(self) -> bool:
@@ -113,7 +120,7 @@ class OutputBook:
 
     def version_of(self, image: Path, plane: _Plane) -> int:
         """Return the newest version that an image has names for; 1 where it has none."""
-        return self._newest.get((str(image), plane), 1)
+        return self._stems.newest_of(str(image), plane)
 
     def has(self, place: Path, content: str = "") -> bool:
         """Tell whether a file, or a folder of ours, is as this program wrote it.
@@ -180,7 +187,8 @@ class OutputBook:
         Only what nobody changed goes. Return the files that are gone, and those that a person
         changed, which stay. Raises: OSError.
         """
-        every = self._origins.files_of(str(wanted.image), wanted.version)
+        stems = self._stems.all_of(str(wanted.image), wanted.version)
+        every = self._origins.files_of(stems)
         contents = [(file, self._origins.contents[file]) for file in every]
         # Digests of another length are of another kind: they do not tell.
         files = [
@@ -261,7 +269,7 @@ class OutputBook:
     def write_again(self) -> None:
         """Write everything that is known into a new file: somebody removed the old one."""
         self._place = identity_of(self.out)
-        stems, newest = dict(self._stems), dict(self._origins.contents)
+        stems, newest = list(self._stems.items()), dict(self._origins.contents)
         written = [
             (file, digest, content, self._origins.key_of(file, digest))
             for file, digests in self._digests.items()
@@ -274,7 +282,7 @@ class OutputBook:
             [maker.line for maker in self._origins.makers.values()]
             + [
                 {"image": image, "plane": plane, "version": version, "stem": stem}
-                for (image, plane, version), stem in stems.items()
+                for (image, plane, version), stem in stems
             ]
             + [
                 {
@@ -306,57 +314,44 @@ class OutputBook:
 
     def _known(self, wanted: Wanted) -> tuple[str, ...] | None:
         image, version = str(wanted.image), wanted.version
-        stems = [self._stems.get((image, plane, version)) for plane in wanted.planes]
+        stems = [self._stems.of(image, plane, version) for plane in wanted.planes]
         return tuple(stem for stem in stems if stem is not None) if all(stems) else None
 
     def _moved(self, wanted: Wanted) -> tuple[str, ...] | None:
         """Return the names of the same image at another path, where it is no more."""
         for old in self._made_of.get(wanted.content, ()) if wanted.content else ():
             if Path(old).name == wanted.image.name and not os.path.lexists(old):
-                stems = [self._stems.get((old, p, wanted.version)) for p in wanted.planes]
+                stems = [self._stems.of(old, p, wanted.version) for p in wanted.planes]
                 kept = tuple(stem for stem in stems if stem is not None)
                 folders = {stem.rpartition("/")[0] for stem in kept}
                 if len(kept) == len(stems) and folders == {wanted.folder}:
                     return kept
         return None
 
-    def _free(self, wanted: Wanted, suffix: str, firsts: Counter[str]) -> tuple[str, ...]:
+    def _free(self, wanted: Wanted, suffix: str, *, shares: bool) -> tuple[str, ...]:
         prefix = f"{wanted.folder}/" if wanted.folder else ""
         every = [
             stems_for(wanted.image.name, plane, wanted.version, suffix) for plane in wanted.planes
         ]
         image, version = str(wanted.image), wanted.version
-        shares = firsts[_first_of(wanted, suffix)] > 1
         for number, names in enumerate(zip(*every, strict=True)):
             stems = tuple(prefix + name for name in names)
             # A stack that grew keeps the names that its planes have.
             pairs = zip(wanted.planes, stems, strict=True)
-            has = any(self._stems.get((image, plane, version)) == stem for plane, stem in pairs)
-            if (number or has or not shares) and all(self._is_free(one, image) for one in stems):
+            has = any(self._stems.of(image, plane, version) == stem for plane, stem in pairs)
+            if (number or has or not shares) and all(
+                self._stems.is_free(one, image) for one in stems
+            ):
                 return stems
         raise AssertionError("names never end")
 
-    def _is_free(self, stem: str, image: str) -> bool:
-        keys = keys_of(stem)
-        return not (keys & RESERVED) and all(self._owners.get(key, image) == image for key in keys)
-
-    def _claims(self, wanted: Wanted, stems: Sequence[str]) -> list[dict[str, Any]]:
-        lines: list[dict[str, Any]] = []
+    def _claims(self, wanted: Wanted, stems: Sequence[str]) -> Iterator[dict[str, Any]]:
         for plane, stem in zip(wanted.planes, stems, strict=True):
             image = str(wanted.image)
-            if self._stems.get((image, plane, wanted.version)) == stem:
+            if self._stems.of(image, plane, wanted.version) == stem:
                 continue
-            self._take(image, plane, wanted.version, stem)
-            lines.append({"image": image, "plane": plane, "version": wanted.version, "stem": stem})
-        return lines
-
-    def _take(self, image: str, plane: _Plane, version: int, stem: str) -> None:
-        self._stems[image, plane, version] = stem
-        self._origins.take(stem, (image, plane, version))
-        if version > self._newest.get((image, plane), 1):
-            self._newest[image, plane] = version
-        for key in keys_of(stem):
-            self._owners[key] = image
+            self._stems.take(image, plane, wanted.version, stem)
+            yield {"image": image, "plane": plane, "version": wanted.version, "stem": stem}
 
     def _below(self, place: Path) -> str:
         text, top = str(place), f"{self.out}/"
@@ -365,10 +360,8 @@ class OutputBook:
         return os.path.relpath(place, self.out)
 
     def _forget(self) -> None:
-        self._stems: dict[tuple[str, _Plane, int], str] = {}
-        self._newest: dict[tuple[str, _Plane], int] = {}
-        self._owners: dict[str, str] = {}
-        self._origins = Origins(self.out)
+        self._stems = Stems()
+        self._origins = Origins(self.out, self._stems)
         self._digests: dict[str, dict[str, set[str]]] = {}  # file -> digest -> of images
         self._made_of: dict[str, set[str]] = {}
         self._sizes: dict[int, set[str]] = {}
@@ -399,7 +392,7 @@ class OutputBook:
             return
         if "stem" in line:
             plane = None if line["plane"] is None else int(line["plane"])
-            self._take(str(line["image"]), plane, int(line["version"]), str(line["stem"]))
+            self._stems.take(str(line["image"]), plane, int(line["version"]), str(line["stem"]))
             return
         if "classes" in line:
             self._origins.learn_maker(line)
@@ -431,13 +424,12 @@ class OutputBook:
         data = "".join(json.dumps(line) + "\n" for line in lines).encode()
         status = os.fstat(descriptor)
         end = status.st_size
-        if end > 0 and os.pread(descriptor, 1, end - 1) != b"\n":
-            data = b"\n" + data  # a kill tore the last line
-        if os.write(descriptor, data) < len(data):
-            os.ftruncate(descriptor, end)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.file))
-        now = os.lseek(descriptor, 0, os.SEEK_CUR)
-        if (self._inode, self._read_to, now) == (status.st_ino, end, end + len(data)):
+        now = end + append_whole(descriptor, data, self.file)
+        if (self._inode, self._read_to, os.lseek(descriptor, 0, os.SEEK_CUR)) == (
+            status.st_ino,
+            end,
+            now,
+        ):
             self._read_to = now  # nobody wrote between: what was written is what was given
             for line in lines:
                 with suppress(*_DAMAGED):
@@ -459,7 +451,29 @@ class OutputBook:
                 os.close(descriptor)
 
 
-def _first_of(wanted: Wanted, suffix: str) -> str:
-    """Return the name that an image would have if no other wanted it."""
+def append_whole(descriptor: int, lines: bytes, file: Path) -> int:
+    """Append lines to a book, and return by how many bytes it grew.
+
+    What a full disk cut is taken away again. Raises: OSError.
+    """
+    end = os.fstat(descriptor).st_size
+    if end > 0 and os.pread(descriptor, 1, end - 1) != b"\n":
+        lines = b"\n" + lines  # a kill tore the last line
+    if os.write(descriptor, lines) < len(lines):
+        os.ftruncate(descriptor, end)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+    return len(lines)
+
+
+def _first_of(wanted: Wanted, suffix: str) -> int:
+    """Return a digest of the name that an image would have if no other wanted it."""
     first = next(stems_for(wanted.image.name, None, wanted.version, suffix))
-    return first.casefold() + wanted.folder
+    text = first.casefold() + wanted.folder
+    digest = blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def _met_twice(numbers: Iterable[int]) -> set[int]:
+    """Return the numbers that are there more than once."""
+    ordered = sorted(numbers)
+    return {one for one, other in pairwise(ordered) if one == other}

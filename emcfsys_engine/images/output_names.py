@@ -9,7 +9,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from emcfsys_engine.regions import OF_REGION
 
@@ -76,8 +76,9 @@ def stems_for(name: str, plane: int | None, version: int, suffix: str) -> Iterat
     x for x.tif, then x.tif, then x~tif~2, x~tif~3 …; `.0012` tells the plane, `.v2` the version.
     A mask that itself ends with `.ome.tif` takes x for x.ome.tif.
     """
-    path = PurePath(name)
-    first = path.stem.removesuffix(".ome") if ".ome." in suffix else path.stem
+    dot = name.rfind(".")
+    first = name[:dot] if 0 < dot < len(name) - 1 else name
+    first = first.removesuffix(".ome") if ".ome." in suffix else first
     tail = "" if plane is None else f".{plane:04d}"
     tail += "" if version == 1 else f".v{version}"
     yield fitting(first, tail)
@@ -91,6 +92,8 @@ def stems_for(name: str, plane: int | None, version: int, suffix: str) -> Iterat
 def keys_of(stem: str) -> frozenset[str]:
     """Return the keys of all files that a stem can have; `stem` may lie in a folder."""
     folder, slash, name = stem.rpartition("/")
+    if len(name) <= _SHORT_STEM and name.isascii():
+        return frozenset((f"{_plain(folder)}{slash}{_bare(name)}",))
     names = {name}
     if _num_bytes(name) > _SHORT_STEM:
         names.add(_cut(name, _SHORT_STEM))

@@ -3,13 +3,18 @@
 Tasks on many nodes would wait for one another at one book, and not every shared disk has locks.
 """
 
-import json
+import fcntl
+import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from emcfsys_engine.files import next_lines, reading_own
-from emcfsys_engine.images.output_book import OutputBook
+import msgspec
+
+from emcfsys_engine import any_names
+from emcfsys_engine.files import next_lines, open_own, reading_own
+from emcfsys_engine.images.output_book import FOLDER, OutputBook, append_whole
 
 
 class PartBook(OutputBook):
@@ -31,27 +36,57 @@ class PartBook(OutputBook):
         super()._read_first()
 
 
-def take_in(book: OutputBook, part: Path) -> None:
-    """Take over what one task noted, and remove its book.
+class Made(NamedTuple):
+    """What one task noted of images, and of what it made of them."""
 
-    Raises: OSError. After a kill it is taken in again: a fact told twice is one.
+    contents: dict[str, str]  # file, below the output -> digest of its image
+    seen: dict[str, tuple[str, str]]  # image -> its stamp, its digest
+
+
+class _Fact(msgspec.Struct):
+    file: str = ""
+    content: str = ""
+    seen: str = ""
+    stamp: str = ""
+
+
+def made_in(part: Path) -> Made:
+    """Return what one task noted; nothing where its book is not there (any more).
+
+    Raises: OSError.
     """
-    try:
-        with reading_own(part) as stream:
-            while lines := next_lines(stream):
-                book.add(_facts_in(lines))
-    except FileNotFoundError:
+    made = Made({}, {})
+    with suppress(FileNotFoundError), reading_own(part) as stream:
+        while lines := next_lines(stream):
+            for line in lines.splitlines():
+                with suppress(msgspec.MsgspecError):  # torn by a kill
+                    fact = any_names.decode(line, _Fact)
+                    if fact.seen:
+                        made.seen[fact.seen] = fact.stamp, fact.content
+                    elif fact.file:
+                        made.contents[fact.file] = fact.content
+    return made
+
+
+def take_in(out: Path, parts: Sequence[Path]) -> None:
+    """Take over into an output folder's book what tasks noted, and remove their books.
+
+    Raises: OSError. After a kill they are taken in again: a fact told twice is one.
+    """
+    book = out / FOLDER / "outputs.jsonl"
+    there = [part for part in parts if part.exists()]
+    if not there:
         return
-    book.sync()
-    part.unlink(missing_ok=True)
-
-
-def _facts_in(lines: bytes) -> list[dict[str, Any]]:
-    """Return the whole lines; what a kill tore is none: its file counts as not ours."""
-    found: list[dict[str, Any]] = []
-    for line in lines.splitlines():
-        with suppress(ValueError, RecursionError):
-            fact: Any = json.loads(line)
-            if isinstance(fact, dict):
-                found.append(fact)
-    return found
+    descriptor = open_own(book, os.O_RDWR | os.O_CREAT | os.O_APPEND, is_shared=True)
+    try:
+        with suppress(OSError):  # some networks have no locks: lines are appended whole
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        for part in there:
+            with reading_own(part) as stream:
+                while lines := next_lines(stream):  # what a kill tore is no line: it is left out
+                    append_whole(descriptor, lines, book)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    for part in there:
+        part.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from emcfsys_engine.files import (
 )
 from emcfsys_engine.images.bounds import fenced, quiet_libraries
 from emcfsys_engine.images.crash_test import try_first
+from emcfsys_engine.images.image_refs import ImageRefs
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, Micrograph
 from emcfsys_engine.images.normalise import find_info_bar
 from emcfsys_engine.images.side_cars import pixel_nm_beside
@@ -190,13 +191,20 @@ def find_images(pattern: str, base: Path, left_out: list[Path] | None = None) ->
     of kinds that nobody reads here are added to `left_out`: see `left_out_words`.
     Raises: ImageError when the folder or file does not exist.
     """
-    refs: list[ImageRef] = []
+    return list(list_images(pattern, base, left_out))
+
+
+def list_images(pattern: str, base: Path, left_out: list[Path] | None = None) -> ImageRefs:
+    """Return the same images in a listing that stays small, of a million, too."""
+    refs = ImageRefs()
     for path in _candidates(pattern, base):
         planes = _planes(path)
-        refs.extend(planes)
+        for ref in planes:
+            refs.add(ref)
         if left_out is not None and not planes and path.suffix.lower() in OTHER_PICTURE_SUFFIXES:
             left_out.append(path)
-    return sorted(refs, key=_natural)
+    refs.sort()
+    return refs
 
 
 def left_out_words(left_out: Sequence[Path]) -> str:
@@ -255,10 +263,6 @@ def _planes(path: Path) -> list[ImageRef]:
 
 def _has_series(emi: Path) -> bool:
     return any(emi.parent.glob(glob.escape(emi.stem) + "_*.ser"))
-
-
-def _natural(ref: ImageRef) -> tuple[str, int]:
-    return str(ref.path), -1 if ref.plane is None else ref.plane
 
 
 def _with_info_bar(micrograph: Micrograph) -> Micrograph:

@@ -12,11 +12,13 @@ import hashlib
 import heapq
 import os
 import time
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import IO
 
 import msgspec
 
@@ -75,6 +77,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     left_out: str = ""  # what is said of pictures that nobody reads
     models: tuple[str, ...] = ()  # digests of what the model files said; empty in older lists
     mosaics: tuple[Mosaic, ...] = ()  # images that are cut into regions
+    is_fresh: bool = False  # nothing of ours lay in the output folder; older lists do not tell
 
     @property
     def num_items(self) -> int:
@@ -202,6 +205,8 @@ class Shards:
         left_out: str = "",
         models: tuple[str, ...] = (),
         mosaics: Sequence[Mosaic] = (),
+        *,
+        is_fresh: bool = False,
     ) -> Header:
         """Deal images to tasks and write the list, once for all.
 
@@ -211,20 +216,21 @@ class Shards:
         if self.file.exists():
             remedy = "It is never changed: predict anew for other images"
             raise RunFolderError(self.file, "is there already", remedy)
-        there: list[Item] = []
-        todo: list[Item] = []
-        for item in items:
-            (there if item.is_there else todo).append(item)
-        dealt = deal([item.pixels for item in todo], number) if todo else []
-        shares: list[Share] = []
         self.folder.mkdir(exist_ok=True)
-        with TemporaryFile(dir=self.folder) as body:
-            for part in [*(map(todo.__getitem__, one) for one in dealt), there]:
-                offset, images, pixels = body.tell(), 0, 0
-                for images, item in enumerate(part, 1):  # noqa: B007 - it counts
-                    body.write(any_names.encode(item) + b"\n")
-                    pixels += item.pixels
-                shares.append(Share(offset, body.tell() - offset, images, pixels))
+        with ExitStack() as opened:
+            found = opened.enter_context(TemporaryFile(dir=self.folder))
+            kept = opened.enter_context(TemporaryFile(dir=self.folder))
+            body = opened.enter_context(TemporaryFile(dir=self.folder))
+            todo, there = _Written(found), _Written(kept)
+            for item in items:
+                (there if item.is_there else todo).write(item)
+            shares: list[Share] = []
+            parts = [(todo, one) for one in deal(todo.pixels, number)] if todo.pixels else []
+            for lines, numbers in [*parts, (there, range(len(there.pixels)))]:
+                offset = body.tell()
+                body.writelines(map(lines.line, numbers))
+                pixels = sum(lines.pixels[number] for number in numbers)
+                shares.append(Share(offset, body.tell() - offset, len(numbers), pixels))
             header = Header(
                 request=digest_of(self._request),
                 shards=tuple(shares[:-1]),
@@ -233,6 +239,7 @@ class Shards:
                 models=models,
                 mosaics=tuple(mosaics),
                 format=FORMAT if mosaics else 1,
+                is_fresh=is_fresh,
             )
             body.seek(0)
             pieces = iter(lambda: body.read(_BLOCK_BYTES), b"")
@@ -340,6 +347,25 @@ class Shards:
         return Told(self.lines_file(shard))
 
 
+class _Written:
+    """Lines of a list in the order in which images are found: of each is kept where it ends."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._ends = array("Q", [0])
+        self.pixels = array("Q")
+
+    def write(self, item: Item) -> None:
+        line = any_names.encode(item) + b"\n"
+        self._file.write(line)
+        self._ends.append(self._ends[-1] + len(line))
+        self.pixels.append(item.pixels)
+
+    def line(self, place: int) -> bytes:
+        self._file.seek(self._ends[place])
+        return self._file.read(self._ends[place + 1] - self._ends[place])
+
+
 class Told:
     """What one task left behind so far; `refresh` reads what came since."""
 
@@ -423,7 +449,7 @@ class Progress:
             self._finished.add(shard)
 
 
-# A text that holds these has its quotes escaped: only a line's own words are met.
+# Text that holds these has its quotes escaped: only a line's own words are met.
 _TOLD = b'"type":"became"'
 _FAILED = b'"kind":"image_failed"'
 _FINISHED = b'"type":"finished"'

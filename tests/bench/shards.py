@@ -4,14 +4,16 @@ python tests/bench/shards.py [--only speed files kills] [--number 2000] [--side 
 
 `speed`: images a second between the first and the last by one task on one core and by two on two,
 and the time of one shard against a plain prediction, three times in turn (median); for the aims:
-`--only speed --side 1024` on a quiet machine. `files`: how long and how much memory finding and
-dealing so many tiny files takes, and a start that finds all of them done. `kills`: tasks are killed
-50 times at random; what is there then is compared with one task's, byte by byte.
+`--only speed --side 1024` on a quiet machine. `files`: how long and how much
+memory finding and dealing so many tiny files takes, and a worker that finds all of them done, its
+last step included. `kills`: tasks are killed 50 times at random; what is there then is compared
+with one task's, byte by byte.
 """
 
 import argparse
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,10 +24,11 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
+from emcfsys_engine.images.output_parts import PartBook
 from emcfsys_engine.run.events import ImageDone
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shards import Finished, Lines, Shards
+from emcfsys_engine.run.shards import Became, Finished, Header, Lines, Shards
 from tests.bench.inference_speed import make_model
 from tests.bench.machine import machine_line
 
@@ -95,9 +98,55 @@ def files(folder: Path, number: int) -> None:
         (place / f"{n:07d}.png").write_bytes(content)
     model = make_model(folder, "resnet18")
     run = make_run(folder, model, "out", 64)
-    for does in ("list", "done"):
+    for does in ("list", "make"):
         command = [sys.executable, __file__, "--inside", does, str(run.folder)]
         subprocess.run(command, check=True)
+    for what in ("all is told, nothing put together", "all is passed on, the end was killed"):
+        worked_to_the_end(run, what)
+        keep_but_the_end(run)
+
+
+def worked_to_the_end(run: Run, what: str) -> None:
+    """Say how long a worker takes that finds each image done, the last step included."""
+    began, before = time.monotonic(), os.times()
+    command = [sys.executable, "-m", WORKER, str(run.folder)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    took, after = time.monotonic() - began, os.times()
+    cores = after.children_user + after.children_system - before.children_user
+    cores -= before.children_system
+    ended = run.finished()
+    assert ended is not None
+    told = f"{ended.done:,} done, {ended.failed:,} failed"
+    print(f"{what}: {took:.1f} s, {cores:.1f} s of a core, torch included; {told}", flush=True)
+
+
+def keep_but_the_end(run: Run) -> None:
+    """Take away what a worker does last: the books are there again, the end is not told."""
+    for book in Shards(run).folder.glob("*.kept"):
+        book.with_suffix(".book").write_bytes(book.read_bytes())
+    lines = run.events_file.read_bytes().splitlines(keepends=True)
+    run.events_file.write_bytes(b"".join(lines[:-1]))
+
+
+def make_all(shards: Shards, header: Header, out: Path, like: Path) -> None:
+    """Leave behind what the tasks would: masks, what they noted of them, what became of each."""
+    content = like.read_bytes()
+    for shard, share in enumerate(header.shards):
+        lines, book = Lines(shards.lines_file(shard)), PartBook(out, shards.book_file(shard))
+        facts: list[dict[str, str]] = []
+        for item in shards.items(share):
+            mask = Path(item.mask)
+            mask.parent.mkdir(exist_ok=True)
+            mask.write_bytes(content)
+            event = ImageDone(image=item.image, mask=item.mask, seconds=0.1)
+            lines.write(Became(number=item.number, event=event))
+            of = {"image": item.image, "content": book.contents.of(Path(item.image))}
+            name = str(mask.relative_to(out))
+            facts.append({"file": name, "digest": f"{0:032x}:{len(content)}", **of, "maker": ""})
+        book.add([*facts, *book.contents.take_new()])
+        shutil.copy(shards.book_file(shard), shards.book_file(shard).with_suffix(".kept"))
+        lines.write(Finished())
+        lines.close()
 
 
 def highest_mib() -> float:
@@ -113,22 +162,18 @@ def inside(does: str, run: Run) -> None:
     request = run.record().request
     assert isinstance(request, PredictRequest)
     shards, before = Shards(run), highest_mib()  # torch is loaded
-    if does == "done":
+    if does == "make":
         header = shards.header()
         assert header is not None
-        for shard in range(len(header.shards)):
-            lines = Lines(shards.lines_file(shard))
-            lines.write(Finished())
-            lines.close()
-    began = time.monotonic()
+        make_all(shards, header, Path(request.out), run.folder.parents[2] / "one.png")
+        return
+    began, used = time.monotonic(), time.process_time()
     header = make_list(shards, request, read_card(Path(request.model)), print, lambda: None)
-    if does == "done":
-        assert all(shards.told(shard).is_finished for shard in range(len(header.shards)))
-    took = time.monotonic() - began
+    took, cores = time.monotonic() - began, time.process_time() - used
     after = highest_mib()
-    what = "found, named and dealt" if does == "list" else "found done by their tasks"
     memory = f"{after:.0f} MiB, {before:.0f} of them before"
-    print(f"{header.num_images:,} images {what}: {took:.1f} s, {memory}", flush=True)
+    what = f"{header.num_images:,} images found, named and dealt"
+    print(f"{what}: {took:.1f} s, {cores:.1f} s of a core, {memory}", flush=True)
 
 
 def made_in(out: Path) -> dict[str, bytes]:

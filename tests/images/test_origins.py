@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from emcfsys_engine.images.origins import Maker, Origins
+from emcfsys_engine.images.stems import Stems
 
 OUT = Path("/out")
 MODEL = Maker(model="run-0001 step 10", classes={"resin": 0, "grain": 7})
@@ -14,9 +15,11 @@ def line(digest: str, content: str, image: str = "/in/a.tif", maker: str = "") -
 
 def noted() -> Origins:
     """One mask of plane 2 of a stack, by a model."""
-    origins = Origins(OUT)
+    stems = Stems()
+    origins = Origins(OUT, stems)
     origins.learn_maker(MODEL.line)
-    origins.take("a.0002", ("/in/a.tif", 2, 1))
+    stems.take("/in/a.tif", 2, 1, "a.0002")
+    stems.take("/in/a.tif", None, 1, "a")
     origins.learn_file("a.0002.png", line("d1", "c1", maker=MODEL.key))
     return origins
 
@@ -39,7 +42,6 @@ def test_what_a_person_changed_is_told_and_still_of_the_model_that_made_it() -> 
 
 def test_an_image_that_became_another_outdates_its_older_masks() -> None:
     origins = noted()
-    origins.take("a", ("/in/a.tif", None, 1))
     origins.learn_file("a.png", line("d2", "c2"))
     older, newer = origins.of("a.0002.png", "d1"), origins.of("a.png", "d2")
     assert older is not None

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from emcfsys_engine.images.output_book import OutputBook, Wanted
-from emcfsys_engine.images.output_parts import PartBook, take_in
+from emcfsys_engine.images.output_parts import PartBook, made_in, take_in
 from emcfsys_engine.images.own_files import digest_of_output
 
 
@@ -25,8 +25,9 @@ def test_what_tasks_noted_apart_is_known_after_it_was_taken_in(tmp_path: Path) -
     assert not PartBook(tmp_path, parts[0]).has(files[1])
     assert not OutputBook(tmp_path).has(files[0])
     parts[1].write_bytes(parts[1].read_bytes() + b'{"file": "torn')
-    for part in (*parts, tmp_path / "never"):
-        take_in(whole, part)
+    made = made_in(parts[1])
+    assert made.contents == {"1.png": "c"}
+    take_in(tmp_path, [*parts, tmp_path / "never"])
     assert all(OutputBook(tmp_path).has(file) for file in (before, *files))
     assert OutputBook(tmp_path).stems([Wanted(image=Path("/in/a.tif"), folder="")], ".png") == [
         names
@@ -38,10 +39,9 @@ def test_taking_in_twice_changes_nothing(tmp_path: Path) -> None:
     part = tmp_path / ".emcfsys" / "0.book"
     file = _written(tmp_path, "a.png", PartBook(tmp_path, part))
     content = part.read_bytes()
-    book = OutputBook(tmp_path)
-    take_in(book, part)
+    take_in(tmp_path, [part])
     part.write_bytes(content)  # killed before it was removed
-    take_in(book, part)
+    take_in(tmp_path, [part])
     found = OutputBook(tmp_path)
     assert found.has(file)
     assert found.made_of(file) == "c"

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -19,11 +20,12 @@ from emcfsys_engine.errors import EmcfError, InputError, OutputError, RunFolderE
 from emcfsys_engine.files import is_full, remedy_of
 from emcfsys_engine.hotfolder.places import try_to_write
 from emcfsys_engine.hotfolder.review import refuse_to_make_anew
+from emcfsys_engine.images.image_refs import ImageRefs
 from emcfsys_engine.images.label_zarr import sync
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import lies_in, resolved
-from emcfsys_engine.images.reader import find_images, left_out_words
+from emcfsys_engine.images.reader import left_out_words, list_images
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.bands import OpenImage
 from emcfsys_engine.learn.inference.expected import in_event
@@ -187,7 +189,10 @@ class Prediction:
         except OSError as error:
             what = f"cannot be written: {error.strerror or error}"
             raise InputError(request.out, what, remedy_of(error)) from None
-        self.todo = [ref for ref in refs if request.force or not self.names.has_mask(ref)]
+        is_new = request.force or self.names.has_none
+        kept = () if is_new else map(self.names.has_mask, refs)
+        self.is_there = bytearray(kept) or bytearray(len(refs))  # of each image: left alone
+        self.todo = _chosen(refs, (n for n, is_there in enumerate(self.is_there) if not is_there))
         vectors = VectorOutputs(self.book.out, request.vectors, card, self.book)
         companions = companions_of(request)
         for told in self.names.make_writable(
@@ -201,14 +206,15 @@ class Prediction:
 
     def _tell_corrections(self) -> None:
         """Say which masks of persons are of images as they were before: they are kept."""
-        todo = set(self.todo)
-        images = {self.names.mask_of(ref): ref.path for ref in self._refs if ref not in todo}
-        kept = [
-            mask
-            for mask, image in images.items()
-            if self.book.last_content(mask)
-            and not self.book.is_made_of(mask, image, self.book.contents.of(image))
-        ]
+        kept: list[Path] = []
+        for number, is_there in enumerate(self.is_there):
+            if not is_there:
+                continue
+            ref, mask = self.place_of(self._refs[number])
+            if self.book.last_content(mask) and not self.book.is_made_of(
+                mask, ref.path, self.book.contents.of(ref.path)
+            ):
+                kept.append(mask)
         if kept:
             what = "masks that were changed are of images that changed since, and kept"
             remedy = "Use --force to have new versions beside them"
@@ -302,7 +308,7 @@ class Prediction:
 
 def predict_files(
     request: PredictRequest,
-    refs: list[ImageRef],
+    refs: Sequence[ImageRef],
     predictor: Predictor,
     emit: Callable[[Event], None],
     asked: Callable[[], str | None],
@@ -356,7 +362,7 @@ def why_gone(book: OutputBook) -> str:
     return ""
 
 
-def find_inputs(request: PredictRequest, left_out: list[Path] | None = None) -> list[ImageRef]:
+def find_inputs(request: PredictRequest, left_out: list[Path] | None = None) -> ImageRefs:
     """Return the images of all inputs, without what lies in the output folder.
 
     Pictures that nobody reads here are added to `left_out`.
@@ -365,17 +371,35 @@ def find_inputs(request: PredictRequest, left_out: list[Path] | None = None) -> 
     """
     out = Path(request.out)
     left_out = [] if left_out is None else left_out
-    every = [ref for place in request.inputs for ref in find_images(place, Path("/"), left_out)]
-    inside = {folder: lies_in(folder, out) for folder in {ref.path.parent for ref in every}}
-    found = dict.fromkeys(ref for ref in every if not inside[ref.path.parent])
-    if not found:
+    found = _each_once([list_images(one, Path("/"), left_out) for one in request.inputs])
+    inside: dict[Path, bool] = {}
+    outside = array("Q")
+    for number, ref in enumerate(found):
+        folder = ref.path.parent
+        if folder not in inside:
+            inside[folder] = lies_in(folder, out)
+        if not inside[folder]:
+            outside.append(number)
+    if not outside:
         places = ", ".join(request.inputs)
-        if every:  # taken for masks of ours
+        if found:  # taken for masks of ours
             what = f"all its images lie inside the output folder {out}"
             raise InputError(places, what, "Choose another folder with --out")
         remedy = left_out_words(left_out) or "Name images or their folder"
         raise InputError(places, "holds no micrographs", remedy)
-    return list(found)
+    return found.chosen(outside) if len(outside) < len(found) else found
+
+
+def _each_once(listings: Sequence[ImageRefs]) -> ImageRefs:
+    if len(listings) == 1:
+        return listings[0]
+    return ImageRefs(dict.fromkeys(ref for one in listings for ref in one))
+
+
+def _chosen(refs: Sequence[ImageRef], numbers: Iterable[int]) -> Sequence[ImageRef]:
+    if isinstance(refs, ImageRefs):
+        return refs.chosen(numbers)
+    return [refs[number] for number in numbers]
 
 
 def scale_of(

@@ -4,13 +4,16 @@ Sub-folders are mirrored, no two images share a file.
 """
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import overload
 
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.images.image_refs import ImageRefs
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.origins import Maker
 from emcfsys_engine.images.output_book import FOLDER, OutputBook, Wanted
@@ -171,6 +174,14 @@ class _Listed:
         there = self._keys[folder]
         return bool(there) and not there.isdisjoint(keys_of(stem))
 
+    @cached_property
+    def is_empty(self) -> bool:
+        """Tell whether nothing lies there but what this program notes."""
+        try:
+            return not set(os.listdir(self._out)) - {FOLDER}
+        except FileNotFoundError:
+            return True
+
     def _keys_in(self, folder: str) -> frozenset[str]:
         try:
             names = os.listdir(self._out / folder)
@@ -178,6 +189,9 @@ class _Listed:
             return frozenset()
         top = f"{folder}/" if folder else ""
         return frozenset(key_of_file(f"{top}{name}") for name in names)
+
+
+_ONE = (None,)  # planes of a file that is one picture
 
 
 class OutputNames:
@@ -192,65 +206,94 @@ class OutputNames:
         is_ended: Callable[[], bool] = lambda: False,
     ) -> None:
         self._roots = sorted((Path(place) for place in inputs), key=lambda p: -len(p.parts))
+        self._book, self._suffix, self._top = book, suffix, f"{book.out}/"
         self.placing = Placing(book, suffix, [one for one in self._roots if one.is_dir()])
         self._there = _Listed(book.out)
         self._folders: dict[str, tuple[str, Path]] = {}  # of images: below the output, resolved
-        planes: dict[Path, list[int | None]] = {}
-        for ref in refs:
-            planes.setdefault(ref.path, []).append(ref.plane)
-        wanted = [
-            self._wanted(
-                path,
-                tuple(several),
-                book.contents.of(path, is_ended) if book.is_begun else "",
-            )
-            for path, several in planes.items()
-        ]
-        book.note_contents()
-        self._placed = dict(zip(planes, self.placing.newest(wanted), strict=True))
+        self._stacks: dict[str, list[int | None]] = {}
+        listed = ImageRefs.of(refs)
+        firsts = array("Q")  # of each file, which of all images is its first
+        for number, name, plane in listed.files():
+            if plane is None or name not in self._stacks:
+                firsts.append(number)
+            if plane is not None:
+                self._stacks.setdefault(name, []).append(plane)
+        self._contents: dict[str, str] = {}  # of images, where there may be masks
+        if book.is_begun:
+            names = map(listed.name_of, firsts)
+            self._contents = {one: book.contents.of(Path(one), is_ended) for one in names}
+            book.note_contents()
+        book.name_all(_Files(self._wanted, listed, firsts), suffix)
+
+    @property
+    def has_none(self) -> bool:
+        """Tell whether no image has any file there: then a million need not be asked for."""
+        return self._there.is_empty
 
     def mask_of(self, ref: ImageRef) -> Path:
         """Return the mask's file: `sub/x.png`, `sub/x.dm4.png` on a collision, `x.0012.png`."""
-        placed = self._placed[ref.path]
-        return placed.mask(placed.wanted.planes.index(ref.plane))
+        return Path(f"{self._top}{self._stem_of(ref)[0]}{self._suffix}")
 
     def has_mask(self, ref: ImageRef) -> bool:
         """Tell whether an image has its mask, in any version."""
-        placed = self._placed[ref.path]
-        plane = placed.wanted.planes.index(ref.plane)
-        if placed.wanted.version == 1 and not self._there.may_have(placed.stems[plane]):
+        stem, version = self._stem_of(ref)
+        if version == 1 and not self._there.may_have(stem):
             return False
-        return self.placing.has_mask(placed, plane)
+        placed = self._placed(ref.path)
+        return self.placing.has_mask(placed, placed.wanted.planes.index(ref.plane))
 
-    def retire(self, made: Collection[ImageRef]) -> list[str]:
+    def retire(self, made: Iterable[ImageRef]) -> list[str]:
         """Remove what is of images as they were before they were predicted; return what to say."""
         paths = dict.fromkeys(ref.path for ref in made)
-        return [told for path in paths if (told := self.placing.retire(self._placed[path]))]
+        return [told for path in paths if (told := self.placing.retire(self._placed(path)))]
 
     def make_writable(
-        self, refs: Sequence[ImageRef], files: Callable[[ImageRef, Path], list[Path]]
+        self, refs: Iterable[ImageRef], files: Callable[[ImageRef, Path], list[Path]]
     ) -> list[str]:
         """See that images can be written over nothing that is not ours; return what to say."""
         told: list[str] = []
-        for path in dict.fromkeys(ref.path for ref in refs):
-            if not any(map(self._there.may_have, self._placed[path].stems)):
+        seen: set[Path] = set()
+        for ref in () if self.has_none else refs:
+            if ref.path in seen or not self._may_have(ref):
                 continue
-            one = ImageRef(path=path, plane=self._placed[path].wanted.planes[0])
-            placed = self.placing.writable(
-                self._placed[path], lambda mask, one=one: files(one, mask)
-            )
-            self._placed[path] = placed
+            if ref.plane is not None:
+                seen.add(ref.path)
+            placed = self._placed(ref.path)
+            one = ImageRef(path=ref.path, plane=placed.wanted.planes[0])
+            placed = self.placing.writable(placed, lambda mask, one=one: files(one, mask))
             told += [placed.told] if placed.kept else []
         return told
 
-    def _wanted(self, path: Path, planes: tuple[int | None, ...], content: str) -> Wanted:
+    def _may_have(self, ref: ImageRef) -> bool:
+        if ref.plane is None:
+            return self._there.may_have(self._stem_of(ref)[0])
+        return any(map(self._there.may_have, self._placed(ref.path).stems))
+
+    def _stem_of(self, ref: ImageRef) -> tuple[str, int]:
+        """Return the stem of an image's mask, and its version: all planes of a file are of one."""
+        _, image = self._image(ref.path)
+        planes = (None,) if ref.plane is None else self._stacks[str(ref.path)]
+        version = max(self._book.version_of(image, plane) for plane in planes)
+        stem = self._book.stem_of(image, ref.plane, version)
+        return stem or self._placed(ref.path).stems[planes.index(ref.plane)], version
+
+    def _placed(self, path: Path) -> Placed:
+        return self.placing.newest([self._wanted(path)])[0]
+
+    def _wanted(self, path: Path) -> Wanted:
+        folder, image = self._image(path)
+        planes = tuple(self._stacks.get(str(path), _ONE))
+        content = self._contents.get(str(path), "") if self._contents else ""
+        return Wanted(image=image, folder=folder, planes=planes, content=content)
+
+    def _image(self, path: Path) -> tuple[str, Path]:
+        """Return the folder of an image's mask below the output, and the path that names it."""
         text, name = str(path), path.name
         above = text[: -len(name)]
         if above not in self._folders:
             self._folders[above] = self._folder(path), path.parent.resolve()
         folder, parent = self._folders[above]
-        image = path if f"{parent}/" == above else parent / name
-        return Wanted(image=image, folder=folder, planes=planes, content=content)
+        return folder, path if f"{parent}/" == above else parent / name
 
     def _folder(self, path: Path) -> str:
         for root in self._roots:
@@ -258,6 +301,30 @@ class OutputNames:
                 below = path.parent.relative_to(root).as_posix()
                 return "" if below == "." else below
         return ""
+
+
+class _Files(Sequence[Wanted]):
+    """The files of images, as the book is asked for names: each is made when it is looked at."""
+
+    def __init__(
+        self,
+        wanted: Callable[[Path], Wanted],
+        refs: ImageRefs,
+        firsts: Sequence[int],
+    ) -> None:
+        self._wanted, self._refs, self._firsts = wanted, refs, firsts
+
+    def __len__(self) -> int:
+        return len(self._firsts)
+
+    @overload
+    def __getitem__(self, index: int) -> Wanted: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Wanted]: ...
+    def __getitem__(self, index: int | slice) -> Wanted | list[Wanted]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        return self._wanted(Path(self._refs.name_of(self._firsts[index])))
 
 
 class MakersOf:

@@ -60,20 +60,26 @@ def make_list(
         cutter = Cutter(request, card, contents.of, shards.folder, emit)
         items = _items(refs, prediction, cutter)
         models = models_of(request).digests
-        return shards.write(items, request.shards, left_out_words(left_out), models, cutter.mosaics)
+        return shards.write(
+            items,
+            request.shards,
+            left_out_words(left_out),
+            models,
+            cutter.mosaics,
+            is_fresh=not prediction.book.is_begun,
+        )
     finally:
         os.close(lock)
 
 
 def _items(refs: Sequence[ImageRef], prediction: Prediction, cutter: "Cutter") -> Iterator[Item]:
     number_of_region = len(refs)
-    todo = set(prediction.todo)
-    planes = Counter(ref.path for ref in refs)
+    planes = Counter(ref.path for ref in refs if ref.plane is not None)
     sizes = Sizes()
     for number, ref in enumerate(refs):
         mask = str(prediction.place_of(ref)[1])
-        is_there = ref not in todo
-        size, pixels = sizes.of(ref.path, planes[ref.path], is_wanted=not is_there)
+        is_there = bool(prediction.is_there[number])
+        size, pixels = sizes.of(ref.path, planes[ref.path] or 1, is_wanted=not is_there)
         item = Item(number, str(ref.path), ref.plane, mask, size, pixels, is_there)
         mosaic = None if is_there else cutter.mosaic_of(item)
         if mosaic is None:
@@ -89,6 +95,11 @@ def _items(refs: Sequence[ImageRef], prediction: Prediction, cutter: "Cutter") -
                 region=region,
             )
             number_of_region += 1
+
+
+def ref_of(item: Item) -> ImageRef:
+    """Return the image of an item."""
+    return ImageRef(path=Path(item.image), plane=item.plane)
 
 
 def why_in_one(request: PredictRequest) -> str:
@@ -131,7 +142,7 @@ class Cutter:
 
         Raises: OSError when its mask cannot be begun.
         """
-        ref = ImageRef(path=Path(item.image), plane=item.plane)
+        ref = ref_of(item)
         if not is_mosaic(self._request, item.pixels):
             return None
         if why := why_in_one(self._request):

@@ -24,29 +24,24 @@ import torch
 
 from emcfsys_engine.errors import EmcfError, InputError, OutputError, RunFailedError, printable
 from emcfsys_engine.files import exit_with, is_full
-from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.output_book import OutputBook
-from emcfsys_engine.images.output_parts import PartBook, take_in
+from emcfsys_engine.images.output_parts import PartBook
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.faults import refuse_lost_gpu
 from emcfsys_engine.learn.inference.files import (
-    Counted,
-    Prediction,
     Stages,
     is_gone,
     load_predictor,
     why_gone,
 )
 from emcfsys_engine.learn.inference.image import EndAskedFor, Order
-from emcfsys_engine.learn.inference.mosaic import Piece, joined
+from emcfsys_engine.learn.inference.mosaic import Piece
 from emcfsys_engine.learn.inference.output_disk import wait_until
-from emcfsys_engine.learn.inference.outputs import VectorOutputs
 from emcfsys_engine.learn.inference.pipeline import Failure
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.inference.several import environments_for, prepare
-from emcfsys_engine.learn.inference.shard_list import make_list
+from emcfsys_engine.learn.inference.shard_end import Together, put_together
+from emcfsys_engine.learn.inference.shard_list import make_list, ref_of
 from emcfsys_engine.learn.run_context import RunContext, emit_ending, keep_freed_memory
-from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run.events import (
     Event,
     ImageDone,
@@ -155,7 +150,7 @@ class _Task:
             mosaic = header.mosaics[item.mosaic]
             piece = Piece(mosaic=mosaic, region=item.region, folder=self._shards.folder)
         return Order(
-            ref=_ref(item),
+            ref=ref_of(item),
             mask_file=Path(item.mask),
             content="" if piece is None else piece.mosaic.content,
             region=self._request.region,
@@ -177,7 +172,7 @@ class _Task:
                             continue
                         if isinstance(result.error, OutputError) and is_full(result.error):
                             raise result.error
-                        result = ImageFailed(image=str(_ref(item)), reason=str(result.error))
+                        result = ImageFailed(image=str(ref_of(item)), reason=str(result.error))
                     lines.write(Became(number=item.number, event=result))
             if away:
                 wait_until(lambda: why_gone(book), self._asked, lambda why: print(why, flush=True))
@@ -189,14 +184,10 @@ class _Task:
             if self._asked() is not None:
                 return
             if why := _why_changed(item):
-                event = ImageFailed(image=str(_ref(item)), reason=f"{_ref(item)}: {why}")
+                event = ImageFailed(image=str(ref_of(item)), reason=f"{ref_of(item)}: {why}")
                 lines.write(Became(number=item.number, event=event))
             else:
                 yield item
-
-
-def _ref(item: Item) -> ImageRef:
-    return ImageRef(path=Path(item.image), plane=item.plane)
 
 
 def _why_changed(item: Item) -> str:
@@ -218,8 +209,8 @@ def _blamed(item: Item, told: Told, lines: Lines) -> bool:
     """Tell whether an image ended its task again and again; then that is what became of it."""
     if told.tries.get(item.number, 0) < MOST_TRIES:
         return False
-    reason = f"{_ref(item)}: {MOST_TRIES} tasks ended over it. Look at it with inspect"
-    event = ImageFailed(image=str(_ref(item)), reason=reason)
+    reason = f"{ref_of(item)}: {MOST_TRIES} tasks ended over it. Look at it with inspect"
+    event = ImageFailed(image=str(ref_of(item)), reason=reason)
     lines.write(Became(number=item.number, event=event))
     return True
 
@@ -257,7 +248,8 @@ def execute(worker: RunContext, request: PredictRequest) -> int:
         watched = _Watched(worker, shards, header)
         _do_locally(worker.run, request, header, watched, asked)
         if asked() is None:
-            tally = _put_together(request, shards, header, watched, card, emit, asked)
+            end = Together(request, shards, header, [one.became for one in watched.told])
+            tally = put_together(end, watched.tell, card, emit, asked)
             if asked() is None:
                 emit(RunFinished(reason="done", done=tally.done, failed=tally.failed))
                 return 1 if tally.failed else 0
@@ -403,60 +395,6 @@ def _end(tasks: Sequence["subprocess.Popen[bytes]"], asked: Callable[[], str | N
 
 def _how(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
-
-
-def _put_together(
-    request: PredictRequest,
-    shards: Shards,
-    header: Header,
-    watched: _Watched,
-    card: ModelCard,
-    emit: Callable[[Event], None],
-    asked: Callable[[], str | None],
-) -> Counted:
-    """Write what belongs to all images together, and one book of all that was written."""
-    every = (item for share in (*header.shards, header.there) for item in shards.items(share))
-    found = {item.number: item for item in every}
-    became = {n: event for told in watched.told for n, event in told.became.items()}
-    take_all_in(shards, header, Path(request.out))
-    of_mosaics: list[list[Item]] = [[] for _ in header.mosaics]
-    for number in [number for number in sorted(found) if found[number].region is not None]:
-        of_mosaics[found[number].mosaic].append(found.pop(number))
-    book = OutputBook(Path(request.out))
-    for mosaic, mine in zip(header.mosaics, of_mosaics, strict=True):
-        found[mosaic.number] = msgspec.structs.replace(
-            mine[0], number=mosaic.number, pixels=mosaic.pixels, mosaic=-1, region=None
-        )
-        told = [became.pop(item.number, None) for item in mine]
-        event = became[mosaic.number] = joined(mosaic, shards.folder, book, request, told)
-        watched.tell(event)
-    items = [found[number] for number in sorted(found)]
-    refs = [_ref(item) for item in items]
-    said: list[Callable[[Event], None]] = [lambda event: None]  # all was said with the list
-    whole = msgspec.structs.replace(request, force=False)
-    prediction = Prediction(whole, refs, card, lambda event: said[-1](event), asked)
-    for number in sorted(became):
-        event = became[number]
-        assert not isinstance(event, RegionDone)  # those of a mosaic were taken together
-        prediction.count(event)
-    said.append(emit)
-    done = {n for n, event in became.items() if isinstance(event, ImageDone)}
-    done.update(item.number for item in items if item.is_there)
-    prediction.outdated = set(prediction.todo) & {_ref(items[n]) for n in done}
-    for ref in sorted(prediction.outdated, key=str):
-        why = "its mask is gone, or of the image as it was before. Predict again"
-        prediction.count(ImageFailed(image=str(ref), reason=f"{ref}: {why}"))
-    vectors = VectorOutputs(prediction.book.out, request.vectors, card, prediction.book)
-    prediction.finish(vectors, set())
-    failed = prediction.failed
-    return Counted(done=len(items) - failed, skipped=header.there.images, failed=failed)
-
-
-def take_all_in(shards: Shards, header: Header, out: Path) -> None:
-    """Take the books of all tasks into that of the output folder."""
-    book = OutputBook(out)
-    for shard in range(len(header.shards)):
-        take_in(book, shards.book_file(shard))
 
 
 def main(arguments: Sequence[str]) -> int:

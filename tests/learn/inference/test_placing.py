@@ -84,3 +84,14 @@ def test_what_one_listing_tells_of_outputs_is_what_asking_for_each_file_tells(
     listed = told(False)
     shutil.rmtree(root / "out" / ".emcfsys", ignore_errors=True)
     assert listed == told(True)
+
+
+def test_an_empty_folder_is_told_apart_from_one_with_files(tmp_path: Path) -> None:
+    refs = [ImageRef(path=Path("/in/a.tif"))]
+    (tmp_path / ".emcfsys").mkdir()
+    assert OutputNames(OutputBook(tmp_path), refs, ["/in"], ".png").has_none
+    assert OutputNames(OutputBook(tmp_path / "never"), refs, ["/in"], ".png").has_none
+    (tmp_path / "a.png").write_bytes(b"of somebody else")
+    names = OutputNames(OutputBook(tmp_path), refs, ["/in"], ".png")
+    assert not names.has_none
+    assert names.make_writable(refs, lambda ref, mask: [mask])

@@ -1,0 +1,88 @@
+"""The last step of a prediction in shards says the same, whether it holds all images or none."""
+
+from pathlib import Path
+
+import pytest
+
+from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.learn.inference import shard_end, shards
+from emcfsys_engine.learn.inference.shard_list import make_list
+from emcfsys_engine.run.events import ImageFailed
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import PredictRequest
+from emcfsys_engine.run.shards import Shards
+from tests.learn.conftest import run_here
+from tests.learn.inference.test_shards import images, made_in, request_of, told
+
+__all__ = ["images"]
+
+
+def _done_by_tasks(run: Run) -> None:
+    request = run.record().request
+    assert isinstance(request, PredictRequest)
+    card, _ = shards.prepare(request)
+    header = make_list(Shards(run), request, card, lambda event: None, lambda: None)
+    assert header.is_fresh
+    shards._do(run.folder, None, lambda: None)
+
+
+def _reasons(run: Run) -> list[str]:
+    return sorted(event.reason for event in run.events() if isinstance(event, ImageFailed))
+
+
+def test_a_share_looked_through_by_itself_tells_what_all_images_held_at_once_tell(
+    images: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[object, ...]] = []
+    for is_alone in (True, False):
+        out = images.parent / "out"
+        run = new_run(out / ".emcfsys", request_of(images, model_file, "out", 2))
+        _done_by_tasks(run)
+        (out / "0.png").unlink()
+        whole = (images / "2.png").read_bytes()
+        (images / "2.png").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        (images / "6.png").touch()  # the same image as before
+        if not is_alone:
+            monkeypatch.setattr(shard_end, "_outdated", lambda end: None)
+        assert run_here(run) == 1
+        ended = run.finished()
+        assert ended is not None
+        assert not list(out.glob(".emcfsys/*/shards/*.book"))
+        book = OutputBook(out)
+        assert all(book.has(file) for file in out.rglob("[0-9].png"))
+        outdated = [one for one in _reasons(run) if "of the image as it was before" in one]
+        assert len(outdated) == 2 and "0.png" in outdated[0] and "2.png" in outdated[1]
+        found.append((ended.done, ended.failed, _reasons(run), told(run), made_in(out)))
+        (images / "2.png").write_bytes(whole)
+        for file in sorted(out.rglob("*"), reverse=True):
+            file.unlink() if file.is_file() else file.rmdir()
+    assert found[0] == found[1]
+
+
+def test_no_image_is_held_and_no_mask_read_where_the_folder_was_empty(
+    images: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 2))
+    _done_by_tasks(run)
+
+    def refused(*given: object) -> None:
+        raise EmcfError("the road of all images is taken")
+
+    monkeypatch.setattr(shard_end, "_of_all", refused)
+    assert run_here(run) == 1
+    assert len(_reasons(run)) == 1  # the image that is none
+
+
+def test_where_a_book_was_taken_in_before_a_kill_the_folder_s_own_tells(
+    images: Path, model_file: Path
+) -> None:
+    run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 2))
+    _done_by_tasks(run)
+    out = images.parent / "out"
+    shard_end.take_in(out, [Shards(run).book_file(0)])
+    (out / "0.png").unlink()
+    assert run_here(run) == 1
+    assert sum("its mask is gone" in one for one in _reasons(run)) == 1
+    ended = run.finished()
+    assert ended is not None and (ended.done, ended.failed) == (5, 2)
