@@ -38,6 +38,7 @@ from emcfsys_engine.run.events import ImageDone, ImageFailed, RegionDone
 from emcfsys_engine.run.records import PredictRequest
 
 _PLANES = ("distance", "border")
+_ROWS_AT_ONCE = 128
 
 
 def mosaic_of(
@@ -245,8 +246,10 @@ def _find_objects(mosaic: Mosaic, folder: Path, card: ModelCard) -> None:
     objects = ObjectRows(folder, mosaic.size_HW, card)
     try:
         for first in range(0, mosaic.size_HW[0], mosaic.chunk_px):
-            mask, *planes = (np.asarray(one[first : first + mosaic.chunk_px]) for one in arrays)
-            objects.add(mask, np.stack(planes))
+            strip = [np.asarray(one[first : first + mosaic.chunk_px]) for one in arrays]
+            for row in range(0, len(strip[0]), _ROWS_AT_ONCE):  # finding takes many bytes a pixel
+                mask, *planes = (one[row : row + _ROWS_AT_ONCE] for one in strip)
+                objects.add(mask, np.stack(planes))
         level = begin_instances(place, mosaic.size_HW, mosaic.pixel_nm, objects.of_mask)
         for _, _, numbers in objects.rows():
             level.write(numbers[1:-1])
