@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from textual.message import Message
 
 if TYPE_CHECKING:
+    from emcfsys_tui.engine.data import PictureSpec
     from emcfsys_tui.view_models import (
         CheckState,
         HotState,
@@ -108,6 +109,16 @@ class FactsRead(Message, bubble=False):
 
     def __init__(self, facts: "dict[str, ImageFacts]") -> None:
         self.facts = facts
+        super().__init__()
+
+
+class MaskRead(Reading):
+    """What a prediction has done so far: a picture to ask for, and a few words."""
+
+    def __init__(self, job: int, request: "PictureSpec | None", title: str) -> None:
+        self.job = job
+        self.request = request  # None: there is nothing to see
+        self.title = title
         super().__init__()
 
 

@@ -375,6 +375,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[tuple[int, str], ...] = ()  # value, name
     fault: str = ""
     info: str = ""
+    is_whole: bool = True  # else more is there than was read by now
 
 
 class FieldFault(msgspec.Struct, frozen=True, kw_only=True):

@@ -201,7 +201,10 @@ def logs(job_id: int | None, follow: bool, lines: int) -> None:
 
 
 def _follow(queue: Queue, job: Job, news: RunLines) -> Job:
-    """Tell a run's lines as they come until its job neither runs nor waits."""
+    """Tell a run's lines as they come until its job neither runs nor waits.
+
+    Of a job on Slurm also how it gets on: the tasks of an array write no line of the run.
+    """
     told = ""
     while True:
         job = queue.get(job.id)
@@ -211,7 +214,7 @@ def _follow(queue: Queue, job: Job, news: RunLines) -> Job:
         sys.stdout.flush()
         if job.state not in ("queued", *ACTIVE):
             return job
-        if job.state == "queued" and told != (told := _ending(job)):
+        if (job.state == "queued" or job.slurm) and told != (told := _ending(job)):
             say(told, err=True)
         time.sleep(_LOOK_EVERY_S)
 

@@ -57,6 +57,9 @@ class PictureSpec(msgspec.Struct, frozen=True, kw_only=True):
     label: object = None
     source: int = 0
     mask: str = ""
+    model: str = ""
+    run: str = ""
+    mosaic: int = -1
     view: tuple[float, float, float, float] | None = None
     width: int = 0
     height: int = 0

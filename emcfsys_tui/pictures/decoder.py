@@ -23,17 +23,16 @@ from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_8_bit, to_grey
 from emcfsys_engine.images.reader import probe, read_micrograph
 from emcfsys_engine.project import UNLABELLED, Project, load_project
-from emcfsys_tui.pictures.calming import calmed
+from emcfsys_tui.pictures.drawing import Shown, drawn
 from emcfsys_tui.pictures.encoders import encoded
+from emcfsys_tui.pictures.mosaics import Mosaics, classes_of
 from emcfsys_tui.pictures.protocol import Answer, PictureRequest, Reply, drawn_px, fit, room
-from emcfsys_tui.view_models import Drawing
 
 _PANELS = ("image", "truth", "prediction", "error")
 _GAP_PX = 2
 _SATURATED = 60  # between the strongest and the weakest of red, green, blue
 _LEAST_SHARE = 0.2  # of a cell, from which on a colour fills it
 _MOST_COLOURS = 64
-_RIM_PX = 2  # of an outline in the terminal's own pixels
 
 
 def strip_reply(request: PictureRequest) -> Reply:
@@ -132,17 +131,13 @@ def _panel_words(point: tuple[int, int] | None, size: tuple[int, int], rows: int
     return f"{_PANELS[down * columns + across]} {x},{y}"
 
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the image
 _CHUNK = 500
 _KEPT = 6  # decoded images, for zooming and going back and forth
 
 
-class _Shown(msgspec.Struct, kw_only=True):
+class _Shown(Shown, kw_only=True):
     micrograph: Micrograph
-    grey: np.ndarray
-    ids: np.ndarray | None
     note: str
-    classes: tuple[tuple[int, str], ...]
 
 
 class Viewer:
@@ -151,12 +146,15 @@ class Viewer:
     def __init__(self) -> None:
         self._shown: OrderedDict[object, _Shown] = OrderedDict()
         self._projects: dict[str, Project] = {}
+        self._mosaics = Mosaics()
 
     def answer(self, request: PictureRequest) -> Reply:
         """Return what is asked for; what cannot be read is said in the answer."""
         try:
             if request.is_strip:
                 return strip_reply(request)
+            if request.mosaic >= 0:
+                return self._mosaics.answer(request)
             shown = self._look(request)
         except EmcfError as error:
             return Reply(Answer(key=request.key, fault=printable(str(error))))
@@ -175,7 +173,7 @@ class Viewer:
         )
         if request.point is not None or request.width < 1 or request.height < 1:
             return Reply(answer)
-        return _drawn(answer, shown, request)
+        return drawn(answer, shown, request)
 
     def _look(self, request: PictureRequest) -> _Shown:
         key = (
@@ -202,6 +200,8 @@ class Viewer:
         classes = (
             tuple(zip(project.class_values, project.class_names, strict=True)) if project else ()
         )
+        if request.model:
+            classes = classes_of(Path(request.model))
         ids, note = None, ""
         try:
             if request.mask:
@@ -341,90 +341,14 @@ def _path(kind: type, value: object) -> Path:
 
 
 def _mask(file: Path, shape: tuple[int, int]) -> np.ndarray:
-    with Image.open(file) as picture:
-        ids = np.asarray(picture)
+    if file.suffix == ".zarr":
+        ids = read_micrograph(ImageRef(path=file)).pixels
+    else:
+        with Image.open(file) as picture:
+            ids = np.asarray(picture)
     if ids.ndim != 2 or ids.shape != shape:
         raise EmcfError(f"{file}: is no mask of this image")
     return ids.astype(np.uint8)
-
-
-def _drawn(answer: Answer, shown: _Shown, request: PictureRequest) -> Reply:
-    height, width = shown.grey.shape
-    left, top, wide, high = fit(
-        request.view or (0.0, 0.0, float(width), float(height)), width, height
-    )
-    box = (left, top, left + wide, top + high)
-    num_x, num_y = room(request, wide, high)
-    ids = _ids(shown, (num_x, num_y), box)
-    graphic = b""
-    if request.drawing is not None:
-        sharp = _painted(shown, drawn_px(request.drawing, num_x, num_y), box, request.drawing)
-        graphic = encoded(sharp, request.drawing)
-    full = msgspec.structs.replace(
-        answer,
-        width=num_x,
-        height=num_y,
-        view_px=(left, top, wide, high),
-        drawing=request.drawing,
-    )
-    grey = _greys(shown, (num_x, num_y), box)
-    if ids is None:
-        return Reply(full, (calmed(grey) if request.is_calm else grey).tobytes(), graphic=graphic)
-    rims = np.where(rim_of(ids), ids, UNLABELLED).astype(np.uint8)
-    if request.is_calm:
-        grey = calmed(grey, np.where(rims == UNLABELLED, 0, rims))
-    return Reply(full, grey.tobytes(), ids.tobytes(), rims.tobytes(), graphic)
-
-
-def rim_of(ids_HW: np.ndarray, thickness_px: int = 1) -> np.ndarray:
-    """Return which pixels lie at the rim of their region; the edge of the picture is none.
-
-    Shapes: bool H×W.
-    """
-    is_rim = np.zeros(ids_HW.shape, bool)
-    for reach in range(1, thickness_px + 1):
-        for axis in (0, 1):
-            here, there = ids_HW.swapaxes(0, axis)[:-reach], ids_HW.swapaxes(0, axis)[reach:]
-            is_step = here != there
-            is_rim.swapaxes(0, axis)[:-reach] |= is_step
-            is_rim.swapaxes(0, axis)[reach:] |= is_step
-    return is_rim
-
-
-def _greys(shown: _Shown, size: tuple[int, int], box: Box) -> np.ndarray:
-    is_reduced = size[0] < box[2] - box[0]
-    method = Image.Resampling.BOX if is_reduced else Image.Resampling.NEAREST
-    return np.asarray(Image.fromarray(shown.grey).resize(size, method, box=box))
-
-
-def _ids(shown: _Shown, size: tuple[int, int], box: Box) -> np.ndarray | None:
-    if shown.ids is None:
-        return None
-    places = [
-        np.clip((low + (np.arange(num) + 0.5) * (high - low) / num).astype(int), 0, most - 1)
-        for num, low, high, most in (
-            (size[1], box[1], box[3], shown.ids.shape[0]),
-            (size[0], box[0], box[2], shown.ids.shape[1]),
-        )
-    ]
-    return shown.ids[places[0][:, None], places[1][None, :]].astype(np.uint8)
-
-
-def _painted(shown: _Shown, size: tuple[int, int], box: Box, drawing: Drawing) -> Image.Image:
-    """Return the part of the image with its classes in colour, as the half-blocks have them."""
-    greys, ids = _greys(shown, size, box), _ids(shown, size, box)
-    rgb = np.repeat(greys[..., None], 3, axis=2)
-    if ids is None or not drawing.colours or not drawing.share:
-        return Image.fromarray(rgb)
-    for place, (value, _) in enumerate(shown.classes):
-        if value == (drawing.only_class if drawing.only_class is not None else value or None):
-            colour = drawing.colours[place % len(drawing.colours)]
-            part = ids == value
-            if drawing.outlines:
-                part &= rim_of(ids, _RIM_PX)
-            mixed = rgb[part] * (1 - drawing.share) + np.array(colour) * drawing.share
-            rgb[part] = np.rint(mixed).astype(np.uint8)
-    return Image.fromarray(rgb)
 
 
 def _point_words(shown: _Shown, point: tuple[int, int] | None) -> str:

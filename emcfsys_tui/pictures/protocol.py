@@ -17,6 +17,9 @@ class PictureRequest(msgspec.Struct, frozen=True, kw_only=True):
     label: msgspec.Raw = msgspec.Raw(b"null")
     source: int = 0
     mask: str = ""  # a prediction; instead of the label
+    model: str = ""  # whose classes the mask has; instead of the project's
+    run: str = ""  # the folder of a prediction in shards
+    mosaic: int = -1  # the place of a large image among those that its tasks share out
     view: tuple[float, float, float, float] | None = None  # left, top, width, height in pixels
     width: int = 0
     height: int = 0  # 0 × 0: only the point
@@ -41,6 +44,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     point: str = ""
     channels: int = 1
     drawing: Drawing | None = None  # as it was asked for
+    is_whole: bool = True  # else more was done than is shown: ask again
     num_grey: int = 0
     num_ids: int = 0
     num_rims: int = 0

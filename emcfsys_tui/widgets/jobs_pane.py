@@ -1,4 +1,4 @@
-"""Jobs: the queue over all projects, the GPUs, and what a job says."""
+"""Jobs: the queue over all projects, the GPUs, what a job says, and what a prediction has made."""
 
 from collections import deque
 from functools import partial
@@ -8,6 +8,7 @@ from typing import ClassVar
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
+from textual.containers import Horizontal
 from textual.widgets import Static
 
 from emcfsys_engine.errors import printable
@@ -15,13 +16,17 @@ from emcfsys_engine.run.folder import Run
 from emcfsys_engine.text import day_clock, span
 from emcfsys_tui.engine import jobs as engine_link_jobs
 from emcfsys_tui.engine import notices
-from emcfsys_tui.messages import LogRead, TabWanted
+from emcfsys_tui.engine.data import PictureSpec
+from emcfsys_tui.engine.masks import MaskReader
+from emcfsys_tui.messages import LogRead, MaskRead, PictureRead, TabWanted
 from emcfsys_tui.settings import quiet, shown
 from emcfsys_tui.text import reason_words
 from emcfsys_tui.view_models import STATE_LOOKS, Deed, GpuRow, JobRow, Notice, QueueState
 from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.log_view import LogView
-from emcfsys_tui.widgets.pane import FedPane
+from emcfsys_tui.widgets.pane import Feed
+from emcfsys_tui.widgets.picture_pane import PictureBox, PicturePane
+from emcfsys_tui.widgets.picture_view import PictureView
 
 _COLUMNS = (
     Column(title="job", width=5, right=True),
@@ -39,7 +44,7 @@ _EMPTY = "No jobs. Submit a training in 2 Train, or start the hot folder in 4."
 _LINES = 5000
 
 
-class JobsPane(FedPane):
+class JobsPane(PicturePane):
     """Every job of this user on this machine."""
 
     SCOPED_CSS = False
@@ -47,6 +52,10 @@ class JobsPane(FedPane):
     JobsPane #jobs { height: auto; min-height: 3; max-height: 50%; }
     JobsPane #gpus { height: auto; max-height: 10; color: $dim; }
     JobsPane LogView { width: 1fr; height: 1fr; }
+    JobsPane #told { height: 1fr; }
+    JobsPane PictureBox { display: none; height: 1fr; }
+    JobsPane.-mask PictureBox { display: block; }
+    JobsPane.-mask LogView { width: 4fr; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -71,16 +80,27 @@ class JobsPane(FedPane):
             "jobs.later",
             "One place down in the queue",
         ),
+        quiet(
+            "v", "mask", "Mask so far", "jobs.mask", "What a prediction has done, over its image"
+        ),
+        quiet("c", "one_class", "Class", "jobs.class", "One class after the other"),
+        quiet("b", "opacity", "Outline or fill", "jobs.opacity", "Outlines, or fills"),
+        quiet("z", "zoom(0.5)", "Zoom in", "jobs.zoom_in"),
+        quiet("Z", "zoom(2.0)", "Zoom out", "jobs.zoom_out"),
+        quiet("w", "whole", "Whole image", "jobs.whole"),
         quiet("i", "history", "History", "jobs.history", "Every move of this job; enter, too"),
         quiet("slash", "filter", "Filter the log", "jobs.filter", face="/"),
     ]
 
-    BOXES = (("#jobs", "#gpus"), ("#job-log",))
+    BOXES = (("#jobs", "#gpus"), ("#job-log",), ("#mask",))
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._log: deque[str] = deque(maxlen=_LINES)
         self._log_reader = engine_link_jobs.JobLogReader()
+        self._mask_reader = MaskReader()
+        self._mask_feed: Feed | None = None
+        self._mask: PictureSpec | None = None
 
     @property
     def command(self) -> str:
@@ -91,12 +111,32 @@ class JobsPane(FedPane):
         """Queue, GPUs, log."""
         yield Rows(_COLUMNS, id="jobs", empty="Reading the queue …")
         yield Static(id="gpus", markup=False)
-        yield LogView(id="job-log")
+        with Horizontal(id="told"):
+            yield LogView(id="job-log")
+            yield PictureBox(id="mask")
 
     def on_mount(self) -> None:
         """Follow the log of the job under the cursor."""
         self.feed_on(self._log_reader.read, every_s=0.5)
+        self._mask_feed = Feed(self, self._mask_reader.read, every_s=1.0)
+        self._mask_feed.pause(not self.is_shown)
+        self.query_one(PictureBox).mode = "prediction"
         self._show_queue()
+
+    def on_unmount(self) -> None:
+        """Let the other thread end, too."""
+        if self._mask_feed is not None:
+            self._mask_feed.end()
+
+    def watch_is_shown(self, is_shown: bool) -> None:
+        """Look at no mask while nobody does."""
+        super().watch_is_shown(is_shown)
+        if self._mask_feed is not None:
+            self._mask_feed.pause(not is_shown)
+
+    def is_open(self, place: int) -> bool:
+        """The mask where it is wanted."""
+        return "#mask" not in self.BOXES[place] or self.has_class("-mask")
 
     def watch_queue_state(self) -> None:
         """Show the queue."""
@@ -116,8 +156,48 @@ class JobsPane(FedPane):
         job = self._current()
         self._log_reader.wanted = (job.id, job.run) if job else None
         self.look_now()
+        self._follow_mask()
         if job is None:
             self.query_one(LogView).lines = ()
+
+    def action_mask(self) -> None:
+        """Show what the job's prediction has done by now, or no longer."""
+        self.toggle_class("-mask")
+        if self.is_alone:
+            self.show_box(2 if self.has_class("-mask") else 0)
+        self._follow_mask()
+
+    def _follow_mask(self) -> None:
+        job = self._current() if self.has_class("-mask") else None
+        wanted = (job.id, job.run) if job is not None else None
+        if wanted != self._mask_reader.wanted:
+            self._mask_reader.wanted, self._mask = wanted, None
+            self.show_image("")
+        if self._mask_feed is not None:
+            self._mask_feed.look_now()
+
+    def wanted_picture(self) -> PictureSpec | None:
+        """Return what the job under the cursor has made."""
+        return self._mask
+
+    def on_mask_read(self, event: MaskRead) -> None:
+        """Show more of it; the part that was looked at stays."""
+        if self._mask_reader.wanted is None or event.job != self._mask_reader.wanted[0]:
+            return
+        before, self._mask = self._mask, event.request
+        box = self.query_one(PictureBox)
+        box.query_one(PictureView).hint = "" if event.request else event.title
+        if before is None or event.request is None or before.key != event.request.key:
+            self.show_image(event.title)
+            return
+        box.image_name = event.title
+        self.wish_again()
+
+    def on_picture_read(self, event: PictureRead) -> None:
+        """Show it; ask again where more was done than could be read at once."""
+        super().on_picture_read(event)
+        if not event.picture.is_whole and self._mask is not None:
+            self.wish_again()
 
     @on(Rows.Opened, "#jobs")
     def action_history(self) -> None:

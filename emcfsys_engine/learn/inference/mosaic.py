@@ -23,7 +23,7 @@ from emcfsys_engine.images.label_zarr import (
     finish_labels,
     write_region,
 )
-from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.mosaic_view import folder_of, ref_of, survey_of
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import resolved
 from emcfsys_engine.images.rows import Survey
@@ -38,11 +38,7 @@ from emcfsys_engine.run.events import ImageDone, ImageFailed, RegionDone
 from emcfsys_engine.run.records import PredictRequest
 
 _PLANES = ("distance", "border")
-
-
-def ref_of(mosaic: Mosaic) -> ImageRef:
-    """Return the image of a mosaic."""
-    return ImageRef(path=Path(mosaic.image), plane=mosaic.plane)
+_ROWS_AT_ONCE = 128
 
 
 def mosaic_of(
@@ -79,13 +75,7 @@ class Piece:
     @property
     def survey(self) -> Survey:
         """The statistics of the whole image."""
-        one = self.mosaic
-        return Survey(
-            info_bar_rows=one.info_bar_rows,
-            statistics=one.statistics,
-            is_coloured=one.is_coloured,
-            colours=one.colours,
-        )
+        return survey_of(self.mosaic)
 
     @property
     def sides(self) -> Sides:
@@ -143,11 +133,6 @@ class PieceOutputs:
             write_region(_array(folder), self._piece.region, pixels_HW)
         except OSError as error:
             raise _unwritten(self.mask_file, error) from None
-
-
-def folder_of(mosaic: Mosaic, folder: Path) -> Path:
-    """Return where a mask grows, in the folder of the run's shards."""
-    return folder / f"mosaic-{mosaic.number}.ome.zarr"
 
 
 def _plane_folders(mosaic: Mosaic, folder: Path) -> list[Path]:
@@ -261,8 +246,10 @@ def _find_objects(mosaic: Mosaic, folder: Path, card: ModelCard) -> None:
     objects = ObjectRows(folder, mosaic.size_HW, card)
     try:
         for first in range(0, mosaic.size_HW[0], mosaic.chunk_px):
-            mask, *planes = (np.asarray(one[first : first + mosaic.chunk_px]) for one in arrays)
-            objects.add(mask, np.stack(planes))
+            strip = [np.asarray(one[first : first + mosaic.chunk_px]) for one in arrays]
+            for row in range(0, len(strip[0]), _ROWS_AT_ONCE):  # finding takes many bytes a pixel
+                mask, *planes = (one[row : row + _ROWS_AT_ONCE] for one in strip)
+                objects.add(mask, np.stack(planes))
         level = begin_instances(place, mosaic.size_HW, mosaic.pixel_nm, objects.of_mask)
         for _, _, numbers in objects.rows():
             level.write(numbers[1:-1])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emcfsys_tui.pictures.decoder import Viewer, list_images, rim_of, serve
+from emcfsys_tui.pictures.decoder import Viewer, list_images, serve
 from emcfsys_tui.pictures.protocol import Answer, PictureRequest
 
 
@@ -44,15 +44,6 @@ def test_a_masks_classes_and_their_rims_lie_over_it(image: Path) -> None:
     assert ids[10, 20] == 1
     assert 0 < (rims == 1).sum() < (ids == 1).sum()
     assert np.all(ids[rims == 1] == 1)
-
-
-def test_a_rim_is_inside_its_class() -> None:
-    ids = np.zeros((9, 9), np.uint8)
-    ids[2:7, 2:7] = 3
-    rim = rim_of(ids) > 0
-    assert rim[2, 2]
-    assert not rim[4, 4]
-    assert not rim[0, 0]
 
 
 def test_what_is_no_image_is_one_line_and_the_child_goes_on(image: Path, tmp_path: Path) -> None:
