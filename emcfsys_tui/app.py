@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -71,6 +72,7 @@ def save_report(error: BaseException, where: str = "") -> Path | None:
 
 
 _HANG_UP_S = 2.0  # between two looks whether the terminal is still there
+_MOST_THREADS = 64  # begun when they are needed
 _REST_S = 1.0  # without a key: the time to look for what nothing refers to any longer
 _MANY_COLLECTIONS = 10  # of the young, Python's own number before it looks through the old
 _TOO_MANY_COLLECTIONS = 1000  # so long somebody may type without a rest
@@ -176,8 +178,10 @@ class EmcfApp(OrderedKeysApp):
 
     def on_load(self) -> None:
         """Listen to who ends us, before the terminal is taken: it shall be given back."""
+        loop = asyncio.get_running_loop()
+        # Every feed keeps one: two cores' six, the default, left none for the last tab and deeds.
+        loop.set_default_executor(ThreadPoolExecutor(_MOST_THREADS))
         if not self.is_headless:
-            loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGTERM, self.call_later, self._leave, True)
             loop.add_signal_handler(signal.SIGHUP, self._hang_up)
 

@@ -2,6 +2,7 @@
 
 import gc
 import re
+import threading
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +23,18 @@ async def test_keys_can_be_changed(demo: Path) -> None:
     async with opened(demo, "3", settings=settings) as pilot:
         await pilot.press("ctrl+x")
         await until(pilot, lambda: "No model files" in screen_text(pilot))
+
+
+async def test_what_reads_for_long_keeps_no_other_thread_from_its_work(demo: Path) -> None:
+    enough, done = threading.Event(), threading.Event()
+    async with opened(demo, "3") as pilot:
+        for _ in range(40):  # far more than the tabs of a project
+            pilot.app.run_worker(enough.wait, thread=True)
+        pilot.app.run_worker(done.set, thread=True)
+        try:
+            await until(pilot, done.is_set)
+        finally:
+            enough.set()
 
 
 async def test_old_objects_are_looked_through_while_nobody_types(
