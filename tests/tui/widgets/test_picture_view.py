@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emcfsys_engine.colours import colours_for
-from emcfsys_tui.pictures.decoder import rim_of
+from emcfsys_tui.pictures.drawing import rim_of
 from emcfsys_tui.view_models import Picture
 from emcfsys_tui.widgets.picture_view import PictureView
 from tests.tui.widgets_made import Stage, text_of
