@@ -61,7 +61,7 @@ class OutputBook:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.file = out / FOLDER / "outputs.jsonl"
+        self.file = book_of(out)
         self._read_to = 0
         self._inode = 0
         self._place = identity_of(out)
@@ -442,13 +442,25 @@ class OutputBook:
         with self._one_thread:
             self.refuse_gone()
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = open_own(self.file, os.O_RDWR | os.O_CREAT, is_shared=True)
-            try:
-                with suppress(OSError):  # some networks have no locks: lines are appended whole
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with opened_alone(self.file):
                 yield
-            finally:
-                os.close(descriptor)
+
+
+def book_of(out: Path) -> Path:
+    """Return the book of an output folder."""
+    return out / FOLDER / "outputs.jsonl"
+
+
+@contextmanager
+def opened_alone(book: Path) -> Generator[int]:
+    """Open a book to append to it, while no other process does."""
+    descriptor = open_own(book, os.O_RDWR | os.O_CREAT | os.O_APPEND, is_shared=True)
+    try:
+        with suppress(OSError):  # some networks have no locks: lines are appended whole
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def append_whole(descriptor: int, lines: bytes, file: Path) -> int:

@@ -3,7 +3,6 @@
 Tasks on many nodes would wait for one another at one book, and not every shared disk has locks.
 """
 
-import fcntl
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,8 +12,8 @@ from typing import NamedTuple
 import msgspec
 
 from emcfsys_engine import any_names
-from emcfsys_engine.files import next_lines, open_own, reading_own
-from emcfsys_engine.images.output_book import FOLDER, OutputBook, append_whole
+from emcfsys_engine.files import next_lines, reading_own
+from emcfsys_engine.images.output_book import OutputBook, append_whole, book_of, opened_alone
 
 
 class PartBook(OutputBook):
@@ -73,20 +72,15 @@ def take_in(out: Path, parts: Sequence[Path]) -> None:
 
     Raises: OSError. After a kill they are taken in again: a fact told twice is one.
     """
-    book = out / FOLDER / "outputs.jsonl"
+    book = book_of(out)
     there = [part for part in parts if part.exists()]
     if not there:
         return
-    descriptor = open_own(book, os.O_RDWR | os.O_CREAT | os.O_APPEND, is_shared=True)
-    try:
-        with suppress(OSError):  # some networks have no locks: lines are appended whole
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with opened_alone(book) as descriptor:
         for part in there:
             with reading_own(part) as stream:
                 while lines := next_lines(stream):  # what a kill tore is no line: it is left out
                     append_whole(descriptor, lines, book)
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
     for part in there:
         part.unlink(missing_ok=True)

@@ -13,7 +13,6 @@ from emcfsys_engine.run.events import EventReader, ImageDone, RegionDone
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.shards import Became, Line, Shards
 
-_LIST = "list.jsonl"
 _IMAGE, _REGION = b'"kind":"image_done"', b'"kind":"region_done"'
 
 
@@ -58,7 +57,7 @@ class DoneSoFar:
                 Path(entry.path)
                 for entry in entries
                 if entry.name.endswith(".jsonl")
-                and entry.name != _LIST
+                and entry.name != self._shards.file.name
                 and entry.stat().st_size > self._read_to.get(entry.name, 0)
             ]
 

@@ -192,7 +192,8 @@ class Prediction:
         is_new = request.force or self.names.has_none
         kept = () if is_new else map(self.names.has_mask, refs)
         self.is_there = bytearray(kept) or bytearray(len(refs))  # of each image: left alone
-        self.todo = _chosen(refs, (n for n, is_there in enumerate(self.is_there) if not is_there))
+        new = (number for number, is_there in enumerate(self.is_there) if not is_there)
+        self.todo = ImageRefs.of(refs).chosen(new)
         vectors = VectorOutputs(self.book.out, request.vectors, card, self.book)
         companions = companions_of(request)
         for told in self.names.make_writable(
@@ -394,12 +395,6 @@ def _each_once(listings: Sequence[ImageRefs]) -> ImageRefs:
     if len(listings) == 1:
         return listings[0]
     return ImageRefs(dict.fromkeys(ref for one in listings for ref in one))
-
-
-def _chosen(refs: Sequence[ImageRef], numbers: Iterable[int]) -> Sequence[ImageRef]:
-    if isinstance(refs, ImageRefs):
-        return refs.chosen(numbers)
-    return [refs[number] for number in numbers]
 
 
 def scale_of(

@@ -32,25 +32,24 @@ _Told = ImageDone | ImageFailed | RegionDone
 
 @dataclass(frozen=True)
 class Together:
-    """What was asked for, and what tasks told: of each shard, by the numbers of its images."""
+    """What was asked for, what tasks told, and whom the last step tells.
+
+    `became`: of each shard, by the numbers of its images. `tell`: passes on what became of an image
+    that was cut into regions.
+    """
 
     request: PredictRequest
+    card: ModelCard
     shards: Shards
     header: Header
     became: Sequence[Mapping[int, _Told]]
+    tell: Callable[[_Told], None]
+    emit: Callable[[Event], None]
+    asked: Callable[[], str | None]
 
 
-def put_together(
-    end: Together,
-    tell: Callable[[_Told], None],
-    card: ModelCard,
-    emit: Callable[[Event], None],
-    asked: Callable[[], str | None],
-) -> Counted:
-    """Write what belongs to all images together, and one book of all that was written.
-
-    `tell`: passes on what became of an image that was cut into regions.
-    """
+def put_together(end: Together) -> Counted:
+    """Write what belongs to all images together, and one book of all that was written."""
     request, header = end.request, end.header
     is_alone = header.is_fresh and not header.there.images and not header.mosaics
     outdated = None
@@ -59,9 +58,9 @@ def put_together(
     books = [end.shards.book_file(shard) for shard in range(len(header.shards))]
     take_in(Path(request.out), books)
     if outdated is None:
-        return _of_all(end, tell, card, emit, asked)
+        return _of_all(end)
     for ref in outdated:
-        emit(_is_outdated(ref))
+        end.emit(_is_outdated(ref))
     every = (event for became in end.became for event in became.values())
     failed = len(outdated) + sum(isinstance(event, ImageFailed) for event in every)
     return Counted(done=header.num_images - failed, skipped=0, failed=failed)
@@ -104,39 +103,31 @@ def _is_outdated(ref: ImageRef) -> ImageFailed:
     return ImageFailed(image=str(ref), reason=f"{ref}: {why}")
 
 
-def _of_all(
-    end: Together,
-    tell: Callable[[_Told], None],
-    card: ModelCard,
-    emit: Callable[[Event], None],
-    asked: Callable[[], str | None],
-) -> Counted:
+def _of_all(end: Together) -> Counted:
     request, header = end.request, end.header
     became = {n: event for one in end.became for n, event in one.items()}
-    items = _whole(end, became, tell)
+    items = _whole(end, became)
     refs = ImageRefs(map(ref_of, items))
     said: list[Callable[[Event], None]] = [lambda event: None]  # all was said with the list
     whole = msgspec.structs.replace(request, force=False)
-    prediction = Prediction(whole, refs, card, lambda event: said[-1](event), asked)
+    prediction = Prediction(whole, refs, end.card, lambda event: said[-1](event), end.asked)
     for number in sorted(became):
         event = became[number]
         assert not isinstance(event, RegionDone)  # those of a mosaic were taken together
         prediction.count(event)
-    said.append(emit)
+    said.append(end.emit)
     done = {n for n, event in became.items() if isinstance(event, ImageDone)}
     done.update(item.number for item in items if item.is_there)
     prediction.outdated = {refs[n] for n in done if not prediction.is_there[n]}
     for ref in sorted(prediction.outdated, key=str):
         prediction.count(_is_outdated(ref))
-    vectors = VectorOutputs(prediction.book.out, request.vectors, card, prediction.book)
+    vectors = VectorOutputs(prediction.book.out, request.vectors, end.card, prediction.book)
     prediction.finish(vectors, set())
     failed = prediction.failed
     return Counted(done=len(items) - failed, skipped=header.there.images, failed=failed)
 
 
-def _whole(
-    end: Together, became: dict[int, _Told], tell: Callable[[_Told], None]
-) -> Sequence[Item]:
+def _whole(end: Together, became: dict[int, _Told]) -> Sequence[Item]:
     """Return all images, in order; of those that were cut, regions become one again."""
     request, header = end.request, end.header
     found = {item.number: item for item in _items(end)}
@@ -150,7 +141,7 @@ def _whole(
         )
         told = [became.pop(item.number, None) for item in mine]
         event = became[mosaic.number] = joined(mosaic, end.shards.folder, book, request, told)
-        tell(event)
+        end.tell(event)
     return [found[number] for number in sorted(found)]
 
 

@@ -248,8 +248,9 @@ def execute(worker: RunContext, request: PredictRequest) -> int:
         watched = _Watched(worker, shards, header)
         _do_locally(worker.run, request, header, watched, asked)
         if asked() is None:
-            end = Together(request, shards, header, [one.became for one in watched.told])
-            tally = put_together(end, watched.tell, card, emit, asked)
+            became = [one.became for one in watched.told]
+            end = Together(request, card, shards, header, became, watched.tell, emit, asked)
+            tally = put_together(end)
             if asked() is None:
                 emit(RunFinished(reason="done", done=tally.done, failed=tally.failed))
                 return 1 if tally.failed else 0

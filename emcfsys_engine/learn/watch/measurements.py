@@ -166,9 +166,10 @@ class Measurements:
         self._begun = 0  # where the lines of the last append begin
         self._unknown: set[str] = set()  # images that have lines, and are not in the ledger
         if self.file.exists():
-            self._learn(frozenset(done))
+            known = frozenset(done)
+            rows = self._learn(known)
             if not keeps_older:
-                self._drop_older(frozenset(done))
+                self._drop_older(rows, known)
 
     def append(self, lines: Sequence[Line]) -> None:
         """Append lines; they are on the disk when this returns."""
@@ -248,12 +249,12 @@ class Measurements:
         if len(kept) < len(rows):
             self._write(kept)
 
-    def _learn(self, done: frozenset[str]) -> None:
-        """Read what is there, and drop a torn last line."""
+    def _learn(self, done: frozenset[str]) -> list[list[str]]:
+        """Read what is there, drop a torn last line, and return the others."""
         rows, is_whole = self._rows()
         if rows and rows[0][:1] != [_FIRST_COLUMN]:
             self._put_aside()
-            return
+            return []
         if rows and not is_whole:
             # Its line was on the disk before the ledger knew the image: an editor took its end.
             last = text_of_cell(rows[-1][0]) if rows[-1] else ""
@@ -263,13 +264,13 @@ class Measurements:
         self._columns = list(map(text_of_cell, rows[0])) if rows else []
         images = [text_of_cell(row[0]) for row in rows[1:] if row]
         self._unknown = {image for image in images if _file_of(image, done) not in done}
+        return rows
 
-    def _drop_older(self, done: frozenset[str]) -> None:
+    def _drop_older(self, rows: Sequence[Sequence[str]], done: frozenset[str]) -> None:
         """Drop lines of files that were predicted again before a kill that came before this.
 
         Lines of all planes are appended together, so older ones stand above the first plane's last.
         """
-        rows = self._rows()[0]
         images = [text_of_cell(row[0]) if row else "" for row in rows]
         files = [_file_of(image, done) for image in images]
         begun = {

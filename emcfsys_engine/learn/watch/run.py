@@ -120,9 +120,7 @@ class _Watch:
         self.is_judged = False  # by the limits of today
         self.state = ""
         self.told_of: set[str] = set()  # images whose place cannot be written, kinds left out
-        self.followed: dict[
-            str, str
-        ] = {}  # corrected images -> the word that they were measured by
+        self.followed: dict[str, str] = {}  # corrected images -> the word they were measured by
         self.by_recipe: set[str] = set()  # images whose masks another recipe made
         self._begin()
 
