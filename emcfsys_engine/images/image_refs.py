@@ -22,12 +22,12 @@ class ImageRefs(Sequence[ImageRef]):
         self._names: list[str] = []
         self._planes = array("q")
         for ref in refs:
-            self.add(ref)
+            self.add(str(ref.path), ref.plane)
 
-    def add(self, ref: ImageRef) -> None:
-        """Take one more image, at the end."""
-        self._names.append(str(ref.path))
-        self._planes.append(_NO_PLANE if ref.plane is None else ref.plane)
+    def add(self, name: str, plane: int | None) -> None:
+        """Take one more image, at the end. `name`: its path."""
+        self._names.append(name)
+        self._planes.append(_NO_PLANE if plane is None else plane)
 
     def sort(self) -> None:
         """Sort by names; planes of one file stay in the order in which they came."""

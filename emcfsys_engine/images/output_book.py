@@ -14,11 +14,12 @@ import threading
 from array import array
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from hashlib import blake2b
+from dataclasses import replace
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from emcfsys_engine.files import (
     next_lines,
@@ -42,15 +43,19 @@ _DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, Recu
 _Plane = int | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """An image whose files want a name: all planes of a file are named alike."""
 
-    image: Path
+    image: str  # its path, as text: a million are asked for
     folder: str  # below the output, "" for itself
     planes: tuple[_Plane, ...] = (None,)
     version: int = 1
     content: str = ""  # digest of the image: it is known again when its folder moved
+
+    @property
+    def name(self) -> str:
+        """The image's name, without its folder."""
+        return self.image.rpartition("/")[2]
 
 
 class OutputBook:
@@ -86,11 +91,11 @@ class OutputBook:
             return
         with self._locked():
             self._read_new()
-            new, lengths, firsts = array("Q"), array("Q"), array("Q")
+            new, lengths, firsts = array("Q"), array("Q"), array("q")
             for number, one in enumerate(wanted):
                 if self._known(one) is None:
                     new.append(number)
-                    lengths.append(len(one.image.name))
+                    lengths.append(len(one.name))
                     is_moved = self._moved(one) is not None
                     firsts.append(0 if is_moved else _first_of(one, suffix))
             shared = _met_twice(firsts)
@@ -104,23 +109,23 @@ class OutputBook:
         with suppress(OSError):  # a disk that fails says so when the files are written
             self.sync()
 
-    def stem_of(self, image: Path, plane: _Plane, version: int) -> str | None:
+    def stem_of(self, image: str, plane: _Plane, version: int) -> str | None:
         """Return the stem of one plane of an image; None where it has no names."""
-        return self._stems.of(str(image), plane, version)
+        return self._stems.of(image, plane, version)
 
     def adopt(self, wanted: Wanted, stems: Sequence[str]) -> None:
         """Take names over that were given out before there was a book."""
         for plane, stem in zip(wanted.planes, stems, strict=True):
-            self._stems.take(str(wanted.image), plane, wanted.version, stem)
+            self._stems.take(wanted.image, plane, wanted.version, stem)
 
     @property
     def is_begun(self) -> bool:
         """Tell whether anything was written into this folder before."""
         return bool(self._digests)
 
-    def version_of(self, image: Path, plane: _Plane) -> int:
+    def version_of(self, image: str, plane: _Plane) -> int:
         """Return the newest version that an image has names for; 1 where it has none."""
-        return self._stems.newest_of(str(image), plane)
+        return self._stems.newest_of(image, plane)
 
     def has(self, place: Path, content: str = "") -> bool:
         """Tell whether a file, or a folder of ours, is as this program wrote it.
@@ -187,7 +192,7 @@ class OutputBook:
         Only what nobody changed goes. Return the files that are gone, and those that a person
         changed, which stay. Raises: OSError.
         """
-        stems = self._stems.all_of(str(wanted.image), wanted.version)
+        stems = self._stems.all_of(wanted.image, wanted.version)
         every = self._origins.files_of(stems)
         contents = [(file, self._origins.contents[file]) for file in every]
         # Digests of another length are of another kind: they do not tell.
@@ -313,14 +318,14 @@ class OutputBook:
                 os.close(descriptor)
 
     def _known(self, wanted: Wanted) -> tuple[str, ...] | None:
-        image, version = str(wanted.image), wanted.version
+        image, version = wanted.image, wanted.version
         stems = [self._stems.of(image, plane, version) for plane in wanted.planes]
         return tuple(stem for stem in stems if stem is not None) if all(stems) else None
 
     def _moved(self, wanted: Wanted) -> tuple[str, ...] | None:
         """Return the names of the same image at another path, where it is no more."""
         for old in self._made_of.get(wanted.content, ()) if wanted.content else ():
-            if Path(old).name == wanted.image.name and not os.path.lexists(old):
+            if Path(old).name == wanted.name and not os.path.lexists(old):
                 stems = [self._stems.of(old, p, wanted.version) for p in wanted.planes]
                 kept = tuple(stem for stem in stems if stem is not None)
                 folders = {stem.rpartition("/")[0] for stem in kept}
@@ -330,10 +335,8 @@ class OutputBook:
 
     def _free(self, wanted: Wanted, suffix: str, *, shares: bool) -> tuple[str, ...]:
         prefix = f"{wanted.folder}/" if wanted.folder else ""
-        every = [
-            stems_for(wanted.image.name, plane, wanted.version, suffix) for plane in wanted.planes
-        ]
-        image, version = str(wanted.image), wanted.version
+        every = [stems_for(wanted.name, plane, wanted.version, suffix) for plane in wanted.planes]
+        image, version = wanted.image, wanted.version
         for number, names in enumerate(zip(*every, strict=True)):
             stems = tuple(prefix + name for name in names)
             # A stack that grew keeps the names that its planes have.
@@ -347,7 +350,7 @@ class OutputBook:
 
     def _claims(self, wanted: Wanted, stems: Sequence[str]) -> Iterator[dict[str, Any]]:
         for plane, stem in zip(wanted.planes, stems, strict=True):
-            image = str(wanted.image)
+            image = wanted.image
             if self._stems.of(image, plane, wanted.version) == stem:
                 continue
             self._stems.take(image, plane, wanted.version, stem)
@@ -478,11 +481,12 @@ def append_whole(descriptor: int, lines: bytes, file: Path) -> int:
 
 
 def _first_of(wanted: Wanted, suffix: str) -> int:
-    """Return a digest of the name that an image would have if no other wanted it."""
-    first = next(stems_for(wanted.image.name, None, wanted.version, suffix))
-    text = first.casefold() + wanted.folder
-    digest = blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
+    """Return what tells the name that an image would have if no other wanted it.
+
+    Where two names have one number by chance, each keeps its extension.
+    """
+    first = next(stems_for(wanted.name, None, wanted.version, suffix))
+    return hash((first.casefold(), wanted.folder))
 
 
 def _met_twice(numbers: Iterable[int]) -> set[int]:

@@ -9,6 +9,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from emcfsys_engine.regions import OF_REGION
@@ -89,6 +90,7 @@ def stems_for(name: str, plane: int | None, version: int, suffix: str) -> Iterat
         number += 1
 
 
+@lru_cache(maxsize=64)  # whoever asks whether a stem is free takes it then
 def keys_of(stem: str) -> frozenset[str]:
     """Return the keys of all files that a stem can have; `stem` may lie in a folder."""
     folder, slash, name = stem.rpartition("/")

@@ -2,6 +2,7 @@
 
 import glob
 import importlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,7 +23,7 @@ from emcfsys_engine.images.image_refs import ImageRefs
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, Micrograph
 from emcfsys_engine.images.normalise import find_info_bar
 from emcfsys_engine.images.side_cars import pixel_nm_beside
-from emcfsys_engine.images.walk import files_below, is_regular, is_zarr, split_glob
+from emcfsys_engine.images.walk import is_regular, is_zarr, names_below, split_glob
 
 HEADER_BYTES = 1024
 _TRIED_FIRST = frozenset({"hdf5", "czi"})  # their libraries can die of a damaged file
@@ -40,7 +41,7 @@ class FormatReader(Protocol):
         ...
 
 
-def format_of(path: Path) -> str | None:
+def format_of(path: Path | str) -> str | None:
     """Return the name of the module that reads this file, or None when it is no micrograph.
 
     Raises: ImageError when the file cannot be opened at all.
@@ -48,11 +49,11 @@ def format_of(path: Path) -> str | None:
     try:
         start = first_bytes(path, HEADER_BYTES)
     except IsADirectoryError:
-        return "zarr" if is_zarr(path) else None
+        return "zarr" if is_zarr(Path(path)) else None
     except FileNotFoundError:
         raise ImageError(path, "there is no such file", "Check the name") from None
     except PermissionError:
-        raise ImageError(path, "may not be read", f"Try: chmod +r {path.name}") from None
+        raise ImageError(path, "may not be read", f"Try: chmod +r {Path(path).name}") from None
     except OSError as error:
         raise ImageError(path, f"cannot be opened ({error.strerror})") from None
     return _format_of_bytes(start)
@@ -197,12 +198,12 @@ def find_images(pattern: str, base: Path, left_out: list[Path] | None = None) ->
 def list_images(pattern: str, base: Path, left_out: list[Path] | None = None) -> ImageRefs:
     """Return the same images in a listing that stays small, of a million, too."""
     refs = ImageRefs()
-    for path in _candidates(pattern, base):
-        planes = _planes(path)
-        for ref in planes:
-            refs.add(ref)
-        if left_out is not None and not planes and path.suffix.lower() in OTHER_PICTURE_SUFFIXES:
-            left_out.append(path)
+    for name in _candidates(pattern, base):
+        planes = _planes(name)
+        for plane in planes:
+            refs.add(name, plane)
+        if left_out is not None and not planes and _suffix_of(name) in OTHER_PICTURE_SUFFIXES:
+            left_out.append(Path(name))
     refs.sort()
     return refs
 
@@ -221,44 +222,50 @@ def is_unfinished(name: str) -> bool:
     return is_left_alone(name) or name.lower().endswith(_UNFINISHED)
 
 
-def _candidates(pattern: str, base: Path) -> Iterable[Path]:
+def _candidates(pattern: str, base: Path) -> Iterable[str]:
     root, wild = split_glob(pattern, base)
     if not wild:
         if root.is_dir():
-            return [root] if is_zarr(root) else _finished_below(root)
+            return [str(root)] if is_zarr(root) else _finished_below(root)
         if is_regular(root):
-            return [root]
+            return [str(root)]
         if root.exists():
             raise ImageError(root, "is a pipe, socket or device", "Name a file or a folder")
         raise ImageError(root, "there is no such folder or file", "Check the path")
     found = (root / name for name in glob.glob(wild, root_dir=root, recursive=True))
     kept = [path for path in found if not is_unfinished(path.name)]
-    return [path for path in kept if is_regular(path) or is_zarr(path)]
+    return [str(path) for path in kept if is_regular(path) or is_zarr(path)]
 
 
-def _finished_below(folder: Path) -> Iterable[Path]:
-    return (path for path in files_below(folder) if not is_unfinished(path.name))
+def _finished_below(folder: Path) -> Iterable[str]:
+    return (name for name in names_below(folder) if not is_unfinished(name.rpartition("/")[2]))
 
 
-def _planes(path: Path) -> list[ImageRef]:
+def _suffix_of(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - of a million names
+
+
+_ONE: tuple[int | None, ...] = (None,)  # the planes of a file that is one picture
+
+
+def _planes(name: str) -> Iterable[int | None]:
+    """Return the planes of a file that are images of their own; () where it is none."""
     try:
-        name = format_of(path)
+        kind = format_of(name)
     except ImageError:
-        name = ""  # cannot be opened: reading it says why
-    looks_like_one = path.suffix.lower() in MICROGRAPH_SUFFIXES
-    if name is None and not looks_like_one:
-        return []
-    if not name or name in _ALWAYS_ONE_PLANE:
-        return [ImageRef(path=path)]
-    if name == "tia_emi" and _has_series(path):
-        return []  # its pixels lie in the .ser files beside it
+        kind = ""  # cannot be opened: reading it says why
+    looks_like_one = _suffix_of(name) in MICROGRAPH_SUFFIXES
+    if kind is None and not looks_like_one:
+        return ()
+    if not kind or kind in _ALWAYS_ONE_PLANE:
+        return _ONE
+    if kind == "tia_emi" and _has_series(Path(name)):
+        return ()  # its pixels lie in the .ser files beside it
     try:
-        planes = probe(path).planes
+        planes = probe(Path(name)).planes
     except ImageError:
-        return [ImageRef(path=path)] if looks_like_one else []
-    if planes == 1:
-        return [ImageRef(path=path)]
-    return [ImageRef(path=path, plane=plane) for plane in range(planes)]
+        return _ONE if looks_like_one else ()
+    return _ONE if planes == 1 else range(planes)
 
 
 def _has_series(emi: Path) -> bool:

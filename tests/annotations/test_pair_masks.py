@@ -48,7 +48,7 @@ class Folders:
         end: str = ".png",
     ) -> Path:
         book = OutputBook(self.masks)
-        wanted = Wanted(image=image, folder="", planes=(plane,), version=version)
+        wanted = Wanted(image=str(image), folder="", planes=(plane,), version=version)
         ((stem,),) = book.stems([wanted], ".png")
         file = self.masks / f"{stem}{end}"
         if end == ".png":

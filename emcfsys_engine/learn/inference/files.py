@@ -373,12 +373,12 @@ def find_inputs(request: PredictRequest, left_out: list[Path] | None = None) -> 
     out = Path(request.out)
     left_out = [] if left_out is None else left_out
     found = _each_once([list_images(one, Path("/"), left_out) for one in request.inputs])
-    inside: dict[Path, bool] = {}
+    inside: dict[str, bool] = {}
     outside = array("Q")
-    for number, ref in enumerate(found):
-        folder = ref.path.parent
+    for number, name, _ in found.files():
+        folder = name.rpartition("/")[0]
         if folder not in inside:
-            inside[folder] = lies_in(folder, out)
+            inside[folder] = lies_in(Path(name).parent, out)
         if not inside[folder]:
             outside.append(number)
     if not outside:

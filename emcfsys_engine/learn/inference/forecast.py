@@ -74,9 +74,9 @@ def forecast(request: PredictRequest) -> Forecast:
     """
     refs = find_inputs(request)
     sizes = Sizes()
-    planes = Counter(ref.path for ref in refs)
-    looked = {path: sizes.of(path, count, is_wanted=True) for path, count in planes.items()}
-    pieces = _pieces(request, refs, [looked[ref.path][1] for ref in refs])
+    planes = Counter(name for _, name, _ in refs.files())
+    looked = {name: sizes.of(name, count, is_wanted=True) for name, count in planes.items()}
+    pieces = _pieces(request, refs, [looked[name][1] for _, name, _ in refs.files()])
     pixels = [piece.pixels for piece in pieces]
     of_regions = sum(piece.pixels for piece in pieces if piece.region is not None)
     with tempfile.TemporaryDirectory() as name:
@@ -207,7 +207,7 @@ class _Trial:
         return self._mosaics[piece.ref]
 
 
-def _bytes_of(place: Path, known: int) -> int:
+def _bytes_of(place: Path | str, known: int) -> int:
     if known >= 0:
         return known
     every = (Path(folder, name) for folder, _, names in os.walk(place) for name in names)

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import overload
 
+from msgspec import structs
+
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.image_refs import ImageRefs
 from emcfsys_engine.images.micrograph import ImageRef
@@ -84,7 +86,7 @@ class Placing:
             if os.path.lexists(file) and not self.book.has(file)
         ]:
             kept += foreign
-            wanted = replace(placed.wanted, version=placed.wanted.version + 1)
+            wanted = structs.replace(placed.wanted, version=placed.wanted.version + 1)
             (placed,) = self.newest([wanted])
         return replace(placed, kept=tuple(kept))
 
@@ -95,12 +97,12 @@ class Placing:
         """
         if self.is_among_originals(placed):
             return False
-        image, mask = placed.wanted.image, placed.mask(plane)
+        image, mask = Path(placed.wanted.image), placed.mask(plane)
         if is_other_file(mask, image):
             before = self.book.made_of(mask)
             return not before or _is_still(before, image, placed.wanted.content)
         for version in range(1, placed.wanted.version):
-            older = replace(placed.wanted, version=version)
+            older = structs.replace(placed.wanted, version=version)
             (stems,) = self.book.stems([older], self._suffix)
             if is_other_file(self.mask(stems[plane]), image):
                 return True
@@ -126,7 +128,7 @@ class Placing:
         """Tell whether masks would lie among images, by whatever links."""
         place = placed.mask(0).parent
         folder = identity_of(place)
-        if folder is not None and folder == identity_of(placed.wanted.image.parent):
+        if folder is not None and folder == identity_of(Path(placed.wanted.image).parent):
             return True
         if place not in self._leads_there:
             self._leads_there[place] = not lies_in(place, self.book.out) and any(
@@ -140,7 +142,7 @@ class Placing:
 
     def _newest_of(self, wanted: Wanted) -> Wanted:
         version = max(self.book.version_of(wanted.image, plane) for plane in wanted.planes)
-        return replace(wanted, version=version) if version > wanted.version else wanted
+        return structs.replace(wanted, version=version) if version > wanted.version else wanted
 
 
 def _is_still(before: str, image: Path, content: str) -> bool:
@@ -191,7 +193,7 @@ class _Listed:
         return frozenset(key_of_file(f"{top}{name}") for name in names)
 
 
-_ONE = (None,)  # planes of a file that is one picture
+_ONE: tuple[int | None, ...] = (None,)  # planes of a file that is one picture
 
 
 class OutputNames:
@@ -209,7 +211,7 @@ class OutputNames:
         self._book, self._suffix, self._top = book, suffix, f"{book.out}/"
         self.placing = Placing(book, suffix, [one for one in self._roots if one.is_dir()])
         self._there = _Listed(book.out)
-        self._folders: dict[str, tuple[str, Path]] = {}  # of images: below the output, resolved
+        self._folders: dict[str, tuple[str, str]] = {}  # of images: below the output, resolved
         self._stacks: dict[str, list[int | None]] = {}
         listed = ImageRefs.of(refs)
         firsts = array("Q")  # of each file, which of all images is its first
@@ -232,19 +234,23 @@ class OutputNames:
 
     def mask_of(self, ref: ImageRef) -> Path:
         """Return the mask's file: `sub/x.png`, `sub/x.dm4.png` on a collision, `x.0012.png`."""
-        return Path(f"{self._top}{self._stem_of(ref)[0]}{self._suffix}")
+        return Path(self.mask_name_of(str(ref.path), ref.plane))
+
+    def mask_name_of(self, image: str, plane: int | None) -> str:
+        """Return the mask's path as text."""
+        return f"{self._top}{self._stem_of(image, plane)[0]}{self._suffix}"
 
     def has_mask(self, ref: ImageRef) -> bool:
         """Tell whether an image has its mask, in any version."""
-        stem, version = self._stem_of(ref)
+        stem, version = self._stem_of(str(ref.path), ref.plane)
         if version == 1 and not self._there.may_have(stem):
             return False
-        placed = self._placed(ref.path)
+        placed = self._placed(str(ref.path))
         return self.placing.has_mask(placed, placed.wanted.planes.index(ref.plane))
 
     def retire(self, made: Iterable[ImageRef]) -> list[str]:
         """Remove what is of images as they were before they were predicted; return what to say."""
-        paths = dict.fromkeys(ref.path for ref in made)
+        paths = dict.fromkeys(str(ref.path) for ref in made)
         return [told for path in paths if (told := self.placing.retire(self._placed(path)))]
 
     def make_writable(
@@ -258,7 +264,7 @@ class OutputNames:
                 continue
             if ref.plane is not None:
                 seen.add(ref.path)
-            placed = self._placed(ref.path)
+            placed = self._placed(str(ref.path))
             one = ImageRef(path=ref.path, plane=placed.wanted.planes[0])
             placed = self.placing.writable(placed, lambda mask, one=one: files(one, mask))
             told += [placed.told] if placed.kept else []
@@ -266,34 +272,34 @@ class OutputNames:
 
     def _may_have(self, ref: ImageRef) -> bool:
         if ref.plane is None:
-            return self._there.may_have(self._stem_of(ref)[0])
-        return any(map(self._there.may_have, self._placed(ref.path).stems))
+            return self._there.may_have(self._stem_of(str(ref.path), None)[0])
+        return any(map(self._there.may_have, self._placed(str(ref.path)).stems))
 
-    def _stem_of(self, ref: ImageRef) -> tuple[str, int]:
+    def _stem_of(self, path: str, plane: int | None) -> tuple[str, int]:
         """Return the stem of an image's mask, and its version: all planes of a file are of one."""
-        _, image = self._image(ref.path)
-        planes = (None,) if ref.plane is None else self._stacks[str(ref.path)]
-        version = max(self._book.version_of(image, plane) for plane in planes)
-        stem = self._book.stem_of(image, ref.plane, version)
-        return stem or self._placed(ref.path).stems[planes.index(ref.plane)], version
+        _, image = self._image(path)
+        planes = _ONE if plane is None else self._stacks[path]
+        version = max(self._book.version_of(image, each) for each in planes)
+        stem = self._book.stem_of(image, plane, version)
+        return stem or self._placed(path).stems[planes.index(plane)], version
 
-    def _placed(self, path: Path) -> Placed:
+    def _placed(self, path: str) -> Placed:
         return self.placing.newest([self._wanted(path)])[0]
 
-    def _wanted(self, path: Path) -> Wanted:
+    def _wanted(self, path: str) -> Wanted:
         folder, image = self._image(path)
-        planes = tuple(self._stacks.get(str(path), _ONE))
-        content = self._contents.get(str(path), "") if self._contents else ""
+        planes = tuple(self._stacks[path]) if path in self._stacks else _ONE
+        content = self._contents.get(path, "") if self._contents else ""
         return Wanted(image=image, folder=folder, planes=planes, content=content)
 
-    def _image(self, path: Path) -> tuple[str, Path]:
+    def _image(self, path: str) -> tuple[str, str]:
         """Return the folder of an image's mask below the output, and the path that names it."""
-        text, name = str(path), path.name
-        above = text[: -len(name)]
+        above, _, name = path.rpartition("/")
         if above not in self._folders:
-            self._folders[above] = self._folder(path), path.parent.resolve()
+            parent = str(Path(path).parent.resolve())
+            self._folders[above] = self._folder(Path(path)), parent.removesuffix("/")
         folder, parent = self._folders[above]
-        return folder, path if f"{parent}/" == above else parent / name
+        return folder, f"{parent}/{name}"
 
     def _folder(self, path: Path) -> str:
         for root in self._roots:
@@ -308,7 +314,7 @@ class _Files(Sequence[Wanted]):
 
     def __init__(
         self,
-        wanted: Callable[[Path], Wanted],
+        wanted: Callable[[str], Wanted],
         refs: ImageRefs,
         firsts: Sequence[int],
     ) -> None:
@@ -324,7 +330,7 @@ class _Files(Sequence[Wanted]):
     def __getitem__(self, index: int | slice) -> Wanted | list[Wanted]:
         if isinstance(index, slice):
             return [self[number] for number in range(len(self))[index]]
-        return self._wanted(Path(self._refs.name_of(self._firsts[index])))
+        return self._wanted(self._refs.name_of(self._firsts[index]))
 
 
 class MakersOf:

@@ -6,7 +6,7 @@ Large images are listed as the regions that they are cut into.
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.images.image_refs import ImageRefs
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.images.reader import left_out_words, probe
@@ -72,15 +73,15 @@ def make_list(
         os.close(lock)
 
 
-def _items(refs: Sequence[ImageRef], prediction: Prediction, cutter: "Cutter") -> Iterator[Item]:
+def _items(refs: ImageRefs, prediction: Prediction, cutter: "Cutter") -> Iterator[Item]:
     number_of_region = len(refs)
-    planes = Counter(ref.path for ref in refs if ref.plane is not None)
+    planes = Counter(name for _, name, plane in refs.files() if plane is not None)
     sizes = Sizes()
-    for number, ref in enumerate(refs):
-        mask = str(prediction.place_of(ref)[1])
+    for number, name, plane in refs.files():
+        mask = prediction.names.mask_name_of(name, plane)
         is_there = bool(prediction.is_there[number])
-        size, pixels = sizes.of(ref.path, planes[ref.path] or 1, is_wanted=not is_there)
-        item = Item(number, str(ref.path), ref.plane, mask, size, pixels, is_there)
+        size, pixels = sizes.of(name, planes.get(name, 1), is_wanted=not is_there)
+        item = Item(number, name, plane, mask, size, pixels, is_there)
         mosaic = None if is_there else cutter.mosaic_of(item)
         if mosaic is None:
             yield item
@@ -142,9 +143,9 @@ class Cutter:
 
         Raises: OSError when its mask cannot be begun.
         """
-        ref = ref_of(item)
         if not is_mosaic(self._request, item.pixels):
             return None
+        ref = ref_of(item)
         if why := why_in_one(self._request):
             if not self._told:
                 what = f"{ref}: one task predicts all of it, for {why}"
@@ -191,28 +192,29 @@ class Sizes:
     """Bytes and pixels of images: the first are looked at, of the rest the bytes tell."""
 
     def __init__(self) -> None:
-        self._last: tuple[Path | None, tuple[int, int]] = (None, (0, 0))
+        self._last: tuple[str, tuple[int, int]] = ("", (0, 0))
         self._num_probed = 0
         self._seen: dict[str, tuple[int, int]] = {}  # by suffix: bytes and pixels
 
-    def of(self, path: Path, planes: int, *, is_wanted: bool) -> tuple[int, int]:
+    def of(self, path: str, planes: int, *, is_wanted: bool) -> tuple[int, int]:
         """Return a file's bytes, -1 for a folder, and the pixels of one of its planes."""
         if self._last[0] != path:
             self._last = path, self._look(path, planes, is_wanted=is_wanted)
         return self._last[1]
 
-    def _look(self, path: Path, planes: int, *, is_wanted: bool) -> tuple[int, int]:
+    def _look(self, path: str, planes: int, *, is_wanted: bool) -> tuple[int, int]:
         try:
             status = os.stat(path)
         except OSError:
             return -1, 0
         size = -1 if stat.S_ISDIR(status.st_mode) else status.st_size
-        known_bytes, known_pixels = self._seen.get(path.suffix, (0, 0))
+        suffix = os.path.splitext(path)[1]  # noqa: PTH122 - a million times
+        known_bytes, known_pixels = self._seen.get(suffix, (0, 0))
         if is_wanted and (size < 0 or not known_bytes or self._num_probed < _MOST_PROBED):
             self._num_probed += 1
             with suppress(EmcfError):
-                height, width = probe(path).shape[:2]
+                height, width = probe(Path(path)).shape[:2]
                 seen = (known_bytes + size, known_pixels + height * width * planes)
-                self._seen[path.suffix] = seen
+                self._seen[suffix] = seen
                 return size, height * width
         return size, max(0, size) * known_pixels // max(1, known_bytes) // planes

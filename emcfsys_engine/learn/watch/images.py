@@ -173,7 +173,7 @@ class ImageStages:
 
     def _wanted(self, task: Task, planes: tuple[int | None, ...]) -> Wanted:
         folder = os.path.dirname(task.seen.path)  # noqa: PTH120 - of any bytes
-        image = resolved(self._root / task.seen.path)
+        image = str(resolved(self._root / task.seen.path))
         return Wanted(
             image=image,
             folder=folder,
@@ -382,7 +382,7 @@ def _recorded(root: Path, path: str, entry: Entry) -> tuple[Wanted, list[str]]:
     else:
         stems = [stem]
     wanted = Wanted(
-        image=resolved(root / path), folder=folder, planes=planes, version=entry.version
+        image=str(resolved(root / path)), folder=folder, planes=planes, version=entry.version
     )
     return wanted, [f"{folder}/{one}" if folder else one for one in stems]
 
