@@ -32,7 +32,8 @@ from emcfsys_engine.model_card import read_card
 from emcfsys_engine.run.events import ImageFailed, RegionDone
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shards import Became, Finished, Lines, Shards
+from emcfsys_engine.run.shard_lines import Became, Finished, Lines
+from emcfsys_engine.run.shards import Shards
 from tests.bench.inference_speed import make_model
 from tests.bench.machine import machine_line
 

@@ -28,7 +28,8 @@ from emcfsys_engine.images.output_parts import PartBook
 from emcfsys_engine.run.events import ImageDone
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shards import Became, Finished, Header, Lines, Shards
+from emcfsys_engine.run.shard_lines import Became, Finished, Lines
+from emcfsys_engine.run.shards import Header, Shards
 from tests.bench.inference_speed import make_model
 from tests.bench.machine import machine_line
 

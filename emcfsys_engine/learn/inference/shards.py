@@ -54,21 +54,8 @@ from emcfsys_engine.run.events import (
 from emcfsys_engine.run.folder import Run, open_run
 from emcfsys_engine.run.outcome import became_of_images
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shards import (
-    MOST_TRIES,
-    Again,
-    Became,
-    Finished,
-    Header,
-    Item,
-    Lines,
-    PutBack,
-    Shards,
-    Told,
-    Trying,
-    locked,
-    refuse_other_models,
-)
+from emcfsys_engine.run.shard_lines import Again, Became, Finished, Lines, PutBack, Told, Trying
+from emcfsys_engine.run.shards import MOST_TRIES, Header, Item, Shards, locked, refuse_other_models
 
 _CLAIM_PATIENCE_S = 90.0  # as a keeper's on a cluster: the task before may still be ending
 _ALONE_FIRST = 16  # images that a task which was ended before takes up one by one
@@ -93,7 +80,7 @@ class _Task:
 
         Raises: OutputError when the disk is full; what is done is kept.
         """
-        told = self._shards.told(shard)
+        told = Told(self._shards.lines_file(shard))
         if told.is_finished:
             return True
         lock = self._shards.claim(shard, patience_s)
@@ -281,7 +268,7 @@ class _Watched:
     def __init__(self, worker: RunContext, shards: Shards, header: Header) -> None:
         self._emit = worker.emit_when_possible
         self._shards = shards
-        self.told = [shards.told(shard) for shard in range(len(header.shards))]
+        self.told = [Told(shards.lines_file(shard)) for shard in range(len(header.shards))]
         before = worker.run.events()
         if any(isinstance(event, RunFinished) for event in before):
             self._try_failed_again()

@@ -26,7 +26,8 @@ from emcfsys_engine.run.events import ImageDone, ImageFailed, RegionDone, RunFin
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.lines import line_of
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shards import Progress, Shards
+from emcfsys_engine.run.shard_lines import Progress
+from emcfsys_engine.run.shards import Shards
 from tests.jobs.conftest import wait_for
 from tests.learn.conftest import TINY, TINY_CARD, run_here
 from tests.learn.inference.test_shards import here

@@ -24,15 +24,8 @@ from emcfsys_engine.run.events import ImageDone, ImageFailed, RunFinished
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.outcome import became_of_images
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shards import (
-    MOST_TRIES,
-    Became,
-    Finished,
-    Lines,
-    Shards,
-    Trying,
-    unfinished,
-)
+from emcfsys_engine.run.shard_lines import Became, Finished, Lines, Told, Trying
+from emcfsys_engine.run.shards import MOST_TRIES, Shards, unfinished
 from tests.jobs.conftest import wait_for
 from tests.learn.conftest import run_here
 
@@ -190,7 +183,7 @@ def _became(run: Run) -> dict[int, ImageDone | ImageFailed]:
     shards = Shards(run)
     header = shards.header()
     assert header is not None
-    every = [shards.told(number).became for number in range(len(header.shards))]
+    every = [Told(shards.lines_file(number)).became for number in range(len(header.shards))]
     return {n: event for one in every for n, event in one.items()}
 
 
