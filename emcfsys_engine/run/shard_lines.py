@@ -1,6 +1,7 @@
 """What tasks tell of their shards: what became of each image, in the order in which it happened.
 
-Task N alone writes `shards/N.jsonl` in the run's folder, while it holds the shard's lock.
+Task N alone writes `shards/N.jsonl` in the run's folder, and into `N.results` what it keeps of its
+items for the last step, while it holds the shard's lock.
 """
 
 import os
@@ -11,9 +12,11 @@ import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.files import next_lines, open_own, reading_own
-from emcfsys_engine.run.events import ImageDone, ImageFailed, RegionDone
+from emcfsys_engine.run.events import ImageDone, ImageFailed, ItemDone, RegionDone
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.shards import Header, Shards
+from emcfsys_engine.run.shards import RESULTS, Header, Shards
+
+AnyTold = ImageDone | ImageFailed | RegionDone | ItemDone
 
 
 class Trying(msgspec.Struct, frozen=True, kw_only=True, tag="trying"):
@@ -32,7 +35,8 @@ class Became(msgspec.Struct, frozen=True, kw_only=True, tag="became"):
     """What became of one image."""
 
     number: int
-    event: ImageDone | ImageFailed | RegionDone
+    event: AnyTold
+    result: tuple[int, int] | None = None  # where it lies in the file of results, and its length
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
@@ -50,7 +54,8 @@ class Told:
     """What one task left behind so far; `refresh` reads what came since."""
 
     def __init__(self, file: Path) -> None:
-        self.became: dict[int, ImageDone | ImageFailed | RegionDone] = {}
+        self.became: dict[int, AnyTold] = {}
+        self.results: dict[int, tuple[int, int]] = {}
         self.tries: dict[int, int] = {}
         self.is_finished = False
         self.was_begun = False
@@ -79,6 +84,8 @@ class Told:
                 self.tries[line.number] = max(0, self.tries.get(line.number, 0) - 1)
             case Became():
                 self.became[line.number] = line.event
+                if line.result is not None:
+                    self.results[line.number] = line.result
             case Finished():
                 self.is_finished = True
             case Again():
@@ -116,7 +123,7 @@ class Progress:
                 self._read_to[shard] = stream.tell()
         done = self._header.there.images + self._num_told
         tasks = f"{len(self._finished):,} of {len(self._header.shards):,} tasks done"
-        what = "images and regions" if self._header.mosaics else "images"
+        what = "images and regions" if self._header.mosaics else self._header.called
         told = f"{tasks}, {done:,} of {self._header.num_items:,} {what}"
         return f"{told}, {self._num_failed:,} failed" if self._num_failed else told
 
@@ -139,6 +146,8 @@ class Lines:
     """Writes what becomes of one shard's images; only its claimant may."""
 
     def __init__(self, file: Path) -> None:
+        self._results_file = file.with_suffix(RESULTS)
+        self._results: int | None = None
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
         self._descriptor = open_own(file, flags, is_shared=True)
         end = os.fstat(self._descriptor).st_size
@@ -147,9 +156,32 @@ class Lines:
 
     def write(self, line: Line) -> None:
         """Append one line. Raises: OSError."""
-        os.write(self._descriptor, any_names.encode(line) + b"\n")
+        _append(self._descriptor, any_names.encode(line) + b"\n")
+
+    def keep(self, result: bytes) -> tuple[int, int] | None:
+        """Keep what one item gave for the last step, and return its place: it is told next.
+
+        Raises: OSError.
+        """
+        if not result:
+            return None
+        if self._results is None:
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+            self._results = open_own(self._results_file, flags, is_shared=True)
+        place = os.fstat(self._results).st_size
+        _append(self._results, result)
+        return place, len(result)
 
     def close(self) -> None:
         """Wait until all is on the disk."""
-        os.fsync(self._descriptor)
-        os.close(self._descriptor)
+        for descriptor in (self._results, self._descriptor):
+            if descriptor is not None:
+                os.fsync(descriptor)
+                os.close(descriptor)
+
+
+def _append(descriptor: int, content: bytes) -> None:
+    """Append all of it: a disk that fills up takes a part without a word."""
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]

@@ -30,7 +30,7 @@ from emcfsys_engine.run.shard_lines import Progress
 from emcfsys_engine.run.shards import Shards
 from tests.jobs.conftest import wait_for
 from tests.learn.conftest import TINY, TINY_CARD, run_here
-from tests.learn.inference.test_shards import here
+from tests.shards.made import here, listed
 
 __all__ = ["here"]  # a fixture
 MOST = 1e-5  # of the pixels
@@ -246,8 +246,7 @@ def test_what_keeps_an_image_in_one_task_is_said(tmp_path: Path, model: Path, im
 def _begun(request: PredictRequest) -> Run:
     """Return a run whose list is written, and of which no shard was begun."""
     run = new_run(Path(request.out) / ".emcfsys", request)
-    card = module.prepare(request)[0]
-    module.make_list(Shards(run), request, card, lambda _: None, lambda: None)
+    listed(run)
     return run
 
 
