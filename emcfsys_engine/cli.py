@@ -19,7 +19,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("train", "Say what a training would do, why, and how long it takes."),
     "train": ("train", "Train as a project says."),
     "adapt": ("train", "Adapt a model to a changed microscope with a few corrected images."),
-    "evaluate": ("predict", "Compare a model with masks."),
+    "evaluate": ("evaluate", "Compare a model with masks."),
     "predict": ("predict", "Segment files, folders or globs with a model."),
     "suggest": ("predict", "Fill in label files for the images worth labelling next."),
     "watch": ("watch", "Segment every image that arrives in the hot folder."),

@@ -122,7 +122,7 @@ def _words(event: AnyEvent) -> Iterator[str]:
         case ImageDone():
             yield f"{event.image} -> {event.mask}{_expected(event)}"
         case RegionDone():
-            yield f"{event.image}: region {Region(*event.region)} of {event.of} done"
+            yield f"region {Region(*event.region)} of {event.of} done: {event.image}"
         case GroupJudged():
             why = f": {'; '.join(event.reasons)}" if event.reasons else ""
             before = f" (was {event.before.upper()})" if event.before else ""
