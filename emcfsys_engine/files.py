@@ -24,6 +24,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 NO_PLAIN_FILE = "is a pipe, socket or device"
 _MOST_BYTES = 64 << 20  # of a file of ours that is read in one piece
 _READ_BYTES = 8 << 20
+_TRIED = "probe"  # written and removed again, to see whether a place can be written
 
 
 def open_own(file: Path, flags: int, mode: int = 0o666, *, is_shared: bool = False) -> int:
@@ -300,6 +301,18 @@ def refuse_full(places: Iterable[Path]) -> None:
         needed = min(LEAST_FREE_BYTES, found.f_blocks * found.f_frsize // 4)
         if found.f_bavail * found.f_frsize < needed:
             raise DiskFullError(place)
+
+
+def try_to_write(folder: Path) -> None:
+    """Write a small file and remove it again.
+
+    Raises: OSError where that fails.
+    """
+    file = folder / f".{_TRIED}.{os.getpid()}"
+    try:
+        write_whole(file, b"\0" * 4096)
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def identity_of(place: Path | str) -> tuple[int, int] | None:

@@ -8,8 +8,7 @@ import click
 
 from emcfsys_engine.commands.saying import say, say_json, say_lines
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.files import remedy_of
-from emcfsys_engine.hotfolder.places import try_to_write
+from emcfsys_engine.files import remedy_of, try_to_write
 from emcfsys_engine.learn.export import (
     ExportMetadata,
     ExportReport,

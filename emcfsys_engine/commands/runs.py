@@ -10,8 +10,9 @@ import msgspec
 from emcfsys_engine.commands.saying import say, say_json, say_lines
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run.events import RunStarted, ValidationDone, best_of
+from emcfsys_engine.run.events import RunStarted, ValidationDone
 from emcfsys_engine.run.folder import Run, list_runs, open_run
+from emcfsys_engine.run.outcome import best_of
 from emcfsys_engine.run.progress import progress_of
 from emcfsys_engine.run.records import validated_on
 from emcfsys_engine.text import flattened

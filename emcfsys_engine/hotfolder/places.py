@@ -5,10 +5,8 @@ import stat
 from pathlib import Path
 
 from emcfsys_engine.errors import InputError, ProjectError
-from emcfsys_engine.files import identity_of, write_whole
+from emcfsys_engine.files import identity_of
 from emcfsys_engine.project import Project
-
-_PROBE = "probe"  # written and removed again, to see whether a place can be written
 
 
 def watched_places(project: Project) -> tuple[Path, Path]:
@@ -81,18 +79,6 @@ def device_of(place: Path) -> int:
             if place == place.parent:
                 return 0
             place = place.parent
-
-
-def try_to_write(folder: Path) -> None:
-    """Write a small file and remove it again.
-
-    Raises: OSError where that fails.
-    """
-    file = folder / f".{_PROBE}.{os.getpid()}"
-    try:
-        write_whole(file, b"\0" * 4096)
-    finally:
-        file.unlink(missing_ok=True)
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from emcfsys_engine.errors import EmcfError, InputError, OutputError, printable
 from emcfsys_engine.files import exit_with, is_full, write_whole
 from emcfsys_engine.launch.start import place_here
-from emcfsys_engine.learn.faults import note_fault, told_with_first_fault
 from emcfsys_engine.learn.run_context import RunContext, keep_freed_memory
 from emcfsys_engine.run.events import EventWriter
 from emcfsys_engine.run.folder import open_run
@@ -67,7 +67,7 @@ def _execute(worker: RunContext) -> int:
         code = execute(worker)
     except EmcfError as error:
         print(f"{_name(worker)}{error}", file=sys.stderr)
-        reason = told_with_first_fault(worker, error)
+        reason = _faults().told_with_first_fault(worker, error)
         # A disk may have room again, or be back: another try need not meet the same.
         may_pass = isinstance(error, OutputError) and error.errno
         with suppress(OSError):  # a full disk takes no event: the exit code tells
@@ -79,11 +79,16 @@ def _execute(worker: RunContext) -> int:
         of_disk = isinstance(error, OSError) and not isinstance(error, ConnectionError)
         print(printable(reason), file=sys.stderr) if of_disk else traceback.print_exc()
         with suppress(OSError):
-            note_fault(worker, reason)
+            _faults().note_fault(worker, reason)
             worker.failed(reason)
         return InputError.exit_code if of_disk and not is_full(error) else 1
     # An end that all processes agreed on is no failure of theirs.
     return 0 if worker.place.rank else code
+
+
+def _faults() -> Any:
+    """Return the module of faults: it needs torch, which not every run does."""
+    return import_module("emcfsys_engine.learn.faults")
 
 
 def reason_of(error: Exception, folder: Path) -> str:

@@ -11,7 +11,8 @@ from emcfsys_engine.files import next_lines, reading_own
 from emcfsys_engine.regions import Mosaic, Region
 from emcfsys_engine.run.events import EventReader, ImageDone, RegionDone
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.shards import Became, Line, Shards
+from emcfsys_engine.run.shard_lines import Became, Line
+from emcfsys_engine.run.shards import Shards
 
 _IMAGE, _REGION = b'"kind":"image_done"', b'"kind":"region_done"'
 

@@ -32,7 +32,7 @@ class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
 
     format: int = FORMAT
     run: str
-    does: str  # train | predict | watch
+    does: str  # train | predict | watch | measure | convert
     project: str = ""
     classes: tuple[str, ...] = ()
     # Of a preset, too; None: ended by minutes, no training, or a preset of an older version.
@@ -206,6 +206,14 @@ class RegionDone(Event, frozen=True, kw_only=True, tag="region_done"):
     evidence: list[list[float]] = []  # by which it is told how good the mask is, a row a model
 
 
+class ItemDone(Event, frozen=True, kw_only=True, tag="item_done"):
+    """One item of a measurement or a conversion is done: what was read, and what was written."""
+
+    image: str  # or mask, or file of labels
+    files: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
 class GroupJudged(Event, frozen=True, kw_only=True, tag="group_judged"):
     """A group of a hot folder's images has a verdict for the first time, or another one."""
 
@@ -238,8 +246,9 @@ class RunFinished(Event, frozen=True, kw_only=True, tag="run_finished"):
     reason: str  # steps | minutes | early_stopping | stopped | done
     step: int | None = None
     score: float | None = None
-    done: int | None = None  # images
+    done: int | None = None  # images, or what else `called` says
     failed: int | None = None
+    called: str = "images"
 
 
 class RunFailed(Event, frozen=True, kw_only=True, tag="run_failed"):
@@ -285,6 +294,7 @@ AnyEvent = (
     | WarningGiven
     | ImageDone
     | RegionDone
+    | ItemDone
     | GroupJudged
     | ImageFailed
     | WatchState
@@ -467,22 +477,6 @@ def without_void(events: Iterable[AnyEvent]) -> list[AnyEvent]:
                 del kept[starts[-1]]
         kept.append(event)
     return kept
-
-
-def best_of(events: Iterable[AnyEvent]) -> ValidationDone | None:
-    """Return the validation whose model is the best, with its score on what is validated on now.
-
-    Scores of before the validation images or labels changed are not compared with newer ones.
-    """
-    best: ValidationDone | None = None
-    for event in events:
-        if isinstance(event, RunResumed):
-            if event.best_score is not None and best is not None:
-                best = msgspec.structs.replace(best, score=event.best_score)
-        elif isinstance(event, ValidationDone) and event.score is not None:
-            beaten = None if best is None else best.score
-            best = event if event.is_best or beaten is None or event.score > beaten else best
-    return best
 
 
 _DECODER = msgspec.json.Decoder(AnyEvent)

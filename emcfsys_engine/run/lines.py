@@ -13,6 +13,7 @@ from emcfsys_engine.run.events import (
     GroupJudged,
     ImageDone,
     ImageFailed,
+    ItemDone,
     LabelsJoined,
     PlanMade,
     RegionDone,
@@ -123,6 +124,8 @@ def _words(event: AnyEvent) -> Iterator[str]:
             yield f"{event.image} -> {event.mask}{_expected(event)}"
         case RegionDone():
             yield f"region {Region(*event.region)} of {event.of} done: {event.image}"
+        case ItemDone():
+            yield " -> ".join([event.image, *event.files])
         case GroupJudged():
             why = f": {'; '.join(event.reasons)}" if event.reasons else ""
             before = f" (was {event.before.upper()})" if event.before else ""
@@ -183,7 +186,7 @@ def _few(names: Sequence[str]) -> str:
 def _finished(event: RunFinished) -> str:
     if event.done is not None:
         failed = f", {event.failed} failed" if event.failed else ""
-        return f"{event.done} images done{failed}"
+        return f"{event.done} {event.called} done{failed}"
     score = "" if event.score is None else f", best score {event.score:.3f}"
     return f"finished ({event.reason.replace('_', ' ')}){score}"
 

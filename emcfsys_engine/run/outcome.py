@@ -16,6 +16,8 @@ from emcfsys_engine.run.events import (
     RunFinished,
     RunInterrupted,
     RunRefused,
+    RunResumed,
+    ValidationDone,
 )
 
 State = Literal["new", "running", "done", "failed", "cancelled", "interrupted", "lost"]
@@ -70,6 +72,22 @@ def became_of_images(events: Iterable[AnyEvent]) -> list[ImageDone | ImageFailed
             newest.pop(event.image, None)
             newest[event.image] = event
     return list(newest.values())
+
+
+def best_of(events: Iterable[AnyEvent]) -> ValidationDone | None:
+    """Return the validation whose model is the best, with its score on what is validated on now.
+
+    Scores of before the validation images or labels changed are not compared with newer ones.
+    """
+    best: ValidationDone | None = None
+    for event in events:
+        if isinstance(event, RunResumed):
+            if event.best_score is not None and best is not None:
+                best = msgspec.structs.replace(best, score=event.best_score)
+        elif isinstance(event, ValidationDone) and event.score is not None:
+            beaten = None if best is None else best.score
+            best = event if event.is_best or beaten is None or event.score > beaten else best
+    return best
 
 
 def how_it_ended(traces: Traces) -> Outcome:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -33,6 +33,7 @@ class TrainRequest(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
 class PredictRequest(msgspec.Struct, frozen=True, kw_only=True, tag="predict"):
     """Predict the inputs with a model file, or with several as an ensemble."""
 
+    writes_nothing_each: ClassVar = False
     model: str  # absolute path
     also: tuple[str, ...] = ()  # more model files: an ensemble
     inputs: tuple[str, ...]  # absolute files, folders or globs
@@ -56,6 +57,11 @@ class PredictRequest(msgspec.Struct, frozen=True, kw_only=True, tag="predict"):
     region_px: int = 8192  # side of the regions in which tasks share a large image out
     shards: int = 0  # tasks that each take a share of the images; 0: one list, handed out
     shards_at_once: int | None = None  # None: locally one a GPU or processor, on Slurm all
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """All model files."""
+        return (self.model, *self.also)
 
     @property
     def num_processes(self) -> int:

@@ -1,9 +1,10 @@
-"""A prediction dealt to many tasks: the list of their shares, and what each of them leaves behind.
+"""A run dealt to many tasks: the list of their shares, and the files that each of them writes.
 
 `shards/` in the run's folder. `list.jsonl` is written once and never changed: a first line with
 where each shard's lines lie, then one line an image. Task N alone writes `N.jsonl` (what became of
-its images, in the order in which it happened) and `N.book` (what it wrote into the output folder),
-while it holds the lock `N.lock`. So nothing is shared between nodes but files that only grow.
+its images, in the order in which it happened), `N.results` (what it keeps for the last step) and
+`N.book` (what it wrote into the output folder), while it holds the lock `N.lock`. So nothing is
+shared between nodes but files that only grow.
 """
 
 import errno
@@ -18,21 +19,20 @@ from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, Any
 
 import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import InputError, RunFolderError
-from emcfsys_engine.files import is_locked, next_lines, open_own, reading_own, write_whole
+from emcfsys_engine.files import is_locked, open_own, reading_own, write_whole
 from emcfsys_engine.regions import Mosaic, Region
-from emcfsys_engine.run.events import ImageDone, ImageFailed, RegionDone
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.run.same_models import SameModels, digests_of_models
 
 FORMAT = 2  # 1 where no image is cut into regions: older versions know that
 FOLDER = "shards"
+RESULTS = ".results"
 MOST = 10_000  # more is no help: Slurm's own limit of an array is mostly 1,001
 SHARDS_A_TASK = 8  # that runs at a time: who is fast takes more
 MOST_TRIES = 5  # of one image alone that ends its task each time; kills from outside look alike
@@ -44,7 +44,7 @@ _BLOCK_BYTES = 1 << 20
 class Item(msgspec.Struct, frozen=True, array_like=True):
     """One image of the list, or a region of one; `mask` is where its mask goes.
 
-    Paths are of any bytes.
+    Of a measurement it is a mask, of a conversion labels: what is read. Paths are of any bytes.
     """
 
     number: int  # its place among all images, in the order of their names; regions follow those
@@ -56,6 +56,8 @@ class Item(msgspec.Struct, frozen=True, array_like=True):
     is_there: bool = False  # its mask was there before
     mosaic: int = -1  # of a region: its image's place in `Header.mosaics`
     region: Region | None = None
+    also: tuple[tuple[str, int], ...] = ()  # files that are read with it, and their bytes
+    own: Any = None  # what else its command needs to do it
 
 
 class Share(msgspec.Struct, frozen=True, array_like=True):
@@ -78,6 +80,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()  # digests of what the model files said; empty in older lists
     mosaics: tuple[Mosaic, ...] = ()  # images that are cut into regions
     is_fresh: bool = False  # nothing of ours lay in the output folder; older lists do not tell
+    called: str = "images"  # what the items are to a person
+    own: Any = None  # what else the command needs of all items together
 
     @property
     def num_items(self) -> int:
@@ -88,36 +92,6 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     def num_images(self) -> int:
         """How many images were asked for. Numbers of items from here on are of regions."""
         return self.num_items - sum(len(one.regions) - 1 for one in self.mosaics)
-
-
-class Trying(msgspec.Struct, frozen=True, kw_only=True, tag="trying"):
-    """A task that was ended before takes up one image alone."""
-
-    number: int
-
-
-class PutBack(msgspec.Struct, frozen=True, kw_only=True, tag="put_back"):
-    """A task that was asked to end leaves the image that it took up; older readers skip this."""
-
-    number: int
-
-
-class Became(msgspec.Struct, frozen=True, kw_only=True, tag="became"):
-    """What became of one image."""
-
-    number: int
-    event: ImageDone | ImageFailed | RegionDone
-
-
-class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
-    """All images of the shard have been tried."""
-
-
-class Again(msgspec.Struct, frozen=True, kw_only=True, tag="again"):
-    """The run was started again after its end: what failed is tried once more."""
-
-
-Line = Trying | PutBack | Became | Finished | Again
 
 
 def deal(pixels: Sequence[int], number: int) -> list[list[int]]:
@@ -150,23 +124,28 @@ def digest_of(request: msgspec.Struct) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def models_of(request: PredictRequest, header: "Header | None" = None) -> SameModels:
+def models_of(request: Any, header: "Header | None" = None) -> SameModels:
     """Return the models of a request as they are now, or as they were when a list was written.
 
     Raises: ModelFileError.
     """
-    files = tuple(Path(file) for file in (request.model, *request.also))
+    files = tuple(map(Path, request.models))
     digests = digests_of_models(files) if header is None else header.models
     return SameModels(files=files, digests=digests)
 
 
-def refuse_other_models(header: Header, request: PredictRequest) -> None:
+def refuse_other_models(header: Header, request: Any) -> None:
     """Raises: InputError if a model file is another one than when the list was written."""
     remedy = "Bring it back, or give the command again: what is there is kept"
     models_of(request, header).refuse_others("the list of shards was written", remedy)
 
 
-def unfinished(parent: Path, request: PredictRequest) -> Run | None:
+def verb_of(request: msgspec.Struct) -> str:
+    """Return what a command in shards does, as its name says it: Predict, Measure …"""
+    return str(request.__struct_config__.tag).capitalize()
+
+
+def unfinished(parent: Path, request: Any) -> Run | None:
     """Return the run below a folder that was asked for the same and is not at its end.
 
     Raises: InputError while a run in shards is under way there.
@@ -178,7 +157,7 @@ def unfinished(parent: Path, request: PredictRequest) -> Run | None:
             theirs = run.record().request
             is_same = theirs == request
             if run.is_alive() or Shards(run).is_worked_on():
-                what = f"{run.id} predicts into it, in shards, now"
+                what = f"{run.id} {verb_of(theirs).lower()}s into it, in shards, now"
                 if not is_same:
                     what += f", and was asked for something else (list {digest_of(theirs)})"
                 remedy = "Wait for its end or cancel it, or choose another folder with --out"
@@ -196,7 +175,10 @@ class Shards:
     def __init__(self, run: Run) -> None:
         self.folder = run.folder / FOLDER
         self.file = self.folder / "list.jsonl"
-        self._request = run.record().request
+        self._request: Any = run.record().request
+        verb = verb_of(self._request)
+        masks = ": masks that are there are kept" if verb == "Predict" else ""
+        self._anew = f"{verb} anew{masks}"
 
     def write(
         self,
@@ -207,6 +189,8 @@ class Shards:
         mosaics: Sequence[Mosaic] = (),
         *,
         is_fresh: bool = False,
+        called: str = "images",
+        own: Any = None,
     ) -> Header:
         """Deal images to tasks and write the list, once for all.
 
@@ -214,7 +198,7 @@ class Shards:
         Raises: RunFolderError if there is one, OSError.
         """
         if self.file.exists():
-            remedy = "It is never changed: predict anew for other images"
+            remedy = f"It is never changed: {verb_of(self._request).lower()} anew for other files"
             raise RunFolderError(self.file, "is there already", remedy)
         self.folder.mkdir(exist_ok=True)
         with ExitStack() as opened:
@@ -240,6 +224,8 @@ class Shards:
                 mosaics=tuple(mosaics),
                 format=FORMAT if mosaics else 1,
                 is_fresh=is_fresh,
+                called=called,
+                own=own,
             )
             body.seek(0)
             pieces = iter(lambda: body.read(_BLOCK_BYTES), b"")
@@ -263,14 +249,14 @@ class Shards:
             version = int(any_names.decode(line, dict)["format"])
             header: Header | None = any_names.decode(line, Header) if version <= FORMAT else None
         except (msgspec.MsgspecError, KeyError, ValueError, TypeError):
-            remedy = "Predict anew: masks that are there are kept"
-            raise RunFolderError(self.file, "is no list of shards, or damaged", remedy) from None
+            what = "is no list of shards, or damaged"
+            raise RunFolderError(self.file, what, self._anew) from None
         if header is None:
             what = f"has format {version}, this version knows {FORMAT}"
             raise RunFolderError(self.file, what, "Update emcfsys-tui on all nodes")
         if header.request != digest_of(self._request):
             what = "was made for another request than its run.json has now"
-            raise RunFolderError(self.file, what, "Predict anew: masks that are there are kept")
+            raise RunFolderError(self.file, what, self._anew)
         for mosaic in header.mosaics:
             self._refuse_elsewhere(mosaic.mask)
         return header
@@ -280,31 +266,56 @@ class Shards:
 
         Raises: RunFolderError where the list was cut short, or names a mask elsewhere.
         """
+        return (item for _, item in self.places(share))
+
+    def places(self, share: Share) -> Iterator[tuple[int, Item]]:
+        """Yield the images of one shard, each with where its line begins, in bytes.
+
+        Raises: RunFolderError as `items`.
+        """
         with reading_own(self.file) as stream:
-            first = len(stream.readline(_HEADER_BYTES))
-            stream.seek(first + share.offset)
+            place = len(stream.readline(_HEADER_BYTES)) + share.offset
+            stream.seek(place)
             left = share.length
             while left > 0:
                 line = stream.readline()
+                yield place, self._item(line)
                 left -= len(line)
-                try:
-                    item: Item = any_names.decode(line, Item)
-                except msgspec.MsgspecError:
-                    remedy = "Predict anew: masks that are there are kept"
-                    raise RunFolderError(self.file, "is damaged", remedy) from None
-                self._refuse_elsewhere(item.mask)
-                yield item
+                place += len(line)
+
+    def items_at(self, places: Iterable[int]) -> Iterator[Item]:
+        """Yield the images whose lines begin there.
+
+        Raises: RunFolderError as `items`.
+        """
+        with reading_own(self.file) as stream:
+            for place in places:
+                stream.seek(place)
+                yield self._item(stream.readline())
+
+    def _item(self, line: bytes) -> Item:
+        try:
+            item: Item = any_names.decode(line, Item)
+        except msgspec.MsgspecError:
+            raise RunFolderError(self.file, "is damaged", self._anew) from None
+        self._refuse_elsewhere(item.mask)
+        return item
 
     def _refuse_elsewhere(self, mask: str) -> None:
-        assert isinstance(self._request, PredictRequest)
         out = self._request.out
+        if not mask and self._request.writes_nothing_each:
+            return
         if not mask.startswith(f"{out}{os.sep}") or f"{os.sep}..{os.sep}" in mask:
             what = f"names {mask} as a mask, which is not below {out}"
-            raise RunFolderError(self.file, what, "Predict anew: masks that are there are kept")
+            raise RunFolderError(self.file, what, self._anew)
 
     def lines_file(self, shard: int) -> Path:
         """What became of a shard's images."""
         return self.folder / f"{shard:05d}.jsonl"
+
+    def results_file(self, shard: int) -> Path:
+        """What a shard's task keeps of its images for the last step."""
+        return self.lines_file(shard).with_suffix(RESULTS)
 
     def book_file(self, shard: int) -> Path:
         """What a shard's task wrote into the output folder."""
@@ -342,10 +353,6 @@ class Shards:
             raise RunFolderError(self.file, what, "See whether that task lives; then start again")
         return descriptor
 
-    def told(self, shard: int) -> "Told":
-        """Read what became of a shard's images so far."""
-        return Told(self.lines_file(shard))
-
 
 class _Written:
     """Lines of a list in the order in which images are found: of each is kept where it ends."""
@@ -364,115 +371,6 @@ class _Written:
     def line(self, place: int) -> bytes:
         self._file.seek(self._ends[place])
         return self._file.read(self._ends[place + 1] - self._ends[place])
-
-
-class Told:
-    """What one task left behind so far; `refresh` reads what came since."""
-
-    def __init__(self, file: Path) -> None:
-        self.became: dict[int, ImageDone | ImageFailed | RegionDone] = {}
-        self.tries: dict[int, int] = {}
-        self.is_finished = False
-        self.was_begun = False
-        self._file, self._read_to = file, 0
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Read on."""
-        with suppress(FileNotFoundError), reading_own(self._file) as stream:
-            self.was_begun = True
-            stream.seek(self._read_to)
-            while lines := next_lines(stream):
-                self._read_to = stream.tell()
-                for line in lines.splitlines():
-                    self._learn(line)
-
-    def _learn(self, text: bytes) -> None:
-        try:
-            line: Line = any_names.decode(text, Line)
-        except msgspec.MsgspecError:
-            return  # torn by a kill: its image counts as not done
-        match line:
-            case Trying():
-                self.tries[line.number] = self.tries.get(line.number, 0) + 1
-            case PutBack():
-                self.tries[line.number] = max(0, self.tries.get(line.number, 0) - 1)
-            case Became():
-                self.became[line.number] = line.event
-            case Finished():
-                self.is_finished = True
-            case Again():
-                self.is_finished = False
-                self.tries.clear()
-                every = list(self.became.items())
-                self.became = {n: event for n, event in every if not isinstance(event, ImageFailed)}
-
-
-class Progress:
-    """Counts of how many images something is told; what was counted is not read again."""
-
-    def __init__(self, run: Run) -> None:
-        self._shards = Shards(run)
-        self._header: Header | None = None
-        self._read_to: dict[int, int] = {}
-        self._num_told = self._num_failed = 0
-        self._finished: set[int] = set()
-
-    def text(self) -> str:
-        """Return the progress of all tasks: 3 of 64 tasks done, 310 of 2,000 images, 2 failed.
-
-        It is empty before there is any.
-
-        Raises: RunFolderError, OSError.
-        """
-        self._header = self._header or self._shards.header()
-        if self._header is None:
-            return ""
-        for shard in range(len(self._header.shards)):
-            with suppress(FileNotFoundError), reading_own(self._shards.lines_file(shard)) as stream:
-                stream.seek(self._read_to.get(shard, 0))
-                while lines := next_lines(stream):
-                    self._count(shard, lines)
-                self._read_to[shard] = stream.tell()
-        done = self._header.there.images + self._num_told
-        tasks = f"{len(self._finished):,} of {len(self._header.shards):,} tasks done"
-        what = "images and regions" if self._header.mosaics else "images"
-        told = f"{tasks}, {done:,} of {self._header.num_items:,} {what}"
-        return f"{told}, {self._num_failed:,} failed" if self._num_failed else told
-
-    def _count(self, shard: int, lines: bytes) -> None:
-        told = lines.count(_TOLD)
-        self._num_told += told
-        if _FAILED in lines:
-            self._num_failed += sum(_TOLD in one and _FAILED in one for one in lines.splitlines())
-        if _FINISHED in lines:
-            self._finished.add(shard)
-
-
-# Text that holds these has its quotes escaped: only a line's own words are met.
-_TOLD = b'"type":"became"'
-_FAILED = b'"kind":"image_failed"'
-_FINISHED = b'"type":"finished"'
-
-
-class Lines:
-    """Writes what becomes of one shard's images; only its claimant may."""
-
-    def __init__(self, file: Path) -> None:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
-        self._descriptor = open_own(file, flags, is_shared=True)
-        end = os.fstat(self._descriptor).st_size
-        if end and os.pread(self._descriptor, 1, end - 1) != b"\n":
-            os.write(self._descriptor, b"\n")  # a kill tore the last line
-
-    def write(self, line: Line) -> None:
-        """Append one line. Raises: OSError."""
-        os.write(self._descriptor, any_names.encode(line) + b"\n")
-
-    def close(self) -> None:
-        """Wait until all is on the disk."""
-        os.fsync(self._descriptor)
-        os.close(self._descriptor)
 
 
 # A disk without locks: there the task's number in the array is its claim.

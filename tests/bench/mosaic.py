@@ -32,22 +32,20 @@ from emcfsys_engine.model_card import read_card
 from emcfsys_engine.run.events import ImageFailed, RegionDone
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shards import Became, Finished, Lines, Shards
+from emcfsys_engine.run.shard_lines import Became, Finished, Lines
+from emcfsys_engine.run.shards import Shards
 from tests.bench.inference_speed import make_model
 from tests.bench.machine import machine_line
 
-TASK, WORKER = "emcfsys_engine.learn.inference.shards", "emcfsys_engine.learn.worker"
+TASK, WORKER = "emcfsys_engine.shards.task", "emcfsys_engine.learn.worker"
 CHUNK = 1024
 LIST = """
 import sys
 from pathlib import Path
-from emcfsys_engine.learn.inference.several import prepare
-from emcfsys_engine.learn.inference.shard_list import make_list
 from emcfsys_engine.run.folder import open_run
-from emcfsys_engine.run.shards import Shards
-run = open_run(Path(sys.argv[1]))
-request = run.record().request
-make_list(Shards(run), request, prepare(request)[0], print, lambda: None)
+from emcfsys_engine.shards.task import list_of
+from emcfsys_engine.shards.work import work_of
+list_of(work_of(open_run(Path(sys.argv[1]))), print, lambda: None)
 """
 
 

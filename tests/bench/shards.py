@@ -28,12 +28,13 @@ from emcfsys_engine.images.output_parts import PartBook
 from emcfsys_engine.run.events import ImageDone
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shards import Became, Finished, Header, Lines, Shards
+from emcfsys_engine.run.shard_lines import Became, Finished, Lines
+from emcfsys_engine.run.shards import Header, Shards
 from tests.bench.inference_speed import make_model
 from tests.bench.machine import machine_line
 
 PAIRS = 3
-WORKER, TASK = "emcfsys_engine.learn.worker", "emcfsys_engine.learn.inference.shards"
+WORKER, TASK = "emcfsys_engine.learn.worker", "emcfsys_engine.shards.task"
 
 
 def draw(folder: Path, number: int, side: int) -> None:
@@ -156,8 +157,8 @@ def highest_mib() -> float:
 
 
 def inside(does: str, run: Run) -> None:
-    from emcfsys_engine.learn.inference.shard_list import make_list
-    from emcfsys_engine.model_card import read_card
+    from emcfsys_engine.shards.task import list_of
+    from emcfsys_engine.shards.work import work_of
 
     request = run.record().request
     assert isinstance(request, PredictRequest)
@@ -168,7 +169,7 @@ def inside(does: str, run: Run) -> None:
         make_all(shards, header, Path(request.out), run.folder.parents[2] / "one.png")
         return
     began, used = time.monotonic(), time.process_time()
-    header = make_list(shards, request, read_card(Path(request.model)), print, lambda: None)
+    header = list_of(work_of(run), print, lambda: None)
     took, cores = time.monotonic() - began, time.process_time() - used
     after = highest_mib()
     memory = f"{after:.0f} MiB, {before:.0f} of them before"

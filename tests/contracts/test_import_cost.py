@@ -8,7 +8,7 @@ import pytest
 HEAVY = ("torch", "timm", "numpy", "segmentation_models_pytorch", "textual", "skimage", "sqlite3")
 
 
-def _loaded_after(code: str) -> set[str]:
+def loaded_after(code: str) -> set[str]:
     command = [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return {name.partition(".")[0] for name in done.stdout.split()}
@@ -24,17 +24,17 @@ def _loaded_after(code: str) -> set[str]:
     ],
 )
 def test_the_front_doors_load_nothing_heavy(code: str) -> None:
-    assert not _loaded_after(code) & set(HEAVY)
+    assert not loaded_after(code) & set(HEAVY)
 
 
 @pytest.mark.parametrize("command", ["train", "submit", "predict", "watch", "jobs", "runs"])
 def test_who_starts_or_lists_runs_reads_no_image_and_loads_no_arrays(command: str) -> None:
-    loaded = _loaded_after(f"import emcfsys_engine.commands.{command}")
+    loaded = loaded_after(f"import emcfsys_engine.commands.{command}")
     assert not loaded & {*HEAVY, "scipy", "tifffile", "PIL", "zarr"} - {"sqlite3"}
 
 
 def test_the_keeper_needs_only_the_standard_library() -> None:
-    loaded = _loaded_after("import emcfsys_engine.launch.keeper")
+    loaded = loaded_after("import emcfsys_engine.launch.keeper")
     assert loaded <= set(sys.stdlib_module_names) | {
         "emcfsys_engine",
         "__main__",

@@ -19,7 +19,7 @@ from emcfsys_engine.hotfolder.journal import Act, act_of, sealed
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger, connect
 from emcfsys_engine.hotfolder.review import verify_journal
 from emcfsys_engine.hotfolder.watcher import FOLDER
-from emcfsys_engine.learn.inference.output_disk import is_of_disk
+from emcfsys_engine.images.outages import is_of_disk
 
 _FORK = mp.get_context("fork")
 ODD = "a b/\udcff\n.tif"

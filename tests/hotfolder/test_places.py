@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.files import try_to_write
 from emcfsys_engine.hotfolder.places import (
     device_of,
     is_inside,
     name_below,
     refuse_places,
-    try_to_write,
     why_not,
 )
 

@@ -15,7 +15,8 @@ from emcfsys_engine.regions import Mosaic, Region
 from emcfsys_engine.run.events import RegionDone
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shards import Became, Item, Lines, Shards
+from emcfsys_engine.run.shard_lines import Became, Lines
+from emcfsys_engine.run.shards import Item, Shards
 
 SIZE = (700, 900)
 CLASSES = ("resin", "grain")

@@ -6,7 +6,8 @@ from emcfsys_engine.run.done_so_far import DoneSoFar
 from emcfsys_engine.run.events import EventWriter, ImageDone, ImageFailed
 from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shards import Became, Lines, Shards, Trying
+from emcfsys_engine.run.shard_lines import Became, Lines, Trying
+from emcfsys_engine.run.shards import Shards
 from tests.images.mosaic_made import do, made_mosaic
 
 

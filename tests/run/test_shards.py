@@ -13,21 +13,9 @@ from hypothesis import strategies as st
 
 from emcfsys_engine.errors import InputError, RunFolderError
 from emcfsys_engine.run import shards as module
-from emcfsys_engine.run.events import ImageDone, ImageFailed
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shards import (
-    SHARDS_A_TASK,
-    Again,
-    Became,
-    Finished,
-    Item,
-    Lines,
-    Progress,
-    Shards,
-    deal,
-    unfinished,
-)
+from emcfsys_engine.run.shards import SHARDS_A_TASK, Item, Shards, deal, unfinished
 
 
 def _request(shards: int = 2) -> PredictRequest:
@@ -39,7 +27,7 @@ def run(tmp_path: Path) -> Run:
     return new_run(tmp_path / ".emcfsys", _request())
 
 
-def _items(number: int) -> list[Item]:
+def items_of(number: int) -> list[Item]:
     return [Item(n, f"/in/{n}.tif", None, f"/out/{n}.png", 9, n, n == 2) for n in range(number)]
 
 
@@ -111,15 +99,15 @@ def _simulated(
 def test_a_list_is_read_back_shard_by_shard_and_is_never_written_twice(run: Run) -> None:
     shards = Shards(run)
     assert shards.header() is None
-    written = shards.write(_items(7), 2)
+    written = shards.write(items_of(7), 2)
     assert shards.header() == written
     assert written.num_images == 7
     assert [share.images for share in written.shards] == [3, 3]
     every = [item for share in (*written.shards, written.there) for item in shards.items(share)]
-    assert sorted(every, key=lambda item: item.number) == _items(7)
+    assert sorted(every, key=lambda item: item.number) == items_of(7)
     assert [item.number for item in shards.items(written.there)] == [2]
     with pytest.raises(RunFolderError, match="never changed"):
-        shards.write(_items(3), 2)
+        shards.write(items_of(3), 2)
 
 
 def test_names_of_any_bytes_come_back(run: Run) -> None:
@@ -132,7 +120,7 @@ def test_names_of_any_bytes_come_back(run: Run) -> None:
 
 def test_a_list_of_another_version_is_named_with_its_remedy(run: Run) -> None:
     shards = Shards(run)
-    shards.write(_items(3), 2)
+    shards.write(items_of(3), 2)
     first, _, rest = shards.file.read_bytes().partition(b"\n")
     newer = json.loads(first) | {"format": 3, "shards": "of another kind"}
     shards.file.write_bytes(json.dumps(newer).encode() + b"\n" + rest)
@@ -151,14 +139,14 @@ def test_a_damaged_list_is_named_with_its_remedy(run: Run, content: bytes) -> No
 
 def test_a_list_that_was_cut_short_is_named(run: Run) -> None:
     shards = Shards(run)
-    header = shards.write(_items(7), 1)
+    header = shards.write(items_of(7), 1)
     shards.file.write_bytes(shards.file.read_bytes()[:-150])
     with pytest.raises(RunFolderError, match="damaged"):
         list(shards.items(header.shards[0]))
 
 
 def test_a_list_of_another_request_is_refused(run: Run, tmp_path: Path) -> None:
-    Shards(run).write(_items(3), 2)
+    Shards(run).write(items_of(3), 2)
     other = new_run(tmp_path / ".emcfsys", _request(shards=3))
     (other.folder / "shards").mkdir()
     Shards(other).file.write_bytes(Shards(run).file.read_bytes())
@@ -168,7 +156,7 @@ def test_a_list_of_another_request_is_refused(run: Run, tmp_path: Path) -> None:
 
 def test_a_shard_has_one_claimant(run: Run) -> None:
     shards = Shards(run)
-    shards.write(_items(3), 2)
+    shards.write(items_of(3), 2)
     lock = shards.claim(0)
     assert lock is not None
     assert shards.claim(0) is None
@@ -185,7 +173,7 @@ def test_on_a_disk_without_locks_the_number_is_the_claim_and_other_faults_are_to
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = Shards(run)
-    shards.write(_items(3), 2)
+    shards.write(items_of(3), 2)
     for number, is_claimed in ((errno.ENOLCK, True), (errno.EIO, False)):
 
         def flock(descriptor: int, how: int, number: int = number) -> None:
@@ -201,30 +189,6 @@ def test_on_a_disk_without_locks_the_number_is_the_claim_and_other_faults_are_to
                 shards.claim(0)
 
 
-def test_what_a_kill_tore_counts_as_not_done_and_the_next_line_is_whole(run: Run) -> None:
-    shards = Shards(run)
-    shards.write(_items(7), 1)
-    lines = Lines(shards.lines_file(0))
-    for number in (0, 1):
-        event = ImageDone(image=f"{number}", mask="m", seconds=1.0)
-        lines.write(Became(number=number, event=event))
-    lines.close()
-    file = shards.lines_file(0)
-    file.write_bytes(file.read_bytes()[:-5])
-    assert list(shards.told(0).became) == [0]
-    lines = Lines(file)
-    lines.write(Became(number=3, event=ImageFailed(image="3", reason="none")))
-    lines.write(Finished())
-    lines.close()
-    told = shards.told(0)
-    assert (list(told.became), told.is_finished) == ([0, 3], True)
-    lines = Lines(file)
-    lines.write(Again())
-    lines.close()
-    told.refresh()
-    assert (list(told.became), told.is_finished) == ([0], False)
-
-
 @pytest.mark.parametrize("mask", ["/home/me/x.png", "/out/../home/x.png", "/outer/x.png"])
 def test_a_list_that_names_a_mask_outside_the_output_folder_is_refused(run: Run, mask: str) -> None:
     shards = Shards(run)
@@ -233,26 +197,10 @@ def test_a_list_that_names_a_mask_outside_the_output_folder_is_refused(run: Run,
         list(shards.items(header.shards[0]))
 
 
-def test_progress_counts_the_images_of_all_tasks(run: Run) -> None:
-    progress = Progress(run)
-    assert progress.text() == ""
-    shards = Shards(run)
-    shards.write(_items(7), 2)
-    assert progress.text() == "0 of 2 tasks done, 1 of 7 images"  # one was there
-    for shard in (0, 1):
-        lines = Lines(shards.lines_file(shard))
-        lines.write(Became(number=shard, event=ImageFailed(image='"type":"became"', reason="no")))
-        lines.write(Finished())
-        lines.close()
-        told = f"{shard + 1} of 2 tasks done, {shard + 2} of 7 images, {shard + 1} failed"
-        assert progress.text() == told
-        assert progress.text() == told
-
-
 def test_the_same_request_goes_on_and_a_living_one_is_refused(run: Run) -> None:
     request = _request()
     assert unfinished(run.folder.parent, request) is None  # no list yet: nothing to go on with
-    Shards(run).write(_items(3), 2)
+    Shards(run).write(items_of(3), 2)
     found = unfinished(run.folder.parent, request)
     assert found is not None and found.id == run.id
     assert unfinished(run.folder.parent, _request(shards=3)) is None

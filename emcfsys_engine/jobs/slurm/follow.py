@@ -17,7 +17,7 @@ from emcfsys_engine.jobs.store import Store
 from emcfsys_engine.launch.keeper import SAVING_FILE
 from emcfsys_engine.launch.processes import MOST_GRACES
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.shards import Progress
+from emcfsys_engine.run.shard_lines import Progress
 from emcfsys_engine.settings import Config
 from emcfsys_engine.user_commands import Notices
 

@@ -104,7 +104,7 @@ _AFTER = """\
 {python} -m emcfsys_engine.jobs.slurm.requeue {run} {bin} {requeues}"""
 
 
-_TASK = "emcfsys_engine.learn.inference.shards"
+_TASK = "emcfsys_engine.shards.task"
 _TASK_SCRIPT = """\
 #!/bin/bash
 # EMCFsys job {job}: one of the tasks of {run}

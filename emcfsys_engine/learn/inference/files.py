@@ -16,21 +16,21 @@ from typing import Generic, TypeVar
 import torch
 
 from emcfsys_engine.annotations.writer import COCO_NAME
-from emcfsys_engine.errors import EmcfError, InputError, OutputError, RunFolderError
-from emcfsys_engine.files import is_full, remedy_of
-from emcfsys_engine.hotfolder.places import try_to_write
+from emcfsys_engine.errors import EmcfError, InputError, RunFolderError
+from emcfsys_engine.files import remedy_of
 from emcfsys_engine.hotfolder.review import refuse_to_make_anew
 from emcfsys_engine.images.image_refs import ImageRefs
 from emcfsys_engine.images.label_zarr import sync
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.outages import is_gone, wait_until, why_gone
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import lies_in, resolved
 from emcfsys_engine.images.reader import left_out_words, list_images
+from emcfsys_engine.learn import in_shards
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.bands import OpenImage
 from emcfsys_engine.learn.inference.expected import in_event
 from emcfsys_engine.learn.inference.image import EndAskedFor, ImageJobs, Order, Work, enlargement
-from emcfsys_engine.learn.inference.output_disk import is_of_disk, wait_until
 from emcfsys_engine.learn.inference.outputs import SUFFIXES, Companions, VectorOutputs, maker_of
 from emcfsys_engine.learn.inference.pipeline import Failure, run_pipeline, several_writers
 from emcfsys_engine.learn.inference.placing import MakersOf, OutputNames, few
@@ -346,23 +346,6 @@ def _taken(waiting: "deque[ImageRef]", go_on: Callable[[], bool]) -> Iterator[Im
         yield waiting.popleft()
 
 
-def is_gone(error: Exception, book: OutputBook) -> bool:
-    """Tell whether an image failed only because its output's disk is away, for now."""
-    if not isinstance(error, OutputError) or not is_of_disk(error) or is_full(error):
-        return False
-    return bool(why_gone(book))
-
-
-def why_gone(book: OutputBook) -> str:
-    """Say why an output folder cannot be written for now; empty where it can, or is full."""
-    try:
-        book.refuse_gone()
-        try_to_write(book.file.parent)
-    except OSError as error:
-        return "" if is_full(error) else error.strerror or str(error)
-    return ""
-
-
 def find_inputs(request: PredictRequest, left_out: list[Path] | None = None) -> ImageRefs:
     """Return the images of all inputs, without what lies in the output folder.
 
@@ -431,10 +414,7 @@ def execute(worker: RunContext) -> int:
     if not isinstance(request, PredictRequest):
         raise RunFolderError(worker.run.record_file, "is no prediction", "Predict anew")
     if request.shards:
-        in_shards: Callable[[RunContext, PredictRequest], int] = import_module(
-            "emcfsys_engine.learn.inference.shards"
-        ).execute
-        return in_shards(worker, request)
+        return in_shards.execute(worker)
     left_out: list[Path] = []
     refs = find_inputs(request, left_out)
     if request.num_processes > 1:

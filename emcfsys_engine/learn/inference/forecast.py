@@ -25,11 +25,12 @@ from emcfsys_engine.learn.inference.image import Order
 from emcfsys_engine.learn.inference.mosaic import Piece
 from emcfsys_engine.learn.inference.pipeline import Failure
 from emcfsys_engine.learn.inference.predictor import Predictor
-from emcfsys_engine.learn.inference.shard_list import Cutter, Sizes, is_mosaic, why_in_one
+from emcfsys_engine.learn.inference.shard_list import Cutter, is_mosaic, why_in_one
 from emcfsys_engine.learn.inference.shards import at_once
 from emcfsys_engine.regions import Mosaic, Region, cut_of, cuts
 from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.run.shards import Item, deal
+from emcfsys_engine.shards.sizes import Sizes
 from emcfsys_engine.text import size, span
 
 _NUM_TRIED = 3

@@ -36,6 +36,7 @@ from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.regions import Mosaic, Region, chunk_px, cut_of
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RegionDone
 from emcfsys_engine.run.records import PredictRequest
+from emcfsys_engine.run.shard_lines import AnyTold
 
 _PLANES = ("distance", "border")
 _ROWS_AT_ONCE = 128
@@ -165,7 +166,7 @@ def joined(
     folder: Path,
     book: OutputBook,
     request: PredictRequest,
-    told: Sequence[ImageFailed | ImageDone | RegionDone | None],
+    told: Sequence[AnyTold | None],
 ) -> ImageDone | ImageFailed:
     """Make one mask of an image's regions, and return what became of the image.
 

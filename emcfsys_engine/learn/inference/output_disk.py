@@ -2,35 +2,21 @@
 
 import errno
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from emcfsys_engine import any_names
-from emcfsys_engine.errors import EmcfError, OutputError, printable
-from emcfsys_engine.files import DiskFullError, identity_of, is_full, refuse_full, write_whole
+from emcfsys_engine.errors import EmcfError, printable
+from emcfsys_engine.files import DiskFullError, identity_of, refuse_full, try_to_write, write_whole
 from emcfsys_engine.hotfolder.ledger import Ledger, id_of_ledger
-from emcfsys_engine.hotfolder.places import device_of, try_to_write
+from emcfsys_engine.hotfolder.places import device_of
 
 _REMEMBERED = ".outputs.json"  # beside the runs: which outputs lay on a disk of their own
-DISK_ERRORS = frozenset(
-    {
-        errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOSPC,
-        errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV, errno.ENXIO, errno.ENOENT,
-    }
-)  # fmt: skip
 
 
 class OutputAwayError(OSError):
     """The output folder cannot be written now; what is to be done waits."""
-
-
-def is_of_disk(error: BaseException) -> bool:
-    """Tell whether an error only says that a disk is full, gone or may not be written."""
-    number = error.errno if isinstance(error, OSError | OutputError) else None
-    return is_full(error) or (number or 0) in DISK_ERRORS
 
 
 class OutputDisk:
@@ -105,23 +91,6 @@ def _remembered(runs: Path) -> dict[str, str]:
     except OSError:
         found = None
     return found or {}
-
-
-def wait_until(
-    is_there: Callable[[], str], asked: Callable[[], str | None], say: Callable[[str], None]
-) -> bool:
-    """Wait while `is_there` says why not; say it once. False if we were asked to end first."""
-    told = ""
-    wait_s = 0.5
-    while why := is_there():
-        if asked() is not None:
-            return False
-        if why != told:
-            say(why)
-            told = why
-        time.sleep(min(0.5, wait_s))
-        wait_s = min(2.0, wait_s * 2)
-    return asked() is None
 
 
 def why_of(error: BaseException) -> str:

@@ -30,6 +30,7 @@ import torch
 from emcfsys_engine.errors import EmcfError, RunFailedError
 from emcfsys_engine.files import exit_with
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.outages import is_gone
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.learn.device import choose_device, choose_threads
 from emcfsys_engine.learn.faults import refuse_lost_gpu
@@ -38,7 +39,6 @@ from emcfsys_engine.learn.inference.files import (
     Counted,
     Prediction,
     Stages,
-    is_gone,
     load_predictor,
 )
 from emcfsys_engine.learn.inference.image import EndAskedFor, Order

@@ -21,31 +21,37 @@ from emcfsys_engine.images.own_files import is_content
 from emcfsys_engine.learn.inference.files import Counted, Prediction
 from emcfsys_engine.learn.inference.mosaic import joined
 from emcfsys_engine.learn.inference.outputs import VectorOutputs
-from emcfsys_engine.learn.inference.shard_list import ref_of
 from emcfsys_engine.model_card import ModelCard
-from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, RegionDone
+from emcfsys_engine.run.events import Event, ImageDone, ImageFailed
 from emcfsys_engine.run.records import PredictRequest
+from emcfsys_engine.run.shard_lines import AnyTold
 from emcfsys_engine.run.shards import Header, Item, Shards
-
-_Told = ImageDone | ImageFailed | RegionDone
+from emcfsys_engine.shards.ended import Ended
+from emcfsys_engine.shards.work import ref_of
 
 
 @dataclass(frozen=True)
 class Together:
-    """What was asked for, what tasks told, and whom the last step tells.
-
-    `became`: of each shard, by the numbers of its images. `tell`: passes on what became of an image
-    that was cut into regions.
-    """
+    """What was asked for, and what the last step of shards gets."""
 
     request: PredictRequest
     card: ModelCard
-    shards: Shards
-    header: Header
-    became: Sequence[Mapping[int, _Told]]
-    tell: Callable[[_Told], None]
-    emit: Callable[[Event], None]
-    asked: Callable[[], str | None]
+    ended: Ended
+
+    @property
+    def header(self) -> Header:
+        """The list's first line."""
+        return self.ended.header
+
+    @property
+    def shards(self) -> Shards:
+        """The list and its files."""
+        return self.ended.shards
+
+    @property
+    def became(self) -> Sequence[Mapping[int, AnyTold]]:
+        """Of each shard what became of its images, by their numbers."""
+        return [one.became for one in self.ended.told]
 
 
 def put_together(end: Together) -> Counted:
@@ -60,7 +66,7 @@ def put_together(end: Together) -> Counted:
     if outdated is None:
         return _of_all(end)
     for ref in outdated:
-        end.emit(_is_outdated(ref))
+        end.ended.emit(_is_outdated(ref))
     every = (event for became in end.became for event in became.values())
     failed = len(outdated) + sum(isinstance(event, ImageFailed) for event in every)
     return Counted(done=header.num_images - failed, skipped=0, failed=failed)
@@ -110,12 +116,12 @@ def _of_all(end: Together) -> Counted:
     refs = ImageRefs(map(ref_of, items))
     said: list[Callable[[Event], None]] = [lambda event: None]  # all was said with the list
     whole = msgspec.structs.replace(request, force=False)
-    prediction = Prediction(whole, refs, end.card, lambda event: said[-1](event), end.asked)
+    prediction = Prediction(whole, refs, end.card, lambda event: said[-1](event), end.ended.asked)
     for number in sorted(became):
         event = became[number]
-        assert not isinstance(event, RegionDone)  # those of a mosaic were taken together
+        assert isinstance(event, ImageDone | ImageFailed)  # regions were taken together
         prediction.count(event)
-    said.append(end.emit)
+    said.append(end.ended.emit)
     done = {n for n, event in became.items() if isinstance(event, ImageDone)}
     done.update(item.number for item in items if item.is_there)
     prediction.outdated = {refs[n] for n in done if not prediction.is_there[n]}
@@ -127,7 +133,7 @@ def _of_all(end: Together) -> Counted:
     return Counted(done=len(items) - failed, skipped=header.there.images, failed=failed)
 
 
-def _whole(end: Together, became: dict[int, _Told]) -> Sequence[Item]:
+def _whole(end: Together, became: dict[int, AnyTold]) -> Sequence[Item]:
     """Return all images, in order; of those that were cut, regions become one again."""
     request, header = end.request, end.header
     found = {item.number: item for item in _items(end)}
@@ -141,7 +147,7 @@ def _whole(end: Together, became: dict[int, _Told]) -> Sequence[Item]:
         )
         told = [became.pop(item.number, None) for item in mine]
         event = became[mosaic.number] = joined(mosaic, end.shards.folder, book, request, told)
-        end.tell(event)
+        end.ended.tell(event)
     return [found[number] for number in sorted(found)]
 
 

@@ -3,11 +3,8 @@
 Large images are listed as the regions that they are cut into.
 """
 
-import os
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +13,7 @@ import msgspec
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import Normaliser
-from emcfsys_engine.images.reader import left_out_words, probe
+from emcfsys_engine.images.reader import left_out_words
 from emcfsys_engine.images.rows import open_rows
 from emcfsys_engine.learn.device import choose_device
 from emcfsys_engine.learn.inference.bands import open_image
@@ -31,45 +28,34 @@ from emcfsys_engine.regions import Mosaic
 from emcfsys_engine.run.events import Event, WarningGiven
 from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.run.shards import Header, Item, Shards, models_of
+from emcfsys_engine.shards.sizes import Sizes
+from emcfsys_engine.shards.work import ref_of
 
-_MOST_PROBED = 20_000  # of more images the pixels are reckoned from the sizes of the files
-_LIST_PATIENCE_S = 3600.0
 
-
-def make_list(
+def write_list(
     shards: Shards,
     request: PredictRequest,
     card: ModelCard,
     emit: Callable[[Event], None],
     asked: Callable[[], str | None],
 ) -> Header:
-    """Return the list's first line; who comes first finds the images and writes the list.
+    """Find the images and write the list; return its first line.
 
-    Raises: InputError, ImageError without images; RunFolderError for a list that is not ours.
+    Raises: InputError, ImageError without images.
     """
-    if (header := shards.header()) is not None:
-        return header
-    lock = shards.claim_list(_LIST_PATIENCE_S)
-    try:
-        if (header := shards.header()) is not None:
-            return header
-        left_out: list[Path] = []
-        refs = find_inputs(request, left_out)
-        prediction = Prediction(request, refs, card, emit, asked)
-        contents = prediction.book.contents
-        cutter = Cutter(request, card, contents.of, shards.folder, emit)
-        items = _items(refs, prediction, cutter)
-        models = models_of(request).digests
-        return shards.write(
-            items,
-            request.shards,
-            left_out_words(left_out),
-            models,
-            cutter.mosaics,
-            is_fresh=not prediction.book.is_begun,
-        )
-    finally:
-        os.close(lock)
+    left_out: list[Path] = []
+    refs = find_inputs(request, left_out)
+    prediction = Prediction(request, refs, card, emit, asked)
+    contents = prediction.book.contents
+    cutter = Cutter(request, card, contents.of, shards.folder, emit)
+    return shards.write(
+        _items(refs, prediction, cutter),
+        request.shards,
+        left_out_words(left_out),
+        models_of(request).digests,
+        cutter.mosaics,
+        is_fresh=not prediction.book.is_begun,
+    )
 
 
 def _items(refs: Sequence[ImageRef], prediction: Prediction, cutter: "Cutter") -> Iterator[Item]:
@@ -95,11 +81,6 @@ def _items(refs: Sequence[ImageRef], prediction: Prediction, cutter: "Cutter") -
                 region=region,
             )
             number_of_region += 1
-
-
-def ref_of(item: Item) -> ImageRef:
-    """Return the image of an item."""
-    return ImageRef(path=Path(item.image), plane=item.plane)
 
 
 def why_in_one(request: PredictRequest) -> str:
@@ -185,34 +166,3 @@ class Cutter:
         networks, card = load_members([Path(file) for file in (request.model, *request.also)])
         device = choose_device(request.gpus)
         return tiles_of(networks, card, device, tile_px=request.tile_px, batch=request.batch)
-
-
-class Sizes:
-    """Bytes and pixels of images: the first are looked at, of the rest the bytes tell."""
-
-    def __init__(self) -> None:
-        self._last: tuple[Path | None, tuple[int, int]] = (None, (0, 0))
-        self._num_probed = 0
-        self._seen: dict[str, tuple[int, int]] = {}  # by suffix: bytes and pixels
-
-    def of(self, path: Path, planes: int, *, is_wanted: bool) -> tuple[int, int]:
-        """Return a file's bytes, -1 for a folder, and the pixels of one of its planes."""
-        if self._last[0] != path:
-            self._last = path, self._look(path, planes, is_wanted=is_wanted)
-        return self._last[1]
-
-    def _look(self, path: Path, planes: int, *, is_wanted: bool) -> tuple[int, int]:
-        try:
-            status = os.stat(path)
-        except OSError:
-            return -1, 0
-        size = -1 if stat.S_ISDIR(status.st_mode) else status.st_size
-        known_bytes, known_pixels = self._seen.get(path.suffix, (0, 0))
-        if is_wanted and (size < 0 or not known_bytes or self._num_probed < _MOST_PROBED):
-            self._num_probed += 1
-            with suppress(EmcfError):
-                height, width = probe(path).shape[:2]
-                seen = (known_bytes + size, known_pixels + height * width * planes)
-                self._seen[path.suffix] = seen
-                return size, height * width
-        return size, max(0, size) * known_pixels // max(1, known_bytes) // planes

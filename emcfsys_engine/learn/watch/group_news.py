@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.made import Group
+from emcfsys_engine.images.outages import is_of_disk
 from emcfsys_engine.images.output_book import OutputBook
-from emcfsys_engine.learn.inference.output_disk import is_of_disk
 from emcfsys_engine.learn.run_context import RunContext
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import GroupJudged

@@ -18,12 +18,12 @@ from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.ledger import Entry
 from emcfsys_engine.hotfolder.scan import MAX_ATTEMPTS, Seen
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.outages import is_of_disk
 from emcfsys_engine.images.output_book import OutputBook, Wanted
 from emcfsys_engine.images.output_names import stem_of
 from emcfsys_engine.images.own_files import digest_of_output, is_other_file, resolved
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.learn.inference.image import EndAskedFor, Order
-from emcfsys_engine.learn.inference.output_disk import is_of_disk
 from emcfsys_engine.learn.inference.outputs import among_originals
 from emcfsys_engine.learn.inference.pipeline import Failure
 from emcfsys_engine.learn.inference.pipes import PlaneMade

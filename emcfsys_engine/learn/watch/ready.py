@@ -6,7 +6,8 @@ from pathlib import Path
 from emcfsys_engine.errors import EmcfError, InputError, RunFailedError, WatchedError
 from emcfsys_engine.files import is_full
 from emcfsys_engine.hotfolder.ledger import Ledger
-from emcfsys_engine.learn.inference.output_disk import forget_output, missing_output, wait_until
+from emcfsys_engine.images.outages import wait_until
+from emcfsys_engine.learn.inference.output_disk import forget_output, missing_output
 from emcfsys_engine.learn.run_context import RunContext
 from emcfsys_engine.run.events import WatchState
 from emcfsys_engine.run.folder import Run

@@ -29,15 +29,12 @@ from emcfsys_engine.hotfolder.scan import (
     rules_of,
     stamp_of,
 )
+from emcfsys_engine.images.outages import is_of_disk
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import digest_of, is_content
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.expected import in_event
-from emcfsys_engine.learn.inference.output_disk import (
-    OutputDisk,
-    is_of_disk,
-    why_of,
-)
+from emcfsys_engine.learn.inference.output_disk import OutputDisk, why_of
 from emcfsys_engine.learn.run_context import RunContext, emit_ending, give_back_freed_memory
 from emcfsys_engine.learn.watch.followed_model import FollowedModel
 from emcfsys_engine.learn.watch.group_news import GroupNews

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from emcfsys_engine import any_names
-from emcfsys_engine.run.events import AnyEvent, RunStarted, StepDone, ValidationDone, best_of
+from emcfsys_engine.run.events import AnyEvent, RunStarted, StepDone, ValidationDone
 from emcfsys_engine.run.folder import ExitRecord, Run, State
 from emcfsys_engine.run.lines import log_tail
+from emcfsys_engine.run.outcome import best_of
 from emcfsys_engine.run.records import PredictRequest, RunRecord, TrainRequest
 
 _LOG_LINES = 40

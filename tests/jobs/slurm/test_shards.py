@@ -12,7 +12,8 @@ from tests.jobs.conftest import wait_for
 from tests.jobs.slurm.conftest import Slurm
 from tests.jobs.slurm.test_training import WAIT_S, world
 from tests.learn.conftest import model_file, run_here
-from tests.learn.inference.test_shards import images, made_in, request_of, told, told_of_all
+from tests.learn.inference.test_shards import images, request_of, told, told_of_all
+from tests.shards.made import made_in
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
 __all__ = ["images", "model_file", "world"]

@@ -26,10 +26,11 @@ from emcfsys_engine.run.events import ImageDone, ImageFailed, RegionDone, RunFin
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.lines import line_of
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shards import Progress, Shards
+from emcfsys_engine.run.shard_lines import Progress
+from emcfsys_engine.run.shards import Shards
 from tests.jobs.conftest import wait_for
 from tests.learn.conftest import TINY, TINY_CARD, run_here
-from tests.learn.inference.test_shards import here
+from tests.shards.made import here, listed
 
 __all__ = ["here"]  # a fixture
 MOST = 1e-5  # of the pixels
@@ -245,8 +246,7 @@ def test_what_keeps_an_image_in_one_task_is_said(tmp_path: Path, model: Path, im
 def _begun(request: PredictRequest) -> Run:
     """Return a run whose list is written, and of which no shard was begun."""
     run = new_run(Path(request.out) / ".emcfsys", request)
-    card = module.prepare(request)[0]
-    module.make_list(Shards(run), request, card, lambda _: None, lambda: None)
+    listed(run)
     return run
 
 

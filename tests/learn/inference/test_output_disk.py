@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from emcfsys_engine.learn.inference import output_disk, outputs
+from emcfsys_engine.images import outages
+from emcfsys_engine.learn.inference import outputs
 from emcfsys_engine.learn.inference import predictor as predict
 from emcfsys_engine.learn.inference.files import Counted
 from emcfsys_engine.learn.inference.predictor import Predictor
@@ -54,7 +55,7 @@ def test_an_output_that_vanishes_and_returns_is_waited_for_and_no_image_is_lost(
             away.rename(out)
 
     monkeypatch.setattr(outputs, "commit", vanishes)
-    monkeypatch.setattr(output_disk.time, "sleep", returns)
+    monkeypatch.setattr(outages.time, "sleep", returns)
     count, said = run()
     assert count == Counted(done=6, skipped=0, failed=0)
     assert "another folder lies in its place" in warnings_of(said)

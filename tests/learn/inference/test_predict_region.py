@@ -28,7 +28,7 @@ from tests.learn.inference.test_mosaic import (
     write_image,
     write_model,
 )
-from tests.learn.inference.test_shards import here
+from tests.shards.made import here
 
 __all__ = ["here", "image", "model"]  # fixtures
 

@@ -6,25 +6,22 @@ import pytest
 
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.images.output_book import OutputBook
-from emcfsys_engine.learn.inference import shard_end, shards
-from emcfsys_engine.learn.inference.shard_list import make_list
+from emcfsys_engine.learn.inference import shard_end
 from emcfsys_engine.run.events import ImageFailed
 from emcfsys_engine.run.folder import Run, new_run
-from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.run.shards import Shards
+from emcfsys_engine.shards.task import do_shards
 from tests.learn.conftest import run_here
-from tests.learn.inference.test_shards import images, made_in, request_of, told
+from tests.learn.inference.test_shards import images, request_of, told
+from tests.shards.made import listed, made_in
 
 __all__ = ["images"]
 
 
 def _done_by_tasks(run: Run) -> None:
-    request = run.record().request
-    assert isinstance(request, PredictRequest)
-    card, _ = shards.prepare(request)
-    header = make_list(Shards(run), request, card, lambda event: None, lambda: None)
-    assert header.is_fresh
-    shards._do(run.folder, None, lambda: None)
+    header = listed(run).header()
+    assert header is not None and header.is_fresh
+    do_shards(run.folder, None, lambda: None)
 
 
 def _reasons(run: Run) -> list[str]:

@@ -1,32 +1,30 @@
-"""What a list of shards knows of the images before anybody predicts."""
+"""The list of a prediction's shards: each image once, with its mask's name, in order."""
 
 from pathlib import Path
 
-import numpy as np
-import pytest
-from PIL import Image
+from emcfsys_engine.learn.inference.shard_list import why_in_one
+from emcfsys_engine.run.folder import new_run
+from tests.learn.inference.test_shards import NUMBER, images, request_of
+from tests.shards.made import listed
 
-from emcfsys_engine.learn.inference import shard_list
-from emcfsys_engine.learn.inference.shard_list import Sizes
+__all__ = ["images"]
 
 
-def test_pixels_are_looked_at_for_the_first_images_and_reckoned_from_bytes_for_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_each_image_is_listed_once_with_the_name_of_its_mask(
+    images: Path, model_file: Path
 ) -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (64, 96), np.uint8)
-    files = [tmp_path / f"{n}.png" for n in range(3)]
-    for file in files:
-        Image.fromarray(noise).save(file)
-    monkeypatch.setattr(shard_list, "_MOST_PROBED", 2)
-    sizes = Sizes()
-    found = [sizes.of(file, 1, is_wanted=True) for file in files]
-    assert found == [(files[0].stat().st_size, 64 * 96)] * 3
+    run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 3))
+    shards = listed(run)
+    header = shards.header()
+    assert header is not None and header.num_images == NUMBER
+    items = [item for share in header.shards for item in shards.items(share)]
+    assert sorted(item.number for item in items) == list(range(NUMBER))
+    for item in items:
+        below = Path(item.image).relative_to(images)
+        assert Path(item.mask) == images.parent / "out" / below
+        assert item.size == Path(item.image).stat().st_size
 
 
-def test_a_folder_has_no_bytes_and_what_cannot_be_read_no_pixels(tmp_path: Path) -> None:
-    (tmp_path / "a.zarr").mkdir()
-    (tmp_path / "torn.png").write_bytes(b"torn")
-    sizes = Sizes()
-    assert sizes.of(tmp_path / "a.zarr", 1, is_wanted=True)[0] == -1
-    assert sizes.of(tmp_path / "torn.png", 1, is_wanted=True) == (4, 0)
-    assert sizes.of(tmp_path / "gone.png", 1, is_wanted=True) == (-1, 0)
+def test_the_option_that_keeps_large_images_whole_is_named(images: Path, model_file: Path) -> None:
+    assert why_in_one(request_of(images, model_file, "out", 3)) == ""
+    assert why_in_one(request_of(images, model_file, "out", 3, overlay=True)) == "--overlay"

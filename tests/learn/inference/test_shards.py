@@ -1,7 +1,5 @@
 """Tasks that share a prediction out make what one makes, whenever they are killed."""
 
-import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,27 +13,24 @@ import pytest
 from msgspec.structs import replace
 from PIL import Image
 
-from emcfsys_engine.errors import EmcfError, InputError, OutputError
+from emcfsys_engine.errors import InputError, OutputError
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.learn.inference import shards as module
-from emcfsys_engine.learn.inference.shard_list import make_list
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RunFinished
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.outcome import became_of_images
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shards import (
-    MOST_TRIES,
-    Became,
-    Finished,
-    Lines,
-    Shards,
-    Trying,
-    unfinished,
-)
+from emcfsys_engine.run.shard_lines import Became, Finished, Lines, Told, Trying
+from emcfsys_engine.run.shards import MOST_TRIES, Shards, unfinished
+from emcfsys_engine.shards import runner
+from emcfsys_engine.shards.task import Task, do_shards
+from emcfsys_engine.shards.work import work_of
 from tests.jobs.conftest import wait_for
 from tests.learn.conftest import run_here
+from tests.shards.made import Here, here, listed, made_in
 
+__all__ = ["here", "made_in"]
 NUMBER = 7
 
 
@@ -53,31 +48,6 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tasks run in this process, one after the other: it saves the start of torch."""
-    monkeypatch.setattr(module, "_started", _Here)
-
-
-class _Here:
-    """A task that is done when it is started."""
-
-    def __init__(self, run: Run, environment: object) -> None:
-        try:
-            self.returncode = module._do(run.folder, None, lambda: None)
-        except EmcfError as error:
-            self.returncode = error.exit_code
-
-    def poll(self) -> int:
-        return self.returncode
-
-    def wait(self, timeout: float = 0.0) -> int:
-        return self.returncode
-
-    def kill(self) -> None:
-        pass
-
-
 def request_of(images: Path, model: Path, out: str, shards: int, **options: Any) -> PredictRequest:
     return PredictRequest(
         model=str(model),
@@ -89,20 +59,6 @@ def request_of(images: Path, model: Path, out: str, shards: int, **options: Any)
         shards=shards,
         **options,
     )
-
-
-def made_in(out: Path) -> dict[str, bytes]:
-    """Return all that a person finds in an output folder.
-
-    A killed task leaves what it was just writing under a hidden name: `runs clean` takes it.
-    """
-    files = (file for file in out.rglob("*") if file.is_file())
-    names = {str(file.relative_to(out)): file for file in files}
-    return {
-        name: file.read_bytes().replace(os.fsencode(out), b"OUT")
-        for name, file in names.items()
-        if not name.startswith(".emcfsys") and not re.fullmatch(r"\..+\.\d+\.tmp", Path(name).name)
-    }
 
 
 def told(run: Run) -> list[tuple[str, str]]:
@@ -190,7 +146,7 @@ def _became(run: Run) -> dict[int, ImageDone | ImageFailed]:
     shards = Shards(run)
     header = shards.header()
     assert header is not None
-    every = [shards.told(number).became for number in range(len(header.shards))]
+    every = [Told(shards.lines_file(number)).became for number in range(len(header.shards))]
     return {n: event for one in every for n, event in one.items()}
 
 
@@ -198,7 +154,7 @@ def test_an_image_that_vanished_since_the_list_is_named_and_the_others_are_done(
     images: Path, model_file: Path, here: None
 ) -> None:
     run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 2))
-    _listed(run)
+    listed(run)
     (images / "2.png").unlink()
     assert run_here(run) == 1
     failed = [event.reason for event in run.events() if isinstance(event, ImageFailed)]
@@ -211,8 +167,8 @@ def test_an_image_that_was_replaced_after_its_mask_was_made_is_named(
     images: Path, model_file: Path
 ) -> None:
     run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 2))
-    _listed(run)
-    module._do(run.folder, None, lambda: None)
+    listed(run)
+    do_shards(run.folder, None, lambda: None)
     for name in ("0.png", "2.png"):  # of the same number of bytes: the list cannot tell
         whole = bytearray((images / name).read_bytes())
         whole[-1] ^= 1
@@ -237,12 +193,12 @@ def test_a_model_replaced_under_its_name_is_refused_and_the_same_command_begins_
     model.write_bytes(model_file.read_bytes())
     request = request_of(images, model, "out", 2)
     run = new_run(images.parent / "out/.emcfsys", request)
-    _listed(run)
+    listed(run)
     assert unfinished(run.folder.parent, request) is not None
     network, card = load_model(model)
     save_model(model, network, replace(card, classes=tuple(reversed(card.classes))))
     with pytest.raises(InputError, match="is another model than when the list"):
-        module._do(run.folder, 0, lambda: None)
+        do_shards(run.folder, 0, lambda: None)
     assert run_here(run) == 2
     assert not list((images.parent / "out").glob("**/[0-9].png"))
     assert unfinished(run.folder.parent, request) is None
@@ -250,22 +206,13 @@ def test_a_model_replaced_under_its_name_is_refused_and_the_same_command_begins_
     assert unfinished(run.folder.parent, request) is not None
 
 
-def _listed(run: Run) -> None:
-    request = run.record().request
-    assert isinstance(request, PredictRequest)
-    card, _ = module.prepare(request)
-    make_list(Shards(run), request, card, lambda event: None, lambda: None)
-
-
 def test_an_image_over_which_tasks_end_again_and_again_is_told_and_the_shard_goes_on(
     images: Path, model_file: Path, here: None
 ) -> None:
     run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 1))
-    request = run.record().request
-    assert isinstance(request, PredictRequest)
-    card, _ = module.prepare(request)
-    shards = Shards(run)
-    header = make_list(shards, request, card, lambda event: None, lambda: None)
+    shards = listed(run)
+    header = shards.header()
+    assert header is not None
     deadly = next(item for item in shards.items(header.shards[0]) if "2.png" in item.image)
     lines = Lines(shards.lines_file(0))
     for _ in range(MOST_TRIES):
@@ -281,7 +228,7 @@ def test_an_image_is_not_blamed_for_the_ends_that_people_asked_for(
     images: Path, model_file: Path, here: None
 ) -> None:
     run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 1))
-    _listed(run)
+    listed(run)
     file = Shards(run).lines_file(0)
     file.touch()  # a task was there before: images are taken up one by one
     for number in range(MOST_TRIES + 2):
@@ -289,7 +236,7 @@ def test_an_image_is_not_blamed_for_the_ends_that_people_asked_for(
         def asked(number: int = number) -> str | None:
             return "terminated" if file.read_bytes().count(b'"trying"') > number else None
 
-        module._do(run.folder, None, asked)
+        do_shards(run.folder, None, asked)
         assert file.read_bytes().count(b'"trying"') == number + 1
     assert not _became(run)
     assert run_here(run) == 1
@@ -313,14 +260,6 @@ def test_an_image_that_failed_and_is_done_when_the_run_is_started_again_is_told_
     failed = [name for name, event in became.items() if isinstance(event, ImageFailed)]
     assert failed == ["4.png"]
     assert len(became) == NUMBER
-
-
-def test_two_people_who_start_the_same_are_told(images: Path, model_file: Path) -> None:
-    lock = module._only_one(images.parent / "out")
-    with pytest.raises(InputError, match="another prediction in shards writes into it"):
-        module._only_one(images.parent / "out")
-    os.close(lock)
-    os.close(module._only_one(images.parent / "out"))
 
 
 def test_a_task_that_does_not_see_the_run_says_on_which_machine(
@@ -350,7 +289,7 @@ def test_a_quota_that_is_reached_ends_the_task_and_not_the_image(
         "x.png" in event.reason for event in run.events() if isinstance(event, ImageFailed)
     )
     monkeypatch.undo()
-    monkeypatch.setattr(module, "_started", _Here)
+    monkeypatch.setattr(runner, "started", Here)
     assert run_here(run) == 1
     assert told(run) == told_of_all()
 
@@ -405,16 +344,14 @@ def _num_told(run: Run) -> int:
 
 def test_a_finished_shard_is_not_begun_again(images: Path, model_file: Path, here: None) -> None:
     run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 1))
-    request = run.record().request
-    assert isinstance(request, PredictRequest)
-    shards = Shards(run)
-    card, _ = module.prepare(request)
-    header = make_list(shards, request, card, lambda event: None, lambda: None)
+    shards = listed(run)
+    header = shards.header()
+    assert header is not None
     lines = Lines(shards.lines_file(0))
     for item in shards.items(header.shards[0]):
         event = ImageFailed(image=item.image, reason="as a test wants it")
         lines.write(Became(number=item.number, event=event))
     lines.write(Finished())
     lines.close()
-    assert module._Task(run, request, lambda: None).do(header, 0, 0.0)
+    assert Task(work_of(run), header, lambda: None).do(0, 0.0)
     assert not list((images.parent / "out").glob("*.png"))

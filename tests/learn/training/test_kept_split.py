@@ -26,11 +26,11 @@ from emcfsys_engine.run.events import (
     RunStarted,
     ValidationDone,
     WarningGiven,
-    best_of,
 )
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.groups import extend, new_trainings
 from emcfsys_engine.run.lines import line_of
+from emcfsys_engine.run.outcome import best_of
 from emcfsys_engine.run.records import WatchRequest
 from tests.learn.conftest import NAMES, add_image, run_here
 from tests.learn.training.made import back_before_checkpoints

@@ -1,0 +1,187 @@
+"""What tasks tell of their shards: what became of each image, in the order in which it happened.
+
+Task N alone writes `shards/N.jsonl` in the run's folder, and into `N.results` what it keeps of its
+items for the last step, while it holds the shard's lock.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from emcfsys_engine import any_names
+from emcfsys_engine.files import next_lines, open_own, reading_own
+from emcfsys_engine.run.events import ImageDone, ImageFailed, ItemDone, RegionDone
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.shards import RESULTS, Header, Shards
+
+AnyTold = ImageDone | ImageFailed | RegionDone | ItemDone
+
+
+class Trying(msgspec.Struct, frozen=True, kw_only=True, tag="trying"):
+    """A task that was ended before takes up one image alone."""
+
+    number: int
+
+
+class PutBack(msgspec.Struct, frozen=True, kw_only=True, tag="put_back"):
+    """A task that was asked to end leaves the image that it took up; older readers skip this."""
+
+    number: int
+
+
+class Became(msgspec.Struct, frozen=True, kw_only=True, tag="became"):
+    """What became of one image."""
+
+    number: int
+    event: AnyTold
+    result: tuple[int, int] | None = None  # where it lies in the file of results, and its length
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
+    """All images of the shard have been tried."""
+
+
+class Again(msgspec.Struct, frozen=True, kw_only=True, tag="again"):
+    """The run was started again after its end: what failed is tried once more."""
+
+
+Line = Trying | PutBack | Became | Finished | Again
+
+
+class Told:
+    """What one task left behind so far; `refresh` reads what came since."""
+
+    def __init__(self, file: Path) -> None:
+        self.became: dict[int, AnyTold] = {}
+        self.results: dict[int, tuple[int, int]] = {}
+        self.tries: dict[int, int] = {}
+        self.is_finished = False
+        self.was_begun = False
+        self._file, self._read_to = file, 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read on."""
+        with suppress(FileNotFoundError), reading_own(self._file) as stream:
+            self.was_begun = True
+            stream.seek(self._read_to)
+            while lines := next_lines(stream):
+                self._read_to = stream.tell()
+                for line in lines.splitlines():
+                    self._learn(line)
+
+    def _learn(self, text: bytes) -> None:
+        try:
+            line: Line = any_names.decode(text, Line)
+        except msgspec.MsgspecError:
+            return  # torn by a kill: its image counts as not done
+        match line:
+            case Trying():
+                self.tries[line.number] = self.tries.get(line.number, 0) + 1
+            case PutBack():
+                self.tries[line.number] = max(0, self.tries.get(line.number, 0) - 1)
+            case Became():
+                self.became[line.number] = line.event
+                if line.result is not None:
+                    self.results[line.number] = line.result
+            case Finished():
+                self.is_finished = True
+            case Again():
+                self.is_finished = False
+                self.tries.clear()
+                every = list(self.became.items())
+                self.became = {n: event for n, event in every if not isinstance(event, ImageFailed)}
+
+
+class Progress:
+    """Counts of how many images something is told; what was counted is not read again."""
+
+    def __init__(self, run: Run) -> None:
+        self._shards = Shards(run)
+        self._header: Header | None = None
+        self._read_to: dict[int, int] = {}
+        self._num_told = self._num_failed = 0
+        self._finished: set[int] = set()
+
+    def text(self) -> str:
+        """Return the progress of all tasks: 3 of 64 tasks done, 310 of 2,000 images, 2 failed.
+
+        It is empty before there is any.
+
+        Raises: RunFolderError, OSError.
+        """
+        self._header = self._header or self._shards.header()
+        if self._header is None:
+            return ""
+        for shard in range(len(self._header.shards)):
+            with suppress(FileNotFoundError), reading_own(self._shards.lines_file(shard)) as stream:
+                stream.seek(self._read_to.get(shard, 0))
+                while lines := next_lines(stream):
+                    self._count(shard, lines)
+                self._read_to[shard] = stream.tell()
+        done = self._header.there.images + self._num_told
+        tasks = f"{len(self._finished):,} of {len(self._header.shards):,} tasks done"
+        what = "images and regions" if self._header.mosaics else self._header.called
+        told = f"{tasks}, {done:,} of {self._header.num_items:,} {what}"
+        return f"{told}, {self._num_failed:,} failed" if self._num_failed else told
+
+    def _count(self, shard: int, lines: bytes) -> None:
+        told = lines.count(_TOLD)
+        self._num_told += told
+        if _FAILED in lines:
+            self._num_failed += sum(_TOLD in one and _FAILED in one for one in lines.splitlines())
+        if _FINISHED in lines:
+            self._finished.add(shard)
+
+
+# Text that holds these has its quotes escaped: only a line's own words are met.
+_TOLD = b'"type":"became"'
+_FAILED = b'"kind":"image_failed"'
+_FINISHED = b'"type":"finished"'
+
+
+class Lines:
+    """Writes what becomes of one shard's images; only its claimant may."""
+
+    def __init__(self, file: Path) -> None:
+        self._results_file = file.with_suffix(RESULTS)
+        self._results: int | None = None
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        self._descriptor = open_own(file, flags, is_shared=True)
+        end = os.fstat(self._descriptor).st_size
+        if end and os.pread(self._descriptor, 1, end - 1) != b"\n":
+            os.write(self._descriptor, b"\n")  # a kill tore the last line
+
+    def write(self, line: Line) -> None:
+        """Append one line. Raises: OSError."""
+        _append(self._descriptor, any_names.encode(line) + b"\n")
+
+    def keep(self, result: bytes) -> tuple[int, int] | None:
+        """Keep what one item gave for the last step, and return its place: it is told next.
+
+        Raises: OSError.
+        """
+        if not result:
+            return None
+        if self._results is None:
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+            self._results = open_own(self._results_file, flags, is_shared=True)
+        place = os.fstat(self._results).st_size
+        _append(self._results, result)
+        return place, len(result)
+
+    def close(self) -> None:
+        """Wait until all is on the disk."""
+        for descriptor in (self._results, self._descriptor):
+            if descriptor is not None:
+                os.fsync(descriptor)
+                os.close(descriptor)
+
+
+def _append(descriptor: int, content: bytes) -> None:
+    """Append all of it: a disk that fills up takes a part without a word."""
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]
