@@ -29,7 +29,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "measure": ("data", "Measure the objects of masks."),
     "runs": ("runs", "List a project's runs, compare them, clean up."),
     "report": ("runs", "Make one page of a run, to send or keep."),
-    "submit": ("submit", "Put a training, prediction or watch into the queue."),
+    "submit": ("submit", "Put a training, prediction, evaluation or watch into the queue."),
     "jobs": ("jobs", "List the jobs."),
     "cancel": ("jobs", "End jobs for good."),
     "stop": ("jobs", "Let running jobs finish early."),

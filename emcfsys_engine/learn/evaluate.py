@@ -6,9 +6,12 @@ from typing import Any
 
 import msgspec
 
-from emcfsys_engine import promises
+from emcfsys_engine import any_names, promises
 from emcfsys_engine.dataset.deals import few
-from emcfsys_engine.errors import printable
+from emcfsys_engine.errors import OutputError, printable
+from emcfsys_engine.files import remedy_of
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_outputs import write_own
 from emcfsys_engine.learn.evaluate_deal import (
     Images,
     images_of_folders,
@@ -21,6 +24,7 @@ from emcfsys_engine.learn.training.metrics import BOUNDARY_TOLERANCE_PX, Scores
 from emcfsys_engine.project import Project
 from emcfsys_engine.promises import ImageScore, Promise, promise_of
 from emcfsys_engine.run.events import ObjectScores
+from emcfsys_engine.run.folder import EVALUATION
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +130,20 @@ def evaluation_of(
             )
         ),
     )
+
+
+def write_scores(made: Evaluation, out: Path) -> Path:
+    """Write evaluation.json into a folder and return it: evaluation.v2.json beside a foreign one.
+
+    Raises: OutputError.
+    """
+    wanted = out / EVALUATION
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return write_own(wanted, any_names.encode(made) + b"\n", OutputBook(out))
+    except OSError as error:
+        what = f"cannot be written: {error.strerror or error}"
+        raise OutputError(wanted, what, remedy_of(error), errno=error.errno or 0) from None
 
 
 def table_of(found: Evaluation) -> str:

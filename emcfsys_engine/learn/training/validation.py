@@ -152,7 +152,10 @@ def scores_of_all(
     sources: Sequence[int],
     counts: ObjectCounts,
 ) -> ScoresOfAll:
-    """Return the scores of what was counted in all images; S are the `sources`, by their index."""
+    """Return the scores of what was counted in all images.
+
+    Shapes: S×C×C, S×C×4 of edges and middle lines; S are the `sources`, each by its index.
+    """
     names = project.class_names
     middles_C4 = None if middles_SC4 is None else middles_SC4.sum(dim=0)
     places = [project.data[source].images for source in sources]
