@@ -25,6 +25,7 @@ from emcfsys_engine.run.events import (
     EventReader,
     ImageDone,
     ImageFailed,
+    ItemDone,
     RegionDone,
     RunStarted,
     StepDone,
@@ -32,7 +33,7 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import line_of
-from emcfsys_engine.run.records import PredictRequest, TrainRequest
+from emcfsys_engine.run.records import EvaluateRequest, PredictRequest, TrainRequest
 from emcfsys_engine.settings import Config, load_config
 
 _LOOK_EVERY_S = 0.1
@@ -265,7 +266,7 @@ class Progress:
         if isinstance(event, StepDone):
             total = f"/{self._total}" if self._total else ""
             self._draw(f"step {event.step}{total}  loss {event.loss:.4f}  {self._score}")
-        elif isinstance(event, ImageDone | ImageFailed):
+        elif isinstance(event, ImageDone | ImageFailed | ItemDone):
             self._tell_image(event)
         elif isinstance(event, RegionDone):
             self._regions += 1
@@ -284,10 +285,12 @@ class Progress:
         if self._on_terminal and self._drawn:
             say("", nl=False, err=True, lead="\r\x1b[K")
 
-    def _tell_image(self, event: ImageDone | ImageFailed) -> None:
+    def _tell_image(self, event: ImageDone | ImageFailed | ItemDone) -> None:
         if isinstance(event, ImageFailed):
             self._failed += 1
             self._line(f"failed: {event.reason}")
+        elif isinstance(event, ItemDone):
+            self._done += 1
         else:
             self._done += 1
             if event.unlike:
@@ -344,7 +347,7 @@ def _wanted(run: Run, machine: Machine) -> float:
     gpus = None if record.project is None else record.project.compute.gpus
     if isinstance(record.request, TrainRequest):
         return usual_gpus(machine, "train") if gpus is None else float(gpus)
-    if isinstance(record.request, PredictRequest):
+    if isinstance(record.request, PredictRequest | EvaluateRequest):
         gpus = record.request.gpus
         return usual_gpus(machine, "predict") if gpus is None else float(gpus)
     if gpus == 0:

@@ -1,4 +1,4 @@
-"""predict, evaluate and suggest: use a model file on images."""
+"""predict and suggest: use a model file on images."""
 
 import os
 import shutil
@@ -130,15 +130,15 @@ def _request_of(
     for name in vectors:
         if name not in _VECTORS:
             raise InputError("--vectors", f"{name!r} is no format", f"Use {', '.join(_VECTORS)}")
-    files = _files_of(model, also)
+    files = files_of(model, also)
     for file in files:
         read_card(file)
     _look_at_regions(options, vectors)
-    gpus, processes, threads = _where(
-        options.get("gpus"), options.get("processes"), _compute_of(files[0])
+    gpus, processes, threads = where(
+        options.get("gpus"), options.get("processes"), compute_of(files[0])
     )
     options |= {"gpus": gpus, "processes": processes, "threads": threads}
-    options |= _shards_of(options.pop("shards", None), gpus, processes, threads)
+    options |= shards_of(options.pop("shards", None), gpus, processes, threads)
     return PredictRequest(
         model=str(files[0].absolute()),
         also=tuple(str(file.absolute()) for file in files[1:]),
@@ -161,7 +161,7 @@ def _look_at_regions(options: dict[str, Any], vectors: Sequence[str]) -> None:
         raise InputError("--region-px", what, "Use 4096, 8192 or 16384")
 
 
-def _shards_of(
+def shards_of(
     text: str | None, gpus: int | None, processes: int, threads: int | None
 ) -> dict[str, int | None]:
     """Return how many shards, and how many at a time; eight a task let a slow one be overtaken."""
@@ -291,110 +291,7 @@ def suggest(
     say(f"{len(made)} suggestions of {card.run or file}; {waiting}", err=True)
 
 
-@click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("project", required=False, type=click.Path(path_type=Path))
-@click.option(
-    "--split",
-    type=click.Choice(["train", "val", "test", "all"]),
-    default="val",
-    help="Which of PROJECT's images, as the model's own training dealt them.",
-)
-@click.option(
-    "--as-dealt-now",
-    is_flag=True,
-    help="Deal them out as PROJECT would today: the model may have trained on some.",
-)
-@click.option("--images", type=click.Path(), help="Instead of a project: folder of images.")
-@click.option("--masks", type=click.Path(), help="Their masks or annotations.")
-@click.option(
-    "--with",
-    "also",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="One more model file; the mean of all is used. Repeatable.",
-)
-@click.option("--tta", is_flag=True, help="Average over four flips.")
-@click.option(
-    "--overlap", type=click.FloatRange(0, 0.75), default=0.25, show_default=True, help="Of tiles."
-)
-@click.option(
-    "--boundary-px",
-    type=click.FloatRange(0, 50),
-    default=2.0,
-    show_default=True,
-    help="How far a boundary may lie from the true one (boundary F1).",
-)
-@click.option("--cl-dice", is_flag=True, help="Also clDice: do thin structures hang together?")
-@click.option("--gpus", type=click.IntRange(0, 64), help="One process each; 0: the processor.")
-@click.option("--processes", type=click.IntRange(1, 64), help="On the processor.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--report", type=click.Path(path_type=Path), help="Also one offline HTML page.")
-def evaluate(
-    model: Path,
-    project: Path | None,
-    split: str,
-    as_dealt_now: bool,
-    images: str | None,
-    masks: str | None,
-    also: tuple[Path, ...],
-    tta: bool,
-    overlap: float,
-    boundary_px: float,
-    cl_dice: bool,
-    gpus: int | None,
-    processes: int | None,
-    as_json: bool,
-    report: Path | None,
-) -> None:
-    """Compare MODEL with a PROJECT's split, or with --images and --masks.
-
-    MODEL is a model file, a run's folder, or runs/GROUP: all folds of a k-fold training at once.
-
-    Example: emcfsys-engine evaluate best.safetensors --images test/images --masks test/masks
-    """
-    from emcfsys_engine.learn import evaluate as evaluation
-
-    first, *others = _files_of(model, also)
-    if project is not None and others and split in ("train", "val", "all") and not model.is_file():
-        words = (
-            "note: every fold trained on what the others validate on: a fair test is --split test"
-        )
-        say_lines(words, err=True)
-    loaded = None if project is None else load_project(project)
-    compute = _compute_of(first) if loaded is None else loaded.compute
-    on_gpus, in_processes, _ = _where(gpus, processes, compute)
-    options: dict[str, Any] = {
-        "also": tuple(others),
-        "tta": tta,
-        "overlap": overlap,
-        "boundary_px": boundary_px,
-        "middle_lines": cl_dice,
-        "gpus": on_gpus,
-        "processes": in_processes,
-    }
-    if loaded is not None and images is None and masks is None:
-        found = evaluation.evaluate_project(
-            first, loaded, split, as_dealt_now=as_dealt_now, **options
-        )
-    elif project is None and images and masks:
-        found = evaluation.evaluate_folders(first, images, masks, **options)
-    else:
-        raise click.UsageError("Name a project, or both --images and --masks")
-    table = evaluation.table_of(found)
-    if as_json:
-        say_json(found)
-    else:
-        say_lines(table)
-    if report is not None:
-        from emcfsys_engine.tools.report.evaluation import write_evaluation
-
-        title = f"{first.name} of {first.absolute().parent.name}: {found.images} images"
-        write_evaluation(report, title, table, found.per_image, found.promise)
-        say_lines(f"page: {report}", err=True)
-
-
-def _files_of(model: Path, also: Sequence[Path]) -> list[Path]:
+def files_of(model: Path, also: Sequence[Path]) -> list[Path]:
     """Return the model files that are named: files, runs, or all folds of a group."""
     found: list[Path] = []
     for place in (model, *also):
@@ -404,7 +301,7 @@ def _files_of(model: Path, also: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _where(
+def where(
     gpus: int | None, processes: int | None, compute: Compute | None
 ) -> tuple[int | None, int, int | None]:
     """Return GPUs, processes and threads: as the options say, else as [compute] of a project."""
@@ -419,7 +316,7 @@ def _where(
     return gpus, processes or 1, threads
 
 
-def _compute_of(model: Path) -> Compute | None:
+def compute_of(model: Path) -> Compute | None:
     """Return [compute] of the project that a model lies in; None where it lies in none.
 
     A project that cannot be read is said, and not heeded: the model is whole.

@@ -1,4 +1,4 @@
-"""submit: put a training, prediction or watch into the queue; the daemon runs it."""
+"""submit: put a training, prediction, evaluation or watch into the queue; the daemon runs it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from emcfsys_engine.commands.evaluate import evaluation_options, make_evaluation
 from emcfsys_engine.commands.predict import make_prediction, prediction_options
 from emcfsys_engine.commands.saying import say
 from emcfsys_engine.commands.watch import make_watch
@@ -13,7 +14,7 @@ from emcfsys_engine.jobs.control import ensure_daemon
 from emcfsys_engine.jobs.queue import Options, Queue, submit_extension, submit_run, submit_training
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.folder import Run, open_run
-from emcfsys_engine.run.records import PredictRequest
+from emcfsys_engine.run.records import EvaluateRequest, PredictRequest
 
 _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.option("--priority", type=int, default=0, help="Higher ones start first."),
@@ -43,7 +44,7 @@ def _queue_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def submit() -> None:
-    """Put a training, prediction or watch into the queue; prints the job's number.
+    """Put a training, prediction, evaluation or watch into the queue; prints the job's number.
 
     Example: emcfsys-engine submit train projects/demo && emcfsys-engine logs -f
     """
@@ -89,6 +90,25 @@ def predict(
     if asked is None and isinstance(request, PredictRequest) and request.gpus is not None:
         of_queue["gpus"] = float(request.gpus)
     _add(run, out.absolute().name, None, of_queue)
+
+
+@submit.command()
+@evaluation_options
+@_queue_options
+def evaluate(model: Path, project: Path | None, out: Path | None, **options: Any) -> None:
+    """Compare MODEL with labels in shards, when its turn comes; scores go to --out.
+
+    Example: emcfsys-engine submit evaluate best.safetensors projects/demo --out scores --shards 8
+    """
+    of_queue = {name: options.pop(name) for name in Options.__struct_fields__}
+    asked: float | None = of_queue["gpus"]
+    options["gpus"] = None if asked is None else int(max(1, asked)) if asked else 0
+    options["shards"] = options["shards"] or "1"
+    run = make_evaluation(model, project, out=out, **options)
+    request = run.record().request
+    if asked is None and isinstance(request, EvaluateRequest) and request.gpus is not None:
+        of_queue["gpus"] = float(request.gpus)
+    _add(run, Path(run.folder).parents[1].name, None, of_queue)
 
 
 @submit.command()

@@ -36,6 +36,7 @@ from emcfsys_engine.project import Project, Source
 
 Paired = TypeVar("Paired")
 
+LabelKind = Literal["mask", "shapes", "class_folders"]
 IN_DOUBT = "nothing undrawn in its image is taken as background"
 
 
@@ -44,7 +45,7 @@ class LabelRef:
     """Where the labels of one image are."""
 
     path: Path
-    kind: Literal["mask", "shapes", "class_folders"]
+    kind: LabelKind
     plane: int | None = None  # of a mask stack
     item: int = 0  # which of the images an annotation file speaks of
     recipe: MaskRecipe = "index"

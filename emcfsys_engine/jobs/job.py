@@ -21,7 +21,7 @@ JobState = Literal[
     "lost",
 ]
 Ask = Literal["", "cancel", "stop", "pause", "end"]  # end: save and leave, as at a shutdown
-Kind = Literal["train", "predict", "watch"]
+Kind = Literal["train", "predict", "watch", "evaluate"]
 
 STATES: tuple[JobState, ...] = get_args(JobState)
 OPEN: tuple[JobState, ...] = ("queued", "running", "paused", "stopping")

@@ -19,7 +19,13 @@ from emcfsys_engine.launch.start import processes_of
 from emcfsys_engine.project import Compute, Project
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import extend, give_up_extension, new_trainings
-from emcfsys_engine.run.records import PredictRequest, RunRecord, TrainRequest, WatchRequest
+from emcfsys_engine.run.records import (
+    EvaluateRequest,
+    PredictRequest,
+    RunRecord,
+    TrainRequest,
+    WatchRequest,
+)
 
 
 class HistoryLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -298,6 +304,8 @@ def _umask() -> int:
 def _kind(record: RunRecord) -> Kind:
     if isinstance(record.request, PredictRequest):
         return "predict"
+    if isinstance(record.request, EvaluateRequest):
+        return "evaluate"
     return "watch" if isinstance(record.request, WatchRequest) else "train"
 
 

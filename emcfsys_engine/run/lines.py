@@ -123,7 +123,7 @@ def _words(event: AnyEvent) -> Iterator[str]:
         case ImageDone():
             yield f"{event.image} -> {event.mask}{_expected(event)}"
         case RegionDone():
-            yield f"{event.image}: region {Region(*event.region)} of {event.of} done"
+            yield f"region {Region(*event.region)} of {event.of} done: {event.image}"
         case ItemDone():
             yield " -> ".join([event.image, *event.files])
         case GroupJudged():

@@ -79,7 +79,34 @@ class WatchRequest(msgspec.Struct, frozen=True, kw_only=True, tag="watch"):
     recipe: str = ""  # absolute path of the recipe file that is followed exactly; empty: none
 
 
-Request = TrainRequest | PredictRequest | WatchRequest
+class EvaluateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
+    """Compare a model file, or several as an ensemble, with the labels of images, in shards."""
+
+    writes_nothing_each: ClassVar = True
+    model: str  # absolute path
+    also: tuple[str, ...] = ()  # more model files: an ensemble
+    project: Project | None = None  # as it was when this was asked; None: the two folders below
+    split: Literal["train", "val", "test", "all"] = "val"
+    as_dealt_now: bool = False
+    images: str = ""  # absolute folder
+    masks: str = ""  # absolute folder of masks or annotations
+    out: str  # absolute folder
+    tta: bool = False
+    overlap: float = 0.25
+    boundary_px: float = 2.0
+    middle_lines: bool = False
+    threads: int | None = None
+    gpus: int | None = None  # one task each; 0: the processor; None: a GPU where there is one
+    shards: int  # tasks that each take a share of the images
+    shards_at_once: int | None = None  # None: locally one a GPU or processor, on Slurm all
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """All model files."""
+        return (self.model, *self.also)
+
+
+Request = TrainRequest | PredictRequest | WatchRequest | EvaluateRequest
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):

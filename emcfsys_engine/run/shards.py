@@ -115,13 +115,23 @@ def deal(pixels: Sequence[int], number: int) -> list[list[int]]:
 
 def digest_of(request: msgspec.Struct) -> str:
     """Return what tells two requests apart; what a later version adds and nobody set is nothing."""
-    asked = {
-        field.name: getattr(request, field.name)
-        for field in msgspec.structs.fields(request)
-        if getattr(request, field.name) != field.default
-    }
-    content = any_names.encode(sorted(asked.items()))
+    content = any_names.encode(sorted(_asked(request).items()))
     return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _asked(value: Any) -> Any:
+    """Return what was set in a struct, in those within it, too."""
+    if isinstance(value, tuple | list):
+        return [_asked(one) for one in value]
+    if not isinstance(value, msgspec.Struct):
+        return value
+    asked: dict[str, Any] = {}
+    for field in msgspec.structs.fields(value):
+        own, factory = getattr(value, field.name), field.default_factory
+        default = field.default if factory is msgspec.NODEFAULT else factory()
+        if own != default:
+            asked[field.name] = _asked(own)
+    return asked
 
 
 def models_of(request: Any, header: "Header | None" = None) -> SameModels:

@@ -19,6 +19,7 @@ Emit = Callable[[Event], None]
 Asked = Callable[[], str | None]  # how we were asked to end; None: we were not
 _WORKS = {
     "predict": "emcfsys_engine.learn.inference.shards",
+    "evaluate": "emcfsys_engine.learn.evaluate_shards",
 }
 
 

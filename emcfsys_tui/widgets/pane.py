@@ -81,6 +81,7 @@ _ENDS = {
         "cancel": _SAVED,
     },
     "predict": {"pause": "Pause: it goes on when you resume it", "cancel": _SAVED},
+    "evaluate": {"pause": "Pause: it goes on when you resume it", "cancel": _SAVED},
     "watch": {"cancel": "Stop watching: later images wait for the next start"},
 }
 _UNBEGUN = {

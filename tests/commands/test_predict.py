@@ -1,4 +1,4 @@
-"""predict and evaluate compute where [compute] of the project says, unless an option says where."""
+"""predict computes where [compute] of the project says, unless an option says where."""
 
 import shutil
 from pathlib import Path
@@ -9,9 +9,8 @@ from click.testing import CliRunner
 
 from emcfsys_engine.commands import predict as commands
 from emcfsys_engine.commands import submit as submit_commands
-from emcfsys_engine.commands.predict import evaluate, make_prediction, predict, suggest
+from emcfsys_engine.commands.predict import make_prediction, predict, suggest
 from emcfsys_engine.errors import EmcfError, InputError
-from emcfsys_engine.learn import evaluate as evaluation
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import PredictRequest
 from tests.learn.conftest import model_file
@@ -103,28 +102,6 @@ def test_a_submitted_prediction_waits_for_the_gpus_of_the_project(
     assert added == [((2, 1, 3), 2.0), ((1, 1, 3), 0.5), ((0, 2, 3), 0.0)]
 
 
-def test_an_evaluation_computes_where_the_project_says_unless_asked(
-    model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[Any, Any]] = []
-
-    def noted(*_: object, gpus: int | None, processes: int, **__: object) -> object:
-        asked.append((gpus, processes))
-        raise InputError("here", "ends")
-
-    monkeypatch.setattr(evaluation, "evaluate_project", noted)
-    monkeypatch.setattr(evaluation, "evaluate_folders", noted)
-    project = str(model.parents[2])
-    for words in (
-        [project],
-        [project, "--gpus", "1"],
-        ["--images", "i", "--masks", "m"],
-        [project, "--processes", "3"],
-    ):
-        CliRunner().invoke(commands.evaluate, [str(model), *words])
-    assert asked == [(2, 1), (1, 1), (2, 1), (0, 3)]
-
-
 def test_a_run_has_whole_paths_whatever_folder_one_stands_in(
     model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +153,6 @@ def test_what_is_no_number_of_tasks_is_refused_with_what_is(
     ("command", "words"),
     [
         (predict, ["none.safetensors", "in", "--out", "out"]),
-        (evaluate, ["none.safetensors", "."]),
         (suggest, ["."]),
     ],
 )

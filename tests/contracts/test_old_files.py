@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emcfsys_engine import any_names
 from emcfsys_engine.annotations.formats.labelme import read_suggestion
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.recipe import read_recipe
@@ -16,6 +17,8 @@ from emcfsys_engine.hotfolder.review import (
     verify_journal,
 )
 from emcfsys_engine.hotfolder.series import read_series
+from emcfsys_engine.learn.evaluate_images import ImageCompared
+from emcfsys_engine.learn.evaluate_shards import sample_of
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.model_file import load_model, verify_model
 from emcfsys_engine.learn.training.run import read_plan
@@ -36,7 +39,10 @@ from emcfsys_engine.run.events import (
     ValidationDone,
 )
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.records import TrainRequest, WatchRequest
+from emcfsys_engine.run.records import EvaluateRequest, TrainRequest, WatchRequest
+from emcfsys_engine.run.shard_lines import Told
+from emcfsys_engine.run.shards import Shards
+from emcfsys_engine.shards.ended import Ended
 from emcfsys_engine.tools.measure.summary import summarise
 
 DATA = Path(__file__).parent / "data"
@@ -249,3 +255,22 @@ def test_a_ledger_of_version_1_that_counts_with_people_s_words_and_two_recipes(
         ("review", "accepted"), ("review", "corrected"), ("review", "rejected"),
     ]  # fmt: skip
     assert {one.recipe for one in read_series(tmp_path)} == {found.recipe}
+
+
+def test_a_list_of_shards_and_the_results_of_an_evaluation_in_format_1() -> None:
+    run = Run(DATA / "evaluate-format-1")
+    request = run.record().request
+    assert isinstance(request, EvaluateRequest)
+    assert request.project is not None
+    shards = Shards(run)
+    header = shards.header()  # of the same request: its digest holds
+    assert header is not None
+    told = [Told(shards.lines_file(shard)) for shard in range(len(header.shards))]
+    assert all(one.is_finished for one in told)
+    end = Ended(shards, header, told, lambda _: None, lambda _: None, lambda: None)
+    found = [
+        (sample_of(one.item), any_names.decode(one.result, ImageCompared)) for one in end.in_order()
+    ]
+    assert [sample.name for sample, _ in found] == ["a", "b", "c"]
+    assert all(sample.name == one.score.image for sample, one in found)
+    assert all(sum(map(sum, one.pixels)) == 64 * 64 for _, one in found)

@@ -7,6 +7,7 @@ import os
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from emcfsys_engine.errors import InputError, RunFolderError
 from emcfsys_engine.run import shards as module
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shards import SHARDS_A_TASK, Item, Shards, deal, unfinished
+from emcfsys_engine.run.shards import SHARDS_A_TASK, Item, Shards, deal, digest_of, unfinished
 
 
 def _request(shards: int = 2) -> PredictRequest:
@@ -214,3 +215,21 @@ def test_the_same_request_goes_on_and_a_living_one_is_refused(run: Run) -> None:
         unfinished(run.folder.parent, request)
     assert lock is not None
     os.close(lock)
+
+
+def test_a_request_is_known_again_by_a_version_that_knows_more_of_it() -> None:
+    assert digest_of(_request()) == "aa8cae8b3e7246177bff2b6d6a80cb97"  # as older versions wrote it
+
+    class Inner(msgspec.Struct, kw_only=True):
+        name: str
+
+    class Newer(Inner, kw_only=True):
+        level: int = 3
+        more: dict[str, int] = msgspec.field(default_factory=dict)
+
+    class Asked(msgspec.Struct):
+        inner: tuple[Inner, ...]
+
+    known = digest_of(Asked((Inner(name="a"),)))
+    assert digest_of(Asked((Newer(name="a"),))) == known
+    assert digest_of(Asked((Newer(name="a", level=4),))) != known

@@ -14,7 +14,7 @@ from emcfsys_engine.jobs.slurm import client
 from emcfsys_engine.launch import processes, start
 from emcfsys_engine.project import Compute
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.records import PredictRequest, RunRecord
+from emcfsys_engine.run.records import EvaluateRequest, PredictRequest, RunRecord
 from emcfsys_engine.run.shards import FOLDER as SHARDS_FOLDER
 from emcfsys_engine.settings import Config, merged
 
@@ -171,14 +171,14 @@ def options_of(job: Job, order: SlurmOrder, needs: Sequence[str], tasks: str = "
 
 
 def tasks_of(job: Job, order: SlurmOrder, needs: Sequence[str]) -> tuple[list[str], str] | None:
-    """Return sbatch's options and the script of a prediction's array; None without shards.
+    """Return sbatch's options and the script of the array of a run in shards; None without shards.
 
     Each task has a log of its own, and goes to the end of the queue when its time is up.
     """
     run = Run(Path(job.run))
     record = run.record()
     request = record.request
-    if not isinstance(request, PredictRequest) or not request.shards:
+    if not isinstance(request, PredictRequest | EvaluateRequest) or not request.shards:
         return None
     limit = f"%{request.shards_at_once}" if request.shards_at_once else ""
     log = str(run.folder / SHARDS_FOLDER / "").replace("%", "%%")

@@ -33,7 +33,7 @@ from emcfsys_engine.learn.run_context import keep_freed_memory
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run.events import Event, RunStarted, WarningGiven
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.records import PredictRequest
+from emcfsys_engine.run.records import EvaluateRequest, PredictRequest
 from emcfsys_engine.run.shards import Header, Item
 from emcfsys_engine.shards.ended import Ended, Tally
 from emcfsys_engine.shards.task import main, tell_warning
@@ -161,7 +161,7 @@ class _Predicting:
         )
 
 
-def at_once(request: PredictRequest) -> int:
+def at_once(request: PredictRequest | EvaluateRequest) -> int:
     """Return how many tasks this machine runs at a time: one a GPU, or one a processor."""
     if request.shards_at_once:
         return request.shards_at_once

@@ -39,15 +39,6 @@ class Compared(NamedTuple):
     edges_SC4: Tensor
     numbers_3I: Tensor
     objects: dict[int, Overlap]  # by the image's number
-    middles_SC4: Tensor | None = None  # of middle lines, where they were looked for
-    images: dict[int, "OfImage"] = {}  # noqa: RUF012 - by their number; only where it was asked
-
-
-class OfImage(NamedTuple):
-    """What was found in one image, on the host. Shapes: C×C, and a row a member."""
-
-    counts_CC: np.ndarray
-    evidence_MX: np.ndarray | None
 
 
 def compare(
@@ -63,34 +54,26 @@ def compare(
     boundary_px: float,
     on_image: Callable[[int, Tensor], None] | None = None,
     merged: Callable[[Tensor], Tensor] | None = None,
-    middle_lines: bool = False,
-    evidence: Evidence | None = None,
 ) -> Compared:
-    """Predict some images of a data set and compare; the parameters are those of `validate`.
-
-    `middle_lines`: these take a second a megapixel and class. `evidence`: what the networks of
-    `forward` are watched by; then each image's own numbers are given out, too.
-    """
+    """Predict some images of a data set and compare; the parameters are those of `validate`."""
     names, sources = dataset.project.class_names, sources_of(dataset.samples)
-    classes = instance_indices(dataset.project)
     found = Compared(
         torch.zeros(len(sources), len(names), len(names), dtype=torch.int64),
         torch.zeros(len(sources), len(names), 4, dtype=torch.int64),
         torch.zeros(3, len(dataset), dtype=torch.float64),
         {},
-        torch.zeros(len(sources), len(names), 4, dtype=torch.int64) if middle_lines else None,
-        {},
     )
-    for index, one in _looked_at(
+    for index, one in each_compared(
         forward,
         dataset,
         indices,
-        lambda item: _Comparison(item, loss, len(names), boundary_px, device, classes),
+        loss,
+        device=device,
         tiles=tiles,
         overlap=overlap,
         tta=tta,
-        merged=merged or (lambda logits: logits),
-        evidence=evidence,
+        boundary_px=boundary_px,
+        merged=merged,
     ):
         if on_image is not None:
             on_image(index, one.best_HW)
@@ -100,13 +83,43 @@ def compare(
         found.numbers_3I[:, index] = one.numbers_3.cpu()
         if one.objects is not None:
             found.objects[index] = one.objects
-        if evidence is not None:
-            told = None if one.evidence is None else one.evidence.cpu().numpy()
-            found.images[index] = OfImage(one.counts_CC.cpu().numpy(), told)
-        if found.middles_SC4 is not None:
-            truth_HW = torch.from_numpy(dataset[index].labels)
-            found.middles_SC4[source] += middle_line_counts(one.best_HW, truth_HW, len(names))
     return found
+
+
+def each_compared(
+    forward: Callable[[Tensor], Tensor],
+    dataset: Dataset,
+    indices: Iterable[int],
+    loss: Loss | None,
+    *,
+    device: torch.device,
+    tiles: Tiles,
+    overlap: float,
+    tta: bool,
+    boundary_px: float,
+    merged: Callable[[Tensor], Tensor] | None = None,
+    middle_lines: bool = False,
+    evidence: Evidence | None = None,
+) -> Iterator[tuple[int, "FoundInImage"]]:
+    """Predict some images of a data set; yield their numbers and what was found, in order.
+
+    `middle_lines`: these take a second a megapixel and class. `evidence`: what the networks of
+    `forward` are watched by.
+    """
+    num_classes = len(dataset.project.class_names)
+    classes = instance_indices(dataset.project)
+    return _looked_at(
+        forward,
+        dataset,
+        indices,
+        lambda item: _Comparison(item, loss, num_classes, boundary_px, device, classes),
+        tiles=tiles,
+        overlap=overlap,
+        tta=tta,
+        merged=merged or (lambda logits: logits),
+        middle_lines=middle_lines,
+        evidence=evidence,
+    )
 
 
 def instance_indices(project: Project) -> tuple[int, ...]:
@@ -119,15 +132,19 @@ def sources_of(samples: Sequence[Sample]) -> list[int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Found:
-    """What was found in one image, on the device."""
+class FoundInImage:
+    """What was found in one image, on the device.
+
+    Shapes: H×W, C×C, C×4, 3, a row a member of an ensemble, C×4.
+    """
 
     best_HW: Tensor  # uint8
     counts_CC: Tensor
     edges_C4: Tensor
     numbers_3: Tensor  # loss, whether any, confidence
     objects: Overlap | None  # on the host
-    evidence: Tensor | None  # of how good the mask is, a row a member
+    evidence: Tensor | None  # of how good the mask is
+    middles_C4: Tensor | None  # of middle lines, where they were looked for
 
 
 class _Comparison:
@@ -178,7 +195,7 @@ class _Comparison:
         self._sure += best.values.sum(dtype=torch.float64)
         self._counts_CC += confusion_matrix(best.indices, truth_hW, len(self._counts_CC))
 
-    def found(self, evidence: Evidence | None) -> _Found:
+    def found(self, evidence: Evidence | None, *, middle_lines: bool) -> FoundInImage:
         """Return what was found, when all rows are compared."""
         sure, running = self._sure, self._running
         is_told = running is not None and self._num_labelled > 0
@@ -186,13 +203,15 @@ class _Comparison:
         share = sure / self._truth_HW.numel()
         numbers = [value.double(), torch.full_like(sure, float(is_told)), share]
         best_HW, truth_HW, classes = self._best_HW, self._truth_HW, len(self._counts_CC)
-        return _Found(
+        middles = middle_line_counts(best_HW, truth_HW, classes) if middle_lines else None
+        return FoundInImage(
             best_HW=best_HW,
             counts_CC=self._counts_CC,
             edges_C4=boundary_counts(best_HW, truth_HW, classes, self._boundary_px),
             numbers_3=torch.stack(numbers),
             objects=self._overlap(best_HW) if self._planes and self.item.truth else None,
             evidence=None if evidence is None else evidence.taken(self),
+            middles_C4=middles,
         )
 
     def _overlap(self, best_HW: Tensor) -> Overlap:
@@ -213,8 +232,9 @@ def _looked_at(
     overlap: float,
     tta: bool,
     merged: Callable[[Tensor], Tensor],
+    middle_lines: bool,
     evidence: Evidence | None,
-) -> Iterator[tuple[int, _Found]]:
+) -> Iterator[tuple[int, FoundInImage]]:
     """Yield images' numbers and what was found, in order; tiles of several share a batch.
 
     Those that do not fit into the device's memory are begun anew, with fewer, then smaller tiles.
@@ -243,7 +263,7 @@ def _looked_at(
                     evidence.add_rows(one, done.first, done.logits, one.specimen_rows)
                 one.add(done.first, merged(done.logits))
                 if done.is_last:
-                    found = begun.pop(done.key).found(evidence)
+                    found = begun.pop(done.key).found(evidence, middle_lines=middle_lines)
                     waiting.popleft()
                     yield done.key, found
         except RuntimeError as error:

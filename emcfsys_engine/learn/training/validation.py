@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 import torch
@@ -122,29 +123,56 @@ def validation_of(
     settings: ObjectSettings | None,
 ) -> Validation:
     """Return the scores of what was found in all images of a data set."""
-    names, sources = project.class_names, sources_of(samples)
-    counts_SCC, edges_SC4, numbers_3I, _, middles_SC4, _ = found
-    middles_C4 = None if middles_SC4 is None else middles_SC4.sum(dim=0)
-    objects = {
-        names[index]: scores_of([counts[image][place] for image in sorted(counts)])
-        for place, index in enumerate(instance_indices(project))
-        if counts
-    }
+    counts_SCC, edges_SC4, numbers_3I, _ = found
+    total = scores_of_all(counts_SCC, edges_SC4, None, project, sources_of(samples), counts)
     losses = numbers_3I[0][numbers_3I[1] > 0].tolist()
+    return Validation(
+        scores=total.scores,
+        per_source=total.per_source,
+        loss=sum(losses) / len(losses) if losses else 0.0,
+        confidence=tuple(numbers_3I[2].tolist()),
+        objects=total.objects,
+        settings=settings if total.objects else None,
+    )
+
+
+class ScoresOfAll(NamedTuple):
+    """Scores of all images together; `per_source` by the source's images path."""
+
+    scores: Scores
+    per_source: dict[str, Scores]
+    objects: dict[str, ObjectScores]
+
+
+def scores_of_all(
+    counts_SCC: Tensor,
+    edges_SC4: Tensor,
+    middles_SC4: Tensor | None,
+    project: Project,
+    sources: Sequence[int],
+    counts: ObjectCounts,
+) -> ScoresOfAll:
+    """Return the scores of what was counted in all images.
+
+    Shapes: S×C×C, S×C×4 of edges and middle lines; S are the `sources`, each by its index.
+    """
+    names = project.class_names
+    middles_C4 = None if middles_SC4 is None else middles_SC4.sum(dim=0)
     places = [project.data[source].images for source in sources]
     of_place = {
         place: [index for index, other in enumerate(places) if other == place] for place in places
     }
-    return Validation(
-        scores=scores(counts_SCC.sum(dim=0), names, edges_SC4.sum(dim=0), middles_C4),
-        per_source={
+    return ScoresOfAll(
+        scores(counts_SCC.sum(dim=0), names, edges_SC4.sum(dim=0), middles_C4),
+        {
             place: scores(counts_SCC[own].sum(dim=0), names, edges_SC4[own].sum(dim=0))
             for place, own in of_place.items()
         },
-        loss=sum(losses) / len(losses) if losses else 0.0,
-        confidence=tuple(numbers_3I[2].tolist()),
-        objects=objects,
-        settings=settings if objects else None,
+        {
+            names[index]: scores_of([counts[image][place] for image in sorted(counts)])
+            for place, index in enumerate(instance_indices(project))
+            if counts
+        },
     )
 
 

@@ -15,6 +15,7 @@ from emcfsys_engine.run.events import (
     CheckpointSaved,
     ImageDone,
     ImageFailed,
+    ItemDone,
     RunResumed,
     StepDone,
     ValidationDone,
@@ -296,10 +297,17 @@ def report_page(run: Run, numbers: Path | None = None) -> str:
     return page(f"{summary.title} – EMCFsys", "".join(parts))
 
 
+_CALLED = {
+    "train": "Training",
+    "predict": "Prediction",
+    "watch": "Watch",
+    "evaluate": "Evaluation",
+}
+
+
 def _header(summary: RunSummary) -> str:
     started = _moment(summary.began or summary.record.created)
-    does = {"train": "Training", "predict": "Prediction", "watch": "Watch"}[summary.does]
-    words = [f"{does} {summary.run.id}", f"started {started}", summary.device]
+    words = [f"{_CALLED[summary.does]} {summary.run.id}", f"started {started}", summary.device]
     reason = f" {escaped(summary.reason)}" if summary.reason not in ("", summary.state) else ""
     return (
         f"<h1>{escaped(summary.title)}</h1>"
@@ -328,7 +336,8 @@ def _tiles(summary: RunSummary) -> str:
     done = [event for event in became if isinstance(event, ImageDone)]
     if summary.does != "train":
         failed = sum(isinstance(event, ImageFailed) and event.final for event in became)
-        tiles.append((f"{len(done):,}", "images done"))
+        items = {event.image for event in summary.events if isinstance(event, ItemDone)}
+        tiles.append((f"{len(done) + len(items - {one.image for one in became}):,}", "images done"))
         tiles.append((f"{failed:,}", "images failed"))
     if done:
         middle = sorted(event.seconds for event in done)[len(done) // 2]

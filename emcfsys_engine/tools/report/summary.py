@@ -9,7 +9,7 @@ from emcfsys_engine.run.events import AnyEvent, RunStarted, StepDone, Validation
 from emcfsys_engine.run.folder import ExitRecord, Run, State
 from emcfsys_engine.run.lines import log_tail
 from emcfsys_engine.run.outcome import best_of
-from emcfsys_engine.run.records import PredictRequest, RunRecord, TrainRequest
+from emcfsys_engine.run.records import EvaluateRequest, PredictRequest, RunRecord, TrainRequest
 
 _LOG_LINES = 40
 
@@ -29,10 +29,12 @@ class RunSummary:
 
     @property
     def does(self) -> str:
-        """What the run does: train, predict or watch."""
+        """What the run does: train, predict, watch or evaluate."""
         request = self.record.request
         if isinstance(request, TrainRequest):
             return "train"
+        if isinstance(request, EvaluateRequest):
+            return "evaluate"
         return "predict" if isinstance(request, PredictRequest) else "watch"
 
     @property
@@ -44,7 +46,8 @@ class RunSummary:
         if started is not None and started.project:
             return started.project
         request = self.record.request
-        return Path(request.model).name if isinstance(request, PredictRequest) else self.run.id
+        has_model = isinstance(request, PredictRequest | EvaluateRequest)
+        return Path(request.model).name if has_model else self.run.id
 
     @property
     def started(self) -> RunStarted | None:

@@ -1,0 +1,323 @@
+"""An evaluation in shards: its images, how one is compared, and the scores of all at the end."""
+
+import hashlib
+import os
+import stat
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+
+from emcfsys_engine import any_names
+from emcfsys_engine.annotations.masks import MaskRecipe
+from emcfsys_engine.dataset.sources import LabelKind, LabelRef
+from emcfsys_engine.dataset.splits import Sample
+from emcfsys_engine.errors import DataFaults, EmcfError, InputError, OutputError, RunFolderError
+from emcfsys_engine.files import remedy_of, write_whole
+from emcfsys_engine.learn.device import choose_device, choose_threads, lost_gpu
+from emcfsys_engine.learn.evaluate import Evaluation, evaluation_of, write_scores
+from emcfsys_engine.learn.evaluate_deal import Images, images_of_folders, images_of_project
+from emcfsys_engine.learn.evaluate_images import Comparer, ImageCompared, Measure
+from emcfsys_engine.learn.faults import refuse_lost_gpu
+from emcfsys_engine.learn.inference.image import EndAskedFor
+from emcfsys_engine.learn.inference.several import environments_for
+from emcfsys_engine.learn.inference.shards import at_once
+from emcfsys_engine.learn.run_context import keep_freed_memory
+from emcfsys_engine.model_card import read_card
+from emcfsys_engine.project import Project
+from emcfsys_engine.run.events import Event, ImageFailed, ItemDone, RunStarted, WarningGiven
+from emcfsys_engine.run.folder import EVALUATION, Run
+from emcfsys_engine.run.records import EvaluateRequest
+from emcfsys_engine.run.shards import Header, Item, models_of
+from emcfsys_engine.shards.ended import Ended, Tally
+from emcfsys_engine.shards.sizes import Sizes
+from emcfsys_engine.shards.work import Asked, Done, Emit, Work, ref_of
+
+
+class _OfAll(msgspec.Struct, frozen=True, kw_only=True):
+    """What the list says of all images together."""
+
+    project: Project
+    is_own_deal: bool
+
+
+class _Labelled(msgspec.Struct, frozen=True, kw_only=True):
+    """What the list says of one image beside its file. `states`: of the files that are read."""
+
+    name: str
+    source: int
+    label: str
+    kind: LabelKind
+    plane: int | None
+    item: int
+    recipe: MaskRecipe
+    parts: tuple[tuple[str, str], ...]
+    states: tuple[str, ...]
+
+
+def work_of(run: Run) -> Work:
+    """Return what an evaluation brings.
+
+    Raises: RunFolderError for another run.
+    """
+    if not isinstance(run.record().request, EvaluateRequest):
+        raise RunFolderError(run.record_file, "is no evaluation", "Evaluate anew")
+    return EvaluateWork(run)
+
+
+class EvaluateWork(Work):
+    """An evaluation in shards."""
+
+    request: EvaluateRequest
+    _comparer: Comparer | None = None
+
+    def write_list(self, emit: Emit, asked: Asked) -> Header:
+        """Find the labelled images and write the list."""
+        found = images_asked_for(self.request)
+        of_all = _OfAll(project=found.project, is_own_deal=found.is_own_deal)
+        models = models_of(self.request).digests
+        return self.shards.write(items_of(found), self.request.shards, models=models, own=of_all)
+
+    def begun(self, header: Header) -> Sequence[Event]:
+        """Tell what is compared, and whether a GPU is left unused."""
+        request, card = self.request, read_card(Path(self.request.model))
+        device = choose_device(request.gpus)
+        started = RunStarted(
+            run=self.run.id,
+            does="evaluate",
+            project=card.project,
+            classes=card.classes,
+            device=device.type,
+            num_images=header.num_items,
+        )
+        lost = lost_gpu(device, request.gpus, os.environ)
+        return [started, *([WarningGiven(message=lost)] if lost else [])]
+
+    @property
+    def at_once(self) -> int:
+        """One task a GPU, or one a processor."""
+        return at_once(self.request)
+
+    def environments(self, number: int) -> Sequence[Mapping[str, str]]:
+        """Each task sees one GPU."""
+        return environments_for(self.request.gpus or number)
+
+    def begin(self, header: Header, shard: int, asked: Asked) -> "_Comparing":
+        """Begin with one shard; the models are read with the first."""
+        return _Comparing(self._loaded(header), asked)
+
+    def _loaded(self, header: Header) -> Comparer:
+        if self._comparer is None:
+            keep_freed_memory()
+            torch.set_num_threads(choose_threads(self.request.threads, self.beside))
+            gpus = None if self.request.gpus is None else min(1, self.request.gpus)
+            comparer = Comparer(measure_of(self.request, _of_all(header).project), gpus)
+            self.refuse_changed(header)  # looked at after they were read
+            self._comparer = comparer
+        return self._comparer
+
+    def put_together(self, end: Ended) -> Tally:
+        """Add up what was found, and write the scores; none of some of the images are written."""
+        found: dict[int, ImageCompared] = {}
+        failed = 0
+        for one in end.in_order():
+            event = one.event
+            if isinstance(event, ItemDone):
+                event = _told_again(one.item, event)
+            if isinstance(event, ItemDone):
+                found[one.item.number] = any_names.decode(one.result, ImageCompared)
+            else:
+                failed += 1
+                end.tell(event or _failed(one.item, "nothing was told of it. Evaluate again"))
+        if failed:
+            what = f"{failed} of {failed + len(found)} images could not be compared"
+            remedy = "Mend them or take them out, then give the command again"
+            end.emit(WarningGiven(message=f"{what}, so there are no scores. {remedy}"))
+        else:
+            of_all = _of_all(end.header)
+            files = tuple(map(Path, self.request.models))
+            own = of_all.is_own_deal
+            self._write(evaluation_of(files, of_all.project, found, is_own_deal=own), end.emit)
+        return Tally(done=len(found), failed=failed)
+
+    def _write(self, made: Evaluation, emit: Emit) -> None:
+        out = Path(self.request.out)
+        file, wanted = write_scores(made, out), out / EVALUATION
+        if file != wanted:
+            what = f"is not as this program wrote it, and kept: the scores are in {file}"
+            emit(WarningGiven(message=f"{wanted} {what}"))
+        try:
+            write_whole(self.run.evaluation_file, file.read_bytes())
+        except OSError as error:
+            what = f"cannot be written: {error.strerror or error}"
+            number = error.errno or 0
+            place = self.run.evaluation_file
+            raise OutputError(place, what, remedy_of(error), errno=number) from None
+
+
+class _Comparing:
+    """Compares the images of one shard, one after the other."""
+
+    book = None  # an image writes no file
+
+    def __init__(self, comparer: Comparer, asked: Asked) -> None:
+        self._comparer, self._asked = comparer, asked
+
+    def run(self, items: Iterator[Item]) -> Iterator[tuple[Item, Done | Exception]]:
+        """Yield each image with what was found in it."""
+        self._comparer.predictor.before_batch = self._heed
+        for item in items:
+            try:
+                yield item, self._done(item)
+            except EndAskedFor:
+                return
+            except DataFaults as several:
+                yield item, several.faults[0]
+            except EmcfError as error:
+                yield item, error
+            except RuntimeError as error:
+                refuse_lost_gpu(error)
+                raise
+
+    def _heed(self) -> None:
+        if self._asked() is not None:
+            raise EndAskedFor
+
+    def _done(self, item: Item) -> Done:
+        began = time.monotonic()
+        _refuse_changed(item)
+        found = self._comparer.one(sample_of(item))
+        _refuse_changed(item)  # while it was read
+        seconds = time.monotonic() - began
+        return Done(ItemDone(image=str(ref_of(item)), seconds=seconds), any_names.encode(found))
+
+    def close(self) -> None:
+        """Nothing was begun."""
+
+
+def images_asked_for(request: EvaluateRequest) -> Images:
+    """Return the labelled images that a request names, and who dealt them out.
+
+    Raises: DataFaults, InputError.
+    """
+    models = tuple(map(Path, request.models))
+    if request.project is None:
+        return images_of_folders(models, request.images, request.masks)
+    return images_of_project(
+        models, request.project, request.split, as_dealt_now=request.as_dealt_now
+    )
+
+
+def measure_of(request: EvaluateRequest, project: Project) -> Measure:
+    """Return how a request's models are compared with labels."""
+    return Measure(
+        models=tuple(map(Path, request.models)),
+        project=project,
+        tta=request.tta,
+        overlap=request.overlap,
+        boundary_px=request.boundary_px,
+        middle_lines=request.middle_lines,
+    )
+
+
+def items_of(found: Images) -> Iterator[Item]:
+    """Yield the images as they stand in the list."""
+    planes = Counter(one.image.path for one in found.samples if one.image.plane is not None)
+    sizes = Sizes()
+    for number, sample in enumerate(found.samples):
+        label, image = sample.label, sample.image
+        assert label is not None  # of an evaluation all have one
+        size, pixels = sizes.of(image.path, planes[image.path] or 1, is_wanted=True)
+        read = dict.fromkeys((label.path, *(file for _, file in label.parts)))
+        own = _Labelled(
+            name=sample.name,
+            source=sample.source,
+            label=str(label.path),
+            kind=label.kind,
+            plane=label.plane,
+            item=label.item,
+            recipe=label.recipe,
+            parts=tuple((name, str(file)) for name, file in label.parts),
+            states=tuple(map(_state_of, (image.path, *read))),
+        )
+        also = tuple((str(file), _bytes_of(file)) for file in read)
+        yield Item(number, str(image.path), image.plane, "", size, pixels, also=also, own=own)
+
+
+def sample_of(item: Item) -> Sample:
+    """Return an image and its labels as the list names them."""
+    own = msgspec.convert(msgspec.to_builtins(item.own), _Labelled)
+    label = LabelRef(
+        path=Path(own.label),
+        kind=own.kind,
+        plane=own.plane,
+        item=own.item,
+        recipe=own.recipe,
+        parts=tuple((name, Path(file)) for name, file in own.parts),
+    )
+    return Sample(
+        image=ref_of(item),
+        label=label,
+        source=own.source,
+        split="test",
+        name=own.name,
+        group=None,
+    )
+
+
+def _of_all(header: Header) -> _OfAll:
+    return msgspec.convert(msgspec.to_builtins(header.own), _OfAll)
+
+
+def _told_again(item: Item, event: ItemDone) -> ItemDone | ImageFailed:
+    """Return what became of an image in the end: what changed since is not what was compared."""
+    try:
+        _refuse_changed(item)
+    except InputError as error:
+        return ImageFailed(image=event.image, reason=str(error))
+    return event
+
+
+def _failed(item: Item, why: str) -> ImageFailed:
+    return ImageFailed(image=str(ref_of(item)), reason=f"{ref_of(item)}: {why}")
+
+
+def _refuse_changed(item: Item) -> None:
+    """Raises: InputError where one of an image's files is not as the list says."""
+    own = msgspec.convert(msgspec.to_builtins(item.own), _Labelled)
+    files = (item.image, *(file for file, _ in item.also))
+    for file, before in zip(files, own.states, strict=True):
+        if (now := _state_of(Path(file))) != before:
+            whose = "" if file == item.image else f"its label {file} "
+            what = f"{whose}{'changed' if now else 'vanished'} since the list of shards was written"
+            raise InputError(str(ref_of(item)), what, "Evaluate again")
+
+
+def _state_of(place: Path) -> str:
+    """Return what changes with a file, or with any file of a folder; empty where there is none.
+
+    Neither inode nor time of the last change of its rights: nodes may differ in those.
+    """
+    try:
+        status = os.stat(place)
+        if not stat.S_ISDIR(status.st_mode):
+            return f"{status.st_size}:{status.st_mtime_ns}"
+        digest = hashlib.blake2b(digest_size=16)
+        for file in sorted(path for path in place.rglob("*") if path.is_file()):
+            inner = os.stat(file)
+            words = f"\0{inner.st_size}:{inner.st_mtime_ns}\0"
+            digest.update(os.fsencode(file.relative_to(place)) + words.encode())
+        return digest.hexdigest()
+    except OSError:
+        return ""
+
+
+def _bytes_of(file: Path) -> int:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return -1
+    return -1 if stat.S_ISDIR(status.st_mode) else status.st_size

@@ -1,0 +1,96 @@
+"""What is found in an image is the same beside whomever it is compared, and adds up exactly."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from emcfsys_engine import any_names
+from emcfsys_engine.learn.evaluate import Evaluation, evaluate_project, evaluation_of
+from emcfsys_engine.learn.evaluate_deal import Images, images_of_project
+from emcfsys_engine.learn.evaluate_images import Comparer, ImageCompared, Measure, added
+from emcfsys_engine.learn.model_file import load_model, save_model
+from emcfsys_engine.learn.training.metrics import boundary_f1, scores
+from emcfsys_engine.project import load_project
+from tests.learn.trusting import add_validation_image, learned, with_trust
+
+
+@pytest.fixture
+def knowing(model_file: Path, project_folder: Path, tmp_path: Path) -> Path:
+    """A model of the project that can tell how good its masks are."""
+    add_validation_image(project_folder)
+    network, card = load_model(model_file)
+    file = tmp_path / "of_this_project.safetensors"
+    save_model(file, network, msgspec.structs.replace(card, class_values=(0, 1)))
+    return with_trust(file, learned(file, project_folder), tmp_path / "knows.safetensors")
+
+
+def _measure(model: Path, images: Images) -> Measure:
+    return Measure(
+        models=(model,),
+        project=images.project,
+        tta=False,
+        overlap=0.25,
+        boundary_px=2.0,
+        middle_lines=True,
+    )
+
+
+def test_an_image_alone_and_as_a_line_of_json_is_what_one_process_makes_of_it(
+    knowing: Path, project_folder: Path
+) -> None:
+    images = images_of_project([knowing], load_project(project_folder), "all")
+    comparer = Comparer(_measure(knowing, images), 0)
+    alone = {n: comparer.one(sample) for n, sample in enumerate(images.samples)}
+    written = {
+        number: any_names.decode(any_names.encode(one), ImageCompared)
+        for number, one in reversed(alone.items())
+    }
+    found = evaluation_of([knowing], images.project, written, is_own_deal=images.is_own_deal)
+    in_one: Evaluation = evaluate_project(
+        knowing,
+        load_project(project_folder),
+        "all",
+        tta=False,
+        overlap=0.25,
+        middle_lines=True,
+        gpus=0,
+    )
+    assert found == in_one
+    assert found.images == len(images.samples) == 13
+    assert found.promise is not None
+    assert found.scores.cl_dice
+
+
+def test_scores_are_those_of_all_pixels_together_and_of_each_source(
+    knowing: Path, project_folder: Path
+) -> None:
+    images = images_of_project([knowing], load_project(project_folder), "all")
+    comparer = Comparer(_measure(knowing, images), 0)
+    found = {n: comparer.one(sample) for n, sample in enumerate(images.samples)}
+    total = added(images.project, found)
+    pixels = sum(torch.tensor(one.pixels) for one in found.values())
+    assert isinstance(pixels, torch.Tensor)
+    names = images.project.class_names
+    assert total.scores.iou == scores(pixels, names).iou
+    assert int(pixels.sum()) == total.scores.pixels == 13 * 64 * 64
+    edges = sum(torch.tensor(one.edges) for one in found.values() if one.source == 1)
+    assert isinstance(edges, torch.Tensor)
+    assert total.per_source["images/val"].boundary_f1 == boundary_f1(edges, names)
+
+
+def test_an_image_of_another_source_changes_only_that_source(
+    knowing: Path, project_folder: Path
+) -> None:
+    images = images_of_project([knowing], load_project(project_folder), "all")
+    comparer = Comparer(_measure(knowing, images), 0)
+    of_first = [sample for sample in images.samples if sample.source == 0][:2]
+    found = [comparer.one(sample) for sample in of_first]
+    moved = comparer.one(replace(of_first[1], source=1))
+    assert msgspec.structs.replace(moved, source=0) == found[1]
+    both = added(images.project, {0: found[0], 1: moved})
+    assert both.scores == added(images.project, dict(enumerate(found))).scores
+    alone = added(images.project, {0: moved}).per_source
+    assert both.per_source["images/val"] == alone["images/val"]
