@@ -80,7 +80,8 @@ from emcfsys_engine.model_card import ModelCard, NetworkSpec, NormaliserSettings
 from emcfsys_engine.project import UNLABELLED, Project
 from emcfsys_engine.run.events import PlanMade, RunStarted, WarningGiven
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.groups import deal_file, members_of, refuse_without_checkpoint
+from emcfsys_engine.run.groups import members_of, refuse_without_checkpoint
+from emcfsys_engine.run.records import deal_file
 
 _NUM_IMAGES = 2
 
@@ -367,7 +368,7 @@ def _dealt(worker: RunContext, project: Project) -> Samples:
     if deal is None and not record.fold:
         return list_samples(project)
     if deal is None:
-        file = deal_file(run, record.group)
+        file = deal_file(run.folder.parent, record.group)
         kept = kept_folds(file)
         if kept is None:
             samples = list_samples(project, fold=record.fold).samples
