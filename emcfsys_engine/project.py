@@ -171,6 +171,16 @@ def project_from(file: Path, document: Mapping[str, Any]) -> Project:
     )
 
 
+def class_values_now(file: Path) -> dict[str, int]:
+    """Return the value of each class as a project.toml says now; none where it cannot be read."""
+    try:
+        said, _ = _parted_classes(file, read_toml(file).get("classes"), [])
+    except ProjectError:
+        return {}
+    values = said.items() if isinstance(said, dict) else ()
+    return {name: value for name, value in values if type(value) is int}
+
+
 def parse_loss(text: str) -> tuple[tuple[float, str], ...]:
     """Split "ce+0.5*dice" into ((1.0, "ce"), (0.5, "dice")).
 

@@ -14,11 +14,10 @@ from emcfsys_engine.colours import colours_for
 from emcfsys_engine.dataset.deals import (
     Deal,
     Fingerprint,
-    changes,
     keep_folds,
     kept_folds,
     planned,
-    refuse_swapped,
+    since_last_start,
     twin_faults,
     validation_digest,
 )
@@ -339,8 +338,7 @@ def _made_plan(
         what = f"was begun with {plan.processes} processes, and {processes} are here"
         raise RunFolderError(run.folder, what, "Resume it with as many, or train anew")
     if known is not None and known.deal is not None:
-        refuse_swapped(known.deal, known.fingerprints, prints, project.file)
-        for note in changes(known.deal, known.fingerprints, prints):
+        for note in since_last_start(known.deal, known.fingerprints, prints, project):
             worker.emit(WarningGiven(message=note))
     plan = msgspec.structs.replace(plan, fingerprints={**plan.fingerprints, **prints})
     if device.type != plan.device:

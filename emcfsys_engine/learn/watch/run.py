@@ -380,8 +380,8 @@ class _Watch:
             return None
         except OSError as error:
             return self.stages.unreadable(seen, attempts, error)
-        if self.book.is_copy_of_output(self.root / seen.path, seen.size):
-            return self.stages.own_output(seen, digest)
+        if why := self.stages.why_no_image(seen):
+            return self.stages.own_output(seen, digest, why)
         version = before.version if before is not None else 1
         if before is not None and before.state in ("done", "skipped"):
             if is_content(before.digest, self.root / seen.path, digest):
