@@ -370,6 +370,7 @@ _OTHER_PICTURES = (
     " .ico .dng .cr2 .nef .arw .nd2 .lif .oib .oif .vsi .ims .spm .ibw .sxm .gsf .bcf .rpl"
 )
 OTHER_PICTURE_SUFFIXES = frozenset(_OTHER_PICTURES.split())
+SIDE_CAR_SUFFIXES = frozenset({".txt", ".hdr"})  # texts that may tell an image's scale
 PACKED_SUFFIXES = frozenset({".gz", ".bz2"})  # a packed file is a micrograph when its content is
 
 # Other hosts' writes raise no events on these, and locks may not hold.

@@ -99,7 +99,7 @@ def load_project(place: Path, overrides: Iterable[str] = ()) -> Project:
     Raises: ProjectError if there is none or it is no TOML; ProjectFaults with every fault at once.
     """
     file = (place / "project.toml" if place.is_dir() else place).absolute()
-    document = _read_toml(file)
+    document = read_toml(file)
     for override in overrides:
         _apply_override(file, document, override)
     return project_from(file, document)
@@ -115,7 +115,7 @@ def compute_near(place: Path) -> Compute | None:
         file = folder / "project.toml"
         if file.is_file():
             faults: list[ProjectError] = []
-            compute = _compute_of(file, _read_toml(file).get("compute", {}), faults)
+            compute = _compute_of(file, read_toml(file).get("compute", {}), faults)
             if faults:
                 raise ProjectFaults(faults)
             return compute
@@ -171,6 +171,16 @@ def project_from(file: Path, document: Mapping[str, Any]) -> Project:
     )
 
 
+def class_values_now(file: Path) -> dict[str, int]:
+    """Return the value of each class as a project.toml says now; none where it cannot be read."""
+    try:
+        said, _ = _parted_classes(file, read_toml(file).get("classes"), [])
+    except ProjectError:
+        return {}
+    values = said.items() if isinstance(said, dict) else ()
+    return {name: value for name, value in values if type(value) is int}
+
+
 def parse_loss(text: str) -> tuple[tuple[float, str], ...]:
     """Split "ce+0.5*dice" into ((1.0, "ce"), (0.5, "dice")).
 
@@ -192,7 +202,8 @@ def parse_loss(text: str) -> tuple[tuple[float, str], ...]:
     return tuple(terms)
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
+def read_toml(file: Path) -> dict[str, Any]:
+    """Return what a project.toml says, unchecked. Raises: ProjectError naming the file."""
     try:
         with io.TextIOWrapper(reading(file), "utf-8-sig") as stream:
             return tomli.loads(stream.read())

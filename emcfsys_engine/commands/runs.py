@@ -1,5 +1,6 @@
 """runs: what a project has trained so far; compare two of them; clean up."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,22 @@ def clean(
 
     Example: emcfsys-engine runs clean projects/demo --older-than 30 --yes
     """
+    from emcfsys_engine.jobs.run_users import RunUsers
     from emcfsys_engine.tools.clean_runs import clean_runs, parse_what
 
+    users = RunUsers([place.parent if place.is_file() else place])
+
+    def why_needed(run: Run, files: Sequence[Path]) -> str:
+        use = users.of(run, files)
+        return f"it {use.why}" if use else ""
+
     found = clean_runs(
-        place, what=parse_what(what), older_than_days=older_than, keep=keep, remove=yes
+        place,
+        what=parse_what(what),
+        older_than_days=older_than,
+        keep=keep,
+        remove=yes,
+        why_needed=why_needed,
     )
     if as_json:
         document = msgspec.to_builtins(found)

@@ -14,6 +14,7 @@ from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.errors import DataFaults, InputError, RunFolderError
 from emcfsys_engine.files import read_own, remedy_of, write_whole
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.project import Project, class_values_now
 
 _NAMED = 6  # images in a sentence
 Place = tuple[int, ImageRef]  # number of the [[data]] table, image
@@ -162,6 +163,43 @@ def changes(
     if images:
         found.append(f"Images changed since the last start and are used as they are: {few(images)}")
     return found
+
+
+def since_last_start(
+    deal: Deal,
+    before: Mapping[str, Fingerprint],
+    now: Mapping[str, Fingerprint],
+    project: Project,
+) -> list[str]:
+    """Return sentences about what a run that goes on finds changed.
+
+    Raises: DataFaults for what it cannot go on with.
+    """
+    refuse_swapped(deal, before, now, project.file)
+    refuse_renumbered(deal, before, now, project)
+    return changes(deal, before, now)
+
+
+def refuse_renumbered(
+    deal: Deal,
+    before: Mapping[str, Fingerprint],
+    now: Mapping[str, Fingerprint],
+    project: Project,
+) -> None:
+    """Refuse labels that changed together with the numbers of their classes in project.toml.
+
+    A run keeps the classes that it was begun with, by their values in a mask: in masks that were
+    numbered anew it would learn one class under the name of another. Raises: DataFaults.
+    """
+    classes, today = project.classes, class_values_now(project.file)
+    both = [name for name in deal.names if name in before and name in now]
+    changed = [name for name in both if before[name].labels != now[name].labels]
+    moved = [name for name, value in classes.items() if today.get(name, value) != value]
+    if changed and moved:
+        told = ", ".join(f"{name} = {classes[name]}, now {today[name]}" for name in moved)
+        what = f"has other values since this run was begun ({told}), and so have its labels"
+        remedy = f"Train anew, or put both back ({few(changed)})"
+        raise DataFaults([InputError(f"{project.file}: classes", what, remedy)])
 
 
 def refuse_swapped(

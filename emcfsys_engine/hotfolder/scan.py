@@ -22,6 +22,7 @@ from emcfsys_engine.files import (
     MICROGRAPH_SUFFIXES,
     OTHER_PICTURE_SUFFIXES,
     PACKED_SUFFIXES,
+    SIDE_CAR_SUFFIXES,
     identity_of,
     is_left_alone,
     kept_ns,
@@ -254,6 +255,7 @@ class Scanner:
         self.settling: dict[str, Seen] = {}
         self.offline = False
         self.left_out: set[str] = set()  # kinds of pictures that were met and nobody reads
+        self.side_cars: set[str] = set()  # text files that may say the scale of an image
         self.scan_s = 0.0
         self._clock = clock
         self._retry_at: dict[str, float] = {}
@@ -481,6 +483,8 @@ class Scanner:
         if suffix not in _SUFFIXES:
             if suffix in OTHER_PICTURE_SUFFIXES:
                 self.left_out.add(suffix)
+            elif suffix in SIDE_CAR_SUFFIXES:
+                self.side_cars.add(path)
             return False
         if any(is_left_alone(part) for part in path.split("/")[:-1]):
             return False

@@ -7,8 +7,34 @@ from pathlib import Path
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.files import named_after, temporary_of, write_whole
-from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.output_book import OutputBook, book_of
 from emcfsys_engine.images.own_files import digest_of_output, put
+
+
+class OutputsBelow:
+    """Output folders that lie below a folder of images: what was written there is no image.
+
+    Whoever watches `data` and whoever watches `data/today` into `data/today/masks` need not know of
+    one another. What a person changed there is no image either, and what was put there is one.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._books: dict[Path, OutputBook] = {}
+
+    def whose(self, image: str) -> Path | None:
+        """Return the output folder that a file below the root was written into; None: none."""
+        file = self._root / image
+        for folder in file.parents:
+            if folder not in self._books and book_of(folder).is_file():
+                self._books[folder] = OutputBook(folder)
+            if (book := self._books.get(folder)) is not None:
+                book.refresh()
+                if book.is_known(file):
+                    return folder
+            if folder == self._root:
+                break
+        return None
 
 
 def free_version(file: Path, book: OutputBook) -> Path:

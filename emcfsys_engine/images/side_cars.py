@@ -1,8 +1,10 @@
 """Text files that microscopes write beside an image, with its scale: Hitachi, JEOL, TESCAN."""
 
+import os
 import re
 from pathlib import Path
 
+from emcfsys_engine.files import SIDE_CAR_SUFFIXES
 from emcfsys_engine.images.micrograph import nm_per, square_nm
 
 _MOST_BYTES = 1 << 16
@@ -25,6 +27,22 @@ def pixel_nm_beside(path: Path, size_HW: tuple[int, int]) -> tuple[float, float]
             if (found := read(text, keys, size_HW)) is not None:
                 return found
     return None
+
+
+def pictures_of(side_car: str) -> list[str]:
+    """Return the pictures that a text file may lie beside, by their paths."""
+    stem, suffix = os.path.splitext(side_car)  # noqa: PTH122 - of any bytes, for each of 100,000
+    if suffix.lower() not in SIDE_CAR_SUFFIXES:
+        return []
+    endings = [one for ending in sorted(_PICTURES) for one in (ending, ending.upper())]
+    found = [stem + ending for ending in endings]
+    if suffix == ".hdr":
+        found += [
+            f"{stem[: -len(ending)]}{ending}"
+            for ending in endings
+            if stem.endswith(f"-{ending[1:]}")
+        ]
+    return found
 
 
 def _places(path: Path) -> list[Path]:

@@ -46,6 +46,7 @@ from emcfsys_engine.run.records import (
     RunRecord,
     StartRecord,
     allowed_environment,
+    new_group,
     seal_of,
     versions_here,
     with_paths,
@@ -401,7 +402,7 @@ def new_run(
         environment=allowed_environment(os.environ),
         versions=versions_here(),
         resume=resume,
-        group=group or (folder.name.replace("run-", "kfold-") if fold else ""),
+        group=group or (new_group(folder) if fold else ""),
         fold=fold,
     )
     run = Run(folder)

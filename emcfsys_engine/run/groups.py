@@ -1,5 +1,6 @@
 """Runs that belong together: the folds of one cross-validation, and the models they made."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -60,7 +61,7 @@ def models_of(place: Path) -> tuple[Path, ...]:
 
     A place is a model file, a run's folder, or runs/GROUP. A run that is a fold stands for its
     whole group: its own model is named by its file.
-    Raises: RunFolderError if there is no such run or group, or a run has no model yet.
+    Raises: RunFolderError if there is no such run or group, a fold is gone, or a run has no model.
     """
     if place.is_file():
         return (place,)
@@ -68,6 +69,7 @@ def models_of(place: Path) -> tuple[Path, ...]:
     group = runs[0].record().group
     if group:
         runs = members_of(runs[0].folder.parent, group)
+        _refuse_incomplete(runs, runs[0].folder.parent / group)
     for run in runs:
         if not run.best_model.is_file():
             remedy = f"Finish it with: emcfsys-engine train --resume {run.folder}"
@@ -76,22 +78,30 @@ def models_of(place: Path) -> tuple[Path, ...]:
 
 
 def members_of(runs_folder: Path, group: str) -> list[Run]:
-    """Return the runs of a group in the order of their folds; damaged ones are not of it."""
-    found: list[tuple[int, Run]] = []
-    for file in runs_folder.glob("*/run.json"):
+    """Return the runs of a group in the order of their folds; damaged ones are not of it.
+
+    A copy of a fold's folder beside it does not count twice.
+    """
+    found: dict[int, Run] = {}
+    for file in sorted(runs_folder.glob("*/run.json")):
         run = Run(file.parent)
         try:
             record = run.record()
         except InputError:
             continue
-        if record.group == group:
-            found.append((record.fold, run))
-    return [run for _, run in sorted(found, key=lambda pair: (pair[0], pair[1].id))]
+        if record.group == group and (record.fold not in found or record.id == run.id):
+            found[record.fold] = run
+    return [run for _, run in sorted(found.items())]
 
 
-def deal_file(run: Run, group: str) -> Path:
-    """Return where a k-fold group keeps which image validates in which fold."""
-    return run.folder.parent / f"{group}.deal.json"
+def _refuse_incomplete(runs: Sequence[Run], place: Path) -> None:
+    """Refuse a group of which folds were deleted: without them its mean is another model's."""
+    project = runs[0].record().project if runs else None
+    number = project.training.kfold if project is not None else 0
+    if len(runs) < number:
+        what = f"has {len(runs)} of its {number} folds: the others are gone, or cannot be read"
+        remedy = "Put them back, or name model files: BEST.safetensors --with BEST.safetensors"
+        raise RunFolderError(place, what, remedy)
 
 
 _EXTENDABLE = ("steps", "minutes", "patience")

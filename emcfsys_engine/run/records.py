@@ -1,6 +1,7 @@
 """What a run's folder records: what was asked, by whom it was started, what was asked since."""
 
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -141,6 +142,24 @@ class AskRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     ask: Literal["cancel", "stop", "pause"]
     time: float
+
+
+def deal_file(runs_folder: Path, group: str) -> Path:
+    """Return where a k-fold group keeps which image validates in which fold."""
+    return runs_folder / f"{group}.deal.json"
+
+
+def new_group(first: Path) -> str:
+    """Return a name for the group that a run begins.
+
+    A number is given again once its run is deleted; the deal of its group stays, and is no other's.
+    """
+    name = first.name.replace("run-", "kfold-")
+    number, free = 1, name
+    while os.path.lexists(deal_file(first.parent, free)):
+        number += 1
+        free = f"{name}-{number}"
+    return free
 
 
 def seal_of(record: RunRecord, key: bytes) -> str:

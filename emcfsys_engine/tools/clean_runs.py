@@ -94,6 +94,7 @@ def clean_runs(
     older_than_days: float | None = None,
     keep: int = 0,
     remove: bool = False,
+    why_needed: Callable[[Run, Sequence[Path]], str] = lambda run, files: "",
 ) -> Cleaning:
     """Find, and with `remove` delete, what ended runs can do without.
 
@@ -102,6 +103,7 @@ def clean_runs(
     uncertainties beside masks. Models, masks, run.json, plan.json, events and logs are never
     touched, nor is any run that lives, waits, or can be resumed. A run must be older than the days
     given and not be among the `keep` newest.
+    `why_needed`: says who needs a run, or one of its checkpoints, meanwhile; empty: nobody.
     Raises: InputError where there are no runs, or the days are no number.
     """
     if older_than_days is not None and not math.isfinite(older_than_days):
@@ -113,6 +115,7 @@ def clean_runs(
     failed: list[LeftAlone] = []
     for run in runs:
         why = _why_left(run, run.folder in newest, keep, older_than_days)
+        why = why or why_needed(run, _checkpoints(run) if "checkpoints" in what else ())
         if why:
             left.append(LeftAlone(name=run.id, why=why))
             continue
@@ -247,7 +250,7 @@ def _unlinked(file: Path) -> int:
     return size
 
 
-def _checkpoints(run: Run) -> Iterable[Path]:
+def _checkpoints(run: Run) -> list[Path]:
     stem = run.checkpoint_file.stem
     return [file for file in _plain(run.folder) if file.name.split(".")[0] == stem]
 

@@ -17,9 +17,9 @@ from emcfsys_engine import any_names
 from emcfsys_engine.errors import InputError, RunFolderError, printable
 from emcfsys_engine.jobs.control import ensure_daemon
 from emcfsys_engine.jobs.queue import submit_extension
-from emcfsys_engine.run.folder import Run, list_runs, same_run
-from emcfsys_engine.run.records import TrainRequest, WatchRequest
+from emcfsys_engine.run.folder import Run, same_run
 from emcfsys_engine.text import flattened, moment
+from emcfsys_tui.memory import remembered
 from emcfsys_tui.messages import Told
 from emcfsys_tui.view_models import RunRow
 
@@ -131,23 +131,21 @@ def ask_run(folder: Path, ask: str) -> str:
 def delete_run(folder: Path, created: float) -> str:
     """Remove a run's folder for good: of the run that was `created` then, as a person saw it.
 
-    Raises: RunFolderError while it runs or waits in the queue, while others run or wait that
-    predict with its model, or if another lies there by now.
+    Raises: RunFolderError while it runs or waits in the queue, while a job, a process or a
+    project.toml that is known needs something in it, or if another lies there by now.
     """
     run = same_run(folder, created)
     run.record()
     if run.is_alive():
         raise RunFolderError(run.folder, "is running", "Cancel it first")
-    with open_queue() as queue:
-        jobs = [job for job in queue.list() if job.is_open]
-    if any(job.run == str(run.folder) for job in jobs):
-        raise RunFolderError(run.folder, "has an open job", "Cancel it first")
-    users = {f"job {job.id}": Run(Path(job.run)) for job in jobs}
-    users |= {one.id: one for one in list_runs(run.folder.parent.parent) if one.is_alive()}
-    for name, one in users.items():
-        if _predicts_with(one, run.folder):
-            what = f"has the model that {name} predicts with"
-            raise RunFolderError(run.folder, what, "Cancel that first, or let it end")
+    users = import_module("emcfsys_engine.jobs.run_users").RunUsers(
+        [run.folder.parent.parent, *map(Path, remembered().recent)]
+    )
+    if use := users.of(run, [run.folder]):
+        raise RunFolderError(run.folder, use.why, use.remedy)
+    if inside := others_inside(run.folder):
+        what = f"has another in it: {inside}"
+        raise RunFolderError(run.folder, what, "Move that elsewhere first, or remove it yourself")
     try:
         shutil.rmtree(run.folder)
     except OSError as error:
@@ -156,16 +154,16 @@ def delete_run(folder: Path, created: float) -> str:
     return f"{run.id} deleted"
 
 
-def _predicts_with(user: Run, folder: Path) -> bool:
-    """Tell whether a run reads a model that lies in a folder."""
-    try:
-        request = user.record().request
-    except RunFolderError:
-        return False
-    if isinstance(request, TrainRequest):
-        return False
-    models = (request.model, *(() if isinstance(request, WatchRequest) else request.also))
-    return any(Path(one).resolve().is_relative_to(folder.resolve()) for one in models)
+def others_inside(folder: Path) -> Path | None:
+    """Return a project, or a folder of outputs, that lies within a run's folder; None without one.
+
+    `adapt` makes its project beside the model, and people predict into any folder: it is not the
+    run's own, and may hold trained models and corrections.
+    """
+    for place, folders, files in os.walk(folder):
+        if place != str(folder) and ("project.toml" in files or ".emcfsys" in folders):
+            return Path(place)
+    return None
 
 
 def compare_runs(folders: list[Path]) -> str:

@@ -11,7 +11,14 @@ from hypothesis import settings as with_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from emcfsys_engine.dataset.deals import Deal, Fingerprint, files_of, keep_folds, refuse_swapped
+from emcfsys_engine.dataset.deals import (
+    Deal,
+    Fingerprint,
+    files_of,
+    keep_folds,
+    refuse_renumbered,
+    refuse_swapped,
+)
 from emcfsys_engine.dataset.samples import Samples, list_samples, samples_of
 from emcfsys_engine.errors import DataFaults, RunFolderError
 from emcfsys_engine.project import Project, load_project
@@ -187,3 +194,23 @@ def test_the_order_is_that_of_the_deal(tmp_path: Path) -> None:
     random.Random(1).shuffle(shuffled)
     other = Deal(train=tuple(shuffled), val=deal.val, files=deal.files)
     assert [one.name for one in samples_of(project, other).of("train")] == shuffled
+
+
+def test_masks_that_were_numbered_anew_are_refused_and_others_are_not(tmp_path: Path) -> None:
+    """A resume learned one class under the name of the other: its own classes are of before."""
+    project = _project(tmp_path)
+    (first, one), (second, other) = list(project.classes.items())[:2]
+    deal = Deal(train=("a",), val=("b",))
+    before = {n: Fingerprint(image=n, labels="") for n in "ab"}
+    drawn = {**before, "b": Fingerprint(image="b", labels="others")}
+    text = project.file.read_text()
+    refuse_renumbered(deal, before, drawn, project)  # corrected labels
+
+    swapped = text.replace(f"{first} = {one}", f"{first} = {other}")
+    project.file.write_text(swapped.replace(f"{second} = {other}", f"{second} = {one}"))
+    refuse_renumbered(deal, before, before, project)  # shapes are told by their names
+    with pytest.raises(DataFaults, match=rf"{first} = {one}, now {other}.*back \(b\)"):
+        refuse_renumbered(deal, before, drawn, project)
+    for harmless in ("[classes", text.replace(f"{first} = ", "renamed = ")):
+        project.file.write_text(harmless)
+        refuse_renumbered(deal, before, drawn, project)

@@ -325,3 +325,11 @@ def test_a_file_of_any_year_is_noted_and_known_again(bench: Bench, year: int) ->
     bench.scanner.scan()
     bench.clock.now += 2.0
     assert bench.ready() == ["a.png"]
+
+
+def test_texts_beside_images_are_known_and_are_no_images(bench: Bench) -> None:
+    for name in ("a.png", "s/a.txt", "a.HDR", "a.csv", ".b.txt"):
+        bench.write(name)
+    bench.scanner.scan()
+    assert bench.scanner.side_cars == {"s/a.txt", "a.HDR"}
+    assert set(bench.scanner.settling) == {"a.png"}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from emcfsys_engine.images.output_book import OutputBook
-from emcfsys_engine.images.own_outputs import place_own, write_own
+from emcfsys_engine.images.own_outputs import OutputsBelow, place_own, write_own
 
 
 @pytest.mark.parametrize("is_ours_before", [True, False])
@@ -36,3 +36,19 @@ def test_what_another_process_wrote_a_moment_ago_is_ours(tmp_path: Path) -> None
     assert write_own(file, b"two", OutputBook(tmp_path)) == theirs_file == file
     file.write_bytes(b"a person's")
     assert not ours.has_now(file)
+
+
+def test_what_was_written_into_an_output_below_is_told_from_images(tmp_path: Path) -> None:
+    below = OutputsBelow(tmp_path)
+    out = tmp_path / "today" / "masks"
+    (out / "s").mkdir(parents=True)
+    assert below.whose("today/masks/s/a.png") is None
+    file = write_own(out / "s" / "a.png", b"a mask", OutputBook(out))
+    later = write_own(out / "b.png", b"a mask", OutputBook(out))
+    assert below.whose("today/masks/s/a.png") == out
+    file.write_bytes(b"corrected by a person")
+    assert below.whose("today/masks/s/a.png") == out
+    assert below.whose("today/masks/b.png") == out
+    assert below.whose("today/masks/c.png") is None
+    assert below.whose("today/b.png") is None
+    assert OutputsBelow(later.parent / "s").whose("a.png") is None  # above the root nobody looks

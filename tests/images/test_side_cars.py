@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 from emcfsys_engine.images.reader import probe, read_micrograph
-from emcfsys_engine.images.side_cars import pixel_nm_beside
+from emcfsys_engine.images.side_cars import pictures_of, pixel_nm_beside
 
 _HITACHI = "[SemImageFile]\r\nDataSize={size}\r\nPixelSize=12,5\r\n"
 
@@ -39,3 +39,12 @@ def test_a_text_beside_a_picture_gives_its_pixel_size(tmp_path: Path, name: str,
 def test_a_text_of_another_picture_says_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.txt").write_text(text)
     assert pixel_nm_beside(tmp_path / "a.tif", (30, 40)) is None
+
+
+@pytest.mark.parametrize("picture", ["s/a.tif", "a.TIFF", "a.b.bmp", "a-tif.png", "a.JPG"])
+def test_a_text_names_the_pictures_that_it_may_lie_beside(picture: str) -> None:
+    stem, _, suffix = picture.rpartition(".")
+    for name in (f"{stem}.txt", f"{stem}.hdr", f"{stem}-{suffix}.hdr"):
+        assert picture in pictures_of(name)
+    assert picture not in pictures_of(f"{stem}x.txt")
+    assert pictures_of(f"{stem}.csv") == []

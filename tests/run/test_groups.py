@@ -1,5 +1,6 @@
 """Runs that belong together are found by any of their names."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import models_of, new_trainings, runs_at
+from emcfsys_engine.run.records import deal_file
 
 TOML = """
 [project]
@@ -77,3 +79,40 @@ def test_what_is_no_run_and_no_group_is_refused(project: Project) -> None:
     for place in (project.runs_folder / "kfold-0009", project.folder / "images"):
         with pytest.raises(RunFolderError):
             models_of(place)
+
+
+def test_a_group_of_a_number_given_again_is_no_heir_of_a_deal(project: Project) -> None:
+    """It was: images added since were left out, and with fewer folds some never validated."""
+    first = new_trainings(_with_folds(project, 2))
+    deal = deal_file(project.runs_folder, "kfold-0001")
+    deal.write_text("{}")
+    for run in first:
+        shutil.rmtree(run.folder)  # as Delete does
+    again = new_trainings(_with_folds(project, 3))
+    assert again[0].id == "run-0001"
+    assert {run.record().group for run in again} == {"kfold-0001-2"}
+    assert deal.read_text() == "{}"
+    assert [run.id for run in runs_at(project.runs_folder / "kfold-0001-2")] == [
+        run.id for run in again
+    ]
+
+
+def test_a_copy_of_a_fold_does_not_count_twice(project: Project) -> None:
+    runs = new_trainings(_with_folds(project, 2))
+    files = tuple(_finish(run) for run in runs)
+    for name in ("a-copy", "run-0002-backup"):
+        shutil.copytree(runs[1].folder, project.runs_folder / name)
+    assert models_of(runs[0].folder) == files
+    assert models_of(project.runs_folder / "run-0002-backup") == files
+
+
+def test_a_group_that_lost_a_fold_is_refused_by_its_name_and_its_models_are_not(
+    project: Project,
+) -> None:
+    runs = new_trainings(_with_folds(project, 3))
+    files = [_finish(run) for run in runs]
+    shutil.rmtree(runs[1].folder)
+    for place in (project.runs_folder / "kfold-0001", runs[0].folder):
+        with pytest.raises(RunFolderError, match="has 2 of its 3 folds"):
+            models_of(place)
+    assert models_of(files[0]) == (files[0],)

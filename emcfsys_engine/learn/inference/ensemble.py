@@ -21,18 +21,21 @@ def check_members(models: Sequence[Path]) -> ModelCard:
     if not models:
         raise InputError("models", "no model file is named", "Name at least one")
     cards = [read_card(model) for model in models]
-    for model, card in zip(models[1:], cards[1:], strict=True):
-        _check_alike(models[0], cards[0], model, card)
+    _check_all_alike(models, cards)
     return cards[0]
 
 
-def load_members(models: Sequence[Path]) -> tuple[list[SegmentationNetwork], ModelCard]:
-    """Return the networks, in eval mode on the CPU, and the card they go by.
+def load_members(models: Sequence[Path]) -> tuple[list[SegmentationNetwork], list[ModelCard]]:
+    """Return the networks, in eval mode on the CPU, and their cards: they go by the first one's.
 
+    A file may be replaced at any moment: a card is of the very weights that were loaded.
     Raises: as `check_members`.
     """
-    card = check_members(models)
-    return [load_model(model)[0] for model in models], card
+    check_members(models)  # before gigabytes are read
+    loaded = [load_model(model) for model in models]
+    cards = [card for _, card in loaded]
+    _check_all_alike(models, cards)
+    return [network for network, _ in loaded], cards
 
 
 def merged(logits_KHW: Tensor, num_members: int, num_planes: int = 0) -> Tensor:
@@ -51,6 +54,11 @@ def merged(logits_KHW: Tensor, num_members: int, num_planes: int = 0) -> Tensor:
             (merged(logits_MCHW[:, :-num_planes].flatten(0, 1), num_members), planes_PHW)
         )
     return torch.log_softmax(logits_MCHW, dim=1).logsumexp(dim=0)
+
+
+def _check_all_alike(models: Sequence[Path], cards: Sequence[ModelCard]) -> None:
+    for model, card in zip(models[1:], cards[1:], strict=True):
+        _check_alike(models[0], cards[0], model, card)
 
 
 def _check_alike(first: Path, one: ModelCard, file: Path, other: ModelCard) -> None:

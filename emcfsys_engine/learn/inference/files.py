@@ -37,7 +37,7 @@ from emcfsys_engine.learn.inference.placing import MakersOf, OutputNames, few
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.inference.ranking import JSON_NAME, rank_into
 from emcfsys_engine.learn.run_context import RunContext, emit_ending
-from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.regions import ending_of
 from emcfsys_engine.run.events import (
     Event,
@@ -283,7 +283,8 @@ class Prediction:
         ]
 
     def _makers(self) -> MakersOf:
-        return MakersOf(self.book, maker_of(self._card), self._card.classes)
+        also = (read_card(Path(file)) for file in self._request.also)
+        return MakersOf(self.book, maker_of([self._card, *also]), self._card.classes)
 
     def _alike(self) -> list[tuple[ImageRef, Path]]:
         """Return images with their masks, but for those whose values mean another model's classes.

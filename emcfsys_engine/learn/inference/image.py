@@ -335,7 +335,7 @@ class ImageJobs:
             origin=MadeFrom(
                 image=resolved(order.ref.path),
                 content=work.content,
-                maker=maker_of(self._predictor.card),
+                maker=maker_of(self._predictor.cards),
             ),
             corner_px=(0, 0) if region is None else (region.top, region.left),
         )

@@ -182,7 +182,7 @@ def joined(
         return ImageFailed(image=image, reason=f"{image}: {what}: {'; '.join(whys[:1])}")
     cards = [read_card(Path(file)) for file in (request.model, *request.also)]
     try:
-        _put_into_place(mosaic, folder, book, cards[0])
+        _put_into_place(mosaic, folder, book, cards)
     except OutputError as error:
         if is_full(error):
             raise
@@ -190,28 +190,30 @@ def joined(
     return _told(mosaic, done, cards)
 
 
-def _put_into_place(mosaic: Mosaic, folder: Path, book: OutputBook, card: ModelCard) -> None:
+def _put_into_place(
+    mosaic: Mosaic, folder: Path, book: OutputBook, cards: Sequence[ModelCard]
+) -> None:
     place, mask = folder_of(mosaic, folder), Path(mosaic.mask)
     if place.is_dir():  # else it was put there, and the end came before that was told
         try:
-            _complete(mosaic, folder, book, card)
+            _complete(mosaic, folder, book, cards)
         except OSError as error:
             raise _unwritten(mask, error) from None
     for leftover in _plane_folders(mosaic, folder):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _complete(mosaic: Mosaic, folder: Path, book: OutputBook, card: ModelCard) -> None:
+def _complete(mosaic: Mosaic, folder: Path, book: OutputBook, cards: Sequence[ModelCard]) -> None:
     place, mask = folder_of(mosaic, folder), Path(mosaic.mask)
-    if card.instances:
-        _find_objects(mosaic, folder, card)
+    if cards[0].instances:
+        _find_objects(mosaic, folder, cards[0])
     finish_labels(place)
     book.refuse_gone()
     mask.parent.mkdir(parents=True, exist_ok=True)
     image = resolved(Path(mosaic.image))
     if identity_of(mask.parent) == identity_of(image.parent):
         raise among_originals(mask)
-    origin = MadeFrom(image=image, content=mosaic.content, maker=maker_of(card))
+    origin = MadeFrom(image=image, content=mosaic.content, maker=maker_of(cards))
     commit([(place, mask)], book, origin)
 
 

@@ -325,10 +325,12 @@ class OutputSet:
             print(f"{self.mask_file.parent}: {error.strerror}", flush=True)
 
 
-def maker_of(card: ModelCard) -> Maker:
-    """Return what is noted of the model that makes masks."""
+def maker_of(cards: Sequence[ModelCard]) -> Maker:
+    """Return what is noted of the model that makes masks, or of the models of an ensemble."""
+    names = [f"{one.run} step {one.step} {one.weights_digest[:12]}".strip() for one in cards]
+    card = cards[0]
     return Maker(
-        model=f"{card.run} step {card.step} {card.weights_digest[:12]}".strip(),
+        model=" with ".join(names),
         classes=dict(zip(card.classes, card.class_values, strict=True)),
     )
 

@@ -33,7 +33,8 @@ from emcfsys_engine.learn.memory import choose_tiles
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
 from emcfsys_engine.learn.networks.rewrites import folded, is_only_convolutions
 from emcfsys_engine.learn.pixels_on_device import OwnRows, own_rows, rows_on, uploaded
-from emcfsys_engine.model_card import ModelCard, Trust, read_card
+from emcfsys_engine.model_card import ModelCard, Trust
+from emcfsys_engine.run.in_use import InUse
 
 __all__ = ["Picture", "Prediction", "Predictor"]
 Call = Callable[[Tensor], Tensor]
@@ -60,15 +61,16 @@ class Predictor:
     ) -> None:
         files = [model] if isinstance(model, str | Path) else model
         self._files = [Path(file) for file in files]
-        networks, self.card = load_members(self._files)
+        networks, self.cards = load_members(self._files)
+        self.card = self.cards[0]
+        self._in_use = InUse(self._files)  # nobody deletes them meanwhile
         self.normaliser = Normaliser(**msgspec.structs.asdict(self.card.normaliser))
         self.device = choose_device(gpus)
         use(self.device)
         self.precision, _ = choose_precision(self.device)
         # How good a mask is can be told by an ensemble whose members all can.
-        known = [
-            _trust_of(file, network) for file, network in zip(self._files, networks, strict=True)
-        ]
+        members = zip(self._files, self.cards, networks, strict=True)
+        known = [_trust_of(file, card, network) for file, card, network in members]
         trusts = [one for one in known if one is not None and one.weights]
         self.evidence = Evidence(self.device)
         self.take_trusts(trusts if len(trusts) == len(known) else ())
@@ -335,7 +337,12 @@ class Predictor:
         if self.precision != torch.float16 or not math.isnan(band.sure):
             return False
         self.precision = torch.float32
-        self._take(load_members(self._files)[0])
+        networks, cards = load_members(self._files)
+        for file, before, card in zip(self._files, self.cards, cards, strict=True):
+            if card != before:
+                what = "was replaced by another model while it was in use"
+                raise ModelFileError(file, what, "Begin anew with it, or put the old one back")
+        self._take(networks)
         return True
 
     def shrink(self) -> bool:
@@ -410,8 +417,8 @@ def tiles_of(
     return tiles
 
 
-def _trust_of(file: Path, network: SegmentationNetwork) -> Trust | None:
-    trust = read_card(file).trust
+def _trust_of(file: Path, card: ModelCard, network: SegmentationNetwork) -> Trust | None:
+    trust = card.trust
     if trust is not None and len(trust.centre) != num_features(network):
         what = "what tells how good its masks are is of another network"
         raise ModelFileError(file, what, "Copy it again, or install the timm it was made with")

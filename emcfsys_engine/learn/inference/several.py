@@ -76,8 +76,8 @@ def prepare(request: PredictRequest) -> tuple[ModelCard, torch.device]:
     The models are read whole: a damaged one is said here, once, and no process dies of it.
     Raises: ModelFileError; InputError if there are fewer GPUs.
     """
-    _, card = load_members([Path(file) for file in (request.model, *request.also)])
-    return card, choose_device(request.gpus)
+    _, cards = load_members([Path(file) for file in (request.model, *request.also)])
+    return cards[0], choose_device(request.gpus)
 
 
 def predict_files(

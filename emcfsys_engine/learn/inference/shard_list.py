@@ -164,6 +164,6 @@ class Cutter:
     def _tiles(self) -> Tiles:
         """All tasks take those of the machine that lists: where they differ, edges would show."""
         request = self._request
-        networks, card = load_members([Path(file) for file in (request.model, *request.also)])
+        networks, cards = load_members([Path(file) for file in (request.model, *request.also)])
         device = choose_device(request.gpus)
-        return tiles_of(networks, card, device, tile_px=request.tile_px, batch=request.batch)
+        return tiles_of(networks, cards[0], device, tile_px=request.tile_px, batch=request.batch)

@@ -14,11 +14,10 @@ from emcfsys_engine.colours import colours_for
 from emcfsys_engine.dataset.deals import (
     Deal,
     Fingerprint,
-    changes,
     keep_folds,
     kept_folds,
     planned,
-    refuse_swapped,
+    since_last_start,
     twin_faults,
     validation_digest,
 )
@@ -80,7 +79,8 @@ from emcfsys_engine.model_card import ModelCard, NetworkSpec, NormaliserSettings
 from emcfsys_engine.project import UNLABELLED, Project
 from emcfsys_engine.run.events import PlanMade, RunStarted, WarningGiven
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.groups import deal_file, members_of, refuse_without_checkpoint
+from emcfsys_engine.run.groups import members_of, refuse_without_checkpoint
+from emcfsys_engine.run.records import deal_file
 
 _NUM_IMAGES = 2
 
@@ -338,8 +338,7 @@ def _made_plan(
         what = f"was begun with {plan.processes} processes, and {processes} are here"
         raise RunFolderError(run.folder, what, "Resume it with as many, or train anew")
     if known is not None and known.deal is not None:
-        refuse_swapped(known.deal, known.fingerprints, prints, project.file)
-        for note in changes(known.deal, known.fingerprints, prints):
+        for note in since_last_start(known.deal, known.fingerprints, prints, project):
             worker.emit(WarningGiven(message=note))
     plan = msgspec.structs.replace(plan, fingerprints={**plan.fingerprints, **prints})
     if device.type != plan.device:
@@ -367,7 +366,7 @@ def _dealt(worker: RunContext, project: Project) -> Samples:
     if deal is None and not record.fold:
         return list_samples(project)
     if deal is None:
-        file = deal_file(run, record.group)
+        file = deal_file(run.folder.parent, record.group)
         kept = kept_folds(file)
         if kept is None:
             samples = list_samples(project, fold=record.fold).samples

@@ -22,6 +22,7 @@ from emcfsys_engine.images.outages import is_of_disk
 from emcfsys_engine.images.output_book import OutputBook, Wanted
 from emcfsys_engine.images.output_names import stem_of
 from emcfsys_engine.images.own_files import digest_of_output, is_other_file, resolved
+from emcfsys_engine.images.own_outputs import OutputsBelow
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.learn.inference.image import EndAskedFor, Order
 from emcfsys_engine.learn.inference.outputs import among_originals
@@ -101,6 +102,7 @@ class ImageStages:
         self._root = root
         self._book = book
         self._placing = Placing(book, ".png", [root])
+        self._outputs_below = OutputsBelow(root)
         self._gave_up: set[str] = set()
         self.max_attempts = MAX_ATTEMPTS
         self.use(by)
@@ -327,11 +329,17 @@ class ImageStages:
         )
         return Handled(entry=entry)
 
-    def own_output(self, seen: Seen, digest: str) -> Handled:
-        """A copy of one of our masks: it gets no mask of its own."""
+    def why_no_image(self, seen: Seen) -> str:
+        """Say why a file gets no mask: it is one of our own, here or of another output."""
+        if self._book.is_copy_of_output(self._root / seen.path, seen.size):
+            return "is a copy of one of this folder's outputs"
+        other = self._outputs_below.whose(seen.path)
+        return "" if other is None else f"was written as an output into {other}"
+
+    def own_output(self, seen: Seen, digest: str, why: str) -> Handled:
+        """One of our masks, or a copy of one: it gets no mask of its own."""
         task = Task(seen=seen, digest=digest, version=1, attempts=1)
-        reason = "is a copy of one of this folder's outputs"
-        return Handled(entry=self._entry(task, "skipped", reason=reason))
+        return Handled(entry=self._entry(task, "skipped", reason=why))
 
     def unreadable(self, seen: Seen, attempts: int, error: OSError) -> Handled:
         """A file that cannot even be opened."""

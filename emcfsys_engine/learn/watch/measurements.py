@@ -178,6 +178,7 @@ class Measurements:
         self._drop_unknown({str(line[_FIRST_COLUMN]) for line in lines})
         text = io.StringIO(newline="")
         self._columns = self._columns or list(lines[0])
+        self._widen(_of_new_classes(lines[0], self._columns))
         # A later version's columns would shift an older file's: it keeps its own.
         writer = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore")
         writer.writerows({name: cell_of(value) for name, value in line.items()} for line in lines)
@@ -193,6 +194,16 @@ class Measurements:
             except OSError:
                 self.take_back()  # half a line would merge with the next
                 raise
+
+    def _widen(self, columns: Sequence[str]) -> None:
+        """Add columns at the end, so that the others stay in their places."""
+        rows = self._rows()[0] if columns else []
+        if not rows:
+            return
+        self._columns += columns
+        rows[0] += [str(cell_of(name)) for name in columns]
+        width = len(rows[0])
+        self._write([row + [""] * (width - len(row)) if row else row for row in rows])
 
     def take_back(self) -> None:
         """Remove the lines of the last append: the ledger could not take their images."""
@@ -324,6 +335,20 @@ class Measurements:
         text = io.StringIO(newline="")
         csv.writer(text).writerows(rows)
         write_whole(self.file, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _of_new_classes(line: Line, columns: Sequence[str]) -> list[str]:
+    """Return the columns of classes that a file has none of: the model is another one."""
+    known = frozenset(columns)
+    if not any(name.endswith("_fraction") for name in columns):
+        return []  # of a version that did not write all that is told of a class
+    told = [name.removesuffix("_fraction") for name in line if name.endswith("_fraction")]
+    new = [name for name in told if not known.intersection((f"{name}_fraction", f"{name}_px"))]
+    return [
+        column
+        for column in line
+        if column not in known and any(column.startswith(f"{name}_") for name in new)
+    ]
 
 
 def _line_of(columns: Sequence[str]) -> bytes:

@@ -39,6 +39,7 @@ from emcfsys_engine.learn.run_context import RunContext, emit_ending, give_back_
 from emcfsys_engine.learn.watch.followed_model import FollowedModel
 from emcfsys_engine.learn.watch.group_news import GroupNews
 from emcfsys_engine.learn.watch.images import Handled, ImageStages, Task, sync
+from emcfsys_engine.learn.watch.late_side_cars import LateSideCars
 from emcfsys_engine.learn.watch.measure_again import MeasuredAgain
 from emcfsys_engine.learn.watch.measurements import Measurements
 from emcfsys_engine.learn.watch.ready import is_all_there, take_folder
@@ -103,6 +104,7 @@ class _Watch:
         self.backend, self.why = choose_backend(self.root, project.hotfolder.backend)
         self.rules = rules_of(project, request, self.backend)
         self.scanner = Scanner(self.rules, ledger.entries())
+        self.late = LateSideCars(self.root, ledger, self.scanner, self._tell_once)
         self.waker = Waker(self.root)
         self.counts = _Counts()
         self.model = FollowedModel(Path(request.model), worker, project)
@@ -118,7 +120,7 @@ class _Watch:
         self.state = ""
         self.told_of: set[str] = set()  # images whose place cannot be written, kinds left out
         self.followed: dict[str, str] = {}  # corrected images -> the word they were measured by
-        self.by_recipe: set[str] = set()  # images whose masks another recipe made
+        self.by_recipe: set[str] = set()  # images whose masks another recipe or scale made
         self._begin()
 
     def _open_outputs(self) -> None:
@@ -232,12 +234,8 @@ class _Watch:
             names = ", ".join(left[:5]) + (" …" if len(left) > 5 else "")
             what = f"{len(left)} files still settle, or are too small to be images: {names}"
             self.worker.emit_when_possible(WarningGiven(message=what))
-        code = emit_ending(
-            self.worker,
-            "stopped" if reason == "stop" else reason,
-            done=self.counts.done,
-            failed=self.counts.failed,
-        )
+        word, counts = "stopped" if reason == "stop" else reason, self.counts
+        code = emit_ending(self.worker, word, done=counts.done, failed=counts.failed)
         return 1 if code == 0 and self.request.once and self.counts.failed else code
 
     def _is_off(self) -> bool:
@@ -282,6 +280,9 @@ class _Watch:
             handled = self._handle_ready()
             if not handled and (same := self.scanner.look_closer(_CLOSER_S, self._is_ended)):
                 self.ledger.record(same)
+            if not handled and (again := self.late.forget(_CLOSER_S)):
+                self.by_recipe |= again
+                self._scan()
             if not handled and time.monotonic() - self.groups.told_at > _IDLE_S:
                 self.groups.tell(self.project, self.book)
             self.ledger.has_run(self.hook.that_have_run())
@@ -376,8 +377,8 @@ class _Watch:
             return None
         except OSError as error:
             return self.stages.unreadable(seen, attempts, error)
-        if self.book.is_copy_of_output(self.root / seen.path, seen.size):
-            return self.stages.own_output(seen, digest)
+        if why := self.stages.why_no_image(seen):
+            return self.stages.own_output(seen, digest, why)
         version = before.version if before is not None else 1
         if before is not None and before.state in ("done", "skipped"):
             if is_content(before.digest, self.root / seen.path, digest):

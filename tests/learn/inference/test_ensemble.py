@@ -1,8 +1,10 @@
 """Several models as one: the mean of what each alone would say."""
 
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -11,13 +13,17 @@ import torch
 from PIL import Image
 
 from emcfsys_engine.errors import ModelFileError, RunFolderError
-from emcfsys_engine.learn.inference.ensemble import merged
+from emcfsys_engine.learn.inference import ensemble
+from emcfsys_engine.learn.inference.ensemble import load_members, merged
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.networks.network import build_network
+from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.project import load_project
+from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import new_trainings
-from tests.learn.conftest import TINY
+from tests.learn.conftest import TINY, replace_model
+from tests.learn.hot import warnings_of
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +82,56 @@ def test_models_that_do_not_fit_are_refused_in_one_line(
         Predictor.of([model_file, other], gpus=0)
     assert "\n" not in str(caught.value)
     assert "other.safetensors" in str(caught.value)
+
+
+def test_a_card_is_of_the_weights_that_were_loaded_whatever_is_put_there_meanwhile(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "m.safetensors"
+    shutil.copy(model_file, file)
+    old = read_card(file)
+
+    def looked(models: Sequence[Path]) -> ModelCard:
+        replace_model(file)  # between the look at the header and the weights
+        return old
+
+    monkeypatch.setattr(ensemble, "check_members", looked)
+    (network,), (card,) = load_members([file])
+    assert card == read_card(file) != old
+    torch.testing.assert_close(network.state_dict(), load_model(file)[0].state_dict())
+
+
+def test_a_model_that_was_replaced_is_not_taken_in_the_midst_of_its_use(
+    model_file: Path, tmp_path: Path
+) -> None:
+    """Where fp16 overflows the weights are read again: they were another model's."""
+    files = [tmp_path / "m.safetensors", tmp_path / "n.safetensors"]
+    for file in files:
+        shutil.copy(model_file, file)
+    predictor = Predictor(files, gpus=0)
+    band = SimpleNamespace(sure=math.nan)
+    predictor.precision = torch.float16
+    assert predictor._overflows(band)  # type: ignore[arg-type]
+    predictor.precision = torch.float16
+    replace_model(files[1])
+    with pytest.raises(ModelFileError, match=r"n\.safetensors.*was replaced by another model"):
+        predictor._overflows(band)  # type: ignore[arg-type]
+
+
+def test_masks_of_an_ensemble_are_told_from_those_of_its_first_model(
+    folds: list[Path], tmp_path: Path, engine_here: Callable[..., str]
+) -> None:
+    rng = np.random.default_rng(0)
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    for name, more in (("a", ("--with", folds[1])), ("b", ()), ("c", ("--with", folds[1]))):
+        Image.fromarray(rng.integers(0, 255, (64, 64), np.uint8)).save(images / f"{name}.png")
+        engine_here("predict", folds[0], images, "--out", out, *more)
+    runs = [Run(folder) for folder in sorted((out / ".emcfsys").glob("run-*"))]
+    told = [warnings_of(run) for run in runs]
+    assert "of other models" not in told[0]
+    assert "1 masks that were there are of other models (a.png)" in told[1]
+    assert "1 masks that were there are of other models (b.png)" in told[2]
 
 
 @pytest.mark.long

@@ -111,6 +111,27 @@ def test_a_best_model_is_scored_anew_when_validation_labels_change(dealt: Projec
     assert read_card(run.best_model).scores["mean_iou"] == pytest.approx(best.score)
 
 
+def test_a_resume_in_masks_that_were_numbered_anew_is_refused_and_the_run_stays_what_it_was(
+    dealt: Project,
+) -> None:
+    """It went on, and learned each class under the name of the other."""
+    (run,) = new_trainings(dealt)
+    assert run_here(run) == 0
+    model = run.best_model.read_bytes()
+    for mask in (dealt.folder / "masks").iterdir():
+        _redraw(dealt, mask.stem)
+    text = dealt.file.read_text()
+    dealt.file.write_text(text.replace("resin = 0\ngrain = 1", "resin = 1\ngrain = 0"))
+    extend(run, ("training.steps=4",))
+    assert run_here(run) == 2
+    refused = run.ending()
+    assert isinstance(refused, RunRefused)
+    assert "resin = 0, now 1" in refused.reason
+    assert "Train anew, or put both back" in refused.reason
+    assert run.best_model.read_bytes() == model
+    assert run.state() == "done"
+
+
 def test_a_start_after_a_reboot_before_the_first_checkpoint_deals_nothing_anew(
     dealt: Project,
 ) -> None:

@@ -148,6 +148,31 @@ def test_columns_of_an_older_file_stay_its_own(output: Path) -> None:
     assert file.read_text().splitlines() == ["image,grain_px", "old.tif,5", "a.tif,4"]
 
 
+def test_a_class_that_a_later_model_knows_gets_its_columns_at_the_end(output: Path) -> None:
+    """They were left out for ever: the table had no numbers of that class, and nobody said so."""
+    mask = np.full((4, 6), 7, np.uint8)
+    Measurements(output, ()).append([line_of(mask, None, name) for name in ("a.tif", "b.tif")])
+    before = rows_of(output)
+    spec = msgspec.structs.replace(CARD.network, num_classes=3)
+    names, values = ("resin", "grain", "=pore"), (0, 7, 9)
+    card = msgspec.structs.replace(CARD, network=spec, classes=names, class_values=values)
+    mask[0] = 9
+    table = Measurements(output, {"a.tif", "b.tif"})
+    table.append([line_with(card, mask, None, "c.tif")])
+    table.take_back()  # the ledger's disk was full
+    assert [row["image"] for row in rows_of(output)] == ["a.tif", "b.tif"]
+    table.append([line_with(card, mask, None, "c.tif")])
+    rows = rows_of(output)
+    assert list(rows[0])[: len(before[0])] == list(before[0])
+    assert [{name: row[name] for name in before[0]} for row in rows[:2]] == before
+    assert [row["'=pore_px"] for row in rows] == ["", "", "6"]
+    assert rows[2]["grain_px"] == "18"
+    again = Measurements(output, {"a.tif", "b.tif", "c.tif"})
+    again.append([line_of(mask, None, "d.tif")])
+    assert [row["'=pore_px"] for row in rows_of(output)] == ["", "", "6", ""]
+    assert again.newest_of(["c.tif"])["c.tif"]["c.tif"]["=pore_px"] == "6"
+
+
 def test_columns_that_a_spreadsheet_would_run_are_text_and_stay_whose_they_are(
     output: Path,
 ) -> None:

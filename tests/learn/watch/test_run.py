@@ -211,3 +211,24 @@ def test_what_a_watch_would_ignore_is_refused(hot: Hot, words: tuple[str, ...]) 
     result = CliRunner().invoke(watch, [str(hot.folder), *words])
     assert result.exit_code == 2
     assert not list((hot.folder / "runs").glob("*"))
+
+
+def test_masks_of_a_watch_on_a_folder_below_get_no_masks_and_new_images_there_do(
+    tmp_path: Path, model_file: Path
+) -> None:
+    """They did: of each image of the inner watch the outer one had a mask of its mask."""
+    outer = Hot(tmp_path, model_file)
+    inner_folder = outer.incoming / "today"
+    inner_folder.mkdir()
+    inner = Hot(inner_folder, model_file, "overlay = true")
+    inner.image("a.png")
+    outer.image("b.png", seed=1)
+    assert run_here(inner.new_run(once=True)) == 0
+    assert inner.masks() == ["a.overlay.png", "a.png"]
+    (inner.output / "put here.png").write_bytes((outer.incoming / "b.png").read_bytes())
+    assert run_here(outer.new_run(once=True)) == 0
+    wanted = ["b.png", "today/incoming/a.png", "today/predictions/put here.png"]
+    assert outer.masks() == wanted
+    told = {one.path: one.reason for one in read_ledger(outer.output) if one.state == "skipped"}
+    assert set(told) == {"today/predictions/a.png", "today/predictions/a.overlay.png"}
+    assert all("was written as an output into" in why for why in told.values())

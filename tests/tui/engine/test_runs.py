@@ -67,3 +67,22 @@ def test_a_run_whose_model_a_waiting_job_predicts_with_is_kept(
         queue.cancel(number)
     delete_run(trained.folder, trained.record().created)
     assert not trained.folder.exists()
+
+
+def test_a_run_with_another_project_or_outputs_in_its_folder_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`adapt` makes its project beside the model: with the run its trained models were lost."""
+    monkeypatch.setenv("EMCFSYS_HOME", str(tmp_path / "home"))
+    trained = new_run(tmp_path / "runs", TrainRequest())
+    (trained.folder / "previews").mkdir()
+    for name in ("best-adapted/project.toml", "test/masks/.emcfsys/outputs.jsonl"):
+        file = trained.folder / name
+        file.parent.mkdir(parents=True)
+        file.write_text("")
+        with pytest.raises(RunFolderError, match="has another in it: .*(best-adapted|masks)"):
+            delete_run(trained.folder, trained.record().created)
+        assert file.exists()
+        shutil.rmtree(trained.folder / file.relative_to(trained.folder).parts[0])
+    delete_run(trained.folder, trained.record().created)
+    assert not trained.folder.exists()

@@ -1,0 +1,185 @@
+"""Who needs the files of a run: what removes any of them asks here first."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.project import Project, read_toml
+from emcfsys_engine.run.folder import Run, list_runs
+from emcfsys_engine.run.in_use import is_in_use
+from emcfsys_engine.run.records import (
+    EvaluateRequest,
+    PredictRequest,
+    RunRecord,
+    TrainRequest,
+    WatchRequest,
+)
+
+_MODEL_KEYS = (("hotfolder", "model"), ("suggest", "model"), ("model", "start"))
+_FILE_KEYS = (("model", "weights"), ("hotfolder", "watch"), ("hotfolder", "output"))
+_DATA_KEYS = ("images", "masks", "annotations")
+_END_IT = "Cancel that first, or let it end"
+
+
+class _Need(NamedTuple):
+    """What somebody needs: as words and as a path, and by which run or project.toml."""
+
+    words: str
+    place: Path  # absolute
+    remedy: str
+    by: Path
+
+
+class Use(NamedTuple):
+    """Why a run's files are needed, as in "run-0001 …", and what helps."""
+
+    why: str
+    remedy: str
+
+
+class RunUsers:
+    """All that is known to need files of runs, as it was when this was made.
+
+    Known are the open jobs of the queue, and of each project that they, any older job or `places`
+    name: what runs in it, and what its project.toml says.
+    Raises: QueueError where the queue cannot be asked.
+    """
+
+    def __init__(self, places: Iterable[Path] = ()) -> None:
+        with Queue.open() as queue:
+            jobs = queue.list()
+        self._jobs = {str(Path(job.run)): job.id for job in jobs if job.is_open}
+        folders = [Path(job.run).parent.parent for job in jobs]
+        folders = list(dict.fromkeys(map(_real, [*places, *folders])))
+        named = [(f"job {number}", Run(Path(run))) for run, number in self._jobs.items()]
+        for folder in folders:
+            with suppress(OSError):  # its disk is away
+                named += [(run.id, run) for run in list_runs(folder) if run.is_alive()]
+        self._needs = [need for who, run in named for need in _of_run(who, run)]
+        for folder in folders:
+            self._needs += _of_project(folder / "project.toml")
+
+    def of(self, run: Run, files: Sequence[Path]) -> Use | None:
+        """Return who needs a run, or one of these files or folders of it; None: nobody.
+
+        What the run itself or its worker names does not count.
+        """
+        number = self._jobs.get(str(run.folder))
+        if number is not None:
+            return Use(f"has an open job: {number}", "Cancel it first")
+        own = _real(run.folder)
+        for need in self._needs:
+            if need.by != own and any(_lies_in(need.place, file) for file in files):
+                return Use(f"has {need.words}", need.remedy)
+        for file in files:
+            models = file.glob("**/*.safetensors") if file.is_dir() else [file]
+            if any(is_in_use(model) for model in models):
+                return Use("has a model that a process predicts with now", "Wait for its end")
+        return None
+
+
+def _of_run(who: str, run: Run) -> list[_Need]:
+    try:
+        record = run.record()
+    except (EmcfError, OSError):
+        return []
+    found = dict(_said_by(record))
+    return [
+        _Need(words.format(who=who), place, _END_IT, _real(run.folder))
+        for place, words in found.items()
+    ]
+
+
+def _said_by(record: RunRecord) -> Iterator[tuple[Path, str]]:
+    """Yield each path that a run reads or writes, and what it is to it."""
+    request, project = record.request, record.project
+    if project is not None:
+        yield from _trained_on(project)
+    if isinstance(request, PredictRequest):
+        yield Path(request.out), "the folder that {who} writes into"
+        yield from ((_before_glob(one), "images that {who} predicts") for one in request.inputs)
+    if isinstance(request, WatchRequest):
+        yield Path(request.output), "the folder that {who} writes into"
+        yield Path(request.watch), "the folder that {who} watches"
+        if request.recipe:
+            yield Path(request.recipe), "the recipe that {who} follows"
+    if isinstance(request, EvaluateRequest):
+        yield Path(request.out), "the folder that {who} writes into"
+        labels = _data_of(request.project) if request.project else ()
+        for place in (*labels, *map(Path, filter(None, (request.images, request.masks)))):
+            yield place, "labelled images that {who} compares with"
+    if not isinstance(request, TrainRequest):
+        also = () if isinstance(request, WatchRequest) else request.also
+        for model in (request.model, *also):
+            yield Path(model), "the model that {who} predicts with"
+
+
+def _data_of(project: Project) -> Iterator[Path]:
+    for source in project.data:
+        places = (source.images, source.masks, source.annotations)
+        for place in filter(None, places):
+            yield _before_glob(_below(project.folder, place))
+
+
+def _trained_on(project: Project) -> Iterator[tuple[Path, str]]:
+    for place in _data_of(project):
+        yield place, "data that {who} trains on"
+    for model in filter(None, (project.model.weights, project.model.start)):
+        yield Path(_below(project.folder, model)), "the model that {who} begins with"
+
+
+def _of_project(file: Path) -> list[_Need]:
+    """Return what a project.toml names; faults of other keys, or gone images, do not matter."""
+    try:
+        document = read_toml(file)
+    except EmcfError:
+        return []
+    folder = file.parent
+    named: dict[str, Path] = {}
+    for table, key in (*_MODEL_KEYS, *_FILE_KEYS):
+        if said := _text(document.get(table), key):
+            run = Run(folder / "runs" / said)
+            is_run = (table, key) in _MODEL_KEYS and run.record_file.is_file()
+            place = run.best_model if is_run else Path(_below(folder, said))
+            named[f"{table}.{key}"] = place
+    sources = document.get("data")
+    for number, source in enumerate(sources if isinstance(sources, list) else ()):
+        for key in _DATA_KEYS:
+            if said := _text(source, key):
+                named[f"data.{number}.{key}"] = _before_glob(_below(folder, said))
+    return [
+        _Need(f"what {file} names: {key}", place, "Name another there first", file)
+        for key, place in named.items()
+    ]
+
+
+def _text(table: Any, key: str) -> str:
+    said = table.get(key) if isinstance(table, dict) else None
+    return said if isinstance(said, str) and "\0" not in said else ""
+
+
+def _below(folder: Path, place: str) -> str:
+    return str(folder / os.path.expanduser(place))  # noqa: PTH111 - Path's raises for no such user
+
+
+def _before_glob(place: str) -> Path:
+    """Return the folder in which a glob looks, or the path that is none."""
+    path = Path(place)
+    parts = path.parts
+    globs = [number for number, part in enumerate(parts) if any(sign in part for sign in "*?[")]
+    return Path(*parts[: globs[0]]) if globs and not os.path.lexists(path) else path
+
+
+def _lies_in(place: Path, file: Path) -> bool:
+    """Tell whether a path is, or leads to, a file or what a folder holds."""
+    home = _real(file)
+    as_named = _real(place.parent) / place.name
+    return as_named.is_relative_to(home) or _real(place).is_relative_to(home)
+
+
+def _real(place: Path) -> Path:
+    return Path(os.path.realpath(place))

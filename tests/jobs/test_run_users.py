@@ -1,0 +1,211 @@
+"""Whoever needs something in a run's folder is found, before any of it is removed."""
+
+import fcntl
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from emcfsys_engine.commands.runs import clean
+from emcfsys_engine.jobs.queue import Queue, submit_extension
+from emcfsys_engine.jobs.run_users import RunUsers
+from emcfsys_engine.project import Project, load_project
+from emcfsys_engine.run.events import CheckpointSaved, EventWriter, RunFinished, RunStarted
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.in_use import InUse
+from emcfsys_engine.run.records import EvaluateRequest, PredictRequest, TrainRequest, WatchRequest
+
+_TOML = """[project]
+name = "p"
+[classes]
+a = 0
+b = 1
+[[data]]
+images = "i"
+masks = "m"
+"""
+
+
+def project_in(folder: Path, more: str = "") -> Project:
+    for name in ("i", "m"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "project.toml").write_text(_TOML + more)
+    return load_project(folder)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EMCFSYS_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Run:
+    """A training that ended well."""
+    run = new_run(tmp_path / "p" / "runs", TrainRequest(), project=project_in(tmp_path / "p"))
+    for name in ("best.safetensors", "final.safetensors", "checkpoint-last.safetensors"):
+        (run.folder / name).write_bytes(b"weights")
+    with EventWriter(run.events_file) as events:
+        events.write(RunStarted(run=run.id, does="train"))
+        events.write(CheckpointSaved(step=4, file="checkpoint-last.safetensors", role="last"))
+        events.write(RunFinished(reason="steps"))
+    return run
+
+
+def why(run: Run, *files: Path, places: tuple[Path, ...] = ()) -> str:
+    use = RunUsers((run.folder.parent.parent, *places)).of(run, files or [run.folder])
+    return use.why if use else ""
+
+
+def _training(run: Run, other: Path, key: str) -> Run:
+    project = project_in(other, f'[model]\n{key} = "{run.best_model}"\n')
+    return new_run(project.runs_folder, TrainRequest(), project=project)
+
+
+def _on_data_of_it(run: Run, other: Path) -> Run:
+    (run.folder / "previews").mkdir()
+    text = _TOML.replace('"i"', f'"{run.folder}/previews/*.png"')
+    project_in(other)
+    (other / "project.toml").write_text(text)
+    return new_run(other / "runs", TrainRequest(), project=load_project(other))
+
+
+def _watch(run: Run, other: Path, model: str, recipe: str = "") -> Run:
+    request = WatchRequest(model=model, watch="/w", output="/o", recipe=recipe)
+    return new_run(other / "runs", request, project=project_in(other))
+
+
+def _prediction(other: Path, **said: str) -> Run:
+    words = {"model": "/m", "inputs": ("/x",), "out": str(other / "out"), **said}
+    return new_run(other, PredictRequest(**words))  # type: ignore[arg-type]
+
+
+def _evaluation(other: Path, project: Project | None = None, **said: str) -> Run:
+    words = {"model": "/m", "out": str(other / "out"), **said}
+    return new_run(other, EvaluateRequest(shards=2, project=project, **words))  # type: ignore[arg-type]
+
+
+def _evaluation_of_it(run: Run, other: Path) -> Run:
+    return _evaluation(other, load_project(_on_data_of_it(run, other).folder.parent.parent))
+
+
+_USERS: dict[str, Callable[[Run, Path], Run]] = {
+    "the model that {} begins with": lambda run, other: _training(run, other, "start"),
+    "the model that {} begins with ": lambda run, other: _training(run, other, "weights"),
+    "data that {} trains on": _on_data_of_it,
+    "the model that {} predicts with": lambda run, other: _watch(run, other, str(run.best_model)),
+    "the recipe that {} follows": lambda run, other: _watch(
+        run, other, "/m", recipe=str(run.folder / "a.recipe.json")
+    ),
+    "the folder that {} writes into": lambda run, other: _prediction(
+        other, out=str(run.folder / "masks")
+    ),
+    "images that {} predicts": lambda run, other: _prediction(
+        other,
+        inputs=(str(run.folder / "*.png"),),  # type: ignore[arg-type]
+    ),
+    "the model that {} predicts with ": lambda run, other: _evaluation(
+        other,
+        also=(str(run.best_model),),  # type: ignore[arg-type]
+    ),
+    "the folder that {} writes into ": lambda run, other: _evaluation(other, out=str(run.folder)),
+    "labelled images that {} compares with": lambda run, other: _evaluation(
+        other, images="/i", masks=str(run.folder / "masks")
+    ),
+    "labelled images that {} compares with ": _evaluation_of_it,
+}
+
+
+@pytest.mark.parametrize("words", _USERS)
+def test_a_waiting_job_of_any_project_is_found_by_whatever_it_reads_or_writes(
+    trained: Run, tmp_path: Path, words: str
+) -> None:
+    assert why(trained) == ""
+    waiting = _USERS[words](trained, tmp_path / "other")
+    with Queue.open() as queue:
+        number = queue.add(waiting.folder, project_name="other")
+        assert why(trained) == "has " + words.strip().format(f"job {number}")
+        queue.cancel(number)
+    # Of what the cancelled job read only its project's own word is left.
+    named = "what " if words.startswith(("the model that {} begins", "data")) else ""
+    assert why(trained).startswith(f"has {named}" if named else "")
+
+
+def test_a_training_that_runs_without_a_queue_is_found(trained: Run) -> None:
+    other = _training(trained, trained.folder.parent.parent, "start")
+    project_in(trained.folder.parent.parent)  # the project says something else by now
+    assert why(trained) == ""
+    with other.lock_file.open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert why(trained) == f"has the model that {other.id} begins with"
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("hotfolder", "model", "run-0001"),
+        ("hotfolder", "model", "runs/run-0001/final.safetensors"),
+        ("hotfolder", "output", "runs/run-0001/masks"),
+        ("suggest", "model", "run-0001"),
+        ("model", "start", "runs/run-0001/best.safetensors"),
+        ("model", "weights", "link.safetensors"),
+    ],
+)
+def test_what_a_project_names_is_needed_even_where_its_toml_has_other_faults(
+    trained: Run, table: str, key: str, value: str
+) -> None:
+    folder = trained.folder.parent.parent
+    (folder / "link.safetensors").symlink_to(trained.best_model)
+    faulty = _TOML.replace('"i"', '"gone"')
+    named = f'[{table}]\n{key} = "{value}"\nno_key = 1\n'
+    (folder / "project.toml").write_text(faulty + named)
+    assert why(trained) == f"has what {folder / 'project.toml'} names: {table}.{key}"
+    assert why(trained, trained.checkpoint_file) == ""
+
+
+def test_projects_are_known_by_their_jobs_and_by_those_who_ask(
+    trained: Run, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    project_in(other, f'[hotfolder]\nmodel = "{trained.best_model}"\n')
+    assert why(trained) == ""
+    assert "hotfolder.model" in why(trained, places=(other,))
+    with Queue.open() as queue:
+        run = new_run(other / "runs", TrainRequest(), project=project_in(tmp_path / "third"))
+        queue.cancel(queue.add(run.folder, project_name="other"))
+    assert "hotfolder.model" in why(trained)
+
+
+def test_a_process_that_has_the_model_in_use_is_found_whoever_began_it(trained: Run) -> None:
+    held = InUse([trained.best_model])
+    assert why(trained) == "has a model that a process predicts with now"
+    assert why(trained, trained.checkpoint_file) == ""
+    held.end()
+    assert why(trained) == ""
+
+
+def test_the_checkpoint_of_a_run_that_waits_for_its_extension_is_not_cleaned(trained: Run) -> None:
+    """It was: the extension then was refused, and the run could never be trained on."""
+    folder = str(trained.folder.parent.parent)
+    with Queue.open() as queue:
+        number = submit_extension(queue, trained, ("training.steps=9",))
+        told = CliRunner().invoke(clean, [folder, "--yes"], catch_exceptions=False)
+        assert f"run-0001     left alone: it has an open job: {number}" in told.output
+        assert trained.checkpoint_file.exists()
+        queue.cancel(number)
+    CliRunner().invoke(clean, [folder, "--yes"], catch_exceptions=False)
+    assert not trained.checkpoint_file.exists()
+
+
+def test_a_checkpoint_that_another_training_begins_with_is_not_cleaned(
+    trained: Run, tmp_path: Path
+) -> None:
+    more = f'[model]\nweights = "{trained.checkpoint_file}"\n'
+    project = project_in(tmp_path / "other", more)
+    run = new_run(project.runs_folder, TrainRequest(), project=project)
+    with Queue.open() as queue:
+        queue.add(run.folder, project_name="other")
+    told = CliRunner().invoke(clean, [str(trained.folder), "--yes"], catch_exceptions=False)
+    assert "left alone: it has the model that job 1 begins with" in told.output
+    assert trained.checkpoint_file.exists()
