@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.commands.foreground import run_in_foreground
@@ -99,13 +100,45 @@ def make_evaluation(
 
     Raises: InputError while another run does the same, or is under way in the folder.
     """
+    request = _request_of(
+        model,
+        project,
+        also=also,
+        images=images,
+        masks=masks,
+        out=out,
+        shards=shards,
+        cl_dice=cl_dice,
+        gpus=gpus,
+        **options,
+    )
+    parent = Path(request.out) / ".emcfsys"
+    if (begun := unfinished(parent, request)) is not None:
+        say_lines(f"{begun.id} was asked for the same, and is not at its end: it goes on", err=True)
+        return begun
+    return new_run(parent, request)
+
+
+def _request_of(
+    model: Path,
+    project: Path | None,
+    *,
+    also: tuple[Path, ...],
+    images: str | None,
+    masks: str | None,
+    out: Path | None,
+    shards: str | None,
+    cl_dice: bool,
+    gpus: int | None,
+    **options: Any,
+) -> EvaluateRequest:
     if out is None:
         raise InputError("--shards", "needs a folder for scores and tasks", "Name it with --out")
     files, loaded = files_of(model, also), _project_of(project, images, masks)
     for file in files:
         read_card(file)
     gpus, _, threads = where(gpus, None, _compute(files[0], loaded))
-    request = EvaluateRequest(
+    return EvaluateRequest(
         model=str(files[0].absolute()),
         also=tuple(str(file.absolute()) for file in files[1:]),
         project=loaded,
@@ -118,11 +151,6 @@ def make_evaluation(
         **shards_of(shards, gpus, 1, threads),
         **options,
     )
-    parent = out.absolute() / ".emcfsys"
-    if (begun := unfinished(parent, request)) is not None:
-        say_lines(f"{begun.id} was asked for the same, and is not at its end: it goes on", err=True)
-        return begun
-    return new_run(parent, request)
 
 
 def _project_of(project: Path | None, images: str | None, masks: str | None) -> Project | None:
@@ -145,6 +173,11 @@ def _compute(model: Path, project: Project | None) -> Compute | None:
 @evaluation_options
 @click.option("--gpus", type=click.IntRange(0, 64), help="One process each; 0: the processor.")
 @click.option("--processes", type=click.IntRange(1, 64), help="On the processor.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="With --shards: try a few images and say how long all take; begin nothing.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--report", type=click.Path(path_type=Path), help="Also one offline HTML page.")
 def evaluate(
@@ -153,6 +186,7 @@ def evaluate(
     split: str,
     also: tuple[Path, ...],
     processes: int | None,
+    dry_run: bool,
     as_json: bool,
     report: Path | None,
     **options: Any,
@@ -171,11 +205,16 @@ def evaluate(
             "note: every fold trained on what the others validate on: a fair test is --split test"
         )
         say_lines(words, err=True)
+    if options["shards"] is None and dry_run:
+        raise InputError("--dry-run", "is for tasks that share images out", "Add --shards auto")
     if options["shards"] is None:
         found = _here(first, others, project, split=split, processes=processes, **options)
     else:
         if processes is not None:
             raise InputError("--processes", "and --shards exclude one another", "Use --shards N%M")
+        if dry_run:
+            _tell_forecast(_request_of(model, project, also=also, split=split, **options), as_json)
+            return
         run = make_evaluation(model, project, also=also, split=split, **options)
         code = run_in_foreground(run)
         if code:
@@ -192,6 +231,16 @@ def evaluate(
         title = f"{first.name} of {first.absolute().parent.name}: {found.images} images"
         write_evaluation(report, title, table, found.per_image, found.promise)
         say_lines(f"page: {report}", err=True)
+
+
+def _tell_forecast(request: EvaluateRequest, as_json: bool) -> None:
+    from emcfsys_engine.learn.evaluate_forecast import forecast
+
+    found = forecast(request)
+    if as_json:
+        say_json(msgspec.to_builtins(found))
+    else:
+        say_lines("\n".join(found.lines))
 
 
 def _here(

@@ -250,6 +250,7 @@ class Shards:
         try:
             with reading_own(self.file) as stream:
                 line = stream.readline(_HEADER_BYTES)
+                size = os.fstat(stream.fileno()).st_size
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -267,6 +268,8 @@ class Shards:
         if header.request != digest_of(self._request):
             what = "was made for another request than its run.json has now"
             raise RunFolderError(self.file, what, self._anew)
+        if size != len(line) + header.there.offset + header.there.length:
+            raise RunFolderError(self.file, "was cut short or changed", self._anew)
         for mosaic in header.mosaics:
             self._refuse_elsewhere(mosaic.mask)
         return header
@@ -307,7 +310,9 @@ class Shards:
         try:
             item: Item = any_names.decode(line, Item)
         except msgspec.MsgspecError:
-            raise RunFolderError(self.file, "is damaged", self._anew) from None
+            what, run = "is damaged", self.folder.parent
+            remedy = f"Remove {run}, then {self._anew[0].lower()}{self._anew[1:]}"
+            raise RunFolderError(self.file, what, remedy) from None
         self._refuse_elsewhere(item.mask)
         return item
 

@@ -18,6 +18,7 @@ import msgspec
 from emcfsys_engine.errors import InputError, RunFailedError
 from emcfsys_engine.run.events import Event, ImageFailed, RegionDone, RunFinished
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.lines import log_tail
 from emcfsys_engine.run.shard_lines import Again, AnyTold, Lines, Told
 from emcfsys_engine.run.shards import MOST_TRIES, Header, Shards, locked
 from emcfsys_engine.shards.ended import Ended, Tally
@@ -171,10 +172,15 @@ def _do_locally(work: Work, watched: _Watched, asked: Asked) -> None:
         now = watched.look()
         vain = 0 if now > done else vain + 1
         done = now
-        if vain == _MOST_VAIN and watched.num_left and asked() is None:
+        # What they say of a list, a model or a disk the next ones would say again.
+        is_said = all(task.returncode == InputError.exit_code for task in tasks)
+        is_last = vain == _MOST_VAIN or (vain and is_said)
+        if is_last and watched.num_left and asked() is None:
             codes = ", ".join(sorted({_how(task.returncode) for task in tasks}))
+            why = "; ".join(log_tail(work.run, 1)) if is_said else ""
+            told = f": {why}" if why else ": see log.txt."
             raise RunFailedError(
-                f"tasks of this run end in vain ({codes}): see log.txt. What is done is kept"
+                f"tasks of this run end in vain ({codes}){told} What is done is kept"
             )
 
 

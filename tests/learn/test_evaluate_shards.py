@@ -18,7 +18,7 @@ from PIL import Image
 from emcfsys_engine import any_names
 from emcfsys_engine.cli import cli
 from emcfsys_engine.commands import evaluate as command
-from emcfsys_engine.errors import EmcfError, InputError
+from emcfsys_engine.errors import InputError
 from emcfsys_engine.learn.evaluate import Evaluation
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.run.events import ImageFailed, ItemDone, RunFailed, RunFinished, WarningGiven
@@ -29,6 +29,7 @@ from emcfsys_engine.shards.task import do_shards
 from tests.jobs.conftest import wait_for
 from tests.learn.conftest import add_image, replace_model, run_here
 from tests.learn.trusting import add_validation_image, learned, with_trust
+from tests.shards.made import Here
 
 
 @pytest.fixture
@@ -41,28 +42,9 @@ def model(model_file: Path, project_folder: Path, tmp_path: Path) -> Path:
     return with_trust(file, learned(file, project_folder), tmp_path / "knows.safetensors")
 
 
-class _Here:
-    """A task that is done when it is started: it saves the start of torch."""
-
-    def __init__(self, run: Run, environment: object) -> None:
-        try:
-            self.returncode = do_shards(run.folder, None, lambda: None)
-        except EmcfError as error:
-            self.returncode = error.exit_code
-
-    def poll(self) -> int:
-        return self.returncode
-
-    def wait(self, timeout: float = 0.0) -> int:
-        return self.returncode
-
-    def kill(self) -> None:
-        pass
-
-
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "started", _Here)
+    monkeypatch.setattr(runner, "started", Here)
     monkeypatch.setattr(command, "run_in_foreground", run_here)
 
 

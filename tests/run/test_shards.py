@@ -141,9 +141,15 @@ def test_a_damaged_list_is_named_with_its_remedy(run: Run, content: bytes) -> No
 def test_a_list_that_was_cut_short_is_named(run: Run) -> None:
     shards = Shards(run)
     header = shards.write(items_of(7), 1)
-    shards.file.write_bytes(shards.file.read_bytes()[:-150])
-    with pytest.raises(RunFolderError, match="damaged"):
+    whole = shards.file.read_bytes()
+    shards.file.write_bytes(whole[:-150])
+    with pytest.raises(RunFolderError, match="was cut short.*Predict anew"):
+        shards.header()
+    with pytest.raises(RunFolderError, match=f"damaged. Remove {run.folder}, then predict anew"):
         list(shards.items(header.shards[0]))
+    assert unfinished(run.folder.parent, _request()) is None  # the same command lists anew
+    shards.file.write_bytes(whole)
+    assert unfinished(run.folder.parent, _request()) is not None
 
 
 def test_a_list_of_another_request_is_refused(run: Run, tmp_path: Path) -> None:

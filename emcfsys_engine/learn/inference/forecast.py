@@ -96,15 +96,15 @@ def forecast(request: PredictRequest) -> Forecast:
         tasks=number,
         at_once=beside,
         seconds=max(sum(pixels[n] for n in one) for one in dealt) / max(1e-6, rate),
-        read_bytes=sum(_bytes_of(path, known) for path, (known, _) in looked.items()),
+        read_bytes=sum(bytes_of(path, known) for path, (known, _) in looked.items()),
         written_bytes=math.ceil(written * total / max(1, sum(pixels[n] for n in tried))),
-        memory_bytes=_peak_bytes(),
+        memory_bytes=peak_bytes(),
         tried=len(tried),
         pixels_a_second=rate,
     )
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """Return the most memory this process took; getrusage would tell its parent's, if more."""
     status = Path("/proc/self/status").read_text("ascii", "replace")
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if "VmHWM" in line)
@@ -155,11 +155,11 @@ class _Trial:
         seconds, written, done = 0.0, 0, list[int]()
         self._once(pieces[tried[0]], "warm")  # first kernels take longer
         for number in tried:
-            before = _bytes_of(self._folder, -1)
+            before = bytes_of(self._folder, -1)
             took = self._once(pieces[number], str(number))
             if took is not None:
                 seconds += took
-                written += _bytes_of(self._folder, -1) - before
+                written += bytes_of(self._folder, -1) - before
                 done.append(number)
         if not done:
             what = f"none of {len(tried)} images that were tried can be predicted"
@@ -208,7 +208,8 @@ class _Trial:
         return self._mosaics[piece.ref]
 
 
-def _bytes_of(place: Path | str, known: int) -> int:
+def bytes_of(place: Path | str, known: int) -> int:
+    """Return the bytes of a file where they are known, or of a folder: there they are -1."""
     if known >= 0:
         return known
     every = (Path(folder, name) for folder, _, names in os.walk(place) for name in names)

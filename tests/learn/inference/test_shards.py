@@ -17,7 +17,7 @@ from emcfsys_engine.errors import InputError, OutputError
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.learn.inference import shards as module
 from emcfsys_engine.learn.model_file import load_model, save_model
-from emcfsys_engine.run.events import ImageDone, ImageFailed, RunFinished
+from emcfsys_engine.run.events import ImageDone, ImageFailed, RunFailed, RunFinished
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.outcome import became_of_images
 from emcfsys_engine.run.records import PredictRequest
@@ -355,3 +355,27 @@ def test_a_finished_shard_is_not_begun_again(images: Path, model_file: Path, her
     lines.close()
     assert Task(work_of(run), header, lambda: None).do(0, 0.0)
     assert not list((images.parent / "out").glob("*.png"))
+
+
+def test_what_all_tasks_say_of_their_input_ends_the_run_at_once_in_their_words(
+    images: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Here] = []
+
+    class Counted(Here):
+        def __init__(self, run: Run, environment: object) -> None:
+            super().__init__(run, environment)
+            started.append(self)
+
+    monkeypatch.setattr(runner, "started", Counted)
+    request = request_of(images, model_file, "out", 2, shards_at_once=2)
+    run = new_run(images.parent / "out/.emcfsys", request)
+    file = listed(run).file
+    head, _, body = file.read_bytes().partition(b"\n")
+    file.write_bytes(head + b"\n" + body.replace(b"[", b"{"))  # as long as before
+    run.log_file.write_text("something else\nlist.jsonl: is damaged. Predict anew.\n")
+    assert run_here(run) == 1
+    assert len(started) == 2
+    ending = run.ending()
+    assert isinstance(ending, RunFailed)
+    assert "in vain (exit code 2): list.jsonl: is damaged. Predict anew." in ending.reason
