@@ -24,6 +24,7 @@ _JOBS = {
     "TrainRequest": "training.run",
     "PredictRequest": "inference.files",
     "WatchRequest": "watch.run",
+    "MeasureRequest": "in_shards",
 }
 
 

@@ -79,7 +79,21 @@ class WatchRequest(msgspec.Struct, frozen=True, kw_only=True, tag="watch"):
     recipe: str = ""  # absolute path of the recipe file that is followed exactly; empty: none
 
 
-Request = TrainRequest | PredictRequest | WatchRequest
+class MeasureRequest(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
+    """Measure masks in shards: each task a share of them, tables at the end."""
+
+    writes_nothing_each: ClassVar = True
+    models: ClassVar[tuple[str, ...]] = ()  # none is read
+
+    masks: str  # absolute file, folder or glob
+    images: str = ""  # the same; empty: none
+    out: str  # absolute folder
+    settings: dict[str, Any] = {}  # as `MeasureSettings` of tools.measure has them
+    shards: int = 1
+    shards_at_once: int | None = None  # None: locally one a processor, on Slurm all
+
+
+Request = TrainRequest | PredictRequest | WatchRequest | MeasureRequest
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +128,13 @@ class AskRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     ask: Literal["cancel", "stop", "pause"]
     time: float
+
+
+def why_unread(error: msgspec.MsgspecError) -> tuple[str, str]:
+    """Return what is wrong with a run.json that cannot be read, and what helps."""
+    if str(error).endswith("`$.request.type`"):
+        return "asks for what this version does not know", "Update emcfsys-tui"
+    return f"is damaged: {error}", "Restore it from a copy"
 
 
 def seal_of(record: RunRecord, key: bytes) -> str:

@@ -18,7 +18,7 @@ from emcfsys_engine.errors import InputError, RunFolderError, printable
 from emcfsys_engine.jobs.control import ensure_daemon
 from emcfsys_engine.jobs.queue import submit_extension
 from emcfsys_engine.run.folder import Run, list_runs, same_run
-from emcfsys_engine.run.records import PredictRequest, TrainRequest
+from emcfsys_engine.run.records import TrainRequest, WatchRequest
 from emcfsys_engine.text import flattened, moment
 from emcfsys_tui.messages import Told
 from emcfsys_tui.view_models import RunRow
@@ -164,7 +164,7 @@ def _predicts_with(user: Run, folder: Path) -> bool:
         return False
     if isinstance(request, TrainRequest):
         return False
-    models = (request.model, *(request.also if isinstance(request, PredictRequest) else ()))
+    models = (request.model,) if isinstance(request, WatchRequest) else request.models
     return any(Path(one).resolve().is_relative_to(folder.resolve()) for one in models)
 
 

@@ -296,9 +296,17 @@ def report_page(run: Run, numbers: Path | None = None) -> str:
     return page(f"{summary.title} – EMCFsys", "".join(parts))
 
 
+_DOES = {
+    "train": "Training",
+    "predict": "Prediction",
+    "watch": "Watch",
+    "measure": "Measurement",
+}
+
+
 def _header(summary: RunSummary) -> str:
     started = _moment(summary.began or summary.record.created)
-    does = {"train": "Training", "predict": "Prediction", "watch": "Watch"}[summary.does]
+    does = _DOES[summary.does]
     words = [f"{does} {summary.run.id}", f"started {started}", summary.device]
     reason = f" {escaped(summary.reason)}" if summary.reason not in ("", summary.state) else ""
     return (

@@ -9,7 +9,7 @@ from emcfsys_engine.run.events import AnyEvent, RunStarted, StepDone, Validation
 from emcfsys_engine.run.folder import ExitRecord, Run, State
 from emcfsys_engine.run.lines import log_tail
 from emcfsys_engine.run.outcome import best_of
-from emcfsys_engine.run.records import PredictRequest, RunRecord, TrainRequest
+from emcfsys_engine.run.records import PredictRequest, RunRecord
 
 _LOG_LINES = 40
 
@@ -29,11 +29,8 @@ class RunSummary:
 
     @property
     def does(self) -> str:
-        """What the run does: train, predict or watch."""
-        request = self.record.request
-        if isinstance(request, TrainRequest):
-            return "train"
-        return "predict" if isinstance(request, PredictRequest) else "watch"
+        """What the run does: train, predict, watch, measure …"""
+        return str(self.record.request.__struct_config__.tag)
 
     @property
     def title(self) -> str:
