@@ -33,7 +33,7 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import line_of
-from emcfsys_engine.run.records import EvaluateRequest, PredictRequest, TrainRequest
+from emcfsys_engine.run.records import EvaluateRequest, PredictRequest, TrainRequest, WatchRequest
 from emcfsys_engine.settings import Config, load_config
 
 _LOOK_EVERY_S = 0.1
@@ -257,6 +257,7 @@ class Progress:
         self._on_terminal = on_terminal
         self._total: int | None = None
         self._score = ""
+        self._called = "images"
         self._done = self._failed = self._regions = 0
         self._began = time.monotonic()
         self._drawn = 0.0
@@ -274,6 +275,7 @@ class Progress:
             self._draw(f"{images}, {self._regions} regions of {event.of}")
         else:
             if isinstance(event, RunStarted):
+                self._called = event.called
                 self._total = event.total_steps if event.does == "train" else event.num_images
             elif isinstance(event, ValidationDone) and event.is_best and event.score is not None:
                 self._score = f"best {event.score:.3f}"
@@ -298,8 +300,12 @@ class Progress:
             if event.verdict in ("review", "fail"):
                 why = "; ".join(event.verdict_reasons)
                 self._line(f"{event.image}: {event.verdict.upper()}: {why}")
+        self._draw_count()
+
+    def _draw_count(self) -> None:
         per_s = self._done / max(1e-6, time.monotonic() - self._began)
-        self._draw(f"{self._done + self._failed}/{self._total or '?'} images  {per_s:.1f}/s")
+        told = self._done + self._failed
+        self._draw(f"{told}/{self._total or '?'} {self._called}  {per_s:.1f}/s")
 
     def _line(self, text: str) -> None:
         clear = "\r\x1b[K" if self._on_terminal and self._drawn else ""
@@ -350,7 +356,7 @@ def _wanted(run: Run, machine: Machine) -> float:
     if isinstance(record.request, PredictRequest | EvaluateRequest):
         gpus = record.request.gpus
         return usual_gpus(machine, "predict") if gpus is None else float(gpus)
-    if gpus == 0:
+    if gpus == 0 or not isinstance(record.request, WatchRequest):
         return 0.0
     # One process beside others takes a share; several take each a GPU of their own.
     return usual_gpus(machine, "watch") if (gpus or 1) == 1 else float(gpus or 1)

@@ -13,9 +13,9 @@ from emcfsys_engine.run.folder import Run, list_runs
 from emcfsys_engine.run.in_use import is_in_use
 from emcfsys_engine.run.records import (
     EvaluateRequest,
+    MeasureRequest,
     PredictRequest,
     RunRecord,
-    TrainRequest,
     WatchRequest,
 )
 
@@ -112,7 +112,11 @@ def _said_by(record: RunRecord) -> Iterator[tuple[Path, str]]:
         labels = _data_of(request.project) if request.project else ()
         for place in (*labels, *map(Path, filter(None, (request.images, request.masks)))):
             yield place, "labelled images that {who} compares with"
-    if not isinstance(request, TrainRequest):
+    if isinstance(request, MeasureRequest):
+        yield Path(request.out), "the folder that {who} writes into"
+        for place in filter(None, (request.masks, request.images)):
+            yield _before_glob(place), "masks or images that {who} measures"
+    if isinstance(request, PredictRequest | WatchRequest | EvaluateRequest):
         also = () if isinstance(request, WatchRequest) else request.also
         for model in (request.model, *also):
             yield Path(model), "the model that {who} predicts with"

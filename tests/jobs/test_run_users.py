@@ -14,7 +14,13 @@ from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.events import CheckpointSaved, EventWriter, RunFinished, RunStarted
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.in_use import InUse
-from emcfsys_engine.run.records import EvaluateRequest, PredictRequest, TrainRequest, WatchRequest
+from emcfsys_engine.run.records import (
+    EvaluateRequest,
+    MeasureRequest,
+    PredictRequest,
+    TrainRequest,
+    WatchRequest,
+)
 
 _TOML = """[project]
 name = "p"
@@ -114,6 +120,9 @@ _USERS: dict[str, Callable[[Run, Path], Run]] = {
         other, images="/i", masks=str(run.folder / "masks")
     ),
     "labelled images that {} compares with ": _evaluation_of_it,
+    "masks or images that {} measures": lambda run, other: new_run(
+        other, MeasureRequest(masks=f"{run.folder}/*.png", out=str(other / "out"))
+    ),
 }
 
 
