@@ -61,7 +61,7 @@ class Task:
     digest: str
     version: int  # of the mask: a rewritten file may keep its older masks
     attempts: int
-    is_new: bool = False  # the ledger does not know it: masks that are there are adopted
+    is_new: bool = False  # the ledger knows no mask of it: those that are there are adopted
     by_recipe: bool = False  # its masks are of another recipe: none of its planes is done
 
 
@@ -191,8 +191,10 @@ class ImageStages:
             fault = among_originals(placed.masks[0])
             yield _Plane(path=task.seen.path, task=task, error=fault)
             return
-        if task.is_new and self._is_adopted(task, placed):
-            yield _Plane(path=task.seen.path, task=task, masks=placed.masks, told="adopted")
+        there = self._placing.newest_there(placed) if task.is_new else placed
+        if task.is_new and self._is_adopted(task, there):
+            task = replace(task, version=there.wanted.version)
+            yield _Plane(path=task.seen.path, task=task, masks=there.masks, told="adopted")
             return
         placed = self._placing.writable(placed, lambda mask: self._by.files(refs[0], mask))
         task = replace(task, version=placed.wanted.version)

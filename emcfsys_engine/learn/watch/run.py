@@ -391,7 +391,7 @@ class _Watch:
             digest=digest,
             version=version,
             attempts=attempts,
-            is_new=before is None,
+            is_new=before is None or not before.mask,
             by_recipe=seen.path in self.by_recipe,
         )
 

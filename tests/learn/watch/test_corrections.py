@@ -16,6 +16,7 @@ from emcfsys_engine.commands.review import review
 from emcfsys_engine.hotfolder.drop import folder_of
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.review import (
+    ask_retry,
     number_unmeasured,
     read_verdicts,
     say_word,
@@ -24,6 +25,7 @@ from emcfsys_engine.hotfolder.review import (
 from emcfsys_engine.hotfolder.series import read_series
 from tests.commands.made import say
 from tests.hotfolder.test_journal import acts_in
+from tests.learn.conftest import run_here
 from tests.learn.hot import Hot, until, warnings_of, watching
 from tests.learn.watch.test_verdicts import once
 
@@ -308,3 +310,35 @@ def test_pixels_that_a_person_left_out_count_nowhere(tmp_path: Path, model_file:
     say(review, str(hot.folder), "corrected", "a.png")
     once(hot)
     all_say(hot, 0.5, 1)
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_an_image_that_was_unreadable_for_a_while_keeps_its_correction_word_and_numbers(
+    tmp_path: Path, model_file: Path, is_asked: bool
+) -> None:
+    """A copy that was cut off, and came again, put the machine's mask beside the correction."""
+    hot = Hot(tmp_path, model_file, MEASURED)
+    image = hot.image("g/a.png")
+    once(hot)
+    paint(hot, "g/a.png", 12)
+    say_word(hot.output, ["g/a.png"], "corrected")
+    once(hot)
+    before, row = numbers(hot, "g/a.png"), rows_of(hot)["g/a.png"]
+    mask, good = (hot.output / "g/a.png").read_bytes(), image.read_bytes()
+    image.write_bytes(good[:-150] + bytes(150))
+    assert run_here(hot.new_run(once=True)) == 1
+    image.write_bytes(good)
+    if is_asked:
+        ask_retry(hot.output)
+    run = once(hot)
+    assert "1 images had their masks already: they are kept" in warnings_of(run)
+    assert hot.masks() == ["g/a.png"]
+    assert (hot.output / "g/a.png").read_bytes() == mask
+    _, (found,) = read_verdicts(hot.output, (), ["g/a.png"])
+    assert (found.word, found.mask, found.numbers[""]) == ("corrected", "g/a.png", before)
+    assert rows_of(hot)["g/a.png"] == row
+
+    image.write_bytes(hot.image("other.png", seed=5).read_bytes())  # another image by now
+    once(hot)
+    assert (hot.output / "g/a.png").read_bytes() == mask
+    assert hot.masks() == ["g/a.png", "g/a.v2.png", "other.png"]
