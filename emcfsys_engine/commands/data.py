@@ -1,8 +1,7 @@
 """new, demo, check, convert, inspect: projects and the files in them."""
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import click
 import msgspec
@@ -21,8 +20,6 @@ from emcfsys_engine.tools.new_project import FolderLook, look_into, make_project
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from emcfsys_engine.tools.measure.standards.results import Standard, StandardSettings
 
 
 @click.command()
@@ -300,162 +297,3 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals:
         raise click.UsageError(f"--label {text!r} is no NAME=CLASS")
     return name, class_name
-
-
-@click.command()
-@click.argument("masks", type=click.Path())
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for tables.")
-@click.option("--summary", is_flag=True, help="MASKS is a folder of tables: tell what they say.")
-@click.option("--images", type=click.Path(), help="Their images: for intensity and pixel size.")
-@click.option("--project", type=click.Path(path_type=Path), help="Take its classes.")
-@click.option("--model", type=click.Path(path_type=Path), help="Take a model file's classes.")
-@click.option("--pixel-nm", help="Size of a pixel; HEIGHT,WIDTH where they differ.")
-@click.option(
-    "--split", type=click.Choice(["none", "watershed"]), default="none", help="Part at necks."
-)
-@click.option(
-    "--neck",
-    type=click.FloatRange(0, 1),
-    default=0.75,
-    show_default=True,
-    help="Part where the neck is narrower than this share of the smaller part.",
-)
-@click.option("--min-px", type=click.IntRange(min=1), default=1, help="Leave out below px².")
-@click.option("--exclude-border", is_flag=True, help="Leave out objects at an edge.")
-@click.option("--numbered", is_flag=True, help="Each value but 0 is one object.")
-@click.option("--background", help='The class without objects ("none": all have objects).')
-@click.option(
-    "--format",
-    "table",
-    type=click.Choice(["csv", "parquet", "parts"]),
-    default="csv",
-    show_default=True,
-    help="Of the tables; parts: Parquet files as they come, for any number of masks.",
-)
-@click.option(
-    "--histogram",
-    type=click.Choice(["diameter", "area", "feret", "circularity", "neighbour", "none"]),
-    default="diameter",
-    show_default=True,
-    help="What the distribution is drawn of.",
-)
-@click.option(
-    "--standard",
-    type=click.Choice(["e112", "e562", "e1245", "iso13322"]),
-    help="Numbers as a standard asks for them: see the manual, measurements.",
-)
-@click.option(
-    "--lines",
-    type=click.IntRange(9, 1_000_000),
-    help="e112: test lines in a field (90).",
-)
-@click.option(
-    "--points",
-    type=click.IntRange(4, 100_000_000),
-    help="e562: grid points in a field (100).",
-)
-@click.option(
-    "--relative-error",
-    type=click.FloatRange(0, 1, min_open=True),
-    help="iso13322: of the mean that the particles are to be enough for (0.05).",
-)
-@click.option("--seed", type=click.IntRange(min=0), help="Of lines, points and resampling (0).")
-@click.option(
-    "--calibrate",
-    nargs=2,
-    metavar="PREDICTED TRUE",
-    help="Masks of validation images, to put the model's errors into the intervals.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
-def measure(
-    masks: str,
-    out: Path | None,
-    summary: bool,
-    images: str | None,
-    project: Path | None,
-    model: Path | None,
-    pixel_nm: str | None,
-    standard: "Standard | None",
-    calibrate: tuple[str, str] | None,
-    as_json: bool,
-    **options: Any,
-) -> None:
-    """Measure the objects in MASKS (a file, folder or quoted glob); tables go to --out.
-
-    Writes objects.csv (one row an object), images.csv (one row a class of an image: area
-    fractions, counts) and a histogram a class. Lengths are in nm when all pixel sizes are known,
-    else in px; where rows and columns differ in size, all are those of the specimen.
-    --standard adds numbers as ASTM E112, E562, E1245 or ISO 13322-1 ask for them, with intervals.
-    --summary reads the tables of a folder again, of 10⁸ objects in seconds.
-
-    Example: emcfsys-engine measure masks --images new_images --model best.safetensors --out numbers
-    """
-    from emcfsys_engine.tools.measure.fields import parse_pixel_nm
-    from emcfsys_engine.tools.measure.masks import measure_masks
-    from emcfsys_engine.tools.measure.results import MeasureSettings, classes_for
-
-    if summary:
-        _say_summary(Path(masks), as_json=as_json)
-        return
-    if out is None:
-        raise click.UsageError("Missing option '--out': the folder for the tables")
-    applied = _standard_of(standard, options)
-    if calibrate is not None and applied is None:
-        raise click.UsageError("--calibrate corrects a standard's numbers: give --standard")
-    named = classes_for(masks, project=project, model=model)
-    settings = MeasureSettings(
-        standard=applied,
-        calibrate=calibrate,
-        classes=named.classes,
-        labels=dict(named.labels),
-        fallback_nm=named.pixel_nm,
-        pixel_nm=parse_pixel_nm(pixel_nm) if pixel_nm else None,
-        **options,
-    )
-    on_terminal = sys.stderr.isatty()
-    found = measure_masks(
-        masks, out, settings, images=images, on_mask=_show_progress if on_terminal else None
-    )
-    said = found.standard.notes if found.standard is not None else ()
-    for note in (*named.notes, *found.notes, *said):
-        say(note, err=True)
-    for one in found.failed:
-        say(f"not measured: {one.file}: {one.why}", err=True)
-    if as_json:
-        say_json(found)
-    else:
-        say_lines(found.text)
-        if found.num_masks:
-            say(str(out.absolute()))
-    raise SystemExit(1 if found.failed else 0)
-
-
-def _say_summary(folder: Path, *, as_json: bool) -> None:
-    from emcfsys_engine.tools.measure.summary import summarise
-
-    found = summarise(folder)
-    if as_json:
-        say_json(found)
-    else:
-        say_lines(found.text)
-
-
-def _standard_of(name: "Standard | None", options: dict[str, Any]) -> "StandardSettings | None":
-    """Return how a standard is applied; its options leave the others."""
-    from emcfsys_engine.tools.measure.standards.results import StandardSettings
-
-    given = {
-        key: value
-        for key in ("lines", "points", "relative_error", "seed")
-        if (value := options.pop(key)) is not None
-    }
-    if name is not None:
-        return StandardSettings(standard=name, **given)
-    if given:
-        word = next(iter(given)).replace("_", "-")
-        raise click.UsageError(f"--{word} is of a standard: give --standard, too")
-    return None
-
-
-def _show_progress(done: int, total: int) -> None:
-    say(f"{done:,} of {total:,} masks", err=True, nl=done == total, lead="\r")

@@ -33,7 +33,12 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import line_of
-from emcfsys_engine.run.records import EvaluateRequest, PredictRequest, TrainRequest
+from emcfsys_engine.run.records import (
+    EvaluateRequest,
+    PredictRequest,
+    TrainRequest,
+    WatchRequest,
+)
 from emcfsys_engine.settings import Config, load_config
 
 _LOOK_EVERY_S = 0.1
@@ -257,6 +262,7 @@ class Progress:
         self._on_terminal = on_terminal
         self._total: int | None = None
         self._score = ""
+        self._called = "images"
         self._done = self._failed = self._regions = 0
         self._began = time.monotonic()
         self._drawn = 0.0
@@ -266,14 +272,18 @@ class Progress:
         if isinstance(event, StepDone):
             total = f"/{self._total}" if self._total else ""
             self._draw(f"step {event.step}{total}  loss {event.loss:.4f}  {self._score}")
-        elif isinstance(event, ImageDone | ImageFailed | ItemDone):
+        elif isinstance(event, ImageDone | ImageFailed):
             self._tell_image(event)
+        elif isinstance(event, ItemDone):
+            self._done += 1
+            self._draw_count()
         elif isinstance(event, RegionDone):
             self._regions += 1
             images = f"{self._done + self._failed}/{self._total or '?'} images"
             self._draw(f"{images}, {self._regions} regions of {event.of}")
         else:
             if isinstance(event, RunStarted):
+                self._called = event.called
                 self._total = event.total_steps if event.does == "train" else event.num_images
             elif isinstance(event, ValidationDone) and event.is_best and event.score is not None:
                 self._score = f"best {event.score:.3f}"
@@ -285,12 +295,10 @@ class Progress:
         if self._on_terminal and self._drawn:
             say("", nl=False, err=True, lead="\r\x1b[K")
 
-    def _tell_image(self, event: ImageDone | ImageFailed | ItemDone) -> None:
+    def _tell_image(self, event: ImageDone | ImageFailed) -> None:
         if isinstance(event, ImageFailed):
             self._failed += 1
             self._line(f"failed: {event.reason}")
-        elif isinstance(event, ItemDone):
-            self._done += 1
         else:
             self._done += 1
             if event.unlike:
@@ -298,8 +306,12 @@ class Progress:
             if event.verdict in ("review", "fail"):
                 why = "; ".join(event.verdict_reasons)
                 self._line(f"{event.image}: {event.verdict.upper()}: {why}")
+        self._draw_count()
+
+    def _draw_count(self) -> None:
         per_s = self._done / max(1e-6, time.monotonic() - self._began)
-        self._draw(f"{self._done + self._failed}/{self._total or '?'} images  {per_s:.1f}/s")
+        told = self._done + self._failed
+        self._draw(f"{told}/{self._total or '?'} {self._called}  {per_s:.1f}/s")
 
     def _line(self, text: str) -> None:
         clear = "\r\x1b[K" if self._on_terminal and self._drawn else ""
@@ -350,7 +362,7 @@ def _wanted(run: Run, machine: Machine) -> float:
     if isinstance(record.request, PredictRequest | EvaluateRequest):
         gpus = record.request.gpus
         return usual_gpus(machine, "predict") if gpus is None else float(gpus)
-    if gpus == 0:
+    if gpus == 0 or not isinstance(record.request, WatchRequest):
         return 0.0
     # One process beside others takes a share; several take each a GPU of their own.
     return usual_gpus(machine, "watch") if (gpus or 1) == 1 else float(gpus or 1)

@@ -11,6 +11,7 @@ import msgspec
 
 from emcfsys_engine.commands.foreground import run_in_foreground
 from emcfsys_engine.commands.saying import say, say_json, say_lines
+from emcfsys_engine.commands.shards import run_in_shards, shards_of, shards_option
 from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import compute_near, load_project
@@ -21,7 +22,6 @@ from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.groups import models_of
 from emcfsys_engine.run.outcome import became_of_images
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shards import MOST, SHARDS_A_TASK, unfinished
 
 
 def prediction_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -102,12 +102,7 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
         help="With --shards and --format ome-zarr: side of the regions that a larger image is"
         " dealt in, a multiple of 256.",
     ),
-    click.option(
-        "--shards",
-        metavar="N[%M]|auto",
-        help="Deal the images to N tasks, M at a time, that go on by themselves after any end;"
-        " `submit --slurm` makes them one array. See `manual cluster`.",
-    ),
+    shards_option("images"),
 )
 
 
@@ -116,11 +111,9 @@ def make_prediction(
 ) -> Run:
     """Make the run of a prediction, after a look at the model files."""
     request = _request_of(model, inputs, out, also, options)
-    parent = out.absolute() / ".emcfsys"
-    if request.shards and (begun := unfinished(parent, request)) is not None:
-        say_lines(f"{begun.id} was asked for the same, and is not at its end: it goes on", err=True)
-        return begun
-    return new_run(parent, request)
+    if request.shards:
+        return run_in_shards(request, out)
+    return new_run(out.absolute() / ".emcfsys", request)
 
 
 def _request_of(
@@ -138,7 +131,7 @@ def _request_of(
         options.get("gpus"), options.get("processes"), compute_of(files[0])
     )
     options |= {"gpus": gpus, "processes": processes, "threads": threads}
-    options |= shards_of(options.pop("shards", None), gpus, processes, threads)
+    options |= shards_on(options.pop("shards", None), gpus, processes, threads)
     return PredictRequest(
         model=str(files[0].absolute()),
         also=tuple(str(file.absolute()) for file in files[1:]),
@@ -161,24 +154,13 @@ def _look_at_regions(options: dict[str, Any], vectors: Sequence[str]) -> None:
         raise InputError("--region-px", what, "Use 4096, 8192 or 16384")
 
 
-def shards_of(
+def shards_on(
     text: str | None, gpus: int | None, processes: int, threads: int | None
 ) -> dict[str, int | None]:
-    """Return how many shards, and how many at a time; eight a task let a slow one be overtaken."""
-    if text is None:
-        return {}
-    number, _, limit = text.partition("%")
-    if processes > 1:
+    if text is not None and processes > 1:
         raise InputError("--processes", "and --shards exclude one another", "Use --shards N%M")
-    if text == "auto":
-        cores = len(os.sched_getaffinity(0)) // (threads or 1)
-        return {"shards": SHARDS_A_TASK * max(1, gpus or (cores if gpus == 0 else 1))}
-    if not number.isdecimal() or not 1 <= int(number) <= MOST or not (limit or "1").isdecimal():
-        what = f"{text!r} is no number of tasks from 1 to {MOST:,}"
-        raise InputError("--shards", what, "Use 64, 64%8 (eight at a time) or auto")
-    if "%" in text and not int(limit or 0):
-        raise InputError("--shards", f"{text!r} lets no task run", "Use 64%8: eight at a time")
-    return {"shards": int(number), "shards_at_once": int(limit) if limit else None}
+    cores = len(os.sched_getaffinity(0)) // (threads or 1)
+    return shards_of(text, gpus or (cores if gpus == 0 else 1))
 
 
 @click.command()

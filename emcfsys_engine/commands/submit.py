@@ -1,4 +1,4 @@
-"""submit: put a training, prediction, evaluation or watch into the queue; the daemon runs it."""
+"""submit: put a run of any command into the queue; the daemon runs it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +7,10 @@ from typing import Any
 import click
 
 from emcfsys_engine.commands.evaluate import evaluation_options, make_evaluation
+from emcfsys_engine.commands.measure import make_measurement, measurement_options
 from emcfsys_engine.commands.predict import make_prediction, prediction_options
 from emcfsys_engine.commands.saying import say
+from emcfsys_engine.commands.shards import refuse_gpus
 from emcfsys_engine.commands.watch import make_watch
 from emcfsys_engine.jobs.control import ensure_daemon
 from emcfsys_engine.jobs.queue import Options, Queue, submit_extension, submit_run, submit_training
@@ -44,7 +46,7 @@ def _queue_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def submit() -> None:
-    """Put a training, prediction, evaluation or watch into the queue; prints the job's number.
+    """Put a run of one of these commands into the queue; prints the job's number.
 
     Example: emcfsys-engine submit train projects/demo && emcfsys-engine logs -f
     """
@@ -109,6 +111,20 @@ def evaluate(model: Path, project: Path | None, out: Path | None, **options: Any
     if asked is None and isinstance(request, EvaluateRequest) and request.gpus is not None:
         of_queue["gpus"] = float(request.gpus)
     _add(run, Path(run.folder).parents[1].name, None, of_queue)
+
+
+@submit.command()
+@measurement_options
+@_queue_options
+def measure(masks: str, out: Path | None, **options: Any) -> None:
+    """Measure the objects in MASKS in shards, when its turn comes; tables go to --out.
+
+    Example: emcfsys-engine submit measure masks --out numbers --shards 64%8
+    """
+    of_queue = {name: options.pop(name) for name in Options.__struct_fields__}
+    refuse_gpus(of_queue, "measure")
+    run = make_measurement(masks, out, **options)
+    _add(run, run.folder.parents[1].name, None, of_queue)
 
 
 @submit.command()

@@ -21,7 +21,8 @@ JobState = Literal[
     "lost",
 ]
 Ask = Literal["", "cancel", "stop", "pause", "end"]  # end: save and leave, as at a shutdown
-Kind = Literal["train", "predict", "watch", "evaluate"]
+Kind = Literal["train", "predict", "watch", "evaluate", "measure"]
+WITHOUT_GPU: tuple[Kind, ...] = ("measure",)
 
 STATES: tuple[JobState, ...] = get_args(JobState)
 OPEN: tuple[JobState, ...] = ("queued", "running", "paused", "stopping")
@@ -149,7 +150,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tasks_name(self) -> str:
-        """The name in Slurm of the array that does most of a prediction in shards."""
+        """The name in Slurm of the array that does most of a run in shards."""
         return f"{self.slurm_name}{TASKS}"
 
     def its_run(self) -> Run:

@@ -13,7 +13,7 @@ import msgspec
 import pynvml as nvml
 
 from emcfsys_engine.errors import QueueError
-from emcfsys_engine.jobs.job import Kind
+from emcfsys_engine.jobs.job import WITHOUT_GPU, Kind
 from emcfsys_engine.launch import processes
 from emcfsys_engine.memory_limit import memory_bytes
 from emcfsys_engine.settings import Config, load_config
@@ -310,7 +310,7 @@ def settle_request(machine: Machine, wanted: Wanted) -> Request:
     Raises: QueueError if this machine can never fulfil it.
     """
     gpus = wanted.gpus if wanted.gpus is not None else usual_gpus(machine, wanted.kind)
-    if gpus or wanted.gpus is None:
+    if gpus or (wanted.gpus is None and wanted.kind not in WITHOUT_GPU):
         _refuse_lost_gpus(machine)
     _check_gpus(machine, gpus)
     cpus = wanted.cpus
@@ -330,7 +330,7 @@ def settle_request(machine: Machine, wanted: Wanted) -> Request:
 
 def usual_gpus(machine: Machine, kind: Kind) -> float:
     """Return what a job gets that asks for nothing: on the only GPU room is left for a watch."""
-    number = len(machine.built_in_gpus)
+    number = 0 if kind in WITHOUT_GPU else len(machine.built_in_gpus)
     if kind == "watch":
         return _WATCH_SHARE if number else 0
     return 1 - _WATCH_SHARE if number == 1 else min(1, number)

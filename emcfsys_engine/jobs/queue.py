@@ -19,13 +19,7 @@ from emcfsys_engine.launch.start import processes_of
 from emcfsys_engine.project import Compute, Project
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import extend, give_up_extension, new_trainings
-from emcfsys_engine.run.records import (
-    EvaluateRequest,
-    PredictRequest,
-    RunRecord,
-    TrainRequest,
-    WatchRequest,
-)
+from emcfsys_engine.run.records import RunRecord, TrainRequest
 
 
 class HistoryLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -302,11 +296,7 @@ def _umask() -> int:
 
 
 def _kind(record: RunRecord) -> Kind:
-    if isinstance(record.request, PredictRequest):
-        return "predict"
-    if isinstance(record.request, EvaluateRequest):
-        return "evaluate"
-    return "watch" if isinstance(record.request, WatchRequest) else "train"
+    return record.request.__struct_config__.tag  # type: ignore[return-value]
 
 
 def _put_beside(

@@ -25,6 +25,7 @@ _JOBS = {
     "PredictRequest": "inference.files",
     "WatchRequest": "watch.run",
     "EvaluateRequest": "in_shards",
+    "MeasureRequest": "in_shards",
 }
 
 

@@ -40,6 +40,7 @@ class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
     minutes: float | None = None
     device: str = ""
     num_images: int | None = None  # to predict, or to train on
+    called: str = "images"  # what is counted by it
 
 
 class RunResumed(Event, frozen=True, kw_only=True, tag="run_resumed"):

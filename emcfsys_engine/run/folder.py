@@ -8,6 +8,7 @@ import shutil
 import stat
 import sys
 import time
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -48,14 +49,13 @@ from emcfsys_engine.run.records import (
     allowed_environment,
     seal_of,
     versions_here,
+    why_unread,
     with_paths,
 )
 from emcfsys_engine.settings import own_key, rescue_home
 
 _HERE = "./"  # of a path in the project's folder, in run.json
-
 _RECORD_MODE = 0o640
-EVALUATION = "evaluation.json"
 
 
 class _LockRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,11 +104,6 @@ class Run:
         return self.folder / "ranks.json"
 
     @property
-    def evaluation_file(self) -> Path:
-        """The scores of an evaluation in shards."""
-        return self.folder / EVALUATION
-
-    @property
     def retry_file(self) -> Path:
         """With how many patches at a time several processes start again that ran out of memory."""
         return self.folder / "retry.json"
@@ -117,6 +112,11 @@ class Run:
     def fault_file(self) -> Path:
         """Which of several processes failed first, and why."""
         return self.folder / "fault.json"
+
+    @property
+    def result_file(self) -> Path:
+        """What a measurement or conversion in shards found, as its command says it."""
+        return self.folder / "result.json"
 
     @property
     def ask_file(self) -> Path:
@@ -174,11 +174,9 @@ class Run:
             raise RunFolderError(self.folder, "is no run: it has no run.json", remedy) from None
         except OSError as error:
             what = f"cannot be read: {error.strerror}"
-            remedy = "Check its permissions and its disk"
-            raise RunFolderError(self.record_file, what, remedy) from None
+            raise RunFolderError(self.record_file, what, "Check its disk and permissions") from None
         except msgspec.MsgspecError as error:
-            remedy = "Restore it from a copy"
-            raise RunFolderError(self.record_file, f"is damaged: {error}", remedy) from None
+            raise RunFolderError(self.record_file, *why_unread(error)) from None
         if record.format > FORMAT:
             what = f"has format {record.format}, this version knows {FORMAT}"
             raise RunFolderError(self.record_file, what, "Update emcfsys-tui")
@@ -218,8 +216,7 @@ class Run:
     def is_away(self) -> bool:
         """Tell whether the run's disk seems away, rather than its folder removed.
 
-        Who removes a run leaves the other runs, or at least the folder that they were in; an empty
-        mount point has neither.
+        Who removes a run leaves the others, or their folder; an empty mount point has neither.
         Raises: OSError for a disk that does not answer.
         """
         if self.folder.is_dir():
@@ -371,7 +368,7 @@ class Run:
         return lock is not None and lock.boot not in ("", boot_id())
 
     def ask(self, ask: Literal["cancel", "stop", "pause"]) -> None:
-        """Leave word for the worker; it looks when it is signalled and between steps."""
+        """Leave word for the worker: it looks when it is signalled, and between steps."""
         write_whole(self.ask_file, msgspec.json.encode(AskRecord(ask=ask, time=time.time())))
 
 
@@ -446,11 +443,10 @@ def _decoded(content: bytes) -> RunRecord:
 def list_runs(project_folder: Path) -> list[Run]:
     """Return a project's runs, oldest first."""
     folder = project_folder / "runs"
-    try:
+    with suppress(FileNotFoundError, NotADirectoryError):
         names = sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return [Run(folder / name) for name in names if (folder / name / "run.json").is_file()]
+        return [Run(folder / name) for name in names if (folder / name / "run.json").is_file()]
+    return []
 
 
 def next_folder(parent: Path) -> Path:

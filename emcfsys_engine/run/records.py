@@ -14,6 +14,7 @@ from emcfsys_engine import any_names
 from emcfsys_engine.project import Project, Training
 
 FORMAT = 1
+EVALUATION = "evaluation.json"  # scores: in the folder of an evaluation's run, and in its --out
 
 # What a worker may know of its submitter's environment: libraries and caches, no secrets.
 _ENVIRONMENT = re.compile(
@@ -106,7 +107,21 @@ class EvaluateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate")
         return (self.model, *self.also)
 
 
-Request = TrainRequest | PredictRequest | WatchRequest | EvaluateRequest
+class MeasureRequest(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
+    """Measure masks in shards: each task a share of them, tables at the end."""
+
+    writes_nothing_each: ClassVar = True
+    models: ClassVar[tuple[str, ...]] = ()  # none is read
+
+    masks: str  # absolute file, folder or glob
+    images: str = ""  # the same; empty: none
+    out: str  # absolute folder
+    settings: dict[str, Any] = {}  # as `MeasureSettings` of tools.measure has them
+    shards: int = 1
+    shards_at_once: int | None = None  # None: locally one a processor, on Slurm all
+
+
+Request = TrainRequest | PredictRequest | WatchRequest | EvaluateRequest | MeasureRequest
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +156,13 @@ class AskRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     ask: Literal["cancel", "stop", "pause"]
     time: float
+
+
+def why_unread(error: msgspec.MsgspecError) -> tuple[str, str]:
+    """Return what is wrong with a run.json that cannot be read, and what helps."""
+    if str(error).endswith("`$.request.type`"):
+        return "asks for what this version does not know", "Update emcfsys-tui"
+    return f"is damaged: {error}", "Restore it from a copy"
 
 
 def seal_of(record: RunRecord, key: bytes) -> str:

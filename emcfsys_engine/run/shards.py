@@ -179,6 +179,15 @@ def unfinished(parent: Path, request: Any) -> Run | None:
     return found
 
 
+def finished(parent: Path, request: Any) -> Iterator[Run]:
+    """Yield the runs below a folder that did what is asked for, the newest first."""
+    for place in sorted(parent.glob(f"*/{FOLDER}"), reverse=True):
+        run = Run(place.parent)
+        with suppress(RunFolderError):
+            if run.record().request == request and not run.is_alive() and run.finished():
+                yield run
+
+
 class Shards:
     """The list of a run's shards, and the files of its tasks."""
 

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, Protocol
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
-from emcfsys_engine.run.events import Event, ImageDone, ItemDone, RegionDone
+from emcfsys_engine.run.events import Event
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.shard_lines import AnyTold
 from emcfsys_engine.run.shards import Header, Item, Shards, refuse_other_models
 from emcfsys_engine.shards.ended import Ended, Tally
 
@@ -20,13 +21,14 @@ Asked = Callable[[], str | None]  # how we were asked to end; None: we were not
 _WORKS = {
     "predict": "emcfsys_engine.learn.inference.shards",
     "evaluate": "emcfsys_engine.learn.evaluate_shards",
+    "measure": "emcfsys_engine.tools.measure.in_shards",
 }
 
 
 class Done(NamedTuple):
-    """What is told of an item that was done; `result` is kept for the last step."""
+    """What is told of an item that its command settled; `result` is kept for the last step."""
 
-    event: ImageDone | RegionDone | ItemDone
+    event: AnyTold
     result: bytes = b""
 
 
@@ -90,11 +92,16 @@ class Work(ABC):
     @property
     def at_once(self) -> int:
         """How many tasks this machine runs at a time."""
-        return self.request.shards_at_once or len(os.sched_getaffinity(0))
+        return tasks_at_once(self.request)
 
     def environments(self, number: int) -> Sequence[Mapping[str, str]]:
         """Return what each of several tasks gets as its environment."""
         return [os.environ]
+
+
+def tasks_at_once(request: Any) -> int:
+    """Return how many tasks of a request this machine runs at a time: one a processor."""
+    return request.shards_at_once or len(os.sched_getaffinity(0))
 
 
 def work_of(run: Run) -> Work:

@@ -164,7 +164,7 @@ def _predicts_with(user: Run, folder: Path) -> bool:
         return False
     if isinstance(request, TrainRequest):
         return False
-    models = (request.model, *(() if isinstance(request, WatchRequest) else request.also))
+    models = (request.model,) if isinstance(request, WatchRequest) else request.models
     return any(Path(one).resolve().is_relative_to(folder.resolve()) for one in models)
 
 

@@ -82,6 +82,7 @@ _ENDS = {
     },
     "predict": {"pause": "Pause: it goes on when you resume it", "cancel": _SAVED},
     "evaluate": {"pause": "Pause: it goes on when you resume it", "cancel": _SAVED},
+    "measure": {"pause": "Pause: it goes on when you resume it", "cancel": _SAVED},
     "watch": {"cancel": "Stop watching: later images wait for the next start"},
 }
 _UNBEGUN = {
@@ -152,7 +153,7 @@ class Pane(Boxed):
     ) -> None:
         """Ask once whether and how something shall end: the same window wherever it is asked.
 
-        `kind`: train, predict or watch; `do` returns the work for stop, pause or cancel.
+        `kind`: train, predict, measure or watch; `do` returns the work for stop, pause or cancel.
         """
         wanted = _ENDS[kind] if kind == "watch" or state in ("running", "stopping") else _UNBEGUN
         choices = {"": f"Let {name} go on", **wanted}

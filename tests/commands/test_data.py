@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from emcfsys_engine.commands.data import check, convert, demo, inspect, measure, new
+from emcfsys_engine.commands.data import check, convert, demo, inspect, new
+from emcfsys_engine.commands.measure import measure
 from emcfsys_engine.errors import InputError
 from tests.commands.made import say
 

@@ -68,3 +68,11 @@ def test_asking_leaves_word_for_the_worker(tmp_path: Path) -> None:
     assert run.asked() is None
     run.ask("stop")
     assert run.asked() == "stop"
+
+
+def test_a_run_of_a_command_of_a_later_version_is_named(tmp_path: Path) -> None:
+    run = new_run(tmp_path, TrainRequest())
+    content = run.record_file.read_text().replace('"train"', '"dream"')
+    run.record_file.write_text(content)
+    with pytest.raises(RunFolderError, match="asks for what this version does not know. Update"):
+        run.record()

@@ -2,11 +2,13 @@
 
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
 from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.learn import worker
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.shards import Shards
 from emcfsys_engine.shards import runner
@@ -57,3 +59,14 @@ def made_in(out: Path) -> dict[str, bytes]:
         for name, file in names.items()
         if not name.startswith(".emcfsys") and not re.fullmatch(r"\..+\.\d+\.tmp", Path(name).name)
     }
+
+
+def run_here(run: Run) -> int:
+    """Execute a run's worker in this process."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        return worker.main([str(run.folder)])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from emcfsys_engine.errors import QueueError, SlurmError
-from emcfsys_engine.jobs.job import Cluster, Job, SlurmOrder
+from emcfsys_engine.jobs.job import WITHOUT_GPU, Cluster, Job, SlurmOrder
 from emcfsys_engine.jobs.machine import Request, Wanted
 from emcfsys_engine.jobs.slurm import client
 from emcfsys_engine.launch import processes, start
 from emcfsys_engine.project import Compute
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.records import EvaluateRequest, PredictRequest, RunRecord
+from emcfsys_engine.run.records import RunRecord, TrainRequest, WatchRequest
 from emcfsys_engine.run.shards import FOLDER as SHARDS_FOLDER
 from emcfsys_engine.settings import Config, merged
 
@@ -39,7 +39,8 @@ def settle_order(
         raise QueueError("Slurm", "there is no sbatch here", remedy)
     settings = merged(compute.slurm, config.slurm)
     node_cpus, node_gpus = _smallest_node(cluster, settings.partition)
-    gpus = wanted.gpus if wanted.gpus is not None else float(min(1, node_gpus))
+    usual = 0 if wanted.kind in WITHOUT_GPU else min(1, node_gpus)
+    gpus = wanted.gpus if wanted.gpus is not None else float(usual)
     if gpus != int(gpus) or not 0 <= gpus <= 64:
         what = f"{gpus:g} is no number of GPUs of a node"
         raise QueueError("--gpus", what, "Ask Slurm for whole ones")
@@ -171,14 +172,14 @@ def options_of(job: Job, order: SlurmOrder, needs: Sequence[str], tasks: str = "
 
 
 def tasks_of(job: Job, order: SlurmOrder, needs: Sequence[str]) -> tuple[list[str], str] | None:
-    """Return sbatch's options and the script of the array of a run in shards; None without shards.
+    """Return sbatch's options and the script of an array of tasks; None without shards.
 
     Each task has a log of its own, and goes to the end of the queue when its time is up.
     """
     run = Run(Path(job.run))
     record = run.record()
     request = record.request
-    if not isinstance(request, PredictRequest | EvaluateRequest) or not request.shards:
+    if isinstance(request, TrainRequest | WatchRequest) or not request.shards:
         return None
     limit = f"%{request.shards_at_once}" if request.shards_at_once else ""
     log = str(run.folder / SHARDS_FOLDER / "").replace("%", "%%")

@@ -1,7 +1,6 @@
 """What a prediction will take, before anything is begun: from a few of its images, done here."""
 
 import math
-import os
 import tempfile
 import time
 from collections import Counter
@@ -29,43 +28,9 @@ from emcfsys_engine.learn.inference.shard_list import Cutter, is_mosaic, why_in_
 from emcfsys_engine.learn.inference.shards import at_once
 from emcfsys_engine.regions import Mosaic, Region, cut_of, cuts
 from emcfsys_engine.run.records import PredictRequest
-from emcfsys_engine.run.shards import Item, deal
+from emcfsys_engine.run.shards import Item
+from emcfsys_engine.shards.forecast import Forecast, bytes_of, fullest_s, peak_bytes, to_try
 from emcfsys_engine.shards.sizes import Sizes
-from emcfsys_engine.text import size, span
-
-_NUM_TRIED = 3
-
-
-class Forecast(msgspec.Struct, frozen=True, kw_only=True):
-    """What a prediction takes, if no mask is there yet. Units: seconds of wall time, bytes."""
-
-    images: int
-    pixels: int
-    tasks: int
-    at_once: int
-    seconds: float  # as long as the fullest task place works; waiting for nodes is not in it
-    read_bytes: int
-    written_bytes: int
-    memory_bytes: int  # of a task at its highest
-    tried: int  # images from which the rate was measured
-    pixels_a_second: float
-    regions: int = 0  # that large images are cut into
-    looked_s: float = 0.0  # in which one task looks at those images, once, before any is begun
-
-    @property
-    def lines(self) -> list[str]:
-        """The forecast for a person."""
-        cut = f", the large ones in {self.regions:,} regions" if self.regions else ""
-        looked = f", after {span(self.looked_s)} for their numbers" if self.regions else ""
-        tried = "regions" if self.regions else "images"
-        work = f"{span(self.seconds)} of work each{looked}"
-        return [
-            f"{self.images:,} images, {self.pixels / 1e6:,.0f} megapixels{cut}",
-            f"{self.tasks:,} tasks, {self.at_once:,} at a time: {work}",
-            f"reads {size(self.read_bytes)}, writes {size(self.written_bytes)}",
-            f"a task takes up to {size(self.memory_bytes)} of memory",
-            f"measured here on {self.tried} {tried}: {self.pixels_a_second / 1e6:.2f} megapixels/s",
-        ]
 
 
 def forecast(request: PredictRequest) -> Forecast:
@@ -87,7 +52,6 @@ def forecast(request: PredictRequest) -> Forecast:
     beside = min(number, at_once(request))
     rate = sum(pixels[n] for n in tried) / max(1e-6, seconds)
     total = sum(pixels)
-    dealt = deal(pixels, beside)
     return Forecast(
         images=len(refs),
         regions=sum(piece.region is not None for piece in pieces),
@@ -95,19 +59,13 @@ def forecast(request: PredictRequest) -> Forecast:
         pixels=total,
         tasks=number,
         at_once=beside,
-        seconds=max(sum(pixels[n] for n in one) for one in dealt) / max(1e-6, rate),
+        seconds=fullest_s(pixels, beside, rate),
         read_bytes=sum(bytes_of(path, known) for path, (known, _) in looked.items()),
         written_bytes=math.ceil(written * total / max(1, sum(pixels[n] for n in tried))),
         memory_bytes=peak_bytes(),
         tried=len(tried),
         pixels_a_second=rate,
     )
-
-
-def peak_bytes() -> int:
-    """Return the most memory this process took; getrusage would tell its parent's, if more."""
-    status = Path("/proc/self/status").read_text("ascii", "replace")
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if "VmHWM" in line)
 
 
 class _Piece(NamedTuple):
@@ -149,9 +107,7 @@ class _Trial:
 
     def tried(self, pieces: Sequence[_Piece]) -> tuple[float, int, list[int]]:
         """Return the seconds and the written bytes of a few images, and which they are."""
-        by_size = sorted(range(len(pieces)), key=lambda n: pieces[n].pixels)
-        places = {len(by_size) // 4, len(by_size) // 2, 3 * len(by_size) // 4}
-        tried = [by_size[min(place, len(by_size) - 1)] for place in sorted(places)][:_NUM_TRIED]
+        tried = to_try([piece.pixels for piece in pieces])
         seconds, written, done = 0.0, 0, list[int]()
         self._once(pieces[tried[0]], "warm")  # first kernels take longer
         for number in tried:
@@ -206,11 +162,3 @@ class _Trial:
             self._mosaics[piece.ref] = self._cutter.mosaic_of(item)
             self.looked_s_a_pixel = (time.monotonic() - began) / piece.of_pixels
         return self._mosaics[piece.ref]
-
-
-def bytes_of(place: Path, known: int) -> int:
-    """Return the bytes of a file where they are known, or of a folder: there they are -1."""
-    if known >= 0:
-        return known
-    every = (Path(folder, name) for folder, _, names in os.walk(place) for name in names)
-    return sum(file.stat().st_size for file in every)

@@ -134,10 +134,15 @@ class Items:
             self.notes.append(f"{len(masks)} masks are measured without these ({names}): {why}")
 
     def fail(self, mask: ImageRef, fault: InputError) -> None:
-        why = f"{fault.what}. {fault.remedy}".strip().rstrip(".")
-        about = "" if str(fault.where) == str(mask) else f"{fault.where}: "
-        self.failed.append(NotMeasured(file=str(mask), why=about + why))
+        self.failed.append(NotMeasured(file=str(mask), why=why_not_measured(mask, fault)))
         self.masks.remove(mask)
+
+
+def why_not_measured(mask: ImageRef, fault: InputError) -> str:
+    """Return why a mask could not be measured, in words that follow its name."""
+    why = f"{fault.what}. {fault.remedy}".strip().rstrip(".")
+    about = "" if str(fault.where) == str(mask) else f"{fault.where}: "
+    return about + why
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,7 +323,8 @@ def _grey_of(micrograph: Micrograph, mask: ImageRef, size: tuple[int, int]) -> n
     return grey
 
 
-def _shown(mask: ImageRef, root: Path) -> str:
+def shown(mask: ImageRef, root: Path) -> str:
+    """Return a mask's name below the folder that masks are found in, as tables have it."""
     try:
         name = mask.path.relative_to(root).as_posix()
     except ValueError:
@@ -374,7 +380,7 @@ class Fields:
             ids = ids[: size[0] - micrograph.info_bar_rows]  # a painted bar is no specimen
             grey = grey[: ids.shape[0]]
         return Field(
-            name=_shown(mask, self.items.root),
+            name=shown(mask, self.items.root),
             image=str(image) if image is not None else "",
             ids=ids,
             numbered=self._numbered(mask, ids, grey),

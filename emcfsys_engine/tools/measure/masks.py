@@ -1,6 +1,8 @@
 """Masks to numbers: objects and area fractions of a folder of masks, as tables and histograms."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -9,6 +11,7 @@ import numpy as np
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.files import remedy_of
 from emcfsys_engine.hotfolder.review import note_of
+from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.tools.measure.fields import Field, Fields, Labels, open_fields
@@ -22,7 +25,7 @@ from emcfsys_engine.tools.measure.results import (
 )
 from emcfsys_engine.tools.measure.runs import told_of_numbers
 from emcfsys_engine.tools.measure.standards.results import Calibration
-from emcfsys_engine.tools.measure.standards.study import Study, calibrate, need_one_scale
+from emcfsys_engine.tools.measure.standards.study import Looked, Study, calibrate, need_one_scale
 from emcfsys_engine.tools.measure.summary import need_duckdb
 from emcfsys_engine.tools.measure.tables import ClassShare, MaskMeasured, need_parquet
 
@@ -48,112 +51,171 @@ def measure_masks(
     the scale.
     """
     base = base or Path.cwd()
+    need_libraries(settings)
+    fields = open_fields(masks, out, settings, images=images, base=base)
+    open_masks = tuple(fields.items.masks)
+    with Gathering(
+        fields, settings, out, calibration_for(fields, settings, out, base)
+    ) as gathering:
+        for number, mask in enumerate(open_masks):
+            try:
+                one = measure_one(fields, mask, settings, gathering.study, number)
+            except InputError as fault:
+                fields.items.fail(mask, fault)
+            else:
+                gathering.take(one)
+            if on_mask is not None:
+                on_mask(number + 1, len(open_masks))
+        return gathering.finish()
+
+
+def need_libraries(settings: MeasureSettings) -> None:
+    """Check that the tables can be written. Raises: InputError if not."""
     if settings.table != "csv":
         need_parquet()
-    fields = open_fields(masks, out, settings, images=images, base=base)
-    study = _study(settings, fields)
-    calibration = None
-    if study is not None and settings.calibrate is not None:
-        calibration = calibrate(study, *settings.calibrate, out, base)
     if settings.table == "parts":
-        return _measure_in_parts(fields, settings, study, calibration, out, on_mask)
-    measured: list[MaskMeasured] = []
-    _measure_all(fields, settings, study, measured.append, on_mask)
-    seen = {share.value for one in measured for share in one.shares if share.area_px}
-    if settings.classes is None:  # of 255 possible values only those that occur have a row
-        measured = [_with_shares(one, seen) for one in measured]
-    names = [
-        pair for pair in fields.labels.names if settings.classes is not None or pair[0] in seen
-    ]
-    _note_what_masks_are(fields)
-    try:
-        written = write_measurement(
-            measured, names, fields.unit, out, settings,
-            failed=fields.items.failed, notes=fields.items.notes,
-        )  # fmt: skip
-        return _with_standard(written, study, calibration, out)
-    except OSError as error:
-        raise _unwritable(out, error) from None
+        need_duckdb()
 
 
-def _measure_in_parts(
-    fields: Fields,
-    settings: MeasureSettings,
-    study: Study | None,
-    calibration: Calibration | None,
-    out: Path,
-    on_mask: Callable[[int, int], None] | None,
-) -> Measurement:
-    """Write tables in parts as they come: of any number of masks, memory stays flat."""
-    need_duckdb()
-    try:
-        writer = PartsWriter(out, fields.unit, fields.labels.names)
+def calibration_for(
+    fields: Fields, settings: MeasureSettings, out: Path, base: Path
+) -> Calibration | None:
+    """Return what validation images say of the model's errors; None where nobody asked.
 
-        def take(one: MaskMeasured) -> None:
-            occurring = {share.value for share in one.shares if share.area_px}
-            writer.take(one if settings.classes is not None else _with_shares(one, occurring))
-
-        try:
-            _measure_all(fields, settings, study, take, on_mask)
-            _note_what_masks_are(fields)
-            written = finish_parts(
-                writer, out, settings, failed=fields.items.failed, notes=fields.items.notes
-            )
-        except BaseException:
-            writer.give_up()
-            raise
-        return _with_standard(written, study, calibration, out)
-    except OSError as error:
-        raise _unwritable(out, error) from None
-
-
-def _note_what_masks_are(fields: Fields) -> None:
-    fields.items.say_without_numbers()
-    if note := note_of([mask.path for mask in fields.items.masks]):
-        fields.items.notes.append(note)
-
-
-def _with_standard(
-    written: Measurement, study: Study | None, calibration: Calibration | None, out: Path
-) -> Measurement:
-    if study is None or not written.num_masks:
-        return written
-    return msgspec.structs.replace(written, standard=study.report(OutputBook(out), calibration))
-
-
-def _unwritable(out: Path, error: OSError) -> InputError:
-    return InputError(out, f"cannot be written: {error.strerror}", remedy_of(error))
-
-
-def _study(settings: MeasureSettings, fields: Fields) -> Study | None:
+    Raises: InputError when a standard lacks the scale, or the validation images do not pair.
+    """
     if settings.standard is None:
         return None
     need_one_scale(fields)
-    return Study(settings, settings.standard)
+    if settings.calibrate is None:
+        return None
+    return calibrate(Study(settings, settings.standard), *settings.calibrate, out, base)
 
 
-def _measure_all(
-    fields: Fields,
-    settings: MeasureSettings,
-    study: Study | None,
-    take: Callable[[MaskMeasured], object],
-    on_mask: Callable[[int, int], None] | None,
-) -> None:
-    open_masks = tuple(fields.items.masks)
-    for number, mask in enumerate(open_masks, start=1):
-        try:
-            field = fields.read(mask)
-            measured = _measure(field, fields.labels, settings)
-            take(measured)
-            if field.numbered is not None:
-                said = told_of_numbers(field.numbered, field.ids.shape[1])
-                fields.items.notes += [f"{field.name}: {words}" for words in said]
-            if study is not None:
-                study.take(field, fields.labels, measured)
-        except InputError as fault:
-            fields.items.fail(mask, fault)
-        if on_mask is not None:
-            on_mask(number, len(open_masks))
+@dataclass(frozen=True, kw_only=True)
+class OneMask:
+    """All that one mask gives to a measurement."""
+
+    measured: MaskMeasured
+    looked: Looked | None = None  # by a standard
+    notes: tuple[str, ...] = ()  # of the numbers of its objects
+    without_numbers: tuple[str, ...] = ()  # its name, where the file of them is not used
+
+
+def measure_one(
+    fields: Fields, mask: ImageRef, settings: MeasureSettings, study: Study | None, number: int
+) -> OneMask:
+    """Measure one mask; `number` is its place among all.
+
+    Raises: InputError when it cannot be.
+    """
+    without = fields.items.without_numbers
+    try:
+        one = fields.read(mask)
+        made = OneMask(
+            measured=_measure(one, fields.labels, settings),
+            looked=study.look(one, fields.labels, number) if study is not None else None,
+            without_numbers=tuple(without),
+        )
+    finally:
+        without.clear()
+    if one.numbered is None:
+        return made
+    return replace(made, notes=tuple(told_of_numbers(one.numbered, one.ids.shape[1])))
+
+
+class Gathering:
+    """Makes one measurement of what masks gave, taken in their order.
+
+    Tables in parts are written as they come: of any number of masks, memory stays flat.
+    """
+
+    def __init__(
+        self,
+        fields: Fields,
+        settings: MeasureSettings,
+        out: Path,
+        calibration: Calibration | None,
+        stamp: str = "",
+    ) -> None:
+        self.study = Study(settings, settings.standard) if settings.standard is not None else None
+        self._fields, self._settings, self._out = fields, settings, out
+        self._calibration = calibration
+        self._measured: list[MaskMeasured] = []
+        self._without: list[str] = []
+        self._parts: PartsWriter | None = None
+        if settings.table == "parts":
+            with _written_to(out):
+                self._parts = PartsWriter(out, fields.unit, fields.labels.names, stamp)
+
+    def __enter__(self) -> "Gathering":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self._parts is not None:
+            self._parts.give_up()
+
+    def take(self, one: OneMask) -> None:
+        """Add the next mask. Raises: InputError when a part cannot be written."""
+        if self._parts is None:
+            self._measured.append(one.measured)
+        else:
+            occurring = {share.value for share in one.measured.shares if share.area_px}
+            is_named = self._settings.classes is not None
+            with _written_to(self._out):
+                self._parts.take(one.measured if is_named else with_shares(one.measured, occurring))
+        items = self._fields.items
+        items.notes += [f"{one.measured.mask}: {words}" for words in one.notes]
+        self._without += one.without_numbers
+        if self.study is not None and one.looked is not None:
+            self.study.take(one.looked, one.measured.objects)
+
+    def finish(self) -> Measurement:
+        """Write tables, histograms and the standard's numbers.
+
+        Raises: InputError when they cannot be written.
+        """
+        items = self._fields.items
+        items.without_numbers += self._without
+        items.say_without_numbers()
+        if note := note_of([mask.path for mask in items.masks]):
+            items.notes.append(note)
+        with _written_to(self._out):
+            made = self._of_parts(self._parts) if self._parts is not None else self._of_tables()
+            if self.study is None or not made.num_masks:
+                return made
+            report = self.study.report(OutputBook(self._out), self._calibration)
+            return msgspec.structs.replace(made, standard=report)
+
+    def _of_parts(self, parts: PartsWriter) -> Measurement:
+        items = self._fields.items
+        return finish_parts(
+            parts, self._out, self._settings, failed=items.failed, notes=items.notes
+        )
+
+    def _of_tables(self) -> Measurement:
+        measured, settings, items = self._measured, self._settings, self._fields.items
+        seen = {share.value for one in measured for share in one.shares if share.area_px}
+        if settings.classes is None:  # of 255 possible values only those that occur have a row
+            measured = [with_shares(one, seen) for one in measured]
+        names = [
+            pair
+            for pair in self._fields.labels.names
+            if settings.classes is not None or pair[0] in seen
+        ]
+        return write_measurement(
+            measured, names, self._fields.unit, self._out, settings,
+            failed=items.failed, notes=items.notes,
+        )  # fmt: skip
+
+
+@contextmanager
+def _written_to(out: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"cannot be written: {error.strerror}"
+        raise InputError(out, what, remedy_of(error)) from None
 
 
 def _measure(field: Field, labels: Labels, settings: MeasureSettings) -> MaskMeasured:
@@ -192,7 +254,8 @@ def _counts(ids: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _with_shares(one: MaskMeasured, seen: set[int]) -> MaskMeasured:
+def with_shares(one: MaskMeasured, seen: set[int]) -> MaskMeasured:
+    """Return a mask without the classes that are not among those seen."""
     return MaskMeasured(
         mask=one.mask,
         image=one.image,

@@ -49,8 +49,13 @@ class PartsList(msgspec.Struct, frozen=True, kw_only=True):
 class PartsWriter:
     """Writes what is measured as it comes; `finish` makes it the folder's measurement."""
 
-    def __init__(self, out: Path, unit: Unit, names: Sequence[tuple[int, str]]) -> None:
-        """Raises: InputError when the folder holds a parts.json of somebody else."""
+    def __init__(
+        self, out: Path, unit: Unit, names: Sequence[tuple[int, str]], stamp: str = ""
+    ) -> None:
+        """`stamp`: eight hexadecimal digits in the parts' names; empty: new ones.
+
+        Raises: InputError when the folder holds a parts.json of somebody else.
+        """
         self._out, self.names = out, tuple(names)
         self._unit: Unit = unit
         self._book = OutputBook(out)
@@ -58,7 +63,7 @@ class PartsWriter:
         if free_version(file, self._book) != file:
             what = "is not as this program wrote it, and kept"
             raise InputError(file, what, "Give --out another folder, or move the file away")
-        self._stamp = secrets.token_hex(4)
+        self._stamp = stamp or secrets.token_hex(4)
         self._open: list[MaskMeasured] = []
         self._num_open = 0
         self._files: dict[_Kind, list[str]] = {"objects": [], "images": []}
@@ -97,12 +102,16 @@ class PartsWriter:
         )
         write_own(self._out / PARTS_FILE, any_names.encode(listed), self._book)
         if before is not None:
-            self._remove((*before.objects, *before.images))
+            now = {*listed.objects, *listed.images}
+            self._remove([one for one in (*before.objects, *before.images) if one not in now])
         return listed
 
     def give_up(self) -> None:
         """Remove the parts written so far: the measurement before stays the folder's."""
-        self._remove((*self._files["objects"], *self._files["images"]))
+        before = read_parts(self._out)
+        kept = () if before is None else (*before.objects, *before.images)
+        made = (*self._files["objects"], *self._files["images"])
+        self._remove([one for one in made if one not in kept])
 
     def _write(self) -> None:
         measured, self._open, self._num_open = self._open, [], 0

@@ -297,17 +297,19 @@ def report_page(run: Run, numbers: Path | None = None) -> str:
     return page(f"{summary.title} – EMCFsys", "".join(parts))
 
 
-_CALLED = {
+_DOES = {
     "train": "Training",
     "predict": "Prediction",
     "watch": "Watch",
     "evaluate": "Evaluation",
+    "measure": "Measurement",
 }
 
 
 def _header(summary: RunSummary) -> str:
     started = _moment(summary.began or summary.record.created)
-    words = [f"{_CALLED[summary.does]} {summary.run.id}", f"started {started}", summary.device]
+    does = _DOES[summary.does]
+    words = [f"{does} {summary.run.id}", f"started {started}", summary.device]
     reason = f" {escaped(summary.reason)}" if summary.reason not in ("", summary.state) else ""
     return (
         f"<h1>{escaped(summary.title)}</h1>"

@@ -9,7 +9,7 @@ from emcfsys_engine.run.events import AnyEvent, RunStarted, StepDone, Validation
 from emcfsys_engine.run.folder import ExitRecord, Run, State
 from emcfsys_engine.run.lines import log_tail
 from emcfsys_engine.run.outcome import best_of
-from emcfsys_engine.run.records import EvaluateRequest, PredictRequest, RunRecord, TrainRequest
+from emcfsys_engine.run.records import EvaluateRequest, PredictRequest, RunRecord
 
 _LOG_LINES = 40
 
@@ -29,13 +29,8 @@ class RunSummary:
 
     @property
     def does(self) -> str:
-        """What the run does: train, predict, watch or evaluate."""
-        request = self.record.request
-        if isinstance(request, TrainRequest):
-            return "train"
-        if isinstance(request, EvaluateRequest):
-            return "evaluate"
-        return "predict" if isinstance(request, PredictRequest) else "watch"
+        """What the run does: train, predict, watch, measure …"""
+        return str(self.record.request.__struct_config__.tag)
 
     @property
     def title(self) -> str:

@@ -7,13 +7,18 @@ import pytest
 from emcfsys_engine.jobs.control import ensure_daemon, stop_daemon
 from emcfsys_engine.jobs.queue import Options, Queue, submit_run
 from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import MeasureRequest
 from emcfsys_engine.run.shards import Shards
+from emcfsys_engine.tools.measure.in_shards import result_of
+from emcfsys_engine.tools.measure.masks import measure_masks
+from emcfsys_engine.tools.measure.results import MeasureSettings
 from tests.jobs.conftest import wait_for
 from tests.jobs.slurm.conftest import Slurm
 from tests.jobs.slurm.test_training import WAIT_S, world
 from tests.learn.conftest import model_file, run_here
 from tests.learn.inference.test_shards import images, request_of, told, told_of_all
 from tests.shards.made import made_in
+from tests.tools.drawn_masks import blobs, save_mask
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
 __all__ = ["images", "model_file", "world"]
@@ -79,3 +84,30 @@ def test_a_cancelled_job_takes_its_tasks_with_it(
             wait_for(lambda: not slurm.ask("squeue", "-h"), seconds=WAIT_S, what="no task")
         finally:
             stop_daemon(queue.folder)
+
+
+def test_a_measurement_is_one_job_of_an_array_that_finds_what_one_process_finds(
+    tmp_path: Path, slurm: Slurm
+) -> None:
+    for number in range(7):
+        save_mask(tmp_path / f"masks/{number}.png", blobs(number), (5.0, 5.0))
+    alone = measure_masks(str(tmp_path / "masks"), tmp_path / "one", MeasureSettings())
+    out = tmp_path / "out"
+    request = MeasureRequest(
+        masks=str(tmp_path / "masks"), out=str(out), shards=3, shards_at_once=2
+    )
+    run = new_run(out / ".emcfsys", request)
+    with Queue.open() as queue:
+        try:
+            number = submit_run(queue, run, "numbers", None, Options(slurm=True, cpus=1))
+            ensure_daemon(queue.folder)
+            assert _ended(queue, number) == "done"
+            job = queue.get(number)
+        finally:
+            stop_daemon(queue.folder)
+    assert (job.kind, job.gpus) == ("measure", 0.0)
+    found = result_of(run)
+    assert str(found).replace(str(out), str(tmp_path / "one")) == str(alone)
+    assert made_in(out) == made_in(tmp_path / "one")
+    assert len(slurm.calls("sbatch")) == 2
+    assert (Shards(run).folder / "0.log").exists()

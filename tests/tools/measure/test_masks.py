@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from emcfsys_engine.annotations.numbered import write_numbers
-from emcfsys_engine.commands.data import measure
+from emcfsys_engine.commands.measure import measure
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 
-from emcfsys_engine.commands.data import measure
+from emcfsys_engine.commands.measure import measure
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.tools.measure.standards.particle_sizes import percentiles
 from emcfsys_engine.tools.measure.summary import need_duckdb, summarise

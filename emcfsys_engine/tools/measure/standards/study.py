@@ -1,6 +1,7 @@
 """One standard applied to a folder of masks: field after field, then a table, a page, a report."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_outputs import write_own
 from emcfsys_engine.tools.measure.fields import Field, Fields, Labels, open_fields
+from emcfsys_engine.tools.measure.objects import Objects
 from emcfsys_engine.tools.measure.results import MeasureSettings
 from emcfsys_engine.tools.measure.standards.grain_size import grain_sizes, measure_grains
 from emcfsys_engine.tools.measure.standards.intercepts import grain_map
@@ -36,7 +38,7 @@ from emcfsys_engine.tools.measure.standards.results import (
     StandardSettings,
     table_of_rows,
 )
-from emcfsys_engine.tools.measure.tables import MaskMeasured, write_table
+from emcfsys_engine.tools.measure.tables import write_table
 from emcfsys_engine.tools.report.charts import escaped, page, section, table
 from emcfsys_engine.tools.report.sizes import (
     SizeMap,
@@ -72,6 +74,20 @@ def need_one_scale(fields: Fields) -> None:
             raise InputError(str(mask), what, "Measure each magnification by itself")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """What one field says to a standard. Shapes: sizes and weights have one number a grain."""
+
+    name: str
+    shape: tuple[int, int]
+    phases: tuple[Phase, ...] = ()
+    values: Mapping[str, FieldValue] = field(default_factory=dict)
+    sizes: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    map: SizeMap | None = None
+    notes: tuple[str, ...] = ()
+
+
 class Study:
     """Gathers what a standard needs of each field, and reports on all of them."""
 
@@ -83,18 +99,37 @@ class Study:
         self.grains: list[tuple[np.ndarray, np.ndarray]] = []  # sizes and weights, field by field
         self.maps: list[SizeMap] = []
         self.notes: list[str] = []
+        self._num_mapped = 0
 
-    def take(self, field: Field, labels: Labels, measured: MaskMeasured) -> None:
-        """Measure one field."""
+    def look(self, one: Field, labels: Labels, number: int) -> Looked:
+        """Return what one field says; the same number draws the same lines and points."""
+        shape = (one.ids.shape[0], one.ids.shape[1])
+        seen = Looked(name=one.name, shape=shape)
         if self.standard.standard == "iso13322":
-            shape = (field.ids.shape[0], field.ids.shape[1])
-            for value, name in _phases(field, labels, named=False):
+            return replace(seen, phases=tuple(_phases(one, labels, named=False)))
+        rng = np.random.default_rng([self.standard.seed, number])
+        if self.standard.standard == "e112":
+            grains = self._grains_of(one, labels)
+            seen = self._with_sizes(seen, one, grains)
+            return replace(seen, values=measure_grains(grains, one.pixel, self.standard.lines, rng))
+        phases = _phases(one, labels, named=self.settings.classes is not None)
+        if self.standard.standard == "e562":
+            return replace(seen, values=count_points(one.ids, phases, self.standard.points, rng))
+        return replace(seen, values=measure_areas(one.ids, phases))
+
+    def take(self, seen: Looked, objects: Objects) -> None:
+        """Add what one field said."""
+        if self.standard.standard == "iso13322":
+            for value, name in seen.phases:
                 mine = self.particles.setdefault(name, Particles())
-                mine.take(measured.objects, measured.objects.class_value == value, shape)
+                mine.take(objects, objects.class_value == value, seen.shape)
             return
-        number = len(self.gathered.fields)
-        found = self.values(field, labels, number)
-        self.gathered.fields.append((field.name, found))
+        self.gathered.fields.append((seen.name, seen.values))
+        if seen.sizes is not None and seen.weights is not None:
+            self.grains.append((seen.sizes, seen.weights))
+        if seen.map is not None and len(self.maps) < _MOST_MAPS:
+            self.maps.append(seen.map)
+        self.notes += [f"{seen.name}: {words}" for words in seen.notes]
 
     def report(self, book: OutputBook, calibration: Calibration | None) -> StandardReport:
         """Write the table and the page, and return what they say."""
@@ -129,29 +164,18 @@ class Study:
             notes=(*self.notes, *self._warnings(report)),
         )
 
-    def values(self, field: Field, labels: Labels, number: int) -> Mapping[str, FieldValue]:
-        """Return what one field says; the same number draws the same lines and points."""
-        rng = np.random.default_rng([self.standard.seed, number])
-        if self.standard.standard == "e112":
-            grains = self._grains_of(field, labels)
-            self._keep_sizes(field, grains)
-            return measure_grains(grains, field.pixel, self.standard.lines, rng)
-        phases = _phases(field, labels, named=self.settings.classes is not None)
-        if self.standard.standard == "e562":
-            return count_points(field.ids, phases, self.standard.points, rng)
-        return measure_areas(field.ids, phases)
-
     def _grains_of(self, field: Field, labels: Labels) -> np.ndarray:
         settings = self.settings
         return grain_map(
             field, labels.objects, split=settings.split, neck=settings.neck, min_px=settings.min_px
         )
 
-    def _keep_sizes(self, field: Field, grains: np.ndarray) -> None:
+    def _with_sizes(self, seen: Looked, one: Field, grains: np.ndarray) -> Looked:
         area_px = np.bincount(np.maximum(grains, 0).ravel())
-        size_of = np.sqrt(4 * area_px * (field.pixel[0] * field.pixel[1]) / np.pi)
-        if len(self.maps) < _MOST_MAPS:
-            self.maps.append(small_map(field.name, grains, size_of))
+        size_of = np.sqrt(4 * area_px * (one.pixel[0] * one.pixel[1]) / np.pi)
+        if self._num_mapped < _MOST_MAPS:
+            self._num_mapped += 1
+            seen = replace(seen, map=small_map(one.name, grains, size_of))
         edges = (grains[0], grains[-1], grains[:, 0], grains[:, -1])
         whole = np.ones(area_px.size, bool)
         whole[np.maximum(np.concatenate(edges), 0)] = False
@@ -160,14 +184,14 @@ class Study:
         kept = [number for number in np.flatnonzero(whole) if area_px[number]]
         extents = [[side.stop - side.start for side in boxes[number - 1]] for number in kept]
         down, right = np.array(extents, np.int64).reshape(-1, 2).T
-        shape = (grains.shape[0], grains.shape[1])
-        self.grains.append((size_of[kept], border_weights(down, right, shape)))
+        weights = border_weights(down, right, seen.shape)
         boundary = float((grains == 0).mean())
-        if boundary > _MUCH_BOUNDARY:
-            self.notes.append(
-                f"{field.name}: {100 * boundary:.0f} % of the area is between the grains: E112 "
-                "takes it for their boundaries. Name the class that is, with --background"
-            )
+        words = (
+            f"{100 * boundary:.0f} % of the area is between the grains: E112 "
+            "takes it for their boundaries. Name the class that is, with --background"
+        )
+        notes = (words,) if boundary > _MUCH_BOUNDARY else ()
+        return replace(seen, sizes=size_of[kept], weights=weights, notes=notes)
 
     def _write_page(self, report: StandardReport, book: OutputBook) -> list[Path]:
         charts = distribution_charts(self._sizes())
@@ -290,8 +314,8 @@ def calibrate(study: Study, predicted: str, true: str, out: Path, base: Path) ->
     for number, (guess, truth) in enumerate(pairs):
         first, second = ours.read(guess), theirs.read(truth)
         second = second.of_size(first.pixel)  # labels that people drew often have no scale
-        mine.append(measuring.values(first, ours.labels, number))
-        its.append(measuring.values(second, theirs.labels, number))
+        mine.append(measuring.look(first, ours.labels, number).values)
+        its.append(measuring.look(second, theirs.labels, number).values)
     return Calibration(predicted=mine, true=its)
 
 

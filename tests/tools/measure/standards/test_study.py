@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from click.testing import CliRunner, Result
 
-from emcfsys_engine.commands.data import measure
+from emcfsys_engine.commands.measure import measure
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.tools.measure.masks import measure_masks
 from emcfsys_engine.tools.measure.results import MeasureSettings

@@ -1,0 +1,66 @@
+"""--shards: what commands that deal their work to tasks have in common."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from emcfsys_engine.commands.saying import say_lines
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.run.records import Request
+from emcfsys_engine.run.shards import MOST, SHARDS_A_TASK, unfinished
+
+
+def shards_option(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the option that deals so-called items to tasks."""
+    return click.option(
+        "--shards",
+        metavar="N[%M]|auto",
+        help=f"Deal the {what} to N tasks, M at a time, that go on by themselves after any end;"
+        " `submit --slurm` makes them one array. See `manual cluster`.",
+    )
+
+
+def shards_of(text: str | None, tasks: int) -> dict[str, int | None]:
+    """Return how many shards, and how many at a time; eight a task let a slow one be overtaken.
+
+    `tasks`: that this machine would run at a time. Without a text there are none.
+    Raises: InputError for another text.
+    """
+    if text is None:
+        return {}
+    if text == "auto":
+        return {"shards": SHARDS_A_TASK * max(1, tasks)}
+    number, _, limit = text.partition("%")
+    if not number.isdecimal() or not 1 <= int(number) <= MOST or not (limit or "1").isdecimal():
+        what = f"{text!r} is no number of tasks from 1 to {MOST:,}"
+        raise InputError("--shards", what, "Use 64, 64%8 (eight at a time) or auto")
+    if "%" in text and not int(limit or 0):
+        raise InputError("--shards", f"{text!r} lets no task run", "Use 64%8: eight at a time")
+    return {"shards": int(number), "shards_at_once": int(limit) if limit else None}
+
+
+def run_in_shards(request: Request, out: Path) -> Run:
+    """Return the run that was asked for the same and is not at its end, or make one.
+
+    Raises: InputError while a run in shards is under way in that folder.
+    """
+    parent = out.absolute() / ".emcfsys"
+    if (begun := unfinished(parent, request)) is not None:
+        say_lines(f"{begun.id} was asked for the same, and is not at its end: it goes on", err=True)
+        return begun
+    return new_run(parent, request)
+
+
+def absolute(place: str) -> str:
+    """Return a file, folder or glob as a run has it, which stands elsewhere."""
+    return str(Path(place).expanduser().absolute())
+
+
+def refuse_gpus(options: dict[str, Any], command: str) -> None:
+    """Raises: InputError where a GPU is asked for a command that has no use for it."""
+    if options.get("gpus"):
+        raise InputError("--gpus", f"{command} computes on processors", "Leave it out")
+    options["gpus"] = 0.0

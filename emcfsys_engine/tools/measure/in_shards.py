@@ -1,0 +1,319 @@
+"""A measurement in shards: what `measure` brings to the road that all commands in shards take.
+
+A task measures its share of the masks and keeps what each gave. The last step takes all of it in
+the order of the masks, as one process would have: tables, histograms and a standard's numbers are
+the same, whatever the cuts.
+"""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+
+from emcfsys_engine import any_names
+from emcfsys_engine.errors import InputError, RunFolderError
+from emcfsys_engine.files import write_whole
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.output_names import instances_there
+from emcfsys_engine.images.reader import find_images
+from emcfsys_engine.run.events import Event, ImageFailed, ItemDone, RunStarted
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.records import MeasureRequest
+from emcfsys_engine.run.shards import Header, Item
+from emcfsys_engine.shards.ended import Ended, Tally
+from emcfsys_engine.shards.sizes import Sizes
+from emcfsys_engine.shards.work import Asked, Done, Emit, Work, ref_of
+from emcfsys_engine.tools.measure.fields import (
+    Fields,
+    Items,
+    Labels,
+    open_fields,
+    shown,
+    why_not_measured,
+)
+from emcfsys_engine.tools.measure.kept_masks import keep, kept
+from emcfsys_engine.tools.measure.masks import (
+    Gathering,
+    OneMask,
+    calibration_for,
+    measure_one,
+    need_libraries,
+)
+from emcfsys_engine.tools.measure.results import Measurement, MeasureSettings, NotMeasured
+from emcfsys_engine.tools.measure.standards.results import Calibration
+from emcfsys_engine.tools.measure.standards.study import Study
+from emcfsys_engine.tools.measure.tables import Unit
+
+_BASE = Path("/")  # all paths of a request are absolute
+_STAMP_BYTES = 4
+
+
+class Common(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds for all masks, as the list of shards has it."""
+
+    labels: Labels
+    unit: Unit
+    root: str  # names of masks are relative to it
+    reads_numbers: bool
+    notes: tuple[str, ...]
+    failed: tuple[NotMeasured, ...]  # found to be none that can be measured
+    calibration: Calibration | None
+    inputs: str  # digest of names, sizes and times of all files
+
+
+class OfMask(msgspec.Struct, frozen=True, array_like=True):
+    """What the list has of one mask, beside its file and its image's."""
+
+    image_plane: int | None
+    pixel: tuple[float, float]
+
+
+def settings_of(request: MeasureRequest) -> MeasureSettings:
+    """Return how masks are measured.
+
+    Raises: InputError for settings of another version.
+    """
+    try:
+        return msgspec.convert(request.settings, MeasureSettings, str_keys=True)
+    except msgspec.ValidationError as error:
+        what = f"does not say how to measure: {error}"
+        raise InputError("run.json", what, "Measure anew") from None
+
+
+def work_of(run: Run) -> Work:
+    """Return what a measurement brings.
+
+    Raises: RunFolderError for another run.
+    """
+    if not isinstance(run.record().request, MeasureRequest):
+        raise RunFolderError(run.record_file, "is no measurement", "Measure anew")
+    return MeasureWork(run)
+
+
+class MeasureWork(Work):
+    """A measurement in shards."""
+
+    called = "masks"
+
+    @cached_property
+    def settings(self) -> MeasureSettings:
+        """How masks are measured."""
+        return settings_of(self.request)
+
+    def write_list(self, emit: Emit, asked: Asked) -> Header:
+        """Find all masks and what holds for them together, and write the list."""
+        fields = fields_of(self.request, self.settings)
+        out = Path(self.request.out)
+        common = Common(
+            labels=fields.labels,
+            unit=fields.unit,
+            root=str(fields.items.root),
+            reads_numbers=fields.reads_numbers,
+            notes=tuple(fields.items.notes),
+            failed=tuple(fields.items.failed),
+            calibration=calibration_for(fields, self.settings, out, _BASE),
+            inputs=digest_of_inputs(self.request),
+        )
+        items = items_of(fields)
+        own = msgspec.to_builtins(common, str_keys=True)
+        return self.shards.write(items, self.request.shards, called=self.called, own=own)
+
+    def begun(self, header: Header) -> Sequence[Event]:
+        """Return what is told first."""
+        common = common_of(self, header)
+        began = RunStarted(
+            run=self.run.id,
+            does="measure",
+            project=Path(self.request.masks).name,
+            classes=tuple(name for _, name in common.labels.names),
+            num_images=header.num_images,
+            called=self.called,
+        )
+        lost = [ImageFailed(image=one.file, reason=_reason(one)) for one in common.failed]
+        return [began, *lost]
+
+    def begin(self, header: Header, shard: int, asked: Asked) -> "_Measuring":
+        """Begin with one shard."""
+        return _Measuring(common_of(self, header), self.settings)
+
+    def put_together(self, end: Ended) -> Tally:
+        """Write tables, histograms and a standard's numbers, then what the command says of them.
+
+        Raises: InputError when they cannot be written.
+        """
+        common, out = common_of(self, end.header), Path(self.request.out)
+        stamp = hashlib.blake2b(os.fsencode(self.run.folder), digest_size=_STAMP_BYTES).hexdigest()
+        items = Items(masks=[], image_of={}, root=Path(common.root))
+        items.failed, items.notes = list(common.failed), list(common.notes)
+        fields = _fields(common, items)
+        with Gathering(fields, self.settings, out, common.calibration, stamp) as gathering:
+            for became in end.in_order():
+                mask = ref_of(became.item)
+                if isinstance(became.event, ItemDone):
+                    items.masks.append(mask)
+                    gathering.take(_kept(became.item, became.result, fields))
+                elif isinstance(became.event, ImageFailed):
+                    why = became.event.reason.removeprefix(f"{mask}: ")
+                    items.failed.append(NotMeasured(file=str(mask), why=why))
+            found = gathering.finish()
+        write_whole(self.run.result_file, any_names.encode(found, indent=2))
+        return Tally(found.num_masks, len(found.failed))
+
+
+class _Measuring:
+    """One shard's masks under way in this task."""
+
+    book = None  # no mask has files of its own
+
+    def __init__(self, common: Common, settings: MeasureSettings) -> None:
+        self._common, self._settings = common, settings
+        # Of each shard its own: the first fields of all are among the first of their shards.
+        self._study = Study(settings, settings.standard) if settings.standard is not None else None
+
+    def run(self, items: Iterator[Item]) -> Iterator[tuple[Item, Done | Exception]]:
+        """Yield masks with what they gave."""
+        for item in items:
+            yield item, self._measured(item)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _measured(self, item: Item) -> Done:
+        mask, own = ref_of(item), msgspec.convert(item.own, OfMask)
+        image = _image_of(item, own)
+        fields = Items(masks=[mask], image_of={}, root=Path(self._common.root))
+        if image is not None:
+            fields.image_of[mask] = image
+        try:
+            one = measure_one(
+                _fields(self._common, fields, {mask: own.pixel}),
+                mask, self._settings, self._study, item.number,
+            )  # fmt: skip
+        except InputError as fault:
+            why = f"{mask}: {why_not_measured(mask, fault)}"
+            return Done(ImageFailed(image=str(mask), reason=why))
+        return Done(ItemDone(image=str(mask)), keep(one))
+
+
+def _fields(
+    common: Common, items: Items, pixel_of: dict[ImageRef, tuple[float, float]] | None = None
+) -> Fields:
+    return Fields(
+        items=items,
+        labels=common.labels,
+        pixel_of=pixel_of or {},
+        unit=common.unit,
+        without_size=(),
+        reads_numbers=common.reads_numbers,
+    )
+
+
+def _kept(item: Item, content: bytes, fields: Fields) -> OneMask:
+    image = _image_of(item, msgspec.convert(item.own, OfMask))
+    return kept(
+        content,
+        fields.labels.names,
+        mask=shown(ref_of(item), fields.items.root),
+        image="" if image is None else str(image),
+        file_name=Path(item.image).name,
+    )
+
+
+def _image_of(item: Item, own: OfMask) -> ImageRef | None:
+    return ImageRef(path=Path(item.also[0][0]), plane=own.image_plane) if item.also else None
+
+
+def _reason(one: NotMeasured) -> str:
+    return f"{one.file}: {one.why}"
+
+
+def common_of(work: MeasureWork, header: Header) -> Common:
+    """Return what holds for all masks.
+
+    Raises: RunFolderError for a list that does not say it.
+    """
+    try:
+        return msgspec.convert(header.own, Common, str_keys=True)
+    except msgspec.ValidationError as error:
+        what = f"is no list of masks: {error}"
+        raise RunFolderError(work.shards.file, what, "Measure anew") from None
+
+
+def fields_of(request: MeasureRequest, settings: MeasureSettings) -> Fields:
+    """Find the masks of a request.
+
+    Raises: InputError when there are none.
+    """
+    need_libraries(settings)
+    out = Path(request.out)
+    return open_fields(request.masks, out, settings, images=request.images or None, base=_BASE)
+
+
+def items_of(fields: Fields) -> Iterator[Item]:
+    """Yield the masks as the list has them."""
+    sizes = Sizes()
+    planes = Counter(mask.path for mask in fields.items.masks)
+    for number, mask in enumerate(fields.items.masks):
+        size, pixels = sizes.of(mask.path, planes[mask.path], is_wanted=True)
+        image = fields.items.image_of.get(mask)
+        also = () if image is None else ((str(image.path), _bytes_of(image.path)),)
+        own = OfMask(None if image is None else image.plane, fields.pixel_of[mask])
+        yield Item(
+            number, str(mask.path), mask.plane, "", size, pixels, also=also,
+            own=msgspec.to_builtins(own),
+        )  # fmt: skip
+
+
+def _bytes_of(file: Path) -> int:
+    return -1 if file.is_dir() else file.stat().st_size
+
+
+def digest_of_inputs(request: MeasureRequest) -> str:
+    """Return what changes as soon as a mask or an image is another one, comes or goes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(set(_inputs(request))):
+        try:
+            status = os.stat(file)
+        except OSError:
+            continue
+        digest.update(os.fsencode(file) + b"\0%d %d\0" % (status.st_size, status.st_mtime_ns))
+    return digest.hexdigest()
+
+
+def _inputs(request: MeasureRequest) -> Iterable[Path]:
+    out = Path(request.out)
+    places = [request.masks, request.images, *(request.settings.get("calibrate") or ())]
+    for place in filter(None, places):
+        for ref in find_images(place, _BASE):
+            if ref.path.parent != out:  # pictures of ours lie there
+                yield ref.path
+                if (beside := instances_there(ref.path)) is not None:
+                    yield beside
+
+
+def what_was_found(run: Run) -> Measurement | None:
+    """Return what a finished run found; None where a mask, an image or a table changed since."""
+    found, request = result_of(run), run.record().request
+    assert isinstance(request, MeasureRequest)
+    work = MeasureWork(run)
+    header = work.shards.header()
+    if found is None or header is None:
+        return None
+    tables = [found.objects_file, found.images_file, *found.histograms]
+    if not all(Path(file).is_file() for file in tables if file):
+        return None
+    is_same = common_of(work, header).inputs == digest_of_inputs(request)
+    return found if is_same else None
+
+
+def result_of(run: Run) -> Measurement | None:
+    """Return what a measurement in shards found; None before its end."""
+    try:
+        found: Measurement | None = any_names.read(run.result_file, Measurement)
+    except OSError:
+        return None
+    return found
