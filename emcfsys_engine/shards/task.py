@@ -175,6 +175,11 @@ def main(arguments: Sequence[str]) -> int:
     except EmcfError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # of its own files: the disk is full, a quota is reached, it is gone
+        place = os.fsdecode(error.filename) if error.filename else folder
+        what = f"{place}: {error.strerror or error}. What is done is kept"
+        print(printable(what), file=sys.stderr)
+        return OutputError.exit_code
     return 128 + signals[0] if signals else code
 
 

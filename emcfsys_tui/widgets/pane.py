@@ -74,7 +74,7 @@ class Feed:
 
 
 _SAVED = "Cancel: for good; what was reached is saved"
-_ENDS = {
+ENDS = {
     "train": {
         "stop": "Stop early: what was reached is its result",
         "pause": "Pause: saved; it goes on when you resume it",
@@ -155,7 +155,7 @@ class Pane(Boxed):
 
         `kind`: train, predict, measure or watch; `do` returns the work for stop, pause or cancel.
         """
-        wanted = _ENDS[kind] if kind == "watch" or state in ("running", "stopping") else _UNBEGUN
+        wanted = ENDS[kind] if kind == "watch" or state in ("running", "stopping") else _UNBEGUN
         choices = {"": f"Let {name} go on", **wanted}
 
         def answered(ask: str | None) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from emcfsys_engine import any_names
 from emcfsys_engine.annotations.formats.labelme import read_suggestion
@@ -40,9 +41,11 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import EvaluateRequest, TrainRequest, WatchRequest
-from emcfsys_engine.run.shard_lines import Told
-from emcfsys_engine.run.shards import Shards
+from emcfsys_engine.run.shard_lines import Progress, Told
+from emcfsys_engine.run.shards import Shards, digest_of
 from emcfsys_engine.shards.ended import Ended
+from emcfsys_engine.shards.work import work_of
+from emcfsys_engine.tools.measure.in_shards import result_of
 from emcfsys_engine.tools.measure.summary import summarise
 
 DATA = Path(__file__).parent / "data"
@@ -274,3 +277,48 @@ def test_a_list_of_shards_and_the_results_of_an_evaluation_in_format_1() -> None
     assert [sample.name for sample, _ in found] == ["a", "b", "c"]
     assert all(sample.name == one.score.image for sample, one in found)
     assert all(sum(map(sum, one.pixels)) == 64 * 64 for _, one in found)
+
+
+def test_a_list_of_shards_of_format_1_and_what_its_tasks_told() -> None:
+    run = Run(DATA / "shards-predict-1")
+    shards = Shards(run)
+    header = shards.header()
+    assert header is not None
+    assert (header.num_images, header.left_out, header.models) == (4, "left out", ("0a1b",))
+    assert (header.is_fresh, header.called) == (True, "images")
+    items = [item for share in (*header.shards, header.there) for item in shards.items(share)]
+    assert {item.number: (item.image, item.plane, item.mask) for item in items}[1] == (
+        "/archive/1.tif",
+        3,
+        "/masks/1.png",
+    )
+    told = [Told(shards.lines_file(shard)) for shard in range(2)]
+    became = {n: event for one in told for n, event in one.became.items()}
+    assert {n: type(event) for n, event in became.items()} == {
+        0: ImageDone,
+        1: ImageDone,
+        3: ImageFailed,
+    }
+    assert all(one.is_finished and not any(one.tries.values()) for one in told)
+    assert Progress(run).text() == "2 of 2 tasks done, 4 of 4 images, 1 failed"
+
+
+def test_a_measurement_in_shards_of_format_1(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    shutil.copytree(DATA / "shards-measure-1", run.folder)
+    found = result_of(run)
+    assert found is not None and (found.num_masks, len(found.failed)) == (2, 1)
+    record = run.record()
+    request = replace(record.request, out=str(tmp_path / "out"))
+    header, *lines = Shards(run).file.read_bytes().splitlines(keepends=True)
+    digest = digest_of(record.request), digest_of(request)
+    Shards(run).file.write_bytes(b"".join((header.replace(*map(str.encode, digest)), *lines)))
+    run.write_record(replace(record, request=request))
+    work, shards = work_of(run), Shards(run)
+    known = shards.header()
+    assert known is not None
+    told = [Told(shards.lines_file(shard)) for shard in range(len(known.shards))]
+    tally = work.put_together(Ended(shards, known, told, print, print, lambda: None))
+    assert tally == (2, 1)
+    now = result_of(run)
+    assert str(now).replace(str(tmp_path), "/tmp/frozen") == str(found)

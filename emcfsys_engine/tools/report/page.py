@@ -297,7 +297,7 @@ def report_page(run: Run, numbers: Path | None = None) -> str:
     return page(f"{summary.title} – EMCFsys", "".join(parts))
 
 
-_DOES = {
+DOES = {
     "train": "Training",
     "predict": "Prediction",
     "watch": "Watch",
@@ -308,7 +308,7 @@ _DOES = {
 
 def _header(summary: RunSummary) -> str:
     started = _moment(summary.began or summary.record.created)
-    does = _DOES[summary.does]
+    does = DOES[summary.does]
     words = [f"{does} {summary.run.id}", f"started {started}", summary.device]
     reason = f" {escaped(summary.reason)}" if summary.reason not in ("", summary.state) else ""
     return (

@@ -133,6 +133,26 @@ def test_tasks_killed_at_any_item_and_started_again_lose_nothing(folder: Path, h
     assert files_of(folder / "out") == files_of(folder / "one")
 
 
+def test_a_quota_that_is_reached_ends_the_task_in_a_line_and_nothing_is_lost(
+    folder: Path, here: None
+) -> None:
+    alone = measure_masks(str(folder / "masks"), folder / "one", MeasureSettings())
+    run = run_of(folder, folder / "out", MeasureSettings(), 1)
+    listed(run)
+    command = [sys.executable, "-m", "emcfsys_engine.shards.task", str(run.folder)]
+    most = 12_000  # bytes of a file: the results of some masks
+    ended = subprocess.run(
+        ["prlimit", f"--fsize={most}", *command], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line == f"{run.folder}: File too large. What is done is kept"
+    assert 0 < _num_told(Shards(run).folder) < 8
+    assert run_here(run) == 1
+    assert alike(result_of(run), folder / "out") == alike(alone, folder / "one")
+    assert files_of(folder / "out") == files_of(folder / "one")
+
+
 def _num_told(lines: Path) -> int:
     return sum(file.read_bytes().count(b'"became"') for file in lines.glob("0*.jsonl"))
 

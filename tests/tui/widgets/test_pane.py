@@ -1,12 +1,15 @@
 """What feeds a pane: read in a thread of its own, again when asked, not while nobody looks."""
 
 import threading
+from typing import get_args
 
 from textual.app import App, ComposeResult
 from textual.message import Message
 from textual.widget import Widget
 
-from emcfsys_tui.widgets.pane import Feed
+from emcfsys_engine.jobs.job import Kind
+from emcfsys_engine.tools.report.page import DOES
+from emcfsys_tui.widgets.pane import ENDS, Feed
 
 _LONG_S = 30
 
@@ -53,3 +56,9 @@ async def test_a_feed_reads_again_when_asked_rests_while_paused_and_ends() -> No
         await pilot.app.workers.wait_for_complete()
         await pilot.pause()
         assert counting.number >= 2
+
+
+def test_every_kind_of_job_can_be_ended_and_is_named_on_a_report() -> None:
+    kinds = set(get_args(Kind))
+    assert set(ENDS) == kinds
+    assert set(DOES) == kinds
