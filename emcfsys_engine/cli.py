@@ -31,7 +31,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("runs", "Make one page of a run, to send or keep."),
     "submit": (
         "submit",
-        "Put a training, prediction, evaluation, measurement or watch in the queue.",
+        "Put a training, prediction, evaluation … into the queue.",
     ),
     "jobs": ("jobs", "List the jobs."),
     "cancel": ("jobs", "End jobs for good."),

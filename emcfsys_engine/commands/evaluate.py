@@ -9,15 +9,15 @@ import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.commands.foreground import run_in_foreground
-from emcfsys_engine.commands.predict import compute_of, files_of, shards_of, where
+from emcfsys_engine.commands.predict import compute_of, files_of, shards_on, where
 from emcfsys_engine.commands.saying import say_json, say_lines
+from emcfsys_engine.commands.shards import run_in_shards
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.project_tables import Compute
-from emcfsys_engine.run.folder import Run, new_run
-from emcfsys_engine.run.records import EvaluateRequest
-from emcfsys_engine.run.shards import unfinished
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.records import EVALUATION, EvaluateRequest
 
 if TYPE_CHECKING:
     from emcfsys_engine.learn.evaluate import Evaluation
@@ -112,11 +112,7 @@ def make_evaluation(
         gpus=gpus,
         **options,
     )
-    parent = Path(request.out) / ".emcfsys"
-    if (begun := unfinished(parent, request)) is not None:
-        say_lines(f"{begun.id} was asked for the same, and is not at its end: it goes on", err=True)
-        return begun
-    return new_run(parent, request)
+    return run_in_shards(request, Path(request.out))
 
 
 def _request_of(
@@ -148,7 +144,7 @@ def _request_of(
         middle_lines=cl_dice,
         gpus=gpus,
         threads=threads,
-        **shards_of(shards, gpus, 1, threads),
+        **shards_on(shards, gpus, 1, threads),
         **options,
     )
 
@@ -219,7 +215,7 @@ def evaluate(
         code = run_in_foreground(run)
         if code:
             raise SystemExit(code)
-        found = any_names.decode(run.evaluation_file.read_bytes(), Evaluation)
+        found = any_names.decode((run.folder / EVALUATION).read_bytes(), Evaluation)
     table = table_of(found)
     if as_json:
         say_json(found)

@@ -33,7 +33,12 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import line_of
-from emcfsys_engine.run.records import EvaluateRequest, PredictRequest, TrainRequest, WatchRequest
+from emcfsys_engine.run.records import (
+    EvaluateRequest,
+    PredictRequest,
+    TrainRequest,
+    WatchRequest,
+)
 from emcfsys_engine.settings import Config, load_config
 
 _LOOK_EVERY_S = 0.1
@@ -267,7 +272,7 @@ class Progress:
         if isinstance(event, StepDone):
             total = f"/{self._total}" if self._total else ""
             self._draw(f"step {event.step}{total}  loss {event.loss:.4f}  {self._score}")
-        elif isinstance(event, ImageDone | ImageFailed | ItemDone):
+        elif isinstance(event, ImageDone | ImageFailed):
             self._tell_image(event)
         elif isinstance(event, RegionDone):
             self._regions += 1
@@ -287,12 +292,10 @@ class Progress:
         if self._on_terminal and self._drawn:
             say("", nl=False, err=True, lead="\r\x1b[K")
 
-    def _tell_image(self, event: ImageDone | ImageFailed | ItemDone) -> None:
+    def _tell_image(self, event: ImageDone | ImageFailed) -> None:
         if isinstance(event, ImageFailed):
             self._failed += 1
             self._line(f"failed: {event.reason}")
-        elif isinstance(event, ItemDone):
-            self._done += 1
         else:
             self._done += 1
             if event.unlike:

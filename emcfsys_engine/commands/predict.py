@@ -131,7 +131,7 @@ def _request_of(
         options.get("gpus"), options.get("processes"), compute_of(files[0])
     )
     options |= {"gpus": gpus, "processes": processes, "threads": threads}
-    options |= shards_of(options.pop("shards", None), gpus, processes, threads)
+    options |= shards_on(options.pop("shards", None), gpus, processes, threads)
     return PredictRequest(
         model=str(files[0].absolute()),
         also=tuple(str(file.absolute()) for file in files[1:]),
@@ -154,7 +154,7 @@ def _look_at_regions(options: dict[str, Any], vectors: Sequence[str]) -> None:
         raise InputError("--region-px", what, "Use 4096, 8192 or 16384")
 
 
-def shards_of(
+def shards_on(
     text: str | None, gpus: int | None, processes: int, threads: int | None
 ) -> dict[str, int | None]:
     if text is not None and processes > 1:

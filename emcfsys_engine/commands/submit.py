@@ -1,4 +1,4 @@
-"""submit: put a training, prediction, evaluation, measurement or watch in the queue; the daemon runs it."""
+"""submit: put a run of any command into the queue; the daemon runs it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -46,9 +46,7 @@ def _queue_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def submit() -> None:
-    """Put a training, prediction, evaluation, measurement or watch in the queue.
-
-    Prints the job's number.
+    """Put a run of one of these commands into the queue; prints the job's number.
 
     Example: emcfsys-engine submit train projects/demo && emcfsys-engine logs -f
     """
@@ -115,6 +113,7 @@ def evaluate(model: Path, project: Path | None, out: Path | None, **options: Any
     _add(run, Path(run.folder).parents[1].name, None, of_queue)
 
 
+@submit.command()
 @measurement_options
 @_queue_options
 def measure(masks: str, out: Path | None, **options: Any) -> None:

@@ -24,7 +24,7 @@ from emcfsys_engine.learn.training.metrics import BOUNDARY_TOLERANCE_PX, Scores
 from emcfsys_engine.project import Project
 from emcfsys_engine.promises import ImageScore, Promise, promise_of
 from emcfsys_engine.run.events import ObjectScores
-from emcfsys_engine.run.folder import EVALUATION
+from emcfsys_engine.run.records import EVALUATION
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):

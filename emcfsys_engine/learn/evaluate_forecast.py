@@ -8,12 +8,10 @@ from emcfsys_engine import any_names
 from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.learn.evaluate_images import Comparer
 from emcfsys_engine.learn.evaluate_shards import images_asked_for, items_of, measure_of, sample_of
-from emcfsys_engine.learn.inference.forecast import Forecast, bytes_of, peak_bytes
 from emcfsys_engine.learn.inference.shards import at_once
 from emcfsys_engine.run.records import EvaluateRequest
-from emcfsys_engine.run.shards import Item, deal
-
-_NUM_TRIED = 3
+from emcfsys_engine.run.shards import Item
+from emcfsys_engine.shards.forecast import Forecast, bytes_of, fullest_s, peak_bytes, to_try
 
 
 def forecast(request: EvaluateRequest) -> Forecast:
@@ -25,10 +23,8 @@ def forecast(request: EvaluateRequest) -> Forecast:
     items = list(items_of(found))
     gpus = None if request.gpus is None else min(1, request.gpus)
     comparer = Comparer(measure_of(request, found.project), gpus)
-    by_size = sorted(range(len(items)), key=lambda n: items[n].pixels)
-    places = sorted({len(items) // 4, len(items) // 2, 3 * len(items) // 4})[:_NUM_TRIED]
-    seconds, kept_bytes, tried = _tried(comparer, [items[by_size[place]] for place in places])
     pixels = [one.pixels for one in items]
+    seconds, kept_bytes, tried = _tried(comparer, [items[place] for place in to_try(pixels)])
     number = min(max(1, request.shards), len(items))
     beside = min(number, at_once(request))
     rate = sum(one.pixels for one in tried) / max(1e-6, seconds)
@@ -38,7 +34,7 @@ def forecast(request: EvaluateRequest) -> Forecast:
         pixels=sum(pixels),
         tasks=number,
         at_once=beside,
-        seconds=max(sum(pixels[n] for n in one) for one in deal(pixels, beside)) / max(1e-6, rate),
+        seconds=fullest_s(pixels, beside, rate),
         read_bytes=sum(bytes_of(Path(file), size) for file, size in read.items()),
         written_bytes=kept_bytes * len(items) // len(tried),
         memory_bytes=peak_bytes(),

@@ -29,8 +29,8 @@ from emcfsys_engine.learn.run_context import keep_freed_memory
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import Event, ImageFailed, ItemDone, RunStarted, WarningGiven
-from emcfsys_engine.run.folder import EVALUATION, Run
-from emcfsys_engine.run.records import EvaluateRequest
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.records import EVALUATION, EvaluateRequest
 from emcfsys_engine.run.shards import Header, Item, models_of
 from emcfsys_engine.shards.ended import Ended, Tally
 from emcfsys_engine.shards.sizes import Sizes
@@ -150,11 +150,11 @@ class EvaluateWork(Work):
             what = f"is not as this program wrote it, and kept: the scores are in {file}"
             emit(WarningGiven(message=f"{wanted} {what}"))
         try:
-            write_whole(self.run.evaluation_file, file.read_bytes())
+            write_whole(self.run.folder / EVALUATION, file.read_bytes())
         except OSError as error:
             what = f"cannot be written: {error.strerror or error}"
             number = error.errno or 0
-            place = self.run.evaluation_file
+            place = self.run.folder / EVALUATION
             raise OutputError(place, what, remedy_of(error), errno=number) from None
 
 

@@ -57,7 +57,6 @@ from emcfsys_engine.settings import own_key, rescue_home
 
 _HERE = "./"  # of a path in the project's folder, in run.json
 _RECORD_MODE = 0o640
-EVALUATION = "evaluation.json"
 
 
 class _LockRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,11 +103,6 @@ class Run:
     def ranks_file(self) -> Path:
         """With which exit code the first of several processes ended; torchrun passes none on."""
         return self.folder / "ranks.json"
-
-    @property
-    def evaluation_file(self) -> Path:
-        """The scores of an evaluation in shards."""
-        return self.folder / EVALUATION
 
     @property
     def retry_file(self) -> Path:

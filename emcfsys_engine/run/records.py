@@ -15,6 +15,7 @@ from emcfsys_engine import any_names
 from emcfsys_engine.project import Project, Training
 
 FORMAT = 1
+EVALUATION = "evaluation.json"  # scores: in the folder of an evaluation's run, and in its --out
 
 # What a worker may know of its submitter's environment: libraries and caches, no secrets.
 _ENVIRONMENT = re.compile(

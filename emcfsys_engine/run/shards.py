@@ -261,6 +261,8 @@ class Shards:
                 line = stream.readline(_HEADER_BYTES)
                 size = os.fstat(stream.fileno()).st_size
         except FileNotFoundError:
+            if os.path.lexists(self.file):  # a folder, or a link: no list that we wrote
+                raise RunFolderError(self.file, "is no file of ours", self._anew) from None
             return None
         except OSError as error:
             what = f"cannot be read: {error.strerror}"

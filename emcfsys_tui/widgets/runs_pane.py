@@ -486,10 +486,8 @@ class RunsPane(RunDeeds):
             return "A watch: 4 shows what came"
         if kinds == {"predict"}:
             return "A prediction: its log is below"
-        if kinds == {"evaluate"}:
-            return "An evaluation: its scores are in evaluation.json of its folder"
-        if kinds == {"measure"}:
-            return "A measurement: its log is below"
+        if kinds in ({"measure"}, {"evaluate"}):
+            return f"{kinds.pop().capitalize()}: its log is below"
         if not all(name in self._details for name in self.drawn):
             return "Reading its events …"
         states = {self._state_of(run) for run in self._runs if run.id in self.drawn}

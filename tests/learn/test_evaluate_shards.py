@@ -23,6 +23,7 @@ from emcfsys_engine.learn.evaluate import Evaluation
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.run.events import ImageFailed, ItemDone, RunFailed, RunFinished, WarningGiven
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.records import EVALUATION
 from emcfsys_engine.run.shards import Shards
 from emcfsys_engine.shards import runner
 from emcfsys_engine.shards.task import do_shards
@@ -196,7 +197,7 @@ def test_a_file_of_somebody_else_is_kept_and_the_scores_lie_beside_it(
     mine.write_text("mine")
     assert run_here(run) == 0
     assert mine.read_text() == "mine"
-    made = any_names.decode(run.evaluation_file.read_bytes(), Evaluation)
+    made = any_names.decode((run.folder / EVALUATION).read_bytes(), Evaluation)
     beside = mine.with_name("evaluation.v2.json")
     assert any_names.decode(beside.read_bytes(), Evaluation) == made
     told = " ".join(one.message for one in run.events() if isinstance(one, WarningGiven))
@@ -229,7 +230,7 @@ def test_tasks_killed_twenty_times_lose_nothing_and_count_nothing_twice(
         if all(file.read_bytes().endswith(b'"finished"}\n') for file in _lines(run)):
             break
     assert run_here(run) == 0
-    assert run.evaluation_file.read_bytes() == one.evaluation_file.read_bytes()
+    assert (run.folder / EVALUATION).read_bytes() == (one.folder / EVALUATION).read_bytes()
     done = [event.image for event in run.events() if isinstance(event, ItemDone)]
     assert len(done) == len(set(done)) == 43
     assert sum(isinstance(event, RunFinished) for event in run.events()) == 1

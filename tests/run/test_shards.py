@@ -138,6 +138,22 @@ def test_a_damaged_list_is_named_with_its_remedy(run: Run, content: bytes) -> No
         shards.header()
 
 
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_a_list_that_is_no_file_is_named_and_the_same_command_lists_anew(
+    run: Run, kind: str
+) -> None:
+    shards = Shards(run)
+    shards.write(items_of(3), 1)
+    shards.file.rename(shards.folder / "other")
+    if kind == "folder":
+        shards.file.mkdir()
+    else:
+        shards.file.symlink_to(shards.folder / "other")
+    with pytest.raises(RunFolderError, match="is no file of ours.*Predict anew"):
+        shards.header()
+    assert unfinished(run.folder.parent, _request()) is None
+
+
 def test_a_list_that_was_cut_short_is_named(run: Run) -> None:
     shards = Shards(run)
     header = shards.write(items_of(7), 1)
