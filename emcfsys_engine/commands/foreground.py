@@ -274,6 +274,9 @@ class Progress:
             self._draw(f"step {event.step}{total}  loss {event.loss:.4f}  {self._score}")
         elif isinstance(event, ImageDone | ImageFailed):
             self._tell_image(event)
+        elif isinstance(event, ItemDone):
+            self._done += 1
+            self._draw_count()
         elif isinstance(event, RegionDone):
             self._regions += 1
             images = f"{self._done + self._failed}/{self._total or '?'} images"

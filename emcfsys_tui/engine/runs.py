@@ -154,16 +154,16 @@ def delete_run(folder: Path, created: float) -> str:
     return f"{run.id} deleted"
 
 
-def _predicts_with(user: Run, folder: Path) -> bool:
-    """Tell whether a run reads a model that lies in a folder."""
-    try:
-        request = user.record().request
-    except RunFolderError:
-        return False
-    if isinstance(request, TrainRequest):
-        return False
-    models = (request.model,) if isinstance(request, WatchRequest) else request.models
-    return any(Path(one).resolve().is_relative_to(folder.resolve()) for one in models)
+def others_inside(folder: Path) -> Path | None:
+    """Return a project, or a folder of outputs, that lies within a run's folder; None without one.
+
+    `adapt` makes its project beside the model, and people predict into any folder: it is not the
+    run's own, and may hold trained models and corrections.
+    """
+    for place, folders, files in os.walk(folder):
+        if place != str(folder) and ("project.toml" in files or ".emcfsys" in folders):
+            return Path(place)
+    return None
 
 
 def compare_runs(folders: list[Path]) -> str:
