@@ -76,7 +76,7 @@ class Placing:
     def newest_there(self, placed: Placed) -> Placed:
         """Return the newest names that have all masks: a version may have been begun in vain."""
         for version in range(placed.wanted.version, 0, -1):
-            older = replace(placed.wanted, version=version)
+            older = structs.replace(placed.wanted, version=version)
             (stems,) = self.book.stems([older], self._suffix)
             if all(os.path.lexists(self.mask(stem)) for stem in stems):
                 return replace(placed, wanted=older, stems=stems)
