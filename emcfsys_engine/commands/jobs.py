@@ -15,7 +15,7 @@ from emcfsys_engine.jobs.job import ACTIVE, Job, in_order, what_they_wait_for
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import RunLines
-from emcfsys_engine.run.progress import progress_of
+from emcfsys_engine.run.progress import progress_of, words_of_progress
 from emcfsys_engine.text import clock, day_clock, moment, span
 
 _TITLES = ("ID", "STATE", "PROJECT", "DOES", "RUN", "ON", "ASKS", "SINCE", "TOOK", "REASON")
@@ -66,7 +66,10 @@ def _asks(job: Job) -> str:
 def _reason(job: Job) -> str:
     if job.state != "running":
         return job.reason
-    return "  ".join(filter(None, (progress_of(Run(Path(job.run))).text, job.reason)))
+    run = Run(Path(job.run))
+    # What tasks on Slurm told stands in the reason.
+    progress = progress_of(run).text if job.slurm else words_of_progress(run)
+    return "  ".join(filter(None, (progress, job.reason)))
 
 
 def _when(seconds: float) -> str:

@@ -14,7 +14,7 @@ from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunStarted, ValidationDone
 from emcfsys_engine.run.folder import Run, list_runs, open_run
 from emcfsys_engine.run.outcome import best_of
-from emcfsys_engine.run.progress import progress_of
+from emcfsys_engine.run.progress import words_of_progress
 from emcfsys_engine.run.records import validated_on
 from emcfsys_engine.text import flattened
 
@@ -226,7 +226,7 @@ def _row(run: Run) -> dict[str, Any]:
     validations = [event for event in events if isinstance(event, ValidationDone)]
     best = best_of(events)
     started = next((event for event in events if isinstance(event, RunStarted)), None)
-    state, reason = ("running", progress_of(run).text) if run.is_alive() else run.outcome()
+    state, reason = ("running", words_of_progress(run)) if run.is_alive() else run.outcome()
     record = run.record()
     return {
         "run": run.id,

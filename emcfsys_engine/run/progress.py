@@ -11,6 +11,7 @@ from statistics import median
 import msgspec
 
 from emcfsys_engine import any_names
+from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.files import reading_own
 from emcfsys_engine.project_tables import SHIPPED_BACKBONE, ModelSettings
 from emcfsys_engine.run.events import (
@@ -25,6 +26,8 @@ from emcfsys_engine.run.events import (
     reversed_events,
 )
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.shard_lines import Progress as TasksProgress
+from emcfsys_engine.run.shards import FOLDER
 from emcfsys_engine.text import span
 
 _NUM_STEPS = 20  # newest reports of steps that tell the rate
@@ -65,6 +68,17 @@ def progress_of(run: Run, now: float | None = None) -> Progress:
         first = first_event(run)
         events = [*([first] if first is not None else []), *events]
     return progress_in(events, time.time() if now is None else now)
+
+
+def words_of_progress(run: Run) -> str:
+    """Return how far a living run is, in a few words; empty where nothing tells.
+
+    Of a run in shards what all its tasks told is counted: of a million items that takes a second.
+    """
+    with suppress(RunFolderError, OSError):
+        if (run.folder / FOLDER).is_dir():
+            return TasksProgress(run).text()
+    return progress_of(run).text
 
 
 def progress_in(events: Sequence[AnyEvent], now: float) -> Progress:

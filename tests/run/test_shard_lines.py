@@ -2,6 +2,7 @@
 
 from emcfsys_engine.run.events import ImageDone, ImageFailed
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.progress import words_of_progress
 from emcfsys_engine.run.shard_lines import Again, Became, Finished, Lines, Progress, Told
 from emcfsys_engine.run.shards import Shards
 from tests.run.test_shards import items_of, run
@@ -39,6 +40,7 @@ def test_progress_counts_the_images_of_all_tasks(run: Run) -> None:
     shards = Shards(run)
     shards.write(items_of(7), 2)
     assert progress.text() == "0 of 2 tasks done, 1 of 7 images"  # one was there
+    assert words_of_progress(run) == progress.text()  # what `jobs` and `runs` say
     for shard in (0, 1):
         lines = Lines(shards.lines_file(shard))
         lines.write(Became(number=shard, event=ImageFailed(image='"type":"became"', reason="no")))
