@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
+import pynvml as nvml
 import torch
 
 from emcfsys_engine.errors import Diagnosis, InputError
@@ -267,6 +268,6 @@ class Usage:
         free, total = torch.cuda.mem_get_info(self._device)
         try:
             share = torch.cuda.utilization(self._device) / 100
-        except (ImportError, RuntimeError, OSError):  # NVML is not there, or not for us
+        except (ImportError, RuntimeError, OSError, nvml.NVMLError):  # not there, or not for us
             return None, (total - free) / _GIB
         return share, (total - free) / _GIB

@@ -1,5 +1,6 @@
 """Devices: as many GPUs as asked for, or a sentence."""
 
+import pynvml as nvml
 import pytest
 import torch
 
@@ -99,3 +100,17 @@ def test_a_process_that_computes_takes_memory_and_a_processor() -> None:
     taken = usage.at(7)
     assert taken.step == 7 and taken.memory_gb > 0.01 and taken.cpu >= 0
     assert taken.gpu is None and taken.gpu_memory_gb is None
+
+
+def test_a_machine_whose_driver_tells_no_share_of_its_gpu_computes_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in containers without libnvidia-ml: a training ended there with its first report."""
+
+    def untold(_: torch.device) -> int:
+        raise nvml.NVMLError(nvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3 << 30, 4 << 30))
+    monkeypatch.setattr(torch.cuda, "utilization", untold)
+    used = Usage(torch.device("cuda", 0)).at(4)
+    assert (used.gpu, used.gpu_memory_gb) == (None, 1.0)
