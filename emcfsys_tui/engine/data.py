@@ -118,33 +118,41 @@ class Decoder:
 
     def _loop(self) -> None:
         while True:
-            request = self._newest()
-            if request is None:
+            requests = self._newest()
+            if requests is None:
                 break
-            try:
-                self._answer(request)
-            except (OSError, ValueError, msgspec.MsgspecError):
-                self._end_child()  # it died of a damaged file: the next request gets a new one
-                fault = printable(f"{request.path}: the decoder died of it")
-                self._post(PictureRead(Picture(key=request.key, width=0, height=0, fault=fault)))
+            for request in requests:
+                self._try_to_answer(request)
         self._end_child()
+
+    def _try_to_answer(self, request: PictureSpec) -> None:
+        try:
+            self._answer(request)
+        except (OSError, ValueError, msgspec.MsgspecError):
+            self._end_child()  # it died of a damaged file: the next request gets a new one
+            fault = printable(f"{request.path}: the decoder died of it")
+            self._post(PictureRead(Picture(key=request.key, width=0, height=0, fault=fault)))
 
     def _end_child(self) -> None:
         child, self._child = self._child, None
         if child is not None:
             _end(child)
 
-    def _newest(self) -> PictureSpec | None:
-        """Return the newest request, but never drop a picture for a mere point."""
+    def _newest(self) -> list[PictureSpec] | None:
+        """Return the newest picture that was asked for, and the newest point of the same image."""
         request = self._requests.get()
-        picture = request
+        picture = point = None
         while request is not None:
+            if request.is_picture:
+                picture = request
+            else:
+                point = request
             try:
                 request = self._requests.get_nowait()
             except queue.Empty:
-                return picture
-            if request is not None and (request.is_picture or not (picture and picture.is_picture)):
-                picture = request
+                if picture is None or point is None or picture.key == point.key:
+                    return [one for one in (picture, point) if one is not None]
+                return [picture]
         return None
 
     def _answer(self, request: PictureSpec) -> None:

@@ -96,7 +96,7 @@ def test_a_mosaic_on_two_nodes_is_that_of_one_process_though_tasks_are_killed_an
     assert len(table) == 2  # its titles, and one job
     assert "of 4 tasks done" in table[1]
     assert "of 4 tasks done" in told
-    assert told.count(": region ") == 16
+    assert told.count(" of 16 done: ") == 16
     assert follow.returncode == 0
 
 

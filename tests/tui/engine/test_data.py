@@ -1,12 +1,23 @@
 """What the Data tab writes into project.toml, and how it sees that somebody draws."""
 
+import queue
 from pathlib import Path
 
 import pytest
+from textual.message import Message
 
 from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.project import load_project
-from emcfsys_tui.engine.data import LabelWatch, assign_label, label_in, proposal, set_split
+from emcfsys_tui.engine.data import (
+    Decoder,
+    LabelWatch,
+    PictureSpec,
+    assign_label,
+    label_in,
+    proposal,
+    set_split,
+)
+from emcfsys_tui.messages import PictureRead, PointRead
 
 
 @pytest.mark.parametrize(
@@ -53,3 +64,23 @@ def test_a_label_that_is_written_is_seen_and_what_lies_still_is_not(
     (folder / "new.json").write_text("{}")
     assert watch.read() is not None
     assert watch.read() is None
+
+
+@pytest.mark.parametrize("point_first", [True, False])
+def test_a_point_is_told_of_though_a_picture_of_its_image_is_asked_for_meanwhile(
+    demo: Path, point_first: bool
+) -> None:
+    """Over a slow line both wait together; the picture alone was answered."""
+    said: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    decoder = Decoder(said.put)
+    image = next((demo / "images" / "train").iterdir())
+    whole = PictureSpec(key="a", path=str(image)).sized((8, 8), None, None, is_calm=False)
+    part = whole.sized((9, 9), (0, 0, 9, 9), None, is_calm=False)
+    decoder.request(whole)  # while its child starts, the others wait
+    for one in (whole.at((3, 4)), part) if point_first else (part, whole.at((3, 4))):
+        decoder.request(one)
+    found: list[Message] = []
+    while {type(one) for one in found} != {PictureRead, PointRead}:
+        found.append(said.get(timeout=60))
+    decoder.close()
+    assert [one.text[:10] for one in found if isinstance(one, PointRead)] == ["3,4  value"]
