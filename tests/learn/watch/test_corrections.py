@@ -312,6 +312,7 @@ def test_pixels_that_a_person_left_out_count_nowhere(tmp_path: Path, model_file:
     all_say(hot, 0.5, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("is_asked", [True, False])
 def test_an_image_that_was_unreadable_for_a_while_keeps_its_correction_word_and_numbers(
     tmp_path: Path, model_file: Path, is_asked: bool
