@@ -5,13 +5,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.commands.foreground import run_in_foreground
 from emcfsys_engine.commands.predict import compute_of, files_of, shards_on, where
 from emcfsys_engine.commands.saying import say_json, say_lines
-from emcfsys_engine.commands.shards import run_in_shards
+from emcfsys_engine.commands.shards import (
+    WITH_OPTION,
+    Option,
+    run_in_shards,
+    tell_forecast,
+    with_options,
+)
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project, load_project
@@ -25,12 +30,10 @@ if TYPE_CHECKING:
 
 def evaluation_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the arguments of an evaluation; `submit evaluate` has the same."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return with_options(command, _OPTIONS)
 
 
-_OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
+_OPTIONS: tuple[Option, ...] = (
     click.argument("model", type=click.Path(path_type=Path)),
     click.argument("project", required=False, type=click.Path(path_type=Path)),
     click.option(
@@ -46,13 +49,7 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     ),
     click.option("--images", type=click.Path(), help="Instead of a project: folder of images."),
     click.option("--masks", type=click.Path(), help="Their masks or annotations."),
-    click.option(
-        "--with",
-        "also",
-        multiple=True,
-        type=click.Path(path_type=Path),
-        help="One more model file; the mean of all is used. Repeatable.",
-    ),
+    WITH_OPTION,
     click.option("--tta", is_flag=True, help="Average over four flips."),
     click.option(
         "--overlap",
@@ -83,35 +80,12 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
 )
 
 
-def make_evaluation(
-    model: Path,
-    project: Path | None,
-    *,
-    also: tuple[Path, ...],
-    images: str | None,
-    masks: str | None,
-    out: Path | None,
-    shards: str | None,
-    cl_dice: bool,
-    gpus: int | None,
-    **options: Any,
-) -> Run:
+def make_evaluation(model: Path, project: Path | None, **options: Any) -> Run:
     """Make the run of an evaluation in shards, after a look at the model files.
 
     Raises: InputError while another run does the same, or is under way in the folder.
     """
-    request = _request_of(
-        model,
-        project,
-        also=also,
-        images=images,
-        masks=masks,
-        out=out,
-        shards=shards,
-        cl_dice=cl_dice,
-        gpus=gpus,
-        **options,
-    )
+    request = _request_of(model, project, **options)
     return run_in_shards(request, Path(request.out))
 
 
@@ -232,11 +206,7 @@ def evaluate(
 def _tell_forecast(request: EvaluateRequest, as_json: bool) -> None:
     from emcfsys_engine.learn.evaluate_forecast import forecast
 
-    found = forecast(request)
-    if as_json:
-        say_json(msgspec.to_builtins(found))
-    else:
-        say_lines("\n".join(found.lines))
+    tell_forecast(forecast(request), as_json=as_json)
 
 
 def _here(

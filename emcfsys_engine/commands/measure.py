@@ -12,7 +12,15 @@ import msgspec
 from emcfsys_engine import any_names
 from emcfsys_engine.commands.foreground import run_in_foreground
 from emcfsys_engine.commands.saying import say, say_json, say_lines
-from emcfsys_engine.commands.shards import absolute, run_in_shards, shards_of, shards_option
+from emcfsys_engine.commands.shards import (
+    Option,
+    absolute,
+    run_in_shards,
+    shards_of,
+    shards_option,
+    tell_forecast,
+    with_options,
+)
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import MeasureRequest
 from emcfsys_engine.run.shards import finished
@@ -24,12 +32,10 @@ if TYPE_CHECKING:
 
 def measurement_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the arguments of a measurement; `submit measure` has the same."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return with_options(command, _OPTIONS)
 
 
-_OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
+_OPTIONS: tuple[Option, ...] = (
     click.argument("masks", type=click.Path()),
     click.option("--out", type=click.Path(path_type=Path), help="Folder for tables."),
     click.option("--images", type=click.Path(), help="Their images: for intensity and pixel size."),
@@ -252,11 +258,7 @@ def _say_failed(found: "Measurement") -> None:
 def _tell_forecast(request: MeasureRequest, as_json: bool) -> None:
     from emcfsys_engine.tools.measure.forecast import forecast
 
-    found = forecast(request)
-    if as_json:
-        say_json(msgspec.to_builtins(found))
-    else:
-        say_lines("\n".join(found.lines))
+    tell_forecast(forecast(request), as_json=as_json)
 
 
 def _say_summary(folder: Path, *, as_json: bool) -> None:

@@ -11,7 +11,15 @@ import msgspec
 
 from emcfsys_engine.commands.foreground import run_in_foreground
 from emcfsys_engine.commands.saying import say, say_json, say_lines
-from emcfsys_engine.commands.shards import run_in_shards, shards_of, shards_option
+from emcfsys_engine.commands.shards import (
+    WITH_OPTION,
+    Option,
+    run_in_shards,
+    shards_of,
+    shards_option,
+    tell_forecast,
+    with_options,
+)
 from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import compute_near, load_project
@@ -26,23 +34,15 @@ from emcfsys_engine.run.records import PredictRequest
 
 def prediction_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the arguments of a prediction; `submit predict` has the same."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return with_options(command, _OPTIONS)
 
 
 _VECTORS = ("labelme", "coco", "geojson", "imagej")
-_OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
+_OPTIONS: tuple[Option, ...] = (
     click.argument("model", type=click.Path(path_type=Path)),
     click.argument("inputs", nargs=-1, required=True),
     click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for masks."),
-    click.option(
-        "--with",
-        "also",
-        multiple=True,
-        type=click.Path(path_type=Path),
-        help="One more model file; the mean of all is used. Repeatable.",
-    ),
+    WITH_OPTION,
     click.option("--overlay", is_flag=True, help="Also write the classes laid over the image."),
     click.option("--probability", is_flag=True, help="Also each class's probability (0-255)."),
     click.option(
@@ -206,11 +206,7 @@ def predict(
 def _tell_forecast(request: PredictRequest, as_json: bool) -> None:
     from emcfsys_engine.learn.inference.forecast import forecast
 
-    found = forecast(request)
-    if as_json:
-        say_json(msgspec.to_builtins(found))
-    else:
-        say_lines("\n".join(found.lines))
+    tell_forecast(forecast(request), as_json=as_json)
 
 
 @click.command()

@@ -1,19 +1,46 @@
-"""--shards: what commands that deal their work to tasks have in common."""
+"""What commands that deal their work to tasks have in common: --shards, options, a forecast."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
-from emcfsys_engine.commands.saying import say_lines
+from emcfsys_engine.commands.saying import say_json, say_lines
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import Request
 from emcfsys_engine.run.shards import MOST, SHARDS_A_TASK, unfinished
+from emcfsys_engine.shards.forecast import Forecast
+
+Option = Callable[[Callable[..., None]], Callable[..., None]]
+
+WITH_OPTION = click.option(
+    "--with",
+    "also",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="One more model file; the mean of all is used. Repeatable.",
+)
 
 
-def shards_option(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_options(command: Callable[..., None], options: Sequence[Option]) -> Callable[..., None]:
+    """Give a command options, in the order in which its help shows them."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def tell_forecast(found: Forecast, *, as_json: bool) -> None:
+    """Say what a run in shards will take."""
+    if as_json:
+        say_json(msgspec.to_builtins(found))
+    else:
+        say_lines("\n".join(found.lines))
+
+
+def shards_option(what: str) -> Option:
     """Give a command the option that deals so-called items to tasks."""
     return click.option(
         "--shards",

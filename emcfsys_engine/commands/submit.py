@@ -10,7 +10,7 @@ from emcfsys_engine.commands.evaluate import evaluation_options, make_evaluation
 from emcfsys_engine.commands.measure import make_measurement, measurement_options
 from emcfsys_engine.commands.predict import make_prediction, prediction_options
 from emcfsys_engine.commands.saying import say
-from emcfsys_engine.commands.shards import refuse_gpus
+from emcfsys_engine.commands.shards import Option, refuse_gpus, with_options
 from emcfsys_engine.commands.watch import make_watch
 from emcfsys_engine.jobs.control import ensure_daemon
 from emcfsys_engine.jobs.queue import Options, Queue, submit_extension, submit_run, submit_training
@@ -18,7 +18,7 @@ from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.folder import Run, open_run
 from emcfsys_engine.run.records import EvaluateRequest, PredictRequest
 
-_OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
+_OPTIONS: tuple[Option, ...] = (
     click.option("--priority", type=int, default=0, help="Higher ones start first."),
     click.option("--after", type=int, multiple=True, metavar="JOB", help="Wait until it is done."),
     click.option("--group", help="A name that several jobs share."),
@@ -39,9 +39,7 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
 
 
 def _queue_options(command: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return with_options(command, _OPTIONS)
 
 
 @click.group()

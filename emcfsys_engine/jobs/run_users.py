@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.images.walk import split_glob
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import Project, read_toml
 from emcfsys_engine.run.folder import Run, list_runs
@@ -117,8 +118,7 @@ def _said_by(record: RunRecord) -> Iterator[tuple[Path, str]]:
         for place in filter(None, (request.masks, request.images)):
             yield _before_glob(place), "masks or images that {who} measures"
     if isinstance(request, PredictRequest | WatchRequest | EvaluateRequest):
-        also = () if isinstance(request, WatchRequest) else request.also
-        for model in (request.model, *also):
+        for model in (request.model,) if isinstance(request, WatchRequest) else request.models:
             yield Path(model), "the model that {who} predicts with"
 
 
@@ -171,11 +171,9 @@ def _below(folder: Path, place: str) -> str:
 
 
 def _before_glob(place: str) -> Path:
-    """Return the folder in which a glob looks, or the path that is none."""
-    path = Path(place)
-    parts = path.parts
-    globs = [number for number, part in enumerate(parts) if any(sign in part for sign in "*?[")]
-    return Path(*parts[: globs[0]]) if globs and not os.path.lexists(path) else path
+    """Return the folder in which a glob looks, or the path that is none. `place`: absolute."""
+    folder, wild = split_glob(place, Path("/"))
+    return folder if wild else Path(place)
 
 
 def _lies_in(place: Path, file: Path) -> bool:

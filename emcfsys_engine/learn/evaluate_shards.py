@@ -5,11 +5,10 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
-import torch
 
 from emcfsys_engine import any_names
 from emcfsys_engine.annotations.masks import MaskRecipe
@@ -17,15 +16,13 @@ from emcfsys_engine.dataset.sources import LabelKind, LabelRef
 from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.errors import DataFaults, EmcfError, InputError, OutputError, RunFolderError
 from emcfsys_engine.files import remedy_of, write_whole
-from emcfsys_engine.learn.device import choose_device, choose_threads, lost_gpu
+from emcfsys_engine.learn.device import choose_device, lost_gpu
 from emcfsys_engine.learn.evaluate import Evaluation, evaluation_of, write_scores
 from emcfsys_engine.learn.evaluate_deal import Images, images_of_folders, images_of_project
 from emcfsys_engine.learn.evaluate_images import Comparer, ImageCompared, Measure
 from emcfsys_engine.learn.faults import refuse_lost_gpu
 from emcfsys_engine.learn.inference.image import EndAskedFor
-from emcfsys_engine.learn.inference.several import environments_for
-from emcfsys_engine.learn.inference.shards import at_once
-from emcfsys_engine.learn.run_context import keep_freed_memory
+from emcfsys_engine.learn.inference.shards import WorkOfModels
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import Event, ImageFailed, ItemDone, RunStarted, WarningGiven
@@ -33,7 +30,7 @@ from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import EVALUATION, EvaluateRequest
 from emcfsys_engine.run.shards import Header, Item, models_of
 from emcfsys_engine.shards.ended import Ended, Tally
-from emcfsys_engine.shards.sizes import Sizes
+from emcfsys_engine.shards.sizes import Sizes, file_bytes
 from emcfsys_engine.shards.work import Asked, Done, Emit, Work, ref_of
 
 
@@ -68,7 +65,7 @@ def work_of(run: Run) -> Work:
     return EvaluateWork(run)
 
 
-class EvaluateWork(Work):
+class EvaluateWork(WorkOfModels):
     """An evaluation in shards."""
 
     request: EvaluateRequest
@@ -96,27 +93,15 @@ class EvaluateWork(Work):
         lost = lost_gpu(device, request.gpus, os.environ)
         return [started, *([WarningGiven(message=lost)] if lost else [])]
 
-    @property
-    def at_once(self) -> int:
-        """One task a GPU, or one a processor."""
-        return at_once(self.request)
-
-    def environments(self, number: int) -> Sequence[Mapping[str, str]]:
-        """Each task sees one GPU."""
-        return environments_for(self.request.gpus or number)
-
     def begin(self, header: Header, shard: int, asked: Asked) -> "_Comparing":
         """Begin with one shard; the models are read with the first."""
         return _Comparing(self._loaded(header), asked)
 
     def _loaded(self, header: Header) -> Comparer:
         if self._comparer is None:
-            keep_freed_memory()
-            torch.set_num_threads(choose_threads(self.request.threads, self.beside))
             gpus = None if self.request.gpus is None else min(1, self.request.gpus)
-            comparer = Comparer(measure_of(self.request, _of_all(header).project), gpus)
-            self.refuse_changed(header)  # looked at after they were read
-            self._comparer = comparer
+            measure = measure_of(self.request, _of_all(header).project)
+            self._comparer = self.loaded(header, lambda: Comparer(measure, gpus))
         return self._comparer
 
     def put_together(self, end: Ended) -> Tally:
@@ -243,7 +228,7 @@ def items_of(found: Images) -> Iterator[Item]:
             parts=tuple((name, str(file)) for name, file in label.parts),
             states=tuple(map(_state_of, (image.path, *read))),
         )
-        also = tuple((str(file), _bytes_of(file)) for file in read)
+        also = tuple((str(file), file_bytes(file)) for file in read)
         yield Item(number, str(image.path), image.plane, "", size, pixels, also=also, own=own)
 
 
@@ -313,11 +298,3 @@ def _state_of(place: Path) -> str:
         return digest.hexdigest()
     except OSError:
         return ""
-
-
-def _bytes_of(file: Path) -> int:
-    try:
-        status = os.stat(file)
-    except OSError:
-        return -1
-    return -1 if stat.S_ISDIR(status.st_mode) else status.st_size

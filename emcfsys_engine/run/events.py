@@ -32,7 +32,7 @@ class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
 
     format: int = FORMAT
     run: str
-    does: str  # train | predict | watch | measure | convert
+    does: str  # train | predict | watch | measure | evaluate
     project: str = ""
     classes: tuple[str, ...] = ()
     # Of a preset, too; None: ended by minutes, no training, or a preset of an older version.
@@ -208,10 +208,9 @@ class RegionDone(Event, frozen=True, kw_only=True, tag="region_done"):
 
 
 class ItemDone(Event, frozen=True, kw_only=True, tag="item_done"):
-    """One item of a measurement or a conversion is done: what was read, and what was written."""
+    """One item of a measurement or an evaluation in shards is done."""
 
-    image: str  # or mask, or file of labels
-    files: tuple[str, ...] = ()
+    image: str  # or mask
     seconds: float = 0.0
 
 

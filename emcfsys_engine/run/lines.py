@@ -125,7 +125,7 @@ def _words(event: AnyEvent) -> Iterator[str]:
         case RegionDone():
             yield f"region {Region(*event.region)} of {event.of} done: {event.image}"
         case ItemDone():
-            yield " -> ".join([event.image, *event.files]) if event.files else f"{event.image} done"
+            yield f"{event.image} done"
         case GroupJudged():
             why = f": {'; '.join(event.reasons)}" if event.reasons else ""
             before = f" (was {event.before.upper()})" if event.before else ""

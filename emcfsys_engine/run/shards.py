@@ -44,7 +44,7 @@ _BLOCK_BYTES = 1 << 20
 class Item(msgspec.Struct, frozen=True, array_like=True):
     """One image of the list, or a region of one; `mask` is where its mask goes.
 
-    Of a measurement it is a mask, of a conversion labels: what is read. Paths are of any bytes.
+    Of a measurement it is a mask. Paths are of any bytes.
     """
 
     number: int  # its place among all images, in the order of their names; regions follow those

@@ -11,6 +11,18 @@ from emcfsys_engine.images.reader import probe
 _MOST_PROBED = 20_000  # of more images the pixels are reckoned from the sizes of the files
 
 
+def file_bytes(place: Path | str) -> int:
+    """Return the bytes of a file that is read; -1 for a folder, or where there is none."""
+    try:
+        return _size(os.stat(place))
+    except OSError:
+        return -1
+
+
+def _size(status: os.stat_result) -> int:
+    return -1 if stat.S_ISDIR(status.st_mode) else status.st_size
+
+
 class Sizes:
     """Bytes and pixels of images: the first are looked at, of the rest the bytes tell."""
 
@@ -30,7 +42,7 @@ class Sizes:
             status = os.stat(path)
         except OSError:
             return -1, 0
-        size = -1 if stat.S_ISDIR(status.st_mode) else status.st_size
+        size = _size(status)
         suffix = os.path.splitext(path)[1]  # noqa: PTH122 - of a million names
         known_bytes, known_pixels = self._seen.get(suffix, (0, 0))
         if is_wanted and (size < 0 or not known_bytes or self._num_probed < _MOST_PROBED):

@@ -8,10 +8,11 @@ were submitted before all commands had shards.
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import torch
@@ -50,7 +51,34 @@ def work_of(run: Run) -> Work:
     return PredictWork(run)
 
 
-class PredictWork(Work):
+Loaded = TypeVar("Loaded")
+
+
+class WorkOfModels(Work):
+    """A command in shards whose tasks predict: one a GPU, or one a processor."""
+
+    def loaded(self, header: Header, load: Callable[[], Loaded]) -> Loaded:
+        """Return what `load` makes of the models' files.
+
+        Raises: InputError where these are others than when the list was written.
+        """
+        keep_freed_memory()
+        torch.set_num_threads(choose_threads(self.request.threads, self.beside))
+        made = load()
+        self.refuse_changed(header)  # looked at after they were read
+        return made
+
+    @property
+    def at_once(self) -> int:
+        """One task a GPU, or one a processor."""
+        return at_once(self.request)
+
+    def environments(self, number: int) -> Sequence[Mapping[str, str]]:
+        """Give each task a GPU of its own."""
+        return environments_for(self.request.gpus or number)
+
+
+class PredictWork(WorkOfModels):
     """A prediction in shards."""
 
     _predictor: Predictor | None = None
@@ -93,21 +121,8 @@ class PredictWork(Work):
 
     def _loaded(self, header: Header) -> Predictor:
         if self._predictor is None:
-            keep_freed_memory()
-            torch.set_num_threads(choose_threads(self.request.threads, self.beside))
-            predictor = load_predictor(self.request)
-            self.refuse_changed(header)  # looked at after it was read
-            self._predictor = predictor
+            self._predictor = self.loaded(header, lambda: load_predictor(self.request))
         return self._predictor
-
-    @property
-    def at_once(self) -> int:
-        """One task a GPU, or one a processor."""
-        return at_once(self.request)
-
-    def environments(self, number: int) -> Sequence[Mapping[str, str]]:
-        """Give each task a GPU of its own."""
-        return environments_for(self.request.gpus or number)
 
 
 class _Predicting:

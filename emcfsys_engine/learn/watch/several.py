@@ -61,9 +61,8 @@ class ByCrew:
         asked: Callable[[], str | None],
         tell: Callable[[str], None],
     ) -> None:
-        _, (self.card,) = load_members(
-            [model]
-        )  # a damaged one is refused here, and ends no process
+        # A damaged one is refused here, and ends no process.
+        _, (self.card,) = load_members([model])
         self.device = choose_device(project.compute.gpus)
         self._project, self._asked = project, asked
         self._begin = partial(

@@ -25,7 +25,7 @@ from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import MeasureRequest
 from emcfsys_engine.run.shards import Header, Item
 from emcfsys_engine.shards.ended import Ended, Tally
-from emcfsys_engine.shards.sizes import Sizes
+from emcfsys_engine.shards.sizes import Sizes, file_bytes
 from emcfsys_engine.shards.work import Asked, Done, Emit, Work, ref_of
 from emcfsys_engine.tools.measure.fields import (
     Fields,
@@ -260,16 +260,12 @@ def items_of(fields: Fields) -> Iterator[Item]:
     for number, mask in enumerate(fields.items.masks):
         size, pixels = sizes.of(mask.path, planes[mask.path], is_wanted=True)
         image = fields.items.image_of.get(mask)
-        also = () if image is None else ((str(image.path), _bytes_of(image.path)),)
+        also = () if image is None else ((str(image.path), file_bytes(image.path)),)
         own = OfMask(None if image is None else image.plane, fields.pixel_of[mask])
         yield Item(
             number, str(mask.path), mask.plane, "", size, pixels, also=also,
             own=msgspec.to_builtins(own),
         )  # fmt: skip
-
-
-def _bytes_of(file: Path) -> int:
-    return -1 if file.is_dir() else file.stat().st_size
 
 
 def digest_of_inputs(request: MeasureRequest) -> str:
