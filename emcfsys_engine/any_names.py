@@ -5,6 +5,8 @@ What is no UTF-8 stands as lone surrogates, which msgspec refuses.
 
 import errno
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from emcfsys_engine.files import read_own
 _NO_FILE_OF_OURS = frozenset(
     (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EPERM, errno.EFBIG)
 )
+
+_SMALL_BYTES = 1 << 12  # that are decoded line by line where one of them is damaged
 
 
 def encode(value: Any, *, indent: int = 0) -> bytes:
@@ -54,6 +58,24 @@ def decode(content: bytes, kind: Any) -> Any:
         if isinstance(error, msgspec.MsgspecError):
             raise
         raise msgspec.DecodeError(str(error)) from None
+
+
+def decode_lines(lines: bytes, kind: Any, damaged: Callable[[bytes], object]) -> list[Any]:
+    """Return what `encode` wrote, a line each; one that says something else goes to `damaged`."""
+    with suppress(msgspec.MsgspecError, ValueError, RecursionError):
+        return _decoder(kind).decode_lines(lines)
+    middle = lines.find(b"\n", len(lines) // 2) + 1
+    if len(lines) > _SMALL_BYTES and 0 < middle < len(lines):  # the rest of it is sound
+        parts = (lines[:middle], lines[middle:])
+        return [one for part in parts for one in decode_lines(part, kind, damaged)]
+    found: list[Any] = []
+    for line in lines.split(b"\n"):
+        try:
+            if line.strip():
+                found.append(decode(line, kind))
+        except msgspec.MsgspecError:
+            damaged(line)
+    return found
 
 
 @lru_cache  # to make one of several structs takes eight times as long as a line of theirs

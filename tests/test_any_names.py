@@ -1,5 +1,6 @@
 """Names of any bytes go through events and run records and come back."""
 
+import random
 from pathlib import Path
 
 import msgspec
@@ -30,6 +31,26 @@ def test_every_name_comes_back(name: str) -> None:
 def test_what_is_no_event_is_one_kind_of_error(content: bytes) -> None:
     with pytest.raises(msgspec.MsgspecError):
         any_names.decode(content, ImageFailed)
+
+
+@given(
+    names=st.lists(raw_names, max_size=40),
+    torn=st.lists(
+        st.sampled_from([b"{", b"\xff", b"[]", b'{"image": 1}', b"\0" * 5000]), max_size=3
+    ),
+    seed=st.randoms(use_true_random=False),
+)
+def test_many_lines_are_read_as_one_by_one_whatever_is_damaged_among_them(
+    names: list[str], torn: list[bytes], seed: random.Random
+) -> None:
+    events = [ImageFailed(image=name, reason="x" * 100) for name in names]
+    lines = [any_names.encode(event) for event in events]
+    for one in torn:
+        lines.insert(seed.randint(0, len(lines)), one)
+    damaged: list[bytes] = []
+    content = b"".join(line + b"\n" for line in lines)
+    assert any_names.decode_lines(content, ImageFailed, damaged.append) == events
+    assert sorted(damaged) == sorted(torn)
 
 
 def test_events_and_requests_hold_names_that_are_no_utf8(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ it. A line is written before its file has its name, so that a kill leaves no fil
 
 import errno
 import fcntl
-import json
 import os
 import shutil
 import threading
@@ -21,11 +20,8 @@ from typing import Any
 
 import msgspec
 
-from emcfsys_engine.files import (
-    next_lines,
-    open_own,
-    reading_own,
-)
+from emcfsys_engine import any_names
+from emcfsys_engine.files import next_lines, open_own, reading_own
 from emcfsys_engine.images.contents import Contents
 from emcfsys_engine.images.origins import Maker, Origin, Origins
 from emcfsys_engine.images.output_names import (
@@ -385,9 +381,9 @@ class OutputBook:
                 self._learn_all(lines)
 
     def _learn_all(self, lines: bytes) -> None:
-        for line in lines.splitlines():
+        for line in any_names.decode_lines(lines, dict, lambda damaged: None):
             with suppress(*_DAMAGED):
-                self._learn(json.loads(line))
+                self._learn(line)
 
     def _learn(self, line: Mapping[str, Any]) -> None:
         if "seen" in line:
@@ -423,8 +419,7 @@ class OutputBook:
             os.close(descriptor)
 
     def _append_some(self, descriptor: int, lines: Sequence[Mapping[str, Any]]) -> None:
-        # Names of any bytes: json escapes the surrogates that stand for them.
-        data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        data = b"".join([any_names.encode(line) + b"\n" for line in lines])
         status = os.fstat(descriptor)
         end = status.st_size
         now = end + append_whole(descriptor, data, self.file)

@@ -57,13 +57,11 @@ def made_in(part: Path) -> Made:
     made = Made({}, {})
     with suppress(FileNotFoundError), reading_own(part) as stream:
         while lines := next_lines(stream):
-            for line in lines.splitlines():
-                with suppress(msgspec.MsgspecError):  # torn by a kill
-                    fact = any_names.decode(line, _Fact)
-                    if fact.seen:
-                        made.seen[fact.seen] = fact.stamp, fact.content
-                    elif fact.file:
-                        made.contents[fact.file] = fact.content
+            for fact in any_names.decode_lines(lines, _Fact, lambda torn: None):
+                if fact.seen:
+                    made.seen[fact.seen] = fact.stamp, fact.content
+                elif fact.file:
+                    made.contents[fact.file] = fact.content
     return made
 
 

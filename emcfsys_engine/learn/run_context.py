@@ -2,6 +2,7 @@
 
 import ctypes
 import signal
+from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 
@@ -27,6 +28,7 @@ from emcfsys_engine.run.records import TrainRequest
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_KEPT_BYTES = 1 << 30
 _MOST_KEPT_BYTES = (1 << 31) - 1  # mallopt takes an int
+_EVENTS_AT_ONCE = 10_000
 
 
 def keep_freed_memory() -> None:
@@ -68,14 +70,17 @@ class RunContext:
 
     def emit(self, event: Event) -> None:
         """Append an event; endings and checkpoints wait until they are on the disk."""
-        kind = type(event).__name__
+        self._emit_all([event])
+
+    def _emit_all(self, events: Sequence[Event]) -> None:
         if self._events is None:  # another process of the same training tells
             return
-        self._events.write(event, durable=kind.startswith(("Run", "Validation")))
+        durable = any(type(one).__name__.startswith(("Run", "Validation")) for one in events)
+        self._events.write_all(events, durable=durable)
 
-    def emit_when_possible(self, event: Event | None = None) -> None:
+    def emit_when_possible(self, *events: Event) -> None:
         """Say something as soon as the disk of the events takes it: it may be full or gone."""
-        self._unsaid += [] if event is None else [event]
+        self._unsaid += events
         if told := self.disk.look():
             print(told, flush=True)
             self._unsaid.append(WarningGiven(message=told))
@@ -98,9 +103,9 @@ class RunContext:
         self.disk.refuse()
         if self._events is not None:
             self._events.stay_at(self.run.events_file)
-        while self._unsaid:
-            self.emit(self._unsaid[0])
-            del self._unsaid[0]
+        while some := self._unsaid[:_EVENTS_AT_ONCE]:
+            self._emit_all(some)
+            del self._unsaid[: len(some)]
 
     def stop_request(self) -> str | None:
         """Tell whether to end, and how: cancel, stop, pause or terminated."""

@@ -7,7 +7,7 @@ earlier event with a later step. Times are seconds since 1970.
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -18,7 +18,6 @@ from emcfsys_engine.files import next_lines, open_own, reading_own
 
 FORMAT = 1
 _TAIL_BYTES = 1 << 18  # an ending is a run's last word: it lies there
-_SMALL_BYTES = 1 << 12  # that are decoded line by line where one of them is no event
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -342,17 +341,21 @@ class EventWriter:
 
     def write(self, event: Event, *, durable: bool = False) -> None:
         """Append one line; `durable` waits until it is on the disk."""
-        line = any_names.encode(event) + b"\n"
+        self.write_all([event], durable=durable)
+
+    def write_all(self, events: Sequence[Event], *, durable: bool = False) -> None:
+        """Append a line each, all of them or none; `durable` waits until they are on the disk."""
+        lines = b"".join([any_names.encode(event) + b"\n" for event in events])
         try:
-            written = os.write(self._descriptor, line)
-            if written < len(line):
-                os.write(self._descriptor, line[written:])
+            written = os.write(self._descriptor, lines)
+            if written < len(lines):
+                os.write(self._descriptor, lines[written:])
         except OSError:
-            # Half a line would merge with the next event: take it back.
+            # Half a line would merge with the next event: take them back.
             os.ftruncate(self._descriptor, self._end)
             os.lseek(self._descriptor, self._end, os.SEEK_SET)
             raise
-        self._end += len(line)
+        self._end += len(lines)
         if durable:
             os.fsync(self._descriptor)
 
@@ -393,30 +396,13 @@ class EventReader:
                 stream.seek(self._offset)
                 while block := next_lines(stream):
                     self._offset = stream.tell()
-                    events += self._decode(block)
+                    events += any_names.decode_lines(block, AnyEvent, self._skip)
         except FileNotFoundError:
             self._offset = 0
         return events
 
-    def _decode(self, block: bytes) -> list[AnyEvent]:
-        try:
-            return _DECODER.decode_lines(block)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            middle = block.find(b"\n", len(block) // 2) + 1
-            if len(block) > _SMALL_BYTES and 0 < middle < len(block):  # the rest of it is sound
-                return self._decode(block[:middle]) + self._decode(block[middle:])
-            return self._decode_one_by_one(block)
-
-    def _decode_one_by_one(self, block: bytes) -> list[AnyEvent]:
-        events: list[AnyEvent] = []
-        for line in block.split(b"\n"):
-            if not line.strip():
-                continue
-            try:
-                events.append(any_names.decode(line, AnyEvent))
-            except msgspec.MsgspecError:
-                self.skipped += 1
-        return events
+    def _skip(self, line: bytes) -> None:
+        self.skipped += 1
 
 
 def reversed_events(file: Path, since: int = 0) -> Iterator[AnyEvent]:
@@ -477,9 +463,6 @@ def without_void(events: Iterable[AnyEvent]) -> list[AnyEvent]:
                 del kept[starts[-1]]
         kept.append(event)
     return kept
-
-
-_DECODER = msgspec.json.Decoder(AnyEvent)
 
 
 def _end_of_last_line(descriptor: int) -> int:

@@ -19,7 +19,7 @@ from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import msgspec
 
@@ -290,7 +290,18 @@ class Shards:
 
         Raises: RunFolderError where the list was cut short, or names a mask elsewhere.
         """
-        return (item for _, item in self.places(share))
+        with reading_own(self.file) as stream:
+            stream.seek(len(stream.readline(_HEADER_BYTES)) + share.offset)
+            left = share.length
+            while left > 0:
+                lines = stream.read(min(left, _BLOCK_BYTES))
+                lines += stream.readline() if len(lines) < left else b""
+                left -= len(lines)
+                if not lines:
+                    self._refuse_damaged(lines)
+                for item in any_names.decode_lines(lines, Item, self._refuse_damaged):
+                    self._refuse_elsewhere(item.mask)
+                    yield item
 
     def places(self, share: Share) -> Iterator[tuple[int, Item]]:
         """Yield the images of one shard, each with where its line begins, in bytes.
@@ -318,14 +329,15 @@ class Shards:
                 yield self._item(stream.readline())
 
     def _item(self, line: bytes) -> Item:
-        try:
-            item: Item = any_names.decode(line, Item)
-        except msgspec.MsgspecError:
-            what, run = "is damaged", self.folder.parent
-            remedy = f"Remove {run}, then {self._anew[0].lower()}{self._anew[1:]}"
-            raise RunFolderError(self.file, what, remedy) from None
-        self._refuse_elsewhere(item.mask)
-        return item
+        for item in any_names.decode_lines(line, Item, self._refuse_damaged):
+            self._refuse_elsewhere(item.mask)
+            return item
+        return self._refuse_damaged(line)
+
+    def _refuse_damaged(self, line: bytes) -> NoReturn:
+        what, run = "is damaged", self.folder.parent
+        remedy = f"Remove {run}, then {self._anew[0].lower()}{self._anew[1:]}"
+        raise RunFolderError(self.file, what, remedy)
 
     def _refuse_elsewhere(self, mask: str) -> None:
         out = self._request.out

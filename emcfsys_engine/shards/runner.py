@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -43,7 +44,7 @@ class Worker(Protocol):
         """Say something."""
         ...
 
-    def emit_when_possible(self, event: Event | None = None) -> None:
+    def emit_when_possible(self, *events: Event) -> None:
         """Say something as soon as the disk of the events takes it."""
         ...
 
@@ -124,20 +125,25 @@ class _Watched:
         for place, told in enumerate(self.told):
             told.refresh()
             if len(told.became) > self._num_seen[place]:
-                for number, event in list(told.became.items())[self._num_seen[place] :]:
-                    # An image of which a region failed is told of once, at the end.
-                    if number < self._num_images or isinstance(event, RegionDone):
-                        self.tell(event)
+                new = islice(told.became.items(), self._num_seen[place], None)
+                # An image of which a region failed is told of once, at the end.
+                number = self._num_images
+                self.tell(*(one for n, one in new if n < number or isinstance(one, RegionDone)))
             self._num_seen[place] = len(told.became)
         return sum(self._num_seen)
 
-    def tell(self, event: AnyTold) -> None:
-        """Pass on what became of an item, or of a region of one, once."""
-        if self._passed_on.get(_key(event)) != (why := _why_failed(event)):
-            self._passed_on[_key(event)] = why
-            if isinstance(event, RegionDone):
-                event = msgspec.structs.replace(event, evidence=[])
-            self._emit(event)
+    def tell(self, *events: AnyTold) -> None:
+        """Pass on what became of items, or of regions of them, once."""
+        new: list[Event] = []
+        for event in events:
+            key, why = _key(event), _why_failed(event)
+            if self._passed_on.get(key) == why:
+                continue
+            self._passed_on[key] = why
+            is_region = isinstance(event, RegionDone)
+            new.append(msgspec.structs.replace(event, evidence=[]) if is_region else event)
+        if new:
+            self._emit(*new)
 
     @property
     def num_left(self) -> int:
@@ -145,8 +151,8 @@ class _Watched:
         return sum(not told.is_finished for told in self.told)
 
 
-def _key(event: AnyTold) -> tuple[str, tuple[int, ...]]:
-    return event.image, tuple(event.region) if isinstance(event, RegionDone) else ()
+def _key(event: AnyTold) -> str | tuple[str, tuple[int, ...]]:
+    return (event.image, tuple(event.region)) if isinstance(event, RegionDone) else event.image
 
 
 def _why_failed(event: AnyTold) -> str:

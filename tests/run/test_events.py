@@ -191,12 +191,14 @@ def test_a_full_disk_is_told_and_leaves_whole_lines(tmp_path: Path) -> None:
         try:
             with pytest.raises(OSError):
                 writer.write(_step(1))
+            with pytest.raises(OSError):  # of many at once none stays
+                writer.write_all([_step(1), _step(1)])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             signal.signal(signal.SIGXFSZ, before)
         assert file.stat().st_size == size
-        writer.write(_step(2))
-    assert [event.step for event in read_events(file) if isinstance(event, StepDone)] == [2]
+        writer.write_all([_step(2), _step(3)])
+    assert [event.step for event in read_events(file) if isinstance(event, StepDone)] == [2, 3]
 
 
 def test_a_line_without_end_costs_no_memory_and_hides_no_other(tmp_path: Path) -> None:

@@ -78,13 +78,14 @@ def _outdated(end: Together) -> list[ImageRef] | None:
     None where a task's book does not tell: it was taken in before, or was damaged.
     """
     found: list[ImageRef] = []
+    below = len(end.request.out) + 1
     for shard, share in enumerate(end.header.shards):
         made = made_in(end.shards.book_file(shard))
         became = end.became[shard]
         for item in end.shards.items(share):
             if not isinstance(became.get(item.number), ImageDone):
                 continue
-            content = made.contents.get(item.mask[len(end.request.out) + 1 :])
+            content = made.contents.get(item.mask[below:])
             if content is None:
                 return None
             if not os.access(item.mask, os.F_OK) or not _is_still(content, item.image, made):
