@@ -6,6 +6,7 @@ A file of events may be large: its first line and its last 256 KiB tell all of t
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from statistics import median
 
 import msgspec
@@ -75,10 +76,23 @@ def words_of_progress(run: Run) -> str:
 
     Of a run in shards what all its tasks told is counted: of a million items that takes a second.
     """
-    with suppress(RunFolderError, OSError):
-        if (run.folder / FOLDER).is_dir():
-            return TasksProgress(run).text()
-    return progress_of(run).text
+    return ProgressWords().of(run)
+
+
+class ProgressWords:
+    """The same again and again: what tasks of a run in shards told is counted once."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[Path, TasksProgress] = {}
+
+    def of(self, run: Run) -> str:
+        """Return how far a living run is, in a few words; empty where nothing tells."""
+        with suppress(RunFolderError, OSError):
+            if (run.folder / FOLDER).is_dir():
+                if run.folder not in self._tasks:
+                    self._tasks[run.folder] = TasksProgress(run)
+                return self._tasks[run.folder].text()
+        return progress_of(run).text
 
 
 def progress_in(events: Sequence[AnyEvent], now: float) -> Progress:

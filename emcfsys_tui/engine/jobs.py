@@ -16,7 +16,7 @@ from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import RunLines
-from emcfsys_engine.run.progress import progress_of
+from emcfsys_engine.run.progress import ProgressWords, progress_of
 from emcfsys_tui.engine.runs import run_command
 from emcfsys_tui.messages import LogRead, QueueRead
 from emcfsys_tui.text import safe_lines
@@ -31,6 +31,7 @@ class QueueReader:
 
     def __init__(self) -> None:
         self._told: QueueState | None = None
+        self._progress = ProgressWords()
         self._gpus: tuple[GpuRow, ...] = ()
         self._gpus_at = float("-inf")
 
@@ -56,8 +57,17 @@ class QueueReader:
         if pid is None:
             told = "no daemon runs: emcfsys-engine daemon start"
             waits = {job.id: told for job in jobs if job.state == "queued"}
-        rows = tuple(_job_row(job, waits.get(job.id, "")) for job in ordered(jobs))
+        rows = tuple(
+            _job_row(job, waits.get(job.id, ""), self._words_of(job)) for job in ordered(jobs)
+        )
         return QueueState(is_read=True, jobs=rows, gpus=self._gpus, daemon_pid=pid)
+
+    def _words_of(self, job: Job) -> str:
+        if job.state != "running":
+            return ""
+        run = Run(Path(job.run))
+        # What tasks on Slurm told stands in the reason.
+        return progress_of(run).text if job.slurm else self._progress.of(run)
 
 
 class JobLogReader:
@@ -171,7 +181,7 @@ def move_job(job_id: int, by: int) -> str:
     return f"job {job_id} is number {target + 1} of those that wait"
 
 
-def _job_row(job: Job, waits: str) -> JobRow:
+def _job_row(job: Job, waits: str, progress: str) -> JobRow:
     nodes = job.slurm.nodes if job.slurm else 1
     asks = [f"{nodes} ×"] if nodes > 1 else []
     asks += [f"{job.gpus:g} GPU"] if job.gpus else [f"{job.cpus} CPU"] if job.cpus else []
@@ -188,7 +198,7 @@ def _job_row(job: Job, waits: str) -> JobRow:
         since=job.started or job.created,
         took_s=took,
         reason=f"{job.ask} asked" if job.ask else waits or job.reason,
-        progress=progress_of(Run(Path(job.run))).text if job.state == "running" else "",
+        progress=progress,
         is_open=job.is_open,
         where=f"slurm {job.slurm_id}".rstrip(" ?") if job.slurm else "here",
         gpu_ids=job.gpu_ids,

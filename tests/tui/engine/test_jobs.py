@@ -6,6 +6,12 @@ import pytest
 
 from emcfsys_engine.errors import QueueError
 from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.jobs.store import move
+from emcfsys_engine.run.events import ImageDone
+from emcfsys_engine.run.folder import new_run
+from emcfsys_engine.run.records import PredictRequest
+from emcfsys_engine.run.shard_lines import Became, Lines
+from emcfsys_engine.run.shards import Item, Shards
 from emcfsys_tui.engine.jobs import QueueReader, ask_job, move_job, ordered
 from tests.tui.conftest import made_run
 
@@ -30,3 +36,26 @@ def test_waiting_jobs_stand_in_their_order_and_move_by_one(demo: Path, no_daemon
         assert [job.id for job in ordered(queue.list())] == [3, 2, 1]
     with pytest.raises(QueueError):
         move_job(1, 1)
+
+
+def test_a_running_job_in_shards_tells_the_progress_of_all_its_tasks(
+    tmp_path: Path, no_daemon: None
+) -> None:
+    made = new_run(tmp_path, PredictRequest(model="/m", inputs=("/in",), out="/out", shards=2))
+    shards = Shards(made)
+    items = [Item(n, f"/in/{n}.tif", None, f"/out/{n}.png", 9, n + 1) for n in range(5)]
+    shards.write(items, 2)
+    reader = QueueReader()
+    with Queue.open() as queue:
+        job = queue.add(made.folder, project_name="demo", gpus=0)
+        with queue.store.transaction() as connection:
+            assert move(connection, job, "running")
+    for done in (0, 1, 2):
+        told = reader.read()
+        assert told is not None
+        (row,) = told.queue.jobs
+        assert row.progress == f"0 of 2 tasks done, {done} of 5 images"
+        lines = Lines(shards.lines_file(0))
+        event = ImageDone(image=f"/in/{done}.tif", mask="m", seconds=1.0)
+        lines.write(Became(number=done, event=event))
+        lines.close()
