@@ -1,5 +1,6 @@
 """project.toml becomes a frozen Project: its only reader, and where its keys are known."""
 
+import hashlib
 import io
 import re
 from collections.abc import Iterable, Mapping
@@ -89,6 +90,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
 
 
 LOSSES = ("ce", "dice", "focal", "tversky", "lovasz", "boundary", "ohem")
+DATA_KEYS = ("images", "masks", "annotations")
 _LEVELS = 4  # folders above a model: PROJECT/runs/RUN/best.safetensors
 _PLACES = (*TABLES, "classes", "data", "limits")
 
@@ -179,6 +181,27 @@ def class_values_now(file: Path) -> dict[str, int]:
         return {}
     values = said.items() if isinstance(said, dict) else ()
     return {name: value for name, value in values if type(value) is int}
+
+
+def labels_now(file: Path) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Return what the labels of each [[data]] table mean as a project.toml says now.
+
+    Each has its images, masks and annotations first, by which it is known again; none where the
+    file cannot be read.
+    """
+    try:
+        said = read_toml(file).get("data")
+    except ProjectError:
+        return []
+    tables = [one for one in said if isinstance(one, dict)] if isinstance(said, list) else []
+    found = [(tuple(one.get(key) for key in DATA_KEYS), one.get("labels")) for one in tables]
+    return [(whose, labels) for whose, labels in found if isinstance(labels, dict)]
+
+
+def numbers_now(file: Path) -> str:
+    """Return what changes when classes, or labels of a [[data]] table, get other meanings."""
+    said = msgspec.json.encode([list(class_values_now(file).items()), repr(labels_now(file))])
+    return hashlib.blake2b(said, digest_size=8).hexdigest()
 
 
 def parse_loss(text: str) -> tuple[tuple[float, str], ...]:

@@ -14,7 +14,7 @@ from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.errors import DataFaults, InputError, RunFolderError
 from emcfsys_engine.files import read_own, remedy_of, write_whole
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.project import Project, class_values_now
+from emcfsys_engine.project import Project, class_values_now, labels_now, numbers_now
 
 _NAMED = 6  # images in a sentence
 Place = tuple[int, ImageRef]  # number of the [[data]] table, image
@@ -191,15 +191,50 @@ def refuse_renumbered(
     A run keeps the classes that it was begun with, by their values in a mask: in masks that were
     numbered anew it would learn one class under the name of another. Raises: DataFaults.
     """
-    classes, today = project.classes, class_values_now(project.file)
     both = [name for name in deal.names if name in before and name in now]
     changed = [name for name in both if before[name].labels != now[name].labels]
-    moved = [name for name, value in classes.items() if today.get(name, value) != value]
-    if changed and moved:
-        told = ", ".join(f"{name} = {classes[name]}, now {today[name]}" for name in moved)
-        what = f"has other values since this run was begun ({told}), and so have its labels"
+    told = renumbered(project)
+    if changed and told:
+        what = f"mean others since this run was begun ({told}), and its labels changed"
         remedy = f"Train anew, or put both back ({few(changed)})"
         raise DataFaults([InputError(f"{project.file}: classes", what, remedy)])
+
+
+def refuse_renumbered_since(project: Project, numbers: str) -> None:
+    """Refuse classes whose numbers changed between asking for a run and its begin.
+
+    It was asked for with those of then, and its masks may be by those of now.
+    `numbers`: of project.toml when it was asked for, see `numbers_now`; "": nobody noted them.
+    Raises: DataFaults.
+    """
+    if numbers in ("", numbers_now(project.file)):
+        return
+    if told := renumbered(project):
+        what = f"mean others since this was asked for ({told})"
+        raise DataFaults([InputError(f"{project.file}: classes", what, "Ask for it anew")])
+
+
+def renumbered(project: Project) -> str:
+    """Say which classes have other numbers in project.toml now, or labels other meanings.
+
+    Numbers matter where there are masks: shapes are told by their names. Empty: none.
+    """
+    today, found = class_values_now(project.file), list[str]()
+    if any(source.masks is not None for source in project.data):
+        found = [
+            f"{name} = {value}, now {today[name]}"
+            for name, value in project.classes.items()
+            if today.get(name, value) != value
+        ]
+    known = {(one.images, one.masks, one.annotations): one.labels for one in project.data}
+    for whose, labels in labels_now(project.file):
+        before = known.get(whose, {})
+        found += [
+            f"label {label!r} = {meaning}, now {labels[label]}"
+            for label, meaning in before.items()
+            if labels.get(label, meaning) != meaning
+        ]
+    return ", ".join(found)
 
 
 def refuse_swapped(

@@ -80,7 +80,9 @@ def remove(group: str, book: OutputBook) -> None:
     for ending in (".json", ".csv"):
         versions = place.parent.glob(f"{glob.escape(place.name)}.v*{ending}")
         for file in (place.with_name(place.name + ending), *versions):
-            if _VERSION.fullmatch(file.name.removeprefix(place.name)) and book.has_now(file):
+            if _VERSION.fullmatch(file.name.removeprefix(place.name)) and book.has_now(
+                file, of_image=False
+            ):
                 file.unlink()
 
 

@@ -19,6 +19,7 @@ from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RunStarted, WatchState
 from emcfsys_engine.run.folder import Run, list_runs
+from emcfsys_engine.run.home import is_of
 from emcfsys_engine.run.lines import images_per_min
 from emcfsys_engine.run.outcome import became_of_images
 from emcfsys_engine.run.records import TrainRequest, WatchRequest, validated_on
@@ -114,7 +115,9 @@ def choose_best(project: Project) -> BestModel | None:
     newest. A training that finished once stays so while it is extended, and if that is cancelled
     or fails.
     """
-    finished = [found for run in reversed(list_runs(project.folder)) if (found := _card(run))]
+    finished = [
+        found for run in reversed(list_runs(project.folder)) if (found := _card(run, project))
+    ]
     finished = [(run, card) for run, card in finished if fits(project, card)]
     if not finished:
         return None
@@ -143,14 +146,15 @@ def best_model(project: Project) -> Path | None:
     return best.file if best is not None else None
 
 
-def _card(run: Run) -> tuple[Run, ModelCard] | None:
-    """Return a finished training with what its best model says; None for any other run.
+def _card(run: Run, project: Project) -> tuple[Run, ModelCard] | None:
+    """Return a finished training of the project with what its best model says; else None.
 
     One that follows the labels publishes each better model while it trains: it counts, too.
     """
     try:
         record = run.record()
-        if not isinstance(record.request, TrainRequest):
+        is_training = isinstance(record.request, TrainRequest)
+        if not is_training or not is_of(record, project.folder):
             return None
         follows = record.project is not None and record.project.training.follow
         if not follows and not run.final_model.is_file() and run.state() != "done":
@@ -188,15 +192,16 @@ def watch_of(project: Project) -> Run | None:
     if folder is not None:
         return Run(folder)
     for run in reversed(list_runs(project.folder)):
-        if _is_watch(run):
+        if is_watch_of(run, project.folder):
             return run
     return None
 
 
-def _is_watch(run: Run) -> bool:
-    """Tell whether a run is a watch: by what was asked, or said where that may not be read."""
+def is_watch_of(run: Run, project_folder: Path) -> bool:
+    """Tell whether a run is a watch of a project: by what was asked, or said if that is unread."""
     try:
-        return isinstance(run.record().request, WatchRequest)
+        record = run.record()
+        return isinstance(record.request, WatchRequest) and is_of(record, project_folder)
     except RunFolderError:
         return any(
             isinstance(event, RunStarted) and event.does == "watch" for event in run.events()

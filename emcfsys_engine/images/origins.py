@@ -55,6 +55,7 @@ class Origins:
         self.contents: dict[str, str] = {}  # file -> digest of the image of its newest line
         self._made_by: dict[str, dict[str, str]] = {}  # file -> its digest -> maker
         self._made_of: dict[str, dict[str, str]] = {}  # file -> its digest -> of the image
+        self._of_none: defaultdict[str, set[str]] = defaultdict(set)  # file -> digests: of no image
         self._num_lines = 0
         self._files: defaultdict[str, list[str]] = defaultdict(list)  # by their key
         self._order: dict[str, int] = {}  # file -> which of all lines is its newest
@@ -80,6 +81,10 @@ class Origins:
         by = self._made_by.setdefault(file, {})
         by.pop(digest, None)  # the newest stands last
         by[digest] = str(line.get("maker", ""))
+        if not image and not content and not by[digest]:
+            self._of_none[file].add(digest)
+        elif file in self._of_none:
+            self._of_none[file].discard(digest)
         self._made_of.setdefault(file, {})[digest] = content
         if content and image:
             self._content_now[image] = content
@@ -94,6 +99,13 @@ class Origins:
         A line may stand before its file has its name: what was noted last need not lie there.
         """
         return self._made_of.get(file, {}).get(digest, self.contents.get(file, ""))
+
+    def is_of_image(self, file: str, digest: str) -> bool:
+        """Tell whether a file that is ours was predicted of an image, by its newest line.
+
+        All else was made by another command: annotations by convert, tables, pages.
+        """
+        return digest not in self._of_none.get(file, ())
 
     def order_of(self, file: str) -> int:
         """Return which of all lines is a file's newest, from 1; 0 where there is none."""

@@ -134,11 +134,16 @@ class OutputBook:
         made_of = digests.get(digest_of_output(place))
         return made_of is not None and (not content or content in made_of)
 
-    def has_now(self, place: Path) -> bool:
-        """Tell the same of a file that another process may have written a moment ago."""
-        if not self.has(place):
+    def has_now(self, place: Path, *, of_image: bool) -> bool:
+        """Tell the same of a file that another process may have written a moment ago.
+
+        `of_image`: as a prediction, or else as another command: neither replaces the other's.
+        """
+        file, digest = self._below(place), digest_of_output(place)
+        if digest not in self._digests.get(file, {}):
             self.refresh()
-        return self.has(place)
+        is_ours = digest in self._digests.get(file, {})
+        return is_ours and self._origins.is_of_image(file, digest) == of_image
 
     def made_of(self, place: Path) -> str:
         """Return of which image a file was made that is as this program wrote it: its digest.

@@ -37,10 +37,13 @@ class OutputsBelow:
         return None
 
 
-def free_version(file: Path, book: OutputBook) -> Path:
-    """Return a file that may be written: itself if it is not there or ours, else x.v2.json …"""
+def free_version(file: Path, book: OutputBook, *, of_image: bool = False) -> Path:
+    """Return a file that may be written: itself if it is not there or ours, else x.v2.json …
+
+    `of_image`: for a prediction. What another command made is not its own, nor the reverse.
+    """
     number, free = 1, file
-    while os.path.lexists(free) and not book.has_now(free):
+    while os.path.lexists(free) and not book.has_now(free, of_image=of_image):
         number += 1
         free = file.with_name(f"{file.stem}.v{number}{file.suffix}")
     return free
@@ -76,7 +79,7 @@ def replace_own(file: Path, book: OutputBook, write: Callable[[Path], object]) -
 
     Raises: InputError for a file of somebody else; OSError.
     """
-    if os.path.lexists(file) and not book.has_now(file):
+    if os.path.lexists(file) and not book.has_now(file, of_image=False):
         what = "is not as this program wrote it, and kept"
         raise InputError(file, what, "Name another file, or remove it")
     try:

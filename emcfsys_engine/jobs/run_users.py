@@ -1,22 +1,29 @@
 """Who needs the files of a run: what removes any of them asks here first."""
 
 import os
+import pwd
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from emcfsys_engine.errors import EmcfError
+from emcfsys_engine import any_names
+from emcfsys_engine.errors import EmcfError, QueueError
+from emcfsys_engine.files import file_system_of, is_network
 from emcfsys_engine.images.walk import split_glob
 from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.jobs.state_folder import other_queues
+from emcfsys_engine.jobs.store import open_jobs_in
 from emcfsys_engine.project import Project, read_toml
-from emcfsys_engine.run.folder import Run, list_runs
+from emcfsys_engine.run.folder import Run, State, list_runs
 from emcfsys_engine.run.in_use import is_in_use
 from emcfsys_engine.run.records import (
     EvaluateRequest,
     MeasureRequest,
     PredictRequest,
     RunRecord,
+    StartRecord,
     WatchRequest,
 )
 
@@ -24,6 +31,8 @@ _MODEL_KEYS = (("hotfolder", "model"), ("suggest", "model"), ("model", "start"))
 _FILE_KEYS = (("model", "weights"), ("hotfolder", "watch"), ("hotfolder", "output"))
 _DATA_KEYS = ("images", "masks", "annotations")
 _END_IT = "Cancel that first, or let it end"
+_THERE = "Cancel it there; where that host is gone, move its queue away"
+_UNENDED: tuple[State, ...] = ("new", "running", "interrupted", "lost")
 
 
 class _Need(NamedTuple):
@@ -45,23 +54,30 @@ class Use(NamedTuple):
 class RunUsers:
     """All that is known to need files of runs, as it was when this was made.
 
-    Known are the open jobs of the queue, and of each project that they, any older job or `places`
-    name: what runs in it, and what its project.toml says.
+    Known are the open jobs of the queue, and of those of the same home's other hosts, and of each
+    project that they, any older job or `places` name, or that a run there is of: what runs in it,
+    and what its project.toml says.
     Raises: QueueError where the queue cannot be asked.
     """
 
     def __init__(self, places: Iterable[Path] = ()) -> None:
         with Queue.open() as queue:
-            jobs = queue.list()
-        self._jobs = {str(Path(job.run)): job.id for job in jobs if job.is_open}
+            jobs, own = queue.list(), queue.store.file
+        self._jobs = {_real(Path(job.run)): f"job {job.id}" for job in jobs if job.is_open}
+        self._known = {_real(Path(job.run)) for job in jobs}
+        self._elsewhere, self._unread = _jobs_elsewhere(own)
         folders = [Path(job.run).parent.parent for job in jobs]
         folders = list(dict.fromkeys(map(_real, [*places, *folders])))
-        named = [(f"job {number}", Run(Path(run))) for run, number in self._jobs.items()]
+        waiting = {**self._elsewhere, **self._jobs}
+        named = [(who, Run(run)) for run, who in waiting.items()]
+        homes: dict[Path, None] = {}
         for folder in folders:
             with suppress(OSError):  # its disk is away
-                named += [(run.id, run) for run in list_runs(folder) if run.is_alive()]
+                runs = list_runs(folder)
+                named += [(run.id, run) for run in runs if run.is_alive()]
+                homes |= dict.fromkeys(home for run in runs if (home := _home_of(run)))
         self._needs = [need for who, run in named for need in _of_run(who, run)]
-        for folder in folders:
+        for folder in dict.fromkeys([*folders, *homes]):
             self._needs += _of_project(folder / "project.toml")
 
     def of(self, run: Run, files: Sequence[Path]) -> Use | None:
@@ -69,10 +85,15 @@ class RunUsers:
 
         What the run itself or its worker names does not count.
         """
-        number = self._jobs.get(str(run.folder))
-        if number is not None:
-            return Use(f"has an open job: {number}", "Cancel it first")
         own = _real(run.folder)
+        if own in self._jobs:
+            return Use(f"has an open {self._jobs[own]}", "Cancel it first")
+        if own in self._elsewhere:
+            return Use(f"has an open {self._elsewhere[own]}", _THERE)
+        if self._unread:
+            return Use(f"may have a job in {self._unread}", "See why that queue cannot be read")
+        if own not in self._known and (other := _others(run)):
+            return other
         for need in self._needs:
             if need.by != own and any(_lies_in(need.place, file) for file in files):
                 return Use(f"has {need.words}", need.remedy)
@@ -81,6 +102,55 @@ class RunUsers:
             if any(is_in_use(model) for model in models):
                 return Use("has a model that a process predicts with now", "Wait for its end")
         return None
+
+
+def _jobs_elsewhere(own: Path) -> tuple[dict[Path, str], str]:
+    """Return the runs with open jobs in queues of a home's other hosts, and a queue unread."""
+    found: dict[Path, str] = {}
+    unread = ""
+    for file in other_queues(own):
+        try:
+            jobs = open_jobs_in(file)
+        except QueueError:
+            unread = str(file)
+            continue
+        where = f"on {file.parent.name} (its queue is {file})"
+        found |= {_real(Path(run)): f"job {number} {where}" for number, run in jobs}
+    return found, unread
+
+
+def _others(run: Run) -> Use | None:
+    """Return why a run that has not ended, and was never in our queue, may be needed elsewhere.
+
+    Jobs of another user, or of a host with a queue of its own, are not to be seen from here.
+    """
+    with suppress(EmcfError, OSError):
+        record = run.record()
+        if run.state() not in _UNENDED and record.budget_before is None:
+            return None
+        owner = run.record_file.stat().st_uid
+        if owner != os.geteuid():
+            return Use(f"is user {_user(owner)}'s, and may wait in their queue", "Ask them first")
+        start = any_names.read(run.start_file, StartRecord)
+        host = (start and start.host) or record.host
+        if host not in ("", socket.gethostname()) and is_network(file_system_of(run.folder)):
+            what = f"was begun on {host}, and may wait or run there"
+            return Use(what, "Delete it there, or remove its folder yourself")
+    return None
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def _home_of(run: Run) -> Path | None:
+    with suppress(EmcfError, OSError):
+        project = run.record().project
+        return _real(project.folder) if project is not None else None
+    return None
 
 
 def _of_run(who: str, run: Run) -> list[_Need]:

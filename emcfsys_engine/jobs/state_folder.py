@@ -20,6 +20,17 @@ def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
     return state / "emcfsys" / (socket.gethostname() or "localhost")
 
 
+def other_queues(own: Path) -> list[Path]:
+    """Return the queue files of this user's other hosts, where homes are shared by several.
+
+    `own`: this host's; one that EMCFSYS_HOME names stands alone.
+    """
+    if os.environ.get("EMCFSYS_HOME"):
+        return []
+    every = own.parent.parent.glob(f"*/{own.name}")
+    return sorted(file for file in every if file != own)
+
+
 def prepare(folder: Path) -> Path:
     """Make the state folder, or check that only we may look into it; return it.
 

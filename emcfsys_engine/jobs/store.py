@@ -15,7 +15,7 @@ import msgspec
 
 from emcfsys_engine.errors import QueueError
 from emcfsys_engine.files import identity_of
-from emcfsys_engine.jobs.job import Job, JobState, SlurmOrder, sources
+from emcfsys_engine.jobs.job import OPEN, Job, JobState, SlurmOrder, sources
 from emcfsys_engine.jobs.state_folder import network_type
 
 APPLICATION = 0x454D4346  # "EMCF": what sqlite calls the application id
@@ -105,6 +105,21 @@ def open_file(file: Path) -> sqlite3.Connection:
         what = f"cannot be opened: {error.strerror}"
         raise QueueError(file, what, "Set EMCFSYS_HOME to a folder you can write") from None
     return connection
+
+
+def open_jobs_in(file: Path) -> list[tuple[int, str]]:
+    """Return number and run of each open job in another host's queue, of whatever version.
+
+    Raises: QueueError where it cannot be read.
+    """
+    states = ", ".join("?" * len(OPEN))
+    query = f"SELECT id, run FROM jobs WHERE state IN ({states})"
+    try:
+        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as found:
+            found.text_factory = _text
+            return [(int(number), str(run)) for number, run in found.execute(query, [*OPEN])]
+    except (sqlite3.Error, ValueError) as error:
+        raise QueueError(file, f"cannot be read: {error}", "See its host") from None
 
 
 def check_whole(connection: sqlite3.Connection, file: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import secrets
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -357,7 +358,8 @@ def _lease_options(lease: Lease | None) -> list[str]:
 
 
 def _name_start(run: Run, token: str) -> None:
-    record = StartRecord(token=token, events_bytes=end_of_events(run.events_file))
+    begins = end_of_events(run.events_file)
+    record = StartRecord(token=token, host=socket.gethostname(), events_bytes=begins)
     write_whole(run.folder / START_FILE, msgspec.json.encode(record))
 
 

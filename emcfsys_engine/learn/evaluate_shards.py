@@ -12,6 +12,7 @@ import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.annotations.masks import MaskRecipe
+from emcfsys_engine.dataset.deals import refuse_renumbered_since
 from emcfsys_engine.dataset.sources import LabelKind, LabelRef
 from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.errors import DataFaults, EmcfError, InputError, OutputError, RunFolderError
@@ -73,6 +74,7 @@ class EvaluateWork(WorkOfModels):
 
     def write_list(self, emit: Emit, asked: Asked) -> Header:
         """Find the labelled images and write the list."""
+        self._refuse_renumbered()
         found = images_asked_for(self.request)
         of_all = _OfAll(project=found.project, is_own_deal=found.is_own_deal)
         models = models_of(self.request).digests
@@ -103,6 +105,15 @@ class EvaluateWork(WorkOfModels):
             measure = measure_of(self.request, _of_all(header).project)
             self._comparer = self.loaded(header, lambda: Comparer(measure, gpus))
         return self._comparer
+
+    def refuse_changed(self, header: Header) -> None:
+        """Check the models, and what the numbers in masks mean."""
+        super().refuse_changed(header)
+        self._refuse_renumbered()
+
+    def _refuse_renumbered(self) -> None:
+        if self.request.project is not None:
+            refuse_renumbered_since(self.request.project, self.run.record().numbers)
 
     def put_together(self, end: Ended) -> Tally:
         """Add up what was found, and write the scores; none of some of the images are written."""

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 import stat
 import sys
 import time
@@ -18,7 +19,7 @@ import msgspec
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.files import boot_id, is_locked, read_own, remedy_of, write_whole
-from emcfsys_engine.project import Project
+from emcfsys_engine.project import Project, numbers_now
 from emcfsys_engine.run.events import (
     AnyEvent,
     Ending,
@@ -32,6 +33,7 @@ from emcfsys_engine.run.events import (
     read_events,
     reversed_events,
 )
+from emcfsys_engine.run.home import found_here, portable
 from emcfsys_engine.run.outcome import (
     ExitRecord,
     Outcome,
@@ -51,11 +53,9 @@ from emcfsys_engine.run.records import (
     seal_of,
     versions_here,
     why_unread,
-    with_paths,
 )
 from emcfsys_engine.settings import own_key, rescue_home
 
-_HERE = "./"  # of a path in the project's folder, in run.json
 _RECORD_MODE = 0o640
 
 
@@ -191,7 +191,7 @@ class Run:
         else:
             allowed = allowed_environment(record.environment)
             record = msgspec.structs.replace(record, environment=allowed)
-        return self._found_here(record)
+        return found_here(record, self.folder)
 
     def distrusted(self) -> str:
         """Say why run.json may not choose interpreter and variables; empty when it may."""
@@ -207,7 +207,7 @@ class Run:
         Raises: RunFolderError if it cannot be written.
         """
         record = msgspec.structs.replace(record, seal=seal_of(record, own_key(make=True)))
-        content = any_names.encode(self._portable(record), indent=2)
+        content = any_names.encode(portable(record, self.folder), indent=2)
         try:
             write_whole(self.record_file, content, mode=_RECORD_MODE)
         except OSError as error:
@@ -226,45 +226,6 @@ class Run:
             return not os.listdir(self.folder.parent)
         except (FileNotFoundError, NotADirectoryError):
             return True
-
-    def _portable(self, record: RunRecord) -> RunRecord:
-        """Return the record as it is written: what is inside the project, by its path in it."""
-        project = record.project
-        if project is None or self.folder.parent != project.runs_folder:
-            return record
-        home = project.folder
-
-        def inside(text: str) -> str:
-            path = Path(text)
-            return str(path.relative_to(home)) if path.is_relative_to(home) else text
-
-        def marked(text: str) -> str:
-            path = Path(text)
-            return f"{_HERE}{path.relative_to(home)}" if path.is_relative_to(home) else text
-
-        return with_paths(record, inside, inside(project.file_name), marked)
-
-    def _found_here(self, record: RunRecord) -> RunRecord:
-        """Return the record with absolute paths, where the project is now: it may be a copy."""
-        project, home = record.project, self.folder.parent.parent
-        if project is None:
-            return record
-        file = home / project.file.name
-        is_old = project.file.is_absolute()  # as older versions wrote it
-        if is_old and (self.folder.parent.name != "runs" or not file.is_file()):
-            return record
-        before = project.folder
-
-        def here(text: str) -> str:
-            path = Path(text)
-            if is_old and path.is_relative_to(before):
-                return str(home / path.relative_to(before))
-            return str(home / path) if text.startswith(_HERE) else text
-
-        def of_data(text: str) -> str:  # relative ones are the person's own words
-            return here(text) if Path(text).is_absolute() else text
-
-        return with_paths(record, of_data, str(file), here)
 
     def discard(self) -> None:
         """Remove a run that was never started.
@@ -398,6 +359,8 @@ def new_run(
         folder=str(Path.cwd()),
         environment=allowed_environment(os.environ),
         versions=versions_here(),
+        host=socket.gethostname(),
+        numbers=_numbers_of(project or getattr(request, "project", None)),
         resume=resume,
         group=group or (new_group(folder) if fold else ""),
         fold=fold,
@@ -409,6 +372,10 @@ def new_run(
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return run
+
+
+def _numbers_of(project: Project | None) -> str:
+    return numbers_now(project.file) if project is not None else ""
 
 
 def open_run(folder: Path) -> Run:

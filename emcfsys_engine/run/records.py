@@ -140,6 +140,9 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
     resume: Literal["auto", "never"] = "never"
     group: str = ""  # runs that were asked for together
+    home: str = ""  # the project's folder: several may have one folder of runs, by links
+    host: str = ""  # on which it was asked for
+    numbers: str = ""  # of its project.toml then, see `project.numbers_now`
     fold: int = 0  # of a cross-validation, from 1; 0: none
     budget_before: Training | None = None  # of an extension that no worker has begun yet
     seal: str = ""  # of whoever wrote python, folder and environment: see `seal_of`
@@ -149,6 +152,7 @@ class StartRecord(msgspec.Struct, frozen=True, kw_only=True):
     """start.json: the newest start of a run; written by whoever starts it."""
 
     token: str = ""
+    host: str = ""
     events_bytes: int | None = None  # how long events.jsonl was then; None in older files
 
 

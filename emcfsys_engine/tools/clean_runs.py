@@ -18,6 +18,7 @@ from emcfsys_engine.images.output_names import stem_of
 from emcfsys_engine.images.own_files import lies_in
 from emcfsys_engine.run.events import ImageDone
 from emcfsys_engine.run.folder import Run, State, list_runs
+from emcfsys_engine.run.home import is_of
 from emcfsys_engine.run.records import MeasureRequest, PredictRequest, WatchRequest
 from emcfsys_engine.settings import nearest
 from emcfsys_engine.text import size
@@ -171,9 +172,12 @@ def _below(folder: Path) -> list[Run]:
 
 def _why_left(run: Run, is_newest: bool, keep: int, older_than_days: float | None) -> str | None:
     try:
-        run.record()
+        record = run.record()
     except RunFolderError as fault:
         return fault.what
+    home = run.folder.parent.parent
+    if record.project and (home / "project.toml").is_file() and not is_of(record, home):
+        return f"it is of the project {record.project.folder}"
     state = run.state()
     if state in _LEFT_ALONE:
         return _LEFT_ALONE[state]

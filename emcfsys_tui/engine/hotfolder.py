@@ -15,7 +15,7 @@ from emcfsys_engine.hotfolder.judged import Judged, Word
 from emcfsys_engine.hotfolder.places import name_below, watched_places
 from emcfsys_engine.hotfolder.review import Overview, ask_retry, overview, say_word
 from emcfsys_engine.hotfolder.series import names_in, parts_of, read_series, trend_of
-from emcfsys_engine.hotfolder.status import choose_best, resolve_model
+from emcfsys_engine.hotfolder.status import choose_best, is_watch_of, resolve_model
 from emcfsys_engine.hotfolder.watcher import watcher_of, watching_run
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.model_card import read_card
@@ -133,7 +133,7 @@ class HotFolderReader:
         newest: Run | None = None
         for run in list_runs(project.folder):
             if run.id not in self._known_runs:
-                self._known_runs[run.id] = isinstance(run.record().request, WatchRequest)
+                self._known_runs[run.id] = is_watch_of(run, project.folder)
             if self._known_runs[run.id]:
                 newest = run
                 if run.folder == now:

@@ -4,6 +4,7 @@ import random
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,11 +18,13 @@ from emcfsys_engine.dataset.deals import (
     files_of,
     keep_folds,
     refuse_renumbered,
+    refuse_renumbered_since,
     refuse_swapped,
+    renumbered,
 )
 from emcfsys_engine.dataset.samples import Samples, list_samples, samples_of
 from emcfsys_engine.errors import DataFaults, RunFolderError
-from emcfsys_engine.project import Project, load_project
+from emcfsys_engine.project import Project, load_project, numbers_now
 
 TOML = """
 [project]
@@ -214,3 +217,32 @@ def test_masks_that_were_numbered_anew_are_refused_and_others_are_not(tmp_path: 
     for harmless in ("[classes", text.replace(f"{first} = ", "renamed = ")):
         project.file.write_text(harmless)
         refuse_renumbered(deal, before, drawn, project)
+
+
+def test_a_run_that_waited_while_its_classes_were_numbered_anew_is_refused(tmp_path: Path) -> None:
+    """It was begun with the numbers of before on masks of now: classes were swapped, unsaid."""
+    project = _project(tmp_path)
+    (first, one), (second, other) = list(project.classes.items())[:2]
+    text, numbers = project.file.read_text(), numbers_now(project.file)
+    given = msgspec.structs.replace(project, classes={first: other, second: one})
+    refuse_renumbered_since(given, numbers)  # by --set, and so on purpose
+    swapped = text.replace(f"{first} = {one}", f"{first} = {other}")
+    project.file.write_text(swapped.replace(f"{second} = {other}", f"{second} = {one}"))
+    refuse_renumbered_since(project, "")  # an older version's run
+    with pytest.raises(DataFaults, match=rf"mean others .*{first} = {one}, now {other}"):
+        refuse_renumbered_since(project, numbers)
+    project.file.write_text(text + "[training]\nsteps = 9\n")
+    refuse_renumbered_since(project, numbers)
+
+
+def test_labels_of_a_table_that_mean_another_class_now_are_told(tmp_path: Path) -> None:
+    project = _project(tmp_path)
+    first, second = list(project.classes)[:2]
+    text = project.file.read_text()
+    whose = {"images": "a", "masks": "m"}
+    source = msgspec.structs.replace(project.data[0], **whose, labels={"9": first})
+    known = msgspec.structs.replace(project, data=(source,))
+    head = text[: text.index("[[data]]")] + '[[data]]\nimages = "a"\nmasks = "m"\n'
+    for meaning, told in ((first, ""), (second, f"label '9' = {first}, now {second}")):
+        project.file.write_text(f'{head}[data.labels]\n"9" = "{meaning}"\n')
+        assert renumbered(known) == told

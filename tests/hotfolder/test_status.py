@@ -175,3 +175,20 @@ def test_looking_at_a_project_that_one_may_only_read_leaves_no_trace_and_no_trac
     assert sorted(seen_project.rglob("*")) == before
     if command[0] == "watch":  # its run.json is for its owner and group alone
         assert told.stdout.startswith("STOPPED here\n")
+
+
+def test_best_is_a_run_of_the_project_where_another_shares_the_folder(
+    project: Project, tmp_path: Path
+) -> None:
+    (tmp_path / "runs").mkdir()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "project.toml").write_bytes(project.file.read_bytes())
+    for name in ("images", "masks", "incoming"):
+        (other / name).mkdir()
+    (other / "runs").symlink_to(project.runs_folder)
+    finished(project, 0.5)
+    finished(load_project(other), 0.9)
+    best = choose_best(project)
+    assert best is not None
+    assert best.run == "run-0001"

@@ -32,10 +32,11 @@ def test_what_another_process_wrote_a_moment_ago_is_ours(tmp_path: Path) -> None
     file = tmp_path / "a.json"
     theirs_file = write_own(file, b"one", theirs)
     assert not ours.has(file)
-    assert ours.has_now(file)
+    assert ours.has_now(file, of_image=False)
+    assert not ours.has_now(file, of_image=True)  # no prediction made it
     assert write_own(file, b"two", OutputBook(tmp_path)) == theirs_file == file
     file.write_bytes(b"a person's")
-    assert not ours.has_now(file)
+    assert not ours.has_now(file, of_image=False)
 
 
 def test_what_was_written_into_an_output_below_is_told_from_images(tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 """Whoever needs something in a run's folder is found, before any of it is removed."""
 
 import fcntl
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from emcfsys_engine.commands.runs import clean
+from emcfsys_engine.jobs import run_users
 from emcfsys_engine.jobs.queue import Queue, submit_extension
 from emcfsys_engine.jobs.run_users import RunUsers
 from emcfsys_engine.project import Project, load_project
@@ -200,7 +203,7 @@ def test_the_checkpoint_of_a_run_that_waits_for_its_extension_is_not_cleaned(tra
     with Queue.open() as queue:
         number = submit_extension(queue, trained, ("training.steps=9",))
         told = CliRunner().invoke(clean, [folder, "--yes"], catch_exceptions=False)
-        assert f"run-0001     left alone: it has an open job: {number}" in told.output
+        assert f"run-0001     left alone: it has an open job {number}" in told.output
         assert trained.checkpoint_file.exists()
         queue.cancel(number)
     CliRunner().invoke(clean, [folder, "--yes"], catch_exceptions=False)
@@ -218,3 +221,88 @@ def test_a_checkpoint_that_another_training_begins_with_is_not_cleaned(
     told = CliRunner().invoke(clean, [str(trained.folder), "--yes"], catch_exceptions=False)
     assert "left alone: it has the model that job 1 begins with" in told.output
     assert trained.checkpoint_file.exists()
+
+
+def _linked(tmp_path: Path) -> tuple[Project, Project]:
+    """Two projects whose folders of runs are links to one."""
+    for name in "ab":
+        project_in(tmp_path / name)
+        (tmp_path / name / "runs").symlink_to(tmp_path / "all")
+    (tmp_path / "all").mkdir()
+    a, b = (load_project(tmp_path / name) for name in "ab")
+    return a, b
+
+
+def test_of_projects_that_share_their_runs_by_links_each_needs_its_own(tmp_path: Path) -> None:
+    """Delete in one took the run whose job, of the same folder by another name, the other had."""
+    a, b = _linked(tmp_path)
+    with Queue.open() as queue:
+        number = queue.add(
+            new_run(a.runs_folder, TrainRequest(), project=a).folder, project_name="a"
+        )
+        assert why(Run(b.runs_folder / "run-0001")) == f"has an open job {number}"
+        queue.cancel(number)
+    assert why(Run(b.runs_folder / "run-0001")) == ""
+    (a.folder / "project.toml").write_text(_TOML + '[suggest]\nmodel = "run-0001"\n')
+    needed = f"has what {a.folder / 'project.toml'} names: suggest.model"
+    assert why(Run(b.runs_folder / "run-0001")) == needed
+
+
+def test_clean_leaves_the_runs_of_a_project_that_shares_the_folder(tmp_path: Path) -> None:
+    a, b = _linked(tmp_path)
+    run = new_run(a.runs_folder, TrainRequest(), project=a)
+    (run.folder / "checkpoint-last.safetensors").write_bytes(b"weights")
+    with EventWriter(run.events_file) as events:
+        events.write(RunFinished(reason="steps"))
+    told = CliRunner().invoke(clean, [str(b.folder), "--yes"], catch_exceptions=False)
+    assert f"left alone: it is of the project {a.folder}" in told.output
+    assert run.checkpoint_file.exists()
+    CliRunner().invoke(clean, [str(a.folder), "--yes"], catch_exceptions=False)
+    assert not run.checkpoint_file.exists()
+
+
+@pytest.fixture
+def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home that two hosts share; this one is called so."""
+    monkeypatch.delenv("EMCFSYS_HOME")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state" / "emcfsys"
+
+
+def test_a_job_in_the_queue_of_another_host_of_the_same_home_is_found(
+    trained: Run, hosts: Path
+) -> None:
+    """Delete asked this host's queue alone, and took a run that waited on the other."""
+    with Queue.open(hosts / "other") as queue:
+        number = queue.add(trained.folder, project_name="p")
+        assert why(trained).startswith(f"has an open job {number} on other (its queue is")
+        queue.cancel(number)
+    assert why(trained) == ""
+    (hosts / "third").mkdir()
+    (hosts / "third" / "queue.sqlite").write_bytes(b"rubbish" * 100)
+    assert why(trained) == f"may have a job in {hosts / 'third' / 'queue.sqlite'}"
+
+
+def test_a_run_that_another_host_began_and_nobody_ended_is_left_to_it(
+    trained: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not every network tells a lock from host to host: it may run."""
+    project = load_project(trained.folder.parent.parent)
+    run = new_run(project.runs_folder, TrainRequest(), project=project)
+    assert why(run) == ""
+    monkeypatch.setattr(run_users, "file_system_of", lambda place: "nfs4")
+    assert why(run) == ""
+    run.write_record(msgspec.structs.replace(run.record(), host="other"))
+    assert why(run) == "was begun on other, and may wait or run there"
+    with EventWriter(run.events_file) as events:
+        events.write(RunFinished(reason="steps"))
+    assert why(run) == ""
+    assert why(trained) == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files another user's")
+def test_a_run_of_another_user_is_not_taken_while_it_may_wait_in_their_queue(trained: Run) -> None:
+    os.chown(trained.record_file, 12345, -1)
+    assert why(trained) == ""
+    trained.events_file.unlink()
+    assert why(trained) == "is user 12345's, and may wait in their queue"

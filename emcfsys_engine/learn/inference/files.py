@@ -254,7 +254,7 @@ class Prediction:
             others = [pair for pair in alike if pair[0] not in seen]
             vectors.finish(others + (self._elsewhere() if "coco" in self._request.vectors else []))
             for file in vectors.kept:
-                what = "is not as this program wrote it, and kept: the new version lies beside it"
+                what = "is not as a prediction wrote it, and kept: the new version lies beside it"
                 self._emit(WarningGiven(message=f"{file} {what}"))
             if self._request.rank_uncertain:
                 rank_into(self.book, alike, self._card, self._emit)

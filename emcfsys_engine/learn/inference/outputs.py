@@ -113,7 +113,7 @@ class VectorOutputs:
                     mask_HW, numbers = all_numbered(mask_HW, numbers, self._background)
                 name = self._name(mask_file)
                 writer.write(name, mask_HW, image=ref.path, plane=ref.plane, numbers=numbers)
-            file = free_version(writer.file_of(""), self._book)
+            file = free_version(writer.file_of(""), self._book, of_image=True)
             if writer.finish(to_file=temporary_of(file)):
                 commit([(temporary_of(file), file)], self._book, MadeFrom(image=self._out))
                 self.kept |= {writer.file_of("")} - {file}
@@ -349,7 +349,7 @@ def commit(staged: list[tuple[Path, Path]], book: OutputBook, origin: MadeFrom) 
     digests = {file: digest_of_output(temporary) for temporary, file in staged}
     replaced = {file for _, file in staged if os.path.lexists(file)}
     for file in replaced:
-        if not book.has_now(file):
+        if not book.has_now(file, of_image=True):
             what = "was changed, or written by somebody else"
             raise OutputError(
                 file, what, "Predict again: it is kept, and gets a new version beside"

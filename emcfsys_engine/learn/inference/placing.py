@@ -49,7 +49,7 @@ class Placed:
         """What to say of files that are kept; empty if there are none."""
         if not self.kept:
             return ""
-        what = "is not as this program wrote it" if len(self.kept) == 1 else "are not as written"
+        what = "is not as a prediction wrote it" if len(self.kept) == 1 else "are not as written"
         names = ", ".join(map(str, self.kept[:3]))
         return f"{names} {what}, and kept: the new version is {self.masks[0]}"
 
@@ -92,7 +92,7 @@ class Placing:
             file
             for mask in placed.masks
             for file in files(mask)
-            if os.path.lexists(file) and not self.book.has(file)
+            if os.path.lexists(file) and not self.book.has_now(file, of_image=True)
         ]:
             kept += foreign
             wanted = structs.replace(placed.wanted, version=placed.wanted.version + 1)

@@ -9,7 +9,14 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from emcfsys_engine.dataset.deals import Fingerprint, files_of, validation_digest
+from emcfsys_engine.dataset.deals import (
+    Fingerprint,
+    few,
+    files_of,
+    refuse_renumbered_since,
+    renumbered,
+    validation_digest,
+)
 from emcfsys_engine.dataset.follow import (
     LabelledNow,
     Stamp,
@@ -31,7 +38,7 @@ from emcfsys_engine.learn.training.dataset import Dataset, Item, load_item
 from emcfsys_engine.learn.training.plan import Plan, choose_class_weights, encode_plan
 from emcfsys_engine.learn.training.setup import TrainingSetup
 from emcfsys_engine.model_card import ModelCard
-from emcfsys_engine.project import UNLABELLED, Project
+from emcfsys_engine.project import UNLABELLED, Project, numbers_now
 from emcfsys_engine.run.events import LabelsJoined, WarningGiven
 
 _LOOK_EVERY_S = 1.0
@@ -40,10 +47,12 @@ _LOOK_EVERY_S = 1.0
 def first_labels(worker: RunContext, project: Project) -> Samples | None:
     """Wait until an image to train on and one to validate on are labelled; None: asked to end.
 
-    Raises: DataFaults where enough is labelled from the start, and something of it is wrong.
+    Raises: DataFaults where enough is labelled from the start, and something of it is wrong, and
+    for classes that were numbered anew while it waits.
     """
     said: set[str] = set()
     while True:
+        refuse_renumbered_since(project, worker.record.numbers)
         stamp = folders_stamp(project)  # before it is read: what comes meanwhile is looked at again
         found = gather_some(project)
         if has_both_sides(found.samples):
@@ -94,6 +103,7 @@ class Follower:
 
     project: Project
     make_card: Callable[[Plan, Dataset], ModelCard]
+    numbers: str = ""  # of project.toml when the run was asked for
     _seen: frozenset[FileStamp] = frozenset()
     _stamps: dict[str, Stamp] = field(default_factory=dict[str, Stamp])
     _said: set[str] = field(default_factory=set[str])
@@ -106,26 +116,46 @@ class Follower:
         """Return what the training goes on with; None where no label came, changed or went.
 
         The plan on the disk is the new one before it is returned: a resume goes on with the same.
+        Once classes have other numbers in project.toml, masks may be by either: none joins.
         """
         seen = folders_stamp(self.project)
-        if seen == self._seen or setup.plan.deal is None:
+        if seen == self._seen or setup.plan.deal is None or self._is_renumbered(setup):
             return None
         now = labelled_now(self.project, setup.plan.deal)
         self._say(setup, (str(fault) for fault in now.faults))
-        before = self._stamps
+        before = dict(self._stamps)
         asked = [one for one in now.samples if label_stamp(one) != before.get(one.name)]
         whole = settled(asked)
         prints: dict[str, Fingerprint] = {}
         items = self._loaded(setup, whole, prints)
+        if self._is_renumbered(setup):  # while they were read
+            self._stamps = before
+            return None
         if len(whole) == len(asked):
             self._seen = seen
         return self._taken(setup, now, items, prints, step)
 
+    def _is_renumbered(self, setup: TrainingSetup) -> bool:
+        if self.numbers in ("", numbers_now(self.project.file)):
+            return False
+        if told := renumbered(self.project):
+            since = [*setup.plan.joined]
+            others = f" Were these saved by the new ones, too: {few(since)}?" if since else ""
+            text = (
+                f"{self.project.file}: classes mean others since this run was begun ({told}): no "
+                f"label joins it any more. Put them back, or train anew.{others}"
+            )
+            self._say_once(setup, text)
+        return bool(told)
+
     def _say(self, setup: TrainingSetup, texts: Iterable[str]) -> None:
         for text in texts:
-            if text not in self._said:
-                self._said.add(text)
-                setup.emit(WarningGiven(message=f"Goes on without it: {text}"))
+            self._say_once(setup, f"Goes on without it: {text}")
+
+    def _say_once(self, setup: TrainingSetup, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            setup.emit(WarningGiven(message=text))
 
     def _loaded(
         self, setup: TrainingSetup, samples: Sequence[Sample], prints: dict[str, Fingerprint]

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -17,6 +18,7 @@ from emcfsys_engine.dataset.deals import (
     keep_folds,
     kept_folds,
     planned,
+    refuse_renumbered_since,
     since_last_start,
     twin_faults,
     validation_digest,
@@ -63,7 +65,7 @@ from emcfsys_engine.learn.training.plan import (
     read_plan,
     summary_of,
 )
-from emcfsys_engine.learn.training.setup import TrainingSetup
+from emcfsys_engine.learn.training.setup import TrainingSetup, statistics_of
 from emcfsys_engine.learn.training.shared_items import read_together
 from emcfsys_engine.learn.training.start import (
     backbone_of,
@@ -75,7 +77,7 @@ from emcfsys_engine.learn.training.trainer import Trainer
 from emcfsys_engine.learn.training.trust import keep_trust
 from emcfsys_engine.learn.training.unlabelled import planned as with_unlabelled
 from emcfsys_engine.learn.training.unlabelled import readable
-from emcfsys_engine.model_card import ModelCard, NetworkSpec, NormaliserSettings, TrainingStatistics
+from emcfsys_engine.model_card import ModelCard, NetworkSpec, NormaliserSettings
 from emcfsys_engine.project import UNLABELLED, Project
 from emcfsys_engine.run.events import PlanMade, RunStarted, WarningGiven
 from emcfsys_engine.run.folder import Run
@@ -227,7 +229,8 @@ def execute(worker: RunContext) -> int:
     unlabelled, num_there = unlabelled_samples(
         project, samples.samples, None if known is None else known.unlabelled_images
     )
-    follower = Follower(project, lambda plan, train: _make_card(worker.run, project, plan, train))
+    make_card = partial(_make_card, worker.run, project)
+    follower = Follower(project, make_card, worker.record.numbers)
     follower.begin(train, val)
     if not waits:
         worker.emit(_started(worker, project, device, length, len(train)))
@@ -363,6 +366,8 @@ def _dealt(worker: RunContext, project: Project) -> Samples:
     """
     run, record = worker.run, worker.record
     deal = planned(run.plan_file)
+    if deal is None:
+        refuse_renumbered_since(project, record.numbers)
     if deal is None and not record.fold:
         return list_samples(project)
     if deal is None:
@@ -461,7 +466,7 @@ def _make_card(run: Run, project: Project, plan: Plan, train: Dataset) -> ModelC
         # An adapted model goes on at the pixel size of the one that it began with.
         rescales=project.project.pixel_nm is not None and start_file(project) is not None,
         patch_px=plan.patch_px,
-        statistics=_statistics(train),
+        statistics=statistics_of(train),
         trained_on={name: _image_of(plan, name) for name in plan.train_images},
         validated_on={name: _image_of(plan, name) for name in plan.val_images},
         project=project.name,
@@ -485,15 +490,3 @@ def _pixel_nm(project: Project, train: Dataset) -> float | None:
     if len(known) < len(sizes) or max(known) > 1.1 * min(known):
         return None
     return float(np.median(known))
-
-
-def _statistics(train: Dataset) -> TrainingStatistics:
-    means = np.array([train[index].raw_mean for index in range(len(train))])
-    contrasts = np.array([train[index].raw_deviation for index in range(len(train))])
-    return TrainingStatistics(
-        num_images=len(train),
-        mean=float(means.mean()),
-        mean_deviation=float(means.std()),
-        contrast=float(contrasts.mean()),
-        contrast_deviation=float(contrasts.std()),
-    )

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 from torch import Tensor
 
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
@@ -13,7 +14,7 @@ from emcfsys_engine.learn.training.checkpoint import TrainState
 from emcfsys_engine.learn.training.dataset import Dataset
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.plan import Plan
-from emcfsys_engine.model_card import ModelCard
+from emcfsys_engine.model_card import ModelCard, TrainingStatistics
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import Event
 from emcfsys_engine.run.folder import Run
@@ -178,3 +179,16 @@ class Budget:
             left_s = self._plan.minutes * 60 - self.elapsed_s()
             return max(LEAST_TRUST_S, min(self._trust_s(), left_s))
         return min(2 * MOST_TRUST_S, max(LEAST_TRUST_S, TRUST_SHARE * self.elapsed_s()))
+
+
+def statistics_of(train: Dataset) -> TrainingStatistics:
+    """Return how bright training images are, for images to be compared with them."""
+    means = np.array([train[index].raw_mean for index in range(len(train))])
+    contrasts = np.array([train[index].raw_deviation for index in range(len(train))])
+    return TrainingStatistics(
+        num_images=len(train),
+        mean=float(means.mean()),
+        mean_deviation=float(means.std()),
+        contrast=float(contrasts.mean()),
+        contrast_deviation=float(contrasts.std()),
+    )

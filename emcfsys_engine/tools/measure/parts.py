@@ -128,7 +128,7 @@ class PartsWriter:
         """Remove parts that are as we wrote them; a list that was changed leads nowhere else."""
         for name in names:
             place = self._out / name
-            if _PART.fullmatch(name) and self._book.has_now(place):
+            if _PART.fullmatch(name) and self._book.has_now(place, of_image=False):
                 place.unlink(missing_ok=True)
 
 

@@ -18,6 +18,7 @@ from emcfsys_engine.run.events import (
 from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.tools.clean_runs import clean_runs
+from emcfsys_engine.tools.convert import convert_labels
 from tests.learn.inference.made import Predict, draw, names_in, warnings_of
 
 
@@ -59,7 +60,7 @@ def test_an_image_that_is_linked_into_the_output_is_kept(run: Predict, tmp_path:
     assert names_in(tmp_path / "out") == ["a.png", "a.v2.png"]
     for folder in ("in", "out"):
         assert (tmp_path / folder / "a.png").read_bytes() == original
-    assert "out/a.png is not as this program wrote it, and kept" in warnings_of(said)
+    assert "out/a.png is not as a prediction wrote it, and kept" in warnings_of(said)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.overlay.png", "a.json", "a.ome.zarr"])
@@ -109,7 +110,7 @@ def test_files_for_all_images_that_are_not_ours_are_kept(run: Predict, tmp_path:
     _, said = run(vectors=("coco",), rank_uncertain=True)
     assert (tmp_path / "out" / "annotations.json").read_text() == "{}"
     assert (tmp_path / "out" / "ranking.csv").read_text() == "mine"
-    assert "annotations.json is not as this program wrote it" in warnings_of(said)
+    assert "annotations.json is not as a prediction wrote it" in warnings_of(said)
     made = {"annotations.v2.json", "ranking.v2.csv", "ranking.json"}
     assert made <= set(names_in(tmp_path / "out"))
 
@@ -179,3 +180,29 @@ def test_no_two_classes_share_the_file_of_their_probability() -> None:
 def test_a_class_name_puts_nothing_into_a_files_name_that_moves_a_terminal() -> None:
     kinds = outputs.probability_kinds(("a\nb\x1b[2J", "a_b_[2J", "\u202egpj", "µ 2"))
     assert [*kinds.values()] == ["prob-a_b_[2J", "prob-a_b_[2J~2", "prob-_gpj", "prob-µ 2"]
+
+
+def test_labels_that_convert_made_are_no_predictions_own(run: Predict, tmp_path: Path) -> None:
+    """They were replaced under --force: a person may be about to draw in them."""
+    draw(tmp_path / "in" / "a.png")
+    draw(tmp_path / "masks" / "a.png")
+    for kind in ("labelme", "coco"):
+        where = {"images": str(tmp_path / "in"), "to": kind}
+        made = convert_labels(str(tmp_path / "masks"), tmp_path / "out", **where)  # type: ignore[arg-type]
+        assert not made.skipped
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in names_in(tmp_path / "out")}
+    assert set(before) == {"a.json", "annotations.json"}
+    for _ in range(2):
+        _, said = run(vectors=("labelme", "coco"), force=True)
+        for name, content in before.items():
+            assert (tmp_path / "out" / name).read_bytes() == content
+            assert f"out/{name} is not as a prediction wrote it" in warnings_of(said) or _
+    made = {"a.v2.png", "a.v2.json", "annotations.v2.json"}
+    assert set(names_in(tmp_path / "out")) == set(before) | made
+
+    # Nor does a conversion, asked to overwrite, take what was predicted.
+    predicted = (tmp_path / "out" / "a.v2.json").read_bytes()
+    (tmp_path / "masks" / "a.png").rename(tmp_path / "masks" / "a.v2.png")
+    convert_labels(str(tmp_path / "masks"), tmp_path / "out", to="labelme", overwrite=True)
+    assert (tmp_path / "out" / "a.v2.json").read_bytes() == predicted
+    assert (tmp_path / "out" / "a.v2.v2.json").is_file()

@@ -138,3 +138,27 @@ def test_a_training_that_follows_is_one_process_without_folds(
 ) -> None:
     with pytest.raises(EmcfError, match="follow"):
         load_project(project_folder, ["training.follow=true", other])
+
+
+@pytest.mark.long
+def test_no_label_joins_once_classes_were_numbered_anew(project_folder: Path) -> None:
+    """Masks that were saved by the new numbers were learned as the other class."""
+    walk = _Walk(project_folder)
+    walk.label("train/train0")
+    walk.label("val/val0")
+    walk.start(str(project_folder), "--follow")
+    walk.wait(lambda events: any(isinstance(event, StepDone) for event in events))
+    file = project_folder / "project.toml"
+    text = file.read_text()
+    file.write_text(text.replace("resin = 0\ngrain = 1", "resin = 1\ngrain = 0"))
+    walk.label("train/train1")
+    walk.warns("classes mean others since this run was begun (resin = 0, now 1")
+    walk.label("train/train2")
+    file.write_text(text)
+    walk.joins(num_train=3)
+    (joined,) = (one for one in walk.run.events() if isinstance(one, LabelsJoined))
+    assert set(joined.train) == {"train1", "train2"}
+    told = [one for one in walk.run.events() if isinstance(one, WarningGiven)]
+    assert sum("mean others" in one.message for one in told) == 1
+    walk.process.send_signal(signal.SIGINT)
+    assert walk.process.wait(60) == 0

@@ -144,7 +144,7 @@ def test_a_mask_that_a_person_changed_is_kept_and_a_new_version_lies_beside(
     assert hot.masks() == ["a.png", "a.v2.png"]
     assert (hot.output / "a.png").read_bytes() == corrected
     if rewritten == "redo":
-        assert "a.png is not as this program wrote it, and kept" in warnings_of(run)
+        assert "a.png is not as a prediction wrote it, and kept" in warnings_of(run)
     hot.image("a.png", 2)
     once(hot)  # the version beside is ours, and redone
     assert hot.masks() == (
@@ -167,7 +167,7 @@ def test_a_labelme_file_that_a_person_changed_is_kept_with_its_mask(
     assert labelme.read_bytes() == corrected
     assert (hot.output / "a.png").read_bytes() == mask
     assert (hot.output / "a.v2.json").exists()
-    assert "a.json is not as this program wrote it" in warnings_of(run)
+    assert "a.json is not as a prediction wrote it" in warnings_of(run)
 
 
 def test_what_another_program_put_there_is_kept(hot: Hot) -> None:
