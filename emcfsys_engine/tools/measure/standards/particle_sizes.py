@@ -14,6 +14,7 @@ POWERS: Mapping[Weighting, int] = {"number": 0, "area": 2, "volume": 3}
 SIZES: tuple[Size, ...] = ("equivalent_diameter", "feret_max")
 _PERCENTILES = (0.1, 0.5, 0.9)
 _RESAMPLES = 1000
+_AT_ONCE = 20_000  # particles: what stays in a processor's cache
 ENOUGH_FIELDS = 5  # from here on whole fields are drawn, with their differences
 _FEWEST_BEYOND = 10  # particles beyond a percentile, else that end of its interval is open
 _TWO_SIDED_Z = 1.959964
@@ -153,17 +154,19 @@ def resampled_intervals(
     by_field = num_fields >= ENOUGH_FIELDS
     field_of = np.repeat(np.arange(num_fields), num_of_field) if by_field else None
     num = num_fields if by_field else num_particles
-    orders = [np.argsort(size) for size, _ in weighted]
     drawn: list[list[np.ndarray]] = [[] for _ in weighted]
-    for _ in range(_RESAMPLES):
-        counts = np.bincount(rng.integers(num, size=num), minlength=num)
-        counts = counts if field_of is None else counts[field_of]
-        if not counts.any():
-            continue  # only fields without particles
-        for (size, weight), order, found in zip(weighted, orders, drawn, strict=True):
-            reached = np.cumsum((counts * weight)[order])
-            goal = np.array(_PERCENTILES) * reached[-1] * (1 - 1e-12)
-            found.append(size[order[np.searchsorted(reached, goal)]])
+    orders = [np.argsort(size) for size, _ in weighted]
+    rising = [weight[order] for (_, weight), order in zip(weighted, orders, strict=True)]
+    at_once = max(1, _AT_ONCE // max(1, num_particles))
+    for first in range(0, _RESAMPLES, at_once):
+        counts = _draw_counts(min(at_once, _RESAMPLES - first), num, rng)
+        counts = counts if field_of is None else counts.take(field_of, axis=1)
+        counts = counts[counts.any(axis=1)]  # not those of fields without particles only
+        for (size, _), order, weight, found in zip(weighted, orders, rising, drawn, strict=True):
+            reached = np.cumsum(counts.take(order, axis=1) * weight, axis=1)
+            goals = np.array(_PERCENTILES) * reached[:, -1:] * (1 - 1e-12)
+            places = [one.searchsorted(goal) for one, goal in zip(reached, goals, strict=True)]
+            found.extend(size[order[places]])
     # Of fields half the degrees of freedom: tails of few fields vary more than their means, and 930
     # of 1,000 simulated intervals are to hold.
     freedom = (num - 1) / 2 if by_field else num - 1
@@ -173,7 +176,13 @@ def resampled_intervals(
         middle = percentiles(size, weight)
         low = np.percentile(many, 2.5, axis=0, method="lower")
         high = np.percentile(many, 97.5, axis=0, method="higher")
-        rising = np.sort(size)  # up to the next larger size a percentile is as good
-        high = rising[np.minimum(np.searchsorted(rising, high, "right"), size.size - 1)]
+        sizes = np.sort(size)  # up to the next larger size a percentile is as good
+        high = sizes[np.minimum(np.searchsorted(sizes, high, "right"), size.size - 1)]
         ends.append((middle - wider * (middle - low), middle + wider * (high - middle)))
     return ends
+
+
+def _draw_counts(times: int, num: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw num of num with replacement so many times. Shapes: times×num, how often each came."""
+    drawn = rng.integers(num, size=(times, num)) + num * np.arange(times)[:, None]
+    return np.bincount(drawn.ravel(), minlength=times * num).reshape(times, num)

@@ -1,6 +1,7 @@
 """Phase fractions after ASTM E562 (points of a grid) and E1245 (pixels), and how sure they are."""
 
 import math
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -130,7 +131,9 @@ def fraction_of(inside: np.ndarray, labelled: np.ndarray) -> FieldValue | None:
     fraction = float((inside & labelled).sum()) / total
     if fraction in (0.0, 1.0):
         return FieldValue(value=fraction)  # one image without the phase does not say how rare it is
-    products, pairs = _by_distance(phase - fraction * weight), _by_distance(weight)
+    products = _by_distance(phase - fraction * weight)
+    whole = total == inside.size
+    pairs = _pairs_of_whole(inside.shape, block) if whole else _by_distance(weight)
     covariance = products / np.maximum(pairs, 1e-9)
     fallen = np.flatnonzero(covariance < _DECAYED * covariance[0])
     reach = math.ceil(_BEYOND * (fallen[0] if fallen.size else len(covariance)))
@@ -176,6 +179,18 @@ def _by_distance(values: np.ndarray) -> np.ndarray:
     size = [int(fft.next_fast_len(2 * side, real=True) or 0) for side in values.shape]
     spectrum = np.abs(cast(Any, fft.rfft2(values, size))) ** 2
     products = cast(Any, fft.irfft2(spectrum, size))
-    down, right = (np.minimum(np.arange(n), n - np.arange(n)) for n in size)
-    distance = np.hypot(down[:, None], right[None, :]).astype(np.int64)
-    return np.bincount(distance.ravel(), products.ravel())
+    return np.bincount(_distances(size[0], size[1]), products.ravel())
+
+
+# Images of a series are of one shape: what hangs on it alone is not computed for each of them.
+@lru_cache(maxsize=4)
+def _distances(height: int, width: int) -> np.ndarray:
+    """Return whole distances to the first pixel on a torus. Shapes: height · width numbers."""
+    down, right = (np.minimum(np.arange(n), n - np.arange(n)) for n in (height, width))
+    return np.hypot(down[:, None], right[None, :]).astype(np.int64).ravel()
+
+
+@lru_cache(maxsize=4)
+def _pairs_of_whole(shape: tuple[int, ...], block: int) -> np.ndarray:
+    """Return the pairs of pixels at each distance where all of an image is labelled."""
+    return _by_distance(_averaged(np.ones(shape, bool), block))
