@@ -157,7 +157,7 @@ def resampled_intervals(
     drawn: list[list[np.ndarray]] = [[] for _ in weighted]
     orders = [np.argsort(size) for size, _ in weighted]
     rising = [weight[order] for (_, weight), order in zip(weighted, orders, strict=True)]
-    at_once = max(1, _AT_ONCE // max(1, num_particles))
+    at_once = max(1, _AT_ONCE // max(1, num, num_particles))
     for first in range(0, _RESAMPLES, at_once):
         counts = _draw_counts(min(at_once, _RESAMPLES - first), num, rng)
         counts = counts if field_of is None else counts.take(field_of, axis=1)
