@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emcfsys_engine.tools.convert import Conversion, convert_labels
+from emcfsys_engine.tools.convert.conversion import Conversion, convert_labels
 
 
 def reported(shared_data: Path, name: str) -> Path:

@@ -21,14 +21,10 @@ from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_outputs import free_version
 from emcfsys_engine.images.reader import find_images, left_out_words, read_micrograph
 from emcfsys_engine.project import Source
-from emcfsys_engine.tools.convert_sources import (
-    ConversionLog,
-    Given,
-    Labelled,
-    Skipped,
-    labels_of,
-    output_names,
-)
+from emcfsys_engine.tools.convert.items import Given, Labelled
+from emcfsys_engine.tools.convert.log import ConversionLog, Skipped
+from emcfsys_engine.tools.convert.names import output_names
+from emcfsys_engine.tools.convert.sources import labels_of
 
 
 class Conversion(msgspec.Struct, frozen=True, kw_only=True):
