@@ -1,7 +1,7 @@
 """Files written whole beside the masks of an output folder, over our own ones only."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,10 +37,13 @@ class OutputsBelow:
         return None
 
 
-def free_version(file: Path, book: OutputBook) -> Path:
-    """Return a file that may be written: itself if it is not there or ours, else x.v2.json …"""
+def free_version(file: Path, book: OutputBook, others: Container[Path] = ()) -> Path:
+    """Return a file that may be written: itself if it is not there or ours, else x.v2.json …
+
+    `others`: files that something else is about to be written to: no version is called so.
+    """
     number, free = 1, file
-    while os.path.lexists(free) and not book.has_now(free):
+    while (number > 1 and free in others) or (os.path.lexists(free) and not book.has_now(free)):
         number += 1
         free = file.with_name(f"{file.stem}.v{number}{file.suffix}")
     return free

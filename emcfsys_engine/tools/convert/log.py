@@ -1,7 +1,5 @@
-"""What a conversion wrote and skipped, and why; it keeps what a person changed."""
+"""What is said of a conversion: files that are skipped, shapes that are not drawn, notes."""
 
-import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +10,7 @@ from emcfsys_engine.annotations.masks import LabelTable
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.dataset.sources import IN_DOUBT
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.files import remedy_of
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.output_book import OutputBook
-from emcfsys_engine.images.own_outputs import free_version, place_own
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,14 +19,17 @@ class Skipped(msgspec.Struct, frozen=True, kw_only=True):
     file: str
     why: str
 
+    @classmethod
+    def of(cls, fault: InputError) -> "Skipped":
+        """Return the file that a fault names, with its reason."""
+        why = f"{fault.what}. {fault.remedy}".strip().rstrip(".")
+        return cls(file=str(fault.where), why=why)
+
 
 @dataclass(kw_only=True)
 class ConversionLog:
-    """What was written and skipped so far, and why; it knows which files are ours."""
+    """What there is to say before anything is written."""
 
-    overwrite: bool
-    book: OutputBook
-    written: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     behind: list[Path] = field(default_factory=list)  # outlines that say less than their masks
@@ -54,40 +52,4 @@ class ConversionLog:
 
     def skip(self, fault: InputError) -> None:
         """Note a file that is not converted, with its reason."""
-        why = f"{fault.what}. {fault.remedy}".strip().rstrip(".")
-        self.skipped.append(Skipped(file=str(fault.where), why=why))
-
-    def place_for(self, file: Path, source: Path) -> Path | None:
-        """Return where a file may be written: itself, or a new version beside a person's; or None.
-
-        Only what this program wrote, and nobody changed since, is ever replaced.
-        """
-        if not os.path.lexists(file):
-            return file
-        if file.exists() and file.samefile(source):
-            why = "would be overwritten by its own conversion. Give another --out"
-        elif self.overwrite:
-            free = free_version(file, self.book)
-            if free != file:
-                what = "is not as this program wrote it, and kept: the new version is"
-                self.notes.append(f"{file} {what} {free.name}")
-            return free
-        else:
-            why = f"{file} exists already. Give --overwrite to replace it, or another --out"
-        self.skipped.append(Skipped(file=str(source), why=why))
-        return None
-
-    def write(self, file: Path, write: Callable[[Path], object]) -> Path:
-        """Write a file whole, and return its name; it is known as ours from then on.
-
-        Raises: InputError if it cannot be written.
-        """
-        try:
-            placed = place_own(file, self.book, write)
-            if placed != file:
-                what = "was saved by somebody meanwhile, and is kept: the new version is"
-                self.notes.append(f"{file} {what} {placed.name}")
-            return placed
-        except OSError as error:
-            what = f"cannot be written: {error.strerror or error}"
-            raise InputError(file, what, remedy_of(error)) from None
+        self.skipped.append(Skipped.of(fault))

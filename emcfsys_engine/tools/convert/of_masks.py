@@ -4,22 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from emcfsys_engine.annotations.draw import unknown_label
-from emcfsys_engine.annotations.layouts import MasksByClass, masks_by_class, paint_stencils
+from emcfsys_engine.annotations.layouts import MasksByClass, masks_by_class
 from emcfsys_engine.annotations.masks import (
     BACKGROUND_LABELS,
     IGNORED_LABELS,
     LabelTable,
     MaskFacts,
-    MaskRecipe,
-    read_instances,
-    read_mask,
     recipe_of,
     table_of,
 )
-from emcfsys_engine.annotations.numbered import all_numbered, read_numbers
 from emcfsys_engine.annotations.pair_masks import (
     Masks,
     masks_that_count,
@@ -27,9 +21,15 @@ from emcfsys_engine.annotations.pair_masks import (
 from emcfsys_engine.annotations.pairing import Key, match, picks_some
 from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.reader import find_images, probe
+from emcfsys_engine.images.reader import find_images
 from emcfsys_engine.images.writers import is_companion
-from emcfsys_engine.tools.convert.items import Given, Labelled, Labels, table_for
+from emcfsys_engine.tools.convert.items import (
+    Given,
+    Labels,
+    Reading,
+    ToConvert,
+    table_for,
+)
 from emcfsys_engine.tools.convert.log import ConversionLog
 from emcfsys_engine.tools.convert.names import name_of_key, output_names
 from emcfsys_engine.tools.new_classes import facts_of, from_facts
@@ -47,16 +47,18 @@ def labels_of_masks(given: Given, classes: Mapping[str, int] | None, log: Conver
             what, remedy = "a model of other classes made it", "Convert it with its own classes"
             log.skip(AnnotationError(str(mask), what, remedy))
             counting.drop(mask)
-    facts = facts_of(counting.refs)
+    # Of all masks together their values say what the classes are, and whether 0 and 255 are two.
+    facts = facts_of(counting.refs) if classes is None or len(classes) == 2 else []
     if classes is None:
         classes, labels, notes = _classes_of_masks(facts, given.labels)
         given = replace(given, labels=labels)
         log.notes += notes
     table = table_for(classes, given)
     recipe = recipe_of([one for _, one in facts], table, sorted(classes.values()))
-    items = masked(counting, recipe, table, classes, given)
+    items = masked(counting, given)
     log.notes += counting.notes
-    return Labels(items=items, classes=dict(classes), table=table)
+    reading = Reading(classes=dict(classes), table=table, recipe=recipe)
+    return Labels(items=items, reading=reading)
 
 
 def _classes_of_masks(
@@ -94,47 +96,32 @@ def labels_of_class_folders(
     for name in [name for name in by_class if table.of_name(name) is None]:
         log.skip(unknown_label(given.root / name, name, table))
         del by_class[name]
-    return Labels(items=in_class_folders(by_class, table, given), classes=chosen, table=table)
+    items = in_class_folders(by_class, table, given)
+    return Labels(items=items, reading=Reading(classes=chosen, table=table))
 
 
 def masked(
     counting: Masks,
-    recipe: MaskRecipe,
-    table: LabelTable,
-    classes: Mapping[str, int],
     given: Given,
-) -> list[Labelled]:
+) -> list[ToConvert]:
     """Return the masks of images, and those that belong to none."""
     refs, image_root, root = given.refs, given.image_root, given.root
     masks = counting.refs
     image_of = {mask: ref for ref, mask in counting.pairs(refs, image_root, root)[0].items()}
     named = dict(zip(refs, output_names(refs, image_root), strict=True))
     own = dict(zip(masks, output_names(masks, root), strict=True))
-    values = tuple(sorted(classes.values()))
     return [
-        Labelled(
+        ToConvert(
             name=named[image_of[mask]] if mask in image_of else own[mask],
-            path=mask.path,
-            image=image_of.get(mask),
+            kind="mask",
+            path=str(mask.path),
             plane=mask.plane,
-            read=lambda mask=mask: read_mask(mask, table, recipe, values),
-            objects=lambda ids, mask=mask: _objects_of(mask, ids, table),
-        )
+        ).of(image_of.get(mask))
         for mask in masks
     ]
 
 
-def _objects_of(
-    mask: ImageRef, ids: np.ndarray, table: LabelTable
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return class ids, and the numbers that a mask, or the file beside it, gives its objects."""
-    numbers = read_instances(mask, table)
-    if numbers is None and (beside := read_numbers(mask)) is not None:
-        return all_numbered(ids, beside, table.background)
-    return ids, numbers
-
-
-def in_class_folders(by_class: MasksByClass, table: LabelTable, given: Given) -> list[Labelled]:
+def in_class_folders(by_class: MasksByClass, table: LabelTable, given: Given) -> list[ToConvert]:
     """Return the masks of images that lie in one folder a class, painted over each other."""
     refs, image_root = given.refs, given.image_root
     parts: dict[Key, list[tuple[str, Path]]] = {}
@@ -143,20 +130,15 @@ def in_class_folders(by_class: MasksByClass, table: LabelTable, given: Given) ->
             parts.setdefault(key, []).append((name, mask.path))
     image_of = {key: ref for ref, key in match(refs, image_root, {k: k for k in parts})[0].items()}
     named = dict(zip(refs, output_names(refs, image_root), strict=True))
-    items: list[Labelled] = []
-    for key, every in parts.items():
-        image = image_of.get(key)
-        size = probe(every[0][1]).shape[:2]
-        items.append(
-            Labelled(
-                name=named[image] if image else name_of_key(key),
-                path=every[0][1],
-                image=image,
-                plane=None,
-                read=lambda every=every, size=size: paint_stencils(every, table, size),
-            )
-        )
-    return items
+    return [
+        ToConvert(
+            name=named[image_of[key]] if key in image_of else name_of_key(key),
+            kind="class_folders",
+            path=str(every[0][1]),
+            parts=tuple((name, str(mask)) for name, mask in every),
+        ).of(image_of.get(key))
+        for key, every in parts.items()
+    ]
 
 
 def classes_of_folders(by_class: MasksByClass, log: ConversionLog) -> dict[str, int]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from emcfsys_engine.annotations.draw import annotation_ids
 from emcfsys_engine.annotations.masks import (
     BACKGROUND_LABELS,
     IGNORED_LABELS,
@@ -17,7 +16,7 @@ from emcfsys_engine.dataset.sources import LabelRef, size_mismatch
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import probe
-from emcfsys_engine.tools.convert.items import Given, Labelled
+from emcfsys_engine.tools.convert.items import Given, ToConvert
 from emcfsys_engine.tools.convert.log import ConversionLog, Skipped
 from emcfsys_engine.tools.convert.names import name_of_key, output_names
 
@@ -27,7 +26,7 @@ def annotated(
     table: LabelTable,
     given: Given,
     log: ConversionLog,
-) -> list[Labelled]:
+) -> list[ToConvert]:
     """Return the annotations of images, and those that belong to none."""
     refs, image_root, root = given.refs, given.image_root, given.root
     pairs = pair_shapes(refs, image_root, found, root)
@@ -36,7 +35,7 @@ def annotated(
     for image, place in pairs.of_image.items():
         images_of.setdefault(place, []).append(image)
     named = dict(zip(refs, output_names(refs, image_root), strict=True))
-    items: list[Labelled] = []
+    items: list[ToConvert] = []
     counting = {path: several for path, several in found.items() if path not in pairs.left_out}
     taken = {named[image] for image in pairs.of_image}
     known = NotedOrigins()
@@ -56,15 +55,14 @@ def annotated(
                 continue
             name = named[image] if image else _name_of(place, found, root)
             items.append(
-                Labelled(
+                ToConvert(
                     name=name,
-                    path=path,
-                    image=image,
+                    kind="shapes",
+                    path=str(path),
                     plane=image.plane if image else None,
-                    read=lambda annotation=annotation, size=size: annotation_ids(
-                        annotation, table, size
-                    ),
-                )
+                    number=number,
+                    size_HW=size,
+                ).of(image)
             )
     return items
 

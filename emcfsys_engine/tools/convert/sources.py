@@ -8,7 +8,7 @@ from emcfsys_engine.annotations.pair_masks import behind_masks
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.annotations.suggestions import untouched
 from emcfsys_engine.errors import AnnotationError, InputError
-from emcfsys_engine.tools.convert.items import Given, Labels, table_for
+from emcfsys_engine.tools.convert.items import Given, Labels, Reading, table_for
 from emcfsys_engine.tools.convert.log import ConversionLog
 from emcfsys_engine.tools.convert.of_masks import (
     class_folders,
@@ -80,4 +80,5 @@ def _of_annotations(
 ) -> Labels:
     chosen = dict(classes) if classes else classes_of_labels(found, given.labels)
     table = table_for(chosen, given)
-    return Labels(items=annotated(found, table, given, log), classes=chosen, table=table)
+    items = annotated(found, table, given, log)
+    return Labels(items=items, reading=Reading(classes=chosen, table=table))
