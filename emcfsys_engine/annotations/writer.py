@@ -3,15 +3,16 @@
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Literal
 
+import msgspec
 import numpy as np
 from PIL import Image
 
-from emcfsys_engine.annotations.draw import TOLERANCE_PX, regions_of, shapes_of
-from emcfsys_engine.annotations.formats.coco import CocoImage, write_coco
+from emcfsys_engine.annotations.draw import TOLERANCE_PX, Region, regions_of, shapes_of
+from emcfsys_engine.annotations.formats.coco import CocoImage, coco_image, write_coco
 from emcfsys_engine.annotations.formats.geojson import write_geojson
 from emcfsys_engine.annotations.formats.imagej import write_imagej
 from emcfsys_engine.annotations.formats.labelme import write_labelme
@@ -55,9 +56,7 @@ class LabelWriter:
 
     def file_of(self, name: str) -> Path:
         """Return the file that the labels of an image are written to."""
-        if self.to == "coco":
-            return self.out / COCO_NAME
-        return self.out / f"{name}{_SUFFIXES[self.to]}"
+        return file_of(self.out, self.to, name)
 
     def write(
         self,
@@ -75,6 +74,9 @@ class LabelWriter:
 
         Shapes: ids are uint8 H×W, numbers integers H×W.
         """
+        if self.to == "coco":
+            self.add(self.in_coco(name, ids, numbers), image if plane is None else None)
+            return
         file = to_file or self.file_of(name)
         file.parent.mkdir(parents=True, exist_ok=True)
         size = (ids.shape[0], ids.shape[1])
@@ -98,7 +100,16 @@ class LabelWriter:
             )
             write_labelme(file, shapes, size, shown)
         else:
-            self._write_regions(file, name, ids, image, plane, numbers)
+            self._write_regions(file, ids, plane, numbers)
+
+    def in_coco(self, name: str, ids: np.ndarray, numbers: np.ndarray | None) -> CocoImage:
+        """Return the labels of one image as COCO's file has them. Shapes: as `write`."""
+        size = (ids.shape[0], ids.shape[1])
+        return coco_image(f"{name}.png", size, self._regions(ids, numbers))
+
+    def add(self, made: CocoImage, image: Path | None) -> None:
+        """Take what `in_coco` made; `image`: the file that is labelled, unless it is of a stack."""
+        self._coco.append((made, image))
 
     def finish(self, to_file: Path | None = None) -> bool:
         """Write what can only be written when all images are known; tell whether there was any."""
@@ -109,30 +120,31 @@ class LabelWriter:
     def _write_regions(
         self,
         file: Path,
-        name: str,
         ids: np.ndarray,
-        image: Path | None,
         plane: int | None,
         numbers: np.ndarray | None,
     ) -> None:
-        tolerance = TOLERANCE_PX if self.tolerance_px is None else self.tolerance_px
-        regions = tuple(
+        regions = self._regions(ids, numbers)
+        if self.to == "geojson":
+            write_geojson(file, regions, self.names)
+        else:
+            write_imagej(file, regions, self.names, plane=plane)
+
+    def _regions(self, ids: np.ndarray, numbers: np.ndarray | None) -> tuple[Region, ...]:
+        return tuple(
             regions_of(
                 ids,
                 background=self.background,
-                tolerance_px=tolerance,
+                tolerance_px=TOLERANCE_PX if self.tolerance_px is None else self.tolerance_px,
                 smallest_px=self.smallest_px,
                 numbers=numbers,
             )
         )
-        if self.to == "coco":
-            size = (ids.shape[0], ids.shape[1])
-            made = CocoImage(name=f"{name}.png", size_HW=size, regions=regions)
-            self._coco.append((made, image if plane is None else None))
-        elif self.to == "geojson":
-            write_geojson(file, regions, self.names)
-        else:
-            write_imagej(file, regions, self.names, plane=plane)
+
+
+def file_of(out: Path, to: LabelFormat, name: str) -> Path:
+    """Return the file below a folder that the labels of an image are written to."""
+    return out / (COCO_NAME if to == "coco" else f"{name}{_SUFFIXES[to]}")
 
 
 def _named(made: Sequence[tuple[CocoImage, Path | None]]) -> list[CocoImage]:
@@ -157,7 +169,9 @@ def _named(made: Sequence[tuple[CocoImage, Path | None]]) -> list[CocoImage]:
             f"{one.name.removesuffix('.png')}{image.suffix}" if image and name in alike else name
             for name, (one, image) in zip(plain, made, strict=True)
         ]
-    return [replace(one, name=name) for name, (one, _) in zip(names, made, strict=True)]
+    return [
+        msgspec.structs.replace(one, name=name) for name, (one, _) in zip(names, made, strict=True)
+    ]
 
 
 def _listed(one: CocoImage, image: Path | None) -> str:

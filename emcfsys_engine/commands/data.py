@@ -14,7 +14,7 @@ from emcfsys_engine.project import UNLABELLED, Project, Source, load_project
 from emcfsys_engine.tools.check import check_project
 from emcfsys_engine.tools.check_data import Finding
 from emcfsys_engine.tools.contact_sheet import contact_sheet
-from emcfsys_engine.tools.convert import convert_images, convert_labels
+from emcfsys_engine.tools.convert.conversion import convert_images, convert_labels
 from emcfsys_engine.tools.demo import Manner, make_demo, play_microscope
 from emcfsys_engine.tools.new_project import FolderLook, look_into, make_project
 

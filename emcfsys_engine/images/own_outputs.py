@@ -1,7 +1,7 @@
 """Files written whole beside the masks of an output folder, over our own ones only."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,13 +37,20 @@ class OutputsBelow:
         return None
 
 
-def free_version(file: Path, book: OutputBook, *, of_image: bool = False) -> Path:
+def free_version(
+    file: Path, book: OutputBook, others: Container[Path] = (), *, of_image: bool = False
+) -> Path:
     """Return a file that may be written: itself if it is not there or ours, else x.v2.json …
 
+    `others`: files that something else is about to be written to: no version is called so.
     `of_image`: for a prediction. What another command made is not its own, nor the reverse.
     """
+
+    def is_kept(free: Path) -> bool:
+        return os.path.lexists(free) and not book.has_now(free, of_image=of_image)
+
     number, free = 1, file
-    while os.path.lexists(free) and not book.has_now(free, of_image=of_image):
+    while (number > 1 and free in others) or is_kept(free):
         number += 1
         free = file.with_name(f"{file.stem}.v{number}{file.suffix}")
     return free

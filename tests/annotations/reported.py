@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emcfsys_engine.tools.convert import Conversion, convert_labels
+from emcfsys_engine.tools.convert.conversion import convert_labels
+from emcfsys_engine.tools.convert.writing import Conversion
 
 
 def reported(shared_data: Path, name: str) -> Path:

@@ -18,7 +18,7 @@ from emcfsys_engine.annotations.files import read_annotations
 from emcfsys_engine.annotations.masks import table_of
 from emcfsys_engine.cli import cli
 from emcfsys_engine.errors import AnnotationError
-from emcfsys_engine.tools.convert import convert_labels
+from emcfsys_engine.tools.convert.conversion import convert_labels
 from tests.annotations.test_law_of_shapes import WRITERS, Box
 
 TABLE = table_of({"background": 0, "pore": 1}, {"mask": "pore"})

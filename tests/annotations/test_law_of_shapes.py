@@ -29,7 +29,7 @@ from emcfsys_engine.annotations.files import read_annotations
 from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.project import load_project
 from emcfsys_engine.tools.check import check_project
-from emcfsys_engine.tools.convert import convert_labels
+from emcfsys_engine.tools.convert.conversion import convert_labels
 from emcfsys_engine.tools.inspect_file import inspect_file
 
 WIDTH, HEIGHT = 64, 48

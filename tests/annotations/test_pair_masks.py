@@ -15,7 +15,7 @@ from emcfsys_engine.images.origins import Maker
 from emcfsys_engine.images.output_book import OutputBook, Wanted
 from emcfsys_engine.images.own_files import digest_of_output
 from emcfsys_engine.images.reader import find_images
-from emcfsys_engine.tools.convert import convert_labels
+from emcfsys_engine.tools.convert.conversion import convert_labels
 from emcfsys_engine.tools.measure.masks import measure_masks
 from emcfsys_engine.tools.measure.results import MeasureSettings
 

@@ -15,7 +15,7 @@ from emcfsys_engine.dataset.samples import gather, read_labels
 from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.project import load_project
 from emcfsys_engine.tools.check import check_project
-from emcfsys_engine.tools.convert import convert_labels
+from emcfsys_engine.tools.convert.conversion import convert_labels
 from emcfsys_engine.tools.inspect_file import inspect_file
 from tests.annotations.reported import converted, image, mask, reported
 

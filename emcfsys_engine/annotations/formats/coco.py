@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from emcfsys_engine import any_names
@@ -239,27 +240,32 @@ def _refuse(path: Path, document: Mapping[str, Any]) -> None:
     raise AnnotationError(path, what, "Export a segmentation (polygons or masks)")
 
 
-@dataclass(frozen=True, kw_only=True)
-class CocoImage:
+class CocoImage(msgspec.Struct, frozen=True, kw_only=True):
     """One image of a COCO file. Shapes: size is (H, W)."""
 
     name: str  # below the images' folder
     size_HW: tuple[int, int]
-    regions: tuple[Region, ...]
+    objects: tuple[dict[str, Any], ...]  # as COCO has them, but for their numbers and the image's
 
 
-def write_coco(file: Path, images: Iterable[CocoImage], names: Mapping[int, str]) -> None:
-    """Write a COCO instances file; category ids are class values plus 1, since 0 is often skipped.
+def coco_image(name: str, size_HW: tuple[int, int], regions: Iterable[Region]) -> CocoImage:
+    """Return an image with its regions as the file has them.
 
     An object with holes is a run-length mask: COCO's polygons have none.
     """
+    objects = tuple(_written_object(region, size_HW) for region in regions)
+    return CocoImage(name=name, size_HW=size_HW, objects=objects)
+
+
+def write_coco(file: Path, images: Iterable[CocoImage], names: Mapping[int, str]) -> None:
+    """Write a COCO instances file; category ids are class values plus 1: 0 is often skipped."""
     listed: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
     for number, image in enumerate(images, start=1):
         height, width = image.size_HW
         listed.append({"id": number, "file_name": image.name, "height": height, "width": width})
-        for region in image.regions:
-            objects.append(_written_object(len(objects) + 1, number, region, image.size_HW))
+        for one in image.objects:
+            objects.append({"id": len(objects) + 1, "image_id": number, **one})
     categories = [
         {"id": value + 1, "name": name, "supercategory": ""}
         for value, name in sorted(names.items())
@@ -286,9 +292,7 @@ def runs_of_mask(mask: np.ndarray) -> list[int]:
     return [0, *runs] if flat.size and flat[0] else runs
 
 
-def _written_object(
-    number: int, image: int, region: Region, size_HW: tuple[int, int]
-) -> dict[str, Any]:
+def _written_object(region: Region, size_HW: tuple[int, int]) -> dict[str, Any]:
     outer = region.rings[0]
     low, high = outer.min(axis=0), outer.max(axis=0)
     box = [round(float(v), 2) for v in (*low, *(high - low))]
@@ -299,8 +303,6 @@ def _written_object(
         runs = runs_of_mask(fill_rings(region.rings, size_HW))
         segmentation = {"counts": runs, "size": list(size_HW)}
     return {
-        "id": number,
-        "image_id": image,
         "category_id": region.class_id + 1,
         "segmentation": segmentation,
         "area": region.area_px,

@@ -31,7 +31,7 @@ from emcfsys_engine.run.events import Event, ImageFailed, RunStarted, WarningGiv
 from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.tools.adapt import make_adaptation
-from emcfsys_engine.tools.convert import convert_labels
+from emcfsys_engine.tools.convert.conversion import convert_labels
 from tests.learn.conftest import TINY
 from tests.learn.inference.made import Predict, draw, drawn, mask_in, names_in
 

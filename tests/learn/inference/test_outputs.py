@@ -18,7 +18,7 @@ from emcfsys_engine.run.events import (
 from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.tools.clean_runs import clean_runs
-from emcfsys_engine.tools.convert import convert_labels
+from emcfsys_engine.tools.convert.conversion import convert_labels
 from tests.learn.inference.made import Predict, draw, names_in, warnings_of
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
 
-from emcfsys_engine.tools.convert import convert_labels
+from emcfsys_engine.tools.convert.conversion import convert_labels
 
 
 def _stencil(file: Path, rows: slice) -> None:
@@ -64,25 +63,3 @@ def test_a_folder_that_is_no_class_is_said_and_the_others_are_converted(folder: 
     )
     assert [one.why for one in made.skipped if 'label "grain" is no class' in one.why]
     assert set(np.unique(np.asarray(Image.open(folder / "o" / "a.png")))) == {0, 1}
-
-
-def test_outlines_point_to_the_image_of_today_and_never_to_a_mask(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    (tmp_path / "masks").mkdir()
-    _stencil(tmp_path / "masks" / "a.png", slice(0, 20))
-    shown: list[np.ndarray] = []
-    for seed in (1, 2):
-        grey = np.random.default_rng(seed).integers(0, 60_000, (64, 64)).astype(np.uint16)
-        tifffile.imwrite(tmp_path / "images" / "a.tif", grey)
-        for out in ("apart", "masks"):
-            convert_labels(
-                "masks/a.png", tmp_path / out, to="labelme", images="images", base=tmp_path,
-                overwrite=True,
-            )  # fmt: skip
-            document = json.loads((tmp_path / out / "a.json").read_text())
-            picture = tmp_path / out / document["imagePath"]
-            pixels = np.asarray(Image.open(picture))
-            assert np.corrcoef(pixels.ravel(), grey.ravel())[0, 1] > 0.99
-            shown.append(pixels)
-    assert set(np.unique(np.asarray(Image.open(tmp_path / "masks" / "a.png")))) == {0, 255}
-    assert not np.array_equal(shown[0], shown[2])

@@ -1,7 +1,6 @@
 """convert loses no label and overwrites nothing of a person."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,8 @@ from PIL import Image
 
 from emcfsys_engine.annotations.writer import LabelFormat
 from emcfsys_engine.dataset.samples import list_samples, read_labels
-from emcfsys_engine.tools.convert import convert_images, convert_labels
-from tests.tools.made import GRAINS, project_at
+from emcfsys_engine.tools.convert.conversion import convert_images, convert_labels
+from tests.tools.made import project_at
 
 CLASSES = {"matrix": 0, "large": 1, "small": 2}
 
@@ -87,29 +86,6 @@ def test_what_cannot_be_converted_is_counted_and_said(shared_data: Path, tmp_pat
     assert "dmTest_float32_nonSquare_diffPixelSize.dm4.png" in names
 
 
-def test_work_of_a_person_is_never_overwritten_unasked(shared_data: Path, tmp_path: Path) -> None:
-    source = shared_data / "superalloy-sem"
-    masks = str(source / "masks/val")
-    convert_labels(masks, tmp_path, to="labelme", classes=CLASSES)
-    corrected = min(tmp_path.glob("*.json"))
-    corrected.write_text("mine")
-    again = convert_labels(masks, tmp_path, to="labelme", classes=CLASSES)
-    assert not again.written
-    assert len(again.skipped) == 4
-    assert corrected.read_text() == "mine"
-    assert (
-        len(convert_labels(masks, tmp_path, to="labelme", classes=CLASSES, overwrite=True).written)
-        == 4
-    )
-
-
-def test_classes_are_found_when_none_are_given(shared_data: Path, tmp_path: Path) -> None:
-    file = shared_data / "annotation-formats/labelme/semantic_segmentation/data_annotated"
-    done = convert_labels(str(file), tmp_path, to="masks")
-    assert done.classes == {"background": 0, "bottle": 1, "bus": 2, "car": 3, "person": 4}
-    assert len(done.written) == 2
-
-
 def convert_at_the_terminal(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "emcfsys_engine", "convert", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -141,54 +117,3 @@ def test_classes_without_sense_are_refused(
     assert done.returncode == 2
     assert words in " ".join(done.stderr.split())
     assert not out.exists()
-
-
-def test_no_two_images_are_converted_to_one_name(tmp_path: Path) -> None:
-    names = ("x.tif", "x.png", "x.tif.jpg", "X.png", "y.tif", "y.0001.png")
-    (tmp_path / "in").mkdir()
-    for number, name in enumerate(names):
-        pixels = np.random.default_rng(number).integers(0, 255, (8, 8), np.uint8)
-        kind = "JPEG" if name.endswith("jpg") else None
-        two = {"save_all": True, "append_images": [Image.fromarray(pixels)]}
-        more = two if name == "y.tif" else {}
-        Image.fromarray(pixels).save(tmp_path / "in" / name, kind, **more)
-    for overwrite in (False, True):
-        done = convert_images(str(tmp_path / "in"), tmp_path / "out", overwrite=overwrite)
-        assert done.skipped == ()
-        assert len({file.casefold() for file in done.written}) == len(names) + 1
-
-
-@pytest.mark.parametrize("to", ["labelme", "masks", "coco", "geojson", "imagej"])
-def test_a_conversion_overwrites_its_own_and_keeps_what_a_person_changed(
-    masks: Path, tmp_path: Path, to: str
-) -> None:
-    out = tmp_path / "out"
-
-    def convert() -> tuple[str, ...]:
-        made = convert_labels(str(masks), out, to=to, classes=GRAINS, overwrite=True)  # type: ignore[arg-type]
-        assert not made.skipped
-        return made.notes
-
-    convert()
-    (file,) = (path for path in out.iterdir() if path.is_file())
-    assert convert() == ()
-    file.write_bytes(file.read_bytes() + b" ")
-    corrected = file.read_bytes()
-    for _ in range(2):
-        (note,) = convert()
-        assert file.read_bytes() == corrected
-        assert f"{file} is not as this program wrote it, and kept" in note
-        beside = file.with_name(f"{file.stem}.v2{file.suffix}")
-        assert {path for path in out.iterdir() if path.is_file()} == {file, beside}
-
-
-def test_a_conversion_into_the_folder_of_its_images_keeps_them(masks: Path, tmp_path: Path) -> None:
-    originals = {path.name: path.read_bytes() for path in masks.iterdir()}
-    (tmp_path / "link").symlink_to(masks)
-    os.link(masks / "a.png", masks / "b.png")
-    originals["b.png"] = originals["a.png"]
-    for out in (masks, tmp_path / "link"):
-        convert_images(str(masks), out, overwrite=True)
-        convert_labels(str(masks), out, to="masks", classes=GRAINS, overwrite=True)
-        for name, content in originals.items():
-            assert (masks / name).read_bytes() == content

@@ -1,0 +1,156 @@
+"""Labels from any tool to any other, masks among them; micrographs to PNG that Labelme opens."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from emcfsys_engine.annotations.masks import LabelTable
+from emcfsys_engine.annotations.pairing import root_of
+from emcfsys_engine.annotations.writer import LabelFormat
+from emcfsys_engine.errors import InputError
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.reader import find_images, left_out_words
+from emcfsys_engine.project import Source
+from emcfsys_engine.tools.convert.items import Given, Reading, ToConvert
+from emcfsys_engine.tools.convert.log import ConversionLog, Skipped
+from emcfsys_engine.tools.convert.names import output_names
+from emcfsys_engine.tools.convert.places import Places
+from emcfsys_engine.tools.convert.sources import labels_of
+from emcfsys_engine.tools.convert.writing import Conversion, Converter, OfAll, gathered
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that is to be converted, before any of it is written."""
+
+    items: list[ToConvert]
+    of_all: OfAll
+
+
+def convert_images(
+    images: str, out: Path, *, overwrite: bool = False, base: Path | None = None
+) -> Conversion:
+    """Write every micrograph as an 8-bit PNG, stretched as EMCFsys sees it, for Labelme.
+
+    Sub-folders are kept; a plane of a stack is x.0012.png, and names that collide keep their
+    extension (x.dm4.png). Annotations of these PNGs pair with the originals by these names.
+    """
+    return _converted(plan_images(images, out, overwrite=overwrite, base=base), out)
+
+
+def convert_labels(
+    source: str,
+    out: Path,
+    *,
+    to: LabelFormat,
+    images: str | None = None,
+    classes: Mapping[str, int] | None = None,
+    labels: Mapping[str, str] | None = None,
+    own: Source | None = None,
+    tolerance_px: float | None = None,
+    smallest_px: int = 0,
+    overwrite: bool = False,
+    base: Path | None = None,
+) -> Conversion:
+    """Convert masks or annotations of any known tool to masks or to another tool's annotations.
+
+    Without classes those found are used: labels in alphabetic order from 1 with background 0, or
+    the values of masks. Labels are read as in [data.labels] of project.toml; `own` is the table of
+    a project that these labels are of. Objects that a mask numbers stay objects of their own.
+    Units:  outlines stray at most tolerance_px (0 to 2; by default 0.5 for Labelme and 0.3, which
+            moves no pixel, for the others); regions below smallest_px are left out.
+    Raises: InputError when nothing is found at all.
+    """
+    plan = plan_labels(
+        source,
+        out,
+        to=to,
+        images=images,
+        classes=classes,
+        labels=labels,
+        own=own,
+        tolerance_px=tolerance_px,
+        smallest_px=smallest_px,
+        overwrite=overwrite,
+        base=base,
+    )
+    return _converted(plan, out)
+
+
+def plan_images(
+    images: str, out: Path, *, overwrite: bool = False, base: Path | None = None
+) -> Plan:
+    """Return the micrographs that `convert_images` writes, and where each goes."""
+    base = base or Path.cwd()
+    left_out: list[Path] = []
+    refs = find_images(images, base, left_out)
+    names = output_names(refs, root_of(images, base))
+    items = [
+        ToConvert(name=name, kind="picture", path=str(ref.path), plane=ref.plane)
+        for ref, name in zip(refs, names, strict=True)
+    ]
+    of_all = OfAll(
+        to="png",
+        reading=Reading(classes={}, table=LabelTable(values=())),
+        notes=(left_out_words(left_out),) if left_out else (),
+    )
+    return Plan(items=Places(out, "png", overwrite=overwrite).of_all(items), of_all=of_all)
+
+
+def plan_labels(
+    source: str,
+    out: Path,
+    *,
+    to: LabelFormat,
+    images: str | None = None,
+    classes: Mapping[str, int] | None = None,
+    labels: Mapping[str, str] | None = None,
+    own: Source | None = None,
+    tolerance_px: float | None = None,
+    smallest_px: int = 0,
+    overwrite: bool = False,
+    base: Path | None = None,
+) -> Plan:
+    """Return the labels that `convert_labels` writes, where each goes, and what all are read with.
+
+    Raises: InputError when nothing is found at all.
+    """
+    base, log = base or Path.cwd(), ConversionLog()
+    if tolerance_px is not None and not 0 <= tolerance_px <= 2:
+        raise InputError("--tolerance", f"{tolerance_px:g} px is outside 0 to 2", "Use 0.5")
+    given = Given(
+        source=source,
+        base=base,
+        refs=find_images(images, base) if images else [],
+        image_root=root_of(images, base) if images else base,
+        labels={**(own.labels if own else {}), **(labels or {})},
+        own=own,
+    )
+    found = labels_of(given, classes, log)
+    places = Places(out, to, overwrite=overwrite)
+    items, whole = places.of_all(found.items), ""
+    if to == "coco" and items:
+        whole, note, why = places.of_one(items[0].path)
+        log.notes += [note] if note else []
+        if why:
+            log.skipped.append(Skipped(file=items[0].path, why=why))
+            items = []
+    of_all = OfAll(
+        to=to,
+        reading=found.reading,
+        tolerance_px=tolerance_px,
+        smallest_px=smallest_px,
+        whole=whole,
+        skipped=tuple(log.skipped),
+        notes=tuple(log.notes),
+        shapes_drawn=log.drawn,
+        shapes_skipped=log.lost,
+    )
+    return Plan(items=items, of_all=of_all)
+
+
+def _converted(plan: Plan, out: Path) -> Conversion:
+    book = OutputBook(out)
+    converter = Converter(plan.of_all, out, book)
+    became = ((item, converter.one(item)) for item in plan.items)
+    return gathered(plan.of_all, became, out, book)
