@@ -14,6 +14,7 @@ from emcfsys_engine.annotations.writer import LabelFormat
 from emcfsys_engine.dataset.samples import list_samples, read_labels
 from emcfsys_engine.tools.convert import convert_images, convert_labels
 from tests.tools.made import GRAINS, project_at
+from tests.waiting import PATIENCE_S
 
 CLASSES = {"matrix": 0, "large": 1, "small": 2}
 
@@ -112,7 +113,7 @@ def test_classes_are_found_when_none_are_given(shared_data: Path, tmp_path: Path
 
 def convert_at_the_terminal(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "emcfsys_engine", "convert", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def test_classes_are_named_on_the_command_line(shared_data: Path, tmp_path: Path) -> None:
