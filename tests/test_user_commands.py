@@ -13,6 +13,7 @@ from emcfsys_engine import user_commands
 from emcfsys_engine.hotfolder.ledger import Due
 from emcfsys_engine.user_commands import Hook, Notices
 from tests.jobs.conftest import wait_for
+from tests.waiting import PATIENCE_S
 
 _APPEND = (
     "import json, os, sys; names = [n for n in sorted(os.environ) if n.startswith('EMCFSYS_')];"
@@ -60,7 +61,7 @@ def test_a_notice_has_the_jobs_facts_and_a_missing_program_is_only_said(tmp_path
     notices = Notices([sys.executable, "-c", _APPEND, str(told)])
     notices.tell(job, "failed", "no\0room")
     (child, _) = notices._running[0]
-    assert child.wait(60) == 0
+    assert child.wait(PATIENCE_S) == 0
     notices.reap()
     assert notices._running == []
     assert '"EMCFSYS_JOB": "7"' in told.read_text()
@@ -85,7 +86,7 @@ def test_of_a_command_that_hangs_nothing_is_left(
     told = tmp_path / "told"
     hook = Hook(["sh", "-c", f"sleep 600 & echo $! > {told}; wait"], tmp_path, tmp_path)
     hook.run(due("a.tif"))
-    assert hook._has_run.get(timeout=60).path == "a.tif"
+    assert hook._has_run.get(timeout=PATIENCE_S).path == "a.tif"
     hook.close(all_of_them=False)
     child = int(told.read_text())
     wait_for(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie")
@@ -104,4 +105,4 @@ def test_a_notice_that_may_not_be_killed_is_left_to_itself(monkeypatch: pytest.M
         notices.reap()
     assert child.poll() is None
     notices.reap()
-    assert child.wait(60) == -signal.SIGKILL
+    assert child.wait(PATIENCE_S) == -signal.SIGKILL

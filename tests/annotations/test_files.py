@@ -140,13 +140,13 @@ def _fuzz(folder: Path, number: int) -> None:
         for seed in range(number):
             harmed = file.with_stem(f"{file.stem}{seed}")
             harmed.write_bytes(_harmed(whole, seed))
-            began = time.monotonic()
+            began = time.process_time()
             try:
                 for one in read_annotations(harmed):
                     annotation_ids(one, TABLE, (48, 64))
             except AnnotationError as refused:
                 assert "\n" not in str(refused)
-            assert time.monotonic() - began < 5
+            assert time.process_time() - began < 5
             harmed.unlink()
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.waiting import PATIENCE_S
+
 _TOKEN = re.compile(
     r"\x1b\[(?:(?P<row>\d+);(?P<column>\d+))?H|\x1b\[(?P<ahead>\d*)C|\x1b\[[\d;?<>=]*[ -/]*[@-~]"
     r"|\x1b[\]P_].*?(?:\x1b\\|\x07)|\x1b.|[\x00-\x1f]|(?P<letter>.)",
@@ -60,14 +62,14 @@ class Terminal:
         """Return what is drawn within this time."""
         return self._read(time.perf_counter() + seconds, None)
 
-    def wait_for(self, pattern: str, *, limit_s: float = 30) -> float:
+    def wait_for(self, pattern: str, *, limit_s: float = PATIENCE_S) -> float:
         """Wait until the pattern is drawn; return the seconds since the program's start."""
         self._read(time.perf_counter() + limit_s, re.compile(pattern))
         if not re.search(pattern, self.text):
             raise TimeoutError(f"{pattern!r} was not drawn in {limit_s} s: {self.text[-300:]!r}")
         return time.perf_counter() - self.started
 
-    def wait_until_shown(self, pattern: str, *, limit_s: float = 30) -> float:
+    def wait_until_shown(self, pattern: str, *, limit_s: float = PATIENCE_S) -> float:
         """Wait until a line of the screen has the pattern, whatever parts of it were there before.
 
         Return the seconds since the program's start.

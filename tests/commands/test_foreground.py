@@ -14,6 +14,7 @@ from emcfsys_engine.launch.processes import descendants
 from emcfsys_engine.launch.start import holder
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import TrainRequest
+from tests.waiting import PATIENCE_S
 
 _DEAF = """
 import pathlib, signal, sys, time
@@ -52,7 +53,7 @@ def deaf(tmp_path: Path) -> "tuple[Run, subprocess.Popen[str]]":
 
 
 def _true(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"
         time.sleep(0.01)
@@ -63,7 +64,7 @@ def test_ctrl_c_twice_is_cancelled_with_130(deaf: "tuple[Run, subprocess.Popen[s
     process.send_signal(signal.SIGINT)
     _true(lambda: run.asked() == "cancel")
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert said.splitlines()[-1] == "cancelled"
     assert run.state() == "cancelled"
@@ -75,7 +76,7 @@ def test_a_worker_deaf_to_term_is_killed_after_the_grace(
 ) -> None:
     run, process = deaf
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 143
     assert "was killed after 0.3 s" in said
     assert _nothing_is_left(run)
@@ -101,5 +102,5 @@ def test_it_says_when_the_runs_folder_leaves_and_comes_back_and_hears_who_ends_i
         away = run.folder.rename(away)
         assert "was removed" in said.readline()
         process.send_signal(signal.SIGINT)  # no word can be left in the folder
-        assert process.wait(30) in (1, 130)
+        assert process.wait(PATIENCE_S) in (1, 130)
         assert "Traceback" not in said.read()

@@ -16,6 +16,7 @@ from emcfsys_engine.jobs.control import DaemonLock
 from emcfsys_engine.jobs.job import what_they_wait_for
 from tests.commands.made import say
 from tests.jobs.conftest import Bench, wait_for
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,7 +97,7 @@ def test_logs_follow_until_the_job_ends(home: Bench) -> None:
         assert follower.stdout is not None
         assert "started" in follower.stdout.readline()
         home.queue.stop(job_id)
-        rest, story = follower.communicate(timeout=120)
+        rest, story = follower.communicate(timeout=PATIENCE_S)
     assert "finished (stopped)" in rest
     assert story == f"job {job_id} is done: stopped\n"
     assert follower.returncode == 0

@@ -8,6 +8,7 @@ import random
 import signal
 import sqlite3
 import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,7 @@ from emcfsys_engine.hotfolder.ledger import Entry, Ledger, connect
 from emcfsys_engine.hotfolder.review import verify_journal
 from emcfsys_engine.hotfolder.watcher import FOLDER
 from emcfsys_engine.images.outages import is_of_disk
+from tests.waiting import PATIENCE_S
 
 _FORK = mp.get_context("fork")
 ODD = "a b/\udcff\n.tif"
@@ -190,13 +192,14 @@ def test_a_link_in_its_place_is_never_written_through(output: Path, tmp_path: Pa
     assert mine.read_text() == "mine"
 
 
-def _work(output: Path, first: int, number: int, pause_s: float) -> None:
+def _work(output: Path, first: int, number: int, pause_s: float, begun: Event) -> None:
     with contextlib.closing(connect(output / FOLDER / "ledger.sqlite")) as db:
         for place in range(first, first + number):
             with db:
                 journal.keep_acts(db, [act_of("predicted", image=str(place))])
                 db.execute("INSERT INTO due VALUES (?, '', '')", (str(place),))  # what it tells of
             journal.write_kept(db, output)
+            begun.set()
             time.sleep(pause_s)
     os._exit(0)
 
@@ -213,14 +216,16 @@ def test_twenty_kills_lose_no_act_and_write_none_twice(tmp_path: Path) -> None:
     Ledger(tmp_path, owner="x").close()
     chance = random.Random(0)
     for kill in range(20):
-        child = _FORK.Process(target=_work, args=(tmp_path, kill * 10_000, 10_000, 0.0))
+        begun = _FORK.Event()
+        child = _FORK.Process(target=_work, args=(tmp_path, kill * 10_000, 10_000, 0.0, begun))
         child.start()
-        child.join(0.03 + chance.random() * 0.1)
+        assert begun.wait(PATIENCE_S)
+        child.join(chance.random() * 0.1)
         assert child.pid is not None
         os.kill(child.pid, signal.SIGKILL)
         child.join()
     told, noted = _finish(tmp_path)
-    assert len(noted) > 20
+    assert len(noted) >= 20
     assert len(told) == len(set(told))
     assert sorted(told) == sorted(noted)
     assert verify_journal(tmp_path).fault == ""
@@ -228,11 +233,14 @@ def test_twenty_kills_lose_no_act_and_write_none_twice(tmp_path: Path) -> None:
 
 def test_two_writers_share_one_chain(tmp_path: Path) -> None:
     Ledger(tmp_path, owner="x").close()
-    children = [_FORK.Process(target=_work, args=(tmp_path, n * 100, 40, 0.001)) for n in (0, 1)]
+    begun = _FORK.Event()
+    children = [
+        _FORK.Process(target=_work, args=(tmp_path, n * 100, 40, 0.001, begun)) for n in (0, 1)
+    ]
     for child in children:
         child.start()
     for child in children:
-        child.join(60)
+        child.join(PATIENCE_S)
         assert child.exitcode == 0
     told, noted = _finish(tmp_path)
     assert sorted(told) == sorted(noted)

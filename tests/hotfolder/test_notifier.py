@@ -7,8 +7,7 @@ import pytest
 
 from emcfsys_engine.hotfolder import notifier
 from emcfsys_engine.hotfolder.notifier import Waker, choose_backend
-
-_LONG_S = 30.0  # at most; a hint comes within milliseconds
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def hint_of(waker: Waker, name: str) -> bool:
     """Return whether a file was said to be closed, once it was named at all."""
     closed = {}
     while name not in closed or not closed[name]:
-        hints = waker.wait(_LONG_S)
+        hints = waker.wait(PATIENCE_S)
         assert hints, f"{name} was never named: {closed}"
         closed |= dict(hints)
     return closed[name]

@@ -45,7 +45,7 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import probe, read_micrograph
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 for path in sorted(Path(sys.argv[1]).iterdir()):
-    start = time.monotonic()
+    start = time.process_time()
     print(path.name, end=" ", flush=True)
     try:
         facts = probe(path)
@@ -54,7 +54,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
     except ImageError as error:
         said = "refused"
         assert "\\n" not in str(error)
-    print(said, round(time.monotonic() - start, 2), flush=True)
+    print(said, round(time.process_time() - start, 2), flush=True)
 """
 
 
@@ -150,7 +150,7 @@ def test_a_jpeg_of_which_a_crash_left_zeros_is_refused_at_once(
     file = tmp_path / "a.jpg"
     file.write_bytes(start)
     os.truncate(file, 4 << 30)  # Pillow would look at each of them for the header's next part
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ImageError, match="damaged"):
         probe(file)
-    assert time.monotonic() - began < MOST_SECONDS
+    assert time.process_time() - began < MOST_SECONDS

@@ -23,10 +23,10 @@ def test_a_header_of_a_hundred_thousand_pixels_in_a_kilobyte_is_refused(tmp_path
     tiff = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(400)
     (tmp_path / "c.tif").write_bytes(tiff)
     for name in ("a.png", "b.mrc", "c.tif"):
-        start = time.monotonic()
+        start = time.process_time()
         with pytest.raises(ImageError, match=r"100,000|truncated"):
             read_micrograph(tmp_path / name)
-        assert time.monotonic() - start < 1
+        assert time.process_time() - start < 1
 
 
 def test_a_bomb_inside_gzip_and_bzip2_is_refused(tmp_path: Path) -> None:

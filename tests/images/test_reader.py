@@ -11,6 +11,7 @@ import pytest
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images, probe, read_micrograph
+from tests.waiting import PATIENCE_S
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_reading_takes_at_most_twice_the_size_of_the_pixels(kind: str, tmp_path:
         "print(peak() - before)\n"
     )
     command = [sys.executable, "-c", code, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     # 4 MiB: what a library keeps for itself at its first call.
     taken = int(done.stdout) * 1024
     assert side * side <= taken < 2 * side * side + (4 << 20), f"{taken / 2**20:.0f} MiB"

@@ -16,6 +16,7 @@ from emcfsys_engine.errors import ImageError
 from emcfsys_engine.files import is_left_alone
 from emcfsys_engine.images.reader import find_images
 from emcfsys_engine.images.walk import files_below, is_own_output, is_regular, is_zarr
+from tests.waiting import PATIENCE_S
 
 
 def picture(file: Path) -> Path:
@@ -49,7 +50,7 @@ def test_links_that_lead_out_of_the_folder_are_followed(tmp_path: Path) -> None:
     assert names(tmp_path / "in") == ["data/a.png"]
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(PATIENCE_S)
 def test_pipes_sockets_and_devices_are_never_opened(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     os.mkfifo(tmp_path / "pipe.png")

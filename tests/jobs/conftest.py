@@ -21,12 +21,15 @@ from emcfsys_engine.launch import processes
 from emcfsys_engine.launch.start import holder
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import TrainRequest
+from tests.waiting import PATIENCE_S
 
 Value = TypeVar("Value")
 DAEMON = (sys.executable, str(Path(__file__).with_name("standin_daemon.py")))
 
 
-def wait_for(condition: Callable[[], Value], *, seconds: float = 20.0, what: str = "") -> Value:
+def wait_for(
+    condition: Callable[[], Value], *, seconds: float = PATIENCE_S, what: str = ""
+) -> Value:
     """Return the condition's value as soon as it is true; fail after a deadline."""
     deadline = time.monotonic() + seconds
     while True:
@@ -94,7 +97,7 @@ class Bench:
         """Return a job's state."""
         return self.queue.get(job_id).state
 
-    def wait(self, job_id: int, *states: str, seconds: float = 20.0) -> Job:
+    def wait(self, job_id: int, *states: str, seconds: float = PATIENCE_S) -> Job:
         """Wait until a job is in one of these states."""
         try:
             wait_for(lambda: self.state(job_id) in states, seconds=seconds)

@@ -17,6 +17,7 @@ from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import TrainRequest
 from emcfsys_engine.tools.demo import make_demo
 from tests.jobs.conftest import Bench, wait_for
+from tests.waiting import PATIENCE_S
 from tests.wrong_clock import WrongClock
 
 
@@ -83,7 +84,7 @@ def test_jobs_under_kills_of_the_daemon_and_a_clock_that_jumps_all_end_true(
         bench.kill_daemon()
         bench.start()
     for job in jobs:
-        assert bench.wait(job, "done", "failed", "lost", "interrupted", seconds=60).state == "done"
+        assert bench.wait(job, "done", "failed", "lost", "interrupted").state == "done"
     assert [bench.starts(run) for run in runs] == [1] * len(runs)
 
 
@@ -105,9 +106,9 @@ def test_a_training_whose_clock_is_set_back_and_forth_is_finished_and_gives_the_
     environment = {**os.environ, **clock.environment}
     process = subprocess.Popen(words, env=environment)
     for step, hours in ((1, -1), (5, 1), (9, -2)):
-        wait_for(lambda step=step: process.poll() is not None or _steps(run) >= step, seconds=90)
+        wait_for(lambda step=step: process.poll() is not None or _steps(run) >= step)
         clock.set_hours(hours)
-    assert process.wait(120) == 0, run.log_file.read_text()
+    assert process.wait(PATIENCE_S) == 0, run.log_file.read_text()
     times = [json.loads(line)["time"] for line in run.events_file.read_text().splitlines()]
     assert min(b - a for a, b in pairwise(times)) < -3000  # it did jump
     assert isinstance(run.events()[-1], RunFinished)

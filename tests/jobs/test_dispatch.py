@@ -129,7 +129,7 @@ def test_folder_deleted_under_a_running_job_is_told(bench: Bench) -> None:
     bench.start()
     assert bench.state(job_id) == "running"  # found by its token
     bench.queue.cancel(job_id)
-    bench.wait(job_id, "cancelled", "failed", seconds=30)
+    bench.wait(job_id, "cancelled", "failed")
 
 
 def test_group_runs_as_many_at_once_as_it_may(bench: Bench) -> None:

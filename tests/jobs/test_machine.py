@@ -35,6 +35,7 @@ from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import PredictRequest, TrainRequest, WatchRequest
 from emcfsys_engine.settings import Config, JobSettings
 from tests.jobs.made import gpu_of
+from tests.waiting import PATIENCE_S
 
 GIB = 2**30
 
@@ -310,7 +311,7 @@ def test_who_resumes_in_the_foreground_chooses_the_gpus(
         else:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", now)
         with start.start(run, foreground=True, worker=told) as keeper:
-            assert keeper.wait(20) == 0
+            assert keeper.wait(PATIENCE_S) == 0
         assert (run.folder / "told").read_text() == expected
 
 

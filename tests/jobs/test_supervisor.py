@@ -50,7 +50,7 @@ def test_training_outlives_its_daemon_and_is_done_once(queue: Queue) -> None:
     run = _training(queue, 20)
     job_id = queue.add(run.folder, project_name="demo", gpus=0)
     ensure_daemon(queue.folder)
-    wait_for(lambda: _steps(run), seconds=120)
+    wait_for(lambda: _steps(run))
     pid = DaemonLock(queue.folder).status().pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
@@ -66,13 +66,13 @@ def test_killed_training_goes_on_and_cancel_ends_it(queue: Queue) -> None:
     run = _training(queue, 100_000)
     job_id = queue.add(run.folder, project_name="demo", gpus=0, retries=1)
     ensure_daemon(queue.folder)
-    wait_for(lambda: run.checkpoint_file.exists(), seconds=120)
+    wait_for(lambda: run.checkpoint_file.exists())
     held_by = holder(run)
     assert held_by is not None
     reached = max(_steps(run))
     os.kill(held_by.worker, signal.SIGKILL)
-    wait_for(lambda: queue.get(job_id).starts == 2, seconds=60)
-    wait_for(lambda: _steps(run) and max(_steps(run)) > reached, seconds=120)
+    wait_for(lambda: queue.get(job_id).starts == 2)
+    wait_for(lambda: _steps(run) and max(_steps(run)) > reached)
     queue.cancel(job_id)
     assert _wait(queue, job_id, "cancelled", "failed", "lost").state == "cancelled"
     assert not run.is_alive()
@@ -90,12 +90,12 @@ def test_paused_training_frees_the_machine_and_goes_on(queue: Queue) -> None:
     run = _training(queue, 100_000)
     job_id = queue.add(run.folder, project_name="demo", gpus=0)
     ensure_daemon(queue.folder)
-    wait_for(lambda: _steps(run), seconds=120)
+    wait_for(lambda: _steps(run))
     queue.pause(job_id)
     _wait(queue, job_id, "paused", "failed")
     assert not run.is_alive()
     reached = max(_steps(run))
     queue.resume(job_id)
-    wait_for(lambda: max(_steps(run)) > reached, seconds=120)
+    wait_for(lambda: max(_steps(run)) > reached)
     queue.stop(job_id)
     assert _wait(queue, job_id, "done", "failed").reason == "stopped"

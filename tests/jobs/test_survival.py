@@ -52,7 +52,7 @@ def _kill_often(bench: Bench, num_kills: int, seed: int) -> None:
         bench.kill_daemon()
     bench.start()
     for job_id, (run, expected) in submitted.items():
-        job = bench.wait(job_id, "done", "failed", "cancelled", "interrupted", "lost", seconds=120)
+        job = bench.wait(job_id, "done", "failed", "cancelled", "interrupted", "lost")
         assert job.state == expected, (job, run.log_file.read_text())
         assert bench.starts(run) == 1, f"job {job_id} ran {bench.starts(run)} times"
         assert not run.is_alive()
@@ -248,7 +248,7 @@ def test_clients_and_daemon_agree_under_load(bench: Bench) -> None:
     for thread in threads:
         thread.join()
     for job in bench.queue.list():
-        ended = bench.wait(job.id, "done", "cancelled", seconds=60)
+        ended = bench.wait(job.id, "done", "cancelled")
         assert bench.starts(Run(Path(ended.run))) <= 1
         assert ended.id % 3 == 0 or ended.state == "done"
     assert len(bench.queue.list()) == 60

@@ -5,12 +5,13 @@ from collections.abc import Callable
 
 from emcfsys_engine.launch import start
 from emcfsys_engine.run.folder import Run
+from tests.waiting import PATIENCE_S
 
 SLEEP = ("sh", "-c", "sleep 60")
 
 
-def holds(condition: Callable[[], bool], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
+def holds(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"
         time.sleep(0.01)

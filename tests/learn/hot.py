@@ -15,6 +15,7 @@ from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import WarningGiven, WatchState
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import WatchRequest
+from tests.waiting import PATIENCE_S
 
 PROJECT = """
 [project]
@@ -89,10 +90,8 @@ def watching(run: Run) -> Iterator["subprocess.Popen[bytes]"]:
                 child.kill()
 
 
-def until(
-    condition: Callable[[], object], child: "subprocess.Popen[bytes]", run: Run, wait_s: float = 60
-) -> None:
-    deadline = time.monotonic() + wait_s
+def until(condition: Callable[[], object], child: "subprocess.Popen[bytes]", run: Run) -> None:
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert child.poll() is None, run.log_file.read_text()
         assert time.monotonic() < deadline, run.log_file.read_text() + str(run.events()[-3:])

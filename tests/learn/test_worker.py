@@ -19,6 +19,7 @@ from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import TrainRequest
 from tests.learn.watch.test_survival import mounted
+from tests.waiting import PATIENCE_S
 
 TABLE = {
     int(code): words
@@ -34,7 +35,7 @@ def engine(*words: object, home: Path) -> "subprocess.Popen[bytes]":
 
 
 def ended(process: "subprocess.Popen[bytes]") -> tuple[int, str]:
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=PATIENCE_S)
     return process.returncode, said.decode()
 
 

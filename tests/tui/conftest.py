@@ -25,6 +25,7 @@ from emcfsys_engine.tools.demo import make_demo
 from emcfsys_tui.app import EmcfApp
 from emcfsys_tui.engine import jobs, runs
 from emcfsys_tui.settings import Settings
+from tests.waiting import PATIENCE_S
 
 CLASSES = ("background", "membrane", "mitochondrion")
 
@@ -138,7 +139,7 @@ async def opened(
 
 
 async def until(
-    pilot: Pilot[None], condition: Callable[[], object], *, limit_s: float = 20
+    pilot: Pilot[None], condition: Callable[[], object], *, limit_s: float = PATIENCE_S
 ) -> None:
     """Wait for a condition."""
     deadline = time.monotonic() + limit_s

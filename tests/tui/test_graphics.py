@@ -217,7 +217,7 @@ def test_the_real_program_writes_sixels_to_its_terminal(demo: Path, world: Path)
     place.write_text('pictures = "sixel"\n')
     terminal = Terminal([*_PROGRAM, str(demo)], environment=environment)
     try:
-        terminal.wait_for(r"\x1bP0;1;0q[^\x1b]*\x1b\\", limit_s=60)
+        terminal.wait_for(r"\x1bP0;1;0q[^\x1b]*\x1b\\")
         assert sixel_picture(terminal.text).any()
     finally:
         terminal.close()

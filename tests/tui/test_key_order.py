@@ -126,7 +126,7 @@ async def test_a_start_in_the_same_burst_as_an_edit_has_the_edit(demo: Path) -> 
         burst(pilot, f"{DOWN}{DOWN}{DOWN}6")
         pilot.app.post_message(Key("escape", "\x1b"))
         pilot.app.post_message(Key("s", "s"))
-        await until(pilot, lambda: (demo / "runs/run-0001/run.json").exists(), limit_s=60)
+        await until(pilot, lambda: (demo / "runs/run-0001/run.json").exists())
         record = Run(demo / "runs" / "run-0001").record()
         assert record.project is not None and record.project.training.steps == 6
         await until(pilot, lambda: "run-0001" in screen_text(pilot))

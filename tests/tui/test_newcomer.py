@@ -20,6 +20,7 @@ from emcfsys_tui.widgets.hotfolder_pane import HotFolderPane
 from emcfsys_tui.widgets.picture_view import PictureView
 from emcfsys_tui.widgets.train_pane import TrainPane
 from tests.tui.conftest import opened, screen_text, told, until
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def own_daemon(world: Path) -> Iterator[None]:
     """The daemon that a submission starts ends with the test, and its jobs with it."""
     yield
     command = [sys.executable, "-m", "emcfsys_engine", "daemon", "stop", "--jobs"]
-    subprocess.run(command, env=child_environment(), timeout=120, capture_output=True)
+    subprocess.run(command, env=child_environment(), timeout=PATIENCE_S, capture_output=True)
 
 
 @pytest.mark.long
@@ -38,10 +39,10 @@ async def test_from_an_empty_folder_to_a_mask_of_a_new_image(world: Path) -> Non
     async with opened(None, size=(120, 40)) as pilot:
         await until(pilot, lambda: "for the demo" in screen_text(pilot))
         await pilot.press("d")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ProjectScreen), limit_s=120)
+        await until(pilot, lambda: isinstance(pilot.app.screen, ProjectScreen))
         screen = pilot.app.screen
         await until(pilot, lambda: "cell_0000" in screen_text(pilot))  # the data come first
-        await until(pilot, lambda: "Nothing to mend: 2 goes on" in screen_text(pilot), limit_s=120)
+        await until(pilot, lambda: "Nothing to mend: 2 goes on" in screen_text(pilot))
         view = screen.query_one(DataPane).query_one(PictureView)
         await until(pilot, lambda: view.picture is not None and bool(view.picture.ids))
 
@@ -74,7 +75,7 @@ async def test_from_an_empty_folder_to_a_mask_of_a_new_image(world: Path) -> Non
         arriving = folder / "incoming" / ".grid1.png.part"
         shutil.copy(folder / "images" / "val" / "cell_1000.png", arriving)
         arriving.rename(folder / "incoming" / "grid1.png")
-        await until(pilot, lambda: "grid1" in screen_text(pilot), limit_s=120)
+        await until(pilot, lambda: "grid1" in screen_text(pilot))
         view = hot.query_one(PictureView)
         await until(pilot, lambda: view.picture is not None and bool(view.picture.ids))
         assert (folder / "predictions" / "grid1.png").is_file()

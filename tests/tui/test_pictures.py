@@ -196,7 +196,7 @@ async def _settled(pilot: Pilot[None], tab: str, word: str, looks: int) -> str:
         return same
 
     for _ in range(looks):  # a decoder may need a moment
-        await until(pilot, is_still, limit_s=60)
+        await until(pilot, is_still)
         await pilot.pause(0.5 if looks > 1 else 0.1)
     return before[0]
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.bench.terminal import Terminal, project_environment
 from tests.tui.conftest import made_run
+from tests.waiting import PATIENCE_S
 
 _PROGRAM = [sys.executable, "-m", "emcfsys_tui"]
 
@@ -42,7 +43,7 @@ def test_a_dumb_terminal_gets_text(demo: Path, world: Path) -> None:
     try:
         terminal.wait_for("no runs yet")
         assert "\x1b" not in terminal.text
-        assert terminal.child.wait(timeout=120) == 0
+        assert terminal.child.wait(timeout=PATIENCE_S) == 0
     finally:
         terminal.close()
 
@@ -75,7 +76,7 @@ def test_quitting_leaves_a_clean_terminal(demo: Path, world: Path, term: str) ->
         assert "38;2;" not in terminal.text  # no true colours where they were not offered
         terminal.press("q")
         terminal.wait_for(r"\x1b\[\?1049l")
-        assert terminal.child.wait(timeout=120) == 0
+        assert terminal.child.wait(timeout=PATIENCE_S) == 0
     finally:
         terminal.close()
 
@@ -107,7 +108,7 @@ def test_a_plain_locale_and_300_000_lines_of_a_log_are_shown(
     try:
         terminal.wait_until_shown("mitochondrion")
         terminal.press("q")
-        assert terminal.child.wait(timeout=120) == 0
+        assert terminal.child.wait(timeout=PATIENCE_S) == 0
     finally:
         terminal.close()
 
@@ -119,7 +120,7 @@ def test_a_terminal_of_20_by_5_says_what_it_needs_and_quits(demo: Path, world: P
     try:
         terminal.wait_until_shown("make it 60")
         terminal.press("q")
-        assert terminal.child.wait(timeout=120) == 0
+        assert terminal.child.wait(timeout=PATIENCE_S) == 0
     finally:
         terminal.close()
 
@@ -131,7 +132,7 @@ def test_a_hang_up_ends_it_and_its_children(demo: Path, world: Path) -> None:
         terminal.press("1")
         terminal.wait_for("cell_0001")
         terminal.child.send_signal(signal.SIGHUP)
-        terminal.child.wait(timeout=120)
+        terminal.child.wait(timeout=PATIENCE_S)
         _wait(lambda: not _decoders_of(str(demo)))
     finally:
         terminal.close()
@@ -145,7 +146,7 @@ def test_a_terminal_that_vanishes_without_a_word_ends_it_and_its_children(
     terminal.press("1")
     terminal.wait_for("cell_0001")
     terminal.hang_up()
-    assert terminal.child.wait(timeout=120) == 128 + signal.SIGHUP
+    assert terminal.child.wait(timeout=PATIENCE_S) == 128 + signal.SIGHUP
     _wait(lambda: not _decoders_of(str(demo)))
     assert str(demo) in (world / "state" / "interface.json").read_text()  # where the person was
 
@@ -163,7 +164,7 @@ def test_who_leaves_at_once_finds_a_clean_terminal(
         else:
             terminal.child.send_signal(signal.SIGTERM)
         terminal.wait_for(r"\x1b\[\?1049l")
-        assert terminal.child.wait(timeout=120) == 0
+        assert terminal.child.wait(timeout=PATIENCE_S) == 0
     finally:
         terminal.close()
 
@@ -182,7 +183,7 @@ def test_a_mistake_of_ours_becomes_a_report(demo: Path, world: Path) -> None:
         terminal.wait_for("No runs yet")
         terminal.press("S")
         terminal.wait_for("The report is in")
-        assert terminal.child.wait(timeout=120) == 1
+        assert terminal.child.wait(timeout=PATIENCE_S) == 1
         (report,) = (world / "state").glob("crash-*.txt")
         assert "a mistake [/bold]" in report.read_text()
         assert "1049l" in terminal.text or "a mistake" in terminal.text
@@ -226,7 +227,7 @@ def _decoders_of(place: str) -> list[str]:
     return found.stdout.split()
 
 
-def _wait(condition: Callable[[], object], *, limit_s: float = 30) -> None:
+def _wait(condition: Callable[[], object], *, limit_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, "the condition was not met in time"

@@ -58,9 +58,9 @@ def test_smoothing_a_constant_changes_nothing() -> None:
 def test_a_million_points_are_reduced_in_no_time() -> None:
     series = Series()
     series.extend(range(1_000_000), map(float, range(1_000_000)))
-    began = time.perf_counter()
+    began = time.process_time()
     series.view().columns(0, 999_999, 300)
-    assert time.perf_counter() - began < 0.25
+    assert time.process_time() - began < 0.25
 
 
 def test_what_no_chart_can_show_is_left_out_of_a_series() -> None:

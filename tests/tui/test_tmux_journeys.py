@@ -17,6 +17,7 @@ from emcfsys_tui.engine.runs import child_environment
 from tests.tools.test_new_project import _drawn
 from tests.tui.conftest import made_run, say
 from tests.tui.test_program import _PROGRAM, _wait, project_environment, tmux
+from tests.waiting import PATIENCE_S
 
 __all__ = ["tmux"]  # a fixture
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
@@ -58,7 +59,7 @@ class Desk:
         """Return what is on the screen."""
         return self._call("capture-pane", "-p", "-t", self._session)
 
-    def shows(self, *words: str, limit_s: float = 60) -> None:
+    def shows(self, *words: str, limit_s: float = PATIENCE_S) -> None:
         """Wait until all words are on the screen."""
         try:
             _wait(lambda: all(word in self.screen() for word in words), limit_s=limit_s)
@@ -76,7 +77,7 @@ def desk(world: Path, tmux: Callable[..., str]) -> Iterator[Desk]:
     """A desk; a daemon that was started at it ends with it, and its jobs too."""
     yield Desk(world, tmux)
     command = [sys.executable, "-m", "emcfsys_engine", "daemon", "stop", "--jobs"]
-    subprocess.run(command, env=child_environment(), timeout=120, capture_output=True)
+    subprocess.run(command, env=child_environment(), timeout=PATIENCE_S, capture_output=True)
 
 
 def test_first_start_from_a_folder_of_images_to_its_data(world: Path, desk: Desk) -> None:
@@ -115,7 +116,7 @@ def test_labels_are_mended_and_what_is_left_is_found_by_one_key(demo: Path, desk
     desk.shows(f"▸   ● {broken.stem}")
     desk.type("u")
     desk.shows(f"▸   ○ {bare.stem}")
-    _wait(lambda: "is truncated" not in desk.screen(), limit_s=60)
+    _wait(lambda: "is truncated" not in desk.screen())
     bare.write_bytes(drawn)
     desk.shows(f"● {bare.stem}")
     desk.quit()
@@ -126,9 +127,9 @@ def test_train_leave_return_extend_compare_and_predict(demo: Path, desk: Desk) -
     desk.start(str(demo))
     desk.shows("run-0001")
     desk.type("2")
-    desk.shows("training.steps", "unet/tf_efficientnet_lite0", limit_s=120)
+    desk.shows("training.steps", "unet/tf_efficientnet_lite0")
     desk.type("Down", "Down", "Down", "6", "Escape", "s")
-    desk.shows("run-0002", limit_s=120)
+    desk.shows("run-0002")
     desk.quit()
     desk.start(str(demo))
     desk.shows("run-0002", "✓ done", "6/6", limit_s=240)
@@ -137,7 +138,7 @@ def test_train_leave_return_extend_compare_and_predict(demo: Path, desk: Desk) -
     desk.type("3", "g", "e")
     desk.shows("To which step in all")
     desk.type("C-u", "8", "Enter")
-    desk.shows("8/8", limit_s=90)
+    desk.shows("8/8")
     desk.type("Space", "Down", "Space", "c")
     desk.shows("Settings that differ", "pspnet")
     desk.type("Escape", "6")

@@ -28,7 +28,7 @@ def test_hostile_annotations_are_refused_quickly(tmp_path: Path) -> None:
         '<!DOCTYPE a [<!ENTITY b "c">]><annotations>&b;</annotations>'
     )
     (tmp_path / "nan.json").write_text(json.dumps(far).replace("1e+300", "NaN"))
-    start = time.monotonic()
+    start = time.process_time()
     (one,) = read_annotations(tmp_path / "far.json")
     assert drawn(one, (64, 64)).shape == (64, 64)
     for name in ("huge", "deep", "nan"):
@@ -36,7 +36,7 @@ def test_hostile_annotations_are_refused_quickly(tmp_path: Path) -> None:
             read_annotations(tmp_path / f"{name}.json")
     with pytest.raises(AnnotationError, match="entities"):
         read_annotations(tmp_path / "laugh.xml")
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,10 @@ def test_harmed_annotations_are_read_or_refused(
     for number, variant in enumerate(variants):
         file = tmp_path / f"{number}{Path(name).suffix}"
         file.write_bytes(variant)
-        start = time.monotonic()
+        start = time.process_time()
         try:
             for one in read_annotations(file)[:2]:
                 drawn(one, one.size_HW if one.size_HW and max(one.size_HW) < 2000 else (64, 64))
         except AnnotationError as error:
             assert "\n" not in str(error)
-        assert time.monotonic() - start < 5
+        assert time.process_time() - start < 5

@@ -15,11 +15,11 @@ import pytest
 from emcfsys_engine.jobs.job import Job
 from emcfsys_engine.run.folder import Run
 from tests.jobs.conftest import Bench, wait_for
+from tests.waiting import PATIENCE_S
 
 HERE = Path(__file__).parent
 COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo")
 REAL_PATH = f"{os.environ['PATH']}:/usr/sbin"
-PATIENCE_S = 90.0
 
 
 class Slurm:
@@ -92,7 +92,7 @@ class Slurm:
     def start_controller(self, *options: str) -> None:
         """Start the controller again."""
         env = {**os.environ, **self.environment}
-        subprocess.run(["/usr/sbin/slurmctld", *options], env=env, check=True, timeout=60)
+        subprocess.run(["/usr/sbin/slurmctld", *options], env=env, check=True, timeout=PATIENCE_S)
         wait_for(lambda: self._answers(), seconds=PATIENCE_S, what="the controller's answer")
 
     def kill_node(self, node: str, job: Job) -> None:

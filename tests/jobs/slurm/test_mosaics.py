@@ -28,6 +28,7 @@ from tests.learn.inference.test_mosaic import (
     request_of,
     write_zarr,
 )
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
 __all__ = ["model", "world"]
@@ -83,7 +84,7 @@ def test_a_mosaic_on_two_nodes_is_that_of_one_process_though_tasks_are_killed_an
                 what="its end",
             )
             assert queue.get(number).state == "done"
-            told = follow.communicate(timeout=60)[0]
+            told = follow.communicate(timeout=PATIENCE_S)[0]
         finally:
             follow.kill()
             stop_daemon(queue.folder)

@@ -367,7 +367,7 @@ def test_four_tasks_killed_and_restarted_at_random_make_what_one_process_makes(
     try:
         while kills < 8:
             before = _num_told(run)
-            wait_for(lambda before=before: _num_told(run) > before or not alive(), seconds=120)
+            wait_for(lambda before=before: _num_told(run) > before or not alive())
             if not (living := alive()):
                 break
             shard = draw.choice(living)

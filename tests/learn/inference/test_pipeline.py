@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emcfsys_engine.learn.inference.pipeline import Failure, run_pipeline
+from tests.waiting import PATIENCE_S
 
 
 def _each(compute: Callable[[int, Any], Any]) -> Callable[[Iterator[Any]], Iterator[Any]]:
@@ -96,7 +97,7 @@ def test_an_error_of_ours_ends_it() -> None:
 
 
 def test_several_writers_keep_the_order_and_work_side_by_side() -> None:
-    meeting = threading.Barrier(2, timeout=20)
+    meeting = threading.Barrier(2, timeout=PATIENCE_S)
 
     def write(job: int, made: int) -> int:
         meeting.wait()  # never passed by one alone

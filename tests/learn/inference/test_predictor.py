@@ -13,6 +13,7 @@ from PIL import Image
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.worker import reason_of
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_an_image_without_pixels_is_refused(predictor: Predictor) -> None:
 
 def _cli(*words: str | Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "emcfsys_engine", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 @pytest.mark.long

@@ -21,6 +21,7 @@ from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, RunStarted,
 from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import PredictRequest
 from tests.learn.conftest import replace_model, run_here
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -198,8 +199,9 @@ def test_an_image_that_kills_whoever_takes_it_is_found_and_the_others_are_done(
 
 @pytest.mark.long
 def test_who_is_asked_to_end_ends_all_and_the_rest_is_done_next_time(
-    images: Path, model_file: Path
+    images: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(several, "_GRACE_S", 2 * PATIENCE_S)
     request = _request(images, model_file, "out", processes=2)
     run = new_run(images.parent / "runs", request)
     card, _ = several.prepare(request)
@@ -210,7 +212,7 @@ def test_who_is_asked_to_end_ends_all_and_the_rest_is_done_next_time(
         lambda: "cancel" if said else None,
     )  # fmt: skip
     assert 1 <= len(_told(said)) <= 9
-    assert time.monotonic() - began < several._GRACE_S
+    assert time.monotonic() - began < several._GRACE_S  # nobody had to be killed
     several.predict_files(run, request, find_inputs(request), card, said.append, lambda: None)
     assert {file.stem for file in (images.parent / "out").glob("*.png")} == {
         str(number) for number in range(9) if number != 4

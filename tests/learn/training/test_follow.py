@@ -19,6 +19,7 @@ from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import AnyEvent, LabelsJoined, RunResumed, StepDone, WarningGiven
 from emcfsys_engine.run.folder import Run
+from tests.waiting import PATIENCE_S
 
 COMMAND = [sys.executable, "-m", "emcfsys_engine", "train"]
 
@@ -44,7 +45,7 @@ class _Walk:
         shutil.copy(self.drawn / f"{name}.png", self.folder / "masks" / f"{name}.png")
 
     def wait(self, condition: Callable[[list[AnyEvent]], bool]) -> None:
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + PATIENCE_S
         while not condition(self.run.events() if self.run.events_file.exists() else []):
             assert time.monotonic() < deadline, self.run.events()
             try:
@@ -60,7 +61,7 @@ class _Walk:
         for each in reversed(family):
             each.kill()
         psutil.wait_procs(family[1:], 30)
-        self.process.wait(30)
+        self.process.wait(PATIENCE_S)
 
     def joins(self, **wanted: tuple[str, ...]) -> None:
         self.wait(
@@ -114,7 +115,7 @@ def test_labels_join_whole_and_on_their_side_and_a_resume_goes_on_with_them(
     walk.label("train/train2")
     walk.joins(train=("train2",), num_train=2)
     walk.process.send_signal(signal.SIGINT)
-    assert walk.process.wait(60) == 0
+    assert walk.process.wait(PATIENCE_S) == 0
     assert walk.run.outcome() == ("done", "stopped")
     _, card = load_model(walk.run.final_model)
     assert set(card.trained_on) == {"train0", "train1", "train2"}
@@ -128,7 +129,7 @@ def test_a_training_that_is_stopped_before_a_label_came_is_cancelled(project_fol
     walk.start(str(project_folder), "--follow")
     walk.warns("Waits for labels")
     walk.process.send_signal(signal.SIGINT)
-    assert walk.process.wait(60) == 130
+    assert walk.process.wait(PATIENCE_S) == 130
     assert walk.run.outcome()[0] == "cancelled"
 
 

@@ -18,6 +18,7 @@ from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.shared_items import read_together
 from emcfsys_engine.project import load_project
 from emcfsys_engine.settings import cache_home
+from tests.waiting import PATIENCE_S
 
 Answer = tuple[list[Dataset], object]  # what a process has, and what it read or met
 
@@ -48,7 +49,7 @@ def _datasets(folder: Path) -> list[Dataset]:
 
 def _together(folder: Path, machines: int = 1, processes: int = 2) -> list[Answer]:
     world = machines * processes
-    meeting, told = threading.Barrier(world, timeout=60), dict[int, bytes]()
+    meeting, told = threading.Barrier(world, timeout=PATIENCE_S), dict[int, bytes]()
     answers: dict[int, Answer] = {}
 
     def one(rank: int) -> None:

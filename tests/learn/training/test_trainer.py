@@ -25,10 +25,11 @@ from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import TrainRequest
 from tests.learn.conftest import run_here
 from tests.learn.training.made import CLI, new_training
+from tests.waiting import PATIENCE_S
 
 
 def _wait_for(condition: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + PATIENCE_S
     pause = random.Random(0)
     while not condition():
         assert process.poll() is None, "the process ended before the condition held"
@@ -45,7 +46,7 @@ def test_ctrl_c_saves_and_exits_130_and_the_run_resumes(project_folder: Path) ->
         run = Run(project_folder / "runs" / "run-0001")
         _wait_for(lambda: any(isinstance(e, StepDone) for e in run.events()), process)
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert out.decode().splitlines()[-1] == str(run.folder)
     assert run.outcome()[0] == "cancelled"
@@ -59,7 +60,7 @@ def test_a_term_from_elsewhere_is_an_interruption(project_folder: Path) -> None:
         run = Run(project_folder / "runs" / "run-0001")
         _wait_for(lambda: any(isinstance(e, StepDone) for e in run.events()), process)
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 143
     assert run.outcome() == ("interrupted", "terminated")
     assert run.checkpoint_file.exists()
@@ -91,8 +92,8 @@ def _kill_and_resume(folder: Path, whole: Run, steps: int, kills: list[int]) -> 
         process = _worker(cut)
         _wait_for(lambda step=step: _reached(cut) >= step, process)  # type: ignore[misc]
         os.kill(process.pid, signal.SIGKILL)
-        process.wait(10)
-    assert _worker(cut).wait(100) == 0, cut.log_file.read_text()
+        process.wait(PATIENCE_S)
+    assert _worker(cut).wait(PATIENCE_S) == 0, cut.log_file.read_text()
     assert cut.outcome() == whole.outcome()
     assert _numbers(cut) == _numbers(whole)
     ours, theirs = load_file(cut.final_model), load_file(whole.final_model)

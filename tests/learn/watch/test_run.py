@@ -26,6 +26,7 @@ from tests.learn.hot import (
     until,
     watching,
 )
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_what_arrives_in_any_manner_gets_one_mask(hot: Hot) -> None:
         ]  # fmt: skip
         until(lambda: hot.masks() == expected, child, run)
         child.terminate()
-        assert child.wait(30) == 143
+        assert child.wait(PATIENCE_S) == 143
     assert run.outcome()[0] == "interrupted"
     done = [event for event in run.events() if isinstance(event, ImageDone)]
     assert len(done) == len(expected)
@@ -124,7 +125,7 @@ def test_a_watch_that_waits_for_another_can_be_ended(hot: Hot) -> None:
     with watching(lasting) as child:
         until(lambda: "waits for its end" in lasting.log_file.read_text(), child, lasting)
         child.terminate()
-        assert child.wait(60) == 143
+        assert child.wait(PATIENCE_S) == 143
     assert lasting.outcome() == ("interrupted", "terminated")
     ledger.close()
 

@@ -22,6 +22,7 @@ from emcfsys_engine.run.events import ImageDone, ImageFailed, RunFinished, Warni
 from emcfsys_engine.run.folder import Run
 from tests.learn.conftest import replace_model, run_here
 from tests.learn.hot import Hot, images_and_masks_agree, two_processes, until, watching
+from tests.waiting import PATIENCE_S
 
 TWO = "measure = true\n[inference]\ntile_px = 64\n"
 
@@ -104,7 +105,7 @@ def test_a_killed_process_gives_its_images_back(tmp_path: Path, model_file: Path
         until(lambda: len(told(run)) == 40, child, run)
         assert len(workers_of(child.pid)) == 2
         child.send_signal(signal.SIGTERM)
-        child.wait(60)
+        child.wait(PATIENCE_S)
     images_and_masks_agree(hot, 40)
     assert sorted(name for _, name, _ in told(run)) == sorted(f"{n}.png" for n in range(40))
     warnings = [event.message for event in run.events() if isinstance(event, WarningGiven)]
@@ -130,7 +131,7 @@ def test_no_process_begins_with_another_model_of_that_name_and_the_watch_says_wh
             os.kill(worker.pid, signal.SIGKILL)
         for number in range(10, 20):
             hot.image(f"{number}.png", number)
-        assert child.wait(60) == 1
+        assert child.wait(PATIENCE_S) == 1
     state, reason = run.outcome()
     assert state == "failed"
     assert "is another model than when this run began" in reason
@@ -152,7 +153,7 @@ def test_a_killed_watch_leaves_no_process_and_nothing_is_lost_or_done_twice(
         assert len(workers) == 2
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
-        _, alive = psutil.wait_procs(workers, timeout=30)
+        _, alive = psutil.wait_procs(workers, timeout=PATIENCE_S)
         assert not alive
     known = {entry.path for entry in read_ledger(hot.output)}
     again = hot.new_run(once=True)
@@ -175,7 +176,7 @@ def test_several_processes_end_when_asked(tmp_path: Path, model_file: Path) -> N
         until(lambda: told(run), child, run)
         workers = workers_of(child.pid)
         child.send_signal(signal.SIGTERM)
-        child.wait(60)
+        child.wait(PATIENCE_S)
         assert not [one for one in workers if one.is_running()]
     assert isinstance(run.events()[-1], RunFinished) or run.outcome()[0] != "failed"
 

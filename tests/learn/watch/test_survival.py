@@ -32,6 +32,7 @@ from emcfsys_engine.run.folder import Run
 from tests.hotfolder.test_journal import acts_in
 from tests.images.test_bad_files import FUZZED
 from tests.learn.hot import Hot, images_and_masks_agree, states_of
+from tests.waiting import PATIENCE_S
 
 _SERVER = mp.get_context("forkserver")
 _SERVER.set_forkserver_preload(
@@ -80,10 +81,8 @@ def forked(
         child.join()
 
 
-def wait_for(
-    condition: Callable[[], object], child: BaseProcess, run: Run, wait_s: float = 120
-) -> None:
-    deadline = time.monotonic() + wait_s
+def wait_for(condition: Callable[[], object], child: BaseProcess, run: Run) -> None:
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         log = run.log_file.read_text() if run.log_file.exists() else ""
         assert child.is_alive(), log

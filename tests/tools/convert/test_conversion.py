@@ -13,6 +13,7 @@ from emcfsys_engine.annotations.writer import LabelFormat
 from emcfsys_engine.dataset.samples import list_samples, read_labels
 from emcfsys_engine.tools.convert.conversion import convert_images, convert_labels
 from tests.tools.made import project_at
+from tests.waiting import PATIENCE_S
 
 CLASSES = {"matrix": 0, "large": 1, "small": 2}
 
@@ -88,7 +89,7 @@ def test_what_cannot_be_converted_is_counted_and_said(shared_data: Path, tmp_pat
 
 def convert_at_the_terminal(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "emcfsys_engine", "convert", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def test_classes_are_named_on_the_command_line(shared_data: Path, tmp_path: Path) -> None:

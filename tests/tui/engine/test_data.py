@@ -18,6 +18,7 @@ from emcfsys_tui.engine.data import (
     set_split,
 )
 from emcfsys_tui.messages import PictureRead, PointRead
+from tests.waiting import PATIENCE_S
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,6 @@ def test_a_point_is_told_of_though_a_picture_of_its_image_is_asked_for_meanwhile
         decoder.request(one)
     found: list[Message] = []
     while {type(one) for one in found} != {PictureRead, PointRead}:
-        found.append(said.get(timeout=60))
+        found.append(said.get(timeout=PATIENCE_S))
     decoder.close()
     assert [one.text[:10] for one in found if isinstance(one, PointRead)] == ["3,4  value"]

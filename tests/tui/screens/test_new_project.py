@@ -25,14 +25,14 @@ async def test_nothing_is_written_before_enter_and_one_key_merges(
         await pilot.press("n")
         await pilot.press(*"scans", "enter")
         await until(pilot, lambda: isinstance(pilot.app.screen, NewProjectScreen))
-        await until(pilot, lambda: "like mitochondr" in screen_text(pilot), limit_s=60)
+        await until(pilot, lambda: "like mitochondr" in screen_text(pilot))
         assert "c.png" in screen_text(pilot)
         assert not (folder / "project.toml").exists()
         await pilot.press("down", "m")
-        await until(pilot, lambda: "with mitochondria" in screen_text(pilot), limit_s=60)
+        await until(pilot, lambda: "with mitochondria" in screen_text(pilot))
         assert not (folder / "project.toml").exists()
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ProjectScreen), limit_s=60)
+        await until(pilot, lambda: isinstance(pilot.app.screen, ProjectScreen))
         await until(pilot, lambda: "● a" in screen_text(pilot))
     project = load_project(folder)
     assert dict(project.data[0].labels) == {"mitochondria": "mitochondrion"}
@@ -45,7 +45,7 @@ async def test_escape_writes_nothing(world: Path) -> None:
     _drawn(folder, "a", "resin")
     async with opened(None, size=(100, 30)) as pilot:
         await pilot.press("n", *"scans", "enter")
-        await until(pilot, lambda: "resin" in screen_text(pilot), limit_s=60)
+        await until(pilot, lambda: "resin" in screen_text(pilot))
         await pilot.press("escape")
         await until(pilot, lambda: not isinstance(pilot.app.screen, NewProjectScreen))
     assert {file.name for file in folder.iterdir()} == {"a.png", "a.json"}

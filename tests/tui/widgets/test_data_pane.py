@@ -24,7 +24,7 @@ async def test_a_label_that_is_mended_is_checked_again_without_a_key(demo: Path)
     file.write_bytes(b"{")
     async with opened(demo, "1", size=(120, 40)) as pilot:
         pane = pilot.app.screen.query_one(DataPane)
-        await until(pilot, lambda: not pane.check_state.running, limit_s=60)
+        await until(pilot, lambda: not pane.check_state.running)
         assert any(one.level == "error" for one in pane.check_state.findings)
         file.write_bytes(whole)
         await until(
@@ -33,7 +33,6 @@ async def test_a_label_that_is_mended_is_checked_again_without_a_key(demo: Path)
                 not pane.check_state.running
                 and not any(one.level == "error" for one in pane.check_state.findings)
             ),
-            limit_s=60,
         )
 
 
@@ -46,7 +45,7 @@ async def test_one_key_goes_to_the_next_image_without_labels_and_a_drawn_one_is_
         file.unlink()
     async with opened(demo, "1", size=(120, 40)) as pilot:
         pane = pilot.app.screen.query_one(DataPane)
-        await until(pilot, lambda: any(_labels(pane).values()), limit_s=60)
+        await until(pilot, lambda: any(_labels(pane).values()))
         rows = pane.query_one("#images", Rows)
         seen: list[str] = []
         for _ in range(3):
@@ -56,7 +55,7 @@ async def test_one_key_goes_to_the_next_image_without_labels_and_a_drawn_one_is_
         assert seen == [files[2].stem, files[5].stem, files[2].stem]
         for file, content in drawn.items():
             file.write_bytes(content)
-        await until(pilot, lambda: all(_labels(pane).values()), limit_s=60)
+        await until(pilot, lambda: all(_labels(pane).values()))
         await pilot.press("u")
         await until(pilot, lambda: "Every image has labels" in told(pilot))
 
@@ -74,12 +73,12 @@ async def test_each_image_says_how_far_it_is_labelled(demo: Path) -> None:
         def glyphs() -> dict[str, str]:
             return {row.cells[2]: row.cells[1] for row in pane.query_one("#images", Rows).rows}
 
-        await until(pilot, lambda: glyphs().get(bare.stem) == "○", limit_s=60)
+        await until(pilot, lambda: glyphs().get(bare.stem) == "○")
         assert glyphs()[suggested.stem] == "◇"
         assert sorted(glyphs().values()).count("●") == len(glyphs()) - 2
         sparse = text.replace("[[data]]", '[[data]]\nundrawn = "ignore"')
         (demo / "project.toml").write_text(sparse)  # seen without a key
-        await until(pilot, lambda: "◐" in glyphs().values(), limit_s=60)
+        await until(pilot, lambda: "◐" in glyphs().values())
 
 
 async def test_one_key_goes_to_what_a_model_was_least_sure_of(demo: Path) -> None:
@@ -96,7 +95,7 @@ async def test_one_key_goes_to_what_a_model_was_least_sure_of(demo: Path) -> Non
     }
     async with opened(demo, "1", size=(120, 40)) as pilot:
         pane = pilot.app.screen.query_one(DataPane)
-        await until(pilot, lambda: any(_labels(pane).values()), limit_s=60)
+        await until(pilot, lambda: any(_labels(pane).values()))
         await pilot.press("U")
         await until(pilot, lambda: "S suggests, P predicts all" in told(pilot))
         place = demo / "predicted" / "0" / "ranking.json"

@@ -75,7 +75,7 @@ async def test_a_finding_of_the_check_opens_its_file(demo: Path) -> None:
     (demo / "images/train/cell_0007.png").write_bytes(b"no image at all")
     async with opened(demo, "1", size=(120, 40)) as pilot:
         pane = pilot.app.screen.query_one(DataPane)
-        await until(pilot, lambda: pane.check_state != CheckState(running=True), limit_s=60)
+        await until(pilot, lambda: pane.check_state != CheckState(running=True))
         assert any("cell_0007" in one.file for one in pane.check_state.findings)
         findings = pane.query_one("#findings", Rows)
         findings.focus()

@@ -50,7 +50,7 @@ async def test_a_hot_folder_that_never_ran_says_how_to_start(demo: Path) -> None
         await until(pilot, lambda: "space starts watching incoming/" in screen_text(pilot))
         assert "STOPPED" in screen_text(pilot)
         await pilot.press("space")
-        await until(pilot, lambda: "has no finished run" in told(pilot), limit_s=30)
+        await until(pilot, lambda: "has no finished run" in told(pilot))
 
 
 async def test_space_adds_a_hot_folder_where_there_is_none(demo: Path) -> None:

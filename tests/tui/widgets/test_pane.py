@@ -10,8 +10,7 @@ from textual.widget import Widget
 from emcfsys_engine.jobs.job import Kind
 from emcfsys_engine.tools.report.page import DOES
 from emcfsys_tui.widgets.pane import ENDS, Feed
-
-_LONG_S = 30
+from tests.waiting import PATIENCE_S
 
 
 class Read(Message):
@@ -45,13 +44,13 @@ async def test_a_feed_reads_again_when_asked_rests_while_paused_and_ends() -> No
         counting = pilot.app.query_one(Counting)
         feed = Feed(counting, read, every_s=1000)
         await pilot.pause()
-        assert looked.acquire(timeout=_LONG_S)
+        assert looked.acquire(timeout=PATIENCE_S)
         feed.look_now()
-        assert looked.acquire(timeout=_LONG_S)
+        assert looked.acquire(timeout=PATIENCE_S)
         feed.pause(True)
         feed.look_now()
         feed.pause(False)
-        assert looked.acquire(timeout=_LONG_S)
+        assert looked.acquire(timeout=PATIENCE_S)
         feed.end()
         await pilot.app.workers.wait_for_complete()
         await pilot.pause()

@@ -49,7 +49,7 @@ async def test_the_report_is_written_and_its_path_shown(demo: Path) -> None:
         await until(pilot, lambda: "run-0001" in screen_text(pilot))
         await pilot.press("R")
         file = run.folder / "report.html"
-        await until(pilot, lambda: f"Copied: {file}" in told(pilot), limit_s=60)
+        await until(pilot, lambda: f"Copied: {file}" in told(pilot))
     assert "run-0001" in file.read_text()
 
 

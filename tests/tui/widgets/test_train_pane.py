@@ -45,7 +45,7 @@ async def test_the_plan_and_the_time_by_past_runs_are_there_before_the_start(dem
     async with opened(demo, "2", size=(120, 40)) as pilot:
         pane = pilot.app.screen.query_one(TrainPane)
         assert "working out what will happen" in screen_text(pilot)
-        await until(pilot, lambda: pane.forecast is not None, limit_s=120)
+        await until(pilot, lambda: pane.forecast is not None)
         assert pane.forecast is not None and not pane.forecast.fault
         rows = {row.name: row for row in pane.forecast.rows}
         assert rows["data"].value == "10 training, 3 validation"
@@ -59,7 +59,7 @@ async def test_known_errors_stop_the_start_until_the_person_starts_anyway(demo: 
     label = _break_label(demo)
     async with opened(demo, "2", size=(100, 30)) as pilot:
         pane = pilot.app.screen.query_one(TrainPane)
-        await until(pilot, lambda: pane.forecast is not None, limit_s=60)
+        await until(pilot, lambda: pane.forecast is not None)
         await until(pilot, lambda: "1 error would end it" in screen_text(pilot))
         pane.query_one("#forecast", Rows).focus()
         await pilot.press("enter")
@@ -163,7 +163,7 @@ async def test_submitting_queues_a_job_and_shows_its_run(demo: Path) -> None:
         await until(pilot, lambda: bool(pane.verdict.command))
         await pilot.press("s")
         # A child that loads torch looks at the project first.
-        await until(pilot, lambda: "run-0001" in screen_text(pilot), limit_s=90)
+        await until(pilot, lambda: "run-0001" in screen_text(pilot))
         await until(pilot, lambda: "queued" in screen_text(pilot))
         await pilot.press("5")
         await until(pilot, lambda: "demo" in screen_text(pilot))
