@@ -85,8 +85,14 @@ def make_evaluation(model: Path, project: Path | None, **options: Any) -> Run:
 
     Raises: InputError while another run does the same, or is under way in the folder.
     """
+    _refuse_nowhere(options["out"])
     request = _request_of(model, project, **options)
     return run_in_shards(request, Path(request.out))
+
+
+def _refuse_nowhere(out: Path | None) -> None:
+    if out is None:
+        raise InputError("--shards", "needs a folder for scores and tasks", "Name it with --out")
 
 
 def _request_of(
@@ -102,8 +108,6 @@ def _request_of(
     gpus: int | None,
     **options: Any,
 ) -> EvaluateRequest:
-    if out is None:
-        raise InputError("--shards", "needs a folder for scores and tasks", "Name it with --out")
     files, loaded = files_of(model, also), _project_of(project, images, masks)
     for file in files:
         read_card(file)
@@ -114,7 +118,7 @@ def _request_of(
         project=loaded,
         images=str(Path(images or "").absolute()) if loaded is None else "",
         masks=str(Path(masks or "").absolute()) if loaded is None else "",
-        out=str(out.absolute()),
+        out=str(out.absolute()) if out is not None else "",
         middle_lines=cl_dice,
         gpus=gpus,
         threads=threads,
@@ -183,6 +187,7 @@ def evaluate(
         if processes is not None:
             raise InputError("--processes", "and --shards exclude one another", "Use --shards N%M")
         if dry_run:
+            _refuse_nowhere(options["out"])
             _tell_forecast(_request_of(model, project, also=also, split=split, **options), as_json)
             return
         run = make_evaluation(model, project, also=also, split=split, **options)
@@ -196,11 +201,18 @@ def evaluate(
     else:
         say_lines(table)
     if report is not None:
-        from emcfsys_engine.tools.report.evaluation import write_evaluation
-
+        request = _request_of(model, project, also=also, split=split, **options)
         title = f"{first.name} of {first.absolute().parent.name}: {found.images} images"
-        write_evaluation(report, title, table, found.per_image, found.promise)
-        say_lines(f"page: {report}", err=True)
+        _write_page(report, title, request, found)
+
+
+def _write_page(report: Path, title: str, request: EvaluateRequest, found: "Evaluation") -> None:
+    from emcfsys_engine.learn.evaluate import table_of, worst_drawn
+    from emcfsys_engine.tools.report.evaluation import write_evaluation
+
+    worst = worst_drawn(request, found.per_image)
+    write_evaluation(report, title, table_of(found), found.per_image, found.promise, worst)
+    say_lines(f"page: {report}", err=True)
 
 
 def _tell_forecast(request: EvaluateRequest, as_json: bool) -> None:

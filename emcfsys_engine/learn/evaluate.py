@@ -1,6 +1,7 @@
 """Compare a model file with masks of images it has not seen."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import msgspec
 
 from emcfsys_engine import any_names, promises
 from emcfsys_engine.dataset.deals import few
-from emcfsys_engine.errors import OutputError, printable
+from emcfsys_engine.errors import DataFaults, OutputError, printable
 from emcfsys_engine.files import remedy_of
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_outputs import write_own
@@ -18,13 +19,15 @@ from emcfsys_engine.learn.evaluate_deal import (
     images_of_project,
     seen_by,
 )
-from emcfsys_engine.learn.evaluate_images import ImageCompared, Measure, added
+from emcfsys_engine.learn.evaluate_images import Comparer, ImageCompared, Measure, added
 from emcfsys_engine.learn.evaluate_shares import Task, compared
 from emcfsys_engine.learn.training.metrics import BOUNDARY_TOLERANCE_PX, Scores
 from emcfsys_engine.project import Project
 from emcfsys_engine.promises import ImageScore, Promise, promise_of
 from emcfsys_engine.run.events import ObjectScores
-from emcfsys_engine.run.records import EVALUATION
+from emcfsys_engine.run.records import EVALUATION, EvaluateRequest
+
+NUM_WORST = 4  # images that a page shows
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +133,50 @@ def evaluation_of(
             )
         ),
     )
+
+
+def images_asked_for(request: EvaluateRequest) -> Images:
+    """Return the labelled images that a request names, and who dealt them out.
+
+    Raises: DataFaults, InputError.
+    """
+    models = tuple(map(Path, request.models))
+    if request.project is None:
+        return images_of_folders(models, request.images, request.masks)
+    return images_of_project(
+        models, request.project, request.split, as_dealt_now=request.as_dealt_now
+    )
+
+
+def measure_of(request: EvaluateRequest, project: Project) -> Measure:
+    """Return how a request's models are compared with labels."""
+    return Measure(
+        models=tuple(map(Path, request.models)),
+        project=project,
+        tta=request.tta,
+        overlap=request.overlap,
+        boundary_px=request.boundary_px,
+        middle_lines=request.middle_lines,
+    )
+
+
+def worst_drawn(
+    request: EvaluateRequest, scores: Sequence[ImageScore]
+) -> list[tuple[ImageScore, bytes]]:
+    """Predict the images with the lowest IoU once more; return each as PNG, see `Comparer.strip`.
+
+    One that cannot be read any more is left out. Raises: DataFaults, InputError.
+    """
+    known = sorted((one for one in scores if one.iou is not None), key=lambda one: one.iou or 0.0)
+    images = images_asked_for(request)
+    samples = {sample.name: sample for sample in images.samples}
+    gpus = None if request.gpus is None else min(1, request.gpus)
+    comparer = Comparer(measure_of(request, images.project), gpus)
+    drawn: list[tuple[ImageScore, bytes]] = []
+    for one in known[:NUM_WORST]:
+        with suppress(DataFaults, KeyError):
+            drawn.append((one, comparer.strip(samples[one.image])))
+    return drawn
 
 
 def write_scores(made: Evaluation, out: Path) -> Path:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import EmcfError, InputError
+from emcfsys_engine.learn.evaluate import images_asked_for, measure_of
 from emcfsys_engine.learn.evaluate_images import Comparer
-from emcfsys_engine.learn.evaluate_shards import images_asked_for, items_of, measure_of, sample_of
+from emcfsys_engine.learn.evaluate_shards import items_of, sample_of
 from emcfsys_engine.learn.inference.shards import at_once
 from emcfsys_engine.run.records import EvaluateRequest
 from emcfsys_engine.run.shards import Item

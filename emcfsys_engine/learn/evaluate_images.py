@@ -6,10 +6,12 @@ no score depends on who compared what. C classes.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import msgspec
 import torch
+from PIL import Image
 from torch import Tensor
 
 from emcfsys_engine.dataset.deals import Fingerprint
@@ -24,6 +26,7 @@ from emcfsys_engine.learn.training.compare import (
 from emcfsys_engine.learn.training.dataset import Dataset
 from emcfsys_engine.learn.training.metrics import scores
 from emcfsys_engine.learn.training.object_scores import Counts, counts_of
+from emcfsys_engine.learn.training.previews import strip_of
 from emcfsys_engine.learn.training.validation import ScoresOfAll, scores_of_all
 from emcfsys_engine.project import Project
 from emcfsys_engine.promises import ImageScore
@@ -101,6 +104,20 @@ class Comparer:
                 for index, found in self._looked_at(dataset, group):
                     sample = dataset.samples[index]
                     yield index, self._told(sample, found, prints[sample.name].image)
+
+    def strip(self, sample: Sample) -> bytes:
+        """Predict one image and draw it beside its labels and where these differ, as PNG.
+
+        Raises: DataFaults.
+        """
+        dataset = self.dataset([sample])
+        with torch.inference_mode():
+            ((_, found),) = self._looked_at(dataset, [0])
+        item, predicted = dataset[0], found.best_HW.to(torch.uint8).cpu().numpy()
+        content = BytesIO()
+        strip = strip_of(item.image, item.labels, predicted, self.predictor.card)
+        Image.fromarray(strip).save(content, "PNG")
+        return content.getvalue()
 
     def _looked_at(
         self, dataset: Dataset, indices: Sequence[int]

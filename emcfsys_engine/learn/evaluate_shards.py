@@ -18,9 +18,15 @@ from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.errors import DataFaults, EmcfError, InputError, OutputError, RunFolderError
 from emcfsys_engine.files import remedy_of, write_whole
 from emcfsys_engine.learn.device import choose_device, lost_gpu
-from emcfsys_engine.learn.evaluate import Evaluation, evaluation_of, write_scores
-from emcfsys_engine.learn.evaluate_deal import Images, images_of_folders, images_of_project
-from emcfsys_engine.learn.evaluate_images import Comparer, ImageCompared, Measure
+from emcfsys_engine.learn.evaluate import (
+    Evaluation,
+    evaluation_of,
+    images_asked_for,
+    measure_of,
+    write_scores,
+)
+from emcfsys_engine.learn.evaluate_deal import Images
+from emcfsys_engine.learn.evaluate_images import Comparer, ImageCompared
 from emcfsys_engine.learn.faults import refuse_lost_gpu
 from emcfsys_engine.learn.inference.image import EndAskedFor
 from emcfsys_engine.learn.inference.shards import WorkOfModels
@@ -192,31 +198,6 @@ class _Comparing:
 
     def close(self) -> None:
         """Nothing was begun."""
-
-
-def images_asked_for(request: EvaluateRequest) -> Images:
-    """Return the labelled images that a request names, and who dealt them out.
-
-    Raises: DataFaults, InputError.
-    """
-    models = tuple(map(Path, request.models))
-    if request.project is None:
-        return images_of_folders(models, request.images, request.masks)
-    return images_of_project(
-        models, request.project, request.split, as_dealt_now=request.as_dealt_now
-    )
-
-
-def measure_of(request: EvaluateRequest, project: Project) -> Measure:
-    """Return how a request's models are compared with labels."""
-    return Measure(
-        models=tuple(map(Path, request.models)),
-        project=project,
-        tta=request.tta,
-        overlap=request.overlap,
-        boundary_px=request.boundary_px,
-        middle_lines=request.middle_lines,
-    )
 
 
 def items_of(found: Images) -> Iterator[Item]:

@@ -82,7 +82,7 @@ class WatchRequest(msgspec.Struct, frozen=True, kw_only=True, tag="watch"):
 
 
 class EvaluateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
-    """Compare a model file, or several as an ensemble, with the labels of images, in shards."""
+    """Compare a model file, or several as an ensemble, with the labels of images."""
 
     writes_nothing_each: ClassVar = True
     model: str  # absolute path
@@ -92,14 +92,14 @@ class EvaluateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate")
     as_dealt_now: bool = False
     images: str = ""  # absolute folder
     masks: str = ""  # absolute folder of masks or annotations
-    out: str  # absolute folder
+    out: str  # absolute folder; "": nowhere
     tta: bool = False
     overlap: float = 0.25
     boundary_px: float = 2.0
     middle_lines: bool = False
     threads: int | None = None
     gpus: int | None = None  # one task each; 0: the processor; None: a GPU where there is one
-    shards: int  # tasks that each take a share of the images
+    shards: int = 0  # tasks that each take a share of the images; 0: in one process
     shards_at_once: int | None = None  # None: locally one a GPU or processor, on Slurm all
 
     @property

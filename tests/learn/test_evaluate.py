@@ -1,9 +1,10 @@
 """Scores of a model over a project's labelled images."""
 
 import json
+import re
 from collections.abc import Callable
 
-from emcfsys_engine.learn.evaluate import evaluate_project
+from emcfsys_engine.learn.evaluate import NUM_WORST, evaluate_project
 from emcfsys_engine.learn.training.plan import read_plan
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.groups import new_trainings
@@ -21,6 +22,13 @@ def test_evaluate_takes_the_models_own_split(
     found = json.loads(engine_here("evaluate", run.best_model, dealt.folder, "--json"))
     assert (found["split_of"], found["images"]) == ("model", len(plan.val_images))
     assert found["trained_on"] == []
+    page = dealt.folder.parent / "page.html"
+    engine_here("evaluate", run.best_model, dealt.folder, "--report", page, "--gpus", 0)
+    worst = sorted(found["per_image"], key=lambda one: one["iou"])[:NUM_WORST]
+    drawn = re.findall(
+        r'<img alt="([^:]*): IoU [^"]*" src="data:image/png;base64', page.read_text()
+    )
+    assert drawn == [one["image"] for one in worst]
     words = engine_here(
         "evaluate", run.best_model, dealt.folder, "--split", "all", "--as-dealt-now"
     )

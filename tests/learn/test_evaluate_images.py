@@ -1,11 +1,14 @@
 """What is found in an image is the same beside whomever it is compared, and adds up exactly."""
 
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from emcfsys_engine import any_names
 from emcfsys_engine.learn.evaluate import Evaluation, evaluate_project, evaluation_of
@@ -94,3 +97,17 @@ def test_an_image_of_another_source_changes_only_that_source(
     assert both.scores == added(images.project, dict(enumerate(found))).scores
     alone = added(images.project, {0: moved}).per_source
     assert both.per_source["images/val"] == alone["images/val"]
+
+
+def test_an_image_is_drawn_with_its_labels_its_prediction_and_where_they_differ(
+    knowing: Path, project_folder: Path
+) -> None:
+    images = images_of_project([knowing], load_project(project_folder), "all")
+    comparer, sample = Comparer(_measure(knowing, images), 0), images.samples[0]
+    drawn = np.asarray(Image.open(BytesIO(comparer.strip(sample))))
+    pixels = np.array(comparer.one(sample).pixels)
+    width = (drawn.shape[1] - 3 * 2) // 4
+    _, labels, predicted, error = (drawn[:, n * (width + 2) :][:, :width] for n in range(4))
+    differ = (labels != predicted).any(axis=2)
+    assert differ.sum() == pixels.sum() - np.trace(pixels) > 0  # small: drawn pixel by pixel
+    assert ((error == (220, 50, 47)).all(axis=2) == differ).all()

@@ -29,11 +29,25 @@ def write_preview(
     predicted_HW: np.ndarray,
     card: ModelCard,
 ) -> None:
-    """Write one strip: image | truth | prediction | error, at most 256 px a panel.
+    """Write one strip as PNG; see `strip_of`. Raises: OSError when the disk is full."""
+    strip = strip_of(image_HWC, truth_HW, predicted_HW, card)
+    file.parent.mkdir(exist_ok=True)
+    writer = PngWriter(file, (strip.shape[0], strip.shape[1]), channels=3, is_smooth=True)
+    try:
+        writer.write(strip)
+        writer.finish()
+    except OSError:
+        writer.abort()
+        raise
+
+
+def strip_of(
+    image_HWC: np.ndarray, truth_HW: np.ndarray, predicted_HW: np.ndarray, card: ModelCard
+) -> np.ndarray:
+    """Return one strip: image | truth | prediction | error, at most 256 px a panel.
 
     Shapes: image is normalised float, of one channel or three; truth and prediction are class
-            indices, 255 unlabelled.
-    Raises: OSError when the disk is full.
+            indices, 255 unlabelled; uint8 H×W×3.
     """
     stride = max(1, -(-max(truth_HW.shape) // _LONGEST_PX))
     image, truth, predicted = (
@@ -47,12 +61,4 @@ def write_preview(
     error[(truth != predicted) & (truth != UNLABELLED)] = _ERROR
     gap = np.full((picture.shape[0], 2, 3), 255, np.uint8)
     panels = [picture, gap, table[truth], gap, table[predicted], gap, error]
-    file.parent.mkdir(exist_ok=True)
-    strip = np.concatenate(panels, axis=1)
-    writer = PngWriter(file, (strip.shape[0], strip.shape[1]), channels=3, is_smooth=True)
-    try:
-        writer.write(strip)
-        writer.finish()
-    except OSError:
-        writer.abort()
-        raise
+    return np.concatenate(panels, axis=1)

@@ -304,6 +304,7 @@ class _Axes:
     x_high: float
     y_low: float
     y_high: float
+    x_is_whole: bool  # steps, images: nothing lies between them
 
     @classmethod
     def around(cls, curves: Sequence[Curve], limits: tuple[float, float]) -> "_Axes":
@@ -322,6 +323,7 @@ class _Axes:
             x_high=x_high,
             y_low=max(low - room, min(limits[0], low)),
             y_high=min(high + room, max(limits[1], high)),
+            x_is_whole=all(float(x).is_integer() for x in xs),
         )
 
     def x(self, value: float) -> float:
@@ -343,7 +345,8 @@ class _Axes:
         if is_time:
             ticks = _time_ticks(self.x_low, self.x_high)
         else:
-            ticks = [(at, f"{at:,.10g}") for at in nice_ticks(self.x_low, self.x_high, 7)]
+            nice = nice_ticks(self.x_low, self.x_high, 7)
+            ticks = [(at, f"{at:,.10g}") for at in nice if at.is_integer() or not self.x_is_whole]
         for value, words in ticks:
             x = self.x(value)
             parts.append(f'<line class="axis" x1="{x}" x2="{x}" y1="{floor}" y2="{floor + 4}"/>')

@@ -12,6 +12,7 @@ from emcfsys_engine.tools.report.charts import (
     figure_of,
     number,
     page,
+    picture,
     save_page,
     section,
     table,
@@ -22,9 +23,16 @@ _MOST_ROWS = 2_000
 
 
 def write_evaluation(
-    file: Path, title: str, told: str, scores: Sequence[ImageScore], promise: Promise | None
+    file: Path,
+    title: str,
+    told: str,
+    scores: Sequence[ImageScore],
+    promise: Promise | None,
+    worst: Sequence[tuple[ImageScore, bytes]] = (),
 ) -> None:
     """Write the page; `told`: the table that stands in the terminal, too.
+
+    `worst`: images, each drawn as PNG beside its labels and its prediction.
 
     Raises: InputError for a file that is not ours; RunFolderError where it cannot be written.
     """
@@ -36,6 +44,7 @@ def write_evaluation(
             f"<p>{escaped(words_of(promise))}</p>",
             figure_of(_chart(scores)),
         ),
+        section("Worst images", *(_worst(one, drawn) for one, drawn in worst)),
         section("Images", _table(scores)),
     ]
     save_page(file, page(f"{title} – EMCFsys", "".join(parts)), file.absolute().parent)
@@ -43,6 +52,12 @@ def write_evaluation(
 
 def _lines(text: str) -> str:
     return "\n".join(escaped(line) for line in text.splitlines())
+
+
+def _worst(score: ImageScore, drawn: bytes) -> str:
+    told = "" if score.expected is None else f", expected {number(score.expected)}"
+    what = "image, labels, prediction, differences in red"
+    return picture(drawn, "png", f"{score.image}: IoU {number(score.iou)}{told} ({what})")
 
 
 def _chart(scores: Sequence[ImageScore]) -> Chart:

@@ -1,12 +1,14 @@
 """Charts of reports and measurements: few ticks, any numbers."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from emcfsys_engine.tools.measure.results import _histogram
-from emcfsys_engine.tools.report.charts import nice_ticks
+from emcfsys_engine.tools.report.charts import Chart, Curve, figure_of, nice_ticks
 
 
 @pytest.mark.parametrize(
@@ -25,3 +27,11 @@ def test_ticks_are_few_and_inside(low: float, span: float) -> None:
     ticks = nice_ticks(low, low + span)
     assert 1 <= len(ticks) <= 13
     assert all(low - 1e-6 * span <= tick <= low + span * (1 + 1e-6) for tick in ticks)
+
+
+@pytest.mark.parametrize(("end", "words"), [(4.0, ["1", "2", "3", "4"]), (1.5, ["1", "1.1"])])
+def test_between_whole_steps_no_tick_lies(end: float, words: list[str]) -> None:
+    curve = Curve(name="a", points=((1.0, 0.5), (end, 0.6)), colour=0)
+    drawn = figure_of(Chart(title="t", curves=(curve,)))
+    below = re.findall(r'text-anchor="middle">([\d.]+)</text>', drawn)
+    assert below[: len(words)] == words
