@@ -250,7 +250,7 @@ def _of_masks(given: Given, classes: Mapping[str, int] | None, log: ConversionLo
             what, remedy = "a model of other classes made it", "Convert it with its own classes"
             log.skip(AnnotationError(str(mask), what, remedy))
             counting.drop(mask)
-    facts = facts_of(counting.refs)
+    facts = facts_of(counting.refs, by_colours=any("#" in one for one in given.labels))
     if classes is None:
         classes, labels, notes = _classes_of_masks(facts, given.labels)
         given = replace(given, labels=labels)
