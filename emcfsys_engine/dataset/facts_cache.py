@@ -10,6 +10,7 @@ import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.annotations.masks import LabelTable, MaskFacts, mask_facts
+from emcfsys_engine.annotations.palettes import numbered_differently
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.micrograph import ImageRef
@@ -111,6 +112,8 @@ def scan_masks(
                     faults.append(result)
                 else:
                     found[mask] = result
+    if not table.colours and (fault := numbered_differently(found.items())):
+        faults.append(fault)
     return found
 
 

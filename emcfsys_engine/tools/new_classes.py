@@ -21,6 +21,7 @@ from emcfsys_engine.annotations.masks import (
     ranges_between,
     table_of,
 )
+from emcfsys_engine.annotations.palettes import numbered_differently
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.micrograph import ImageRef
@@ -130,9 +131,16 @@ def from_masks(masks: Iterable[ImageRef], faults: list[InputError] | None = None
 
 
 def facts_of(
-    masks: Iterable[ImageRef], faults: list[InputError] | None = None
+    masks: Iterable[ImageRef],
+    faults: list[InputError] | None = None,
+    *,
+    by_colours: bool = False,
 ) -> list[tuple[ImageRef, MaskFacts]]:
-    """Return what masks hold; `faults` gets those that are unreadable, which `check` names, too."""
+    """Return what masks hold; `faults` gets those that are unreadable, which `check` names, too.
+
+    `by_colours`: what colours mean was said, so that their numbers do not matter.
+    Raises: AnnotationError without `faults`, where one colour has different numbers.
+    """
     facts: list[tuple[ImageRef, MaskFacts]] = []
     for mask in masks:
         try:
@@ -140,6 +148,10 @@ def facts_of(
         except InputError as fault:
             if faults is not None:
                 faults.append(fault)
+    if not by_colours and (fault := numbered_differently(facts)):
+        if faults is None:
+            raise fault
+        faults.append(fault)
     return facts
 
 

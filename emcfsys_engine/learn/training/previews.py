@@ -29,7 +29,7 @@ def write_preview(
     predicted_HW: np.ndarray,
     card: ModelCard,
 ) -> None:
-    """Write one strip as PNG; see `strip_of`. Raises: OSError when the disk is full."""
+    """Write one strip as PNG. Shapes: as `strip_of`. Raises: OSError when the disk is full."""
     strip = strip_of(image_HWC, truth_HW, predicted_HW, card)
     file.parent.mkdir(exist_ok=True)
     writer = PngWriter(file, (strip.shape[0], strip.shape[1]), channels=3, is_smooth=True)

@@ -19,6 +19,7 @@ from emcfsys_engine.annotations.pair_masks import (
     masks_that_count,
 )
 from emcfsys_engine.annotations.pairing import Key, match, picks_some
+from emcfsys_engine.annotations.palettes import has_several
 from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images
@@ -48,7 +49,9 @@ def labels_of_masks(given: Given, classes: Mapping[str, int] | None, log: Conver
             log.skip(AnnotationError(str(mask), what, remedy))
             counting.drop(mask)
     # Of all masks together their values say what the classes are, and whether 0 and 255 are two.
-    facts = facts_of(counting.refs) if classes is None or len(classes) == 2 else []
+    is_asked = classes is None or len(classes) == 2 or has_several(counting.refs)
+    by_colours = any("#" in one for one in given.labels)
+    facts = facts_of(counting.refs, by_colours=by_colours) if is_asked else []
     if classes is None:
         classes, labels, notes = _classes_of_masks(facts, given.labels)
         given = replace(given, labels=labels)

@@ -23,6 +23,7 @@ from emcfsys_engine.annotations.masks import (
 from emcfsys_engine.annotations.numbered import open_numbers
 from emcfsys_engine.annotations.pair_masks import masks_that_count
 from emcfsys_engine.annotations.pairing import root_of
+from emcfsys_engine.annotations.palettes import numbered_differently
 from emcfsys_engine.errors import AnnotationError, ImageError, InputError
 from emcfsys_engine.images.bounds import quiet_libraries
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
@@ -217,6 +218,8 @@ def _labels_of(items: Items, settings: MeasureSettings) -> Labels:
     unsaid = not labels and not settings.numbered
     one_by_one = (known for mask in items.masks for known in facts_of([mask]))
     facts = list(one_by_one) if classes is None or settings.numbered else []  # all, once
+    if unsaid and (fault := numbered_differently(facts)):
+        raise fault
     if unsaid and (classes is None or len(classes) == 2) and _hold_0_and_255(facts or one_by_one):
         recipe = "two_values"
         classes = classes or {"background": 0, "object": 1}
