@@ -15,7 +15,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "new": ("data", "Make a project from a folder of images."),
     "demo": ("data", "Make the demo project, or play a microscope."),
     "check": ("data", "Name every fault of a project's images and labels."),
-    "convert": ("data", "Turn labels and images into other formats."),
+    "convert": ("convert", "Turn labels and images into other formats."),
     "plan": ("train", "Say what a training would do, why, and how long it takes."),
     "train": ("train", "Train as a project says."),
     "adapt": ("train", "Adapt a model to a changed microscope with a few corrected images."),

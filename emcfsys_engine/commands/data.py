@@ -1,4 +1,4 @@
-"""new, demo, check, convert, inspect: projects and the files in them."""
+"""new, demo, check, inspect: projects and the files in them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, cast
 import click
 import msgspec
 
-from emcfsys_engine.annotations.writer import LabelFormat
 from emcfsys_engine.commands.saying import say, say_json, say_lines
 from emcfsys_engine.dataset.sources import what_pairs
 from emcfsys_engine.errors import InputError, ProjectFaults
-from emcfsys_engine.project import UNLABELLED, Project, Source, load_project
+from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.tools.check import check_project
 from emcfsys_engine.tools.check_data import Finding
 from emcfsys_engine.tools.contact_sheet import contact_sheet
-from emcfsys_engine.tools.convert.conversion import convert_images, convert_labels
 from emcfsys_engine.tools.demo import Manner, make_demo, play_microscope
 from emcfsys_engine.tools.new_project import FolderLook, look_into, make_project
 
@@ -207,93 +205,3 @@ def _patches(project: Project) -> list[tuple["np.ndarray", "np.ndarray"]]:
     from emcfsys_engine.learn.training.run import augmented_patches
 
     return augmented_patches(project, 8)
-
-
-@click.command()
-@click.argument("source", type=click.Path())
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output folder.")
-@click.option(
-    "--to",
-    required=True,
-    type=click.Choice(["masks", "labelme", "coco", "geojson", "imagej", "png"]),
-    help="png: micrographs as 8-bit PNG, for Labelme.",
-)
-@click.option("--images", type=click.Path(), help="The images that labels belong to.")
-@click.option("--project", type=click.Path(path_type=Path), help="Take its classes.")
-@click.option(
-    "--class", "classes", multiple=True, metavar="NAME=VALUE", help="A class and its mask value."
-)
-@click.option("--label", "labels", multiple=True, metavar="NAME=CLASS", help="Rename a label.")
-@click.option("--tolerance", type=click.FloatRange(0, 2), help="Pixels an outline may stray.")
-@click.option("--smallest", type=click.IntRange(min=0), default=0, help="Leave out below px².")
-@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def convert(
-    source: str,
-    out: Path,
-    to: str,
-    images: str | None,
-    project: Path | None,
-    classes: tuple[str, ...],
-    labels: tuple[str, ...],
-    tolerance: float | None,
-    smallest: int,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
-    """Turn labels of SOURCE into masks or another tool's format, or micrographs into PNG.
-
-    Example: emcfsys-engine convert predictions --to labelme --out corrections --images incoming
-    """
-    if to == "png":
-        found = convert_images(source, out, overwrite=overwrite)
-    else:
-        found = convert_labels(
-            source,
-            out,
-            to=cast("LabelFormat", to),
-            images=images,
-            classes=_classes(project, classes),
-            labels=dict(_pair(text) for text in labels),
-            own=_own_source(project, source),
-            tolerance_px=tolerance,
-            smallest_px=smallest,
-            overwrite=overwrite,
-        )
-    for one in found.skipped:
-        say(f"skipped {one.file}: {one.why}", err=True)
-    for note in found.notes:
-        say(note, err=True)
-    say_json(found) if as_json else say_lines(found.summary)
-    raise SystemExit(1 if found.skipped else 0)
-
-
-def _classes(project: Path | None, named: tuple[str, ...]) -> dict[str, int] | None:
-    """Return the classes that were said: by a project, or one by one; None when neither was."""
-    if project is not None and named:
-        raise click.UsageError("--project and --class exclude each other: give one of them")
-    if project is not None:
-        return load_project(project).classes
-    found: dict[str, int] = {}
-    for text in named:
-        name, equals, value = text.partition("=")
-        if not name or not equals or not value.isdecimal() or not 0 <= int(value) < UNLABELLED:
-            raise click.UsageError(f"--class {text}: write NAME=VALUE, the value from 0 to 254")
-        if name in found or int(value) in found.values():
-            raise click.UsageError(f"--class {text}: this name or value was given already")
-        found[name] = int(value)
-    return found or None
-
-
-def _own_source(project: Path | None, place: str) -> Source | None:
-    """Return the project's [[data]] table that the labels are of: what it says of them holds."""
-    from emcfsys_engine.annotations.pairing import source_of
-
-    return source_of(load_project(project), place, Path.cwd()) if project is not None else None
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, class_name = text.partition("=")
-    if not equals:
-        raise click.UsageError(f"--label {text!r} is no NAME=CLASS")
-    return name, class_name

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from emcfsys_engine.commands.convert import conversion_options, make_conversion
 from emcfsys_engine.commands.evaluate import evaluation_options, make_evaluation
 from emcfsys_engine.commands.measure import make_measurement, measurement_options
 from emcfsys_engine.commands.predict import make_prediction, prediction_options
@@ -123,6 +124,20 @@ def measure(masks: str, out: Path | None, **options: Any) -> None:
     refuse_gpus(of_queue, "measure")
     run = make_measurement(masks, out, **options)
     _add(run, run.folder.parents[1].name, None, of_queue)
+
+
+@submit.command()
+@conversion_options
+@_queue_options
+def convert(source: str, out: Path, **options: Any) -> None:
+    """Convert SOURCE in shards, when its turn comes; files go to --out.
+
+    Example: emcfsys-engine submit convert masks --to labelme --out outlines --shards 64%8
+    """
+    of_queue = {name: options.pop(name) for name in Options.__struct_fields__}
+    refuse_gpus(of_queue, "convert")
+    run = make_conversion(source, out, **options)
+    _add(run, out.absolute().name, None, of_queue)
 
 
 @submit.command()

@@ -21,8 +21,8 @@ JobState = Literal[
     "lost",
 ]
 Ask = Literal["", "cancel", "stop", "pause", "end"]  # end: save and leave, as at a shutdown
-Kind = Literal["train", "predict", "watch", "evaluate", "measure"]
-WITHOUT_GPU: tuple[Kind, ...] = ("measure",)
+Kind = Literal["train", "predict", "watch", "evaluate", "measure", "convert"]
+WITHOUT_GPU: tuple[Kind, ...] = ("measure", "convert")
 
 STATES: tuple[JobState, ...] = get_args(JobState)
 OPEN: tuple[JobState, ...] = ("queued", "running", "paused", "stopping")

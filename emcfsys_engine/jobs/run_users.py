@@ -19,6 +19,7 @@ from emcfsys_engine.project import Project, read_toml
 from emcfsys_engine.run.folder import Run, State, list_runs
 from emcfsys_engine.run.in_use import is_in_use
 from emcfsys_engine.run.records import (
+    ConvertRequest,
     EvaluateRequest,
     MeasureRequest,
     PredictRequest,
@@ -187,6 +188,10 @@ def _said_by(record: RunRecord) -> Iterator[tuple[Path, str]]:
         yield Path(request.out), "the folder that {who} writes into"
         for place in filter(None, (request.masks, request.images)):
             yield _before_glob(place), "masks or images that {who} measures"
+    if isinstance(request, ConvertRequest):
+        yield Path(request.out), "the folder that {who} writes into"
+        for place in filter(None, (request.source, request.images)):
+            yield _before_glob(place), "files that {who} converts"
     if isinstance(request, PredictRequest | WatchRequest | EvaluateRequest):
         for model in (request.model,) if isinstance(request, WatchRequest) else request.models:
             yield Path(model), "the model that {who} predicts with"

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import EmcfError, InputError
@@ -12,7 +11,7 @@ from emcfsys_engine.learn.evaluate_shards import items_of, sample_of
 from emcfsys_engine.learn.inference.shards import at_once
 from emcfsys_engine.run.records import EvaluateRequest
 from emcfsys_engine.run.shards import Item
-from emcfsys_engine.shards.forecast import Forecast, bytes_of, fullest_s, peak_bytes, to_try
+from emcfsys_engine.shards.forecast import Forecast, bytes_read, fullest_s, peak_bytes, to_try
 
 
 def forecast(request: EvaluateRequest) -> Forecast:
@@ -29,14 +28,13 @@ def forecast(request: EvaluateRequest) -> Forecast:
     number = min(max(1, request.shards), len(items))
     beside = min(number, at_once(request))
     rate = sum(one.pixels for one in tried) / max(1e-6, seconds)
-    read = {file: size for one in items for file, size in ((one.image, one.size), *one.also)}
     return Forecast(
         images=len(items),
         pixels=sum(pixels),
         tasks=number,
         at_once=beside,
         seconds=fullest_s(pixels, beside, rate),
-        read_bytes=sum(bytes_of(Path(file), size) for file, size in read.items()),
+        read_bytes=bytes_read(items),
         written_bytes=kept_bytes * len(items) // len(tried),
         memory_bytes=peak_bytes(),
         tried=len(tried),

@@ -26,6 +26,7 @@ _JOBS = {
     "WatchRequest": "watch.run",
     "EvaluateRequest": "in_shards",
     "MeasureRequest": "in_shards",
+    "ConvertRequest": "in_shards",
 }
 
 

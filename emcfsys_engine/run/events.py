@@ -31,7 +31,7 @@ class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
 
     format: int = FORMAT
     run: str
-    does: str  # train | predict | watch | measure | evaluate
+    does: str  # train | predict | watch | measure | evaluate | convert
     project: str = ""
     classes: tuple[str, ...] = ()
     # Of a preset, too; None: ended by minutes, no training, or a preset of an older version.

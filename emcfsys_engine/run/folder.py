@@ -116,7 +116,7 @@ class Run:
 
     @property
     def result_file(self) -> Path:
-        """What a measurement in shards found, as its command says it."""
+        """What a measurement or a conversion in shards gave, as its command says it."""
         return self.folder / "result.json"
 
     @property

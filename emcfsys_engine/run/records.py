@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from emcfsys_engine import any_names
-from emcfsys_engine.project import Project, Training
+from emcfsys_engine.project import Project, Source, Training
 
 FORMAT = 1
 EVALUATION = "evaluation.json"  # scores: in the folder of an evaluation's run, and in its --out
@@ -122,7 +122,29 @@ class MeasureRequest(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
     shards_at_once: int | None = None  # None: locally one a processor, on Slurm all
 
 
-Request = TrainRequest | PredictRequest | WatchRequest | EvaluateRequest | MeasureRequest
+class ConvertRequest(msgspec.Struct, frozen=True, kw_only=True, tag="convert"):
+    """Convert labels or micrographs in shards: each task a share of the files."""
+
+    writes_nothing_each: ClassVar = True  # COCO has one file for all
+    models: ClassVar[tuple[str, ...]] = ()  # none is read
+
+    source: str  # absolute file, folder or glob
+    images: str = ""  # the same; empty: none
+    out: str  # absolute folder
+    to: Literal["png", "masks", "labelme", "coco", "geojson", "imagej"]
+    classes: dict[str, int] | None = None  # None: those that are found
+    labels: dict[str, str] = {}
+    own: Source | None = None  # the table of a project that the labels are of
+    tolerance_px: float | None = None
+    smallest_px: int = 0
+    overwrite: bool = False
+    shards: int = 1
+    shards_at_once: int | None = None  # None: locally one a processor, on Slurm all
+
+
+Request = (
+    TrainRequest | PredictRequest | WatchRequest | EvaluateRequest | MeasureRequest | ConvertRequest
+)
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):

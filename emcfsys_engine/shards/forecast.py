@@ -1,12 +1,12 @@
 """What a run in shards will take, before anything is begun: by a few items that are done here."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from emcfsys_engine.run.shards import deal
+from emcfsys_engine.run.shards import Item, deal
 from emcfsys_engine.text import size, span
 
 _NUM_TRIED = 3
@@ -62,6 +62,12 @@ def peak_bytes() -> int:
     """Return the most memory this process took; getrusage would tell its parent's, if more."""
     status = Path("/proc/self/status").read_text("ascii", "replace")
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if "VmHWM" in line)
+
+
+def bytes_read(items: Iterable[Item]) -> int:
+    """Return the bytes of all files that are read for some items, of each once."""
+    files = {file: size for one in items for file, size in ((one.image, one.size), *one.also)}
+    return sum(bytes_of(file, known) for file, known in files.items())
 
 
 def bytes_of(place: Path | str, known: int) -> int:

@@ -22,6 +22,7 @@ _WORKS = {
     "predict": "emcfsys_engine.learn.inference.shards",
     "evaluate": "emcfsys_engine.learn.evaluate_shards",
     "measure": "emcfsys_engine.tools.measure.in_shards",
+    "convert": "emcfsys_engine.tools.convert.in_shards",
 }
 
 

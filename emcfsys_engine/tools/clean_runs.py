@@ -19,7 +19,7 @@ from emcfsys_engine.images.own_files import lies_in
 from emcfsys_engine.run.events import ImageDone
 from emcfsys_engine.run.folder import Run, State, list_runs
 from emcfsys_engine.run.home import is_of
-from emcfsys_engine.run.records import MeasureRequest, PredictRequest, WatchRequest
+from emcfsys_engine.run.records import ConvertRequest, MeasureRequest, PredictRequest, WatchRequest
 from emcfsys_engine.settings import nearest
 from emcfsys_engine.text import size
 
@@ -289,7 +289,7 @@ def _companions(run: Run) -> Iterable[Path]:
 
 def _book_of(run: Run) -> OutputBook | None:
     request = run.record().request
-    if isinstance(request, PredictRequest | MeasureRequest):
+    if isinstance(request, PredictRequest | MeasureRequest | ConvertRequest):
         return OutputBook(Path(request.out))
     return OutputBook(Path(request.output)) if isinstance(request, WatchRequest) else None
 

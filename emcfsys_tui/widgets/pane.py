@@ -83,6 +83,7 @@ ENDS = {
     "predict": {"pause": "Pause: it goes on when you resume it", "cancel": _SAVED},
     "evaluate": {"pause": "Pause: it goes on when you resume it", "cancel": _SAVED},
     "measure": {"pause": "Pause: it goes on when you resume it", "cancel": _SAVED},
+    "convert": {"pause": "Pause: it goes on when you resume it", "cancel": _SAVED},
     "watch": {"cancel": "Stop watching: later images wait for the next start"},
 }
 _UNBEGUN = {

@@ -486,7 +486,7 @@ class RunsPane(RunDeeds):
             return "A watch: 4 shows what came"
         if kinds == {"predict"}:
             return "A prediction: its log is below"
-        if kinds in ({"measure"}, {"evaluate"}):
+        if kinds in ({"measure"}, {"evaluate"}, {"convert"}):
             return f"{kinds.pop().capitalize()}: its log is below"
         if not all(name in self._details for name in self.drawn):
             return "Reading its events …"

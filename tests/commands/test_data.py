@@ -1,4 +1,4 @@
-"""new, demo, check, convert, measure, inspect: answers on stdout, refusals with their codes."""
+"""new, demo, check, measure, inspect: answers on stdout, refusals with their codes."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from emcfsys_engine.commands.data import check, convert, demo, inspect, new
+from emcfsys_engine.commands.data import check, demo, inspect, new
 from emcfsys_engine.commands.measure import measure
 from emcfsys_engine.errors import InputError
 from tests.commands.made import say
@@ -47,12 +47,7 @@ def test_a_merge_that_is_none_is_refused_with_an_example(merge: str, folder: Pat
     assert not (folder / "project.toml").exists()
 
 
-def test_convert_and_measure_say_what_they_made(folder: Path) -> None:
-    out = folder / "labelme"
-    words = [str(folder / "masks"), "--to", "labelme", "--out", str(out)]
-    told = CliRunner().invoke(convert, [*words, "--class", "a=0", "--class", "b=1"])
-    assert told.exit_code == 0, told.output
-    assert (out / "a.json").exists()
+def test_measure_says_what_it_made(folder: Path) -> None:
     answer = say(measure, str(folder / "masks"), "--out", str(folder / "t"), "--json")
     assert json.loads(answer)["num_objects"] == 1
 

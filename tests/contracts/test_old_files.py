@@ -1,5 +1,7 @@
 """Files of earlier versions load for ever; none of these samples is ever changed."""
 
+import json
+import os
 import shutil
 from pathlib import Path
 
@@ -45,6 +47,7 @@ from emcfsys_engine.run.shard_lines import Progress, Told
 from emcfsys_engine.run.shards import Shards, digest_of
 from emcfsys_engine.shards.ended import Ended
 from emcfsys_engine.shards.work import work_of
+from emcfsys_engine.tools.convert.in_shards import result_of as converted
 from emcfsys_engine.tools.measure.in_shards import result_of
 from emcfsys_engine.tools.measure.summary import summarise
 
@@ -322,3 +325,27 @@ def test_a_measurement_in_shards_of_format_1(tmp_path: Path) -> None:
     assert tally == (2, 1)
     now = result_of(run)
     assert str(now).replace(str(tmp_path), "/tmp/frozen") == str(found)
+
+
+def test_a_conversion_in_shards_of_format_1(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    shutil.copytree(DATA / "shards-convert-1", run.folder)
+    found = converted(run)
+    assert found is not None and (len(found.written), len(found.skipped)) == (2, 1)
+    record = run.record()
+    request = replace(record.request, out=str(tmp_path / "out"))
+    content = Shards(run).file.read_bytes().replace(b"/tmp/frozen/out", os.fsencode(request.out))
+    digest = digest_of(record.request), digest_of(request)
+    Shards(run).file.write_bytes(content.replace(*map(str.encode, digest)))
+    run.write_record(replace(record, request=request))
+    work, shards = work_of(run), Shards(run)
+    known = shards.header()
+    assert known is not None
+    told = [Told(shards.lines_file(shard)) for shard in range(len(known.shards))]
+    assert all(one.is_finished for one in told)
+    (tmp_path / "out").mkdir()
+    tally = work.put_together(Ended(shards, known, told, print, print, lambda: None))
+    assert tally == (2, 1)
+    drawn = json.loads((tmp_path / "out/annotations.json").read_text())
+    assert [one["file_name"] for one in drawn["images"]] == ["0.png", "1.png"]
+    assert len(drawn["annotations"]) > 2

@@ -18,6 +18,7 @@ from emcfsys_engine.run.events import CheckpointSaved, EventWriter, RunFinished,
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.in_use import InUse
 from emcfsys_engine.run.records import (
+    ConvertRequest,
     EvaluateRequest,
     MeasureRequest,
     PredictRequest,
@@ -125,6 +126,9 @@ _USERS: dict[str, Callable[[Run, Path], Run]] = {
     "labelled images that {} compares with ": _evaluation_of_it,
     "masks or images that {} measures": lambda run, other: new_run(
         other, MeasureRequest(masks=f"{run.folder}/*.png", out=str(other / "out"))
+    ),
+    "files that {} converts": lambda run, other: new_run(
+        other, ConvertRequest(source=f"{run.folder}/*.png", out=str(other / "out"), to="png")
     ),
 }
 

@@ -187,7 +187,10 @@ def write_imagej(
             roi.group = region.class_id + 1  # 0 means no group
             if plane is not None:
                 roi.position = plane + 1
-            archive.writestr(f"{_file_name(name)}.roi", roi.tobytes())
+            # Without the time of now: the same labels are the same bytes, whoever writes them.
+            entry = zipfile.ZipInfo(f"{_file_name(name)}.roi")
+            entry.external_attr = 0o600 << 16
+            archive.writestr(entry, roi.tobytes(), zipfile.ZIP_DEFLATED)
     write_whole(file, packed.getvalue())
 
 

@@ -90,7 +90,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     def objects_of(self, item: ToConvert, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Return class ids, and the numbers that a mask, or the file beside it, gives its objects.
 
-        None where the labels have none.
+        None where the labels have none. Shapes: uint8 H×W and integers H×W.
         """
         if item.kind != "mask":
             return ids, None

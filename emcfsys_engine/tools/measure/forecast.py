@@ -9,7 +9,7 @@ from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.run.records import MeasureRequest
 from emcfsys_engine.run.shards import Item
-from emcfsys_engine.shards.forecast import Forecast, bytes_of, fullest_s, peak_bytes, to_try
+from emcfsys_engine.shards.forecast import Forecast, bytes_read, fullest_s, peak_bytes, to_try
 from emcfsys_engine.shards.work import ref_of, tasks_at_once
 from emcfsys_engine.tools.measure.fields import Fields
 from emcfsys_engine.tools.measure.in_shards import fields_of, items_of, settings_of
@@ -43,7 +43,7 @@ def forecast(request: MeasureRequest) -> Forecast:
         tasks=number,
         at_once=beside,
         seconds=fullest_s(pixels, beside, rate),
-        read_bytes=sum(_bytes_read(item) for item in items),
+        read_bytes=bytes_read(items),
         written_bytes=math.ceil(written * total / of_tried),
         memory_bytes=peak_bytes(),
         tried=len(tried),
@@ -84,8 +84,3 @@ def _table_bytes(fields: Fields, made: list[OneMask], settings: MeasureSettings)
         ):
             write_table(book, stem, table, kind)
         return sum(file.stat().st_size for file in Path(name).glob(f"*.{kind}"))
-
-
-def _bytes_read(item: Item) -> int:
-    files = ((item.image, item.size), *item.also)
-    return sum(bytes_of(Path(file), known) for file, known in files)

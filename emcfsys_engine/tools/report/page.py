@@ -303,6 +303,7 @@ DOES = {
     "watch": "Watch",
     "evaluate": "Evaluation",
     "measure": "Measurement",
+    "convert": "Conversion",
 }
 
 

@@ -1,6 +1,7 @@
 """Regions of ImageJ: areas, archives, texts and lines."""
 
 import json
+import time
 import zipfile
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 import roifile
 
+from emcfsys_engine.annotations.draw import regions_of
 from emcfsys_engine.annotations.files import read_annotations
+from emcfsys_engine.annotations.formats.imagej import write_imagej
 from emcfsys_engine.errors import AnnotationError
 from tests.annotations.formats.made import drawn, formats
 from tests.annotations.reported import converted, image, mask, reported
@@ -63,3 +66,15 @@ def test_a_line_of_imagej_is_as_wide_as_it_says(tmp_path: Path, stroke: int, row
     roi.tofile(tmp_path / "ann" / "img.roi")
     converted(tmp_path, tmp_path / "o")
     assert int((mask(tmp_path / "o")[:, 25] == 1).sum()) == rows
+
+
+def test_the_same_regions_are_the_same_bytes_whenever_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = np.zeros((12, 12), np.uint8)
+    ids[2:9, 3:8] = 1
+    regions = tuple(regions_of(ids, background=0))
+    for name, day in (("a.zip", 1_000_000_000.0), ("b.zip", 1_500_000_000.0)):
+        monkeypatch.setattr(time, "time", lambda day=day: day)
+        write_imagej(tmp_path / name, regions, {1: "grain"})
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()

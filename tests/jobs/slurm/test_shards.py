@@ -9,6 +9,8 @@ from emcfsys_engine.jobs.queue import Options, Queue, submit_run
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import MeasureRequest
 from emcfsys_engine.run.shards import Shards
+from emcfsys_engine.tools.convert.conversion import convert_labels
+from emcfsys_engine.tools.convert.in_shards import result_of as converted
 from emcfsys_engine.tools.measure.in_shards import result_of
 from emcfsys_engine.tools.measure.masks import measure_masks
 from emcfsys_engine.tools.measure.results import MeasureSettings
@@ -18,6 +20,7 @@ from tests.jobs.slurm.test_training import WAIT_S, world
 from tests.learn.conftest import model_file, run_here
 from tests.learn.inference.test_shards import images, request_of, told, told_of_all
 from tests.shards.made import made_in
+from tests.tools.convert.made import alike, masks_at, run_of
 from tests.tools.drawn_masks import blobs, save_mask
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
@@ -111,3 +114,23 @@ def test_a_measurement_is_one_job_of_an_array_that_finds_what_one_process_finds(
     assert made_in(out) == made_in(tmp_path / "one")
     assert len(slurm.calls("sbatch")) == 2
     assert (Shards(run).folder / "0.log").exists()
+
+
+def test_a_conversion_is_one_job_of_an_array_that_makes_what_one_process_makes(
+    tmp_path: Path, slurm: Slurm
+) -> None:
+    source, out = masks_at(tmp_path), tmp_path / "out"
+    alone = convert_labels(str(source), tmp_path / "one", to="coco")
+    run = run_of(source, out, "coco", shards_at_once=2)
+    with Queue.open() as queue:
+        try:
+            number = submit_run(queue, run, "labels", None, Options(slurm=True, cpus=1))
+            ensure_daemon(queue.folder)
+            assert _ended(queue, number) == "done"
+            job = queue.get(number)
+        finally:
+            stop_daemon(queue.folder)
+    assert (job.kind, job.gpus) == ("convert", 0.0)
+    assert alike(converted(run), out) == alike(alone, tmp_path / "one")
+    assert made_in(out) == made_in(tmp_path / "one")
+    assert len(slurm.calls("sbatch")) == 2

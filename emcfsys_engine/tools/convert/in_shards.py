@@ -1,0 +1,223 @@
+"""A conversion in shards: what `convert` brings to the road that all commands in shards take.
+
+What holds for all files (classes, names, where each goes) is found once, with the list. A task
+converts its share as one process would, each file by itself; the last step says what became of all
+in their order, and writes COCO's one file.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from emcfsys_engine import any_names
+from emcfsys_engine.errors import OutputError, RunFolderError
+from emcfsys_engine.files import write_whole
+from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.output_names import instances_there
+from emcfsys_engine.images.output_parts import PartBook, take_in
+from emcfsys_engine.run.events import Event, ImageFailed, ItemDone, RunStarted
+from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.records import ConvertRequest
+from emcfsys_engine.run.shards import Header, Item
+from emcfsys_engine.shards.ended import Became, Ended, Tally
+from emcfsys_engine.shards.sizes import Sizes, file_bytes
+from emcfsys_engine.shards.work import Asked, Done, Emit, Work, ref_of
+from emcfsys_engine.tools.convert.conversion import Plan, plan_images, plan_labels
+from emcfsys_engine.tools.convert.items import ToConvert
+from emcfsys_engine.tools.convert.log import Skipped
+from emcfsys_engine.tools.convert.writing import Conversion, Converter, OfAll, Outcome, gathered
+
+_BASE = Path("/")  # all paths of a request are absolute
+
+
+def work_of(run: Run) -> Work:
+    """Return what a conversion brings.
+
+    Raises: RunFolderError for another run.
+    """
+    if not isinstance(run.record().request, ConvertRequest):
+        raise RunFolderError(run.record_file, "is no conversion", "Convert anew")
+    return ConvertWork(run)
+
+
+class ConvertWork(Work):
+    """A conversion in shards."""
+
+    called = "files"
+
+    def write_list(self, emit: Emit, asked: Asked) -> Header:
+        """Find all files and what holds for them together, and write the list."""
+        plan = plan_of(self.request)
+        own = msgspec.to_builtins(plan.of_all, str_keys=True)
+        number = self.request.shards
+        return self.shards.write(items_of(plan), number, called=self.called, own=own)
+
+    def begun(self, header: Header) -> Sequence[Event]:
+        """Return what is told first."""
+        of_all = of_all_in(self, header)
+        began = RunStarted(
+            run=self.run.id,
+            does="convert",
+            project=Path(self.request.source).name,
+            classes=tuple(of_all.reading.classes),
+            num_images=header.num_items,
+            called=self.called,
+        )
+        return [began, *(_failed(one.file, one) for one in of_all.skipped)]
+
+    def begin(self, header: Header, shard: int, asked: Asked) -> "_Converting":
+        """Begin with one shard."""
+        out = Path(self.request.out)
+        book = PartBook(out, self.shards.book_file(shard))
+        return _Converting(book, Converter(of_all_in(self, header), out, book), self)
+
+    def put_together(self, end: Ended) -> Tally:
+        """Take all books into the folder's, write COCO's one file and what the command says.
+
+        Raises: InputError when they cannot be written.
+        """
+        out, of_all = Path(self.request.out), of_all_in(self, end.header)
+        take_in(out, [self.shards.book_file(shard) for shard in range(len(end.header.shards))])
+        became = ((self.to_convert(one.item), self._became(one, end)) for one in end.in_order())
+        found = gathered(of_all, became, out, OutputBook(out))
+        write_whole(self.run.result_file, any_names.encode(found, indent=2))
+        return Tally(len(found.written), len(found.skipped))
+
+    def to_convert(self, item: Item) -> ToConvert:
+        """Return what the list has of one file.
+
+        Raises: RunFolderError for a list that does not say it, or leads out of its folder.
+        """
+        try:
+            own = msgspec.convert(item.own, ToConvert)
+        except msgspec.ValidationError as error:
+            what = f"is no list of what is converted: {error}"
+            raise RunFolderError(self.shards.file, what, "Convert anew") from None
+        if os.sep in own.view:
+            what = f"names {own.view} as a picture beside {item.mask}"
+            raise RunFolderError(self.shards.file, what, "Convert anew")
+        return msgspec.structs.replace(own, file=item.mask)
+
+    def _became(self, one: Became, end: Ended) -> Outcome:
+        """Return what became of a file; one that is not there is none that was written."""
+        ref = str(ref_of(one.item))
+        if isinstance(one.event, ImageFailed) and not one.result:
+            why = one.event.reason.removeprefix(f"{ref}: ")
+            return Outcome(skipped=Skipped(file=ref, why=why))
+        try:
+            outcome: Outcome = any_names.decode(one.result, Outcome)
+        except msgspec.MsgspecError:
+            outcome = Outcome(written=ref, coco=None)
+            lost = Skipped(file=ref, why="what its task kept of it is damaged. Convert again")
+        else:
+            lost = Skipped(file=ref, why=f"{outcome.written} is gone. Convert again")
+            if not outcome.written or outcome.coco or os.path.lexists(outcome.written):
+                return outcome
+        end.tell(_failed(ref, lost))
+        return Outcome(skipped=lost, notes=outcome.notes)
+
+
+class _Converting:
+    """One shard's files under way in this task."""
+
+    def __init__(self, book: PartBook, converter: Converter, work: ConvertWork) -> None:
+        self.book = book
+        self._converter, self._work = converter, work
+
+    def run(self, items: Iterator[Item]) -> Iterator[tuple[Item, Done | Exception]]:
+        """Yield files with what became of them."""
+        for item in items:
+            try:
+                yield item, self._done(self._work.to_convert(item))
+            except OutputError as error:
+                yield item, error
+
+    def close(self) -> None:
+        """Put the names of what was written on the disk."""
+        self.book.sync()
+
+    def _done(self, one: ToConvert) -> Done:
+        outcome = self._converter.one(one)
+        name = str(one.ref) if one.kind == "picture" else one.name
+        lost = outcome.skipped
+        event = ItemDone(image=name) if lost is None else _failed(name, lost)
+        return Done(event, any_names.encode(outcome))
+
+
+def _failed(name: str, one: Skipped) -> ImageFailed:
+    return ImageFailed(image=name, reason=f"{one.file}: {one.why}")
+
+
+def of_all_in(work: ConvertWork, header: Header) -> OfAll:
+    """Return what holds for all files.
+
+    Raises: RunFolderError for a list that does not say it, or leads out of its folder.
+    """
+    try:
+        found = msgspec.convert(header.own, OfAll, str_keys=True)
+    except msgspec.ValidationError as error:
+        what = f"is no list of what is converted: {error}"
+        raise RunFolderError(work.shards.file, what, "Convert anew") from None
+    if found.whole and Path(found.whole).parent != Path(work.request.out):
+        what = f"names {found.whole}, which is not in {work.request.out}"
+        raise RunFolderError(work.shards.file, what, "Convert anew")
+    return found
+
+
+def plan_of(request: ConvertRequest) -> Plan:
+    """Find what a request names, and where each file goes.
+
+    Raises: InputError when there is nothing.
+    """
+    out = Path(request.out)
+    if request.to == "png":
+        return plan_images(request.source, out, overwrite=request.overwrite, base=_BASE)
+    return plan_labels(
+        request.source,
+        out,
+        to=request.to,
+        images=request.images or None,
+        classes=request.classes,
+        labels=request.labels,
+        own=request.own,
+        tolerance_px=request.tolerance_px,
+        smallest_px=request.smallest_px,
+        overwrite=request.overwrite,
+        base=_BASE,
+    )
+
+
+def items_of(plan: Plan) -> Iterator[Item]:
+    """Yield files as the list has them."""
+    sizes, planes = Sizes(), Counter(one.path for one in plan.items)
+    for number, one in enumerate(plan.items):
+        known = one.why_not or one.kind == "shapes"
+        size, pixels = sizes.of(one.path, planes[one.path], is_wanted=not known)
+        if known:
+            pixels = 0 if one.why_not else one.size_HW[0] * one.size_HW[1]
+        own = msgspec.to_builtins(msgspec.structs.replace(one, file=""))
+        yield Item(
+            number, one.path, one.plane, one.file, size, pixels, also=_read_with(one), own=own
+        )
+
+
+def _read_with(one: ToConvert) -> tuple[tuple[str, int], ...]:
+    """Return the files that are read beside an item's own, with their bytes."""
+    read = [mask for _, mask in one.parts[1:]]
+    if one.view:
+        read.append(one.image)
+    if one.kind == "mask" and (beside := instances_there(Path(one.path))) is not None:
+        read.append(str(beside))
+    return tuple((file, file_bytes(file)) for file in read)
+
+
+def result_of(run: Run) -> Conversion | None:
+    """Return what a conversion in shards did; None before its end."""
+    try:
+        found: Conversion | None = any_names.read(run.result_file, Conversion)
+    except OSError:
+        return None
+    return found
