@@ -111,6 +111,7 @@ def test_a_training_tunes_how_objects_are_told_apart_and_says_how_well(
     assert found["objects"]["grain"]["num_true"] == last.objects["grain"].num_true
 
 
+@pytest.mark.long
 def test_files_of_an_image_agree_on_its_objects(
     objects_file: Path, tmp_path: Path, engine_here: Engine
 ) -> None:
@@ -140,6 +141,7 @@ def test_files_of_an_image_agree_on_its_objects(
     assert grain["num_objects"] == number
 
 
+@pytest.mark.long
 def test_objects_of_an_ome_zarr_mask_are_labels_inside_it(
     objects_file: Path, tmp_path: Path, engine_here: Engine
 ) -> None:
@@ -327,6 +329,7 @@ def test_a_training_takes_over_planes_where_its_start_has_them(
         assert torch.equal(own["head.weight"][2:], known["head.weight"][2:])
 
 
+@pytest.mark.long
 def test_numbers_that_a_person_corrected_count(
     objects_file: Path, tmp_path: Path, engine_here: Engine
 ) -> None:

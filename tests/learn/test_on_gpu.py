@@ -177,6 +177,7 @@ def test_a_watch_predicts_what_arrives(
     assert (project / "predictions" / "val0.png").exists()
 
 
+@pytest.mark.long
 def test_images_without_labels_and_objects_are_learned_and_predicted(
     project: Path, gpu: Pretended | None, tmp_path: Path
 ) -> None:
@@ -201,13 +202,22 @@ def test_images_without_labels_and_objects_are_learned_and_predicted(
     assert (tmp_path / "out" / "val0.instances.tif").exists()
 
 
-@pytest.mark.parametrize("head", ["unet", "pspnet", "deeplabv3plus", "upernet"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        "unet",
+        *(pytest.param(h, marks=pytest.mark.long) for h in ("pspnet", "deeplabv3plus", "upernet")),
+    ],
+)
 def test_every_head_takes_steps(project: Path, gpu: Pretended | None, head: str) -> None:
     trainer, _ = _trainer(project, f"model.head={head}", "model.auxiliary=true")
     assert torch.isfinite(_step(trainer, 2)).item()
 
 
-@pytest.mark.parametrize("backbone", ["resnet10t", "vit_tiny_patch16_224", "convnextv2_atto"])
+@pytest.mark.parametrize(
+    "backbone",
+    ["resnet10t", pytest.param("vit_tiny_patch16_224", marks=pytest.mark.long), "convnextv2_atto"],
+)
 def test_every_kind_of_backbone_takes_steps(
     project: Path, gpu: Pretended | None, backbone: str
 ) -> None:
@@ -381,6 +391,7 @@ def without_bf16() -> Iterator[Pretended]:
         yield seen
 
 
+@pytest.mark.long
 def test_fp16_learns_without_waiting_more_and_its_loss_scale_is_in_the_checkpoint(
     project: Path, without_bf16: Pretended
 ) -> None:
@@ -409,6 +420,7 @@ def test_fp16_learns_without_waiting_more_and_its_loss_scale_is_in_the_checkpoin
     assert trainer.stepper.scaler.get_scale() == 512.0
 
 
+@pytest.mark.long
 def test_a_step_that_overflows_in_fp16_moves_nothing_is_counted_and_said(
     project: Path, without_bf16: Pretended
 ) -> None:
@@ -481,6 +493,7 @@ def test_what_fits_is_measured_before_the_plan_where_the_project_leaves_it_open(
     assert plan.probed == () and plan.batch == 16
 
 
+@pytest.mark.long
 def test_a_run_that_goes_on_does_not_measure_again(
     project: Path, pretended: Pretended, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -536,6 +549,7 @@ def test_a_share_of_a_gpu_plans_for_that_share_and_keeps_to_it(
     assert pretended.memory_fraction == 0.25
 
 
+@pytest.mark.long
 def test_a_run_begun_on_a_processor_goes_on_on_the_gpu(project: Path) -> None:
     run = _trained(project, "training.steps=4", "compute.gpus=0")
     assert '"device": "cpu"' in run.plan_file.read_text()
@@ -552,6 +566,7 @@ def test_a_run_begun_on_a_processor_goes_on_on_the_gpu(project: Path) -> None:
     assert run_here(run) == 0  # and back, where the GPU is gone
 
 
+@pytest.mark.long
 def test_a_run_begun_in_bf16_goes_on_in_fp16_on_an_older_gpu(project: Path) -> None:
     with pretended_gpu():
         run = _trained(project, "training.steps=2")
@@ -564,6 +579,7 @@ def test_a_run_begun_in_bf16_goes_on_in_fp16_on_an_older_gpu(project: Path) -> N
     assert told[0].startswith("Begun in bf16, goes on in float16: this GPU computes fp16 fast")
 
 
+@pytest.mark.long
 def test_what_a_validation_meets_costs_no_step(
     project_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,8 @@ import random
 from pathlib import Path
 
 import pytest
+from textual.events import Key
+from textual.keys import key_to_character
 from textual.pilot import Pilot
 
 from emcfsys_tui.app import EmcfApp
@@ -26,8 +28,7 @@ async def _press(folder: Path, seed: int, count: int) -> int:
             app = pilot.app
             assert isinstance(app, EmcfApp)
             while done < count and app.return_code is None:
-                await _do_one(pilot, chance)
-                done += 1
+                done += await _do_some(pilot, chance, count - done)
                 assert app.crashed is None, f"seed {seed}, key {done}: {app.crashed!r}"
                 if not app.is_running:
                     break
@@ -36,15 +37,35 @@ async def _press(folder: Path, seed: int, count: int) -> int:
     return num_quits
 
 
-async def _do_one(pilot: Pilot[None], chance: random.Random) -> None:
-    """One key or one click, now and then another size of the terminal."""
-    if chance.random() < 0.1:
+async def _do_some(pilot: Pilot[None], chance: random.Random, most: int) -> int:
+    """A click, a key, or a burst of keys; return how many. Now and then another size.
+
+    The program lets each key of a burst wait until the one before has acted (`key_order`).
+    """
+    number = 1
+    if chance.random() < 0.2:
         await pilot.click(offset=(chance.randrange(100), chance.randrange(30)))
     else:
-        await pilot.press(chance.choice(_KEYS.split()))
-    if pilot.app.is_running and chance.random() < 0.01:
+        number = min(most, chance.choice((1, 1, 2, 4, 8)))
+        await _type(pilot, [chance.choice(_KEYS.split()) for _ in range(number)])
+    if pilot.app.is_running and chance.random() < 0.03:
         await pilot.resize_terminal(chance.randrange(40, 180), chance.randrange(10, 50))
         await pilot.resize_terminal(100, 30)
+    return number
+
+
+async def _type(pilot: Pilot[None], keys: list[str]) -> None:
+    """Press keys at once, and wait until each has acted."""
+    app = pilot.app
+    assert isinstance(app, EmcfApp)
+    assert app._driver is not None
+    for key in keys[:-1]:
+        event = Key(key, key_to_character(key))
+        event.set_sender(app)
+        app._driver.send_message(event)
+    await pilot.press(keys[-1])
+    while app.is_running and app._typed:
+        await pilot.pause(0.01)
 
 
 async def test_a_hundred_random_keys(demo: Path) -> None:

@@ -175,6 +175,7 @@ async def test_a_kitty_picture_is_placed_whole_and_removed_with_its_tab(
         await until(pilot, lambda: (gone, "") in _kitty_commands("".join(written)))
 
 
+@pytest.mark.long
 async def test_a_change_of_the_overlay_reaches_the_sharp_picture(
     demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

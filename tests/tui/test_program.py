@@ -97,7 +97,10 @@ def test_it_follows_the_size_of_its_terminal_whatever_a_shell_exports(
         terminal.close()
 
 
-@pytest.mark.parametrize("lang", ["C", "POSIX", "en_US.ISO-8859-1"])
+@pytest.mark.parametrize(
+    "lang",
+    ["C", *(pytest.param(one, marks=pytest.mark.long) for one in ("POSIX", "en_US.ISO-8859-1"))],
+)
 def test_a_plain_locale_and_300_000_lines_of_a_log_are_shown(
     demo: Path, world: Path, lang: str
 ) -> None:

@@ -147,7 +147,10 @@ def image(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("kind", ["zarr2", "zarr3", "bigtiff", "mrc"])
+@pytest.mark.parametrize(
+    "kind",
+    ["zarr2", "zarr3", *(pytest.param(one, marks=pytest.mark.long) for one in ("bigtiff", "mrc"))],
+)
 def test_regions_make_the_mask_that_one_process_makes(
     tmp_path: Path, model: Path, kind: str
 ) -> None:

@@ -262,6 +262,7 @@ def test_an_image_that_failed_and_is_done_when_the_run_is_started_again_is_told_
     assert len(became) == NUMBER
 
 
+@pytest.mark.long
 def test_a_task_that_does_not_see_the_run_says_on_which_machine(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

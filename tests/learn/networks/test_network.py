@@ -133,6 +133,7 @@ def test_low_precision_and_channels_last_stay_close(backbone: str) -> None:
     assert (low_NCHW.float() - expected_NCHW).abs().mean() < 0.1 * spread
 
 
+@pytest.mark.long
 def test_a_network_compiles_without_a_break_in_its_graph() -> None:
     network = network_of("unet", auxiliary=True)
     compiled = torch.compile(network.forward_with_auxiliary, fullgraph=True, backend="eager")

@@ -62,8 +62,8 @@ def test_a_whole_smp_network_gives_its_encoder(tmp_path: Path) -> None:
     [
         ("resnet18", "resnet18"),
         ("convnext_tiny", "convnext_tiny"),
-        ("swin_t", "swin_tiny_patch4_window7_224"),
-        ("swin_v2_t", "swinv2_tiny_window8_256"),
+        pytest.param("swin_t", "swin_tiny_patch4_window7_224", marks=pytest.mark.long),
+        pytest.param("swin_v2_t", "swinv2_tiny_window8_256", marks=pytest.mark.long),
     ],
 )
 def test_torchvision_weights_give_torchvision_features(theirs: str, ours: str) -> None:

@@ -79,6 +79,7 @@ def _warnings(run: Run) -> list[str]:
     return [event.message for event in run.events() if isinstance(event, WarningGiven)]
 
 
+@pytest.mark.long
 def test_auto_takes_colours_that_tell_classes_apart_and_says_why(coloured: Path) -> None:
     plan = read_plan(_run_of(coloured))
     assert plan.network.in_channels == 3

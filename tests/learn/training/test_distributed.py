@@ -76,6 +76,7 @@ def _processes(run: Run) -> dict[int, int]:
     return found
 
 
+@pytest.mark.long
 def test_two_processes_train_as_one(project_folder: Path) -> None:
     for name in ("val1", "val2"):  # an odd number: the processes have unequal shares
         picture = project_folder / "images" / "val" / f"{name}.png"

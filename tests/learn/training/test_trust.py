@@ -57,6 +57,7 @@ def test_a_training_leaves_a_model_that_knows_when_it_fails(project_folder: Path
     assert "learned from" in line_of(event)
 
 
+@pytest.mark.long
 def test_the_final_model_knows_what_the_best_knows_learns_by_itself_or_says_why_not(
     model_file: Path, project_folder: Path, tmp_path: Path
 ) -> None:

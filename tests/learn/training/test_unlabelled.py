@@ -92,6 +92,7 @@ def _views(stepper: Stepper) -> unlabelled.Views:
     return stepper.views(crops, torch.zeros(4, 48, 48, dtype=torch.uint8), 7)
 
 
+@pytest.mark.long
 def test_until_images_without_labels_take_part_a_training_is_what_it_is_without_them(
     with_incoming: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +129,7 @@ def test_they_teach_and_events_and_the_plan_tell_of_it(
     assert any(not theirs[name].equal(tensor) for name, tensor in _weights(run).items())
 
 
+@pytest.mark.long
 def test_a_run_that_goes_on_comes_to_the_same_weights_whatever_came_since(
     with_incoming: Path,
 ) -> None:

@@ -141,6 +141,7 @@ def test_corrected_again_and_taken_back_numbers_are_those_of_the_mask_that_lies_
     assert rows_of(hot)["a.png"] == row
 
 
+@pytest.mark.long
 def test_a_correction_is_measured_while_the_watch_runs(tmp_path: Path, model_file: Path) -> None:
     hot = Hot(tmp_path, model_file, MEASURED)
     hot.image("a.png")

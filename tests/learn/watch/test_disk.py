@@ -75,6 +75,7 @@ def test_an_output_that_vanishes_and_returns_is_waited_for(
         assert all(entry.attempts == 1 for entry in read_ledger(hot.output))
 
 
+@pytest.mark.long
 def test_a_disk_that_is_late_after_a_reboot_is_waited_for(hot: Hot, tmp_path: Path) -> None:
     with mounted(hot.output, "8m"):
         hot.image("0.png", 0)

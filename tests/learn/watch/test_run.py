@@ -77,6 +77,7 @@ def test_once_does_what_is_there_and_ends_and_a_second_time_nothing(hot: Hot) ->
     assert hot.masks() == ["0.png", "1.png", "2.png"]
 
 
+@pytest.mark.long
 def test_a_rewritten_image_is_redone_skipped_or_versioned(tmp_path: Path, model_file: Path) -> None:
     expected = {"redo": ["a.png"], "skip": ["a.png"], "version": ["a.png", "a.v2.png"]}
     for rule, masks in expected.items():

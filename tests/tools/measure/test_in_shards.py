@@ -114,6 +114,7 @@ def test_shards_of_real_masks_with_their_images_find_what_one_process_finds(
     assert files_of(tmp_path / "out") == files_of(tmp_path / "one")
 
 
+@pytest.mark.long
 def test_tasks_killed_at_any_item_and_started_again_lose_nothing(folder: Path, here: None) -> None:
     settings = MeasureSettings(standard=StandardSettings(standard="e112"), pixel_nm=_NM)
     alone = measure_masks(str(folder / "masks"), folder / "one", settings)
