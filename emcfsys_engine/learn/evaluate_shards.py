@@ -35,8 +35,9 @@ from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import Event, ImageFailed, ItemDone, RunStarted, WarningGiven
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import EVALUATION, EvaluateRequest
+from emcfsys_engine.run.shard_lines import AnyTold
 from emcfsys_engine.run.shards import Header, Item, models_of
-from emcfsys_engine.shards.ended import Ended, Tally
+from emcfsys_engine.shards.ended import Became, Ended, Tally
 from emcfsys_engine.shards.sizes import Sizes, file_bytes
 from emcfsys_engine.shards.work import Asked, Done, Emit, Work, ref_of
 
@@ -126,14 +127,12 @@ class EvaluateWork(WorkOfModels):
         found: dict[int, ImageCompared] = {}
         failed = 0
         for one in end.in_order():
-            event = one.event
-            if isinstance(event, ItemDone):
-                event = _told_again(one.item, event)
-            if isinstance(event, ItemDone):
-                found[one.item.number] = any_names.decode(one.result, ImageCompared)
+            became = _became(one)
+            if isinstance(became, ImageCompared):
+                found[one.item.number] = became
             else:
                 failed += 1
-                end.tell(event or _failed(one.item, "nothing was told of it. Evaluate again"))
+                end.tell(became)
         if failed:
             what = f"{failed} of {failed + len(found)} images could not be compared"
             remedy = "Mend them or take them out, then give the command again"
@@ -249,13 +248,23 @@ def _of_all(header: Header) -> _OfAll:
     return msgspec.convert(msgspec.to_builtins(header.own), _OfAll)
 
 
-def _told_again(item: Item, event: ItemDone) -> ItemDone | ImageFailed:
-    """Return what became of an image in the end: what changed since is not what was compared."""
+def _became(one: Became) -> ImageCompared | AnyTold:
+    """Return what was found in an image, or why nothing was.
+
+    What changed since is not what was compared.
+    """
+    if one.event is None:
+        return _failed(one.item, "nothing was told of it. Evaluate again")
+    if not isinstance(one.event, ItemDone):
+        return one.event
     try:
-        _refuse_changed(item)
+        _refuse_changed(one.item)
+        found: ImageCompared = any_names.decode(one.result, ImageCompared)
     except InputError as error:
-        return ImageFailed(image=event.image, reason=str(error))
-    return event
+        return ImageFailed(image=one.event.image, reason=str(error))
+    except msgspec.MsgspecError:
+        return _failed(one.item, "what its task kept of it is damaged. Evaluate again")
+    return found
 
 
 def _failed(item: Item, why: str) -> ImageFailed:

@@ -69,6 +69,8 @@ class _Results:
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
         self._open: dict[int, int] = {}
+        # The same command would go on with this run, and meet the same again.
+        self._remedy = f"Bring it back, or remove {shards.folder.parent} and begin anew"
 
     def __enter__(self) -> "_Results":
         return self
@@ -89,7 +91,7 @@ class _Results:
             content = os.pread(self._open[shard], length, place)
         except OSError as error:
             what = f"cannot be read: {error.strerror}"
-            raise RunFolderError(file, what, "Bring it back, or begin anew") from None
+            raise RunFolderError(file, what, self._remedy) from None
         if len(content) != length:
-            raise RunFolderError(file, "was cut short", "Bring it back, or begin anew")
+            raise RunFolderError(file, "was cut short", self._remedy)
         return content

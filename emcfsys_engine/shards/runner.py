@@ -17,6 +17,7 @@ from typing import Protocol
 import msgspec
 
 from emcfsys_engine.errors import InputError, RunFailedError
+from emcfsys_engine.files import DiskFullError, refuse_full
 from emcfsys_engine.run.events import Event, ImageFailed, RegionDone, RunFinished
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import log_tail
@@ -183,11 +184,22 @@ def _do_locally(work: Work, watched: _Watched, asked: Asked) -> None:
         is_last = vain == _MOST_VAIN or (vain and is_said)
         if is_last and watched.num_left and asked() is None:
             codes = ", ".join(sorted({_how(task.returncode) for task in tasks}))
-            why = "; ".join(log_tail(work.run, 1)) if is_said else ""
-            told = f": {why}" if why else ": see log.txt."
+            why = _why_in_vain(work.run, is_said=is_said)
             raise RunFailedError(
-                f"tasks of this run end in vain ({codes}){told} What is done is kept"
+                f"tasks of this run end in vain ({codes}): {why} What is done is kept"
             )
+
+
+def _why_in_vain(run: Run, *, is_said: bool) -> str:
+    """Return the tasks' own last line; a full disk may have taken none."""
+    said = log_tail(run, 1) if is_said else ()
+    if said:
+        return said[0]
+    try:
+        refuse_full([run.folder])
+    except DiskFullError:
+        return f"the disk of {run.folder} is full. Free some space, then go on."
+    return "see log.txt."
 
 
 def started(run: Run, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":

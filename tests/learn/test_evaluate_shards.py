@@ -30,7 +30,7 @@ from emcfsys_engine.shards.task import do_shards
 from tests.jobs.conftest import wait_for
 from tests.learn.conftest import add_image, replace_model, run_here
 from tests.learn.trusting import add_validation_image, learned, with_trust
-from tests.shards.made import Here
+from tests.shards.made import Here, listed
 
 
 @pytest.fixture
@@ -138,6 +138,21 @@ def test_an_image_a_label_or_a_model_that_changes_before_the_end_is_named(
     ending = third.ending()
     assert isinstance(ending, RunFailed)
     assert "another model than when the list of shards was written" in ending.reason
+
+
+@pytest.mark.usefixtures("here")
+def test_marks_that_no_task_of_ours_left_are_no_scores(model: Path, project_folder: Path) -> None:
+    run = _run(model, project_folder, "1")
+    shards = listed(run)
+    event = '{"kind":"item_done","image":"x"}'
+    told = "".join(f'{{"type":"became","number":{n},"event":{event}}}\n' for n in range(13))
+    shards.lines_file(0).write_text(told + '{"type":"finished"}\n')
+    assert run_here(run) == 1
+    reasons = _failed(run)
+    assert len(reasons) == 13
+    assert all("what its task kept of it is damaged. Evaluate again" in one for one in reasons)
+    assert not (project_folder / "out" / "evaluation.json").exists()
+    assert run_here(_run(model, project_folder, "1")) == 0  # it lists anew
 
 
 @pytest.mark.usefixtures("here")

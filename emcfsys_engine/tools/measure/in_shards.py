@@ -24,7 +24,7 @@ from emcfsys_engine.run.events import Event, ImageFailed, ItemDone, RunStarted
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import MeasureRequest
 from emcfsys_engine.run.shards import Header, Item
-from emcfsys_engine.shards.ended import Ended, Tally
+from emcfsys_engine.shards.ended import Became, Ended, Tally
 from emcfsys_engine.shards.sizes import Sizes, file_bytes
 from emcfsys_engine.shards.work import Asked, Done, Emit, Work, ref_of
 from emcfsys_engine.tools.measure.fields import (
@@ -136,6 +136,14 @@ class MeasureWork(Work):
         lost = [ImageFailed(image=one.file, reason=_reason(one)) for one in common.failed]
         return [began, *lost]
 
+    def _kept(self, became: Became, fields: Fields) -> OneMask:
+        try:
+            return _kept(became.item, became.result, fields)
+        except InputError as fault:
+            # The same command would go on with this run, and meet the same again.
+            remedy = f"Remove {self.run.folder}, then measure anew"
+            raise InputError(fault.where, fault.what, remedy) from None
+
     def begin(self, header: Header, shard: int, asked: Asked) -> "_Measuring":
         """Begin with one shard."""
         return _Measuring(common_of(self, header), self.settings)
@@ -155,7 +163,7 @@ class MeasureWork(Work):
                 mask = ref_of(became.item)
                 if isinstance(became.event, ItemDone):
                     items.masks.append(mask)
-                    gathering.take(_kept(became.item, became.result, fields))
+                    gathering.take(self._kept(became, fields))
                 elif isinstance(became.event, ImageFailed):
                     why = became.event.reason.removeprefix(f"{mask}: ")
                     items.failed.append(NotMeasured(file=str(mask), why=why))

@@ -274,6 +274,20 @@ def test_what_was_kept_and_is_gone_is_named(folder: Path, here: None) -> None:
         _put_together(run)
 
 
+def test_what_was_kept_and_is_damaged_is_named_with_the_run_to_remove(
+    folder: Path, here: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(folder, folder / "out", MeasureSettings(), 1)
+    results = listed(run).results_file(0)
+    do_shards(run.folder, None, lambda: None)
+    results.write_bytes(bytes(results.stat().st_size))
+    assert run_here(run) == 2
+    told = capsys.readouterr().err
+    assert "what was kept of it is damaged" in told
+    assert f"Remove {run.folder}, then measure anew" in told
+    assert not made_in(folder / "out")
+
+
 def _put_together(run: Run) -> None:
     from emcfsys_engine.run.shard_lines import Told
     from emcfsys_engine.shards.ended import Ended
