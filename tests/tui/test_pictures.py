@@ -16,6 +16,7 @@ import pytest
 import textual
 from PIL import Image
 from textual.pilot import Pilot
+from textual.strip import Strip
 from textual.widget import Widget
 
 from emcfsys_engine.colours import contrast
@@ -172,7 +173,7 @@ def _rgb(colour: str) -> tuple[int, int, int]:
 
 async def _settled(pilot: Pilot[None], tab: str, word: str, looks: int) -> str:
     """Return the picture of a tab once two looks at it are the same."""
-    before = [""]
+    before: list[list[Strip]] = [[]]
 
     def is_still() -> bool:
         for name in ("#train-command", "#job-log"):  # paths of this machine
@@ -191,14 +192,14 @@ async def _settled(pilot: Pilot[None], tab: str, word: str, looks: int) -> str:
                 return False
         if tab == "runs":
             pilot.app.screen.query_one("RunsPane #runs", Rows).go_to("run-0001")
-        now = _plain(pilot.app.export_screenshot())
-        same, before[0] = now == before[0] and word in _words(now), now
-        return same
+        now = pilot.app.screen._compositor.render_strips()
+        same, before[0] = now == before[0], now
+        return same and word in "\n".join(strip.text for strip in now)
 
     for _ in range(looks):  # a decoder may need a moment
-        await until(pilot, is_still)
         await pilot.pause(0.5 if looks > 1 else 0.1)
-    return before[0]
+        await until(pilot, is_still)
+    return _plain(pilot.app.export_screenshot())
 
 
 def _plain(svg: str) -> str:
