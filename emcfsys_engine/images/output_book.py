@@ -21,11 +21,7 @@ from typing import Any
 
 import msgspec
 
-from emcfsys_engine.files import (
-    next_lines,
-    open_own,
-    reading_own,
-)
+from emcfsys_engine.files import next_lines, open_own, reading_own
 from emcfsys_engine.images.contents import Contents
 from emcfsys_engine.images.origins import Maker, Origin, Origins
 from emcfsys_engine.images.output_names import (
@@ -165,6 +161,10 @@ class OutputBook:
     def last_content(self, place: Path) -> str:
         """Return of which image the newest file of this name was made: its digest, or ""."""
         return self._origins.contents.get(self._below(place), "")
+
+    def predicted_last(self, image: str) -> str:
+        """Return the digest of an image as it was predicted last, to the end or not; or ""."""
+        return self._origins.content_now.get(image, "")
 
     def maker_of(self, place: Path) -> Maker | None:
         """Return the model that made a file; of one that was changed, that made it before."""
