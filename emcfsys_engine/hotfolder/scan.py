@@ -375,7 +375,7 @@ class Scanner:
         """Tell whether anything may still become ready: a file that stays empty does not."""
         now = self._clock()
         patience_s = max(_HOPELESS_S, 10 * self.rules.settle_s)
-        return any(
+        return bool(self._doubtful) or any(
             seen.size >= self.rules.min_bytes or now - seen.since < patience_s
             for seen in self.settling.values()
         )

@@ -59,7 +59,7 @@ class Origins:
         self._num_lines = 0
         self._files: defaultdict[str, list[str]] = defaultdict(list)  # by their key
         self._order: dict[str, int] = {}  # file -> which of all lines is its newest
-        self._content_now: dict[str, str] = {}  # image -> as it was predicted last
+        self.content_now: dict[str, str] = {}  # image -> as it was predicted last
 
     def files_of(self, stems: Iterable[str]) -> list[str]:
         """Return all files that some stems ever had."""
@@ -87,7 +87,7 @@ class Origins:
             self._of_none[file].discard(digest)
         self._made_of.setdefault(file, {})[digest] = content
         if content and image:
-            self._content_now[image] = content
+            self.content_now[image] = content
 
     def key_of(self, file: str, digest: str) -> str:
         """Return what stands for the maker of a file; "" where nobody knows."""
@@ -123,7 +123,7 @@ class Origins:
         if owner is None or file not in self.contents:
             return None
         image, plane, version = owner
-        content, now = self.content_of(file, digest), self._content_now.get(image, "")
+        content, now = self.content_of(file, digest), self.content_now.get(image, "")
         return Origin(
             folder=self._folder,
             image=Path(image),

@@ -162,6 +162,10 @@ class OutputBook:
         """Return of which image the newest file of this name was made: its digest, or ""."""
         return self._origins.contents.get(self._below(place), "")
 
+    def predicted_last(self, image: str) -> str:
+        """Return the digest of an image as it was predicted last, to the end or not; or ""."""
+        return self._origins.content_now.get(image, "")
+
     def maker_of(self, place: Path) -> Maker | None:
         """Return the model that made a file; of one that was changed, that made it before."""
         return self._origins.maker_of(self._below(place), digest_of_output(place))

@@ -10,6 +10,7 @@ from emcfsys_engine.images.micrograph import nm_per, square_nm
 _MOST_BYTES = 1 << 16
 _PICTURES = frozenset({".tif", ".tiff", ".bmp", ".png", ".jpg", ".jpeg"})
 _Size = tuple[float, float] | None
+_GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+")
 _LENGTH = re.compile(r"([\d.,]+)\s*([a-zA-Zµμ]+)")
 
 
@@ -84,6 +85,8 @@ def _jeol(text: str, keys: dict[str, str], size_HW: tuple[int, int]) -> _Size:
         return None
     bar_px = _number(keys.get("$$SM_MICRON_BAR", ""))
     marker = _LENGTH.match(keys.get("$$SM_MICRON_MARKER", ""))
+    if marker is not None and _GROUPED.fullmatch(marker[1]):
+        return None  # a thousand, or one and no decimals: never a guess
     per, length = (nm_per(marker[2]), _number(marker[1])) if marker else (None, None)
     if not bar_px or not length or per is None:
         return None

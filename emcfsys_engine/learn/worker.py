@@ -101,7 +101,7 @@ def reason_of(error: Exception, folder: Path) -> str:
     if is_full(error):
         return f"{place}: its disk is full. What is done is kept: free some space, then go on."
     if isinstance(error, OSError):
-        return f"{place}: {error.strerror or error}. What is done is kept: then go on."
+        return f"{place}: {error.strerror or error}. What is done is kept: mend that, then go on."
     return f"{type(error).__name__}: {error}"
 
 

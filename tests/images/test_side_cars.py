@@ -41,6 +41,15 @@ def test_a_text_of_another_picture_says_nothing(tmp_path: Path, text: str) -> No
     assert pixel_nm_beside(tmp_path / "a.tif", (30, 40)) is None
 
 
+@pytest.mark.parametrize("marker", ["1,000nm", "10,000nm"])
+def test_a_comma_that_may_part_thousands_is_no_decimal_one(tmp_path: Path, marker: str) -> None:
+    """A bar of 1,000 nm was taken as one of 1 nm."""
+    (tmp_path / "a.txt").write_text(_JEOL.format(size="40 30").replace("1um", marker))
+    assert pixel_nm_beside(tmp_path / "a.tif", (30, 40)) is None
+    (tmp_path / "a.txt").write_text(_JEOL.format(size="40 30").replace("1um", "0,5um"))
+    assert pixel_nm_beside(tmp_path / "a.tif", (30, 40)) == pytest.approx((6.25, 6.25))
+
+
 @pytest.mark.parametrize("picture", ["s/a.tif", "a.TIFF", "a.b.bmp", "a-tif.png", "a.JPG"])
 def test_a_text_names_the_pictures_that_it_may_lie_beside(picture: str) -> None:
     stem, _, suffix = picture.rpartition(".")

@@ -21,7 +21,7 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.outages import is_of_disk
 from emcfsys_engine.images.output_book import OutputBook, Wanted
 from emcfsys_engine.images.output_names import stem_of
-from emcfsys_engine.images.own_files import digest_of_output, is_other_file, resolved
+from emcfsys_engine.images.own_files import digest_of_output, is_content, is_other_file, resolved
 from emcfsys_engine.images.own_outputs import OutputsBelow
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.learn.inference.image import EndAskedFor, Order
@@ -316,6 +316,19 @@ class ImageStages:
         """
         self._book.refresh()
         return "" if one.placed is None else self._placing.retire(one.placed)
+
+    def are_masks_of(self, path: str, digest: str) -> bool:
+        """Tell whether the masks of a file are of it as it is.
+
+        It may be what it was when it was done, and have been another between: that one's masks got
+        their names, and then it had changed, or the watch was killed.
+        """
+        image = self._root / path
+        last = self._book.predicted_last(str(resolved(image)))
+        try:
+            return not last or is_content(last, image, digest)
+        except OSError:
+            return True  # it went: the next scan tells
 
     def unchanged(self, seen: Seen, before: Entry, digest: str) -> Handled:
         """A file that was only touched: note its new time."""

@@ -279,7 +279,10 @@ class _Watch:
             self._follow_corrections()
             handled = self._handle_ready()
             if not handled and (same := self.scanner.look_closer(_CLOSER_S, self._is_ended)):
-                self.ledger.record(same)
+                other = {o.path for o in same if not self.stages.are_masks_of(o.path, o.digest)}
+                self.ledger.record([one for one in same if one.path not in other])
+                if self.scanner.forget_masks(other):
+                    self._scan()
             if not handled and (again := self.late.forget(_CLOSER_S)):
                 self.by_recipe |= again
                 self._scan()
@@ -382,10 +385,12 @@ class _Watch:
         version = before.version if before is not None else 1
         if before is not None and before.state in ("done", "skipped"):
             if is_content(before.digest, self.root / seen.path, digest):
-                return self.stages.unchanged(seen, before, digest)
-            if self.project.hotfolder.rewritten == "skip":
+                if before.state == "skipped" or self.stages.are_masks_of(seen.path, digest):
+                    return self.stages.unchanged(seen, before, digest)
+            elif self.project.hotfolder.rewritten == "skip":
                 return self.stages.skipped(seen, before, digest)
-            version += self.project.hotfolder.rewritten == "version"
+            else:
+                version += self.project.hotfolder.rewritten == "version"
         return Task(
             seen=seen,
             digest=digest,
@@ -457,8 +462,7 @@ class _Watch:
             status = os.stat(self.root / seen.path)
         except OSError:
             return False
-        changed = stamp_of(status) != seen.stamp
-        if changed:
+        if changed := stamp_of(status) != seen.stamp:
             self.scanner.hint(seen.path, closed=False)
         return changed
 

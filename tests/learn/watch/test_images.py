@@ -219,6 +219,28 @@ def test_an_image_rewritten_while_the_ledger_was_lost_gets_its_mask(hot: Hot) ->
     assert (hot.output / "b.png").read_bytes() == corrected
 
 
+@pytest.mark.parametrize("is_touched", [True, False])
+def test_an_image_that_is_back_as_it_was_has_no_mask_of_the_one_between(
+    hot: Hot, tmp_path: Path, is_touched: bool
+) -> None:
+    """The ledger knew it as done: it kept the other's mask, which a kill, or a change, left."""
+    hot.image("a.png", 0)
+    once(hot)
+    mask = (hot.output / "a.png").read_bytes()
+    known = (hot.output / ".emcfsys" / "ledger.sqlite").read_bytes()
+    (hot.incoming / "a.png").rename(tmp_path / "aside.png")
+    Image.fromarray(pixels(5, (40, 56))).save(hot.incoming / "a.png")
+    once(hot)
+    assert (hot.output / "a.png").read_bytes() != mask
+    (hot.output / ".emcfsys" / "ledger.sqlite").write_bytes(known)  # it was not noted any more
+    (tmp_path / "aside.png").replace(hot.incoming / "a.png")
+    if is_touched:
+        os.utime(hot.incoming / "a.png")
+    assert done_of(once(hot)) == ["a.png"]
+    assert (hot.output / "a.png").read_bytes() == mask
+    assert done_of(once(hot)) == []
+
+
 def test_names_that_an_older_ledger_recorded_stay(hot: Hot) -> None:
     file = hot.image("x.png", 0)
     hot.output.mkdir()
