@@ -80,9 +80,7 @@ class JobsPane(PicturePane):
             "jobs.later",
             "One place down in the queue",
         ),
-        quiet(
-            "v", "mask", "Mask so far", "jobs.mask", "What a prediction has done, over its image"
-        ),
+        shown("v", "mask", "mask", "jobs.mask", "What a prediction has done, over its image"),
         quiet("c", "one_class", "Class", "jobs.class", "One class after the other"),
         quiet("b", "opacity", "Outline or fill", "jobs.opacity", "Outlines, or fills"),
         quiet("z", "zoom(0.5)", "Zoom in", "jobs.zoom_in"),

@@ -188,7 +188,7 @@ async def _settled(pilot: Pilot[None], tab: str, word: str, looks: int) -> str:
             pane.check_state = CheckState(summary="0 errors, 0 warnings in 0.3 s")
         if tab in _WITH_PICTURE:
             view = pilot.app.screen.query_one(_WITH_PICTURE[tab]).query_one(PictureView)
-            if view.size.area and (view.picture is None or not view.picture.ids):
+            if view.size.area and not _fills(view):
                 return False
         if tab == "runs":
             pilot.app.screen.query_one("RunsPane #runs", Rows).go_to("run-0001")
@@ -200,6 +200,14 @@ async def _settled(pilot: Pilot[None], tab: str, word: str, looks: int) -> str:
         await pilot.pause(0.5 if looks > 1 else 0.1)
         await until(pilot, is_still)
     return _plain(pilot.app.export_screenshot())
+
+
+def _fills(view: PictureView) -> bool:
+    """Tell whether a picture is there, of the size that its place has now."""
+    picture, place = view.picture, view.size
+    if picture is None or not picture.ids:
+        return False
+    return picture.width >= place.width - 1 or picture.height >= 2 * place.height - 2
 
 
 def _plain(svg: str) -> str:
