@@ -80,7 +80,9 @@ class JobsPane(PicturePane):
             "jobs.later",
             "One place down in the queue",
         ),
-        shown("v", "mask", "mask", "jobs.mask", "What a prediction has done, over its image"),
+        quiet(
+            "v", "mask", "Mask so far", "jobs.mask", "What a prediction has done, over its image"
+        ),
         quiet("c", "one_class", "Class", "jobs.class", "One class after the other"),
         quiet("b", "opacity", "Outline or fill", "jobs.opacity", "Outlines, or fills"),
         quiet("z", "zoom(0.5)", "Zoom in", "jobs.zoom_in"),
@@ -241,7 +243,9 @@ class JobsPane(PicturePane):
             self._log.clear()
         self._log.extend(event.lines)
         view = self.query_one(LogView)
-        view.heading = f"log of job {event.job}"
+        job = self._current()
+        is_prediction = job is not None and job.id == event.job and job.kind == "predict"
+        view.heading = f"log of job {event.job}{', v: mask so far' if is_prediction else ''}"
         view.lines = tuple(_log_line(line) for line in self._log)
 
     def action_ask(self, ask: str) -> None:

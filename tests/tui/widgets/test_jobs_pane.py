@@ -21,6 +21,7 @@ async def test_a_job_opens_with_its_moves_and_leads_to_its_run(demo: Path) -> No
         queue.cancel(number)
     async with opened(demo, "5", size=(100, 30)) as pilot:
         await until(pilot, lambda: "cancelled" in screen_text(pilot))
+        assert "mask so far" not in screen_text(pilot)
         await opens(pilot, f"job {number} cancelled")
         assert "what became of it" in window(pilot) and "queued" in window(pilot)
         await pilot.press("o")
@@ -35,7 +36,7 @@ async def test_the_mask_of_a_prediction_grows_while_it_is_looked_at(
     with Queue.open() as queue:
         queue.add(run.folder, project_name="demo", gpus=0)
     async with opened(demo, "5", size=(120, 40)) as pilot:
-        await until(pilot, lambda: "queued" in screen_text(pilot))
+        await until(pilot, lambda: "log of job 1, v: mask so far" in screen_text(pilot))
         await pilot.press("v")
         await until(pilot, lambda: "nothing is done yet" in screen_text(pilot))
         do(run, mosaic, mosaic.regions[0])
