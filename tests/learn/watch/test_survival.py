@@ -81,8 +81,10 @@ def forked(
         child.join()
 
 
-def wait_for(condition: Callable[[], object], child: BaseProcess, run: Run) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+def wait_for(
+    condition: Callable[[], object], child: BaseProcess, run: Run, limit_s: float = PATIENCE_S
+) -> None:
+    deadline = time.monotonic() + limit_s
     while not condition():
         log = run.log_file.read_text() if run.log_file.exists() else ""
         assert child.is_alive(), log
