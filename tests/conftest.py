@@ -11,6 +11,17 @@ settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
 
+# Seconds. A long test that takes three minutes alone takes more than five on a busy machine.
+_LONG_S = 1200
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give long tests that name no limit of their own more time than the fast ones have."""
+    for item in items:
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_LONG_S))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real micrographs; tests that need it skip where it is absent."""
