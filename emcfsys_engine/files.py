@@ -319,7 +319,7 @@ def identity_of(place: Path | str) -> tuple[int, int] | None:
     """Return device and inode of a folder or file; None where there is none."""
     try:
         status = os.stat(place)
-    except OSError:
+    except (OSError, ValueError):  # a name that none can have, out of a damaged file
         return None
     return status.st_dev, status.st_ino
 

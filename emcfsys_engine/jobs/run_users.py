@@ -259,4 +259,7 @@ def _lies_in(place: Path, file: Path) -> bool:
 
 
 def _real(place: Path) -> Path:
-    return Path(os.path.realpath(place))
+    try:
+        return Path(os.path.realpath(place))
+    except ValueError:  # a name that none can have, out of a damaged file
+        return place

@@ -310,3 +310,11 @@ def test_a_run_of_another_user_is_not_taken_while_it_may_wait_in_their_queue(tra
     assert why(trained) == ""
     trained.events_file.unlink()
     assert why(trained) == "is user 12345's, and may wait in their queue"
+
+
+def test_a_job_that_names_what_no_file_is_called_needs_nothing(
+    trained: Run, tmp_path: Path
+) -> None:
+    with Queue.open() as queue:
+        queue.add(_prediction(tmp_path / "other", model="/a\0b").folder, project_name="other")
+    assert why(trained) == ""

@@ -1,7 +1,10 @@
 """A run's paths are its own project's, also where several projects have one folder of runs."""
 
+import json
 import shutil
 from pathlib import Path
+
+import pytest
 
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import Run, new_run
@@ -49,3 +52,11 @@ def test_a_project_that_was_moved_or_copied_has_its_runs_with_it(tmp_path: Path)
     assert _folder(Run(tmp_path / "moved/runs" / run.id)) == tmp_path / "moved"
     (tmp_path / "link").symlink_to(tmp_path / "moved")
     assert is_of(Run(tmp_path / "link/runs" / run.id).record(), tmp_path / "moved")
+
+
+@pytest.mark.parametrize("home", ["a\0b", "\ud800", "x" * 9999, "\udcff", "/"])
+def test_a_damaged_home_harms_nothing(tmp_path: Path, home: str) -> None:
+    run = _trained_in(tmp_path / "a")
+    damaged = json.loads(run.record_file.read_text()) | {"home": home}
+    run.record_file.write_text(json.dumps(damaged))
+    assert _folder(Run(run.folder)) == tmp_path / "a"
