@@ -60,7 +60,9 @@ def decode(content: bytes, kind: Any) -> Any:
         raise msgspec.DecodeError(str(error)) from None
 
 
-def decode_lines(lines: bytes, kind: Any, damaged: Callable[[bytes], object]) -> list[Any]:
+def decode_lines(
+    lines: bytes, kind: Any, damaged: Callable[[bytes], object] | None = None
+) -> list[Any]:
     """Return what `encode` wrote, a line each; one that says something else goes to `damaged`."""
     with suppress(msgspec.MsgspecError, ValueError, RecursionError):
         return _decoder(kind).decode_lines(lines)
@@ -74,7 +76,8 @@ def decode_lines(lines: bytes, kind: Any, damaged: Callable[[bytes], object]) ->
             if line.strip():
                 found.append(decode(line, kind))
         except msgspec.MsgspecError:
-            damaged(line)
+            if damaged is not None:
+                damaged(line)
     return found
 
 

@@ -111,23 +111,12 @@ def _request_of(source: str, out: Path, shards: str, options: dict[str, Any]) ->
 
 
 def _converted_here(source: str, out: Path, request: ConvertRequest) -> "Conversion":
-    from emcfsys_engine.tools.convert.conversion import convert_images, convert_labels
+    from emcfsys_engine.tools.convert.conversion import convert_images, convert_labels, options_of
 
     if request.to == "png":
         found = convert_images(source, out, overwrite=request.overwrite)
     else:
-        found = convert_labels(
-            source,
-            out,
-            to=request.to,
-            images=request.images or None,
-            classes=request.classes,
-            labels=request.labels,
-            own=request.own,
-            tolerance_px=request.tolerance_px,
-            smallest_px=request.smallest_px,
-            overwrite=request.overwrite,
-        )
+        found = convert_labels(source, out, **options_of(request))
     for one in found.skipped:
         say(f"skipped {one.file}: {one.why}", err=True)
     return found

@@ -390,7 +390,7 @@ class OutputBook:
                 self._learn_all(lines)
 
     def _learn_all(self, lines: bytes) -> None:
-        for line in any_names.decode_lines(lines, dict, lambda damaged: None):
+        for line in any_names.decode_lines(lines, dict):
             with suppress(*_DAMAGED):
                 self._learn(line)
 

@@ -57,7 +57,7 @@ def made_in(part: Path) -> Made:
     made = Made({}, {})
     with suppress(FileNotFoundError), reading_own(part) as stream:
         while lines := next_lines(stream):
-            for fact in any_names.decode_lines(lines, _Fact, lambda torn: None):
+            for fact in any_names.decode_lines(lines, _Fact):
                 if fact.seen:
                     made.seen[fact.seen] = fact.stamp, fact.content
                 elif fact.file:

@@ -11,7 +11,7 @@ from emcfsys_engine.learn.evaluate_shards import items_of, sample_of
 from emcfsys_engine.learn.inference.shards import at_once
 from emcfsys_engine.run.records import EvaluateRequest
 from emcfsys_engine.run.shards import Item
-from emcfsys_engine.shards.forecast import Forecast, bytes_read, fullest_s, peak_bytes, to_try
+from emcfsys_engine.shards.forecast import Forecast, reckoned, to_try
 
 
 def forecast(request: EvaluateRequest) -> Forecast:
@@ -25,20 +25,13 @@ def forecast(request: EvaluateRequest) -> Forecast:
     comparer = Comparer(measure_of(request, found.project), gpus)
     pixels = [one.pixels for one in items]
     seconds, kept_bytes, tried = _tried(comparer, [items[place] for place in to_try(pixels)])
-    number = min(max(1, request.shards), len(items))
-    beside = min(number, at_once(request))
-    rate = sum(one.pixels for one in tried) / max(1e-6, seconds)
-    return Forecast(
-        images=len(items),
-        pixels=sum(pixels),
-        tasks=number,
-        at_once=beside,
-        seconds=fullest_s(pixels, beside, rate),
-        read_bytes=bytes_read(items),
+    return reckoned(
+        items,
+        request.shards,
+        at_once(request),
+        rate=sum(one.pixels for one in tried) / max(1e-6, seconds),
         written_bytes=kept_bytes * len(items) // len(tried),
-        memory_bytes=peak_bytes(),
         tried=len(tried),
-        pixels_a_second=rate,
     )
 
 

@@ -70,7 +70,7 @@ class Told:
             while lines := next_lines(stream):
                 self._read_to = stream.tell()
                 # One that was torn by a kill: its image counts as not done.
-                for line in any_names.decode_lines(lines, Line, lambda torn: None):
+                for line in any_names.decode_lines(lines, Line):
                     self._learn(line)
 
     def _learn(self, line: Line) -> None:

@@ -45,6 +45,35 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
 
+def reckoned(
+    items: Sequence[Item],
+    shards: int,
+    at_once: int,
+    *,
+    rate: float,
+    written_bytes: int,
+    tried: int,
+    called: str = "images",
+) -> Forecast:
+    """Return what all items take, at so many pixels a second; `shards` and `at_once`: asked for."""
+    pixels = [item.pixels for item in items]
+    tasks = min(max(1, shards), len(items))
+    beside = min(tasks, at_once)
+    return Forecast(
+        images=len(items),
+        pixels=sum(pixels),
+        tasks=tasks,
+        at_once=beside,
+        seconds=fullest_s(pixels, beside, rate),
+        read_bytes=bytes_read(items),
+        written_bytes=written_bytes,
+        memory_bytes=peak_bytes(),
+        tried=tried,
+        pixels_a_second=rate,
+        called=called,
+    )
+
+
 def to_try(pixels: Sequence[int]) -> list[int]:
     """Return the places of a few items of middling sizes, by which all are reckoned."""
     by_size = sorted(range(len(pixels)), key=pixels.__getitem__)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from emcfsys_engine.annotations.masks import LabelTable
 from emcfsys_engine.annotations.pairing import root_of
@@ -11,6 +12,7 @@ from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.reader import find_images, left_out_words
 from emcfsys_engine.project import Source
+from emcfsys_engine.run.records import ConvertRequest
 from emcfsys_engine.tools.convert.items import Given, Reading, ToConvert
 from emcfsys_engine.tools.convert.log import ConversionLog, Skipped
 from emcfsys_engine.tools.convert.names import output_names
@@ -38,43 +40,19 @@ def convert_images(
     return _converted(plan_images(images, out, overwrite=overwrite, base=base), out)
 
 
-def convert_labels(
-    source: str,
-    out: Path,
-    *,
-    to: LabelFormat,
-    images: str | None = None,
-    classes: Mapping[str, int] | None = None,
-    labels: Mapping[str, str] | None = None,
-    own: Source | None = None,
-    tolerance_px: float | None = None,
-    smallest_px: int = 0,
-    overwrite: bool = False,
-    base: Path | None = None,
-) -> Conversion:
+def convert_labels(source: str, out: Path, **options: Any) -> Conversion:
     """Convert masks or annotations of any known tool to masks or to another tool's annotations.
 
-    Without classes those found are used: labels in alphabetic order from 1 with background 0, or
-    the values of masks. Labels are read as in [data.labels] of project.toml; `own` is the table of
-    a project that these labels are of. Objects that a mask numbers stay objects of their own.
-    Units:  outlines stray at most tolerance_px (0 to 2; by default 0.5 for Labelme and 0.3, which
-            moves no pixel, for the others); regions below smallest_px are left out.
-    Raises: InputError when nothing is found at all.
+    Options and what is raised are those of `plan_labels`.
     """
-    plan = plan_labels(
-        source,
-        out,
-        to=to,
-        images=images,
-        classes=classes,
-        labels=labels,
-        own=own,
-        tolerance_px=tolerance_px,
-        smallest_px=smallest_px,
-        overwrite=overwrite,
-        base=base,
-    )
-    return _converted(plan, out)
+    return _converted(plan_labels(source, out, **options), out)
+
+
+def options_of(request: ConvertRequest) -> dict[str, Any]:
+    """Return what `plan_labels` is given by a request, beside its source and its output."""
+    names = ("to", "classes", "labels", "own", "tolerance_px", "smallest_px", "overwrite")
+    asked = {name: getattr(request, name) for name in names}
+    return {**asked, "images": request.images or None}
 
 
 def plan_images(
@@ -113,6 +91,11 @@ def plan_labels(
 ) -> Plan:
     """Return the labels that `convert_labels` writes, where each goes, and what all are read with.
 
+    Without classes those found are used: labels in alphabetic order from 1 with background 0, or
+    the values of masks. Labels are read as in [data.labels] of project.toml; `own` is the table of
+    a project that these labels are of. Objects that a mask numbers stay objects of their own.
+    Units:  outlines stray at most tolerance_px (0 to 2; by default 0.5 for Labelme and 0.3, which
+            moves no pixel, for the others); regions below smallest_px are left out.
     Raises: InputError when nothing is found at all.
     """
     base, log = base or Path.cwd(), ConversionLog()

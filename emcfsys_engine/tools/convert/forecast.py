@@ -12,7 +12,7 @@ from emcfsys_engine import any_names
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.output_book import FOLDER, OutputBook
 from emcfsys_engine.run.records import ConvertRequest
-from emcfsys_engine.shards.forecast import Forecast, bytes_read, fullest_s, peak_bytes, to_try
+from emcfsys_engine.shards.forecast import Forecast, reckoned, to_try
 from emcfsys_engine.shards.work import tasks_at_once
 from emcfsys_engine.tools.convert.conversion import Plan
 from emcfsys_engine.tools.convert.in_shards import items_of, plan_of
@@ -38,20 +38,13 @@ def forecast(request: ConvertRequest) -> Forecast:
     if not tried:
         what = "none of the files that were tried can be converted"
         raise InputError(request.source, what, "Look at one with inspect")
-    number = min(request.shards, len(items))
-    beside = min(number, tasks_at_once(request))
-    rate = max(1, of_tried) / max(1e-6, seconds)
-    return Forecast(
-        images=len(items),
-        pixels=sum(pixels),
-        tasks=number,
-        at_once=beside,
-        seconds=fullest_s(pixels, beside, rate),
-        read_bytes=bytes_read(items),
+    return reckoned(
+        items,
+        request.shards,
+        tasks_at_once(request),
+        rate=max(1, of_tried) / max(1e-6, seconds),
         written_bytes=math.ceil(written * len(items) / len(tried)),
-        memory_bytes=peak_bytes(),
         tried=len(tried),
-        pixels_a_second=rate,
         called="files",
     )
 

@@ -25,7 +25,7 @@ from emcfsys_engine.run.shards import Header, Item
 from emcfsys_engine.shards.ended import Became, Ended, Tally
 from emcfsys_engine.shards.sizes import Sizes, file_bytes
 from emcfsys_engine.shards.work import Asked, Done, Emit, Work, ref_of
-from emcfsys_engine.tools.convert.conversion import Plan, plan_images, plan_labels
+from emcfsys_engine.tools.convert.conversion import Plan, options_of, plan_images, plan_labels
 from emcfsys_engine.tools.convert.items import ToConvert
 from emcfsys_engine.tools.convert.log import Skipped
 from emcfsys_engine.tools.convert.writing import Conversion, Converter, OfAll, Outcome, gathered
@@ -175,19 +175,7 @@ def plan_of(request: ConvertRequest) -> Plan:
     out = Path(request.out)
     if request.to == "png":
         return plan_images(request.source, out, overwrite=request.overwrite, base=_BASE)
-    return plan_labels(
-        request.source,
-        out,
-        to=request.to,
-        images=request.images or None,
-        classes=request.classes,
-        labels=request.labels,
-        own=request.own,
-        tolerance_px=request.tolerance_px,
-        smallest_px=request.smallest_px,
-        overwrite=request.overwrite,
-        base=_BASE,
-    )
+    return plan_labels(request.source, out, base=_BASE, **options_of(request))
 
 
 def items_of(plan: Plan) -> Iterator[Item]:

@@ -9,7 +9,7 @@ from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.run.records import MeasureRequest
 from emcfsys_engine.run.shards import Item
-from emcfsys_engine.shards.forecast import Forecast, bytes_read, fullest_s, peak_bytes, to_try
+from emcfsys_engine.shards.forecast import Forecast, reckoned, to_try
 from emcfsys_engine.shards.work import ref_of, tasks_at_once
 from emcfsys_engine.tools.measure.fields import Fields
 from emcfsys_engine.tools.measure.in_shards import fields_of, items_of, settings_of
@@ -32,22 +32,15 @@ def forecast(request: MeasureRequest) -> Forecast:
     if not tried:
         what = "none of the masks that were tried can be measured"
         raise InputError(request.masks, what, "Look at one with inspect")
-    number = min(request.shards, len(items))
-    beside = min(number, tasks_at_once(request))
-    total, of_tried = sum(pixels), max(1, sum(pixels[n] for n in tried))
+    of_tried = max(1, sum(pixels[n] for n in tried))
     written = _table_bytes(fields, list(tried.values()), settings)
-    rate = of_tried / max(1e-6, seconds)
-    return Forecast(
-        images=len(items),
-        pixels=total,
-        tasks=number,
-        at_once=beside,
-        seconds=fullest_s(pixels, beside, rate),
-        read_bytes=bytes_read(items),
-        written_bytes=math.ceil(written * total / of_tried),
-        memory_bytes=peak_bytes(),
+    return reckoned(
+        items,
+        request.shards,
+        tasks_at_once(request),
+        rate=of_tried / max(1e-6, seconds),
+        written_bytes=math.ceil(written * sum(pixels) / of_tried),
         tried=len(tried),
-        pixels_a_second=rate,
         called="masks",
     )
 
