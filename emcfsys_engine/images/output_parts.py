@@ -42,7 +42,7 @@ class Made(NamedTuple):
     seen: dict[str, tuple[str, str]]  # image -> its stamp, its digest
 
 
-class _Fact(msgspec.Struct):
+class _Fact(msgspec.Struct, gc=False):
     file: str = ""
     content: str = ""
     seen: str = ""

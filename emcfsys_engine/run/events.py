@@ -20,7 +20,8 @@ FORMAT = 1
 _TAIL_BYTES = 1 << 18  # an ending is a run's last word: it lies there
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+# A run of a million images has as many events: the garbage collector need not walk through them.
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", gc=False):
     """Something that happened in a run."""
 
     time: float = msgspec.field(default_factory=time.time)

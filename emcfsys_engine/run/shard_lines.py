@@ -19,19 +19,19 @@ from emcfsys_engine.run.shards import RESULTS, Header, Shards
 AnyTold = ImageDone | ImageFailed | RegionDone | ItemDone
 
 
-class Trying(msgspec.Struct, frozen=True, kw_only=True, tag="trying"):
+class Trying(msgspec.Struct, frozen=True, kw_only=True, tag="trying", gc=False):
     """A task that was ended before takes up one image alone."""
 
     number: int
 
 
-class PutBack(msgspec.Struct, frozen=True, kw_only=True, tag="put_back"):
+class PutBack(msgspec.Struct, frozen=True, kw_only=True, tag="put_back", gc=False):
     """A task that was asked to end leaves the image that it took up; older readers skip this."""
 
     number: int
 
 
-class Became(msgspec.Struct, frozen=True, kw_only=True, tag="became"):
+class Became(msgspec.Struct, frozen=True, kw_only=True, tag="became", gc=False):
     """What became of one image."""
 
     number: int
@@ -39,11 +39,11 @@ class Became(msgspec.Struct, frozen=True, kw_only=True, tag="became"):
     result: tuple[int, int] | None = None  # where it lies in the file of results, and its length
 
 
-class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
+class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished", gc=False):
     """All images of the shard have been tried."""
 
 
-class Again(msgspec.Struct, frozen=True, kw_only=True, tag="again"):
+class Again(msgspec.Struct, frozen=True, kw_only=True, tag="again", gc=False):
     """The run was started again after its end: what failed is tried once more."""
 
 

@@ -41,7 +41,7 @@ _HEADER_BYTES = 1 << 24
 _BLOCK_BYTES = 1 << 20
 
 
-class Item(msgspec.Struct, frozen=True, array_like=True):
+class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One image of the list, or a region of one; `mask` is where its mask goes.
 
     Of a measurement it is a mask. Paths are of any bytes.

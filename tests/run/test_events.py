@@ -1,5 +1,6 @@
 """events.jsonl: whole lines, for ever."""
 
+import gc
 import os
 import resource
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from emcfsys_engine.run.events import (
     EventReader,
     EventWriter,
+    ImageDone,
     RunFinished,
     RunResumed,
     RunStarted,
@@ -213,3 +215,8 @@ def test_a_line_without_end_costs_no_memory_and_hides_no_other(tmp_path: Path) -
     kinds = [type(event) for event in EventReader(file).read_new()]
     assert kinds == [RunStarted, RunFinished]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # KiB
+
+
+def test_the_garbage_collector_walks_through_no_events() -> None:
+    done = ImageDone(image="a.png", mask="a.mask.png", seconds=0.1, shares={"matrix": 1.0})
+    assert not any(map(gc.is_tracked, (done, _step(1))))
