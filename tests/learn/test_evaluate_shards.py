@@ -49,7 +49,9 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "run_in_foreground", run_here)
 
 
-def _run(model: Path, folder: Path, shards: str = "3", out: str = "out", **options: object) -> Run:
+def run_of(
+    model: Path, folder: Path, shards: str = "3", out: str = "out", **options: object
+) -> Run:
     asked: dict[str, object] = {
         "also": (),
         "images": None,
@@ -111,7 +113,7 @@ def test_two_folders_and_an_ensemble_are_compared_in_shards_as_by_one_process(
 def test_an_image_a_label_or_a_model_that_changes_before_the_end_is_named(
     model: Path, project_folder: Path
 ) -> None:
-    run = _run(model, project_folder)
+    run = run_of(model, project_folder)
     assert do_shards(run.folder, None, lambda: None) == 0
     changed = project_folder / "masks" / "train" / "train1.png"
     status = changed.stat()
@@ -128,10 +130,10 @@ def test_an_image_a_label_or_a_model_that_changes_before_the_end_is_named(
         "1 of 13 images could not be compared, so there are no scores" in one for one in told
     )
     assert not (project_folder / "out" / "evaluation.json").exists()
-    again = _run(model, project_folder)
+    again = run_of(model, project_folder)
     assert again.id != run.id  # it lists anew
     assert run_here(again) == 0
-    third = _run(model, project_folder, "2")
+    third = run_of(model, project_folder, "2")
     assert do_shards(third.folder, None, lambda: None) == 0
     replace_model(model)
     assert run_here(third) == InputError.exit_code
@@ -142,7 +144,7 @@ def test_an_image_a_label_or_a_model_that_changes_before_the_end_is_named(
 
 @pytest.mark.usefixtures("here")
 def test_marks_that_no_task_of_ours_left_are_no_scores(model: Path, project_folder: Path) -> None:
-    run = _run(model, project_folder, "1")
+    run = run_of(model, project_folder, "1")
     shards = listed(run)
     event = '{"kind":"item_done","image":"x"}'
     told = "".join(f'{{"type":"became","number":{n},"event":{event}}}\n' for n in range(13))
@@ -152,14 +154,14 @@ def test_marks_that_no_task_of_ours_left_are_no_scores(model: Path, project_fold
     assert len(reasons) == 13
     assert all("what its task kept of it is damaged. Evaluate again" in one for one in reasons)
     assert not (project_folder / "out" / "evaluation.json").exists()
-    assert run_here(_run(model, project_folder, "1")) == 0  # it lists anew
+    assert run_here(run_of(model, project_folder, "1")) == 0  # it lists anew
 
 
 @pytest.mark.usefixtures("here")
 def test_every_fault_is_told_with_its_image_and_no_scores_are_made_of_the_others(
     model: Path, project_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = _run(model, project_folder)
+    run = run_of(model, project_folder)
     for name in ("train0.png", "train2.png"):
         image = project_folder / "images" / "train" / name
         content = image.read_bytes()
@@ -175,16 +177,16 @@ def test_every_fault_is_told_with_its_image_and_no_scores_are_made_of_the_others
 def test_the_same_command_goes_on_and_another_one_beside_it_is_refused(
     model: Path, project_folder: Path
 ) -> None:
-    run = _run(model, project_folder)
+    run = run_of(model, project_folder)
     assert do_shards(run.folder, 0, lambda: None) == 0
-    assert _run(model, project_folder).id == run.id
+    assert run_of(model, project_folder).id == run.id
     lock = Shards(run).claim(1)
     assert lock is not None
     for options in ({}, {"split": "val"}):
         with pytest.raises(
             InputError, match=r"evaluates into it, in shards, now.*Wait for its end"
         ):
-            _run(model, project_folder, **options)
+            run_of(model, project_folder, **options)
     os.close(lock)
 
 
@@ -207,7 +209,7 @@ def test_without_a_folder_shards_are_refused_and_nothing_is_made(
 def test_a_file_of_somebody_else_is_kept_and_the_scores_lie_beside_it(
     model: Path, project_folder: Path
 ) -> None:
-    run = _run(model, project_folder)
+    run = run_of(model, project_folder)
     mine = project_folder / "out" / "evaluation.json"
     mine.write_text("mine")
     assert run_here(run) == 0
@@ -226,9 +228,9 @@ def test_tasks_killed_twenty_times_lose_nothing_and_count_nothing_twice(
 ) -> None:
     for number in range(30):
         add_image(project_folder, f"train/kill{number}", 90 + number)
-    one = _run(model, project_folder, "1", "one")
+    one = run_of(model, project_folder, "1", "one")
     assert run_here(one) == 0
-    run = _run(model, project_folder, "4")
+    run = run_of(model, project_folder, "4")
     command = [sys.executable, "-m", "emcfsys_engine.shards.task", str(run.folder)]
     rng = np.random.default_rng(5)
     killed = 0

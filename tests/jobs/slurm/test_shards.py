@@ -7,7 +7,7 @@ import pytest
 from emcfsys_engine.jobs.control import ensure_daemon, stop_daemon
 from emcfsys_engine.jobs.queue import Options, Queue, submit_run
 from emcfsys_engine.run.folder import Run, new_run
-from emcfsys_engine.run.records import MeasureRequest
+from emcfsys_engine.run.records import EVALUATION, MeasureRequest
 from emcfsys_engine.run.shards import Shards
 from emcfsys_engine.tools.convert.conversion import convert_labels
 from emcfsys_engine.tools.convert.in_shards import result_of as converted
@@ -17,14 +17,16 @@ from emcfsys_engine.tools.measure.results import MeasureSettings
 from tests.jobs.conftest import wait_for
 from tests.jobs.slurm.conftest import Slurm
 from tests.jobs.slurm.test_training import WAIT_S, world
-from tests.learn.conftest import model_file, run_here
+from tests.learn.conftest import model_file, project_folder, run_here
 from tests.learn.inference.test_shards import images, request_of, told, told_of_all
+from tests.learn.test_evaluate_shards import model
+from tests.learn.test_evaluate_shards import run_of as evaluation_of
 from tests.shards.made import made_in
 from tests.tools.convert.made import alike, masks_at, run_of
 from tests.tools.drawn_masks import blobs, save_mask
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
-__all__ = ["images", "model_file", "world"]
+__all__ = ["images", "model", "model_file", "project_folder", "world"]
 
 
 def _run(images: Path, model: Path, out: str, shards: int) -> Run:
@@ -134,3 +136,24 @@ def test_a_conversion_is_one_job_of_an_array_that_makes_what_one_process_makes(
     assert alike(converted(run), out) == alike(alone, tmp_path / "one")
     assert made_in(out) == made_in(tmp_path / "one")
     assert len(slurm.calls("sbatch")) == 2
+
+
+def test_an_evaluation_is_one_job_of_an_array_with_the_scores_of_one_process(
+    model: Path, project_folder: Path, slurm: Slurm
+) -> None:
+    alone = evaluation_of(model, project_folder, "1", "one")
+    assert run_here(alone) == 0
+    run = evaluation_of(model, project_folder, "3%2")
+    with Queue.open() as queue:
+        try:
+            number = submit_run(queue, run, "scores", None, Options(slurm=True, gpus=0, cpus=1))
+            ensure_daemon(queue.folder)
+            assert _ended(queue, number) == "done"
+            job = queue.get(number)
+        finally:
+            stop_daemon(queue.folder)
+    assert job.kind == "evaluate"
+    scores = (project_folder / "out" / EVALUATION).read_bytes()
+    assert scores == (project_folder / "one" / EVALUATION).read_bytes()
+    assert len(slurm.calls("sbatch")) == 2
+    assert (Shards(run).folder / "0.log").exists()
