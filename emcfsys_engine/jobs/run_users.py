@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shlex
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -32,7 +33,6 @@ _MODEL_KEYS = (("hotfolder", "model"), ("suggest", "model"), ("model", "start"))
 _FILE_KEYS = (("model", "weights"), ("hotfolder", "watch"), ("hotfolder", "output"))
 _DATA_KEYS = ("images", "masks", "annotations")
 _END_IT = "Cancel that first, or let it end"
-_THERE = "Cancel it there; where that host is gone, move its queue away"
 _UNENDED: tuple[State, ...] = ("new", "running", "interrupted", "lost")
 
 
@@ -69,7 +69,7 @@ class RunUsers:
         self._elsewhere, self._unread = _jobs_elsewhere(own)
         folders = [Path(job.run).parent.parent for job in jobs]
         folders = list(dict.fromkeys(map(_real, [*places, *folders])))
-        waiting = {**self._elsewhere, **self._jobs}
+        waiting = {**{run: str(job) for run, job in self._elsewhere.items()}, **self._jobs}
         named = [(who, Run(run)) for run, who in waiting.items()]
         homes: dict[Path, None] = {}
         for folder in folders:
@@ -89,10 +89,11 @@ class RunUsers:
         own = _real(run.folder)
         if own in self._jobs:
             return Use(f"has an open {self._jobs[own]}", "Cancel it first")
-        if own in self._elsewhere:
-            return Use(f"has an open {self._elsewhere[own]}", _THERE)
-        if self._unread:
-            return Use(f"may have a job in {self._unread}", "See why that queue cannot be read")
+        if job := self._elsewhere.get(own):
+            return Use(f"has an open {job}", job.remedy)
+        if unread := self._unread:
+            remedy = "See why that queue cannot be read; where that host is gone, "
+            return Use(f"may have a job in {unread}", f"{remedy}{_aside(unread)}")
         if own not in self._known and (other := _others(run)):
             return other
         for need in self._needs:
@@ -105,9 +106,30 @@ class RunUsers:
         return None
 
 
-def _jobs_elsewhere(own: Path) -> tuple[dict[Path, str], str]:
+def _aside(queue: str) -> str:
+    """Return the command that takes a queue out of those that are asked."""
+    return f"mv {shlex.quote(queue)} {shlex.quote(f'{queue}.gone')}"
+
+
+class _JobElsewhere(NamedTuple):
+    """An open job in the queue of another host, which may be this one under its former name."""
+
+    number: int
+    queue: Path
+
+    def __str__(self) -> str:
+        return f"job {self.number} on {self.queue.parent.name} (its queue is {self.queue})"
+
+    @property
+    def remedy(self) -> str:
+        home = shlex.quote(str(self.queue.parent))
+        command = f"EMCFSYS_HOME={home} emcfsys-engine cancel {self.number}"
+        return f"Cancel it there; where that host is gone or has another name now, here: {command}"
+
+
+def _jobs_elsewhere(own: Path) -> tuple[dict[Path, _JobElsewhere], str]:
     """Return the runs with open jobs in queues of a home's other hosts, and a queue unread."""
-    found: dict[Path, str] = {}
+    found: dict[Path, _JobElsewhere] = {}
     unread = ""
     for file in other_queues(own):
         try:
@@ -115,8 +137,7 @@ def _jobs_elsewhere(own: Path) -> tuple[dict[Path, str], str]:
         except QueueError:
             unread = str(file)
             continue
-        where = f"on {file.parent.name} (its queue is {file})"
-        found |= {_real(Path(run)): f"job {number} {where}" for number, run in jobs}
+        found |= {_real(Path(run)): _JobElsewhere(number, file) for number, run in jobs}
     return found, unread
 
 

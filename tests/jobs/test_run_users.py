@@ -2,6 +2,10 @@
 
 import fcntl
 import os
+import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -285,6 +289,30 @@ def test_a_job_in_the_queue_of_another_host_of_the_same_home_is_found(
     (hosts / "third").mkdir()
     (hosts / "third" / "queue.sqlite").write_bytes(b"rubbish" * 100)
     assert why(trained) == f"may have a job in {hosts / 'third' / 'queue.sqlite'}"
+
+
+def test_what_is_said_of_the_queue_of_a_host_that_has_another_name_now_frees_its_runs(
+    trained: Run, hosts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can cancel a job on a host that is no more: Delete was refused for ever."""
+    with Queue.open(hosts / "former name") as queue:
+        queue.add(trained.folder, project_name="p")
+    told = RunUsers().of(trained, [trained.folder])
+    assert told is not None
+    (command,) = re.findall(r"here: (.+)$", told.remedy)
+    (home, program, *words) = shlex.split(command)
+    assert program == "emcfsys-engine"
+    environment = os.environ | dict([home.split("=", 1)])
+    subprocess.run([sys.executable, "-m", "emcfsys_engine", *words], check=True, env=environment)
+    assert why(trained) == ""
+    broken = hosts / "third" / "queue.sqlite"
+    broken.parent.mkdir()
+    broken.write_bytes(b"rubbish" * 100)
+    told = RunUsers().of(trained, [trained.folder])
+    assert told is not None
+    (command,) = re.findall(r"mv .+$", told.remedy)
+    subprocess.run(shlex.split(command), check=True)
+    assert why(trained) == ""
 
 
 def test_a_run_that_another_host_began_and_nobody_ended_is_left_to_it(

@@ -27,6 +27,7 @@ from emcfsys_engine.dataset.follow import (
     labelled_now,
     settled,
 )
+from emcfsys_engine.dataset.moved_classes import Moves, moved_classes, numbered_anew
 from emcfsys_engine.dataset.samples import Samples
 from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.errors import DataFaults, InputError
@@ -133,6 +134,9 @@ class Follower:
             return None
         if len(whole) == len(asked):
             self._seen = seen
+        if self._is_saved_by_new_numbers(setup, whole, items):
+            self._stamps = before  # all are looked at again once one of them changes
+            return None
         return self._taken(setup, now, items, prints, step)
 
     def _is_renumbered(self, setup: TrainingSetup) -> bool:
@@ -147,6 +151,33 @@ class Follower:
             )
             self._say_once(setup, text)
         return bool(told)
+
+    def _is_saved_by_new_numbers(
+        self, setup: TrainingSetup, samples: Sequence[Sample], items: Mapping[str, Item]
+    ) -> bool:
+        """Tell whether masks changed as new numbers do that project.toml does not say yet.
+
+        Whoever saves the masks first may have saved new ones by those numbers, too: none joins.
+        """
+        by_numbers = {
+            one.name for one in samples if one.label is not None and one.label.kind == "mask"
+        }
+        moves = {
+            one.name: moved_classes(part[n].labels, items[one.name].labels)
+            for part in (setup.train, setup.val)
+            for n, one in enumerate(part.samples)
+            if one.name in items and one.name in by_numbers
+        }
+        found = numbered_anew(moves)
+        if found:
+            text = (
+                f"In the masks of {few([*found])} whole classes are others than before "
+                f"({_told(setup.train.project, next(iter(found.values())))}), as in masks that "
+                "were saved by new numbers: no label joins. Put them back and train anew by the "
+                "new numbers; if they are right, stop this run and resume it"
+            )
+            self._say_once(setup, text)
+        return bool(found)
 
     def _say(self, setup: TrainingSetup, texts: Iterable[str]) -> None:
         for text in texts:
@@ -263,6 +294,12 @@ class Follower:
         for name in found:
             self._stamps.pop(name, None)
         return frozenset(found)
+
+
+def _told(project: Project, moves: Moves) -> str:
+    """Say which classes became which."""
+    names = project.class_names
+    return ", ".join(f"{names[before]} is {names[now]} now" for before, now in moves.items())
 
 
 def _still_bare(unlabelled: Dataset | None, fresh: Sequence[Sample]) -> Dataset | None:

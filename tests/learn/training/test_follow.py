@@ -163,3 +163,30 @@ def test_no_label_joins_once_classes_were_numbered_anew(project_folder: Path) ->
     assert sum("mean others" in one.message for one in told) == 1
     walk.process.send_signal(signal.SIGINT)
     assert walk.process.wait(60) == 0
+
+
+@pytest.mark.long
+def test_no_label_joins_while_masks_are_saved_by_numbers_that_project_toml_does_not_say_yet(
+    project_folder: Path,
+) -> None:
+    """Masks come before project.toml is saved: what one class was would be learned as the other."""
+    walk = _Walk(project_folder)
+    walk.label("train/train0")
+    walk.label("val/val0")
+    walk.start(str(project_folder), "--follow")
+    walk.wait(lambda events: any(isinstance(event, StepDone) for event in events))
+    mask = project_folder / "masks" / "train" / "train0.png"
+    swapped = np.array([1, 0, *range(2, 256)], np.uint8)[np.asarray(Image.open(mask))]
+    Image.fromarray(swapped).save(mask)
+    walk.warns("whole classes are others than before (resin is grain now, grain is resin now)")
+    walk.label("train/train1")  # by either: nobody can tell
+    half = (walk.drawn / "train" / "train2.png").read_bytes()[:40]
+    (project_folder / "masks" / "train" / "train2.png").write_bytes(half)
+    walk.warns("train2.png")  # so it was looked at again
+    assert not any(isinstance(event, LabelsJoined) for event in walk.run.events())
+    walk.label("train/train0")  # put back
+    walk.joins(train=("train1",), num_train=2, changed=())
+    told = [one for one in walk.run.events() if isinstance(one, WarningGiven)]
+    assert sum("whole classes" in one.message for one in told) == 1
+    walk.process.send_signal(signal.SIGINT)
+    assert walk.process.wait(60) == 0
