@@ -17,7 +17,8 @@ _SWITCH_S = 0.001  # keys are answered while threads read: they give way five ti
 _NEVER = 1 << 30  # so many collections of the young, and Python would look through the old
 _ABOUT = """Segment electron micrographs from a terminal.
 
-Without DIR it lists the projects of ./projects and the recent ones.
+Without DIR it lists the projects of ./projects and the recent ones; of a folder of images it makes
+a project, once you said so.
 Example: emcfsys projects/demo
 Keys can be changed in ~/.config/emcfsys/interface.toml; ? names them all."""
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="emcfsys", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", metavar="DIR", nargs="?", type=Path, help="a project's folder")
+    parser.add_argument("folder", metavar="DIR", nargs="?", type=Path, help="a project, or images")
     parser.add_argument("--read-only", action="store_true", help="look, change nothing")
     parser.add_argument(
         "--theme", help="emcfsys-dark, emcfsys-light, colour-blind-dark, ansi-dark …"
@@ -47,7 +48,7 @@ def has_terminal() -> bool:
 
 
 def _start(folder: Path | None, *, read_only: bool, theme: str) -> int:
-    folder = _project_folder(folder)
+    folder = _project_folder(folder, may_make=has_terminal() and not read_only)
     if not has_terminal():
         print(import_module("emcfsys_tui.summary").summary_of(folder))
         return 0
@@ -77,12 +78,12 @@ def _start(folder: Path | None, *, read_only: bool, theme: str) -> int:
     return 0
 
 
-def _project_folder(folder: Path | None) -> Path | None:
-    """Return the project's folder, checked before the screen is taken."""
+def _project_folder(folder: Path | None, *, may_make: bool) -> Path | None:
+    """Return the project's folder, or one of which it may be made: before the screen is taken."""
     if folder is None:
         return None
     place = folder.parent if folder.name == "project.toml" else folder
-    if not (place / "project.toml").is_file():
+    if not (place / "project.toml").is_file() and not (may_make and folder.is_dir()):
         load_project = import_module("emcfsys_engine.project").load_project
         load_project(place)  # says that there is none, and how to make one
     return place.absolute()

@@ -174,6 +174,8 @@ class EmcfApp(OrderedKeysApp):
 
     def get_default_screen(self) -> Screen[None]:
         """Open what was asked for, else the last place, else the list of projects."""
+        if self._folder is not None and not (self._folder / "project.toml").is_file():
+            return import_module("emcfsys_tui.screens.projects").ProjectsScreen(self._folder)
         return self._screen_of(self._folder)
 
     def on_load(self) -> None:

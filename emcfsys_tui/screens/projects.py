@@ -75,6 +75,11 @@ class ProjectsScreen(Page):
     _feed: Feed | None = None
     _is_making = False
 
+    def __init__(self, images: Path | None = None) -> None:
+        """`images`: a folder of which a project may be made; what is there is shown first."""
+        super().__init__()
+        self._images = images
+
     def on_mount(self) -> None:
         """Look for projects once the screen stands."""
         top = self.query_one(TopLine)
@@ -87,6 +92,8 @@ class ProjectsScreen(Page):
     def _look(self) -> None:
         """Look for projects, after the first paint: what that imports would delay it."""
         self._feed = Feed(self, _read, every_s=5.0)
+        if self._images is not None:
+            self._look_into(self._images)
 
     def on_unmount(self) -> None:
         """Let the thread end."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.bench.terminal import Terminal, project_environment
 from tests.tui.conftest import made_run
@@ -52,6 +53,20 @@ def test_a_folder_without_a_project_is_one_line_and_exit_2(tmp_path: Path) -> No
     done = _run(str(tmp_path))
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "emcfsys-engine new" in done.stderr
+
+
+def test_on_a_terminal_a_folder_of_images_is_offered_as_a_project_unless_only_looked_at(
+    world: Path, tmp_path: Path
+) -> None:
+    Image.new("L", (64, 64)).save(tmp_path / "a.png")
+    for words, told in (([], "make it"), (["--read-only"], "emcfsys-engine new")):
+        command = [*_PROGRAM, *words, str(tmp_path)]
+        terminal = Terminal(command, environment=project_environment(world))
+        try:
+            terminal.wait_for(told)
+        finally:
+            terminal.close()
+    assert not (tmp_path / "project.toml").exists()
 
 
 def test_nothing_heavy_is_loaded_at_the_start() -> None:

@@ -38,6 +38,23 @@ async def test_nothing_is_written_before_enter_and_one_key_merges(
     assert dict(project.data[0].labels) == {"mitochondria": "mitochondrion"}
 
 
+async def test_who_starts_it_on_a_folder_of_images_without_labels_makes_a_project(
+    world: Path,
+) -> None:
+    folder = world / "scans"
+    folder.mkdir()
+    _drawn(folder, "a", "resin")
+    (folder / "a.json").unlink()
+    async with opened(folder) as pilot:
+        await until(pilot, lambda: isinstance(pilot.app.screen, NewProjectScreen))
+        await until(pilot, lambda: "1 images" in screen_text(pilot))
+        assert [file.name for file in folder.iterdir()] == ["a.png"]
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ProjectScreen))
+        await until(pilot, lambda: "○ a" in screen_text(pilot))
+    assert load_project(folder).classes == {"background": 0, "object": 1}
+
+
 @pytest.mark.long
 async def test_escape_writes_nothing(world: Path) -> None:
     folder = world / "scans"
