@@ -42,6 +42,7 @@ class LabelTable:
     background: int = UNLABELLED  # the class that is called background, when there is one
     ignores_undrawn: bool = False  # what no shape covers is unlabelled, not background
     ranges: tuple[tuple[int, int], ...] = ()  # values that [data.labels] maps as ranges
+    numbers: frozenset[int] = frozenset()  # values that [data.labels] names one by one
     reviewed: str | None = None  # inside shapes of this name what is not drawn is background
 
     @property
@@ -119,6 +120,7 @@ def table_of(classes: Mapping[str, int], labels: Mapping[str, str]) -> LabelTabl
     values: list[tuple[int, int, int]] = []
     colours: dict[int, int] = {}
     names = dict(classes)
+    numbers: set[int] = set()
     other = None
     for key, meaning in labels.items():
         class_id = UNLABELLED if meaning == "ignore" else classes[meaning]
@@ -127,6 +129,7 @@ def table_of(classes: Mapping[str, int], labels: Mapping[str, str]) -> LabelTabl
         span = re.fullmatch(r"(\d+)(?:\s*(?:-|–|\.\.)\s*(\d+))?", word)
         if span:
             values.append((int(span[1]), int(span[2] or span[1]), class_id))
+            numbers.update(() if span[2] else (int(word),))
         elif re.fullmatch(r"#[0-9a-fA-F]{6}", word):
             colours[int(word[1:], 16)] = class_id
         elif word == OTHER:
@@ -141,6 +144,7 @@ def table_of(classes: Mapping[str, int], labels: Mapping[str, str]) -> LabelTabl
         names=names,
         other=other,
         ranges=tuple((int(span[1]), int(span[2])) for span in spans if span),
+        numbers=frozenset(numbers),
         background=0 if has_zero else UNLABELLED,
     )
 

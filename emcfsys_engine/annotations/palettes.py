@@ -1,7 +1,7 @@
 """Masks with palettes: where files number the same colours differently, numbers are no classes."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 
 import numpy as np
@@ -18,11 +18,14 @@ _PNG_KIND = 25  # where in a PNG its colour type stands
 _PNG_PALETTE = 3
 
 
-def numbered_differently(masks: Iterable[tuple[ImageRef, MaskFacts]]) -> AnnotationError | None:
+def numbered_differently(
+    masks: Iterable[tuple[ImageRef, MaskFacts]], right: Container[int] = ()
+) -> AnnotationError | None:
     """Return the error for masks in which one colour has different numbers; None: there are none.
 
     Programs that make a palette for each picture number its colours as they come: by its numbers
-    one class would be learned as another.
+    one class would be learned as another. `right`: numbers whose meaning a person said, as for
+    palettes that only colour them by how many there are.
     """
     known: dict[int, tuple[int, ImageRef]] = {}
     for ref, facts in masks:
@@ -32,15 +35,17 @@ def numbered_differently(masks: Iterable[tuple[ImageRef, MaskFacts]]) -> Annotat
         colours = (palette.astype(np.uint32) @ np.array((1 << 16, 1 << 8, 1), np.uint32)).tolist()
         only_once = {colour for colour, times in Counter(colours).items() if times == 1}
         for value, _ in facts.values:
-            if value >= len(colours) or (colour := colours[value]) not in only_once:
+            if value in right or value >= len(colours):
+                continue
+            if (colour := colours[value]) not in only_once:
                 continue  # a palette is filled up with black
             number, other = known.setdefault(colour, (value, ref))
             if number != value:
                 named = f"#{colour:06x}"
                 what = f"has the colour {named} as {value}, {other} has it as {number}"
                 remedy = (
-                    f'Name their colours under [data.labels], as in "{named}" = "…", or save all '
-                    "with one palette"
+                    f'Name their colours under [data.labels], as in "{named}" = "…", or their '
+                    f'numbers where those are right, as in "{value}" = "…"'
                 )
                 return AnnotationError(str(ref), what, remedy)
     return None

@@ -112,7 +112,7 @@ def scan_masks(
                     faults.append(result)
                 else:
                     found[mask] = result
-    if not table.colours and (fault := numbered_differently(found.items())):
+    if not table.colours and (fault := numbered_differently(found.items(), table.numbers)):
         faults.append(fault)
     return found
 

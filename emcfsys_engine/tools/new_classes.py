@@ -134,11 +134,11 @@ def facts_of(
     masks: Iterable[ImageRef],
     faults: list[InputError] | None = None,
     *,
-    by_colours: bool = False,
+    labels: Mapping[str, str] | None = None,
 ) -> list[tuple[ImageRef, MaskFacts]]:
     """Return what masks hold; `faults` gets those that are unreadable, which `check` names, too.
 
-    `by_colours`: what colours mean was said, so that their numbers do not matter.
+    `labels`: what a person said of colours, so that their numbers do not matter, or of numbers.
     Raises: AnnotationError without `faults`, where one colour has different numbers.
     """
     facts: list[tuple[ImageRef, MaskFacts]] = []
@@ -148,7 +148,8 @@ def facts_of(
         except InputError as fault:
             if faults is not None:
                 faults.append(fault)
-    if not by_colours and (fault := numbered_differently(facts)):
+    said = table_of(dict.fromkeys((labels or {}).values(), 0), labels or {})
+    if not said.colours and (fault := numbered_differently(facts, said.numbers)):
         if faults is None:
             raise fault
         faults.append(fault)

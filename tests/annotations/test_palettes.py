@@ -86,3 +86,18 @@ def test_measure_refuses_numbers_that_stand_for_other_colours(tmp_path: Path) ->
     assert isinstance(told.exception, AnnotationError)
     assert "has the colour #00ff00 as 1" in str(told.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_numbers_that_a_person_named_are_right_whatever_colours_they_have(tmp_path: Path) -> None:
+    """Programs that spread a palette over as many numbers as a mask has differ by colour only."""
+    for number, order in enumerate([(0, 1, 2), (0, 2, 1)]):
+        draw(tmp_path / "masks" / f"{number}.png", order)
+    where, classes = str(tmp_path / "masks"), {"bg": 0, "a": 1, "b": 2}
+    some, every = {"0": "bg"}, {"0": "bg", "1": "a", "2": "b"}
+    with pytest.raises(AnnotationError, match=r'their numbers where those are right, as in "1"'):
+        convert_labels(where, tmp_path / "out", to="masks", classes=classes, labels=some)
+    convert_labels(where, tmp_path / "out", to="masks", classes=classes, labels=every)
+    for number in range(2):
+        given, made = (Image.open(tmp_path / at / f"{number}.png") for at in ("masks", "out"))
+        with given, made:
+            assert np.array_equal(np.asarray(made), np.asarray(given))

@@ -50,8 +50,7 @@ def labels_of_masks(given: Given, classes: Mapping[str, int] | None, log: Conver
             counting.drop(mask)
     # Of all masks together their values say what the classes are, and whether 0 and 255 are two.
     is_asked = classes is None or len(classes) == 2 or has_several(counting.refs)
-    by_colours = any("#" in one for one in given.labels)
-    facts = facts_of(counting.refs, by_colours=by_colours) if is_asked else []
+    facts = facts_of(counting.refs, labels=given.labels) if is_asked else []
     if classes is None:
         classes, labels, notes = _classes_of_masks(facts, given.labels)
         given = replace(given, labels=labels)
