@@ -65,11 +65,13 @@ def test_check_and_convert_refuse_them_until_colours_are_named(tmp_path: Path) -
     for known in (None, {"bg": 0, "a": 1, "b": 2}):
         with pytest.raises(AnnotationError, match="has the colour"):
             convert_labels(str(tmp_path / "masks"), tmp_path / "out", to="masks", classes=known)
+    numbers = {"0": "bg", "1": "a", "2": "b"}
     labels = {"#000000": "bg", "#ff0000": "a", "#00ff00": "b"}
-    named = "".join(f'"{colour}" = "{name}"\n' for colour, name in labels.items())
-    (tmp_path / "project.toml").write_text(f"{toml}[data.labels]\n{named}")
-    told = CliRunner().invoke(cli, ["check", str(tmp_path)])
-    assert "has the colour" not in told.output
+    for one in (numbers, labels):
+        named = "".join(f'"{pixels}" = "{name}"\n' for pixels, name in one.items())
+        (tmp_path / "project.toml").write_text(f"{toml}[data.labels]\n{named}")
+        told = CliRunner().invoke(cli, ["check", str(tmp_path)])
+        assert "has the colour" not in told.output
     classes = {"bg": 0, "a": 1, "b": 2}
     where = str(tmp_path / "masks")
     convert_labels(where, tmp_path / "out", to="masks", classes=classes, labels=labels)
