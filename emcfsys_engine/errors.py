@@ -6,6 +6,7 @@ EmcfError                    1  something we can explain went wrong
 │   ├── ProjectFaults           several ProjectErrors at once, one a line
 │   ├── ImageError              a micrograph or mask that cannot be read
 │   ├── AnnotationError         an annotation file that cannot be read or used
+│   │   └── MaskNumbersError        masks whose values mean other classes in other files
 │   ├── DataFaults              several faults of a data set at once, one a line
 │   ├── ModelFileError          a model file that is damaged, unknown or of the future
 │   ├── WeightsError            pretrained weights that cannot be had or do not fit
@@ -86,6 +87,10 @@ class ImageError(InputError):
 
 class AnnotationError(InputError):
     """An annotation file that cannot be read, or that does not fit its micrograph."""
+
+
+class MaskNumbersError(AnnotationError):
+    """Masks whose values mean one class in some files and another in others: none can be used."""
 
 
 class ModelFileError(InputError):

@@ -1,13 +1,13 @@
 """Which image each annotation belongs to, and what of it lies on which plane of a stack."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from emcfsys_engine.annotations.files import read_annotations
 from emcfsys_engine.annotations.pair_masks import masks_that_count
-from emcfsys_engine.annotations.pairing import Key, key_of_file, match
+from emcfsys_engine.annotations.pairing import Key, bare_name, key_of_file, match
 from emcfsys_engine.annotations.planes import StackAxes, axes_of
 from emcfsys_engine.annotations.shapes import Annotation, Shape, SkippedShape
 from emcfsys_engine.images.micrograph import ImageRef
@@ -61,8 +61,26 @@ def pair_shapes(
         without_image=tuple(p for p in places if p not in used and p[0] not in left_out),
         unused=tuple(place for place, one in every.items() if one.unused),
         left_out=frozenset(left_out),
-        notes=tuple(counting.notes),
+        notes=(*counting.notes, *_of_another(pairs, places)),
     )
+
+
+def _of_another(
+    pairs: Mapping[ImageRef, Place], places: Mapping[Place, Annotation]
+) -> Iterator[str]:
+    """Yield what is to be said where files name, inside, another image that is labelled, too.
+
+    Labelme shows the image inside: a copy that was made as a template is drawn on that.
+    """
+    there = {bare_name(ref.path.name) for ref in pairs}
+    told: list[str] = []
+    for image, place in pairs.items():
+        said = PurePosixPath(places[place].image_name).name
+        if bare_name(said) != bare_name(image.path.name) and bare_name(said) in there:
+            told.append(f"{place[0]} is taken for {image.path.name}, but says inside {said}")
+    if told:
+        others = f" (so do {len(told) - 1} more)" if len(told) > 1 else ""
+        yield f"{told[0]}{others}: where it was drawn on that, its labels are wrong"
 
 
 def _key(file: Path, root: Path, noted: Mapping[Path, Origin]) -> Key:

@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from emcfsys_engine.annotations.masks import MaskFacts
-from emcfsys_engine.errors import AnnotationError, ImageError
+from emcfsys_engine.errors import ImageError, MaskNumbersError
 from emcfsys_engine.images.bounds import fenced, quiet_libraries
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import format_of
@@ -20,7 +20,7 @@ _PNG_PALETTE = 3
 
 def numbered_differently(
     masks: Iterable[tuple[ImageRef, MaskFacts]], right: Container[int] = ()
-) -> AnnotationError | None:
+) -> MaskNumbersError | None:
     """Return the error for masks in which one colour has different numbers; None: there are none.
 
     Programs that make a palette for each picture number its colours as they come: by its numbers
@@ -47,7 +47,7 @@ def numbered_differently(
                     f'Name their colours under [data.labels], as in "{named}" = "…", or their '
                     f'numbers where those are right, as in "{value}" = "…"'
                 )
-                return AnnotationError(str(ref), what, remedy)
+                return MaskNumbersError(str(ref), what, remedy)
     return None
 
 

@@ -11,9 +11,11 @@ import msgspec
 from emcfsys_engine import any_names
 from emcfsys_engine.annotations.masks import LabelTable, MaskFacts, mask_facts
 from emcfsys_engine.annotations.palettes import numbered_differently
+from emcfsys_engine.annotations.white_masks import white_beside_numbers
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.project import Project
 from emcfsys_engine.settings import cache_home
 
 Fact = TypeVar("Fact")
@@ -99,9 +101,16 @@ _AT_ONCE = 64  # so that a thousand decoded results never wait in memory
 
 
 def scan_masks(
-    masks: Sequence[ImageRef], table: LabelTable, faults: list[InputError], cache: FactsCache
+    masks: Sequence[ImageRef],
+    table: LabelTable,
+    faults: list[InputError],
+    cache: FactsCache,
+    project: Project,
 ) -> dict[ImageRef, MaskFacts]:
-    """Return the facts of each mask; one that cannot be read becomes a fault."""
+    """Return the facts of each mask; one that cannot be read becomes a fault.
+
+    So do masks whose values mean other classes than those of others.
+    """
     found: dict[ImageRef, MaskFacts] = {}
     with ThreadPoolExecutor(_THREADS) as threads:
         for start in range(0, len(masks), _AT_ONCE):
@@ -113,6 +122,8 @@ def scan_masks(
                 else:
                     found[mask] = result
     if not table.colours and (fault := numbered_differently(found.items(), table.numbers)):
+        faults.append(fault)
+    if fault := white_beside_numbers(found.items(), table, project.class_values):
         faults.append(fault)
     return found
 

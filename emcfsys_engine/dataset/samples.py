@@ -21,7 +21,7 @@ from emcfsys_engine.dataset.sources import (
     size_mismatch,
 )
 from emcfsys_engine.dataset.splits import Sample, Split, assign_fold, assign_splits
-from emcfsys_engine.errors import DataFaults, InputError, ProjectError
+from emcfsys_engine.errors import DataFaults, InputError, MaskNumbersError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.folder import Run
@@ -112,8 +112,9 @@ def samples_of(project: Project, deal: Deal, folds: Mapping[str, int] | None = N
     vanished = tuple(name for name in deal.names if name not in here)
     dealt = Dealt(name_of=dealt.name_of, vanished=vanished, later=dealt.later)
     if project.training.follow:  # they are named, and what they are in joins once it is mended
-        notes += [f"Goes on without it: {fault}" for fault in faults]
-        faults.clear()
+        none_tells = [fault for fault in faults if isinstance(fault, MaskNumbersError)]
+        notes += [f"Goes on without it: {fault}" for fault in faults if fault not in none_tells]
+        faults = [*none_tells]
     if not faults:
         faults += _vanished_faults(project, samples)
     if faults:

@@ -194,7 +194,7 @@ class _Labelled:
             notes += [f"data.{self.index}: {note}" for note in counting.notes]
         pairs = self._mine(pairs)
         self._name_left(left, faults, notes)
-        facts = scan_masks([pairs[image] for image in pairs], self.table, faults, self.cache)
+        facts = scan_masks([*pairs.values()], self.table, faults, self.cache, self.project)
         recipe = self._recipe(facts.values(), notes)
         if clear := [mask.name for mask, held in facts.items() if held.transparent]:
             what = f"{len(clear)} masks have transparent pixels ({clear[0]} …)"

@@ -32,6 +32,17 @@ def test_the_files_own_name_goes_before_the_name_inside(tmp_path: Path) -> None:
     assert pairs_in(tmp_path) == ({"a.png": "a.json"}, [])
 
 
+def test_a_file_that_says_inside_it_is_of_another_labelled_image_is_told(tmp_path: Path) -> None:
+    """A copy of a Labelme file is drawn on the image inside: its labels were taken for others'."""
+    put(tmp_path, "a.png", {"a.json": "..\\b.png"})
+    put(tmp_path, "b.png", {"b.json": "b.png"})
+    put(tmp_path, "c.png", {"c.json": "of_old.png"})  # renamed with its file
+    found = find_annotations(".", tmp_path, [], [])
+    pairs = pair_shapes(find_images(".", tmp_path), tmp_path, found, tmp_path)
+    (note,) = pairs.notes
+    assert "a.json is taken for a.png, but says inside b.png: where it was drawn" in note
+
+
 def test_a_file_under_another_name_is_paired_by_the_name_inside(tmp_path: Path) -> None:
     put(tmp_path, "a.png", {"today.json": "C:\\\\data\\\\a.png"})
     assert pairs_in(tmp_path) == ({"a.png": "today.json"}, [])

@@ -30,7 +30,7 @@ from emcfsys_engine.dataset.follow import (
 from emcfsys_engine.dataset.moved_classes import Moves, moved_classes, numbered_anew
 from emcfsys_engine.dataset.samples import Samples
 from emcfsys_engine.dataset.splits import Sample
-from emcfsys_engine.errors import DataFaults, InputError
+from emcfsys_engine.errors import DataFaults, InputError, MaskNumbersError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.images.walk import FileStamp
@@ -60,7 +60,7 @@ def first_labels(worker: RunContext, project: Project) -> Samples | None:
             if found.faults and not said:
                 raise DataFaults(found.faults)
             sound = sound_ones(found.samples, project)
-            if has_both_sides(sound):
+            if has_both_sides(sound) and not disagreeing(found.faults):
                 return Samples(samples=sound, notes=found.notes)
         number = len(found.samples)
         waits = (
@@ -75,6 +75,11 @@ def first_labels(worker: RunContext, project: Project) -> Samples | None:
             if worker.stop_request() is not None:
                 return None
             time.sleep(_LOOK_EVERY_S)
+
+
+def disagreeing(faults: Sequence[InputError]) -> list[InputError]:
+    """Return the faults of masks that are sound, and that nobody can tell the classes of."""
+    return [fault for fault in faults if isinstance(fault, MaskNumbersError)]
 
 
 def sound_ones(samples: Sequence[Sample], project: Project) -> tuple[Sample, ...]:
@@ -123,6 +128,10 @@ class Follower:
         if seen == self._seen or setup.plan.deal is None or self._is_renumbered(setup):
             return None
         now = labelled_now(self.project, setup.plan.deal)
+        if faults := disagreeing(now.faults):
+            self._say_once(setup, f"No label joins: {faults[0]}")
+            self._seen = seen
+            return None
         self._say(setup, (str(fault) for fault in now.faults))
         before = dict(self._stamps)
         asked = [one for one in now.samples if label_stamp(one) != before.get(one.name)]

@@ -20,6 +20,7 @@ from emcfsys_engine.annotations.pair_masks import (
 )
 from emcfsys_engine.annotations.pairing import Key, match, picks_some
 from emcfsys_engine.annotations.palettes import has_several
+from emcfsys_engine.annotations.white_masks import white_beside_numbers
 from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images
@@ -56,7 +57,10 @@ def labels_of_masks(given: Given, classes: Mapping[str, int] | None, log: Conver
         given = replace(given, labels=labels)
         log.notes += notes
     table = table_for(classes, given)
-    recipe = recipe_of([one for _, one in facts], table, sorted(classes.values()))
+    values = sorted(classes.values())
+    if fault := white_beside_numbers(facts, table, values):
+        raise fault
+    recipe = recipe_of([one for _, one in facts], table, values)
     items = masked(counting, given)
     log.notes += counting.notes
     reading = Reading(classes=dict(classes), table=table, recipe=recipe)

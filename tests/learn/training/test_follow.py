@@ -190,3 +190,24 @@ def test_no_label_joins_while_masks_are_saved_by_numbers_that_project_toml_does_
     assert sum("whole classes" in one.message for one in told) == 1
     walk.process.send_signal(signal.SIGINT)
     assert walk.process.wait(60) == 0
+
+
+@pytest.mark.long
+def test_no_label_joins_whose_white_would_make_all_others_unlabelled(project_folder: Path) -> None:
+    """Masks of 0 and 255 are two classes until one of 0 and 1 comes: then 255 is no class."""
+    walk = _Walk(project_folder)
+    for mask in walk.drawn.glob("*/*.png"):
+        if mask.stem != "train1":
+            Image.fromarray(np.asarray(Image.open(mask)) * np.uint8(255)).save(mask)
+    walk.label("train/train0")
+    walk.label("val/val0")
+    walk.start(str(project_folder), "--follow")
+    walk.wait(lambda events: any(isinstance(event, StepDone) for event in events))
+    walk.label("train/train1")
+    walk.warns("No label joins: ")
+    walk.label("train/train2")
+    assert not any(isinstance(event, LabelsJoined) for event in walk.run.events())
+    (project_folder / "masks" / "train" / "train1.png").unlink()
+    walk.joins(train=("train2",), num_train=2)
+    walk.process.send_signal(signal.SIGINT)
+    assert walk.process.wait(60) == 0
