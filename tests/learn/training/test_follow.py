@@ -60,7 +60,7 @@ class _Walk:
         family += family[0].children(recursive=True)
         for each in reversed(family):
             each.kill()
-        psutil.wait_procs(family[1:], 30)
+        psutil.wait_procs(family[1:], PATIENCE_S)
         self.process.wait(PATIENCE_S)
 
     def joins(self, **wanted: tuple[str, ...]) -> None:
@@ -162,4 +162,4 @@ def test_no_label_joins_once_classes_were_numbered_anew(project_folder: Path) ->
     told = [one for one in walk.run.events() if isinstance(one, WarningGiven)]
     assert sum("mean others" in one.message for one in told) == 1
     walk.process.send_signal(signal.SIGINT)
-    assert walk.process.wait(60) == 0
+    assert walk.process.wait(PATIENCE_S) == 0
