@@ -6,19 +6,21 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.thorough import tries
+
 # A busy machine must not fail a law: a test's own limit is pytest's timeout.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
 
-# Seconds. A long test that takes three minutes alone takes more than five on a busy machine.
-_LONG_S = 1200
+# Seconds: what takes three minutes alone takes a quarter of an hour on a busy machine.
+_LONG_S = tries(1800, 7200)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give long tests that name no limit of their own more time than the fast ones have."""
+    """Give long tests, and those on a real Slurm, more time than the fast ones have."""
     for item in items:
-        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
+        if item.get_closest_marker("long") or item.get_closest_marker("slurm"):
             item.add_marker(pytest.mark.timeout(_LONG_S))
 
 

@@ -114,7 +114,6 @@ def test_an_extension_that_is_cancelled_while_it_waits_leaves_no_trace(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(580)
 def test_a_watch_by_a_recipe_is_refused_at_once_where_it_differs_and_else_followed_over_an_end(
     home: Bench, tmp_path: Path, model_file: Path
 ) -> None:

@@ -17,6 +17,7 @@ from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import TrainRequest
 from emcfsys_engine.tools.demo import make_demo
 from tests.jobs.conftest import Bench, wait_for
+from tests.thorough import tries
 from tests.waiting import PATIENCE_S
 from tests.wrong_clock import WrongClock
 
@@ -76,9 +77,10 @@ def test_jobs_under_kills_of_the_daemon_and_a_clock_that_jumps_all_end_true(
 ) -> None:
     bench.configure("cpu_slots = 4\ngrace_s = 5\nretry_wait_s = 0.05")
     bench.start()
-    runs = [bench.run(seconds=0.1) for _ in range(60)]
+    turns = tries(5, 12)
+    runs = [bench.run(seconds=0.1) for _ in range(5 * turns)]
     jobs = [bench.add(run) for run in runs]
-    for turn in range(12):
+    for turn in range(turns):
         with_wrong_clock.set_hours((-1, 1, 0)[turn % 3])
         wait_for(lambda turn=turn: sum(bench.state(job) == "done" for job in jobs) >= 4 * turn)
         bench.kill_daemon()
@@ -89,7 +91,6 @@ def test_jobs_under_kills_of_the_daemon_and_a_clock_that_jumps_all_end_true(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(200)
 def test_a_training_whose_clock_is_set_back_and_forth_is_finished_and_gives_the_best_model(
     tmp_path: Path, clock: WrongClock
 ) -> None:

@@ -13,6 +13,7 @@ from emcfsys_engine.errors import DaemonError
 from emcfsys_engine.jobs.control import daemon_status, ensure_daemon, restart_daemon, stop_daemon
 from emcfsys_engine.launch import processes
 from tests.jobs.conftest import DAEMON, Bench, wait_for
+from tests.thorough import tries
 
 
 def test_restart_leaves_jobs_running(bench: Bench) -> None:
@@ -39,9 +40,7 @@ def test_stop_with_jobs_lets_them_save(bench: Bench) -> None:
     assert not any(run.is_alive() for run in runs)
 
 
-@pytest.mark.parametrize(
-    "rounds", [10, pytest.param(100, marks=[pytest.mark.long, pytest.mark.timeout(400)])]
-)
+@pytest.mark.parametrize("rounds", [10, pytest.param(tries(30, 100), marks=pytest.mark.long)])
 def test_of_two_daemons_one_runs(bench: Bench, rounds: int) -> None:
     bench.queue.list()
     for _ in range(rounds):

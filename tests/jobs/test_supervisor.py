@@ -19,7 +19,7 @@ from emcfsys_engine.run.records import TrainRequest
 from tests.jobs.conftest import wait_for
 
 DEMO = Path(__file__).parents[2] / "projects/demo"
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture
@@ -32,8 +32,10 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
 
 
 def _training(queue: Queue, steps: int) -> Run:
-    overrides = [f"training.steps={steps}", "training.patch_px=64", "training.batch=2"]
-    project = load_project(queue.folder.parent / "demo", [*overrides, "training.validate_every=5"])
+    training = [f"steps={steps}", "patch_px=64", "batch=2", "validate_every=5"]
+    overrides = [f"training.{one}" for one in training]
+    overrides += ["model.backbone=mobilenetv3_small_050", "model.weights=none"]
+    project = load_project(queue.folder.parent / "demo", [*overrides, "compute.threads=1"])
     return new_run(project.runs_folder, TrainRequest(), project=project, resume="auto")
 
 

@@ -22,6 +22,7 @@ from emcfsys_engine.tools.check import CheckReport, check_project
 from emcfsys_engine.tools.check_data import Finding
 from emcfsys_tui.engine.jobs import submit_training
 from tests.learn.conftest import run_here
+from tests.thorough import tries
 
 TOML = """
 [project]
@@ -143,14 +144,14 @@ def test_check_passes_where_the_first_step_is_reached(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
-def test_check_passes_where_the_first_step_is_reached_in_300_projects(tmp_path: Path) -> None:
-    trained = 0
-    for seed in range(300):
+def test_check_passes_where_the_first_step_is_reached_in_many_projects(tmp_path: Path) -> None:
+    trained, number = 0, tries(40, 300)
+    for seed in range(number):
         folder = tmp_path / f"{seed}"
         folder.mkdir()
         trained += _agree(folder, seed)
-    assert 60 < trained < 240  # both answers are common: neither side is right by saying the same
+    # Both answers are common: neither side is right by saying the same.
+    assert 0.2 < trained / number < 0.8
 
 
 def test_folds_are_refused_before_the_first_of_them_trains(tmp_path: Path) -> None:

@@ -32,7 +32,6 @@ def own_daemon(world: Path) -> Iterator[None]:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1500)
 @pytest.mark.usefixtures("own_daemon")
 async def test_from_an_empty_folder_to_a_mask_of_a_new_image(world: Path) -> None:
     folder = world / "projects" / "demo"

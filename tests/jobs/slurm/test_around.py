@@ -7,7 +7,7 @@ from emcfsys_engine.commands.jobs import table_of
 from emcfsys_tui.engine.jobs import QueueReader
 from tests.jobs.slurm.conftest import Slurm, SlurmBench
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slurm
 
 
 def test_doctor_sees_the_cluster(slurm: Slurm) -> None:

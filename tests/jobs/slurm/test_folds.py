@@ -12,7 +12,7 @@ from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import runs_at
 from tests.jobs.slurm.conftest import Slurm, SlurmBench
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slurm
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from tests.jobs.conftest import wait_for
 from tests.jobs.slurm.conftest import PATIENCE_S, Slurm, SlurmBench
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slurm
 
 
 def test_a_failed_node_is_left_for_another(bench: SlurmBench, slurm: Slurm) -> None:

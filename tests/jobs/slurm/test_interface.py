@@ -13,7 +13,7 @@ from emcfsys_tui.widgets.train_pane import TrainPane
 from tests.jobs.slurm.conftest import Slurm
 from tests.tui.conftest import opened, until
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.slurm
 ROOT = Path(__file__).parents[3]
 
 
@@ -41,18 +41,18 @@ async def test_the_interface_submits_to_slurm_and_shows_the_job_to_its_end(
     try:
         async with opened(demo, "2", size=(160, 40)) as pilot:
             pane = pilot.app.screen.query_one(TrainPane)
-            await until(pilot, lambda: bool(pane.verdict.command), limit_s=60)
+            await until(pilot, lambda: bool(pane.verdict.command))
             await pilot.press("s")
             with Queue.open() as queue:
-                await until(pilot, lambda: queue.list(), limit_s=60)
-                await until(pilot, lambda: queue.get(1).slurm_id.isdecimal(), limit_s=60)
-                await until(pilot, lambda: queue.get(1).state == "running", limit_s=60)
+                await until(pilot, lambda: queue.list())
+                await until(pilot, lambda: queue.get(1).slurm_id.isdecimal())
+                await until(pilot, lambda: queue.get(1).state == "running")
                 await pilot.press("5")
                 rows = pilot.app.screen.query_one("JobsPane Rows", Rows)
-                await until(pilot, lambda: _says(rows, "Slurm "), limit_s=60)
+                await until(pilot, lambda: _says(rows, "Slurm "))
                 await until(pilot, lambda: not queue.get(1).is_open, limit_s=200)
                 assert queue.get(1).state == "done", queue.get(1)
-                await until(pilot, lambda: _says(rows, "done"), limit_s=60)
+                await until(pilot, lambda: _says(rows, "done"))
                 assert Run(Path(queue.get(1).run)).final_model.exists()
     finally:
         stop_daemon(tmp_path / "state")

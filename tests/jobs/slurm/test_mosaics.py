@@ -30,7 +30,7 @@ from tests.learn.inference.test_mosaic import (
 )
 from tests.waiting import PATIENCE_S
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.slurm
 __all__ = ["model", "world"]
 SOON = timedelta(seconds=15)
 FOLLOW = "from emcfsys_engine.commands.jobs import logs; logs()"

@@ -10,7 +10,7 @@ from emcfsys_engine.commands.doctor import examine_slurm
 from tests.jobs.conftest import wait_for
 from tests.jobs.slurm.conftest import PATIENCE_S, Slurm, SlurmBench, made_slurm
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slurm
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from emcfsys_engine.run.events import RunInterrupted
 from tests.jobs.conftest import wait_for
 from tests.jobs.slurm.conftest import PATIENCE_S, Slurm, SlurmBench
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slurm
 
 
 def test_a_preempted_job_saves_and_goes_on_when_there_is_room(

@@ -7,7 +7,7 @@ import pytest
 from emcfsys_engine.errors import QueueError
 from tests.jobs.slurm.conftest import SlurmBench
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slurm
 
 
 def test_what_slurm_could_not_do_is_refused_at_submission(

@@ -25,7 +25,7 @@ from tests.shards.made import made_in
 from tests.tools.convert.made import alike, masks_at, run_of
 from tests.tools.drawn_masks import blobs, save_mask
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.slurm
 __all__ = ["images", "model", "model_file", "project_folder", "world"]
 
 

@@ -24,7 +24,7 @@ from tests.jobs.conftest import wait_for
 from tests.jobs.slurm.conftest import Slurm
 from tests.learn.conftest import project_folder, run_here
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.slurm
 WAIT_S = 200.0
 __all__ = ["project_folder"]
 

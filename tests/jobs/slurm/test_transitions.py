@@ -4,7 +4,7 @@ import pytest
 
 from tests.jobs.slurm.conftest import Slurm, SlurmBench
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slurm
 
 
 def test_a_submission_waits_for_the_controller(bench: SlurmBench, slurm: Slurm) -> None:

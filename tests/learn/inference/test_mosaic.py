@@ -31,6 +31,7 @@ from emcfsys_engine.run.shards import Shards
 from tests.jobs.conftest import wait_for
 from tests.learn.conftest import TINY, TINY_CARD, run_here
 from tests.shards.made import here, listed
+from tests.thorough import tries
 
 __all__ = ["here"]  # a fixture
 MOST = 1e-5  # of the pixels
@@ -346,7 +347,6 @@ def test_a_mask_that_a_person_changed_is_kept(tmp_path: Path, model: Path, image
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
 def test_four_tasks_killed_and_restarted_at_random_make_what_one_process_makes(
     tmp_path: Path, model: Path
 ) -> None:
@@ -368,7 +368,7 @@ def test_four_tasks_killed_and_restarted_at_random_make_what_one_process_makes(
 
     tasks = {shard: start(shard) for shard in range(4)}
     try:
-        while kills < 8:
+        while kills < tries(4, 8):
             before = _num_told(run)
             wait_for(lambda before=before: _num_told(run) > before or not alive())
             if not (living := alive()):

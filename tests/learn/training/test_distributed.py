@@ -196,7 +196,7 @@ def test_a_term_saves_once_and_the_run_resumes_with_as_many(project_folder: Path
 
 @pytest.mark.long
 def test_two_processes_that_were_killed_resume_to_the_same_weights(project_folder: Path) -> None:
-    settings = ["training.steps=24", "training.validate_every=3", "compute.processes=2"]
+    settings = ["training.steps=9", "training.validate_every=3", "compute.processes=2"]
     settings += ["model.backbone=mobilenetv3_small_050", "training.batch=3"]
     whole, cut = _training(project_folder, *settings), _training(project_folder, *settings)
     assert _kept(whole) == 0, whole.log_file.read_text()

@@ -60,7 +60,7 @@ class _Walk:
         family += family[0].children(recursive=True)
         for each in reversed(family):
             each.kill()
-        psutil.wait_procs(family[1:], 30)
+        psutil.wait_procs(family[1:], PATIENCE_S)
         self.process.wait(PATIENCE_S)
 
     def joins(self, **wanted: tuple[str, ...]) -> None:
@@ -162,7 +162,7 @@ def test_no_label_joins_once_classes_were_numbered_anew(project_folder: Path) ->
     told = [one for one in walk.run.events() if isinstance(one, WarningGiven)]
     assert sum("mean others" in one.message for one in told) == 1
     walk.process.send_signal(signal.SIGINT)
-    assert walk.process.wait(60) == 0
+    assert walk.process.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.long
@@ -189,7 +189,7 @@ def test_no_label_joins_while_masks_are_saved_by_numbers_that_project_toml_does_
     told = [one for one in walk.run.events() if isinstance(one, WarningGiven)]
     assert sum("whole classes" in one.message for one in told) == 1
     walk.process.send_signal(signal.SIGINT)
-    assert walk.process.wait(60) == 0
+    assert walk.process.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.long
@@ -210,4 +210,4 @@ def test_no_label_joins_whose_white_would_make_all_others_unlabelled(project_fol
     (project_folder / "masks" / "train" / "train1.png").unlink()
     walk.joins(train=("train2",), num_train=2)
     walk.process.send_signal(signal.SIGINT)
-    assert walk.process.wait(60) == 0
+    assert walk.process.wait(PATIENCE_S) == 0

@@ -16,6 +16,7 @@ from emcfsys_engine.run.groups import extend, new_trainings
 from tests.learn.conftest import add_image, run_here
 from tests.learn.training.made import back_before_checkpoints
 from tests.learn.training.test_kept_split import _redraw, read
+from tests.thorough import tries
 
 __all__ = ["read"]
 
@@ -118,8 +119,8 @@ def test_training_and_validation_never_mix(dealt: Project, read: list[tuple[str,
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(3, 33))
-def test_training_and_validation_never_mix_in_30_lives(
+@pytest.mark.parametrize("seed", range(3, 3 + tries(6, 30)))
+def test_training_and_validation_never_mix_in_many_lives(
     dealt: Project, read: list[tuple[str, str]], seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if seed % 5:  # what a model learns of its own masks, after all steps, takes a third of the time

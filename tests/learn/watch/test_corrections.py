@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from emcfsys_engine.commands.review import review
+from emcfsys_engine.hotfolder import scan
 from emcfsys_engine.hotfolder.drop import folder_of
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.review import (
@@ -316,9 +317,10 @@ def test_pixels_that_a_person_left_out_count_nowhere(tmp_path: Path, model_file:
 @pytest.mark.long
 @pytest.mark.parametrize("is_asked", [True, False])
 def test_an_image_that_was_unreadable_for_a_while_keeps_its_correction_word_and_numbers(
-    tmp_path: Path, model_file: Path, is_asked: bool
+    tmp_path: Path, model_file: Path, is_asked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A copy that was cut off, and came again, put the machine's mask beside the correction."""
+    monkeypatch.setattr(scan, "_BACK_OFF_S", (0.0,) * scan.MAX_ATTEMPTS)
     hot = Hot(tmp_path, model_file, MEASURED)
     image = hot.image("g/a.png")
     once(hot)

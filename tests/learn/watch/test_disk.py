@@ -25,8 +25,6 @@ from tests.learn.hot import Hot, details_of, images_and_masks_agree, states_of, 
 from tests.learn.watch.test_survival import forked, mounted, wait_for
 from tests.waiting import PATIENCE_S
 
-pytestmark = pytest.mark.timeout(280)
-
 
 @pytest.fixture
 def hot(tmp_path: Path, model_file: Path) -> Hot:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from emcfsys_engine.hotfolder import scan
 from emcfsys_engine.hotfolder.drop import folder_of
 from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.recipe import lock_recipe
@@ -75,10 +76,10 @@ def play_night(incoming: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(580)
 def test_a_night_that_went_wrong_ends_in_a_report_that_says_so(
-    tmp_path: Path, model_file: Path
+    tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(scan, "_BACK_OFF_S", (0.0,) * scan.MAX_ATTEMPTS)
     hot = Hot(tmp_path, model_file)
     file = hot.folder / "project.toml"
     file.write_text(file.read_text() + LIMITS)

@@ -59,7 +59,7 @@ def test_what_arrives_in_any_manner_gets_one_mask(hot: Hot) -> None:
     assert run.outcome()[0] == "interrupted"
     done = [event for event in run.events() if isinstance(event, ImageDone)]
     assert len(done) == len(expected)
-    assert all(event.lag_s is not None and event.lag_s < 30 for event in done)
+    assert all(event.lag_s is not None and event.lag_s < PATIENCE_S for event in done)
     for name in expected:
         with Image.open(hot.output / name) as mask:
             assert set(np.unique(np.asarray(mask))) <= {0, 7}

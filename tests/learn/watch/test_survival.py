@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emcfsys_engine.hotfolder import drop
+from emcfsys_engine.hotfolder import drop, scan
 from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.recipe import lock_recipe
 from emcfsys_engine.hotfolder.review import overview, read_verdicts, say_word, verify_journal
@@ -32,14 +32,13 @@ from emcfsys_engine.run.folder import Run
 from tests.hotfolder.test_journal import acts_in
 from tests.images.test_bad_files import FUZZED
 from tests.learn.hot import Hot, images_and_masks_agree, states_of
+from tests.thorough import tries
 from tests.waiting import PATIENCE_S
 
 _SERVER = mp.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     ["emcfsys_engine.learn.worker", "emcfsys_engine.learn.watch.run", "timm", __name__]
 )
-
-pytestmark = pytest.mark.timeout(580)
 
 
 def _give_up_privileges() -> None:
@@ -56,6 +55,7 @@ def _work(folder: str, is_plain: bool, config: str, looks_for_models_s: float) -
     from emcfsys_engine.learn.watch import followed_model
 
     followed_model._FOLLOW_EVERY_S = looks_for_models_s
+    scan._BACK_OFF_S = (0.0, 0.5, 1.0, *scan._BACK_OFF_S[3:])
     if config:
         os.environ["XDG_CONFIG_HOME"] = config
     if is_plain:
@@ -137,16 +137,10 @@ def each_was_recorded_once(hot: Hot, number: int) -> None:
 
 @pytest.mark.long
 def test_kills_between_mask_and_ledger_leave_every_image_one_whole_mask(hot: Hot) -> None:
-    kill_at_random(hot, 30, 6)
-    assert measured_images(hot) == sorted(f"{index}.png" for index in range(30))
-    each_was_recorded_once(hot, 30)
-
-
-@pytest.mark.long
-def test_fifty_kills_leave_every_image_one_whole_mask(hot: Hot) -> None:
-    kill_at_random(hot, 250, 50)
-    assert measured_images(hot) == sorted(f"{index}.png" for index in range(250))
-    each_was_recorded_once(hot, 250)
+    number = tries(60, 250)
+    kill_at_random(hot, number, tries(12, 50))
+    assert measured_images(hot) == sorted(f"{index}.png" for index in range(number))
+    each_was_recorded_once(hot, number)
 
 
 def follow(hot: Hot, review_below: float) -> str:
@@ -194,8 +188,8 @@ def kill_between_recipes(hot: Hot, number: int, kills: int) -> None:
 
 
 @pytest.mark.long
-def test_fifty_kills_between_two_recipes_leave_verdicts_words_and_groups_whole(hot: Hot) -> None:
-    kill_between_recipes(hot, 150, 50)
+def test_kills_between_two_recipes_leave_verdicts_words_and_groups_whole(hot: Hot) -> None:
+    kill_between_recipes(hot, tries(45, 150), tries(14, 50))
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from emcfsys_engine.tools.measure.standards.results import (
     GrainSize,
     StandardSettings,
 )
+from tests.thorough import tries
 from tests.tools.measure.standards.simulated import voronoi_crossings, voronoi_grains
 
 
@@ -100,15 +101,16 @@ def test_lines_by_circles_and_planimetry_agree_on_the_same_material() -> None:
 
 
 @pytest.mark.long
-def test_the_interval_of_one_field_holds_the_truth_in_930_of_1000_materials() -> None:
+def test_the_interval_of_one_field_holds_the_truth_in_93_of_100_materials() -> None:
+    cases = tries(200, 1000)
     area_px = 400.0
     crossed = voronoi_crossings(area_px) * 1e6
     true = {"lines": crossed, "circles": crossed, "planimetric": 1e12 / area_px}
     held = dict.fromkeys(METHODS, 0)
-    for seed in range(1000):
+    for seed in range(cases):
         rng = np.random.default_rng(seed)
         found = measure_grains(voronoi_grains(rng, 300, area_px), (1, 1), 90, rng)
         for method in METHODS:
             spread = over_fields([found[method]])
             held[method] += abs(spread.mean - true[method]) <= (spread.half_width or 0)
-    assert min(held.values()) >= 930, held
+    assert min(held.values()) >= 0.93 * cases, held

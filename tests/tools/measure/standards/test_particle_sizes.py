@@ -20,7 +20,10 @@ from emcfsys_engine.tools.measure.standards.particle_sizes import (
     size_distributions,
 )
 from emcfsys_engine.tools.measure.standards.results import SizeDistribution, Weighting
+from tests.thorough import tries
 from tests.tools.measure.standards.simulated import discs
+
+CASES = tries(250, 1000)
 
 
 def particles_of(*fields: np.ndarray) -> Particles:
@@ -161,13 +164,13 @@ def held(sizes: list[np.ndarray], weighting: Weighting, true: list[float]) -> li
 
 @pytest.mark.long
 @pytest.mark.parametrize(("weighting", "num"), [("number", 200), ("area", 400), ("volume", 800)])
-def test_intervals_hold_the_truth_in_930_of_1000_samples(weighting: Weighting, num: int) -> None:
+def test_intervals_hold_the_truth_in_93_of_100_samples(weighting: Weighting, num: int) -> None:
     s, times = 0.3, np.zeros(3)
     true = truth(POWERS[weighting], s)
-    for seed in range(1000):
+    for seed in range(CASES):
         size = np.exp(s * np.random.default_rng(seed).standard_normal(num))
         times += held([size], weighting, true)
-    assert times.min() >= 930, times
+    assert times.min() >= 0.93 * CASES, times
 
 
 @pytest.mark.long
