@@ -120,7 +120,6 @@ def table_of(classes: Mapping[str, int], labels: Mapping[str, str]) -> LabelTabl
     values: list[tuple[int, int, int]] = []
     colours: dict[int, int] = {}
     names = dict(classes)
-    numbers: set[int] = set()
     other = None
     for key, meaning in labels.items():
         class_id = UNLABELLED if meaning == "ignore" else classes[meaning]
@@ -129,23 +128,19 @@ def table_of(classes: Mapping[str, int], labels: Mapping[str, str]) -> LabelTabl
         span = re.fullmatch(r"(\d+)(?:\s*(?:-|–|\.\.)\s*(\d+))?", word)
         if span:
             values.append((int(span[1]), int(span[2] or span[1]), class_id))
-            numbers.update(() if span[2] else (int(word),))
         elif re.fullmatch(r"#[0-9a-fA-F]{6}", word):
             colours[int(word[1:], 16)] = class_id
         elif word == OTHER:
             other = class_id
-    values += [(value, value, value) for value in classes.values()]
-    values.append((UNLABELLED, UNLABELLED, UNLABELLED))
-    spans = (re.fullmatch(r"(\d+)\s*(?:-|–|\.\.)\s*(\d+)", key.strip()) for key in labels)
-    has_zero = 0 in classes.values()
+    own = [(value, value, value) for value in (*classes.values(), UNLABELLED)]
     return LabelTable(
-        values=tuple(values),
+        values=(*values, *own),
         colours=colours,
         names=names,
         other=other,
-        ranges=tuple((int(span[1]), int(span[2])) for span in spans if span),
-        numbers=frozenset(numbers),
-        background=0 if has_zero else UNLABELLED,
+        ranges=tuple((low, high) for low, high, _ in values if low < high),
+        numbers=frozenset(low for low, high, _ in values if low == high),
+        background=0 if 0 in classes.values() else UNLABELLED,
     )
 
 
