@@ -48,8 +48,9 @@ def has_terminal() -> bool:
 
 
 def _start(folder: Path | None, *, read_only: bool, theme: str) -> int:
-    folder = _project_folder(folder, may_make=has_terminal() and not read_only)
-    if not has_terminal():
+    is_drawn = has_terminal()
+    folder = _project_folder(folder, may_make=is_drawn and not read_only)
+    if not is_drawn:
         print(import_module("emcfsys_tui.summary").summary_of(folder))
         return 0
     for name in ("COLUMNS", "LINES"):  # where a shell exports them, they outlive each resize

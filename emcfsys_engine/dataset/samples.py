@@ -74,6 +74,11 @@ def refuse_unresumable(run: Run) -> None:
         samples_of(project, deal)
 
 
+def disagreeing(faults: Sequence[InputError]) -> list[InputError]:
+    """Return the faults of masks that are sound, and that nobody can tell the classes of."""
+    return [fault for fault in faults if isinstance(fault, MaskNumbersError)]
+
+
 def samples_of(project: Project, deal: Deal, folds: Mapping[str, int] | None = None) -> Samples:
     """Return the images of a run as they were dealt, whatever came to the project since.
 
@@ -112,9 +117,9 @@ def samples_of(project: Project, deal: Deal, folds: Mapping[str, int] | None = N
     vanished = tuple(name for name in deal.names if name not in here)
     dealt = Dealt(name_of=dealt.name_of, vanished=vanished, later=dealt.later)
     if project.training.follow:  # they are named, and what they are in joins once it is mended
-        none_tells = [fault for fault in faults if isinstance(fault, MaskNumbersError)]
-        notes += [f"Goes on without it: {fault}" for fault in faults if fault not in none_tells]
-        faults = [*none_tells]
+        untold = disagreeing(faults)
+        notes += [f"Goes on without it: {fault}" for fault in faults if fault not in untold]
+        faults = untold
     if not faults:
         faults += _vanished_faults(project, samples)
     if faults:

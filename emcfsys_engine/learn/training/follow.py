@@ -28,9 +28,9 @@ from emcfsys_engine.dataset.follow import (
     settled,
 )
 from emcfsys_engine.dataset.moved_classes import Moves, moved_classes, numbered_anew
-from emcfsys_engine.dataset.samples import Samples
+from emcfsys_engine.dataset.samples import Samples, disagreeing
 from emcfsys_engine.dataset.splits import Sample
-from emcfsys_engine.errors import DataFaults, InputError, MaskNumbersError
+from emcfsys_engine.errors import DataFaults, InputError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.images.walk import FileStamp
@@ -75,11 +75,6 @@ def first_labels(worker: RunContext, project: Project) -> Samples | None:
             if worker.stop_request() is not None:
                 return None
             time.sleep(_LOOK_EVERY_S)
-
-
-def disagreeing(faults: Sequence[InputError]) -> list[InputError]:
-    """Return the faults of masks that are sound, and that nobody can tell the classes of."""
-    return [fault for fault in faults if isinstance(fault, MaskNumbersError)]
 
 
 def sound_ones(samples: Sequence[Sample], project: Project) -> tuple[Sample, ...]:
