@@ -404,7 +404,7 @@ def _mount_of(place: Path) -> tuple[str, str]:
     """
     try:
         text = _MOUNTS.read_text()
-        path = _nearest_existing(place).resolve()
+        path = nearest_existing(place).resolve()
     except OSError:
         return "", "unknown"
     best, found = -1, ("", "unknown")
@@ -422,7 +422,8 @@ def is_network(kind: str) -> bool:
     return _NETWORK.fullmatch(kind) is not None
 
 
-def _nearest_existing(place: Path) -> Path:
+def nearest_existing(place: Path) -> Path:
+    """Return a place, or the first folder above it that is there."""
     place = place.absolute()
     while not place.exists():
         place = place.parent

@@ -6,6 +6,7 @@ from statistics import StatisticsError, correlation, fmean
 import msgspec
 
 from emcfsys_engine.errors import printable
+from emcfsys_engine.text import how_many
 
 _MOST_LINES = 20  # of a table for people
 
@@ -75,7 +76,9 @@ def words_of(promise: Promise | None) -> str:
     if promise is None:
         return "expected IoU: the model cannot tell how good its masks are"
     words = f"expected IoU: off by {promise.error:.4f} on average, the true one lies in the"
-    words += f" interval of {promise.within:.0%} of {promise.images} images (90% promised)"
+    words += (
+        f" interval of {promise.within:.0%} of {how_many(promise.images, 'image')} (90% promised)"
+    )
     if promise.spearman is not None:
         words += f", Spearman {promise.spearman:.3f}"
     return words
@@ -95,7 +98,7 @@ def table_of(scores: Sequence[ImageScore], promise: Promise | None) -> list[str]
         told += f"  {one.reason}" if one.reason else ""
         lines.append(f"{printable(one.image):<{width}}   {cells}  {between:<13}{told}".rstrip())
     if len(scores) > len(shown):
-        lines.append(f"… and {len(scores) - len(shown)} images that are nearer (--json: all)")
+        lines.append(f"… and {len(scores) - len(shown)} more that are nearer (--json: all)")
     return [lines[0].rstrip(), *lines[1:], words_of(promise)]
 
 

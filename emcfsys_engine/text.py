@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -35,6 +36,17 @@ def span(seconds: float) -> str:
         return f"{hours} h {minutes:02}"
     days, hours = divmod(hours, 24)
     return f"{days} d {hours} h"
+
+
+def how_many(number: int, one: str, many: str = "") -> str:
+    """Return a number of things: 1 image, 2,000 images; `many` where an s is not all."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def few(names: Sequence[str], most: int = 6, *, between: str = ", ") -> str:
+    """Return the first of some names, and how many more there are: a, b and 3 more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return between.join(names[:most]) + more
 
 
 def size(num_bytes: int) -> str:

@@ -1,4 +1,4 @@
-"""A cell of a table is what it says, for people and for spreadsheets."""
+"""Numbers of things in words; a cell of a table is what it says, for people and spreadsheets."""
 
 import csv
 import io
@@ -7,11 +7,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emcfsys_engine.text import cell_of, text_of_cell
+from emcfsys_engine.text import cell_of, few, how_many, text_of_cell
 
 EVIL = "=+-@＝＋－＠"
 BLANKS = " \t\r\n\u00a0\u200b\ufeff'"
 texts = st.text(st.sampled_from([*EVIL, *BLANKS, *';a1."', ",", "|"]), max_size=8) | st.text()
+
+
+def test_one_thing_is_not_told_as_many() -> None:
+    assert [how_many(n, "image") for n in (0, 1, 2, 5000)] == [
+        "0 images",
+        "1 image",
+        "2 images",
+        "5,000 images",
+    ]
+    assert how_many(1, "mask is", "masks are") == "1 mask is"
+    assert how_many(3, "mask is", "masks are") == "3 masks are"
+
+
+def test_of_many_names_the_first_are_told_and_how_many_more() -> None:
+    assert few(["a", "b", "c"], 3) == "a, b, c"
+    assert few(["a", "b", "c", "d"], 2, between="; ") == "a; b and 2 more"
 
 
 @pytest.mark.parametrize("sign", EVIL)

@@ -16,6 +16,7 @@ from emcfsys_engine.images.origins import Origin
 from emcfsys_engine.images.output_book import FOLDER, OutputBook
 from emcfsys_engine.images.output_names import ENDS, MASK_SUFFIXES
 from emcfsys_engine.images.own_files import is_content, resolved
+from emcfsys_engine.text import few, how_many
 
 _LEVELS = 8  # folders above a mask in which its book may lie
 _VERSION = re.compile(r"(.+)\.v\d+", re.DOTALL)
@@ -107,7 +108,7 @@ class Masks:
         were moved, by its name; a newer version is never taken for another image's first.
         """
         pairs, claimed = self._noted(images, image_root, root)
-        self.drop_changed(pairs, "masks")
+        self.drop_changed(pairs, "mask")
         claimed |= {mask for mask, origin in self.origins.items() if origin.version > 1}
         used = set(pairs.values())
         named = {
@@ -173,7 +174,7 @@ class Masks:
         pairs = {ref: masks[0] for ref, masks in claims.items() if len(masks) == 1}
         return pairs, {mask for masks in claims.values() for mask in masks}
 
-    def drop_changed(self, pairs: dict[ImageRef, ImageRef], what_they_are: str) -> None:
+    def drop_changed(self, pairs: dict[ImageRef, ImageRef], what_it_is: str) -> None:
         """Leave out what was made of images that became others and were not predicted again.
 
         A person's correction stays: it may be of the same pixels. What nobody noted stays, too.
@@ -191,11 +192,13 @@ class Masks:
             if not self.origins[mask].is_changed:
                 del pairs[image]
         if made:
-            what = f"{what_they_are} are of images that changed since: left out"
-            self.notes.append(f"{len(made)} {what}, predict these again{_few(made)}")
+            are = how_many(len(made), f"{what_it_is} is", f"{what_it_is}s are")
+            what = "of an image that changed since: left out, predict it again"
+            self.notes.append(f"{are} {what}{_few(made)}")
         if corrected:
-            what = f"{what_they_are} that a person changed are of images that changed since"
-            self.notes.append(f"{len(corrected)} {what}{_few(corrected)}")
+            masks = how_many(len(corrected), what_it_is)
+            what = "changed by a person, of an image that changed since"
+            self.notes.append(f"{masks} {what}{_few(corrected)}")
 
     def _doubt(self, pairs: dict[ImageRef, ImageRef], images: Iterable[ImageRef]) -> None:
         """Say which masks could be another image's second version, too: nothing notes whose."""
@@ -237,11 +240,12 @@ def masks_that_count(found: Sequence[ImageRef]) -> Masks:
         origins={mask: one for mask, one in origins.items() if mask not in left_out},
     )
     if older:
-        what = "have another version beside them, which counts: left out"
-        masks.notes.append(f"{len(older)} files {what}{_few(older)}")
+        files = how_many(len(older), "file has another version", "files have another version")
+        masks.notes.append(f"{files} beside, which counts: left out{_few(older)}")
     if outdated:
-        what = "are of an image as it was before it was predicted again: left out"
-        masks.notes.append(f"{len(outdated)} masks {what}{_few(outdated)}")
+        what = "of an image as it was before it was predicted again: left out"
+        are = how_many(len(outdated), "mask is", "masks are")
+        masks.notes.append(f"{are} {what}{_few(outdated)}")
     return masks
 
 
@@ -261,5 +265,4 @@ def _rank(one: Origin) -> tuple[bool, int, int]:
 
 
 def _few(masks: Sequence[ImageRef]) -> str:
-    names = ", ".join(mask.path.name for mask in masks[:3])
-    return f" ({names}{' …' if len(masks) > 3 else ''})"
+    return f" ({few([mask.path.name for mask in masks], 3)})"

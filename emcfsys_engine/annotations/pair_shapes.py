@@ -52,7 +52,7 @@ def pair_shapes(
         known = {place: places[place] for place in keys}
         pairs |= _matched(images, image_root, keys, pairs, known)
     as_masks = {image: ImageRef(path=file) for image, (file, _) in pairs.items()}
-    counting.drop_changed(as_masks, "outlines")
+    counting.drop_changed(as_masks, "outline")
     left_out |= {pairs[image][0] for image in pairs.keys() - as_masks.keys()}
     pairs = {image: pairs[image] for image in as_masks}
     used = set(pairs.values())

@@ -15,6 +15,7 @@ import numpy as np
 from emcfsys_engine.annotations.pairing import key_of_name
 from emcfsys_engine.annotations.planes import StackPlace
 from emcfsys_engine.errors import AnnotationError
+from emcfsys_engine.text import few, how_many
 
 _LARGEST_MASK_PX = 1 << 30
 
@@ -98,10 +99,9 @@ class Annotation:
         if not self.skipped:
             return self.notes
         reasons = list(dict.fromkeys(one.why for one in self.skipped))
-        named = "; ".join(reasons[:_NAMED])
-        more = f"; and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
+        named = few(reasons, _NAMED, between="; ")
         drawn = f"{len(self.shapes)} drawn, {len(self.skipped)} skipped"
-        return (f"{self.num_read} shapes, {drawn}: {named}{more}", *self.notes)
+        return (f"{how_many(self.num_read, 'shape')}, {drawn}: {named}", *self.notes)
 
     def in_pixels(self, size_HW: tuple[int, int]) -> "Annotation":
         """Return the same with every shape, skipped ones too, in pixels of an image of a size."""

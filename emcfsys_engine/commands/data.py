@@ -10,6 +10,7 @@ from emcfsys_engine.commands.saying import say, say_json, say_lines
 from emcfsys_engine.dataset.sources import what_pairs
 from emcfsys_engine.errors import InputError, ProjectFaults
 from emcfsys_engine.project import Project, load_project
+from emcfsys_engine.text import how_many
 from emcfsys_engine.tools.check import check_project
 from emcfsys_engine.tools.check_data import Finding
 from emcfsys_engine.tools.contact_sheet import contact_sheet
@@ -60,7 +61,7 @@ def _merging(merge: str) -> tuple[str, str]:
 def _look_words(found: FolderLook) -> str:
     labelled = f"{found.num_labelled} with {found.kind} in {found.labels}"
     lines = [
-        f"{found.num_images} images in {found.images}, {labelled}",
+        f"{how_many(found.num_images, 'image')} in {found.images}, {labelled}",
         f"{'class':<24} {'value':>5} {'shapes':>7} {'images':>7}",
         *(
             f"{one.name:<24} {one.value:>5} {one.shapes or '–':>7} {one.images:>7}"

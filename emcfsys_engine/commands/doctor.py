@@ -12,7 +12,7 @@ import click
 
 from emcfsys_engine.commands.saying import say, say_json
 from emcfsys_engine.errors import Diagnosis, EmcfError, SlurmError
-from emcfsys_engine.files import file_system_of, is_network
+from emcfsys_engine.files import file_system_of, is_network, nearest_existing
 from emcfsys_engine.jobs import systemd
 from emcfsys_engine.jobs.control import daemon_status
 from emcfsys_engine.jobs.machine import Gpu, Machine, lease_holders
@@ -23,6 +23,7 @@ from emcfsys_engine.jobs.state_folder import network_type, state_folder
 from emcfsys_engine.launch.processes import NUM_SLOTS
 from emcfsys_engine.memory_limit import memory_bytes
 from emcfsys_engine.settings import load_config
+from emcfsys_engine.text import how_many
 
 
 def examine_jobs(folder: Path | None = None, machine: Machine | None = None) -> list[Diagnosis]:
@@ -52,7 +53,7 @@ def _queue(folder: Path) -> Diagnosis:
     try:
         with Queue.open(folder) as queue:
             queue.store.check_whole()
-            found = f"{len(queue.list())} jobs in {folder}"
+            found = f"{how_many(len(queue.list()), 'job')} in {folder}"
     except EmcfError as error:
         return Diagnosis(what="job queue", state="fail", found=str(error))
     if kind := network_type(folder):
@@ -187,7 +188,7 @@ def _processor() -> Diagnosis:
 
 
 def _disk(name: str, place: Path) -> Diagnosis:
-    free = shutil.disk_usage(_existing(place)).free / 2**30
+    free = shutil.disk_usage(nearest_existing(place)).free / 2**30
     text = f"{free:.1f} GiB free at {place}"
     if free < 1:
         return Diagnosis(what=f"{name} disk", state="fail", found=text, remedy="Free some space")
@@ -204,7 +205,7 @@ def _file_system(name: str, place: Path) -> Diagnosis:
     if is_network(kind):
         remedy = "The hot folder polls here, as no events cross a network"
         return Diagnosis(what=f"{name} file system", state="warn", found=kind, remedy=remedy)
-    if not os.access(_existing(place), os.W_OK):
+    if not os.access(nearest_existing(place), os.W_OK):
         remedy = "Ask its owner for write permission"
         return Diagnosis(
             what=f"{name} file system", state="fail", found="not writable", remedy=remedy
@@ -239,13 +240,6 @@ def _terminal() -> Diagnosis:
             what="terminal", state="warn", found=text, remedy="Make it 80×24 or larger"
         )
     return Diagnosis(what="terminal", state="ok", found=text)
-
-
-def _existing(place: Path) -> Path:
-    place = place.absolute()
-    while not place.exists():
-        place = place.parent
-    return place
 
 
 def _examine_torch() -> Sequence[Diagnosis]:

@@ -23,6 +23,7 @@ from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.project_tables import Compute
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import EVALUATION, EvaluateRequest
+from emcfsys_engine.text import how_many
 
 if TYPE_CHECKING:
     from emcfsys_engine.learn.evaluate import Evaluation
@@ -202,7 +203,7 @@ def evaluate(
         say_lines(table)
     if report is not None:
         request = _request_of(model, project, also=also, split=split, **options)
-        title = f"{first.name} of {first.absolute().parent.name}: {found.images} images"
+        title = f"{first.name} of {first.absolute().parent.name}: {how_many(found.images, 'image')}"
         _write_page(report, title, request, found)
 
 

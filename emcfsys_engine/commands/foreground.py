@@ -40,6 +40,7 @@ from emcfsys_engine.run.records import (
     WatchRequest,
 )
 from emcfsys_engine.settings import Config, load_config
+from emcfsys_engine.text import how_many
 
 _LOOK_EVERY_S = 0.1
 _LOOK_AT_FOLDER_S = 1.0
@@ -280,7 +281,7 @@ class Progress:
         elif isinstance(event, RegionDone):
             self._regions += 1
             images = f"{self._done + self._failed}/{self._total or '?'} images"
-            self._draw(f"{images}, {self._regions} regions of {event.of}")
+            self._draw(f"{images}, {how_many(self._regions, 'region')} of {event.of}")
         else:
             if isinstance(event, RunStarted):
                 self._called = event.called

@@ -24,6 +24,7 @@ from emcfsys_engine.commands.shards import (
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import MeasureRequest
 from emcfsys_engine.run.shards import finished
+from emcfsys_engine.text import how_many
 
 if TYPE_CHECKING:
     from emcfsys_engine.tools.measure.results import Measurement, MeasureSettings
@@ -289,4 +290,4 @@ def _standard_of(name: "Standard | None", options: dict[str, Any]) -> "StandardS
 
 
 def _show_progress(done: int, total: int) -> None:
-    say(f"{done:,} of {total:,} masks", err=True, nl=done == total, lead="\r")
+    say(f"{done:,} of {how_many(total, 'mask')}", err=True, nl=done == total, lead="\r")

@@ -22,6 +22,7 @@ from emcfsys_engine.hotfolder.review import (
 from emcfsys_engine.hotfolder.watcher import watching_run
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.project import Project, load_project
+from emcfsys_engine.text import how_many
 from emcfsys_engine.tools.corrections import refuse_what_is_no_mask
 from emcfsys_engine.verdicts import STATES
 
@@ -55,7 +56,7 @@ def review(
         if act == "corrected":
             refuse_what_is_no_mask(loaded, root, output, names)
         say_word(output, names, _WORDS[act], reason.strip())
-        say(f"{_WORDS[act]}: {len(names)} images")
+        say(f"{_WORDS[act]}: {how_many(len(names), 'image')}")
         _say_of_numbers(output)
         return
     if images:
@@ -70,7 +71,8 @@ def _say_of_numbers(output: Path) -> None:
     """Say when the numbers of corrected masks follow, if they do not stand yet."""
     if waiting := number_unmeasured(output):
         when = "with its next turn" if watching_run(output) else "at its next start (--once, too)"
-        say(f"numbers to follow: {waiting} corrected images; the watch measures them {when}")
+        images = how_many(waiting, "corrected image")
+        say(f"numbers to follow: {images}; the watch measures them {when}")
 
 
 def _judge(project: Project) -> str:
@@ -81,14 +83,14 @@ def _judge(project: Project) -> str:
     if ledger.told:
         say(ledger.told, err=True)
     try:
-        counts = ledger.judge_by(project.limits)
+        found = ledger.judge_by(project.limits)
         ledger.write_journal()
         ledger.tell_groups(project, OutputBook(output))
     finally:
         ledger.close()
-    if counts is None:
+    if found is None:
         return "All is judged by these limits already"
-    return "{} of {} images are judged otherwise now, by their numbers".format(*counts)
+    return f"{found.words}, by their numbers"
 
 
 def _list(project: Project, *, as_json: bool) -> None:
@@ -152,9 +154,10 @@ def journal(act: str, project: Path, as_json: bool) -> None:
     if as_json:
         say_json(found)
     elif found.fault:
-        say(f"{found.fault}. {found.lines} lines are sound, head {found.head or 'none'}")
+        sound = how_many(found.lines, "line is sound", "lines are sound")
+        say(f"{found.fault}. {sound}, head {found.head or 'none'}")
     else:
         torn = f"; a torn last line of {found.torn_bytes} bytes" if found.torn_bytes else ""
-        say(f"whole: {found.lines} lines{torn}, head {found.head or 'none'}")
+        say(f"whole: {how_many(found.lines, 'line')}{torn}, head {found.head or 'none'}")
     if found.fault:
         raise SystemExit(1)

@@ -11,6 +11,7 @@ from emcfsys_engine.hotfolder.review import ask_retry
 from emcfsys_engine.hotfolder.status import status_of, text_of, watch_request, what_it_would_do
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.folder import Run, new_run
+from emcfsys_engine.text import how_many
 
 
 @click.command()
@@ -53,7 +54,7 @@ def watch(
         return
     if retry:
         number = ask_retry(loaded.folder / loaded.hotfolder.output)
-        say(f"{number} images will be tried again")
+        say(f"{how_many(number, 'image')} will be tried again")
         return
     if dry_run:
         planned = what_it_would_do(loaded)

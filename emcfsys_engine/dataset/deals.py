@@ -15,8 +15,8 @@ from emcfsys_engine.errors import DataFaults, InputError, RunFolderError
 from emcfsys_engine.files import read_own, remedy_of, write_whole
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.project import Project, class_values_now, labels_now, numbers_now
+from emcfsys_engine.text import few
 
-_NAMED = 6  # images in a sentence
 Place = tuple[int, ImageRef]  # number of the [[data]] table, image
 
 
@@ -345,9 +345,3 @@ def _around(folds: Mapping[str, int], begun: Mapping[int, Deal], num_folds: int)
             sizes[fold] += 1
             result[name] = fold
     return result
-
-
-def few(names: Sequence[str]) -> str:
-    """Return the first names of many, and how many more there are."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

@@ -17,6 +17,7 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import block_means, to_grey
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.project import Project
+from emcfsys_engine.text import few
 
 Split = Literal["train", "val", "test"]
 
@@ -242,7 +243,7 @@ def _validation(
             for group, places in groups.items()
         }
         chosen = split_units(held, seed)
-        notes.append(f"data.{index}: validates on {_few(sorted(chosen))} of {len(groups)} groups")
+        notes.append(f"data.{index}: validates on {few(sorted(chosen))} of {len(groups)} groups")
         return {place for group in chosen for place in groups[group]}
     blocks = _blocks(samples, index, notes, cache)
     in_blocks = {place for block in blocks for place in block}
@@ -313,7 +314,3 @@ def _thumbnail(sample: Sample, cache: FactsCache) -> np.ndarray:
     known = _Thumbnail(num_columns=small.shape[1], values=flat.tobytes())
     cache.put(sample.image.path, key, known)
     return flat
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -6,7 +6,7 @@ A row is of one prediction: a new one of the same file replaces it, and a person
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -14,6 +14,7 @@ from emcfsys_engine import any_names
 from emcfsys_engine.hotfolder.counts import COUNTED
 from emcfsys_engine.hotfolder.tables import has_table
 from emcfsys_engine.project_tables import Limit
+from emcfsys_engine.text import how_many
 from emcfsys_engine.verdicts import STATES, verdict_of_planes
 
 # Beside the table of files, whose columns older programs count.
@@ -199,11 +200,20 @@ def limits_of(connection: sqlite3.Connection) -> dict[str, Limit]:
         return {}
 
 
-def judge_all(connection: sqlite3.Connection, limits: Mapping[str, Limit]) -> tuple[int, int]:
-    """Judge every image anew by other limits, within the caller's transaction; predict nothing.
+class JudgedAnew(NamedTuple):
+    """How many verdicts of the limits are other ones now, and how many there are."""
 
-    Return how many verdicts of the limits are other ones now, and how many there are.
-    """
+    changed: int
+    number: int
+
+    @property
+    def words(self) -> str:
+        """Return what a person is told."""
+        return f"{self.changed:,} of {how_many(self.number, 'image')} judged otherwise now"
+
+
+def judge_all(connection: sqlite3.Connection, limits: Mapping[str, Limit]) -> JudgedAnew:
+    """Judge every image anew by other limits, within the caller's transaction; predict nothing."""
     changed: list[tuple[str, bytes, bytes]] = []
     number = others = 0
     for one in read_judged(connection, states=("", *STATES)):
@@ -216,4 +226,4 @@ def judge_all(connection: sqlite3.Connection, limits: Mapping[str, Limit]) -> tu
     connection.executemany("UPDATE judged SET state = ?, reasons = ? WHERE path = ?", changed)
     connection.execute("DELETE FROM limits")
     connection.execute("INSERT INTO limits VALUES (?)", (any_names.encode(limits),))
-    return others, number
+    return JudgedAnew(others, number)

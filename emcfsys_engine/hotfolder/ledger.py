@@ -213,22 +213,18 @@ class Ledger:
             return due
         return msgspec.structs.replace(due, verdict=found.state, reasons=found.reasons)
 
-    def judge_by(self, limits: Mapping[str, Limit]) -> tuple[int, int] | None:
-        """Judge all that is known by these limits; None if it was judged by them already.
-
-        Return how many verdicts changed, and how many there are.
-        """
+    def judge_by(self, limits: Mapping[str, Limit]) -> judged.JudgedAnew | None:
+        """Judge all that is known by these limits; None if it was judged by them already."""
         with explained(self.file), self._connection:
             if judged.limits_of(self._connection) == limits:
                 return None
-            counts = judged.judge_all(self._connection, limits)
+            found = judged.judge_all(self._connection, limits)
             made.touch_all(self._connection)
-            told = "{} of {} images are judged otherwise".format(*counts)
             as_json = msgspec.to_builtins(limits)
             journal.keep_acts(
-                self._connection, [act_of("limits_changed", limits=as_json, reason=told)]
+                self._connection, [act_of("limits_changed", limits=as_json, reason=found.words)]
             )
-            return counts
+            return found
 
     def follow(self, project: Project, recipe: Recipe | None) -> made.Touched:
         """Go by a project's groups and a recipe from now on; return what that touches.

@@ -15,6 +15,7 @@ from emcfsys_engine.hotfolder.judged import Judged, read_judged
 from emcfsys_engine.hotfolder.recipe import Recipe, differences, what_is_touched
 from emcfsys_engine.hotfolder.tables import has_table
 from emcfsys_engine.project_tables import Limit
+from emcfsys_engine.text import how_many
 from emcfsys_engine.verdicts import STATES, verdict_of
 
 TABLES = """
@@ -65,7 +66,8 @@ class Touched:
     @property
     def words(self) -> str:
         """Return what a person is told."""
-        counts = f"{len(self.predict)} images are predicted anew, {len(self.measure)} measured anew"
+        again = how_many(len(self.predict), "image is", "images are")
+        counts = f"{again} predicted anew, {len(self.measure):,} measured anew"
         return f"{self.told}: {counts}"
 
 

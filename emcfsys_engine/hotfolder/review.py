@@ -29,6 +29,7 @@ from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.output_names import instances_of
 from emcfsys_engine.images.own_files import digest_of_output
 from emcfsys_engine.settings import nearest
+from emcfsys_engine.text import how_many
 
 _MARK = "retry"
 _ALL = ("", "pass", "review", "fail")
@@ -220,7 +221,8 @@ def note_of(masks: Sequence[Path]) -> str:
     if not verdicts:
         return ""
     told = [f"{verdicts[state]} {state.upper()}" for state in ("fail", "review") if verdicts[state]]
-    return f"{' and '.join(told)} of {len(masks)} masks by their hot folder: they are counted, too"
+    number = how_many(len(masks), "mask")
+    return f"{' and '.join(told)} of {number} by their hot folder: they are counted, too"
 
 
 def masks_of(output: Path, one: Judged) -> list[Path]:

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from emcfsys_engine import any_names, promises
-from emcfsys_engine.dataset.deals import few
 from emcfsys_engine.errors import DataFaults, OutputError, printable
 from emcfsys_engine.files import remedy_of
 from emcfsys_engine.images.output_book import OutputBook
@@ -26,6 +25,7 @@ from emcfsys_engine.project import Project
 from emcfsys_engine.promises import ImageScore, Promise, promise_of
 from emcfsys_engine.run.events import ObjectScores
 from emcfsys_engine.run.records import EVALUATION, EvaluateRequest
+from emcfsys_engine.text import few, how_many
 
 NUM_WORST = 4  # images that a page shows
 
@@ -215,9 +215,11 @@ def table_of(found: Evaluation) -> str:
         for name, one in found.per_source.items():
             lines.append(f"  {printable(name)}: mean IoU {_four(one.mean_iou)}")
     whose = ", as the model's training dealt them" if found.split_of == "model" else ""
-    lines.append(f"{found.images} images{whose}, {scores.pixels} labelled pixels")
+    lines.append(
+        f"{how_many(found.images, 'image')}{whose}, {how_many(scores.pixels, 'labelled pixel')}"
+    )
     if found.trained_on:
-        number = f"{len(found.trained_on)} of these {found.images} images"
+        number = f"{len(found.trained_on)} of {how_many(found.images, 'image')}"
         lines.append(f"warning: the model was trained on {number}: {few(found.trained_on)}")
     return "\n".join(lines)
 

@@ -1,6 +1,6 @@
 """A run's events and log as lines for people, from the start or as they come."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from emcfsys_engine.errors import printable
@@ -31,12 +31,11 @@ from emcfsys_engine.run.events import (
     WatchState,
 )
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.text import clock, span
+from emcfsys_engine.text import clock, few, span
 
 _TAIL_BYTES = 1 << 18
 _NUM_EVIDENCE = 12
 _EVIDENCE_CHARACTERS = 400
-_NUM_NAMED = 4
 
 
 class RunLines:
@@ -174,13 +173,8 @@ def _joined(event: LabelsJoined) -> str:
         ("changed", event.changed),
         ("gone", event.gone),
     )
-    told = "; ".join(f"{word}: {_few(names)}" for word, names in parts if names)
+    told = "; ".join(f"{word}: {few(names, 4)}" for word, names in parts if names)
     return f"labels {told} ({event.num_train} train, {event.num_val} validate)"
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
-    return ", ".join(names[:_NUM_NAMED]) + more
 
 
 def _finished(event: RunFinished) -> str:

@@ -15,6 +15,7 @@ from emcfsys_engine.files import next_lines, open_own, reading_own
 from emcfsys_engine.run.events import ImageDone, ImageFailed, ItemDone, RegionDone
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.shards import RESULTS, Header, Shards
+from emcfsys_engine.text import how_many
 
 AnyTold = ImageDone | ImageFailed | RegionDone | ItemDone
 
@@ -119,7 +120,7 @@ class Progress:
                     self._count(shard, lines)
                 self._read_to[shard] = stream.tell()
         done = self._header.there.images + self._num_told
-        tasks = f"{len(self._finished):,} of {len(self._header.shards):,} tasks done"
+        tasks = f"{len(self._finished):,} of {how_many(len(self._header.shards), 'task')} done"
         what = "images and regions" if self._header.mosaics else self._header.called
         told = f"{tasks}, {done:,} of {self._header.num_items:,} {what}"
         return f"{told}, {self._num_failed:,} failed" if self._num_failed else told

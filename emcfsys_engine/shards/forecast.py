@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from emcfsys_engine.run.shards import Item, deal
-from emcfsys_engine.text import size, span
+from emcfsys_engine.text import how_many, size, span
 
 _NUM_TRIED = 3
 
@@ -38,7 +38,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
         work = f"{span(self.seconds)} of work each{looked}"
         return [
             f"{self.images:,} {self.called}, {self.pixels / 1e6:,.0f} megapixels{cut}",
-            f"{self.tasks:,} tasks, {self.at_once:,} at a time: {work}",
+            f"{how_many(self.tasks, 'task')}, {self.at_once:,} at a time: {work}",
             f"reads {size(self.read_bytes)}, writes {size(self.written_bytes)}",
             f"a task takes up to {size(self.memory_bytes)} of memory",
             f"measured here on {self.tried} {tried}: {self.pixels_a_second / 1e6:.2f} megapixels/s",

@@ -25,6 +25,7 @@ from emcfsys_engine.errors import InputError, printable
 from emcfsys_engine.images.micrograph import ImageFacts
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.project import UNLABELLED, Project
+from emcfsys_engine.text import how_many
 from emcfsys_engine.tools.check_data import (
     Finding,
     colour_findings,
@@ -97,7 +98,8 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
             lines.append(f"shapes: {self.shapes_drawn + self.shapes_skipped} ({counts})")
         counts = ", ".join(f"{count} {split}" for split, count in self.images.items())
         warnings = len(self.findings) - len(self.errors)
-        verdict = f"{len(self.errors)} errors, {warnings} warnings; {counts or 'no images'}"
+        found = f"{how_many(len(self.errors), 'error')}, {how_many(warnings, 'warning')}"
+        verdict = f"{found}; {counts or 'no images'}"
         return "\n".join(printable(line) for line in [*lines, verdict])
 
     def _of_labelled(self) -> list[str]:
@@ -321,7 +323,9 @@ def _objects_told(project: Project, samples: Sequence[Sample]) -> list[str]:
             shape = probe(sample.image.path).shape
             labels = read_labels(sample, project, (shape[0], shape[1]))
             truths[sample.name] = read_objects(sample, project, labels)
-    looked_at = f", in {len(truths)} images looked at" if len(truths) < len(samples) else ""
+    looked_at = (
+        f", in {how_many(len(truths), 'image')} looked at" if len(truths) < len(samples) else ""
+    )
     return [told(truths, tuple(project.instances)) + looked_at]
 
 
@@ -330,7 +334,7 @@ def _taught_without(project: Project, samples: Sequence[Sample]) -> list[str]:
     if not any(source.teaches_unlabelled for source in project.data):
         return []
     chosen, number = unlabelled_samples(project, samples)
-    return [f"{len(chosen)} of {number} images without labels teach, too"]
+    return [f"{len(chosen)} of {how_many(number, 'image')} without labels teach, too"]
 
 
 def _rare(project: Project, classes: Sequence[ClassShare]) -> list[Finding]:
@@ -345,7 +349,7 @@ def _rare(project: Project, classes: Sequence[ClassShare]) -> list[Finding]:
         elif one.share < _RARE_SHARE or one.images < min(_RARE_IMAGES, most_images):
             what = (
                 f'class "{one.name}" is rare: {one.share:.3%} of the training pixels, '
-                f"in {one.images} images"
+                f"in {how_many(one.images, 'image')}"
             )
             remedy = "Annotate more of it, or join it with another class under [data.labels]"
         else:

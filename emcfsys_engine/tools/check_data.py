@@ -27,6 +27,7 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import block_means, to_grey
 from emcfsys_engine.images.reader import probe, read_micrograph
 from emcfsys_engine.project import UNLABELLED, Project
+from emcfsys_engine.text import few, how_many
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -353,10 +354,9 @@ def _of_annotation(
         (outside, "points outside the image", "See that it belongs to this image"),
     ):
         if names:
-            listed = ", ".join(names[:_MOST_NAMED]) + (" …" if len(names) > _MOST_NAMED else "")
-            findings.append(
-                Finding.warn(file, f"{len(names)} shapes have {what}: {listed}", remedy)
-            )
+            listed = few(names, _MOST_NAMED)
+            have = how_many(len(names), "shape has", "shapes have")
+            findings.append(Finding.warn(file, f"{have} {what}: {listed}", remedy))
     return findings
 
 
@@ -387,7 +387,7 @@ def _overlaps(annotation: Annotation, table: LabelTable, size_HW: tuple[int, int
         here[mask] = number
     if not hidden:
         return []
-    listed = "; ".join(hidden[:_MOST_NAMED]) + (" …" if len(hidden) > _MOST_NAMED else "")
+    listed = few(hidden, _MOST_NAMED, between="; ")
     remedy = "The later shape wins; draw them side by side if that is not meant"
     return [Finding.warn(annotation.file, f"shapes of two classes overlap: {listed}", remedy)]
 

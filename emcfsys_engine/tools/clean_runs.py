@@ -21,7 +21,7 @@ from emcfsys_engine.run.folder import Run, State, list_runs
 from emcfsys_engine.run.home import is_of
 from emcfsys_engine.run.records import ConvertRequest, MeasureRequest, PredictRequest, WatchRequest
 from emcfsys_engine.settings import nearest
-from emcfsys_engine.text import size
+from emcfsys_engine.text import how_many, size
 
 What = Literal["checkpoints", "previews", "temporary", "companions"]
 EVERY: tuple[What, ...] = get_args(What)
@@ -72,8 +72,8 @@ class Cleaning(msgspec.Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         """A line for each run and kind, and the sum."""
         lines = [
-            f"{item.run:<12} {item.state:<11} {item.what:<12} {len(item.files):>7,} files "
-            f"{size(item.num_bytes):>9}"
+            f"{item.run:<12} {item.state:<11} {item.what:<12} "
+            f"{how_many(len(item.files), 'file'):>13} {size(item.num_bytes):>9}"
             for item in self.items
         ]
         lines += [f"{one.name:<12} left alone: {one.why}" for one in self.left]

@@ -8,7 +8,7 @@ from emcfsys_engine.errors import DataFaults, EmcfError, InputError, printable
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.folder import list_runs
 from emcfsys_engine.run.progress import Estimate, Kind, estimate
-from emcfsys_engine.text import span
+from emcfsys_engine.text import how_many, span
 from emcfsys_engine.tools.check import CheckReport
 from emcfsys_engine.tools.check_data import Finding
 
@@ -43,7 +43,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
             why = f"   ({row.why})" if row.why else ""
             lines.append(f"{row.name:<{width}}  {row.value}{why}")
         if self.errors:
-            lines.append(f"{len(self.errors)} errors: the training would end with them")
+            lines.append(f"{how_many(len(self.errors), 'error')}: the training would end there")
         return "\n".join(printable(line) for line in lines)
 
 

@@ -13,6 +13,7 @@ from emcfsys_engine.files import MICROGRAPH_SUFFIXES
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef
 from emcfsys_engine.images.reader import format_of, probe, read_micrograph
 from emcfsys_engine.model_card import ModelCard, read_card
+from emcfsys_engine.text import few, how_many
 
 _MOST_LABELS = 50
 
@@ -46,11 +47,12 @@ class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
         if self.kind == "micrograph":
             lines += self._of_micrograph()
         elif self.kind == "annotation":
-            named = ", ".join(self.images[:5]) + (" …" if len(self.images) > 5 else "")
-            lines.append(f"images: {len(self.images)} ({named})")
+            lines.append(f"images: {len(self.images)} ({few(self.images, 5)})")
             drawn = f"{self.shapes_drawn} drawn, {self.shapes_skipped} skipped"
             lines.append(f"shapes: {self.shapes_drawn + self.shapes_skipped} ({drawn})")
-            lines += [f"label {name}: {count} shapes" for name, count in self.labels.items()]
+            lines += [
+                f"label {name}: {how_many(count, 'shape')}" for name, count in self.labels.items()
+            ]
         elif self.model is not None:
             lines += _of_model(self.model)
         lines += [f"note: {note}" for note in self.notes]
@@ -59,7 +61,8 @@ class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
     def _of_micrograph(self) -> list[str]:
         size = f"{self.shape[1]} × {self.shape[0]} pixels"
         colours = f", {self.shape[2]} channels" if len(self.shape) > 2 else ""
-        lines = [f"{size}{colours}, {self.planes} planes, {self.dtype}, {self.bit_depth} bits"]
+        planes, bits = how_many(self.planes, "plane"), how_many(self.bit_depth, "bit")
+        lines = [f"{size}{colours}, {planes}, {self.dtype}, {bits}"]
         if self.pixel_nm is None:
             lines.append("pixel size: the file does not say")
         else:
@@ -68,7 +71,7 @@ class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
         if self.lowest is not None:
             lines.append(f"values: {self.lowest:g} to {self.highest:g}")
         if self.info_bar_rows:
-            lines.append(f"info bar: {self.info_bar_rows} rows at the bottom")
+            lines.append(f"info bar: {how_many(self.info_bar_rows, 'row')} at the bottom")
         return lines
 
 
@@ -169,7 +172,8 @@ def _of_model(card: ModelCard) -> list[str]:
     if card.trust is None or card.cannot_tell:
         lines.append(f"does not tell how good its masks are: {card.cannot_tell}")
     else:
-        learned = f"learned from {card.trust.num_images} images in {len(card.trust.trials)} trials"
+        images, trials = card.trust.num_images, len(card.trust.trials)
+        learned = f"learned from {how_many(images, 'image')} in {how_many(trials, 'trial')}"
         lines.append(f"tells how good its masks are, {learned}")
     if card.project or card.run:
         lines.append(f"from project {card.project}, run {card.run}, {card.created}")

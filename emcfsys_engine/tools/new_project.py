@@ -24,6 +24,7 @@ from emcfsys_engine.files import remedy_of
 from emcfsys_engine.images.own_files import write_new
 from emcfsys_engine.images.reader import find_images, left_out_words, probe
 from emcfsys_engine.project import load_project
+from emcfsys_engine.text import how_many
 from emcfsys_engine.tools.new_classes import (
     Proposal,
     from_class_folders,
@@ -91,7 +92,7 @@ def look_into(folder: Path, merge: Mapping[str, str] | None = None) -> FolderLoo
             faults.append(fault)
     proposal = _proposal(folder, layout, merge or {}, faults)
     rest = len(images) - _OPENED
-    notes = [f"of {rest:,} images only the names were looked at"] if rest > 0 else []
+    notes = [f"of {how_many(rest, 'more image')} only the name was looked at"] if rest > 0 else []
     return FolderLook(
         file=str(folder / "project.toml"),
         images=layout.images,
@@ -127,7 +128,8 @@ def make_project(
     file = folder / "project.toml"
     proposal = _proposal(folder, layout, merge or {}, [])
     _write(file, _toml(name or folder.name, layout, proposal).encode("utf-8", "replace"))
-    counts = f"{layout.num_images} images in {layout.images}, {_num_labelled(file)} with labels"
+    images = how_many(layout.num_images, "image")
+    counts = f"{images} in {layout.images}, {_num_labelled(file)} with labels"
     where = f"{layout.kind} in {layout.labels}" if layout.num_pairs else "no labels found"
     left_out: list[Path] = []
     find_images(layout.images, folder, left_out)

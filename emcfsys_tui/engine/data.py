@@ -21,6 +21,7 @@ from emcfsys_engine.errors import EmcfError, InputError, printable
 from emcfsys_engine.files import MICROGRAPH_SUFFIXES
 from emcfsys_engine.images.walk import FileStamp, split_glob, stamp_of, stamps_below
 from emcfsys_engine.project import load_project
+from emcfsys_engine.text import how_many
 from emcfsys_tui.engine.form import edit_project
 from emcfsys_tui.engine.predictions import prediction_folder
 from emcfsys_tui.engine.runs import LOOKING, child_environment, give_way, run_command
@@ -261,7 +262,8 @@ def check(folder: Path) -> CheckRead:
         for one in report["findings"][:_MOST_FINDINGS]
     )
     errors = sum(one["level"] == "error" for one in report["findings"])
-    summary = f"{errors:,} errors, {num - errors:,} warnings in {report['seconds']:g} s"
+    found = f"{how_many(errors, 'error')}, {how_many(num - errors, 'warning')}"
+    summary = f"{found} in {report['seconds']:g} s"
     if num > _MOST_FINDINGS:
         summary += f"; the first {_MOST_FINDINGS:,}"
     return CheckRead(CheckState(findings=findings, summary=summary))

@@ -32,6 +32,7 @@ from emcfsys_engine.run.events import (
 from emcfsys_engine.run.folder import Run, list_runs
 from emcfsys_engine.run.lines import images_per_min
 from emcfsys_engine.run.records import TrainRequest, WatchRequest
+from emcfsys_engine.text import how_many
 from emcfsys_tui.engine.form import edit_project
 from emcfsys_tui.engine.runs import run_command
 from emcfsys_tui.messages import HotRead, ModelsRead, TextFound, TrendRead
@@ -232,7 +233,7 @@ def retry_failed(folder: Path) -> str:
     """
     project = load_project(folder)
     number = ask_retry(folder / project.hotfolder.output)
-    return f"{number} images will be tried again"
+    return f"{how_many(number, 'image')} will be tried again"
 
 
 def say_of(folder: Path, image: str, word: Word, reason: str = "") -> str:
@@ -269,7 +270,7 @@ def read_trend(folder: Path, name: str, part: str) -> TrendRead:
     return TrendRead(
         HotTrend(
             **common,
-            note=f"{len(found.values):,} images, {len(found.signals):,} break a rule",
+            note=f"{how_many(len(found.values), 'image')}, {len(found.signals):,} against a rule",
             times=tuple(one.time for one in found.images),
             values=found.values,
             ewma=found.ewma,

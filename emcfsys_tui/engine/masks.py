@@ -8,6 +8,7 @@ from emcfsys_engine.images.mosaic_view import ref_of
 from emcfsys_engine.run.done_so_far import DoneSoFar
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import PredictRequest
+from emcfsys_engine.text import how_many
 from emcfsys_tui.engine.data import PictureSpec
 from emcfsys_tui.messages import MaskRead
 
@@ -62,7 +63,7 @@ class MaskReader:
         if done.newest is None:
             return MaskRead(job, None, "nothing is done yet")
         name = Path(done.newest.image).name
-        title = f"{name}: the newest of {done.num_images:,} images"
+        title = f"{name}: the newest of {how_many(done.num_images, 'image')}"
         return MaskRead(job, self._of_image(done.newest.image, done.newest.mask), printable(title))
 
     def _of_image(self, image: str, mask: str) -> PictureSpec:

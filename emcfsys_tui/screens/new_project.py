@@ -13,6 +13,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.text import how_many
 from emcfsys_tui.engine.projects import look_into
 from emcfsys_tui.screens.message import MessageScreen
 from emcfsys_tui.screens.page import KeyLine
@@ -191,7 +192,7 @@ def _title(look: FolderLook) -> str:
     file = Path(look.file)
     what = "masks" if look.kind == "masks" else "annotations"
     return one_line(
-        f"{file.parent.name}: {look.num_images:,} images in {look.images}, "
+        f"{file.parent.name}: {how_many(look.num_images, 'image')} in {look.images}, "
         f"{look.num_labelled:,} with {what} in {look.labels}  →  {file}"
     )
 

@@ -13,6 +13,7 @@ from textual.reactive import reactive
 from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
+from emcfsys_engine.text import how_many
 from emcfsys_tui.engine import data, notices, predictions, runs
 from emcfsys_tui.engine.data import PictureSpec
 from emcfsys_tui.messages import (
@@ -313,7 +314,7 @@ class DataPane(PicturePane):
         if rows.go_to(bare[path]):
             self.take_focus()
             at, of = waiting.index(path) + 1, len(waiting)
-            self.page_app.tell(f"{at} of {of} images without labels, the most uncertain first")
+            self.page_app.tell(f"{at} of {of} without labels, the most uncertain first")
 
     def action_suggest(self) -> None:
         """Ask how many label files a model shall fill in."""
@@ -464,7 +465,7 @@ class DataPane(PicturePane):
             rows.empty = "No image matches. esc shows all again."
         rows.rows = ImageList(self.images, order, self._facts, self._problems)
         shown = f"{len(order):,} of " if words else ""
-        counts = f"{shown}{len(self.images.rows):,} images"
+        counts = f"{shown}{how_many(len(self.images.rows), 'image')}"
         states = self.images.states if self._is_complete else "reading …"
         counts += f" · {states}" if states else ""
         self.query_one(PictureBox).counts = counts

@@ -85,7 +85,7 @@ def test_a_second_version_is_its_images_wherever_the_folders_were_moved(folders:
     folders.images = folders.folder / "moved"
     assert folders.pairs() == {"a.tif": "a.v2.png"}
     (note,) = folders.counting().notes
-    assert note == "1 files have another version beside them, which counts: left out (a.png)"
+    assert note == "1 file has another version beside, which counts: left out (a.png)"
 
 
 def test_what_a_person_corrected_counts_before_a_newer_prediction(folders: Folders) -> None:
@@ -133,7 +133,7 @@ def test_masks_of_what_an_image_no_longer_is_are_not_measured_nor_converted(
     out = folders.folder / "numbers"
     measured = measure_masks(str(folders.masks), out, settings, base=folders.folder)
     assert measured.num_masks == 2
-    words = "1 masks are of an image as it was before it was predicted again: left out (s.0002.png)"
+    words = "1 mask is of an image as it was before it was predicted again: left out (s.0002.png)"
     assert words in measured.notes
     converted = convert_labels(
         str(folders.masks), folders.folder / "to", to="masks", classes=CLASSES, base=folders.folder
@@ -210,7 +210,5 @@ def test_masks_of_images_that_became_others_are_not_taken_for_masks_of_these(
     )
     assert measured.num_masks == 1
     words = " ".join(measured.notes)
-    assert (
-        "1 masks are of images that changed since: left out, predict these again (a.png)" in words
-    )
-    assert "1 masks that a person changed are of images that changed since (b.png)" in words
+    assert "1 mask is of an image that changed since: left out, predict it again (a.png)" in words
+    assert "1 mask changed by a person, of an image that changed since (b.png)" in words

@@ -59,7 +59,7 @@ def test_images_without_numbers_are_told_as_not_judged(folder: Path) -> None:
 
 
 def test_the_queue_is_judged_listed_and_worked_off(folder: Path) -> None:
-    assert "1 of 1 images are judged otherwise" in say(review, str(folder), "judge")
+    assert "1 of 1 image judged otherwise" in say(review, str(folder), "judge")
     assert "already" in say(review, str(folder), "judge")
     told = say(review, str(folder))
     assert told.splitlines()[0] == "PASS 0  REVIEW 0  FAIL 1"
@@ -75,7 +75,7 @@ def test_the_queue_is_judged_listed_and_worked_off(folder: Path) -> None:
     linked = folder / "link"
     linked.symlink_to(folder / "incoming")
     names = ["a.tif", "./a.tif", f"{folder}/images/../incoming/a.tif", f"{linked}/a.tif"]
-    assert say(review, str(folder), "accept", *names) == "accepted: 1 images\n"
+    assert say(review, str(folder), "accept", *names) == "accepted: 1 image\n"
     assert say(review, str(folder)).splitlines() == ["PASS 1  REVIEW 0  FAIL 0"]
     assert say(journal, "verify", str(folder)).startswith("whole: 3 lines, head ")
 

@@ -32,7 +32,7 @@ def test_evaluate_takes_the_models_own_split(
     words = engine_here(
         "evaluate", run.best_model, dealt.folder, "--split", "all", "--as-dealt-now"
     )
-    assert f"warning: the model was trained on {len(plan.train_images)} of these 16" in words
+    assert f"warning: the model was trained on {len(plan.train_images)} of 16" in words
     folders = ("--images", dealt.folder / "images", "--masks", dealt.folder / "masks")
     assert "the model was trained on" in engine_here("evaluate", run.best_model, *folders)
     fresh = evaluate_project(run.best_model, dealt, "test", tta=False, overlap=0.25)

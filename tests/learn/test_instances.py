@@ -355,7 +355,7 @@ def test_numbers_that_a_person_corrected_count(
     mask = np.array(Image.open(out / "a.png"))
     mask[:2] = 7
     Image.fromarray(mask).save(out / "a.png")
-    assert "1 masks are measured without these (a.png)" in " ".join(measured("mask")["notes"])
+    assert "1 mask is measured without these (a.png)" in " ".join(measured("mask")["notes"])
 
 
 def test_a_suggestion_has_a_shape_an_object(

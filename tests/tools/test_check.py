@@ -101,9 +101,9 @@ def test_check_sees_bad_shapes(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(document))
     report = check_project(project_at(tmp_path, '[[data]]\nimages = "."\nannotations = "."\n'))
     what = " ".join(one.what for one in report.findings)
-    assert "1 shapes have an outline that crosses itself: 1 (large)" in what
-    assert "1 shapes have points outside the image: 2 (large)" in what
-    assert "1 shapes have no area: 3 (large)" in what
+    assert "1 shape has an outline that crosses itself: 1 (large)" in what
+    assert "1 shape has points outside the image: 2 (large)" in what
+    assert "1 shape has no area: 3 (large)" in what
     assert "4 (large) and 5 (small) share" in what
 
 

@@ -45,7 +45,7 @@ def test_of_one_that_check_refuses_only_the_errors_are_told(project: Project) ->
 
     found = forecast_of(project, report(Finding.error("a.tif", "is cut")), planned=never)
     assert (found.rows, len(found.errors)) == ((), 1)
-    assert "the training would end with them" in found.text
+    assert "the training would end there" in found.text
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ def test_numbered_objects_stay_objects_in_measure_and_convert(
         pytest.skip(f"the reported inputs are not here ({folder})")
     run = CliRunner().invoke
     words = ["measure", str(folder / "m"), "--project", str(folder), "--out", str(tmp_path / "o")]
-    assert "400 objects in 1 masks" in run(cli, words).output
+    assert "400 objects in 1 mask" in run(cli, words).output
     many = str(shared_data / "reported" / "instances_1156.tif")
     assert "1,156 objects" in run(cli, ["measure", many, "--out", str(tmp_path / "n")]).output
     for to, name in (("coco", "annotations.json"), ("imagej", "instances_1156.zip")):
@@ -247,7 +247,7 @@ def test_smoothed_masks_are_not_numbered_objects_to_measure(tmp_path: Path) -> N
     )
     words = ["measure", str(tmp_path / "masks"), "--project", str(tmp_path)]
     output = CliRunner().invoke(cli, [*words, "--out", str(tmp_path / "o")]).output
-    assert "1 objects in 1 masks" in output
+    assert "1 object in 1 mask" in output
 
 
 @pytest.mark.parametrize(

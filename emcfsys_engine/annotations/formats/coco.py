@@ -24,6 +24,7 @@ from emcfsys_engine.annotations.shapes import (
 )
 from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.files import write_whole
+from emcfsys_engine.text import how_many
 
 _LARGEST_MASK_PX = 1 << 30
 _MOST_BITS = 60  # of one run length
@@ -194,7 +195,7 @@ def _polygons(
         if len(polygon) % 2 or not all(isinstance(value, (int, float)) for value in polygon):
             continue
         if len(polygon) < 6:  # COCO's own sets hold polygons of two points: they have no area
-            found.skip(label, f"{what} has an outline of {len(polygon) // 2} points")
+            found.skip(label, f"{what} has an outline of {how_many(len(polygon) // 2, 'point')}")
             continue
         pairs = list(zip(polygon[::2], polygon[1::2], strict=True))
         ring = points_array(path, what, pairs)

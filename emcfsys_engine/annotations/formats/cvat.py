@@ -21,6 +21,7 @@ from emcfsys_engine.annotations.shapes import (
     turned,
 )
 from emcfsys_engine.errors import AnnotationError
+from emcfsys_engine.text import how_many
 
 _LARGEST_MASK_PX = 1 << 28
 _DRAWN = ("polygon", "box", "ellipse", "mask", "polyline", "points")
@@ -106,7 +107,7 @@ def _shape(path: Path, element: ET.Element, label: str, found: Gathering) -> Non
 def _points(kind: str, what: str, label: str, points: np.ndarray, found: Gathering) -> None:
     fewest = {"polygon": 3, "polyline": 2}.get(kind, 1)
     if len(points) < fewest:
-        found.skip(label, f"{what} has {len(points)} points", in_doubt=not len(points))
+        found.skip(label, f"{what} has {how_many(len(points), 'point')}", in_doubt=not len(points))
     elif kind == "points":
         for point in points:
             found.draw(Shape(label=label, kind="point", rings=(point[None],)))

@@ -12,6 +12,7 @@ from emcfsys_engine.annotations.draw import Region
 from emcfsys_engine.annotations.planes import StackPlace
 from emcfsys_engine.annotations.shapes import Annotation, Gathering, Shape, ShapeKind, points_array
 from emcfsys_engine.files import write_whole
+from emcfsys_engine.text import how_many
 
 _GEOMETRIES = (
     "Polygon", "MultiPolygon", "LineString", "MultiLineString", "Point", "MultiPoint",
@@ -111,13 +112,15 @@ class _Feature:
             if rings and len(rings[0]) >= 3:
                 self._draw("rings", rings, group)
             else:
-                self._skip(f"{what} is a polygon of {len(rings[0]) if rings else 0} points")
+                self._skip(
+                    f"{what} is a polygon of {how_many(len(rings[0]) if rings else 0, 'point')}"
+                )
         elif kind == "LineString":
             line = _ring(self.path, what, part)
             if len(line) > 1:
                 self._draw("linestrip", (line,))
             else:
-                self._skip(f"{what} is a line of {len(line)} points")
+                self._skip(f"{what} is a line of {how_many(len(line), 'point')}")
         else:
             self._draw("point", (_ring(self.path, what, [part]),))
 

@@ -16,6 +16,7 @@ from emcfsys_engine.annotations.planes import StackPlace
 from emcfsys_engine.annotations.shapes import Annotation, Gathering, Shape, ShapeKind, box_ring
 from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.files import is_left_alone, write_whole
+from emcfsys_engine.text import how_many
 
 _LARGEST_ROI_BYTES = 64 << 20
 _LARGEST_SET_BYTES = 512 << 20
@@ -139,7 +140,9 @@ def _shape(path: Path, roi: roifile.ImagejRoi, name: str, found: Gathering) -> N
         frame = _frame(roi, label)
         found.skip(label, f"{what} has no points", outline=frame, in_doubt=True, place=place)
     elif max(len(ring) for ring in rings) < fewest:
-        found.skip(label, f"{what} is a {word.lower()} of {len(rings[0])} points", place=place)
+        found.skip(
+            label, f"{what} is a {word.lower()} of {how_many(len(rings[0]), 'point')}", place=place
+        )
     else:
         full = _name(roi, name)
         width = max(0, min(int(roi.stroke_width), _WIDEST_LINE_PX)) or None

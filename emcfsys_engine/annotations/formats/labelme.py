@@ -27,6 +27,7 @@ from emcfsys_engine.annotations.shapes import (
 )
 from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.files import write_whole
+from emcfsys_engine.text import how_many
 
 SUGGESTION_FLAG = "suggestion"
 SUGGESTED_BY = "emcfsys"
@@ -102,7 +103,11 @@ def _shape(path: Path, number: int, item: Mapping[str, Any], found: Gathering) -
         return
     if len(points) < _FEWEST_POINTS[kind]:
         # A polygon of two points has no area: nothing is lost with it.
-        found.skip(label, f"{what} is a {said} of {len(points)} points", in_doubt=not len(points))
+        found.skip(
+            label,
+            f"{what} is a {said} of {how_many(len(points), 'point')}",
+            in_doubt=not len(points),
+        )
         return
     if kind == "bitmap":
         bitmap = mask_from_png(path, what, item.get("mask"))

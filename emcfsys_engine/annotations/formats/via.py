@@ -16,6 +16,7 @@ from emcfsys_engine.annotations.shapes import (
     last_part,
     points_array,
 )
+from emcfsys_engine.text import how_many
 
 _LABEL_KEYS = ("label", "class", "type", "name")
 
@@ -77,7 +78,7 @@ def _shape(path: Path, number: int, region: Mapping[str, Any], found: Gathering)
         points = points_array(path, what, pairs)
         drawn = "rings" if kind == "polygon" else "linestrip"
         if len(points) < (3 if kind == "polygon" else 2):
-            why = f"{what} is a {kind} of {len(points)} points"
+            why = f"{what} is a {kind} of {how_many(len(points), 'point')}"
             found.skip(label, why, in_doubt=not len(points))
             return
         ring = points

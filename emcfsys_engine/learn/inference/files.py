@@ -33,7 +33,7 @@ from emcfsys_engine.learn.inference.expected import in_event
 from emcfsys_engine.learn.inference.image import EndAskedFor, ImageJobs, Order, Work, enlargement
 from emcfsys_engine.learn.inference.outputs import SUFFIXES, Companions, VectorOutputs, maker_of
 from emcfsys_engine.learn.inference.pipeline import Failure, run_pipeline, several_writers
-from emcfsys_engine.learn.inference.placing import MakersOf, OutputNames, few
+from emcfsys_engine.learn.inference.placing import MakersOf, OutputNames, in_brackets
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.inference.ranking import JSON_NAME, rank_into
 from emcfsys_engine.learn.run_context import RunContext, emit_ending
@@ -49,6 +49,7 @@ from emcfsys_engine.run.events import (
     WarningGiven,
 )
 from emcfsys_engine.run.records import PredictRequest
+from emcfsys_engine.text import how_many
 
 _FOLDERS_EVERY = 64  # images between two syncs of the folders that hold their names
 
@@ -217,9 +218,10 @@ class Prediction:
             ):
                 kept.append(mask)
         if kept:
-            what = "masks that were changed are of images that changed since, and kept"
-            remedy = "Use --force to have new versions beside them"
-            self._emit(WarningGiven(message=f"{len(kept)} {what}{few(kept)}. {remedy}"))
+            masks = how_many(len(kept), "changed mask is", "changed masks are")
+            what = f"{masks} of an image that changed since, and kept{in_brackets(kept)}"
+            remedy = "Use --force to have a new version beside it"
+            self._emit(WarningGiven(message=f"{what}. {remedy}"))
 
     def place_of(self, ref: ImageRef) -> tuple[ImageRef, Path]:
         """Return an image and the file of its mask."""
@@ -299,7 +301,8 @@ class Prediction:
         left_out = {mask for mask in older if not makers.names_alike(mask)}
         told = sorted(left_out.union(others))
         if told:
-            words = f"{len(told)} masks that were there are of other models{few(told)}"
+            masks = how_many(len(told), "mask that was there is", "masks that were there are")
+            words = f"{masks} of other models{in_brackets(told)}"
             into = [COCO_NAME] * ("coco" in self._request.vectors)
             into += [JSON_NAME] * self._request.rank_uncertain
             if left_out and into:

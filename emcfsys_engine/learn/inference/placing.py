@@ -23,6 +23,7 @@ from emcfsys_engine.images.output_names import key_of_file, keys_of
 from emcfsys_engine.images.own_files import identity_of, is_content, is_other_file, lies_in
 from emcfsys_engine.run.events import RunStarted
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.text import few, how_many
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,10 +128,10 @@ class Placing:
         gone, kept = self.book.retire(placed.wanted)
         told: list[str] = []
         if gone:
-            told.append(f"{len(gone)} files of it as it was before are removed{few(gone)}")
+            files = how_many(len(gone), "file")
+            told.append(f"{files} of it as it was before removed{in_brackets(gone)}")
         if kept:
-            what = "are not as this program wrote them, and kept"
-            told.append(f"{len(kept)} {what}{few(kept)}")
+            told.append(f"{how_many(len(kept), 'changed file')} of it kept{in_brackets(kept)}")
         return f"{placed.wanted.image}: {'; '.join(told)}" if told else ""
 
     def is_among_originals(self, placed: Placed) -> bool:
@@ -161,10 +162,9 @@ def _is_still(before: str, image: Path, content: str) -> bool:
         return False
 
 
-def few(files: Sequence[Path]) -> str:
+def in_brackets(files: Sequence[Path]) -> str:
     """Return the names of the first of some files, to be said in brackets."""
-    names = ", ".join(file.name for file in files[:3])
-    return f" ({names}{' …' if len(files) > 3 else ''})"
+    return f" ({few([file.name for file in files], 3)})"
 
 
 class _Listed:

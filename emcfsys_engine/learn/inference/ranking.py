@@ -22,7 +22,7 @@ from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.images.writers import companion
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run.events import Event, WarningGiven
-from emcfsys_engine.text import cell_of
+from emcfsys_engine.text import cell_of, how_many
 
 JSON_NAME, TABLE_NAME = "ranking.json", "ranking.csv"
 _UPPER = 0.1  # share of the pixels, the most uncertain ones, that an image's score is the mean of
@@ -233,8 +233,9 @@ def rank_into(
     write_ranking(book, ranking)
     if ranking.left_out:
         few = ", ".join(Path(name).name for name in ranking.left_out[:3])
-        what = f"{len(ranking.left_out)} images have a mask without its uncertainty ({few})"
-        emit(WarningGiven(message=f"{what}: not ranked. Use --force to predict them again"))
+        have = how_many(len(ranking.left_out), "image has", "images have")
+        what = f"{have} a mask without its uncertainty ({few}): not ranked"
+        emit(WarningGiven(message=f"{what}. Use --force to predict again"))
 
 
 def _is_of_its_mask(book: OutputBook, mask: Path) -> bool:

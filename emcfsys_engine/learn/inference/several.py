@@ -62,6 +62,7 @@ from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, RegionDone,
 from emcfsys_engine.run.folder import Run, open_run
 from emcfsys_engine.run.records import PredictRequest, RunRecord
 from emcfsys_engine.run.same_models import SameModels, digest_of_card, digests_of_models
+from emcfsys_engine.text import how_many
 
 _MOST_STARTS = 3  # of one process: what kills it again and again is no image
 _MOST_DEATHS = 2  # over one image
@@ -277,7 +278,8 @@ class Crew:
         if self._asked() is not None:
             return
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        message = f"One of several processes ended ({how}): its {len(one.has)} images go back"
+        images = how_many(len(one.has), "image goes", "images go")
+        message = f"One of several processes ended ({how}): its {images} back"
         self._emit(WarningGiven(message=message))
         for number in sorted(one.has & self._todo.keys()):
             self._deaths[number] += len(one.has) == 1

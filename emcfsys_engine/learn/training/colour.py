@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from emcfsys_engine.dataset.deals import few
 from emcfsys_engine.dataset.samples import Samples
 from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.errors import InputError
@@ -14,6 +13,7 @@ from emcfsys_engine.learn.training.dataset import Dataset
 from emcfsys_engine.learn.training.start import start_file
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project
+from emcfsys_engine.text import few, how_many
 
 _LOOKED_AT = 24  # images, evenly over all, whose pixels decide
 _MOST = 0.5  # of them
@@ -43,7 +43,7 @@ def choose_channels(project: Project, samples: Samples) -> Colour:
     step = max(1.0, len(used) / _LOOKED_AT)
     looked_at = [used[int(n * step)] for n in range(min(_LOOKED_AT, len(used)))]
     coloured = [one.name for one in looked_at if _needs_colour(one)]
-    number = f"{len(coloured)} of {len(looked_at)} images looked at"
+    number = f"{len(coloured)} of {how_many(len(looked_at), 'image')} looked at"
     what = f"pixels of equal brightness differ in colour in {number}"
     if len(coloured) >= _MOST * max(1, len(looked_at)):
         return Colour(channels=RGB, why=f"auto: rgb, since {what} ({coloured[0]} …)")
@@ -75,5 +75,5 @@ def grey_note(parts: Sequence[Dataset]) -> str:
     grey = sorted(name for part in parts if part.channels != GREY for name in part.grey)
     if not grey:
         return ""
-    number = f"{len(grey)} images are grey ({few(grey)})"
+    number = f"{how_many(len(grey), 'image is', 'images are')} grey ({few(grey)})"
     return f"the network reads colours, and {number}: their grey is used three times"

@@ -11,7 +11,6 @@ import msgspec
 
 from emcfsys_engine.dataset.deals import (
     Fingerprint,
-    few,
     files_of,
     refuse_renumbered_since,
     renumbered,
@@ -41,6 +40,7 @@ from emcfsys_engine.learn.training.setup import TrainingSetup
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import UNLABELLED, Project, numbers_now
 from emcfsys_engine.run.events import LabelsJoined, WarningGiven
+from emcfsys_engine.text import few, how_many
 
 _LOOK_EVERY_S = 1.0
 
@@ -62,11 +62,9 @@ def first_labels(worker: RunContext, project: Project) -> Samples | None:
             sound = sound_ones(found.samples, project)
             if has_both_sides(sound) and not disagreeing(found.faults):
                 return Samples(samples=sound, notes=found.notes)
-        number = len(found.samples)
-        waits = (
-            f"Waits for labels: {number} image{' is' if number == 1 else 's are'} labelled, one to "
-            "train on and one to validate on are needed"
-        )
+        images = how_many(len(found.samples), "image is", "images are")
+        needed = "one to train on and one to validate on are needed"
+        waits = f"Waits for labels: {images} labelled, {needed}"
         for text in (waits, *(str(fault) for fault in found.faults)):
             if text not in said:
                 worker.emit(WarningGiven(message=text))

@@ -83,6 +83,7 @@ from emcfsys_engine.run.events import PlanMade, RunStarted, WarningGiven
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import members_of, refuse_without_checkpoint
 from emcfsys_engine.run.records import deal_file
+from emcfsys_engine.text import how_many
 
 _NUM_IMAGES = 2
 
@@ -240,7 +241,9 @@ def execute(worker: RunContext) -> int:
         Dataset(unlabelled, project, Normaliser(), ranks.local_world, colour.channels), val, prints
     )
     if known is not None and len(bare) < num_there:
-        bare_notes.append(f"{num_there - len(bare)} images without labels are no longer there")
+        bare_notes.append(
+            f"{how_many(num_there - len(bare), 'image')} without labels no longer there"
+        )
     for note in filter(None, (lost, *samples.notes, *bare_notes, grey_note((train, val)))):
         worker.emit(WarningGiven(message=note))
     _refuse_unready(project, train, val, prints, is_new=not worker.run.plan_file.exists())

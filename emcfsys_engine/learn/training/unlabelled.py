@@ -23,6 +23,7 @@ from emcfsys_engine.learn.training.checkpoint import TrainState
 from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler
 from emcfsys_engine.learn.training.plan import Plan
 from emcfsys_engine.project import UNLABELLED
+from emcfsys_engine.text import how_many
 
 IN_VAIN = 4  # validations in a row without a gain, after which they teach no more
 _FROM, _FULL = 0.1, 0.3  # shares of the run: from here on, and with all their weight
@@ -129,7 +130,7 @@ def planned(plan: Plan, unlabelled: Sequence[Sample], num_there: int) -> Plan:
         return plan
     steps = plan.total_steps or _OPEN_STEPS[plan.device]
     reason = (
-        f"{len(unlabelled)} of {num_there} images without labels teach from step "
+        f"{len(unlabelled)} of {how_many(num_there, 'image')} without labels teach from step "
         f"{max(1, round(_FROM * steps))} on, with all their weight from step "
         f"{max(1, round(_FULL * steps))}"
     )

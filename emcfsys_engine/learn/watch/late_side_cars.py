@@ -15,6 +15,7 @@ from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.scan import Scanner
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.images.side_cars import pictures_of
+from emcfsys_engine.text import few, how_many
 
 _WRITTEN_S = 30.0  # a text file that has not changed for so long is not looked at again
 _SAME = 1e-5  # of two pixel sizes that were written as numbers
@@ -45,8 +46,8 @@ class LateSideCars:
                 found += filter(self._is_rescaled, pictures_of(side_car))
         if not found:
             return set()
-        names = ", ".join(found[:3]) + (" …" if len(found) > 3 else "")
-        self._tell(f"{len(found)} images got another pixel size since, and are made anew: {names}")
+        images = how_many(len(found), "image")
+        self._tell(f"{images} got another pixel size since, made anew: {few(found, 3)}")
         return self._scanner.forget_masks(found)
 
     def _is_news(self, side_car: str) -> bool:

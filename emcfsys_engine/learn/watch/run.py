@@ -54,6 +54,7 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.records import WatchRequest
 from emcfsys_engine.settings import load_config
+from emcfsys_engine.text import few, how_many
 from emcfsys_engine.user_commands import Hook
 
 _SCAN_EVERY_S = {"events": 5.0, "polling": 5.0}
@@ -143,14 +144,14 @@ class _Watch:
         )
         gpus = self.project.compute.gpus
         if lost := lost_gpu(self.model.by.device, gpus, os.environ):
-            self.worker.emit_when_possible(WarningGiven(message=lost))
+            self._warn(lost)
         all_told = self.ledger.told, self.measurements.told, self.model.cannot_tell()
         for told in filter(None, all_told):
-            self.worker.emit_when_possible(WarningGiven(message=told))
+            self._warn(told)
         due = self.ledger.due() if self.hook.is_wanted else []
         if due:
-            what = f"{len(due)} images whose command was not run, or not to its end: it runs now"
-            self.worker.emit_when_possible(WarningGiven(message=what))
+            images = how_many(len(due), "image")
+            self._warn(f"{images} whose command was not run, or not to its end: it runs now")
         for one in due:
             self.hook.run(one)
 
@@ -165,9 +166,8 @@ class _Watch:
         self._measured_again().run(self.root, touched.measure, self.worker)
         judged = self.ledger.judge_by(self.project.limits)
         self.is_judged = True
-        if judged is not None and judged[1]:
-            what = "{} of {} images are judged otherwise now, by their numbers".format(*judged)
-            self._tell_once(f"The limits changed: {what}")
+        if judged is not None and judged.number:
+            self._tell_once(f"The limits changed: {judged.words}, by their numbers")
 
     def _measured_again(self) -> MeasuredAgain:
         by = self.model.by.card, self.project, self.book
@@ -228,12 +228,14 @@ class _Watch:
             return False
         return not self.scanner.is_settling()
 
+    def _warn(self, what: str) -> None:
+        self.worker.emit_when_possible(WarningGiven(message=what))
+
     def _end(self, reason: str) -> int:
         left = sorted(self.scanner.settling)
         if self.request.once and left:
-            names = ", ".join(left[:5]) + (" …" if len(left) > 5 else "")
-            what = f"{len(left)} files still settle, or are too small to be images: {names}"
-            self.worker.emit_when_possible(WarningGiven(message=what))
+            files = how_many(len(left), "file still settles, or is", "files still settle, or are")
+            self._warn(f"{files} too small to be an image: {few(left, 5)}")
         word, counts = "stopped" if reason == "stop" else reason, self.counts
         code = emit_ending(self.worker, word, done=counts.done, failed=counts.failed)
         return 1 if code == 0 and self.request.once and self.counts.failed else code
@@ -252,8 +254,7 @@ class _Watch:
         self.scanner.scan()
         if new := sorted(self.scanner.left_out - self.told_of):
             self.told_of.update(new)
-            what = f"{self.root}: pictures of these kinds are not read and left out: "
-            self.worker.emit_when_possible(WarningGiven(message=what + ", ".join(new)))
+            self._warn(f"{self.root}: kinds that are not read, left out: {', '.join(new)}")
         state = "offline" if self._is_off() else "watching" if has_events else "polling"
         why = self.waker.fault if self.waker.fault and not has_events else self.why
         if state != self.state and not self.is_blocked:
@@ -365,7 +366,7 @@ class _Watch:
     def _tell_once(self, words: str, about: str = "") -> None:
         if (about or words) not in self.told_of:
             self.told_of.add(about or words)
-            self.worker.emit_when_possible(WarningGiven(message=words))
+            self._warn(words)
 
     def _is_ended(self) -> bool:
         return self.worker.stop_request() is not None
@@ -428,14 +429,13 @@ class _Watch:
         for _, one in kept:
             self.scanner.done(one.entry)
         for words in told:
-            self.worker.emit_when_possible(WarningGiven(message=words))
+            self._warn(words)
         for seen, one in kept:
             self._tell(seen, one)
         for one in due:
             self.hook.run(one)
         if adopted := sum(one.adopted for _, one in kept):
-            what = f"{adopted} images had their masks already: they are kept as they are"
-            self.worker.emit_when_possible(WarningGiven(message=what))
+            self._warn(f"{how_many(adopted, 'image')} had a mask already: it is kept as it is")
 
     def _acts(self, kept: list[Handled]) -> list[Act]:
         known, run = self.scanner.known, self.worker.run.id
@@ -469,7 +469,7 @@ class _Watch:
     def _tell(self, seen: Seen, one: Handled) -> None:
         entry = one.entry
         if one.told:
-            self.worker.emit_when_possible(WarningGiven(message=one.told))
+            self._warn(one.told)
         if entry.state == "done" and one.tally is not None:
             self.counts.done += 1
             self.worker.emit_when_possible(

@@ -15,6 +15,7 @@ from emcfsys_engine.images.normalise import to_8_bit
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_outputs import place_own
 from emcfsys_engine.images.reader import read_micrograph
+from emcfsys_engine.text import how_many
 from emcfsys_engine.tools.convert.items import Reading, ToConvert
 from emcfsys_engine.tools.convert.log import Skipped
 from emcfsys_engine.tools.convert.places import Target
@@ -58,7 +59,7 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
         """One line: how many were converted and skipped."""
         line = f"{len(self.written)} written, {len(self.skipped)} skipped"
         if self.shapes_skipped:
-            line += f"; {self.shapes_drawn} shapes drawn, {self.shapes_skipped} skipped"
+            line += f"; {how_many(self.shapes_drawn, 'shape')} drawn, {self.shapes_skipped} skipped"
         return line
 
 

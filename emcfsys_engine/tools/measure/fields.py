@@ -32,6 +32,7 @@ from emcfsys_engine.images.output_names import instances_there
 from emcfsys_engine.images.reader import find_images, probe, read_micrograph
 from emcfsys_engine.images.writers import is_companion
 from emcfsys_engine.project import UNLABELLED
+from emcfsys_engine.text import few, how_many
 from emcfsys_engine.tools.measure.results import MeasureSettings, NotMeasured
 from emcfsys_engine.tools.measure.runs import Runs, runs_beside, runs_of
 from emcfsys_engine.tools.measure.tables import Unit
@@ -130,9 +131,9 @@ class Items:
     def say_without_numbers(self) -> None:
         """Say which files of objects' numbers were left aside."""
         if masks := self.without_numbers:
-            names = f"{', '.join(masks[:3])}{' …' if len(masks) > 3 else ''}"
             why = "the mask was changed since, or they cannot be read"
-            self.notes.append(f"{len(masks)} masks are measured without these ({names}): {why}")
+            are = how_many(len(masks), "mask is", "masks are")
+            self.notes.append(f"{are} measured without these ({few(masks, 3)}): {why}")
 
     def fail(self, mask: ImageRef, fault: InputError) -> None:
         self.failed.append(NotMeasured(file=str(mask), why=why_not_measured(mask, fault)))

@@ -19,6 +19,7 @@ from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import PredictRequest
+from emcfsys_engine.text import how_many
 from emcfsys_engine.tools.measure.objects import Split
 from emcfsys_engine.tools.measure.parts import PARTS_FILE, PartsWriter
 from emcfsys_engine.tools.measure.standards.results import StandardReport, StandardSettings
@@ -105,7 +106,9 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
                 median = one.median_diameter or 0.0
                 spread = f"{one.mean_diameter:.4g} ± {one.sd_diameter or 0.0:.3g}, {median:.4g}"
             lines.append(f"{one.name:<{length}}  {one.num_objects:>8,}  {share:>7}  {spread:>30}")
-        lines.append(f"{self.num_objects:,} objects in {self.num_masks:,} masks")
+        lines.append(
+            f"{how_many(self.num_objects, 'object')} in {how_many(self.num_masks, 'mask')}"
+        )
         if self.standard is not None:
             lines.append(self.standard.text)
         return "\n".join(lines)

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.text import text_of_cell
+from emcfsys_engine.text import how_many, text_of_cell
 from emcfsys_engine.tools.measure.parts import PARTS_FILE, part_files, read_parts
 from emcfsys_engine.tools.measure.standards.interval import t_95
 from emcfsys_engine.tools.measure.standards.particle_sizes import POWERS
@@ -86,7 +86,9 @@ class TablesSummary(msgspec.Struct, frozen=True, kw_only=True):
         lines = [f"{head}  {'mean ± SD':>20}  D10, D50, D90 ({self.unit})"]
         for one in self.classes:
             lines.append(f"{one.name:<{length}}  {_cells(one)}".rstrip())
-        lines.append(f"{self.num_objects:,} objects in {self.num_masks:,} masks")
+        lines.append(
+            f"{how_many(self.num_objects, 'object')} in {how_many(self.num_masks, 'mask')}"
+        )
         lines.append("D10, D50, D90 by number, of objects that no edge cuts; --json has all")
         return "\n".join(lines)
 

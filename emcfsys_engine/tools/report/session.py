@@ -34,7 +34,7 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.project import Project
-from emcfsys_engine.text import moment
+from emcfsys_engine.text import how_many, moment
 from emcfsys_engine.tools.report.charts import (
     Cell,
     Chart,
@@ -225,7 +225,7 @@ def trend_figure(trend: Trend) -> str:
         curves=tuple(curves),
         marks=tuple((times[one.place], recipe_words(one.after)) for one in trend.changes),
         x_words="",
-        note=f"{len(trend.signals):,} points break a rule",
+        note=how_many(len(trend.signals), "point breaks a rule", "points break a rule"),
         x_is_time=True,
     )
     told = "".join(f"<li>{escaped(words)}</li>" for _, words in trend.told())
@@ -239,7 +239,7 @@ def _of_parts(images: Sequence[Measured]) -> str:
         if len(members) < _LEAST_OF_GROUP:
             continue
         trends = [one for name in names_in(members) if (one := trend_of(members, name))]
-        shown.append(folded(f"{words}: {len(members):,} images", _figures(trends)))
+        shown.append(folded(f"{words}: {how_many(len(members), 'image')}", _figures(trends)))
     return "".join(shown)
 
 

@@ -130,8 +130,8 @@ def test_masks_of_an_ensemble_are_told_from_those_of_its_first_model(
     runs = [Run(folder) for folder in sorted((out / ".emcfsys").glob("run-*"))]
     told = [warnings_of(run) for run in runs]
     assert "of other models" not in told[0]
-    assert "1 masks that were there are of other models (a.png)" in told[1]
-    assert "1 masks that were there are of other models (b.png)" in told[2]
+    assert "1 mask that was there is of other models (a.png)" in told[1]
+    assert "1 mask that was there is of other models (b.png)" in told[2]
 
 
 @pytest.mark.long

@@ -227,14 +227,14 @@ def test_an_image_or_stack_that_became_another_is_predicted_again_unasked(
     # Masks of planes that are no more go, but for what a person changed.
     assert names_in(tmp_path / "out") == ["a.png", "s.0000.png", "s.0001.png", "s.0004.png"]
     (told,) = [event.message for event in said if isinstance(event, WarningGiven)]
-    assert "2 files of it as it was before are removed (s.0002.png, s.0003.png)" in told
-    assert "1 are not as this program wrote them, and kept (s.0004.png)" in told
+    assert "2 files of it as it was before removed (s.0002.png, s.0003.png)" in told
+    assert "1 changed file of it kept (s.0004.png)" in told
     tifffile.imwrite(tmp_path / "in" / "a.tif", drawn((64, 64), 4))
     corrected = tmp_path / "out" / "a.png"
     corrected.write_bytes(corrected.read_bytes() + b"by a person")
     counted, said = predict()
     assert counted == Counted(done=0, skipped=3, failed=0)  # a person's mask stays
-    words = "1 masks that were changed are of images that changed since, and kept (a.png)"
+    words = "1 changed mask is of an image that changed since, and kept (a.png)"
     assert words in str(said)
 
 
@@ -283,7 +283,7 @@ def test_a_file_over_several_runs_names_no_mask_by_the_classes_of_another_model(
     other = _second_model(tmp_path)
     files, names, said = of(other)
     assert (files, names) == (["b.png"], {"resin", "crack"})
-    assert "1 masks that were there are of other models (a.png)" in said
+    assert "1 mask that was there is of other models (a.png)" in said
     assert "left out of annotations.json and ranking.json. Use --force" in said
     files, names, said = of(other, force=True)
     assert (files, names, said) == (["a.png", "b.png"], {"resin", "crack"}, "")
@@ -406,7 +406,7 @@ def test_outlines_are_of_the_image_as_it_was_and_of_none_that_took_its_name(
     draw(tmp_path / "in" / "x.png", 2)
     number, said = paired()
     assert number == 0
-    assert "1 outlines are of images that changed since: left out, predict these again" in said
+    assert "1 outline is of an image that changed since: left out, predict it again" in said
 
 
 def test_masks_of_before_the_model_was_noted_are_named_as_the_runs_say(
@@ -473,7 +473,7 @@ def test_companions_of_an_image_as_it_was_before_go_and_are_not_ranked(
     said: list[Event] = []
     predict_files(request, find_inputs(request), other, said.append, lambda: None)
     assert json.loads((out / "ranking.json").read_text())["images"] == []
-    assert "1 images have a mask without its uncertainty" in str(said)
+    assert "1 image has a mask without its uncertainty" in str(said)
 
 
 def test_coco_names_the_image_and_not_its_mask(predict: Predict, tmp_path: Path) -> None:

@@ -61,4 +61,4 @@ def test_what_training_refuses_is_foreseen_instead_of_a_plan(project_folder: Pat
     project = load_project(project_folder)
     found = forecast_of(project, check_project(project), planned=lambda given: pytest.fail("no"))
     assert found.errors and not found.rows
-    assert "would end with them" in found.text
+    assert "would end there" in found.text

@@ -81,7 +81,7 @@ def test_a_mask_that_was_painted_over_is_measured_and_everything_says_so(
 
     told = say(review, str(hot.folder), "corrected", "a.png")
 
-    assert "numbers to follow: 1 corrected images; the watch measures them at its next" in told
+    assert "numbers to follow: 1 corrected image; the watch measures them at its next" in told
     assert json.loads(say(review, str(hot.folder), "--json"))["numbers_to_follow"] == 1
     assert numbers(hot) == before
     (hot.incoming / "a.png").unlink()  # originals go to the archive: nothing needs them again
@@ -335,7 +335,7 @@ def test_an_image_that_was_unreadable_for_a_while_keeps_its_correction_word_and_
     if is_asked:
         ask_retry(hot.output)
     run = once(hot)
-    assert "1 images had their masks already: they are kept" in warnings_of(run)
+    assert "1 image had a mask already: it is kept" in warnings_of(run)
     assert hot.masks() == ["g/a.png"]
     assert (hot.output / "g/a.png").read_bytes() == mask
     _, (found,) = read_verdicts(hot.output, (), ["g/a.png"])

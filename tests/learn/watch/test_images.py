@@ -198,7 +198,7 @@ def test_outputs_that_are_there_are_adopted_when_the_ledger_is_lost(hot: Hot, lo
     hot.image("new.png", 9)
     run = once(hot)
     assert done_of(run) == ["new.png"]
-    assert "4 images had their masks already" in warnings_of(run)
+    assert "4 images had a mask already" in warnings_of(run)
     after = {name: (hot.output / name).stat() for name in before}
     assert {k: v.st_mtime_ns for k, v in after.items()} == {
         k: v.st_mtime_ns for k, v in before.items()
@@ -347,7 +347,7 @@ def test_once_ends_with_an_empty_file_and_says_what_still_settles(
     hot.image("a.png")
     run = once(hot)
     assert hot.masks() == ["a.png"]
-    assert "1 files still settle" in warnings_of(run)
+    assert "1 file still settles" in warnings_of(run)
     assert "empty.tif" in warnings_of(run)
 
 
@@ -476,9 +476,9 @@ def test_masks_of_planes_that_a_stack_lost_are_removed_or_count_no_more(
     if rule == "redo":
         assert masks == {"s.0000.png", "s.0001.png", "s.0003.png"}
         assert not (hot.output / "s.0002.overlay.png").exists()
-        assert "3 files of it as it was before are removed" in said
+        assert "3 files of it as it was before removed" in said
         assert count == names[:2]
-        assert "1 masks are of an image as it was before" in counting.notes[0]
+        assert "1 mask is of an image as it was before" in counting.notes[0]
         assert [row.split(",")[0] for row in rows] == ["s.tif#0", "s.tif#1"]
     elif rule == "version":
         assert masks == {*names, "s.0000.v2.png", "s.0001.v2.png"}

@@ -61,7 +61,7 @@ def test_mask_and_numbers_are_those_of_an_image_whose_scale_was_there(hot: Hot) 
     scale(hot, "early.txt")
     picture(hot, "early.tif")
     run = watched(hot)
-    assert "1 images got another pixel size since, and are made anew: late.tif" in warnings_of(run)
+    assert "1 image got another pixel size since, made anew: late.tif" in warnings_of(run)
     assert (hot.output / "late.png").read_bytes() == (hot.output / "early.png").read_bytes()
     assert (hot.output / "late.png").read_bytes() != before
     late, early = rows(hot)["late.tif"], rows(hot)["early.tif"]

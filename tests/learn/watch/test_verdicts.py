@@ -74,7 +74,7 @@ def test_a_verdict_reaches_ledger_event_table_hook_and_status_and_new_limits_pre
     limit(hot, "[limits.sharpness]\nreview_above = 0.5\n")
     again = once(hot)
     assert done_of(again) == []
-    assert "1 of 1 images are judged otherwise" in warnings_of(again)
+    assert "1 of 1 image judged otherwise" in warnings_of(again)
     status = json.loads(say(watch, str(hot.folder), "--status", "--json"))
     assert (status["verdict_review"], status["verdict_fail"]) == (1, 0)
     assert "PASS 0  REVIEW 1  FAIL 0" in say(watch, str(hot.folder), "--status")

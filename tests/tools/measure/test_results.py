@@ -65,4 +65,4 @@ def test_the_table_for_a_terminal_shows_what_is_unknown_as_a_dash() -> None:
     assert "3 ± 0.5, 3" in told[1]
     assert "25.00" in told[1]
     assert told[2].count("–") == 2
-    assert told[3] == "2 objects in 1 masks"
+    assert told[3] == "2 objects in 1 mask"

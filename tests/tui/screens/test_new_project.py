@@ -47,7 +47,7 @@ async def test_who_starts_it_on_a_folder_of_images_without_labels_makes_a_projec
     (folder / "a.json").unlink()
     async with opened(folder) as pilot:
         await until(pilot, lambda: isinstance(pilot.app.screen, NewProjectScreen))
-        await until(pilot, lambda: "1 images" in screen_text(pilot))
+        await until(pilot, lambda: "1 image" in screen_text(pilot))
         assert [file.name for file in folder.iterdir()] == ["a.png"]
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(pilot.app.screen, ProjectScreen))

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from emcfsys_engine.text import how_many
 from emcfsys_engine.tools.measure.standards.interval import FieldValue
 from emcfsys_engine.tools.measure.tables import Column, Table
 
@@ -179,7 +180,7 @@ def _between(low: float | None, high: float | None, form: str) -> str:
 
 
 def _fields(number: int) -> str:
-    return "1 field" if number == 1 else f"{number:,} fields"
+    return how_many(number, "field")
 
 
 def _accuracy(percent: float | None) -> str:
@@ -221,5 +222,5 @@ def _size_line(row: SizeDistribution) -> str:
     missing = f", {row.particles_missing:,} missing" if row.particles_missing else ""
     return (
         f"{row.phase}, {row.size.replace('_', ' ')} by {row.weighting}: {percentiles} nm; "
-        f"{row.num_particles:,} particles{missing}"
+        f"{how_many(row.num_particles, 'particle')}{missing}"
     )
