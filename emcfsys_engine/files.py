@@ -121,6 +121,12 @@ def reading(file: Path) -> BinaryIO:
     return os.fdopen(_opened_plain(file), "rb")
 
 
+def plain_bytes(file: Path) -> bytes:
+    """Return the content of a file that a person named. Raises: as `reading`."""
+    with reading(file) as stream:
+        return stream.read()
+
+
 def first_bytes(file: Path | str, most: int) -> bytes:
     """Return how a file begins that a person named. Raises: as `reading`."""
     descriptor = _opened_plain(file)

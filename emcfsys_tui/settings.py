@@ -10,6 +10,7 @@ from textual.binding import Binding
 from textual.theme import Theme
 
 from emcfsys_engine.colours import colours_for, readable
+from emcfsys_engine.files import plain_bytes
 from emcfsys_engine.settings import config_file, nearest
 from emcfsys_tui.widgets.canvas import Colour
 
@@ -208,7 +209,7 @@ def load_settings() -> Settings:
     """Read the settings; what is wrong in them is told, and left out."""
     file = config_file().with_name("interface.toml")
     try:
-        document: dict[str, Any] = tomli.loads(file.read_text("utf-8"))
+        document: dict[str, Any] = tomli.loads(plain_bytes(file).decode("utf-8"))
     except FileNotFoundError:
         return Settings()
     except (OSError, ValueError, RecursionError) as error:

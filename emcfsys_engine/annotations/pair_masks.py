@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from emcfsys_engine.annotations.pairing import bare_name, key_of_file, match
+from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.origins import Origin
 from emcfsys_engine.images.output_book import FOLDER, OutputBook
@@ -131,10 +132,19 @@ class Masks:
         """Return masks whose values mean other classes, where those of others mean these.
 
         Where all were made by models of one naming, a person may have renamed the classes since:
-        that is only said; but a name that means another value now was not renamed.
+        that is only said; but a name that means another value now was not renamed. Classes that
+        came since, or went, change no others.
         """
         made = {mask: one.maker.classes for mask, one in self.origins.items() if one.maker}
-        others = [mask for mask, named in made.items() if dict(named) != dict(classes)]
+        name_of = {value: name for name, value in classes.items()}
+        others = [
+            mask
+            for mask, named in made.items()
+            if any(
+                classes.get(name, value) != value or name_of.get(value, name) != name
+                for name, value in named.items()
+            )
+        ]
         namings = {tuple(named.items()) for named in made.values()}
         is_renamed = all(classes.get(name, value) == value for n in namings for name, value in n)
         if others and len(others) == len(self.refs) and len(namings) == 1 and is_renamed:
@@ -142,6 +152,14 @@ class Masks:
             self.notes.append(f"the model that made the masks calls their values {names}")
             return []
         return others
+
+    def other_classes(self, mask: ImageRef, remedy: str) -> AnnotationError:
+        """Return the error for one of `of_other_classes`."""
+        maker = self.origins[mask].maker
+        named = maker.classes.items() if maker is not None else ()
+        names = ", ".join(f"{name} {value}" for name, value in named)
+        what = f"a model of other classes made it ({names})"
+        return AnnotationError(str(mask), what, remedy)
 
     def _noted(
         self, images: Sequence[ImageRef], image_root: Path, root: Path

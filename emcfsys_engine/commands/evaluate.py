@@ -18,6 +18,7 @@ from emcfsys_engine.commands.shards import (
     with_options,
 )
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.files import plain_bytes
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.project_tables import Compute
@@ -195,7 +196,7 @@ def evaluate(
         code = run_in_foreground(run)
         if code:
             raise SystemExit(code)
-        found = any_names.decode((run.folder / EVALUATION).read_bytes(), Evaluation)
+        found = any_names.decode(plain_bytes(run.folder / EVALUATION), Evaluation)
     table = table_of(found)
     if as_json:
         say_json(found)

@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from emcfsys_engine import any_names
+from emcfsys_engine.annotations.contradictions import contradictions
 from emcfsys_engine.annotations.masks import LabelTable, MaskFacts, mask_facts
-from emcfsys_engine.annotations.palettes import numbered_differently
-from emcfsys_engine.annotations.white_masks import white_beside_numbers
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.micrograph import ImageRef
@@ -121,10 +120,7 @@ def scan_masks(
                     faults.append(result)
                 else:
                     found[mask] = result
-    if not table.colours and (fault := numbered_differently(found.items(), table.numbers)):
-        faults.append(fault)
-    if fault := white_beside_numbers(found.items(), table, project.class_values):
-        faults.append(fault)
+    faults += contradictions([*found.items()], table, project.class_values)
     return found
 
 

@@ -37,6 +37,7 @@ from emcfsys_engine.project import Project, Source
 Paired = TypeVar("Paired")
 
 LabelKind = Literal["mask", "shapes", "class_folders"]
+_SAY_VALUES = "Say what its values are under [data.labels], or predict it again"
 IN_DOUBT = "nothing undrawn in its image is taken as background"
 
 
@@ -189,10 +190,13 @@ class _Labelled:
         if pattern == self.source.images:
             masks = [mask for mask in masks if is_label_name(mask.path)]
         counting = masks_that_count(masks)
+        others = () if self.source.labels else counting.of_other_classes(self.project.classes)
         pairs, left = counting.pairs(self.images, self.root, root)
         if self.only is None:
             notes += [f"data.{self.index}: {note}" for note in counting.notes]
         pairs = self._mine(pairs)
+        mine = set(pairs.values()) if others else ()
+        faults += [counting.other_classes(mask, _SAY_VALUES) for mask in others if mask in mine]
         self._name_left(left, faults, notes)
         facts = scan_masks([*pairs.values()], self.table, faults, self.cache, self.project)
         recipe = self._recipe(facts.values(), notes)
@@ -204,14 +208,11 @@ class _Labelled:
         for image, mask in pairs.items():
             label = LabelRef(path=mask.path, kind="mask", plane=mask.plane, recipe=recipe)
             labels[image] = label
-            held = facts.get(mask)
-            if held is None:
+            if (held := facts.get(mask)) is None:
                 continue
             self._check_size(image, label, held.size_HW, faults)
-            if recipe == "index":
-                wrong = held.unknown(self.table)
-                if wrong:
-                    faults.append(unknown_values(mask, wrong, held))
+            if recipe == "index" and (wrong := held.unknown(self.table)):
+                faults.append(unknown_values(mask, wrong, held))
             self.pixels[image] = self._pixels_of(held, recipe)
             classes[image] = frozenset(self.pixels[image])
         return labels, classes
@@ -439,8 +440,7 @@ def _sizes(images: Sequence[ImageRef], faults: list[InputError]) -> dict[ImageRe
             except InputError as fault:
                 faults.append(fault)
                 known[image.path] = None
-        size = known[image.path]
-        if size is not None:
+        if (size := known[image.path]) is not None:
             sizes[image] = size
     return sizes
 
@@ -494,7 +494,6 @@ def group_of(source: Source, image: ImageRef, root: Path) -> str | None:
         return None
     relative = f"{_name(image, root)}{image.path.suffix}"
     for text in (relative, image.path.name):
-        found = re.search(source.group, text)
-        if found:
+        if found := re.search(source.group, text):
             return found[1] if found.groups() else found[0]
     return None

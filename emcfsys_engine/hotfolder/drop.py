@@ -19,6 +19,7 @@ from urllib.parse import quote
 import msgspec
 
 from emcfsys_engine import any_names
+from emcfsys_engine.files import plain_bytes
 from emcfsys_engine.hotfolder import made
 from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.watcher import FOLDER
@@ -88,7 +89,7 @@ def remove(group: str, book: OutputBook) -> None:
 
 def _is_told(file: Path, content: bytes) -> bool:
     try:
-        return file.read_bytes() == content
+        return plain_bytes(file) == content
     except OSError:
         return False
 

@@ -29,7 +29,7 @@ def watching_run(output: Path) -> Path | None:
 def _holder(output: Path) -> tuple[str, str] | None:
     for place in (output / FOLDER / "watch.lock", output):
         try:
-            descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
             continue
         try:

@@ -45,6 +45,11 @@ class Origin:
     order: int  # later ones were written later
     maker: Maker | None  # None: an older version wrote it
 
+    @property
+    def is_of_model(self) -> bool:
+        """Whether it is as a model made it."""
+        return self.maker is not None and not self.is_changed
+
 
 class Origins:
     """What the lines of one output folder say of its files; names are those below it."""

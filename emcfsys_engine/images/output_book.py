@@ -316,7 +316,7 @@ class OutputBook:
     def sync(self) -> None:
         """Wait until all lines are on the disk."""
         with suppress(FileNotFoundError):
-            descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 os.fsync(descriptor)
             finally:

@@ -56,7 +56,7 @@ def stamp_of(path: Path) -> FileStamp:
 def is_own_output(folder: Path) -> bool:
     """Tell whether a folder holds what EMCFsys wrote: a run, or the output of a hot folder."""
     return (folder / ".emcfsys").is_dir() or (
-        (folder / "run.json").is_file() and folder.parent.name == "runs"
+        os.path.lexists(folder / "run.json") and folder.parent.name == "runs"
     )
 
 

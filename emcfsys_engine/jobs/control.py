@@ -143,7 +143,8 @@ class DaemonLock:
 
     def _is_held(self) -> bool:
         try:
-            descriptor = os.open(self.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+            descriptor = os.open(self.file, flags)
         except FileNotFoundError:
             return False
         return is_locked(descriptor)

@@ -17,7 +17,7 @@ from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.jobs.state_folder import other_queues
 from emcfsys_engine.jobs.store import open_jobs_in
 from emcfsys_engine.project import Project, read_toml
-from emcfsys_engine.run.folder import Run, State, list_runs
+from emcfsys_engine.run.folder import Run, State, is_run, list_runs
 from emcfsys_engine.run.in_use import is_in_use
 from emcfsys_engine.run.records import (
     ConvertRequest,
@@ -243,8 +243,8 @@ def _of_project(file: Path) -> list[_Need]:
     for table, key in (*_MODEL_KEYS, *_FILE_KEYS):
         if said := _text(document.get(table), key):
             run = Run(folder / "runs" / said)
-            is_run = (table, key) in _MODEL_KEYS and run.record_file.is_file()
-            place = run.best_model if is_run else Path(_below(folder, said))
+            names_run = (table, key) in _MODEL_KEYS and is_run(run.folder)
+            place = run.best_model if names_run else Path(_below(folder, said))
             named[f"{table}.{key}"] = place
     sources = document.get("data")
     for number, source in enumerate(sources if isinstance(sources, list) else ()):

@@ -413,8 +413,13 @@ def list_runs(project_folder: Path) -> list[Run]:
     folder = project_folder / "runs"
     with suppress(FileNotFoundError, NotADirectoryError):
         names = sorted(os.listdir(folder))
-        return [Run(folder / name) for name in names if (folder / name / "run.json").is_file()]
+        return [Run(folder / name) for name in names if is_run(folder / name)]
     return []
+
+
+def is_run(folder: Path) -> bool:
+    """Tell whether a folder is a run's: its run.json may be damaged by now, or a pipe."""
+    return os.path.lexists(folder / "run.json")
 
 
 def next_folder(parent: Path) -> Path:

@@ -17,7 +17,7 @@ from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.output_names import stem_of
 from emcfsys_engine.images.own_files import lies_in
 from emcfsys_engine.run.events import ImageDone
-from emcfsys_engine.run.folder import Run, State, list_runs
+from emcfsys_engine.run.folder import Run, State, is_run, list_runs
 from emcfsys_engine.run.home import is_of
 from emcfsys_engine.run.records import ConvertRequest, MeasureRequest, PredictRequest, WatchRequest
 from emcfsys_engine.settings import nearest
@@ -139,7 +139,7 @@ def runs_in(place: Path) -> list[Run]:
     Raises: RunFolderError where there are none.
     """
     folder = place.parent if place.is_file() else place
-    if (folder / "run.json").is_file():
+    if is_run(folder):
         return [Run(folder)]
     found = list_runs(folder) + _below(folder / ".emcfsys")
     found = found or _below(folder)
@@ -167,7 +167,7 @@ def _below(folder: Path) -> list[Run]:
         names = sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [Run(folder / name) for name in names if (folder / name / "run.json").is_file()]
+    return [Run(folder / name) for name in names if is_run(folder / name)]
 
 
 def _why_left(run: Run, is_newest: bool, keep: int, older_than_days: float | None) -> str | None:

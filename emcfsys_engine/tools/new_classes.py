@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from emcfsys_engine.annotations.contradictions import contradictions
 from emcfsys_engine.annotations.draw import paint
 from emcfsys_engine.annotations.masks import (
     BACKGROUND_LABELS,
@@ -21,7 +22,6 @@ from emcfsys_engine.annotations.masks import (
     ranges_between,
     table_of,
 )
-from emcfsys_engine.annotations.palettes import numbered_differently
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.micrograph import ImageRef
@@ -119,10 +119,15 @@ def _held(
 
 
 def from_masks(masks: Iterable[ImageRef], faults: list[InputError] | None = None) -> Proposal:
-    """Return classes by the values or colours of masks; `faults` gets those that are unreadable."""
+    """Return classes by the values or colours of masks.
+
+    `faults` gets masks that are unreadable or contradict each other.
+    """
     facts = facts_of(masks, faults)
     found = from_facts(facts)
     table = table_of(found.classes, found.labels)
+    if faults is not None:
+        faults += contradictions(facts, table, sorted(found.classes.values()))
     images = Counter[int | None]()
     for _, one in facts:
         images.update({one.class_of(value, table) for value, _ in one.values})
@@ -133,14 +138,8 @@ def from_masks(masks: Iterable[ImageRef], faults: list[InputError] | None = None
 def facts_of(
     masks: Iterable[ImageRef],
     faults: list[InputError] | None = None,
-    *,
-    labels: Mapping[str, str] | None = None,
 ) -> list[tuple[ImageRef, MaskFacts]]:
-    """Return what masks hold; `faults` gets those that are unreadable, which `check` names, too.
-
-    `labels`: what a person said of colours, so that their numbers do not matter, or of numbers.
-    Raises: AnnotationError without `faults`, where one colour has different numbers.
-    """
+    """Return what masks hold; `faults` gets those that are unreadable, which `check` names, too."""
     facts: list[tuple[ImageRef, MaskFacts]] = []
     for mask in masks:
         try:
@@ -148,11 +147,6 @@ def facts_of(
         except InputError as fault:
             if faults is not None:
                 faults.append(fault)
-    said = table_of(dict.fromkeys((labels or {}).values(), 0), labels or {})
-    if not said.colours and (fault := numbered_differently(facts, said.numbers)):
-        if faults is None:
-            raise fault
-        faults.append(fault)
     return facts
 
 

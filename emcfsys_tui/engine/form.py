@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 
 from emcfsys_engine.errors import EmcfError, InputError, ProjectError, ProjectFaults, printable
-from emcfsys_engine.files import write_whole
+from emcfsys_engine.files import plain_bytes, write_whole
 from emcfsys_engine.project import (
     Augmentation,
     Compute,
@@ -77,7 +77,7 @@ def read_form(folder: Path) -> ProjectForm:
     """Read project.toml into a form; a file with faults gives those."""
     file = folder / "project.toml"
     try:
-        content = file.read_bytes()
+        content = plain_bytes(file)
         document: dict[str, Any] = import_module("tomlkit").parse(content.decode()).unwrap()
     except (OSError, ValueError, RecursionError) as error:
         return ProjectForm(faults=(FieldFault(key="", text=printable(f"{file}: {error}")),))
@@ -140,11 +140,11 @@ def edit_project(folder: Path, change: Callable[[Any], None], digest: str = "") 
     file = folder / "project.toml"
     place = file.resolve()  # a link goes on leading to what others have, too
     tomlkit: Any = import_module("tomlkit")
-    content = file.read_bytes()
+    content = plain_bytes(file)
     document = tomlkit.parse(content.decode())
     change(document)
     import_module("emcfsys_engine.project").project_from(file, document.unwrap())
-    if _digest(file.read_bytes()) != (digest or _digest(content)):
+    if _digest(plain_bytes(file)) != (digest or _digest(content)):
         raise ProjectError(file, "", "changed on the disk meanwhile", "Read it again with R")
     try:
         mode = stat.S_IMODE(place.stat().st_mode)
@@ -172,7 +172,7 @@ def _set_field(tomlkit: Any, document: Any, key: str, text: str) -> None:
 def digest_of(folder: Path) -> str:
     """Return the digest of project.toml as it is now; empty when it cannot be read."""
     try:
-        return _digest((folder / "project.toml").read_bytes())
+        return _digest(plain_bytes(folder / "project.toml"))
     except OSError:
         return ""
 

@@ -28,7 +28,7 @@ from emcfsys_engine.run.events import (
     ValidationDone,
     WarningGiven,
 )
-from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.folder import Run, is_run
 from emcfsys_engine.run.lines import LogReader, line_of
 from emcfsys_engine.run.progress import Progress, network_of, progress_in
 from emcfsys_engine.run.records import RunRecord
@@ -278,7 +278,7 @@ class RunHistory:
         return self._ended_as[1]
 
     def _known_record(self) -> RunRecord | None:
-        if self._record is None and self.run.record_file.exists():
+        if self._record is None and is_run(self.run.folder):
             self._record = self.run.record()
         return self._record
 

@@ -10,11 +10,13 @@ from PIL import Image
 
 from emcfsys_engine.annotations.formats.labelme import write_labelme
 from emcfsys_engine.annotations.pair_masks import Masks, masks_that_count
+from emcfsys_engine.dataset.samples import gather
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.origins import Maker
 from emcfsys_engine.images.output_book import OutputBook, Wanted
 from emcfsys_engine.images.own_files import digest_of_output
 from emcfsys_engine.images.reader import find_images
+from emcfsys_engine.project import load_project
 from emcfsys_engine.tools.convert.conversion import convert_labels
 from emcfsys_engine.tools.measure.masks import measure_masks
 from emcfsys_engine.tools.measure.results import MeasureSettings
@@ -164,6 +166,33 @@ def test_values_of_another_models_masks_are_not_called_by_these_classes(folders:
     swapped = MeasureSettings(classes={"resin": 1, "grain": 0})
     none = measure_masks(str(folders.masks / "a.png"), out, swapped, base=folders.folder)
     assert (none.num_masks, len(none.failed)) == (0, 1)
+
+
+def test_no_training_learns_another_models_numbers_until_labels_say_them(folders: Folders) -> None:
+    """Masks of another project were learned by their numbers: one class as the other."""
+    for name in "ab":
+        folders.mask(folders.image(f"{name}.tif"), classes={"resin": 1, "grain": 0})
+    text = '[project]\nname = "p"\n[classes]\nresin = 0\ngrain = 1\n[[data]]\nimages = "images"\n'
+    text += 'masks = "masks"\n'
+
+    def faults(more: str) -> list[str]:
+        (folders.folder / "project.toml").write_text(text + more)
+        return [str(one) for one in gather(load_project(folders.folder)).faults]
+
+    told = faults("")
+    assert len(told) == 2
+    assert "a.png: a model of other classes made it (resin 1, grain 0)" in told[0]
+    assert faults('[data.labels]\n"0" = "grain"\n"1" = "resin"\n') == []
+
+
+def test_classes_that_came_or_went_change_no_others(folders: Folders) -> None:
+    """Masks that a model of fewer classes made were left out once another had made some."""
+    folders.mask(folders.image("a.tif"))
+    folders.mask(folders.image("b.tif"), classes=CLASSES | {"pore": 2})
+    for classes in (CLASSES, CLASSES | {"pore": 2}, CLASSES | {"crack": 3}):
+        assert folders.counting().of_other_classes(classes) == []
+    others = folders.counting().of_other_classes(CLASSES | {"crack": 2})
+    assert [mask.path.name for mask in others] == ["b.png"]
 
 
 def test_outlines_of_a_second_version_are_their_images_too(folders: Folders) -> None:

@@ -84,9 +84,14 @@ def test_measure_refuses_numbers_that_stand_for_other_colours(tmp_path: Path) ->
     for number, order in enumerate([(0, 1, 2), (0, 2, 1)]):
         draw(tmp_path / "masks" / f"{number}.png", order)
     place = str(tmp_path / "masks")
-    told = CliRunner().invoke(cli, ["measure", place, "--out", str(tmp_path / "out")])
-    assert isinstance(told.exception, AnnotationError)
-    assert "has the colour #00ff00 as 1" in str(told.exception)
+    (tmp_path / "images").mkdir()
+    toml = '[project]\nname = "p"\n[classes]\nbg = 0\na = 1\nb = 2\n[[data]]\nimages = "images"\n'
+    (tmp_path / "project.toml").write_text(toml + 'masks = "masks"\n')
+    for given in ([], ["--project", str(tmp_path)]):  # classes that are given change no colour
+        words = ["measure", place, "--out", str(tmp_path / "out"), *given]
+        told = CliRunner().invoke(cli, words)
+        assert isinstance(told.exception, AnnotationError)
+        assert "has the colour #00ff00 as 1" in str(told.exception)
     assert not (tmp_path / "out").exists()
 
 

@@ -1,5 +1,6 @@
 """White masks of one person beside numbered ones of another are told, whatever reads them."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def test_what_is_not_told_reads_every_white_pixel_alike(masks: list[set[int]]) -
         assert any({1, 255} <= values for values in masks) or not any(1 in one for one in masks)
 
 
-def test_check_and_convert_refuse_them_until_255_has_a_meaning(tmp_path: Path) -> None:
+def test_all_refuse_them_until_255_has_a_meaning(tmp_path: Path) -> None:
     """What was white was unlabelled all at once, and only its background taught."""
     truth = np.tri(20, dtype=np.uint8)
     for name, white in (("a", 255), ("b", 1), ("c", 255)):
@@ -58,6 +59,7 @@ def test_check_and_convert_refuse_them_until_255_has_a_meaning(tmp_path: Path) -
             (tmp_path / folder).mkdir(exist_ok=True)
         Image.fromarray(truth * white).save(tmp_path / "masks" / f"{name}.png")
         Image.fromarray(truth * (50 + ord(name))).save(tmp_path / "images" / f"{name}.png")
+    untold = shutil.copytree(tmp_path, tmp_path.with_name("untold"))
     toml = '[project]\nname = "p"\n[classes]\nbg = 0\ngrain = 1\n'
     toml += '[[data]]\nimages = "images"\nmasks = "masks"\n'
     (tmp_path / "project.toml").write_text(toml)
@@ -66,6 +68,15 @@ def test_check_and_convert_refuse_them_until_255_has_a_meaning(tmp_path: Path) -
     assert "a.png: holds only 0 and 255, as 1 more do, while" in checked.output
     with pytest.raises(MaskNumbersError, match="holds only 0 and 255"):
         convert_labels(str(tmp_path / "masks"), tmp_path / "out", to="masks", classes=CLASSES)
+    words = ["measure", str(tmp_path / "masks"), "--out", str(tmp_path / "numbers")]
+    for named in (["--project", str(tmp_path)], []):  # and by the classes that values show
+        told = CliRunner().invoke(cli, [*words, *named])
+        assert isinstance(told.exception, MaskNumbersError)
+        assert "holds only 0 and 255, as 1 more do, while" in str(told.exception)
+    assert not (tmp_path / "numbers").exists()
+    assert "holds only 0 and 255" in CliRunner().invoke(cli, ["new", str(untold), "--look"]).output
     (tmp_path / "project.toml").write_text(toml + '[data.labels]\n"255" = "grain"\n')
+    measured = CliRunner().invoke(cli, [*words, "--project", str(tmp_path)])
+    assert measured.exit_code == 0, measured.output
     checked = CliRunner().invoke(cli, ["check", str(tmp_path)])
     assert checked.exit_code == 0, checked.output

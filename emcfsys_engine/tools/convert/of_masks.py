@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from emcfsys_engine.annotations.contradictions import contradictions, may_contradict
 from emcfsys_engine.annotations.draw import unknown_label
 from emcfsys_engine.annotations.layouts import MasksByClass, masks_by_class
 from emcfsys_engine.annotations.masks import (
@@ -19,9 +20,6 @@ from emcfsys_engine.annotations.pair_masks import (
     masks_that_count,
 )
 from emcfsys_engine.annotations.pairing import Key, match, picks_some
-from emcfsys_engine.annotations.palettes import has_several
-from emcfsys_engine.annotations.white_masks import white_beside_numbers
-from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images
 from emcfsys_engine.images.writers import is_companion
@@ -46,20 +44,19 @@ def labels_of_masks(given: Given, classes: Mapping[str, int] | None, log: Conver
     counting = masks_that_count(masks)
     if classes is not None and not given.labels:
         for mask in counting.of_other_classes(classes):
-            what, remedy = "a model of other classes made it", "Convert it with its own classes"
-            log.skip(AnnotationError(str(mask), what, remedy))
+            log.skip(counting.other_classes(mask, "Convert it with its own classes"))
             counting.drop(mask)
     # Of all masks together their values say what the classes are, and whether 0 and 255 are two.
-    is_asked = classes is None or len(classes) == 2 or has_several(counting.refs)
-    facts = facts_of(counting.refs, labels=given.labels) if is_asked else []
+    is_asked = classes is None or may_contradict(counting, len(classes))
+    facts = facts_of(counting.refs) if is_asked else []
     if classes is None:
         classes, labels, notes = _classes_of_masks(facts, given.labels)
         given = replace(given, labels=labels)
         log.notes += notes
     table = table_for(classes, given)
     values = sorted(classes.values())
-    if fault := white_beside_numbers(facts, table, values):
-        raise fault
+    if faults := contradictions(facts, table, values):
+        raise faults[0]
     recipe = recipe_of([one for _, one in facts], table, values)
     items = masked(counting, given)
     log.notes += counting.notes
@@ -78,7 +75,7 @@ def _classes_of_masks(
         return {"background": 0} | named, labels, ()
     proposal = from_facts(facts)
     notes = [f"no classes were given: {note}" for note in proposal.notes]
-    return proposal.classes, proposal.labels, notes
+    return proposal.classes, {**labels, **proposal.labels}, notes
 
 
 def class_folders(given: Given, classes: Mapping[str, int] | None) -> MasksByClass:

@@ -10,6 +10,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from emcfsys_engine.annotations.contradictions import contradictions, may_contradict
 from emcfsys_engine.annotations.layouts import masks_by_class
 from emcfsys_engine.annotations.masks import (
     LabelTable,
@@ -23,7 +24,6 @@ from emcfsys_engine.annotations.masks import (
 from emcfsys_engine.annotations.numbered import open_numbers
 from emcfsys_engine.annotations.pair_masks import masks_that_count
 from emcfsys_engine.annotations.pairing import root_of
-from emcfsys_engine.annotations.palettes import numbered_differently
 from emcfsys_engine.errors import AnnotationError, ImageError, InputError
 from emcfsys_engine.images.bounds import quiet_libraries
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
@@ -127,6 +127,7 @@ class Items:
     failed: list[NotMeasured] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     without_numbers: list[str] = field(default_factory=list)  # masks whose file of them is not used
+    may_contradict: bool = False  # in what their values mean, so that all have to be looked at
 
     def say_without_numbers(self) -> None:
         """Say which files of objects' numbers were left aside."""
@@ -182,8 +183,7 @@ def _find_masks(
     items = Items(masks=counting.refs.copy(), image_of={}, root=mask_root)
     if classes is not None:
         for mask in counting.of_other_classes(classes):
-            remedy = "Measure it with --model of its own"
-            items.fail(mask, AnnotationError(str(mask), "a model of other classes made it", remedy))
+            items.fail(mask, counting.other_classes(mask, "Measure it with --model of its own"))
     if images:
         pairs, left = counting.pairs(refs, root, mask_root)
         items.image_of = {mask: ref for ref, mask in pairs.items()}
@@ -192,6 +192,7 @@ def _find_masks(
                 remedy = "Mend the names, or leave out --images"
                 items.fail(mask, AnnotationError(str(mask), f"no image of {images} fits", remedy))
     items.notes += counting.notes
+    items.may_contradict = may_contradict(counting, 2 if classes is None else len(classes))
     return items
 
 
@@ -217,11 +218,11 @@ def _labels_of(items: Items, settings: MeasureSettings) -> Labels:
     labels: Mapping[str, str] = settings.labels
     recipe: MaskRecipe = "index"
     unsaid = not labels and not settings.numbered
-    one_by_one = (known for mask in items.masks for known in facts_of([mask]))
-    facts = list(one_by_one) if classes is None or settings.numbered else []  # all, once
-    if unsaid and (fault := numbered_differently(facts)):
-        raise fault
-    if unsaid and (classes is None or len(classes) == 2) and _hold_0_and_255(facts or one_by_one):
+    is_asked = classes is None or settings.numbered or items.may_contradict
+    facts = facts_of(items.masks) if is_asked else []
+    if not settings.numbered:
+        _refuse_contradictions(facts, classes, labels)
+    if unsaid and (classes is None or len(classes) == 2) and _hold_0_and_255(facts):
         recipe = "two_values"
         classes = classes or {"background": 0, "object": 1}
         low, high = sorted(classes, key=classes.__getitem__)
@@ -249,6 +250,14 @@ def _labels_of(items: Items, settings: MeasureSettings) -> Labels:
         numbered=settings.numbered,
         background=classes.get(background, -1),
     )
+
+
+def _refuse_contradictions(
+    facts: Sequence[MaskOf], classes: Mapping[str, int] | None, labels: Mapping[str, str]
+) -> None:
+    named = from_facts(facts).classes if classes is None else classes
+    if faults := contradictions(facts, table_of(named, labels), sorted(named.values())):
+        raise faults[0]
 
 
 def _of_smoothed_or_coloured(facts: Sequence[MaskOf]) -> Proposal | None:
