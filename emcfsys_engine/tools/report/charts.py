@@ -2,24 +2,17 @@
 
 import base64
 import html
-import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
-
 from emcfsys_engine.colours import colours_for, readable
 from emcfsys_engine.errors import RunFolderError, printable
 from emcfsys_engine.files import remedy_of, write_whole
-from emcfsys_engine.images.bounds import quiet_libraries
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_outputs import replace_own
-from emcfsys_engine.images.writers import companion
-from emcfsys_engine.run.events import AnyEvent, ImageDone, PreviewSaved
-from emcfsys_engine.run.folder import Run
 from emcfsys_engine.text import day_clock, moment
 
 DASH = "–"
@@ -194,6 +187,7 @@ footer{margin-top:44px;color:var(--soft);font-size:.85em}
 --good:#00704f;--bad:#b3260b;--busy:#0072b2}
 body{font-size:9pt}main{padding:0}
 .charts{grid-template-columns:1fr 1fr}.charts.over-time{grid-template-columns:1fr}
+.pictures{grid-template-columns:repeat(3,1fr)}
 figure,tr,.tiles>div{break-inside:avoid}h2,h3,summary{break-after:avoid}
 details::details-content{content-visibility:visible;height:auto}.wide{overflow:visible}}
 """
@@ -271,6 +265,16 @@ def nice_ticks(low: float, high: float, about: int = 6) -> list[float]:
     return [round(number * step, 12) for number in range(first, last + 1)]
 
 
+def tick_words(values: Sequence[float]) -> list[str]:
+    """Return what stands beside the lines of an axis: as many digits as tell them apart."""
+    told = [f"{value:.4g}" for value in values]
+    for digits in range(5, 13):
+        if len(set(told)) == len(told):
+            break
+        told = [f"{value:.{digits}g}" for value in values]
+    return told
+
+
 def _time_ticks(low: float, high: float, about: int = 7) -> list[tuple[float, str]]:
     """Return whole hours or minutes between two moments, about so many; days are told once."""
     steps = (60, 300, 600, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
@@ -337,10 +341,10 @@ class _Axes:
     def grid(self, x_words: str, *, is_time: bool = False) -> str:
         parts: list[str] = []
         floor, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
-        for value in nice_ticks(self.y_low, self.y_high, 5):
+        heights = nice_ticks(self.y_low, self.y_high, 5)
+        for value, words in zip(heights, tick_words(heights), strict=True):
             y = self.y(value)
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
-            words = f"{value:.4g}"
             parts.append(f'<text x="{_LEFT - 7}" y="{y + 4}" text-anchor="end">{words}</text>')
         if is_time:
             ticks = _time_ticks(self.x_low, self.x_high)
@@ -415,85 +419,3 @@ def _legend(curve: Curve) -> str:
 def class_name(name: str, letter: str, place: int) -> str:
     """Return the square, letter and name of the class at this place, as the interface has them."""
     return f'<b class="c{place % NUM_COLOURS}">■{escaped(letter)}</b> {escaped(name)}'
-
-
-_KINDS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}
-_MOST_PREVIEWS = 12
-_MOST_OVERLAYS = 6
-_LATEST = 500  # predictions that are looked for on the disk, which may be far away
-_MOST_BYTES = 1 << 20  # a larger picture is made smaller: the page is to be sent by mail
-_SIDE_PX = 900
-
-
-def previews(run: Run, events: Sequence[AnyEvent], best_step: int | None) -> str:
-    """Return pictures of the run's previews folder: of the best step, the last, and on the way."""
-    if run.previews_folder.is_symlink():  # to pictures of somebody's, which none made here
-        return ""
-    try:
-        found = [file for file in run.previews_folder.iterdir() if _is_picture(file)]
-    except (FileNotFoundError, NotADirectoryError):
-        return ""
-    said = {Path(e.file).name: e for e in events if isinstance(e, PreviewSaved)}
-    steps = {file: said[file.name].step if file.name in said else -1 for file in found}
-    telling = _telling(sorted(set(steps.values())), best_step)
-    # Files that no event speaks of come last, in the order of their names.
-    found.sort(key=lambda file: (steps[file] not in telling, -steps[file], file.name))
-    picked = sorted(found[:_MOST_PREVIEWS], key=lambda file: steps[file] != best_step)
-    shown: list[str] = []
-    for file in picked:
-        event = said.get(file.name)
-        words = f"{event.image}, step {event.step:,}" if event else file.name
-        words += " (best)" if event and event.step == best_step else ""
-        shown.append(embedded(file, words))
-    legend = '<p class="soft">Left to right: image, truth, prediction, errors in red.</p>'
-    grid = _grid(shown, len(found), "in the folder previews", kind="strips")
-    return (legend if said and grid else "") + grid
-
-
-def overlays(events: Sequence[AnyEvent]) -> str:
-    """Return some predictions laid over their images, evenly picked among those written."""
-    done = [event for event in events if isinstance(event, ImageDone)][-_LATEST:]
-    files = [companion(Path(event.mask), "overlay") for event in done]
-    there = [file for file in files if file.is_file()]
-    stride = max(1, len(there) // _MOST_OVERLAYS)
-    picked = there[::stride][:_MOST_OVERLAYS]
-    return _grid([embedded(file, file.name) for file in picked], len(there), "beside the masks")
-
-
-def _telling(steps: Sequence[int], best_step: int | None) -> set[int]:
-    """Return the steps that show how the training went: best, first, middle, last."""
-    chosen = {steps[0], steps[len(steps) // 2], steps[-1]} if steps else set[int]()
-    return chosen if best_step is None else chosen | {best_step}
-
-
-def _is_picture(file: Path) -> bool:
-    return file.suffix.lower() in _KINDS and not file.name.startswith(".") and file.is_file()
-
-
-def _grid(shown: Sequence[str], total: int, where: str, kind: str = "pictures") -> str:
-    if not shown:
-        return ""
-    more = total - len(shown)
-    words = f'<p class="soft">and {more:,} more {where}</p>' if more > 0 else ""
-    return f'<div class="{kind}">{"".join(shown)}</div>{words}'
-
-
-def embedded(file: Path, caption: str) -> str:
-    """Return a picture as it lies, or smaller; a damaged one is named in its place."""
-    try:
-        content, kind = file.read_bytes(), _KINDS[file.suffix.lower()]
-        with quiet_libraries(), Image.open(io.BytesIO(content)) as opened:
-            opened.load()
-            if len(content) > _MOST_BYTES:
-                content, kind = _smaller(opened), "png"
-    except (OSError, ValueError, SyntaxError) as error:
-        return picture(b"", "png", f"{caption} cannot be shown: {printable(str(error))}")
-    return picture(content, kind, caption)
-
-
-def _smaller(opened: Image.Image) -> bytes:
-    small = opened.convert("RGB")
-    small.thumbnail((_SIDE_PX, _SIDE_PX))
-    packed = io.BytesIO()
-    small.save(packed, "PNG", optimize=True)
-    return packed.getvalue()

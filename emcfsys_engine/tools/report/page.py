@@ -37,13 +37,12 @@ from emcfsys_engine.tools.report.charts import (
     figure_of,
     folded,
     number,
-    overlays,
     page,
-    previews,
     save_page,
     section,
     table,
 )
+from emcfsys_engine.tools.report.pictures import overlays, previews
 from emcfsys_engine.tools.report.sizes import numbers_section
 from emcfsys_engine.tools.report.summary import RunSummary, read_summary
 from emcfsys_engine.verdicts import STATES

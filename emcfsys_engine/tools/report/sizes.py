@@ -19,12 +19,12 @@ from emcfsys_engine.tools.report.charts import (
     Chart,
     Curve,
     Point,
-    embedded,
     figure_of,
     picture,
     section,
     table,
 )
+from emcfsys_engine.tools.report.pictures import embedded
 
 _WEIGHTINGS = (("number", 0), ("area", 2), ("volume", 3))
 _MOST_BARS = 40
