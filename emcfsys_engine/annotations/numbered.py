@@ -10,7 +10,6 @@ from typing import cast
 
 import numpy as np
 import tifffile
-import zarr
 from scipy import ndimage
 
 from emcfsys_engine.annotations.masks import LabelTable, read_instances
@@ -94,6 +93,8 @@ def open_numbers(mask: ImageRef) -> PlaneRows | None:
 def _description(file: Path) -> object:
     """Return what a file of numbers says of the mask they belong to."""
     if file.is_dir():
+        import zarr  # half a second that only this needs
+
         try:
             return zarr.open_group(str(file), mode="r").attrs.get("description")
         except Exception as error:  # whatever Zarr makes of what another program wrote
