@@ -33,6 +33,12 @@ def test_who_starts_or_lists_runs_reads_no_image_and_loads_no_arrays(command: st
     assert not loaded & {*HEAVY, "scipy", "tifffile", "PIL", "zarr"} - {"sqlite3"}
 
 
+def test_who_meets_no_ome_zarr_does_not_load_what_reads_it() -> None:
+    rooms = "tools.check, tools.new_project, tools.inspect_file, tools.measure.fields, tools.adapt"
+    loaded = loaded_after(f"import emcfsys_engine.{rooms.replace(', ', ', emcfsys_engine.')}")
+    assert "zarr" not in loaded
+
+
 def test_the_keeper_needs_only_the_standard_library() -> None:
     loaded = loaded_after("import emcfsys_engine.launch.keeper")
     assert loaded <= set(sys.stdlib_module_names) | {
