@@ -118,7 +118,7 @@ def begin_instances(
     corner_px: _Size = (0, 0),
 ) -> _Rows:
     """Begin the numbers of the objects inside a mask, anew where they are there already."""
-    import zarr  # half a second that only this needs
+    import zarr  # takes a moment that only this needs
 
     labels = zarr.open_group(str(folder / "labels"), mode="w", zarr_format=3)
     labels.attrs["ome"] = {"version": "0.5", "labels": [INSTANCES]}
@@ -153,7 +153,7 @@ def begin_labels(
     `source`: where the image lies that these are the labels of, from the group's folder; `cut_HW`:
     of regions that are written each by itself, and have a file each.
     """
-    import zarr  # half a second that only this needs
+    import zarr  # takes a moment that only this needs
 
     group = zarr.open_group(str(folder), mode="w", zarr_format=3)
     sides = (chunk_px, chunk_px)
@@ -237,7 +237,7 @@ def add_levels(folder: Path) -> None:
     Every second pixel of every second row is taken: means of labels are none. What is there of an
     earlier start is made again.
     """
-    import zarr  # half a second that only this needs
+    import zarr  # takes a moment that only this needs
 
     group = zarr.open_group(str(folder), mode="r+")
     found: Any = group.attrs["ome"]

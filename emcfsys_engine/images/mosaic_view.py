@@ -129,7 +129,7 @@ class MosaicView(Part):
 
     def _mask(self, factor: int) -> Any:
         """Return the mask as it grows, or as it is under its name."""
-        import zarr  # half a second that only this needs
+        import zarr  # takes a moment that only this needs
 
         place = folder_of(self.mosaic, self._folder)
         group = zarr.open_group(str(place if place.is_dir() else self.mosaic.mask), mode="r")
