@@ -1,5 +1,6 @@
 """Fixtures for every test: where the real data is."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -22,6 +23,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("long") or item.get_closest_marker("slurm"):
             item.add_marker(pytest.mark.timeout(_LONG_S))
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector leave alone what was imported: it stays, and half a million things
+    are looked through again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy  # its parts are loaded when they are named
 import shapely
 from PIL import Image, ImageDraw
-from scipy import ndimage
 from skimage.measure import find_contours
 
 from emcfsys_engine.annotations.masks import LabelTable
@@ -316,7 +316,7 @@ def _drawn(
                 if int(mask.sum()) < smallest_px:
                     left_out[box] |= mask
                     continue
-                filled = np.asarray(ndimage.binary_fill_holes(mask), dtype=bool)
+                filled = np.asarray(scipy.ndimage.binary_fill_holes(mask), dtype=bool)
                 shape = _polygon(filled, box, names[int(class_id)], tolerance_px)
                 _paint_over(painted, moved, shape, int(class_id), box, filled)
                 shapes.append(shape)
@@ -336,8 +336,9 @@ def _worst_overlap(ids: np.ndarray, painted: np.ndarray, left_out: np.ndarray) -
 def _components(mask: np.ndarray) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
     """Yield the box and the pixels of each connected component, larger boxes first."""
     numbered: np.ndarray = np.empty(mask.shape, np.int32)
-    ndimage.label(mask, _TOUCHING, output=numbered)
-    boxes = [(place, box) for place, box in enumerate(ndimage.find_objects(numbered), 1) if box]
+    scipy.ndimage.label(mask, _TOUCHING, output=numbered)
+    found = enumerate(scipy.ndimage.find_objects(numbered), 1)
+    boxes = [(place, box) for place, box in found if box]
     boxes.sort(key=lambda pair: -_box_area(pair[1]))
     for place, box in boxes:
         yield box, numbered[box] == place
@@ -349,7 +350,7 @@ def _numbered(
     """Yield the box and the pixels of each numbered object of a class."""
     places = np.zeros(where.shape, np.int32)
     places[where] = np.unique(numbers[where], return_inverse=True)[1].reshape(-1) + 1
-    for place, box in enumerate(ndimage.find_objects(places), 1):
+    for place, box in enumerate(scipy.ndimage.find_objects(places), 1):
         if box is not None:
             yield box, places[box] == place
 

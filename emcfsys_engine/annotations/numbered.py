@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import scipy  # its parts are loaded when they are named
 import tifffile
-import zarr
-from scipy import ndimage
 
 from emcfsys_engine.annotations.masks import LabelTable, read_instances
 from emcfsys_engine.annotations.pair_masks import NotedOrigins
@@ -94,6 +93,8 @@ def open_numbers(mask: ImageRef) -> PlaneRows | None:
 def _description(file: Path) -> object:
     """Return what a file of numbers says of the mask they belong to."""
     if file.is_dir():
+        import zarr  # takes a moment that only this needs
+
         try:
             return zarr.open_group(str(file), mode="r").attrs.get("description")
         except Exception as error:  # whatever Zarr makes of what another program wrote
@@ -135,7 +136,7 @@ def all_numbered(
     for class_id in np.flatnonzero(bare & ~have).tolist():
         if class_id not in (nothing, UNLABELLED):
             mine = ids == class_id
-            parts, _ = cast("tuple[np.ndarray, int]", ndimage.label(mine, _TOUCHING))
+            parts, _ = cast("tuple[np.ndarray, int]", scipy.ndimage.label(mine, _TOUCHING))
             numbers[mine] = parts[mine] + int(numbers.max(initial=0))
     return ids, numbers
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import numpy as np
-from scipy import ndimage
+import scipy  # its parts are loaded when they are named
 
 from emcfsys_engine.annotations.draw import mask_of
 from emcfsys_engine.annotations.masks import LabelTable, label_table, read_instances
@@ -106,18 +106,18 @@ def _components(values: np.ndarray) -> np.ndarray:
     """
     made = np.zeros(values.shape, np.int32)
     if values.dtype == bool:
-        ndimage.label(values, _TOUCHING, output=made)
+        scipy.ndimage.label(values, _TOUCHING, output=made)
         return made
     inside = values >= 0
     flat, places = np.unique(values[inside], return_inverse=True)
     dense = np.zeros(values.shape, np.int32)
     dense[inside] = places.reshape(-1) + 1
     num = 0
-    for place, box in enumerate(ndimage.find_objects(dense, len(flat)), 1):
+    for place, box in enumerate(scipy.ndimage.find_objects(dense, len(flat)), 1):
         if box is None:
             continue
         own = dense[box] == place
-        pieces, count = cast("tuple[np.ndarray, int]", ndimage.label(own, _TOUCHING))
+        pieces, count = cast("tuple[np.ndarray, int]", scipy.ndimage.label(own, _TOUCHING))
         made[box][own] = pieces[own] + num
         num += count
     return made
@@ -172,7 +172,7 @@ def targets_of(ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """
     planes = np.zeros((NUM_PLANES, *ids.shape), np.uint8)
     height, width = ids.shape
-    for place, box in enumerate(ndimage.find_objects(ids), 1):
+    for place, box in enumerate(scipy.ndimage.find_objects(ids), 1):
         if box is None:
             continue
         rows, columns = (
@@ -192,7 +192,7 @@ def _one_target(planes: np.ndarray, inside: np.ndarray, labels: np.ndarray) -> N
         return
     distance, nearest = cast(
         "tuple[np.ndarray, np.ndarray]",
-        ndimage.distance_transform_edt(inside, return_indices=True),
+        scipy.ndimage.distance_transform_edt(inside, return_indices=True),
     )
     most = float(distance.max())
     planes[0][inside] = np.rint(distance[inside] * (FULL / most))

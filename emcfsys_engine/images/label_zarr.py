@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 
 from emcfsys_engine.files import temporary_of
 from emcfsys_engine.images.output_names import INSTANCES
@@ -119,6 +118,8 @@ def begin_instances(
     corner_px: _Size = (0, 0),
 ) -> _Rows:
     """Begin the numbers of the objects inside a mask, anew where they are there already."""
+    import zarr  # takes a moment that only this needs
+
     labels = zarr.open_group(str(folder / "labels"), mode="w", zarr_format=3)
     labels.attrs["ome"] = {"version": "0.5", "labels": [INSTANCES]}
     array = begin_labels(
@@ -152,6 +153,8 @@ def begin_labels(
     `source`: where the image lies that these are the labels of, from the group's folder; `cut_HW`:
     of regions that are written each by itself, and have a file each.
     """
+    import zarr  # takes a moment that only this needs
+
     group = zarr.open_group(str(folder), mode="w", zarr_format=3)
     sides = (chunk_px, chunk_px)
     if cut_HW is None:
@@ -234,6 +237,8 @@ def add_levels(folder: Path) -> None:
     Every second pixel of every second row is taken: means of labels are none. What is there of an
     earlier start is made again.
     """
+    import zarr  # takes a moment that only this needs
+
     group = zarr.open_group(str(folder), mode="r+")
     found: Any = group.attrs["ome"]
     about = dict(found)

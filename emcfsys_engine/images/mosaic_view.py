@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.micrograph import ImageRef
@@ -130,6 +129,8 @@ class MosaicView(Part):
 
     def _mask(self, factor: int) -> Any:
         """Return the mask as it grows, or as it is under its name."""
+        import zarr  # takes a moment that only this needs
+
         place = folder_of(self.mosaic, self._folder)
         group = zarr.open_group(str(place if place.is_dir() else self.mosaic.mask), mode="r")
         array: Any = group["0"]

@@ -33,6 +33,13 @@ def test_who_starts_or_lists_runs_reads_no_image_and_loads_no_arrays(command: st
     assert not loaded & {*HEAVY, "scipy", "tifffile", "PIL", "zarr"} - {"sqlite3"}
 
 
+def test_what_only_some_images_and_labels_need_is_not_loaded_before_them() -> None:
+    data = "import emcfsys_engine.dataset.sources; assert 'scipy.ndimage' not in sys.modules"
+    rooms = "tools.check, tools.new_project, tools.inspect_file, tools.measure.fields, tools.adapt"
+    every = f"import emcfsys_engine.{rooms.replace(', ', ', emcfsys_engine.')}"
+    assert "zarr" not in loaded_after(f"{data}; {every}")
+
+
 def test_the_keeper_needs_only_the_standard_library() -> None:
     loaded = loaded_after("import emcfsys_engine.launch.keeper")
     assert loaded <= set(sys.stdlib_module_names) | {

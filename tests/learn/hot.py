@@ -34,7 +34,7 @@ watch = "incoming"
 output = "predictions"
 model = "{model}"
 poll_s = 0.5
-settle_s = 0.3
+settle_s = 0.05
 {more}
 """
 

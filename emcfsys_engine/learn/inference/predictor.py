@@ -313,9 +313,10 @@ class Predictor:
         self.evidence.compare_with(self.trusts)
 
     def _take(self, networks: Sequence[SegmentationNetwork]) -> None:
-        made = [folded(network) for network in networks]
-        self.evidence.watch(made)
-        self._calls = [self._prepared(network) for network in made]
+        for network in networks:
+            folded(network)
+        self.evidence.watch(networks)
+        self._calls = [self._prepared(network) for network in networks]
 
     def _rows(self, picture: Picture) -> Rows:
         def load(first: int, last: int, columns: tuple[int, int]) -> Tensor:

@@ -4,7 +4,8 @@ N images, C channels, H and W pixels.
 """
 
 import copy
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -18,26 +19,48 @@ _PROBE_PX = 96
 _TOLERANCE = 1e-4  # of the largest logit: what the order of additions explains, in fp32
 
 
+_Place = tuple[nn.Module, str]  # a module, and under which name it has another
+
+
 def folded(network: SegmentationNetwork) -> SegmentationNetwork:
-    """Return the network with each batch norm folded into its convolution, where that is exact.
+    """Return the network itself, with each batch norm folded into its convolution where exact.
 
     Which convolution feeds a norm is seen in a trial run, and the result is tried against the
-    network as it was: one that differs by more than rounding is returned as it was.
-    Shapes: the network is in eval mode, in fp32, on the CPU; so is the result.
+    network as it was: where they differ by more than rounding, it is as it was again.
+    Shapes: the network is in eval mode, in fp32, on the CPU.
     """
     generator = torch.Generator().manual_seed(0)
     size = (2, network.spec.in_channels, _PROBE_PX, _PROBE_PX)
     probe_NCHW = torch.randn(size, generator=generator)
-    made = copy.deepcopy(network)
     with torch.no_grad():
-        before_NCHW, pairs = _run(made, probe_NCHW)
-        for convolution, norm in pairs:
-            _fold(made, convolution, norm)
+        before_NCHW, pairs = _run(network, probe_NCHW)
         if not pairs:
             return network
-        after_NCHW = made(probe_NCHW)
+        places = _places(network)
+        given = [(conv, conv.weight, conv.bias, norm) for conv, norm in pairs]
+        for convolution, norm in pairs:
+            _fold(places[norm], convolution, norm)
+        after_NCHW = network(probe_NCHW)
     error, scale = (after_NCHW - before_NCHW).abs().max(), before_NCHW.abs().max()
-    return made if bool(error <= _TOLERANCE * scale.clamp_min(1.0)) else network
+    if not bool(error <= _TOLERANCE * scale.clamp_min(1.0)):
+        for convolution, weight, bias, norm in given:
+            convolution.weight, convolution.bias = weight, bias
+            _put(places[norm], norm)
+    return network
+
+
+def _places(network: nn.Module) -> defaultdict[nn.Module, list[_Place]]:
+    """Return where each part of a network stands."""
+    places: defaultdict[nn.Module, list[_Place]] = defaultdict(list)
+    for parent in network.modules():
+        for name, child in parent.named_children():
+            places[child].append((parent, name))
+    return places
+
+
+def _put(places: Sequence[_Place], part: nn.Module) -> None:
+    for parent, name in places:
+        setattr(parent, name, part)
 
 
 def is_only_convolutions(network: nn.Module) -> bool:
@@ -81,7 +104,7 @@ def _run(
     return logits_NCHW, [pair for pair in pairs if uses[pair[0]] == uses[pair[1]] == 1]
 
 
-def _fold(network: nn.Module, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+def _fold(places: Sequence[_Place], convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     if norm.running_mean is None or norm.running_var is None:  # of the batch: cannot be folded
         return
     convolution.weight, convolution.bias = fuse_conv_bn_weights(
@@ -96,10 +119,7 @@ def _fold(network: nn.Module, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> N
     rest: nn.Module = nn.Identity()
     if isinstance(norm, BatchNormAct2d):
         rest = nn.Sequential(cast("nn.Module", norm.drop), cast("nn.Module", norm.act))
-    for parent in network.modules():
-        for name, child in parent.named_children():
-            if child is norm:
-                setattr(parent, name, rest)
+    _put(places, rest)
 
 
 def with_fixed_padding(network: SegmentationNetwork) -> SegmentationNetwork:

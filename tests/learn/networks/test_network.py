@@ -52,9 +52,9 @@ def test_padding_by_hand_changes_nothing(small_network: SegmentationNetwork) -> 
 @pytest.mark.parametrize("backbone", KINDS)
 def test_every_trained_parameter_gets_a_gradient(backbone: str, head: Head) -> None:
     network = network_of(head, backbone, auxiliary=True)
-    logits_NCHW, auxiliary_NCHW = network.forward_with_auxiliary(torch.randn(2, 1, 70, 100))
+    logits_NCHW, auxiliary_NCHW = network.forward_with_auxiliary(torch.randn(2, 1, 40, 70))
     assert auxiliary_NCHW is not None
-    assert logits_NCHW.shape == auxiliary_NCHW.shape == (2, 3, 70, 100)
+    assert logits_NCHW.shape == auxiliary_NCHW.shape == (2, 3, 40, 70)
     (logits_NCHW.square().mean() + auxiliary_NCHW.square().mean()).backward()
     trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
     assert [name for name, each in trained.items() if each.grad is None] == []
