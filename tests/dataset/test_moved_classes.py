@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emcfsys_engine.dataset.moved_classes import moved_classes, numbered_anew
+from emcfsys_engine.dataset.moved_classes import moved_classes, moved_from, numbered_anew
 
 
 def _mask() -> np.ndarray:
@@ -35,6 +35,16 @@ def test_corrections_are_no_new_numbers() -> None:
     assert moved_classes(before, before[:10]) == {}
     unlabelled = np.where(before == 1, 255, before).astype(np.uint8)
     assert moved_classes(before, unlabelled) == {}
+
+
+def test_what_a_good_model_finds_by_other_numbers_as_a_whole_is_told() -> None:
+    guess = _mask()
+    labels = np.array([0, 2, 1, *range(3, 256)], np.uint8)[guess]
+    labels[8:13, 3:9] = 255  # what nobody labelled says nothing
+    guess[2:3] = 0  # models are never wholly right
+    assert moved_from(guess, labels) == {1: 2, 2: 1}
+    assert moved_from(np.where(guess == 2, 255, guess).astype(np.uint8), labels) == {}
+    assert moved_from(guess, np.where(labels == 2, 1, labels).astype(np.uint8)) == {}
 
 
 def test_one_class_of_one_mask_may_have_been_named_wrongly_several_alike_may_not() -> None:

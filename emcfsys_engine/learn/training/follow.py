@@ -26,7 +26,12 @@ from emcfsys_engine.dataset.follow import (
     labelled_now,
     settled,
 )
-from emcfsys_engine.dataset.moved_classes import Moves, moved_classes, numbered_anew
+from emcfsys_engine.dataset.moved_classes import (
+    Moves,
+    moved_classes,
+    moved_from,
+    numbered_anew,
+)
 from emcfsys_engine.dataset.samples import Samples, disagreeing
 from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.errors import DataFaults, InputError
@@ -36,7 +41,7 @@ from emcfsys_engine.images.walk import FileStamp
 from emcfsys_engine.learn.run_context import RunContext
 from emcfsys_engine.learn.training.dataset import Dataset, Item, load_item
 from emcfsys_engine.learn.training.plan import Plan, choose_class_weights, encode_plan
-from emcfsys_engine.learn.training.setup import TrainingSetup
+from emcfsys_engine.learn.training.setup import Guesses, TrainingSetup
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import UNLABELLED, Project, numbers_now
 from emcfsys_engine.run.events import LabelsJoined, WarningGiven
@@ -111,7 +116,7 @@ class Follower:
         """Note the files of what is about to be read."""
         self._stamps = {one.name: label_stamp(one) for one in (*train.samples, *val.samples)}
 
-    def __call__(self, setup: TrainingSetup, step: int) -> TrainingSetup | None:
+    def __call__(self, setup: TrainingSetup, step: int, guesses: Guesses) -> TrainingSetup | None:
         """Return what the training goes on with; None where no label came, changed or went.
 
         The plan on the disk is the new one before it is returned: a resume goes on with the same.
@@ -134,9 +139,12 @@ class Follower:
         if self._is_renumbered(setup):  # while they were read
             self._stamps = before
             return None
+        was_here = bool(self._seen)
         if len(whole) == len(asked):
             self._seen = seen
-        if self._is_saved_by_new_numbers(setup, whole, items):
+        # What is there when a run is resumed is taken at a person's word.
+        is_doubted = was_here and self._is_unlike_others(setup, whole, items, guesses)
+        if is_doubted or self._is_saved_by_new_numbers(setup, whole, items):
             self._stamps = before  # all are looked at again once one of them changes
             return None
         return self._taken(setup, now, items, prints, step)
@@ -161,9 +169,7 @@ class Follower:
 
         Whoever saves the masks first may have saved new ones by those numbers, too: none joins.
         """
-        by_numbers = {
-            one.name for one in samples if one.label is not None and one.label.kind == "mask"
-        }
+        by_numbers = _masks_among(samples)
         moves = {
             one.name: moved_classes(part[n].labels, items[one.name].labels)
             for part in (setup.train, setup.val)
@@ -172,14 +178,44 @@ class Follower:
         }
         found = numbered_anew(moves)
         if found:
-            text = (
-                f"In the masks of {few([*found])} whole classes are others than before "
-                f"({_told(setup.train.project, next(iter(found.values())))}), as in masks that "
-                "were saved by new numbers: no label joins. Put them back and train anew by the "
-                "new numbers; if they are right, stop this run and resume it"
-            )
-            self._say_once(setup, text)
+            self._say_numbered(setup, found, "In the masks of", "than before")
         return bool(found)
+
+    def _is_unlike_others(
+        self,
+        setup: TrainingSetup,
+        samples: Sequence[Sample],
+        items: Mapping[str, Item],
+        guesses: Guesses,
+    ) -> bool:
+        """Tell whether new masks call whole classes others than the model finds them by now.
+
+        So do masks by new numbers, while those that are known still have the old ones.
+        """
+        known = {one.name for one in (*setup.train.samples, *setup.val.samples)}
+        names = {name for name in _masks_among(samples) if name in items and name not in known}
+        if not names:
+            return False
+        guessed = guesses(setup.train.renewed([o for o in samples if o.name in names], items))
+        found = {
+            name: moves
+            for name, guess in guessed.items()
+            if (moves := moved_from(guess, items[name].labels))
+        }
+        if found:
+            self._say_numbered(setup, found, "In the new masks of", "than by all before")
+        return bool(found)
+
+    def _say_numbered(
+        self, setup: TrainingSetup, found: Mapping[str, Moves], where: str, before: str
+    ) -> None:
+        text = (
+            f"{where} {few([*found])} whole classes are others {before} "
+            f"({_told(setup.train.project, next(iter(found.values())))}), as in masks that "
+            "were saved by new numbers: no label joins. Put them back and train anew by the "
+            "new numbers; if they are right, stop this run and resume it"
+        )
+        self._say_once(setup, text)
 
     def _say(self, setup: TrainingSetup, texts: Iterable[str]) -> None:
         for text in texts:
@@ -296,6 +332,11 @@ class Follower:
         for name in found:
             self._stamps.pop(name, None)
         return frozenset(found)
+
+
+def _masks_among(samples: Sequence[Sample]) -> set[str]:
+    """Return the names of samples whose labels are numbers in a mask."""
+    return {one.name for one in samples if one.label is not None and one.label.kind == "mask"}
 
 
 def _told(project: Project, moves: Moves) -> str:

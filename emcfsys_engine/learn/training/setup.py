@@ -19,6 +19,9 @@ from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import Event
 from emcfsys_engine.run.folder import Run
 
+# What the images of a data set are taken for, by name: class indices, uint8 H×W.
+Guesses = Callable[[Dataset], dict[str, np.ndarray]]
+
 
 @dataclass(kw_only=True)
 class TrainingSetup:
@@ -37,7 +40,7 @@ class TrainingSetup:
     stop_request: Callable[[], str | None]  # "cancel", "stop", "pause" or "terminated"
     ranks: Ranks = field(default_factory=Ranks)
     # What a training that follows the labels goes on with after a step; None: nothing is new.
-    new_labels: "Callable[[TrainingSetup, int], TrainingSetup | None] | None" = None
+    new_labels: "Callable[[TrainingSetup, int, Guesses], TrainingSetup | None] | None" = None
     val_digest: str = ""  # names what is validated on: images, their pixels and their labels
 
 

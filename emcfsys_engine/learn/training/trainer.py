@@ -196,17 +196,17 @@ class Trainer:
 
     def _takes_up_labels(self) -> bool:
         """Go on with what was labelled since; tell whether anything was."""
-        news = self.setup.new_labels and self.setup.new_labels(self.setup, self.state.step)
+        look, guesses = self.setup.new_labels, self.validator.guesses
+        news = look and look(self.setup, self.state.step, guesses)
         if not news:
             return False
-        other_val = news.val_digest != self.setup.val_digest
-        self.setup, self.plan = news, news.plan
+        self.setup, self.plan, before = news, news.plan, self.setup.val_digest
         self.unlabelled.close()
         self._build_from_labels()
         self.batches.close()
         self.batches = Batches(self.sampler, self.state.step + 1, self.device)
         self.state = msgspec.structs.replace(self.state, validations_without_improvement=0)
-        if other_val and self.state.best_score is not None:
+        if before != news.val_digest and self.state.best_score is not None:
             self._score_best_anew()
         self._save_checkpoint()
         return True

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,8 +35,10 @@ from emcfsys_engine.learn.training.object_scores import (
 from emcfsys_engine.learn.training.previews import MOST, preview_name, write_preview
 from emcfsys_engine.learn.training.setup import TrainingSetup
 from emcfsys_engine.model_card import ModelCard, ObjectSettings
-from emcfsys_engine.project import Project
+from emcfsys_engine.project import UNLABELLED, Project
 from emcfsys_engine.run.events import ObjectScores, PreviewSaved, ValidationDone, WarningGiven
+
+_WELL_IOU = 0.6  # from here on a class is found well enough to doubt the labels of others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +193,7 @@ class Validator:
             batch=max(1, setup.plan.batch // 2),
             step_px=0 if setup.project.inference.tile_px else averaged.tile_step_px,
         )
+        self._found_well = np.full(UNLABELLED + 1, UNLABELLED, np.uint8)  # the others are 255
 
     def at(self, step: int) -> Validation:
         """Predict every validation image whole, compare, and draw the first ones.
@@ -198,17 +202,36 @@ class Validator:
         """
         # Batch statistics that each process has of its own share are not what is saved.
         self._setup.ranks.copy_from_first(list(self._averaged.buffers()))
-        return self.through(
+        found = self.through(
             self._averaged, step, lambda index, best_HW: self._draw(step, index, best_HW)
         )
+        for index, name in enumerate(self._setup.project.class_names):
+            is_well = (found.scores.iou.get(name) or 0.0) >= _WELL_IOU
+            self._found_well[index] = index if is_well else UNLABELLED
+        return found
+
+    def guesses(self, dataset: Dataset) -> dict[str, np.ndarray]:
+        """Return what some images are taken for, by name; 255: no class that is found well yet.
+
+        Shapes: class indices, uint8 H×W.
+        """
+        found: dict[str, np.ndarray] = {}
+
+        def keep(index: int, best_HW: Tensor) -> None:
+            found[dataset.samples[index].name] = self._found_well[best_HW.cpu().numpy()]
+
+        if (self._found_well != UNLABELLED).any():
+            self.through(self._averaged, self._setup.card.step, keep, dataset)
+        return found
 
     def through(
         self,
         network: SegmentationNetwork,
         step: int,
         on_image: Callable[[int, Tensor], None] | None = None,
+        dataset: Dataset | None = None,
     ) -> Validation:
-        """Predict every validation image with a network of some step, and compare.
+        """Predict every validation image, or others, with a network of some step, and compare.
 
         Shapes: what is drawn is H×W uint8.
         """
@@ -221,7 +244,7 @@ class Validator:
         with torch.inference_mode():
             found = validate(
                 forward,
-                self._setup.val,
+                self._setup.val if dataset is None else dataset,
                 self._loss,
                 device=self._device,
                 tiles=self._tiles,

@@ -3,7 +3,21 @@
 import sys
 from pathlib import Path
 
+import msgspec
+
+from emcfsys_engine.colours import colours_for
+from emcfsys_engine.dataset.deals import Fingerprint
+from emcfsys_engine.dataset.follow import gather_some
+from emcfsys_engine.images.normalise import Normaliser
+from emcfsys_engine.learn.device import choose_device
+from emcfsys_engine.learn.networks.network import build_network
+from emcfsys_engine.learn.run_disk import RunDisk
+from emcfsys_engine.learn.training.dataset import Dataset, load_item
+from emcfsys_engine.learn.training.plan import make_plan
+from emcfsys_engine.learn.training.setup import TrainingSetup
+from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import load_project
+from emcfsys_engine.run.events import Event
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import TrainRequest
 
@@ -25,3 +39,40 @@ def back_before_checkpoints(run: Run) -> None:
     saved = (n for n, line in enumerate(lines) if b'"checkpoint_saved"' in line)
     if (first := next(saved, None)) is not None:
         run.events_file.write_bytes(b"".join(lines[:first]))
+
+
+def made_setup(folder: Path, *overrides: str) -> tuple[TrainingSetup, list[Event]]:
+    """Return what a training works with, as its worker makes it, and what it says."""
+    project = load_project(folder, overrides)
+    samples = gather_some(project).samples
+    train, val = (
+        Dataset([one for one in samples if one.split == side], project, Normaliser())
+        for side in ("train", "val")
+    )
+    prints: dict[str, Fingerprint] = {}
+    for one in samples:
+        load_item(one, project, Normaliser(), prints)
+    plan = make_plan(project, train, val, choose_device(None), 1)
+    plan = msgspec.structs.replace(plan, fingerprints=prints)
+    card = ModelCard(
+        network=plan.network,
+        classes=project.class_names,
+        class_values=project.class_values,
+        colours=colours_for(len(project.classes)),
+        patch_px=plan.patch_px,
+    )
+    told: list[Event] = []
+    run = new_run(project.runs_folder, TrainRequest(), project=project)
+    setup = TrainingSetup(
+        run=run,
+        disk=RunDisk(run),
+        project=project,
+        plan=plan,
+        card=card,
+        network=build_network(plan.network),
+        train=train,
+        val=val,
+        emit=told.append,
+        stop_request=lambda: None,
+    )
+    return setup, told

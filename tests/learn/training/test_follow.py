@@ -16,9 +16,18 @@ from PIL import Image
 
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.learn.model_file import load_model
+from emcfsys_engine.learn.training.dataset import Dataset
+from emcfsys_engine.learn.training.follow import Follower
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run.events import AnyEvent, LabelsJoined, RunResumed, StepDone, WarningGiven
+from emcfsys_engine.run.events import (
+    AnyEvent,
+    LabelsJoined,
+    RunResumed,
+    StepDone,
+    WarningGiven,
+)
 from emcfsys_engine.run.folder import Run
+from tests.learn.training.made import made_setup
 from tests.waiting import PATIENCE_S
 
 COMMAND = [sys.executable, "-m", "emcfsys_engine", "train"]
@@ -190,6 +199,41 @@ def test_no_label_joins_while_masks_are_saved_by_numbers_that_project_toml_does_
     assert sum("whole classes" in one.message for one in told) == 1
     walk.process.send_signal(signal.SIGINT)
     assert walk.process.wait(PATIENCE_S) == 0
+
+
+def test_new_masks_by_other_numbers_do_not_join_though_no_known_mask_changed(
+    project_folder: Path,
+) -> None:
+    """What the model calls resin was learned as grain, since a new mask has no earlier one."""
+    masks = project_folder / "masks" / "train"
+    drawn = {n: np.asarray(Image.open(masks / f"train{n}.png")) for n in (1, 2)}
+    for n in drawn:
+        (masks / f"train{n}.png").unlink()
+    setup, told = made_setup(project_folder, "training.follow=true")
+    truth = {f"train{n}": mask for n, mask in drawn.items()}
+    card = setup.card
+
+    def guesses(dataset: Dataset) -> dict[str, np.ndarray]:
+        return {one.name: truth[one.name] for one in dataset.samples}
+
+    follower = Follower(setup.project, lambda plan, train: card)
+    follower.begin(setup.train, setup.val)
+    assert follower(setup, 1, guesses) is None
+    Image.fromarray(1 - drawn[1]).save(masks / "train1.png")
+    assert follower(setup, 2, guesses) is None
+    what = "In the new masks of train1 whole classes are others than by all before (resin is grain"
+    assert sum(what in one.message for one in told if isinstance(one, WarningGiven)) == 1
+    Image.fromarray(drawn[1]).save(masks / "train1.png")
+    joined = follower(setup, 3, guesses)
+    assert joined is not None
+    assert len(joined.train) == 2
+    Image.fromarray(1 - drawn[2]).save(masks / "train2.png")
+    assert follower(joined, 4, guesses) is None
+    resumed = Follower(setup.project, lambda plan, train: card)
+    resumed.begin(joined.train, joined.val)
+    taken = resumed(joined, 5, guesses)  # at a person's word
+    assert taken is not None
+    assert len(taken.train) == 3
 
 
 @pytest.mark.long
