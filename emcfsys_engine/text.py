@@ -59,6 +59,16 @@ def size(num_bytes: int) -> str:
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
+def told_apart(values: Sequence[float], digits: int) -> list[str]:
+    """Return numbers with so many digits, or as many more as tell those apart that differ."""
+    different = len(set(values))
+    for more in range(digits, 13):
+        told = [f"{value:.{more}g}" for value in values]
+        if len(set(told)) == different:
+            return told
+    return [f"{value:.{digits}g}" for value in values]
+
+
 def flattened(value: Any, name: str = "") -> dict[str, Any]:
     """Return a nested document as dotted keys: training.steps, data.0.images.
 

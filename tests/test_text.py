@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emcfsys_engine.text import cell_of, few, how_many, text_of_cell
+from emcfsys_engine.text import cell_of, few, how_many, text_of_cell, told_apart
 
 EVIL = "=+-@＝＋－＠"
 BLANKS = " \t\r\n\u00a0\u200b\ufeff'"
@@ -23,6 +23,12 @@ def test_one_thing_is_not_told_as_many() -> None:
     ]
     assert how_many(1, "mask is", "masks are") == "1 mask is"
     assert how_many(3, "mask is", "masks are") == "3 masks are"
+
+
+def test_numbers_that_differ_are_told_apart() -> None:
+    assert told_apart([0.0, 0.5, 1.0], 4) == ["0", "0.5", "1"]
+    assert told_apart([0.52091, 0.52092, 0.52093], 3) == ["0.52091", "0.52092", "0.52093"]
+    assert told_apart([1 / 3, 1 / 3], 3) == ["0.333", "0.333"]
 
 
 def test_of_many_names_the_first_are_told_and_how_many_more() -> None:

@@ -11,6 +11,8 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
+from emcfsys_engine.text import told_apart
+
 Colour = int | tuple[int, int, int]
 
 
@@ -39,6 +41,12 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     def x_at(self, column: int) -> float:
         """Return the x of a cell column."""
         return self.left + (self.right - self.left) * column / max(1, self.width - 1)
+
+    def labels(self, axis: int) -> tuple[int, dict[int, str]]:
+        """Return how many cells the numbers at the left take, `axis` at least, and them by row."""
+        rows = [*dict.fromkeys((0, self.height // 2, self.height - 1))]
+        told = told_apart([self.y_at(row) for row in rows], 3)
+        return max(axis, *(len(words) + 2 for words in told)), dict(zip(rows, told, strict=True))
 
     def y_at(self, row: int) -> float:
         """Return the y of a cell row."""

@@ -67,25 +67,26 @@ class SizeChartView(_DrawnOnce):
         points = [point for curve in chart.curves for point in curve.points]
         if not points or width < _LEAST_WIDTH:
             return [title]
+        axis, labels = _frame_of(points, chart, width, self.size.height - 4).labels(_AXIS)
+        width -= axis - _AXIS
         frame = _frame_of(points, chart, width, self.size.height - 4)
         curves = list(zip(chart.curves, colours, strict=False))
         strokes = [_stroke(curve, colour) for curve, colour in reversed(curves)]
         lines = [title]
         marks = {_mark_of(curve, chart, frame): (curve, colour) for curve, colour in curves}
         for row, drawn in enumerate(draw_strokes(frame, strokes)):
-            edge = row in (0, frame.height // 2, frame.height - 1)
-            label = f"{frame.y_at(row):.3g} ┤" if edge else "│"
+            label = f"{labels[row]} ┤" if row in labels else "│"
             own = {at[0]: mark for at, mark in marks.items() if at[1] == row}
-            cells = [Segment(f"{label:>{_AXIS}}", dim), *_with_letters(drawn, own)]
+            cells = [Segment(f"{label:>{axis}}", dim), *_with_letters(drawn, own)]
             lines.append(
                 Strip([Segment(s.text, base + s.style if s.style else base) for s in cells])
             )
-        lines.append(Strip([Segment(" " * _AXIS + _x_labels(frame, chart.x_words), dim)]))
+        lines.append(Strip([Segment(" " * axis + _x_labels(frame, chart.x_words), dim)]))
         lead = "half is below " if chart.is_cumulative else ""
         words = [_words(curve, chart) for curve, _ in curves]
-        if len(lead) + sum(len(one) + 4 for one in words) > width + _AXIS:
+        if len(lead) + sum(len(one) + 4 for one in words) > width + axis:
             words = [word.removeprefix("by ") for word in words]
-        names = [Segment(f" {lead}".rjust(_AXIS), base)]
+        names = [Segment(f" {lead}".rjust(axis), base)]
         for (curve, colour), word in zip(curves, words, strict=True):
             names.append(Segment(_letter(curve), base + style_of(colour)))
             names.append(Segment(f" {printable(word)}  ", base))

@@ -11,7 +11,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from emcfsys_engine.errors import printable
-from emcfsys_engine.text import day_clock
+from emcfsys_engine.text import day_clock, told_apart
 from emcfsys_tui.text import fitted
 from emcfsys_tui.view_models import HotTrend
 from emcfsys_tui.widgets.canvas import Colour, Frame, Stroke, draw_strokes, style_of
@@ -62,25 +62,26 @@ class TrendView(Widget):
         width, height = self.size.width - _AXIS - 1, self.size.height - 4 - len(told)
         if len(one.values) < 2 or width < _LEAST_WIDTH or height < _LEAST_HEIGHT:
             return [title, *told]
+        axis, labels = frame_of(one, width, height).labels(_AXIS)
+        width -= axis - _AXIS
         frame = frame_of(one, width, height)
         lines = [title]
         for row, drawn in enumerate(draw_strokes(frame, _strokes(one, frame, colours))):
-            edge = row in (0, frame.height // 2, frame.height - 1)
-            label = f"{frame.y_at(row):.3g} ┤" if edge else "│"
+            label = f"{labels[row]} ┤" if row in labels else "│"
             cells = [Segment(s.text, self.rich_style + (s.style or dim)) for s in drawn]
-            lines.append(Strip([Segment(f"{label:>{_AXIS}}", dim), *cells]))
+            lines.append(Strip([Segment(f"{label:>{axis}}", dim), *cells]))
         left, right = day_clock(frame.left), day_clock(frame.right)
         room = " " * max(1, width - len(left) - len(right))
-        lines.append(Strip([Segment(f"{'':>{_AXIS}}{left}{room}{right}", dim)]))
-        low, centre, high = (line[-1][1] for line in one.levels)
+        lines.append(Strip([Segment(f"{'':>{axis}}{left}{room}{right}", dim)]))
+        low, centre, high = told_apart([line[-1][1] for line in one.levels], 4)
         newest = "newest " if len({y for _, y in one.levels[1]}) > 1 else ""
-        words = f"{newest}centre {centre:.4g}, limits {low:.4g} to {high:.4g}"
+        words = f"{newest}centre {centre}, limits {low} to {high}"
         names = [
-            Segment(" " * _AXIS, dim),
+            Segment(" " * axis, dim),
             Segment("── each image  ", self.rich_style + style_of(colours[0])),
             Segment("── EWMA", self.rich_style + style_of(colours[1 % len(colours)])),
         ]  # fmt: skip
-        limits = Strip([Segment(" " * _AXIS + fitted(words, width), dim)])
+        limits = Strip([Segment(" " * axis + fitted(words, width), dim)])
         return [*lines, Strip(names), limits, *told]
 
 

@@ -13,7 +13,7 @@ from emcfsys_engine.errors import RunFolderError, printable
 from emcfsys_engine.files import remedy_of, write_whole
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_outputs import replace_own
-from emcfsys_engine.text import day_clock, moment
+from emcfsys_engine.text import day_clock, moment, told_apart
 
 DASH = "–"
 
@@ -265,16 +265,6 @@ def nice_ticks(low: float, high: float, about: int = 6) -> list[float]:
     return [round(number * step, 12) for number in range(first, last + 1)]
 
 
-def tick_words(values: Sequence[float]) -> list[str]:
-    """Return what stands beside the lines of an axis: as many digits as tell them apart."""
-    told = [f"{value:.4g}" for value in values]
-    for digits in range(5, 13):
-        if len(set(told)) == len(told):
-            break
-        told = [f"{value:.{digits}g}" for value in values]
-    return told
-
-
 def _time_ticks(low: float, high: float, about: int = 7) -> list[tuple[float, str]]:
     """Return whole hours or minutes between two moments, about so many; days are told once."""
     steps = (60, 300, 600, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
@@ -342,7 +332,7 @@ class _Axes:
         parts: list[str] = []
         floor, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
         heights = nice_ticks(self.y_low, self.y_high, 5)
-        for value, words in zip(heights, tick_words(heights), strict=True):
+        for value, words in zip(heights, told_apart(heights, 4), strict=True):
             y = self.y(value)
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
             parts.append(f'<text x="{_LEFT - 7}" y="{y + 4}" text-anchor="end">{words}</text>')

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emcfsys_engine.tools.measure.results import _histogram
-from emcfsys_engine.tools.report.charts import Chart, Curve, figure_of, nice_ticks, tick_words
+from emcfsys_engine.tools.report.charts import Chart, Curve, figure_of, nice_ticks
 
 
 @pytest.mark.parametrize(
@@ -20,11 +20,6 @@ def test_any_histogram_is_drawn_and_its_names_are_escaped(values: list[float]) -
     assert "<b>" not in drawn
     assert "\x1b" not in drawn
     assert "nan" not in drawn
-
-
-def test_lines_of_an_axis_have_digits_enough_to_tell_them_apart() -> None:
-    assert tick_words([0.0, 0.5, 1.0]) == ["0", "0.5", "1"]
-    assert tick_words([0.52091, 0.52092, 0.52093]) == ["0.52091", "0.52092", "0.52093"]
 
 
 @given(low=st.floats(-1e6, 1e6), span=st.floats(1e-3, 1e9))
