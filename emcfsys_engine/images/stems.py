@@ -80,7 +80,7 @@ class Stems:
     def _keep_told(self, other: str, image: str, stem: str) -> None:
         """Note what the key of another image's stem tells no longer."""
         its = self._plain.get(other, stem)
-        if other != image and its != stem and its not in self._owners:
+        if other != image and its != stem and self.owner_of(its) == (other, None, 1):
             self._note(its, (other, None, 1))
 
     def items(self) -> Iterator[tuple[Owner, str]]:

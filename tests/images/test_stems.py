@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from emcfsys_engine.images.output_names import keys_of
@@ -31,6 +31,7 @@ def _all_kept(
 
 
 @given(st.lists(_TAKEN, max_size=8))
+@example([(f"/in/{image}.tif", None, 1, stem) for image, stem in ("aa", "ab", "bb", "ba")])
 def test_stems_are_those_of_tables_that_keep_everything(
     taken: list[tuple[str, int | None, int, str]],
 ) -> None:
