@@ -192,7 +192,9 @@ class Ledger:
             if row is not None and knows_any and row[0] != where and row[1] != place:
                 return Path(os.fsdecode(row[0]))
             self._connection.execute("DELETE FROM watched")
-            self._connection.execute("INSERT INTO watched VALUES (?, ?)", (where, place))
+            self._connection.execute(
+                "INSERT INTO watched (root, place) VALUES (?, ?)", (where, place)
+            )
         return None
 
     def due(self) -> list[Due]:

@@ -210,8 +210,9 @@ def stop_daemon(folder: Path | None = None, *, jobs: bool = False, wait_s: float
         poll = select.poll()
         poll.register(handle, select.POLLIN)
         if not poll.poll(wait_s * 1000):
+            why = ": its jobs did not end. Without --jobs it leaves them at once" if jobs else ""
             raise DaemonError(
-                f"The daemon did not end in {wait_s:g} s. Read {lock.folder}/daemon.log."
+                f"The daemon did not end in {wait_s:g} s{why}. Read {lock.folder}/daemon.log."
             )
     except ProcessLookupError:  # gone in this moment
         pass

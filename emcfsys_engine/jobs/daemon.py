@@ -64,9 +64,9 @@ class Daemon:
         self.notices.close()
 
     def leave(self, *, ends_jobs: bool) -> None:
-        """Ask the loop to end after this round, or when all jobs have saved and ended."""
+        """Ask the loop to end after this round; `ends_jobs`: when all have saved and ended."""
         self.is_leaving = True
-        self.ends_jobs = self.ends_jobs or ends_jobs
+        self.ends_jobs = ends_jobs  # the last word counts: a job that never ends holds nobody
         self._seen = None
 
     def _work(self) -> None:

@@ -40,6 +40,18 @@ def test_stop_with_jobs_lets_them_save(bench: Bench) -> None:
     assert not any(run.is_alive() for run in runs)
 
 
+def test_a_job_that_never_ends_holds_no_daemon_that_is_then_told_to_leave_it(bench: Bench) -> None:
+    bench.configure("cpu_slots = 8\ngrace_s = 600")
+    run = bench.run("ignore")
+    bench.add(run)
+    bench.start()
+    wait_for(lambda: run.log_file.exists() and run.log_file.read_text())
+    with pytest.raises(DaemonError, match="Without --jobs it leaves them at once"):
+        stop_daemon(bench.folder, jobs=True, wait_s=0.2)
+    assert stop_daemon(bench.folder)
+    assert run.is_alive()
+
+
 @pytest.mark.parametrize("rounds", [10, pytest.param(tries(30, 100), marks=pytest.mark.long)])
 def test_of_two_daemons_one_runs(bench: Bench, rounds: int) -> None:
     bench.queue.list()
