@@ -358,7 +358,9 @@ class Compute(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=0, le=64)] | None,
         says("GPUs of a node, one process each; 0: the processor.", unset="1 where there is one"),
     ] = None
-    nodes: Annotated[int, Meta(ge=1, le=64), says('Machines; several need executor = "slurm".')] = 1
+    nodes: Annotated[
+        int, Meta(ge=1, le=64), says('Machines of a training; several need executor = "slurm".')
+    ] = 1
     processes: Annotated[
         int, Meta(ge=1, le=64), says("With gpus = 0, for servers of many cores: as several GPUs.")
     ] = 1

@@ -53,7 +53,7 @@ def settle_order(
         cluster=cluster,
         settings=settings,
         prolog=config.slurm.prolog,
-        nodes=compute.nodes,
+        nodes=compute.nodes if wanted.kind == "train" else 1,  # nobody else shares work so
         requeues=config.slurm.requeues,
     )
     return Request(gpus=gpus, cpus=cpus, memory_gb=memory_gb), order

@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from emcfsys_engine.errors import QueueError
+from emcfsys_engine.errors import QueueError, SlurmError
+from emcfsys_engine.jobs.job import Cluster, Kind
+from emcfsys_engine.jobs.machine import Wanted
+from emcfsys_engine.jobs.slurm import client
+from emcfsys_engine.jobs.slurm.script import settle_order
+from emcfsys_engine.project_tables import Compute
+from emcfsys_engine.settings import Config
 from tests.jobs.slurm.conftest import SlurmBench
 
 pytestmark = pytest.mark.slurm
@@ -18,6 +24,20 @@ def test_what_slurm_could_not_do_is_refused_at_submission(
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(QueueError, match="no sbatch here"):
         bench.submit(bench.run())
+
+
+@pytest.mark.parametrize(("kind", "nodes"), [("train", 3), ("watch", 1), ("predict", 1)])
+def test_only_a_training_takes_the_several_nodes_of_its_project(
+    kind: Kind, nodes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: Cluster) -> None:
+        raise SlurmError("sinfo: the controller is away", may_pass=True)
+
+    monkeypatch.setattr(client, "find_cluster", lambda _: Cluster(bin="/usr/bin"))
+    monkeypatch.setattr(client, "partitions", away)
+    compute = Compute(executor="slurm", nodes=3)
+    _, order = settle_order(Wanted(kind=kind, gpus=0), compute, Config())
+    assert order.nodes == nodes
 
 
 def test_a_prolog_runs_before_the_worker_on_the_node(bench: SlurmBench) -> None:
