@@ -135,7 +135,7 @@ def test_tasks_killed_again_and_again_at_random_lose_nothing(tmp_path: Path, her
     run = run_of(source, tmp_path / "out", "labelme", 4, images=images)
     listed(run)
     draw = random.Random(0)
-    for _ in range(tries(6, 20)):
+    for _ in range(tries(6, 50)):
         task, least = _task(run), _num_told(run) + draw.randint(0, 1)
         wait_for(
             lambda task=task, n=least: _num_told(run) >= n or task.poll() is not None, seconds=120

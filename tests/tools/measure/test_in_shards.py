@@ -1,6 +1,7 @@
 """Tasks that share a measurement out find what one process finds, whenever they are killed."""
 
 import os
+import random
 import re
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from emcfsys_engine.tools.measure.results import Measurement, MeasureSettings
 from emcfsys_engine.tools.measure.standards.results import StandardSettings
 from tests.jobs.conftest import wait_for
 from tests.shards.made import here, listed, made_in, run_here
+from tests.thorough import tries
 from tests.tools.drawn_masks import CLASSES, blobs, save_mask
 
 __all__ = ["here"]
@@ -156,6 +158,28 @@ def test_a_quota_that_is_reached_ends_the_task_in_a_line_and_nothing_is_lost(
 
 def _num_told(lines: Path) -> int:
     return sum(file.read_bytes().count(b'"became"') for file in lines.glob("0*.jsonl"))
+
+
+@pytest.mark.long
+def test_tasks_killed_again_and_again_at_random_lose_nothing(tmp_path: Path, here: None) -> None:
+    for number in range(tries(12, 60)):
+        save_mask(tmp_path / f"masks/m{number:02d}.png", blobs(number, 48), _NM)
+    settings = MeasureSettings(classes={"ground": 0, "blob": 1})
+    alone = measure_masks(str(tmp_path / "masks"), tmp_path / "one", settings)
+    run = run_of(tmp_path, tmp_path / "out", settings, 4)
+    command = [sys.executable, "-m", "emcfsys_engine.shards.task", str(run.folder)]
+    lines, draw = Shards(run).folder, random.Random(0)
+    listed(run)
+    for _ in range(tries(6, 50)):
+        task, least = subprocess.Popen(command), _num_told(lines) + draw.randint(0, 2)
+        wait_for(
+            lambda task=task, n=least: _num_told(lines) >= n or task.poll() is not None, seconds=120
+        )
+        task.kill()
+        task.wait()
+    assert run_here(run) == 0
+    assert alike(result_of(run), tmp_path / "out") == alike(alone, tmp_path / "one")
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "one")
 
 
 def test_a_last_step_that_is_killed_is_done_again_and_leaves_no_part_of_before(
