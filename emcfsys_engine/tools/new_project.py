@@ -34,6 +34,7 @@ from emcfsys_engine.tools.new_classes import (
 
 _LOOK_AT = 200  # masks that are read to find the classes
 _OPENED = 1000  # images whose headers are read to find those that are damaged
+_MOST_FAULTS = 3  # that are told when a project is made; check tells all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,8 @@ def make_project(
     if not layout.num_pairs:
         (folder / layout.labels).mkdir(exist_ok=True)
     file = folder / "project.toml"
-    proposal = _proposal(folder, layout, merge or {}, [])
+    faults: list[InputError] = []
+    proposal = _proposal(folder, layout, merge or {}, faults)
     _write(file, _toml(name or folder.name, layout, proposal).encode("utf-8", "replace"))
     images = how_many(layout.num_images, "image")
     counts = f"{images} in {layout.images}, {_num_labelled(file)} with labels"
@@ -134,7 +136,10 @@ def make_project(
     left_out: list[Path] = []
     find_images(layout.images, folder, left_out)
     left = [f"{layout.images}: {left_out_words(left_out)}"] if left_out else []
-    return NewProject(file=file, notes=(f"{counts} ({where})", *left, *proposal.notes))
+    told = [str(fault) for fault in faults[:_MOST_FAULTS]]
+    if len(faults) > len(told):
+        told.append(f"and {len(faults) - len(told)} more: emcfsys-engine check {file} names all")
+    return NewProject(file=file, notes=(f"{counts} ({where})", *left, *proposal.notes, *told))
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -180,3 +180,24 @@ def test_a_look_at_masks_tells_in_how_many_images_each_value_is(tmp_path: Path) 
         ("class_5", 1),
     ]
     assert [Path(one.file).name for one in look.unreadable] == ["c.png"]
+
+
+def test_whoever_makes_a_project_is_told_which_labels_are_damaged_or_contradict(
+    tmp_path: Path,
+) -> None:
+    for name, largest in (("a", 1), ("b", 255)):
+        _picture(tmp_path / "images" / f"{name}.png", np.zeros((40, 40)))
+        _picture(tmp_path / "masks" / f"{name}.png", np.tri(40) * largest)
+    for name in "cdef":
+        (tmp_path / "masks" / f"{name}.png").write_bytes(b"")
+    *_, first, second, third, more = make_project(tmp_path).notes
+    assert [Path(one.split(": ")[0]).name for one in (first, second, third)] == [
+        "c.png",
+        "d.png",
+        "e.png",
+    ]
+    assert more.startswith("and 2 more: emcfsys-engine check ")
+    (tmp_path / "project.toml").unlink()
+    for name in "cdef":
+        (tmp_path / "masks" / f"{name}.png").unlink()
+    assert "b.png" in make_project(tmp_path).notes[-1]
