@@ -1,6 +1,7 @@
 """A page as PDF: printed whole by a browser that reaches nothing, or one line that says why not."""
 
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -154,7 +155,8 @@ def test_a_session_is_printed_whole_and_asks_nobody_for_anything(
         text = (tmp_path / "s.txt").read_text()
         assert "sharpness fell from" in text
         assert "group g1: 50 images" in text
-        assert text.count("points break a rule") == 3 * 3  # of all, and of the folded groups
+        told_by = re.findall("points? breaks? a rule", text)
+        assert len(told_by) == 3 * 3  # of all, and of the folded groups
     page = tmp_path / "web.html"
     address, asked = server
     page.write_text(f'<img src="{address}/a.png"><link rel=stylesheet href="{address}/b.css">')
