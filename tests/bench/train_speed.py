@@ -17,25 +17,20 @@ from pathlib import Path
 
 import torch
 
-from emcfsys_engine.colours import colours_for
 from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.device import autocast, choose_device, choose_threads, describe
 from emcfsys_engine.learn.networks.network import build_network, parameter_groups
 from emcfsys_engine.learn.run_context import keep_freed_memory
-from emcfsys_engine.learn.run_disk import RunDisk
 from emcfsys_engine.learn.training.batches import Batches
 from emcfsys_engine.learn.training.dataset import Dataset
 from emcfsys_engine.learn.training.plan import make_plan
-from emcfsys_engine.learn.training.setup import TrainingSetup
 from emcfsys_engine.learn.training.trainer import Trainer
-from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run.folder import new_run
-from emcfsys_engine.run.records import TrainRequest
 from tests.bench.afternoon_loop import AfternoonLoop
 from tests.bench.machine import machine_line
 from tests.bench.pairs import write_pairs
+from tests.learn.training.made import setup_of
 
 PROJECT = """
 [project]
@@ -181,28 +176,7 @@ def _trainer(folder: Path, arguments: argparse.Namespace) -> Trainer:
     train = Dataset(samples.of("train"), project, Normaliser())
     val = Dataset(samples.of("val"), project, Normaliser())
     plan = make_plan(project, train, val, device, threads)
-    card = ModelCard(
-        network=plan.network,
-        classes=project.class_names,
-        class_values=project.class_values,
-        colours=colours_for(3),
-        patch_px=plan.patch_px,
-    )
-    run = new_run(folder / "runs", TrainRequest(), project=project)
-    return Trainer(
-        TrainingSetup(
-            run=run,
-            disk=RunDisk(run),
-            project=project,
-            plan=plan,
-            card=card,
-            network=build_network(plan.network),
-            train=train,
-            val=val,
-            emit=lambda event: None,
-            stop_request=lambda: None,
-        )
-    )
+    return Trainer(setup_of(project, plan, train, val, lambda event: None))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from emcfsys_engine.colours import colours_for
 from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.errors import InputError, RunFailedError
 from emcfsys_engine.hotfolder.ledger import read_ledger
@@ -27,18 +26,14 @@ from emcfsys_engine.learn.device import choose_device, choose_precision, examine
 from emcfsys_engine.learn.evaluate import evaluate_project
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.memory import usable_memory
-from emcfsys_engine.learn.networks.network import build_network
-from emcfsys_engine.learn.run_disk import RunDisk
 from emcfsys_engine.learn.training import probe
 from emcfsys_engine.learn.training.batches import Batches
 from emcfsys_engine.learn.training.checkpoint import Retry, read_checkpoint, read_retry
 from emcfsys_engine.learn.training.dataset import Dataset
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.plan import Plan, encode_plan, make_plan
-from emcfsys_engine.learn.training.setup import TrainingSetup
 from emcfsys_engine.learn.training.trainer import Trainer
 from emcfsys_engine.learn.training.validation import Validator
-from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import LOSSES, load_project
 from emcfsys_engine.run.events import (
     RunFailed,
@@ -52,6 +47,7 @@ from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import PredictRequest, TrainRequest, WatchRequest
 from tests.learn.conftest import run_here, write_picture
 from tests.learn.pretend_gpu import Pretended, pretended_gpu
+from tests.learn.training.made import setup_of
 
 MOST_SYNCS = 1  # of a step: the norm of the gradients, which only pretended devices wait for
 
@@ -94,28 +90,8 @@ def _trainer(project: Path, *overrides: str) -> tuple[Trainer, list[Any]]:
     samples = list_samples(loaded)
     train, val = (Dataset(samples.of(s), loaded, Normaliser()) for s in ("train", "val"))
     plan = make_plan(loaded, train, val, choose_device(None), 1)
-    card = ModelCard(
-        network=plan.network,
-        classes=loaded.class_names,
-        class_values=loaded.class_values,
-        colours=colours_for(2),
-        patch_px=plan.patch_px,
-    )
     told: list[Any] = []
-    run = new_run(loaded.runs_folder, TrainRequest(), project=loaded)
-    setup = TrainingSetup(
-        run=run,
-        disk=RunDisk(run),
-        project=loaded,
-        plan=plan,
-        card=card,
-        network=build_network(plan.network),
-        train=train,
-        val=val,
-        emit=told.append,
-        stop_request=lambda: None,
-    )
-    return Trainer(setup), told
+    return Trainer(setup_of(loaded, plan, train, val, told.append)), told
 
 
 def _step(trainer: Trainer, number: int = 1) -> Tensor:

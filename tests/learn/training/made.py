@@ -1,6 +1,7 @@
 """A training that was asked for, and its command."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -13,10 +14,10 @@ from emcfsys_engine.learn.device import choose_device
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.learn.run_disk import RunDisk
 from emcfsys_engine.learn.training.dataset import Dataset, load_item
-from emcfsys_engine.learn.training.plan import make_plan
+from emcfsys_engine.learn.training.plan import Plan, make_plan
 from emcfsys_engine.learn.training.setup import TrainingSetup
 from emcfsys_engine.model_card import ModelCard
-from emcfsys_engine.project import load_project
+from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.events import Event
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import TrainRequest
@@ -54,6 +55,14 @@ def made_setup(folder: Path, *overrides: str) -> tuple[TrainingSetup, list[Event
         load_item(one, project, Normaliser(), prints)
     plan = make_plan(project, train, val, choose_device(None), 1)
     plan = msgspec.structs.replace(plan, fingerprints=prints)
+    told: list[Event] = []
+    return setup_of(project, plan, train, val, told.append), told
+
+
+def setup_of(
+    project: Project, plan: Plan, train: Dataset, val: Dataset, emit: Callable[[Event], None]
+) -> TrainingSetup:
+    """Return what a training by a plan works with, in a new run."""
     card = ModelCard(
         network=plan.network,
         classes=project.class_names,
@@ -61,9 +70,8 @@ def made_setup(folder: Path, *overrides: str) -> tuple[TrainingSetup, list[Event
         colours=colours_for(len(project.classes)),
         patch_px=plan.patch_px,
     )
-    told: list[Event] = []
     run = new_run(project.runs_folder, TrainRequest(), project=project)
-    setup = TrainingSetup(
+    return TrainingSetup(
         run=run,
         disk=RunDisk(run),
         project=project,
@@ -72,7 +80,6 @@ def made_setup(folder: Path, *overrides: str) -> tuple[TrainingSetup, list[Event
         network=build_network(plan.network),
         train=train,
         val=val,
-        emit=told.append,
+        emit=emit,
         stop_request=lambda: None,
     )
-    return setup, told
