@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -44,6 +45,8 @@ _MOST_PX = 768  # of a side: the middle of larger images is looked at
 _LEAST_PX = 256  # the same, where time is short
 _MOST_CELLS = 256
 _LEAST_CELLS = 8
+_CORNERS = ((0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0))  # down, across
+_WIDER = 1.3  # times the part that is shown: in a corner much is new then
 _LEAST_ROWS = 12
 _LEAST_PREDICTIONS = (_FEW_IMAGES + _LEAST_ROWS) * (_LEAST_PX / _MOST_PX) ** 2  # of whole images
 _PLACES = 1.5  # what a deviation of the place among the training images weighs less
@@ -66,6 +69,14 @@ class Row:
     kind: str  # of damage; empty: none
     signals: np.ndarray
     ious: np.ndarray
+
+
+class Shown(NamedTuple):
+    """A part of a validation image: which one, H×W×C float32, and its labels, H×W."""
+
+    image: int
+    pixels: np.ndarray
+    labels: np.ndarray
 
 
 class CannotTell(Exception):
@@ -147,7 +158,7 @@ def learn_trust(
         what = f"{len(cells_PF)} places of the training images to compare with"
         raise CannotTell(f"{what}, it takes {_LEAST_CELLS}")
     number, side_px = _affordable(affordable)
-    shown = [_middle(val[n], side_px) for n in _spread(labelled, number)]
+    shown = _shown(val, _spread(labelled, number), number, side_px)
     temperatures = _temperatures(predictor, shown)
     trust = _axes_of(cells_PF, temperatures, seed)
     rows = list(_rows(predictor, trust, shown, seed, ends))
@@ -172,15 +183,35 @@ def _spread(numbers: Sequence[int], most: int) -> list[int]:
     return [numbers[int(n)] for n in np.linspace(0, len(numbers) - 1, most).round()]
 
 
-def _middle(item: Item, most_px: int = _MOST_PX) -> tuple[np.ndarray, np.ndarray]:
-    """Return the middle of an image without its info bar: H×W×C float32 and its labels.
+def _shown(val: Dataset, images: Sequence[int], number: int, side_px: int) -> list[Shown]:
+    """Return the middle of each image; of few large ones also corners, until there are so many."""
+    made, large = list[Shown](), list[int]()
+    for n in images:
+        item = val[n]
+        made.append(Shown(n, *_window(item, side_px)))
+        if min(item.labels.shape) >= _WIDER * side_px:
+            large.append(n)
+    corners = [(place, n) for place in _CORNERS for n in large]
+    for place, n in corners[: max(0, number - len(made))]:
+        made.append(Shown(n, *_window(val[n], side_px, place)))
+    return made
+
+
+def _window(
+    item: Item, most_px: int = _MOST_PX, place: tuple[float, float] = (0.5, 0.5)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a part of an image without its info bar: H×W×C float32 and its labels.
 
     Grey values are 0 to 1 between the clip's ends, or 0 to 1 for -3 to 3 where they are normalised.
+    `place`: from 0 at the top and left to 1; the middle if not given.
     """
     pixels, labels = item.pixels, item.labels
     bar = find_info_bar(pixels) if pixels.dtype.kind == "u" else 0
     height, width = pixels.shape[0] - bar, pixels.shape[1]
-    top, left = max(0, height - most_px) // 2, max(0, width - most_px) // 2
+    top, left = (
+        int(max(0, side - most_px) * part)
+        for side, part in zip((height, width), place, strict=True)
+    )
     cut = np.s_[top : min(height, top + most_px), left : left + most_px]
     made = np.empty(pixels[cut].shape, np.float32)
     for channel in range(pixels.shape[2]):
@@ -206,7 +237,7 @@ def _cells_of(
         for number, index in enumerate(order):
             if number and time.monotonic() > ends:
                 break
-            image = _as_given(_middle(train[int(index)])[0])
+            image = _as_given(_window(train[int(index)])[0])
             began = time.monotonic()
             predictor.predict(image)
             quickest = min(quickest, time.monotonic() - began)
@@ -222,15 +253,13 @@ def _as_given(image: np.ndarray) -> np.ndarray:
     return image[..., 0] if image.shape[2] == 1 else image
 
 
-def _temperatures(
-    predictor: Predictor, shown: Sequence[tuple[np.ndarray, np.ndarray]]
-) -> tuple[float, ...]:
+def _temperatures(predictor: Predictor, shown: Sequence[Shown]) -> tuple[float, ...]:
     """Return by what logits are divided where a class is the likeliest: the likeliest for truth.
 
     Source: Guo et al. 2017 (arXiv:1706.04599), for the pixels of each predicted class.
     """
     logits, truths = list[np.ndarray](), list[np.ndarray]()
-    for image, labels in shown:
+    for _, image, labels in shown:
         raw = predictor.evidence.raw = Raw()
         try:
             predictor.predict(_as_given(image))
@@ -299,21 +328,21 @@ def _numbers(values: np.ndarray) -> tuple[float, ...]:
 def _rows(
     predictor: Predictor,
     trust: Trust,
-    shown: Sequence[tuple[np.ndarray, np.ndarray]],
+    shown: Sequence[Shown],
     seed: int,
     ends: float,
 ) -> Iterator[Row]:
     """Show the images as they are, then made worse in each way, until the time is over."""
     predictor.take_trusts((trust,))
-    for number, (image, labels) in enumerate(shown):
-        yield from _row(predictor, number, "", image, labels)
+    for one in shown:
+        yield from _row(predictor, one.image, "", one.pixels, one.labels)
     for turn, damage, strength, number in _order(len(shown)):
         if time.monotonic() > ends:
             return
-        image, labels = shown[number]
+        one = shown[number]
         rng = np.random.default_rng((seed, turn, number))
-        made, values = damaged(damage.apply, image, labels, strength, rng)
-        yield from _row(predictor, number, damage.kind, made, values)
+        made, values = damaged(damage.apply, one.pixels, one.labels, strength, rng)
+        yield from _row(predictor, one.image, damage.kind, made, values)
 
 
 def _order(num_images: int) -> Iterator[tuple[int, Degradation, float, int]]:

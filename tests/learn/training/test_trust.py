@@ -17,6 +17,7 @@ from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.training import trust as trust_room
 from emcfsys_engine.learn.training.colour import datasets_of
+from emcfsys_engine.learn.training.dataset import Dataset, Item
 from emcfsys_engine.learn.training.degradations import DEGRADATIONS
 from emcfsys_engine.learn.training.setup import TrainingSetup
 from emcfsys_engine.learn.training.trust import (
@@ -24,6 +25,7 @@ from emcfsys_engine.learn.training.trust import (
     Row,
     _affordable,
     _order,
+    _shown,
     fitted,
     keep_trust,
     learn_trust,
@@ -49,8 +51,11 @@ def told(run_folder: Path, steps: int = 4) -> tuple[TrustLearned, Trust | None]:
     return event, read_card(run.best_model).trust
 
 
-def test_a_training_leaves_a_model_that_knows_when_it_fails(project_folder: Path) -> None:
+def test_a_training_leaves_a_model_that_knows_when_it_fails(
+    project_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add_validation_image(project_folder)
+    monkeypatch.setattr("emcfsys_engine.learn.training.setup.LEAST_TRUST_S", _ENOUGH_S)
     event, trust = told(project_folder)
     assert trust is not None
     assert (event.why_not, event.images, event.trials) == ("", 2, len(trust.trials))
@@ -128,6 +133,22 @@ def test_where_time_is_short_fewer_and_smaller_images_are_shown_and_all_kinds_of
     every = list(_order(3))
     assert len({(turn, image) for turn, _, _, image in every}) == len(every)
     assert len(every) == 3 * sum(len(one.strengths) for one in DEGRADATIONS)
+
+
+def test_of_few_large_images_corners_are_shown_beside_the_middle() -> None:
+    def item(side: int) -> Item:
+        labels = np.arange(side * side).reshape(side, side)
+        return cast(
+            Item, SimpleNamespace(pixels=np.zeros((side, side, 1), np.float32), labels=labels)
+        )
+
+    val = cast(Dataset, [item(44), item(64), item(24)])
+    shown = _shown(val, [0, 1, 2], 6, 32)
+    assert [one.image for one in shown] == [0, 1, 2, 0, 1, 0]
+    firsts = [divmod(int(one.labels[0, 0]), (44, 64, 24)[one.image]) for one in shown]
+    assert firsts == [(6, 6), (16, 16), (0, 0), (0, 0), (0, 0), (12, 12)]
+    assert {one.pixels.shape for one in shown} == {(32, 32, 1), (24, 24, 1)}
+    assert len(_shown(val, [0, 1, 2], 2, 32)) == 3  # as many images as there are
 
 
 def test_one_validation_image_is_too_few_and_it_is_said(project_folder: Path) -> None:
