@@ -173,6 +173,8 @@ def explained(file: Path) -> Generator[None]:
         remedy = "Check the permissions of its folder"
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             remedy = "Close what else has it open"
+        if code == sqlite3.SQLITE_IOERR:
+            remedy = "See with dmesg whether the disk is well, then go on"
         what = f"cannot be used: {error}"
         raise OutputError(file, what, remedy, errno=_ERRNO.get(code, 0)) from None
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
