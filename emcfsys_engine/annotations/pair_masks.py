@@ -117,7 +117,8 @@ class Masks:
             for mask in self.refs
             if mask not in used and mask not in claimed
         }
-        more = match([ref for ref in images if ref not in pairs], image_root, named)[0]
+        bare = [ref for ref in images if ref not in pairs]
+        more = match(bare, image_root, named, pairs.keys())[0]
         self._doubt(more, images)
         pairs |= more
         used |= set(more.values())

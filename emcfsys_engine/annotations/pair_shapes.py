@@ -119,7 +119,7 @@ def _matched(
     bare = [ref for ref in images if ref not in pairs]
     if not left or not bare:
         return {}
-    more = match(bare, image_root, left)[0]
+    more = match(bare, image_root, left, pairs.keys())[0]
     used |= set(more.values())
     stacks: dict[ImageRef, list[ImageRef]] = {}
     for ref in bare:

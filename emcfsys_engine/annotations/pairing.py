@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -29,9 +29,14 @@ _PACKED = (".gz", ".bz2")
 
 
 def match(
-    images: Sequence[ImageRef], root: Path, labels: Mapping[Label, Key]
+    images: Sequence[ImageRef],
+    root: Path,
+    labels: Mapping[Label, Key],
+    taken: Collection[ImageRef] = (),
 ) -> tuple[dict[ImageRef, Label], list[Label]]:
     """Return image -> label, and the labels that belong to no image.
+
+    `taken`: images that have their labels already; a name that is theirs, too, is not unique.
 
     The relative path must agree; then, in this order, the image's full name (x.dm4 for x.dm4.png),
     the path without suffixes such as _mask, and the file's name alone where it is unique. Plane 12
@@ -41,10 +46,14 @@ def match(
     left = dict(labels)
     for keys_of_image, key_of_label in _RULES:
         found = _unique((key_of_label(key), label) for label, key in left.items())
-        open_images = [ref for ref in images if ref not in pairs]
-        wanted = _unique((key, ref) for ref in open_images for key in keys_of_image(ref, root))
+        # By its name alone day 2's 0001 would get the label of day 3's, were day 1's left aside.
+        is_name_alone = keys_of_image is _name_keys
+        refs = [*images, *taken] if is_name_alone else [ref for ref in images if ref not in pairs]
+        wanted = _unique((key, ref) for ref in refs for key in keys_of_image(ref, root))
+        done = {*pairs, *taken}
         for key, image in wanted.items():
-            if key in found and image not in pairs and found[key] in left:
+            if key in found and image not in done and found[key] in left:
+                done.add(image)
                 pairs[image] = found[key]
                 del left[found[key]]
     return pairs, list(left)

@@ -1,10 +1,12 @@
-"""Masks of two classes that are white for one person and numbered by another: 255 beside 1."""
+"""What is white in masks: 255 beside 1, what is transparent, and TIFFs that say 0 is white."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from emcfsys_engine.annotations.masks import LabelTable, MaskFacts
-from emcfsys_engine.errors import MaskNumbersError
+from emcfsys_engine.errors import ImageError, MaskNumbersError
+from emcfsys_engine.images.formats.tiff import is_array_of_bools
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.reader import format_of
 from emcfsys_engine.project import UNLABELLED
 
 _WHITE = {0, UNLABELLED}
@@ -41,3 +43,29 @@ def white_beside_numbers(
         "alike"
     )
     return MaskNumbersError(str(white[0]), what, remedy)
+
+
+def notes_of_masks(masks: Mapping[ImageRef, MaskFacts], table: LabelTable) -> Iterator[str]:
+    """Yield what a person should hear of how masks are read."""
+    if clear := [mask.name for mask, facts in masks.items() if facts.transparent]:
+        what = f"{len(clear)} masks have transparent pixels ({clear[0]} …)"
+        yield f"{what}: those are unlabelled"
+    one_bit = [ref for ref, facts in masks.items() if {v for v, _ in facts.values} <= {0, 1}]
+    if not table.numbers & {0, 1}:  # else a person has said which is which
+        yield from notes_of_bools(one_bit)
+
+
+def notes_of_bools(masks: Iterable[ImageRef]) -> Iterator[str]:
+    """Yield what a person should hear of masks that were true and false in Python."""
+    if turned := [ref.name for ref in masks if _is_array_of_bools(ref)]:
+        what = f"{len(turned)} masks say that 0 is white ({turned[0]} …), and are read as shown"
+        python = "tifffile writes so what is false in Python, which is 1 here, and true 0"
+        remedy = 'save mask.astype("uint8"), or swap 0 and 1 under [data.labels]'
+        yield f"{what}: {python}. If true was meant as 1, {remedy}"
+
+
+def _is_array_of_bools(ref: ImageRef) -> bool:
+    try:
+        return format_of(ref.path) == "tiff" and is_array_of_bools(ref.path)
+    except (ImageError, OSError):
+        return False  # told where its pixels are read

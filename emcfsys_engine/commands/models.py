@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
+import msgspec
 
 from emcfsys_engine.commands.saying import say, say_json, say_lines
 from emcfsys_engine.errors import InputError
@@ -18,6 +19,7 @@ from emcfsys_engine.learn.export import (
 from emcfsys_engine.learn.export_bioimageio import export_bioimageio
 from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.learn.networks.models_list import list_models, names_like
+from emcfsys_engine.model_card import NormaliserSettings
 
 _SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "bioimageio": ".zip"}
 
@@ -88,12 +90,17 @@ def export(
         what = f"cannot be written: {error.strerror}"
         raise InputError(file, what, remedy_of(error, "Name another with --out")) from None
     network, card = load_model(model)
+    if card.normaliser != NormaliserSettings():  # of no training of ours, and not what we write
+        what = "normalises otherwise than an export could tell"
+        raise InputError(model, what, "Train it anew, or use it here")
     metadata = ExportMetadata(
         name=name or card.project or model.stem,
         class_names=card.classes,
         authors=authors or ("unknown",),
         licence=licence,
         pixel_nm=card.pixel_nm,
+        class_values=card.class_values,
+        objects=msgspec.structs.asdict(card.objects) if card.instances else {},
     )
     exporters = {
         "onnx": export_onnx,

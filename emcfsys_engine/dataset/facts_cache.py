@@ -18,7 +18,7 @@ from emcfsys_engine.project import Project
 from emcfsys_engine.settings import cache_home
 
 Fact = TypeVar("Fact")
-_FORMAT = 3  # 2: white-is-zero, CMYK, transparent pixels as viewers show them; 3: in palettes
+_FORMAT = 4  # 2: white-is-zero, CMYK, transparent as viewers show; 3: in palettes; 4: PNG turned
 _LARGEST_BYTES = 256 << 20
 
 

@@ -28,6 +28,7 @@ from emcfsys_engine.annotations.pairing import (
 )
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.annotations.suggestions import untouched
+from emcfsys_engine.annotations.white_masks import notes_of_bools, notes_of_masks
 from emcfsys_engine.dataset.facts_cache import FactsCache, scan_masks
 from emcfsys_engine.errors import AnnotationError, InputError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef
@@ -200,9 +201,7 @@ class _Labelled:
         self._name_left(left, faults, notes)
         facts = scan_masks([*pairs.values()], self.table, faults, self.cache, self.project)
         recipe = self._recipe(facts.values(), notes)
-        if clear := [mask.name for mask, held in facts.items() if held.transparent]:
-            what = f"{len(clear)} masks have transparent pixels ({clear[0]} …)"
-            notes.append(f"data.{self.index}: {what}: those are unlabelled")
+        notes += [f"data.{self.index}: {note}" for note in notes_of_masks(facts, self.table)]
         classes: dict[ImageRef, frozenset[str]] = {}
         labels: dict[ImageRef, LabelRef] = {}
         for image, mask in pairs.items():
@@ -270,6 +269,7 @@ class _Labelled:
             keys = {mask: key_of_file(mask.path, folder, mask.plane) for mask in masks}
             pairs, left = match(self.images, self.root, keys)
             self._name_left(left, faults, notes)
+            notes += [f"data.{self.index}: {folder.name}: {n}" for n in notes_of_bools(masks)]
             for image, mask in self._mine(pairs).items():
                 self._check_stencil(image, mask, faults)
                 parts.setdefault(image, []).append((name, mask.path))

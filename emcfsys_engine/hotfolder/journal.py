@@ -26,7 +26,7 @@ import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import OutputError, printable
-from emcfsys_engine.files import open_own, reading_own, remedy_of
+from emcfsys_engine.files import named_after, open_own, reading_own, remedy_of
 from emcfsys_engine.hotfolder.tables import has_table
 from emcfsys_engine.hotfolder.watcher import FOLDER
 
@@ -129,9 +129,9 @@ class Journal:
             while content:
                 content = content[os.write(self._descriptor, content) :]
             os.fsync(self._descriptor)
-        except OSError:
+        except OSError as error:
             os.ftruncate(self._descriptor, end)  # half a line is none
-            raise
+            raise named_after(error, self.file) from None
 
     def _tail(self, number: int) -> tuple[list[bytes], int, int]:
         """Return the last lines, at least so many, where they end, and the bytes behind."""

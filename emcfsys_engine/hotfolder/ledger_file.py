@@ -108,10 +108,38 @@ def connect(file: Path) -> sqlite3.Connection:
             with connection:
                 connection.execute(_TABLE)
                 connection.execute(f"PRAGMA user_version={SCHEMA}")
-        connection.executescript(_MORE)
-        counts.keep(connection)
-        corrections.keep(connection)
+        _refuse_other_columns(file, connection)
+        _complete(connection)
         return connection
+
+
+def _complete(connection: sqlite3.Connection) -> None:
+    connection.executescript(_MORE)
+    counts.keep(connection)
+    corrections.keep(connection)
+
+
+def _refuse_other_columns(file: Path, connection: sqlite3.Connection) -> None:
+    """Check that what is there is as we write it: else the first image would end each watch.
+
+    Raises: InputError.
+    """
+    with contextlib.closing(sqlite3.connect(":memory:")) as ours:
+        ours.execute(_TABLE)
+        _complete(ours)
+        for (table,) in ours.execute("SELECT name FROM sqlite_master WHERE type = 'table'"):
+            wanted, found = (
+                [row[1] for row in one.execute(f'PRAGMA table_info("{table}")')]
+                for one in (ours, connection)
+            )
+            if found and found != wanted:
+                others = ", ".join({*found} ^ {*wanted}) or "their order"
+                what = f"its table {table} has other columns than this program knows: {others}"
+                remedy = (
+                    "Update emcfsys-tui; or move the file away: the next watch begins a new one,"
+                    " and keeps the masks and people's words"
+                )
+                raise InputError(file, what, remedy)
 
 
 def _refuse_others(file: Path) -> None:
@@ -145,6 +173,8 @@ def explained(file: Path) -> Generator[None]:
         remedy = "Check the permissions of its folder"
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             remedy = "Close what else has it open"
+        if code == sqlite3.SQLITE_IOERR:
+            remedy = "See with dmesg whether the disk is well, then go on"
         what = f"cannot be used: {error}"
         raise OutputError(file, what, remedy, errno=_ERRNO.get(code, 0)) from None
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:

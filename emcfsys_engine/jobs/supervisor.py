@@ -37,6 +37,7 @@ class Start:
         self.token = job.token
         self.child = child
         self.since = time.monotonic()
+        self.wish: Ask = ""  # of a person, and
         self.asked = ""  # what was passed on last
         self.was_killed = False
         self.was_away = False  # its folder was, so its worker may have lost its word
@@ -82,7 +83,7 @@ class Start:
 
         Raises: OSError for a disk that does not answer.
         """
-        if self.run.folder.is_dir() or self.asked == "cancel":
+        if self.run.folder.is_dir() or self.wish == "cancel":
             return False
         place = identity_of(self.run.folder.parent)
         is_other = self._place is not None and place != self._place
@@ -96,6 +97,7 @@ class Start:
         On a full disk the wish cannot be left in the run's folder: the worker is asked to save and
         leave all the same, and the queue still knows what was meant.
         """
+        self.wish = ask
         with contextlib.suppress(OSError):
             if ask in ("cancel", "stop", "pause"):
                 self.run.ask(ask)
@@ -247,6 +249,9 @@ class Supervisor:
                 found = self._look_at(start) or found
             except OSError as error:  # the disk of one run is no trouble for the others
                 trouble[start.job_id] = f"{start.run.folder}: {error.strerror}: it is waited for"
+                if isinstance(error, FileNotFoundError):
+                    ends = f"emcfsys-engine cancel {start.job_id}"
+                    trouble[start.job_id] += f". If it was removed, {ends} ends the job"
         self._tell(trouble)
         return found
 
@@ -268,10 +273,15 @@ class Supervisor:
         return True
 
     def _tell(self, trouble: dict[int, str]) -> None:
-        """Say once what is waited for."""
-        for job_id, words in trouble.items():
-            if self.trouble.get(job_id) != words:
+        """Say once what is waited for, also to who looks at the job."""
+        for job_id in {*trouble, *self.trouble}:
+            words = trouble.get(job_id, "")
+            if self.trouble.get(job_id, "") == words:
+                continue
+            if words:
                 log(f"job {job_id}: {words}")
+            if (start := self.starts.get(job_id)) is not None:
+                transitions.explain_start(self.store, job_id, start.token, words)
         self.trouble = trouble
 
     def follow_running(self, *, ends_jobs: bool) -> bool:

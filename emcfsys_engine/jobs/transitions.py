@@ -73,6 +73,16 @@ def explain(store: Store, job: Job, reason: str) -> None:
             connection.execute(query, (reason, job.id))
 
 
+def explain_start(store: Store, job_id: int, token: str, reason: str) -> None:
+    """Say what keeps the end of a job's newest start from being known; empty when nothing does."""
+    with store.transaction() as connection:
+        query = (
+            "UPDATE jobs SET reason = ?"
+            " WHERE id = ? AND token = ? AND state IN ('running', 'stopping')"
+        )
+        connection.execute(query, (reason, job_id, token))
+
+
 def waiting(store: Store, *, full_groups: list[str], backing_off: list[int]) -> list[Job]:
     """Return the first jobs that may start as far as order goes: not how much is free."""
     groups = ", ".join("?" * len(full_groups))

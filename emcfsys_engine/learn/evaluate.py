@@ -42,6 +42,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     promise: Promise | None = None  # how well the two agree; None: the model cannot tell
     split_of: str = ""  # who dealt the images out: model | project
     trained_on: tuple[str, ...] = ()  # of these images, those that a model was trained on
+    notes: tuple[str, ...] = ()  # of two folders: how their labels were read, what is not used
 
 
 def evaluate_project(
@@ -99,7 +100,8 @@ def evaluate_images(
         middle_lines=middle_lines,
     )
     task = Task(measure=measure, samples=images.samples, gpus=gpus, processes=processes)
-    return evaluation_of(models, images.project, compared(task), is_own_deal=images.is_own_deal)
+    made = evaluation_of(models, images.project, compared(task), is_own_deal=images.is_own_deal)
+    return msgspec.structs.replace(made, notes=images.notes)
 
 
 def evaluation_of(
@@ -221,6 +223,7 @@ def table_of(found: Evaluation) -> str:
     if found.trained_on:
         number = f"{len(found.trained_on)} of {how_many(found.images, 'image')}"
         lines.append(f"warning: the model was trained on {number}: {few(found.trained_on)}")
+    lines += [f"note: {printable(note)}" for note in found.notes]
     return "\n".join(lines)
 
 

@@ -45,6 +45,7 @@ class Images:
     project: Project  # with the pixel size that they are brought to
     samples: tuple[Sample, ...]
     is_own_deal: bool
+    notes: tuple[str, ...] = ()  # of two folders: a project's are told by its check
 
 
 def images_of_project(
@@ -56,6 +57,13 @@ def images_of_project(
     images; `as_dealt_now`: the one that the project would deal today.
     Raises: InputError if the project's classes are not the model's, or the split is empty.
     """
+    images = _images_of(models, project, split, as_dealt_now=as_dealt_now)
+    return replace(images, notes=())
+
+
+def _images_of(
+    models: Sequence[Path], project: Project, split: str, *, as_dealt_now: bool
+) -> Images:
     card = check_members(models)
     project = msgspec.structs.replace(project, instances=_told_apart(project, card))
     _refuse_other_classes(project, card)
@@ -69,9 +77,9 @@ def images_of_project(
     if own is not None:
         mine = _of_split(own, project, split)
         if not _are_others(mine, project, card, {**seen[0].train, **seen[0].val}):
-            return Images(project=project, samples=mine, is_own_deal=True)
+            return Images(project=project, samples=mine, is_own_deal=True, notes=found.notes)
     mine = _of_split(labelled, project, split)
-    return Images(project=project, samples=mine, is_own_deal=False)
+    return Images(project=project, samples=mine, is_own_deal=False, notes=found.notes)
 
 
 def images_of_folders(models: Sequence[Path], images: str, masks: str) -> Images:
@@ -98,7 +106,7 @@ def images_of_folders(models: Sequence[Path], images: str, masks: str) -> Images
             data=(source,),
         )
         try:
-            return images_of_project(models, project, "test", as_dealt_now=True)
+            return _images_of(models, project, "test", as_dealt_now=True)
         except (DataFaults, InputError) as error:
             faults = faults or error
     assert faults is not None

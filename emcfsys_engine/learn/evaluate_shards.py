@@ -83,6 +83,8 @@ class EvaluateWork(WorkOfModels):
         """Find the labelled images and write the list."""
         self._refuse_renumbered()
         found = images_asked_for(self.request)
+        for note in found.notes:
+            emit(WarningGiven(message=note))
         of_all = _OfAll(project=found.project, is_own_deal=found.is_own_deal)
         models = models_of(self.request).digests
         return self.shards.write(items_of(found), self.request.shards, models=models, own=of_all)

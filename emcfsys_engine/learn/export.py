@@ -13,7 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ class ExportMetadata:
     citation: str = ""
     citation_url: str = ""
     pixel_nm: float | None = None
+    class_values: tuple[int, ...] = ()  # what each is in our masks: not its channel, always
+    objects: dict[str, float] = field(default_factory=dict)  # by what we tell objects apart
 
 
 @dataclass(frozen=True, kw_only=True)

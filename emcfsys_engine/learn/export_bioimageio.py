@@ -124,7 +124,11 @@ def _test_image(
 
 def _write_documentation(file: Path, metadata: ExportMetadata, *, has_objects: bool) -> None:
     objects = f"A second output tells objects apart: {OBJECTS}.\n\n" if has_objects else ""
-    classes = "\n".join(f"- channel {i}: {name}" for i, name in enumerate(metadata.class_names))
+    values = metadata.class_values or range(len(metadata.class_names))
+    classes = "\n".join(
+        f"- channel {i}: {name}, {value} in masks of EMCFsys"
+        for i, (name, value) in enumerate(zip(metadata.class_names, values, strict=True))
+    )
     pixel = f"Trained at {metadata.pixel_nm:g} nm a pixel.\n\n" if metadata.pixel_nm else ""
     file.write_text(
         f"# {metadata.name}\n\n{metadata.description}\n\n{pixel}Normalisation: {NORMALISATION}.\n\n"

@@ -134,15 +134,20 @@ def edit_project(folder: Path, change: Callable[[Any], None], digest: str = "") 
     """Change project.toml as its reader would accept it, the comments kept.
 
     `digest`: of the content that the change was made for; empty: of what is there now.
-    Raises: ProjectError if the file changed meanwhile or cannot be written, ProjectFaults if it
-    would be faulty.
+    Raises: ProjectError if the file changed meanwhile, or cannot be read or written, ProjectFaults
+    if it would be faulty.
     """
     file = folder / "project.toml"
     place = file.resolve()  # a link goes on leading to what others have, too
     tomlkit: Any = import_module("tomlkit")
-    content = plain_bytes(file)
-    document = tomlkit.parse(content.decode())
-    change(document)
+    try:
+        content = plain_bytes(file)
+        document = tomlkit.parse(content.decode())
+        change(document)
+    except (OSError, ValueError, RecursionError) as error:  # somebody is in the midst of it
+        raise ProjectError(file, "", f"cannot be read: {error}", "Mend it, then again") from None
+    except (LookupError, AttributeError, TypeError):  # a table that the change was for is none now
+        raise ProjectError(file, "", "is no more as it was read", "Read it again with R") from None
     import_module("emcfsys_engine.project").project_from(file, document.unwrap())
     if _digest(plain_bytes(file)) != (digest or _digest(content)):
         raise ProjectError(file, "", "changed on the disk meanwhile", "Read it again with R")

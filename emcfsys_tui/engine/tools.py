@@ -255,24 +255,39 @@ def _set_class(folder: Path, values: Values, words: list[str]) -> Told:
     def change(document: Any) -> None:
         classes: Any = document["classes"]
         if not name:
-            classes[new] = int(values["value"] or max(classes.values(), default=-1) + 1)
+            taken = [one["value"] if _has_more(one) else one for one in classes.values()]
+            classes[new] = int(values["value"] or max(taken, default=-1) + 1)
             return
         if name not in classes:
             raise InputError("class", f'"{name}" is none', f"Known: {', '.join(classes)}")
-        value = int(values["value"] or classes[name])
-        if not new or new == name:
-            classes[name] = value
-            return
-        table = import_module("tomlkit").table()
-        for key, old in classes.items():
-            table[new if key == name else key] = value if key == name else old
-        document["classes"] = table
-        _mean_by(document, name, new)
+        if values["value"].strip():
+            # { value = 2, instances = true }: its objects are told apart as before.
+            where, key = (classes[name], "value") if _has_more(classes[name]) else (classes, name)
+            where[key] = int(values["value"])
+        if new and new != name:
+            document["classes"] = _renamed(classes, name, new)
+            _mean_by(document, name, new)
 
     if values["value"].strip() and not values["value"].strip().isdecimal():
         raise InputError("value", f"{values['value']!r} is no number", "Write one from 0 to 254")
     edit_project(folder, change)
     return Told(f"[classes]: {printable(new or name)}")
+
+
+def _has_more(entry: Any) -> bool:
+    """Tell whether a class says more than its value: a table of its own."""
+    return isinstance(entry, dict)
+
+
+def _renamed(classes: Any, name: str, new: str) -> Any:
+    """Return [classes] with one under another name, in its place and with all comments."""
+    table: Any = import_module("tomlkit").table()
+    for key, item in classes.value.body:
+        if key is None:
+            table.add(item)  # a comment, or an empty line
+        else:
+            table.add(new if key.key == name else key.key, item)
+    return table
 
 
 def _mean_by(document: Any, name: str, new: str) -> None:

@@ -197,7 +197,7 @@ class Pane(Boxed):
     def _attempt(self, work: Callable[[], Message | str | None]) -> None:
         try:
             found = work()
-        except EmcfError as error:
+        except (EmcfError, OSError) as error:
             self.post_message(Told(str(error), "error"))
             return
         if isinstance(found, Message):

@@ -60,6 +60,19 @@ def test_a_name_that_two_images_could_mean_is_no_pair() -> None:
     assert pairs_of(["s1/a.tif", "s2/b.tif"], ["a_mask.png"]) == {"a.tif": "a_mask.png"}
 
 
+def test_a_label_of_an_image_that_is_gone_is_not_its_namesakes_in_another_folder() -> None:
+    images = ["day1/0000.tif", "day1/0001.tif", "day2/0000.tif", "day2/0001.tif"]
+    labels = ["day1/0000.png", "day1/0001.png", "day2/0001.png", "day3/0000.png"]
+    refs = [ImageRef(path=ROOT / name) for name in images]
+    keys = {label: key_of_name(label) for label in labels}
+    found, left = match(refs, ROOT, keys)
+    assert refs[2] not in found
+    assert left == ["day3/0000.png"]
+    del keys["day1/0000.png"]  # by what an earlier look took
+    del found[refs[0]]
+    assert match(refs[1:], ROOT, keys, taken=refs[:1]) == (found, left)
+
+
 def test_a_slice_of_a_stack_is_paired_by_its_number() -> None:
     planes = [ImageRef(path=ROOT / "s.mrc", plane=plane) for plane in range(3)]
     found, left = match(planes, ROOT, {"one": key_of_name("s.0001.png"), "no": ("s", 9)})

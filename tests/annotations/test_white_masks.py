@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +14,10 @@ from PIL import Image
 from emcfsys_engine.annotations.masks import MaskFacts, recipe_of, table_of
 from emcfsys_engine.annotations.white_masks import white_beside_numbers
 from emcfsys_engine.cli import cli
+from emcfsys_engine.dataset.samples import gather, read_labels
 from emcfsys_engine.errors import MaskNumbersError
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.project import load_project
 from emcfsys_engine.tools.convert.conversion import convert_labels
 
 CLASSES = {"bg": 0, "grain": 1}
@@ -80,3 +83,37 @@ def test_all_refuse_them_until_255_has_a_meaning(tmp_path: Path) -> None:
     assert measured.exit_code == 0, measured.output
     checked = CliRunner().invoke(cli, ["check", str(tmp_path)])
     assert checked.exit_code == 0, checked.output
+
+
+def test_true_and_false_of_python_is_told_to_be_read_as_shown_and_how_to_swap_it(
+    tmp_path: Path,
+) -> None:
+    is_grain = np.zeros((64, 64), bool)
+    is_grain[:8] = True
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for name in "ab":
+        tifffile.imwrite(tmp_path / "masks" / f"{name}.tif", is_grain)
+        Image.effect_noise((64, 64), 40).save(tmp_path / "images" / f"{name}.png")
+    text = (
+        '[project]\nname = "p"\n[classes]\nbg = 0\ngrain = 1\n'
+        '[[data]]\nimages = "images"\nmasks = "masks"\n'
+    )
+    (tmp_path / "project.toml").write_text(text)
+    project = load_project(tmp_path)
+    gathered = gather(project)
+    assert any("read as shown" in note for note in gathered.notes)
+    assert np.array_equal(read_labels(gathered.samples[0], project, (64, 64)), ~is_grain)
+    swapped = f'{text}[data.labels]\n"0" = "grain"\n"1" = "bg"\n'
+    (tmp_path / "project.toml").write_text(swapped)
+    project = load_project(tmp_path)
+    gathered = gather(project)
+    assert not any("read as shown" in note for note in gathered.notes)
+    assert np.array_equal(read_labels(gathered.samples[0], project, (64, 64)), is_grain)
+    masks, out = str(tmp_path / "masks"), str(tmp_path / "out")
+    for words in (
+        ["convert", masks, "--to", "coco", "--class", "bg=0", "--class", "grain=1"],
+        ["measure", masks],
+    ):
+        done = CliRunner().invoke(cli, [*words, "--out", out])
+        assert "read as shown" in done.output + done.stderr

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from emcfsys_engine.dataset.samples import gather, list_samples, read_labels
@@ -120,6 +121,15 @@ def class_folders(tmp_path: Path) -> Path:
         '[[data]]\nimages = "images"\nmasks = "masks"\nsplit = "train"\n'
     )
     return tmp_path
+
+
+def test_true_and_false_of_python_in_one_folder_a_class_is_told(class_folders: Path) -> None:
+    for name in ("pore", "grain"):
+        file = class_folders / "masks" / name / "a.png"
+        file.unlink()
+        tifffile.imwrite(file.with_suffix(".tif"), np.zeros((64, 64), bool))
+    notes = gather(load_project(class_folders), for_training=False).notes
+    assert sum("read as shown" in note for note in notes) == 2
 
 
 def test_a_folder_of_masks_that_is_no_class_is_an_error(class_folders: Path) -> None:

@@ -21,3 +21,28 @@ def test_a_folder_without_a_ledger_has_none_and_one_of_a_newer_version_is_refuse
     connection.close()
     with pytest.raises(InputError, match="has version 99"):
         connect(file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE seen ADD COLUMN colour TEXT",
+        "ALTER TABLE made ADD COLUMN colour TEXT",
+        "ALTER TABLE judged RENAME COLUMN word TO colour",
+        "DROP TABLE made; CREATE TABLE made (path BLOB, colour TEXT)",
+    ],
+)
+def test_a_ledger_with_other_columns_is_refused_with_what_to_do(
+    tmp_path: Path, change: str
+) -> None:
+    file = ledger_file(tmp_path)
+    file.parent.mkdir()
+    connection = connect(file)
+    for (trigger,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'"):
+        change = f"DROP TRIGGER {trigger}; {change}"
+    connection.executescript(change)
+    connection.close()
+    with pytest.raises(InputError, match=r"other columns .*colour.*move the file away"):
+        connect(file)
+    file.rename(file.with_name("aside.sqlite"))
+    connect(file).close()

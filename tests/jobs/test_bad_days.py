@@ -103,9 +103,28 @@ def test_a_run_that_ends_while_its_disk_is_away_is_judged_when_it_is_back(bench:
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: "may be away" in (bench.folder / "daemon.log").read_text())
     assert bench.state(job_id) == "running"
+    wait_for(lambda: f"cancel {job_id}" in bench.queue.get(job_id).reason)
     away.rename(bench.project)
     assert bench.wait(job_id, "done").starts == 1
     bench.wait(bench.add(other), "done")
+
+
+def test_a_running_job_whose_only_run_was_removed_says_so_and_can_be_cancelled(
+    bench: Bench,
+) -> None:
+    run = bench.run(seconds=60)
+    job_id = bench.add(run)
+    bench.start()
+    wait_for(lambda: run.log_file.exists() and run.log_file.read_text())
+    held_by = holder(run)
+    assert held_by is not None
+    run.folder.rename(bench.project / "removed")
+    for pid in (held_by.pid, held_by.worker):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: "is not there" in bench.queue.get(job_id).reason)
+    assert bench.state(job_id) == "running"
+    bench.queue.cancel(job_id)
+    assert "run folder is gone" in bench.wait(job_id, "cancelled").reason
 
 
 def test_a_worker_that_lost_its_disk_goes_on_when_it_is_back(bench: Bench) -> None:

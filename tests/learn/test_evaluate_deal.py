@@ -84,3 +84,15 @@ def test_a_folder_of_masks_is_told_by_its_content_and_an_empty_one_by_its_name(
     empty.mkdir()
     with pytest.raises(EmcfError, match="empty"):
         images_of_folders([seen], images, str(empty))
+
+
+def test_a_mask_without_its_image_and_an_image_without_its_mask_are_told(
+    seen: Path, project_folder: Path
+) -> None:
+    masks = project_folder / "masks" / "train"
+    (masks / "train1.png").rename(masks / "other.png")
+    found = images_of_folders([seen], str(project_folder / "images" / "train"), str(masks))
+    assert [sample.name for sample in found.samples] == ["train0", "train2"]
+    told = "\n".join(found.notes)
+    assert "other.png: belongs to no image" in told
+    assert "1 of 3 images have no labels" in told

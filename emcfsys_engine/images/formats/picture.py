@@ -98,7 +98,7 @@ def read_indices(path: Path, facts: ImageFacts | None = None) -> np.ndarray:
             return _read_with_pillow(path)
         width, height, depth, kind = _png_header(path)
         if kind == _PNG_PALETTE:
-            return _read_with_pillow(path)
+            return turned_upright(_read_with_pillow(path), _png_turn(path))
         pixels = np.asarray(imagecodecs.png_decode(path.read_bytes()))
     except ImageError:
         raise
@@ -108,7 +108,8 @@ def read_indices(path: Path, facts: ImageFacts | None = None) -> np.ndarray:
         pixels = (pixels.astype(np.uint16) * (2**depth - 1) // 255).astype(np.uint8)
     if pixels.shape[:2] != (height, width):
         raise ImageError(path, "is damaged: its size differs from its header", "Export it again")
-    return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    return turned_upright(pixels, _png_turn(path))
 
 
 def _palette(path: Path, name: str) -> np.ndarray | None:
@@ -228,13 +229,17 @@ def _probe_png(path: Path) -> ImageFacts:
     if kind == _PNG_PALETTE:
         palette = _png_palette(path)
         channels = 1 if palette_is_grey(palette) else 3
+    pixel_nm = _png_pixel_nm(path)
+    if _png_turn(path) in (5, 6, 7, 8):
+        width, height = height, width
+        pixel_nm = pixel_nm and (pixel_nm[1], pixel_nm[0])
     return ImageFacts(
         path=path,
         format="PNG",
         shape=(height, width) if channels == 1 else (height, width, channels),
         dtype="uint16" if depth == 16 else "uint8",
         planes=1,
-        pixel_nm=_png_pixel_nm(path),
+        pixel_nm=pixel_nm,
         bit_depth=depth,
     )
 
@@ -267,6 +272,19 @@ def _png_chunk(path: Path, wanted: bytes) -> bytes:
                 return file.read(min(length, 4096))
             file.seek(length + 4, 1)
     return b""
+
+
+def _png_turn(path: Path) -> int:
+    """Return how the picture is to be turned, as Labelme, CVAT and the like turn it; 1: not."""
+    chunk = _png_chunk(path, b"eXIf")
+    if not chunk:
+        return 1
+    exif = Image.Exif()
+    try:
+        exif.load(chunk)
+        return int(exif.get(0x0112, 1))
+    except Exception:  # of damaged notes Pillow raises this and that; the pixels are whole
+        return 1
 
 
 def _png_palette(path: Path) -> np.ndarray:

@@ -208,6 +208,23 @@ def _is_inverted(tiff: tifffile.TiffFile, layer: _Layer) -> bool:
     return layer.series.keyframe.photometric == _MINISWHITE and is_count and not tiff.is_imagej
 
 
+def is_array_of_bools(path: Path) -> bool:
+    """Tell whether tifffile wrote an array of true and false: it says, unasked, that 0 is white.
+
+    Raises: ImageError.
+    """
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            page = tiff.pages.first
+            return (
+                page.photometric == _MINISWHITE
+                and page.bitspersample == 1
+                and page.software.startswith("tifffile")
+            )
+    except Exception as error:
+        raise damaged(path, error) from None
+
+
 def _from_white(pixels: np.ndarray, white: int) -> np.ndarray:
     """Return values that count from black. Shapes: H×W."""
     if pixels.dtype.kind == "b":

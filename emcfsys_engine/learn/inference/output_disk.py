@@ -93,10 +93,12 @@ def _remembered(runs: Path) -> dict[str, str]:
     return found or {}
 
 
-def why_of(error: BaseException) -> str:
-    """Return one line about a disk: which place, and what is wrong with it."""
+def why_of(error: BaseException, *, is_end: bool = False) -> str:
+    """Return one line about a disk: which place, what is wrong with it, and what comes of it."""
     if isinstance(error, DiskFullError | EmcfError):
         return str(error)
+    then = "Mend its disk, then go on" if is_end else "it is waited for"
+    mark = "." if is_end else ":"
     if isinstance(error, OSError) and error.filename:
-        return printable(f"{os.fsdecode(error.filename)}: {error.strerror}: it is waited for")
-    return f"{error}: it is waited for"
+        return printable(f"{os.fsdecode(error.filename)}: {error.strerror}{mark} {then}")
+    return f"{error}{mark} {then}"

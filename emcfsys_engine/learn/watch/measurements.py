@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from emcfsys_engine.files import open_own, reading_own, write_whole
+from emcfsys_engine.files import named_after, open_own, reading_own, write_whole
 from emcfsys_engine.hotfolder.watcher import FOLDER
 from emcfsys_engine.learn.inference.expected import Expected
 from emcfsys_engine.model_card import ModelCard
@@ -191,9 +191,9 @@ class Measurements:
                 stream.write(text.getvalue().encode("utf-8", "surrogateescape"))
                 stream.flush()
                 os.fsync(stream.fileno())
-            except OSError:
+            except OSError as error:
                 self.take_back()  # half a line would merge with the next
-                raise
+                raise named_after(error, self.file) from None
 
     def _widen(self, columns: Sequence[str]) -> None:
         """Add columns at the end, so that the others stay in their places."""

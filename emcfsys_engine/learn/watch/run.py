@@ -319,10 +319,8 @@ class _Watch:
         self._scan()
 
     def _wait_for_disk(self, error: OSError | OutputError) -> None:
-        if self.request.once and self.ledger.is_in_place:
-            raise RunFailedError(why_of(error))
-        if self.request.once and not self.disk.may_be_made_again():
-            raise RunFailedError(why_of(error))
+        if self.request.once and (self.ledger.is_in_place or not self.disk.may_be_made_again()):
+            raise RunFailedError(why_of(error, is_end=True))
         self.blocked_until = time.monotonic() + _BLOCKED_S
         state = "full" if is_full(error) else "waiting"
         if self.is_blocked and self.state == state:

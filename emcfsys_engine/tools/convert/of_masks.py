@@ -20,6 +20,7 @@ from emcfsys_engine.annotations.pair_masks import (
     masks_that_count,
 )
 from emcfsys_engine.annotations.pairing import Key, match, picks_some
+from emcfsys_engine.annotations.white_masks import notes_of_masks
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images
 from emcfsys_engine.images.writers import is_companion
@@ -59,7 +60,7 @@ def labels_of_masks(given: Given, classes: Mapping[str, int] | None, log: Conver
         raise faults[0]
     recipe = recipe_of([one for _, one in facts], table, values)
     items = masked(counting, given)
-    log.notes += counting.notes
+    log.notes += [*counting.notes, *notes_of_masks(dict(facts), table)]
     reading = Reading(classes=dict(classes), table=table, recipe=recipe)
     return Labels(items=items, reading=reading)
 

@@ -24,6 +24,7 @@ from emcfsys_engine.annotations.masks import (
 from emcfsys_engine.annotations.numbered import open_numbers
 from emcfsys_engine.annotations.pair_masks import masks_that_count
 from emcfsys_engine.annotations.pairing import root_of
+from emcfsys_engine.annotations.white_masks import notes_of_masks
 from emcfsys_engine.errors import AnnotationError, ImageError, InputError
 from emcfsys_engine.images.bounds import quiet_libraries
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
@@ -238,6 +239,7 @@ def _labels_of(items: Items, settings: MeasureSettings) -> Labels:
     elif classes is None:
         classes = {"background": 0} | {f"class {value}": value for value in range(1, UNLABELLED)}
         items.notes.append("no classes were given: values are named class 1, class 2 …")
+    items.notes += notes_of_masks(dict(facts), table_of(classes, settings.labels))
     background = settings.background or min(classes, key=classes.__getitem__)
     if background != "none" and background not in classes:
         remedy = f"Use one of: {', '.join(classes)}, none"

@@ -7,7 +7,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from emcfsys_engine.images.reader import probe, read_micrograph
 from tests.images.formats.made import RNG
@@ -62,3 +62,24 @@ def test_printers_dots_are_no_pixel_size(
     (tmp_path / "a.png").write_bytes(grey_png(np.zeros((8, 8), np.uint8), 8, dots=per_metre))
     found = probe(tmp_path / "a.png").pixel_nm
     assert found == (None if pixel_nm is None else pytest.approx((pixel_nm, pixel_nm)))
+
+
+@pytest.mark.parametrize("kind", ["L", "I;16", "P", "RGB"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_png_that_says_how_it_lies_is_turned_as_label_tools_turn_it(
+    tmp_path: Path, kind: str, orientation: int
+) -> None:
+    pixels = RNG.integers(0, 250, (13, 17)).astype(np.uint16 if kind == "I;16" else np.uint8)
+    picture = Image.fromarray(pixels)
+    if kind == "P":
+        picture.putpalette([value for grey in range(256) for value in (grey, 0, 255 - grey)])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (picture if kind in ("P", "I;16") else picture.convert(kind)).save(
+        tmp_path / "a.png", exif=exif
+    )
+    with Image.open(tmp_path / "a.png") as stored:
+        seen = np.asarray(ImageOps.exif_transpose(stored.convert("RGB") if kind == "P" else stored))
+    read = read_micrograph(tmp_path / "a.png").pixels
+    assert probe(tmp_path / "a.png").shape == read.shape
+    assert np.array_equal(read, seen)

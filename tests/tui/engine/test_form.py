@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 from textual.widgets import Input
 
+from emcfsys_engine.errors import ProjectError
 from emcfsys_tui.engine.form import digest_of, write_form
 from emcfsys_tui.widgets.form_line import FormLine
 from emcfsys_tui.widgets.train_pane import TrainPane
@@ -40,3 +42,18 @@ def test_a_linked_project_stays_a_link_and_what_it_leads_to_is_written(demo: Pat
     assert file.is_symlink()
     assert "steps = 123" in shared.read_text()
     assert shared.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("content", [b"[training\n", b"\xff", b"training = 5\n", None])
+def test_a_file_that_somebody_breaks_meanwhile_is_told_and_kept(
+    demo: Path, content: bytes | None
+) -> None:
+    file = demo / "project.toml"
+    digest = digest_of(demo)
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
+    with pytest.raises(ProjectError, match=r"project\.toml"):
+        write_form(demo, {"training.steps": "123"}, digest)
+    assert (file.read_bytes() if file.exists() else None) == content

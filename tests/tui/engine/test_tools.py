@@ -55,6 +55,23 @@ def test_a_class_is_added_and_renamed_and_its_labels_mean_it_still(demo: Path) -
     assert all(source.labels["membrane"] == "bilayer" for source in project.data)
 
 
+def test_a_class_whose_objects_are_told_apart_stays_one_under_another_name_or_value(
+    demo: Path,
+) -> None:
+    file = demo / "project.toml"
+    given = "mitochondrion = { value = 2, instances = true }  # touching"
+    file.write_text(file.read_text().replace("mitochondrion = 2", f"# ours\n{given}"))
+    tool = next(tool for tool in TOOLS if tool.key == "c")
+    tool.work(demo, {"class": "mitochondrion", "new name": "", "value": "7"}, [])
+    tool.work(demo, {"class": "mitochondrion", "new name": "mito", "value": ""}, [])
+    tool.work(demo, {"class": "", "new name": "vesicle", "value": ""}, [])
+    text = file.read_text()
+    assert "# ours\nmito = { value = 7, instances = true }  # touching" in text
+    project = load_project(demo)
+    assert project.classes == {"background": 0, "membrane": 1, "mito": 7, "vesicle": 8}
+    assert [*project.instances] == ["mito"]
+
+
 async def test_a_measurement_is_seen_as_distributions_of_the_sizes_that_the_report_has(
     demo: Path, tmp_path: Path
 ) -> None:
