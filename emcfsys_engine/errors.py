@@ -89,6 +89,10 @@ class AnnotationError(InputError):
     """An annotation file that cannot be read, or that does not fit its micrograph."""
 
 
+class UnknownClassError(AnnotationError):
+    """A label, or a value of a mask, that is none of the project's classes."""
+
+
 class MaskNumbersError(AnnotationError):
     """Masks whose values mean one class in some files and another in others: none can be used."""
 

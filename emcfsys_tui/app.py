@@ -242,7 +242,9 @@ class EmcfApp(OrderedKeysApp):
         import_module("emcfsys_tui.engine.runs").end_looking()
 
     def open_project(self, folder: Path) -> None:
-        """Open a project instead of the list."""
+        """Open a project instead of the list, and of what was opened over it."""
+        while len(self.screen_stack) > 1:
+            self.pop_screen()
         self.switch_screen(self._screen_of(folder))
 
     def open_list(self) -> None:

@@ -76,7 +76,7 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     best_step: int | None = None
     step: int = 0
     total_steps: int | None = None
-    phase: str = ""  # of one that runs: reading, training, validating or saving
+    phase: str = ""  # of one that runs: reading, waiting, training, validating or saving
     rate: str = ""
     seconds_left: float | None = None
     created: float = 0.0
@@ -294,6 +294,7 @@ class NewProject(msgspec.Struct, frozen=True, kw_only=True):
 
     folder: Path
     merges: tuple[tuple[str, str], ...] = ()  # a label, and the class that it means
+    classes: str = ""  # names that were given where no label tells them; empty: as proposed
     is_edited: bool = False  # open project.toml in the person's editor afterwards
 
 

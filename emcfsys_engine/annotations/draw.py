@@ -13,7 +13,7 @@ from skimage.measure import find_contours
 
 from emcfsys_engine.annotations.masks import LabelTable
 from emcfsys_engine.annotations.shapes import Annotation, Shape, SkippedShape
-from emcfsys_engine.errors import AnnotationError
+from emcfsys_engine.errors import UnknownClassError
 from emcfsys_engine.project import UNLABELLED
 
 LINE_PX = 10  # Labelme's defaults: a line is 10 pixels wide, a point a disc of radius 5
@@ -208,12 +208,12 @@ def _paint_lost(canvas: np.ndarray, lost: list[SkippedShape], number: int) -> No
             paint(canvas, one.outline, UNLABELLED)
 
 
-def unknown_label(path: Path, name: str, table: LabelTable) -> AnnotationError:
+def unknown_label(path: Path, name: str, table: LabelTable) -> UnknownClassError:
     """Return the error for a label that is no class, with the nearest that is."""
     near = table.nearest_name(name)
     remedy = f'Did you mean "{near}"? ' if near else ""
     remedy += f'Add it to [classes], or map it under [data.labels]: "{name}" = "…"'
-    return AnnotationError(path, f'label "{name}" is no class', remedy)
+    return UnknownClassError(path, f'label "{name}" is no class', remedy)
 
 
 _TOUCHING = np.ones((3, 3), bool)  # pixels that touch at a corner belong together

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from emcfsys_engine.annotations.shapes import Shape
-from emcfsys_engine.errors import AnnotationError, ImageError
+from emcfsys_engine.errors import AnnotationError, ImageError, UnknownClassError
 from emcfsys_engine.images.bounds import fenced, quiet_libraries
 from emcfsys_engine.images.formats import frames, picture, tiff
 from emcfsys_engine.images.micrograph import ImageRef
@@ -353,7 +353,7 @@ def read_stencil(path: Path) -> np.ndarray:
 
 def unknown_values(
     ref: ImageRef, wrong: tuple[tuple[int, int], ...], facts: MaskFacts
-) -> AnnotationError:
+) -> UnknownClassError:
     """Return the error that names values which are no class, and what to write."""
     commonest = next((value for value, _ in wrong), 0)
     if facts.in_colour:
@@ -361,7 +361,7 @@ def unknown_values(
         what = f"is a colour picture, and these colours are no class: {named}{_more(wrong)}"
         first = f"#{commonest:06x}"
         remedy = f'Name them under [data.labels], as in "{first}" = "…", or save an index mask'
-        return AnnotationError(str(ref), what, remedy)
+        return UnknownClassError(str(ref), what, remedy)
     levels = levels_of(facts, ref)
     if levels:
         cause = "JPEG or its like" if _is_lossy(ref) else "anti-aliasing or JPEG"
@@ -371,19 +371,19 @@ def unknown_values(
         )
         lines = _listed(tuple(f'"{one}" = "…"' for one in ranges_between(levels)))
         remedy = f"Give ranges under [data.labels]: {lines}"
-        return AnnotationError(str(ref), what, remedy)
+        return UnknownClassError(str(ref), what, remedy)
     if len(wrong) > _NUMBERED_OBJECTS:
         largest = max(value for value, _ in facts.values)  # 255 is a number there, too
         what = f"holds {len(facts.values):,} values up to {largest:,}, as masks of numbered objects"
         remedy = f'Map them by a range under [data.labels], as in "1-{largest}" = "…"'
-        return AnnotationError(str(ref), what, remedy)
+        return UnknownClassError(str(ref), what, remedy)
     named = ", ".join(
         f"value {value} is no class ({count:,} px)" for value, count in wrong[:_NAMED_VALUES]
     )
     remedy = f'Add it to [classes], or map it under [data.labels], as in "{commonest}" = "…"'
     if len(wrong) > 3:  # numbered objects
         remedy += f'; instance numbers are mapped by a range: "1-{max(v for v, _ in wrong)}" = "…"'
-    return AnnotationError(str(ref), named + _more(wrong), remedy)
+    return UnknownClassError(str(ref), named + _more(wrong), remedy)
 
 
 def _listed(words: tuple[object, ...]) -> str:

@@ -13,6 +13,7 @@ from emcfsys_engine.annotations.shapes import Annotation, Shape, SkippedShape
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.origins import Origin
 
+MAY_BE_OF_ANOTHER = "where it was drawn on that, its labels are wrong"
 Place = tuple[Path, int]  # an annotation file, and which of its images
 
 
@@ -80,7 +81,7 @@ def _of_another(
             told.append(f"{place[0]} is taken for {image.path.name}, but says inside {said}")
     if told:
         others = f" (so do {len(told) - 1} more)" if len(told) > 1 else ""
-        yield f"{told[0]}{others}: where it was drawn on that, its labels are wrong"
+        yield f"{told[0]}{others}: {MAY_BE_OF_ANOTHER}"
 
 
 def _key(file: Path, root: Path, noted: Mapping[Path, Origin]) -> Key:

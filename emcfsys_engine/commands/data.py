@@ -7,7 +7,7 @@ import click
 import msgspec
 
 from emcfsys_engine.commands.saying import say, say_json, say_lines
-from emcfsys_engine.dataset.sources import what_pairs
+from emcfsys_engine.dataset.unpaired import what_pairs
 from emcfsys_engine.errors import InputError, ProjectFaults
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.text import how_many
@@ -31,19 +31,32 @@ if TYPE_CHECKING:
     metavar="LABEL=CLASS",
     help="Shapes called LABEL are of CLASS. Repeatable.",
 )
+@click.option(
+    "--classes",
+    metavar="NAME,NAME…",
+    help="Where nothing is labelled yet: the classes, first the one that nobody draws.",
+)
 @click.option("--look", is_flag=True, help="Only tell what is found; nothing is written.")
 @click.option("--json", "as_json", is_flag=True, help="With --look: print JSON.")
-def new(folder: Path, name: str | None, merges: tuple[str, ...], look: bool, as_json: bool) -> None:
+def new(
+    folder: Path,
+    name: str | None,
+    merges: tuple[str, ...],
+    classes: str | None,
+    look: bool,
+    as_json: bool,
+) -> None:
     """Make a project from FOLDER: finds images, masks or annotations, and proposes classes.
 
     Example: emcfsys-engine new my_micrographs --merge mitochondria=mitochondrion
     """
     merge = dict(_merging(one) for one in merges)
+    names = () if classes is None else tuple(one.strip() for one in classes.split(","))
     if look:
-        found = look_into(folder, merge)
+        found = look_into(folder, merge, names)
         say_json(msgspec.to_builtins(found)) if as_json else say_lines(_look_words(found))
         return
-    made = make_project(folder, name, merge)
+    made = make_project(folder, name, merge, names)
     for note in made.notes:
         say(note, err=True)
     say(made.file)

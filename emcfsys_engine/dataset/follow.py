@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from emcfsys_engine.annotations.pair_shapes import MAY_BE_OF_ANOTHER
 from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.dataset.deals import Deal, recognised
 from emcfsys_engine.dataset.samples import Gathered, gather
@@ -19,6 +20,7 @@ from emcfsys_engine.dataset.splits import VALIDATION_SHARE, Sample, Split
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.walk import FileStamp, stamp_of, stamps_below
 from emcfsys_engine.project import Project
+from emcfsys_engine.text import how_many
 
 SETTLED_S = 0.3  # a label file that does not change for so long is whole, or is read again later
 Stamp = tuple[FileStamp, ...]
@@ -31,6 +33,7 @@ class LabelledNow:
     samples: tuple[Sample, ...]  # with the run's names for those it knows
     gone: frozenset[str]  # of the run, whose labels are no longer there
     faults: tuple[InputError, ...]
+    doubts: tuple[str, ...] = ()  # of labels that may have been drawn on another image
 
 
 def labelled_now(project: Project, deal: Deal) -> LabelledNow:
@@ -50,6 +53,7 @@ def labelled_now(project: Project, deal: Deal) -> LabelledNow:
         samples=(*known, *_dealt(project, known, others)),
         gone=frozenset(deal.names) - {one.name for one in known},
         faults=gathered.faults,
+        doubts=tuple(note for note in gathered.notes if MAY_BE_OF_ANOTHER in note),
     )
 
 
@@ -65,6 +69,13 @@ def gather_some(project: Project) -> Gathered:
 def has_both_sides(samples: Iterable[Sample]) -> bool:
     """Tell whether there is an image to train on and one to validate on."""
     return {"train", "val"} <= {one.split for one in samples}
+
+
+def waiting_words(num_labelled: int, num_sound: int | None = None) -> str:
+    """Say what a training has that cannot begin yet; `num_sound`: how many of them it can use."""
+    images = how_many(num_labelled, "image is", "images are")
+    sound = "" if num_sound in (None, num_labelled) else f" and {num_sound} of them can be used"
+    return f"{images} labelled{sound}, one to train on and one to validate on are needed"
 
 
 def _dealt(project: Project, known: Sequence[Sample], others: Sequence[Sample]) -> Iterator[Sample]:

@@ -8,7 +8,6 @@ from typing import Literal, TypeVar
 
 from emcfsys_engine.annotations.draw import is_in_doubt, unknown_label
 from emcfsys_engine.annotations.files import find_annotations
-from emcfsys_engine.annotations.layouts import best_layout
 from emcfsys_engine.annotations.masks import (
     LabelTable,
     MaskFacts,
@@ -30,6 +29,7 @@ from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.annotations.suggestions import untouched
 from emcfsys_engine.annotations.white_masks import notes_of_bools, notes_of_masks
 from emcfsys_engine.dataset.facts_cache import FactsCache, scan_masks
+from emcfsys_engine.dataset.unpaired import name_unlabelled
 from emcfsys_engine.errors import AnnotationError, InputError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images, left_out_words, probe
@@ -119,7 +119,7 @@ def find_source(
     labelled = _Labelled(project, index, table, images, sizes, root, cache, only)
     labels, classes = labelled.find(faults, notes)
     if only is None:
-        _name_unlabelled(project, index, images, labels, faults, notes)
+        name_unlabelled(project, index, images, labels, labelled.has_files, faults, notes)
     items = [
         Item(
             image=image,
@@ -154,6 +154,9 @@ class _Labelled:
         self.only = only
         self.pixels: dict[ImageRef, dict[str, int]] = {}
         self.num_shapes = (0, 0)
+        self.has_files = (
+            False  # where labels are looked for, whether they belong to an image or not
+        )
         self.project = project
         self.source = project.data[index]
         self.index = index
@@ -190,6 +193,7 @@ class _Labelled:
             return {}, {}
         if pattern == self.source.images:
             masks = [mask for mask in masks if is_label_name(mask.path)]
+        self.has_files = bool(masks)
         counting = masks_that_count(masks)
         others = () if self.source.labels else counting.of_other_classes(self.project.classes)
         pairs, left = counting.pairs(self.images, self.root, root)
@@ -266,6 +270,7 @@ class _Labelled:
         parts: dict[ImageRef, list[tuple[str, Path]]] = {}
         for name, folder in folders.items():
             masks = find_images(".", folder)
+            self.has_files |= bool(masks)
             keys = {mask: key_of_file(mask.path, folder, mask.plane) for mask in masks}
             pairs, left = match(self.images, self.root, keys)
             self._name_left(left, faults, notes)
@@ -305,8 +310,10 @@ class _Labelled:
         self, pattern: str, faults: list[InputError], notes: list[str]
     ) -> tuple[dict[ImageRef, LabelRef], dict[ImageRef, frozenset[str]]]:
         root = root_of(pattern, self.project.folder)
+        num_faults = len(faults)
         found = find_annotations(pattern, self.project.folder, faults, notes)
         waiting = untouched(found)
+        self.has_files = len(found) > len(waiting) or len(faults) > num_faults
         found = {path: every for path, every in found.items() if path not in waiting}
         if waiting:
             what = f"{len(waiting)} suggestions that nobody saved yet"
@@ -443,43 +450,6 @@ def _sizes(images: Sequence[ImageRef], faults: list[InputError]) -> dict[ImageRe
         if (size := known[image.path]) is not None:
             sizes[image] = size
     return sizes
-
-
-def _name_unlabelled(
-    project: Project,
-    index: int,
-    images: Sequence[ImageRef],
-    labels: Mapping[ImageRef, LabelRef],
-    faults: list[InputError],
-    notes: list[str],
-) -> None:
-    source = project.data[index]
-    missing = [image for image in images if image not in labels]
-    where = source.masks or source.annotations
-    if not missing:
-        return
-    is_none = len(missing) == len(images) and not source.teaches_unlabelled
-    if is_none and (source.skips_unlabelled or len(images) > 1):
-        what = f"none of its {len(images)} images has labels in {where!r}"
-        faults.append(ProjectError(project.file, f"data.{index}", what, what_pairs(project.folder)))
-        return
-    if source.skips_unlabelled:
-        teach = ": they teach without" if source.teaches_unlabelled else ""
-        notes.append(f"data.{index}: {len(missing)} of {len(images)} images have no labels{teach}")
-        return
-    for image in missing:
-        remedy = 'Add its labels, or say unlabelled = "skip" in this [[data]] table'
-        faults.append(AnnotationError(str(image), f"has no labels in {where!r}", remedy))
-
-
-def what_pairs(folder: Path) -> str:
-    """Return what to write so that images and labels pair, when something in the folder does."""
-    layout = best_layout(folder)
-    if layout is None or not layout.num_pairs:
-        return "Names must agree: images/a.tif goes with a.png, a_mask.png or a.json"
-    counts = f"{layout.num_pairs} of {layout.num_images} images"
-    lines = f'images = "{layout.images}" and {layout.kind} = "{layout.labels}"'
-    return f"These would pair {counts}: {lines}"
 
 
 def _name(image: ImageRef, root: Path) -> str:

@@ -37,8 +37,14 @@ def names_below(folder: Path) -> Iterator[str]:
 
 
 def stamps_below(folder: Path) -> Iterator[FileStamp]:
-    """Yield what changes when a file below a folder is written, comes or goes; none is opened."""
-    for place, _, names in os.walk(folder):
+    """Yield what changes when a file below a folder is written, comes or goes; none is opened.
+
+    What EMCFsys writes there itself, as a run does with every step, is not looked at.
+    """
+    for place, inner, names in os.walk(folder):
+        inner[:] = [
+            one for one in inner if not one.startswith(".") and not is_own_output(Path(place, one))
+        ]
         for name in names:
             if not name.startswith("."):
                 yield stamp_of(Path(place, name))

@@ -60,7 +60,7 @@ class PlanMade(Event, frozen=True, kw_only=True, tag="plan_made"):
 class PhaseBegan(Event, frozen=True, kw_only=True, tag="phase_began"):
     """The worker turned to something that takes a while; the next step ends it."""
 
-    phase: str  # validating | saving
+    phase: str  # validating | saving | waiting (for labels)
     step: int
 
 

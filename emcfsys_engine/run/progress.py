@@ -38,7 +38,7 @@ _FIRST_BYTES = 1 << 16
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """What a training does now."""
 
-    phase: str = ""  # reading | training | validating | saving; empty: it is no training
+    phase: str = ""  # reading | waiting | training | validating | saving; empty: it is no training
     step: int = 0
     total_steps: int | None = None  # None: ended by minutes
     step_s: float | None = None  # of one step

@@ -12,6 +12,7 @@ import numpy as np
 
 from emcfsys_engine.annotations.writer import UNLABELLED_NAME
 from emcfsys_engine.dataset.facts_cache import cache_of
+from emcfsys_engine.dataset.follow import has_both_sides, waiting_words
 from emcfsys_engine.dataset.objects import ObjectTruth, read_objects, told
 from emcfsys_engine.dataset.samples import (
     Sample,
@@ -69,6 +70,7 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     shapes_drawn: int = 0  # of annotations
     shapes_skipped: int = 0  # each with its reason in the notes
+    waits: bool = False  # a training that follows would wait for labels before it begins
     labelled: dict[str, float] = {}  # image -> labelled share, of those whose pixels were counted
 
     @property
@@ -122,7 +124,8 @@ def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckRe
     """
     start = time.monotonic()
     cache = cache_of(project.file)
-    gathered = gather(project, cache=cache, fold=first_fold(project))
+    follows = project.training.follow
+    gathered = gather(project, for_training=not follows, cache=cache, fold=first_fold(project))
     samples = gathered.samples
     findings = [Finding.of(fault) for fault in gathered.faults]
     findings += _skipped(project, gathered.shapes)
@@ -148,7 +151,11 @@ def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckRe
     findings += _rare(project, classes)
     notes = [*gathered.notes, *_objects_told(project, samples), *_taught_without(project, samples)]
     has_labels = {samples[n].name: any(pixels.values()) for n, pixels in counted.items()}
-    findings += [Finding.of(one) for one in unlabelled_faults(project, samples, has_labels)]
+    bare = unlabelled_faults(project, samples, has_labels)
+    waits = follows and not has_both_sides(samples)
+    if waits:
+        notes.append(f"{waiting_words(len(samples))}: a training that follows waits for them")
+    findings += [Finding.of(one) for one in bare]
     cache.save()
     if dry_run is not None and not any(one.level == "error" for one in findings):
         findings += dry_run(project)
@@ -162,6 +169,7 @@ def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckRe
         shapes_drawn=gathered.shapes[0],
         shapes_skipped=gathered.shapes[1],
         labelled=labelled,
+        waits=waits,
         seconds=round(time.monotonic() - start, 2),
     )
 

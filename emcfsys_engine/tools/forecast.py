@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from emcfsys_engine.dataset.follow import waiting_words
 from emcfsys_engine.errors import DataFaults, EmcfError, InputError, printable
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.folder import list_runs
@@ -58,6 +59,10 @@ def forecast_of(
     num_warnings = len(checked.findings) - len(errors)
     if errors:
         return Forecast(errors=tuple(errors), num_warnings=num_warnings)
+    if checked.waits:
+        num = sum(checked.images.values())
+        row = PlanRow(name="start", value="waits for labels", why=waiting_words(num))
+        return Forecast(rows=(row,), num_warnings=num_warnings)
     try:
         rows, kind, steps, minutes = planned(project)
     except DataFaults as several:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from emcfsys_engine.errors import InputError, ProjectError
 from emcfsys_engine.files import remedy_of
 from emcfsys_engine.images.own_files import write_new
 from emcfsys_engine.images.reader import find_images, left_out_words, probe
-from emcfsys_engine.project import load_project
+from emcfsys_engine.project import MAX_CLASS_VALUE, load_project
 from emcfsys_engine.text import how_many
 from emcfsys_engine.tools.new_classes import (
     Proposal,
@@ -77,10 +77,13 @@ class FolderLook(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...]
 
 
-def look_into(folder: Path, merge: Mapping[str, str] | None = None) -> FolderLook:
+def look_into(
+    folder: Path, merge: Mapping[str, str] | None = None, classes: Sequence[str] = ()
+) -> FolderLook:
     """Return what `make_project` would find and propose; nothing is written.
 
     `merge`: names of labels that mean the class of another name.
+    `classes`: names for a folder without labels, first the one that nobody draws.
     Raises: InputError without images; ProjectError if there is a project.toml already.
     """
     folder, layout = _layout_of(folder)
@@ -91,7 +94,7 @@ def look_into(folder: Path, merge: Mapping[str, str] | None = None) -> FolderLoo
             probe(image.path)
         except InputError as fault:
             faults.append(fault)
-    proposal = _proposal(folder, layout, merge or {}, faults)
+    proposal = _proposal(folder, layout, merge or {}, classes, faults)
     rest = len(images) - _OPENED
     notes = [f"of {how_many(rest, 'more image')} only the name was looked at"] if rest > 0 else []
     return FolderLook(
@@ -116,19 +119,21 @@ def look_into(folder: Path, merge: Mapping[str, str] | None = None) -> FolderLoo
 
 
 def make_project(
-    folder: Path, name: str | None = None, merge: Mapping[str, str] | None = None
+    folder: Path,
+    name: str | None = None,
+    merge: Mapping[str, str] | None = None,
+    classes: Sequence[str] = (),
 ) -> NewProject:
     """Write a commented project.toml into a folder of images.
 
     `merge`: names of labels that mean the class of another name.
+    `classes`: names for a folder without labels, first the one that nobody draws.
     Raises: InputError without images; ProjectError if there is a project.toml already.
     """
     folder, layout = _layout_of(folder)
-    if not layout.num_pairs:
-        (folder / layout.labels).mkdir(exist_ok=True)
     file = folder / "project.toml"
     faults: list[InputError] = []
-    proposal = _proposal(folder, layout, merge or {}, faults)
+    proposal = _proposal(folder, layout, merge or {}, classes, faults)
     _write(file, _toml(name or folder.name, layout, proposal).encode("utf-8", "replace"))
     images = how_many(layout.num_images, "image")
     counts = f"{images} in {layout.images}, {_num_labelled(file)} with labels"
@@ -175,7 +180,10 @@ def _layout_of(folder: Path) -> tuple[Path, Layout]:
 
 
 def _without_labels(folder: Path, layout: Layout) -> Layout:
-    """Return where labels will be put: into the folder that is there for them, else a new one."""
+    """Return where labels will be put: in the folder that is there for them, else by the images.
+
+    Beside its image is where Labelme saves, and where it looks when it opens the image again.
+    """
     named = {entry.name.lower(): entry.name for entry in folder.iterdir() if entry.is_dir()}
     images = next((named[one] for one in IMAGE_FOLDERS if one in named), layout.images)
     place = next((named[one] for one in ANNOTATION_FOLDERS if one in named), None)
@@ -183,13 +191,35 @@ def _without_labels(folder: Path, layout: Layout) -> Layout:
     count = len(images_in(folder, images, place or mask_place))
     if place is None and mask_place is not None:
         return Layout(images=images, kind="masks", labels=mask_place, num_images=count, num_pairs=0)
-    place = place or "annotations"
+    place = place or images
     return Layout(images=images, kind="annotations", labels=place, num_images=count, num_pairs=0)
 
 
 def _proposal(
-    folder: Path, layout: Layout, merge: Mapping[str, str], faults: list[InputError]
+    folder: Path,
+    layout: Layout,
+    merge: Mapping[str, str],
+    classes: Sequence[str],
+    faults: list[InputError],
 ) -> Proposal:
+    found = _from_labels(folder, layout, merge, faults)
+    if found is None:
+        where = "beside the images" if layout.labels == layout.images else f"into {layout.labels}/"
+        notes = (
+            "no labels yet: name the classes first, as they will be called in Labelme",
+            f"then train, draw, and save {where}: labels join the training as they come",
+        )
+        return Proposal(classes=_named(classes or ("background", "object")), notes=notes)
+    if classes:
+        what = f"the labels in {folder / layout.labels} tell the classes"
+        raise InputError("--classes", what, "Leave it out, and rename them in project.toml")
+    return found
+
+
+def _from_labels(
+    folder: Path, layout: Layout, merge: Mapping[str, str], faults: list[InputError]
+) -> Proposal | None:
+    """Return the classes that labels tell; None where there are no labels."""
     if layout.kind == "masks":
         if merge:
             raise InputError("--merge", "labels are masks, which have no names", "Leave it out")
@@ -198,14 +228,23 @@ def _proposal(
         masks = find_images(layout.labels, folder)
         if layout.labels == layout.images:
             masks = [mask for mask in masks if is_label_name(mask.path)]
-        return from_masks(masks[:_LOOK_AT], faults)
+        return from_masks(masks[:_LOOK_AT], faults) if masks else None
     found = find_annotations(layout.labels, folder, faults, [])
     proposal = from_shapes([one for several in found.values() for one in several], merge)
     if proposal is not None:
         _refuse_unknown(merge, proposal)
-        return proposal
-    note = f"no labels yet: put Labelme files into {layout.labels}/ and mend [classes]"
-    return Proposal(classes={"background": 0, "object": 1}, notes=(note,))
+    return proposal
+
+
+def _named(classes: Sequence[str]) -> dict[str, int]:
+    """Return values for names of classes: 0 for what is not drawn."""
+    wrong = {"", "ignore"} & {*classes} or len({*classes}) < len(classes)
+    if wrong or not 2 <= len(classes) <= MAX_CLASS_VALUE + 1:
+        what = (
+            f"{', '.join(classes)!r}: two or more different names are needed, none of them ignore"
+        )
+        raise InputError("--classes", what, "Write like background,object")
+    return {name: value for value, name in enumerate(classes)}
 
 
 def _refuse_unknown(merge: Mapping[str, str], proposal: Proposal) -> None:
@@ -225,6 +264,9 @@ def _toml(name: str, layout: Layout, proposal: Proposal) -> str:
         bare = (
             f'{mark}undrawn = "ignore"     # what no shape covers is unlabelled, not background\n'
         )
+    follow = (
+        "" if layout.num_pairs else "follow = true            # labels join as they are drawn\n"
+    )
     return f"""\
 # Train with:  emcfsys-engine train project.toml
 # Check with:  emcfsys-engine check project.toml
@@ -242,7 +284,7 @@ images = {toml_text(layout.images)}
 split  = "auto"          # train | val | test | auto
 {bare}{mapped}
 [training]
-preset = "standard"      # quick | standard | best
+{follow}preset = "standard"      # quick | standard | best
 # minutes = 10           # or steps = 2000
 
 [hotfolder]

@@ -1,14 +1,13 @@
 """The engine as the interface sees it: images, pictures and checks, made in child processes."""
 
 import contextlib
-import os
 import queue
 import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +18,7 @@ from textual.message import Message
 
 from emcfsys_engine.errors import EmcfError, InputError, printable
 from emcfsys_engine.files import MICROGRAPH_SUFFIXES
-from emcfsys_engine.images.walk import FileStamp, split_glob, stamp_of, stamps_below
+from emcfsys_engine.images.walk import FileStamp, names_below, split_glob, stamp_of, stamps_below
 from emcfsys_engine.project import load_project
 from emcfsys_engine.text import how_many
 from emcfsys_tui.engine.form import edit_project
@@ -320,8 +319,10 @@ def _tell(
 
 def _names_in(folder: Path) -> set[str]:
     """Return the names of the masks in a folder of predictions, as images are called."""
+    if not folder.is_dir():
+        return set()
     start = len(str(folder)) + 1
-    return {path[start:].removesuffix(".png") for path in _walk(str(folder))}
+    return {path[start:].removesuffix(".png") for path in names_below(folder)}
 
 
 def _quick_rows(base: Path, pattern: str, source: int, split: str) -> list[ImageRow]:
@@ -331,21 +332,13 @@ def _quick_rows(base: Path, pattern: str, source: int, split: str) -> list[Image
         start = len(str(folder)) + 1
         return [
             ImageRow(path[start:].rpartition(".")[0], path, None, source, "", split)
-            for path in _walk(str(folder))
+            for path in names_below(folder)
             if f".{path.rpartition('.')[2]}".lower() in MICROGRAPH_SUFFIXES
         ]
     found = [
         path for path in sorted(base.glob(pattern)) if path.suffix.lower() in MICROGRAPH_SUFFIXES
     ]
     return [ImageRow(path.stem, str(path), None, source, "", split) for path in found]
-
-
-def _walk(root: str) -> Iterator[str]:
-    for folder, inner, names in os.walk(root):
-        inner.sort()
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield f"{folder}/{name}"
 
 
 class Change(Protocol):

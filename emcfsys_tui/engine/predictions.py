@@ -1,5 +1,6 @@
 """The engine as the interface sees it: what a model says of images, and which to label next."""
 
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def most_uncertain(folder: Path) -> list[str]:
 
     What predictions of the project's own images and suggestions ranked; of several the newest.
     """
-    found = [folder / ".emcfsys" / "suggestions" / "ranking.json"]
+    found = [_suggestions(folder) / "ranking.json"]
     found += sorted(folder.glob("predicted/*/ranking.json"))
     scores: dict[str, float] = {}
     for file in sorted(filter(Path.is_file, found), key=lambda file: file.stat().st_mtime):
@@ -75,6 +76,14 @@ def prediction_folder(folder: Path, source: int) -> Path:
     return folder / "predicted" / str(source)
 
 
-def prediction_of(folder: Path, source: int, name: str) -> Path:
-    """Return the file of an image's prediction, whether there is one or not."""
-    return prediction_folder(folder, source) / f"{name}.png"
+def newest_mask(folder: Path, source: int, name: str) -> str:
+    """Return the file of what a model said last of an image; empty where none did."""
+    found: list[tuple[float, str]] = []
+    for place in (prediction_folder(folder, source), _suggestions(folder)):
+        with suppress(OSError):  # there is none, or it is written anew just now
+            found.append(((file := place / f"{name}.png").stat().st_mtime, str(file)))
+    return max(found, default=(0.0, ""))[1]
+
+
+def _suggestions(folder: Path) -> Path:
+    return folder / ".emcfsys" / "suggestions"

@@ -1,6 +1,5 @@
 """The engine as the interface sees it: every project at a glance, and what was said last."""
 
-import os
 import platform
 import time
 from collections.abc import Collection, Sequence
@@ -17,6 +16,7 @@ from emcfsys_engine.files import MICROGRAPH_SUFFIXES
 from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.status import choose_best
 from emcfsys_engine.hotfolder.watcher import watcher_of, watching_run
+from emcfsys_engine.images.walk import names_below
 from emcfsys_engine.jobs.job import Job, what_they_wait_for
 from emcfsys_engine.jobs.machine import Machine
 from emcfsys_engine.model_card import read_card
@@ -47,13 +47,12 @@ def find_projects(memory: Memory) -> list[Path]:
     return list(dict.fromkeys(folder.absolute() for folder in found))
 
 
-def look_into(folder: Path, merges: Sequence[tuple[str, str]] = ()) -> FolderLook:
+def look_into(new: NewProject) -> FolderLook:
     """Return what a folder of images holds, found in a child; nothing is written.
 
-    `merges`: labels, and the classes that they shall mean.
     Raises: InputError with the engine's own word.
     """
-    done = run_command(["new", str(folder), "--look", "--json", *_merging(merges)], is_look=True)
+    done = run_command([*_command(new), "--look", "--json"], is_look=True)
     try:
         return msgspec.json.decode(done.out, type=FolderLook)
     except msgspec.MsgspecError:
@@ -65,13 +64,15 @@ def make_project(new: NewProject) -> None:
 
     Raises: InputError with the engine's own word.
     """
-    done = run_command(["new", str(new.folder), *_merging(new.merges)])
+    done = run_command(_command(new))
     if done.code != 0:
         raise InputError("new", done.words.removeprefix("emcfsys-engine: ") or "failed")
 
 
-def _merging(merges: Sequence[tuple[str, str]]) -> list[str]:
-    return [word for label, name in merges for word in ("--merge", f"{label}={name}")]
+def _command(new: NewProject) -> list[str]:
+    merges = [word for label, name in new.merges for word in ("--merge", f"{label}={name}")]
+    classes = ["--classes", new.classes] if new.classes else []
+    return ["new", str(new.folder), *merges, *classes]
 
 
 def read_projects(memory: Memory) -> ProjectsRead:
@@ -133,11 +134,10 @@ def _stems(base: Path, place: str, suffixes: Collection[str] | None) -> set[str]
     if not folder.is_dir():
         folder = folder.parent
     found: set[str] = set()
-    for _, _, names in os.walk(folder):  # an absent folder has none
-        for name in names:
-            stem, dot, suffix = name.rpartition(".")
-            if stem and (suffixes is None or f"{dot}{suffix}".lower() in suffixes):
-                found.add(stem)
+    for path in names_below(folder) if folder.is_dir() else ():
+        stem, dot, suffix = path.rpartition("/")[2].rpartition(".")
+        if stem and (suffixes is None or f"{dot}{suffix}".lower() in suffixes):
+            found.add(stem)
     return found
 
 

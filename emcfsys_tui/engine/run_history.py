@@ -34,6 +34,7 @@ from emcfsys_engine.run.progress import Progress, network_of, progress_in
 from emcfsys_engine.run.records import RunRecord
 from emcfsys_engine.text import flattened
 from emcfsys_tui.series import Series
+from emcfsys_tui.text import path_last
 from emcfsys_tui.view_models import ClassScore, LogLine, Preview, RunDetail, RunRow, Tone
 
 _TURNS = Ending | RunStarted | RunResumed  # events that may change how a run ended
@@ -303,6 +304,8 @@ def _words(event: AnyEvent) -> str:
         return f"{Path(event.image).name}  {event.seconds:.2f} s"
     if isinstance(event, ImageFailed):
         return f"{Path(event.image).name}  {event.reason}"
+    if isinstance(event, WarningGiven):  # what it is first: a path fills the line
+        return f"warning: {path_last(event.message)}"
     return line_of(event)
 
 

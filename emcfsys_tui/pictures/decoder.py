@@ -7,6 +7,8 @@
 import os
 import sys
 from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +18,8 @@ from PIL import Image
 
 from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.annotations.suggestions import waiting_suggestions
+from emcfsys_engine.dataset.deals import planned
+from emcfsys_engine.dataset.follow import labelled_now
 from emcfsys_engine.dataset.samples import Sample, gather, read_labels
 from emcfsys_engine.dataset.sources import LabelRef, plain_names
 from emcfsys_engine.errors import EmcfError, printable
@@ -23,6 +27,7 @@ from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_8_bit, to_grey
 from emcfsys_engine.images.reader import probe, read_micrograph
 from emcfsys_engine.project import UNLABELLED, Project, load_project
+from emcfsys_engine.run.folder import list_runs
 from emcfsys_tui.pictures.drawing import Shown, drawn
 from emcfsys_tui.pictures.encoders import encoded
 from emcfsys_tui.pictures.mosaics import Mosaics, classes_of
@@ -230,15 +235,16 @@ def list_images(project_file: Path, out: BinaryIO) -> None:
     try:
         project = load_project(project_file)
         gathered = gather(project, for_training=False)
+        samples = _on_their_sides(project, gathered.samples)
     except EmcfError as error:
         _write(out, {"fault": printable(str(error))})
         return
     ground = next((name for name, value in project.classes.items() if value == 0), "")
-    rows = [_row(sample, project, ground) for sample in gathered.samples]
+    rows = [_row(sample, project, ground) for sample in samples]
     suggested = [str(path) for path in _suggested(project)]
     notes = [printable(note) for note in gathered.notes]
     _write(out, {"images": rows, "suggested": suggested, "notes": notes})
-    paths = list(dict.fromkeys(sample.image.path for sample in gathered.samples))
+    paths = list(dict.fromkeys(sample.image.path for sample in samples))
     for start in range(0, len(paths), _CHUNK):
         _write(out, {"facts": {str(path): _facts(path) for path in paths[start : start + _CHUNK]}})
 
@@ -264,6 +270,16 @@ def main() -> None:
 def _write(out: BinaryIO, document: dict[str, object]) -> None:
     out.write(msgspec.json.encode(document, enc_hook=str) + b"\n")
     out.flush()
+
+
+def _on_their_sides(project: Project, samples: Sequence[Sample]) -> Sequence[Sample]:
+    """Return samples on the sides where the training has them that follows the labels just now."""
+    runs = reversed(list_runs(project.folder)) if project.training.follow else ()
+    deal = next((deal for run in runs if run.is_alive() and (deal := planned(run.plan_file))), None)
+    if deal is None:
+        return samples
+    side = {(one.source, one.image): one.split for one in labelled_now(project, deal).samples}
+    return [replace(one, split=side.get((one.source, one.image), one.split)) for one in samples]
 
 
 def _suggested(project: Project) -> list[Path]:

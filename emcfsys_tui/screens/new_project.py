@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
+from msgspec.structs import replace
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
@@ -15,6 +16,7 @@ from textual.widgets import Static
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.text import how_many
 from emcfsys_tui.engine.projects import look_into
+from emcfsys_tui.screens.dialogs import AskScreen
 from emcfsys_tui.screens.message import MessageScreen
 from emcfsys_tui.screens.page import KeyLine
 from emcfsys_tui.settings import quiet, shown
@@ -36,11 +38,11 @@ _CLASSES = (
 
 
 class LookTaken(Message, bubble=False):
-    """The folder was looked at, with these labels merged."""
+    """The folder was looked at, with these labels merged, or these classes named."""
 
-    def __init__(self, look: FolderLook | str, merges: tuple[tuple[str, str], ...]) -> None:
+    def __init__(self, look: FolderLook | str, new: NewProject) -> None:
         self.look = look  # or why it cannot be
-        self.merges = merges
+        self.new = new
         super().__init__()
 
 
@@ -62,6 +64,9 @@ class NewProjectScreen(ModalScreen[NewProject | None]):
         shown(
             "m", "merge", "merge", "new.merge", "Make this label another name of the one like it"
         ),
+        shown(
+            "c", "name_classes", "name classes", "new.classes", "Say which classes will be drawn"
+        ),
         shown("e", "make_and_edit", "make, edit", "new.edit", "Write it, and open it in $EDITOR"),
         shown("escape,q", "close", "back", "new.close", "Write nothing"),
         quiet("tab", "app.focus_next", "Next", "new.next"),
@@ -72,7 +77,7 @@ class NewProjectScreen(ModalScreen[NewProject | None]):
         super().__init__()
         self._folder = folder
         self._look: FolderLook | None = None
-        self._merges: tuple[tuple[str, str], ...] = ()
+        self._new = NewProject(folder=folder)
 
     def compose(self) -> ComposeResult:
         """What there is in all, the classes, what cannot be used."""
@@ -86,7 +91,7 @@ class NewProjectScreen(ModalScreen[NewProject | None]):
         """Look, in a thread: nothing waits for a slow disk."""
         self.query_one("#new-title", Static).update(f"{one_line(str(self._folder))}")
         self.query_one("#new-classes").focus()
-        self._look_again(())
+        self._look_again(self._new)
 
     def on_look_taken(self, event: LookTaken) -> None:
         """Show what was found."""
@@ -95,11 +100,11 @@ class NewProjectScreen(ModalScreen[NewProject | None]):
             if self._look is None:
                 self.dismiss(None)
             return
-        self._look, self._merges = event.look, event.merges
+        self._look, self._new = event.look, event.new
         self.query_one("#new-title", Static).update(_title(event.look))
         rows = self.query_one("#new-classes", Rows)
         rows.rows = [
-            _row(event.look, place, self._merges) for place in range(len(event.look.classes))
+            _row(event.look, place, self._new.merges) for place in range(len(event.look.classes))
         ]
         self.query_one("#new-notes", Static).update(safe_lines("\n".join(event.look.notes)))
         self.query_one(Findings).findings = tuple(
@@ -133,7 +138,9 @@ class NewProjectScreen(ModalScreen[NewProject | None]):
         if action == "merge":
             return self._look is not None and bool(self._partner())
         if action == "part":
-            return bool(self._merges)
+            return bool(self._new.merges)
+        if action == "name_classes":  # shapes and masks tell their own
+            return self._look is not None and not any(one.images for one in self._look.classes)
         return True
 
     def action_make(self) -> None:
@@ -148,11 +155,25 @@ class NewProjectScreen(ModalScreen[NewProject | None]):
         """Take the label under the cursor for the one that is like it."""
         row, partner = self.query_one("#new-classes", Rows).current, self._partner()
         if row is not None and partner:
-            self._look_again((*self._merges, (row.key, partner)))
+            self._look_again(replace(self._new, merges=(*self._new.merges, (row.key, partner))))
 
     def action_part(self) -> None:
         """Take all merges back."""
-        self._look_again(())
+        self._look_again(replace(self._new, merges=()))
+
+    def action_name_classes(self) -> None:
+        """Ask for the classes, where no label tells them."""
+        if self._look is None:
+            return
+
+        def named(answer: str | None) -> None:
+            if answer:
+                self._look_again(replace(self._new, classes=answer))
+
+        now = ", ".join(one.name for one in self._look.classes)
+        self.app.push_screen(
+            AskScreen("Which classes? First the one that nobody draws", now), named
+        )
 
     def action_close(self) -> None:
         """Write nothing."""
@@ -160,24 +181,23 @@ class NewProjectScreen(ModalScreen[NewProject | None]):
 
     def _end(self, *, is_edited: bool) -> None:
         if self._look is not None and cast("EmcfApp", self.app).may_change():
-            made = NewProject(folder=self._folder, merges=self._merges, is_edited=is_edited)
-            self.dismiss(made)
+            self.dismiss(replace(self._new, is_edited=is_edited))
 
     def _partner(self) -> str:
         """Return the label that the one under the cursor is like; empty: none."""
         row = self.query_one("#new-classes", Rows).current
         return like(self._look, row.key) if row is not None and self._look is not None else ""
 
-    def _look_again(self, merges: tuple[tuple[str, str], ...]) -> None:
-        work: Callable[[], None] = partial(self._take, merges)
+    def _look_again(self, new: NewProject) -> None:
+        work: Callable[[], None] = partial(self._take, new)
         self.run_worker(work, thread=True, exclusive=True, group="look")
 
-    def _take(self, merges: tuple[tuple[str, str], ...]) -> None:
+    def _take(self, new: NewProject) -> None:
         try:
-            look: FolderLook | str = look_into(self._folder, merges)
+            look: FolderLook | str = look_into(new)
         except InputError as error:
             look = str(error)
-        self.post_message(LookTaken(look, merges))
+        self.post_message(LookTaken(look, new))
 
 
 def like(look: FolderLook, name: str) -> str:
@@ -190,10 +210,10 @@ def like(look: FolderLook, name: str) -> str:
 
 def _title(look: FolderLook) -> str:
     file = Path(look.file)
-    what = "masks" if look.kind == "masks" else "annotations"
+    labelled = f"{look.num_labelled:,} with {look.kind} in {look.labels}"
     return one_line(
         f"{file.parent.name}: {how_many(look.num_images, 'image')} in {look.images}, "
-        f"{look.num_labelled:,} with {what} in {look.labels}  →  {file}"
+        f"{labelled if look.num_labelled else 'none labelled'}  →  {file}"
     )
 
 

@@ -171,6 +171,7 @@ class ProjectsScreen(Page):
 
         def decided(new: NewProject | None) -> None:
             if new is not None:
+                self._say_making(new.folder)
                 self.run_worker(partial(self._make_new, new), thread=True)
 
         screen = import_module("emcfsys_tui.screens.new_project").NewProjectScreen
@@ -180,7 +181,7 @@ class ProjectsScreen(Page):
         try:
             import_module("emcfsys_tui.engine.projects").make_project(new)
         except EmcfError as error:
-            self.post_message(Told(str(error), "error"))
+            self._say_unmade(str(error))
             return
         if new.is_edited:
             self.app.call_from_thread(self.page_app.edit, new.folder / "project.toml")
@@ -189,21 +190,27 @@ class ProjectsScreen(Page):
     def _make(self, command: list[str], folder: Path) -> None:
         if self._is_making or not self.page_app.may_change():
             return
-        self._is_making = True
-        self.query_one("#projects", Rows).empty = _MAKING
-        self.page_app.tell(f"{_MAKING} {folder}")
+        self._say_making(folder)
         self.run_worker(partial(self._make_and_open, command, folder), thread=True)
 
     def _make_and_open(self, command: list[str], folder: Path) -> None:
         if not (folder / "project.toml").exists():
             done = import_module("emcfsys_tui.engine.runs").run_command([*command, str(folder)])
             if done.code != 0:
-                self._is_making = False
-                self.post_message(Told(done.words, "error"))
-                if self._feed is not None:
-                    self._feed.look_now()
+                self._say_unmade(done.words)
                 return
         self.post_message(ProjectChosen(folder))
+
+    def _say_making(self, folder: Path) -> None:
+        self._is_making = True
+        self.query_one("#projects", Rows).empty = _MAKING
+        self.page_app.tell(f"{_MAKING} {folder}")
+
+    def _say_unmade(self, why: str) -> None:
+        self._is_making = False
+        self.post_message(Told(why, "error"))
+        if self._feed is not None:
+            self._feed.look_now()
 
 
 def _read() -> ProjectsRead:

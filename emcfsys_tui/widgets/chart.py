@@ -1,5 +1,6 @@
 """A chart of several curves: log axis, smoothing, zoom, pan, and a cursor with exact values."""
 
+from textwrap import wrap
 from typing import ClassVar
 
 import msgspec
@@ -152,7 +153,10 @@ class Chart(Widget, can_focus=True):
         frame = self._frame
         axis = base + self.get_component_rich_style("chart--axis", partial=True)
         if frame is None:
-            text = f" {self.hint}" if y == 1 else ""
+            lines = [
+                part for line in self.hint.split("\n") for part in wrap(line, max(1, width - 2))
+            ]
+            text = f" {lines[y - 1]}" if y <= len(lines) else ""
             return Strip([Segment(text, axis)]).crop_extend(0, width, base)
         if y - 1 < frame.height:
             label = self._y_label(frame, y - 1)

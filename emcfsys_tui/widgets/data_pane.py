@@ -332,7 +332,9 @@ class DataPane(PicturePane):
 
     def action_overlay(self) -> None:
         """Labels, prediction, nothing."""
-        self.query_one(PictureBox).next_overlay(has_prediction=bool(self._mask_of(self._current())))
+        image = self._current()
+        has_both = image is not None and image.label is not None and bool(self._mask_of(image))
+        self.query_one(PictureBox).next_overlay(has_prediction=has_both)
         self.wish_again()
 
     def action_check(self) -> None:
@@ -439,6 +441,8 @@ class DataPane(PicturePane):
         image = self._current()
         if image is None:
             return None
+        box, mask = self.query_one(PictureBox), self._mask_of(image)
+        box.is_predicted = bool(mask) and image.label is None  # what a model says is all there is
         return PictureSpec(
             key=image.key,
             path=image.path,
@@ -446,14 +450,13 @@ class DataPane(PicturePane):
             plane=image.plane,
             label=image.label,
             source=image.source,
-            mask=self._mask_of(image) if self.query_one(PictureBox).shows_prediction else "",
+            mask=mask if box.shows_prediction or box.is_predicted else "",
         )
 
     def _mask_of(self, image: ImageRow | None) -> str:
         if image is None:
             return ""
-        file = predictions.prediction_of(self.folder, image.source, image.name)
-        return str(file) if file.is_file() else ""
+        return predictions.newest_mask(self.folder, image.source, image.name)
 
     def _show_images(self) -> None:
         if not self.is_built:

@@ -52,6 +52,7 @@ class PictureBox(Vertical):
     point: reactive[str] = reactive("", repaint=False)
     counts: reactive[str] = reactive("", repaint=False)
     mode: reactive[str] = reactive("labels", repaint=False)  # labels | prediction | bare
+    is_predicted: reactive[bool] = reactive(False, repaint=False)  # without labels: a model's word
 
     @property
     def shows_prediction(self) -> bool:
@@ -160,7 +161,7 @@ class PictureBox(Vertical):
             [name for _, name in shown.classes],
             cast("EmcfApp", self.app).class_colours(len(values)),
             self.size.width - 1,
-            lead=f"{self.mode}:",
+            lead="prediction:" if self.is_predicted else f"{self.mode}:",
             only=values.index(view.only_class) if view.only_class in values else None,
             first=int(is_ground_bare),
         )

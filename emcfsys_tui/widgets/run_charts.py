@@ -22,9 +22,22 @@ HINTS = {  # why there is no curve, of the run that comes first here
     "paused": "Paused before its first step",
     "new": "Not started yet",
 }
+HINTS_OF_KINDS = {  # of one that draws no curve at all
+    "watch": "A watch: 4 shows what came",
+    "predict": "A prediction: its log is below",
+    "measure": "Measure: its log is below",
+    "evaluate": "Evaluate: its log is below",
+    "convert": "Convert: its log is below",
+}
 _STAGGER_S = 0.03
 _LINES = {"loss": "train loss", "iou": "mean", "rate": "learning rate", "speed": "images/s"}
 _MACHINE = {"cpu": "processors", "gpu": "GPU", "memory": "memory", "gpu-memory": "GPU memory"}
+
+
+def waiting_hint(detail: RunDetail) -> str:
+    """Return what a training has that waits, and what is wrong with it: the newest word first."""
+    told = [line.text for line in detail.lines if line.tone == "warn"]
+    return "\n".join(text.removeprefix("warning: ") for text in reversed(told))
 
 
 class RunCharts(Vertical):

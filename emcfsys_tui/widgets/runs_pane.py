@@ -37,7 +37,7 @@ from emcfsys_tui.widgets.list import ClassTable, Row, Rows
 from emcfsys_tui.widgets.log_view import LogView, TextInput
 from emcfsys_tui.widgets.pane import GONE
 from emcfsys_tui.widgets.picture_pane import PreviewBox
-from emcfsys_tui.widgets.run_charts import HINTS, RunCharts
+from emcfsys_tui.widgets.run_charts import HINTS, HINTS_OF_KINDS, RunCharts, waiting_hint
 from emcfsys_tui.widgets.run_deeds import RunDeeds
 from emcfsys_tui.widgets.run_rows import NO_RUNS, RUN_COLUMNS, folds_words, letters_of, run_row
 
@@ -481,16 +481,16 @@ class RunsPane(RunDeeds):
         """Return why there is no curve."""
         if not self._runs:
             return ""
-        kinds = {run.does for run in self._runs if run.id in self.drawn}
-        if kinds == {"watch"}:
-            return "A watch: 4 shows what came"
-        if kinds == {"predict"}:
-            return "A prediction: its log is below"
-        if kinds in ({"measure"}, {"evaluate"}, {"convert"}):
-            return f"{kinds.pop().capitalize()}: its log is below"
+        drawn = [run for run in self._runs if run.id in self.drawn]
+        kinds = {run.does for run in drawn}
+        if len(kinds) == 1 and (hint := HINTS_OF_KINDS.get(kinds.pop())):
+            return hint
         if not all(name in self._details for name in self.drawn):
             return "Reading its events …"
-        states = {self._state_of(run) for run in self._runs if run.id in self.drawn}
+        for run in drawn:
+            if run.phase == "waiting":
+                return waiting_hint(self._details[run.id])
+        states = {self._state_of(run) for run in drawn}
         return next((HINTS[state] for state in HINTS if state in states), "No step was done")
 
     def _state_of(self, run: RunRow) -> str:

@@ -47,6 +47,14 @@ def test_a_merge_that_is_none_is_refused_with_an_example(merge: str, folder: Pat
     assert not (folder / "project.toml").exists()
 
 
+def test_classes_of_images_without_labels_are_named_in_one_word(folder: Path) -> None:
+    (folder / "masks" / "a.png").unlink()
+    (folder / "masks").rmdir()
+    say(new, str(folder), "--classes", "matrix, large,small")
+    text = (folder / "project.toml").read_text()
+    assert "matrix = 0\nlarge = 1\nsmall = 2\n" in text
+
+
 def test_measure_says_what_it_made(folder: Path) -> None:
     answer = say(measure, str(folder / "masks"), "--out", str(folder / "t"), "--json")
     assert json.loads(answer)["num_objects"] == 1

@@ -15,7 +15,13 @@ from PIL import Image
 from emcfsys_engine.errors import ImageError
 from emcfsys_engine.files import is_left_alone
 from emcfsys_engine.images.reader import find_images
-from emcfsys_engine.images.walk import files_below, is_own_output, is_regular, is_zarr
+from emcfsys_engine.images.walk import (
+    files_below,
+    is_own_output,
+    is_regular,
+    is_zarr,
+    stamps_below,
+)
 from tests.waiting import PATIENCE_S
 
 
@@ -34,6 +40,20 @@ def test_a_loop_of_links_shows_each_image_once(tmp_path: Path) -> None:
     (tmp_path / "self").symlink_to(tmp_path)
     (tmp_path / "in" / "up").symlink_to(tmp_path / "in")
     assert names(tmp_path) == ["in/a.png"]
+
+
+def test_what_a_run_writes_below_a_folder_of_labels_is_no_change_of_them(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    run = tmp_path / "runs" / "run-0001"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    before = set(stamps_below(tmp_path))
+    (run / "events.jsonl").write_text("{}")
+    (tmp_path / "predicted" / ".emcfsys").mkdir(parents=True)
+    picture(tmp_path / "predicted" / "a.png")
+    assert set(stamps_below(tmp_path)) == before
+    picture(tmp_path / "more" / "b.png")
+    assert set(stamps_below(tmp_path)) != before
 
 
 def test_the_same_file_by_two_ways_is_one_image(tmp_path: Path) -> None:

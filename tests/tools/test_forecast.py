@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from emcfsys_engine.errors import DataFaults, EmcfError, InputError
@@ -46,6 +47,13 @@ def test_of_one_that_check_refuses_only_the_errors_are_told(project: Project) ->
     found = forecast_of(project, report(Finding.error("a.tif", "is cut")), planned=never)
     assert (found.rows, len(found.errors)) == ((), 1)
     assert "the training would end there" in found.text
+
+
+def test_of_one_that_waits_for_labels_only_that_is_told(project: Project) -> None:
+    waiting = msgspec.structs.replace(report(), waits=True, images={"val": 1})
+    found = forecast_of(project, waiting, planned=planned)
+    assert [(row.name, row.value) for row in found.rows] == [("start", "waits for labels")]
+    assert "1 image is labelled" in found.text
 
 
 @pytest.mark.parametrize(

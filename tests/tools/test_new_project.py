@@ -45,6 +45,35 @@ def test_labelme_files_become_classes_by_name(tmp_path: Path) -> None:
     assert project.name == "cells"
 
 
+def test_of_images_without_labels_a_project_is_made_that_waits_for_what_labelme_saves(
+    tmp_path: Path,
+) -> None:
+    _picture(tmp_path / "a.png", np.eye(40))
+    look = look_into(tmp_path, classes=("matrix", "large", "small"))
+    assert [one.name for one in look.classes] == ["matrix", "large", "small"]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+    project = load_project(make_project(tmp_path, classes=("matrix", "large", "small")).file)
+    assert project.classes == {"matrix": 0, "large": 1, "small": 2}
+    assert project.training.follow
+    assert (project.data[0].images, project.data[0].annotations) == (".", ".")
+
+
+@pytest.mark.parametrize("names", [["alone"], ["a", "a"], ["a", ""], ["a", "ignore"], ["a"] * 300])
+def test_classes_that_no_project_can_have_are_refused_before_anything_is_written(
+    tmp_path: Path, names: list[str]
+) -> None:
+    _picture(tmp_path / "a.png", np.eye(40))
+    with pytest.raises(InputError, match="--classes.*background,object"):
+        make_project(tmp_path, classes=names)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_classes_are_not_named_where_labels_tell_them(tmp_path: Path) -> None:
+    _drawn(tmp_path, "a", "resin")
+    with pytest.raises(InputError, match="tell the classes"):
+        look_into(tmp_path, classes=("a", "b"))
+
+
 def test_nothing_is_overwritten_and_nothing_is_made_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no micrographs"):
         make_project(tmp_path)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.dataset.deals import (
     Fingerprint,
     files_of,
@@ -25,6 +26,7 @@ from emcfsys_engine.dataset.follow import (
     label_stamp,
     labelled_now,
     settled,
+    waiting_words,
 )
 from emcfsys_engine.dataset.moved_classes import (
     Moves,
@@ -34,7 +36,7 @@ from emcfsys_engine.dataset.moved_classes import (
 )
 from emcfsys_engine.dataset.samples import Samples, disagreeing
 from emcfsys_engine.dataset.splits import Sample
-from emcfsys_engine.errors import DataFaults, InputError
+from emcfsys_engine.errors import DataFaults, InputError, UnknownClassError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.images.walk import FileStamp
@@ -44,8 +46,8 @@ from emcfsys_engine.learn.training.plan import Plan, choose_class_weights, encod
 from emcfsys_engine.learn.training.setup import Guesses, TrainingSetup
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import UNLABELLED, Project, numbers_now
-from emcfsys_engine.run.events import LabelsJoined, WarningGiven
-from emcfsys_engine.text import few, how_many
+from emcfsys_engine.run.events import LabelsJoined, PhaseBegan, WarningGiven
+from emcfsys_engine.text import few
 
 _LOOK_EVERY_S = 1.0
 
@@ -57,7 +59,9 @@ def first_labels(worker: RunContext, project: Project) -> Samples | None:
     for classes that were numbered anew while it waits.
     """
     said: set[str] = set()
+    worker.emit(PhaseBegan(phase="waiting", step=0))
     while True:
+        num_sound: int | None = None
         refuse_renumbered_since(project, worker.record.numbers)
         stamp = folders_stamp(project)  # before it is read: what comes meanwhile is looked at again
         found = gather_some(project)
@@ -67,17 +71,31 @@ def first_labels(worker: RunContext, project: Project) -> Samples | None:
             sound = sound_ones(found.samples, project)
             if has_both_sides(sound) and not disagreeing(found.faults):
                 return Samples(samples=sound, notes=found.notes)
-        images = how_many(len(found.samples), "image is", "images are")
-        needed = "one to train on and one to validate on are needed"
-        waits = f"Waits for labels: {images} labelled, {needed}"
-        for text in (waits, *(str(fault) for fault in found.faults)):
+            num_sound = len(sound)
+        waiting = waiting_words(len(found.samples), num_sound)
+        waits = f"Waits for labels: {waiting}; looks for them in {few(_places(project))}"
+        texts = [waits, *map(_words_of, found.faults)]
+        for text in texts:
             if text not in said:
                 worker.emit(WarningGiven(message=text))
-        said |= {waits, *(str(fault) for fault in found.faults)}
+        said |= {*texts}
         while folders_stamp(project) == stamp:
             if worker.stop_request() is not None:
                 return None
             time.sleep(_LOOK_EVERY_S)
+
+
+def _places(project: Project) -> list[str]:
+    patterns = (source.masks or source.annotations for source in project.data)
+    roots = (root_of(one, project.folder) for one in patterns if one is not None)
+    return [str(one) for one in dict.fromkeys(roots)]
+
+
+def _words_of(fault: InputError) -> str:
+    """Return a fault with what its own remedy leaves out: a training keeps its classes."""
+    if not isinstance(fault, UnknownClassError):
+        return str(fault)
+    return f"{fault} This training has the classes of its start: with others start it anew."
 
 
 def sound_ones(samples: Sequence[Sample], project: Project) -> tuple[Sample, ...]:
@@ -130,7 +148,9 @@ class Follower:
             self._say_once(setup, f"No label joins: {faults[0]}")
             self._seen = seen
             return None
-        self._say(setup, (str(fault) for fault in now.faults))
+        self._say(setup, map(_words_of, now.faults))
+        for doubt in now.doubts:
+            self._say_once(setup, doubt)
         before = dict(self._stamps)
         asked = [one for one in now.samples if label_stamp(one) != before.get(one.name)]
         whole = settled(asked)
@@ -238,9 +258,9 @@ class Follower:
                     one, self.project, setup.train.normaliser, prints, setup.train.channels
                 )
             except DataFaults as several:
-                self._say(setup, (str(fault) for fault in several.faults))
+                self._say(setup, map(_words_of, several.faults))
             except InputError as fault:
-                self._say(setup, [str(fault)])
+                self._say(setup, [_words_of(fault)])
             else:
                 items[one.name] = item
         return items

@@ -23,6 +23,7 @@ from emcfsys_engine.dataset.deals import (
     twin_faults,
     validation_digest,
 )
+from emcfsys_engine.dataset.follow import gather_some, has_both_sides
 from emcfsys_engine.dataset.objects import NUM_PLANES
 from emcfsys_engine.dataset.samples import (
     Samples,
@@ -93,6 +94,8 @@ def dry_run(project: Project) -> list[InputError]:
 
     All images and labels are read before, as training reads them: none is refused only there.
     """
+    if project.training.follow and not has_both_sides(gather_some(project).samples):
+        return network_faults(project)  # it waits: there is nothing yet to take a step on
     try:
         samples = list_samples(project, fold=first_fold(project))
         channels = choose_channels(project, samples).channels

@@ -213,8 +213,8 @@ class Trainer:
 
     def _wait_for_labels(self) -> None:
         """Rest until labels come or somebody ends the run: more steps on these gain nothing."""
-        message = "Gains nothing more from these labels: waits for new ones, or for a stop"
-        self.setup.emit(WarningGiven(message=message))
+        self.setup.emit(WarningGiven(message="Gains nothing more: waits for labels, or a stop"))
+        self.setup.emit(PhaseBegan(phase="waiting", step=self.state.step))
         while self.setup.stop_request() is None and not self._takes_up_labels():
             if self.saver.poll():
                 self.state = msgspec.structs.replace(self.state, best_score=None)

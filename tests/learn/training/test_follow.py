@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.learn.training.dataset import Dataset
 from emcfsys_engine.learn.training.follow import Follower
+from emcfsys_engine.learn.training.setup import TrainingSetup
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import (
     AnyEvent,
@@ -234,6 +235,60 @@ def test_new_masks_by_other_numbers_do_not_join_though_no_known_mask_changed(
     taken = resumed(joined, 5, guesses)  # at a person's word
     assert taken is not None
     assert len(taken.train) == 3
+
+
+def _outline(file: Path, image: str, left: int = 10) -> None:
+    corners = [[left, 5], [50, 5], [50, 50], [left, 50]]
+    shape = {"label": "grain", "points": corners, "shape_type": "polygon"}
+    size = {"imageHeight": 64, "imageWidth": 64}
+    file.write_text(json.dumps({"shapes": [shape], "imagePath": image, "imageData": None, **size}))
+
+
+def test_what_becomes_of_label_files_beside_the_images_is_followed(project_folder: Path) -> None:
+    images = project_folder / "images" / "train"
+    text = (project_folder / "project.toml").read_text()
+    before = text[text.index("[[data]]") : text.index("[model]")]
+    beside = '[[data]]\nimages = "images/train"\nannotations = "images/train"\n'
+    (project_folder / "project.toml").write_text(text.replace(before, beside))
+    rng = np.random.default_rng(0)
+    for name in "abcdef":
+        Image.fromarray(rng.integers(0, 255, (64, 64), np.uint8)).save(images / f"{name}.png")
+    for name in "ab":
+        _outline(images / f"{name}.json", f"{name}.png")
+    setup, told = made_setup(project_folder, "training.follow=true")
+    follower = Follower(setup.project, lambda plan, train: setup.card)
+    follower.begin(setup.train, setup.val)
+    asked: list[Dataset] = []
+
+    def known(setup: TrainingSetup) -> set[str]:
+        return {one.name for one in (*setup.train.samples, *setup.val.samples)}
+
+    def turn(setup: TrainingSetup) -> TrainingSetup:
+        return follower(setup, 1, lambda dataset: asked.append(dataset) or {}) or setup
+
+    _outline(images / "c.json", "c.png")
+    (images / "d.json").touch()  # as a full disk leaves it
+    setup = turn(setup)
+    assert known(setup) == {"a", "b", "c"}
+    (images / "c.json").rename(images / "d.json")
+    setup = turn(setup)
+    assert known(setup) == {"a", "b", "d"}
+    assert "says inside c.png" not in "".join(_warnings(told))  # which nobody labelled
+    _outline(images / "c.json", "c.png")
+    _outline(images / "e.json", "c.png")
+    setup = turn(setup)
+    assert known(setup) == {*"abcde"}
+    assert any("says inside c.png (so do 1 more)" in one for one in _warnings(told))
+    away = images.rename(images.with_name("away"))
+    assert known(turn(setup)) == {*"abcde"}
+    away.rename(images)
+    assert known(turn(setup)) == {*"abcde"}
+    assert sum("is empty (0 bytes)" in one for one in _warnings(told)) == 1
+    assert not asked  # only masks are held against a model
+
+
+def _warnings(told: Sequence[object]) -> list[str]:
+    return [one.message for one in told if isinstance(one, WarningGiven)]
 
 
 @pytest.mark.long

@@ -4,6 +4,7 @@ import queue
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from textual.message import Message
 
 from emcfsys_engine.errors import EmcfError, InputError
@@ -14,10 +15,12 @@ from emcfsys_tui.engine.data import (
     PictureSpec,
     assign_label,
     label_in,
+    list_images,
     proposal,
     set_split,
 )
-from emcfsys_tui.messages import PictureRead, PointRead
+from emcfsys_tui.engine.projects import count_images
+from emcfsys_tui.messages import ImagesRead, PictureRead, PointRead
 from tests.waiting import PATIENCE_S
 
 
@@ -65,6 +68,25 @@ def test_a_label_that_is_written_is_seen_and_what_lies_still_is_not(
     (folder / "new.json").write_text("{}")
     assert watch.read() is not None
     assert watch.read() is None
+
+
+def test_previews_of_runs_are_no_images_of_a_project_that_holds_its_runs(world: Path) -> None:
+    folder = world / "scans"
+    preview = folder / "runs" / "run-0001" / "previews" / "step-1-a.png"
+    preview.parent.mkdir(parents=True)
+    (preview.parents[1] / "run.json").write_text("{}")
+    for file in (folder / "a.png", folder / "in" / "b.png", preview):
+        file.parent.mkdir(exist_ok=True)
+        Image.new("L", (16, 16)).save(file)
+    (folder / "project.toml").write_text(
+        '[project]\nname = "p"\n[classes]\na = 0\nb = 1\n[[data]]\nimages = "."\n'
+        'annotations = "."\n'
+    )
+    said: list[Message] = []
+    list_images(folder, said.append, lambda: False)
+    lists = [[row.name for row in one.images.rows] for one in said if isinstance(one, ImagesRead)]
+    assert lists == [["a", "in/b"], ["a", "in/b"]]
+    assert count_images(load_project(folder)) == (2, 0)
 
 
 @pytest.mark.parametrize("point_first", [True, False])

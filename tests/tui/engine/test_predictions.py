@@ -9,7 +9,7 @@ import pytest
 from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_tui.engine.predictions import (
     most_uncertain,
-    prediction_of,
+    newest_mask,
     submit_prediction,
     suggest,
 )
@@ -30,8 +30,16 @@ def test_the_most_doubtful_stand_first_by_the_newest_ranking(tmp_path: Path) -> 
     assert most_uncertain(tmp_path) == ["c", "a"]
 
 
-def test_a_prediction_lies_where_its_source_is(tmp_path: Path) -> None:
-    assert prediction_of(tmp_path, 1, "sub/a") == tmp_path / "predicted/1/sub/a.png"
+def test_of_what_models_said_of_an_image_the_newest_counts(tmp_path: Path) -> None:
+    assert newest_mask(tmp_path, 1, "sub/a") == ""
+    predicted = tmp_path / "predicted/1/sub/a.png"
+    suggested = tmp_path / ".emcfsys/suggestions/sub/a.png"
+    for when, file in enumerate((predicted, suggested)):
+        file.parent.mkdir(parents=True)
+        file.touch()
+        os.utime(file, (when, when))
+        assert newest_mask(tmp_path, 1, "sub/a") == str(file)
+    assert newest_mask(tmp_path, 0, "sub/a") == str(suggested)
 
 
 @pytest.mark.parametrize("answer", ["", "none", "0", "-1", "1.5"])

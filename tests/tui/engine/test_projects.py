@@ -8,6 +8,7 @@ from emcfsys_engine.errors import InputError
 from emcfsys_engine.project import load_project
 from emcfsys_tui.engine.projects import count_images, find_projects, look_into
 from emcfsys_tui.memory import Memory
+from emcfsys_tui.view_models import NewProject
 
 
 def test_projects_beside_us_and_recent_ones_are_found_once(demo: Path, world: Path) -> None:
@@ -30,4 +31,4 @@ def test_images_and_their_labels_are_counted_by_names(demo: Path) -> None:
 def test_a_folder_without_images_is_refused_with_the_engines_words(world: Path) -> None:
     (world / "empty").mkdir()
     with pytest.raises(InputError, match="image"):
-        look_into(world / "empty")
+        look_into(NewProject(folder=world / "empty"))

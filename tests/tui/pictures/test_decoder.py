@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import msgspec
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from emcfsys_engine.run.folder import Run
 from emcfsys_tui.pictures.decoder import Viewer, list_images, serve
 from emcfsys_tui.pictures.protocol import Answer, PictureRequest
+from tests.tui.conftest import made_run
 
 
 @pytest.fixture
@@ -63,3 +66,25 @@ def test_a_projects_images_are_listed_a_line_each(demo: Path) -> None:
     list_images(demo / "project.toml", out)
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
     assert lines
+
+
+def test_images_are_on_the_side_on_which_the_training_has_them_that_follows_just_now(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (demo / "project.toml").read_text()
+    text = re.sub(r'split = "(train|val)"', 'split = "auto"', text)
+    text = text.replace("[training]\n", "[training]\nfollow = true\n")
+    (demo / "project.toml").write_text(text)
+    names = [row["name"] for row in _listed(demo)]
+    run = made_run(demo)
+    plan = {"train_images": names[:1], "val_images": names[1:4]}
+    run.plan_file.write_bytes(msgspec.json.encode(plan))
+    monkeypatch.setattr(Run, "is_alive", lambda self: True)
+    assert [row["split"] for row in _listed(demo)][:4] == ["train", "val", "val", "val"]
+
+
+def _listed(project: Path) -> list[dict[str, str]]:
+    out = io.BytesIO()
+    list_images(project / "project.toml", out)
+    rows: list[dict[str, str]] = json.loads(out.getvalue().partition(b"\n")[0])["images"]
+    return rows

@@ -9,7 +9,7 @@ from emcfsys_tui.screens.new_project import NewProjectScreen
 from emcfsys_tui.screens.project import ProjectScreen
 from emcfsys_tui.widgets.log_view import completed
 from tests.tools.test_new_project import _drawn
-from tests.tui.conftest import opened, screen_text, until
+from tests.tui.conftest import opened, screen_text, told, until
 
 
 @pytest.mark.parametrize("size", [pytest.param((60, 16), marks=pytest.mark.long), (100, 30)])
@@ -49,10 +49,37 @@ async def test_who_starts_it_on_a_folder_of_images_without_labels_makes_a_projec
         await until(pilot, lambda: isinstance(pilot.app.screen, NewProjectScreen))
         await until(pilot, lambda: "1 image" in screen_text(pilot))
         assert [file.name for file in folder.iterdir()] == ["a.png"]
+        await pilot.press("c")
+        await until(pilot, lambda: "first the one that nobody draws" in screen_text(pilot).lower())
+        await pilot.press("ctrl+u", *"matrix, large", "enter")
+        await until(pilot, lambda: "large" in screen_text(pilot) and not told(pilot))
         await pilot.press("enter")
+        await until(pilot, lambda: "Making the project" in told(pilot))
         await until(pilot, lambda: isinstance(pilot.app.screen, ProjectScreen))
         await until(pilot, lambda: "○ a" in screen_text(pilot))
-    assert load_project(folder).classes == {"background": 0, "object": 1}
+    assert load_project(folder).classes == {"matrix": 0, "large": 1}
+
+
+async def test_classes_are_not_asked_for_where_labels_tell_them(world: Path) -> None:
+    folder = world / "scans"
+    folder.mkdir()
+    _drawn(folder, "a", "resin")
+    async with opened(folder) as pilot:
+        await until(pilot, lambda: "resin" in screen_text(pilot))
+        assert "name classes" not in screen_text(pilot)
+
+
+async def test_a_project_opens_over_whatever_was_opened_while_it_was_made(world: Path) -> None:
+    folder = world / "scans"
+    folder.mkdir()
+    _drawn(folder, "a", "resin")
+    async with opened(folder) as pilot:
+        await until(pilot, lambda: "resin" in screen_text(pilot))
+        await pilot.press("enter", "question_mark")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ProjectScreen))
+        await pilot.press("2")
+        await until(pilot, lambda: "training.preset" in screen_text(pilot))
+        assert len(pilot.app.screen_stack) == 1
 
 
 @pytest.mark.long

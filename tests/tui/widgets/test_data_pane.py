@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import msgspec
+from PIL import Image
 
 from emcfsys_engine.annotations.formats.labelme import write_labelme
 from emcfsys_engine.annotations.shapes import Shape
@@ -107,6 +108,22 @@ async def test_one_key_goes_to_what_a_model_was_least_sure_of(demo: Path) -> Non
             await until(
                 pilot, lambda n=n: rows.current is not None and rows.current.key == images[n]
             )
+
+
+async def test_an_image_without_labels_shows_what_a_model_suggested(demo: Path) -> None:
+    drawn = min((demo / "annotations" / "train").glob("*.json"))
+    drawn.unlink()
+    mask = Image.new("L", (384, 384))
+    mask.paste(2, (60, 60, 200, 300))
+    place = demo / ".emcfsys" / "suggestions" / f"{drawn.stem}.png"
+    place.parent.mkdir(parents=True)
+    mask.save(place)
+    async with opened(demo, "1", size=(120, 40)) as pilot:
+        await until(pilot, lambda: "prediction: ■" in screen_text(pilot))
+        await pilot.press("o")
+        await until(pilot, lambda: "bare image" in screen_text(pilot))
+        await pilot.press("o", "down")
+        await until(pilot, lambda: "labels: ■" in screen_text(pilot))
 
 
 async def test_data_lists_filters_and_shows_an_image_with_its_labels(demo: Path) -> None:

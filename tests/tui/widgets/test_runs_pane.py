@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run.events import RunFinished, RunStarted
+from emcfsys_engine.run.events import PhaseBegan, RunFinished, RunStarted, WarningGiven
+from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import new_trainings
 from emcfsys_tui.memory import pin_runs, pinned_runs
 from emcfsys_tui.widgets.list import Rows
@@ -59,6 +62,21 @@ async def test_a_pinned_run_stays_on_top_and_is_drawn_with_every_other(demo: Pat
         await until(pilot, lambda: pane.drawn == ("run-0003", "run-0001"))
         await pilot.press("up", "P")
         await until(pilot, lambda: rows.rows[0].key == "run-0003")
+
+
+async def test_a_training_that_waits_for_labels_says_in_its_charts_what_it_has(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "is_alive", lambda self: True)
+    run = made_run(demo, steps=0, ended=False)
+    unknown = '/d/x.json: label "pore" is no class. Add it to [classes]'
+    waits = "Waits for labels: 1 image is labelled, one to train on and one to validate on"
+    say(run, PhaseBegan(phase="waiting", step=0))
+    say(run, *(WarningGiven(message=text) for text in (unknown, waits)))
+    async with opened(demo, "3") as pilot:
+        await until(pilot, lambda: "● waiting" in screen_text(pilot))
+        await until(pilot, lambda: "Waits for labels: 1 image" in screen_text(pilot))
+        assert ' label "pore" is no class' in screen_text(pilot)
 
 
 async def test_pins_last_beyond_a_session_and_a_damaged_file_of_them_is_told_and_replaced(
