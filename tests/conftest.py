@@ -9,6 +9,13 @@ from hypothesis import settings
 
 from tests.thorough import tries
 
+# Two test processes on two cores would have four of torch's threads, which wait for each other by
+# spinning: a few steps of a tiny network then cost up to forty times as much. So one thread each,
+# and where a run asks for more, they sleep while they wait. Read when torch is imported, here and
+# in every process that a test starts; what a person set stays.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # A busy machine must not fail a law: a test's own limit is pytest's timeout.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
