@@ -1,14 +1,15 @@
 """What a person's seconds of annotation are worth: corrected suggestions beside full outlines.
 
     python -m tests.bench.annotate [--sets superalloy vnc] [--seed 0] [--steps 100] [--between 100]
-                                   [--images 3] [--window 3]
+                                   [--images 5] [--windows 4]
 
 A simulated annotator has a set's training images without a label; its validation images are given.
 
-following: in a window of the first image (a third of its sides) all objects are outlined, and the
-  window is drawn as reviewed; what is drawn nowhere teaches nothing. One training follows the
-  labels, and after every `--between` steps the image that `suggest` ranks first is corrected where
-  the suggestion is wrong. `--window 1`: the whole first image.
+following: in a window of each of the first images (a third of its sides) all objects are outlined,
+  and the window is drawn as reviewed; what is drawn nowhere teaches nothing. One training follows
+  the labels, from the first window on. After `--windows` of them, every `--between` steps, the
+  image that `suggest` ranks first is corrected where the suggestion is wrong. With `--windows 0`
+  the whole first image is outlined.
 random: images in a random order are outlined in full, and a training begins from nothing each time.
 all: the training of all labels at once, whose score is the mark.
 
@@ -29,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +56,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--between", type=int, default=100)
-    parser.add_argument("--images", type=int, default=3, help="So many are annotated in each arm.")
-    parser.add_argument("--window", type=int, default=3, help="One of so many by so many.")
+    parser.add_argument("--images", type=int, default=5, help="So many are annotated in each arm.")
+    parser.add_argument("--windows", type=int, default=4, help="So many of them in part.")
     arguments = parser.parse_args()
     print(machine_line(), flush=True)
     for name in arguments.sets:
@@ -89,8 +91,9 @@ def _following(
     pairs = data.pairs(data.train)
     project = _project(data, folder, [image for image, _ in pairs], arguments.seed)
     masks = {image.stem: _read(mask) for image, mask in pairs}
-    first = pairs[order[0]][0].stem
-    seconds = _outlines(first, masks, project, _window(masks[first], arguments.window))
+    stems = [pairs[place][0].stem for place in order]
+    windows = [_window(masks[stem]) for stem in stems[: arguments.windows]]
+    seconds = _outlines(stems[0], masks, project, windows[0] if windows else None)
     between = f"training.validate_every={arguments.between}"
     command = _training(project, arguments.seed, "training.follow=true", between)
     run, curve = folder / "runs" / "run-0001", []
@@ -99,7 +102,9 @@ def _following(
             for number in range(1, arguments.images + 1):
                 score = _score_after(run, training, number, arguments.between)
                 curve.append((seconds, score))
-                if number < arguments.images:
+                if number < len(windows):
+                    seconds += _outlines(stems[number], masks, project, windows[number])
+                elif number < arguments.images:
                     seconds += _corrected(project, run / "best.safetensors", masks)
         finally:
             training.terminate()
@@ -210,21 +215,14 @@ def _corrected(project: Path, model: Path, masks: dict[str, np.ndarray]) -> floa
     return min(mend_s, whole_s)
 
 
-def _window(mask: np.ndarray, number: int) -> tuple[slice, slice]:
-    """Return the window with the most classes, next to the middle. Shapes: H×W ids."""
-    height, width = (side // number for side in mask.shape)
+def _window(mask: np.ndarray) -> tuple[slice, slice]:
+    """Return the ninth of the image with the most classes, next to its middle. Shapes: H×W ids."""
+    height, width = (side // 3 for side in mask.shape)
     places = [
         (slice(y * height, (y + 1) * height), slice(x * width, (x + 1) * width))
-        for y in range(number)
-        for x in range(number)
+        for y, x in sorted(product(range(3), repeat=2), key=lambda at: sum(abs(n - 1) for n in at))
     ]
-    middle = (number - 1) / 2
-
-    def rank(place: int) -> tuple[int, float]:
-        off = abs(place // number - middle) + abs(place % number - middle)
-        return -len(np.unique(mask[places[place]])), off
-
-    return places[min(range(len(places)), key=rank)]
+    return max(places, key=lambda place: len(np.unique(mask[place])))
 
 
 def _outlines(
