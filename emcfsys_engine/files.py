@@ -186,6 +186,12 @@ def write_whole(file: Path, content: bytes | Iterable[bytes], *, mode: int = 0o6
         os.close(folder)
 
 
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits. Raises: OSError."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def named_after(error: OSError, file: Path) -> OSError:
     """Return an error of the system with the name that a person knows, not that of a moment."""
     if error.errno is None or type(error).__module__ != "builtins":

@@ -83,11 +83,6 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
         """Mask values in the order of the network's channels."""
         return tuple(sorted(self.classes.values()))
 
-    @property
-    def instance_values(self) -> tuple[int, ...]:
-        """Mask values of the classes whose objects are told apart, lowest first."""
-        return tuple(sorted(self.classes[name] for name in self.instances))
-
 
 LOSSES = ("ce", "dice", "focal", "tversky", "lovasz", "boundary", "ohem")
 DATA_KEYS = ("images", "masks", "annotations")

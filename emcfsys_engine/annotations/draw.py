@@ -21,24 +21,11 @@ POINT_RADIUS_PX = 5
 _FAR = 4  # times the image's size: nothing drawn farther out can matter, but could take for ever
 
 
-def rasterise(
-    shapes: Iterable[tuple[Shape, int]], size_HW: tuple[int, int], *, background: int
-) -> np.ndarray:
-    """Return class ids; later shapes lie over earlier ones.
-
-    Shapes: uint8 H×W.
-    Source: labelme.utils.shape_to_mask for its own kinds (line width 10, point radius 5).
-    """
-    canvas = np.full(size_HW, background, np.uint8)
-    for shape, class_id in shapes:
-        paint(canvas, shape, class_id)
-    return canvas
-
-
 def paint(canvas: np.ndarray, shape: Shape, class_id: int) -> int:
     """Paint one shape in place and return how many pixels it covers.
 
     Shapes: canvas is uint8 H×W.
+    Source: labelme.utils.shape_to_mask for its own kinds (line width 10, point radius 5).
     """
     found = mask_of(shape, canvas.shape)
     if found is None:

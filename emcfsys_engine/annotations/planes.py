@@ -34,11 +34,6 @@ class StackPlace:
         )
         return ", ".join(f"{name} {number}" for name, number in parts if number) or "every plane"
 
-    @property
-    def row_number(self) -> int:
-        """The plane in a plain stack, counted from 1; 0 is every one."""
-        return self.index or self.slice or self.frame
-
 
 @dataclass(frozen=True, kw_only=True)
 class StackAxes:

@@ -174,9 +174,3 @@ def with_confidence(
     mean = sum(confidences) / len(confidences)
     variance = sum((value - mean) ** 2 for value in confidences) / len(confidences)
     return msgspec.structs.replace(statistics, confidence=mean, confidence_deviation=variance**0.5)
-
-
-def file_digest(file: Path) -> str:
-    """Return the SHA-256 of a file, to name a model for certain."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

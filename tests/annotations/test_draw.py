@@ -3,8 +3,9 @@
 import numpy as np
 from hypothesis import given, settings
 
-from emcfsys_engine.annotations.draw import rasterise, shapes_of
+from emcfsys_engine.annotations.draw import shapes_of
 from tests.annotations.formats.trips import NAMES, small_masks
+from tests.annotations.painted import rasterise
 
 
 @settings(max_examples=150, deadline=None)

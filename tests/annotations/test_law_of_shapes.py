@@ -24,13 +24,14 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from emcfsys_engine.annotations import formats
-from emcfsys_engine.annotations.draw import fill_rings, rasterise
+from emcfsys_engine.annotations.draw import fill_rings
 from emcfsys_engine.annotations.files import read_annotations
 from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.project import load_project
 from emcfsys_engine.tools.check import check_project
 from emcfsys_engine.tools.convert.conversion import convert_labels
 from emcfsys_engine.tools.inspect_file import inspect_file
+from tests.annotations.painted import rasterise
 
 WIDTH, HEIGHT = 64, 48
 

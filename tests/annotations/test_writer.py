@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emcfsys_engine.annotations.draw import rasterise
 from emcfsys_engine.annotations.files import read_annotations
 from emcfsys_engine.annotations.writer import LabelFormat, LabelWriter, write_png
+from tests.annotations.painted import rasterise
 
 CLASSES = {"background": 0, "grain": 1}
 

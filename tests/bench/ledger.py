@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from emcfsys_engine import any_names
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.ledger_file import ledger_file
+from emcfsys_engine.hotfolder.made import Group
 from emcfsys_engine.hotfolder.review import overview
 from emcfsys_engine.hotfolder.series import names_in, read_series, trend_of
 from tests.bench.machine import machine_line
@@ -21,6 +23,7 @@ _NUMBERS = (
     '{"":{"confidence":0.9%d,"sharpness":0.%d,"saturation":0.01,"mean":120.5,"contrast":40.25,'
     '"pixel_nm":8.0,"a_fraction":0.6,"b_fraction":0.4,"b_objects":31,"b_diameter_nm":120.5}}'
 )
+_NAMES = [part.split('"')[-1] for part in _NUMBERS.split('":')[1:-1]]
 
 
 def fill(output: Path, rows: int) -> None:
@@ -50,6 +53,20 @@ def fill(output: Path, rows: int) -> None:
                     "INSERT INTO made VALUES (?,'',?)",
                     [(b"g%d/%08d.tif" % (n // 1000, n), b"g%d" % (n // 1000)) for n in part],
                 )
+        with db:
+            groups = [_group(n) for n in range(-(-rows // 1000))]
+            db.executemany(
+                "INSERT INTO groups VALUES (?,?,0)",
+                [(one.name.encode(), any_names.encode(one)) for one in groups],
+            )
+
+
+def _group(number: int) -> Group:
+    """Return how a thousand images were judged together, with as many numbers as a watch tells."""
+    told = {f"{name}_{what}": 0.5 for name in _NAMES for what in ("mean", "median", "sd")}
+    verdicts = {"pass": 600, "review": 200, "fail": 200}
+    numbers = {"images": 1000.0, "fail_share": 0.2, **told}
+    return Group(name=f"g{number}", numbers=numbers, verdicts=verdicts, state="review")
 
 
 def charts(output: Path) -> None:

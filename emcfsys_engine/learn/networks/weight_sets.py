@@ -1,6 +1,5 @@
 """Named sets of weights made for microscopy: where they are, whose, how fetched."""
 
-import hashlib
 import json
 import os
 import urllib.error
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from emcfsys_engine.errors import WeightsError
+from emcfsys_engine.files import sha256_of
 from emcfsys_engine.settings import cache_home
 
 Progress = Callable[[int, int | None], None]  # bytes there, bytes in all where the server says so
@@ -109,7 +109,7 @@ def fetch(url: str, folder: Path | None = None, *, progress: Progress | None = N
         raise WeightsError(
             url, f"it cannot be downloaded ({reason})", f"Copy the file to {file}"
         ) from error
-    digest = _sha256(part)
+    digest = sha256_of(part)
     _check_again(file, record, digest)
     _write_record(record, url, digest)
     part.replace(file)
@@ -159,9 +159,9 @@ def _receive(
 
 def _check(file: Path, record: Path) -> None:
     if not record.is_file():  # copied here by hand: it is what it is from now on
-        _write_record(record, "copied by hand", _sha256(file))
+        _write_record(record, "copied by hand", sha256_of(file))
         return
-    if json.loads(record.read_text())["sha256"] != _sha256(file):
+    if json.loads(record.read_text())["sha256"] != sha256_of(file):
         raise WeightsError(
             file, "it is not the file that was downloaded first", f"Delete it and {record.name}"
         )
@@ -180,8 +180,3 @@ def _write_record(record: Path, source: str, digest: str) -> None:
     temporary = record.with_name(record.name + ".tmp")
     temporary.write_text(json.dumps({"source": source, "sha256": digest}, indent=1) + "\n")
     temporary.replace(record)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

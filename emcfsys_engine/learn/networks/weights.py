@@ -1,7 +1,6 @@
 """Pretrained weights for a network's encoder: found, checked, converted, reported."""
 
 import argparse
-import hashlib
 import pickle
 import re
 import struct
@@ -25,6 +24,7 @@ from timm.models import PretrainedCfg
 from torch import Tensor
 
 from emcfsys_engine.errors import WeightsError
+from emcfsys_engine.files import sha256_of
 from emcfsys_engine.learn.networks.backbones import check_backbone
 from emcfsys_engine.learn.networks.encoder_plan import create_body
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
@@ -77,7 +77,7 @@ def read_offline(backbone: str, offline: OfflineWeights, file: Path) -> dict[str
 
     Raises: WeightsError if the file is not the one that was checked, or timm changed its network.
     """
-    if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != offline.sha256:
+    if not file.is_file() or sha256_of(file) != offline.sha256:
         raise WeightsError(
             file,
             "the file is not the one that was checked",

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from emcfsys_engine.annotations.draw import rasterise
 from emcfsys_engine.annotations.shapes import Annotation
+from tests.annotations.painted import rasterise
 
 
 def formats(shared_data: Path) -> Path:

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emcfsys_engine.annotations.draw import mask_of, rasterise, shapes_of
+from emcfsys_engine.annotations.draw import mask_of, shapes_of
 from emcfsys_engine.annotations.files import read_annotations
 from emcfsys_engine.annotations.formats.labelme import write_labelme
 from tests.annotations.formats.made import formats
 from tests.annotations.formats.trips import NAMES, read_back
+from tests.annotations.painted import rasterise
 
 
 def test_labelme_shapes_are_drawn_as_labelme_draws_them(shared_data: Path) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from emcfsys_engine.annotations.draw import rasterise
 from emcfsys_engine.annotations.files import read_annotations
+from tests.annotations.painted import rasterise
 
 
 @st.composite
