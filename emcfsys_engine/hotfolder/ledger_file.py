@@ -5,6 +5,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Generator
+from functools import cache
 from pathlib import Path
 
 from emcfsys_engine.errors import InputError, OutputError
@@ -124,22 +125,30 @@ def _refuse_other_columns(file: Path, connection: sqlite3.Connection) -> None:
 
     Raises: InputError.
     """
+    for table, wanted in _our_columns().items():
+        found = _columns_of(connection, table)
+        if found and found != wanted:
+            others = ", ".join(sorted({*found} ^ {*wanted})) or "their order"
+            what = f"its table {table} has other columns than this program knows: {others}"
+            remedy = (
+                "Update emcfsys-tui; or move the file away: the next watch begins a new one,"
+                " and keeps the masks and people's words"
+            )
+            raise InputError(file, what, remedy)
+
+
+@cache
+def _our_columns() -> dict[str, list[str]]:
+    """Return the columns of each table of a new ledger."""
     with contextlib.closing(sqlite3.connect(":memory:")) as ours:
         ours.execute(_TABLE)
         _complete(ours)
-        for (table,) in ours.execute("SELECT name FROM sqlite_master WHERE type = 'table'"):
-            wanted, found = (
-                [row[1] for row in one.execute(f'PRAGMA table_info("{table}")')]
-                for one in (ours, connection)
-            )
-            if found and found != wanted:
-                others = ", ".join({*found} ^ {*wanted}) or "their order"
-                what = f"its table {table} has other columns than this program knows: {others}"
-                remedy = (
-                    "Update emcfsys-tui; or move the file away: the next watch begins a new one,"
-                    " and keeps the masks and people's words"
-                )
-                raise InputError(file, what, remedy)
+        tables = ours.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        return {table: _columns_of(ours, table) for (table,) in tables}
+
+
+def _columns_of(connection: sqlite3.Connection, table: str) -> list[str]:
+    return [row[1] for row in connection.execute(f'PRAGMA table_info("{table}")')]
 
 
 def _refuse_others(file: Path) -> None:
