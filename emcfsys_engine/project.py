@@ -332,8 +332,8 @@ def _check_classes(file: Path, given: Any, faults: list[ProjectError]) -> dict[s
         elif value in classes.values():
             what = f"value {value} is taken by another class"
             faults.append(ProjectError(file, key, what, "Give every class its own value"))
-        elif name in ("ignore", "__ignore__"):  # the second is Labelme's, which `convert` writes
-            what = f'"{name}" means unlabelled pixels'
+        elif name == "ignore":
+            what = '"ignore" means unlabelled pixels'
             faults.append(ProjectError(file, key, what, "Choose another name"))
         else:
             classes[name] = value

@@ -87,8 +87,6 @@ def test_every_fault_is_named_at_once(folder: Path) -> None:
         (("b = 5", "b = 0"), "classes.a"),
         (("b = 5", "b = 255"), "classes.b"),
         (("b = 5", 'b = "x"'), "classes.b"),
-        (("b = 5", "ignore = 5"), "classes.ignore"),
-        (("b = 5", "__ignore__ = 5"), "classes.__ignore__"),
         (("b = 5\n", ""), "classes"),
         (("masks = ", "annotations = 'x'\nmasks = "), "data.0"),
         (('masks = "masks"', 'masks = "masks"\nsplit = "vall"'), "data.0.split"),
