@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emcfsys_engine.learn.networks.encoder_plan import EncoderPlan, create_body, maps_of
+from emcfsys_engine.learn.networks.only_shapes import compute_only_shapes
 from emcfsys_engine.learn.networks.pyramid import DEEPEST_LEVEL, Pyramid, plan_levels
 
 _PROBE_IMAGES = 2
@@ -134,6 +135,8 @@ def _inspect_on(device: str, plan: EncoderPlan, taps: tuple[int, ...]) -> _Findi
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 found.batch_norm = True
                 module.register_forward_pre_hook(_note_pooled(name, pooled))
+        if device == "meta":
+            compute_only_shapes(body)
         image_px = -(-max(_PROBE_PX, plan.minimum_px) // plan.multiple_px) * plan.multiple_px
         edge = plan.body_px(image_px)
         maps = maps_of(body, torch.zeros(_PROBE_IMAGES, plan.body_channels, edge, edge), taps)

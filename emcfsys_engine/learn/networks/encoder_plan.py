@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.learn.networks.backbones import check_backbone
+from emcfsys_engine.learn.networks.only_shapes import compute_only_shapes
 
 _Size = tuple[int, int]
 
@@ -153,12 +154,15 @@ def _body_on(
     try:
         with torch.device(device), warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*in_chans.*")  # it may not work: refused
-            return timm.create_model(
+            body = timm.create_model(
                 architecture, pretrained=False, in_chans=channels, num_classes=0, **options
             )
     except Exception as error:
         failures.append(_first_line(error))  # most often: this network has no such option
         return None
+    if device == "meta":
+        compute_only_shapes(body)
+    return body
 
 
 def _fitting_plan(
