@@ -41,5 +41,5 @@ def compute_only_shapes(network: nn.Module) -> None:
             cast("Any", module).forward = partial(_handed_on, tuple(module.parameters()))
 
 
-def _handed_on(parameters: tuple[nn.Parameter, ...], x: Tensor, *_: Any) -> Tensor:
+def _handed_on(parameters: tuple[nn.Parameter, ...], x: Tensor, *_: Any, **__: Any) -> Tensor:
     return _HandedOn.apply(x, *parameters)
