@@ -52,7 +52,9 @@ class LabelWriter:
     @property
     def names(self) -> dict[int, str]:
         """Class value -> name, with one for what is unlabelled."""
-        return {value: name for name, value in self.classes.items()} | {UNLABELLED: UNLABELLED_NAME}
+        # "ignore" is never a class: read back, what is unlabelled must not become one.
+        word = "ignore" if UNLABELLED_NAME in self.classes else UNLABELLED_NAME
+        return {value: name for name, value in self.classes.items()} | {UNLABELLED: word}
 
     def file_of(self, name: str) -> Path:
         """Return the file that the labels of an image are written to."""

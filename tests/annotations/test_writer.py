@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from emcfsys_engine.annotations.files import read_annotations
+from emcfsys_engine.annotations.masks import table_of
 from emcfsys_engine.annotations.writer import LabelFormat, LabelWriter, write_png
 from tests.annotations.painted import rasterise
 
@@ -41,6 +42,18 @@ def test_numbered_objects_that_touch_have_an_outline_each(tmp_path: Path) -> Non
     writer.write("a", ids, image=None, plane=None, numbers=numbers)
     shapes = json.loads((tmp_path / "a.json").read_text())["shapes"]
     assert [shape["label"] for shape in shapes] == ["grain", "grain"]
+
+
+def test_what_is_unlabelled_never_goes_by_the_name_of_a_class(tmp_path: Path) -> None:
+    ids = two_squares()
+    ids[20:25] = 255
+    for classes, word in ((CLASSES, "__ignore__"), ({"bg": 0, "__ignore__": 1}, "ignore")):
+        writer = LabelWriter(out=tmp_path, to="labelme", classes=classes, background=0)
+        writer.write(word, ids, image=None, plane=None)
+        shapes = json.loads((tmp_path / f"{word}.json").read_text())["shapes"]
+        (low,) = (one for one in shapes if min(y for _, y in one["points"]) > 15)
+        assert low["label"] == word
+        assert table_of(classes, {}).of_name(word) == 255
 
 
 def test_coco_without_an_image_leaves_no_file(tmp_path: Path) -> None:
