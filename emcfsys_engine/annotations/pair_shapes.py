@@ -131,7 +131,8 @@ def _matched(
         for place, key in left.items()
         if place not in used and annotations[place].is_stacked
     }
-    for whole, place in match(list(stacks), image_root, left)[0].items():
+    others = {ImageRef(path=ref.path) for ref in (*pairs, *more)} - stacks.keys()
+    for whole, place in match(list(stacks), image_root, left, others)[0].items():
         planes = planes_labelled(annotations[place], _axes(whole.path))
         more |= {ref: place for ref in stacks[whole] if ref.plane in planes}
     return more

@@ -84,12 +84,15 @@ def _judge(project: Project) -> str:
         say(ledger.told, err=True)
     try:
         found = ledger.judge_by(project.limits)
+        # Their files tell the limits of today: so must their verdicts.
+        is_regrouped = ledger.regroup(project)
         ledger.write_journal()
         ledger.tell_groups(project, OutputBook(output))
     finally:
         ledger.close()
     if found is None:
-        return "All is judged by these limits already"
+        by = "These groups are judged" if is_regrouped else "All is judged already"
+        return f"{by} by the limits of today"
     return f"{found.words}, by their numbers"
 
 

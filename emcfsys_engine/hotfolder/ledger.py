@@ -228,15 +228,21 @@ class Ledger:
             )
             return found
 
+    def regroup(self, project: Project) -> bool:
+        """Go by a project's groups and their limits from now on; False if it did already."""
+        self.group = project.group
+        with explained(self.file), self._connection:
+            return made.regroup(self._connection, project.group, project.group_limits)
+
     def follow(self, project: Project, recipe: Recipe | None) -> made.Touched:
         """Go by a project's groups and a recipe from now on; return what that touches.
 
         Images that were made by another recipe are to be predicted or measured anew where the two
         differ in that; what limits alone touch is judged anew by `judge_by`.
         """
-        self.group, self.recipe = project.group, recipe.id if recipe else ""
+        self.regroup(project)
+        self.recipe = recipe.id if recipe else ""
         with explained(self.file), self._connection:
-            made.regroup(self._connection, project.group, project.group_limits)
             touched = made.follow_recipe(self._connection, recipe)
             if touched.told:
                 act = act_of("recipe_changed", recipe=self.recipe, reason=touched.told)

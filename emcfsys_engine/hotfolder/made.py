@@ -121,12 +121,15 @@ def _name(group: str | None) -> bytes | None:
     return None if group is None else os.fsencode(group)
 
 
-def regroup(connection: sqlite3.Connection, expression: str, limits: Mapping[str, Limit]) -> None:
-    """Deal all images to the groups of another expression, or judge them by other limits."""
+def regroup(connection: sqlite3.Connection, expression: str, limits: Mapping[str, Limit]) -> bool:
+    """Deal all images to the groups of another expression, or judge them by other limits.
+
+    False if both are as they were.
+    """
     wanted = (os.fsencode(expression), any_names.encode(dict(limits)))
     known = connection.execute("SELECT expression, limits FROM grouping").fetchone()
     if known is not None and (known[0], known[1]) == wanted:
-        return
+        return False
     if known is None or known[0] != wanted[0]:
         paths = connection.execute(
             "SELECT path, coalesce(recipe, '') FROM judged LEFT JOIN made USING (path)"
@@ -138,6 +141,7 @@ def regroup(connection: sqlite3.Connection, expression: str, limits: Mapping[str
     touch_all(connection)
     connection.execute("DELETE FROM grouping")
     connection.execute("INSERT INTO grouping VALUES (?, ?)", wanted)
+    return True
 
 
 def reckon(connection: sqlite3.Connection) -> list[tuple[Group, int]]:

@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import roifile
+import tifffile
 from PIL import Image
 
 from emcfsys_engine.annotations.files import find_annotations
@@ -58,3 +61,26 @@ def test_what_a_file_says_of_its_image_is_read_again(tmp_path: Path) -> None:
     (ref,) = find_images(".", tmp_path)
     said = annotation_for((tmp_path / "a.json", 0), ref)
     assert [shape.label for shape in said.shapes] == ["grain"]
+
+
+def test_labels_of_a_stack_or_image_that_is_gone_are_not_its_namesakes(tmp_path: Path) -> None:
+    square = np.array([[2, 2], [8, 2], [8, 8]], np.float32)
+    for day in ("day1", "day2", "day3"):
+        (tmp_path / day).mkdir()
+        put(tmp_path / day, "a.png", {})
+        stack = np.zeros((4, 10, 20), np.uint8)
+        tifffile.imwrite(tmp_path / day / "s.tif", stack, photometric="minisblack")
+        if day != "day2":
+            put(tmp_path / day, "a.png", {"a.json": "a.png"})
+            roi = roifile.ImagejRoi.frompoints(square, name="grain", position=2)
+            roifile.roiwrite(tmp_path / day / "s.zip", [roi], mode="w")
+    for gone in ("a.png", "s.tif"):
+        (tmp_path / "day3" / gone).unlink()
+    found = find_annotations(".", tmp_path, [], [])
+    pairs = pair_shapes(find_images(".", tmp_path), tmp_path, found, tmp_path)
+    assert {(ref.path.parent.name, ref.path.name) for ref in pairs.of_image} == {
+        ("day1", "a.png"),
+        ("day1", "s.tif"),
+    }
+    told = {f"{place[0].parent.name}/{place[0].name}" for place in pairs.without_image}
+    assert told == {"day3/a.json", "day3/s.zip"}

@@ -43,6 +43,27 @@ def test_a_damaged_ledger_that_judge_puts_aside_is_told(folder: Path) -> None:
     assert (told.exit_code, "kept as ledger.damaged-1.sqlite" in told.stderr) == (0, True)
 
 
+def test_groups_are_judged_by_the_limits_that_their_files_tell(folder: Path) -> None:
+    file, text = folder / "project.toml", (folder / "project.toml").read_text()
+    groups = folder / "predictions" / ".emcfsys" / "groups"
+
+    def judged(expression: str, fail_above: float) -> tuple[str, str]:
+        limit = f"[limits.groups.fail_share]\nfail_above = {fail_above}\n"
+        file.write_text(f'{text}[limits]\ngroup = "{expression}"\n{limit}')
+        said = say(review, str(folder), "judge")
+        (document,) = [json.loads(one.read_text()) for one in groups.glob("*.json")]
+        assert document["limits"]["fail_share"]["fail_above"] == fail_above
+        return document["group"], document["verdict"] + " " + said
+
+    assert judged("folder", 0.5) == (
+        ".",
+        "fail 1 of 1 image judged otherwise now, by their numbers\n",
+    )
+    assert judged("folder", 1.0)[1].startswith("pass These groups")
+    assert judged("^(a)", 0.9) == ("a", "fail These groups are judged by the limits of today\n")
+    assert judged("^(a)", 0.9)[1].startswith("fail All is judged already")
+
+
 def test_images_without_numbers_are_told_as_not_judged(folder: Path) -> None:
     say(review, str(folder), "judge")
     assert "not judged" not in say(review, str(folder))

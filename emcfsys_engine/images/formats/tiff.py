@@ -83,6 +83,8 @@ _CODINGS = {
 }
 _MINISWHITE, _PALETTE, _CMYK = 0, 3, 5
 _CIELAB = (8, 9, 10)
+_YCBCR = 6  # JPEG and its like are decoded to RGB, others are not:
+_LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)
 _Show = Callable[[np.ndarray], np.ndarray]
 _MOST_PAGES = 200_000
 
@@ -318,6 +320,8 @@ def _refuse_impossible(path: Path, layer: _Layer, file_bytes: int) -> None:
         )
     if int(key.photometric) in _CIELAB:
         raise ImageError(path, "holds CIE L*a*b* colours", "Save it as RGB or grey")
+    if int(key.photometric) == _YCBCR and int(key.compression) in _LOSSLESS:
+        raise ImageError(path, "holds YCbCr colours", "Save it as RGB or grey")
 
 
 def _facts(path: Path, tiff: tifffile.TiffFile, layers: list[_Layer]) -> ImageFacts:

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
+from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images, probe, read_micrograph
 from tests.images.formats.made import RNG
@@ -53,3 +55,16 @@ def test_an_imagej_hyperstack_is_cut_into_planes(tmp_path: Path) -> None:
     for plane in range(6):
         pixels = read_micrograph(ImageRef(path=tmp_path / "a.tif", plane=plane)).pixels
         assert np.array_equal(pixels, stack.reshape(6, 20, 30)[plane])
+
+
+@pytest.mark.parametrize("kind", ["YCbCr", "LAB"])
+def test_colours_that_no_viewer_shows_as_they_are_stored_are_refused(
+    tmp_path: Path, kind: str
+) -> None:
+    grey = Image.fromarray(RNG.integers(0, 255, (40, 50)).astype(np.uint8))
+    grey.convert("RGB").convert(kind).save(tmp_path / "a.tif")
+    with pytest.raises(ImageError, match="colours"):
+        read_micrograph(tmp_path / "a.tif")
+    grey.convert("YCbCr").save(tmp_path / "b.tif", compression="jpeg", quality=95)
+    shown = read_micrograph(tmp_path / "b.tif").pixels.mean(axis=2)
+    assert np.abs(shown - np.asarray(grey)).mean() < 10
