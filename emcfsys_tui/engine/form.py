@@ -3,6 +3,7 @@
 import hashlib
 import shlex
 import stat
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -78,7 +79,8 @@ def read_form(folder: Path) -> ProjectForm:
     file = folder / "project.toml"
     try:
         content = plain_bytes(file)
-        document: dict[str, Any] = import_module("tomlkit").parse(content.decode()).unwrap()
+        text = content.removeprefix(BOM_UTF8).decode()
+        document: dict[str, Any] = import_module("tomlkit").parse(text).unwrap()
     except (OSError, ValueError, RecursionError) as error:
         return ProjectForm(faults=(FieldFault(key="", text=printable(f"{file}: {error}")),))
     fields = [one for table, kind in _TABLES.items() for one in _fields(table, kind, document)]
@@ -142,7 +144,8 @@ def edit_project(folder: Path, change: Callable[[Any], None], digest: str = "") 
     tomlkit: Any = import_module("tomlkit")
     try:
         content = plain_bytes(file)
-        document = tomlkit.parse(content.decode())
+        mark = BOM_UTF8 if content.startswith(BOM_UTF8) else b""  # as editors of Windows write it
+        document = tomlkit.parse(content.removeprefix(mark).decode())
         change(document)
     except (OSError, ValueError, RecursionError) as error:  # somebody is in the midst of it
         raise ProjectError(file, "", f"cannot be read: {error}", "Mend it, then again") from None
@@ -153,7 +156,7 @@ def edit_project(folder: Path, change: Callable[[Any], None], digest: str = "") 
         raise ProjectError(file, "", "changed on the disk meanwhile", "Read it again with R")
     try:
         mode = stat.S_IMODE(place.stat().st_mode)
-        write_whole(place, tomlkit.dumps(document).encode(), mode=mode)
+        write_whole(place, mark + tomlkit.dumps(document).encode(), mode=mode)
     except OSError as error:
         what = f"could not be written: {error.strerror}"
         raise ProjectError(file, "", what, "Check its permissions and free space") from None

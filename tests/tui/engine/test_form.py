@@ -6,7 +6,8 @@ import pytest
 from textual.widgets import Input
 
 from emcfsys_engine.errors import ProjectError
-from emcfsys_tui.engine.form import digest_of, write_form
+from emcfsys_engine.project import load_project
+from emcfsys_tui.engine.form import digest_of, read_form, write_form
 from emcfsys_tui.widgets.form_line import FormLine
 from emcfsys_tui.widgets.train_pane import TrainPane
 from tests.tui.conftest import opened, told, until
@@ -57,3 +58,14 @@ def test_a_file_that_somebody_breaks_meanwhile_is_told_and_kept(
     with pytest.raises(ProjectError, match=r"project\.toml"):
         write_form(demo, {"training.steps": "123"}, digest)
     assert (file.read_bytes() if file.exists() else None) == content
+
+
+def test_a_file_of_an_editor_of_windows_is_read_and_written_as_it_is(demo: Path) -> None:
+    file = demo / "project.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    before = file.read_bytes()
+    form = read_form(demo)
+    assert form.fields and not form.faults
+    write_form(demo, {"training.minutes": "9"}, form.digest)
+    assert file.read_bytes() == before.replace(b"minutes = 2.3", b"minutes = 9")
+    assert load_project(demo).training.minutes == 9
