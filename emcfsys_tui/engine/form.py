@@ -150,16 +150,28 @@ def edit_project(folder: Path, change: Callable[[Any], None], digest: str = "") 
     except (OSError, ValueError, RecursionError) as error:  # somebody is in the midst of it
         raise ProjectError(file, "", f"cannot be read: {error}", "Mend it, then again") from None
     except (LookupError, AttributeError, TypeError):  # a table that the change was for is none now
-        raise ProjectError(file, "", "is no more as it was read", "Read it again with R") from None
-    import_module("emcfsys_engine.project").project_from(file, document.unwrap())
+        raise _otherwise(file) from None
+    text = tomlkit.dumps(document)
+    try:
+        found = tomlkit.parse(text).unwrap()
+    except ValueError:
+        found = None
+    if found != document.unwrap():  # of tables in one line, or keys with dots, not all can be
+        raise _otherwise(file)
+    import_module("emcfsys_engine.project").project_from(file, found)
     if _digest(plain_bytes(file)) != (digest or _digest(content)):
         raise ProjectError(file, "", "changed on the disk meanwhile", "Read it again with R")
     try:
         mode = stat.S_IMODE(place.stat().st_mode)
-        write_whole(place, mark + tomlkit.dumps(document).encode(), mode=mode)
+        write_whole(place, mark + text.encode(), mode=mode)
     except OSError as error:
         what = f"could not be written: {error.strerror}"
         raise ProjectError(file, "", what, "Check its permissions and free space") from None
+
+
+def _otherwise(file: Path) -> ProjectError:
+    what = "is written otherwise than this change can go into"
+    return ProjectError(file, "", what, "Read it again with R, or change it in an editor")
 
 
 def _set_field(tomlkit: Any, document: Any, key: str, text: str) -> None:

@@ -281,7 +281,12 @@ def _has_more(entry: Any) -> bool:
 
 def _renamed(classes: Any, name: str, new: str) -> Any:
     """Return [classes] with one under another name, in its place and with all comments."""
-    table: Any = import_module("tomlkit").table()
+    tomlkit: Any = import_module("tomlkit")
+    if isinstance(classes, tomlkit.items.InlineTable):
+        table = tomlkit.inline_table()
+        table.update({new if key == name else key: value for key, value in classes.items()})
+        return table
+    table = tomlkit.table()
     for key, item in classes.value.body:
         if key is None:
             table.add(item)  # a comment, or an empty line

@@ -10,6 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from textual.screen import Screen
 
+from emcfsys_engine.errors import ProjectError
 from emcfsys_engine.project import load_project
 from emcfsys_engine.tools.report import sizes
 from emcfsys_tui.engine.tools import TOOLS, Tool, size_charts, size_maps
@@ -70,6 +71,33 @@ def test_a_class_whose_objects_are_told_apart_stays_one_under_another_name_or_va
     project = load_project(demo)
     assert project.classes == {"background": 0, "membrane": 1, "mito": 7, "vesicle": 8}
     assert [*project.instances] == ["mito"]
+
+
+@pytest.mark.parametrize(
+    ("given", "is_changed"),
+    [
+        ("classes = { background = 0, membrane = 1, mitochondrion = 2 }\n", True),
+        ("classes.background = 0\nclasses.membrane = 1\nclasses.mitochondrion = 2\n", False),
+    ],
+)
+def test_a_project_written_in_another_way_is_changed_soundly_or_left_as_it_is(
+    demo: Path, given: str, is_changed: bool
+) -> None:
+    file = demo / "project.toml"
+    text = file.read_text()
+    begin, end = text.index("[classes]"), text.index("[[data]]")
+    file.write_text(given + text[:begin] + text[end:])
+    before = file.read_text()
+    tool = next(tool for tool in TOOLS if tool.key == "c")
+    values = {"class": "membrane", "new name": "bilayer", "value": ""}
+    if is_changed:
+        tool.work(demo, values, [])
+        wanted = {"background": 0, "bilayer": 1, "mitochondrion": 2}
+        assert load_project(demo).classes == wanted
+        return
+    with pytest.raises(ProjectError, match="change it in an editor"):
+        tool.work(demo, values, [])
+    assert file.read_text() == before
 
 
 async def test_a_measurement_is_seen_as_distributions_of_the_sizes_that_the_report_has(
