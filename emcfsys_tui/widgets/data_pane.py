@@ -16,6 +16,7 @@ from textual.worker import get_current_worker
 from emcfsys_engine.text import how_many
 from emcfsys_tui.engine import data, notices, predictions, runs
 from emcfsys_tui.engine.data import PictureSpec
+from emcfsys_tui.engine.form import digest_of
 from emcfsys_tui.messages import (
     CheckRead,
     FactsRead,
@@ -389,9 +390,13 @@ class DataPane(PicturePane):
         image = self._current()
         if image is None or not self.may_change():
             return
+        before = digest_of(self.folder)
 
         def answered(answer: str | None) -> None:
-            if answer:
+            if answer and digest_of(self.folder) != before:  # its number may be another's
+                words = "project.toml changed meanwhile: nothing was done, ask again"
+                self.page_app.tell(words, "warning")
+            elif answer:
                 self.attempt(partial(deed, self.folder, image.source, answer))
 
         self.app.push_screen(AskScreen(question(image), proposal(image)), answered)

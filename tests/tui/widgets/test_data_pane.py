@@ -4,9 +4,11 @@ from pathlib import Path
 
 import msgspec
 from PIL import Image
+from textual.widgets import Input
 
 from emcfsys_engine.annotations.formats.labelme import write_labelme
 from emcfsys_engine.annotations.shapes import Shape
+from emcfsys_tui.screens.dialogs import AskScreen
 from emcfsys_tui.widgets.data_pane import DataPane
 from emcfsys_tui.widgets.list import ImageList, Rows
 from emcfsys_tui.widgets.picture_view import PictureView
@@ -141,3 +143,24 @@ async def test_data_lists_filters_and_shows_an_image_with_its_labels(demo: Path)
         await until(pilot, lambda: "value" in screen_text(pilot))
         await pilot.press("z")
         await until(pilot, lambda: view.picture is not None and view.picture.view_px[2] < 384)
+
+
+async def test_an_answer_about_a_source_is_not_given_to_another_that_took_its_number(
+    demo: Path,
+) -> None:
+    file = demo / "project.toml"
+    first = '[[data]]\nimages = "new"\nmasks = "new"\n\n[[data]]'
+    changed = file.read_text().replace("[[data]]", first, 1)
+    async with opened(demo, "1", size=(120, 40)) as pilot:
+        pane = pilot.app.screen.query_one(DataPane)
+        await until(pilot, lambda: any(_labels(pane).values()))
+        pane.action_split()
+        await until(
+            pilot,
+            lambda: isinstance(pilot.app.screen, AskScreen) and pilot.app.screen.query(Input),
+        )
+        file.write_text(changed)
+        pilot.app.screen.query_one(Input).value = "test"
+        await pilot.press("enter")
+        await until(pilot, lambda: "changed meanwhile" in told(pilot))
+        assert file.read_text() == changed
