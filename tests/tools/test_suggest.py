@@ -22,9 +22,11 @@ from emcfsys_engine.errors import InputError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.project import Project, load_project
+from emcfsys_engine.run.folder import new_run
+from emcfsys_engine.run.records import TrainRequest
 from emcfsys_engine.tools import suggest
 from emcfsys_engine.tools.suggest import what_to_suggest
-from tests.learn.conftest import PROJECT, write_picture
+from tests.learn.conftest import PROJECT, run_here, write_picture
 
 LABELLED = ("a0", "a1", "a2")
 BARE = ("b0", "b1", "b2", "b3")
@@ -44,7 +46,8 @@ def suggested(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = load_project(folder)
     for name in LABELLED:
         _draw(project, name)
-    _command("train", folder)
+    project = load_project(folder)
+    assert run_here(new_run(project.runs_folder, TrainRequest(), project=project)) == 0
     _command("suggest", folder)
     return folder
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 
 from emcfsys_engine.errors import OutputError
 from emcfsys_engine.files import identity_of, is_full, remedy_of
@@ -141,6 +140,8 @@ def _plane_folders(mosaic: Mosaic, folder: Path) -> list[Path]:
 
 
 def _array(folder: Path) -> Any:
+    import zarr  # takes a moment that only this needs
+
     return zarr.open_group(str(folder), mode="r+", zarr_format=3)["0"]
 
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+import scipy  # its parts are loaded when they are named
 
 from emcfsys_engine.annotations.numbered import root_of
 from emcfsys_engine.model_card import ModelCard, ObjectSettings
@@ -239,8 +238,11 @@ class ObjectFinder:
         for known, count in self._grown:
             np.add.at(area, known, count)
         same = np.concatenate((*self._same, np.empty((2, 0), np.int64)), axis=1)
-        graph = sparse.coo_matrix((np.ones(same.shape[1], bool), tuple(same)), (num, num))
-        count, group = cast("tuple[int, np.ndarray]", connected_components(graph, directed=False))
+        graph = scipy.sparse.coo_matrix((np.ones(same.shape[1], bool), tuple(same)), (num, num))
+        count, group = cast(
+            "tuple[int, np.ndarray]",
+            scipy.sparse.csgraph.connected_components(graph, directed=False),
+        )
         starts = np.full(count, np.iinfo(np.int64).max)
         np.minimum.at(starts, group, first)
         order = np.argsort(starts, kind="stable")  # 0 stays first: it begins before all pixels
@@ -346,8 +348,8 @@ def _spanning(keys: np.ndarray, heights: np.ndarray, count: int) -> tuple[np.nda
     Shapes: P in, fewer out.
     """
     rank = np.arange(1, len(keys) + 1, dtype=np.float64)  # no two alike: one tree is the right one
-    graph = sparse.coo_matrix((rank, (keys >> 32, keys & 0xFFFFFFFF)), (count, count)).tocsr()
-    kept = np.sort(minimum_spanning_tree(graph).data).astype(np.int64) - 1
+    graph = scipy.sparse.coo_matrix((rank, (keys >> 32, keys & 0xFFFFFFFF)), (count, count)).tocsr()
+    kept = np.sort(scipy.sparse.csgraph.minimum_spanning_tree(graph).data).astype(np.int64) - 1
     return keys[kept], heights[kept]
 
 

@@ -225,7 +225,9 @@ class BackgroundWriter:
     def _try(self, job: "_Job") -> None:
         try:
             self._disk.refuse()
-            write_whole(self._disk.run.folder / job.name, job.make_bytes())
+            content = job.make_bytes()
+            self._disk.refuse()  # that took long enough for another run to take the place
+            write_whole(self._disk.run.folder / job.name, content)
         except OSError as error:
             if job.name not in self._told:
                 self._told.add(job.name)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
+import scipy  # its parts are loaded when they are named
 
 from emcfsys_engine.project import UNLABELLED
 
@@ -28,7 +28,7 @@ def defocus(image: np.ndarray, labels: np.ndarray, sigma: float, _: np.random.Ge
 
     Shapes: H×W both, in and out.
     """
-    return ndimage.gaussian_filter(image, sigma).astype(np.float32), labels
+    return scipy.ndimage.gaussian_filter(image, sigma).astype(np.float32), labels
 
 
 def drift(image: np.ndarray, labels: np.ndarray, length: float, _: np.random.Generator) -> Pair:
@@ -36,7 +36,7 @@ def drift(image: np.ndarray, labels: np.ndarray, length: float, _: np.random.Gen
 
     Shapes: H×W both, in and out.
     """
-    return ndimage.uniform_filter1d(image, max(1, round(length)), axis=1), labels
+    return scipy.ndimage.uniform_filter1d(image, max(1, round(length)), axis=1), labels
 
 
 def noise(image: np.ndarray, labels: np.ndarray, sigma: float, rng: np.random.Generator) -> Pair:
@@ -52,7 +52,7 @@ def charging(image: np.ndarray, labels: np.ndarray, size: float, rng: np.random.
 
     Shapes: H×W both, in and out.
     """
-    stripes_H1 = ndimage.gaussian_filter1d(rng.normal(0, 1, (image.shape[0], 1)), 2, axis=0)
+    stripes_H1 = scipy.ndimage.gaussian_filter1d(rng.normal(0, 1, (image.shape[0], 1)), 2, axis=0)
     stripes_H1 *= size / max(1e-6, float(stripes_H1.std()))
     return (image + stripes_H1).astype(np.float32), labels
 
@@ -82,7 +82,7 @@ def pixel_size(
     Shapes: H×W both, in and out.
     """
     zoomed, values = (
-        np.asarray(ndimage.zoom(plane, factor, order=order, mode="nearest", grid_mode=True))
+        np.asarray(scipy.ndimage.zoom(plane, factor, order=order, mode="nearest", grid_mode=True))
         for plane, order in ((image, 1), (labels, 0))
     )
     height, width = (min(new, old) for new, old in zip(zoomed.shape, image.shape, strict=True))
@@ -94,7 +94,7 @@ def empty(image: np.ndarray, labels: np.ndarray, size: float, rng: np.random.Gen
 
     Shapes: H×W both, in and out.
     """
-    rough = ndimage.gaussian_filter(rng.normal(0, 1, image.shape), size)
+    rough = scipy.ndimage.gaussian_filter(rng.normal(0, 1, image.shape), size)
     made = rough / max(1e-6, float(rough.std())) + rng.normal(0, 0.2, image.shape)
     return made.astype(np.float32), labels
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
+import scipy  # its parts are loaded when they are named
 import torch
-from scipy.optimize import minimize_scalar
 
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.images.normalise import find_info_bar
@@ -293,7 +293,7 @@ def _temperature(logits_NC: np.ndarray, truth_N: np.ndarray) -> float:
         return float(np.mean(np.log(np.exp(shifted_NC * cold).sum(axis=1)) - own_N * cold))
 
     low, high = map(math.log, _TEMPERATURES)
-    found = minimize_scalar(surprise, bounds=(low, high), method="bounded")
+    found = scipy.optimize.minimize_scalar(surprise, bounds=(low, high), method="bounded")
     return round(math.exp(float(found.x)), _DIGITS)
 
 

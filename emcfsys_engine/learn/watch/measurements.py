@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
+import scipy  # its parts are loaded when they are named
 
 from emcfsys_engine.files import named_after, open_own, reading_own, write_whole
 from emcfsys_engine.hotfolder.watcher import FOLDER
@@ -148,7 +148,7 @@ def _free_column(name: str, line: Line) -> str:
 def _object_areas_px(is_class_HW: np.ndarray) -> np.ndarray:
     """Return the area of each object; pixels that touch at a corner are one object."""
     labels = np.zeros(is_class_HW.shape, np.int32)
-    ndimage.label(is_class_HW, np.ones((3, 3)), output=labels)
+    scipy.ndimage.label(is_class_HW, np.ones((3, 3)), output=labels)
     return np.bincount(labels.ravel())[1:]
 
 

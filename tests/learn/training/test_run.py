@@ -35,7 +35,9 @@ def _run_of(done: "subprocess.CompletedProcess[str]") -> Run:
     return Run(Path(done.stdout.splitlines()[-1]))
 
 
-def test_a_project_becomes_models_events_and_a_plan(project_folder: Path) -> None:
+def test_a_project_becomes_models_events_and_a_plan(
+    project_folder: Path, engine_here: Callable[..., str]
+) -> None:
     done = _train(project_folder)
     assert done.returncode == 0, done.stderr
     run = _run_of(done)
@@ -53,10 +55,7 @@ def test_a_project_becomes_models_events_and_a_plan(project_folder: Path) -> Non
     saved = {(event.role, event.step) for event in events if isinstance(event, CheckpointSaved)}
     assert {("last", 8), ("final", 8)} <= saved
     assert not list(run.folder.glob(".*tmp"))
-    verified = subprocess.run(
-        [*CLI, "inspect", str(run.best_model), "--verify"], capture_output=True, check=False
-    )
-    assert verified.returncode == 0, verified.stderr
+    engine_here("inspect", run.best_model, "--verify")
 
 
 @pytest.mark.parametrize(
