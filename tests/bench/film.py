@@ -194,7 +194,7 @@ def _film(desk: Desk, person: Person, folder: Path) -> None:
     desk.press("x", "Down", "Enter")
     desk.shows("✓ done", limit_s=1800)
     desk.press("1")
-    desk.shows("Nothing to mend", "9 ○")
+    desk.shows("9 ○ 5 ●")
     desk.press("P")
     until(lambda: len([*(folder / "predicted").rglob("*.png")]) >= 14, "masks", 900)
     desk.press("u")
