@@ -78,7 +78,7 @@ class Desk:
             record=True, width=_SIZE[0], file=io.StringIO(), color_system="truecolor",
             force_terminal=True,
         )  # fmt: skip
-        for line in AnsiDecoder().decode(before):  # its styles go on from line to line
+        for line in AnsiDecoder().decode(before.rstrip("\n")):  # its styles go on from line to line
             console.print(line, no_wrap=True, crop=True)
         with tempfile.TemporaryDirectory() as folder:
             svg, shot = Path(folder, "a.svg"), Path(folder, "a.png")
@@ -196,7 +196,7 @@ def _film(desk: Desk, person: Person, folder: Path) -> None:
     desk.press("1")
     desk.shows("9 ○ 5 ●")
     desk.press("P")
-    until(lambda: len([*(folder / "predicted").rglob("*.png")]) >= 14, "masks", 900)
+    until((folder / "predicted" / "0" / "ranking.json").is_file, "masks", 900)
     desk.press("u")
     desk.shows("prediction:", "9 ◇")
     desk.picture("first-6-masks")
