@@ -1,5 +1,6 @@
 """The manual: one page a topic, shipped with the program, its reference made of the key tables."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,14 @@ def topics() -> dict[str, str]:
 
 
 def page(topic: str) -> str:
-    """Return a page of the manual as Markdown.
+    """Return a page of the manual as Markdown, for a terminal: without its pictures.
 
     Raises: InputError naming the nearest page.
     """
     if topic not in topics():
         raise InputError("manual", f"has no page {topic!r}", nearest(topic, topics()))
     text = (_FOLDER / f"{topic}.md").read_text("utf-8")
+    text = re.sub(r"^!\[.*\n\n?", "", text, flags=re.MULTILINE)
     return text.replace(_REFERENCE, reference()) if _REFERENCE in text else text
 
 

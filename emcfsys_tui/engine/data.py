@@ -22,7 +22,7 @@ from emcfsys_engine.images.walk import FileStamp, names_below, split_glob, stamp
 from emcfsys_engine.project import load_project
 from emcfsys_engine.text import how_many
 from emcfsys_tui.engine.form import edit_project
-from emcfsys_tui.engine.predictions import prediction_folder
+from emcfsys_tui.engine.predictions import prediction_folder, rankings
 from emcfsys_tui.engine.runs import LOOKING, child_environment, give_way, run_command
 from emcfsys_tui.messages import (
     CheckRead,
@@ -196,7 +196,7 @@ class LabelWatch:
 
 
 def _label_files(folder: Path) -> frozenset[FileStamp]:
-    """Return what changes when project.toml or a file of the labels is written, comes or goes."""
+    """Return what changes with project.toml, a file of the labels, or what a model says."""
     try:
         project = load_project(folder)
     except EmcfError:
@@ -207,7 +207,8 @@ def _label_files(folder: Path) -> frozenset[FileStamp]:
     }
     folders = {root if root.is_dir() else root.parent for root in roots}
     stamps = (stamp for folder in folders for stamp in stamps_below(folder))
-    return frozenset((stamp_of(project.file), *stamps))
+    said = map(stamp_of, rankings(folder))
+    return frozenset((stamp_of(project.file), *said, *stamps))
 
 
 def list_images(

@@ -33,16 +33,23 @@ def most_uncertain(folder: Path) -> list[str]:
 
     What predictions of the project's own images and suggestions ranked; of several the newest.
     """
-    found = [_suggestions(folder) / "ranking.json"]
-    found += sorted(folder.glob("predicted/*/ranking.json"))
     scores: dict[str, float] = {}
-    for file in sorted(filter(Path.is_file, found), key=lambda file: file.stat().st_mtime):
+    found = filter(Path.is_file, rankings(folder))
+    for file in sorted(found, key=lambda file: file.stat().st_mtime):
         try:
             ranking = any_names.read(file, _Ranking)
         except OSError:
             continue
         scores |= {one.image: one.score for one in ranking.images} if ranking else {}
     return sorted(scores, key=lambda image: -scores[image])
+
+
+def rankings(folder: Path) -> list[Path]:
+    """Return the files that are written last when a model looks at a project's own images."""
+    return [
+        _suggestions(folder) / "ranking.json",
+        *sorted(folder.glob("predicted/*/ranking.json")),
+    ]
 
 
 class _Ranked(msgspec.Struct, frozen=True):

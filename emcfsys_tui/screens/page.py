@@ -24,6 +24,7 @@ from emcfsys_tui.messages import TextFound, Told
 from emcfsys_tui.screens.dialogs import TextScreen
 from emcfsys_tui.settings import LEAST_COLUMNS, LEAST_LINES, quiet, shown
 from emcfsys_tui.text import fitted
+from emcfsys_tui.whole_maps import WholeMaps
 from emcfsys_tui.widgets.boxes import Boxed
 
 if TYPE_CHECKING:
@@ -237,6 +238,10 @@ class Page(Screen[None]):
         quiet("shift+tab", "next_pane(-1)", "Previous pane", "app.previous"),
         quiet("q", "app.leave", "Quit", "app.quit", "Leave; jobs go on"),
     ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._compositor = WholeMaps()
 
     @property
     def page_app(self) -> "EmcfApp":

@@ -447,7 +447,8 @@ class DataPane(PicturePane):
         if image is None:
             return None
         box, mask = self.query_one(PictureBox), self._mask_of(image)
-        box.is_predicted = bool(mask) and image.label is None  # what a model says is all there is
+        is_bare = bool(image.state) and image.label is None  # before, its labels are not known yet
+        box.is_predicted = is_bare and bool(mask)
         return PictureSpec(
             key=image.key,
             path=image.path,

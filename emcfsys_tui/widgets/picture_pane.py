@@ -75,6 +75,10 @@ class PictureBox(Vertical):
         app.theme_changed_signal.subscribe(self, self._follow_theme)
         self._follow_theme(app.current_theme)
 
+    def on_resize(self) -> None:
+        """Say as much as there is room for: in a tab that is not shown there was none."""
+        self._show_words()
+
     def _follow_theme(self, theme: Theme) -> None:
         self.query_one(PictureView).lettered = cast("EmcfApp", self.app).letters_every
         self._show_words()

@@ -237,9 +237,9 @@ def test_new_masks_by_other_numbers_do_not_join_though_no_known_mask_changed(
     assert len(taken.train) == 3
 
 
-def _outline(file: Path, image: str, left: int = 10) -> None:
-    corners = [[left, 5], [50, 5], [50, 50], [left, 50]]
-    shape = {"label": "grain", "points": corners, "shape_type": "polygon"}
+def _outline(file: Path, image: str, label: str = "grain") -> None:
+    corners = [[10, 5], [50, 5], [50, 50], [10, 50]]
+    shape = {"label": label, "points": corners, "shape_type": "polygon"}
     size = {"imageHeight": 64, "imageWidth": 64}
     file.write_text(json.dumps({"shapes": [shape], "imagePath": image, "imageData": None, **size}))
 
@@ -268,8 +268,10 @@ def test_what_becomes_of_label_files_beside_the_images_is_followed(project_folde
 
     _outline(images / "c.json", "c.png")
     (images / "d.json").touch()  # as a full disk leaves it
+    _outline(images / "f.json", "f.png", "pore")
     setup = turn(setup)
     assert known(setup) == {"a", "b", "c"}
+    assert any('label "pore" is no class' in one and "anew" in one for one in _warnings(told))
     (images / "c.json").rename(images / "d.json")
     setup = turn(setup)
     assert known(setup) == {"a", "b", "d"}

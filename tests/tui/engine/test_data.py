@@ -68,6 +68,10 @@ def test_a_label_that_is_written_is_seen_and_what_lies_still_is_not(
     (folder / "new.json").write_text("{}")
     assert watch.read() is not None
     assert watch.read() is None
+    (demo / "predicted" / "0").mkdir(parents=True)
+    (demo / "predicted" / "0" / "ranking.json").write_text("{}")  # a model has looked at the images
+    assert watch.read() is not None
+    assert watch.read() is None
 
 
 def test_previews_of_runs_are_no_images_of_a_project_that_holds_its_runs(world: Path) -> None:
