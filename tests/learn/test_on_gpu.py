@@ -373,7 +373,9 @@ def test_fp16_learns_without_waiting_more_and_its_loss_scale_is_in_the_checkpoin
 ) -> None:
     trainer, _ = _trainer(project, "training.batch=4")
     _step(trainer)
-    batches = Batches(trainer.sampler, 2, trainer.device)
+    while trainer.stepper.skipped == trainer.state.step:
+        _step(trainer)  # it finds its scale
+    batches = Batches(trainer.sampler, trainer.state.step + 1, trainer.device)
     ready = batches.next()
     batches.close()
     without_bf16.forget()
