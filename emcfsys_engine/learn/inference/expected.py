@@ -13,6 +13,7 @@ from emcfsys_engine.learn.inference.evidence import OF_CELLS, OF_CLASS
 from emcfsys_engine.model_card import Trust
 
 _EDGE = 0.01  # IoUs nearer to 0 and 1 are as near as this: the logarithm of their odds ends there
+_DIGITS = 9
 _LOW = 0.8  # of the usual: below it a reason is told
 _ALIKE = 0.3  # below it an image is like no trial
 _DISTANCES = slice(3, 6)  # of the signals
@@ -116,14 +117,14 @@ def _of_one(trust: Trust, evidence_X: np.ndarray, classes: Sequence[str]) -> Exp
     told = [UNKNOWN + alike_R @ np.array(one) if one else None for one in trust.weights]
     if (mean := told[0]) is None:
         return None
-    iou = float(share(mean))
+    iou = _told(mean)
     pixels_C = evidence_X[:-OF_CELLS].reshape(-1, OF_CLASS)[:, 0]
     return Expected(
         iou=iou,
-        low=float(share(mean + trust.residuals[0])),
-        high=float(share(mean + trust.residuals[1])),
+        low=_told(mean + trust.residuals[0]),
+        high=_told(mean + trust.residuals[1]),
         classes={
-            name: float(share(each))
+            name: _told(each)
             for name, each, pixels in zip(classes, told[1:], pixels_C, strict=True)
             if each is not None and pixels
         },
@@ -187,6 +188,11 @@ def odds(part: float | np.ndarray) -> np.ndarray:
     """Return the logarithm of the odds of a share. Shapes: any, kept."""
     inside = np.clip(part, _EDGE, 1 - _EDGE)
     return np.asarray(np.log(inside / (1 - inside)))
+
+
+def _told(log_odds: float) -> float:
+    """Return an IoU as it is told: the last digits are those of the threads that reckoned it."""
+    return round(float(share(log_odds)), _DIGITS)
 
 
 def share(log_odds: float | np.ndarray) -> np.ndarray:

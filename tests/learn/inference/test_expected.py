@@ -83,6 +83,16 @@ def test_an_image_nearer_to_those_of_the_training_than_any_trial_is_no_worse() -
     assert other.iou < 0.3
 
 
+def test_an_iou_is_told_alike_whatever_the_last_digits_of_its_sums_were(trust: Trust) -> None:
+    seen = evidence(0.83)
+    told = {
+        (found.iou, found.low, found.high, *found.classes.values())
+        for off in (-1e-15, 0.0, 1e-15)  # as other numbers of threads add up
+        if (found := expected((trust,), seen * (1 + off), CLASSES)) is not None
+    }
+    assert len(told) == 1
+
+
 def test_no_number_no_pixel_and_no_trust_mean_that_it_cannot_be_told(trust: Trust) -> None:
     nothing = np.zeros_like(evidence(0.9))
     assert expected((trust,), nothing, CLASSES) is None
