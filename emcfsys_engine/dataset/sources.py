@@ -154,9 +154,7 @@ class _Labelled:
         self.only = only
         self.pixels: dict[ImageRef, dict[str, int]] = {}
         self.num_shapes = (0, 0)
-        self.has_files = (
-            False  # where labels are looked for, whether they belong to an image or not
-        )
+        self.has_files = False  # where labels are looked for, be they of an image or not
         self.project = project
         self.source = project.data[index]
         self.index = index

@@ -151,11 +151,10 @@ def check_project(project: Project, *, dry_run: DryRun | None = None) -> CheckRe
     findings += _rare(project, classes)
     notes = [*gathered.notes, *_objects_told(project, samples), *_taught_without(project, samples)]
     has_labels = {samples[n].name: any(pixels.values()) for n, pixels in counted.items()}
-    bare = unlabelled_faults(project, samples, has_labels)
+    findings += [Finding.of(one) for one in unlabelled_faults(project, samples, has_labels)]
     waits = follows and not has_both_sides(samples)
     if waits:
         notes.append(f"{waiting_words(len(samples))}: a training that follows waits for them")
-    findings += [Finding.of(one) for one in bare]
     cache.save()
     if dry_run is not None and not any(one.level == "error" for one in findings):
         findings += dry_run(project)

@@ -13,6 +13,7 @@ from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.bounds import refuse_false_promise
 from emcfsys_engine.images.formats.picture import (
     array_of,
+    is_on_its_side,
     palette_is_grey,
     through_palette,
     unreadable,
@@ -33,7 +34,7 @@ def probe(path: Path) -> ImageFacts:
             refuse_false_promise(path, (height, width, 3), 1, "otherwise")
             planes = min(int(getattr(picture, "n_frames", 1)), _MOST_FRAMES)
             channels = _channels(picture, planes)
-            if planes == 1 and picture.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+            if planes == 1 and is_on_its_side(picture.getexif()):
                 width, height = height, width
     except ImageError:
         raise

@@ -17,6 +17,8 @@ Image.MAX_IMAGE_PIXELS = None  # bounds.py refuses false promises; 20k × 20k mi
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PNG_PALETTE = 3
+_ORIENTATION = 0x0112  # in Exif notes
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange height and width
 _STRIP_ROWS = 32
 _MOST_READS = 100_000  # of a header: honest ones take hundreds
 
@@ -33,7 +35,7 @@ def probe(path: Path) -> ImageFacts:
             flat = picture.getpalette("RGB") if picture.mode == "P" else None
             if flat and not palette_is_grey(np.array(flat, np.uint8).reshape(-1, 3)):
                 channels = 3
-            turned = name == "JPEG" and picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            turned = name == "JPEG" and is_on_its_side(picture.getexif())
     except Exception as error:
         raise unreadable(path, error) from None
     refuse_false_promise(
@@ -167,7 +169,7 @@ def _read_with_pillow(path: Path) -> np.ndarray:
         if picture.format == "JPEG":
             _refuse_early_end(path)
         if picture.format == "JPEG" and picture.mode in ("L", "RGB"):
-            turn = int(picture.getexif().get(0x0112, 1))
+            turn = int(picture.getexif().get(_ORIENTATION, 1))
             return turned_upright(imagecodecs.jpeg8_decode(path.read_bytes()), turn)
         picture.load()
         if picture.format == "JPEG":
@@ -189,13 +191,18 @@ def _refuse_early_end(path: Path) -> None:
         raise ImageError(path, "is truncated: the JPEG ends early", "Copy or export it again")
 
 
+def is_on_its_side(notes: Image.Exif) -> bool:
+    """Tell whether a picture is stored with height and width exchanged."""
+    return notes.get(_ORIENTATION, 1) in _SIDEWAYS
+
+
 def turned_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Return the pixels as they are meant to be seen, from how their first row and column lie.
 
     Source: orientation tag 274 of TIFF 6.0 and Exif. 1 and what is no orientation change nothing.
     Shapes: H×W or H×W×C; 5 to 8 exchange H and W.
     """
-    if orientation in (5, 6, 7, 8):
+    if orientation in _SIDEWAYS:
         pixels = np.swapaxes(pixels, 0, 1)
     upside_down = orientation in (3, 4, 7, 8)
     mirrored = orientation in (2, 3, 6, 7)
@@ -230,7 +237,7 @@ def _probe_png(path: Path) -> ImageFacts:
         palette = _png_palette(path)
         channels = 1 if palette_is_grey(palette) else 3
     pixel_nm = _png_pixel_nm(path)
-    if _png_turn(path) in (5, 6, 7, 8):
+    if _png_turn(path) in _SIDEWAYS:
         width, height = height, width
         pixel_nm = pixel_nm and (pixel_nm[1], pixel_nm[0])
     return ImageFacts(
@@ -282,7 +289,7 @@ def _png_turn(path: Path) -> int:
     exif = Image.Exif()
     try:
         exif.load(chunk)
-        return int(exif.get(0x0112, 1))
+        return int(exif.get(_ORIENTATION, 1))
     except Exception:  # of damaged notes Pillow raises this and that; the pixels are whole
         return 1
 
