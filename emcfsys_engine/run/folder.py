@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 
 from emcfsys_engine import any_names
-from emcfsys_engine.errors import RunFolderError
+from emcfsys_engine.errors import EmcfError, RunFolderError
 from emcfsys_engine.files import boot_id, is_locked, read_own, remedy_of, write_whole
 from emcfsys_engine.project import Project, numbers_now
 from emcfsys_engine.run.events import (
@@ -275,7 +275,20 @@ class Run:
     def outcome(self) -> tuple[State, str]:
         """Tell how a run that no longer lives ended, and why."""
         ended = self.ended()
-        return ended.state, ended.reason
+        return ended.state, self._still_to_do() or ended.reason
+
+    def _still_to_do(self) -> str:
+        """Tell the budget of an extension that no worker has begun yet; empty where none waits."""
+        try:
+            record = self.record()
+        except (EmcfError, OSError):
+            return ""  # whoever needs the record says so
+        if record.budget_before is None or record.project is None:
+            return ""
+        asked = record.project.training
+        if asked.steps is not None:
+            return f"waits to go on to {asked.steps} steps"
+        return "waits to go on" + (f" to {asked.minutes:g} minutes" if asked.minutes else "")
 
     def ended(
         self, *, since: int | None = None, asked: str | None = None, was_killed: bool = False

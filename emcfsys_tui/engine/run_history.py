@@ -63,7 +63,7 @@ class RunHistory:
         self._log = LogReader(run.log_file)
         self._log_lines: deque[str] = deque(maxlen=_LINES)
         self._state: tuple[str, str] = ("new", "")
-        self._ended_as: tuple[int, tuple[str, str]] | None = None
+        self._ended_as: tuple[tuple[int, int], tuple[str, str]] | None = None
         self._network: tuple[int, str] | None = None  # of a plan of this time
         self._reset()
 
@@ -273,9 +273,9 @@ class RunHistory:
         if self.run.is_alive():
             self._ended_as = None
             return "running", ""
-        exit_stamp = _stamp(self.run.exit_file)
-        if has_turned or self._ended_as is None or self._ended_as[0] != exit_stamp:
-            self._ended_as = exit_stamp, self.run.outcome()
+        stamps = _stamp(self.run.exit_file), _stamp(self.run.record_file)
+        if has_turned or self._ended_as is None or self._ended_as[0] != stamps:
+            self._ended_as = stamps, self.run.outcome()
         return self._ended_as[1]
 
     def _known_record(self) -> RunRecord | None:

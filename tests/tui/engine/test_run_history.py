@@ -13,6 +13,7 @@ from emcfsys_engine.run.events import (
     RunStarted,
 )
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.groups import extend, undo_extension
 from emcfsys_tui.engine.run_history import RunHistory
 from tests.tui.conftest import made_run, say, step, validation
 from tests.tui.runs_made import rows_of
@@ -44,6 +45,19 @@ def test_whatever_changes_in_a_run_is_seen(demo: Path) -> None:
         history = RunHistory(Run(run.folder))
         history.read_new()
         assert kept == history.row()
+
+
+def test_a_run_that_waits_for_more_steps_says_so_and_no_longer_once_it_does_not(demo: Path) -> None:
+    run = made_run(demo, steps=20)
+    history = RunHistory(Run(run.folder))
+    history.read_new()
+    assert (history.row().state, history.row().reason) == ("done", "steps")
+    extend(run, ("training.steps=90",))
+    history.read_new()
+    assert history.row().reason == "waits to go on to 90 steps"
+    undo_extension(run)
+    history.read_new()
+    assert history.row().reason == "steps"
 
 
 def test_images_that_are_tried_again_are_counted_once(demo: Path) -> None:
