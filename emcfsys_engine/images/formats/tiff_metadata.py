@@ -181,22 +181,33 @@ def _tescan(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | N
     return VendorFacts(maker="TESCAN", pixel_nm=size) if found else None
 
 
+_OF_SLIDES = ("label", "macro")  # pictures of the glass that a scanner adds
+
+
 def _ome(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | None:
     if not tiff.is_ome:
         return None
     text = tiff.ome_metadata or ""
     root = ET.fromstring(text) if "<!ENTITY" not in text else ET.Element("none")
-    words = next((one.attrib for one in root.iter() if one.tag.endswith("}Pixels")), {})
-    words = words or next((one.attrib for one in root.iter("Pixels")), {})
+    images = [one for one in root.iter() if one.tag.rpartition("}")[2] == "Image"]
+    # One XML may describe several images, of this file or of the files beside it.
+    own = [one for one in images if one.get("Name", "").split(" ")[0].lower() not in _OF_SLIDES]
+    inside = (part for one in own or images for part in one)
+    pixels = [part for part in inside if part.tag.rpartition("}")[2] == "Pixels"]
+    sizes = list(dict.fromkeys(_ome_size(part.attrib) for part in pixels))
+    if len(sizes) > 1:
+        notes = ("its images differ in pixel size: none is used",)
+        return VendorFacts(maker="OME", notes=notes)
+    return VendorFacts(maker="OME", pixel_nm=sizes[0] if sizes else None)
+
+
+def _ome_size(words: Mapping[str, str]) -> PixelNm | None:
     per_x = nm_per(words.get("PhysicalSizeXUnit", "µm"))
     per_y = nm_per(words.get("PhysicalSizeYUnit", "µm"))
-    if per_x is None or per_y is None or "PhysicalSizeX" not in words:
-        return VendorFacts(maker="OME")
-    across, down = _number(words["PhysicalSizeX"]), _number(words.get("PhysicalSizeY"))
-    if across is None:
-        return VendorFacts(maker="OME")
-    size = square_nm(None if down is None else down * per_y, across * per_x, "nm")
-    return VendorFacts(maker="OME", pixel_nm=size)
+    across, down = _number(words.get("PhysicalSizeX")), _number(words.get("PhysicalSizeY"))
+    if per_x is None or per_y is None or across is None:
+        return None
+    return square_nm(None if down is None else down * per_y, across * per_x, "nm")
 
 
 def _imagej(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | None:

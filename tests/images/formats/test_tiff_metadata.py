@@ -31,3 +31,22 @@ def test_an_ome_tiff_tells_its_pixel_size(tmp_path: Path) -> None:
     facts = probe(path)
     assert (facts.planes, facts.shape) == (2, (8, 9))
     assert facts.pixel_nm == pytest.approx((25.0, 12.5))
+
+
+@pytest.mark.parametrize(
+    ("second_nm", "name", "expected"),
+    [(2.0, "spot 2", None), (10.0, "spot 2", (10.0, 10.0)), (2.0, "macro image", (10.0, 10.0))],
+)
+def test_an_ome_tiff_of_images_of_two_pixel_sizes_tells_none(
+    tmp_path: Path, second_nm: float, name: str, expected: tuple[float, float] | None
+) -> None:
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path) as file:
+        for side, called in ((10.0, "spot 1"), (second_nm, name)):
+            words = {"PhysicalSizeX": side, "PhysicalSizeXUnit": "nm"}
+            words |= {"PhysicalSizeY": side, "PhysicalSizeYUnit": "nm"}
+            words |= {"axes": "YX", "Name": called}
+            file.write(np.zeros((8, 9), np.uint8), metadata=words)
+    facts = probe(path)
+    assert facts.pixel_nm == expected
+    assert any("differ in pixel size" in note for note in facts.notes) == (expected is None)
