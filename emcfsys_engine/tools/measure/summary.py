@@ -66,7 +66,7 @@ class ClassOfTables(msgspec.Struct, frozen=True, kw_only=True):
     median_diameter: float | None
     sizes: tuple[SizeSummary, ...]
     area_fraction: float | None  # of all labelled pixels together
-    mean_fraction: float | None  # over images
+    mean_fraction: float | None  # over images of which something is labelled
     mean_fraction_ci95: tuple[float, float] | None
 
 
@@ -133,9 +133,7 @@ def summary_and_sizes(folder: Path) -> tuple[TablesSummary, list[CountedSizes]]:
         unit=unit,
         num_masks=num_masks,
         num_objects=int(sum(one[:, 2].sum() for one in rows.values())),
-        classes=tuple(
-            _class_of(name, rows.get(name), fractions.get(name), num_masks) for name in names
-        ),
+        classes=tuple(_class_of(name, rows.get(name), fractions.get(name)) for name in names),
     )
     return summary, [_sizes_of(name, one, unit) for name, one in rows.items()]
 
@@ -277,6 +275,7 @@ _COLUMNS = "SELECT column_name FROM (DESCRIBE FROM rows)"
 @dataclass(frozen=True, kw_only=True)
 class _Fraction:
     num_masks: int
+    num_labelled: int  # masks: the others say nothing of what there is
     area_px: int
     labelled_px: int
     sum: float
@@ -289,18 +288,21 @@ def _fractions(database: Any, tables: _Tables) -> dict[str, _Fraction]:
         return {}
     query = """
         SELECT class, sum(area), sum(fraction), sum(fraction * fraction),
-               (SELECT count(*) FROM masks), (SELECT sum(labelled) FROM masks)
+               (SELECT count(*) FROM masks), (SELECT count(*) FROM masks WHERE labelled > 0),
+               (SELECT sum(labelled) FROM masks)
         FROM (SELECT class, class_value, CAST(area_px AS BIGINT) AS area,
-                     CAST(area_fraction AS DOUBLE) AS fraction FROM rows)
+                     CASE WHEN CAST(labelled_px AS BIGINT) > 0
+                          THEN CAST(area_fraction AS DOUBLE) END AS fraction FROM rows)
         GROUP BY class ORDER BY min(CAST(class_value AS INT))"""
     masks = """, masks AS (SELECT mask, max(CAST(labelled_px AS BIGINT)) AS labelled
                FROM rows GROUP BY mask)"""
     found: dict[str, _Fraction] = {}
-    for name, area, total, squares, num_masks, labelled in _ask(
+    for name, area, total, squares, num_masks, num_labelled, labelled in _ask(
         database, tables, tables.images, masks + query
     ):
         found[_name_of(name)] = _Fraction(
             num_masks=num_masks,
+            num_labelled=num_labelled,
             area_px=int(area or 0),
             labelled_px=int(labelled or 0),
             sum=total or 0.0,
@@ -309,9 +311,7 @@ def _fractions(database: Any, tables: _Tables) -> dict[str, _Fraction]:
     return found
 
 
-def _class_of(
-    name: str, rows: np.ndarray | None, covered: _Fraction | None, num_masks: int
-) -> ClassOfTables:
+def _class_of(name: str, rows: np.ndarray | None, covered: _Fraction | None) -> ClassOfTables:
     rows = np.zeros((0, 5)) if rows is None else rows
     number = float(rows[:, 2].sum())
     mean = float(rows[:, 3].sum()) / number if number else None
@@ -320,9 +320,9 @@ def _class_of(
         sd = math.sqrt(max(0.0, float(rows[:, 4].sum()) - number * mean * mean) / (number - 1))
     whole = rows[rows[:, 0] == 0]
     fraction = interval = None
-    if covered is not None and num_masks:
-        fraction = covered.sum / num_masks
-        interval = _interval(fraction, covered.squares, num_masks)
+    if covered is not None and covered.num_labelled:
+        fraction = covered.sum / covered.num_labelled
+        interval = _interval(fraction, covered.squares, covered.num_labelled)
     return ClassOfTables(
         name=name,
         num_objects=int(number),

@@ -133,3 +133,18 @@ def test_without_duckdb_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(__import__("sys").modules, "duckdb", None)
     with pytest.raises(InputError, match=r"emcfsys-tui\[parquet\]"):
         need_duckdb()
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_mask_without_a_labelled_pixel_is_not_in_the_mean_over_images(
+    tmp_path: Path, form: str
+) -> None:
+    half = np.zeros((40, 40), np.uint8)
+    half[:20] = 1
+    for name, ids in {"half": half, "empty": half * 0, "unlabelled": half * 0 + 255}.items():
+        save_mask(tmp_path / f"masks/{name}.png", ids, (5.0, 5.0))
+    words = [str(tmp_path / "masks"), "--out", str(tmp_path / "numbers"), "--format", form]
+    assert CliRunner().invoke(measure, words).exit_code == 0
+    found = {one.name: one for one in summarise(tmp_path / "numbers").classes}
+    assert found["class 1"].mean_fraction == pytest.approx(0.25)
+    assert found["background"].mean_fraction == pytest.approx(0.75)

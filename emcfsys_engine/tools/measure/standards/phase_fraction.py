@@ -33,20 +33,21 @@ def point_grid(shape: tuple[int, int], num_points: int, rng: np.random.Generator
 
 def count_points(
     ids: np.ndarray, phases: list[Phase], num_points: int, rng: np.random.Generator
-) -> dict[str, FieldValue]:
+) -> dict[str, FieldValue] | None:
     """Return the share of grid points on each phase; a point is a pixel and on one phase only.
 
     Of one field alone the variance is that of its area fraction, and of points set by chance.
+    None where no point is on a labelled pixel: that is no field.
     Shapes: ids are H×W.
     """
     grid = point_grid((ids.shape[0], ids.shape[1]), num_points, rng)
     met = ids[grid[:, 0], grid[:, 1]]
     met = met[met != UNLABELLED]
-    found: dict[str, FieldValue] = {}
     areas = measure_areas(ids, phases)
+    if areas is None or not met.size:
+        return None
+    found: dict[str, FieldValue] = {}
     for value, name in phases:
-        if name not in areas or not met.size:
-            continue
         share, area = float((met == value).mean()), areas[name]
         variance = None
         if area.variance is not None:
@@ -55,9 +56,14 @@ def count_points(
     return found
 
 
-def measure_areas(ids: np.ndarray, phases: list[Phase]) -> dict[str, FieldValue]:
-    """Return the area fraction of each phase. Shapes: ids are H×W, 255 where unlabelled."""
+def measure_areas(ids: np.ndarray, phases: list[Phase]) -> dict[str, FieldValue] | None:
+    """Return the area fraction of each phase; None where nothing is labelled: that is no field.
+
+    Shapes: ids are H×W, 255 where unlabelled.
+    """
     labelled = ids != UNLABELLED
+    if not labelled.any():
+        return None
     found: dict[str, FieldValue] = {}
     for value, name in phases:
         one = fraction_of(ids == value, labelled)

@@ -13,6 +13,7 @@ from emcfsys_engine.errors import InputError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_outputs import write_own
+from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.tools.measure.fields import Field, Fields, Labels, open_fields
 from emcfsys_engine.tools.measure.objects import Objects
 from emcfsys_engine.tools.measure.results import MeasureSettings
@@ -81,7 +82,7 @@ class Looked:
     name: str
     shape: tuple[int, int]
     phases: tuple[Phase, ...] = ()
-    values: Mapping[str, FieldValue] = field(default_factory=dict)
+    values: Mapping[str, FieldValue] | None = field(default_factory=dict)  # None: it is no field
     sizes: np.ndarray | None = None
     weights: np.ndarray | None = None
     map: SizeMap | None = None
@@ -114,8 +115,11 @@ class Study:
             return replace(seen, values=measure_grains(grains, one.pixel, self.standard.lines, rng))
         phases = _phases(one, labels, named=self.settings.classes is not None)
         if self.standard.standard == "e562":
-            return replace(seen, values=count_points(one.ids, phases, self.standard.points, rng))
-        return replace(seen, values=measure_areas(one.ids, phases))
+            values = count_points(one.ids, phases, self.standard.points, rng)
+        else:
+            values = measure_areas(one.ids, phases)
+        notes = ("no labelled pixel was met: it is no field",) if values is None else ()
+        return replace(seen, values=values, notes=notes)
 
     def take(self, seen: Looked, objects: Objects) -> None:
         """Add what one field said."""
@@ -124,7 +128,8 @@ class Study:
                 mine = self.particles.setdefault(name, Particles())
                 mine.take(objects, objects.class_value == value, seen.shape)
             return
-        self.gathered.fields.append((seen.name, seen.values))
+        if seen.values is not None:
+            self.gathered.fields.append((seen.name, seen.values))
         if seen.sizes is not None and seen.weights is not None:
             self.grains.append((seen.sizes, seen.weights))
         if seen.map is not None and len(self.maps) < _MOST_MAPS:
@@ -313,10 +318,30 @@ def calibrate(study: Study, predicted: str, true: str, out: Path, base: Path) ->
     its: list[Mapping[str, FieldValue]] = []
     for number, (guess, truth) in enumerate(pairs):
         first, second = ours.read(guess), theirs.read(truth)
+        first = _where_labelled(guess, first, second)
         second = second.of_size(first.pixel)  # labels that people drew often have no scale
-        mine.append(measuring.look(first, ours.labels, number).values)
-        its.append(measuring.look(second, theirs.labels, number).values)
+        guessed = measuring.look(first, ours.labels, number).values
+        drawn = measuring.look(second, theirs.labels, number).values
+        if guessed is not None and drawn is not None:
+            mine.append(guessed)
+            its.append(drawn)
+    if len(mine) < 2:
+        what = f"{len(mine)} of {len(pairs)} pairs have labelled pixels in both masks"
+        raise InputError(true, what, "Two or more are needed: name masks that say something")
     return Calibration(predicted=mine, true=its)
+
+
+def _where_labelled(mask: ImageRef, predicted: Field, true: Field) -> Field:
+    """Return a prediction without what nobody labelled: elsewhere the two cannot be compared.
+
+    Raises: InputError when they differ in size.
+    """
+    if predicted.ids.shape != true.ids.shape:
+        sizes = (f"{one.ids.shape[1]}×{one.ids.shape[0]} px" for one in (predicted, true))
+        what = "is {}, its true mask {}".format(*sizes)
+        raise InputError(str(mask), what, "Name true masks of the same images")
+    ids = np.where(true.ids == UNLABELLED, np.uint8(UNLABELLED), predicted.ids)
+    return replace(predicted, ids=ids)
 
 
 def _key(fields: Fields, mask: ImageRef) -> object:

@@ -156,6 +156,22 @@ def test_empty_full_tiny_and_unlabelled_masks_give_rows_or_say_why_not(
     assert report.notes
 
 
+@pytest.mark.parametrize("standard", ["e562", "e1245"])
+@pytest.mark.parametrize("classes", [PHASES, None])
+def test_a_mask_without_a_labelled_pixel_is_no_field_and_an_empty_one_is(
+    tmp_path: Path, standard: Standard, classes: dict[str, int] | None
+) -> None:
+    half = np.zeros((40, 40), np.uint8)
+    half[:20] = 1
+    masks = {"half": half, "empty": half * 0, "unlabelled": half * 0 + 255}
+    for name, ids in masks.items():
+        save_mask(tmp_path / f"masks/{name}.png", ids, (5.0, 5.0))
+    report = report_on(tmp_path, standard, classes=classes)
+    whole = [row for row in report.phase_fractions if not row.mask]
+    assert [(row.num_fields, row.fraction) for row in whole] == [(2, pytest.approx(0.25))]
+    assert any("unlabelled.png: no labelled pixel" in note for note in report.notes)
+
+
 @pytest.mark.long
 def test_many_numbered_particles_are_as_many(tmp_path: Path) -> None:
     numbers = np.zeros((1024, 1024), np.uint16)
@@ -200,6 +216,25 @@ def test_validation_masks_bring_the_models_errors_in(tmp_path: Path) -> None:
         report_on(tmp_path, "e1245", calibrate=(folders[0], str(tmp_path / "lonely")))
     with pytest.raises(InputError, match="percentiles"):
         report_on(tmp_path, "iso13322", calibrate=folders)
+
+
+def test_validation_masks_count_where_people_labelled_them(tmp_path: Path) -> None:
+    save_pores(tmp_path / "masks", 4)
+    for number in range(3):  # a model without errors, labels of the left half alone
+        guess = np.zeros((40, 40), np.uint8)
+        guess[:, 10 : 25 + number] = 1
+        true = guess.copy()
+        true[:, 20:] = 255
+        save_mask(tmp_path / f"guess/{number}.png", guess)
+        save_mask(tmp_path / f"true/{number}.png", true)
+    folders = (str(tmp_path / "guess"), str(tmp_path / "true"))
+    settings = {"classes": PHASES, "pixel_nm": (5.0, 5.0)}
+    plain = report_on(tmp_path, "e1245", **settings).phase_fractions[-1]
+    calibrated = report_on(tmp_path, "e1245", calibrate=folders, **settings).phase_fractions[-1]
+    assert calibrated.fraction == pytest.approx(plain.fraction)
+    save_mask(tmp_path / "true/0.png", np.ones((20, 20), np.uint8))
+    with pytest.raises(InputError, match="is 40×40 px, its true mask 20×20 px"):
+        report_on(tmp_path, "e1245", calibrate=folders, **settings)
 
 
 def test_grains_are_calibrated_on_their_scale(tmp_path: Path) -> None:
