@@ -4,10 +4,10 @@ import base64
 import binascii
 import io
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, TypeVar
 
 import imagecodecs
 import numpy as np
@@ -23,6 +23,7 @@ _LARGEST_MASK_PX = 1 << 30
 ShapeKind = Literal[
     "polygon", "rectangle", "circle", "line", "linestrip", "point", "bitmap", "rings"
 ]
+Number = TypeVar("Number", int, str)
 _NAMED = 6  # so many skipped shapes are named in a message, the rest counted
 
 
@@ -185,6 +186,17 @@ def points_array(path: Path, what: str, points: object) -> np.ndarray:
         what = f"{what} has points that are not pairs of numbers"
         raise AnnotationError(path, what, "Draw it again")
     return array
+
+
+def name_of_number(names: Mapping[Number, str], number: Number) -> str:
+    """Return what a file calls a class that it keeps by number, its own words where it has none.
+
+    Where a file names its classes, a number that it does not name is none of them: taken for a
+    class's value, as in files without names, it would be any class's.
+    """
+    if names and number not in names:
+        return f"category {number}"
+    return names.get(number, str(number))
 
 
 def last_part(name: object) -> str:

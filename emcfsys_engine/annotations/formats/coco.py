@@ -18,6 +18,7 @@ from emcfsys_engine.annotations.shapes import (
     box_ring,
     inner_path,
     mask_from_runs,
+    name_of_number,
     points_array,
     shape_of_mask,
     size_of,
@@ -57,7 +58,7 @@ def read(path: Path, document: Mapping[str, Any]) -> list[Annotation]:
     for number, item in enumerate(objects, start=1):
         image_id = _id(item.get("image_id", images[0]["id"] if single is not None else None))
         category = item.get("category_id")
-        label = "mask" if category is None else names.get(_id(category), _id(category))
+        label = "mask" if category is None else name_of_number(names, _id(category))
         what = f"object {number} ({label})"
         if image_id == "None":
             raise AnnotationError(path, f"{what} does not say of which image it is", "Export again")

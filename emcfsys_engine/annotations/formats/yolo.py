@@ -1,15 +1,26 @@
 """YOLO segmentation: one text file an image, a class number and a polygon in fractions a line."""
 
+import functools
+import math
 import re
+from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
-from emcfsys_engine.annotations.shapes import Annotation, Gathering, Shape, box_ring
+from emcfsys_engine.annotations.shapes import (
+    Annotation,
+    Gathering,
+    Shape,
+    box_ring,
+    name_of_number,
+)
 from emcfsys_engine.annotations.text_encoding import text_of
 from emcfsys_engine.errors import AnnotationError
 
-_NAME_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
+_YAML_FILES = ("data.yaml", "data.yml", "dataset.yaml")
+_NAME_LISTS = ("classes.txt", "obj.names")
 _LINE = re.compile(r"\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*", re.IGNORECASE)
 _LARGEST_NAMES_BYTES = 1 << 20
 
@@ -43,7 +54,7 @@ def read(path: Path, text: str) -> list[Annotation]:
             )
             remedy = "Export a segmentation set, with polygons"
             raise AnnotationError(path, f"{what} belong to an object", remedy)
-        _line(f"line {number}", names.get(index, str(index)), values, found)
+        _line(f"line {number}", name_of_number(names, index), values, found)
     if found.skipped and not found.shapes:
         raise AnnotationError(
             path, found.skipped[0].why, "Export a segmentation set, with polygons"
@@ -95,54 +106,67 @@ def _is_pose(words: list[str], keypoints: int) -> bool:
 
 def _keypoint_numbers(folder: Path) -> int:
     """Return how many numbers the key points of a line have by data.yaml; 0 if unsaid."""
-    for name in _NAME_FILES[:3]:
-        file = folder / name
-        if file.is_file() and file.stat().st_size <= _LARGEST_NAMES_BYTES:
-            text = text_of(file, file.read_bytes())
-            found = re.search(r"^kpt_shape:\s*\[\s*(\d+)\s*,\s*(\d+)\s*\]", text, re.MULTILINE)
-            if not found:
-                found = re.search(
-                    r"^kpt_shape:\s*\n\s*-\s*(\d+)\s*\n\s*-\s*(\d+)", text, re.MULTILINE
-                )
-            if found:
-                return int(found[1]) * int(found[2])
-    return 0
+    said = _said_in_yaml(folder)
+    shape = said[1].get("kpt_shape") if said is not None else None
+    if not isinstance(shape, list) or len(shape) != 2:
+        return 0
+    return math.prod(int(one) if str(one).isdecimal() else 0 for one in shape)
 
 
 def class_names(folder: Path) -> dict[int, str]:
-    """Return class number -> name from the data.yaml or classes.txt of a folder; empty if none."""
-    for name in _NAME_FILES:
-        file = folder / name
-        if not file.is_file() or file.stat().st_size > _LARGEST_NAMES_BYTES:
-            continue
-        text = text_of(file, file.read_bytes())
-        if file.suffix in (".txt", ".names"):
+    """Return class number -> name from the data.yaml or classes.txt of a folder; empty if none.
+
+    Raises: AnnotationError where a file says names in a way that is not understood.
+    """
+    if (said := _said_in_yaml(folder)) is not None:
+        return _names_of(*said)
+    for name in _NAME_LISTS:
+        if (text := _text_in(folder / name)) is not None:
             return {n: line.strip() for n, line in enumerate(text.splitlines()) if line.strip()}
-        return _names_of_yaml(text)
     return {}
 
 
-def _names_of_yaml(text: str) -> dict[int, str]:
-    """Return the `names:` of a YOLO data.yaml: a list in brackets, a list in lines, or a table."""
-    found = re.search(
-        r"^names:[ \t]*(\[[^\]]*\]|\{[^}]*\})?(.*(?:\n[ \t]*(?:-|\d+:).*)*)", text, re.MULTILINE
-    )
-    if not found:
+def _said_in_yaml(folder: Path) -> tuple[Path, Mapping[str, object]] | None:
+    for name in _YAML_FILES:
+        if (text := _text_in(folder / name)) is not None:
+            return folder / name, _document(folder / name, text)
+    return None
+
+
+def _text_in(file: Path) -> str | None:
+    if not file.is_file() or file.stat().st_size > _LARGEST_NAMES_BYTES:
+        return None
+    return text_of(file, file.read_bytes())
+
+
+@functools.lru_cache(maxsize=16)  # it is asked for each file of labels
+def _document(file: Path, text: str) -> Mapping[str, object]:
+    """Return what a data.yaml says; every word stays text: a class may be called "no" or "1.0"."""
+    if "names" not in text and "kpt_shape" not in text:
         return {}
-    words = [
-        _bare(word) for word in re.split(r"[,\n]", (found[1] or "").strip("[]{}")) if _bare(word)
-    ]
-    if not words:
-        words = [_bare(line) for line in found[2].splitlines() if _bare(line)]
+    yaml = import_module("yaml")
+    try:
+        found = yaml.load(text, Loader=yaml.BaseLoader)  # builds no objects but these three
+    except (yaml.YAMLError, RecursionError) as error:
+        why = " ".join(str(getattr(error, "problem", "") or "it is nested too deep").split())
+        raise AnnotationError(
+            file, f"is no YAML ({why})", "Mend its names:, or remove it"
+        ) from None
+    return found if isinstance(found, dict) else {}
+
+
+def _names_of(file: Path, document: Mapping[str, object]) -> dict[int, str]:
+    """Return the `names:` of a data.yaml, which are a list or a table by number."""
+    said = document.get("names") or {}
+    pairs: Iterable[tuple[object, object]] = (("", said),)
+    if isinstance(said, list):
+        pairs = enumerate(said)
+    elif isinstance(said, dict):
+        pairs = said.items()
     names: dict[int, str] = {}
-    for place, word in enumerate(words):
-        numbered = re.fullmatch(r"(\d+)\s*:\s*(.+)", word)
-        if numbered:
-            names[int(numbered[1])] = _bare(numbered[2])
-        else:
-            names[place] = _bare(word.removeprefix("-"))
+    for number, name in pairs:
+        if not str(number).isdecimal() or not isinstance(name, str):
+            what = f"says names that are no list of names, and no table of numbers: {name!r}"
+            raise AnnotationError(file, what, "Write them as: names: {0: matrix, 1: pore}")
+        names[int(number)] = name.strip()
     return names
-
-
-def _bare(word: str) -> str:
-    return word.split(" #")[0].strip().strip("'\"").strip()

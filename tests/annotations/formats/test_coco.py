@@ -15,6 +15,7 @@ from emcfsys_engine.annotations.formats.coco import (
     runs_of_mask,
     runs_of_text,
 )
+from emcfsys_engine.annotations.masks import table_of
 from emcfsys_engine.annotations.shapes import mask_from_runs
 from emcfsys_engine.errors import AnnotationError
 from tests.annotations.formats.made import drawn, formats
@@ -132,3 +133,21 @@ def test_coco_that_does_not_say_whose_an_object_is_is_refused(
     (tmp_path / "ann" / "a.json").write_text(json.dumps(document))
     with pytest.raises(AnnotationError, match=named):
         read_annotations(tmp_path / "ann" / "a.json")
+
+
+def test_a_category_that_the_file_does_not_list_is_no_class_by_its_number(tmp_path: Path) -> None:
+    document = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 20, "width": 20}],
+        "categories": [{"id": 1, "name": "large"}, {"id": 2, "name": "small"}],
+        "annotations": [_OBJECT | {"id": n, "category_id": n} for n in (0, 1, 2)],
+    }
+    file = tmp_path / "a.json"
+    table = table_of({"matrix": 0, "small": 1, "large": 2}, {})
+    file.write_text(json.dumps(document))
+    (one,) = read_annotations(file)
+    assert [shape.label for shape in one.shapes] == ["category 0", "large", "small"]
+    assert [table.of_shape(shape) for shape in one.shapes] == [None, 2, 1]
+    document["categories"] = []
+    file.write_text(json.dumps(document))
+    (one,) = read_annotations(file)
+    assert [table.of_shape(shape) for shape in one.shapes] == [0, 1, 2]

@@ -41,3 +41,35 @@ def test_poses_of_yolo_are_no_polygons(tmp_path: Path, yaml: str) -> None:
     (tmp_path / "a.txt").write_text(f"0 {numbers}\n")
     with pytest.raises(AnnotationError, match="pose"):
         read_annotations(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "names:\n  0: matrix\n\n  # precipitates\n  1: 'large, dense'\n  2: \"no\"\n",
+        "names:\n- matrix\n# precipitates\n- large, dense\n- no\nnc: 3\n",
+        "names: [matrix, 'large, dense',\n  no]\n",
+        "names: {0: matrix, 2: no, '1': 'large, dense'}\n",
+    ],
+)
+def test_yolo_takes_the_names_of_a_data_yaml_as_yaml_has_them(tmp_path: Path, names: str) -> None:
+    (tmp_path / "data.yaml").write_text(names)
+    polygon = " 0.1 0.1 0.5 0.1 0.5 0.6\n"
+    (tmp_path / "a.txt").write_text("".join(f"{n}{polygon}" for n in (2, 1, 0, 3)))
+    labels = [shape.label for shape in read_annotations(tmp_path / "a.txt")[0].shapes]
+    assert labels == ["no", "large, dense", "matrix", "category 3"]
+
+
+@pytest.mark.parametrize("names", ["names: 5\n", "names:\n  a: b\n", "names: [a\n", "names: [[a]]"])
+def test_names_that_are_not_understood_are_named_and_not_guessed(
+    tmp_path: Path, names: str
+) -> None:
+    (tmp_path / "data.yaml").write_text(names)
+    (tmp_path / "a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.6\n")
+    with pytest.raises(AnnotationError, match=r"data.yaml: (is no YAML|says names)"):
+        read_annotations(tmp_path / "a.txt")
+
+
+def test_numbers_are_class_values_where_no_file_names_them(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("2 0.1 0.1 0.5 0.1 0.5 0.6\n")
+    assert read_annotations(tmp_path / "a.txt")[0].shapes[0].label == "2"
