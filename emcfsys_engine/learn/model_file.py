@@ -63,14 +63,14 @@ def load_model(file: Path) -> tuple[SegmentationNetwork, ModelCard]:
     tensors = _tensors(file)
     if card.weights_digest and _digest(tensors) != card.weights_digest:
         raise ModelFileError(file, "its weights were changed since it was made", "Copy it again")
+    _check_before_it_costs(file, card, tensors)
     try:
         network = build_network(card.network)
     except EmcfError as error:
         remedy = "Install the timm version it was made with"
         made_with = card.versions.get("timm", "an unknown version")
         raise ModelFileError(file, f"{error} (made with timm {made_with})", remedy) from None
-    wanted = network.state_dict()
-    _check_tensors(file, wanted, tensors)
+    _check_tensors(file, network.state_dict(), tensors)
     _refuse_endless(file, tensors)
     network.load_state_dict(tensors)
     return network.eval(), card
@@ -135,6 +135,16 @@ def _tensors(file: Path) -> dict[str, Tensor]:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelFileError(file, _why_damaged(file, error), "Copy it again") from None
+
+
+def _check_before_it_costs(file: Path, card: ModelCard, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that do not fit: a header can name a network of gigabytes in a small file."""
+    try:
+        with torch.device("meta"):
+            wanted = build_network(card.network).state_dict()
+    except (EmcfError, NotImplementedError, RuntimeError):
+        return  # some cannot be built without numbers: what is wrong is found below
+    _check_tensors(file, wanted, tensors)
 
 
 def _check_tensors(file: Path, wanted: Mapping[str, Tensor], given: Mapping[str, Any]) -> None:

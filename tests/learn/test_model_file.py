@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from emcfsys_engine.colours import colours_for
 from emcfsys_engine.errors import ModelFileError
 from emcfsys_engine.learn.model_file import load_model, verify_model
-from emcfsys_engine.learn.networks.network import build_network
-from emcfsys_engine.model_card import edited_fields, read_card
+from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_network
+from emcfsys_engine.model_card import NetworkSpec, edited_fields, read_card
 from tests.learn.conftest import TINY
 
 
@@ -135,6 +135,24 @@ def test_an_unknown_backbone_names_the_timm_it_was_made_with(
     file = _rewritten(model_file, tmp_path / "x.safetensors", network=network)
     with pytest.raises(ModelFileError, match="made with timm"):
         load_model(file)
+
+
+def test_a_network_that_the_tensors_do_not_fit_is_never_built(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = json.loads(_metadata(model_file)["emcfsys"])
+    network = {**card["network"], "backbone": "eva_giant_patch14_224"}  # of 4 GB
+    file = _rewritten(model_file, tmp_path / "x.safetensors", network=network, weights_digest="")
+    built_on: list[str] = []
+
+    def build(spec: NetworkSpec) -> SegmentationNetwork:
+        built_on.append(torch.get_default_device().type)
+        return build_network(spec)
+
+    monkeypatch.setattr("emcfsys_engine.learn.model_file.build_network", build)
+    with pytest.raises(ModelFileError, match="lacks the tensor"):
+        load_model(file)
+    assert built_on == ["meta"]
 
 
 def test_bare_weights_are_no_model_file(tmp_path: Path) -> None:
