@@ -42,6 +42,7 @@ from emcfsys_tui.settings import (
     Settings,
     class_colours,
     curve_colours,
+    key_faults,
     quiet,
     readable_words,
 )
@@ -214,7 +215,7 @@ class EmcfApp(OrderedKeysApp):
 
     def _look_for_unknown_keys(self) -> None:
         """Say which names of keys in interface.toml are none: after the first paint."""
-        for fault in import_module("emcfsys_tui.screens.key_names").faults_of(self.settings.keys):
+        for fault in key_faults(self.settings.keys):
             self.call_from_thread(self.tell, fault, "warning")
 
     def _look_at_terminal(self) -> None:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rich.cells import get_character_cell_size
+from textual._compositor import Compositor, CompositorMap
 from textual.driver import Driver
 
 _FRAME = re.compile(r"\x1b\[\d+;\d+H")
@@ -261,3 +262,23 @@ class LeanDriver(Driver):
         lean = self.cells.lean(data) if self.cells is not None else data
         if lean:
             super().write(lean)
+
+
+class WholeMaps(Compositor):
+    """Textual's compositor, which forgets a widget that went while it looked.
+
+    It draws what differs between its map before and after a layout. Where the map is asked for
+    between the going of a widget and the layout, both are alike, and a message that has gone stays
+    on the terminal: its place is noted here.
+    """
+
+    @property
+    def full_map(self) -> CompositorMap:
+        """Return the map of all widgets; the places of those that went since are drawn anew."""
+        before = self._full_map
+        found = super().full_map
+        if found is not before:
+            gone = (before[widget] for widget in before.keys() - found.keys())
+            places = (one.clip.intersection(one.region) for one in gone)
+            self._dirty_regions.update(place for place in places if place)
+        return found

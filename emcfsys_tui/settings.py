@@ -1,12 +1,16 @@
-"""~/.config/emcfsys/interface.toml: the person's own keys, theme and picture settings."""
+"""~/.config/emcfsys/interface.toml: a person's keys (and names that are none), theme, pictures."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 import msgspec
 import tomli
 from textual.binding import Binding
+from textual.dom import DOMNode
 from textual.theme import Theme
 
 from emcfsys_engine.colours import colours_for, readable
@@ -234,3 +238,31 @@ def load_settings() -> Settings:
         faults.append(f'{file}: keys: write lines like "runs.mark" = "m"')
         keys = {}
     return Settings(theme=theme, bell=bell, pictures=str(pictures), keys=keys, faults=tuple(faults))
+
+
+def known_keys() -> frozenset[str]:
+    """Return the name of every key of the interface."""
+    for room in ("emcfsys_tui.screens", "emcfsys_tui.widgets"):
+        for module in iter_modules(import_module(room).__path__):
+            import_module(f"{room}.{module.name}")
+    bindings = (one for kind in _kinds(DOMNode) for one in kind.__dict__.get("BINDINGS", ()))
+    return frozenset(one.id for one in bindings if isinstance(one, Binding) and one.id)
+
+
+def key_faults(keys: Mapping[str, str]) -> list[str]:
+    """Return a line for each name that is none, with the nearest one."""
+    known = known_keys()
+    file = config_file().with_name("interface.toml")
+    faults: list[str] = []
+    for name in keys:
+        if name not in known:
+            near = get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+            remedy = f"Did you mean {near[0]!r}?" if near else "? tells the names"
+            faults.append(f"{file}: keys.{name}: is no key's name. {remedy}")
+    return faults
+
+
+def _kinds(kind: type[DOMNode]) -> Iterator[type[DOMNode]]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from _kinds(one)

@@ -20,11 +20,11 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from emcfsys_engine.errors import EmcfError, printable
+from emcfsys_tui.lean_output import WholeMaps
 from emcfsys_tui.messages import TextFound, Told
 from emcfsys_tui.screens.dialogs import TextScreen
 from emcfsys_tui.settings import LEAST_COLUMNS, LEAST_LINES, quiet, shown
 from emcfsys_tui.text import fitted
-from emcfsys_tui.whole_maps import WholeMaps
 from emcfsys_tui.widgets.boxes import Boxed
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from emcfsys_engine.text import day_clock, span
 from emcfsys_tui.engine import jobs as engine_link_jobs
 from emcfsys_tui.engine import notices
 from emcfsys_tui.engine.data import PictureSpec
-from emcfsys_tui.engine.masks import MaskReader
+from emcfsys_tui.engine.jobs import MaskReader
 from emcfsys_tui.messages import LogRead, MaskRead, PictureRead, TabWanted
 from emcfsys_tui.settings import quiet, shown
 from emcfsys_tui.text import reason_words

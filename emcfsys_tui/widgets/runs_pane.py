@@ -20,7 +20,6 @@ from emcfsys_tui.engine.data import Decoder
 from emcfsys_tui.engine.runs_reader import RunsReader
 from emcfsys_tui.memory import pin_runs, pinned_runs
 from emcfsys_tui.messages import PictureRead, PointRead, RunsRead, TabWanted
-from emcfsys_tui.run_filter import Test, filter_of
 from emcfsys_tui.settings import quiet, shown
 from emcfsys_tui.text import safe_lines
 from emcfsys_tui.view_models import (
@@ -32,6 +31,7 @@ from emcfsys_tui.view_models import (
     RunDetail,
     RunRow,
 )
+from emcfsys_tui.widgets import run_rows
 from emcfsys_tui.widgets.chart import Chart
 from emcfsys_tui.widgets.list import ClassTable, Row, Rows
 from emcfsys_tui.widgets.log_view import LogView, TextInput
@@ -39,7 +39,6 @@ from emcfsys_tui.widgets.pane import GONE
 from emcfsys_tui.widgets.picture_pane import PreviewBox
 from emcfsys_tui.widgets.run_charts import HINTS, HINTS_OF_KINDS, RunCharts, waiting_hint
 from emcfsys_tui.widgets.run_deeds import RunDeeds
-from emcfsys_tui.widgets.run_rows import NO_RUNS, RUN_COLUMNS, folds_words, letters_of, run_row
 
 _ALWAYS = (
     "mark_folds",
@@ -156,7 +155,7 @@ class RunsPane(RunDeeds):
         self._reader = RunsReader(folder)
         self._has_log = False
         self._pinned, self._pins_fault = pinned_runs(folder)
-        self._holds: Test = filter_of("")
+        self._holds: run_rows.Test = run_rows.filter_of("")
         self._wanted = ""  # a run that is to be chosen once it is read
         self._decoder = Decoder(self.post_message)
 
@@ -173,7 +172,7 @@ class RunsPane(RunDeeds):
         yield TextInput(
             placeholder="iou>.8 backbone:resnet* failed; esc ends", id="runs-filter", compact=True
         )
-        yield Rows(RUN_COLUMNS, id="runs", empty="Reading runs …")
+        yield Rows(run_rows.RUN_COLUMNS, id="runs", empty="Reading runs …")
         yield Static(id="why", markup=False)
         with Horizontal(id="middle"):
             yield RunCharts(id="all-charts")
@@ -227,7 +226,7 @@ class RunsPane(RunDeeds):
         is_first = not self._runs
         self._runs, self._details = event.runs, event.details
         rows = self.query_one("#runs", Rows)
-        nothing = GONE if event.is_gone else NO_RUNS
+        nothing = GONE if event.is_gone else run_rows.NO_RUNS
         rows.empty = "No run is like that. esc shows all again." if self._runs else nothing
         if is_first or not self._runs:
             self.refresh_bindings()
@@ -275,14 +274,14 @@ class RunsPane(RunDeeds):
     def filter_runs(self, event: Input.Changed) -> None:
         """Filter as the person types; half a comparison filters nothing yet."""
         with contextlib.suppress(InputError):
-            self._holds = filter_of(event.value)
+            self._holds = run_rows.filter_of(event.value)
             self._show_rows()
 
     @on(Input.Submitted, "#runs-filter")
     def end_filter(self, event: Input.Submitted) -> None:
         """Keep the filter; say what is wrong with it."""
         try:
-            filter_of(event.value)
+            run_rows.filter_of(event.value)
         except InputError as error:
             self.page_app.tell(str(error), "warning")
             return
@@ -334,7 +333,7 @@ class RunsPane(RunDeeds):
             self.page_app.tell("This run is no fold of a cross-validation", "warning")
             return
         self.query_one("#runs", Rows).marked = frozenset(one.id for one in folds[:_MOST_SHOWN])
-        self.page_app.tell(folds_words(run.group, folds))
+        self.page_app.tell(run_rows.folds_words(run.group, folds))
         self._choose()
 
     def action_log_axis(self) -> None:
@@ -433,11 +432,11 @@ class RunsPane(RunDeeds):
     def _show_rows(self) -> None:
         if not self.is_built:
             return
-        letters = letters_of(self.drawn)
+        letters = run_rows.letters_of(self.drawn)
         rows: list[Row] = []
         shown = [run for run in self._runs if self._holds(run) or run.id in self._pinned]
         for run in sorted(shown, key=lambda run: run.id not in self._pinned):
-            row = run_row(run, self._state_of(run), letters.get(run.id, ""))
+            row = run_rows.run_row(run, self._state_of(run), letters.get(run.id, ""))
             is_pinned = run.id in self._pinned
             rows.append(
                 replace(row, cells=(*row.cells[:1], f"◆{run.id}", *row.cells[2:]))
@@ -448,7 +447,7 @@ class RunsPane(RunDeeds):
 
     def _show_details(self) -> None:
         details = [self._details[name] for name in self.drawn if name in self._details]
-        self.query_one(RunCharts).show(details, letters_of(self.drawn))
+        self.query_one(RunCharts).show(details, run_rows.letters_of(self.drawn))
         rows = self.query_one("#runs", Rows)
         current = self._details.get(rows.current.key) if rows.current else None
         table = self.query_one(ClassTable)

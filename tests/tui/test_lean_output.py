@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from emcfsys_tui.lean_output import ShownCells
+from emcfsys_tui.screens.page import KeyLine
 from tests.bench.terminal import Terminal, project_environment
+from tests.tui.conftest import opened
 from tests.tui.test_program import _wait, tmux
 
 __all__ = ["tmux"]  # a fixture
@@ -161,3 +163,18 @@ def test_a_key_that_shows_another_image_costs_at_most_6_kilobytes_and_rest_nothi
         assert terminal.num_bytes > 6000
     finally:
         terminal.close()
+
+
+async def test_what_went_is_drawn_over_though_the_map_was_read_before_the_layout(
+    demo: Path,
+) -> None:
+    async with opened(demo, "1") as pilot:
+        screen = pilot.app.screen
+        gone = screen.query_one(KeyLine)
+        place, compositor = gone.region, screen._compositor
+        assert place
+        compositor._dirty_regions.clear()
+        compositor._full_map_invalidated = True  # as a repaint in a tab that is not shown does
+        gone.display = False
+        assert gone not in compositor.full_map
+        assert place in compositor._dirty_regions

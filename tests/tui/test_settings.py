@@ -1,9 +1,13 @@
-"""Settings: colours that can be read on every theme."""
+"""Settings: colours that can be read on every theme, names of keys that exist."""
+
+from pathlib import Path
 
 import pytest
 
 from emcfsys_engine.colours import contrast
 from emcfsys_tui.app import EmcfApp
+from emcfsys_tui.settings import Settings, key_faults, known_keys
+from tests.tui.conftest import opened, told, until
 
 _WORDS = ("foreground", "primary", "secondary", "accent", "success", "warning", "error", "dim")
 _PAPERS = ("background", "surface", "panel", "cursor")
@@ -36,3 +40,11 @@ def test_curves_and_classes_are_readable_on_every_theme(theme: str) -> None:
     paper = _rgb(app.get_css_variables()["background"])
     drawn = [*app.colours, *app.class_colours(12)]
     assert min(contrast(one, paper) for one in drawn if not isinstance(one, int)) >= 4.5
+
+
+async def test_an_unknown_name_of_a_key_is_said_with_the_nearest(demo: Path) -> None:
+    keys = {"runs.marc": "m", "data.next_bare": "b"}
+    assert len(key_faults(keys)) == 1
+    assert {"train.submit", "list.down", "tools.doctor", "app.help"} <= known_keys()
+    async with opened(demo, "1", settings=Settings(bell=False, keys=keys)) as pilot:
+        await until(pilot, lambda: "runs.marc" in told(pilot) and "'runs.mark'" in told(pilot))
