@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from emcfsys_engine.commands.runs import _row_or_fault
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger, read_ledger
-from emcfsys_engine.hotfolder.watcher import watcher_of
+from emcfsys_engine.hotfolder.places import watcher_of
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.jobs.control import daemon_status
 from emcfsys_engine.jobs.queue import Queue

@@ -10,7 +10,7 @@ from emcfsys_engine.commands.saying import say, say_json
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.hotfolder.judged import Judged, Word
 from emcfsys_engine.hotfolder.ledger import Ledger, ledger_in
-from emcfsys_engine.hotfolder.places import name_below, watched_places
+from emcfsys_engine.hotfolder.places import name_below, watched_places, watching_run
 from emcfsys_engine.hotfolder.review import (
     groups_of,
     number_unjudged,
@@ -19,7 +19,6 @@ from emcfsys_engine.hotfolder.review import (
     say_word,
     verify_journal,
 )
-from emcfsys_engine.hotfolder.watcher import watching_run
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.text import how_many

@@ -22,7 +22,7 @@ from emcfsys_engine import any_names
 from emcfsys_engine.files import plain_bytes
 from emcfsys_engine.hotfolder import made
 from emcfsys_engine.hotfolder.judged import Judged
-from emcfsys_engine.hotfolder.watcher import FOLDER
+from emcfsys_engine.hotfolder.places import FOLDER
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_outputs import write_own
 from emcfsys_engine.project import Project

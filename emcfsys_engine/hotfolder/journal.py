@@ -27,8 +27,8 @@ import msgspec
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import OutputError, printable
 from emcfsys_engine.files import named_after, open_own, reading_own, remedy_of
+from emcfsys_engine.hotfolder.places import FOLDER
 from emcfsys_engine.hotfolder.tables import has_table
-from emcfsys_engine.hotfolder.watcher import FOLDER
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS acts (    -- that have no line in the journal yet

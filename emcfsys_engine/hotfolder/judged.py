@@ -11,8 +11,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from emcfsys_engine import any_names
-from emcfsys_engine.hotfolder.counts import COUNTED
-from emcfsys_engine.hotfolder.tables import has_table
+from emcfsys_engine.hotfolder.tables import COUNTED, has_table
 from emcfsys_engine.project_tables import Limit
 from emcfsys_engine.text import how_many
 from emcfsys_engine.verdicts import STATES, verdict_of_planes

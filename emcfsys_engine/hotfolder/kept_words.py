@@ -1,21 +1,22 @@
-"""People's words of a ledger that was damaged or removed, taken again from the journal.
+"""What people's words ask for: corrected masks are measured, words of a lost ledger come back.
 
-A word comes back with its image when the ledger knows that again: if its content and its masks are
-still those of which it was said.
+These are taken again from the journal. A word comes back with its image when the ledger knows that
+again: if its content and its masks are still those of which it was said.
 """
 
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import OutputError
-from emcfsys_engine.hotfolder import corrections, journal
+from emcfsys_engine.hotfolder import journal
 from emcfsys_engine.hotfolder.journal import Act
 from emcfsys_engine.hotfolder.judged import Judged, read_judged, write_judged, write_words
+from emcfsys_engine.hotfolder.tables import has_table
 from emcfsys_engine.images.own_files import digest_of_output
 
 TABLES = """
@@ -77,7 +78,7 @@ def give_back(
             said = msgspec.structs.replace(one, word=act.act, word_reason=act.reason)
             write_words(connection, [said])
             if act.act == "corrected":
-                corrections.ask(connection, {path: act.id})
+                ask_to_measure(connection, {path: act.id})
         connection.execute("DELETE FROM kept_words WHERE path = ?", (name,))
     return judged
 
@@ -93,3 +94,55 @@ def _are_there(output: Path, masks: dict[str, str]) -> bool:
         except OSError:
             return False
     return True
+
+
+# Images of which a person said that they corrected their masks: their numbers are to follow.
+#
+# They wait here from the moment of the word, in one transaction with it, until the watch has
+# measured the masks as they are now: a kill between the two loses none.
+_TABLE = "to_measure"
+_NEW = f"CREATE TABLE {_TABLE} (path BLOB PRIMARY KEY, word TEXT NOT NULL)"  # id of the word's act
+
+
+def keep_to_measure(connection: sqlite3.Connection) -> None:
+    """Begin to note them; what older versions believed and did not measure is measured once."""
+    if has_table(connection, _TABLE):
+        return
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        if has_table(connection, _TABLE):
+            return  # another process was faster
+        connection.execute(_NEW)
+        old = "SELECT path, '' FROM judged WHERE word = 'corrected'"
+        connection.execute(f"INSERT INTO {_TABLE} {old}")
+
+
+def ask_to_measure(connection: sqlite3.Connection, words: Mapping[str, str]) -> None:
+    """Have images measured, within the caller's transaction; `words`: image -> id of the act."""
+    connection.executemany(
+        f"INSERT OR REPLACE INTO {_TABLE} VALUES (?, ?)",
+        [(os.fsencode(path), word) for path, word in words.items()],
+    )
+
+
+def waiting_for_measure(connection: sqlite3.Connection) -> dict[str, str]:
+    """Return the images that wait, with the act of the word; none in an older ledger."""
+    if not has_table(connection, _TABLE):
+        return {}
+    rows = connection.execute(f"SELECT path, word FROM {_TABLE} ORDER BY path")
+    return {os.fsdecode(path): str(word) for path, word in rows}
+
+
+def measured(connection: sqlite3.Connection, words: Mapping[str, str]) -> None:
+    """Note that numbers are those of a word; where another was said since, they still wait."""
+    connection.executemany(
+        f"DELETE FROM {_TABLE} WHERE path = ? AND word = ?",
+        [(os.fsencode(path), word) for path, word in words.items()],
+    )
+
+
+def forget_to_measure(connection: sqlite3.Connection, paths: Iterable[str]) -> None:
+    """Forget images that were predicted anew: their numbers are of other masks."""
+    connection.executemany(
+        f"DELETE FROM {_TABLE} WHERE path = ?", [(os.fsencode(path),) for path in paths]
+    )

@@ -18,7 +18,7 @@ import msgspec
 
 from emcfsys_engine.errors import OutputError, WatchedError, printable
 from emcfsys_engine.files import identity_of, remedy_of
-from emcfsys_engine.hotfolder import corrections, drop, journal, judged, kept_words, made
+from emcfsys_engine.hotfolder import drop, journal, judged, kept_words, made
 from emcfsys_engine.hotfolder.journal import Act, act_of
 from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.ledger_file import (
@@ -30,9 +30,9 @@ from emcfsys_engine.hotfolder.ledger_file import (
     ledger_file,
     ledger_in,
 )
+from emcfsys_engine.hotfolder.places import FOLDER, close_all, is_same, lock_file, lock_folder
 from emcfsys_engine.hotfolder.recipe import Recipe
 from emcfsys_engine.hotfolder.tables import has_table
-from emcfsys_engine.hotfolder.watcher import FOLDER, close_all, is_same, lock_file, lock_folder
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.project import Project
 from emcfsys_engine.project_tables import Limit
@@ -286,7 +286,7 @@ class Ledger:
     def corrected(self) -> dict[str, str]:
         """Return the images that people corrected and nobody measured since: image -> act."""
         with explained(self.file):
-            return corrections.waiting(self._connection)
+            return kept_words.waiting_for_measure(self._connection)
 
     def follow_corrections(
         self, images: Sequence[Judged], acts: Sequence[Act], words: Mapping[str, str]
@@ -298,7 +298,7 @@ class Ledger:
         with explained(self.file), self._connection:
             judged.write_numbers(self._connection, images)
             made.touch(self._connection, [one.path for one in images])
-            corrections.measured(self._connection, words)
+            kept_words.measured(self._connection, words)
             journal.keep_acts(self._connection, acts)
 
     def judged(self, paths: Sequence[str]) -> list[Judged]:
@@ -358,7 +358,7 @@ class Ledger:
             judged.follow_touched(self._connection, [(one.path, one.digest) for one in kept])
             judged.write_judged(self._connection, verdicts)
             made.note(self._connection, anew, self.recipe, self.group)
-            corrections.forget(self._connection, anew)
+            kept_words.forget_to_measure(self._connection, anew)
             journal.keep_acts(self._connection, acts)
             self._connection.executemany(
                 "INSERT OR REPLACE INTO seen VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from emcfsys_engine.errors import InputError, OutputError
 from emcfsys_engine.files import DiskFullError, file_system_of, is_network, open_own, remedy_of
-from emcfsys_engine.hotfolder import corrections, counts, journal, judged, kept_words, made
-from emcfsys_engine.hotfolder.watcher import FOLDER
+from emcfsys_engine.hotfolder import journal, judged, kept_words, made, tables
+from emcfsys_engine.hotfolder.places import FOLDER
 
 SCHEMA = 1
 _ERRNO = {  # what SQLite makes of errors of the disk
@@ -116,8 +116,8 @@ def connect(file: Path) -> sqlite3.Connection:
 
 def _complete(connection: sqlite3.Connection) -> None:
     connection.executescript(_MORE)
-    counts.keep(connection)
-    corrections.keep(connection)
+    tables.keep_counts(connection)
+    kept_words.keep_to_measure(connection)
 
 
 def _refuse_other_columns(file: Path, connection: sqlite3.Connection) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from emcfsys_engine.errors import EmcfError, InputError, OutputError
 from emcfsys_engine.files import open_own
-from emcfsys_engine.hotfolder import corrections, counts, journal, judged, made
+from emcfsys_engine.hotfolder import journal, judged, kept_words, made, tables
 from emcfsys_engine.hotfolder.journal import Act, Verified, act_of
 from emcfsys_engine.hotfolder.judged import Judged, Word
 from emcfsys_engine.hotfolder.ledger import read_ledger
@@ -24,7 +24,7 @@ from emcfsys_engine.hotfolder.ledger_file import (
     ledger_file,
     ledger_in,
 )
-from emcfsys_engine.hotfolder.watcher import FOLDER
+from emcfsys_engine.hotfolder.places import FOLDER
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.output_names import instances_of
 from emcfsys_engine.images.own_files import digest_of_output
@@ -73,7 +73,7 @@ def overview(output: Path, paths: Iterable[str] = ()) -> Overview:
             return Overview()
         db.execute("BEGIN")  # a watch that writes meanwhile changes no count between two
         return Overview(
-            states=counts.states(db),
+            states=tables.count_states(db),
             verdicts=judged.count_verdicts(db),
             groups=tuple(made.read_groups(db)),
             recipe=made.recipe_followed(db),
@@ -123,7 +123,7 @@ def number_unmeasured(output: Path) -> int:
     Raises: InputError for a ledger that cannot be read.
     """
     with reading(output) as db:
-        return 0 if db is None else len(corrections.waiting(db))
+        return 0 if db is None else len(kept_words.waiting_for_measure(db))
 
 
 def verify_journal(output: Path) -> Verified:
@@ -258,7 +258,7 @@ def _write(output: Path, words: Sequence[Judged], acts: Sequence[Act]) -> None:
                     what = "was predicted anew meanwhile"
                     raise InputError(word.path, what, "Look at it again")
             judged.write_words(db, words)
-            corrections.ask(db, _to_measure(now, words, acts))
+            kept_words.ask_to_measure(db, _to_measure(now, words, acts))
             made.touch(db, [one.path for one in words])
             journal.keep_acts(db, acts)
         try:

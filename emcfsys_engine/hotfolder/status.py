@@ -10,11 +10,10 @@ from typing import Any
 from emcfsys_engine.errors import EmcfError, InputError, RunFolderError, printable
 from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.notifier import choose_backend
-from emcfsys_engine.hotfolder.places import watched_places
+from emcfsys_engine.hotfolder.places import watched_places, watcher_of, watching_run
 from emcfsys_engine.hotfolder.recipe import read_recipe, refuse_other
 from emcfsys_engine.hotfolder.review import overview
 from emcfsys_engine.hotfolder.scan import Scanner, rules_of
-from emcfsys_engine.hotfolder.watcher import watcher_of, watching_run
 from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RunStarted, WatchState

@@ -18,7 +18,7 @@ from emcfsys_engine.jobs.state_folder import other_queues
 from emcfsys_engine.jobs.store import open_jobs_in
 from emcfsys_engine.project import Project, read_toml
 from emcfsys_engine.run.folder import Run, State, is_run, list_runs
-from emcfsys_engine.run.in_use import is_in_use
+from emcfsys_engine.run.models_used import is_in_use
 from emcfsys_engine.run.records import (
     ConvertRequest,
     EvaluateRequest,

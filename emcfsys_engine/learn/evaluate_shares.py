@@ -22,7 +22,7 @@ from emcfsys_engine.launch.start import SAFE_PATH
 from emcfsys_engine.learn.device import choose_device, choose_threads
 from emcfsys_engine.learn.evaluate_images import Comparer, ImageCompared, Measure
 from emcfsys_engine.learn.training.dataset import Dataset
-from emcfsys_engine.run.same_models import SameModels, digests_of_models
+from emcfsys_engine.run.models_used import SameModels, digests_of_models
 
 _MOST_STARTS = 3  # what kills processes again and again is no accident
 _PARTS = 4  # of each process's images: who is faster takes more

@@ -28,7 +28,7 @@ from emcfsys_engine.errors import InputError, RunFolderError
 from emcfsys_engine.files import is_locked, open_own, reading_own, write_whole
 from emcfsys_engine.regions import Mosaic, Region
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.same_models import SameModels, digests_of_models
+from emcfsys_engine.run.models_used import SameModels, digests_of_models
 
 FORMAT = 2  # 1 where no image is cut into regions: older versions know that
 FOLDER = "shards"

@@ -12,11 +12,10 @@ from msgspec import structs
 
 from emcfsys_engine.errors import EmcfError, InputError, printable
 from emcfsys_engine.hotfolder.judged import Judged, Word
-from emcfsys_engine.hotfolder.places import name_below, watched_places
+from emcfsys_engine.hotfolder.places import name_below, watched_places, watcher_of, watching_run
 from emcfsys_engine.hotfolder.review import Overview, ask_retry, overview, say_word
 from emcfsys_engine.hotfolder.series import names_in, parts_of, read_series, trend_of
 from emcfsys_engine.hotfolder.status import choose_best, is_watch_of, resolve_model
-from emcfsys_engine.hotfolder.watcher import watcher_of, watching_run
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project, load_project

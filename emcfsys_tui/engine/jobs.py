@@ -16,11 +16,11 @@ from emcfsys_engine.jobs.job import Job, in_order, what_they_wait_for
 from emcfsys_engine.jobs.machine import Gpu
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.project import load_project
-from emcfsys_engine.run.done_so_far import DoneSoFar
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import RunLines
 from emcfsys_engine.run.progress import ProgressWords, progress_of
 from emcfsys_engine.run.records import PredictRequest
+from emcfsys_engine.run.shard_lines import DoneSoFar
 from emcfsys_engine.text import how_many
 from emcfsys_tui.engine.data import PictureSpec
 from emcfsys_tui.engine.runs import run_command

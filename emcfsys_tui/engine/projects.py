@@ -14,8 +14,8 @@ from emcfsys_engine.data_counts import recall_counts
 from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.files import MICROGRAPH_SUFFIXES
 from emcfsys_engine.hotfolder.ledger import read_ledger
+from emcfsys_engine.hotfolder.places import watcher_of, watching_run
 from emcfsys_engine.hotfolder.status import choose_best
-from emcfsys_engine.hotfolder.watcher import watcher_of, watching_run
 from emcfsys_engine.images.walk import names_below
 from emcfsys_engine.jobs.job import Job, what_they_wait_for
 from emcfsys_engine.jobs.machine import Machine

@@ -8,8 +8,8 @@ from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.images.mosaic_view import NOT_DONE, MosaicView, ref_of
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.regions import Region
-from emcfsys_engine.run.done_so_far import DoneSoFar
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.shard_lines import DoneSoFar
 from emcfsys_engine.run.shards import FOLDER
 from emcfsys_tui.pictures.drawing import Shown, drawn
 from emcfsys_tui.pictures.protocol import Answer, PictureRequest, Reply, fit

@@ -33,7 +33,7 @@ from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.training import degradations as worse
 from emcfsys_engine.learn.training.colour import datasets_of
 from emcfsys_engine.learn.training.trust import damaged, learn_trust, true_ious
-from emcfsys_engine.learn.watch.unlike import unlike_training
+from emcfsys_engine.learn.watch.numbers import unlike_training
 from emcfsys_engine.project import load_project
 from tests.bench.machine import machine_line
 from tests.bench.quality import SETS, write_project

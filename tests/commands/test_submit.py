@@ -8,9 +8,9 @@ from click.testing import CliRunner
 from emcfsys_engine.commands import submit as submit_commands
 from emcfsys_engine.errors import InputError, QueueError
 from emcfsys_engine.hotfolder.journal import NAME
+from emcfsys_engine.hotfolder.places import FOLDER
 from emcfsys_engine.hotfolder.recipe import lock_recipe
 from emcfsys_engine.hotfolder.review import overview
-from emcfsys_engine.hotfolder.watcher import FOLDER
 from emcfsys_engine.jobs.queue import Queue
 from emcfsys_engine.launch.start import processes_of
 from emcfsys_engine.project import load_project

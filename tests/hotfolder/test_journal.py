@@ -18,8 +18,8 @@ from emcfsys_engine import any_names
 from emcfsys_engine.hotfolder import journal
 from emcfsys_engine.hotfolder.journal import Act, act_of, sealed
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger, connect
+from emcfsys_engine.hotfolder.places import FOLDER
 from emcfsys_engine.hotfolder.review import verify_journal
-from emcfsys_engine.hotfolder.watcher import FOLDER
 from emcfsys_engine.images.outages import is_of_disk
 from tests.waiting import PATIENCE_S
 

@@ -20,7 +20,7 @@ from emcfsys_engine.jobs.run_users import RunUsers
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.events import CheckpointSaved, EventWriter, RunFinished, RunStarted
 from emcfsys_engine.run.folder import Run, new_run
-from emcfsys_engine.run.in_use import InUse
+from emcfsys_engine.run.models_used import InUse
 from emcfsys_engine.run.records import (
     ConvertRequest,
     EvaluateRequest,

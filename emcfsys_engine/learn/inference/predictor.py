@@ -34,7 +34,7 @@ from emcfsys_engine.learn.networks.network import SegmentationNetwork
 from emcfsys_engine.learn.networks.rewrites import folded, is_only_convolutions
 from emcfsys_engine.learn.pixels_on_device import OwnRows, own_rows, rows_on, uploaded
 from emcfsys_engine.model_card import ModelCard, Trust
-from emcfsys_engine.run.in_use import InUse
+from emcfsys_engine.run.models_used import InUse
 
 __all__ = ["Picture", "Prediction", "Predictor"]
 Call = Callable[[Tensor], Tensor]

@@ -60,8 +60,8 @@ from emcfsys_engine.learn.run_context import keep_freed_memory
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.run.events import Event, ImageDone, ImageFailed, RegionDone, WarningGiven
 from emcfsys_engine.run.folder import Run, open_run
+from emcfsys_engine.run.models_used import SameModels, digest_of_card, digests_of_models
 from emcfsys_engine.run.records import PredictRequest, RunRecord
-from emcfsys_engine.run.same_models import SameModels, digest_of_card, digests_of_models
 from emcfsys_engine.text import how_many
 
 _MOST_STARTS = 3  # of one process: what kills it again and again is no image

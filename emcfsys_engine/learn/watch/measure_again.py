@@ -26,8 +26,12 @@ from emcfsys_engine.learn.watch.measurements import (
     measured,
     of_classes,
 )
-from emcfsys_engine.learn.watch.numbers import grey_values, numbers_of_objects, shares_of
-from emcfsys_engine.learn.watch.unlike import unlike_training
+from emcfsys_engine.learn.watch.numbers import (
+    grey_values,
+    numbers_of_objects,
+    shares_of,
+    unlike_training,
+)
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import WarningGiven

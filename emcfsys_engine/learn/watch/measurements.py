@@ -18,7 +18,7 @@ import numpy as np
 import scipy  # its parts are loaded when they are named
 
 from emcfsys_engine.files import named_after, open_own, reading_own, write_whole
-from emcfsys_engine.hotfolder.watcher import FOLDER
+from emcfsys_engine.hotfolder.places import FOLDER
 from emcfsys_engine.learn.inference.expected import Expected
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.text import cell_of, text_of_cell

@@ -22,8 +22,8 @@ from emcfsys_engine.learn.watch.numbers import (
     numbers_expected,
     numbers_of,
     numbers_of_objects,
+    unlike_training,
 )
-from emcfsys_engine.learn.watch.unlike import unlike_training
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import Project
 from emcfsys_engine.verdicts import needs_objects

@@ -37,8 +37,8 @@ from emcfsys_engine.project import Project
 from emcfsys_engine.project_tables import Compute
 from emcfsys_engine.run.events import ImageFailed, WarningGiven
 from emcfsys_engine.run.folder import Run
+from emcfsys_engine.run.models_used import SameModels, digest_of_card
 from emcfsys_engine.run.records import RunRecord, WatchRequest
-from emcfsys_engine.run.same_models import SameModels, digest_of_card
 
 _TOGETHER = 256  # planes that are handed out before the next ones are looked for
 

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from emcfsys_engine.hotfolder.watcher import FOLDER
+from emcfsys_engine.hotfolder.places import FOLDER
 from emcfsys_engine.learn.watch.measurements import (
     Line,
     Measurements,

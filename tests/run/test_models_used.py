@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.run.same_models import SameModels, digests_of_models
+from emcfsys_engine.run.models_used import InUse, SameModels, digests_of_models, is_in_use
 
 
 def written(file: Path, weights: str, values: tuple[int, int] = (0, 7)) -> Path:
@@ -51,3 +53,36 @@ def test_a_list_of_an_older_version_that_noted_nothing_refuses_nothing(tmp_path:
     known = SameModels(files=(tmp_path / "gone.safetensors",), digests=())
     known.refuse_others("it began", "Begin again")
     assert not known.are_others
+
+
+_USE = (
+    "from emcfsys_engine.run.models_used import *; x = InUse([Path(r'{file}')]); print(1); input()"
+)
+
+
+def test_a_file_is_in_use_until_the_last_process_ends_that_uses_it(tmp_path: Path) -> None:
+    file = tmp_path / "best.safetensors"
+    file.write_bytes(b"a model")
+    mine = InUse([file])
+    command = [sys.executable, "-c", "from pathlib import Path; " + _USE.format(file=file)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as child:  # type: ignore[call-overload]
+        assert child.stdout.readline() == "1\n"
+        mine.end()
+        assert is_in_use(file)
+        child.kill()
+    assert not is_in_use(file)
+
+
+def test_what_is_not_there_or_only_named_by_a_link_is_not_in_use(tmp_path: Path) -> None:
+    file, link = tmp_path / "best.safetensors", tmp_path / "link"
+    held = InUse([file, tmp_path])
+    assert not is_in_use(file)
+    held.end()
+    file.write_bytes(b"a model")
+    link.symlink_to(file)
+    held = InUse([link])
+    assert is_in_use(file)
+    assert not is_in_use(link)
+    del held
+    assert not is_in_use(file)
