@@ -18,7 +18,7 @@ from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.annotations.text_encoding import other_encodings, text_of
 from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.files import reading
-from emcfsys_engine.images.bounds import quiet_libraries
+from emcfsys_engine.images.damaged_files import quiet_libraries
 from emcfsys_engine.images.reader import is_unfinished
 from emcfsys_engine.images.walk import files_below, is_regular, split_glob
 

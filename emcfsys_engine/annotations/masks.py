@@ -12,7 +12,7 @@ import numpy as np
 
 from emcfsys_engine.annotations.shapes import Shape
 from emcfsys_engine.errors import AnnotationError, ImageError, UnknownClassError
-from emcfsys_engine.images.bounds import fenced, quiet_libraries
+from emcfsys_engine.images.damaged_files import fenced, quiet_libraries
 from emcfsys_engine.images.formats import frames, picture, tiff
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import format_of, read_micrograph

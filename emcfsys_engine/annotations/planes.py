@@ -7,7 +7,7 @@ from pathlib import Path
 import tifffile
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.images.bounds import quiet_libraries
+from emcfsys_engine.images.damaged_files import quiet_libraries
 from emcfsys_engine.images.reader import probe
 
 

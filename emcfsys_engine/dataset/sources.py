@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from emcfsys_engine.annotations.contradictions import notes_of_bools, notes_of_masks
 from emcfsys_engine.annotations.draw import is_in_doubt, unknown_label
 from emcfsys_engine.annotations.files import find_annotations
 from emcfsys_engine.annotations.masks import (
@@ -27,7 +28,6 @@ from emcfsys_engine.annotations.pairing import (
 )
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.annotations.suggestions import untouched
-from emcfsys_engine.annotations.white_masks import notes_of_bools, notes_of_masks
 from emcfsys_engine.dataset.facts_cache import FactsCache, scan_masks
 from emcfsys_engine.dataset.unpaired import name_unlabelled
 from emcfsys_engine.errors import AnnotationError, InputError, ProjectError

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emcfsys_engine.images.output_names import ENDS, key_of_file, keys_of
-from emcfsys_engine.images.stems import Stems
+from emcfsys_engine.images.output_names import ENDS, Stems, key_of_file, keys_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,15 +22,9 @@ import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.files import next_lines, open_own, reading_own
-from emcfsys_engine.images.contents import Contents
 from emcfsys_engine.images.origins import Maker, Origin, Origins
-from emcfsys_engine.images.output_names import (
-    MASK_SUFFIXES,
-    instances_of,
-    stems_for,
-)
-from emcfsys_engine.images.own_files import digest_of_output, identity_of, is_content
-from emcfsys_engine.images.stems import Stems
+from emcfsys_engine.images.output_names import MASK_SUFFIXES, Stems, instances_of, stems_for
+from emcfsys_engine.images.own_files import Contents, digest_of_output, identity_of, is_content
 
 FOLDER = ".emcfsys"
 _LINES_AT_ONCE = 10_000  # of a book, written together
@@ -82,7 +76,7 @@ class OutputBook:
         return [one for one in known if one is not None]
 
     def name_all(self, wanted: Sequence[Wanted], suffix: str) -> None:
-        """Give names to images as `stems` does, of which a million may be too many to hold."""
+        """Give names to images as `Stems` does, of which a million may be too many to hold."""
         if all(self._known(one) is not None for one in wanted):
             return
         with self._locked():

@@ -17,10 +17,8 @@ from emcfsys_engine.files import (
     first_bytes,
     is_left_alone,
 )
-from emcfsys_engine.images.bounds import fenced, quiet_libraries
-from emcfsys_engine.images.crash_test import try_first
-from emcfsys_engine.images.image_refs import ImageRefs
-from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, Micrograph
+from emcfsys_engine.images.damaged_files import fenced, quiet_libraries, try_first
+from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, ImageRefs, Micrograph
 from emcfsys_engine.images.normalise import find_info_bar
 from emcfsys_engine.images.side_cars import pixel_nm_beside
 from emcfsys_engine.images.walk import is_regular, is_zarr, names_below, split_glob

@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from emcfsys_engine.errors import ImageError
-from emcfsys_engine.images.bounds import fenced, quiet_libraries
+from emcfsys_engine.images.damaged_files import fenced, quiet_libraries
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, Micrograph
 from emcfsys_engine.images.normalise import (
     Normaliser,

@@ -20,12 +20,7 @@ import tifffile
 
 from emcfsys_engine.files import begin_new, temporary_of
 from emcfsys_engine.images.label_zarr import ZarrWriter
-from emcfsys_engine.images.output_names import (
-    MASK_SUFFIXES,
-    file_beside,
-    is_ome_zarr,
-    stem_of,
-)
+from emcfsys_engine.images.output_names import MASK_SUFFIXES, file_beside, is_ome_zarr, stem_of
 from emcfsys_engine.images.own_files import put
 
 # x.overlay.png, x.prob-<class>.png, x.uncertainty.png, x.view.png, which Labelme opens, and

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from emcfsys_engine.images.origins import Maker, Origins
-from emcfsys_engine.images.stems import Stems
+from emcfsys_engine.images.output_names import Stems
 
 OUT = Path("/out")
 MODEL = Maker(model="run-0001 step 10", classes={"resin": 0, "grain": 7})

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from emcfsys_engine.errors import ImageError
-from emcfsys_engine.images.bounds import refuse_false_promise
+from emcfsys_engine.images.damaged_files import refuse_false_promise
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph, square_nm
 from emcfsys_engine.images.rows import PlaneRows, rows_from, whole
 

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from emcfsys_engine.errors import ImageError
-from emcfsys_engine.images.bounds import refuse_false_promise
+from emcfsys_engine.images.damaged_files import refuse_false_promise
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph, nm_per, square_nm
 from emcfsys_engine.images.rows import PlaneRows, rows_from
 

@@ -8,7 +8,7 @@ import imagecodecs
 import numpy as np
 
 from emcfsys_engine.errors import ImageError
-from emcfsys_engine.images.bounds import refuse_false_promise
+from emcfsys_engine.images.damaged_files import refuse_false_promise
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
 
 _BOX_HEAD = struct.Struct(">I4s")

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from emcfsys_engine.errors import ImageError
-from emcfsys_engine.images.bounds import refuse_false_promise
+from emcfsys_engine.images.damaged_files import refuse_false_promise
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph
 
-Image.MAX_IMAGE_PIXELS = None  # bounds.py refuses false promises; 20k × 20k micrographs are honest
+Image.MAX_IMAGE_PIXELS = None  # damaged_files refuses false promises; 20k × 20k is honest
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PNG_PALETTE = 3

@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy as np
 
 from emcfsys_engine.errors import ImageError
-from emcfsys_engine.images.bounds import refuse_false_promise
+from emcfsys_engine.images.damaged_files import refuse_false_promise
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph, square_nm
 
 DTYPES = {1: "u1", 2: "u2", 3: "u4", 4: "i1", 5: "i2", 6: "i4", 7: "f4", 8: "f8"}

@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 
 from emcfsys_engine.errors import ImageError
-from emcfsys_engine.images.bounds import refuse_false_promise
+from emcfsys_engine.images.damaged_files import refuse_false_promise
 from emcfsys_engine.images.formats.picture import palette_is_grey, through_palette
 from emcfsys_engine.images.formats.tiff_metadata import VendorFacts, vendor_facts
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph

@@ -19,9 +19,8 @@ from emcfsys_engine.annotations.writer import COCO_NAME
 from emcfsys_engine.errors import EmcfError, InputError, RunFolderError
 from emcfsys_engine.files import remedy_of
 from emcfsys_engine.hotfolder.review import refuse_to_make_anew
-from emcfsys_engine.images.image_refs import ImageRefs
 from emcfsys_engine.images.label_zarr import sync
-from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.micrograph import ImageRef, ImageRefs
 from emcfsys_engine.images.outages import is_gone, wait_until, why_gone
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import lies_in, resolved

@@ -15,8 +15,7 @@ from typing import overload
 from msgspec import structs
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.images.image_refs import ImageRefs
-from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.micrograph import ImageRef, ImageRefs
 from emcfsys_engine.images.origins import Maker
 from emcfsys_engine.images.output_book import FOLDER, OutputBook, Wanted
 from emcfsys_engine.images.output_names import key_of_file, keys_of

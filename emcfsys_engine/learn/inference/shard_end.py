@@ -12,12 +12,10 @@ from pathlib import Path
 
 import msgspec
 
-from emcfsys_engine.images.contents import Contents, stamp_of_status
-from emcfsys_engine.images.image_refs import ImageRefs
-from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.micrograph import ImageRef, ImageRefs
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.output_parts import Made, made_in, take_in
-from emcfsys_engine.images.own_files import is_content
+from emcfsys_engine.images.own_files import Contents, is_content, stamp_of_status
 from emcfsys_engine.learn.inference.files import Counted, Prediction
 from emcfsys_engine.learn.inference.mosaic import joined
 from emcfsys_engine.learn.inference.outputs import VectorOutputs

@@ -11,8 +11,7 @@ from pathlib import Path
 import msgspec
 
 from emcfsys_engine.errors import EmcfError
-from emcfsys_engine.images.image_refs import ImageRefs
-from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.micrograph import ImageRef, ImageRefs
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.images.reader import left_out_words
 from emcfsys_engine.images.rows import open_rows

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from emcfsys_engine.annotations.contradictions import contradictions, may_contradict
+from emcfsys_engine.annotations.contradictions import contradictions, may_contradict, notes_of_masks
 from emcfsys_engine.annotations.draw import unknown_label
 from emcfsys_engine.annotations.layouts import MasksByClass, masks_by_class
 from emcfsys_engine.annotations.masks import (
@@ -20,7 +20,6 @@ from emcfsys_engine.annotations.pair_masks import (
     masks_that_count,
 )
 from emcfsys_engine.annotations.pairing import Key, match, picks_some
-from emcfsys_engine.annotations.white_masks import notes_of_masks
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images
 from emcfsys_engine.images.writers import is_companion

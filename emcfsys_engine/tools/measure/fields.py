@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from emcfsys_engine.annotations.contradictions import contradictions, may_contradict
+from emcfsys_engine.annotations.contradictions import contradictions, may_contradict, notes_of_masks
 from emcfsys_engine.annotations.layouts import masks_by_class
 from emcfsys_engine.annotations.masks import (
     LabelTable,
@@ -24,9 +24,8 @@ from emcfsys_engine.annotations.masks import (
 from emcfsys_engine.annotations.numbered import open_numbers
 from emcfsys_engine.annotations.pair_masks import masks_that_count
 from emcfsys_engine.annotations.pairing import root_of
-from emcfsys_engine.annotations.white_masks import notes_of_masks
 from emcfsys_engine.errors import AnnotationError, ImageError, InputError
-from emcfsys_engine.images.bounds import quiet_libraries
+from emcfsys_engine.images.damaged_files import quiet_libraries
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_grey
 from emcfsys_engine.images.output_names import instances_there

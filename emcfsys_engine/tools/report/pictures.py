@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from emcfsys_engine.errors import printable
-from emcfsys_engine.images.bounds import quiet_libraries
+from emcfsys_engine.images.damaged_files import quiet_libraries
 from emcfsys_engine.images.writers import companion
 from emcfsys_engine.run.events import AnyEvent, ImageDone, PreviewSaved
 from emcfsys_engine.run.folder import Run

@@ -29,7 +29,7 @@ from emcfsys_engine.hotfolder.series import (
     recipe_words,
     trend_of,
 )
-from emcfsys_engine.images.bounds import quiet_libraries
+from emcfsys_engine.images.damaged_files import quiet_libraries
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit
 from emcfsys_engine.images.reader import read_micrograph
