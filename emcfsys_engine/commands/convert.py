@@ -135,7 +135,7 @@ def _converted_in_shards(request: ConvertRequest, out: Path) -> "Conversion":
 
 
 def _tell_forecast(request: ConvertRequest, as_json: bool) -> None:
-    from emcfsys_engine.tools.convert.forecast import forecast
+    from emcfsys_engine.tools.convert.in_shards import forecast
 
     tell_forecast(forecast(request), as_json=as_json)
 

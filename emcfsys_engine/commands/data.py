@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, cast
 import click
 import msgspec
 
+from emcfsys_engine.annotations.layouts import what_pairs
 from emcfsys_engine.commands.saying import say, say_json, say_lines
-from emcfsys_engine.dataset.unpaired import what_pairs
 from emcfsys_engine.errors import InputError, ProjectFaults
 from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.text import how_many

@@ -257,7 +257,7 @@ def _say_failed(found: "Measurement") -> None:
 
 
 def _tell_forecast(request: MeasureRequest, as_json: bool) -> None:
-    from emcfsys_engine.tools.measure.forecast import forecast
+    from emcfsys_engine.tools.measure.in_shards import forecast
 
     tell_forecast(forecast(request), as_json=as_json)
 

@@ -1,8 +1,9 @@
-"""A predicted mask as a person left it: painted over, or by the outlines saved beside it.
+"""Masks that people changed: predicted ones as they were left, and classes saved by new numbers.
 
-H and W pixels.
+A predicted mask is painted over, or drawn anew by the outlines saved beside it. H and W pixels.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from emcfsys_engine.errors import AnnotationError, EmcfError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.reader import probe
+from emcfsys_engine.project import UNLABELLED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,3 +107,53 @@ def _refuse_other_size(
     if size_HW is not None and tuple(its_HW) != tuple(size_HW):
         what = f"is {its_HW[1]} × {its_HW[0]} pixels, its image {size_HW[1]} × {size_HW[0]}"
         raise AnnotationError(file, what, "Save it in the size of its image")
+
+
+_WHOLE = 0.95  # of a class's pixels, before and now: the rest may be corrected besides
+_MOSTLY = 0.7  # where a model says what they were: it is never wholly right
+_LENGTH = UNLABELLED + 1
+Moves = dict[int, int]  # class before -> class now
+
+
+def moved_classes(before: np.ndarray, now: np.ndarray, whole: float = _WHOLE) -> Moves:
+    """Return the classes that became another one as a whole.
+
+    Shapes: class indices, uint8 H×W, 255 where unlabelled; of another size nothing is known.
+    Units: `whole` is the share of both that has to be the same pixels.
+    """
+    if before.shape != now.shape:
+        return {}
+    pairs = before.ravel().astype(np.int32) * _LENGTH + now.ravel()
+    counts = np.bincount(pairs, minlength=_LENGTH**2).reshape(_LENGTH, _LENGTH)
+    were, are = counts.sum(1), counts.sum(0)
+    found: Moves = {}
+    for one in np.flatnonzero(were[:UNLABELLED]).tolist():
+        other = int(counts[one].argmax())
+        share = counts[one, other]
+        if other not in (one, UNLABELLED) and share >= whole * max(were[one], are[other]):
+            found[one] = other
+    return found
+
+
+def moved_from(guess: np.ndarray, labels: np.ndarray) -> Moves:
+    """Return the classes of a new mask that are others than a good model takes them for.
+
+    At least two moved at once: where a model only takes one class for another, it errs itself.
+    Shapes: class indices, uint8 H×W; 255 where nothing is labelled, or guessed.
+    """
+    found = moved_classes(np.where(labels == UNLABELLED, UNLABELLED, guess), labels, _MOSTLY)
+    return found if len(found) > 1 else {}
+
+
+def numbered_anew(moves: Mapping[str, Moves]) -> dict[str, Moves]:
+    """Return the masks of those given, by name, that look as if saved by new numbers.
+
+    Two classes that moved at once in one mask do, and a class that moved in several alike. A
+    single one that moved in one mask is what a person mends who had named it wrongly.
+    """
+    often = Counter(move for one in moves.values() for move in one.items())
+    return {
+        name: one
+        for name, one in moves.items()
+        if len(one) > 1 or any(often[move] > 1 for move in one.items())
+    }

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from emcfsys_engine.annotations.pairing import root_of
+from emcfsys_engine.dataset.corrected import Moves, moved_classes, moved_from, numbered_anew
 from emcfsys_engine.dataset.deals import (
     Fingerprint,
     files_of,
@@ -27,12 +28,6 @@ from emcfsys_engine.dataset.follow import (
     labelled_now,
     settled,
     waiting_words,
-)
-from emcfsys_engine.dataset.moved_classes import (
-    Moves,
-    moved_classes,
-    moved_from,
-    numbered_anew,
 )
 from emcfsys_engine.dataset.samples import Samples, disagreeing
 from emcfsys_engine.dataset.splits import Sample

@@ -5,19 +5,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emcfsys_engine.annotations.files import find_annotations
 from emcfsys_engine.annotations.masks import LabelTable
+from emcfsys_engine.annotations.pair_masks import behind_masks
 from emcfsys_engine.annotations.pairing import root_of
+from emcfsys_engine.annotations.shapes import Annotation
+from emcfsys_engine.annotations.suggestions import untouched
 from emcfsys_engine.annotations.writer import LabelFormat
-from emcfsys_engine.errors import InputError
+from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.reader import find_images, left_out_words
 from emcfsys_engine.project import Source
 from emcfsys_engine.run.records import ConvertRequest
-from emcfsys_engine.tools.convert.items import Given, Reading, ToConvert
-from emcfsys_engine.tools.convert.log import ConversionLog, Skipped
-from emcfsys_engine.tools.convert.names import output_names
-from emcfsys_engine.tools.convert.places import Places
-from emcfsys_engine.tools.convert.sources import labels_of
+from emcfsys_engine.tools.convert.items import (
+    ConversionLog,
+    Given,
+    Labels,
+    Reading,
+    Skipped,
+    ToConvert,
+    table_for,
+)
+from emcfsys_engine.tools.convert.labels import (
+    annotated,
+    class_folders,
+    classes_of_labels,
+    labels_of_class_folders,
+    labels_of_masks,
+)
+from emcfsys_engine.tools.convert.places import Places, output_names
 from emcfsys_engine.tools.convert.writing import Conversion, Converter, OfAll, gathered
 
 
@@ -137,3 +153,70 @@ def _converted(plan: Plan, out: Path) -> Conversion:
     converter = Converter(plan.of_all, out, book)
     became = ((item, converter.one(item)) for item in plan.items)
     return gathered(plan.of_all, became, out, book)
+
+
+_BEHIND = "the mask beside it was changed, or made anew, since"
+_BY_THEMSELVES = 'Convert the masks by themselves: "FOLDER/*.png"'
+
+
+def labels_of(given: Given, classes: Mapping[str, int] | None, log: ConversionLog) -> Labels:
+    """Return the labels of a source: of annotations, of one folder a class, or of masks.
+
+    Raises: AnnotationError where there is nothing to convert.
+    """
+    found = _annotations(given, log)
+    where = given.base / given.source
+    if found:
+        made = _of_annotations(found, given, classes, log)
+    elif by_class := class_folders(given, classes):
+        made = labels_of_class_folders(by_class, given, classes, log)
+    else:
+        made = labels_of_masks(given, classes, log)
+    if not made.items and not log.skipped and found:
+        what = f"says nothing of any image: {log.notes[0]}"
+        raise AnnotationError(where, what, "Finish and save a task first")
+    if not made.items and not log.skipped and log.behind:
+        raise AnnotationError(where, f"holds no outlines that count: {_BEHIND}", _BY_THEMSELVES)
+    if not made.items and not log.skipped:
+        raise AnnotationError(where, "holds no masks and no annotations known here")
+    return made
+
+
+def _annotations(given: Given, log: ConversionLog) -> dict[Path, tuple[Annotation, ...]]:
+    faults: list[InputError] = []
+    found = find_annotations(given.source, given.base, faults, log.notes)
+    for fault in faults:
+        log.skip(fault)
+    if waiting := untouched(found):
+        log.notes.append(f"{len(waiting)} suggestions that nobody saved yet: left out")
+        found = {path: every for path, every in found.items() if path not in waiting}
+        if not found:
+            what = "holds nothing but suggestions that nobody saved yet"
+            raise AnnotationError(given.base / given.source, what, "Save them in Labelme first")
+    return _without_beaten(found, log)
+
+
+def _without_beaten(
+    found: Mapping[Path, tuple[Annotation, ...]], log: ConversionLog
+) -> dict[Path, tuple[Annotation, ...]]:
+    """Leave out outlines of ours whose mask a person corrected, or another model made anew.
+
+    Where all of them are, the masks are converted; else each is said to be skipped.
+    """
+    beaten = log.behind = behind_masks(found)
+    left = {path: every for path, every in found.items() if path not in beaten}
+    for path in beaten if left else ():
+        log.skip(AnnotationError(path, _BEHIND, _BY_THEMSELVES))
+    return left
+
+
+def _of_annotations(
+    found: Mapping[Path, tuple[Annotation, ...]],
+    given: Given,
+    classes: Mapping[str, int] | None,
+    log: ConversionLog,
+) -> Labels:
+    chosen = dict(classes) if classes else classes_of_labels(found, given.labels)
+    table = table_for(chosen, given)
+    items = annotated(found, table, given, log)
+    return Labels(items=items, reading=Reading(classes=chosen, table=table))

@@ -1,14 +1,14 @@
-"""What is to be converted, written down: each item says by itself how it is read."""
+"""What is to be converted, each item with how it is read, and what is said of it meanwhile."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 import numpy as np
 
-from emcfsys_engine.annotations.draw import annotation_ids
+from emcfsys_engine.annotations.draw import annotation_ids, is_in_doubt
 from emcfsys_engine.annotations.files import read_annotations
 from emcfsys_engine.annotations.layouts import paint_stencils
 from emcfsys_engine.annotations.masks import (
@@ -21,7 +21,9 @@ from emcfsys_engine.annotations.masks import (
 from emcfsys_engine.annotations.numbered import all_numbered, read_numbers
 from emcfsys_engine.annotations.pair_shapes import part_for
 from emcfsys_engine.annotations.pairing import root_of
-from emcfsys_engine.errors import AnnotationError
+from emcfsys_engine.annotations.shapes import Annotation
+from emcfsys_engine.dataset.sources import IN_DOUBT
+from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.project import Source
@@ -131,3 +133,45 @@ def table_for(classes: Mapping[str, int], given: Given) -> LabelTable:
     if own is None:
         return table
     return replace(table, ignores_undrawn=own.undrawn == "ignore", reviewed=own.reviewed)
+
+
+class Skipped(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that was not converted."""
+
+    file: str
+    why: str
+
+    @classmethod
+    def of(cls, fault: InputError) -> "Skipped":
+        """Return the file that a fault names, with its reason."""
+        why = f"{fault.what}. {fault.remedy}".strip().rstrip(".")
+        return cls(file=str(fault.where), why=why)
+
+
+@dataclass(kw_only=True)
+class ConversionLog:
+    """What there is to say before anything is written."""
+
+    skipped: list[Skipped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    behind: list[Path] = field(default_factory=list)  # outlines that say less than their masks
+    drawn: int = 0
+    lost: int = 0
+
+    def count(self, annotation: Annotation, image: ImageRef | None, table: LabelTable) -> None:
+        """Count an annotation's shapes, and say which of them are not drawn."""
+        self.drawn += len(annotation.shapes)
+        self.lost += len(annotation.skipped)
+        where = f"{annotation.file}"
+        if image is not None and image.plane is not None:
+            where += f"#{image.plane}"
+        if annotation.unused and not annotation.skipped:
+            name = annotation.image_name or "an image"
+            self.notes.append(f"{where}: {name}: {annotation.unused}: nothing is written for it")
+        self.notes += [f"{where}: {remark}" for remark in annotation.remarks]
+        if is_in_doubt(annotation, table):
+            self.notes.append(f"{where}: where a skipped shape lies is not known: {IN_DOUBT}")
+
+    def skip(self, fault: InputError) -> None:
+        """Note a file that is not converted, with its reason."""
+        self.skipped.append(Skipped.of(fault))

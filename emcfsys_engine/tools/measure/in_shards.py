@@ -6,11 +6,14 @@ the same, whatever the cuts.
 """
 
 import hashlib
+import math
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 
@@ -18,6 +21,7 @@ from emcfsys_engine import any_names
 from emcfsys_engine.errors import InputError, RunFolderError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.output_names import instances_there
 from emcfsys_engine.images.reader import find_images
 from emcfsys_engine.run.events import Event, ImageFailed, ItemDone, RunStarted
@@ -25,8 +29,9 @@ from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import MeasureRequest
 from emcfsys_engine.run.shards import Header, Item
 from emcfsys_engine.shards.ended import Became, Ended, Tally
+from emcfsys_engine.shards.forecast import Forecast, reckoned, to_try
 from emcfsys_engine.shards.sizes import Sizes, file_bytes
-from emcfsys_engine.shards.work import Asked, Done, Emit, Work, ref_of
+from emcfsys_engine.shards.work import Asked, Done, Emit, Work, ref_of, tasks_at_once
 from emcfsys_engine.tools.measure.fields import (
     Fields,
     Items,
@@ -42,11 +47,12 @@ from emcfsys_engine.tools.measure.masks import (
     calibration_for,
     measure_one,
     need_libraries,
+    with_shares,
 )
 from emcfsys_engine.tools.measure.results import Measurement, MeasureSettings, NotMeasured
 from emcfsys_engine.tools.measure.standards.results import Calibration
 from emcfsys_engine.tools.measure.standards.study import Study
-from emcfsys_engine.tools.measure.tables import Unit
+from emcfsys_engine.tools.measure.tables import Unit, images_table, objects_table, write_table
 
 _BASE = Path("/")  # all paths of a request are absolute
 _STAMP_BYTES = 4
@@ -321,3 +327,63 @@ def result_of(run: Run) -> Measurement | None:
     except OSError:
         return None
     return found
+
+
+def forecast(request: MeasureRequest) -> Forecast:
+    """Measure a few masks, and reckon what all of them take.
+
+    Raises: InputError without masks, or where none of those tried can be measured.
+    """
+    settings = settings_of(request)
+    fields = fields_of(request, settings)
+    items = list(items_of(fields))
+    pixels = [item.pixels for item in items]
+    seconds, tried = _tried(fields, items, settings, to_try(pixels))
+    if not tried:
+        what = "none of the masks that were tried can be measured"
+        raise InputError(request.masks, what, "Look at one with inspect")
+    of_tried = max(1, sum(pixels[n] for n in tried))
+    written = _table_bytes(fields, list(tried.values()), settings)
+    return reckoned(
+        items,
+        request.shards,
+        tasks_at_once(request),
+        rate=of_tried / max(1e-6, seconds),
+        written_bytes=math.ceil(written * sum(pixels) / of_tried),
+        tried=len(tried),
+        called="masks",
+    )
+
+
+def _tried(
+    fields: Fields, items: list[Item], settings: MeasureSettings, places: list[int]
+) -> tuple[float, dict[int, OneMask]]:
+    """Return the seconds of those that can be measured, and what each gave, by its place."""
+    study = Study(settings, settings.standard) if settings.standard is not None else None
+    seconds, found = 0.0, dict[int, OneMask]()
+    for number in places:
+        began = time.monotonic()
+        try:
+            one = measure_one(fields, ref_of(items[number]), settings, study, number)
+        except InputError:
+            continue
+        seconds += time.monotonic() - began
+        found[number] = one
+    return seconds, found
+
+
+def _table_bytes(fields: Fields, made: list[OneMask], settings: MeasureSettings) -> int:
+    """Return the bytes of the tables of a few masks."""
+    kind = "csv" if settings.table == "csv" else "parquet"
+    measured, names = [one.measured for one in made], fields.labels.names
+    if settings.classes is None:
+        seen = {share.value for one in measured for share in one.shares if share.area_px}
+        measured = [with_shares(one, seen) for one in measured]
+    with TemporaryDirectory() as name:
+        book = OutputBook(Path(name))
+        for stem, table in (
+            ("objects", objects_table(measured, names, fields.unit)),
+            ("images", images_table(measured, fields.unit)),
+        ):
+            write_table(book, stem, table, kind)
+        return sum(file.stat().st_size for file in Path(name).glob(f"*.{kind}"))

@@ -11,6 +11,7 @@ from PIL import Image
 
 from emcfsys_engine.annotations.writer import LabelFormat
 from emcfsys_engine.dataset.samples import list_samples, read_labels
+from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.tools.convert.conversion import convert_images, convert_labels
 from tests.tools.made import project_at
 from tests.waiting import PATIENCE_S
@@ -118,3 +119,19 @@ def test_classes_without_sense_are_refused(
     assert done.returncode == 2
     assert words in " ".join(done.stderr.split())
     assert not out.exists()
+
+
+def test_a_folder_without_labels_is_named(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    with pytest.raises(AnnotationError, match="none: holds no masks and no annotations"):
+        convert_labels("none", tmp_path / "out", to="masks", base=tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_masks_beside_a_text_that_is_no_annotation_are_masks(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "m/a.png")
+    (tmp_path / "m/readme.json").write_text("{}")
+    made = convert_labels("m", tmp_path / "out", to="labelme", base=tmp_path)
+    assert [Path(file).name for file in made.written] == ["a.json"]
+    assert made.skipped == ()

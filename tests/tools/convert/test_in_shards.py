@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from emcfsys_engine.errors import RunFolderError
+from emcfsys_engine.errors import InputError, RunFolderError
 from emcfsys_engine.run.events import ImageFailed, ItemDone
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import ConvertRequest, PredictRequest
@@ -17,12 +17,13 @@ from emcfsys_engine.run.shard_lines import Progress
 from emcfsys_engine.run.shards import Shards
 from emcfsys_engine.shards.task import do_shards
 from emcfsys_engine.tools.convert.conversion import convert_images, convert_labels
-from emcfsys_engine.tools.convert.in_shards import result_of, work_of
+from emcfsys_engine.tools.convert.in_shards import forecast, result_of, work_of
 from emcfsys_engine.tools.convert.writing import Conversion
 from tests.jobs.conftest import wait_for
 from tests.shards.made import here, listed, made_in, run_here
 from tests.thorough import tries
 from tests.tools.convert.made import alike, drawn_at, masks_at, run_of
+from tests.tools.drawn_masks import blobs, save_mask
 
 __all__ = ["here"]
 TARGETS = ("masks", "labelme", "coco", "geojson", "imagej")
@@ -262,3 +263,40 @@ def test_a_source_without_labels_is_named_and_nothing_is_listed(
     assert run_here(run) == 2
     assert "none: holds no masks and no annotations" in capsys.readouterr().err
     assert not Shards(run).file.exists()
+
+
+def _request(folder: Path, to: str) -> ConvertRequest:
+    return ConvertRequest(
+        source=str(folder / "masks"),
+        out=str(folder / f"out-{to}"),
+        to=to,  # type: ignore[arg-type]
+        shards=4,
+        shards_at_once=2,
+    )
+
+
+@pytest.mark.parametrize("to", ["geojson", "coco"])
+def test_bytes_and_tasks_are_those_that_follow(to: str, tmp_path: Path) -> None:
+    for number in range(12):
+        save_mask(tmp_path / f"masks/{number}.png", blobs(number, 200))
+    request = _request(tmp_path, to)
+    found = forecast(request)
+    assert (found.images, found.tasks, found.at_once, found.tried) == (12, 4, 2, 3)
+    assert found.pixels == 12 * 200 * 207
+    assert found.read_bytes == sum(f.stat().st_size for f in (tmp_path / "masks").iterdir())
+    out = Path(request.out)
+    assert not out.exists()
+    assert found.lines[0].startswith("12 files, ")
+    convert_labels(request.source, out, to=to)  # type: ignore[arg-type]
+    written = sum(file.stat().st_size for file in out.iterdir() if file.is_file())
+    assert 0.7 * written < found.written_bytes < 1.4 * written
+    with pytest.raises(InputError, match="nothing of it is left to convert. Look at --out"):
+        forecast(request)
+
+
+def test_files_of_which_none_can_be_converted_are_named(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    for n in range(3):
+        (tmp_path / f"masks/{n}.png").write_bytes(b"\x89PNG\r\n\x1a\n none")
+    with pytest.raises(InputError, match="none of the files that were tried can be converted"):
+        forecast(_request(tmp_path, "geojson"))

@@ -1,13 +1,16 @@
 """What is converted: masks of 0 and 255, one folder of masks a class, and what neither says."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tifffile
 from PIL import Image
 
-from emcfsys_engine.tools.convert.conversion import convert_labels
+from emcfsys_engine.tools.convert.conversion import convert_images, convert_labels
+from tests.tools.made import GRAINS
 
 
 def _stencil(file: Path, rows: slice) -> None:
@@ -37,3 +40,59 @@ def test_outlines_point_to_the_image_of_today_and_never_to_a_mask(tmp_path: Path
             shown.append(pixels)
     assert set(np.unique(np.asarray(Image.open(tmp_path / "masks" / "a.png")))) == {0, 255}
     assert not np.array_equal(shown[0], shown[2])
+
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+CLASSES = {"matrix": 0, "large": 1, "small": 2}
+
+
+def test_work_of_a_person_is_never_overwritten_unasked(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "superalloy-sem"
+    masks = str(source / "masks/val")
+    convert_labels(masks, tmp_path, to="labelme", classes=CLASSES)
+    corrected = min(tmp_path.glob("*.json"))
+    corrected.write_text("mine")
+    again = convert_labels(masks, tmp_path, to="labelme", classes=CLASSES)
+    assert not again.written
+    assert len(again.skipped) == 4
+    assert corrected.read_text() == "mine"
+    assert (
+        len(convert_labels(masks, tmp_path, to="labelme", classes=CLASSES, overwrite=True).written)
+        == 4
+    )
+
+
+@pytest.mark.parametrize("to", ["labelme", "masks", "coco", "geojson", "imagej"])
+def test_a_conversion_overwrites_its_own_and_keeps_what_a_person_changed(
+    masks: Path, tmp_path: Path, to: str
+) -> None:
+    out = tmp_path / "out"
+
+    def convert() -> tuple[str, ...]:
+        made = convert_labels(str(masks), out, to=to, classes=GRAINS, overwrite=True)  # type: ignore[arg-type]
+        assert not made.skipped
+        return made.notes
+
+    convert()
+    (file,) = (path for path in out.iterdir() if path.is_file())
+    assert convert() == ()
+    file.write_bytes(file.read_bytes() + b" ")
+    corrected = file.read_bytes()
+    for _ in range(2):
+        (note,) = convert()
+        assert file.read_bytes() == corrected
+        assert f"{file} is not as this program wrote it, and kept" in note
+        beside = file.with_name(f"{file.stem}.v2{file.suffix}")
+        assert {path for path in out.iterdir() if path.is_file()} == {file, beside}
+
+
+def test_a_conversion_into_the_folder_of_its_images_keeps_them(masks: Path, tmp_path: Path) -> None:
+    originals = {path.name: path.read_bytes() for path in masks.iterdir()}
+    (tmp_path / "link").symlink_to(masks)
+    os.link(masks / "a.png", masks / "b.png")
+    originals["b.png"] = originals["a.png"]
+    for out in (masks, tmp_path / "link"):
+        convert_images(str(masks), out, overwrite=True)
+        convert_labels(str(masks), out, to="masks", classes=GRAINS, overwrite=True)
+        for name, content in originals.items():
+            assert (masks / name).read_bytes() == content

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from emcfsys_engine.tools.convert.conversion import convert_labels, plan_labels
+from emcfsys_engine.tools.convert.conversion import convert_images, convert_labels, plan_labels
 from tests.tools.drawn_masks import blobs, save_mask
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -48,3 +50,18 @@ def test_cocos_one_file_goes_to_one_place_or_nothing_is_converted(tmp_path: Path
     plan = plan_labels(source, out, to="coco", overwrite=True)
     assert plan.of_all.whole == str(out / "annotations.v2.json")
     assert "the new version is annotations.v2.json" in plan.of_all.notes[-1]
+
+
+def test_no_two_images_are_converted_to_one_name(tmp_path: Path) -> None:
+    names = ("x.tif", "x.png", "x.tif.jpg", "X.png", "y.tif", "y.0001.png")
+    (tmp_path / "in").mkdir()
+    for number, name in enumerate(names):
+        pixels = np.random.default_rng(number).integers(0, 255, (8, 8), np.uint8)
+        kind = "JPEG" if name.endswith("jpg") else None
+        two = {"save_all": True, "append_images": [Image.fromarray(pixels)]}
+        more = two if name == "y.tif" else {}
+        Image.fromarray(pixels).save(tmp_path / "in" / name, kind, **more)
+    for overwrite in (False, True):
+        done = convert_images(str(tmp_path / "in"), tmp_path / "out", overwrite=overwrite)
+        assert done.skipped == ()
+        assert len({file.casefold() for file in done.written}) == len(names) + 1

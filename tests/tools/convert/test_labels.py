@@ -1,4 +1,4 @@
-"""What is converted: masks of 0 and 255, one folder of masks a class, and what neither says."""
+"""Annotations are converted with their own classes, each for its image."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,13 @@ import pytest
 from PIL import Image
 
 from emcfsys_engine.tools.convert.conversion import convert_labels
+
+
+def test_classes_are_found_when_none_are_given(shared_data: Path, tmp_path: Path) -> None:
+    file = shared_data / "annotation-formats/labelme/semantic_segmentation/data_annotated"
+    done = convert_labels(str(file), tmp_path, to="masks")
+    assert done.classes == {"background": 0, "bottle": 1, "bus": 2, "car": 3, "person": 4}
+    assert len(done.written) == 2
 
 
 def _stencil(file: Path, rows: slice) -> None:
