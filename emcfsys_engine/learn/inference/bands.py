@@ -43,8 +43,8 @@ class Band:
 
     first: int
     mask: np.ndarray
-    counts: np.ndarray  # pixels of each class
-    sure: float  # sum over pixels of the probability of the chosen class
+    counts: np.ndarray  # pixels of each class, of the specimen: an info bar's are not counted
+    sure: float  # sum over these pixels of the probability of the chosen class
     probabilities: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
     planes: np.ndarray | None = None
@@ -112,6 +112,8 @@ def sent(
 ) -> Sent:
     """Send what logits mean; rows from `specimen_rows` on are an info bar: the first class.
 
+    What is counted is the specimen: a bar's share of the area is no class's.
+
     `values_C`: the classes' values in a mask, uint8 on the device. The host waits for nothing.
     Shapes: logits are C×h×W, the class values C; channels after those are planes of objects.
     """
@@ -122,8 +124,8 @@ def sent(
     best_HW[bar:] = 0
     made = {
         "mask": values_C.index_select(0, best_HW.reshape(-1).int()).reshape(best_HW.shape),
-        "counts": _counts(best_HW, len(values_C)),
-        "sure": sure_HW.sum(dtype=torch.float64),
+        "counts": _counts(best_HW[:bar], len(values_C)),
+        "sure": sure_HW[:bar].sum(dtype=torch.float64),
     }
     if len(planes_PHW):
         made["planes"] = (planes_PHW.sigmoid() * 255).round().to(torch.uint8)

@@ -225,10 +225,12 @@ def _unwritten(mask: Path, error: OSError) -> OutputError:
 
 
 def _told(mosaic: Mosaic, told: Sequence[RegionDone], cards: Sequence[ModelCard]) -> ImageDone:
-    pixels = [Region(*one.region).pixels for one in told]
+    end = mosaic.size_HW[0] - mosaic.info_bar_rows
+    regions = [Region(*one.region) for one in told]
+    pixels = [max(0, min(one.bottom, end) - one.top) * one.size[1] for one in regions]
 
     def mean(values: Iterator[float]) -> float:
-        return sum(value * n for value, n in zip(values, pixels, strict=True)) / sum(pixels)
+        return sum(value * n for value, n in zip(values, pixels, strict=True)) / max(1, sum(pixels))
 
     found, classes = None, cards[0].classes
     if all(one.evidence for one in told):

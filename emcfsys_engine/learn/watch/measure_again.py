@@ -1,6 +1,7 @@
 """Images that are measured anew from the masks they have: nothing is predicted."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import digest_of_output
-from emcfsys_engine.images.reader import probe
+from emcfsys_engine.images.reader import probe, read_micrograph
 from emcfsys_engine.learn.inference.bands import open_image
 from emcfsys_engine.learn.run_context import RunContext
 from emcfsys_engine.learn.watch.measurements import (
+    INFO_BAR,
     Line,
     Measurements,
     area_of,
@@ -47,6 +49,7 @@ class _Image:
 
     pixel_nm: tuple[float, float] | None
     size_HW: tuple[int, int] | None  # None: nobody can say any more
+    info_bar_rows: int
     grey: dict[str, float]
     unlike: str
 
@@ -163,9 +166,19 @@ class MeasuredAgain:
         return _Image(
             pixel_nm=None if side_nm is None else (side_nm, side_nm),  # areas are all it is for
             size_HW=size_HW,
+            info_bar_rows=self._bar_of(ref, line),
             grey={},
             unlike=line.get("unlike_training_data", ""),
         )
+
+    def _bar_of(self, ref: ImageRef, line: Mapping[str, str]) -> int:
+        """Return how many rows of an image are an info bar; 0 where nobody can say any more."""
+        try:
+            return int(line[INFO_BAR])
+        except (KeyError, ValueError):  # a table of an older version, or none
+            with suppress(EmcfError, OSError):
+                return read_micrograph(ref).info_bar_rows
+        return 0
 
     def _opened(self, ref: ImageRef, known: Mapping[str, float]) -> _Image:
         normaliser = Normaliser(**msgspec.structs.asdict(self._card.normaliser))
@@ -175,6 +188,7 @@ class MeasuredAgain:
         return _Image(
             pixel_nm=image.pixel_nm,
             size_HW=image.size,
+            info_bar_rows=image.survey.info_bar_rows,
             grey=grey.named() if grey else {},
             unlike=unlike_training(image, confidence, self._card, grey) if grey else "",
         )
@@ -187,12 +201,15 @@ class MeasuredAgain:
             remedy = "Watch with the model that made it"
             raise InputError(mask, "was made by a model of other classes", remedy)
         now = read_mask_now(mask, self._classes, self._book, image.size_HW)
-        objects = now.numbers if self._card.instances else None
-        classes = of_classes(now.ids, area_of(image.pixel_nm), self._card, objects)
+        specimen = slice(0, len(now.ids) - image.info_bar_rows)
+        numbers = now.numbers if self._card.instances else None
+        objects = None if numbers is None else numbers[specimen]
+        classes = of_classes(now.ids[specimen], area_of(image.pixel_nm), self._card, objects)
         line = measured(
             name,
             image.pixel_nm,
             image.size_HW or (now.ids.shape[0], now.ids.shape[1]),
+            image.info_bar_rows,
             known.get("confidence", float("nan")),
             image.unlike,
             classes,

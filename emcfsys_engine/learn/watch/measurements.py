@@ -29,22 +29,28 @@ _FILE = "measurements.csv"
 _MOST_BYTES = 1 << 30  # of millions of images
 _PLANE = re.compile(r"(.+)#\d+", re.DOTALL)  # no micrograph's own name ends like this
 _FIRST_COLUMN = "image"
+INFO_BAR = "info_bar_px"  # of the height: no specimen
 
 
 def measured(
     image: str,
     pixel_nm: tuple[float, float] | None,
     size_HW: tuple[int, int],
+    info_bar_rows: int,
     confidence: float,
     unlike: str,
     classes: Mapping[str, Line],
 ) -> dict[str, str | int]:
-    """Return an image's line: its own columns, then what `of_classes` says of each class."""
+    """Return an image's line: its own columns, then what `of_classes` says of each class.
+
+    The classes' are those of the specimen, above the info bar.
+    """
     area_nm2 = area_of(pixel_nm)
     line: dict[str, str | int] = {
         _FIRST_COLUMN: image,
         "height_px": size_HW[0],
         "width_px": size_HW[1],
+        INFO_BAR: info_bar_rows,
         "pixel_nm": "" if area_nm2 is None else f"{math.sqrt(area_nm2):.6g}",
         "confidence": "" if math.isnan(confidence) else f"{confidence:.4f}",
         "unlike_training_data": unlike,

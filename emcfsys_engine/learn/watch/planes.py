@@ -174,7 +174,9 @@ class Here:
         line: dict[str, str | int] = {}
         if measures or self._counts_objects:
             area_nm2 = area_of(image.pixel_nm)
-            classes = of_classes(work.whole_mask, area_nm2, self.card, work.numbers)
+            specimen = slice(0, image.size[0] - image.survey.info_bar_rows)
+            objects = None if work.numbers is None else work.numbers[specimen]
+            classes = of_classes(work.whole_mask[specimen], area_nm2, self.card, objects)
             numbers |= numbers_of_objects(classes)
             if measures:
                 name, number = plane.path, work.order.ref.plane
@@ -182,6 +184,7 @@ class Here:
                     name if number is None else f"{name}#{number}",
                     image.pixel_nm,
                     image.size,
+                    image.survey.info_bar_rows,
                     tally.confidence,
                     unlike,
                     classes,

@@ -155,7 +155,10 @@ def image(tmp_path: Path) -> Path:
 def test_regions_make_the_mask_that_one_process_makes(
     tmp_path: Path, model: Path, kind: str
 ) -> None:
-    image = write_image(tmp_path, pixels_of(700, 900), kind)
+    pixels = pixels_of(700, 900)
+    pixels[640:] = 0  # an info bar
+    pixels[660:680, 20:300:3] = 255
+    image = write_image(tmp_path, pixels, kind)
     alone = done_by(request_of(image, model, "alone", 0))
     shared = done_by(request_of(image, model, "shared", 3))
     one, many = mask_in(tmp_path / "alone"), mask_in(tmp_path / "shared")
@@ -165,6 +168,7 @@ def test_regions_make_the_mask_that_one_process_makes(
     assert len(regions) == regions[0].of == 12
     (told,) = (event for event in alone.events() if isinstance(event, ImageDone))
     (joined,) = (event for event in shared.events() if isinstance(event, ImageDone))
+    assert told.shares["grain"] == pytest.approx((one[:640] == 7).mean(), abs=1e-6)
     assert joined.shares == pytest.approx(told.shares, abs=1e-6)
     assert joined.confidence == pytest.approx(told.confidence, abs=1e-5)
     assert (shared.folder / "shards").is_dir()

@@ -106,6 +106,35 @@ def test_a_mask_that_was_painted_over_is_measured_and_everything_says_so(
     assert [each.act for each in acts_in(hot.output)].count("measured") == 1
 
 
+@pytest.mark.parametrize("has_column", [True, False])
+def test_a_painted_info_bar_is_no_part_of_what_is_measured(
+    tmp_path: Path, model_file: Path, has_column: bool
+) -> None:
+    hot = Hot(tmp_path, model_file, MEASURED)
+    pixels = np.random.default_rng(0).integers(60, 200, (80, 72), dtype=np.uint8)
+    pixels[64:] = 0
+    pixels[68:74, 10:30:3] = 255
+    Image.fromarray(pixels).save(hot.incoming / "a.png")
+    once(hot)
+    row = rows_of(hot)["a.png"]
+    assert (row["height_px"], row["info_bar_px"]) == ("80", "16")
+    predicted = np.asarray(Image.open(hot.output / "a.png"))[:64]
+    for share in (numbers(hot)["grain_fraction"], float(row["grain_fraction"])):
+        assert share == pytest.approx((predicted == 7).mean(), abs=1e-6)
+
+    ids = np.zeros((80, 72), np.uint8)
+    ids[:16] = 7
+    Image.fromarray(ids).save(hot.output / "a.png")
+    say(review, str(hot.folder), "corrected", "a.png")
+    if has_column:  # else it is of an older version, and the image itself is asked
+        (hot.incoming / "a.png").unlink()
+    else:
+        table = hot.output / ".emcfsys" / "measurements.csv"
+        table.write_text(table.read_text().replace("info_bar_px", "x"))
+    once(hot)
+    all_say(hot, 0.25, 1)
+
+
 def test_outlines_that_a_person_drew_count_instead_of_the_mask_that_nobody_changed(
     tmp_path: Path, model_file: Path
 ) -> None:

@@ -35,7 +35,7 @@ def line_with(
     card: ModelCard, mask: np.ndarray, pixel_nm: tuple[float, float] | None, name: str
 ) -> Line:
     classes = of_classes(mask, area_of(pixel_nm), card)
-    return measured(name, pixel_nm, (mask.shape[0], mask.shape[1]), 0.9, "", classes)
+    return measured(name, pixel_nm, (mask.shape[0], mask.shape[1]), 0, 0.9, "", classes)
 
 
 @pytest.fixture
