@@ -218,7 +218,7 @@ def _write_page(report: Path, title: str, request: EvaluateRequest, found: "Eval
 
 
 def _tell_forecast(request: EvaluateRequest, as_json: bool) -> None:
-    from emcfsys_engine.learn.evaluate_forecast import forecast
+    from emcfsys_engine.learn.evaluate_shards import forecast
 
     tell_forecast(forecast(request), as_json=as_json)
 

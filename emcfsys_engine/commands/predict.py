@@ -204,7 +204,7 @@ def predict(
 
 
 def _tell_forecast(request: PredictRequest, as_json: bool) -> None:
-    from emcfsys_engine.learn.inference.forecast import forecast
+    from emcfsys_engine.learn.inference.shards import forecast
 
     tell_forecast(forecast(request), as_json=as_json)
 

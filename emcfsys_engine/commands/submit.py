@@ -8,11 +8,11 @@ import click
 
 from emcfsys_engine.commands.convert import conversion_options, make_conversion
 from emcfsys_engine.commands.evaluate import evaluation_options, make_evaluation
+from emcfsys_engine.commands.hotfolder import make_watch
 from emcfsys_engine.commands.measure import make_measurement, measurement_options
 from emcfsys_engine.commands.predict import make_prediction, prediction_options
 from emcfsys_engine.commands.saying import say
 from emcfsys_engine.commands.shards import Option, refuse_gpus, with_options
-from emcfsys_engine.commands.watch import make_watch
 from emcfsys_engine.jobs.control import ensure_daemon
 from emcfsys_engine.jobs.queue import Options, Queue, submit_extension, submit_run, submit_training
 from emcfsys_engine.project import Project, load_project

@@ -18,8 +18,14 @@ from emcfsys_engine.learn.evaluate_deal import (
     images_of_project,
     seen_by,
 )
-from emcfsys_engine.learn.evaluate_images import Comparer, ImageCompared, Measure, added
-from emcfsys_engine.learn.evaluate_shares import Task, compared
+from emcfsys_engine.learn.evaluate_images import (
+    Comparer,
+    ImageCompared,
+    Measure,
+    Task,
+    added,
+    compared,
+)
 from emcfsys_engine.learn.training.metrics import BOUNDARY_TOLERANCE_PX, Scores
 from emcfsys_engine.project import Project
 from emcfsys_engine.promises import ImageScore, Promise, promise_of

@@ -29,7 +29,7 @@ from emcfsys_engine.learn.evaluate_deal import Images
 from emcfsys_engine.learn.evaluate_images import Comparer, ImageCompared
 from emcfsys_engine.learn.faults import refuse_lost_gpu
 from emcfsys_engine.learn.inference.image import EndAskedFor
-from emcfsys_engine.learn.inference.shards import WorkOfModels
+from emcfsys_engine.learn.inference.shards import WorkOfModels, at_once
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import Event, ImageFailed, ItemDone, RunStarted, WarningGiven
@@ -37,9 +37,19 @@ from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import EVALUATION, EvaluateRequest
 from emcfsys_engine.run.shard_lines import AnyTold
 from emcfsys_engine.run.shards import Header, Item, models_of
-from emcfsys_engine.shards.ended import Became, Ended, Tally
-from emcfsys_engine.shards.sizes import Sizes, file_bytes
-from emcfsys_engine.shards.work import Asked, Done, Emit, Work, ref_of
+from emcfsys_engine.shards.forecast import Forecast, reckoned, to_try
+from emcfsys_engine.shards.work import (
+    Asked,
+    Became,
+    Done,
+    Emit,
+    Ended,
+    Sizes,
+    Tally,
+    Work,
+    file_bytes,
+    ref_of,
+)
 
 
 class _OfAll(msgspec.Struct, frozen=True, kw_only=True):
@@ -301,3 +311,46 @@ def _state_of(place: Path) -> str:
         return digest.hexdigest()
     except OSError:
         return ""
+
+
+def forecast(request: EvaluateRequest) -> Forecast:
+    """Compare a few images and reckon what all of them take; nothing is written.
+
+    Raises: DataFaults, InputError; also where none of those tried can be compared.
+    """
+    found = images_asked_for(request)
+    items = list(items_of(found))
+    gpus = None if request.gpus is None else min(1, request.gpus)
+    comparer = Comparer(measure_of(request, found.project), gpus)
+    pixels = [one.pixels for one in items]
+    seconds, kept_bytes, tried = _tried(comparer, [items[place] for place in to_try(pixels)])
+    return reckoned(
+        items,
+        request.shards,
+        at_once(request),
+        rate=sum(one.pixels for one in tried) / max(1e-6, seconds),
+        written_bytes=kept_bytes * len(items) // len(tried),
+        tried=len(tried),
+    )
+
+
+def _tried(comparer: Comparer, items: Sequence[Item]) -> tuple[float, int, list[Item]]:
+    """Return the seconds of a few images, the bytes that are kept of them, and those that worked.
+
+    The first is done twice: first kernels take longer.
+    """
+    seconds, kept_bytes, tried = 0.0, 0, list[Item]()
+    for number, item in enumerate([items[0], *items]):
+        began = time.monotonic()
+        try:
+            content = any_names.encode(comparer.one(sample_of(item)))
+        except EmcfError:
+            continue
+        if number:
+            seconds += time.monotonic() - began
+            kept_bytes += len(content)
+            tried.append(item)
+    if not tried:
+        what = f"none of {len(items)} images that were tried can be compared"
+        raise InputError(items[0].image, what, "Look at it with inspect, at its label with check")
+    return seconds, kept_bytes, tried

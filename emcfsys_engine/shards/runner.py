@@ -23,9 +23,8 @@ from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import log_tail
 from emcfsys_engine.run.shard_lines import Again, AnyTold, Lines, Told
 from emcfsys_engine.run.shards import MOST_TRIES, Header, Shards, locked
-from emcfsys_engine.shards.ended import Ended, Tally
 from emcfsys_engine.shards.task import list_of
-from emcfsys_engine.shards.work import Asked, Work
+from emcfsys_engine.shards.work import Asked, Ended, Tally, Work
 
 _TASK = "emcfsys_engine.shards.task"
 _MOST_VAIN = MOST_TRIES + 3  # ends in a row of the tasks of a machine without one item more

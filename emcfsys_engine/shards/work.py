@@ -1,20 +1,112 @@
-"""What a command brings to the road of shards: its items, how one is done, what comes last."""
+"""What a command brings to the road of shards: its items, how one is done, what comes last.
+
+By their sizes items are dealt; the last step gets what all tasks told and kept, in order.
+"""
 
 import os
+import stat
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from emcfsys_engine.errors import RunFolderError
+from emcfsys_engine.errors import EmcfError, RunFolderError
+from emcfsys_engine.files import open_own
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.reader import probe
 from emcfsys_engine.run.events import Event
 from emcfsys_engine.run.folder import Run
-from emcfsys_engine.run.shard_lines import AnyTold
+from emcfsys_engine.run.shard_lines import AnyTold, Told
 from emcfsys_engine.run.shards import Header, Item, Shards, refuse_other_models
-from emcfsys_engine.shards.ended import Ended, Tally
+
+_MOST_OPEN = 64  # files of results
+
+
+class Tally(NamedTuple):
+    """How many items were done, and how many could not be."""
+
+    done: int
+    failed: int
+
+
+class Became(NamedTuple):
+    """An item, what became of it, and what its task kept of it."""
+
+    item: Item
+    event: AnyTold | None
+    result: bytes
+
+
+@dataclass(frozen=True)
+class Ended:
+    """All shards, once they are finished. `tell`: passes on what became of an item, once."""
+
+    shards: Shards
+    header: Header
+    told: Sequence[Told]
+    tell: Callable[[AnyTold], None]
+    emit: Callable[[Event], None]
+    asked: Callable[[], str | None]
+
+    def in_order(self) -> Iterator[Became]:
+        """Yield all items in the order of their numbers, with what became of each.
+
+        Raises: RunFolderError where what was kept is gone.
+        """
+        numbers, shards, places = array("Q"), array("L"), array("Q")
+        for shard, share in enumerate(self.header.shards):
+            for place, item in self.shards.places(share):
+                numbers.append(item.number)
+                shards.append(shard)
+                places.append(place)
+        order = sorted(range(len(numbers)), key=numbers.__getitem__)
+        items = self.shards.items_at(places[n] for n in order)
+        with _Results(self.shards) as results:
+            for n, item in zip(order, items, strict=True):
+                told = self.told[shards[n]]
+                place = told.results.get(item.number)
+                result = results.read(shards[n], *place) if place is not None else b""
+                yield Became(item, told.became.get(item.number), result)
+
+
+class _Results:
+    """Reads what tasks kept; so many files are open that the order may leap between them."""
+
+    def __init__(self, shards: Shards) -> None:
+        self._shards = shards
+        self._open: dict[int, int] = {}
+        # The same command would go on with this run, and meet the same again.
+        self._remedy = f"Bring it back, or remove {shards.folder.parent} and begin anew"
+
+    def __enter__(self) -> "_Results":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with ExitStack() as closing:
+            for descriptor in self._open.values():
+                closing.callback(os.close, descriptor)
+
+    def read(self, shard: int, place: int, length: int) -> bytes:
+        """Return what was kept there. Raises: RunFolderError where it is gone."""
+        file = self._shards.results_file(shard)
+        try:
+            if shard not in self._open:
+                if len(self._open) == _MOST_OPEN:
+                    os.close(self._open.pop(next(iter(self._open))))
+                self._open[shard] = open_own(file, os.O_RDONLY)
+            content = os.pread(self._open[shard], length, place)
+        except OSError as error:
+            what = f"cannot be read: {error.strerror}"
+            raise RunFolderError(file, what, self._remedy) from None
+        if len(content) != length:
+            raise RunFolderError(file, "was cut short", self._remedy)
+        return content
+
 
 Emit = Callable[[Event], None]
 Asked = Callable[[], str | None]  # how we were asked to end; None: we were not
@@ -120,3 +212,50 @@ def work_of(run: Run) -> Work:
 def ref_of(item: Item) -> ImageRef:
     """Return the image of an item."""
     return ImageRef(path=Path(item.image), plane=item.plane)
+
+
+_MOST_PROBED = 20_000  # of more images the pixels are reckoned from the sizes of the files
+
+
+def file_bytes(place: Path | str) -> int:
+    """Return the bytes of a file that is read; -1 for a folder, or where there is none."""
+    try:
+        return _size(os.stat(place))
+    except OSError:
+        return -1
+
+
+def _size(status: os.stat_result) -> int:
+    return -1 if stat.S_ISDIR(status.st_mode) else status.st_size
+
+
+class Sizes:
+    """Bytes and pixels of images: the first are looked at, of the rest the bytes tell."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Path | str, tuple[int, int]] = ("", (0, 0))
+        self._num_probed = 0
+        self._seen: dict[str, tuple[int, int]] = {}  # by suffix: bytes and pixels
+
+    def of(self, path: Path | str, planes: int, *, is_wanted: bool) -> tuple[int, int]:
+        """Return a file's bytes, -1 for a folder, and the pixels of one of its planes."""
+        if self._last[0] != path:
+            self._last = path, self._look(path, planes, is_wanted=is_wanted)
+        return self._last[1]
+
+    def _look(self, path: Path | str, planes: int, *, is_wanted: bool) -> tuple[int, int]:
+        try:
+            status = os.stat(path)
+        except OSError:
+            return -1, 0
+        size = _size(status)
+        suffix = os.path.splitext(path)[1]  # noqa: PTH122 - of a million names
+        known_bytes, known_pixels = self._seen.get(suffix, (0, 0))
+        if is_wanted and (size < 0 or not known_bytes or self._num_probed < _MOST_PROBED):
+            self._num_probed += 1
+            with suppress(EmcfError):
+                height, width = probe(Path(path)).shape[:2]
+                seen = (known_bytes + size, known_pixels + height * width * planes)
+                self._seen[suffix] = seen
+                return size, height * width
+        return size, max(0, size) * known_pixels // max(1, known_bytes) // planes

@@ -26,7 +26,7 @@ from emcfsys_engine.learn.inference.bands import Wanted, open_image, sent
 from emcfsys_engine.learn.pixels_on_device import statistics_to_use
 from emcfsys_engine.learn.run_context import keep_freed_memory
 from emcfsys_engine.learn.training.dataset import Dataset, Item, PatchSampler
-from emcfsys_engine.learn.training.resident import Lines, Resident, resident
+from emcfsys_engine.learn.training.storage import Lines, Resident, resident
 from tests.bench.machine import machine_line
 
 CPU = torch.device("cpu")

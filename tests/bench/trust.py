@@ -31,7 +31,7 @@ from emcfsys_engine.learn.inference.bands import open_image
 from emcfsys_engine.learn.inference.evidence import Raw
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.training import degradations as worse
-from emcfsys_engine.learn.training.colour import datasets_of
+from emcfsys_engine.learn.training.start import datasets_of
 from emcfsys_engine.learn.training.trust import damaged, learn_trust, true_ious
 from emcfsys_engine.learn.watch.numbers import unlike_training
 from emcfsys_engine.project import load_project

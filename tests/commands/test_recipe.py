@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from emcfsys_engine.cli import cli
-from emcfsys_engine.commands.recipe import recipe
+from emcfsys_engine.commands.hotfolder import recipe
 from tests.commands.made import say
 
 MODEL = Path(__file__).parents[1] / "contracts" / "data" / "model-format-1.safetensors"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from emcfsys_engine.commands.review import journal, review
+from emcfsys_engine.commands.hotfolder import journal, review
 from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger
 from tests.commands.made import say

@@ -45,8 +45,7 @@ from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import EvaluateRequest, TrainRequest, WatchRequest
 from emcfsys_engine.run.shard_lines import Progress, Told
 from emcfsys_engine.run.shards import Shards, digest_of
-from emcfsys_engine.shards.ended import Ended
-from emcfsys_engine.shards.work import work_of
+from emcfsys_engine.shards.work import Ended, work_of
 from emcfsys_engine.tools.convert.in_shards import result_of as converted
 from emcfsys_engine.tools.measure.in_shards import result_of
 from emcfsys_engine.tools.measure.summary import summarise

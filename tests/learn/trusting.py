@@ -8,7 +8,7 @@ from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.images.channels import GREY
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.model_file import load_model, save_model
-from emcfsys_engine.learn.training.colour import datasets_of
+from emcfsys_engine.learn.training.start import datasets_of
 from emcfsys_engine.learn.training.trust import learn_trust
 from emcfsys_engine.model_card import Trust
 from emcfsys_engine.project import load_project

@@ -24,10 +24,14 @@ from emcfsys_engine.learn.faults import free_cached_memory, is_out_of_memory
 from emcfsys_engine.learn.inference.bands import Band, Prediction, Sent, Wanted, sent, whole
 from emcfsys_engine.learn.inference.ensemble import load_members, merged
 from emcfsys_engine.learn.inference.evidence import Evidence, num_features
-from emcfsys_engine.learn.inference.given import as_pixels, slices_of
-from emcfsys_engine.learn.inference.picture import Picture
+from emcfsys_engine.learn.inference.picture import (
+    Picture,
+    ScaledBands,
+    as_pixels,
+    scaled_reader,
+    slices_of,
+)
 from emcfsys_engine.learn.inference.pipeline import read_ahead
-from emcfsys_engine.learn.inference.scaling import ScaledBands, scaled_reader
 from emcfsys_engine.learn.inference.tiles import LOCAL_GROWTH, Place, Rows, Tiles, bands_of
 from emcfsys_engine.learn.memory import choose_tiles
 from emcfsys_engine.learn.networks.network import SegmentationNetwork

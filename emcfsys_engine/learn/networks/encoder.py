@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emcfsys_engine.learn.networks.encoder_plan import EncoderPlan, create_body, maps_of
-from emcfsys_engine.learn.networks.only_shapes import compute_only_shapes
+from emcfsys_engine.learn.networks.encoder_plan import (
+    EncoderPlan,
+    compute_only_shapes,
+    create_body,
+    maps_of,
+)
 from emcfsys_engine.learn.networks.pyramid import DEEPEST_LEVEL, Pyramid, plan_levels
 
 _PROBE_IMAGES = 2

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from emcfsys_engine.learn.pixels_on_device import Crops
 from emcfsys_engine.learn.training.dataset import PatchSampler
-from emcfsys_engine.learn.training.resident import Lines
+from emcfsys_engine.learn.training.storage import Lines
 
 _AHEAD = 2
 

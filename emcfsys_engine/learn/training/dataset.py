@@ -36,8 +36,7 @@ from emcfsys_engine.learn.pixels_on_device import (
     uploaded,
 )
 from emcfsys_engine.learn.training.augment import MARGIN
-from emcfsys_engine.learn.training.resident import Resident, fits, resident
-from emcfsys_engine.learn.training.spool import Spool, spool_folder
+from emcfsys_engine.learn.training.storage import Resident, Spool, fits, resident, spool_folder
 from emcfsys_engine.memory_limit import memory_bytes
 from emcfsys_engine.project import UNLABELLED, Project
 

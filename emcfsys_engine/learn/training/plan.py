@@ -21,11 +21,7 @@ from emcfsys_engine.learn.memory import Footprint, footprint_of, usable_memory
 from emcfsys_engine.learn.training.augment import Strengths, strengths_of
 from emcfsys_engine.learn.training.dataset import Dataset, class_pixel_counts
 from emcfsys_engine.learn.training.probe import LEAST_FOR_BATCH_NORM, WORTH, Probe, Probed
-from emcfsys_engine.learn.training.start import (
-    choose_network,
-    gentleness,
-    start_file,
-)
+from emcfsys_engine.learn.training.start import choose_network, gentleness, start_file
 from emcfsys_engine.model_card import NetworkSpec
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.folder import Run

@@ -52,8 +52,8 @@ from emcfsys_engine.learn.networks.backbones import defaults_for
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_network
 from emcfsys_engine.learn.networks.weights import WeightsReport, load_weights
 from emcfsys_engine.learn.run_context import RunContext, emit_ending
+from emcfsys_engine.learn.training import start
 from emcfsys_engine.learn.training.augment import augment
-from emcfsys_engine.learn.training.colour import Colour, choose_channels, datasets_of, grey_note
 from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.follow import Follower, first_labels, sound_ones
@@ -68,12 +68,6 @@ from emcfsys_engine.learn.training.plan import (
 )
 from emcfsys_engine.learn.training.setup import TrainingSetup, statistics_of
 from emcfsys_engine.learn.training.shared_items import read_together
-from emcfsys_engine.learn.training.start import (
-    backbone_of,
-    load_start,
-    start_file,
-    started_network,
-)
 from emcfsys_engine.learn.training.trainer import Trainer
 from emcfsys_engine.learn.training.trust import keep_trust
 from emcfsys_engine.learn.training.unlabelled import planned as with_unlabelled
@@ -98,8 +92,8 @@ def dry_run(project: Project) -> list[InputError]:
         return network_faults(project)  # it waits: there is nothing yet to take a step on
     try:
         samples = list_samples(project, fold=first_fold(project))
-        channels = choose_channels(project, samples).channels
-        train, val = datasets_of(project, samples, channels)
+        channels = start.choose_channels(project, samples).channels
+        train, val = start.datasets_of(project, samples, channels)
         _refuse_unready(project, train, val, {**train.check(), **val.check()}, is_new=True)
         _step(project, train, val)
     except DataFaults as several:
@@ -119,7 +113,9 @@ def planned_here(project: Project) -> Plan:
     Raises: DataFaults, InputError for what such a training would refuse.
     """
     samples = list_samples(project, fold=first_fold(project))
-    train, val = datasets_of(project, samples, choose_channels(project, samples).channels)
+    train, val = start.datasets_of(
+        project, samples, start.choose_channels(project, samples).channels
+    )
     device = choose_device(project.compute.gpus)
     plan = make_plan(project, train, val, device, choose_threads(project.compute.threads))
     plan = with_unlabelled(plan, *unlabelled_samples(project, samples.samples))
@@ -129,19 +125,19 @@ def planned_here(project: Project) -> Plan:
 
 def network_faults(project: Project) -> list[InputError]:
     """Build the network and load its weights; return why that cannot be done. Reads no image."""
-    file = start_file(project)
+    file = start.start_file(project)
     try:
         spec = NetworkSpec(
             head=project.model.head,
             # No GPU is looked for: the weights of a stronger backbone are known to be here.
-            backbone=backbone_of(project, torch.device("cpu"))[0],
+            backbone=start.backbone_of(project, torch.device("cpu"))[0],
             in_channels=GREY if project.model.channels == "grey" else RGB,
             num_classes=len(project.classes),
             num_planes=NUM_PLANES if project.instances else 0,
         )
         defaults_for(spec.backbone)
         if file is not None:
-            spec = started_network(project, file, auxiliary=False)
+            spec = start.started_network(project, file, auxiliary=False)
         _load_start(project, build_network(spec))
     except InputError as fault:
         return [fault]
@@ -197,7 +193,7 @@ def _labelled_first(train: Dataset) -> list[Sample]:
 
 def _some(project: Project, split: Split) -> Dataset:
     samples = list_samples(project, fold=first_fold(project))
-    channels = choose_channels(project, samples).channels
+    channels = start.choose_channels(project, samples).channels
     return Dataset(samples.of(split)[:_NUM_IMAGES], project, Normaliser(), channels=channels)
 
 
@@ -228,8 +224,8 @@ def execute(worker: RunContext) -> int:
         return emit_ending(worker, "cancel" if request in (None, "stop") else request)
     if known is not None and project.training.follow:  # what is faulty now is named, and waits
         samples = replace(samples, samples=sound_ones(samples.samples, project))
-    colour = _begun_with(worker.run) or choose_channels(project, samples)
-    train, val = datasets_of(project, samples, colour.channels, ranks.local_world)
+    colour = _begun_with(worker.run) or start.choose_channels(project, samples)
+    train, val = start.datasets_of(project, samples, colour.channels, ranks.local_world)
     unlabelled, num_there = unlabelled_samples(
         project, samples.samples, None if known is None else known.unlabelled_images
     )
@@ -247,7 +243,7 @@ def execute(worker: RunContext) -> int:
         bare_notes.append(
             f"{how_many(num_there - len(bare), 'image')} without labels no longer there"
         )
-    for note in filter(None, (lost, *samples.notes, *bare_notes, grey_note((train, val)))):
+    for note in filter(None, (lost, *samples.notes, *bare_notes, start.grey_note((train, val)))):
         worker.emit(WarningGiven(message=note))
     _refuse_unready(project, train, val, prints, is_new=not worker.run.plan_file.exists())
     told = ranks.from_first(
@@ -386,11 +382,11 @@ def _dealt(worker: RunContext, project: Project) -> Samples:
     return samples_of(project, deal)
 
 
-def _begun_with(run: Run) -> Colour | None:
+def _begun_with(run: Run) -> start.Colour | None:
     """Return what a run that goes on reads, as its plan says; None: it is new."""
     if not run.plan_file.exists():
         return None
-    return Colour(channels=read_plan(run).network.in_channels)
+    return start.Colour(channels=read_plan(run).network.in_channels)
 
 
 def _begun_folds(run: Run, group: str) -> dict[int, Deal]:
@@ -416,9 +412,9 @@ def _moved(plan: Plan, device: torch.device, threads: int) -> Plan:
 
 def _load_start(project: Project, network: SegmentationNetwork) -> str:
     """Give a network what it begins with, and return that in words."""
-    file = start_file(project)
+    file = start.start_file(project)
     if file is not None:
-        return load_start(project, file, network)
+        return start.load_start(project, file, network)
     return _load_weights(project, network).summary
 
 
@@ -470,7 +466,7 @@ def _make_card(run: Run, project: Project, plan: Plan, train: Dataset) -> ModelC
         normaliser=NormaliserSettings(**msgspec.structs.asdict(plan.normaliser)),
         pixel_nm=_pixel_nm(project, train),
         # An adapted model goes on at the pixel size of the one that it began with.
-        rescales=project.project.pixel_nm is not None and start_file(project) is not None,
+        rescales=project.project.pixel_nm is not None and start.start_file(project) is not None,
         patch_px=plan.patch_px,
         statistics=statistics_of(train),
         trained_on={name: _image_of(plan, name) for name in plan.train_images},

@@ -19,7 +19,7 @@ from emcfsys_engine.dataset.deals import Fingerprint
 from emcfsys_engine.errors import DataFaults
 from emcfsys_engine.learn.training.dataset import Dataset, Item
 from emcfsys_engine.learn.training.distributed import Ranks
-from emcfsys_engine.learn.training.spool import ArrayFile, make_spool_folder, spool_folder
+from emcfsys_engine.learn.training.storage import ArrayFile, make_spool_folder, spool_folder
 
 _PREFIX = "shared-"
 

@@ -1,12 +1,19 @@
 """A training that begins with a model file: its whole network, classes matched by their names."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import torch
 
 from emcfsys_engine.dataset.objects import NUM_PLANES
-from emcfsys_engine.errors import ProjectError
+from emcfsys_engine.dataset.samples import Samples
+from emcfsys_engine.dataset.splits import Sample
+from emcfsys_engine.errors import InputError, ProjectError
+from emcfsys_engine.images.channels import GREY, RGB, carries_colour
+from emcfsys_engine.images.normalise import Normaliser
+from emcfsys_engine.images.reader import probe, read_micrograph
 from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.learn.networks.backbones import (
     DEFAULT_BACKBONE,
@@ -15,8 +22,10 @@ from emcfsys_engine.learn.networks.backbones import (
 )
 from emcfsys_engine.learn.networks.models_list import strongest_here
 from emcfsys_engine.learn.networks.network import SegmentationNetwork
+from emcfsys_engine.learn.training.dataset import Dataset
 from emcfsys_engine.model_card import NetworkSpec, read_card
 from emcfsys_engine.project import Project
+from emcfsys_engine.text import few, how_many
 
 RATE_SHARE = 0.3  # of the usual learning rates: less of what the model knows is forgotten
 HEAD_FIRST = 0.2  # of the training, in which the encoder's weights stay as they are
@@ -148,3 +157,67 @@ def load_start(project: Project, file: Path, network: SegmentationNetwork) -> st
     said += ["new: distance and border of objects"] if network.spec.num_planes > planes else []
     said += [f"no longer: {', '.join(left)}"] if left else []
     return "; ".join(said)
+
+
+_LOOKED_AT = 24  # images, evenly over all, whose pixels decide
+_MOST = 0.5  # of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Colour:
+    """How many channels a network reads, and why, where the project left that open."""
+
+    channels: int
+    why: str = ""
+
+
+def choose_channels(project: Project, samples: Samples) -> Colour:
+    """Return what model.channels says; for "auto", what most images of the training need.
+
+    All folds of a group have the same images, and so decide alike. Images that cannot be read count
+    as grey: reading them for the training names them.
+    """
+    start = start_file(project)
+    if start is not None:
+        return Colour(channels=read_card(start).network.in_channels, why=f"as {start.name} reads")
+    wanted = project.model.channels
+    if wanted != "auto":
+        return Colour(channels=RGB if wanted == "rgb" else GREY)
+    used = sorted((*samples.of("train"), *samples.of("val")), key=lambda one: one.name)
+    step = max(1.0, len(used) / _LOOKED_AT)
+    looked_at = [used[int(n * step)] for n in range(min(_LOOKED_AT, len(used)))]
+    coloured = [one.name for one in looked_at if _needs_colour(one)]
+    number = f"{len(coloured)} of {how_many(len(looked_at), 'image')} looked at"
+    what = f"pixels of equal brightness differ in colour in {number}"
+    if len(coloured) >= _MOST * max(1, len(looked_at)):
+        return Colour(channels=RGB, why=f"auto: rgb, since {what} ({coloured[0]} …)")
+    return Colour(channels=GREY, why=f"auto: grey, since {what}")
+
+
+def _needs_colour(sample: Sample) -> bool:
+    try:
+        shape = probe(sample.image.path).shape
+        is_grey = len(shape) < 3 or shape[2] < RGB
+        return not is_grey and carries_colour(read_micrograph(sample.image).pixels)
+    except InputError:
+        return False
+
+
+def datasets_of(
+    project: Project, samples: Samples, channels: int, processes: int = 1
+) -> tuple[Dataset, Dataset]:
+    """Return the images to train on and those to validate on, as the network reads them."""
+    train, val = (
+        Dataset(samples.of(split), project, Normaliser(), processes, channels)
+        for split in ("train", "val")
+    )
+    return train, val
+
+
+def grey_note(parts: Sequence[Dataset]) -> str:
+    """Say which of the images read are grey where colours are wanted; empty: none."""
+    grey = sorted(name for part in parts if part.channels != GREY for name in part.grey)
+    if not grey:
+        return ""
+    number = f"{how_many(len(grey), 'image is', 'images are')} grey ({few(grey)})"
+    return f"the network reads colours, and {number}: their grey is used three times"

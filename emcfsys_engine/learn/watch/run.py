@@ -35,10 +35,8 @@ from emcfsys_engine.images.own_files import digest_of, is_content
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.expected import in_event
 from emcfsys_engine.learn.run_context import RunContext, emit_ending, give_back_freed_memory
-from emcfsys_engine.learn.watch.followed_model import FollowedModel
-from emcfsys_engine.learn.watch.group_news import GroupNews
+from emcfsys_engine.learn.watch.between_images import FollowedModel, GroupNews, LateSideCars
 from emcfsys_engine.learn.watch.images import Handled, ImageStages, Task, sync
-from emcfsys_engine.learn.watch.late_side_cars import LateSideCars
 from emcfsys_engine.learn.watch.measure_again import MeasuredAgain
 from emcfsys_engine.learn.watch.measurements import Measurements
 from emcfsys_engine.learn.watch.output_folder import OutputDisk, is_all_there, take_folder, why_of

@@ -28,10 +28,20 @@ from emcfsys_engine.run.events import Event, ImageFailed, ItemDone, RunStarted
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import MeasureRequest
 from emcfsys_engine.run.shards import Header, Item
-from emcfsys_engine.shards.ended import Became, Ended, Tally
 from emcfsys_engine.shards.forecast import Forecast, reckoned, to_try
-from emcfsys_engine.shards.sizes import Sizes, file_bytes
-from emcfsys_engine.shards.work import Asked, Done, Emit, Work, ref_of, tasks_at_once
+from emcfsys_engine.shards.work import (
+    Asked,
+    Became,
+    Done,
+    Emit,
+    Ended,
+    Sizes,
+    Tally,
+    Work,
+    file_bytes,
+    ref_of,
+    tasks_at_once,
+)
 from emcfsys_engine.tools.measure.fields import (
     Fields,
     Items,

@@ -12,7 +12,7 @@ from emcfsys_engine.errors import DataFaults
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.launch.start import Place
 from emcfsys_engine.learn.training import dataset as dataset_module
-from emcfsys_engine.learn.training import spool
+from emcfsys_engine.learn.training import storage
 from emcfsys_engine.learn.training.dataset import Dataset, Item
 from emcfsys_engine.learn.training.distributed import Ranks
 from emcfsys_engine.learn.training.shared_items import read_together
@@ -116,7 +116,7 @@ def test_a_full_disk_and_a_folder_of_others_let_each_process_read_for_itself(
     prints = read_together(alone, Ranks())
     (tmp_path / "a file").touch()
     for fault in (
-        lambda: monkeypatch.setattr(spool, "_LEAVE_BYTES", 1 << 60),
+        lambda: monkeypatch.setattr(storage, "_LEAVE_BYTES", 1 << 60),
         lambda: monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file")),
     ):
         fault()

@@ -16,10 +16,10 @@ from emcfsys_engine.learn.inference.bands import Prediction
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.training import trust as trust_room
-from emcfsys_engine.learn.training.colour import datasets_of
 from emcfsys_engine.learn.training.dataset import Dataset, Item
 from emcfsys_engine.learn.training.degradations import DEGRADATIONS
 from emcfsys_engine.learn.training.setup import TrainingSetup
+from emcfsys_engine.learn.training.start import datasets_of
 from emcfsys_engine.learn.training.trust import (
     CannotTell,
     Row,

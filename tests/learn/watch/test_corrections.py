@@ -12,7 +12,7 @@ import tifffile
 from click.testing import CliRunner
 from PIL import Image
 
-from emcfsys_engine.commands.review import review
+from emcfsys_engine.commands.hotfolder import review
 from emcfsys_engine.hotfolder import scan
 from emcfsys_engine.hotfolder.drop import folder_of
 from emcfsys_engine.hotfolder.ledger import Ledger

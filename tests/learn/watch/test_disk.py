@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from emcfsys_engine.commands.watch import make_watch
+from emcfsys_engine.commands.hotfolder import make_watch
 from emcfsys_engine.errors import InputError, ProjectError
 from emcfsys_engine.hotfolder import scan
 from emcfsys_engine.hotfolder.ledger import read_ledger

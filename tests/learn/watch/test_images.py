@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from emcfsys_engine.annotations.pair_masks import masks_that_count
-from emcfsys_engine.commands.watch import make_watch, watch
+from emcfsys_engine.commands.hotfolder import make_watch, watch
 from emcfsys_engine.errors import ProjectError
 from emcfsys_engine.hotfolder import scan
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger, read_ledger

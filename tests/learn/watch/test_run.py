@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from emcfsys_engine.commands.watch import watch
+from emcfsys_engine.commands.hotfolder import watch
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.hotfolder.ledger import Entry, Ledger, read_ledger
 from emcfsys_engine.hotfolder.review import ask_retry

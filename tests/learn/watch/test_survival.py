@@ -52,9 +52,9 @@ def _give_up_privileges() -> None:
 def _work(folder: str, is_plain: bool, config: str, looks_for_models_s: float) -> None:
     """Be the worker of a run, as its keeper would start it."""
     from emcfsys_engine.learn import worker
-    from emcfsys_engine.learn.watch import followed_model
+    from emcfsys_engine.learn.watch import between_images
 
-    followed_model._FOLLOW_EVERY_S = looks_for_models_s
+    between_images._FOLLOW_EVERY_S = looks_for_models_s
     scan._BACK_OFF_S = (0.0, 0.5, 1.0, *scan._BACK_OFF_S[3:])
     if config:
         os.environ["XDG_CONFIG_HOME"] = config

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from emcfsys_engine.commands.watch import watch
+from emcfsys_engine.commands.hotfolder import watch
 from emcfsys_engine.hotfolder.review import read_verdicts, verify_journal
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.run.events import ImageDone

@@ -314,8 +314,7 @@ def test_what_was_kept_and_is_damaged_is_named_with_the_run_to_remove(
 
 def _put_together(run: Run) -> None:
     from emcfsys_engine.run.shard_lines import Told
-    from emcfsys_engine.shards.ended import Ended
-    from emcfsys_engine.shards.work import work_of
+    from emcfsys_engine.shards.work import Ended, work_of
 
     work, shards = work_of(run), Shards(run)
     header = shards.header()

@@ -1,4 +1,4 @@
-"""The last step of a prediction in shards says the same, whether it holds all images or none."""
+"""The list of a prediction's shards: each image once, with its mask's name, in order."""
 
 from pathlib import Path
 
@@ -6,16 +6,37 @@ import pytest
 
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.images.output_book import OutputBook
-from emcfsys_engine.learn.inference import shard_end
+from emcfsys_engine.learn.inference import shard_images
+from emcfsys_engine.learn.inference.shard_images import why_in_one
 from emcfsys_engine.run.events import ImageFailed
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.shards import Shards
 from emcfsys_engine.shards.task import do_shards
 from tests.learn.conftest import run_here
-from tests.learn.inference.test_shards import images, request_of, told
+from tests.learn.inference.test_shards import NUMBER, images, request_of, told
 from tests.shards.made import listed, made_in
 
 __all__ = ["images"]
+
+
+def test_each_image_is_listed_once_with_the_name_of_its_mask(
+    images: Path, model_file: Path
+) -> None:
+    run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 3))
+    shards = listed(run)
+    header = shards.header()
+    assert header is not None and header.num_images == NUMBER
+    items = [item for share in header.shards for item in shards.items(share)]
+    assert sorted(item.number for item in items) == list(range(NUMBER))
+    for item in items:
+        below = Path(item.image).relative_to(images)
+        assert Path(item.mask) == images.parent / "out" / below
+        assert item.size == Path(item.image).stat().st_size
+
+
+def test_the_option_that_keeps_large_images_whole_is_named(images: Path, model_file: Path) -> None:
+    assert why_in_one(request_of(images, model_file, "out", 3)) == ""
+    assert why_in_one(request_of(images, model_file, "out", 3, overlay=True)) == "--overlay"
 
 
 def _done_by_tasks(run: Run) -> None:
@@ -41,7 +62,7 @@ def test_a_share_looked_through_by_itself_tells_what_all_images_held_at_once_tel
         (images / "2.png").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         (images / "6.png").touch()  # the same image as before
         if not is_alone:
-            monkeypatch.setattr(shard_end, "_outdated", lambda end: None)
+            monkeypatch.setattr(shard_images, "_outdated", lambda end: None)
         assert run_here(run) == 1
         ended = run.finished()
         assert ended is not None
@@ -66,7 +87,7 @@ def test_no_image_is_held_and_no_mask_read_where_the_folder_was_empty(
     def refused(*given: object) -> None:
         raise EmcfError("the road of all images is taken")
 
-    monkeypatch.setattr(shard_end, "_of_all", refused)
+    monkeypatch.setattr(shard_images, "_of_all", refused)
     assert run_here(run) == 1
     assert len(_reasons(run)) == 1  # the image that is none
 
@@ -77,7 +98,7 @@ def test_where_a_book_was_taken_in_before_a_kill_the_folder_s_own_tells(
     run = new_run(images.parent / "out/.emcfsys", request_of(images, model_file, "out", 2))
     _done_by_tasks(run)
     out = images.parent / "out"
-    shard_end.take_in(out, [Shards(run).book_file(0)])
+    shard_images.take_in(out, [Shards(run).book_file(0)])
     (out / "0.png").unlink()
     assert run_here(run) == 1
     assert sum("its mask is gone" in one for one in _reasons(run)) == 1

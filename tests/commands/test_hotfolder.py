@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from emcfsys_engine.commands.watch import make_watch, watch
+from emcfsys_engine.commands.hotfolder import make_watch, watch
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.project import load_project
 from tests.commands.made import say
