@@ -30,7 +30,6 @@ from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.jobs.state_folder import prepare, state_folder
 from emcfsys_tui.key_order import OrderedKeysApp
 from emcfsys_tui.lean_output import LeanDriver
-from emcfsys_tui.memory import Memory, remember, remembered, with_recent
 from emcfsys_tui.messages import ProjectChosen, Told
 from emcfsys_tui.settings import (
     COLOUR_BLIND,
@@ -39,12 +38,16 @@ from emcfsys_tui.settings import (
     LEAST_COLUMNS,
     LEAST_LINES,
     THEMES,
+    Memory,
     Settings,
     class_colours,
     curve_colours,
     key_faults,
     quiet,
     readable_words,
+    remember,
+    remembered,
+    with_recent,
 )
 from emcfsys_tui.text import one_line, safe_lines
 from emcfsys_tui.widgets.canvas import Colour

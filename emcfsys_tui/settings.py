@@ -1,9 +1,10 @@
-"""~/.config/emcfsys/interface.toml: a person's keys (and names that are none), theme, pictures."""
+"""The keys, theme and pictures a person set in interface.toml, and what the interface remembers."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
@@ -13,8 +14,11 @@ from textual.binding import Binding
 from textual.dom import DOMNode
 from textual.theme import Theme
 
+from emcfsys_engine import any_names
 from emcfsys_engine.colours import colours_for, readable
-from emcfsys_engine.files import plain_bytes
+from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.files import plain_bytes, write_whole
+from emcfsys_engine.jobs.state_folder import prepare, state_folder
 from emcfsys_engine.settings import config_file, nearest
 from emcfsys_tui.widgets.canvas import Colour
 
@@ -266,3 +270,74 @@ def _kinds(kind: type[DOMNode]) -> Iterator[type[DOMNode]]:
     for one in kind.__subclasses__():
         yield one
         yield from _kinds(one)
+
+
+# What the interface remembers between two starts: where the person was, and which runs are pinned.
+#
+# Both are small files in the state folder, written whole. What is damaged in them is done without.
+
+_NUM_RECENT = 20
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """What the interface remembers between two starts."""
+
+    recent: tuple[str, ...] = ()
+    place: str = ""  # the project that was open last; empty: the list
+    tab: str = "runs"
+    theme: str = ""
+
+
+def remembered() -> Memory:
+    """Return what the last start left."""
+    try:
+        found: Memory | None = any_names.read(state_folder() / "interface.json", Memory)
+    except OSError:
+        found = None
+    return found or Memory()
+
+
+def remember(memory: Memory) -> None:
+    """Keep this for the next start; a folder that cannot be written is done without."""
+    try:
+        file = prepare(state_folder()) / "interface.json"
+        write_whole(file, msgspec.json.encode(memory))
+    except (OSError, EmcfError):
+        return
+
+
+def with_recent(memory: Memory, folder: Path, tab: str) -> Memory:
+    """Return the memory with this project as the newest."""
+    others = [place for place in memory.recent if place != str(folder)]
+    recent = (str(folder), *others)[:_NUM_RECENT]
+    return msgspec.structs.replace(memory, recent=recent, place=str(folder), tab=tab)
+
+
+_NUM_PINNED = 200  # projects whose pins are kept
+_Pins = dict[str, tuple[str, ...]]  # project folder: its pinned runs
+
+
+def pinned_runs(folder: Path) -> tuple[frozenset[str], str]:
+    """Return the runs of a project that are pinned, and what is wrong with the file of pins."""
+    file = state_folder() / "pins.json"
+    try:
+        pins: _Pins | None = any_names.read(file, _Pins)
+        is_damaged = pins is None and file.exists()
+    except OSError as error:
+        return frozenset(), f"{file}: {error.strerror}: no run is pinned"
+    fault = f"{file}: is damaged: no run is pinned; the next pin writes it anew"
+    return frozenset((pins or {}).get(str(folder), ())), fault if is_damaged else ""
+
+
+def pin_runs(folder: Path, runs: Collection[str]) -> None:
+    """Keep which runs of a project are pinned, and what is kept of the other projects.
+
+    Raises: EmcfError or OSError where the state folder cannot be written.
+    """
+    file = prepare(state_folder()) / "pins.json"
+    pins: _Pins = any_names.read(file, _Pins) or {}
+    pins.pop(str(folder), None)
+    kept = dict(list(pins.items())[-_NUM_PINNED:])
+    if runs:
+        kept[str(folder)] = tuple(sorted(runs))
+    write_whole(file, any_names.encode(kept))

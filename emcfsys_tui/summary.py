@@ -7,7 +7,7 @@ from emcfsys_engine.errors import EmcfError, printable
 from emcfsys_tui.engine.projects import read_projects
 from emcfsys_tui.engine.runs import open_queue
 from emcfsys_tui.engine.runs_reader import RunsReader
-from emcfsys_tui.memory import remembered
+from emcfsys_tui.settings import remembered
 from emcfsys_tui.text import one_line
 from emcfsys_tui.view_models import STATE_LOOKS
 

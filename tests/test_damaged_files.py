@@ -29,8 +29,7 @@ from emcfsys_engine.run.records import TrainRequest
 from emcfsys_engine.settings import load_config
 from emcfsys_engine.tools.report.summary import read_summary
 from emcfsys_tui.engine.runs_reader import RunsReader
-from emcfsys_tui.memory import Memory, pin_runs, pinned_runs, remembered
-from emcfsys_tui.settings import load_settings
+from emcfsys_tui.settings import Memory, load_settings, pin_runs, pinned_runs, remembered
 from tests.thorough import tries
 
 _TOML = '[project]\nname = "p"\n[classes]\na = 0\nb = 1\n[[data]]\nimages = "i"\nmasks = "m"\n'

@@ -33,12 +33,7 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import line_of
-from emcfsys_engine.run.records import (
-    EvaluateRequest,
-    PredictRequest,
-    TrainRequest,
-    WatchRequest,
-)
+from emcfsys_engine.run.records import EvaluateRequest, PredictRequest, TrainRequest, WatchRequest
 from emcfsys_engine.settings import Config, load_config
 from emcfsys_engine.text import how_many
 

@@ -233,7 +233,7 @@ def suggest(
 
     Example: emcfsys-engine suggest my_micrographs --number 5
     """
-    from emcfsys_engine.annotations.suggestions import SuggestedBy
+    from emcfsys_engine.annotations.formats.labelme import SuggestedBy
     from emcfsys_engine.hotfolder.status import resolve_model
     from emcfsys_engine.tools.suggest import (
         Suggestion,

@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 from emcfsys_engine.annotations.contradictions import notes_of_bools, notes_of_masks
 from emcfsys_engine.annotations.draw import is_in_doubt, unknown_label
 from emcfsys_engine.annotations.files import find_annotations
+from emcfsys_engine.annotations.formats.labelme import untouched
 from emcfsys_engine.annotations.layouts import name_unlabelled
 from emcfsys_engine.annotations.masks import (
     LabelTable,
@@ -28,7 +29,6 @@ from emcfsys_engine.annotations.pairing import (
     root_of,
 )
 from emcfsys_engine.annotations.shapes import Annotation
-from emcfsys_engine.annotations.suggestions import untouched
 from emcfsys_engine.dataset.facts_cache import FactsCache, scan_masks
 from emcfsys_engine.errors import AnnotationError, InputError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef

@@ -18,10 +18,9 @@ from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RunStarted, WatchState
 from emcfsys_engine.run.folder import Run, list_runs
-from emcfsys_engine.run.home import is_of
 from emcfsys_engine.run.lines import images_per_min
 from emcfsys_engine.run.outcome import became_of_images
-from emcfsys_engine.run.records import TrainRequest, WatchRequest, validated_on
+from emcfsys_engine.run.records import TrainRequest, WatchRequest, is_of, validated_on
 from emcfsys_engine.verdicts import STATES
 
 

@@ -15,8 +15,8 @@ from emcfsys_engine.files import identity_of
 from emcfsys_engine.jobs import transitions
 from emcfsys_engine.jobs.control import log
 from emcfsys_engine.jobs.job import Ask, Job
-from emcfsys_engine.jobs.outcome import judge, outcome_of
 from emcfsys_engine.jobs.store import Store
+from emcfsys_engine.jobs.transitions import judge, outcome_of
 from emcfsys_engine.launch import processes
 from emcfsys_engine.launch.start import Holder, holder, kill_run, send, signal_group, void_start
 from emcfsys_engine.run.events import end_of_events

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.images.channels import RGB
+from emcfsys_engine.images.normalise import RGB
 from emcfsys_engine.images.own_files import put
 from emcfsys_engine.learn.export import (
     NORMALISATION,

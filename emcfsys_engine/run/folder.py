@@ -33,7 +33,6 @@ from emcfsys_engine.run.events import (
     read_events,
     reversed_events,
 )
-from emcfsys_engine.run.home import found_here, portable
 from emcfsys_engine.run.outcome import (
     ExitRecord,
     Outcome,
@@ -49,7 +48,9 @@ from emcfsys_engine.run.records import (
     RunRecord,
     StartRecord,
     allowed_environment,
+    found_here,
     new_group,
+    portable,
     seal_of,
     versions_here,
     why_unread,

@@ -12,12 +12,12 @@ import tifffile
 
 from emcfsys_engine.annotations.draw import annotation_ids
 from emcfsys_engine.annotations.files import find_annotations
+from emcfsys_engine.annotations.formats.labelme import untouched
 from emcfsys_engine.annotations.masks import LabelTable, mask_facts, read_mask, recipe_of, table_of
 from emcfsys_engine.annotations.numbered import read_numbers, write_numbers
 from emcfsys_engine.annotations.pair_masks import behind_masks, masks_that_count
 from emcfsys_engine.annotations.pair_shapes import pair_shapes, part_for
 from emcfsys_engine.annotations.pairing import bare_name, root_of
-from emcfsys_engine.annotations.suggestions import untouched
 from emcfsys_engine.annotations.writer import write_png
 from emcfsys_engine.dataset.objects import drawn_ids
 from emcfsys_engine.errors import AnnotationError, InputError

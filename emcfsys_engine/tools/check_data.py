@@ -22,9 +22,8 @@ from emcfsys_engine.dataset.facts_cache import FactsCache
 from emcfsys_engine.dataset.samples import Sample
 from emcfsys_engine.dataset.splits import ALIKE, likeness, rows_of_neighbours
 from emcfsys_engine.errors import InputError, printable
-from emcfsys_engine.images.channels import ENOUGH_COLOUR, colour_share
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.normalise import block_means, to_grey
+from emcfsys_engine.images.normalise import ENOUGH_COLOUR, block_means, colour_share, to_grey
 from emcfsys_engine.images.reader import probe, read_micrograph
 from emcfsys_engine.project import UNLABELLED, Project
 from emcfsys_engine.text import few, how_many

@@ -18,8 +18,13 @@ from emcfsys_engine.images.output_names import stem_of
 from emcfsys_engine.images.own_files import lies_in
 from emcfsys_engine.run.events import ImageDone
 from emcfsys_engine.run.folder import Run, State, is_run, list_runs
-from emcfsys_engine.run.home import is_of
-from emcfsys_engine.run.records import ConvertRequest, MeasureRequest, PredictRequest, WatchRequest
+from emcfsys_engine.run.records import (
+    ConvertRequest,
+    MeasureRequest,
+    PredictRequest,
+    WatchRequest,
+    is_of,
+)
 from emcfsys_engine.settings import nearest
 from emcfsys_engine.text import how_many, size
 

@@ -11,8 +11,7 @@ from emcfsys_engine.colours import colours_for
 from emcfsys_engine.dataset.samples import Sample, gather, read_labels
 from emcfsys_engine.errors import InputError, printable
 from emcfsys_engine.files import remedy_of
-from emcfsys_engine.images.channels import GREY, RGB, read_as
-from emcfsys_engine.images.normalise import to_8_bit
+from emcfsys_engine.images.normalise import GREY, RGB, read_as, to_8_bit
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_outputs import replace_own
 from emcfsys_engine.images.reader import read_micrograph

@@ -11,15 +11,15 @@ import numpy as np
 
 from emcfsys_engine import any_names
 from emcfsys_engine.annotations.draw import shapes_of
-from emcfsys_engine.annotations.formats.labelme import write_labelme
-from emcfsys_engine.annotations.masks import label_table
-from emcfsys_engine.annotations.numbered import all_numbered, read_numbers, with_own_values
-from emcfsys_engine.annotations.pairing import root_of
-from emcfsys_engine.annotations.suggestions import (
+from emcfsys_engine.annotations.formats.labelme import (
     SuggestedBy,
     model_of,
     waiting_suggestions,
+    write_labelme,
 )
+from emcfsys_engine.annotations.masks import label_table
+from emcfsys_engine.annotations.numbered import all_numbered, read_numbers, with_own_values
+from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.annotations.writer import LABELME_OPENS, LABELME_TOLERANCE_PX, write_png
 from emcfsys_engine.dataset.follow import gather_some
 from emcfsys_engine.dataset.sources import plain_names

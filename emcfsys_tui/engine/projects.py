@@ -25,8 +25,8 @@ from emcfsys_engine.run.events import ImageDone, ImageFailed, reversed_events
 from emcfsys_engine.run.folder import Run, list_runs
 from emcfsys_engine.run.progress import progress_of
 from emcfsys_tui.engine.runs import run_command
-from emcfsys_tui.memory import Memory
 from emcfsys_tui.messages import ProjectsRead
+from emcfsys_tui.settings import Memory
 from emcfsys_tui.text import reason_words
 from emcfsys_tui.view_models import BADLY_ENDED, FolderLook, NewProject, ProjectRow, SaidLine
 

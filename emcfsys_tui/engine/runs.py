@@ -19,8 +19,8 @@ from emcfsys_engine.jobs.control import ensure_daemon
 from emcfsys_engine.jobs.queue import submit_extension
 from emcfsys_engine.run.folder import Run, same_run
 from emcfsys_engine.text import flattened, moment
-from emcfsys_tui.memory import remembered
 from emcfsys_tui.messages import Told
+from emcfsys_tui.settings import remembered
 from emcfsys_tui.view_models import RunRow
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 from PIL import Image
 
+from emcfsys_engine.annotations.formats.labelme import waiting_suggestions
 from emcfsys_engine.annotations.pairing import root_of
-from emcfsys_engine.annotations.suggestions import waiting_suggestions
 from emcfsys_engine.dataset.deals import planned
 from emcfsys_engine.dataset.follow import labelled_now
 from emcfsys_engine.dataset.samples import Sample, gather, read_labels

@@ -12,10 +12,9 @@ from textual.widgets import Static
 
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.text import day_clock
-from emcfsys_tui.memory import remembered
 from emcfsys_tui.messages import ProjectChosen, ProjectsRead, Told
 from emcfsys_tui.screens.page import Page, TopLine
-from emcfsys_tui.settings import shown
+from emcfsys_tui.settings import remembered, shown
 from emcfsys_tui.view_models import Deed, NewProject, ProjectRow, SaidLine, Tone
 from emcfsys_tui.widgets.list import Column, Row, Rows
 from emcfsys_tui.widgets.pane import Feed

@@ -18,9 +18,8 @@ from emcfsys_engine.text import clock
 from emcfsys_tui.engine import notices, runs
 from emcfsys_tui.engine.data import Decoder
 from emcfsys_tui.engine.runs_reader import RunsReader
-from emcfsys_tui.memory import pin_runs, pinned_runs
 from emcfsys_tui.messages import PictureRead, PointRead, RunsRead, TabWanted
-from emcfsys_tui.settings import quiet, shown
+from emcfsys_tui.settings import pin_runs, pinned_runs, quiet, shown
 from emcfsys_tui.text import safe_lines
 from emcfsys_tui.view_models import (
     BADLY_ENDED,

@@ -24,7 +24,7 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from emcfsys_engine.images.output_parts import PartBook
+from emcfsys_engine.images.own_outputs import PartBook
 from emcfsys_engine.run.events import ImageDone
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import PredictRequest

@@ -31,7 +31,7 @@ def test_the_front_doors_load_nothing_heavy(code: str) -> None:
     assert not loaded_after(code) & set(HEAVY)
 
 
-@pytest.mark.parametrize("command", ["train", "submit", "predict", "watch", "jobs", "runs"])
+@pytest.mark.parametrize("command", ["train", "submit", "predict", "hotfolder", "jobs", "runs"])
 def test_who_starts_or_lists_runs_reads_no_image_and_loads_no_arrays(command: str) -> None:
     loaded = loaded_after(f"import emcfsys_engine.commands.{command}")
     assert not loaded & {*HEAVY, "scipy", "tifffile", "PIL", "zarr"} - {"sqlite3"}

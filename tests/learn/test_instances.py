@@ -14,8 +14,8 @@ import torch
 import zarr
 from PIL import Image
 
+from emcfsys_engine.annotations.formats.labelme import SuggestedBy
 from emcfsys_engine.annotations.numbered import MaskDigest, read_numbers
-from emcfsys_engine.annotations.suggestions import SuggestedBy
 from emcfsys_engine.colours import colours_for
 from emcfsys_engine.dataset.objects import read_objects
 from emcfsys_engine.dataset.samples import list_samples, read_labels

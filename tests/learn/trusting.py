@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from emcfsys_engine.dataset.samples import list_samples
-from emcfsys_engine.images.channels import GREY
+from emcfsys_engine.images.normalise import GREY
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.model_file import load_model, save_model
 from emcfsys_engine.learn.training.start import datasets_of

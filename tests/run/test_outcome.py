@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from emcfsys_engine.jobs.job import Job
-from emcfsys_engine.jobs.outcome import outcome_of
+from emcfsys_engine.jobs.transitions import outcome_of
 from emcfsys_engine.launch.start import announce
 from emcfsys_engine.run.events import (
     EventWriter,

@@ -14,9 +14,8 @@ import pytest
 from PIL import Image
 
 from emcfsys_engine.annotations.draw import shapes_of
-from emcfsys_engine.annotations.formats.labelme import write_labelme
+from emcfsys_engine.annotations.formats.labelme import SuggestedBy, write_labelme
 from emcfsys_engine.annotations.masks import label_table, read_mask
-from emcfsys_engine.annotations.suggestions import SuggestedBy
 from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.errors import InputError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef

@@ -12,7 +12,7 @@ from emcfsys_engine.jobs.job import Cluster, Job
 from emcfsys_engine.jobs.slurm import client as commands
 from emcfsys_engine.jobs.slurm import transitions as moves
 from emcfsys_engine.jobs.slurm.client import MAY_COME_BACK, Seen, is_blocked, phase_of, words_of
-from emcfsys_engine.jobs.slurm.outcome import has_begun, has_word, slurm_outcome, slurm_verdict
+from emcfsys_engine.jobs.slurm.transitions import has_begun, has_word, slurm_outcome, slurm_verdict
 from emcfsys_engine.jobs.store import Store
 from emcfsys_engine.launch.keeper import SAVING_FILE
 from emcfsys_engine.launch.processes import MOST_GRACES

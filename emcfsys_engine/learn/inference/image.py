@@ -14,8 +14,8 @@ import numpy as np
 from emcfsys_engine.annotations.writer import LabelFormat
 from emcfsys_engine.errors import OutputError
 from emcfsys_engine.files import remedy_of
-from emcfsys_engine.images.channels import GREY
 from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.normalise import GREY
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import resolved
 from emcfsys_engine.learn.inference.bands import (

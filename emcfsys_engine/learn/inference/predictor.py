@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from emcfsys_engine.errors import InputError, ModelFileError
-from emcfsys_engine.images.channels import GREY, is_in_colour, read_as
-from emcfsys_engine.images.normalise import Normaliser, has_no_number
+from emcfsys_engine.images.normalise import GREY, Normaliser, has_no_number, is_in_colour, read_as
 from emcfsys_engine.learn.device import autocast, choose_device, choose_precision, use
 from emcfsys_engine.learn.faults import free_cached_memory, is_out_of_memory
 from emcfsys_engine.learn.inference.bands import Band, Prediction, Sent, Wanted, sent, whole

@@ -17,8 +17,8 @@ from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.images.micrograph import ImageRef, ImageRefs
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.images.output_book import OutputBook
-from emcfsys_engine.images.output_parts import Made, made_in, take_in
 from emcfsys_engine.images.own_files import Contents, is_content, stamp_of_status
+from emcfsys_engine.images.own_outputs import Made, made_in, take_in
 from emcfsys_engine.images.reader import left_out_words
 from emcfsys_engine.images.rows import open_rows
 from emcfsys_engine.learn.device import choose_device

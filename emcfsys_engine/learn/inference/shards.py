@@ -25,7 +25,7 @@ from emcfsys_engine.errors import InputError, RunFolderError
 from emcfsys_engine.files import exit_with
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
-from emcfsys_engine.images.output_parts import PartBook
+from emcfsys_engine.images.own_outputs import PartBook
 from emcfsys_engine.images.rows import open_rows
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.faults import refuse_lost_gpu

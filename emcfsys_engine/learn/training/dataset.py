@@ -23,8 +23,7 @@ from emcfsys_engine.dataset.objects import (
 )
 from emcfsys_engine.dataset.samples import Sample, read_labels
 from emcfsys_engine.errors import DataFaults, InputError
-from emcfsys_engine.images.channels import GREY, is_in_colour, read_as
-from emcfsys_engine.images.normalise import Normaliser, to_grey
+from emcfsys_engine.images.normalise import GREY, Normaliser, is_in_colour, read_as, to_grey
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.learn.pixels_on_device import (
     AS_THEY_ARE,

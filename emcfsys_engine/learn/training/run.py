@@ -36,8 +36,7 @@ from emcfsys_engine.dataset.splits import Sample, Split
 from emcfsys_engine.dataset.unlabelled import unlabelled_samples
 from emcfsys_engine.errors import DataFaults, EmcfError, InputError, RunFolderError
 from emcfsys_engine.files import write_whole
-from emcfsys_engine.images.channels import GREY, RGB
-from emcfsys_engine.images.normalise import Normaliser
+from emcfsys_engine.images.normalise import GREY, RGB, Normaliser
 from emcfsys_engine.learn.device import (
     choose_device,
     choose_precision,

@@ -11,8 +11,7 @@ from emcfsys_engine.dataset.objects import NUM_PLANES
 from emcfsys_engine.dataset.samples import Samples
 from emcfsys_engine.dataset.splits import Sample
 from emcfsys_engine.errors import InputError, ProjectError
-from emcfsys_engine.images.channels import GREY, RGB, carries_colour
-from emcfsys_engine.images.normalise import Normaliser
+from emcfsys_engine.images.normalise import GREY, RGB, Normaliser, carries_colour
 from emcfsys_engine.images.reader import probe, read_micrograph
 from emcfsys_engine.learn.model_file import load_model
 from emcfsys_engine.learn.networks.backbones import (

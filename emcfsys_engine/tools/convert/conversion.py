@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from emcfsys_engine.annotations.files import find_annotations
+from emcfsys_engine.annotations.formats.labelme import untouched
 from emcfsys_engine.annotations.masks import LabelTable
 from emcfsys_engine.annotations.pair_masks import behind_masks
 from emcfsys_engine.annotations.pairing import root_of
 from emcfsys_engine.annotations.shapes import Annotation
-from emcfsys_engine.annotations.suggestions import untouched
 from emcfsys_engine.annotations.writer import LabelFormat
 from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.images.output_book import OutputBook

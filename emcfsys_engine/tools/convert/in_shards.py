@@ -20,7 +20,7 @@ from emcfsys_engine.errors import InputError, OutputError, RunFolderError
 from emcfsys_engine.files import write_whole
 from emcfsys_engine.images.output_book import FOLDER, OutputBook
 from emcfsys_engine.images.output_names import instances_there
-from emcfsys_engine.images.output_parts import PartBook, take_in
+from emcfsys_engine.images.own_outputs import PartBook, take_in
 from emcfsys_engine.run.events import Event, ImageFailed, ItemDone, RunStarted
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.records import ConvertRequest

@@ -10,8 +10,8 @@ from emcfsys_engine.commands.jobs import table_of
 from emcfsys_engine.jobs import transitions
 from emcfsys_engine.jobs.job import Job
 from emcfsys_engine.jobs.machine import Machine
-from emcfsys_engine.jobs.outcome import judge, outcome_of
 from emcfsys_engine.jobs.queue import Queue, submit_extension
+from emcfsys_engine.jobs.transitions import judge, outcome_of
 from emcfsys_engine.learn.training.plan import read_plan
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project

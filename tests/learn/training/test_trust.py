@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from emcfsys_engine.dataset.samples import list_samples
-from emcfsys_engine.images.channels import GREY
+from emcfsys_engine.images.normalise import GREY
 from emcfsys_engine.learn.inference.bands import Prediction
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.model_file import load_model, save_model

@@ -7,7 +7,7 @@ import pytest
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.project import load_project
 from emcfsys_tui.engine.projects import count_images, find_projects, look_into
-from emcfsys_tui.memory import Memory
+from emcfsys_tui.settings import Memory
 from emcfsys_tui.view_models import NewProject
 
 

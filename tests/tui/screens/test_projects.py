@@ -11,9 +11,9 @@ from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import RunFailed, RunStarted
 from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import TrainRequest
-from emcfsys_tui.memory import remembered
 from emcfsys_tui.screens.message import MessageScreen
 from emcfsys_tui.screens.project import ProjectScreen
+from emcfsys_tui.settings import remembered
 from tests.hotfolder.test_status import finished
 from tests.tui.conftest import made_run, opened, say, screen_text, until
 from tests.tui.screens.message_made import window

@@ -8,7 +8,7 @@ from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import PhaseBegan, RunFinished, RunStarted, WarningGiven
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import new_trainings
-from emcfsys_tui.memory import pin_runs, pinned_runs
+from emcfsys_tui.settings import pin_runs, pinned_runs
 from emcfsys_tui.widgets.list import Rows
 from emcfsys_tui.widgets.runs_pane import RunsPane
 from tests.tui.conftest import made_run, opened, say, screen_text, step, told, until, validation

@@ -17,8 +17,7 @@ from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.tools.measure.fields import Field, Fields, Labels, open_fields
 from emcfsys_engine.tools.measure.objects import Objects
 from emcfsys_engine.tools.measure.results import MeasureSettings
-from emcfsys_engine.tools.measure.standards.grain_size import grain_sizes, measure_grains
-from emcfsys_engine.tools.measure.standards.intercepts import grain_map
+from emcfsys_engine.tools.measure.standards.grain_size import grain_map, grain_sizes, measure_grains
 from emcfsys_engine.tools.measure.standards.interval import FieldValue
 from emcfsys_engine.tools.measure.standards.particle_sizes import (
     ENOUGH_FIELDS,
