@@ -36,8 +36,7 @@ from emcfsys_engine.learn.training.compare import (
 from emcfsys_engine.learn.training.dataset import Dataset
 from emcfsys_engine.learn.training.metrics import scores
 from emcfsys_engine.learn.training.object_scores import Counts, counts_of
-from emcfsys_engine.learn.training.previews import strip_of
-from emcfsys_engine.learn.training.validation import ScoresOfAll, scores_of_all
+from emcfsys_engine.learn.training.validation import ScoresOfAll, scores_of_all, strip_of
 from emcfsys_engine.project import Project
 from emcfsys_engine.promises import ImageScore
 from emcfsys_engine.run.models_used import SameModels, digests_of_models

@@ -21,10 +21,10 @@ import torch
 
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import Normaliser
-from emcfsys_engine.learn.augment_draws import Strengths, draw
 from emcfsys_engine.learn.inference.bands import Wanted, open_image, sent
 from emcfsys_engine.learn.pixels_on_device import statistics_to_use
 from emcfsys_engine.learn.run_context import keep_freed_memory
+from emcfsys_engine.learn.training.augment import Strengths, draw
 from emcfsys_engine.learn.training.dataset import Dataset, Item, PatchSampler
 from emcfsys_engine.learn.training.storage import Lines, Resident, resident
 from tests.bench.machine import machine_line

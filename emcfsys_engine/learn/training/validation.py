@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from emcfsys_engine.dataset.splits import Sample
+from emcfsys_engine.images.writers import PngWriter
 from emcfsys_engine.learn.device import autocast
 from emcfsys_engine.learn.inference.tiles import Tiles
 from emcfsys_engine.learn.model_file import with_confidence
@@ -32,7 +34,6 @@ from emcfsys_engine.learn.training.object_scores import (
     mean_pq,
     scores_of,
 )
-from emcfsys_engine.learn.training.previews import MOST, preview_name, write_preview
 from emcfsys_engine.learn.training.setup import TrainingSetup
 from emcfsys_engine.model_card import ModelCard, ObjectSettings
 from emcfsys_engine.project import UNLABELLED, Project
@@ -262,7 +263,7 @@ class Validator:
 
     def _draw(self, step: int, index: int, predicted_HW: Tensor) -> None:
         """Write a preview of one of the first validation images; a full disk costs only that."""
-        if index >= MOST or not self._setup.ranks.is_first:
+        if index >= _MOST_DRAWN or not self._setup.ranks.is_first:
             return
         name, item = self._setup.val.samples[index].name, self._setup.val[index]
         file = self._setup.run.previews_folder / preview_name(step, name)
@@ -329,3 +330,60 @@ def card_at(card: ModelCard, step: int, result: Validation | None = None) -> Mod
         statistics=with_confidence(card.statistics, result.confidence),
         objects=result.settings or card.objects,
     )
+
+
+# Strips of a few validation images: the image, its labels, what was predicted, where it is wrong.
+#
+# H and W pixels, C channels.
+
+_MOST_DRAWN = 3  # images of the validation set that are drawn
+_LONGEST_PX = 256
+_ERROR = (220, 50, 47)
+
+
+def preview_name(step: int, image: str) -> str:
+    """Return a preview's file name: what is not a plain letter in an image's name is dropped."""
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in image)[-80:]
+    return f"step-{step:07d}-{plain}.png"
+
+
+def write_preview(
+    file: Path,
+    image_HWC: np.ndarray,
+    truth_HW: np.ndarray,
+    predicted_HW: np.ndarray,
+    card: ModelCard,
+) -> None:
+    """Write one strip as PNG. Shapes: as `strip_of`. Raises: OSError when the disk is full."""
+    strip = strip_of(image_HWC, truth_HW, predicted_HW, card)
+    file.parent.mkdir(exist_ok=True)
+    writer = PngWriter(file, (strip.shape[0], strip.shape[1]), channels=3, is_smooth=True)
+    try:
+        writer.write(strip)
+        writer.finish()
+    except OSError:
+        writer.abort()
+        raise
+
+
+def strip_of(
+    image_HWC: np.ndarray, truth_HW: np.ndarray, predicted_HW: np.ndarray, card: ModelCard
+) -> np.ndarray:
+    """Return one strip: image | truth | prediction | error, at most 256 px a panel.
+
+    Shapes: image is normalised float, of one channel or three; truth and prediction are class
+            indices, 255 unlabelled; uint8 H×W×3.
+    """
+    stride = max(1, -(-max(truth_HW.shape) // _LONGEST_PX))
+    image, truth, predicted = (
+        plane[::stride, ::stride] for plane in (image_HWC, truth_HW, predicted_HW)
+    )
+    shown = (np.clip((image + 2.5) / 5, 0, 1) * 255).astype(np.uint8)
+    picture = np.broadcast_to(shown, (*shown.shape[:2], 3))
+    table = np.full((256, 3), 90, np.uint8)  # unlabelled: grey
+    table[: len(card.colours)] = card.colours
+    error = picture // 2
+    error[(truth != predicted) & (truth != UNLABELLED)] = _ERROR
+    gap = np.full((picture.shape[0], 2, 3), 255, np.uint8)
+    panels = [picture, gap, table[truth], gap, table[predicted], gap, error]
+    return np.concatenate(panels, axis=1)
