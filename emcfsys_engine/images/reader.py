@@ -105,7 +105,7 @@ _MAGIC = (
     (b"MM\0+", "tiff"),
     (b"\x89HDF\r\n\x1a\n", "hdf5"),
     (b"II\x97\x01", "tia"),
-    (b"JK\0\2", "tia_emi"),
+    (b"JK\0\2", "tia"),
     (b"ZISRAWFILE", "czi"),
     (b"BZh", "compressed"),
     (b"\x1f\x8b", "compressed"),
@@ -257,7 +257,7 @@ def _planes(name: str) -> Iterable[int | None]:
         return ()
     if not kind or kind in _ALWAYS_ONE_PLANE:
         return _ONE
-    if kind == "tia_emi" and _has_series(Path(name)):
+    if kind == "tia" and _suffix_of(name) != ".ser" and _has_series(Path(name)):
         return ()  # its pixels lie in the .ser files beside it
     try:
         planes = probe(Path(name)).planes

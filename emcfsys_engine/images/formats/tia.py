@@ -1,6 +1,14 @@
-"""FEI TIA series (.ser): one image or spectrum an element, its calibration beside it."""
+"""FEI TIA: a series (.ser), an image or spectrum an element; the image that stands in an .emi.
 
+The format of .emi is not published. What is used here holds for all files seen, also without their
+.ser: a tag with the pixels' type, the byte length, width and height, the pixels, and then the two
+calibration steps.
+"""
+
+import mmap
+import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -11,12 +19,16 @@ from emcfsys_engine.errors import ImageError
 from emcfsys_engine.images.damaged_files import refuse_false_promise
 from emcfsys_engine.images.micrograph import ImageFacts, Micrograph, square_nm
 
-DTYPES = {1: "u1", 2: "u2", 3: "u4", 4: "i1", 5: "i2", 6: "i4", 7: "f4", 8: "f8"}
+_DTYPES = {1: "u1", 2: "u2", 3: "u4", 4: "i1", 5: "i2", 6: "i4", 7: "f4", 8: "f8"}
 _COMPLEX = (9, 10)
 _SPECTRA = 0x4120
 _LONGEST_PIXEL_M = 1e-3  # larger numbers are diffraction patterns in 1/m
 _ELEMENT = struct.Struct("<ddiddiHII")
 _WIDE_VERSION = 0x0220
+_EMI = b"JK\0\2"
+_PIXELS = re.compile(rb"\x02([\x01-\x08]).\x22\x02\x02(.{12})", re.DOTALL)
+_STEPS = re.compile(rb"\x41\x00\x20\x01(.{8}).{8,32}?\x41\x00\x30\x01(.{8})", re.DOTALL)
+_STEPS_WITHIN = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,57 +36,66 @@ class _Element:
     start: int
     dtype: np.dtype[np.generic]
     size_HW: tuple[int, int]
-    step_m: tuple[float, float]
+    step_m: tuple[float, float] | None  # None: an .emi that does not tell
 
 
 def probe(path: Path) -> ImageFacts:
-    """Return the facts of a series from its header and first element."""
+    """Return the facts of a series from its header and first element, or of an .emi's images."""
     with path.open("rb") as file:
-        offsets = _offsets(path, file)
-        first = _element(path, file, offsets[0])
+        is_emi, places = _places(path, file)
+        first = _element(path, file, places[0])
     notes: tuple[str, ...] = ()
-    if not is_length(first.step_m):
+    if is_emi and len({one.size_HW for one in places if isinstance(one, _Element)}) > 1:
+        notes = ("its planes differ in size",)
+    elif not is_emi and not _is_length(first.step_m):
         notes = ("a diffraction pattern (its axes are in 1/m): no pixel size in nm",)
     return ImageFacts(
         path=path,
-        format="TIA series",
+        format="TIA image" if is_emi else "TIA series",
         shape=first.size_HW,
         dtype=first.dtype.name,
-        planes=len(offsets),
-        pixel_nm=pixel_nm(first.step_m),
+        planes=len(places),
+        pixel_nm=_pixel_nm(first.step_m),
         bit_depth=first.dtype.itemsize * 8,
         notes=notes,
     )
 
 
 def read(path: Path, plane: int) -> Micrograph:
-    """Return one element of the series."""
+    """Return one element of the series, or one of the images inside an .emi."""
     with path.open("rb") as file:
-        offsets = _offsets(path, file)
-        if not 0 <= plane < len(offsets):
-            what = f"has {len(offsets)} planes, counted from 0, so there is no #{plane}"
+        _, places = _places(path, file)
+        if not 0 <= plane < len(places):
+            what = f"has {len(places)} planes, counted from 0, so there is no #{plane}"
             raise ImageError(path, what)
-        element = _element(path, file, offsets[plane])
+        element = _element(path, file, places[plane])
         file.seek(element.start)
         height, width = element.size_HW
         flat = np.frombuffer(file.read(height * width * element.dtype.itemsize), element.dtype)
     return Micrograph(
         pixels=flat.reshape(height, width)[::-1],  # TIA counts rows from the bottom
-        pixel_nm=pixel_nm(element.step_m),
-        source=str(path) if len(offsets) == 1 else f"{path}#{plane}",
+        pixel_nm=_pixel_nm(element.step_m),
+        source=str(path) if len(places) == 1 else f"{path}#{plane}",
         bit_depth=element.dtype.itemsize * 8,
         info_bar_rows=0,
     )
 
 
-def is_length(step_m: tuple[float, float]) -> bool:
+def _is_length(step_m: tuple[float, float] | None) -> bool:
     """Tell whether calibration steps are metres rather than 1/m."""
-    return all(0 < abs(step) < _LONGEST_PIXEL_M for step in step_m)
+    return step_m is not None and all(0 < abs(step) < _LONGEST_PIXEL_M for step in step_m)
 
 
-def pixel_nm(step_m: tuple[float, float]) -> tuple[float, float] | None:
+def _pixel_nm(step_m: tuple[float, float] | None) -> tuple[float, float] | None:
     """Return the calibration (y, x) in nm, or None when it is no length."""
-    return square_nm(step_m[0], step_m[1], "m") if is_length(step_m) else None
+    return square_nm(*step_m, "m") if step_m is not None and _is_length(step_m) else None
+
+
+def _places(path: Path, file: BinaryIO) -> tuple[bool, Sequence["int | _Element"]]:
+    """Tell whether a file is an .emi, and where its images lie."""
+    start = file.read(len(_EMI))
+    file.seek(0)
+    return (True, _inside(path, file)) if start == _EMI else (False, _offsets(path, file))
 
 
 def _offsets(path: Path, file: BinaryIO) -> list[int]:
@@ -96,18 +117,53 @@ def _offsets(path: Path, file: BinaryIO) -> list[int]:
     return list(struct.unpack(f"<{valid}{'Q' if wide else 'I'}", raw))
 
 
-def _element(path: Path, file: BinaryIO, offset: int) -> _Element:
-    file.seek(offset)
+def _element(path: Path, file: BinaryIO, place: int | _Element) -> _Element:
+    if isinstance(place, _Element):
+        return place
+    file.seek(place)
     raw = file.read(_ELEMENT.size)
     if len(raw) < _ELEMENT.size:
         raise ImageError(path, "is truncated before its pixels", "Copy it again")
     _x0, step_x, _xe, _y0, step_y, _ye, kind, width, height = _ELEMENT.unpack(raw)
     if kind in _COMPLEX:
         raise ImageError(path, "holds a Fourier transform (complex numbers), not a micrograph")
-    if kind not in DTYPES:
+    if kind not in _DTYPES:
         raise ImageError(path, f"has data type {kind}, which is not known here", "Copy it again")
-    dtype = np.dtype("<" + DTYPES[kind])
-    start = offset + _ELEMENT.size
+    dtype = np.dtype("<" + _DTYPES[kind])
+    start = place + _ELEMENT.size
     left = path.stat().st_size - start
     refuse_false_promise(path, (height, width), dtype.itemsize, "none", left)
     return _Element(start=start, dtype=dtype, size_HW=(height, width), step_m=(step_y, step_x))
+
+
+def _inside(path: Path, file: BinaryIO) -> list[_Element]:
+    """Return the images inside an .emi."""
+    images: list[_Element] = []
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = 0
+        while found := _PIXELS.search(data, at):
+            at = found.start() + 1
+            image = _image(data, found)
+            if image is not None:
+                images.append(image)
+                height, width = image.size_HW
+                at = image.start + height * width * image.dtype.itemsize
+    if not images:
+        what = "holds no image: a spectrum, or only the description of a .ser file, or truncated"
+        raise ImageError(path, what, "Use the .ser file beside it, or copy it again")
+    return images
+
+
+def _image(data: mmap.mmap, found: re.Match[bytes]) -> _Element | None:
+    length, width, height = struct.unpack("<III", found[2])
+    dtype = np.dtype("<" + _DTYPES[found[1][0]])
+    count = width * height * dtype.itemsize
+    if not count or length != count + 8 or found.end() + count > len(data):
+        return None
+    end = found.end() + count
+    steps = _STEPS.search(data, end, min(len(data), end + _STEPS_WITHIN))
+    step_m = None
+    if steps:
+        (across,), (down,) = (struct.unpack("<d", steps[n]) for n in (1, 2))
+        step_m = (down, across)
+    return _Element(start=found.end(), dtype=dtype, size_HW=(height, width), step_m=step_m)

@@ -1,5 +1,6 @@
 """FEI TIA series: rows from the bottom, calibrations in metres; diffraction has no scale."""
 
+import shutil
 import struct
 from pathlib import Path
 
@@ -55,3 +56,21 @@ def test_spectra_and_cut_files_are_refused_by_name(tmp_path: Path) -> None:
     file = series(tmp_path / "b.ser", PLANES, cut=10)
     with pytest.raises(ImageError, match="is truncated or damaged"):
         read_micrograph(ImageRef(path=file, plane=1))
+
+
+@pytest.mark.parametrize("name", ["128x128-TEM_search", "64x64_TEM_images_acquire"])
+def test_an_emi_holds_the_pixels_and_the_scale_of_its_series(
+    name: str, shared_data: Path, tmp_path: Path
+) -> None:
+    folder = shared_data / "microscope-formats" / "fei-tia"
+    alone = shutil.copy(folder / f"{name}.emi", tmp_path / "a.emi")
+    inside, beside = tia.read(alone, 0), tia.read(folder / f"{name}_1.ser", 0)
+    assert np.array_equal(inside.pixels, beside.pixels)
+    assert inside.pixel_nm == pytest.approx(beside.pixel_nm)
+
+
+def test_an_emi_without_an_image_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.emi"
+    file.write_bytes(b"JK\0\2" + bytes(500))
+    with pytest.raises(ImageError):
+        tia.probe(file)
