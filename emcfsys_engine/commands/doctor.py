@@ -1,4 +1,4 @@
-"""What this machine is able to do, as lines with a remedy each; torch's part is learn.hardware."""
+"""What this machine is able to do, as lines with a remedy each; torch's part is learn.device."""
 
 import os
 import shutil
