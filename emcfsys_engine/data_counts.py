@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emcfsys_engine import any_names
-from emcfsys_engine.files import write_whole
+from emcfsys_engine.files import changed_ns, write_whole
 from emcfsys_engine.project import Project
 from emcfsys_engine.settings import cache_home
 
@@ -40,7 +40,7 @@ def _file(project: Project) -> Path:
 
 def _stamp(project: Project) -> str:
     """Return what changes when the project is edited, or a file in its folders comes or goes."""
-    parts = sorted(f"{path}|{_mtime(path)}" for path in (project.file, *_folders(project)))
+    parts = sorted(f"{path}|{changed_ns(path)}" for path in (project.file, *_folders(project)))
     return hashlib.blake2b("\n".join(parts).encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
@@ -55,10 +55,3 @@ def _folders(project: Project) -> Iterator[Path]:
             for folder, below, _ in os.walk(whole):
                 below[:] = [name for name in below if name != "runs" and not name.startswith(".")]
                 yield Path(folder)
-
-
-def _mtime(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0

@@ -336,6 +336,14 @@ def identity_of(place: Path | str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def changed_ns(place: Path) -> int:
+    """Return when a file or folder was changed; 0 where there is none."""
+    try:
+        return place.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def is_locked(descriptor: int) -> bool:
     """Tell whether somebody else holds the lock of an open file, and close it.
 

@@ -9,6 +9,7 @@ import pytest
 from emcfsys_engine.files import (
     DiskFullError,
     begin_new,
+    changed_ns,
     file_system_of,
     identity_of,
     is_full,
@@ -107,6 +108,14 @@ def test_places_are_known_by_what_they_are(tmp_path: Path) -> None:
     assert [is_network(kind) for kind in ("nfs4", "cifs", "ext4", "tmpfs")] == [
         True, True, False, False,
     ]  # fmt: skip
+
+
+def test_what_is_not_there_was_never_changed(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    assert changed_ns(file) == 0
+    file.write_bytes(b"a")
+    os.utime(file, ns=(1, 2_000_000_001))
+    assert changed_ns(file) == 2_000_000_001
 
 
 def test_leftovers_of_systems_are_no_data() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import structs
 
 from emcfsys_engine.errors import EmcfError, InputError, printable
+from emcfsys_engine.files import changed_ns
 from emcfsys_engine.hotfolder.judged import Judged, Word
 from emcfsys_engine.hotfolder.places import name_below, watched_places, watcher_of, watching_run
 from emcfsys_engine.hotfolder.review import Overview, ask_retry, overview, say_word
@@ -340,7 +341,7 @@ class ModelsReader:
                     rows.append(row)
         rows.sort(key=lambda row: -1.0 if row.score is None else row.score, reverse=True)
         found = tuple(rows)
-        stamp = (found, _changed_at(self.folder / "project.toml"))
+        stamp = (found, changed_ns(self.folder / "project.toml"))
         if stamp == self._told:
             return None
         self._told = stamp
@@ -356,13 +357,6 @@ class ModelsReader:
         if key not in self._known:
             self._known[key] = _read(run, role, file, status.st_size, status.st_mtime)
         return self._known[key]
-
-
-def _changed_at(file: Path) -> int:
-    try:
-        return file.stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 def _used(folder: Path) -> tuple[Path | None, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from emcfsys_engine.files import changed_ns
 from emcfsys_engine.project import ModelSettings, Project
 from emcfsys_engine.run.events import (
     AnyEvent,
@@ -143,7 +144,7 @@ class RunHistory:
 
     def _network_by(self, settings: ModelSettings) -> str:
         """Return the network; the plan, which may choose it, is read again only once it changed."""
-        stamp = _stamp(self.run.plan_file)
+        stamp = changed_ns(self.run.plan_file)
         if self._network is None or self._network[0] != stamp:
             self._network = stamp, network_of(self.run, settings)
         return self._network[1]
@@ -273,7 +274,7 @@ class RunHistory:
         if self.run.is_alive():
             self._ended_as = None
             return "running", ""
-        stamps = _stamp(self.run.exit_file), _stamp(self.run.record_file)
+        stamps = changed_ns(self.run.exit_file), changed_ns(self.run.record_file)
         if has_turned or self._ended_as is None or self._ended_as[0] != stamps:
             self._ended_as = stamps, self.run.outcome()
         return self._ended_as[1]
@@ -288,14 +289,6 @@ def settings_of(project: Project) -> tuple[tuple[str, str], ...]:
     """Return what was asked for, by dotted names."""
     flat = flattened(msgspec.to_builtins(project, enc_hook=str))
     return tuple((key, str(value)) for key, value in flat.items() if value is not None)
-
-
-def _stamp(file: Path) -> int:
-    """Return when a file changed; 0 where there is none."""
-    try:
-        return file.stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 def _words(event: AnyEvent) -> str:

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.files import changed_ns
 from emcfsys_engine.text import how_many, text_of_cell
 from emcfsys_engine.tools.measure.parts import PARTS_FILE, part_files, read_parts
 from emcfsys_engine.tools.measure.standards.interval import t_95
@@ -170,7 +171,7 @@ def _database() -> Any:
 def _tables_of(folder: Path) -> _Tables:
     """Return the newest measurement of a folder: its parts, its Parquet files or its CSV files."""
     kinds = [(PARTS_FILE, None), ("objects.parquet", False), ("objects.csv", True)]
-    there = [(_changed_at(folder / name), name, is_csv) for name, is_csv in kinds]
+    there = [(changed_ns(folder / name), name, is_csv) for name, is_csv in kinds]
     changed, name, is_csv = max(there, key=lambda one: one[0])
     if not changed:
         raise InputError(folder, "holds no table of objects", _REMEDY)
@@ -188,13 +189,6 @@ def _tables_of(folder: Path) -> _Tables:
         images=tuple(part_files(folder, listed.images)),
         is_csv=False,
     )
-
-
-def _changed_at(file: Path) -> int:
-    try:
-        return file.stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 def _ask(
