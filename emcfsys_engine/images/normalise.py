@@ -11,13 +11,16 @@ _FLAT = 0.6  # a painted row is mostly one value
 _LEAST_ROWS = 8
 _MOST_SHARE = 0.25
 _BAND_ROWS = 512
+_EDGE_ROWS = 16  # above a bar: where its edge may still be seen
+_STRAIGHT = 0.7  # of the columns end within three rows of each other
 
 
 def find_info_bar(pixels: np.ndarray) -> int:
     """Return how many rows at the bottom are a painted bar; 0 when none is.
 
     A bar is a block at the bottom where one background value fills most of each row, begun by a
-    sharp edge, and whose text uses the extreme grey values. Real specimens are never so flat.
+    sharp, straight edge, and whose text uses the extreme grey values. Vacuum and pores that are
+    clipped to black are as flat, but no specimen ends in the same row everywhere.
     Shapes: H×W or H×W×C.
     """
     grey = pixels if pixels.ndim == 2 else pixels[..., 0]
@@ -50,7 +53,17 @@ def find_info_bar_of_rows(
     ends.append((int(low.min()), int(high.max())))
     whole = max(most for _, most in ends) - min(least for least, _ in ends)
     has_text = int(high[first:].max()) - int(low[first:].min()) > 0.3 * max(1, whole)
-    return rows if has_text else 0
+    around = read(max(0, height - rows - _EDGE_ROWS), height - rows + 4)
+    return rows if has_text and _ends_straight(around, background, 0.1 * whole) else 0
+
+
+def _ends_straight(rows: np.ndarray, background: np.generic, apart: float) -> bool:
+    """Tell whether what is unlike the background ends at one height in most columns."""
+    is_other = np.abs(rows.astype(np.int64) - int(background)) > apart
+    some = is_other[:, is_other.any(axis=0)]
+    ends = np.bincount(np.argmax(some[::-1], axis=0), minlength=3)
+    near = np.convolve(ends, np.ones(3, np.int64), "valid")
+    return bool(near.max() >= _STRAIGHT * max(1, some.shape[1]))
 
 
 def _facts(rows: np.ndarray, background: np.generic) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

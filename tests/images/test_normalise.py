@@ -1,5 +1,6 @@
 """Normalising, grey, 8 bit and info bars hold their laws."""
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -84,8 +85,21 @@ def test_a_painted_bar_is_found_and_a_dark_specimen_is_not() -> None:
     image[170:] = 0
     image[175:190, 20:80] = rng.integers(0, 2, (15, 60), dtype=np.uint8) * 255
     assert find_info_bar(image) == 30
+    jpeg = imagecodecs.jpeg8_decode(imagecodecs.jpeg8_encode(image, level=75))
+    assert 20 <= find_info_bar(jpeg) <= 30
     dark = np.where(rng.random((200, 300)) < 0.02, 200, 0).astype(np.uint8)
     assert find_info_bar(dark) == 0
+
+
+@pytest.mark.parametrize("dust", [0, 220])
+def test_vacuum_below_a_specimen_is_no_painted_bar(dust: int) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(40, 200, (256, 300), dtype=np.uint8)
+    wide = np.arange(300)
+    edge = 215 + np.rint(2 * np.sin(wide / 40) + rng.normal(0, 1, 300)).astype(int)
+    image[np.arange(256)[:, None] >= edge] = 0
+    image[235:245, 100:130] = dust
+    assert find_info_bar(image) == 0
 
 
 @given(
