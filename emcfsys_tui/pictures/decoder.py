@@ -28,9 +28,8 @@ from emcfsys_engine.images.normalise import to_8_bit, to_grey
 from emcfsys_engine.images.reader import probe, read_micrograph
 from emcfsys_engine.project import UNLABELLED, Project, load_project
 from emcfsys_engine.run.folder import list_runs
-from emcfsys_tui.pictures.drawing import Shown, drawn
+from emcfsys_tui.pictures.drawing import Mosaics, Shown, classes_of, drawn
 from emcfsys_tui.pictures.encoders import encoded
-from emcfsys_tui.pictures.mosaics import Mosaics, classes_of
 from emcfsys_tui.pictures.protocol import Answer, PictureRequest, Reply, drawn_px, fit, room
 
 _PANELS = ("image", "truth", "prediction", "error")

@@ -17,8 +17,7 @@ from textual.widgets import Input, Static
 from emcfsys_engine.errors import printable
 from emcfsys_tui.engine import form as engine_link_train
 from emcfsys_tui.engine import jobs, notices
-from emcfsys_tui.engine.forecast import Forecaster
-from emcfsys_tui.engine.form import FIRST, ProjectForm, Verdict
+from emcfsys_tui.engine.form import FIRST, Forecaster, ProjectForm, Verdict
 from emcfsys_tui.messages import TabWanted
 from emcfsys_tui.settings import quiet, shown
 from emcfsys_tui.text import one_line

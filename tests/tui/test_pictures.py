@@ -26,7 +26,7 @@ from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import ImageDone, ImageFailed, RunStarted, WatchState
 from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import TrainRequest, WatchRequest
-from emcfsys_tui.engine.forecast import Forecaster
+from emcfsys_tui.engine.form import Forecaster
 from emcfsys_tui.settings import Settings
 from emcfsys_tui.view_models import CheckState, Forecast, PlanRow
 from emcfsys_tui.widgets.data_pane import DataPane

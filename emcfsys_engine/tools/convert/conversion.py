@@ -21,9 +21,11 @@ from emcfsys_engine.tools.convert.items import (
     ConversionLog,
     Given,
     Labels,
+    Places,
     Reading,
     Skipped,
     ToConvert,
+    output_names,
     table_for,
 )
 from emcfsys_engine.tools.convert.labels import (
@@ -33,7 +35,6 @@ from emcfsys_engine.tools.convert.labels import (
     labels_of_class_folders,
     labels_of_masks,
 )
-from emcfsys_engine.tools.convert.places import Places, output_names
 from emcfsys_engine.tools.convert.writing import Conversion, Converter, OfAll, gathered
 
 

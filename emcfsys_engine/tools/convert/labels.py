@@ -35,9 +35,10 @@ from emcfsys_engine.tools.convert.items import (
     Reading,
     Skipped,
     ToConvert,
+    name_of_key,
+    output_names,
     table_for,
 )
-from emcfsys_engine.tools.convert.places import name_of_key, output_names
 from emcfsys_engine.tools.new_classes import facts_of, from_facts
 
 

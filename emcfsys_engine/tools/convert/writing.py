@@ -16,8 +16,7 @@ from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_outputs import place_own
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.text import how_many
-from emcfsys_engine.tools.convert.items import Reading, Skipped, ToConvert
-from emcfsys_engine.tools.convert.places import Target
+from emcfsys_engine.tools.convert.items import Reading, Skipped, Target, ToConvert
 
 
 class OfAll(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,16 @@ from textual.widgets import Input
 
 from emcfsys_engine.errors import ProjectError
 from emcfsys_engine.project import load_project
-from emcfsys_tui.engine.form import digest_of, read_form, write_form
+from emcfsys_engine.settings import cache_home
+from emcfsys_tui.engine import form
+from emcfsys_tui.engine.form import (
+    backbone_fault,
+    digest_of,
+    known_backbones,
+    read_form,
+    write_form,
+)
+from emcfsys_tui.engine.runs import CommandEnd
 from emcfsys_tui.widgets.form_line import FormLine
 from emcfsys_tui.widgets.train_pane import TrainPane
 from tests.tui.conftest import opened, told, until
@@ -69,3 +78,30 @@ def test_a_file_of_an_editor_of_windows_is_read_and_written_as_it_is(demo: Path)
     write_form(demo, {"training.minutes": "9"}, form.digest)
     assert file.read_bytes() == before.replace(b"minutes = 2.3", b"minutes = 9")
     assert load_project(demo).training.minutes == 9
+
+
+KNOWN = frozenset({"resnet34", "resnet50", "convnext_tiny"})
+
+
+def test_an_unknown_name_has_its_nearest_ones() -> None:
+    assert backbone_fault("resnet34.a1_in1k", KNOWN) is None
+    fault = backbone_fault("resnet43", KNOWN)
+    assert fault is not None
+    assert fault.key == "model.backbone"
+    assert "resnet34" in fault.text
+    assert backbone_fault("anything", frozenset()) is None  # timm could not be asked
+
+
+def test_names_are_asked_for_once_a_version(monkeypatch: pytest.MonkeyPatch, world: Path) -> None:
+    asked: list[list[str]] = []
+
+    def answer(words: list[str], *, is_look: bool) -> CommandEnd:
+        asked.append(words)
+        return CommandEnd(code=0, out="\n".join(f"net{n}" for n in range(2000)), words="")
+
+    monkeypatch.setattr(form, "run_command", answer)
+    for _ in range(2):
+        monkeypatch.setattr(form, "_names", {})
+        assert "net7" in known_backbones()
+    assert len(asked) == 1
+    assert [file.name[:10] for file in cache_home().glob("backbones-*")] == ["backbones-"]
