@@ -13,10 +13,8 @@ from emcfsys_engine.learn.run_disk import RunDisk
 from emcfsys_engine.run.events import (
     Event,
     EventWriter,
-    RunCancelled,
     RunFailed,
     RunFinished,
-    RunInterrupted,
     RunRefused,
     WarningGiven,
 )
@@ -138,24 +136,3 @@ class RunContext:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._terminated = True
-
-
-def emit_ending(
-    worker: RunContext,
-    reason: str,
-    *,
-    step: int | None = None,
-    score: float | None = None,
-    done: int | None = None,
-    failed: int | None = None,
-) -> int:
-    """Write the event for a reason to end, and return its exit code."""
-    if reason in ("cancel", "cancelled"):
-        worker.emit(RunCancelled(step=step))
-        return 130
-    if reason in ("terminated", "paused", "pause"):
-        why = "paused" if reason.startswith("pause") else "terminated"
-        worker.emit(RunInterrupted(step=step, reason=why))
-        return 143
-    worker.emit(RunFinished(reason=reason, step=step, score=score, done=done, failed=failed))
-    return 0

@@ -19,14 +19,13 @@ from emcfsys_engine.launch.start import place_here
 from emcfsys_engine.learn.run_context import RunContext, keep_freed_memory
 from emcfsys_engine.run.events import EventWriter
 from emcfsys_engine.run.folder import open_run
+from emcfsys_engine.run.records import PredictRequest
 
+_IN_SHARDS = "shards.runner"  # whatever the command: torch is imported only where it needs that
 _JOBS = {
-    "TrainRequest": "training.run",
-    "PredictRequest": "inference.files",
-    "WatchRequest": "watch.run",
-    "EvaluateRequest": "in_shards",
-    "MeasureRequest": "in_shards",
-    "ConvertRequest": "in_shards",
+    "TrainRequest": "learn.training.run",
+    "PredictRequest": "learn.inference.files",
+    "WatchRequest": "learn.watch.run",
 }
 
 
@@ -64,9 +63,12 @@ def _main(folder: Path) -> int:
 
 
 def _execute(worker: RunContext) -> int:
-    job = _JOBS[type(worker.record.request).__name__]
+    request = worker.record.request
+    job = _JOBS.get(type(request).__name__, _IN_SHARDS)
+    if isinstance(request, PredictRequest) and request.shards:
+        job = _IN_SHARDS
     try:
-        execute: Callable[[RunContext], int] = import_module(f"emcfsys_engine.learn.{job}").execute
+        execute: Callable[[RunContext], int] = import_module(f"emcfsys_engine.{job}").execute
         code = execute(worker)
     except EmcfError as error:
         print(f"{_name(worker)}{error}", file=sys.stderr)

@@ -1,6 +1,6 @@
 """How a run ended: one decision for `runs`, `jobs`, the daemon, reports and the interface."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +9,7 @@ import msgspec
 from emcfsys_engine.run.events import (
     AnyEvent,
     Ending,
+    Event,
     ImageDone,
     ImageFailed,
     RunCancelled,
@@ -144,3 +145,24 @@ def told_by_process(record: ExitRecord) -> Outcome:
     else:
         reason = f"ended with exit code {record.exit_code}, and without a word"
     return Outcome(state="failed", reason=reason, may_retry=record.exit_code != BAD_INPUT)
+
+
+def emit_ending(
+    emit: Callable[[Event], None],
+    reason: str,
+    *,
+    step: int | None = None,
+    score: float | None = None,
+    done: int | None = None,
+    failed: int | None = None,
+) -> int:
+    """Write the event for a reason to end, and return its exit code."""
+    if reason in ("cancel", "cancelled"):
+        emit(RunCancelled(step=step))
+        return 130
+    if reason in ("terminated", "paused", "pause"):
+        why = "paused" if reason.startswith("pause") else "terminated"
+        emit(RunInterrupted(step=step, reason=why))
+        return 143
+    emit(RunFinished(reason=reason, step=step, score=score, done=done, failed=failed))
+    return 0

@@ -21,10 +21,11 @@ from emcfsys_engine.files import DiskFullError, refuse_full
 from emcfsys_engine.run.events import Event, ImageFailed, RegionDone, RunFinished
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import log_tail
+from emcfsys_engine.run.outcome import emit_ending
 from emcfsys_engine.run.shard_lines import Again, AnyTold, Lines, Told
 from emcfsys_engine.run.shards import MOST_TRIES, Header, Shards, locked
 from emcfsys_engine.shards.task import list_of
-from emcfsys_engine.shards.work import Asked, Ended, Tally, Work
+from emcfsys_engine.shards.work import Asked, Ended, Tally, Work, work_of
 
 _TASK = "emcfsys_engine.shards.task"
 _MOST_VAIN = MOST_TRIES + 3  # ends in a row of the tasks of a machine without one item more
@@ -51,6 +52,21 @@ class Worker(Protocol):
     def stop_request(self) -> str | None:
         """Tell whether to end, and how."""
         ...
+
+
+def execute(worker: Worker) -> int:
+    """Do what run.json names; return 1 when an item failed.
+
+    Raises: InputError where another run does the same; RunFailedError when tasks end in vain.
+    """
+    work = work_of(worker.run)
+    tally = run_all(worker, work)
+    if tally is None:
+        why = worker.stop_request() or "cancel"
+        return emit_ending(worker.emit, "stopped" if why == "stop" else why)
+    ended = RunFinished(reason="done", done=tally.done, failed=tally.failed, called=work.called)
+    worker.emit_when_possible(ended)
+    return 1 if tally.failed else 0
 
 
 def run_all(worker: Worker, work: Work) -> Tally | None:

@@ -12,6 +12,7 @@ from emcfsys_engine.run.folder import new_run
 from emcfsys_engine.run.records import MeasureRequest
 from emcfsys_engine.shards import runner
 from emcfsys_engine.shards.runner import only_one
+from tests.contracts.test_import_cost import loaded_after
 from tests.shards.made import Here, run_here
 from tests.tools.drawn_masks import blobs, save_mask
 
@@ -47,3 +48,9 @@ def test_tasks_that_end_without_a_word_on_a_full_disk_are_told_as_that(
         assert run_here(run) == 1
         (ending,) = (event for event in run.events() if isinstance(event, RunFailed))
         assert f"{words} What is done is kept" in ending.reason
+
+
+def test_a_run_in_shards_is_begun_without_torch() -> None:
+    modules = "emcfsys_engine.learn.worker, emcfsys_engine.shards.runner"
+    loaded = loaded_after(f"import {modules}, emcfsys_engine.shards.task")
+    assert not loaded & {"torch", "timm", "segmentation_models_pytorch", "scipy", "skimage"}

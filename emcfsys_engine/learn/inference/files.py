@@ -25,7 +25,6 @@ from emcfsys_engine.images.outages import is_gone, wait_until, why_gone
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import lies_in, resolved
 from emcfsys_engine.images.reader import left_out_words, list_images
-from emcfsys_engine.learn import in_shards
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.bands import OpenImage
 from emcfsys_engine.learn.inference.expected import in_event
@@ -35,7 +34,7 @@ from emcfsys_engine.learn.inference.pipeline import Failure, run_pipeline, sever
 from emcfsys_engine.learn.inference.placing import MakersOf, OutputNames, in_brackets
 from emcfsys_engine.learn.inference.predictor import Predictor
 from emcfsys_engine.learn.inference.ranking import JSON_NAME, rank_into
-from emcfsys_engine.learn.run_context import RunContext, emit_ending
+from emcfsys_engine.learn.run_context import RunContext
 from emcfsys_engine.model_card import ModelCard, read_card
 from emcfsys_engine.regions import ending_of
 from emcfsys_engine.run.events import (
@@ -47,6 +46,7 @@ from emcfsys_engine.run.events import (
     RunStarted,
     WarningGiven,
 )
+from emcfsys_engine.run.outcome import emit_ending
 from emcfsys_engine.run.records import PredictRequest
 from emcfsys_engine.text import how_many
 
@@ -416,8 +416,6 @@ def execute(worker: RunContext) -> int:
     request = worker.record.request
     if not isinstance(request, PredictRequest):
         raise RunFolderError(worker.run.record_file, "is no prediction", "Predict anew")
-    if request.shards:
-        return in_shards.execute(worker)
     left_out: list[Path] = []
     refs = find_inputs(request, left_out)
     if request.num_processes > 1:
@@ -445,6 +443,6 @@ def execute(worker: RunContext) -> int:
         worker.emit(WarningGiven(message=left_out_words(left_out)))
     tally: Counted = work(worker.emit_when_possible, worker.stop_request)
     if (asked := worker.stop_request()) is not None:
-        return emit_ending(worker, "stopped" if asked == "stop" else asked)
+        return emit_ending(worker.emit, "stopped" if asked == "stop" else asked)
     worker.emit(RunFinished(reason="done", done=tally.done + tally.skipped, failed=tally.failed))
     return 1 if tally.failed else 0

@@ -50,7 +50,7 @@ from emcfsys_engine.learn.inference.tiles import logit_bands
 from emcfsys_engine.learn.networks.backbones import defaults_for
 from emcfsys_engine.learn.networks.network import SegmentationNetwork, build_network
 from emcfsys_engine.learn.networks.weights import WeightsReport, load_weights
-from emcfsys_engine.learn.run_context import RunContext, emit_ending
+from emcfsys_engine.learn.run_context import RunContext
 from emcfsys_engine.learn.training import start
 from emcfsys_engine.learn.training.augment import augment
 from emcfsys_engine.learn.training.dataset import Dataset, PatchSampler
@@ -76,6 +76,7 @@ from emcfsys_engine.project import UNLABELLED, Project
 from emcfsys_engine.run.events import PlanMade, RunStarted, WarningGiven
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import members_of, refuse_without_checkpoint
+from emcfsys_engine.run.outcome import emit_ending
 from emcfsys_engine.run.records import deal_file
 from emcfsys_engine.text import how_many
 
@@ -220,7 +221,7 @@ def execute(worker: RunContext) -> int:
     samples = first_labels(worker, project) if waits else _dealt(worker, project)
     if samples is None:
         request = worker.stop_request()
-        return emit_ending(worker, "cancel" if request in (None, "stop") else request)
+        return emit_ending(worker.emit, "cancel" if request in (None, "stop") else request)
     if known is not None and project.training.follow:  # what is faulty now is named, and waits
         samples = replace(samples, samples=sound_ones(samples.samples, project))
     colour = _begun_with(worker.run) or start.choose_channels(project, samples)
@@ -294,7 +295,7 @@ def _trained(
     if ending.keeps and setup.ranks.is_first:
         keep_trust(trainer.setup, trainer.budget.trust_seconds())
     setup.ranks.leave()
-    return emit_ending(worker, ending.reason, step=ending.step, score=ending.score)
+    return emit_ending(worker.emit, ending.reason, step=ending.step, score=ending.score)
 
 
 def _started(

@@ -34,7 +34,7 @@ from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import digest_of, is_content
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.expected import in_event
-from emcfsys_engine.learn.run_context import RunContext, emit_ending, give_back_freed_memory
+from emcfsys_engine.learn.run_context import RunContext, give_back_freed_memory
 from emcfsys_engine.learn.watch.between_images import FollowedModel, GroupNews, LateSideCars
 from emcfsys_engine.learn.watch.images import Handled, ImageStages, Task, sync
 from emcfsys_engine.learn.watch.measure_again import MeasuredAgain
@@ -49,6 +49,7 @@ from emcfsys_engine.run.events import (
     WarningGiven,
     WatchState,
 )
+from emcfsys_engine.run.outcome import emit_ending
 from emcfsys_engine.run.records import WatchRequest
 from emcfsys_engine.settings import load_config
 from emcfsys_engine.text import few, how_many
@@ -73,7 +74,7 @@ def execute(worker: RunContext) -> int:
     refuse_places(Path(request.watch), Path(request.output))
     ledger = take_folder(worker, request) if is_all_there(worker, request) else None
     if ledger is None:
-        return emit_ending(worker, worker.stop_request() or "stopped", done=0, failed=0)
+        return emit_ending(worker.emit, worker.stop_request() or "stopped", done=0, failed=0)
     try:
         watch = _Watch(worker, request, project, ledger)
         return watch.go_on()
@@ -234,7 +235,7 @@ class _Watch:
             files = how_many(len(left), "file still settles, or is", "files still settle, or are")
             self._warn(f"{files} too small to be an image: {few(left, 5)}")
         word, counts = "stopped" if reason == "stop" else reason, self.counts
-        code = emit_ending(self.worker, word, done=counts.done, failed=counts.failed)
+        code = emit_ending(self.worker.emit, word, done=counts.done, failed=counts.failed)
         return 1 if code == 0 and self.request.once and self.counts.failed else code
 
     def _is_off(self) -> bool:
