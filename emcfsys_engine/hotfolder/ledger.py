@@ -18,7 +18,7 @@ import msgspec
 
 from emcfsys_engine.errors import OutputError, WatchedError, printable
 from emcfsys_engine.files import identity_of, remedy_of
-from emcfsys_engine.hotfolder import drop, journal, judged, kept_words, made
+from emcfsys_engine.hotfolder import group_files, journal, judged, kept_words, made
 from emcfsys_engine.hotfolder.journal import Act, act_of
 from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.ledger_file import (
@@ -259,11 +259,11 @@ class Ledger:
             with self._connection:
                 old = made.reckon(self._connection)
             for group in made.former_groups(self._connection):
-                drop.remove(group, book)
+                group_files.remove(group, book)
             with self._connection:
                 made.forget_former(self._connection)
             for group, num_changes in old:
-                drop.write(self._connection, group, project, book)
+                group_files.write(self._connection, group, project, book)
                 with self._connection:
                     made.told(self._connection, group.name, num_changes)
             if not old and not self._has_news:

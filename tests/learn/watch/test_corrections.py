@@ -14,7 +14,7 @@ from PIL import Image
 
 from emcfsys_engine.commands.hotfolder import review
 from emcfsys_engine.hotfolder import scan
-from emcfsys_engine.hotfolder.drop import folder_of
+from emcfsys_engine.hotfolder.group_files import folder_of
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.review import (
     ask_retry,

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from emcfsys_engine.hotfolder import scan
-from emcfsys_engine.hotfolder.drop import folder_of
+from emcfsys_engine.hotfolder.group_files import folder_of
 from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.recipe import lock_recipe
 from emcfsys_engine.hotfolder.review import groups_of, read_verdicts, verify_journal

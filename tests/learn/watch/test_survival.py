@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emcfsys_engine.hotfolder import drop, scan
+from emcfsys_engine.hotfolder import group_files, scan
 from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.recipe import lock_recipe
 from emcfsys_engine.hotfolder.review import overview, read_verdicts, say_word, verify_journal
@@ -179,7 +179,9 @@ def kill_between_recipes(hot: Hot, number: int, kills: int) -> None:
     assert sorted(act.image for act in acts if act.act == "predicted") == sorted(names)
     assert {act.image for act in acts if act.act == "accepted"} == said
     assert verify_journal(hot.output).fault == ""
-    told = [json.loads(file.read_bytes()) for file in drop.folder_of(hot.output).glob("*.json")]
+    told = [
+        json.loads(file.read_bytes()) for file in group_files.folder_of(hot.output).glob("*.json")
+    ]
     assert sorted(one["image"] for group in told for one in group["images"]) == sorted(names)
     words = {one["image"] for group in told for one in group["images"] if one["word"]}
     assert words == said

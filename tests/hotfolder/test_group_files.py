@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from emcfsys_engine.hotfolder import drop
+from emcfsys_engine.hotfolder import group_files
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.review import say_word
 from emcfsys_engine.images.output_book import OutputBook
@@ -27,7 +27,7 @@ def test_a_group_has_one_json_and_one_csv_as_the_contract_says(tmp_path: Path) -
     project = project_in(tmp_path, LIMITS)
     ledger = watched(project)
     ledger.tell_groups(project, OutputBook(ledger.output))
-    folder = drop.folder_of(ledger.output)
+    folder = group_files.folder_of(ledger.output)
     ledger.close()
     assert names(folder) == ["s1.csv", "s1.json", "s2.csv", "s2.json"]
     for name in ("group-v1.json", "group-v1.csv"):
@@ -40,7 +40,7 @@ def test_a_file_is_written_once_until_its_group_is_another_and_a_persons_is_kept
 ) -> None:
     project = project_in(tmp_path, LIMITS)
     ledger = watched(project)
-    folder, book = drop.folder_of(ledger.output), OutputBook(ledger.output)
+    folder, book = group_files.folder_of(ledger.output), OutputBook(ledger.output)
     ledger.tell_groups(project, book)
     before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
     ledger.judge_by({})  # touches every group
@@ -66,7 +66,7 @@ def test_a_file_is_written_once_until_its_group_is_another_and_a_persons_is_kept
 
 def test_files_of_groups_that_are_none_any_more_go_and_a_persons_stays(tmp_path: Path) -> None:
     ledger = watched(project := project_in(tmp_path, LIMITS))
-    folder, book = drop.folder_of(ledger.output), OutputBook(ledger.output)
+    folder, book = group_files.folder_of(ledger.output), OutputBook(ledger.output)
     ledger.tell_groups(project, book)
     (folder / "s1.json").write_text("a person's")
     say_word(ledger.output, ["s1/c.tif"], "accepted")
@@ -89,7 +89,7 @@ def test_files_of_groups_that_are_none_any_more_go_and_a_persons_stays(tmp_path:
 def test_a_place_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
     project = project_in(tmp_path, LIMITS)
     ledger = watched(project)
-    folder, book = drop.folder_of(ledger.output), OutputBook(ledger.output)
+    folder, book = group_files.folder_of(ledger.output), OutputBook(ledger.output)
     folder.write_text("no folder")
     with pytest.raises(OSError, match="groups"):
         ledger.tell_groups(project, book)
@@ -103,7 +103,7 @@ def test_a_place_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
 @example(["a", "a.v2"])  # which a file that a person changed would push the next one to
 def test_no_two_groups_share_a_file_and_none_leads_out_of_the_folder(groups: list[str]) -> None:
     texts = [text.encode("utf-8", "replace").decode() for text in groups]
-    one, other = (drop.name_of(text) for text in texts)
+    one, other = (group_files.name_of(text) for text in texts)
     assert (one == other) == (texts[0] == texts[1])
     assert "/" not in one
     assert not one.startswith((".", "~"))
