@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from emcfsys_engine.hotfolder.groups import Group
 from emcfsys_engine.hotfolder.ledger import Due
-from emcfsys_engine.hotfolder.made import Group
 from emcfsys_engine.launch import processes
 from emcfsys_engine.launch.start import SAFE_PATH
 

@@ -20,7 +20,7 @@ import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.files import plain_bytes
-from emcfsys_engine.hotfolder import made
+from emcfsys_engine.hotfolder import groups
 from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.places import FOLDER
 from emcfsys_engine.images.output_book import OutputBook
@@ -56,14 +56,14 @@ def name_of(group: str) -> str:
 
 
 def write(
-    connection: sqlite3.Connection, group: made.Group, project: Project, book: OutputBook
+    connection: sqlite3.Connection, group: groups.Group, project: Project, book: OutputBook
 ) -> None:
     """Write the two files of a group as it is now; nothing where they say that already.
 
     Raises: OSError.
     """
-    images = list(made.images_of(connection, group.name))
-    recipes = made.recipes_of(connection, group.name)
+    images = list(groups.images_of(connection, group.name))
+    recipes = groups.recipes_of(connection, group.name)
     place = folder_of(book.out) / name_of(group.name)
     document = any_names.for_others(_document(group, project, images, recipes), indent=2) + b"\n"
     for ending, content in ((".json", document), (".csv", _table(group, project, images, recipes))):
@@ -95,7 +95,7 @@ def _is_told(file: Path, content: bytes) -> bool:
 
 
 def _document(
-    group: made.Group, project: Project, images: Sequence[Judged], recipes: dict[str, str]
+    group: groups.Group, project: Project, images: Sequence[Judged], recipes: dict[str, str]
 ) -> dict[str, Any]:
     counts = {state or "not_judged": number for state, number in group.verdicts.items()}
     return {
@@ -127,7 +127,7 @@ def _document(
 
 
 def _table(
-    group: made.Group, project: Project, images: Sequence[Judged], recipes: dict[str, str]
+    group: groups.Group, project: Project, images: Sequence[Judged], recipes: dict[str, str]
 ) -> bytes:
     names = sorted({name for one in images for found in one.numbers.values() for name in found})
     text = io.StringIO(newline="")

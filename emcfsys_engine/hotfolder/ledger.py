@@ -18,7 +18,7 @@ import msgspec
 
 from emcfsys_engine.errors import OutputError, WatchedError, printable
 from emcfsys_engine.files import identity_of, remedy_of
-from emcfsys_engine.hotfolder import group_files, journal, judged, kept_words, made
+from emcfsys_engine.hotfolder import group_files, groups, journal, judged, kept_words
 from emcfsys_engine.hotfolder.journal import Act, act_of
 from emcfsys_engine.hotfolder.judged import Judged
 from emcfsys_engine.hotfolder.ledger_file import (
@@ -221,7 +221,7 @@ class Ledger:
             if judged.limits_of(self._connection) == limits:
                 return None
             found = judged.judge_all(self._connection, limits)
-            made.touch_all(self._connection)
+            groups.touch_all(self._connection)
             as_json = msgspec.to_builtins(limits)
             journal.keep_acts(
                 self._connection, [act_of("limits_changed", limits=as_json, reason=found.words)]
@@ -232,9 +232,9 @@ class Ledger:
         """Go by a project's groups and their limits from now on; False if it did already."""
         self.group = project.group
         with explained(self.file), self._connection:
-            return made.regroup(self._connection, project.group, project.group_limits)
+            return groups.regroup(self._connection, project.group, project.group_limits)
 
-    def follow(self, project: Project, recipe: Recipe | None) -> made.Touched:
+    def follow(self, project: Project, recipe: Recipe | None) -> groups.Touched:
         """Go by a project's groups and a recipe from now on; return what that touches.
 
         Images that were made by another recipe are to be predicted or measured anew where the two
@@ -243,13 +243,13 @@ class Ledger:
         self.regroup(project)
         self.recipe = recipe.id if recipe else ""
         with explained(self.file), self._connection:
-            touched = made.follow_recipe(self._connection, recipe)
+            touched = groups.follow_recipe(self._connection, recipe)
             if touched.told:
                 act = act_of("recipe_changed", recipe=self.recipe, reason=touched.told)
                 journal.keep_acts(self._connection, [act])
             return touched
 
-    def tell_groups(self, project: Project, book: OutputBook) -> list[made.Group]:
+    def tell_groups(self, project: Project, book: OutputBook) -> list[groups.Group]:
         """Judge the groups anew whose images changed, and write their files; former ones' go.
 
         Return those whose verdict is another one than was announced last.
@@ -257,30 +257,30 @@ class Ledger:
         """
         with explained(self.file):
             with self._connection:
-                old = made.reckon(self._connection)
-            for group in made.former_groups(self._connection):
+                old = groups.reckon(self._connection)
+            for group in groups.former_groups(self._connection):
                 group_files.remove(group, book)
             with self._connection:
-                made.forget_former(self._connection)
+                groups.forget_former(self._connection)
             for group, num_changes in old:
                 group_files.write(self._connection, group, project, book)
                 with self._connection:
-                    made.told(self._connection, group.name, num_changes)
+                    groups.told(self._connection, group.name, num_changes)
             if not old and not self._has_news:
                 return []
             self._has_news = False
-            return [group for group in made.read_groups(self._connection) if group.is_news]
+            return [group for group in groups.read_groups(self._connection) if group.is_news]
 
-    def announced(self, group: made.Group) -> None:
+    def announced(self, group: groups.Group) -> None:
         """Note that a group's verdict was told."""
         with explained(self.file), self._connection:
-            made.announced(self._connection, group)
+            groups.announced(self._connection, group)
 
     def measured(self, images: Sequence[Judged], acts: Sequence[Act]) -> None:
         """Note the numbers of images that were measured anew from the masks they have."""
         with explained(self.file), self._connection:
             judged.write_numbers(self._connection, images)
-            made.note(self._connection, [one.path for one in images], self.recipe, self.group)
+            groups.note(self._connection, [one.path for one in images], self.recipe, self.group)
             journal.keep_acts(self._connection, acts)
 
     def corrected(self) -> dict[str, str]:
@@ -297,7 +297,7 @@ class Ledger:
         """
         with explained(self.file), self._connection:
             judged.write_numbers(self._connection, images)
-            made.touch(self._connection, [one.path for one in images])
+            groups.touch(self._connection, [one.path for one in images])
             kept_words.measured(self._connection, words)
             journal.keep_acts(self._connection, acts)
 
@@ -357,7 +357,7 @@ class Ledger:
         with explained(self.file), self._connection:
             judged.follow_touched(self._connection, [(one.path, one.digest) for one in kept])
             judged.write_judged(self._connection, verdicts)
-            made.note(self._connection, anew, self.recipe, self.group)
+            groups.note(self._connection, anew, self.recipe, self.group)
             kept_words.forget_to_measure(self._connection, anew)
             journal.keep_acts(self._connection, acts)
             self._connection.executemany(
@@ -365,7 +365,7 @@ class Ledger:
             )
             done = [(one.path, one.digest) for one in entries if one.state == "done"]
             by_word = kept_words.give_back(self._connection, self.output, done)
-            made.note(self._connection, by_word, "", self.group)
+            groups.note(self._connection, by_word, "", self.group)
             self._connection.executemany(
                 "INSERT OR REPLACE INTO changed VALUES (?,?)",
                 [(os.fsencode(one.path), one.ctime_ns) for one in entries if one.ctime_ns],

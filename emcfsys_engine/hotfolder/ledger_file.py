@@ -10,7 +10,7 @@ from pathlib import Path
 
 from emcfsys_engine.errors import InputError, OutputError
 from emcfsys_engine.files import DiskFullError, file_system_of, is_network, open_own, remedy_of
-from emcfsys_engine.hotfolder import journal, judged, kept_words, made, tables
+from emcfsys_engine.hotfolder import groups, journal, judged, kept_words, tables
 from emcfsys_engine.hotfolder.places import FOLDER
 
 SCHEMA = 1
@@ -47,7 +47,7 @@ CREATE TABLE IF NOT EXISTS due (    -- the user's command for an image, until it
 CREATE TABLE IF NOT EXISTS ledger (id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS watched (root BLOB NOT NULL, place TEXT NOT NULL);
 {judged.TABLES}
-{made.TABLES}
+{groups.TABLES}
 {kept_words.TABLES}
 {journal.TABLES}"""
 

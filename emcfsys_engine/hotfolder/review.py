@@ -12,7 +12,8 @@ import msgspec
 
 from emcfsys_engine.errors import EmcfError, InputError, OutputError
 from emcfsys_engine.files import open_own
-from emcfsys_engine.hotfolder import journal, judged, kept_words, made, tables
+from emcfsys_engine.hotfolder import groups, journal, judged, kept_words, tables
+from emcfsys_engine.hotfolder.groups import Group
 from emcfsys_engine.hotfolder.journal import Act, Verified, act_of
 from emcfsys_engine.hotfolder.judged import Judged, Word
 from emcfsys_engine.hotfolder.ledger import read_ledger
@@ -56,7 +57,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
     states: dict[str, int] = {}  # how many files are done, trying, failed and skipped
     verdicts: dict[str, int] = {}
-    groups: tuple[made.Group, ...] = ()  # as they were judged when the watch last had time
+    groups: tuple[Group, ...] = ()  # as they were judged when the watch last had time
     recipe: str = ""  # id of the one that is followed; empty: none
     judged: tuple[Judged, ...] = ()  # images that were asked for
 
@@ -75,8 +76,8 @@ def overview(output: Path, paths: Iterable[str] = ()) -> Overview:
         return Overview(
             states=tables.count_states(db),
             verdicts=judged.count_verdicts(db),
-            groups=tuple(made.read_groups(db)),
-            recipe=made.recipe_followed(db),
+            groups=tuple(groups.read_groups(db)),
+            recipe=groups.recipe_followed(db),
             judged=tuple(judged.read_judged(db, paths=paths)) if paths else (),
         )
 
@@ -93,19 +94,19 @@ def refuse_to_make_anew(output: Path) -> None:
     raise InputError(output, what, "Predict them again into another folder with --out")
 
 
-def groups_of(output: Path) -> list[made.Group]:
+def groups_of(output: Path) -> list[Group]:
     """Return how each group was judged when the watch last had time for that.
 
     Raises: InputError for a ledger that cannot be read.
     """
     with reading(output) as db:
-        return [] if db is None else made.read_groups(db)
+        return [] if db is None else groups.read_groups(db)
 
 
 def recipe_settings(output: Path) -> tuple[str, dict[str, Any]]:
     """Return the id of the recipe that is followed, and what it says; ("", {}) without one."""
     with reading(output) as db:
-        return ("", {}) if db is None else made.settings_followed(db)
+        return ("", {}) if db is None else groups.settings_followed(db)
 
 
 def number_unjudged(output: Path) -> int:
@@ -259,7 +260,7 @@ def _write(output: Path, words: Sequence[Judged], acts: Sequence[Act]) -> None:
                     raise InputError(word.path, what, "Look at it again")
             judged.write_words(db, words)
             kept_words.ask_to_measure(db, _to_measure(now, words, acts))
-            made.touch(db, [one.path for one in words])
+            groups.touch(db, [one.path for one in words])
             journal.keep_acts(db, acts)
         try:
             journal.write_kept(db, output)

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from emcfsys_engine import any_names
+from emcfsys_engine.hotfolder.groups import Group
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.ledger_file import ledger_file
-from emcfsys_engine.hotfolder.made import Group
 from emcfsys_engine.hotfolder.review import overview
 from emcfsys_engine.hotfolder.series import names_in, read_series, trend_of
 from tests.bench.machine import machine_line

@@ -13,7 +13,7 @@ from emcfsys_engine.hotfolder import group_files
 from emcfsys_engine.hotfolder.ledger import Ledger
 from emcfsys_engine.hotfolder.review import say_word
 from emcfsys_engine.images.output_book import OutputBook
-from tests.hotfolder.test_made import LIMITS, watched
+from tests.hotfolder.test_groups import LIMITS, watched
 from tests.hotfolder.test_recipe import project_in
 
 CONTRACT = Path(__file__).parents[1] / "contracts" / "data"

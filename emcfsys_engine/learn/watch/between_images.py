@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.hotfolder.groups import Group
 from emcfsys_engine.hotfolder.ledger import Ledger
-from emcfsys_engine.hotfolder.made import Group
 from emcfsys_engine.hotfolder.scan import Scanner
 from emcfsys_engine.hotfolder.status import best_model
 from emcfsys_engine.images.outages import is_of_disk

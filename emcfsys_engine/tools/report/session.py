@@ -11,8 +11,8 @@ from PIL import Image
 
 from emcfsys_engine.colours import colours_for
 from emcfsys_engine.errors import EmcfError, InputError
+from emcfsys_engine.hotfolder.groups import Group
 from emcfsys_engine.hotfolder.ledger import Entry, read_ledger
-from emcfsys_engine.hotfolder.made import Group
 from emcfsys_engine.hotfolder.review import (
     groups_of,
     masks_of,

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from emcfsys_engine.hotfolder.groups import group_of
 from emcfsys_engine.hotfolder.ledger import Ledger
-from emcfsys_engine.hotfolder.made import group_of
 from emcfsys_engine.hotfolder.review import groups_of, say_word
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.project import Project
