@@ -51,6 +51,7 @@ def is_companion(path: Path) -> bool:
     )
 
 
+TIFF_SOFTWARE = "tifffile.py (EMCFsys)"  # its resolution is a pixel's size, not a printer's
 _TILE_PX = 256
 _IDAT_BYTES = 1 << 20
 _LEVEL = 3
@@ -267,6 +268,7 @@ class TiffWriter:
                     self._tiles(),
                     shape=(height, width),
                     dtype=self._dtype,
+                    software=TIFF_SOFTWARE,
                     tile=(_TILE_PX, _TILE_PX),
                     compression="zlib",
                     photometric="minisblack",

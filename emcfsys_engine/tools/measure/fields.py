@@ -30,7 +30,7 @@ from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.normalise import to_grey
 from emcfsys_engine.images.output_names import instances_there
 from emcfsys_engine.images.reader import find_images, probe, read_micrograph
-from emcfsys_engine.images.writers import is_companion
+from emcfsys_engine.images.writers import TIFF_SOFTWARE, is_companion
 from emcfsys_engine.project import UNLABELLED
 from emcfsys_engine.text import few, how_many
 from emcfsys_engine.tools.measure.results import MeasureSettings, NotMeasured
@@ -74,7 +74,7 @@ def _png_text(mask: Path) -> tuple[float, float] | None:
         words = str(picture.info.get("pixel_nm", "")).split()
     if len(words) != 2:
         return None
-    return _checked(float(words[0]), float(words[1]))
+    return _checked(float(words[0]), float(words[1]), math.inf)  # ours alone: of no printer
 
 
 def _tiff_resolution(mask: Path) -> tuple[float, float] | None:
@@ -86,15 +86,16 @@ def _tiff_resolution(mask: Path) -> tuple[float, float] | None:
             return None
         if not str(maker.value).startswith("tifffile"):
             return None
+        most = math.inf if str(maker.value) == TIFF_SOFTWARE else _LARGEST_NM
         sizes: list[float] = []
         for name in ("YResolution", "XResolution"):
             over, under = tags[name].value if name in tags else (0, 1)
             sizes.append(_NM_PER_CM * under / over if over else math.inf)
-    return _checked(sizes[0], sizes[1])
+    return _checked(sizes[0], sizes[1], most)
 
 
-def _checked(down: float, across: float) -> tuple[float, float] | None:
-    good = all(math.isfinite(size) and 0 < size < _LARGEST_NM for size in (down, across))
+def _checked(down: float, across: float, most: float) -> tuple[float, float] | None:
+    good = all(math.isfinite(size) and 0 < size < most for size in (down, across))
     return (down, across) if good else None
 
 

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from emcfsys_engine.errors import AnnotationError, InputError
-from emcfsys_engine.tools.measure.fields import open_fields, parse_pixel_nm
+from emcfsys_engine.images.writers import writer_for
+from emcfsys_engine.tools.measure.fields import open_fields, parse_pixel_nm, pixel_nm_of
 from emcfsys_engine.tools.measure.masks import measure_masks
 from emcfsys_engine.tools.measure.results import MeasureSettings
 from tests.tools.drawn_masks import save_mask
@@ -36,6 +37,17 @@ def test_fields_name_the_masks_whose_pixel_size_nobody_says(tmp_path: Path) -> N
     )
     assert [mask.path.name for mask in fields.without_size] == ["b.png"]
     assert (fields.unit, set(fields.pixel_of.values())) == ("px", {(1.0, 1.0)})
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".ome.tif", ".ome.zarr"])
+@pytest.mark.parametrize("size", [(25_000.0, 20_000.0), (0.004, 0.005)])
+def test_the_pixel_size_of_a_mask_of_ours_counts_however_large_it_is(
+    tmp_path: Path, suffix: str, size: tuple[float, float]
+) -> None:
+    writer = writer_for(tmp_path / f"a{suffix}", (8, 9), size)
+    writer.write(np.ones((8, 9), np.uint8))
+    writer.finish()
+    assert pixel_nm_of(tmp_path / f"a{suffix}", None) == pytest.approx(size)
 
 
 def test_numbered_masks_keep_every_number_also_of_one_object(tmp_path: Path) -> None:
