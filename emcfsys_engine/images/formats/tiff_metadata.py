@@ -214,15 +214,20 @@ def _imagej(tiff: tifffile.TiffFile, _shape: tuple[int, ...]) -> VendorFacts | N
     if not tiff.is_imagej:
         return None
     metadata: Mapping[str, Any] = tiff.imagej_metadata or {}
-    # ImageJ writes letters beyond ASCII as \\u00B5, and people plurals of any unit.
-    unit = re.sub(
-        r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), str(metadata.get("unit", ""))
+    # Rows have a unit of their own only where it is another one.
+    per_x, per_y = (
+        nm_per(_imagej_unit(str(metadata.get(key, metadata.get("unit", "")))))
+        for key in ("unit", "yunit")
     )
-    per = nm_per(unit)
     down, across = _pixels_per_unit(tiff)
-    if per is None or not down or not across:
+    if per_x is None or per_y is None or not down or not across:
         return VendorFacts(maker="ImageJ")
-    return VendorFacts(maker="ImageJ", pixel_nm=square_nm(per / down, per / across, "nm"))
+    return VendorFacts(maker="ImageJ", pixel_nm=square_nm(per_y / down, per_x / across, "nm"))
+
+
+def _imagej_unit(text: str) -> str:
+    """Return a unit: ImageJ writes letters beyond ASCII as \\u00B5, and people plurals of any."""
+    return re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), text)
 
 
 _MAKERS: tuple[Callable[[tifffile.TiffFile, tuple[int, ...]], VendorFacts | None], ...] = (

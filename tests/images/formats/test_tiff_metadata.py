@@ -50,3 +50,11 @@ def test_an_ome_tiff_of_images_of_two_pixel_sizes_tells_none(
     facts = probe(path)
     assert facts.pixel_nm == expected
     assert any("differ in pixel size" in note for note in facts.notes) == (expected is None)
+
+
+def test_rows_of_imagej_may_have_a_unit_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    words = {"unit": "\\u00B5m", "yunit": "nm"}
+    pixels = np.zeros((8, 9), np.uint8)
+    tifffile.imwrite(path, pixels, imagej=True, resolution=(1 / 0.02, 1 / 12.0), metadata=words)
+    assert probe(path).pixel_nm == pytest.approx((12.0, 20.0))
