@@ -30,6 +30,7 @@ from emcfsys_engine.model_card import (
 )
 
 _TEST_PX = 64
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def save_model(file: Path, network: SegmentationNetwork, card: ModelCard) -> None:
@@ -158,6 +159,10 @@ def _check_tensors(file: Path, wanted: Mapping[str, Tensor], given: Mapping[str,
         if tensor.shape != given[name].shape:
             what = f"{name} is {tuple(given[name].shape)}, the network wants {tuple(tensor.shape)}"
             raise ModelFileError(file, what, "Install the timm version it was made with")
+        made_of = given[name].dtype
+        if made_of != tensor.dtype and not (tensor.is_floating_point() and made_of in _FLOATS):
+            what = f"{name} is of {made_of}, the network's are of {tensor.dtype}"
+            raise ModelFileError(file, what, "Take the file of its run again")
 
 
 def _refuse_endless(file: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -137,6 +137,19 @@ def test_an_unknown_backbone_names_the_timm_it_was_made_with(
         load_model(file)
 
 
+@pytest.mark.parametrize("kind", ["float8_e4m3fn", "int64", "complex64", "bool"])
+def test_weights_of_another_kind_of_number_are_refused(
+    model_file: Path, tmp_path: Path, kind: str
+) -> None:
+    tensors = load_file(model_file)
+    tensors["head.weight"] = tensors["head.weight"].to(getattr(torch, kind))
+    card = {**json.loads(_metadata(model_file)["emcfsys"]), "weights_digest": ""}
+    file = tmp_path / "x.safetensors"
+    save_file(tensors, file, {"emcfsys": json.dumps(card)})
+    with pytest.raises(ModelFileError, match=rf"head\.weight is of torch\.{kind}"):
+        load_model(file)
+
+
 def test_a_network_that_the_tensors_do_not_fit_is_never_built(
     model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
