@@ -12,7 +12,7 @@ _LEAST_ROWS = 8
 _MOST_SHARE = 0.25
 _BAND_ROWS = 512
 _EDGE_ROWS = 16  # above a bar: where its edge may still be seen
-_STRAIGHT = 0.7  # of the columns end within three rows of each other
+_STRAIGHT = 0.7  # of the columns end within two rows
 
 
 def find_info_bar(pixels: np.ndarray) -> int:
@@ -53,16 +53,17 @@ def find_info_bar_of_rows(
     ends.append((int(low.min()), int(high.max())))
     whole = max(most for _, most in ends) - min(least for least, _ in ends)
     has_text = int(high[first:].max()) - int(low[first:].min()) > 0.3 * max(1, whole)
-    around = read(max(0, height - rows - _EDGE_ROWS), height - rows + 4)
-    return rows if has_text and _ends_straight(around, background, 0.1 * whole) else 0
+    around = read(height - rows - _EDGE_ROWS, height - rows + 4)
+    return rows if has_text and _ends_straight(around, background) else 0
 
 
-def _ends_straight(rows: np.ndarray, background: np.generic, apart: float) -> bool:
+def _ends_straight(rows: np.ndarray, background: np.generic) -> bool:
     """Tell whether what is unlike the background ends at one height in most columns."""
-    is_other = np.abs(rows.astype(np.int64) - int(background)) > apart
+    away = np.abs(rows.astype(np.int64) - int(background))
+    is_other = away > np.median(away[:_EDGE_ROWS]) / 4  # a JPEG's edge rings into the bar
     some = is_other[:, is_other.any(axis=0)]
-    ends = np.bincount(np.argmax(some[::-1], axis=0), minlength=3)
-    near = np.convolve(ends, np.ones(3, np.int64), "valid")
+    ends = np.bincount(np.argmax(some[::-1], axis=0), minlength=2)
+    near = np.convolve(ends, np.ones(2, np.int64), "valid")
     return bool(near.max() >= _STRAIGHT * max(1, some.shape[1]))
 
 

@@ -87,6 +87,9 @@ def test_a_painted_bar_is_found_and_a_dark_specimen_is_not() -> None:
     assert find_info_bar(image) == 30
     jpeg = imagecodecs.jpeg8_decode(imagecodecs.jpeg8_encode(image, level=75))
     assert 20 <= find_info_bar(jpeg) <= 30
+    faint = np.where(image > 0, image // 16, 0).astype(np.uint16)  # a specimen of 12 grey values
+    faint[170:] = np.where(image[170:], 65535, 0)
+    assert find_info_bar(faint) == 30
     dark = np.where(rng.random((200, 300)) < 0.02, 200, 0).astype(np.uint8)
     assert find_info_bar(dark) == 0
 
