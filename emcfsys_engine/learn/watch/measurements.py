@@ -29,7 +29,7 @@ _FILE = "measurements.csv"
 _MOST_BYTES = 1 << 30  # of millions of images
 _PLANE = re.compile(r"(.+)#\d+", re.DOTALL)  # no micrograph's own name ends like this
 _FIRST_COLUMN = "image"
-INFO_BAR = "info_bar_px"  # of the height: no specimen
+INFO_BAR = "info_bar_rows"  # of the height; no class can have a column of this ending
 
 
 def measured(

@@ -117,7 +117,7 @@ def test_a_painted_info_bar_is_no_part_of_what_is_measured(
     Image.fromarray(pixels).save(hot.incoming / "a.png")
     once(hot)
     row = rows_of(hot)["a.png"]
-    assert (row["height_px"], row["info_bar_px"]) == ("80", "16")
+    assert (row["height_px"], row["info_bar_rows"]) == ("80", "16")
     predicted = np.asarray(Image.open(hot.output / "a.png"))[:64]
     for share in (numbers(hot)["grain_fraction"], float(row["grain_fraction"])):
         assert share == pytest.approx((predicted == 7).mean(), abs=1e-6)
@@ -130,7 +130,7 @@ def test_a_painted_info_bar_is_no_part_of_what_is_measured(
         (hot.incoming / "a.png").unlink()
     else:
         table = hot.output / ".emcfsys" / "measurements.csv"
-        table.write_text(table.read_text().replace("info_bar_px", "x"))
+        table.write_text(table.read_text().replace("info_bar_rows", "x"))
     once(hot)
     all_say(hot, 0.25, 1)
 
