@@ -192,7 +192,8 @@ class _Comparison:
             self._planes.append((planes_PhW.sigmoid() * 255).round().to(torch.uint8).cpu().numpy())
         best = logits_ChW.softmax(dim=0).max(dim=0)
         self._best_HW[rows] = best.indices.to(torch.uint8)
-        self._sure += best.values.sum(dtype=torch.float64)
+        specimen = best.values[: max(0, self.specimen_rows - first)]  # as a prediction counts it
+        self._sure += specimen.sum(dtype=torch.float64)
         self._counts_CC += confusion_matrix(best.indices, truth_hW, len(self._counts_CC))
 
     def found(self, evidence: Evidence | None, *, middle_lines: bool) -> FoundInImage:
@@ -200,7 +201,7 @@ class _Comparison:
         sure, running = self._sure, self._running
         is_told = running is not None and self._num_labelled > 0
         value = running.value() if running is not None and is_told else torch.zeros_like(sure)
-        share = sure / self._truth_HW.numel()
+        share = sure / max(1, self.specimen_rows * self._truth_HW.shape[1])
         numbers = [value.double(), torch.full_like(sure, float(is_told)), share]
         best_HW, truth_HW, classes = self._best_HW, self._truth_HW, len(self._counts_CC)
         middles = middle_line_counts(best_HW, truth_HW, classes) if middle_lines else None
