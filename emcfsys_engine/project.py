@@ -74,6 +74,12 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
         return self.folder / "runs"
 
     @property
+    def pixel_told(self) -> tuple[float, float] | None:
+        """The pixel size of files that do not say theirs. Units: nm, (y, x)."""
+        size = self.project.pixel_nm
+        return None if size is None else (size, size)
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Class names in the order of their values: the order of the network's channels."""
         return tuple(sorted(self.classes, key=self.classes.__getitem__))

@@ -1,8 +1,9 @@
 """Class ids to outlines: exact, or simplified within a stated tolerance; holes are kept."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -293,31 +294,67 @@ def _drawn(
     painted = np.full(ids.shape, background, ids.dtype)
     moved = np.zeros(ids.shape, bool)  # over an edge by simplifying: within the tolerance
     left_out = np.zeros(ids.shape, bool)
-    shapes: list[Shape] = []
+    shapes: list[tuple[int, Shape]] = []
     for _ in range(_MOST_ROUNDS):
         wrong = (painted != ids) & ~moved & ~left_out
         if not wrong.any():
             break
-        for class_id in np.unique(ids[wrong]):
-            for box, mask in _components(wrong & (ids == class_id)):
-                if int(mask.sum()) < smallest_px:
-                    left_out[box] |= mask
-                    continue
-                filled = np.asarray(scipy.ndimage.binary_fill_holes(mask), dtype=bool)
-                shape = _polygon(filled, box, names[int(class_id)], tolerance_px)
-                _paint_over(painted, moved, shape, int(class_id), box, filled)
-                shapes.append(shape)
-    return shapes, painted, left_out
+        for class_id, box, mask in _by_value(ids, wrong):
+            if int(mask.sum()) < smallest_px:
+                left_out[box] |= mask
+                continue
+            filled = np.asarray(scipy.ndimage.binary_fill_holes(mask), dtype=bool)
+            shape = _polygon(filled, box, names[class_id], tolerance_px)
+            _paint_over(painted, moved, shape, class_id, box, filled)
+            shapes.append((class_id, shape))
+    return _grouped(shapes), painted, left_out
+
+
+def _by_value(
+    ids: np.ndarray, where: np.ndarray
+) -> Iterator[tuple[int, tuple[slice, slice], np.ndarray]]:
+    """Yield value, box and pixels of each connected region of one value, larger boxes first.
+
+    Each value is looked for in its own box only: there may be as many as there are objects.
+    """
+    values, places = np.unique(ids[where], return_inverse=True)
+    dense = np.zeros(ids.shape, np.int32)
+    dense[where] = places.reshape(-1) + 1
+    found = [
+        (int(values[place - 1]), _within(outer, box), mask)
+        for place, outer in enumerate(scipy.ndimage.find_objects(dense, len(values)), 1)
+        for box, mask in _components(dense[outer] == place)
+    ]
+    yield from sorted(found, key=lambda one: -_box_area(one[1]))
+
+
+def _within(outer: tuple[slice, slice], box: tuple[slice, slice]) -> tuple[slice, slice]:
+    """Return in the coordinates of the image a box that lies within another."""
+    rows, columns = (
+        slice(around.start + inner.start, around.start + inner.stop)
+        for around, inner in zip(outer, box, strict=True)
+    )
+    return rows, columns
+
+
+def _grouped(shapes: Sequence[tuple[int, Shape]]) -> list[Shape]:
+    """Say which shapes are parts of one numbered object: those have values above the classes'."""
+    counts = Counter(value for value, _ in shapes)
+    return [
+        replace(shape, group=str(value - UNLABELLED))
+        if value > UNLABELLED and counts[value] > 1
+        else shape
+        for value, shape in shapes
+    ]
 
 
 def _worst_overlap(ids: np.ndarray, painted: np.ndarray, left_out: np.ndarray) -> float:
     """Return the lowest overlap over union of any class."""
     truth, guess = ids[~left_out], painted[~left_out]
-    worst = 1.0
-    for class_id in np.unique(truth):
-        wanted, given = truth == class_id, guess == class_id
-        worst = min(worst, float((wanted & given).sum() / (wanted | given).sum()))
-    return worst
+    values, places, wanted = np.unique(truth, return_inverse=True, return_counts=True)
+    agree = np.bincount(places.reshape(-1)[truth == guess], minlength=len(values))
+    given = np.bincount(np.searchsorted(values, guess[np.isin(guess, values)]), None, len(values))
+    return float((agree / (wanted + given - agree)).min(initial=1.0))
 
 
 def _components(mask: np.ndarray) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:

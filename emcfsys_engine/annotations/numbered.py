@@ -16,7 +16,7 @@ from emcfsys_engine.annotations.masks import LabelTable, read_instances
 from emcfsys_engine.annotations.pair_masks import NotedOrigins
 from emcfsys_engine.errors import ImageError, InputError
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.output_names import instances_of, instances_there
+from emcfsys_engine.images.output_names import instances_there
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.images.rows import PlaneRows, open_rows, rows_of
 from emcfsys_engine.project import UNLABELLED
@@ -41,14 +41,13 @@ class MaskDigest:
         return _OF_MASK + self._made.hexdigest()
 
 
-def write_numbers(mask_file: Path, mask: np.ndarray, numbers: np.ndarray) -> None:
-    """Write the objects of a mask beside it. Shapes: uint8 H×W and integers H×W."""
+def write_numbers(file: Path, mask: np.ndarray, numbers: np.ndarray) -> None:
+    """Write the objects of a mask to `instances_of` it. Shapes: uint8 H×W and integers H×W."""
     digest = MaskDigest()
     digest.add(mask)
     made = numbers.astype(np.uint32)
-    tifffile.imwrite(
-        instances_of(mask_file), made, description=digest.words(), metadata=None, compression="zlib"
-    )
+    words = digest.words()
+    tifffile.imwrite(file, made, description=words, metadata=None, compression="zlib")
 
 
 def read_numbers(mask: ImageRef) -> np.ndarray | None:
@@ -152,9 +151,10 @@ def with_own_values(
 
     Shapes: ids are uint8 H×W, numbers integers H×W; int32 H×W out.
     """
-    found, first, places = np.unique(numbers, return_index=True, return_inverse=True)
+    both = (ids.astype(np.int64) << 32) | numbers  # 0 may be background here and unlabelled there
+    found, places = np.unique(both, return_inverse=True)
     values = np.arange(len(found)) + UNLABELLED + 1
-    classes = ids.ravel()[first]
+    classes = found >> 32
     values[classes == background] = background
     called = {
         int(value): names[int(class_id)] for value, class_id in zip(values, classes, strict=True)

@@ -103,6 +103,7 @@ def _request_of(source: str, out: Path, shards: str, options: dict[str, Any]) ->
         classes=_classes(project, options["classes"]) if not is_picture else None,
         labels=dict(_pair(text) for text in options["labels"]) if not is_picture else {},
         own=_own_source(project, source) if not is_picture else None,
+        instances=tuple(load_project(project).instances) if project and not is_picture else (),
         tolerance_px=options["tolerance"],
         smallest_px=options["smallest"],
         overwrite=options["overwrite"],

@@ -77,11 +77,14 @@ def told_apart(
         mine = labels == project.classes[name]
         if not mine.any():
             continue
-        pieces = _components(mine if given is None else np.where(mine, given.astype(np.int64), -1))
-        if given is not None and parts == "joined":
-            found, own = np.unique(given[mine], return_inverse=True)
+        own = given if given is not None and given[mine].any() else None
+        if own is not None:
+            mine &= own > 0  # too small to be an object when the numbers were written
+        pieces = _components(mine if own is None else np.where(mine, own.astype(np.int64), -1))
+        if own is not None and parts == "joined":
+            found, places = np.unique(own[mine], return_inverse=True)
             in_parts += int(pieces.max()) - len(found)
-            ids[mine] = own.reshape(-1) + 1 + num
+            ids[mine] = places.reshape(-1) + 1 + num
         else:
             ids[mine] = pieces[mine] + num
         num = int(ids.max())
@@ -140,11 +143,11 @@ def drawn_ids(annotation: Annotation, table: LabelTable, size_HW: tuple[int, ...
     height, width = size_HW[:2]
     annotation = annotation.in_pixels((height, width))
     canvas = np.zeros((height, width), np.int64)
-    groups: dict[tuple[int | None, str], int] = {}
+    groups: dict[tuple[int | None, str, str], int] = {}
     for number, shape in enumerate(annotation.shapes, start=1):
         if table.is_reviewed(shape):
             continue
-        key = (table.of_shape(shape), shape.group or f"\0{number}")
+        key = (table.of_shape(shape), shape.label, shape.group or f"\0{number}")
         found = mask_of(shape, canvas.shape)
         if found is not None:
             (top, left), mask = found

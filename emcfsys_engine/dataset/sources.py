@@ -33,6 +33,7 @@ from emcfsys_engine.dataset.facts_cache import FactsCache, scan_masks
 from emcfsys_engine.errors import AnnotationError, InputError, ProjectError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images, left_out_words, probe
+from emcfsys_engine.images.writers import is_companion
 from emcfsys_engine.project import Project, Source
 
 Paired = TypeVar("Paired")
@@ -381,13 +382,19 @@ class _Labelled:
         return {image: one for image, one in pairs.items() if only is None or image in only}
 
     def _name_left(
-        self, left: Sequence[object], faults: list[InputError], notes: list[str]
+        self,
+        left: Sequence[ImageRef | LabelRef],
+        faults: list[InputError],
+        notes: list[str],
     ) -> None:
-        """Labels without an image: an error for masks, a note for annotations or by request."""
+        """Labels without an image: an error for masks, a note for annotations or by request.
+
+        What `predict` writes beside a mask is of its image.
+        """
         # A glob picks some images on purpose: the labels of the others are no fault.
         picks = picks_some(self.source.images, self.project.folder)
         for label in left:
-            if picks or self.only is not None:
+            if picks or self.only is not None or is_companion(label.path):
                 continue
             if self.source.skips_unlabelled:
                 notes.append(f"{label}: belongs to no image of {self.source.images!r}: not used")

@@ -136,6 +136,7 @@ class ConvertRequest(msgspec.Struct, frozen=True, kw_only=True, tag="convert"):
     classes: dict[str, int] | None = None  # None: those that are found
     labels: dict[str, str] = {}
     own: Source | None = None  # the table of a project that the labels are of
+    instances: tuple[str, ...] = ()  # classes whose objects masks keep, too
     tolerance_px: float | None = None
     smallest_px: int = 0
     overwrite: bool = False

@@ -22,6 +22,7 @@ from emcfsys_engine.annotations.writer import write_png
 from emcfsys_engine.dataset.objects import drawn_ids
 from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
+from emcfsys_engine.images.output_names import instances_of
 from emcfsys_engine.images.reader import find_images, read_micrograph
 from emcfsys_engine.images.writers import is_companion
 from emcfsys_engine.model_card import SAME_PIXEL, ModelCard, read_card
@@ -56,8 +57,9 @@ def make_adaptation(
         write_png(out / "masks" / f"{name}.png", train)
         write_png(out / "quarter_masks" / f"{name}.png", ids[place])
         if card.instances and numbers is not None:
-            write_numbers(out / "masks" / f"{name}.png", train, numbers)
-            write_numbers(out / "quarter_masks" / f"{name}.png", ids[place], numbers[place])
+            beside = instances_of(Path(f"{name}.png")).name
+            write_numbers(out / "masks" / beside, train, numbers)
+            write_numbers(out / "quarter_masks" / beside, ids[place], numbers[place])
         _write_image(out / "quarters" / f"{name}.tif", micrograph, place)
         tables.append(_table(str(ref.path.absolute()), f"masks/{name}.png", "train"))
         tables.append(_table(f"quarters/{name}.tif", f"quarter_masks/{name}.png", "val"))

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from emcfsys_engine.annotations.draw import shapes_of
+from emcfsys_engine.annotations.draw import annotation_ids, shapes_of
 from emcfsys_engine.annotations.files import read_annotations
 from emcfsys_engine.annotations.masks import table_of
 from emcfsys_engine.annotations.numbered import (
@@ -66,6 +66,26 @@ def test_objects_written_one_by_one_are_read_one_by_one(tmp_path: Path, to: Labe
     (annotation,) = read_annotations(writer.file_of("a"))
     found = drawn_ids(annotation, table_of(CLASSES, {}), mask.shape)
     np.testing.assert_array_equal(in_reading_order(found), in_reading_order(every))
+
+
+@pytest.mark.parametrize("to", ["labelme", "coco", "geojson", "imagej"])
+def test_an_object_in_parts_and_one_in_anothers_hole_stay_one_each(
+    tmp_path: Path, to: LabelFormat
+) -> None:
+    ids, numbers = np.zeros((30, 40), np.uint8), np.zeros((30, 40), np.uint32)
+    numbers[2:14, 2:14], numbers[6:10, 6:10], numbers[7:9, 7:9] = 9, 4, 9  # an island of it, too
+    numbers[20:26, 2:10], numbers[20:26, 30:38], numbers[20:26, 10:14] = 5, 5, 6
+    ids[numbers > 0] = 1
+    ids[0] = 255  # beside background, which has no number either
+    Image.fromarray(ids).save(tmp_path / "a.png")
+    writer = LabelWriter(out=tmp_path, to=to, classes=CLASSES, background=0)
+    writer.write("a", ids, image=tmp_path / "a.png", plane=None, numbers=numbers)
+    writer.finish()
+    (annotation,) = read_annotations(writer.file_of("a"))
+    table = table_of(CLASSES, {})
+    found = np.where(ids == 1, drawn_ids(annotation, table, ids.shape), 0)
+    np.testing.assert_array_equal(in_reading_order(found), in_reading_order(numbers))
+    np.testing.assert_array_equal(annotation_ids(annotation, table, ids.shape), ids)
 
 
 def test_a_value_an_object_draws_a_shape_an_object() -> None:

@@ -19,6 +19,7 @@ from emcfsys_engine.dataset.corrected import (
 )
 from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.output_names import instances_of
 from emcfsys_engine.images.own_files import digest_of_output
 
 CLASSES = {"resin": 2, "grain": 7}  # no class has the value 0
@@ -78,7 +79,7 @@ def test_numbers_of_objects_beside_a_mask_count_while_they_are_of_it(mask: Path)
     Image.fromarray(ids).save(mask)
     numbers = np.zeros(SIZE, np.uint32)
     numbers[:, :2], numbers[:, 2:4] = 1, 2
-    write_numbers(mask, ids, numbers)
+    write_numbers(instances_of(mask), ids, numbers)
     assert now(mask) == ({2: 520, 7: 80}, 2)
     ids[0] = 7
     Image.fromarray(ids).save(mask)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from emcfsys_engine.annotations.numbered import write_numbers
 from emcfsys_engine.dataset.objects import (
     FULL,
     ObjectTruth,
@@ -120,6 +121,43 @@ def test_shapes_are_objects_one_by_one_and_a_group_is_one(tmp_path: Path, read: 
     assert truth.ids[5, 32] == truth.ids[24, 32] > 0
     assert truth.ids[34, 10] == 0
     assert truth.ids.max() == 4
+
+
+def test_a_group_joins_shapes_of_one_label_whatever_class_two_labels_are(
+    tmp_path: Path, read: Read
+) -> None:
+    shapes = [("dark", 1, 2, 2, 8, 8), ("dark", 1, 20, 2, 26, 8), ("pale", 1, 2, 20, 8, 26)]
+    labels = drawn(tmp_path, *shapes)
+    truth = read(labels, more='[data.labels]\ndark = "particle"\npale = "particle"')
+    assert truth.ids[4, 4] == truth.ids[4, 22]
+    assert truth.ids[22, 4] not in (0, truth.ids[4, 4])
+
+
+def test_what_a_prediction_gave_no_number_is_no_object(tmp_path: Path, read: Read) -> None:
+    numbers = np.zeros(SIZE, np.uint32)
+    numbers[2:9, 2:9], numbers[2:9, 9:20] = 1, 2
+    mask = (numbers > 0).astype(np.uint8)
+    mask[20, 3] = mask[30, 40] = 1  # two pixels, too few for objects
+    mask[20:30, 20:30] = 2
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
+    write_numbers(tmp_path / "masks" / "a.instances.tif", mask, numbers)
+    truth = read('masks = "masks"')
+    assert truth.known == "numbers"
+    np.testing.assert_array_equal(truth.ids, numbers)
+    assert not truth.in_parts
+
+
+def test_a_class_that_no_number_is_of_has_an_object_for_each_part(
+    tmp_path: Path, read: Read
+) -> None:
+    mask, numbers = np.zeros(SIZE, np.uint8), np.zeros(SIZE, np.uint32)
+    mask[2:9, 2:9] = mask[20:30, 20:30] = 1  # of a model that told objects of film apart only
+    mask[35:, 2:9], numbers[35:, 2:9] = 2, 1
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
+    write_numbers(tmp_path / "masks" / "a.instances.tif", mask, numbers)
+    assert read('masks = "masks"').ids.max() == 2
 
 
 def test_polygons_of_one_coco_object_are_one(tmp_path: Path, read: Read) -> None:

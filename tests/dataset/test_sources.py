@@ -8,6 +8,7 @@ import tifffile
 from PIL import Image
 
 from emcfsys_engine.dataset.samples import gather, list_samples, read_labels
+from emcfsys_engine.errors import DataFaults
 from emcfsys_engine.project import load_project
 from tests.dataset.made import AUTO, Maker, fill, labelme, mask, picture, save
 
@@ -146,3 +147,13 @@ def test_masks_in_one_folder_a_class_lie_over_each_other_by_value(class_folders:
     (sample,) = found.samples
     ids = read_labels(sample, project, (64, 64))
     assert [int(ids[row, 5]) for row in (5, 15, 30, 45, 55)] == [1, 2, 2, 0, 255]
+
+
+def test_what_predict_writes_beside_masks_is_of_their_images(make: Maker, tmp_path: Path) -> None:
+    fill(tmp_path, 4, 1)
+    for kind in ("overlay.png", "prob-particle.png", "uncertainty.png", "instances.tif"):
+        save(tmp_path / "masks" / f"im1x.{kind}", picture(1))
+    assert len(list_samples(make(AUTO)).samples) == 4
+    save(tmp_path / "masks" / "im9x.overlay.png", picture(1))  # beside no mask
+    with pytest.raises(DataFaults, match=r"im9x\.overlay\.png: belongs to no image"):
+        list_samples(make(AUTO))

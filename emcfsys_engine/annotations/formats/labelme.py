@@ -190,7 +190,7 @@ def _written_shape(shape: Shape) -> dict[str, Any]:
     return {
         "label": shape.label,
         "points": [[round(float(x), 2), round(float(y), 2)] for x, y in shape.points],
-        "group_id": None,
+        "group_id": int(shape.group) if shape.group else None,
         "description": "",
         "shape_type": "polygon",
         "flags": {},

@@ -116,7 +116,7 @@ def load_item(
     item = Item(
         pixels=pixels if pixels.ndim == 3 else pixels[..., None],
         labels=labels,
-        pixel_nm=micrograph.pixel_nm,
+        pixel_nm=micrograph.pixel_nm or project.pixel_told,
         raw_mean=greys[2],
         raw_deviation=greys[3],
         statistics=statistics_to_use(found) if as_it_is else AS_THEY_ARE,

@@ -1,6 +1,6 @@
 """Labels from any tool to any other, masks among them; micrographs to PNG that Labelme opens."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ def convert_labels(source: str, out: Path, **options: Any) -> Conversion:
 
 def options_of(request: ConvertRequest) -> dict[str, Any]:
     """Return what `plan_labels` is given by a request, beside its source and its output."""
-    names = ("to", "classes", "labels", "own", "tolerance_px", "smallest_px", "overwrite")
+    names = ("to", "classes", "labels", "own", "instances", "tolerance_px")
+    names += ("smallest_px", "overwrite")
     asked = {name: getattr(request, name) for name in names}
     return {**asked, "images": request.images or None}
 
@@ -101,6 +102,7 @@ def plan_labels(
     classes: Mapping[str, int] | None = None,
     labels: Mapping[str, str] | None = None,
     own: Source | None = None,
+    instances: Collection[str] = (),
     tolerance_px: float | None = None,
     smallest_px: int = 0,
     overwrite: bool = False,
@@ -110,7 +112,8 @@ def plan_labels(
 
     Without classes those found are used: labels in alphabetic order from 1 with background 0, or
     the values of masks. Labels are read as in [data.labels] of project.toml; `own` is the table of
-    a project that these labels are of. Objects that a mask numbers stay objects of their own.
+    a project that these labels are of. Objects that a mask numbers, and shapes, stay
+    objects of their own; to masks, those of the classes in `instances`, in `x.instances.tif`.
     Units:  outlines stray at most tolerance_px (0 to 2; by default 0.5 for Labelme and 0.3, which
             moves no pixel, for the others); regions below smallest_px are left out.
     Raises: InputError when nothing is found at all.
@@ -138,6 +141,7 @@ def plan_labels(
     of_all = OfAll(
         to=to,
         reading=found.reading,
+        instances=tuple(found.reading.classes[name] for name in instances),
         tolerance_px=tolerance_px,
         smallest_px=smallest_px,
         whole=whole,

@@ -26,6 +26,7 @@ from emcfsys_engine.annotations.pair_shapes import part_for
 from emcfsys_engine.annotations.pairing import Key, key_of_file, root_of
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.annotations.writer import LABELME_OPENS, LabelFormat, file_of
+from emcfsys_engine.dataset.objects import drawn_ids
 from emcfsys_engine.dataset.sources import IN_DOUBT
 from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.images.micrograph import ImageRef
@@ -87,25 +88,32 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         if item.kind == "class_folders":
             parts = [(label, Path(mask)) for label, mask in item.parts]
             return paint_stencils(parts, self.table, probe(Path(item.path)).shape[:2])
-        every = read_annotations(Path(item.path))
-        if item.number >= len(every):
-            what = "speaks of fewer images than when it was looked at"
-            raise AnnotationError(item.path, what, "Convert again")
-        return annotation_ids(
-            part_for(every[item.number], item.image_ref), self.table, item.size_HW
-        )
+        return annotation_ids(_drawn(item), self.table, item.size_HW)
 
     def objects_of(self, item: ToConvert, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Return class ids, and the numbers that a mask, or the file beside it, gives its objects.
 
-        None where the labels have none. Shapes: uint8 H×W and integers H×W.
+        Shapes are objects one by one. None where the labels have none.
+        Shapes: uint8 H×W and integers H×W.
         """
-        if item.kind != "mask":
+        if item.kind == "class_folders":
             return ids, None
+        if item.kind == "shapes":
+            numbers = drawn_ids(_drawn(item), self.table, item.size_HW)
+            numbers[ids == self.table.background] = 0
+            return ids, numbers
         numbers = read_instances(item.ref, self.table)
         if numbers is None and (beside := read_numbers(item.ref)) is not None:
             return all_numbered(ids, beside, self.table.background)
         return ids, numbers
+
+
+def _drawn(item: ToConvert) -> Annotation:
+    every = read_annotations(Path(item.path))
+    if item.number >= len(every):
+        what = "speaks of fewer images than when it was looked at"
+        raise AnnotationError(item.path, what, "Convert again")
+    return part_for(every[item.number], item.image_ref)
 
 
 @dataclass(frozen=True, kw_only=True)

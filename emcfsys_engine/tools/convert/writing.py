@@ -7,12 +7,14 @@ import msgspec
 import numpy as np
 
 from emcfsys_engine.annotations.formats.coco import CocoImage
+from emcfsys_engine.annotations.numbered import write_numbers
 from emcfsys_engine.annotations.writer import LabelWriter, write_png
 from emcfsys_engine.errors import InputError, OutputError
 from emcfsys_engine.files import remedy_of
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit
 from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.output_names import instances_of
 from emcfsys_engine.images.own_outputs import place_own
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.text import how_many
@@ -24,6 +26,7 @@ class OfAll(msgspec.Struct, frozen=True, kw_only=True):
 
     to: Target
     reading: Reading
+    instances: tuple[int, ...] = ()  # in masks: classes whose objects are written beside them
     tolerance_px: float | None = None
     smallest_px: int = 0
     whole: str = ""  # COCO's one file
@@ -90,9 +93,10 @@ class Converter:
     def _labels(self, item: ToConvert, notes: list[str]) -> Outcome:
         reading, writer = self._of_all.reading, self._writer
         assert writer is not None  # of all but pictures
-        ids, numbers = reading.ids_of(item), None
-        if writer.to != "masks":  # these hold classes, as they are
-            ids, numbers = reading.objects_of(item, ids)
+        ids = reading.ids_of(item)
+        if writer.to == "masks":  # these hold classes, as they are
+            return Outcome(written=str(self._mask(item, ids, writer, notes)))
+        ids, numbers = reading.objects_of(item, ids)
         if writer.to == "coco":
             whole = f"{self._of_all.whole} ({item.name})"
             return Outcome(written=whole, coco=writer.in_coco(item.name, ids, numbers))
@@ -102,6 +106,19 @@ class Converter:
             shown = Path(self._picture(image, Path(item.file).with_name(item.view), notes))
         write = _writing(writer, item, ids, numbers, shown)
         return Outcome(written=str(_place(Path(item.file), self._book, write, notes)))
+
+    def _mask(
+        self, item: ToConvert, ids: np.ndarray, writer: LabelWriter, notes: list[str]
+    ) -> Path:
+        """Write a mask, and what numbers its objects where they are told apart."""
+        write = _writing(writer, item, ids, None, None)
+        mask = _place(Path(item.file), self._book, write, notes)
+        values = self._of_all.instances
+        numbers = self._of_all.reading.objects_of(item, ids.copy())[1] if values else None
+        if numbers is not None:
+            own = np.where(np.isin(ids, values), numbers, 0)
+            _place(instances_of(mask), self._book, lambda to: write_numbers(to, ids, own), notes)
+        return mask
 
     def _picture(self, image: ImageRef, file: Path, notes: list[str]) -> str:
         """Write an 8-bit picture of an image; it is made anew each time, of the image of today."""

@@ -340,11 +340,11 @@ def _median(rows: np.ndarray) -> float:
 
 
 def _interval(mean: float, squares: float, number: int) -> tuple[float, float] | None:
-    if number < 2:
+    if number < 2 or mean in (0.0, 1.0):  # none in any image does not say how rare it is
         return None
     variance = max(0.0, squares - number * mean * mean) / (number - 1)
     half = t_95(number - 1) * math.sqrt(variance / number)
-    return mean - half, mean + half
+    return max(0.0, mean - half), min(1.0, mean + half)
 
 
 def _sizes(step: np.ndarray, count: np.ndarray) -> list[SizeSummary]:

@@ -1,5 +1,6 @@
 """What the network is fed: items at one pixel size, labels that stay labels."""
 
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -7,10 +8,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from emcfsys_engine.dataset.samples import list_samples
+from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.launch.start import Place
-from emcfsys_engine.learn.training.dataset import Dataset, Item, PatchSampler, _cut, resampled
+from emcfsys_engine.learn.training.dataset import (
+    Dataset,
+    Item,
+    PatchSampler,
+    _cut,
+    load_item,
+    resampled,
+)
 from emcfsys_engine.learn.training.distributed import Ranks
+from emcfsys_engine.project import load_project
 from tests.learn.training.items import Items
 
 
@@ -44,6 +56,23 @@ def test_a_pixel_size_that_is_unknown_or_nearly_right_changes_nothing() -> None:
     labels = np.zeros((10, 10), np.uint8)
     for item in (make_item(labels, None), make_item(labels, (10.1, 10.0))):
         assert resampled(item, 10.0) is item
+
+
+def test_an_image_that_does_not_say_its_pixel_size_has_the_projects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.eye(20, dtype=np.uint8)).save(tmp_path / folder / "a.png")
+    for said, size in (("pixel_nm = 5", (5.0, 5.0)), ("", None)):
+        (tmp_path / "project.toml").write_text(
+            f'[project]\nname = "t"\n{said}\n[classes]\nresin = 0\ngrain = 1\n'
+            '[[data]]\nimages = "images"\nmasks = "masks"\n'
+        )
+        project = load_project(tmp_path)
+        (sample,) = list_samples(project, for_training=False).samples
+        assert load_item(sample, project, Normaliser()).pixel_nm == size
 
 
 def test_making_an_image_smaller_averages_instead_of_skipping_pixels() -> None:

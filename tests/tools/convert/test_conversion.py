@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from emcfsys_engine.annotations.writer import LabelFormat
+from emcfsys_engine.dataset.objects import read_objects
 from emcfsys_engine.dataset.samples import list_samples, read_labels
 from emcfsys_engine.errors import AnnotationError
 from emcfsys_engine.tools.convert.conversion import convert_images, convert_labels
@@ -135,3 +137,54 @@ def test_masks_beside_a_text_that_is_no_annotation_are_masks(tmp_path: Path) -> 
     made = convert_labels("m", tmp_path / "out", to="labelme", base=tmp_path)
     assert [Path(file).name for file in made.written] == ["a.json"]
     assert made.skipped == ()
+
+
+def objects_at(folder: Path, labels: str) -> np.ndarray:
+    """Return the objects that a project finds in labels."""
+    project = project_at(
+        folder,
+        f'[[data]]\nimages = "images"\n{labels}\n',
+        classes="bare = 0\nfilm = 1\ngrain = { value = 2, instances = true }",
+    )
+    (sample,) = list_samples(project, for_training=False).samples
+    truth = read_objects(sample, project, read_labels(sample, project, (40, 50)))
+    return truth.ids
+
+
+@pytest.mark.parametrize("to", ["labelme", "coco", "geojson", "imagej", "masks"])
+def test_drawn_objects_are_the_same_ones_in_every_format(to: LabelFormat, tmp_path: Path) -> None:
+    boxes = [("grain", None, 2, 2, 12, 12), ("grain", None, 12, 2, 20, 12)]  # they touch
+    boxes += [("grain", None, 16, 8, 26, 16), ("film", None, 30, 2, 36, 8)]  # and overlap
+    boxes += [("grain", 7, 2, 25, 8, 30), ("grain", 7, 20, 25, 28, 30)]  # one in two parts
+    shapes = [
+        {
+            "label": label,
+            "group_id": group,
+            "points": [[left, top], [right, bottom]],
+            "shape_type": "rectangle",
+        }
+        for label, group, left, top, right, bottom in boxes
+    ]
+    document = {"imagePath": "a.png", "imageHeight": 40, "imageWidth": 50, "shapes": shapes}
+    for name in ("images", "drawn"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "drawn" / "a.json").write_text(json.dumps({**document, "imageData": None}))
+    Image.fromarray(np.arange(2000, dtype=np.uint16).reshape(40, 50).astype(np.uint8)).save(
+        tmp_path / "images" / "a.png"
+    )
+    drawn = objects_at(tmp_path, 'annotations = "drawn"')
+    assert drawn.max() == 4
+    for source, out, kind in (("drawn", "there", to), ("there", "back", "masks")):
+        done = convert_labels(
+            str(tmp_path / source),
+            tmp_path / out,
+            to=kind,
+            images=str(tmp_path / "images"),
+            classes={"bare": 0, "film": 1, "grain": 2},
+            instances=("grain",),
+        )
+        assert not done.skipped
+    np.testing.assert_array_equal(objects_at(tmp_path, 'masks = "back"'), drawn)
+    film = np.array(Image.open(tmp_path / "back" / "a.png")) == 1
+    assert film.sum() == 49  # 7 × 7, corners included
+    assert not tifffile.imread(tmp_path / "back" / "a.instances.tif")[film].any()

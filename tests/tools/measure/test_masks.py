@@ -331,7 +331,7 @@ def test_classes_with_and_without_numbers_are_measured_together(tmp_path: Path) 
     numbers[4:14, 4:14], numbers[4:14, 14:26] = 1, 2
     (tmp_path / "masks").mkdir()
     Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
-    write_numbers(tmp_path / "masks" / "a.png", mask, numbers)
+    write_numbers(tmp_path / "masks" / "a.instances.tif", mask, numbers)
     settings = MeasureSettings(classes={"background": 0, "grain": 1, "film": 2})
     found = measure_masks(str(tmp_path / "masks"), tmp_path / "out", settings)
     assert {one.name: one.num_objects for one in found.classes} == {

@@ -81,7 +81,7 @@ def test_a_file_of_numbers_is_read_in_bands(tmp_path: Path) -> None:
     mask = blobs(0, 300)
     numbers, _ = ndimage.label(mask)
     Image.fromarray(mask).save(tmp_path / "a.png")
-    write_numbers(tmp_path / "a.png", mask, numbers)
+    write_numbers(tmp_path / "a.instances.tif", mask, numbers)
     rows = open_numbers(ImageRef(path=tmp_path / "a.png"))
     assert rows is not None
     with rows:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
+from emcfsys_engine.errors import InputError
+
 _TWO_SIDED = 0.975
 
 
@@ -86,11 +88,15 @@ def prediction_powered(
     mean = mean(fields) + mean(true - predicted); the variances of the two means add up. The
     interval holds for whatever the model gets wrong, as long as both are images of one kind.
     Shapes: predicted and true have one number a validation image, at least two of them.
+    Raises: InputError for fewer.
     Source: Angelopoulos et al. 2023 (prediction-powered inference, arXiv:2301.09633, for a mean),
             with Student's t after Welch and Satterthwaite where it has a normal quantile: labelled
             images are few.
     """
     errors = np.subtract(true, predicted)
+    if errors.size < 2:
+        what = f"{errors.size} validation images have a number in both masks"
+        raise InputError("--calibrate", what, "Two or more are needed: label more of them")
     mean, variance, freedom = _mean_of(fields)
     of_errors = float(errors.var(ddof=1)) / errors.size
     half = None

@@ -1,6 +1,7 @@
 """Phase fractions after ASTM E562 (points of a grid) and E1245 (pixels), and how sure they are."""
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, cast
 
@@ -93,6 +94,8 @@ def phase_fractions(
 def _row(
     mask: str, phase: str, method: str, spread: Spread, alone: FieldValue | None
 ) -> PhaseFraction:
+    if spread.half_width == 0:  # none of it, or nothing else, in all fields: nothing says how rare
+        spread = replace(spread, half_width=None)
     ends = (spread.low, spread.high)
     if alone is not None:
         ends = fraction_interval(alone) or (None, None)

@@ -249,6 +249,8 @@ class Study:
         for phase in dict.fromkeys(row.phase for row in report.phase_fractions):
             rows = [row for row in report.phase_fractions if row.phase == phase and row.mask]
             without = sum(row.fraction == 0 for row in rows)
+            if without == len(rows):
+                said.append(f"{phase}: no field holds any: nothing says how rare it is")
             if 0 < without < len(rows):
                 said.append(
                     f"{phase}: {without} of {len(rows)} fields hold none of it: for something so "

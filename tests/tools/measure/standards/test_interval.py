@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emcfsys_engine.errors import InputError
 from emcfsys_engine.tools.measure.standards.interval import (
     FieldValue,
     field_of_parts,
@@ -88,3 +89,8 @@ def test_prediction_powered_holds_the_truth_of_a_wrong_model_in_950_of_1000_case
         naive += abs(plain.mean - 0.3) <= (plain.half_width or 0)
     assert held >= 0.93 * _CASES
     assert naive < held  # without validation images the model's bias is taken for the truth
+
+
+def test_errors_of_one_image_are_refused() -> None:
+    with pytest.raises(InputError, match="1 validation images have a number in both"):
+        prediction_powered(fields_of(np.array([1.0, 2.0])), [1.0], [2.0])

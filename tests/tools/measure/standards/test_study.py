@@ -270,3 +270,11 @@ def test_names_that_a_spreadsheet_would_run_are_text(tmp_path: Path) -> None:
     report = report_on(tmp_path, "e1245", classes={"rest": 0, "@sum": 1})
     row = rows_of(report.files[0])[0]
     assert (row["mask"], row["phase"]) == ("'=1+1.png", "'@sum")
+
+
+def test_a_phase_that_no_field_holds_has_no_interval(tmp_path: Path) -> None:
+    save_pores(tmp_path / "masks", 5)
+    report = report_on(tmp_path, "e1245", classes={**PHASES, "crack": 2})
+    (crack,) = (row for row in report.phase_fractions if row.phase == "crack" and not row.mask)
+    assert (crack.fraction, crack.fraction_ci95_low, crack.fraction_ci95_high) == (0.0, None, None)
+    assert "crack: no field holds any: nothing says how rare it is" in report.notes
