@@ -62,18 +62,21 @@ def pair_shapes(
         without_image=tuple(p for p in places if p not in used and p[0] not in left_out),
         unused=tuple(place for place, one in every.items() if one.unused),
         left_out=frozenset(left_out),
-        notes=(*counting.notes, *_of_another(pairs, places)),
+        notes=(*counting.notes, *_of_another(images, pairs, places)),
     )
 
 
 def _of_another(
-    pairs: Mapping[ImageRef, Place], places: Mapping[Place, Annotation]
+    images: Sequence[ImageRef],
+    pairs: Mapping[ImageRef, Place],
+    places: Mapping[Place, Annotation],
 ) -> Iterator[str]:
-    """Yield what is to be said where files name, inside, another image that is labelled, too.
+    """Yield what is to be said where files name, inside, another image that is there, too.
 
-    Labelme shows the image inside: a copy that was made as a template is drawn on that.
+    Labelme shows the image inside: a copy that was made as a template is drawn on that, and so is
+    a file that was given another image's name.
     """
-    there = {bare_name(ref.path.name) for ref in pairs}
+    there = {bare_name(ref.path.name) for ref in images}
     told: list[str] = []
     for image, place in pairs.items():
         said = PurePosixPath(places[place].image_name).name

@@ -46,6 +46,14 @@ def test_a_file_that_says_inside_it_is_of_another_labelled_image_is_told(tmp_pat
     assert "a.json is taken for a.png, but says inside b.png: where it was drawn" in note
 
 
+def test_a_file_that_was_given_another_images_name_is_told(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", {"a.json": "b.png"})
+    put(tmp_path, "b.png", {})  # the file was b.json
+    found = find_annotations(".", tmp_path, [], [])
+    (note,) = pair_shapes(find_images(".", tmp_path), tmp_path, found, tmp_path).notes
+    assert "a.json is taken for a.png, but says inside b.png: where it was drawn" in note
+
+
 def test_a_file_under_another_name_is_paired_by_the_name_inside(tmp_path: Path) -> None:
     put(tmp_path, "a.png", {"today.json": "C:\\\\data\\\\a.png"})
     assert pairs_in(tmp_path) == ({"a.png": "today.json"}, [])
