@@ -129,6 +129,38 @@ def put(temporary: Path, place: Path, *, may_replace: bool) -> None:
         temporary.unlink()
 
 
+def put_over(temporary: Path, place: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Give a finished file its name, over one of ours only, whoever saves there at that moment.
+
+    What lies there is taken aside before it is looked at for the last time: somebody who has it
+    open to write has cut it short by then, and gets it back; what they save later is not replaced.
+    Raises: FileExistsError where something lies that is not ours; OSError.
+    """
+    aside = temporary.with_suffix(".old")
+    if not (is_ours(place) and _renamed(place, aside)):
+        put(temporary, place, may_replace=False)
+        return
+    try:
+        if not is_ours(aside):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
+        put(temporary, place, may_replace=False)
+    except OSError:
+        with suppress(FileExistsError):  # saved anew: that counts
+            put(aside, place, may_replace=False)
+        raise
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _renamed(file: Path, to: Path) -> bool:
+    """Rename a file; False where somebody took it away at that moment."""
+    try:
+        file.rename(to)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def write_new(file: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Write a file whole where there is none; one that came meanwhile is kept.
 

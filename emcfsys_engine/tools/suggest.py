@@ -27,7 +27,7 @@ from emcfsys_engine.errors import InputError, ProjectError
 from emcfsys_engine.files import read_own, remedy_of, temporary_of
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit, to_grey
-from emcfsys_engine.images.own_files import put
+from emcfsys_engine.images.own_files import put_over
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import UNLABELLED, Project
@@ -175,23 +175,22 @@ def _write(
     size = (ids.shape[0], ids.shape[1])
     shown = _shown(project, source, image, file)
     named = msgspec.to_builtins(by)
-    # Looked at in the last moment: what a person saves while this computes is theirs.
     return _placed(
         file,
         lambda temporary: write_labelme(temporary, shapes, size, shown, suggested_by=named),
-        lambda: model_of(file) is not None,
+        lambda there: model_of(there) is not None,
     )
 
 
 def _placed(
-    file: Path, write: Callable[[Path], None], may_replace: Callable[[], bool] = lambda: False
+    file: Path, write: Callable[[Path], None], is_ours: Callable[[Path], bool] = lambda _: False
 ) -> bool:
     """Write a file under another name, and give it its own; False where a person's lies there."""
     temporary = temporary_of(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
-        put(temporary, file, may_replace=may_replace())
+        put_over(temporary, file, is_ours)
     except FileExistsError:
         return False
     except OSError as error:

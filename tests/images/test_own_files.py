@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from emcfsys_engine.images.own_files import (
     digest_of,
     is_content,
     is_other_file,
+    put_over,
     write_new,
 )
 
@@ -241,3 +243,44 @@ def test_an_older_program_passes_over_what_it_does_not_know(tmp_path: Path) -> N
     line = book.file.read_text()
     assert '"seen"' in line
     assert '"file"' not in line and '"stem"' not in line
+
+
+def _into(file: Path) -> None:
+    file.write_text("a person's")
+
+
+def _instead(file: Path) -> None:
+    other = file.with_name("theirs")
+    other.write_text("a person's")
+    other.replace(file)
+
+
+@pytest.mark.parametrize("save", [_into, _instead])
+@pytest.mark.parametrize("at_look", [1, 2])
+def test_what_is_saved_between_the_last_look_and_the_renaming_is_kept(
+    tmp_path: Path, save: Callable[[Path], None], at_look: int
+) -> None:
+    place, temporary = tmp_path / "a.json", tmp_path / ".a.json.tmp"
+    place.write_text("ours")
+    temporary.write_text("ours, newer")
+    looks: list[bool] = []
+
+    def is_ours(there: Path) -> bool:
+        looks.append(there.read_text().startswith("ours"))
+        if len(looks) == at_look:
+            save(place)
+        return looks[-1]
+
+    with pytest.raises(FileExistsError):
+        put_over(temporary, place, is_ours)
+    assert place.read_text() == "a person's"
+    assert {file.name for file in tmp_path.iterdir()} == {"a.json", ".a.json.tmp"}
+
+
+def test_what_is_taken_away_at_that_moment_is_written_anew(tmp_path: Path) -> None:
+    place, temporary = tmp_path / "a.json", tmp_path / ".a.json.tmp"
+    place.write_text("ours")
+    temporary.write_text("ours, newer")
+    put_over(temporary, place, lambda there: there.unlink() is None)
+    assert place.read_text() == "ours, newer"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
