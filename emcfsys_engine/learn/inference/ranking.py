@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from emcfsys_engine import any_names
+from emcfsys_engine.annotations.suggestions import model_of
 from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.files import remedy_of
 from emcfsys_engine.images.micrograph import ImageRef
@@ -83,14 +84,15 @@ def rank(
     """Order predicted images by how much an annotation of them would teach.
 
     Pairs are images and their masks, with the uncertainty maps beside. An image that has a Labelme
-    file beside it is annotated and left out. `is_of_its_mask`: whether the uncertainty beside a
+    file beside it is annotated and left out, unless that is a suggestion that nobody saved. `is_of_its_mask`: whether the uncertainty beside a
     mask was made with it; else it is left out.
     """
     seen: list[_Seen] = []
     annotated: list[str] = []
     left_out: list[str] = []
     for ref, mask in pairs:
-        if ref.plane is None and ref.path.with_suffix(".json").exists():
+        beside = ref.path.with_suffix(".json")
+        if ref.plane is None and beside.exists() and model_of(beside) is None:
             annotated.append(str(ref))
             continue
         if not is_of_its_mask(mask):

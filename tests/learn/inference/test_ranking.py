@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from emcfsys_engine.annotations.formats.labelme import write_labelme
 from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.writers import companion
@@ -55,6 +56,20 @@ def test_a_second_image_of_a_kind_waits_for_another_kind(tmp_path: Path) -> None
     assert [Path(one.image).stem for one in images] == ["a1", "b", "a2"]
     assert images[0].novelty == 1
     assert images[2].novelty < 0.01
+
+
+def test_an_image_is_annotated_once_a_person_saved_its_suggestion(tmp_path: Path) -> None:
+    even = np.full((50, 50), 100)
+    pairs = [_pair(tmp_path, name, even, np.zeros((50, 50))) for name in ("a", "b", "c")]
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        file = tmp_path / "in" / f"{name}.json"
+        image = file.with_suffix(".tif")
+        write_labelme(file, [], (50, 50), image, suggested_by={"model": "run-0001", "score": 0.5})
+    (tmp_path / "in" / "b.json").write_text(file.read_text() + "\n")  # as a person saved it
+    ranking = rank(pairs, (0, 7))
+    assert {Path(one.image).stem for one in ranking.images} == {"a", "c"}
+    assert [Path(one).stem for one in ranking.annotated] == ["b"]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (30, 500), (256, 256), (257, 319)])
