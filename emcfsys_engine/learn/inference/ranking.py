@@ -84,8 +84,8 @@ def rank(
     """Order predicted images by how much an annotation of them would teach.
 
     Pairs are images and their masks, with the uncertainty maps beside. An image that has a Labelme
-    file beside it is annotated and left out, unless that is a suggestion that nobody saved. `is_of_its_mask`: whether the uncertainty beside a
-    mask was made with it; else it is left out.
+    file beside it is annotated and left out, unless that is a suggestion that nobody saved.
+    `is_of_its_mask`: whether the uncertainty beside a mask was made with it; else it is left out.
     """
     seen: list[_Seen] = []
     annotated: list[str] = []
