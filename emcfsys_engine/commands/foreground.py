@@ -168,6 +168,7 @@ class _SignalsPassedOn:
         self._interrupts = 0
         self._may_finish = _goes_on_until_stopped(run)
         self._was_asked = False
+        self._is_finishing = False  # its last steps may take long
         self._grace_s = 0.0
         self._kill_at: float | None = None
         self._graces = 0
@@ -193,7 +194,7 @@ class _SignalsPassedOn:
             self._progress = processes.Progress(processes.token_of(self._keeper.pid))
         if now < self._kill_at:
             return
-        self._graces += 1
+        self._graces += not self._is_finishing
         self._kill_at = now + self._grace_s
         if self._graces < processes.MOST_GRACES and self._progress.goes_on():
             return
@@ -215,7 +216,8 @@ class _SignalsPassedOn:
             self._run.ask(ask)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._may_finish:
+        self._is_finishing = number == signal.SIGINT and self._may_finish
+        if self._is_finishing:
             self._may_finish = False
             self._ask("stop")
             words = "Finishing: a few steps of a falling rate, then the final model. Ctrl+C again "

@@ -127,8 +127,12 @@ class Start:
         self.kill_at = time.monotonic() + _KEEPER_S
 
     def _gets_on(self) -> bool:
-        """Tell whether it still saves: the grace counts only while nothing progresses."""
-        if self._progress is None or self._graces >= processes.MOST_GRACES:
+        """Tell whether it still saves: the grace counts only while nothing progresses.
+
+        A stop asks for the last steps of a training, which may take long.
+        """
+        is_over = self._graces >= processes.MOST_GRACES and self.wish != "stop"
+        if self._progress is None or is_over:
             return False
         if not self._progress.goes_on():
             return False

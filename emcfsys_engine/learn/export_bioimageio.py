@@ -4,7 +4,7 @@ N images, C channels or classes, H and W pixels.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,10 @@ def _test_image(
 
 
 def _write_documentation(file: Path, metadata: ExportMetadata, *, has_objects: bool) -> None:
-    objects = f"A second output tells objects apart: {OBJECTS}.\n\n" if has_objects else ""
+    objects = ""
+    if has_objects:
+        objects = f"A second output tells objects apart: {OBJECTS}."
+        objects += f" {_parting(metadata.objects)}\n\n"
     values = metadata.class_values or range(len(metadata.class_names))
     classes = "\n".join(
         f"- channel {i}: {name}, {value} in masks of EMCFsys"
@@ -135,6 +138,20 @@ def _write_documentation(file: Path, metadata: ExportMetadata, *, has_objects: b
         f"The output is a probability for each class:\n\n{classes}\n\n{objects}# Validation\n\n"
         "Compare its masks with hand-drawn ones of your own micrographs before you rely on it.\n",
         encoding="utf-8",
+    )
+
+
+def _parting(settings: Mapping[str, float]) -> str:
+    """Say how objects are made of the second output, as `predict` makes them."""
+    if not settings:
+        return ""
+    seed, neck, least = (settings[name] for name in ("seed", "neck", "min_px"))
+    return (
+        "EMCFsys parts each class by watershed of distance x (1 - border), weighted by 1, 2, 1 "
+        "along both axes: each pixel leads to the highest of its class around it; two hills are "
+        f"one object where the lower's top is below {seed:g}, or the pass between them above "
+        f"{neck:g} times that top; what has fewer than {least:g} pixels is part of what it "
+        "touches, or no object."
     )
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from emcfsys_engine.launch.processes import descendants
+from emcfsys_engine.commands import foreground
+from emcfsys_engine.launch.processes import MOST_GRACES, Progress, descendants
 from emcfsys_engine.launch.start import holder
+from emcfsys_engine.project import load_project
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import TrainRequest
 from tests.waiting import PATIENCE_S
@@ -104,3 +106,39 @@ def test_it_says_when_the_runs_folder_leaves_and_comes_back_and_hears_who_ends_i
         process.send_signal(signal.SIGINT)  # no word can be left in the folder
         assert process.wait(PATIENCE_S) in (1, 130)
         assert "Traceback" not in said.read()
+
+
+def test_the_last_steps_of_a_training_may_take_long_while_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl+C on one that follows labels asks for hundreds of them: they were cut off."""
+    (tmp_path / "project.toml").write_text(
+        '[project]\nname = "t"\n[classes]\na = 0\nb = 1\n[training]\nfollow = true\n'
+        '[[data]]\nimages = "."\nannotations = "."\n'
+    )
+    run = new_run(tmp_path / "runs", TrainRequest(), project=load_project(tmp_path))
+    now, goes_on = [0.0], [True]
+    monkeypatch.setattr(foreground.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Progress, "goes_on", lambda self: goes_on[0])
+    monkeypatch.setattr(foreground, "signal_group", lambda pid, number: True)
+    keeper = subprocess.Popen(["true"])
+    keeper.wait()
+    asked = foreground._SignalsPassedOn(run, keeper)
+
+    def graces(number: int) -> int | None:
+        for _ in range(number):
+            now[0] += 31
+            asked.kill_if_due()
+        return asked.code
+
+    asked._on_signal(signal.SIGINT, None)
+    assert run.asked() == "stop"
+    assert graces(3 * MOST_GRACES) is None
+    asked._on_signal(signal.SIGINT, None)  # save and end: now it has the usual time
+    assert run.asked() == "cancel"
+    assert graces(MOST_GRACES - 1) is None
+    assert graces(2) == 130
+    hangs = foreground._SignalsPassedOn(run, keeper)
+    hangs._on_signal(signal.SIGINT, None)
+    goes_on[0], asked = False, hangs
+    assert graces(3) == 143

@@ -8,18 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from emcfsys_engine.jobs import supervisor
 from emcfsys_engine.jobs.control import DaemonLock, ensure_daemon, stop_daemon
-from emcfsys_engine.jobs.job import Job
+from emcfsys_engine.jobs.job import Ask, Job
 from emcfsys_engine.jobs.queue import Queue
+from emcfsys_engine.launch.processes import MOST_GRACES, Progress
 from emcfsys_engine.launch.start import holder
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import StepDone
 from emcfsys_engine.run.folder import Run, new_run
 from emcfsys_engine.run.records import TrainRequest
 from tests.jobs.conftest import wait_for
+from tests.jobs.made import job_with
 
 DEMO = Path(__file__).parents[2] / "projects/demo"
-pytestmark = pytest.mark.long
 
 
 @pytest.fixture
@@ -48,6 +50,7 @@ def _wait(queue: Queue, job_id: int, *states: str) -> Job:
     return queue.get(job_id)
 
 
+@pytest.mark.long
 def test_training_outlives_its_daemon_and_is_done_once(queue: Queue) -> None:
     run = _training(queue, 20)
     job_id = queue.add(run.folder, project_name="demo", gpus=0)
@@ -64,6 +67,7 @@ def test_training_outlives_its_daemon_and_is_done_once(queue: Queue) -> None:
     assert run.final_model.exists()
 
 
+@pytest.mark.long
 def test_killed_training_goes_on_and_cancel_ends_it(queue: Queue) -> None:
     run = _training(queue, 100_000)
     job_id = queue.add(run.folder, project_name="demo", gpus=0, retries=1)
@@ -88,6 +92,7 @@ def test_killed_training_goes_on_and_cancel_ends_it(queue: Queue) -> None:
     ]
 
 
+@pytest.mark.long
 def test_paused_training_frees_the_machine_and_goes_on(queue: Queue) -> None:
     run = _training(queue, 100_000)
     job_id = queue.add(run.folder, project_name="demo", gpus=0)
@@ -101,3 +106,20 @@ def test_paused_training_frees_the_machine_and_goes_on(queue: Queue) -> None:
     wait_for(lambda: max(_steps(run)) > reached)
     queue.stop(job_id)
     assert _wait(queue, job_id, "done", "failed").reason == "stopped"
+
+
+@pytest.mark.parametrize(("ask", "is_killed"), [("stop", False), ("cancel", True)])
+def test_a_stop_leaves_time_for_the_last_steps_while_they_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Ask, is_killed: bool
+) -> None:
+    now, killed = [0.0], list[int]()
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Progress, "goes_on", lambda self: True)
+    start = supervisor.Start(job_with(1, run=str(tmp_path), token="t"))
+    monkeypatch.setattr(start, "holder", lambda: killed.append(1))
+    start.ask(ask, 30)
+    killed.clear()
+    for _ in range(3 * MOST_GRACES):
+        now[0] += 31
+        start.kill_if_due()
+    assert start.was_killed == bool(killed) == is_killed

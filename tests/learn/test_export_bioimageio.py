@@ -1,5 +1,6 @@
 """A bioimage.io package says what others need to run it."""
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,10 +33,14 @@ def test_a_bioimageio_package_is_run_by_bioimageio_core(tmp_path: Path, num_plan
     network = build_network(spec).eval()
     example_HW = np.random.default_rng(1).normal(100, 10, (70, 90)).astype(np.float32)
     file = tmp_path / "model.zip"
-    metadata = replace(METADATA, name="demo")  # the format wants five characters
+    parting = {"seed": 0.15, "neck": 0.65, "min_px": 40}
+    # The format wants five characters.
+    metadata = replace(METADATA, name="demo", objects=parting if num_planes else {})
     report = export_bioimageio(network, file, metadata, example_HW=example_HW, with_onnx=False)
     assert report.file == file
     assert file.is_file()
+    words = zipfile.ZipFile(file).read("README.md").decode()
+    assert ("top is below 0.15" in words and "fewer than 40 pixels" in words) == bool(num_planes)
     assert [each.name for each in tmp_path.iterdir()] == ["model.zip"]
 
 

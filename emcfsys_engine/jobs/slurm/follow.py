@@ -214,7 +214,7 @@ class Follower:
         graces, before = self._saving.get(job.token, (MOST_GRACES, ()))
         now = _sizes(Run(Path(job.run)))
         self._saving[job.token] = (graces + 1, now)
-        return graces < MOST_GRACES and now != before
+        return (graces < MOST_GRACES or job.ask == "stop") and now != before
 
     def _is_late(self, job: Job) -> bool:
         """Tell whether files of another node have had their time to appear since it was gone."""
