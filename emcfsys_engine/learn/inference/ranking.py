@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from emcfsys_engine import any_names
-from emcfsys_engine.annotations.suggestions import model_of
+from emcfsys_engine.annotations.formats.labelme import model_of
 from emcfsys_engine.errors import EmcfError, InputError
 from emcfsys_engine.files import remedy_of
 from emcfsys_engine.images.micrograph import ImageRef
