@@ -10,7 +10,7 @@ import msgspec
 from emcfsys_engine.dataset.deals import Fingerprint, full_name
 from emcfsys_engine.dataset.samples import list_samples
 from emcfsys_engine.dataset.splits import Sample
-from emcfsys_engine.errors import DataFaults, InputError
+from emcfsys_engine.errors import DataFaults, InputError, UnknownClassError
 from emcfsys_engine.images.normalise import Normaliser
 from emcfsys_engine.learn.inference.ensemble import check_members
 from emcfsys_engine.learn.training.dataset import load_item
@@ -110,7 +110,24 @@ def images_of_folders(models: Sequence[Path], images: str, masks: str) -> Images
         except (DataFaults, InputError) as error:
             faults = faults or error
     assert faults is not None
-    raise faults
+    raise _without_project(faults, card)
+
+
+def _without_project(faults: Exception, card: ModelCard) -> Exception:
+    """Return faults with a remedy for labels of other classes that needs no project.toml."""
+    if not isinstance(faults, DataFaults):
+        return faults
+    its = _named(card.classes, card.class_values)
+    remedy = f"The model's are {its}: for labels that mean them by others make a project"
+    remedy += " whose [data.labels] say so, and evaluate with that"
+    return DataFaults(
+        [
+            UnknownClassError(one.where, one.what, remedy)
+            if isinstance(one, UnknownClassError)
+            else one
+            for one in faults.faults
+        ]
+    )
 
 
 def _of_split(samples: Sequence[Sample], project: Project, split: str) -> tuple[Sample, ...]:

@@ -20,7 +20,7 @@ from emcfsys_engine.annotations.pair_shapes import pair_shapes, part_for
 from emcfsys_engine.annotations.pairing import bare_name, root_of
 from emcfsys_engine.annotations.writer import write_png
 from emcfsys_engine.dataset.objects import drawn_ids
-from emcfsys_engine.errors import AnnotationError, InputError
+from emcfsys_engine.errors import AnnotationError, InputError, UnknownClassError
 from emcfsys_engine.images.micrograph import ImageRef, Micrograph
 from emcfsys_engine.images.output_names import instances_of
 from emcfsys_engine.images.reader import find_images, read_micrograph
@@ -46,7 +46,14 @@ def make_adaptation(
         raise InputError(out, "is there already", "Name another folder with --out")
     refs = [ref for pattern in images for ref in _images(pattern)]
     names = _names(refs)
-    read = [(ref, *_labelled(ref, labels, card)) for ref in refs]
+    try:
+        read = [(ref, *_labelled(ref, labels, card)) for ref in refs]
+    except UnknownClassError as fault:  # there is no project that could map it
+        remedy = (
+            f"The model's are {', '.join(card.classes)}: call it by one of them. For other classes "
+            f"make a project (emcfsys-engine new) and train it with --from {model}"
+        )
+        raise UnknownClassError(fault.where, fault.what, remedy) from None
     for kind in ("masks", "quarters", "quarter_masks"):
         (out / kind).mkdir(parents=True)
     tables: list[str] = []

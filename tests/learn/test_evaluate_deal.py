@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.errors import DataFaults, EmcfError
+from emcfsys_engine.images.micrograph import ImageRef
+from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.learn.evaluate_deal import images_of_folders, images_of_project
 from emcfsys_engine.learn.evaluate_images import Comparer, Measure
 from emcfsys_engine.learn.model_file import load_model, save_model
@@ -96,3 +98,16 @@ def test_a_mask_without_its_image_and_an_image_without_its_mask_are_told(
     told = "\n".join(found.notes)
     assert "other.png: belongs to no image" in told
     assert "1 of 3 images have no labels" in told
+
+
+def test_numbers_that_are_no_class_of_the_model_are_told_with_its_classes(
+    seen: Path, project_folder: Path, tmp_path: Path
+) -> None:
+    images = project_folder / "images" / "train"
+    for image in images.iterdir():
+        height, width = read_micrograph(ImageRef(path=image)).pixels.shape
+        numbers = np.arange(height * width).reshape(height, width) // 400 % 200
+        (tmp_path / "numbered").mkdir(exist_ok=True)
+        Image.fromarray(numbers.astype(np.uint8)).save(tmp_path / "numbered" / image.name)
+    with pytest.raises(DataFaults, match=r"The model's are .*make a project whose"):
+        images_of_folders([seen], str(images), str(tmp_path / "numbered"))

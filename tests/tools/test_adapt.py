@@ -148,3 +148,17 @@ def test_adapt_says_what_was_gained_and_prints_the_new_model(
     new = Path(told.splitlines()[-1])
     assert new.is_relative_to(out)
     assert read_card(new).classes == read_card(model_file).classes
+
+
+def test_a_class_that_the_model_does_not_know_is_told_without_a_project(
+    tmp_path: Path, model_file: Path
+) -> None:
+    _image(tmp_path / "new.tif")
+    shape = {"label": "crystal", "shape_type": "rectangle", "points": [[10, 10], [40, 40]]}
+    _outline(tmp_path / "new.json", shapes=[shape])
+    with pytest.raises(InputError, match=r'"crystal" is no class.*call it by one of them') as told:
+        make_adaptation(
+            model_file, [str(tmp_path / "new.tif")], tmp_path / "out", labels=None, minutes=0.5
+        )
+    assert "data.labels" not in str(told.value)
+    assert not (tmp_path / "out").exists()
