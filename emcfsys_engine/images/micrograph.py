@@ -49,6 +49,11 @@ def nm_per(unit: str) -> float | None:
     return _NM.get(word, _NM.get(word.removesuffix("s")) if len(word) > 3 else None)
 
 
+def sides_words(pixel_nm: tuple[float, float]) -> str:
+    """Return a pixel's width and height, or its side where it is square. Units: nm, (y, x)."""
+    return " × ".join(dict.fromkeys(f"{side:.4g}" for side in reversed(pixel_nm)))
+
+
 def square_nm(down: object, across: object, unit: str) -> tuple[float, float] | None:
     """Return (y, x) in nm, or None where it cannot be a pixel's size. One side alone is both."""
     per = nm_per(unit)

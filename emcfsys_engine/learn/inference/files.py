@@ -20,7 +20,7 @@ from emcfsys_engine.errors import EmcfError, InputError, RunFolderError
 from emcfsys_engine.files import remedy_of
 from emcfsys_engine.hotfolder.review import refuse_to_make_anew
 from emcfsys_engine.images.label_zarr import sync
-from emcfsys_engine.images.micrograph import ImageRef, ImageRefs
+from emcfsys_engine.images.micrograph import ImageRef, ImageRefs, sides_words
 from emcfsys_engine.images.outages import is_gone, wait_until, why_gone
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import lies_in, resolved
@@ -30,6 +30,7 @@ from emcfsys_engine.learn.inference.bands import OpenImage
 from emcfsys_engine.learn.inference.expected import in_event
 from emcfsys_engine.learn.inference.image import EndAskedFor, ImageJobs, Order, Work, enlargement
 from emcfsys_engine.learn.inference.outputs import SUFFIXES, Companions, VectorOutputs, maker_of
+from emcfsys_engine.learn.inference.picture import AS_IT_IS, Scale
 from emcfsys_engine.learn.inference.pipeline import Failure, run_pipeline, several_writers
 from emcfsys_engine.learn.inference.placing import MakersOf, OutputNames, in_brackets
 from emcfsys_engine.learn.inference.predictor import Predictor
@@ -385,18 +386,18 @@ def _each_once(listings: Sequence[ImageRefs]) -> ImageRefs:
 
 def scale_of(
     image: OpenImage, card: ModelCard, rescale: bool, emit: Callable[[Event], None]
-) -> float:
+) -> Scale:
     """Return by what the image must be enlarged to have the model's pixel size, if asked."""
-    factor = enlargement(image, card)
-    if factor == 1 or rescale or card.rescales:
-        return factor
-    assert card.pixel_nm is not None
+    scale = enlargement(image, card)
+    if scale == AS_IT_IS or rescale or card.rescales:
+        return scale
+    assert image.pixel_nm is not None
     message = (
-        f"{image.rows.source}: its pixels are {factor * card.pixel_nm:.4g} nm, the model was "
+        f"{image.rows.source}: its pixels are {sides_words(image.pixel_nm)} nm, the model was "
         f"trained at {card.pixel_nm:.4g} nm. Use --rescale to bring them together"
     )
     emit(WarningGiven(message=message))
-    return 1.0
+    return AS_IT_IS
 
 
 def load_predictor(request: PredictRequest) -> Predictor:

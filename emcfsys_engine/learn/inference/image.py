@@ -34,7 +34,7 @@ from emcfsys_engine.learn.inference.outputs import (
     VectorOutputs,
     maker_of,
 )
-from emcfsys_engine.learn.inference.picture import Part, Picture
+from emcfsys_engine.learn.inference.picture import AS_IT_IS, Part, Picture, Scale
 from emcfsys_engine.learn.inference.pipeline import Arrived, Behind, Computed, Failure
 from emcfsys_engine.learn.inference.predictor import GREY_TOLD, Predictor
 from emcfsys_engine.model_card import SAME_PIXEL, ModelCard
@@ -78,12 +78,12 @@ class Work:
         return np.concatenate(self.mask_rows)
 
 
-def enlargement(image: OpenImage, card: ModelCard) -> float:
-    """Return by what an image must be enlarged to have a model's pixel size; 1: nearly so."""
+def enlargement(image: OpenImage, card: ModelCard) -> Scale:
+    """Return by what an image must be enlarged to have a model's pixels, which are square."""
     if card.pixel_nm is None or image.pixel_nm is None:
-        return 1.0
-    factor = (image.pixel_nm[0] * image.pixel_nm[1]) ** 0.5 / card.pixel_nm
-    return 1.0 if abs(factor - 1) < SAME_PIXEL else factor
+        return AS_IT_IS
+    factors = Scale(*(side / card.pixel_nm for side in image.pixel_nm))
+    return AS_IT_IS if all(abs(one - 1) < SAME_PIXEL for one in factors) else factors
 
 
 class ImageJobs:
@@ -96,7 +96,7 @@ class ImageJobs:
         *,
         companions: Companions,
         vectors: Sequence[LabelFormat] = (),
-        scale_of: Callable[[OpenImage], float] | None = None,
+        scale_of: Callable[[OpenImage], Scale] | None = None,
         asked: Callable[[], str | None],
         keeps_masks: bool = False,
         tell: Callable[[str], None] = lambda words: None,
@@ -116,9 +116,9 @@ class ImageJobs:
         self._open: dict[Order, OpenImage] = {}
         self._last_px = LARGE_PX  # of the image that was read last
 
-    def _own_scale(self, image: OpenImage) -> float:
+    def _own_scale(self, image: OpenImage) -> Scale:
         card = self._predictor.card
-        return enlargement(image, card) if card.rescales else 1.0
+        return enlargement(image, card) if card.rescales else AS_IT_IS
 
     def files(self, ref: ImageRef, mask_file: Path) -> list[Path]:
         """Return everything that is written for an image."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,16 @@ class Part:
     is_one_of_many: bool = False  # all of the image is predicted, in such parts
 
 
+class Scale(NamedTuple):
+    """By what an image is enlarged for the network: its pixels' height and width over a model's."""
+
+    down: float
+    across: float
+
+
+AS_IT_IS = Scale(1.0, 1.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Picture:
     """One image to predict.
@@ -44,7 +54,7 @@ class Picture:
     read: Callable[[int, int], np.ndarray | OwnRows]
     size_HW: tuple[int, int]  # of what is wanted
     info_bar_rows: int = 0  # at the bottom of the whole image
-    scale: float = 1.0  # by which it is enlarged for the network
+    scale: Scale = AS_IT_IS
     wanted: Wanted = field(default_factory=Wanted)
     ahead: bool = False
     part: Part | None = None
@@ -57,17 +67,15 @@ class Picture:
     @property
     def inner_size(self) -> tuple[int, int]:
         """The size of the whole image as the network sees it."""
-        if self.scale == 1.0:
-            return self.whole_size
-        height, width = (max(1, round(length * self.scale)) for length in self.whole_size)
-        return height, width
+        height, width = self.whole_size
+        return max(1, round(height * self.scale.down)), max(1, round(width * self.scale.across))
 
     @cached_property
     def inner_part(self) -> Region:
         """What is wanted, in the image as the network sees it."""
         if self.part is None:
             return whole_of(self.inner_size)
-        if self.scale == 1.0:
+        if self.scale == AS_IT_IS:
             return self.part.region
         return needed_of(self.part.region, self.inner_size, self.whole_size)
 
@@ -80,7 +88,7 @@ class Picture:
     @property
     def inner_bar_from(self) -> int:
         """The row of the whole image with which the info bar begins, as the network sees it."""
-        return round((self.whole_size[0] - self.info_bar_rows) * self.scale)
+        return round((self.whole_size[0] - self.info_bar_rows) * self.scale.down)
 
     def above_bar(self, tile: Place[Any]) -> float:
         """Return which share of a tile counts for what is told of the image.

@@ -24,7 +24,9 @@ from emcfsys_engine.learn.inference.bands import Band, Prediction, Sent, Wanted,
 from emcfsys_engine.learn.inference.ensemble import load_members, merged
 from emcfsys_engine.learn.inference.evidence import Evidence, num_features
 from emcfsys_engine.learn.inference.picture import (
+    AS_IT_IS,
     Picture,
+    Scale,
     ScaledBands,
     as_pixels,
     scaled_reader,
@@ -103,14 +105,15 @@ class Predictor:
         pixels: Any,
         *,
         info_bar_rows: int = 0,
-        scale: float = 1.0,
+        scale: float | tuple[float, float] = 1.0,
         probabilities: bool = False,
         uncertainty: bool = False,
     ) -> Prediction:
         """Return mask and confidence of an image.
 
-        `scale` enlarges the image for the network (its pixel size over the model's); the mask has
-        the image's own size. Rows of the info bar are given the first class.
+        `scale` enlarges the image for the network (its pixel size over the model's; a pair: of rows
+        and of columns); the mask has the image's own size. Rows of the info bar are given the first
+        class.
         Shapes: H×W or H×W×C with C up to 4, of any real type: an array, a list, a picture of
         Pillow's, or a tensor on any device.
         Raises: InputError for a stack, and for what is no picture.
@@ -146,7 +149,7 @@ class Predictor:
         image: np.ndarray,
         *,
         info_bar_rows: int = 0,
-        scale: float = 1.0,
+        scale: float | tuple[float, float] = 1.0,
         wanted: Wanted = Wanted(),  # noqa: B008 - frozen
     ) -> Prediction:
         """Return mask and confidence of an image that `prepare` made ready.
@@ -178,7 +181,11 @@ class Predictor:
         return _checked(read_as(pixels, self.channels))
 
     def _whole(
-        self, rows: np.ndarray | OwnRows, info_bar_rows: int, scale: float, wanted: Wanted
+        self,
+        rows: np.ndarray | OwnRows,
+        info_bar_rows: int,
+        scale: float | tuple[float, float],
+        wanted: Wanted,
     ) -> Prediction:
         def read(first: int, last: int) -> np.ndarray | OwnRows:
             if isinstance(rows, OwnRows):
@@ -190,7 +197,7 @@ class Predictor:
             read=read,
             size_HW=(height, width),
             info_bar_rows=info_bar_rows,
-            scale=scale,
+            scale=Scale(*scale) if isinstance(scale, tuple) else Scale(scale, scale),
             wanted=wanted,
         )
         return whole(self.bands(picture), self.card, (height, width), self.trusts)
@@ -277,7 +284,7 @@ class Predictor:
 
         def rows() -> Iterator[tuple[tuple[Key, Picture], Rows]]:
             for key, picture in pictures:
-                if picture.scale != 1.0:
+                if picture.scale != AS_IT_IS:
                     part = None if picture.part is None else picture.part.region
                     scaled[id(picture)] = ScaledBands(picture.inner_size, picture.whole_size, part)
                 yield (key, picture), self._rows(picture)
@@ -326,7 +333,7 @@ class Predictor:
             return rows_on(picture.read_columns(first, last, columns), self.device)
 
         read = load
-        if picture.scale != 1.0:
+        if picture.scale != AS_IT_IS:
             read = scaled_reader(load, picture.whole_size, picture.inner_size)
 
         def blocks(ranges: Sequence[tuple[int, int]], columns: tuple[int, int]) -> Iterator[Tensor]:

@@ -464,7 +464,7 @@ def _make_card(run: Run, project: Project, plan: Plan, train: Dataset) -> ModelC
         colours=colours_for(len(project.classes)),
         instances=tuple(name for name in project.class_names if name in project.instances),
         normaliser=NormaliserSettings(**msgspec.structs.asdict(plan.normaliser)),
-        pixel_nm=_pixel_nm(project, train),
+        pixel_nm=pixel_size_of(project, train),
         # An adapted model goes on at the pixel size of the one that it began with.
         rescales=project.project.pixel_nm is not None and start.start_file(project) is not None,
         patch_px=plan.patch_px,
@@ -483,12 +483,12 @@ def _image_of(plan: Plan, name: str) -> str:
     return known.image if known is not None else ""
 
 
-def _pixel_nm(project: Project, train: Dataset) -> float | None:
-    """Return the pixel size trained at: the project's, else the images' if they agree to 10 %."""
+def pixel_size_of(project: Project, train: Dataset) -> float | None:
+    """Return the pixel size trained at: the project's, else the images' if all sides are alike."""
     if project.project.pixel_nm is not None:
         return project.project.pixel_nm
     sizes = [train[index].pixel_nm for index in range(len(train))]
-    known = [(y * x) ** 0.5 for y, x in (size for size in sizes if size is not None)]
-    if len(known) < len(sizes) or max(known) > 1.1 * min(known):
+    known = [side for size in sizes if size is not None for side in size]
+    if None in sizes or max(known) > 1.1 * min(known):
         return None
     return float(np.median(known))

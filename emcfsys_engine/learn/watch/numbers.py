@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from emcfsys_engine.images.micrograph import sides_words
 from emcfsys_engine.learn.inference.bands import OpenImage
 from emcfsys_engine.learn.inference.expected import Expected
 from emcfsys_engine.learn.watch.measurements import Line, area_of
@@ -180,10 +181,11 @@ def unlike_training(
         return ""
     found: list[str] = []
     if card.pixel_nm and image.pixel_nm and not card.rescales:
-        own = math.sqrt(math.prod(image.pixel_nm))
-        ratio = max(own / card.pixel_nm, card.pixel_nm / own)
+        ratio = max(max(own / card.pixel_nm, card.pixel_nm / own) for own in image.pixel_nm)
         if ratio > _UNLIKE_PIXEL_SIZE:
-            found.append(f"pixel size {own:.4g} nm, trained at {card.pixel_nm:.4g} nm")
+            found.append(
+                f"pixel size {sides_words(image.pixel_nm)} nm, trained at {card.pixel_nm:.4g} nm"
+            )
     grey = grey or grey_values(image)
     mean, contrast = grey.mean, grey.contrast
     limit = _UNLIKE_DEVIATIONS * known.mean_deviation + 0.5 * known.contrast

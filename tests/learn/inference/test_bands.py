@@ -91,6 +91,24 @@ def test_rescaled_images_keep_their_size(
     assert np.mean(mask != expected) <= 1e-4
 
 
+def test_pixels_that_are_not_square_are_brought_to_the_models_along_each_axis(
+    predict: Predict, predictor: Predictor, tmp_path: Path
+) -> None:
+    """As trainings bring them; by one factor for both a square would have stayed an oblong."""
+    image = drawn((150, 131), dtype="uint8")
+    file = writers.writer_for(tmp_path / "in" / "a.ome.tif", (150, 131), (8.0, 2.0))
+    file.write(image)  # as large as the model's 4 nm × 4 nm
+    file.finish()
+    _, said = predict()
+    (told,) = [event for event in said if isinstance(event, WarningGiven)]
+    assert "its pixels are 2 × 8 nm, the model was trained at 4 nm" in told.message
+    _, said = predict(rescale=True, force=True)
+    (done,) = [event for event in said if isinstance(event, ImageDone)]
+    assert done.confidence == pytest.approx(predictor.predict(image, scale=(2, 0.5)).confidence)
+    assert done.confidence != pytest.approx(predictor.predict(image).confidence)
+    assert mask_in(tmp_path / "out" / "a.ome.png").shape == (150, 131)
+
+
 def test_a_model_that_was_adapted_at_its_pixel_size_brings_images_to_it_unasked(
     predict: Predict, predictor: Predictor, tmp_path: Path, monkeypatch: Any
 ) -> None:

@@ -19,6 +19,7 @@ from emcfsys_engine.learn.inference.picture import (
     Part,
     Picture,
     ReadPart,
+    Scale,
     ScaledBands,
     needed_of,
     scaled_reader,
@@ -37,7 +38,7 @@ def _picture(region: Region | None, *, scale: float = 1.0, is_one_of_many: bool 
     if region is not None:
         part = Part(region=region, read=_read, of_HW=(100, 90), is_one_of_many=is_one_of_many)
     size = (100, 90) if region is None else region.size
-    return Picture(read=_read, size_HW=size, info_bar_rows=8, scale=scale, part=part)
+    return Picture(read=_read, size_HW=size, info_bar_rows=8, scale=Scale(scale, scale), part=part)
 
 
 def test_a_part_knows_its_whole_and_where_the_info_bar_begins_in_it() -> None:

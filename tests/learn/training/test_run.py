@@ -4,13 +4,17 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from emcfsys_engine.errors import RunFolderError
 from emcfsys_engine.learn.model_file import load_model, verify_model
+from emcfsys_engine.learn.training.run import pixel_size_of
 from emcfsys_engine.project import load_project
 from emcfsys_engine.run.events import (
     CheckpointSaved,
@@ -172,3 +176,23 @@ def test_one_image_smaller_than_the_patch_is_enough(project_folder: Path) -> Non
     project = load_project(project_folder, ["training.patch_px=96", "training.steps=2"])
     run = new_run(project_folder / "runs", TrainRequest(), project=project)
     assert run_here(run) == 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ([(8.0, 8.0), (8.4, 8.4)], 8.2),
+        ([(8.0, 8.0), (10.0, 10.0)], None),
+        ([(8.0, 4.0), (8.0, 4.0)], None),  # no square of one size was seen
+        ([(8.0, 8.0), None], None),
+    ],
+)
+def test_a_model_tells_the_pixel_size_it_was_trained_at_where_all_sides_are_alike(
+    project_folder: Path, sizes: list[tuple[float, float] | None], told: float | None
+) -> None:
+    project = load_project(project_folder)
+    unsaid = msgspec.structs.replace(
+        project, project=msgspec.structs.replace(project.project, pixel_nm=None)
+    )
+    items: Any = [SimpleNamespace(pixel_nm=size) for size in sizes]
+    assert pixel_size_of(unsaid, items) == (None if told is None else pytest.approx(told))
