@@ -178,7 +178,8 @@ def test_large_czi_and_dm_files_are_never_in_memory_as_a_whole(
     assert done.returncode == 0, done.stderr
     height, width, grown_mb = map(int, done.stdout.split())
     assert (height, width) == _LARGE_HW
-    assert grown_mb < 0.6 * plane_mb
+    # Mostly 71 MB of the CZI; one time in fifty its library holds the tiles of a band twice: 118.
+    assert grown_mb < 0.8 * plane_mb
 
 
 def test_rows_of_real_dm_and_czi_files_are_those_of_the_whole(shared_data: Path) -> None:
