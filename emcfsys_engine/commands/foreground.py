@@ -49,8 +49,6 @@ def run_in_foreground(run: Run) -> int:
     does not end within the grace of [jobs] is killed, unless it still computes or writes.
     Raises: InputError if all GPUs are in use.
     """
-    from emcfsys_engine.commands.foreground import gpus_for  # NVML, only where it computes
-
     laid_over, lease = gpus_for(run)
     reader = EventReader(run.events_file)
     reader.read_new()  # a resumed run's past is known
