@@ -50,10 +50,10 @@ def measured(
         _FIRST_COLUMN: image,
         "height_px": size_HW[0],
         "width_px": size_HW[1],
-        INFO_BAR: info_bar_rows,
         "pixel_nm": "" if area_nm2 is None else f"{math.sqrt(area_nm2):.6g}",
         "confidence": "" if math.isnan(confidence) else f"{confidence:.4f}",
         "unlike_training_data": unlike,
+        INFO_BAR: info_bar_rows,
     }
     for name, told in classes.items():
         for word, number in told.items():
