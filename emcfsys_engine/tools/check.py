@@ -23,7 +23,7 @@ from emcfsys_engine.dataset.samples import (
 )
 from emcfsys_engine.dataset.unlabelled import unlabelled_samples
 from emcfsys_engine.errors import InputError, printable
-from emcfsys_engine.images.micrograph import ImageFacts
+from emcfsys_engine.images.micrograph import ImageFacts, sides_words
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.project import UNLABELLED, Project
 from emcfsys_engine.text import how_many
@@ -223,11 +223,10 @@ def _pixel_sizes(
     sizes = {path: known.pixel_nm[0] for path, known in facts.items() if known.pixel_nm is not None}
     findings: list[Finding] = []
     for path, known in facts.items():
-        if known.pixel_nm is not None:
-            down, across = known.pixel_nm
-            if max(down, across) / min(down, across) > 1.02:
-                what = f"has pixels that are not square ({across:.4g} × {down:.4g} nm)"
-                findings.append(Finding.warn(path, what, "Areas are measured with both sides"))
+        size = known.pixel_nm
+        if size is not None and max(size) / min(size) > 1.02:
+            what = f"has pixels that are not square ({sides_words(size)} nm)"
+            findings.append(Finding.warn(path, what, "Areas are measured with both sides"))
     if project.project.pixel_nm is not None or len(sizes) < 2:
         return findings
     small, large = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)

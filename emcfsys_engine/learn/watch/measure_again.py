@@ -201,15 +201,14 @@ class MeasuredAgain:
             remedy = "Watch with the model that made it"
             raise InputError(mask, "was made by a model of other classes", remedy)
         now = read_mask_now(mask, self._classes, self._book, image.size_HW)
-        specimen = slice(0, len(now.ids) - image.info_bar_rows)
-        numbers = now.numbers if self._card.instances else None
-        objects = None if numbers is None else numbers[specimen]
-        classes = of_classes(now.ids[specimen], area_of(image.pixel_nm), self._card, objects)
+        objects = now.numbers if self._card.instances else None
+        area_nm2, bar = area_of(image.pixel_nm), image.info_bar_rows
+        classes = of_classes(now.ids, area_nm2, self._card, objects, info_bar_rows=bar)
         line = measured(
             name,
             image.pixel_nm,
             image.size_HW or (now.ids.shape[0], now.ids.shape[1]),
-            image.info_bar_rows,
+            bar,
             known.get("confidence", float("nan")),
             image.unlike,
             classes,

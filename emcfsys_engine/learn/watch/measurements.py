@@ -89,14 +89,20 @@ def of_classes(
     area_nm2: float | None,
     card: ModelCard,
     numbers_HW: np.ndarray | None = None,
+    *,
+    info_bar_rows: int = 0,
 ) -> dict[str, Line]:
     """Return each class's area, and the number and size of its objects; "": not known.
 
     Objects are told of all classes but the first, the ground. Units: px, and nm where the pixel
     size is known; diameters are those of discs of the same area, their median. Where a model tells
-    objects apart their numbers say which pixels are one, else those that touch are.
+    objects apart their numbers say which pixels are one, else those that touch are. The rows of an
+    info bar, the last ones, are left out.
     Shapes: the mask is H×W uint8, numbers H×W integers, 0 where no object is.
     """
+    specimen = slice(0, len(mask_HW) - info_bar_rows)
+    mask_HW = mask_HW[specimen]
+    numbers_HW = None if numbers_HW is None else numbers_HW[specimen]
     ground = card.class_values[0]
     # A person may leave pixels out: of no class.
     labelled_px = sum(int((mask_HW == value).sum()) for value in card.class_values)

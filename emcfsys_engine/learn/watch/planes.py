@@ -174,9 +174,10 @@ class Here:
         line: dict[str, str | int] = {}
         if measures or self._counts_objects:
             area_nm2 = area_of(image.pixel_nm)
-            specimen = slice(0, image.size[0] - image.survey.info_bar_rows)
-            objects = None if work.numbers is None else work.numbers[specimen]
-            classes = of_classes(work.whole_mask[specimen], area_nm2, self.card, objects)
+            bar = image.survey.info_bar_rows
+            classes = of_classes(
+                work.whole_mask, area_nm2, self.card, work.numbers, info_bar_rows=bar
+            )
             numbers |= numbers_of_objects(classes)
             if measures:
                 name, number = plane.path, work.order.ref.plane
@@ -184,7 +185,7 @@ class Here:
                     name if number is None else f"{name}#{number}",
                     image.pixel_nm,
                     image.size,
-                    image.survey.info_bar_rows,
+                    bar,
                     tally.confidence,
                     unlike,
                     classes,

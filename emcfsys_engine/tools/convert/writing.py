@@ -111,10 +111,10 @@ class Converter:
         self, item: ToConvert, ids: np.ndarray, writer: LabelWriter, notes: list[str]
     ) -> Path:
         """Write a mask, and what numbers its objects where they are told apart."""
-        write = _writing(writer, item, ids, None, None)
-        mask = _place(Path(item.file), self._book, write, notes)
         values = self._of_all.instances
         numbers = self._of_all.reading.objects_of(item, ids.copy())[1] if values else None
+        write = _writing(writer, item, ids, None, None)
+        mask = _place(Path(item.file), self._book, write, notes)
         if numbers is not None:
             own = np.where(np.isin(ids, values), numbers, 0)
             _place(instances_of(mask), self._book, lambda to: write_numbers(to, ids, own), notes)
