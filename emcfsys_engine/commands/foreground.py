@@ -60,12 +60,14 @@ def run_in_foreground(run: Run) -> int:
     place = _Place(run)
     with passed_on:
         while keeper.poll() is None:
+            passed_on.tell()
             passed_on.kill_if_due()
             place.look()
             for event in reader.read_new():
                 progress.tell(event)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 keeper.wait(_LOOK_EVERY_S)
+    passed_on.tell()
     for event in reader.read_new():
         progress.tell(event)
     progress.finish()
@@ -164,6 +166,7 @@ class _SignalsPassedOn:
         self._run = run
         self._keeper = keeper
         self._interrupts = 0
+        self._untold: list[str] = []
         self._may_finish = _goes_on_until_stopped(run)
         self._was_asked = False
         self._is_finishing = False  # its last steps may take long
@@ -180,6 +183,11 @@ class _SignalsPassedOn:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def tell(self) -> None:
+        """Say what the signals were answered with: they may have come in the middle of a line."""
+        while self._untold:
+            say(self._untold.pop(0), err=True, lead="\n")
 
     def kill_if_due(self) -> None:
         """Kill a worker that was asked to end, does not, and neither computes nor writes."""
@@ -217,19 +225,19 @@ class _SignalsPassedOn:
         self._is_finishing = number == signal.SIGINT and self._may_finish
         if self._is_finishing:
             self._may_finish = False
-            self._ask("stop")
             words = "Finishing: a few steps of a falling rate, then the final model. Ctrl+C again "
-            say(f"{words}saves and ends.", err=True, lead="\n")
+            self._untold.append(f"{words}saves and ends.")
+            self._ask("stop")
         elif number == signal.SIGINT:
             self._interrupts += 1
             if self._interrupts > 1:
                 signal_group(self._keeper.pid, signal.SIGKILL)
                 if self.code is None:
-                    say("cancelled", err=True, lead="\n")
+                    self._untold.append("cancelled")
                 self.code = 130
                 return
+            self._untold.append("Saving and ending. Ctrl+C again kills it.")
             self._ask("cancel")
-            say("Saving and ending. Ctrl+C again kills it.", err=True, lead="\n")
         self._was_asked = True
         signal_group(self._keeper.pid, signal.SIGTERM)
 

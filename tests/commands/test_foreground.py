@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -71,6 +72,33 @@ def test_ctrl_c_twice_is_cancelled_with_130(deaf: "tuple[Run, subprocess.Popen[s
     assert said.splitlines()[-1] == "cancelled"
     assert run.state() == "cancelled"
     assert _nothing_is_left(run)
+
+
+def test_ctrl_c_in_the_middle_of_another_has_the_last_word_and_cuts_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It comes between any two instructions, also of a line under way: nothing is said there."""
+    run = new_run(tmp_path / "runs", TrainRequest())
+    monkeypatch.setattr(foreground, "signal_group", lambda pid, number: True)
+    keeper = subprocess.Popen(["true"])
+    keeper.wait()
+    asked = foreground._SignalsPassedOn(run, keeper)
+    really = run.ask
+
+    def ask_and_hear_another(word: Literal["cancel", "stop"]) -> None:
+        really(word)
+        asked._on_signal(signal.SIGINT, None)
+
+    monkeypatch.setattr(run, "ask", ask_and_hear_another)
+    asked._on_signal(signal.SIGINT, None)
+    assert capsys.readouterr().err == ""
+    asked.tell()
+    said = capsys.readouterr().err.split("\n")
+    assert [line for line in said if line] == [
+        "Saving and ending. Ctrl+C again kills it.",
+        "cancelled",
+    ]
+    assert asked.code == 130
 
 
 def test_a_worker_deaf_to_term_is_killed_after_the_grace(
