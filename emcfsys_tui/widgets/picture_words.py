@@ -27,7 +27,8 @@ def _bar(px_in_cell: float, width: int, pixel_nm: float | None) -> str:
     in_cell = px_in_cell * (pixel_nm or 1.0)
     most = in_cell * max(_LEAST_BAR, width // _SHARE)
     power = 10.0 ** math.floor(math.log10(most))
-    length = max(step * power for step in (1, 2, 5) if step * power <= most)
+    # The half is for a logarithm that was rounded up: 99999.99999999999 is less than its power.
+    length = max(step * power for step in (0.5, 1, 2, 5) if step * power <= most)
     label = _length(length) if pixel_nm else f"{length:g} px"
     cells = max(2, round(length / in_cell))
     if cells >= len(label) + 4:

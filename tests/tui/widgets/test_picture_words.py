@@ -1,8 +1,9 @@
 """What is said around a picture."""
 
+import math
 import re
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from emcfsys_engine.colours import class_letters
@@ -17,6 +18,7 @@ _UNITS = {"px": 1.0, "nm": 1.0, "µm": 1e3, "mm": 1e6}
     px_in_cell=st.floats(0.05, 200),
     pixel_nm=st.none() | st.floats(0.01, 5000),
 )
+@example(width=160, px_in_cell=0.5, pixel_nm=math.nextafter(5000, 0))
 def test_a_scale_bar_is_as_long_as_it_says(
     width: int, px_in_cell: float, pixel_nm: float | None
 ) -> None:
