@@ -128,12 +128,13 @@ class OutputBook:
         made_of = digests.get(digest_of_output(place))
         return made_of is not None and (not content or content in made_of)
 
-    def has_now(self, place: Path, *, of_image: bool) -> bool:
+    def has_now(self, place: Path, *, of_image: bool, lies_at: Path | None = None) -> bool:
         """Tell the same of a file that another process may have written a moment ago.
 
         `of_image`: as a prediction, or else as another command: neither replaces the other's.
+        `lies_at`: where it was taken aside to, and is looked at.
         """
-        file, digest = self._below(place), digest_of_output(place)
+        file, digest = self._below(place), digest_of_output(lies_at or place)
         if digest not in self._digests.get(file, {}):
             self.refresh()
         is_ours = digest in self._digests.get(file, {})

@@ -130,7 +130,7 @@ def put(temporary: Path, place: Path, *, may_replace: bool) -> None:
 
 
 def put_over(temporary: Path, place: Path, is_ours: Callable[[Path], bool]) -> None:
-    """Give a finished file its name, over one of ours only, whoever saves there at that moment.
+    """Give a finished file, or folder, its name, over one of ours only, whoever saves there now.
 
     What lies there is taken aside before it is looked at for the last time: somebody who has it
     open to write has cut it short by then, and gets it back; what they save later is not replaced.
@@ -144,12 +144,24 @@ def put_over(temporary: Path, place: Path, is_ours: Callable[[Path], bool]) -> N
         if not is_ours(aside):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
         put(temporary, place, may_replace=False)
-    except OSError:
-        with suppress(FileExistsError):  # saved anew: that counts
+    except BaseException:  # also Ctrl+C: nobody knows yet whose it is
+        try:
             put(aside, place, may_replace=False)
+        except FileExistsError:  # saved anew: that counts
+            remove(aside)
         raise
-    finally:
-        aside.unlink(missing_ok=True)
+    remove(aside)
+
+
+def remove(place: Path) -> None:
+    """Remove a file that may be there, or a folder with all that it holds, as far as it can be.
+
+    Raises: OSError where a file cannot be removed.
+    """
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def _renamed(file: Path, to: Path) -> bool:

@@ -12,7 +12,7 @@ from emcfsys_engine import any_names
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.files import named_after, next_lines, reading_own, temporary_of, write_whole
 from emcfsys_engine.images.output_book import OutputBook, append_whole, book_of, opened_alone
-from emcfsys_engine.images.own_files import digest_of_output, put
+from emcfsys_engine.images.own_files import digest_of_output, put_over
 
 
 class OutputsBelow:
@@ -63,26 +63,38 @@ def free_version(
 def place_own(file: Path, book: OutputBook, write: Callable[[Path], object]) -> Path:
     """Have a file written under a temporary name, and give it its own; return that.
 
-    Where another than ours lies there once it is written, that is kept, and a newer version's
-    name is returned (see `free_version`).
-    Raises: OSError; FileExistsError if somebody was faster even so.
+    Where another than ours lies there once it is written, or is saved at that moment, that is
+    kept, and a newer version's name is returned (see `free_version`).
+    Raises: OSError.
     """
     book.refuse_gone()
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_of(file)
     try:
         write(temporary)
-        file = free_version(file, book)
-        is_there = os.path.lexists(file)
-        book.note({file: digest_of_output(temporary)})
-        put(temporary, file, may_replace=is_there)
+        digest = digest_of_output(temporary)
+        placed = None
+        while placed is None:
+            free = free_version(file, book)
+            book.note({free: digest})
+            with suppress(FileExistsError):  # somebody was faster: theirs is kept
+                placed = put_over_own(temporary, free, book, of_image=False)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise named_after(error, file) from None
         raise
-    return file
+    return placed
+
+
+def put_over_own(temporary: Path, place: Path, book: OutputBook, *, of_image: bool) -> Path:
+    """Give a finished file, or folder, its name, over one that is as this program wrote it only.
+
+    `of_image`: for a prediction. Raises: FileExistsError for what is not; OSError.
+    """
+    put_over(temporary, place, lambda there: book.has_now(place, of_image=of_image, lies_at=there))
+    return place
 
 
 def replace_own(file: Path, book: OutputBook, write: Callable[[Path], object]) -> None:

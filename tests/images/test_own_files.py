@@ -277,6 +277,37 @@ def test_what_is_saved_between_the_last_look_and_the_renaming_is_kept(
     assert {file.name for file in tmp_path.iterdir()} == {"a.json", ".a.json.tmp"}
 
 
+def test_ctrl_c_at_the_last_look_takes_nothing_away(tmp_path: Path) -> None:
+    place, temporary = tmp_path / "a.json", tmp_path / ".a.json.tmp"
+    place.write_text("a person's")
+    temporary.write_text("ours, newer")
+
+    def is_ours(there: Path) -> bool:
+        if there != place:
+            raise KeyboardInterrupt
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        put_over(temporary, place, is_ours)
+    assert place.read_text() == "a person's"
+    assert not (tmp_path / ".a.json.old").exists()
+
+
+def test_a_folder_is_put_over_one_of_ours_only(tmp_path: Path) -> None:
+    place, temporary = tmp_path / "a.zarr", tmp_path / ".a.zarr.tmp"
+    for folder, content in ((place, "ours"), (temporary, "ours, newer")):
+        folder.mkdir()
+        (folder / "0").write_text(content)
+    (place / "mine").write_text("a person's")
+    with pytest.raises(FileExistsError):
+        put_over(temporary, place, lambda there: not (there / "mine").exists())
+    assert (place / "0").read_text() == "ours"
+    (place / "mine").unlink()
+    put_over(temporary, place, lambda there: not (there / "mine").exists())
+    assert (place / "0").read_text() == "ours, newer"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.zarr"]
+
+
 def test_what_is_taken_away_at_that_moment_is_written_anew(tmp_path: Path) -> None:
     place, temporary = tmp_path / "a.json", tmp_path / ".a.json.tmp"
     place.write_text("ours")

@@ -34,6 +34,29 @@ def test_what_a_person_saves_while_a_file_is_made_is_kept(
     assert OutputBook(tmp_path).has(placed)
 
 
+@pytest.mark.parametrize("at_look", [1, 2, 3])
+def test_what_a_person_saves_between_a_look_and_the_renaming_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_look: int
+) -> None:
+    book, file = OutputBook(tmp_path), tmp_path / "a.json"
+    write_own(file, b"ours", book)
+    looks: list[Path] = []
+    has_now = book.has_now
+
+    def and_they_save(place: Path, *, of_image: bool, lies_at: Path | None = None) -> bool:
+        is_ours = has_now(place, of_image=of_image, lies_at=lies_at)
+        looks.append(place)
+        if len(looks) == at_look:
+            file.write_bytes(b"a person's")
+        return is_ours
+
+    monkeypatch.setattr(book, "has_now", and_they_save)
+    placed = write_own(file, b"ours, newer", book)
+    assert (file.read_bytes(), placed.read_bytes()) == (b"a person's", b"ours, newer")
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".emcfsys", "a.json", "a.v2.json"]
+    assert OutputBook(tmp_path).has(placed)
+
+
 def test_what_another_process_wrote_a_moment_ago_is_ours(tmp_path: Path) -> None:
     """As after a kill: the process that takes the image over finds the mask there already."""
     ours, theirs = OutputBook(tmp_path), OutputBook(tmp_path)

@@ -1,7 +1,6 @@
 """Masks and their companions on the disk, written whole and together, over nobody else's files."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,8 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.origins import Maker
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.output_names import instances_of, is_ome_zarr, stem_of
-from emcfsys_engine.images.own_files import digest_of_output, identity_of, put
-from emcfsys_engine.images.own_outputs import free_version
+from emcfsys_engine.images.own_files import digest_of_output, identity_of, remove
+from emcfsys_engine.images.own_outputs import free_version, put_over_own
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.images.writers import (
     PngWriter,
@@ -302,7 +301,7 @@ class OutputSet:
         while self._writers:
             self._writers.popitem()[1].abort()
         while self._staged:
-            discard(self._staged.pop()[0])
+            remove(self._staged.pop()[0])
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -347,24 +346,20 @@ def commit(staged: list[tuple[Path, Path]], book: OutputBook, origin: MadeFrom) 
     Raises: OutputError if one would replace what is not ours; OSError.
     """
     digests = {file: digest_of_output(temporary) for temporary, file in staged}
-    replaced = {file for _, file in staged if os.path.lexists(file)}
-    for file in replaced:
-        if not book.has_now(file, of_image=True):
-            what = "was changed, or written by somebody else"
-            raise OutputError(
-                file, what, "Predict again: it is kept, and gets a new version beside"
-            )
+    for file in digests:
+        if os.path.lexists(file) and not book.has_now(file, of_image=True):
+            raise _is_kept(file)
     book.note(digests, image=origin.image, content=origin.content, maker=origin.maker)
     for temporary, file in staged:
-        put(temporary, file, may_replace=file in replaced)
+        try:
+            put_over_own(temporary, file, book, of_image=True)
+        except FileExistsError:  # somebody saved it since
+            raise _is_kept(file) from None
 
 
-def discard(temporary: Path) -> None:
-    """Remove a file or folder that did not get its name."""
-    if temporary.is_dir():
-        shutil.rmtree(temporary, ignore_errors=True)
-    else:
-        temporary.unlink(missing_ok=True)
+def _is_kept(file: Path) -> OutputError:
+    what = "was changed, or written by somebody else"
+    return OutputError(file, what, "Predict again: it is kept, and gets a new version beside")
 
 
 def probability_kinds(classes: Sequence[str]) -> dict[str, str]:

@@ -2,11 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from emcfsys_engine.errors import InputError
+from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.learn.inference import outputs
 from emcfsys_engine.learn.inference.files import Counted
 from emcfsys_engine.run.events import (
@@ -89,6 +90,33 @@ def test_force_replaces_what_is_ours_and_keeps_what_a_person_changed(
     (done,) = (event for event in said if isinstance(event, ImageDone))
     assert Path(done.mask).name.startswith("a.v2.")
     assert run(mask_format=mask_format)[0].skipped == 1
+
+
+@pytest.mark.parametrize("mask_format", ["png", "ome-zarr"])
+def test_what_a_person_saves_as_a_mask_gets_its_name_is_kept(
+    run: Predict,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mask_format: Literal["png", "ome-zarr"],
+) -> None:
+    draw(tmp_path / "in" / "a.png")
+    run(mask_format=mask_format)
+    name = "a.png" if mask_format == "png" else "a.ome.zarr/zarr.json"
+    mask, note = tmp_path / "out" / name, OutputBook.note
+
+    def and_they_save(book: OutputBook, *files: Any, **of: Any) -> None:
+        note(book, *files, **of)
+        mask.write_bytes(b"a person's")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OutputBook, "note", and_they_save)
+        _, said = run(mask_format=mask_format, force=True)
+    assert "was changed, or written by somebody else" in str(said)
+    assert mask.read_bytes() == b"a person's"
+    run(mask_format=mask_format, force=True)
+    assert mask.read_bytes() == b"a person's"
+    names = {one.split("/")[0] for one in names_in(tmp_path / "out")}
+    assert names == {name.split("/")[0], name.split("/")[0].replace("a.", "a.v2.")}
 
 
 def test_outputs_of_before_are_left_alone_and_kept_under_force(
