@@ -11,8 +11,15 @@ import msgspec
 from emcfsys_engine import any_names
 from emcfsys_engine.errors import InputError
 from emcfsys_engine.files import named_after, next_lines, reading_own, temporary_of, write_whole
-from emcfsys_engine.images.output_book import OutputBook, append_whole, book_of, opened_alone
+from emcfsys_engine.images.output_book import (
+    FOLDER,
+    OutputBook,
+    append_whole,
+    book_of,
+    opened_alone,
+)
 from emcfsys_engine.images.own_files import digest_of_output, put_over
+from emcfsys_engine.run import shards
 
 
 class OutputsBelow:
@@ -180,14 +187,29 @@ def take_in(out: Path, parts: Sequence[Path]) -> None:
     Raises: OSError. After a kill they are taken in again: a fact told twice is one.
     """
     book = book_of(out)
-    there = [part for part in parts if part.exists()]
-    if not there:
+    if not any(part.exists() for part in parts):
         return
     with opened_alone(book) as descriptor:
+        there = [part for part in parts if part.exists()]  # another process may have been faster
         for part in there:
             with reading_own(part) as stream:
                 while lines := next_lines(stream):  # what a kill tore is no line: it is left out
                     append_whole(descriptor, lines, book)
         os.fsync(descriptor)
-    for part in there:
-        part.unlink(missing_ok=True)
+        for part in there:
+            part.unlink(missing_ok=True)
+
+
+def take_in_ended(out: Path) -> None:
+    """Take in what tasks noted that do not run: theirs may have been ended, and never go on.
+
+    Else their masks would be somebody else's. Whoever cannot write there goes without.
+    """
+    with suppress(OSError):
+        for part in sorted(out.glob(f"{FOLDER}/*/{shards.FOLDER}/*{shards.BOOK}")):
+            lock = shards.locked(part.with_suffix(shards.LOCK), 0.0)
+            if lock is not None:
+                try:
+                    take_in(out, [part])
+                finally:
+                    os.close(lock)

@@ -33,6 +33,8 @@ from emcfsys_engine.run.models_used import SameModels, digests_of_models
 FORMAT = 2  # 1 where no image is cut into regions: older versions know that
 FOLDER = "shards"
 RESULTS = ".results"
+BOOK = ".book"
+LOCK = ".lock"
 MOST = 10_000  # more is no help: Slurm's own limit of an array is mostly 1,001
 SHARDS_A_TASK = 8  # that runs at a time: who is fast takes more
 MOST_TRIES = 5  # of one image alone that ends its task each time; kills from outside look alike
@@ -357,7 +359,7 @@ class Shards:
 
     def book_file(self, shard: int) -> Path:
         """What a shard's task wrote into the output folder."""
-        return self.folder / f"{shard:05d}.book"
+        return self.lines_file(shard).with_suffix(BOOK)
 
     def log_file(self, shard: int) -> Path:
         """What a shard's task said."""
@@ -368,11 +370,11 @@ class Shards:
 
         A task that was started again elsewhere may find the one before still ending: it waits.
         """
-        return locked(self.folder / f"{shard:05d}.lock", patience_s)
+        return locked(self.lines_file(shard).with_suffix(LOCK), patience_s)
 
     def is_worked_on(self) -> bool:
         """Tell whether a task has a shard, as far as this disk's locks tell."""
-        for file in self.folder.glob("*.lock"):
+        for file in self.folder.glob(f"*{LOCK}"):
             with suppress(OSError):
                 descriptor = open_own(file, os.O_RDWR, is_shared=True)
                 if is_locked(descriptor):

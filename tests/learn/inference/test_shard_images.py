@@ -1,11 +1,13 @@
 """The list of a prediction's shards: each image once, with its mask's name, in order."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.own_outputs import take_in_ended
 from emcfsys_engine.learn.inference import shard_images
 from emcfsys_engine.learn.inference.shard_images import why_in_one
 from emcfsys_engine.run.events import ImageFailed
@@ -104,3 +106,38 @@ def test_where_a_book_was_taken_in_before_a_kill_the_folder_s_own_tells(
     assert sum("its mask is gone" in one for one in _reasons(run)) == 1
     ended = run.finished()
     assert ended is not None and (ended.done, ended.failed) == (5, 2)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_masks_of_shards_that_were_ended_for_good_are_known_as_ours(
+    images: Path, model_file: Path, force: bool
+) -> None:
+    """Ctrl+C, and then the same without shards: no image has two masks, or one of another image."""
+    out = images.parent / "out"
+    ended = new_run(out / ".emcfsys", request_of(images, model_file, "out", 2))
+    (first, *_) = Shards(ended).items(listed(ended).header().shards[0])  # type: ignore[union-attr]
+    do_shards(ended.folder, 0, lambda: None)
+    before = made_in(out)
+    other = next(file for file in sorted(images.glob("*.png")) if str(file) != first.image)
+    Path(first.image).write_bytes(other.read_bytes())
+    whole = new_run(out / ".emcfsys", request_of(images, model_file, "out", 0, force=force))
+    run_here(whole)
+    after = made_in(out)
+    assert before.keys() < after.keys() and not [name for name in after if ".v2." in name]
+    anew = after[str(Path(first.mask).relative_to(out))]
+    assert anew == after[str(other.relative_to(images))]
+    assert OutputBook(out).has(Path(first.mask))
+
+
+def test_what_a_task_that_runs_noted_is_left_to_it(images: Path, model_file: Path) -> None:
+    out = images.parent / "out"
+    run = new_run(out / ".emcfsys", request_of(images, model_file, "out", 2))
+    shards = listed(run)
+    do_shards(run.folder, 0, lambda: None)
+    lock = shards.claim(0)
+    assert lock is not None
+    take_in_ended(out)
+    assert shards.book_file(0).exists()
+    os.close(lock)
+    take_in_ended(out)
+    assert not shards.book_file(0).exists()
