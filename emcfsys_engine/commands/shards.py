@@ -75,10 +75,22 @@ def run_in_shards(request: Request, out: Path) -> Run:
     Raises: InputError while a run in shards is under way in that folder.
     """
     parent = out.absolute() / ".emcfsys"
-    if (begun := unfinished(parent, request)) is not None:
+    begun = unfinished(parent, request)
+    if begun is not None and _is_outdated(begun):
+        what = "was asked for the same, and has files that changed or lacks new ones: begun anew"
+        say_lines(f"{begun.id} {what}", err=True)
+    elif begun is not None:
         say_lines(f"{begun.id} was asked for the same, and is not at its end: it goes on", err=True)
         return begun
     return new_run(parent, request)
+
+
+def _is_outdated(begun: Run) -> bool:
+    from emcfsys_engine.shards.work import work_of
+
+    work = work_of(begun)
+    header = work.shards.header()
+    return header is not None and work.is_outdated(header)
 
 
 def absolute(place: str) -> str:

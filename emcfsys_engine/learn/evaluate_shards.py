@@ -1,8 +1,6 @@
 """An evaluation in shards: its images, how one is compared, and the scores of all at the end."""
 
-import hashlib
 import os
-import stat
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -49,6 +47,7 @@ from emcfsys_engine.shards.work import (
     Work,
     file_bytes,
     ref_of,
+    state_of,
 )
 
 
@@ -129,6 +128,13 @@ class EvaluateWork(WorkOfModels):
         """Check the models, and what the numbers in masks mean."""
         super().refuse_changed(header)
         self._refuse_renumbered()
+
+    def is_outdated(self, header: Header) -> bool:
+        """Tell whether another image is to be compared by now, or one of its files is another."""
+        listed = (item for share in header.shards for item in self.shards.items(share))
+        before = sorted(any_names.encode(item) for item in listed)
+        now = items_of(images_asked_for(self.request))
+        return before != sorted(any_names.encode(item) for item in now)
 
     def _refuse_renumbered(self) -> None:
         if self.request.project is not None:
@@ -229,7 +235,7 @@ def items_of(found: Images) -> Iterator[Item]:
             item=label.item,
             recipe=label.recipe,
             parts=tuple((name, str(file)) for name, file in label.parts),
-            states=tuple(map(_state_of, (image.path, *read))),
+            states=tuple(map(state_of, (image.path, *read))),
         )
         also = tuple((str(file), file_bytes(file)) for file in read)
         yield Item(number, str(image.path), image.plane, "", size, pixels, also=also, own=own)
@@ -288,29 +294,10 @@ def _refuse_changed(item: Item) -> None:
     own = msgspec.convert(msgspec.to_builtins(item.own), _Labelled)
     files = (item.image, *(file for file, _ in item.also))
     for file, before in zip(files, own.states, strict=True):
-        if (now := _state_of(Path(file))) != before:
+        if (now := state_of(Path(file))) != before:
             whose = "" if file == item.image else f"its label {file} "
             what = f"{whose}{'changed' if now else 'vanished'} since the list of shards was written"
             raise InputError(str(ref_of(item)), what, "Evaluate again")
-
-
-def _state_of(place: Path) -> str:
-    """Return what changes with a file, or with any file of a folder; empty where there is none.
-
-    Neither inode nor time of the last change of its rights: nodes may differ in those.
-    """
-    try:
-        status = os.stat(place)
-        if not stat.S_ISDIR(status.st_mode):
-            return f"{status.st_size}:{status.st_mtime_ns}"
-        digest = hashlib.blake2b(digest_size=16)
-        for file in sorted(path for path in place.rglob("*") if path.is_file()):
-            inner = os.stat(file)
-            words = f"\0{inner.st_size}:{inner.st_mtime_ns}\0"
-            digest.update(os.fsencode(file.relative_to(place)) + words.encode())
-        return digest.hexdigest()
-    except OSError:
-        return ""
 
 
 def forecast(request: EvaluateRequest) -> Forecast:

@@ -60,6 +60,7 @@ class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):
     region: Region | None = None
     also: tuple[tuple[str, int], ...] = ()  # files that are read with it, and their bytes
     own: Any = None  # what else its command needs to do it
+    states: tuple[tuple[str, str], ...] = ()  # files that are read for it, and what they were then
 
 
 class Share(msgspec.Struct, frozen=True, array_like=True):
@@ -174,7 +175,9 @@ def unfinished(parent: Path, request: Any) -> Run | None:
                     what += f", and was asked for something else (list {digest_of(theirs)})"
                 remedy = "Wait for its end or cancel it, or choose another folder with --out"
                 raise InputError(parent.parent, what, remedy)
-            if is_same and run.finished() is None:
+            if is_same and run.finished() is not None:
+                found = None  # it did what those before it had begun
+            elif is_same:
                 header = Shards(run).header()
                 if header is None or not models_of(request, header).are_others:
                     found = run

@@ -3,11 +3,12 @@
 By their sizes items are dealt; the last step gets what all tasks told and kept, in order.
 """
 
+import hashlib
 import os
 import stat
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -182,6 +183,10 @@ class Work(ABC):
         """
         refuse_other_models(header, self.request)
 
+    def is_outdated(self, header: Header) -> bool:
+        """Tell whether there is more, or something else, than the list says: then begin anew."""
+        return False
+
     @property
     def at_once(self) -> int:
         """How many tasks this machine runs at a time."""
@@ -223,6 +228,39 @@ def file_bytes(place: Path | str) -> int:
         return _size(os.stat(place))
     except OSError:
         return -1
+
+
+def state_of(place: Path | str) -> str:
+    """Return what changes with a file, or with any file of a folder; empty where there is none.
+
+    Neither inode nor time of the last change of its rights: nodes may differ in those.
+    """
+    try:
+        status = os.stat(place)
+        if not stat.S_ISDIR(status.st_mode):
+            return f"{status.st_size}:{status.st_mtime_ns}"
+        digest = hashlib.blake2b(digest_size=16)
+        for file in sorted(path for path in Path(place).rglob("*") if path.is_file()):
+            inner = os.stat(file)
+            words = f"\0{inner.st_size}:{inner.st_mtime_ns}\0"
+            digest.update(os.fsencode(file.relative_to(place)) + words.encode())
+        return digest.hexdigest()
+    except OSError:
+        return ""
+
+
+def states_of(files: Iterable[Path | str]) -> tuple[tuple[str, str], ...]:
+    """Return files with their states, as an item has them."""
+    return tuple((str(file), state_of(file)) for file in files)
+
+
+def why_changed(item: Item) -> str:
+    """Return which file of an item is not as the list says, as words; empty where all are."""
+    for file, before in item.states:
+        if (now := state_of(file)) != before:
+            whose = "" if file == item.image else f"{file} "
+            return f"{whose}{'changed' if now else 'vanished'} since the list of shards was written"
+    return ""
 
 
 def _size(status: os.stat_result) -> int:

@@ -37,7 +37,9 @@ from emcfsys_engine.shards.work import (
     Work,
     file_bytes,
     ref_of,
+    states_of,
     tasks_at_once,
+    why_changed,
 )
 from emcfsys_engine.tools.convert.conversion import Plan, options_of, plan_images, plan_labels
 from emcfsys_engine.tools.convert.items import Skipped, ToConvert
@@ -127,7 +129,11 @@ class ConvertWork(Work):
             lost = Skipped(file=ref, why="what its task kept of it is damaged. Convert again")
         else:
             lost = Skipped(file=ref, why=f"{outcome.written} is gone. Convert again")
-            if not outcome.written or outcome.coco or os.path.lexists(outcome.written):
+            if not outcome.written:
+                return outcome
+            if why := why_changed(one.item):
+                lost = Skipped(file=ref, why=f"{why}. Convert again, with --overwrite")
+            elif outcome.coco or os.path.lexists(outcome.written):
                 return outcome
         end.tell(_failed(ref, lost))
         return Outcome(skipped=lost, notes=outcome.notes)
@@ -200,8 +206,10 @@ def items_of(plan: Plan) -> Iterator[Item]:
         if known:
             pixels = 0 if one.why_not else one.size_HW[0] * one.size_HW[1]
         own = msgspec.to_builtins(msgspec.structs.replace(one, file=""))
+        also = _read_with(one)
+        states = states_of((one.path, *(file for file, _ in also)))
         yield Item(
-            number, one.path, one.plane, one.file, size, pixels, also=_read_with(one), own=own
+            number, one.path, one.plane, one.file, size, pixels, also=also, own=own, states=states
         )
 
 

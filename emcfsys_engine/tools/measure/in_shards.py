@@ -40,7 +40,9 @@ from emcfsys_engine.shards.work import (
     Work,
     file_bytes,
     ref_of,
+    states_of,
     tasks_at_once,
+    why_changed,
 )
 from emcfsys_engine.tools.measure.fields import (
     Fields,
@@ -66,6 +68,7 @@ from emcfsys_engine.tools.measure.tables import Unit, images_table, objects_tabl
 
 _BASE = Path("/")  # all paths of a request are absolute
 _STAMP_BYTES = 4
+_AGAIN = "Measure again"
 
 
 class Common(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +127,7 @@ class MeasureWork(Work):
         """Find all masks and what holds for them together, and write the list."""
         fields = fields_of(self.request, self.settings)
         out = Path(self.request.out)
+        inputs = digest_of_inputs(self.request)
         common = Common(
             labels=fields.labels,
             unit=fields.unit,
@@ -132,7 +136,7 @@ class MeasureWork(Work):
             notes=tuple(fields.items.notes),
             failed=tuple(fields.items.failed),
             calibration=calibration_for(fields, self.settings, out, _BASE),
-            inputs=digest_of_inputs(self.request),
+            inputs=inputs,
         )
         items = items_of(fields)
         own = msgspec.to_builtins(common, str_keys=True)
@@ -149,8 +153,7 @@ class MeasureWork(Work):
             num_images=header.num_images,
             called=self.called,
         )
-        lost = [ImageFailed(image=one.file, reason=_reason(one)) for one in common.failed]
-        return [began, *lost]
+        return [began, *map(_failed, common.failed)]
 
     def _kept(self, became: Became, fields: Fields) -> OneMask:
         try:
@@ -159,6 +162,10 @@ class MeasureWork(Work):
             # The same command would go on with this run, and meet the same again.
             remedy = f"Remove {self.run.folder}, then measure anew"
             raise InputError(fault.where, fault.what, remedy) from None
+
+    def is_outdated(self, header: Header) -> bool:
+        """Tell whether a mask or an image came, went or is another one by now."""
+        return common_of(self, header).inputs != digest_of_inputs(self.request)
 
     def begin(self, header: Header, shard: int, asked: Asked) -> "_Measuring":
         """Begin with one shard."""
@@ -177,7 +184,10 @@ class MeasureWork(Work):
         with Gathering(fields, self.settings, out, common.calibration, stamp) as gathering:
             for became in end.in_order():
                 mask = ref_of(became.item)
-                if isinstance(became.event, ItemDone):
+                if isinstance(became.event, ItemDone) and (why := why_changed(became.item)):
+                    items.failed.append(NotMeasured(file=str(mask), why=f"{why}. {_AGAIN}"))
+                    end.tell(_failed(items.failed[-1]))
+                elif isinstance(became.event, ItemDone):
                     items.masks.append(mask)
                     gathering.take(self._kept(became, fields))
                 elif isinstance(became.event, ImageFailed):
@@ -251,8 +261,8 @@ def _image_of(item: Item, own: OfMask) -> ImageRef | None:
     return ImageRef(path=Path(item.also[0][0]), plane=own.image_plane) if item.also else None
 
 
-def _reason(one: NotMeasured) -> str:
-    return f"{one.file}: {one.why}"
+def _failed(one: NotMeasured) -> ImageFailed:
+    return ImageFailed(image=one.file, reason=f"{one.file}: {one.why}")
 
 
 def common_of(work: MeasureWork, header: Header) -> Common:
@@ -286,9 +296,11 @@ def items_of(fields: Fields) -> Iterator[Item]:
         image = fields.items.image_of.get(mask)
         also = () if image is None else ((str(image.path), file_bytes(image.path)),)
         own = OfMask(None if image is None else image.plane, fields.pixel_of[mask])
+        beside = instances_there(mask.path)
+        read = [mask.path, *([image.path] if image else []), *([beside] if beside else [])]
         yield Item(
             number, str(mask.path), mask.plane, "", size, pixels, also=also,
-            own=msgspec.to_builtins(own),
+            own=msgspec.to_builtins(own), states=states_of(read),
         )  # fmt: skip
 
 

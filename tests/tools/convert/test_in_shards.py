@@ -179,6 +179,21 @@ def test_files_that_vanish_or_change_meanwhile_are_named_and_the_others_converte
     assert "bytes" in why["m1.png"] and "Convert again" in why["m1.png"]
 
 
+def test_labels_that_change_after_they_were_converted_are_named(tmp_path: Path, here: None) -> None:
+    source, images = masks_at(tmp_path), str(tmp_path / "images")
+    run = run_of(source, tmp_path / "out", "labelme", images=images)
+    listed(run)
+    do_shards(run.folder, None, lambda: None)
+    mask = source / "0/m0.png"
+    mask.write_bytes(mask.read_bytes()[:-1] + b"?")
+    assert run_here(run) == 1
+    found = result_of(run)
+    assert found is not None
+    why = {Path(one.file).name: one.why for one in found.skipped}
+    what = "changed since the list of shards was written"
+    assert why["m0.png"] == f"{what}. Convert again, with --overwrite"
+
+
 def test_classes_are_those_of_the_list_whatever_labels_say_later(
     tmp_path: Path, here: None
 ) -> None:

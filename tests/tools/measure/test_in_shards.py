@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from emcfsys_engine import any_names
+from emcfsys_engine.commands.shards import run_in_shards
 from emcfsys_engine.errors import InputError, RunFolderError
 from emcfsys_engine.run.events import ImageFailed, ItemDone
 from emcfsys_engine.run.folder import Run, new_run
@@ -216,6 +217,42 @@ def test_masks_that_vanish_or_change_meanwhile_are_named_and_the_others_measured
     assert why.keys() == {"m0.png", "m1.png", "m4.png"}
     assert why["m0.png"].startswith("vanished since the list of shards was written. Measure again")
     assert "bytes" in why["m1.png"] and "Measure again" in why["m1.png"]
+
+
+def test_a_mask_that_is_corrected_after_it_was_measured_is_none_of_the_numbers(
+    folder: Path, here: None
+) -> None:
+    """Of the same size, as uncompressed TIFF are: the job was paused, say."""
+    run = run_of(folder, folder / "out", MeasureSettings())
+    listed(run)
+    do_shards(run.folder, None, lambda: None)
+    mask = folder / "masks/0/m0.png"
+    mask.write_bytes(mask.read_bytes()[:-1] + b"?")
+    assert run_here(run) == 1
+    found = result_of(run)
+    assert found is not None and found.num_masks == 7
+    why = {Path(one.file).name: one.why for one in found.failed}
+    assert why["m0.png"] == "changed since the list of shards was written. Measure again"
+    assert b"m0.png" not in (folder / "out/images.csv").read_bytes()
+
+
+@pytest.mark.parametrize("change", ["corrected", "new", "none"])
+def test_the_same_command_begins_anew_where_its_files_are_others(
+    folder: Path, here: None, change: str
+) -> None:
+    run = run_of(folder, folder / "out", MeasureSettings())
+    listed(run)
+    do_shards(run.folder, 0, lambda: None)
+    if change != "none":
+        name = "masks/0/m0.png" if change == "corrected" else "masks/m9.png"
+        save_mask(folder / name, blobs(99, 50), _NM)
+    request = run.record().request
+    again = run_in_shards(request, folder / "out")
+    assert (again.id == run.id) == (change == "none")
+    run_here(again)
+    found = result_of(again)
+    assert found is not None and found.num_masks == (9 if change == "new" else 8)
+    assert unfinished(folder / "out/.emcfsys", request) is None
 
 
 def test_an_image_that_changes_meanwhile_fails_its_mask(folder: Path, here: None) -> None:
