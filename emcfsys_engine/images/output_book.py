@@ -22,6 +22,7 @@ import msgspec
 
 from emcfsys_engine import any_names
 from emcfsys_engine.files import next_lines, open_own, reading_own
+from emcfsys_engine.images.copied_folders import is_elsewhere
 from emcfsys_engine.images.origins import Maker, Origin, Origins
 from emcfsys_engine.images.output_names import MASK_SUFFIXES, Stems, instances_of, stems_for
 from emcfsys_engine.images.own_files import Contents, digest_of_output, identity_of, is_content
@@ -323,9 +324,9 @@ class OutputBook:
         return tuple(stem for stem in stems if stem is not None) if all(stems) else None
 
     def _moved(self, wanted: Wanted) -> tuple[str, ...] | None:
-        """Return the names of the same image at another path, where it is no more."""
+        """Return the names of the same image at another path: it was moved, or copied with all."""
         for old in self._made_of.get(wanted.content, ()) if wanted.content else ():
-            if Path(old).name == wanted.name and not os.path.lexists(old):
+            if Path(old).name == wanted.name and is_elsewhere(old, wanted.image, self.file):
                 stems = [self._stems.of(old, p, wanted.version) for p in wanted.planes]
                 kept = tuple(stem for stem in stems if stem is not None)
                 folders = {stem.rpartition("/")[0] for stem in kept}
