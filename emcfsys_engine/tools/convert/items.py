@@ -31,7 +31,7 @@ from emcfsys_engine.dataset.sources import IN_DOUBT
 from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.output_book import OutputBook
-from emcfsys_engine.images.own_outputs import free_version
+from emcfsys_engine.images.own_outputs import free_version, take_in_ended
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.project import Source
 
@@ -207,6 +207,7 @@ class Places:
     def __init__(self, out: Path, to: Target, *, overwrite: bool) -> None:
         self._to: Target = to
         self._out, self._overwrite = out, overwrite
+        take_in_ended(out)
         self._book = OutputBook(out)
 
     def of_all(self, items: Sequence[ToConvert]) -> list[ToConvert]:

@@ -194,6 +194,16 @@ def test_labels_that_change_after_they_were_converted_are_named(tmp_path: Path, 
     assert why["m0.png"] == f"{what}. Convert again, with --overwrite"
 
 
+def test_what_shards_wrote_that_were_ended_for_good_is_ours(tmp_path: Path) -> None:
+    source, images = masks_at(tmp_path), str(tmp_path / "images")
+    run = run_of(source, tmp_path / "out", "labelme", 2, images=images)
+    listed(run)
+    do_shards(run.folder, 0, lambda: None)
+    made = alone(source, tmp_path / "out", "labelme", images=images, overwrite=True)
+    assert len(made.written) == 7 and not any("the new version is" in note for note in made.notes)
+    assert not [name for name in made_in(tmp_path / "out") if ".v2." in name]
+
+
 def test_classes_are_those_of_the_list_whatever_labels_say_later(
     tmp_path: Path, here: None
 ) -> None:
