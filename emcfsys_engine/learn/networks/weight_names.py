@@ -148,9 +148,8 @@ def _fitted(name: str, given: Tensor, target: Tensor, body: Any) -> Tensor | Non
     if given.shape == target.shape:
         return given
     if given.ndim == 4 and target.ndim == 4 and given.shape[2:] == target.shape[2:]:
-        if given.shape[0] == target.shape[0] and given.shape[1] % _RGB == 0:
-            return with_channels(given, target.shape[1])
-        return None
+        made = with_channels(given, target.shape[1])
+        return made if made.shape == target.shape else None
     if name.endswith("pos_embed") and given.ndim == 3 and given.shape[2:] == target.shape[2:]:
         return _resampled_positions(given, target, getattr(body, "num_prefix_tokens", 0))
     if given.squeeze().shape == target.squeeze().shape:
@@ -161,11 +160,15 @@ def _fitted(name: str, given: Tensor, target: Tensor, body: Any) -> Tensor | Non
 def with_channels(stem_OIHW: Tensor, in_channels: int) -> Tensor:
     """Return a stem for another number of channels; grey is seen as red + green + blue.
 
-    Shapes: stems that fold pixels into channels (space to depth) keep their groups of three.
+    Where none can be made of it, it is returned as it is.
+    Shapes: stems that fold pixels into channels (space to depth) keep their groups of three; one
+    of greys reads a third of each colour.
     """
     given = stem_OIHW.shape[1]
+    if given == 1 and in_channels == _RGB:
+        return stem_OIHW.repeat_interleave(_RGB, dim=1) / _RGB
     groups = given // _RGB
-    if given == in_channels or in_channels % groups:
+    if given == in_channels or given % _RGB or in_channels % groups:
         return stem_OIHW
     out, height, width = stem_OIHW.shape[0], *stem_OIHW.shape[2:]
     grey_OGHW = stem_OIHW.reshape(out, groups, _RGB, height, width).sum(dim=2)

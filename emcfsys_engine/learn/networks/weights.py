@@ -126,11 +126,31 @@ def read_checkpoint(file: Path) -> list[dict[str, Tensor]]:
     """
     if not file.is_file():
         raise WeightsError(file, "there is no such file", "Give the path of a checkpoint")
-    content: object = _safetensors(file) if file.suffix == ".safetensors" else _pickle(file)
+    content: object = _safetensors(file) if _is_safetensors(file) else _pickle(file)
     found = list(_networks(content, depth=0))
     if not found:
         raise WeightsError(file, "it holds no weights", "Save the network's state_dict")
+    for name, tensor in (pair for network in found for pair in network.items()):
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise WeightsError(file, f"{name} is sparse, quantised or empty", _AS_FLOATS)
     return found
+
+
+_AS_FLOATS = "Save the state_dict of the network as it was trained, in floats of 16 or 32 bits"
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_LONGEST_HEADER = 100_000_000  # the format's own limit, in bytes
+
+
+def _is_safetensors(file: Path) -> bool:
+    """Tell by what it begins with: a length, then JSON. Hubs call such files .bin, too."""
+    if file.suffix.lower() == ".safetensors":
+        return True
+    try:
+        with file.open("rb") as opened:
+            begin = opened.read(9)
+    except OSError:
+        return False  # said by who reads it whole
+    return begin[8:] == b"{" and int.from_bytes(begin[:8], "little") <= _LONGEST_HEADER
 
 
 def _safetensors(file: Path) -> dict[str, Tensor]:
@@ -151,7 +171,7 @@ def _pickle(file: Path) -> Any:
     try:
         # DINO and MAE save their plain settings beside the weights.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            warnings.simplefilter("ignore")  # of its age, its kind: what is wrong we say in a line
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"\bGLOBAL ([\w.]+)", str(error))
@@ -163,7 +183,11 @@ def _pickle(file: Path) -> Any:
             "Save only the state_dict, best as .safetensors",
         ) from error
     except _RUBBISH as error:
-        raise WeightsError(file, f"no PyTorch checkpoint ({_first_line(error)})") from error
+        if "TorchScript" in str(error):
+            what = "a TorchScript program, which is never run here"
+            raise WeightsError(file, what, _AS_FLOATS) from error
+        what = f"no PyTorch checkpoint ({_first_line(error)})"
+        raise WeightsError(file, what, "Copy it again") from error
 
 
 def _networks(content: object, depth: int) -> Iterator[dict[str, Tensor]]:
@@ -226,7 +250,8 @@ def load_weights(
 
     `weights` is "none", "imagenet", a named set such as "micronet", or the path of a checkpoint.
 
-    Raises: WeightsError if they cannot be had here, want to run code, hold what is no number, or
+    Raises: WeightsError if they cannot be had here, want to run code, hold what is no number or no
+            float of 16 bits or more, or
             cover less than 90 % of the backbone's parameters, or are used to less than 90 %
             themselves, as those of a larger network are (the last two not with `allow_partial`).
     """
@@ -249,7 +274,11 @@ def load_weights(
     if match.used < _ENOUGH and not allow_partial:
         what = f"only {match.used:.0%} of its layers are used by {backbone}: it is a larger network"
         raise WeightsError(source, what, _REMEDY)
+    wanted = network.encoder.body.state_dict()
     for name, tensor in match.chosen.items():
+        if wanted[name].is_floating_point() and tensor.dtype not in _FLOATS:
+            # Whole numbers, complex ones and those of 8 bits would be rounded without a word.
+            raise WeightsError(source, f"{name} is of {tensor.dtype}", _AS_FLOATS)
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             what = f"{name} holds NaN or infinite numbers"
             raise WeightsError(source, what, "Take a checkpoint from before the training diverged")

@@ -21,6 +21,25 @@ def test_a_space_to_depth_stem_keeps_its_groups_of_colours() -> None:
     assert with_channels(torch.ones(1, 3, 1, 1), 2).flatten().tolist() == [1.5, 1.5]
 
 
+def test_a_network_of_greys_gives_its_whole_encoder_to_one_of_colours(tmp_path: Path) -> None:
+    grey, colour = (network_of("resnet10t", in_channels=number) for number in (1, 3))
+    torch.save(grey.encoder.body.state_dict(), tmp_path / "grey.pth")
+    assert load_weights(colour, str(tmp_path / "grey.pth")).missing == ()
+    x_NCHW = torch.randn(1, 1, 96, 96)
+    torch.testing.assert_close(
+        deepest_map(grey, x_NCHW), deepest_map(colour, x_NCHW.repeat(1, 3, 1, 1))
+    )
+
+
+def test_a_stem_of_other_channels_is_said_to_be_missing(tmp_path: Path) -> None:
+    tensors = timm_tensors()
+    tensors["conv1.0.weight"] = tensors["conv1.0.weight"].repeat(1, 2, 1, 1)
+    torch.save(tensors, tmp_path / "six.pth")
+    for channels in (1, 3):
+        network = network_of("resnet10t", in_channels=channels)
+        assert load_weights(network, str(tmp_path / "six.pth")).missing == ("conv1.0.weight",)
+
+
 @pytest.mark.parametrize(
     "wrap",
     [

@@ -3,6 +3,8 @@
 import os
 import pickle
 import random
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,42 @@ def test_a_pickle_that_wants_code_is_refused_by_name(
     with pytest.raises(WeightsError, match=rf"wants to run code \({name}\)"):
         load_weights(network_of("resnet10t"), str(tmp_path / "trap.pth"))
     assert "the trap ran" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda t: (t * 100).to(torch.int8), "is of torch.int8"),
+        (lambda t: t > 0, "is of torch.bool"),
+        (lambda t: t.to(torch.complex64), "is of torch.complex64"),
+        (lambda t: t.to(torch.float8_e4m3fn), "is of torch.float8_e4m3fn"),
+        (lambda t: t.to_sparse(), "sparse, quantised or empty"),
+        (lambda t: t.to("meta"), "sparse, quantised or empty"),
+    ],
+    ids=["int8", "bool", "complex", "float8", "sparse", "meta"],
+)
+def test_weights_are_taken_as_floats_or_refused_never_rounded(
+    tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], word: str
+) -> None:
+    tensors = {n: change(t) if t.is_floating_point() else t for n, t in timm_tensors().items()}
+    torch.save(tensors, tmp_path / "packed.pth")
+    with pytest.raises(WeightsError, match=rf"{word}. Save the state_dict of the network"):
+        load_weights(network_of("resnet10t"), str(tmp_path / "packed.pth"))
+
+
+def test_what_a_file_is_its_content_says(tmp_path: Path) -> None:
+    save_file(timm_tensors(), tmp_path / "pytorch_model.bin")
+    report = load_weights(network_of("resnet10t"), str(tmp_path / "pytorch_model.bin"))
+    assert (report.share, report.missing) == (1.0, ())
+
+
+def test_a_torchscript_program_is_refused_and_what_to_save_is_said(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2))
+        torch.jit.save(program, tmp_path / "program.pt")
+    with pytest.raises(WeightsError, match="TorchScript program, which is never run here. Save"):
+        read_checkpoint(tmp_path / "program.pt")
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
