@@ -29,6 +29,7 @@ _STEPS = 1000  # of the natural logarithm: each is 0.1 % wide
 _MEMORY = "1500MB"
 _UNITS: tuple[Unit, ...] = ("nm", "px")
 _DIAMETER = "equivalent_diameter_"
+_PIXEL_SIDES = ("pixel_height_nm", "pixel_width_nm")
 _NEEDED = {
     "class",
     "touches_border",
@@ -37,6 +38,7 @@ _NEEDED = {
     "labelled_px",
     "area_px",
     "area_fraction",
+    *_PIXEL_SIDES,
 }
 _PERCENTILES = (0.1, 0.5, 0.9)
 _REMEDY = "Name a folder that measure wrote"
@@ -66,7 +68,7 @@ class ClassOfTables(msgspec.Struct, frozen=True, kw_only=True):
     sd_diameter: float | None
     median_diameter: float | None
     sizes: tuple[SizeSummary, ...]
-    area_fraction: float | None  # of all labelled pixels together
+    area_fraction: float | None  # of all labelled area together
     mean_fraction: float | None  # over images of which something is labelled
     mean_fraction_ci95: tuple[float, float] | None
 
@@ -270,8 +272,8 @@ _COLUMNS = "SELECT column_name FROM (DESCRIBE FROM rows)"
 class _Fraction:
     num_masks: int
     num_labelled: int  # masks: the others say nothing of what there is
-    area_px: int
-    labelled_px: int
+    area: float  # nm² where the table has pixel sizes, else pixels
+    labelled_area: float
     sum: float
     squares: float
 
@@ -280,15 +282,18 @@ def _fractions(database: Any, tables: _Tables) -> dict[str, _Fraction]:
     """Return what each class covers; a mask without a row of it has none of it."""
     if not tables.images:
         return {}
-    query = """
+    columns = [name for name, *_ in _ask(database, tables, tables.images[:1], _COLUMNS)]
+    is_in_nm = set(_PIXEL_SIDES) <= set(columns)
+    pixel = " * ".join(f"CAST({side} AS DOUBLE)" for side in _PIXEL_SIDES) if is_in_nm else "1"
+    query = f"""
         SELECT class, sum(area), sum(fraction), sum(fraction * fraction),
                (SELECT count(*) FROM masks), (SELECT count(*) FROM masks WHERE labelled > 0),
                (SELECT sum(labelled) FROM masks)
-        FROM (SELECT class, class_value, CAST(area_px AS BIGINT) AS area,
+        FROM (SELECT class, class_value, CAST(area_px AS BIGINT) * {pixel} AS area,
                      CASE WHEN CAST(labelled_px AS BIGINT) > 0
                           THEN CAST(area_fraction AS DOUBLE) END AS fraction FROM rows)
         GROUP BY class ORDER BY min(CAST(class_value AS INT))"""
-    masks = """, masks AS (SELECT mask, max(CAST(labelled_px AS BIGINT)) AS labelled
+    masks = f""", masks AS (SELECT mask, max(CAST(labelled_px AS BIGINT) * {pixel}) AS labelled
                FROM rows GROUP BY mask)"""
     found: dict[str, _Fraction] = {}
     for name, area, total, squares, num_masks, num_labelled, labelled in _ask(
@@ -297,8 +302,8 @@ def _fractions(database: Any, tables: _Tables) -> dict[str, _Fraction]:
         found[_name_of(name)] = _Fraction(
             num_masks=num_masks,
             num_labelled=num_labelled,
-            area_px=int(area or 0),
-            labelled_px=int(labelled or 0),
+            area=float(area or 0),
+            labelled_area=float(labelled or 0),
             sum=total or 0.0,
             squares=squares or 0.0,
         )
@@ -325,8 +330,8 @@ def _class_of(name: str, rows: np.ndarray | None, covered: _Fraction | None) -> 
         sd_diameter=sd,
         median_diameter=_median(rows) if number else None,
         sizes=tuple(_sizes(whole[:, 1], whole[:, 2])) if len(whole) else (),
-        area_fraction=covered.area_px / covered.labelled_px
-        if covered is not None and covered.labelled_px
+        area_fraction=covered.area / covered.labelled_area
+        if covered is not None and covered.labelled_area
         else None,
         mean_fraction=fraction,
         mean_fraction_ci95=interval,
@@ -334,9 +339,11 @@ def _class_of(name: str, rows: np.ndarray | None, covered: _Fraction | None) -> 
 
 
 def _median(rows: np.ndarray) -> float:
+    """Return the middle size, or the mean of the two in the middle, as everybody's median is."""
     steps, places = np.unique(rows[:, 1], return_inverse=True)  # cut or whole, in one
     reached = np.cumsum(np.bincount(places, rows[:, 2]))
-    return _size_at(steps, reached, reached[-1] / 2)
+    middle = ((reached[-1] - 1) // 2, reached[-1] // 2)  # the same one where the number is odd
+    return sum(_size_at(steps, reached, place + 0.5) for place in middle) / 2
 
 
 def _interval(mean: float, squares: float, number: int) -> tuple[float, float] | None:

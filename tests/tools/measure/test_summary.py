@@ -100,6 +100,21 @@ def test_the_command_summarises_what_measure_wrote_in_any_format(tmp_path: Path)
     assert len(texts) == 1
 
 
+def test_a_summary_tells_what_measure_told_of_fields_of_unlike_pixels(tmp_path: Path) -> None:
+    ids = np.zeros((60, 60), np.uint8)
+    for number, (radius, nm) in enumerate(((4, 2.0), (9, 2.0), (9, 5.0), (14, 5.0))):
+        drawn = ids + disc(ids.shape, (30, 30), radius).astype(np.uint8)
+        save_mask(tmp_path / f"masks/{number}.png", drawn, (nm, 2 * nm))
+    made = measured(tmp_path)
+    told = summarise(Path(made.objects_file).parent)
+    for one, other in zip(made.classes, told.classes, strict=True):
+        assert one.area_fraction == pytest.approx(other.area_fraction)
+    # Of an even number the middle is between two.
+    assert told.classes[1].median_diameter == pytest.approx(
+        made.classes[1].median_diameter, rel=1e-3
+    )
+
+
 def test_names_that_are_no_text_are_summarised(tmp_path: Path) -> None:
     ids = disc((60, 60), (30, 30), 9).astype(np.uint8)
     save_mask(tmp_path / "masks/a.png", ids, (2.0, 2.0))
