@@ -1,8 +1,9 @@
 """Hand a trained network to other programs: ONNX, TorchScript, a bioimage.io package.
 
 Exported networks read what ours reads: an image that is normalised already (percentiles 0.5 and
-99.5 of the whole image clipped, then zero mean and unit variance). bioimage.io packages carry that
-normalisation with them; ONNX and TorchScript files state it in their metadata.
+99.5 of the whole image clipped, then zero mean and unit variance). ONNX and TorchScript files state
+that in their metadata. bioimage.io packages carry it with them: percentiles in their preprocessing,
+mean and variance in the network.
 
 N images, C channels or classes, H and W pixels.
 """
@@ -29,6 +30,11 @@ from emcfsys_engine.learn.networks.rewrites import with_fixed_padding
 NORMALISATION = (
     "clip each channel to percentiles 0.5 and 99.5 of the whole image, subtract mean, divide by std"
 )
+CENTRING = (
+    "clip each channel to percentiles 0.5 and 99.5 of the whole image and scale these to 0 and 1; "
+    "the network itself subtracts the mean, and divides by the std, of what it is given: give it "
+    "whole images, not tiles"
+)
 OBJECTS = (
     "channel 0 is how far a pixel lies from the border of its object, 0 at the border and 1 in the"
     " middle, channel 1 how surely it is a border"
@@ -37,6 +43,7 @@ _TOLERANCE = 1e-3  # of logits, which are of the order of 1 to 10
 OPSET = 20
 _LARGEST_PX = 16384
 _SEED = 0
+EPSILON = 1e-6  # beside a standard deviation: a constant image becomes zeros
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +60,12 @@ class ExportMetadata:
     pixel_nm: float | None = None
     class_values: tuple[int, ...] = ()  # what each is in our masks: not its channel, always
     objects: dict[str, float] = field(default_factory=dict)  # by what we tell objects apart
+    centres: bool = False  # the network subtracts mean and divides by deviation itself
+
+    @property
+    def normalisation(self) -> str:
+        """What is done to an image before the network gets it, in words."""
+        return CENTRING if self.centres else NORMALISATION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +124,14 @@ def export_torchscript(
     plain, sizes = _prepared(network)
     odd = (sizes[0][0] + 13, sizes[0][1] + 5)
     with quiet(), torch.no_grad():
-        traced = torch.jit.trace(parted(plain), _image(network, sizes[0]), check_trace=False)
+        whole = exported(plain, metadata)
+        traced = torch.jit.trace(whole, _image(network, sizes[0]), check_trace=False)
         extra = {"metadata.json": _metadata_json(network, metadata)}
         made = io.BytesIO()  # its name never stands for half of it, or for what differs
         torch.jit.save(traced, made, _extra_files=extra)
         made.seek(0)
         loaded = torch.jit.load(made)
-    differences = [_difference(loaded, plain, size) for size in (*sizes, odd)]
+    differences = [_difference(loaded, plain, metadata, size) for size in (*sizes, odd)]
     if differences[0] > _TOLERANCE:
         raise InputError(
             network.spec.backbone,
@@ -135,23 +149,35 @@ def export_torchscript(
     )
 
 
-class _Parted(nn.Module):
+class _Exported(nn.Module):
     """A network whose classes, and what it says of objects, are outputs of their own."""
 
-    def __init__(self, network: SegmentationNetwork) -> None:
+    def __init__(self, network: SegmentationNetwork, *, centres: bool) -> None:
         super().__init__()
         self.network = network
         self.num_classes = network.spec.num_classes
+        self.has_objects = bool(network.spec.num_planes)
+        self.centres = centres
 
-    def forward(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits, and distance and border, 0 to 1. Shapes: N×C×H×W and N×2×H×W."""
-        made_NCHW = self.network(x_NCHW)
+    def forward(self, x_NCHW: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Return logits, or them with distance and border, 0 to 1. Shapes: N×C×H×W and N×2×H×W."""
+        made_NCHW = self.network(_centred(x_NCHW) if self.centres else x_NCHW)
+        if not self.has_objects:
+            return made_NCHW
         return made_NCHW[:, : self.num_classes], made_NCHW[:, self.num_classes :].sigmoid()
 
 
-def parted(network: SegmentationNetwork) -> nn.Module:
+def _centred(x_NCHW: Tensor) -> Tensor:
+    around_NCHW = x_NCHW - x_NCHW.mean(dim=(2, 3), keepdim=True)
+    deviation_NC11 = (around_NCHW * around_NCHW).mean(dim=(2, 3), keepdim=True).sqrt()
+    return around_NCHW / (deviation_NC11 + EPSILON)
+
+
+def exported(network: SegmentationNetwork, metadata: ExportMetadata) -> nn.Module:
     """Return what is exported: one output, or two where the network knows of objects."""
-    return _Parted(network).eval() if network.spec.num_planes else network
+    if not network.spec.num_planes and not metadata.centres:
+        return network
+    return _Exported(network, centres=metadata.centres).eval()
 
 
 def need(*packages: str) -> None:
@@ -194,7 +220,7 @@ def _made_onnx(
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "network.onnx"
         _write_onnx(fixed, file, sizes, free=free, metadata=metadata)
-        difference = _onnx_difference(plain, file, sizes if free else sizes[:1])
+        difference = _onnx_difference(plain, file, metadata, sizes if free else sizes[:1])
         return file.read_bytes(), difference
 
 
@@ -217,7 +243,7 @@ def _write_onnx(
         shapes = {"x_NCHW": {2: step * height, 3: step * width}}
     with quiet(), torch.no_grad():
         torch.onnx.export(
-            parted(network),
+            exported(network, metadata),
             (_image(network, sizes[0]),),
             file,
             dynamo=True,
@@ -230,14 +256,18 @@ def _write_onnx(
         )
     model = onnx.load(file)
     onnx.helper.set_model_props(
-        model, {"emcfsys": _metadata_json(network, metadata), "normalisation": NORMALISATION}
+        model,
+        {"emcfsys": _metadata_json(network, metadata), "normalisation": metadata.normalisation},
     )
     onnx.checker.check_model(model)
     onnx.save(model, file)
 
 
 def _onnx_difference(
-    network: SegmentationNetwork, file: Path, sizes: list[tuple[int, int]]
+    network: SegmentationNetwork,
+    file: Path,
+    metadata: ExportMetadata,
+    sizes: list[tuple[int, int]],
 ) -> float:
     import onnxruntime
 
@@ -248,14 +278,17 @@ def _onnx_difference(
     def run(x_NCHW: Tensor) -> tuple[Tensor, ...]:
         return tuple(map(torch.from_numpy, session.run(None, {"image": x_NCHW.numpy()})))
 
-    return max(_difference(run, network, size) for size in sizes)
+    return max(_difference(run, network, metadata, size) for size in sizes)
 
 
-def _difference(run: Any, network: SegmentationNetwork, size: tuple[int, int]) -> float:
+def _difference(
+    run: Any, network: SegmentationNetwork, metadata: ExportMetadata, size: tuple[int, int]
+) -> float:
     x_NCHW = _image(network, size)
     with torch.no_grad():
         try:
-            pairs = zip(_all(run(x_NCHW)), _all(parted(network)(x_NCHW)), strict=True)
+            ours = exported(network, metadata)(x_NCHW)
+            pairs = zip(_all(run(x_NCHW)), _all(ours), strict=True)
             return max(float((one - other).abs().max()) for one, other in pairs)
         except RuntimeError:
             return float("inf")  # it insists on the example's size
@@ -276,7 +309,7 @@ def _metadata_json(network: SegmentationNetwork, metadata: ExportMetadata) -> st
         "head": network.spec.head,
         "backbone": network.spec.backbone,
         "in_channels": network.spec.in_channels,
-        "normalisation": NORMALISATION,
+        "normalisation": metadata.normalisation,
         "output": "logits, one channel a class"
         + (f"; objects: {OBJECTS}" if network.spec.num_planes else ""),
     }

@@ -1,14 +1,16 @@
 """A bioimage.io package says what others need to run it."""
 
+import importlib
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from emcfsys_engine.errors import InputError
-from emcfsys_engine.learn.export import ExportMetadata
+from emcfsys_engine.learn.export import ExportMetadata, exported, quiet
 from emcfsys_engine.learn.export_bioimageio import export_bioimageio, normalised
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.model_card import NetworkSpec
@@ -22,6 +24,23 @@ def test_the_normalisation_of_a_package_clips_and_centres() -> None:
     assert abs(given_NCHW.mean()) < 1e-4
     assert abs(given_NCHW.std() - 1) < 1e-3
     assert given_NCHW.max() < 4
+
+
+def test_a_network_that_centres_reads_a_clipped_image_as_ours_reads_a_normalised_one() -> None:
+    network = network_of("unet", "resnet10t").eval()
+    image_NCHW = np.random.default_rng(0).normal(1000, 50, (1, 1, 64, 96)).astype(np.float32)
+    image_NCHW[0, 0, 0, 0] = 65535  # a hot pixel
+    low, high = np.percentile(image_NCHW, (0.5, 99.5))
+    scaled_NCHW = np.clip((image_NCHW - low) / (high - low), 0, 1).astype(np.float32)
+    centring = exported(network, replace(METADATA, centres=True))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            centring(torch.from_numpy(scaled_NCHW)),
+            network(torch.from_numpy(normalised(image_NCHW))),
+            rtol=1e-3,
+            atol=1e-3,
+        )
+        assert centring(torch.zeros(1, 1, 64, 64)).isfinite().all()
 
 
 @pytest.mark.long
@@ -42,6 +61,18 @@ def test_a_bioimageio_package_is_run_by_bioimageio_core(tmp_path: Path, num_plan
     words = zipfile.ZipFile(file).read("README.md").decode()
     assert ("top is below 0.15" in words and "fewer than 40 pixels" in words) == bool(num_planes)
     assert [each.name for each in tmp_path.iterdir()] == ["model.zip"]
+    image_NCHW = np.random.default_rng(2).gamma(4, 30, (1, 1, 96, 128)).astype(np.float32)
+    with torch.no_grad():
+        wanted_NCHW = network(torch.from_numpy(normalised(image_NCHW)))[:, :2].softmax(1).numpy()
+    core, told = (
+        importlib.import_module("bioimageio.core"),
+        importlib.import_module("bioimageio.spec"),
+    )
+    with quiet():
+        given = core.predict(model=told.load_model_description(file), inputs={"image": image_NCHW})
+    # As a stranger runs it, who has the package alone.
+    found_NCHW = np.asarray(given.members["probabilities"].data)
+    np.testing.assert_allclose(found_NCHW, wanted_NCHW, atol=1e-3)
 
 
 @pytest.mark.long
