@@ -51,7 +51,10 @@ _WRITTEN_BYTES = 1 << 16
 
 
 class Progress:
-    """Whether a start that was asked to end still gets on: it computes, or it writes."""
+    """Whether a start that was asked to end still gets on: it computes, would, or writes.
+
+    Where others take the processors, one that computes may get less than a tenth of one.
+    """
 
     def __init__(self, token: str, group: int = 0) -> None:
         self.token = token
@@ -60,16 +63,25 @@ class Progress:
 
     def goes_on(self) -> bool:
         """Tell whether it did since this was asked last."""
-        (then, cpu_s, written), self._seen = self._seen, self._look()
-        now, cpu_now_s, written_now = self._seen
-        return cpu_now_s - cpu_s > _BUSY * (now - then) or written_now - written > _WRITTEN_BYTES
+        (then, cpu_s, written, _), self._seen = self._seen, self._look()
+        now, cpu_now_s, written_now, is_ready = self._seen
+        is_busy = is_ready or cpu_now_s - cpu_s > _BUSY * (now - then)
+        return is_busy or written_now - written > _WRITTEN_BYTES
 
-    def _look(self) -> tuple[float, float, int]:
-        ticks, written = 0, 0
+    def _look(self) -> tuple[float, float, int, bool]:
+        ticks, written, is_ready = 0, 0, False
         for pid in descendants(self.token, self.group):
             ticks += sum(int(field) for field in _fields(pid)[11:15])
             written += _written(pid)
-        return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), written
+            is_ready |= any(_fields(pid, thread)[:1] == ["R"] for thread in _threads(pid))
+        return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), written, is_ready
+
+
+def _threads(pid: int) -> list[str]:
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
 
 
 def _written(pid: int) -> int:
@@ -120,10 +132,11 @@ def _belongs(pid: int, wanted: bytes, group: int) -> bool:
         return False
 
 
-def _fields(pid: int) -> list[str]:
-    """Return what /proc tells of a living process, from its state on."""
+def _fields(pid: int, thread: str = "") -> list[str]:
+    """Return what /proc tells of a living process or a thread of it, from its state on."""
+    place = Path(f"/proc/{pid}/task/{thread}" if thread else f"/proc/{pid}")
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        fields = (place / "stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return []
     return [] if fields[0] in ("Z", "X") else fields

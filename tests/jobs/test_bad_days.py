@@ -156,8 +156,8 @@ def test_a_state_folder_whose_disk_is_away_is_waited_for_and_not_begun_anew(benc
 
 
 def test_a_slow_ending_that_still_computes_is_not_killed(bench: Bench) -> None:
-    bench.configure("cpu_slots = 8\ngrace_s = 1")  # a busy machine may leave it nothing for less
-    run = bench.run("slow ending", seconds=3)
+    bench.configure("cpu_slots = 8\ngrace_s = 0.3")
+    run = bench.run("slow ending", seconds=1.2)
     job_id = bench.add(run)
     bench.start()
     wait_for(lambda: run.log_file.exists() and run.log_file.read_text())

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 from emcfsys_engine.launch import processes, start
@@ -51,6 +52,37 @@ def test_lease_is_held_by_worker_and_keeper(run: Run, tmp_path: Path) -> None:
     assert processes.num_taken(tmp_path, "GPU-1") == 3
     start.kill_run(held_by)
     holds(lambda: processes.num_taken(tmp_path, "GPU-1") == 0)
+
+
+_SPINS = "sched_setaffinity(0, {min(sched_getaffinity(0))})\nwhile True: pass"
+_STARVES = "sched_setscheduler(0, SCHED_IDLE, sched_param(0))\n"
+
+
+def test_who_gets_no_processor_gets_on_and_who_sleeps_does_not() -> None:
+    """One processor, which another program takes: to wait for it is not to hang."""
+    begin = "from os import *\n"
+    marked = {processes.COOKIE: "starved"}
+    hog = subprocess.Popen([sys.executable, "-c", begin + _SPINS])
+    starved = subprocess.Popen(
+        [sys.executable, "-c", begin + _STARVES + _SPINS], env={**os.environ, **marked}
+    )
+    sleeper = subprocess.Popen(["sleep", "60"], env={**os.environ, processes.COOKIE: "asleep"})
+    try:
+        holds(lambda: bool(processes.descendants("starved") and processes.descendants("asleep")))
+        holds(lambda: os.sched_getscheduler(starved.pid) == os.SCHED_IDLE)
+        waits, sleeps = processes.Progress("starved"), processes.Progress("asleep")
+        before = _cpu_ticks(hog.pid)
+        holds(lambda: _cpu_ticks(hog.pid) > before + 50)
+        assert waits.goes_on()
+        assert not sleeps.goes_on()
+    finally:
+        for process in (hog, starved, sleeper):
+            process.kill()
+            process.wait()
+
+
+def _cpu_ticks(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
 
 
 def test_a_lock_that_names_a_process_of_somebody_else_kills_nothing(run: Run) -> None:
