@@ -38,6 +38,7 @@ from emcfsys_engine.learn.inference.expected import in_event
 from emcfsys_engine.learn.run_context import RunContext, give_back_freed_memory
 from emcfsys_engine.learn.watch.between_images import FollowedModel, GroupNews, LateSideCars
 from emcfsys_engine.learn.watch.images import Handled, ImageStages, Task, sync
+from emcfsys_engine.learn.watch.in_hand import InHand
 from emcfsys_engine.learn.watch.measure_again import MeasuredAgain
 from emcfsys_engine.learn.watch.measurements import Measurements
 from emcfsys_engine.learn.watch.output_folder import OutputDisk, is_all_there, take_folder, why_of
@@ -107,6 +108,7 @@ class _Watch:
         self.late = LateSideCars(self.root, ledger, self.scanner, self._tell_once)
         self.waker = Waker(self.root)
         self.counts = _Counts()
+        self.in_hand = InHand(ledger.folder)
         self.model = FollowedModel(Path(request.model), worker, project)
         hooks = load_config().hooks
         self.hook = Hook(hooks.image_done, self.root, self.output)
@@ -115,8 +117,7 @@ class _Watch:
         self.disk = OutputDisk(ledger, worker.run.folder.parent, worker.run.folder)
         self._open_outputs()
         self.blocked_until = 0.0  # by a disk that is full or gone
-        self.is_blocked = False
-        self.is_judged = False  # by the limits of today
+        self.is_blocked = self.is_judged = False  # judged: by the limits of today
         self.state = ""
         self.told_of: set[str] = set()  # images whose place cannot be written, kinds left out
         self.followed: dict[str, str] = {}  # corrected images -> the word they were measured by
@@ -145,11 +146,10 @@ class _Watch:
         gpus = self.project.compute.gpus
         if lost := lost_gpu(self.model.by.device, gpus, os.environ):
             self._warn(lost)
-        all_told = self.ledger.told, self.measurements.told, self.model.cannot_tell()
-        for told in filter(None, all_told):
+        of_files = self.ledger.told, self.measurements.told, self.in_hand.told
+        for told in filter(None, (*of_files, self.model.cannot_tell())):
             self._warn(told)
-        due = self.ledger.due() if self.hook.is_wanted else []
-        if due:
+        if due := self.ledger.due() if self.hook.is_wanted else []:
             images = how_many(len(due), "image")
             self._warn(f"{images} whose command was not run, or not to its end: it runs now")
         for one in due:
@@ -190,14 +190,14 @@ class _Watch:
             while (asked := self.worker.stop_request()) is None:
                 if time.monotonic() >= next_scan:
                     self._scan()
-                    offline_s = min(_LONGEST_OFFLINE_S, 2 * offline_s) if self._is_off() else 1.0
-                    wait_s = offline_s if self._is_off() else self._interval_s()
-                    next_scan = time.monotonic() + wait_s
+                    is_off = self.scanner.offline
+                    offline_s = min(_LONGEST_OFFLINE_S, 2 * offline_s) if is_off else 1.0
+                    next_scan = time.monotonic() + (offline_s if is_off else self._interval_s())
                 handled = self._handle_or_wait()
                 if self.model.is_renewed():
                     self.stages.use(self.model.by)
-                    state = WatchState(state=self.state, detail=f"now with {self.model.file}")
-                    self.worker.emit_when_possible(state)
+                    renewed = f"now with {self.model.file}"
+                    self.worker.emit_when_possible(WatchState(state=self.state, detail=renewed))
                 if handled:
                     busy_at = time.monotonic()
                     continue
@@ -224,7 +224,7 @@ class _Watch:
 
     def _is_all_done(self) -> bool:
         """Tell whether a watch that is to end has nothing left that may become ready."""
-        if not self.request.once or self._is_off() or self.is_blocked:
+        if not self.request.once or self.scanner.offline or self.is_blocked:
             return False
         return not self.scanner.is_settling()
 
@@ -240,12 +240,8 @@ class _Watch:
         code = emit_ending(self.worker.emit, word, done=counts.done, failed=counts.failed)
         return 1 if code == 0 and self.request.once and self.counts.failed else code
 
-    def _is_off(self) -> bool:
-        return self.scanner.offline
-
     def _interval_s(self) -> float:
-        base_s = self.project.hotfolder.poll_s or _SCAN_EVERY_S[self.backend]
-        return self.scanner.interval_s(base_s)
+        return self.scanner.interval_s(self.project.hotfolder.poll_s or _SCAN_EVERY_S[self.backend])
 
     def _scan(self) -> None:
         has_events = self.backend == "events" and self.waker.ensure_watching()
@@ -255,7 +251,7 @@ class _Watch:
         if new := sorted(self.scanner.left_out - self.told_of):
             self.told_of.update(new)
             self._warn(f"{self.root}: kinds that are not read, left out: {', '.join(new)}")
-        state = "offline" if self._is_off() else "watching" if has_events else "polling"
+        state = "offline" if self.scanner.offline else "watching" if has_events else "polling"
         why = self.waker.fault if self.waker.fault and not has_events else self.why
         if state != self.state and not self.is_blocked:
             self.state = state
@@ -331,6 +327,11 @@ class _Watch:
 
     def _handle_ready(self) -> int:
         ready = self.scanner.ready(_BATCH * num_processes(self.project.compute))
+        with self.in_hand.some_of(ready) as some:
+            self._handle(some)
+        return len(ready)
+
+    def _handle(self, ready: list[Seen]) -> None:
         decided = [self._decide(seen) for seen in ready]
         by_path = {seen.path: seen for seen in ready}
         tasks = [one for one in decided if isinstance(one, Task)]
@@ -345,7 +346,6 @@ class _Watch:
                 self._commit([(by_path[each.entry.path], each) for each in pending])
                 pending, committed_at = [], time.monotonic()
         self._commit([(by_path[each.entry.path], each) for each in pending])
-        return len(ready)
 
     def _put_off(self, path: str, error: OutputError) -> None:
         """Leave an image for later, or all of them: only its place may be closed to us.
@@ -373,6 +373,8 @@ class _Watch:
         """Tell what a file needs: a mask, or only a note that it was touched; None at the end."""
         before = self.scanner.known.get(seen.path)
         attempts = before.attempts + 1 if before is not None and before.state == "trying" else 1
+        if why := self.in_hand.blames(seen.path):
+            return self.stages.unreadable(seen, self.stages.max_attempts, OSError(why))
         try:
             digest = digest_of(self.root / seen.path, seen.size, self._is_ended)
         except InterruptedError:

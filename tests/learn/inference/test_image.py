@@ -83,11 +83,12 @@ def test_a_mask_that_did_not_get_its_name_is_not_taken_for_that_of_the_new_image
     setting.predict()
     setting.add("a", width=96)
 
-    def fails(temporary: Path, place: Path, *, may_replace: bool) -> None:
+    def fails(temporary: Path, place: Path, book: OutputBook, *, of_image: bool) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(place))
 
     with monkeypatch.context() as disk:
-        disk.setattr(outputs, "put", fails)  # after the line in the book, as a kill may come
+        # After the line in the book, as a kill may come.
+        disk.setattr(outputs, "put_over_own", fails)
         assert setting.predict()[0].failed == 1
     origin = OutputBook(setting.out).origin_of(setting.out / "a.png")
     assert origin is not None
