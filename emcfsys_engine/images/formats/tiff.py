@@ -292,9 +292,10 @@ def _layers(path: Path, tiff: tifffile.TiffFile) -> list[_Layer]:
     if len(tiff.pages) > _MOST_PAGES:
         raise ImageError(path, f"claims {len(tiff.pages):,} pages", "It is damaged")
     layers: list[_Layer] = []
+    of_others = [one.keyframe.is_reduced or one.name in ("Label", "Macro") for one in tiff.series]
     for number, series in enumerate(tiff.series):
         axes, shape = series.axes, tuple(series.shape)
-        reduced = number > 0 and (series.keyframe.is_reduced or series.name in ("Label", "Macro"))
+        reduced = of_others[number] and (number > 0 or not all(of_others))
         if reduced or "Y" not in axes or "X" not in axes or 0 in shape:
             continue
         others = [n for axis, n in zip(axes, shape, strict=True) if axis not in "YXS"]

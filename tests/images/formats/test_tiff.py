@@ -68,3 +68,20 @@ def test_colours_that_no_viewer_shows_as_they_are_stored_are_refused(
     grey.convert("YCbCr").save(tmp_path / "b.tif", compression="jpeg", quality=95)
     shown = read_micrograph(tmp_path / "b.tif").pixels.mean(axis=2)
     assert np.abs(shown - np.asarray(grey)).mean() < 10
+
+
+@pytest.mark.parametrize("thumbnail_first", [True, False])
+def test_a_thumbnail_is_no_plane_wherever_it_stands(tmp_path: Path, thumbnail_first: bool) -> None:
+    image = RNG.integers(0, 255, (96, 128), np.uint8)
+    pages = [(image, 0), (image[::8, ::8], 1)]
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        for pixels, kind in reversed(pages) if thumbnail_first else pages:
+            tiff.write(pixels, subfiletype=kind, metadata=None)
+    assert probe(tmp_path / "a.tif").planes == 1
+    read = read_micrograph(ImageRef(path=tmp_path / "a.tif")).pixels
+    np.testing.assert_array_equal(read, image)
+
+
+def test_a_file_of_nothing_but_a_thumbnail_is_that_image(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((9, 8), np.uint8), subfiletype=1)
+    assert probe(tmp_path / "a.tif").shape == (9, 8)
