@@ -19,7 +19,7 @@ _TOKENS = re.compile(r"\x1b\[(\d+);(\d+)H|\x1b\[([\d;]*)m|(\n)|([^\x1b\n]+)")
 _STEP = 3  # so many cells between two changed ones are rather written than stepped over
 
 
-class Look(NamedTuple):
+class CellStyle(NamedTuple):
     """How a cell is drawn; empty is the terminal's own.
 
     A colour is what stands behind the 3 or 4 of its SGR parameters: "1" for 31 and 41, "8;5;240"
@@ -31,8 +31,8 @@ class Look(NamedTuple):
     rest: str = ""  # bold, underlined …: SGR parameters
 
 
-Cell = tuple[str, Look]  # a sign with what combines with it; "" is the right half of a wide one
-_PLAIN = Look()
+Cell = tuple[str, CellStyle]  # a sign with what combines with it; "" ends a wide one
+_PLAIN = CellStyle()
 _UNKNOWN: Cell = ("\0", _PLAIN)  # equal to no cell that a program draws
 
 
@@ -131,7 +131,7 @@ class ShownCells:
         self._at = row, column
 
 
-def _fits(cell: Cell, now: Look) -> bool:
+def _fits(cell: Cell, now: CellStyle) -> bool:
     """Tell whether a cell can be written as it is, without another look."""
     sign, look = cell
     if sign == " " and not look.rest and not now.rest:
@@ -152,7 +152,7 @@ def _draw(cells: list[Cell], column: int, new: list[Cell]) -> int:
     return end
 
 
-def _cells(text: str, look: Look) -> list[Cell]:
+def _cells(text: str, look: CellStyle) -> list[Cell]:
     if text.isascii():
         return [(sign, look) for sign in text]
     found: list[Cell] = []
@@ -167,7 +167,7 @@ def _cells(text: str, look: Look) -> list[Cell]:
 
 
 @lru_cache(4096)
-def _look_after(look: Look, style: str) -> Look:
+def _look_after(look: CellStyle, style: str) -> CellStyle:
     """Return the look after SGR parameters."""
     numbers = (style or "0").split(";")
     fore, back, rest = look
@@ -186,7 +186,7 @@ def _look_after(look: Look, style: str) -> Look:
             back = _colour_of(one)
         else:
             rest = f"{rest};{one}" if rest else one
-    return Look(fore, back, rest)
+    return CellStyle(fore, back, rest)
 
 
 def _colour_of(parameter: str) -> str:
@@ -196,7 +196,7 @@ def _colour_of(parameter: str) -> str:
 
 
 @lru_cache(8192)
-def _change(before: Look, after: Look) -> str:
+def _change(before: CellStyle, after: CellStyle) -> str:
     """Return what makes one look of another."""
     if before == after:
         return ""
@@ -219,7 +219,7 @@ def _parameter(colour: str, normal: str, bright: str) -> str:
     return normal + (colour or "9")
 
 
-def _leanest(now: Look, cell: Cell, count: int, following: Cell | None) -> Cell:
+def _leanest(now: CellStyle, cell: Cell, count: int, following: Cell | None) -> Cell:
     """Return the cell, or one that looks the same, by what so many of it and the next one cost."""
     options = _twins(cell, now)
     if len(options) == 1:
@@ -234,15 +234,15 @@ def _leanest(now: Look, cell: Cell, count: int, following: Cell | None) -> Cell:
     return min(options, key=cost)
 
 
-def _twins(cell: Cell, now: Look) -> tuple[Cell, ...]:
+def _twins(cell: Cell, now: CellStyle) -> tuple[Cell, ...]:
     """Return cells that look the same as this one."""
     sign, (fore, back, rest) = cell
     if rest or now.rest or sign not in (" ", "▀"):
         return (cell,)
     if sign == " ":
-        empty = (" ", Look(now.fore, back))
-        return (empty, ("█", Look(back, now.back))) if back else (empty,)
-    return (cell, ("▄", Look(back, fore))) if fore and back else (cell,)
+        empty = (" ", CellStyle(now.fore, back))
+        return (empty, ("█", CellStyle(back, now.back))) if back else (empty,)
+    return (cell, ("▄", CellStyle(back, fore))) if fore and back else (cell,)
 
 
 class LeanDriver(Driver):

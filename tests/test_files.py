@@ -13,7 +13,6 @@ from emcfsys_engine.files import (
     file_system_of,
     identity_of,
     is_full,
-    is_left_alone,
     is_network,
     mount_point_of,
     next_lines,
@@ -116,12 +115,6 @@ def test_what_is_not_there_was_never_changed(tmp_path: Path) -> None:
     file.write_bytes(b"a")
     os.utime(file, ns=(1, 2_000_000_001))
     assert changed_ns(file) == 2_000_000_001
-
-
-def test_leftovers_of_systems_are_no_data() -> None:
-    assert is_left_alone(".DS_Store")
-    assert is_left_alone("Thumbs.db")
-    assert not is_left_alone("a.tif")
 
 
 def test_a_full_disk_is_an_error_of_the_disk() -> None:

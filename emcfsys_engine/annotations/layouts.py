@@ -12,11 +12,11 @@ from emcfsys_engine.annotations.masks import LabelTable, read_stencil
 from emcfsys_engine.annotations.pair_shapes import pair_shapes
 from emcfsys_engine.annotations.pairing import Key, is_label_name, key_of_file, match
 from emcfsys_engine.errors import AnnotationError, InputError, ProjectError
-from emcfsys_engine.files import is_left_alone
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.reader import find_images, read_micrograph
 from emcfsys_engine.images.writers import is_companion
 from emcfsys_engine.project import UNLABELLED, Project
+from emcfsys_engine.suffixes import is_left_alone
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "raw", "micrographs", "data", "input")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "seg", "segmentations", "segmentation", "gt")

@@ -18,21 +18,19 @@ from typing import BinaryIO, Literal
 
 import msgspec
 
-from emcfsys_engine.files import (
-    MICROGRAPH_SUFFIXES,
-    OTHER_PICTURE_SUFFIXES,
-    PACKED_SUFFIXES,
-    SIDE_CAR_SUFFIXES,
-    identity_of,
-    is_left_alone,
-    kept_ns,
-    reading,
-)
+from emcfsys_engine.files import identity_of, kept_ns, reading
 from emcfsys_engine.hotfolder.ledger import Entry
 from emcfsys_engine.hotfolder.places import is_inside
 from emcfsys_engine.images.own_files import digest_of, is_content
 from emcfsys_engine.project import Project
 from emcfsys_engine.run.records import WatchRequest
+from emcfsys_engine.suffixes import (
+    MICROGRAPH_SUFFIXES,
+    OTHER_PICTURE_SUFFIXES,
+    PACKED_SUFFIXES,
+    SIDE_CAR_SUFFIXES,
+    is_left_alone,
+)
 
 Verdict = Literal["whole", "growing", "unknown"]
 _MAX_DIRECTORIES = 100_000  # of a TIFF: a loop in its chain must end

@@ -11,17 +11,13 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from emcfsys_engine.errors import ImageError
-from emcfsys_engine.files import (
-    MICROGRAPH_SUFFIXES,
-    OTHER_PICTURE_SUFFIXES,
-    first_bytes,
-    is_left_alone,
-)
+from emcfsys_engine.files import first_bytes
 from emcfsys_engine.images.damaged_files import fenced, quiet_libraries, try_first
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef, ImageRefs, Micrograph
 from emcfsys_engine.images.normalise import find_info_bar
 from emcfsys_engine.images.side_cars import pixel_nm_beside
 from emcfsys_engine.images.walk import is_regular, is_zarr, names_below, split_glob
+from emcfsys_engine.suffixes import MICROGRAPH_SUFFIXES, OTHER_PICTURE_SUFFIXES, is_left_alone
 
 HEADER_BYTES = 1024
 _TRIED_FIRST = frozenset({"hdf5", "czi"})  # their libraries can die of a damaged file

@@ -4,8 +4,8 @@ import os
 import re
 from pathlib import Path
 
-from emcfsys_engine.files import SIDE_CAR_SUFFIXES
 from emcfsys_engine.images.micrograph import nm_per, square_nm
+from emcfsys_engine.suffixes import SIDE_CAR_SUFFIXES
 
 _MOST_BYTES = 1 << 16
 _PICTURES = frozenset({".tif", ".tiff", ".bmp", ".png", ".jpg", ".jpeg"})

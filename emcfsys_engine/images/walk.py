@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from emcfsys_engine.files import is_left_alone
+from emcfsys_engine.suffixes import is_left_alone
 
 FileStamp = tuple[str, int, int, int]  # path, times of change in ns: its own, system's; bytes
 

@@ -13,6 +13,7 @@ from emcfsys_engine.errors import InputError, printable
 from emcfsys_engine.files import remedy_of
 from emcfsys_engine.images.normalise import GREY, RGB, read_as, to_8_bit
 from emcfsys_engine.images.output_book import OutputBook
+from emcfsys_engine.images.overlays import laid_over
 from emcfsys_engine.images.own_outputs import replace_own
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.project import UNLABELLED, Project
@@ -21,7 +22,6 @@ _TILE_PX = 320
 _COLUMNS = 4
 _CAPTION_PX = 16
 _MOST_TILES = 12
-_OPACITY = 0.45
 
 
 def contact_sheet(
@@ -63,12 +63,7 @@ def overlay(shown: np.ndarray, ids: np.ndarray, values: Sequence[int]) -> np.nda
 
     Shapes: uint8 H×W or H×W×3, and H×W in, uint8 H×W×3 out.
     """
-    picture = _in_rgb(shown)
-    for place, (value, rgb) in enumerate(zip(values, colours_for(len(values)), strict=True)):
-        where = ids == value
-        if place and where.any():
-            colour = np.array(rgb)
-            picture[where] = (picture[where] * (1 - _OPACITY) + colour * _OPACITY).astype(np.uint8)
+    picture = laid_over(shown, ids, values, colours_for(len(values)))
     unlabelled = ids == UNLABELLED
     picture[unlabelled] = picture[unlabelled] // 3
     return picture

@@ -9,10 +9,10 @@ import msgspec
 from emcfsys_engine.annotations.files import NotAnAnnotation, read_annotations
 from emcfsys_engine.annotations.shapes import Annotation
 from emcfsys_engine.errors import InputError, printable
-from emcfsys_engine.files import MICROGRAPH_SUFFIXES
 from emcfsys_engine.images.micrograph import ImageFacts, ImageRef
 from emcfsys_engine.images.reader import format_of, probe, read_micrograph
 from emcfsys_engine.model_card import ModelCard, read_card
+from emcfsys_engine.suffixes import MICROGRAPH_SUFFIXES
 from emcfsys_engine.text import few, how_many
 
 _MOST_LABELS = 50

@@ -17,11 +17,11 @@ import msgspec
 from textual.message import Message
 
 from emcfsys_engine.errors import EmcfError, InputError, printable
-from emcfsys_engine.files import MICROGRAPH_SUFFIXES
 from emcfsys_engine.images.walk import FileStamp, names_below, split_glob, stamp_of, stamps_below
 from emcfsys_engine.project import load_project
+from emcfsys_engine.suffixes import MICROGRAPH_SUFFIXES
 from emcfsys_engine.text import how_many
-from emcfsys_tui.engine.form import edit_project
+from emcfsys_tui.engine.edit_project import edit_project
 from emcfsys_tui.engine.predictions import prediction_folder, rankings
 from emcfsys_tui.engine.runs import LOOKING, child_environment, give_way, run_command
 from emcfsys_tui.messages import (

@@ -3,12 +3,10 @@
 It is written with its comments. What a training would do is worked out in a child.
 """
 
-import hashlib
 import shlex
-import stat
 import subprocess
 from codecs import BOM_UTF8
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +27,7 @@ from emcfsys_engine.project import (
 )
 from emcfsys_engine.project_tables import SHIPPED_BACKBONE, bare
 from emcfsys_engine.settings import cache_home
+from emcfsys_tui.engine.edit_project import digest_of_content, edit_project
 from emcfsys_tui.engine.runs import run_command
 from emcfsys_tui.text import fitted
 from emcfsys_tui.view_models import FieldFault, FindingRow, Forecast, PlanRow
@@ -97,7 +96,9 @@ def read_form(folder: Path) -> ProjectForm:
         facts = _facts(load_project(file))
     except EmcfError as error:
         faults = _field_faults(error)
-    return ProjectForm(fields=tuple(fields), digest=_digest(content), faults=faults, facts=facts)
+    return ProjectForm(
+        fields=tuple(fields), digest=digest_of_content(content), faults=faults, facts=facts
+    )
 
 
 def judge(folder: Path, changes: Mapping[str, str]) -> Verdict:
@@ -138,48 +139,6 @@ def write_form(folder: Path, changes: Mapping[str, str], digest: str) -> str:
     return "project.toml written, comments kept"
 
 
-def edit_project(folder: Path, change: Callable[[Any], None], digest: str = "") -> None:
-    """Change project.toml as its reader would accept it, the comments kept.
-
-    `digest`: of the content that the change was made for; empty: of what is there now.
-    Raises: ProjectError if the file changed meanwhile, or cannot be read or written, ProjectFaults
-    if it would be faulty.
-    """
-    file = folder / "project.toml"
-    place = file.resolve()  # a link goes on leading to what others have, too
-    tomlkit: Any = import_module("tomlkit")
-    try:
-        content = plain_bytes(file)
-        mark = BOM_UTF8 if content.startswith(BOM_UTF8) else b""  # as editors of Windows write it
-        document = tomlkit.parse(content.removeprefix(mark).decode())
-        change(document)
-    except (OSError, ValueError, RecursionError) as error:  # somebody is in the midst of it
-        raise ProjectError(file, "", f"cannot be read: {error}", "Mend it, then again") from None
-    except (LookupError, AttributeError, TypeError):  # a table that the change was for is none now
-        raise _otherwise(file) from None
-    text = tomlkit.dumps(document)
-    try:
-        found = tomlkit.parse(text).unwrap()
-    except ValueError:
-        found = None
-    if found != document.unwrap():  # of tables in one line, or keys with dots, not all can be
-        raise _otherwise(file)
-    import_module("emcfsys_engine.project").project_from(file, found)
-    if _digest(plain_bytes(file)) != (digest or _digest(content)):
-        raise ProjectError(file, "", "changed on the disk meanwhile", "Read it again with R")
-    try:
-        mode = stat.S_IMODE(place.stat().st_mode)
-        write_whole(place, mark + text.encode(), mode=mode)
-    except OSError as error:
-        what = f"could not be written: {error.strerror}"
-        raise ProjectError(file, "", what, "Check its permissions and free space") from None
-
-
-def _otherwise(file: Path) -> ProjectError:
-    what = "is written otherwise than this change can go into"
-    return ProjectError(file, "", what, "Read it again with R, or change it in an editor")
-
-
 def _set_field(tomlkit: Any, document: Any, key: str, text: str) -> None:
     """Write one key of the form; an empty text takes the key away."""
     table_name, _, name = key.partition(".")
@@ -193,18 +152,6 @@ def _set_field(tomlkit: Any, document: Any, key: str, text: str) -> None:
     if other:
         document[table_name].pop(other, None)
     document[table_name][name] = tomlkit.parse(f"v = {_toml(key, text)}")["v"]
-
-
-def digest_of(folder: Path) -> str:
-    """Return the digest of project.toml as it is now; empty when it cannot be read."""
-    try:
-        return _digest(plain_bytes(folder / "project.toml"))
-    except OSError:
-        return ""
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _fields(table: str, kind: type[msgspec.Struct], document: Mapping[str, Any]) -> list[FormField]:

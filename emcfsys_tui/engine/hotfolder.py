@@ -33,7 +33,7 @@ from emcfsys_engine.run.folder import Run, list_runs
 from emcfsys_engine.run.lines import images_per_min
 from emcfsys_engine.run.records import TrainRequest, WatchRequest
 from emcfsys_engine.text import how_many
-from emcfsys_tui.engine.form import edit_project
+from emcfsys_tui.engine.edit_project import edit_project
 from emcfsys_tui.engine.runs import run_command
 from emcfsys_tui.messages import HotRead, ModelsRead, TextFound, TrendRead
 from emcfsys_tui.text import reason_words, safe_lines

@@ -12,7 +12,6 @@ import msgspec
 
 from emcfsys_engine.data_counts import recall_counts
 from emcfsys_engine.errors import EmcfError, InputError
-from emcfsys_engine.files import MICROGRAPH_SUFFIXES
 from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.places import watcher_of, watching_run
 from emcfsys_engine.hotfolder.status import choose_best
@@ -24,6 +23,7 @@ from emcfsys_engine.project import Project, load_project
 from emcfsys_engine.run.events import ImageDone, ImageFailed, reversed_events
 from emcfsys_engine.run.folder import Run, list_runs
 from emcfsys_engine.run.progress import progress_of
+from emcfsys_engine.suffixes import MICROGRAPH_SUFFIXES
 from emcfsys_tui.engine.runs import run_command
 from emcfsys_tui.messages import ProjectsRead
 from emcfsys_tui.settings import Memory

@@ -13,7 +13,8 @@ import msgspec
 
 from emcfsys_engine.errors import EmcfError, InputError, printable
 from emcfsys_engine.project import load_project
-from emcfsys_tui.engine.form import FormField, edit_project
+from emcfsys_tui.engine.edit_project import edit_project
+from emcfsys_tui.engine.form import FormField
 from emcfsys_tui.engine.runs import as_command, run_command
 from emcfsys_tui.messages import TextFound, Told
 from emcfsys_tui.view_models import SizeChart, SizeCurve, SizeMap

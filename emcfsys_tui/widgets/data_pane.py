@@ -16,7 +16,7 @@ from textual.worker import get_current_worker
 from emcfsys_engine.text import how_many
 from emcfsys_tui.engine import data, notices, predictions, runs
 from emcfsys_tui.engine.data import PictureSpec
-from emcfsys_tui.engine.form import digest_of
+from emcfsys_tui.engine.edit_project import digest_of
 from emcfsys_tui.messages import (
     CheckRead,
     FactsRead,

@@ -17,6 +17,7 @@ from textual.widgets import Input, Static
 from emcfsys_engine.errors import printable
 from emcfsys_tui.engine import form as engine_link_train
 from emcfsys_tui.engine import jobs, notices
+from emcfsys_tui.engine.edit_project import digest_of
 from emcfsys_tui.engine.form import FIRST, Forecaster, ProjectForm, Verdict
 from emcfsys_tui.messages import TabWanted
 from emcfsys_tui.settings import quiet, shown
@@ -359,7 +360,7 @@ class TrainPane(Pane):
         self.post_message(FormRead(engine_link_train.read_form(self.folder)))
 
     def _look_at_file(self) -> None:
-        if engine_link_train.digest_of(self.folder) != self.form.digest:
+        if digest_of(self.folder) != self.form.digest:
             self.app.call_from_thread(self._file_changed)
 
     def _file_changed(self) -> None:

@@ -38,7 +38,7 @@ _COLOURS = 48  # of a picture: a terminal shows few
 _BLACK = TerminalTheme((0, 0, 0), (200, 200, 200), [(0, 0, 0)] * 8)
 
 
-class Desk:
+class Terminal:
     """A terminal of a person, and pictures of it."""
 
     def __init__(self, place: Path, pictures: Path) -> None:
@@ -110,8 +110,8 @@ class Desk:
 class Person:
     """Draws in Labelme, on a computer of their own; what is saved comes into the folder."""
 
-    def __init__(self, folder: Path, desk: Path) -> None:
-        self._folder, self._desk = folder, desk
+    def __init__(self, folder: Path, terminal: Path) -> None:
+        self._folder, self._desk = folder, terminal
 
     def prepare(self) -> None:
         """Know every outline: those of the set's masks."""
@@ -145,28 +145,28 @@ def main() -> None:
     folder.mkdir(parents=True)
     for image, _ in _pairs():
         shutil.copy(image, folder / image.name)
-    desk = Desk(place, arguments.pictures.absolute())
+    terminal = Terminal(place, arguments.pictures.absolute())
     try:
-        _film(desk, Person(folder, place / "labelme"), folder)
+        _film(terminal, Person(folder, place / "labelme"), folder)
     finally:
-        desk.end()
+        terminal.end()
 
 
-def _film(desk: Desk, person: Person, folder: Path) -> None:
-    desk.start(str(folder))
-    desk.shows("name classes", "none labelled")
-    desk.press("c")
-    desk.shows("nobody draws")
-    desk.write("matrix, large, small")
-    desk.shows("matrix  ", "large  ", "small  ")
-    desk.picture("first-1-classes")
-    desk.press("Enter")
-    desk.shows("○ spot1_0d_0", "Nothing to mend")
-    desk.press("2")
-    desk.shows("waits for labels")
-    desk.press("s")
-    desk.shows("● waiting", "Waits for labels: 0 images")
-    desk.picture("first-2-waiting")
+def _film(terminal: Terminal, person: Person, folder: Path) -> None:
+    terminal.start(str(folder))
+    terminal.shows("name classes", "none labelled")
+    terminal.press("c")
+    terminal.shows("nobody draws")
+    terminal.write("matrix, large, small")
+    terminal.shows("matrix  ", "large  ", "small  ")
+    terminal.picture("first-1-classes")
+    terminal.press("Enter")
+    terminal.shows("○ spot1_0d_0", "Nothing to mend")
+    terminal.press("2")
+    terminal.shows("waits for labels")
+    terminal.press("s")
+    terminal.shows("● waiting", "Waits for labels: 0 images")
+    terminal.picture("first-2-waiting")
     person.prepare()
     run = Run(folder / "runs" / "run-0001")
     for name in _DRAWN:
@@ -174,32 +174,32 @@ def _film(desk: Desk, person: Person, folder: Path) -> None:
         time.sleep(_BETWEEN_S)
     began = time.time() - len(_DRAWN) * _BETWEEN_S
     until(lambda: _num_since(run, 0) >= _LEARNED, "validations", 1800)
-    desk.picture("first-3-learning")
-    desk.press("1")
-    desk.shows("3 ●")
-    desk.press("S")
-    desk.shows("Fill in label files")
-    desk.write("2")
-    desk.shows("2 suggestions", limit_s=900)
-    desk.press("U")
-    desk.shows("prediction:", "2 ◇")
-    desk.picture("first-4-suggestion")
+    terminal.picture("first-3-learning")
+    terminal.press("1")
+    terminal.shows("3 ●")
+    terminal.press("S")
+    terminal.shows("Fill in label files")
+    terminal.write("2")
+    terminal.shows("2 suggestions", limit_s=900)
+    terminal.press("U")
+    terminal.shows("prediction:", "2 ◇")
+    terminal.picture("first-4-suggestion")
     for file in _suggested(folder):
         person.save(file)
         time.sleep(_BETWEEN_S)
-    desk.shows("5 ●")
-    desk.press("3")
+    terminal.shows("5 ●")
+    terminal.press("3")
     until(lambda: _num_since(run, 5) >= _MORE, "validations of five images", 1800)
-    desk.picture("first-5-corrected")
-    desk.press("x", "Down", "Enter")
-    desk.shows("✓ done", limit_s=1800)
-    desk.press("1")
-    desk.shows("9 ○ 5 ●")
-    desk.press("P")
+    terminal.picture("first-5-corrected")
+    terminal.press("x", "Down", "Enter")
+    terminal.shows("✓ done", limit_s=1800)
+    terminal.press("1")
+    terminal.shows("9 ○ 5 ●")
+    terminal.press("P")
     until((folder / "predicted" / "0" / "ranking.json").is_file, "masks", 900)
-    desk.press("u")
-    desk.shows("prediction:", "9 ◇")
-    desk.picture("first-6-masks")
+    terminal.press("u")
+    terminal.shows("prediction:", "9 ◇")
+    terminal.picture("first-6-masks")
     for event in read_events(run.events_file):
         if isinstance(event, ValidationDone):
             print(f"{event.time - began:.0f} s, step {event.step}: mean IoU {event.mean_iou:.3f}")

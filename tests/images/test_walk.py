@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from emcfsys_engine.errors import ImageError
-from emcfsys_engine.files import is_left_alone
 from emcfsys_engine.images.reader import find_images
 from emcfsys_engine.images.walk import (
     files_below,
@@ -22,6 +21,7 @@ from emcfsys_engine.images.walk import (
     is_zarr,
     stamps_below,
 )
+from emcfsys_engine.suffixes import is_left_alone
 from tests.waiting import PATIENCE_S
 
 

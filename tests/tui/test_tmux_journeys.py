@@ -23,7 +23,7 @@ __all__ = ["tmux"]  # a fixture
 pytestmark = pytest.mark.long
 
 
-class Desk:
+class Terminal:
     """The program in a tmux; keys go in as one burst."""
 
     def __init__(self, world: Path, call: Callable[..., str]) -> None:
@@ -82,91 +82,91 @@ class Desk:
 
 
 @pytest.fixture
-def desk(world: Path, tmux: Callable[..., str]) -> Iterator[Desk]:
-    """A desk; a daemon that was started at it ends with it, and its jobs too."""
-    yield Desk(world, tmux)
+def terminal(world: Path, tmux: Callable[..., str]) -> Iterator[Terminal]:
+    """A terminal; a daemon that was started at it ends with it, and its jobs too."""
+    yield Terminal(world, tmux)
     command = [sys.executable, "-m", "emcfsys_engine", "daemon", "stop", "--jobs"]
     subprocess.run(command, env=child_environment(), timeout=PATIENCE_S, capture_output=True)
 
 
-def test_first_start_from_a_folder_of_images_to_its_data(world: Path, desk: Desk) -> None:
+def test_first_start_from_a_folder_of_images_to_its_data(world: Path, terminal: Terminal) -> None:
     folder = world / "scans"
     folder.mkdir()
     _drawn(folder, "a", "mitochondrion", "resin")
     _drawn(folder, "b", "mitochondria", "resin")
-    desk.start()
-    desk.shows("to make a project from a folder")
-    desk.type("n", "s", "c", "Tab")
-    desk.shows("scans/")
-    desk.type("Enter")
-    desk.shows("like mitochondrion")
-    desk.type("Down", "m")
-    desk.shows("with mitochondria")
+    terminal.start()
+    terminal.shows("to make a project from a folder")
+    terminal.type("n", "s", "c", "Tab")
+    terminal.shows("scans/")
+    terminal.type("Enter")
+    terminal.shows("like mitochondrion")
+    terminal.type("Down", "m")
+    terminal.shows("with mitochondria")
     assert not (folder / "project.toml").exists()
-    desk.type("Enter")
-    desk.shows("● a", "● b")
+    terminal.type("Enter")
+    terminal.shows("● a", "● b")
     assert dict(load_project(folder).data[0].labels) == {"mitochondria": "mitochondrion"}
-    desk.quit()
+    terminal.quit()
 
 
-def test_labels_are_mended_and_what_is_left_is_found_by_one_key(demo: Path, desk: Desk) -> None:
+def test_labels_are_mended_and_what_is_left_is_one_key_away(demo: Path, terminal: Terminal) -> None:
     files = sorted((demo / "annotations" / "train").glob("*.json"))
     broken, bare = files[3], files[7]
     whole, drawn = broken.read_bytes(), bare.read_bytes()
     broken.write_bytes(b"{")
     bare.unlink()
-    desk.start(str(demo))
-    desk.shows("is truncated or no JSON", f"○ {bare.stem}")
-    desk.type("Tab", "Enter")
-    desk.shows("Export it again", "check again")
-    desk.type("Escape", "u")  # in one packet
-    desk.shows(f"▸ ! ○ {broken.stem}")
+    terminal.start(str(demo))
+    terminal.shows("is truncated or no JSON", f"○ {bare.stem}")
+    terminal.type("Tab", "Enter")
+    terminal.shows("Export it again", "check again")
+    terminal.type("Escape", "u")  # in one packet
+    terminal.shows(f"▸ ! ○ {broken.stem}")
     broken.write_bytes(whole)
-    desk.shows(f"▸   ● {broken.stem}")
-    desk.type("u")
-    desk.shows(f"▸   ○ {bare.stem}")
-    _wait(lambda: "is truncated" not in desk.screen())
+    terminal.shows(f"▸   ● {broken.stem}")
+    terminal.type("u")
+    terminal.shows(f"▸   ○ {bare.stem}")
+    _wait(lambda: "is truncated" not in terminal.screen())
     bare.write_bytes(drawn)
-    desk.shows(f"● {bare.stem}")
-    desk.quit()
+    terminal.shows(f"● {bare.stem}")
+    terminal.quit()
 
 
-def test_train_leave_return_extend_compare_and_predict(demo: Path, desk: Desk) -> None:
+def test_train_leave_return_extend_compare_and_predict(demo: Path, terminal: Terminal) -> None:
     with (demo / "project.toml").open("a") as file:  # it is no matter how well it learns
         file.write('[model]\nbackbone = "mobilenetv3_small_050"\nweights = "none"\n')
     made_run(demo, sets=("model.head=pspnet",))
-    desk.start(str(demo))
-    desk.shows("run-0001")
-    desk.type("2")
-    desk.shows("training.steps", "unet/mobilenetv3_small_050")
-    desk.type("Down", "Down", "Down", "6", "Escape", "s")
-    desk.shows("run-0002")
-    desk.quit()
-    desk.start(str(demo))
-    desk.shows("run-0002", "✓ done", "6/6", limit_s=240)
+    terminal.start(str(demo))
+    terminal.shows("run-0001")
+    terminal.type("2")
+    terminal.shows("training.steps", "unet/mobilenetv3_small_050")
+    terminal.type("Down", "Down", "Down", "6", "Escape", "s")
+    terminal.shows("run-0002")
+    terminal.quit()
+    terminal.start(str(demo))
+    terminal.shows("run-0002", "✓ done", "6/6", limit_s=240)
     # The queue knows it a moment later than the run; a screen half drawn is no witness.
-    _wait(lambda: json.loads(desk.jobs("--json"))["jobs"][0]["state"] == "done")
-    desk.type("5")
-    desk.shows("✓ done", "machine")
-    desk.type("3", "g", "e")
-    desk.shows("To which step in all")
-    desk.type("C-u", "8", "Enter")
-    desk.shows("8/8")
-    desk.type("Space", "Down", "Space", "c")
-    desk.shows("Settings that differ", "pspnet")
-    desk.type("Escape", "6")
-    desk.shows("run-0002", "best")
-    desk.type("T", "p")
-    desk.shows("submit predict")
-    desk.type("Down", "C-u")
-    desk.write(str(demo / "images" / "val"))
-    desk.type("Enter")
-    desk.shows("is queued")
+    _wait(lambda: json.loads(terminal.jobs("--json"))["jobs"][0]["state"] == "done")
+    terminal.type("5")
+    terminal.shows("✓ done", "machine")
+    terminal.type("3", "g", "e")
+    terminal.shows("To which step in all")
+    terminal.type("C-u", "8", "Enter")
+    terminal.shows("8/8")
+    terminal.type("Space", "Down", "Space", "c")
+    terminal.shows("Settings that differ", "pspnet")
+    terminal.type("Escape", "6")
+    terminal.shows("run-0002", "best")
+    terminal.type("T", "p")
+    terminal.shows("submit predict")
+    terminal.type("Down", "C-u")
+    terminal.write(str(demo / "images" / "val"))
+    terminal.type("Enter")
+    terminal.shows("is queued")
     _wait(lambda: len(list((demo / "masks").glob("*.png"))) == 3, limit_s=240)
-    desk.quit()
+    terminal.quit()
 
 
-def test_a_hot_folder_with_failures_tells_why(demo: Path, desk: Desk) -> None:
+def test_a_hot_folder_with_failures_tells_why(demo: Path, terminal: Terminal) -> None:
     (demo / "incoming").mkdir()
     request = WatchRequest(model="best", watch="incoming", output="predictions")
     watch = new_run(demo / "runs", request, project=load_project(demo))
@@ -174,38 +174,38 @@ def test_a_hot_folder_with_failures_tells_why(demo: Path, desk: Desk) -> None:
     for number in (1, 2):
         reason = "is half a file: its last strip is missing. Copy it again"
         say(watch, ImageFailed(image=f"grid1_000{number}.tif", reason=reason))
-    desk.start(str(demo))
-    desk.shows("Hot folder", watch.id)
-    desk.type("4")
-    desk.shows("failed: why", "is half a file")  # the log of Runs has the reason, too
-    desk.type("Tab", "Down", "Enter")
-    desk.shows("failed: grid1", "its last strip is missing. Copy it again")
-    desk.type("Escape", "x")
-    desk.shows("othing to end")
-    desk.quit()
+    terminal.start(str(demo))
+    terminal.shows("Hot folder", watch.id)
+    terminal.type("4")
+    terminal.shows("failed: why", "is half a file")  # the log of Runs has the reason, too
+    terminal.type("Tab", "Down", "Enter")
+    terminal.shows("failed: grid1", "its last strip is missing. Copy it again")
+    terminal.type("Escape", "x")
+    terminal.shows("othing to end")
+    terminal.quit()
 
 
-def test_jobs_are_moved_read_and_ended_only_after_a_question(demo: Path, desk: Desk) -> None:
+def test_jobs_are_moved_read_and_ended_after_a_question(demo: Path, terminal: Terminal) -> None:
     project = load_project(demo)
     with Queue.open() as queue:
         for _ in range(3):
             run = new_run(demo / "runs", TrainRequest(), project=project)
             queue.add(run.folder, project_name="demo", gpus=0)
-    desk.start(str(demo))
-    desk.shows("run-0003")
-    desk.type("5")
-    desk.shows("○ queued", "machine")
-    desk.type("Down", "u")
-    desk.shows("is number 1 of those that wait")
-    desk.type("x")
-    desk.shows("Shall it end?")
-    desk.type("Down", "Down", "Enter")
-    desk.shows("is cancelled")
-    desk.type("i")
-    desk.shows("what became of it")
-    desk.type("Escape", "o")
-    desk.shows("3 Runs", "queued")
-    desk.quit()
+    terminal.start(str(demo))
+    terminal.shows("run-0003")
+    terminal.type("5")
+    terminal.shows("○ queued", "machine")
+    terminal.type("Down", "u")
+    terminal.shows("is number 1 of those that wait")
+    terminal.type("x")
+    terminal.shows("Shall it end?")
+    terminal.type("Down", "Down", "Enter")
+    terminal.shows("is cancelled")
+    terminal.type("i")
+    terminal.shows("what became of it")
+    terminal.type("Escape", "o")
+    terminal.shows("3 Runs", "queued")
+    terminal.quit()
     with Queue.open() as queue:
         states = sorted(job.state for job in queue.list())
     assert states == ["cancelled", "queued", "queued"], json.dumps(states)

@@ -15,7 +15,8 @@ from emcfsys_engine.annotations.pairing import bare_name
 from emcfsys_engine.annotations.planes import StackPlace
 from emcfsys_engine.annotations.shapes import Annotation, Gathering, Shape, ShapeKind, box_ring
 from emcfsys_engine.errors import AnnotationError
-from emcfsys_engine.files import is_left_alone, write_whole
+from emcfsys_engine.files import write_whole
+from emcfsys_engine.suffixes import is_left_alone
 from emcfsys_engine.text import how_many
 
 _LARGEST_ROI_BYTES = 64 << 20

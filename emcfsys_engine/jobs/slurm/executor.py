@@ -91,7 +91,7 @@ class SlurmExecutor:
         handed = moves.handed_over(self.store)
         if not handed:
             return later_s
-        asked = self.follower.leave_word(handed)
+        asked = self.follower.leave_requests(handed)
         now = time.monotonic()
         if asked:
             self._look_at = now

@@ -42,7 +42,7 @@ class Follower:
         self._shards: dict[str, Progress] = {}  # by token
         self._no_accounts_until: dict[Cluster, float] = {}
 
-    def leave_word(self, jobs: Iterable[Job]) -> bool:
+    def leave_requests(self, jobs: Iterable[Job]) -> bool:
         """Leave what was asked in the runs' folders; True if any of it is new: look at Slurm soon.
 
         A signal comes with the next look: scancel tries for minutes to signal a job that waits.

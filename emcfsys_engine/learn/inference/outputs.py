@@ -21,6 +21,7 @@ from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.origins import Maker
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.output_names import instances_of, is_ome_zarr, stem_of
+from emcfsys_engine.images.overlays import laid_over
 from emcfsys_engine.images.own_files import digest_of_output, identity_of, remove
 from emcfsys_engine.images.own_outputs import free_version, put_over_own
 from emcfsys_engine.images.reader import read_micrograph
@@ -34,6 +35,8 @@ from emcfsys_engine.images.writers import (
 from emcfsys_engine.learn.inference.bands import Band, OpenImage
 from emcfsys_engine.learn.inference.object_rows import ObjectRows, outlines
 from emcfsys_engine.model_card import ModelCard
+
+_BESIDE_LINES = 0.2  # opacity of classes where objects have outlines, which are to be seen
 
 
 class VectorOutputs:
@@ -189,6 +192,7 @@ class OutputSet:
         self.mask_file = mask_file
         self._corner = corner_px
         self._card = card
+        self._of_classes = card.class_values, card.colours
         self._view = view
         self._wanted = wanted
         self._book = book
@@ -234,7 +238,7 @@ class OutputSet:
             self._objects.add(band.mask, band.planes)
         elif self._wanted.overlay and self._view is not None:
             grey = self._view(band.first, band.first + len(band.mask))
-            writers["overlay"].write(blend(grey, band.mask, self._card))
+            writers["overlay"].write(laid_over(grey, band.mask, *self._of_classes))
         if band.uncertainty is not None and "uncertainty" in writers:
             writers["uncertainty"].write(band.uncertainty)
         if band.probabilities is not None and self._wanted.probabilities:
@@ -268,7 +272,9 @@ class OutputSet:
             if self._wanted.overlay and self._view is not None:
                 grey = self._view(first, first + len(mask))
                 lines = outlines(numbers)
-                made = blend(grey, mask, self._card, _BESIDE_LINES, lines_HW=lines)
+                made = laid_over(
+                    grey, mask, *self._of_classes, opacity=_BESIDE_LINES, lines_HW=lines
+                )
                 self._writers["overlay"].write(made)
         objects.close()
 
@@ -377,31 +383,3 @@ def probability_kinds(classes: Sequence[str]) -> dict[str, str]:
         taken.add(kind.casefold())
         kinds[name] = kind
     return kinds
-
-
-_BESIDE_LINES = 0.2  # opacity of classes where objects have outlines, which are to be seen
-
-
-def blend(
-    grey_HW: np.ndarray,
-    mask_HW: np.ndarray,
-    card: ModelCard,
-    opacity: float = 0.4,
-    lines_HW: np.ndarray | None = None,
-) -> np.ndarray:
-    """Return the micrograph with its classes laid over in colour; the first class stays grey.
-
-    On lines, the outlines of objects, the colour alone is seen.
-    Shapes: grey is H×W uint8, mask H×W class values, lines bool; the result is H×W×3 uint8.
-    """
-    # Every (class, grey) has one colour: a table is exact, and cheaper than arithmetic on pixels.
-    table = np.repeat(np.arange(256, dtype=np.float32)[None, :, None], 256, axis=0)
-    table = np.repeat(table, 3, axis=2)
-    for value, colour in list(zip(card.class_values, card.colours, strict=True))[1:]:
-        table[value] = table[value] * (1 - opacity) + np.asarray(colour, np.float32) * opacity
-    made = table.astype(np.uint8)[mask_HW, grey_HW]
-    if lines_HW is not None:
-        colours = np.zeros((256, 3), np.uint8)
-        colours[list(card.class_values)] = card.colours
-        made[lines_HW] = colours[mask_HW[lines_HW]]
-    return made

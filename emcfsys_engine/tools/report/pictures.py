@@ -81,13 +81,14 @@ def embedded(file: Path, caption: str) -> str:
         with quiet_libraries(), Image.open(io.BytesIO(content)) as opened:
             opened.load()
             if len(content) > _MOST_BYTES:
-                content, kind = _smaller(opened), "png"
+                content, kind = smaller(opened), "png"
     except (OSError, ValueError, SyntaxError) as error:
         return picture(b"", "png", f"{caption} cannot be shown: {printable(str(error))}")
     return picture(content, kind, caption)
 
 
-def _smaller(opened: Image.Image) -> bytes:
+def smaller(opened: Image.Image) -> bytes:
+    """Return a picture as a PNG of a page's size."""
     small = opened.convert("RGB")
     small.thumbnail((_SIDE_PX, _SIDE_PX))
     packed = io.BytesIO()

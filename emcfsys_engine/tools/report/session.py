@@ -1,6 +1,5 @@
 """One page of a hot folder's session: what came, which masks can be trusted, what changed when."""
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from emcfsys_engine.hotfolder.series import (
 from emcfsys_engine.images.damaged_files import quiet_libraries
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit
+from emcfsys_engine.images.overlays import laid_over
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.project import Project
 from emcfsys_engine.text import how_many, moment
@@ -48,13 +48,13 @@ from emcfsys_engine.tools.report.charts import (
     section,
     table,
 )
+from emcfsys_engine.tools.report.pictures import smaller
 from emcfsys_engine.verdicts import STATES
 
 _MOST_IMAGES = 50_000
 _MOST_ROWS = 300
 _EXAMPLES = 3  # of each verdict
 _SIDE_PX = 420
-_OPACITY = 0.4
 _LEAST_OF_GROUP = 20  # images, before a group has charts of its own
 _INK, _BLUE, _RED = -1, 4, 5
 
@@ -186,19 +186,12 @@ def _example(project: Project, output: Path, name: str, mask: Path, why: str) ->
         with quiet_libraries(), Image.open(mask) as opened:
             mask_HW = np.asarray(opened)
         grey = to_8_bit(micrograph.pixels)
-        rgb = np.stack([grey] * 3, axis=-1) if grey.ndim == 2 else grey[..., :3]
-        shown = rgb.astype(np.float32)
+        shown = grey if grey.ndim == 2 else grey[..., :3]
         colours = colours_for(len(project.classes))
-        for value, colour in list(zip(project.class_values, colours, strict=True))[1:]:
-            is_class = mask_HW == value
-            shown[is_class] = (1 - _OPACITY) * shown[is_class] + _OPACITY * np.array(colour)
-        small = Image.fromarray(shown.astype(np.uint8))
-        small.thumbnail((_SIDE_PX, _SIDE_PX))
-        packed = io.BytesIO()
-        small.save(packed, "PNG", optimize=True)
+        small = smaller(Image.fromarray(laid_over(shown, mask_HW, project.class_values, colours)))
     except (EmcfError, OSError, ValueError, IndexError, SyntaxError) as error:
         return picture(b"", "png", f"{caption} cannot be shown: {error}")
-    return picture(packed.getvalue(), "png", caption)
+    return picture(small, "png", caption)
 
 
 def _figures(trends: Sequence[Trend]) -> str:

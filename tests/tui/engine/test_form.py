@@ -1,84 +1,13 @@
-"""project.toml is written with its comments, and refused when it changed underneath."""
+"""What the form offers for a network's name."""
 
 from pathlib import Path
 
 import pytest
-from textual.widgets import Input
 
-from emcfsys_engine.errors import ProjectError
-from emcfsys_engine.project import load_project
 from emcfsys_engine.settings import cache_home
 from emcfsys_tui.engine import form
-from emcfsys_tui.engine.form import (
-    backbone_fault,
-    digest_of,
-    known_backbones,
-    read_form,
-    write_form,
-)
+from emcfsys_tui.engine.form import backbone_fault, known_backbones
 from emcfsys_tui.engine.runs import CommandEnd
-from emcfsys_tui.widgets.form_line import FormLine
-from emcfsys_tui.widgets.train_pane import TrainPane
-from tests.tui.conftest import opened, told, until
-
-
-async def test_writing_keeps_the_comments_and_refuses_a_file_that_changed(demo: Path) -> None:
-    file = demo / "project.toml"
-    async with opened(demo, "2", size=(120, 40)) as pilot:
-        pane = pilot.app.screen.query_one(TrainPane)
-        await until(pilot, lambda: len(pane.query(FormLine)) > 20)
-        pane.query_one("#field-training-steps Input", Input).value = "123"
-        await until(pilot, lambda: "steps=123" in pane.command)
-        await pilot.press("w")
-        await until(pilot, lambda: "123" in file.read_text())
-        text = file.read_text()
-        assert text.startswith("# The demo") and "minutes" not in text
-        await until(pilot, lambda: pane.form.digest and not pane._changes)
-        pane.query_one("#field-training-steps Input", Input).value = "77"
-        await until(pilot, lambda: "steps=77" in pane.command)
-        file.write_text(text + "# a colleague was here\n")
-        await pilot.press("w")
-        await until(pilot, lambda: "changed on the disk" in told(pilot))
-        assert "77" not in file.read_text()
-
-
-def test_a_linked_project_stays_a_link_and_what_it_leads_to_is_written(demo: Path) -> None:
-    file, shared = demo / "project.toml", demo / "settings" / "shared.toml"
-    shared.parent.mkdir()
-    file.rename(shared)
-    shared.chmod(0o640)
-    file.symlink_to(Path("settings") / "shared.toml")
-    write_form(demo, {"training.steps": "123"}, digest_of(demo))
-    assert file.is_symlink()
-    assert "steps = 123" in shared.read_text()
-    assert shared.stat().st_mode & 0o777 == 0o640
-
-
-@pytest.mark.parametrize("content", [b"[training\n", b"\xff", b"training = 5\n", None])
-def test_a_file_that_somebody_breaks_meanwhile_is_told_and_kept(
-    demo: Path, content: bytes | None
-) -> None:
-    file = demo / "project.toml"
-    digest = digest_of(demo)
-    if content is None:
-        file.unlink()
-    else:
-        file.write_bytes(content)
-    with pytest.raises(ProjectError, match=r"project\.toml"):
-        write_form(demo, {"training.steps": "123"}, digest)
-    assert (file.read_bytes() if file.exists() else None) == content
-
-
-def test_a_file_of_an_editor_of_windows_is_read_and_written_as_it_is(demo: Path) -> None:
-    file = demo / "project.toml"
-    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
-    before = file.read_bytes()
-    form = read_form(demo)
-    assert form.fields and not form.faults
-    write_form(demo, {"training.minutes": "9"}, form.digest)
-    assert file.read_bytes() == before.replace(b"minutes = 2.3", b"minutes = 9")
-    assert load_project(demo).training.minutes == 9
-
 
 KNOWN = frozenset({"resnet34", "resnet50", "convnext_tiny"})
 
