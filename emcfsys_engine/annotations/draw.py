@@ -62,7 +62,7 @@ def fill_rings(rings: Iterable[np.ndarray], size_HW: tuple[int, int]) -> np.ndar
 
     Each edge flips, in every row whose centre it crosses, the pixels to the right of the crossing;
     a running exclusive-or along the rows then leaves the inside. Cost: the sum of edge heights.
-    Shapes: rings are N×2 (x, y) in pixel corners; bool H×W out.
+    Shapes: rings are N×2 float64 (x, y) in pixel corners; bool H×W out.
     """
     height, width = size_HW
     flips = np.zeros((height, width + 1), np.uint8)
@@ -217,7 +217,7 @@ TOLERANCE_PX = 0.3  # below 0.35 no pixel's centre changes sides
 class Region:
     """Connected pixels of one class, with their holes.
 
-    Shapes: rings are N×2 (x, y) in pixel corners, the outer one first.
+    Shapes: rings are N×2 float64 (x, y) in pixel corners, the outer one first.
     """
 
     class_id: int
@@ -269,7 +269,7 @@ def shapes_of(
     Labelme's polygons have no holes: what lies in a hole is drawn after what surrounds it, and
     carries its own label, also where that is the background. So a person can correct either.
     Where the tolerance would cost a class more than 1 % of its overlap, outlines are exact.
-    Shapes: ids are uint8 H×W.
+    Shapes: ids are H×W integers: uint8, or int32 of `with_own_values`.
     Units:  outlines stray at most tolerance_px; regions below smallest_px are left out.
     """
     if not 0 <= tolerance_px <= MOST_TOLERANCE_PX:

@@ -56,7 +56,7 @@ def read_numbers(mask: ImageRef) -> np.ndarray | None:
     None: there are no such numbers, or they are of a mask that was changed since. Where another
     program saved the numbers, which then do not say of which mask they are, it must be as we wrote
     it.
-    Shapes: uint32 H×W.
+    Shapes: H×W integers as stored; what this program wrote is uint32.
     """
     rows = open_numbers(mask)
     if rows is None:

@@ -31,7 +31,7 @@ _NAMED = 6  # so many skipped shapes are named in a message, the rest counted
 class Shape:
     """One drawn shape.
 
-    Shapes: points are N×2 (x, y); rings are several of them; bitmap is a bool H×W at origin (x, y).
+    Shapes: rings are N×2 float64 (x, y) each; bitmap is bool H×W, its corner at origin (x, y).
     Units:  pixels.
     """
 
@@ -171,8 +171,9 @@ class Gathering:
 
 
 def points_array(path: Path, what: str, points: object) -> np.ndarray:
-    """Return points as N×2 floats.
+    """Return points as an array.
 
+    Shapes: N×2 float64 (x, y) out, in the file's unit.
     Raises: AnnotationError when they are not pairs of finite numbers.
     """
     if isinstance(points, Sequence) and not points:
@@ -228,7 +229,7 @@ def mask_from_runs(
 ) -> np.ndarray:
     """Return the mask of run lengths that begin with zeros and go down the columns, as in COCO.
 
-    Shapes: bool H×W.
+    Shapes: counts are K integers; bool H×W out.
     Raises: AnnotationError unless the runs fill exactly this size.
     """
     runs = np.asarray(counts, np.int64)
@@ -281,7 +282,7 @@ def mask_from_png(path: Path, what: str, coded: object) -> np.ndarray:
 def ellipse_ring(
     centre_xy: tuple[float, float], radii_xy: tuple[float, float], degrees: float
 ) -> np.ndarray:
-    """Return an ellipse as a ring of 72 points. Shapes: 72×2 (x, y)."""
+    """Return an ellipse as a ring of 72 points. Shapes: 72×2 float64 (x, y)."""
     turn = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     x, y = radii_xy[0] * np.cos(turn), radii_xy[1] * np.sin(turn)
     tilt = np.deg2rad(degrees)
@@ -295,14 +296,14 @@ def ellipse_ring(
 
 
 def box_ring(left: float, top: float, right: float, bottom: float) -> np.ndarray:
-    """Return a rectangle as a ring. Shapes: 4×2 (x, y)."""
+    """Return a rectangle as a ring. Shapes: 4×2 float64 (x, y)."""
     return np.array(((left, top), (right, top), (right, bottom), (left, bottom)), np.float64)
 
 
 def turned(ring: np.ndarray, degrees: float) -> np.ndarray:
     """Return a ring turned about the middle of its corners, clockwise on the screen.
 
-    Shapes: N×2 (x, y).
+    Shapes: N×2 (x, y) of any real dtype in, float64 out.
     """
     tilt = np.deg2rad(degrees)
     turn = np.array(((np.cos(tilt), np.sin(tilt)), (-np.sin(tilt), np.cos(tilt))))
@@ -313,7 +314,7 @@ def turned(ring: np.ndarray, degrees: float) -> np.ndarray:
 def outline_of(label: str, points: np.ndarray) -> Shape | None:
     """Return the pixels that a shape of an unknown kind can cover: the box around its points.
 
-    Shapes: points are N×2, x before y.
+    Shapes: points are N×2 of any real dtype, x before y.
     """
     if not len(points):
         return None

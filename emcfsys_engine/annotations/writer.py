@@ -105,7 +105,10 @@ class LabelWriter:
             self._write_regions(file, ids, plane, numbers)
 
     def in_coco(self, name: str, ids: np.ndarray, numbers: np.ndarray | None) -> CocoImage:
-        """Return the labels of one image as COCO's file has them. Shapes: as `write`."""
+        """Return the labels of one image as COCO's file has them.
+
+        Shapes: ids are uint8 H×W, numbers integers H×W.
+        """
         size = (ids.shape[0], ids.shape[1])
         return coco_image(f"{name}.png", size, self._regions(ids, numbers))
 

@@ -171,7 +171,7 @@ def targets_of(ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
     A pixel's distance is that to the nearest pixel outside its object, over the largest of that
     object; the image's edge is no border. The border is two pixels wide, half an object's radius
     where that is less. Where the nearest pixel outside is unlabelled, neither is known.
-    Shapes: ids and labels H×W; the result is uint8 2×H×W, 0 … 254, and 255 where unlabelled.
+    Shapes: ids int32 and labels uint8, H×W; uint8 2×H×W out, 0 … 254, and 255 where unlabelled.
     """
     planes = np.zeros((NUM_PLANES, *ids.shape), np.uint8)
     height, width = ids.shape
