@@ -49,7 +49,7 @@ class ZarrWriter:
     def write(self, rows: np.ndarray) -> None:
         """Add rows.
 
-        Shapes: rows×W uint8, or rows×W×3.
+        Shapes: rows×W uint8.
         """
         self._levels[0].write(rows)
 
@@ -201,7 +201,7 @@ def write_region(array: Any, region: Region, pixels_HW: np.ndarray) -> None:
     """Write the file of one region of an array that is cut into such, and wait for the disk.
 
     What an earlier start left of it is neither read nor trusted; of background alone there is no
-    file. Shapes: as the region's size.
+    file. Shapes: as the region's size, of the array's dtype.
     Raises: OSError when the disk is full.
     """
     file = file_of(array, region)

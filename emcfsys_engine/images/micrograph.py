@@ -70,7 +70,8 @@ def square_nm(down: object, across: object, unit: str) -> tuple[float, float] | 
 class Micrograph:
     """One plane of a file, as the microscope wrote it.
 
-    Shapes: pixels are H×W, or H×W×C when the file itself is in colour.
+    Shapes: pixels are H×W, or H×W×C when the file itself is in colour; bool, integers or floats,
+            as stored or a palette's uint8, in the machine's byte order.
     Units:  pixel_nm is (y, x); None when the file does not say, never a guess.
     """
 

@@ -21,7 +21,7 @@ def find_info_bar(pixels: np.ndarray) -> int:
     A bar is a block at the bottom where one background value fills most of each row, begun by a
     sharp, straight edge, and whose text uses the extreme grey values. Vacuum and pores that are
     clipped to black are as flat, but no specimen ends in the same row everywhere.
-    Shapes: H×W or H×W×C.
+    Shapes: H×W or H×W×C of any real dtype; only integers have a bar.
     """
     grey = pixels if pixels.ndim == 2 else pixels[..., 0]
     return find_info_bar_of_rows(lambda first, last: grey[first:last], grey.shape, grey.dtype)
@@ -32,7 +32,7 @@ def find_info_bar_of_rows(
 ) -> int:
     """Return the same for an image of one channel that is read in bands; most are not read whole.
 
-    Shapes: read(first, last) gives rows of W pixels.
+    Shapes: read(first, last) gives rows×W of that dtype; only integers have a bar.
     """
     height, width = size_HW
     if width < 64 or height < 64 or dtype.kind not in "ui":
@@ -109,7 +109,7 @@ class Normaliser(NormaliserSettings, frozen=True, kw_only=True):
         """Return the image as float32 with mean 0 and deviation 1 a channel.
 
         NaN and infinity become the clip's ends (NaN its low one); a constant image becomes zeros.
-        Shapes: H×W or H×W×C in, H×W×C out.
+        Shapes: H×W or H×W×C of any real dtype in, H×W×C float32 out.
         """
         image = pixels[..., None] if pixels.ndim == 2 else pixels
         return self.apply_all(image, self.per_channel(image, info_bar_rows))
@@ -117,7 +117,10 @@ class Normaliser(NormaliserSettings, frozen=True, kw_only=True):
     def per_channel(
         self, pixels: np.ndarray, info_bar_rows: int = 0
     ) -> tuple[tuple[float, float, float, float], ...]:
-        """Return the statistics of each channel. Shapes: H×W, which is one channel, or H×W×C."""
+        """Return the statistics of each channel.
+
+        Shapes: H×W, which is one channel, or H×W×C, of any real dtype; C times as `statistics`.
+        """
         planes = [pixels] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
         return tuple(self.statistics(plane, info_bar_rows) for plane in planes)
 
@@ -126,7 +129,7 @@ class Normaliser(NormaliserSettings, frozen=True, kw_only=True):
     ) -> np.ndarray:
         """Return some rows, normalised by the statistics of each channel of the whole image.
 
-        Shapes: h×W, or h×W×C with the statistics of C channels; the same in float32 out.
+        Shapes: h×W, or h×W×C with the statistics of C channels, any real dtype; float32 out.
         """
         if rows.ndim == 2:
             return self.apply_known(rows, statistics[0])
@@ -140,7 +143,7 @@ class Normaliser(NormaliserSettings, frozen=True, kw_only=True):
     ) -> np.ndarray:
         """Return some rows of one channel, normalised by the statistics of the whole image.
 
-        Shapes: any in, the same in float32 out.
+        Shapes: any, of any real dtype; the same in float32 out.
         """
         low, high, mean, deviation = statistics
         if deviation == 0:
@@ -158,7 +161,7 @@ class Normaliser(NormaliserSettings, frozen=True, kw_only=True):
     ) -> tuple[float, float, float, float]:
         """Return the clip's low and high end, and mean and deviation after clipping.
 
-        Shapes: plane is H×W.
+        Shapes: plane is H×W of any real dtype. Units: as its values.
         """
         specimen = plane[: plane.shape[0] - info_bar_rows] if info_bar_rows else plane
         if not specimen.size:
@@ -170,7 +173,7 @@ class Normaliser(NormaliserSettings, frozen=True, kw_only=True):
     def statistics_of(self, sample: np.ndarray) -> tuple[float, float, float, float]:
         """Return the same from the sample of an image: see `images.survey`.
 
-        Shapes: any number of values on one axis, in the image's own type.
+        Shapes: any number of values on one axis, in the image's own type: any real dtype.
         """
         if sample.dtype in _COUNTED and sample.size:
             low, high, mean, deviation = self._counted(sample)
@@ -217,7 +220,7 @@ def _percentile(below: np.ndarray, percent: float) -> float:
 
 
 def has_no_number(values: np.ndarray) -> bool:
-    """Tell whether all values are NaN or infinite. Shapes: any."""
+    """Tell whether all values are NaN or infinite. Shapes: any, of any real dtype."""
     return values.dtype.kind == "f" and values.size > 0 and not np.isfinite(values).any()
 
 
@@ -229,7 +232,7 @@ def sample_stride(num_px: int) -> int:
 def to_grey(pixels: np.ndarray) -> np.ndarray:
     """Return one channel: the first where colours are equal, else luminance; alpha is dropped.
 
-    Shapes: H×W or H×W×C in, H×W out, dtype kept where colours are equal, else float32.
+    Shapes: H×W or H×W×C of any real dtype; H×W out, float32 for luminance, else dtype kept.
     """
     if pixels.ndim == 2:
         return pixels
@@ -243,14 +246,17 @@ def to_grey(pixels: np.ndarray) -> np.ndarray:
 def has_equal_channels(pixels: np.ndarray) -> bool:
     """Tell whether a colour picture is grey: most that microscopes write as RGB are.
 
-    Shapes: H×W×C with three or more channels.
+    Shapes: H×W×C of any real dtype, with three or more channels.
     """
     red, green, blue = (pixels[..., n] for n in range(3))
     return np.array_equal(red, green) and np.array_equal(green, blue)
 
 
 def luminance(pixels: np.ndarray) -> np.ndarray:
-    """Return how bright colours are. Shapes: H×W×C in, H×W float32 out."""
+    """Return how bright colours are.
+
+    Shapes: H×W×C or N×C of any real dtype, three channels or more; H×W or N float32 out.
+    """
     weights = np.array((0.299, 0.587, 0.114), np.float32)  # ITU-R BT.601, as Pillow's "L"
     return pixels[..., :3].astype(np.float32) @ weights
 
@@ -258,7 +264,7 @@ def luminance(pixels: np.ndarray) -> np.ndarray:
 def block_means(grey: np.ndarray, block_HW: tuple[int, int]) -> np.ndarray:
     """Return the mean of each whole block; borders that fill none are left out, NaN counts as 0.
 
-    Shapes: H×W in, (H // block height)×(W // block width) float64 out.
+    Shapes: H×W of any real dtype, (H // block height)×(W // block width) float64 out.
     """
     high, wide = block_HW
     rows, columns = grey.shape[0] // high, grey.shape[1] // wide
@@ -269,7 +275,7 @@ def block_means(grey: np.ndarray, block_HW: tuple[int, int]) -> np.ndarray:
 def to_8_bit(pixels: np.ndarray, info_bar_rows: int = 0) -> np.ndarray:
     """Return the picture that people look at: the same clip, stretched over 0–255.
 
-    Shapes: H×W or H×W×C in, H×W or H×W×3 out.
+    Shapes: H×W or H×W×C of any real dtype in, H×W or H×W×3 uint8 out.
     """
     colours = pixels if pixels.ndim == 2 else pixels[..., :3]
     if colours.ndim == 3 and colours.shape[2] < 3:
@@ -280,7 +286,10 @@ def to_8_bit(pixels: np.ndarray, info_bar_rows: int = 0) -> np.ndarray:
 
 
 def stretched(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Return values from low to high spread over 0–255; NaN becomes 0. Shapes: any, uint8 out."""
+    """Return values from low to high spread over 0–255; NaN becomes 0.
+
+    Shapes: any, of any real dtype; the same in uint8 out.
+    """
     made = np.nan_to_num(pixels.astype(np.float32), nan=low, posinf=high, neginf=low)
     made = (np.clip(made, low, high) - low) * (255 / (high - low)) if high > low else made * 0
     return (made + 0.5).astype(np.uint8)
@@ -323,7 +332,8 @@ _DIFFERS = 0.08  # of the image's range of values
 def read_as(pixels: np.ndarray, channels: int) -> np.ndarray:
     """Return what a network of so many channels reads; alpha is dropped, grey is used three times.
 
-    Shapes: H×W or H×W×C in; H×W out for one channel, H×W×3 for three.
+    Shapes: H×W or H×W×C of any real dtype; H×W out for one channel, H×W×3 for three; float32
+            where colours became grey, else dtype kept.
     """
     if channels == GREY:
         return to_grey(pixels)
@@ -333,7 +343,7 @@ def read_as(pixels: np.ndarray, channels: int) -> np.ndarray:
 
 
 def is_in_colour(pixels: np.ndarray) -> bool:
-    """Tell whether the pixels have colours that differ. Shapes: H×W or H×W×C."""
+    """Tell whether the pixels have colours that differ. Shapes: H×W or H×W×C, any real dtype."""
     return pixels.ndim == 3 and pixels.shape[2] >= RGB and not has_equal_channels(pixels)
 
 
@@ -341,7 +351,7 @@ def carries_colour(pixels: np.ndarray) -> bool:
     """Tell whether pixels of equal brightness differ in colour: grey would lose that.
 
     A colour table over a grey image, sepia, a coloured scale bar and a camera's noise do not.
-    Shapes: H×W or H×W×C.
+    Shapes: H×W or H×W×C of any real dtype.
     """
     return colour_share(pixels) >= ENOUGH_COLOUR
 
@@ -349,7 +359,7 @@ def carries_colour(pixels: np.ndarray) -> bool:
 def colour_share(pixels: np.ndarray) -> float:
     """Return the share of pixels whose colour is not that of others as bright as they are.
 
-    Shapes: H×W or H×W×C.
+    Shapes: H×W or H×W×C of any real dtype. Units: 0 to 1.
     """
     if not is_in_colour(pixels):
         return 0.0

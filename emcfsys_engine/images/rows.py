@@ -31,7 +31,8 @@ class PlaneRows:
     """One plane of an open file; `read` gives some of its rows.
 
     Not for several threads at a time. Close it when done.
-    Shapes: shape is (H, W) or (H, W, C).
+    Shapes: shape is (H, W) or (H, W, C); dtype is that of the rows, as stored: bool, integers or
+            floats.
     Units:  pixel_nm is (y, x).
     """
 
@@ -62,7 +63,7 @@ class PlaneRows:
     def read(self, first: int, last: int) -> np.ndarray:
         """Return the rows from `first` up to, without, `last`.
 
-        Shapes: (last - first)×W or (last - first)×W×C, in the machine's byte order.
+        Shapes: (last - first)×W or (last - first)×W×C of `dtype`, in the machine's byte order.
         Raises: ImageError when the file is damaged there.
         """
         if self.in_memory:
@@ -202,7 +203,10 @@ class StoredRows:
         return self._made(self._items(first, 0, *size), size)
 
     def part(self, first: int, last: int, left: int, right: int) -> np.ndarray:
-        """Return some columns of rows, h×w: what lies between them is not read."""
+        """Return some columns of rows: what lies between them is not read.
+
+        Shapes: h×w or h×w×C, dtype as stored.
+        """
         if (left, right) == (0, self.shape[1]):
             return self(first, last)
         raw = b"".join(self._items(row, left, 1, right - left) for row in range(first, last))
@@ -235,7 +239,7 @@ def rows_from(
     """Return the rows of a plane by the facts of its file.
 
     `read_part`: of some columns, where those beside them need not be read.
-    Shapes: `read_chunk` gives rows×W or rows×W×C.
+    Shapes: `read_chunk` gives rows×W, `read_part` rows×w, or with ×C; of the facts' dtype.
     Raises: ImageError if there is no such plane.
     """
     if not 0 <= plane < facts.planes:
@@ -272,13 +276,20 @@ class Survey:
         return self.colours or (self.statistics,)
 
     def read_as(self, rows: np.ndarray) -> np.ndarray:
-        """Return rows as the network reads them. Shapes: h×W or h×W×C in, h×W or h×W×3 out."""
+        """Return rows as the network reads them.
+
+        Shapes: h×W or h×W×C of any real dtype; h×W or h×W×3 out, float32 where colours became
+                grey, else dtype kept.
+        """
         if not self.colours:
             return self.grey(rows)
         return rows[..., :3] if self.is_coloured else np.repeat(self.grey(rows)[..., None], 3, 2)
 
     def grey(self, rows: np.ndarray) -> np.ndarray:
-        """Return rows of one channel. Shapes: h×W or h×W×C in, h×W out."""
+        """Return rows of one channel.
+
+        Shapes: h×W or h×W×C of any real dtype; h×W out, float32 where coloured, else dtype kept.
+        """
         if rows.ndim == 2:
             return rows
         return luminance(rows) if self.is_coloured else rows[..., 0]

@@ -210,7 +210,7 @@ class TiffWriter:
     def write(self, rows: np.ndarray) -> None:
         """Add rows.
 
-        Shapes: rows×W of the file's type.
+        Shapes: rows×W of the file's type, uint8 or uint32.
         """
         self._put(np.ascontiguousarray(rows, self._dtype))
 

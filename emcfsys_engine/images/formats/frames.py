@@ -75,7 +75,7 @@ def read(path: Path, plane: int) -> Micrograph:
 def read_indices(path: Path, plane: int = 0) -> np.ndarray:
     """Return the stored values: palette indices where there is a palette, else the pixels.
 
-    Shapes: H×W or H×W×C.
+    Shapes: H×W or H×W×C uint8.
     """
     return _read(path, probe(path), plane)[0]
 

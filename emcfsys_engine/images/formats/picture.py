@@ -92,7 +92,7 @@ def read(path: Path, plane: int) -> Micrograph:
 def read_indices(path: Path, facts: ImageFacts | None = None) -> np.ndarray:
     """Return the stored values: palette indices where there is a palette, else the pixels.
 
-    Shapes: H×W or H×W×C.
+    Shapes: H×W or H×W×C, uint8, or uint16 of a PNG of 16 bits.
     """
     facts = facts or probe(path)
     try:
@@ -144,7 +144,7 @@ def clear_entries(path: Path) -> np.ndarray | None:
 def through_palette(indices: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Return the colours a palette gives; one channel when they are grey.
 
-    Shapes: indices H×W, palette at most 256×3.
+    Shapes: indices H×W and palette at most 256×3, uint8; H×W or H×W×3 uint8 out.
     """
     full = np.zeros((256, 3), palette.dtype)
     full[: len(palette)] = palette[:256]
@@ -157,7 +157,7 @@ def palette_is_grey(palette: np.ndarray) -> bool:
     """Tell whether a palette shows grey values.
 
     Zeiss keeps 26 of 256 entries for the pens of its overlays: such an image is grey all the same.
-    Shapes: palette is N×3.
+    Shapes: palette is N×3 uint8.
     """
     is_grey = (palette == palette[:, :1]).all(axis=1)
     ramp = (palette[:, 0] == np.arange(len(palette))) & is_grey
@@ -200,7 +200,7 @@ def turned_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Return the pixels as they are meant to be seen, from how their first row and column lie.
 
     Source: orientation tag 274 of TIFF 6.0 and Exif. 1 and what is no orientation change nothing.
-    Shapes: H×W or H×W×C; 5 to 8 exchange H and W.
+    Shapes: H×W or H×W×C of any dtype, which is kept; 5 to 8 exchange H and W.
     """
     if orientation in _SIDEWAYS:
         pixels = np.swapaxes(pixels, 0, 1)
@@ -215,7 +215,7 @@ def array_of(picture: Image.Image, kept: Sequence[str] = ("L", "P", "1", "RGB"))
     """Return a picture's pixels strip by strip: Pillow's own way holds them three times at once.
 
     Modes that are not `kept` become RGB.
-    Shapes: H×W or H×W×C.
+    Shapes: H×W or H×W×C uint8.
     """
     width, height = picture.size
     channels = len(picture.getbands()) if picture.mode in kept else 3

@@ -32,7 +32,7 @@ def segmented(
     """Return a reader of parts and the rows of a segment; None if there is but one large strip.
 
     Of tiles only those are decoded that a part touches.
-    Shapes: `shape` is (H, W) or (H, W, C); parts come as h×w or h×w×C.
+    Shapes: `shape` is (H, W) or (H, W, C); parts come as h×w or h×w×C, dtype as stored.
     """
     key = page.keyframe
     high = int(key.tilelength if key.is_tiled else key.rowsperstrip)
