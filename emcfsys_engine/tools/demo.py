@@ -133,7 +133,7 @@ Outline = np.ndarray  # K×2, (x, y) in pixels
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What lies in one field of view, as outlines."""
+    """What lies in one field of view, as outlines. Shapes: K×2 float64. Units: pixels."""
 
     cells: tuple[tuple[Outline, Outline], ...]  # outer and inner side of the membrane
     organelles: tuple[tuple[Outline, float], ...]  # with the direction of their cristae, radians

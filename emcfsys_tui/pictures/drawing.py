@@ -64,7 +64,7 @@ def drawn(answer: Answer, shown: Shown, request: PictureRequest) -> Reply:
 def rim_of(ids_HW: np.ndarray, thickness_px: int = 1) -> np.ndarray:
     """Return which pixels lie at the rim of their region; the edge of the picture is none.
 
-    Shapes: bool H×W.
+    Shapes: H×W of any dtype in, bool H×W out.
     """
     is_rim = np.zeros(ids_HW.shape, bool)
     for reach in range(1, thickness_px + 1):
@@ -143,7 +143,7 @@ class _Way(NamedTuple):
 def calmed(grey_HW: np.ndarray, colour_HW: np.ndarray | None = None) -> np.ndarray:
     """Return the greys of a picture in half-blocks, calm enough for about five bytes a cell.
 
-    Shapes: uint8 H×W, H even; `colour_HW` has a number for each colour that lies over it, else 0.
+    Shapes: uint8 H×W, H even; `colour_HW` has an integer for each colour that lies over it, or 0.
     """
     steps_HW = np.rint(grey_HW * ((_LEVELS - 1) / 255))
     wanted_HW = np.rint(steps_HW * (255 / (_LEVELS - 1))).astype(int)

@@ -351,7 +351,7 @@ def shown(mask: ImageRef, root: Path) -> str:
 class Field:
     """One mask as it is measured.
 
-    Shapes: ids are uint8 H×W, 255 where unlabelled; grey values are H×W.
+    Shapes: ids are uint8 H×W, 255 where unlabelled; grey is H×W of any real dtype.
     Units:  pixel is (y, x) in the unit of all fields.
     """
 

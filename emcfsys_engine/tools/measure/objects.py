@@ -27,7 +27,8 @@ Split = Literal["none", "watershed"]
 class Objects:
     """The objects of one mask, in reading order of their topmost pixels.
 
-    Shapes: every array has one entry an object.
+    Shapes: every array has one entry an object: class_value in the mask's integers, area_px and
+            extents int64, touches_border bool, all others float64.
     Units:  lengths and areas are in the unit of the pixel size given, pixels of size 1 without one;
             names with _px are always pixels. Angles are degrees, intensities grey values.
             A centroid counts from the middle of the first pixel. Circularity is 4π area /
@@ -81,7 +82,7 @@ def measure_objects(
     are looked for.
     Where the mask numbers its objects (`numbered`), each number is one object, also where two of
     them touch; nothing is split then.
-    Shapes: ids are H×W integers, grey is H×W. Units: pixel is (y, x).
+    Shapes: ids are H×W integers, grey is H×W of any real dtype. Units: pixel is (y, x).
     Raises: ShapeError if grey has another size.
     """
     if grey is not None and grey.shape != ids.shape:
@@ -276,7 +277,7 @@ _ROUNDS = 4  # of leaving out: a disc of 50 pixels keeps a quarter of its ends
 class Hulls:
     """Convex hulls of objects as closed rings.
 
-    Shapes: points are K×2 as (x, y) in pixels; owner holds the object of each, rising.
+    Shapes: points are K×2 float64 (x, y) in pixels; owner, K int64, is each one's object, rising.
     """
 
     points: np.ndarray
@@ -287,7 +288,7 @@ class Hulls:
 def hulls_of(runs: Runs, owner: np.ndarray, num_objects: int) -> Hulls:
     """Return the hull of each object.
 
-    Shapes: owner is the object of each run.
+    Shapes: owner is the object of each run, int64.
     """
     if not num_objects:
         return Hulls(points=np.zeros((0, 2)), owner=owner, num_objects=0)
@@ -311,7 +312,7 @@ def hulls_of(runs: Runs, owner: np.ndarray, num_objects: int) -> Hulls:
 def feret_diameters(hulls: Hulls, pixel: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Return the largest and the smallest distance between two parallel lines around each object.
 
-    Shapes: one number an object, twice. Units: as `pixel_nm`, else pixels.
+    Shapes: one float64 an object, twice.
     Units:  as pixel, which is the size (y, x) of a pixel.
     Source: Feret 1930; the smallest lies across a side of the hull (Freeman & Shapira 1975).
     """
@@ -335,7 +336,7 @@ def feret_diameters(hulls: Hulls, pixel: tuple[float, float]) -> tuple[np.ndarra
 def convex_areas_px(hulls: Hulls) -> np.ndarray:
     """Return how many pixels have their centre inside each hull, as scikit-image counts them.
 
-    Shapes: one number an object.
+    Shapes: one whole float64 an object.
     """
     if not hulls.num_objects:
         return np.zeros(0)

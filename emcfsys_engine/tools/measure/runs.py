@@ -20,7 +20,8 @@ _BAND_PX = 1 << 24  # so many pixels are looked at together: memory stays flat o
 class Runs:
     """Runs of one value along rows, in reading order.
 
-    Shapes: all of one length. first and last are columns, both inside the run.
+    Shapes: all of one length: value any integers, the places int64. first and last are columns,
+            both inside the run.
     """
 
     value: np.ndarray
@@ -33,14 +34,14 @@ class Runs:
     def length_px(self) -> np.ndarray:
         """How many pixels each run has.
 
-        Shapes: one number a run.
+        Shapes: one int64 a run.
         """
         return self.last - self.first + 1
 
     def where(self, kept: np.ndarray) -> "Runs":
         """Return the runs that a boolean array marks, or those at the places given, in their order.
 
-        Shapes: one bool a run, or indices.
+        Shapes: one bool a run, or integer indices.
         """
         return Runs(
             value=self.value[kept],
@@ -55,7 +56,7 @@ class Runs:
 class Contacts:
     """Pairs of runs of one value that touch: one lies in the row below the other.
 
-    Shapes: upper and lower are indices of runs.
+    Shapes: upper and lower are indices of runs, int64, one a pair each.
     """
 
     upper: np.ndarray
@@ -65,7 +66,7 @@ class Contacts:
 def runs_of(values: np.ndarray, grey: np.ndarray | None, *, nothing: int | None = None) -> Runs:
     """Cut every row into runs of equal values; those of `nothing` are left out.
 
-    Shapes: values are integers H×W, grey is any number H×W.
+    Shapes: values are integers H×W, grey is H×W of any real dtype.
     """
     parts = [
         _runs_of_band(values[rows], None if grey is None else grey[rows], rows.start, nothing)
@@ -81,7 +82,7 @@ def runs_beside(
 
     As `all_numbered`, a band at a time: pixels of a class with numbers that have none become
     background in `ids`, the connected parts of a class without any are its objects.
-    Shapes: ids are uint8 H×W, of the file's first H rows; grey is H×W.
+    Shapes: ids are uint8 H×W, of the file's first H rows; grey is H×W of any real dtype.
     """
     nothing = background if background >= 0 else UNLABELLED
     have, bare = np.zeros((2, UNLABELLED + 1), bool)
@@ -176,7 +177,7 @@ def told_of_numbers(runs: Runs, width: int) -> list[str]:
 def overlap_px(runs: Runs, contacts: Contacts, shift: int) -> np.ndarray:
     """Return how many pixels of each upper run have one of the lower run `shift` to the right.
 
-    Shapes: one number a run.
+    Shapes: one int64 a pair of `contacts`.
     """
     begin = np.maximum(runs.first[contacts.upper] + shift, runs.first[contacts.lower])
     end = np.minimum(runs.last[contacts.upper] + shift, runs.last[contacts.lower])

@@ -98,7 +98,7 @@ class TablesSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class CountedSizes:
-    """Whole objects of a class in steps of size. Shapes: one number a step, twice."""
+    """Whole objects of a class in steps of size. Shapes: one float64 a step, twice."""
 
     name: str
     size: np.ndarray  # the middle of each step

@@ -47,7 +47,11 @@ class MaskMeasured:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column. Shapes: as long as its table's other columns; NaN is written as nothing."""
+    """One column.
+
+    Shapes: as long as its table's other columns: text (as objects), bool, integers or floats, of
+            which NaN is written as nothing.
+    """
 
     name: str
     values: np.ndarray

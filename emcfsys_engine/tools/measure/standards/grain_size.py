@@ -36,7 +36,7 @@ class Grains:
 
     A boundary has no width in the material, one of several pixels in a mask: where three grains
     meet, a line through it would miss a crossing. One that ends within a grain stays a boundary.
-    Shapes: a map of grains, H×W, 0 only on boundaries that end within a grain.
+    Shapes: a map as `grain_map` makes, int32 H×W, 0 only on boundaries that end within a grain.
     Units:  pixel is (y, x).
     """
 
@@ -47,7 +47,7 @@ class Grains:
     def of(cls, drawn: np.ndarray, pixel: tuple[float, float]) -> "Grains":
         """Return a map with its grains grown: each boundary pixel joins the nearest grain.
 
-        Shapes: H×W.
+        Shapes: int32 H×W, as `grain_map` makes.
         """
         gap = drawn == 0
         if gap.all() or not gap.any():
@@ -81,7 +81,7 @@ class Grains:
     def along(self, down: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Return the grains met at places in order, counted from the middle of the first pixel.
 
-        Shapes: K long, as the places are.
+        Shapes: K float64 down and right; K int32 out. Units: places as the pixel's size.
         """
         rows, columns = (
             np.clip(np.floor(place / size + 0.5).astype(np.int64), 0, side - 1)
@@ -105,7 +105,7 @@ def grain_map(
 
     Pixels of a class that touch at a corner only are two grains: a boundary one pixel wide parts
     them. Grains below min_px are boundary.
-    Shapes: int32 H×W.
+    Shapes: int32 H×W, 0 on boundaries, -1 where unlabelled.
     """
     ids = field.ids
     inside = np.isin(ids, np.asarray(values, ids.dtype))
@@ -132,7 +132,7 @@ def count_crossings(met: np.ndarray, *, closed: bool = False, graze: int = 2) ->
     only touched: the line leaves a grain and comes back to it, for more than `graze` looks (the
     steps of a boundary drawn in pixels are no boundaries). A line that ends on a boundary counts
     ½. What is not labelled interrupts the line.
-    Shapes: met is a row of a map of grains, K long.
+    Shapes: met is a row of a map of grains, K int32.
     Source: ASTM E112, clause 12 (intersections); its 1½ for a hit of a triple point is not given.
     """
     starts = np.flatnonzero(np.append(True, met[1:] != met[:-1])) if met.size else np.zeros(0, int)
@@ -268,7 +268,7 @@ def count_grains(grains: np.ndarray) -> float:
 
     A grain at a corner counts a quarter (for each of its corners), so that rectangles side by side
     hold as many as they do together.
-    Shapes: a map of grains, H×W.
+    Shapes: a map of grains, int32 H×W.
     Source: Jeffries' planimetric procedure (ASTM E112, clause 11); corners as Saltykov counts them.
     """
     whole = _numbers_in(grains)
@@ -306,7 +306,7 @@ def measure_grains(
     Each is the mean over the field's 3×3 parts; how these differ says how sure it is. A grain that
     two parts share counts ½ in both, which makes them alike: of N grains S are shared, and the
     variance of independent parts is taken N / (N - S / 2) times.
-    Shapes: a map of grains, H×W. Units: num_lines in all.
+    Shapes: a map of grains, int32 H×W. Units: num_lines in all; pixel_nm is (y, x).
     """
     each = max(1, round(num_lines / _PARTS**2))
     found: dict[str, list[float]] = {method: [] for method in METHODS}

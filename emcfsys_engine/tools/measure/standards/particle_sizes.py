@@ -27,7 +27,7 @@ def border_weights(
 
     weight = Z₁ Z₂ / ((Z₁ - x_F1) (Z₂ - x_F2)), with the extents of the particle along the frame's
     sides. Z is one pixel less than the frame: a particle that only touches the edge is left out.
-    Shapes: one number a particle, thrice. Units: pixels; shape is (height, width) of the frame.
+    Shapes: int64 in, float64 out, one a particle. Units: pixels; shape is the frame's (H, W).
     Source: Miles 1974 and Lantuéjoul 1980, as ISO 13322-1 takes them over.
     """
     height, width = shape[0] - 1, shape[1] - 1
@@ -36,14 +36,17 @@ def border_weights(
 
 @dataclass(kw_only=True)
 class Particles:
-    """Whole particles of one phase. Shapes: lists of one array a field. Units: nm."""
+    """Whole particles of one phase.
+
+    Shapes: lists of one array a field, each of one float64 a particle. Units: sizes in nm.
+    """
 
     sizes: dict[Size, list[np.ndarray]] = field(default_factory=lambda: {n: [] for n in SIZES})
     weights: list[np.ndarray] = field(default_factory=list)
     num_cut: int = 0
 
     def take(self, objects: Objects, chosen: np.ndarray, shape: tuple[int, int]) -> None:
-        """Add the particles of one field. Shapes: chosen is one truth an object."""
+        """Add the particles of one field. Shapes: chosen is one bool an object."""
         whole = chosen & ~objects.touches_border
         self.num_cut += int((chosen & objects.touches_border).sum())
         for name in SIZES:
@@ -56,7 +59,7 @@ class Particles:
 def percentiles(size: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Return D10, D50 and D90: the smallest size up to which 10, 50 and 90 % of the weight lie.
 
-    Shapes: one number a particle, twice; three numbers.
+    Shapes: one float64 a particle, twice; three float64 out. Units: as size.
     """
     order = np.argsort(size)
     reached = np.cumsum(weight[order])
@@ -146,8 +149,8 @@ def resampled_intervals(
 
     Particles are drawn anew 1,000 times: whole fields where there are five or more, with their
     differences, else one by one.
-    Shapes: sizes and weights have one number a particle, field after field; low and high ends are
-    three numbers each.
+    Shapes: sizes and weights have one float64 a particle, field after field; low and high ends are
+    three float64 each. Units: as the sizes.
     Source: Efron's percentiles (1979), wider by Student's t for what few are drawn from.
     """
     num_particles, num_fields = sum(num_of_field), len(num_of_field)

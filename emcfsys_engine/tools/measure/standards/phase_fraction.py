@@ -24,7 +24,7 @@ Phase = tuple[int, str]
 def point_grid(shape: tuple[int, int], num_points: int, rng: np.random.Generator) -> np.ndarray:
     """Return a square grid of about num_points over an image, laid at a place by chance.
 
-    Shapes: K×2 rows and columns.
+    Shapes: K×2 int64, rows and columns in pixels.
     """
     step = math.sqrt(shape[0] * shape[1] / num_points)
     rows, columns = (np.arange(rng.random() * step, side, step).astype(np.int64) for side in shape)
@@ -39,7 +39,7 @@ def count_points(
 
     Of one field alone the variance is that of its area fraction, and of points set by chance.
     None where no point is on a labelled pixel: that is no field.
-    Shapes: ids are H×W.
+    Shapes: ids are H×W uint8, 255 where unlabelled. Units: shares are 0 to 1.
     """
     grid = point_grid((ids.shape[0], ids.shape[1]), num_points, rng)
     met = ids[grid[:, 0], grid[:, 1]]
@@ -60,7 +60,7 @@ def count_points(
 def measure_areas(ids: np.ndarray, phases: list[Phase]) -> dict[str, FieldValue] | None:
     """Return the area fraction of each phase; None where nothing is labelled: that is no field.
 
-    Shapes: ids are H×W, 255 where unlabelled.
+    Shapes: ids are H×W uint8, 255 where unlabelled. Units: fractions are 0 to 1.
     """
     labelled = ids != UNLABELLED
     if not labelled.any():
@@ -128,7 +128,7 @@ def fraction_of(inside: np.ndarray, labelled: np.ndarray) -> FieldValue | None:
     radius r₀ the image holds, at most how many parts it has (of the phase or of what is between
     them, whichever are more): 1 / Σ a² with a the parts' shares of their area. Few large
     parts say less than their pixels do. None where nothing is labelled.
-    Shapes: two boolean arrays H×W.
+    Shapes: bool H×W, twice. Units: the fraction is 0 to 1.
     Source: Dahari et al. 2024 (arXiv:2410.19568), after Matheron's integral range; here without
             their periodic borders and their factor fitted on a library of microstructures.
     """

@@ -76,7 +76,10 @@ def need_one_scale(fields: Fields) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Looked:
-    """What one field says to a standard. Shapes: sizes and weights have one number a grain."""
+    """What one field says to a standard.
+
+    Shapes: sizes and weights have one float64 a grain. Units: sizes are diameters in nm.
+    """
 
     name: str
     shape: tuple[int, int]
