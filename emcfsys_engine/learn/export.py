@@ -160,7 +160,10 @@ class _Exported(nn.Module):
         self.centres = centres
 
     def forward(self, x_NCHW: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Return logits, or them with distance and border, 0 to 1. Shapes: N×C×H×W and N×2×H×W."""
+        """Return logits, or them with distance and border, 0 to 1.
+
+        Shapes: N×1×H×W or N×3×H×W in, N×C×H×W and N×2×H×W out, of the weights' float type.
+        """
         made_NCHW = self.network(_centred(x_NCHW) if self.centres else x_NCHW)
         if not self.has_objects:
             return made_NCHW

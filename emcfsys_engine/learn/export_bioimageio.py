@@ -83,7 +83,7 @@ def export_bioimageio(
 def normalised(image_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the image as `predict` gives it to the network.
 
-    Shapes: H×W in and out.
+    Shapes: N×C×H×W float32 in and out.
     Units: any intensities in, zero mean and unit variance out, over a whole image and channel.
     """
     axes = (2, 3)

@@ -29,8 +29,8 @@ class OwnRows(NamedTuple):
 class Crops(NamedTuple):
     """A step's crops as they were cut, on the host.
 
-    Shapes: images N×C×M×M in one of the camera's types or float32, labels N×M×M uint8,
-    statistics N×C×4 float32: those of the image that a crop is from.
+    Shapes: images N×C×M×M uint8, uint16 or float32, labels N×M×M uint8 (N×K×M×M with planes of
+    objects), statistics N×C×4 float32: those of the image that a crop is from.
     """
 
     images: Tensor
@@ -44,7 +44,7 @@ class Crops(NamedTuple):
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return images and labels on the device, the images normalised there.
 
-        Shapes: N×C×M×M float32 and N×M×M uint8.
+        Shapes: N×C×M×M float32 and N×M×M uint8 (N×K×M×M with planes of objects).
         """
         there = Crops(*(each.to(device, non_blocking=True) for each in self))
         if self.images.dtype == torch.float32:
@@ -67,7 +67,8 @@ def uploaded(tensor: Tensor, device: torch.device) -> Tensor:
 def own_rows(pixels: np.ndarray, statistics: PerChannel) -> OwnRows | None:
     """Return rows for the device to normalise; None: of a type that the host has to normalise.
 
-    Shapes: H×W, or H×W×3 with the statistics of three channels.
+    Shapes: H×W, or H×W×3 with the statistics of three channels, of any real dtype; uint8 and uint16
+    are kept, others give None.
     """
     if pixels.dtype not in OWN_TYPES:
         return None
@@ -78,7 +79,7 @@ def own_rows(pixels: np.ndarray, statistics: PerChannel) -> OwnRows | None:
 def rows_on(rows: np.ndarray | OwnRows, device: torch.device) -> Tensor:
     """Return rows of an image on the device, normalised.
 
-    Shapes: h×W or h×W×C in, C×h×W float32 out.
+    Shapes: h×W or h×W×C uint8, uint16 or float32 in, C×h×W float32 out.
     """
     raw, statistics = rows if isinstance(rows, OwnRows) else (rows, AS_THEY_ARE)
     made = normalised(uploaded(torch.from_numpy(raw), device), statistics)
@@ -93,7 +94,8 @@ def statistics_to_use(found: PerChannel) -> PerChannel:
 def normalised(raw: Tensor, statistics: PerChannel) -> Tensor:
     """Return rows of one image, normalised where they are; float32 ones are so already.
 
-    Shapes: any in, channels last where there are several; the same in float32 out.
+    Shapes: any of uint8, uint16 or float32 in, channels last where there are several; the same in
+    float32 out.
     """
     if raw.dtype == torch.float32:
         return raw

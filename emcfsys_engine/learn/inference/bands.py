@@ -38,7 +38,8 @@ class Band:
 
     Shapes: mask is h×W uint8 with class values; probabilities C×h×W uint8 (255 = certain);
     uncertainty h×W uint8: the entropy of the probabilities, 255 where all classes are as likely;
-    planes 2×h×W uint8: distance and border of objects, of a model that tells them apart.
+    planes 2×h×W uint8: distance and border of objects, of a model that tells them apart; counts C
+    int64; evidence float64.
     """
 
     first: int
@@ -57,7 +58,7 @@ class Prediction:
 
     Shapes: mask is H×W uint8 with class values; probabilities C×H×W uint8 (255 = certain) or None;
     uncertainty H×W uint8 or None; instances H×W uint32, the number of each pixel's object from 1,
-    or None of a model that tells none apart.
+    or None of a model that tells none apart; evidence float64.
     """
 
     mask: np.ndarray
@@ -114,8 +115,9 @@ def sent(
 
     What is counted is the specimen: a bar's share of the area is no class's.
 
-    `values_C`: the classes' values in a mask, uint8 on the device. The host waits for nothing.
-    Shapes: logits are C×h×W, the class values C; channels after those are planes of objects.
+    `values_C`: the classes' values in a mask, on the device. The host waits for nothing.
+    Shapes: logits are C×h×W float32, the class values C uint8; channels after those are planes of
+    objects; evidence is float64, a row a member.
     """
     bar = max(0, specimen_rows - first)
     logits_CHW, planes_PHW = logits_CHW.tensor_split((len(values_C),))
@@ -271,7 +273,10 @@ class OpenImage:
         return self.rows.pixel_nm
 
     def read(self, first: int, last: int) -> np.ndarray | OwnRows:
-        """Return rows for the network: the camera's own, or normalised. Shapes: h×W or h×W×3."""
+        """Return rows for the network: the camera's own, or normalised.
+
+        Shapes: h×W or h×W×3, uint8 or uint16 as `OwnRows`, else float32.
+        """
         return self.read_part(first, last, 0, self.rows.width)
 
     def read_part(self, first: int, last: int, left: int, right: int) -> np.ndarray | OwnRows:

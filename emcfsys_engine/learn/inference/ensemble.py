@@ -42,7 +42,8 @@ def merged(logits_KHW: Tensor, num_members: int, num_planes: int = 0) -> Tensor:
     """Return the logits of an ensemble: the logarithm of the mean of its members' probabilities.
 
     Planes of objects, the last of each member's channels, are the mean of its members', too.
-    Shapes: K = M·C, member after member; the result is C×H×W, and for one member its own logits.
+    Shapes: K×H×W of any float type, which is kept, K = M·C, member after member; the result is
+    C×H×W, and for one member its own logits.
     """
     if num_members == 1:
         return logits_KHW

@@ -108,7 +108,10 @@ class Evidence:
                     self._sum(image, member)[-OF_CELLS:] += self._known[member].sums(mine_PF)
 
     def add_rows(self, image: Any, first: int, logits_KhW: Tensor, specimen_rows: int) -> None:
-        """Sum up the certainty of some rows. Shapes: K = M·C, member after member."""
+        """Sum up the certainty of some rows.
+
+        Shapes: K×h×W float32, K = M·C, member after member.
+        """
         if not self.is_wanted:
             return
         logits_MChW = logits_KhW.unflatten(0, (max(1, len(self._cells)), -1))
@@ -129,7 +132,7 @@ class Evidence:
     def taken(self, image: Any) -> Tensor | None:
         """Return what was summed up of an image since it was last taken; None: nothing was.
 
-        Shapes: M×(OF_CLASS·C + OF_CELLS), a row a member.
+        Shapes: M×(OF_CLASS·C + OF_CELLS) float64, a row a member.
         """
         return self._sums.pop(id(image), None)
 
@@ -143,7 +146,7 @@ class Evidence:
 
 @dataclass(kw_only=True)
 class Raw:
-    """Cells and logits of one network as they came. Shapes: P×F; first row, C×h×W."""
+    """Cells and logits of one network as they came. Shapes: P×F; first row, C×h×W; all float32."""
 
     cells: list[Tensor] = field(default_factory=list)
     logits: list[tuple[int, Tensor]] = field(default_factory=list)
@@ -218,7 +221,7 @@ def pooled(maps: list[Tensor], strides: tuple[int, ...]) -> Tensor:
     """Return the features of cells: means of the deepest map, and size of a fine one's.
 
     The mean tells what is seen, the root of the mean square how much of it: blur and noise change
-    that first. Shapes: maps N×C×H×W, finest first; the result is N×P×F float32.
+    that first. Shapes: maps N×C×H×W of any float type, finest first; the result is N×P×F float32.
     """
     deep_NCHW = maps[-1].float()
     high, wide = (max(1, round(n * strides[-1] / CELL_PX)) for n in deep_NCHW.shape[-2:])
@@ -241,7 +244,7 @@ def _sound(cells_NFHW: Tensor) -> Tensor:
 def agreement(logits_MCHW: Tensor) -> Tensor:
     """Return each class's pixels in the joint mask, and those that a member's own shares with it.
 
-    Shapes: logits of classes alone; the result is M×C×2 float64.
+    Shapes: logits M×C×H×W of classes alone, of any float type; the result is M×C×2 float64.
     """
     num_members, num_classes = logits_MCHW.shape[:2]
     own_MN = logits_MCHW.flatten(2).max(dim=1).indices
@@ -256,7 +259,8 @@ def agreement(logits_MCHW: Tensor) -> Tensor:
 def certainty(logits_CHW: Tensor, temperatures_C: Tensor) -> Tensor:
     """Return each class's number of pixels, their certainty, its total probability, unsure pixels.
 
-    Shapes: logits C×H×W of classes alone; the result is C×4 float64.
+    Shapes: logits C×H×W of classes alone, of any float type, temperatures C float32; the result is
+    C×4 float64.
     """
     logits_CN = logits_CHW.float().flatten(1)
     best_N = logits_CN.max(dim=0).indices  # argmax takes fifteen times as long on a processor

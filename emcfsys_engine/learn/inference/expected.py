@@ -54,7 +54,7 @@ def expected(
 
     Of an ensemble it is the mean of what its members expect of their own masks, or less where their
     joint mask is another one: it cannot be as good as one that it differs from (see `_at_most`).
-    Shapes: evidence is M×(OF_CLASS·C + OF_CELLS), sums over the image, a row a member.
+    Shapes: evidence is M×(OF_CLASS·C + OF_CELLS) float64, sums over the image, a row a member.
     """
     if not trusts or not trusts[0].weights or not np.isfinite(evidence_MX).all():
         return None
@@ -160,7 +160,7 @@ def signals(evidence_X: np.ndarray) -> np.ndarray | None:
 
     They are the expected overlap of mask and truth by the calibrated probabilities, their
     certainty, three distances, the overlap of each class, and the place among the training images.
-    Shapes: OF_CLASS·C + OF_CELLS in, S out.
+    Shapes: OF_CLASS·C + OF_CELLS float64 in, S float64 out.
     """
     of_classes, cells = evidence_X[:-OF_CELLS].reshape(-1, OF_CLASS), evidence_X[-OF_CELLS:]
     pixels, sure, total, unsure = of_classes.T[:4]
@@ -175,7 +175,7 @@ def signals(evidence_X: np.ndarray) -> np.ndarray | None:
 
 
 def resemblance(some_RS: np.ndarray, others_QS: np.ndarray, reach: float) -> np.ndarray:
-    """Return how alike images are, 0 to 1. Shapes: R×Q.
+    """Return how alike images are, 0 to 1. Shapes: R×S and Q×S float64 in, R×Q float64 out.
 
     Source: the Matérn kernel of order 3/2 (Rasmussen and Williams 2006, chapter 4).
     """
@@ -185,7 +185,7 @@ def resemblance(some_RS: np.ndarray, others_QS: np.ndarray, reach: float) -> np.
 
 
 def odds(part: float | np.ndarray) -> np.ndarray:
-    """Return the logarithm of the odds of a share. Shapes: any, kept."""
+    """Return the logarithm of the odds of a share. Shapes: any, of a float type; both kept."""
     inside = np.clip(part, _EDGE, 1 - _EDGE)
     return np.asarray(np.log(inside / (1 - inside)))
 
@@ -196,5 +196,5 @@ def _told(log_odds: float) -> float:
 
 
 def share(log_odds: float | np.ndarray) -> np.ndarray:
-    """Return the share whose odds have this logarithm. Shapes: any, kept."""
+    """Return the share whose odds have this logarithm. Shapes: any, of a float type; both kept."""
     return np.asarray(1 / (1 + np.exp(-np.clip(log_odds, -30, 30))))

@@ -60,7 +60,10 @@ class Order:
 
 @dataclass(kw_only=True)
 class Work:
-    """One image between its reading and its files."""
+    """One image between its reading and its files.
+
+    Shapes: mask rows h×W uint8, numbers H×W uint32.
+    """
 
     order: Order
     image: OpenImage

@@ -35,7 +35,7 @@ class ObjectRows:
         self._object_of: np.ndarray | None = None
 
     def add(self, mask: np.ndarray, planes: np.ndarray) -> None:
-        """Take the next rows. Shapes: mask h×W class values, planes 2×h×W uint8."""
+        """Take the next rows. Shapes: mask h×W class values, planes 2×h×W; both uint8."""
         self._digest.add(mask)
         self._mask.write(np.ascontiguousarray(mask).data)
         self._marks.write(np.ascontiguousarray(self._finder.add(mask, planes)).data)
@@ -92,7 +92,7 @@ class ObjectRows:
 def outlines(numbers: np.ndarray) -> np.ndarray:
     """Return where an object's pixels touch what is not of it, above, below or at a side.
 
-    Shapes: (h + 2)×W in, as `rows` gives them; bool h×W out.
+    Shapes: (h + 2)×W uint32 in, as `rows` gives them; bool h×W out.
     """
     own = numbers[1:-1]
     found = (own != numbers[:-2]) | (own != numbers[2:])

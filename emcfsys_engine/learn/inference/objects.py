@@ -24,9 +24,10 @@ _AROUND = tuple((down, across) for down in (-1, 0, 1) for across in (-1, 0, 1))
 class Basins:
     """What is known of all basins of an image, by their numbers from 1; entry 0 is none.
 
-    Shapes: passes 2×P: basins that touch, highest pass first, and its height in heights P; of those
-    in a ring all but the lowest, which can decide nothing.
-    Units:  heights are shares, 0 to 1.
+    Shapes: passes 2×P int64: basins that touch, highest pass first, and its height in heights P
+    float64; of those in a ring all but the lowest, which can decide nothing. One number a basin:
+    peak float64, area and first int64, class value uint8; basin_of is int64.
+    Units:  peak and heights are shares, 0 to 1.
     """
 
     basin_of: np.ndarray  # of each mark that `add` gave to pixels
@@ -117,8 +118,8 @@ class ObjectFinder:
     def add(self, mask: np.ndarray, planes: np.ndarray) -> np.ndarray:
         """Take the next rows; return the marks of rows that are done, which follow those before.
 
-        Shapes: mask h×W class values, planes 2×h×W uint8 (distance and border, 255 = certain);
-        marks are int32, 0 where there is no object.
+        Shapes: mask h×W uint8 class values, planes 2×h×W uint8 (distance and border, 255 =
+        certain); marks are h×W int32, 0 where there is no object.
         """
         height = (planes[0].astype(np.uint16) * (255 - planes[1]) // 255).astype(np.uint8)
         self._mask = np.concatenate((self._mask, mask))
@@ -276,7 +277,7 @@ def find_objects(
 ) -> np.ndarray:
     """Return the objects of an image that is in memory.
 
-    Shapes: mask H×W class values, planes 2×H×W uint8; the result uint32 H×W, 0 where none is.
+    Shapes: mask H×W class values, planes 2×H×W, both uint8; the result uint32 H×W, 0 where none is.
     """
     marks, basins = basins_of(mask, planes, values)
     return basins.joined(settings)[marks]
@@ -285,7 +286,10 @@ def find_objects(
 def basins_of(
     mask: np.ndarray, planes: np.ndarray, values: Sequence[int]
 ) -> tuple[np.ndarray, Basins]:
-    """Return a mark for each pixel of an image, and all basins. Shapes: as `find_objects`."""
+    """Return a mark for each pixel of an image, and all basins.
+
+    Shapes: as `find_objects` takes them; marks int32 H×W, 0 where there is no object.
+    """
     finder = ObjectFinder(mask.shape[1], values)
     above = finder.add(mask, planes)
     rest, basins = finder.end()

@@ -22,7 +22,8 @@ from emcfsys_engine.regions import Region, whole_of
 class Part:
     """What is wanted of an image that is not predicted as a whole.
 
-    Shapes: read(first, last, left, right) gives h×w of the image, as `Picture.read` its rows.
+    Shapes: read(first, last, left, right) gives h×w of the image, of the types that
+    `Picture.read` gives.
     """
 
     region: Region
@@ -104,7 +105,10 @@ class Picture:
         return (self.inner_bar_from - tile.top) / tile.height
 
     def read_columns(self, first: int, last: int, columns: tuple[int, int]) -> np.ndarray | OwnRows:
-        """Return some columns of rows, h×w; all of them of an image that is wanted whole."""
+        """Return some columns of rows; all of them of an image that is wanted whole.
+
+        Shapes: h×w, or h×w×3 for a model of colours, float32 and normalised or OwnRows.
+        """
         if self.part is None:
             return self.read(first, last)
         return self.part.read(first, last, *columns)
@@ -153,7 +157,7 @@ class Axis:
     def along_width(self, rows_CHW: Tensor) -> Tensor:
         """Return rows of the new width.
 
-        Shapes: C×h×W in, C×h×(new W) out.
+        Shapes: C×h×W float32 in, C×h×(new W) float32 out.
         """
         self._move(rows_CHW.device)
         places, weights = self.places_NK, self.weights_NK
@@ -165,7 +169,7 @@ class Axis:
     def along_height(self, rows_CHW: Tensor, start: int, first: int, last: int) -> Tensor:
         """Return the new rows `first` to `last`; the old ones given begin at row `start`.
 
-        Shapes: C×h×W in, C×(last - first)×W out.
+        Shapes: C×h×W float32 in, C×(last - first)×W float32 out.
         """
         self._move(rows_CHW.device)
         places = self.places_NK[first:last] - start
@@ -183,7 +187,7 @@ ReadPart = Callable[[int, int, tuple[int, int]], Tensor]  # first and last row, 
 def scaled_reader(read: ReadPart, old_HW: tuple[int, int], new_HW: tuple[int, int]) -> ReadPart:
     """Return a reader of the rows of an image at another size, in some of its columns.
 
-    Shapes: rows come as C×h×w.
+    Shapes: rows come as C×h×w float32.
     """
     down, across = Axis(old_HW[0], new_HW[0]), Axis(old_HW[1], new_HW[1])
     parts: dict[tuple[int, int], Axis] = {}  # those of an image are all of the same columns
@@ -223,7 +227,7 @@ class ScaledBands:
     def add(self, first: int, band_CHW: Tensor) -> tuple[int, Tensor] | None:
         """Return (first row, rows) of what can be made now; None: it waits for the rows below.
 
-        Shapes: C×h×W in and out.
+        Shapes: C×h×W float32 in and out.
         """
         down, done = self._down, self._done
         held_CHW = self._across.along_width(band_CHW)
@@ -250,7 +254,8 @@ _BY_SLICE = "Give one slice, or all to predict_stack, which yields slice by slic
 def as_pixels(given: Any) -> np.ndarray:
     """Return one image as an array.
 
-    Shapes: H×W or H×W×C with C up to 4, of any real type; whatever numpy, Pillow or torch made.
+    Shapes: H×W or H×W×C with C up to 4, of any real dtype; whatever numpy, Pillow or torch made.
+    The dtype is kept, but bool becomes uint8 and floats of 16 bits become float32.
     Raises: InputError for stacks, other shapes and what is no picture.
     """
     pixels = _array(given)
@@ -266,6 +271,7 @@ def as_pixels(given: Any) -> np.ndarray:
 def slices_of(given: Any) -> Iterator[np.ndarray]:
     """Yield the images of a stack: D×H×W, D×H×W×C, or anything that yields images.
 
+    Shapes: as `as_pixels` takes and gives them.
     Raises: InputError for one image, or where a slice is none.
     """
     if isinstance(given, np.ndarray | torch.Tensor) and given.ndim < 3:

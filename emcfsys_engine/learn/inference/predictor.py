@@ -139,7 +139,7 @@ class Predictor:
     def prepare(self, pixels: np.ndarray, info_bar_rows: int = 0) -> np.ndarray:
         """Return the image as the network wants it; safe to call in any thread.
 
-        Shapes: H×W or H×W×C in, H×W×1 float32 out, H×W×3 for a model of colours.
+        Shapes: H×W or H×W×C of any real dtype in, H×W×1 float32 out, H×W×3 for a model of colours.
         Raises: InputError for an image without pixels, or without a finite number.
         """
         return self.normaliser.apply(self._read(pixels), info_bar_rows)
@@ -364,7 +364,8 @@ class Predictor:
         """Return the logits of a batch of tiles, in the precision this device is fast at.
 
         A batch that does not fit into the device's memory is halved, and those after it, too.
-        Shapes: an ensemble gives M·C channels, member after member: see `merged`.
+        Shapes: N×1×T×T float32 in, N×3×T×T of colours; N×K×T×T in that precision or float32 out. An
+        ensemble gives K = M·C channels, member after member: see `merged`.
         """
         self.before_batch()
         tiles_NCTT = tiles_NCTT.contiguous(memory_format=torch.channels_last)
@@ -400,7 +401,7 @@ class Predictor:
     def merged(self, logits_KHW: Tensor) -> Tensor:
         """Return the logits of the ensemble from those of its members; one member's are its own.
 
-        Shapes: K = M·C in, C×H×W out.
+        Shapes: K×H×W in, K = M·C, C×H×W out, of any float type, which is kept.
         """
         return merged(logits_KHW, len(self._calls), self.card.network.num_planes)
 

@@ -100,6 +100,7 @@ class Rows(NamedTuple):
 
     `part`: only this of it is computed, by the tiles that the whole image would have: what is found
     there is the same. `sides`: of the tiles, where they are chosen already.
+    Shapes: what is read is C×h×w float32.
     """
 
     read: ReadBlocks
@@ -109,7 +110,7 @@ class Rows(NamedTuple):
 
 
 class Done(NamedTuple, Generic[Key]):
-    """Rows that no later tile touches. Shapes: logits are C×h×W.
+    """Rows that no later tile touches. Shapes: logits are C×h×W float32.
 
     `first` counts from the top of the part that is wanted.
     """
@@ -143,7 +144,7 @@ def logit_bands(
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (first row, logits C×h×W) from top to bottom; together they cover the image once.
 
-    Shapes: the image is float32 on the device of the network.
+    Shapes: the image is C×H×W float32 on the device of the network; logits are float32.
     """
     height, width = image_CHW.shape[-2:]
 
@@ -174,6 +175,7 @@ def bands_of(
     which tiles share a batch, has no influence.
     `is_alone`: there is one image; its last batch is to be about as full as the others.
     `seen`: told which tiles each batch held once it was computed, before any of its rows are done.
+    Shapes: `forward` is given N×C×T×T float32, and gives N×C×T×T of any float type.
     """
     windows = _Windows()
     cut = (
@@ -352,7 +354,7 @@ def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
 def forward_flipped(forward: Forward, tiles_NCTT: Tensor) -> Tensor:
     """Return the mean logits over the four flips (test-time augmentation).
 
-    Shapes: N×1×T×T in, N×C×T×T out.
+    Shapes: N×1×T×T in, N×3×T×T of colours, of the type that `forward` takes; N×C×T×T float32 out.
     """
     total = forward(tiles_NCTT).float()
     for axes in ((-1,), (-2,), (-2, -1)):

@@ -98,7 +98,7 @@ def of_classes(
     size is known; diameters are those of discs of the same area, their median. Where a model tells
     objects apart their numbers say which pixels are one, else those that touch are. The rows of an
     info bar, the last ones, are left out.
-    Shapes: the mask is H×W uint8, numbers H×W integers, 0 where no object is.
+    Shapes: the mask is H×W uint8, numbers H×W of any integer dtype, 0 where no object is.
     """
     specimen = slice(0, len(mask_HW) - info_bar_rows)
     mask_HW = mask_HW[specimen]
