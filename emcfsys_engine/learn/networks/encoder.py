@@ -52,7 +52,8 @@ class Encoder(nn.Module):
     def forward(self, x_NCHW: Tensor) -> list[Tensor]:
         """Return one map a level, finest first, of exactly H/stride × W/stride.
 
-        Shapes: H and W of the image are multiples of `multiple_px`, and at least `minimum_px`.
+        Shapes: N×C×H×W in; H and W are multiples of `multiple_px`, and at least `minimum_px`. The
+        image is of the weights' float type, maps of that or autocast's.
         """
         if self.training and self._pooled_norms:
             self._spare_lone_norms(x_NCHW.shape[0])

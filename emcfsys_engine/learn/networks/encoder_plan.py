@@ -135,7 +135,8 @@ def create_body(
 def maps_of(body: Any, x_NCHW: Tensor, taps: Sequence[int] | None) -> list[Tensor]:
     """Return a backbone's intermediate maps, all of them or those asked for.
 
-    Shapes: N×1×H×W or N×3×H×W in; each map N×C×h×w.
+    Shapes: N×1×H×W or N×3×H×W of the weights' float type in; each map N×C×h×w, of that or
+    autocast's.
     """
     indices = None if taps is None else list(taps)
     return body.forward_intermediates(x_NCHW, indices=indices, intermediates_only=True)

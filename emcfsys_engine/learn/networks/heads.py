@@ -27,7 +27,10 @@ class RegionMean(nn.AdaptiveAvgPool2d):
         self.num_regions = num_regions
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the mean of each region. Shapes: N×C×H×W in, N×C×regions×regions out."""
+        """Return the mean of each region.
+
+        Shapes: N×C×H×W of any float type in, N×C×regions×regions out, dtype kept.
+        """
         if not torch.compiler.is_exporting():
             return super().forward(input)
         rows_PH = self._weights(input.shape[-2], input)
@@ -53,7 +56,7 @@ class PooledBranch(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return the means over regions, enlarged to the map's size.
 
-        Shapes: N×C×h×w in and out.
+        Shapes: N×C×h×w in and out, of the weights' float type or autocast's.
         """
         pooled_NCHW = self.pool(x_NCHW)
         size = x_NCHW.shape[-2:]
@@ -124,7 +127,8 @@ class Decoder(nn.Module):
     def forward(self, x_NCHW: Tensor, maps: list[Tensor]) -> Tensor:
         """Return the feature map that the class scores are computed from.
 
-        Shapes: maps are those of `levels_of(head)`, finest first; x is the padded image.
+        Shapes: maps N×C×h×w are those of `levels_of(head)`, finest first; x N×C×H×W is the padded
+        image; the result is N×C×h×w. All are of the weights' float type or autocast's.
         """
         match self.head:
             case "unet":

@@ -108,8 +108,9 @@ class SegmentationNetwork(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return class scores (logits) for each pixel, and those of the planes of objects.
 
-        Shapes: x is float, at least 32×32; the logits have exactly its height and width: N×C×H×W,
-        of which the last `num_planes` channels are distance and border of objects.
+        Shapes: x is N×1×H×W or N×3×H×W of the weights' float type, at least 32×32; the logits have
+        exactly its height and width: N×C×H×W of that type or autocast's, of which the last
+        `num_planes` channels are distance and border of objects.
         """
         padded_NCHW = self._padded(x_NCHW)
         maps = self.encoder(padded_NCHW)
@@ -133,6 +134,7 @@ class SegmentationNetwork(nn.Module):
 
         The auxiliary head reads a level of the pyramid that some heads do not: what is only there
         for it is left out, and the levels are numbered anew.
+        Shapes: those of `state_dict`, dtype kept.
         """
         state = self.state_dict()
         if self.auxiliary_head is None:

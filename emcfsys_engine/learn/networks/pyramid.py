@@ -127,7 +127,8 @@ class Pyramid(nn.Module):
     def forward(self, x_NCHW: Tensor, maps: dict[int, Tensor]) -> list[Tensor]:
         """Return one map a level.
 
-        Shapes: x is the padded image; `maps` are the taps by their index, of about their stride.
+        Shapes: x N×C×H×W is the padded image; `maps` N×C×h×w are the taps by their index, of about
+        their stride; all of the weights' float type or autocast's.
         """
         details = {} if self.stem is None else self.stem(x_NCHW)
         made: list[Tensor] = []
@@ -152,7 +153,7 @@ class DetailStem(nn.Module):
     def forward(self, x_NCHW: Tensor) -> dict[int, Tensor]:
         """Return the maps by level, 1 = stride 2.
 
-        Shapes: N×C×h×w maps in and out.
+        Shapes: N×C×h×w maps in and out, of the weights' float type or autocast's.
         """
         details: dict[int, Tensor] = {}
         for level, step in enumerate(self.steps, start=1):
@@ -173,7 +174,7 @@ class SameLevel(nn.Module):
     ) -> Tensor:
         """Return the map, normalised, at exactly this size.
 
-        Shapes: N×C×h×w maps in and out.
+        Shapes: N×C×h×w maps in and out, of the weights' float type or autocast's.
         """
         return _resampled(self.norm(map_NCHW), size)
 
@@ -194,7 +195,7 @@ class FinerLevel(nn.Module):
     ) -> Tensor:
         """Return the sum of the enlarged tap and the detail.
 
-        Shapes: N×C×h×w maps in and out.
+        Shapes: N×C×h×w maps in and out, of the weights' float type or autocast's.
         """
         assert detail_NCHW is not None, "a finer level has detail"
         meaning_NCHW = _resampled(self.meaning(self.norm(map_NCHW)), size)
@@ -215,7 +216,7 @@ class CoarserLevel(nn.Module):
     ) -> Tensor:
         """Return the smaller map.
 
-        Shapes: N×C×h×w maps in and out.
+        Shapes: N×C×h×w maps in and out, of the weights' float type or autocast's.
         """
         exact = (size[0] * self.factor, size[1] * self.factor)
         return self.shrink(_resampled(self.norm(map_NCHW), exact))

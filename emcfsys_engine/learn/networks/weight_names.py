@@ -31,7 +31,10 @@ _RGB = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """Which tensors fit the backbone, and which are left on either side."""
+    """Which tensors fit the backbone, and which are left on either side.
+
+    Shapes: those chosen have the shapes of the backbone's, dtype as in the file.
+    """
 
     chosen: _Tensors
     missing: tuple[str, ...]
@@ -44,6 +47,7 @@ def best_match(networks: list[_Tensors], body: nn.Module, plan: EncoderPlan) -> 
     """Return how the best of a checkpoint's networks fits the backbone, read in every way we know.
 
     A network is taken only as a whole: no tensor is guessed by its shape alone.
+    Shapes: any, of any dtype.
     """
     wanted = body.state_dict()
     best: Match | None = None
@@ -161,8 +165,8 @@ def with_channels(stem_OIHW: Tensor, in_channels: int) -> Tensor:
     """Return a stem for another number of channels; grey is seen as red + green + blue.
 
     Where none can be made of it, it is returned as it is.
-    Shapes: stems that fold pixels into channels (space to depth) keep their groups of three; one
-    of greys reads a third of each colour.
+    Shapes: O×I×H×W of any float type in and out, dtype kept. Stems that fold pixels into channels
+    (space to depth) keep their groups of three; one of greys reads a third of each colour.
     """
     given = stem_OIHW.shape[1]
     if given == 1 and in_channels == _RGB:

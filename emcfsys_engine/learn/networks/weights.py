@@ -75,6 +75,7 @@ def read_offline(backbone: str, offline: OfflineWeights, file: Path) -> dict[str
     The package names its layers differently but lists them in timm's order, so the two are zipped
     and each pair must agree in shape and in the last part of its name.
 
+    Shapes: those of timm's network, dtype as stored.
     Raises: WeightsError if the file is not the one that was checked, or timm changed its network.
     """
     if not file.is_file() or sha256_of(file) != offline.sha256:
@@ -122,6 +123,7 @@ _DEEPEST = 4
 def read_checkpoint(file: Path) -> list[dict[str, Tensor]]:
     """Return the networks in a checkpoint, as tensors by name, the most promising first.
 
+    Shapes: any, dtype as stored, on the CPU.
     Raises: WeightsError for a file that is none, or whose pickle would have to run code.
     """
     if not file.is_file():
