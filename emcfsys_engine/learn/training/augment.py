@@ -230,8 +230,8 @@ def augment(
 ) -> tuple[Tensor, Tensor]:
     """Cut patches out of larger crops, warped, and change their grey values.
 
-    Shapes: crops are N×C×M×M float and N×M×M uint8 (N×K×M×M with planes of objects), M ≥ patch_px;
-    patches come out centred, their labels int64. One seed a patch.
+    Shapes: crops are N×C×M×M float32 and N×M×M uint8 (N×K×M×M with planes of objects),
+    M ≥ patch_px; N×C×P×P float32 patches come out, centred, their labels int64. One seed a patch.
     Labels gain no value that was not there; what a warp brings in from outside is unlabelled.
     """
     drawn = draw(seeds, patch_px, strengths, images_NCHW.device)
@@ -250,7 +250,8 @@ def two_views(
 
     Grey values change at least as the strong preset says: where both views are alike, nothing is
     learned from them. How far patches turn and stretch is as the strengths say.
-    Shapes: as in `augment`; the last are the labels, in the same place of both.
+    Shapes: as in `augment`, float32 twice; the last are the labels, int64, in the same place of
+    both.
     """
     strong = Strengths(
         **{

@@ -30,7 +30,7 @@ class Batches:
     def next(self) -> tuple[Tensor, Tensor]:
         """Return the next step's crops and labels.
 
-        Shapes: N×C×M×M in the images' own type or float32, and N×M×M uint8.
+        Shapes: N×C×M×M float32, normalised, and N×M×M uint8 (N×K×M×M with planes of objects).
         Raises: what went wrong while they were cut.
         """
         ready = self._ready.get()

@@ -77,13 +77,14 @@ def read_retry(run: Run) -> Retry | None:
 
 
 def encode_checkpoint(tensors: dict[str, Tensor], state: TrainState) -> bytes:
-    """Return the bytes of a checkpoint."""
+    """Return the bytes of a checkpoint. Shapes: any, dtype as stored."""
     return save(tensors, {"format": "pt", _KEY: msgspec.json.encode(state).decode()})
 
 
 def read_checkpoint(file: Path) -> tuple[dict[str, Tensor], TrainState]:
     """Return a checkpoint's tensors and state.
 
+    Shapes: any, dtype as stored, on the CPU.
     Raises: RunFolderError for a damaged file or one of a newer format.
     """
     try:
@@ -101,7 +102,10 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Tensor], TrainState]:
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return those tensors whose names begin so, by the rest of their names."""
+    """Return those tensors whose names begin so, by the rest of their names.
+
+    Shapes: any, dtype kept: nothing is copied.
+    """
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
@@ -110,7 +114,10 @@ def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimiser's state as named tensors: optimizer.<parameter>.<name>."""
+    """Return the optimiser's state as named tensors: optimizer.<parameter>.<name>.
+
+    Shapes: moments as their weights, float32; counts of steps are float32 scalars.
+    """
     found: dict[str, Tensor] = {}
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
@@ -123,6 +130,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
 
     A fused optimiser walks through weights, gradients and moments by their memory, not by their
     indices: moments of another layout (files know only one) would meet the wrong weights.
+    Shapes: as `optimizer_tensors` gives them; dtype kept.
     """
     weights = [each for group in optimizer.param_groups for each in group["params"]]
     state: dict[int, dict[str, Any]] = {}
@@ -142,7 +150,10 @@ def _laid_out_as(weight: Tensor, value: Tensor) -> Tensor:
 
 
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies on the CPU, so that training can go on while they are written."""
+    """Return copies on the CPU, so that training can go on while they are written.
+
+    Shapes: any, dtype kept.
+    """
     return {
         name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
     }
@@ -264,7 +275,7 @@ class NullSaver:
         """Save nothing."""
 
     def save_checkpoint(self, tensors: dict[str, Tensor], state: TrainState) -> None:
-        """Save nothing."""
+        """Save nothing. Shapes: any, of any dtype."""
 
     def seconds_since_checkpoint(self) -> float:
         """Return 0: none is ever due."""
@@ -334,7 +345,7 @@ class Saver:
         self._save_model(file, card, "final model", on_done)
 
     def save_checkpoint(self, tensors: dict[str, Tensor], state: TrainState) -> None:
-        """Save everything needed to go on."""
+        """Save everything needed to go on. Shapes: any, dtype kept."""
         file = self._run.checkpoint_file
         kept = copied(tensors)
 

@@ -31,8 +31,8 @@ from emcfsys_engine.project import UNLABELLED, Project
 class Compared(NamedTuple):
     """What was found in some images; that of several processes is added up.
 
-    Shapes: counts S×C×C and edges S×C×4 of each source; loss, whether any, and confidence of
-    each of all I images, 0 for those that others looked at.
+    Shapes: counts S×C×C and edges S×C×4 of each source, int64; 3×I float64: loss, whether any, and
+    confidence of each of all I images, 0 for those that others looked at.
     """
 
     counts_SCC: Tensor
@@ -55,7 +55,10 @@ def compare(
     on_image: Callable[[int, Tensor], None] | None = None,
     merged: Callable[[Tensor], Tensor] | None = None,
 ) -> Compared:
-    """Predict some images of a data set and compare; the parameters are those of `validate`."""
+    """Predict some images of a data set and compare; the parameters are those of `validate`.
+
+    Shapes: those of `validate`, dtypes as well.
+    """
     names, sources = dataset.project.class_names, sources_of(dataset.samples)
     found = Compared(
         torch.zeros(len(sources), len(names), len(names), dtype=torch.int64),
@@ -105,6 +108,7 @@ def each_compared(
 
     `middle_lines`: these take a second a megapixel and class. `evidence`: what the networks of
     `forward` are watched by.
+    Shapes: `forward` and `merged` as in `validate`, dtypes as well.
     """
     num_classes = len(dataset.project.class_names)
     classes = instance_indices(dataset.project)
@@ -133,9 +137,10 @@ def sources_of(samples: Sequence[Sample]) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class FoundInImage:
-    """What was found in one image, on the device.
+    """What was found in one image, on the device; middle lines are on the host.
 
-    Shapes: H×W, C×C, C×4, 3, a row a member of an ensemble, C×4.
+    Shapes: H×W uint8, C×C int64, C×4 int64, 3 float64, a row a member of an ensemble float64, C×4
+    int64.
     """
 
     best_HW: Tensor  # uint8

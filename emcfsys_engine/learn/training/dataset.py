@@ -349,7 +349,7 @@ class PatchSampler:
         )
 
     def places(self, step: int) -> np.ndarray:
-        """Return where the crops of one step lie: image, first row, first column. Shapes: N×3."""
+        """Return where the crops of a step lie: image, first row and column. Shapes: N×3 int64."""
         return np.array([self._place(step, number) for number in self.numbers])
 
     def _place(self, step: int, number: int) -> tuple[int, int, int]:

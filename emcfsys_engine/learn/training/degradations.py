@@ -26,7 +26,7 @@ class Degradation(NamedTuple):
 def defocus(image: np.ndarray, labels: np.ndarray, sigma: float, _: np.random.Generator) -> Pair:
     """Blur. Units: `sigma` in px.
 
-    Shapes: H×W both, in and out.
+    Shapes: H×W float32 and H×W uint8, in and out.
     """
     return scipy.ndimage.gaussian_filter(image, sigma).astype(np.float32), labels
 
@@ -34,7 +34,7 @@ def defocus(image: np.ndarray, labels: np.ndarray, sigma: float, _: np.random.Ge
 def drift(image: np.ndarray, labels: np.ndarray, length: float, _: np.random.Generator) -> Pair:
     """Smear along the rows, as a stage that moves during the scan. Units: `length` in px.
 
-    Shapes: H×W both, in and out.
+    Shapes: H×W float32 and H×W uint8, in and out.
     """
     return scipy.ndimage.uniform_filter1d(image, max(1, round(length)), axis=1), labels
 
@@ -42,7 +42,7 @@ def drift(image: np.ndarray, labels: np.ndarray, length: float, _: np.random.Gen
 def noise(image: np.ndarray, labels: np.ndarray, sigma: float, rng: np.random.Generator) -> Pair:
     """Add what a short dwell time adds. Units: `sigma` in shares of the contrast.
 
-    Shapes: H×W both, in and out.
+    Shapes: H×W float32 and H×W uint8, in and out.
     """
     return image + rng.normal(0, sigma, image.shape).astype(np.float32), labels
 
@@ -50,7 +50,7 @@ def noise(image: np.ndarray, labels: np.ndarray, sigma: float, rng: np.random.Ge
 def charging(image: np.ndarray, labels: np.ndarray, size: float, rng: np.random.Generator) -> Pair:
     """Draw bright and dark stripes along the scan. Units: `size` in shares of the contrast.
 
-    Shapes: H×W both, in and out.
+    Shapes: H×W float32 and H×W uint8, in and out.
     """
     stripes_H1 = scipy.ndimage.gaussian_filter1d(rng.normal(0, 1, (image.shape[0], 1)), 2, axis=0)
     stripes_H1 *= size / max(1e-6, float(stripes_H1.std()))
@@ -60,7 +60,7 @@ def charging(image: np.ndarray, labels: np.ndarray, size: float, rng: np.random.
 def contrast(image: np.ndarray, labels: np.ndarray, gamma: float, _: np.random.Generator) -> Pair:
     """Bend the grey values; a negative gamma inverts them, too.
 
-    Shapes: H×W both, in and out.
+    Shapes: H×W float32 and H×W uint8, in and out.
     """
     bent = image.clip(0, 1) ** abs(gamma)
     return (1 - bent if gamma < 0 else bent).astype(np.float32), labels
@@ -69,7 +69,7 @@ def contrast(image: np.ndarray, labels: np.ndarray, gamma: float, _: np.random.G
 def saturated(image: np.ndarray, labels: np.ndarray, share: float, _: np.random.Generator) -> Pair:
     """Burn the bright part out. Units: `share` of the pixels.
 
-    Shapes: H×W both, in and out.
+    Shapes: H×W float32 and H×W uint8, in and out.
     """
     return image.clip(None, float(np.quantile(image, 1 - share))).astype(np.float32), labels
 
@@ -79,7 +79,7 @@ def pixel_size(
 ) -> Pair:
     """Magnify by `factor`, as an image of another pixel size that nobody told of.
 
-    Shapes: H×W both, in and out.
+    Shapes: H×W float32 and H×W uint8 in; the same out, or less of both where it gets smaller.
     """
     zoomed, values = (
         np.asarray(scipy.ndimage.zoom(plane, factor, order=order, mode="nearest", grid_mode=True))
@@ -92,7 +92,7 @@ def pixel_size(
 def empty(image: np.ndarray, labels: np.ndarray, size: float, rng: np.random.Generator) -> Pair:
     """Show no specimen: shading and noise; whatever is found is wrong.
 
-    Shapes: H×W both, in and out.
+    Shapes: H×W float32 and H×W uint8, in and out.
     """
     rough = scipy.ndimage.gaussian_filter(rng.normal(0, 1, image.shape), size)
     made = rough / max(1e-6, float(rough.std())) + rng.normal(0, 0.2, image.shape)
@@ -102,7 +102,7 @@ def empty(image: np.ndarray, labels: np.ndarray, size: float, rng: np.random.Gen
 def shuffled(image: np.ndarray, labels: np.ndarray, cells: float, rng: np.random.Generator) -> Pair:
     """Show another specimen: pieces of this one, turned and in another order, blended in pairs.
 
-    Shapes: H×W both, in and out.
+    Shapes: H×W float32 and H×W uint8, in and out.
     """
     edge = max(8, min(image.shape) // round(cells))
     rows, columns = image.shape[0] // edge, image.shape[1] // edge
@@ -119,7 +119,7 @@ def shuffled(image: np.ndarray, labels: np.ndarray, cells: float, rng: np.random
 def info_bar(image: np.ndarray, labels: np.ndarray, share: float, rng: np.random.Generator) -> Pair:
     """Paint the bar of another microscope over the top, with what looks like text in it.
 
-    Shapes: H×W both, in and out.
+    Shapes: H×W float32 and H×W uint8, in and out.
     """
     rows = max(8, round(share * image.shape[0]))
     bar = np.zeros((rows, image.shape[1]), np.float32)

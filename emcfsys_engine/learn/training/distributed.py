@@ -105,7 +105,7 @@ class Ranks:
         return told.numpy().tobytes()
 
     def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
-        """Overwrite tensors with those of the first process."""
+        """Overwrite tensors with those of the first process. Shapes: any, dtype kept."""
         if self.world > 1:
             with _others(self.world):
                 for tensor in tensors:
@@ -123,7 +123,7 @@ class Ranks:
 
         What is missing to that is made up of unlabelled patches, which weigh nothing in any loss.
         Shapes: N×C×M×M and N×M×M, or N×K×M×M, of its own patches in; (last - first) / processes of
-        each out.
+        each out, both dtypes kept.
         """
         if self.world == 1:
             return images[first:last], labels[first:last]
@@ -146,7 +146,7 @@ class Ranks:
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over all processes; gradients are not followed.
 
-        Shapes: any, the same on each process.
+        Shapes: any, of any number type, the same on each process; it is summed in place.
         """
         if self.world > 1:
             with _others(self.world):
@@ -168,7 +168,7 @@ class Ranks:
     def pooled(self, statistics: Tensor) -> Tensor:
         """Return the sum over all processes, of which each follows the gradient of its own part.
 
-        Shapes: any, the same on each process.
+        Shapes: any, of any float type, the same on each process; dtype kept.
         """
         if self.world == 1:
             return statistics
@@ -178,7 +178,7 @@ class Ranks:
     def gathered(self, tensor: Tensor) -> Tensor:
         """Return every process's tensor one after the other; each follows its own gradient.
 
-        Shapes: all processes have the same shape.
+        Shapes: all processes have the same shape and dtype, which is kept.
         """
         if self.world == 1:
             return tensor

@@ -21,7 +21,10 @@ _DISTANCE_WEIGHT, _BORDER_WEIGHT = 2.0, 0.5  # of objects, beside the loss of th
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What one process found in its share of a batch; sums of several make the batch's loss."""
+    """What one process found in its share of a batch; sums of several make the batch's loss.
+
+    Shapes: sums are float32 vectors, logits N×C×H×W float32 of classes alone, target N×H×W int64.
+    """
 
     sums: tuple[Tensor, ...]  # one vector a term that is made of sums, the planes' at last
     logits_NCHW: Tensor
@@ -51,15 +54,16 @@ class Loss:
     def __call__(self, logits_NCHW: Tensor, target_NHW: Tensor) -> Tensor:
         """Return the loss: `value` of `measure`.
 
-        Shapes: logits are float and not normalised; target holds class indices or 255.
+        Shapes: logits are of any float type and not normalised, target int64 class indices or 255,
+        sizes as in `measure`; a float32 scalar out.
         """
         return self.value(self.measure(logits_NCHW, target_NHW))
 
     def measure(self, logits_NCHW: Tensor, target_NHW: Tensor) -> Measured:
         """Compute what is this process's own: here memory is needed, and nobody is waited for.
 
-        Shapes: logits N×C×H×W, target N×H×W of class indices or 255; with planes of objects after
-        the classes the target is N×K×H×W, class indices first.
+        Shapes: logits N×C×H×W of any float type, target N×H×W int64 of class indices or 255; with
+        planes of objects after the classes the target is N×K×H×W, class indices first.
         """
         planes: Tensor | None = None
         if target_NHW.ndim == logits_NCHW.ndim:
@@ -86,7 +90,7 @@ class Loss:
     def value(self, measured: Measured) -> Tensor:
         """Return the loss over the shares of all processes, the same on each of them.
 
-        Shapes: a scalar.
+        Shapes: a float32 scalar.
         """
         total = measured.logits_NCHW.new_zeros(())
         weights_C = self._weights_on(total.device)
@@ -112,7 +116,7 @@ class Loss:
     def of_sums(self, sums: Sequence[Tensor], whole: Mapping[str, Tensor]) -> Tensor:
         """Return the loss from the sums of its terms, and the values of those that sort pixels.
 
-        Shapes: a scalar.
+        Shapes: vectors and scalars of one float type in, a scalar of it out.
         """
         pooled = iter(sums)
         terms = [
@@ -125,7 +129,7 @@ class Loss:
     def sorted_terms(self, measured: Measured) -> dict[str, Tensor]:
         """Return the values of the terms that sort pixels, of what one process has.
 
-        Shapes: a scalar a term.
+        Shapes: a float32 scalar a term.
         """
         weights_C = self._weights_on(measured.logits_NCHW.device)
         return {
@@ -162,7 +166,8 @@ class RunningLoss:
     def add(self, logits_CHW: Tensor, target_HW: Tensor, labelled: int) -> None:
         """Add a band of which so many pixels are labelled.
 
-        Shapes: logits C×h×W, target h×W of class indices or 255.
+        Shapes: logits C×h×W of any float type, target h×W int64 of class indices or 255, K×h×W with
+        planes of objects.
         """
         if not labelled:
             return
@@ -179,7 +184,7 @@ class RunningLoss:
     def value(self) -> Tensor:
         """Return the loss of all bands so far, on the device.
 
-        Shapes: a scalar.
+        Shapes: a float64 scalar.
         """
         whole = {name: total / self._labelled for name, total in self._sorted.items()}
         return self._loss.of_sums(self._sums, whole)
@@ -204,7 +209,8 @@ def cross_entropy_sums(
 ) -> Tensor:
     """Return the negative log-likelihood of the labelled pixels, and their number, both weighted.
 
-    Shapes: logits N×C×H×W float, not normalised; target N×H×W, class indices or 255; 2 out.
+    Shapes: logits N×C×H×W float32, not normalised; target N×H×W int64, class indices or 255;
+    weights C float32; 2 float32 out.
     """
     total = F.cross_entropy(
         logits_NCHW, target_NHW, class_weights_C, ignore_index=UNLABELLED, reduction="sum"
@@ -215,7 +221,7 @@ def cross_entropy_sums(
 def mean_of_sums(sums_2: Tensor) -> Tensor:
     """Return a weighted mean from the weighted sum and the sum of weights; 0 without weight.
 
-    Shapes: 2 in, a scalar out.
+    Shapes: 2 of any float type in, a scalar of it out.
     """
     return sums_2[0] / sums_2[1].clamp_min(torch.finfo(sums_2.dtype).tiny)
 
@@ -225,7 +231,7 @@ def focal_sums(
 ) -> Tensor:
     """Return cross-entropy scaled by (1 - p)^gamma, so that easy pixels count less, and the weight.
 
-    Shapes: as cross_entropy_sums.
+    Shapes: as cross_entropy_sums, dtypes as well.
     Source: Lin et al. 2017 (arXiv:1708.02002).
     """
     nll_NHW = F.cross_entropy(logits_NCHW, target_NHW, ignore_index=UNLABELLED, reduction="none")
@@ -248,7 +254,7 @@ def ohem_loss(
     """Return the mean cross-entropy of the hard pixels: those whose true class has p < threshold.
 
     At least a sixteenth of the labelled pixels is kept, the hardest first.
-    Shapes: as cross_entropy_sums; a scalar out.
+    Shapes: as cross_entropy_sums; a float32 scalar out.
     Source: online hard example mining, Shrivastava et al. 2016 (arXiv:1604.03540), pixel-wise.
     """
     nll_P = F.cross_entropy(
@@ -271,7 +277,7 @@ def overlap_sums(
 ) -> Tensor:
     """Return pixels by class: both agree, predicted, true, one class after the other.
 
-    Shapes: as cross_entropy_sums; 3C out. Overlap terms weigh classes alike.
+    Shapes: as cross_entropy_sums; 3C float32 out. Overlap terms weigh classes alike.
     """
     guess_NCHW, truth_NCHW = _probabilities_and_truth(logits_NCHW, target_NHW)
     overlap_C = (guess_NCHW * truth_NCHW).sum(dim=(0, 2, 3))
@@ -281,7 +287,7 @@ def overlap_sums(
 def dice_of_sums(sums_3C: Tensor, smooth_px: float = 1.0) -> Tensor:
     """Return 1 minus the soft Dice overlap, averaged over classes; 0 is a perfect match.
 
-    Shapes: those of overlap_sums in, a scalar out.
+    Shapes: those of overlap_sums in, of any float type; a scalar of it out.
     Units:  `smooth_px` pixels are added above and below, so an absent, unpredicted class costs 0.
     Source: Milletari et al. 2016 (V-Net, arXiv:1606.04797), with plain sums where it squares.
     """
@@ -298,7 +304,7 @@ def tversky_of_sums(
 ) -> Tensor:
     """Return 1 minus the Tversky index, averaged over classes: misses cost more than false alarms.
 
-    Shapes: those of overlap_sums in, a scalar out.
+    Shapes: those of overlap_sums in, of any float type; a scalar of it out.
     Source: Salehi et al. 2017 (arXiv:1706.05721), alpha 0.3 and beta 0.7.
     """
     hit_C, guess_C, truth_C = sums_3C.chunk(3)
@@ -311,7 +317,7 @@ def lovasz_loss(
 ) -> Tensor:
     """Return the Lovász extension of the Jaccard loss over the classes that occur in the batch.
 
-    Shapes: as cross_entropy_sums; a scalar out.
+    Shapes: as cross_entropy_sums; a float32 scalar out.
     Source: Berman et al. 2018 (arXiv:1705.08790), algorithm 1, lovasz-softmax with "present".
     """
     labelled_NHW = target_NHW != UNLABELLED
@@ -344,7 +350,7 @@ def boundary_sums(
 
     A boundary is where a class differs from its own minimum over its neighbours; it may lie up to
     `width_px` pixels beside the true one.
-    Shapes: as cross_entropy_sums; 4C out.
+    Shapes: as cross_entropy_sums; 4C float32 out.
     """
     guess_NCHW, truth_NCHW = _probabilities_and_truth(logits_NCHW, target_NHW)
     labelled_N1HW = (target_NHW != UNLABELLED)[:, None]
@@ -361,7 +367,7 @@ def boundary_sums(
 def boundary_of_sums(sums_4C: Tensor) -> Tensor:
     """Return 1 minus the F1 score of soft class boundaries, averaged over the present classes.
 
-    Shapes: those of boundary_sums in, a scalar out.
+    Shapes: those of boundary_sums in, of any float type; a scalar of it out.
     Source: Bokhovkin & Burnaev 2019 (arXiv:1905.07852), pooled over the batch.
     """
     guess_hit_C, guess_C, truth_hit_C, truth_C = sums_4C.chunk(4)
@@ -382,7 +388,8 @@ def plane_sums(logits_N2HW: Tensor, target_N2HW: Tensor) -> Tensor:
 
     Of each plane the divergence of the predicted share from the true one, and how many pixels; then
     of the border both, predicted and true.
-    Shapes: targets are 0 … 254, or 255 where unlabelled; 7 out.
+    Shapes: logits N×2×H×W float32; targets N×2×H×W of any integer dtype, 0 … 254, or 255 where
+    unlabelled; 7 float32 out.
     """
     known_N2HW = (target_N2HW != UNLABELLED).to(logits_N2HW.dtype)
     truth_N2HW = target_N2HW.clamp_max(FULL).to(logits_N2HW.dtype) / FULL
@@ -402,7 +409,7 @@ def planes_of_sums(sums_7: Tensor) -> Tensor:
 
     Distance weighs 2, border ½. After 80 steps these had a PQ of 0.45 on images kept aside, 1 and 1
     0.48, 4 and ½ 0.49, with other orders by sizes: one seed is no proof (tests/bench/RESULTS.md).
-    Shapes: those of plane_sums in, a scalar out.
+    Shapes: those of plane_sums in, of any float type; a scalar of it out.
     """
     mean_2 = sums_7[:2] / sums_7[2:4].clamp_min(1)
     overlap, guess, truth = sums_7[4:]

@@ -44,7 +44,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
 def confusion_matrix(predicted: Tensor, truth: Tensor, num_classes: int) -> Tensor:
     """Count pixels by true class (row) and predicted class (column); unlabelled ones are left out.
 
-    Shapes: both integer class indices of one shape; the result is int64, C×C.
+    Shapes: both class indices of one shape, of any integer dtype; the result is int64, C×C.
     """
     none = num_classes**2  # one more place, for pixels without a label
     pairs = (truth.to(torch.int64) * num_classes + predicted).where(truth != UNLABELLED, none)
@@ -59,7 +59,8 @@ def boundary_counts(
 
     A boundary pixel has a direct neighbour of another class; where either is unlabelled there is
     none. Near is a Euclidean distance of at most `tolerance_px` to a boundary pixel of its class.
-    Shapes: both integer class indices; the result is int64, C×4: add it up over the images.
+    Shapes: both H×W class indices, of any integer dtype; the result is int64, C×4: add it up over
+    the images.
     Source: Csurka et al. 2013 (What is a good evaluation measure for semantic segmentation?).
     """
     height, halo = truth_HW.shape[0], int(tolerance_px) + 1
@@ -133,7 +134,8 @@ def middle_line_counts(predicted_HW: Tensor, truth_HW: Tensor, num_classes: int)
 
     Their F1 is clDice, which asks of thin structures whether they hang together, not how wide they
     are. Where nothing is labelled there is no line.
-    Shapes: both integer class indices; the result is int64, C×4: add it up over the images.
+    Shapes: both H×W class indices, of any integer dtype; the result is int64, C×4: add it up over
+    the images.
     Source: Shit et al. 2021 (arXiv:2003.07311), with the skeletons of skimage.
     """
     from skimage.morphology import skeletonize  # takes a moment that only this needs
@@ -152,7 +154,7 @@ def middle_line_counts(predicted_HW: Tensor, truth_HW: Tensor, num_classes: int)
 def boundary_f1(counts_C4: Tensor, class_names: Sequence[str]) -> dict[str, float | None]:
     """Return each class's F1 from its counts of lines; None where neither has any.
 
-    Shapes: counts are C×4, of `boundary_counts` or `middle_line_counts`.
+    Shapes: counts are C×4 int64, of `boundary_counts` or `middle_line_counts`.
     """
     found: dict[str, float | None] = {}
     for name, row in zip(class_names, counts_C4.tolist(), strict=True):
@@ -174,7 +176,7 @@ def scores(
 
     `boundary_C4`: of `boundary_counts`, where boundaries were looked at; `middle_C4`: of
     `middle_line_counts`.
-    Shapes: C×C, and C×4 of boundaries and of middle lines.
+    Shapes: C×C, and C×4 of boundaries and of middle lines, all int64.
     """
     counts = matrix_CC.cpu().to(torch.float64)
     hit_C = counts.diagonal()

@@ -29,7 +29,8 @@ _MOSTLY = 0.5  # of an object lies in another one, or is unlabelled
 class Overlap:
     """What the basins of one image and its true objects share, on labelled pixels.
 
-    Shapes: pairs 2×P (basin, true object) and shared P pixels; 0 stands for none of either.
+    Shapes: pairs 2×P (basin, true object) and shared P pixels; 0 stands for none of either. All
+    are int64, the classes of true objects uint8.
     """
 
     basins: Basins
@@ -61,7 +62,8 @@ def overlap_of(
 ) -> Overlap:
     """Return what basins and true objects share.
 
-    Shapes: all H×W; labels are class indices or 255, as the classes of the basins are.
+    Shapes: all H×W: marks int32, true ids of any integer dtype, labels uint8 class indices or 255,
+    as the classes of the basins are.
     """
     basin = basins.basin_of[marks]
     known = labels != UNLABELLED
@@ -217,7 +219,7 @@ def best_settings(total: np.ndarray) -> ObjectSettings:
 
     A few images tell settings apart no better than that, and other images are parted too much
     sooner than too little: the rule of one standard error (Breiman et al. 1984).
-    Shapes: as `grid_counts` gives them, G×C×3.
+    Shapes: as `grid_counts` gives them, G×C×3 float64.
     """
     number = total[..., 1] + total[..., 2]
     pq = np.divide(2 * total[..., 0], number, out=np.zeros_like(number), where=number > 0)

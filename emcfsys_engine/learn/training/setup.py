@@ -60,7 +60,7 @@ class Ending:
 
 @dataclass(kw_only=True)
 class Since:
-    """What was counted since the last event of a kind."""
+    """What was counted since the last event of a kind. Shapes: the loss is a float32 scalar."""
 
     loss: Tensor
     steps: int = 0

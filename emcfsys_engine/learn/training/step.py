@@ -114,7 +114,8 @@ class Stepper:
 
         Each step seeds its own random numbers: a resumed run draws what it would have drawn. So
         does each patch: it is the same one whichever process has it.
-        Shapes: N×C×M×M and N×M×M in, N×C×P×P float32 and N×P×P out.
+        Shapes: N×C×M×M float32 and N×M×M uint8 in, N×C×P×P float32 and N×P×P int64 out; labels are
+        N×K×M×M and N×K×P×P with planes of objects.
         """
         seed = mixed(self.seed, step)
         torch.manual_seed(seed + self.ranks.rank)  # dropout differs between processes
@@ -128,7 +129,7 @@ class Stepper:
     def views(self, crops_NCMM: Tensor, marks_NMM: Tensor, step: int) -> Views:
         """Return this process's patches without labels, as they are and changed.
 
-        Shapes: N×C×M×M and N×M×M, or N×K×M×M with planes of objects.
+        Shapes: N×C×M×M float32 and N×M×M uint8, or N×K×M×M with planes of objects.
         """
         seed = mixed(self.seed, UNLABELLED_STREAM + step)
         own = self.ranks.own(self._batch_of(crops_NCMM))
@@ -187,7 +188,8 @@ class Stepper:
         With several processes each computes its own of every part, and all get the same sums:
         gradients are added here rather than by DistributedDataParallel, because all processes must
         agree that the batch fits before any of them waits for the others' gradients.
-        Shapes: N×C×P×P and N×P×P, of this process; the loss is a scalar.
+        Shapes: N×C×P×P float32 and N×P×P int64 (N×K×P×P with planes of objects), of this process; a
+        loss is a float32 scalar.
         Raises: DoesNotFitError, on every process, with gradients that are worth nothing.
         """
         self.network.train()

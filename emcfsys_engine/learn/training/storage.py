@@ -30,7 +30,8 @@ _TYPES = (*OWN_TYPES, np.dtype(np.float32))
 class Lines(NamedTuple):
     """Which lines of which images a step's crops are of; one that lies outside is ~ its mirror.
 
-    Shapes: lines 2×N×M int64: where rows begin among all pixels, and columns; statistics N×C×4.
+    Shapes: lines 2×N×M int64: where rows begin among all pixels, and columns; statistics N×C×4
+    float32.
     """
 
     lines: Tensor
@@ -44,7 +45,8 @@ class Lines(NamedTuple):
 class Resident:
     """Pixels and labels of all images, one image after the other, in memory of the device.
 
-    Shapes: of all pixels together, C channels one after the other, and K planes of labels.
+    Shapes: of all pixels together, C channels one after the other, uint8, float32, or int16 that
+    stands for uint16, and K planes of labels, uint8.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Resident:
     def lines(self, places_N3: np.ndarray, crop_px: int, statistics: list[PerChannel]) -> Lines:
         """Return the lines of crops: places are image, first row and first column.
 
-        Shapes: places are N×3 integers.
+        Shapes: places are N×3 int64.
         """
         image, across = places_N3[:, 0], np.arange(crop_px)
         rows, columns = (
@@ -133,9 +135,9 @@ def resident(
     channels: int = 1,
     label_planes: int = 1,
 ) -> Resident | None:
-    """Bring pixels, H×W×C of one type, and planes of labels, K×H×W uint8, to the device.
+    """Bring the pixels and labels of images to the device; None: another program has the memory.
 
-    None: another program has the memory.
+    Shapes: pixels H×W×C, all of one type: uint8, uint16 or float32; labels K×H×W uint8.
     """
     # Not all operations of a GPU know uint16: its bits travel as int16.
     stored = torch.int16 if kind == np.uint16 else torch.from_numpy(np.empty(0, kind)).dtype
@@ -201,7 +203,7 @@ class ArrayFile:
         """Write an array in C order; return its first byte.
 
         Written, not copied into a map: a disk that is full tells so, and does not kill.
-        Shapes: any.
+        Shapes: any, of any dtype.
         Raises: OSError; also where little room would be left on the disk.
         """
         if shutil.disk_usage(self._folder).free < array.nbytes + _LEAVE_BYTES:

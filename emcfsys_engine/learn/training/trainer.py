@@ -255,7 +255,7 @@ class Trainer:
     def step(self, crops_NCMM: Tensor, labels_NMM: Tensor, progress: float) -> Tensor:
         """Do one optimiser step on a batch; return its mean loss, still on the device.
 
-        Shapes: N×C×M×M and N×M×M; the loss is a scalar.
+        Shapes: N×C×M×M float32 and N×M×M (N×K×M×M) uint8; the loss is a float32 scalar.
         Units: `progress` is the share of the run that is done, 0 to 1.
         """
         step = self.state.step + 1

@@ -62,7 +62,7 @@ _TEMPERATURES = (0.2, 8.0)
 class Row:
     """One image as it was shown, what was seen of it, and how good its mask truly is.
 
-    Shapes: signals S; IoUs 1 + C, the mean first, NaN where a class is absent.
+    Shapes: signals S; IoUs 1 + C, the mean first, NaN where a class is absent; both float64.
     """
 
     image: int
@@ -72,7 +72,7 @@ class Row:
 
 
 class Shown(NamedTuple):
-    """A part of a validation image: which one, H×W×C float32, and its labels, H×W."""
+    """A part of a validation image: which one, H×W×C float32, and its labels, H×W uint8."""
 
     image: int
     pixels: np.ndarray
@@ -361,7 +361,10 @@ def damaged(
     strength: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image, channel by channel, and its labels made worse. Shapes: H×W×C and H×W."""
+    """Return an image, channel by channel, and its labels made worse.
+
+    Shapes: H×W×C float32 and H×W uint8 in; the same out, or less of both where it gets smaller.
+    """
     state = rng.bit_generator.state
     planes, values = list[np.ndarray](), labels
     for channel in range(image.shape[2]):
@@ -387,7 +390,7 @@ def _row(
 def true_ious(made: Prediction, labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
     """Return the mean IoU of classes that are in truth or mask, then each; NaN: it is in neither.
 
-    Shapes: labels are H×W class indices, 255 where there is none; the result 1 + C.
+    Shapes: labels are H×W uint8 class indices, 255 where there is none; the result 1 + C float64.
     """
     known = labels != UNLABELLED
     mask, truth = made.mask[known], labels[known]

@@ -36,8 +36,8 @@ _LEAST, _MOST = 0.5, 0.95  # within which a class's threshold lies
 class Views(NamedTuple):
     """A step's patches without labels, as they are and with other grey values.
 
-    Shapes: N×C×P×P float32 twice; marks N×P×P (N×K×P×P with planes of objects), 255 where nothing
-    is to be learned.
+    Shapes: N×C×P×P float32 twice; marks N×P×P int64 (N×K×P×P with planes of objects), 255 where
+    nothing is to be learned.
     """
 
     plain: Tensor
@@ -49,7 +49,7 @@ class Guessed(NamedTuple):
     """The labels that the averaged network gives to a step's patches, and what they weigh.
 
     Shapes: images N×C×P×P float32, labels N×P×P int64 (N×K×P×P with planes of objects), 255 where
-    it is not sure; share and weight are scalars.
+    it is not sure; the share is a float32 scalar.
     """
 
     images: Tensor
@@ -67,12 +67,15 @@ class Certainty:
     def thresholds(self) -> Tensor:
         """Return how probable each class must be: about half of its pixels are more so.
 
-        Shapes: C numbers.
+        Shapes: C float32, from 0.5 to 0.95.
         """
         return self.mean_C.clamp(_LEAST, _MOST)
 
     def learn(self, sums_2C: Tensor) -> None:
-        """Take in a step's pixels. Shapes: number and summed probability of each class."""
+        """Take in a step's pixels: number and summed probability of each class.
+
+        Shapes: 2×C float32, as `sums_of` gives them.
+        """
         number_C, sum_C = sums_2C
         found_C = torch.where(number_C > 0, sum_C / number_C.clamp_min(1), self.mean_C)
         self.mean_C.lerp_(found_C, 1 - _MEMORY)
@@ -91,7 +94,8 @@ class UnlabelledPatches:
     def at(self, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return a step's crops and marks, on the device; asked for step after step.
 
-        Shapes: N×C×M×M and N×M×M uint8 (N×K×M×M with planes of objects), 255 where nothing teaches.
+        Shapes: N×C×M×M float32 and N×M×M uint8 (N×K×M×M with planes of objects), 255 where nothing
+        teaches.
         """
         if self._batches is None:
             assert self._dataset is not None
@@ -108,7 +112,10 @@ class UnlabelledPatches:
 
 
 def sums_of(probability_NPP: Tensor, guess_NPP: Tensor, may_NPP: Tensor, number: int) -> Tensor:
-    """Return number and summed probability of the pixels of each class. Shapes: 2×C float32."""
+    """Return number and summed probability of the pixels of each class, of those that may teach.
+
+    Shapes: probability float32, guess int64 class indices and may bool, N×P×P; 2×C float32 out.
+    """
     flat = guess_NPP[may_NPP]
     ones = torch.ones_like(flat, dtype=torch.float32)
     columns = torch.stack([ones, probability_NPP[may_NPP]])
@@ -180,7 +187,7 @@ def readable(
 def as_labels(guess_NPP: Tensor, marks: Tensor) -> Tensor:
     """Return guesses as a loss wants them: of objects nothing is guessed.
 
-    Shapes: N×P×P, and N×P×P or N×K×P×P of which the result has the planes.
+    Shapes: guess N×P×P int64, marks N×P×P or N×K×P×P int64; the result is int64, as large as marks.
     """
     if marks.ndim == guess_NPP.ndim:
         return guess_NPP

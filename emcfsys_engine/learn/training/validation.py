@@ -79,9 +79,11 @@ def validate(
     and two rows of tiles. Where that is too much, `tiles` are made fewer and then smaller.
     `boundary_px`: how far a predicted boundary may lie from the true one.
     `ranks`: the processes that share the images out; each gets the result of all.
-    `on_image` gets each image's number and its predicted class indices, H×W. `merged` turns the
+    `on_image` gets each image's number and its predicted class indices. `merged` turns the
     channels of an ensemble into those of the classes. Objects are told apart by `settings`; None:
     by those that do it best here.
+    Shapes: `forward` is given N×C×T×T float32 and gives N×K×T×T of any float type; `merged` is
+    given K×h×W float32; `on_image` H×W uint8.
     """
     ranks = ranks or Ranks()
     found = compare(
@@ -158,7 +160,8 @@ def scores_of_all(
 ) -> ScoresOfAll:
     """Return the scores of what was counted in all images.
 
-    Shapes: S×C×C, S×C×4 of edges and middle lines; S are the `sources`, each by its index.
+    Shapes: S×C×C, S×C×4 of edges and middle lines, all int64; S are the `sources`, each by its
+    index.
     """
     names = project.class_names
     middles_C4 = None if middles_SC4 is None else middles_SC4.sum(dim=0)
@@ -371,8 +374,8 @@ def strip_of(
 ) -> np.ndarray:
     """Return one strip: image | truth | prediction | error, at most 256 px a panel.
 
-    Shapes: image is normalised float, of one channel or three; truth and prediction are class
-            indices, 255 unlabelled; uint8 H×W×3.
+    Shapes: image is H×W×1 or H×W×3 float32, normalised; truth and prediction are H×W uint8 class
+            indices, 255 unlabelled; the strip is uint8, three channels.
     """
     stride = max(1, -(-max(truth_HW.shape) // _LONGEST_PX))
     image, truth, predicted = (
