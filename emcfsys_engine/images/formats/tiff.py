@@ -436,4 +436,5 @@ def _show(indices: np.ndarray, colormap: np.ndarray) -> np.ndarray:
     palette = (colormap.T >> 8).astype(np.uint8)  # 16-bit entries; 8-bit indices show 8-bit greys
     if len(palette) <= 256:
         return through_palette(indices.astype(np.uint8), palette)
-    return palette[indices.astype(np.int64)]
+    # As finely as it is stored, where all entries are grey.
+    return (colormap[0] if palette_is_grey(palette) else palette)[indices.astype(np.int64)]

@@ -85,3 +85,18 @@ def test_a_thumbnail_is_no_plane_wherever_it_stands(tmp_path: Path, thumbnail_fi
 def test_a_file_of_nothing_but_a_thumbnail_is_that_image(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((9, 8), np.uint8), subfiletype=1)
     assert probe(tmp_path / "a.tif").shape == (9, 8)
+
+
+@pytest.mark.parametrize("is_grey", [True, False])
+def test_a_palette_of_65536_entries_is_read_as_it_is_described(
+    tmp_path: Path, is_grey: bool
+) -> None:
+    indices = RNG.integers(0, 1 << 16, (70, 80), np.uint16)
+    ramp = np.arange(1 << 16, dtype=np.uint16)
+    colormap = np.stack([ramp, ramp, ramp if is_grey else ramp[::-1]])
+    tifffile.imwrite(tmp_path / "a.tif", indices, photometric="palette", colormap=colormap)
+    facts = probe(tmp_path / "a.tif")
+    read = read_micrograph(ImageRef(path=tmp_path / "a.tif")).pixels
+    assert (facts.shape, facts.dtype) == (read.shape, read.dtype.name)
+    wanted = indices if is_grey else (colormap.T >> 8).astype(np.uint8)[indices]
+    np.testing.assert_array_equal(read, wanted)
