@@ -53,7 +53,7 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class SizeMap:
-    """How large the grain is that each pixel belongs to. Shapes: H×W, NaN outside. Units: nm."""
+    """How large the grain is that each pixel belongs to. Shapes: H×W float32, NaN outside. Units: nm."""
 
     name: str
     size_HW: np.ndarray
@@ -62,7 +62,8 @@ class SizeMap:
 def small_map(name: str, grains: np.ndarray, size_of: np.ndarray) -> SizeMap:
     """Return a map of sizes that fits a page.
 
-    Shapes: grains are H×W numbers, 0 or less outside; size_of has the size of grain n at n.
+    Shapes: grains are H×W integers, 0 or less outside; size_of has the size of grain n at n, in
+    nm, of any float type.
     """
     stride = math.ceil(max(grains.shape) / _MAP_PX)
     few = grains[::stride, ::stride]
