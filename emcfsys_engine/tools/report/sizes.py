@@ -53,7 +53,7 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class SizeMap:
-    """How large the grain is that each pixel belongs to. Shapes: H×W float32, NaN outside. Units: nm."""
+    """How large the grain of each pixel is. Shapes: H×W float32, NaN outside. Units: nm."""
 
     name: str
     size_HW: np.ndarray
