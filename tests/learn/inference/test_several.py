@@ -79,9 +79,16 @@ def test_two_processes_predict_as_one(images: Path, model_file: Path, tmp_path: 
 
 
 def _with_crew(
-    images: Path, model: Path, on_event: Callable[[several.Crew, Event], None]
+    images: Path,
+    model: Path,
+    on_event: Callable[[several.Crew, Event], None],
+    *,
+    stops: bool = False,
 ) -> list[Event]:
-    """Predict by two processes; `on_event` sees the crew at each thing that is told."""
+    """Predict by two processes; `on_event` sees the crew at each thing that is told.
+
+    `stops`: the last process does nothing of what it is handed.
+    """
     request = _request(images, model, "out", processes=2)
     run = new_run(images.parent / "runs", request)
     said: list[Event] = []
@@ -93,6 +100,8 @@ def _with_crew(
         real(self, *arguments)
         while not all(one.waits for one in self._others):  # each has read the model
             self._hear()
+        if stops:
+            os.kill(self._others[-1].process.pid, signal.SIGSTOP)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(several.Crew, "__init__", noted)
@@ -113,12 +122,11 @@ def test_a_process_that_is_killed_gives_its_images_back_and_is_told(
     killed: list[int] = []
 
     def kill(crew: several.Crew, event: Event) -> None:
-        busy = [one for one in crew._others if one.has]
-        if not killed and busy:
-            killed.append(busy[0].process.pid)
-            os.kill(busy[0].process.pid, signal.SIGKILL)
+        if not killed and crew._others[-1].has:
+            killed.append(crew._others[-1].process.pid)
+            os.kill(killed[0], signal.SIGKILL)
 
-    said = _with_crew(images, model_file, kill)
+    said = _with_crew(images, model_file, kill, stops=True)
     assert killed
     assert [name for _, name in _told(said)] == [f"{number}.png" for number in range(9)]
     assert {name for kind, name in _told(said) if kind == "ImageFailed"} == {"4.png"}
@@ -136,13 +144,12 @@ def test_who_would_begin_with_another_model_of_that_name_is_refused_and_all_mask
     killed: list[int] = []
 
     def replace_and_kill(crew: several.Crew, event: Event) -> None:
-        busy = [one for one in crew._others if one.has]
-        if not killed and busy and isinstance(event, ImageDone):
-            killed.append(busy[0].process.pid)
+        if not killed and crew._others[-1].has and isinstance(event, ImageDone):
+            killed.append(crew._others[-1].process.pid)
             os.kill(killed[0], signal.SIGKILL)
             replace_model(model)
 
-    said = _with_crew(images, model, replace_and_kill)
+    said = _with_crew(images, model, replace_and_kill, stops=True)
     assert [name for _, name in _told(said)] == [f"{number}.png" for number in range(9)]
     told = [event.message for event in said if isinstance(event, WarningGiven)]
     assert any("model.safetensors: is another model than when this run began" in t for t in told)
