@@ -111,6 +111,10 @@ def test_single_strengths_replace_the_presets() -> None:
     assert strengths == Strengths(noise=2.0)
 
 
+def test_each_strength_can_be_set_in_a_project_and_no_other() -> None:
+    assert {"preset", *Strengths.__struct_fields__} == {*Augmentation.__struct_fields__}
+
+
 @pytest.mark.parametrize("name", Strengths.__struct_fields__)
 def test_every_strength_changes_something(name: str) -> None:
     images, labels = _crops(2)
