@@ -17,7 +17,7 @@ from emcfsys_engine.images.origins import Origin
 from emcfsys_engine.images.output_book import FOLDER, OutputBook
 from emcfsys_engine.images.output_names import ENDS, MASK_SUFFIXES
 from emcfsys_engine.images.own_files import is_content, resolved
-from emcfsys_engine.images.own_outputs import take_in_ended
+from emcfsys_engine.images.own_outputs import opened_book
 from emcfsys_engine.text import few, how_many
 
 _LEVELS = 8  # folders above a mask in which its book may lie
@@ -82,9 +82,8 @@ class NotedOrigins:
 
     def _book_of(self, folder: Path, levels: int) -> OutputBook | None:
         if folder not in self._books:
-            take_in_ended(folder)
             try:
-                own = OutputBook(folder) if (folder / FOLDER).is_dir() else None
+                own = opened_book(folder) if (folder / FOLDER).is_dir() else None
             except OSError:
                 own = None
             is_begun = own is not None and own.is_begun

@@ -200,11 +200,18 @@ def take_in(out: Path, parts: Sequence[Path]) -> None:
             part.unlink(missing_ok=True)
 
 
-def take_in_ended(out: Path) -> None:
-    """Take in what tasks noted that do not run: theirs may have been ended, and never go on.
+def opened_book(out: Path) -> OutputBook:
+    """Open the book of an output folder, with what tasks noted that do not run.
 
-    Else their masks would be somebody else's. Whoever cannot write there goes without.
+    They may have been ended, and never go on: else their masks would be somebody else's. Whoever
+    cannot write there goes without.
+    Raises: OSError where the book cannot be read.
     """
+    _take_in_ended(out)
+    return OutputBook(out)
+
+
+def _take_in_ended(out: Path) -> None:
     with suppress(OSError):
         for part in sorted(out.glob(f"{FOLDER}/*/{shards.FOLDER}/*{shards.BOOK}")):
             lock = shards.locked(part.with_suffix(shards.LOCK), 0.0)

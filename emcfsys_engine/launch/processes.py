@@ -73,7 +73,7 @@ class Progress:
         for pid in descendants(self.token, self.group):
             ticks += sum(int(field) for field in _fields(pid)[11:15])
             written += _written(pid)
-            is_ready |= any(_fields(pid, thread)[:1] == ["R"] for thread in _threads(pid))
+            is_ready = is_ready or any(_fields(pid, one)[:1] == ["R"] for one in _threads(pid))
         return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), written, is_ready
 
 

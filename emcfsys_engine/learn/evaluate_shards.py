@@ -48,6 +48,7 @@ from emcfsys_engine.shards.work import (
     file_bytes,
     ref_of,
     state_of,
+    why_changed,
 )
 
 
@@ -293,11 +294,8 @@ def _refuse_changed(item: Item) -> None:
     """Raises: InputError where one of an image's files is not as the list says."""
     own = msgspec.convert(msgspec.to_builtins(item.own), _Labelled)
     files = (item.image, *(file for file, _ in item.also))
-    for file, before in zip(files, own.states, strict=True):
-        if (now := state_of(Path(file))) != before:
-            whose = "" if file == item.image else f"its label {file} "
-            what = f"{whose}{'changed' if now else 'vanished'} since the list of shards was written"
-            raise InputError(str(ref_of(item)), what, "Evaluate again")
+    if what := why_changed(item, zip(files, own.states, strict=True), "its label "):
+        raise InputError(str(ref_of(item)), what, "Evaluate again")
 
 
 def forecast(request: EvaluateRequest) -> Forecast:

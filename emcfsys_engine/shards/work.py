@@ -254,11 +254,16 @@ def states_of(files: Iterable[Path | str]) -> tuple[tuple[str, str], ...]:
     return tuple((str(file), state_of(file)) for file in files)
 
 
-def why_changed(item: Item) -> str:
-    """Return which file of an item is not as the list says, as words; empty where all are."""
-    for file, before in item.states:
+def why_changed(
+    item: Item, states: Iterable[tuple[str, str]] | None = None, called: str = ""
+) -> str:
+    """Return which file of an item is not as the list says, as words; empty where all are.
+
+    `states`: where the item keeps them elsewhere; `called`: what its other files are.
+    """
+    for file, before in item.states if states is None else states:
         if (now := state_of(file)) != before:
-            whose = "" if file == item.image else f"{file} "
+            whose = "" if file == item.image else f"{called}{file} "
             return f"{whose}{'changed' if now else 'vanished'} since the list of shards was written"
     return ""
 

@@ -16,7 +16,7 @@ from emcfsys_engine.errors import InputError, RunFolderError, printable
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.output_names import stem_of
 from emcfsys_engine.images.own_files import lies_in
-from emcfsys_engine.images.own_outputs import take_in_ended
+from emcfsys_engine.images.own_outputs import opened_book
 from emcfsys_engine.run.events import ImageDone
 from emcfsys_engine.run.folder import Run, State, is_run, list_runs
 from emcfsys_engine.run.records import (
@@ -296,8 +296,7 @@ def _companions(run: Run) -> Iterable[Path]:
 def _book_of(run: Run) -> OutputBook | None:
     request = run.record().request
     if isinstance(request, PredictRequest | MeasureRequest | ConvertRequest):
-        take_in_ended(Path(request.out))
-        return OutputBook(Path(request.out))
+        return opened_book(Path(request.out))
     return OutputBook(Path(request.output)) if isinstance(request, WatchRequest) else None
 
 

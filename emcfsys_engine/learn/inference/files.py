@@ -24,7 +24,7 @@ from emcfsys_engine.images.micrograph import ImageRef, ImageRefs, sides_words
 from emcfsys_engine.images.outages import is_gone, wait_until, why_gone
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import lies_in, resolved
-from emcfsys_engine.images.own_outputs import take_in_ended
+from emcfsys_engine.images.own_outputs import opened_book
 from emcfsys_engine.images.reader import left_out_words, list_images
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.bands import OpenImage
@@ -182,9 +182,8 @@ class Prediction:
         self._emit, self._asked = emit, asked
         if request.force:
             refuse_to_make_anew(Path(request.out))
-        take_in_ended(Path(request.out))
         try:
-            self.book = OutputBook(Path(request.out))
+            self.book = opened_book(Path(request.out))
             self._suffix = ending_of(request.region) + SUFFIXES[request.mask_format]
             self.names = OutputNames(
                 self.book, refs, request.inputs, self._suffix, lambda: asked() is not None

@@ -13,9 +13,9 @@ import msgspec
 from emcfsys_engine import any_names
 from emcfsys_engine.files import open_own
 from emcfsys_engine.hotfolder.scan import Seen
+from emcfsys_engine.run.shards import MOST_TRIES
 from emcfsys_engine.text import how_many
 
-MOST_ENDS = 5  # of a watch that had one image alone in hand; kills from outside look alike
 FILE = "in-hand.json"
 
 
@@ -64,9 +64,9 @@ class InHand:
 
     def blames(self, path: str) -> str:
         """Say why an image is not tried again; empty: it is."""
-        if self._ends.get(path, 0) < MOST_ENDS:
+        if self._ends.get(path, 0) < MOST_TRIES:
             return ""
-        why = f"the watch was ended {MOST_ENDS} times with this image alone in hand"
+        why = f"the watch was ended {MOST_TRIES} times with this image alone in hand"
         return f"{why}: the memory may not suffice. Look at it with inspect"
 
     def _note(self, noted: _Noted) -> None:

@@ -30,9 +30,8 @@ from emcfsys_engine.hotfolder.scan import (
     stamp_of,
 )
 from emcfsys_engine.images.outages import is_of_disk
-from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_files import digest_of, is_content
-from emcfsys_engine.images.own_outputs import take_in_ended
+from emcfsys_engine.images.own_outputs import opened_book
 from emcfsys_engine.learn.device import choose_threads, lost_gpu
 from emcfsys_engine.learn.inference.expected import in_event
 from emcfsys_engine.learn.run_context import RunContext, give_back_freed_memory
@@ -125,8 +124,7 @@ class _Watch:
         self._begin()
 
     def _open_outputs(self) -> None:
-        take_in_ended(self.output)
-        self.book = OutputBook(self.output)
+        self.book = opened_book(self.output)
         self.stages = ImageStages(self.project, self.model.by, self.root, self.book)
         self.stages.max_attempts = MAX_ATTEMPTS_ONCE if self.request.once else MAX_ATTEMPTS
         self.stages.know(self.scanner.known)

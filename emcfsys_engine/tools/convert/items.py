@@ -30,8 +30,7 @@ from emcfsys_engine.dataset.objects import drawn_ids
 from emcfsys_engine.dataset.sources import IN_DOUBT
 from emcfsys_engine.errors import AnnotationError, InputError
 from emcfsys_engine.images.micrograph import ImageRef
-from emcfsys_engine.images.output_book import OutputBook
-from emcfsys_engine.images.own_outputs import free_version, take_in_ended
+from emcfsys_engine.images.own_outputs import free_version, opened_book
 from emcfsys_engine.images.reader import probe
 from emcfsys_engine.project import Source
 
@@ -207,8 +206,7 @@ class Places:
     def __init__(self, out: Path, to: Target, *, overwrite: bool) -> None:
         self._to: Target = to
         self._out, self._overwrite = out, overwrite
-        take_in_ended(out)
-        self._book = OutputBook(out)
+        self._book = opened_book(out)
 
     def of_all(self, items: Sequence[ToConvert]) -> list[ToConvert]:
         """Return items with where they go, or with why they go nowhere."""

@@ -7,7 +7,7 @@ import pytest
 
 from emcfsys_engine.errors import EmcfError
 from emcfsys_engine.images.output_book import OutputBook
-from emcfsys_engine.images.own_outputs import take_in_ended
+from emcfsys_engine.images.own_outputs import opened_book
 from emcfsys_engine.learn.inference import shard_images
 from emcfsys_engine.learn.inference.shard_images import why_in_one
 from emcfsys_engine.run.events import ImageFailed
@@ -136,8 +136,8 @@ def test_what_a_task_that_runs_noted_is_left_to_it(images: Path, model_file: Pat
     do_shards(run.folder, 0, lambda: None)
     lock = shards.claim(0)
     assert lock is not None
-    take_in_ended(out)
+    opened_book(out)
     assert shards.book_file(0).exists()
     os.close(lock)
-    take_in_ended(out)
+    opened_book(out)
     assert not shards.book_file(0).exists()

@@ -9,8 +9,9 @@ import pytest
 
 from emcfsys_engine.hotfolder.ledger import read_ledger
 from emcfsys_engine.hotfolder.scan import Seen
-from emcfsys_engine.learn.watch.in_hand import FILE, MOST_ENDS, InHand
+from emcfsys_engine.learn.watch.in_hand import FILE, InHand
 from emcfsys_engine.run.events import WarningGiven
+from emcfsys_engine.run.shards import MOST_TRIES
 from tests.learn.hot import Hot
 from tests.waiting import PATIENCE_S
 
@@ -57,7 +58,7 @@ def test_after_a_sudden_end_what_was_in_hand_comes_last_one_by_one(tmp_path: Pat
 
 def test_only_what_ended_a_watch_alone_and_often_is_given_up(tmp_path: Path) -> None:
     _killed_over(tmp_path, "other", "giant")
-    for _ in range(MOST_ENDS):
+    for _ in range(MOST_TRIES):
         assert not InHand(tmp_path).blames("giant")
         _killed_over(tmp_path, "giant")
     last = InHand(tmp_path)
@@ -94,7 +95,7 @@ def test_an_image_that_kills_the_watch_costs_no_other_image_its_mask(
         run = hot.new_run(once=True)
         command = [sys.executable, "-c", _KILLED_BY_GIANTS, str(run.folder)]
         codes.append(subprocess.run(command, timeout=PATIENCE_S, check=False).returncode)
-        assert len(codes) <= MOST_ENDS + 2
+        assert len(codes) <= MOST_TRIES + 2
     assert codes[-1] == 1  # one failed
     assert hot.masks() == ["a.png", "z.png"]
     (giant,) = [one for one in read_ledger(hot.output) if one.path == "giant.png"]
