@@ -85,9 +85,13 @@ def test_scores_are_those_of_all_pixels_together_and_of_each_source(
     names = images.project.class_names
     assert total.scores.iou == scores(pixels, names).iou
     assert int(pixels.sum()) == total.scores.pixels == 13 * 64 * 64
+    of_source = total.per_source["images/val"]
     edges = sum(torch.tensor(one.edges) for one in found.values() if one.source == 1)
     assert isinstance(edges, torch.Tensor)
-    assert total.per_source["images/val"].boundary_f1 == boundary_f1(edges, names)
+    assert of_source.boundary_f1 == boundary_f1(edges, names)
+    middles = sum(torch.tensor(one.middles) for one in found.values() if one.source == 1)
+    assert isinstance(middles, torch.Tensor)
+    assert of_source.cl_dice == boundary_f1(middles, names)
 
 
 def test_an_image_of_another_source_changes_only_that_source(

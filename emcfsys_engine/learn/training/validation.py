@@ -164,17 +164,19 @@ def scores_of_all(
     index.
     """
     names = project.class_names
-    middles_C4 = None if middles_SC4 is None else middles_SC4.sum(dim=0)
     places = [project.data[source].images for source in sources]
     of_place = {
         place: [index for index, other in enumerate(places) if other == place] for place in places
     }
+
+    def of(chosen: list[int]) -> Scores:
+        lines_C4 = None if middles_SC4 is None else middles_SC4[chosen].sum(dim=0)
+        pixels_CC, edges_C4 = counts_SCC[chosen].sum(dim=0), edges_SC4[chosen].sum(dim=0)
+        return scores(pixels_CC, names, edges_C4, lines_C4)
+
     return ScoresOfAll(
-        scores(counts_SCC.sum(dim=0), names, edges_SC4.sum(dim=0), middles_C4),
-        {
-            place: scores(counts_SCC[own].sum(dim=0), names, edges_SC4[own].sum(dim=0))
-            for place, own in of_place.items()
-        },
+        of(list(range(len(places)))),
+        {place: of(own) for place, own in of_place.items()},
         {
             names[index]: scores_of([counts[image][place] for image in sorted(counts)])
             for place, index in enumerate(instance_indices(project))
