@@ -144,15 +144,17 @@ _LONGEST_HEADER = 100_000_000  # the format's own limit, in bytes
 
 
 def _is_safetensors(file: Path) -> bool:
-    """Tell by what it begins with: a length, then JSON. Hubs call such files .bin, too."""
-    if file.suffix.lower() == ".safetensors":
-        return True
+    """Tell by what it begins with, a length, then JSON: hubs call such files .bin, people call
+    pickles .safetensors."""
     try:
         with file.open("rb") as opened:
             begin = opened.read(9)
     except OSError:
         return False  # said by who reads it whole
-    return begin[8:] == b"{" and int.from_bytes(begin[:8], "little") <= _LONGEST_HEADER
+    if begin[8:] == b"{" and int.from_bytes(begin[:8], "little") <= _LONGEST_HEADER:
+        return True
+    is_of_torch = begin.startswith((b"PK\3\4", b"\x80\2"))
+    return file.suffix.lower() == ".safetensors" and not is_of_torch
 
 
 def _safetensors(file: Path) -> dict[str, Tensor]:
@@ -174,7 +176,8 @@ def _pickle(file: Path) -> Any:
         # DINO and MAE save their plain settings beside the weights.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its age, its kind: what is wrong we say in a line
-            return torch.load(file, map_location="cpu", weights_only=True)
+            with file.open("rb") as opened:  # by a path torch would go by its suffix
+                return torch.load(opened, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"\bGLOBAL ([\w.]+)", str(error))
         if wanted is None:

@@ -5,6 +5,7 @@ import pickle
 import random
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -110,9 +111,19 @@ def test_weights_are_taken_as_floats_or_refused_never_rounded(
         load_weights(network_of("resnet10t"), str(tmp_path / "packed.pth"))
 
 
-def test_what_a_file_is_its_content_says(tmp_path: Path) -> None:
-    save_file(timm_tensors(), tmp_path / "pytorch_model.bin")
-    report = load_weights(network_of("resnet10t"), str(tmp_path / "pytorch_model.bin"))
+@pytest.mark.parametrize(
+    ("save", "name"),
+    [
+        (save_file, "pytorch_model.bin"),
+        (torch.save, "model.safetensors"),
+        (partial(torch.save, _use_new_zipfile_serialization=False), "old.safetensors"),
+    ],
+)
+def test_what_a_file_is_its_content_says(
+    tmp_path: Path, save: Callable[[object, Path], None], name: str
+) -> None:
+    save(timm_tensors(), tmp_path / name)
+    report = load_weights(network_of("resnet10t"), str(tmp_path / name))
     assert (report.share, report.missing) == (1.0, ())
 
 
