@@ -33,6 +33,7 @@ from emcfsys_engine.run.events import (
 )
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.lines import line_of
+from emcfsys_engine.run.outcome import told_by_process
 from emcfsys_engine.run.records import EvaluateRequest, PredictRequest, TrainRequest, WatchRequest
 from emcfsys_engine.settings import Config, load_config
 from emcfsys_engine.text import how_many
@@ -100,7 +101,7 @@ def _exit_code(run: Run, code: int) -> int:
     if state == "lost":  # a full disk takes no last word
         say(f"emcfsys-engine: {_why_lost(run, reason)}", err=True)
     record = run.exit_record()
-    if state == "failed" and record is not None and (record.signal or record.detail):
+    if state == "failed" and record is not None and reason == told_by_process(record).reason:
         say(f"emcfsys-engine: {run.id}: {reason}. See {run.log_file}", err=True)
     return 1 if code < 0 or code in (127, 137, 139) else code
 

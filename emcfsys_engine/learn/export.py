@@ -92,10 +92,14 @@ def export_onnx(network: SegmentationNetwork, file: Path, metadata: ExportMetada
     for free in (True, False):
         try:
             made, difference = _made_onnx(plain, fixed, sizes, free=free, metadata=metadata)
-        except OSError:
+        except (OSError, MemoryError):  # the next try would meet them, too
             raise
         except Exception as error:  # exporter and runtime fail in many ways; the next try is fixed
-            made, difference, reason = b"", float("inf"), str(error).splitlines()[0][:200]
+            made, difference, reason = (
+                b"",
+                float("inf"),
+                (str(error) or repr(error)).splitlines()[0][:200],
+            )
         else:
             reason = f"its logits differ by {difference:.2g}"
         if difference <= _TOLERANCE:

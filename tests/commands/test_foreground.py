@@ -170,3 +170,13 @@ def test_the_last_steps_of_a_training_may_take_long_while_it_goes_on(
     hangs._on_signal(signal.SIGINT, None)
     goes_on[0], asked = False, hangs
     assert graces(3) == 143
+
+
+def test_a_worker_that_ends_without_a_word_is_told_of(tmp_path: Path) -> None:
+    """As one that has too little memory to load its libraries: only its log says why."""
+    run = new_run(tmp_path / "runs", TrainRequest())
+    program = [sys.executable, "-c", _PROGRAM, str(run.folder), "raise SystemExit(1)"]
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert ended.returncode == 1
+    expected = f"run-0001: ended with exit code 1, and without a word. See {run.log_file}"
+    assert ended.stderr.splitlines() == [f"emcfsys-engine: {expected}"]

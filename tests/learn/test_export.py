@@ -7,6 +7,7 @@ import pytest
 import torch
 from timm.layers.conv2d_same import Conv2dSame
 
+from emcfsys_engine.learn import export
 from emcfsys_engine.learn.export import export_onnx, export_torchscript
 from emcfsys_engine.learn.networks.network import build_network
 from emcfsys_engine.learn.networks.rewrites import with_fixed_padding
@@ -75,6 +76,22 @@ def test_convolutions_that_pad_by_a_constant_give_the_same_numbers(backbone: str
         x_NCHW = torch.randn(1, 1, *size)
         with torch.no_grad():
             assert torch.equal(fixed(x_NCHW), network(x_NCHW))
+
+
+def test_memory_that_is_short_is_no_reason_to_export_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A MemoryError has no words of its own, and says nothing about the network."""
+    for name in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+
+    def too_little(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(export, "_made_onnx", too_little)
+    with pytest.raises(MemoryError):
+        export_onnx(network_of("unet", "resnet10t"), tmp_path / "net.onnx", METADATA)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.long
