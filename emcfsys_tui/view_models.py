@@ -84,6 +84,7 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     has_model: bool = False
     group: str = ""  # of a cross-validation's folds
     fold: int = 0  # from 1; 0: none
+    is_copy: bool = False  # of another run's folder, or that folder under another name
     settings: tuple[tuple[str, str], ...] = ()  # what it was asked for, by dotted names
 
 

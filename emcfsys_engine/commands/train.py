@@ -13,7 +13,6 @@ from emcfsys_engine.commands.saying import say, say_json, say_lines
 from emcfsys_engine.errors import EmcfError, printable
 from emcfsys_engine.model_card import read_card
 from emcfsys_engine.project import Project, load_project
-from emcfsys_engine.run.events import RunFinished
 from emcfsys_engine.run.folder import Run
 from emcfsys_engine.run.groups import (
     extend,
@@ -198,8 +197,8 @@ def _planned(project: Project) -> "Planned":
     return rows_of(made), kind, made.total_steps, made.minutes
 
 
-def _train_all(runs: Sequence[Run]) -> int:
-    """Train one run after the other; the first that does not end well ends it all."""
+def _train_all(runs: Sequence[Run], group: Sequence[Run] = ()) -> int:
+    """Train one run after the other, of a group or all; the first that fails ends it all."""
     code = 0
     for run in runs:
         record = run.record()
@@ -210,21 +209,26 @@ def _train_all(runs: Sequence[Run]) -> int:
         say(run.folder)
         if code:
             break
-    if len(runs) > 1 and code == 0:
-        say_lines(_folds_summary(runs), err=True)
+    if len(group or runs) > 1 and code == 0:
+        say_lines(_folds_summary(group or runs), err=True)
     return code
 
 
 def _folds_summary(runs: Sequence[Run]) -> str:
-    """Return the mean of the folds' best scores, and how far they spread."""
-    endings = [run.ending() for run in runs]
-    scores = [e.score for e in endings if isinstance(e, RunFinished) and e.score is not None]
-    if len(scores) < 2:
-        return f"{len(runs)} folds"
-    mean, spread = statistics.mean(scores), statistics.stdev(scores)
-    place = runs[0].folder.parent / runs[0].record().group
-    text = f"{len(scores)} folds: best score {mean:.3f} ± {spread:.3f} (mean ± standard deviation)"
-    return f"{text}\ntogether they are one model: {printable(str(place))}"
+    """Return the mean of the folds' best scores, how far they spread, and which folds are gone."""
+    endings = [run.finished() for run in runs]
+    scores = [ending.score for ending in endings if ending and ending.score is not None]
+    record = runs[0].record()
+    number = record.project.training.kfold if record.project is not None else len(runs)
+    place = printable(str(runs[0].folder.parent / record.group))
+    text = f"{len(runs)} folds"
+    if len(scores) > 1:
+        mean, spread = statistics.mean(scores), statistics.stdev(scores)
+        how = f"best score {mean:.3f} ± {spread:.3f} (mean ± standard deviation)"
+        text = f"{len(scores)} folds: {how}"
+    if len(runs) < number:
+        return f"{text}\n{place} has {len(runs)} of its {number} folds: the others are gone"
+    return f"{text}\ntogether they are one model: {place}"
 
 
 def _resume(place: Path, overrides: tuple[str, ...]) -> None:
@@ -244,8 +248,10 @@ def _resume(place: Path, overrides: tuple[str, ...]) -> None:
                 say(f"{run.id}: {why}: {words}", err=True)
             extend(run, overrides)
         if waiting:
-            raise SystemExit(_train_all(waiting))
+            raise SystemExit(_train_all(waiting, runs))
     finally:  # none is left of what was not begun: refused, cancelled, or without a free GPU
         for run in runs:
             give_up_extension(run)
     say(runs[-1].folder)
+    if len(runs) > 1:
+        say_lines(_folds_summary(runs), err=True)

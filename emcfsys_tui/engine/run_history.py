@@ -109,6 +109,7 @@ class RunHistory:
             has_model=self.run.best_model.exists(),
             group=record.group if record else "",
             fold=record.fold if record else 0,
+            is_copy=record is not None and record.id != self.run.id,
             settings=settings_of(project) if project else (),
         )
 

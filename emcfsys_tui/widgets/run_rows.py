@@ -114,13 +114,26 @@ def _progress_bar(run: RunRow) -> str:
     return "▓" * done + "░" * (10 - done)
 
 
+def folds_of(group: str, runs: Sequence[RunRow]) -> list[RunRow]:
+    """Return the folds of a cross-validation in their order; copies do not count twice."""
+    found: dict[int, RunRow] = {}
+    for run in sorted(runs, key=lambda run: run.is_copy):
+        if run.group == group:
+            found.setdefault(run.fold, run)
+    return [fold for _, fold in sorted(found.items())]
+
+
 def folds_words(group: str, folds: Sequence[RunRow]) -> str:
     """Return how well the folds of a cross-validation did: mean and standard deviation."""
     scores = [fold.score for fold in folds if fold.score is not None]
-    words = f"{group}: {len(folds)} folds"
+    number = dict(folds[0].settings).get("training.kfold", str(len(folds)))
+    gone = f" of {number}" if number != str(len(folds)) else ""
+    words = f"{group}: {len(folds)}{gone} folds"
     if len(scores) > 1:
         mean, spread = statistics.mean(scores), statistics.stdev(scores)
         words += f", best {mean:.3f} ± {spread:.3f} of {len(scores)}"
+    if under_way := sum(fold.state != "done" for fold in folds):
+        words += f"; {under_way} not done"
     return words
 
 

@@ -327,10 +327,10 @@ class RunsPane(RunDeeds):
     def action_mark_folds(self) -> None:
         """Draw all folds of this run's cross-validation together, and tell their mean."""
         run = self._current()
-        folds = [one for one in self._runs if run is not None and run.group == one.group]
         if run is None or not run.group:
             self.page_app.tell("This run is no fold of a cross-validation", "warning")
             return
+        folds = run_rows.folds_of(run.group, self._runs)
         self.query_one("#runs", Rows).marked = frozenset(one.id for one in folds[:_MOST_SHOWN])
         self.page_app.tell(run_rows.folds_words(run.group, folds))
         self._choose()

@@ -1,12 +1,18 @@
-"""train, plan, adapt: what is refused before anything is made."""
+"""train, plan, adapt: what is refused before anything is made, and what is told of folds."""
 
+import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from emcfsys_engine.commands.train import adapt, plan, train
 from emcfsys_engine.errors import EmcfError
+from emcfsys_engine.project import load_project
+from emcfsys_engine.run.events import EventWriter, RunFinished, RunStarted
+from emcfsys_engine.run.groups import new_trainings
+from emcfsys_engine.run.outcome import ExitRecord
 
 
 @pytest.fixture
@@ -59,3 +65,27 @@ def test_adapt_names_the_model_that_is_missing(empty: Path) -> None:
     told = CliRunner().invoke(adapt, ["none.safetensors", "a.tif"])
     assert isinstance(told.exception, EmcfError)
     assert "none.safetensors" in str(told.exception)
+
+
+def test_folds_that_are_all_done_tell_the_mean_of_all_and_which_are_gone(empty: Path) -> None:
+    """Also of folds that another call trained."""
+    (empty / "masks").mkdir()
+    runs = new_trainings(load_project(empty, ["training.kfold=3"]))
+    for run, score in zip(runs, (0.5, 0.6, 0.8), strict=True):
+        run.checkpoint_file.touch()
+        with EventWriter(run.events_file) as events:
+            events.write(RunStarted(run=run.id, does="train"))
+            events.write(RunFinished(reason="steps", step=1, score=score))
+        run.exit_file.write_bytes(msgspec.json.encode(ExitRecord(exit_code=0)))
+    place = empty / "runs" / "kfold-0001"
+    told = CliRunner().invoke(train, ["--resume", str(place)])
+    assert told.stderr.splitlines() == [
+        "3 folds: best score 0.633 ± 0.153 (mean ± standard deviation)",
+        f"together they are one model: {place}",
+    ]
+    shutil.rmtree(runs[1].folder)
+    told = CliRunner().invoke(train, ["--resume", str(place)])
+    assert told.stderr.splitlines() == [
+        "2 folds: best score 0.650 ± 0.212 (mean ± standard deviation)",
+        f"{place} has 2 of its 3 folds: the others are gone",
+    ]
