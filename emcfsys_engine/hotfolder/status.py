@@ -113,16 +113,20 @@ def choose_best(project: Project) -> BestModel | None:
     newest. A training that finished once stays so while it is extended, and if that is cancelled
     or fails.
     """
-    finished = [
-        found for run in reversed(list_runs(project.folder)) if (found := _card(run, project))
-    ]
+    finished = [found for run in list_runs(project.folder) if (found := _card(run, project))]
     finished = [(run, card) for run, card in finished if fits(project, card)]
     if not finished:
         return None
-    newest = finished[0]
+    newest = max(finished, key=_age)
     alike = [one for one in finished if _is_comparable(one, newest)]
-    run, card = max(alike, key=lambda one: (_iou(one[1]), one[0].id))
+    run, card = max(alike, key=lambda one: (_iou(one[1]), _age(one)))
     return BestModel(file=run.best_model, run=run.id, why=_why(card, len(alike), len(finished)))
+
+
+def _age(one: tuple[Run, ModelCard]) -> tuple[int, str, str]:
+    """Return what sorts runs from old to new, whatever a person called their folders."""
+    name = one[1].run or one[0].id
+    return len(name), name, one[0].id
 
 
 def _is_comparable(one: tuple[Run, ModelCard], newest: tuple[Run, ModelCard]) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -54,6 +55,7 @@ def finished(
         patch_px=64,
         scores={"mean_iou": iou},
         validated_on=images,
+        run=run.id,
     )
     text = msgspec.json.encode(card).decode()
     header = json.dumps({"__metadata__": {"emcfsys": text}}).encode()
@@ -91,6 +93,16 @@ def test_among_equals_the_newest_serves(project: Project) -> None:
     finished(project, 0.9)
     newer = finished(project, 0.9)
     assert best_model(project) == newer.best_model
+
+
+def test_a_run_whose_folder_was_renamed_or_copied_is_as_old_as_ever(project: Project) -> None:
+    """Else a model by labels of before serves for ever, under a name that sorts last."""
+    old = finished(project, 0.95, labels="as somebody drew them first")
+    shutil.copytree(old.folder, project.runs_folder / "safe")
+    corrected = finished(project, 0.90, labels="corrected")
+    assert best_model(project) == corrected.best_model
+    old.folder.rename(project.runs_folder / "the old one")
+    assert best_model(project) == corrected.best_model
 
 
 @pytest.mark.parametrize(
