@@ -23,6 +23,12 @@ _YAML_FILES = ("data.yaml", "data.yml", "dataset.yaml")
 _NAME_LISTS = ("classes.txt", "obj.names")
 _LINE = re.compile(r"\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*", re.IGNORECASE)
 _LARGEST_NAMES_BYTES = 1 << 20
+# labels/train/night/a.txt and train/labels/a.txt have their data.yaml where the set begins.
+_FOLDERS_UP = 4
+_UNNAMED = (
+    "no data.yaml or classes.txt beside or above it names YOLO's numbers: they are taken for the "
+    "values of the classes"
+)
 
 
 def is_yolo(text: str) -> bool:
@@ -34,11 +40,14 @@ def is_yolo(text: str) -> bool:
 def read(path: Path, text: str) -> list[Annotation]:
     """Return the one annotation of a YOLO file; names come from a data.yaml beside or above it.
 
+    Where no file names them, numbers are class values, and a note says so.
+
     Boxes among polygons are skipped, as other tools do it, and their pixels are unlabelled.
     Raises: AnnotationError for poses, for boxes alone (a detection set), or what is no number.
     """
-    names = class_names(path.parent) or class_names(path.parent.parent)
-    keypoints = _keypoint_numbers(path.parent) or _keypoint_numbers(path.parent.parent)
+    folders = path.absolute().parents[:_FOLDERS_UP]
+    names = next(filter(None, map(class_names, folders)), {})
+    keypoints = next(filter(None, map(_keypoint_numbers, folders)), 0)
     lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), start=1)]
     lines = [(number, words) for number, words in lines if words]
     found = Gathering()
@@ -67,6 +76,7 @@ def read(path: Path, text: str) -> list[Annotation]:
             size_HW=None,
             shapes=tuple(found.shapes),
             skipped=tuple(found.skipped),
+            notes=() if names or not lines else (_UNNAMED,),
             relative=True,
         )
     ]

@@ -70,6 +70,20 @@ def test_names_that_are_not_understood_are_named_and_not_guessed(
         read_annotations(tmp_path / "a.txt")
 
 
-def test_numbers_are_class_values_where_no_file_names_them(tmp_path: Path) -> None:
+def test_numbers_are_class_values_where_no_file_names_them_and_it_is_said(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("2 0.1 0.1 0.5 0.1 0.5 0.6\n")
-    assert read_annotations(tmp_path / "a.txt")[0].shapes[0].label == "2"
+    (one,) = read_annotations(tmp_path / "a.txt")
+    assert one.shapes[0].label == "2"
+    assert "no data.yaml" in one.remarks[0]
+    (tmp_path / "empty.txt").write_text("")
+    assert not read_annotations(tmp_path / "empty.txt")[0].remarks
+
+
+@pytest.mark.parametrize("folder", ["", "labels", "labels/train", "train/labels", "labels/train/1"])
+def test_the_names_of_a_set_are_found_where_the_set_begins(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "data.yaml").write_text("names: [pore, matrix]\n")
+    file = tmp_path / folder / "a.txt"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("0 0.1 0.1 0.5 0.1 0.5 0.6\n")
+    (one,) = read_annotations(file)
+    assert (one.shapes[0].label, one.remarks) == ("pore", ())
