@@ -42,6 +42,8 @@ _OF_WHOLE_IMAGE = (
     "ranker",
 )  # fmt: skip
 _LARGEST_MASK_PX = 1 << 28
+# "/data/upload/3/1f2e3d4c-a.tif", with a server's address before it, or "upload/3/1f2e3d4c-a.tif".
+_UPLOADED = re.compile(r"(?:(?:\w+://[^/]*)?/data/|)upload/(?:\d+/)?[0-9a-f]{8}-(?=[^/]+$)")
 
 
 def is_label_studio(document: object) -> bool:
@@ -120,12 +122,17 @@ def _regions(results: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def _image_name(data: Mapping[str, Any]) -> str:
-    """Return the image's own name: uploads get eight hexadecimal digits before theirs."""
+    """Return the image's own name: uploads, and they alone, get eight digits before theirs.
+
+    Those digits are hexadecimal, and so is the date of 20261128-a.tif in a storage.
+    """
     keys = [key for key in ("image", "img", "photo") if key in data] or list(data)
     for key in keys:
         if isinstance(data[key], str):
-            path = unquote(data[key]).partition("?d=")[2] or unquote(data[key]).split("?")[0]
-            return re.sub(r"^[0-9a-f]{8}-", "", last_part(path))
+            address, _, asked = unquote(data[key]).partition("?")
+            key, _, value = asked.partition("=")
+            path = value if key in ("d", "filepath") else address
+            return _UPLOADED.sub("", path) if _UPLOADED.match(path) else last_part(path)
     return ""
 
 

@@ -38,3 +38,26 @@ def test_pairs_of_label_studio_without_ids_are_one_region(tmp_path: Path) -> Non
     (one,) = read_annotations(tmp_path / "a.json")
     assert [shape.label for shape in one.shapes] == ["pore"]
     assert [lost.why for lost in one.skipped] == ["task 1: region ? has a shape without a label"]
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("/data/upload/3/1f2e3d4c-20261128-a.tif", "20261128-a.tif"),
+        ("/data/upload/1f2e3d4c-a.tif", "a.tif"),
+        ("http://lab:8080/data/upload/3/1f2e3d4c-a%20b.tif", "a b.tif"),
+        (
+            "https://app.heartex.com/storage-data/uploaded/?filepath=upload/3/1f2e3d4c-a.tif",
+            "a.tif",
+        ),
+        ("/data/local-files/?d=grid/20261128-a.tif", "20261128-a.tif"),
+        ("s3://bucket/grid/20261128-a.tif", "20261128-a.tif"),
+        ("https://lab/20261128-a.tif?X-Amz-Date=20261128", "20261128-a.tif"),
+    ],
+)
+def test_only_what_was_uploaded_has_digits_that_are_not_of_its_name(
+    address: str, name: str, tmp_path: Path
+) -> None:
+    task = {"id": 1, "data": {"image": address}, "annotations": [{"id": 1, "result": []}]}
+    (tmp_path / "a.json").write_text(json.dumps([task]))
+    assert read_annotations(tmp_path / "a.json")[0].image_name == name
