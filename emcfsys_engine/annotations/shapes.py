@@ -3,6 +3,7 @@
 import base64
 import binascii
 import io
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -282,8 +283,13 @@ def mask_from_png(path: Path, what: str, coded: object) -> np.ndarray:
 def ellipse_ring(
     centre_xy: tuple[float, float], radii_xy: tuple[float, float], degrees: float
 ) -> np.ndarray:
-    """Return an ellipse as a ring of 72 points. Shapes: 72×2 float64 (x, y)."""
-    turn = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+    """Return an ellipse as a ring of 72 points or more, which strays 0.005 px.
+
+    Shapes: N×2 float64 (x, y).
+    """
+    largest = min(max(map(abs, radii_xy)), 1e6)  # what is larger is outside every image
+    num_points = max(72, math.ceil(math.pi * math.sqrt(largest / (2 * 0.005))))
+    turn = np.linspace(0, 2 * np.pi, num_points, endpoint=False)
     x, y = radii_xy[0] * np.cos(turn), radii_xy[1] * np.sin(turn)
     tilt = np.deg2rad(degrees)
     return np.stack(

@@ -78,3 +78,20 @@ def test_the_same_regions_are_the_same_bytes_whenever_they_are_written(
         monkeypatch.setattr(time, "time", lambda day=day: day)
         write_imagej(tmp_path / name, regions, {1: "grain"})
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+@pytest.mark.parametrize("size", [(24, 15), (680, 580), (11, 11)])
+def test_an_oval_of_imagej_holds_the_pixels_whose_centres_lie_in_it(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    width, height = size
+    roi = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.OVAL, name="p", left=5, top=7)
+    roi.right, roi.bottom = 5 + width, 7 + height
+    roi.tofile(tmp_path / "a.roi")
+    (one,) = read_annotations(tmp_path / "a.roi")
+    y, x = np.mgrid[: height + 20, : width + 20] + 0.5
+    inside = ((x - 5 - width / 2) / (width / 2)) ** 2 + (
+        (y - 7 - height / 2) / (height / 2)
+    ) ** 2 < 1
+    found = drawn(one, inside.shape).astype(bool)
+    assert int((found ^ inside).sum()) <= 1e-4 * inside.sum()
