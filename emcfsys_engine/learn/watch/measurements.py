@@ -141,7 +141,9 @@ def _of_class(
         areas_px = counts[counts > 0]
     middle = ""
     if len(areas_px):
-        middle = f"{2 * math.sqrt(float(np.median(areas_px)) * (area_nm2 or 1) / math.pi):.6g}"
+        # Of an even number the median lies between two: of diameters, as `measure` has it.
+        diameters = 2 * np.sqrt(areas_px * (area_nm2 or 1) / math.pi)
+        middle = f"{float(np.median(diameters)):.6g}"
     told["objects"] = len(areas_px)
     told["diameter_px"] = middle if area_nm2 is None else ""
     told["diameter_nm"] = "" if area_nm2 is None else middle

@@ -55,14 +55,24 @@ def test_areas_and_objects_are_counted_in_px_and_nm() -> None:
     mask[3, 3] = 7  # touches at a corner: the same object
     mask[6:9, 10:13] = 7
     line = line_of(mask, (2.0, 3.0))
+    middle = (5**0.5 + 9**0.5) / np.pi**0.5  # of the diameters of 5 and 9 px
     assert (line["grain_px"], line["grain_objects"]) == (14, 2)
     assert float(str(line["grain_nm2"])) == 14 * 6
-    assert float(str(line["grain_diameter_nm"])) == pytest.approx(2 * (7 * 6 / np.pi) ** 0.5)
+    assert float(str(line["grain_diameter_nm"])) == pytest.approx(middle * 6**0.5, rel=1e-5)
     assert line["grain_diameter_px"] == ""
     assert "resin_objects" not in line
     unsized = line_of(mask, None)
-    assert float(str(unsized["grain_diameter_px"])) == pytest.approx(2 * (7 / np.pi) ** 0.5)
+    assert float(str(unsized["grain_diameter_px"])) == pytest.approx(middle, rel=1e-5)
     assert (unsized["grain_nm2"], unsized["pixel_nm"]) == ("", "")
+
+
+def test_the_median_of_two_objects_lies_between_their_diameters() -> None:
+    mask = np.zeros((20, 20), np.uint8)
+    mask[1, 1] = 7
+    mask[5:15, 5:15] = 7
+    middle = (2 / np.pi**0.5) * (1 + 10) / 2
+    line = line_of(mask, None)
+    assert float(str(line["grain_diameter_px"])) == pytest.approx(middle, rel=1e-5)
 
 
 def test_lines_of_images_that_the_ledger_does_not_know_are_replaced_when_measured_again(
