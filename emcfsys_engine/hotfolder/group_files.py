@@ -21,7 +21,7 @@ import msgspec
 from emcfsys_engine import any_names
 from emcfsys_engine.files import plain_bytes
 from emcfsys_engine.hotfolder import groups
-from emcfsys_engine.hotfolder.judged import Judged
+from emcfsys_engine.hotfolder.judged import Judged, masks_by_plane
 from emcfsys_engine.hotfolder.places import FOLDER
 from emcfsys_engine.images.output_book import OutputBook
 from emcfsys_engine.images.own_outputs import write_own
@@ -134,10 +134,11 @@ def _table(
     writer = csv.writer(text)
     writer.writerow(map(cell_of, (*COLUMNS, *names)))
     for one in images:
+        masks = masks_by_plane(one)
         for plane, numbers in one.numbers.items() or (("", {}),):
             cells: list[Any] = [FORMAT, project.name, group.name, group.state, one.path, plane]
             cells += [one.verdict, one.state, "; ".join(one.reasons), one.word, one.word_reason]
-            cells += [one.mask, one.digest, recipes.get(one.path, "")]
+            cells += [masks.get(plane, one.mask), one.digest, recipes.get(one.path, "")]
             cells += [numbers.get(name, "") for name in names]
             writer.writerow(map(cell_of, cells))
     return text.getvalue().encode("utf-8", "surrogateescape")

@@ -58,6 +58,18 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
         return verdict_by(self.state, self.word)
 
 
+def masks_by_plane(one: Judged) -> dict[str, str]:
+    """Return plane -> mask: the ledger names that of the last plane, x.0041.png."""
+    planes = sorted((plane for plane in one.numbers if plane), key=int)
+    if not planes:
+        return {"": one.mask}
+    folder, slash, name = one.mask.rpartition("/")
+    before, mark, after = name.rpartition(f".{int(planes[-1]):04d}")
+    if not mark:
+        return dict.fromkeys(planes, one.mask)
+    return {plane: f"{folder}{slash}{before}.{int(plane):04d}{after}" for plane in planes}
+
+
 def verdict_by(state: str, word: str) -> str:
     """Return what counts: a person's word, else the limits'."""
     return _STATE_OF_WORD.get(word, state)

@@ -227,13 +227,9 @@ def note_of(masks: Sequence[Path]) -> str:
 
 
 def masks_of(output: Path, one: Judged) -> list[Path]:
-    """Return the masks of an image: the ledger names that of the last plane, x.0041.png."""
-    last = output.absolute() / one.mask
-    planes = sorted(int(plane) for plane in one.numbers if plane)
-    if not planes:
-        return [last]
-    before, mark, after = last.name.rpartition(f".{planes[-1]:04d}")
-    return [last.with_name(f"{before}.{n:04d}{after}") for n in planes] if mark else [last]
+    """Return the masks of an image, of a stack in the order of its planes."""
+    masks = dict.fromkeys(judged.masks_by_plane(one).values())
+    return [output.absolute() / mask for mask in masks]
 
 
 def _files_of(output: Path, one: Judged) -> list[Path]:

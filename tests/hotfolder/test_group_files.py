@@ -10,11 +10,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from emcfsys_engine.hotfolder import group_files
-from emcfsys_engine.hotfolder.ledger import Ledger
+from emcfsys_engine.hotfolder.judged import Judged
+from emcfsys_engine.hotfolder.ledger import Entry, Ledger
 from emcfsys_engine.hotfolder.review import say_word
 from emcfsys_engine.images.output_book import OutputBook
 from tests.hotfolder.test_groups import LIMITS, watched
 from tests.hotfolder.test_recipe import project_in
+from tests.hotfolder.test_review import record
 
 CONTRACT = Path(__file__).parents[1] / "contracts" / "data"
 
@@ -109,3 +111,18 @@ def test_no_two_groups_share_a_file_and_none_leads_out_of_the_folder(groups: lis
     assert not one.startswith((".", "~"))
     assert not re.search(r"\.v\d+$", other)
     assert len(f"{one}.v2.json".encode()) < 255
+
+
+def test_each_plane_of_a_stack_has_a_row_with_its_own_mask(tmp_path: Path) -> None:
+    project = project_in(tmp_path, LIMITS)
+    ledger = watched(project)
+    entry = Entry(path="s3/v.tif", size=1, mtime_ns=1, digest="d", mask="s3/v.0002.v2.png")
+    numbers = {str(plane): {"confidence": 0.9} for plane in range(3)}
+    record(ledger, (entry, Judged(path="s3/v.tif", digest="d", numbers=numbers)))
+    ledger.tell_groups(project, OutputBook(ledger.output))
+    with (group_files.folder_of(ledger.output) / "s3.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["plane"], row["mask"]) for row in rows] == [
+        (str(plane), f"s3/v.000{plane}.v2.png") for plane in range(3)
+    ]
+    ledger.close()
