@@ -31,6 +31,8 @@ def read(path: Path, root: ET.Element) -> list[Annotation]:
     """Return one annotation an image, or a frame of a video.
 
     Of a video the frames that the file spells out are used; CVAT exports every frame when asked.
+    A frame on which nothing is but ends is not used: CVAT writes it after the last one that a
+    person drew on, whether anybody looked at it or not.
     """
     images = [_image(path, image) for image in root.iter("image")]
     return images or _video(path, root)
@@ -79,6 +81,7 @@ def _video(path: Path, root: ET.Element) -> list[Annotation]:
                 size_HW=size_HW,
                 shapes=tuple(found.shapes),
                 skipped=tuple(found.skipped),
+                unused="" if drawn else "says only that what was on a frame before it ends",
             )
         )
     return result

@@ -17,6 +17,8 @@ def test_cvat_images_and_video_frames_are_read(shared_data: Path) -> None:
     assert int(drawn(_with(task[0], box), (8, 8)).sum()) == 4 * 2
     frames = read_annotations(folder / "for_video/annotations.xml")
     assert [one.image_name for one in frames] == ["frame_000010", "frame_000013", "frame_000016"]
+    # CVAT writes a shape of one frame as a track that ends on the next: nobody drew on frame 16.
+    assert [bool(one.unused) for one in frames] == [False, False, True]
 
 
 def _with(annotation: Annotation, shape: Shape) -> Annotation:
