@@ -28,13 +28,13 @@ from emcfsys_engine.run.records import (
 )
 from emcfsys_engine.settings import nearest
 from emcfsys_engine.text import how_many, size
+from emcfsys_engine.tools.run_contents import PREVIEW, TEMPORARY, is_checkpoint
 
 What = Literal["checkpoints", "previews", "temporary", "companions"]
 EVERY: tuple[What, ...] = get_args(What)
 DEFAULT: tuple[What, ...] = ("checkpoints", "previews", "temporary")
 
 _DAY_S = 86_400.0
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)  # what a killed worker was just writing
 _COMPANION = re.compile(r"\.(?:overlay|uncertainty|prob-[^/]+)\.png$")
 _LEFT_ALONE: dict[State, str] = {
     "running": "it is running",
@@ -261,16 +261,16 @@ def _unlinked(file: Path) -> int:
 
 
 def _checkpoints(run: Run) -> list[Path]:
-    stem = run.checkpoint_file.stem
-    return [file for file in _plain(run.folder) if file.name.split(".")[0] == stem]
+    return [file for file in _plain(run.folder) if is_checkpoint(file.name)]
 
 
 def _previews(run: Run) -> Iterable[Path]:
-    return () if run.previews_folder.is_symlink() else _plain(run.previews_folder)
+    found = () if run.previews_folder.is_symlink() else _plain(run.previews_folder)
+    return [file for file in found if PREVIEW.fullmatch(file.name)]
 
 
 def _temporary(run: Run) -> Iterable[Path]:
-    return [file for file in _plain(run.folder) if _TEMPORARY.fullmatch(file.name)]
+    return [file for file in _plain(run.folder) if TEMPORARY.fullmatch(file.name)]
 
 
 def _companions(run: Run) -> Iterable[Path]:

@@ -132,7 +132,8 @@ def delete_run(folder: Path, created: float) -> str:
     """Remove a run's folder for good: of the run that was `created` then, as a person saw it.
 
     Raises: RunFolderError while it runs or waits in the queue, while a job, a process or a
-    project.toml that is known needs something in it, or if another lies there by now.
+    project.toml that is known needs something in it, if it holds what it did not make, or if
+    another lies there by now.
     """
     run = same_run(folder, created)
     run.record()
@@ -143,27 +144,16 @@ def delete_run(folder: Path, created: float) -> str:
     )
     if use := users.of(run, [run.folder]):
         raise RunFolderError(run.folder, use.why, use.remedy)
-    if inside := others_inside(run.folder):
-        what = f"has another in it: {inside}"
-        raise RunFolderError(run.folder, what, "Move that elsewhere first, or remove it yourself")
     try:
+        if inside := import_module("emcfsys_engine.tools.run_contents").not_of_run(run):
+            what = f"holds what it did not make: {inside}"
+            remedy = "Move that elsewhere first, or remove it yourself"
+            raise RunFolderError(run.folder, what, remedy)
         shutil.rmtree(run.folder)
     except OSError as error:
         what = f"could not be removed: {error.strerror}"
         raise RunFolderError(run.folder, what, "Check its permissions") from None
     return f"{run.id} deleted"
-
-
-def others_inside(folder: Path) -> Path | None:
-    """Return a project, or a folder of outputs, that lies within a run's folder; None without one.
-
-    `adapt` makes its project beside the model, and people predict into any folder: it is not the
-    run's own, and may hold trained models and corrections.
-    """
-    for place, folders, files in os.walk(folder):
-        if place != str(folder) and ("project.toml" in files or ".emcfsys" in folders):
-            return Path(place)
-    return None
 
 
 def compare_runs(folders: list[Path]) -> str:

@@ -173,6 +173,16 @@ def test_links_are_neither_followed_nor_removed(tmp_path: Path) -> None:
     assert run.best_model.exists()
 
 
+def test_what_a_person_laid_beside_previews_and_checkpoints_stays(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    mine = [run.previews_folder / "for the paper.png", run.folder / "checkpoint-last.1.safetensors"]
+    for file in mine:
+        file.write_bytes(b"mine")
+    clean_runs(tmp_path, what=EVERY, remove=True)
+    assert not run.checkpoint_file.exists()
+    assert [file.read_bytes() for file in mine] == [b"mine"] * 2
+
+
 def test_a_damaged_run_is_named_and_left(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     run.record_file.write_text("{")

@@ -80,7 +80,9 @@ def test_a_run_with_another_project_or_outputs_in_its_folder_is_kept(
         file = trained.folder / name
         file.parent.mkdir(parents=True)
         file.write_text("")
-        with pytest.raises(RunFolderError, match="has another in it: .*(best-adapted|masks)"):
+        with pytest.raises(
+            RunFolderError, match="holds what it did not make: .*(best-adapted|test)"
+        ):
             delete_run(trained.folder, trained.record().created)
         assert file.exists()
         shutil.rmtree(trained.folder / file.relative_to(trained.folder).parts[0])
