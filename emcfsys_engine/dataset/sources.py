@@ -367,7 +367,21 @@ class _Labelled:
             if len(drawn) < len(annotation.shapes):
                 ids.add(self.table.background)
             classes[image] = frozenset(names[i] for i in ids if i in names)
+        self._name_empty(pairs, found, notes)
         return classes
+
+    def _name_empty(
+        self,
+        pairs: Mapping[ImageRef, LabelRef],
+        found: Mapping[Path, tuple[Annotation, ...]],
+        notes: list[str],
+    ) -> None:
+        """Say how many images nothing was drawn on: some tools list those nobody came to, too."""
+        parts = (part_for(found[label.path][label.item], image) for image, label in pairs.items())
+        number = sum(not part.num_read for part in parts)
+        if number and not self.table.ignores_undrawn:
+            of_all = f"{number} of {len(pairs)} labelled images hold no shape"
+            notes.append(f"data.{self.index}: {of_all}: they are background, whole")
 
     def _check_size(
         self, image: ImageRef, label: LabelRef, size_HW: tuple[int, int], faults: list[InputError]

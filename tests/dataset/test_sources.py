@@ -1,5 +1,6 @@
 """Which labels belong to which images, by every usual name and kind."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,21 @@ def test_labelme_files_pair_whatever_their_image_path_says(
     found = list_samples(project)
     assert len(found.samples) == 3
     assert int(read_labels(found.samples[0], project, (40, 50)).sum()) == 11 * 11
+
+
+@pytest.mark.parametrize(("undrawn", "said"), [("background", True), ("ignore", False)])
+def test_images_that_nothing_was_drawn_on_are_counted_aloud(
+    make: Maker, tmp_path: Path, undrawn: str, said: bool
+) -> None:
+    (tmp_path / "labels").mkdir()
+    for number in range(4):
+        save(tmp_path / "images" / f"im{number}.png", picture(number))
+        drawn = json.loads(labelme("x.png", "particle"))
+        drawn["shapes"] = drawn["shapes"] if number < 3 else []
+        (tmp_path / "labels" / f"im{number}.json").write_text(json.dumps(drawn))
+    table = f'[[data]]\nimages = "images"\nannotations = "labels"\nundrawn = "{undrawn}"\n'
+    notes = gather(make(table)).notes
+    assert any("1 of 4 labelled images hold no shape" in note for note in notes) == said
 
 
 @pytest.fixture
