@@ -158,12 +158,16 @@ def _shape(path: Path, roi: roifile.ImagejRoi, name: str, found: Gathering) -> N
 
 
 def _rings(roi: roifile.ImagejRoi) -> tuple[np.ndarray, ...]:
-    if (
-        roi.roitype.name == "OVAL" and not roi.composite
-    ):  # roifile's has too few points: 0.6 % small
-        centre = ((roi.left + roi.right) / 2, (roi.top + roi.bottom) / 2)
-        radii = ((roi.right - roi.left) / 2, (roi.bottom - roi.top) / 2)
-        return (ellipse_ring(centre, radii, 0.0),)
+    """Return a region's rings; roifile's ovals are 0.6 % small, its rounded corners square."""
+    word = "" if roi.composite else roi.roitype.name
+    middle = np.array((roi.left + roi.right, roi.top + roi.bottom)) / 2
+    half = np.array((roi.right - roi.left, roi.bottom - roi.top)) / 2
+    if word == "OVAL":
+        return (ellipse_ring((middle[0], middle[1]), (half[0], half[1]), 0.0),)
+    if word == "RECT" and roi.rounded_rect_arc_size > 0:
+        radius = min(roi.rounded_rect_arc_size / 2, *half)
+        corners = ellipse_ring((0.0, 0.0), (radius, radius), 0.0)
+        return (middle + corners + np.where(corners >= 0, 1, -1) * (half - radius),)
     return tuple(np.asarray(ring, np.float64) for ring in roi.coordinates(multi=True) if len(ring))
 
 

@@ -95,3 +95,13 @@ def test_an_oval_of_imagej_holds_the_pixels_whose_centres_lie_in_it(
     ) ** 2 < 1
     found = drawn(one, inside.shape).astype(bool)
     assert int((found ^ inside).sum()) <= 1e-4 * inside.sum()
+
+
+def test_a_rectangle_of_imagej_with_round_corners_has_them(tmp_path: Path) -> None:
+    roi = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.RECT, name="p", left=10, top=20)
+    roi.right, roi.bottom, roi.rounded_rect_arc_size = 310, 200, 100
+    roi.tofile(tmp_path / "a.roi")
+    (one,) = read_annotations(tmp_path / "a.roi")
+    found = drawn(one, (220, 330))
+    assert int(found.sum()) == pytest.approx(300 * 180 - (4 - np.pi) * 50**2, rel=1e-3)
+    assert (found[22, 12], found[20, 160], found[110, 10], found[199, 160]) == (0, 1, 1, 1)
