@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emcfsys_engine.images.output_names import ENDS, Stems, key_of_file, keys_of
+from emcfsys_engine.images.output_names import ENDS, Stems, inside, key_of_file, keys_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,8 @@ class Origins:
         self.makers[str(line["maker"])] = Maker(model=str(line["model"]), classes=classes)
 
     def learn_file(self, file: str, line: Mapping[str, Any]) -> None:
-        """Learn what a file was made of. Raises: KeyError."""
+        """Learn what a file was made of. Raises: KeyError; ValueError for a file elsewhere."""
+        file = inside(file)
         digest, content, image = str(line["digest"]), str(line["content"]), str(line["image"])
         if file not in self.contents:
             self._files[key_of_file(file)].append(file)

@@ -107,7 +107,8 @@ class OutputBook:
     def adopt(self, wanted: Wanted, stems: Sequence[str]) -> None:
         """Take names over that were given out before there was a book."""
         for plane, stem in zip(wanted.planes, stems, strict=True):
-            self._stems.take(wanted.image, plane, wanted.version, stem)
+            with suppress(ValueError):  # a ledger, too, may be somebody else's
+                self._stems.take(wanted.image, plane, wanted.version, stem)
 
     @property
     def is_begun(self) -> bool:
@@ -403,8 +404,8 @@ class OutputBook:
             return
         file, digest = str(line["file"]), str(line["digest"])
         content, image = str(line["content"]), str(line["image"])
+        self._origins.learn_file(file, line)  # refuses one that leads out of the folder
         self._digests.setdefault(file, {}).setdefault(digest, set()).add(content)
-        self._origins.learn_file(file, line)
         if content and image:
             self._made_of.setdefault(content, set()).add(image)
         self._sizes.setdefault(int(digest.rpartition(":")[2]), set()).add(digest)

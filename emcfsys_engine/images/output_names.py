@@ -158,6 +158,16 @@ def _num_bytes(text: str) -> int:
 Owner = tuple[str, int | None, int]  # image, plane, version
 
 
+def inside(name: str) -> str:
+    """Return a name below an output folder, as somebody else may have written it down.
+
+    Raises: ValueError for one that leads out of the folder.
+    """
+    if name.startswith("/") or ".." in name.split("/"):
+        raise ValueError(name)
+    return name
+
+
 class Stems:
     """The stems of images, and whose each of them is; what is learnt later holds."""
 
@@ -201,7 +211,8 @@ class Stems:
         return not (keys & RESERVED) and all(self._images.get(key, image) == image for key in keys)
 
     def take(self, image: str, plane: int | None, version: int, stem: str) -> None:
-        """Give a stem to an image."""
+        """Give a stem to an image. Raises: ValueError for one that leads out of the folder."""
+        stem = inside(stem)
         is_plain = plane is None and version == 1 and stem not in self._owners
         if is_plain and self._plain.get(image) == stem and self._images.get(stem) == image:
             return  # told again

@@ -1,6 +1,7 @@
 """The book knows what this program wrote, whatever happened to it or to the files."""
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -52,6 +53,35 @@ def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
         assert again.has(file)
         other = write_own(tmp_path / "b.csv", b"2\n", again)
         assert OutputBook(tmp_path).has(other)  # a torn last line spoils no new one
+
+
+@pytest.mark.parametrize("lead", ["../precious", "sub/../../precious", "{elsewhere}/precious"])
+def test_a_line_or_a_ledger_that_leads_out_of_the_folder_is_passed_over(
+    tmp_path: Path, lead: str
+) -> None:
+    """Whoever may write into a shared folder could name files of others as outputs of ours."""
+    out, precious = tmp_path / "out", tmp_path / "precious.png"
+    precious.write_bytes(b"an original")
+    name = lead.format(elsewhere=tmp_path)
+    wanted = Wanted(image="/in/a.tif", folder="")
+    lines = (
+        {"image": wanted.image, "plane": None, "version": 1, "stem": name},
+        {
+            "file": f"{name}.png",
+            "digest": digest_of_output(precious),
+            "image": wanted.image,
+            "content": "as it was",
+        },
+    )
+    OutputBook(out).file.parent.mkdir(parents=True)
+    OutputBook(out).file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    book = OutputBook(out)
+    assert not book.has(precious)
+    assert not book.has(out / f"{name}.png")
+    book.adopt(wanted, [name])
+    assert book.stems([wanted], ".png") == [("a",)]
+    assert book.retire(Wanted(image=wanted.image, folder="", content="as it is")) == ([], [])
+    assert precious.read_bytes() == b"an original"
 
 
 def test_two_processes_never_give_one_name_twice(tmp_path: Path) -> None:
