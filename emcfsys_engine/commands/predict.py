@@ -1,7 +1,6 @@
 """predict and suggest: use a model file on images."""
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -238,6 +237,7 @@ def suggest(
     from emcfsys_engine.tools.suggest import (
         Suggestion,
         refuse_other_classes,
+        remove_last,
         what_to_suggest,
         write_suggestions,
     )
@@ -252,7 +252,7 @@ def suggest(
     made: list[Suggestion] = []
     if wanted.number or wanted.renewed:
         out = loaded.folder / ".emcfsys" / "suggestions"
-        shutil.rmtree(out, ignore_errors=True)  # our own, of the last time
+        remove_last(out)
         inputs = [str(image) for image in wanted.images]
         run = make_prediction(file, inputs, out, rank_uncertain=True, force=True)
         if code := run_in_foreground(run):

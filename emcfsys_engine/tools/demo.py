@@ -52,7 +52,9 @@ def play_microscope(
     chance = random.Random(seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        free = (number for number in itertools.count() if not _grid(folder, number).exists())
+        free = (
+            number for number in itertools.count() if not os.path.lexists(_grid(folder, number))
+        )
         for number in itertools.islice(free, count):
             _, pixels = make_micrograph(seed, 10_000 + number)
             file = _grid(folder, number)

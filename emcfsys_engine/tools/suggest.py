@@ -1,6 +1,8 @@
 """Suggestions: the images most worth labelling, with Labelme files that a model filled in."""
 
+import os
 import random
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,9 +30,12 @@ from emcfsys_engine.files import read_own, remedy_of, temporary_of
 from emcfsys_engine.images.micrograph import ImageRef
 from emcfsys_engine.images.normalise import to_8_bit, to_grey
 from emcfsys_engine.images.own_files import put_over
+from emcfsys_engine.images.own_outputs import opened_book
 from emcfsys_engine.images.reader import read_micrograph
 from emcfsys_engine.model_card import ModelCard
 from emcfsys_engine.project import UNLABELLED, Project
+from emcfsys_engine.run.folder import Run, is_run
+from emcfsys_engine.tools.run_contents import not_of_run
 
 CLEARLY_BETTER = 0.01  # of mean IoU: suggestions of such a model replace those nobody opened
 _SMALLEST_PX = 8  # smaller regions are specks that a person would only have to delete
@@ -54,6 +59,26 @@ class Suggestion(msgspec.Struct, frozen=True, kw_only=True):
     image: str
     file: str
     uncertainty: float  # 0 to 1
+
+
+def remove_last(out: Path) -> None:
+    """Remove what earlier suggestions were made of, as far as it is as this program wrote it.
+
+    Whatever else lies in the folder stays, and so does all where a link leads elsewhere.
+    Raises: InputError where a ranking would lie that is somebody else's; OSError.
+    """
+    book = opened_book(out)
+    for folder, _, names in os.walk(out):
+        for place in (Path(folder, name) for name in names):
+            if book.has(place):
+                place.unlink(missing_ok=True)
+    for folder in book.file.parent.glob("run-*"):
+        run = Run(folder)
+        if is_run(folder) and not run.is_alive() and not_of_run(run) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    if os.path.lexists(out / "ranking.json"):
+        what = "is not as this program wrote it, and kept"
+        raise InputError(out / "ranking.json", what, "Move it elsewhere")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -149,6 +149,35 @@ def test_what_a_person_saves_while_suggestions_are_written_is_kept(
     assert not list((copy / "drawn").glob(".*tmp"))
 
 
+def test_only_what_suggestions_were_made_of_is_removed_before_new_ones(
+    suggested: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(suggested, copy)
+    out = copy / ".emcfsys" / "suggestions"
+    mine = [out / "chapter 1.docx", out / "b0.v2.png", out / ".emcfsys" / "notes.txt"]
+    for file in mine:
+        file.write_bytes(b"mine")
+    suggest.remove_last(out)
+    book = out / ".emcfsys" / "outputs.jsonl"
+    assert {file for file in out.rglob("*") if file.is_file()} == {*mine, book}
+    (out / "ranking.json").write_text("of somebody else")
+    with pytest.raises(InputError, match=r"ranking.json: is not as this program wrote it"):
+        suggest.remove_last(out)
+
+
+def test_where_a_link_leads_elsewhere_nothing_is_removed(tmp_path: Path) -> None:
+    """The folder of a stranger's project may be a link to anything of the person's."""
+    thesis = tmp_path / "suggestions" / "thesis.docx"
+    thesis.parent.mkdir()
+    thesis.write_bytes(b"mine")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / ".emcfsys").symlink_to(tmp_path)
+    suggest.remove_last(tmp_path / "project" / ".emcfsys" / "suggestions")
+    suggest.remove_last(tmp_path / "nothing yet")
+    assert thesis.read_bytes() == b"mine"
+
+
 def test_a_suggestion_that_no_disk_takes_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     def full(temporary: Path) -> None:
         temporary.write_text("half")
