@@ -161,11 +161,18 @@ def _not_ours(file: Path, what: str) -> NotOursError:
     return NotOursError(errno.EPERM, f"{file} {what}: move it away", str(file))
 
 
-def write_whole(file: Path, content: bytes | Iterable[bytes], *, mode: int = 0o666) -> None:
+def write_whole(
+    file: Path,
+    content: bytes | Iterable[bytes],
+    *,
+    mode: int = 0o666,
+    look: Callable[[], None] = lambda: None,
+) -> None:
     """Write a file so that its name never stands for half of it: temporary, fsync, replace.
 
     `content`: all of it, or piece by piece.
     `mode`: who may do what with it, less what the umask takes away.
+    `look`: called last before the name is given; what it raises leaves the file as it is.
     """
     temporary = temporary_of(file)
     try:
@@ -174,11 +181,13 @@ def write_whole(file: Path, content: bytes | Iterable[bytes], *, mode: int = 0o6
             stream.writelines((content,) if isinstance(content, bytes) else content)
             stream.flush()
             os.fsync(stream.fileno())
+        look()
         temporary.replace(file)
     except OSError as error:
+        raise named_after(error, file) from None
+    finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise named_after(error, file) from None
     folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)  # the new name itself must survive a power cut

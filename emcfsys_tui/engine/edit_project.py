@@ -1,15 +1,21 @@
 """project.toml changed by the interface: comments kept, and never over what somebody else wrote."""
 
+import fcntl
 import hashlib
+import os
 import stat
+import time
 from codecs import BOM_UTF8
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from emcfsys_engine.errors import ProjectError
 from emcfsys_engine.files import plain_bytes, write_whole
+
+_MOST_TRIES, _TRY_AGAIN_S = 200, 0.01
 
 
 def edit_project(folder: Path, change: Callable[[Any], None], digest: str = "") -> None:
@@ -21,6 +27,11 @@ def edit_project(folder: Path, change: Callable[[Any], None], digest: str = "") 
     """
     file = folder / "project.toml"
     place = file.resolve()  # a link goes on leading to what others have, too
+    with _alone(place.parent):
+        _edit(file, place, change, digest)
+
+
+def _edit(file: Path, place: Path, change: Callable[[Any], None], digest: str) -> None:
     tomlkit: Any = import_module("tomlkit")
     try:
         content = plain_bytes(file)
@@ -39,14 +50,43 @@ def edit_project(folder: Path, change: Callable[[Any], None], digest: str = "") 
     if found != document.unwrap():  # of tables in one line, or keys with dots, not all can be
         raise _otherwise(file)
     import_module("emcfsys_engine.project").project_from(file, found)
-    if digest_of_content(plain_bytes(file)) != (digest or digest_of_content(content)):
-        raise ProjectError(file, "", "changed on the disk meanwhile", "Read it again with R")
+    wanted = digest or digest_of_content(content)
+
+    def refuse_changed() -> None:
+        if digest_of_content(plain_bytes(file)) != wanted:
+            raise ProjectError(file, "", "changed on the disk meanwhile", "Read it again with R")
+
+    refuse_changed()
     try:
         mode = stat.S_IMODE(place.stat().st_mode)
-        write_whole(place, mark + text.encode(), mode=mode)
+        # Looked at once more when the new content is on the disk: it may have taken its time.
+        write_whole(place, mark + text.encode(), mode=mode, look=refuse_changed)
     except OSError as error:
         what = f"could not be written: {error.strerror}"
         raise ProjectError(file, "", what, "Check its permissions and free space") from None
+
+
+@contextmanager
+def _alone(folder: Path) -> Generator[None]:
+    """Let no other interface change a project.toml of this folder meanwhile."""
+    descriptor: int | None = None
+    with suppress(OSError):  # some network disks have no locks; that it is gone is told later
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        _lock(descriptor)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a folder; another program that keeps it locked for long is not waited for."""
+    for _ in range(_MOST_TRIES):
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(_TRY_AGAIN_S)
 
 
 def _otherwise(file: Path) -> ProjectError:

@@ -1,5 +1,8 @@
 """project.toml is written with its comments, and refused when it changed underneath."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,11 +10,12 @@ from textual.widgets import Input
 
 from emcfsys_engine.errors import ProjectError
 from emcfsys_engine.project import load_project
-from emcfsys_tui.engine.edit_project import digest_of
+from emcfsys_tui.engine.edit_project import digest_of, edit_project
 from emcfsys_tui.engine.form import read_form, write_form
 from emcfsys_tui.widgets.form_line import FormLine
 from emcfsys_tui.widgets.train_pane import TrainPane
 from tests.tui.conftest import opened, told, until
+from tests.waiting import PATIENCE_S
 
 
 async def test_writing_keeps_the_comments_and_refuses_a_file_that_changed(demo: Path) -> None:
@@ -70,3 +74,43 @@ def test_a_file_of_an_editor_of_windows_is_read_and_written_as_it_is(demo: Path)
     write_form(demo, {"training.minutes": "9"}, form.digest)
     assert file.read_bytes() == before.replace(b"minutes = 2.3", b"minutes = 9")
     assert load_project(demo).training.minutes == 9
+
+
+def test_what_an_editor_saves_while_the_new_content_goes_to_the_disk_is_kept(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, really = demo / "project.toml", os.fsync
+    saved = file.read_text() + "# a colleague saved this\n"
+
+    def slow_disk(descriptor: int) -> None:
+        file.write_text(saved)
+        really(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow_disk)
+    with pytest.raises(ProjectError, match="changed on the disk meanwhile"):
+        edit_project(demo, lambda document: document["project"].update(seed=3))
+    assert file.read_text() == saved
+    assert not list(demo.glob("*.tmp*")) and not list(demo.glob(".project*"))
+
+
+_ADDS = """
+import sys
+from pathlib import Path
+from emcfsys_tui.engine.edit_project import edit_project
+def add(document):
+    place = document["training"]
+    place[sys.argv[2]] = int(place.get(sys.argv[2], 10)) + 1
+for _ in range(30):
+    edit_project(Path(sys.argv[1]), add)
+"""
+
+
+def test_two_interfaces_that_change_it_at_once_lose_nothing_of_each_other(demo: Path) -> None:
+    keys = ("patience", "validate_every")
+    given = load_project(demo).training
+    command = [sys.executable, "-c", _ADDS, str(demo)]
+    processes = [subprocess.Popen([*command, key]) for key in keys]
+    assert [process.wait(PATIENCE_S) for process in processes] == [0, 0]
+    found = load_project(demo).training
+    text = (demo / "project.toml").read_text()
+    assert (found.patience, found.validate_every) == (40, 40), (given, text)
