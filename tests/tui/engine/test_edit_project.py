@@ -114,3 +114,15 @@ def test_two_interfaces_that_change_it_at_once_lose_nothing_of_each_other(demo: 
     found = load_project(demo).training
     text = (demo / "project.toml").read_text()
     assert (found.patience, found.validate_every) == (40, 40), (given, text)
+
+
+def test_a_project_that_somebody_made_read_only_is_not_changed(demo: Path) -> None:
+    file = demo / "project.toml"
+    before = file.read_bytes()
+    file.chmod(0o444)
+    with pytest.raises(ProjectError, match=r"is read-only.*chmod u\+w"):
+        edit_project(demo, lambda document: document["project"].update(seed=3))
+    assert file.read_bytes() == before
+    file.chmod(0o644)
+    edit_project(demo, lambda document: document["project"].update(seed=3))
+    assert load_project(demo).project.seed == 3
