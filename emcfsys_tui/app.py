@@ -245,6 +245,12 @@ class EmcfApp(OrderedKeysApp):
         """End what only looks: leaving waits for nothing."""
         import_module("emcfsys_tui.engine.runs").end_looking()
 
+    def action_command_palette(self) -> None:
+        """Open the palette of all commands."""
+        palette = import_module("emcfsys_tui.screens.palette").Palette
+        if not palette.is_open(self):
+            self.push_screen(palette(id="--command-palette"))
+
     def open_project(self, folder: Path) -> None:
         """Open a project instead of the list, and of what was opened over it."""
         while len(self.screen_stack) > 1:
