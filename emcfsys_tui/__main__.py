@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except EmcfError as error:
         print(f"emcfsys: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:  # while it ends already: the screen is given back by then
+        sys.exit(130)
 
 
 def has_terminal() -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from emcfsys_tui.__main__ import main
 from tests.bench.terminal import Terminal, project_environment
 from tests.tui.conftest import made_run
 from tests.waiting import PATIENCE_S
@@ -47,6 +48,19 @@ def test_a_dumb_terminal_gets_text(demo: Path, world: Path) -> None:
         assert terminal.child.wait(timeout=PATIENCE_S) == 0
     finally:
         terminal.close()
+
+
+def test_ctrl_c_while_it_ends_says_nothing(
+    demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ending(*_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("emcfsys_tui.__main__._start", ending)
+    with pytest.raises(SystemExit) as ended:
+        main([str(demo)])
+    assert ended.value.code == 130
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_folder_without_a_project_is_one_line_and_exit_2(tmp_path: Path) -> None:
