@@ -24,7 +24,8 @@ _LABEL_SUFFIX = re.compile(
 )
 _LABEL_PREFIX = re.compile(rf"(^|/)(?:{_WORDS})[ _.\-]+(?=[^/]+$)", re.IGNORECASE)
 _IMAGE_SUFFIX = re.compile(r"[ _.\-]+(?:img|image|raw|im|0000)$", re.IGNORECASE)
-_UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio puts it before a name
+# Label Studio puts it before a name; 20261128-a.tif begins with its day and is not everybody's "a".
+_UPLOAD_PREFIX = re.compile(r"^(?!(?:19|20)\d\d(?:0\d|1[0-2])[0-3]\d-)[0-9a-f]{8}-")
 _PACKED = (".gz", ".bz2")
 
 

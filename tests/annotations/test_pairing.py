@@ -60,6 +60,11 @@ def test_a_name_that_two_images_could_mean_is_no_pair() -> None:
     assert pairs_of(["s1/a.tif", "s2/b.tif"], ["a_mask.png"]) == {"a.tif": "a_mask.png"}
 
 
+def test_an_upload_has_its_mark_before_its_name_and_a_day_is_none() -> None:
+    assert pairs_of(["1f2e3d4c-grid.tif"], ["grid.png"]) == {"1f2e3d4c-grid.tif": "grid.png"}
+    assert pairs_of(["20261128-grid.tif"], ["grid.png"]) == {}
+
+
 def test_a_label_of_an_image_that_is_gone_is_not_its_namesakes_in_another_folder() -> None:
     images = ["day1/0000.tif", "day1/0001.tif", "day2/0000.tif", "day2/0001.tif"]
     labels = ["day1/0000.png", "day1/0001.png", "day2/0001.png", "day3/0000.png"]
